@@ -1,0 +1,130 @@
+"""Checkpoints: a bare network's state dict in safetensors, and its card in JSON beside it."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from freqrob.models.cards import Card, CheckpointError
+from freqrob.models.files import sha256_of, temporary_beside, write_synced
+
+
+def card_path(path: str | Path) -> Path:
+    """Where the card of a weights file lies: the same name ending in .json."""
+    return Path(path).with_suffix(".json")
+
+
+def save(path: str | Path, network_state: Mapping[str, Tensor], card: Card, dtype: torch.dtype | None = None) -> Card:
+    """Write ``network_state`` to ``path`` (.safetensors) and the card, with the weights' sha256, beside it.
+
+    ``dtype`` (``torch.float16``) is the storage type of floating-point kernels and matrices; vectors (batch norm,
+    biases), integers, and tensors that it would overflow keep their own. Both files are complete on disk
+    before either replaces an earlier one. Returns the card as written. Raises ValueError for another
+    suffix, OSError when writing fails (a full disk), with the earlier files intact.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"path: got {str(path)!r}, expected a name ending in .safetensors")
+    weights = safetensors.torch.save({key: _stored(value, dtype) for key, value in network_state.items()})
+    created = card.created or datetime.now(UTC).isoformat(timespec="seconds")
+    card = replace(card, sha256=hashlib.sha256(weights).hexdigest(), created=created)
+    try:
+        with temporary_beside(path) as new_weights, temporary_beside(card_path(path)) as new_card:
+            write_synced(new_weights, weights)
+            write_synced(new_card, card.to_json().encode())
+            os.replace(new_weights, path)
+            os.replace(new_card, card_path(path))
+    except OSError as error:
+        reason = f"could not write {path}: {error.strerror or error}; what was there before is intact"
+        raise OSError(error.errno, reason) from error
+    return card
+
+
+def _stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    tensor = tensor.detach().cpu().contiguous()
+    if dtype is None or tensor.ndim < 2 or not tensor.is_floating_point():
+        return tensor
+    cast = tensor.to(dtype)
+    return cast if torch.isfinite(cast).all() else tensor
+
+
+def load(path: str | Path) -> tuple[dict[str, Tensor], Card | None]:
+    """Read the state dict at ``path`` (.safetensors, .pt or .pth) and the card beside it, if there is one.
+
+    Half-precision tensors come back as float32, on the CPU. Pickles are read with ``weights_only=True`` only.
+    Raises FileNotFoundError, or CheckpointError for a file that is truncated, corrupt, not tensors only, or
+    whose sha256 is not its card's.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint")
+    card = Card.read(card_path(path)) if card_path(path).is_file() else None
+    if card is not None and card.sha256:
+        check_sha256(path, card.sha256)
+    state = _read_state(path)
+    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}, card
+
+
+def check_sha256(path: Path, expected: str, shown_as: str | Path | None = None) -> None:
+    """Raise CheckpointError, naming ``shown_as`` or the path, when the file's sha256 is not ``expected``."""
+    found = sha256_of(path)
+    if found != expected.lower():
+        raise CheckpointError(
+            f"{shown_as or path}: sha256 is {found}, the card expects {expected}: "
+            "the file is incomplete, was changed, or is not the card's"
+        )
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    readers = {".safetensors": safetensors.torch.load_file, ".pt": _read_pickle, ".pth": _read_pickle}
+    if path.suffix not in readers:
+        raise CheckpointError(f"{path}: expected a file ending in {', '.join(readers)}")
+    try:
+        state = readers[path.suffix](path)
+    # Damaged files raise anything: SafetensorError, RuntimeError, EOFError, UnpicklingError, KeyError, ...
+    except Exception as error:
+        raise CheckpointError(
+            f"{path}: cannot be read as {path.suffix} weights: truncated, corrupt, or not tensors only "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no detail'})"
+        ) from error
+    return _unwrap(path, state)
+
+
+def _read_pickle(path: Path) -> object:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _unwrap(path: Path, state: object) -> dict[str, Tensor]:
+    """The tensors by name, out of ``{"state_dict": ...}`` and DataParallel's ``module.`` prefix."""
+    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+        state = state["state_dict"]
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{path}: expected a state dict (tensors by name), got {type(state).__name__}")
+    return {str(key).removeprefix("module."): value for key, value in state.items()}
+
+
+def load_into(network: nn.Module, state: Mapping[str, Tensor], source: str | Path, architecture: str) -> None:
+    """Copy ``state`` into ``network``; every key must fit.
+
+    Raises CheckpointError that names ``source``, the ``architecture`` and the keys that are missing,
+    unexpected or of another shape.
+    """
+    expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in state.items()}
+    problems = [f"{key} is missing" for key in expected if key not in found]
+    problems += [f"{key} is unexpected" for key in found if key not in expected]
+    problems += [
+        f"{key} is {found[key]}, expected {shape}"
+        for key, shape in expected.items()
+        if key in found and found[key] != shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise CheckpointError(f"{source}: not the weights of {architecture}: {'; '.join(problems[:3])}{more}")
+    network.load_state_dict(state)

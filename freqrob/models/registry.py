@@ -1,0 +1,113 @@
+"""Names: short names of architectures, and model names `[bass_|bassmix_|bassfront_]<defence>_<architecture>`."""
+
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+Builder = Callable[..., nn.Module]
+_ARCHITECTURES: dict[str, Builder] = {}
+
+BASS_FORMS = ("bass", "bassmix", "bassfront")
+DEFENCES = ("standard", "pgd_at", "trades", "mart", "fgsm", "grad_align", "jafr", "fgsm_jafr", "augmix")
+
+
+def nearest_names(name: str, known: Iterable[str]) -> str:
+    """``" Nearest: a, b."`` from ``known``, or an empty string when nothing is near."""
+    near = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.5)
+    return f" Nearest: {', '.join(near)}." if near else ""
+
+
+def register_architecture(name: str) -> Callable[[Builder], Builder]:
+    """Decorator: ``create_network(name)`` calls the decorated function with ``num_classes``.
+
+    Raises ValueError when the name is taken.
+    """
+
+    def register(builder: Builder) -> Builder:
+        if name in _ARCHITECTURES:
+            raise ValueError(f"name: architecture {name!r} is already registered")
+        _ARCHITECTURES[name] = builder
+        return builder
+
+    return register
+
+
+def list_architectures(pattern: str = "*") -> list[str]:
+    """Sorted names of the architectures that match a shell-style pattern (``"wrn*"``)."""
+    return sorted(name for name in _ARCHITECTURES if fnmatchcase(name, pattern))
+
+
+def create_network(architecture: str, num_classes: int = 10) -> nn.Module:
+    """A freshly initialised network: (N, 3, H, W) → logits (N, num_classes), without any front end.
+
+    Raises ValueError for an unknown architecture, with the nearest names.
+    """
+    if architecture not in _ARCHITECTURES:
+        raise ValueError(
+            f"architecture: got {architecture!r}, expected one of {', '.join(list_architectures())}."
+            + nearest_names(architecture, _ARCHITECTURES)
+        )
+    if num_classes < 1:
+        raise ValueError(f"num_classes: got {num_classes}, expected at least 1")
+    return _ARCHITECTURES[architecture](num_classes=num_classes)
+
+
+@dataclass(frozen=True)
+class ModelName:
+    """A model's name in its parts; ``str()`` gives the name back.
+
+    ``bass``: None, ``"bass"`` (trained on CIFAR-B), ``"bassmix"`` (BaSS as an augmentation) or
+    ``"bassfront"`` (BaSS as a front end, in training too).
+    """
+
+    bass: str | None
+    defence: str
+    architecture: str
+
+    def __post_init__(self) -> None:
+        if self.bass is not None and self.bass not in BASS_FORMS:
+            raise ValueError(f"bass: got {self.bass!r}, expected None or one of {', '.join(BASS_FORMS)}")
+        if self.defence not in DEFENCES:
+            raise ValueError(
+                f"defence: got {self.defence!r}, expected one of {', '.join(DEFENCES)}."
+                + nearest_names(self.defence, DEFENCES)
+            )
+        if self.architecture not in _ARCHITECTURES:
+            raise ValueError(
+                f"architecture: got {self.architecture!r}, expected one of {', '.join(list_architectures())}."
+                + nearest_names(self.architecture, _ARCHITECTURES)
+            )
+
+    def __str__(self) -> str:
+        return "_".join(part for part in (self.bass, self.defence, self.architecture) if part)
+
+    @classmethod
+    def parse(cls, name: str) -> "ModelName":
+        """Read `[bass_|bassmix_|bassfront_]<defence>_<architecture>`, e.g. ``bass_pgd_at_rn20``.
+
+        Raises ValueError with the grammar and the nearest names when the name does not follow it.
+        """
+        first, _, rest = name.partition("_")
+        bass, rest = (first, rest) if first in BASS_FORMS else (None, name)
+        for architecture in list_architectures():
+            defence = rest.removesuffix(f"_{architecture}")
+            if defence != rest and defence in DEFENCES:
+                return cls(bass, defence, architecture)
+        raise ValueError(
+            f"model_name: got {name!r}, expected [bass_|bassmix_|bassfront_]<defence>_<architecture> with a defence of "
+            f"{', '.join(DEFENCES)} and an architecture of {', '.join(list_architectures())}."
+            + nearest_names(name, all_model_names())
+        )
+
+
+def all_model_names() -> list[str]:
+    """Every name that the grammar allows with the registered architectures, sorted."""
+    return sorted(
+        str(ModelName(bass, defence, architecture))
+        for bass in (None, *BASS_FORMS)
+        for defence in DEFENCES
+        for architecture in _ARCHITECTURES
+    )
