@@ -57,7 +57,7 @@ def _stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
 def load(path: str | Path) -> tuple[dict[str, Tensor], Card | None]:
     """Read the state dict at ``path`` (.safetensors, .pt or .pth) and the card beside it, if there is one.
 
-    Half-precision tensors come back as float32, on the CPU. Pickles are read with ``weights_only=True`` only.
+    Floating-point tensors come back as float32, on the CPU. Pickles are read with ``weights_only=True`` only.
     Raises FileNotFoundError, or CheckpointError for a file that is truncated, corrupt, not tensors only, or
     whose sha256 is not its card's.
     """

@@ -1,0 +1,73 @@
+"""Downloads: weights from the place that a card names, used only if their sha256 is the card's."""
+
+import os
+import sys
+from http.client import HTTPException
+from pathlib import Path
+from typing import IO
+from urllib.request import Request, urlopen
+
+from freqrob.models.cards import Card, CheckpointError
+from freqrob.models.checkpoints import card_path, check_sha256
+from freqrob.models.files import temporary_beside, write_synced
+
+_CHUNK = 1 << 20
+_TIMEOUT_SECONDS = 30
+
+
+def download_url(card: Card) -> str:
+    """Where the card's weights are: its URL, or its file in a Hugging Face repository; empty if it names neither.
+
+    The environment's ``HF_ENDPOINT`` replaces ``https://huggingface.co``, as in Hugging Face's own tools.
+    """
+    if card.url or not card.hf_repo:
+        return card.url
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    return f"{endpoint}/{card.hf_repo}/resolve/{card.hf_revision}/{card.hf_file or card.name + '.safetensors'}"
+
+
+def download(card: Card, path: Path) -> None:
+    """Fetch the card's weights (http, https or file URL) to ``path`` and write the card beside them.
+
+    Says on stderr what goes from where to where. Raises CheckpointError when the card has no sha256 or the
+    download does not match it, OSError when the transfer or the writing fails; nothing partial is left.
+    """
+    url = download_url(card)
+    if not card.sha256:
+        raise CheckpointError(f"{card.name}: its card gives {url} but no sha256 to check the download against")
+    print(f"Downloading {card.name} from {url} to {path}", file=sys.stderr)
+    with temporary_beside(path) as weights, temporary_beside(card_path(path)) as new_card:
+        try:
+            _transfer(url, weights)
+        except (OSError, HTTPException, ValueError) as error:
+            raise OSError(f"could not download {url} to {path}: {error}; nothing was kept") from error
+        check_sha256(weights, card.sha256, shown_as=url)
+        write_synced(new_card, card.to_json().encode())
+        os.replace(weights, path)
+        os.replace(new_card, card_path(path))
+
+
+def _transfer(url: str, path: Path) -> None:
+    request = Request(url, headers={"User-Agent": "freqrob"})
+    with urlopen(request, timeout=_TIMEOUT_SECONDS) as source, path.open("wb") as target:
+        expected = int(source.headers.get("Content-Length") or 0)
+        received = _copy(source, target, expected)
+        target.flush()
+        os.fsync(target.fileno())
+    if received < expected:
+        raise OSError(f"the connection ended after {received} of {expected} bytes")
+
+
+def _copy(source: IO[bytes], target: IO[bytes], expected: int) -> int:
+    """Copy all of ``source``, with progress in megabytes on a terminal; returns the number of bytes."""
+    received = 0
+    shown = sys.stderr.isatty()
+    while chunk := source.read(_CHUNK):
+        target.write(chunk)
+        received += len(chunk)
+        if shown:
+            of = f" of {expected / 1e6:.1f}" if expected else ""
+            print(f"\r  {received / 1e6:.1f}{of} MB", end="", file=sys.stderr, flush=True)
+    if shown:
+        print(file=sys.stderr)
+    return received

@@ -1,0 +1,218 @@
+"""``load_model``: a trained model by name, with RobustBench's signature."""
+
+import re
+import shlex
+import warnings
+from contextlib import suppress
+from enum import Enum
+from fnmatch import fnmatchcase
+from importlib import resources
+from pathlib import Path
+
+from torch import nn
+
+from freqrob.models.cards import Card, CheckpointError
+from freqrob.models.checkpoints import card_path, load, load_into
+from freqrob.models.downloads import download, download_url
+from freqrob.models.front_ends import FrontEnded, FrontEndSpec, front_end_name, with_front_ends
+from freqrob.models.registry import ModelName, all_model_names, create_network, nearest_names
+
+DATASET_CLASSES = {
+    "cifar10": 10,
+    "cifar100": 100,
+    "svhn": 10,
+    "tiny_imagenet": 200,
+    "restricted_imagenet": 9,
+    "imagenet": 1000,
+}
+THREAT_MODELS = ("Linf", "L2", "corruptions")
+
+
+def load_model(
+    model_name: str,
+    model_dir: str | Path = "./models",
+    dataset: str | Enum = "cifar10",
+    threat_model: str | Enum = "Linf",
+    custom_checkpoint: str | Path = "",
+    *,
+    front_end: FrontEndSpec | None = None,
+) -> FrontEnded:
+    """A trained model on the CPU in eval mode: pixels (N, C, H, W) in [0, 1] → logits (N, num_classes).
+
+    The weights come from the first of: ``custom_checkpoint`` (.safetensors, .pt, .pth);
+    ``model_dir/<dataset>/<threat_model>/<model_name>.safetensors``; the package; the place that a card in either of
+    the two names, from where they are downloaded into ``model_dir``. The front ends of the model's card are
+    included; ``model.network`` is the network without them.
+
+    Args:
+        model_name: ``[bass_|bassmix_|bassfront_]<defence>_<architecture>``, or any name whose card is there.
+        model_dir: folder of trained and downloaded models.
+        dataset: cifar10, cifar100, svhn, tiny_imagenet, restricted_imagenet or imagenet, or RobustBench's enum.
+        threat_model: Linf, L2 or corruptions (corruptions_3d means corruptions), or RobustBench's enum.
+        custom_checkpoint: a file to load instead of looking for one.
+        front_end: a front end before all others: ``"bass"`` (protocol ``natural+bass``) or
+            ``{"name": "bass", "reading": "power"}``.
+
+    Raises:
+        ValueError: an unknown data set, threat model or front end, or a BaSS before a model that has one.
+        FileNotFoundError: no such model; the message says where it was looked for and how to train it.
+        CheckpointError: (a ValueError) the file or its card is damaged or does not belong to this model.
+        OSError: a download failed.
+    """
+    dataset, threat_model = check_names(dataset, threat_model)
+    if custom_checkpoint:
+        path = Path(custom_checkpoint).expanduser()
+    else:
+        path = _find_weights(model_name, model_dir, dataset, threat_model)
+    state, card = load(path)
+    if card is None:
+        card = _card_from_name(model_name, dataset, threat_model, path)
+    _check_card(card, model_name, dataset, threat_model, path)
+    network = _create_network(card, path)
+    load_into(network, state, path, card.architecture)
+    return with_front_ends(network, _all_front_ends(front_end, card)).eval()
+
+
+def load_card(
+    model_name: str,
+    model_dir: str | Path = "./models",
+    dataset: str | Enum = "cifar10",
+    threat_model: str | Enum = "Linf",
+) -> Card:
+    """The card of a model that ``load_model`` would find, without its weights. Raises as ``load_model``."""
+    dataset, threat_model = check_names(dataset, threat_model)
+    for path in _places(model_name, model_dir, dataset, threat_model):
+        if card_path(path).is_file():
+            return Card.read(card_path(path))
+    raise FileNotFoundError(_not_found(model_name, model_dir, dataset, threat_model))
+
+
+def list_models(
+    pattern: str = "*",
+    dataset: str | Enum | None = None,
+    threat_model: str | Enum | None = None,
+    model_dir: str | Path = "./models",
+) -> list[str]:
+    """Sorted names that ``load_model`` can load, from the package and ``model_dir``, by a shell-style pattern.
+
+    Any data set and threat model unless one is given. Raises ValueError for unknown ones.
+    """
+    known_dataset, known_threat = check_names(dataset or "cifar10", threat_model or "Linf")
+    datasets = [known_dataset] if dataset else list(DATASET_CLASSES)
+    threats = [known_threat] if threat_model else list(THREAT_MODELS)
+    folders = [
+        root / dataset / threat
+        for root in (Path(model_dir).expanduser(), _shipped())
+        for dataset in datasets
+        for threat in threats
+    ]
+    paths = (path for folder in folders for path in folder.glob("*"))
+    return sorted({path.stem for path in paths if fnmatchcase(path.stem, pattern) and _is_model(path)})
+
+
+def checkpoint_path(
+    model_name: str,
+    model_dir: str | Path = "./models",
+    dataset: str | Enum = "cifar10",
+    threat_model: str | Enum = "Linf",
+) -> Path:
+    """``model_dir/<dataset>/<threat_model>/<model_name>.safetensors``: where training writes and loading looks first.
+
+    Raises ValueError for unknown data sets and threat models, and for a name that could leave the folder.
+    """
+    dataset, threat_model = check_names(dataset, threat_model)
+    if not re.fullmatch(r"\w[\w.+-]*", model_name):
+        raise ValueError(f"model_name: got {model_name!r}, expected letters, digits, '_', '-', '+' and '.' only")
+    return Path(model_dir).expanduser() / dataset / threat_model / f"{model_name}.safetensors"
+
+
+def check_names(dataset: str | Enum, threat_model: str | Enum) -> tuple[str, str]:
+    """Both as plain names, from strings or from RobustBench's enums. Raises ValueError for unknown ones."""
+    dataset, threat_model = (str(getattr(name, "value", name)) for name in (dataset, threat_model))
+    threat_model = threat_model.removesuffix("_3d")
+    if dataset not in DATASET_CLASSES:
+        raise ValueError(f"dataset: got {dataset!r}, expected one of {', '.join(DATASET_CLASSES)}")
+    if threat_model not in THREAT_MODELS:
+        raise ValueError(f"threat_model: got {threat_model!r}, expected one of {', '.join(THREAT_MODELS)}")
+    return dataset, threat_model
+
+
+def _shipped() -> Path:
+    return Path(str(resources.files("freqrob.models") / "weights"))
+
+
+def _is_model(path: Path) -> bool:
+    """Whether ``path`` is weights, or a card that says where to download them."""
+    if path.suffix != ".json":
+        return path.suffix == ".safetensors"
+    try:
+        return bool(download_url(Card.read(path)))
+    except CheckpointError:
+        return False
+
+
+def _places(model_name: str, model_dir: str | Path, dataset: str, threat_model: str) -> list[Path]:
+    return [checkpoint_path(model_name, folder, dataset, threat_model) for folder in (model_dir, _shipped())]
+
+
+def _find_weights(model_name: str, model_dir: str | Path, dataset: str, threat_model: str) -> Path:
+    places = _places(model_name, model_dir, dataset, threat_model)
+    for path in places:
+        if path.is_file():
+            return path
+    for path in places:
+        card = Card.read(card_path(path)) if card_path(path).is_file() else None
+        if card is not None and download_url(card):
+            download(card, places[0].absolute())
+            return places[0]
+    raise FileNotFoundError(_not_found(model_name, model_dir, dataset, threat_model))
+
+
+def _not_found(model_name: str, model_dir: str | Path, dataset: str, threat_model: str) -> str:
+    places = _places(model_name, model_dir, dataset, threat_model)
+    lines = [f"model_name: no model {model_name!r} for {dataset}, {threat_model}. Looked for"]
+    lines += [f"  {path.absolute()}" for path in places]
+    lines += ["  and, beside these names, a card (.json) with a place to download from."]
+    available = list_models("*", dataset, threat_model, model_dir)
+    lines += [f"Loadable here: {', '.join(available) or 'none'}.{nearest_names(model_name, available)}"]
+    try:
+        ModelName.parse(model_name)
+    except ValueError:
+        return "\n".join([*lines, f"No recipe has this name either.{nearest_names(model_name, all_model_names())}"])
+    options = {"--dataset": (dataset, "cifar10"), "--threat-model": (threat_model, "Linf")}
+    options["--model-dir"] = (str(model_dir), "./models")
+    chosen = [f" {option} {shlex.quote(value)}" for option, (value, default) in options.items() if value != default]
+    return "\n".join([*lines, f"To train it: freqrob train {model_name}{''.join(chosen)}"])
+
+
+def _card_from_name(model_name: str, dataset: str, threat_model: str, path: Path) -> Card:
+    """What the name alone says of weights that came without a card."""
+    name = ModelName.parse(model_name)
+    front_ends = [{"name": "bass"}] if name.bass == "bassfront" else []
+    assumed = " behind BaSS" if front_ends else ""
+    warnings.warn(f"{path} has no card: taken as {name.architecture}{assumed} on pixels in [0, 1]", stacklevel=3)
+    return Card(str(name), name.architecture, dataset, threat_model, DATASET_CLASSES[dataset], front_ends)
+
+
+def _check_card(card: Card, model_name: str, dataset: str, threat_model: str, path: Path) -> None:
+    asked = {"dataset": dataset, "threat_model": threat_model}
+    with suppress(ValueError):  # a name of the user's own: its card alone says what it is
+        asked["architecture"] = ModelName.parse(model_name).architecture
+    for key, value in asked.items():
+        if getattr(card, key) != value:
+            raise CheckpointError(f"{path}: its card says {key} {getattr(card, key)!r}, asked for {value!r}")
+
+
+def _create_network(card: Card, path: Path) -> nn.Module:
+    try:
+        return create_network(card.architecture, card.num_classes)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its card asks for what there is not: {error}") from error
+
+
+def _all_front_ends(front_end: FrontEndSpec | None, card: Card) -> list[FrontEndSpec]:
+    added = [] if front_end is None else [front_end]
+    names = [front_end_name(spec) for spec in (*added, *card.front_ends)]
+    if names.count("bass") > 1:
+        raise ValueError(f"front_end: {card.name} already has BaSS as a front end")
+    return [*added, *card.front_ends]
