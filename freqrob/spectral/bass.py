@@ -1,0 +1,152 @@
+"""Balance Spectrum Sampling (BaSS): re-weight each ring of an image's spectrum so that power is less long-tailed."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from freqrob.spectral import ops, reference
+from freqrob.spectral.rings import RingMap
+
+Reading = Literal["official", "power"]
+Degenerate = Literal["keep", "authors"]
+
+
+def bass(
+    images: Tensor,
+    *,
+    reading: Reading = "official",
+    pixel_scale: float = 255.0,
+    degenerate: Degenerate = "keep",
+    out: Tensor | None = None,
+) -> Tensor:
+    """Balance the spectrum of each channel of each image.
+
+    With F the spectrum of a channel, a_i the mean over ring i (rule ``trunc``) of |F| (``official``) or of |F|²
+    (``power``), and i running over the rings between DC and the outermost one,
+
+        w_i = [ln a_i / Σ_j ln a_j] / [a_i / Σ_j a_j],
+
+    F is multiplied on ring i by w_i (``official``) or √w_i (``power``: there w_i is a ratio of powers, so that the
+    power of a ring becomes proportional to its logarithm and Σ a_i is conserved). DC and the outermost ring keep
+    their value. The result is clipped to the pixels' range.
+
+    Args:
+        images: (..., H, W) pixels, float in [0, 1] or uint8 in 0–255, usually (N, C, H, W). Not differentiable
+            here: ``BaSS`` is.
+        reading: ``"official"``, the authors' code, which takes amplitudes; on uint8 it is theirs within one grey
+            level (bit for bit in float64). ``"power"``, Eq. 1 and 4 with ‖·‖² as printed.
+        pixel_scale: the value of white on which the logarithms are taken; the authors' 255 by default.
+        degenerate: what to do with rings where a_i ≤ 1, whose logarithm has no share (constant channels, synthetic
+            images). ``"keep"`` leaves them alone. ``"authors"`` follows the formula as published, with
+            a_i + 1e-8: it amplifies rounding noise, a linear ramp becomes black and white stripes.
+        out: where to write, of the shape and dtype of ``images`` and contiguous.
+
+    Returns:
+        The balanced images, same shape and dtype; a channel without a ring to balance comes back as it came,
+        and a channel with a NaN or an infinity as NaN (float).
+
+    Raises:
+        TypeError: ``images`` is no tensor of floats or uint8, or ``out`` is of another dtype.
+        ValueError: fewer than two dimensions, an image without pixels, an unknown ``reading`` or ``degenerate``,
+            a ``pixel_scale`` that is not positive, an ``out`` of another shape.
+
+    Source: Lin et al., NeurIPS 2023, Eq. 1 and 4; zhiyugege/Frequency-Long-Tailed-Investigation, ``BaSS_cifar.py``.
+    """
+    check_images(images, "images")
+    _check_choice("reading", reading, get_args(Reading))
+    _check_choice("degenerate", degenerate, get_args(Degenerate))
+    if not pixel_scale > 0:
+        raise ValueError(f"pixel_scale: expected a positive number, got {pixel_scale!r}")
+    rings = RingMap(*images.shape[-2:])
+    if degenerate == "keep":
+        return ops.bass(images, rings, reading=reading, pixel_scale=pixel_scale, out=out)
+    exact = images.double() if images.is_floating_point() else images  # float32's rounding noise is not theirs
+    balanced = reference.bass(exact, rings, reading=reading, pixel_scale=pixel_scale, degenerate=degenerate)
+    return balanced.to(images.dtype) if out is None else out.copy_(balanced)
+
+
+class BaSS(nn.Module):
+    """BaSS as a differentiable front end: (N, C, H, W) floats in [0, 1] in, the same out.
+
+    The gradient goes through the weights as well as through the filter, to any order. Where no gradient is asked
+    for, the fused ``bass`` runs. Arguments and source as for ``bass``.
+    """
+
+    def __init__(self, reading: Reading = "official", pixel_scale: float = 255.0) -> None:
+        super().__init__()
+        _check_choice("reading", reading, get_args(Reading))
+        self.reading, self.pixel_scale = reading, pixel_scale
+
+    def forward(self, images: Tensor) -> Tensor:
+        if not (torch.is_grad_enabled() and images.requires_grad):
+            return bass(images, reading=self.reading, pixel_scale=self.pixel_scale)
+        check_images(images, "images")
+        rings = RingMap(*images.shape[-2:])
+        v = images * self.pixel_scale
+        counts = rings.counts.to(images.device).clamp(min=1)
+        profile = ops.ring_sum(v, rings, of="amplitude" if self.reading == "official" else "power") / counts
+        weights = reference.bass_weights(profile)
+        gain = weights if self.reading == "official" else weights.sqrt()
+        return ops.ring_filter(v, gain, rings).clamp(0, self.pixel_scale) / self.pixel_scale
+
+    def extra_repr(self) -> str:
+        return f"reading={self.reading!r}, pixel_scale={self.pixel_scale}"
+
+
+class RandomBaSS(nn.Module):
+    """BaSS as an augmentation: each image of a batch is balanced with probability γ, as a whole.
+
+    Args:
+        gamma: the probability γ, in [0, 1].
+        reading, pixel_scale: as for ``bass``.
+        generator: where the draws come from; torch's default generator if None.
+
+    Called with (C, H, W) or (N, C, H, W), float in [0, 1] or uint8; returns the same shape and dtype.
+
+    Source: Lin et al., NeurIPS 2023, the augmentation with rate γ (its code is not published).
+    """
+
+    def __init__(
+        self,
+        gamma: float = 0.5,
+        reading: Reading = "official",
+        pixel_scale: float = 255.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if not 0 <= gamma <= 1:
+            raise ValueError(f"gamma: expected a probability in [0, 1], got {gamma!r}")
+        _check_choice("reading", reading, get_args(Reading))
+        self.gamma, self.reading, self.pixel_scale, self.generator = gamma, reading, pixel_scale, generator
+
+    def forward(self, images: Tensor) -> Tensor:
+        check_images(images, "images")
+        if images.ndim not in (3, 4):
+            raise ValueError(f"images: expected (C, H, W) or (N, C, H, W), got {tuple(images.shape)}")
+        batch = images if images.ndim == 4 else images[None]
+        chosen = torch.rand(len(batch), generator=self.generator) < self.gamma
+        chosen = chosen.to(images.device)
+        batch = batch.clone()
+        batch[chosen] = bass(batch[chosen], reading=self.reading, pixel_scale=self.pixel_scale)
+        return batch if images.ndim == 4 else batch[0]
+
+    def extra_repr(self) -> str:
+        return f"gamma={self.gamma}, reading={self.reading!r}, pixel_scale={self.pixel_scale}"
+
+
+def check_images(images: Tensor, name: str) -> None:
+    """Raise unless ``images`` are (..., H, W) floats or uint8 with at least one pixel each."""
+    if not isinstance(images, Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(images).__name__}")
+    if not (images.is_floating_point() or images.dtype == torch.uint8):
+        raise TypeError(f"{name}: expected floats in [0, 1] or uint8, got {images.dtype}")
+    if images.ndim < 2 or 0 in images.shape[-2:]:
+        raise ValueError(f"{name}: expected (..., H, W) with at least one pixel, got shape {tuple(images.shape)}")
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")

@@ -1,0 +1,88 @@
+"""Every spectral op in plain PyTorch: the oracle of the tests and the fallback where no native kernel serves.
+
+The functions take any floating dtype that ``torch.fft`` takes and differentiate through autograd to any order.
+Half precision is computed in float32: sums come back in float32, images in the dtype that came. Names, shapes and
+meaning are those of ``freqrob.spectral.ops``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.fft import irfft2, rfft2
+
+from freqrob.spectral.rings import RingMap
+
+
+def _amplitude(spectrum: Tensor) -> Tensor:
+    """|F| whose gradient at F = 0 is 0, where that of ``abs`` would be NaN in second order."""
+    power = spectrum.real.square() + spectrum.imag.square()
+    empty = power == 0
+    return torch.where(empty, 0, torch.where(empty, 1, power).sqrt())
+
+
+def _sum_rings(values: Tensor, ring_map: RingMap) -> Tensor:
+    """Σ over each ring of a real half spectrum (..., H, W//2+1), mirrored half included: (..., rings)."""
+    ring = ring_map.half_on(values.device).flatten().long()
+    values = (values * ring_map.multiplicity.to(values)).flatten(-2)
+    return values.new_zeros(*values.shape[:-1], ring_map.rings).index_add(-1, ring, values)
+
+
+def _widen(x: Tensor) -> Tensor:
+    """Half precision as float32: torch.fft has no half on the CPU, and ring sums would overflow it."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def ring_sum(x: Tensor, ring_map: RingMap, of: str = "power") -> Tensor:
+    spectrum = rfft2(_widen(x))
+    if of == "amplitude":
+        return _sum_rings(_amplitude(spectrum), ring_map)
+    return _sum_rings(spectrum.real.square() + spectrum.imag.square(), ring_map)
+
+
+def ring_filter(x: Tensor, weights: Tensor, ring_map: RingMap) -> Tensor:
+    ring = ring_map.half_on(x.device).long()
+    return irfft2(rfft2(_widen(x)) * weights[..., ring], s=x.shape[-2:]).to(x.dtype)
+
+
+def ring_dot(x: Tensor, y: Tensor, ring_map: RingMap) -> Tensor:
+    a, b = rfft2(_widen(x)), rfft2(_widen(y))
+    product = a.real * b.real + a.imag * b.imag  # a lazy conj() would be wrong under torch.compile
+    return _sum_rings(product, ring_map) / (x.shape[-2] * x.shape[-1])
+
+
+def mean_amplitude(x: Tensor) -> Tensor:
+    return _amplitude(rfft2(_widen(x))).flatten(0, -3).mean(0)
+
+
+def bass_weights(profile: Tensor, *, degenerate: str = "keep") -> Tensor:
+    """w_i = [ln a_i / Σ_j ln a_j] / [a_i / Σ_j a_j] from a profile a of ring means (..., rings); 1 where a ring is left alone.
+
+    Ring 0 (DC) and the outermost ring (the corner) take no part. A ring whose a_i ≤ 1 has no positive share of the
+    logarithms; it takes no part either, unless ``degenerate="authors"``.
+    """
+    takes_part = torch.zeros_like(profile, dtype=torch.bool)
+    takes_part[..., 1:-1] = True
+    if degenerate == "authors":
+        profile = profile + 1e-8
+    else:
+        takes_part &= profile > 1
+    a = torch.where(takes_part, profile, 1)
+    log_share = a.log() / a.log().sum(-1, keepdim=True)
+    share = a / torch.where(takes_part, profile, 0).sum(-1, keepdim=True)
+    return torch.where(takes_part, log_share / share, 1)
+
+
+def bass(
+    x: Tensor, ring_map: RingMap, *, reading: str = "official", pixel_scale: float = 255.0, degenerate: str = "keep"
+) -> Tensor:
+    quantised = x.dtype == torch.uint8
+    scale = pixel_scale / (255 if quantised else 1)
+    v = (x.double() if quantised else _widen(x)) * scale
+    counts = ring_map.counts.to(x.device).clamp(min=1)
+    profile = ring_sum(v, ring_map, "amplitude" if reading == "official" else "power") / counts
+    weights = bass_weights(profile, degenerate=degenerate)
+    gain = weights if reading == "official" else weights.sqrt()
+    y = ring_filter(v, gain, ring_map).clamp(0, pixel_scale) / scale
+    untouched = (weights == 1).all(-1)[..., None, None]  # rounding must not change an image that BaSS leaves alone
+    return torch.where(untouched, x, y.to(x.dtype))

@@ -1,0 +1,118 @@
+"""RingMap: which ring of the spectrum each Fourier coefficient lies on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Rule = Literal["trunc", "round"]
+
+
+@dataclass(frozen=True)
+class RingMap:
+    """The rings of the spectrum of a ``height × width`` image.
+
+    Coefficient (ky, kx), counted from the centre (H//2, W//2) of the shifted spectrum, lies at the radius
+    ``r = N · |f|``, where f = (ky/H, kx/W) is its frequency in cycles/pixel and N = max(H, W). For a square
+    image that is the distance from the centre in coefficients. Its ring is r truncated (``rule="trunc"``, as in
+    BaSS and most radial profiles) or rounded half up (``rule="round"``). This module is the only definition:
+    the native kernels receive ``half`` as an argument.
+
+    The map is symmetric, ring(−k) = ring(k), so that ``half`` (the layout of ``torch.fft.rfft2``) says it all.
+    Integers decide, so no coefficient changes its ring with the machine or the dtype.
+
+    Attributes:
+        height, width: image size in pixels, each at least 1.
+        rule: ``"trunc"`` or ``"round"``.
+
+    Raises:
+        ValueError: a size below 1 or an unknown rule.
+        TypeError: a size that is no integer.
+
+    Source: the rings of zhiyugege/Frequency-Long-Tailed-Investigation, ``BaSS_cifar.py`` (square images).
+    """
+
+    height: int
+    width: int
+    rule: Rule = "trunc"
+
+    def __post_init__(self) -> None:
+        for name in ("height", "width"):
+            size = getattr(self, name)
+            if isinstance(size, bool) or not isinstance(size, int):
+                raise TypeError(f"{name}: expected an int, got {size!r}")
+            if size < 1:
+                raise ValueError(f"{name}: expected at least 1 pixel, got {size}")
+        if self.rule not in get_args(Rule):
+            raise ValueError(f"rule: expected 'trunc' or 'round', got {self.rule!r}")
+
+    @property
+    def half(self) -> Tensor:
+        """Ring of each coefficient of ``rfft2``: (H, W//2+1) int32, DC at [0, 0]."""
+        return _half(self, torch.device("cpu"))
+
+    @property
+    def full(self) -> Tensor:
+        """Ring of each coefficient of ``fft2``: (H, W) int32, DC at [0, 0]."""
+        return self.half[:, _distance(self.width)]
+
+    @property
+    def shifted(self) -> Tensor:
+        """``full`` with DC moved to (H//2, W//2)."""
+        return torch.fft.fftshift(self.full)
+
+    @property
+    def multiplicity(self) -> Tensor:
+        """How many coefficients of ``fft2`` each column of ``rfft2`` stands for: (W//2+1,) int64, 1 or 2."""
+        both = torch.full((self.width // 2 + 1,), 2)
+        both[0] = 1
+        if self.width % 2 == 0:
+            both[-1] = 1
+        return both
+
+    @property
+    def rings(self) -> int:
+        """The number of rings, the empty ones included; the outermost one is never empty."""
+        return int(self.half.max()) + 1
+
+    @property
+    def counts(self) -> Tensor:
+        """How many coefficients of ``fft2`` each ring holds: (rings,) int64, summing to H·W."""
+        return torch.bincount(self.full.flatten(), minlength=self.rings)
+
+    @property
+    def radii(self) -> Tensor:
+        """Radius of each ring in cycles/pixel: (rings,) float64. Nyquist along an axis is 0.5."""
+        return torch.arange(self.rings, dtype=torch.float64) / max(self.height, self.width)
+
+    def half_on(self, device: torch.device) -> Tensor:
+        """``half`` on a device, made once for each."""
+        return _half(self, device)
+
+
+def _distance(size: int) -> Tensor:
+    """|k| of each coefficient along an axis of ``size`` pixels: 0, 1, … size//2, … 1."""
+    index = torch.arange(size)
+    return torch.minimum(index, size - index)
+
+
+@lru_cache(maxsize=64)
+def _half(ring_map: RingMap, device: torch.device) -> Tensor:
+    height, width = ring_map.height, ring_map.width
+    ky = _distance(height)[:, None] * width
+    kx = _distance(width)[None, : width // 2 + 1] * height
+    squared, unit = ky * ky + kx * kx, min(height, width) ** 2  # r² = squared / unit
+    if ring_map.rule == "trunc":
+        ring = _isqrt(squared // unit)
+    else:
+        ring = (_isqrt(4 * squared // unit) + 1) // 2  # ⌊r + ½⌋ = ⌊(⌊2r⌋ + 1) / 2⌋
+    return ring.to(device=device, dtype=torch.int32)
+
+
+def _isqrt(n: Tensor) -> Tensor:
+    """⌊√n⌋, exact below 2⁵² because IEEE square roots are correctly rounded."""
+    return n.double().sqrt().long()
