@@ -1,0 +1,14 @@
+"""Standard training: the cross-entropy of clean images."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Standard:
+    """CE(f(x), y), the mean over the batch."""
+
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(model(images), labels)

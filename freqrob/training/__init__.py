@@ -1,0 +1,6 @@
+"""A recipe goes in, a trained checkpoint comes out."""
+
+from freqrob.training.recipe import Recipe
+from freqrob.training.trainer import train
+
+__all__ = ["Recipe", "train"]

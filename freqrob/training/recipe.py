@@ -1,0 +1,75 @@
+"""Recipe: everything that determines a training run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from freqrob.data import DATASETS
+from freqrob.defenses import DEFENSES
+from freqrob.models.registry import ModelName
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a model name stands for, in full.
+
+    Attributes:
+        name: ``[bass_|bassmix_]<defence>_<architecture>``.
+        dataset, threat_model: as ``load_model`` takes them.
+        epochs, batch_size: of the training split.
+        lr: the peak of the learning rate, which rises linearly from 0 over the first two fifths of the steps and falls
+            linearly to 0 over the rest (Chan et al., IJCAI 2022, reference code).
+        momentum, weight_decay: of SGD, on every parameter.
+        gamma: the probability that ``bassmix_`` balances an image.
+        reading: BaSS's.
+        precision: as Lightning Fabric names it.
+        seed: of initialisation, order, augmentation and random starts.
+        selection_images: how many validation images choose the best epoch; all of them if 0.
+        defense: the defence's own parameters where they differ from its defaults.
+    """
+
+    name: str
+    dataset: str = "cifar10"
+    threat_model: str = "Linf"
+    epochs: int = 30
+    batch_size: int = 128
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    gamma: float = 0.5
+    reading: str = "official"
+    precision: str = "bf16-mixed"
+    seed: int = 0
+    selection_images: int = 2000
+    defense: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.parsed.defence not in DEFENSES:
+            raise ValueError(f"name: no trainer yet for {self.parsed.defence!r}; there are {', '.join(DEFENSES)}")
+        if self.parsed.bass not in (None, "bass", "bassmix"):
+            raise ValueError(f"name: no trainer yet for the prefix {self.parsed.bass!r}; there are bass and bassmix")
+        if self.dataset not in DATASETS:
+            raise ValueError(f"dataset: expected one of {', '.join(DATASETS)}, got {self.dataset!r}")
+        for name in ("epochs", "batch_size", "lr"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)!r}")
+        unknown = set(self.defense) - {f.name for f in fields(DEFENSES[self.parsed.defence])}
+        if unknown:
+            raise ValueError(f"defense: {self.parsed.defence} has no parameter {', '.join(sorted(unknown))}")
+
+    @property
+    def parsed(self) -> ModelName:
+        return ModelName.parse(self.name)
+
+    def lr_at(self, step: int, steps: int) -> float:
+        """The learning rate of step ``step`` (from 0) of ``steps``."""
+        progress, peak = (step + 1) / steps, 0.4
+        return self.lr * min(progress / peak, (1 - progress) / (1 - peak))
+
+    def make_defense(self):
+        return DEFENSES[self.parsed.defence](**self.defense)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the card: every field, and the defence's parameters with its defaults filled in."""
+        return {**asdict(self), "defense": asdict(self.make_defense())}
