@@ -1,0 +1,34 @@
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.freqrob-ready
+REPORT ?= report
+
+.PHONY: demo test test-all lint format clean
+
+demo: $(READY)
+	$(VENV)/bin/freqrob demo --out $(REPORT)/
+
+test: $(READY)
+	$(VENV)/bin/python -m pytest
+
+test-all: $(READY)
+	$(VENV)/bin/python -m pytest -m ""
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	@files="$$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')"; \
+	if [ -n "$$files" ]; then $(VENV)/bin/clang-format --dry-run --Werror $$files; fi
+
+format: $(READY)
+	$(VENV)/bin/ruff check --fix .
+	@files="$$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')"; \
+	if [ -n "$$files" ]; then $(VENV)/bin/clang-format -i $$files; fi
+
+$(READY): pyproject.toml setup.py
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --upgrade pip
+	$(VENV)/bin/python -m pip install --editable '.[all,test]'
+	touch $@
+
+clean:
+	rm -rf build dist *.egg-info $(READY)
