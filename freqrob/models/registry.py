@@ -26,9 +26,10 @@ def register_architecture(name: str) -> Callable[[Builder], Builder]:
     Raises ValueError when the name is taken.
     """
 
+    if name in _ARCHITECTURES:
+        raise ValueError(f"name: architecture {name!r} is already registered")
+
     def register(builder: Builder) -> Builder:
-        if name in _ARCHITECTURES:
-            raise ValueError(f"name: architecture {name!r} is already registered")
         _ARCHITECTURES[name] = builder
         return builder
 
