@@ -21,6 +21,7 @@ def pgd(
     step_size: float = 2 / 255,
     steps: int = 10,
     random_start: bool = True,
+    stop_when_fooled: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Projected gradient ascent on the cross-entropy in the L∞ ball.
@@ -33,6 +34,8 @@ def pgd(
         eps, step_size: in pixels of [0, 1].
         steps: gradient steps; 0 gives the (random) start.
         random_start: start from a uniform point of the ball; else from the image.
+        stop_when_fooled: an image stays where it is first misclassified, and costs no more gradients: the accuracy under
+            this attack counts an image as broken if any iterate breaks it.
         generator: of the random start.
 
     Returns:
@@ -47,14 +50,18 @@ def pgd(
         if value < 0:
             raise ValueError(f"{name}: expected a number ≥ 0, got {value}")
     low, high = (images - eps).clamp(min=0), (images + eps).clamp(max=1)
-    adversarial = images
+    adversarial = images.detach().clone()
     if random_start:
         noise = torch.rand(images.shape, generator=generator, dtype=images.dtype).to(images.device)
         adversarial = (images + eps * (2 * noise - 1)).clamp(0, 1)
+    active = torch.arange(len(images), device=images.device)
     for _ in range(steps):
-        ascent = input_gradient(model, adversarial, labels).sign()
-        adversarial = torch.clamp(adversarial + step_size * ascent, low, high)
-    return adversarial.detach()
+        gradient, fooled = _ascend(model, adversarial[active], labels[active])
+        if stop_when_fooled:
+            active, gradient = active[~fooled], gradient[~fooled]
+        moved = adversarial[active] + step_size * gradient.sign()
+        adversarial[active] = torch.clamp(moved, low[active], high[active])
+    return adversarial
 
 
 def fgsm(model: Model, images: Tensor, labels: Tensor, *, eps: float = 8 / 255) -> Tensor:
@@ -64,10 +71,16 @@ def fgsm(model: Model, images: Tensor, labels: Tensor, *, eps: float = 8 / 255) 
 
 def input_gradient(model: Model, images: Tensor, labels: Tensor) -> Tensor:
     """∇ₓ Σ_n CE(model(x_n), y_n): each image's own gradient, (N, C, H, W); parameters get none."""
+    return _ascend(model, images, labels)[0]
+
+
+def _ascend(model: Model, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient of the loss, and which images are misclassified."""
     with torch.enable_grad():
         images = images.detach().requires_grad_()
-        loss = F.cross_entropy(model(images), labels, reduction="sum")
-        return torch.autograd.grad(loss, images)[0]
+        logits = model(images)
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        return torch.autograd.grad(loss, images)[0], logits.detach().argmax(1) != labels
 
 
 @contextmanager

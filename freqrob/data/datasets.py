@@ -24,10 +24,9 @@ class ImageSet:
     classes: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
-            raise ValueError(f"images: expected (N, C, H, W) uint8, got {tuple(self.images.shape)} {self.images.dtype}")
-        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
-            raise ValueError(f"labels: expected ({len(self.images)},) int64, got {tuple(self.labels.shape)} {self.labels.dtype}")
+        check_labelled(self.images, self.labels)
+        if self.images.dtype != torch.uint8:
+            raise ValueError(f"images: expected uint8, got {self.images.dtype}")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -76,3 +75,16 @@ def _cifar10(folder: Path, *, train: bool, download: bool) -> ImageSet:
         ) from error
     images = torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous()
     return ImageSet(images, torch.tensor(source.targets), tuple(source.classes))
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """Images as floats in [0, 1]: uint8 divided by 255, floats as they are."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
+def check_labelled(images: Tensor, labels: Tensor) -> None:
+    """Raise ValueError unless there is at least one image (N, C, H, W) and as many int64 labels (N,)."""
+    if images.ndim != 4 or len(images) == 0:
+        raise ValueError(f"images: expected (N, C, H, W) with N ≥ 1, got shape {tuple(images.shape)}")
+    if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
+        raise ValueError(f"labels: expected ({len(images)},) int64, got {tuple(labels.shape)} {labels.dtype}")

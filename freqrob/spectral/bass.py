@@ -24,8 +24,8 @@ def bass(
 ) -> Tensor:
     """Balance the spectrum of each channel of each image.
 
-    With F the spectrum of a channel, a_i the mean over ring i (rule ``trunc``) of |F| (``official``) or of |F|²
-    (``power``), and i running over the rings between DC and the outermost one,
+    With F the spectrum of a channel, a_i the mean of |F| over ring i (``official``) or the sum of |F|² over it
+    (``power``), rings by the rule ``trunc``, and i running over those between DC and the outermost one,
 
         w_i = [ln a_i / Σ_j ln a_j] / [a_i / Σ_j a_j],
 
@@ -86,9 +86,7 @@ class BaSS(nn.Module):
         check_images(images, "images")
         rings = RingMap(*images.shape[-2:])
         v = images * self.pixel_scale
-        counts = rings.counts.to(images.device).clamp(min=1)
-        profile = ops.ring_sum(v, rings, of="amplitude" if self.reading == "official" else "power") / counts
-        weights = reference.bass_weights(profile)
+        weights = reference.bass_weights(reference.bass_profile(v, rings, self.reading, ops.ring_sum))
         gain = weights if self.reading == "official" else weights.sqrt()
         return ops.ring_filter(v, gain, rings).clamp(0, self.pixel_scale) / self.pixel_scale
 

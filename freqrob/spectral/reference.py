@@ -7,6 +7,8 @@ meaning are those of ``freqrob.spectral.ops``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.fft import irfft2, rfft2
@@ -55,8 +57,15 @@ def mean_amplitude(x: Tensor) -> Tensor:
     return _amplitude(rfft2(_widen(x))).flatten(0, -3).mean(0)
 
 
+def bass_profile(v: Tensor, ring_map: RingMap, reading: str, ring_sum: Callable[..., Tensor] = ring_sum) -> Tensor:
+    """a_i (..., rings): the mean of |F| over ring i (``official``) or π_i, the sum of |F|² over it (``power``, Eq. 1)."""
+    if reading == "power":
+        return ring_sum(v, ring_map, "power")
+    return ring_sum(v, ring_map, "amplitude") / ring_map.counts.to(v.device).clamp(min=1)
+
+
 def bass_weights(profile: Tensor, *, degenerate: str = "keep") -> Tensor:
-    """w_i = [ln a_i / Σ_j ln a_j] / [a_i / Σ_j a_j] from a profile a of ring means (..., rings); 1 where a ring is left alone.
+    """w_i = [ln a_i / Σ_j ln a_j] / [a_i / Σ_j a_j] from a profile a (..., rings); 1 where a ring is left alone.
 
     Ring 0 (DC) and the outermost ring (the corner) take no part. A ring whose a_i ≤ 1 has no positive share of the
     logarithms; it takes no part either, unless ``degenerate="authors"``.
@@ -79,9 +88,7 @@ def bass(
     quantised = x.dtype == torch.uint8
     scale = pixel_scale / (255 if quantised else 1)
     v = (x.double() if quantised else _widen(x)) * scale
-    counts = ring_map.counts.to(x.device).clamp(min=1)
-    profile = ring_sum(v, ring_map, "amplitude" if reading == "official" else "power") / counts
-    weights = bass_weights(profile, degenerate=degenerate)
+    weights = bass_weights(bass_profile(v, ring_map, reading), degenerate=degenerate)
     gain = weights if reading == "official" else weights.sqrt()
     y = ring_filter(v, gain, ring_map).clamp(0, pixel_scale) / scale
     untouched = (weights == 1).all(-1)[..., None, None]  # rounding must not change an image that BaSS leaves alone

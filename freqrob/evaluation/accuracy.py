@@ -1,0 +1,137 @@
+"""Clean and PGD accuracy under the three protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from freqrob.attacks import pgd
+from freqrob.data.datasets import check_labelled, to_pixels
+from freqrob.models.front_ends import with_front_ends
+from freqrob.spectral.bass import bass
+
+PROTOCOLS = ("natural", "natural+bass", "bass")
+
+
+@dataclass(frozen=True)
+class Attack:
+    """PGD in the L∞ ball with a uniform random start; ``steps=0`` attacks nothing: clean accuracy.
+
+    ``eps`` and ``step_size`` are in pixels of [0, 1]; ``step_size`` is eps/4 unless given.
+    """
+
+    steps: int = 20
+    eps: float = 8 / 255
+    step_size: float | None = None
+
+    @property
+    def name(self) -> str:
+        return f"PGD-{self.steps}" if self.steps else "clean"
+
+
+CLEAN = Attack(steps=0, eps=0)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One measured accuracy, with all that it depends on.
+
+    ``eps`` and ``step_size`` are in pixels of [0, 1]; ``accuracy`` is a share of ``images``.
+    """
+
+    protocol: str
+    attack: str
+    eps: float
+    step_size: float
+    images: int
+    seed: int
+    accuracy: float
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def evaluate(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    protocols: Sequence[str] = PROTOCOLS,
+    attacks: Sequence[Attack] = (CLEAN, Attack()),
+    batch_size: int = 250,
+    seed: int = 0,
+    track: Callable[[Iterable, str, int], Iterable] = lambda items, _what, _count: items,
+) -> list[Result]:
+    """Measure a model's accuracy for each protocol and attack.
+
+    ``natural``: the ball lies around the natural image, the model is taken as it is, the gradient goes through all of
+    it. ``natural+bass``: the same with BaSS before the model, attacked through. ``bass``: the images are balanced first
+    (as uint8) and ball and gradient lie behind BaSS, as in Lin et al., NeurIPS 2023.
+
+    An image counts as broken when the clean image or any iterate of the attack is misclassified.
+
+    Args:
+        model: images (N, C, H, W) in [0, 1] to logits (N, K), in eval mode.
+        images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64.
+        protocols: of ``PROTOCOLS``.
+        attacks: which, in which order.
+        batch_size: images at a time.
+        seed: of the random starts, which do not depend on ``batch_size``'s remainder or on other attacks.
+        track: wraps iterables in a progress bar.
+
+    Returns:
+        A result for each protocol and attack, in that order.
+
+    Raises:
+        ValueError: an unknown protocol, no images, or labels that do not fit.
+    """
+    check_labelled(images, labels)
+    for protocol in protocols:
+        if protocol not in PROTOCOLS:
+            raise ValueError(f"protocols: expected some of {', '.join(PROTOCOLS)}, got {protocol!r}")
+    results = []
+    for protocol in protocols:
+        subject = with_front_ends(model, ["bass"]).eval() if protocol == "natural+bass" else model
+        pixels = to_pixels(_balanced(images) if protocol == "bass" else images)
+        for attack in attacks:
+            step_size = attack.eps / 4 if attack.step_size is None else attack.step_size
+            generator = torch.Generator().manual_seed(seed)
+            batches = list(zip(pixels.split(batch_size), labels.split(batch_size)))
+            what = f"{protocol} {attack.name}"
+            survivors = sum(
+                _survivors(subject, x, y, attack, step_size, generator) for x, y in track(batches, what, len(batches))
+            )
+            results.append(
+                Result(protocol, attack.name, attack.eps, step_size, len(images), seed, survivors / len(images))
+            )
+    return results
+
+
+def _balanced(images: Tensor) -> Tensor:
+    """BaSS on grey levels, as the authors' test set has it."""
+    grey = images if images.dtype == torch.uint8 else (images * 255).round().to(torch.uint8)
+    return bass(grey)
+
+
+def _survivors(
+    model: nn.Module, images: Tensor, labels: Tensor, attack: Attack, step_size: float, generator: torch.Generator
+) -> int:
+    """How many images of the batch are classified correctly, clean and throughout the attack."""
+    correct = _correct(model, images, labels)
+    if not attack.steps or not correct.any():
+        return int(correct.sum())
+    images, labels = images[correct], labels[correct]
+    adversarial = pgd(
+        model, images, labels, eps=attack.eps, step_size=step_size, steps=attack.steps,
+        stop_when_fooled=True, generator=generator,
+    )  # fmt: skip
+    return int(_correct(model, adversarial, labels).sum())
+
+
+@torch.no_grad()
+def _correct(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    return model(images).argmax(1) == labels

@@ -1,0 +1,40 @@
+"""The frequency content of Jacobians, as JaFR measures it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+OFFSET = 1e-5
+
+
+def log_b_low(amplitude: Tensor) -> Tensor:
+    """ln B_low: how much of a Jacobian's amplitude is of low frequency.
+
+    With M the quadrant of non-negative frequencies (DC at [0, 0]) and α falling linearly from 1 to −1,
+
+        B_low = Σ_i Π_j M_ij^α_j + Σ_j Π_i M_ij^α_i,
+
+    both M and α offset by 1e-5. Computed from logarithms, where the reference multiplies powers in float32.
+
+    Args:
+        amplitude: (H, W//2+1), the mean of |rfft2| over images and channels, as ``ops.mean_amplitude`` gives it.
+
+    Returns:
+        A scalar; ln 34 ≈ 3.53 for white noise at 32×32, larger where low frequencies prevail. Differentiable.
+
+    Raises:
+        ValueError: ``amplitude`` is not a matrix of at least 2×2.
+
+    Source: Chan et al., IJCAI 2022; alvinchangw/JaFR_IJCAI2022, which reports ln B_low as B_low.
+    """
+    if amplitude.ndim != 2 or min(amplitude.shape) < 2:
+        raise ValueError(f"amplitude: expected (H, W//2+1) of at least 2×2, got shape {tuple(amplitude.shape)}")
+    log_m = (amplitude[: amplitude.shape[0] // 2 + 1] + OFFSET).log()
+    rows = log_m @ _exponents(log_m.shape[1], log_m)
+    columns = _exponents(log_m.shape[0], log_m) @ log_m
+    return torch.logsumexp(torch.cat([rows, columns]), 0)
+
+
+def _exponents(count: int, like: Tensor) -> Tensor:
+    return torch.linspace(1, -1, count, dtype=like.dtype, device=like.device) + OFFSET

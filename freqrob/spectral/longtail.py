@@ -1,0 +1,195 @@
+"""The long tail of natural images' spectra: profiles, the 80/20 split, the power law, the entropy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import hypot
+
+import torch
+from torch import Tensor
+
+from freqrob.spectral import ops
+from freqrob.spectral.bass import check_images
+from freqrob.spectral.rings import RingMap, Rule
+
+
+def radial_power(images: Tensor, *, rule: Rule = "trunc", pixel_scale: float = 1.0, mean: bool = False) -> Tensor:
+    """Power of each ring of each channel: Σ |F|² over the ring, or its mean.
+
+    Args:
+        images: (..., H, W), float in [0, 1] or uint8; usually (N, C, H, W).
+        rule: which ring a coefficient lies on, see ``RingMap``.
+        pixel_scale: the value of white in which the spectrum is taken.
+        mean: the mean over the ring's coefficients instead of their sum; 0 for an empty ring.
+
+    Returns:
+        (..., rings) float; ring 0 is DC.
+
+    Raises:
+        TypeError: ``images`` is no tensor of floats or uint8.
+        ValueError: fewer than two dimensions, or an image without pixels.
+    """
+    check_images(images, "images")
+    rings = RingMap(*images.shape[-2:], rule)
+    pixels = images.float() / 255 if images.dtype == torch.uint8 else images
+    power = ops.ring_sum(pixels * pixel_scale, rings, of="power")
+    return power / rings.counts.to(power).clamp(min=1) if mean else power
+
+
+def power_profile(images: Tensor, *, rule: Rule = "trunc") -> Tensor:
+    """π_i: the share of ring i in the power of the images, DC left out, so that Σ π_i = 1.
+
+    Args:
+        images: (N, C, H, W), float in [0, 1] or uint8, at least one; the power is averaged over images and channels.
+        rule: which ring a coefficient lies on.
+
+    Returns:
+        (rings,) float64, π_0 = 0; all zero for images that are constant.
+
+    Raises:
+        ValueError: no images.
+
+    Source: Lin et al., NeurIPS 2023, Eq. 1.
+    """
+    check_images(images, "images")
+    if images.numel() == 0:
+        raise ValueError(f"images: expected at least one, got shape {tuple(images.shape)}")
+    power = radial_power(images, rule=rule).double().flatten(0, -2).mean(0)
+    power[0] = 0
+    return power / power.sum() if power.sum() > 0 else power
+
+
+@dataclass(frozen=True)
+class Split:
+    """The low-frequency component (LFC) and the high-frequency component (HFC) of images of one size.
+
+    Attributes:
+        rings: the ring map.
+        boundary: the last ring of the LFC.
+        share: the share of the power, DC left out, that the LFC holds.
+    """
+
+    rings: RingMap
+    boundary: int
+    share: float
+
+    @property
+    def radius(self) -> float:
+        """The boundary's radius in cycles/pixel: where its ring ends."""
+        end = self.boundary + (1 if self.rings.rule == "trunc" else 0.5)
+        return end / max(self.rings.height, self.rings.width)
+
+    @property
+    def radius_fraction(self) -> float:
+        """The boundary's radius as a share of the largest one, the corner's."""
+        height, width = self.rings.height, self.rings.width
+        corner = hypot((height // 2) / height, (width // 2) / width)
+        return self.radius / corner
+
+    @property
+    def low_mask(self) -> Tensor:
+        """(H, W) bool, unshifted: the coefficients of the LFC, DC included."""
+        return self.rings.full <= self.boundary
+
+    @property
+    def high_mask(self) -> Tensor:
+        """(H, W) bool, unshifted: the coefficients of the HFC."""
+        return ~self.low_mask
+
+    def low_pass(self, images: Tensor) -> Tensor:
+        """The LFC of float images (..., H, W), not clipped. Raises ValueError for images of another size."""
+        return self._filter(images, torch.arange(self.rings.rings) <= self.boundary)
+
+    def high_pass(self, images: Tensor) -> Tensor:
+        """The HFC of float images (..., H, W), around 0. ``low_pass + high_pass`` is the image."""
+        return self._filter(images, torch.arange(self.rings.rings) > self.boundary)
+
+    def _filter(self, images: Tensor, kept: Tensor) -> Tensor:
+        check_images(images, "images")
+        if not images.is_floating_point():
+            raise TypeError(f"images: expected floats, got {images.dtype}")
+        if images.shape[-2:] != (self.rings.height, self.rings.width):
+            raise ValueError(
+                f"images: expected {self.rings.height}×{self.rings.width} pixels, got shape {tuple(images.shape)}"
+            )
+        weights = kept.to(images).expand(*images.shape[:-2], -1)
+        return ops.ring_filter(images, weights, self.rings)
+
+
+def split(images: Tensor, *, share: float = 0.8, rule: Rule = "trunc") -> Split:
+    """The smallest disc of rings that holds ``share`` of the images' power, DC left out: the 80/20 split.
+
+    Raises:
+        ValueError: ``share`` outside (0, 1], no images, or constant ones, which have no power to split.
+
+    Source: Lin et al., NeurIPS 2023, Eq. 2.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share: expected a number in (0, 1], got {share!r}")
+    held = power_profile(images, rule=rule).cumsum(0)
+    if not held[-1] > 0:
+        raise ValueError("images: constant or not finite, there is no power to split")
+    boundary = int((held >= share * held[-1]).nonzero()[0])
+    return Split(RingMap(*images.shape[-2:], rule), boundary, float(held[boundary]))
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """power(f) ≈ ``scale`` · f^(−``alpha``), f in cycles/pixel; ``r_squared`` of the fit in logarithms."""
+
+    alpha: float
+    scale: float
+    r_squared: float
+
+
+def fit_power_law(images: Tensor, *, rule: Rule = "trunc") -> PowerLaw:
+    """Fit the mean power of a coefficient against its frequency, by least squares in logarithms.
+
+    The rings from 1 to the Nyquist frequency of the shorter side count, each once; the corners beyond do not, nor
+    empty rings.
+
+    Raises:
+        ValueError: fewer than two rings with power.
+    """
+    check_images(images, "images")
+    rings = RingMap(*images.shape[-2:], rule)
+    power = radial_power(images, rule=rule, mean=True).double().flatten(0, -2).mean(0)
+    fitted = (rings.radii > 0) & (rings.radii < 0.5) & (power > 0)
+    if fitted.sum() < 2:
+        raise ValueError(f"images: expected power on at least two rings, got it on {int(fitted.sum())}")
+    x, y = rings.radii[fitted].log(), power[fitted].log()
+    slope = ((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum()
+    residual = (y - y.mean() - slope * (x - x.mean())).square().sum()
+    total = (y - y.mean()).square().sum()
+    return PowerLaw(
+        alpha=-slope.item(),
+        scale=(y.mean() - slope * x.mean()).exp().item(),
+        r_squared=1 - (residual / total).item() if total > 0 else 1.0,
+    )
+
+
+def spectral_entropy(profile: Tensor, k: int | None = None) -> Tensor:
+    """H_k = −Σ_{i ≤ k} π_i ln π_i in nats, π renormalised over the rings 1 to k (0 ln 0 = 0).
+
+    Args:
+        profile: (..., rings) non-negative, DC first, as ``power_profile`` or ``radial_power`` give it.
+        k: the last ring that counts; all of them by default.
+
+    Returns:
+        (...) in [0, ln k]: ln k where power is spread evenly; 0 where one ring has it all, or there is none.
+
+    Raises:
+        ValueError: a ``k`` without a ring, or negative power.
+
+    Source: Lin et al., NeurIPS 2023, Theorem 1.
+    """
+    last = profile.shape[-1] - 1
+    k = last if k is None else k
+    if not 1 <= k <= last:
+        raise ValueError(f"k: expected a ring from 1 to {last}, got {k}")
+    if (profile < 0).any():
+        raise ValueError("profile: expected powers, got negative numbers")
+    counted = profile[..., 1 : k + 1]
+    total = counted.sum(-1, keepdim=True)
+    share = counted / torch.where(total > 0, total, 1)
+    return torch.special.entr(share).sum(-1)
