@@ -1,0 +1,18 @@
+#include "kernels.h"
+
+#ifdef FREQROB_WIDE_KERNELS
+
+#include <utility>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+// From here on, not before: functions of the standard headers must stay runnable on every CPU.
+#pragma GCC target("avx2,fma")
+
+#define FREQROB_ISA avx2
+#define FREQROB_LANES 8
+#include "fused.h"
+
+#endif

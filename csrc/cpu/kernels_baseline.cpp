@@ -1,0 +1,11 @@
+#include <utility>
+
+#include "kernels.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#define FREQROB_ISA baseline
+#define FREQROB_LANES 4
+#include "fused.h"

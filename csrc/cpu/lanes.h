@@ -1,0 +1,98 @@
+// Vectors with one image to a lane. Included by each instruction set's file after its target pragma.
+#pragma once
+
+namespace freqrob::cpu::FREQROB_ISA {
+
+constexpr int kLanes = FREQROB_LANES;
+
+using Lanes = float __attribute__((vector_size(4 * kLanes)));
+using Integers = int32_t __attribute__((vector_size(4 * kLanes)));
+using Bytes = uint8_t __attribute__((vector_size(kLanes)));
+
+FREQROB_INLINE Lanes load(const float* from) {
+  Lanes v;
+  __builtin_memcpy(&v, from, sizeof v);
+  return v;
+}
+
+FREQROB_INLINE Lanes load(const uint8_t* from) {
+#if defined(__AVX512F__) && FREQROB_LANES == 16
+  return Lanes(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))));
+#elif defined(__AVX2__) && FREQROB_LANES == 8
+  return Lanes(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)))));
+#else
+  Bytes v;
+  __builtin_memcpy(&v, from, sizeof v);
+  return __builtin_convertvector(v, Lanes);
+#endif
+}
+
+FREQROB_INLINE void store(float* to, Lanes v) {
+  __builtin_memcpy(to, &v, sizeof v);
+}
+
+/// Truncates; v is in [0, 255].
+FREQROB_INLINE void store(uint8_t* to, Lanes v) {
+#if defined(__AVX512F__) && FREQROB_LANES == 16
+  const __m128i bytes = _mm512_cvtusepi32_epi8(_mm512_cvttps_epi32(__m512(v)));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
+#elif defined(__AVX2__) && FREQROB_LANES == 8
+  const __m256i integers = _mm256_cvttps_epi32(__m256(v));
+  const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(integers), _mm256_extracti128_si256(integers, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packus_epi16(words, words));
+#else
+  const Bytes bytes = __builtin_convertvector(__builtin_convertvector(v, Integers), Bytes);
+  __builtin_memcpy(to, &bytes, sizeof bytes);
+#endif
+}
+
+FREQROB_INLINE Lanes sqrt(Lanes v) {
+#if defined(__AVX512F__) && FREQROB_LANES == 16
+  return Lanes(_mm512_sqrt_ps(__m512(v)));
+#elif defined(__AVX2__) && FREQROB_LANES == 8
+  return Lanes(_mm256_sqrt_ps(__m256(v)));
+#else
+  for (int l = 0; l < kLanes; ++l) v[l] = __builtin_sqrtf(v[l]);
+  return v;
+#endif
+}
+
+/// Natural logarithm of positive normal numbers, within 2 ulp (the polynomial is Cephes logf's).
+FREQROB_INLINE Lanes log(Lanes v) {
+  constexpr int32_t kSqrtHalf = 0x3f3504f3;
+  const Integers bits = Integers(v) - kSqrtHalf;
+  const Lanes exponent = __builtin_convertvector(bits >> 23, Lanes);
+  const Lanes x = Lanes((bits & 0x007fffff) + kSqrtHalf) - 1.0f;  // v = (1 + x) · 2^exponent, 1 + x in [√½, √2)
+  constexpr float kPolynomial[] = {-1.1514610310e-1f, 1.1676998740e-1f, -1.2420140846e-1f, 1.4249322787e-1f,
+                                   -1.6668057665e-1f, 2.0000714765e-1f, -2.4999993993e-1f, 3.3333331174e-1f};
+  Lanes p = x * 7.0376836292e-2f;
+  for (float coefficient : kPolynomial) p = p + coefficient, p = p * x;
+  const Lanes correction = p * x * x - exponent * 2.12194440e-4f - 0.5f * x * x;
+  return x + correction + exponent * 0.693359375f;
+}
+
+struct LanesMath {
+  static FREQROB_INLINE Lanes log(Lanes v) { return FREQROB_ISA::log(v); }
+  static FREQROB_INLINE Lanes sqrt(Lanes v) { return FREQROB_ISA::sqrt(v); }
+};
+
+/// One butterfly of a transposition: swaps blocks of `Block` columns between the rows a and b, whose indices differ
+/// in that bit.
+template <int Block, int... Column>
+FREQROB_INLINE void exchange(Lanes& a, Lanes& b, std::integer_sequence<int, Column...>) {
+  const Lanes upper = __builtin_shufflevector(a, b, (Column & Block ? kLanes + Column - Block : Column)...);
+  const Lanes lower = __builtin_shufflevector(a, b, (Column & Block ? kLanes + Column : Column + Block)...);
+  a = upper;
+  b = lower;
+}
+
+template <int Block = kLanes / 2>
+FREQROB_INLINE void transpose(Lanes (&rows)[kLanes]) {
+  FREQROB_UNROLL
+  for (int i = 0; i < kLanes; ++i) {
+    if ((i & Block) == 0) exchange<Block>(rows[i], rows[i + Block], std::make_integer_sequence<int, kLanes>());
+  }
+  if constexpr (Block > 1) transpose<Block / 2>(rows);
+}
+
+}  // namespace freqrob::cpu::FREQROB_ISA

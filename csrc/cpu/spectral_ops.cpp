@@ -1,0 +1,371 @@
+#include "spectral_ops.h"
+
+#include <torch/csrc/stable/ops.h>
+
+#include <array>
+#include <cstdlib>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+#include "ring_passes.h"
+
+namespace freqrob::cpu {
+namespace {
+
+using torch::headeronly::IntHeaderOnlyArrayRef;
+using torch::headeronly::ScalarType;
+using torch::stable::parallel_for;
+using torch::stable::detail::from;
+using torch::stable::detail::to;
+
+constexpr int64_t kCoefficientsPerTask = 1 << 14;
+
+int64_t height(const Tensor& x) {
+  return x.size(x.dim() - 2);
+}
+int64_t width(const Tensor& x) {
+  return x.size(x.dim() - 1);
+}
+int64_t plane_count(const Tensor& x) {
+  return x.numel() / (height(x) * width(x));
+}
+
+/// x's leading dimensions followed by `last`.
+std::vector<int64_t> leading_and(const Tensor& x, std::initializer_list<int64_t> last) {
+  const IntHeaderOnlyArrayRef sizes = x.sizes();
+  std::vector<int64_t> shape(sizes.begin(), sizes.end() - 2);
+  shape.insert(shape.end(), last);
+  return shape;
+}
+
+void check_planes(const Tensor& x, const char* name) {
+  STD_TORCH_CHECK(x.dim() >= 2, name, ": expected (..., H, W), got ", x.dim(), " dimensions");
+  STD_TORCH_CHECK(height(x) > 0 && width(x) > 0, name, ": expected planes of at least 1 pixel");
+}
+
+void check_same(const Tensor& x, const Tensor& y, const char* name) {
+  STD_TORCH_CHECK(y.scalar_type() == x.scalar_type(), name, ": expected the dtype of x");
+  bool same = x.dim() == y.dim();
+  for (int64_t d = 0; same && d < x.dim(); ++d) same = x.size(d) == y.size(d);
+  STD_TORCH_CHECK(same, name, ": expected the shape of x");
+}
+
+RingView ring_view(const Tensor& x, const Tensor& half, int64_t rings) {
+  STD_TORCH_CHECK(half.scalar_type() == ScalarType::Int && half.is_cpu() && half.is_contiguous(),
+                  "half: expected a contiguous int32 CPU tensor");
+  STD_TORCH_CHECK(half.dim() == 2 && half.size(0) == height(x) && half.size(1) == width(x) / 2 + 1,
+                  "half: expected the shape (H, W//2+1) of rfft2");
+  const RingView map = {half.const_data_ptr<int32_t>(), height(x), width(x), rings};
+  STD_TORCH_CHECK(is_valid(map), "half: expected rings from -1 to ", rings - 1);
+  return map;
+}
+
+bool is_fused(const Tensor& x) {
+  return x.scalar_type() != ScalarType::Double && is_fused_size(height(x), width(x));
+}
+
+/// Calls task(T{}) with the dtype's type.
+template <class Task>
+void for_dtype(const Tensor& x, Task task) {
+  if (x.scalar_type() == ScalarType::Float) return task(float{});
+  if (x.scalar_type() == ScalarType::Double) return task(double{});
+  STD_TORCH_CHECK(false, "x: expected float32 or float64");
+}
+
+/// This thread's work space, kept between calls: fresh pages would cost more than the transform of a small batch.
+void* scratch(int64_t bytes) {
+  struct Free {
+    void operator()(void* memory) const { std::free(memory); }
+  };
+  thread_local std::unique_ptr<void, Free> memory;
+  thread_local int64_t held = 0;
+  if (held < bytes) {
+    held = (bytes + 4095) / 4096 * 4096;
+    memory.reset(std::aligned_alloc(4096, held));
+  }
+  return memory.get();
+}
+
+/// Spreads the groups of a fused kernel over torch's threads.
+template <class Call>
+void run(void (*kernel)(const Call&, Groups, void*), const Call& call, int64_t size, int64_t rings) {
+  const Kernels& kernels = active_kernels();
+  const int64_t groups = (call.planes + kernels.planes_per_group() - 1) / kernels.planes_per_group();
+  const int64_t bytes = kernels.scratch_bytes(size, rings);
+  parallel_for(0, groups, 1, [&](int64_t begin, int64_t end) { kernel(call, {begin, end}, scratch(bytes)); });
+}
+
+/// Calls task(plane) for every plane of `coefficients` numbers, on torch's threads.
+template <class Task>
+void for_each_plane(int64_t planes, int64_t coefficients, Task task) {
+  const int64_t grain = kCoefficientsPerTask / coefficients + 1;
+  parallel_for(0, planes, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t plane = begin; plane < end; ++plane) task(plane);
+  });
+}
+
+Tensor rfft2(const Tensor& x) {
+  const std::array<int64_t, 2> dims = {-2, -1};
+  std::array<StableIValue, 4> stack = {from(x), from(std::nullopt), from(IntHeaderOnlyArrayRef(dims)),
+                                       from(std::nullopt)};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::fft_rfft2", "", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::contiguous(to<Tensor>(stack[0]));
+}
+
+Tensor irfft2(const Tensor& spectrum, int64_t height, int64_t width) {
+  const std::array<int64_t, 2> dims = {-2, -1}, size = {height, width};
+  std::array<StableIValue, 4> stack = {from(spectrum), from(std::optional(IntHeaderOnlyArrayRef(size))),
+                                       from(IntHeaderOnlyArrayRef(dims)), from(std::nullopt)};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::fft_irfft2", "", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::contiguous(to<Tensor>(stack[0]));
+}
+
+/// The spectrum's numbers, re and im interleaved.
+template <class T>
+T* numbers(const Tensor& spectrum) {
+  return static_cast<T*>(spectrum.mutable_data_ptr());
+}
+
+template <class T>
+void store_rings(const std::vector<double>& sums, double scale, T* out) {
+  for (size_t ring = 0; ring < sums.size(); ++ring) out[ring] = static_cast<T>(sums[ring] * scale);
+}
+
+}  // namespace
+
+Tensor ring_sum(const Tensor& input, const Tensor& half, int64_t rings, bool amplitude) {
+  check_planes(input, "x");
+  const Tensor x = torch::stable::contiguous(input);
+  const RingView map = ring_view(x, half, rings);
+  const int64_t planes = plane_count(x), coefficients = map.height * map.columns();
+  Tensor out = torch::stable::new_empty(x, leading_and(x, {rings}));
+  if (is_fused(x)) {
+    const RingSum call = {map, x.const_data_ptr<float>(), out.mutable_data_ptr<float>(), planes, amplitude};
+    run(active_kernels().ring_sum, call, map.width, rings);
+    return out;
+  }
+  for_dtype(x, [&]<class T>(T) {
+    const Tensor spectrum = planes ? rfft2(x) : x;
+    for_each_plane(planes, coefficients, [&](int64_t plane) {
+      std::vector<double> sums(rings);
+      sum_rings(map, numbers<T>(spectrum) + plane * 2 * coefficients, amplitude, sums.data());
+      store_rings(sums, 1.0, out.mutable_data_ptr<T>() + plane * rings);
+    });
+  });
+  return out;
+}
+
+Tensor ring_filter(const Tensor& input, const Tensor& input_weights, const Tensor& half, double outside) {
+  check_planes(input, "x");
+  const Tensor x = torch::stable::contiguous(input), weights = torch::stable::contiguous(input_weights);
+  const int64_t planes = plane_count(x);
+  STD_TORCH_CHECK(weights.dim() == x.dim() - 1 && weights.scalar_type() == x.scalar_type(),
+                  "weights: expected (..., rings) with the leading dimensions and the dtype of x");
+  const int64_t rings = weights.size(weights.dim() - 1);
+  STD_TORCH_CHECK(weights.numel() == planes * rings, "weights: expected the leading dimensions of x");
+  const RingView map = ring_view(x, half, rings);
+  if (is_fused(x)) {
+    Tensor out = torch::stable::empty_like(x);
+    const RingFilter call = {
+        map,    x.const_data_ptr<float>(),  weights.const_data_ptr<float>(), out.mutable_data_ptr<float>(),
+        planes, static_cast<float>(outside)};
+    run(active_kernels().ring_filter, call, map.width, rings);
+    return out;
+  }
+  if (planes == 0) return torch::stable::empty_like(x);
+  const Tensor spectrum = rfft2(x);
+  const int64_t coefficients = map.height * map.columns();
+  for_dtype(x, [&]<class T>(T) {
+    for_each_plane(planes, coefficients, [&](int64_t plane) {
+      weigh_rings(map, weights.const_data_ptr<T>() + plane * rings, static_cast<T>(outside),
+                  numbers<T>(spectrum) + plane * 2 * coefficients);
+    });
+  });
+  return irfft2(spectrum, map.height, map.width);
+}
+
+Tensor ring_dot(const Tensor& input_x, const Tensor& input_y, const Tensor& half, int64_t rings) {
+  check_planes(input_x, "x");
+  check_same(input_x, input_y, "y");
+  const Tensor x = torch::stable::contiguous(input_x), y = torch::stable::contiguous(input_y);
+  const RingView map = ring_view(x, half, rings);
+  const int64_t planes = plane_count(x), coefficients = map.height * map.columns();
+  Tensor out = torch::stable::new_empty(x, leading_and(x, {rings}));
+  if (is_fused(x)) {
+    const RingDot call = {map, x.const_data_ptr<float>(), y.const_data_ptr<float>(), out.mutable_data_ptr<float>(),
+                          planes};
+    run(active_kernels().ring_dot, call, map.width, rings);
+    return out;
+  }
+  for_dtype(x, [&]<class T>(T) {
+    const Tensor fx = planes ? rfft2(x) : x, fy = planes ? rfft2(y) : y;
+    for_each_plane(planes, coefficients, [&](int64_t plane) {
+      const T* a = numbers<T>(fx) + plane * 2 * coefficients;
+      const T* b = numbers<T>(fy) + plane * 2 * coefficients;
+      std::vector<double> sums(rings);
+      add_rings(map, sums.data(), [=](int64_t k) { return real_product(a, b, k); });
+      store_rings(sums, 1.0 / (map.height * map.width), out.mutable_data_ptr<T>() + plane * rings);
+    });
+  });
+  return out;
+}
+
+namespace {
+
+/// The fused kernel sums each group of planes, in an order that does not depend on the number of threads.
+void mean_amplitude_fused(const Tensor& x, int64_t planes, float* out) {
+  const Kernels& kernels = active_kernels();
+  const int64_t coefficients = height(x) * (width(x) / 2 + 1);
+  const int64_t groups = (planes + kernels.planes_per_group() - 1) / kernels.planes_per_group();
+  std::vector<double> sums(groups * coefficients);
+  const AmplitudeMap call = {width(x), x.const_data_ptr<float>(), sums.data(), planes};
+  run(kernels.amplitude_map, call, width(x), 0);
+  for (int64_t k = 0; k < coefficients; ++k) {
+    double sum = 0;
+    for (int64_t group = 0; group < groups; ++group) sum += sums[group * coefficients + k];
+    out[k] = static_cast<float>(sum / planes);
+  }
+}
+
+/// Threads share the coefficients, not the planes, for the same reason.
+template <class T>
+void mean_amplitude_passes(const T* spectrum, int64_t planes, int64_t coefficients, T* out) {
+  parallel_for(0, coefficients, kCoefficientsPerTask / planes + 1, [&](int64_t begin, int64_t end) {
+    std::vector<double> sums(end - begin);
+    for (int64_t plane = 0; plane < planes; ++plane) {
+      const T* part = spectrum + 2 * (plane * coefficients + begin);
+      for (int64_t k = 0; k < end - begin; ++k) sums[k] += std::sqrt(real_product(part, part, k));
+    }
+    for (int64_t k = begin; k < end; ++k) out[k] = static_cast<T>(sums[k - begin] / planes);
+  });
+}
+
+}  // namespace
+
+Tensor mean_amplitude(const Tensor& input) {
+  check_planes(input, "x");
+  const Tensor x = torch::stable::contiguous(input);
+  const int64_t planes = plane_count(x), columns = width(x) / 2 + 1;
+  const std::array<int64_t, 2> shape = {height(x), columns};
+  STD_TORCH_CHECK(planes > 0, "x: expected at least one plane to take the mean of");
+  Tensor out = torch::stable::new_empty(x, IntHeaderOnlyArrayRef(shape));
+  if (is_fused(x)) {
+    mean_amplitude_fused(x, planes, out.mutable_data_ptr<float>());
+    return out;
+  }
+  const Tensor spectrum = rfft2(x);
+  for_dtype(x, [&]<class T>(T) {
+    mean_amplitude_passes(numbers<T>(spectrum), planes, height(x) * columns, out.mutable_data_ptr<T>());
+  });
+  return out;
+}
+
+namespace {
+
+/// What BaSS needs to know of the rings. a_i is the mean amplitude or the total power of ring i; the innermost and
+/// the outermost ring keep their weight, as do empty ones.
+struct BassRings {
+  std::vector<float> norms;
+  std::unique_ptr<bool[]> weighable;
+
+  BassRings(const RingView& map, bool of_power) : norms(map.rings, 1.0f), weighable(new bool[map.rings]) {
+    std::vector<int64_t> counts(map.rings);
+    count_rings(map, counts.data());
+    for (int64_t ring = 0; ring < map.rings; ++ring) {
+      weighable[ring] = ring > 0 && ring < map.rings - 1 && counts[ring] > 0;
+      if (!of_power && counts[ring] > 0) norms[ring] = 1.0f / counts[ring];
+    }
+  }
+};
+
+template <class Pixel>
+void bass_fused(void (*kernel)(const Bass<Pixel>&, Groups, void*), Bass<Pixel> call) {
+  const BassRings rings(call.map, call.of_power);
+  call.norms = rings.norms.data();
+  call.weighable = rings.weighable.get();
+  run(kernel, call, call.map.width, call.map.rings);
+}
+
+/// Re-weights the spectra in place; returns for each plane whether any ring may have changed.
+std::vector<char> bass_weigh(const RingView& map, const Tensor& spectrum, int64_t planes, bool of_power, double unit) {
+  const BassRings rings(map, of_power);
+  const int64_t coefficients = map.height * map.columns();
+  std::vector<char> changed(planes);
+  for_each_plane(planes, coefficients, [&](int64_t plane) {
+    float* numbers_of_plane = numbers<float>(spectrum) + plane * 2 * coefficients;
+    std::vector<double> gains(map.rings);
+    sum_rings(map, numbers_of_plane, !of_power, gains.data());
+    for (int64_t i = 0; i < map.rings; ++i) gains[i] *= (of_power ? unit * unit : unit) * rings.norms[i];
+    const auto total = bass_gains<ScalarMath>(gains.data(), 1, rings.weighable.get(), map.rings, of_power);
+    changed[plane] = total.eligible > 1;
+    weigh_rings(map, gains.data(), 1.0, numbers_of_plane);
+  });
+  return changed;
+}
+
+void store_pixels(const float* values, int64_t count, const float*, bool, float* out) {
+  for (int64_t i = 0; i < count; ++i) {
+    const float v = values[i] < 0 ? 0 : values[i];  // NaN compares false and stays
+    out[i] = v > 1 ? 1 : v;
+  }
+}
+
+/// Bytes of an unchanged plane are copied, lest truncation lower them.
+void store_pixels(const float* values, int64_t count, const uint8_t* x, bool changed, uint8_t* out) {
+  for (int64_t i = 0; i < count; ++i) {
+    const float v = values[i] < 0 ? 0 : values[i] > 255 ? 255 : values[i];
+    out[i] = changed ? static_cast<uint8_t>(v) : x[i];
+  }
+}
+
+template <class Pixel>
+void bass_passes(const Tensor& x, const RingView& map, bool of_power, double unit, Pixel* out) {
+  const int64_t planes = plane_count(x), pixels = map.height * map.width;
+  if (planes == 0) return;
+  const Tensor spectrum = rfft2(torch::stable::to(x, ScalarType::Float));
+  const std::vector<char> changed = bass_weigh(map, spectrum, planes, of_power, unit);
+  const Tensor filtered = irfft2(spectrum, map.height, map.width);
+  const float* values = filtered.const_data_ptr<float>();
+  const Pixel* source = x.const_data_ptr<Pixel>();
+  for_each_plane(planes, pixels, [&](int64_t plane) {
+    const int64_t at = plane * pixels;
+    store_pixels(values + at, pixels, source + at, changed[plane], out + at);
+  });
+}
+
+}  // namespace
+
+void bass_out(const Tensor& input, const Tensor& half, int64_t rings, bool of_power, double pixel_scale, Tensor out) {
+  check_planes(input, "x");
+  check_same(input, out, "out");
+  STD_TORCH_CHECK(out.is_contiguous(), "out: expected a contiguous tensor");
+  const Tensor x = torch::stable::contiguous(input);
+  const RingView map = ring_view(x, half, rings);
+  const int64_t planes = plane_count(x);
+  const Kernels& kernels = active_kernels();
+  const bool fused = is_fused(x);
+  const auto unit = [&](float white) { return static_cast<float>(pixel_scale / white); };
+  if (x.scalar_type() == ScalarType::Byte) {
+    const uint8_t* from = x.const_data_ptr<uint8_t>();
+    uint8_t* to = out.mutable_data_ptr<uint8_t>();
+    if (!fused) return bass_passes(x, map, of_power, unit(255), to);
+    return bass_fused<uint8_t>(kernels.bass_uint8, {map, nullptr, nullptr, from, to, planes, unit(255), 255, of_power});
+  }
+  STD_TORCH_CHECK(x.scalar_type() == ScalarType::Float, "x: expected float32 or uint8");
+  const float* from = x.const_data_ptr<float>();
+  float* to = out.mutable_data_ptr<float>();
+  if (!fused) return bass_passes(x, map, of_power, unit(1), to);
+  bass_fused<float>(kernels.bass_float, {map, nullptr, nullptr, from, to, planes, unit(1), 1, of_power});
+}
+
+Tensor bass(const Tensor& input, const Tensor& half, int64_t rings, bool of_power, double pixel_scale) {
+  const Tensor x = torch::stable::contiguous(input);
+  Tensor out = torch::stable::empty_like(x);
+  bass_out(x, half, rings, of_power, pixel_scale, out);
+  return out;
+}
+
+}  // namespace freqrob::cpu

@@ -1,0 +1,10 @@
+// Function attributes of arithmetic that CPU and GPU kernels share.
+#pragma once
+
+#ifdef __CUDACC__
+#define FREQROB_INLINE __host__ __device__ __forceinline__
+#define FREQROB_UNROLL _Pragma("unroll")
+#else
+#define FREQROB_INLINE __attribute__((always_inline)) inline
+#define FREQROB_UNROLL _Pragma("GCC unroll 8")
+#endif

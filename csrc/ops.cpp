@@ -1,0 +1,39 @@
+#include <torch/csrc/stable/library.h>
+
+#include <string>
+
+#include "cpu/kernels.h"
+#include "cpu/spectral_ops.h"
+
+namespace {
+
+std::string isa() {
+  return freqrob::cpu::active_kernels().name;
+}
+
+}  // namespace
+
+// `half` is RingMap.half: the ring of every coefficient of rfft2, int32, -1 for a coefficient on no ring. The sums
+// leave such a coefficient out; ring_filter multiplies it by `outside`.
+STABLE_TORCH_LIBRARY(freqrob, m) {
+  m.def("ring_sum(Tensor x, Tensor half, int rings, bool amplitude) -> Tensor");
+  m.def("ring_filter(Tensor x, Tensor weights, Tensor half, float outside=1.0) -> Tensor");
+  m.def("ring_dot(Tensor x, Tensor y, Tensor half, int rings) -> Tensor");
+  m.def("mean_amplitude(Tensor x) -> Tensor");
+  m.def("bass(Tensor x, Tensor half, int rings, bool of_power, float pixel_scale) -> Tensor");
+  m.def("bass_out(Tensor x, Tensor half, int rings, bool of_power, float pixel_scale, Tensor(a!) out) -> ()");
+  m.def("isa() -> str");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(freqrob, CPU, m) {
+  m.impl("ring_sum", TORCH_BOX(&freqrob::cpu::ring_sum));
+  m.impl("ring_filter", TORCH_BOX(&freqrob::cpu::ring_filter));
+  m.impl("ring_dot", TORCH_BOX(&freqrob::cpu::ring_dot));
+  m.impl("mean_amplitude", TORCH_BOX(&freqrob::cpu::mean_amplitude));
+  m.impl("bass", TORCH_BOX(&freqrob::cpu::bass));
+  m.impl("bass_out", TORCH_BOX(&freqrob::cpu::bass_out));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(freqrob, CompositeExplicitAutograd, m) {
+  m.impl("isa", TORCH_BOX(&isa));
+}
