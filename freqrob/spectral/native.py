@@ -142,7 +142,7 @@ def build_parameters(toolkit: Tool | None = None) -> BuildParameters:
     return BuildParameters(
         sources=tuple(map(str, [*cpp, *cuda])),
         include=(str(folder),),
-        cflags=("-O3", "-std=c++20", target, "-fvisibility=hidden"),
+        cflags=("-O3", "-std=c++20", target, "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"),
         cuda_flags=("-O3", "-std=c++20", "-DUSE_CUDA", target, "-Xcompiler=-fvisibility=hidden", *_gencode(cuda)),
         ldflags=("-Wl,--as-needed", "-Wl,--strip-all") if sys.platform == "linux" else (),
         cuda=bool(cuda),
