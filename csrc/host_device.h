@@ -6,5 +6,5 @@
 #define FREQROB_UNROLL _Pragma("unroll")
 #else
 #define FREQROB_INLINE __attribute__((always_inline)) inline
-#define FREQROB_UNROLL _Pragma("GCC unroll 8")
+#define FREQROB_UNROLL _Pragma("GCC unroll 64")
 #endif

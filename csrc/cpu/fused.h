@@ -112,18 +112,34 @@ __attribute__((noinline)) void fft_line(Spectrum* line) {
   fft<N, Sign, Lanes>([line](int n) __attribute__((always_inline)) -> Spectrum& { return line[n * Stride]; });
 }
 
+/// Reads kLanes pixels of as many planes; value l of the result holds pixel l, with one plane to a lane.
+template <class Pixel>
+FREQROB_INLINE void load_block(const Pixel* const* source, int64_t offset, Lanes* block) {
+  FREQROB_UNROLL
+  for (int l = 0; l < kLanes; ++l) block[l] = load(source[l] + offset);
+  transpose(block);
+}
+
+template <class Pixel>
+FREQROB_INLINE void store_block(Pixel* const* target, int64_t offset, Lanes* block) {
+  transpose(block);
+  FREQROB_UNROLL
+  for (int l = 0; l < kLanes; ++l) store(target[l] + offset, block[l]);
+}
+
 /// Reads the planes and transforms their rows.
 template <int N, class Pixel>
 void load_rows(const Group<Pixel>& group, Spectrum* spectrum) {
   for (int64_t y = 0; y < N; ++y) {
     Spectrum* row = spectrum + y * kStride<N>;
     for (int64_t x = 0; x < N; x += kLanes) {
-      Lanes a[kLanes], b[kLanes];
-      for (int l = 0; l < kLanes; ++l) a[l] = load(group.source[l] + y * N + x);
-      for (int l = 0; l < kLanes; ++l) b[l] = load(group.source[kLanes + l] + y * N + x);
-      transpose(a);
-      transpose(b);
-      for (int l = 0; l < kLanes; ++l) row[x + l] = {a[l] * group.scale.a, b[l] * group.scale.b};
+      Lanes block[kLanes];
+      load_block(group.source, y * N + x, block);
+      FREQROB_UNROLL
+      for (int l = 0; l < kLanes; ++l) row[x + l].re = block[l] * group.scale.a;
+      load_block(group.source + kLanes, y * N + x, block);
+      FREQROB_UNROLL
+      for (int l = 0; l < kLanes; ++l) row[x + l].im = block[l] * group.scale.b;
     }
     fft_line<N, -1, 1>(row);
   }
@@ -149,13 +165,13 @@ void store_rows(Spectrum* spectrum, Pixel* const* target, Twin unscale, Finish f
     Spectrum* row = spectrum + y * kStride<N>;
     fft_line<N, 1, 1>(row);
     for (int64_t x = 0; x < N; x += kLanes) {
-      Lanes a[kLanes], b[kLanes];
-      for (int l = 0; l < kLanes; ++l)
-        a[l] = finish(row[x + l].re * unscale.a), b[l] = finish(row[x + l].im * unscale.b);
-      transpose(a);
-      transpose(b);
-      for (int l = 0; l < kLanes; ++l) store(target[l] + y * N + x, a[l]);
-      for (int l = 0; l < kLanes; ++l) store(target[kLanes + l] + y * N + x, b[l]);
+      Lanes block[kLanes];
+      FREQROB_UNROLL
+      for (int l = 0; l < kLanes; ++l) block[l] = finish(row[x + l].re * unscale.a);
+      store_block(target, y * N + x, block);
+      FREQROB_UNROLL
+      for (int l = 0; l < kLanes; ++l) block[l] = finish(row[x + l].im * unscale.b);
+      store_block(target + kLanes, y * N + x, block);
     }
   }
 }

@@ -76,23 +76,37 @@ struct LanesMath {
   static FREQROB_INLINE Lanes sqrt(Lanes v) { return FREQROB_ISA::sqrt(v); }
 };
 
-/// One butterfly of a transposition: swaps blocks of `Block` columns between the rows a and b, whose indices differ
-/// in that bit.
-template <int Block, int... Column>
-FREQROB_INLINE void exchange(Lanes& a, Lanes& b, std::integer_sequence<int, Column...>) {
-  const Lanes upper = __builtin_shufflevector(a, b, (Column & Block ? kLanes + Column - Block : Column)...);
-  const Lanes lower = __builtin_shufflevector(a, b, (Column & Block ? kLanes + Column : Column + Block)...);
-  a = upper;
-  b = lower;
+/// Where column `column` of the even (odd = 0) or odd units of a row pair a|b comes from, in each span of columns.
+template <int Unit, int Span>
+consteval int unit_source(int column, int odd) {
+  const int units = Span / Unit, from = 2 * (column % Span / Unit) + odd;
+  const int within = column - column % Span + from % units * Unit + column % Unit;
+  return from < units ? within : kLanes + within;
 }
 
-template <int Block = kLanes / 2>
-FREQROB_INLINE void transpose(Lanes (&rows)[kLanes]) {
+template <int Unit, int Span, int... Column>
+FREQROB_INLINE void split(Lanes& a, Lanes& b, std::integer_sequence<int, Column...>) {
+  const Lanes even = __builtin_shufflevector(a, b, unit_source<Unit, Span>(Column, 0)...);
+  const Lanes odd = __builtin_shufflevector(a, b, unit_source<Unit, Span>(Column, 1)...);
+  a = even;
+  b = odd;
+}
+
+/// One round of a transposition, on the rows whose indices differ by Step.
+template <int Step, int Unit, int Span>
+FREQROB_INLINE void split_rows(Lanes* rows) {
   FREQROB_UNROLL
   for (int i = 0; i < kLanes; ++i) {
-    if ((i & Block) == 0) exchange<Block>(rows[i], rows[i + Block], std::make_integer_sequence<int, kLanes>());
+    if ((i & Step) == 0) split<Unit, Span>(rows[i], rows[i + Step], std::make_integer_sequence<int, kLanes>());
   }
-  if constexpr (Block > 1) transpose<Block / 2>(rows);
+}
+
+/// Transposes within 128 bits first and then in units of 128 bits, so that every round is one instruction a row.
+FREQROB_INLINE void transpose(Lanes* rows) {
+  split_rows<1, 1, 4>(rows);
+  split_rows<2, 1, 4>(rows);
+  if constexpr (kLanes > 4) split_rows<4, 4, kLanes>(rows);
+  if constexpr (kLanes > 8) split_rows<8, 4, kLanes>(rows);
 }
 
 }  // namespace freqrob::cpu::FREQROB_ISA
