@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 
 import safetensors.torch
@@ -32,7 +32,7 @@ def save(path: str | Path, network_state: Mapping[str, Tensor], card: Card, dtyp
     if path.suffix != ".safetensors":
         raise ValueError(f"path: got {str(path)!r}, expected a name ending in .safetensors")
     weights = safetensors.torch.save({key: _stored(value, dtype) for key, value in network_state.items()})
-    created = card.created or datetime.now(UTC).isoformat(timespec="seconds")
+    created = card.created or datetime.now(timezone.utc).isoformat(timespec="seconds")
     card = replace(card, sha256=hashlib.sha256(weights).hexdigest(), created=created)
     try:
         with temporary_beside(path) as new_weights, temporary_beside(card_path(path)) as new_card:
