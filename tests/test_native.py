@@ -1,0 +1,570 @@
+"""Building on first use: what goes wrong there, each failure provoked, and what must happen then."""
+
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from multiprocessing.connection import wait
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+
+import pytest
+import torch
+
+from freqrob.spectral import native
+
+ROOT = Path(native.__file__).resolve().parents[2]
+
+needs_cuda = pytest.mark.skipif(torch.version.cuda is None, reason="torch without CUDA")
+
+OPS = """
+#include <torch/csrc/stable/library.h>
+static int64_t isa() { return 42; }
+STABLE_TORCH_LIBRARY(freqrob, m) { m.def("isa() -> int"); }
+STABLE_TORCH_LIBRARY_IMPL(freqrob, CompositeExplicitAutograd, m) { m.impl("isa", TORCH_BOX(&isa)); }
+"""
+KERNEL = "__global__ void twice(float* x) { x[threadIdx.x] *= 2; }\nvoid launch(float* x) { twice<<<1, 32>>>(x); }\n"
+
+# Compiling OPS takes seconds, so most tests have a compiler that knows its object file already.
+COMPILER = """
+echo "$*" >> {log}
+case "$*" in *" -c "*/ops.cpp*)
+    if cmp -s {known}/ops.cpp {sources}/ops.cpp; then cp {known}/ops.o ops.o; : > ops.o.d; exit; fi
+esac
+exec /usr/bin/c++ "$@"
+"""
+
+
+@dataclass
+class Outcome:
+    """What `native.load` made of it in a process of its own."""
+
+    loaded: bool | None
+    raised: str | None
+    warnings: list[str]
+    status: native.Status
+    built: bool  # whether torch's builder was imported
+    after: object  # the value of the expression the test asked for
+
+    @property
+    def reason(self) -> str | None:
+        return self.status.reason
+
+
+def load_here(answers: SimpleQueue, sources: Path, env: dict[str, str], before: str, after: str) -> None:
+    """In a new process, since ops can be registered only once in one: prepare with `before`, load, evaluate `after`."""
+    os.environ.clear()
+    os.environ.update(env)
+    tempfile.tempdir = None
+    native.source_folder = lambda: sources
+    names = {"native": native, "torch": torch, "Path": Path}
+    exec(textwrap.dedent(before), names)
+    loaded = raised = None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            loaded = native.load()
+        except (RuntimeError, ValueError) as error:
+            raised = repr(error)
+        told = [str(warning.message) for warning in caught]
+        built = "torch.utils.cpp_extension" in sys.modules
+        names["caught"] = caught
+        outcome = Outcome(loaded, raised, told, native.status(), built, eval(after, names))
+    answers.put(outcome)
+
+
+class Loading:
+    """A process at work on `load_here`."""
+
+    server = get_context("forkserver")  # torch is imported once, in the process that the others are forked from
+
+    def __init__(self, *arguments: object):
+        self.answers = self.server.SimpleQueue()
+        self.process = self.server.Process(target=load_here, args=(self.answers, *arguments))
+        self.process.start()
+
+    def outcome(self) -> Outcome:
+        ready = wait([self.answers._reader, self.process.sentinel], timeout=120)
+        assert self.answers._reader in ready or self.answers._reader.poll(1), "the process died"
+        outcome = self.answers.get()
+        self.process.join()
+        return outcome
+
+    def kill(self) -> None:
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.join()
+
+
+class World:
+    """A source tree, a cache and a compiler for processes that load the library."""
+
+    def __init__(self, folder: Path, known: Path | None = None):
+        self.folder, self.cache, self.sources = folder, folder / "cache", folder / "csrc"
+        self.known, self.log = known or folder, folder / "compiler.log"
+        self.log.touch()
+        self.sources.mkdir()
+        (self.sources / "ops.cpp").write_text(OPS)
+        self.compiler = self.tool("g++", COMPILER.format(known=self.known, log=self.log, sources=self.sources))
+        mine = ("FREQROB", "CUDA", "TORCH", "CXX")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(mine)}
+        self.env = kept | {"FREQROB_CACHE": str(self.cache), "CXX": str(self.compiler)}
+
+    def start(self, before: str = "", after: str = "None", **env: str) -> Loading:
+        return Loading(self.sources, self.env | env, before, after)
+
+    def load(self, before: str = "", after: str = "None", **env: str) -> Outcome:
+        return self.start(before, after, **env).outcome()
+
+    @property
+    def entry(self) -> Path:
+        (entry,) = (self.cache / "native").iterdir()
+        return entry
+
+    @property
+    def compilations(self) -> int:
+        return self.log.read_text().count(" -c ")
+
+    def tool(self, name: str, script: str) -> Path:
+        """An executable shell script in `bin/`."""
+        path = self.folder / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        return path
+
+    def compiler_first(self, script: str) -> None:
+        """Let the compiler run `script` before it compiles (not when it is asked for its version)."""
+        lines = self.compiler.read_text().replace("#!/bin/sh\n", "")
+        self.tool("g++", f'case "$*" in *" -c "*) {script};; esac\n{lines}')
+
+    def break_sources(self) -> None:
+        (self.sources / "ops.cpp").write_text('#error "the sky fell"\n')
+
+
+@pytest.fixture(scope="session", autouse=True)
+def preload():
+    """The forked processes start with torch, but not with what their tests look at."""
+    Loading.server.set_forkserver_preload(["torch", "freqrob.spectral.native", "pytest"])
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory) -> World:
+    """A world whose library is built, the whole way; tests must leave it as it is."""
+    world = World(tmp_path_factory.mktemp("built"))
+    keep_object = f'case "$*" in *" -shared "*) cp ops.o {world.folder};; esac'
+    world.tool("g++", f'echo "$*" >> {world.log}\n{keep_object}\nexec /usr/bin/c++ "$@"')
+    assert world.load().loaded
+    (world.folder / "ops.cpp").write_text(OPS)
+    return world
+
+
+@pytest.fixture
+def world(built, tmp_path) -> World:
+    """Sources, an empty cache, and a compiler that is quick as long as the sources are OPS."""
+    return World(tmp_path, built.folder)
+
+
+@pytest.fixture
+def copy(built, world) -> World:
+    """A world whose cache holds the library."""
+    assert world.load().loaded
+    return world
+
+
+def assert_fell_back(outcome: Outcome, cause: str) -> None:
+    assert outcome.loaded is False
+    (warning,) = outcome.warnings
+    assert cause in outcome.reason
+    assert outcome.reason in warning and "\n" not in warning
+
+
+# The table, row by row
+
+
+def test_a_stale_lock_neither_hangs_nor_reaches_torch(world):
+    """A builder was killed: its folder is left with torch's lock file in it, and so is the outer lock file."""
+    stuck = "import time; native._compile = lambda plan, folder: ((folder / 'lock').touch(), time.sleep(600))"
+    spy = """
+        from torch.utils import cpp_extension
+        real, seen = cpp_extension.load, []
+        def load(name, **arguments):
+            seen.extend(sorted(str(p.relative_to(root)) for p in root.glob("*/**/lock")))
+            return real(name, **arguments)
+        cpp_extension.load = load
+    """
+    dead = world.start(stuck)
+    wait_for(lambda: list(world.cache.glob("native/*/build-*/lock")))
+    dead.kill()
+    outcome = world.load(f"root = Path({str(world.cache / 'native')!r})" + textwrap.dedent(spy), after="seen")
+    assert outcome.loaded and outcome.after == [f"{world.entry.name}/lock"]  # the outer one only
+    assert sorted(path.name for path in world.entry.iterdir()) == ["built.json", "freqrob.so", "lock"]
+
+
+def test_ninja_of_the_venv_is_found_though_not_on_path(world):
+    tools = world.folder / "tools"
+    tools.mkdir()
+    for name in ("sh", "cmp", "cp", "as", "ld"):
+        (tools / name).symlink_to(shutil.which(name))
+    outcome = world.load(PATH=str(tools), after="__import__('os').environ['PATH']")
+    assert outcome.loaded, outcome
+    assert outcome.after == str(tools)  # and PATH is as it was
+
+
+def test_ninja_missing_altogether(world):
+    outcome = world.load("import sys; sys.modules['ninja'] = None", PATH=str(world.folder / "bin"))
+    assert_fell_back(outcome, "Ninja is required")
+
+
+def test_no_compiler(world):
+    outcome = world.load(CXX="c++", PATH=str(world.cache))
+    assert_fell_back(outcome, "no C++ compiler: 'c++' is not on PATH")
+    assert "apt install g++" in outcome.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "cause"),
+    [
+        ("g++ (GCC) 7.5.0", "C++20 needs g++ 11 or newer"),
+        ("g++ (Debian 10.2.1-6) 10.2.1 20210110", "C++20 needs g++ 11 or newer"),
+        ("Debian clang version 11.0.1-2", "C++20 needs clang 14 or newer"),
+    ],
+)
+def test_a_compiler_too_old(world, line, cause):
+    world.tool("g++", f"echo '{line}'")
+    outcome = world.load()
+    assert_fell_back(outcome, cause)
+    assert line in outcome.reason
+
+
+def test_a_compiler_error_is_one_line_of_cause_and_a_log(world):
+    world.break_sources()
+    outcome = world.load()
+    assert_fell_back(outcome, "the sky fell")
+    assert str(outcome.status.log) in outcome.warnings[0]
+    assert len(outcome.status.log.read_text().splitlines()) > 3
+
+
+def test_waiters_see_the_failure_of_the_builder(world):
+    """They start while the compiler runs, it fails, and nobody tries again or looks for a file that is not there."""
+    world.break_sources()
+    world.compiler_first("sleep 2")
+    for loading in [world.start() for _ in range(4)]:
+        assert_fell_back(loading.outcome(), "the sky fell")
+    assert world.compilations == 1
+
+
+def test_an_unwritable_cache_gives_a_private_temporary_folder(world):
+    nowhere = {"FREQROB_CACHE": "/dev/null/cache", "TMPDIR": str(world.folder)}
+    outcome = world.load(**nowhere)
+    folder = world.folder / f"freqrob-{os.geteuid()}"
+    assert outcome.loaded and outcome.status.path.parents[1] == folder
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    again = world.load(**nowhere)
+    assert again.status.path == outcome.status.path and not again.built
+
+
+@pytest.mark.parametrize("trap", ["writable by others", "owned by another", "a link"])
+def test_no_library_from_a_folder_that_others_can_write_to(copy, trap):
+    """Somebody has put a library where ours would be looked for: it must not be loaded, and there is nowhere else."""
+    folder = copy.folder / f"freqrob-{os.geteuid()}"
+    (copy.cache / "native").rename(folder)
+    if trap == "a link":
+        folder.rename(copy.folder / "theirs")
+        folder.symlink_to(copy.folder / "theirs")
+    elif trap == "writable by others":
+        folder.chmod(0o777)
+    elif os.geteuid() == 0:
+        os.chown(folder, 12345, 12345)
+    else:
+        pytest.skip("only root can give a folder away")
+    outcome = copy.load(FREQROB_CACHE="/dev/null/cache", TMPDIR=str(copy.folder))
+    assert_fell_back(outcome, "others can write to it")
+
+
+@needs_cuda
+def test_cuda_sources_build_where_no_gpu_is_visible(world):
+    """torch's own list of architectures ends in an IndexError there."""
+    if native._cuda_toolkit() is None:
+        pytest.skip("no nvcc")
+    add_cuda(world)
+    outcome = world.load("native._capabilities = lambda: []", CUDA_VISIBLE_DEVICES="")
+    assert outcome.loaded, outcome
+    assert all(arch in outcome.status.path.read_bytes() for arch in (b"sm_80", b"sm_90"))
+
+
+def test_architectures_are_those_of_the_gpus_then_the_default(monkeypatch, world):
+    add_cuda(world)
+    monkeypatch.setattr(native, "source_folder", lambda: world.sources)
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
+
+    def gencode(gpus: list[tuple[int, int]]) -> list[str]:
+        monkeypatch.setattr(native, "_capabilities", lambda: gpus)
+        flags = native.build_parameters(native.Tool("/toolkit", "13.0")).cuda_flags
+        return [flag.removeprefix("-gencode=") for flag in flags if "arch" in flag]
+
+    assert gencode([(8, 9)]) == ["arch=compute_89,code=sm_89", "arch=compute_89,code=compute_89"]
+    default = ["arch=compute_80,code=sm_80", "arch=compute_90,code=sm_90", "arch=compute_90,code=compute_90"]
+    assert gencode([]) == default
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "7.5")
+    assert gencode([(8, 9)]) == []  # torch reads it
+
+
+def test_torch_without_cuda_builds_the_cpu_sources_only(world):
+    add_cuda(world, "#error never compiled")
+    outcome = world.load("torch.version.cuda = None; import torch.utils.cpp_extension as e; e.CUDA_HOME = None")
+    assert outcome.loaded and outcome.warnings == [] and outcome.status.cuda_toolkit is None
+
+
+@needs_cuda
+def test_nvcc_missing_builds_the_cpu_sources_only_and_says_so(world):
+    add_cuda(world, "#error never compiled")
+    outcome = world.load(CUDA_HOME=str(world.folder))
+    assert outcome.loaded
+    (warning,) = outcome.warnings
+    assert "no CUDA kernels" in warning and "nvcc" in warning
+
+
+@needs_cuda
+def test_cuda_of_another_major_version(world):
+    """Nothing is compiled with it: `require` raises, `auto` says so and builds the CPU kernels."""
+    add_cuda(world, "#error never compiled")
+    home = fake_toolkit(world, "9.2")
+    required = world.load(CUDA_HOME=home, FREQROB_NATIVE="require")
+    assert "nvcc is CUDA 9.2" in required.raised and "major versions differ" in required.raised
+    outcome = world.load(CUDA_HOME=home)
+    assert outcome.loaded
+    (warning,) = outcome.warnings
+    assert "no CUDA kernels" in warning and "major versions differ" in warning
+
+
+@needs_cuda
+def test_cuda_of_another_minor_version_only_warns(monkeypatch, world):
+    add_cuda(world)
+    monkeypatch.setattr(native, "source_folder", lambda: world.sources)
+    monkeypatch.setenv("CUDA_HOME", fake_toolkit(world, torch.version.cuda.split(".")[0] + ".99"))
+    toolkit, notes = native.usable_toolkit("require")
+    assert toolkit is not None
+    (note,) = notes
+    assert "minor versions differ" in note
+
+
+def test_the_library_runs_on_other_cpus_than_the_one_that_built_it():
+    """-march=native in a cache on a shared home ends in SIGILL: instruction sets are chosen when the library runs."""
+    parameters = native.build_parameters()
+    flags = " ".join([*parameters.cflags, *parameters.cuda_flags, *parameters.ldflags])
+    assert not any(word in flags for word in ("-march", "-mavx", "-mtune", "-ffast-math", "-fopenmp"))
+
+
+# Files in the cache
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "record missing", "record truncated"])
+def test_a_damaged_library_is_built_again(copy, damage):
+    library, record = copy.entry / "freqrob.so", copy.entry / "built.json"
+    whole = library.read_bytes()
+    if damage.startswith("record"):
+        record.write_text("" if "missing" in damage else record.read_text()[:20])
+    else:
+        library.write_bytes(whole[: len(whole) // 2] if damage == "truncated" else b"")
+    outcome = copy.load()
+    assert outcome.loaded and outcome.built and outcome.status.isa == "42"
+    assert not copy.load().built
+
+
+def test_a_library_that_cannot_be_loaded_is_built_again_once(world):
+    """Intact, but for another glibc, say. If the new one cannot be loaded either, that is the end of it."""
+    (world.sources / "ops.cpp").write_text("void nowhere(); auto used = &nowhere;\n")
+    assert_fell_back(world.load(), "undefined symbol")
+    (world.entry / "failed.json").unlink()
+    for _ in range(2):
+        assert_fell_back(world.load(), "undefined symbol")
+    assert world.compilations == 2
+
+
+def test_a_full_disk_is_named_and_not_held_against_the_library(world):
+    compiler = world.compiler.read_text()
+    world.compiler_first("echo 'fatal error: error writing to x.s: No space left on device' >&2; exit 1")
+    assert_fell_back(world.load(), "the disk is full")
+    world.compiler.write_text(compiler)
+    assert world.load().loaded
+
+
+def test_a_disk_too_full_for_the_log(world):
+    outcome = world.load("""
+        def full(*arguments, **named):
+            raise OSError(28, "No space left on device")
+        native.tempfile.TemporaryDirectory = Path.write_text = full
+    """)
+    assert_fell_back(outcome, "the disk is full")
+    assert outcome.status.log is None
+
+
+def test_eight_processes_at_once_build_once(world):
+    world.compiler_first("sleep 1")
+    outcomes = [loading.outcome() for loading in [world.start() for _ in range(8)]]
+    assert all(outcome.loaded for outcome in outcomes)
+    assert world.compilations == 1 and sum(outcome.built for outcome in outcomes) == 1
+
+
+def test_a_second_process_loads_in_milliseconds(copy):
+    script = """
+        import sys, torch, time
+        from pathlib import Path
+        start = time.process_time()
+        from freqrob.spectral import native
+        native.source_folder = lambda: Path(sys.argv[1])
+        assert native.load()
+        print(time.process_time() - start)
+        assert not {"filelock", "torch.utils.cpp_extension"} - before & set(sys.modules)
+    """.replace("start =", "before = set(sys.modules); start =")
+    command = [sys.executable, "-c", textwrap.dedent(script), str(copy.sources)]
+    env = copy.env | {"PYTHONPATH": str(ROOT)}
+    seconds = [float(subprocess.run(command, env=env, check=True, capture_output=True).stdout) for _ in range(2)]
+    assert min(seconds) < 0.05
+
+
+def test_sources_flags_and_tools_each_give_a_library_of_their_own(monkeypatch, world):
+    monkeypatch.setattr(native, "source_folder", lambda: world.sources)
+    keys = [native._plan("auto").key]
+    (world.sources / "extra.h").touch()
+    keys.append(native._plan("auto").key)
+    monkeypatch.setattr(torch, "__version__", "9.9.9")
+    keys.append(native._plan("auto").key)
+    monkeypatch.setenv("CXX", str(world.tool("g++", "echo 'g++ (GCC) 99.1.0'")))
+    keys.append(native._plan("auto").key)
+    parameters = native.build_parameters()
+    changed = replace(parameters, cflags=(*parameters.cflags, "-g"))
+    monkeypatch.setattr(native, "build_parameters", lambda toolkit: changed)
+    keys.append(native._plan("auto").key)
+    assert len(set(keys)) == len(keys)
+
+
+def test_a_node_without_a_compiler_uses_what_another_node_built(copy):
+    assert copy.load(CXX="/nowhere/c++").loaded
+
+
+# Failures remembered
+
+
+def test_a_failure_is_remembered_in_the_process_and_on_disk(world):
+    world.break_sources()
+    assert world.load(after="[native.load(), native.load(), len(caught)]").after == [False, False, 1]
+    assert_fell_back(world.load(), "the sky fell")
+    assert world.compilations == 1
+
+
+def test_rebuild_forgets_a_failure(world):
+    broken = world.folder / "broken"
+    broken.touch()
+    world.compiler_first(f"test ! -e {broken} || exit 1")
+    assert world.load().loaded is False
+    broken.unlink()
+    assert world.load().loaded is False
+    assert world.load(after="native.load(rebuild=True)").after is True
+    assert world.load().loaded
+
+
+def test_rebuild_of_a_loaded_library_is_for_the_next_process(world):
+    outcome = world.load(after="[native.load(rebuild=True), native.status().notes, native._isa()]")
+    loaded, notes, isa = outcome.after
+    assert loaded and isa == "42" and "next process" in notes[0]
+    assert world.compilations == 2
+
+
+# Policies
+
+
+def test_require_raises_with_the_cause_and_the_log(world):
+    world.break_sources()
+    outcome = world.load(FREQROB_NATIVE="require")
+    assert outcome.raised.startswith("RuntimeError") and "the sky fell" in outcome.raised
+    assert str(outcome.status.log) in outcome.raised
+
+
+def test_off_neither_builds_nor_loads(copy):
+    outcome = copy.load(FREQROB_NATIVE="off")
+    assert outcome.loaded is False and outcome.warnings == [] and outcome.reason == "FREQROB_NATIVE=off"
+
+
+def test_a_misspelt_policy_is_an_error(monkeypatch):
+    monkeypatch.setenv("FREQROB_NATIVE", "maybe")
+    with pytest.raises(ValueError, match="FREQROB_NATIVE is 'maybe', expected one of auto, require, off"):
+        native.load()
+
+
+# Ahead of time
+
+
+def ahead_of_time(world: World, **record: object) -> str:
+    """Put the library of `world` into a package as `FREQROB_AOT=1 pip install` does; code that makes it freqrob's."""
+    package = world.folder / "package"
+    package.mkdir()
+    digest = world.load(FREQROB_NATIVE="off", after="native.source_digest()").after
+    (package / "_native.so").write_bytes((world.entry / "freqrob.so").read_bytes())
+    (package / "_native.json").write_text(json.dumps({"sources": digest, "cuda": None} | record))
+    return f"native.PACKAGE = Path({str(package)!r})"
+
+
+def test_a_library_in_the_package_comes_first(copy):
+    outcome = copy.load(ahead_of_time(copy))
+    assert outcome.loaded and outcome.status.kind == "aot" and outcome.status.isa == "42"
+
+
+@pytest.mark.parametrize("record", [{"sources": "of another version"}, {"cuda": "9.2"}])
+def test_a_library_in_the_package_of_other_sources_or_cuda_is_passed_over(copy, record):
+    outcome = copy.load(ahead_of_time(copy, **record))
+    assert outcome.loaded and outcome.status.kind == "jit"
+
+
+def test_a_library_in_the_package_that_cannot_be_loaded_is_passed_over(copy):
+    code = ahead_of_time(copy)
+    (copy.folder / "package" / "_native.so").write_bytes(b"")
+    outcome = copy.load(code)
+    assert outcome.loaded and outcome.status.kind == "jit"
+
+
+# The doctor
+
+
+def test_doctor_says_what_is_there_and_what_to_do(copy):
+    text = copy.load(after="native.doctor()").after
+    assert "loaded (jit)" in text and str(copy.entry) in text and torch.__version__ in text
+    empty = str(copy.folder / "empty")
+    text = copy.load(CXX="/nowhere/c++", FREQROB_CACHE=empty, FREQROB_NATIVE="require", after="native.doctor()").after
+    assert "not loaded: no C++ compiler" in text and "apt install g++" in text
+
+
+def test_status_before_anything_was_asked(monkeypatch):
+    monkeypatch.setattr(native, "_outcome", None)
+    monkeypatch.delenv("FREQROB_NATIVE", raising=False)
+    found = native.status()
+    assert not found.loaded and found.reason == "not asked for yet" and found.policy == "auto"
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def add_cuda(world: World, text: str = KERNEL) -> None:
+    (world.sources / "cuda").mkdir()
+    (world.sources / "cuda" / "twice.cu").write_text(text)
+
+
+def fake_toolkit(world: World, version: str) -> str:
+    world.tool("nvcc", f"echo 'Cuda compilation tools, release {version}, V{version}.88'")
+    (world.folder / "include").mkdir()
+    (world.folder / "include" / "cuda_runtime.h").touch()
+    return str(world.folder)
