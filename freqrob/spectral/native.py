@@ -12,6 +12,7 @@ import ctypes
 import errno
 import hashlib
 import json
+import logging
 import os
 import platform
 import re
@@ -27,9 +28,9 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 
 import torch
-from filelock import FileLock, Timeout
 
 __all__ = ["BuildParameters", "Status", "build_parameters", "cache_folder", "doctor", "load", "source_folder", "status"]
 
@@ -368,12 +369,10 @@ def _build(plan: _Plan, entry: Path) -> dict:
 
 
 def _compile(plan: _Plan, folder: Path) -> Path:
-    from torch.utils import cpp_extension
-
     parameters = plan.parameters
-    with _build_environment(plan):
+    with _build_environment(plan) as cpp_extension:
         # "Standalone" is torch's way to build without loading: only a library that is in its place is loaded.
-        cpp_extension.load(
+        library = cpp_extension.load(
             LIBRARY,
             sources=list(parameters.sources),
             extra_include_paths=list(parameters.include),
@@ -385,14 +384,17 @@ def _compile(plan: _Plan, folder: Path) -> Path:
             is_python_module=False,
             is_standalone=True,
         )
-    return folder / LIBRARY
+    return Path(library)  # torch adds _v1, _v2, … to the name when one process builds again
 
 
 @contextlib.contextmanager
-def _build_environment(plan: _Plan) -> Iterator[None]:
-    """PATH with ninja's folder on it (a venv's is there only when activated), and torch's CUDA_HOME put right."""
+def _build_environment(plan: _Plan) -> Iterator[ModuleType]:
+    """torch's builder, its CUDA_HOME put right, and ninja's folder on PATH (where an unactivated venv's is not)."""
+    quiet = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # importing it remarks on a GPU that is not there
     from torch.utils import cpp_extension
 
+    logging.disable(quiet)
     path, cuda_home = os.environ.get("PATH"), cpp_extension.CUDA_HOME
     with contextlib.suppress(ImportError):
         import ninja
@@ -401,7 +403,7 @@ def _build_environment(plan: _Plan) -> Iterator[None]:
     if plan.toolkit:
         cpp_extension.CUDA_HOME = plan.toolkit.path
     try:
-        yield
+        yield cpp_extension
     finally:
         cpp_extension.CUDA_HOME = cuda_home
         os.environ.pop("PATH", None)
@@ -409,7 +411,7 @@ def _build_environment(plan: _Plan) -> Iterator[None]:
             os.environ["PATH"] = path
 
 
-def _explained(error: Exception, entry: Path) -> NativeError:
+def _explained(error: BaseException, entry: Path) -> NativeError:
     """`error` as one line of cause, its whole text in `entry`'s log, remembered there if it will happen again."""
     text, log = str(error), entry / "build.log"
     full = getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in text
@@ -539,7 +541,7 @@ def _just_in_time(policy: str, rebuild: bool) -> _Outcome:
         try:
             torch.ops.load_library(entry / LIBRARY)
         except OSError as error:
-            raise _explained(error, entry) from error
+            raise _explained(error.__cause__ or error, entry) from error
     return _Outcome(entry / LIBRARY, "jit", record["seconds"], notes=plan.notes)
 
 
@@ -561,6 +563,8 @@ def _raise_if_failed(entry: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(entry: Path) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
     # The kernel drops this lock when its holder dies, so a lock file left behind is harmless.
     try:
         lock = FileLock(entry / "lock").acquire(timeout=LOCK_SECONDS)
