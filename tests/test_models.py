@@ -78,6 +78,15 @@ def test_channels_last_stays_channels_last(architecture):
     assert kept == [True]
 
 
+def test_rn20_shortcut_is_option_a():
+    shortcut = create_network("rn20").layer2[0].shortcut
+    images = torch.rand(2, 16, 8, 8)
+    out = shortcut(images)
+    assert torch.equal(out[:, 8:24], images[:, :, ::2, ::2])
+    assert not out[:, :8].any()
+    assert not out[:, 24:].any()
+
+
 def robustbench_architecture(file: str):
     """The module of an architecture in the installed robustbench, which itself does not import on a fresh install."""
     try:
