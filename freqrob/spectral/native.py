@@ -165,9 +165,10 @@ def _gencode(cuda_sources: list[Path]) -> list[str]:
 
 
 def source_digest() -> str:
-    """sha256 of every file of `source_folder()`, names included."""
+    """sha256 of what the library is built from, file names included."""
     digest, folder = hashlib.sha256(), source_folder()
-    for file in sorted(file for file in folder.rglob("*") if file.suffix in {".h", ".cpp", ".cuh", ".cu"}):
+    files = [file for part in ("", "cpu", "cuda") for file in sorted((folder / part).glob("*"))]
+    for file in (file for file in files if file.suffix in {".h", ".cpp", ".cuh", ".cu"}):
         digest.update(f"{file.relative_to(folder)}\0{file.stat().st_size}\0".encode())
         digest.update(file.read_bytes())
     return digest.hexdigest()
