@@ -34,8 +34,8 @@ def pgd(
         eps, step_size: in pixels of [0, 1].
         steps: gradient steps; 0 gives the (random) start.
         random_start: start from a uniform point of the ball; else from the image.
-        stop_when_fooled: an image stays where it is first misclassified, and costs no more gradients: the accuracy under
-            this attack counts an image as broken if any iterate breaks it.
+        stop_when_fooled: an image stays where it is first misclassified, and costs no more gradients: the accuracy
+            under this attack counts an image as broken if any iterate breaks it.
         generator: of the random start.
 
     Returns:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from freqrob.attacks import Model, input_gradient
@@ -21,7 +20,7 @@ def gradient_spectrum(model: Model, images: Tensor, labels: Tensor, *, batch_siz
     """
     check_labelled(images, labels)
     total = 0
-    for chunk, target in zip(images.split(batch_size), labels.split(batch_size)):
+    for chunk, target in zip(images.split(batch_size), labels.split(batch_size), strict=True):
         gradient = input_gradient(model, to_pixels(chunk), target) / batch_size
         total = total + mean_amplitude(gradient).detach() * (len(chunk) / len(images))
     return total

@@ -100,7 +100,7 @@ def evaluate(
         for attack in attacks:
             step_size = attack.eps / 4 if attack.step_size is None else attack.step_size
             generator = torch.Generator().manual_seed(seed)
-            batches = list(zip(pixels.split(batch_size), labels.split(batch_size)))
+            batches = list(zip(pixels.split(batch_size), labels.split(batch_size), strict=True))
             what = f"{protocol} {attack.name}"
             survivors = sum(
                 _survivors(subject, x, y, attack, step_size, generator) for x, y in track(batches, what, len(batches))

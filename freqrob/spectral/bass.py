@@ -81,9 +81,9 @@ class BaSS(nn.Module):
         self.reading, self.pixel_scale = reading, pixel_scale
 
     def forward(self, images: Tensor) -> Tensor:
+        check_images(images, "images")
         if not (torch.is_grad_enabled() and images.requires_grad):
             return bass(images, reading=self.reading, pixel_scale=self.pixel_scale)
-        check_images(images, "images")
         rings = RingMap(*images.shape[-2:])
         v = images * self.pixel_scale
         weights = reference.bass_weights(reference.bass_profile(v, rings, self.reading, ops.ring_sum))

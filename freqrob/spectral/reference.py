@@ -58,7 +58,7 @@ def mean_amplitude(x: Tensor) -> Tensor:
 
 
 def bass_profile(v: Tensor, ring_map: RingMap, reading: str, ring_sum: Callable[..., Tensor] = ring_sum) -> Tensor:
-    """a_i (..., rings): the mean of |F| over ring i (``official``) or π_i, the sum of |F|² over it (``power``, Eq. 1)."""
+    """a_i (..., rings): the mean of |F| over ring i (``official``), or π_i, the sum of |F|² over it (``power``)."""
     if reading == "power":
         return ring_sum(v, ring_map, "power")
     return ring_sum(v, ring_map, "amplitude") / ring_map.counts.to(v.device).clamp(min=1)
@@ -75,7 +75,7 @@ def bass_weights(profile: Tensor, *, degenerate: str = "keep") -> Tensor:
     if degenerate == "authors":
         profile = profile + 1e-8
     else:
-        takes_part &= profile > 1
+        takes_part &= ~(profile <= 1)  # NaN takes part, and shows
     a = torch.where(takes_part, profile, 1)
     log_share = a.log() / a.log().sum(-1, keepdim=True)
     share = a / torch.where(takes_part, profile, 0).sum(-1, keepdim=True)

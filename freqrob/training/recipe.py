@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, get_args
 
 from freqrob.data import DATASETS
 from freqrob.defenses import DEFENSES
 from freqrob.models.registry import ModelName
+from freqrob.spectral.bass import Reading
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Recipe:
             linearly to 0 over the rest (Chan et al., IJCAI 2022, reference code).
         momentum, weight_decay: of SGD, on every parameter.
         gamma: the probability that ``bassmix_`` balances an image.
-        reading: BaSS's.
+        reading: of BaSS, ``"official"`` or ``"power"``.
         precision: as Lightning Fabric names it.
         seed: of initialisation, order, augmentation and random starts.
         selection_images: how many validation images choose the best epoch; all of them if 0.
@@ -54,6 +55,10 @@ class Recipe:
         for name in ("epochs", "batch_size", "lr"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)!r}")
+        if not 0 <= self.gamma <= 1:
+            raise ValueError(f"gamma: expected a probability in [0, 1], got {self.gamma!r}")
+        if self.reading not in get_args(Reading):
+            raise ValueError(f"reading: expected one of {', '.join(get_args(Reading))}, got {self.reading!r}")
         unknown = set(self.defense) - {f.name for f in fields(DEFENSES[self.parsed.defence])}
         if unknown:
             raise ValueError(f"defense: {self.parsed.defence} has no parameter {', '.join(sorted(unknown))}")

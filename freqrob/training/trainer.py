@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from freqrob.attacks import evaluating, pgd
 from freqrob.data import Batches, ImageSet, balance, load_dataset
 from freqrob.models import create_network
-from freqrob.models.cards import Card
+from freqrob.models.cards import Card, CheckpointError
 from freqrob.models.checkpoints import save
 from freqrob.models.files import temporary_beside
 from freqrob.models.front_ends import CIFAR10_MEAN, CIFAR10_STD, with_front_ends
@@ -57,7 +58,7 @@ def train(
         The path of the weights.
 
     Raises:
-        ValueError: ``model_dir`` holds a run of that name with another recipe.
+        ValueError: ``model_dir`` holds a run of that name with another recipe, or a damaged checkpoint of it.
         FloatingPointError: the loss became NaN or infinite; the last epoch's checkpoint is intact.
         FileNotFoundError: no data.
     """
@@ -66,12 +67,11 @@ def train(
     fabric = Fabric(accelerator=accelerator, devices=1, precision=recipe.precision)
     fabric.seed_everything(recipe.seed, verbose=False)
 
-    train_set, val_set = (load_dataset(recipe.dataset, split, data_dir, download=download) for split in ("train", "val"))
+    train_set = load_dataset(recipe.dataset, "train", data_dir, download=download)
+    val_set = load_dataset(recipe.dataset, "val", data_dir, download=download)
     if recipe.parsed.bass == "bass":
         train_set, val_set = balance(train_set, reading=recipe.reading), balance(val_set, reading=recipe.reading)
-    batches = Batches(
-        train_set, recipe.batch_size, seed=recipe.seed, transform=_bassmix(recipe), device=fabric.device
-    )
+    batches = Batches(train_set, recipe.batch_size, seed=recipe.seed, transform=_bassmix(recipe), device=fabric.device)
     defense = recipe.make_defense()
 
     network = create_network(recipe.parsed.architecture, len(train_set.classes))
@@ -121,7 +121,9 @@ def _bassmix(recipe: Recipe) -> Callable[[Tensor, torch.Generator], Tensor] | No
     return transform
 
 
-def _validate(model: nn.Module, val_set: ImageSet, recipe: Recipe, device: torch.device, track: Track) -> dict[str, float]:
+def _validate(
+    model: nn.Module, val_set: ImageSet, recipe: Recipe, device: torch.device, track: Track
+) -> dict[str, float]:
     """Clean accuracy of the whole validation split; ``selection`` is what the best epoch is chosen by."""
     adversarial = recipe.parsed.defence != "standard"
     count = recipe.selection_images or len(val_set)
@@ -163,7 +165,10 @@ def _resume(run: Path, recipe: Recipe, network: nn.Module, optimizer: torch.opti
     path = run / "last.ckpt"
     if not path.is_file():
         return []
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        raise CheckpointError(f"{path}: truncated or corrupt; remove {run} to train from the start") from error
     if state["recipe"] != recipe.as_dict():
         raise ValueError(f"recipe: {run} holds a run with another recipe; choose another model_dir or remove it")
     network.load_state_dict(state["network"])

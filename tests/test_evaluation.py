@@ -1,0 +1,112 @@
+"""Accuracies by protocol, against models whose accuracy is known."""
+
+import pytest
+import torch
+from torch import nn
+
+from freqrob.diagnostics import diagnose
+from freqrob.evaluation import PROTOCOLS, Attack, evaluate
+from freqrob.evaluation.accuracy import CLEAN
+from freqrob.spectral.bass import bass
+
+
+class Brightness(nn.Module):
+    """Two classes: is the image's mean above one half? An attack of ε flips those nearer than ε."""
+
+    def forward(self, images):
+        mean = images.mean((1, 2, 3))
+        return torch.stack([0.5 - mean, mean - 0.5], 1)
+
+
+@pytest.fixture
+def grey():
+    """Constant images at 100 levels, which BaSS leaves alone; the true class is Brightness's."""
+    levels = torch.arange(78, 178, dtype=torch.uint8)
+    return levels[:, None, None, None].expand(-1, 3, 8, 8).contiguous(), (levels >= 128).long()
+
+
+def test_known_accuracies(grey):
+    images, labels = grey
+    results = evaluate(Brightness(), images, labels, attacks=(CLEAN, Attack(steps=20, eps=8 / 255)), batch_size=33)
+    assert [(r.protocol, r.attack) for r in results] == [(p, a) for p in PROTOCOLS for a in ("clean", "PGD-20")]
+    for result in results:
+        assert result.images == 100 and result.seed == 0
+        assert result.accuracy == (1.0 if result.attack == "clean" else 0.84), "±8 levels around 127.5 fall"
+
+
+def test_misclassified_images_count_as_broken(grey):
+    images, labels = grey
+    robust = evaluate(Brightness(), images, 1 - labels, protocols=["natural"], attacks=[Attack(steps=5)])
+    assert robust[0].accuracy == 0
+
+
+class HighFrequency(nn.Module):
+    """Two classes by the power of the finest stripes, which BaSS raises."""
+
+    def forward(self, images):
+        wave = (torch.arange(8) % 2 * 2 - 1).to(images)
+        power = (images * wave).mean((1, 2, 3)).square()
+        return torch.stack([torch.full_like(power, 1e-4), power], 1)
+
+
+def test_protocols_differ_where_they_should():
+    """Balanced first or balanced within the model is the same image while nothing attacks."""
+    torch.manual_seed(0)
+    smooth = nn.functional.avg_pool2d(torch.rand(64, 3, 10, 10), 3, 1)
+    images = (smooth * 255).to(torch.uint8)
+    labels = (HighFrequency()(bass(images) / 255)).argmax(1)
+    natural, within, first = evaluate(HighFrequency(), images, labels, attacks=[CLEAN])
+    assert first.accuracy == 1.0
+    assert within.accuracy > 0.9 and natural.accuracy < 0.9
+
+
+def test_seeded_and_independent_of_other_attacks(grey):
+    images, labels = grey
+    attack = Attack(steps=1, eps=20 / 255, step_size=1 / 255)
+    alone = evaluate(Brightness(), images, labels, protocols=["bass"], attacks=[attack], seed=3)
+    among = evaluate(Brightness(), images, labels, attacks=[CLEAN, attack], seed=3)
+    assert alone[0] == among[-1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"protocols": ["robustbench"]}, "protocols.*robustbench"),
+        ({"images": torch.zeros(0, 3, 8, 8)}, "images"),
+        ({"labels": torch.zeros(3, dtype=torch.int64)}, "labels"),
+    ],
+)
+def test_bad_input(grey, change, message):
+    arguments = {"images": grey[0], "labels": grey[1], **change}
+    with pytest.raises(ValueError, match=message):
+        evaluate(Brightness(), **arguments)
+
+
+class TestDiagnose:
+    class Wave(nn.Module):
+        """A logit that is one wave's coefficient: the gradient's spectrum is that wave."""
+
+        def __init__(self, frequency):
+            super().__init__()
+            self.register_buffer("wave", torch.cos(2 * torch.pi * frequency * torch.arange(32) / 32).expand(32, 32))
+
+        def forward(self, images):
+            return torch.stack([(images * self.wave).sum((1, 2, 3)), images.new_zeros(len(images))], 1) * 1e-3
+
+    @pytest.mark.parametrize("frequency", [0, 3, 16])
+    def test_gradient_spectrum_of_a_wave(self, frequency):
+        images, labels = torch.rand(20, 3, 32, 32), torch.ones(20, dtype=torch.int64)
+        diagnosis = diagnose(self.Wave(frequency), images, labels, batch_size=8)
+        spectrum = diagnosis.gradient_spectrum
+        assert spectrum.shape == (32, 17) and diagnosis.images == 20
+        assert divmod(int(spectrum.argmax()), 17) == (0, frequency)
+        assert spectrum.sum().item() == pytest.approx(spectrum.max().item(), rel=1e-3)
+
+    def test_low_frequencies_raise_log_b_low(self):
+        images, labels = torch.rand(8, 3, 32, 32), torch.ones(8, dtype=torch.int64)
+        low, high = (diagnose(self.Wave(f), images, labels).log_b_low for f in (1, 15))
+        assert low > high
+
+    def test_bad_input(self):
+        with pytest.raises(ValueError, match="labels"):
+            diagnose(self.Wave(1), torch.rand(2, 3, 32, 32), torch.zeros(3, dtype=torch.int64))
