@@ -394,18 +394,18 @@ Twin bass_gains_of(const Bass<Pixel>& call, Twin* rings, Twin& unscale) {
   return {a.eligible, b.eligible};
 }
 
-/// A plane with fewer than two eligible rings is unchanged by definition: bytes are copied, lest truncation lower them.
-template <int N>
-void keep_unchanged(const Group<uint8_t>& group, Twin eligible, uint8_t** target, uint8_t* sink) {
+/// A plane with fewer than two eligible rings is unchanged by definition: it is copied, lest rounding change it.
+template <int N, class Pixel>
+void keep_unchanged(const Group<Pixel>& group, Twin eligible, Pixel** target, Pixel* sink) {
   for (int64_t plane = 0; plane < group.planes; ++plane) {
-    if (get(eligible, plane) > 1.5f) continue;
-    if (target[plane] != group.source[plane]) __builtin_memcpy(target[plane], group.source[plane], N * N);
+    const bool is_finite = get(group.unscale, plane) > 0;
+    if (get(eligible, plane) > 1.5f || !is_finite) continue;
+    if (target[plane] != group.source[plane]) {
+      __builtin_memcpy(target[plane], group.source[plane], N * N * sizeof(Pixel));
+    }
     target[plane] = sink;
   }
 }
-
-template <int N>
-void keep_unchanged(const Group<float>&, Twin, float**, float*) {}
 
 template <int N, class Pixel>
 void bass(const Bass<Pixel>& call, Groups groups, void* scratch) {

@@ -2,11 +2,14 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdlib>
 #include <memory>
+#include <numeric>
 #include <optional>
-#include <string>
+#include <type_traits>
 #include <vector>
 
 #include "kernels.h"
@@ -289,51 +292,70 @@ void bass_fused(void (*kernel)(const Bass<Pixel>&, Groups, void*), Bass<Pixel> c
   run(kernel, call, call.map.width, call.map.rings);
 }
 
-/// Re-weights the spectra in place; returns for each plane whether any ring may have changed.
-std::vector<char> bass_weigh(const RingView& map, const Tensor& spectrum, int64_t planes, bool of_power, double unit) {
+/// Gains of one spectrum; returns whether any of them may differ from 1. Those of a spectrum that is not finite are
+/// NaN.
+bool bass_gains_of(const float* spectrum, const RingView& map, const BassRings& rings, bool of_power, double unit,
+                   std::vector<double>& gains) {
+  sum_rings(map, spectrum, !of_power, gains.data());
+  if (!std::isfinite(std::accumulate(gains.begin(), gains.end(), 0.0))) {
+    std::fill(gains.begin(), gains.end(), std::nan(""));
+    return true;
+  }
+  for (int64_t i = 0; i < map.rings; ++i) gains[i] *= (of_power ? unit * unit : unit) * rings.norms[i];
+  return bass_gains<ScalarMath>(gains.data(), 1, rings.weighable.get(), map.rings, of_power).eligible > 1;
+}
+
+/// Re-weights the spectra in place; returns for each plane whether it may have changed.
+std::vector<char> bass_weigh(const Tensor& spectrum, const RingView& map, int64_t planes, bool of_power, double unit) {
   const BassRings rings(map, of_power);
   const int64_t coefficients = map.height * map.columns();
   std::vector<char> changed(planes);
   for_each_plane(planes, coefficients, [&](int64_t plane) {
-    float* numbers_of_plane = numbers<float>(spectrum) + plane * 2 * coefficients;
+    float* of_plane = numbers<float>(spectrum) + plane * 2 * coefficients;
     std::vector<double> gains(map.rings);
-    sum_rings(map, numbers_of_plane, !of_power, gains.data());
-    for (int64_t i = 0; i < map.rings; ++i) gains[i] *= (of_power ? unit * unit : unit) * rings.norms[i];
-    const auto total = bass_gains<ScalarMath>(gains.data(), 1, rings.weighable.get(), map.rings, of_power);
-    changed[plane] = total.eligible > 1;
-    weigh_rings(map, gains.data(), 1.0, numbers_of_plane);
+    changed[plane] = bass_gains_of(of_plane, map, rings, of_power, unit, gains);
+    if (changed[plane]) weigh_rings(map, gains.data(), gains[0], of_plane);
   });
   return changed;
 }
 
-void store_pixels(const float* values, int64_t count, const float*, bool, float* out) {
+template <class Pixel>
+void store_pixels(const float* values, int64_t count, float white, Pixel* out) {
   for (int64_t i = 0; i < count; ++i) {
     const float v = values[i] < 0 ? 0 : values[i];  // NaN compares false and stays
-    out[i] = v > 1 ? 1 : v;
-  }
-}
-
-/// Bytes of an unchanged plane are copied, lest truncation lower them.
-void store_pixels(const float* values, int64_t count, const uint8_t* x, bool changed, uint8_t* out) {
-  for (int64_t i = 0; i < count; ++i) {
-    const float v = values[i] < 0 ? 0 : values[i] > 255 ? 255 : values[i];
-    out[i] = changed ? static_cast<uint8_t>(v) : x[i];
+    out[i] = static_cast<Pixel>(v > white ? white : v);
   }
 }
 
 template <class Pixel>
-void bass_passes(const Tensor& x, const RingView& map, bool of_power, double unit, Pixel* out) {
-  const int64_t planes = plane_count(x), pixels = map.height * map.width;
-  if (planes == 0) return;
+void bass_passes(const Tensor& x, const Bass<Pixel>& call) {
+  const int64_t pixels = call.map.height * call.map.width;
+  if (call.planes == 0) return;
   const Tensor spectrum = rfft2(torch::stable::to(x, ScalarType::Float));
-  const std::vector<char> changed = bass_weigh(map, spectrum, planes, of_power, unit);
-  const Tensor filtered = irfft2(spectrum, map.height, map.width);
+  const std::vector<char> changed = bass_weigh(spectrum, call.map, call.planes, call.of_power, call.unit);
+  const Tensor filtered = irfft2(spectrum, call.map.height, call.map.width);
   const float* values = filtered.const_data_ptr<float>();
-  const Pixel* source = x.const_data_ptr<Pixel>();
-  for_each_plane(planes, pixels, [&](int64_t plane) {
+  for_each_plane(call.planes, pixels, [&](int64_t plane) {
     const int64_t at = plane * pixels;
-    store_pixels(values + at, pixels, source + at, changed[plane], out + at);
+    if (changed[plane]) return store_pixels(values + at, pixels, call.white, call.out + at);
+    std::copy_n(call.x + at, pixels, call.out + at);  // lest rounding change it
   });
+}
+
+template <class Pixel>
+void bass_of(void (*kernel)(const Bass<Pixel>&, Groups, void*), const Tensor& x, const RingView& map, bool of_power,
+             double pixel_scale, const Tensor& out) {
+  const float white = std::is_same_v<Pixel, uint8_t> ? 255 : 1;
+  const Bass<Pixel> call = {.map = map,
+                            .norms = nullptr,
+                            .weighable = nullptr,
+                            .x = x.const_data_ptr<Pixel>(),
+                            .out = out.mutable_data_ptr<Pixel>(),
+                            .planes = plane_count(x),
+                            .unit = static_cast<float>(pixel_scale / white),
+                            .white = white,
+                            .of_power = of_power};
+  is_fused(x) ? bass_fused(kernel, call) : bass_passes(x, call);
 }
 
 }  // namespace
@@ -344,21 +366,10 @@ void bass_out(const Tensor& input, const Tensor& half, int64_t rings, bool of_po
   STD_TORCH_CHECK(out.is_contiguous(), "out: expected a contiguous tensor");
   const Tensor x = torch::stable::contiguous(input);
   const RingView map = ring_view(x, half, rings);
-  const int64_t planes = plane_count(x);
   const Kernels& kernels = active_kernels();
-  const bool fused = is_fused(x);
-  const auto unit = [&](float white) { return static_cast<float>(pixel_scale / white); };
-  if (x.scalar_type() == ScalarType::Byte) {
-    const uint8_t* from = x.const_data_ptr<uint8_t>();
-    uint8_t* to = out.mutable_data_ptr<uint8_t>();
-    if (!fused) return bass_passes(x, map, of_power, unit(255), to);
-    return bass_fused<uint8_t>(kernels.bass_uint8, {map, nullptr, nullptr, from, to, planes, unit(255), 255, of_power});
-  }
+  if (x.scalar_type() == ScalarType::Byte) return bass_of(kernels.bass_uint8, x, map, of_power, pixel_scale, out);
   STD_TORCH_CHECK(x.scalar_type() == ScalarType::Float, "x: expected float32 or uint8");
-  const float* from = x.const_data_ptr<float>();
-  float* to = out.mutable_data_ptr<float>();
-  if (!fused) return bass_passes(x, map, of_power, unit(1), to);
-  bass_fused<float>(kernels.bass_float, {map, nullptr, nullptr, from, to, planes, unit(1), 1, of_power});
+  bass_of(kernels.bass_float, x, map, of_power, pixel_scale, out);
 }
 
 Tensor bass(const Tensor& input, const Tensor& half, int64_t rings, bool of_power, double pixel_scale) {

@@ -1,0 +1,348 @@
+"""The spectral ops: ring sums, ring filters, ring products, mean amplitudes and BaSS.
+
+Planes are the last two dimensions of a tensor, any number of leading dimensions may precede them. F is the
+unnormalised ``fft2`` of a plane; a sum over a ring runs over the full spectrum, mirrored half included.
+
+float32 and float64 tensors on the CPU go through the native kernels of ``csrc/``, everything else through
+``freqrob.spectral.reference``, and so does all with ``FREQROB_NATIVE=off``. Half precision is computed in float32: sums
+come back in float32, images in the dtype that came. All ops but ``bass`` differentiate to any order. A plane with a
+NaN or an infinity gives numbers that are not finite, and changes no other plane.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from operator import index
+
+import torch
+from torch import Tensor
+from torch.fft import irfft2, rfft2
+
+from freqrob.spectral import native, reference
+from freqrob.spectral.rings import RingMap
+
+__all__ = ["bass", "mean_amplitude", "ring_dot", "ring_filter", "ring_sum"]
+
+HALF_PRECISION = (torch.float16, torch.bfloat16)
+NATIVE_DTYPES = (torch.float32, torch.float64)
+
+
+def ring_sum(x: Tensor, ring_map: RingMap | None = None, of: str = "power") -> Tensor:
+    """Σ over each ring of |F|² or |F|.
+
+    Args:
+        x: (..., H, W) floats.
+        ring_map: the rings of H × W; ``RingMap(H, W)`` if None.
+        of: ``"power"`` for |F|², ``"amplitude"`` for |F|.
+
+    Returns:
+        (..., rings), in the units of x squared (``power``: Σ over the rings = H·W·Σ x²) or of x. The gradient of
+        |F| at F = 0 is taken as 0.
+
+    Raises:
+        TypeError: ``x`` is no tensor of floats.
+        ValueError: fewer than two dimensions, planes without pixels, a ``ring_map`` of another size, an unknown ``of``.
+
+    Source: Lin et al., NeurIPS 2023, Eq. 1 (``power``) and their ``BaSS_cifar.py`` (``amplitude``).
+    """
+    _check_planes(x, "x")
+    if of not in ("power", "amplitude"):
+        raise ValueError(f"of: expected 'power' or 'amplitude', got {of!r}")
+    ring_map = _rings_for(x, ring_map)
+    if _is_native(x):
+        half, rings = _geometry(ring_map)
+        return torch.ops.freqrob.ring_sum(_widen(x), half, rings, of == "amplitude")
+    return reference.ring_sum(x, ring_map, of)
+
+
+def ring_filter(x: Tensor, weights: Tensor, ring_map: RingMap | None = None) -> Tensor:
+    """F⁻¹(weights[ring] · F x): multiplies every ring of the spectrum by a weight.
+
+    Args:
+        x: (..., H, W) floats.
+        weights: (..., rings), of the dtype of ``x``; its leading dimensions and those of ``x`` are broadcast.
+        ring_map: the rings of H × W; ``RingMap(H, W)`` if None.
+
+    Returns:
+        (..., H, W) in the dtype of ``x``.
+
+    Raises:
+        TypeError: ``x`` is no tensor of floats, ``weights`` is of another dtype.
+        ValueError: fewer than two dimensions, planes without pixels, a ``ring_map`` of another size, ``weights`` for
+            another number of rings or with leading dimensions that do not broadcast.
+    """
+    _check_planes(x, "x")
+    _check_like(weights, x, "weights")
+    ring_map = _rings_for(x, ring_map)
+    _check_weights(weights, ring_map)
+    try:
+        leading = torch.broadcast_shapes(x.shape[:-2], weights.shape[:-1])
+    except RuntimeError:
+        got = f"{tuple(weights.shape[:-1])} and {tuple(x.shape[:-2])}"
+        raise ValueError(f"weights: expected leading dimensions that broadcast with those of x, got {got}") from None
+    if not _is_native(x):
+        return reference.ring_filter(x, weights, ring_map)
+    half, _ = _geometry(ring_map)
+    planes, rows = x.expand(*leading, *x.shape[-2:]), weights.expand(*leading, weights.shape[-1])
+    return torch.ops.freqrob.ring_filter(_widen(planes), _widen(rows), half).to(x.dtype)
+
+
+def ring_dot(x: Tensor, y: Tensor, ring_map: RingMap | None = None) -> Tensor:
+    """(1/HW) Σ over each ring of Re(Fx · conj Fy): the part of Σ x·y that each ring holds.
+
+    Args:
+        x, y: (..., H, W) floats of one shape and dtype.
+        ring_map: the rings of H × W; ``RingMap(H, W)`` if None.
+
+    Returns:
+        (..., rings); its sum over the rings is Σ x·y over the plane.
+
+    Raises:
+        TypeError: ``x`` is no tensor of floats, ``y`` is of another dtype.
+        ValueError: fewer than two dimensions, planes without pixels, unlike shapes, a ``ring_map`` of another size.
+    """
+    _check_planes(x, "x")
+    _check_like(y, x, "y")
+    if x.shape != y.shape:
+        raise ValueError(f"y: expected the shape of x, {tuple(x.shape)}, got {tuple(y.shape)}")
+    ring_map = _rings_for(x, ring_map)
+    if _is_native(x):
+        half, rings = _geometry(ring_map)
+        return torch.ops.freqrob.ring_dot(_widen(x), _widen(y), half, rings)
+    return reference.ring_dot(x, y, ring_map)
+
+
+def mean_amplitude(x: Tensor) -> Tensor:
+    """Mean of |rfft2(x)| over all planes; on the CPU the same bits for any number of threads.
+
+    Args:
+        x: (..., H, W) floats, at least one plane.
+
+    Returns:
+        (H, W//2+1), DC at [0, 0]. The gradient of |F| at F = 0 is taken as 0.
+
+    Raises:
+        TypeError: ``x`` is no tensor of floats.
+        ValueError: fewer than two dimensions, planes without pixels, no plane.
+
+    Source: Chan et al., IJCAI 2022, the map M of the Jacobian's spectrum; alvinchangw/JaFR_IJCAI2022.
+    """
+    _check_planes(x, "x")
+    if x.numel() == 0:
+        raise ValueError(f"x: expected at least one plane, got shape {tuple(x.shape)}")
+    if _is_native(x):
+        return torch.ops.freqrob.mean_amplitude(_widen(x))
+    return reference.mean_amplitude(x if x.ndim > 2 else x[None])
+
+
+def bass(
+    x: Tensor,
+    ring_map: RingMap | None = None,
+    *,
+    reading: str = "official",
+    pixel_scale: float = 255.0,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Balance Spectrum Sampling of every plane, without a gradient; ``freqrob.spectral.bass.bass`` says what it is.
+
+    Args:
+        x: (..., H, W) pixels, float in [0, 1] or uint8.
+        ring_map: the rings of H × W; ``RingMap(H, W)`` if None.
+        reading: ``"official"`` (amplitudes) or ``"power"``.
+        pixel_scale: the value of white on which the logarithms are taken.
+        out: where to write, like ``x``; may be ``x`` itself, and must not overlap it otherwise.
+
+    Returns:
+        The balanced planes in the shape and dtype of ``x``; ``out`` if given.
+
+    Raises:
+        TypeError: ``x`` is no tensor of floats or uint8, ``out`` is of another dtype.
+        ValueError: fewer than two dimensions, planes without pixels, a ``ring_map`` of another size, an unknown
+            ``reading``, a ``pixel_scale`` that is not positive, ``out`` of another shape or device.
+
+    Source: Lin et al., NeurIPS 2023, Eq. 1 and 4; zhiyugege/Frequency-Long-Tailed-Investigation, ``BaSS_cifar.py``.
+    """
+    _check_planes(x, "x", bytes_too=True)
+    if reading not in ("official", "power"):
+        raise ValueError(f"reading: expected 'official' or 'power', got {reading!r}")
+    if not pixel_scale > 0:
+        raise ValueError(f"pixel_scale: expected a positive number, got {pixel_scale!r}")
+    ring_map = _rings_for(x, ring_map)
+    if out is not None:
+        _check_out(out, x)
+    x = x.detach()
+    if x.dtype not in (torch.float32, torch.uint8) or not _is_native(x):
+        y = reference.bass(x, ring_map, reading=reading, pixel_scale=pixel_scale)
+        return y if out is None else out.copy_(y)
+    half, rings = _geometry(ring_map)
+    of_power, scale = reading == "power", float(pixel_scale)
+    if out is None:
+        return torch.ops.freqrob.bass(x, half, rings, of_power, scale)
+    if not out.is_contiguous():
+        return out.copy_(torch.ops.freqrob.bass(x, half, rings, of_power, scale))
+    torch.ops.freqrob.bass_out(x, half, rings, of_power, scale, out)
+    return out
+
+
+# Checks
+
+
+def _check_planes(x: Tensor, name: str, bytes_too: bool = False) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}")
+    if not (x.is_floating_point() or bytes_too and x.dtype == torch.uint8):
+        raise TypeError(f"{name}: expected floats{' or uint8' if bytes_too else ''}, got {x.dtype}")
+    if x.ndim < 2 or 0 in x.shape[-2:]:
+        raise ValueError(f"{name}: expected (..., H, W) with at least one pixel, got shape {tuple(x.shape)}")
+
+
+def _check_like(other: Tensor, x: Tensor, name: str) -> None:
+    if not isinstance(other, Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(other).__name__}")
+    if other.dtype != x.dtype:
+        raise TypeError(f"{name}: expected the dtype of x, {x.dtype}, got {other.dtype}")
+    if other.device != x.device:
+        raise ValueError(f"{name}: expected the device of x, {x.device}, got {other.device}")
+
+
+def _check_weights(weights: Tensor, ring_map: RingMap) -> None:
+    rings = _geometry(ring_map)[1]
+    if weights.ndim < 1 or weights.shape[-1] != rings:
+        raise ValueError(f"weights: expected (..., {rings}), one for each ring, got shape {tuple(weights.shape)}")
+
+
+def _check_out(out: Tensor, x: Tensor) -> None:
+    _check_like(out, x, "out")
+    if out.shape != x.shape:
+        raise ValueError(f"out: expected the shape of x, {tuple(x.shape)}, got {tuple(out.shape)}")
+    if torch.is_grad_enabled() and out.requires_grad:
+        raise ValueError("out: expected a tensor that requires no gradient")
+
+
+def _rings_for(x: Tensor, ring_map: RingMap | None) -> RingMap:
+    height, width = map(index, x.shape[-2:])  # under torch.compile a symbolic size becomes a constant
+    if ring_map is None:
+        return RingMap(height, width)
+    if not isinstance(ring_map, RingMap):
+        raise TypeError(f"ring_map: expected a RingMap, got {type(ring_map).__name__}")
+    size = (ring_map.height, ring_map.width)
+    if size != (height, width):
+        raise ValueError(f"ring_map: expected the rings of planes of {(height, width)}, got one of {size}")
+    return ring_map
+
+
+# Native ops
+
+
+def _widen(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in HALF_PRECISION else x
+
+
+def _is_native(x: Tensor) -> bool:
+    served = x.dtype in NATIVE_DTYPES or x.dtype in HALF_PRECISION or x.dtype == torch.uint8
+    return served and x.device.type == "cpu" and _registered()
+
+
+@torch.compiler.assume_constant_result
+def _registered() -> bool:
+    """Whether the native ops are there, with their shapes and derivatives."""
+    if not native.load():
+        return False
+    _register()
+    return True
+
+
+def _geometry(ring_map: RingMap) -> tuple[Tensor, int]:
+    """``half`` and the number of rings."""
+    return _constant_geometry(ring_map.height, ring_map.width, ring_map.rule)
+
+
+@torch.compiler.assume_constant_result
+def _constant_geometry(height: int, width: int, rule: str) -> tuple[Tensor, int]:
+    return _cached_geometry(height, width, rule)
+
+
+@lru_cache(maxsize=64)
+def _cached_geometry(height: int, width: int, rule: str) -> tuple[Tensor, int]:
+    ring_map = RingMap(height, width, rule)
+    return ring_map.half, ring_map.rings
+
+
+@lru_cache(maxsize=1)
+def _register() -> None:
+    """Shapes and derivatives of the native ops, once their library is loaded.
+
+    ``ring_filter`` and ``ring_dot`` are closed under differentiation: ∂filter/∂x = filter(g, w),
+    ∂filter/∂w = dot(g, x), ∂dot/∂x = filter(y, g), where the filter of a sum's gradient drops what is on no ring.
+    """
+    fake, autograd = torch.library.register_fake, torch.library.register_autograd
+    fake("freqrob::ring_sum", lambda x, half, rings, amplitude: x.new_empty(*x.shape[:-2], rings))
+    fake("freqrob::ring_filter", lambda x, weights, half, outside=1.0: x.new_empty(x.shape))
+    fake("freqrob::ring_dot", lambda x, y, half, rings: x.new_empty(*x.shape[:-2], rings))
+    fake("freqrob::mean_amplitude", lambda x: x.new_empty(x.shape[-2], x.shape[-1] // 2 + 1))
+    fake("freqrob::bass", lambda x, half, rings, of_power, pixel_scale: x.new_empty(x.shape))
+    fake("freqrob::bass_out", lambda x, half, rings, of_power, pixel_scale, out: None)
+    autograd("freqrob::ring_sum", _ring_sum_backward, setup_context=_save_ring_sum)
+    autograd("freqrob::ring_filter", _ring_filter_backward, setup_context=_save_ring_filter)
+    autograd("freqrob::ring_dot", _ring_dot_backward, setup_context=_save_ring_dot)
+    autograd("freqrob::mean_amplitude", _mean_amplitude_backward, setup_context=_save_mean_amplitude)
+
+
+def _save_ring_sum(ctx, inputs, output) -> None:
+    x, half, _, ctx.amplitude = inputs
+    ctx.save_for_backward(x, half)
+
+
+def _ring_sum_backward(ctx, grad: Tensor):
+    x, half = ctx.saved_tensors
+    pixels = x.shape[-2] * x.shape[-1]
+    if not ctx.amplitude:
+        return 2 * pixels * torch.ops.freqrob.ring_filter(x, grad, half, 0.0), None, None, None
+    gain = torch.cat([grad, torch.zeros_like(grad[..., :1])], -1)[..., half.long()]  # -1 meets the zero at the end
+    return pixels * irfft2(gain * _phase(rfft2(x)), s=x.shape[-2:]), None, None, None
+
+
+def _save_ring_filter(ctx, inputs, output) -> None:
+    x, weights, half, ctx.outside = inputs
+    ctx.save_for_backward(x, weights, half)
+
+
+def _ring_filter_backward(ctx, grad: Tensor):
+    x, weights, half = ctx.saved_tensors
+    grad_x = torch.ops.freqrob.ring_filter(grad, weights, half, ctx.outside) if ctx.needs_input_grad[0] else None
+    rings = weights.shape[-1]
+    grad_weights = torch.ops.freqrob.ring_dot(grad, x, half, rings) if ctx.needs_input_grad[1] else None
+    return grad_x, grad_weights, None, None
+
+
+def _save_ring_dot(ctx, inputs, output) -> None:
+    x, y, half, _ = inputs
+    ctx.save_for_backward(x, y, half)
+
+
+def _ring_dot_backward(ctx, grad: Tensor):
+    x, y, half = ctx.saved_tensors
+    grad_x = torch.ops.freqrob.ring_filter(y, grad, half, 0.0) if ctx.needs_input_grad[0] else None
+    grad_y = torch.ops.freqrob.ring_filter(x, grad, half, 0.0) if ctx.needs_input_grad[1] else None
+    return grad_x, grad_y, None, None
+
+
+def _save_mean_amplitude(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _mean_amplitude_backward(ctx, grad: Tensor) -> Tensor:
+    (x,) = ctx.saved_tensors
+    height, width = x.shape[-2:]
+    column = torch.arange(width // 2 + 1, device=x.device)
+    multiplicity = torch.where((column == 0) | (2 * column == width), 1, 2)
+    planes = x.numel() / (height * width)
+    adjoint = irfft2(grad / multiplicity * _phase(rfft2(x)), s=(height, width))  # of rfft2, over H·W
+    return adjoint * (height * width / planes)
+
+
+def _phase(spectrum: Tensor) -> Tensor:
+    """F / |F|, and 0 at F = 0 together with its derivatives."""
+    power = spectrum.real.square() + spectrum.imag.square()
+    empty = power == 0
+    return spectrum * torch.where(empty, 0, torch.where(empty, 1, power).rsqrt())
