@@ -1,0 +1,418 @@
+"""The command line: `freqrob demo | train | evaluate | models | doctor`.
+
+Only what `--help` needs is imported here; torch comes with the command that uses it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import typer.core
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from freqrob import __version__
+
+if TYPE_CHECKING:
+    from freqrob.evaluation import Result
+    from freqrob.models.cards import Card
+
+Track = Callable[[Iterable, str, int], Iterable]
+PROTOCOLS = ("natural", "natural+bass", "bass")
+USAGE_ERROR, INTERRUPTED = 2, 130
+
+
+class _Group(typer.core.TyperGroup):
+    """Shows what went wrong in one red line, or as a traceback with --debug."""
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (ValueError, OSError, FloatingPointError) as error:
+            if ctx.params.get("debug"):
+                raise
+            Console(stderr=True, soft_wrap=True).print(f"[red]Error:[/red] {escape(str(error))}", highlight=False)
+            raise typer.Exit(USAGE_ERROR) from error
+
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"freqrob {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def freqrob(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Frequency-aware adversarial robustness: spectra, defences, evaluation and diagnostics for image classifiers.
+
+    Start with `freqrob demo`: a page of figures in about a minute, without a download.
+    """
+
+
+def _fraction(text: str) -> float:
+    """A number as people write ε: 8/255, 0.03."""
+    try:
+        return float(Fraction(text))
+    except (ValueError, ZeroDivisionError):
+        raise typer.BadParameter(f"expected a number such as 8/255 or 0.03, got {text!r}") from None
+
+
+
+DataDir = Annotated[Path, typer.Option("--data", metavar="DIR", help="The folder that holds cifar-10-batches-py/.")]
+ModelDir = Annotated[Path, typer.Option("--model-dir", metavar="DIR", help="Where models are kept.")]
+Seed = Annotated[int, typer.Option(help="Of everything random.")]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the page is written.")] = Path("report"),
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="CIFAR-10's folder; Foolbox's 20 sample images without it.")
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(metavar="N", help="Measure models on the first N: 20 samples, or 1000 of CIFAR-10.")
+    ] = None,
+    seed: Seed = 0,
+    model_dir: Annotated[
+        Path | None, typer.Option("--model-dir", metavar="DIR", help="Your CIFAR-10 L∞ models as well as the shipped.")
+    ] = None,
+) -> None:
+    """Measure the shipped models on real images and write one page of figures: report/index.html.
+
+    Needs no network. Examples:
+
+    - `freqrob demo`
+    - `freqrob demo --data ./data --images 1000 --out report/`
+    - `freqrob demo --model-dir ./models`
+    """
+    _check_writable(out)
+    from freqrob.data.samples import SAMPLES, sample_images
+    from freqrob.report import collect, write_report
+
+    if data is None:
+        dataset, source, count = sample_images(), f"the first {SAMPLES} of CIFAR-10's test set, from Foolbox", images
+    else:
+        from freqrob.data import load_dataset
+
+        dataset, source = load_dataset("cifar10", "test", data), "CIFAR-10's test set"
+        count = 1000 if images is None else images
+    names, folder = _demo_models(model_dir)
+    options = {"--data": data, "--images": images, "--seed": seed, "--model-dir": model_dir}
+    with _progress() as (track, _log):
+        measurements = collect(
+            dataset, names, source=source, images=count, model_dir=folder, seed=seed,
+            command=_command("demo", options), track=track,
+        )  # fmt: skip
+    page = write_report(measurements, out)
+    _models_table(
+        [(model.name, model.measured) for model in measurements.models],
+        f"Accuracy (%) on {measurements.images:,} images",
+    )
+    Console().print(f"Wrote {page} with results.json and results.csv beside it.", highlight=False, soft_wrap=True)
+
+
+def _demo_models(model_dir: Path | None) -> tuple[list[str], Path]:
+    from freqrob.models import list_models
+
+    shipped = Path(str(resources.files("freqrob.models") / "weights"))
+    folder = model_dir or shipped  # not ./models: what was trained there may take minutes to measure
+    if not folder.is_dir():
+        raise FileNotFoundError(f"model_dir: no folder {folder}")
+    names = list_models(dataset="cifar10", threat_model="Linf", model_dir=folder)
+    if not names:
+        Console(stderr=True).print("[yellow]No model is installed: the page shows images and spectra only.[/yellow]")
+    return names, folder
+
+
+def _check_writable(folder: Path) -> None:
+    """Raise OSError before minutes of work, not after."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"out: {folder} cannot be written")
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A name: [bass_|bassmix_]<defence>_<architecture>.")],
+    dataset: Annotated[str, typer.Option(help="The data set.")] = "cifar10",
+    threat_model: Annotated[str, typer.Option(help="The threat model.")] = "Linf",
+    data: DataDir = Path("data"),
+    model_dir: ModelDir = Path("models"),
+    epochs: Annotated[int, typer.Option(help="Passes over the training split.")] = 30,
+    lr: Annotated[float, typer.Option(help="The peak of the learning rate.")] = 0.1,
+    batch_size: Annotated[int, typer.Option(help="Images a step.")] = 128,
+    seed: Seed = 0,
+    gamma: Annotated[float, typer.Option(help="The probability that bassmix_ balances an image.")] = 0.5,
+    precision: Annotated[str, typer.Option(help="As Lightning Fabric names it: bf16-mixed, 32-true, …")] = "bf16-mixed",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the defence; repeatable.")
+    ] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch the data set where it is missing.")] = False,
+) -> None:
+    """Train a recipe, or go on with a run that was stopped.
+
+    Examples:
+
+    - `freqrob train pgd_at_rn20 --data ./data --download`
+    - `freqrob train bass_pgd_at_rn20 --epochs 10 --set steps=3 --set step_size=4/255`
+    - `freqrob train bassmix_standard_rn18 --gamma 0.3 --seed 1`
+
+    The same command goes on at the last whole epoch. The best epoch by validation accuracy is kept in
+    DIR/cifar10/Linf/RECIPE.safetensors, where `load_model` finds it.
+    """
+    from freqrob import training
+
+    chosen = training.Recipe(
+        recipe, dataset, threat_model, epochs=epochs, batch_size=batch_size, lr=lr, gamma=gamma, precision=precision,
+        seed=seed, defense=dict(_setting(text) for text in settings or ()),
+    )  # fmt: skip
+    try:
+        with _progress() as (track, log):
+            weights = training.train(chosen, data, model_dir, download=download, track=track, log=log)
+    except KeyboardInterrupt:
+        again = shlex.join(["freqrob", *sys.argv[1:]])
+        Console(stderr=True, soft_wrap=True).print(
+            f"Stopped. Whole epochs are kept; the same command goes on after the last one:\n  {escape(again)}",
+            highlight=False,
+        )
+        raise typer.Exit(INTERRUPTED) from None
+    Console().print(f"Wrote {weights}", highlight=False, soft_wrap=True)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """``steps=3`` as ("steps", 3); values are JSON, fractions such as 8/255, or text."""
+    key, equals, value = text.partition("=")
+    if not (key and equals and value):
+        raise ValueError(f"--set: expected KEY=VALUE, got {text!r}")
+    for read in (json.loads, lambda number: float(Fraction(number))):
+        try:
+            return key, read(value)
+        except (ValueError, ZeroDivisionError):
+            continue
+    return key, value
+
+
+@app.command()
+def evaluate(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL…", help="Names, as `freqrob models` lists them.")],
+    data: DataDir = Path("data"),
+    dataset: Annotated[str, typer.Option(help="The data set.")] = "cifar10",
+    threat_model: Annotated[str, typer.Option(help="The threat model the models were trained for.")] = "Linf",
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    images: Annotated[int | None, typer.Option(metavar="N", help="The first N images; all by default.")] = None,
+    protocol: Annotated[list[str], typer.Option(help=f"{', '.join(PROTOCOLS)}; repeatable.")] = list(PROTOCOLS),  # noqa: B006
+    steps: Annotated[int, typer.Option(help="Steps of PGD.")] = 20,
+    eps: Annotated[float, typer.Option(parser=_fraction, metavar="ε", help="Radius of the L∞ ball.")] = "8/255",
+    seed: Seed = 0,
+    model_dir: ModelDir = Path("models"),
+    out: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="results.json or results.csv; repeatable for both.")
+    ] = None,
+) -> None:
+    """Clean and PGD accuracy of models, all protocols side by side.
+
+    Examples:
+
+    - `freqrob evaluate pgd_at_rn20 bass_pgd_at_rn20 --data ./data --images 1000`
+    - `freqrob evaluate pgd_at_rn20 --protocol natural --steps 50 --eps 4/255 --out results.json --out results.csv`
+
+    **natural**: the ball lies around the natural image, the model is as it loads (RobustBench's). **natural+bass**: the
+    same with BaSS before the model, attacked through. **bass**: the images are balanced first, ball and gradient lie
+    behind BaSS (Lin et al.'s).
+    """
+    _check_outputs(out or [])
+    from freqrob.data import load_dataset
+    from freqrob.evaluation import Attack, evaluate
+    from freqrob.evaluation.accuracy import CLEAN
+    from freqrob.models import load_model
+
+    if steps < 1 or eps < 0:
+        raise ValueError(f"steps, eps: expected at least one step and a radius ≥ 0, got {steps} and {eps:g}")
+    if images is not None and images < 1:
+        raise ValueError(f"images: expected at least 1, got {images}")
+    networks = {name: load_model(name, model_dir, dataset, threat_model) for name in models}
+    chosen = load_dataset(dataset, split, data)[:images]
+    with _progress() as (track, _log):
+        results = [
+            (name, evaluate(
+                network, chosen.images, chosen.labels, protocols=protocol, attacks=(CLEAN, Attack(steps, eps)),
+                seed=seed, track=_prefixed(track, name),
+            ))
+            for name, network in networks.items()
+        ]  # fmt: skip
+    _models_table(results, f"Accuracy (%) on {len(chosen):,} images of {dataset}'s {split} split")
+    options = {"--split": split, "--images": images, "--steps": steps, "--eps": f"{eps:.6g}", "--seed": seed}
+    for path in out or []:
+        _write_results(path, results, _command("evaluate", options, *models), f"{dataset} {split}")
+
+
+def _check_outputs(paths: list[Path]) -> None:
+    for path in paths:
+        if path.suffix not in (".json", ".csv"):
+            raise ValueError(f"out: expected a name ending in .json or .csv, got {path}")
+        _check_writable(path.parent)
+
+
+def _write_results(path: Path, results: list[tuple[str, list[Result]]], command: str, source: str) -> None:
+    from freqrob.report.measure import provenance
+    from freqrob.report.records import write_csv, write_json
+
+    rows = [{"model": name, **result.as_dict()} for name, found in results for result in found]
+    if path.suffix == ".csv":
+        write_csv(path, rows, list(rows[0]))
+    else:
+        write_json(path, {**provenance(command), "source": source, "results": rows})
+    Console().print(f"Wrote {path}", highlight=False, soft_wrap=True)
+
+
+@app.command("models")
+def models_(
+    pattern: Annotated[str, typer.Argument(help='A shell-style pattern, in quotes: "*bass*".')] = "*",
+    model_dir: ModelDir = Path("models"),
+) -> None:
+    """List the models that `load_model` can load, with what their cards say.
+
+    Examples:
+
+    - `freqrob models`
+    - `freqrob models "bass*" --model-dir ./models`
+    """
+    from freqrob.models.loading import DATASET_CLASSES, THREAT_MODELS, list_models
+
+    found = [
+        (name, dataset, threat)
+        for dataset in DATASET_CLASSES
+        for threat in THREAT_MODELS
+        for name in list_models(pattern, dataset, threat, model_dir)
+    ]
+    if not found:
+        raise FileNotFoundError(
+            f"no model matches {pattern!r} in the package or in {model_dir}. Train one: freqrob train pgd_at_rn20"
+        )
+    table = Table("model", "protocol", "accuracy on its card (%)", "images")
+    for name, dataset, threat in found:
+        card = _card(name, model_dir, dataset, threat)
+        architecture, results = (card.architecture, _card_results(card)) if card else ("no card", [("", "", "")])
+        about = f"{name}\n[dim]{architecture}, {dataset}, {threat}[/dim]"
+        table.add_row(about, *("\n".join(column) for column in zip(*results, strict=True)), end_section=True)
+    Console().print(table)
+
+
+def _card(name: str, model_dir: Path, dataset: str, threat: str) -> Card | None:
+    from freqrob.models.loading import load_card
+
+    try:
+        return load_card(name, model_dir, dataset, threat)
+    except FileNotFoundError:
+        return None
+
+
+def _card_results(card: Card) -> list[tuple[str, str, str]]:
+    """A line for each protocol: ``("natural", "clean 76.0, PGD-20 31.0", "10,000")``."""
+    found: dict[tuple[str, int], list[str]] = {}
+    for result in card.results:
+        key = (result.get("protocol", "?"), result.get("images", 0))
+        accuracy = f"{100 * result['accuracy']:.1f}" if "accuracy" in result else "?"
+        found.setdefault(key, []).append(f"{result.get('attack', '?')} {accuracy}")
+    lines = [(protocol, ", ".join(shown), f"{count:,}") for (protocol, count), shown in found.items()]
+    return lines or [("", "none", "")]
+
+
+@app.command()
+def doctor(rebuild: Annotated[bool, typer.Option("--rebuild", help="Build the kernels anew.")] = False) -> None:
+    """Say whether the native kernels are there, and what to do where they are not.
+
+    Examples:
+
+    - `freqrob doctor`
+    - `freqrob doctor --rebuild`
+    """
+    from freqrob.spectral import native
+
+    typer.echo(native.doctor(rebuild))
+
+
+def _models_table(results: list[tuple[str, list[Result]]], title: str) -> None:
+    """Models down, protocols across, the accuracies of all attacks in a cell."""
+    if not results:
+        return
+    _, first = results[0]
+    protocols = list(dict.fromkeys(result.protocol for result in first))
+    attacks = dict.fromkeys(_attack(result) for result in first)
+    table = Table("model", *protocols, title=f"{title}: {' / '.join(attacks)}", title_justify="left")
+    for name, found in results:
+        cells = ([result for result in found if result.protocol == protocol] for protocol in protocols)
+        table.add_row(name, *(" / ".join(f"{100 * result.accuracy:.1f}" for result in cell) for cell in cells))
+    Console().print(table)
+
+
+def _attack(result: Result) -> str:
+    return result.attack if result.attack == "clean" else f"{result.attack} at ε {result.eps * 255:.3g}/255"
+
+
+@contextmanager
+def _progress() -> Iterator[tuple[Track, Callable[[str], None]]]:
+    """A ``track`` that shows a bar with the time left while its iterable runs, and a ``log`` that prints above it."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+
+        def track(items: Iterable, what: str, count: int) -> Iterator:
+            task = progress.add_task(escape(what), total=count)
+            try:
+                yield from progress.track(items, task_id=task, total=count)
+            finally:
+                progress.remove_task(task)
+
+        def log(line: str) -> None:
+            progress.console.print(line, markup=False, highlight=False)
+
+        yield track, log
+
+
+def _prefixed(track: Track, name: str) -> Track:
+    return lambda items, what, count: track(items, f"{name}: {what}", count)
+
+
+def _command(name: str, options: dict[str, Any], *arguments: str) -> str:
+    """The command line that makes the same numbers, for the record."""
+    given = [part for option, value in options.items() if value is not None for part in (option, str(value))]
+    return shlex.join(["freqrob", name, *arguments, *given])
+
+
+def main() -> None:
+    """The console script `freqrob`."""
+    app()
+
+
+if __name__ == "__main__":
+    main()
