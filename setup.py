@@ -6,6 +6,7 @@ Everything else is in pyproject.toml. A plain build needs no torch and gives a p
 import importlib.util
 import json
 import os
+import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -32,13 +33,16 @@ def packages() -> dict[str, str]:
 
 def ahead_of_time() -> dict:
     """setup() arguments that build the native library with the parameters of the build on first use."""
+    spec = importlib.util.spec_from_file_location("native", ROOT / "freqrob/spectral/native.py")
+    native = sys.modules["native"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(native)
+    toolkit, _ = native.usable_toolkit("require")
+    parameters = native.build_parameters(toolkit)
+    if toolkit:
+        os.environ["CUDA_HOME"] = toolkit.path  # read when torch's builder is imported
+
     import torch
     from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
-
-    spec = importlib.util.spec_from_file_location("native", ROOT / "freqrob/spectral/native.py")
-    native = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(native)
-    parameters = native.build_parameters(native.usable_toolkit("require")[0])
 
     class Build(BuildExtension):
         def run(self) -> None:
