@@ -535,7 +535,6 @@ def _just_in_time(policy: str, rebuild: bool) -> _Outcome:
                 refused = record["sha256"]
         if plan.compiler:
             _raise_if_failed(entry)
-    _check_compiler(plan.compiler)
     entry = _writable_entry(plan.key)
     with _locked(entry):
         record = _built_meanwhile(entry, rebuild, refused) or _build(plan, entry)
