@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def python(code: str, **env: str) -> str:
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | env
-    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    # Not from ROOT: the current folder would come before PYTHONPATH.
+    run = subprocess.run([sys.executable, "-c", code], env=environment, cwd="/", capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return run.stdout
 
@@ -64,10 +65,11 @@ def test_a_public_name_is_its_function_whatever_was_imported_before(name):
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory) -> Path:
-    """A copy of the working tree, so that build folders do not end up in it."""
+    """A copy of what git tracks, so that build folders do not end up in it."""
     target = tmp_path_factory.mktemp("checkout") / "freqrob"
-    ignored = shutil.ignore_patterns(".git", ".venv", "build", "*.egg-info", "__pycache__", "results", "data")
-    shutil.copytree(ROOT, target, ignore=ignored)
+    for file in tracked("."):
+        (target / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / file, target / file)
     return target
 
 
@@ -84,20 +86,23 @@ def test_a_plain_wheel_is_pure_and_carries_sources_and_weights(checkout, tmp_pat
     """pip builds it in an environment of its own, which has no torch."""
     wheel = build_wheel(checkout, tmp_path)
     assert wheel.filename.endswith("py3-none-any.whl")
-    held = set(wheel.namelist())
-    expected = {f"freqrob/{file.relative_to(ROOT)}" for file in tracked("csrc") if file.suffix in {".cpp", ".h", ".cu"}}
-    expected |= {str(file.relative_to(ROOT)) for file in tracked("freqrob") if file.suffix != ".md"}
-    expected |= {
-        f"freqrob_{file.relative_to(ROOT / 'plugins')}" for file in tracked("plugins") if file.name == "__init__.py"
-    }
+    held = {Path(name) for name in wheel.namelist()}
+    expected = {"freqrob" / file for file in tracked("csrc") if file.suffix in {".cpp", ".h", ".cu", ".cuh"}}
+    expected |= {file for file in tracked("freqrob") if file.suffix != ".md"}
     assert expected <= held, sorted(expected - held)
-    assert not any(name.endswith(".so") or name.startswith(("tests/", "csrc/", "benchmarks/")) for name in held)
+    assert {path.parts[0] for path in held if ".dist-info" not in path.parts[0]} == {"freqrob", *plugins()}
+    assert not any(path.suffix == ".so" for path in held)
+
+
+def plugins() -> set[str]:
+    """Import names of the packages in `plugins/`."""
+    return {f"freqrob_{file.parts[1]}" for file in tracked("plugins") if file.name == "__init__.py"}
 
 
 def tracked(folder: str) -> list[Path]:
-    """The files of `folder` that git knows, or all of them outside a repository."""
-    listed = subprocess.run(["git", "ls-files", folder], cwd=ROOT, capture_output=True, text=True)
-    return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).exists()]
+    """The files of `folder` that git knows, from ROOT."""
+    listed = subprocess.run(["git", "ls-files", folder], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [Path(name) for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
 
 
 @pytest.mark.slow
@@ -122,10 +127,12 @@ print(json.dumps([freqrob.__file__, loaded, found.kind, str(found.path)]))
 def test_an_installed_wheel_builds_its_own_sources_on_first_use(checkout, tmp_path):
     build_wheel(checkout, tmp_path).extractall(tmp_path / "installed")
     code = """
+import resource
 from freqrob.spectral import native
-import freqrob
-print(native.source_folder(), native.load(), native.status().build_seconds)
+loaded, used = native.load(), resource.getrusage(resource.RUSAGE_CHILDREN)
+print(native.source_folder(), loaded, used.ru_utime + used.ru_stime)
 """
     env = {"PYTHONPATH": str(tmp_path / "installed"), "FREQROB_CACHE": str(tmp_path / "cache")}
     folder, loaded, seconds = python(code, FREQROB_NATIVE="require", **env).split()
-    assert folder == str(tmp_path / "installed" / "freqrob" / "csrc") and loaded == "True" and float(seconds) < 20
+    assert folder == str(tmp_path / "installed" / "freqrob" / "csrc") and loaded == "True"
+    assert float(seconds) < 30  # of CPU time: less than 20 s on two cores that are not busy otherwise
