@@ -366,10 +366,11 @@ def _models_table(results: list[tuple[str, list[Result]]], title: str) -> None:
     _, first = results[0]
     protocols = list(dict.fromkeys(result.protocol for result in first))
     attacks = dict.fromkeys(_attack(result) for result in first)
-    table = Table("model", *protocols, title=f"{title}: {' / '.join(attacks)}", title_justify="left")
+    table = Table("model", *protocols)
     for name, found in results:
         cells = ([result for result in found if result.protocol == protocol] for protocol in protocols)
         table.add_row(name, *(" / ".join(f"{100 * result.accuracy:.1f}" for result in cell) for cell in cells))
+    Console().print(f"{title}: {' / '.join(attacks)}", highlight=False, markup=False)
     Console().print(table)
 
 
