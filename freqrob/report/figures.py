@@ -49,7 +49,7 @@ def power_figure(natural: SpectrumSummary, balanced: SpectrumSummary) -> str:
     with rc_context(_STYLE):
         figure, axes = _figure(5.6, 4.2)
         for summary, colour, name, marker in _both(natural, balanced):
-            frequency, power = summary.frequencies[1:], summary.power[1:]
+            frequency, power = summary.frequencies[1:].numpy(), summary.power[1:].numpy()
             axes.plot(frequency, power, marker, color=colour, markersize=5, label=name)
             fitted = frequency[frequency < 0.5]
             law = summary.power_law.scale * fitted**-summary.power_law.alpha
@@ -69,8 +69,8 @@ def cumulative_figure(natural: SpectrumSummary, balanced: SpectrumSummary) -> st
         figure, axes = _figure(5.6, 4.2)
         axes.axhline(0.8, color=MUTED, linewidth=1)
         for summary, colour, name, marker in _both(natural, balanced):
-            ends = summary.frequencies + summary.frequencies[1]
-            axes.plot(ends[1:], summary.cumulative[1:], marker + "-", color=colour, markersize=4, label=name)
+            ends, share = summary.frequencies + summary.frequencies[1], summary.cumulative
+            axes.plot(ends[1:].numpy(), share[1:].numpy(), marker + "-", color=colour, markersize=4, label=name)
             axes.axvline(
                 summary.split.radius, color=colour, linestyle=_dash(name), linewidth=1.8,
                 label=f"LFC | HFC at {summary.split.radius:.3f}",
@@ -94,7 +94,7 @@ def gradient_figure(spectrum: Tensor, width: int, limits: tuple[float, float], n
         figure, axes = _figure(4.9, 3.9)
         extent = (*_edges(width), *reversed(_edges(whole.shape[0])))
         norm = LogNorm(*limits, clip=True)
-        axes.imshow(whole / whole.mean(), norm=norm, cmap="viridis", extent=extent, interpolation="none")
+        axes.imshow((whole / whole.mean()).numpy(), norm=norm, cmap="viridis", extent=extent, interpolation="none")
         for axis, label in ((axes.xaxis, "horizontal"), (axes.yaxis, "vertical")):
             axis.set_major_locator(FixedLocator([-0.5, -0.25, 0, 0.25]))
             axis.set_major_formatter(FixedFormatter(["−0.5", "−0.25", "0", "0.25"]))
