@@ -1,0 +1,270 @@
+"""The command line, through Typer's runner."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from importlib.util import find_spec
+from inspect import signature
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from freqrob import __version__, cli
+from freqrob.data import samples
+from freqrob.data.datasets import ImageSet
+from freqrob.evaluation import PROTOCOLS, Attack
+from freqrob.models import create_network, registry
+from freqrob.models.cards import Card
+from freqrob.models.checkpoints import save
+from freqrob.training import Recipe
+
+COMMANDS = ("demo", "train", "evaluate", "models", "doctor")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny():
+    """An architecture that takes no time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(registry._ARCHITECTURES, "tiny", _tiny)
+        yield
+
+
+def _tiny(num_classes):
+    return nn.Sequential(nn.Conv2d(3, 4, 3, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(256, num_classes))
+
+
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def error_of(*arguments):
+    """The one line that a user sees."""
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    for name in ("standard_tiny", "bassmix_standard_tiny"):
+        torch.manual_seed(len(name))
+        results = [{"protocol": "natural", "attack": "clean", "images": 10000, "seed": 0, "accuracy": 0.9123}]
+        save(
+            folder / "cifar10" / "Linf" / f"{name}.safetensors",
+            create_network("tiny").state_dict(),
+            Card(name, "tiny", results=results if name == "standard_tiny" else []),
+        )
+    return folder
+
+
+@pytest.fixture
+def few_images(monkeypatch):
+    """Four random images in place of CIFAR-10 and of Foolbox's samples."""
+    images = torch.randint(256, (4, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    found = ImageSet(images, torch.tensor([0, 1, 2, 3]), samples.CIFAR10_CLASSES)
+    monkeypatch.setattr("freqrob.data.load_dataset", lambda name, split, data, **_: found)
+    monkeypatch.setattr("freqrob.data.samples.sample_images", lambda: found)
+    return found
+
+
+def test_version():
+    result = run("--version")
+    assert (result.exit_code, result.output) == (0, f"freqrob {__version__}\n")
+
+
+def test_help_names_every_command():
+    result = run("--help")
+    assert result.exit_code == 0
+    assert all(re.search(rf"│ {command} ", result.output) for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_each_command_teaches_by_example(command):
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert re.search(rf"• freqrob {command}", result.output)
+
+
+def test_help_does_not_wait_for_torch():
+    code = "import sys, freqrob.cli; print({'torch', 'numpy', 'matplotlib', 'jinja2'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "set()\n"
+
+
+def test_defaults_are_the_recipes_and_the_attacks():
+    recipe = {f.name: f.default for f in fields(Recipe)}
+    for name, parameter in signature(cli.train).parameters.items():
+        if name in recipe:
+            assert parameter.default == recipe[name], name
+    given = signature(cli.evaluate).parameters
+    assert (given["steps"].default, cli._fraction(given["eps"].default)) == (Attack().steps, Attack().eps)
+    assert cli.PROTOCOLS == PROTOCOLS
+
+
+def test_demo_writes_the_page_and_its_numbers(few_images, model_dir, tmp_path):
+    result = run("demo", "--out", tmp_path / "report", "--model-dir", model_dir, "--seed", 5)
+    assert result.exit_code == 0, result.output
+    assert "bassmix_standard_tiny" in result.output and "PGD-20 at ε 8/255" in result.output
+    folder = tmp_path / "report"
+    assert sorted(path.name for path in folder.iterdir()) == ["index.html", "results.csv", "results.json"]
+    found = json.loads((folder / "results.json").read_text())
+    assert (found["images"], found["seed"]) == (4, 5)
+    assert [model["name"] for model in found["models"]] == ["standard_tiny", "bassmix_standard_tiny"]
+    assert found["command"] == f"freqrob demo --seed 5 --model-dir {model_dir}"
+
+
+@pytest.mark.skipif(find_spec("foolbox") is None, reason="foolbox, whose images the demo shows, is not installed")
+def test_demo_measures_the_real_samples(tmp_path):
+    (tmp_path / "empty").mkdir()
+    result = run("demo", "--out", tmp_path / "report", "--model-dir", tmp_path / "empty", "--images", 2)
+    assert result.exit_code == 0, result.output
+    alpha = json.loads((tmp_path / "report" / "results.json").read_text())["spectra"]["natural"]["alpha"]
+    assert alpha == pytest.approx(2.7, abs=0.05)
+
+
+def test_demo_refuses_bad_input(few_images, model_dir, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "file" in error_of("demo", "--out", tmp_path / "file" / "report")
+    out = ["--out", tmp_path / "report"]
+    assert "no folder" in error_of("demo", *out, "--model-dir", tmp_path / "none")
+    assert "images: expected 1 to 4" in error_of("demo", *out, "--model-dir", model_dir, "--images", 0)
+
+
+def test_demo_without_its_data_says_where_it_looked(tmp_path):
+    assert "no intact CIFAR-10" in error_of("demo", "--out", tmp_path / "r", "--data", tmp_path / "none")
+
+
+def test_evaluate_shows_all_protocols_and_writes_both_formats(few_images, model_dir, tmp_path):
+    outputs = ["--out", tmp_path / "r.json", "--out", tmp_path / "r.csv"]
+    options = ["--model-dir", model_dir, "--images", 3, "--steps", 2, "--eps", "4/255", *outputs]
+    result = run("evaluate", "standard_tiny", "bassmix_standard_tiny", *options)
+    assert result.exit_code == 0, result.output
+    assert all(name in result.output for name in (*PROTOCOLS, "PGD-2 at ε 4/255", "3 images"))
+    found = json.loads((tmp_path / "r.json").read_text())
+    rows = list(csv.DictReader((tmp_path / "r.csv").open()))
+    assert len(found["results"]) == len(rows) == 2 * 3 * 2
+    assert [str(row["accuracy"]) for row in found["results"]] == [row["accuracy"] for row in rows]
+    assert {row["images"] for row in rows} == {"3"} and {float(row["eps"]) for row in rows} == {0, 4 / 255}
+    assert found["command"].startswith("freqrob evaluate standard_tiny bassmix_standard_tiny ")
+
+
+def test_evaluate_takes_one_protocol(few_images, model_dir):
+    result = run("evaluate", "standard_tiny", "--model-dir", model_dir, "--steps", 1, "--protocol", "bass")
+    assert result.exit_code == 0 and "natural" not in result.output
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["no_such_model"], "no_such_model"),
+        (["standard_tiny", "--eps", "-8/255"], "radius ≥ 0"),
+        (["standard_tiny", "--eps", "big"], "expected a number such as 8/255"),
+        (["standard_tiny", "--steps", "0"], "at least one step"),
+        (["standard_tiny", "--images", "0"], "images: expected at least 1"),
+        (["standard_tiny", "--protocol", "autoattack"], "protocols: expected some of"),
+        (["standard_tiny", "--out", "results.txt"], "ending in .json or .csv"),
+    ],
+)
+def test_evaluate_refuses_bad_input(few_images, model_dir, arguments, message):
+    assert message in error_of("evaluate", *arguments, "--model-dir", model_dir)
+
+
+def test_evaluate_without_data_says_where_it_looked(model_dir, tmp_path):
+    message = error_of("evaluate", "standard_tiny", "--model-dir", model_dir, "--data", tmp_path)
+    assert "no intact CIFAR-10" in message and str(tmp_path) in message
+
+
+def test_evaluate_names_a_damaged_checkpoint(few_images, model_dir, tmp_path):
+    folder = tmp_path / "cifar10" / "Linf"
+    folder.mkdir(parents=True)
+    (folder / "standard_tiny.safetensors").write_bytes(b"cut short")
+    assert "truncated, corrupt" in error_of("evaluate", "standard_tiny", "--model-dir", tmp_path)
+
+
+def test_debug_shows_where_an_error_came_from(model_dir, tmp_path):
+    result = run("--debug", "evaluate", "standard_tiny", "--model-dir", model_dir, "--data", tmp_path)
+    assert isinstance(result.exception, FileNotFoundError)
+
+
+def test_models_lists_cards(model_dir):
+    result = run("models", "--model-dir", model_dir)
+    assert result.exit_code == 0
+    assert "clean 91.2" in result.output and "10,000" in result.output and "tiny, cifar10, Linf" in result.output
+    found = run("models", "bassmix*", "--model-dir", model_dir).output
+    assert "bassmix_standard_tiny" in found and "│ standard_tiny" not in found
+
+
+def test_models_without_a_match_says_how_to_get_one(model_dir):
+    assert "freqrob train" in error_of("models", "nothing*", "--model-dir", model_dir)
+
+
+def test_train_hands_over_its_options_and_shows_its_log(monkeypatch, tmp_path):
+    seen = {}
+
+    def fake(recipe, data, model_dir, *, download, track, log):
+        seen.update(recipe=recipe, data=data, download=download, steps=list(track(iter("abc"), "epoch 1/2", 3)))
+        log("epoch 1  loss 2.3")
+        return tmp_path / "weights"
+
+    monkeypatch.setattr("freqrob.training.train", fake)
+    options = ["--epochs", 2, "--lr", 0.05, "--seed", 7, "--gamma", 0.25, "--precision", "32-true", "--download"]
+    settings = ["--set", "steps=3", "--set", "eps=4/255"]
+    result = run("train", "bassmix_pgd_at_tiny", "--data", tmp_path, "--model-dir", tmp_path, *options, *settings)
+    assert result.exit_code == 0, result.output
+    assert seen["recipe"] == Recipe(
+        "bassmix_pgd_at_tiny", epochs=2, lr=0.05, seed=7, gamma=0.25, precision="32-true",
+        defense={"steps": 3, "eps": 4 / 255},
+    )  # fmt: skip
+    assert (seen["data"], seen["download"], seen["steps"]) == (tmp_path, True, ["a", "b", "c"])
+    assert "epoch 1  loss 2.3" in result.output and str(tmp_path / "weights") in result.output
+
+
+def test_interrupted_training_says_how_to_go_on(monkeypatch, tmp_path):
+    def fake(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("freqrob.training.train", fake)
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/freqrob", "train", "standard_tiny", "--data", "my data"])
+    result = run("train", "standard_tiny", "--data", "my data")
+    assert result.exit_code == 130
+    assert "freqrob train standard_tiny --data 'my data'" in result.output
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["pgd_rn20"], "pgd_at_rn20"),
+        (["pgd_at_tiny", "--set", "steps"], "--set: expected KEY=VALUE"),
+        (["pgd_at_tiny", "--set", "temperature=2"], "pgd_at has no parameter temperature"),
+        (["pgd_at_tiny", "--dataset", "mnist"], "dataset: expected one of"),
+        (["pgd_at_tiny", "--epochs", "0"], "epochs: expected a positive number"),
+        (["pgd_at_tiny", "--data", "/nonexistent"], "no intact CIFAR-10"),
+    ],
+)
+def test_train_refuses_bad_input(arguments, message, tmp_path):
+    assert message in error_of("train", *arguments, "--model-dir", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text, value", [("a=3", 3), ("a=8/255", 8 / 255), ("a=kl", "kl"), ("a=true", True), ("a=1/0", "1/0")]
+)
+def test_settings_are_read_as_people_write_them(text, value):
+    assert cli._setting(text) == ("a", value)
+
+
+def test_doctor_prints_what_it_found(monkeypatch):
+    monkeypatch.setattr("freqrob.spectral.native.doctor", lambda rebuild: f"native kernels  rebuilt: {rebuild}")
+    assert run("doctor", "--rebuild").output == "native kernels  rebuilt: True\n"
