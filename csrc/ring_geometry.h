@@ -30,6 +30,14 @@ FREQROB_INLINE bool is_valid(const RingView& map) {
   return true;
 }
 
+/// Whether every coefficient is on a ring.
+FREQROB_INLINE bool covers_all(const RingView& map) {
+  for (int64_t k = 0; k < map.height * map.columns(); ++k) {
+    if (map.half[k] < 0) return false;
+  }
+  return true;
+}
+
 /// How many coefficients of fft2 each ring holds: `counts` is (rings).
 FREQROB_INLINE void count_rings(const RingView& map, int64_t* counts) {
   for (int64_t ring = 0; ring < map.rings; ++ring) counts[ring] = 0;

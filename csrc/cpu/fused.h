@@ -255,10 +255,11 @@ void weigh_rings(Spectrum* spectrum, const RingView& map, Twin* gains) {
   });
 }
 
-/// Writes one value a ring and plane.
-FREQROB_INLINE void store_rings(const Twin* rings, int64_t count, Twin unscale, int64_t planes, float* out) {
+/// Writes one value a ring and plane, times both scales: one after the other, as their product may overflow.
+FREQROB_INLINE void store_rings(const Twin* rings, int64_t count, Twin scale, Twin other_scale, int64_t planes,
+                                float* out) {
   for (int64_t i = 0; i < count; ++i) {
-    const Twin value = rings[1 + i] * unscale;
+    const Twin value = rings[1 + i] * scale * other_scale;
     for (int64_t plane = 0; plane < planes; ++plane) out[plane * count + i] = get(value, plane);
   }
 }
@@ -292,8 +293,10 @@ void ring_sum(const RingSum& call, Groups groups, void* scratch) {
     const auto group = gather<N>(call.x, call.planes, index);
     load_rows<N>(group, work.first);
     sum_rings<N>(work.first, call.map, work.rings, call.amplitude);
-    const Twin unscale = call.amplitude ? group.unscale * 0.5f : group.unscale * group.unscale * 0.25f;
-    store_rings(work.rings, call.map.rings, unscale, group.planes, call.out + index * kPlanes * call.map.rings);
+    const Twin scale = group.unscale * (call.amplitude ? 0.5f : 0.25f);
+    const Twin other_scale = call.amplitude ? kOnes : group.unscale;
+    store_rings(work.rings, call.map.rings, scale, other_scale, group.planes,
+                call.out + index * kPlanes * call.map.rings);
   }
 }
 
@@ -354,8 +357,8 @@ void ring_dot(const RingDot& call, Groups groups, void* scratch) {
                         ring.a += (twice_x.a.re * twice_y.a.re + twice_x.a.im * twice_y.a.im) * times;
                         ring.b += (twice_x.b.re * twice_y.b.re + twice_x.b.im * twice_y.b.im) * times;
                       });
-    const Twin unscale = x.unscale * y.unscale * (0.25f / (N * N));
-    store_rings(work.rings, call.map.rings, unscale, x.planes, call.out + index * kPlanes * call.map.rings);
+    store_rings(work.rings, call.map.rings, x.unscale * (0.25f / (N * N)), y.unscale, x.planes,
+                call.out + index * kPlanes * call.map.rings);
   }
 }
 

@@ -27,7 +27,7 @@ struct RingFilter {
   const float* weights;  // (planes, rings)
   float* out;            // (planes, N, N)
   int64_t planes;
-  float outside;  // gain of the coefficients on no ring
+  float outside;  // gain of the coefficients on no ring, 0 if there are none
 };
 
 struct RingDot {
@@ -90,7 +90,8 @@ const Kernels& avx512_kernels();
 #endif
 
 /// The named instruction set ("avx512", "avx2", "baseline"); throws std::runtime_error if unknown or unsupported here.
-const Kernels& kernels_for(const char* isa);
+/// Exported, so that tests reach the kernels of the library that is in use.
+__attribute__((visibility("default"))) const Kernels& kernels_for(const char* isa);
 
 /// What FREQROB_ISA names, else the widest set this CPU has; decided once.
 const Kernels& active_kernels();

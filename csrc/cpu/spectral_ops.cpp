@@ -172,9 +172,12 @@ Tensor ring_filter(const Tensor& input, const Tensor& input_weights, const Tenso
   const RingView map = ring_view(x, half, rings);
   if (is_fused(x)) {
     Tensor out = torch::stable::empty_like(x);
-    const RingFilter call = {
-        map,    x.const_data_ptr<float>(),  weights.const_data_ptr<float>(), out.mutable_data_ptr<float>(),
-        planes, static_cast<float>(outside)};
+    const RingFilter call = {.map = map,
+                             .x = x.const_data_ptr<float>(),
+                             .weights = weights.const_data_ptr<float>(),
+                             .out = out.mutable_data_ptr<float>(),
+                             .planes = planes,
+                             .outside = covers_all(map) ? 0.0f : static_cast<float>(outside)};
     run(active_kernels().ring_filter, call, map.width, rings);
     return out;
   }

@@ -1,0 +1,75 @@
+// Python bindings of internals, for tests/test_kernels.py only; linked against the library under test.
+#include <pybind11/complex.h>
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <complex>
+#include <cstdint>
+#include <string>
+#include <utility>
+
+#include "../cpu/kernels.h"
+#include "../cpu/ring_passes.h"
+
+namespace py = pybind11;
+using namespace freqrob;
+
+namespace {
+
+template <class T>
+using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
+
+/// One transform a lane: (lanes, size) complex64.
+Array<std::complex<float>> fft(const std::string& isa, const Array<std::complex<float>>& lines, bool inverse) {
+  const cpu::Kernels& kernels = cpu::kernels_for(isa.c_str());
+  if (lines.ndim() != 2 || lines.shape(0) != kernels.lanes) throw py::value_error("lines: expected (lanes, size)");
+  Array<std::complex<float>> out({lines.shape(0), lines.shape(1)});
+  kernels.fft_lanes(lines.shape(1), inverse, reinterpret_cast<const float*>(lines.data()),
+                    reinterpret_cast<float*>(out.mutable_data()));
+  return out;
+}
+
+Array<float> transpose(const std::string& isa, const Array<float>& block) {
+  Array<float> out({block.shape(0), block.shape(1)});
+  cpu::kernels_for(isa.c_str()).transpose_lanes(block.data(), out.mutable_data());
+  return out;
+}
+
+Array<float> natural_log(const std::string& isa, const Array<float>& values) {
+  Array<float> out(values.size());
+  const cpu::Kernels& kernels = cpu::kernels_for(isa.c_str());
+  for (int64_t i = 0; i + kernels.lanes <= values.size(); i += kernels.lanes) {
+    kernels.log_lanes(values.data() + i, out.mutable_data() + i);
+  }
+  return out;
+}
+
+RingView view(const Array<int32_t>& half, int64_t width, int64_t rings) {
+  return {half.data(), half.shape(0), width, rings};
+}
+
+Array<int64_t> ring_counts(const Array<int32_t>& half, int64_t width, int64_t rings) {
+  Array<int64_t> counts(rings);
+  count_rings(view(half, width, rings), counts.mutable_data());
+  return counts;
+}
+
+std::pair<Array<double>, double> gains(Array<double> profile, const Array<bool>& weighable, bool of_power) {
+  Array<double> result(profile.size(), profile.data());
+  const auto total = bass_gains<cpu::ScalarMath>(result.mutable_data(), 1, weighable.data(), result.size(), of_power);
+  return {result, total.eligible};
+}
+
+}  // namespace
+
+PYBIND11_MODULE(freqrob_internals, m) {
+  m.def("lanes", [](const std::string& isa) { return cpu::kernels_for(isa.c_str()).lanes; });
+  m.def("fft", &fft);
+  m.def("transpose", &transpose);
+  m.def("log", &natural_log);
+  m.def("multiplicity", [](int64_t kx, int64_t width) { return multiplicity(kx, width); });
+  m.def("ring_counts", &ring_counts);
+  m.def("is_valid",
+        [](const Array<int32_t>& half, int64_t width, int64_t rings) { return is_valid(view(half, width, rings)); });
+  m.def("bass_gains", &gains);
+}
