@@ -299,6 +299,7 @@ def test_cuda_sources_build_where_no_gpu_is_visible(world):
     add_cuda(world)
     outcome = world.load("native._capabilities = lambda: []", CUDA_VISIBLE_DEVICES="")
     assert outcome.loaded, outcome
+    assert "twice.cu" in world.log.read_text() or "twice.cudafe1" in world.log.read_text()  # nvcc went through CXX
     assert all(arch in outcome.status.path.read_bytes() for arch in (b"sm_80", b"sm_90"))
 
 
@@ -407,6 +408,16 @@ def test_a_disk_too_full_for_the_log(world):
     """)
     assert_fell_back(outcome, "the disk is full")
     assert outcome.status.log is None
+
+
+def test_whatever_else_goes_wrong_plain_torch_goes_on(world):
+    denied = """
+        def digest():
+            raise PermissionError(13, "Permission denied")
+        native.source_digest = digest
+    """
+    assert_fell_back(world.load(denied), "Permission denied")
+    assert_fell_back(world.load(CXX='c++ "unclosed'), "no C++ compiler")
 
 
 def test_eight_processes_at_once_build_once(world):

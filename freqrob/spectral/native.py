@@ -144,7 +144,15 @@ def build_parameters(toolkit: Tool | None = None) -> BuildParameters:
         sources=tuple(map(str, [*cpp, *cuda])),
         include=(str(folder),),
         cflags=("-O3", "-std=c++20", target, "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"),
-        cuda_flags=("-O3", "-std=c++20", "-DUSE_CUDA", target, "-Xcompiler=-fvisibility=hidden", *_gencode(cuda)),
+        cuda_flags=(
+            "-O3",
+            "-std=c++20",
+            "-DUSE_CUDA",
+            target,
+            "-Xcompiler=-fvisibility=hidden",
+            *_gencode(cuda),
+            *_host(),
+        ),
         ldflags=("-Wl,--as-needed", "-Wl,--strip-all") if sys.platform == "linux" else (),
         cuda=bool(cuda),
     )
@@ -164,6 +172,12 @@ def _gencode(cuda_sources: list[Path]) -> list[str]:
     return flags
 
 
+def _host() -> list[str]:
+    """The compiler behind nvcc must be the one of the C++ sources: conda's, say, and no gcc on PATH."""
+    named = os.environ.get("CXX", "")
+    return [f"-ccbin={named}"] if named and " " not in named else []
+
+
 def source_digest() -> str:
     """sha256 of what the library is built from, file names included."""
     digest, folder = hashlib.sha256(), source_folder()
@@ -178,7 +192,7 @@ def _plan(policy: str) -> _Plan:
     compiler = _compiler()
     toolkit, notes = usable_toolkit(policy)
     parameters = build_parameters(toolkit)
-    flags = [*parameters.cflags, *parameters.cuda_flags, *parameters.ldflags]
+    flags = [*parameters.cflags, *(parameters.cuda_flags if parameters.cuda else ()), *parameters.ldflags]
     base = _digest(source_digest(), *flags, torch.__version__, torch.version.cuda, platform.machine(), parameters.cuda)
     made_by = _digest(compiler, toolkit, os.environ.get("TORCH_CUDA_ARCH_LIST") if toolkit else None)
     return _Plan(parameters, compiler, toolkit, base, f"{base}-{made_by}", notes)
@@ -196,7 +210,7 @@ def _compiler() -> Tool | None:
     command = os.environ.get("CXX", "c++")
     try:
         text = subprocess.run([*shlex.split(command), "--version"], capture_output=True, text=True, timeout=30).stdout
-    except (OSError, subprocess.TimeoutExpired):
+    except (OSError, ValueError, subprocess.TimeoutExpired):  # ValueError: a quote that is not closed
         return None
     return Tool(command, text.partition("\n")[0])
 
@@ -326,9 +340,10 @@ def _entries(plan: _Plan) -> list[Path]:
 
 def _record(file: Path) -> dict | None:
     try:
-        return json.loads(file.read_text())
+        record = json.loads(file.read_text())
     except (OSError, ValueError):
         return None
+    return record if isinstance(record, dict) else None
 
 
 def _keep_record(file: Path, record: dict) -> None:
@@ -344,7 +359,7 @@ def _intact(entry: Path) -> dict | None:
         digest = hashlib.sha256((entry / LIBRARY).read_bytes()).hexdigest()
     except OSError:
         return None
-    return record if record and record["sha256"] == digest else None
+    return record if record and record.get("sha256") == digest else None
 
 
 # Build
@@ -493,6 +508,8 @@ def _attempt(policy: str, rebuild: bool, before: _Outcome | None) -> _Outcome:
         return _just_in_time(policy, rebuild)
     except NativeError as error:
         return _Outcome(error=error)
+    except (OSError, RuntimeError, ValueError) as error:  # an unreadable folder, say
+        return _Outcome(error=NativeError(f"{type(error).__name__}: {error}"))
 
 
 def _rebuilt_for_later(policy: str, before: _Outcome) -> _Outcome:
