@@ -84,7 +84,6 @@ def _fraction(text: str) -> float:
         raise typer.BadParameter(f"expected a number such as 8/255 or 0.03, got {text!r}") from None
 
 
-
 DataDir = Annotated[Path, typer.Option("--data", metavar="DIR", help="The folder that holds cifar-10-batches-py/.")]
 ModelDir = Annotated[Path, typer.Option("--model-dir", metavar="DIR", help="Where models are kept.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
@@ -235,6 +234,7 @@ def evaluate(
     out: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="results.json or results.csv; repeatable for both.")
     ] = None,
+    card: Annotated[bool, typer.Option("--card", help="Keep the results in the models' cards in --model-dir.")] = False,
 ) -> None:
     """Clean and PGD accuracy of models, all protocols side by side.
 
@@ -252,6 +252,8 @@ def evaluate(
     from freqrob.evaluation import Attack, evaluate
     from freqrob.evaluation.accuracy import CLEAN
     from freqrob.models import load_model
+    from freqrob.models.checkpoints import add_results
+    from freqrob.models.loading import checkpoint_path
 
     if steps < 1 or eps < 0:
         raise ValueError(f"steps, eps: expected at least one step and a radius ≥ 0, got {steps} and {eps:g}")
@@ -271,6 +273,8 @@ def evaluate(
     options = {"--split": split, "--images": images, "--steps": steps, "--eps": f"{eps:.6g}", "--seed": seed}
     for path in out or []:
         _write_results(path, results, _command("evaluate", options, *models), f"{dataset} {split}")
+    for name, found in results if card else ():
+        add_results(checkpoint_path(name, model_dir, dataset, threat_model), (result.as_dict() for result in found))
 
 
 def _check_outputs(paths: list[Path]) -> None:

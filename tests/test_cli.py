@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
@@ -164,6 +165,16 @@ def test_evaluate_shows_all_protocols_and_writes_both_formats(few_images, model_
 def test_evaluate_takes_one_protocol(few_images, model_dir):
     result = run("evaluate", "standard_tiny", "--model-dir", model_dir, "--steps", 1, "--protocol", "bass")
     assert result.exit_code == 0 and "natural" not in result.output
+
+
+def test_evaluate_keeps_results_in_the_card(few_images, model_dir, tmp_path):
+    shutil.copytree(model_dir, tmp_path / "models")
+    options = ["--model-dir", tmp_path / "models", "--steps", 1, "--card"]
+    for images in (2, 3, 3):
+        assert run("evaluate", "standard_tiny", *options, "--images", images).exit_code == 0
+    card = Card.read(tmp_path / "models" / "cifar10" / "Linf" / "standard_tiny.json")
+    counts = [result["images"] for result in card.results if result["attack"] == "PGD-1"]
+    assert counts == [2] * 3 + [3] * 3, "once for each protocol; a repetition replaces"
 
 
 @pytest.mark.parametrize(

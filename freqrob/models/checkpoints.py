@@ -2,10 +2,11 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -43,6 +44,25 @@ def save(path: str | Path, network_state: Mapping[str, Tensor], card: Card, dtyp
     except OSError as error:
         reason = f"could not write {path}: {error.strerror or error}; what was there before is intact"
         raise OSError(error.errno, reason) from error
+    return card
+
+
+def add_results(path: str | Path, results: Iterable[Mapping[str, Any]]) -> Card:
+    """Write measurements into the card beside the weights at ``path``; returns the card.
+
+    They replace earlier ones of the same protocol, attack, images and seed. Raises FileNotFoundError without a card.
+    """
+
+    def measured(result: Mapping[str, Any]) -> tuple:
+        return tuple(value for key, value in sorted(result.items()) if key != "accuracy")
+
+    card, new = Card.read(card_path(path)), [dict(result) for result in results]
+    replaced = {measured(result) for result in new}
+    kept = [result for result in card.results if measured(result) not in replaced]
+    card = replace(card, results=[*kept, *new])
+    with temporary_beside(card_path(path)) as file:
+        write_synced(file, card.to_json().encode())
+        os.replace(file, card_path(path))
     return card
 
 

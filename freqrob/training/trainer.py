@@ -20,6 +20,7 @@ from freqrob.models.cards import Card, CheckpointError
 from freqrob.models.checkpoints import save
 from freqrob.models.files import temporary_beside
 from freqrob.models.front_ends import CIFAR10_MEAN, CIFAR10_STD, with_front_ends
+from freqrob.models.loading import checkpoint_path
 from freqrob.provenance import commit, versions
 from freqrob.spectral.bass import bass
 from freqrob.training.recipe import Recipe
@@ -62,7 +63,7 @@ def train(
         FloatingPointError: the loss became NaN or infinite; the last epoch's checkpoint is intact.
         FileNotFoundError: no data.
     """
-    weights = Path(model_dir) / recipe.dataset / recipe.threat_model / f"{recipe.name}.safetensors"
+    weights = checkpoint_path(recipe.name, model_dir, recipe.dataset, recipe.threat_model)
     run = weights.with_suffix("")
     fabric = Fabric(accelerator=accelerator, devices=1, precision=recipe.precision)
     fabric.seed_everything(recipe.seed, verbose=False)
