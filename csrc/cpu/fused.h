@@ -12,8 +12,8 @@ namespace {
 
 using Spectrum = Complex<Lanes>;
 
-constexpr int64_t kPlanes =
-    2 * kLanes;  // of a group: plane l is the real part of lane l, plane kLanes + l the imaginary
+/// Of a group: plane l is the real part of lane l, plane kLanes + l the imaginary part.
+constexpr int64_t kPlanes = 2 * kLanes;
 constexpr int64_t kLargest = 64;
 
 /// Rows are padded: a power of two as the distance between them would put a column into one cache set.

@@ -84,12 +84,21 @@ consteval int unit_source(int column, int odd) {
   return from < units ? within : kLanes + within;
 }
 
+/// The named columns of a|b.
+template <int... Source>
+FREQROB_INLINE Lanes pick(Lanes a, Lanes b) {
+#if __has_builtin(__builtin_shufflevector)
+  return __builtin_shufflevector(a, b, Source...);
+#else  // g++ 11
+  return __builtin_shuffle(a, b, Integers{Source...});
+#endif
+}
+
 template <int Unit, int Span, int... Column>
 FREQROB_INLINE void split(Lanes& a, Lanes& b, std::integer_sequence<int, Column...>) {
-  const Lanes even = __builtin_shufflevector(a, b, unit_source<Unit, Span>(Column, 0)...);
-  const Lanes odd = __builtin_shufflevector(a, b, unit_source<Unit, Span>(Column, 1)...);
+  const Lanes even = pick<unit_source<Unit, Span>(Column, 0)...>(a, b);
+  b = pick<unit_source<Unit, Span>(Column, 1)...>(a, b);
   a = even;
-  b = odd;
 }
 
 /// One round of a transposition, on the rows whose indices differ by Step.

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <memory>
+#include <new>
 #include <numeric>
 #include <optional>
 #include <type_traits>
@@ -86,8 +87,11 @@ void* scratch(int64_t bytes) {
   thread_local std::unique_ptr<void, Free> memory;
   thread_local int64_t held = 0;
   if (held < bytes) {
-    held = (bytes + 4095) / 4096 * 4096;
-    memory.reset(std::aligned_alloc(4096, held));
+    held = 0;
+    const int64_t pages = (bytes + 4095) / 4096;
+    memory.reset(std::aligned_alloc(4096, pages * 4096));
+    if (!memory) throw std::bad_alloc();
+    held = pages * 4096;
   }
   return memory.get();
 }
