@@ -1,8 +1,12 @@
 """Fixtures that every test file may use."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Before torch is imported: small tensors on several threads crawl where another process wants a core too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -21,14 +21,6 @@ def two_colours(count: int, seed: int) -> ImageSet:
     return ImageSet(images, labels, ("red", "blue"))
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def seen(monkeypatch):
     """The data set, and which splits the trainer asked for."""
