@@ -7,10 +7,10 @@ import platform
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from math import log
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from freqrob.data.cifar_b import balance
@@ -189,7 +189,7 @@ def summarise_spectrum(images: Tensor) -> SpectrumSummary:
         split=boundary,
         power_law=fit_power_law(images),
         entropy=spectral_entropy(profile).item(),
-        largest_entropy=float(torch.tensor(len(profile) - 1.0).log()),
+        largest_entropy=log(len(profile) - 1),
     )
 
 
