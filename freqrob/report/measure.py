@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from math import log
 from pathlib import Path
 from typing import Any
@@ -21,7 +18,7 @@ from freqrob.evaluation.accuracy import CLEAN
 from freqrob.models.cards import Card
 from freqrob.models.loading import load_card, load_model
 from freqrob.models.registry import BASS_FORMS, DEFENCES, ModelName
-from freqrob.provenance import commit, versions
+from freqrob.provenance import provenance
 from freqrob.spectral.longtail import (
     PowerLaw,
     Split,
@@ -191,32 +188,6 @@ def summarise_spectrum(images: Tensor) -> SpectrumSummary:
         entropy=spectral_entropy(profile).item(),
         largest_entropy=log(len(profile) - 1),
     )
-
-
-def provenance(command: str = "") -> dict[str, Any]:
-    """Command, commit, versions, machine and date, for the head of a JSON file of numbers."""
-    return {
-        "command": command,
-        "commit": commit(),
-        "versions": versions(),
-        "machine": machine(),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
-
-
-def machine() -> str:
-    """The processor, how many cores this process may use, and the system; no host name."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{_processor()}, {cores} cores, {platform.system()}"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _measure_model(name: str, chosen: ImageSet, model_dir: str | Path, seed: int, track: Track) -> ModelMeasurements:
