@@ -17,6 +17,7 @@ from freqrob.evaluation import PROTOCOLS
 from freqrob.report.records import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
+SHIPPED = ("standard_rn20", "bassmix_standard_rn20", "pgd_at_rn20", "bass_pgd_at_rn20")
 README, RESULTS = ROOT / "README.md", ROOT / "results"
 
 
@@ -27,11 +28,10 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 def models() -> str:
     """Accuracies of the shipped models, a column for each protocol."""
-    record = json.loads((RESULTS / "models_cifar10.json").read_text())
-    results = record["results"]
-    names = list(dict.fromkeys(result["model"] for result in results))
+    records = [json.loads((RESULTS / "models_cifar10" / f"{name}.json").read_text()) for name in SHIPPED]
+    results = [result for record in records for result in record["results"]]
     rows = []
-    for name in names:
+    for name in SHIPPED:
         cells = []
         for protocol in PROTOCOLS:
             found = [r for r in results if r["model"] == name and r["protocol"] == protocol]
@@ -40,7 +40,7 @@ def models() -> str:
     attacked = next(r for r in results if r["attack"] != "clean")
     note = (
         f"Clean / {attacked['attack']} accuracy (%) of the shipped models on {attacked['images']:,} images of "
-        f"{record['source']}; L∞, ε = {255 * attacked['eps']:.0f}/255, step {255 * attacked['step_size']:.0f}/255, "
+        f"{records[0]['source']}; L∞, ε = {255 * attacked['eps']:.0f}/255, step {255 * attacked['step_size']:.0f}/255, "
         f"random start, seed {attacked['seed']}; an image that any iterate breaks counts as broken. They are ResNet-20s"
         " trained for ten epochs on two CPU cores: small twins to compare, not a state of the art."
     )

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from freqrob.models import checkpoints, create_network, front_ends, list_architectures, registry
 from freqrob.models.cards import Card, CheckpointError
-from freqrob.models.registry import BASS_FORMS, DEFENCES, ModelName
+from freqrob.models.registry import BASS_FORMS, DEFENSE_NAMES, ModelName
 
 PARAMETERS = {
     "rn20": 269_722,  # He et al. 2016, Table 6: 0.27 M
@@ -142,7 +142,7 @@ def test_jafr_initialisation():
 # Names
 
 PARTS = st.tuples(
-    st.sampled_from([None, *BASS_FORMS]), st.sampled_from(DEFENCES), st.sampled_from(list_architectures())
+    st.sampled_from([None, *BASS_FORMS]), st.sampled_from(DEFENSE_NAMES), st.sampled_from(list_architectures())
 )
 
 
@@ -155,7 +155,7 @@ def test_names_round_trip(parts):
     assert ModelName.parse(str(name)) == name
 
 
-@given(st.text() | st.builds("_".join, st.lists(st.sampled_from([*BASS_FORMS, *DEFENCES, *list_architectures()]))))
+@given(st.text() | st.builds("_".join, st.lists(st.sampled_from([*BASS_FORMS, *DEFENSE_NAMES, *list_architectures()]))))
 def test_names_are_parsed_or_refused(text):
     if text in NAMES:
         assert str(ModelName.parse(text)) == text
@@ -179,7 +179,7 @@ def test_names_mean(text, parts):
 
 
 def test_every_name_is_different():
-    assert len(set(NAMES)) == 4 * len(DEFENCES) * len(PARAMETERS)
+    assert len(set(NAMES)) == 4 * len(DEFENSE_NAMES) * len(PARAMETERS)
 
 
 def test_name_errors_name_the_argument_and_what_is_near():
@@ -187,7 +187,7 @@ def test_name_errors_name_the_argument_and_what_is_near():
         ModelName.parse("bass_pgdat_rn20")
     with pytest.raises(ValueError, match=r"bass: got 'bas'"):
         ModelName("bas", "pgd_at", "rn20")
-    with pytest.raises(ValueError, match=r"defence: got 'trade'.*Nearest: trades"):
+    with pytest.raises(ValueError, match=r"defense: got 'trade'.*Nearest: trades"):
         ModelName(None, "trade", "rn20")
     with pytest.raises(ValueError, match=r"architecture: got 'wrn43'.*Nearest: wrn34"):
         ModelName(None, "trades", "wrn43")

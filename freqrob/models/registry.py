@@ -11,7 +11,7 @@ Builder = Callable[..., nn.Module]
 _ARCHITECTURES: dict[str, Builder] = {}
 
 BASS_FORMS = ("bass", "bassmix", "bassfront")
-DEFENCES = ("standard", "pgd_at", "trades", "mart", "fgsm", "grad_align", "jafr", "fgsm_jafr", "augmix")
+DEFENSE_NAMES = ("standard", "pgd_at", "trades", "mart", "fgsm", "grad_align", "jafr", "fgsm_jafr", "augmix")
 
 
 def nearest_names(name: str, known: Iterable[str]) -> str:
@@ -65,16 +65,16 @@ class ModelName:
     """
 
     bass: str | None
-    defence: str
+    defense: str
     architecture: str
 
     def __post_init__(self) -> None:
         if self.bass is not None and self.bass not in BASS_FORMS:
             raise ValueError(f"bass: got {self.bass!r}, expected None or one of {', '.join(BASS_FORMS)}")
-        if self.defence not in DEFENCES:
+        if self.defense not in DEFENSE_NAMES:
             raise ValueError(
-                f"defence: got {self.defence!r}, expected one of {', '.join(DEFENCES)}."
-                + nearest_names(self.defence, DEFENCES)
+                f"defense: got {self.defense!r}, expected one of {', '.join(DEFENSE_NAMES)}."
+                + nearest_names(self.defense, DEFENSE_NAMES)
             )
         if self.architecture not in _ARCHITECTURES:
             raise ValueError(
@@ -83,7 +83,7 @@ class ModelName:
             )
 
     def __str__(self) -> str:
-        return "_".join(part for part in (self.bass, self.defence, self.architecture) if part)
+        return "_".join(part for part in (self.bass, self.defense, self.architecture) if part)
 
     @classmethod
     def parse(cls, name: str) -> "ModelName":
@@ -94,12 +94,12 @@ class ModelName:
         first, _, rest = name.partition("_")
         bass, rest = (first, rest) if first in BASS_FORMS else (None, name)
         for architecture in list_architectures():
-            defence = rest.removesuffix(f"_{architecture}")
-            if defence != rest and defence in DEFENCES:
-                return cls(bass, defence, architecture)
+            defense = rest.removesuffix(f"_{architecture}")
+            if defense != rest and defense in DEFENSE_NAMES:
+                return cls(bass, defense, architecture)
         raise ValueError(
             f"model_name: got {name!r}, expected [bass_|bassmix_|bassfront_]<defence>_<architecture> with a defence of "
-            f"{', '.join(DEFENCES)} and an architecture of {', '.join(list_architectures())}."
+            f"{', '.join(DEFENSE_NAMES)} and an architecture of {', '.join(list_architectures())}."
             + nearest_names(name, all_model_names())
         )
 
@@ -107,8 +107,8 @@ class ModelName:
 def all_model_names() -> list[str]:
     """Every name that the grammar allows with the registered architectures, sorted."""
     return sorted(
-        str(ModelName(bass, defence, architecture))
+        str(ModelName(bass, defense, architecture))
         for bass in (None, *BASS_FORMS)
-        for defence in DEFENCES
+        for defense in DEFENSE_NAMES
         for architecture in _ARCHITECTURES
     )

@@ -17,7 +17,7 @@ from freqrob.evaluation import PROTOCOLS, Attack, Result, evaluate
 from freqrob.evaluation.accuracy import CLEAN
 from freqrob.models.cards import Card
 from freqrob.models.loading import load_card, load_model
-from freqrob.models.registry import BASS_FORMS, DEFENCES, ModelName
+from freqrob.models.registry import BASS_FORMS, DEFENSE_NAMES, ModelName
 from freqrob.provenance import provenance
 from freqrob.spectral.longtail import (
     PowerLaw,
@@ -219,5 +219,5 @@ def _family(name: str) -> tuple[int, str, int, str]:
     try:
         parts = ModelName.parse(name)
     except ValueError:
-        return len(DEFENCES), "", 0, name
-    return DEFENCES.index(parts.defence), parts.architecture, (None, *BASS_FORMS).index(parts.bass), name
+        return len(DEFENSE_NAMES), "", 0, name
+    return DEFENSE_NAMES.index(parts.defense), parts.architecture, (None, *BASS_FORMS).index(parts.bass), name

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from freqrob.spectral import ops, reference
+from freqrob.spectral.ops import check_out, check_planes
 from freqrob.spectral.rings import RingMap
 
 Reading = Literal["official", "power"]
@@ -55,7 +56,7 @@ def bass(
 
     Source: Lin et al., NeurIPS 2023, Eq. 1 and 4; zhiyugege/Frequency-Long-Tailed-Investigation, ``BaSS_cifar.py``.
     """
-    check_images(images, "images")
+    check_planes(images, "images", bytes_too=True)
     _check_choice("reading", reading, get_args(Reading))
     _check_choice("degenerate", degenerate, get_args(Degenerate))
     if not pixel_scale > 0:
@@ -63,6 +64,8 @@ def bass(
     rings = RingMap(*images.shape[-2:])
     if degenerate == "keep":
         return ops.bass(images, rings, reading=reading, pixel_scale=pixel_scale, out=out)
+    if out is not None:
+        check_out(out, images)
     exact = images.double() if images.is_floating_point() else images  # float32's rounding noise is not theirs
     balanced = reference.bass(exact, rings, reading=reading, pixel_scale=pixel_scale, degenerate=degenerate)
     return balanced.to(images.dtype) if out is None else out.copy_(balanced)
@@ -81,7 +84,7 @@ class BaSS(nn.Module):
         self.reading, self.pixel_scale = reading, pixel_scale
 
     def forward(self, images: Tensor) -> Tensor:
-        check_images(images, "images")
+        check_planes(images, "images", bytes_too=True)
         if not (torch.is_grad_enabled() and images.requires_grad):
             return bass(images, reading=self.reading, pixel_scale=self.pixel_scale)
         rings = RingMap(*images.shape[-2:])
@@ -121,7 +124,7 @@ class RandomBaSS(nn.Module):
         self.gamma, self.reading, self.pixel_scale, self.generator = gamma, reading, pixel_scale, generator
 
     def forward(self, images: Tensor) -> Tensor:
-        check_images(images, "images")
+        check_planes(images, "images", bytes_too=True)
         if images.ndim not in (3, 4):
             raise ValueError(f"images: expected (C, H, W) or (N, C, H, W), got {tuple(images.shape)}")
         batch = images if images.ndim == 4 else images[None]
@@ -133,16 +136,6 @@ class RandomBaSS(nn.Module):
 
     def extra_repr(self) -> str:
         return f"gamma={self.gamma}, reading={self.reading!r}, pixel_scale={self.pixel_scale}"
-
-
-def check_images(images: Tensor, name: str) -> None:
-    """Raise unless ``images`` are (..., H, W) floats or uint8 with at least one pixel each."""
-    if not isinstance(images, Tensor):
-        raise TypeError(f"{name}: expected a torch.Tensor, got {type(images).__name__}")
-    if not (images.is_floating_point() or images.dtype == torch.uint8):
-        raise TypeError(f"{name}: expected floats in [0, 1] or uint8, got {images.dtype}")
-    if images.ndim < 2 or 0 in images.shape[-2:]:
-        raise ValueError(f"{name}: expected (..., H, W) with at least one pixel, got shape {tuple(images.shape)}")
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

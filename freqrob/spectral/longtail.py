@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from freqrob.spectral import ops
-from freqrob.spectral.bass import check_images
+from freqrob.spectral.ops import check_planes
 from freqrob.spectral.rings import RingMap, Rule
 
 
@@ -29,7 +29,7 @@ def radial_power(images: Tensor, *, rule: Rule = "trunc", pixel_scale: float = 1
         TypeError: ``images`` is no tensor of floats or uint8.
         ValueError: fewer than two dimensions, or an image without pixels.
     """
-    check_images(images, "images")
+    check_planes(images, "images", bytes_too=True)
     rings = RingMap(*images.shape[-2:], rule)
     pixels = images.float() / 255 if images.dtype == torch.uint8 else images
     power = ops.ring_sum(pixels * pixel_scale, rings, of="power")
@@ -51,7 +51,7 @@ def power_profile(images: Tensor, *, rule: Rule = "trunc") -> Tensor:
 
     Source: Lin et al., NeurIPS 2023, Eq. 1.
     """
-    check_images(images, "images")
+    check_planes(images, "images", bytes_too=True)
     if images.numel() == 0:
         raise ValueError(f"images: expected at least one, got shape {tuple(images.shape)}")
     power = radial_power(images, rule=rule).double().flatten(0, -2).mean(0)
@@ -105,9 +105,7 @@ class Split:
         return self._filter(images, torch.arange(self.rings.rings) > self.boundary)
 
     def _filter(self, images: Tensor, kept: Tensor) -> Tensor:
-        check_images(images, "images")
-        if not images.is_floating_point():
-            raise TypeError(f"images: expected floats, got {images.dtype}")
+        check_planes(images, "images")
         if images.shape[-2:] != (self.rings.height, self.rings.width):
             raise ValueError(
                 f"images: expected {self.rings.height}×{self.rings.width} pixels, got shape {tuple(images.shape)}"
@@ -151,7 +149,7 @@ def fit_power_law(images: Tensor, *, rule: Rule = "trunc") -> PowerLaw:
     Raises:
         ValueError: fewer than two rings with power.
     """
-    check_images(images, "images")
+    check_planes(images, "images", bytes_too=True)
     rings = RingMap(*images.shape[-2:], rule)
     power = radial_power(images, rule=rule, mean=True).double().flatten(0, -2).mean(0)
     fitted = (rings.radii > 0) & (rings.radii < 0.5) & (power > 0)

@@ -45,7 +45,7 @@ def ring_sum(x: Tensor, ring_map: RingMap | None = None, of: str = "power") -> T
 
     Source: Lin et al., NeurIPS 2023, Eq. 1 (``power``) and their ``BaSS_cifar.py`` (``amplitude``).
     """
-    _check_planes(x, "x")
+    check_planes(x, "x")
     if of not in ("power", "amplitude"):
         raise ValueError(f"of: expected 'power' or 'amplitude', got {of!r}")
     ring_map = _rings_for(x, ring_map)
@@ -71,7 +71,7 @@ def ring_filter(x: Tensor, weights: Tensor, ring_map: RingMap | None = None) -> 
         ValueError: fewer than two dimensions, planes without pixels, a ``ring_map`` of another size, ``weights`` for
             another number of rings or with leading dimensions that do not broadcast.
     """
-    _check_planes(x, "x")
+    check_planes(x, "x")
     _check_like(weights, x, "weights")
     ring_map = _rings_for(x, ring_map)
     _check_weights(weights, ring_map)
@@ -101,7 +101,7 @@ def ring_dot(x: Tensor, y: Tensor, ring_map: RingMap | None = None) -> Tensor:
         TypeError: ``x`` is no tensor of floats, ``y`` is of another dtype.
         ValueError: fewer than two dimensions, planes without pixels, unlike shapes, a ``ring_map`` of another size.
     """
-    _check_planes(x, "x")
+    check_planes(x, "x")
     _check_like(y, x, "y")
     if x.shape != y.shape:
         raise ValueError(f"y: expected the shape of x, {tuple(x.shape)}, got {tuple(y.shape)}")
@@ -127,7 +127,7 @@ def mean_amplitude(x: Tensor) -> Tensor:
 
     Source: Chan et al., IJCAI 2022, the map M of the Jacobian's spectrum; alvinchangw/JaFR_IJCAI2022.
     """
-    _check_planes(x, "x")
+    check_planes(x, "x")
     if x.numel() == 0:
         raise ValueError(f"x: expected at least one plane, got shape {tuple(x.shape)}")
     if _is_native(x):
@@ -162,14 +162,14 @@ def bass(
 
     Source: Lin et al., NeurIPS 2023, Eq. 1 and 4; zhiyugege/Frequency-Long-Tailed-Investigation, ``BaSS_cifar.py``.
     """
-    _check_planes(x, "x", bytes_too=True)
+    check_planes(x, "x", bytes_too=True)
     if reading not in ("official", "power"):
         raise ValueError(f"reading: expected 'official' or 'power', got {reading!r}")
     if not pixel_scale > 0:
         raise ValueError(f"pixel_scale: expected a positive number, got {pixel_scale!r}")
     ring_map = _rings_for(x, ring_map)
     if out is not None:
-        _check_out(out, x)
+        check_out(out, x)
     x = x.detach()
     if x.dtype not in (torch.float32, torch.uint8) or not _is_native(x):
         y = reference.bass(x, ring_map, reading=reading, pixel_scale=pixel_scale)
@@ -187,7 +187,8 @@ def bass(
 # Checks
 
 
-def _check_planes(x: Tensor, name: str, bytes_too: bool = False) -> None:
+def check_planes(x: Tensor, name: str, bytes_too: bool = False) -> None:
+    """Raise unless ``x`` is (..., H, W) with at least one pixel a plane: floats, or with ``bytes_too`` uint8."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}")
     if not (x.is_floating_point() or bytes_too and x.dtype == torch.uint8):
@@ -211,7 +212,8 @@ def _check_weights(weights: Tensor, ring_map: RingMap) -> None:
         raise ValueError(f"weights: expected (..., {rings}), one for each ring, got shape {tuple(weights.shape)}")
 
 
-def _check_out(out: Tensor, x: Tensor) -> None:
+def check_out(out: Tensor, x: Tensor) -> None:
+    """Raise unless ``out`` can take a result like ``x``."""
     _check_like(out, x, "out")
     if out.shape != x.shape:
         raise ValueError(f"out: expected the shape of x, {tuple(x.shape)}, got {tuple(out.shape)}")

@@ -46,8 +46,8 @@ class Recipe:
     defense: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.parsed.defence not in DEFENSES:
-            raise ValueError(f"name: no trainer yet for {self.parsed.defence!r}; there are {', '.join(DEFENSES)}")
+        if self.parsed.defense not in DEFENSES:
+            raise ValueError(f"name: no trainer yet for {self.parsed.defense!r}; there are {', '.join(DEFENSES)}")
         if self.parsed.bass not in (None, "bass", "bassmix"):
             raise ValueError(f"name: no trainer yet for the prefix {self.parsed.bass!r}; there are bass and bassmix")
         if self.dataset not in DATASETS:
@@ -59,9 +59,9 @@ class Recipe:
             raise ValueError(f"gamma: expected a probability in [0, 1], got {self.gamma!r}")
         if self.reading not in get_args(Reading):
             raise ValueError(f"reading: expected one of {', '.join(get_args(Reading))}, got {self.reading!r}")
-        unknown = set(self.defense) - {f.name for f in fields(DEFENSES[self.parsed.defence])}
+        unknown = set(self.defense) - {f.name for f in fields(DEFENSES[self.parsed.defense])}
         if unknown:
-            raise ValueError(f"defense: {self.parsed.defence} has no parameter {', '.join(sorted(unknown))}")
+            raise ValueError(f"defense: {self.parsed.defense} has no parameter {', '.join(sorted(unknown))}")
 
     @property
     def parsed(self) -> ModelName:
@@ -73,7 +73,7 @@ class Recipe:
         return self.lr * min(progress / peak, (1 - progress) / (1 - peak))
 
     def make_defense(self):
-        return DEFENSES[self.parsed.defence](**self.defense)
+        return DEFENSES[self.parsed.defense](**self.defense)
 
     def as_dict(self) -> dict[str, Any]:
         """For the card: every field, and the defence's parameters with its defaults filled in."""

@@ -126,7 +126,7 @@ def _validate(
     model: nn.Module, val_set: ImageSet, recipe: Recipe, device: torch.device, track: Track
 ) -> dict[str, float]:
     """Clean accuracy of the whole validation split; ``selection`` is what the best epoch is chosen by."""
-    adversarial = recipe.parsed.defence != "standard"
+    adversarial = recipe.parsed.defense != "standard"
     count = recipe.selection_images or len(val_set)
     generator = torch.Generator().manual_seed(recipe.seed)
     clean = robust = 0
