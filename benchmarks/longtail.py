@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from freqrob.data import load_dataset
+from freqrob.files import write_json
 from freqrob.provenance import provenance
-from freqrob.report.records import write_json
 from freqrob.spectral.bass import bass
 from freqrob.spectral.longtail import fit_power_law, power_profile, spectral_entropy, split
 

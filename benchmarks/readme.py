@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 
 from freqrob.evaluation import PROTOCOLS
-from freqrob.report.records import write_text
+from freqrob.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ("standard_rn20", "bassmix_standard_rn20", "pgd_at_rn20", "bass_pgd_at_rn20")
@@ -70,7 +70,6 @@ def speed() -> str:
     """The fused ops against their peers of the same run."""
     record = json.loads((RESULTS / "spectral_cpu.json").read_text())
     rows = {(row["workload"], row["candidate"]): row for row in record["rows"] if row["memory"] == "fresh"}
-    machine = record["machine"]
     workloads, candidates = (list(dict.fromkeys(key[i] for key in rows)) for i in (0, 1))
 
     def cell(workload: str, candidate: str) -> str:
@@ -82,7 +81,7 @@ def speed() -> str:
     body = [[candidate, *(cell(workload, candidate) for workload in workloads)] for candidate in candidates]
     note = (
         "A whole batch, float32 unless said; the others as multiples of freqrob's time in the same run, medians. "
-        f"{machine['cpu']}, {machine['threads']} threads, {machine['isa']}, torch {record['versions']['torch']}. "
+        f"{record['machine']}, {record['threads']} threads, {record['isa']}, torch {record['versions']['torch']}. "
         "`python -m benchmarks.spectral` measures your machine."
     )
     return f"{table(['', *workloads], body)}\n\n{note}"

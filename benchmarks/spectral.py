@@ -11,16 +11,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
-import json
 import os
-import platform
+import shlex
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +25,8 @@ import torch
 from torch import Tensor
 from torch.fft import fft2, ifft2, irfft2, rfft2
 
+from freqrob.files import write_json
+from freqrob.provenance import provenance
 from freqrob.spectral import native, ops
 from freqrob.spectral.rings import RingMap
 
@@ -269,35 +268,6 @@ def measure(workload: Workload, memory: str, repeats: int) -> list[dict[str, obj
 # Report
 
 
-def cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
-
-
-def commit() -> str:
-    """The commit, with a + if what was measured differs from it."""
-
-    def git(*arguments: str) -> str:
-        here = Path(__file__).parents[1]
-        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True).stdout.strip()
-
-    changed = git("status", "--porcelain", "csrc", "freqrob/spectral", "benchmarks/spectral.py")
-    return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
-
-
-def circumstances(threads: int) -> dict[str, object]:
-    return {
-        "command": " ".join(["python -m benchmarks.spectral", *sys.argv[1:]]),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": commit(),
-        "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "threads": threads, "isa": torch.ops.freqrob.isa()},
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-    }
-
-
 def table(rows: list[dict[str, object]]) -> str:
     lines = [f"{'':22}{'memory':8}{'':32}{'ms':>9}{'ratio':>8}  undisturbed"]
     for row in rows:
@@ -326,9 +296,9 @@ def main() -> None:
             for workload in workloads:
                 rows += measure(workload, memory, arguments.repeats)
     print(table(rows))
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    report = {**circumstances(arguments.threads), "rows": rows}
-    arguments.out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    command = shlex.join(["python", "-m", "benchmarks.spectral", *sys.argv[1:]])
+    circumstances = {**provenance(command), "threads": arguments.threads, "isa": torch.ops.freqrob.isa()}
+    write_json(arguments.out, {**circumstances, "rows": rows})
     print(f"written to {arguments.out}")
 
 

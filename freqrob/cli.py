@@ -285,8 +285,8 @@ def _check_outputs(paths: list[Path]) -> None:
 
 
 def _write_results(path: Path, results: list[tuple[str, list[Result]]], command: str, source: str) -> None:
+    from freqrob.files import write_csv, write_json
     from freqrob.provenance import provenance
-    from freqrob.report.records import write_csv, write_json
 
     rows = [{"model": name, **result.as_dict()} for name, found in results for result in found]
     if path.suffix == ".csv":

@@ -14,13 +14,14 @@ from torch import nn
 
 from freqrob.data import samples
 from freqrob.data.datasets import ImageSet
+from freqrob.files import write_text
 from freqrob.models import create_network, registry
 from freqrob.models.cards import Card
 from freqrob.models.checkpoints import save
 from freqrob.report import collect, figures, render, write_report
 from freqrob.report.measure import summarise_spectrum
 from freqrob.report.page import widest_margin
-from freqrob.report.records import COLUMNS, write_text
+from freqrob.report.records import COLUMNS
 from freqrob.spectral.rings import RingMap
 
 IMAGES = 6

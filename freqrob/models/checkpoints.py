@@ -12,8 +12,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from freqrob.files import sha256_of, temporary_beside, write_synced, write_text
 from freqrob.models.cards import Card, CheckpointError
-from freqrob.models.files import sha256_of, temporary_beside, write_synced
 
 
 def card_path(path: str | Path) -> Path:
@@ -60,9 +60,7 @@ def add_results(path: str | Path, results: Iterable[Mapping[str, Any]]) -> Card:
     replaced = {measured(result) for result in new}
     kept = [result for result in card.results if measured(result) not in replaced]
     card = replace(card, results=[*kept, *new])
-    with temporary_beside(card_path(path)) as file:
-        write_synced(file, card.to_json().encode())
-        os.replace(file, card_path(path))
+    write_text(card_path(path), card.to_json())
     return card
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import IO
 from urllib.request import Request, urlopen
 
+from freqrob.files import temporary_beside, write_synced
 from freqrob.models.cards import Card, CheckpointError
 from freqrob.models.checkpoints import card_path, check_sha256
-from freqrob.models.files import temporary_beside, write_synced
 
 _CHUNK = 1 << 20
 _TIMEOUT_SECONDS = 30

@@ -11,9 +11,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from freqrob.evaluation import PROTOCOLS
+from freqrob.files import write_csv, write_json, write_text
 from freqrob.report import figures
 from freqrob.report.measure import ATTACKS, DemoMeasurements, ModelMeasurements
-from freqrob.report.records import COLUMNS, tidy_rows, write_csv, write_json, write_text
+from freqrob.report.records import COLUMNS, tidy_rows
 
 
 def write_report(measurements: DemoMeasurements, out: str | Path) -> Path:

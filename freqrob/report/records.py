@@ -1,43 +1,15 @@
-"""Numbers on disk: JSON and CSV, whole or absent."""
+"""The page's numbers as rows of a table."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from freqrob.models.files import temporary_beside, write_synced
 from freqrob.report.measure import DemoMeasurements, SpectrumSummary
 
 COLUMNS = (
     "subject", "from", "quantity", "value", "unit", "frequency",
     "protocol", "attack", "eps", "step_size", "images", "seed",
 )  # fmt: skip
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file that is complete before it replaces an earlier one. Raises OSError."""
-    with temporary_beside(path) as new:
-        write_synced(new, text.encode())
-        os.replace(new, path)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write indented JSON. Raises OSError, or ValueError for a NaN."""
-    write_text(path, json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-
-
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Write rows under a header of ``columns``; what a row lacks stays empty. Raises OSError."""
-    text = io.StringIO()
-    table = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
-    table.writeheader()
-    table.writerows(rows)
-    write_text(path, text.getvalue())
 
 
 def tidy_rows(measurements: DemoMeasurements) -> list[dict[str, Any]]:

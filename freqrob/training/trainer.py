@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,10 +14,10 @@ from torch import Tensor, nn
 
 from freqrob.attacks import evaluating, pgd
 from freqrob.data import Batches, ImageSet, balance, load_dataset
+from freqrob.files import temporary_beside, write_csv, write_text
 from freqrob.models import create_network
 from freqrob.models.cards import Card, CheckpointError
 from freqrob.models.checkpoints import save
-from freqrob.models.files import temporary_beside
 from freqrob.models.front_ends import CIFAR10_MEAN, CIFAR10_STD, with_front_ends
 from freqrob.models.loading import checkpoint_path
 from freqrob.provenance import commit, versions
@@ -187,15 +186,8 @@ def _checkpoint(
         "optimizer": optimizer.state_dict(),
         "history": history,
     }
-    with temporary_beside(run / "metrics.jsonl") as new:
-        new.write_text("".join(json.dumps(line) + "\n" for line in history))
-        new.replace(run / "metrics.jsonl")
-    with temporary_beside(run / "metrics.csv") as new:
-        with new.open("w", newline="") as file:
-            table = csv.DictWriter(file, history[0])
-            table.writeheader()
-            table.writerows(history)
-        new.replace(run / "metrics.csv")
+    write_text(run / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history))
+    write_csv(run / "metrics.csv", history, list(history[0]))
     with temporary_beside(run / "last.ckpt") as new:
         torch.save(state, new)
         new.replace(run / "last.ckpt")

@@ -1,11 +1,15 @@
 """Files that are whole or absent: written beside the target, synced, then renamed over it."""
 
+import csv
 import hashlib
+import io
+import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -34,3 +38,24 @@ def sha256_of(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file that is complete before it replaces an earlier one. Raises OSError."""
+    with temporary_beside(path) as new:
+        write_synced(new, text.encode())
+        os.replace(new, path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write indented JSON. Raises OSError, or ValueError for a NaN."""
+    write_text(path, json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Write rows under a header of ``columns``; what a row lacks stays empty. Raises OSError."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
+    table.writeheader()
+    table.writerows(rows)
+    write_text(path, text.getvalue())
