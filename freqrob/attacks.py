@@ -59,6 +59,8 @@ def pgd(
         gradient, fooled = _ascend(model, adversarial[active], labels[active])
         if stop_when_fooled:
             active, gradient = active[~fooled], gradient[~fooled]
+            if len(active) == 0:
+                break
         moved = adversarial[active] + step_size * gradient.sign()
         adversarial[active] = torch.clamp(moved, low[active], high[active])
     return adversarial

@@ -16,9 +16,9 @@ from operator import index
 
 import torch
 from torch import Tensor
-from torch.fft import irfft2, rfft2
 
 from freqrob.spectral import native, reference
+from freqrob.spectral.reference import irfft2, rfft2
 from freqrob.spectral.rings import RingMap
 
 __all__ = ["bass", "mean_amplitude", "ring_dot", "ring_filter", "ring_sum"]

@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.fft import irfft2, rfft2
 
 from freqrob.spectral.rings import RingMap
 
@@ -35,8 +34,21 @@ def _widen(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def rfft2(x: Tensor) -> Tensor:
+    """``torch.fft.rfft2``, of an empty batch too (which MKL refuses before torch 2.15) and of half precision."""
+    x = _widen(x)
+    return torch.fft.rfft2(x) if x.numel() else x[..., : x.shape[-1] // 2 + 1] + 0j
+
+
+def irfft2(spectrum: Tensor, s: tuple[int, int]) -> Tensor:
+    """``torch.fft.irfft2``, of an empty batch too."""
+    if spectrum.numel():
+        return torch.fft.irfft2(spectrum, s=s)
+    return spectrum.real.new_zeros(*spectrum.shape[:-2], *s) + spectrum.real.sum()
+
+
 def ring_sum(x: Tensor, ring_map: RingMap, of: str = "power") -> Tensor:
-    spectrum = rfft2(_widen(x))
+    spectrum = rfft2(x)
     if of == "amplitude":
         return _sum_rings(_amplitude(spectrum), ring_map)
     return _sum_rings(spectrum.real.square() + spectrum.imag.square(), ring_map)
@@ -44,17 +56,17 @@ def ring_sum(x: Tensor, ring_map: RingMap, of: str = "power") -> Tensor:
 
 def ring_filter(x: Tensor, weights: Tensor, ring_map: RingMap) -> Tensor:
     ring = ring_map.half_on(x.device).long()
-    return irfft2(rfft2(_widen(x)) * weights[..., ring], s=x.shape[-2:]).to(x.dtype)
+    return irfft2(rfft2(x) * weights[..., ring], s=x.shape[-2:]).to(x.dtype)
 
 
 def ring_dot(x: Tensor, y: Tensor, ring_map: RingMap) -> Tensor:
-    a, b = rfft2(_widen(x)), rfft2(_widen(y))
+    a, b = rfft2(x), rfft2(y)
     product = a.real * b.real + a.imag * b.imag  # a lazy conj() would be wrong under torch.compile
     return _sum_rings(product, ring_map) / (x.shape[-2] * x.shape[-1])
 
 
 def mean_amplitude(x: Tensor) -> Tensor:
-    return _amplitude(rfft2(_widen(x))).flatten(0, -3).mean(0)
+    return _amplitude(rfft2(x)).flatten(0, -3).mean(0)
 
 
 def bass_profile(v: Tensor, ring_map: RingMap, reading: str, ring_sum: Callable[..., Tensor] = ring_sum) -> Tensor:
