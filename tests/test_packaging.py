@@ -130,9 +130,11 @@ def test_an_installed_wheel_builds_its_own_sources_on_first_use(checkout, tmp_pa
 import resource
 from freqrob.spectral import native
 loaded, used = native.load(), resource.getrusage(resource.RUSAGE_CHILDREN)
-print(native.source_folder(), loaded, used.ru_utime + used.ru_stime)
+import freqrob, torch
+logits = freqrob.load_model("bass_pgd_at_rn20")(torch.rand(2, 3, 32, 32))
+print(native.source_folder(), loaded, used.ru_utime + used.ru_stime, len(logits))
 """
     env = {"PYTHONPATH": str(tmp_path / "installed"), "FREQROB_CACHE": str(tmp_path / "cache")}
-    folder, loaded, seconds = python(code, FREQROB_NATIVE="require", **env).split()
-    assert folder == str(tmp_path / "installed" / "freqrob" / "csrc") and loaded == "True"
+    folder, loaded, seconds, classified = python(code, FREQROB_NATIVE="require", **env).split()
+    assert folder == str(tmp_path / "installed" / "freqrob" / "csrc") and loaded == "True" and classified == "2"
     assert float(seconds) < 30  # of CPU time: less than 20 s on two cores that are not busy otherwise
