@@ -265,6 +265,30 @@ def test_mean_amplitude_does_not_depend_on_the_threads(size: tuple[int, int]) ->
 # Planes share vector lanes; nothing of one may show in another
 
 
+@pytest.mark.parametrize("scale", [1e-3, 1e-12, 1e12])
+@pytest.mark.parametrize("planes", [1, 3, 33])
+@pytest.mark.parametrize("size", [(32, 32), (64, 64), (12, 9)])
+def test_small_and_large_values_keep_their_digits(
+    size: tuple[int, int], planes: int, scale: float, policy: str
+) -> None:
+    """Lanes without a plane must not add what leaks into them to the mean."""
+    x = torch.randn(planes, *size) * scale
+    assert_near(ops.mean_amplitude(x), reference.mean_amplitude(x.double()))
+    ring_map = RingMap(*size)
+    assert_near(ops.ring_sum(x, of="amplitude"), reference.ring_sum(x.double(), ring_map, "amplitude"))
+    w = torch.rand(planes, ring_map.rings)
+    assert_near(ops.ring_filter(x, w), reference.ring_filter(x.double(), w.double(), ring_map))
+
+
+@needs_native
+def test_a_plane_of_zeros_stays_zero_beside_others() -> None:
+    x = torch.randn(64, 32, 32) * 1e-6
+    x[::2] = 0
+    assert ops.ring_sum(x, of="amplitude")[::2].max() == 0
+    assert_near(ops.mean_amplitude(x), reference.mean_amplitude(x.double()))
+
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("size", [(32, 32), (12, 9)])
 @pytest.mark.parametrize("name", ["power", "amplitude", "filter", "dot", "bass"])

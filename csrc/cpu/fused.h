@@ -79,7 +79,7 @@ struct Normaliser {
 FREQROB_INLINE Normaliser normaliser(const float* x, int64_t count) {
   int32_t exponent = magnitude(x, count) >> 23;
   if (exponent == 255) return {0.0f, __builtin_nanf("")};
-  if (exponent == 0) return {1.0f, 1.0f};
+  if (exponent == 0) exponent = 1;  // zero or denormal: what its partner leaks into it is scaled away
   if (exponent > 253) exponent = 253;
   return {from_bits((254 - exponent) << 23), from_bits(exponent << 23)};
 }
@@ -100,7 +100,10 @@ Group<Pixel> gather(const Pixel* x, int64_t planes, int64_t index) {
   group.planes = planes - first < kPlanes ? planes - first : kPlanes;
   for (int64_t plane = 0; plane < kPlanes; ++plane) {
     group.source[plane] = reinterpret_cast<const Pixel*>(kZeros);
-    if (plane >= group.planes) continue;
+    if (plane >= group.planes) {
+      set(group.unscale, plane, 0.0f);  // sums over the group must not count what leaks into no plane
+      continue;
+    }
     group.source[plane] = x + (first + plane) * N * N;
     normalise(group, plane, N * N);
   }
