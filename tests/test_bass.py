@@ -30,6 +30,12 @@ def expected(golden):
     return golden["bass"].permute(0, 3, 1, 2)
 
 
+@pytest.fixture(params=["auto", "off"])
+def policy(request, monkeypatch):
+    """The native kernels where there are any, and plain PyTorch."""
+    monkeypatch.setenv("FREQROB_NATIVE", request.param)
+
+
 def noise(*shape, dtype=torch.float32, seed=0):
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
@@ -66,7 +72,7 @@ def test_float_is_the_same_before_truncation(images, expected):
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (31, 33), (32, 32), (64, 64)])
 @pytest.mark.parametrize("reading", ["official", "power"])
 @pytest.mark.parametrize("value", [0, 77, 255])
-def test_constant_channels_come_back(size, reading, value):
+def test_constant_channels_come_back(size, reading, value, policy):
     constant = torch.full((2, 3, *size), value, dtype=torch.uint8)
     assert torch.equal(bass(constant, reading=reading), constant)
     pixels = constant.float() / 255
@@ -121,7 +127,7 @@ def test_any_image_comes_back_in_its_form(leading, height, width, dtype, reading
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("size", [32, 48, 64])
-def test_what_is_not_finite_stays_in_its_channel(poison, size):
+def test_what_is_not_finite_stays_in_its_channel(poison, size, policy):
     x = noise(3, 3, size, size)
     clean = bass(x)
     x[1, 1, 2, 3] = poison
@@ -132,7 +138,7 @@ def test_what_is_not_finite_stays_in_its_channel(poison, size):
     assert torch.allclose(y[others], clean[others], atol=1e-6)
 
 
-def test_out_is_written_and_returned():
+def test_out_is_written_and_returned(policy):
     x = noise(5, 3, 32, 32)
     out = torch.empty_like(x)
     assert bass(x, out=out) is out
@@ -150,6 +156,7 @@ def test_out_is_written_and_returned():
         (torch.zeros(1, 4, 4), {"reading": "amplitude"}, ValueError, "reading.*amplitude"),
         (torch.zeros(1, 4, 4), {"degenerate": "drop"}, ValueError, "degenerate"),
         (torch.zeros(1, 4, 4), {"pixel_scale": 0}, ValueError, "pixel_scale"),
+        (torch.zeros(1, 4, 4), {"pixel_scale": float("inf")}, ValueError, "pixel_scale"),
         (torch.zeros(1, 4, 4), {"pixel_scale": float("nan")}, ValueError, "pixel_scale"),
         (torch.zeros(1, 4, 4), {"out": torch.zeros(1, 4, 5)}, ValueError, "out"),
         (torch.zeros(1, 4, 4), {"out": torch.zeros(1, 4, 4, dtype=torch.uint8)}, TypeError, "out"),
@@ -175,6 +182,19 @@ class TestModule:
         assert gradcheck(BaSS(reading), x)
         assert gradgradcheck(BaSS(reading), x)
 
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_half_precision(self, dtype):
+        x = noise(2, 3, 32, 32).to(dtype).requires_grad_()
+        y = BaSS()(x)
+        y.sum().backward()
+        assert y.dtype == x.grad.dtype == dtype
+        assert torch.allclose(y.float(), BaSS()(x.detach()).float(), atol=0.01)
+
+    def test_compiles_whole_with_its_gradient(self, policy):
+        x = noise(2, 3, 32, 32).requires_grad_()
+        compiled = torch.compile(BaSS(), fullgraph=True, backend="aot_eager")
+        assert torch.allclose(compiled(x), BaSS()(x), atol=1e-5)
+
     def test_constant_image_has_a_finite_gradient(self):
         x = torch.full((1, 3, 32, 32), 0.3, requires_grad=True)
         BaSS()(x).sum().backward()
@@ -183,6 +203,8 @@ class TestModule:
     def test_bad_input(self):
         with pytest.raises(ValueError, match="reading"):
             BaSS("log")
+        with pytest.raises(ValueError, match="pixel_scale"):
+            BaSS(pixel_scale=-1)
         with pytest.raises(TypeError, match="images"):
             BaSS()(None)
 

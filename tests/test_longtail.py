@@ -47,6 +47,7 @@ def test_profile_leaves_dc_out():
     assert profile[0] == 0
     assert profile.sum() == pytest.approx(1)
     assert (power_profile(torch.ones(1, 3, 8, 8)) == 0).all()
+    assert (power_profile(torch.full((2, 3, 31, 33), 0.3)) == 0).all(), "rounding is no power"
 
 
 @pytest.mark.parametrize("alpha", [1.0, 2.0, 3.0])
@@ -75,6 +76,10 @@ def test_split_units():
     assert parts.radius == 5 / 32
     assert parts.radius_fraction == pytest.approx(5 / math.hypot(16, 16))
     assert split(wave, rule="round").radius == 4.5 / 32
+
+
+def test_the_whole_spectrum_ends_at_the_largest_radius():
+    assert split(torch.rand(2, 3, 32, 32), share=1.0).radius_fraction == 1
 
 
 def test_entropy():

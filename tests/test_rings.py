@@ -54,9 +54,21 @@ def test_units():
     assert RingMap(8, 64).full[1, 0] == RingMap(8, 64).full[0, 8] == 8
 
 
-def test_equal_maps_share_their_tensors():
-    assert RingMap(32, 32).half is RingMap(32, 32).half
+def test_equal_maps_share_their_tensors_and_nobody_spoils_them():
+    cpu = torch.device("cpu")
+    assert RingMap(32, 32).half_on(cpu) is RingMap(32, 32).half_on(cpu)
     assert RingMap(32, 32) != RingMap(32, 32, "round")
+    RingMap(18, 18).half[0, 0] = 5
+    RingMap(18, 18).counts[0] = 5
+    assert RingMap(18, 18).half[0, 0] == 0 and RingMap(18, 18).counts[0] == 1
+
+
+def test_made_in_inference_mode_it_serves_autograd():
+    with torch.inference_mode():
+        RingMap(22, 22).half_on(torch.device("cpu"))
+    assert not RingMap(22, 22).half_on(torch.device("cpu")).is_inference()
+    with torch.device("meta"):
+        assert RingMap(13, 13).counts.sum() == 169
 
 
 @pytest.mark.parametrize(

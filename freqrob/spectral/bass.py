@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from freqrob.spectral import ops, reference
-from freqrob.spectral.ops import check_out, check_planes
+from freqrob.spectral.ops import check_out, check_pixel_scale, check_planes
 from freqrob.spectral.rings import RingMap
 
 Reading = Literal["official", "power"]
@@ -59,13 +59,13 @@ def bass(
     check_planes(images, "images", bytes_too=True)
     _check_choice("reading", reading, get_args(Reading))
     _check_choice("degenerate", degenerate, get_args(Degenerate))
-    if not pixel_scale > 0:
-        raise ValueError(f"pixel_scale: expected a positive number, got {pixel_scale!r}")
+    check_pixel_scale(pixel_scale)
     rings = RingMap(*images.shape[-2:])
     if degenerate == "keep":
         return ops.bass(images, rings, reading=reading, pixel_scale=pixel_scale, out=out)
     if out is not None:
         check_out(out, images)
+    images = images.detach()
     exact = images.double() if images.is_floating_point() else images  # float32's rounding noise is not theirs
     balanced = reference.bass(exact, rings, reading=reading, pixel_scale=pixel_scale, degenerate=degenerate)
     return balanced.to(images.dtype) if out is None else out.copy_(balanced)
@@ -81,6 +81,7 @@ class BaSS(nn.Module):
     def __init__(self, reading: Reading = "official", pixel_scale: float = 255.0) -> None:
         super().__init__()
         _check_choice("reading", reading, get_args(Reading))
+        check_pixel_scale(pixel_scale)
         self.reading, self.pixel_scale = reading, pixel_scale
 
     def forward(self, images: Tensor) -> Tensor:
@@ -88,10 +89,10 @@ class BaSS(nn.Module):
         if not (torch.is_grad_enabled() and images.requires_grad):
             return bass(images, reading=self.reading, pixel_scale=self.pixel_scale)
         rings = RingMap(*images.shape[-2:])
-        v = images * self.pixel_scale
+        v = reference.widen(images) * self.pixel_scale
         weights = reference.bass_weights(reference.bass_profile(v, rings, self.reading, ops.ring_sum))
         gain = weights if self.reading == "official" else weights.sqrt()
-        return ops.ring_filter(v, gain, rings).clamp(0, self.pixel_scale) / self.pixel_scale
+        return (ops.ring_filter(v, gain, rings).clamp(0, self.pixel_scale) / self.pixel_scale).to(images.dtype)
 
     def extra_repr(self) -> str:
         return f"reading={self.reading!r}, pixel_scale={self.pixel_scale}"
@@ -105,7 +106,8 @@ class RandomBaSS(nn.Module):
         reading, pixel_scale: as for ``bass``.
         generator: where the draws come from; torch's default generator if None.
 
-    Called with (C, H, W) or (N, C, H, W), float in [0, 1] or uint8; returns the same shape and dtype.
+    Called with (C, H, W) or (N, C, H, W), float in [0, 1] or uint8, and optionally a generator of its own; returns the
+    same shape and dtype.
 
     Source: Lin et al., NeurIPS 2023, the augmentation with rate γ (its code is not published).
     """
@@ -121,14 +123,15 @@ class RandomBaSS(nn.Module):
         if not 0 <= gamma <= 1:
             raise ValueError(f"gamma: expected a probability in [0, 1], got {gamma!r}")
         _check_choice("reading", reading, get_args(Reading))
+        check_pixel_scale(pixel_scale)
         self.gamma, self.reading, self.pixel_scale, self.generator = gamma, reading, pixel_scale, generator
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         check_planes(images, "images", bytes_too=True)
         if images.ndim not in (3, 4):
             raise ValueError(f"images: expected (C, H, W) or (N, C, H, W), got {tuple(images.shape)}")
         batch = images if images.ndim == 4 else images[None]
-        chosen = torch.rand(len(batch), generator=self.generator) < self.gamma
+        chosen = torch.rand(len(batch), generator=generator or self.generator) < self.gamma
         chosen = chosen.to(images.device)
         batch = batch.clone()
         batch[chosen] = bass(batch[chosen], reading=self.reading, pixel_scale=self.pixel_scale)

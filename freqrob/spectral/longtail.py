@@ -12,6 +12,8 @@ from freqrob.spectral import ops
 from freqrob.spectral.ops import check_planes
 from freqrob.spectral.rings import RingMap, Rule
 
+ROUNDING = 1e-12  # of DC's power: what the transform of a constant float32 image leaves elsewhere
+
 
 def radial_power(images: Tensor, *, rule: Rule = "trunc", pixel_scale: float = 1.0, mean: bool = False) -> Tensor:
     """Power of each ring of each channel: Σ |F|² over the ring, or its mean.
@@ -55,8 +57,10 @@ def power_profile(images: Tensor, *, rule: Rule = "trunc") -> Tensor:
     if images.numel() == 0:
         raise ValueError(f"images: expected at least one, got shape {tuple(images.shape)}")
     power = radial_power(images, rule=rule).double().flatten(0, -2).mean(0)
-    power[0] = 0
-    return power / power.sum() if power.sum() > 0 else power
+    dc, power[0] = power[0].item(), 0
+    if power.sum() <= ROUNDING * dc:
+        return torch.zeros_like(power)
+    return power / power.sum()
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class Split:
         """The boundary's radius as a share of the largest one, the corner's."""
         height, width = self.rings.height, self.rings.width
         corner = hypot((height // 2) / height, (width // 2) / width)
-        return self.radius / corner
+        return min(self.radius / corner, 1.0)
 
     @property
     def low_mask(self) -> Tensor:
@@ -143,15 +147,16 @@ class PowerLaw:
 def fit_power_law(images: Tensor, *, rule: Rule = "trunc") -> PowerLaw:
     """Fit the mean power of a coefficient against its frequency, by least squares in logarithms.
 
-    The rings from 1 to the Nyquist frequency of the shorter side count, each once; the corners beyond do not, nor
-    empty rings.
+    The rings between DC and Nyquist (0.5 cycles/pixel) count, each once and at the frequency where it begins; the
+    corners beyond do not, nor empty rings. For power that is exactly f^(−α) the rings' width makes α come out up to
+    5 % low at 32×32.
 
     Raises:
         ValueError: fewer than two rings with power.
     """
     check_planes(images, "images", bytes_too=True)
     rings = RingMap(*images.shape[-2:], rule)
-    power = radial_power(images, rule=rule, mean=True).double().flatten(0, -2).mean(0)
+    power = radial_power(images, rule=rule, mean=True).double().flatten(0, -2).mean(0).cpu()
     fitted = (rings.radii > 0) & (rings.radii < 0.5) & (power > 0)
     if fitted.sum() < 2:
         raise ValueError(f"images: expected power on at least two rings, got it on {int(fitted.sum())}")

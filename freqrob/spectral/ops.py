@@ -12,6 +12,7 @@ NaN or an infinity gives numbers that are not finite, and changes no other plane
 from __future__ import annotations
 
 from functools import lru_cache
+from math import inf
 from operator import index
 
 import torch
@@ -165,8 +166,7 @@ def bass(
     check_planes(x, "x", bytes_too=True)
     if reading not in ("official", "power"):
         raise ValueError(f"reading: expected 'official' or 'power', got {reading!r}")
-    if not pixel_scale > 0:
-        raise ValueError(f"pixel_scale: expected a positive number, got {pixel_scale!r}")
+    check_pixel_scale(pixel_scale)
     ring_map = _rings_for(x, ring_map)
     if out is not None:
         check_out(out, x)
@@ -207,9 +207,15 @@ def _check_like(other: Tensor, x: Tensor, name: str) -> None:
 
 
 def _check_weights(weights: Tensor, ring_map: RingMap) -> None:
-    rings = _geometry(ring_map)[1]
+    rings = ring_map.rings
     if weights.ndim < 1 or weights.shape[-1] != rings:
         raise ValueError(f"weights: expected (..., {rings}), one for each ring, got shape {tuple(weights.shape)}")
+
+
+def check_pixel_scale(pixel_scale: float) -> None:
+    """Raise unless white has a positive, finite value."""
+    if not 0 < pixel_scale < inf:
+        raise ValueError(f"pixel_scale: expected a positive number, got {pixel_scale!r}")
 
 
 def check_out(out: Tensor, x: Tensor) -> None:
@@ -255,19 +261,8 @@ def _registered() -> bool:
 
 
 def _geometry(ring_map: RingMap) -> tuple[Tensor, int]:
-    """``half`` and the number of rings."""
-    return _constant_geometry(ring_map.height, ring_map.width, ring_map.rule)
-
-
-@torch.compiler.assume_constant_result
-def _constant_geometry(height: int, width: int, rule: str) -> tuple[Tensor, int]:
-    return _cached_geometry(height, width, rule)
-
-
-@lru_cache(maxsize=64)
-def _cached_geometry(height: int, width: int, rule: str) -> tuple[Tensor, int]:
-    ring_map = RingMap(height, width, rule)
-    return ring_map.half, ring_map.rings
+    """What the native ops are told of the rings."""
+    return ring_map.half_on(torch.device("cpu")), ring_map.rings
 
 
 @lru_cache(maxsize=1)

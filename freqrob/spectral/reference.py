@@ -29,14 +29,14 @@ def _sum_rings(values: Tensor, ring_map: RingMap) -> Tensor:
     return values.new_zeros(*values.shape[:-1], ring_map.rings).index_add(-1, ring, values)
 
 
-def _widen(x: Tensor) -> Tensor:
-    """Half precision as float32: torch.fft has no half on the CPU, and ring sums would overflow it."""
+def widen(x: Tensor) -> Tensor:
+    """Half precision as float32: torch.fft has none on the CPU, and ring sums would overflow it."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def rfft2(x: Tensor) -> Tensor:
     """``torch.fft.rfft2``, of an empty batch too (which MKL refuses before torch 2.15) and of half precision."""
-    x = _widen(x)
+    x = widen(x)
     return torch.fft.rfft2(x) if x.numel() else x[..., : x.shape[-1] // 2 + 1] + 0j
 
 
@@ -99,7 +99,7 @@ def bass(
 ) -> Tensor:
     quantised = x.dtype == torch.uint8
     scale = pixel_scale / (255 if quantised else 1)
-    v = (x.double() if quantised else _widen(x)) * scale
+    v = (x.double() if quantised else widen(x)) * scale
     weights = bass_weights(bass_profile(v, ring_map, reading), degenerate=degenerate)
     gain = weights if reading == "official" else weights.sqrt()
     y = ring_filter(v, gain, ring_map).clamp(0, pixel_scale) / scale

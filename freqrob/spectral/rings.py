@@ -53,7 +53,7 @@ class RingMap:
     @property
     def half(self) -> Tensor:
         """Ring of each coefficient of ``rfft2``: (H, W//2+1) int32, DC at [0, 0]."""
-        return _half(self, torch.device("cpu"))
+        return self.half_on(torch.device("cpu")).clone()
 
     @property
     def full(self) -> Tensor:
@@ -68,7 +68,7 @@ class RingMap:
     @property
     def multiplicity(self) -> Tensor:
         """How many coefficients of ``fft2`` each column of ``rfft2`` stands for: (W//2+1,) int64, 1 or 2."""
-        both = torch.full((self.width // 2 + 1,), 2)
+        both = torch.full((self.width // 2 + 1,), 2, device="cpu")
         both[0] = 1
         if self.width % 2 == 0:
             both[-1] = 1
@@ -77,40 +77,52 @@ class RingMap:
     @property
     def rings(self) -> int:
         """The number of rings, the empty ones included; the outermost one is never empty."""
-        return int(self.half.max()) + 1
+        return _constants(self.height, self.width, self.rule, "cpu")[1]
 
     @property
     def counts(self) -> Tensor:
         """How many coefficients of ``fft2`` each ring holds: (rings,) int64, summing to H·W."""
-        return torch.bincount(self.full.flatten(), minlength=self.rings)
+        return _constants(self.height, self.width, self.rule, "cpu")[2].clone()
 
     @property
     def radii(self) -> Tensor:
         """Radius of each ring in cycles/pixel: (rings,) float64. Nyquist along an axis is 0.5."""
-        return torch.arange(self.rings, dtype=torch.float64) / max(self.height, self.width)
+        return torch.arange(self.rings, dtype=torch.float64, device="cpu") / max(self.height, self.width)
 
     def half_on(self, device: torch.device) -> Tensor:
-        """``half`` on a device, made once for each."""
-        return _half(self, device)
+        """``half`` on a device, made once for each: not to be written to."""
+        return _constants(self.height, self.width, self.rule, str(device))[0]
 
 
 def _distance(size: int) -> Tensor:
     """|k| of each coefficient along an axis of ``size`` pixels: 0, 1, … size//2, … 1."""
-    index = torch.arange(size)
+    index = torch.arange(size, device="cpu")
     return torch.minimum(index, size - index)
 
 
+@torch.compiler.assume_constant_result
+def _constants(height: int, width: int, rule: Rule, device: str) -> tuple[Tensor, int, Tensor]:
+    """``half`` on a device, the number of rings, their counts; to torch.compile they are constants."""
+    return _cached_constants(height, width, rule, device)
+
+
 @lru_cache(maxsize=64)
-def _half(ring_map: RingMap, device: torch.device) -> Tensor:
-    height, width = ring_map.height, ring_map.width
+@torch.inference_mode(False)  # autograd must be able to keep them, whoever asked first
+def _cached_constants(height: int, width: int, rule: Rule, device: str) -> tuple[Tensor, int, Tensor]:
+    half = _half(height, width, rule)
+    counts = torch.bincount(half[:, _distance(width)].flatten())
+    return half.to(device), len(counts), counts
+
+
+def _half(height: int, width: int, rule: Rule) -> Tensor:
     ky = _distance(height)[:, None] * width
     kx = _distance(width)[None, : width // 2 + 1] * height
     squared, unit = ky * ky + kx * kx, min(height, width) ** 2  # r² = squared / unit
-    if ring_map.rule == "trunc":
+    if rule == "trunc":
         ring = _isqrt(squared // unit)
     else:
         ring = (_isqrt(4 * squared // unit) + 1) // 2  # ⌊r + ½⌋ = ⌊(⌊2r⌋ + 1) / 2⌋
-    return ring.to(device=device, dtype=torch.int32)
+    return ring.to(torch.int32)
 
 
 def _isqrt(n: Tensor) -> Tensor:
