@@ -49,8 +49,9 @@ def pgd(
     for name, value in (("eps", eps), ("step_size", step_size), ("steps", steps)):
         if value < 0:
             raise ValueError(f"{name}: expected a number ≥ 0, got {value}")
+    images = images.detach()
     low, high = (images - eps).clamp(min=0), (images + eps).clamp(max=1)
-    adversarial = images.detach().clone()
+    adversarial = images.clone()
     if random_start:
         noise = torch.rand(images.shape, generator=generator, dtype=images.dtype).to(images.device)
         adversarial = (images + eps * (2 * noise - 1)).clamp(0, 1)
@@ -78,22 +79,27 @@ def input_gradient(model: Model, images: Tensor, labels: Tensor) -> Tensor:
 
 def _ascend(model: Model, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """The gradient of the loss, and which images are misclassified."""
-    with torch.enable_grad():
-        images = images.detach().requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad():
+        images, labels = images.detach().clone().requires_grad_(), labels.clone()
         logits = model(images)
         loss = F.cross_entropy(logits, labels, reduction="sum")
-        return torch.autograd.grad(loss, images)[0], logits.detach().argmax(1) != labels
+        return torch.autograd.grad(loss, images)[0], ~classified(logits.detach(), labels)
+
+
+def classified(logits: Tensor, labels: Tensor) -> Tensor:
+    """Which images are classified correctly: (N,) bool. Logits with a NaN or an infinity classify nothing."""
+    return (logits.argmax(1) == labels) & logits.isfinite().all(1)
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in eval mode for a while, bare of a trainer's wrapper, for gradients that concern no parameter.
+    """The model in eval mode for a while, bare of Lightning Fabric's wrapper, for gradients that concern no parameter.
 
     Batch statistics are neither used nor changed.
     """
     was_training = model.training
     model.eval()
     try:
-        yield getattr(model, "module", model)
+        yield model.module if hasattr(model, "_forward_module") else model
     finally:
         model.train(was_training)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from freqrob.attacks import evaluating, fgsm, input_gradient, pgd
+from freqrob.attacks import classified, evaluating, fgsm, input_gradient, pgd
 
 EPS = 8 / 255
 
@@ -73,6 +73,35 @@ def test_gradient_is_each_images_own(network):
     alone = torch.cat([input_gradient(network, x[i : i + 1], y[i : i + 1]) for i in range(4)])
     assert torch.allclose(whole, alone, atol=1e-6)
     assert all(p.grad is None for p in network.parameters())
+
+
+def test_works_in_inference_mode(network):
+    x, y = batch(4, 10)
+    with torch.inference_mode():
+        inside = pgd(network, x, y, steps=2, random_start=False)
+    assert torch.equal(inside.clone(), pgd(network, x, y, steps=2, random_start=False))
+
+
+def test_result_carries_no_graph(network):
+    x, y = batch(4, 10)
+    assert not pgd(network, x.requires_grad_(), y, steps=2).requires_grad
+
+
+def test_a_submodule_called_module_is_no_wrapper():
+    class Doubled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.module = nn.Identity()
+
+    model = Doubled()
+    with evaluating(model) as bare:
+        assert bare is model
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_classify_nothing(bad):
+    logits = torch.tensor([[1.0, 0.0], [bad, 0.0]])
+    assert classified(logits, torch.tensor([0, 0])).tolist() == [True, False]
 
 
 def test_works_under_no_grad_and_on_an_empty_batch(network):

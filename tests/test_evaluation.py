@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from freqrob.attacks import input_gradient, pgd
 from freqrob.diagnostics import diagnose
-from freqrob.evaluation import PROTOCOLS, Attack, evaluate
+from freqrob.evaluation import PROTOCOLS, Attack, accuracy, evaluate
 from freqrob.evaluation.accuracy import CLEAN
-from freqrob.spectral.bass import bass
+from freqrob.spectral.bass import BaSS, bass
+from freqrob.spectral.ops import mean_amplitude
 
 
 class Brightness(nn.Module):
@@ -40,6 +42,13 @@ def test_misclassified_images_count_as_broken(grey):
     assert robust[0].accuracy == 0
 
 
+def test_a_lucky_random_start_repairs_nothing():
+    """Just below the threshold and labelled as above: noise alone puts a quarter of these right."""
+    images, labels = torch.full((100, 3, 8, 8), 127, dtype=torch.uint8), torch.ones(100, dtype=torch.int64)
+    only_noise = Attack(steps=1, eps=20 / 255, step_size=0.0)
+    assert evaluate(Brightness(), images, labels, protocols=["natural"], attacks=[only_noise])[0].accuracy == 0
+
+
 class HighFrequency(nn.Module):
     """Two classes by the power of the finest stripes, which BaSS raises."""
 
@@ -68,9 +77,66 @@ def test_seeded_and_independent_of_other_attacks(grey):
     assert alone[0] == among[-1]
 
 
+def test_what_is_attacked_under_each_protocol(monkeypatch):
+    """The very model, images, step and random start that PGD is given."""
+    given = []
+
+    def spy(model, images, labels, *, generator, **options):
+        given.append((model, images, options, generator.initial_seed(), generator.get_state()))
+        return pgd(model, images, labels, generator=generator, **options)
+
+    monkeypatch.setattr(accuracy, "pgd", spy)
+    torch.manual_seed(0)
+    images = (nn.functional.avg_pool2d(torch.rand(8, 3, 34, 34), 3, 1) * 255).to(torch.uint8)
+    model = Brightness()
+    labels = model(images / 255).argmax(1)
+    attacks = [Attack(steps=3), Attack(steps=2, eps=4 / 255, step_size=1 / 255)]
+    evaluate(model, images, labels, attacks=attacks, seed=7)
+    (bare, natural, first, seed, start), *_ = given
+    assert bare is model and torch.equal(natural, images / 255) and seed == 7
+    assert first == {"eps": 8 / 255, "step_size": 2 / 255, "steps": 3, "stop_when_fooled": True}
+    assert given[1][2]["step_size"] == 1 / 255 and torch.equal(given[1][4], start), "each attack has its own generator"
+    fronted = given[2][0]
+    assert isinstance(fronted.front_ends[0], BaSS) and fronted.network is model, "attacked through BaSS"
+    x = natural.clone().requires_grad_()
+    assert not torch.equal(input_gradient(fronted, x, labels), input_gradient(model, x, labels))
+    balanced = bass(images) / 255
+    right = model(balanced).argmax(1) == labels
+    assert right.any() and given[4][0] is model and torch.equal(given[4][1], balanced[right])
+
+
+def test_float_images_are_balanced_on_their_grey_levels():
+    images = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
+    assert torch.equal(accuracy._balanced(images / 255), bass(images))
+
+
+def test_the_model_is_measured_in_eval_mode_and_left_as_it_was(grey):
+    class Counting(Brightness):
+        modes = []
+
+        def forward(self, images):
+            self.modes.append(self.training)
+            return super().forward(images)
+
+    model = Counting().train()
+    evaluate(model, *grey, attacks=[CLEAN])
+    assert model.training and not any(Counting.modes)
+
+
+def test_nan_is_no_defence(grey):
+    class Broken(Brightness):
+        def forward(self, images):
+            return super().forward(images) * float("nan")
+
+    assert evaluate(Broken(), grey[0], torch.zeros_like(grey[1]), attacks=[CLEAN])[0].accuracy == 0
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"images": torch.full((100, 3, 8, 8), 200.0)}, "images.*200"),
+        ({"labels": torch.full((100,), -1)}, "labels.*-1"),
+        ({"batch_size": 0}, "batch_size"),
         ({"protocols": ["robustbench"]}, "protocols.*robustbench"),
         ({"images": torch.zeros(0, 3, 8, 8)}, "images"),
         ({"labels": torch.zeros(3, dtype=torch.int64)}, "labels"),
@@ -101,6 +167,13 @@ class TestDiagnose:
         assert spectrum.shape == (32, 17) and diagnosis.images == 20
         assert divmod(int(spectrum.argmax()), 17) == (0, frequency)
         assert spectrum.sum().item() == pytest.approx(spectrum.max().item(), rel=1e-3)
+
+    def test_an_incomplete_batch_counts_by_its_images(self):
+        images, labels = torch.rand(20, 3, 32, 32), torch.ones(20, dtype=torch.int64)
+        model = self.Wave(3)
+        whole = mean_amplitude(input_gradient(model, images, labels) / 8)
+        found = diagnose(model, images, labels, batch_size=8).gradient_spectrum
+        assert torch.allclose(found, whole, rtol=1e-4, atol=1e-4 * whole.max())
 
     def test_low_frequencies_raise_log_b_low(self):
         images, labels = torch.rand(8, 3, 32, 32), torch.ones(8, dtype=torch.int64)

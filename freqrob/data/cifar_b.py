@@ -16,7 +16,5 @@ def balance(dataset: ImageSet, *, reading: Reading = "official", chunk: int = 10
     Source: Lin et al., NeurIPS 2023, section 4; zhiyugege/Frequency-Long-Tailed-Investigation, ``BaSS_cifar.py``, which
     writes its twin of CIFAR-10 to disk once.
     """
-    if len(dataset) == 0:
-        return dataset
     balanced = [bass(images, reading=reading) for images in dataset.images.split(chunk)]
     return replace(dataset, images=torch.cat(balanced))

@@ -78,13 +78,25 @@ def _cifar10(folder: Path, *, train: bool, download: bool) -> ImageSet:
 
 
 def to_pixels(images: Tensor) -> Tensor:
-    """Images as floats in [0, 1]: uint8 divided by 255, floats as they are."""
-    return images.float() / 255 if images.dtype == torch.uint8 else images
+    """Images as float32 in [0, 1]: uint8 divided by 255, floats as they are."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images.float()
 
 
 def check_labelled(images: Tensor, labels: Tensor) -> None:
-    """Raise ValueError unless there is at least one image (N, C, H, W) and as many int64 labels (N,)."""
+    """Raise unless there is at least one image (N, C, H, W) of the right kind, and as many int64 labels (N,) from 0 on.
+
+    TypeError for what is no tensor of floats or uint8; ValueError for shapes, labels, and floats outside [0, 1].
+    """
+    for name, value in (("images", images), ("labels", labels)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+    if not (images.is_floating_point() or images.dtype == torch.uint8):
+        raise TypeError(f"images: expected floats in [0, 1] or uint8, got {images.dtype}")
     if images.ndim != 4 or len(images) == 0:
         raise ValueError(f"images: expected (N, C, H, W) with N ≥ 1, got shape {tuple(images.shape)}")
     if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
         raise ValueError(f"labels: expected ({len(images)},) int64, got {tuple(labels.shape)} {labels.dtype}")
+    if labels.min() < 0:
+        raise ValueError(f"labels: expected classes from 0 on, got {labels.min().item()}")
+    if images.is_floating_point() and not (images.min() >= 0 and images.max() <= 1):
+        raise ValueError(f"images: expected floats in [0, 1], got {images.min().item():g} to {images.max().item():g}")

@@ -19,6 +19,8 @@ def gradient_spectrum(model: Model, images: Tensor, labels: Tensor, *, batch_siz
     Source: Chan et al., IJCAI 2022, the Jacobian's Fourier spectrum; mean-reduced loss as in its code.
     """
     check_labelled(images, labels)
+    if batch_size < 1:
+        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
     total = 0
     for chunk, target in zip(images.split(batch_size), labels.split(batch_size), strict=True):
         gradient = input_gradient(model, to_pixels(chunk), target) / batch_size

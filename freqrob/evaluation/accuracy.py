@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from freqrob.attacks import pgd
+from freqrob.attacks import classified, evaluating, pgd
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.models.front_ends import with_front_ends
 from freqrob.spectral.bass import bass
@@ -28,9 +28,21 @@ class Attack:
     eps: float = 8 / 255
     step_size: float | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.steps, int) or self.steps < 0:
+            raise ValueError(f"steps: expected an integer from 0 on, got {self.steps!r}")
+        for name in ("eps", "step_size"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name}: expected pixels in [0, 1], such as 8/255, got {value!r}")
+
     @property
     def name(self) -> str:
         return f"PGD-{self.steps}" if self.steps else "clean"
+
+    @property
+    def step(self) -> float:
+        return self.eps / 4 if self.step_size is None else self.step_size
 
 
 CLEAN = Attack(steps=0, eps=0)
@@ -93,22 +105,24 @@ def evaluate(
     for protocol in protocols:
         if protocol not in PROTOCOLS:
             raise ValueError(f"protocols: expected some of {', '.join(PROTOCOLS)}, got {protocol!r}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
     results = []
-    for protocol in protocols:
-        subject = with_front_ends(model, ["bass"]).eval() if protocol == "natural+bass" else model
-        pixels = to_pixels(_balanced(images) if protocol == "bass" else images)
-        for attack in attacks:
-            step_size = attack.eps / 4 if attack.step_size is None else attack.step_size
-            generator = torch.Generator().manual_seed(seed)
+    with evaluating(model):
+        for protocol in protocols:
+            subject = with_front_ends(model, ["bass"]).eval() if protocol == "natural+bass" else model
+            pixels = to_pixels(_balanced(images) if protocol == "bass" else images)
             batches = list(zip(pixels.split(batch_size), labels.split(batch_size), strict=True))
-            what = f"{protocol} {attack.name}"
-            survivors = sum(
-                _survivors(subject, x, y, attack, step_size, generator) for x, y in track(batches, what, len(batches))
-            )
-            results.append(
-                Result(protocol, attack.name, attack.eps, step_size, len(images), seed, survivors / len(images))
-            )
+            for attack in attacks:
+                generator = torch.Generator().manual_seed(seed)
+                tracked = track(batches, f"{protocol} {attack.name}", len(batches))
+                survivors = sum(_survivors(subject, x, y, attack, generator) for x, y in tracked)
+                results.append(_result(protocol, attack, survivors, len(images), seed))
     return results
+
+
+def _result(protocol: str, attack: Attack, survivors: int, images: int, seed: int) -> Result:
+    return Result(protocol, attack.name, attack.eps, attack.step, images, seed, survivors / images)
 
 
 def _balanced(images: Tensor) -> Tensor:
@@ -117,16 +131,14 @@ def _balanced(images: Tensor) -> Tensor:
     return bass(grey)
 
 
-def _survivors(
-    model: nn.Module, images: Tensor, labels: Tensor, attack: Attack, step_size: float, generator: torch.Generator
-) -> int:
+def _survivors(model: nn.Module, images: Tensor, labels: Tensor, attack: Attack, generator: torch.Generator) -> int:
     """How many images of the batch are classified correctly, clean and throughout the attack."""
     correct = _correct(model, images, labels)
     if not attack.steps or not correct.any():
         return int(correct.sum())
     images, labels = images[correct], labels[correct]
     adversarial = pgd(
-        model, images, labels, eps=attack.eps, step_size=step_size, steps=attack.steps,
+        model, images, labels, eps=attack.eps, step_size=attack.step, steps=attack.steps,
         stop_when_fooled=True, generator=generator,
     )  # fmt: skip
     return int(_correct(model, adversarial, labels).sum())
@@ -134,4 +146,7 @@ def _survivors(
 
 @torch.no_grad()
 def _correct(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    return model(images).argmax(1) == labels
+    logits = model(images)
+    if labels.max() >= logits.shape[1]:
+        raise ValueError(f"labels: expected classes below {logits.shape[1]}, got {labels.max().item()}")
+    return classified(logits, labels)
