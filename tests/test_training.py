@@ -4,8 +4,10 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from freqrob.data import ImageSet
+from freqrob.defenses import PGDAT
 from freqrob.models import load_model
 from freqrob.models.cards import Card
 from freqrob.spectral.bass import bass
@@ -92,30 +94,89 @@ def test_another_recipe_does_not_continue_a_run(seen, tmp_path):
 
 def test_bass_trains_and_validates_on_balanced_images(seen, tmp_path, monkeypatch):
     given = []
-    monkeypatch.setattr(trainer, "Batches", lambda dataset, *a, **k: given.append(dataset) or Batches(dataset, *a, **k))
-    from freqrob.data import Batches
-
-    train(recipe("bass_standard_rn20", epochs=1), model_dir=tmp_path)
-    assert torch.equal(given[0].images, bass(two_colours(96, seed=5).images))
-
-
-def test_bassmix_balances_a_share_of_the_images():
-    transform = trainer._bassmix(recipe("bassmix_standard_rn20", gamma=0.25))
-    x = torch.rand(400, 3, 8, 8)
-    y = transform(x.clone(), torch.Generator().manual_seed(0))
-    changed = (x != y).flatten(1).any(1)
-    assert 60 < changed.sum() < 140
-    assert torch.equal(y[changed], bass(x[changed]))
-    assert trainer._bassmix(recipe()) is None
+    make, validate = trainer.Batches, trainer._validate
+    monkeypatch.setattr(trainer, "Batches", lambda data, *a, **k: given.append(data) or make(data, *a, **k))
+    monkeypatch.setattr(trainer, "_validate", lambda model, data, *a: given.append(data) or validate(model, data, *a))
+    train(recipe("bass_standard_rn20", epochs=1, reading="power"), model_dir=tmp_path)
+    for balanced, (count, seed) in zip(given, [(96, 5), (40, 3)], strict=True):
+        assert torch.equal(balanced.images, bass(two_colours(count, seed).images, reading="power"))
 
 
-def test_a_loss_that_is_not_finite_stops(seen, tmp_path):
+@pytest.mark.parametrize("name", ["bassmix_standard_rn20", "standard_rn20"])
+def test_bassmix_is_an_augmentation_with_probability_gamma(seen, tmp_path, monkeypatch, name):
+    transforms = []
+    make = trainer.Batches
+    monkeypatch.setattr(trainer, "Batches", lambda *a, **k: transforms.append(k["transform"]) or make(*a, **k))
+    train(recipe(name, epochs=1, gamma=0.25, reading="power"), model_dir=tmp_path)
+    if name == "standard_rn20":
+        assert transforms == [None]
+    else:
+        assert (transforms[0].gamma, transforms[0].reading) == (0.25, "power")
+
+
+def test_the_best_epoch_by_validation_is_kept(seen, tmp_path, monkeypatch):
+    scores = iter([0.5, 0.9, 0.7])
+    monkeypatch.setattr(trainer, "_validate", lambda *a: {"val_clean": 0.1, "selection": next(scores)})
+    saved = []
+    monkeypatch.setattr(trainer, "_checkpoint", lambda run, recipe, network, *a: saved.append(_copy(network)))
+    path = train(recipe(), model_dir=tmp_path)
+    kept = load_file(path)
+    assert Card.read(path.with_suffix(".json")).recipe["selected"]["epoch"] == 2
+    same = [torch.equal(kept["linear.bias"], epoch["linear.bias"]) for epoch in saved]
+    assert same == [False, True, False]
+
+
+def _copy(network):
+    return {key: value.clone() for key, value in network.state_dict().items()}
+
+
+def test_robust_defences_are_selected_by_robust_accuracy():
+    class Constant(torch.nn.Module):
+        def forward(self, images):
+            return torch.stack([images.mean((1, 2, 3)), torch.full((len(images),), 0.5)], 1)
+
+    grey = torch.arange(118, 138, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 8, 8).contiguous()
+    val = ImageSet(grey, (grey[:, 0, 0, 0] < 128).long(), ("bright", "dark"))
+    for name, selection in (("standard_rn20", 1.0), ("pgd_at_rn20", 0.2)):
+        scores = trainer._validate(Constant(), val, recipe(name), torch.device("cpu"), lambda items, *_: items)
+        assert scores["val_clean"] == 1.0 and scores["selection"] == selection
+
+
+def test_pgd_at_trains_on_what_it_attacked_in_eval_mode(monkeypatch):
+    modes = []
+
+    class Spy(torch.nn.Linear):
+        def forward(self, images):
+            modes.append((self.training, images.detach().clone()))
+            return super().forward(images.flatten(1))
+
+    torch.manual_seed(0)
+    model, images, labels = Spy(12, 2), torch.rand(8, 3, 2, 2), torch.zeros(8, dtype=torch.int64)
+    loss = PGDAT(eps=0.1, step_size=0.05, steps=3)(model.train(), images, labels)
+    assert [training for training, _ in modes] == [False, False, False, True]
+    trained_on = modes[-1][1]
+    assert 0.05 < (trained_on - images).abs().max() <= 0.1 + 1e-6
+    assert loss > torch.nn.functional.cross_entropy(model(images), labels)
+
+
+def test_a_loss_that_is_not_finite_stops_and_spares_the_last_epoch(seen, tmp_path, monkeypatch):
     train(recipe(epochs=1), model_dir=tmp_path)
     before = weights(tmp_path)
+    monkeypatch.setattr(trainer, "_resume", _resumed_as_if_longer(trainer._resume))
     with pytest.raises(FloatingPointError, match="lr"):
-        train(recipe(lr=1e30, epochs=2), model_dir=tmp_path / "other")
-    assert all(torch.isfinite(value.float()).all() for value in before.values())
-    assert not (tmp_path / "other" / "cifar10").exists()
+        train(recipe(lr=1e30, epochs=2), model_dir=tmp_path)
+    after = weights(tmp_path)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def _resumed_as_if_longer(resume):
+    return lambda run, _recipe, network, optimizer: resume(run, recipe(epochs=1), network, optimizer)
+
+
+def test_weights_that_were_removed_are_missed(seen, tmp_path):
+    train(recipe(epochs=1), model_dir=tmp_path).unlink()
+    with pytest.raises(FileNotFoundError, match="remove"):
+        train(recipe(epochs=1), model_dir=tmp_path)
 
 
 def test_a_truncated_checkpoint_is_named(seen, tmp_path):
@@ -141,6 +202,14 @@ def test_the_learning_rate_rises_and_falls():
         ({"name": "bassfront_standard_rn20"}, "bassfront"),
         ({"dataset": "imagenet"}, "dataset.*imagenet"),
         ({"epochs": 0}, "epochs"),
+        ({"epochs": 1.5}, "epochs"),
+        ({"seed": -1}, "seed"),
+        ({"selection_images": -5}, "selection_images"),
+        ({"precision": "bf17"}, "precision"),
+        ({"weight_decay": -1}, "weight_decay"),
+        ({"reading": "log"}, "reading"),
+        ({"name": "pgd_at_rn20", "defense": {"eps": -1}}, "eps"),
+        ({"name": "pgd_at_rn20", "defense": {"eps": "a"}}, "eps"),
         ({"lr": -1}, "lr"),
         ({"gamma": 2}, "gamma"),
         ({"defense": {"beta": 6}}, "beta"),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
+from math import inf
 from typing import Any, get_args
 
 from freqrob.data import DATASETS
 from freqrob.defenses import DEFENSES
 from freqrob.models.registry import ModelName
 from freqrob.spectral.bass import Reading
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,18 @@ class Recipe:
             raise ValueError(f"name: no trainer yet for the prefix {self.parsed.bass!r}; there are bass and bassmix")
         if self.dataset not in DATASETS:
             raise ValueError(f"dataset: expected one of {', '.join(DATASETS)}, got {self.dataset!r}")
-        for name in ("epochs", "batch_size", "lr"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)!r}")
+        if self.threat_model != "Linf":
+            raise ValueError(f"threat_model: the attacks are L∞ ones yet, expected 'Linf', got {self.threat_model!r}")
+        for name, least in (("epochs", 1), ("batch_size", 1), ("selection_images", 0), ("seed", 0)):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < least:
+                raise ValueError(f"{name}: expected an integer from {least} on, got {getattr(self, name)!r}")
+        for name in ("momentum", "weight_decay"):
+            if not 0 <= getattr(self, name) < inf:
+                raise ValueError(f"{name}: expected a number from 0 on, got {getattr(self, name)!r}")
+        if not 0 < self.lr < inf:
+            raise ValueError(f"lr: expected a positive number, got {self.lr!r}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         if not 0 <= self.gamma <= 1:
             raise ValueError(f"gamma: expected a probability in [0, 1], got {self.gamma!r}")
         if self.reading not in get_args(Reading):
@@ -62,6 +74,7 @@ class Recipe:
         unknown = set(self.defense) - {f.name for f in fields(DEFENSES[self.parsed.defense])}
         if unknown:
             raise ValueError(f"defense: {self.parsed.defense} has no parameter {', '.join(sorted(unknown))}")
+        self.make_defense()
 
     @property
     def parsed(self) -> ModelName:

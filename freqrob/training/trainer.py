@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import nn
 
-from freqrob.attacks import evaluating, pgd
+from freqrob.attacks import classified, evaluating, pgd
 from freqrob.data import Batches, ImageSet, balance, load_dataset
 from freqrob.files import temporary_beside, write_csv, write_text
 from freqrob.models import create_network
@@ -21,7 +21,7 @@ from freqrob.models.checkpoints import save
 from freqrob.models.front_ends import CIFAR10_MEAN, CIFAR10_STD, with_front_ends
 from freqrob.models.loading import checkpoint_path
 from freqrob.provenance import commit, versions
-from freqrob.spectral.bass import bass
+from freqrob.spectral.bass import RandomBaSS
 from freqrob.training.recipe import Recipe
 
 Track = Callable[[Iterable, str, int], Iterable]
@@ -63,7 +63,7 @@ def train(
         FileNotFoundError: no data.
     """
     weights = checkpoint_path(recipe.name, model_dir, recipe.dataset, recipe.threat_model)
-    run = weights.with_suffix("")
+    run, made_by = weights.with_suffix(""), commit()
     fabric = Fabric(accelerator=accelerator, devices=1, precision=recipe.precision)
     fabric.seed_everything(recipe.seed, verbose=False)
 
@@ -71,7 +71,8 @@ def train(
     val_set = load_dataset(recipe.dataset, "val", data_dir, download=download)
     if recipe.parsed.bass == "bass":
         train_set, val_set = balance(train_set, reading=recipe.reading), balance(val_set, reading=recipe.reading)
-    batches = Batches(train_set, recipe.batch_size, seed=recipe.seed, transform=_bassmix(recipe), device=fabric.device)
+    bassmix = RandomBaSS(recipe.gamma, recipe.reading) if recipe.parsed.bass == "bassmix" else None
+    batches = Batches(train_set, recipe.batch_size, seed=recipe.seed, transform=bassmix, device=fabric.device)
     defense = recipe.make_defense()
 
     network = create_network(recipe.parsed.architecture, len(train_set.classes))
@@ -82,6 +83,8 @@ def train(
     model, optimizer = fabric.setup(model, optimizer)
 
     history = _resume(run, recipe, network, optimizer)
+    if history and not weights.is_file():
+        raise FileNotFoundError(f"{weights}: missing, though {run} was trained; remove {run} to train from the start")
     for epoch in range(len(history), recipe.epochs):
         torch.manual_seed(recipe.seed * 1_000_003 + epoch)  # an epoch is the same, resumed or not
         losses = []
@@ -102,23 +105,10 @@ def train(
             scores = _validate(network_in_eval, val_set, recipe, fabric.device, track)
         history.append({"epoch": epoch + 1, "loss": train_loss, **scores})
         if scores["selection"] >= max(line["selection"] for line in history):
-            save(weights, network.state_dict(), _card(recipe, train_set, history[-1]), dtype=torch.float16)
+            save(weights, network.state_dict(), _card(recipe, train_set, history[-1], made_by), dtype=torch.float16)
         _checkpoint(run, recipe, network, optimizer, history)
         log("  ".join(f"{k} {v:.4g}" for k, v in history[-1].items()))
     return weights
-
-
-def _bassmix(recipe: Recipe) -> Callable[[Tensor, torch.Generator], Tensor] | None:
-    """BaSS of each image with probability γ, on grey levels as the authors' offline form sees them."""
-    if recipe.parsed.bass != "bassmix":
-        return None
-
-    def transform(images: Tensor, generator: torch.Generator) -> Tensor:
-        chosen = (torch.rand(len(images), generator=generator) < recipe.gamma).to(images.device)
-        images[chosen] = bass(images[chosen], reading=recipe.reading)
-        return images
-
-    return transform
 
 
 def _validate(
@@ -134,19 +124,19 @@ def _validate(
         images = images.contiguous(memory_format=torch.channels_last)
         labels = val_set.labels[start : start + 250].to(device)
         with torch.no_grad():
-            clean += (model(images).argmax(1) == labels).sum().item()
+            clean += classified(model(images), labels).sum().item()
         if adversarial and start < count:
             eps = recipe.make_defense().eps
             attacked = pgd(model, images, labels, eps=eps, step_size=eps / 4, steps=10, generator=generator)
             with torch.no_grad():
-                robust += (model(attacked).argmax(1) == labels)[: count - start].sum().item()
+                robust += classified(model(attacked), labels)[: count - start].sum().item()
     scores = {"val_clean": clean / len(val_set)}
     if adversarial:
         scores["val_pgd10"] = robust / min(count, len(val_set))
     return {**scores, "selection": scores["val_pgd10" if adversarial else "val_clean"]}
 
 
-def _card(recipe: Recipe, train_set: ImageSet, validation: dict[str, float]) -> Card:
+def _card(recipe: Recipe, train_set: ImageSet, validation: dict[str, float], made_by: str) -> Card:
     return Card(
         name=recipe.name,
         architecture=recipe.parsed.architecture,
@@ -155,7 +145,7 @@ def _card(recipe: Recipe, train_set: ImageSet, validation: dict[str, float]) -> 
         num_classes=len(train_set.classes),
         front_ends=FRONT_ENDS,
         recipe={**recipe.as_dict(), "selected": validation},
-        commit=commit(),
+        commit=made_by,
         versions=versions(),
     )
 
@@ -167,9 +157,10 @@ def _resume(run: Path, recipe: Recipe, network: nn.Module, optimizer: torch.opti
         return []
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, UnpicklingError) as error:
+        made_for = state["recipe"]
+    except (RuntimeError, EOFError, UnpicklingError, KeyError, IndexError, TypeError) as error:
         raise CheckpointError(f"{path}: truncated or corrupt; remove {run} to train from the start") from error
-    if state["recipe"] != recipe.as_dict():
+    if made_for != recipe.as_dict():
         raise ValueError(f"recipe: {run} holds a run with another recipe; choose another model_dir or remove it")
     network.load_state_dict(state["network"])
     optimizer.load_state_dict(state["optimizer"])
