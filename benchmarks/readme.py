@@ -42,7 +42,8 @@ def models() -> str:
         f"Clean / {attacked['attack']} accuracy (%) of the shipped models on {attacked['images']:,} images of "
         f"{records[0]['source']}; L∞, ε = {255 * attacked['eps']:.0f}/255, step {255 * attacked['step_size']:.0f}/255, "
         f"random start, seed {attacked['seed']}; an image that any iterate breaks counts as broken. They are ResNet-20s"
-        " trained for ten epochs on two CPU cores: small twins to compare, not a state of the art."
+        " trained for ten epochs (against PGD-3 where adversarially) on two CPU cores: small twins to compare, not a "
+        "state of the art."
     )
     return f"{table(['model', *(f'`{p}`' for p in PROTOCOLS)], rows)}\n\n{note}"
 

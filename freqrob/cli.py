@@ -40,11 +40,17 @@ class _Group(typer.core.TyperGroup):
     def invoke(self, ctx: typer.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (ValueError, OSError, FloatingPointError) as error:
-            if ctx.params.get("debug"):
+        except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
+            if ctx.params.get("debug") or not _mendable(error):
                 raise
             Console(stderr=True, soft_wrap=True).print(f"[red]Error:[/red] {escape(str(error))}", highlight=False)
             raise typer.Exit(USAGE_ERROR) from error
+
+
+def _mendable(error: Exception) -> bool:
+    """Whether the message says what to do; of RuntimeErrors only those about the native kernels do."""
+    native = sys.modules.get("freqrob.spectral.native")
+    return not isinstance(error, RuntimeError) or (native is not None and isinstance(error, native.NativeError))
 
 
 app = typer.Typer(
@@ -80,7 +86,7 @@ def _fraction(text: str) -> float:
     """A number as people write ε: 8/255, 0.03."""
     try:
         return float(Fraction(text))
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ZeroDivisionError, OverflowError):
         raise typer.BadParameter(f"expected a number such as 8/255 or 0.03, got {text!r}") from None
 
 
@@ -152,14 +158,17 @@ def _demo_models(model_dir: Path | None) -> tuple[list[str], Path]:
 
 def _check_writable(folder: Path) -> None:
     """Raise OSError before minutes of work, not after."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise NotADirectoryError(f"out: {folder} is or lies in a file, expected a folder") from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(f"out: {folder} cannot be written")
 
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A name: [bass_|bassmix_]<defence>_<architecture>.")],
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="`[bass_|bassmix_]<defence>_<architecture>`.")],
     dataset: Annotated[str, typer.Option(help="The data set.")] = "cifar10",
     threat_model: Annotated[str, typer.Option(help="The threat model.")] = "Linf",
     data: DataDir = Path("data"),
@@ -169,6 +178,8 @@ def train(
     batch_size: Annotated[int, typer.Option(help="Images a step.")] = 128,
     seed: Seed = 0,
     gamma: Annotated[float, typer.Option(help="The probability that bassmix_ balances an image.")] = 0.5,
+    reading: Annotated[str, typer.Option(help="Of BaSS: official or power.")] = "official",
+    selection_images: Annotated[int, typer.Option(help="Validation images that PGD-10 is run on; 0: all.")] = 2000,
     precision: Annotated[str, typer.Option(help="As Lightning Fabric names it: bf16-mixed, 32-true, …")] = "bf16-mixed",
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the defence; repeatable.")
@@ -189,8 +200,9 @@ def train(
     from freqrob import training
 
     chosen = training.Recipe(
-        recipe, dataset, threat_model, epochs=epochs, batch_size=batch_size, lr=lr, gamma=gamma, precision=precision,
-        seed=seed, defense=dict(_setting(text) for text in settings or ()),
+        recipe, dataset, threat_model, epochs=epochs, batch_size=batch_size, lr=lr, gamma=gamma, reading=reading,
+        selection_images=selection_images, precision=precision, seed=seed,
+        defense=dict(_setting(text) for text in settings or ()),
     )  # fmt: skip
     try:
         with _progress() as (track, log):
@@ -198,7 +210,7 @@ def train(
     except KeyboardInterrupt:
         again = shlex.join(["freqrob", *sys.argv[1:]])
         Console(stderr=True, soft_wrap=True).print(
-            f"Stopped. Whole epochs are kept; the same command goes on after the last one:\n  {escape(again)}",
+            f"Stopped. Epochs that were finished are kept; the same command goes on after them:\n  {escape(again)}",
             highlight=False,
         )
         raise typer.Exit(INTERRUPTED) from None
@@ -252,15 +264,24 @@ def evaluate(
     from freqrob.evaluation import Attack, evaluate
     from freqrob.evaluation.accuracy import CLEAN
     from freqrob.models import load_model
-    from freqrob.models.checkpoints import add_results
+    from freqrob.models.checkpoints import add_results, card_path
     from freqrob.models.loading import checkpoint_path
 
     if steps < 1 or eps < 0:
         raise ValueError(f"steps, eps: expected at least one step and a radius ≥ 0, got {steps} and {eps:g}")
     if images is not None and images < 1:
         raise ValueError(f"images: expected at least 1, got {images}")
+    if card and split != "test":
+        raise ValueError(f"card: cards hold accuracies on the test split, got --split {split}")
+    for name in models if card else ():
+        path = card_path(checkpoint_path(name, model_dir, dataset, threat_model))
+        if not path.is_file():
+            raise FileNotFoundError(f"card: {name} has none in --model-dir, there is no {path}")
     networks = {name: load_model(name, model_dir, dataset, threat_model) for name in models}
-    chosen = load_dataset(dataset, split, data)[:images]
+    chosen = load_dataset(dataset, split, data)
+    if images is not None and images > len(chosen):
+        raise ValueError(f"images: expected 1 to {len(chosen)}, the images of the {split} split, got {images}")
+    chosen, protocol = chosen[:images], list(dict.fromkeys(protocol))
     with _progress() as (track, _log):
         results = [
             (name, evaluate(
@@ -270,7 +291,10 @@ def evaluate(
             for name, network in networks.items()
         ]  # fmt: skip
     _models_table(results, f"Accuracy (%) on {len(chosen):,} images of {dataset}'s {split} split")
-    options = {"--split": split, "--images": images, "--steps": steps, "--eps": f"{eps:.6g}", "--seed": seed}
+    options = {
+        "--dataset": dataset, "--threat-model": threat_model, "--split": split, "--images": images, "--steps": steps,
+        "--eps": f"{round(255 * eps, 6):g}/255", "--seed": seed, "--protocol": protocol,
+    }  # fmt: skip
     for path in out or []:
         _write_results(path, results, _command("evaluate", options, *models), f"{dataset} {split}")
     for name, found in results if card else ():
@@ -298,7 +322,7 @@ def _write_results(path: Path, results: list[tuple[str, list[Result]]], command:
 
 @app.command("models")
 def models_(
-    pattern: Annotated[str, typer.Argument(help='A shell-style pattern, in quotes: "*bass*".')] = "*",
+    pattern: Annotated[str, typer.Argument(help='A shell-style pattern, in quotes: `"*bass*"`.')] = "*",
     model_dir: ModelDir = Path("models"),
 ) -> None:
     """List the models that `load_model` can load, with what their cards say.
@@ -409,8 +433,11 @@ def _prefixed(track: Track, name: str) -> Track:
 
 
 def _command(name: str, options: dict[str, Any], *arguments: str) -> str:
-    """The command line that makes the same numbers, for the record."""
-    given = [part for option, value in options.items() if value is not None for part in (option, str(value))]
+    """The command line that makes the same numbers, but for where data and models lie, for the record."""
+    given = []
+    for option, value in options.items():
+        for one in value if isinstance(value, list) else [value]:
+            given += [] if one is None else [option, str(one)]
     return shlex.join(["freqrob", name, *arguments, *given])
 
 

@@ -263,7 +263,7 @@ def test_interrupted_training_says_how_to_go_on(monkeypatch, tmp_path):
         (["pgd_at_tiny", "--set", "steps"], "--set: expected KEY=VALUE"),
         (["pgd_at_tiny", "--set", "temperature=2"], "pgd_at has no parameter temperature"),
         (["pgd_at_tiny", "--dataset", "mnist"], "dataset: expected one of"),
-        (["pgd_at_tiny", "--epochs", "0"], "epochs: expected a positive number"),
+        (["pgd_at_tiny", "--epochs", "0"], "epochs: expected an integer from 1 on"),
         (["pgd_at_tiny", "--data", "/nonexistent"], "no intact CIFAR-10"),
     ],
 )

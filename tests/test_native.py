@@ -504,7 +504,7 @@ def test_rebuild_of_a_loaded_library_is_for_the_next_process(world):
 def test_require_raises_with_the_cause_and_the_log(world):
     world.break_sources()
     outcome = world.load(FREQROB_NATIVE="require")
-    assert outcome.raised.startswith("RuntimeError") and "the sky fell" in outcome.raised
+    assert outcome.raised.startswith("NativeError") and "the sky fell" in outcome.raised
     assert str(outcome.status.log) in outcome.raised
 
 

@@ -478,7 +478,7 @@ def load(rebuild: bool = False) -> bool:
     message = f"freqrob's native kernels are not available: {error.cause}"
     message += "".join(f"; {part}" for part in (error.advice, error.log and f"log: {error.log}") if part)
     if policy == "require":
-        raise RuntimeError(message) from error
+        raise NativeError(message) from error
     if not _warned:
         _warned = True
         warnings.warn(
