@@ -17,3 +17,18 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no folder {SHARED.name}/ beside the checkout")
     return SHARED
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """Registers "tiny", an architecture for 32×32 images that takes no time."""
+    from torch import nn
+
+    from freqrob.models import registry
+
+    def build(num_classes):
+        return nn.Sequential(nn.Conv2d(3, 4, 3, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(256, num_classes))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(registry._ARCHITECTURES, "tiny", build)
+        yield

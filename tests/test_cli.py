@@ -12,31 +12,19 @@ from inspect import signature
 
 import pytest
 import torch
-from torch import nn
 from typer.testing import CliRunner
 
 from freqrob import __version__, cli
 from freqrob.data import samples
 from freqrob.data.datasets import ImageSet
 from freqrob.evaluation import PROTOCOLS, Attack
-from freqrob.models import create_network, list_models, registry
+from freqrob.models import create_network, list_models
 from freqrob.models.cards import Card
 from freqrob.models.checkpoints import save
 from freqrob.training import Recipe
 
+pytestmark = pytest.mark.usefixtures("tiny")
 COMMANDS = ("demo", "train", "evaluate", "models", "doctor")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def tiny():
-    """An architecture that takes no time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(registry._ARCHITECTURES, "tiny", _tiny)
-        yield
-
-
-def _tiny(num_classes):
-    return nn.Sequential(nn.Conv2d(3, 4, 3, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(256, num_classes))
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +46,7 @@ def error_of(*arguments):
 
 
 @pytest.fixture(scope="module")
-def model_dir(tmp_path_factory):
+def model_dir(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     for name in ("standard_tiny", "bassmix_standard_tiny"):
         torch.manual_seed(len(name))

@@ -10,12 +10,11 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from torch import nn
 
 from freqrob.data import samples
 from freqrob.data.datasets import ImageSet
 from freqrob.files import write_text
-from freqrob.models import create_network, registry
+from freqrob.models import create_network
 from freqrob.models.cards import Card
 from freqrob.models.checkpoints import save
 from freqrob.report import collect, figures, render, write_report
@@ -24,20 +23,9 @@ from freqrob.report.page import widest_margin
 from freqrob.report.records import COLUMNS
 from freqrob.spectral.rings import RingMap
 
+pytestmark = pytest.mark.usefixtures("tiny")
 IMAGES = 6
 CARD_ACCURACY = 0.4321
-
-@pytest.fixture(scope="module", autouse=True)
-def tiny():
-    """An architecture that takes no time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(registry._ARCHITECTURES, "tiny", _tiny)
-        yield
-
-
-def _tiny(num_classes):
-    return nn.Sequential(nn.Conv2d(3, 4, 3, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(256, num_classes))
-
 
 def pink_images(count: int) -> torch.Tensor:
     """Images whose power falls with the frequency, as natural ones do."""
@@ -53,7 +41,7 @@ def dataset():
 
 
 @pytest.fixture(scope="module")
-def model_dir(tmp_path_factory):
+def model_dir(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     results = [
         {"protocol": "natural", "attack": "clean", "eps": 0.0, "images": 10000, "seed": 0, "accuracy": CARD_ACCURACY},

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from freqrob.data.datasets import ImageSet
+from freqrob.data.datasets import ImageSet, to_pixels
 
 
 class Batches:
@@ -47,7 +47,7 @@ class Batches:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
         order = torch.randperm(len(self.images), generator=generator).to(self.images.device)
         for chosen in order[: len(self) * self.batch_size].split(self.batch_size):
-            images = self.images[chosen].float() / 255
+            images = to_pixels(self.images[chosen])
             if self.transform is not None:
                 images = self.transform(images, generator)
             if self.augment:

@@ -87,12 +87,12 @@ def evaluate(
     An image counts as broken when the clean image or any iterate of the attack is misclassified.
 
     Args:
-        model: images (N, C, H, W) in [0, 1] to logits (N, K), in eval mode.
+        model: images (N, C, H, W) in [0, 1] to logits (N, K); measured in eval mode, then left as it was.
         images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64.
         protocols: of ``PROTOCOLS``.
         attacks: which, in which order.
         batch_size: images at a time.
-        seed: of the random starts, which do not depend on ``batch_size``'s remainder or on other attacks.
+        seed: of the random starts; each attack begins with it anew.
         track: wraps iterables in a progress bar.
 
     Returns:
@@ -117,12 +117,9 @@ def evaluate(
                 generator = torch.Generator().manual_seed(seed)
                 tracked = track(batches, f"{protocol} {attack.name}", len(batches))
                 survivors = sum(_survivors(subject, x, y, attack, generator) for x, y in tracked)
-                results.append(_result(protocol, attack, survivors, len(images), seed))
+                accuracy = survivors / len(images)
+                results.append(Result(protocol, attack.name, attack.eps, attack.step, len(images), seed, accuracy))
     return results
-
-
-def _result(protocol: str, attack: Attack, survivors: int, images: int, seed: int) -> Result:
-    return Result(protocol, attack.name, attack.eps, attack.step, images, seed, survivors / images)
 
 
 def _balanced(images: Tensor) -> Tensor:

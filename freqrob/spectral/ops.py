@@ -19,12 +19,11 @@ import torch
 from torch import Tensor
 
 from freqrob.spectral import native, reference
-from freqrob.spectral.reference import irfft2, rfft2
+from freqrob.spectral.reference import HALF_PRECISION, irfft2, rfft2, widen
 from freqrob.spectral.rings import RingMap
 
 __all__ = ["bass", "mean_amplitude", "ring_dot", "ring_filter", "ring_sum"]
 
-HALF_PRECISION = (torch.float16, torch.bfloat16)
 NATIVE_DTYPES = (torch.float32, torch.float64)
 
 
@@ -52,7 +51,7 @@ def ring_sum(x: Tensor, ring_map: RingMap | None = None, of: str = "power") -> T
     ring_map = _rings_for(x, ring_map)
     if _is_native(x):
         half, rings = _geometry(ring_map)
-        return torch.ops.freqrob.ring_sum(_widen(x), half, rings, of == "amplitude")
+        return torch.ops.freqrob.ring_sum(widen(x), half, rings, of == "amplitude")
     return reference.ring_sum(x, ring_map, of)
 
 
@@ -85,7 +84,7 @@ def ring_filter(x: Tensor, weights: Tensor, ring_map: RingMap | None = None) -> 
         return reference.ring_filter(x, weights, ring_map)
     half, _ = _geometry(ring_map)
     planes, rows = x.expand(*leading, *x.shape[-2:]), weights.expand(*leading, weights.shape[-1])
-    return torch.ops.freqrob.ring_filter(_widen(planes), _widen(rows), half).to(x.dtype)
+    return torch.ops.freqrob.ring_filter(widen(planes), widen(rows), half).to(x.dtype)
 
 
 def ring_dot(x: Tensor, y: Tensor, ring_map: RingMap | None = None) -> Tensor:
@@ -109,7 +108,7 @@ def ring_dot(x: Tensor, y: Tensor, ring_map: RingMap | None = None) -> Tensor:
     ring_map = _rings_for(x, ring_map)
     if _is_native(x):
         half, rings = _geometry(ring_map)
-        return torch.ops.freqrob.ring_dot(_widen(x), _widen(y), half, rings)
+        return torch.ops.freqrob.ring_dot(widen(x), widen(y), half, rings)
     return reference.ring_dot(x, y, ring_map)
 
 
@@ -132,7 +131,7 @@ def mean_amplitude(x: Tensor) -> Tensor:
     if x.numel() == 0:
         raise ValueError(f"x: expected at least one plane, got shape {tuple(x.shape)}")
     if _is_native(x):
-        return torch.ops.freqrob.mean_amplitude(_widen(x))
+        return torch.ops.freqrob.mean_amplitude(widen(x))
     return reference.mean_amplitude(x if x.ndim > 2 else x[None])
 
 
@@ -242,12 +241,8 @@ def _rings_for(x: Tensor, ring_map: RingMap | None) -> RingMap:
 # Native ops
 
 
-def _widen(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in HALF_PRECISION else x
-
-
 def _is_native(x: Tensor) -> bool:
-    served = x.dtype in NATIVE_DTYPES or x.dtype in HALF_PRECISION or x.dtype == torch.uint8
+    served = x.dtype in (*NATIVE_DTYPES, *HALF_PRECISION, torch.uint8)
     return served and x.device.type == "cpu" and _registered()
 
 

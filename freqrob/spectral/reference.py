@@ -14,6 +14,8 @@ from torch import Tensor
 
 from freqrob.spectral.rings import RingMap
 
+HALF_PRECISION = (torch.float16, torch.bfloat16)
+
 
 def _amplitude(spectrum: Tensor) -> Tensor:
     """|F| whose gradient at F = 0 is 0, where that of ``abs`` would be NaN in second order."""
@@ -31,7 +33,7 @@ def _sum_rings(values: Tensor, ring_map: RingMap) -> Tensor:
 
 def widen(x: Tensor) -> Tensor:
     """Half precision as float32: torch.fft has none on the CPU, and ring sums would overflow it."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return x.float() if x.dtype in HALF_PRECISION else x
 
 
 def rfft2(x: Tensor) -> Tensor:

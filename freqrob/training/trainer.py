@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from math import isfinite
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -14,6 +15,7 @@ from torch import nn
 
 from freqrob.attacks import classified, evaluating, pgd
 from freqrob.data import Batches, ImageSet, balance, load_dataset
+from freqrob.data.datasets import to_pixels
 from freqrob.files import temporary_beside, write_csv, write_text
 from freqrob.models import create_network
 from freqrob.models.cards import Card, CheckpointError
@@ -60,7 +62,7 @@ def train(
     Raises:
         ValueError: ``model_dir`` holds a run of that name with another recipe, or a damaged checkpoint of it.
         FloatingPointError: the loss became NaN or infinite; the last epoch's checkpoint is intact.
-        FileNotFoundError: no data.
+        FileNotFoundError: no data, or the weights of a run that was trained are gone.
     """
     weights = checkpoint_path(recipe.name, model_dir, recipe.dataset, recipe.threat_model)
     run, made_by = weights.with_suffix(""), commit()
@@ -99,7 +101,7 @@ def train(
             optimizer.step()
             losses.append(loss.detach())
         train_loss = torch.stack(losses).mean().item()
-        if not torch.isfinite(torch.tensor(train_loss)):
+        if not isfinite(train_loss):
             raise FloatingPointError(f"the loss became {train_loss} in epoch {epoch + 1}; lower lr (now {recipe.lr})")
         with fabric.autocast(), evaluating(model) as network_in_eval:
             scores = _validate(network_in_eval, val_set, recipe, fabric.device, track)
@@ -120,7 +122,7 @@ def _validate(
     generator = torch.Generator().manual_seed(recipe.seed)
     clean = robust = 0
     for start in track(range(0, len(val_set), 250), "validation", len(val_set) // 250):
-        images = val_set.images[start : start + 250].to(device).float() / 255
+        images = to_pixels(val_set.images[start : start + 250].to(device))
         images = images.contiguous(memory_format=torch.channels_last)
         labels = val_set.labels[start : start + 250].to(device)
         with torch.no_grad():
