@@ -8,8 +8,15 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 Model = Callable[[Tensor], Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Σ_n CE(logits_n, y_n): summed, so that each image's gradient is its own."""
+    return F.cross_entropy(logits, labels, reduction="sum")
 
 
 def pgd(
@@ -21,12 +28,14 @@ def pgd(
     step_size: float = 2 / 255,
     steps: int = 10,
     random_start: bool = True,
+    start: Tensor | None = None,
+    loss: Loss = cross_entropy,
     stop_when_fooled: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Projected gradient ascent on the cross-entropy in the L∞ ball.
+    """Projected gradient ascent on a loss, the cross-entropy unless given, in the L∞ ball.
 
-    x ← Π_[0,1] Π_ε ( x + step_size · sign ∇ₓ CE(model(x), y) ), from a uniform point of the ball.
+    x ← Π_[0,1] Π_ε ( x + step_size · sign ∇ₓ loss(model(x), y) ), from a uniform point of the ball.
 
     Args:
         model: images (N, C, H, W) in [0, 1] to logits (N, K); used in the mode it is in.
@@ -34,6 +43,8 @@ def pgd(
         eps, step_size: in pixels of [0, 1].
         steps: gradient steps; 0 gives the (random) start.
         random_start: start from a uniform point of the ball; else from the image.
+        start: the images to start from instead, like ``images``; projected into the ball first.
+        loss: (logits, labels) to a scalar, summed over the images; with ``stop_when_fooled``, of the images left.
         stop_when_fooled: an image stays where it is first misclassified, and costs no more gradients: the accuracy
             under this attack counts an image as broken if any iterate breaks it.
         generator: of the random start.
@@ -51,13 +62,14 @@ def pgd(
             raise ValueError(f"{name}: expected a number ≥ 0, got {value}")
     images = images.detach()
     low, high = (images - eps).clamp(min=0), (images + eps).clamp(max=1)
-    adversarial = images.clone()
-    if random_start:
-        noise = torch.rand(images.shape, generator=generator, dtype=images.dtype).to(images.device)
+    adversarial = images.clone() if start is None else torch.clamp(start.detach(), low, high)
+    if random_start and start is None:
+        device = generator.device if generator else images.device
+        noise = torch.rand(images.shape, generator=generator, dtype=images.dtype, device=device).to(images.device)
         adversarial = (images + eps * (2 * noise - 1)).clamp(0, 1)
     active = torch.arange(len(images), device=images.device)
     for _ in range(steps):
-        gradient, fooled = _ascend(model, adversarial[active], labels[active])
+        gradient, fooled = _ascend(model, adversarial[active], labels[active], loss)
         if stop_when_fooled:
             active, gradient = active[~fooled], gradient[~fooled]
             if len(active) == 0:
@@ -77,13 +89,12 @@ def input_gradient(model: Model, images: Tensor, labels: Tensor) -> Tensor:
     return _ascend(model, images, labels)[0]
 
 
-def _ascend(model: Model, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def _ascend(model: Model, images: Tensor, labels: Tensor, loss: Loss = cross_entropy) -> tuple[Tensor, Tensor]:
     """The gradient of the loss, and which images are misclassified."""
     with torch.inference_mode(False), torch.enable_grad():
         images, labels = images.detach().clone().requires_grad_(), labels.clone()
         logits = model(images)
-        loss = F.cross_entropy(logits, labels, reduction="sum")
-        return torch.autograd.grad(loss, images)[0], ~classified(logits.detach(), labels)
+        return torch.autograd.grad(loss(logits, labels), images)[0], ~classified(logits.detach(), labels)
 
 
 def classified(logits: Tensor, labels: Tensor) -> Tensor:
@@ -91,15 +102,17 @@ def classified(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits.argmax(1) == labels) & logits.isfinite().all(1)
 
 
+def bare(model: nn.Module) -> nn.Module:
+    """The model without DDP's wrapper, for passes that give parameters no gradient to share among ranks."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in eval mode for a while, bare of Lightning Fabric's wrapper, for gradients that concern no parameter.
-
-    Batch statistics are neither used nor changed.
-    """
+    """The bare model in eval mode for a while: batch statistics are neither used nor changed."""
     was_training = model.training
     model.eval()
     try:
-        yield model.module if hasattr(model, "_forward_module") else model
+        yield bare(model)
     finally:
         model.train(was_training)

@@ -198,7 +198,6 @@ def test_the_learning_rate_rises_and_falls():
     ("changes", "message"),
     [
         ({"name": "standard_rn99"}, "rn99"),
-        ({"name": "trades_rn20"}, "trades"),
         ({"name": "bassfront_standard_rn20"}, "bassfront"),
         ({"dataset": "imagenet"}, "dataset.*imagenet"),
         ({"epochs": 0}, "epochs"),

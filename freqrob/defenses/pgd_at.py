@@ -1,11 +1,13 @@
 """PGD adversarial training."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqrob.attacks import evaluating, pgd
+from freqrob.defenses.parameters import check_counts, check_pixels
 
 
 @dataclass(frozen=True)
@@ -21,13 +23,12 @@ class PGDAT:
     step_size: float = 2 / 255
     steps: int = 10
 
+    adversarial: ClassVar[bool] = True
+    double_backward: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
-        for name in ("eps", "step_size"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 < value <= 1:
-                raise ValueError(f"{name}: expected pixels in (0, 1], such as 8/255, got {value!r}")
-        if not isinstance(self.steps, int) or self.steps < 1:
-            raise ValueError(f"steps: expected an integer from 1 on, got {self.steps!r}")
+        check_pixels(eps=self.eps, step_size=self.step_size)
+        check_counts(steps=self.steps)
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         with evaluating(model) as network:

@@ -82,7 +82,8 @@ def train(
     optimizer = torch.optim.SGD(
         network.parameters(), recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )
-    model, optimizer = fabric.setup(model, optimizer)
+    model = fabric.strategy.setup_module(fabric.to_device(model))  # without Fabric's hooks: gradients are taken twice
+    optimizer = fabric.setup_optimizers(optimizer)
 
     history = _resume(run, recipe, network, optimizer)
     if history and not weights.is_file():
@@ -117,7 +118,7 @@ def _validate(
     model: nn.Module, val_set: ImageSet, recipe: Recipe, device: torch.device, track: Track
 ) -> dict[str, float]:
     """Clean accuracy of the whole validation split; ``selection`` is what the best epoch is chosen by."""
-    adversarial = recipe.parsed.defense != "standard"
+    adversarial = recipe.make_defense().adversarial
     count = recipe.selection_images or len(val_set)
     generator = torch.Generator().manual_seed(recipe.seed)
     clean = robust = 0

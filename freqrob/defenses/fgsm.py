@@ -1,0 +1,37 @@
+"""FGSM adversarial training: one step of attack."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from freqrob.attacks import bare, input_gradient
+from freqrob.defenses.parameters import check_pixels
+
+
+@dataclass(frozen=True)
+class FGSM:
+    """CE(f(x + δ), y) with δ = 1.25 ε · sign ∇ₓ CE(f(x), y), clamped to ±ε; the network is in train mode throughout.
+
+    ``eps`` is in pixels of [0, 1].
+
+    Source: Goodfellow et al., ICLR 2015, Eq. 4; step and start as in alvinchangw/JaFR_IJCAI2022.
+    """
+
+    eps: float = 8 / 255
+
+    adversarial: ClassVar[bool] = True
+    double_backward: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_pixels(eps=self.eps)
+
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        attacked = self.attacked(images, input_gradient(bare(model), images, labels))
+        return F.cross_entropy(model(attacked), labels)
+
+    def attacked(self, images: Tensor, gradient: Tensor) -> Tensor:
+        """x + δ in [0, 1], detached."""
+        step = (1.25 * self.eps * gradient.detach().sign()).clamp(-self.eps, self.eps)
+        return (images.detach() + step).clamp(0, 1)

@@ -1,0 +1,38 @@
+"""GradAlign: FGSM adversarial training without catastrophic overfitting."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from freqrob.attacks import bare, input_gradient
+from freqrob.defenses.fgsm import FGSM
+from freqrob.defenses.jafr import jacobian
+from freqrob.defenses.parameters import check_weights
+
+
+@dataclass(frozen=True)
+class GradAlign(FGSM):
+    """FGSM's loss + λ · (1 − cos(∇ₓℓ(x, y), ∇ₓℓ(x + η, y))), the cosine averaged over the images.
+
+    η is uniform in [−ε, ε]; the gradient at x, which the attack follows, is a constant.
+
+    Source: Andriushchenko & Flammarion, NeurIPS 2020, Eq. 5; λ as in alvinchangw/JaFR_IJCAI2022.
+    """
+
+    weight: float = 0.2
+
+    double_backward: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_weights(weight=self.weight)
+
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        here = input_gradient(bare(model), images, labels)
+        near = images + self.eps * (2 * torch.rand_like(images) - 1)
+        there = jacobian(F.cross_entropy(bare(model)(near.requires_grad_()), labels), near)
+        misaligned = 1 - F.cosine_similarity(here.flatten(1), there.flatten(1)).mean()
+        return F.cross_entropy(model(self.attacked(images, here)), labels) + self.weight * misaligned

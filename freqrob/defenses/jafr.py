@@ -1,0 +1,93 @@
+"""JaFR: Jacobian frequency regularisation, of standard and of FGSM adversarial training."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from freqrob.attacks import bare
+from freqrob.defenses.fgsm import FGSM
+from freqrob.defenses.parameters import check_weights
+from freqrob.spectral.jacobian import log_b_low
+from freqrob.spectral.ops import mean_amplitude
+
+
+@dataclass(frozen=True)
+class JaFR:
+    """CE(f(x), y) − λ · ln B_low of ∇ₓ CE(f(x), y), one number for the whole batch, the network in train mode.
+
+    λ > 0 makes the network rely on low frequencies, λ < 0 (the paper's JaFR(−)) on high ones. The authors' code takes
+    the gradient in a second forward pass on the same batch, which changes nothing but the pace of batch norm's running
+    statistics; here the loss and its gradient come from one.
+
+    Source: Chan et al., IJCAI 2022; alvinchangw/JaFR_IJCAI2022.
+    """
+
+    weight: float = 0.001
+
+    adversarial: ClassVar[bool] = False
+    double_backward: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_weights(weight=self.weight)
+
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        images = images.detach().requires_grad_()
+        loss = F.cross_entropy(model(images), labels)
+        return loss - self.weight * whole_batch_log_b_low(jacobian(loss, images))
+
+
+@dataclass(frozen=True)
+class JaFRMinus(JaFR):
+    """``JaFR`` with λ < 0: towards high frequencies."""
+
+    weight: float = -0.001
+
+
+@dataclass(frozen=True)
+class FGSMJaFR(FGSM):
+    """FGSM adversarial training with ``JaFR``'s regulariser of the clean images: loss − λ · ln B_low.
+
+    Source: Chan et al., IJCAI 2022; alvinchangw/JaFR_IJCAI2022. The attack and the regulariser share a gradient.
+    """
+
+    weight: float = 0.001
+
+    double_backward: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_weights(weight=self.weight)
+
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        images = images.detach().requires_grad_()
+        gradient = jacobian(F.cross_entropy(bare(model)(images), labels), images)
+        loss = F.cross_entropy(model(self.attacked(images, gradient)), labels)
+        return loss - self.weight * whole_batch_log_b_low(gradient)
+
+
+@dataclass(frozen=True)
+class FGSMJaFRMinus(FGSMJaFR):
+    """``FGSMJaFR`` with λ < 0: towards high frequencies."""
+
+    weight: float = -0.001
+
+
+def jacobian(loss: Tensor, images: Tensor) -> Tensor:
+    """∇ₓ of a loss, (N, C, H, W), itself differentiable with respect to the parameters."""
+    return torch.autograd.grad(loss, images, create_graph=True)[0]
+
+
+def whole_batch_log_b_low(gradient: Tensor) -> Tensor:
+    """ln B_low of a batch's Jacobian, of which each rank of a distributed run holds its share of images."""
+    amplitude = mean_amplitude(gradient)
+    if dist.is_available() and dist.is_initialized():
+        whole, ranks = amplitude.detach().clone(), dist.get_world_size()
+        dist.all_reduce(whole)
+        # The other ranks' part is a constant: the mean of the ranks' gradients is then that of the whole batch. Over
+        # the ranks once more because the whole batch's loss is a mean over that many times more images.
+        amplitude = (amplitude + (whole / ranks - amplitude).detach()) / ranks
+    return log_b_low(amplitude)

@@ -1,0 +1,56 @@
+"""TRADES: adversarial training that trades accuracy for robustness."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from freqrob.attacks import evaluating, pgd
+from freqrob.defenses.parameters import check_counts, check_pixels, check_weights
+
+
+@dataclass(frozen=True)
+class TRADES:
+    """CE(f(x), y) + β · max over ‖δ‖∞ ≤ ε of KL(f(x) ‖ f(x + δ)).
+
+    The maximum is sought by PGD on the network in eval mode, from x + 0.001 · N(0, 1). ``eps`` and ``step_size`` are in
+    pixels of [0, 1].
+
+    Source: Zhang et al., ICML 2019, Eq. 5; yaodongyu/TRADES.
+    """
+
+    eps: float = 8 / 255
+    step_size: float = 2 / 255
+    steps: int = 10
+    beta: float = 6.0
+
+    adversarial: ClassVar[bool] = True
+    double_backward: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_pixels(eps=self.eps, step_size=self.step_size)
+        check_counts(steps=self.steps)
+        check_weights(beta=self.beta)
+
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        attacked = self.attack(model, images, labels)
+        clean, adversarial = model(images).float(), model(attacked).float()
+        return F.cross_entropy(clean, labels) + self.beta * divergence(clean, adversarial) / len(images)
+
+    def attack(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """The images of the ball that are furthest, in KL divergence, from what the network says of their centre."""
+        with evaluating(model) as network:
+            with torch.no_grad():
+                clean = network(images).float()
+            return pgd(
+                network, images, labels, eps=self.eps, step_size=self.step_size, steps=self.steps,
+                start=images + 0.001 * torch.randn_like(images),
+                loss=lambda adversarial, _labels: divergence(clean, adversarial.float()),
+            )  # fmt: skip
+
+
+def divergence(clean: Tensor, adversarial: Tensor) -> Tensor:
+    """Σ_n KL(p_n ‖ q_n) of the classes' probabilities p and q, from two batches of logits (N, K)."""
+    return F.kl_div(adversarial.log_softmax(1), clean.log_softmax(1), reduction="sum", log_target=True)
