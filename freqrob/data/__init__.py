@@ -2,6 +2,7 @@
 
 from freqrob.data.batches import Batches
 from freqrob.data.cifar_b import balance
-from freqrob.data.datasets import DATASETS, ImageSet, load_dataset
+from freqrob.data.datasets import DATASETS, DatasetInfo, ImageSet, load_dataset
+from freqrob.data.pca import pca_components
 
-__all__ = ["DATASETS", "Batches", "ImageSet", "balance", "load_dataset"]
+__all__ = ["DATASETS", "Batches", "DatasetInfo", "ImageSet", "balance", "load_dataset", "pca_components"]

@@ -2,28 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import Literal, get_args
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from freqrob.data.datasets import ImageSet, to_pixels
 
+Crop = Literal["reflect", "zeros"]
+PADDING = 4
+_ORDER, _DRAWS = 0, 1  # what a stream of random numbers is for
+
 
 class Batches:
-    """Shuffled, augmented batches; what an epoch gives depends only on ``seed`` and its number.
+    """Shuffled, augmented batches: ``batches[step]`` is what step ``step`` of a run trains on.
+
+    It depends on the arguments and ``step`` alone, not on what was asked for before, so that a run resumed in the
+    middle of an epoch goes on with the same batches. ``step // len(batches)`` is the epoch, in which no image comes
+    twice; ``len(batches)`` is the steps of one epoch, and an incomplete last batch is dropped.
+
+    Of several processes, each gets its ``rank``'s contiguous share of a batch; together they are bit for bit the batch
+    of a single process. Crop and flip work on the share only, ``transform`` on the whole batch in each process.
 
     Args:
-        dataset: the images, moved to ``device`` as a whole.
-        batch_size: images a batch; an incomplete last batch is dropped.
+        dataset: the images; kept on ``device`` as a whole, but on the host where they would take more than half of
+            the free memory of a GPU.
+        batch_size: images a batch, of all processes together.
         seed: of the order and of the augmentation.
-        augment: crop (4 reflected pixels around) and horizontal flip, each image its own.
-        transform: applied to the (N, C, H, W) float images in [0, 1] before crop and flip, given a generator.
+        crop: a random window out of each image with 4 pixels around it, ``"reflect"`` (the BaSS code) or ``"zeros"``
+            (JaFR's); or None.
+        flip: each image mirrored left to right with probability ½.
+        transform: applied before crop and flip to the (N, C, H, W) float images in [0, 1] of the whole batch, given
+            a generator on the CPU; returns as many images.
         device: where the batches are wanted.
+        rank, world_size: which process of how many.
 
-    ``epoch(i)`` yields (N, C, H, W) float images in [0, 1] and (N,) int64 labels.
+    ``batches[step]`` is (n, C, H, W) float32 images in [0, 1] and (n,) int64 labels, n = batch_size / world_size.
+
+    Raises:
+        ValueError: a batch larger than the data or not divisible by ``world_size``, an unknown ``crop``, a negative
+            ``seed``, a ``rank`` that is none of the processes.
     """
+
+    __iter__ = None  # steps go on beyond the epoch: a loop over them would not end
 
     def __init__(
         self,
@@ -31,40 +55,84 @@ class Batches:
         batch_size: int,
         *,
         seed: int = 0,
-        augment: bool = True,
+        crop: Crop | None = "reflect",
+        flip: bool = True,
         transform: Callable[[Tensor, torch.Generator], Tensor] | None = None,
         device: torch.device | str = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         if not 1 <= batch_size <= len(dataset):
             raise ValueError(f"batch_size: expected 1 to {len(dataset)} (the images there are), got {batch_size}")
-        self.images, self.labels = dataset.images.to(device), dataset.labels.to(device)
-        self.batch_size, self.seed, self.augment, self.transform = batch_size, seed, augment, transform
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank: expected 0 to world_size - 1 ({world_size - 1}), got {rank}")
+        if batch_size % world_size:
+            raise ValueError(f"batch_size: expected a multiple of world_size ({world_size}), got {batch_size}")
+        if crop not in (None, *get_args(Crop)):
+            raise ValueError(f"crop: expected None or one of {', '.join(get_args(Crop))}, got {crop!r}")
+        if seed < 0:
+            raise ValueError(f"seed: expected an integer from 0 on, got {seed}")
+        self.device = torch.device(device)
+        home = self.device if _fits(dataset.images, self.device) else torch.device("cpu")
+        self.images, self.labels = dataset.images.to(home), dataset.labels.to(home)
+        self.batch_size, self.seed, self.crop, self.flip, self.transform = batch_size, seed, crop, flip, transform
+        share = batch_size // world_size
+        self.share = slice(rank * share, (rank + 1) * share)
+        self._epoch, self._order = -1, torch.empty(0)
 
     def __len__(self) -> int:
         return len(self.images) // self.batch_size
 
-    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
-        order = torch.randperm(len(self.images), generator=generator).to(self.images.device)
-        for chosen in order[: len(self) * self.batch_size].split(self.batch_size):
-            images = to_pixels(self.images[chosen])
-            if self.transform is not None:
-                images = self.transform(images, generator)
-            if self.augment:
-                images = flip(crop(images, generator), generator)
-            yield images, self.labels[chosen]
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+        if step < 0:
+            raise IndexError(f"step: expected a number from 0 on, got {step}")
+        epoch, position = divmod(step, len(self))
+        chosen = self._order_of(epoch)[position * self.batch_size :][: self.batch_size]
+        generator = _generator(self.seed, _DRAWS, step)
+        if self.transform is None:
+            images = to_pixels(self._moved(self.images[chosen[self.share]]))
+        else:
+            images = self.transform(to_pixels(self._moved(self.images[chosen])), generator)[self.share]
+        if self.crop is not None:
+            places = torch.randint(2 * PADDING + 1, (2, self.batch_size), generator=generator)[:, self.share]
+            images = crop(images, places.to(self.device), self.crop)
+        if self.flip:
+            mirrored = torch.rand(self.batch_size, generator=generator)[self.share] < 0.5
+            images = flip(images, mirrored.to(self.device))
+        return images, self._moved(self.labels[chosen[self.share]])
+
+    def _order_of(self, epoch: int) -> Tensor:
+        if epoch != self._epoch:
+            order = torch.randperm(len(self.images), generator=_generator(self.seed, _ORDER, epoch))
+            self._epoch, self._order = epoch, order.to(self.images.device)
+        return self._order
+
+    def _moved(self, batch: Tensor) -> Tensor:
+        """From where the data set is kept to where batches are wanted."""
+        if batch.device.type == "cpu" and self.device.type == "cuda":
+            batch = batch.pin_memory()
+        return batch.to(self.device, non_blocking=True)
 
 
-def crop(images: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
-    """A random window of each image's own size out of the image with ``padding`` reflected pixels around it."""
-    count, _, height, width = images.shape
-    padded = F.pad(images, [padding] * 4, mode="reflect")
-    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (N, C, 2p+1, 2p+1, H, W), a view
-    row, column = torch.randint(2 * padding + 1, (2, count), generator=generator).to(images.device)
-    return windows[torch.arange(count, device=images.device), :, row, column]
+def crop(images: Tensor, places: Tensor, kind: Crop) -> Tensor:
+    """The window of each image's own size at its row and column ``places`` (2, N) of the image with a padding of 4."""
+    height, width = images.shape[-2:]
+    padded = F.pad(images, [PADDING] * 4, mode="reflect" if kind == "reflect" else "constant")
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (N, C, 9, 9, H, W), a view
+    return windows[torch.arange(len(images), device=images.device), :, places[0], places[1]]
 
 
-def flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image mirrored left to right with probability ½."""
-    mirrored = torch.rand(len(images), generator=generator) < 0.5
-    return torch.where(mirrored.to(images.device)[:, None, None, None], images.flip(-1), images)
+def flip(images: Tensor, mirrored: Tensor) -> Tensor:
+    """The images with those that ``mirrored`` (N,) marks turned left to right."""
+    return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+
+
+def _fits(images: Tensor, device: torch.device) -> bool:
+    """Whether the whole data set can stay on the device and leave room for training."""
+    return device.type != "cuda" or images.nbytes <= torch.cuda.mem_get_info(device)[0] // 2
+
+
+def _generator(seed: int, *stream: int) -> torch.Generator:
+    """Random numbers that are another stream's for another seed, purpose or number."""
+    mixed = np.random.SeedSequence(seed, spawn_key=stream).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(mixed))

@@ -2,17 +2,53 @@
 
 from __future__ import annotations
 
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from http.client import HTTPException
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from freqrob.data.image_files import ImageFiles, Track, decode
+from freqrob.data.imagenet import TINY_IMAGENET_URL, Part, fetch_tiny_imagenet, restricted_imagenet, tiny_imagenet
+
 Split = Literal["train", "val", "test"]
-DATASETS = ("cifar10",)
 VALIDATION_IMAGES = 5000
 SPLIT_SEED = 0
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What is known of a data set before it is read.
+
+    Attributes:
+        classes: how many.
+        size: height and width of its images, in pixels.
+        mean, std: of each channel of the training set, of pixels in [0, 1], as they are usually published.
+        flip: whether mirroring an image left to right keeps its class.
+    """
+
+    classes: int
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    flip: bool = True
+
+
+DATASETS = {
+    "cifar10": DatasetInfo(10, 32, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": DatasetInfo(100, 32, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "svhn": DatasetInfo(10, 32, (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), flip=False),
+    "tiny_imagenet": DatasetInfo(200, 64, (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)),
+    "restricted_imagenet": DatasetInfo(9, 128, (0.4717, 0.4499, 0.3837), (0.2600, 0.2516, 0.2575)),
+}
 
 
 @dataclass(frozen=True)
@@ -35,46 +71,127 @@ class ImageSet:
         return replace(self, images=self.images[index], labels=self.labels[index])
 
 
-def load_dataset(name: str, split: Split, data_dir: str | Path = "./data", *, download: bool = False) -> ImageSet:
-    """A split of a data set, whole and in memory.
+def load_dataset(
+    name: str,
+    split: Split,
+    data_dir: str | Path = "./data",
+    *,
+    download: bool = False,
+    track: Track = lambda items, _what, _count: items,
+) -> ImageSet:
+    """A split of a data set.
 
-    The test set is the data set's own. ``val`` is 5,000 images drawn once from the training set with a fixed seed, and
+    ``test`` is the data set's own test set, or its validation set where the labels of the test set are not public
+    (both ImageNets). ``val`` is a tenth of the training set but at most 5,000 images, drawn once with a fixed seed, and
     ``train`` is the rest, so that a model is never selected on test data.
 
+    Data sets that come as image files are decoded once, into an uncompressed copy in ``data_dir`` (1.2 GB for
+    tiny_imagenet, 13 GB for restricted_imagenet), which is memory-mapped: their images must not be written to.
+
     Args:
-        name: ``"cifar10"``.
+        name: one of ``DATASETS``.
         split: ``"train"``, ``"val"`` or ``"test"``.
-        data_dir: the folder that holds ``cifar-10-batches-py/``.
-        download: fetch the data set into ``data_dir`` where it is missing (170 MB, torchvision's route and checksum).
+        data_dir: the folder that holds ``cifar-10-batches-py/``, ``cifar-100-python/``, ``train_32x32.mat`` and
+            ``test_32x32.mat`` (svhn), ``tiny-imagenet-200/``, or ImageNet: ``train/`` and ``val/`` with its 1,000
+            folders of classes, here or in ``imagenet/`` or ``ILSVRC2012/``.
+        download: fetch the data set into ``data_dir`` where it is missing, with torchvision's progress bar and the
+            published checksum (CIFAR 170 MB each, svhn 180 and 60 MB, tiny_imagenet 240 MB). Without it nothing is
+            fetched; restricted_imagenet cannot be.
+        track: wraps the decoding of image files in a progress bar.
 
     Raises:
-        ValueError: an unknown name or split.
+        ValueError: an unknown name or split, or a damaged image file.
         FileNotFoundError: the data set is not in ``data_dir`` and ``download`` is off.
+        ImportError: svhn without SciPy, which reads its files.
+        OSError: a download that failed, or a full disk.
     """
     if name not in DATASETS:
         raise ValueError(f"dataset: expected one of {', '.join(DATASETS)}, got {name!r}")
     if split not in get_args(Split):
         raise ValueError(f"split: expected one of {', '.join(get_args(Split))}, got {split!r}")
-    whole = _cifar10(Path(data_dir), train=split != "test", download=download)
-    if split == "test":
-        return whole
-    order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(SPLIT_SEED))
-    held_out, rest = order[:VALIDATION_IMAGES].sort().values, order[VALIDATION_IMAGES:].sort().values
-    return whole[held_out if split == "val" else rest]
+    folder = Path(data_dir).expanduser()
+    whole = _SOURCES[name](folder, "test" if split == "test" else "train", download)
+    chosen = whole if split == "test" else whole[_chosen(len(whole), split)]
+    if isinstance(chosen, ImageSet):
+        return chosen
+    size = DATASETS[name].size
+    images = decode(chosen, size, folder / f"{name}_{split}_{size}px", track)
+    return ImageSet(images, chosen.labels, chosen.classes)
 
 
-def _cifar10(folder: Path, *, train: bool, download: bool) -> ImageSet:
+def _chosen(count: int, split: Split) -> Tensor:
+    """Sorted numbers of the training images that are in ``train`` or ``val``."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(SPLIT_SEED))
+    held_out = min(VALIDATION_IMAGES, count // 10)
+    return (order[:held_out] if split == "val" else order[held_out:]).sort().values
+
+
+def _cifar10(folder: Path, part: Part, download: bool) -> ImageSet:
     from torchvision.datasets import CIFAR10  # half a second that `import freqrob` must not cost
 
-    try:
-        source = CIFAR10(folder, train=train, download=download)
-    except RuntimeError as error:
-        raise FileNotFoundError(
-            f"data_dir: no intact CIFAR-10 in {folder.resolve()} (expected cifar-10-batches-py/ there). "
-            "Ask for a download, or unpack https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz into it."
-        ) from error
+    return _cifar(CIFAR10, "CIFAR-10", folder, part, download)
+
+
+def _cifar100(folder: Path, part: Part, download: bool) -> ImageSet:
+    from torchvision.datasets import CIFAR100
+
+    return _cifar(CIFAR100, "CIFAR-100", folder, part, download)
+
+
+def _cifar(kind: type, title: str, folder: Path, part: Part, download: bool) -> ImageSet:
+    with _explained(title, folder, f"{kind.base_folder}/", kind.url, download):
+        source = kind(folder, train=part == "train", download=download)
     images = torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous()
     return ImageSet(images, torch.tensor(source.targets), tuple(source.classes))
+
+
+def _svhn(folder: Path, part: Part, download: bool) -> ImageSet:
+    from torchvision.datasets import SVHN
+
+    if find_spec("scipy") is None:
+        raise ImportError("dataset: svhn comes in MATLAB's format, which SciPy reads: pip install scipy")
+    url, file, _md5 = SVHN.split_list[part]
+    with _explained("SVHN", folder, file, url, download):
+        source = SVHN(folder, part, download=download)
+    images = torch.from_numpy(source.data).contiguous()
+    return ImageSet(images, torch.from_numpy(source.labels), tuple("0123456789"))
+
+
+def _tiny_imagenet(folder: Path, part: Part, download: bool) -> ImageFiles:
+    if download:
+        with _explained("Tiny ImageNet", folder, "tiny-imagenet-200/", TINY_IMAGENET_URL, download):
+            fetch_tiny_imagenet(folder)
+    return tiny_imagenet(folder, part)
+
+
+def _restricted_imagenet(folder: Path, part: Part, download: bool) -> ImageFiles:
+    return restricted_imagenet(folder, part)
+
+
+_SOURCES: dict[str, Callable[[Path, Part, bool], ImageSet | ImageFiles]] = {
+    "cifar10": _cifar10,
+    "cifar100": _cifar100,
+    "svhn": _svhn,
+    "tiny_imagenet": _tiny_imagenet,
+    "restricted_imagenet": _restricted_imagenet,
+}
+
+
+@contextmanager
+def _explained(title: str, folder: Path, expected: str, url: str, download: bool) -> Iterator[None]:
+    """Turn what torchvision raises into errors that say what is missing, where, and how to get it."""
+    broken_off = (OSError, HTTPException, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error)
+    try:
+        yield
+    except (RuntimeError, *broken_off) as error:
+        if download:
+            raise OSError(f"could not fetch {title} from {url} into {folder.absolute()}: {error}") from error
+        if not isinstance(error, RuntimeError):
+            raise
+        raise FileNotFoundError(
+            f"data_dir: no intact {title} in {folder.absolute()} (expected {expected} there). Ask for a download "
+            f"(--download; nothing is fetched without it), or fetch {url} and unpack it there."
+        ) from error
 
 
 def to_pixels(images: Tensor) -> Tensor:

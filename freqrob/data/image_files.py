@@ -1,0 +1,144 @@
+"""Data sets that are folders of image files: decoded once, in threads, then memory-mapped."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from freqrob.files import temporary_beside
+
+Track = Callable[[Iterable, str, int], Iterable]
+"""Wraps an iterable in a progress bar, given what it is and its length."""
+
+SUFFIXES = (".jpeg", ".jpg", ".png")
+_CHUNK = 256  # images that are decoded before the progress bar moves
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files with labels: ``names`` are relative to ``root``, ``labels`` (N,) int64, names of the ``classes``."""
+
+    root: Path
+    names: tuple[str, ...]
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: Tensor) -> ImageFiles:
+        return replace(self, names=tuple(self.names[i] for i in index.tolist()), labels=self.labels[index])
+
+
+def list_images(root: Path, folder: str) -> list[str]:
+    """Sorted names, relative to ``root``, of the images in one of its folders, or in the ``images/`` of that."""
+    found = [name for name in _names_in(root / folder) if name.lower().endswith(SUFFIXES)]
+    if not found and (root / folder / "images").is_dir():
+        return list_images(root, f"{folder}/images")
+    return [f"{folder}/{name}" for name in found]
+
+
+def list_wnids(folder: Path) -> list[str]:
+    """Sorted names of the folders in ``folder`` that are called as WordNet's nouns are in ImageNet: n01440764."""
+    return [name for name in _names_in(folder) if re.fullmatch(r"n\d{8}", name) and (folder / name).is_dir()]
+
+
+def _names_in(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder)) if folder.is_dir() else []
+
+
+def decode(files: ImageFiles, size: int, cache: Path, track: Track) -> Tensor:
+    """The images of ``files`` as (N, 3, size, size) uint8, memory-mapped: not to be written to.
+
+    They are decoded to RGB and, where they are of another size, resized as torchvision's ``Resize((size, size))``
+    does it (bilinear with antialiasing), once: into ``<cache>_<hash of the names>.npy``, which replaces those of other
+    names. Where that folder is read-only, they are decoded into memory, with a warning.
+
+    Raises:
+        ValueError: a file that is no image, or a damaged one; the message names it.
+        OSError: the cache cannot be written for another reason than permission, such as a full disk.
+    """
+    shape = (len(files), 3, size, size)
+    digest = hashlib.sha256("\n".join(files.names).encode()).hexdigest()[:12]
+    path = cache.with_name(f"{cache.name}_{digest}.npy")
+    if not _is_intact(path, shape):
+        try:
+            _write(path, shape, _decoded(files, size, track))
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                told = f"could not keep {np.prod(shape) / 1e9:.3g} GB of decoded images ({error.strerror})"
+                raise OSError(error.errno, told, str(path)) from error
+            warnings.warn(f"{path.parent} is read-only: images are decoded into memory at each start", stacklevel=3)
+            return _in_memory(shape, _decoded(files, size, track))
+        _remove_others(path, cache.name)
+    with warnings.catch_warnings():  # torch has no read-only tensors and says so
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(np.load(path, mmap_mode="r"))
+
+
+def _is_intact(path: Path, shape: tuple[int, ...]) -> bool:
+    try:
+        mapped = np.lib.format.open_memmap(path, mode="r")
+    except (FileNotFoundError, ValueError):  # ValueError: truncated, or no array
+        return False
+    return mapped.shape == shape and mapped.dtype == np.uint8
+
+
+def _remove_others(path: Path, name: str) -> None:
+    """Remove the caches of what the folder of images held before."""
+    for other in path.parent.glob(f"{name}_{'[0-9a-f]' * 12}.npy"):
+        if other != path:
+            other.unlink(missing_ok=True)
+
+
+def _write(path: Path, shape: tuple[int, ...], blocks: Iterator[np.ndarray]) -> None:
+    """A .npy file, written as its blocks come: a full disk is an error here, in a mapped file it would kill."""
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    with temporary_beside(path) as new:
+        with new.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for block in blocks:
+                file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
+
+
+def _in_memory(shape: tuple[int, ...], blocks: Iterator[np.ndarray]) -> Tensor:
+    images, start = torch.empty(shape, dtype=torch.uint8), 0
+    for block in blocks:
+        images[start : start + len(block)] = torch.from_numpy(block)
+        start += len(block)
+    return images
+
+
+def _decoded(files: ImageFiles, size: int, track: Track) -> Iterator[np.ndarray]:
+    """Blocks (n, 3, size, size) of the images, in order."""
+    starts = range(0, len(files), _CHUNK)
+    with ThreadPoolExecutor() as pool:
+        for start in track(starts, f"decoding {len(files):,} images", len(starts)):
+            paths = (files.root / name for name in files.names[start : start + _CHUNK])
+            yield np.stack(list(pool.map(partial(_read, size=size), paths)))
+
+
+def _read(path: Path, size: int) -> np.ndarray:
+    from PIL import Image  # torchvision brings it
+
+    try:
+        with Image.open(path) as image:
+            pixels = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+    except Exception as error:  # Pillow has no one kind for damaged files: OSError, SyntaxError, struct.error, ...
+        raise ValueError(f"{path}: not an intact image ({error})") from error
+    return np.ascontiguousarray(np.asarray(pixels).transpose(2, 0, 1))

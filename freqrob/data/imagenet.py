@@ -1,0 +1,147 @@
+"""Data sets made of ImageNet: Tiny ImageNet and Restricted ImageNet, as lists of image files."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+import torch
+
+from freqrob.data.image_files import ImageFiles, list_images, list_wnids
+
+Part = Literal["train", "test"]
+
+TINY_IMAGENET = "tiny-imagenet-200"
+TINY_IMAGENET_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+TINY_IMAGENET_MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
+TINY_IMAGENET_CLASSES = 200
+
+IMAGENET_FOLDERS = ("", "imagenet", "ILSVRC2012")
+IMAGENET_CLASSES = 1000
+RESTRICTED_IMAGENET = {  # first and last class of ImageNet, both included
+    "dog": (151, 268),
+    "cat": (281, 285),
+    "frog": (30, 32),
+    "turtle": (33, 37),
+    "bird": (80, 100),
+    "primate": (365, 382),
+    "fish": (389, 397),
+    "crab": (118, 121),
+    "insect": (300, 319),
+}
+
+
+def tiny_imagenet(folder: Path, part: Part) -> ImageFiles:
+    """The training or the labelled validation files of ``folder/tiny-imagenet-200/``; classes by sorted WordNet id.
+
+    Takes the validation set as the archive has it, or sorted into a folder a class; its order is that of the numbers
+    in the file names in both. Raises FileNotFoundError where files are missing.
+    """
+    root = folder / TINY_IMAGENET
+    wnids = _tiny_wnids(root)
+    names = _tiny_validation(root, wnids) if part == "test" else _in_class_folders(root, "train", wnids)
+    classes = _words(root)
+    return _labelled(root, names, [classes.get(wnid, wnid) for wnid in wnids], part)
+
+
+def fetch_tiny_imagenet(folder: Path) -> None:
+    """Download and unpack into ``folder``, unless it is there; a broken-off unpacking leaves nothing behind.
+
+    Raises what torchvision and the network raise.
+    """
+    if (folder / TINY_IMAGENET).is_dir():
+        return
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder, prefix=f".{TINY_IMAGENET}.") as new:
+        download_and_extract_archive(TINY_IMAGENET_URL, folder, new, md5=TINY_IMAGENET_MD5)
+        os.replace(Path(new) / TINY_IMAGENET, folder / TINY_IMAGENET)
+
+
+def restricted_imagenet(folder: Path, part: Part) -> ImageFiles:
+    """The files of nine super-classes of ImageNet, found in ``folder`` or its ``imagenet/`` or ``ILSVRC2012/``.
+
+    Needs ``train/<wnid>/`` or ``val/<wnid>/`` with all 1,000 WordNet ids, whose sorted positions are the class numbers.
+    Raises FileNotFoundError where files are missing.
+
+    Source: Tsipras et al., ICLR 2019; MadryLab/robustness, ``RESTRICTED_IMAGNET_RANGES``.
+    """
+    inside = "val" if part == "test" else "train"
+    found = {folder / name: list_wnids(folder / name / inside) for name in IMAGENET_FOLDERS}
+    root = next((root for root, wnids in found.items() if len(wnids) == IMAGENET_CLASSES), None)
+    if root is None:
+        places = "\n".join(f"  {(root / inside).absolute()}: {len(wnids):,} of them" for root, wnids in found.items())
+        raise FileNotFoundError(
+            f"data_dir: restricted_imagenet needs ImageNet's {IMAGENET_CLASSES:,} class folders (n01440764/, ...). "
+            f"Looked for them in\n{places}\nImageNet cannot be fetched from here: register at https://image-net.org, "
+            "download ILSVRC2012, and unpack its images into train/<class>/ and val/<class>/."
+        )
+    names = (
+        (name, label)
+        for label, (first, last) in enumerate(RESTRICTED_IMAGENET.values())
+        for name, _ in _in_class_folders(root, inside, found[root][first : last + 1])
+    )
+    return _labelled(root, names, list(RESTRICTED_IMAGENET), part)
+
+
+def _labelled(root: Path, names: Iterable[tuple[str, int]], classes: list[str], part: Part) -> ImageFiles:
+    """Files in an order in which the first few are of many classes: by number for testing, shuffled for training."""
+    names = sorted(names, key=lambda pair: _by_number(pair[0]))
+    labels = torch.tensor([label for _, label in names], dtype=torch.int64)
+    absent = sorted(set(range(len(classes))) - set(labels.tolist()))
+    if absent:
+        raise FileNotFoundError(
+            f"data_dir: {root.absolute()} lacks {part} images of {len(absent)} of its {len(classes)} classes, first of "
+            f"{classes[absent[0]]}; unpack it again"
+        )
+    files = ImageFiles(root, tuple(name for name, _ in names), labels, tuple(classes))
+    if part == "test":
+        return files
+    return files[torch.randperm(len(files), generator=torch.Generator().manual_seed(0))]
+
+
+def _by_number(name: str) -> tuple[int, str]:
+    """A sort key: val_9.JPEG before val_10.JPEG, in whatever folders they are."""
+    file = name.rpartition("/")[2]
+    return len(file), file
+
+
+def _in_class_folders(root: Path, inside: str, wnids: list[str]) -> list[tuple[str, int]]:
+    return [(name, label) for label, wnid in enumerate(wnids) for name in list_images(root, f"{inside}/{wnid}")]
+
+
+def _tiny_wnids(root: Path) -> list[str]:
+    listed = root / "wnids.txt"
+    wnids = sorted(listed.read_text("utf-8").split()) if listed.is_file() else list_wnids(root / "train")
+    if len(wnids) != TINY_IMAGENET_CLASSES:
+        raise FileNotFoundError(
+            f"data_dir: no intact Tiny ImageNet in {root.parent.absolute()} (expected {TINY_IMAGENET}/ with wnids.txt "
+            f"or {TINY_IMAGENET_CLASSES} folders in train/, found {len(wnids)} classes). Remove what is there "
+            f"and ask for a download (--download; nothing is fetched without it), or unpack {TINY_IMAGENET_URL} there."
+        )
+    return wnids
+
+
+def _tiny_validation(root: Path, wnids: list[str]) -> list[tuple[str, int]]:
+    in_one_folder = list_images(root, "val/images")
+    if not in_one_folder:
+        return _in_class_folders(root, "val", wnids)
+    number = {wnid: label for label, wnid in enumerate(wnids)}
+    annotations = (root / "val" / "val_annotations.txt").read_text("utf-8")
+    annotated = re.findall(r"^(\S+)\t(n\d{8})\b", annotations, re.MULTILINE)
+    label_of = {f"val/images/{name}": number[wnid] for name, wnid in annotated if wnid in number}
+    if unlabelled := [name for name in in_one_folder if name not in label_of]:
+        raise FileNotFoundError(f"{root.absolute() / 'val'}: val_annotations.txt does not label {unlabelled[0]}")
+    return [(name, label_of[name]) for name in in_one_folder]
+
+
+def _words(root: Path) -> dict[str, str]:
+    """What a WordNet id means in a word or two, by ``words.txt``: "n01443537\\tgoldfish, Carassius auratus"."""
+    listed = root / "words.txt"
+    text = listed.read_text("utf-8") if listed.is_file() else ""
+    return dict(re.findall(r"^(n\d{8})\t([^,\n]+)", text, re.MULTILINE))
