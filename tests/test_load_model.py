@@ -148,16 +148,69 @@ def test_bassfront_has_bass_already(tmp_path):
     assert [type(module).__name__ for module in model.front_ends] == ["BaSS", "Normalize"]
     with pytest.raises(ValueError, match="front_end: bassfront_pgd_at_rn20 already has BaSS"):
         load_model(name, tmp_path, front_end="bass")
+
+
+@pytest.mark.parametrize(
+    ("variant", "expected"), [("bassfront", "bass"), ("blur", "blur"), ("bass", ""), ("bassmix", "")]
+)
+def test_the_name_gives_weights_without_card_their_front_end(tmp_path, variant, expected):
+    torch.manual_seed(4)
     torch.save(create_network("rn20").state_dict(), tmp_path / "bare.pt")
-    with pytest.warns(UserWarning, match="taken as rn20 behind BaSS"):
-        bare = load_model(name, custom_checkpoint=tmp_path / "bare.pt")
-    assert [type(module).__name__ for module in bare.front_ends] == ["BaSS"]
+    behind = f" behind {expected}" if expected else ""
+    with pytest.warns(UserWarning, match=f"taken as rn20{behind} on pixels"):
+        model = load_model(f"{variant}_pgd_at_rn20", custom_checkpoint=tmp_path / "bare.pt")
+    assert same(model, logits(4, front_ends=[expected] if expected else []))
 
 
-def test_unknown_front_end(tmp_path):
+def write_pca_model(folder: Path, card: Card) -> tuple[Path, torch.nn.Module]:
+    """rn20 behind a normaliser and 20 principal components of 16×16 pixels, saved with ``card``; and the model."""
+    torch.manual_seed(6)
+    pca = {"name": "pca", "components": 20, "shape": [3, 16, 16]}
+    model = with_front_ends(create_network("rn20"), [pca, *card.front_ends]).eval()
+    model.front_ends[0].set_components(torch.rand(3, 16, 16), torch.linalg.qr(torch.rand(768, 20)).Q.T)
+    path = loading.checkpoint_path(card.name, folder)
+    checkpoints.save(path, checkpoints.checkpoint_state(model), replace(card, front_ends=[pca, *card.front_ends]))
+    return path, model
+
+
+@torch.no_grad()
+def test_principal_components_are_loaded(tmp_path):
+    name = "pca_standard_rn20"
+    path, saved = write_pca_model(tmp_path, replace(CARD, name=name))
+    loaded = load_model(name, tmp_path)
+    assert [type(module).__name__ for module in loaded.front_ends] == ["PCA", "Normalize"]
+    assert same(loaded, saved(IMAGES))
+    adaptive = load_model(name, tmp_path, front_end="bass")
+    assert [type(module).__name__ for module in adaptive.front_ends] == ["BaSS", "PCA", "Normalize"]
+    torch.testing.assert_close(adaptive(IMAGES), saved(adaptive.front_ends[0](IMAGES)))
+
+
+@torch.no_grad()
+def test_principal_components_without_card(tmp_path):
+    name = "pca_standard_rn20"
+    path, saved = write_pca_model(tmp_path, replace(CARD, name=name, front_ends=[]))
+    checkpoints.card_path(path).unlink()
+    with pytest.warns(UserWarning, match="taken as rn20 behind pca on pixels"):
+        assert same(load_model(name, custom_checkpoint=path), saved(IMAGES))
+    torch.save(create_network("rn20").state_dict(), tmp_path / "bare.pt")
+    with pytest.raises(CheckpointError, match="front_ends.0.mean is missing"), pytest.warns(UserWarning):
+        load_model(name, custom_checkpoint=tmp_path / "bare.pt")
+    with pytest.raises(CheckpointError, match="front_ends.0.* is unexpected"), pytest.warns(UserWarning):
+        load_model("standard_rn20", custom_checkpoint=path)
+
+
+def test_front_ends_that_cannot_be_added(tmp_path):
     write_model(tmp_path)
-    with pytest.raises(ValueError, match="front_end: got 'blurr', expected one of bass, normalize"):
+    with pytest.raises(ValueError, match="front_end: got 'blurr', expected one of bass, blur, normalize, pca"):
         load_model(NAME, tmp_path, front_end="blurr")
+    with pytest.raises(ValueError, match="front_end: got 'pca', whose tensors only a model trained behind it has"):
+        load_model(NAME, tmp_path, front_end="pca")
+
+
+def test_a_card_with_an_unknown_front_end(tmp_path):
+    write_model(tmp_path, replace(CARD, front_ends=[{"name": "sharpen"}]))
+    with pytest.raises(CheckpointError, match=r"pgd_at_rn20.safetensors: its card asks .*front_end: got 'sharpen'"):
+        load_model(NAME, tmp_path)
 
 
 # Names of data sets and threat models

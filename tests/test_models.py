@@ -17,18 +17,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from freqrob.models import checkpoints, create_network, front_ends, list_architectures, registry
+from freqrob.models import checkpoints, create_network, list_architectures, registry
 from freqrob.models.cards import Card, CheckpointError
-from freqrob.models.registry import BASS_FORMS, DEFENSE_NAMES, ModelName
+from freqrob.models.front_ends import FrontEnded, with_front_ends
+from freqrob.models.registry import DEFENSE_NAMES, VARIANTS, ModelName
 
 PARAMETERS = {
     "rn20": 269_722,  # He et al. 2016, Table 6: 0.27 M
     "rn18": 11_173_962,  # 11.17 M
+    "rn50": 23_520_842,  # 23.52 M
     "prn18": 11_172_170,  # 11.17 M
     "prn18_jafr": 11_171_146,  # without the final batch norm
     "wrn34": 46_160_474,  # 46.16 M
     "wrn28": 36_479_194,  # Zagoruyko and Komodakis 2016, Table 4: 36.5 M
     "wrn40_2": 2_243_546,  # Zagoruyko and Komodakis 2016, Table 4: 2.2 M
+    "resnext29": 6_807_882,  # 4×32d: 6.81 M
+    "densenet": 769_162,  # Huang et al. 2017, Table 2: DenseNet-BC, L = 100, k = 12, 0.8 M
 }
 CARD = Card("pgd_at_rn20", "rn20", recipe={"epochs": 2}, results=[{"protocol": "natural", "accuracy": 0.5}])
 
@@ -61,11 +65,11 @@ def test_parameters_and_shapes(architecture):
         assert create_network(architecture, num_classes=200)(torch.empty(2, 3, 64, 64)).shape == (2, 200)
 
 
-@pytest.mark.parametrize("architecture", ["rn20", "prn18", "wrn40_2"])
+@pytest.mark.parametrize("architecture", ["rn20", "prn18", "wrn40_2", "resnext29", "densenet"])
 @torch.no_grad()
 def test_channels_last_stays_channels_last(architecture):
-    network = randomise(create_network(architecture))
-    images = torch.rand(2, 3, 16, 16)
+    network = randomise(create_network(architecture)).double()
+    images = torch.rand(2, 3, 16, 16, dtype=torch.float64)
     expected = network(images)
     network = network.to(memory_format=torch.channels_last)
     kept = []
@@ -74,7 +78,7 @@ def test_channels_last_stays_channels_last(architecture):
         lambda module, inputs: kept.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
     )
     out = network(images.contiguous(memory_format=torch.channels_last))
-    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(out, expected)
     assert kept == [True]
 
 
@@ -103,21 +107,24 @@ def robustbench_architecture(file: str):
 def robustbench_network(architecture: str) -> torch.nn.Module:
     if architecture == "wrn40_2":
         return robustbench_architecture("wide_resnet").WideResNet(depth=40, widen_factor=2)
+    if architecture == "resnext29":
+        resnext = robustbench_architecture("resnext")
+        return resnext.CifarResNeXt(resnext.ResNeXtBottleneck, 29, cardinality=4, base_width=32, num_classes=10)
     resnet = robustbench_architecture("resnet")
-    if architecture == "rn18":
-        return resnet.ResNet18()
+    if architecture in ("rn18", "rn50"):
+        return resnet.ResNet18() if architecture == "rn18" else resnet.ResNet50()
     usual = architecture == "prn18"
     return resnet.PreActResNet(resnet.PreActBlock, [2, 2, 2, 2], bn_before_fc=usual, out_shortcut=usual)
 
 
-@pytest.mark.parametrize("architecture", ["rn18", "prn18", "prn18_jafr", "wrn40_2"])
+@pytest.mark.parametrize("architecture", ["rn18", "rn50", "prn18", "prn18_jafr", "wrn40_2", "resnext29"])
 @torch.no_grad()
 def test_state_dicts_are_robustbenchs(architecture):
-    theirs = randomise(robustbench_network(architecture))
-    ours = create_network(architecture).eval()
+    theirs = randomise(robustbench_network(architecture)).double()
+    ours = create_network(architecture).double().eval()
     ours.load_state_dict(theirs.state_dict())
-    images = torch.rand(2, 3, 32, 32)  # robustbench's pool takes 32×32 only
-    torch.testing.assert_close(ours(images), theirs(images), rtol=1e-4, atol=1e-4)
+    images = torch.rand(2, 3, 32, 32, dtype=torch.float64)  # robustbench's pool takes 32×32 only
+    torch.testing.assert_close(ours(images), theirs(images))
 
 
 @pytest.mark.parametrize("architecture", ["wrn34", "wrn28"])
@@ -139,10 +146,32 @@ def test_jafr_initialisation():
     assert not network.linear.bias.any()
 
 
+def test_densenet_is_the_papers_cifar_network():
+    """A 3×3 convolution feeds the first dense block at full resolution; three blocks of 16, compression one half."""
+    network = create_network("densenet")
+    sizes = []
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(lambda module, inputs, output: sizes.append(output.shape[-1]))
+    network(torch.rand(1, 3, 32, 32))
+    assert len(sizes) == 99 and sizes.count(32) == 1 + 33 and sizes.count(8) == 32, "L = 100 with the linear layer"
+    assert network.features[0].kernel_size == (3, 3) and network.features[1] is network.features.denseblock1
+    widths = [network.features.transition1, network.features.transition2]
+    assert [(t.conv.in_channels, t.conv.out_channels) for t in widths] == [(24 + 192, 108), (108 + 192, 150)]
+
+
+@pytest.mark.parametrize("architecture", ["resnext29", "densenet"])
+def test_kernels_are_drawn_by_their_fan_out(architecture):
+    for module in create_network(architecture).modules():
+        if isinstance(module, torch.nn.Conv2d) and module.weight.numel() > 5_000:
+            expected = math.sqrt(2 / (module.kernel_size[0] ** 2 * module.out_channels))
+            assert module.weight.std().item() == pytest.approx(expected, rel=0.05)
+
+
 # Names
 
 PARTS = st.tuples(
-    st.sampled_from([None, *BASS_FORMS]), st.sampled_from(DEFENSE_NAMES), st.sampled_from(list_architectures())
+    st.sampled_from([None, *VARIANTS]), st.sampled_from(DEFENSE_NAMES), st.sampled_from(list_architectures())
 )
 
 
@@ -155,7 +184,7 @@ def test_names_round_trip(parts):
     assert ModelName.parse(str(name)) == name
 
 
-@given(st.text() | st.builds("_".join, st.lists(st.sampled_from([*BASS_FORMS, *DEFENSE_NAMES, *list_architectures()]))))
+@given(st.text() | st.builds("_".join, st.lists(st.sampled_from([*VARIANTS, *DEFENSE_NAMES, *list_architectures()]))))
 def test_names_are_parsed_or_refused(text):
     if text in NAMES:
         assert str(ModelName.parse(text)) == text
@@ -172,6 +201,10 @@ def test_names_are_parsed_or_refused(text):
         ("bassmix_fgsm_jafr_prn18_jafr", ("bassmix", "fgsm_jafr", "prn18_jafr")),
         ("bassfront_jafr_prn18", ("bassfront", "jafr", "prn18")),
         ("standard_wrn40_2", (None, "standard", "wrn40_2")),
+        ("blur_standard_rn18", ("blur", "standard", "rn18")),
+        ("pca_pgd_at_resnext29", ("pca", "pgd_at", "resnext29")),
+        ("fgsm_jafr_minus_prn18_jafr", (None, "fgsm_jafr_minus", "prn18_jafr")),
+        ("neural_similarity_rn50", (None, "neural_similarity", "rn50")),
     ],
 )
 def test_names_mean(text, parts):
@@ -179,13 +212,17 @@ def test_names_mean(text, parts):
 
 
 def test_every_name_is_different():
-    assert len(set(NAMES)) == 4 * len(DEFENSE_NAMES) * len(PARAMETERS)
+    assert len(set(NAMES)) == 6 * 12 * len(PARAMETERS)
 
 
 def test_name_errors_name_the_argument_and_what_is_near():
     with pytest.raises(ValueError, match=r"model_name: got 'bass_pgdat_rn20'.*Nearest: bass_pgd_at_rn20"):
         ModelName.parse("bass_pgdat_rn20")
-    with pytest.raises(ValueError, match=r"bass: got 'bas'"):
+    with pytest.raises(
+        ValueError, match=r"model_name: got 'blur_rn20', expected \[bass_\|bassmix_\|bassfront_\|blur_\|pca_\]<d"
+    ):
+        ModelName.parse("blur_rn20")
+    with pytest.raises(ValueError, match=r"variant: got 'bas'"):
         ModelName("bas", "pgd_at", "rn20")
     with pytest.raises(ValueError, match=r"defense: got 'trade'.*Nearest: trades"):
         ModelName(None, "trade", "rn20")
@@ -208,38 +245,6 @@ def test_import_is_light():
     root = Path(__file__).parents[1]
     out = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"
-
-
-# Front ends
-
-
-def test_normalize():
-    normalize = front_ends.Normalize(front_ends.CIFAR10_MEAN, front_ends.CIFAR10_STD)
-    images = torch.tensor(front_ends.CIFAR10_MEAN).view(1, 3, 1, 1).expand(2, 3, 4, 4)
-    torch.testing.assert_close(normalize(images), torch.zeros(2, 3, 4, 4))
-    whiter = images + torch.tensor(front_ends.CIFAR10_STD).view(3, 1, 1)
-    torch.testing.assert_close(normalize(whiter), torch.ones(2, 3, 4, 4))
-
-
-def test_front_ends_come_in_order_and_leave_the_networks_keys_alone():
-    network = create_network("rn20")
-    halve, shift = {"mean": [0.0] * 3, "std": [2.0] * 3}, {"mean": [1.0] * 3, "std": [1.0] * 3}
-    model = front_ends.with_front_ends(network, [{"name": "normalize", **halve}, {"name": "normalize", **shift}])
-    images = torch.rand(2, 3, 8, 8)
-    torch.testing.assert_close(model.front_ends(images), images / 2 - 1)
-    assert model.network.state_dict().keys() == network.state_dict().keys()
-    assert set(model.state_dict()) == {f"network.{key}" for key in network.state_dict()}
-
-
-def test_front_end_errors():
-    with pytest.raises(ValueError, match="front_end: got 'bas', expected one of bass, normalize"):
-        front_ends.create_front_end("bas")
-    with pytest.raises(ValueError, match=r"front_end: 'normalize' does not take \{'means'"):
-        front_ends.create_front_end({"name": "normalize", "means": [0.5]})
-    with pytest.raises(ValueError, match="mean, std"):
-        front_ends.Normalize([0.5, 0.5], [0.5])
-    with pytest.raises(ValueError, match="mean, std"):
-        front_ends.Normalize([0.5], [0.0])
 
 
 # Checkpoints
@@ -265,6 +270,41 @@ def test_save_and_load(tmp_path):
         assert state[key].dtype == value.dtype
         assert torch.equal(state[key], value)
     assert state["bn1.num_batches_tracked"] == 7
+
+
+def pca_model(seed: int = 0) -> FrontEnded:
+    """rn20 behind a PCA of 4×4 pixels and a normaliser."""
+    model = with_front_ends(
+        randomise(create_network("rn20"), seed),
+        [
+            {"name": "normalize", "mean": [0.5] * 3, "std": [0.5] * 3},
+            {"name": "pca", "components": 5, "shape": (3, 4, 4)},
+        ],
+    )
+    components = torch.linalg.qr(torch.rand(48, 5, generator=torch.Generator().manual_seed(seed))).Q.T
+    model.front_ends[1].set_components(torch.full((3, 4, 4), 0.1), components)
+    return model.eval()
+
+
+@torch.no_grad()
+def test_principal_components_are_saved_with_the_network(tmp_path):
+    model, path = pca_model(), tmp_path / "x.safetensors"
+    state = checkpoints.checkpoint_state(model)
+    in_front = {"front_ends.1.mean", "front_ends.1.components"}
+    assert state.keys() == model.network.state_dict().keys() | in_front
+    checkpoints.save(path, state, CARD, torch.float16)
+    stored, _ = checkpoints.load(path)
+    again = pca_model(seed=1)
+    checkpoints.load_into(again, stored, path, "rn20")
+    torch.testing.assert_close(again.front_ends[1].components, model.front_ends[1].components, rtol=1e-3, atol=1e-6)
+    images = torch.rand(2, 3, 4, 4)
+    torch.testing.assert_close(again(images), model(images), rtol=1e-2, atol=1e-2)
+    for key in in_front:
+        with pytest.raises(CheckpointError, match=f"not the weights of rn20: {key} is missing$"):
+            checkpoints.load_into(again, {k: v for k, v in stored.items() if k != key}, path, "rn20")
+        with pytest.raises(CheckpointError, match=r"front_ends.1\..* is unexpected"):
+            checkpoints.load_into(model.network, stored, path, "rn20")
+    assert checkpoints.checkpoint_state(model.network).keys() == model.network.state_dict().keys()
 
 
 def test_save_channels_last_parameters(tmp_path):

@@ -1,4 +1,8 @@
-"""Checkpoints: a bare network's state dict in safetensors, and its card in JSON beside it."""
+"""Checkpoints: a network's tensors in safetensors, and its card in JSON beside it.
+
+The bare network's state dict is stored under its own names; what its front ends have learnt from data (only PCA has)
+under ``front_ends.<index>.<name>``.
+"""
 
 import hashlib
 import os
@@ -21,10 +25,16 @@ def card_path(path: str | Path) -> Path:
     return Path(path).with_suffix(".json")
 
 
-def save(path: str | Path, network_state: Mapping[str, Tensor], card: Card, dtype: torch.dtype | None = None) -> Card:
-    """Write ``network_state`` to ``path`` (.safetensors) and the card, with the weights' sha256, beside it.
+def checkpoint_state(model: nn.Module) -> dict[str, Tensor]:
+    """What a checkpoint of ``model``, with front ends or bare, holds: its state dict without the prefix ``network.``"""
+    return {key.removeprefix("network."): value for key, value in model.state_dict().items()}
 
-    ``dtype`` (``torch.float16``) is the storage type of floating-point kernels and matrices; vectors (batch norm,
+
+def save(path: str | Path, state: Mapping[str, Tensor], card: Card, dtype: torch.dtype | None = None) -> Card:
+    """Write ``state`` (of ``checkpoint_state``) to ``path`` (.safetensors) and the card, with its sha256, beside it.
+
+    ``dtype`` (``torch.float16``) is the storage type of floating-point kernels and matrices, principal components
+    among them (CIFAR-10's images move by a fiftieth of a grey level, by a sixth at most); vectors (batch norm,
     biases), integers, and tensors that it would overflow keep their own. Both files are complete on disk
     before either replaces an earlier one. Returns the card as written. Raises ValueError for another
     suffix, OSError when writing fails (a full disk), with the earlier files intact.
@@ -32,7 +42,7 @@ def save(path: str | Path, network_state: Mapping[str, Tensor], card: Card, dtyp
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"path: got {str(path)!r}, expected a name ending in .safetensors")
-    weights = safetensors.torch.save({key: _stored(value, dtype) for key, value in network_state.items()})
+    weights = safetensors.torch.save({key: _stored(value, dtype) for key, value in state.items()})
     created = card.created or datetime.now(timezone.utc).isoformat(timespec="seconds")
     card = replace(card, sha256=hashlib.sha256(weights).hexdigest(), created=created)
     try:
@@ -127,13 +137,13 @@ def _unwrap(path: Path, state: object) -> dict[str, Tensor]:
     return {str(key).removeprefix("module."): value for key, value in state.items()}
 
 
-def load_into(network: nn.Module, state: Mapping[str, Tensor], source: str | Path, architecture: str) -> None:
-    """Copy ``state`` into ``network``; every key must fit.
+def load_into(model: nn.Module, state: Mapping[str, Tensor], source: str | Path, architecture: str) -> None:
+    """Copy ``state`` (as ``checkpoint_state`` names it) into ``model``, with front ends or bare; every key must fit.
 
     Raises CheckpointError that names ``source``, the ``architecture`` and the keys that are missing,
     unexpected or of another shape.
     """
-    expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    expected = {key: tuple(value.shape) for key, value in checkpoint_state(model).items()}
     found = {key: tuple(value.shape) for key, value in state.items()}
     problems = [f"{key} is missing" for key in expected if key not in found]
     problems += [f"{key} is unexpected" for key in found if key not in expected]
@@ -145,4 +155,4 @@ def load_into(network: nn.Module, state: Mapping[str, Tensor], source: str | Pat
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise CheckpointError(f"{source}: not the weights of {architecture}: {'; '.join(problems[:3])}{more}")
-    network.load_state_dict(state)
+    model.load_state_dict({key: state[key.removeprefix("network.")] for key in model.state_dict()})

@@ -1,13 +1,16 @@
 """Front ends: fixed differentiable modules between the pixels and the network."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
-CIFAR10_STD = (0.2470, 0.2435, 0.2616)
+from freqrob.data.datasets import DATASETS
+
+CIFAR10_MEAN, CIFAR10_STD = DATASETS["cifar10"].mean, DATASETS["cifar10"].std
 
 FrontEndSpec = str | Mapping[str, Any]
 
@@ -33,13 +36,110 @@ class Normalize(nn.Module):
         return f"mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()}"
 
 
+class Blur(nn.Module):
+    """Gaussian blur of each channel, for pixels (N, C, H, W) of any size; the image goes on around its edges.
+
+    ``sigma`` is in pixels. The kernel has half-width ⌈2.5 σ⌉ (9×9 for σ = 1.5) and sum 1; it is fixed and in no state
+    dict. Raises ValueError for a ``sigma`` that is not positive and finite.
+
+    Source: Li et al., PLoS Comput. Biol. 2023; ``lizhe07/blur-net``.
+    """
+
+    def __init__(self, sigma: float = 1.5) -> None:
+        super().__init__()
+        if not 0 < sigma < math.inf:
+            raise ValueError(f"sigma: got {sigma!r}, expected a positive number of pixels")
+        self.sigma = sigma
+        offsets = torch.arange(-math.ceil(2.5 * sigma), math.ceil(2.5 * sigma) + 1)
+        gaussian = torch.exp(-offsets.double().square() / (2 * sigma**2))
+        self.register_buffer("offsets", offsets, persistent=False)
+        self.register_buffer("kernel", (gaussian / gaussian.sum()).float(), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        return self._circulant(height, images) @ images @ self._circulant(width, images)
+
+    def _circulant(self, size: int, images: Tensor) -> Tensor:
+        """The kernel's circular convolution along an axis as a symmetric (size, size) matrix.
+
+        On 32×32 pixels the product is ten times as fast on the CPU as a padded depthwise convolution, wraps around
+        images smaller than the kernel, and stays float32 where cuDNN's convolution is TF32.
+        """
+        pixels = torch.arange(size, device=images.device)
+        reached = (pixels[:, None] + self.offsets) % size  # (size, kernel)
+        return (self.kernel.to(images.dtype)[:, None] * (reached[..., None] == pixels)).sum(1)
+
+    def extra_repr(self) -> str:
+        return f"sigma={self.sigma}"
+
+
+class PCA(nn.Module):
+    """μ + Wᵀ W (x − μ): pixels (N, C, H, W) projected on the first principal components of the training set.
+
+    μ and the orthonormal rows of W are NaN until ``set_components`` or a checkpoint gives them; they are in the state
+    dict as ``mean`` (C, H, W) and ``components`` (K, C·H·W).
+
+    Args:
+        components: K.
+        shape: (C, H, W) of the images.
+
+    Raises:
+        ValueError: a ``shape`` or number of ``components`` that cannot be; images of another shape.
+
+    Source: Li et al., PLoS Comput. Biol. 2023 (K = 512 on CIFAR-10; its code is not published).
+    """
+
+    def __init__(self, components: int = 512, shape: Sequence[int] = (3, 32, 32)) -> None:
+        super().__init__()
+        if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
+            raise ValueError(f"shape: got {shape!r}, expected positive integers (C, H, W)")
+        if not isinstance(components, int) or not 1 <= components <= math.prod(shape):
+            raise ValueError(f"components: got {components!r}, expected an integer from 1 to {math.prod(shape)}")
+        self.register_buffer("mean", torch.full(tuple(shape), math.nan))
+        self.register_buffer("components", torch.full((components, math.prod(shape)), math.nan))
+
+    def set_components(self, mean: Tensor, components: Tensor) -> None:
+        """Copy in μ (C, H, W) and W (K, C·H·W). Raises ValueError for other shapes, NaN and infinity."""
+        for name, new in (("mean", mean), ("components", components)):
+            buffer = getattr(self, name)
+            if new.shape != buffer.shape or not new.isfinite().all():
+                raise ValueError(f"{name}: got shape {tuple(new.shape)}, expected finite {tuple(buffer.shape)}")
+            buffer.copy_(new)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.shape[1:] != self.mean.shape:
+            raise ValueError(f"images: got {tuple(images.shape)}, expected (N, {', '.join(map(str, self.mean.shape))})")
+        mean, components = self.mean.to(images.dtype), self.components.to(images.dtype)
+        scores = (images - mean).flatten(1) @ components.T  # (N, K)
+        return mean + (scores @ components).view(images.shape)
+
+    def extra_repr(self) -> str:
+        return f"components={len(self.components)}, shape={tuple(self.mean.shape)}"
+
+
 def _bass(**parameters: Any) -> nn.Module:
     from freqrob.spectral.bass import BaSS  # brings the native ops, which most models do without
 
     return BaSS(**parameters)
 
 
-_FRONT_ENDS: dict[str, Callable[..., nn.Module]] = {"bass": _bass, "normalize": Normalize}
+_FRONT_ENDS: dict[str, Callable[..., nn.Module]] = {"bass": _bass, "blur": Blur, "normalize": Normalize, "pca": PCA}
+
+
+def variant_front_ends(
+    variant: str | None, shape: Sequence[int], *, components: int = 512, reading: str = "official"
+) -> list[dict[str, Any]]:
+    """Specs of the front ends that a model name's variant stands for, in training and when loaded; mostly none.
+
+    ``shape`` (C, H, W) of the images and the number of ``components`` matter to ``"pca"``, ``reading`` to
+    ``"bassfront"``.
+    """
+    specs = {
+        "bassfront": {"name": "bass", "reading": reading},
+        "blur": {"name": "blur", "sigma": 1.5},
+        "pca": {"name": "pca", "components": components, "shape": list(shape)},
+    }
+    return [specs[variant]] if variant in specs else []
 
 
 def front_end_name(spec: FrontEndSpec) -> str | None:
@@ -63,7 +163,10 @@ def create_front_end(spec: FrontEndSpec) -> nn.Module:
 
 
 class FrontEnded(nn.Module):
-    """``network(front_ends(images))``; ``model.network`` is the bare network, whose state dict a checkpoint stores."""
+    """``network(front_ends(images))``; ``model.network`` is the bare network.
+
+    Under autocast the front ends keep the images' precision.
+    """
 
     def __init__(self, front_ends: Iterable[nn.Module], network: nn.Module) -> None:
         super().__init__()
@@ -71,7 +174,10 @@ class FrontEnded(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network(self.front_ends(images))
+        kind = images.device.type
+        with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
+            images = self.front_ends(images)
+        return self.network(images)
 
 
 def with_front_ends(network: nn.Module, specs: Iterable[FrontEndSpec]) -> FrontEnded:

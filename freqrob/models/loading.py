@@ -3,28 +3,30 @@
 import re
 import shlex
 import warnings
+from collections.abc import Mapping
 from contextlib import suppress
 from enum import Enum
 from fnmatch import fnmatchcase
 from importlib import resources
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
+from freqrob.data.datasets import DATASETS
 from freqrob.models.cards import Card, CheckpointError
 from freqrob.models.checkpoints import card_path, load, load_into
 from freqrob.models.downloads import download, download_url
-from freqrob.models.front_ends import FrontEnded, FrontEndSpec, front_end_name, with_front_ends
+from freqrob.models.front_ends import (
+    FrontEnded,
+    FrontEndSpec,
+    create_front_end,
+    front_end_name,
+    variant_front_ends,
+    with_front_ends,
+)
 from freqrob.models.registry import ModelName, all_model_names, create_network, nearest_names
 
-DATASET_CLASSES = {
-    "cifar10": 10,
-    "cifar100": 100,
-    "svhn": 10,
-    "tiny_imagenet": 200,
-    "restricted_imagenet": 9,
-    "imagenet": 1000,
-}
+DATASET_CLASSES = {**{name: info.classes for name, info in DATASETS.items()}, "imagenet": 1000}
 THREAT_MODELS = ("Linf", "L2", "corruptions")
 
 
@@ -45,13 +47,14 @@ def load_model(
     included; ``model.network`` is the network without them.
 
     Args:
-        model_name: ``[bass_|bassmix_|bassfront_]<defence>_<architecture>``, or any name whose card is there.
+        model_name: ``[bass_|bassmix_|bassfront_|blur_|pca_]<defence>_<architecture>``, or any name whose card is there.
         model_dir: folder of trained and downloaded models.
         dataset: cifar10, cifar100, svhn, tiny_imagenet, restricted_imagenet or imagenet, or RobustBench's enum.
         threat_model: Linf, L2 or corruptions (corruptions_3d means corruptions), or RobustBench's enum.
-        custom_checkpoint: a file to load instead of looking for one.
+        custom_checkpoint: a file to load instead of looking for one. Without a card beside it, its architecture and
+            front ends are those of ``model_name``, on pixels that are not normalised.
         front_end: a front end before all others: ``"bass"`` (protocol ``natural+bass``) or
-            ``{"name": "bass", "reading": "power"}``.
+            ``{"name": "bass", "reading": "power"}``. Not ``"pca"``, whose components come with a trained model.
 
     Raises:
         ValueError: an unknown data set, threat model or front end, or a BaSS before a model that has one.
@@ -66,11 +69,11 @@ def load_model(
         path = _find_weights(model_name, model_dir, dataset, threat_model)
     state, card = load(path)
     if card is None:
-        card = _card_from_name(model_name, dataset, threat_model, path)
+        card = _card_from_name(model_name, dataset, threat_model, path, state)
     _check_card(card, model_name, dataset, threat_model, path)
-    network = _create_network(card, path)
-    load_into(network, state, path, card.architecture)
-    return with_front_ends(network, _all_front_ends(front_end, card)).eval()
+    model = _create_model(card, path)
+    load_into(model, state, path, card.architecture)
+    return FrontEnded([*_added(front_end, card), *model.front_ends], model.network).eval()
 
 
 def load_card(
@@ -185,11 +188,14 @@ def _not_found(model_name: str, model_dir: str | Path, dataset: str, threat_mode
     return "\n".join([*lines, f"To train it: freqrob train {model_name}{''.join(chosen)}"])
 
 
-def _card_from_name(model_name: str, dataset: str, threat_model: str, path: Path) -> Card:
-    """What the name alone says of weights that came without a card."""
+def _card_from_name(model_name: str, dataset: str, threat_model: str, path: Path, state: Mapping[str, Tensor]) -> Card:
+    """What the name alone says of weights that came without a card; ``state`` says how large a PCA is."""
     name = ModelName.parse(model_name)
-    front_ends = [{"name": "bass"}] if name.bass == "bassfront" else []
-    assumed = " behind BaSS" if front_ends else ""
+    front_ends = variant_front_ends(name.variant, (3, 32, 32))
+    if name.variant == "pca" and {"front_ends.0.mean", "front_ends.0.components"} <= state.keys():
+        shape, components = state["front_ends.0.mean"].shape, len(state["front_ends.0.components"])
+        front_ends = variant_front_ends(name.variant, shape, components=components)
+    assumed = "".join(f" behind {spec['name']}" for spec in front_ends)
     warnings.warn(f"{path} has no card: taken as {name.architecture}{assumed} on pixels in [0, 1]", stacklevel=3)
     return Card(str(name), name.architecture, dataset, threat_model, DATASET_CLASSES[dataset], front_ends)
 
@@ -203,16 +209,21 @@ def _check_card(card: Card, model_name: str, dataset: str, threat_model: str, pa
             raise CheckpointError(f"{path}: its card says {key} {getattr(card, key)!r}, asked for {value!r}")
 
 
-def _create_network(card: Card, path: Path) -> nn.Module:
+def _create_model(card: Card, path: Path) -> FrontEnded:
     try:
-        return create_network(card.architecture, card.num_classes)
+        return with_front_ends(create_network(card.architecture, card.num_classes), card.front_ends)
     except ValueError as error:
         raise CheckpointError(f"{path}: its card asks for what there is not: {error}") from error
 
 
-def _all_front_ends(front_end: FrontEndSpec | None, card: Card) -> list[FrontEndSpec]:
-    added = [] if front_end is None else [front_end]
-    names = [front_end_name(spec) for spec in (*added, *card.front_ends)]
-    if names.count("bass") > 1:
+def _added(front_end: FrontEndSpec | None, card: Card) -> list[nn.Module]:
+    """The front end that the caller adds, if any."""
+    if front_end is None:
+        return []
+    name = front_end_name(front_end)
+    if name == "bass" and name in map(front_end_name, card.front_ends):
         raise ValueError(f"front_end: {card.name} already has BaSS as a front end")
-    return [*added, *card.front_ends]
+    module = create_front_end(front_end)
+    if module.state_dict():
+        raise ValueError(f"front_end: got {name!r}, whose tensors only a model trained behind it has")
+    return [module]

@@ -1,4 +1,4 @@
-"""Names: short names of architectures, and model names `[bass_|bassmix_|bassfront_]<defence>_<architecture>`."""
+"""Names: short names of architectures, and model names `[<variant>_]<defence>_<architecture>`."""
 
 import difflib
 from collections.abc import Callable, Iterable
@@ -10,8 +10,12 @@ from torch import nn
 Builder = Callable[..., nn.Module]
 _ARCHITECTURES: dict[str, Builder] = {}
 
-BASS_FORMS = ("bass", "bassmix", "bassfront")
-DEFENSE_NAMES = ("standard", "pgd_at", "trades", "mart", "fgsm", "grad_align", "jafr", "fgsm_jafr", "augmix")
+VARIANTS = ("bass", "bassmix", "bassfront", "blur", "pca")
+DEFENSE_NAMES = (
+    "standard", "pgd_at", "trades", "mart", "fgsm", "grad_align", "jafr", "jafr_minus", "fgsm_jafr", "fgsm_jafr_minus",
+    "augmix", "neural_similarity",
+)  # fmt: skip
+_GRAMMAR = f"[{'|'.join(f'{variant}_' for variant in VARIANTS)}]<defence>_<architecture>"
 
 
 def nearest_names(name: str, known: Iterable[str]) -> str:
@@ -60,17 +64,18 @@ def create_network(architecture: str, num_classes: int = 10) -> nn.Module:
 class ModelName:
     """A model's name in its parts; ``str()`` gives the name back.
 
-    ``bass``: None, ``"bass"`` (trained on CIFAR-B), ``"bassmix"`` (BaSS as an augmentation) or
-    ``"bassfront"`` (BaSS as a front end, in training too).
+    ``variant``: None, ``"bass"`` (trained on CIFAR-B), ``"bassmix"`` (BaSS as an augmentation), or a fixed front end
+    in training and when loaded: ``"bassfront"`` (BaSS), ``"blur"``, ``"pca"``. ``jafr_minus`` is JaFR(−): the
+    regulariser with its sign turned.
     """
 
-    bass: str | None
+    variant: str | None
     defense: str
     architecture: str
 
     def __post_init__(self) -> None:
-        if self.bass is not None and self.bass not in BASS_FORMS:
-            raise ValueError(f"bass: got {self.bass!r}, expected None or one of {', '.join(BASS_FORMS)}")
+        if self.variant is not None and self.variant not in VARIANTS:
+            raise ValueError(f"variant: got {self.variant!r}, expected None or one of {', '.join(VARIANTS)}")
         if self.defense not in DEFENSE_NAMES:
             raise ValueError(
                 f"defense: got {self.defense!r}, expected one of {', '.join(DEFENSE_NAMES)}."
@@ -83,32 +88,31 @@ class ModelName:
             )
 
     def __str__(self) -> str:
-        return "_".join(part for part in (self.bass, self.defense, self.architecture) if part)
+        return "_".join(part for part in (self.variant, self.defense, self.architecture) if part)
 
     @classmethod
     def parse(cls, name: str) -> "ModelName":
-        """Read `[bass_|bassmix_|bassfront_]<defence>_<architecture>`, e.g. ``bass_pgd_at_rn20``.
+        """Read `[bass_|bassmix_|bassfront_|blur_|pca_]<defence>_<architecture>`, e.g. ``bass_pgd_at_rn20``.
 
         Raises ValueError with the grammar and the nearest names when the name does not follow it.
         """
         first, _, rest = name.partition("_")
-        bass, rest = (first, rest) if first in BASS_FORMS else (None, name)
+        variant, rest = (first, rest) if first in VARIANTS else (None, name)
         for architecture in list_architectures():
             defense = rest.removesuffix(f"_{architecture}")
             if defense != rest and defense in DEFENSE_NAMES:
-                return cls(bass, defense, architecture)
+                return cls(variant, defense, architecture)
         raise ValueError(
-            f"model_name: got {name!r}, expected [bass_|bassmix_|bassfront_]<defence>_<architecture> with a defence of "
-            f"{', '.join(DEFENSE_NAMES)} and an architecture of {', '.join(list_architectures())}."
-            + nearest_names(name, all_model_names())
+            f"model_name: got {name!r}, expected {_GRAMMAR} with a defence of {', '.join(DEFENSE_NAMES)} "
+            f"and an architecture of {', '.join(list_architectures())}." + nearest_names(name, all_model_names())
         )
 
 
 def all_model_names() -> list[str]:
     """Every name that the grammar allows with the registered architectures, sorted."""
     return sorted(
-        str(ModelName(bass, defense, architecture))
-        for bass in (None, *BASS_FORMS)
+        str(ModelName(variant, defense, architecture))
+        for variant in (None, *VARIANTS)
         for defense in DEFENSE_NAMES
         for architecture in _ARCHITECTURES
     )

@@ -17,7 +17,7 @@ from freqrob.evaluation import PROTOCOLS, Attack, Result, evaluate
 from freqrob.evaluation.accuracy import CLEAN
 from freqrob.models.cards import Card
 from freqrob.models.loading import load_card, load_model
-from freqrob.models.registry import BASS_FORMS, DEFENSE_NAMES, ModelName
+from freqrob.models.registry import DEFENSE_NAMES, VARIANTS, ModelName
 from freqrob.provenance import provenance
 from freqrob.spectral.longtail import (
     PowerLaw,
@@ -220,4 +220,4 @@ def _family(name: str) -> tuple[int, str, int, str]:
         parts = ModelName.parse(name)
     except ValueError:
         return len(DEFENSE_NAMES), "", 0, name
-    return DEFENSE_NAMES.index(parts.defense), parts.architecture, (None, *BASS_FORMS).index(parts.bass), name
+    return DEFENSE_NAMES.index(parts.defense), parts.architecture, (None, *VARIANTS).index(parts.variant), name

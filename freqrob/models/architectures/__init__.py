@@ -1,5 +1,5 @@
 """Networks: importing this package registers every architecture under its short name."""
 
-from freqrob.models.architectures import preact_resnet, resnet, resnet_cifar, wide_resnet
+from freqrob.models.architectures import densenet, preact_resnet, resnet, resnet_cifar, resnext, wide_resnet
 
-__all__ = ["preact_resnet", "resnet", "resnet_cifar", "wide_resnet"]
+__all__ = ["densenet", "preact_resnet", "resnet", "resnet_cifar", "resnext", "wide_resnet"]

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 Block = Callable[[int, int, int], nn.Module]
 
 
-def conv3x3(in_planes: int, planes: int, stride: int = 1) -> nn.Conv2d:
+def conv3x3(in_planes: int, planes: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
     """3×3 convolution, padding 1, no bias (a batch norm follows or precedes every one)."""
-    return nn.Conv2d(in_planes, planes, kernel_size=3, stride=stride, padding=1, bias=False)
+    return nn.Conv2d(in_planes, planes, kernel_size=3, stride=stride, padding=1, groups=groups, bias=False)
 
 
 def conv1x1(in_planes: int, planes: int, stride: int = 1) -> nn.Conv2d:

@@ -1,27 +1,59 @@
-"""ResNet-18 for small images: the ImageNet network of He et al. 2016 with a 3×3 stem and no max pooling.
+"""ResNet-18 and -50 for small images: the ImageNet networks of He et al. 2016 with a 3×3 stem and no max pooling.
 
-State dicts are those of ``robustbench.model_zoo.architectures.resnet.ResNet18``.
+State dicts are those of ``robustbench.model_zoo.architectures.resnet``: ``ResNet18`` and ``ResNet50``.
 """
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freqrob.models.architectures.blocks import BasicBlock, conv3x3, global_average, stage
+from freqrob.models.architectures.blocks import (
+    BasicBlock,
+    Block,
+    conv1x1,
+    conv3x3,
+    global_average,
+    projection,
+    stage,
+)
 from freqrob.models.registry import register_architecture
 
 
-class ResNet(nn.Module):
-    """Four stages of 64, 128, 256, 512 channels. Takes (N, 3, H, W), returns logits (N, num_classes)."""
+class Bottleneck(nn.Module):
+    """1×1, 3×3, 1×1 convolutions at a quarter of the width, and a shortcut (He et al. 2016, Fig. 5).
 
-    def __init__(self, blocks: tuple[int, int, int, int], num_classes: int = 10) -> None:
+    The 3×3 convolution has the stride.
+    """
+
+    def __init__(self, in_planes: int, planes: int, stride: int = 1) -> None:
+        super().__init__()
+        narrow = planes // 4
+        self.conv1 = conv1x1(in_planes, narrow)
+        self.bn1 = nn.BatchNorm2d(narrow)
+        self.conv2 = conv3x3(narrow, narrow, stride)
+        self.bn2 = nn.BatchNorm2d(narrow)
+        self.conv3 = conv1x1(narrow, planes)
+        self.bn3 = nn.BatchNorm2d(planes)
+        same_shape = stride == 1 and in_planes == planes
+        self.shortcut = nn.Identity() if same_shape else projection(in_planes, planes, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = F.relu(self.bn2(self.conv2(out)))
+        return F.relu(self.bn3(self.conv3(out)) + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """Four stages of ``width``, 2, 4 and 8 times as many channels. (N, 3, H, W) → logits (N, num_classes)."""
+
+    def __init__(self, block: Block, blocks: tuple[int, int, int, int], width: int, num_classes: int = 10) -> None:
         super().__init__()
         self.conv1 = conv3x3(3, 64)
         self.bn1 = nn.BatchNorm2d(64)
-        self.layer1 = stage(BasicBlock, 64, 64, blocks[0], stride=1)
-        self.layer2 = stage(BasicBlock, 64, 128, blocks[1], stride=2)
-        self.layer3 = stage(BasicBlock, 128, 256, blocks[2], stride=2)
-        self.layer4 = stage(BasicBlock, 256, 512, blocks[3], stride=2)
-        self.linear = nn.Linear(512, num_classes)
+        self.layer1 = stage(block, 64, width, blocks[0], stride=1)
+        self.layer2 = stage(block, width, 2 * width, blocks[1], stride=2)
+        self.layer3 = stage(block, 2 * width, 4 * width, blocks[2], stride=2)
+        self.layer4 = stage(block, 4 * width, 8 * width, blocks[3], stride=2)
+        self.linear = nn.Linear(8 * width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
@@ -32,4 +64,10 @@ class ResNet(nn.Module):
 @register_architecture("rn18")
 def rn18(num_classes: int = 10) -> ResNet:
     """ResNet-18, 11.17 M parameters."""
-    return ResNet((2, 2, 2, 2), num_classes)
+    return ResNet(BasicBlock, (2, 2, 2, 2), 64, num_classes)
+
+
+@register_architecture("rn50")
+def rn50(num_classes: int = 10) -> ResNet:
+    """ResNet-50, 23.52 M parameters."""
+    return ResNet(Bottleneck, (3, 4, 6, 3), 256, num_classes)
