@@ -8,6 +8,7 @@ from freqrob.attacks import input_gradient, pgd
 from freqrob.diagnostics import diagnose
 from freqrob.evaluation import PROTOCOLS, Attack, accuracy, evaluate
 from freqrob.evaluation.accuracy import CLEAN
+from freqrob.models.front_ends import Blur, FrontEnded
 from freqrob.spectral.bass import BaSS, bass
 from freqrob.spectral.ops import mean_amplitude
 
@@ -94,7 +95,9 @@ def test_what_is_attacked_under_each_protocol(monkeypatch):
     evaluate(model, images, labels, attacks=attacks, seed=7)
     (bare, natural, first, seed, start), *_ = given
     assert bare is model and torch.equal(natural, images / 255) and seed == 7
-    assert first == {"eps": 8 / 255, "step_size": 2 / 255, "steps": 3, "stop_when_fooled": True}
+    assert first == {
+        "eps": 8 / 255, "step_size": 2 / 255, "steps": 3, "random_start": True, "stop_when_fooled": True,
+    }  # fmt: skip
     assert given[1][2]["step_size"] == 1 / 255 and torch.equal(given[1][4], start), "each attack has its own generator"
     fronted = given[2][0]
     assert isinstance(fronted.front_ends[0], BaSS) and fronted.network is model, "attacked through BaSS"
@@ -105,9 +108,112 @@ def test_what_is_attacked_under_each_protocol(monkeypatch):
     assert right.any() and given[4][0] is model and torch.equal(given[4][1], balanced[right])
 
 
+def test_fgsm_is_one_full_step_from_the_image(grey, monkeypatch):
+    given = []
+
+    def spy(model, images, labels, **options):
+        given.append(pgd(model, images, labels, **options) - images)
+        return images + given[-1]
+
+    monkeypatch.setattr(accuracy, "pgd", spy)
+    eps = 5 / 255
+    (result,) = evaluate(Brightness(), *grey, protocols=["natural"], attacks=[Attack.fgsm(eps)])
+    assert (result.attack, result.eps, result.step_size, result.accuracy) == ("FGSM", eps, eps, 0.9)
+    assert given[0].shape[0] == 100
+    torch.testing.assert_close(given[0].abs(), torch.full_like(given[0], eps))
+
+
+def test_attacks_are_named_by_what_they_are():
+    half = Attack(steps=1, eps=0.1, step_size=0.05, random_start=False)
+    named = {
+        "clean": CLEAN,
+        "FGSM": Attack.fgsm(),
+        "PGD-1": Attack(steps=1, eps=0.1, step_size=0.1),
+        "PGD-20": Attack(),
+    }
+    assert all(attack.name == name for name, attack in named.items())
+    assert half.name == "PGD-1 from the image"
+    assert Attack(20, 8 / 255, random_start=False).name == "PGD-20 from the image"
+
+
+def test_clean_predictions_are_computed_once_a_protocol(grey):
+    class Counting(Brightness):
+        calls = 0
+
+        def forward(self, images):
+            self.calls += 1
+            return super().forward(images)
+
+    model, attacks = Counting(), [CLEAN, Attack.fgsm(), Attack(steps=2), CLEAN]
+    results = evaluate(model, *grey, protocols=["natural"], attacks=attacks, batch_size=50)
+    assert [result.attack for result in results] == ["clean", "FGSM", "PGD-2", "clean"]
+    assert model.calls == 2 * (1 + (1 + 1) + (2 + 1)), "clean, and each attack's steps and last iterate, by two batches"
+
+
+class OwnBaSS(FrontEnded):
+    """Brightness behind a blur and BaSS."""
+
+    def __init__(self, reading="official"):
+        super().__init__([BaSS(reading), Blur(0.5)], Brightness())
+
+
+@pytest.mark.parametrize("reading", ["official", "power"])
+def test_bass_never_comes_twice(monkeypatch, reading):
+    given = []
+
+    def spy(model, images, labels, **options):
+        given.append((model, images))
+        return pgd(model, images, labels, **options)
+
+    monkeypatch.setattr(accuracy, "pgd", spy)
+    images = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    model = OwnBaSS(reading).train()
+    labels = model(images / 255).argmax(1)
+    attacks = [CLEAN, Attack(steps=2)]
+    natural, adaptive, first = (evaluate(model, images, labels, protocols=[p], attacks=attacks) for p in PROTOCOLS)
+    whole, within, left_out = given
+    assert whole[0] is model and within[0] is model and torch.equal(within[1], images / 255)
+    assert [result.accuracy for result in natural] == [result.accuracy for result in adaptive]
+    assert [result.protocol for result in adaptive] == ["natural+bass"] * 2
+    assert list(left_out[0].front_ends) == [model.front_ends[1]] and left_out[0].network is model.network
+    balanced = bass(images, reading=reading) / 255
+    assert torch.equal(left_out[1], balanced[left_out[0](balanced).argmax(1) == labels])
+    given.clear()
+    assert evaluate(model, images, labels, attacks=attacks) == [*natural, *adaptive, *first]
+    assert len(given) == 2, "natural is not measured again for natural+bass"
+    assert list(map(type, model.front_ends)) == [BaSS, Blur] and model.training
+
+
+def test_images_go_where_the_model_is(grey):
+    class Elsewhere(Brightness):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("somewhere", torch.zeros(1, device="meta"))
+
+        def forward(self, images):
+            raise RuntimeError(f"images are on {images.device}")
+
+    with pytest.raises(RuntimeError, match="images are on meta"):
+        evaluate(Elsewhere(), *grey)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+def test_a_model_on_a_gpu_takes_images_on_the_cpu(grey):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+    attacks = [CLEAN, Attack.fgsm(2 / 255), Attack(steps=3, eps=2 / 255)]
+    on_cpu = evaluate(network, *grey, attacks=attacks)
+    on_gpu = evaluate(network.cuda(), *grey, attacks=attacks)
+    assert [result.as_dict() | {"accuracy": 0} for result in on_gpu] == [
+        result.as_dict() | {"accuracy": 0} for result in on_cpu
+    ]
+    assert all(abs(a.accuracy - b.accuracy) <= 0.02 for a, b in zip(on_cpu, on_gpu, strict=True))
+
+
 def test_float_images_are_balanced_on_their_grey_levels():
     images = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
-    assert torch.equal(accuracy._balanced(images / 255), bass(images))
+    assert torch.equal(accuracy._balanced(images / 255, BaSS()), bass(images))
 
 
 def test_the_model_is_measured_in_eval_mode_and_left_as_it_was(grey):
