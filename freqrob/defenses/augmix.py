@@ -1,0 +1,66 @@
+"""AugMix training: cross-entropy, and consistency between an image and two mixtures of it."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from freqrob.data.augmix import augmix, check_augmix
+from freqrob.defenses.parameters import check_weights
+from freqrob.spectral.bass import bass
+
+
+@dataclass(frozen=True)
+class AugMix:
+    """CE(f(x), y) + λ · JS(f(x); f(x₁); f(x₂)), x₁ and x₂ two AugMixes of x, all in one forward pass.
+
+    With ``bass_view``, x₂ is an AugMix of BaSS(x), as Lin et al. combine the two. ``severity``, ``width``, ``depth``
+    and ``alpha`` are those of ``freqrob.data.augmix.augmix``, ``weight`` is λ.
+
+    Source: Hendrycks et al., ICLR 2020, Eq. 1 and Section 3; google-research/augmix, ``cifar.py``. ``bass_view``:
+    Lin et al., NeurIPS 2023 (its code is not published).
+    """
+
+    severity: float = 3
+    width: int = 3
+    depth: int = -1
+    alpha: float = 1.0
+    weight: float = 12.0
+    bass_view: bool = False
+
+    adversarial: ClassVar[bool] = False
+    double_backward: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_augmix(self.severity, self.width, self.depth, self.alpha)
+        check_weights(weight=self.weight)
+        if not isinstance(self.bass_view, bool):
+            raise ValueError(f"bass_view: expected true or false, got {self.bass_view!r}")
+
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        logits = model(torch.cat(self.views(images))).float()
+        return self.loss(*logits.chunk(3), labels)
+
+    def views(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The images and two mixtures of them, each (N, C, H, W) in [0, 1]."""
+        first, second = (
+            augmix(source, severity=self.severity, width=self.width, depth=self.depth, alpha=self.alpha)
+            for source in (images, bass(images) if self.bass_view else images)
+        )
+        return images, first, second
+
+    def loss(self, clean: Tensor, first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
+        """The loss from the logits (N, K) of the images and of their two mixtures."""
+        return F.cross_entropy(clean, labels) + self.weight * jensen_shannon(clean, first, second)
+
+
+def jensen_shannon(*logits: Tensor) -> Tensor:
+    """The mean over the views of KL(p_i ‖ M) with M the mean of the views' probabilities, the mean over the batch.
+
+    M is at least 1e-7, as in the authors' code. In nats, from logits (N, K).
+    """
+    log_p = [view.log_softmax(1) for view in logits]
+    log_m = torch.stack([view.exp() for view in log_p]).mean(0).clamp(1e-7, 1).log()
+    return sum(F.kl_div(log_m, view, reduction="batchmean", log_target=True) for view in log_p) / len(log_p)

@@ -1,0 +1,174 @@
+"""Neural similarity regularisation: images that look alike to a brain look alike to the network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import ClassVar
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from freqrob.data.datasets import to_pixels
+from freqrob.defenses.parameters import check_counts, check_weights
+from freqrob.models.front_ends import FrontEnded
+
+LARGEST = 0.9999  # of a similarity, since arctanh 1 = ∞
+
+
+@dataclass(frozen=True)
+class NeuralSimilarity:
+    """CE(f(x), y) + α · mean over pairs i < j of stimuli of (arctanh S_ij − arctanh T_ij)².
+
+    T_ij is the similarity of the stimuli i and j to a brain. S_ij is that to the network: the cosine of their features
+    in one layer, flattened, after the mean over the stimuli of the step is taken off. Both are clipped to ±0.9999.
+
+    The authors learn a weighted mean of the similarities of several layers, which ends on a single one, mostly that of
+    the first group of blocks; here it is chosen. They alternate batches of images and of stimuli; here the two share a
+    forward pass, and so the batch norms' statistics.
+
+    Args:
+        targets: path of an ``.npz`` with ``images`` (K, 3, H, W) uint8, of the size of the images trained on, and
+            ``similarity`` (K, K) float in [−1, 1], symmetric, of mean-centred responses; K from 3 on.
+        layer: the dotted name of a module of the network, such as ``"layer1"`` or ``"layer2.0.conv1"``.
+        weight: α; the authors' 20.
+        stimuli: how many a step sees, drawn anew each time; all if there are no more.
+
+    Called, it raises FileNotFoundError without ``targets``, and ValueError where that file, ``layer`` or the size of
+    the images is not as above.
+
+    Source: Li et al., NeurIPS 2019 (arXiv:1911.05072), Eq. 10 for the similarity to the network, whence arctanh, the
+    centring and α; the mouse-regularised model of Li et al., PLoS Comput. Biol. 2023. No code of theirs was found.
+    """
+
+    targets: str = ""
+    layer: str = "layer1"
+    weight: float = 20.0
+    stimuli: int = 32
+
+    adversarial: ClassVar[bool] = False
+    double_backward: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        for name, example in (("targets", "the path of an .npz file"), ("layer", "the name of a module")):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value:
+                raise ValueError(f"{name}: expected {example}, got {value!r}")
+        check_weights(weight=self.weight)
+        check_counts(stimuli=self.stimuli)
+        if self.stimuli < 3:
+            raise ValueError(f"stimuli: expected at least 3 (two, centred, are always opposite), got {self.stimuli}")
+
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        stimuli, target = self.draw()
+        if stimuli.shape[1:] != images.shape[1:]:
+            raise ValueError(
+                f"targets: the stimuli of {self.targets} are {tuple(stimuli.shape[1:])}, "
+                f"expected the size of the images, {tuple(images.shape[1:])}"
+            )
+        stimuli, target = to_pixels(stimuli.to(images.device)), target.to(images.device)
+        with recorded(model, self.layer) as features:
+            logits = model(torch.cat([images, stimuli]))
+        if not features:
+            raise ValueError(f"layer: the network does not call {self.layer!r}, expected one that it does")
+        apart = similarity_loss(features[-1][len(images) :], target)
+        return F.cross_entropy(logits[: len(images)].float(), labels) + self.weight * apart
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """The stimuli (k, 3, H, W) uint8 of one step, and their similarity (k, k) to the brain."""
+        stimuli, similarity = load_targets(self.targets)
+        if self.stimuli >= len(stimuli):
+            return stimuli, similarity
+        chosen = torch.randperm(len(stimuli))[: self.stimuli]
+        return stimuli[chosen], similarity[chosen][:, chosen]
+
+
+def similarity_loss(features: Tensor, target: Tensor) -> Tensor:
+    """The mean over pairs i < j of (arctanh S_ij − arctanh T_ij)², from features (k, …) and T (k, k)."""
+    i, j = torch.triu_indices(len(target), len(target), offset=1, device=target.device)
+    apart = fisher(similarity(features)[i, j]) - fisher(target[i, j])
+    return apart.square().mean()
+
+
+def similarity(features: Tensor) -> Tensor:
+    """The cosines (k, k) of mean-centred features (k, …), float32."""
+    with torch.autocast(features.device.type, enabled=False):  # which would multiply in bfloat16
+        flat = features.float().flatten(1)
+        unit = F.normalize(flat - flat.mean(0), eps=1e-6)
+        return unit @ unit.T
+
+
+def fisher(similarity: Tensor) -> Tensor:
+    """arctanh, of similarities clipped to ±0.9999."""
+    return similarity.clamp(-LARGEST, LARGEST).atanh()
+
+
+@contextmanager
+def recorded(model: nn.Module, layer: str) -> Iterator[list[Tensor]]:
+    """What a layer of the network puts out for a while, however the model is wrapped."""
+    outputs: list[Tensor] = []
+    handle = find_layer(model, layer).register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+    try:
+        yield outputs
+    finally:
+        handle.remove()
+
+
+def find_layer(model: nn.Module, layer: str) -> nn.Module:
+    """The module of that name in the network, inside of Fabric's and DDP's wrappers and behind its front ends."""
+    while isinstance(getattr(model, "module", None), nn.Module):
+        model = model.module
+    network = model.network if isinstance(model, FrontEnded) else model
+    modules = dict(network.named_modules())
+    if not layer or layer not in modules:
+        there = ", ".join(name for name in modules if name)
+        raise ValueError(f"layer: the network has no module {layer!r}, expected one of {there}")
+    return modules[layer]
+
+
+def load_targets(path: str | Path) -> tuple[Tensor, Tensor]:
+    """Stimuli (K, 3, H, W) uint8 and similarity (K, K) float32 of an ``.npz`` as ``NeuralSimilarity`` wants it.
+
+    Read once, and again when the file has changed. Raises FileNotFoundError, and ValueError saying what is wrong.
+    """
+    path = Path(path).resolve()
+    if not path.is_file():
+        raise FileNotFoundError(f"targets: no file {path}")
+    return _read(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, _changed: int) -> tuple[Tensor, Tensor]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in ("images", "similarity") if name in file}
+    except (ValueError, TypeError, OSError, EOFError, BadZipFile) as error:
+        raise ValueError(f"targets: {path} is not an .npz of plain arrays ({error})") from error
+    if len(arrays) < 2:
+        raise ValueError(f"targets: {path} has {', '.join(arrays) or 'neither'}, expected images and similarity")
+    _check(path, **arrays)
+    return torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["similarity"].astype(np.float32))
+
+
+def _check(path: Path, images: np.ndarray, similarity: np.ndarray) -> None:
+    count = len(images) if images.ndim else 0
+    for name, array, good, expected in (
+        ("images", images, images.dtype == np.uint8, "uint8"),
+        ("images", images, images.ndim == 4 and images.shape[1:2] == (3,) and count >= 3, "(K, 3, H, W), K from 3 on"),
+        ("similarity", similarity, np.issubdtype(similarity.dtype, np.floating), "floats"),
+        ("similarity", similarity, similarity.shape == (count, count), f"({count}, {count})"),
+    ):
+        if not good:
+            raise ValueError(f"targets: {name} of {path} is {array.dtype} {array.shape}, expected {expected}")
+    if not np.isfinite(similarity).all():
+        raise ValueError(f"targets: similarity of {path} has a NaN or an infinity, expected finite numbers")
+    if np.abs(similarity).max() > 1 + 1e-5:
+        raise ValueError(f"targets: similarity of {path} goes to ±{np.abs(similarity).max():.4g}, expected [-1, 1]")
+    if np.abs(similarity - similarity.T).max() > 1e-5:
+        raise ValueError(f"targets: similarity of {path} is not symmetric")
