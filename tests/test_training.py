@@ -1,219 +1,385 @@
-"""Training for real on a handful of images: it learns, selects on validation data, and resumes to the same weights."""
+"""Training for real on a handful of images: it learns, selects on validation data, and does what its recipe says."""
 
+import csv
 import json
+import sys
+from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
+from torch import nn
 
-from freqrob.data import ImageSet
-from freqrob.defenses import PGDAT
+from freqrob.data import DATASETS, ImageSet
+from freqrob.data.pca import pca_components
+from freqrob.defenses import pgd_at
 from freqrob.models import load_model
 from freqrob.models.cards import Card
-from freqrob.spectral.bass import bass
+from freqrob.models.front_ends import PCA, Blur, Normalize
+from freqrob.spectral.bass import BaSS, bass
 from freqrob.training import Recipe, train, trainer
+from freqrob.training.launch import launch
+
+pytestmark = pytest.mark.usefixtures("tiny")
+
+WEAK = {"steps": 1}
 
 
-def two_colours(count: int, seed: int) -> ImageSet:
+def two_colours(count: int, seed: int, size: int = 32) -> ImageSet:
     """Red or blue noise: a task that a network learns in a few steps."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(2, (count,), generator=generator)
-    images = torch.randint(0, 120, (count, 3, 16, 16), dtype=torch.uint8, generator=generator)
+    images = torch.randint(0, 120, (count, 3, size, size), dtype=torch.uint8, generator=generator)
     images[torch.arange(count), labels * 2] += 100
     return ImageSet(images, labels, ("red", "blue"))
 
 
+def two_colours_split(split: str, size: int = 32) -> ImageSet:
+    return two_colours({"train": 96, "val": 40}[split], seed=len(split), size=size)
+
+
 @pytest.fixture
-def seen(monkeypatch):
-    """The data set, and which splits the trainer asked for."""
+def asked(monkeypatch):
+    """Which splits the trainer asked for; it gets 96 images to train on and 40 to validate on."""
     splits = []
 
-    def load(name, split, data_dir, *, download):
+    def load(name, split, data_dir, **_):
         splits.append(split)
-        return two_colours({"train": 96, "val": 40}[split], seed=len(split))
+        return two_colours_split(split, DATASETS[name].size)
 
     monkeypatch.setattr(trainer, "load_dataset", load)
     return splits
 
 
-def recipe(name="standard_rn20", **changes):
-    return Recipe(name, **{"epochs": 3, "batch_size": 16, "lr": 0.05, "precision": "32-true", **changes})
+@pytest.fixture
+def batches_of(asked, monkeypatch):
+    """The arguments that ``Batches`` was made with, as one dict a run."""
+    given, make = [], trainer.Batches
+    monkeypatch.setattr(
+        trainer, "Batches", lambda data, *a, **k: given.append({"data": data, **k}) or make(data, *a, **k)
+    )
+    return given
 
 
-def weights(folder, name="standard_rn20"):
-    return torch.load(folder / "cifar10" / "Linf" / name / "last.ckpt", weights_only=True)["network"]
-
-
-def test_learns_and_loads(seen, tmp_path):
-    lines = []
-    path = train(recipe(epochs=6), model_dir=tmp_path, log=lines.append)
-    assert len(lines) == 6
-    assert set(seen) == {"train", "val"}, "test data has no part in training or selection"
-    history = [json.loads(line) for line in (path.with_suffix("") / "metrics.jsonl").read_text().splitlines()]
-    assert history[-1]["loss"] < history[0]["loss"]
-    card = Card.read(path.with_suffix(".json"))
-    assert card.recipe["selected"]["val_clean"] == max(line["val_clean"] for line in history) > 0.9
-    test = two_colours(50, seed=9)
-    logits = load_model("standard_rn20", tmp_path)(test.images.float() / 255)
-    assert (logits.argmax(1) == test.labels).float().mean() > 0.9
-
-
-@pytest.mark.parametrize("name", ["standard_rn20", "bassmix_standard_rn20", "bass_pgd_at_rn20"])
-def test_resumes_to_the_same_weights(seen, tmp_path, name):
-    changes = {"defense": {"steps": 1}, "selection_images": 20} if "pgd" in name else {}
-    train(recipe(name, **changes), model_dir=tmp_path / "whole")
-
-    class Killed(Exception):
-        pass
-
-    def kill(line):
-        raise Killed
-
-    with pytest.raises(Killed):
-        train(recipe(name, **changes), model_dir=tmp_path / "cut", log=kill)
-    epochs = []
-    train(recipe(name, **changes), model_dir=tmp_path / "cut", log=epochs.append)
-    assert len(epochs) == 2, "the first epoch is not trained again"
-    whole, cut = weights(tmp_path / "whole", name), weights(tmp_path / "cut", name)
-    assert all(torch.equal(whole[key], cut[key]) for key in whole)
-
-
-def test_a_finished_run_is_not_trained_again(seen, tmp_path):
-    path = train(recipe(), model_dir=tmp_path)
-    before = path.read_bytes()
-    lines = []
-    assert train(recipe(), model_dir=tmp_path, log=lines.append) == path
-    assert not lines and path.read_bytes() == before
-
-
-def test_another_recipe_does_not_continue_a_run(seen, tmp_path):
-    train(recipe(epochs=1), model_dir=tmp_path)
-    with pytest.raises(ValueError, match="another recipe"):
-        train(recipe(epochs=1, lr=0.01), model_dir=tmp_path)
-
-
-def test_bass_trains_and_validates_on_balanced_images(seen, tmp_path, monkeypatch):
-    given = []
-    make, validate = trainer.Batches, trainer._validate
-    monkeypatch.setattr(trainer, "Batches", lambda data, *a, **k: given.append(data) or make(data, *a, **k))
+@pytest.fixture
+def validated_on(asked, monkeypatch):
+    given, validate = [], trainer._validate
     monkeypatch.setattr(trainer, "_validate", lambda model, data, *a: given.append(data) or validate(model, data, *a))
-    train(recipe("bass_standard_rn20", epochs=1, reading="power"), model_dir=tmp_path)
-    for balanced, (count, seed) in zip(given, [(96, 5), (40, 3)], strict=True):
-        assert torch.equal(balanced.images, bass(two_colours(count, seed).images, reading="power"))
+    return given
 
 
-@pytest.mark.parametrize("name", ["bassmix_standard_rn20", "standard_rn20"])
-def test_bassmix_is_an_augmentation_with_probability_gamma(seen, tmp_path, monkeypatch, name):
-    transforms = []
-    make = trainer.Batches
-    monkeypatch.setattr(trainer, "Batches", lambda *a, **k: transforms.append(k["transform"]) or make(*a, **k))
-    train(recipe(name, epochs=1, gamma=0.25, reading="power"), model_dir=tmp_path)
-    if name == "standard_rn20":
-        assert transforms == [None]
-    else:
-        assert (transforms[0].gamma, transforms[0].reading) == (0.25, "power")
+def recipe(name="standard_tiny", **changes):
+    return Recipe(name, **{"epochs": 3, "batch_size": 16, "lr": 0.02, "precision": "32-true", **changes})
 
 
-def test_the_best_epoch_by_validation_is_kept(seen, tmp_path, monkeypatch):
-    scores = iter([0.5, 0.9, 0.7])
-    monkeypatch.setattr(trainer, "_validate", lambda *a: {"val_clean": 0.1, "selection": next(scores)})
-    saved = []
-    monkeypatch.setattr(trainer, "_checkpoint", lambda run, recipe, network, *a: saved.append(_copy(network)))
-    path = train(recipe(), model_dir=tmp_path)
-    kept = load_file(path)
-    assert Card.read(path.with_suffix(".json")).recipe["selected"]["epoch"] == 2
-    same = [torch.equal(kept["linear.bias"], epoch["linear.bias"]) for epoch in saved]
-    assert same == [False, True, False]
+def history(path):
+    return [json.loads(line) for line in (path.with_suffix("") / "metrics.jsonl").read_text().splitlines()]
 
 
-def _copy(network):
-    return {key: value.clone() for key, value in network.state_dict().items()}
+def copied(model):
+    return {key: value.clone() for key, value in model.state_dict().items()}
 
 
-def test_robust_defences_are_selected_by_robust_accuracy():
-    class Constant(torch.nn.Module):
-        def forward(self, images):
-            return torch.stack([images.mean((1, 2, 3)), torch.full((len(images),), 0.5)], 1)
+class TestRun:
+    def test_learns_and_loads(self, asked, tmp_path):
+        lines = []
+        path = train(recipe(epochs=6), model_dir=tmp_path, log=lines.append)
+        assert len(lines) == 6
+        assert set(asked) == {"train", "val"}, "test data has no part in training or selection"
+        epochs = history(path)
+        assert epochs[-1]["loss"] < 0.5 * epochs[0]["loss"]
+        card = Card.read(path.with_suffix(".json"))
+        assert card.recipe["selected"]["val_clean"] == max(line["val_clean"] for line in epochs) > 0.9
+        test = two_colours(50, seed=9)
+        logits = load_model("standard_tiny", tmp_path)(test.images.float() / 255)
+        assert (logits.argmax(1) == test.labels).float().mean() > 0.9
 
-    grey = torch.arange(118, 138, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 8, 8).contiguous()
-    val = ImageSet(grey, (grey[:, 0, 0, 0] < 128).long(), ("bright", "dark"))
-    for name, selection in (("standard_rn20", 1.0), ("pgd_at_rn20", 0.2)):
-        scores = trainer._validate(Constant(), val, recipe(name), torch.device("cpu"), lambda items, *_: items)
-        assert scores["val_clean"] == 1.0 and scores["selection"] == selection
+    def test_leaves_metrics_and_curves(self, asked, tmp_path):
+        path = train(recipe("fgsm_tiny", epochs=2), model_dir=tmp_path)
+        lines, folder = history(path), path.with_suffix("")
+        assert [line["epoch"] for line in lines] == [1, 2]
+        assert set(lines[0]) == {"epoch", "loss", "val_clean", "val_pgd10", "selection", "lr", "images_per_s"}
+        assert all(line["selection"] == line["val_pgd10"] and line["images_per_s"] > 0 for line in lines)
+        assert [line["lr"] for line in lines] == [recipe(epochs=2).lr_at(step, 6) for step in (5, 11)]
+        with open(folder / "metrics.csv") as file:
+            rows = list(csv.DictReader(file))
+        assert [{key: float(value) for key, value in row.items()} for row in rows] == lines
+        with Image.open(folder / "curves.png") as image:
+            image.load()
+            assert image.width > 500 and len(image.convert("RGB").getcolors(10**6)) > 3
+        present = {file.name for file in folder.iterdir()}
+        assert present == {"last.ckpt", "metrics.jsonl", "metrics.csv", "curves.png"}
 
+    def test_a_finished_run_is_not_trained_again(self, asked, tmp_path):
+        path = train(recipe(), model_dir=tmp_path)
+        before, lines = path.read_bytes(), []
+        assert train(recipe(), model_dir=tmp_path, log=lines.append) == path
+        assert not lines and path.read_bytes() == before
 
-def test_pgd_at_trains_on_what_it_attacked_in_eval_mode(monkeypatch):
-    modes = []
+    def test_weights_that_were_removed_are_missed(self, asked, tmp_path):
+        train(recipe(epochs=1), model_dir=tmp_path).unlink()
+        with pytest.raises(FileNotFoundError, match="remove"):
+            train(recipe(epochs=1), model_dir=tmp_path)
 
-    class Spy(torch.nn.Linear):
-        def forward(self, images):
-            modes.append((self.training, images.detach().clone()))
-            return super().forward(images.flatten(1))
+    def test_the_seed_decides_where_it_starts(self, asked, tmp_path):
+        first, again, other = (
+            load_file(train(recipe(epochs=1, lr=1e-9, seed=seed), model_dir=tmp_path / name))["3.bias"]
+            for name, seed in (("first", 0), ("again", 0), ("other", 1))
+        )
+        assert torch.equal(first, again) and (first - other).abs().max() > 1e-3
 
-    torch.manual_seed(0)
-    model, images, labels = Spy(12, 2), torch.rand(8, 3, 2, 2), torch.zeros(8, dtype=torch.int64)
-    loss = PGDAT(eps=0.1, step_size=0.05, steps=3)(model.train(), images, labels)
-    assert [training for training, _ in modes] == [False, False, False, True]
-    trained_on = modes[-1][1]
-    assert 0.05 < (trained_on - images).abs().max() <= 0.1 + 1e-6
-    assert loss > torch.nn.functional.cross_entropy(model(images), labels)
-
-
-def test_a_loss_that_is_not_finite_stops_and_spares_the_last_epoch(seen, tmp_path, monkeypatch):
-    train(recipe(epochs=1), model_dir=tmp_path)
-    before = weights(tmp_path)
-    monkeypatch.setattr(trainer, "_resume", _resumed_as_if_longer(trainer._resume))
-    with pytest.raises(FloatingPointError, match="lr"):
-        train(recipe(lr=1e30, epochs=2), model_dir=tmp_path)
-    after = weights(tmp_path)
-    assert all(torch.equal(before[key], after[key]) for key in before)
-
-
-def _resumed_as_if_longer(resume):
-    return lambda run, _recipe, network, optimizer: resume(run, recipe(epochs=1), network, optimizer)
-
-
-def test_weights_that_were_removed_are_missed(seen, tmp_path):
-    train(recipe(epochs=1), model_dir=tmp_path).unlink()
-    with pytest.raises(FileNotFoundError, match="remove"):
+    def test_compile(self, asked, tmp_path, monkeypatch):
+        compiled = []
+        monkeypatch.setattr(nn.Module, "compile", lambda module: compiled.append(module))
+        for name in ("jafr_tiny", "grad_align_tiny"):
+            with pytest.raises(ValueError, match="compile: (jafr|grad_align)"):
+                train(recipe(name), model_dir=tmp_path, compile=True)
+        assert not asked and not compiled, "refused before the work"
         train(recipe(epochs=1), model_dir=tmp_path)
+        assert not compiled
+        train(recipe(epochs=1, seed=1), model_dir=tmp_path / "compiled", compile=True)
+        assert len(compiled) == 1 and isinstance(compiled[0], nn.Sequential), "the network behind its front ends"
 
 
-def test_a_truncated_checkpoint_is_named(seen, tmp_path):
-    train(recipe(epochs=1), model_dir=tmp_path)
-    checkpoint = tmp_path / "cifar10" / "Linf" / "standard_rn20" / "last.ckpt"
-    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    with pytest.raises(ValueError, match="last.ckpt"):
-        train(recipe(epochs=1), model_dir=tmp_path)
+class TestTensorBoard:
+    def test_is_off_by_default_and_asked_for_only_where_it_is(self, asked, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+        path = train(recipe(epochs=1), model_dir=tmp_path)
+        assert not (path.with_suffix("") / "tensorboard").exists()
+        asked.clear()
+        with pytest.raises(ValueError, match="tensorboard: .*pip install"):
+            train(recipe(epochs=1), model_dir=tmp_path / "other", tensorboard=True)
+        assert not asked, "said before the work"
+
+    def test_writes_the_metrics(self, asked, tmp_path):
+        pytest.importorskip("tensorboard")
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        path = train(recipe(epochs=2), model_dir=tmp_path, tensorboard=True)
+        events = EventAccumulator(str(path.with_suffix("") / "tensorboard")).Reload()
+        for key in ("loss", "val_clean", "lr"):
+            found = [(event.step, event.value) for event in events.Scalars(key)]
+            assert found == [(line["epoch"], pytest.approx(line[key])) for line in history(path)]
 
 
-def test_the_learning_rate_rises_and_falls():
-    r = recipe(lr=0.1)
-    rates = [r.lr_at(step, 100) for step in range(100)]
-    assert max(rates) == rates[39] == pytest.approx(0.1)
-    assert rates[0] == pytest.approx(0.1 / 40) and rates[-1] == 0
+class TestSelection:
+    def test_the_best_epoch_by_validation_is_kept(self, asked, tmp_path, monkeypatch):
+        scores, seen = iter([0.5, 0.9, 0.7]), []
+
+        def validate(model, *_):
+            seen.append(copied(model.network))
+            return {"val_clean": 0.1, "selection": next(scores)}
+
+        monkeypatch.setattr(trainer, "_validate", validate)
+        path = train(recipe(), model_dir=tmp_path)
+        kept = load_file(path)
+        assert Card.read(path.with_suffix(".json")).recipe["selected"]["epoch"] == 2
+        assert [torch.equal(kept["3.bias"], epoch["3.bias"]) for epoch in seen] == [False, True, False]
+
+    def test_robust_defences_are_selected_by_robust_accuracy(self):
+        class Constant(nn.Module):
+            def forward(self, images):
+                return torch.stack([images.mean((1, 2, 3)), torch.full((len(images),), 0.5)], 1)
+
+        grey = torch.arange(118, 138, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 8, 8).contiguous()
+        val = ImageSet(grey, (grey[:, 0, 0, 0] < 128).long(), ("bright", "dark"))
+        fabric = launch("32-true", "cpu")
+        for name, selection in (("standard_tiny", 1.0), ("pgd_at_tiny", 0.2)):
+            scores = trainer._validate(Constant(), val, recipe(name), fabric, lambda items, *_: items)
+            assert scores["val_clean"] == 1.0 and scores["selection"] == selection
+
+    @pytest.mark.parametrize(("images", "attacked"), [(7, [7]), (0, [16, 16, 8]), (99, [16, 16, 8]), (20, [16, 4])])
+    def test_only_so_many_images_are_attacked(self, images, attacked, monkeypatch):
+        sizes, attack = [], trainer.pgd
+        monkeypatch.setattr(trainer, "VALIDATION_BATCH", 16)
+        monkeypatch.setattr(trainer, "pgd", lambda model, x, y, **k: sizes.append(len(x)) or attack(model, x, y, **k))
+        model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
+        scores = trainer._validate(
+            model, two_colours_split("val", 8), recipe("fgsm_tiny", selection_images=images),
+            launch("32-true", "cpu"), lambda items, *_: items,
+        )  # fmt: skip
+        assert sizes == attacked
+        assert (scores["val_pgd10"] * sum(attacked)) % 1 == pytest.approx(0, abs=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"name": "standard_rn99"}, "rn99"),
-        ({"name": "bassfront_standard_rn20"}, "bassfront"),
-        ({"dataset": "imagenet"}, "dataset.*imagenet"),
-        ({"epochs": 0}, "epochs"),
-        ({"epochs": 1.5}, "epochs"),
-        ({"seed": -1}, "seed"),
-        ({"selection_images": -5}, "selection_images"),
-        ({"precision": "bf17"}, "precision"),
-        ({"weight_decay": -1}, "weight_decay"),
-        ({"reading": "log"}, "reading"),
-        ({"name": "pgd_at_rn20", "defense": {"eps": -1}}, "eps"),
-        ({"name": "pgd_at_rn20", "defense": {"eps": "a"}}, "eps"),
-        ({"lr": -1}, "lr"),
-        ({"gamma": 2}, "gamma"),
-        ({"defense": {"beta": 6}}, "beta"),
-    ],
-)
-def test_bad_recipes(changes, message):
-    with pytest.raises(ValueError, match=message):
-        recipe(**{"name": "standard_rn20", **changes})
+class TestVariants:
+    def test_bass_trains_and_validates_on_balanced_images(self, batches_of, validated_on, tmp_path):
+        train(recipe("bass_standard_tiny", epochs=1, reading="power"), model_dir=tmp_path)
+        for balanced, split in ((batches_of[0]["data"], "train"), (validated_on[0], "val")):
+            assert torch.equal(balanced.images, bass(two_colours_split(split).images, reading="power"))
+        assert batches_of[0]["transform"] is None
+        assert [type(part) for part in load_model("bass_standard_tiny", tmp_path).front_ends] == [Normalize]
+
+    def test_bassmix_is_an_augmentation_with_probability_gamma(self, batches_of, validated_on, tmp_path):
+        for name in ("bassmix_standard_tiny", "standard_tiny"):
+            train(recipe(name, epochs=1, gamma=0.25, reading="power"), model_dir=tmp_path)
+        mixed, plain = (given["transform"] for given in batches_of)
+        assert plain is None and (mixed.gamma, mixed.reading) == (0.25, "power")
+        assert torch.equal(validated_on[0].images, two_colours_split("val").images)
+        assert [type(part) for part in load_model("bassmix_standard_tiny", tmp_path).front_ends] == [Normalize]
+
+    def test_bassfront_is_trained_attacked_and_loaded_through(self, batches_of, tmp_path, monkeypatch):
+        attacked, attack = [], pgd_at.pgd
+        monkeypatch.setattr(pgd_at, "pgd", lambda model, *a, **k: attacked.append(model) or attack(model, *a, **k))
+        path = train(recipe("bassfront_pgd_at_tiny", epochs=1, reading="power", defense=WEAK), model_dir=tmp_path)
+        assert torch.equal(batches_of[0]["data"].images, two_colours_split("train").images)
+        loaded = load_model("bassfront_pgd_at_tiny", tmp_path)
+        for model in (attacked[0], loaded):
+            assert [type(part) for part in model.front_ends] == [BaSS, Normalize]
+            assert model.front_ends[0].reading == "power"
+        images, last = two_colours(8, seed=3).images / 255, attacked[-1].eval()
+        torch.testing.assert_close(loaded(images), last(images), rtol=0.01, atol=0.01)  # stored in half precision
+        assert set(load_file(path)) == set(last.network.state_dict())
+
+    def test_blur(self, batches_of, tmp_path):
+        train(recipe("blur_standard_tiny", epochs=1), model_dir=tmp_path)
+        assert torch.equal(batches_of[0]["data"].images, two_colours_split("train").images)
+        blur, normalize = load_model("blur_standard_tiny", tmp_path).front_ends
+        assert isinstance(blur, Blur) and blur.sigma == 1.5 and isinstance(normalize, Normalize)
+
+    def test_pca_is_that_of_the_training_images(self, asked, tmp_path, monkeypatch):
+        monkeypatch.setitem(DATASETS, "cifar10", replace(DATASETS["cifar10"], size=8))
+        seen, validate = [], trainer._validate
+        monkeypatch.setattr(trainer, "_validate", lambda model, *a: seen.append(model) or validate(model, *a))
+        path = train(recipe("pca_standard_rn20", epochs=1, components=5), model_dir=tmp_path)
+        mean, components = pca_components(two_colours_split("train", 8), 5)
+        assert {"front_ends.0.mean", "front_ends.0.components"} < set(load_file(path))
+        loaded = load_model("pca_standard_rn20", tmp_path)
+        for model in (seen[0], loaded):
+            pca, normalize = model.front_ends
+            assert isinstance(pca, PCA) and isinstance(normalize, Normalize)
+            torch.testing.assert_close(pca.mean, mean, rtol=0, atol=1e-3)
+            torch.testing.assert_close(pca.components, components, rtol=0, atol=1e-3)
+
+    def test_bass_augmix_balances_inside_of_the_augmentation(self, batches_of, validated_on, tmp_path):
+        made = recipe("bass_augmix_tiny", epochs=1)
+        assert made.make_defense().bass_view and not recipe("augmix_tiny").make_defense().bass_view
+        path = train(made, model_dir=tmp_path)
+        for data, split in ((batches_of[0]["data"], "train"), (validated_on[0], "val")):
+            assert torch.equal(data.images, two_colours_split(split).images)
+        assert Card.read(path.with_suffix(".json")).recipe["defense"]["bass_view"] is True
+
+
+class TestRecipeReachesTheRun:
+    @pytest.mark.parametrize("choice", [{"crop": None, "flip": False}, {"crop": "zeros"}, {"seed": 7}])
+    def test_augmentation(self, batches_of, tmp_path, choice):
+        train(recipe(epochs=1, **choice), model_dir=tmp_path)
+        expected = {"crop": "reflect", "flip": True, "seed": 0, **choice}
+        assert {key: batches_of[0][key] for key in expected} == expected
+
+    def test_digits_are_not_mirrored(self, batches_of, tmp_path):
+        train(recipe(epochs=1, dataset="svhn", flip=True), model_dir=tmp_path)
+        assert batches_of[0]["flip"] is False
+
+    @pytest.mark.parametrize("normalize", [True, False])
+    def test_normalize(self, asked, tmp_path, normalize):
+        train(recipe(epochs=1, dataset="cifar100", normalize=normalize), model_dir=tmp_path)
+        front_ends = load_model("standard_tiny", tmp_path, dataset="cifar100").front_ends
+        assert [type(part) for part in front_ends] == ([Normalize] if normalize else [])
+        if normalize:
+            assert front_ends[0].mean.flatten().tolist() == pytest.approx(DATASETS["cifar100"].mean)
+
+    def test_the_optimizer(self, asked, tmp_path, monkeypatch):
+        made, sgd = [], torch.optim.SGD
+        monkeypatch.setattr(torch.optim, "SGD", lambda *a, **k: made.append(sgd(*a, **k)) or made[0])
+        train(recipe(epochs=1, momentum=0.8, weight_decay=0.01, nesterov=True), model_dir=tmp_path)
+        (group,) = made[0].param_groups
+        assert (group["momentum"], group["weight_decay"], group["nesterov"]) == (0.8, 0.01, True)
+        assert group["lr"] == recipe(epochs=1).lr_at(5, 6)
+
+    def test_the_average_of_the_weights_is_validated_and_kept(self, asked, tmp_path, monkeypatch):
+        steps, validated = [], []
+        stepped, validate = trainer._State.stepped, trainer._validate
+
+        def record(state, *a):
+            steps.append(copied(state.model.network))
+            stepped(state, *a)
+
+        monkeypatch.setattr(trainer._State, "stepped", record)
+        monkeypatch.setattr(
+            trainer, "_validate", lambda model, *a: validated.append(copied(model)) or validate(model, *a)
+        )
+        path = train(recipe(epochs=1, ema=0.7), model_dir=tmp_path)
+        average = steps[0]
+        for now in steps[1:]:
+            average = {key: 0.7 * average[key] + 0.3 * now[key] for key in now}
+        kept = load_file(path)
+        assert not torch.allclose(average["3.bias"], steps[-1]["3.bias"])
+        torch.testing.assert_close(kept["3.bias"], average["3.bias"])
+        torch.testing.assert_close(validated[0]["network.3.weight"], average["3.weight"])
+        torch.testing.assert_close(kept["3.weight"].float(), average["3.weight"], rtol=1e-3, atol=1e-4)
+
+    def test_triangle(self):
+        made = recipe(epochs=10, lr=0.1)
+        rates = [made.lr_at(step, 10) for step in range(100)]
+        assert max(rates) == rates[39] == pytest.approx(0.1)
+        assert rates[0] == pytest.approx(0.1 / 40) and rates[-1] == 0
+        assert rates[69] == pytest.approx(0.05), "halfway down"
+
+    def test_steps(self):
+        made = recipe(epochs=6, lr=0.1, schedule="steps", milestones=(2, 4))
+        rates = [made.lr_at(step, 10) for step in range(60)]
+        assert rates == pytest.approx([0.1] * 20 + [0.01] * 20 + [0.001] * 20)
+
+    def test_cosine(self):
+        made = recipe(epochs=4, lr=0.1, schedule="cosine")
+        rates = [made.lr_at(step, 10) for step in range(40)]
+        assert rates[0] == pytest.approx(0.1) and rates[20] == pytest.approx(0.05)
+        assert rates[10] == pytest.approx(0.1 * (2 + 2**0.5) / 4) and 0 < rates[39] < 2e-4
+        assert rates == sorted(rates, reverse=True)
+
+    @pytest.mark.parametrize("schedule", ["steps", "cosine"])
+    def test_warmup(self, schedule):
+        rates = [
+            recipe(epochs=4, lr=0.1, schedule=schedule, warmup_epochs=epochs).lr_at(step, 10)
+            for epochs in (1, 0.25)
+            for step in range(12)
+        ]
+        assert rates[:11] == pytest.approx([0.01 * step for step in range(1, 11)] + [0.1])
+        assert rates[12:15] == pytest.approx([0.04, 0.08, 0.1])
+        assert max(rates) == pytest.approx(0.1)
+
+
+class TestRecipe:
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"name": "standard_rn99"}, "rn99"),
+            ({"name": "bassback_standard_rn20"}, "bassback"),
+            ({"dataset": "imagenet"}, "dataset.*imagenet"),
+            ({"threat_model": "L2"}, "threat_model.*Linf"),
+            ({"epochs": 0}, "epochs"),
+            ({"epochs": 1.5}, "epochs"),
+            ({"batch_size": 0}, "batch_size"),
+            ({"components": 0}, "components"),
+            ({"seed": -1}, "seed"),
+            ({"selection_images": -5}, "selection_images"),
+            ({"precision": "bf17"}, "precision"),
+            ({"weight_decay": -1}, "weight_decay"),
+            ({"momentum": float("nan")}, "momentum"),
+            ({"warmup_epochs": -1}, "warmup_epochs"),
+            ({"schedule": "linear"}, "schedule.*triangle"),
+            ({"milestones": ("2",)}, "milestones"),
+            ({"milestones": (0, 2)}, "milestones"),
+            ({"crop": "mirror"}, "crop.*reflect"),
+            ({"ema": 1}, "ema"),
+            ({"reading": "log"}, "reading"),
+            ({"name": "pgd_at_rn20", "defense": {"eps": -1}}, "eps"),
+            ({"name": "pgd_at_rn20", "defense": {"eps": "a"}}, "eps"),
+            ({"lr": -1}, "lr"),
+            ({"lr": float("inf")}, "lr"),
+            ({"gamma": 2}, "gamma"),
+            ({"defense": {"beta": 6}}, "defense: standard has no parameter beta; it has none"),
+            ({"name": "trades_rn20", "defense": {"betta": 6}}, "no parameter betta; it has .*beta"),
+        ],
+    )
+    def test_what_cannot_be_trained_is_refused(self, changes, message):
+        with pytest.raises(ValueError, match=message):
+            recipe(**{"name": "standard_rn20", **changes})
+
+    @pytest.mark.parametrize("name", ["bass_augmix_tiny", "trades_tiny"])
+    def test_the_card_says_all_of_it(self, name):
+        made = recipe(name, milestones=[1, 2], crop=None, ema=0.9)
+        written = json.loads(json.dumps(made.as_dict()))
+        assert Recipe(**written) == replace(made, defense=written["defense"])

@@ -1,6 +1,7 @@
 """A recipe goes in, a trained checkpoint comes out."""
 
+from freqrob.training.presets import preset, recipe_for
 from freqrob.training.recipe import Recipe
 from freqrob.training.trainer import train
 
-__all__ = ["Recipe", "train"]
+__all__ = ["Recipe", "preset", "recipe_for", "train"]

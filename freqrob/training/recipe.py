@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
-from math import inf
-from typing import Any, get_args
+from math import cos, inf, pi
+from typing import Any, Literal, get_args
 
 from freqrob.data import DATASETS
+from freqrob.data.batches import Crop
 from freqrob.defenses import DEFENSES
+from freqrob.models.front_ends import variant_front_ends
 from freqrob.models.registry import ModelName
 from freqrob.spectral.bass import Reading
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+Schedule = Literal["triangle", "steps", "cosine"]
 
 
 @dataclass(frozen=True)
@@ -19,14 +22,23 @@ class Recipe:
     """What a model name stands for, in full.
 
     Attributes:
-        name: ``[bass_|bassmix_]<defence>_<architecture>``.
+        name: ``[bass_|bassmix_|bassfront_|blur_|pca_]<defence>_<architecture>``.
         dataset, threat_model: as ``load_model`` takes them.
-        epochs, batch_size: of the training split.
-        lr: the peak of the learning rate, which rises linearly from 0 over the first two fifths of the steps and falls
-            linearly to 0 over the rest (Chan et al., IJCAI 2022, reference code).
-        momentum, weight_decay: of SGD, on every parameter.
+        epochs, batch_size: of the training split; a batch is that of all devices together.
+        lr, schedule, milestones: the learning rate of a step. ``triangle`` rises linearly from 0 to ``lr`` over the
+            first two fifths of the steps and falls linearly to 0 over the rest (Chan et al., IJCAI 2022, reference
+            code); ``steps`` is divided by 10 at the beginning of each epoch of ``milestones``; ``cosine`` falls from
+            ``lr`` to 0 by half a cosine.
+        warmup_epochs: over which ``steps`` and ``cosine`` rise linearly from 0 first.
+        momentum, nesterov, weight_decay: of SGD, on every parameter.
+        ema: the decay of an exponential moving average of the weights, which is then validated and kept; none if 0.
+        crop: what lies in the 4 pixels around an image that a random window is taken from, ``"reflect"`` or
+            ``"zeros"``; None: no crop.
+        flip: mirror images at random, if the data set allows it.
+        normalize: subtract the data set's mean and divide by its standard deviation, as the network's front end.
         gamma: the probability that ``bassmix_`` balances an image.
         reading: of BaSS, ``"official"`` or ``"power"``.
+        components: of ``pca_``, how many principal components are kept.
         precision: as Lightning Fabric names it.
         seed: of initialisation, order, augmentation and random starts.
         selection_images: how many validation images choose the best epoch; all of them if 0.
@@ -39,55 +51,98 @@ class Recipe:
     epochs: int = 30
     batch_size: int = 128
     lr: float = 0.1
+    schedule: Schedule = "triangle"
+    milestones: tuple[int, ...] = ()
+    warmup_epochs: float = 0
     momentum: float = 0.9
+    nesterov: bool = False
     weight_decay: float = 5e-4
+    ema: float = 0
+    crop: Crop | None = "reflect"
+    flip: bool = True
+    normalize: bool = True
     gamma: float = 0.5
-    reading: str = "official"
+    reading: Reading = "official"
+    components: int = 512
     precision: str = "bf16-mixed"
     seed: int = 0
     selection_images: int = 2000
     defense: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.parsed.defense not in DEFENSES:
-            raise ValueError(f"name: no trainer yet for {self.parsed.defense!r}; there are {', '.join(DEFENSES)}")
-        if self.parsed.bass not in (None, "bass", "bassmix"):
-            raise ValueError(f"name: no trainer yet for the prefix {self.parsed.bass!r}; there are bass and bassmix")
-        if self.dataset not in DATASETS:
-            raise ValueError(f"dataset: expected one of {', '.join(DATASETS)}, got {self.dataset!r}")
+        object.__setattr__(self, "milestones", tuple(self.milestones))
+        ModelName.parse(self.name)
+        _check_choice(
+            dataset=(self.dataset, DATASETS), precision=(self.precision, PRECISIONS),
+            schedule=(self.schedule, get_args(Schedule)), reading=(self.reading, get_args(Reading)),
+            crop=(self.crop, (*get_args(Crop), None)),
+        )  # fmt: skip
         if self.threat_model != "Linf":
             raise ValueError(f"threat_model: the attacks are L∞ ones yet, expected 'Linf', got {self.threat_model!r}")
-        for name, least in (("epochs", 1), ("batch_size", 1), ("selection_images", 0), ("seed", 0)):
+        for name, least in (("epochs", 1), ("batch_size", 1), ("components", 1), ("selection_images", 0), ("seed", 0)):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < least:
                 raise ValueError(f"{name}: expected an integer from {least} on, got {getattr(self, name)!r}")
-        for name in ("momentum", "weight_decay"):
+        for name in ("momentum", "weight_decay", "warmup_epochs"):
             if not 0 <= getattr(self, name) < inf:
                 raise ValueError(f"{name}: expected a number from 0 on, got {getattr(self, name)!r}")
+        if not all(isinstance(epoch, int) and epoch >= 1 for epoch in self.milestones):
+            raise ValueError(f"milestones: expected epochs from 1 on, got {self.milestones!r}")
         if not 0 < self.lr < inf:
             raise ValueError(f"lr: expected a positive number, got {self.lr!r}")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         if not 0 <= self.gamma <= 1:
             raise ValueError(f"gamma: expected a probability in [0, 1], got {self.gamma!r}")
-        if self.reading not in get_args(Reading):
-            raise ValueError(f"reading: expected one of {', '.join(get_args(Reading))}, got {self.reading!r}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema: expected a decay in [0, 1), got {self.ema!r}")
         unknown = set(self.defense) - {f.name for f in fields(DEFENSES[self.parsed.defense])}
         if unknown:
-            raise ValueError(f"defense: {self.parsed.defense} has no parameter {', '.join(sorted(unknown))}")
+            known = ", ".join(f.name for f in fields(DEFENSES[self.parsed.defense])) or "none"
+            raise ValueError(
+                f"defense: {self.parsed.defense} has no parameter {', '.join(sorted(unknown))}; it has {known}"
+            )
         self.make_defense()
 
     @property
     def parsed(self) -> ModelName:
         return ModelName.parse(self.name)
 
-    def lr_at(self, step: int, steps: int) -> float:
-        """The learning rate of step ``step`` (from 0) of ``steps``."""
-        progress, peak = (step + 1) / steps, 0.4
-        return self.lr * min(progress / peak, (1 - progress) / (1 - peak))
+    @property
+    def on_balanced_images(self) -> bool:
+        """Whether training and validation images go through BaSS once and for all, as the authors' do."""
+        return self.parsed.variant == "bass" and self.parsed.defense != "augmix"
+
+    @property
+    def front_ends(self) -> list[dict[str, Any]]:
+        """The fixed modules before the network, from the input on, as a card has them."""
+        about = DATASETS[self.dataset]
+        first = variant_front_ends(
+            self.parsed.variant, (3, about.size, about.size), components=self.components, reading=self.reading
+        )
+        normalize = {"name": "normalize", "mean": list(about.mean), "std": list(about.std)}
+        return [*first, normalize] if self.normalize else first
+
+    def lr_at(self, step: int, epoch_steps: int) -> float:
+        """The learning rate of step ``step`` (from 0) of a run of ``epoch_steps`` steps an epoch."""
+        steps, warmup = self.epochs * epoch_steps, self.warmup_epochs * epoch_steps
+        progress = (step + 1) / steps
+        if self.schedule == "triangle":
+            return self.lr * min(progress / 0.4, (1 - progress) / 0.6)
+        if step < warmup:
+            return self.lr * min((step + 1) / warmup, 1)
+        if self.schedule == "cosine":
+            return self.lr * (1 + cos(pi * (step - warmup) / (steps - warmup))) / 2
+        return self.lr * 0.1 ** sum(step >= epoch * epoch_steps for epoch in self.milestones)
 
     def make_defense(self):
-        return DEFENSES[self.parsed.defense](**self.defense)
+        # Lin et al.'s BaSS for AugMix is inside of the augmentation
+        inside = {"bass_view": True} if (self.parsed.variant, self.parsed.defense) == ("bass", "augmix") else {}
+        return DEFENSES[self.parsed.defense](**{**inside, **self.defense})
 
     def as_dict(self) -> dict[str, Any]:
         """For the card: every field, and the defence's parameters with its defaults filled in."""
-        return {**asdict(self), "defense": asdict(self.make_defense())}
+        return {**asdict(self), "milestones": list(self.milestones), "defense": asdict(self.make_defense())}
+
+
+def _check_choice(**given: tuple[Any, Any]) -> None:
+    for name, (value, choices) in given.items():
+        if value not in choices:
+            raise ValueError(f"{name}: expected one of {', '.join(map(str, choices))}, got {value!r}")

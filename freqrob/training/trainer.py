@@ -1,35 +1,39 @@
-"""The training loop: reads top to bottom, checkpoints every epoch, resumes where it was."""
+"""The training loop: reads top to bottom, checkpoints as it goes, and goes on exactly where it was."""
 
 from __future__ import annotations
 
-import json
+import time
 from collections.abc import Callable, Iterable
 from math import isfinite
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from freqrob.attacks import classified, evaluating, pgd
-from freqrob.data import Batches, ImageSet, balance, load_dataset
+from freqrob.data import DATASETS, Batches, ImageSet, balance, load_dataset
 from freqrob.data.datasets import to_pixels
-from freqrob.files import temporary_beside, write_csv, write_text
+from freqrob.data.pca import pca_components
 from freqrob.models import create_network
-from freqrob.models.cards import Card, CheckpointError
-from freqrob.models.checkpoints import save
-from freqrob.models.front_ends import CIFAR10_MEAN, CIFAR10_STD, with_front_ends
+from freqrob.models.cards import Card
+from freqrob.models.checkpoints import checkpoint_state, save
+from freqrob.models.front_ends import PCA, FrontEnded, with_front_ends
 from freqrob.models.loading import checkpoint_path
 from freqrob.provenance import commit, versions
 from freqrob.spectral.bass import RandomBaSS
+from freqrob.training.batch_norm import differentiate_twice
+from freqrob.training.launch import launch, stop_asked_for
 from freqrob.training.recipe import Recipe
+from freqrob.training.run_folder import RunFolder
 
-Track = Callable[[Iterable, str, int], Iterable]
-"""Wraps an iterable in a progress bar, given what it is and its length."""
+Track = Callable[..., Iterable]
+"""Wraps an iterable in a progress bar, given what it is, how long it is, and how many images an item has."""
 
-FRONT_ENDS = [{"name": "normalize", "mean": list(CIFAR10_MEAN), "std": list(CIFAR10_STD)}]
+VALIDATION_BATCH = 250
 
 
 def train(
@@ -39,20 +43,31 @@ def train(
     *,
     download: bool = False,
     accelerator: str = "auto",
-    track: Track = lambda items, _what, _count: items,
+    compile: bool = False,
+    checkpoint_minutes: float = 10,
+    tensorboard: bool = False,
+    track: Track = lambda items, *_: items,
     log: Callable[[str], None] = lambda _line: None,
 ) -> Path:
     """Train a recipe; go on where an earlier run of the same recipe stopped.
 
     ``model_dir/<dataset>/<threat>/<name>.safetensors`` with its card is the network of the best epoch by validation
     accuracy (under PGD-10 for defences that train against an attack), so that ``load_model(name, model_dir)`` finds
-    it. Beside it, ``<name>/`` holds ``last.ckpt`` and a line for each epoch in ``metrics.jsonl`` and ``metrics.csv``.
+    it. Beside it, ``<name>/`` holds ``last.ckpt``, a line for each epoch in ``metrics.jsonl`` and ``metrics.csv``, and
+    ``curves.png``.
+
+    What a step does depends on the recipe and the step's number alone, so a run that was interrupted or killed ends
+    with the weights of one that was not: bit for bit on one CPU thread. Started by torchrun or SLURM, the processes
+    share each batch (DDP); batch norm normalises each process's share by itself.
 
     Args:
         recipe: what to train.
         data_dir, download: as for ``load_dataset``.
         model_dir: where models and runs are kept.
         accelerator: as Lightning Fabric names it.
+        compile: compile the network; not for defences that differentiate gradients (JaFR, GradAlign).
+        checkpoint_minutes: the time between checkpoints within an epoch; each epoch ends with one.
+        tensorboard: also write the metrics for TensorBoard, into the run's folder.
         track: wraps iterables in a progress bar.
         log: receives a line of text for each epoch.
 
@@ -61,82 +76,203 @@ def train(
 
     Raises:
         ValueError: ``model_dir`` holds a run of that name with another recipe, or a damaged checkpoint of it.
-        FloatingPointError: the loss became NaN or infinite; the last epoch's checkpoint is intact.
+        FloatingPointError: the loss became NaN or infinite; the batch is saved and the last checkpoint is intact.
         FileNotFoundError: no data, or the weights of a run that was trained are gone.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, when the step is done and a checkpoint written.
+        OSError: a file could not be written, such as on a full disk; what was there before is intact.
     """
     weights = checkpoint_path(recipe.name, model_dir, recipe.dataset, recipe.threat_model)
-    run, made_by = weights.with_suffix(""), commit()
-    fabric = Fabric(accelerator=accelerator, devices=1, precision=recipe.precision)
+    run = RunFolder(weights.with_suffix(""), recipe.as_dict(), tensorboard)
+    made_by, defense = commit(), recipe.make_defense()
+    if compile and defense.double_backward:
+        raise ValueError(f"compile: {recipe.parsed.defense} differentiates gradients, which compiled code does not")
+    fabric = launch(recipe.precision, accelerator)
     fabric.seed_everything(recipe.seed, verbose=False)
+    train_set, val_set = _load(recipe, data_dir, download, fabric, track)
+    batches = Batches(
+        train_set, recipe.batch_size, seed=recipe.seed, crop=recipe.crop,
+        flip=recipe.flip and DATASETS[recipe.dataset].flip,
+        transform=RandomBaSS(recipe.gamma, recipe.reading) if recipe.parsed.variant == "bassmix" else None,
+        device=fabric.device, rank=fabric.global_rank, world_size=fabric.world_size,
+    )  # fmt: skip
+    state = _State(recipe, train_set, fabric)
+    if defense.double_backward:
+        differentiate_twice(state.model.network)
+    earlier = run.read()
+    if earlier is not None:
+        state.load(earlier)
+    if state.history and not weights.is_file():
+        raise FileNotFoundError(f"{weights}: missing, though it was trained; remove {run.folder} to train anew")
+    # Without Fabric's own wrapper, whose hooks forbid to differentiate gradients
+    model = fabric.strategy.setup_module(state.model)
+    if compile:
+        state.model.network.compile()
 
-    train_set = load_dataset(recipe.dataset, "train", data_dir, download=download)
-    val_set = load_dataset(recipe.dataset, "val", data_dir, download=download)
-    if recipe.parsed.bass == "bass":
-        train_set, val_set = balance(train_set, reading=recipe.reading), balance(val_set, reading=recipe.reading)
-    bassmix = RandomBaSS(recipe.gamma, recipe.reading) if recipe.parsed.bass == "bassmix" else None
-    batches = Batches(train_set, recipe.batch_size, seed=recipe.seed, transform=bassmix, device=fabric.device)
-    defense = recipe.make_defense()
-
-    network = create_network(recipe.parsed.architecture, len(train_set.classes))
-    model = with_front_ends(network, FRONT_ENDS).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(
-        network.parameters(), recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-    )
-    model = fabric.strategy.setup_module(fabric.to_device(model))  # without Fabric's hooks: gradients are taken twice
-    optimizer = fabric.setup_optimizers(optimizer)
-
-    history = _resume(run, recipe, network, optimizer)
-    if history and not weights.is_file():
-        raise FileNotFoundError(f"{weights}: missing, though {run} was trained; remove {run} to train from the start")
-    for epoch in range(len(history), recipe.epochs):
-        torch.manual_seed(recipe.seed * 1_000_003 + epoch)  # an epoch is the same, resumed or not
-        losses = []
-        steps = track(batches.epoch(epoch), f"epoch {epoch + 1}/{recipe.epochs}", len(batches))
-        for step, (images, labels) in enumerate(steps):
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.lr_at(epoch * len(batches) + step, recipe.epochs * len(batches))
+    steps, saved_at = recipe.epochs * len(batches), time.monotonic()
+    with stop_asked_for() as stop:
+        for step in track(range(state.step, steps), recipe.name, steps, recipe.batch_size):
+            began = time.monotonic()
+            images, labels = batches[step]
+            images = images.contiguous(memory_format=torch.channels_last)
+            torch.manual_seed(_seed(recipe.seed, step, fabric.global_rank))
+            for group in state.optimizer.param_groups:
+                group["lr"] = recipe.lr_at(step, len(batches))
             with fabric.autocast():
-                loss = defense(model, images.contiguous(memory_format=torch.channels_last), labels)
-            optimizer.zero_grad()
+                loss = defense(model, images, labels)
+            state.optimizer.zero_grad()
             fabric.backward(loss)
-            optimizer.step()
-            losses.append(loss.detach())
-        train_loss = torch.stack(losses).mean().item()
-        if not isfinite(train_loss):
-            raise FloatingPointError(f"the loss became {train_loss} in epoch {epoch + 1}; lower lr (now {recipe.lr})")
-        with fabric.autocast(), evaluating(model) as network_in_eval:
-            scores = _validate(network_in_eval, val_set, recipe, fabric.device, track)
-        history.append({"epoch": epoch + 1, "loss": train_loss, **scores})
-        if scores["selection"] >= max(line["selection"] for line in history):
-            save(weights, network.state_dict(), _card(recipe, train_set, history[-1], made_by), dtype=torch.float16)
-        _checkpoint(run, recipe, network, optimizer, history)
-        log("  ".join(f"{k} {v:.4g}" for k, v in history[-1].items()))
+            # What one process meets, all of them act on: one that went on alone would wait for the others for ever
+            here = torch.tensor([loss.item(), stop.is_set()], device=fabric.device)
+            whole_loss, stops = fabric.all_reduce(here).tolist()
+            if not isfinite(whole_loss):
+                if not isfinite(loss.item()):
+                    run.write_batch(images, labels, step)
+                raise FloatingPointError(
+                    f"the loss became {whole_loss} in step {step + 1}; the batch is in {run.bad_batch}. "
+                    f"Lower lr (now {recipe.lr}) or raise the precision"
+                )
+            state.optimizer.step()
+            state.stepped(whole_loss, time.monotonic() - began)
+
+            epoch_ends = state.step % len(batches) == 0
+            if epoch_ends:
+                with fabric.autocast():
+                    state.end_epoch(_validate(state.kept, val_set, recipe, fabric, track))
+                if fabric.is_global_zero and state.is_best:
+                    card = _card(recipe, train_set, state.history[-1], made_by)
+                    save(weights, checkpoint_state(state.kept), card, torch.float16)
+            if epoch_ends or stops or time.monotonic() - saved_at > 60 * checkpoint_minutes:
+                if fabric.is_global_zero:
+                    run.write(state.as_dict())
+                saved_at = time.monotonic()
+            if epoch_ends and fabric.is_global_zero:
+                run.write_metrics(state.history)
+                log("  ".join(f"{key} {value:.4g}" for key, value in state.history[-1].items()))
+            if stops and state.step < steps:
+                raise KeyboardInterrupt
     return weights
 
 
+class _State:
+    """All that changes as a run goes on: what a checkpoint holds."""
+
+    def __init__(self, recipe: Recipe, train_set: ImageSet, fabric: Fabric) -> None:
+        network = create_network(recipe.parsed.architecture, len(train_set.classes))
+        model = with_front_ends(network, recipe.front_ends)
+        for front_end in model.front_ends:
+            if isinstance(front_end, PCA):
+                front_end.set_components(*pca_components(train_set, recipe.components))
+        self.recipe, self.fabric = recipe, fabric
+        self.model: FrontEnded = fabric.to_device(model.to(memory_format=torch.channels_last))
+        self.optimizer = fabric.setup_optimizers(
+            torch.optim.SGD(
+                network.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay,
+                nesterov=recipe.nesterov,
+            )
+        )  # fmt: skip
+        self.average = None
+        if recipe.ema:
+            average = get_ema_multi_avg_fn(recipe.ema)
+            self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
+        self.step, self.history, self.losses, self.seconds = 0, [], [], 0.0
+        self.model.train()
+
+    @property
+    def kept(self) -> FrontEnded:
+        """The model that is validated and saved."""
+        return self.average.module if self.average else self.model
+
+    def stepped(self, loss: float, seconds: float) -> None:
+        if self.average:
+            self.average.update_parameters(self.model)
+        self.step += 1
+        self.losses.append(loss)
+        self.seconds += seconds
+
+    @property
+    def is_best(self) -> bool:
+        return self.history[-1]["selection"] >= max(line["selection"] for line in self.history)
+
+    def end_epoch(self, scores: dict[str, float]) -> None:
+        """Add a line to the history."""
+        count = len(self.losses)
+        self.history.append({
+            "epoch": len(self.history) + 1, "loss": sum(self.losses) / count, **scores,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "images_per_s": round(count * self.recipe.batch_size / self.seconds, 1),
+        })  # fmt: skip
+        self.losses, self.seconds = [], 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "network": self.model.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+            "precision": self.fabric.strategy.precision.state_dict(),
+            **{name: getattr(self, name) for name in ("step", "history", "losses", "seconds")},
+        }
+
+    def load(self, saved: dict[str, Any]) -> None:
+        self.model.network.load_state_dict(saved["network"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        if self.average:
+            self.average.load_state_dict(saved["average"])
+        self.fabric.strategy.precision.load_state_dict(saved["precision"])
+        self.step, self.history, self.losses, self.seconds = (
+            saved[name] for name in ("step", "history", "losses", "seconds")
+        )
+
+
+def _load(
+    recipe: Recipe, data_dir: str | Path, download: bool, fabric: Fabric, track: Track
+) -> tuple[ImageSet, ImageSet]:
+    """The training and the validation images."""
+    with fabric.rank_zero_first():  # the others find what the first one downloads and decodes
+        sets = [
+            load_dataset(recipe.dataset, split, data_dir, download=download, track=track) for split in ("train", "val")
+        ]
+    train_set, val_set = (balance(s, reading=recipe.reading) for s in sets) if recipe.on_balanced_images else sets
+    return train_set, val_set
+
+
 def _validate(
-    model: nn.Module, val_set: ImageSet, recipe: Recipe, device: torch.device, track: Track
+    model: nn.Module, val_set: ImageSet, recipe: Recipe, fabric: Fabric, track: Track
 ) -> dict[str, float]:
     """Clean accuracy of the whole validation split; ``selection`` is what the best epoch is chosen by."""
-    adversarial = recipe.make_defense().adversarial
-    count = recipe.selection_images or len(val_set)
-    generator = torch.Generator().manual_seed(recipe.seed)
+    defense, count = recipe.make_defense(), min(recipe.selection_images or len(val_set), len(val_set))
+    starts = range(fabric.global_rank * VALIDATION_BATCH, len(val_set), fabric.world_size * VALIDATION_BATCH)
     clean = robust = 0
-    for start in track(range(0, len(val_set), 250), "validation", len(val_set) // 250):
-        images = to_pixels(val_set.images[start : start + 250].to(device))
-        images = images.contiguous(memory_format=torch.channels_last)
-        labels = val_set.labels[start : start + 250].to(device)
-        with torch.no_grad():
-            clean += classified(model(images), labels).sum().item()
-        if adversarial and start < count:
-            eps = recipe.make_defense().eps
-            attacked = pgd(model, images, labels, eps=eps, step_size=eps / 4, steps=10, generator=generator)
-            with torch.no_grad():
-                robust += classified(model(attacked), labels)[: count - start].sum().item()
+    if fabric.world_size > 1:  # each process has batch norm statistics of its own; the first one's are saved
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, 0)
+    with evaluating(model):
+        for start in track(starts, "validation", len(starts), VALIDATION_BATCH):
+            images = to_pixels(val_set.images[start : start + VALIDATION_BATCH].to(fabric.device))
+            images = images.contiguous(memory_format=torch.channels_last)
+            labels = val_set.labels[start : start + VALIDATION_BATCH].to(fabric.device)
+            clean += _correct(model, images, labels)
+            if defense.adversarial and start < count:
+                images, labels = images[: count - start], labels[: count - start]
+                generator = torch.Generator().manual_seed(_seed(recipe.seed, start))
+                attacked = pgd(
+                    model, images, labels, eps=defense.eps, step_size=defense.eps / 4, steps=10, generator=generator
+                )
+                robust += _correct(model, attacked, labels)
+    clean, robust = fabric.all_reduce(torch.tensor([clean, robust], device=fabric.device), reduce_op="sum").tolist()
     scores = {"val_clean": clean / len(val_set)}
-    if adversarial:
-        scores["val_pgd10"] = robust / min(count, len(val_set))
-    return {**scores, "selection": scores["val_pgd10" if adversarial else "val_clean"]}
+    if defense.adversarial:
+        scores["val_pgd10"] = robust / count
+    return {**scores, "selection": scores["val_pgd10" if defense.adversarial else "val_clean"]}
+
+
+@torch.no_grad()
+def _correct(model: nn.Module, images: Tensor, labels: Tensor) -> int:
+    return int(classified(model(images), labels).sum())
+
+
+def _seed(*numbers: int) -> int:
+    """One seed out of several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
 def _card(recipe: Recipe, train_set: ImageSet, validation: dict[str, float], made_by: str) -> Card:
@@ -146,42 +282,8 @@ def _card(recipe: Recipe, train_set: ImageSet, validation: dict[str, float], mad
         dataset=recipe.dataset,
         threat_model=recipe.threat_model,
         num_classes=len(train_set.classes),
-        front_ends=FRONT_ENDS,
+        front_ends=recipe.front_ends,
         recipe={**recipe.as_dict(), "selected": validation},
         commit=made_by,
         versions=versions(),
     )
-
-
-def _resume(run: Path, recipe: Recipe, network: nn.Module, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """Load the last checkpoint of the run, if there is one; returns the history of its epochs."""
-    path = run / "last.ckpt"
-    if not path.is_file():
-        return []
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        made_for = state["recipe"]
-    except (RuntimeError, EOFError, UnpicklingError, KeyError, IndexError, TypeError) as error:
-        raise CheckpointError(f"{path}: truncated or corrupt; remove {run} to train from the start") from error
-    if made_for != recipe.as_dict():
-        raise ValueError(f"recipe: {run} holds a run with another recipe; choose another model_dir or remove it")
-    network.load_state_dict(state["network"])
-    optimizer.load_state_dict(state["optimizer"])
-    return state["history"]
-
-
-def _checkpoint(
-    run: Path, recipe: Recipe, network: nn.Module, optimizer: torch.optim.Optimizer, history: list[dict[str, Any]]
-) -> None:
-    """Write what resuming needs, and the curves, each to a temporary name first."""
-    state = {
-        "recipe": recipe.as_dict(),
-        "network": network.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "history": history,
-    }
-    write_text(run / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history))
-    write_csv(run / "metrics.csv", history, list(history[0]))
-    with temporary_beside(run / "last.ckpt") as new:
-        torch.save(state, new)
-        new.replace(run / "last.ckpt")

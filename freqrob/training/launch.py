@@ -1,0 +1,60 @@
+"""Which processes train together, and how they are asked to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import SLURMEnvironment
+
+
+def launch(precision: str, accelerator: str = "auto") -> Fabric:
+    """Fabric on one device, or as a rank of the processes that torchrun or SLURM started (DDP, one device each)."""
+    world_size, nodes = _started_by()
+    fabric = Fabric(
+        accelerator=accelerator,
+        strategy="ddp" if world_size > 1 else "auto",
+        devices=world_size // nodes,
+        num_nodes=nodes,
+        precision=precision,
+    )
+    fabric.launch()
+    return fabric
+
+
+def _started_by() -> tuple[int, int]:
+    """Processes and nodes."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        world_size = int(os.environ["WORLD_SIZE"])
+        return world_size, world_size // int(os.environ["LOCAL_WORLD_SIZE"])
+    if SLURMEnvironment.detect():
+        return int(os.environ["SLURM_NTASKS"]), int(os.environ.get("SLURM_NNODES", 1))
+    return 1, 1
+
+
+@contextmanager
+def stop_asked_for() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C (SIGINT) or SIGTERM sets; a second one interrupts at once.
+
+    Outside the main thread, where Python takes no signals, it is never set.
+    """
+    asked = threading.Event()
+
+    def ask(_signal: int, _frame: object) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

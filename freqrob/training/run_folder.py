@@ -1,0 +1,99 @@
+"""What a training run leaves on disk: checkpoints to go on from, metrics, curves, and a batch that broke it."""
+
+from __future__ import annotations
+
+import json
+import os
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from freqrob.files import temporary_beside, write_csv, write_text
+from freqrob.models.cards import CheckpointError
+
+History = list[dict[str, float]]
+
+
+class RunFolder:
+    """The folder of one run: ``last.ckpt``, ``metrics.jsonl``, ``metrics.csv``, ``curves.png``, ``not_finite.pt``.
+
+    Every file is complete before it replaces an earlier one.
+    """
+
+    def __init__(self, folder: Path, recipe: dict[str, Any], tensorboard: bool = False) -> None:
+        self.folder, self.recipe = folder, recipe
+        self.tensorboard = _summary_writer() if tensorboard else None
+
+    def read(self) -> dict[str, Any] | None:
+        """The last checkpoint, on the CPU, or None.
+
+        Raises CheckpointError for a damaged one, ValueError for one of another recipe.
+        """
+        path = self.folder / "last.ckpt"
+        if not path.is_file():
+            return None
+        content = path.read_bytes()
+        try:
+            state = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
+            made_for = state["recipe"]
+        # Damaged files raise anything: RuntimeError, EOFError, UnpicklingError, UnicodeDecodeError, OSError, ...
+        except Exception as error:
+            raise CheckpointError(f"{path}: truncated or corrupt; remove {self.folder} to train anew") from error
+        if made_for != self.recipe:
+            raise ValueError(
+                f"recipe: {self.folder} holds a run with other settings ({_differences(made_for, self.recipe)}); "
+                "repeat its command, choose another model_dir, or remove it"
+            )
+        return state
+
+    def write(self, state: dict[str, Any]) -> None:
+        """Write ``last.ckpt``. Raises OSError, with the earlier one intact, when writing fails (a full disk)."""
+        path = self.folder / "last.ckpt"
+        try:
+            with temporary_beside(path) as new:
+                with new.open("wb") as file:
+                    torch.save({"recipe": self.recipe, **state}, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(new, path)
+        except (OSError, RuntimeError) as error:  # torch.save's zip writer hides a full disk in a RuntimeError
+            raise OSError(f"could not write {path} ({error}); an earlier checkpoint is intact") from error
+
+    def write_metrics(self, history: History) -> None:
+        """A line for each epoch, and the curves."""
+        from freqrob.training.curves import draw_curves
+
+        write_text(self.folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history))
+        write_csv(self.folder / "metrics.csv", history, list(history[0]))
+        draw_curves(history, self.folder / "curves.png", title=str(self.recipe["name"]))
+        if self.tensorboard:
+            epoch = len(history)
+            with self.tensorboard(self.folder / "tensorboard", purge_step=epoch) as writer:
+                for key, value in history[-1].items():
+                    writer.add_scalar(key, value, epoch)
+
+    @property
+    def bad_batch(self) -> Path:
+        return self.folder / "not_finite.pt"
+
+    def write_batch(self, images: Tensor, labels: Tensor, step: int) -> None:
+        """Keep the batch whose loss was not finite; ``torch.load(path, weights_only=True)`` reads it."""
+        with temporary_beside(self.bad_batch) as new:
+            torch.save({"images": images.cpu(), "labels": labels.cpu(), "step": step}, new)
+            os.replace(new, self.bad_batch)
+
+
+def _summary_writer() -> type:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError("tensorboard: it is not installed; pip install 'freqrob[tensorboard]'") from error
+    return SummaryWriter
+
+
+def _differences(one: dict[str, Any], other: dict[str, Any]) -> str:
+    keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
+    return ", ".join(f"{key} {one.get(key)!r}, now {other.get(key)!r}" for key in keys)

@@ -1,0 +1,303 @@
+"""Runs that are killed, stopped, or meet a full disk, in processes of their own, go on to where others end."""
+
+import io
+import multiprocessing
+import os
+import resource
+import signal
+from functools import partial
+from itertools import count
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_training import two_colours
+from torch import nn
+
+from freqrob.data import Batches
+from freqrob.models import load_model, registry
+from freqrob.training import Recipe, train, trainer
+
+TRAIN_IMAGES, BATCH, EPOCHS = 480, 8, 3
+EPOCH = TRAIN_IMAGES // BATCH
+SECONDS = 300
+# Forks of one process that has imported everything start at once
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["freqrob.training.trainer", "matplotlib.figure"])
+
+RUNS = {
+    "standard_small": {},
+    "bassmix_standard_small": {"ema": 0.9, "schedule": "cosine", "warmup_epochs": 0.5, "nesterov": True},
+    "pgd_at_small": {"defense": {"steps": 1}, "selection_images": 20, "precision": "bf16-mixed"},
+    "jafr_small": {"defense": {"weight": 0.1}, "crop": "zeros"},
+}
+
+
+def small(num_classes):
+    convolution = nn.Sequential(nn.Conv2d(3, 32, 3, stride=4), nn.BatchNorm2d(32), nn.ReLU())
+    return nn.Sequential(convolution, nn.Dropout(0.1), nn.Flatten(), nn.Linear(2048, num_classes))
+
+
+def data(split):
+    return two_colours({"train": TRAIN_IMAGES, "val": 40}[split], seed=len(split))
+
+
+@pytest.fixture
+def patch(monkeypatch):
+    return set_up(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Where runs are made that nothing interrupts; those that are finished are not made again."""
+    return tmp_path_factory.mktemp("whole")
+
+
+def set_up(patch):
+    patch.setitem(registry._ARCHITECTURES, "small", small)
+    patch.setattr(trainer, "load_dataset", lambda name, split, *_, **__: data(split))
+    return patch
+
+
+def recipe(name="standard_small", **changes):
+    defaults = {"epochs": EPOCHS, "batch_size": BATCH, "lr": 0.05, "precision": "32-true"}
+    return Recipe(name, **{**defaults, **RUNS[name], **changes})
+
+
+def run_of(folder, name="standard_small"):
+    return folder / "cifar10" / "Linf" / name
+
+
+def last(folder, name="standard_small"):
+    return torch.load(run_of(folder, name) / "last.ckpt", weights_only=True)
+
+
+def as_bytes(value):
+    """Everything in a checkpoint but times, for comparison bit for bit."""
+    if isinstance(value, torch.Tensor):
+        return value.numpy().tobytes()
+    if isinstance(value, dict):
+        return {key: as_bytes(item) for key, item in value.items() if key not in ("seconds", "images_per_s")}
+    return [as_bytes(item) for item in value] if isinstance(value, list) else value
+
+
+def assert_same_end(one, other, name="standard_small"):
+    assert last(one, name)["step"] == EPOCHS * EPOCH
+    assert as_bytes(last(one, name)) == as_bytes(last(other, name))
+    kept = (load_file(run_of(folder, name).with_suffix(".safetensors")) for folder in (one, other))
+    assert as_bytes(next(kept)) == as_bytes(next(kept))
+
+
+def at_step(number, action):
+    """A ``track`` that acts when so many steps are done."""
+
+    def track(items, what, *_):
+        for step, item in zip(items if what == "validation" else count(items.start), items, strict=False):
+            if step == number and what != "validation":
+                action()
+            yield item
+
+    return track
+
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+# What other processes do
+
+
+def trained(prepare, folder, name, **options):
+    with pytest.MonkeyPatch.context() as patch:
+        set_up(patch)
+        options = {**options, **(prepare(patch, folder) or {})}
+        try:
+            train(recipe(name), model_dir=folder, **options)
+        except BaseException as error:
+            (folder / "raised").write_text(f"{type(error).__name__}: {error}")
+            raise
+
+
+def elsewhere(prepare, folder, name="standard_small"):
+    """Train in a process of its own; its exit code."""
+    folder.mkdir(exist_ok=True)
+    child = processes.Process(target=trained, args=(prepare, folder, name))
+    child.start()
+    child.join(SECONDS)
+    child.kill()
+    child.join()
+    return child.exitcode
+
+
+def killed_in_a_step(patch, _folder):
+    """In the forward pass of step 101, after checkpoints at every seventh step."""
+    patch.setattr(trainer, "time", SimpleNamespace(monotonic=count().__next__))  # three seconds a step
+    forward, calls = nn.Dropout.forward, []
+
+    def killing(self, images):
+        calls.append(self.training)
+        return kill() if sum(calls) == EPOCH + 41 else forward(self, images)
+
+    patch.setattr(nn.Dropout, "forward", killing)
+    return {"checkpoint_minutes": 20 / 60}
+
+
+def killed_in_writing(patch, _folder):
+    """When the checkpoint of step 101 is written but has not got its name."""
+    track = at_step(EPOCH + 40, lambda: patch.setattr(os, "replace", lambda *_: kill()))
+    return {"checkpoint_minutes": 0, "track": track}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_killed_run_ends_as_one_that_was_not(patch, whole, tmp_path, name):
+    cut = tmp_path / "cut"
+    assert elsewhere(killed_in_a_step, cut, name) == -signal.SIGKILL
+    step = last(cut, name)["step"]
+    assert EPOCH < step < EPOCH + 40, "killed in mid-epoch, after a checkpoint in mid-epoch and steps that are lost"
+    lines = []
+    train(recipe(name), model_dir=cut, log=lines.append)
+    assert len(lines) == EPOCHS - 1, "the first epoch is not trained again"
+    train(recipe(name), model_dir=whole)
+    assert_same_end(whole, cut, name)
+
+
+def test_a_run_killed_while_it_writes_a_checkpoint(patch, whole, tmp_path):
+    cut = tmp_path / "cut"
+    assert elsewhere(killed_in_writing, cut) == -signal.SIGKILL
+    assert last(cut)["step"] == EPOCH + 40
+    for folder in (cut, whole):
+        train(recipe(), model_dir=folder)
+    assert_same_end(whole, cut)
+
+
+def waits_at_step_10(_patch, folder):
+    def wait():
+        (folder / "ready").touch()
+        while not (folder / "signalled").exists():
+            signal.sigtimedwait([], 0.01)
+
+    return {"track": at_step(10, wait)}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_after_the_step(patch, whole, tmp_path, number):
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    child = processes.Process(target=trained, args=(waits_at_step_10, cut, "standard_small"))
+    child.start()
+    try:
+        for _ in range(100 * SECONDS):
+            if (cut / "ready").exists():
+                break
+            child.join(0.01)
+        os.kill(child.pid, number)
+        (cut / "signalled").touch()
+        child.join(SECONDS)
+    finally:
+        child.kill()
+    assert child.exitcode == 1
+    assert (cut / "raised").read_text() == "KeyboardInterrupt: "
+    assert last(cut)["step"] == 11, "the step is done and kept"
+    for folder in (cut, whole):
+        train(recipe(), model_dir=folder)
+    assert_same_end(whole, cut)
+
+
+def test_a_second_signal_interrupts_at_once(patch, tmp_path):
+    steps, forward = [], nn.Dropout.forward
+
+    def interrupted(self, images):
+        steps.append(0)
+        if len(steps) == 5:
+            signal.raise_signal(signal.SIGTERM)
+            steps.append("went on after the first")
+            signal.raise_signal(signal.SIGINT)
+            steps.append("went on after the second")
+        return forward(self, images)
+
+    patch.setattr(nn.Dropout, "forward", interrupted)
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe(), model_dir=tmp_path, checkpoint_minutes=0)
+    assert steps == [0] * 5 + ["went on after the first"]
+    assert last(tmp_path)["step"] == 4
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before, "handlers are put back"
+
+
+def test_a_loss_that_is_not_finite(patch, whole, tmp_path):
+    cut, forward, calls = tmp_path / "cut", nn.Dropout.forward, []
+
+    def breaking(self, images):
+        calls.append(self.training)
+        return forward(self, images) * (float("nan") if sum(calls) == EPOCH + 8 else 1)
+
+    with pytest.MonkeyPatch.context() as broken:
+        broken.setattr(nn.Dropout, "forward", breaking)
+        with pytest.raises(FloatingPointError, match=f"loss became nan in step {EPOCH + 8}; .*not_finite.pt.*lr"):
+            train(recipe(), model_dir=cut, checkpoint_minutes=0)
+    assert last(cut)["step"] == EPOCH + 7, "the last checkpoint is from before"
+    kept = torch.load(run_of(cut) / "not_finite.pt", weights_only=True)
+    images, labels = Batches(data("train"), BATCH)[EPOCH + 7]
+    assert kept["step"] == EPOCH + 7
+    assert torch.equal(kept["images"], images) and torch.equal(kept["labels"], labels)
+    for folder in (cut, whole):
+        train(recipe(), model_dir=folder)
+    assert_same_end(whole, cut)
+
+
+def with_a_full_disk(_patch, _folder, size, minutes):
+    """From step ``EPOCH + 10`` on, no file can grow beyond ``size`` bytes; Python ignores SIGXFSZ."""
+    track = at_step(EPOCH + 10, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))
+    return {"checkpoint_minutes": minutes, "track": track}
+
+
+@pytest.mark.parametrize("size", [4_000, 40_000])  # PyTorch raises another error for each
+def test_a_full_disk_in_mid_epoch(patch, whole, tmp_path, size):
+    assert_survives_a_full_disk(tmp_path, whole, size, 0, "last.ckpt", EPOCH + 10)
+
+
+def test_a_full_disk_at_the_end_of_an_epoch(patch, whole, tmp_path):
+    assert_survives_a_full_disk(tmp_path, whole, 500, 60, "../standard_small.safetensors", EPOCH)
+
+
+def assert_survives_a_full_disk(folder, whole, size, minutes, file, step):
+    cut = folder / "cut"
+    assert elsewhere(partial(with_a_full_disk, size=size, minutes=minutes), cut) == 1
+    expected = os.path.normpath(run_of(cut) / file)
+    raised = (cut / "raised").read_text()
+    assert raised.startswith("OSError") and f"could not write {expected}" in raised
+    assert last(cut)["step"] == step
+    model = load_model("standard_small", cut)
+    assert model(torch.rand(1, 3, 32, 32)).isfinite().all()
+    assert not [path for path in cut.rglob("*") if path.name.endswith(".tmp")]
+    for folder in (cut, whole):
+        train(recipe(), model_dir=folder)
+    assert_same_end(whole, cut)
+
+
+def test_a_damaged_checkpoint_is_named(patch, tmp_path):
+    train(recipe(epochs=1), model_dir=tmp_path)
+    path = run_of(tmp_path) / "last.ckpt"
+    content, other = path.read_bytes(), io.BytesIO()
+    torch.save([1, 2], other)
+    cut = [content[:size] for size in (0, 2, 100, 1000, len(content) // 2, len(content) - 1)]
+    changed = [bytes(len(content)), content.replace(b"recipe", b"\xd7ecipe"), b"not a checkpoint", other.getvalue()]
+    for damaged in cut + changed:
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=f"{path}: truncated or corrupt; remove"):
+            train(recipe(epochs=1), model_dir=tmp_path)
+        assert path.read_bytes() == damaged
+
+
+def test_another_recipe_says_what_differs(patch, tmp_path):
+    train(recipe("jafr_small", epochs=1), model_dir=tmp_path)
+    before = as_bytes(last(tmp_path, "jafr_small"))
+    for changes, message in (
+        ({"lr": 0.01}, r"\(lr 0.05, now 0.01\)"),
+        ({"crop": None, "seed": 3}, r"\(crop 'zeros', now None, seed 0, now 3\)"),
+        ({"defense": {"weight": 0.2}}, r"\(defense .*0\.1.*, now .*0\.2.*\)"),
+    ):
+        with pytest.raises(ValueError, match=f"recipe: .*jafr_small holds a run with other settings {message}"):
+            train(recipe("jafr_small", **{"epochs": 1, **changes}), model_dir=tmp_path)
+    assert as_bytes(last(tmp_path, "jafr_small")) == before
