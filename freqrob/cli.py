@@ -1,4 +1,4 @@
-"""The command line: `freqrob demo | train | evaluate | models | doctor`.
+"""The command line: `freqrob demo | train | recipes | evaluate | models | doctor`.
 
 Only what `--help` needs is imported here; torch comes with the command that uses it.
 """
@@ -9,7 +9,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from fractions import Fraction
 from importlib import resources
@@ -20,16 +20,27 @@ import typer
 import typer.core
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+from rich.text import Text
 
 from freqrob import __version__
 
 if TYPE_CHECKING:
     from freqrob.evaluation import Result
     from freqrob.models.cards import Card
+    from freqrob.training.presets import Preset
 
-Track = Callable[[Iterable, str, int], Iterable]
+Track = Callable[..., Iterable]
 PROTOCOLS = ("natural", "natural+bass", "bass")
 USAGE_ERROR, INTERRUPTED = 2, 130
 
@@ -40,7 +51,7 @@ class _Group(typer.core.TyperGroup):
     def invoke(self, ctx: typer.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
+        except (ValueError, OSError, ImportError, FloatingPointError, RuntimeError) as error:
             if ctx.params.get("debug") or not _mendable(error):
                 raise
             Console(stderr=True, soft_wrap=True).print(f"[red]Error:[/red] {escape(str(error))}", highlight=False)
@@ -90,8 +101,9 @@ def _fraction(text: str) -> float:
         raise typer.BadParameter(f"expected a number such as 8/255 or 0.03, got {text!r}") from None
 
 
-DataDir = Annotated[Path, typer.Option("--data", metavar="DIR", help="The folder that holds cifar-10-batches-py/.")]
+DataDir = Annotated[Path, typer.Option("--data", metavar="DIR", help="The folder of data sets, as they unpack.")]
 ModelDir = Annotated[Path, typer.Option("--model-dir", metavar="DIR", help="Where models are kept.")]
+Download = Annotated[bool, typer.Option("--download", help="Fetch the data set where it is missing.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
 
 
@@ -168,53 +180,83 @@ def _check_writable(folder: Path) -> None:
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="`[bass_|bassmix_]<defence>_<architecture>`.")],
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="`[bass_|bassmix_|bassfront_|blur_|pca_]<defence>_<architecture>`.")
+    ],
     dataset: Annotated[str, typer.Option(help="The data set.")] = "cifar10",
     threat_model: Annotated[str, typer.Option(help="The threat model.")] = "Linf",
     data: DataDir = Path("data"),
     model_dir: ModelDir = Path("models"),
-    epochs: Annotated[int, typer.Option(help="Passes over the training split.")] = 30,
-    lr: Annotated[float, typer.Option(help="The peak of the learning rate.")] = 0.1,
-    batch_size: Annotated[int, typer.Option(help="Images a step.")] = 128,
-    seed: Seed = 0,
-    gamma: Annotated[float, typer.Option(help="The probability that bassmix_ balances an image.")] = 0.5,
-    reading: Annotated[str, typer.Option(help="Of BaSS: official or power.")] = "official",
-    selection_images: Annotated[int, typer.Option(help="Validation images that PGD-10 is run on; 0: all.")] = 2000,
-    precision: Annotated[str, typer.Option(help="As Lightning Fabric names it: bf16-mixed, 32-true, …")] = "bf16-mixed",
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training split.")] = None,
+    lr: Annotated[float | None, typer.Option(help="The peak of the learning rate.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step, of all devices together.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    gamma: Annotated[float | None, typer.Option(help="The probability that bassmix_ balances an image.")] = None,
+    precision: Annotated[str | None, typer.Option(help="bf16-mixed, 16-mixed or 32-true.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the defence; repeatable.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any field of the recipe or of its defence; repeatable."),
     ] = None,
-    download: Annotated[bool, typer.Option("--download", help="Fetch the data set where it is missing.")] = False,
+    download: Download = False,
+    checkpoint_minutes: Annotated[float, typer.Option(help="Between checkpoints within an epoch.")] = 10,
+    accelerator: Annotated[str, typer.Option(help="As Lightning Fabric names it: auto, cpu, cuda, …")] = "auto",
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the network (torch.compile).")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write the metrics for TensorBoard too.")] = False,
 ) -> None:
     """Train a recipe, or go on with a run that was stopped.
 
-    Examples:
+    A name has its settings, the paper's where there is one: `freqrob recipes NAME` shows them. What is given here
+    replaces them. Examples:
 
-    - `freqrob train pgd_at_rn20 --data ./data --download`
-    - `freqrob train bass_pgd_at_rn20 --epochs 10 --set steps=3 --set step_size=4/255`
-    - `freqrob train bassmix_standard_rn18 --gamma 0.3 --seed 1`
+    - `freqrob train standard_rn20 --data ./data --download`
+    - `freqrob train bass_trades_wrn34 --dataset cifar10 --data ./data`
+    - `freqrob train pgd_at_rn18 --epochs 30 --set schedule=triangle --set steps=7 --set eps=4/255`
+    - `torchrun --nproc-per-node 8 -m freqrob train pgd_at_rn18 --data ./data`, and likewise under SLURM's `srun`
 
-    The same command goes on at the last whole epoch. The best epoch by validation accuracy is kept in
-    DIR/cifar10/Linf/RECIPE.safetensors, where `load_model` finds it.
+    Ctrl-C stops after the step and keeps a checkpoint; the same command goes on where it was. The best epoch by
+    validation accuracy is kept in DIR/cifar10/Linf/RECIPE.safetensors, where `load_model` finds it; its folder has the
+    metrics (JSONL, CSV) and curves.png.
     """
     from freqrob import training
 
-    chosen = training.Recipe(
-        recipe, dataset, threat_model, epochs=epochs, batch_size=batch_size, lr=lr, gamma=gamma, reading=reading,
-        selection_images=selection_images, precision=precision, seed=seed,
-        defense=dict(_setting(text) for text in settings or ()),
-    )  # fmt: skip
+    given = {
+        "epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed, "gamma": gamma, "precision": precision
+    }  # fmt: skip
+    given = {key: value for key, value in given.items() if value is not None}
+    chosen = training.recipe_for(recipe, dataset, threat_model, **{**given, **_settings(settings or [])})
     try:
-        with _progress() as (track, log):
-            weights = training.train(chosen, data, model_dir, download=download, track=track, log=log)
+        with _progress(quiet=_rank() > 0) as (track, log):
+            weights = training.train(
+                chosen, data, model_dir, download=download, accelerator=accelerator, compile=compile,
+                checkpoint_minutes=checkpoint_minutes, tensorboard=tensorboard, track=track, log=log,
+            )  # fmt: skip
     except KeyboardInterrupt:
         again = shlex.join(["freqrob", *sys.argv[1:]])
         Console(stderr=True, soft_wrap=True).print(
-            f"Stopped. Epochs that were finished are kept; the same command goes on after them:\n  {escape(again)}",
+            f"Stopped. What was trained is kept; the same command goes on from there:\n  {escape(again)}",
             highlight=False,
         )
         raise typer.Exit(INTERRUPTED) from None
-    Console().print(f"Wrote {weights}", highlight=False, soft_wrap=True)
+    if _rank() == 0:
+        Console().print(f"Wrote {weights}", highlight=False, soft_wrap=True)
+
+
+def _rank() -> int:
+    """Which of the processes that torchrun or SLURM started this is."""
+    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
+
+
+def _settings(texts: list[str]) -> dict[str, Any]:
+    """``["lr=0.3", "steps=3"]`` as ``{"lr": 0.3, "defense": {"steps": 3}}``."""
+    from dataclasses import fields
+
+    from freqrob.training import Recipe
+
+    values = dict(_setting(text) for text in texts)
+    own = {field.name for field in fields(Recipe)} - {"defense"}
+    return {key: values[key] for key in values if key in own} | {
+        "defense": {key: values[key] for key in values if key not in own}
+    }
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -231,6 +273,58 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 @app.command()
+def recipes(
+    pattern: Annotated[str, typer.Argument(help='A shell-style pattern, in quotes: `"*trades*"`.')] = "*",
+    dataset: Annotated[str | None, typer.Option(help="Only those for this data set.")] = None,
+) -> None:
+    """List the recipes that have settings of their own, and where these come from; all settings where one matches.
+
+    Examples:
+
+    - `freqrob recipes`
+    - `freqrob recipes "bass*" --dataset cifar10`
+    - `freqrob recipes bass_pgd_at_rn18`
+    """
+    from freqrob.training.presets import list_presets
+
+    found = [preset for preset in list_presets(pattern) if dataset in (None, preset.recipe.dataset)]
+    if not found:
+        raise ValueError(f"no recipe matches {pattern!r}; `freqrob recipes` lists them all")
+    if len({preset.recipe.name for preset in found}) == 1:
+        for preset in found:
+            _show_recipe(preset)
+        return
+    table = Table("recipe", "data set", "epochs", "lr", "from")
+    for preset in found:
+        chosen = preset.recipe
+        table.add_row(chosen.name, chosen.dataset, str(chosen.epochs), f"{chosen.lr:g}", _source(preset))
+    Console().print(table)
+
+
+def _show_recipe(preset: Preset) -> None:
+    settings = preset.recipe.as_dict()
+    defense = settings.pop("defense")
+    title = f"{settings.pop('name')} on {settings.pop('dataset')}"
+    table = Table("setting", "value", title=title, title_justify="left")
+    for key, value in settings.items():
+        table.add_row(key, str(value))
+    for key, value in defense.items():
+        table.add_row(f"[dim]defence[/dim] {key}", _pixels(value) if key in ("eps", "step_size") else str(value))
+    Console().print(table)
+    Console().print(f"From {_source(preset)}. {preset.assumed}".strip(), highlight=False)
+
+
+def _source(preset: Preset) -> str:
+    return ", ".join([preset.paper, *preset.tables])
+
+
+def _pixels(value: float) -> str:
+    """As people write them: 8/255, 0.031."""
+    levels = round(255 * value, 6)
+    return f"{levels:g}/255" if levels == int(levels) else f"{value:g}"
+
+
+@app.command()
 def evaluate(
     models: Annotated[list[str], typer.Argument(metavar="MODEL…", help="Names, as `freqrob models` lists them.")],
     data: DataDir = Path("data"),
@@ -242,13 +336,14 @@ def evaluate(
     steps: Annotated[int, typer.Option(help="Steps of PGD.")] = 20,
     eps: Annotated[float, typer.Option(parser=_fraction, metavar="ε", help="Radius of the L∞ ball.")] = "8/255",
     seed: Seed = 0,
+    download: Download = False,
     model_dir: ModelDir = Path("models"),
     out: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="results.json or results.csv; repeatable for both.")
     ] = None,
     card: Annotated[bool, typer.Option("--card", help="Keep the results in the models' cards in --model-dir.")] = False,
 ) -> None:
-    """Clean and PGD accuracy of models, all protocols side by side.
+    """Clean, FGSM and PGD accuracy of models, all protocols side by side.
 
     Examples:
 
@@ -278,15 +373,16 @@ def evaluate(
         if not path.is_file():
             raise FileNotFoundError(f"card: {name} has none in --model-dir, there is no {path}")
     networks = {name: load_model(name, model_dir, dataset, threat_model) for name in models}
-    chosen = load_dataset(dataset, split, data)
+    with _progress() as (track, _log):
+        chosen = load_dataset(dataset, split, data, download=download, track=track)
     if images is not None and images > len(chosen):
         raise ValueError(f"images: expected 1 to {len(chosen)}, the images of the {split} split, got {images}")
     chosen, protocol = chosen[:images], list(dict.fromkeys(protocol))
     with _progress() as (track, _log):
         results = [
             (name, evaluate(
-                network, chosen.images, chosen.labels, protocols=protocol, attacks=(CLEAN, Attack(steps, eps)),
-                seed=seed, track=_prefixed(track, name),
+                network, chosen.images, chosen.labels, protocols=protocol,
+                attacks=(CLEAN, Attack.fgsm(eps), Attack(steps, eps)), seed=seed, track=_prefixed(track, name),
             ))
             for name, network in networks.items()
         ]  # fmt: skip
@@ -407,29 +503,44 @@ def _attack(result: Result) -> str:
 
 
 @contextmanager
-def _progress() -> Iterator[tuple[Track, Callable[[str], None]]]:
-    """A ``track`` that shows a bar with the time left while its iterable runs, and a ``log`` that prints above it."""
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
-        TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+def _progress(quiet: bool = False) -> Iterator[tuple[Track, Callable[[str], None]]]:
+    """A ``track`` that shows a bar with the time left while its iterable runs, and a ``log`` that prints above it.
 
-        def track(items: Iterable, what: str, count: int) -> Iterator:
-            task = progress.add_task(escape(what), total=count)
+    Told how many images an item has, the bar shows images per second. What a sized iterable lacks of the count is done.
+    """
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Throughput(), TimeElapsedColumn(),
+        TextColumn("left"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as progress:
+
+        def track(items: Iterable, what: str, count: int, images: int = 0) -> Iterator:
+            done = count - len(items) if isinstance(items, Sized) else 0
+            task = progress.add_task(escape(what), total=count, completed=done, images=images)
             try:
-                yield from progress.track(items, task_id=task, total=count)
+                for item in items:
+                    yield item
+                    progress.advance(task)
             finally:
                 progress.remove_task(task)
 
         def log(line: str) -> None:
-            progress.console.print(line, markup=False, highlight=False)
+            if not quiet:
+                progress.console.print(line, markup=False, highlight=False)
 
         yield track, log
 
 
+class _Throughput(ProgressColumn):
+    """Images per second."""
+
+    def render(self, task: Task) -> Text:
+        images = task.fields["images"]
+        return Text(f"{images * task.speed:,.0f} images/s" if images and task.speed else "")
+
+
 def _prefixed(track: Track, name: str) -> Track:
-    return lambda items, what, count: track(items, f"{name}: {what}", count)
+    return lambda items, what, *sizes: track(items, f"{name}: {what}", *sizes)
 
 
 def _command(name: str, options: dict[str, Any], *arguments: str) -> str:

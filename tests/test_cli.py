@@ -21,10 +21,10 @@ from freqrob.evaluation import PROTOCOLS, Attack
 from freqrob.models import create_network, list_models
 from freqrob.models.cards import Card
 from freqrob.models.checkpoints import save
-from freqrob.training import Recipe
+from freqrob.training import Recipe, recipe_for, train
 
 pytestmark = pytest.mark.usefixtures("tiny")
-COMMANDS = ("demo", "train", "evaluate", "models", "doctor")
+COMMANDS = ("demo", "train", "recipes", "evaluate", "models", "doctor")
 
 
 @pytest.fixture(autouse=True)
@@ -93,11 +93,12 @@ def test_help_does_not_wait_for_torch():
     assert result.stdout == "set()\n"
 
 
-def test_defaults_are_the_recipes_and_the_attacks():
-    recipe = {f.name: f.default for f in fields(Recipe)}
-    for name, parameter in signature(cli.train).parameters.items():
-        if name in recipe:
-            assert parameter.default == recipe[name], name
+def test_defaults_are_those_of_what_is_called():
+    offered, training = signature(cli.train).parameters, signature(train).parameters
+    recipe = {field.name for field in fields(Recipe)}
+    assert all(offered[name].default is None for name in recipe & set(offered) - {"dataset", "threat_model"})
+    for name in ("download", "accelerator", "compile", "checkpoint_minutes", "tensorboard"):
+        assert offered[name].default == training[name].default, name
     given = signature(cli.evaluate).parameters
     assert (given["steps"].default, cli._fraction(given["eps"].default)) == (Attack().steps, Attack().eps)
     assert cli.PROTOCOLS == PROTOCOLS
@@ -143,10 +144,10 @@ def test_evaluate_shows_all_protocols_and_writes_both_formats(few_images, model_
     options = ["--model-dir", model_dir, "--images", 3, "--steps", 2, "--eps", "4/255", *outputs]
     result = run("evaluate", "standard_tiny", "bassmix_standard_tiny", *options)
     assert result.exit_code == 0, result.output
-    assert all(name in result.output for name in (*PROTOCOLS, "PGD-2 at ε 4/255", "3 images"))
+    assert all(name in result.output for name in (*PROTOCOLS, "FGSM at ε 4/255", "PGD-2 at ε 4/255", "3 images"))
     found = json.loads((tmp_path / "r.json").read_text())
     rows = list(csv.DictReader((tmp_path / "r.csv").open()))
-    assert len(found["results"]) == len(rows) == 2 * 3 * 2
+    assert len(found["results"]) == len(rows) == 2 * 3 * 3
     assert [str(row["accuracy"]) for row in found["results"]] == [row["accuracy"] for row in rows]
     assert {row["images"] for row in rows} == {"3"} and {float(row["eps"]) for row in rows} == {0, 4 / 255}
     assert found["command"].startswith("freqrob evaluate standard_tiny bassmix_standard_tiny ")
@@ -215,22 +216,43 @@ def test_models_without_a_match_says_how_to_get_one(model_dir):
 def test_train_hands_over_its_options_and_shows_its_log(monkeypatch, tmp_path):
     seen = {}
 
-    def fake(recipe, data, model_dir, *, download, track, log):
-        seen.update(recipe=recipe, data=data, download=download, steps=list(track(iter("abc"), "epoch 1/2", 3)))
+    def fake(recipe, data, model_dir, *, track, log, **options):
+        seen.update(options, recipe=recipe, data=data, steps=list(track(range(5, 8), "pgd_at_tiny", 8, 128)))
         log("epoch 1  loss 2.3")
         return tmp_path / "weights"
 
     monkeypatch.setattr("freqrob.training.train", fake)
     options = ["--epochs", 2, "--lr", 0.05, "--seed", 7, "--gamma", 0.25, "--precision", "32-true", "--download"]
-    settings = ["--set", "steps=3", "--set", "eps=4/255"]
+    options += ["--checkpoint-minutes", 3, "--tensorboard"]
+    settings = ["--set", "steps=3", "--set", "eps=4/255", "--set", "schedule=cosine", "--set", "crop=null"]
     result = run("train", "bassmix_pgd_at_tiny", "--data", tmp_path, "--model-dir", tmp_path, *options, *settings)
     assert result.exit_code == 0, result.output
-    assert seen["recipe"] == Recipe(
-        "bassmix_pgd_at_tiny", epochs=2, lr=0.05, seed=7, gamma=0.25, precision="32-true",
-        defense={"steps": 3, "eps": 4 / 255},
+    assert seen["recipe"] == recipe_for(
+        "bassmix_pgd_at_tiny", epochs=2, lr=0.05, seed=7, gamma=0.25, precision="32-true", schedule="cosine",
+        crop=None, defense={"steps": 3, "eps": 4 / 255},
     )  # fmt: skip
-    assert (seen["data"], seen["download"], seen["steps"]) == (tmp_path, True, ["a", "b", "c"])
+    assert (seen["recipe"].schedule, seen["recipe"].crop) == ("cosine", None)
+    assert (seen["data"], seen["download"], seen["steps"]) == (tmp_path, True, [5, 6, 7])
+    assert (seen["checkpoint_minutes"], seen["tensorboard"], seen["compile"]) == (3, True, False)
     assert "epoch 1  loss 2.3" in result.output and str(tmp_path / "weights") in result.output
+
+
+def test_a_second_rank_is_silent(monkeypatch, tmp_path):
+    def fake(*_, track, log, **__):
+        log("epoch 1")
+        return list(track(range(3), "what", 3))
+
+    monkeypatch.setattr("freqrob.training.train", fake)
+    monkeypatch.setenv("RANK", "1")
+    assert run("train", "standard_tiny").output.strip() == ""
+
+
+def test_recipes_are_listed_with_their_source():
+    shown = " ".join(run("recipes", "bass*").output.split())
+    assert "bass_pgd_at_wrn34" in shown and "Lin et al. 2023" in shown and "jafr_prn18" not in shown
+    one = " ".join(run("recipes", "bass_pgd_at_rn18").output.split())
+    assert "defence step_size │ 2/255" in one and "milestones" in one and "Table 1" in one
+    assert "no recipe matches" in error_of("recipes", "nothing*")
 
 
 def test_interrupted_training_says_how_to_go_on(monkeypatch, tmp_path):
