@@ -1,0 +1,231 @@
+"""A training step of each defence against a straightforward loop of the same loss.
+
+Ours is the trainer's step: bf16 autocast, channels_last, ``freqrob.defenses``. The other is what the papers' code
+amounts to: float32, contiguous tensors, the loss written down as it is published. Both take one SGD step of the same
+network on the same batch; candidates of a row are timed in turn; times are medians. The last rows are what the spectrum
+costs: BaSS of the batch on the fly beside a step of PGD-AT, and ln B_low with its derivative beside a step of JaFR.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.timing import quiet_sample
+from freqrob.data import DATASETS
+from freqrob.defenses import DEFENSES
+from freqrob.defenses.jafr import whole_batch_log_b_low
+from freqrob.files import write_json
+from freqrob.models import create_network
+from freqrob.models.front_ends import with_front_ends
+from freqrob.provenance import provenance
+from freqrob.spectral.bass import RandomBaSS
+from freqrob.training.batch_norm import differentiate_twice
+
+EPS, STEP, STEPS = 8 / 255, 2 / 255, 10
+PATIENCE = 30.0  # seconds to wait for a quiet sample
+DEFENSES_MEASURED = ("standard", "pgd_at", "trades", "mart", "fgsm", "grad_align", "jafr", "fgsm_jafr", "augmix")
+
+
+# The losses as one would write them first
+
+
+def plain_attack(model: nn.Module, x: Tensor, start: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
+    model.eval()
+    adversarial = start
+    for _ in range(STEPS):
+        adversarial = adversarial.detach().requires_grad_()
+        loss(model(adversarial)).backward()
+        adversarial = adversarial + STEP * adversarial.grad.sign()
+        adversarial = torch.min(torch.max(adversarial, x - EPS), x + EPS).clamp(0, 1)
+    model.train()
+    return adversarial.detach()
+
+
+def plain_standard(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(model(x), y)
+
+
+def plain_pgd_at(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    start = (x + torch.empty_like(x).uniform_(-EPS, EPS)).clamp(0, 1)
+    return F.cross_entropy(model(plain_attack(model, x, start, lambda out: F.cross_entropy(out, y))), y)
+
+
+def plain_trades(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    model.eval()
+
+    def divergence(out: Tensor, clean: Tensor) -> Tensor:
+        return F.kl_div(F.log_softmax(out, 1), F.softmax(clean, 1), reduction="sum")
+
+    adversarial = plain_attack(model, x, x + 0.001 * torch.randn_like(x), lambda out: divergence(out, model(x)))
+    logits = model(x)
+    return F.cross_entropy(logits, y) + 6 / len(x) * divergence(model(adversarial), logits)
+
+
+def plain_mart(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    start = x + 0.001 * torch.randn_like(x)
+    adversarial = plain_attack(model, x, start, lambda out: F.cross_entropy(out, y))
+    logits, logits_adversarial = model(x), model(adversarial)
+    p, q = F.softmax(logits, 1), F.softmax(logits_adversarial, 1)
+    two = torch.argsort(q, dim=1)[:, -2:]
+    other = torch.where(two[:, -1] == y, two[:, -2], two[:, -1])
+    loss = F.cross_entropy(logits_adversarial, y) + F.nll_loss(torch.log(1.0001 - q + 1e-12), other)
+    true = torch.gather(p, 1, y[:, None])[:, 0]
+    kl = F.kl_div(torch.log(q + 1e-12), p, reduction="none").sum(1)
+    return loss + 5 / len(x) * torch.sum(kl * (1.0000001 - true))
+
+
+def input_gradient(model: nn.Module, x: Tensor, y: Tensor, create_graph: bool = False) -> Tensor:
+    x = x.detach().requires_grad_()
+    return torch.autograd.grad(F.cross_entropy(model(x), y), x, create_graph=create_graph)[0]
+
+
+def plain_fgsm(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    step = (1.25 * EPS * input_gradient(model, x, y).sign()).clamp(-EPS, EPS)
+    return F.cross_entropy(model((x + step).clamp(0, 1)), y)
+
+
+def plain_grad_align(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    here = input_gradient(model, x, y)
+    there = input_gradient(model, x + torch.empty_like(x).uniform_(-EPS, EPS), y, create_graph=True)
+    cosine = F.cosine_similarity(here.flatten(1), there.flatten(1), dim=1)
+    return plain_fgsm(model, x, y) + 0.2 * (1 - cosine.mean())
+
+
+def plain_b_low(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    amplitude = torch.fft.rfft2(input_gradient(model, x, y, create_graph=True)).abs().mean((0, 1))
+    m = amplitude[: x.shape[-2] // 2 + 1] + 1e-5
+    alpha = torch.linspace(1, -1, len(m), device=x.device) + 1e-5
+    return ((m ** alpha[None, :]).prod(1).sum() + (m ** alpha[:, None]).prod(0).sum()).log()
+
+
+def plain_jafr(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(model(x), y) - 0.001 * plain_b_low(model, x, y)
+
+
+def plain_fgsm_jafr(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return plain_fgsm(model, x, y) - 0.001 * plain_b_low(model, x, y)
+
+
+def plain_augmix(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    from torchvision.transforms import AugMix
+
+    mix, grey = AugMix(), (255 * x).to(torch.uint8)
+    views = [torch.stack([mix(image) for image in grey]) / 255 for _ in range(2)]
+    logits = model(torch.cat([x, *views])).chunk(3)
+    p = [F.softmax(view, 1) for view in logits]
+    log_m = torch.clamp((p[0] + p[1] + p[2]) / 3, 1e-7, 1).log()
+    js = sum(F.kl_div(log_m, view, reduction="batchmean") for view in p) / 3
+    return F.cross_entropy(logits[0], y) + 12 * js
+
+
+# Steps
+
+
+class Step:
+    """One step of training; called, it takes it."""
+
+    def __init__(self, loss: Callable, architecture: str, images: Tensor, labels: Tensor, ours: bool) -> None:
+        about, device = DATASETS["cifar10"], images.device
+        torch.manual_seed(0)
+        normalize = {"name": "normalize", "mean": about.mean, "std": about.std}
+        self.loss, self.images, self.labels, self.ours = loss, images, labels, ours
+        self.model = with_front_ends(create_network(architecture), [normalize]).to(device).train()
+        if ours:
+            self.model = self.model.to(memory_format=torch.channels_last)
+            self.images = images.contiguous(memory_format=torch.channels_last)
+            if loss.double_backward:
+                differentiate_twice(self.model)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)
+
+    def __call__(self) -> None:
+        with torch.autocast(self.images.device.type, torch.bfloat16, enabled=self.ours):
+            loss = self.loss(self.model, self.images, self.labels)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        loss.item()
+
+
+class LogBLow:
+    """ln B_low of a given Jacobian, and its derivative."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.jacobian = (1e-3 * torch.randn_like(images)).requires_grad_()
+
+    def __call__(self) -> None:
+        torch.autograd.grad(whole_batch_log_b_low(self.jacobian), self.jacobian)[0].sum().item()
+
+
+def median_ms(candidates: dict[str, Callable[[], None]], repeats: int) -> dict[str, tuple[float, str]]:
+    """Median milliseconds of each, and how many samples were undisturbed."""
+    for call in candidates.values():
+        call()
+    times = {name: [] for name in candidates}
+    for _ in range(repeats):
+        for name, call in candidates.items():
+            times[name].append(quiet_sample(call, 1, time.monotonic() + PATIENCE / repeats))
+    return {
+        name: (1e3 * statistics.median(t for t, _ in samples), f"{sum(quiet for _, quiet in samples)}/{repeats}")
+        for name, samples in times.items()
+    }
+
+
+def rows(architecture: str, images: Tensor, labels: Tensor, repeats: int, only: list[str]) -> list[dict[str, object]]:
+    found, took = [], {}
+    for name in only:
+        defense = DEFENSES[name]()
+        steps = {
+            "freqrob": Step(defense, architecture, images, labels, ours=True),
+            "plain": Step(globals()[f"plain_{name}"], architecture, images, labels, ours=False),
+        }
+        measured = median_ms(steps, repeats)
+        (ms, quiet), (plain_ms, plain_quiet) = measured["freqrob"], measured["plain"]
+        took[name] = ms
+        found.append({
+            "what": name, "ms": round(ms, 2), "images_per_s": round(1e3 * len(images) / ms, 1),
+            "plain_ms": round(plain_ms, 2), "ratio": round(plain_ms / ms, 2), "undisturbed": f"{quiet} {plain_quiet}",
+        })  # fmt: skip
+        print(found[-1], flush=True)
+    bass, log_b_low = RandomBaSS(1.0), LogBLow(images)
+    spectral = {"pgd_at": ("BaSS on the fly", lambda: bass(images)), "jafr": ("ln B_low and its derivative", log_b_low)}
+    for of, (what, call) in spectral.items():
+        if of in took:
+            ms, quiet = median_ms({what: call}, 5 * repeats)[what]
+            share = ms / took[of]
+            found.append({"what": what, "ms": round(ms, 3), "of": of, "share": round(share, 5), "undisturbed": quiet})
+            print(found[-1], flush=True)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--architecture", default="rn20")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--only", nargs="+", choices=DEFENSES_MEASURED, default=list(DEFENSES_MEASURED))
+    parser.add_argument("--out", type=Path, default=Path("results/training_cpu.json"))
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(given.batch_size, 3, 32, 32, generator=generator).to(given.device)
+    labels = torch.randint(10, (given.batch_size,), generator=generator).to(given.device)
+    found = rows(given.architecture, images, labels, given.repeats, given.only)
+    command = shlex.join(["python", "-m", "benchmarks.training", *sys.argv[1:]])
+    circumstances = {"architecture": given.architecture, "batch_size": given.batch_size, "threads": given.threads}
+    write_json(given.out, {**provenance(command), **circumstances, "device": given.device, "rows": found})
+
+
+if __name__ == "__main__":
+    main()
