@@ -67,7 +67,7 @@ def pgd(
         device = generator.device if generator else images.device
         noise = torch.rand(images.shape, generator=generator, dtype=images.dtype, device=device).to(images.device)
         adversarial = (images + eps * (2 * noise - 1)).clamp(0, 1)
-    active = torch.arange(len(images), device=images.device)
+    active = torch.arange(len(images), device=images.device) if stop_when_fooled else slice(None)
     for _ in range(steps):
         gradient, fooled = _ascend(model, adversarial[active], labels[active], loss)
         if stop_when_fooled:

@@ -36,6 +36,8 @@ from rich.text import Text
 from freqrob import __version__
 
 if TYPE_CHECKING:
+    import torch
+
     from freqrob.evaluation import Result
     from freqrob.models.cards import Card
     from freqrob.training.presets import Preset
@@ -183,8 +185,10 @@ def train(
     recipe: Annotated[
         str, typer.Argument(metavar="RECIPE", help="`[bass_|bassmix_|bassfront_|blur_|pca_]<defence>_<architecture>`.")
     ],
-    dataset: Annotated[str, typer.Option(help="The data set.")] = "cifar10",
-    threat_model: Annotated[str, typer.Option(help="The threat model.")] = "Linf",
+    dataset: Annotated[
+        str, typer.Option(help="cifar10, cifar100, svhn, tiny_imagenet or restricted_imagenet.")
+    ] = "cifar10",
+    threat_model: Annotated[str, typer.Option(help="The threat model; Linf.")] = "Linf",
     data: DataDir = Path("data"),
     model_dir: ModelDir = Path("models"),
     epochs: Annotated[int | None, typer.Option(help="Passes over the training split.")] = None,
@@ -231,11 +235,12 @@ def train(
                 checkpoint_minutes=checkpoint_minutes, tensorboard=tensorboard, track=track, log=log,
             )  # fmt: skip
     except KeyboardInterrupt:
-        again = shlex.join(["freqrob", *sys.argv[1:]])
-        Console(stderr=True, soft_wrap=True).print(
-            f"Stopped. What was trained is kept; the same command goes on from there:\n  {escape(again)}",
-            highlight=False,
-        )
+        if _rank() == 0:
+            again = "" if "WORLD_SIZE" in os.environ else ":\n  " + shlex.join(["freqrob", *sys.argv[1:]])
+            Console(stderr=True, soft_wrap=True).print(
+                f"Stopped. What was trained is kept; the same command goes on from there{escape(again)}",
+                highlight=False,
+            )
         raise typer.Exit(INTERRUPTED) from None
     if _rank() == 0:
         Console().print(f"Wrote {weights}", highlight=False, soft_wrap=True)
@@ -253,6 +258,9 @@ def _settings(texts: list[str]) -> dict[str, Any]:
     from freqrob.training import Recipe
 
     values = dict(_setting(text) for text in texts)
+    for key in ("name", "dataset", "threat_model"):
+        if key in values:
+            raise ValueError(f"--set: {key} is an argument or option of its own, got {key}={values[key]}")
     own = {field.name for field in fields(Recipe)} - {"defense"}
     return {key: values[key] for key in values if key in own} | {
         "defense": {key: values[key] for key in values if key not in own}
@@ -264,7 +272,8 @@ def _setting(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not (key and equals and value):
         raise ValueError(f"--set: expected KEY=VALUE, got {text!r}")
-    for read in (json.loads, lambda number: float(Fraction(number))):
+    plain = {"none": "null"}.get(value.lower(), value.lower())
+    for read in (json.loads, lambda _: json.loads(plain), lambda number: float(Fraction(number))):
         try:
             return key, read(value)
         except (ValueError, ZeroDivisionError):
@@ -337,6 +346,7 @@ def evaluate(
     eps: Annotated[float, typer.Option(parser=_fraction, metavar="ε", help="Radius of the L∞ ball.")] = "8/255",
     seed: Seed = 0,
     download: Download = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto: a GPU where there is one.")] = "auto",
     model_dir: ModelDir = Path("models"),
     out: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="results.json or results.csv; repeatable for both.")
@@ -372,7 +382,8 @@ def evaluate(
         path = card_path(checkpoint_path(name, model_dir, dataset, threat_model))
         if not path.is_file():
             raise FileNotFoundError(f"card: {name} has none in --model-dir, there is no {path}")
-    networks = {name: load_model(name, model_dir, dataset, threat_model) for name in models}
+    device = _device(device)
+    networks = {name: load_model(name, model_dir, dataset, threat_model).to(device) for name in models}
     with _progress() as (track, _log):
         chosen = load_dataset(dataset, split, data, download=download, track=track)
     if images is not None and images > len(chosen):
@@ -395,6 +406,17 @@ def evaluate(
         _write_results(path, results, _command("evaluate", options, *models), f"{dataset} {split}")
     for name, found in results if card else ():
         add_results(checkpoint_path(name, model_dir, dataset, threat_model), (result.as_dict() for result in found))
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device: cannot use {name!r} ({str(error).splitlines()[0]})") from error
 
 
 def _check_outputs(paths: list[Path]) -> None:

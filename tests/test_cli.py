@@ -176,6 +176,7 @@ def test_evaluate_keeps_results_in_the_card(few_images, model_dir, tmp_path):
         (["standard_tiny", "--eps", "big"], "expected a number such as 8/255"),
         (["standard_tiny", "--steps", "0"], "at least one step"),
         (["standard_tiny", "--images", "0"], "images: expected at least 1"),
+        (["standard_tiny", "--device", "abacus"], "device: cannot use 'abacus'"),
         (["standard_tiny", "--protocol", "autoattack"], "protocols: expected some of"),
         (["standard_tiny", "--out", "results.txt"], "ending in .json or .csv"),
     ],
@@ -272,6 +273,9 @@ def test_interrupted_training_says_how_to_go_on(monkeypatch, tmp_path):
         (["pgd_rn20"], "pgd_at_rn20"),
         (["pgd_at_tiny", "--set", "steps"], "--set: expected KEY=VALUE"),
         (["pgd_at_tiny", "--set", "temperature=2"], "pgd_at has no parameter temperature"),
+        (["pgd_at_tiny", "--set", "dataset=svhn"], "--set: dataset is an argument or option"),
+        (["pgd_at_tiny", "--set", "flip=maybe"], "flip: expected true or false, got 'maybe'"),
+        (["pgd_at_tiny", "--set", "lr=high"], "lr: expected a number, got 'high'"),
         (["pgd_at_tiny", "--dataset", "mnist"], "dataset: expected one of"),
         (["pgd_at_tiny", "--epochs", "0"], "epochs: expected an integer from 1 on"),
         (["pgd_at_tiny", "--data", "/nonexistent"], "no intact CIFAR-10"),
@@ -282,7 +286,16 @@ def test_train_refuses_bad_input(arguments, message, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text, value", [("a=3", 3), ("a=8/255", 8 / 255), ("a=kl", "kl"), ("a=true", True), ("a=1/0", "1/0")]
+    "text, value",
+    [
+        ("a=3", 3),
+        ("a=8/255", 8 / 255),
+        ("a=kl", "kl"),
+        ("a=true", True),
+        ("a=False", False),
+        ("a=None", None),
+        ("a=1/0", "1/0"),
+    ],
 )
 def test_settings_are_read_as_people_write_them(text, value):
     assert cli._setting(text) == ("a", value)

@@ -22,6 +22,7 @@ from test_training import two_colours
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from freqrob.attacks import pgd
 from freqrob.data import Batches, augmix
 from freqrob.defenses import DEFENSES, Standard
 from freqrob.models import registry
@@ -152,18 +153,24 @@ def continued_runs(folder, rank):
 
 
 def statistics(folder, rank):
-    """The buffers that each process validates with."""
-    validated, correct = {}, trainer._correct
+    """The buffers that each process attacks and validates with."""
+    validated, correct, attacked = {}, trainer._correct, []
     for ema in (0, 0.5):
 
         def record(model, *batch, ema=ema):
             validated[ema] = {key: value.clone() for key, value in model.network.state_dict().items()}
             return correct(model, *batch)
 
+        def attack(model, images, labels, **options):
+            attacked.append(model.network[1].running_mean.clone())
+            return pgd(model, images, labels, **options)
+
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(trainer, "_correct", record)
-            train(recipe("standard_small_bn", epochs=1, ema=ema), model_dir=folder / f"ema{ema}", accelerator="cpu")
-    return validated
+            patch.setattr("freqrob.defenses.pgd_at.pgd", attack)
+            made = recipe("pgd_at_small_bn", epochs=1, ema=ema, defense={"steps": 1})
+            train(made, model_dir=folder / f"ema{ema}", accelerator="cpu")
+    return {**validated, "attacked": attacked}
 
 
 def interrupted(folder, rank):
@@ -289,7 +296,7 @@ def test_a_run_ends_with_the_same_weights(folder, pair):
 
 def test_a_run_leaves_one_set_of_files(folder, pair):
     one, two = ({path.relative_to(root) for path in root.rglob("*")} for root in (folder / "one", folder / "two"))
-    assert one == two and len(one) == 9
+    assert one == two and len(one) == 12
     first, second = (results["whole_run"] for results in pair)
     assert first["lines"] == 2 and first["written"] >= 8
     assert second == {"lines": 0, "written": 0}, "the second process writes nothing"
@@ -313,10 +320,15 @@ def test_one_process_continues_the_run_of_two(folder, pair):
     assert_same_run(folder / "one", folder / "two_then_one")
 
 
+def test_all_attack_the_same_model(pair):
+    first, second = (torch.stack(results["statistics"]["attacked"]) for results in pair)
+    assert len(first) > 4 and torch.equal(first, second) and not torch.equal(first[0], first[-1])
+
+
 @pytest.mark.parametrize("ema", [0, 0.5])
 def test_all_validate_the_model_that_is_saved(folder, pair, ema):
     first, second = (results["statistics"][ema] for results in pair)
-    saved = load_file(folder / f"ema{ema}" / "cifar10" / "Linf" / "standard_small_bn.safetensors")
+    saved = load_file(folder / f"ema{ema}" / "cifar10" / "Linf" / "pgd_at_small_bn.safetensors")
     for key in ("1.running_mean", "1.running_var", "4.bias"):
         assert torch.equal(first[key], second[key]) and torch.equal(first[key], saved[key])
 

@@ -157,7 +157,7 @@ def test_a_killed_run_ends_as_one_that_was_not(patch, whole, tmp_path, name):
     assert EPOCH < step < EPOCH + 40, "killed in mid-epoch, after a checkpoint in mid-epoch and steps that are lost"
     lines = []
     train(recipe(name), model_dir=cut, log=lines.append)
-    assert len(lines) == EPOCHS - 1, "the first epoch is not trained again"
+    assert lines[0].startswith("goes on after step") and len(lines) == EPOCHS, "the first epoch is not trained again"
     train(recipe(name), model_dir=whole)
     assert_same_end(whole, cut, name)
 
@@ -244,6 +244,42 @@ def test_a_loss_that_is_not_finite(patch, whole, tmp_path):
     for folder in (cut, whole):
         train(recipe(), model_dir=folder)
     assert_same_end(whole, cut)
+
+
+def test_a_gradient_that_is_not_finite(patch, whole, tmp_path):
+    """Weights that it has spoilt replace neither the checkpoint nor the best ones."""
+    forward, calls = nn.Dropout.forward, []
+
+    def breaking(self, images):
+        calls.append(self.training)
+        if sum(calls) == 2 * EPOCH:
+            images = images + (0 * images).sqrt()  # 0, with an infinite slope
+        return forward(self, images)
+
+    with pytest.MonkeyPatch.context() as broken:
+        broken.setattr(nn.Dropout, "forward", breaking)
+        with pytest.raises(FloatingPointError, match=f"weights are not finite after step {2 * EPOCH}"):
+            train(recipe(), model_dir=tmp_path, checkpoint_minutes=60)
+    assert last(tmp_path)["step"] == EPOCH
+    for folder in (tmp_path, whole):
+        train(recipe(), model_dir=folder)
+    assert_same_end(whole, tmp_path)
+
+
+def test_one_process_at_a_time(patch, tmp_path):
+    messages = []
+
+    def again(items, what, *_):
+        for item in items:
+            if not messages:
+                messages.append("")
+                with pytest.raises(ValueError, match="model_dir: another process is training in") as error:
+                    train(recipe(epochs=1), model_dir=tmp_path)
+                messages.append(str(error.value))
+            yield item
+
+    train(recipe(epochs=1), model_dir=tmp_path, track=again)
+    assert "standard_small" in messages[1]
 
 
 def with_a_full_disk(_patch, _folder, size, minutes):

@@ -28,6 +28,13 @@ def test_scale_that_overflows_products():
     assert torch.isfinite(log_b_low(spectrum))
 
 
+def test_autocast_does_not_round_it():
+    spectrum = 1e-3 * torch.rand(32, 17, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = log_b_low(spectrum)
+    assert torch.equal(found, log_b_low(spectrum))
+
+
 def test_low_frequencies_raise_it():
     falling = 1 / (1 + torch.arange(17.0))
     spectrum = falling[None] * torch.cat([falling, falling[1:-1].flip(0)])[:, None]

@@ -109,7 +109,8 @@ class TestRun:
             image.load()
             assert image.width > 500 and len(image.convert("RGB").getcolors(10**6)) > 3
         present = {file.name for file in folder.iterdir()}
-        assert present == {"last.ckpt", "metrics.jsonl", "metrics.csv", "curves.png"}
+        present -= {".lock"}
+        assert present == {"last.ckpt", "last.safetensors", "last.json", "metrics.jsonl", "metrics.csv", "curves.png"}
 
     def test_a_finished_run_is_not_trained_again(self, asked, tmp_path):
         path = train(recipe(), model_dir=tmp_path)
@@ -351,6 +352,11 @@ class TestRecipe:
             ({"threat_model": "L2"}, "threat_model.*Linf"),
             ({"epochs": 0}, "epochs"),
             ({"epochs": 1.5}, "epochs"),
+            ({"epochs": True}, "epochs: expected an integer"),
+            ({"flip": "False"}, "flip: expected true or false"),
+            ({"lr": "high"}, "lr: expected a number"),
+            ({"milestones": 5}, "milestones: expected integers"),
+            ({"name": "jafr_rn20", "precision": "16-mixed"}, "precision.*underflow"),
             ({"batch_size": 0}, "batch_size"),
             ({"components": 0}, "components"),
             ({"seed": -1}, "seed"),

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freqrob.attacks import bare, input_gradient
+from freqrob.attacks import bare, cross_entropy, input_gradient
 from freqrob.defenses.fgsm import FGSM
 from freqrob.defenses.jafr import jacobian
 from freqrob.defenses.parameters import check_weights
@@ -33,6 +33,6 @@ class GradAlign(FGSM):
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         here = input_gradient(bare(model), images, labels)
         near = images + self.eps * (2 * torch.rand_like(images) - 1)
-        there = jacobian(F.cross_entropy(bare(model)(near.requires_grad_()), labels), near)
+        there = jacobian(cross_entropy(bare(model)(near.requires_grad_()), labels), near)
         misaligned = 1 - F.cosine_similarity(here.flatten(1), there.flatten(1)).mean()
         return F.cross_entropy(model(self.attacked(images, here)), labels) + self.weight * misaligned

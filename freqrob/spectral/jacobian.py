@@ -31,8 +31,9 @@ def log_b_low(amplitude: Tensor) -> Tensor:
     if amplitude.ndim != 2 or min(amplitude.shape) < 2:
         raise ValueError(f"amplitude: expected (H, W//2+1) of at least 2×2, got shape {tuple(amplitude.shape)}")
     log_m = (amplitude[: amplitude.shape[0] // 2 + 1] + OFFSET).log()
-    rows = log_m @ _exponents(log_m.shape[1], log_m)
-    columns = _exponents(log_m.shape[0], log_m) @ log_m
+    with torch.autocast(amplitude.device.type, enabled=False):  # which would multiply in half precision
+        rows = log_m @ _exponents(log_m.shape[1], log_m)
+        columns = _exponents(log_m.shape[0], log_m) @ log_m
     return torch.logsumexp(torch.cat([rows, columns]), 0)
 
 

@@ -8,22 +8,43 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+import torch.distributed as dist
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import SLURMEnvironment
+from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from torch import nn
 
 
 def launch(precision: str, accelerator: str = "auto") -> Fabric:
     """Fabric on one device, or as a rank of the processes that torchrun or SLURM started (DDP, one device each)."""
     world_size, nodes = _started_by()
-    fabric = Fabric(
-        accelerator=accelerator,
-        strategy="ddp" if world_size > 1 else "auto",
-        devices=world_size // nodes,
-        num_nodes=nodes,
-        precision=precision,
-    )
-    fabric.launch()
+    try:
+        fabric = Fabric(
+            accelerator=accelerator,
+            # The trainer keeps the ranks' batch statistics equal, also for the attacks before DDP's forward pass
+            strategy=DDPStrategy(broadcast_buffers=False) if world_size > 1 else "auto",
+            devices=world_size // nodes,
+            num_nodes=nodes,
+            precision=precision,
+        )
+        fabric.launch()
+    except (RuntimeError, MisconfigurationException) as error:  # Lightning's messages say what SLURM wants
+        raise ValueError(f"devices: cannot start {world_size} processes on {nodes} nodes: {error}") from error
+    torch.backends.cudnn.benchmark = True
     return fabric
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give all ranks the batch statistics of the first one."""
+    buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    if not buffers:
+        return
+    flat = torch.cat([buffer.flatten() for buffer in buffers])
+    dist.broadcast(flat, 0)
+    for buffer, shared in zip(buffers, flat.split([buffer.numel() for buffer in buffers]), strict=True):
+        buffer.copy_(shared.view_as(buffer))
 
 
 def _started_by() -> tuple[int, int]:

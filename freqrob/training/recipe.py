@@ -41,7 +41,7 @@ class Recipe:
         components: of ``pca_``, how many principal components are kept.
         precision: as Lightning Fabric names it.
         seed: of initialisation, order, augmentation and random starts.
-        selection_images: how many validation images choose the best epoch; all of them if 0.
+        selection_images: on how many validation images PGD-10 chooses the best epoch; all of them if 0.
         defense: the defence's own parameters where they differ from its defaults.
     """
 
@@ -70,6 +70,7 @@ class Recipe:
     defense: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._check_types()
         object.__setattr__(self, "milestones", tuple(self.milestones))
         ModelName.parse(self.name)
         _check_choice(
@@ -80,7 +81,7 @@ class Recipe:
         if self.threat_model != "Linf":
             raise ValueError(f"threat_model: the attacks are L∞ ones yet, expected 'Linf', got {self.threat_model!r}")
         for name, least in (("epochs", 1), ("batch_size", 1), ("components", 1), ("selection_images", 0), ("seed", 0)):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < least:
+            if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected an integer from {least} on, got {getattr(self, name)!r}")
         for name in ("momentum", "weight_decay", "warmup_epochs"):
             if not 0 <= getattr(self, name) < inf:
@@ -99,7 +100,16 @@ class Recipe:
             raise ValueError(
                 f"defense: {self.parsed.defense} has no parameter {', '.join(sorted(unknown))}; it has {known}"
             )
-        self.make_defense()
+        if self.make_defense().double_backward and self.precision == "16-mixed":
+            raise ValueError(f"precision: the gradients that {self.parsed.defense} differentiates underflow in float16")
+
+    def _check_types(self) -> None:
+        kinds = {"int": int, "float": (int, float), "bool": bool, "tuple[int, ...]": (tuple, list)}
+        for known in fields(self):
+            value, kind = getattr(self, known.name), kinds.get(known.type)
+            if kind and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
+                expected = {"int": "an integer", "float": "a number", "bool": "true or false"}
+                raise ValueError(f"{known.name}: expected {expected.get(known.type, 'integers')}, got {value!r}")
 
     @property
     def parsed(self) -> ModelName:

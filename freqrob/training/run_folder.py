@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from freqrob.files import temporary_beside, write_csv, write_text
@@ -18,7 +21,10 @@ History = list[dict[str, float]]
 
 
 class RunFolder:
-    """The folder of one run: ``last.ckpt``, ``metrics.jsonl``, ``metrics.csv``, ``curves.png``, ``not_finite.pt``.
+    """The folder of one run.
+
+    ``last.ckpt`` to go on from, ``last.safetensors`` with its card, ``metrics.jsonl``, ``metrics.csv``, ``curves.png``,
+    and ``not_finite.pt``, the batch that broke it.
 
     Every file is complete before it replaces an earlier one.
     """
@@ -26,6 +32,22 @@ class RunFolder:
     def __init__(self, folder: Path, recipe: dict[str, Any], tensorboard: bool = False) -> None:
         self.folder, self.recipe = folder, recipe
         self.tensorboard = _summary_writer() if tensorboard else None
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Raise ValueError where another process trains in this folder."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ValueError(f"model_dir: another process is training in {self.folder}") from error
+        except NotImplementedError:  # a file system that cannot lock
+            pass
+        try:
+            yield
+        finally:
+            lock.release()
 
     def read(self) -> dict[str, Any] | None:
         """The last checkpoint, on the CPU, or None.
@@ -39,6 +61,8 @@ class RunFolder:
         try:
             state = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
             made_for = state["recipe"]
+        except MemoryError:
+            raise
         # Damaged files raise anything: RuntimeError, EOFError, UnpicklingError, UnicodeDecodeError, OSError, ...
         except Exception as error:
             raise CheckpointError(f"{path}: truncated or corrupt; remove {self.folder} to train anew") from error
@@ -76,13 +100,18 @@ class RunFolder:
                     writer.add_scalar(key, value, epoch)
 
     @property
+    def last_weights(self) -> Path:
+        """The network of the last whole epoch, for ``load_model``'s ``custom_checkpoint``."""
+        return self.folder / "last.safetensors"
+
+    @property
     def bad_batch(self) -> Path:
         return self.folder / "not_finite.pt"
 
-    def write_batch(self, images: Tensor, labels: Tensor, step: int) -> None:
-        """Keep the batch whose loss was not finite; ``torch.load(path, weights_only=True)`` reads it."""
+    def write_batch(self, images: Tensor, labels: Tensor, step: int, network: dict[str, Tensor]) -> None:
+        """Keep a batch whose loss is not finite, and the network: ``torch.load(path, weights_only=True)`` reads it."""
         with temporary_beside(self.bad_batch) as new:
-            torch.save({"images": images.cpu(), "labels": labels.cpu(), "step": step}, new)
+            torch.save({"images": images.cpu(), "labels": labels.cpu(), "step": step, "network": network}, new)
             os.replace(new, self.bad_batch)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,13 @@ from freqrob.data.datasets import to_pixels
 from freqrob.data.pca import pca_components
 from freqrob.models import create_network
 from freqrob.models.cards import Card
-from freqrob.models.checkpoints import checkpoint_state, save
+from freqrob.models.checkpoints import checkpoint_state, load_into, save
 from freqrob.models.front_ends import PCA, FrontEnded, with_front_ends
 from freqrob.models.loading import checkpoint_path
 from freqrob.provenance import commit, versions
 from freqrob.spectral.bass import RandomBaSS
 from freqrob.training.batch_norm import differentiate_twice
-from freqrob.training.launch import launch, stop_asked_for
+from freqrob.training.launch import launch, share_buffers, stop_asked_for
 from freqrob.training.recipe import Recipe
 from freqrob.training.run_folder import RunFolder
 
@@ -95,21 +96,20 @@ def train(
         transform=RandomBaSS(recipe.gamma, recipe.reading) if recipe.parsed.variant == "bassmix" else None,
         device=fabric.device, rank=fabric.global_rank, world_size=fabric.world_size,
     )  # fmt: skip
-    state = _State(recipe, train_set, fabric)
-    if defense.double_backward:
-        differentiate_twice(state.model.network)
-    earlier = run.read()
-    if earlier is not None:
-        state.load(earlier)
+    state = _State(recipe, train_set, fabric, run.read())
     if state.history and not weights.is_file():
         raise FileNotFoundError(f"{weights}: missing, though it was trained; remove {run.folder} to train anew")
+    if defense.double_backward:
+        differentiate_twice(state.model.network)
     # Without Fabric's own wrapper, whose hooks forbid to differentiate gradients
     model = fabric.strategy.setup_module(state.model)
     if compile:
         state.model.network.compile()
 
     steps, saved_at = recipe.epochs * len(batches), time.monotonic()
-    with stop_asked_for() as stop:
+    if 0 < state.step < steps:
+        log(f"goes on after step {state.step:,} of {steps:,}")
+    with stop_asked_for() as stop, run.locked() if fabric.is_global_zero else nullcontext():
         for step in track(range(state.step, steps), recipe.name, steps, recipe.batch_size):
             began = time.monotonic()
             images, labels = batches[step]
@@ -122,44 +122,49 @@ def train(
             state.optimizer.zero_grad()
             fabric.backward(loss)
             # What one process meets, all of them act on: one that went on alone would wait for the others for ever
-            here = torch.tensor([loss.item(), stop.is_set()], device=fabric.device)
+            here = torch.stack([loss.detach().float(), loss.new_tensor(stop.is_set(), dtype=torch.float32)])
             whole_loss, stops = fabric.all_reduce(here).tolist()
             if not isfinite(whole_loss):
                 if not isfinite(loss.item()):
-                    run.write_batch(images, labels, step)
+                    run.write_batch(images, labels, step, state.model.network.state_dict())
                 raise FloatingPointError(
-                    f"the loss became {whole_loss} in step {step + 1}; the batch is in {run.bad_batch}. "
-                    f"Lower lr (now {recipe.lr}) or raise the precision"
+                    f"the loss became {whole_loss} in step {step + 1}; the batch and the network are in "
+                    f"{run.bad_batch}. Train in another model_dir with a lower lr (now {recipe.lr}) or more precision"
                 )
             state.optimizer.step()
+            if fabric.world_size > 1:
+                share_buffers(state.model.network)
             state.stepped(whole_loss, time.monotonic() - began)
 
             epoch_ends = state.step % len(batches) == 0
+            if not (epoch_ends or stops or time.monotonic() - saved_at > 60 * checkpoint_minutes):
+                continue
+            state.check_finite()
             if epoch_ends:
                 with fabric.autocast():
                     state.end_epoch(_validate(state.kept, val_set, recipe, fabric, track))
-                if fabric.is_global_zero and state.is_best:
+            if fabric.is_global_zero:
+                if epoch_ends:
                     card = _card(recipe, train_set, state.history[-1], made_by)
-                    save(weights, checkpoint_state(state.kept), card, torch.float16)
-            if epoch_ends or stops or time.monotonic() - saved_at > 60 * checkpoint_minutes:
-                if fabric.is_global_zero:
-                    run.write(state.as_dict())
-                saved_at = time.monotonic()
-            if epoch_ends and fabric.is_global_zero:
-                run.write_metrics(state.history)
-                log("  ".join(f"{key} {value:.4g}" for key, value in state.history[-1].items()))
+                    for path in (weights, run.last_weights) if state.is_best else (run.last_weights,):
+                        save(path, checkpoint_state(state.kept), card, torch.float16)
+                    run.write_metrics(state.history)
+                run.write(state.as_dict())
+                if epoch_ends:
+                    log("  ".join(f"{key} {value:.4g}" for key, value in state.history[-1].items()))
+            saved_at = time.monotonic()
             if stops and state.step < steps:
                 raise KeyboardInterrupt
     return weights
 
 
 class _State:
-    """All that changes as a run goes on: what a checkpoint holds."""
+    """All that changes as a run goes on: what a checkpoint holds, at its start or as ``earlier`` saved."""
 
-    def __init__(self, recipe: Recipe, train_set: ImageSet, fabric: Fabric) -> None:
+    def __init__(self, recipe: Recipe, train_set: ImageSet, fabric: Fabric, earlier: dict[str, Any] | None) -> None:
         network = create_network(recipe.parsed.architecture, len(train_set.classes))
         model = with_front_ends(network, recipe.front_ends)
-        for front_end in model.front_ends:
+        for front_end in model.front_ends if earlier is None else ():
             if isinstance(front_end, PCA):
                 front_end.set_components(*pca_components(train_set, recipe.components))
         self.recipe, self.fabric = recipe, fabric
@@ -175,7 +180,12 @@ class _State:
             average = get_ema_multi_avg_fn(recipe.ema)
             self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
         self.step, self.history, self.losses, self.seconds = 0, [], [], 0.0
+        if earlier is not None:
+            self._load(earlier)
         self.model.train()
+        all_steps = fabric.all_reduce(torch.tensor(self.step, device=fabric.device), reduce_op="sum")
+        if all_steps != self.step * fabric.world_size:
+            raise ValueError("model_dir: the processes find different checkpoints, expected a folder that all share")
 
     @property
     def kept(self) -> FrontEnded:
@@ -188,6 +198,14 @@ class _State:
         self.step += 1
         self.losses.append(loss)
         self.seconds += seconds
+
+    def check_finite(self) -> None:
+        """Raise FloatingPointError before weights are kept that a gradient has spoilt."""
+        if not all(parameter.isfinite().all() for parameter in self.model.network.parameters()):
+            raise FloatingPointError(
+                f"the weights are not finite after step {self.step}; the last checkpoint is intact. Train in another "
+                f"model_dir with a lower lr (now {self.recipe.lr}) or more precision"
+            )
 
     @property
     def is_best(self) -> bool:
@@ -205,19 +223,20 @@ class _State:
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "network": self.model.network.state_dict(),
+            "network": checkpoint_state(self.model),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict() if self.average else None,
             "precision": self.fabric.strategy.precision.state_dict(),
             **{name: getattr(self, name) for name in ("step", "history", "losses", "seconds")},
         }
 
-    def load(self, saved: dict[str, Any]) -> None:
-        self.model.network.load_state_dict(saved["network"])
+    def _load(self, saved: dict[str, Any]) -> None:
+        load_into(self.model, saved["network"], "last.ckpt", self.recipe.parsed.architecture)
         self.optimizer.load_state_dict(saved["optimizer"])
         if self.average:
             self.average.load_state_dict(saved["average"])
-        self.fabric.strategy.precision.load_state_dict(saved["precision"])
+        if saved["precision"]:
+            self.fabric.strategy.precision.load_state_dict(saved["precision"])
         self.step, self.history, self.losses, self.seconds = (
             saved[name] for name in ("step", "history", "losses", "seconds")
         )
@@ -242,9 +261,6 @@ def _validate(
     defense, count = recipe.make_defense(), min(recipe.selection_images or len(val_set), len(val_set))
     starts = range(fabric.global_rank * VALIDATION_BATCH, len(val_set), fabric.world_size * VALIDATION_BATCH)
     clean = robust = 0
-    if fabric.world_size > 1:  # each process has batch norm statistics of its own; the first one's are saved
-        for buffer in model.buffers():
-            torch.distributed.broadcast(buffer, 0)
     with evaluating(model):
         for start in track(starts, "validation", len(starts), VALIDATION_BATCH):
             images = to_pixels(val_set.images[start : start + VALIDATION_BATCH].to(fabric.device))

@@ -17,7 +17,7 @@ class PadShortcut(nn.Module):
         self.after = planes - in_planes - self.before
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x[:, :, :: self.stride, :: self.stride]
+        x = F.avg_pool2d(x, 1, self.stride)  # a slice's gradient would lose channels_last
         return F.pad(x, (0, 0, 0, 0, self.before, self.after))
 
 
