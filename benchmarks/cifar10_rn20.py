@@ -1,0 +1,81 @@
+"""Measure small CIFAR-10 models: accuracies by protocol and ln B_low, into `results/cifar10_rn20.json` and their cards.
+
+    python -m benchmarks.cifar10_rn20 --data DIR [--model-dir DIR] [MODEL …]
+
+Clean, FGSM and PGD-20 accuracy at 8/255 on all 10,000 test images under each protocol; ln B_low of the Jacobian on the
+same images, natural and balanced. Without MODEL, every one in --model-dir, by default the package's. A model that was
+measured already, with the same weights, is not measured again, so that a run that was stopped goes on; several runs may
+share the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from rich.progress import track as bar
+
+import freqrob.models
+from freqrob.data import balance, load_dataset
+from freqrob.diagnostics import diagnose
+from freqrob.evaluation import Attack, evaluate
+from freqrob.evaluation.accuracy import CLEAN
+from freqrob.files import sha256_of, write_json
+from freqrob.models import list_models, load_model
+from freqrob.models.checkpoints import add_results
+from freqrob.models.loading import checkpoint_path
+from freqrob.provenance import provenance
+
+RECORD = Path(__file__).resolve().parents[1] / "results" / "cifar10_rn20.json"
+SHIPPED = Path(freqrob.models.__file__).parent / "weights"
+ATTACKS = (CLEAN, Attack.fgsm(), Attack(steps=20))
+
+
+def measure(name: str, model_dir: Path, data: Path) -> dict[str, Any]:
+    """What the record says of a model."""
+    weights = checkpoint_path(name, model_dir, "cifar10", "Linf")
+    model, test = load_model(name, model_dir), load_dataset("cifar10", "test", data)
+
+    def track(items, what, count, *_):
+        return bar(items, f"{name}: {what}", total=count)
+
+    results = evaluate(model, test.images, test.labels, attacks=ATTACKS, seed=0, track=track)
+    balanced = balance(test)
+    add_results(weights, [result.as_dict() for result in results])
+    return {
+        **provenance(f"python -m benchmarks.cifar10_rn20 --data DIR {name}"),
+        "sha256": sha256_of(weights),
+        "source": "cifar10 test",
+        "results": [result.as_dict() for result in results],
+        "log_b_low": {
+            "natural": diagnose(model, test.images, test.labels).log_b_low,
+            "balanced": diagnose(model, balanced.images, balanced.labels).log_b_low,
+            "images": len(test),
+        },
+    }
+
+
+def record() -> dict[str, Any]:
+    return json.loads(RECORD.read_text()) if RECORD.is_file() else {}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="the folder that holds cifar-10-batches-py/")
+    parser.add_argument("--model-dir", type=Path, default=SHIPPED)
+    parser.add_argument("models", nargs="*", metavar="MODEL")
+    given = parser.parse_args()
+    for name in given.models or list_models("*_rn20", "cifar10", "Linf", given.model_dir):
+        weights = checkpoint_path(name, given.model_dir, "cifar10", "Linf")
+        if record().get(name, {}).get("sha256") == sha256_of(weights):
+            continue
+        measured = measure(name, given.model_dir, given.data)
+        with FileLock(f"{RECORD}.lock"):
+            write_json(RECORD, dict(sorted({**record(), name: measured}.items())))
+
+
+if __name__ == "__main__":
+    main()
