@@ -1,6 +1,6 @@
 """Measure small CIFAR-10 models: accuracies by protocol and ln B_low, into `results/cifar10_rn20.json` and their cards.
 
-    python -m benchmarks.cifar10_rn20 --data DIR [--model-dir DIR] [MODEL …]
+    python -m benchmarks.cifar10_rn20 --data DIR [--model-dir DIR] [--device cuda] [MODEL …]
 
 Clean, FGSM and PGD-20 accuracy at 8/255 on all 10,000 test images under each protocol; ln B_low of the Jacobian on the
 same images, natural and balanced. Without MODEL, every one in --model-dir, by default the package's. A model that was
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from rich.progress import track as bar
 
 import freqrob.models
 from freqrob.data import balance, load_dataset
@@ -34,13 +33,14 @@ SHIPPED = Path(freqrob.models.__file__).parent / "weights"
 ATTACKS = (CLEAN, Attack.fgsm(), Attack(steps=20))
 
 
-def measure(name: str, model_dir: Path, data: Path) -> dict[str, Any]:
+def measure(name: str, model_dir: Path, data: Path, device: str) -> dict[str, Any]:
     """What the record says of a model."""
     weights = checkpoint_path(name, model_dir, "cifar10", "Linf")
-    model, test = load_model(name, model_dir), load_dataset("cifar10", "test", data)
+    model, test = load_model(name, model_dir).to(device), load_dataset("cifar10", "test", data)
 
-    def track(items, what, count, *_):
-        return bar(items, f"{name}: {what}", total=count)
+    def track(items, what, *_):
+        print(f"{name}: {what}", flush=True)
+        return items
 
     results = evaluate(model, test.images, test.labels, attacks=ATTACKS, seed=0, track=track)
     balanced = balance(test)
@@ -51,8 +51,8 @@ def measure(name: str, model_dir: Path, data: Path) -> dict[str, Any]:
         "source": "cifar10 test",
         "results": [result.as_dict() for result in results],
         "log_b_low": {
-            "natural": diagnose(model, test.images, test.labels).log_b_low,
-            "balanced": diagnose(model, balanced.images, balanced.labels).log_b_low,
+            "natural": diagnose(model, test.images.to(device), test.labels.to(device)).log_b_low,
+            "balanced": diagnose(model, balanced.images.to(device), balanced.labels.to(device)).log_b_low,
             "images": len(test),
         },
     }
@@ -66,13 +66,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="the folder that holds cifar-10-batches-py/")
     parser.add_argument("--model-dir", type=Path, default=SHIPPED)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("models", nargs="*", metavar="MODEL")
     given = parser.parse_args()
     for name in given.models or list_models("*_rn20", "cifar10", "Linf", given.model_dir):
         weights = checkpoint_path(name, given.model_dir, "cifar10", "Linf")
         if record().get(name, {}).get("sha256") == sha256_of(weights):
             continue
-        measured = measure(name, given.model_dir, given.data)
+        measured = measure(name, given.model_dir, given.data, given.device)
         with FileLock(f"{RECORD}.lock"):
             write_json(RECORD, dict(sorted({**record(), name: measured}.items())))
 

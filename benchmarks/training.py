@@ -1,9 +1,10 @@
 """A training step of each defence against a straightforward loop of the same loss.
 
-Ours is the trainer's step: bf16 autocast, channels_last, ``freqrob.defenses``. The other is what the papers' code
-amounts to: float32, contiguous tensors, the loss written down as it is published. Both take one SGD step of the same
-network on the same batch; candidates of a row are timed in turn; times are medians. The last rows are what the spectrum
-costs: BaSS of the batch on the fly beside a step of PGD-AT, and ln B_low with its derivative beside a step of JaFR.
+Ours is the trainer's step: ``Batches``, bf16 autocast, channels_last, ``freqrob.defenses``. The other is what the
+papers' code amounts to: a DataLoader with torchvision's transforms, float32, contiguous tensors, the loss written down
+as it is published. Both make a batch out of images in memory and take one SGD step of the same network; candidates of a
+row are timed in turn; times are medians. The last rows are parts of a step: making the batch, by itself; BaSS of the
+batch on the fly, beside a step of PGD-AT; ln B_low with its derivative, beside a step of JaFR.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from inspect import isfunction
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -21,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.timing import quiet_sample
-from freqrob.data import DATASETS
+from freqrob.data import DATASETS, Batches, ImageSet
 from freqrob.defenses import DEFENSES
 from freqrob.defenses.jafr import whole_batch_log_b_low
 from freqrob.files import write_json
@@ -131,25 +134,47 @@ def plain_augmix(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 # Steps
 
 
+def our_batches(dataset: ImageSet, batch_size: int, device: str) -> Iterator[tuple[Tensor, Tensor]]:
+    batches = Batches(dataset, batch_size, device=device)
+    for step in count():
+        images, labels = batches[step]
+        yield images.contiguous(memory_format=torch.channels_last), labels
+
+
+def plain_batches(dataset: ImageSet, batch_size: int, device: str) -> Iterator[tuple[Tensor, Tensor]]:
+    from torchvision.transforms import Compose, RandomCrop, RandomHorizontalFlip, ToPILImage, ToTensor
+
+    augment = Compose([ToPILImage(), RandomCrop(32, padding=4), RandomHorizontalFlip(), ToTensor()])
+    pairs = [(image, label) for image, label in zip(dataset.images, dataset.labels, strict=True)]
+    loader = torch.utils.data.DataLoader(
+        pairs, batch_size, shuffle=True, drop_last=True,
+        collate_fn=lambda some: (torch.stack([augment(image) for image, _ in some]), torch.stack([y for _, y in some])),
+    )  # fmt: skip
+    while True:
+        for images, labels in loader:
+            yield images.to(device), labels.to(device)
+
+
 class Step:
     """One step of training; called, it takes it."""
 
-    def __init__(self, loss: Callable, architecture: str, images: Tensor, labels: Tensor, ours: bool) -> None:
-        about, device = DATASETS["cifar10"], images.device
+    def __init__(self, loss: Callable, architecture: str, batches: Iterator, device: str) -> None:
+        self.ours = not isfunction(loss)
+        about = DATASETS["cifar10"]
         torch.manual_seed(0)
         normalize = {"name": "normalize", "mean": about.mean, "std": about.std}
-        self.loss, self.images, self.labels, self.ours = loss, images, labels, ours
+        self.loss, self.batches = loss, batches
         self.model = with_front_ends(create_network(architecture), [normalize]).to(device).train()
-        if ours:
+        if self.ours:
             self.model = self.model.to(memory_format=torch.channels_last)
-            self.images = images.contiguous(memory_format=torch.channels_last)
             if loss.double_backward:
                 differentiate_twice(self.model)
         self.optimizer = torch.optim.SGD(self.model.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)
 
     def __call__(self) -> None:
-        with torch.autocast(self.images.device.type, torch.bfloat16, enabled=self.ours):
-            loss = self.loss(self.model, self.images, self.labels)
+        images, labels = next(self.batches)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.ours):
+            loss = self.loss(self.model, images, labels)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -180,22 +205,30 @@ def median_ms(candidates: dict[str, Callable[[], None]], repeats: int) -> dict[s
     }
 
 
-def rows(architecture: str, images: Tensor, labels: Tensor, repeats: int, only: list[str]) -> list[dict[str, object]]:
+def rows(architecture: str, batch_size: int, device: str, repeats: int, only: list[str]) -> list[dict[str, object]]:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (8 * batch_size, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    dataset = ImageSet(images, torch.randint(10, (len(images),), generator=generator), ())
+    ours, plain = our_batches(dataset, batch_size, device), plain_batches(dataset, batch_size, device)
     found, took = [], {}
-    for name in only:
-        defense = DEFENSES[name]()
-        steps = {
-            "freqrob": Step(defense, architecture, images, labels, ours=True),
-            "plain": Step(globals()[f"plain_{name}"], architecture, images, labels, ours=False),
-        }
-        measured = median_ms(steps, repeats)
+
+    def compare(what: str, candidates: dict[str, Callable[[], object]]) -> None:
+        measured = median_ms(candidates, repeats)
         (ms, quiet), (plain_ms, plain_quiet) = measured["freqrob"], measured["plain"]
-        took[name] = ms
+        took[what] = ms
         found.append({
-            "what": name, "ms": round(ms, 2), "images_per_s": round(1e3 * len(images) / ms, 1),
+            "what": what, "ms": round(ms, 2), "images_per_s": round(1e3 * batch_size / ms, 1),
             "plain_ms": round(plain_ms, 2), "ratio": round(plain_ms / ms, 2), "undisturbed": f"{quiet} {plain_quiet}",
         })  # fmt: skip
         print(found[-1], flush=True)
+
+    for name in only:
+        compare(name, {
+            "freqrob": Step(DEFENSES[name](), architecture, ours, device),
+            "plain": Step(globals()[f"plain_{name}"], architecture, plain, device),
+        })  # fmt: skip
+    compare("the batch alone", {"freqrob": lambda: next(ours), "plain": lambda: next(plain)})
+    images, _ = next(ours)
     bass, log_b_low = RandomBaSS(1.0), LogBLow(images)
     spectral = {"pgd_at": ("BaSS on the fly", lambda: bass(images)), "jafr": ("ln B_low and its derivative", log_b_low)}
     for of, (what, call) in spectral.items():
@@ -218,10 +251,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/training_cpu.json"))
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(given.batch_size, 3, 32, 32, generator=generator).to(given.device)
-    labels = torch.randint(10, (given.batch_size,), generator=generator).to(given.device)
-    found = rows(given.architecture, images, labels, given.repeats, given.only)
+    found = rows(given.architecture, given.batch_size, given.device, given.repeats, given.only)
     command = shlex.join(["python", "-m", "benchmarks.training", *sys.argv[1:]])
     circumstances = {"architecture": given.architecture, "batch_size": given.batch_size, "threads": given.threads}
     write_json(given.out, {**provenance(command), **circumstances, "device": given.device, "rows": found})

@@ -1,0 +1,72 @@
+"""Train recipes one after another within a time budget; the same call goes on where the last one stopped.
+
+    python -m benchmarks.train_for --minutes 20 --data DIR --out DIR RECIPE …  [--set KEY=VALUE]
+
+What is trained so far is left in --out as one archive of weights in float16, cards, metrics and curves, in pieces of at
+most 15 MB: `cat models.tar.* | tar x`. For machines that are lent by the minute; it needs neither Typer nor Rich.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import signal
+import tarfile
+import threading
+from pathlib import Path
+
+from freqrob.training import recipe_for, train
+
+PIECE = 15_000_000  # bytes
+
+
+def setting(text: str) -> tuple[str, object]:
+    """``epochs=30`` as ("epochs", 30)."""
+    key, _, value = text.partition("=")
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value
+
+
+def hand_over(model_dir: Path, out: Path) -> None:
+    """Write what models and runs have left in ``model_dir``, but for the checkpoints to go on from."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for path in sorted(model_dir.rglob("*")):
+            if path.suffix in (".safetensors", ".json", ".csv", ".png") and path.name[:5] != "last.":
+                tar.add(path, path.relative_to(model_dir))
+    out.mkdir(parents=True, exist_ok=True)
+    for old in out.glob("models.tar.*"):
+        old.unlink()
+    content = archive.getvalue()
+    for start in range(0, len(content), PIECE):
+        (out / f"models.tar.{start // PIECE:02}").write_bytes(content[start : start + PIECE])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipes", nargs="+", metavar="RECIPE")
+    parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--dataset", default="cifar10")
+    parser.add_argument("--model-dir", type=Path, default=Path("models"))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--set", action="append", default=[], type=setting, metavar="KEY=VALUE", help="of the recipe")
+    given = parser.parse_args()
+    timer = threading.Timer(60 * given.minutes, os.kill, (os.getpid(), signal.SIGINT))
+    timer.daemon = True
+    timer.start()
+    try:
+        for name in given.recipes:
+            train(recipe_for(name, given.dataset, **dict(given.set)), given.data, given.model_dir, log=print)
+    except KeyboardInterrupt:
+        print(f"{name}: time is up", flush=True)
+    finally:
+        hand_over(given.model_dir, given.out)
+
+
+if __name__ == "__main__":
+    main()
