@@ -137,8 +137,8 @@ ATTACK = {"steps": 3, "step_size": 4 / 255}
         Recipe("mart_rn20", epochs=10, selection_images=1000, defense={**ATTACK, "eps": 8 / 255}),
         Recipe("fgsm_rn20", epochs=10, selection_images=1000),
         Recipe("bass_standard_rn20", epochs=20, selection_images=1000),
-        Recipe("jafr_rn20", epochs=20, selection_images=1000),
-        Recipe("augmix_rn20", epochs=20, selection_images=1000),
+        Recipe("jafr_rn20", epochs=10, selection_images=1000),
+        Recipe("augmix_rn20", epochs=10, selection_images=1000),
     ],
     ids=lambda recipe: recipe.name,
 )
