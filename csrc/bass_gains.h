@@ -15,9 +15,25 @@ struct BassTotals {
   V eligible;     ///< how many rings
 };
 
-/// Turns a profile a into gains of F in place: w_i = (ln a_i / Σ ln a) / (a_i / Σ a) over the rings that may change
-/// (`weighable`) and have a_i > 1, so that every share of the logarithm is positive; 1 elsewhere. a is of amplitudes,
-/// or with `of_power` of powers, and then the gain is √w. Ring i is at profile[stride · i].
+/// What a ring adds to the totals: nothing unless a > 1, so that every share of the logarithm is positive.
+template <class Math, class V>
+FREQROB_INLINE BassTotals<V> bass_share(V a) {
+  const V none = {};
+  const auto is_in = a > 1;
+  const V logarithm = Math::log(a);
+  return {is_in ? a : none, is_in ? logarithm : none, is_in ? none + 1 : none};
+}
+
+/// w = (ln a / Σ ln a) / (a / Σ a), from ln a / a and Σ a / Σ ln a, or √w; 1 for a ring with no share (quotient 0).
+template <class Math, class V>
+FREQROB_INLINE V bass_gain(V quotient, V ratio, bool of_power) {
+  const V weight = quotient * ratio;
+  const V gain = of_power ? Math::sqrt(weight) : weight;
+  return quotient > 0 ? gain : V{} + 1;
+}
+
+/// Turns a profile a into gains of F in place, over the rings that may change (`weighable`); 1 elsewhere. a is of
+/// amplitudes, or with `of_power` of powers, and then the gain is √w. Ring i is at profile[stride · i].
 ///
 /// Source: Lin et al., NeurIPS 2023, Eq. 4; zhiyugege/Frequency-Long-Tailed-Investigation, BaSS_cifar.py.
 template <class Math, class V>
@@ -27,22 +43,16 @@ FREQROB_INLINE BassTotals<V> bass_gains(V* profile, int64_t stride, const bool* 
   BassTotals<V> total = {none, none, none};
   for (int64_t i = 0; i < rings; ++i) {
     V& entry = profile[stride * i];
-    const V value = entry;
-    const auto is_in = value > 1;
-    const V logarithm = Math::log(value);
+    const BassTotals<V> share = bass_share<Math>(entry);
     entry = none;
     if (!weighable[i]) continue;
-    entry = is_in ? logarithm / value : none;
-    total.profile += is_in ? value : none;
-    total.log_profile += is_in ? logarithm : none;
-    total.eligible += is_in ? none + 1 : none;
+    entry = share.eligible > 0 ? share.log_profile / share.profile : none;
+    total.profile += share.profile;
+    total.log_profile += share.log_profile;
+    total.eligible += share.eligible;
   }
   const V ratio = total.profile / total.log_profile;
-  for (int64_t i = 0; i < rings; ++i) {
-    V& entry = profile[stride * i];
-    const V gain = of_power ? Math::sqrt(entry * ratio) : entry * ratio;
-    entry = entry > 0 ? gain : none + 1;
-  }
+  for (int64_t i = 0; i < rings; ++i) profile[stride * i] = bass_gain<Math>(profile[stride * i], ratio, of_power);
   return total;
 }
 

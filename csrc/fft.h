@@ -21,6 +21,16 @@ FREQROB_INLINE Complex<V> operator-(Complex<V> a, Complex<V> b) {
 }
 
 template <class V>
+FREQROB_INLINE Complex<V> operator*(Complex<V> a, Complex<V> b) {
+  return {a.re * b.re - a.im * b.im, a.re * b.im + a.im * b.re};
+}
+
+template <class V>
+FREQROB_INLINE Complex<V> operator*(Complex<V> a, V b) {
+  return {a.re * b, a.im * b};
+}
+
+template <class V>
 FREQROB_INLINE V power(Complex<V> a) {
   return a.re * a.re + a.im * a.im;
 }
@@ -77,23 +87,29 @@ FREQROB_INLINE void radix8(Complex<V>* z) {
   }
 }
 
+/// Unnormalised transform of 4 or 8 values in place.
+template <int N, int Sign, class V>
+FREQROB_INLINE void radix(Complex<V>* z) {
+  static_assert(N == 4 || N == 8);
+  if constexpr (N == 4) {
+    radix4<Sign>(z[0], z[1], z[2], z[3]);
+  } else {
+    radix8<Sign>(z);
+  }
+}
+
 /// Unnormalised transform of N = 32 or 64 values, Sign -1 forward and +1 inverse, in two steps N = (N/8) · 8.
 /// `line(n)` is a reference to the n-th value.
 template <int N, int Sign, class V, class Line>
 FREQROB_INLINE void fft(Line line) {
   constexpr int kOuter = N / 8;
-  static_assert(kOuter == 4 || kOuter == 8);
   Complex<V> partial[kOuter][8];
   FREQROB_UNROLL
   for (int n = 0; n < 8; ++n) {
     Complex<V> z[kOuter];
     FREQROB_UNROLL
     for (int m = 0; m < kOuter; ++m) z[m] = line(8 * m + n);
-    if constexpr (kOuter == 4) {
-      radix4<Sign>(z[0], z[1], z[2], z[3]);
-    } else {
-      radix8<Sign>(z);
-    }
+    radix<kOuter, Sign>(z);
     FREQROB_UNROLL
     for (int k = 0; k < kOuter; ++k) partial[k][n] = twiddle<N, Sign>(z[k], n * k);
   }

@@ -1,0 +1,148 @@
+// The fused CUDA kernels run by the CPU, thread after thread, and bound for tests/test_cuda_emulation.py.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "../plane_ops.h"
+#include "serial_team.h"
+
+namespace py = pybind11;
+using namespace freqrob;
+using namespace freqrob::plane;
+
+namespace {
+
+template <class T>
+using Array = py::array_t<T, py::array::c_style>;
+
+struct Options {
+  bool split, backwards;
+};
+
+constexpr int kBlock = 128;
+
+/// Calls task(Shape, rings, shared memory) for a size and a split.
+template <class Task>
+void with_shape(int64_t size, bool split, Task task) {
+  if (size == 32) {
+    split ? task(Shape<32, 4>{}) : task(Shape<32, 1>{});
+  } else if (size == 64) {
+    split ? task(Shape<64, 8>{}) : task(Shape<64, 1>{});
+  } else {
+    throw py::value_error("x: expected planes of 32 or 64 pixels");
+  }
+}
+
+/// Runs a call on every plane, as a kernel's launch does; `more` is further shared memory.
+template <class Call, class... More>
+void launch(const Call& call, int64_t size, Options options, More... more) {
+  with_shape(size, options.split, [&]<class S>(S) {
+    const auto rings = std::make_unique<Rings<S::N>>();
+    load_rings<S::N>(testing::SerialTeam<kBlock>{options.backwards}, call.half, call.rings, *rings);
+    const auto shared = std::make_unique<Shared<S>>();
+    for (int64_t plane = 0; plane < call.planes; ++plane) {
+      run<S>(testing::SerialTeam<S::kThreads>{options.backwards}, call, plane, *rings, *shared);
+    }
+  });
+}
+
+template <class T>
+int64_t planes_of(const Array<T>& x) {
+  if (x.ndim() != 3 || x.shape(1) != x.shape(2)) throw py::value_error("x: expected (planes, N, N)");
+  return x.shape(0);
+}
+
+Array<float> ring_sum(const Array<float>& x, const Array<int32_t>& half, int rings, bool of_amplitude,
+                      Options options) {
+  Array<float> out({planes_of(x), py::ssize_t(rings)});
+  launch(RingSum{half.data(), rings, x.data(), out.mutable_data(), planes_of(x), of_amplitude}, x.shape(1), options);
+  return out;
+}
+
+Array<float> ring_filter(const Array<float>& x, const Array<float>& weights, const Array<int32_t>& half, float outside,
+                         Options options) {
+  Array<float> out({x.shape(0), x.shape(1), x.shape(2)});
+  const RingFilter call = {
+      half.data(), static_cast<int>(weights.shape(1)), x.data(), weights.data(), out.mutable_data(), planes_of(x),
+      outside};
+  launch(call, x.shape(1), options);
+  return out;
+}
+
+Array<float> ring_dot(const Array<float>& x, const Array<float>& y, const Array<int32_t>& half, int rings,
+                      Options options) {
+  Array<float> out({planes_of(x), py::ssize_t(rings)});
+  const RingDot call = {half.data(), rings, x.data(), y.data(), out.mutable_data(), planes_of(x)};
+  with_shape(x.shape(1), options.split, [&]<class S>(S) {
+    const auto table = std::make_unique<Rings<S::N>>();
+    load_rings<S::N>(testing::SerialTeam<kBlock>{options.backwards}, call.half, call.rings, *table);
+    const auto shared = std::make_unique<Shared<S>>();
+    const auto of_x = std::make_unique<SharedSpectrum<S>>();
+    for (int64_t plane = 0; plane < call.planes; ++plane) {
+      run<S>(testing::SerialTeam<S::kThreads>{options.backwards}, call, plane, *table, *shared, *of_x);
+    }
+  });
+  return out;
+}
+
+Array<float> mean_amplitude_of(const Array<float>& x, int64_t teams, Options options) {
+  const int64_t planes = planes_of(x), size = x.shape(1);
+  std::vector<float> sums(teams * (size / 2 + 1) * size);
+  const AmplitudeSums call = {x.data(), sums.data(), planes, teams};
+  with_shape(size, options.split, [&]<class S>(S) {
+    const auto shared = std::make_unique<Shared<S>>();
+    const auto cells = std::make_unique<AmplitudeCells<S>>();
+    for (int64_t team = 0; team < teams; ++team) {
+      run<S>(testing::SerialTeam<S::kThreads>{options.backwards}, call, team, *shared, *cells);
+    }
+  });
+  Array<float> out({size, size / 2 + 1});
+  for (int k = 0; k < out.size(); ++k) out.mutable_data()[k] = mean_amplitude(sums.data(), teams, planes, size, k);
+  return out;
+}
+
+/// `pixels` are float32, the bits of bfloat16 as uint16, or uint8.
+py::array bass(const py::array& x, const Array<int32_t>& half, int rings, bool of_power, float pixel_scale,
+               Options options) {
+  const auto of_type = [&]<class Storage>(Storage, PixelType type, float white) -> py::array {
+    const auto in = Array<Storage>::ensure(x);
+    Array<Storage> out({in.shape(0), in.shape(1), in.shape(2)});
+    const Bass call = {.half = half.data(),
+                       .rings = rings,
+                       .x = in.data(),
+                       .out = out.mutable_data(),
+                       .planes = planes_of(in),
+                       .pixels = type,
+                       .unit = pixel_scale / white,
+                       .white = white,
+                       .of_power = of_power};
+    launch(call, in.shape(1), options);
+    return out;
+  };
+  if (py::isinstance<Array<float>>(x)) return of_type(float{}, PixelType::kFloat32, 1);
+  if (py::isinstance<Array<uint16_t>>(x)) return of_type(uint16_t{}, PixelType::kBFloat16, 1);
+  if (py::isinstance<Array<uint8_t>>(x)) return of_type(uint8_t{}, PixelType::kUInt8, 255);
+  throw py::type_error("x: expected float32, uint16 (the bits of bfloat16) or uint8");
+}
+
+/// Each thread takes what its neighbour holds, with no barrier between reading and writing.
+int race(bool backwards) {
+  int held[4] = {1, 2, 3, 4};
+  testing::SerialTeam<4>{backwards}.each([&](int t) { held[t] = held[(t + 1) % 4]; });
+  return held[3];
+}
+
+}  // namespace
+
+PYBIND11_MODULE(freqrob_emulation, m) {
+  py::class_<Options>(m, "Options").def(py::init<bool, bool>(), py::kw_only(), py::arg("split"), py::arg("backwards"));
+  m.def("ring_sum", &ring_sum);
+  m.def("ring_filter", &ring_filter);
+  m.def("ring_dot", &ring_dot);
+  m.def("mean_amplitude", &mean_amplitude_of);
+  m.def("bass", &bass);
+  m.def("race", &race);
+}
