@@ -40,8 +40,11 @@ FREQROB_DEVICE bool is_number(float v) {
 
 /// |z|, also where its square is too large or too small for a float.
 FREQROB_DEVICE float amplitude(Complex<float> z) {
+  constexpr float kUp = 1.2089258e24f, kDown = 8.2718061e-25f;  // 2^80 and its inverse
   const float square = power(z);
-  return square > 1e-30f && square < 1e38f ? FloatMath::sqrt(square) : hypotf(z.re, z.im);
+  if (square > 1e-30f && square < 1e38f) return FloatMath::sqrt(square);
+  const float scale = square < 1 ? kUp : kDown, unscale = square < 1 ? kDown : kUp;
+  return FloatMath::sqrt(power(z * scale)) * unscale;
 }
 
 }  // namespace freqrob

@@ -54,4 +54,17 @@ struct alignas(2 * sizeof(Pixel)) Neighbours {
   Pixel left, right;
 };
 
+/// Calls task(Pixel{}) with the type of the pixels: only what reads and writes them exists for every type.
+template <class Task>
+FREQROB_DEVICE void for_pixels(PixelType type, Task task) {
+  switch (type) {
+    case PixelType::kFloat32:
+      return task(float{});
+    case PixelType::kBFloat16:
+      return task(BFloat16{});
+    case PixelType::kUInt8:
+      return task(uint8_t{});
+  }
+}
+
 }  // namespace freqrob

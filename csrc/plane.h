@@ -19,32 +19,42 @@
 
 namespace freqrob::plane {
 
-/// How N/2 lines of N numbers lie on threads: a line to a thread, for throughput, or to N/8 threads, so that a few
-/// planes take little time. Thread t has a share of line t % kLines, and kValues numbers in registers.
+/// How N/2 lines of N numbers lie on threads: a line to `Split` threads, of which there is one for throughput, and more
+/// so that a few planes take little time. Thread t has a share of line t % kLines, kValues numbers in registers.
+///
+/// A transform takes two steps, N = kOuter · 8. Pixel 8m + n goes with the n-th first step, frequency k + kOuter·j with
+/// the k-th second one, and a thread has kFirst of the former, kSecond of the latter.
 template <int Size, int Split>
 struct Shape {
   static_assert(Size == 32 || Size == 64);
-  static_assert(Split == 1 || Split == Size / 8);
   static constexpr int N = Size;
   static constexpr int kSplit = Split;
   static constexpr int kLines = N / 2;
   static constexpr int kThreads = kLines * Split;
   static constexpr int kValues = N / Split;
-  static constexpr int kOuter = N / 8;         // radix of the first step, 8 being that of the second
-  static constexpr int kResidues = 8 / Split;  // first steps of a thread, where it has a share of a line only
-  static constexpr int kMaxRings = 3 * N / 4;  // of all maps by radius
+  static constexpr int kOuter = N / 8;
+  static constexpr int kFirst = 8 / Split;
+  static constexpr int kSecond = kOuter / Split;
+  static_assert(kFirst * Split == 8 && kSecond * Split == kOuter);
+  static constexpr int kMaxRings = 3 * N / 4;                     // of all maps by radius
   static constexpr int kColumns = kThreads < 64 ? kThreads : 64;  // of partial sums over rings
-  static constexpr int kPitch = kLines + 1;  // odd, so that rows as well as columns meet every bank once
+  static constexpr int kPitch = kLines + 1;                       // odd: rows as well as columns meet every bank once
 
   static FREQROB_DEVICE int line(int t) { return t % kLines; }
-  static FREQROB_DEVICE int share(int t) { return t / kLines; }
+  static FREQROB_DEVICE int share(int t) { return Split == 1 ? 0 : t / kLines; }
 
-  /// Which number of its line a thread has in register i before a forward and after an inverse transform, …
-  static FREQROB_DEVICE int pixel(int t, int i) {
-    return Split == 1 ? i : 8 * (i % kOuter) + kResidues * share(t) + i / kOuter;
-  }
-  /// … and which after a forward and before an inverse one.
-  static FREQROB_DEVICE int frequency(int t, int i) { return Split == 1 ? i : share(t) + Split * i; }
+  /// The number of the i-th first and of the i-th second step of a thread.
+  static FREQROB_DEVICE int first(int t, int i) { return kFirst * share(t) + i; }
+  static FREQROB_DEVICE int second(int t, int i) { return kSecond * share(t) + i; }
+
+  /// What register i holds before a forward and after an inverse transform, …
+  static FREQROB_DEVICE int pixel(int t, int i) { return 8 * (i % kOuter) + first(t, i / kOuter); }
+  /// … and after a forward and before an inverse one.
+  static FREQROB_DEVICE int frequency(int t, int i) { return second(t, i / 8) + kOuter * (i % 8); }
+
+  /// Between the steps: the place, of N, of what register i gives to or gets from a first and a second step.
+  static FREQROB_DEVICE int place_in_first(int t, int i) { return pixel(t, i); }
+  static FREQROB_DEVICE int place_in_second(int t, int i) { return 8 * second(t, i / 8) + i % 8; }
 };
 
 template <class Shape>
@@ -98,68 +108,82 @@ FREQROB_DEVICE void load_rings(Team team, const int32_t* half, int count, Rings<
   });
 }
 
-/// Multiplies the n-th of `count` values by exp(Sign · 2πi n turns).
-template <int Sign, int Count, int Stride = 1>
-FREQROB_DEVICE void twist(Complex<float>* z, float turns) {
-  const Complex<float> step = FloatMath::unit(Sign * turns);
-  Complex<float> turn = step;
-  FREQROB_UNROLL
-  for (int n = 1; n < Count; ++n) {
-    z[n] = z[n] * turn;
-    turn = turn * step;
+/// Multiplies the i-th of `Count` values by exp(Sign · 2πi · i·step / N).
+template <class Shape, int Sign, int Count>
+FREQROB_DEVICE void twist(Complex<float>* z, int step) {
+  if constexpr (Shape::kSplit == 1) {  // the factors are constants
+    FREQROB_UNROLL
+    for (int i = 1; i < Count; ++i) z[i] = twiddle<Shape::N, Sign>(z[i], i * step);
+  } else {
+    const Complex<float> turn = FloatMath::unit(Sign * static_cast<float>(step) / Shape::N);
+    Complex<float> turned = turn;
+    FREQROB_UNROLL
+    for (int i = 1; i < Count; ++i) {
+      z[i] = z[i] * turned;
+      turned = turned * turn;
+    }
+  }
+}
+
+/// Sends register i of each thread to place from(t, i) of its line, and fills it from place to(t, i).
+template <class Shape, class Team, class Lines, class From, class To>
+FREQROB_DEVICE void regroup(Team team, Lines& lines, Shared<Shape>& shared, From from, To to) {
+  if constexpr (Shape::kSplit == 1) {
+    team.each([&](int t) {
+      Line<Shape> line;
+      FREQROB_UNROLL
+      for (int i = 0; i < Shape::kValues; ++i) line.values[from(0, i)] = lines[t].values[i];
+      FREQROB_UNROLL
+      for (int i = 0; i < Shape::kValues; ++i) lines[t].values[i] = line.values[to(0, i)];
+    });
+  } else {
+    team.each([&](int t) {
+      FREQROB_UNROLL
+      for (int i = 0; i < Shape::kValues; ++i) {
+        shared.lines[from(t, i) * Shape::kPitch + Shape::line(t)] = lines[t].values[i];
+      }
+    });
+    team.each([&](int t) {
+      FREQROB_UNROLL
+      for (int i = 0; i < Shape::kValues; ++i) {
+        lines[t].values[i] = shared.lines[to(t, i) * Shape::kPitch + Shape::line(t)];
+      }
+    });
   }
 }
 
 template <class Shape, class Team, class Lines>
 FREQROB_DEVICE void transform(Team team, Lines& lines, Shared<Shape>& shared) {
-  constexpr int N = Shape::N;
-  if constexpr (Shape::kSplit == 1) {
-    team.each([&](int t) { fft<N, -1, float>([&](int n) -> Complex<float>& { return lines[t].values[n]; }); });
-  } else {
-    team.each([&](int t) {
-      FREQROB_UNROLL
-      for (int c = 0; c < Shape::kResidues; ++c) {
-        const int n = Shape::kResidues * Shape::share(t) + c;
-        Complex<float>* z = lines[t].values + c * Shape::kOuter;
-        radix<Shape::kOuter, -1>(z);
-        twist<-1, Shape::kOuter>(z, static_cast<float>(n) / N);
-        FREQROB_UNROLL
-        for (int k = 0; k < Shape::kOuter; ++k) shared.lines[(8 * k + n) * Shape::kPitch + Shape::line(t)] = z[k];
-      }
-    });
-    team.each([&](int t) {
-      Complex<float>* z = lines[t].values;
-      FREQROB_UNROLL
-      for (int n = 0; n < 8; ++n) z[n] = shared.lines[(8 * Shape::share(t) + n) * Shape::kPitch + Shape::line(t)];
-      radix8<-1>(z);
-    });
-  }
+  team.each([&](int t) {
+    FREQROB_UNROLL
+    for (int i = 0; i < Shape::kFirst; ++i) {
+      Complex<float>* z = lines[t].values + i * Shape::kOuter;
+      radix<Shape::kOuter, -1>(z);
+      twist<Shape, -1, Shape::kOuter>(z, Shape::first(t, i));
+    }
+  });
+  regroup<Shape>(team, lines, shared, Shape::place_in_first, Shape::place_in_second);
+  team.each([&](int t) {
+    FREQROB_UNROLL
+    for (int i = 0; i < Shape::kSecond; ++i) radix8<-1>(lines[t].values + 8 * i);
+  });
 }
 
 template <class Shape, class Team, class Lines>
 FREQROB_DEVICE void inverse_transform(Team team, Lines& lines, Shared<Shape>& shared) {
-  constexpr int N = Shape::N;
-  if constexpr (Shape::kSplit == 1) {
-    team.each([&](int t) { fft<N, 1, float>([&](int n) -> Complex<float>& { return lines[t].values[n]; }); });
-  } else {
-    team.each([&](int t) {
-      Complex<float>* z = lines[t].values;
+  team.each([&](int t) {
+    FREQROB_UNROLL
+    for (int i = 0; i < Shape::kSecond; ++i) {
+      Complex<float>* z = lines[t].values + 8 * i;
       radix8<1>(z);
-      twist<1, 8>(z, static_cast<float>(Shape::share(t)) / N);
-      FREQROB_UNROLL
-      for (int n = 0; n < 8; ++n) shared.lines[(8 * Shape::share(t) + n) * Shape::kPitch + Shape::line(t)] = z[n];
-    });
-    team.each([&](int t) {
-      FREQROB_UNROLL
-      for (int c = 0; c < Shape::kResidues; ++c) {
-        const int n = Shape::kResidues * Shape::share(t) + c;
-        Complex<float>* z = lines[t].values + c * Shape::kOuter;
-        FREQROB_UNROLL
-        for (int k = 0; k < Shape::kOuter; ++k) z[k] = shared.lines[(8 * k + n) * Shape::kPitch + Shape::line(t)];
-        radix<Shape::kOuter, 1>(z);
-      }
-    });
-  }
+      twist<Shape, 1, 8>(z, Shape::second(t, i));
+    }
+  });
+  regroup<Shape>(team, lines, shared, Shape::place_in_second, Shape::place_in_first);
+  team.each([&](int t) {
+    FREQROB_UNROLL
+    for (int i = 0; i < Shape::kFirst; ++i) radix<Shape::kOuter, 1>(lines[t].values + i * Shape::kOuter);
+  });
 }
 
 /// Reads a plane's columns, two neighbours to a line.

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "bass_team.h"
 #include "plane.h"
 
 namespace freqrob::plane {
@@ -54,9 +55,30 @@ struct AmplitudeSums {
   int64_t teams;
 };
 
+/// The shared memory of a team.
+template <class Shape, class Call>
+struct Workspace {
+  Shared<Shape> shared;
+};
+
+template <class Shape>
+struct Workspace<Shape, RingDot> {
+  Shared<Shape> shared;
+  Complex<float> lines_of_x[Shape::N * Shape::kLines];
+  Complex<float> packed_of_x[Shape::N];
+};
+
+template <class Shape>
+struct Workspace<Shape, AmplitudeSums> {
+  Shared<Shape> shared;
+  float sums[Shape::N * Shape::kLines];
+  Complex<float> packed_sums[Shape::N / 2 + 1];  // of the rows 0 and N/2
+};
+
 template <class Shape, class Team>
 FREQROB_DEVICE void run(Team team, const RingSum& call, int64_t plane, const Rings<Shape::N>& rings,
-                        Shared<Shape>& shared) {
+                        Workspace<Shape, RingSum>& work) {
+  Shared<Shape>& shared = work.shared;
   typename Team::template Each<Line<Shape>> lines;
   load_plane<Shape>(team, call.x + plane * Shape::N * Shape::N, lines);
   to_spectrum<Shape>(team, lines, shared);
@@ -70,8 +92,9 @@ FREQROB_DEVICE void run(Team team, const RingSum& call, int64_t plane, const Rin
 
 template <class Shape, class Team>
 FREQROB_DEVICE void run(Team team, const RingFilter& call, int64_t plane, const Rings<Shape::N>& rings,
-                        Shared<Shape>& shared) {
+                        Workspace<Shape, RingFilter>& work) {
   constexpr int N = Shape::N;
+  Shared<Shape>& shared = work.shared;
   typename Team::template Each<Line<Shape>> lines;
   load_plane<Shape>(team, call.x + plane * N * N, lines);
   to_spectrum<Shape>(team, lines, shared);
@@ -87,32 +110,19 @@ FREQROB_DEVICE void run(Team team, const RingFilter& call, int64_t plane, const 
                      [](int, Complex<float> two) { return Neighbours<float>{two.re, two.im}; });
 }
 
-/// A team's sums over its planes.
-template <class Shape>
-struct AmplitudeCells {
-  float lines[Shape::N * Shape::kLines];
-  Complex<float> packed[Shape::N / 2 + 1];  // of the rows 0 and N/2
-};
-
-/// What a team shares of another spectrum.
-template <class Shape>
-struct SharedSpectrum {
-  Complex<float> lines[Shape::N * Shape::kLines];
-  Complex<float> packed[Shape::N];
-};
-
 template <class Shape, class Team>
 FREQROB_DEVICE void run(Team team, const RingDot& call, int64_t plane, const Rings<Shape::N>& rings,
-                        Shared<Shape>& shared, SharedSpectrum<Shape>& of_x) {
+                        Workspace<Shape, RingDot>& work) {
   constexpr int N = Shape::N;
+  Shared<Shape>& shared = work.shared;
   typename Team::template Each<Line<Shape>> lines;
   load_plane<Shape>(team, call.x + plane * N * N, lines);
   to_spectrum<Shape>(team, lines, shared);
   team.each([&](int t) {
     FREQROB_UNROLL
     for (int i = 0; i < Shape::kValues; ++i) {
-      of_x.lines[Shape::kThreads * i + t] = lines[t].values[i];
-      if (Shape::line(t) == 0) of_x.packed[Shape::frequency(t, i)] = lines[t].values[i];
+      work.lines_of_x[Shape::kThreads * i + t] = lines[t].values[i];
+      if (Shape::line(t) == 0) work.packed_of_x[Shape::frequency(t, i)] = lines[t].values[i];
     }
   });
   load_plane<Shape>(team, call.y + plane * N * N, lines);
@@ -121,9 +131,9 @@ FREQROB_DEVICE void run(Team team, const RingDot& call, int64_t plane, const Rin
   const auto product = [](Complex<float> a, Complex<float> b) { return a.re * b.re + a.im * b.im; };
   sum_rings<Shape>(
       team, rings, shared,
-      [&](int t, int i) { return 0.5f * product(of_x.lines[Shape::kThreads * i + t], lines[t].values[i]); },
+      [&](int t, int i) { return 0.5f * product(work.lines_of_x[Shape::kThreads * i + t], lines[t].values[i]); },
       [&](int kx, int mirror) {
-        const auto x = separate(of_x.packed[kx], of_x.packed[mirror]);
+        const auto x = separate(work.packed_of_x[kx], work.packed_of_x[mirror]);
         const auto y = separate(shared.packed[kx], shared.packed[mirror]);
         return Complex<float>{0.25f * product(x.a, y.a), 0.25f * product(x.b, y.b)};
       });
@@ -134,61 +144,19 @@ FREQROB_DEVICE void run(Team team, const RingDot& call, int64_t plane, const Rin
   });
 }
 
-/// Turns shared.profile, sums over each ring of |F| or |F|², into shared.gains; all are NaN if a sum is not finite.
-/// Returns whether the plane changes at all: with fewer than two rings to balance it does not.
-template <class Shape, class Team>
-FREQROB_DEVICE bool bass_gains_of(Team team, const Rings<Shape::N>& rings, Shared<Shape>& shared, float unit,
-                                  bool of_power) {
-  team.each([&](int t) {
-    for (int ring = t; ring <= rings.count; ring += Shape::kThreads) {
-      const bool may_change = 0 < ring && ring < rings.count - 1 && rings.multiplicity[ring] > 0;
-      const float norm = of_power ? unit * unit : unit / rings.multiplicity[ring];
-      shared.shares[ring] = may_change ? bass_share<FloatMath>(shared.profile[ring] * norm) : BassTotals<float>{};
-    }
-  });
-  BassTotals<float> total = {};
-  float sum = 0;
-  for (int ring = 0; ring <= rings.count; ++ring) {
-    total.profile += shared.shares[ring].profile;
-    total.log_profile += shared.shares[ring].log_profile;
-    total.eligible += shared.shares[ring].eligible;
-    sum += shared.profile[ring];
-  }
-  const bool is_finite = is_number(sum) && is_number(total.profile);
-  const float ratio = total.profile / total.log_profile;
-  team.each([&](int t) {
-    for (int ring = t; ring <= rings.count; ring += Shape::kThreads) {
-      const BassTotals<float> share = shared.shares[ring];
-      const float quotient = share.eligible > 0 ? share.log_profile / share.profile : 0.0f;
-      shared.gains[ring] = is_finite ? bass_gain<FloatMath>(quotient, ratio, of_power) : NAN;
-    }
-  });
-  return !is_finite || total.eligible > 1;
-}
-
-/// Calls task(Pixel{}) with the type of the pixels: only what reads and writes them exists for every type.
-template <class Task>
-FREQROB_DEVICE void for_pixels(PixelType type, Task task) {
-  switch (type) {
-    case PixelType::kFloat32:
-      return task(float{});
-    case PixelType::kBFloat16:
-      return task(BFloat16{});
-    case PixelType::kUInt8:
-      return task(uint8_t{});
-  }
-}
-
 template <class Shape, class Team>
 FREQROB_DEVICE void run(Team team, const Bass& call, int64_t plane, const Rings<Shape::N>& rings,
-                        Shared<Shape>& shared) {
+                        Workspace<Shape, Bass>& work) {
+  Shared<Shape>& shared = work.shared;
   const int64_t first = plane * Shape::N * Shape::N;
   typename Team::template Each<Line<Shape>> lines;
   for_pixels(call.pixels,
              [&]<class Pixel>(Pixel) { load_plane<Shape>(team, static_cast<const Pixel*>(call.x) + first, lines); });
   to_spectrum<Shape>(team, lines, shared);
   sum_spectrum<Shape>(team, rings, lines, shared, !call.of_power);
-  const bool changes = bass_gains_of<Shape>(team, rings, shared, call.unit, call.of_power);
+  const bool changes =
+      bass_gains_of(team, BassProfile{rings.multiplicity, rings.count, shared.profile, shared.shares, shared.gains},
+                    call.unit, call.of_power);
   weigh_rings<Shape>(team, rings, lines, shared);
   to_plane<Shape>(team, lines, shared);
   for_pixels(call.pixels, [&]<class Pixel>(Pixel) {
@@ -204,14 +172,15 @@ FREQROB_DEVICE void run(Team team, const Bass& call, int64_t plane, const Rings<
 
 /// Adds up the amplitudes of the planes `team_number`, `team_number + teams`, … .
 template <class Shape, class Team>
-FREQROB_DEVICE void run(Team team, const AmplitudeSums& call, int64_t team_number, Shared<Shape>& shared,
-                        AmplitudeCells<Shape>& cells) {
+FREQROB_DEVICE void run(Team team, const AmplitudeSums& call, int64_t team_number,
+                        Workspace<Shape, AmplitudeSums>& work) {
   constexpr int N = Shape::N;
-  const auto cell = [&](int t, int i) -> float& { return cells.lines[Shape::kThreads * i + t]; };
+  Shared<Shape>& shared = work.shared;
+  const auto cell = [&](int t, int i) -> float& { return work.sums[Shape::kThreads * i + t]; };
   typename Team::template Each<Line<Shape>> lines;
   team.each([&](int t) {
     for (int i = 0; i < Shape::kValues; ++i) cell(t, i) = 0;
-    visit_line_0<Shape>(t, [&](int kx, int) { cells.packed[kx] = {}; });
+    visit_line_0<Shape>(t, [&](int kx, int) { work.packed_sums[kx] = {}; });
   });
   for (int64_t plane = team_number; plane < call.planes; plane += call.teams) {
     load_plane<Shape>(team, call.x + plane * N * N, lines);
@@ -223,7 +192,7 @@ FREQROB_DEVICE void run(Team team, const AmplitudeSums& call, int64_t team_numbe
       visit_line_0<Shape>(t, [&](int kx, int mirror) {
         const auto twice = separate(shared.packed[kx], shared.packed[mirror]);
         const Complex<float> both = {0.5f * amplitude(twice.a), 0.5f * amplitude(twice.b)};
-        cells.packed[kx] = cells.packed[kx] + both;
+        work.packed_sums[kx] = work.packed_sums[kx] + both;
       });
     });
   }
@@ -232,19 +201,19 @@ FREQROB_DEVICE void run(Team team, const AmplitudeSums& call, int64_t team_numbe
     const int ky = Shape::line(t);
     for (int i = 0; ky != 0 && i < Shape::kValues; ++i) out[ky * N + Shape::frequency(t, i)] = cell(t, i);
     visit_line_0<Shape>(t, [&](int kx, int mirror) {
-      out[kx] = out[mirror] = cells.packed[kx].re;
-      out[N / 2 * N + kx] = out[N / 2 * N + mirror] = cells.packed[kx].im;
+      out[kx] = out[mirror] = work.packed_sums[kx].re;
+      out[N / 2 * N + kx] = out[N / 2 * N + mirror] = work.packed_sums[kx].im;
     });
   });
 }
 
-/// Mean amplitude at coefficient k of rfft2 (N, N/2 + 1) from the sums of the teams.
-FREQROB_DEVICE float mean_amplitude(const float* sums, int64_t teams, int64_t planes, int N, int k) {
+/// Σ |F| at coefficient k of rfft2 (N, N/2 + 1), of the teams `first`, `first + step`, … .
+FREQROB_DEVICE double sum_amplitudes(const AmplitudeSums& call, int N, int k, int64_t first, int64_t step) {
   const int ky = k / (N / 2 + 1), kx = k % (N / 2 + 1);
   const int at = ky <= N / 2 ? ky * N + kx : (N - ky) * N + (N - kx) % N;
   double sum = 0;
-  for (int64_t team = 0; team < teams; ++team) sum += sums[team * (N / 2 + 1) * N + at];
-  return static_cast<float>(sum / planes);
+  for (int64_t team = first; team < call.teams; team += step) sum += call.out[team * (N / 2 + 1) * N + at];
+  return sum;
 }
 
 }  // namespace freqrob::plane

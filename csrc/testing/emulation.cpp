@@ -30,21 +30,21 @@ void with_shape(int64_t size, bool split, Task task) {
   if (size == 32) {
     split ? task(Shape<32, 4>{}) : task(Shape<32, 1>{});
   } else if (size == 64) {
-    split ? task(Shape<64, 8>{}) : task(Shape<64, 1>{});
+    split ? task(Shape<64, 8>{}) : task(Shape<64, 2>{});
   } else {
     throw py::value_error("x: expected planes of 32 or 64 pixels");
   }
 }
 
-/// Runs a call on every plane, as a kernel's launch does; `more` is further shared memory.
-template <class Call, class... More>
-void launch(const Call& call, int64_t size, Options options, More... more) {
+/// Runs a call on every plane, as a kernel's launch does.
+template <class Call>
+void launch(const Call& call, int64_t size, Options options) {
   with_shape(size, options.split, [&]<class S>(S) {
     const auto rings = std::make_unique<Rings<S::N>>();
     load_rings<S::N>(testing::SerialTeam<kBlock>{options.backwards}, call.half, call.rings, *rings);
-    const auto shared = std::make_unique<Shared<S>>();
+    const auto work = std::make_unique<Workspace<S, Call>>();
     for (int64_t plane = 0; plane < call.planes; ++plane) {
-      run<S>(testing::SerialTeam<S::kThreads>{options.backwards}, call, plane, *rings, *shared);
+      run<S>(testing::SerialTeam<S::kThreads>{options.backwards}, call, plane, *rings, *work);
     }
   });
 }
@@ -75,16 +75,7 @@ Array<float> ring_filter(const Array<float>& x, const Array<float>& weights, con
 Array<float> ring_dot(const Array<float>& x, const Array<float>& y, const Array<int32_t>& half, int rings,
                       Options options) {
   Array<float> out({planes_of(x), py::ssize_t(rings)});
-  const RingDot call = {half.data(), rings, x.data(), y.data(), out.mutable_data(), planes_of(x)};
-  with_shape(x.shape(1), options.split, [&]<class S>(S) {
-    const auto table = std::make_unique<Rings<S::N>>();
-    load_rings<S::N>(testing::SerialTeam<kBlock>{options.backwards}, call.half, call.rings, *table);
-    const auto shared = std::make_unique<Shared<S>>();
-    const auto of_x = std::make_unique<SharedSpectrum<S>>();
-    for (int64_t plane = 0; plane < call.planes; ++plane) {
-      run<S>(testing::SerialTeam<S::kThreads>{options.backwards}, call, plane, *table, *shared, *of_x);
-    }
-  });
+  launch(RingDot{half.data(), rings, x.data(), y.data(), out.mutable_data(), planes_of(x)}, x.shape(1), options);
   return out;
 }
 
@@ -93,14 +84,13 @@ Array<float> mean_amplitude_of(const Array<float>& x, int64_t teams, Options opt
   std::vector<float> sums(teams * (size / 2 + 1) * size);
   const AmplitudeSums call = {x.data(), sums.data(), planes, teams};
   with_shape(size, options.split, [&]<class S>(S) {
-    const auto shared = std::make_unique<Shared<S>>();
-    const auto cells = std::make_unique<AmplitudeCells<S>>();
+    const auto work = std::make_unique<Workspace<S, AmplitudeSums>>();
     for (int64_t team = 0; team < teams; ++team) {
-      run<S>(testing::SerialTeam<S::kThreads>{options.backwards}, call, team, *shared, *cells);
+      run<S>(testing::SerialTeam<S::kThreads>{options.backwards}, call, team, *work);
     }
   });
   Array<float> out({size, size / 2 + 1});
-  for (int k = 0; k < out.size(); ++k) out.mutable_data()[k] = mean_amplitude(sums.data(), teams, planes, size, k);
+  for (int k = 0; k < out.size(); ++k) out.mutable_data()[k] = sum_amplitudes(call, size, k, 0, 1) / planes;
   return out;
 }
 

@@ -3,7 +3,7 @@
 Planes are the last two dimensions of a tensor, any number of leading dimensions may precede them. F is the
 unnormalised ``fft2`` of a plane; a sum over a ring runs over the full spectrum, mirrored half included.
 
-float32 and float64 tensors on the CPU go through the native kernels of ``csrc/``, everything else through
+float32 tensors, and on the CPU float64 ones, go through the native kernels of ``csrc/``, everything else through
 ``freqrob.spectral.reference``, and so does all with ``FREQROB_NATIVE=off``. Half precision is computed in float32: sums
 come back in float32, images in the dtype that came. All ops but ``bass`` differentiate to any order. A plane with a
 NaN or an infinity gives numbers that are not finite, and changes no other plane.
@@ -24,7 +24,11 @@ from freqrob.spectral.rings import RingMap
 
 __all__ = ["bass", "mean_amplitude", "ring_dot", "ring_filter", "ring_sum"]
 
-NATIVE_DTYPES = (torch.float32, torch.float64)
+NATIVE_DTYPES = {
+    "cpu": (torch.float32, torch.float64, *HALF_PRECISION),
+    "cuda": (torch.float32, *HALF_PRECISION),
+}
+NATIVE_PIXELS = {"cpu": (torch.float32, torch.uint8), "cuda": (torch.float32, torch.bfloat16, torch.uint8)}
 
 
 def ring_sum(x: Tensor, ring_map: RingMap | None = None, of: str = "power") -> Tensor:
@@ -50,7 +54,7 @@ def ring_sum(x: Tensor, ring_map: RingMap | None = None, of: str = "power") -> T
         raise ValueError(f"of: expected 'power' or 'amplitude', got {of!r}")
     ring_map = _rings_for(x, ring_map)
     if _is_native(x):
-        half, rings = _geometry(ring_map)
+        half, rings = _geometry(ring_map, x)
         return torch.ops.freqrob.ring_sum(widen(x), half, rings, of == "amplitude")
     return reference.ring_sum(x, ring_map, of)
 
@@ -82,7 +86,7 @@ def ring_filter(x: Tensor, weights: Tensor, ring_map: RingMap | None = None) -> 
         raise ValueError(f"weights: expected leading dimensions that broadcast with those of x, got {got}") from None
     if not _is_native(x):
         return reference.ring_filter(x, weights, ring_map)
-    half, _ = _geometry(ring_map)
+    half, _ = _geometry(ring_map, x)
     planes, rows = x.expand(*leading, *x.shape[-2:]), weights.expand(*leading, weights.shape[-1])
     return torch.ops.freqrob.ring_filter(widen(planes), widen(rows), half).to(x.dtype)
 
@@ -107,7 +111,7 @@ def ring_dot(x: Tensor, y: Tensor, ring_map: RingMap | None = None) -> Tensor:
         raise ValueError(f"y: expected the shape of x, {tuple(x.shape)}, got {tuple(y.shape)}")
     ring_map = _rings_for(x, ring_map)
     if _is_native(x):
-        half, rings = _geometry(ring_map)
+        half, rings = _geometry(ring_map, x)
         return torch.ops.freqrob.ring_dot(widen(x), widen(y), half, rings)
     return reference.ring_dot(x, y, ring_map)
 
@@ -170,10 +174,10 @@ def bass(
     if out is not None:
         check_out(out, x)
     x = x.detach()
-    if x.dtype not in (torch.float32, torch.uint8) or not _is_native(x):
+    if not _is_native(x, NATIVE_PIXELS):
         y = reference.bass(x, ring_map, reading=reading, pixel_scale=pixel_scale)
         return y if out is None else out.copy_(y)
-    half, rings = _geometry(ring_map)
+    half, rings = _geometry(ring_map, x)
     of_power, scale = reading == "power", float(pixel_scale)
     if out is None:
         return torch.ops.freqrob.bass(x, half, rings, of_power, scale)
@@ -241,23 +245,22 @@ def _rings_for(x: Tensor, ring_map: RingMap | None) -> RingMap:
 # Native ops
 
 
-def _is_native(x: Tensor) -> bool:
-    served = x.dtype in (*NATIVE_DTYPES, *HALF_PRECISION, torch.uint8)
-    return served and x.device.type == "cpu" and _registered()
+def _is_native(x: Tensor, dtypes: dict[str, tuple[torch.dtype, ...]] = NATIVE_DTYPES) -> bool:
+    return x.dtype in dtypes.get(x.device.type, ()) and _registered(x.device.type)
 
 
 @torch.compiler.assume_constant_result
-def _registered() -> bool:
-    """Whether the native ops are there, with their shapes and derivatives."""
+def _registered(device: str) -> bool:
+    """Whether the native ops are there for such a device, with their shapes and derivatives."""
     if not native.load():
         return False
     _register()
-    return True
+    return torch._C._dispatch_has_kernel_for_dispatch_key("freqrob::bass", device.upper())
 
 
-def _geometry(ring_map: RingMap) -> tuple[Tensor, int]:
+def _geometry(ring_map: RingMap, x: Tensor) -> tuple[Tensor, int]:
     """What the native ops are told of the rings."""
-    return ring_map.half_on(torch.device("cpu")), ring_map.rings
+    return ring_map.half_on(x.device), ring_map.rings
 
 
 @lru_cache(maxsize=1)
