@@ -56,7 +56,7 @@ def random(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
 
 
-@pytest.mark.parametrize("size", [32, 64])
+@pytest.mark.parametrize("size", [32, 64, 224])
 @pytest.mark.parametrize("inverse", [False, True])
 def test_fft(internals: ModuleType, isa: str, size: int, inverse: bool) -> None:
     lines = random(internals.lanes(isa), size, 2).view(np.complex64)[..., 0]

@@ -4,13 +4,10 @@
 #pragma once
 
 #include "../bass_gains.h"
-#include "../fft.h"
-#include "lanes.h"
+#include "fused_parts.h"
 
 namespace freqrob::cpu::FREQROB_ISA {
 namespace {
-
-using Spectrum = Complex<Lanes>;
 
 /// Of a group: plane l is the real part of lane l, plane kLanes + l the imaginary part.
 constexpr int64_t kPlanes = 2 * kLanes;
@@ -53,37 +50,6 @@ struct Group {
 
 alignas(64) const float kZeros[kLargest * kLargest] = {};
 
-/// Bits of the largest |x|; bits of positive floats compare as the floats do, with NaN above infinity.
-int32_t magnitude(const float* x, int64_t count) {
-  using Bits = int32_t __attribute__((may_alias));
-  const Bits* bits = reinterpret_cast<const Bits*>(x);
-  int32_t largest = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const int32_t absolute = bits[i] & 0x7fffffff;
-    largest = absolute > largest ? absolute : largest;
-  }
-  return largest;
-}
-
-FREQROB_INLINE float from_bits(int32_t bits) {
-  float value;
-  __builtin_memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-/// Power of two that brings the largest of `count` values into [1, 2), with its inverse; NaN unless all are finite.
-struct Normaliser {
-  float scale, unscale;
-};
-
-FREQROB_INLINE Normaliser normaliser(const float* x, int64_t count) {
-  int32_t exponent = magnitude(x, count) >> 23;
-  if (exponent == 255) return {0.0f, __builtin_nanf("")};
-  if (exponent == 0) exponent = 1;  // zero or denormal: what its partner leaks into it is scaled away
-  if (exponent > 253) exponent = 253;
-  return {from_bits((254 - exponent) << 23), from_bits(exponent << 23)};
-}
-
 FREQROB_INLINE void normalise(Group<float>& group, int64_t plane, int64_t pixels) {
   const Normaliser power = normaliser(group.source[plane], pixels);
   if (power.scale == 0.0f) group.source[plane] = kZeros;
@@ -108,11 +74,6 @@ Group<Pixel> gather(const Pixel* x, int64_t planes, int64_t index) {
     normalise(group, plane, N * N);
   }
   return group;
-}
-
-template <int N, int Sign, int64_t Stride>
-__attribute__((noinline)) void fft_line(Spectrum* line) {
-  fft<N, Sign, Lanes>([line](int n) __attribute__((always_inline)) -> Spectrum& { return line[n * Stride]; });
 }
 
 /// Reads kLanes pixels of as many planes; value l of the result holds pixel l, with one plane to a lane.
@@ -147,19 +108,6 @@ void load_rows(const Group<Pixel>& group, Spectrum* spectrum) {
     fft_line<N, -1, 1>(row);
   }
 }
-
-struct AsIs {
-  FREQROB_INLINE Lanes operator()(Lanes v) const { return v; }
-};
-
-struct Clipped {
-  float white;
-
-  FREQROB_INLINE Lanes operator()(Lanes v) const {
-    v = v < 0.0f ? Lanes{} : v;  // NaN compares false and stays
-    return v > white ? Lanes{} + white : v;
-  }
-};
 
 /// Transforms the rows back and writes finish(value) to the planes.
 template <int N, class Pixel, class Finish>
@@ -281,13 +229,11 @@ struct Workspace {
     sink = reinterpret_cast<float*>(second + N * kStride<N>);
     rings = reinterpret_cast<Twin*>(sink + N * N);
   }
-};
 
-int64_t scratch_bytes(int64_t size, int64_t rings) {
-  const int64_t spectrum = size * (size + 1) * sizeof(Spectrum);
-  const int64_t map = size * (size / 2 + 1) * sizeof(Lanes);
-  return 2 * spectrum + size * size * sizeof(float) + (rings + 1) * sizeof(Twin) + map;
-}
+  static constexpr int64_t bytes(int64_t rings) {
+    return 2 * N * kStride<N> * sizeof(Spectrum) + N * N * sizeof(float) + (rings + 1) * sizeof(Twin);
+  }
+};
 
 template <int N>
 void ring_sum(const RingSum& call, Groups groups, void* scratch) {
@@ -311,9 +257,7 @@ Twin load_weights(const RingFilter& call, int64_t index, int64_t planes, Twin* g
   for (int64_t i = 0; i <= rings; ++i) gains[i] = Twin{};
   for (int64_t plane = 0; plane < planes; ++plane) {
     const float* row = weights + plane * rings;
-    const float outside_magnitude = __builtin_fabsf(call.outside);
-    Normaliser power = normaliser(row, rings);
-    if (power.unscale < outside_magnitude) power = normaliser(&outside_magnitude, 1);
+    const Normaliser power = weights_normaliser(row, rings, call.outside);
     set(unscale, plane, power.unscale);
     set(gains[0], plane, call.outside * power.scale);
     if (power.scale == 0.0f) continue;
@@ -431,83 +375,5 @@ void bass(const Bass<Pixel>& call, Groups groups, void* scratch) {
   }
 }
 
-void fft_lanes(int64_t size, bool inverse, const float* in, float* out) {
-  Spectrum line[kLargest];
-  for (int64_t n = 0; n < size; ++n) {
-    for (int l = 0; l < kLanes; ++l) {
-      line[n].re[l] = in[2 * (l * size + n)];
-      line[n].im[l] = in[2 * (l * size + n) + 1];
-    }
-  }
-  if (size == 32) {
-    inverse ? fft_line<32, 1, 1>(line) : fft_line<32, -1, 1>(line);
-  } else {
-    inverse ? fft_line<64, 1, 1>(line) : fft_line<64, -1, 1>(line);
-  }
-  for (int64_t n = 0; n < size; ++n) {
-    for (int l = 0; l < kLanes; ++l) {
-      out[2 * (l * size + n)] = line[n].re[l];
-      out[2 * (l * size + n) + 1] = line[n].im[l];
-    }
-  }
-}
-
-void transpose_lanes(const float* in, float* out) {
-  Lanes rows[kLanes];
-  for (int l = 0; l < kLanes; ++l) rows[l] = load(in + l * kLanes);
-  transpose(rows);
-  for (int l = 0; l < kLanes; ++l) store(out + l * kLanes, rows[l]);
-}
-
-void log_lanes(const float* in, float* out) {
-  store(out, log(load(in)));
-}
-
 }  // namespace
 }  // namespace freqrob::cpu::FREQROB_ISA
-
-#define FREQROB_JOIN_(a, b) a##b
-#define FREQROB_JOIN(a, b) FREQROB_JOIN_(a, b)
-#define FREQROB_STRING_(a) #a
-#define FREQROB_STRING(a) FREQROB_STRING_(a)
-
-namespace freqrob::cpu {
-
-const Kernels& FREQROB_JOIN(FREQROB_ISA, _kernels)() {
-  using namespace FREQROB_ISA;
-  static constexpr Kernels kernels = {
-      .name = FREQROB_STRING(FREQROB_ISA),
-      .lanes = kLanes,
-      .scratch_bytes = scratch_bytes,
-      .ring_sum =
-          [](const RingSum& call, Groups groups, void* scratch) {
-            call.map.width == 32 ? ring_sum<32>(call, groups, scratch) : ring_sum<64>(call, groups, scratch);
-          },
-      .ring_filter =
-          [](const RingFilter& call, Groups groups, void* scratch) {
-            call.map.width == 32 ? ring_filter<32>(call, groups, scratch) : ring_filter<64>(call, groups, scratch);
-          },
-      .ring_dot =
-          [](const RingDot& call, Groups groups, void* scratch) {
-            call.map.width == 32 ? ring_dot<32>(call, groups, scratch) : ring_dot<64>(call, groups, scratch);
-          },
-      .amplitude_map =
-          [](const AmplitudeMap& call, Groups groups, void* scratch) {
-            call.size == 32 ? amplitude_map<32>(call, groups, scratch) : amplitude_map<64>(call, groups, scratch);
-          },
-      .bass_float =
-          [](const Bass<float>& call, Groups groups, void* scratch) {
-            call.map.width == 32 ? bass<32>(call, groups, scratch) : bass<64>(call, groups, scratch);
-          },
-      .bass_uint8 =
-          [](const Bass<uint8_t>& call, Groups groups, void* scratch) {
-            call.map.width == 32 ? bass<32>(call, groups, scratch) : bass<64>(call, groups, scratch);
-          },
-      .fft_lanes = fft_lanes,
-      .transpose_lanes = transpose_lanes,
-      .log_lanes = log_lanes,
-  };
-  return kernels;
-}
-
-}  // namespace freqrob::cpu

@@ -1,5 +1,5 @@
-// Fused spectral kernels for square float32 (or uint8) planes of 32 or 64 pixels: plain pointers, one table per
-// instruction set. A kernel works on groups of 2 · lanes planes; callers spread the groups over threads.
+// Fused spectral kernels for square float32 (or uint8) planes of a few sizes: plain pointers, one table per instruction
+// set.
 #pragma once
 
 #include <cstdint>
@@ -39,7 +39,6 @@ struct RingDot {
 };
 
 struct AmplitudeMap {
-  int64_t size;    // N
   const float* x;  // (planes, N, N)
   double* out;     // (groups, N, N/2 + 1): Σ over the planes of each group
   int64_t planes;
@@ -58,29 +57,37 @@ struct Bass {
   bool of_power;
 };
 
-/// The kernels of one instruction set. `scratch` is 64-byte aligned and holds scratch_bytes(N, rings).
-struct Kernels {
-  const char* name;
-  int lanes;
-  int64_t (*scratch_bytes)(int64_t size, int64_t rings);
+/// The kernels for planes of one size. They work on groups of planes; callers spread the groups over threads. `scratch`
+/// is 64-byte aligned and holds scratch_bytes(rings).
+struct Fused {
+  int64_t planes_per_group;
+  int64_t planes_per_map;  // of amplitude_map
+  int64_t (*scratch_bytes)(int64_t rings);
   void (*ring_sum)(const RingSum&, Groups, void* scratch);
   void (*ring_filter)(const RingFilter&, Groups, void* scratch);
   void (*ring_dot)(const RingDot&, Groups, void* scratch);
   void (*amplitude_map)(const AmplitudeMap&, Groups, void* scratch);
   void (*bass_float)(const Bass<float>&, Groups, void* scratch);
   void (*bass_uint8)(const Bass<uint8_t>&, Groups, void* scratch);
+};
 
-  // The parts, for tests. Lines of N complex numbers, re and im interleaved, lanes() lines at a time.
+/// The kernels of one instruction set.
+struct Kernels {
+  const char* name;
+  int lanes;
+  const Fused* (*fused)(int64_t height, int64_t width);  // null where there are none
+
+  // The parts, for tests. Lines of N complex numbers, re and im interleaved, `lanes` lines at a time.
   void (*fft_lanes)(int64_t size, bool inverse, const float* in, float* out);
   void (*transpose_lanes)(const float* in, float* out);  // (lanes, lanes)
   void (*log_lanes)(const float* in, float* out);        // (lanes)
-
-  int64_t planes_per_group() const { return 2 * lanes; }
 };
 
-inline bool is_fused_size(int64_t height, int64_t width) {
-  return height == width && (height == 32 || height == 64);
-}
+/// What bass_gains takes for one profile.
+struct ScalarMath {
+  static FREQROB_INLINE double log(double v) { return __builtin_log(v); }
+  static FREQROB_INLINE double sqrt(double v) { return __builtin_sqrt(v); }
+};
 
 const Kernels& baseline_kernels();
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)

@@ -13,6 +13,6 @@
 
 #define FREQROB_ISA avx2
 #define FREQROB_LANES 8
-#include "fused.h"
+#include "kernel_table.h"
 
 #endif

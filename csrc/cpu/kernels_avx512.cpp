@@ -13,6 +13,6 @@
 
 #define FREQROB_ISA avx512
 #define FREQROB_LANES 16
-#include "fused.h"
+#include "kernel_table.h"
 
 #endif

@@ -8,4 +8,4 @@
 
 #define FREQROB_ISA baseline
 #define FREQROB_LANES 4
-#include "fused.h"
+#include "kernel_table.h"

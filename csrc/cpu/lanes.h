@@ -46,6 +46,23 @@ FREQROB_INLINE void store(uint8_t* to, Lanes v) {
 #endif
 }
 
+/// from[at[l]] in lane l.
+FREQROB_INLINE Lanes look_up(const float* from, const int32_t* at) {
+#if defined(__AVX512F__) && FREQROB_LANES == 16
+  return Lanes(_mm512_i32gather_ps(_mm512_loadu_si512(at), from, 4));
+#elif defined(__AVX2__) && FREQROB_LANES == 8
+  return Lanes(_mm256_i32gather_ps(from, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)), 4));
+#else
+  Lanes v;
+  for (int l = 0; l < kLanes; ++l) v[l] = from[at[l]];
+  return v;
+#endif
+}
+
+FREQROB_INLINE float sqrt(float v) {
+  return __builtin_sqrtf(v);
+}
+
 FREQROB_INLINE Lanes sqrt(Lanes v) {
 #if defined(__AVX512F__) && FREQROB_LANES == 16
   return Lanes(_mm512_sqrt_ps(__m512(v)));

@@ -5,7 +5,6 @@
 #include <cmath>
 #include <cstdint>
 
-#include "../bass_gains.h"
 #include "../ring_geometry.h"
 
 namespace freqrob::cpu {
@@ -47,10 +46,5 @@ void weigh_rings(const RingView& map, const Gain* gains, Gain outside, T* spectr
     spectrum[2 * k + 1] *= gain;
   }
 }
-
-struct ScalarMath {
-  static double log(double v) { return std::log(v); }
-  static double sqrt(double v) { return std::sqrt(v); }
-};
 
 }  // namespace freqrob::cpu

@@ -13,6 +13,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "../bass_gains.h"
 #include "kernels.h"
 #include "ring_passes.h"
 
@@ -67,8 +68,9 @@ RingView ring_view(const Tensor& x, const Tensor& half, int64_t rings) {
   return map;
 }
 
-bool is_fused(const Tensor& x) {
-  return x.scalar_type() != ScalarType::Double && is_fused_size(height(x), width(x));
+/// The fused kernels for x; null where there are none.
+const Fused* fused_for(const Tensor& x) {
+  return x.scalar_type() == ScalarType::Double ? nullptr : active_kernels().fused(height(x), width(x));
 }
 
 /// Calls task(T{}) with the dtype's type.
@@ -98,11 +100,14 @@ void* scratch(int64_t bytes) {
 
 /// Spreads the groups of a fused kernel over torch's threads.
 template <class Call>
-void run(void (*kernel)(const Call&, Groups, void*), const Call& call, int64_t size, int64_t rings) {
-  const Kernels& kernels = active_kernels();
-  const int64_t groups = (call.planes + kernels.planes_per_group() - 1) / kernels.planes_per_group();
-  const int64_t bytes = kernels.scratch_bytes(size, rings);
-  parallel_for(0, groups, 1, [&](int64_t begin, int64_t end) { kernel(call, {begin, end}, scratch(bytes)); });
+void run(void (*kernel)(const Call&, Groups, void*), const Call& call, int64_t groups, int64_t scratch_bytes) {
+  parallel_for(0, groups, 1, [&](int64_t begin, int64_t end) { kernel(call, {begin, end}, scratch(scratch_bytes)); });
+}
+
+template <class Call>
+void run(const Fused& fused, void (*kernel)(const Call&, Groups, void*), const Call& call) {
+  const int64_t groups = (call.planes + fused.planes_per_group - 1) / fused.planes_per_group;
+  run(kernel, call, groups, fused.scratch_bytes(call.map.rings));
 }
 
 /// Calls task(plane) for every plane of `coefficients` numbers, on torch's threads.
@@ -149,9 +154,9 @@ Tensor ring_sum(const Tensor& input, const Tensor& half, int64_t rings, bool amp
   const RingView map = ring_view(x, half, rings);
   const int64_t planes = plane_count(x), coefficients = map.height * map.columns();
   Tensor out = torch::stable::new_empty(x, leading_and(x, {rings}));
-  if (is_fused(x)) {
+  if (const Fused* fused = fused_for(x)) {
     const RingSum call = {map, x.const_data_ptr<float>(), out.mutable_data_ptr<float>(), planes, amplitude};
-    run(active_kernels().ring_sum, call, map.width, rings);
+    run(*fused, fused->ring_sum, call);
     return out;
   }
   for_dtype(x, [&]<class T>(T) {
@@ -174,7 +179,7 @@ Tensor ring_filter(const Tensor& input, const Tensor& input_weights, const Tenso
   const int64_t rings = weights.size(weights.dim() - 1);
   STD_TORCH_CHECK(weights.numel() == planes * rings, "weights: expected the leading dimensions of x");
   const RingView map = ring_view(x, half, rings);
-  if (is_fused(x)) {
+  if (const Fused* fused = fused_for(x)) {
     Tensor out = torch::stable::empty_like(x);
     const RingFilter call = {.map = map,
                              .x = x.const_data_ptr<float>(),
@@ -182,7 +187,7 @@ Tensor ring_filter(const Tensor& input, const Tensor& input_weights, const Tenso
                              .out = out.mutable_data_ptr<float>(),
                              .planes = planes,
                              .outside = covers_all(map) ? 0.0f : static_cast<float>(outside)};
-    run(active_kernels().ring_filter, call, map.width, rings);
+    run(*fused, fused->ring_filter, call);
     return out;
   }
   if (planes == 0) return torch::stable::empty_like(x);
@@ -204,10 +209,10 @@ Tensor ring_dot(const Tensor& input_x, const Tensor& input_y, const Tensor& half
   const RingView map = ring_view(x, half, rings);
   const int64_t planes = plane_count(x), coefficients = map.height * map.columns();
   Tensor out = torch::stable::new_empty(x, leading_and(x, {rings}));
-  if (is_fused(x)) {
+  if (const Fused* fused = fused_for(x)) {
     const RingDot call = {map, x.const_data_ptr<float>(), y.const_data_ptr<float>(), out.mutable_data_ptr<float>(),
                           planes};
-    run(active_kernels().ring_dot, call, map.width, rings);
+    run(*fused, fused->ring_dot, call);
     return out;
   }
   for_dtype(x, [&]<class T>(T) {
@@ -226,13 +231,12 @@ Tensor ring_dot(const Tensor& input_x, const Tensor& input_y, const Tensor& half
 namespace {
 
 /// The fused kernel sums each group of planes, in an order that does not depend on the number of threads.
-void mean_amplitude_fused(const Tensor& x, int64_t planes, float* out) {
-  const Kernels& kernels = active_kernels();
+void mean_amplitude_fused(const Fused& fused, const Tensor& x, int64_t planes, float* out) {
   const int64_t coefficients = height(x) * (width(x) / 2 + 1);
-  const int64_t groups = (planes + kernels.planes_per_group() - 1) / kernels.planes_per_group();
+  const int64_t groups = (planes + fused.planes_per_map - 1) / fused.planes_per_map;
   std::vector<double> sums(groups * coefficients);
-  const AmplitudeMap call = {width(x), x.const_data_ptr<float>(), sums.data(), planes};
-  run(kernels.amplitude_map, call, width(x), 0);
+  const AmplitudeMap call = {x.const_data_ptr<float>(), sums.data(), planes};
+  run(fused.amplitude_map, call, groups, fused.scratch_bytes(0));
   for (int64_t k = 0; k < coefficients; ++k) {
     double sum = 0;
     for (int64_t group = 0; group < groups; ++group) sum += sums[group * coefficients + k];
@@ -262,8 +266,8 @@ Tensor mean_amplitude(const Tensor& input) {
   const std::array<int64_t, 2> shape = {height(x), columns};
   STD_TORCH_CHECK(planes > 0, "x: expected at least one plane to take the mean of");
   Tensor out = torch::stable::new_empty(x, IntHeaderOnlyArrayRef(shape));
-  if (is_fused(x)) {
-    mean_amplitude_fused(x, planes, out.mutable_data_ptr<float>());
+  if (const Fused* fused = fused_for(x)) {
+    mean_amplitude_fused(*fused, x, planes, out.mutable_data_ptr<float>());
     return out;
   }
   const Tensor spectrum = rfft2(x);
@@ -292,11 +296,15 @@ struct BassRings {
 };
 
 template <class Pixel>
-void bass_fused(void (*kernel)(const Bass<Pixel>&, Groups, void*), Bass<Pixel> call) {
+void bass_fused(const Fused& fused, Bass<Pixel> call) {
   const BassRings rings(call.map, call.of_power);
   call.norms = rings.norms.data();
   call.weighable = rings.weighable.get();
-  run(kernel, call, call.map.width, call.map.rings);
+  if constexpr (std::is_same_v<Pixel, float>) {
+    run(fused, fused.bass_float, call);
+  } else {
+    run(fused, fused.bass_uint8, call);
+  }
 }
 
 /// Gains of one spectrum; returns whether any of them may differ from 1. Those of a spectrum that is not finite are
@@ -350,8 +358,7 @@ void bass_passes(const Tensor& x, const Bass<Pixel>& call) {
 }
 
 template <class Pixel>
-void bass_of(void (*kernel)(const Bass<Pixel>&, Groups, void*), const Tensor& x, const RingView& map, bool of_power,
-             double pixel_scale, const Tensor& out) {
+void bass_of(const Tensor& x, const RingView& map, bool of_power, double pixel_scale, const Tensor& out) {
   const float white = std::is_same_v<Pixel, uint8_t> ? 255 : 1;
   const Bass<Pixel> call = {.map = map,
                             .norms = nullptr,
@@ -362,7 +369,8 @@ void bass_of(void (*kernel)(const Bass<Pixel>&, Groups, void*), const Tensor& x,
                             .unit = static_cast<float>(pixel_scale / white),
                             .white = white,
                             .of_power = of_power};
-  is_fused(x) ? bass_fused(kernel, call) : bass_passes(x, call);
+  const Fused* fused = fused_for(x);
+  fused ? bass_fused(*fused, call) : bass_passes(x, call);
 }
 
 }  // namespace
@@ -373,10 +381,9 @@ void bass_out(const Tensor& input, const Tensor& half, int64_t rings, bool of_po
   STD_TORCH_CHECK(out.is_contiguous(), "out: expected a contiguous tensor");
   const Tensor x = torch::stable::contiguous(input);
   const RingView map = ring_view(x, half, rings);
-  const Kernels& kernels = active_kernels();
-  if (x.scalar_type() == ScalarType::Byte) return bass_of(kernels.bass_uint8, x, map, of_power, pixel_scale, out);
+  if (x.scalar_type() == ScalarType::Byte) return bass_of<uint8_t>(x, map, of_power, pixel_scale, out);
   STD_TORCH_CHECK(x.scalar_type() == ScalarType::Float, "x: expected float32 or uint8");
-  bass_of(kernels.bass_float, x, map, of_power, pixel_scale, out);
+  bass_of<float>(x, map, of_power, pixel_scale, out);
 }
 
 Tensor bass(const Tensor& input, const Tensor& half, int64_t rings, bool of_power, double pixel_scale) {

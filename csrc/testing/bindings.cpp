@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "../bass_gains.h"
 #include "../cpu/kernels.h"
 #include "../cpu/ring_passes.h"
 

@@ -1,0 +1,74 @@
+// What both kinds of fused kernels are made of.
+#pragma once
+
+#include "../fft.h"
+#include "lanes.h"
+
+namespace freqrob::cpu::FREQROB_ISA {
+namespace {
+
+using Spectrum = Complex<Lanes>;
+
+template <int N, int Sign, int64_t Stride>
+__attribute__((noinline)) void fft_line(Spectrum* line) {
+  fft<N, Sign, Lanes>([line](int n) __attribute__((always_inline)) -> Spectrum& { return line[n * Stride]; });
+}
+
+/// Bits of the largest |x|; bits of positive floats compare as the floats do, with NaN above infinity.
+int32_t magnitude(const float* x, int64_t count) {
+  using Bits = int32_t __attribute__((may_alias));
+  const Bits* bits = reinterpret_cast<const Bits*>(x);
+  int32_t largest = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const int32_t absolute = bits[i] & 0x7fffffff;
+    largest = absolute > largest ? absolute : largest;
+  }
+  return largest;
+}
+
+FREQROB_INLINE float from_bits(int32_t bits) {
+  float value;
+  __builtin_memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+/// Power of two that brings the largest of `count` values into [1, 2), with its inverse; 0 and NaN unless all are
+/// finite.
+struct Normaliser {
+  float scale, unscale;
+};
+
+FREQROB_INLINE Normaliser normaliser(const float* x, int64_t count) {
+  int32_t exponent = magnitude(x, count) >> 23;
+  if (exponent == 255) return {0.0f, __builtin_nanf("")};
+  if (exponent == 0) exponent = 1;  // zero or denormal: what its partner leaks into it is scaled away
+  if (exponent > 253) exponent = 253;
+  return {from_bits((254 - exponent) << 23), from_bits(exponent << 23)};
+}
+
+FREQROB_INLINE Normaliser normaliser(const uint8_t*, int64_t) {
+  return {1.0f, 1.0f};
+}
+
+/// The normaliser of a plane's weights, `outside` with them.
+FREQROB_INLINE Normaliser weights_normaliser(const float* weights, int64_t rings, float outside) {
+  const float magnitude = __builtin_fabsf(outside);
+  const Normaliser power = normaliser(weights, rings);
+  return power.unscale < magnitude ? normaliser(&magnitude, 1) : power;
+}
+
+struct AsIs {
+  FREQROB_INLINE Lanes operator()(Lanes v) const { return v; }
+};
+
+struct Clipped {
+  float white;
+
+  FREQROB_INLINE Lanes operator()(Lanes v) const {
+    v = v < 0.0f ? Lanes{} : v;  // NaN compares false and stays
+    return v > white ? Lanes{} + white : v;
+  }
+};
+
+}  // namespace
+}  // namespace freqrob::cpu::FREQROB_ISA

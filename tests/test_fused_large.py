@@ -1,0 +1,176 @@
+"""The fused kernels that take one plane at a time (224×224), at every instruction set this CPU has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from test_ops import OPS, RULES, Case, assert_near, one_thread, pictures, run, value_and_gradients
+from torch import Tensor
+
+from freqrob.spectral import native, ops, reference
+from freqrob.spectral.rings import RingMap
+
+SIZE = (224, 224)
+
+__all__ = ["one_thread"]  # a fixture of every test here too
+pytestmark = pytest.mark.skipif(not native.load(), reason="no native library")
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("name", OPS)
+def test_value_and_gradients(name: str, rule: str) -> None:
+    case = Case(name, SIZE, rule)
+    found = value_and_gradients(case.op, case.inputs)
+    expected = value_and_gradients(case.reference, tuple(x.double() for x in case.inputs))
+    for one, other in zip(found, expected, strict=True):
+        assert_near(one, other)
+
+
+def impulses(planes: int) -> Tensor:
+    """Planes whose coefficients are all far from 0, so that each has digits to keep."""
+    x = 0.01 * torch.randn(planes, *SIZE)
+    x[:, 100, 37] += 12
+    return x
+
+
+@pytest.mark.parametrize("of", ["power", "amplitude"])
+def test_every_ring_keeps_its_digits(of: str) -> None:
+    x, rings = impulses(3), RingMap(*SIZE)
+    expected = reference.ring_sum(x.double(), rings, of)
+    assert ((ops.ring_sum(x, rings, of) - expected).abs() / expected).max() < 1e-5
+
+
+def test_every_mean_amplitude_keeps_its_digits() -> None:
+    x = impulses(6)  # the kernel adds four planes first
+    expected = reference.mean_amplitude(x.double())
+    assert ((ops.mean_amplitude(x) - expected).abs() / expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("reading", ["official", "power"])
+@pytest.mark.parametrize("rule", RULES)
+def test_bass(rule: str, reading: str) -> None:
+    x, rings = pictures(2, 3, *SIZE), RingMap(*SIZE, rule)
+    expected = reference.bass(x.double(), rings, reading=reading)
+    assert (ops.bass(x, rings, reading=reading) - expected).abs().max() < 1e-5
+
+
+def test_bass_of_bytes() -> None:
+    x = (255 * pictures(5, *SIZE)).to(torch.uint8)
+    difference = (ops.bass(x).int() - reference.bass(x, RingMap(*SIZE)).int()).abs()
+    assert difference.max() <= 1
+    assert (difference == 0).double().mean() > 0.999
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+def test_bass_into_a_tensor_and_of_flat_planes(dtype: torch.dtype) -> None:
+    x = (255 * pictures(4, *SIZE)).to(torch.uint8)
+    x[1], x[3] = 9, 0
+    x = x / 255 if dtype == torch.float32 else x
+    expected, out = ops.bass(x), torch.empty_like(x)
+    assert torch.equal(expected[1::2], x[1::2]) and not torch.equal(expected[::2], x[::2])
+    assert ops.bass(x, out=out) is out and torch.equal(out, expected)
+    assert ops.bass(x, out=x) is x and torch.equal(x, expected)
+
+
+def any_map() -> Tensor:
+    """Rings without order, some coefficients on none; ring(-k) = ring(k)."""
+    half = torch.randint(-1, 7, (224, 113), dtype=torch.int32)
+    for column in (0, 112):
+        half[113:, column] = half[1:112, column].flip(0)
+    return half
+
+
+def test_any_symmetric_map() -> None:
+    half, op = any_map(), torch.ops.freqrob
+    x, y, w = torch.randn(3, *SIZE), torch.randn(3, *SIZE), torch.randn(3, 7)
+    exact = [torch.fft.rfft2(v.double()) for v in (x, y)]
+    times = RingMap(*SIZE).multiplicity
+
+    def sums(values: Tensor) -> Tensor:
+        rings = torch.zeros(3, 8, dtype=torch.float64)
+        return rings.index_add_(-1, half.flatten().long() + 1, (values * times).flatten(-2))[:, 1:]
+
+    assert_near(op.ring_sum(x, half, 7, False), sums(exact[0].abs().square()))
+    assert_near(op.ring_sum(x, half, 7, True), sums(exact[0].abs()))
+    assert_near(op.ring_dot(x, y, half, 7), sums((exact[0] * exact[1].conj()).real) / (224 * 224))
+    for outside in (1.0, 0.25):
+        gains = torch.cat([torch.full((3, 1), outside), w], -1).double()[:, half.long() + 1]
+        assert_near(op.ring_filter(x, w, half, outside), torch.fft.irfft2(gains * exact[0]))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["power", "amplitude", "filter", "dot", "bass"])
+def test_a_plane_that_is_not_finite_stays_alone(name: str, bad: float) -> None:
+    case = Case("power" if name == "bass" else name, SIZE, planes=(4,))
+    function = ops.bass if name == "bass" else case.op
+    expected = function(*case.inputs)
+    case.inputs[0][2, 100, 223] = bad
+    found = function(*case.inputs)
+    assert found[2].isnan().all() if name in ("bass", "filter") else not found[2].isfinite().any()
+    assert torch.equal(found[[0, 1, 3]], expected[[0, 1, 3]])
+
+
+def test_weights_that_are_not_finite_spoil_their_plane_only() -> None:
+    case = Case("filter", SIZE, planes=(3,))
+    x, w = case.inputs
+    expected = case.op(x, w)
+    w[1, 3] = float("nan")
+    found = case.op(x, w)
+    assert found[1].isnan().all() and torch.equal(found[::2], expected[::2])
+
+
+def test_a_profile_that_overflows_is_not_a_number() -> None:
+    x = pictures(2, *SIZE)
+    x[1] *= 3e38
+    found = ops.bass(x, reading="power", pixel_scale=1e300)
+    assert found.isnan().all()
+
+
+@pytest.mark.parametrize("name", ["power", "amplitude", "filter", "dot"])
+def test_faint_and_strong_planes_keep_their_digits(name: str) -> None:
+    case = Case(name, SIZE, planes=(5,))
+    scale = torch.tensor([1.0, 1e-12, 1e12, 1e-18, 1e14])
+    inputs = tuple(x * scale.view(-1, *[1] * (x.ndim - 1)) for x in case.inputs)
+    found, expected = case.op(*inputs), case.reference(*(x.double() for x in inputs))
+    for one, other in zip(found, expected, strict=True):
+        assert_near(one, other)
+
+
+def test_the_threads_change_nothing() -> None:
+    x = torch.rand(7, *SIZE)
+    alone = ops.mean_amplitude(x), ops.bass(x), ops.ring_sum(x)
+    torch.set_num_threads(2)
+    for one, other in zip((ops.mean_amplitude(x), ops.bass(x), ops.ring_sum(x)), alone, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("isa", ["avx512", "avx2", "baseline"])
+def test_instruction_set(isa: str) -> None:
+    done = run(
+        f"""
+import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+import torch, test_fused_large as t
+print(torch.ops.freqrob.isa())
+torch.set_num_threads(1)
+torch.manual_seed(0)
+for name in t.OPS:
+    t.test_value_and_gradients(name, "trunc")
+t.test_every_ring_keeps_its_digits("power")
+t.test_every_ring_keeps_its_digits("amplitude")
+t.test_every_mean_amplitude_keeps_its_digits()
+t.test_any_symmetric_map()
+t.test_bass("trunc", "official")
+t.test_bass("round", "power")
+t.test_bass_of_bytes()
+t.test_bass_into_a_tensor_and_of_flat_planes(torch.uint8)
+t.test_a_plane_that_is_not_finite_stays_alone("bass", float("nan"))
+t.test_faint_and_strong_planes_keep_their_digits("filter")
+""",
+        FREQROB_ISA=isa,
+    )
+    if "which this CPU or build does not have" in done.stderr:
+        pytest.skip(f"no {isa} here")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [isa]
