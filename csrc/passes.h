@@ -11,13 +11,14 @@
 
 namespace freqrob::passes {
 
-enum class Summand : int32_t { kPower, kAmplitude, kProduct };
+/// What a coefficient adds: |x|, or Re(x · ȳ), which is |x|² if both are one.
+enum class Summand : int32_t { kAmplitude, kProduct };
 
 /// Sums over rings, of each part of each plane.
 struct RingSums {
   RingView map;
   const Complex<float>* x;  // (planes, height, columns)
-  const Complex<float>* y;  // like x; the same but for products
+  const Complex<float>* y;  // like x; read for products only
   float* out;               // (planes, parts, rings + 1): the last is of the coefficients on no ring
   int64_t planes;
   int64_t parts;

@@ -23,6 +23,7 @@ from freqrob.spectral.rings import RingMap
 pybind11 = pytest.importorskip("pybind11")
 
 SIZES = (32, 64)
+AMPLITUDE, PRODUCT = 0, 1
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +200,43 @@ def test_amplitudes_whose_squares_do_not_fit_a_float(run, size, scale):
     close(found, reference.ring_sum(x.double(), rings, "amplitude"))
     found = run("mean_amplitude", x.numpy(), 2)
     torch.testing.assert_close(found.double(), reference.mean_amplitude(x.double()), rtol=1e-5, atol=1e-5 * scale)
+
+
+PLANES = [(224, 224), (48, 31), (400, 400)]  # the last has more rings than a team sums at a time
+
+
+def in_both_orders(function, *arguments):
+    one, two = (function(*arguments, backwards) for backwards in (False, True))
+    np.testing.assert_array_equal(one, two)
+    return torch.from_numpy(one)
+
+
+@pytest.mark.parametrize("size", PLANES, ids=str)
+@pytest.mark.parametrize("parts", [1, 5])
+def test_passes_over_rings(emulation, size, parts):
+    rings = RingMap(*size)
+    x, y = (torch.randn(2, *size, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    fx, fy = (torch.fft.rfft2(of).numpy() for of in (x, y))
+    rest = (rings.half.numpy(), size[1], rings.rings, parts)
+    found = in_both_orders(emulation.ring_pass, fx, fx, *rest, AMPLITUDE)
+    close(found, reference.ring_sum(x.double(), rings, "amplitude"))
+    found = in_both_orders(emulation.ring_pass, fx, fy, *rest, PRODUCT)
+    close(found / (size[0] * size[1]), reference.ring_dot(x.double(), y.double(), rings))
+
+
+@pytest.mark.parametrize("size", PLANES, ids=str)
+@pytest.mark.parametrize("reading", ["official", "power"])
+def test_passes_of_bass(emulation, size, reading):
+    rings = RingMap(*size)
+    x = torch.rand(3, *size, generator=torch.Generator().manual_seed(0))
+    x[1] = 0.3
+    spectra = torch.fft.rfft2(x).numpy()
+    weighed, changes = emulation.bass_pass(
+        spectra, rings.half.numpy(), size[1], rings.rings, reading == "power", 255.0, False
+    )
+    assert changes.tolist() == [True, False, True]
+    found = torch.fft.irfft2(torch.from_numpy(weighed), s=size).clamp(0, 1)
+    torch.testing.assert_close(found.double(), reference.bass(x.double(), rings, reading=reading), rtol=0, atol=2e-5)
 
 
 def test_the_emulation_sees_a_missing_barrier(emulation):

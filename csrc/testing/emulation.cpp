@@ -1,11 +1,15 @@
 // The fused CUDA kernels run by the CPU, thread after thread, and bound for tests/test_cuda_emulation.py.
+#include <pybind11/complex.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <complex>
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
+#include "../passes.h"
 #include "../plane_ops.h"
 #include "serial_team.h"
 
@@ -118,6 +122,62 @@ py::array bass(const py::array& x, const Array<int32_t>& half, int rings, bool o
   throw py::type_error("x: expected float32, uint16 (the bits of bfloat16) or uint8");
 }
 
+using PassTeam = testing::SerialTeam<passes::kThreads>;
+using Spectra = Array<std::complex<float>>;
+
+const Complex<float>* numbers(const Spectra& x) {
+  return reinterpret_cast<const Complex<float>*>(x.data());
+}
+
+/// Sums over the rings of half spectra (planes, H, W//2 + 1), in parts: (planes, parts, rings + 1).
+std::vector<float> sums_of_parts(passes::RingSums& call, bool backwards) {
+  std::vector<float> sums(call.planes * call.parts * (call.map.rings + 1));
+  call.out = sums.data();
+  const auto work = std::make_unique<passes::Sums>();
+  for (int64_t plane = 0; plane < call.planes; ++plane) {
+    for (int64_t part = 0; part < call.parts; ++part) passes::run(PassTeam{backwards}, call, plane, part, *work);
+  }
+  return sums;
+}
+
+Array<float> ring_pass(const Spectra& x, const Spectra& y, const Array<int32_t>& half, int64_t width, int64_t rings,
+                       int64_t parts, int summand, bool backwards) {
+  const RingView map = {half.data(), x.shape(1), width, rings};
+  passes::RingSums call = {map, numbers(x), numbers(y), nullptr, x.shape(0), parts, passes::Summand(summand)};
+  const std::vector<float> sums = sums_of_parts(call, backwards);
+  Array<float> out({x.shape(0), py::ssize_t(rings)});
+  for (int64_t i = 0; i < out.size(); ++i) out.mutable_data()[i] = passes::sum_parts(call, i / rings, i % rings);
+  return out;
+}
+
+/// The spectra as BaSS weighs them, and which planes change.
+std::pair<Spectra, Array<bool>> bass_pass(const Spectra& x, const Array<int32_t>& half, int64_t width, int64_t rings,
+                                          bool of_power, float pixel_scale, bool backwards) {
+  const int64_t planes = x.shape(0), row = rings + 1;
+  Spectra out({x.shape(0), x.shape(1), x.shape(2)}, x.data());
+  Array<bool> changes(planes);
+  const RingView map = {half.data(), x.shape(1), width, rings};
+  const auto summand = of_power ? passes::Summand::kProduct : passes::Summand::kAmplitude;
+  passes::RingSums call = {map, numbers(x), numbers(x), nullptr, planes, 3, summand};
+  const std::vector<float> sums = sums_of_parts(call, backwards);
+
+  std::vector<int> counts(row);
+  for (int64_t k = 0; k < x.shape(1) * x.shape(2); ++k) {
+    counts[passes::ring_at(map, k)] += multiplicity(k % x.shape(2), width);
+  }
+  std::vector<BassTotals<float>> shares(planes * row);
+  std::vector<float> profile(planes * row), gains(planes * row);
+  const passes::BassGains of = {call,         counts.data(),          shares.data(), profile.data(),
+                                gains.data(), changes.mutable_data(), pixel_scale,   of_power};
+  for (int64_t plane = 0; plane < planes; ++plane) passes::run(PassTeam{backwards}, of, plane);
+  const passes::RingGains weighing = {
+      map, gains.data(), row, 1, reinterpret_cast<Complex<float>*>(out.mutable_data()), planes};
+  for (int64_t plane = 0; plane < planes; ++plane) {
+    for (int64_t k = 0; k < x.shape(1) * x.shape(2); ++k) passes::weigh(weighing, plane, k);
+  }
+  return {out, changes};
+}
+
 /// Each thread takes what its neighbour holds, with no barrier between reading and writing.
 int race(bool backwards) {
   int held[4] = {1, 2, 3, 4};
@@ -134,5 +194,7 @@ PYBIND11_MODULE(freqrob_emulation, m) {
   m.def("ring_dot", &ring_dot);
   m.def("mean_amplitude", &mean_amplitude_of);
   m.def("bass", &bass);
+  m.def("ring_pass", &ring_pass);
+  m.def("bass_pass", &bass_pass);
   m.def("race", &race);
 }
