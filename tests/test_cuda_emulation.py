@@ -166,6 +166,14 @@ def test_a_plane_that_is_not_finite_is_nan_and_alone(run, size, bad):
 
 
 @pytest.mark.parametrize("size", SIZES)
+def test_a_plane_whose_profile_overflows_is_nan(run, size):
+    x, rings = images(size), ring_map(size)
+    x[1] *= 1e34
+    found = run("bass", x.numpy(), rings.half.numpy(), rings.rings, False, 255.0)
+    assert found[1].isnan().all() and found[[0, 2]].isfinite().all()
+
+
+@pytest.mark.parametrize("size", SIZES)
 def test_any_map_that_agrees_with_its_mirror(run, size):
     """Rings unlike those of a radius: quadrants that differ, coefficients on no ring, an entry out of range."""
     generator = torch.Generator().manual_seed(2)
