@@ -47,8 +47,12 @@ def ahead_of_time() -> dict:
     class Build(BuildExtension):
         def run(self) -> None:
             super().run()
-            record = {"sources": native.source_digest(), "cuda": torch.version.cuda if parameters.cuda else None}
             library = Path(self.get_ext_fullpath("freqrob._native"))
+            record = {
+                "sources": native.source_digest(),
+                "cuda": torch.version.cuda if parameters.cuda else None,
+                "sha256": native.library_digest(library),
+            }
             (library.parent / "_native.json").write_text(json.dumps(record))
 
     kind = CUDAExtension if parameters.cuda else CppExtension

@@ -273,6 +273,28 @@ def test_an_unwritable_cache_gives_a_private_temporary_folder(world):
     assert again.status.path == outcome.status.path and not again.built
 
 
+def test_the_temporary_folder_is_not_searched_where_the_cache_can_be_used(world):
+    there = world.load(FREQROB_CACHE="/dev/null/cache", TMPDIR=str(world.folder)).status.path
+    outcome = world.load(TMPDIR=str(world.folder))
+    assert outcome.loaded and outcome.status.path != there and outcome.status.path.parent == world.entry
+
+
+def test_a_read_only_home(world):
+    """Neither made writable nor written to; for root it would be writable with its capabilities."""
+    home = world.folder / "home"
+    home.mkdir(mode=0o555)
+    powerless = """
+        import ctypes, os, struct
+        assert ctypes.CDLL(None).capset(struct.pack("Ii", 0x20080522, 0), bytes(24)) == 0
+        assert not os.access(Path.home(), os.W_OK)
+    """
+    homes = {"HOME": str(home), "FREQROB_CACHE": "", "XDG_CACHE_HOME": "", "TMPDIR": str(world.folder)}
+    outcome = world.load(powerless, **homes)
+    assert outcome.loaded and outcome.status.cache == home / ".cache" / "freqrob"
+    assert outcome.status.path.is_relative_to(world.folder / f"freqrob-{os.geteuid()}")
+    assert not list(home.iterdir())
+
+
 @pytest.mark.parametrize("trap", ["writable by others", "owned by another", "a link"])
 def test_no_library_from_a_folder_that_others_can_write_to(copy, trap):
     """Somebody has put a library where ours would be looked for: it must not be loaded, and there is nowhere else."""
@@ -292,15 +314,24 @@ def test_no_library_from_a_folder_that_others_can_write_to(copy, trap):
 
 
 @needs_cuda
-def test_cuda_sources_build_where_no_gpu_is_visible(world):
+def test_cuda_sources_build_for_a_gpu_that_torch_does_not_see(world):
     """torch's own list of architectures ends in an IndexError there."""
-    if native._cuda_toolkit() is None:
+    if native.cuda_toolkit() is None:
         pytest.skip("no nvcc")
     add_cuda(world)
-    outcome = world.load("native._capabilities = lambda: []", CUDA_VISIBLE_DEVICES="")
+    outcome = world.load(a_gpu(9, 0), CUDA_VISIBLE_DEVICES="")
     assert outcome.loaded, outcome
     assert "twice.cu" in world.log.read_text() or "twice.cudafe1" in world.log.read_text()  # nvcc went through CXX
-    assert all(arch in outcome.status.path.read_bytes() for arch in (b"sm_80", b"sm_90"))
+    assert b"sm_90" in outcome.status.path.read_bytes()
+
+
+@needs_cuda
+def test_where_there_is_no_gpu_nothing_is_compiled_for_one(world):
+    add_cuda(world, "#error never compiled")
+    outcome = world.load("native._capabilities = lambda: []", FREQROB_NATIVE="require")
+    assert outcome.loaded and outcome.warnings == []
+    asked_for = world.load("native._capabilities = lambda: []", CUDA_HOME="/nowhere", TORCH_CUDA_ARCH_LIST="9.0")
+    assert "no CUDA kernels" in asked_for.warnings[0]
 
 
 def test_architectures_are_those_of_the_gpus_then_the_default(monkeypatch, world):
@@ -322,14 +353,15 @@ def test_architectures_are_those_of_the_gpus_then_the_default(monkeypatch, world
 
 def test_torch_without_cuda_builds_the_cpu_sources_only(world):
     add_cuda(world, "#error never compiled")
-    outcome = world.load("torch.version.cuda = None; import torch.utils.cpp_extension as e; e.CUDA_HOME = None")
+    without = "torch.version.cuda = None; import torch.utils.cpp_extension as e; e.CUDA_HOME = None"
+    outcome = world.load(f"{without}; {a_gpu(9, 0)}")
     assert outcome.loaded and outcome.warnings == [] and outcome.status.cuda_toolkit is None
 
 
 @needs_cuda
 def test_nvcc_missing_builds_the_cpu_sources_only_and_says_so(world):
     add_cuda(world, "#error never compiled")
-    outcome = world.load(CUDA_HOME=str(world.folder))
+    outcome = world.load(a_gpu(9, 0), CUDA_HOME=str(world.folder))
     assert outcome.loaded
     (warning,) = outcome.warnings
     assert "no CUDA kernels" in warning and "nvcc" in warning
@@ -340,12 +372,32 @@ def test_cuda_of_another_major_version(world):
     """Nothing is compiled with it: `require` raises, `auto` says so and builds the CPU kernels."""
     add_cuda(world, "#error never compiled")
     home = fake_toolkit(world, "9.2")
-    required = world.load(CUDA_HOME=home, FREQROB_NATIVE="require")
+    required = world.load(a_gpu(9, 0), CUDA_HOME=home, FREQROB_NATIVE="require")
     assert "nvcc is CUDA 9.2" in required.raised and "major versions differ" in required.raised
-    outcome = world.load(CUDA_HOME=home)
+    outcome = world.load(a_gpu(9, 0), CUDA_HOME=home)
     assert outcome.loaded
     (warning,) = outcome.warnings
     assert "no CUDA kernels" in warning and "major versions differ" in warning
+
+
+@needs_cuda
+def test_cuda_sources_that_do_not_compile_leave_the_cpu_kernels(world):
+    """`require` raises; `auto` says so once a process, also where it finds what another one built."""
+    add_cuda(world)
+    home = fake_toolkit(world, torch.version.cuda, compiles='echo "twice.cu(1): error: the sea boiled"; exit 2')
+    required = world.load(a_gpu(9, 0), CUDA_HOME=home, FREQROB_NATIVE="require")
+    assert required.loaded is None and "the sea boiled" in required.raised
+    again = "[native.load(), len(caught), native.doctor()]"
+    for built in (True, False):
+        outcome = world.load(a_gpu(9, 0), CUDA_HOME=home, after=again)
+        (warning,) = outcome.warnings
+        assert "no CUDA kernels: " in warning and "the sea boiled" in warning and "build.log" in warning
+        assert outcome.status.notes == (warning.removeprefix("freqrob: "),)
+        loaded, warned, doctor = outcome.after
+        assert loaded and warned == 1 and "the sea boiled" in doctor
+        assert outcome.loaded and outcome.status.isa == "42" and outcome.built == built
+    world.break_sources()
+    assert_fell_back(world.load(a_gpu(9, 0), CUDA_HOME=home), "the sky fell")
 
 
 @needs_cuda
@@ -527,8 +579,10 @@ def ahead_of_time(world: World, **record: object) -> str:
     package = world.folder / "package"
     package.mkdir()
     digest = world.load(FREQROB_NATIVE="off", after="native.source_digest()").after
-    (package / "_native.so").write_bytes((world.entry / "freqrob.so").read_bytes())
-    (package / "_native.json").write_text(json.dumps({"sources": digest, "cuda": None} | record))
+    library = package / "_native.so"
+    library.write_bytes((world.entry / "freqrob.so").read_bytes())
+    made = {"sources": digest, "cuda": None, "sha256": native.library_digest(library)}
+    (package / "_native.json").write_text(json.dumps(made | record))
     return f"native.PACKAGE = Path({str(package)!r})"
 
 
@@ -543,9 +597,11 @@ def test_a_library_in_the_package_of_other_sources_or_cuda_is_passed_over(copy, 
     assert outcome.loaded and outcome.status.kind == "jit"
 
 
-def test_a_library_in_the_package_that_cannot_be_loaded_is_passed_over(copy):
+@pytest.mark.parametrize("left", [0, 0.3, 0.6, 0.9])
+def test_a_truncated_library_in_the_package_is_passed_over(copy, left):
     code = ahead_of_time(copy)
-    (copy.folder / "package" / "_native.so").write_bytes(b"")
+    library = copy.folder / "package" / "_native.so"
+    library.write_bytes(library.read_bytes()[: int(left * library.stat().st_size)])
     outcome = copy.load(code)
     assert outcome.loaded and outcome.status.kind == "jit"
 
@@ -580,8 +636,14 @@ def add_cuda(world: World, text: str = KERNEL) -> None:
     (world.sources / "cuda" / "twice.cu").write_text(text)
 
 
-def fake_toolkit(world: World, version: str) -> str:
-    world.tool("nvcc", f"echo 'Cuda compilation tools, release {version}, V{version}.88'")
+def a_gpu(major: int, minor: int) -> str:
+    """Code after which this machine seems to have one."""
+    return f"native._capabilities = lambda: [({major}, {minor})]"
+
+
+def fake_toolkit(world: World, version: str, compiles: str = "exit 1") -> str:
+    answer = f"echo 'Cuda compilation tools, release {version}, V{version}.88'"
+    world.tool("nvcc", f'case "$*" in --version) {answer};; *) {compiles};; esac')
     (world.folder / "include").mkdir()
     (world.folder / "include" / "cuda_runtime.h").touch()
     return str(world.folder)

@@ -188,14 +188,20 @@ def source_digest() -> str:
     return digest.hexdigest()
 
 
-def _plan(policy: str) -> _Plan:
+def _plan(policy: str, cuda: bool = True) -> _Plan:
     compiler = _compiler()
-    toolkit, notes = usable_toolkit(policy)
+    toolkit, notes = usable_toolkit(policy) if cuda and _is_gpu_wanted() else (None, ())
     parameters = build_parameters(toolkit)
     flags = [*parameters.cflags, *(parameters.cuda_flags if parameters.cuda else ()), *parameters.ldflags]
     base = _digest(source_digest(), *flags, torch.__version__, torch.version.cuda, platform.machine(), parameters.cuda)
     made_by = _digest(compiler, toolkit, os.environ.get("TORCH_CUDA_ARCH_LIST") if toolkit else None)
     return _Plan(parameters, compiler, toolkit, base, f"{base}-{made_by}", notes)
+
+
+def _is_gpu_wanted() -> bool:
+    """Whether a build on first use has CUDA kernels: compiling them where there is no GPU takes minutes for nothing.
+    TORCH_CUDA_ARCH_LIST asks for them all the same."""
+    return bool(_capabilities()) or os.environ.get("TORCH_CUDA_ARCH_LIST", "native") not in ("", "native")
 
 
 def _digest(*parts: object) -> str:
@@ -225,10 +231,8 @@ def _check_compiler(compiler: Tool | None) -> None:
         raise NativeError(f"{what}, C++20 needs {name} {OLDEST_COMPILER[name]} or newer", COMPILER_ADVICE)
 
 
-def _cuda_toolkit() -> Tool | None:
-    """The CUDA toolkit's root folder and version, or None: torch without CUDA, or no nvcc."""
-    if torch.version.cuda is None:
-        return None
+def cuda_toolkit() -> Tool | None:
+    """The CUDA toolkit's root folder and version, or None where there is no nvcc."""
     named = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     nvcc = shutil.which("nvcc")
     guesses = [named] if named else [nvcc and Path(nvcc).resolve().parents[1], "/usr/local/cuda"]
@@ -257,7 +261,7 @@ def usable_toolkit(policy: str) -> tuple[Tool | None, tuple[str, ...]]:
     """
     if torch.version.cuda is None or not any(source_folder().glob("cuda/*.cu")):
         return None, ()
-    toolkit = _cuda_toolkit()
+    toolkit = cuda_toolkit()
     if toolkit is None:
         return None, (f"no CUDA kernels: nvcc {torch.version.cuda} was not found (set CUDA_HOME)",)
     versions = f"nvcc is CUDA {toolkit.version}, torch was built with CUDA {torch.version.cuda}"
@@ -299,10 +303,6 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "freqrob"
 
 
-def _library_folders() -> list[Path]:
-    return [cache_folder() / "native", Path(tempfile.gettempdir()) / f"freqrob-{os.geteuid()}"]
-
-
 def _trusted(folder: Path) -> bool:
     """Whether nobody but this user (and root) can have put a library into `folder`."""
     try:
@@ -313,9 +313,9 @@ def _trusted(folder: Path) -> bool:
 
 
 def _writable_entry(key: str) -> Path:
-    """The first folder that can be trusted and written to, made if need be; its `key` subfolder."""
+    """`key` in the cache, made if need be, or in a temporary folder where the cache cannot be trusted or written to."""
     refusals = []
-    for folder in _library_folders():
+    for folder in (cache_folder() / "native", Path(tempfile.gettempdir()) / f"freqrob-{os.geteuid()}"):
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             folder.mkdir(mode=0o700, exist_ok=True)
@@ -332,10 +332,10 @@ def _writable_entry(key: str) -> Path:
 
 
 def _entries(plan: _Plan) -> list[Path]:
-    """Folders that may hold the library of `plan`. Without a compiler any one that was built from the same sources will
-    do: a cluster's compute nodes often have none, and share a home with one that has."""
-    pattern = plan.key if plan.compiler else f"{plan.base}-*"
-    return [entry for folder in _library_folders() if _trusted(folder) for entry in sorted(folder.glob(pattern))]
+    """Folders of the cache that may hold the library of `plan`. Without a compiler any one that was built from the same
+    sources will do: a cluster's compute nodes often have none, and share a home with one that has."""
+    folder = cache_folder() / "native"
+    return sorted(folder.glob(plan.key if plan.compiler else f"{plan.base}-*")) if _trusted(folder) else []
 
 
 def _record(file: Path) -> dict | None:
@@ -352,14 +352,18 @@ def _keep_record(file: Path, record: dict) -> None:
     os.replace(partial, file)
 
 
+def library_digest(library: Path) -> str | None:
+    """sha256 of what was built; loading a truncated library would kill the process."""
+    try:
+        return hashlib.sha256(library.read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
 def _intact(entry: Path) -> dict | None:
     """The record of the library in `entry`, or None if it is missing, truncated or otherwise not what was built."""
     record = _record(entry / "built.json")
-    try:
-        digest = hashlib.sha256((entry / LIBRARY).read_bytes()).hexdigest()
-    except OSError:
-        return None
-    return record if record and record.get("sha256") == digest else None
+    return record if record and record.get("sha256", "") == library_digest(entry / LIBRARY) else None
 
 
 # Build
@@ -374,7 +378,7 @@ def _build(plan: _Plan, entry: Path) -> dict:
     try:
         with tempfile.TemporaryDirectory(prefix="build-", dir=entry, ignore_cleanup_errors=True) as folder:
             library = _compile(plan, Path(folder))
-            record = {"sha256": hashlib.sha256(library.read_bytes()).hexdigest(), "compiler": plan.compiler.version}
+            record = {"sha256": library_digest(library), "compiler": plan.compiler.version}
             record["seconds"] = round(time.monotonic() - start, 2)
             os.replace(library, entry / LIBRARY)
         _keep_record(entry / "built.json", record)
@@ -532,16 +536,29 @@ def _ahead_of_time() -> Path | None:
     if record["cuda"] and record["cuda"].split(".")[0] != (torch.version.cuda or "").split(".")[0]:
         return None
     for library in PACKAGE.glob("_native*.so"):
-        with contextlib.suppress(OSError):
-            torch.ops.load_library(library)
-            return library
+        if library_digest(library) == record.get("sha256", ""):
+            with contextlib.suppress(OSError):
+                torch.ops.load_library(library)
+                return library
     return None
 
 
 def _just_in_time(policy: str, rebuild: bool) -> _Outcome:
+    """The library of all sources; under the policy `auto` that of the CPU sources alone where it cannot be had."""
     plan = _plan(policy)
-    for note in plan.notes:
+    try:
+        outcome = _found_or_built(plan, rebuild)
+    except NativeError as error:
+        if policy == "require" or not plan.parameters.cuda:
+            raise
+        note = f"no CUDA kernels: {error.cause}" + (f" (log: {error.log})" if error.log else "")
+        outcome = _found_or_built(replace(_plan(policy, cuda=False), notes=(*plan.notes, note)), rebuild)
+    for note in outcome.notes:
         warnings.warn(f"freqrob: {note}", RuntimeWarning, stacklevel=5)
+    return outcome
+
+
+def _found_or_built(plan: _Plan, rebuild: bool) -> _Outcome:
     refused = None
     for entry in [] if rebuild else _entries(plan):
         if record := _intact(entry):
@@ -599,7 +616,7 @@ def _locked(entry: Path) -> Iterator[None]:
 def status() -> Status:
     """What is loaded and what a build here would use; it neither builds nor loads anything."""
     policy, outcome = _policy(), _outcome or _Outcome()
-    error, toolkit, compiler = outcome.error, _cuda_toolkit(), _compiler()
+    error, toolkit, compiler = outcome.error, cuda_toolkit() if torch.version.cuda else None, _compiler()
     reason = error.cause if error else None
     if outcome.path is None and reason is None:
         reason = "FREQROB_NATIVE=off" if policy == "off" else "not asked for yet"
