@@ -1,9 +1,20 @@
-"""Spectral ops on the CPU against the ways to write them in PyTorch and NumPy.
+"""Spectral ops on the CPU or a GPU against the ways to write them in PyTorch, Triton and NumPy.
 
-Candidates of a row are timed in turn, so that whatever else the machine does meets them all; a sample during which
-other processes took a noticeable share of the CPU is thrown away. Times are medians; ratios are to ``freqrob`` in the
-same row. Allocation matters at these sizes: glibc may map every large buffer anew, page by page. So there is a row with
-``out=``, and all is measured twice, as the process finds it (memory "fresh") and with freed memory kept ("kept").
+    python -m benchmarks.spectral [--device cuda] [--full | --quick]
+
+Candidates of a row are timed in turn, so that whatever else the machine does meets them all. Times are medians for a
+whole batch of images of 3 channels; ratios are to ``freqrob`` in the same row; every candidate's numbers are compared
+with freqrob's. ``copy`` moves as many bytes as the op has to read and write, ``FFT alone`` is torch's own of the same
+planes. The head of the JSON has the rate of a float32 matrix product, to hold the transforms' 5/2·N·log₂N flops
+against.
+
+On the CPU a sample during which other processes took a noticeable share of the machine is thrown away. glibc may map
+every large buffer anew, page by page: so BaSS is measured with ``out=`` too, and its middle batches once more with
+freed memory kept (memory "kept") rather than as the process finds it ("fresh").
+
+On a GPU ``ms`` is by its own clock for calls from Python in a row, launches included where they take longer;
+``graph_ms`` is a call's share in a replayed CUDA graph. Inputs rotate through as many sets as are four times the L2
+with their results, at most 64 sets: small batches find themselves in the L2, those of ``copy`` too.
 """
 
 from __future__ import annotations
@@ -11,187 +22,211 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import os
 import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from math import ceil, log2
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.fft import fft2, ifft2, irfft2, rfft2
+from torch.fft import irfft2, rfft2
 
-from benchmarks.timing import quiet_sample, sample
+from benchmarks.peers import OPS, WHITE, Op, Rings, bass_numpy
+from benchmarks.timing import Rotation, captured, event_seconds, product_rate, quiet_sample, sample
 from freqrob.files import write_json
 from freqrob.provenance import provenance
 from freqrob.spectral import native, ops
 from freqrob.spectral.rings import RingMap
 
-SAMPLE_SECONDS = 0.06
-PATIENCE = 12.0  # seconds to wait for a quiet sample
-WHITE = 255.0
+LADDER = {32: (1, 16, 256, 4096, 8192), 64: (1, 16, 64, 1024, 8192), 224: (1, 4, 16, 64, 1024, 8192)}  # images
+MIDDLE = {32: 256, 64: 64, 224: 16}
+LARGE = {32: 4096, 64: 1024, 224: 64}
+PATIENCE = 6.0  # seconds to wait for quiet samples of a candidate
+MAX_SETS, MAX_NUMPY_PLANES = 64, 24
+LONG = 2e-3  # seconds a call, above which launching it is nothing
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What is computed on which batch, by whom; a candidate does ``images[name]`` of its images."""
+    """What is computed on how many images of 3 channels."""
 
-    name: str
+    op: Op
     images: int
-    candidates: dict[str, Callable[[], object]]
-    partial: dict[str, int]
-    differences: dict[str, float]
+    size: int
 
+    @property
+    def name(self) -> str:
+        return f"{self.op.name} {self.images}×3×{self.size}²"
 
-# Peers. Their weights are those of the authors' formula, which every ring of these images has a share in.
+    @property
+    def flops(self) -> float:
+        """Of the real transforms, by the usual count."""
+        pixels = self.size**2
+        return 3 * self.images * self.op.transforms * 2.5 * pixels * log2(pixels)
 
 
 @dataclass(frozen=True)
-class Rings:
-    """What a PyTorch programmer would precompute."""
+class Candidate:
+    """A version of an op and its sets of inputs; ``part``: the share of the batch that one call computes."""
 
-    half: Tensor  # (H·(W//2+1),) ring of each coefficient
-    full: Tensor  # (H·W,)
-    mean: Tensor  # (H·(W//2+1), rings): multiplicity / count on the coefficient's ring
-    total: Tensor  # (H·(W//2+1), rings): multiplicity on the coefficient's ring
-    spread: Tensor  # (rings, H·(W//2+1)): 1 on the coefficient's ring
-    multiplicity: Tensor
-    counts: Tensor
-
-    @classmethod
-    def of(cls, ring_map: RingMap) -> Rings:
-        half, counts = ring_map.half.flatten().long(), ring_map.counts.float()
-        one_hot = torch.nn.functional.one_hot(half, ring_map.rings).float()
-        multiplicity = ring_map.multiplicity.float().repeat(ring_map.height)
-        total = one_hot * multiplicity[:, None]
-        full = ring_map.full.flatten().long()
-        return cls(half, full, total / counts, total, one_hot.T.contiguous(), multiplicity, counts)
+    call: Callable[..., object]
+    inputs: list[tuple[object, ...]]
+    part: float = 1.0
 
 
-def weights_of(means: Tensor) -> Tensor:
-    """The authors' weights from ring means (..., rings)."""
-    a = means[..., 1:-1]
-    logs = a.log()
-    weights = torch.ones_like(means)
-    weights[..., 1:-1] = logs / a * (a.sum(-1, keepdim=True) / logs.sum(-1, keepdim=True))
-    return weights
+# Which workloads
 
 
-def bass_matmul(x: Tensor, rings: Rings) -> Tensor:
-    """rfft2, one-hot matrix products, irfft2: the fastest plain PyTorch."""
+def few(device: str) -> Iterator[Workload]:
+    """A run of minutes: BaSS of one image, a middle and a large batch, the rest in a large one; more on a GPU."""
+    gpu = device == "cuda"
+    for size, ladder in LADDER.items():
+        for images in ladder if gpu else (1, MIDDLE[size], LARGE[size]):
+            yield Workload(OPS["bass"], images, size)
+    for name, op in OPS.items():
+        for size in LADDER if name != "bass" and (gpu or name != "bass bfloat16") else ():  # no bfloat16 kernel there
+            yield Workload(op, LARGE[size], size)
+
+
+def every() -> Iterator[Workload]:
+    for op in OPS.values():
+        for size, ladder in LADDER.items():
+            for images in ladder:
+                yield Workload(op, images, size)
+
+
+def tiny() -> Iterator[Workload]:
+    """Seconds, to see that it runs."""
+    for op in OPS.values():
+        yield Workload(op, 2, 32)
+    yield Workload(OPS["bass"], 1, 64)
+    yield Workload(OPS["bass"], 1, 224)
+
+
+def fits(workload: Workload, device: str) -> bool:
+    """Whether there is memory for the inputs, two results of each candidate, and the spectra between."""
+    free = torch.cuda.mem_get_info()[0] if device == "cuda" else available_memory()
+    return 20 * 4 * 3 * workload.images * workload.size**2 < 0.8 * free
+
+
+def available_memory() -> int:
+    """Bytes that the system could give, or half of all where it does not tell."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+# Candidates
+
+
+def natural(planes: int, size: int, device: str) -> Tensor:
+    """Planes in [0, 1] whose amplitude falls as 1/f, as that of photographs does; 192 different ones."""
+    generator = torch.Generator(device).manual_seed(0)
+    frequency = torch.fft.fftfreq(size)[:, None].hypot(torch.fft.rfftfreq(size)) + 1 / size
+    noise = torch.randn(min(planes, 192), size, size, generator=generator, device=device)
+    x = irfft2(rfft2(noise) / frequency.to(device), s=(size, size))
+    x = (0.5 + 0.2 * x / x.std()).clamp(0, 1)
+    return x.repeat(ceil(planes / len(x)), 1, 1)[:planes]
+
+
+def bytes_of(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def sets_for(moved: int, device: str) -> int:
+    if device != "cuda":
+        return 1
+    cache = torch.cuda.get_device_properties(0).L2_cache_size
+    return min(MAX_SETS, max(2, ceil(4 * cache / moved)))
+
+
+def candidates(workload: Workload, device: str, compile: bool) -> tuple[dict[str, Candidate], int]:
+    """All versions of the workload's op that there are here, and the bytes that it has to move."""
+    op, size = workload.op, workload.size
+    rings = Rings.of(RingMap(size, size), device)
+    given = op.inputs(natural(3 * workload.images, size, device), rings)
+    moved = bytes_of((*given, op.ours(*given, rings)))
+    inputs = [given, *(tuple(t.clone() for t in given) for _ in range(sets_for(moved, device) - 1))]
+    found: dict[str, Candidate] = {}
+
+    def add(name: str, call: Callable[..., object]) -> None:
+        found[name] = Candidate(lambda *some: call(*some, rings), inputs)
+
+    add("freqrob", op.ours)
+    if op.name.startswith("bass"):
+        with_out = [(*some, torch.empty_like(some[0])) for some in inputs]
+        found["freqrob, out="] = Candidate(lambda x, out: ops.bass(x, rings.ring_map, out=out), with_out)
+    for name, call in op.eager.items():
+        add(name, call)
+    for name, call in op.compiled.items() if compile else ():
+        for some in inputs:
+            torch._dynamo.mark_dynamic(some[0], 0)  # one compilation a size
+        add(name, torch.compile(call))
+    if device == "cuda":
+        for name, call in triton_versions(op.name, size).items():
+            add(name, call)
+    if workload == Workload(OPS["bass"], MIDDLE[size], size) and device == "cpu":
+        numbers = (WHITE * given[0][:MAX_NUMPY_PLANES].double()).numpy()
+        found["NumPy loop"] = Candidate(bass_numpy, [(numbers,)], len(numbers) / len(given[0]))
+    source = [torch.randint(256, (2, moved // 2), dtype=torch.uint8, device=device).unbind() for _ in inputs]
+    found["copy"] = Candidate(lambda a, b: a.copy_(b), source)
+    found["FFT alone"] = Candidate(lambda *some: transforms(op, *some), inputs)
+    return found, moved
+
+
+def transforms(op: Op, x: Tensor, *others: Tensor) -> object:
+    """torch's FFTs of as many planes as the op transforms."""
+    x = x if x.dtype == torch.float32 else x.float()
     spectrum = rfft2(x)
-    means = spectrum.abs().flatten(-2) @ rings.mean * WHITE
-    gain = (weights_of(means) @ rings.spread).view(spectrum.shape)
-    return irfft2(spectrum * gain, s=x.shape[-2:]).clamp_(0, 1)
+    if op.transforms == 1:
+        return spectrum
+    return (spectrum, rfft2(others[0])) if op.name == "ring_dot" else irfft2(spectrum, s=x.shape[-2:])
 
 
-def bass_rfft_scatter(x: Tensor, rings: Rings) -> Tensor:
-    """rfft2, index_add, gather, irfft2: what torch.compile is given."""
-    spectrum = rfft2(x)
-    amplitude = spectrum.abs().flatten(-2) * rings.multiplicity
-    sums = amplitude.new_zeros(*x.shape[:-2], len(rings.counts)).index_add(-1, rings.half, amplitude)
-    gain = weights_of(sums / rings.counts * WHITE)[..., rings.half].view(spectrum.shape)
-    return irfft2(spectrum * gain, s=x.shape[-2:]).clamp(0, 1)
+def triton_versions(op: str, size: int) -> dict[str, Callable[..., Tensor]]:
+    try:
+        from benchmarks import triton_peer
+    except ImportError:
+        return {}
+    return triton_peer.versions(op, size)
 
 
-def bass_fft_scatter(x: Tensor, rings: Rings) -> Tensor:
-    """fft2, scatter, ifft2: as one would write it first."""
-    spectrum = fft2(x)
-    amplitude = spectrum.abs().flatten(-2)
-    index = rings.full.expand(amplitude.shape)
-    sums = amplitude.new_zeros(*x.shape[:-2], len(rings.counts)).scatter_add(-1, index, amplitude)
-    gain = weights_of(sums / rings.counts * WHITE)[..., rings.full].view(spectrum.shape)
-    return ifft2(spectrum * gain).real.clamp(0, 1)
+def difference(workload: Workload, result: Tensor, expected: Tensor) -> float:
+    """How far a result lies from freqrob's: for BaSS in parts of white, else relative to its ring's largest number."""
+    far = (result.float() - expected.float()).abs()
+    if workload.op.name.startswith("bass"):
+        return far.max().item() / (WHITE if expected.dtype == torch.uint8 else 1)
+    scale = expected.abs() if workload.op.name == "mean_amplitude" else expected.abs().amax(0)
+    return (far / scale).max().item()
 
 
-def bass_numpy(images: np.ndarray) -> np.ndarray:
-    """The authors' algorithm, image by image and channel by channel, on (N, C, H, W) in 0–255."""
-    height, width = images.shape[-2:]
-    y, x = np.indices((height, width))
-    radius = np.hypot(y - height // 2, x - width // 2).astype(int)
-    inner = range(1, radius.max())
-    out = np.empty_like(images)
-    for n, image in enumerate(images):
-        for c, channel in enumerate(image):
-            spectrum = np.fft.fftshift(np.fft.fft2(channel))
-            amplitude = np.abs(spectrum + 1e-8)
-            means = np.array([amplitude[radius == ring].mean() for ring in inner])
-            logs = np.log(means)
-            for ring, weight in zip(inner, (logs / logs.sum()) / (means / means.sum()), strict=True):
-                spectrum[radius == ring] *= weight
-            out[n, c] = np.clip(np.fft.ifft2(np.fft.ifftshift(spectrum)).real, 0, 255)
-    return out
-
-
-def ring_sum_matmul(x: Tensor, rings: Rings) -> Tensor:
-    spectrum = rfft2(x)
-    power = spectrum.real.square() + spectrum.imag.square()
-    return power.flatten(-2) @ rings.total
-
-
-def ring_sum_scatter(x: Tensor, rings: Rings) -> Tensor:
-    power = fft2(x).abs().square().flatten(-2)
-    sums = power.new_zeros(*x.shape[:-2], len(rings.counts))
-    return sums.scatter_add(-1, rings.full.expand(power.shape), power)
-
-
-# Workloads
-
-
-def natural(*shape: int) -> Tensor:
-    """Random images in [0, 1] whose amplitude falls as 1/f, as that of photographs does."""
-    height, width = shape[-2:]
-    generator = torch.Generator().manual_seed(0)
-    frequency = torch.fft.fftfreq(height)[:, None].hypot(torch.fft.rfftfreq(width)) + 1 / max(height, width)
-    x = irfft2(rfft2(torch.randn(shape, generator=generator)) / frequency, s=(height, width))
-    return (0.5 + 0.2 * x / x.std()).clamp(0, 1)
-
-
-def bass_workload(images: int, size: int) -> Workload:
-    x, ring_map = natural(images, 3, size, size), RingMap(size, size)
-    rings, out, few = Rings.of(ring_map), torch.empty_like(x), 8 if size < 100 else 1
-    in_bytes = (255 * x).round().to(torch.uint8)
-    bytes_out = torch.empty_like(in_bytes)
-    numbers = (255 * x[:few].double()).numpy()
-    compiled = torch.compile(bass_rfft_scatter, dynamic=False)
-    candidates = {
-        "freqrob": lambda: ops.bass(x, ring_map),
-        "freqrob, out=": lambda: ops.bass(x, ring_map, out=out),
-        "freqrob, uint8, out=": lambda: ops.bass(in_bytes, ring_map, out=bytes_out),
-        "torch: rfft2, one-hot matmul": lambda: bass_matmul(x, rings),
-        "torch.compile: rfft2, scatter": lambda: compiled(x, rings),
-        "torch: fft2, scatter": lambda: bass_fft_scatter(x, rings),
-        "NumPy loop": lambda: bass_numpy(numbers),
-    }
-    expected = candidates["freqrob"]()
-    differences = {name: (candidates[name]() - expected).abs().max().item() for name in candidates if "torch" in name}
-    loop = torch.from_numpy(candidates["NumPy loop"]()) / 255
-    differences["NumPy loop"] = (loop - expected[:few]).abs().max().item()
-    return Workload(f"bass {images}×3×{size}²", images, candidates, {"NumPy loop": few}, differences)
-
-
-def ring_sum_workload(images: int, size: int) -> Workload:
-    x, ring_map = natural(images, 3, size, size), RingMap(size, size)
-    rings = Rings.of(ring_map)
-    candidates = {
-        "freqrob": lambda: ops.ring_sum(x, ring_map),
-        "torch: rfft2, one-hot matmul": lambda: ring_sum_matmul(x, rings),
-        "torch: fft2, scatter": lambda: ring_sum_scatter(x, rings),
-    }
-    expected = candidates["freqrob"]()
-    relative = {name: ((candidates[name]() - expected).abs().max() / expected.max()).item() for name in candidates}
-    return Workload(f"ring_sum {images}×3×{size}²", images, candidates, {}, relative)
-
-
-WORKLOADS: dict[str, Callable[[], Workload]] = {
-    "bass32": lambda: bass_workload(256, 32),
-    "bass64": lambda: bass_workload(64, 64),
-    "bass224": lambda: bass_workload(16, 224),
-    "sum32": lambda: ring_sum_workload(256, 32),
-}
+def check(workload: Workload, found: dict[str, Candidate]) -> tuple[dict[str, float], list[str]]:
+    """Every peer's difference, and why some are taken out of ``found``: they fail, or compute something else."""
+    expected = found["freqrob"].call(*found["freqrob"].inputs[0])
+    far, failures = {}, []
+    for name, candidate in [*found.items()]:
+        if name in ("freqrob", "copy", "FFT alone"):
+            continue
+        try:
+            result = candidate.call(*candidate.inputs[0])
+            if name == "NumPy loop":
+                far[name] = difference(workload, torch.from_numpy(result) / WHITE, expected[: len(result)])
+            else:
+                far[name] = difference(workload, result, expected)
+            failure = "" if far[name] <= workload.op.tolerance else f"differs by {far[name]:.2g} from freqrob"
+        except Exception as error:  # whatever a compiler of another's meets must not cost the rest of the run
+            failure = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        if failure:
+            failures.append(f"{workload.name}, {name}: {failure}")
+            del found[name]
+    return far, failures
 
 
 # Timing
@@ -206,70 +241,169 @@ def keep_freed_memory() -> None:
         mallopt(m_trim_threshold, 1 << 30)
 
 
-def measure(workload: Workload, memory: str, repeats: int) -> list[dict[str, object]]:
-    """A row for each candidate: median milliseconds for the whole batch, ratio to freqrob, undisturbed samples."""
-    calls = {}
-    for name, call in workload.candidates.items():
-        for _ in range(3):
-            seconds, _ = sample(call, 1)
-        calls[name] = max(1, round(SAMPLE_SECONDS / seconds))
-    times: dict[str, list[tuple[float, bool]]] = {name: [] for name in calls}
+Sampler = Callable[[], tuple[float, bool]]
+
+
+def cpu_samplers(candidate: Candidate, seconds: float, patience: float) -> dict[str, Sampler]:
+    """How to take one sample of a call's time: seconds, and whether undisturbed."""
+    call = Rotation(candidate.call, candidate.inputs)
+    took = min(sample(call, 1)[0] for _ in range(3))
+    calls = max(1, round(seconds / took))
+    return {"ms": lambda: quiet_sample(call, calls, time.monotonic() + patience)}
+
+
+def cuda_samplers(candidate: Candidate, seconds: float, _patience: float) -> dict[str, Sampler]:
+    """The same by the GPU's clock, and replayed from a CUDA graph."""
+    call, sets = Rotation(candidate.call, candidate.inputs), len(candidate.inputs)
+    took = min(event_seconds(call, max(2, sets)) for _ in range(2))
+    calls = sets * max(1, round(seconds / took / sets))
+    samplers = {"ms": lambda: (event_seconds(call, calls), True)}
+    if took < LONG:
+        try:
+            replay = captured(Rotation(candidate.call, candidate.inputs), sets)
+        except RuntimeError:  # something in it cannot be captured
+            return samplers
+        replays = max(1, round(seconds / event_seconds(replay, 2)))
+        samplers["graph_ms"] = lambda: (event_seconds(replay, replays) / sets, True)
+    return samplers
+
+
+def measure(
+    workload: Workload, device: str, memory: str, *, compile: bool, seconds: float, repeats: int, patience: float
+) -> tuple[list[dict[str, object]], list[str]]:
+    """A row for each candidate, and why there is none for others."""
+    found, moved = candidates(workload, device, compile)
+    far, failures = check(workload, found)
+    samplers_of = cuda_samplers if device == "cuda" else cpu_samplers
+    samplers = {name: samplers_of(candidate, seconds, patience / repeats) for name, candidate in found.items()}
+    samples = {name: {what: [] for what in takes} for name, takes in samplers.items()}
     for _ in range(repeats):
-        for name, call in workload.candidates.items():
-            times[name].append(quiet_sample(call, calls[name], time.monotonic() + PATIENCE / repeats))
-    medians = {}
-    for name, samples in times.items():
-        batches = workload.images / workload.partial.get(name, workload.images)
-        medians[name] = 1e3 * batches * statistics.median(seconds for seconds, _ in samples)
-    return [
-        {
-            "workload": workload.name,
-            "memory": memory,
-            "candidate": name,
-            "ms": round(medians[name], 4),
-            "ratio": round(medians[name] / medians["freqrob"], 2),
-            "undisturbed": f"{sum(quiet for _, quiet in times[name])}/{repeats}",
-            "difference": workload.differences.get(name),
-        }
-        for name in medians
-    ]
+        for name, takes in samplers.items():
+            for what, take in takes.items():
+                samples[name][what].append(take())
+    rows = []
+    for name, taken in samples.items():
+        times = {what: [1e3 * s / found[name].part for s, _ in some] for what, some in taken.items()}
+        rows.append({
+            "workload": workload.name, "op": workload.op.name, "images": workload.images, "size": workload.size,
+            "memory": memory, "candidate": name,
+            **{what: float(f"{statistics.median(some):.4g}") for what, some in times.items()},
+            "spread": round((max(times["ms"]) - min(times["ms"])) / statistics.median(times["ms"]), 3),
+            "undisturbed": f"{sum(quiet for _, quiet in taken['ms'])}/{repeats}",
+            "difference": far.get(name),
+        })  # fmt: skip
+    ours = rows[0]
+    for row in rows:
+        row["ratio"] = round(row["ms"] / ours["ms"], 2)
+        if "graph_ms" in row and "graph_ms" in ours:
+            row["graph_ratio"] = round(row["graph_ms"] / ours["graph_ms"], 2)
+    ours.update(bytes=moved, flops=round(workload.flops))
+    return rows, failures
+
+
+def launch() -> dict[str, float]:
+    """Microseconds of the least that a GPU can be asked to do: from Python, and in a CUDA graph."""
+    one = torch.zeros(1, device="cuda")
+
+    def least() -> None:
+        one.add_(1)
+
+    least()
+    replay = captured(least, 100)
+    return {
+        "launch_us": 1e6 * statistics.median(event_seconds(least, 1000) for _ in range(9)),
+        "launch_graph_us": 1e4 * statistics.median(event_seconds(replay, 10) for _ in range(9)),
+    }
 
 
 # Report
 
 
 def table(rows: list[dict[str, object]]) -> str:
-    lines = [f"{'':22}{'memory':8}{'':32}{'ms':>9}{'ratio':>8}  undisturbed"]
+    """The rows of one workload; ``of copy``: how near a candidate comes to the copy of the bytes."""
+    what = "graph_ms" if all("graph_ms" in row for row in rows) else "ms"
+    copy = next(row[what] for row in rows if row["candidate"] == "copy")
+    lines = [f"{rows[0]['workload'] + ', ' + rows[0]['memory']:46}{'ms':>10}{'graph ms':>10}   ratio of copy  spread"]
     for row in rows:
-        what = f"{row['workload']:22}{row['memory']:8}{row['candidate']:32}"
-        text = f"{what}{row['ms']:9.3f}{row['ratio']:8.2f}  {row['undisturbed']}"
-        lines.append(text)
+        graph = f"{row['graph_ms']:10.4f}" if "graph_ms" in row else 10 * " "
+        numbers = f"{row['ms']:10.4f}{graph}{row['ratio']:8.2f}{copy / row[what]:8.0%}{row['spread']:8.0%}"
+        lines.append(f"  {row['candidate']:44}{numbers}  {row['undisturbed']}")
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=11)
-    parser.add_argument("--out", type=Path, default=Path("results/spectral_cpu.json"))
-    parser.add_argument("--only", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
-    arguments = parser.parse_args()
+def circumstances(device: str, quick: bool) -> dict[str, object]:
+    """What the numbers depend on, and what they are held against."""
+    size = 256 if quick else 8192 if device == "cuda" else 1024
+    found = {"threads": torch.get_num_threads(), "device": device, "isa": torch.ops.freqrob.isa()}
+    found["product_tflops"] = round(product_rate(device, torch.float32, size) / 1e12, 4)
+    if device == "cuda":
+        about = torch.cuda.get_device_properties(0)
+        found |= {"gpu": about.name, "cuda": torch.version.cuda, "l2_mb": round(about.L2_cache_size / 1e6)}
+        found |= {key: round(value, 2) for key, value in launch().items()}
+    return found
+
+
+def require_kernels(device: str) -> None:
     if not native.load():
         sys.exit(f"no native kernels to measure: {native.status().reason}")
-    torch.set_num_threads(arguments.threads)
-    rows: list[dict[str, object]] = []
+    if device == "cuda" and not torch._C._dispatch_has_kernel_for_dispatch_key("freqrob::bass", "CUDA"):
+        sys.exit(f"no CUDA kernels to measure: {'; '.join(native.status().notes) or 'the library has none'}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--minutes", type=float, help="start no other workload after that (default: 4; --full: none)")
+    parser.add_argument("--out", type=Path, default=Path("results/spectral_cpu.json"))
+    parser.add_argument("--only", nargs="+", choices=OPS, default=list(OPS), metavar="OP", help=", ".join(OPS))
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    how_much = parser.add_mutually_exclusive_group()
+    how_much.add_argument("--full", action="store_true", help="every op at every batch that fits")
+    how_much.add_argument("--quick", action="store_true", help="seconds, to see that it runs; without torch.compile")
+    given = parser.parse_args(arguments)
+    require_kernels(given.device)
+    torch.set_num_threads(given.threads)
+    torch._dynamo.config.automatic_dynamic_shapes = False  # a second size would be compiled for every size
+    torch._dynamo.config.recompile_limit = 64
+    workloads = [*(tiny() if given.quick else every() if given.full else few(given.device))]
+    deadline = time.monotonic() + 60 * (given.minutes or (float("inf") if given.full else 4))
+    how = {
+        "compile": not (given.no_compile or given.quick),
+        "seconds": 0.0 if given.quick else 0.01 if given.device == "cuda" else 0.06,
+        "repeats": 1 if given.quick else given.repeats,
+        "patience": 0.0 if given.quick else PATIENCE,
+    }
+    command = shlex.join(["python", "-m", "benchmarks.spectral", *(sys.argv[1:] if arguments is None else arguments)])
+    rows, left_out, failures = [], [], []
     with torch.no_grad():
-        workloads = [WORKLOADS[name]() for name in arguments.only]
-        for memory in ("fresh", "kept"):
+        head = {**provenance(command), **circumstances(given.device, given.quick)}
+        for memory in ("fresh", "kept") if given.device == "cpu" else ("fresh",):
             if memory == "kept":
                 keep_freed_memory()
             for workload in workloads:
-                rows += measure(workload, memory, arguments.repeats)
-    print(table(rows))
-    command = shlex.join(["python", "-m", "benchmarks.spectral", *sys.argv[1:]])
-    circumstances = {**provenance(command), "threads": arguments.threads, "isa": torch.ops.freqrob.isa()}
-    write_json(arguments.out, {**circumstances, "rows": rows})
-    print(f"written to {arguments.out}")
+                again = memory == "fresh" or workload == Workload(OPS["bass"], MIDDLE[workload.size], workload.size)
+                if workload.op.name not in given.only or not again:
+                    continue
+                if time.monotonic() > deadline or not fits(workload, given.device):
+                    left_out.append(f"{workload.name}, {memory}: for want of time or memory")
+                    continue
+                try:
+                    found, failed = measure(workload, given.device, memory, **how)
+                except RuntimeError as error:  # on a GPU the other workloads' numbers are worth having all the same
+                    found, failed = [], [f"{workload.name}: {error}"]
+                failures += failed
+                if found:
+                    rows += found
+                    print(table(found), flush=True)
+                    write_json(given.out, {**head, "left_out": left_out + failures, "rows": rows})
+                if given.device == "cuda":
+                    torch.cuda.empty_cache()
+    write_json(given.out, {**head, "left_out": left_out + failures, "rows": rows})
+    print("\n".join([*(f"left out: {what}" for what in left_out + failures), f"written to {given.out}"]))
+    if failures:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,16 @@
-"""Timing on a machine that may have other things to do."""
+"""Timing on a machine that may have other things to do, and on a GPU."""
 
 from __future__ import annotations
 
 import os
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+import torch
 
 FOREIGN_SHARE = 0.1  # of one core, above which a sample does not count
 
@@ -37,3 +42,52 @@ def quiet_sample(call: Callable[[], object], calls: int, deadline: float) -> tup
         if quiet or time.monotonic() > deadline:
             return seconds, quiet
         time.sleep(0.05)
+
+
+class Rotation:
+    """Calls a function on one set of inputs after another and keeps as many results.
+
+    Where the sets and their results are together larger than a cache, no call finds anything of its own in it.
+    """
+
+    def __init__(self, call: Callable[..., object], inputs: Sequence[tuple[Any, ...]]) -> None:
+        self.call, self.inputs, self.results, self.turn = call, inputs, [None] * len(inputs), 0
+
+    def __call__(self) -> None:
+        turn, self.turn = self.turn, (self.turn + 1) % len(self.inputs)
+        self.results[turn] = None  # its memory is for the new one
+        self.results[turn] = self.call(*self.inputs[turn])
+
+
+def event_seconds(call: Callable[[], object], calls: int, event: Callable[[], Any] | None = None) -> float:
+    """Seconds a call, of so many in a row, by the GPU's clock: where launching takes longer than running, of that."""
+    event = event or partial(torch.cuda.Event, enable_timing=True)
+    begin, end = event(), event()
+    begin.record()
+    for _ in range(calls):
+        call()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3 / calls
+
+
+def captured(call: Callable[[], object], calls: int) -> Callable[[], None]:
+    """A CUDA graph of so many calls in a row, warmed up before; calling it replays it."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(calls):
+            call()
+    return graph.replay
+
+
+def product_rate(device: str, dtype: torch.dtype, size: int, repeats: int = 5) -> float:
+    """Flop/s of a square matrix product of random numbers, the median of so many."""
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+
+    def product() -> None:
+        torch.mm(a, b)
+
+    for _ in range(3):
+        product()
+    seconds = (event_seconds(product, 3) if device == "cuda" else sample(product, 1)[0] for _ in range(repeats))
+    return 2 * size**3 / statistics.median(seconds)
