@@ -5,6 +5,9 @@ papers' code amounts to: a DataLoader with torchvision's transforms, float32, co
 as it is published. Both make a batch out of images in memory and take one SGD step of the same network; candidates of a
 row are timed in turn; times are medians. The last rows are parts of a step: making the batch, by itself; BaSS of the
 batch on the fly, beside a step of PGD-AT; ln B_low with its derivative, beside a step of JaFR.
+
+On a GPU `utilisation` is the rate of our step's convolutions and matrix products, attacks included, as a share of the
+rate of one large bf16 matrix product of the same run.
 """
 
 from __future__ import annotations
@@ -22,8 +25,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
-from benchmarks.timing import quiet_sample
+from benchmarks.timing import product_rate, quiet_sample
 from freqrob.data import DATASETS, Batches, ImageSet
 from freqrob.defenses import DEFENSES
 from freqrob.defenses.jafr import whole_batch_log_b_low
@@ -35,7 +40,7 @@ from freqrob.spectral.bass import RandomBaSS
 from freqrob.training.batch_norm import differentiate_twice
 
 EPS, STEP, STEPS = 8 / 255, 2 / 255, 10
-PATIENCE = 30.0  # seconds to wait for a quiet sample
+PATIENCE = 30.0  # seconds to wait for quiet samples on the CPU
 DEFENSES_MEASURED = ("standard", "pgd_at", "trades", "mart", "fgsm", "grad_align", "jafr", "fgsm_jafr", "augmix")
 
 
@@ -191,21 +196,57 @@ class LogBLow:
         torch.autograd.grad(whole_batch_log_b_low(self.jacobian), self.jacobian)[0].sum().item()
 
 
-def median_ms(candidates: dict[str, Callable[[], None]], repeats: int) -> dict[str, tuple[float, str]]:
+def waited(call: Callable[[], object]) -> Callable[[], None]:
+    """The call, until a GPU is done with it."""
+
+    def until_done() -> None:
+        call()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    return until_done
+
+
+class Flops(TorchDispatchMode):
+    """Counts flops of convolutions and matrix products; torch's own counter cannot differentiate gradients."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if flops := flop_registry.get(func.overloadpacket):
+            self.count += flops(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+def flops_of(step: Callable[[], object]) -> int:
+    """Of the convolutions and matrix products of one step, forward and backward."""
+    with Flops() as counter:
+        step()
+    return counter.count
+
+
+def median_ms(
+    candidates: dict[str, Callable[[], None]], repeats: int, patience: float
+) -> dict[str, tuple[float, str]]:
     """Median milliseconds of each, and how many samples were undisturbed."""
     for call in candidates.values():
         call()
     times = {name: [] for name in candidates}
     for _ in range(repeats):
         for name, call in candidates.items():
-            times[name].append(quiet_sample(call, 1, time.monotonic() + PATIENCE / repeats))
+            times[name].append(quiet_sample(call, 1, time.monotonic() + patience / repeats))
     return {
         name: (1e3 * statistics.median(t for t, _ in samples), f"{sum(quiet for _, quiet in samples)}/{repeats}")
         for name, samples in times.items()
     }
 
 
-def rows(architecture: str, batch_size: int, device: str, repeats: int, only: list[str]) -> list[dict[str, object]]:
+def rows(
+    architecture: str, batch_size: int, device: str, repeats: int, only: list[str], *,
+    product: float | None = None, patience: float = 0.0,
+) -> list[dict[str, object]]:  # fmt: skip
+    """A row for each defence and each part; given the flop/s of a matrix product, what share of it a step reaches."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (8 * batch_size, 3, 32, 32), dtype=torch.uint8, generator=generator)
     dataset = ImageSet(images, torch.randint(10, (len(images),), generator=generator), ())
@@ -213,34 +254,38 @@ def rows(architecture: str, batch_size: int, device: str, repeats: int, only: li
     found, took = [], {}
 
     def compare(what: str, candidates: dict[str, Callable[[], object]]) -> None:
-        measured = median_ms(candidates, repeats)
+        measured = median_ms(candidates, repeats, patience)
         (ms, quiet), (plain_ms, plain_quiet) = measured["freqrob"], measured["plain"]
         took[what] = ms
         found.append({
             "what": what, "ms": round(ms, 2), "images_per_s": round(1e3 * batch_size / ms, 1),
             "plain_ms": round(plain_ms, 2), "ratio": round(plain_ms / ms, 2), "undisturbed": f"{quiet} {plain_quiet}",
         })  # fmt: skip
-        print(found[-1], flush=True)
 
     for name in only:
-        compare(name, {
-            "freqrob": Step(DEFENSES[name](), architecture, ours, device),
-            "plain": Step(globals()[f"plain_{name}"], architecture, plain, device),
-        })  # fmt: skip
-    compare("the batch alone", {"freqrob": lambda: next(ours), "plain": lambda: next(plain)})
+        step = Step(DEFENSES[name](), architecture, ours, device)
+        compare(name, {"freqrob": step, "plain": Step(globals()[f"plain_{name}"], architecture, plain, device)})
+        if product:
+            found[-1]["utilisation"] = round(flops_of(step) / (took[name] / 1e3) / product, 4)
+        print(found[-1], flush=True)
+    compare("the batch alone", {"freqrob": waited(lambda: next(ours)), "plain": waited(lambda: next(plain))})
+    print(found[-1], flush=True)
     images, _ = next(ours)
     bass, log_b_low = RandomBaSS(1.0), LogBLow(images)
-    spectral = {"pgd_at": ("BaSS on the fly", lambda: bass(images)), "jafr": ("ln B_low and its derivative", log_b_low)}
+    spectral = {
+        "pgd_at": ("BaSS on the fly", waited(lambda: bass(images))),
+        "jafr": ("ln B_low and its derivative", log_b_low),
+    }
     for of, (what, call) in spectral.items():
         if of in took:
-            ms, quiet = median_ms({what: call}, 5 * repeats)[what]
+            ms, quiet = median_ms({what: call}, 5 * repeats, patience)[what]
             share = ms / took[of]
             found.append({"what": what, "ms": round(ms, 3), "of": of, "share": round(share, 5), "undisturbed": quiet})
             print(found[-1], flush=True)
     return found
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architecture", default="rn20")
     parser.add_argument("--batch-size", type=int, default=128)
@@ -249,12 +294,23 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", nargs="+", choices=DEFENSES_MEASURED, default=list(DEFENSES_MEASURED))
     parser.add_argument("--out", type=Path, default=Path("results/training_cpu.json"))
-    given = parser.parse_args()
+    parser.add_argument("--quick", action="store_true", help="seconds, to see that it runs")
+    given = parser.parse_args(arguments)
+    if given.quick:
+        given.batch_size, given.repeats, given.only = 8, 1, given.only[:1]
     torch.set_num_threads(given.threads)
-    found = rows(given.architecture, given.batch_size, given.device, given.repeats, given.only)
-    command = shlex.join(["python", "-m", "benchmarks.training", *sys.argv[1:]])
     circumstances = {"architecture": given.architecture, "batch_size": given.batch_size, "threads": given.threads}
-    write_json(given.out, {**provenance(command), **circumstances, "device": given.device, "rows": found})
+    circumstances["device"], product = given.device, None
+    if given.device == "cuda":
+        torch.backends.cudnn.benchmark = True  # as the trainer has it
+        product = product_rate("cuda", torch.bfloat16, 8192)
+        circumstances |= {"gpu": torch.cuda.get_device_name(), "product_tflops": round(product / 1e12, 1)}
+    found = rows(
+        given.architecture, given.batch_size, given.device, given.repeats, given.only, product=product,
+        patience=PATIENCE if given.device == "cpu" and not given.quick else 0.0,
+    )  # fmt: skip
+    command = shlex.join(["python", "-m", "benchmarks.training", *(sys.argv[1:] if arguments is None else arguments)])
+    write_json(given.out, {**provenance(command), **circumstances, "rows": found})
 
 
 if __name__ == "__main__":
