@@ -3,7 +3,8 @@
     python -m benchmarks.train_for --minutes 20 --data DIR --out DIR RECIPE …  [--set KEY=VALUE]
 
 What is trained so far is left in --out as one archive of weights in float16, cards, metrics and curves, in pieces of at
-most 15 MB: `cat models.tar.* | tar x`. For machines that are lent by the minute; it needs neither Typer nor Rich.
+most 15 MB: `cat models.tar.* | tar x`. The checkpoints to go on from are in it where they are small; --from takes up
+such pieces on another machine. For machines that are lent by the minute; it needs neither Typer nor Rich.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from freqrob.training import recipe_for, train
 
-PIECE = 15_000_000  # bytes
+PIECE, CHECKPOINTS = 15_000_000, 45_000_000  # bytes
 
 
 def setting(text: str) -> tuple[str, object]:
@@ -32,18 +33,33 @@ def setting(text: str) -> tuple[str, object]:
 
 
 def hand_over(model_dir: Path, out: Path) -> None:
-    """Write what models and runs have left in ``model_dir``, but for the checkpoints to go on from."""
+    """Write what models and runs have left in ``model_dir``, with the checkpoints to go on from if they are small."""
+    files = [path for path in sorted(model_dir.rglob("*")) if path.suffix in (".safetensors", ".json", ".csv", ".png")]
+    last = [path for path in sorted(model_dir.rglob("last.*")) if path.is_file()]
+    files = [path for path in files if path not in last]
+    if sum(path.stat().st_size for path in last) <= CHECKPOINTS:
+        files += last
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
-        for path in sorted(model_dir.rglob("*")):
-            if path.suffix in (".safetensors", ".json", ".csv", ".png") and path.name[:5] != "last.":
-                tar.add(path, path.relative_to(model_dir))
+        for path in files:
+            tar.add(path, path.relative_to(model_dir))
     out.mkdir(parents=True, exist_ok=True)
     for old in out.glob("models.tar.*"):
         old.unlink()
     content = archive.getvalue()
     for start in range(0, len(content), PIECE):
         (out / f"models.tar.{start // PIECE:02}").write_bytes(content[start : start + PIECE])
+
+
+def take_up(pieces: Path, model_dir: Path) -> None:
+    """Unpack what an earlier call handed over, unless ``model_dir`` has something already, which is newer."""
+    found = sorted(pieces.glob("models.tar.*"))
+    if not found:
+        raise SystemExit(f"--from: no models.tar.NN in {pieces}")
+    if not model_dir.exists():
+        content = io.BytesIO(b"".join(piece.read_bytes() for piece in found))
+        with tarfile.open(fileobj=content) as tar:
+            tar.extractall(model_dir, filter="data")
 
 
 def main() -> None:
@@ -55,7 +71,10 @@ def main() -> None:
     parser.add_argument("--model-dir", type=Path, default=Path("models"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--set", action="append", default=[], type=setting, metavar="KEY=VALUE", help="of the recipe")
+    parser.add_argument("--from", type=Path, dest="pieces", metavar="DIR", help="go on from an earlier call's --out")
     given = parser.parse_args()
+    if given.pieces:
+        take_up(given.pieces, given.model_dir)
     timer = threading.Timer(60 * given.minutes, os.kill, (os.getpid(), signal.SIGINT))
     timer.daemon = True
     timer.start()
