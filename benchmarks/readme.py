@@ -11,14 +11,22 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections.abc import Callable
+from math import hypot
 from pathlib import Path
 
 from freqrob.evaluation import PROTOCOLS
 from freqrob.files import write_text
+from freqrob.models.registry import DEFENSE_NAMES, VARIANTS, ModelName
 
 ROOT = Path(__file__).resolve().parents[1]
-SHIPPED = ("standard_rn20", "bassmix_standard_rn20", "pgd_at_rn20", "bass_pgd_at_rn20")
 README, RESULTS = ROOT / "README.md", ROOT / "results"
+NOT_MEASURED = "not measured yet"
+CEILING = "of the ceiling"
+CEILING_NOTE = (
+    "The ceiling is a copy of the bytes that must be moved, or the transforms' 5/2·N·log₂N flops at the rate of a "
+    "float32 matrix product if that takes longer, each measured in the same run. "
+)
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -26,26 +34,94 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def measured(name: str) -> dict:
+    """A file of results, or nothing where there is none yet."""
+    path = RESULTS / name
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def gpus() -> list[dict]:
+    """What `benchmarks/gpu.sh` recorded, a record for each GPU."""
+    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob("gpu_*.json"))]
+
+
 def models() -> str:
-    """Accuracies of the shipped models, a column for each protocol."""
-    records = [json.loads((RESULTS / "models_cifar10" / f"{name}.json").read_text()) for name in SHIPPED]
-    results = [result for record in records for result in record["results"]]
-    rows = []
-    for name in SHIPPED:
-        cells = []
-        for protocol in PROTOCOLS:
-            found = [r for r in results if r["model"] == name and r["protocol"] == protocol]
-            cells.append(" / ".join(f"{100 * r['accuracy']:.1f}" for r in found))
-        rows.append([f"`{name}`", *cells])
-    attacked = next(r for r in results if r["attack"] != "clean")
+    """Accuracies of the small models, a column for each protocol, and ln B_low."""
+    record = measured("cifar10_rn20.json")
+    if not record:
+        return NOT_MEASURED
+    attacks = list(dict.fromkeys(result["attack"] for result in next(iter(record.values()))["results"]))
+    rows = [
+        [
+            f"`{name}`",
+            *(" / ".join(f"{100 * accuracy(record, name, p, a):.1f}" for a in attacks) for p in PROTOCOLS),
+            f"{record[name]['log_b_low']['natural']:.1f}",
+        ]
+        for name in sorted(record, key=family)
+    ]
+    attacked = next(iter(record.values()))["results"][-1]
     note = (
-        f"Clean / {attacked['attack']} accuracy (%) of the shipped models on {attacked['images']:,} images of "
-        f"{records[0]['source']}; L∞, ε = {255 * attacked['eps']:.0f}/255, step {255 * attacked['step_size']:.0f}/255, "
-        f"random start, seed {attacked['seed']}; an image that any iterate breaks counts as broken. They are ResNet-20s"
-        " trained for ten epochs (against PGD-3 where adversarially) on two CPU cores: small twins to compare, not a "
-        "state of the art."
+        f"{' / '.join(attacks)} accuracy (%) on the {attacked['images']:,} images of CIFAR-10's test set; L∞, ε = "
+        f"{255 * attacked['eps']:.0f}/255, step {255 * attacked['step_size']:.0f}/255 from a random start, seed "
+        f"{attacked['seed']}; an image that any iterate breaks counts as broken. ln B_low: of the Jacobian on natural "
+        "images, higher where it is of lower frequency. ResNet-20s of 0.27 M parameters, trained on two CPU cores as "
+        "`freqrob recipes \"*rn20\"` says, one seed: small twins to compare, not a state of the art."
     )
-    return f"{table(['model', *(f'`{p}`' for p in PROTOCOLS)], rows)}\n\n{note}"
+    header = ["model", *(f"`{p}`" for p in PROTOCOLS), "ln B_low"]
+    return f"{table(header, rows)}\n\n{note}"
+
+
+def accuracy(record: dict, model: str, protocol: str, attack: str) -> float:
+    results = record[model]["results"]
+    return next(r["accuracy"] for r in results if (r["protocol"], r["attack"]) == (protocol, attack))
+
+
+def family(name: str) -> tuple[int, int]:
+    """Sorts twins beside each other."""
+    parts = ModelName.parse(name)
+    return DEFENSE_NAMES.index(parts.defense), (None, *VARIANTS).index(parts.variant)
+
+
+def standard_error(percent: float, images: int = 10_000) -> float:
+    """Of an accuracy, in percent, that so many images were measured for."""
+    return (percent * (100 - percent) / images) ** 0.5
+
+
+def claims() -> str:
+    """What the papers say of such models, and what these do."""
+    record = measured("cifar10_rn20.json")
+
+    def robust(model: str, protocol: str = "natural", attack: str = "PGD-20") -> float:
+        return 100 * accuracy(record, model, protocol, attack)
+
+    def b_low(model: str) -> float:
+        return record[model]["log_b_low"]["natural"]
+
+    rows = []
+
+    def claim(text: str, of: str, base: str, value: Callable[[str], float], other: Callable[[str], float]) -> None:
+        """One row: the claim is that ``value(of)`` is above ``other(base)``."""
+        if of in record and base in record:
+            one, two = value(of), other(base)
+            noise = 2 * hypot(*(standard_error(percent) for percent in (one, two))) if value is not b_low else 0
+            holds = "within noise" if abs(one - two) < noise else "yes" if one > two else "no"
+            rows.append([text, f"`{of}` {one:.1f}, `{base}` {two:.1f}", holds])
+
+    for defense in ("pgd_at", "trades", "mart"):
+        base, twin = f"{defense}_rn20", f"bass_{defense}_rn20"
+        claim(
+            "Lin et al.: trained and tested behind BaSS, robust accuracy is higher (`bass`, beside `natural`)",
+            twin, base, lambda model: robust(model, "bass"), robust,
+        )  # fmt: skip
+        claim("… and it is so against natural images too (`natural`)", twin, base, robust, robust)
+        claim(
+            "… and where the attack goes through BaSS (`natural+bass`, beside `natural`)",
+            twin, base, lambda model: robust(model, "natural+bass"), robust,
+        )  # fmt: skip
+    claim("Chan et al.: JaFR raises ln B_low", "jafr_rn20", "standard_rn20", b_low, b_low)
+    claim("Chan et al.: and so does adversarial training", "pgd_at_rn20", "standard_rn20", b_low, b_low)
+    claim("Chan et al.: JaFR makes FGSM training more robust to PGD", "fgsm_jafr_rn20", "fgsm_rn20", robust, robust)
+    return table(["claim", "here: PGD-20 accuracy (%) or ln B_low", "holds"], rows) if rows else NOT_MEASURED
 
 
 def longtail() -> str:
@@ -67,28 +143,116 @@ def longtail() -> str:
     return f"{table(header, rows)}\n\n{note}"
 
 
-def speed() -> str:
-    """The fused ops against their peers of the same run."""
-    record = json.loads((RESULTS / "spectral_cpu.json").read_text())
-    rows = {(row["workload"], row["candidate"]): row for row in record["rows"] if row["memory"] == "fresh"}
-    workloads, candidates = (list(dict.fromkeys(key[i] for key in rows)) for i in (0, 1))
+class Speeds:
+    """A record of `benchmarks.spectral`: cells of the speed table, empty where something was not measured."""
 
-    def cell(workload: str, candidate: str) -> str:
-        row = rows.get((workload, candidate))
-        if row is None:
+    def __init__(self, record: dict) -> None:
+        self.record = record
+        self.rows: dict[str, dict[str, dict]] = {}
+        for row in record["rows"]:
+            if row["memory"] == "fresh":
+                self.rows.setdefault(row["workload"], {})[row["candidate"]] = row
+
+    def time(self, workload: str, what: str = "ms") -> str:
+        """freqrob's own."""
+        ms = self.rows.get(workload, {}).get("freqrob", {}).get(what)
+        return "" if ms is None else f"{1e3 * ms:.1f} µs" if ms < 0.1 else f"{ms:.2f} ms"
+
+    def ratio(self, workload: str, kind: str) -> str:
+        """By how much the fastest candidate is slower whose name begins like that."""
+        found = [row["ratio"] for name, row in self.rows.get(workload, {}).items() if name.startswith(kind)]
+        return f"{min(found):.1f} ×" if found else ""
+
+    def of_ceiling(self, workload: str) -> str:
+        """How near freqrob's best comes to the copy of the bytes, or to the transforms' flops if they take longer."""
+        rows = self.rows.get(workload, {})
+        if "copy" not in rows:
             return ""
-        return f"{row['ms']:.2f} ms" if candidate == "freqrob" else f"{row['ratio']:.1f} ×"
+        ours = [row.get("graph_ms", row["ms"]) for name, row in rows.items() if name.startswith("freqrob")]
+        copy = rows["copy"].get("graph_ms", rows["copy"]["ms"])
+        at_peak = rows["freqrob"]["flops"] / self.record["product_tflops"] / 1e9
+        return f"{100 * max(copy, at_peak) / min(ours):.0f} %"
 
-    body = [[candidate, *(cell(workload, candidate) for workload in workloads)] for candidate in candidates]
+    def columns(self, name: str) -> dict[str, Callable[[str], str]]:
+        return {
+            name: self.time,
+            f"{name}: in a graph": lambda workload: self.time(workload, "graph_ms"),
+            f"{name}: best torch": lambda workload: self.ratio(workload, "torch: "),
+            f"{name}: torch.compile": lambda workload: self.ratio(workload, "torch.compile: "),
+            f"{name}: plain torch": lambda workload: self.ratio(workload, "torch: fft2"),
+            f"{name}: Triton": lambda workload: self.ratio(workload, "Triton: "),
+            f"{name}: {CEILING}": self.of_ceiling,
+        }
+
+
+def speed() -> str:
+    """The spectral ops against their peers of the same run, on the CPU and on each GPU that was at hand."""
+    record = measured("spectral_cpu.json")
+    cpu, found = Speeds(record), [gpu for gpu in gpus() if "spectral" in gpu]
+    machines = {"CPU": cpu, **{gpu["name"]: Speeds(gpu["spectral"]) for gpu in found}}
+    ops = {row.get("op") for row in record["rows"]}
+    workloads = [*cpu.rows]
+    for speeds in machines.values():  # what only a GPU has kernels for
+        workloads += [row["workload"] for row in speeds.record["rows"] if row.get("op") not in ops]
+    workloads = list(dict.fromkeys(workloads))
+    header, columns = [], []
+    for name, speeds in machines.items():
+        for title, cell in speeds.columns(name).items():
+            cells = [cell(workload) for workload in workloads]
+            if any(cells):
+                header.append(title)
+                columns.append(cells)
+    body = [[workload, *cells] for workload, *cells in zip(workloads, *columns, strict=True)]
+    loops = (cpu.ratio(workload, "NumPy loop") for workload in workloads)
     note = (
-        "A whole batch, float32 unless said; the others as multiples of freqrob's time in the same run, medians. "
-        f"{record['machine']}, {record['threads']} threads, {record['isa']}, torch {record['versions']['torch']}. "
-        "`python -m benchmarks.spectral` measures your machine."
+        "Time for a whole batch, float32 unless said; the others as multiples of freqrob's time in the same run, "
+        f"medians. The authors' NumPy loop takes {', '.join(filter(None, loops))} on the CPU. "
+        f"{CEILING_NOTE if any(CEILING in title for title in header) else ''}"
+        f"CPU: {record['machine']}, {record['threads']} threads, {record['isa']}, torch {record['versions']['torch']}. "
     )
-    return f"{table(['', *workloads], body)}\n\n{note}"
+    for gpu in found:
+        versions = f"CUDA {gpu['spectral']['cuda']}, torch {gpu['spectral']['versions']['torch']}"
+        note += f"{gpu['name']}: {gpu['spectral']['gpu']}, {versions}. "
+    note += "" if found else f"GPU: {NOT_MEASURED}. "
+    note += "`python -m benchmarks.spectral` measures your machine, `benchmarks/gpu.sh` your GPU."
+    return f"{table(['', *header], body)}\n\n{note}"
 
 
-TABLES = {"models": models, "longtail": longtail, "speed": speed}
+def training_table(record: dict) -> str:
+    """A step of each defence against a plain loop, and what the spectrum costs in it."""
+    steps = [row for row in record["rows"] if "ratio" in row]
+    header = ["a training step", "images/s", "a plain loop takes"]
+    rows = [[row["what"], f"{row['images_per_s']:,.0f}", f"{row['ratio']:.1f} ×"] for row in steps]
+    if "product_tflops" in record:
+        header.append("of the matrix product's flops")
+        for row, cells in zip(steps, rows, strict=True):
+            cells.append(f"{100 * row['utilisation']:.0f} %" if "utilisation" in row else "")
+    shares = (
+        f"{row['what']} takes {100 * row['share']:.1f} % of a step of {row['of']}. "
+        for row in record["rows"]
+        if "share" in row
+    )
+    threads = "" if record["device"] == "cuda" else f", {record['threads']} threads"
+    note = (
+        f"{record.get('gpu', record['machine'])}{threads}, torch {record['versions']['torch']}: "
+        f"{record['architecture']}, batches of {record['batch_size']}. {''.join(shares)}"
+    )
+    return f"{table(header, rows)}\n\n{note.strip()}"
+
+
+def training() -> str:
+    """The training steps on the CPU and on each GPU that was at hand."""
+    records = [measured("training_cpu.json"), *(record for gpu in gpus() for record in gpu.get("training", ()))]
+    note = (
+        "The plain loop is float32 PyTorch with a DataLoader; attacks are PGD-10; medians of the same run. "
+        "`python -m benchmarks.training` measures your machine."
+    )
+    if len(records) == 1:
+        note = f"GPU: {NOT_MEASURED}. {note}"
+    return "\n\n".join([*map(training_table, records), note])
+
+
+TABLES = {"models": models, "claims": claims, "longtail": longtail, "speed": speed, "training": training}
 
 
 def filled(text: str) -> str:
