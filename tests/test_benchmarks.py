@@ -66,6 +66,23 @@ def test_rate_of_a_matrix_product(monkeypatch):
     assert timing.product_rate("cpu", torch.float32, 10, repeats=3) == 2 * 10**3 / 0.5
 
 
+def times_on_a_gpu(monkeypatch, took, capturing):
+    """Milliseconds that one sample of each kind gives, of a GPU that takes so long for a call of two sets."""
+    monkeypatch.setattr(spectral, "event_seconds", lambda call, calls: 1.5 * took if call == "replay" else took)
+    monkeypatch.setattr(spectral, "captured", capturing)
+    samplers = spectral.cuda_samplers(spectral.Candidate(None, [(), ()]), 0.01, 0.0)
+    return {what: 1e3 * take()[0] for what, take in samplers.items()}
+
+
+def test_a_call_on_a_gpu_is_timed_by_itself_and_as_a_part_of_a_graph(monkeypatch):
+    def fails(call, calls):
+        raise RuntimeError("cannot be captured")
+
+    assert times_on_a_gpu(monkeypatch, 1e-3, lambda call, calls: "replay") == pytest.approx({"ms": 1, "graph_ms": 0.75})
+    assert [*times_on_a_gpu(monkeypatch, 1e-3, fails)] == ["ms"]
+    assert [*times_on_a_gpu(monkeypatch, 1e-2, lambda call, calls: "replay")] == ["ms"]  # launching is nothing there
+
+
 # Peers
 
 
@@ -270,7 +287,8 @@ def test_what_was_trained_is_handed_over_in_pieces(tmp_path, monkeypatch):
     assert found == {name for name in files if ".lock" not in name}
     assert all((elsewhere / name).read_bytes() == (models / name).read_bytes() for name in found)
     monkeypatch.setattr(train_for, "CHECKPOINTS", 49_999)
-    train_for.hand_over(models, out)  # fewer pieces than before
+    train_for.hand_over(models, out)
+    assert len([*out.glob("models.tar.*")]) < len(pieces)
     with tarfile.open(fileobj=BytesIO(b"".join(p.read_bytes() for p in sorted(out.glob("models.tar.*"))))) as tar:
         assert sorted(tar.getnames()) == sorted(name for name in files if "last" not in name and ".lock" not in name)
 
