@@ -14,9 +14,7 @@ usage="usage: benchmarks/gpu.sh [--only test|bench|train] [--out DIR] [--wheels 
 --device   cpu: a dry run, written to dry_run.json; --quick: seconds instead of minutes for the benchmarks"
 
 set -u
-cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
-
-only=all out=results wheels='' device=cuda quick='' recipes=() minutes='' data='' from='' settings=()
+only=all out='' wheels='' device=cuda quick='' recipes=() minutes='' data='' from='' settings=()
 die() { printf '%s\n' "$1" >&2; exit 2; }
 while (($#)); do
     case $1 in
@@ -49,6 +47,12 @@ if ((${#recipes[@]})); then
 elif [[ $only == train ]]; then
     die "--only train: --train RECIPE is missing"
 fi
+
+for folder in out wheels data from; do
+    [[ -z ${!folder} ]] || printf -v "$folder" '%s' "$(realpath -m -- "${!folder}")"
+done
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
+out=${out:-$PWD/results}
 
 python=${PYTHON:-}
 [[ -n $python ]] || { [[ -x .venv/bin/python ]] && python=.venv/bin/python || python=python3; }
