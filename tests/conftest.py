@@ -4,9 +4,15 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Before torch is imported: small tensors on several threads crawl where another process wants a core too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The same examples in every run; the sanitizers' run takes fewer.
+settings.register_profile("freqrob", derandomize=True, deadline=None, max_examples=60)
+settings.register_profile("sanitized", settings.get_profile("freqrob"), max_examples=30)
+settings.load_profile("freqrob")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
