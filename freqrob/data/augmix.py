@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from freqrob.data.datasets import to_pixels
+from freqrob.parameters import check_counts, is_number
 from freqrob.spectral.ops import check_planes
 
 MAX_RANDOM_DEPTH = 3
@@ -95,18 +96,13 @@ def augmix(
 
 def check_augmix(severity: float, width: int, depth: int, alpha: float) -> None:
     """Raise ValueError, naming the parameter, unless they are as ``augmix`` wants them."""
-    if not _is_number(severity) or not 0.1 <= severity <= 10:
+    if not is_number(severity) or not 0.1 <= severity <= 10:
         raise ValueError(f"severity: expected a level from 0.1 to 10, got {severity!r}")
-    if not isinstance(width, int) or isinstance(width, bool) or width < 1:
-        raise ValueError(f"width: expected an integer from 1 on, got {width!r}")
+    check_counts(width=width)
     if not isinstance(depth, int) or isinstance(depth, bool) or not (depth == -1 or depth >= 1):
         raise ValueError(f"depth: expected an integer from 1 on, or -1 for a random depth, got {depth!r}")
-    if not _is_number(alpha) or not (isfinite(alpha) and alpha > 0):
+    if not is_number(alpha) or not (isfinite(alpha) and alpha > 0):
         raise ValueError(f"alpha: expected a positive number, got {alpha!r}")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _draw(

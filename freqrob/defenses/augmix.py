@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqrob.data.augmix import augmix, check_augmix
-from freqrob.defenses.parameters import check_weights
+from freqrob.parameters import check_weights
 from freqrob.spectral.bass import bass
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqrob.attacks import bare, input_gradient
-from freqrob.defenses.parameters import check_pixels
+from freqrob.parameters import check_pixels
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from freqrob.attacks import bare, cross_entropy, input_gradient
 from freqrob.defenses.fgsm import FGSM
 from freqrob.defenses.jafr import jacobian
-from freqrob.defenses.parameters import check_weights
+from freqrob.parameters import check_weights
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from freqrob.attacks import bare
 from freqrob.defenses.fgsm import FGSM
-from freqrob.defenses.parameters import check_weights
+from freqrob.parameters import check_weights
 from freqrob.spectral.jacobian import log_b_low
 from freqrob.spectral.ops import mean_amplitude
 

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqrob.data.datasets import to_pixels
-from freqrob.defenses.parameters import check_counts, check_weights
 from freqrob.models.front_ends import FrontEnded
+from freqrob.parameters import check_counts, check_weights
 
 LARGEST = 0.9999  # of a similarity, since arctanh 1 = ∞
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqrob.attacks import evaluating, pgd
-from freqrob.defenses.parameters import check_counts, check_pixels
+from freqrob.parameters import check_counts, check_pixels
 
 
 @dataclass(frozen=True)

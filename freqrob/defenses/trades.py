@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqrob.attacks import evaluating, pgd
-from freqrob.defenses.parameters import check_counts, check_pixels, check_weights
+from freqrob.parameters import check_counts, check_pixels, check_weights
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the parameters of a defence have to be."""
+"""What the parameters of defences and augmentations have to be."""
 
 from math import isfinite
 
@@ -6,7 +6,7 @@ from math import isfinite
 def check_pixels(**values: float) -> None:
     """Raise ValueError unless each is a distance in pixels of [0, 1]."""
     for name, value in values.items():
-        if not _is_number(value) or not 0 < value <= 1:
+        if not is_number(value) or not 0 < value <= 1:
             raise ValueError(f"{name}: expected pixels in (0, 1], such as 8/255, got {value!r}")
 
 
@@ -20,9 +20,10 @@ def check_counts(**values: int) -> None:
 def check_weights(**values: float) -> None:
     """Raise ValueError unless each is a finite number."""
     for name, value in values.items():
-        if not _is_number(value) or not isfinite(value):
+        if not is_number(value) or not isfinite(value):
             raise ValueError(f"{name}: expected a finite number, got {value!r}")
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether it is an int or a float, and no bool."""
     return isinstance(value, int | float) and not isinstance(value, bool)
