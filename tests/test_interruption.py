@@ -1,23 +1,27 @@
 """Runs that are killed, stopped, or meet a full disk, in processes of their own, go on to where others end."""
 
+import errno
 import io
 import multiprocessing
 import os
 import resource
 import signal
+import time
+from datetime import timedelta
 from functools import partial
 from itertools import count
 from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 from test_training import two_colours
 from torch import nn
 
 from freqrob.data import Batches
 from freqrob.models import load_model, registry
-from freqrob.training import Recipe, train, trainer
+from freqrob.training import Recipe, run_folder, train, trainer
 
 TRAIN_IMAGES, BATCH, EPOCHS = 480, 8, 3
 EPOCH = TRAIN_IMAGES // BATCH
@@ -140,7 +144,7 @@ def killed_in_a_step(patch, _folder):
         return kill() if sum(calls) == EPOCH + 41 else forward(self, images)
 
     patch.setattr(nn.Dropout, "forward", killing)
-    return {"checkpoint_minutes": 20 / 60}
+    return {"checkpoint_minutes": 19 / 60}
 
 
 def killed_in_writing(patch, _folder):
@@ -162,13 +166,29 @@ def test_a_killed_run_ends_as_one_that_was_not(patch, whole, tmp_path, name):
     assert_same_end(whole, cut, name)
 
 
-def test_a_run_killed_while_it_writes_a_checkpoint(patch, whole, tmp_path):
+def killed_in_writing_weights(patch, _folder):
+    """When the weights of the second epoch are written but have not got their name."""
+    return {"track": at_step(EPOCH + 40, lambda: patch.setattr(os, "replace", lambda *_: kill()))}
+
+
+def unfinished(folder):
+    return sorted(path.name.split(".")[1] for path in folder.rglob(".*.tmp"))
+
+
+@pytest.mark.parametrize(
+    "prepare, left, step",
+    [(killed_in_writing, ["last"], EPOCH + 40), (killed_in_writing_weights, ["standard_small"] * 2, EPOCH)],
+)
+def test_a_run_killed_while_it_writes(patch, whole, tmp_path, prepare, left, step):
     cut = tmp_path / "cut"
-    assert elsewhere(killed_in_writing, cut) == -signal.SIGKILL
-    assert last(cut)["step"] == EPOCH + 40
+    assert elsewhere(prepare, cut) == -signal.SIGKILL
+    assert (last(cut)["step"], unfinished(cut)) == (step, left)
+    another = run_of(cut).with_name(".standard_small2.safetensors.1.a.tmp")
+    another.touch()
     for folder in (cut, whole):
         train(recipe(), model_dir=folder)
     assert_same_end(whole, cut)
+    assert [path.name for path in cut.rglob(".*.tmp")] == [another.name], "that of another run is left alone"
 
 
 def waits_at_step_10(_patch, folder):
@@ -310,6 +330,42 @@ def assert_survives_a_full_disk(folder, whole, size, minutes, file, step):
     for folder in (cut, whole):
         train(recipe(), model_dir=folder)
     assert_same_end(whole, cut)
+
+
+def one_of_two(folder, rank):
+    """One of two processes that train together, the first of which cannot write."""
+    common = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    os.environ.update({key: str(value) for key, value in {**common, "RANK": rank, "LOCAL_RANK": rank}.items()})
+    patience = timedelta(seconds=SECONDS)
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2, timeout=patience)
+    own = folder / str(rank)
+    own.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        set_up(patch)
+        if rank == 0:
+            patch.setattr(run_folder.torch, "save", full_disk)
+        try:
+            train(recipe(), model_dir=folder, accelerator="cpu", checkpoint_minutes=0)
+        except OSError as error:
+            (own / "raised").write_text(str(error))
+        time.sleep(1)  # so that neither fails because the other has gone
+        os._exit(0)
+
+
+def full_disk(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_stops_all_that_train_together(tmp_path):
+    pair = [processes.Process(target=one_of_two, args=(tmp_path, rank)) for rank in range(2)]
+    for child in pair:
+        child.start()
+    for child in pair:
+        child.join(SECONDS)
+        child.kill()
+    first, second = ((tmp_path / str(rank) / "raised").read_text() for rank in range(2))
+    assert "No space left" in first and "last.ckpt" in first
+    assert second.startswith("another of the processes")
 
 
 def test_a_damaged_checkpoint_is_named(patch, tmp_path):

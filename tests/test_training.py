@@ -118,6 +118,17 @@ class TestRun:
         assert train(recipe(), model_dir=tmp_path, log=lines.append) == path
         assert not lines and path.read_bytes() == before
 
+    def test_a_folder_that_cannot_be_written_is_named_before_the_work(self, asked, tmp_path):
+        (tmp_path / "file").touch()
+        with pytest.raises(OSError, match=r"model_dir: cannot write files in .*file/models.*Not a directory"):
+            train(recipe(), model_dir=tmp_path / "file" / "models")
+        assert not asked
+
+    def test_an_accelerator_that_is_not_there_is_named(self, asked, tmp_path, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+        with pytest.raises(ValueError, match="accelerator: cannot start 1 processes on 1 nodes with 'cuda'"):
+            train(recipe(), model_dir=tmp_path, accelerator="cuda")
+
     def test_weights_that_were_removed_are_missed(self, asked, tmp_path):
         train(recipe(epochs=1), model_dir=tmp_path).unlink()
         with pytest.raises(FileNotFoundError, match="remove"):

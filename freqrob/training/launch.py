@@ -31,7 +31,9 @@ def launch(precision: str, accelerator: str = "auto") -> Fabric:
         )
         fabric.launch()
     except (RuntimeError, MisconfigurationException) as error:  # Lightning's messages say what SLURM wants
-        raise ValueError(f"devices: cannot start {world_size} processes on {nodes} nodes: {error}") from error
+        raise ValueError(
+            f"accelerator: cannot start {world_size} processes on {nodes} nodes with {accelerator!r}: {error}"
+        ) from error
     torch.backends.cudnn.benchmark = True
     return fabric
 
@@ -45,6 +47,21 @@ def share_buffers(model: nn.Module) -> None:
     dist.broadcast(flat, 0)
     for buffer, shared in zip(buffers, flat.split([buffer.numel() for buffer in buffers]), strict=True):
         buffer.copy_(shared.view_as(buffer))
+
+
+@contextmanager
+def failing_together(fabric: Fabric) -> Iterator[None]:
+    """What one process raises stops all of them, which would wait for it for ever; the others raise OSError."""
+    failure = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    failures = fabric.all_reduce(torch.tensor(int(failure is not None), device=fabric.device), reduce_op="sum")
+    if failure:
+        raise failure
+    if failures:
+        raise OSError("another of the processes that train together failed, and says why")
 
 
 def _started_by() -> tuple[int, int]:

@@ -33,13 +33,21 @@ class RunFolder:
         self.folder, self.recipe = folder, recipe
         self.tensorboard = _summary_writer() if tensorboard else None
 
+    def make(self) -> None:
+        """Create the folder. Raises OSError, naming ``model_dir``, where no files can be written in it."""
+        try:
+            with temporary_beside(self.folder / "last.ckpt") as new:
+                new.touch()
+        except OSError as error:
+            raise OSError(f"model_dir: cannot write files in {self.folder} ({error.strerror})") from error
+
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Raise ValueError where another process trains in this folder."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Raise ValueError where another process trains in this folder; remove what one that was killed left behind."""
         lock = FileLock(self.folder / ".lock")
         try:
             lock.acquire(timeout=0)
+            self._remove_unfinished()
         except Timeout as error:
             raise ValueError(f"model_dir: another process is training in {self.folder}") from error
         except NotImplementedError:  # a file system that cannot lock
@@ -48,6 +56,13 @@ class RunFolder:
             yield
         finally:
             lock.release()
+
+    def _remove_unfinished(self) -> None:
+        """Remove the files of ``temporary_beside`` for this run, in its folder and beside its weights and card."""
+        name = self.folder.name
+        for pattern in (f"{name}/.*.tmp", f".{name}.safetensors.*.tmp", f".{name}.json.*.tmp"):
+            for path in self.folder.parent.glob(pattern):
+                path.unlink(missing_ok=True)
 
     def read(self) -> dict[str, Any] | None:
         """The last checkpoint, on the CPU, or None.

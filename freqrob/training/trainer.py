@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from freqrob.models.loading import checkpoint_path
 from freqrob.provenance import commit, versions
 from freqrob.spectral.bass import RandomBaSS
 from freqrob.training.batch_norm import differentiate_twice
-from freqrob.training.launch import launch, share_buffers, stop_asked_for
+from freqrob.training.launch import failing_together, launch, share_buffers, stop_asked_for
 from freqrob.training.recipe import Recipe
 from freqrob.training.run_folder import RunFolder
 
@@ -80,7 +80,8 @@ def train(
         FloatingPointError: the loss became NaN or infinite; the batch is saved and the last checkpoint is intact.
         FileNotFoundError: no data, or the weights of a run that was trained are gone.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, when the step is done and a checkpoint written.
-        OSError: a file could not be written, such as on a full disk; what was there before is intact.
+        OSError: files cannot be written, such as on a full disk; what was there before is intact. Where several
+            processes train together, also in those that see another one fail.
     """
     weights = checkpoint_path(recipe.name, model_dir, recipe.dataset, recipe.threat_model)
     run = RunFolder(weights.with_suffix(""), recipe.as_dict(), tensorboard)
@@ -88,6 +89,7 @@ def train(
     if compile and defense.double_backward:
         raise ValueError(f"compile: {recipe.parsed.defense} differentiates gradients, which compiled code does not")
     fabric = launch(recipe.precision, accelerator)
+    run.make()  # before minutes of work, not after
     fabric.seed_everything(recipe.seed, verbose=False)
     train_set, val_set = _load(recipe, data_dir, download, fabric, track)
     batches = Batches(
@@ -109,7 +111,10 @@ def train(
     steps, saved_at = recipe.epochs * len(batches), time.monotonic()
     if 0 < state.step < steps:
         log(f"goes on after step {state.step:,} of {steps:,}")
-    with stop_asked_for() as stop, run.locked() if fabric.is_global_zero else nullcontext():
+    with stop_asked_for() as stop, ExitStack() as lock:
+        with failing_together(fabric):
+            if fabric.is_global_zero:
+                lock.enter_context(run.locked())
         for step in track(range(state.step, steps), recipe.name, steps, recipe.batch_size):
             began = time.monotonic()
             images, labels = batches[step]
@@ -122,8 +127,9 @@ def train(
             state.optimizer.zero_grad()
             fabric.backward(loss)
             # What one process meets, all of them act on: one that went on alone would wait for the others for ever
-            here = torch.stack([loss.detach().float(), loss.new_tensor(stop.is_set(), dtype=torch.float32)])
-            whole_loss, stops = fabric.all_reduce(here).tolist()
+            due = time.monotonic() - saved_at > 60 * checkpoint_minutes
+            here = torch.hstack([loss.detach().float(), loss.new_tensor([stop.is_set(), due], dtype=torch.float32)])
+            whole_loss, stops, due = fabric.all_reduce(here).tolist()
             if not isfinite(whole_loss):
                 if not isfinite(loss.item()):
                     run.write_batch(images, labels, step, state.model.network.state_dict())
@@ -137,21 +143,22 @@ def train(
             state.stepped(whole_loss, time.monotonic() - began)
 
             epoch_ends = state.step % len(batches) == 0
-            if not (epoch_ends or stops or time.monotonic() - saved_at > 60 * checkpoint_minutes):
+            if not (epoch_ends or stops or due):
                 continue
             state.check_finite()
             if epoch_ends:
                 with fabric.autocast():
                     state.end_epoch(_validate(state.kept, val_set, recipe, fabric, track))
-            if fabric.is_global_zero:
-                if epoch_ends:
+            with failing_together(fabric):
+                if epoch_ends and fabric.is_global_zero:
                     card = _card(recipe, train_set, state.history[-1], made_by)
                     for path in (weights, run.last_weights) if state.is_best else (run.last_weights,):
                         save(path, checkpoint_state(state.kept), card, torch.float16)
                     run.write_metrics(state.history)
-                run.write(state.as_dict())
-                if epoch_ends:
-                    log("  ".join(f"{key} {value:.4g}" for key, value in state.history[-1].items()))
+                if fabric.is_global_zero:
+                    run.write(state.as_dict())
+            if epoch_ends and fabric.is_global_zero:
+                log("  ".join(f"{key} {value:.4g}" for key, value in state.history[-1].items()))
             saved_at = time.monotonic()
             if stops and state.step < steps:
                 raise KeyboardInterrupt
@@ -254,9 +261,7 @@ def _load(
     return train_set, val_set
 
 
-def _validate(
-    model: nn.Module, val_set: ImageSet, recipe: Recipe, fabric: Fabric, track: Track
-) -> dict[str, float]:
+def _validate(model: nn.Module, val_set: ImageSet, recipe: Recipe, fabric: Fabric, track: Track) -> dict[str, float]:
     """Clean accuracy of the whole validation split; ``selection`` is what the best epoch is chosen by."""
     defense, count = recipe.make_defense(), min(recipe.selection_images or len(val_set), len(val_set))
     starts = range(fabric.global_rank * VALIDATION_BATCH, len(val_set), fabric.world_size * VALIDATION_BATCH)
