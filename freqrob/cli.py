@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from fractions import Fraction
@@ -40,11 +42,13 @@ if TYPE_CHECKING:
 
     from freqrob.evaluation import Result
     from freqrob.models.cards import Card
+    from freqrob.training import Recipe
     from freqrob.training.presets import Preset
 
 Track = Callable[..., Iterable]
 PROTOCOLS = ("natural", "natural+bass", "bass")
 USAGE_ERROR, INTERRUPTED = 2, 130
+LINE_SECONDS = 60  # between lines of progress in a log
 
 
 class _Group(typer.core.TyperGroup):
@@ -199,17 +203,17 @@ def train(
     precision: Annotated[str | None, typer.Option(help="bf16-mixed, 16-mixed or 32-true.")] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any field of the recipe or of its defence; repeatable."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Any setting that `freqrob recipes RECIPE` shows; repeatable."),
     ] = None,
     download: Download = False,
-    checkpoint_minutes: Annotated[float, typer.Option(help="Between checkpoints within an epoch.")] = 10,
+    checkpoint_minutes: Annotated[float, typer.Option(min=0, help="Between checkpoints within an epoch.")] = 10,
     accelerator: Annotated[str, typer.Option(help="As Lightning Fabric names it: auto, cpu, cuda, …")] = "auto",
     compile: Annotated[bool, typer.Option("--compile", help="Compile the network (torch.compile).")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write the metrics for TensorBoard too.")] = False,
 ) -> None:
     """Train a recipe, or go on with a run that was stopped.
 
-    A name has its settings, the paper's where there is one: `freqrob recipes NAME` shows them. What is given here
+    A name has its settings, the paper's where there is one: `freqrob recipes RECIPE` shows them. What is given here
     replaces them. Examples:
 
     - `freqrob train standard_rn20 --data ./data --download`
@@ -227,7 +231,7 @@ def train(
         "epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed, "gamma": gamma, "precision": precision
     }  # fmt: skip
     given = {key: value for key, value in given.items() if value is not None}
-    chosen = training.recipe_for(recipe, dataset, threat_model, **{**given, **_settings(settings or [])})
+    chosen = training.recipe_for(recipe, dataset, threat_model, **{**given, **_settings(recipe, settings or [])})
     try:
         with _progress(quiet=_rank() > 0) as (track, log):
             weights = training.train(
@@ -236,14 +240,25 @@ def train(
             )  # fmt: skip
     except KeyboardInterrupt:
         if _rank() == 0:
-            again = "" if "WORLD_SIZE" in os.environ else ":\n  " + shlex.join(["freqrob", *sys.argv[1:]])
+            launched = {"WORLD_SIZE", "SLURM_NTASKS"} & os.environ.keys()  # by a command that is not known here
             Console(stderr=True, soft_wrap=True).print(
-                f"Stopped. What was trained is kept; the same command goes on from there{escape(again)}",
+                "Stopped. What was trained is kept; the same command goes on from there"
+                + ("." if launched else f":\n  {escape(_this_command())}"),
                 highlight=False,
             )
         raise typer.Exit(INTERRUPTED) from None
     if _rank() == 0:
-        Console().print(f"Wrote {weights}", highlight=False, soft_wrap=True)
+        Console().print(f"The best epoch is in {weights}", highlight=False, soft_wrap=True)
+
+
+def _this_command() -> str:
+    """The command line that started this process, to be pasted into the same shell."""
+    program = [sys.argv[0]]
+    if Path(sys.argv[0]).name == "__main__.py":
+        program = [sys.executable, "-m", "freqrob"]
+    elif shutil.which("freqrob") == sys.argv[0]:
+        program = ["freqrob"]
+    return shlex.join([*program, *sys.argv[1:]])
 
 
 def _rank() -> int:
@@ -251,19 +266,27 @@ def _rank() -> int:
     return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
 
 
-def _settings(texts: list[str]) -> dict[str, Any]:
+def _settings(recipe: str, texts: list[str]) -> dict[str, Any]:
     """``["lr=0.3", "steps=3"]`` as ``{"lr": 0.3, "defense": {"steps": 3}}``."""
     from dataclasses import fields
 
+    from freqrob.defenses import DEFENSES
+    from freqrob.models.registry import ModelName, nearest_names
     from freqrob.training import Recipe
 
-    values = dict(_setting(text) for text in texts)
-    for key in ("name", "dataset", "threat_model"):
-        if key in values:
+    values, elsewhere = dict(_setting(text) for text in texts), ("name", "dataset", "threat_model")
+    of_defense = [field.name for field in fields(DEFENSES[ModelName.parse(recipe).defense])]
+    of_recipe = [field.name for field in fields(Recipe) if field.name not in (*elsewhere, "defense")]
+    for key in values:
+        if key in elsewhere:
             raise ValueError(f"--set: {key} is an argument or option of its own, got {key}={values[key]}")
-    own = {field.name for field in fields(Recipe)} - {"defense"}
-    return {key: values[key] for key in values if key in own} | {
-        "defense": {key: values[key] for key in values if key not in own}
+        if key not in of_recipe + of_defense:
+            raise ValueError(
+                f"--set: {recipe} has no setting {key}, expected any of {', '.join(of_recipe + of_defense)}."
+                + nearest_names(key, of_recipe + of_defense)
+            )
+    return {key: values[key] for key in values if key in of_recipe} | {
+        "defense": {key: values[key] for key in values if key in of_defense}
     }
 
 
@@ -286,7 +309,7 @@ def recipes(
     pattern: Annotated[str, typer.Argument(help='A shell-style pattern, in quotes: `"*trades*"`.')] = "*",
     dataset: Annotated[str | None, typer.Option(help="Only those for this data set.")] = None,
 ) -> None:
-    """List the recipes that have settings of their own, and where these come from; all settings where one matches.
+    """List the recipes that have settings of their own, and where these come from; all settings of a single one.
 
     Examples:
 
@@ -294,14 +317,21 @@ def recipes(
     - `freqrob recipes "bass*" --dataset cifar10`
     - `freqrob recipes bass_pgd_at_rn18`
     """
+    from freqrob.data import DATASETS
+    from freqrob.training import recipe_for
     from freqrob.training.presets import list_presets
 
+    if dataset not in (None, *DATASETS):
+        raise ValueError(f"dataset: expected one of {', '.join(DATASETS)}, got {dataset!r}")
     found = [preset for preset in list_presets(pattern) if dataset in (None, preset.recipe.dataset)]
-    if not found:
+    if not found and set(pattern) & set("*?["):
         raise ValueError(f"no recipe matches {pattern!r}; `freqrob recipes` lists them all")
+    if not found:
+        _show_recipe(recipe_for(pattern, dataset or "cifar10"), "No preset has this name: the settings of its family.")
+        return
     if len({preset.recipe.name for preset in found}) == 1:
         for preset in found:
-            _show_recipe(preset)
+            _show_recipe(preset.recipe, f"From {_source(preset)}. {preset.assumed}".strip())
         return
     table = Table("recipe", "data set", "epochs", "lr", "from")
     for preset in found:
@@ -310,8 +340,8 @@ def recipes(
     Console().print(table)
 
 
-def _show_recipe(preset: Preset) -> None:
-    settings = preset.recipe.as_dict()
+def _show_recipe(recipe: Recipe, source: str) -> None:
+    settings = recipe.as_dict()
     defense = settings.pop("defense")
     title = f"{settings.pop('name')} on {settings.pop('dataset')}"
     table = Table("setting", "value", title=title, title_justify="left")
@@ -320,7 +350,7 @@ def _show_recipe(preset: Preset) -> None:
     for key, value in defense.items():
         table.add_row(f"[dim]defence[/dim] {key}", _pixels(value) if key in ("eps", "step_size") else str(value))
     Console().print(table)
-    Console().print(f"From {_source(preset)}. {preset.assumed}".strip(), highlight=False)
+    Console().print(source, highlight=False)
 
 
 def _source(preset: Preset) -> str:
@@ -384,6 +414,10 @@ def evaluate(
             raise FileNotFoundError(f"card: {name} has none in --model-dir, there is no {path}")
     device = _device(device)
     networks = {name: load_model(name, model_dir, dataset, threat_model).to(device) for name in models}
+    for name in models:
+        if not checkpoint_path(name, model_dir, dataset, threat_model).is_file():
+            note = f"{name}: none in {model_dir}, so this is the one that comes with freqrob"
+            Console(stderr=True, soft_wrap=True).print(f"[yellow]{escape(note)}[/yellow]", highlight=False)
     with _progress() as (track, _log):
         chosen = load_dataset(dataset, split, data, download=download, track=track)
     if images is not None and images > len(chosen):
@@ -529,27 +563,38 @@ def _progress(quiet: bool = False) -> Iterator[tuple[Track, Callable[[str], None
     """A ``track`` that shows a bar with the time left while its iterable runs, and a ``log`` that prints above it.
 
     Told how many images an item has, the bar shows images per second. What a sized iterable lacks of the count is done.
+    Where there is no terminal, such as in a batch job's log, the bar is a line now and then.
     """
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Throughput(), TimeElapsedColumn(),
         TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as progress:
+    console, said_at = Console(stderr=True), time.monotonic()
+    progress = Progress(
+        *columns, console=console, transient=True, disable=quiet or not console.is_terminal, speed_estimate_period=300
+    )
 
-        def track(items: Iterable, what: str, count: int, images: int = 0) -> Iterator:
-            done = count - len(items) if isinstance(items, Sized) else 0
-            task = progress.add_task(escape(what), total=count, completed=done, images=images)
-            try:
-                for item in items:
-                    yield item
-                    progress.advance(task)
-            finally:
-                progress.remove_task(task)
+    def track(items: Iterable, what: str, count: int, images: int = 0) -> Iterator:
+        nonlocal said_at
+        done = count - len(items) if isinstance(items, Sized) else 0
+        task = progress.add_task(escape(what), total=count, completed=done, images=images)
+        try:
+            for item in items:
+                yield item
+                progress.advance(task)
+                if not console.is_terminal and time.monotonic() - said_at > LINE_SECONDS:
+                    said_at = time.monotonic()
+                    (shown,) = (one for one in progress.tasks if one.id == task)
+                    cells = (str(column.render(shown)) for column in columns if not isinstance(column, BarColumn))
+                    log(" ".join(cells))
+        finally:
+            progress.remove_task(task)
 
-        def log(line: str) -> None:
-            if not quiet:
-                progress.console.print(line, markup=False, highlight=False)
+    def log(line: str) -> None:
+        if not quiet:
+            console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
+    with progress:
         yield track, log
 
 

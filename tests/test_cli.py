@@ -158,6 +158,13 @@ def test_evaluate_takes_one_protocol(few_images, model_dir):
     assert result.exit_code == 0 and "natural" not in result.output
 
 
+def test_evaluate_says_when_a_model_is_the_one_that_was_shipped(few_images, model_dir):
+    shown = run("evaluate", "standard_rn20", "standard_tiny", "--model-dir", model_dir, "--steps", 1, "--images", 1)
+    assert shown.exit_code == 0, shown.output
+    assert f"standard_rn20: none in {model_dir}, so this is the one that comes with freqrob" in shown.output
+    assert "standard_tiny: none" not in shown.output
+
+
 def test_evaluate_keeps_results_in_the_card(few_images, model_dir, tmp_path):
     shutil.copytree(model_dir, tmp_path / "models")
     options = ["--model-dir", tmp_path / "models", "--steps", 1, "--card"]
@@ -248,23 +255,67 @@ def test_a_second_rank_is_silent(monkeypatch, tmp_path):
     assert run("train", "standard_tiny").output.strip() == ""
 
 
+def test_without_a_terminal_progress_is_a_line_now_and_then(monkeypatch, capsys):
+    def lines(seconds, quiet=False):
+        monkeypatch.setattr(cli, "LINE_SECONDS", seconds)
+        with cli._progress(quiet) as (track, log):
+            for _ in track(range(5, 8), "pgd_at_tiny", 8, 128):
+                pass
+            log("epoch 1")
+        return capsys.readouterr().err.splitlines()
+
+    *steps, epoch = lines(0)
+    assert [re.match(r"pgd_at_tiny (\d)/8 ", line)[1] for line in steps] == ["6", "7", "8"]
+    assert re.fullmatch(r"pgd_at_tiny 8/8 [\d,]+ images/s 0:00:\d\d left 0:00:00", steps[-1])
+    assert lines(3600) == [epoch] == ["epoch 1"] and lines(0, quiet=True) == []
+
+
 def test_recipes_are_listed_with_their_source():
     shown = " ".join(run("recipes", "bass*").output.split())
     assert "bass_pgd_at_wrn34" in shown and "Lin et al. 2023" in shown and "jafr_prn18" not in shown
     one = " ".join(run("recipes", "bass_pgd_at_rn18").output.split())
     assert "defence step_size │ 2/255" in one and "milestones" in one and "Table 1" in one
     assert "no recipe matches" in error_of("recipes", "nothing*")
+    assert "dataset: expected one of cifar10" in error_of("recipes", "--dataset", "mnist")
 
 
-def test_interrupted_training_says_how_to_go_on(monkeypatch, tmp_path):
+def test_recipes_without_a_preset_are_shown_too():
+    shown = " ".join(run("recipes", "pgd_at_rn50", "--dataset", "svhn").output.split())
+    assert "pgd_at_rn50 on svhn" in shown and "milestones │ [100, 105]" in shown and "defence steps │ 10" in shown
+    assert "No preset has this name" in shown
+    assert "Nearest: pgd_at_rn50" in error_of("recipes", "pgd_at_rn51")
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
     def fake(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("freqrob.training.train", fake)
-    monkeypatch.setattr(sys, "argv", ["/usr/bin/freqrob", "train", "standard_tiny", "--data", "my data"])
+    for name in ("WORLD_SIZE", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    "program, shown",
+    [
+        ("/on/path/freqrob", "freqrob"),
+        (".venv/bin/freqrob", ".venv/bin/freqrob"),
+        ("/site-packages/freqrob/__main__.py", f"{sys.executable} -m freqrob"),
+    ],
+)
+def test_interrupted_training_says_how_to_go_on(interrupted, monkeypatch, program, shown):
+    monkeypatch.setattr(shutil, "which", lambda name: f"/on/path/{name}")
+    monkeypatch.setattr(sys, "argv", [program, "train", "standard_tiny", "--data", "my data"])
     result = run("train", "standard_tiny", "--data", "my data")
     assert result.exit_code == 130
-    assert "freqrob train standard_tiny --data 'my data'" in result.output
+    assert result.output.splitlines()[-1] == f"  {shown} train standard_tiny --data 'my data'"
+
+
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "SLURM_NTASKS"])
+def test_interrupted_training_does_not_know_what_launched_it(interrupted, monkeypatch, name):
+    monkeypatch.setenv(name, "2")
+    assert run("train", "standard_tiny").output.splitlines()[-1].endswith("the same command goes on from there.")
 
 
 @pytest.mark.parametrize(
@@ -272,12 +323,15 @@ def test_interrupted_training_says_how_to_go_on(monkeypatch, tmp_path):
     [
         (["pgd_rn20"], "pgd_at_rn20"),
         (["pgd_at_tiny", "--set", "steps"], "--set: expected KEY=VALUE"),
-        (["pgd_at_tiny", "--set", "temperature=2"], "pgd_at has no parameter temperature"),
+        (["pgd_at_tiny", "--set", "temperature=2"], "pgd_at_tiny has no setting temperature, expected any of epochs,"),
+        (["pgd_at_tiny", "--set", "step=2"], "Nearest: steps"),
+        (["standard_tiny", "--set", "epoch=2"], "Nearest: epochs"),
         (["pgd_at_tiny", "--set", "dataset=svhn"], "--set: dataset is an argument or option"),
         (["pgd_at_tiny", "--set", "flip=maybe"], "flip: expected true or false, got 'maybe'"),
         (["pgd_at_tiny", "--set", "lr=high"], "lr: expected a number, got 'high'"),
         (["pgd_at_tiny", "--dataset", "mnist"], "dataset: expected one of"),
         (["pgd_at_tiny", "--epochs", "0"], "epochs: expected an integer from 1 on"),
+        (["pgd_at_tiny", "--checkpoint-minutes", "-1"], "--checkpoint-minutes"),
         (["pgd_at_tiny", "--data", "/nonexistent"], "no intact CIFAR-10"),
     ],
 )
