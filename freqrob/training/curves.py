@@ -29,7 +29,7 @@ def draw_curves(history: Sequence[Mapping[str, float]], path: Path, title: str =
     accuracy.legend(frameon=False, fontsize="small")
     for axes in (loss, accuracy):
         axes.spines[["top", "right"]].set_visible(False)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     figure.suptitle(title, fontsize="medium")
     with temporary_beside(path) as new:
         figure.savefig(new, format="png")
