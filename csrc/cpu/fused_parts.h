@@ -64,10 +64,7 @@ struct AsIs {
 struct Clipped {
   float white;
 
-  FREQROB_INLINE Lanes operator()(Lanes v) const {
-    v = v < 0.0f ? Lanes{} : v;  // NaN compares false and stays
-    return v > white ? Lanes{} + white : v;
-  }
+  FREQROB_INLINE Lanes operator()(Lanes v) const { return clip(v, white); }
 };
 
 }  // namespace

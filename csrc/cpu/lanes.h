@@ -16,9 +16,9 @@ FREQROB_INLINE Lanes load(const float* from) {
 }
 
 FREQROB_INLINE Lanes load(const uint8_t* from) {
-#if defined(__AVX512F__) && FREQROB_LANES == 16
+#if FREQROB_LANES == 16
   return Lanes(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))));
-#elif defined(__AVX2__) && FREQROB_LANES == 8
+#elif FREQROB_LANES == 8
   return Lanes(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)))));
 #else
   Bytes v;
@@ -33,10 +33,10 @@ FREQROB_INLINE void store(float* to, Lanes v) {
 
 /// Truncates; v is in [0, 255].
 FREQROB_INLINE void store(uint8_t* to, Lanes v) {
-#if defined(__AVX512F__) && FREQROB_LANES == 16
+#if FREQROB_LANES == 16
   const __m128i bytes = _mm512_cvtusepi32_epi8(_mm512_cvttps_epi32(__m512(v)));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
-#elif defined(__AVX2__) && FREQROB_LANES == 8
+#elif FREQROB_LANES == 8
   const __m256i integers = _mm256_cvttps_epi32(__m256(v));
   const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(integers), _mm256_extracti128_si256(integers, 1));
   _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packus_epi16(words, words));
@@ -48,9 +48,9 @@ FREQROB_INLINE void store(uint8_t* to, Lanes v) {
 
 /// from[at[l]] in lane l.
 FREQROB_INLINE Lanes look_up(const float* from, const int32_t* at) {
-#if defined(__AVX512F__) && FREQROB_LANES == 16
+#if FREQROB_LANES == 16
   return Lanes(_mm512_i32gather_ps(_mm512_loadu_si512(at), from, 4));
-#elif defined(__AVX2__) && FREQROB_LANES == 8
+#elif FREQROB_LANES == 8
   return Lanes(_mm256_i32gather_ps(from, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)), 4));
 #else
   Lanes v;
@@ -64,13 +64,28 @@ FREQROB_INLINE float sqrt(float v) {
 }
 
 FREQROB_INLINE Lanes sqrt(Lanes v) {
-#if defined(__AVX512F__) && FREQROB_LANES == 16
-  return Lanes(_mm512_sqrt_ps(__m512(v)));
-#elif defined(__AVX2__) && FREQROB_LANES == 8
+#if FREQROB_LANES == 16
+  // From an estimate: in half the time of the instruction, and within an ulp of it.
+  const Lanes inverse = Lanes(_mm512_rsqrt14_ps(_mm512_max_ps(__m512(v), _mm512_set1_ps(__FLT_MIN__))));
+  const Lanes root = v * inverse;
+  return root + 0.5f * inverse * (v - root * root);
+#elif FREQROB_LANES == 8
   return Lanes(_mm256_sqrt_ps(__m256(v)));
 #else
   for (int l = 0; l < kLanes; ++l) v[l] = __builtin_sqrtf(v[l]);
   return v;
+#endif
+}
+
+/// v within [0, most]; NaN stays.
+FREQROB_INLINE Lanes clip(Lanes v, float most) {
+#if FREQROB_LANES == 16
+  return Lanes(_mm512_min_ps(_mm512_set1_ps(most), _mm512_max_ps(_mm512_setzero_ps(), __m512(v))));
+#elif FREQROB_LANES == 8
+  return Lanes(_mm256_min_ps(_mm256_set1_ps(most), _mm256_max_ps(_mm256_setzero_ps(), __m256(v))));
+#else
+  v = v < 0.0f ? Lanes{} : v;
+  return v > most ? Lanes{} + most : v;
 #endif
 }
 
