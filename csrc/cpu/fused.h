@@ -76,19 +76,26 @@ Group<Pixel> gather(const Pixel* x, int64_t planes, int64_t index) {
   return group;
 }
 
+/// Where lane l has the pixel (y, x): its plane is rolled by l rows. Planes are a multiple of 1 KiB apart, and rows
+/// alike of many planes would share one cache set; what the kernels compute does not depend on the roll.
+template <int N>
+FREQROB_INLINE int64_t rolled(uint32_t y, uint32_t x, int l) {
+  return (y + l) % N * N + x;
+}
+
 /// Reads kLanes pixels of as many planes; value l of the result holds pixel l, with one plane to a lane.
-template <class Pixel>
-FREQROB_INLINE void load_block(const Pixel* const* source, int64_t offset, Lanes* block) {
+template <int N, class Pixel>
+FREQROB_INLINE void load_block(const Pixel* const* source, int64_t y, int64_t x, Lanes* block) {
   FREQROB_UNROLL
-  for (int l = 0; l < kLanes; ++l) block[l] = load(source[l] + offset);
+  for (int l = 0; l < kLanes; ++l) block[l] = load(source[l] + rolled<N>(y, x, l));
   transpose(block);
 }
 
-template <class Pixel>
-FREQROB_INLINE void store_block(Pixel* const* target, int64_t offset, Lanes* block) {
+template <int N, class Pixel>
+FREQROB_INLINE void store_block(Pixel* const* target, int64_t y, int64_t x, Lanes* block) {
   transpose(block);
   FREQROB_UNROLL
-  for (int l = 0; l < kLanes; ++l) store(target[l] + offset, block[l]);
+  for (int l = 0; l < kLanes; ++l) store(target[l] + rolled<N>(y, x, l), block[l]);
 }
 
 /// Reads the planes and transforms their rows.
@@ -98,10 +105,10 @@ void load_rows(const Group<Pixel>& group, Spectrum* spectrum) {
     Spectrum* row = spectrum + y * kStride<N>;
     for (int64_t x = 0; x < N; x += kLanes) {
       Lanes block[kLanes];
-      load_block(group.source, y * N + x, block);
+      load_block<N>(group.source, y, x, block);
       FREQROB_UNROLL
       for (int l = 0; l < kLanes; ++l) row[x + l].re = block[l] * group.scale.a;
-      load_block(group.source + kLanes, y * N + x, block);
+      load_block<N>(group.source + kLanes, y, x, block);
       FREQROB_UNROLL
       for (int l = 0; l < kLanes; ++l) row[x + l].im = block[l] * group.scale.b;
     }
@@ -119,10 +126,10 @@ void store_rows(Spectrum* spectrum, Pixel* const* target, Twin unscale, Finish f
       Lanes block[kLanes];
       FREQROB_UNROLL
       for (int l = 0; l < kLanes; ++l) block[l] = finish(row[x + l].re * unscale.a);
-      store_block(target, y * N + x, block);
+      store_block<N>(target, y, x, block);
       FREQROB_UNROLL
       for (int l = 0; l < kLanes; ++l) block[l] = finish(row[x + l].im * unscale.b);
-      store_block(target + kLanes, y * N + x, block);
+      store_block<N>(target + kLanes, y, x, block);
     }
   }
 }
