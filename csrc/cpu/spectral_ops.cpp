@@ -286,11 +286,11 @@ struct BassRings {
   std::unique_ptr<bool[]> weighable;
 
   BassRings(const RingView& map, bool of_power) : norms(map.rings, 1.0f), weighable(new bool[map.rings]) {
-    std::vector<int64_t> counts(map.rings);
-    count_rings(map, counts.data());
+    std::vector<double> counts(map.rings);
+    add_rings(map, counts.data(), [](int64_t) { return 1; });
     for (int64_t ring = 0; ring < map.rings; ++ring) {
       weighable[ring] = ring > 0 && ring < map.rings - 1 && counts[ring] > 0;
-      if (!of_power && counts[ring] > 0) norms[ring] = 1.0f / counts[ring];
+      if (!of_power && counts[ring] > 0) norms[ring] = static_cast<float>(1 / counts[ring]);
     }
   }
 };
