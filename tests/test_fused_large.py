@@ -65,9 +65,10 @@ def test_bass_of_bytes() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
 def test_bass_into_a_tensor_and_of_flat_planes(dtype: torch.dtype) -> None:
-    x = (255 * pictures(4, *SIZE)).to(torch.uint8)
-    x[1], x[3] = 9, 0
-    x = x / 255 if dtype == torch.float32 else x
+    x = pictures(4, *SIZE)
+    x[1] = 0.3 + 1e-6 * torch.rand(SIZE)  # no ring but DC has an amplitude above 1
+    x[3] = 9
+    x = x if dtype == torch.float32 else (255 * x).to(torch.uint8)
     expected, out = ops.bass(x), torch.empty_like(x)
     assert torch.equal(expected[1::2], x[1::2]) and not torch.equal(expected[::2], x[::2])
     assert ops.bass(x, out=out) is out and torch.equal(out, expected)
@@ -119,6 +120,12 @@ def test_weights_that_are_not_finite_spoil_their_plane_only() -> None:
     w[1, 3] = float("nan")
     found = case.op(x, w)
     assert found[1].isnan().all() and torch.equal(found[::2], expected[::2])
+
+
+def test_weights_of_any_size_keep_their_digits() -> None:
+    case = Case("filter", SIZE, planes=(2,))
+    x, w = case.inputs
+    assert_near(case.op(1e-35 * x, 1e36 * w), case.reference(1e-35 * x.double(), 1e36 * w.double()))
 
 
 def test_a_profile_that_overflows_is_not_a_number() -> None:
