@@ -3,7 +3,7 @@ VENV := .venv
 READY := $(VENV)/.freqrob-ready
 REPORT ?= report
 
-.PHONY: demo test test-all lint format clean
+.PHONY: demo test test-all sanitize cuda lint format clean
 
 demo: $(READY)
 	$(VENV)/bin/freqrob demo --out $(REPORT)/
@@ -13,6 +13,14 @@ test: $(READY)
 
 test-all: $(READY)
 	$(VENV)/bin/python -m pytest -m ""
+
+# The native code under AddressSanitizer and UndefinedBehaviorSanitizer.
+sanitize: $(READY)
+	$(VENV)/bin/python tests/sanitized.py
+
+# The CUDA sources for every architecture: no warning, no register spill. No GPU is needed.
+cuda: $(READY)
+	$(VENV)/bin/python tests/cuda_compiles.py
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
