@@ -1,62 +1,25 @@
 #include "spectral_ops.h"
 
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdlib>
 #include <memory>
 #include <new>
 #include <numeric>
-#include <optional>
 #include <type_traits>
 #include <vector>
 
 #include "../bass_gains.h"
+#include "../tensors.h"
 #include "kernels.h"
 #include "ring_passes.h"
 
 namespace freqrob::cpu {
 namespace {
 
-using torch::headeronly::IntHeaderOnlyArrayRef;
-using torch::headeronly::ScalarType;
 using torch::stable::parallel_for;
-using torch::stable::detail::from;
-using torch::stable::detail::to;
 
 constexpr int64_t kCoefficientsPerTask = 1 << 14;
-
-int64_t height(const Tensor& x) {
-  return x.size(x.dim() - 2);
-}
-int64_t width(const Tensor& x) {
-  return x.size(x.dim() - 1);
-}
-int64_t plane_count(const Tensor& x) {
-  return x.numel() / (height(x) * width(x));
-}
-
-/// x's leading dimensions followed by `last`.
-std::vector<int64_t> leading_and(const Tensor& x, std::initializer_list<int64_t> last) {
-  const IntHeaderOnlyArrayRef sizes = x.sizes();
-  std::vector<int64_t> shape(sizes.begin(), sizes.end() - 2);
-  shape.insert(shape.end(), last);
-  return shape;
-}
-
-void check_planes(const Tensor& x, const char* name) {
-  STD_TORCH_CHECK(x.dim() >= 2, name, ": expected (..., H, W), got ", x.dim(), " dimensions");
-  STD_TORCH_CHECK(height(x) > 0 && width(x) > 0, name, ": expected planes of at least 1 pixel");
-}
-
-void check_same(const Tensor& x, const Tensor& y, const char* name) {
-  STD_TORCH_CHECK(y.scalar_type() == x.scalar_type(), name, ": expected the dtype of x");
-  bool same = x.dim() == y.dim();
-  for (int64_t d = 0; same && d < x.dim(); ++d) same = x.size(d) == y.size(d);
-  STD_TORCH_CHECK(same, name, ": expected the shape of x");
-}
 
 RingView ring_view(const Tensor& x, const Tensor& half, int64_t rings) {
   STD_TORCH_CHECK(half.scalar_type() == ScalarType::Int && half.is_cpu() && half.is_contiguous(),
@@ -119,22 +82,6 @@ void for_each_plane(int64_t planes, int64_t coefficients, Task task) {
   });
 }
 
-Tensor rfft2(const Tensor& x) {
-  const std::array<int64_t, 2> dims = {-2, -1};
-  std::array<StableIValue, 4> stack = {from(x), from(std::nullopt), from(IntHeaderOnlyArrayRef(dims)),
-                                       from(std::nullopt)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::fft_rfft2", "", stack.data(), TORCH_ABI_VERSION));
-  return torch::stable::contiguous(to<Tensor>(stack[0]));
-}
-
-Tensor irfft2(const Tensor& spectrum, int64_t height, int64_t width) {
-  const std::array<int64_t, 2> dims = {-2, -1}, size = {height, width};
-  std::array<StableIValue, 4> stack = {from(spectrum), from(std::optional(IntHeaderOnlyArrayRef(size))),
-                                       from(IntHeaderOnlyArrayRef(dims)), from(std::nullopt)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::fft_irfft2", "", stack.data(), TORCH_ABI_VERSION));
-  return torch::stable::contiguous(to<Tensor>(stack[0]));
-}
-
 /// The spectrum's numbers, re and im interleaved.
 template <class T>
 T* numbers(const Tensor& spectrum) {
@@ -173,11 +120,7 @@ Tensor ring_sum(const Tensor& input, const Tensor& half, int64_t rings, bool amp
 Tensor ring_filter(const Tensor& input, const Tensor& input_weights, const Tensor& half, double outside) {
   check_planes(input, "x");
   const Tensor x = torch::stable::contiguous(input), weights = torch::stable::contiguous(input_weights);
-  const int64_t planes = plane_count(x);
-  STD_TORCH_CHECK(weights.dim() == x.dim() - 1 && weights.scalar_type() == x.scalar_type(),
-                  "weights: expected (..., rings) with the leading dimensions and the dtype of x");
-  const int64_t rings = weights.size(weights.dim() - 1);
-  STD_TORCH_CHECK(weights.numel() == planes * rings, "weights: expected the leading dimensions of x");
+  const int64_t planes = plane_count(x), rings = check_weights(weights, x);
   const RingView map = ring_view(x, half, rings);
   if (const Fused* fused = fused_for(x)) {
     Tensor out = torch::stable::empty_like(x);
@@ -263,9 +206,8 @@ Tensor mean_amplitude(const Tensor& input) {
   check_planes(input, "x");
   const Tensor x = torch::stable::contiguous(input);
   const int64_t planes = plane_count(x), columns = width(x) / 2 + 1;
-  const std::array<int64_t, 2> shape = {height(x), columns};
   STD_TORCH_CHECK(planes > 0, "x: expected at least one plane to take the mean of");
-  Tensor out = torch::stable::new_empty(x, IntHeaderOnlyArrayRef(shape));
+  Tensor out = torch::stable::new_empty(x, {height(x), columns});
   if (const Fused* fused = fused_for(x)) {
     mean_amplitude_fused(*fused, x, planes, out.mutable_data_ptr<float>());
     return out;
