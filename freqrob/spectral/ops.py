@@ -20,7 +20,7 @@ from torch import Tensor
 
 from freqrob.spectral import native, reference
 from freqrob.spectral.reference import HALF_PRECISION, irfft2, rfft2, widen
-from freqrob.spectral.rings import RingMap
+from freqrob.spectral.rings import RingMap, constant_when_compiled
 
 __all__ = ["bass", "mean_amplitude", "ring_dot", "ring_filter", "ring_sum"]
 
@@ -249,7 +249,7 @@ def _is_native(x: Tensor, dtypes: dict[str, tuple[torch.dtype, ...]] = NATIVE_DT
     return x.dtype in dtypes.get(x.device.type, ()) and _registered(x.device.type)
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def _registered(device: str) -> bool:
     """Whether the native ops are there for such a device, with their shapes and derivatives."""
     if not native.load():

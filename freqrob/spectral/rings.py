@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, get_args
@@ -100,7 +101,13 @@ def _distance(size: int) -> Tensor:
     return torch.minimum(index, size - index)
 
 
-@torch.compiler.assume_constant_result
+def constant_when_compiled(function: Callable) -> Callable:
+    """What ``torch.compiler.assume_constant_result`` does, which imports all of torch._dynamo: a second at every start."""
+    function._dynamo_marked_constant = True
+    return function
+
+
+@constant_when_compiled
 def _constants(height: int, width: int, rule: Rule, device: str) -> tuple[Tensor, int, Tensor]:
     """``half`` on a device, the number of rings, their counts; to torch.compile they are constants."""
     return _cached_constants(height, width, rule, device)
