@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from freqrob.spectral import native, ops, reference
+from freqrob.spectral import ops, reference
 from freqrob.spectral.rings import RingMap
 
 SIZES = [(32, 32), (64, 64), (1, 1), (31, 33), (48, 48), (8, 64)]
@@ -26,7 +26,7 @@ TOLERANCE = {torch.float32: 3e-6, torch.float64: 1e-13}  # of the largest magnit
 GROUPS = [1, 3, 31, 33, 65]  # a fused kernel takes 32, 16 or 8 planes at a time
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "bass_official_cifar10.npz"
 
-needs_native = pytest.mark.skipif(not native.load(), reason="no native library")
+needs_native = pytest.mark.skipif(not ops._registered("cpu"), reason="no native library")
 needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason=f"no {GOLDEN}")
 
 
@@ -286,7 +286,6 @@ def test_a_plane_of_zeros_stays_zero_beside_others() -> None:
     x[::2] = 0
     assert ops.ring_sum(x, of="amplitude")[::2].max() == 0
     assert_near(ops.mean_amplitude(x), reference.mean_amplitude(x.double()))
-
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

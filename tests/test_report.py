@@ -27,6 +27,7 @@ pytestmark = pytest.mark.usefixtures("tiny")
 IMAGES = 6
 CARD_ACCURACY = 0.4321
 
+
 def pink_images(count: int) -> torch.Tensor:
     """Images whose power falls with the frequency, as natural ones do."""
     noise = torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(0))

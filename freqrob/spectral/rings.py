@@ -102,7 +102,7 @@ def _distance(size: int) -> Tensor:
 
 
 def constant_when_compiled(function: Callable) -> Callable:
-    """What ``torch.compiler.assume_constant_result`` does, which imports all of torch._dynamo: a second at every start."""
+    """As ``torch.compiler.assume_constant_result``, which imports all of torch._dynamo: a second at every start."""
     function._dynamo_marked_constant = True
     return function
 
