@@ -65,10 +65,7 @@ FREQROB_INLINE float sqrt(float v) {
 
 FREQROB_INLINE Lanes sqrt(Lanes v) {
 #if FREQROB_LANES == 16
-  // From an estimate: in half the time of the instruction, and within an ulp of it.
-  const Lanes inverse = Lanes(_mm512_rsqrt14_ps(_mm512_max_ps(__m512(v), _mm512_set1_ps(__FLT_MIN__))));
-  const Lanes root = v * inverse;
-  return root + 0.5f * inverse * (v - root * root);
+  return Lanes(_mm512_sqrt_ps(__m512(v)));
 #elif FREQROB_LANES == 8
   return Lanes(_mm256_sqrt_ps(__m256(v)));
 #else
