@@ -125,7 +125,9 @@ def test_weights_that_are_not_finite_spoil_their_plane_only() -> None:
 def test_weights_of_any_size_keep_their_digits() -> None:
     case = Case("filter", SIZE, planes=(2,))
     x, w = case.inputs
-    assert_near(case.op(1e-35 * x, 1e36 * w), case.reference(1e-35 * x.double(), 1e36 * w.double()))
+    for scale in (1e-36, 1e36):
+        found = case.op(x / scale, w * scale)
+        assert_near(found, case.reference(x.double() / scale, w.double() * scale))
 
 
 def test_a_profile_that_overflows_is_not_a_number() -> None:
