@@ -184,7 +184,7 @@ def gpu_record(quick_record):
 def cells(text):
     """The table's lines, by their first cell."""
     lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
-    return {line[0].strip(): line for line in lines}
+    return {line[0].strip().replace("\\|", "|"): line for line in lines}
 
 
 @needs_kernels
