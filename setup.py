@@ -33,6 +33,8 @@ def packages() -> dict[str, str]:
 
 def ahead_of_time() -> dict:
     """setup() arguments that build the native library with the parameters of the build on first use."""
+    if importlib.util.find_spec("torch") is None:
+        sys.exit("FREQROB_AOT=1 needs torch: pip's --no-build-isolation, or --no-isolation of python -m build")
     spec = importlib.util.spec_from_file_location("native", ROOT / "freqrob/spectral/native.py")
     native = sys.modules["native"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(native)

@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ import pytest
 import freqrob
 
 ROOT = Path(__file__).resolve().parents[1]
+# The one that builds, and the oldest on PyPI of the same CUDA major version.
+TORCHES = [f"torch=={version('torch').partition('+')[0]}", "torch==2.11.0"]
 
 
 def python(code: str, **env: str) -> str:
@@ -73,20 +77,29 @@ def checkout(tmp_path_factory) -> Path:
     return target
 
 
-def build_wheel(checkout: Path, folder: Path, *options: str, **env: str) -> zipfile.ZipFile:
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), *options, "."]
-    run = subprocess.run(command, cwd=checkout, env=os.environ | env, capture_output=True, text=True)
+def build_wheel(checkout: Path, folder: Path, *options: str, **env: str) -> Path:
+    command = [sys.executable, "-m", "build", "--outdir", str(folder), *options, str(checkout)]
+    run = subprocess.run(command, env=os.environ | env, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
     (wheel,) = folder.glob("*.whl")
-    return zipfile.ZipFile(wheel)
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def plain_wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from the source distribution, in an environment of its own, which has no torch."""
+    return build_wheel(checkout, tmp_path_factory.mktemp("plain"))
+
+
+@pytest.fixture(scope="module")
+def native_wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_wheel(checkout, tmp_path_factory.mktemp("native"), "--wheel", "--no-isolation", FREQROB_AOT="1")
 
 
 @pytest.mark.slow
-def test_a_plain_wheel_is_pure_and_carries_sources_and_weights(checkout, tmp_path):
-    """pip builds it in an environment of its own, which has no torch."""
-    wheel = build_wheel(checkout, tmp_path)
-    assert wheel.filename.endswith("py3-none-any.whl")
-    held = {Path(name) for name in wheel.namelist()}
+def test_a_plain_wheel_is_pure_and_carries_sources_and_weights(plain_wheel):
+    assert plain_wheel.name.endswith("py3-none-any.whl")
+    held = {Path(name) for name in zipfile.ZipFile(plain_wheel).namelist()}
     expected = {"freqrob" / file for file in tracked("csrc") if file.suffix in {".cpp", ".h", ".cu", ".cuh"}}
     expected |= {file for file in tracked("freqrob") if file.suffix != ".md"}
     assert expected <= held, sorted(expected - held)
@@ -106,35 +119,74 @@ def tracked(folder: str) -> list[Path]:
 
 
 @pytest.mark.slow
-def test_a_wheel_built_ahead_of_time_needs_no_compiler(checkout, tmp_path):
-    wheel = build_wheel(checkout, tmp_path, "--no-build-isolation", FREQROB_AOT="1")
-    assert "cp310-abi3-linux" in wheel.filename
-    installed = tmp_path / "installed"
-    wheel.extractall(installed)
-    code = """
-import json, freqrob
-from freqrob.spectral import native
-loaded, found = native.load(), native.status()
-print(json.dumps([freqrob.__file__, loaded, found.kind, str(found.path)]))
-"""
-    env = {"PYTHONPATH": str(installed), "FREQROB_CACHE": str(tmp_path / "cache"), "CXX": "/nowhere/c++"}
-    file, loaded, kind, path = json.loads(python(code, **env))
-    assert file.startswith(str(installed)) and loaded and kind == "aot" and path.startswith(str(installed))
-    assert not (tmp_path / "cache").exists()
+def test_a_wheel_built_ahead_of_time_says_where_it_runs(native_wheel):
+    assert "-cp310-abi3-linux" in native_wheel.name
 
 
 @pytest.mark.slow
-def test_an_installed_wheel_builds_its_own_sources_on_first_use(checkout, tmp_path):
-    build_wheel(checkout, tmp_path).extractall(tmp_path / "installed")
-    code = """
-import resource
-from freqrob.spectral import native
-loaded, used = native.load(), resource.getrusage(resource.RUSAGE_CHILDREN)
+def test_building_ahead_of_time_without_torch_says_what_is_missing(checkout, tmp_path):
+    command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(checkout)]
+    run = subprocess.run(command, env=os.environ | {"FREQROB_AOT": "1"}, capture_output=True, text=True)
+    assert run.returncode != 0 and "FREQROB_AOT=1 needs torch" in run.stdout + run.stderr
+
+
+@pytest.fixture(scope="module", params=TORCHES)
+def elsewhere(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """The programs of a clean environment and its torch; it takes 5 GB while it is there."""
+    folder = tmp_path_factory.mktemp("environment")
+    if shutil.disk_usage(folder).free < 12e9:
+        pytest.skip("needs 12 GB of disk")
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    # A constraint of every later command too, lest pip take the torch of a newer torchvision.
+    (folder / "constraints.txt").write_text(request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PIP_CONSTRAINT", str(folder / "constraints.txt"))
+        subprocess.run([folder / "bin/pip", "install", "--quiet", request.param], check=True)
+        yield folder / "bin", request.param
+    shutil.rmtree(folder)
+
+
+RUN = """
+import json, resource, sys
 import freqrob, torch
-logits = freqrob.load_model("bass_pgd_at_rn20")(torch.rand(2, 3, 32, 32))
-print(native.source_folder(), loaded, used.ru_utime + used.ru_stime, len(logits))
+from freqrob.spectral import native, ops, reference
+from freqrob.spectral.rings import RingMap
+
+native.load()
+used, found = resource.getrusage(resource.RUSAGE_CHILDREN), native.status()
+x = torch.rand(1, 3, 32, 32)
+error = (ops.bass(x) - reference.bass(x.double(), RingMap(32, 32))).abs().max().item()
+logits = freqrob.load_model("bass_pgd_at_rn20")(x)
+print(json.dumps({
+    "at home": freqrob.__file__.startswith(sys.prefix) and str(native.source_folder()).startswith(sys.prefix),
+    "torch": "torch==" + torch.__version__.partition("+")[0],
+    "kind": found.kind,
+    "path": str(found.path),
+    "seconds": used.ru_utime + used.ru_stime,
+    "right": error < 1e-5 and logits.shape == (1, 10) and bool(logits.isfinite().all()),
+}))
 """
-    env = {"PYTHONPATH": str(tmp_path / "installed"), "FREQROB_CACHE": str(tmp_path / "cache")}
-    folder, loaded, seconds, classified = python(code, FREQROB_NATIVE="require", **env).split()
-    assert folder == str(tmp_path / "installed" / "freqrob" / "csrc") and loaded == "True" and classified == "2"
-    assert float(seconds) < 30  # of CPU time: less than 20 s on two cores that are not busy otherwise
+
+
+@pytest.mark.slow
+def test_both_wheels_run_in_a_clean_environment(elsewhere, plain_wheel, native_wheel, tmp_path):
+    programs, torch = elsewhere
+    cache = tmp_path / "cache"
+
+    def installed(wheel: Path, *options: str, **env: str) -> dict:
+        """What RUN says of the wheel."""
+        subprocess.run([programs / "pip", "install", "--quiet", *options, wheel], check=True)
+        outer = {name: value for name, value in os.environ.items() if not name.startswith(("FREQROB", "PYTHON"))}
+        env = outer | {"FREQROB_NATIVE": "require", "FREQROB_CACHE": str(cache)} | env
+        run = subprocess.run([programs / "python", "-c", RUN], env=env, cwd="/", capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+        found = json.loads(run.stdout)
+        assert found["torch"] == torch and found["at home"] and found["right"], found
+        return found
+
+    built_first = installed(plain_wheel)
+    assert built_first["kind"] == "jit" and built_first["path"].startswith(str(cache)), built_first
+    assert built_first["seconds"] < 40, built_first  # of CPU time
+    shutil.rmtree(cache)
+    ahead = installed(native_wheel, "--no-deps", "--force-reinstall", CXX="/nowhere/c++")
+    assert ahead["kind"] == "aot" and not cache.exists(), ahead
