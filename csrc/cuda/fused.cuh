@@ -18,9 +18,14 @@ using plane::Workspace;
 
 constexpr unsigned kAllLanes = 0xffffffff;
 
+/// Blocks that a multiprocessor should have room for, or what the compiler thinks: of blocks of 256 threads it would
+/// want so many that registers spill on Blackwell.
+template <class Shape>
+constexpr int kLeastBlocks = Shape::kThreads == 256 ? 2 : 0;
+
 /// A block's teams; their work spaces have to fit 48 KB of shared memory.
 template <class Shape, int Teams, class Call>
-__global__ void __launch_bounds__(Shape::kThreads* Teams) fused(const Call call) {
+__global__ void __launch_bounds__(Shape::kThreads* Teams, kLeastBlocks<Shape>) fused(const Call call) {
   constexpr int kBlock = Shape::kThreads * Teams;
   __shared__ Rings<Shape::N> rings;
   __shared__ Workspace<Shape, Call> work[Teams];
