@@ -60,7 +60,7 @@ inline Tensor rfft2(const Tensor& x) {
   const std::array<int64_t, 2> dims = {-2, -1};
   std::array<StableIValue, 4> stack = {from(x), from(std::nullopt), from(IntHeaderOnlyArrayRef(dims)),
                                        from(std::nullopt)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::fft_rfft2", "", stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::fft_rfft2", "", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::contiguous(torch::stable::detail::to<Tensor>(stack[0]));
 }
 
@@ -69,7 +69,7 @@ inline Tensor irfft2(const Tensor& spectrum, int64_t height, int64_t width) {
   const std::array<int64_t, 2> dims = {-2, -1}, size = {height, width};
   std::array<StableIValue, 4> stack = {from(spectrum), from(std::optional(IntHeaderOnlyArrayRef(size))),
                                        from(IntHeaderOnlyArrayRef(dims)), from(std::nullopt)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::fft_irfft2", "", stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::fft_irfft2", "", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::contiguous(torch::stable::detail::to<Tensor>(stack[0]));
 }
 

@@ -281,6 +281,16 @@ def test_small_and_large_values_keep_their_digits(
 
 
 @needs_native
+@pytest.mark.parametrize("scale", [1e-24, 1e24])
+@pytest.mark.parametrize("size", [(32, 32), (12, 9)])
+def test_amplitudes_whose_squares_do_not_fit_a_float(size: tuple[int, int], scale: float) -> None:
+    x = torch.randn(3, *size) * scale
+    for of in (x, x[0]):
+        assert_near(ops.mean_amplitude(of), reference.mean_amplitude(of.double().view(-1, *size)))
+        assert_near(ops.ring_sum(of, of="amplitude"), reference.ring_sum(of.double(), RingMap(*size), "amplitude"))
+
+
+@needs_native
 def test_a_plane_of_zeros_stays_zero_beside_others() -> None:
     x = torch.randn(64, 32, 32) * 1e-6
     x[::2] = 0

@@ -22,10 +22,11 @@ void add_rings(const RingView& map, double* sums, Value value) {
   }
 }
 
-/// Real part of x̄ · y: what Re(x · ȳ) is, of |x|² if both are one.
+/// Re(x · ȳ), |x|² if both are one; in double precision, as the square of a float need not fit a float.
 template <class T>
-T real_product(const T* x, const T* y, int64_t k) {
-  return x[2 * k] * y[2 * k] + x[2 * k + 1] * y[2 * k + 1];
+double real_product(const T* x, const T* y, int64_t k) {
+  const double re = x[2 * k], im = x[2 * k + 1];
+  return re * y[2 * k] + im * y[2 * k + 1];
 }
 
 template <class T>
