@@ -12,7 +12,7 @@ import argparse
 import json
 import re
 from collections.abc import Callable
-from math import hypot
+from math import hypot, isnan, nan
 from pathlib import Path
 
 from freqrob.evaluation import PROTOCOLS
@@ -50,12 +50,13 @@ def models() -> str:
     record = measured("cifar10_rn20.json")
     if not record:
         return NOT_MEASURED
-    attacks = list(dict.fromkeys(result["attack"] for result in next(iter(record.values()))["results"]))
+    fullest = max((model["results"] for model in record.values()), key=len)
+    attacks = list(dict.fromkeys(result["attack"] for result in fullest))
     rows = [
         [
             f"`{name}`",
-            *(" / ".join(f"{100 * accuracy(record, name, p, a):.1f}" for a in attacks) for p in PROTOCOLS),
-            f"{record[name]['log_b_low']['natural']:.1f}",
+            *(" / ".join(shown(100 * accuracy(record, name, p, a)) for a in attacks) for p in PROTOCOLS),
+            shown(log_b_low(record, name)),
         ]
         for name in sorted(record, key=family)
     ]
@@ -65,15 +66,25 @@ def models() -> str:
         f"{255 * attacked['eps']:.0f}/255, step {255 * attacked['step_size']:.0f}/255 from a random start, seed "
         f"{attacked['seed']}; an image that any iterate breaks counts as broken. ln B_low: of the Jacobian on natural "
         "images, higher where it is of lower frequency. ResNet-20s of 0.27 M parameters, trained on two CPU cores as "
-        "`freqrob recipes \"*rn20\"` says, one seed: small twins to compare, not a state of the art."
+        "`freqrob recipes \"*rn20\"` says, one seed: small twins to compare, not a state of the art. –: not measured."
     )
     header = ["model", *(f"`{p}`" for p in PROTOCOLS), "ln B_low"]
     return f"{table(header, rows)}\n\n{note}"
 
 
 def accuracy(record: dict, model: str, protocol: str, attack: str) -> float:
-    results = record[model]["results"]
-    return next(r["accuracy"] for r in results if (r["protocol"], r["attack"]) == (protocol, attack))
+    """NaN where it was not measured."""
+    found = (r["accuracy"] for r in record[model]["results"] if (r["protocol"], r["attack"]) == (protocol, attack))
+    return next(found, nan)
+
+
+def log_b_low(record: dict, model: str) -> float:
+    """On natural images; NaN where it was not measured."""
+    return record[model].get("log_b_low", {}).get("natural", nan)
+
+
+def shown(value: float) -> str:
+    return "–" if isnan(value) else f"{value:.1f}"
 
 
 def family(name: str) -> tuple[int, int]:
@@ -95,14 +106,14 @@ def claims() -> str:
         return 100 * accuracy(record, model, protocol, attack)
 
     def b_low(model: str) -> float:
-        return record[model]["log_b_low"]["natural"]
+        return log_b_low(record, model)
 
     rows = []
 
     def claim(text: str, of: str, base: str, value: Callable[[str], float], other: Callable[[str], float]) -> None:
         """One row: the claim is that ``value(of)`` is above ``other(base)``."""
-        if of in record and base in record:
-            one, two = value(of), other(base)
+        one, two = (measure(model) if model in record else nan for model, measure in ((of, value), (base, other)))
+        if not isnan(one + two):
             noise = 2 * hypot(*(standard_error(percent) for percent in (one, two))) if value is not b_low else 0
             holds = "within noise" if abs(one - two) < noise else "yes" if one > two else "no"
             rows.append([text, f"`{of}` {one:.1f}, `{base}` {two:.1f}", holds])
@@ -119,7 +130,7 @@ def claims() -> str:
             twin, base, lambda model: robust(model, "natural+bass"), robust,
         )  # fmt: skip
     claim("Chan et al.: JaFR raises ln B_low", "jafr_rn20", "standard_rn20", b_low, b_low)
-    claim("Chan et al.: and so does adversarial training", "pgd_at_rn20", "standard_rn20", b_low, b_low)
+    claim("Chan et al.: adversarial training raises ln B_low", "pgd_at_rn20", "standard_rn20", b_low, b_low)
     claim("Chan et al.: JaFR makes FGSM training more robust to PGD", "fgsm_jafr_rn20", "fgsm_rn20", robust, robust)
     return table(["claim", "here: PGD-20 accuracy (%) or ln B_low", "holds"], rows) if rows else NOT_MEASURED
 

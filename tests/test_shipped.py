@@ -13,7 +13,7 @@ from freqrob.evaluation import PROTOCOLS
 from freqrob.models import list_models, load_model
 from freqrob.models.loading import load_card
 
-SHIPPED = ["bass_pgd_at_rn20", "bassmix_standard_rn20", "pgd_at_rn20", "standard_rn20"]
+SHIPPED = ["bass_pgd_at_rn20", "fgsm_rn20", "pgd_at_rn20", "standard_rn20", "trades_rn20"]
 WEIGHTS = Path(str(resources.files("freqrob.models") / "weights"))
 
 
@@ -28,9 +28,9 @@ def test_small_enough_and_measured_on_all_test_images(name):
     assert file.stat().st_size < 1_000_000
     card = load_card(name)
     measured = {(r["protocol"], r["attack"]): r for r in card.results if r["images"] == 10_000}
-    assert set(measured) == {(protocol, attack) for protocol in PROTOCOLS for attack in ("clean", "PGD-20")}
+    assert set(measured) >= {(protocol, attack) for protocol in PROTOCOLS for attack in ("clean", "PGD-20")}
     for (_, attack), result in measured.items():
-        assert result["eps"] == pytest.approx(8 / 255 if attack == "PGD-20" else 0)
+        assert result["eps"] == pytest.approx(0 if attack == "clean" else 8 / 255)
         assert 0 <= result["accuracy"] <= 1
     assert card.commit and card.recipe["selected"], "where it comes from, and how its epoch was chosen"
 
@@ -64,7 +64,6 @@ def test_twins_share_their_schedule():
         recipe = load_card(name).recipe
         return {key: recipe[key] for key in ("epochs", "batch_size", "lr", "weight_decay", "seed", "defense")}
 
-    assert schedule("standard_rn20") == schedule("bassmix_standard_rn20")
     assert schedule("pgd_at_rn20") == schedule("bass_pgd_at_rn20")
 
 
