@@ -19,6 +19,11 @@
 
 namespace freqrob::plane {
 
+/// The most rings that a team has room for: a map by radius has no more.
+constexpr int max_rings(int64_t size) {
+  return static_cast<int>(3 * size / 4);
+}
+
 /// How N/2 lines of N numbers lie on threads: a line to `Split` threads, of which there is one for throughput, and more
 /// so that a few planes take little time. Thread t has a share of line t % kLines, kValues numbers in registers.
 ///
@@ -36,7 +41,7 @@ struct Shape {
   static constexpr int kFirst = 8 / Split;
   static constexpr int kSecond = kOuter / Split;
   static_assert(kFirst * Split == 8 && kSecond * Split == kOuter);
-  static constexpr int kMaxRings = 3 * N / 4;                     // of all maps by radius
+  static constexpr int kMaxRings = max_rings(N);
   static constexpr int kColumns = kThreads < 64 ? kThreads : 64;  // of partial sums over rings
   static constexpr int kPitch = kLines + 1;                       // odd: rows as well as columns meet every bank once
 
@@ -66,9 +71,8 @@ struct Line {
 template <int N>
 struct Rings {
   static constexpr int kPitch = N + 4;  // bytes: as words, odd
-  static constexpr int kMost = 3 * N / 4;
-  uint8_t of[(N / 2 + 1) * kPitch];  // `count` of a coefficient on no ring
-  int multiplicity[kMost + 1];
+  uint8_t of[(N / 2 + 1) * kPitch];     // `count` of a coefficient on no ring
+  int multiplicity[max_rings(N) + 1];
   int count;
 
   FREQROB_DEVICE int at(int ky, int kx) const { return of[ky * kPitch + kx]; }

@@ -10,11 +10,7 @@
 
 namespace freqrob::cuda {
 
-// Fused: planes of `size` 32 or 64, with at most max_rings(size) rings, that lie on a multiple of two pixels.
-
-constexpr int64_t max_rings(int64_t size) {
-  return 3 * size / 4;
-}
+// Fused: planes of `size` 32 or 64, with at most plane::max_rings(size) rings, that lie on a multiple of two pixels.
 
 void launch(const plane::RingSum& call, int64_t size, cudaStream_t stream);
 void launch(const plane::RingFilter& call, int64_t size, cudaStream_t stream);

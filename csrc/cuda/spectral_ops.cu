@@ -60,7 +60,7 @@ Tensor aligned(const Tensor& input) {
 }
 
 bool is_fused(const Tensor& x, int64_t rings) {
-  return height(x) == width(x) && (width(x) == 32 || width(x) == 64) && rings <= max_rings(width(x));
+  return height(x) == width(x) && (width(x) == 32 || width(x) == 64) && rings <= plane::max_rings(width(x));
 }
 
 const Complex<float>* numbers(const Tensor& spectrum) {
