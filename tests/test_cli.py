@@ -15,6 +15,10 @@ import torch
 from typer.testing import CliRunner
 
 from freqrob import __version__, cli
+from freqrob.cli import progress
+from freqrob.cli.app import fraction
+from freqrob.cli.evaluate import PROTOCOLS as OFFERED
+from freqrob.cli.train import _setting
 from freqrob.data import samples
 from freqrob.data.datasets import ImageSet
 from freqrob.evaluation import PROTOCOLS, Attack
@@ -100,8 +104,8 @@ def test_defaults_are_those_of_what_is_called():
     for name in ("download", "accelerator", "compile", "checkpoint_minutes", "tensorboard"):
         assert offered[name].default == training[name].default, name
     given = signature(cli.evaluate).parameters
-    assert (given["steps"].default, cli._fraction(given["eps"].default)) == (Attack().steps, Attack().eps)
-    assert cli.PROTOCOLS == PROTOCOLS
+    assert (given["steps"].default, fraction(given["eps"].default)) == (Attack().steps, Attack().eps)
+    assert OFFERED == PROTOCOLS
 
 
 def test_demo_writes_the_page_and_its_numbers(few_images, model_dir, tmp_path):
@@ -257,8 +261,8 @@ def test_a_second_rank_is_silent(monkeypatch, tmp_path):
 
 def test_without_a_terminal_progress_is_a_line_now_and_then(monkeypatch, capsys):
     def lines(seconds, quiet=False):
-        monkeypatch.setattr(cli, "LINE_SECONDS", seconds)
-        with cli._progress(quiet) as (track, log):
+        monkeypatch.setattr(progress, "LINE_SECONDS", seconds)
+        with progress.progress_bars(quiet) as (track, log):
             for _ in track(range(5, 8), "pgd_at_tiny", 8, 128):
                 pass
             log("epoch 1")
@@ -352,7 +356,7 @@ def test_train_refuses_bad_input(arguments, message, tmp_path):
     ],
 )
 def test_settings_are_read_as_people_write_them(text, value):
-    assert cli._setting(text) == ("a", value)
+    assert _setting(text) == ("a", value)
 
 
 def test_doctor_prints_what_it_found(monkeypatch):

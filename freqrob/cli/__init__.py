@@ -1,0 +1,18 @@
+"""The command line: `freqrob demo | train | recipes | evaluate | models | doctor`.
+
+Only what `--help` needs is imported here; torch comes with the command that uses it.
+"""
+
+from freqrob.cli.app import app
+from freqrob.cli.demo import demo
+from freqrob.cli.evaluate import evaluate
+from freqrob.cli.models import doctor, models
+from freqrob.cli.train import recipes, train
+
+for command in (demo, train, recipes, evaluate, models, doctor):
+    app.command()(command)
+
+
+def main() -> None:
+    """The console script `freqrob`."""
+    app()

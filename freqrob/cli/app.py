@@ -1,0 +1,120 @@
+"""The program, its errors, and what several commands share."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import typer.core
+from rich.console import Console
+from rich.markup import escape
+
+from freqrob import __version__
+
+if TYPE_CHECKING:
+    import torch
+
+USAGE_ERROR, INTERRUPTED = 2, 130
+
+
+class _Group(typer.core.TyperGroup):
+    """Shows what went wrong in one red line, or as a traceback with --debug."""
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (ValueError, OSError, ImportError, FloatingPointError, RuntimeError) as error:
+            if ctx.params.get("debug") or not _mendable(error):
+                raise
+            Console(stderr=True, soft_wrap=True).print(f"[red]Error:[/red] {escape(str(error))}", highlight=False)
+            raise typer.Exit(USAGE_ERROR) from error
+
+
+def _mendable(error: Exception) -> bool:
+    """Whether the message says what to do; of RuntimeErrors only those about the native kernels do."""
+    native = sys.modules.get("freqrob.spectral.native")
+    return not isinstance(error, RuntimeError) or (native is not None and isinstance(error, native.NativeError))
+
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"freqrob {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def freqrob(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Frequency-aware adversarial robustness: spectra, defences, evaluation and diagnostics for image classifiers.
+
+    Start with `freqrob demo`: a page of figures in about a minute, without a download.
+    """
+
+
+def fraction(text: str) -> float:
+    """A number as people write ε: 8/255, 0.03."""
+    try:
+        return float(Fraction(text))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise typer.BadParameter(f"expected a number such as 8/255 or 0.03, got {text!r}") from None
+
+
+DataDir = Annotated[Path, typer.Option("--data", metavar="DIR", help="The folder of data sets, as they unpack.")]
+ModelDir = Annotated[Path, typer.Option("--model-dir", metavar="DIR", help="Where models are kept.")]
+Download = Annotated[bool, typer.Option("--download", help="Fetch the data set where it is missing.")]
+Seed = Annotated[int, typer.Option(help="Of everything random.")]
+
+
+def check_writable(folder: Path) -> None:
+    """Raise OSError before minutes of work, not after."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise NotADirectoryError(f"out: {folder} is or lies in a file, expected a folder") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"out: {folder} cannot be written")
+
+
+def usable_device(name: str) -> torch.device:
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device: cannot use {name!r} ({str(error).splitlines()[0]})") from error
+
+
+def pixels(value: float) -> str:
+    """As people write them: 8/255, 0.031."""
+    levels = round(255 * value, 6)
+    return f"{levels:g}/255" if levels == int(levels) else f"{value:g}"
+
+
+def command_line(name: str, options: dict[str, Any], *arguments: str) -> str:
+    """The command line that makes the same numbers, but for where data and models lie, for the record."""
+    given = []
+    for option, value in options.items():
+        for one in value if isinstance(value, list) else [value]:
+            given += [] if one is None else [option, str(one)]
+    return shlex.join(["freqrob", name, *arguments, *given])

@@ -1,0 +1,80 @@
+"""`freqrob models` and `freqrob doctor`: what there is on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from freqrob.cli.app import ModelDir
+
+if TYPE_CHECKING:
+    from freqrob.models.cards import Card
+
+
+def models(
+    pattern: Annotated[str, typer.Argument(help='A shell-style pattern, in quotes: `"*bass*"`.')] = "*",
+    model_dir: ModelDir = Path("models"),
+) -> None:
+    """List the models that `load_model` can load, with what their cards say.
+
+    Examples:
+
+    - `freqrob models`
+    - `freqrob models "bass*" --model-dir ./models`
+    """
+    from freqrob.models.loading import DATASET_CLASSES, THREAT_MODELS, list_models
+
+    found = [
+        (name, dataset, threat)
+        for dataset in DATASET_CLASSES
+        for threat in THREAT_MODELS
+        for name in list_models(pattern, dataset, threat, model_dir)
+    ]
+    if not found:
+        raise FileNotFoundError(
+            f"no model matches {pattern!r} in the package or in {model_dir}. Train one: freqrob train pgd_at_rn20"
+        )
+    table = Table("model", "protocol", "accuracy on its card (%)", "images")
+    for name, dataset, threat in found:
+        card = _card(name, model_dir, dataset, threat)
+        architecture, results = (card.architecture, _card_results(card)) if card else ("no card", [("", "", "")])
+        about = f"{name}\n[dim]{architecture}, {dataset}, {threat}[/dim]"
+        table.add_row(about, *("\n".join(column) for column in zip(*results, strict=True)), end_section=True)
+    Console().print(table)
+
+
+def _card(name: str, model_dir: Path, dataset: str, threat: str) -> Card | None:
+    from freqrob.models.loading import load_card
+
+    try:
+        return load_card(name, model_dir, dataset, threat)
+    except FileNotFoundError:
+        return None
+
+
+def _card_results(card: Card) -> list[tuple[str, str, str]]:
+    """A line for each protocol: ``("natural", "clean 76.0, PGD-20 31.0", "10,000")``."""
+    found: dict[tuple[str, int], list[str]] = {}
+    for result in card.results:
+        key = (result.get("protocol", "?"), result.get("images", 0))
+        accuracy = f"{100 * result['accuracy']:.1f}" if "accuracy" in result else "?"
+        found.setdefault(key, []).append(f"{result.get('attack', '?')} {accuracy}")
+    lines = [(protocol, ", ".join(shown), f"{count:,}") for (protocol, count), shown in found.items()]
+    return lines or [("", "none", "")]
+
+
+def doctor(rebuild: Annotated[bool, typer.Option("--rebuild", help="Build the kernels anew.")] = False) -> None:
+    """Say whether the native kernels are there, and what to do where they are not.
+
+    Examples:
+
+    - `freqrob doctor`
+    - `freqrob doctor --rebuild`
+    """
+    from freqrob.spectral import native
+
+    typer.echo(native.doctor(rebuild))

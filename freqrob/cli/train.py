@@ -1,0 +1,195 @@
+"""`freqrob train` and `freqrob recipes`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import sys
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from freqrob.cli.app import INTERRUPTED, DataDir, Download, ModelDir, pixels
+from freqrob.cli.progress import progress_bars
+
+if TYPE_CHECKING:
+    from freqrob.training import Recipe
+    from freqrob.training.presets import Preset
+
+
+def train(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="`[bass_|bassmix_|bassfront_|blur_|pca_]<defence>_<architecture>`.")
+    ],
+    dataset: Annotated[
+        str, typer.Option(help="cifar10, cifar100, svhn, tiny_imagenet or restricted_imagenet.")
+    ] = "cifar10",
+    threat_model: Annotated[str, typer.Option(help="The threat model; Linf.")] = "Linf",
+    data: DataDir = Path("data"),
+    model_dir: ModelDir = Path("models"),
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training split.")] = None,
+    lr: Annotated[float | None, typer.Option(help="The peak of the learning rate.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step, of all devices together.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    gamma: Annotated[float | None, typer.Option(help="The probability that bassmix_ balances an image.")] = None,
+    precision: Annotated[str | None, typer.Option(help="bf16-mixed, 16-mixed or 32-true.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any setting that `freqrob recipes RECIPE` shows; repeatable."),
+    ] = None,
+    download: Download = False,
+    checkpoint_minutes: Annotated[float, typer.Option(min=0, help="Between checkpoints within an epoch.")] = 10,
+    accelerator: Annotated[str, typer.Option(help="As Lightning Fabric names it: auto, cpu, cuda, …")] = "auto",
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the network (torch.compile).")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write the metrics for TensorBoard too.")] = False,
+) -> None:
+    """Train a recipe, or go on with a run that was stopped.
+
+    A name has its settings, the paper's where there is one: `freqrob recipes RECIPE` shows them. What is given here
+    replaces them. Examples:
+
+    - `freqrob train standard_rn20 --data ./data --download`
+    - `freqrob train bass_trades_wrn34 --dataset cifar10 --data ./data`
+    - `freqrob train pgd_at_rn18 --epochs 30 --set schedule=triangle --set steps=7 --set eps=4/255`
+    - `torchrun --nproc-per-node 8 -m freqrob train pgd_at_rn18 --data ./data`, and likewise under SLURM's `srun`
+
+    Ctrl-C stops after the step and keeps a checkpoint; the same command goes on where it was. The best epoch by
+    validation accuracy is kept in DIR/cifar10/Linf/RECIPE.safetensors, where `load_model` finds it; its folder has the
+    metrics (JSONL, CSV) and curves.png.
+    """
+    from freqrob import training
+
+    given = {
+        "epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed, "gamma": gamma, "precision": precision
+    }  # fmt: skip
+    given = {key: value for key, value in given.items() if value is not None}
+    chosen = training.recipe_for(recipe, dataset, threat_model, **{**given, **_settings(recipe, settings or [])})
+    try:
+        with progress_bars(quiet=rank() > 0) as (track, log):
+            weights = training.train(
+                chosen, data, model_dir, download=download, accelerator=accelerator, compile=compile,
+                checkpoint_minutes=checkpoint_minutes, tensorboard=tensorboard, track=track, log=log,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        if rank() == 0:
+            launched = {"WORLD_SIZE", "SLURM_NTASKS"} & os.environ.keys()  # by a command that is not known here
+            Console(stderr=True, soft_wrap=True).print(
+                "Stopped. What was trained is kept; the same command goes on from there"
+                + ("." if launched else f":\n  {escape(_this_command())}"),
+                highlight=False,
+            )
+        raise typer.Exit(INTERRUPTED) from None
+    if rank() == 0:
+        Console().print(f"The best epoch is in {weights}", highlight=False, soft_wrap=True)
+
+
+def _this_command() -> str:
+    """The command line that started this process, to be pasted into the same shell."""
+    program = [sys.argv[0]]
+    if Path(sys.argv[0]).name == "__main__.py":
+        program = [sys.executable, "-m", "freqrob"]
+    elif shutil.which("freqrob") == sys.argv[0]:
+        program = ["freqrob"]
+    return shlex.join([*program, *sys.argv[1:]])
+
+
+def rank() -> int:
+    """Which of the processes that torchrun or SLURM started this is."""
+    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
+
+
+def _settings(recipe: str, texts: list[str]) -> dict[str, Any]:
+    """``["lr=0.3", "steps=3"]`` as ``{"lr": 0.3, "defense": {"steps": 3}}``."""
+    from dataclasses import fields
+
+    from freqrob.defenses import DEFENSES
+    from freqrob.models.registry import ModelName, nearest_names
+    from freqrob.training import Recipe
+
+    values, elsewhere = dict(_setting(text) for text in texts), ("name", "dataset", "threat_model")
+    of_defense = [field.name for field in fields(DEFENSES[ModelName.parse(recipe).defense])]
+    of_recipe = [field.name for field in fields(Recipe) if field.name not in (*elsewhere, "defense")]
+    for key in values:
+        if key in elsewhere:
+            raise ValueError(f"--set: {key} is an argument or option of its own, got {key}={values[key]}")
+        if key not in of_recipe + of_defense:
+            raise ValueError(
+                f"--set: {recipe} has no setting {key}, expected any of {', '.join(of_recipe + of_defense)}."
+                + nearest_names(key, of_recipe + of_defense)
+            )
+    return {key: values[key] for key in values if key in of_recipe} | {
+        "defense": {key: values[key] for key in values if key in of_defense}
+    }
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """``steps=3`` as ("steps", 3); values are JSON, fractions such as 8/255, or text."""
+    key, equals, value = text.partition("=")
+    if not (key and equals and value):
+        raise ValueError(f"--set: expected KEY=VALUE, got {text!r}")
+    plain = {"none": "null"}.get(value.lower(), value.lower())
+    for read in (json.loads, lambda _: json.loads(plain), lambda number: float(Fraction(number))):
+        try:
+            return key, read(value)
+        except (ValueError, ZeroDivisionError):
+            continue
+    return key, value
+
+
+def recipes(
+    pattern: Annotated[str, typer.Argument(help='A shell-style pattern, in quotes: `"*trades*"`.')] = "*",
+    dataset: Annotated[str | None, typer.Option(help="Only those for this data set.")] = None,
+) -> None:
+    """List the recipes that have settings of their own, and where these come from; all settings of a single one.
+
+    Examples:
+
+    - `freqrob recipes`
+    - `freqrob recipes "bass*" --dataset cifar10`
+    - `freqrob recipes bass_pgd_at_rn18`
+    """
+    from freqrob.data import DATASETS
+    from freqrob.training import recipe_for
+    from freqrob.training.presets import list_presets
+
+    if dataset not in (None, *DATASETS):
+        raise ValueError(f"dataset: expected one of {', '.join(DATASETS)}, got {dataset!r}")
+    found = [preset for preset in list_presets(pattern) if dataset in (None, preset.recipe.dataset)]
+    if not found and set(pattern) & set("*?["):
+        raise ValueError(f"no recipe matches {pattern!r}; `freqrob recipes` lists them all")
+    if not found:
+        _show_recipe(recipe_for(pattern, dataset or "cifar10"), "No preset has this name: the settings of its family.")
+        return
+    if len({preset.recipe.name for preset in found}) == 1:
+        for preset in found:
+            _show_recipe(preset.recipe, f"From {_source(preset)}. {preset.assumed}".strip())
+        return
+    table = Table("recipe", "data set", "epochs", "lr", "from")
+    for preset in found:
+        chosen = preset.recipe
+        table.add_row(chosen.name, chosen.dataset, str(chosen.epochs), f"{chosen.lr:g}", _source(preset))
+    Console().print(table)
+
+
+def _show_recipe(recipe: Recipe, source: str) -> None:
+    settings = recipe.as_dict()
+    defense = settings.pop("defense")
+    title = f"{settings.pop('name')} on {settings.pop('dataset')}"
+    table = Table("setting", "value", title=title, title_justify="left")
+    for key, value in settings.items():
+        table.add_row(key, str(value))
+    for key, value in defense.items():
+        table.add_row(f"[dim]defence[/dim] {key}", pixels(value) if key in ("eps", "step_size") else str(value))
+    Console().print(table)
+    Console().print(source, highlight=False)
+
+
+def _source(preset: Preset) -> str:
+    return ", ".join([preset.paper, *preset.tables])
