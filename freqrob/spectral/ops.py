@@ -12,7 +12,7 @@ NaN or an infinity gives numbers that are not finite, and changes no other plane
 from __future__ import annotations
 
 from functools import lru_cache
-from math import inf
+from numbers import Real
 from operator import index
 
 import torch
@@ -24,6 +24,8 @@ from freqrob.spectral.rings import RingMap, constant_when_compiled
 
 __all__ = ["bass", "mean_amplitude", "ring_dot", "ring_filter", "ring_sum"]
 
+FLOATS = {torch.float32, torch.float64, *HALF_PRECISION}
+FLOAT32 = torch.finfo(torch.float32)
 NATIVE_DTYPES = {
     "cpu": (torch.float32, torch.float64, *HALF_PRECISION),
     "cuda": (torch.float32, *HALF_PRECISION),
@@ -160,9 +162,10 @@ def bass(
         The balanced planes in the shape and dtype of ``x``; ``out`` if given.
 
     Raises:
-        TypeError: ``x`` is no tensor of floats or uint8, ``out`` is of another dtype.
+        TypeError: ``x`` is no dense tensor of floats or uint8, ``out`` is of another dtype.
         ValueError: fewer than two dimensions, planes without pixels, a ``ring_map`` of another size, an unknown
-            ``reading``, a ``pixel_scale`` that is not positive, ``out`` of another shape or device.
+            ``reading``, a ``pixel_scale`` that is not positive, ``out`` of another shape or device or with pixels that
+            share memory.
 
     Source: Lin et al., NeurIPS 2023, Eq. 1 and 4; zhiyugege/Frequency-Long-Tailed-Investigation, ``BaSS_cifar.py``.
     """
@@ -192,17 +195,22 @@ def bass(
 
 def check_planes(x: Tensor, name: str, bytes_too: bool = False) -> None:
     """Raise unless ``x`` is (..., H, W) with at least one pixel a plane: floats, or with ``bytes_too`` uint8."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}")
-    if not (x.is_floating_point() or bytes_too and x.dtype == torch.uint8):
+    _check_dense(x, name)
+    if x.dtype not in (FLOATS | {torch.uint8} if bytes_too else FLOATS):
         raise TypeError(f"{name}: expected floats{' or uint8' if bytes_too else ''}, got {x.dtype}")
     if x.ndim < 2 or 0 in x.shape[-2:]:
         raise ValueError(f"{name}: expected (..., H, W) with at least one pixel, got shape {tuple(x.shape)}")
 
 
+def _check_dense(x: Tensor, name: str) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}")
+    if x.is_nested or x.layout != torch.strided:
+        raise TypeError(f"{name}: expected a dense tensor, got {'a nested one' if x.is_nested else x.layout}")
+
+
 def _check_like(other: Tensor, x: Tensor, name: str) -> None:
-    if not isinstance(other, Tensor):
-        raise TypeError(f"{name}: expected a torch.Tensor, got {type(other).__name__}")
+    _check_dense(other, name)
     if other.dtype != x.dtype:
         raise TypeError(f"{name}: expected the dtype of x, {x.dtype}, got {other.dtype}")
     if other.device != x.device:
@@ -216,9 +224,11 @@ def _check_weights(weights: Tensor, ring_map: RingMap) -> None:
 
 
 def check_pixel_scale(pixel_scale: float) -> None:
-    """Raise unless white has a positive, finite value."""
-    if not 0 < pixel_scale < inf:
-        raise ValueError(f"pixel_scale: expected a positive number, got {pixel_scale!r}")
+    """Raise unless white has a positive value that a float32 holds."""
+    if not isinstance(pixel_scale, Real):
+        raise TypeError(f"pixel_scale: expected a number, got {type(pixel_scale).__name__}")
+    if not FLOAT32.tiny <= pixel_scale <= FLOAT32.max:
+        raise ValueError(f"pixel_scale: expected a positive number within float32, got {pixel_scale!r}")
 
 
 def check_out(out: Tensor, x: Tensor) -> None:
@@ -226,6 +236,8 @@ def check_out(out: Tensor, x: Tensor) -> None:
     _check_like(out, x, "out")
     if out.shape != x.shape:
         raise ValueError(f"out: expected the shape of x, {tuple(x.shape)}, got {tuple(out.shape)}")
+    if out.numel() and any(step == 0 and size > 1 for size, step in zip(out.shape, out.stride(), strict=True)):
+        raise ValueError(f"out: expected memory of its own for every pixel, got strides {out.stride()}")
     if torch.is_grad_enabled() and out.requires_grad:
         raise ValueError("out: expected a tensor that requires no gradient")
 
