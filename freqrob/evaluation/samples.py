@@ -1,0 +1,171 @@
+"""Per-sample results on disk: a run that was killed goes on, and nothing is measured twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from freqrob.files import temporary_beside, write_synced
+
+DONE = "done"
+
+
+class Samples:
+    """Named values of each of ``count`` samples, kept in one file that any number of processes may share.
+
+    The file is ``<prefix>-<hash of key>.safetensors``: each value a tensor (count, …), ``done`` (count,) bool, and
+    ``key`` as JSON in its metadata. Each ``put`` replaces it by a whole one. A file that is truncated or is another
+    key's is set aside under the ending ``.damaged``, with a warning, and its samples are measured anew.
+
+    Args:
+        folder: where the file lies, created if absent; None keeps everything in memory.
+        key: all that the values depend on, such as ``model_hash``, ``data_hash`` and an attack's parameters.
+        count: of samples.
+        prefix: of the file's name, for people.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path | None, key: Mapping[str, Any], count: int, prefix: str = "samples") -> None:
+        self.key = json.dumps(key, sort_keys=True, allow_nan=False)
+        self.done = torch.zeros(count, dtype=torch.bool)
+        self._values: dict[str, Tensor] = {}
+        self.path = None
+        if folder is not None:
+            digest = hashlib.sha256(self.key.encode()).hexdigest()[:20]
+            self.path = Path(folder) / f"{re.sub(r'[^A-Za-z0-9.+-]+', '-', prefix)}-{digest}.safetensors"
+            with self._locked():
+                self._merge(self._read())
+
+    def __getitem__(self, name: str) -> Tensor:
+        """A value of all samples, (count, …); where a sample is not ``done`` it is zero. Raises KeyError."""
+        return self._values[name]
+
+    def remaining(self) -> Tensor:
+        """The numbers of the samples that are not done, ascending."""
+        return (~self.done).nonzero().flatten()
+
+    def put(self, index: Tensor | slice, **values: Tensor) -> None:
+        """Keep the values of some samples, in the order of ``index``; what other processes put meanwhile is read.
+
+        The same names every time. Raises ValueError for other names, types or shapes than those before, OSError when
+        writing fails (a full disk), with the earlier file intact.
+        """
+        index = torch.arange(len(self.done))[index.cpu() if isinstance(index, Tensor) else index]
+        with self._locked():
+            self._merge(self._read())
+            self._check(values, len(index))
+            for name, value in values.items():
+                if name not in self._values:
+                    self._values[name] = value.new_zeros((len(self.done), *value.shape[1:]), device="cpu")
+                self._values[name][index] = value.detach().cpu()
+            self.done[index] = True
+            self._write()
+
+    def _check(self, values: Mapping[str, Tensor], count: int) -> None:
+        if not values or DONE in values or (self._values and values.keys() != self._values.keys()):
+            raise ValueError(f"values: got {', '.join(values)}, expected {', '.join(self._values) or 'some'}")
+        for name, value in values.items():
+            known = self._values.get(name, value)
+            if value.dtype != known.dtype or value.shape != (count, *known.shape[1:]):
+                expected = f"{known.dtype} {(count, *known.shape[1:])}"
+                raise ValueError(f"{name}: got {value.dtype} {tuple(value.shape)}, expected {expected}")
+
+    def _merge(self, found: Mapping[str, Tensor]) -> None:
+        """Take what a file has and this process has not."""
+        if not found:
+            return
+        new = found[DONE] & ~self.done
+        for name in found.keys() - {DONE}:
+            self._values.setdefault(name, torch.zeros_like(found[name]))[new] = found[name][new]
+        self.done |= new
+
+    def _read(self) -> dict[str, Tensor]:
+        if self.path is None or not self.path.exists():
+            return {}
+        try:
+            with safe_open(self.path, "pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+                key = (file.metadata() or {}).get("key")
+            sizes = {len(tensor) for tensor in tensors.values()}
+            if key == self.key and DONE in tensors and sizes == {len(self.done)}:
+                return tensors
+            reason = "it holds something else"
+        except (SafetensorError, TypeError) as error:  # TypeError: a tensor without a length
+            reason = str(error)
+        aside = self.path.with_suffix(".damaged")
+        os.replace(self.path, aside)
+        warnings.warn(f"{self.path}: not usable ({reason}); set aside as {aside.name}, measured anew", stacklevel=4)
+        return {}
+
+    def _write(self) -> None:
+        if self.path is None:
+            return
+        content = safetensors.torch.save({**self._values, DONE: self.done}, {"key": self.key})
+        try:
+            with temporary_beside(self.path) as new:
+                write_synced(new, content)
+                os.replace(new, self.path)
+        except OSError as error:
+            reason = f"could not write {self.path}: {error.strerror or error}; what was there before is intact"
+            raise OSError(error.errno, reason) from error
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Alone among the processes that share the folder; what one that was killed left unfinished is removed."""
+        if self.path is None:
+            yield
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path.parent / ".lock")
+        try:
+            lock.acquire()
+            for left in self.path.parent.glob(f".{self.path.name}.*.tmp"):
+                left.unlink(missing_ok=True)
+        except NotImplementedError:  # a file system that cannot lock
+            pass
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def model_hash(model: nn.Module) -> str:
+    """SHA-256 of a model: its modules' classes and how they print, each parameter and buffer; on any device the same.
+
+    It does not see code: a function or class that changes under its name keeps the hash.
+    """
+    digest = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", repr(model)).encode())  # addresses differ between runs
+    for name, module in model.named_modules():
+        digest.update(f"{name} {type(module).__module__}.{type(module).__qualname__}\n".encode())
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        digest.update(name.encode())
+        _update(digest, tensor)
+    return digest.hexdigest()
+
+
+def data_hash(images: Tensor, labels: Tensor) -> str:
+    """SHA-256 of images and labels, their types and shapes; on any device the same."""
+    digest = hashlib.sha256()
+    for tensor in (images, labels):
+        _update(digest, tensor)
+    return digest.hexdigest()
+
+
+def _update(digest: Any, tensor: Tensor) -> None:
+    digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
