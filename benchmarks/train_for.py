@@ -11,25 +11,15 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import os
 import signal
 import tarfile
 import threading
 from pathlib import Path
 
-from freqrob.training import recipe_for, train
+from freqrob.training import parse_settings, recipe_for, train
 
 PIECE, CHECKPOINTS = 15_000_000, 45_000_000  # bytes
-
-
-def setting(text: str) -> tuple[str, object]:
-    """``epochs=30`` as ("epochs", 30)."""
-    key, _, value = text.partition("=")
-    try:
-        return key, json.loads(value)
-    except json.JSONDecodeError:
-        return key, value
 
 
 def hand_over(model_dir: Path, out: Path) -> None:
@@ -70,7 +60,7 @@ def main() -> None:
     parser.add_argument("--dataset", default="cifar10")
     parser.add_argument("--model-dir", type=Path, default=Path("models"))
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--set", action="append", default=[], type=setting, metavar="KEY=VALUE", help="of the recipe")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as `freqrob train` takes it")
     parser.add_argument("--from", type=Path, dest="pieces", metavar="DIR", help="go on from an earlier call's --out")
     given = parser.parse_args()
     if given.pieces:
@@ -80,7 +70,8 @@ def main() -> None:
     timer.start()
     try:
         for name in given.recipes:
-            train(recipe_for(name, given.dataset, **dict(given.set)), given.data, given.model_dir, log=print)
+            recipe = recipe_for(name, given.dataset, **parse_settings(name, given.set))
+            train(recipe, given.data, given.model_dir, log=print)
     except KeyboardInterrupt:
         print(f"{name}: time is up", flush=True)
     finally:

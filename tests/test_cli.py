@@ -18,7 +18,6 @@ from freqrob import __version__, cli
 from freqrob.cli import progress
 from freqrob.cli.app import fraction
 from freqrob.cli.evaluate import PROTOCOLS as OFFERED
-from freqrob.cli.train import _setting
 from freqrob.data import samples
 from freqrob.data.datasets import ImageSet
 from freqrob.evaluation import PROTOCOLS, Attack
@@ -26,6 +25,7 @@ from freqrob.models import create_network, list_models
 from freqrob.models.cards import Card
 from freqrob.models.checkpoints import save
 from freqrob.training import Recipe, recipe_for, train
+from freqrob.training.settings import _setting
 
 pytestmark = pytest.mark.usefixtures("tiny")
 COMMANDS = ("demo", "train", "recipes", "evaluate", "models", "doctor")

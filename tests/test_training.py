@@ -85,7 +85,7 @@ class TestRun:
     def test_learns_and_loads(self, asked, tmp_path):
         lines = []
         path = train(recipe(epochs=6), model_dir=tmp_path, log=lines.append)
-        assert len(lines) == 6
+        assert lines[0] == "trains standard_tiny on cpu, 32-true, 96 images, 18 steps" and len(lines) == 1 + 6
         assert set(asked) == {"train", "val"}, "test data has no part in training or selection"
         epochs = history(path)
         assert epochs[-1]["loss"] < 0.5 * epochs[0]["loss"]
@@ -94,6 +94,11 @@ class TestRun:
         test = two_colours(50, seed=9)
         logits = load_model("standard_tiny", tmp_path)(test.images.float() / 255)
         assert (logits.argmax(1) == test.labels).float().mean() > 0.9
+
+    def test_leaves_no_run_where_there_is_no_data(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="data_dir"):
+            train(recipe(), data_dir=tmp_path / "absent", model_dir=tmp_path)
+        assert not list((tmp_path / "cifar10" / "Linf").iterdir())
 
     def test_leaves_metrics_and_curves(self, asked, tmp_path):
         path = train(recipe("fgsm_tiny", epochs=2), model_dir=tmp_path)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import shlex
 import shutil
 import sys
-from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -70,7 +69,9 @@ def train(
         "epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed, "gamma": gamma, "precision": precision
     }  # fmt: skip
     given = {key: value for key, value in given.items() if value is not None}
-    chosen = training.recipe_for(recipe, dataset, threat_model, **{**given, **_settings(recipe, settings or [])})
+    given |= training.parse_settings(recipe, settings or [])
+    chosen = training.recipe_for(recipe, dataset, threat_model, **given)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the trainer says itself how it trains
     try:
         with progress_bars(quiet=rank() > 0) as (track, log):
             weights = training.train(
@@ -103,44 +104,6 @@ def _this_command() -> str:
 def rank() -> int:
     """Which of the processes that torchrun or SLURM started this is."""
     return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
-
-
-def _settings(recipe: str, texts: list[str]) -> dict[str, Any]:
-    """``["lr=0.3", "steps=3"]`` as ``{"lr": 0.3, "defense": {"steps": 3}}``."""
-    from dataclasses import fields
-
-    from freqrob.defenses import DEFENSES
-    from freqrob.models.registry import ModelName, nearest_names
-    from freqrob.training import Recipe
-
-    values, elsewhere = dict(_setting(text) for text in texts), ("name", "dataset", "threat_model")
-    of_defense = [field.name for field in fields(DEFENSES[ModelName.parse(recipe).defense])]
-    of_recipe = [field.name for field in fields(Recipe) if field.name not in (*elsewhere, "defense")]
-    for key in values:
-        if key in elsewhere:
-            raise ValueError(f"--set: {key} is an argument or option of its own, got {key}={values[key]}")
-        if key not in of_recipe + of_defense:
-            raise ValueError(
-                f"--set: {recipe} has no setting {key}, expected any of {', '.join(of_recipe + of_defense)}."
-                + nearest_names(key, of_recipe + of_defense)
-            )
-    return {key: values[key] for key in values if key in of_recipe} | {
-        "defense": {key: values[key] for key in values if key in of_defense}
-    }
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    """``steps=3`` as ("steps", 3); values are JSON, fractions such as 8/255, or text."""
-    key, equals, value = text.partition("=")
-    if not (key and equals and value):
-        raise ValueError(f"--set: expected KEY=VALUE, got {text!r}")
-    plain = {"none": "null"}.get(value.lower(), value.lower())
-    for read in (json.loads, lambda _: json.loads(plain), lambda number: float(Fraction(number))):
-        try:
-            return key, read(value)
-        except (ValueError, ZeroDivisionError):
-            continue
-    return key, value
 
 
 def recipes(

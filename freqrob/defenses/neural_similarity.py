@@ -139,7 +139,7 @@ def load_targets(path: str | Path) -> tuple[Tensor, Tensor]:
     """
     path = Path(path).resolve()
     if not path.is_file():
-        raise FileNotFoundError(f"targets: no file {path}")
+        raise FileNotFoundError(f"targets: no file {path}; yours is given with --set targets=FILE.npz")
     return _read(path, path.stat().st_mtime_ns)
 
 

@@ -2,6 +2,7 @@
 
 from freqrob.training.presets import preset, recipe_for
 from freqrob.training.recipe import Recipe
+from freqrob.training.settings import parse_settings
 from freqrob.training.trainer import train
 
-__all__ = ["Recipe", "preset", "recipe_for", "train"]
+__all__ = ["Recipe", "parse_settings", "preset", "recipe_for", "train"]

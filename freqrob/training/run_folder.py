@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -33,17 +33,20 @@ class RunFolder:
         self.folder, self.recipe = folder, recipe
         self.tensorboard = _summary_writer() if tensorboard else None
 
-    def make(self) -> None:
-        """Create the folder. Raises OSError, naming ``model_dir``, where no files can be written in it."""
+    def check_writable(self) -> None:
+        """Raise OSError, naming ``model_dir``, where no files can be written in the folder; leave nothing there."""
         try:
             with temporary_beside(self.folder / "last.ckpt") as new:
                 new.touch()
         except OSError as error:
             raise OSError(f"model_dir: cannot write files in {self.folder} ({error.strerror})") from error
+        with suppress(OSError):  # not empty: an earlier run's
+            self.folder.rmdir()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Raise ValueError where another process trains in this folder; remove what one that was killed left behind."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / ".lock")
         try:
             lock.acquire(timeout=0)

@@ -89,7 +89,7 @@ def train(
     if compile and defense.double_backward:
         raise ValueError(f"compile: {recipe.parsed.defense} differentiates gradients, which compiled code does not")
     fabric = launch(recipe.precision, accelerator)
-    run.make()  # before minutes of work, not after
+    run.check_writable()  # before minutes of work, not after
     fabric.seed_everything(recipe.seed, verbose=False)
     train_set, val_set = _load(recipe, data_dir, download, fabric, track)
     batches = Batches(
@@ -109,8 +109,10 @@ def train(
         state.model.network.compile()
 
     steps, saved_at = recipe.epochs * len(batches), time.monotonic()
-    if 0 < state.step < steps:
-        log(f"goes on after step {state.step:,} of {steps:,}")
+    if state.step < steps:
+        where = f"{fabric.world_size} × {fabric.device.type}" if fabric.world_size > 1 else str(fabric.device)
+        resumed = f" from step {state.step:,} on" if state.step else ""
+        log(f"trains {recipe.name} on {where}, {recipe.precision}, {len(train_set):,} images, {steps:,} steps{resumed}")
     with stop_asked_for() as stop, ExitStack() as lock:
         with failing_together(fabric):
             if fabric.is_global_zero:
