@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,80 @@ from torch.nn.parallel import DistributedDataParallel
 
 Model = Callable[[Tensor], Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
+Norm = Literal["Linf", "L2"]
+Images = Tensor | slice  # which of the images
+
+
+class LinfBall:
+    """max |x' − x| ≤ ε around each image (N, C, H, W), within [0, 1]."""
+
+    def __init__(self, images: Tensor, eps: float) -> None:
+        self.images, self.eps = images, eps
+        self.low, self.high = (images - eps).clamp(min=0), (images + eps).clamp(max=1)
+
+    def project(self, points: Tensor, of: Images = slice(None)) -> Tensor:
+        """The nearest points of the balls around some of the images."""
+        return torch.clamp(points, self.low[of], self.high[of])
+
+    def random(self, generator: torch.Generator | None = None) -> Tensor:
+        """A uniform point of each ball, clipped to [0, 1]."""
+        noise = _draw(torch.rand, self.images, self.images.shape, generator)
+        return (self.images + self.eps * (2 * noise - 1)).clamp(0, 1)
+
+    @staticmethod
+    def direction(gradient: Tensor) -> Tensor:
+        """The step of length 1 that climbs most."""
+        return gradient.sign()
+
+    @staticmethod
+    def length(offsets: Tensor) -> Tensor:
+        """(N,) max |offset|."""
+        return offsets.flatten(1).abs().amax(1)
+
+
+class L2Ball:
+    """‖x' − x‖₂ ≤ ε around each image (N, C, H, W), within [0, 1]."""
+
+    def __init__(self, images: Tensor, eps: float) -> None:
+        self.images, self.eps = images, eps
+
+    def project(self, points: Tensor, of: Images = slice(None)) -> Tensor:
+        """Points of the balls around some of the images: onto the sphere first, then clipped, which stays within."""
+        offsets = points - self.images[of]
+        length = _over_pixels(self.length(offsets))
+        return torch.where(length > self.eps, self.images[of] + self.eps / length * offsets, points).clamp(0, 1)
+
+    def random(self, generator: torch.Generator | None = None) -> Tensor:
+        """A uniform point of each ball, clipped to [0, 1]: a uniform direction, at ε u^(1/d)."""
+        dimensions = self.images[0].numel()
+        direction = self.direction(_draw(torch.randn, self.images, self.images.shape, generator))
+        radius = self.eps * _draw(torch.rand, self.images, self.images.shape[:1], generator) ** (1 / dimensions)
+        return (self.images + _over_pixels(radius) * direction).clamp(0, 1)
+
+    @classmethod
+    def direction(cls, gradient: Tensor) -> Tensor:
+        """The step of length 1 that climbs most; none where the gradient is zero."""
+        gradient = gradient / _over_pixels(LinfBall.length(gradient)).clamp(min=torch.finfo(gradient.dtype).tiny)
+        return gradient / _over_pixels(cls.length(gradient)).clamp(min=1)  # its largest entry is 1, or all are 0
+
+    @staticmethod
+    def length(offsets: Tensor) -> Tensor:
+        """(N,) Euclidean."""
+        return offsets.flatten(1).norm(dim=1)
+
+
+BALLS: dict[str, type[LinfBall] | type[L2Ball]] = {"Linf": LinfBall, "L2": L2Ball}
+
+
+def _draw(
+    distribution: Callable[..., Tensor], like: Tensor, shape: torch.Size, generator: torch.Generator | None
+) -> Tensor:
+    device = generator.device if generator else like.device
+    return distribution(shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
+
+
+def _over_pixels(values: Tensor) -> Tensor:
+    return values[:, None, None, None]  # (N, 1, 1, 1)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -30,21 +105,24 @@ def pgd(
     random_start: bool = True,
     start: Tensor | None = None,
     loss: Loss = cross_entropy,
+    norm: Norm = "Linf",
     stop_when_fooled: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Projected gradient ascent on a loss, the cross-entropy unless given, in the L∞ ball.
+    """Projected gradient ascent on a loss, the cross-entropy unless given, in the L∞ or L2 ball.
 
-    x ← Π_[0,1] Π_ε ( x + step_size · sign ∇ₓ loss(model(x), y) ), from a uniform point of the ball.
+    x ← Π_[0,1] Π_ε ( x + step_size · d(∇ₓ loss(model(x), y)) ), from a uniform point of the ball, with d(g) = sign g
+    in L∞ and g / ‖g‖₂ in L2.
 
     Args:
         model: images (N, C, H, W) in [0, 1] to logits (N, K); used in the mode it is in.
         images, labels: (N, C, H, W) in [0, 1] and (N,) int64.
-        eps, step_size: in pixels of [0, 1].
+        eps, step_size: in pixels of [0, 1]; for L2, of the whole image.
         steps: gradient steps; 0 gives the (random) start.
         random_start: start from a uniform point of the ball; else from the image.
         start: the images to start from instead, like ``images``; projected into the ball first.
         loss: (logits, labels) to a scalar, summed over the images; with ``stop_when_fooled``, of the images left.
+        norm: "Linf" or "L2".
         stop_when_fooled: an image stays where it is first misclassified, and costs no more gradients: the accuracy
             under this attack counts an image as broken if any iterate breaks it.
         generator: of the random start.
@@ -53,20 +131,19 @@ def pgd(
         The adversarial images, same shape, detached.
 
     Raises:
-        ValueError: a negative ``eps``, ``step_size`` or ``steps``.
+        ValueError: a negative ``eps``, ``step_size`` or ``steps``, or an unknown ``norm``.
 
     Source: Madry et al., ICLR 2018, Eq. 2.3.
     """
     for name, value in (("eps", eps), ("step_size", step_size), ("steps", steps)):
         if value < 0:
             raise ValueError(f"{name}: expected a number ≥ 0, got {value}")
+    check_norm(norm)
     images = images.detach()
-    low, high = (images - eps).clamp(min=0), (images + eps).clamp(max=1)
-    adversarial = images.clone() if start is None else torch.clamp(start.detach(), low, high)
+    ball = BALLS[norm](images, eps)
+    adversarial = images.clone() if start is None else ball.project(start.detach())
     if random_start and start is None:
-        device = generator.device if generator else images.device
-        noise = torch.rand(images.shape, generator=generator, dtype=images.dtype, device=device).to(images.device)
-        adversarial = (images + eps * (2 * noise - 1)).clamp(0, 1)
+        adversarial = ball.random(generator)
     active = torch.arange(len(images), device=images.device) if stop_when_fooled else slice(None)
     for _ in range(steps):
         gradient, fooled = _ascend(model, adversarial[active], labels[active], loss)
@@ -74,9 +151,15 @@ def pgd(
             active, gradient = active[~fooled], gradient[~fooled]
             if len(active) == 0:
                 break
-        moved = adversarial[active] + step_size * gradient.sign()
-        adversarial[active] = torch.clamp(moved, low[active], high[active])
+        moved = adversarial[active] + step_size * ball.direction(gradient)
+        adversarial[active] = ball.project(moved, active)
     return adversarial
+
+
+def check_norm(norm: str) -> None:
+    """Raise ValueError for a norm that there is no ball of."""
+    if norm not in BALLS:
+        raise ValueError(f"norm: expected one of {', '.join(BALLS)}, got {norm!r}")
 
 
 def fgsm(model: Model, images: Tensor, labels: Tensor, *, eps: float = 8 / 255) -> Tensor:

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from freqrob.attacks import classified, evaluating, fgsm, input_gradient, pgd
+from freqrob.attacks import L2Ball, LinfBall, classified, evaluating, fgsm, input_gradient, pgd
 
 EPS = 8 / 255
 
@@ -138,3 +138,62 @@ def test_evaluating_restores_the_mode_and_keeps_the_statistics(network):
         assert not network.training
         raise RuntimeError
     assert network.training and torch.equal(network[1].running_mean, mean)
+
+
+class TestL2:
+    """The Euclidean ball."""
+
+    @pytest.mark.parametrize("start", [False, True])
+    def test_stays_in_the_ball_and_in_range(self, network, start):
+        x, y = batch(classes=10)
+        x[0], x[1] = 0, 1
+        attacked = pgd(network, x, y, eps=0.5, step_size=0.2, steps=6, norm="L2", random_start=start)
+        lengths = (attacked - x).flatten(1).norm(dim=1)
+        assert lengths.max() <= 0.5 + 1e-6 and lengths[2:].min() > 0.3
+        assert attacked.min() >= 0 and attacked.max() <= 1
+
+    def test_reaches_the_exact_maximum_of_a_linear_model(self, linear):
+        """The worst point is ε along the weights' difference, far from the edges of [0, 1]."""
+        x, y = batch()
+        x = 0.4 + 0.2 * x
+        weight = linear[1].weight.detach()
+        towards = torch.where(y[:, None] == 0, weight[1] - weight[0], weight[0] - weight[1])
+        worst = x + 0.3 * (towards / towards.norm(dim=1, keepdim=True)).reshape(x.shape)
+        assert torch.allclose(pgd(linear, x, y, eps=0.3, step_size=0.1, steps=40, norm="L2"), worst, atol=1e-4)
+
+    def test_random_starts_are_uniform(self):
+        """A share q of the points lies within q^(1/d) ε, and no direction is special."""
+        centre = torch.full((4000, 1, 1, 3), 0.5)
+        offsets = (L2Ball(centre, 0.4).random(torch.Generator().manual_seed(0)) - centre).flatten(1)
+        shares = (offsets.norm(dim=1) / 0.4) ** 3
+        assert (shares.sort().values - torch.linspace(0, 1, 4000)).abs().max() < 1.63 / 4000**0.5, "KS at 1 %"
+        assert offsets.mean(0).abs().max() < 4 * 0.4 / (5 * 4000) ** 0.5
+
+    def test_tiny_gradients_make_whole_steps_and_none_makes_none(self):
+        gradient = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+        for scale in (1, 1e-20, 1e-36):
+            assert torch.allclose(L2Ball.direction(gradient * scale).flatten(1).norm(dim=1), torch.ones(2))
+        assert not L2Ball.direction(torch.zeros(2, 3, 4, 4)).any()
+
+    def test_an_empty_ball_is_its_centre(self):
+        x, _ = batch(4)
+        for ball in (L2Ball(x, 0.0), LinfBall(x, 0.0)):
+            assert torch.equal(ball.project(x + 0.1), x) and torch.equal(ball.project(x), x)
+
+    def test_projection_keeps_what_is_inside(self):
+        x, _ = batch(4)
+        inside = (x + 0.2 * L2Ball.direction(torch.randn(x.shape))).clamp(0, 1)
+        assert torch.allclose(L2Ball(x, 0.5).project(inside), inside, atol=1e-6)
+        assert torch.equal(L2Ball(x, 0.5).project(inside[1:2], torch.tensor([1])), L2Ball(x, 0.5).project(inside)[1:2])
+
+
+def test_an_unknown_norm_is_refused(network):
+    with pytest.raises(ValueError, match="norm: expected one of Linf, L2, got 'L1'"):
+        pgd(network, *batch(4, 10), norm="L1")
+
+
+def test_training_draws_what_it_always_drew(network):
+    x, y = batch(4, 10)
+    noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(5))
+    start = pgd(network, x, y, steps=0, generator=torch.Generator().manual_seed(5))
+    assert torch.equal(start, (x + EPS * (2 * noise - 1)).clamp(0, 1))
