@@ -3,7 +3,7 @@
 import re
 import shlex
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from enum import Enum
 from fnmatch import fnmatchcase
@@ -24,10 +24,12 @@ from freqrob.models.front_ends import (
     variant_front_ends,
     with_front_ends,
 )
+from freqrob.models.plugins import PluginModel, find_plugin, plugin_models
 from freqrob.models.registry import ModelName, all_model_names, create_network, nearest_names
 
 DATASET_CLASSES = {**{name: info.classes for name, info in DATASETS.items()}, "imagenet": 1000}
 THREAT_MODELS = ("Linf", "L2", "corruptions")
+SOURCES = ("freqrob", "robustbench")
 
 
 def load_model(
@@ -38,13 +40,15 @@ def load_model(
     custom_checkpoint: str | Path = "",
     *,
     front_end: FrontEndSpec | None = None,
+    source: str = "freqrob",
 ) -> FrontEnded:
     """A trained model on the CPU in eval mode: pixels (N, C, H, W) in [0, 1] → logits (N, num_classes).
 
     The weights come from the first of: ``custom_checkpoint`` (.safetensors, .pt, .pth);
     ``model_dir/<dataset>/<threat_model>/<model_name>.safetensors``; the package; the place that a card in either of
-    the two names, from where they are downloaded into ``model_dir``. The front ends of the model's card are
-    included; ``model.network`` is the network without them.
+    the two names, from where they are downloaded into ``model_dir``; a package that plugs into freqrob
+    (``freqrob.models.plugins``). The front ends of the model's card are included; ``model.network`` is the network
+    without them.
 
     Args:
         model_name: ``[bass_|bassmix_|bassfront_|blur_|pca_]<defence>_<architecture>``, or any name whose card is there.
@@ -55,25 +59,21 @@ def load_model(
             front ends are those of ``model_name``, on pixels that are not normalised.
         front_end: a front end before all others: ``"bass"`` (protocol ``natural+bass``) or
             ``{"name": "bass", "reading": "power"}``. Not ``"pca"``, whose components come with a trained model.
+        source: ``"robustbench"`` loads RobustBench's model of this name, through RobustBench, which downloads it into
+            ``model_dir`` where it is not there.
 
     Raises:
-        ValueError: an unknown data set, threat model or front end, or a BaSS before a model that has one.
+        ValueError: an unknown data set, threat model, front end or source, or a BaSS before a model that has one.
+        ImportError: the package that ``source`` or a plug-in needs is missing.
         FileNotFoundError: no such model; the message says where it was looked for and how to train it.
         CheckpointError: (a ValueError) the file or its card is damaged or does not belong to this model.
         OSError: a download failed.
     """
-    dataset, threat_model = check_names(dataset, threat_model)
-    if custom_checkpoint:
-        path = Path(custom_checkpoint).expanduser()
-    else:
-        path = _find_weights(model_name, model_dir, dataset, threat_model)
-    state, card = load(path)
-    if card is None:
-        card = _card_from_name(model_name, dataset, threat_model, path, state)
-    _check_card(card, model_name, dataset, threat_model, path)
-    model = _create_model(card, path)
-    load_into(model, state, path, card.architecture)
-    return FrontEnded([*_added(front_end, card), *model.front_ends], model.network).eval()
+    if source not in SOURCES:
+        raise ValueError(f"source: got {source!r}, expected one of {', '.join(SOURCES)}")
+    load_from = _load_from_robustbench if source == "robustbench" else _load_from_freqrob
+    model = load_from(model_name, model_dir, dataset, threat_model, custom_checkpoint)
+    return FrontEnded([*_added(front_end, model_name, model), *model.front_ends], model.network).eval()
 
 
 def load_card(
@@ -96,7 +96,7 @@ def list_models(
     threat_model: str | Enum | None = None,
     model_dir: str | Path = "./models",
 ) -> list[str]:
-    """Sorted names that ``load_model`` can load, from the package and ``model_dir``, by a shell-style pattern.
+    """Sorted names that ``load_model`` can load, by a shell-style pattern: from the package, ``model_dir``, plug-ins.
 
     Any data set and threat model unless one is given. Raises ValueError for unknown ones.
     """
@@ -109,8 +109,9 @@ def list_models(
         for dataset in datasets
         for threat in threats
     ]
-    paths = (path for folder in folders for path in folder.glob("*"))
-    return sorted({path.stem for path in paths if fnmatchcase(path.stem, pattern) and _is_model(path)})
+    own = {path.stem for folder in folders for path in folder.glob("*") if _is_model(path)}
+    offered = {model.name for model in _plugins() if model.dataset in datasets and model.threat_model in threats}
+    return sorted(name for name in own | offered if fnmatchcase(name, pattern))
 
 
 def checkpoint_path(
@@ -140,8 +141,54 @@ def check_names(dataset: str | Enum, threat_model: str | Enum) -> tuple[str, str
     return dataset, threat_model
 
 
+def _load_from_freqrob(
+    model_name: str, model_dir: str | Path, dataset: str | Enum, threat_model: str | Enum, checkpoint: str | Path
+) -> FrontEnded:
+    dataset, threat_model = check_names(dataset, threat_model)
+    path = Path(checkpoint).expanduser() if checkpoint else _find_weights(model_name, model_dir, dataset, threat_model)
+    if path is not None:
+        return _load_checkpoint(path, model_name, dataset, threat_model)
+    plugin = find_plugin(model_name, dataset, threat_model)
+    if plugin is None:
+        raise FileNotFoundError(_not_found(model_name, model_dir, dataset, threat_model))
+    return FrontEnded([], plugin.open(DATASET_CLASSES[dataset]).cpu())
+
+
+def _load_checkpoint(path: Path, model_name: str, dataset: str, threat_model: str) -> FrontEnded:
+    state, card = load(path)
+    if card is None:
+        card = _card_from_name(model_name, dataset, threat_model, path, state)
+    _check_card(card, model_name, dataset, threat_model, path)
+    model = _create_model(card, path)
+    load_into(model, state, path, card.architecture)
+    return model
+
+
+def _load_from_robustbench(
+    model_name: str, model_dir: str | Path, dataset: str | Enum, threat_model: str | Enum, checkpoint: str | Path
+) -> FrontEnded:
+    if checkpoint:
+        raise ValueError(f"custom_checkpoint: RobustBench's models have their own weights, got {str(checkpoint)!r}")
+    from freqrob_robustbench import load_from_zoo
+
+    return FrontEnded([], load_from_zoo(model_name, model_dir, dataset, threat_model))
+
+
 def _shipped() -> Path:
     return Path(str(resources.files("freqrob.models") / "weights"))
+
+
+def _plugins() -> Iterator[PluginModel]:
+    """The models of plug-ins; warns of those that cannot be loaded: of unknown data sets, or with a shipped name."""
+    for model in plugin_models():
+        place = _shipped() / model.dataset / model.threat_model / f"{model.name}.safetensors"
+        if model.dataset not in DATASET_CLASSES or model.threat_model not in THREAT_MODELS:
+            known = f"{', '.join(DATASET_CLASSES)} and {', '.join(THREAT_MODELS)}"
+            warnings.warn(f"{model}: left out, expected a data set and a threat model of {known}", stacklevel=3)
+        elif place.is_file():
+            warnings.warn(f"{model}: left out, freqrob's own model has this name", stacklevel=3)
+        else:
+            yield model
 
 
 def _is_model(path: Path) -> bool:
@@ -158,7 +205,7 @@ def _places(model_name: str, model_dir: str | Path, dataset: str, threat_model: 
     return [checkpoint_path(model_name, folder, dataset, threat_model) for folder in (model_dir, _shipped())]
 
 
-def _find_weights(model_name: str, model_dir: str | Path, dataset: str, threat_model: str) -> Path:
+def _find_weights(model_name: str, model_dir: str | Path, dataset: str, threat_model: str) -> Path | None:
     places = _places(model_name, model_dir, dataset, threat_model)
     for path in places:
         if path.is_file():
@@ -168,7 +215,7 @@ def _find_weights(model_name: str, model_dir: str | Path, dataset: str, threat_m
         if card is not None and download_url(card):
             download(card, places[0].absolute())
             return places[0]
-    raise FileNotFoundError(_not_found(model_name, model_dir, dataset, threat_model))
+    return None
 
 
 def _not_found(model_name: str, model_dir: str | Path, dataset: str, threat_model: str) -> str:
@@ -196,7 +243,7 @@ def _card_from_name(model_name: str, dataset: str, threat_model: str, path: Path
         shape, components = state["front_ends.0.mean"].shape, len(state["front_ends.0.components"])
         front_ends = variant_front_ends(name.variant, shape, components=components)
     assumed = "".join(f" behind {spec['name']}" for spec in front_ends)
-    warnings.warn(f"{path} has no card: taken as {name.architecture}{assumed} on pixels in [0, 1]", stacklevel=3)
+    warnings.warn(f"{path} has no card: taken as {name.architecture}{assumed} on pixels in [0, 1]", stacklevel=5)
     return Card(str(name), name.architecture, dataset, threat_model, DATASET_CLASSES[dataset], front_ends)
 
 
@@ -216,14 +263,13 @@ def _create_model(card: Card, path: Path) -> FrontEnded:
         raise CheckpointError(f"{path}: its card asks for what there is not: {error}") from error
 
 
-def _added(front_end: FrontEndSpec | None, card: Card) -> list[nn.Module]:
+def _added(front_end: FrontEndSpec | None, model_name: str, model: FrontEnded) -> list[nn.Module]:
     """The front end that the caller adds, if any."""
     if front_end is None:
         return []
-    name = front_end_name(front_end)
-    if name == "bass" and name in map(front_end_name, card.front_ends):
-        raise ValueError(f"front_end: {card.name} already has BaSS as a front end")
-    module = create_front_end(front_end)
+    name, module = front_end_name(front_end), create_front_end(front_end)
+    if name == "bass" and any(type(own) is type(module) for own in model.front_ends):
+        raise ValueError(f"front_end: {model_name} already has BaSS as a front end")
     if module.state_dict():
         raise ValueError(f"front_end: got {name!r}, whose tensors only a model trained behind it has")
     return [module]

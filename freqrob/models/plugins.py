@@ -1,0 +1,89 @@
+"""Models of other packages, by the entry-point group ``freqrob.models``.
+
+The name of an entry point is ``<dataset>.<threat model>.<model name>``, its object a function that returns the model:
+an ``nn.Module`` for pixels (N, C, H, W) in [0, 1]. It is called with ``num_classes`` if it has such a parameter::
+
+    [project.entry-points."freqrob.models"]
+    "cifar10.Linf.my_model" = "my_package:my_model"
+
+Such models are listed without importing the package, and loaded where freqrob has none of that name.
+"""
+
+import inspect
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from torch import nn
+
+GROUP = "freqrob.models"
+
+
+@dataclass(frozen=True)
+class PluginModel:
+    """A model that the package ``package`` offers."""
+
+    name: str
+    dataset: str
+    threat_model: str
+    package: str
+    entry_point: EntryPoint
+
+    def __str__(self) -> str:
+        return f"model {self.name!r} for {self.dataset}, {self.threat_model} of package {self.package}"
+
+    def open(self, num_classes: int) -> nn.Module:
+        """Import the package and build the model. Raises ImportError that names the package, or as ``build``."""
+        try:
+            builder = self.entry_point.load()
+        except (ImportError, AttributeError) as error:
+            raise ImportError(f"{self} cannot be imported: {error}") from error
+        return build(builder, str(self), num_classes)
+
+
+def plugin_models() -> list[PluginModel]:
+    """What the installed packages offer; a malformed name is left out with a warning."""
+    found = []
+    for entry_point in entry_points(group=GROUP):
+        package = entry_point.dist.name if entry_point.dist else "unknown"
+        parts = entry_point.name.split(".", 2)
+        if len(parts) == 3:
+            dataset, threat_model, name = parts
+            found.append(PluginModel(name, dataset, threat_model, package, entry_point))
+        else:
+            expected = f"package {package}: entry point {entry_point.name!r} of {GROUP} is left out, expected a name"
+            warnings.warn(f"{expected} <dataset>.<threat model>.<model name>", stacklevel=2)
+    return found
+
+
+def find_plugin(name: str, dataset: str, threat_model: str) -> PluginModel | None:
+    """The plug-in model of this name. Raises ValueError when several packages offer it."""
+    key = (name, dataset, threat_model)
+    found = [model for model in plugin_models() if (model.name, model.dataset, model.threat_model) == key]
+    if len(found) > 1:
+        packages = " and ".join(sorted(model.package for model in found))
+        raise ValueError(f"model_name: {name!r} for {dataset}, {threat_model} is offered by {packages}: uninstall one")
+    return found[0] if found else None
+
+
+def build(builder: Callable[..., nn.Module], source: str, num_classes: int, **arguments: Any) -> nn.Module:
+    """Call ``builder`` with the arguments, and with ``num_classes`` if it has such a parameter.
+
+    A ``builder`` that is a model already is taken as it is. Raises ValueError, which names ``source``, for anything
+    that cannot be called so or does not return an ``nn.Module``.
+    """
+    if isinstance(builder, nn.Module):
+        return builder
+    try:
+        signature = inspect.signature(builder)
+        if "num_classes" in signature.parameters:
+            arguments.setdefault("num_classes", num_classes)
+        signature.bind(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{source} cannot be called with {arguments or 'no arguments'}: {error}") from error
+    model = builder(**arguments)
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{source} gives a {type(model).__name__}, expected an nn.Module")
+    return model
