@@ -591,10 +591,13 @@ def test_a_library_in_the_package_comes_first(copy):
     assert outcome.loaded and outcome.status.kind == "aot" and outcome.status.isa == "42"
 
 
-@pytest.mark.parametrize("record", [{"sources": "of another version"}, {"cuda": "9.2"}])
-def test_a_library_in_the_package_of_other_sources_or_cuda_is_passed_over(copy, record):
+@pytest.mark.parametrize(
+    ("record", "why"), [({"sources": "of another version"}, "from other sources"), ({"cuda": "9.2"}, "for CUDA 9.2")]
+)
+def test_a_library_in_the_package_of_other_sources_or_cuda_is_passed_over(copy, record, why):
     outcome = copy.load(ahead_of_time(copy, **record))
     assert outcome.loaded and outcome.status.kind == "jit"
+    assert "passed over" in outcome.status.notes[-1] and why in outcome.status.notes[-1]
 
 
 @pytest.mark.parametrize("left", [0, 0.3, 0.6, 0.9])
@@ -603,7 +606,7 @@ def test_a_truncated_library_in_the_package_is_passed_over(copy, left):
     library = copy.folder / "package" / "_native.so"
     library.write_bytes(library.read_bytes()[: int(left * library.stat().st_size)])
     outcome = copy.load(code)
-    assert outcome.loaded and outcome.status.kind == "jit"
+    assert outcome.loaded and outcome.status.kind == "jit" and "missing or damaged" in outcome.status.notes[-1]
 
 
 # The doctor

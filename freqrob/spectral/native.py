@@ -507,9 +507,12 @@ def _attempt(policy: str, rebuild: bool, before: _Outcome | None) -> _Outcome:
     try:
         if os.name != "posix":
             raise NativeError("they are built on Linux and macOS only")
-        if not rebuild and (library := _ahead_of_time()):
+        library, unusable = (None, None) if rebuild else _ahead_of_time()
+        if library:
             return _Outcome(library, "aot")
-        return _just_in_time(policy, rebuild)
+        outcome = _just_in_time(policy, rebuild)
+        note = (f"the library in the package is passed over: {unusable}",) if unusable else ()
+        return replace(outcome, notes=(*outcome.notes, *note))
     except NativeError as error:
         return _Outcome(error=error)
     except (OSError, RuntimeError, ValueError) as error:  # an unreadable folder, say
@@ -528,19 +531,23 @@ def _rebuilt_for_later(policy: str, before: _Outcome) -> _Outcome:
     return replace(before, seconds=record["seconds"], notes=(*plan.notes, "the new build is for the next process"))
 
 
-def _ahead_of_time() -> Path | None:
-    """Load the library built into the package, if it was built from these sources and for this torch's CUDA."""
+def _ahead_of_time() -> tuple[Path | None, str | None]:
+    """Load the library built into the package; else why there is one that cannot be used here."""
     record = _record(PACKAGE / "_native.json")
-    if record is None or record["sources"] != source_digest():
-        return None
+    if record is None:
+        return None, None
+    if record["sources"] != source_digest():
+        return None, "it was built from other sources"
     if record["cuda"] and record["cuda"].split(".")[0] != (torch.version.cuda or "").split(".")[0]:
-        return None
+        return None, f"it was built for CUDA {record['cuda']}"
     for library in PACKAGE.glob("_native*.so"):
         if library_digest(library) == record.get("sha256", ""):
-            with contextlib.suppress(OSError):
+            try:
                 torch.ops.load_library(library)
-                return library
-    return None
+                return library, None
+            except OSError as error:
+                return None, f"it does not load ({error})"
+    return None, "it is missing or damaged"
 
 
 def _just_in_time(policy: str, rebuild: bool) -> _Outcome:
