@@ -1,4 +1,4 @@
-"""The command line: `freqrob demo | train | recipes | evaluate | models | doctor`.
+"""The command line: `freqrob demo | train | recipes | evaluate | models | export | doctor`.
 
 Only what `--help` needs is imported here; torch comes with the command that uses it.
 """
@@ -6,10 +6,11 @@ Only what `--help` needs is imported here; torch comes with the command that use
 from freqrob.cli.app import app
 from freqrob.cli.demo import demo
 from freqrob.cli.evaluate import evaluate
+from freqrob.cli.export import export
 from freqrob.cli.models import doctor, models
 from freqrob.cli.train import recipes, train
 
-for command in (demo, train, recipes, evaluate, models, doctor):
+for command in (demo, train, recipes, evaluate, models, export, doctor):
     app.command()(command)
 
 

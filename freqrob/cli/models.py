@@ -19,7 +19,7 @@ def models(
     pattern: Annotated[str, typer.Argument(help='A shell-style pattern, in quotes: `"*bass*"`.')] = "*",
     model_dir: ModelDir = Path("models"),
 ) -> None:
-    """List the models that `load_model` can load, with what their cards say.
+    """List the models that `load_model` can load, with what their cards say; those of other packages too.
 
     Examples:
 
@@ -41,8 +41,8 @@ def models(
     table = Table("model", "protocol", "accuracy on its card (%)", "images")
     for name, dataset, threat in found:
         card = _card(name, model_dir, dataset, threat)
-        architecture, results = (card.architecture, _card_results(card)) if card else ("no card", [("", "", "")])
-        about = f"{name}\n[dim]{architecture}, {dataset}, {threat}[/dim]"
+        results = _card_results(card) if card else [("", "", "")]
+        about = f"{name}\n[dim]{card.architecture if card else _origin(name, dataset, threat)}, {dataset}, {threat}[/dim]"
         table.add_row(about, *("\n".join(column) for column in zip(*results, strict=True)), end_section=True)
     Console().print(table)
 
@@ -54,6 +54,14 @@ def _card(name: str, model_dir: Path, dataset: str, threat: str) -> Card | None:
         return load_card(name, model_dir, dataset, threat)
     except FileNotFoundError:
         return None
+
+
+def _origin(name: str, dataset: str, threat: str) -> str:
+    """What there is to say of a model without card."""
+    from freqrob.models.plugins import find_plugin
+
+    plugin = find_plugin(name, dataset, threat)
+    return f"of package {plugin.package}" if plugin else "no card"
 
 
 def _card_results(card: Card) -> list[tuple[str, str, str]]:

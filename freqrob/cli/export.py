@@ -1,0 +1,45 @@
+"""`freqrob export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from freqrob.cli.app import ModelDir, check_writable
+
+
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name, as `freqrob models` lists them.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="For MODEL.json and MODEL.md.")] = Path("export"),
+    dataset: Annotated[str, typer.Option(help="cifar10, cifar100 or imagenet.")] = "cifar10",
+    threat_model: Annotated[str, typer.Option(help="Linf, L2 or corruptions.")] = "Linf",
+    title: Annotated[str, typer.Option(help="The paper's title.")] = "",
+    link: Annotated[str, typer.Option(help="The paper's URL.")] = "",
+    authors: Annotated[str, typer.Option(help="The paper's authors, with commas between them.")] = "",
+    venue: Annotated[str, typer.Option(help="Where it appeared, such as `NeurIPS 2023`.")] = "",
+    model_dir: ModelDir = Path("models"),
+) -> None:
+    """Write a model's card as RobustBench wants it: its model_info JSON and the text of a "[New Model]" issue.
+
+    Examples:
+
+    - `freqrob export pgd_at_rn20`
+    - `freqrob export bass_trades_wrn34 --out claim/ --title "…" --link https://… --authors "…" --venue "NeurIPS 2023"`
+
+    Only measured numbers are written: clean and AutoAttack accuracy under the protocol **natural** on RobustBench's
+    number of images. What is missing is said, with the command that measures it.
+    """
+    from freqrob_robustbench import Paper, export
+
+    check_writable(out)
+    found = export(model, out, model_dir, dataset, threat_model, Paper(title, link, authors, venue))
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    for path in (found.info, found.claim):
+        console.print(f"Wrote {path}")
+    if found.missing:
+        console.print("Not in it:")
+    for key, remedy in found.missing.items():
+        console.print(f"  {key}: {remedy}")

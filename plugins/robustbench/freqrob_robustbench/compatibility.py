@@ -1,0 +1,168 @@
+"""``import robustbench`` where it would not work, and a word on installations that are not what they seem.
+
+Written for RobustBench 1.1.1, which needs ``pkg_resources``, which setuptools 82 dropped, and imports ``autoattack``,
+which is not on PyPI, where its own requirements bring ``pyautoattack``.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.metadata import Distribution, PackageNotFoundError, distribution, distributions, version
+from importlib.util import find_spec
+from math import nan
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+NEEDS = ("robustbench", "timm", "huggingface_hub", "setuptools", "pyautoattack", "torch", "torchvision")
+
+
+def import_robustbench() -> ModuleType:
+    """The package ``robustbench``, imported with stand-ins for what it needs and is not there.
+
+    ``sys.modules`` holds no stand-in afterwards. ``benchmark`` is mended for data sets without AlexNet's results, that
+    is CIFAR's corruptions: the mCE, which is relative to them, is then NaN. Warns of files that are not RobustBench's
+    own, and of a huggingface_hub that timm cannot use.
+
+    Raises ImportError, which says what to install, where it still cannot be imported.
+    """
+    if "robustbench.eval" in sys.modules:
+        return sys.modules["robustbench"]
+    try:
+        distribution("robustbench")
+    except PackageNotFoundError as error:
+        raise ImportError("RobustBench is not installed: pip install 'freqrob[robustbench]'") from error
+    warn_of_changed_files()
+    try:
+        with _stand_ins():
+            robustbench = import_module("robustbench")
+    except Exception as error:  # a broken installation raises anything: ImportError, RuntimeError, AttributeError, …
+        raise ImportError(f"RobustBench cannot be imported: {error}. {_advice(str(error))}") from error
+    _warn_of_unusable_hub()
+    evaluation = import_module("robustbench.eval")
+    evaluation.corruptions_evaluation = _without_alexnet(evaluation.corruptions_evaluation)
+    return robustbench
+
+
+@contextmanager
+def _stand_ins() -> Iterator[None]:
+    """What RobustBench imports and is missing is in ``sys.modules`` for a while."""
+    added: dict[str, ModuleType] = {}
+    if _missing("pkg_resources"):
+        added["pkg_resources"] = _pkg_resources()
+    if _missing("autoattack"):
+        added["autoattack"] = adapter = import_module("freqrob_robustbench.autoattack")
+        added["autoattack.state"] = state = ModuleType("autoattack.state")
+        state.EvaluationState = adapter.FinalState
+    before = {name: sys.modules[name] for name in added if name in sys.modules}
+    sys.modules.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del sys.modules[name]
+        sys.modules.update(before)
+
+
+def _missing(name: str) -> bool:
+    try:
+        return find_spec(name) is None
+    except (ImportError, ValueError):
+        return True
+
+
+def _pkg_resources() -> ModuleType:
+    """Of pkg_resources only what ``robustbench.loaders`` uses: the path of a file beside a module."""
+    module = ModuleType("pkg_resources")
+    module.resource_filename = lambda name, path: str(Path(sys.modules[name].__file__).parent / path)
+    return module
+
+
+def _advice(problem: str) -> str:
+    if "torchvision::nms" in problem:
+        remedy = "torch and torchvision are of different builds (CPU, CUDA): install both from the same index"
+    else:
+        remedy = "pip install 'freqrob[robustbench]' brings versions that fit"
+    return f"{remedy}. Here: {', '.join(filter(None, map(_installed, NEEDS)))}"
+
+
+def _installed(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return f"no {package}"
+
+
+def warn_of_changed_files() -> None:
+    """Warn, naming who did it, where files of ``robustbench/`` are not those of the installed RobustBench's wheel.
+
+    torchattacks, for one, brings an older copy of 25 of them.
+    """
+    robustbench = distribution("robustbench")
+    changed = _changed_files(robustbench)
+    if not changed:
+        return
+    owners = [
+        f"{other.name} {other.version}"
+        for other in distributions()
+        if other.name != robustbench.name and set(changed) & {str(file) for file in other.files or ()}
+    ]
+    by = f", overwritten by {' and '.join(owners)}" if owners else ""
+    some = ", ".join(changed[:3]) + (", …" if len(changed) > 3 else "")
+    remove = f"pip uninstall {' '.join(owner.split()[0] for owner in owners)}; " if owners else ""
+    warnings.warn(
+        f"{len(changed)} files of {robustbench.locate_file('robustbench')} are not those of RobustBench "
+        f"{robustbench.version}{by} ({some}): its numbers may not be RobustBench's. To mend it: "
+        f"{remove}pip install --force-reinstall --no-deps robustbench=={robustbench.version}",
+        stacklevel=4,
+    )
+
+
+def _changed_files(package: Distribution) -> list[str]:
+    """Modules that are missing, or whose sha256 is not that of the wheel's RECORD."""
+
+    def differs(path: Path, expected: str) -> bool:
+        return not path.is_file() or _record_digest(path) != expected
+
+    recorded = [file for file in package.files or () if file.suffix == ".py" and file.parts[0] == "robustbench"]
+    return [str(file) for file in recorded if file.hash and differs(Path(file.locate()), file.hash.value)]
+
+
+def _record_digest(path: Path) -> str:
+    """As RECORD writes it: urlsafe base64 of the sha256, without padding."""
+    return base64.urlsafe_b64encode(hashlib.sha256(path.read_bytes()).digest()).rstrip(b"=").decode()
+
+
+def _warn_of_unusable_hub() -> None:
+    hub = _installed("huggingface_hub")
+    if not hub.startswith("no ") and not import_module("timm.models._hub").has_hf_hub():
+        warnings.warn(
+            f"{_installed('timm')} cannot use {hub}, so models whose weights are on Hugging Face do not load "
+            "(RobustBench's ImageNet models of timm): pip install 'huggingface_hub<2'",
+            stacklevel=4,
+        )
+
+
+def _without_alexnet(evaluate: Callable[..., Any]) -> Callable[..., Any]:
+    """``robustbench.eval.corruptions_evaluation``, whose last step, the mCE, fails on CIFAR: NaN instead.
+
+    Everything else is computed, and written to disk, before that step; so its accuracy is the one it had found.
+    """
+
+    @functools.wraps(evaluate)
+    def wrapped(*arguments: Any, **options: Any) -> tuple[float, float]:
+        try:
+            return evaluate(*arguments, **options)
+        except KeyError as error:
+            if error.args != ("AlexNet",):
+                raise
+            return error.__traceback__.tb_next.tb_frame.f_locals["adv_accuracy"], nan
+
+    return wrapped

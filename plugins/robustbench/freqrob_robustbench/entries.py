@@ -1,0 +1,102 @@
+"""freqrob's models as RobustBench's entries."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from freqrob.models.loading import DATASET_CLASSES, THREAT_MODELS, list_models, load_model
+from freqrob_robustbench.compatibility import import_robustbench
+
+_MODEL_DIRS: dict[str, Path] = {}  # of what is registered, by timm's name
+_PREPROCESSING = {"input_size": (3, 224, 224), "crop_pct": 0.875, "interpolation": "bilinear"}
+
+
+def register(model_dir: str | Path = "./models") -> list[str]:
+    """Make every model that ``freqrob.list_models`` has for RobustBench's data sets an entry of RobustBench.
+
+    Afterwards ``robustbench.load_model(name, dataset=…, threat_model=…)`` gives what ``freqrob.load_model`` gives,
+    and ``robustbench.benchmark`` runs to its end. It works by timm, which RobustBench asks first, for the model
+    ``<name>_<dataset>_<threat model>`` in lower case; ``model_dicts`` lists it. An entry of RobustBench's or a model
+    of timm's is never replaced: such a name is left out with a warning. To be called again, with any ``model_dir``,
+    as often as one likes; a name that is there twice is then that of the last call.
+
+    Returns:
+        The names that timm knows freqrob's models by, sorted.
+
+    Raises:
+        ImportError: RobustBench is missing or broken; the message says what to install.
+    """
+    import_robustbench()
+    from robustbench.model_zoo import model_dicts
+
+    found = []
+    for dataset, threats in model_dicts.items():
+        for threat, entries in threats.items():
+            if dataset.value in DATASET_CLASSES and threat.value in THREAT_MODELS:
+                names = list_models("*", dataset, threat, model_dir)
+                found += [_add(name, dataset.value, threat.value, entries, Path(model_dir)) for name in names]
+    return sorted(filter(None, found))
+
+
+def _timm_name(name: str, dataset: str, threat_model: str) -> str:
+    """As ``robustbench.utils.load_model`` writes it."""
+    return f"{name.lower().replace('-', '_')}_{dataset}_{threat_model.lower()}"
+
+
+def _add(name: str, dataset: str, threat_model: str, entries: dict[str, dict], model_dir: Path) -> str | None:
+    """Register one model; returns timm's name of it, or None where it is left out."""
+    import timm
+
+    timm_name = _timm_name(name, dataset, threat_model)
+    ours = timm_name in _MODEL_DIRS and name in entries
+    theirs = {_timm_name(entry, dataset, threat_model): entry for entry in entries if entry != name or not ours}
+    reason = ""
+    if timm_name in theirs:
+        reason = f"RobustBench has {theirs[timm_name]!r}"
+    elif not ours and timm.is_model(timm_name):
+        reason = f"timm has {timm_name!r}"
+    elif "." in name:
+        reason = "timm takes what follows a dot for a tag"
+    if reason:
+        warnings.warn(f"{name} for {dataset}, {threat_model} is not registered: {reason}", stacklevel=3)
+        return None
+    _MODEL_DIRS[timm_name] = model_dir
+    if not ours:
+        create = _creator(name, timm_name, dataset, threat_model)
+        timm.models.register_model(create)
+        entries[name] = {"model": functools.partial(create, pretrained=True), "gdrive_id": None}
+    return timm_name
+
+
+def _creator(name: str, timm_name: str, dataset: str, threat_model: str) -> Callable[..., nn.Module]:
+    """What timm calls to create the model: always with its weights, which are what its name stands for."""
+
+    def create(
+        pretrained: bool = True,
+        pretrained_cfg: Any = None,
+        pretrained_cfg_overlay: Any = None,
+        num_classes: int = DATASET_CLASSES[dataset],
+    ) -> nn.Module:
+        if num_classes != DATASET_CLASSES[dataset]:
+            raise ValueError(f"num_classes: {timm_name} has {DATASET_CLASSES[dataset]}, got {num_classes}")
+        model = load_model(name, _MODEL_DIRS[timm_name], dataset, threat_model)
+        model.register_load_state_dict_pre_hook(_take_bare_network)
+        model.default_cfg = _PREPROCESSING if dataset == "imagenet" else {}
+        return model
+
+    create.__name__ = create.__qualname__ = timm_name
+    return create
+
+
+def _take_bare_network(model: nn.Module, state: dict[str, Tensor], *_: Any) -> None:
+    """So that a custom checkpoint may be the network's alone, as freqrob and everyone writes them."""
+    expected: Mapping[str, Tensor] = model.state_dict()
+    for key in list(state):
+        if key not in expected and f"network.{key}" in expected:
+            state[f"network.{key}"] = state.pop(key)

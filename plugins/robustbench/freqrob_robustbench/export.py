@@ -1,0 +1,197 @@
+"""A model's card as RobustBench wants it: the entry of ``model_info/`` and the text of a "[New Model]" issue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from fractions import Fraction
+from math import isclose
+from pathlib import Path
+from typing import Any
+
+from freqrob.files import write_json, write_text
+from freqrob.models.cards import Card
+from freqrob.models.downloads import download_url
+from freqrob.models.front_ends import front_end_name
+from freqrob.models.loading import load_card
+
+TEST_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "imagenet": 5_000}  # that RobustBench evaluates on
+_EPS = {"Linf": "8/255", "L2": "0.5"}  # of its leaderboards
+_IMAGENET_EPS = {"Linf": "4/255", "L2": "3"}
+_ARCHITECTURES = {
+    "densenet": "DenseNet-BC-100-12", "prn18": "PreActResNet-18", "resnext29": "ResNeXt-29_32x4d", "rn18": "ResNet-18",
+    "rn20": "ResNet-20", "rn50": "ResNet-50", "wrn28": "WideResNet-28-10", "wrn34": "WideResNet-34-10",
+    "wrn40_2": "WideResNet-40-2",
+}  # fmt: skip
+_FILL_IN = "**(fill in)**"
+
+
+@dataclass(frozen=True)
+class Paper:
+    """What no card knows; what is empty stays absent from the JSON and is marked in the claim."""
+
+    title: str = ""
+    link: str = ""
+    authors: str = ""
+    venue: str = ""
+
+
+@dataclass(frozen=True)
+class Export:
+    """The files written, JSON and Markdown, and the keys that the JSON lacks with what would give them."""
+
+    info: Path
+    claim: Path
+    missing: dict[str, str]
+
+
+def export(
+    name: str,
+    out: str | Path,
+    model_dir: str | Path = "./models",
+    dataset: str | Enum = "cifar10",
+    threat_model: str | Enum = "Linf",
+    paper: Paper = Paper(),
+) -> Export:
+    """Write ``<name>.json``, RobustBench's model_info, and ``<name>.md``, a claim for its leaderboard, into ``out``.
+
+    Every number is the card's, measured under the protocol ``natural``, with RobustBench's ε, on as many images as it
+    takes (10,000 of CIFAR, 5,000 of ImageNet); what was not measured so is absent. RobustBench need not be installed.
+
+    Raises:
+        ValueError: a data set that RobustBench does not have, or an unknown threat model.
+        FileNotFoundError: there is no card of this name.
+        OSError: ``out`` cannot be written.
+    """
+    card = load_card(name, model_dir, dataset, threat_model)
+    if card.dataset not in TEST_IMAGES:
+        raise ValueError(f"dataset: RobustBench has {', '.join(TEST_IMAGES)}, {name} is for {card.dataset}")
+    info = model_info(card, paper)
+    missing = {key: remedy for key, remedy in _remedies(card).items() if info.get(key, "") is None}
+    found = Export(Path(out) / f"{name}.json", Path(out) / f"{name}.md", missing)
+    write_json(found.info, {key: value for key, value in info.items() if value is not None or key == "eps"})
+    write_text(found.claim, _claim(card, info, paper))
+    return found
+
+
+def model_info(card: Card, paper: Paper = Paper()) -> dict[str, Any]:
+    """RobustBench's keys, accuracies as text in percent; None where neither the card nor the paper knows."""
+    behind = [front_end_name(spec) for spec in card.front_ends if front_end_name(spec) != "normalize"]
+    robust = "corruptions_acc" if card.threat_model == "corruptions" else "autoattack_acc"
+    return {
+        "link": paper.link or None,
+        "name": paper.title or None,
+        "authors": paper.authors or None,
+        "additional_data": False if card.recipe.get("dataset") == card.dataset else None,
+        "number_forward_passes": 1,
+        "dataset": card.dataset,
+        "venue": paper.venue or None,
+        "architecture": _ARCHITECTURES.get(card.architecture, card.architecture),
+        "eps": _eps(card),
+        "clean_acc": _percent(_measured(card, "clean")),
+        "reported": None,
+        robust: _percent(_measured(card, "AutoAttack")),
+        "footnote": f"behind a fixed front end: {', '.join(behind)}" if behind else None,
+    }
+
+
+def _remedies(card: Card) -> dict[str, str]:
+    """What would give a key that is not known."""
+    images = f"{TEST_IMAGES[card.dataset]:,} images"
+    measure = f"freqrob evaluate {card.name} --protocol natural --card --attack"
+    paper = dict.fromkeys(("link", "name", "authors", "venue"), "your paper's")
+    return paper | {
+        "additional_data": "true or false: the card does not say what the model was trained on",
+        "clean_acc": f"not measured on {images}: {measure} clean",
+        "reported": "the robust accuracy that your paper reports",
+        "autoattack_acc": f"not measured on {images} at ε {_eps(card)}: {measure} autoattack",
+        "corruptions_acc": "the mean over RobustBench's 15 corruptions, which no card holds",
+    }
+
+
+def _measured(card: Card, attack: str) -> Mapping[str, Any] | None:
+    """The card's result that RobustBench would have got, if there is one."""
+    for result in reversed(card.results):
+        like = result.get("protocol"), result.get("attack"), result.get("images")
+        if like == ("natural", attack, TEST_IMAGES[card.dataset]) and (attack == "clean" or _same_ball(card, result)):
+            return result
+    return None
+
+
+def _same_ball(card: Card, result: Mapping[str, Any]) -> bool:
+    eps = _eps(card)
+    same_norm = result.get("norm", "Linf") == card.threat_model
+    return eps is not None and same_norm and isclose(result.get("eps", -1), Fraction(eps), rel_tol=1e-6)
+
+
+def _eps(card: Card) -> str | None:
+    """The leaderboard's ε as RobustBench writes it; None for corruptions."""
+    return (_IMAGENET_EPS if card.dataset == "imagenet" else _EPS).get(card.threat_model)
+
+
+def _percent(result: Mapping[str, Any] | None) -> str | None:
+    return None if result is None else f"{100 * result['accuracy']:.2f}"
+
+
+def _claim(card: Card, info: Mapping[str, Any], paper: Paper) -> str:
+    """RobustBench's issue template, filled in as far as the card goes."""
+    attacked = _measured(card, "AutoAttack")
+    robust = info.get("autoattack_acc") or info.get("corruptions_acc")
+    threat = "Common Corruptions" if card.threat_model == "corruptions" else card.threat_model
+    extra = {True: "true", False: "false", None: _FILL_IN}[info["additional_data"]]
+    url = download_url(card) or f"{_FILL_IN} a URL for the weights"
+    footnote = f"\n- **Remark**: {info['footnote']}" if info["footnote"] else ""
+    return f"""<!-- Title of the issue: [New Model] <NameYearFirstWordOfTitle> -->
+# Paper Information
+
+- **Paper Title**: {paper.title or _FILL_IN}
+- **Paper URL**: {paper.link or _FILL_IN}
+- **Paper authors**: {paper.authors or _FILL_IN}
+
+# Leaderboard Claim(s)
+
+## Model 1
+
+- **Architecture**: {info["architecture"]}
+- **Dataset**: {card.dataset}
+- **Threat Model**: {threat}
+- **eps**: {info["eps"] or "N/A"}
+- **Clean accuracy**: {info["clean_acc"] or _FILL_IN}
+- **Robust accuracy**: {robust or _FILL_IN}
+- **Additional data**: {extra}
+- **Evaluation method**: {_method(attacked) if attacked else _FILL_IN}{footnote}
+- **Checkpoint and code**: {url}, sha256 {card.sha256}. It loads with
+  `freqrob.load_model("{card.name}", dataset="{card.dataset}", threat_model="{card.threat_model}")`.
+
+{_other_measurements(card)}
+# Model Zoo:
+
+- [ ] I want to add my models to the Model Zoo (check if true)
+- [ ] I use an architecture that is **not** included among RobustBench's (check if true)
+- [ ] I agree to release my model(s) under MIT license (check if true) **OR**
+- [ ] I want my models to be released under a custom license, located here: {_FILL_IN}
+"""
+
+
+def _method(result: Mapping[str, Any]) -> str:
+    package = f" ({result['package']})" if result.get("package") else ""
+    return f"AutoAttack, version {result.get('version', 'standard')}{package}, seed {result.get('seed')}"
+
+
+def _other_measurements(card: Card) -> str:
+    """What else the card holds under the protocol ``natural``: no claims, but a reader may want them."""
+    claimed = [_measured(card, "clean"), _measured(card, "AutoAttack")]
+    others = [result for result in card.results if result.get("protocol") == "natural" and result not in claimed]
+    lines = [
+        f"- {result['attack']}{_ball(result)}, {result['images']:,} images, seed {result['seed']}: {_percent(result)}"
+        for result in others
+    ]
+    return "\n".join(["Other measurements of the same model, not claims:", "", *lines, ""]) if lines else ""
+
+
+def _ball(result: Mapping[str, Any]) -> str:
+    norm, eps = result.get("norm", "Linf"), result.get("eps")
+    if not eps:
+        return ""
+    return f", {norm}, eps {255 * eps:.3g}/255" if norm == "Linf" else f", {norm}, eps {eps:g}"

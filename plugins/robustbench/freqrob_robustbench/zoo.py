@@ -1,0 +1,80 @@
+"""RobustBench's own models, through RobustBench."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from enum import Enum
+from pathlib import Path
+from pickle import UnpicklingError
+
+from torch import nn
+
+from freqrob.models.cards import CheckpointError
+from freqrob.models.registry import nearest_names
+from freqrob.models.sources import tensors_only
+from freqrob_robustbench.compatibility import import_robustbench
+
+
+def load_from_zoo(
+    name: str,
+    model_dir: str | Path = "./models",
+    dataset: str | Enum = "cifar10",
+    threat_model: str | Enum = "Linf",
+) -> nn.Module:
+    """A model of RobustBench's zoo, on the CPU in eval mode: pixels (N, C, H, W) in [0, 1] → logits (N, num_classes).
+
+    RobustBench downloads its weights (from Google Drive) where they are not in ``model_dir``; what goes from where to
+    where is said on stderr. Pickles are read as tensors only.
+
+    Raises:
+        ValueError: RobustBench has no such data set, threat model or name; the nearest names are given.
+        ImportError: RobustBench is missing or broken.
+        OSError: a download failed; the message says where to put the file by hand.
+        CheckpointError: (a ValueError) the file is damaged, or more than tensors.
+    """
+    utils = import_robustbench().utils
+    dataset, threat_model = (str(getattr(given, "value", given)) for given in (dataset, threat_model))
+    threat_model = threat_model.removesuffix("_3d")
+    entries = _entries(dataset, threat_model)
+    if name not in entries:
+        raise ValueError(
+            f"model_name: RobustBench has no {name!r} for {dataset}, {threat_model}.{nearest_names(name, entries)}"
+        )
+    files = _files(name, entries[name].get("gdrive_id"), Path(model_dir).expanduser() / dataset / threat_model)
+    for path, drive in files.items():
+        if not path.is_file():
+            print(f"Downloading {name} from Google Drive (id {drive}) to {path}, with RobustBench", file=sys.stderr)
+    try:
+        with tensors_only(), redirect_stdout(sys.stderr):
+            return utils.load_model(name, Path(model_dir).expanduser(), dataset, threat_model).eval()
+    except Exception as error:  # gdown, requests, torch and RobustBench have each their own
+        missing = [f"{path} (Google Drive id {drive})" for path, drive in files.items() if not path.is_file()]
+        if missing:
+            by_hand = f"put {' and '.join(missing)} there by hand"
+            raise OSError(f"model_name: could not download {name} of RobustBench ({error}); {by_hand}") from error
+        if isinstance(error, UnpicklingError | EOFError | RuntimeError):
+            what = "damaged, or more than tensors, which would run code" if files else "not loaded"
+            raise CheckpointError(f"{', '.join(map(str, files)) or name}: {what}: {_first_line(error)}") from error
+        raise
+
+
+def _entries(dataset: str, threat_model: str) -> dict[str, dict]:
+    from robustbench.model_zoo import model_dicts
+
+    known = {(data.value, threat.value): found for data, all_ in model_dicts.items() for threat, found in all_.items()}
+    if (dataset, threat_model) not in known:
+        pairs = "; ".join(f"{data}, {threat}" for data, threat in known)
+        raise ValueError(f"dataset, threat_model: RobustBench has no {dataset}, {threat_model}, but {pairs}")
+    return known[dataset, threat_model]
+
+
+def _files(name: str, drive: str | list[str] | None, folder: Path) -> dict[Path, str]:
+    """Where RobustBench keeps the weights, by their id on Google Drive; one file for each model of an ensemble."""
+    if isinstance(drive, list):
+        return {folder / f"{name}.pt_m{number}.pt": one for number, one in enumerate(drive)}
+    return {folder / f"{name}.pt": drive} if drive else {}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
