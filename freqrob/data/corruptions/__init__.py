@@ -1,0 +1,102 @@
+"""The 19 corruptions of CIFAR-10-C, a batch at a time.
+
+The benchmark's own arrays are what published numbers are on. Those made here have its parameters and its arithmetic,
+but other random numbers, and other versions of libraries.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from freqrob.data.corruptions import blur, digital, noise, spatter, weather  # noqa: F401 they register what they hold
+from freqrob.data.corruptions.photographs import find_frost, read_frost
+from freqrob.data.corruptions.registry import REGISTERED, SEVERITIES, Corruption
+from freqrob.data.corruptions.streams import Streams
+
+__all__ = ["CORRUPTIONS", "SEVERITIES", "Corruption", "corrupt", "find_frost"]
+
+_ORDER = (
+    "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
+    "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression", "speckle_noise",
+    "gaussian_blur", "spatter", "saturate",
+)  # fmt: skip
+CORRUPTIONS = {name: REGISTERED[name] for name in _ORDER}
+"""All 19 by name: the benchmark's 15, then the four extra ones."""
+
+LEAST_SIZE = 16
+_CHUNK = 500
+
+
+def corrupt(
+    images: Tensor, name: str, severity: int, *, seed: int = 0, first: int = 0, frost: str | Path | None = None
+) -> Tensor:
+    """Images as they look at one severity of one corruption, with the parameters that the benchmark has at 32×32.
+
+    Parameters in pixels are the same at any other size, but for those of ``elastic_transform``, which scale with it,
+    and of ``pixelate``, which are a share. Fractions of grey levels are dropped, as in the benchmark's arrays.
+
+    What is random in an image depends on ``seed``, ``name``, ``severity`` and the image's number in its data set, not
+    on the images around it: ``corrupt(images[100:200], …, first=100)`` is the same as ``corrupt(images, …)[100:200]``.
+
+    Args:
+        images: (N, 3, H, W) uint8, H and W at least 16, on any device.
+        name: one of ``CORRUPTIONS``.
+        severity: 1 to 5.
+        seed: of everything random, from 0 on.
+        first: the number of ``images[0]`` in its data set.
+        frost: the folder of the five photographs that ``frost`` needs; None takes them from an installed
+            ``imagecorruptions-imaug`` or ``imagecorruptions``.
+
+    Returns:
+        New images, same shape, dtype and device.
+
+    Raises:
+        TypeError: ``images`` is no tensor of uint8.
+        ValueError: a shape, name, severity, seed or number that cannot be.
+        FileNotFoundError: ``frost`` without photographs; the message says how to get them.
+
+    Source: Hendrycks & Dietterich, ICLR 2019; hendrycks/robustness, ``make_cifar_c.py``.
+    """
+    _check(images, name, severity, seed, first)
+    chosen = CORRUPTIONS[name]
+    parameters = dict(chosen.levels[severity - 1])
+    if name == "frost":
+        parameters["photographs"] = _photographs(frost, images.shape[-2:])
+    corrupted = torch.empty_like(images, memory_format=torch.contiguous_format)
+    for start in range(0, len(images), _CHUNK):
+        chunk = images[start : start + _CHUNK].contiguous()
+        random = Streams(
+            len(chunk), seed=seed, purpose=(name, severity), first=first + start, device=images.device
+        )  # fmt: skip
+        corrupted[start : start + _CHUNK] = chosen.apply(chunk, random, **parameters)
+    return corrupted
+
+
+def _photographs(folder: str | Path | None, size: tuple[int, int]) -> list[Tensor]:
+    paths = find_frost(folder)
+    photographs = read_frost(tuple(paths))
+    for path, photograph in zip(paths, photographs, strict=True):
+        height, width = photograph.shape[1:]
+        if height < size[0] or width < size[1]:
+            raise ValueError(f"frost: a fifth of {path} is {height}×{width}, less than images of {size[0]}×{size[1]}")
+    return photographs
+
+
+def _check(images: Tensor, name: str, severity: int, seed: int, first: int) -> None:
+    if not isinstance(images, Tensor):
+        raise TypeError(f"images: expected a torch.Tensor, got {type(images).__name__}")
+    if images.dtype != torch.uint8:
+        raise TypeError(f"images: expected uint8 in 0–255, got {images.dtype}")
+    if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < LEAST_SIZE:
+        expected = f"(N, 3, H, W) with H and W of at least {LEAST_SIZE}"
+        raise ValueError(f"images: expected {expected}, got shape {tuple(images.shape)}")
+    if name not in CORRUPTIONS:
+        raise ValueError(f"name: expected one of {', '.join(CORRUPTIONS)}, got {name!r}")
+    if isinstance(severity, bool) or severity not in SEVERITIES:
+        raise ValueError(f"severity: expected an integer from 1 to 5, got {severity!r}")
+    for what, value in (("seed", seed), ("first", first)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ValueError(f"{what}: expected an integer from 0 on, got {value!r}")

@@ -1,0 +1,62 @@
+"""Five photographs of frost, which the corruption of that name needs and freqrob may not ship."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+NAMES = ("frost1", "frost2", "frost3", "frost4", "frost5")
+PACKAGES = ("imagecorruptions-imaug", "imagecorruptions")
+EVERY = 5  # the benchmark shrinks them to a fifth; OpenCV's bilinear filter then hits every fifth pixel exactly
+HOW = "pip install imagecorruptions-imaug, or give a folder with frost1 … frost5 as .png or .jpg (--frost DIR)"
+
+
+def find_frost(folder: str | Path | None = None) -> list[Path]:
+    """The five files in ``folder``, or else in an installed package that has them; nothing of it is imported.
+
+    Raises FileNotFoundError, which says how to get them.
+    """
+    if folder is None:
+        found = next(filter(None, map(_in_package, PACKAGES)), [])
+        where = f"none of {', '.join(PACKAGES)} is installed"
+    else:
+        found = _chosen(Path(folder).expanduser().glob("*"))
+        where = f"not all five are in {folder}"
+    if not found:
+        raise FileNotFoundError(f"frost: needs photographs of ice that freqrob may not ship, and {where}: {HOW}")
+    return found
+
+
+def _in_package(name: str) -> list[Path]:
+    try:
+        listed = files(name) or []
+    except PackageNotFoundError:
+        return []
+    return _chosen(Path(str(file.locate())) for file in listed if file.parent.name == "frost")
+
+
+def _chosen(paths) -> list[Path]:
+    by_name = {path.stem: path for path in sorted(paths) if path.suffix.lower() in (".png", ".jpg") and path.is_file()}
+    return [by_name[name] for name in NAMES] if by_name.keys() >= {*NAMES} else []
+
+
+@lru_cache(maxsize=2)
+def read_frost(paths: tuple[Path, ...]) -> list[Tensor]:
+    """Each (3, h, w) uint8 at a fifth of its size. Raises ValueError, which names the file, for what is no image."""
+    return [_read(path) for path in paths]
+
+
+def _read(path: Path) -> Tensor:
+    from PIL import Image  # torchvision brings it
+
+    try:
+        with Image.open(path) as image:
+            pixels = np.array(image.convert("RGB"))
+    except Exception as error:  # Pillow has no one kind for damaged files
+        raise ValueError(f"frost: {path} is not an intact image ({error})") from error
+    return torch.from_numpy(pixels[EVERY // 2 :: EVERY, EVERY // 2 :: EVERY]).permute(2, 0, 1).contiguous()

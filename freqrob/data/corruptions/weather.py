@@ -1,0 +1,88 @@
+"""Snow, frost, fog and bright light."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from freqrob.data.corruptions.filters import motion_blur, pixels, to_bytes, zoomed
+from freqrob.data.corruptions.hsv import compose, decompose
+from freqrob.data.corruptions.registry import corruption
+from freqrob.data.corruptions.streams import Streams
+
+LUMA = (0.299, 0.587, 0.114)
+
+
+@corruption(
+    "weather", "low",
+    mean=(0.1, 0.1, 0.15, 0.25, 0.3), std=(0.2, 0.2, 0.3, 0.3, 0.3), zoom=(1, 1, 1.75, 2.25, 1.25),
+    threshold=(0.6, 0.5, 0.55, 0.6, 0.65), radius=(8, 10, 10, 12, 14), sigma=(3, 4, 4, 6, 12),
+    colour=(0.95, 0.9, 0.9, 0.85, 0.8),
+)  # fmt: skip
+def snow(
+    images: Tensor, random: Streams, mean: float, std: float, zoom: float, threshold: float, radius: int, sigma: float,
+    colour: float,
+) -> Tensor:  # fmt: skip
+    """Flakes, which are noise above a threshold, smeared as they fall, over an image paler by 1 − ``colour``."""
+    flakes = zoomed(mean + std * random.normal(*images.shape[-2:]), zoom)
+    flakes = to_bytes(torch.where(flakes < threshold, 0, flakes))[:, None]
+    flakes = pixels(motion_blur(flakes, radius, sigma, random.uniform(-135, -45)))
+    x = pixels(images).float()
+    grey = (x * x.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
+    x = colour * x + (1 - colour) * torch.maximum(x, 1.5 * grey + 0.5)
+    return to_bytes(x + flakes + flakes.flip(-2, -1))
+
+
+@corruption("weather", "low", image=(1, 1, 0.9, 0.85, 0.75), ice=(0.2, 0.3, 0.4, 0.4, 0.45))
+def frost(images: Tensor, random: Streams, image: float, ice: float, photographs: list[Tensor]) -> Tensor:
+    """A weighted sum with a random window out of one of the ``photographs`` (3, h, w) of ice, clipped."""
+    height, width = images.shape[-2:]
+    windows = []
+    for which, place in zip(random.integers(0, len(photographs)), random.uniform(0, 1, 2), strict=True):
+        photograph = photographs[which]
+        spare = place.new_tensor(photograph.shape[1:]) - place.new_tensor([height, width])
+        top, left = (place * spare).long().tolist()
+        windows.append(photograph[:, top : top + height, left : left + width])
+    frozen = image * images.double() + ice * torch.stack(windows).double().to(images.device)
+    return frozen.clamp(0, 255).to(torch.uint8)
+
+
+@corruption("weather", "low", amount=(0.2, 0.5, 0.75, 1, 1.5), decay=(3, 3, 2.5, 2, 1.75))
+def fog(images: Tensor, random: Streams, amount: float, decay: float) -> Tensor:
+    """A random height map over the image, which keeps its brightest value."""
+    height, width = images.shape[-2:]
+    size = 1 << (max(height, width) - 1).bit_length()
+    mist = plasma(random.uniform(-1, 1, size, size), decay)[:, None, :height, :width]
+    x = pixels(images)
+    brightest = x.amax((1, 2, 3), keepdim=True)
+    return to_bytes((x + amount * mist) * brightest / (brightest + amount))
+
+
+def plasma(noise: Tensor, decay: float) -> Tensor:
+    """Fractal height maps (N, S, S) in [0, 1] by the diamond-square algorithm, S a power of two, periodic.
+
+    Each point is the mean of its four neighbours at twice the distance and its own ``noise`` in [−1, 1], which counts
+    ``decay``² times less from one distance to the next.
+    """
+    heights, step, wibble = torch.zeros_like(noise), noise.shape[-1], 100.0
+    while step >= 2:
+        even, odd = slice(None, None, step), slice(step // 2, None, step)
+        scaled = wibble**2 * noise
+        corners = heights[:, even, even]
+        pairs = corners + corners.roll(-1, 1)
+        heights[:, odd, odd] = (pairs + pairs.roll(-1, 2)) / 4 + scaled[:, odd, odd]
+        middles = heights[:, odd, odd]
+        across = middles + middles.roll(1, 1) + corners + corners.roll(-1, 2)
+        heights[:, even, odd] = across / 4 + scaled[:, even, odd]
+        down = middles + middles.roll(1, 2) + corners + corners.roll(-1, 1)
+        heights[:, odd, even] = down / 4 + scaled[:, odd, even]
+        step, wibble = step // 2, wibble / decay
+    heights -= heights.amin((1, 2), keepdim=True)
+    return heights / heights.amax((1, 2), keepdim=True)
+
+
+@corruption("weather", "low", added=(0.05, 0.1, 0.15, 0.2, 0.3))
+def brightness(images: Tensor, _random: Streams, added: float) -> Tensor:
+    """More of the value in hue, saturation, value."""
+    lack, saturation, value = decompose(pixels(images))
+    return to_bytes(compose(lack, saturation, (value + added).clamp(max=1)))
