@@ -20,8 +20,7 @@ from filelock import FileLock
 import freqrob.models
 from freqrob.data import balance, load_dataset
 from freqrob.diagnostics import diagnose
-from freqrob.evaluation import Attack, evaluate
-from freqrob.evaluation.accuracy import CLEAN
+from freqrob.evaluation import FGSM, PGD, Clean, evaluate
 from freqrob.files import sha256_of, write_json
 from freqrob.models import list_models, load_model
 from freqrob.models.checkpoints import add_results
@@ -30,7 +29,7 @@ from freqrob.provenance import provenance
 
 RECORD = Path(__file__).resolve().parents[1] / "results" / "cifar10_rn20.json"
 SHIPPED = Path(freqrob.models.__file__).parent / "weights"
-ATTACKS = (CLEAN, Attack.fgsm(), Attack(steps=20))
+ATTACKS = (Clean(), FGSM(), PGD(steps=20))
 
 
 def measure(name: str, model_dir: Path, data: Path, device: str) -> dict[str, Any]:

@@ -16,14 +16,14 @@ from typer.testing import CliRunner
 
 from freqrob import __version__, cli
 from freqrob.cli import progress
-from freqrob.cli.app import fraction
+from freqrob.cli.evaluate import ATTACKS
 from freqrob.cli.evaluate import PROTOCOLS as OFFERED
 from freqrob.data import samples
 from freqrob.data.datasets import ImageSet
-from freqrob.evaluation import PROTOCOLS, Attack
+from freqrob.evaluation import PGD, PROTOCOLS, evaluate, parse_attack
 from freqrob.models import create_network, list_models
 from freqrob.models.cards import Card
-from freqrob.models.checkpoints import save
+from freqrob.models.checkpoints import add_results, save
 from freqrob.training import Recipe, recipe_for, train
 from freqrob.training.settings import _setting
 
@@ -35,6 +35,14 @@ COMMANDS = ("demo", "train", "recipes", "evaluate", "models", "doctor")
 def wide_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("NO_COLOR", "1")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path_factory):
+    """Evaluations neither read nor leave results in the user's cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setattr("freqrob.spectral.native.cache_folder", lambda: folder)
+    return folder
 
 
 def run(*arguments):
@@ -103,9 +111,9 @@ def test_defaults_are_those_of_what_is_called():
     assert all(offered[name].default is None for name in recipe & set(offered) - {"dataset", "threat_model"})
     for name in ("download", "accelerator", "compile", "checkpoint_minutes", "tensorboard"):
         assert offered[name].default == training[name].default, name
-    given = signature(cli.evaluate).parameters
-    assert (given["steps"].default, fraction(given["eps"].default)) == (Attack().steps, Attack().eps)
-    assert OFFERED == PROTOCOLS
+    given, measuring = signature(cli.evaluate).parameters, signature(evaluate).parameters
+    assert all(given[name].default == measuring[name].default for name in ("batch_size", "seed"))
+    assert OFFERED == PROTOCOLS and parse_attack(ATTACKS[-1]) == PGD()
 
 
 def test_demo_writes_the_page_and_its_numbers(few_images, model_dir, tmp_path):
@@ -145,7 +153,8 @@ def test_demo_without_its_data_says_where_it_looked(tmp_path):
 
 def test_evaluate_shows_all_protocols_and_writes_both_formats(few_images, model_dir, tmp_path):
     outputs = ["--out", tmp_path / "r.json", "--out", tmp_path / "r.csv"]
-    options = ["--model-dir", model_dir, "--images", 3, "--steps", 2, "--eps", "4/255", *outputs]
+    options = ["--model-dir", model_dir, "--images", 3, "--eps", "4/255", *outputs]
+    options += ["--attack", "clean", "--attack", "fgsm", "--attack", "pgd-2"]
     result = run("evaluate", "standard_tiny", "bassmix_standard_tiny", *options)
     assert result.exit_code == 0, result.output
     assert all(name in result.output for name in (*PROTOCOLS, "FGSM at ε 4/255", "PGD-2 at ε 4/255", "3 images"))
@@ -155,15 +164,109 @@ def test_evaluate_shows_all_protocols_and_writes_both_formats(few_images, model_
     assert [str(row["accuracy"]) for row in found["results"]] == [row["accuracy"] for row in rows]
     assert {row["images"] for row in rows} == {"3"} and {float(row["eps"]) for row in rows} == {0, 4 / 255}
     assert found["command"].startswith("freqrob evaluate standard_tiny bassmix_standard_tiny ")
+    assert [row["step_size"] for row in found["results"][:3] if "step_size" in row] == [4 / 255, 1 / 255]
+    hashes = {row["model"]: row["model_hash"] for row in found["results"]}
+    assert len(set(hashes.values())) == 2 and {row["data_hash"] for row in rows} == {found["data_hash"]}
 
 
 def test_evaluate_takes_one_protocol(few_images, model_dir):
-    result = run("evaluate", "standard_tiny", "--model-dir", model_dir, "--steps", 1, "--protocol", "bass")
+    result = run("evaluate", "standard_tiny", "--model-dir", model_dir, "--protocol", "bass")
     assert result.exit_code == 0 and "natural" not in result.output
 
 
+def test_evaluate_writes_each_image(few_images, model_dir, tmp_path):
+    options = ["--model-dir", model_dir, "--protocol", "natural", "--attack", "clean", "--attack", "pgd-2"]
+    written = ["--samples", tmp_path / "s.csv", "--out", tmp_path / "r.json"]
+    assert run("evaluate", "standard_tiny", *options, *written).exit_code == 0
+    rows = list(csv.DictReader((tmp_path / "s.csv").open()))
+    assert list(rows[0]) == ["model", "protocol", "attack", "index", "label", "correct"]
+    assert [(row["attack"], row["index"], row["label"]) for row in rows] == [
+        (attack, str(index), str(index)) for attack in ("clean", "PGD-2") for index in range(4)
+    ]
+    for result in json.loads((tmp_path / "r.json").read_text())["results"]:
+        correct = [int(row["correct"]) for row in rows if row["attack"] == result["attack"]]
+        assert sum(correct) / 4 == result["accuracy"]
+
+
+def test_evaluate_measures_nothing_twice(few_images, model_dir, monkeypatch, own_cache):
+    options = ["--model-dir", model_dir, "--protocol", "natural", "--attack", "fgsm"]
+    first = run("evaluate", "standard_tiny", *options)
+    assert len(list((own_cache / "results").glob("*.safetensors"))) == 2, "clean and FGSM"
+    anew = run("evaluate", "standard_tiny", *options, "--no-cache")
+    monkeypatch.setattr("torch.nn.Linear.forward", lambda *_: pytest.fail("the model was called"))
+    again = run("evaluate", "standard_tiny", *options)
+    assert first.exit_code == again.exit_code == 0 and first.output == again.output == anew.output
+
+
+def test_evaluate_keeps_results_where_it_is_told(few_images, model_dir, tmp_path, own_cache):
+    options = ["--model-dir", model_dir, "--protocol", "natural", "--attack", "clean"]
+    assert run("evaluate", "standard_tiny", *options, "--cache", tmp_path / "here").exit_code == 0
+    assert len(list((tmp_path / "here").glob("clean-*.safetensors"))) == 1 and not list(own_cache.iterdir())
+
+
+def test_interrupted_evaluation_says_how_to_go_on(few_images, model_dir, monkeypatch, own_cache):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("freqrob.evaluation.evaluate", interrupted)
+    monkeypatch.setattr(sys, "argv", ["freqrob", "evaluate", "standard_tiny"])
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    result = run("evaluate", "standard_tiny", "--model-dir", model_dir)
+    assert result.exit_code == 130
+    assert f"What was measured is kept in {own_cache / 'results'}; the same command goes on" in result.output
+    assert result.output.splitlines()[-1] == "  freqrob evaluate standard_tiny"
+
+
+def test_evaluate_takes_the_norm_of_the_threat_model(few_images, model_dir, tmp_path):
+    shutil.copytree(model_dir / "cifar10" / "Linf", tmp_path / "cifar10" / "L2")
+    for path in (tmp_path / "cifar10" / "L2").glob("*.json"):
+        path.write_text(path.read_text().replace('"Linf"', '"L2"'))
+    options = ["--threat-model", "L2", "--protocol", "natural", "--attack", "pgd-2", "--out", tmp_path / "r.json"]
+    result = run("evaluate", "standard_tiny", "--model-dir", tmp_path, *options)
+    assert result.exit_code == 0, result.output
+    assert "PGD-2 at ε 0.5 in L2" in result.output
+    (row,) = json.loads((tmp_path / "r.json").read_text())["results"]
+    assert (row["norm"], row["eps"], row["step_size"]) == ("L2", 0.5, 0.125)
+
+
+@pytest.mark.skipif(find_spec("pyautoattack") is None, reason="pyautoattack, which has Square, is not installed")
+@pytest.mark.parametrize("p_value, shown", [(0.001, "gradient masking is suspected: "), (0.5, "no sign of gradient")])
+def test_evaluate_checks_front_ends_for_masking(few_images, tiny, tmp_path, monkeypatch, p_value, shown):
+    monkeypatch.setattr("freqrob.evaluation.masking.sign_test", lambda *_: p_value)
+    card = Card("blur_standard_tiny", "tiny", front_ends=[{"name": "blur", "sigma": 1.0}])
+    save(tmp_path / "cifar10" / "Linf" / "blur_standard_tiny.safetensors", create_network("tiny").state_dict(), card)
+    options = ["--model-dir", tmp_path, "--attack", "clean", "--protocol", "natural", "--images", 3]
+    options += ["--masking-queries", 4, "--masking-images", 2, "--out", tmp_path / "r.json"]
+    result = run("evaluate", "blur_standard_tiny", *options)
+    assert result.exit_code == 0, result.output
+    assert f"blur_standard_tiny: {shown}" in result.output
+    found = json.loads((tmp_path / "r.json").read_text())["masking"]["blur_standard_tiny"]
+    assert found["masking_suspected"] == (p_value < 0.005) and found["white_box"]["images"] == 2
+    assert [one["attack"] for one in found["comparisons"]] == ["Square-4", "transferred PGD-20"]
+    assert shown not in run("evaluate", "blur_standard_tiny", *options, "--masking-images", 0).output
+
+
+def test_evaluate_names_the_model_in_a_warning(few_images, model_dir, monkeypatch):
+    from torch import nn
+
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10), nn.Softmax(1))
+    monkeypatch.setattr("freqrob.models.sources.open_model", lambda *_: network)
+    result = run("evaluate", "my.zoo:net", "--protocol", "natural")
+    assert result.exit_code == 0, result.output
+    assert result.output.count("my.zoo:net: model: it returns probabilities") == 1
+
+
+def test_a_second_rank_evaluates_in_silence(few_images, model_dir, monkeypatch, tmp_path):
+    monkeypatch.setenv("RANK", "1")
+    result = run(
+        "evaluate", "standard_rn20", "--model-dir", model_dir, "--attack", "clean", "--out", tmp_path / "r.csv"
+    )
+    assert (result.exit_code, result.output) == (0, "") and not (tmp_path / "r.csv").exists()
+
+
 def test_evaluate_says_when_a_model_is_the_one_that_was_shipped(few_images, model_dir):
-    shown = run("evaluate", "standard_rn20", "standard_tiny", "--model-dir", model_dir, "--steps", 1, "--images", 1)
+    shown = run("evaluate", "standard_rn20", "standard_tiny", "--model-dir", model_dir, "--images", 1)
     assert shown.exit_code == 0, shown.output
     assert f"standard_rn20: none in {model_dir}, so this is the one that comes with freqrob" in shown.output
     assert "standard_tiny: none" not in shown.output
@@ -171,21 +274,38 @@ def test_evaluate_says_when_a_model_is_the_one_that_was_shipped(few_images, mode
 
 def test_evaluate_keeps_results_in_the_card(few_images, model_dir, tmp_path):
     shutil.copytree(model_dir, tmp_path / "models")
-    options = ["--model-dir", tmp_path / "models", "--steps", 1, "--card"]
+    options = ["--model-dir", tmp_path / "models", "--attack", "clean", "--attack", "pgd-1", "--card"]
     for images in (2, 3, 3):
         assert run("evaluate", "standard_tiny", *options, "--images", images).exit_code == 0
     card = Card.read(tmp_path / "models" / "cifar10" / "Linf" / "standard_tiny.json")
     counts = [result["images"] for result in card.results if result["attack"] == "PGD-1"]
     assert counts == [2] * 3 + [3] * 3, "once for each protocol; a repetition replaces"
+    clean = [result for result in card.results if result["attack"] == "clean"]
+    assert len(clean) == 1 + 2 * 3, "of 10,000 images as before"
+
+
+def test_a_card_s_older_results_are_replaced_by_fuller_ones(tmp_path):
+    path, old = tmp_path / "a.safetensors", {"protocol": "bass", "attack": "PGD-1", "images": 9, "accuracy": 0.5}
+    results = [{**old, "step_size": 0.1}, {**old, "step_size": 0.2}, {**old, "images": 8}]
+    save(path, create_network("tiny").state_dict(), Card("a", "tiny", results=results))
+    new = {**old, "step_size": 0.1, "norm": "Linf", "accuracy": 0.4}
+    assert add_results(path, [new]).results == [*results[1:], new]
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
         (["no_such_model"], "no_such_model"),
-        (["standard_tiny", "--eps", "-8/255"], "radius ≥ 0"),
+        (["standard_tiny", "--eps", "-8/255"], "eps: expected pixels in [0, 1]"),
+        (["standard_tiny", "--norm", "L1"], "norm: expected one of Linf, L2"),
+        (["standard_tiny", "--attack", "cw"], "attack: got 'cw', expected one such as clean, fgsm, pgd-20"),
+        (["standard_tiny", "--seed", "-1"], "seed: expected an integer from 0 on"),
+        (["standard_tiny", "--batch-size", "0"], "batch_size: expected at least 1"),
+        (["standard_tiny", "--cache", "here", "--no-cache"], "cache: expected --cache or --no-cache"),
+        (["standard_tiny", "--samples", "samples.json"], "samples: expected a name ending in .csv"),
+        (["timm:no_such_model"], "no_such_model"),
         (["standard_tiny", "--eps", "big"], "expected a number such as 8/255"),
-        (["standard_tiny", "--steps", "0"], "at least one step"),
+        (["standard_tiny", "--attack", "pgd-0"], "steps: expected an integer from 1 on"),
         (["standard_tiny", "--images", "0"], "images: expected at least 1"),
         (["standard_tiny", "--device", "abacus"], "device: cannot use 'abacus'"),
         (["standard_tiny", "--protocol", "autoattack"], "protocols: expected some of"),

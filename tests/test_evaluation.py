@@ -6,8 +6,7 @@ from torch import nn
 
 from freqrob.attacks import input_gradient, pgd
 from freqrob.diagnostics import diagnose
-from freqrob.evaluation import PROTOCOLS, Attack, accuracy, evaluate
-from freqrob.evaluation.accuracy import CLEAN
+from freqrob.evaluation import FGSM, PGD, PROTOCOLS, Clean, accuracy, attacks, evaluate
 from freqrob.models.front_ends import Blur, FrontEnded
 from freqrob.spectral.bass import BaSS, bass
 from freqrob.spectral.ops import mean_amplitude
@@ -30,23 +29,23 @@ def grey():
 
 def test_known_accuracies(grey):
     images, labels = grey
-    results = evaluate(Brightness(), images, labels, attacks=(CLEAN, Attack(steps=20, eps=8 / 255)), batch_size=33)
-    assert [(r.protocol, r.attack) for r in results] == [(p, a) for p in PROTOCOLS for a in ("clean", "PGD-20")]
+    results = evaluate(Brightness(), images, labels, attacks=(Clean(), PGD(steps=20, eps=8 / 255)), batch_size=33)
+    assert [(r.protocol, r.attack.name) for r in results] == [(p, a) for p in PROTOCOLS for a in ("clean", "PGD-20")]
     for result in results:
-        assert result.images == 100 and result.seed == 0
-        assert result.accuracy == (1.0 if result.attack == "clean" else 0.84), "±8 levels around 127.5 fall"
+        assert result.images == 100 and result.seed == 0 and result.correct.sum() == 100 * result.accuracy
+        assert result.accuracy == (1.0 if result.attack == Clean() else 0.84), "±8 levels around 127.5 fall"
 
 
 def test_misclassified_images_count_as_broken(grey):
     images, labels = grey
-    robust = evaluate(Brightness(), images, 1 - labels, protocols=["natural"], attacks=[Attack(steps=5)])
+    robust = evaluate(Brightness(), images, 1 - labels, protocols=["natural"], attacks=[PGD(steps=5)])
     assert robust[0].accuracy == 0
 
 
 def test_a_lucky_random_start_repairs_nothing():
     """Just below the threshold and labelled as above: noise alone puts a quarter of these right."""
     images, labels = torch.full((100, 3, 8, 8), 127, dtype=torch.uint8), torch.ones(100, dtype=torch.int64)
-    only_noise = Attack(steps=1, eps=20 / 255, step_size=0.0)
+    only_noise = PGD(steps=1, eps=20 / 255, step_size=0.0)
     assert evaluate(Brightness(), images, labels, protocols=["natural"], attacks=[only_noise])[0].accuracy == 0
 
 
@@ -65,40 +64,41 @@ def test_protocols_differ_where_they_should():
     smooth = nn.functional.avg_pool2d(torch.rand(64, 3, 10, 10), 3, 1)
     images = (smooth * 255).to(torch.uint8)
     labels = (HighFrequency()(bass(images) / 255)).argmax(1)
-    natural, within, first = evaluate(HighFrequency(), images, labels, attacks=[CLEAN])
+    natural, within, first = evaluate(HighFrequency(), images, labels, attacks=[Clean()])
     assert first.accuracy == 1.0
     assert within.accuracy > 0.9 and natural.accuracy < 0.9
 
 
 def test_seeded_and_independent_of_other_attacks(grey):
     images, labels = grey
-    attack = Attack(steps=1, eps=20 / 255, step_size=1 / 255)
+    attack = PGD(steps=1, eps=20 / 255, step_size=1 / 255)
     alone = evaluate(Brightness(), images, labels, protocols=["bass"], attacks=[attack], seed=3)
-    among = evaluate(Brightness(), images, labels, attacks=[CLEAN, attack], seed=3)
-    assert alone[0] == among[-1]
+    among = evaluate(Brightness(), images, labels, attacks=[Clean(), attack], seed=3)
+    assert alone[0] == among[-1] and torch.equal(alone[0].correct, among[-1].correct)
 
 
 def test_what_is_attacked_under_each_protocol(monkeypatch):
     """The very model, images, step and random start that PGD is given."""
     given = []
 
-    def spy(model, images, labels, *, generator, **options):
-        given.append((model, images, options, generator.initial_seed(), generator.get_state()))
-        return pgd(model, images, labels, generator=generator, **options)
+    def spy(model, images, labels, *, start, **options):
+        given.append((model, images, options, start))
+        return pgd(model, images, labels, start=start, **options)
 
-    monkeypatch.setattr(accuracy, "pgd", spy)
+    monkeypatch.setattr(attacks, "pgd", spy)
     torch.manual_seed(0)
     images = (nn.functional.avg_pool2d(torch.rand(8, 3, 34, 34), 3, 1) * 255).to(torch.uint8)
     model = Brightness()
     labels = model(images / 255).argmax(1)
-    attacks = [Attack(steps=3), Attack(steps=2, eps=4 / 255, step_size=1 / 255)]
-    evaluate(model, images, labels, attacks=attacks, seed=7)
-    (bare, natural, first, seed, start), *_ = given
-    assert bare is model and torch.equal(natural, images / 255) and seed == 7
-    assert first == {
-        "eps": 8 / 255, "step_size": 2 / 255, "steps": 3, "random_start": True, "stop_when_fooled": True,
-    }  # fmt: skip
-    assert given[1][2]["step_size"] == 1 / 255 and torch.equal(given[1][4], start), "each attack has its own generator"
+    evaluate(model, images, labels, attacks=[PGD(steps=3), PGD(steps=2, eps=4 / 255, step_size=1 / 255)], seed=7)
+    (bare, natural, first, start), *_ = given
+    assert bare is model and torch.equal(natural, images / 255)
+    assert first == {"eps": 8 / 255, "step_size": 2 / 255, "steps": 3, "norm": "Linf", "stop_when_fooled": True}
+    noise, half = start - natural, given[1][3] - natural
+    assert 7 / 255 < noise.abs().max() <= 8.001 / 255
+    inside = (start - 0.5).abs() < 0.49
+    assert given[1][2]["step_size"] == 1 / 255
+    assert torch.allclose(noise[inside], 2 * half[inside], atol=1e-6), "each attack draws anew"
     fronted = given[2][0]
     assert isinstance(fronted.front_ends[0], BaSS) and fronted.network is model, "attacked through BaSS"
     x = natural.clone().requires_grad_()
@@ -115,39 +115,31 @@ def test_fgsm_is_one_full_step_from_the_image(grey, monkeypatch):
         given.append(pgd(model, images, labels, **options) - images)
         return images + given[-1]
 
-    monkeypatch.setattr(accuracy, "pgd", spy)
+    monkeypatch.setattr(attacks, "pgd", spy)
     eps = 5 / 255
-    (result,) = evaluate(Brightness(), *grey, protocols=["natural"], attacks=[Attack.fgsm(eps)])
-    assert (result.attack, result.eps, result.step_size, result.accuracy) == ("FGSM", eps, eps, 0.9)
+    (result,) = evaluate(Brightness(), *grey, protocols=["natural"], attacks=[FGSM(eps)])
+    assert result.as_dict() == {
+        "protocol": "natural", "attack": "FGSM", "eps": eps, "step_size": eps, "norm": "Linf", "images": 100,
+        "seed": 0, "accuracy": 0.9,
+    }  # fmt: skip
     assert given[0].shape[0] == 100
     torch.testing.assert_close(given[0].abs(), torch.full_like(given[0], eps))
 
 
-def test_attacks_are_named_by_what_they_are():
-    half = Attack(steps=1, eps=0.1, step_size=0.05, random_start=False)
-    named = {
-        "clean": CLEAN,
-        "FGSM": Attack.fgsm(),
-        "PGD-1": Attack(steps=1, eps=0.1, step_size=0.1),
-        "PGD-20": Attack(),
-    }
-    assert all(attack.name == name for name, attack in named.items())
-    assert half.name == "PGD-1 from the image"
-    assert Attack(20, 8 / 255, random_start=False).name == "PGD-20 from the image"
+class Counting(Brightness):
+    calls = 0
+
+    def forward(self, images):
+        self.calls += 1
+        return super().forward(images)
 
 
-def test_clean_predictions_are_computed_once_a_protocol(grey):
-    class Counting(Brightness):
-        calls = 0
-
-        def forward(self, images):
-            self.calls += 1
-            return super().forward(images)
-
-    model, attacks = Counting(), [CLEAN, Attack.fgsm(), Attack(steps=2), CLEAN]
+def test_predictions_are_computed_once_a_protocol(grey):
+    model, attacks = Counting(), [Clean(), FGSM(), PGD(steps=2), Clean(), FGSM()]
     results = evaluate(model, *grey, protocols=["natural"], attacks=attacks, batch_size=50)
-    assert [result.attack for result in results] == ["clean", "FGSM", "PGD-2", "clean"]
-    assert model.calls == 2 * (1 + (1 + 1) + (2 + 1)), "clean, and each attack's steps and last iterate, by two batches"
+    assert [result.attack for result in results] == attacks and results[1] == results[4]
+    checks = 2 + 1  # two passes that have to agree, and a gradient
+    assert model.calls == checks + 2 * (1 + (1 + 1) + (2 + 1)), "clean, each attack's steps and last iterate, by batch"
 
 
 class OwnBaSS(FrontEnded):
@@ -165,12 +157,12 @@ def test_bass_never_comes_twice(monkeypatch, reading):
         given.append((model, images))
         return pgd(model, images, labels, **options)
 
-    monkeypatch.setattr(accuracy, "pgd", spy)
+    monkeypatch.setattr(attacks, "pgd", spy)
     images = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     model = OwnBaSS(reading).train()
     labels = model(images / 255).argmax(1)
-    attacks = [CLEAN, Attack(steps=2)]
-    natural, adaptive, first = (evaluate(model, images, labels, protocols=[p], attacks=attacks) for p in PROTOCOLS)
+    chosen = [Clean(), PGD(steps=2)]
+    natural, adaptive, first = (evaluate(model, images, labels, protocols=[p], attacks=chosen) for p in PROTOCOLS)
     whole, within, left_out = given
     assert whole[0] is model and within[0] is model and torch.equal(within[1], images / 255)
     assert [result.accuracy for result in natural] == [result.accuracy for result in adaptive]
@@ -179,7 +171,7 @@ def test_bass_never_comes_twice(monkeypatch, reading):
     balanced = bass(images, reading=reading) / 255
     assert torch.equal(left_out[1], balanced[left_out[0](balanced).argmax(1) == labels])
     given.clear()
-    assert evaluate(model, images, labels, attacks=attacks) == [*natural, *adaptive, *first]
+    assert evaluate(model, images, labels, attacks=chosen) == [*natural, *adaptive, *first]
     assert len(given) == 2, "natural is not measured again for natural+bass"
     assert list(map(type, model.front_ends)) == [BaSS, Blur] and model.training
 
@@ -202,9 +194,9 @@ def test_images_go_where_the_model_is(grey):
 def test_a_model_on_a_gpu_takes_images_on_the_cpu(grey):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
-    attacks = [CLEAN, Attack.fgsm(2 / 255), Attack(steps=3, eps=2 / 255)]
-    on_cpu = evaluate(network, *grey, attacks=attacks)
-    on_gpu = evaluate(network.cuda(), *grey, attacks=attacks)
+    chosen = [Clean(), FGSM(2 / 255), PGD(steps=3, eps=2 / 255), PGD(steps=3, eps=0.1, restarts=2, norm="L2")]
+    on_cpu = evaluate(network, *grey, attacks=chosen)
+    on_gpu = evaluate(network.cuda(), *grey, attacks=chosen)
     assert [result.as_dict() | {"accuracy": 0} for result in on_gpu] == [
         result.as_dict() | {"accuracy": 0} for result in on_cpu
     ]
@@ -217,16 +209,16 @@ def test_float_images_are_balanced_on_their_grey_levels():
 
 
 def test_the_model_is_measured_in_eval_mode_and_left_as_it_was(grey):
-    class Counting(Brightness):
+    class Noting(Brightness):
         modes = []
 
         def forward(self, images):
             self.modes.append(self.training)
             return super().forward(images)
 
-    model = Counting().train()
-    evaluate(model, *grey, attacks=[CLEAN])
-    assert model.training and not any(Counting.modes)
+    model = Noting().train()
+    evaluate(model, *grey, attacks=[Clean()])
+    assert model.training and len(Noting.modes) > 3 and not any(Noting.modes)
 
 
 def test_nan_is_no_defence(grey):
@@ -234,7 +226,136 @@ def test_nan_is_no_defence(grey):
         def forward(self, images):
             return super().forward(images) * float("nan")
 
-    assert evaluate(Broken(), grey[0], torch.zeros_like(grey[1]), attacks=[CLEAN])[0].accuracy == 0
+    assert evaluate(Broken(), grey[0], torch.zeros_like(grey[1]), attacks=[Clean()])[0].accuracy == 0
+
+
+class Stopped(Exception):
+    pass
+
+
+def stopping_after(count):
+    """A ``track`` that ends the run when so many items are done."""
+    done = []
+
+    def track(items, *_):
+        for item in items:
+            if len(done) == count:
+                raise Stopped
+            yield item
+            done.append(item)
+
+    return track
+
+
+class TestCache:
+    """What was measured once is not measured again."""
+
+    attacks = [FGSM(2 / 255), PGD(steps=2, eps=20 / 255, step_size=0.0, restarts=2)]
+
+    def test_a_second_call_does_not_meet_the_model(self, grey, tmp_path):
+        model = Counting()
+        first = evaluate(model, *grey, attacks=self.attacks, batch_size=30, cache=tmp_path)
+        model.calls = 0
+        again = evaluate(model, *grey, attacks=self.attacks, batch_size=30, cache=tmp_path)
+        assert model.calls == 0 and again == first
+        assert all(torch.equal(one.correct, other.correct) for one, other in zip(first, again, strict=True))
+        files = sorted(path.name.partition("-")[0] for path in tmp_path.glob("*.safetensors"))
+        assert files == ["FGSM"] * 2 + ["PGD"] * 2 + ["clean"] * 2, "constant images are their own balanced twins"
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"seed": 1},
+            {"attacks": [PGD(steps=3)]},
+            {"attacks": [PGD(steps=2, eps=0.1)]},
+            {"labels": torch.zeros(100, dtype=torch.int64)},
+            {"model": nn.Sequential(Counting())},
+        ],
+        ids=lambda change: next(iter(change)),
+    )
+    def test_another_question_is_measured(self, grey, tmp_path, change):
+        asked = {"model": Counting(), "images": grey[0], "labels": grey[1], "attacks": [PGD(steps=2)]}
+        asked |= {"protocols": ["natural"], "cache": tmp_path}
+        evaluate(**asked)
+        files = len(list(tmp_path.glob("*.safetensors")))
+        evaluate(**{**asked, **change})
+        assert len(list(tmp_path.glob("*.safetensors"))) > files
+
+    @pytest.mark.parametrize("stop_after", [1, 3, 6])
+    def test_a_run_that_was_stopped_goes_on(self, grey, tmp_path, stop_after):
+        asked = {"protocols": ["natural"], "attacks": self.attacks, "batch_size": 30}
+        with pytest.raises(Stopped):
+            evaluate(Brightness(), *grey, **asked, cache=tmp_path, track=stopping_after(stop_after))
+        left = []
+
+        def note(items, what, count):
+            left.extend(items)
+            return items
+
+        resumed = evaluate(Brightness(), *grey, **asked, cache=tmp_path, track=note)
+        assert len(left) == 3 * 4 - stop_after
+        whole = evaluate(Brightness(), *grey, **asked)
+        assert resumed == whole and torch.equal(resumed[1].correct, whole[1].correct)
+
+    def test_it_goes_on_with_another_batch_size(self, grey, tmp_path):
+        asked = {"protocols": ["natural"], "attacks": self.attacks}
+        with pytest.raises(Stopped):
+            evaluate(Brightness(), *grey, **asked, batch_size=30, cache=tmp_path, track=stopping_after(6))
+        resumed = evaluate(Brightness(), *grey, **asked, batch_size=45, cache=tmp_path)
+        assert resumed == evaluate(Brightness(), *grey, **asked) and resumed[0].accuracy == 0.96
+
+    def test_a_damaged_file_is_measured_anew(self, grey, tmp_path):
+        asked = {"protocols": ["natural"], "attacks": self.attacks, "cache": tmp_path}
+        first = evaluate(Brightness(), *grey, **asked)
+        for path in tmp_path.glob("PGD*"):
+            path.write_bytes(path.read_bytes()[:100])
+        with pytest.warns(UserWarning, match="PGD-2-2.*not usable"):
+            assert evaluate(Brightness(), *grey, **asked) == first
+        assert len(list(tmp_path.glob("PGD*.damaged"))) == 1
+
+
+@pytest.mark.parametrize("batch_size", [7, 100])
+def test_results_do_not_depend_on_batches(grey, batch_size):
+    lucky = PGD(steps=1, eps=20 / 255, step_size=1 / 255, restarts=3)
+    (result,) = evaluate(Brightness(), *grey, protocols=["natural"], attacks=[lucky], batch_size=batch_size)
+    (other,) = evaluate(Brightness(), *grey, protocols=["natural"], attacks=[lucky], batch_size=31)
+    assert torch.equal(result.correct, other.correct) and 0 < result.correct.sum() < 100
+
+
+class TestWarnings:
+    """A model whose numbers mean less than they seem to."""
+
+    def evaluated(self, grey, model, *attacks):
+        return evaluate(model, *grey, protocols=["natural"], attacks=attacks or [PGD(steps=2)])
+
+    def test_probabilities(self, grey):
+        with pytest.warns(UserWarning, match="returns probabilities.*second softmax, which flattens the gradients"):
+            self.evaluated(grey, nn.Sequential(Brightness(), nn.Softmax(1)))
+
+    def test_randomised(self, grey):
+        class Noisy(Brightness):
+            def forward(self, images):
+                return super().forward(images + 0.01 * torch.randn_like(images))
+
+        with pytest.warns(UserWarning, match="randomised.*autoattack-rand"):
+            self.evaluated(grey, Noisy())
+
+    def test_zero_gradients(self, grey):
+        class Staircase(Brightness):
+            def forward(self, images):
+                return super().forward((images * 8).round() / 8) + 0 * images.sum((1, 2, 3))[:, None]
+
+        with pytest.warns(UserWarning, match="zero at 100 of 100 images"):
+            self.evaluated(grey, Staircase())
+
+    def test_none_for_a_plain_model_nor_of_gradients_that_nobody_takes(self, grey, recwarn):
+        class Hard(Brightness):
+            def forward(self, images):
+                return super().forward(images).sign().detach()
+
+        self.evaluated(grey, Brightness())
+        self.evaluated(grey, Hard(), Clean())
+        assert not recwarn.list
 
 
 @pytest.mark.parametrize(
@@ -243,6 +364,7 @@ def test_nan_is_no_defence(grey):
         ({"images": torch.full((100, 3, 8, 8), 200.0)}, "images.*200"),
         ({"labels": torch.full((100,), -1)}, "labels.*-1"),
         ({"batch_size": 0}, "batch_size"),
+        ({"seed": -1}, "seed: expected an integer from 0 on, got -1"),
         ({"protocols": ["robustbench"]}, "protocols.*robustbench"),
         ({"images": torch.zeros(0, 3, 8, 8)}, "images"),
         ({"labels": torch.zeros(3, dtype=torch.int64)}, "labels"),

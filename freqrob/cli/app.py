@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -105,10 +106,35 @@ def usable_device(name: str) -> torch.device:
         raise ValueError(f"device: cannot use {name!r} ({str(error).splitlines()[0]})") from error
 
 
-def pixels(value: float) -> str:
-    """As people write them: 8/255, 0.031."""
+def rank() -> int:
+    """Which of the processes that torchrun or SLURM started this is."""
+    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
+
+
+def say_how_to_go_on(what: str) -> None:
+    """After Ctrl-C: the command that started this process, where it is known."""
+    if rank() > 0:
+        return
+    launched = {"WORLD_SIZE", "SLURM_NTASKS"} & os.environ.keys()  # by a command that is not known here
+    command = "." if launched else f":\n  {escape(_this_command())}"
+    note = f"Stopped. {what}; the same command goes on from there{command}"
+    Console(stderr=True, soft_wrap=True).print(note, highlight=False)
+
+
+def _this_command() -> str:
+    """The command line that started this process, to be pasted into the same shell."""
+    program = [sys.argv[0]]
+    if Path(sys.argv[0]).name == "__main__.py":
+        program = [sys.executable, "-m", "freqrob"]
+    elif shutil.which("freqrob") == sys.argv[0]:
+        program = ["freqrob"]
+    return shlex.join([*program, *sys.argv[1:]])
+
+
+def pixels(value: float, norm: str = "Linf") -> str:
+    """As people write them: 8/255, 0.031; lengths in L2: 0.5."""
     levels = round(255 * value, 6)
-    return f"{levels:g}/255" if levels == int(levels) else f"{value:g}"
+    return f"{levels:g}/255" if norm == "Linf" and levels == int(levels) else f"{value:g}"
 
 
 def command_line(name: str, options: dict[str, Any], *arguments: str) -> str:

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -11,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from freqrob.cli.app import (
+    INTERRUPTED,
     DataDir,
     Download,
     ModelDir,
@@ -18,110 +26,286 @@ from freqrob.cli.app import (
     check_writable,
     command_line,
     fraction,
+    pixels,
+    rank,
+    say_how_to_go_on,
     usable_device,
 )
 from freqrob.cli.progress import prefixed, progress_bars
 
 if TYPE_CHECKING:
-    from freqrob.evaluation import Result
+    import torch
+    from torch import nn
+
+    from freqrob.data.datasets import ImageSet
+    from freqrob.evaluation import PGD, Attack, MaskingCheck, Result
 
 PROTOCOLS = ("natural", "natural+bass", "bass")
+ATTACKS = ("clean", "fgsm", "pgd-20")
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What was found of a model."""
+
+    name: str
+    model_hash: str
+    results: list[Result]
+    masking: MaskingCheck | None
 
 
 def evaluate(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL…", help="Names, as `freqrob models` lists them.")],
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL…",
+            help="Names, as `freqrob models` lists them; `NAME=weights.pt`, `robustbench:NAME`, `timm:NAME`, "
+            "`hub:OWNER/REPO:MODEL` or `package.module:function`.",
+        ),
+    ],
     data: DataDir = Path("data"),
     dataset: Annotated[str, typer.Option(help="The data set.")] = "cifar10",
     threat_model: Annotated[str, typer.Option(help="The threat model the models were trained for.")] = "Linf",
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     images: Annotated[int | None, typer.Option(metavar="N", help="The first N images; all by default.")] = None,
     protocol: Annotated[list[str], typer.Option(help=f"{', '.join(PROTOCOLS)}; repeatable.")] = list(PROTOCOLS),  # noqa: B006
-    steps: Annotated[int, typer.Option(help="Steps of PGD.")] = 20,
-    eps: Annotated[float, typer.Option(parser=fraction, metavar="ε", help="Radius of the L∞ ball.")] = "8/255",
+    attack: Annotated[list[str], typer.Option(help="As below; repeatable.")] = list(ATTACKS),  # noqa: B006
+    eps: Annotated[
+        float | None, typer.Option(parser=fraction, metavar="ε", help="Radius of the ball; 8/255 in L∞, 0.5 in L2.")
+    ] = None,
+    norm: Annotated[
+        str | None, typer.Option(help="Linf or L2; that of --threat-model by default, Linf for corruptions.")
+    ] = None,
+    step_size: Annotated[
+        float | None, typer.Option(parser=fraction, metavar="α", help="Step of PGD; a quarter of ε by default.")
+    ] = None,
     seed: Seed = 0,
+    batch_size: Annotated[int, typer.Option(help="Images at a time; each batch is kept when it is done.")] = 250,
+    cache: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where finished batches are kept; by default in freqrob's cache.")
+    ] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Measure all anew and keep nothing.")] = False,
+    masking_images: Annotated[
+        int, typer.Option(metavar="N", help="Check front ends for gradient masking on the first N images; 0: do not.")
+    ] = 200,
+    masking_queries: Annotated[int, typer.Option(metavar="N", help="Square's queries in that check.")] = 500,
     download: Download = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto: a GPU where there is one.")] = "auto",
     model_dir: ModelDir = Path("models"),
     out: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="results.json or results.csv; repeatable for both.")
     ] = None,
+    samples: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A CSV file of every image: which attacks it withstood.")
+    ] = None,
     card: Annotated[bool, typer.Option("--card", help="Keep the results in the models' cards in --model-dir.")] = False,
 ) -> None:
-    """Clean, FGSM and PGD accuracy of models, all protocols side by side.
+    """Accuracy of models under attacks, all protocols side by side.
 
     Examples:
 
     - `freqrob evaluate pgd_at_rn20 bass_pgd_at_rn20 --data ./data --images 1000`
-    - `freqrob evaluate pgd_at_rn20 --protocol natural --steps 50 --eps 4/255 --out results.json --out results.csv`
+    - `freqrob evaluate pgd_at_rn20 --protocol natural --attack clean --attack autoattack --out results.json`
+    - `freqrob evaluate robustbench:Engstrom2019Robustness --threat-model L2 --attack pgd-50-10 --eps 0.5`
+    - `torchrun --nproc-per-node 4 -m freqrob evaluate pgd_at_rn20 --attack autoattack`
+
+    **--attack** is `clean`, `fgsm`, `pgd-STEPS[-RESTARTS]`, `autoattack`, `autoattack-rand` (for randomised models),
+    `autoattack-plus`, `autoattack:ATTACK,…` (of apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square), or `square[-QUERIES]`.
 
     **natural**: the ball lies around the natural image, the model is as it loads (RobustBench's). **natural+bass**: the
     same with BaSS before the model, attacked through. **bass**: the images are balanced first, ball and gradient lie
     behind BaSS (Lin et al.'s).
-    """
-    _check_outputs(out or [])
-    from freqrob.data import load_dataset
-    from freqrob.evaluation import Attack, evaluate
-    from freqrob.evaluation.accuracy import CLEAN
-    from freqrob.models import load_model
-    from freqrob.models.checkpoints import add_results, card_path
-    from freqrob.models.loading import checkpoint_path
 
-    if steps < 1 or eps < 0:
-        raise ValueError(f"steps, eps: expected at least one step and a radius ≥ 0, got {steps} and {eps:g}")
+    A run that was stopped goes on where it was; what was measured once is not measured again. Models with a fixed
+    front end are also attacked without its gradient, by Square and by transfer from the bare network: if that is
+    stronger than PGD-20 through it, the front end masks gradients, and a line in red says so.
+    """
+    _check_outputs(out or [], samples)
     if images is not None and images < 1:
         raise ValueError(f"images: expected at least 1, got {images}")
     if card and split != "test":
         raise ValueError(f"card: cards hold accuracies on the test split, got --split {split}")
-    for name in models if card else ():
-        path = card_path(checkpoint_path(name, model_dir, dataset, threat_model))
-        if not path.is_file():
-            raise FileNotFoundError(f"card: {name} has none in --model-dir, there is no {path}")
-    device = usable_device(device)
-    networks = {name: load_model(name, model_dir, dataset, threat_model).to(device) for name in models}
-    for name in models:
-        if not checkpoint_path(name, model_dir, dataset, threat_model).is_file():
-            note = f"{name}: none in {model_dir}, so this is the one that comes with freqrob"
-            Console(stderr=True, soft_wrap=True).print(f"[yellow]{escape(note)}[/yellow]", highlight=False)
-    with progress_bars() as (track, _log):
+    if cache and no_cache:
+        raise ValueError("cache: expected --cache or --no-cache, got both")
+    from freqrob.data import load_dataset
+    from freqrob.evaluation import evaluate as measure
+    from freqrob.evaluation import parse_attack
+    from freqrob.evaluation.samples import data_hash, model_hash
+    from freqrob.models.checkpoints import add_results
+    from freqrob.models.loading import checkpoint_path
+    from freqrob.models.sources import open_model
+    from freqrob.provenance import provenance
+    from freqrob.spectral.native import cache_folder
+
+    norm = norm or ("L2" if threat_model == "L2" else "Linf")
+    attacks = [parse_attack(text, eps=eps, norm=norm, step_size=step_size) for text in dict.fromkeys(attack)]
+    white_box = parse_attack("pgd-20", eps=eps, norm=norm, step_size=step_size)
+    folder = None if no_cache else cache or cache_folder() / "results"
+    _check_cards(models if card else [], model_dir, dataset, threat_model)
+    where = _device(device)
+    with _warnings_as_lines():
+        networks = {name: open_model(name, model_dir, dataset, threat_model) for name in models}
+    _say_what_was_shipped(models, model_dir, dataset, threat_model)
+    with progress_bars(quiet=rank() > 0) as (track, _log):
         chosen = load_dataset(dataset, split, data, download=download, track=track)
     if images is not None and images > len(chosen):
         raise ValueError(f"images: expected 1 to {len(chosen)}, the images of the {split} split, got {images}")
     chosen, protocol = chosen[:images], list(dict.fromkeys(protocol))
-    with progress_bars() as (track, _log):
-        results = [
-            (name, evaluate(
-                network, chosen.images, chosen.labels, protocols=protocol,
-                attacks=(CLEAN, Attack.fgsm(eps), Attack(steps, eps)), seed=seed, track=prefixed(track, name),
-            ))
-            for name, network in networks.items()
-        ]  # fmt: skip
-    accuracy_table(results, f"Accuracy (%) on {len(chosen):,} images of {dataset}'s {split} split")
+    found = []
+    try:
+        with progress_bars(quiet=rank() > 0) as (track, _log):
+            for name, network in networks.items():
+                how = {"batch_size": batch_size, "seed": seed, "cache": folder, "track": prefixed(track, name)}
+                with _warnings_as_lines(name):
+                    results = measure(network.to(where), chosen.images, chosen.labels, protocols=protocol,
+                                      attacks=attacks, **how)  # fmt: skip
+                    masking = _masking(network, chosen[:masking_images], white_box, masking_queries, how)
+                found.append(_Measured(name, model_hash(network), results, masking))
+                network.cpu()
+    except KeyboardInterrupt:
+        if folder is not None:
+            say_how_to_go_on(f"What was measured is kept in {folder}")
+        raise typer.Exit(INTERRUPTED) from None
+    if rank() > 0:
+        return
+    accuracy_table(
+        [(model.name, model.results) for model in found],
+        f"Accuracy (%) on {len(chosen):,} images of {dataset}'s {split} split",
+    )
+    for model in found:
+        _say_masking(model)
     options = {
-        "--dataset": dataset, "--threat-model": threat_model, "--split": split, "--images": images, "--steps": steps,
-        "--eps": f"{round(255 * eps, 6):g}/255", "--seed": seed, "--protocol": protocol,
+        "--dataset": dataset, "--threat-model": threat_model, "--split": split, "--images": images,
+        "--protocol": protocol, "--attack": attack, "--eps": pixels(white_box.eps, norm), "--norm": norm,
+        "--step-size": step_size, "--seed": seed, "--batch-size": batch_size, "--masking-images": masking_images,
+        "--masking-queries": masking_queries,
     }  # fmt: skip
+    record = {
+        **provenance(command_line("evaluate", options, *models)),
+        "source": f"{dataset} {split}",
+        "data_hash": data_hash(chosen.images, chosen.labels),
+    }
     for path in out or []:
-        _write_results(path, results, command_line("evaluate", options, *models), f"{dataset} {split}")
-    for name, found in results if card else ():
-        add_results(checkpoint_path(name, model_dir, dataset, threat_model), (result.as_dict() for result in found))
+        _write_results(path, found, record)
+    if samples is not None:
+        _write_samples(samples, found, chosen.labels)
+    for model in found if card else ():
+        weights = checkpoint_path(model.name, model_dir, dataset, threat_model)
+        add_results(weights, (result.as_dict() for result in model.results))
 
 
-def _check_outputs(paths: list[Path]) -> None:
-    for path in paths:
+def _check_outputs(results: list[Path], samples: Path | None) -> None:
+    for path in results:
         if path.suffix not in (".json", ".csv"):
             raise ValueError(f"out: expected a name ending in .json or .csv, got {path}")
+    if samples is not None and samples.suffix != ".csv":
+        raise ValueError(f"samples: expected a name ending in .csv, got {samples}")
+    for path in (*results, *filter(None, [samples])):
         check_writable(path.parent)
 
 
-def _write_results(path: Path, results: list[tuple[str, list[Result]]], command: str, source: str) -> None:
-    from freqrob.files import write_csv, write_json
-    from freqrob.provenance import provenance
+def _check_cards(models: list[str], model_dir: Path, dataset: str, threat_model: str) -> None:
+    from freqrob.models.checkpoints import card_path
+    from freqrob.models.loading import checkpoint_path
 
-    rows = [{"model": name, **result.as_dict()} for name, found in results for result in found]
+    for name in models:
+        path = card_path(checkpoint_path(name, model_dir, dataset, threat_model))
+        if not path.is_file():
+            raise FileNotFoundError(f"card: {name} has none in --model-dir, there is no {path}")
+
+
+def _device(name: str) -> torch.device:
+    """As asked for; of several GPUs each process that torchrun started takes its own."""
+    device = usable_device(name)
+    if name == "auto" and device.type == "cuda":
+        return usable_device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
+    return device
+
+
+def _say_what_was_shipped(models: list[str], model_dir: Path, dataset: str, threat_model: str) -> None:
+    """Nobody takes the package's model for one that they trained."""
+    from freqrob.models.loading import checkpoint_path
+
+    shipped = Path(str(resources.files("freqrob.models") / "weights"))
+    for name in filter(re.compile(r"[\w.+-]+").fullmatch, models):
+        own, ours = (checkpoint_path(name, folder, dataset, threat_model) for folder in (model_dir, shipped))
+        if ours.is_file() and not own.is_file():
+            _say(f"{name}: none in {model_dir}, so this is the one that comes with freqrob")
+
+
+def _masking(
+    network: nn.Module, chosen: ImageSet, white_box: PGD, queries: int, how: dict[str, Any]
+) -> MaskingCheck | None:
+    """The check of a model that has a front end, on what images there are for it."""
+    from freqrob.evaluation.masking import check_masking, has_front_end
+
+    if not len(chosen) or not has_front_end(network):
+        return None
+    try:
+        return check_masking(network, chosen.images, chosen.labels, white_box=white_box, queries=queries, **how)
+    except ImportError as error:
+        warnings.warn(f"not checked for gradient masking ({error})", stacklevel=2)
+        return None
+
+
+def _say_masking(model: _Measured) -> None:
+    if model.masking is not None:
+        colour = "red" if model.masking.suspects else "green"
+        text = f"[{colour}]{escape(f'{model.name}: {model.masking}')}[/{colour}]"
+        Console(soft_wrap=True).print(text, highlight=False)
+
+
+@contextmanager
+def _warnings_as_lines(name: str = "") -> Iterator[None]:
+    """Each warning once a model, as a line under its name; from one process."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        _say(f"{name}: {message}" if name else str(message))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = show
+        yield
+
+
+def _say(text: str) -> None:
+    if rank() == 0:
+        Console(stderr=True, soft_wrap=True).print(f"[yellow]{escape(text)}[/yellow]", highlight=False)
+
+
+def _write_results(path: Path, found: list[_Measured], record: dict[str, Any]) -> None:
+    from freqrob.files import write_csv, write_json
+
+    rows = [
+        {"model": model.name, **result.as_dict(), "model_hash": model.model_hash, "data_hash": record["data_hash"]}
+        for model in found
+        for result in model.results
+    ]
     if path.suffix == ".csv":
-        write_csv(path, rows, list(rows[0]))
+        write_csv(path, rows, list(dict.fromkeys(key for row in rows for key in row)))
     else:
-        write_json(path, {**provenance(command), "source": source, "results": rows})
+        masking = {model.name: model.masking.as_dict() for model in found if model.masking is not None}
+        write_json(path, {**record, "results": rows, "masking": masking})
+    _say_written(path)
+
+
+def _write_samples(path: Path, found: list[_Measured], labels: torch.Tensor) -> None:
+    from freqrob.files import write_csv
+
+    rows = [
+        {
+            "model": model.name, "protocol": result.protocol, "attack": result.attack.name, "index": index,
+            "label": label, "correct": int(correct),
+        }
+        for model in found
+        for result in model.results
+        for index, (label, correct) in enumerate(zip(labels.tolist(), result.correct.tolist(), strict=True))
+    ]  # fmt: skip
+    write_csv(path, rows, ["model", "protocol", "attack", "index", "label", "correct"])
+    _say_written(path)
+
+
+def _say_written(path: Path) -> None:
     Console().print(f"Wrote {path}", highlight=False, soft_wrap=True)
 
 
@@ -131,7 +315,7 @@ def accuracy_table(results: list[tuple[str, list[Result]]], title: str) -> None:
         return
     _, first = results[0]
     protocols = list(dict.fromkeys(result.protocol for result in first))
-    attacks = dict.fromkeys(_attack(result) for result in first)
+    attacks = dict.fromkeys(_at_radius(result.attack) for result in first)
     table = Table("model", *protocols)
     for name, found in results:
         cells = ([result for result in found if result.protocol == protocol] for protocol in protocols)
@@ -140,5 +324,7 @@ def accuracy_table(results: list[tuple[str, list[Result]]], title: str) -> None:
     Console().print(table)
 
 
-def _attack(result: Result) -> str:
-    return result.attack if result.attack == "clean" else f"{result.attack} at ε {result.eps * 255:.3g}/255"
+def _at_radius(attack: Attack) -> str:
+    if not attack.eps:
+        return attack.name
+    return f"{attack.name} at ε {pixels(attack.eps, attack.norm)}" + (" in L2" if attack.norm == "L2" else "")

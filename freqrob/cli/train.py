@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
-import shlex
-import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from freqrob.cli.app import INTERRUPTED, DataDir, Download, ModelDir, pixels
+from freqrob.cli.app import INTERRUPTED, DataDir, Download, ModelDir, pixels, rank, say_how_to_go_on
 from freqrob.cli.progress import progress_bars
 
 if TYPE_CHECKING:
@@ -79,31 +74,10 @@ def train(
                 checkpoint_minutes=checkpoint_minutes, tensorboard=tensorboard, track=track, log=log,
             )  # fmt: skip
     except KeyboardInterrupt:
-        if rank() == 0:
-            launched = {"WORLD_SIZE", "SLURM_NTASKS"} & os.environ.keys()  # by a command that is not known here
-            Console(stderr=True, soft_wrap=True).print(
-                "Stopped. What was trained is kept; the same command goes on from there"
-                + ("." if launched else f":\n  {escape(_this_command())}"),
-                highlight=False,
-            )
+        say_how_to_go_on("What was trained is kept")
         raise typer.Exit(INTERRUPTED) from None
     if rank() == 0:
         Console().print(f"The best epoch is in {weights}", highlight=False, soft_wrap=True)
-
-
-def _this_command() -> str:
-    """The command line that started this process, to be pasted into the same shell."""
-    program = [sys.argv[0]]
-    if Path(sys.argv[0]).name == "__main__.py":
-        program = [sys.executable, "-m", "freqrob"]
-    elif shutil.which("freqrob") == sys.argv[0]:
-        program = ["freqrob"]
-    return shlex.join([*program, *sys.argv[1:]])
-
-
-def rank() -> int:
-    """Which of the processes that torchrun or SLURM started this is."""
-    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
 
 
 def recipes(

@@ -1,82 +1,50 @@
-"""Clean, FGSM and PGD accuracy under the three protocols."""
+"""Accuracy under attacks and the three protocols."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from itertools import chain
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain, pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from freqrob.attacks import classified, evaluating, pgd
+from freqrob import __version__
+from freqrob.attacks import evaluating
 from freqrob.data.datasets import check_labelled, to_pixels
+from freqrob.evaluation.attacks import PGD, Attack, Clean
+from freqrob.evaluation.checks import warn_of_model
+from freqrob.evaluation.ranks import merged, rank_and_world
+from freqrob.evaluation.samples import Samples, data_hash, model_hash
 from freqrob.models.front_ends import FrontEnded
+from freqrob.models.sources import as_module
 from freqrob.spectral.bass import BaSS, bass
 
 PROTOCOLS = ("natural", "natural+bass", "bass")
-
-
-@dataclass(frozen=True)
-class Attack:
-    """PGD in the L∞ ball; ``steps=0`` attacks nothing: clean accuracy.
-
-    ``eps`` and ``step_size`` are in pixels of [0, 1]; ``step_size`` is eps/4 unless given. It starts from a uniform
-    point of the ball, or from the image itself without ``random_start``.
-    """
-
-    steps: int = 20
-    eps: float = 8 / 255
-    step_size: float | None = None
-    random_start: bool = True
-
-    @classmethod
-    def fgsm(cls, eps: float = 8 / 255) -> Attack:
-        """One full step from the image itself. Source: Goodfellow et al., ICLR 2015."""
-        return cls(steps=1, eps=eps, step_size=eps, random_start=False)
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.steps, int) or self.steps < 0:
-            raise ValueError(f"steps: expected an integer from 0 on, got {self.steps!r}")
-        for name in ("eps", "step_size"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"{name}: expected pixels in [0, 1], such as 8/255, got {value!r}")
-
-    @property
-    def name(self) -> str:
-        if not self.steps:
-            return "clean"
-        if self.random_start:
-            return f"PGD-{self.steps}"
-        return "FGSM" if (self.steps, self.step) == (1, self.eps) else f"PGD-{self.steps} from the image"
-
-    @property
-    def step(self) -> float:
-        return self.eps / 4 if self.step_size is None else self.step_size
-
-
-CLEAN = Attack(steps=0, eps=0)
+Track = Callable[[Iterable, str, int], Iterable]
 
 
 @dataclass(frozen=True)
 class Result:
     """One measured accuracy, with all that it depends on.
 
-    ``eps`` and ``step_size`` are in pixels of [0, 1]; ``accuracy`` is a share of ``images``.
+    ``accuracy`` is a share of ``images``; ``correct`` (N,) bool says which of them withstood the attack.
     """
 
     protocol: str
-    attack: str
-    eps: float
-    step_size: float
+    attack: Attack
     images: int
     seed: int
     accuracy: float
+    correct: Tensor = field(compare=False, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain numbers and words: protocol, the attack's name and parameters, images, seed and accuracy."""
+        found = {"images": self.images, "seed": self.seed, "accuracy": self.accuracy}
+        return {"protocol": self.protocol, **self.attack.as_dict(), **found}
 
 
 def evaluate(
@@ -85,10 +53,11 @@ def evaluate(
     labels: Tensor,
     *,
     protocols: Sequence[str] = PROTOCOLS,
-    attacks: Sequence[Attack] = (CLEAN, Attack()),
+    attacks: Sequence[Attack] = (Clean(), PGD()),
     batch_size: int = 250,
     seed: int = 0,
-    track: Callable[[Iterable, str, int], Iterable] = lambda items, _what, _count: items,
+    cache: str | Path | None = None,
+    track: Track = lambda items, _what, _count: items,
 ) -> list[Result]:
     """Measure a model's accuracy for each protocol and attack.
 
@@ -99,22 +68,38 @@ def evaluate(
     BaSS never comes twice. Where it is one of the model's front ends already (``bassfront_``), ``natural+bass`` is
     ``natural``; and ``bass`` balances the images as that front end does, and measures the model without it.
 
-    An image counts as broken when the clean image or any iterate of the attack is misclassified.
+    An image counts as broken when the clean image is misclassified, or what an attack finds is: any iterate of PGD from
+    any of its starts, the last point of each of AutoAttack's attacks. What is broken already is not attacked again.
+
+    Clean, FGSM and PGD give the same numbers for any ``batch_size``, AutoAttack and Square only for the same one: their
+    packages draw their random numbers for a batch.
+
+    With a ``cache``, each batch is kept there when it is done, so that a run that was killed goes on, and a second call
+    with the same arguments measures nothing. Under ``torchrun``, or in an initialised ``torch.distributed`` group, the
+    batches are shared out over the processes, all of which have to call this, and all of which get all results.
 
     Args:
-        model: images (N, C, H, W) in [0, 1] to logits (N, K); measured in eval mode, then left as it was.
+        model: images (N, C, H, W) in [0, 1] to logits (N, K), or a Foolbox model; measured in eval mode, then left as
+            it was.
         images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64; on any device.
         protocols: of ``PROTOCOLS``.
         attacks: which, in which order.
         batch_size: images at a time.
-        seed: of the random starts; each attack begins with it anew.
+        seed: of everything random, ≥ 0; each attack begins with it anew.
+        cache: a folder of ``Samples``; None keeps nothing.
         track: wraps iterables in a progress bar.
 
     Returns:
         A result for each protocol and attack, in that order.
 
     Raises:
+        TypeError: no nn.Module and no Foolbox model.
         ValueError: an unknown protocol, no images, or labels that do not fit.
+        ImportError: AutoAttack or Square without a package that has them.
+        OSError: the cache cannot be written.
+
+    Warns of models that are randomised, give probabilities, or have zero gradients, when it measures anything; and of
+    a damaged file in the cache, which is set aside.
     """
     check_labelled(images, labels)
     for protocol in protocols:
@@ -122,18 +107,19 @@ def evaluate(
             raise ValueError(f"protocols: expected some of {', '.join(PROTOCOLS)}, got {protocol!r}")
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    if seed < 0:
+        raise ValueError(f"seed: expected an integer from 0 on, got {seed}")
     results = []
-    with evaluating(model) as bare:
-        accuracies: dict[str, list[float]] = {}
+    with evaluating(as_module(model)) as bare:
+        measured: dict[str, list[Tensor]] = {}
         for protocol in protocols:
             same_as = "natural" if protocol == "natural+bass" and _own_bass(bare) else protocol
-            if same_as not in accuracies:
-                subject, attacked = _under(same_as, bare, images)
-                batches = list(zip(attacked.split(batch_size), labels.split(batch_size), strict=True))
-                accuracies[same_as] = _accuracies(subject, batches, attacks, seed, protocol, track)
+            if same_as not in measured:
+                subject = _Subject(*_under(same_as, bare, images), labels, seed, batch_size)
+                measured[same_as] = _correct(subject, attacks, cache, protocol, track)
             results += [
-                Result(protocol, attack.name, attack.eps, attack.step, len(images), seed, accuracy)
-                for attack, accuracy in zip(attacks, accuracies[same_as], strict=True)
+                Result(protocol, attack, len(images), seed, correct.sum().item() / len(images), correct)
+                for attack, correct in zip(attacks, measured[same_as], strict=True)
             ]
     return results
 
@@ -162,49 +148,73 @@ def _balanced(images: Tensor, how: BaSS) -> Tensor:
     return bass(grey, reading=how.reading, pixel_scale=how.pixel_scale)
 
 
-def _accuracies(
-    model: nn.Module,
-    batches: Sequence[tuple[Tensor, Tensor]],
-    attacks: Sequence[Attack],
-    seed: int,
-    protocol: str,
-    track: Callable[[Iterable, str, int], Iterable],
-) -> list[float]:
-    """An accuracy for each attack; only the images that are classified correctly are attacked."""
-    device = next(chain(model.parameters(), model.buffers()), batches[0][0]).device
-    right = []
-    for images, labels in track(batches, f"{protocol} clean", len(batches)):
-        correct = _correct(model, to_pixels(images).to(device), labels.to(device)).cpu()
-        right.append((images[correct], labels[correct]))
-    total, clean = (sum(len(labels) for _, labels in some) for some in (batches, right))
-    accuracies = []
-    for attack in attacks:
-        survivors = clean
-        if attack.steps:
-            generator = torch.Generator().manual_seed(seed)
-            tracked = track(right, f"{protocol} {attack.name}", len(right))
-            survivors = sum(
-                _survivors(model, to_pixels(images).to(device), labels.to(device), attack, generator)
-                for images, labels in tracked
-            )
-        accuracies.append(survivors / total)
-    return accuracies
+@dataclass(frozen=True)
+class _Subject:
+    """A model and the images on which it is attacked."""
+
+    model: nn.Module
+    images: Tensor
+    labels: Tensor
+    seed: int
+    batch_size: int
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Images as pixels, and labels, where the model is."""
+        device = next(chain(self.model.parameters(), self.model.buffers()), self.images).device
+        return to_pixels(self.images[index]).to(device), self.labels[index].to(device)
+
+    def samples(self, attack: Attack, cache: str | Path | None) -> Samples:
+        """What of an attack was measured already, ``correct`` of each image."""
+        if cache is None:
+            return Samples(None, {}, len(self.images))
+        key = {
+            "freqrob": __version__, "model": self._model_hash, "data": self._data_hash, "seed": self.seed,
+            "attack": attack.as_dict(), "batch_size": self.batch_size if attack.batched else None,
+        }  # fmt: skip
+        return Samples(Path(cache), key, len(self.images), attack.name)
+
+    @cached_property
+    def _model_hash(self) -> str:
+        return model_hash(self.model)
+
+    @cached_property
+    def _data_hash(self) -> str:
+        return data_hash(self.images, self.labels)
 
 
-def _survivors(model: nn.Module, images: Tensor, labels: Tensor, attack: Attack, generator: torch.Generator) -> int:
-    """How many images of the batch are classified correctly throughout the attack."""
-    if not len(images):
-        return 0
-    adversarial = pgd(
-        model, images, labels, eps=attack.eps, step_size=attack.step, steps=attack.steps,
-        random_start=attack.random_start, stop_when_fooled=True, generator=generator,
-    )  # fmt: skip
-    return int(_correct(model, adversarial, labels).sum())
+def _correct(
+    subject: _Subject, attacks: Sequence[Attack], cache: str | Path | None, protocol: str, track: Track
+) -> list[Tensor]:
+    """For each attack which images withstood it, (N,) bool."""
+    rank, world = rank_and_world()
+    count = len(subject.images)
+    chunks = torch.arange(count).split(subject.batch_size)[rank::world]
+    kept: dict[Attack, Samples] = {}
+    met = False
+    for attack in dict.fromkeys((Clean(), *attacks)):
+        kept |= {stage: subject.samples(stage, cache) for stage in attack.stages if stage not in kept}
+        missing = [
+            (chunk, kept.get(before), stage)
+            for chunk in chunks
+            for before, stage in pairwise((None if attack == Clean() else Clean(), *attack.stages))
+            if not kept[stage].done[chunk].all()
+        ]
+        if missing and not met:
+            met = True
+            warn_of_model(subject.model, *subject.batch(chunks[0]), gradients=any(a.uses_gradients for a in attacks))
+        for chunk, before, stage in track(missing, f"{protocol} {attack.name}", len(chunks) * len(attack.stages)):
+            _measure(subject, stage, chunk, before, kept[stage])
+    nothing = torch.zeros(count, dtype=torch.bool)
+    last = [kept[attack.stages[-1]] for attack in attacks]
+    return merged([samples["correct"] if samples.done.any() else nothing for samples in last])
 
 
-@torch.no_grad()
-def _correct(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    logits = model(images)
-    if labels.max() >= logits.shape[1]:
-        raise ValueError(f"labels: expected classes below {logits.shape[1]}, got {labels.max().item()}")
-    return classified(logits, labels)
+def _measure(subject: _Subject, attack: Attack, chunk: Tensor, before: Samples | None, kept: Samples) -> None:
+    """Attack what of a chunk is not done yet and stood ``before``."""
+    index = chunk[~kept.done[chunk]]
+    standing = torch.ones(len(index), dtype=torch.bool) if before is None else before["correct"][index]
+    left = index[standing]
+    if len(left):
+        withstood = attack.withstood(subject.model, *subject.batch(left), numbers=left, seed=subject.seed)
+        standing = standing.masked_scatter(standing, withstood.cpu())
+    kept.put(index, correct=standing)

@@ -60,15 +60,15 @@ def save(path: str | Path, state: Mapping[str, Tensor], card: Card, dtype: torch
 def add_results(path: str | Path, results: Iterable[Mapping[str, Any]]) -> Card:
     """Write measurements into the card beside the weights at ``path``; returns the card.
 
-    They replace earlier ones of the same protocol, attack, images and seed. Raises FileNotFoundError without a card.
+    They replace earlier ones that say nothing else of protocol, attack, its parameters, images and seed. Raises
+    FileNotFoundError without a card.
     """
 
-    def measured(result: Mapping[str, Any]) -> tuple:
-        return tuple(value for key, value in sorted(result.items()) if key != "accuracy")
+    def replaces(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
+        return all(new[key] == old[key] for key in new.keys() & old.keys() if key != "accuracy")
 
     card, new = Card.read(card_path(path)), [dict(result) for result in results]
-    replaced = {measured(result) for result in new}
-    kept = [result for result in card.results if measured(result) not in replaced]
+    kept = [old for old in card.results if not any(replaces(result, old) for result in new)]
     card = replace(card, results=[*kept, *new])
     write_text(card_path(path), card.to_json())
     return card

@@ -13,8 +13,7 @@ from torch import Tensor
 from freqrob.data.cifar_b import balance
 from freqrob.data.datasets import ImageSet
 from freqrob.diagnostics import Diagnosis, diagnose
-from freqrob.evaluation import PROTOCOLS, Attack, Result, evaluate
-from freqrob.evaluation.accuracy import CLEAN
+from freqrob.evaluation import PGD, PROTOCOLS, Clean, Result, evaluate
 from freqrob.models.cards import Card
 from freqrob.models.loading import load_card, load_model
 from freqrob.models.registry import DEFENSE_NAMES, VARIANTS, ModelName
@@ -30,7 +29,7 @@ from freqrob.spectral.longtail import (
 )
 
 Track = Callable[[Iterable, str, int], Iterable]
-ATTACKS = (CLEAN, Attack(steps=20, eps=8 / 255))
+ATTACKS = (Clean(), PGD(steps=20, eps=8 / 255))
 GALLERY = 20
 
 

@@ -1,0 +1,230 @@
+"""The attacks of an evaluation: clean images, FGSM, PGD, and PGD on another network."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from freqrob.attacks import BALLS, Norm, check_norm, classified, pgd
+from freqrob.evaluation.samples import model_hash
+from freqrob.parameters import check_counts, is_number
+
+RADII: dict[str, float] = {"Linf": 8 / 255, "L2": 0.5}  # RobustBench's, on CIFAR-10
+ROUNDING = 1e-4  # of ε: how far beyond the ball an image may be
+
+
+class Attack(ABC):
+    """What looks for adversarial images in a ball. Subclasses are frozen dataclasses of their parameters.
+
+    Attributes:
+        eps: radius of the ball, pixels in [0, 1]; for L2, of the whole image.
+        norm: "Linf" or "L2".
+        batched: whether what becomes of an image depends on the images beside it.
+        uses_gradients: of the model.
+    """
+
+    eps: float
+    norm: Norm
+    batched: ClassVar[bool] = False
+    uses_gradients: ClassVar[bool] = True
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """As papers and tables have it, without ε: "PGD-20"."""
+
+    @property
+    def stages(self) -> tuple[Attack, ...]:
+        """Attacks that one after the other meet the images that are left, each kept when it is done."""
+        return (self,)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The name as ``attack``, and all parameters."""
+        return {"attack": self.name, **asdict(self)}
+
+    def perturb(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, numbers: Tensor | None = None, seed: int = 0
+    ) -> Tensor:
+        """Images in the balls around ``images``, misclassified where the attack succeeds.
+
+        Args:
+            model: images (N, C, H, W) in [0, 1] to logits (N, K), in eval mode.
+            images, labels: (N, C, H, W) float in [0, 1] and (N,) int64, on the model's device.
+            numbers: (N,) the images' numbers in their data set, which their random draws depend on; 0 to N−1.
+            seed: ≥ 0.
+        """
+        numbers = torch.arange(len(images)) if numbers is None else numbers
+        return self._perturb(model, images, labels, numbers, seed)
+
+    @abstractmethod
+    def _perturb(self, model: nn.Module, images: Tensor, labels: Tensor, numbers: Tensor, seed: int) -> Tensor: ...
+
+    def withstood(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, numbers: Tensor | None = None, seed: int = 0
+    ) -> Tensor:
+        """Which images the model still classifies as ``labels``: (N,) bool. Arguments as for ``perturb``.
+
+        What the attack found is classified anew. An image found outside its ball or [0, 1] breaks nothing, with a
+        warning.
+        """
+        found = self.perturb(model, images, labels, numbers=numbers, seed=seed)
+        near = BALLS[self.norm].length(found - images) <= self.eps * (1 + ROUNDING) + 1e-6
+        within = near & ((found >= 0) & (found <= 1)).flatten(1).all(1)
+        if not within.all():
+            outside = f"{int((~within).sum())} of its images left the ball or [0, 1]"
+            warnings.warn(f"{self.name}: {outside}; they break nothing", stacklevel=2)
+        return classify(model, found, labels) | ~within
+
+
+@torch.no_grad()
+def classify(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Which images are classified correctly: (N,) bool. Raises ValueError for labels without a logit."""
+    logits = model(images)
+    if labels.max() >= logits.shape[1]:
+        raise ValueError(f"labels: expected classes below {logits.shape[1]}, got {labels.max().item()}")
+    return classified(logits, labels)
+
+
+def check_radius(norm: str, **values: float | None) -> None:
+    """Raise ValueError for an unknown norm, and for lengths that are negative or, in L∞, beyond 1."""
+    check_norm(norm)
+    for name, value in values.items():
+        longest = 1 if norm == "Linf" else math.inf
+        if value is not None and not (is_number(value) and 0 <= value <= longest and value < math.inf):
+            expected = "pixels in [0, 1], such as 8/255" if norm == "Linf" else "a length ≥ 0, such as 0.5"
+            raise ValueError(f"{name}: expected {expected}, got {value!r}")
+
+
+@dataclass(frozen=True)
+class Clean(Attack):
+    """Nothing: the images as they are."""
+
+    eps: float = field(default=0.0, init=False)
+    norm: ClassVar[Norm] = "Linf"
+    uses_gradients: ClassVar[bool] = False
+    name: ClassVar[str] = "clean"
+
+    def _perturb(self, model: nn.Module, images: Tensor, labels: Tensor, numbers: Tensor, seed: int) -> Tensor:
+        return images
+
+
+@dataclass(frozen=True)
+class FGSM(Attack):
+    """One full step from the image itself. Source: Goodfellow et al., ICLR 2015."""
+
+    eps: float = RADII["Linf"]
+    norm: Norm = "Linf"
+    name: ClassVar[str] = "FGSM"
+
+    def __post_init__(self) -> None:
+        check_radius(self.norm, eps=self.eps)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**super().as_dict(), "step_size": self.eps}
+
+    def _perturb(self, model: nn.Module, images: Tensor, labels: Tensor, numbers: Tensor, seed: int) -> Tensor:
+        return pgd(model, images, labels, eps=self.eps, step_size=self.eps, steps=1, random_start=False, norm=self.norm)
+
+
+@dataclass(frozen=True)
+class PGD(Attack):
+    """Projected gradient ascent on the cross-entropy; any iterate that is misclassified breaks the image.
+
+    ``step_size`` is eps/4 unless given. Each of ``restarts`` begins at a uniform point of the ball, which depends on
+    the seed and the image's number only; without ``random_start`` the one run begins at the image itself.
+
+    Source: Madry et al., ICLR 2018.
+    """
+
+    steps: int = 20
+    eps: float = RADII["Linf"]
+    step_size: float | None = None
+    restarts: int = 1
+    norm: Norm = "Linf"
+    random_start: bool = True
+
+    def __post_init__(self) -> None:
+        check_counts(steps=self.steps, restarts=self.restarts)
+        check_radius(self.norm, eps=self.eps, step_size=self.step_size)
+        if self.restarts > 1 and not self.random_start:
+            raise ValueError(f"restarts: expected 1 without a random start, got {self.restarts}")
+
+    @property
+    def name(self) -> str:
+        restarts = f"-{self.restarts}" if self.restarts > 1 else ""
+        return f"PGD-{self.steps}{restarts}" + ("" if self.random_start else " from the image")
+
+    @property
+    def step(self) -> float:
+        return self.eps / 4 if self.step_size is None else self.step_size
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**super().as_dict(), "step_size": self.step}
+
+    def _perturb(self, model: nn.Module, images: Tensor, labels: Tensor, numbers: Tensor, seed: int) -> Tensor:
+        found, standing = images, torch.arange(len(images), device=images.device)
+        for restart in range(self.restarts):
+            left = images[standing], labels[standing]
+            attacked = self.ascend(model, *left, numbers[standing.cpu()], seed, restart, stop_when_fooled=True)
+            found = found.index_copy(0, standing, attacked)
+            if restart + 1 < self.restarts:
+                standing = standing[classify(model, attacked, left[1])]
+            if not len(standing):
+                break
+        return found
+
+    def ascend(
+        self, model: nn.Module, images: Tensor, labels: Tensor, numbers: Tensor, seed: int, restart: int = 0, **options
+    ) -> Tensor:
+        """One run of ``freqrob.attacks.pgd``, with its ``options``, from each image's own random start."""
+        start = images
+        if self.random_start:
+            draws = (_generator(seed, number, restart) for number in numbers.tolist())
+            balls = (BALLS[self.norm](image[None], self.eps) for image in images.cpu())
+            start = torch.cat([ball.random(draw) for ball, draw in zip(balls, draws, strict=True)]).to(images.device)
+        return pgd(
+            model, images, labels, eps=self.eps, step_size=self.step, steps=self.steps, start=start, norm=self.norm,
+            **options,
+        )  # fmt: skip
+
+
+def _generator(*key: int) -> torch.Generator:
+    """Of the numbers that a seed, an image and a restart have for themselves."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+
+
+@dataclass(frozen=True)
+class Transfer(Attack):
+    """What PGD finds on another network, ``source``: all steps, since what fools the source need not fool the model."""
+
+    source: nn.Module
+    attack: PGD = field(default_factory=PGD)
+
+    def __post_init__(self) -> None:
+        if self.attack.restarts > 1:
+            raise ValueError(f"attack: expected PGD without restarts, got {self.attack.name}")
+
+    @property
+    def eps(self) -> float:
+        return self.attack.eps
+
+    @property
+    def norm(self) -> Norm:
+        return self.attack.norm
+
+    @property
+    def name(self) -> str:
+        return f"transferred {self.attack.name}"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**self.attack.as_dict(), "attack": self.name, "source": model_hash(self.source)}
+
+    def _perturb(self, model: nn.Module, images: Tensor, labels: Tensor, numbers: Tensor, seed: int) -> Tensor:
+        return self.attack.ascend(self.source, images, labels, numbers, seed)

@@ -1,0 +1,202 @@
+"""AutoAttack and Square, through whichever of AutoAttack's packages is installed.
+
+Source: Croce and Hein, ICML 2020; Andriushchenko et al., ECCV 2020 (Square).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from freqrob.attacks import Norm
+from freqrob.evaluation.attacks import RADII, Attack, check_radius
+from freqrob.parameters import check_counts
+
+PACKAGES = ("autoattack", "pyautoattack")
+VERSIONS = {
+    "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
+    "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
+    "rand": ("apgd-ce", "apgd-dlr"),
+}
+COMPONENTS = VERSIONS["plus"]
+FEWEST_CLASSES = {"apgd-dlr": 3, "apgd-t": 4}  # the DLR loss is a ratio of differences between the largest logits
+QUERIES = 5000
+
+
+@dataclass(frozen=True)
+class AutoAttack(Attack):
+    """An ensemble of attacks, each on the images that those before it left.
+
+    ``version``: "standard" (RobustBench's), "plus", "rand" (for randomised models: gradients averaged over 20 passes),
+    or "custom" with some ``attacks`` of apgd-ce, apgd-dlr, fab, square, apgd-t, fab-t. Parameters are the package's,
+    but for its 9 targets where there are fewer other classes.
+
+    Raises ValueError for what the packages do not offer; ImportError, when it runs, where none is installed.
+    """
+
+    version: Literal["standard", "plus", "rand", "custom"] = "standard"
+    attacks: tuple[str, ...] = ()
+    eps: float = RADII["Linf"]
+    norm: Norm = "Linf"
+    batched: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_radius(self.norm, eps=self.eps)
+        if self.version not in (*VERSIONS, "custom"):
+            raise ValueError(f"version: expected one of {', '.join(VERSIONS)}, custom, got {self.version!r}")
+        if bool(self.attacks) != (self.version == "custom"):
+            raise ValueError(f"attacks: version {self.version!r} takes {'some' if not self.attacks else 'none'}")
+        for attack in self.attacks:
+            if attack not in COMPONENTS or self.attacks.count(attack) > 1:
+                raise ValueError(f"attacks: expected any of {', '.join(COMPONENTS)}, each once, got {attack!r}")
+
+    @property
+    def name(self) -> str:
+        version = "" if self.version == "standard" else f" {'+'.join(self.attacks) or self.version}"
+        return f"AutoAttack{version}"
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """The attacks in their order."""
+        return self.attacks or VERSIONS[self.version]
+
+    @property
+    def uses_gradients(self) -> bool:
+        return self.components != ("square",)
+
+    @property
+    def stages(self) -> tuple[Attack, ...]:
+        return tuple(_Component(self, name) for name in self.components)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**super().as_dict(), "attacks": list(self.components), "package": package()}
+
+    def _perturb(self, model: nn.Module, images: Tensor, labels: Tensor, numbers: Tensor, seed: int) -> Tensor:
+        return _run(self, self.components, model, images, labels, seed)
+
+
+@dataclass(frozen=True)
+class _Component(Attack):
+    """One attack of the ensemble, with the parameters it has there."""
+
+    ensemble: AutoAttack
+    component: str
+    batched: ClassVar[bool] = True
+
+    @property
+    def eps(self) -> float:
+        return self.ensemble.eps
+
+    @property
+    def norm(self) -> Norm:
+        return self.ensemble.norm
+
+    @property
+    def name(self) -> str:
+        return f"{self.ensemble.name}: {self.component}"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**self.ensemble.as_dict(), "component": self.component}
+
+    def _perturb(self, model: nn.Module, images: Tensor, labels: Tensor, numbers: Tensor, seed: int) -> Tensor:
+        return _run(self.ensemble, (self.component,), model, images, labels, seed)
+
+
+@dataclass(frozen=True)
+class Square(Attack):
+    """Random search with squares, which sees the model's outputs only: AutoAttack's, with another number of queries."""
+
+    queries: int = QUERIES
+    eps: float = RADII["Linf"]
+    norm: Norm = "Linf"
+    batched: ClassVar[bool] = True
+    uses_gradients: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_counts(queries=self.queries)
+        check_radius(self.norm, eps=self.eps)
+
+    @property
+    def name(self) -> str:
+        return "Square" if self.queries == QUERIES else f"Square-{self.queries}"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**super().as_dict(), "package": package()}
+
+    def _perturb(self, model: nn.Module, images: Tensor, labels: Tensor, numbers: Tensor, seed: int) -> Tensor:
+        alone = AutoAttack("custom", ("square",), self.eps, self.norm)
+        return _run(alone, alone.components, model, images, labels, seed, queries=self.queries)
+
+
+def package() -> str:
+    """The package that AutoAttack comes from, with its version: the authors' where installed, else pyautoattack."""
+    for name in PACKAGES:
+        try:
+            return f"{name} {metadata.version(name)}"
+        except metadata.PackageNotFoundError:
+            continue
+    raise ImportError(
+        "attack: AutoAttack and Square need one of two packages, pyautoattack (pip install 'freqrob[autoattack]') or "
+        "autoattack (pip install git+https://github.com/fra31/auto-attack)"
+    )
+
+
+def _run(
+    attack: AutoAttack,
+    components: Sequence[str],
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    seed: int,
+    queries: int = QUERIES,
+) -> Tensor:
+    """Adversarial images of some components, one batch; the random numbers of everyone else are left alone."""
+    if not len(images):
+        return images
+    with torch.random.fork_rng([images.device] if images.is_cuda else []):
+        adversary, run = _adversary(attack, model, images.device, seed)
+        adversary.attacks_to_run = list(components)
+        adversary.square.n_queries = queries
+        _fit_to_classes(adversary, model, images)
+        found = run(images, labels, len(images))
+    return (found[0] if isinstance(found, tuple) else found).detach()
+
+
+def _adversary(
+    attack: AutoAttack, model: nn.Module, device: torch.device, seed: int
+) -> tuple[Any, Callable[[Tensor, Tensor, int], Any]]:
+    """The package's object, and what runs it on images, labels and a batch size."""
+    name = package().split()[0]
+    own = name == "autoattack"
+    given = {"attacks_to_run": list(attack.attacks), "verbose": False} if own else {"attacks": attack.attacks or None}
+    adversary = import_module(name).AutoAttack(
+        model, norm=attack.norm, eps=attack.eps, seed=seed, version=attack.version, device=device, **given
+    )
+    for part in (adversary, adversary.apgd, adversary.apgd_targeted):
+        part.logger = _Silent()  # evaluate warns once, of every attack; they do for each batch
+    size = "bs" if own else "batch_size"
+    return adversary, lambda images, labels, count: adversary.run_standard_evaluation(images, labels, **{size: count})
+
+
+@torch.no_grad()
+def _fit_to_classes(adversary: Any, model: nn.Module, images: Tensor) -> None:
+    """No more targets than other classes. Raises ValueError where a loss has too few."""
+    classes = model(images[:1]).shape[1]
+    for component in adversary.attacks_to_run:
+        if classes < FEWEST_CLASSES.get(component, 2):
+            fewest = FEWEST_CLASSES[component]
+            raise ValueError(f"attacks: {component} needs at least {fewest} classes, the model has {classes}")
+    for targeted in (adversary.apgd_targeted, adversary.fab):
+        targeted.n_target_classes = min(targeted.n_target_classes, classes - 1)
+
+
+class _Silent:
+    """A logger of either package that says nothing."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_: None

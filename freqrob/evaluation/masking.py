@@ -1,0 +1,136 @@
+"""Whether a front end hides gradients: attacks that do without its gradient must not be stronger than one that uses it.
+
+Source of the checks: Athalye et al., ICML 2018; Carlini et al., "On evaluating adversarial robustness", 2019.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from math import comb
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from freqrob.evaluation.accuracy import Result, evaluate
+from freqrob.evaluation.attacks import PGD, Transfer
+from freqrob.evaluation.autoattack import Square
+from freqrob.models.front_ends import FrontEnded, Normalize
+from freqrob.models.sources import InputSize
+
+LEVEL = 0.01
+HARMLESS = (Normalize, InputSize)  # affine maps: what they let through of a gradient is all of it
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An attack that does not see the front end's gradient, against the white-box attack on the same images.
+
+    Attributes:
+        attack: its name.
+        accuracy: share of the images that withstood it.
+        only_it_breaks, only_white_box_breaks: how many images.
+        p_value: McNemar's exact test, one-sided: the probability that so many of the images that only one of the two
+            breaks fall to this attack, were both equally strong.
+    """
+
+    attack: str
+    accuracy: float
+    only_it_breaks: int
+    only_white_box_breaks: int
+    p_value: float
+
+
+@dataclass(frozen=True)
+class MaskingCheck:
+    """What ``check_masking`` found; ``comparisons`` with Square and with transfer from the bare network."""
+
+    white_box: Result
+    comparisons: tuple[Comparison, ...]
+    level: float = LEVEL
+
+    @property
+    def suspects(self) -> list[Comparison]:
+        """The attacks that are stronger by more than noise: p < level / number of attacks (Bonferroni)."""
+        return [one for one in self.comparisons if one.p_value < self.level / len(self.comparisons)]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "masking_suspected": bool(self.suspects),
+            "level": self.level,
+            "white_box": self.white_box.as_dict(),
+            "comparisons": [asdict(one) for one in self.comparisons],
+        }
+
+    def __str__(self) -> str:
+        shown = self.suspects or self.comparisons
+        head = "gradient masking is suspected: " if self.suspects else "no sign of gradient masking: "
+        against = self.white_box.attack.name
+        return head + "; ".join(
+            f"{one.attack} breaks {one.only_it_breaks} images that {against} does not, {against} "
+            f"{one.only_white_box_breaks} that it does not (p = {one.p_value:.2g})"
+            for one in shown
+        )
+
+
+def has_front_end(model: nn.Module) -> bool:
+    """Whether a fixed front end other than a normalisation or change of size could hide gradients."""
+    return isinstance(model, FrontEnded) and not all(isinstance(module, HARMLESS) for module in model.front_ends)
+
+
+def bare_network(model: FrontEnded) -> FrontEnded:
+    """The network behind its normalisation and size alone."""
+    kept = [module for module in model.front_ends if isinstance(module, HARMLESS)]
+    return FrontEnded(kept, model.network).eval()
+
+
+def check_masking(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    white_box: PGD | None = None,
+    queries: int = 500,
+    batch_size: int = 250,
+    seed: int = 0,
+    cache: str | Path | None = None,
+    track: Callable[[Iterable, str, int], Iterable] = lambda items, _what, _count: items,
+) -> MaskingCheck:
+    """Attack a model with a front end by its gradient and without; where the latter is stronger, the former is blind.
+
+    Without: Square, which sees logits only, and what the same PGD finds on the bare network. Each is compared with the
+    white-box attack over the same images. 200 images suffice to see that 7 fall to one attack alone and none to the
+    other.
+
+    Args:
+        model: with a front end, as ``load_model`` gives it: (N, C, H, W) in [0, 1] to logits.
+        white_box: through the front end; PGD-20 at 8/255 unless given.
+        queries: of Square, for each image.
+        images, labels, batch_size, seed, cache, track: as for ``evaluate``.
+
+    Raises:
+        ValueError: the model has no front end beyond a normalisation; or as ``evaluate``.
+        ImportError: Square's package is not installed.
+    """
+    if not has_front_end(model):
+        raise ValueError("model: expected a FrontEnded with a front end other than a normalisation")
+    white_box = white_box or PGD()
+    others = (Square(queries, white_box.eps, white_box.norm), Transfer(bare_network(model), white_box))
+    white, *blind = evaluate(
+        model, images, labels, protocols=["natural"], attacks=[white_box, *others], batch_size=batch_size, seed=seed,
+        cache=cache, track=track,
+    )  # fmt: skip
+    return MaskingCheck(white, tuple(_compare(white, other) for other in blind))
+
+
+def _compare(white: Result, other: Result) -> Comparison:
+    alone = int((white.correct & ~other.correct).sum())
+    missed = int((~white.correct & other.correct).sum())
+    return Comparison(other.attack.name, other.accuracy, alone, missed, sign_test(alone, missed))
+
+
+def sign_test(more: int, fewer: int) -> float:
+    """P(X ≥ more) for X ~ Binomial(more + fewer, ½)."""
+    trials = more + fewer
+    return sum(comb(trials, k) for k in range(more, trials + 1)) / 2**trials
