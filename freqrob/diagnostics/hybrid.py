@@ -1,0 +1,99 @@
+"""Which half of a hybrid image a model follows, by the frequency at which the halves meet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from freqrob.data.datasets import to_pixels
+from freqrob.data.hybrid import MIXING_FREQUENCIES, hybrid_images, partners
+from freqrob.diagnostics.measurement import Measurement
+from freqrob.diagnostics.per_sample import Track, per_sample, untracked
+
+
+@dataclass(frozen=True)
+class HybridReliance(Measurement):
+    """Which half of hybrid images a model sees.
+
+    Attributes:
+        frequencies: (F,) where the halves meet, ascending.
+        low, high: (seeds, F) shares of the hybrid images classified as their low or their high frequencies' image.
+        reversal: (seeds,) f_rev, at which the model begins to follow the low frequencies: where low − high, straight
+            between the ``frequencies``, first rises through 0; NaN where it does not.
+        images: how many hybrid images at each frequency and seed.
+        seeds: of the partners.
+    """
+
+    kind: ClassVar[str] = "hybrid"
+    units: ClassVar = {"frequencies": "cycles/pixel", "reversal": "cycles/pixel"}
+
+    frequencies: Tensor
+    low: Tensor
+    high: Tensor
+    reversal: Tensor
+    images: int
+    seeds: list[int]
+
+
+def hybrid_reliance(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    frequencies: Sequence[float] = MIXING_FREQUENCIES,
+    seeds: Sequence[int] = (0, 1, 2, 3),
+    batch_size: int = 250,
+    cache: Path | None = None,
+    track: Track = untracked,
+) -> HybridReliance:
+    """Classify hybrid images, of each image's low frequencies and those of one of another class above.
+
+    Args:
+        model: images (N, C, H, W) in [0, 1] to logits (N, K).
+        images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64; no class may have more than half.
+        frequencies: where the halves meet, in cycles/pixel; the authors' by default.
+        seeds: each gives every image another partner, as the authors' do.
+        batch_size, cache, track: as for ``per_sample``.
+
+    Raises:
+        ValueError: no frequencies or seeds, or images and labels that do not fit.
+
+    Source: Li et al., PLoS Comput. Biol. 2023, Fig. 3 and 5; ``lizhe07/robust-arena``, ``roarena/einmon.py``.
+    """
+    for name, values in (("frequencies", frequencies), ("seeds", seeds)):
+        if not values or sorted(values) != list(values):
+            raise ValueError(f"{name}: expected at least one, ascending, got {list(values)}")
+    low, high = [], []
+    for seed in seeds:
+        partner = partners(labels, seed)
+
+        def both(model: nn.Module, numbers: Tensor, device: torch.device, partner=partner) -> dict[str, Tensor]:
+            ours, theirs = (to_pixels(images[index]).to(device) for index in (numbers, partner[numbers]))
+            seen = torch.stack([model(hybrid_images(ours, theirs, f)).argmax(1) for f in frequencies], 1).cpu()
+            own, other = labels[numbers, None], labels[partner[numbers], None]
+            return {"low": seen == own, "high": seen == other}
+
+        key = {"diagnostic": "hybrid", "frequencies": list(frequencies), "seed": seed}
+        found = per_sample(
+            both, model, images, labels, key=key, batch_size=batch_size, cache=cache, track=track, what=f"hybrid {seed}"
+        )
+        low.append(found["low"].double().mean(0))
+        high.append(found["high"].double().mean(0))
+    low, high = torch.stack(low), torch.stack(high)
+    at = torch.tensor(frequencies, dtype=torch.float64)
+    reversal = torch.stack([rises_through_zero(at, gap) for gap in low - high])
+    return HybridReliance(at, low, high, reversal, len(images), list(seeds))
+
+
+def rises_through_zero(x: Tensor, y: Tensor) -> Tensor:
+    """Where y(x), straight between its points, first comes from below 0 to 0 or above; NaN where it does not."""
+    rises = ((y[:-1] < 0) & (y[1:] >= 0)).nonzero().flatten()
+    if not len(rises):
+        return x.new_tensor(torch.nan)
+    i = rises[0]
+    return x[i] - y[i] * (x[i + 1] - x[i]) / (y[i + 1] - y[i])

@@ -1,0 +1,130 @@
+"""The loss around a model's weights, along two filter-normalised random directions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from freqrob import __version__
+from freqrob.attacks import classified, evaluating
+from freqrob.data.datasets import check_labelled, to_pixels
+from freqrob.diagnostics.measurement import Measurement
+from freqrob.diagnostics.per_sample import Track, untracked
+from freqrob.evaluation.samples import Samples, data_hash, model_hash
+from freqrob.models.sources import as_module
+
+
+@dataclass(frozen=True)
+class LossLandscape(Measurement):
+    """The loss L(a, b) of weights w + a·d₁ + b·d₂.
+
+    Attributes:
+        steps: (S,) of a and of b, 0 in the middle; 1 is a step as long as each filter.
+        loss, accuracy: (S, S), a down, b across: mean cross-entropy in nats, and share of the images.
+        rise: mean of L − L(0, 0) over the points within half the span: how narrow the minimum is.
+        sharpness: the largest of them over 1 + L(0, 0).
+        images, seed: how many images, and of the directions.
+    """
+
+    kind: ClassVar[str] = "loss_landscape"
+    units: ClassVar = {"steps": "norms of the filters", "loss": "nats", "rise": "nats"}
+
+    steps: Tensor
+    loss: Tensor
+    accuracy: Tensor
+    rise: float
+    sharpness: float
+    images: int
+    seed: int
+
+
+def loss_landscape(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    span: float = 1.0,
+    points: int = 21,
+    seed: int = 0,
+    batch_size: int = 250,
+    cache: Path | None = None,
+    track: Track = untracked,
+) -> LossLandscape:
+    """Measure the loss on a square of weights around the model's.
+
+    Each direction is normal noise, scaled filter by filter to the norm of the model's own; biases, batch norms and
+    other vectors stay as they are, and batch norms keep their statistics. To see how well a model fits the low and the
+    high frequencies, give it ``split(images).low_pass(images)``, then ``high_pass``, clipped to [0, 1].
+
+    Args:
+        model: images (N, C, H, W) in [0, 1] to logits (N, K).
+        images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64.
+        span: the largest |a| and |b|.
+        points: along each direction, odd.
+        seed: of the directions.
+        batch_size: images at a time.
+        cache: a folder of ``Samples``, where each point is kept; None keeps nothing.
+        track: wraps iterables in a progress bar.
+
+    Raises:
+        ValueError: a span that is not positive, an even number of points, or images and labels that do not fit.
+
+    Source: Li et al., NeurIPS 2018, section 4 (filter normalisation); Lin et al., NeurIPS 2023, Fig. 1 and 4.
+    """
+    check_labelled(images, labels)
+    if not 0 < span < float("inf"):
+        raise ValueError(f"span: expected a positive number, got {span!r}")
+    if points < 3 or points % 2 == 0:
+        raise ValueError(f"points: expected an odd number from 3 on, got {points}")
+    model = as_module(model)
+    steps = torch.linspace(-span, span, points, dtype=torch.float64)
+    key = {
+        "freqrob": __version__, "diagnostic": "loss_landscape", "span": span, "points": points, "seed": seed,
+        "model": model_hash(model) if cache else "", "data": data_hash(images, labels) if cache else "",
+    }  # fmt: skip
+    found = Samples(cache, key, points * points, "loss landscape")
+    generator = torch.Generator().manual_seed(seed)
+    own = dict(model.named_parameters())
+    one, other = ({name: _direction(weight, generator) for name, weight in own.items()} for _ in range(2))
+    left = found.remaining().tolist()
+    with evaluating(model) as subject, torch.no_grad():
+        for point in track(left, "loss landscape", len(left)):
+            a, b = steps[point // points].item(), steps[point % points].item()
+            weights = {name: own[name] + a * one[name] + b * other[name] for name in own}
+            loss, correct = _loss(subject, weights, images, labels, batch_size)
+            found.put(torch.tensor([point]), loss=loss[None], accuracy=correct[None])
+    loss, accuracy = (found[name].view(points, points) for name in ("loss", "accuracy"))
+    centre = loss[points // 2, points // 2]
+    rises = (loss - centre)[steps[:, None].hypot(steps) <= span / 2]
+    sharpness = (rises.max() / (1 + centre)).item()
+    return LossLandscape(steps, loss, accuracy, rises.mean().item(), sharpness, len(images), seed)
+
+
+def _direction(weight: Tensor, generator: torch.Generator) -> Tensor:
+    """Noise like a weight, each of whose filters is as long as the weight's; of vectors nothing."""
+    noise = torch.randn(weight.shape, generator=generator).to(weight)
+    if weight.ndim < 2:
+        return torch.zeros_like(weight)
+    filters = (slice(None), *[None] * (weight.ndim - 1))
+    lengths = weight.detach().flatten(1).norm(dim=1) / noise.flatten(1).norm(dim=1)
+    return noise * lengths[filters]
+
+
+def _loss(
+    model: nn.Module, weights: dict[str, Tensor], images: Tensor, labels: Tensor, batch_size: int
+) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy and accuracy of the model with other weights, float64."""
+    device = next(chain(weights.values(), model.buffers()), images).device
+    loss = correct = torch.zeros((), dtype=torch.float64)
+    for some, classes in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+        logits = functional_call(model, weights, (to_pixels(some).to(device),))
+        loss = loss + F.cross_entropy(logits, classes.to(device), reduction="sum").double().cpu()
+        correct = correct + classified(logits, classes.to(device)).sum().double().cpu()
+    return loss / len(images), correct / len(images)

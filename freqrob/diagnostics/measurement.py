@@ -1,0 +1,74 @@
+"""What every diagnostic gives: a frozen dataclass of tensors and numbers, saved as NPZ with JSON beside it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from freqrob.files import temporary_beside, write_json, write_synced
+
+Self = TypeVar("Self", bound="Measurement")
+
+
+class Measurement:
+    """Base of the diagnostics' frozen dataclasses, whose fields are tensors, or what JSON holds.
+
+    Attributes:
+        kind: the diagnostic's name, by which it is saved.
+        units: of the fields that have one.
+    """
+
+    kind: ClassVar[str]
+    units: ClassVar[Mapping[str, str]] = {}
+
+    def scalars(self) -> dict[str, Any]:
+        """The fields that are no tensors."""
+        return {name: value for name, value in self._values() if not isinstance(value, Tensor)}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The fields that are tensors."""
+        return {name: value for name, value in self._values() if isinstance(value, Tensor)}
+
+    def _values(self) -> list[tuple[str, Any]]:
+        return [(field.name, getattr(self, field.name)) for field in fields(self)]
+
+    def save(self, folder: str | Path, about: Mapping[str, Any] | None = None) -> Path:
+        """Write ``<kind>.npz`` with the tensors, then ``<kind>.json`` with the rest, units and ``about``.
+
+        ``about`` says what was measured: model, data, settings, provenance. Returns the JSON's path. Both are complete
+        before they replace earlier ones. Raises OSError.
+        """
+        path = Path(folder) / f"{self.kind}.json"
+        arrays = io.BytesIO()
+        np.savez_compressed(arrays, **{name: tensor.cpu().numpy() for name, tensor in self.tensors().items()})
+        with temporary_beside(path.with_suffix(".npz")) as new:
+            write_synced(new, arrays.getvalue())
+            os.replace(new, path.with_suffix(".npz"))
+        write_json(path, {**(about or {}), "kind": self.kind, "units": dict(self.units), "values": self.scalars()})
+        return path
+
+    @classmethod
+    def load(cls: type[Self], folder: str | Path) -> Self:
+        """Read what ``save`` wrote.
+
+        Raises FileNotFoundError, or ValueError, naming the file, for one that is damaged or another diagnostic's.
+        """
+        path = Path(folder) / f"{cls.kind}.json"
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))["values"]
+            with np.load(path.with_suffix(".npz"), allow_pickle=False) as arrays:
+                return cls(**values, **{name: torch.from_numpy(arrays[name]) for name in arrays.files})
+        except FileNotFoundError:
+            raise
+        # Damaged files raise anything: JSONDecodeError, BadZipFile, KeyError, TypeError, zlib.error, ...
+        except Exception as error:
+            raise ValueError(f"{path}: not a measurement of {cls.kind} ({type(error).__name__}: {error})") from error

@@ -1,0 +1,83 @@
+"""Measuring image by image: kept as it goes, shared out over processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from freqrob import __version__
+from freqrob.attacks import evaluating
+from freqrob.data.datasets import check_labelled
+from freqrob.evaluation.ranks import rank_and_world
+from freqrob.evaluation.samples import Samples, data_hash, model_hash
+from freqrob.models.sources import as_module
+
+Track = Callable[[Iterable, str, int], Iterable]
+Measure = Callable[[nn.Module, Tensor, torch.device], dict[str, Tensor]]
+
+
+def untracked(items: Iterable, _what: str, _count: int) -> Iterable:
+    """A ``track`` that shows nothing."""
+    return items
+
+
+def per_sample(
+    measure: Measure,
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    key: Mapping[str, Any],
+    what: str,
+    batch_size: int = 250,
+    cache: Path | None = None,
+    track: Track = untracked,
+) -> Samples:
+    """Values of each image, measured batch by batch.
+
+    With a ``cache``, each batch is kept there when it is done, so that a run that was killed goes on and a second call
+    measures nothing. Under ``torchrun`` the batches are shared out over the processes, which then need a cache that all
+    of them see.
+
+    Args:
+        measure: called as measure(model, numbers, device) with the model in eval mode and the numbers of some images;
+            gives values (len(numbers), …) by name.
+        model: an nn.Module or a Foolbox model; measured in eval mode, without gradients unless ``measure`` asks.
+        images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64.
+        key: what the values depend on besides model and data, as JSON holds it.
+        what: what is measured, for the progress bar and the file's name.
+        batch_size: images at a time.
+        cache: a folder of ``Samples``; None keeps nothing.
+        track: wraps iterables in a progress bar.
+
+    Raises:
+        TypeError, ValueError: no model; images and labels that do not fit; several processes without a cache.
+        OSError: the cache cannot be written.
+    """
+    check_labelled(images, labels)
+    if batch_size < 1:
+        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    rank, world = rank_and_world()
+    if world > 1 and cache is None:
+        raise ValueError("cache: expected a folder that all processes share, got None")
+    model = as_module(model)
+    if cache is not None:
+        about = {"freqrob": __version__, "model": model_hash(model), "data": data_hash(images, labels)}
+        key = {**about, **key}
+    samples = Samples(cache, key, len(images), what)
+    device = next(chain(model.parameters(), model.buffers()), images).device
+    chunks = torch.arange(len(images)).split(batch_size)[rank::world]
+    left = [chunk[~samples.done[chunk]] for chunk in chunks if not samples.done[chunk].all()]
+    with evaluating(model) as subject, torch.no_grad():
+        for numbers in track(left, what, len(left)):
+            samples.put(numbers, **measure(subject, numbers, device))
+    if world > 1:
+        dist.barrier()
+        samples = Samples(cache, key, len(images), what)
+    return samples

@@ -1,0 +1,100 @@
+"""Sensitivity: the input gradient on the Fourier basis, its largest coefficients first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from freqrob.attacks import input_gradient
+from freqrob.data.datasets import to_pixels
+from freqrob.data.hybrid import frequency_radius
+from freqrob.diagnostics.measurement import Measurement
+from freqrob.diagnostics.per_sample import Track, per_sample, untracked
+from freqrob.spectral.ops import ring_sum
+from freqrob.spectral.reference import rfft2
+from freqrob.spectral.rings import RingMap
+
+
+@dataclass(frozen=True)
+class Sensitivity(Measurement):
+    """Where the gradient of the loss with respect to an image is large.
+
+    Attributes:
+        magnitude: (K,) mean magnitude of an image's coefficients by rank, the largest first; K = H·(W//2+1).
+        ranks: whose frequencies are kept, from 0.
+        radii: (N, ranks) frequency of each image's coefficient of that rank.
+        boundary: where the high frequencies begin.
+        high_share: (N,) share of each gradient's power at or above ``boundary``, all of the spectrum, channels' mean.
+        images: N.
+    """
+
+    kind: ClassVar[str] = "sensitivity"
+    units: ClassVar = {"radii": "cycles/pixel", "boundary": "cycles/pixel", "magnitude": "loss per pixel of [0, 1]"}
+
+    magnitude: Tensor
+    ranks: list[int]
+    radii: Tensor
+    boundary: float
+    high_share: Tensor
+    images: int
+
+
+def sensitivity(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    boundary_ring: int = 5,
+    ranks: Sequence[int] = (0, 9, 99),
+    batch_size: int = 250,
+    cache: Path | None = None,
+    track: Track = untracked,
+) -> Sensitivity:
+    """Project each image's input gradient, its channels' mean, on the Fourier basis and sort by magnitude.
+
+    Args:
+        model: images (N, C, H, W) in [0, 1] to logits (N, K).
+        images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64.
+        boundary_ring: the first ring of the high frequencies, such as one more than ``split(images).boundary``; the
+            paper draws r = 4.98 for CIFAR-10.
+        ranks: whose frequencies are kept, as density plots want them; from 0.
+        batch_size, cache, track: as for ``per_sample``.
+
+    Raises:
+        ValueError: a ring or a rank that is not there, or images and labels that do not fit.
+
+    Source: Lin et al., NeurIPS 2023, Eq. 3 and Fig. 2; zhiyugege/Frequency-Long-Tailed-Investigation, which takes the
+    mean over the channels first and the half plane of ``rfft2``.
+    """
+    height, width = images.shape[-2:]
+    rings, radius = RingMap(height, width), frequency_radius(height, width).flatten()
+    if not 1 <= boundary_ring < rings.rings:
+        raise ValueError(f"boundary_ring: expected 1 to {rings.rings - 1}, got {boundary_ring}")
+    if not ranks or not all(0 <= rank < len(radius) for rank in ranks):
+        raise ValueError(f"ranks: expected some of 0 to {len(radius) - 1}, got {list(ranks)}")
+
+    def projected(model: nn.Module, numbers: Tensor, device: torch.device) -> dict[str, Tensor]:
+        gradient = input_gradient(model, to_pixels(images[numbers]).to(device), labels[numbers].to(device)).mean(1)
+        magnitude, order = rfft2(gradient).abs().flatten(1).sort(dim=1, descending=True)
+        power = ring_sum(gradient, rings).double()
+        total = power.sum(1)
+        high = power[:, boundary_ring:].sum(1) / torch.where(total > 0, total, 1)
+        return {"magnitude": magnitude.float(), "radii": radius[order.cpu()[:, list(ranks)]], "high": high}
+
+    key = {"diagnostic": "sensitivity", "boundary_ring": boundary_ring, "ranks": list(ranks)}
+    found = per_sample(
+        projected, model, images, labels, key=key, batch_size=batch_size, cache=cache, track=track, what="sensitivity"
+    )
+    return Sensitivity(
+        magnitude=found["magnitude"].double().mean(0),
+        ranks=list(ranks),
+        radii=found["radii"],
+        boundary=rings.radii[boundary_ring].item(),
+        high_share=found["high"],
+        images=len(images),
+    )
