@@ -19,7 +19,7 @@ from filelock import FileLock
 
 import freqrob.models
 from freqrob.data import balance, load_dataset
-from freqrob.diagnostics import diagnose
+from freqrob.diagnostics import jacobian_spectrum
 from freqrob.evaluation import FGSM, PGD, Clean, evaluate
 from freqrob.files import sha256_of, write_json
 from freqrob.models import list_models, load_model
@@ -50,8 +50,8 @@ def measure(name: str, model_dir: Path, data: Path, device: str) -> dict[str, An
         "source": "cifar10 test",
         "results": [result.as_dict() for result in results],
         "log_b_low": {
-            "natural": diagnose(model, test.images.to(device), test.labels.to(device)).log_b_low,
-            "balanced": diagnose(model, balanced.images.to(device), balanced.labels.to(device)).log_b_low,
+            "natural": jacobian_spectrum(model, test.images.to(device), test.labels.to(device)).log_b_low,
+            "balanced": jacobian_spectrum(model, balanced.images.to(device), balanced.labels.to(device)).log_b_low,
             "images": len(test),
         },
     }

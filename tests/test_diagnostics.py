@@ -12,12 +12,17 @@ from torch import nn
 
 from freqrob.attacks import input_gradient
 from freqrob.data.hybrid import MIXING_FREQUENCIES, derange, hybrid_images, partners
+from freqrob.data.samples import sample_images
 from freqrob.diagnostics.band_accuracy import BandAccuracy, band_accuracy
 from freqrob.diagnostics.fourier_heatmap import fourier_basis, fourier_heatmap
 from freqrob.diagnostics.hybrid import hybrid_reliance, rises_through_zero
+from freqrob.diagnostics.jacobian import jacobian_spectrum
 from freqrob.diagnostics.loss_landscape import loss_landscape
+from freqrob.diagnostics.run import PRESETS, diagnose
 from freqrob.diagnostics.sensitivity import sensitivity
 from freqrob.models import load_model
+from freqrob.spectral.jacobian import log_b_low
+from freqrob.spectral.ops import mean_amplitude
 
 SIZE = 32
 
@@ -175,6 +180,31 @@ def test_an_unknown_layer_is_named():
         fourier_heatmap(Linear(wave(3)), images, labels, layer="nose")
 
 
+# The Jacobian's spectrum
+
+
+@pytest.mark.parametrize("cycles", [0, 3, 16])
+def test_the_jacobian_of_a_model_that_sees_one_wave(cycles):
+    images, labels = of_waves(3)
+    found = jacobian_spectrum(Linear(1e-3 * wave(cycles)), images, labels, batch_size=5)
+    assert found.amplitude.shape == (32, 17) and found.images == 12
+    assert divmod(int(found.amplitude.argmax()), 17) == (0, cycles)
+    assert found.amplitude.sum().item() == pytest.approx(found.amplitude.max().item(), rel=1e-3)
+
+
+def test_the_jacobian_is_that_of_a_batch_of_the_size_asked_for():
+    (images, labels), model = of_waves(3), Linear(1e-3 * wave(4))
+    expected = mean_amplitude(input_gradient(model, images, labels) / 8)
+    found = jacobian_spectrum(model, images, labels, batch=8, batch_size=5)
+    assert torch.allclose(found.amplitude, expected, rtol=1e-4, atol=1e-4 * expected.max())
+    assert found.log_b_low == pytest.approx(log_b_low(found.amplitude).item())
+
+
+def test_low_frequencies_raise_log_b_low():
+    low, high = (jacobian_spectrum(Linear(1e-3 * wave(cycles)), *of_waves(3)).log_b_low for cycles in (1, 15))
+    assert low > high
+
+
 # Sensitivity
 
 
@@ -257,6 +287,7 @@ def test_the_landscape_leaves_the_model_as_it_was():
 # What all have in common
 
 EACH = {
+    "jacobian": lambda model, data, **more: jacobian_spectrum(model, *data, **more),
     "hybrid": lambda model, data, **more: hybrid_reliance(model, *data, frequencies=(0.05, 0.2), seeds=(0,), **more),
     "heatmap": lambda model, data, **more: fourier_heatmap(model, *data, norm=1.0, **more),
     "sensitivity": lambda model, data, **more: sensitivity(model, *data, **more),
@@ -291,11 +322,25 @@ def test_a_second_call_measures_nothing_and_a_stopped_one_goes_on(name, tmp_path
 @pytest.mark.parametrize("name", EACH)
 def test_saved_and_loaded(name, tmp_path):
     found = EACH[name](Linear(wave(3)), of_waves(3))
-    path = found.save(tmp_path, {"model": "linear"})
+    path = found.save(tmp_path, about={"model": "linear"})
     assert json.loads(path.read_text())["model"] == "linear"
     loaded = type(found).load(tmp_path)
     assert loaded.scalars() == found.scalars()
     assert all(torch.equal(value, loaded.tensors()[key]) for key, value in found.tensors().items())
+
+
+def test_all_diagnostics_of_a_model_on_real_images(tmp_path):
+    dataset = sample_images()
+    names = [name for name in PRESETS["quick"] if name != "fourier_heatmap"]
+    found = diagnose(load_model("fgsm_rn20"), dataset.images, dataset.labels, only=names, out=tmp_path)
+    assert list(found) == names
+    for name, measured in found.items():
+        again = type(measured).load(tmp_path, name)
+        assert again.scalars() == measured.scalars() and measured.images == len(dataset)
+
+
+def test_the_presets_measure_the_same():
+    assert PRESETS["quick"].keys() == PRESETS["full"].keys()
 
 
 @pytest.mark.parametrize("damage", [lambda text: text[:30], lambda text: "{}", lambda text: text.replace("width", "w")])
@@ -317,6 +362,9 @@ def test_no_images_are_an_error(name):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda data: jacobian_spectrum(Linear(wave(3)), *data, batch=0), "batch: expected at least 1"),
+        (lambda data: diagnose(Linear(wave(3)), *data, preset="long"), "preset: expected one of quick, full"),
+        (lambda data: diagnose(Linear(wave(3)), *data, only=["hibrid"]), "only: got 'hibrid', .* Nearest: hybrid"),
         (lambda data: hybrid_reliance(Linear(wave(3)), *data, frequencies=()), "frequencies: expected at least one"),
         (lambda data: hybrid_reliance(Linear(wave(3)), *data, frequencies=(0.2, 0.1)), "frequencies: .* ascending"),
         (lambda data: fourier_heatmap(Linear(wave(3)), *data, norm=0), "norm: expected a positive number"),

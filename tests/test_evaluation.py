@@ -5,11 +5,9 @@ import torch
 from torch import nn
 
 from freqrob.attacks import input_gradient, pgd
-from freqrob.diagnostics import diagnose
 from freqrob.evaluation import FGSM, PGD, PROTOCOLS, Clean, accuracy, attacks, evaluate
 from freqrob.models.front_ends import Blur, FrontEnded
 from freqrob.spectral.bass import BaSS, bass
-from freqrob.spectral.ops import mean_amplitude
 
 
 class Brightness(nn.Module):
@@ -374,40 +372,3 @@ def test_bad_input(grey, change, message):
     arguments = {"images": grey[0], "labels": grey[1], **change}
     with pytest.raises(ValueError, match=message):
         evaluate(Brightness(), **arguments)
-
-
-class TestDiagnose:
-    class Wave(nn.Module):
-        """A logit that is one wave's coefficient: the gradient's spectrum is that wave."""
-
-        def __init__(self, frequency):
-            super().__init__()
-            self.register_buffer("wave", torch.cos(2 * torch.pi * frequency * torch.arange(32) / 32).expand(32, 32))
-
-        def forward(self, images):
-            return torch.stack([(images * self.wave).sum((1, 2, 3)), images.new_zeros(len(images))], 1) * 1e-3
-
-    @pytest.mark.parametrize("frequency", [0, 3, 16])
-    def test_gradient_spectrum_of_a_wave(self, frequency):
-        images, labels = torch.rand(20, 3, 32, 32), torch.ones(20, dtype=torch.int64)
-        diagnosis = diagnose(self.Wave(frequency), images, labels, batch_size=8)
-        spectrum = diagnosis.gradient_spectrum
-        assert spectrum.shape == (32, 17) and diagnosis.images == 20
-        assert divmod(int(spectrum.argmax()), 17) == (0, frequency)
-        assert spectrum.sum().item() == pytest.approx(spectrum.max().item(), rel=1e-3)
-
-    def test_an_incomplete_batch_counts_by_its_images(self):
-        images, labels = torch.rand(20, 3, 32, 32), torch.ones(20, dtype=torch.int64)
-        model = self.Wave(3)
-        whole = mean_amplitude(input_gradient(model, images, labels) / 8)
-        found = diagnose(model, images, labels, batch_size=8).gradient_spectrum
-        assert torch.allclose(found, whole, rtol=1e-4, atol=1e-4 * whole.max())
-
-    def test_low_frequencies_raise_log_b_low(self):
-        images, labels = torch.rand(8, 3, 32, 32), torch.ones(8, dtype=torch.int64)
-        low, high = (diagnose(self.Wave(f), images, labels).log_b_low for f in (1, 15))
-        assert low > high
-
-    def test_bad_input(self):
-        with pytest.raises(ValueError, match="labels"):
-            diagnose(self.Wave(1), torch.rand(2, 3, 32, 32), torch.zeros(3, dtype=torch.int64))

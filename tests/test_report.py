@@ -137,7 +137,7 @@ def test_table_shows_what_was_measured_and_what_the_card_says(page, measurements
     for model in measurements.models:
         shown = cells(page, model.name, f"here, {IMAGES} images")
         assert shown == [f"{100 * result.accuracy:.1f}" for result in model.measured]
-        assert [(r.protocol, r.attack) for r in model.measured] == [
+        assert [(r.protocol, r.attack.name) for r in model.measured] == [
             (protocol, attack) for protocol in ("natural", "natural+bass", "bass") for attack in ("clean", "PGD-20")
         ]
         # The card has PGD at 4/255 only, which is not the column's.
@@ -175,7 +175,7 @@ def test_json_and_csv_agree_with_the_measurements(measurements, tmp_path):
         assert [result["accuracy"] for result in written["measured"]] == accuracies
         mine = [row for row in rows if row["subject"] == model.name and row["from"] == "measured"]
         assert [float(row["value"]) for row in mine if row["quantity"] == "accuracy"] == accuracies
-        assert [float(row["value"]) for row in mine if row["quantity"] == "log_b_low"] == [model.diagnosis.log_b_low]
+        assert [float(row["value"]) for row in mine if row["quantity"] == "log_b_low"] == [model.jacobian.log_b_low]
         assert [row["value"] for row in rows if row["subject"] == model.name and row["from"] == "card"] == [
             str(CARD_ACCURACY), "0.9999",
         ]  # fmt: skip
@@ -197,7 +197,7 @@ def test_measuring_more_images_than_there_are_is_refused(dataset):
 
 def test_spectra_are_of_all_images_and_models_of_the_first(measurements, dataset):
     assert measurements.natural.images == len(dataset)
-    assert {model.diagnosis.images for model in measurements.models} == {IMAGES}
+    assert {model.jacobian.images for model in measurements.models} == {IMAGES}
     assert {result.images for model in measurements.models for result in model.measured} == {IMAGES}
 
 

@@ -41,13 +41,13 @@ class Measurement:
     def _values(self) -> list[tuple[str, Any]]:
         return [(field.name, getattr(self, field.name)) for field in fields(self)]
 
-    def save(self, folder: str | Path, about: Mapping[str, Any] | None = None) -> Path:
-        """Write ``<kind>.npz`` with the tensors, then ``<kind>.json`` with the rest, units and ``about``.
+    def save(self, folder: str | Path, name: str = "", about: Mapping[str, Any] | None = None) -> Path:
+        """Write ``<name>.npz`` with the tensors, then ``<name>.json`` with the rest, units and ``about``.
 
-        ``about`` says what was measured: model, data, settings, provenance. Returns the JSON's path. Both are complete
-        before they replace earlier ones. Raises OSError.
+        ``name`` is the kind unless given; ``about`` says what was measured: model, data, provenance. Returns the JSON's
+        path. Both are complete before they replace earlier ones. Raises OSError.
         """
-        path = Path(folder) / f"{self.kind}.json"
+        path = Path(folder) / f"{name or self.kind}.json"
         arrays = io.BytesIO()
         np.savez_compressed(arrays, **{name: tensor.cpu().numpy() for name, tensor in self.tensors().items()})
         with temporary_beside(path.with_suffix(".npz")) as new:
@@ -57,12 +57,12 @@ class Measurement:
         return path
 
     @classmethod
-    def load(cls: type[Self], folder: str | Path) -> Self:
-        """Read what ``save`` wrote.
+    def load(cls: type[Self], folder: str | Path, name: str = "") -> Self:
+        """Read what ``save`` wrote under that name.
 
         Raises FileNotFoundError, or ValueError, naming the file, for one that is damaged or another diagnostic's.
         """
-        path = Path(folder) / f"{cls.kind}.json"
+        path = Path(folder) / f"{name or cls.kind}.json"
         try:
             values = json.loads(path.read_text(encoding="utf-8"))["values"]
             with np.load(path.with_suffix(".npz"), allow_pickle=False) as arrays:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from freqrob.data.cifar_b import balance
 from freqrob.data.datasets import ImageSet
-from freqrob.diagnostics import Diagnosis, diagnose
+from freqrob.diagnostics import JacobianSpectrum, jacobian_spectrum
 from freqrob.evaluation import PGD, PROTOCOLS, Clean, Result, evaluate
 from freqrob.models.cards import Card
 from freqrob.models.loading import load_card, load_model
@@ -82,7 +82,7 @@ class ModelMeasurements:
     name: str
     card: Card
     measured: list[Result]
-    diagnosis: Diagnosis
+    jacobian: JacobianSpectrum
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -92,9 +92,9 @@ class ModelMeasurements:
             "measured": [result.as_dict() for result in self.measured],
             "card": self.card.results,
             "gradient": {
-                "images": self.diagnosis.images,
-                "log_b_low": self.diagnosis.log_b_low,
-                "mean_amplitude_rfft2": self.diagnosis.gradient_spectrum.tolist(),
+                "images": self.jacobian.images,
+                "log_b_low": self.jacobian.log_b_low,
+                "mean_amplitude_rfft2": self.jacobian.amplitude.tolist(),
             },
         }
 
@@ -201,7 +201,7 @@ def _measure_model(name: str, chosen: ImageSet, model_dir: str | Path, seed: int
         measured=evaluate(
             model, chosen.images, chosen.labels, protocols=PROTOCOLS, attacks=ATTACKS, seed=seed, track=named
         ),
-        diagnosis=diagnose(model, chosen.images, chosen.labels),
+        jacobian=jacobian_spectrum(model, chosen.images, chosen.labels),
     )
 
 

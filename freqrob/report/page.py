@@ -38,7 +38,7 @@ def render(measurements: DemoMeasurements) -> str:
     )  # fmt: skip
     templates.filters["percent"] = lambda share: f"{100 * share:.1f}"
     width = measurements.gallery.images.shape[-1]
-    spectra = [model.diagnosis.gradient_spectrum for model in measurements.models]
+    spectra = [model.jacobian.amplitude for model in measurements.models]
     limits = figures.gradient_limits(spectra, width) if spectra else (0.5, 2.0)
     return templates.get_template("demo.html").render(
         m=measurements,
@@ -104,10 +104,10 @@ def _pairs(measurements: DemoMeasurements) -> list[dict[str, str]]:
 
 
 def _gradient(model: ModelMeasurements, width: int, limits: tuple[float, float]) -> dict[str, Any]:
-    spectrum = model.diagnosis.gradient_spectrum
+    spectrum = model.jacobian.amplitude
     return {
         "model": model.name,
         "svg": Markup(figures.gradient_figure(spectrum, width, limits, f"gradient-{model.name}")),
-        "log_b_low": model.diagnosis.log_b_low,
+        "log_b_low": model.jacobian.log_b_low,
         "mean": figures.shifted_map(spectrum, width).mean().item(),
     }

@@ -24,7 +24,7 @@ def tidy_rows(measurements: DemoMeasurements) -> list[dict[str, Any]]:
         ]
         rows.append({
             "subject": model.name, "from": "measured", "quantity": "log_b_low",
-            "value": model.diagnosis.log_b_low, "images": model.diagnosis.images,
+            "value": model.jacobian.log_b_low, "images": model.jacobian.images,
         })  # fmt: skip
     return rows
 

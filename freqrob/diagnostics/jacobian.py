@@ -1,0 +1,76 @@
+"""The Jacobian's spectrum: the gradient of the loss with respect to the image, frequency by frequency."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from freqrob.attacks import input_gradient
+from freqrob.data.datasets import to_pixels
+from freqrob.diagnostics.measurement import Measurement
+from freqrob.diagnostics.per_sample import Track, per_sample, untracked
+from freqrob.spectral.jacobian import log_b_low
+from freqrob.spectral.reference import rfft2
+
+
+@dataclass(frozen=True)
+class JacobianSpectrum(Measurement):
+    """The mean spectrum of a model's input gradients.
+
+    Attributes:
+        amplitude: (H, W//2+1) mean |rfft2| over images and channels, DC at [0, 0].
+        log_b_low: ln B_low of it; larger where low frequencies prevail; white noise has 3.53 at 32×32.
+        batch: of how many images the mean loss is differentiated.
+        images: how many were measured.
+    """
+
+    kind: ClassVar[str] = "jacobian"
+    units: ClassVar = {"amplitude": "mean loss of a batch per pixel of [0, 1]"}
+
+    amplitude: Tensor
+    log_b_low: float
+    batch: int
+    images: int
+
+
+def jacobian_spectrum(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    batch: int = 128,
+    batch_size: int = 250,
+    cache: Path | None = None,
+    track: Track = untracked,
+) -> JacobianSpectrum:
+    """Mean over images and channels of |rfft2(∇ₓ CE)|, CE the mean over a batch.
+
+    Args:
+        model: images (N, C, H, W) in [0, 1] to logits (N, K).
+        images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64.
+        batch: each image's own gradient is divided by it, as JaFR's batches of 128 do: the scale of the spectrum, and
+            ln B_low where its offset of 1e-5 bites, depend on it.
+        batch_size, cache, track: as for ``per_sample``; the result does not depend on them.
+
+    Raises:
+        ValueError: a batch without images, or images and labels that do not fit.
+
+    Source: Chan et al., IJCAI 2022, the Jacobian's Fourier spectrum and B_low; mean-reduced loss as in its code.
+    """
+    if batch < 1:
+        raise ValueError(f"batch: expected at least 1, got {batch}")
+
+    def amplitudes(model: nn.Module, numbers: Tensor, device: torch.device) -> dict[str, Tensor]:
+        gradient = input_gradient(model, to_pixels(images[numbers]).to(device), labels[numbers].to(device))
+        return {"amplitude": rfft2(gradient / batch).abs().mean(1)}
+
+    key = {"diagnostic": "jacobian", "batch": batch}
+    found = per_sample(
+        amplitudes, model, images, labels, key=key, batch_size=batch_size, cache=cache, track=track, what="Jacobian"
+    )
+    amplitude = found["amplitude"].double().mean(0).float()
+    return JacobianSpectrum(amplitude, log_b_low(amplitude).item(), batch, len(images))

@@ -1,0 +1,111 @@
+"""All diagnostics of a model at once, as quick as a look or as long as a paper takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from torch import Tensor, nn
+
+from freqrob.data.datasets import to_pixels
+from freqrob.diagnostics.band_accuracy import band_accuracy
+from freqrob.diagnostics.fourier_heatmap import fourier_heatmap
+from freqrob.diagnostics.hybrid import hybrid_reliance
+from freqrob.diagnostics.jacobian import jacobian_spectrum
+from freqrob.diagnostics.loss_landscape import LossLandscape, loss_landscape
+from freqrob.diagnostics.measurement import Measurement
+from freqrob.diagnostics.per_sample import Track, untracked
+from freqrob.diagnostics.sensitivity import sensitivity
+from freqrob.models.registry import nearest_names
+from freqrob.spectral.longtail import split
+
+Preset = Literal["quick", "full"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a preset measures: on how many images (all if 0), with which settings."""
+
+    measure: Callable[..., Measurement]
+    images: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def landscape_of_half(half: str, model: nn.Module, images: Tensor, labels: Tensor, **settings: Any) -> LossLandscape:
+    """The loss landscape on the low (LFC) or the high (HFC) frequencies of the images, as Lin et al.'s Fig. 1."""
+    pixels = to_pixels(images)
+    return loss_landscape(model, getattr(split(pixels), half)(pixels).clamp(0, 1), labels, **settings)
+
+
+low_landscape, high_landscape = (partial(landscape_of_half, half) for half in ("low_pass", "high_pass"))
+
+PRESETS: dict[str, dict[str, Plan]] = {
+    "quick": {
+        "jacobian": Plan(jacobian_spectrum, 500),
+        "sensitivity": Plan(sensitivity, 500),
+        "hybrid": Plan(hybrid_reliance, 300, {"seeds": (0,)}),
+        "band_accuracy": Plan(band_accuracy, 300),
+        "fourier_heatmap": Plan(fourier_heatmap, 50),
+        "loss_landscape_low": Plan(low_landscape, 100, {"points": 9}),
+        "loss_landscape_high": Plan(high_landscape, 100, {"points": 9}),
+    },
+    "full": {
+        "jacobian": Plan(jacobian_spectrum),
+        "sensitivity": Plan(sensitivity),
+        "hybrid": Plan(hybrid_reliance, settings={"seeds": (0, 1, 2, 3)}),
+        "band_accuracy": Plan(band_accuracy),
+        "fourier_heatmap": Plan(fourier_heatmap, 1000),
+        "loss_landscape_low": Plan(low_landscape, 1000),
+        "loss_landscape_high": Plan(high_landscape, 1000),
+    },
+}
+
+
+def diagnose(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    preset: Preset = "quick",
+    only: Sequence[str] = (),
+    out: str | Path | None = None,
+    cache: str | Path | None = None,
+    track: Track = untracked,
+) -> dict[str, Measurement]:
+    """Where in the spectrum a model is sensitive, by every diagnostic.
+
+    Args:
+        model: images (N, C, H, W) in [0, 1] to logits (N, K), or a Foolbox model; measured in eval mode.
+        images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64. Diagnostics that are costly measure the
+            first ones.
+        preset: ``"quick"``, under a minute for a small model on two cores; ``"full"``, what a paper would show.
+        only: the diagnostics to run, of ``PRESETS[preset]``; all by default.
+        out: a folder where each is saved, as ``<name>.npz`` and ``<name>.json``.
+        cache: a folder where what is measured is kept, so that a run that was stopped goes on.
+        track: wraps iterables in a progress bar.
+
+    Returns:
+        What was measured, by the diagnostic's name.
+
+    Raises:
+        ValueError: an unknown preset or diagnostic, or images and labels that do not fit.
+    """
+    if preset not in get_args(Preset):
+        raise ValueError(f"preset: expected one of {', '.join(get_args(Preset))}, got {preset!r}")
+    plans = PRESETS[preset]
+    for name in only:
+        if name not in plans:
+            raise ValueError(f"only: got {name!r}, expected some of {', '.join(plans)}.{nearest_names(name, plans)}")
+    found = {}
+    for name in only or plans:
+        plan = plans[name]
+        chosen = slice(plan.images or None)
+        found[name] = plan.measure(
+            model, images[chosen], labels[chosen], cache=cache and Path(cache), track=track, **plan.settings
+        )
+        if out is not None:
+            found[name].save(out, name)
+    return found
