@@ -42,7 +42,8 @@ def models(
     for name, dataset, threat in found:
         card = _card(name, model_dir, dataset, threat)
         results = _card_results(card) if card else [("", "", "")]
-        about = f"{name}\n[dim]{card.architecture if card else _origin(name, dataset, threat)}, {dataset}, {threat}[/dim]"
+        origin = card.architecture if card else _origin(name, dataset, threat)
+        about = f"{name}\n[dim]{origin}, {dataset}, {threat}[/dim]"
         table.add_row(about, *("\n".join(column) for column in zip(*results, strict=True)), end_section=True)
     Console().print(table)
 

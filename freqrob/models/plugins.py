@@ -11,7 +11,7 @@ Such models are listed without importing the package, and loaded where freqrob h
 
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -68,14 +68,17 @@ def find_plugin(name: str, dataset: str, threat_model: str) -> PluginModel | Non
     return found[0] if found else None
 
 
-def build(builder: Callable[..., nn.Module], source: str, num_classes: int, **arguments: Any) -> nn.Module:
-    """Call ``builder`` with the arguments, and with ``num_classes`` if it has such a parameter.
+def build(
+    builder: Callable[..., nn.Module], source: str, num_classes: int, arguments: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """Call ``builder`` with the arguments, and with ``num_classes`` if it has such a parameter and they do not have it.
 
     A ``builder`` that is a model already is taken as it is. Raises ValueError, which names ``source``, for anything
     that cannot be called so or does not return an ``nn.Module``.
     """
     if isinstance(builder, nn.Module):
         return builder
+    arguments = dict(arguments or {})
     try:
         signature = inspect.signature(builder)
         if "num_classes" in signature.parameters:

@@ -179,7 +179,7 @@ def _open_hub(spec: str, num_classes: int) -> nn.Module:
     _announce(f"Running the code of {where} with torch.hub, which keeps what it downloads in {torch.hub.get_dir()}")
     origin = {"source": "local"} if local else {"trust_repo": True}
     with redirect_stdout(sys.stderr):
-        return build(partial(torch.hub.load, repository, name, **origin), spec, num_classes, **arguments)
+        return build(partial(torch.hub.load, repository, name, **origin), spec, num_classes, arguments)
 
 
 def _open_function(spec: str, num_classes: int) -> nn.Module:
@@ -193,7 +193,7 @@ def _open_function(spec: str, num_classes: int) -> nn.Module:
         if not hasattr(module, function_name):
             near = nearest_names(function_name, (name for name in vars(module) if not name.startswith("_")))
             raise ValueError(f"model: {module_name} has no {function_name!r}.{near}")
-        return build(getattr(module, function_name), spec, num_classes, **arguments)
+        return build(getattr(module, function_name), spec, num_classes, arguments)
 
 
 def _arguments(path: str) -> tuple[str, dict[str, Any]]:
