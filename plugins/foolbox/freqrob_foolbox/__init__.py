@@ -1,4 +1,56 @@
 """freqrob in Foolbox: attacks, minimal perturbations and the spectra of perturbations.
 
-Every attack is used as Foolbox's own are: ``attack(model, inputs, criterion, epsilons=…)`` → raw, clipped, success.
+Every attack is used as Foolbox's own are: ``attack(model, inputs, criterion, epsilons=…)`` → raw, clipped, success. The
+names below are imported when first used, so that ``analyze_spectrum`` needs no Foolbox.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+_HOMES = {
+    "LinfAutoAttack": "auto_attack",
+    "L2AutoAttack": "auto_attack",
+    "LinfBandPGD": "band_limited",
+    "L2BandPGD": "band_limited",
+    "LinfBandMinimization": "band_limited",
+    "L2BandMinimization": "band_limited",
+    "MinimalPerturbation": "minimal_perturbation",
+    "MinimalPerturbations": "minimal_perturbation",
+    "Start": "minimal_perturbation",
+    "derange": "minimal_perturbation",
+    "PerturbationSpectrum": "spectrum",
+    "analyze_spectrum": "spectrum",
+}
+
+__all__ = [
+    "L2AutoAttack",
+    "L2BandMinimization",
+    "L2BandPGD",
+    "LinfAutoAttack",
+    "LinfBandMinimization",
+    "LinfBandPGD",
+    "MinimalPerturbation",
+    "MinimalPerturbations",
+    "PerturbationSpectrum",
+    "Start",
+    "analyze_spectrum",
+    "derange",
+]
+
+if TYPE_CHECKING:
+    from freqrob_foolbox.auto_attack import L2AutoAttack, LinfAutoAttack
+    from freqrob_foolbox.band_limited import L2BandMinimization, L2BandPGD, LinfBandMinimization, LinfBandPGD
+    from freqrob_foolbox.minimal_perturbation import MinimalPerturbation, MinimalPerturbations, Start, derange
+    from freqrob_foolbox.spectrum import PerturbationSpectrum, analyze_spectrum
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'freqrob_foolbox' has no attribute {name!r}")
+    value = getattr(import_module(f"freqrob_foolbox.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

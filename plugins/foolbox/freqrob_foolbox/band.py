@@ -1,0 +1,90 @@
+"""Perturbations that lie in a band of the spectrum, in a ball around an image and in [0, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from freqrob.attacks import BALLS, Norm
+from freqrob.spectral.ops import ring_filter
+from freqrob.spectral.rings import RingMap
+
+TOLERANCE = 1e-4  # share of a perturbation's power that may lie outside its band: 1 % of its amplitude
+RELAXATION = 1.7  # of alternating projections; 1 to 2, and about this takes the fewest
+ITERATIONS, MOST_ITERATIONS = 10, 500  # at each step of an attack; at its end
+
+
+class Band:
+    """Images (N, C, H, W) whose spectra are zero outside some rings of ``RingMap(H, W)``, in each channel.
+
+    Args:
+        rings: numbers of rings; ring r of an N × N image holds the frequencies from r/N to (r+1)/N cycles/pixel,
+            ring 0 is the mean.
+
+    Raises:
+        ValueError: no ring, or one that is no integer from 0 on.
+    """
+
+    def __init__(self, rings: Iterable[int]) -> None:
+        self.rings = tuple(sorted(set(rings)))
+        if not self.rings or not all(isinstance(ring, int) and ring >= 0 for ring in self.rings):
+            raise ValueError(f"rings: expected integers from 0 on, at least one, got {self.rings}")
+
+    def __repr__(self) -> str:
+        return f"Band({list(self.rings)})"
+
+    def project(self, images: Tensor) -> Tensor:
+        """The nearest images of the band. Raises ValueError for a ring that images of this size do not have."""
+        ring_map = RingMap(*images.shape[-2:])
+        if self.rings[-1] >= ring_map.rings:
+            size = "×".join(map(str, images.shape[-2:]))
+            raise ValueError(f"rings: expected 0 to {ring_map.rings - 1}, those of {size} images, got {self.rings[-1]}")
+        weights = images.new_zeros(ring_map.rings)
+        weights[list(self.rings)] = 1
+        return ring_filter(images, weights, ring_map)
+
+    def outside(self, images: Tensor) -> Tensor:
+        """The share of each image's power that lies outside the band: (N,), 0 for an image that is 0."""
+        power, rest = (x.flatten(1).square().sum(1) for x in (images, images - self.project(images)))
+        return torch.where(power > 0, rest / power, 0)
+
+
+class BandBall:
+    """The images x' with ‖x' − x‖ ≤ ε, x' − x in a band, and x' in [0, 1].
+
+    Three convex sets that all hold x. Alternating over-relaxed projections (Agmon 1954; Gubin et al. 1967) find a point
+    of all three; what comes out is always in the ball and in [0, 1], and nearly or, once settled, to ``TOLERANCE`` in
+    the band.
+
+    Args:
+        images: x, (N, C, H, W) in [0, 1].
+        eps: the radii, (N, 1, 1, 1).
+        norm: "Linf" or "L2".
+        band: of the perturbations.
+    """
+
+    def __init__(self, images: Tensor, eps: Tensor, norm: Norm, band: Band) -> None:
+        self.images, self.band = images, band
+        self._ball = BALLS[norm](images, eps)
+
+    def project(self, points: Tensor) -> Tensor:
+        """Points of the ball and of [0, 1], nearly in the band."""
+        for _ in range(ITERATIONS):
+            points = self._towards_band(self._ball.project(points))
+        return self._ball.project(points)
+
+    def settle(self, points: Tensor) -> Tensor:
+        """Points of the ball and of [0, 1], in the band to ``TOLERANCE``; the image itself where none was found."""
+        for _ in range(MOST_ITERATIONS // ITERATIONS):
+            points = self.project(points)
+            settled = self.band.outside(points - self.images) <= TOLERANCE
+            if settled.all():
+                return points
+            points = torch.where(settled[:, None, None, None], points, self._towards_band(points))
+        return torch.where(settled[:, None, None, None], points, self.images)
+
+    def _towards_band(self, points: Tensor) -> Tensor:
+        offsets = points - self.images
+        return points + RELAXATION * (self.band.project(offsets) - offsets)

@@ -1,0 +1,199 @@
+"""Attacks whose perturbations are confined to a band of frequencies."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from foolbox import Model
+from foolbox.attacks.base import FixedEpsilonAttack, MinimizationAttack
+from foolbox.distances import l2, linf
+from torch import Tensor
+
+from freqrob.attacks import BALLS, Norm
+from freqrob.parameters import check_counts, check_weights
+from freqrob_foolbox.band import Band, BandBall
+from freqrob_foolbox.problem import Problem
+
+Gain = Callable[[Problem, Tensor], Tensor]  # what an attack raises, of its problem and the logits: (N,)
+
+
+class BandPGD(FixedEpsilonAttack, ABC):
+    """Projected gradient ascent on the cross-entropy with perturbations confined to rings of the spectrum.
+
+    x ← Π( x + step · g_B / ‖g_B‖ ): g_B is the gradient's part in the band, Π leads into ball, band and bounds. Not the
+    sign of g_B, even in L∞: it leaves the band, and what its projection climbs is another function. The result lies in
+    the ball and in bounds; at most 10⁻⁴ of the power of its perturbation lies outside the band
+    (``freqrob_foolbox.band.TOLERANCE``). An image for which no such perturbation was found comes back as it is.
+
+    Use ``LinfBandPGD`` or ``L2BandPGD``. Criteria: labels, Misclassification, TargetedMisclassification. The random
+    start uses PyTorch's global generator.
+
+    Args:
+        rings: numbers of rings, ``range(5)`` for frequencies below 5/N cycles/pixel of N × N images; ring 0 is DC.
+        steps: gradient steps.
+        rel_stepsize: length of a step by ε: of the whole step for L2, its root mean square for L∞.
+        random_start: start from white noise in the band, else from the image.
+
+    Raises:
+        ValueError: parameters out of range; on use, rings that the images do not have, another criterion.
+        TypeError: on use, inputs that are no PyTorch tensors.
+    """
+
+    norm: ClassVar[Norm]
+
+    def __init__(
+        self, rings: Iterable[int], *, steps: int = 40, rel_stepsize: float = 0.1, random_start: bool = True
+    ) -> None:
+        check_counts(steps=steps)
+        check_weights(rel_stepsize=rel_stepsize)
+        self.band, self.steps, self.rel_stepsize, self.random_start = Band(rings), steps, rel_stepsize, random_start
+
+    def run(self, model: Model, inputs: Any, criterion: Any, *, epsilon: float, **kwargs: Any) -> Any:
+        problem = Problem.read(model, inputs, criterion, kwargs)
+        images = problem.images
+        eps = torch.full_like(images[:, :1, :1, :1], epsilon / problem.span)
+        start = images
+        if self.random_start:
+            start = images + eps * _scaled(self.band.project(torch.randn_like(images)), self.norm)
+        ball = BandBall(images, eps, self.norm, self.band)
+        found, _ = _ascend(problem, ball, start, self.rel_stepsize * eps, self.steps, self.norm, _cross_entropy)
+        return problem.answer(found)
+
+
+class LinfBandPGD(BandPGD):
+    """``BandPGD`` in the L∞ ball."""
+
+    norm, distance = "Linf", linf
+
+
+class L2BandPGD(BandPGD):
+    """``BandPGD`` in the L2 ball."""
+
+    norm, distance = "L2", l2
+
+
+class BandMinimization(MinimizationAttack, ABC):
+    """The smallest perturbation confined to rings of the spectrum: a bisection of ε in each image for itself.
+
+    Each search runs ``BandPGD``'s ascent, of the difference of logits, in the ball of radius ε. Where it succeeds, the
+    perturbation is shrunk along its ray to the decision boundary (which leaves it in the band) and bounds ε from above,
+    else ε is a lower bound; ε grows until the first success. Bounds and tolerance are those of ``BandPGD``.
+
+    Use ``LinfBandMinimization`` or ``L2BandMinimization``. Criteria as for ``BandPGD``. An image that meets the
+    criterion already, or for which nothing was found, comes back as it is.
+
+    Args:
+        rings: numbers of rings, ``range(5)`` for low frequencies, ``range(10, 23)`` for high ones of 32 × 32 images.
+        binary_search_steps: searches; after the first success each halves the interval of ε or better.
+        steps, rel_stepsize: of each search, as for ``BandPGD``.
+
+    Raises as ``BandPGD``.
+    """
+
+    norm: ClassVar[Norm]
+    first_eps: ClassVar[float]
+
+    def __init__(
+        self, rings: Iterable[int], *, binary_search_steps: int = 10, steps: int = 20, rel_stepsize: float = 0.1
+    ) -> None:
+        check_counts(binary_search_steps=binary_search_steps, steps=steps)
+        check_weights(rel_stepsize=rel_stepsize)
+        self.band, self.binary_search_steps = Band(rings), binary_search_steps
+        self.steps, self.rel_stepsize = steps, rel_stepsize
+
+    def run(self, model: Model, inputs: Any, criterion: Any, *, early_stop: float | None = None, **kwargs: Any) -> Any:
+        problem = Problem.read(model, inputs, criterion, kwargs)
+        images, length = problem.images, BALLS[self.norm].length
+        best, done = images, problem.fooled(_logits(problem, images))
+        lower, upper = images.new_zeros(len(images)), torch.where(done, 0.0, torch.inf).to(images)
+        eps = torch.full_like(upper, self.first_eps)
+        for _ in range(self.binary_search_steps):
+            if (upper <= (early_stop or 0) / problem.span).all():
+                break
+            radius = eps[:, None, None, None]
+            ball = BandBall(images, radius, self.norm, self.band)
+            start = ball.project(best)
+            found, fooled = _ascend(problem, ball, start, self.rel_stepsize * radius, self.steps, self.norm, margin)
+            found = _shrink(problem, found, fooled)
+            size = length(found - images)
+            closer = fooled & (size < upper)
+            best, upper = torch.where(closer[:, None, None, None], found, best), torch.where(closer, size, upper)
+            lower = torch.where(fooled, lower, torch.maximum(lower, eps))
+            eps = torch.where(upper.isinf(), 4 * lower, (lower + upper) / 2)
+        return problem.answer(best)
+
+
+class LinfBandMinimization(BandMinimization):
+    """``BandMinimization`` in the L∞ norm."""
+
+    norm, distance, first_eps = "Linf", linf, 4 / 255
+
+
+class L2BandMinimization(BandMinimization):
+    """``BandMinimization`` in the L2 norm."""
+
+    norm, distance, first_eps = "L2", l2, 0.5
+
+
+# The ascent that both share
+
+
+def _ascend(
+    problem: Problem, ball: BandBall, start: Tensor, step: Tensor, steps: int, norm: Norm, gain: Gain
+) -> tuple[Tensor, Tensor]:
+    """The last image on the way that meets the criterion, or the last of all, settled; and whether it meets it."""
+    images = found = ball.project(start)
+    length = step * start[0].numel() ** 0.5 if norm == "Linf" else step
+    fooled = torch.zeros(len(start), dtype=torch.bool, device=start.device)
+    for _ in range(steps):
+        gradient, now = _gradient(problem, images, gain)
+        fooled, found = fooled | now, torch.where(now[:, None, None, None], images, found)
+        images = ball.project(images + length * BALLS["L2"].direction(ball.band.project(gradient)))
+    last = problem.fooled(_logits(problem, images)) | ~fooled
+    settled = ball.settle(torch.where(last[:, None, None, None], images, found))
+    return settled, problem.fooled(_logits(problem, settled))
+
+
+def _shrink(problem: Problem, found: Tensor, fooled: Tensor, halvings: int = 10) -> Tensor:
+    """Along the line to the image, the nearest point that a bisection finds to meet the criterion."""
+    low, high = torch.zeros_like(found[:, :1, :1, :1]), torch.ones_like(found[:, :1, :1, :1])
+    for _ in range(halvings if fooled.any() else 0):
+        middle = (low + high) / 2
+        enough = problem.fooled(_logits(problem, torch.lerp(problem.images, found, middle)))[:, None, None, None]
+        low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
+    return torch.where(fooled[:, None, None, None], torch.lerp(problem.images, found, high), found)
+
+
+def margin(problem: Problem, logits: Tensor) -> Tensor:
+    """How far the logits are beyond the decision boundary: positive where the criterion is met."""
+    chosen = F.one_hot(problem.classes, logits.shape[1]).bool()
+    beyond = logits.masked_fill(chosen, -torch.inf).amax(1) - logits[chosen]
+    return -beyond if problem.targeted else beyond
+
+
+def _cross_entropy(problem: Problem, logits: Tensor) -> Tensor:
+    loss = F.cross_entropy(logits, problem.classes, reduction="none")
+    return -loss if problem.targeted else loss
+
+
+def _gradient(problem: Problem, images: Tensor, gain: Gain) -> tuple[Tensor, Tensor]:
+    """Of the gain, each image's own; and which images meet the criterion."""
+    with torch.inference_mode(False), torch.enable_grad():
+        images = images.detach().clone().requires_grad_()
+        logits = problem.model(images)
+        return torch.autograd.grad(gain(problem, logits).sum(), images)[0], problem.fooled(logits.detach())
+
+
+@torch.no_grad()
+def _logits(problem: Problem, images: Tensor) -> Tensor:
+    return problem.model(images)
+
+
+def _scaled(offsets: Tensor, norm: Norm) -> Tensor:
+    """To the length 1; zeros stay."""
+    length = BALLS[norm].length(offsets)[:, None, None, None]
+    return offsets / torch.where(length > 0, length, 1)

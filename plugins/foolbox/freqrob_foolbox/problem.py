@@ -1,0 +1,82 @@
+"""What every attack here is given, read once: a Foolbox call in plain PyTorch, on pixels in [0, 1]."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import eagerpy as ep
+import torch
+from foolbox import Misclassification, Model, TargetedMisclassification
+from foolbox.attacks.base import get_criterion, raise_if_kwargs
+from torch import Tensor, nn
+
+from freqrob.models.sources import as_module
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Images that are to be misclassified.
+
+    Attributes:
+        model: pixels in [0, 1] → logits (N, K), the Foolbox model whatever its bounds.
+        images: (N, C, H, W) in [0, 1].
+        classes: (N,) int64, the classes to leave or, if ``targeted``, to reach.
+        lower, span: the model's lower bound, and its upper one minus it.
+        restore: gives a tensor the type of the inputs.
+    """
+
+    model: nn.Module
+    images: Tensor
+    classes: Tensor
+    targeted: bool
+    lower: float
+    span: float
+    restore: ep.astensor.RestoreTypeFunc
+
+    @classmethod
+    def read(cls, model: Model, inputs: Any, criterion: Any, unknown: dict[str, Any], targets: bool = True) -> Problem:
+        """From the arguments of ``run``; ``unknown`` are keyword arguments that no one takes.
+
+        Raises TypeError for those and for what is no PyTorch tensor; ValueError for a criterion that is neither
+        Misclassification nor, with ``targets``, TargetedMisclassification, for inputs out of bounds, and for shapes
+        that do not fit.
+        """
+        raise_if_kwargs(unknown)
+        x, restore = ep.astensor_(inputs)
+        images, (lower, upper) = x.raw, model.bounds
+        if not isinstance(images, Tensor) or not images.is_floating_point():
+            got = f"{getattr(images, 'dtype', '')} {type(images).__name__}".strip()
+            raise TypeError(f"inputs: expected a PyTorch tensor of floats, got {got}")
+        if images.ndim != 4 or 0 in images.shape:
+            raise ValueError(f"inputs: expected (N, C, H, W), none of them 0, got {tuple(images.shape)}")
+        if not (images.min() >= lower and images.max() <= upper):
+            raise ValueError(
+                f"inputs: expected the model's bounds, {lower:g} to {upper:g}, got {images.min():g} to {images.max():g}"
+            )
+        classes, targeted = _read_criterion(get_criterion(criterion), targets)
+        if not isinstance(classes, Tensor) or classes.shape != images.shape[:1]:
+            got = f"{type(classes).__name__} {tuple(classes.shape)}"
+            raise ValueError(f"criterion: expected a PyTorch tensor of {len(images)} classes, got {got}")
+        span = upper - lower
+        pixels = (images.detach() - lower) / span
+        return cls(as_module(model), pixels, classes.to(images.device).long(), targeted, lower, span, restore)
+
+    def fooled(self, logits: Tensor) -> Tensor:
+        """Which logits meet the criterion: (N,) bool; those with a NaN do not."""
+        reached = logits.argmax(1) == self.classes
+        return (reached if self.targeted else ~reached) & ~logits.isnan().any(1)
+
+    def answer(self, images: Tensor) -> Any:
+        """Images in [0, 1] as the caller's tensors, within the model's bounds."""
+        inside = torch.clamp(self.lower + self.span * images, self.lower, self.lower + self.span)
+        return self.restore(ep.astensor(inside.detach()))
+
+
+def _read_criterion(criterion: Any, targets: bool) -> tuple[Any, bool]:
+    if isinstance(criterion, Misclassification):
+        return criterion.labels.raw, False
+    if isinstance(criterion, TargetedMisclassification) and targets:
+        return criterion.target_classes.raw, True
+    expected = "labels, Misclassification or TargetedMisclassification" if targets else "labels or Misclassification"
+    raise ValueError(f"criterion: expected {expected}, got {type(criterion).__name__}")

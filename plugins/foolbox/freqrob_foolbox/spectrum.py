@@ -1,0 +1,166 @@
+"""The spectrum of adversarial perturbations, and the frequency below which half of their power lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import eagerpy as ep
+import torch
+from torch import Tensor
+
+from freqrob.parameters import check_counts, is_number
+from freqrob.spectral.rings import RingMap
+
+GRID = 25  # points at which Li et al. take the cumulative power
+CORNER = 0.5**0.5  # cycles/pixel, the highest frequency of all
+ROUNDING = 1e-9  # by which radii may differ and be the same
+CHUNK = 64  # images at a time
+
+
+@dataclass(frozen=True)
+class PerturbationSpectrum:
+    """What ``analyze_spectrum`` measured; tensors are float64 on the CPU, frequencies in cycles/pixel.
+
+    Attributes:
+        power: (H, W) mean |DFT|² over images and channels, DC at [0, 0] and set to 0.
+        frequencies: (rings,) radius of each ring of ``RingMap(H, W)``.
+        profile: (rings,) mean of ``power`` over each ring; 0 for DC and for a ring without coefficients.
+        radii: (25,) from 0 to √½.
+        cumulative: (25,) the share of the power within each of ``radii``.
+        half_power_frequency: f_0.5, where ``cumulative`` crosses one half, interpolated linearly, as Li et al. take it.
+            White noise of 32 × 32 pixels has 0.396.
+        half_power_interval: bootstrap percentiles of it over the images, such as the 2.5th and the 97.5th.
+        exact_half_power_frequency: the smallest radius of a coefficient within which half of the power lies; white
+            noise has 0.400.
+        images: how many.
+    """
+
+    power: Tensor
+    frequencies: Tensor
+    profile: Tensor
+    radii: Tensor
+    cumulative: Tensor
+    half_power_frequency: float
+    half_power_interval: tuple[float, float]
+    exact_half_power_frequency: float
+    images: int
+
+
+def analyze_spectrum(
+    raw: Any,
+    inputs: Any,
+    *,
+    data_format: Literal["channels_first", "channels_last"] = "channels_first",
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> PerturbationSpectrum:
+    """Which frequencies the perturbations ``raw − inputs`` are made of.
+
+    |DFT|² is averaged over images and channels, so that a large perturbation weighs more than a small one; DC, the mean
+    of each channel, is left out.
+
+    Args:
+        raw: perturbed images, (N, C, H, W), as an attack returned them for one ε: a NumPy array, a PyTorch, JAX or
+            TensorFlow tensor, or one of EagerPy.
+        inputs: the images themselves, of the same shape and kind.
+        data_format: "channels_last" for (N, H, W, C), as Foolbox names it.
+        resamples: bootstrap samples, drawn from the images with replacement.
+        confidence: of the interval, in (0, 1).
+        seed: of the bootstrap.
+
+    Raises:
+        TypeError: no array or tensor of floats.
+        ValueError: unlike shapes, no images, values that are not finite, perturbations that are constant or zero in
+            every image, or options out of range.
+
+    Source: Li et al., PLoS Computational Biology 2023.
+    """
+    check_counts(resamples=resamples)
+    if not (is_number(confidence) and 0 < confidence < 1):
+        raise ValueError(f"confidence: expected a number between 0 and 1, got {confidence!r}")
+    power = _powers(_perturbations(raw, inputs, data_format))  # (N, H, W)
+    total = power.mean(0)
+    radius, share = _radius(*total.shape), total / total.sum()
+    radii = torch.linspace(0, CORNER, GRID, dtype=torch.float64)
+    within = (radius <= radii[:, None, None] + ROUNDING).flatten(1).double()  # (25, H·W)
+    each = power.flatten(1) @ within.T  # (N, 25)
+    draws = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(len(each), (resamples, len(each)), generator=draws)
+    resampled = torch.stack([each[numbers].mean(0) for numbers in drawn])  # (resamples, 25)
+    tails = torch.tensor([(1 - confidence) / 2, (1 + confidence) / 2], dtype=torch.float64)
+    low, high = torch.nanquantile(_half_way(radii, resampled), tails)
+    rings = RingMap(*total.shape)
+    sums = total.new_zeros(rings.rings).index_add(0, rings.full.flatten().long(), total.flatten())
+    return PerturbationSpectrum(
+        power=total,
+        frequencies=rings.radii,
+        profile=sums / rings.counts.clamp(min=1),
+        radii=radii,
+        cumulative=within @ share.flatten(),
+        half_power_frequency=_half_way(radii, each.mean(0)).item(),
+        half_power_interval=(low.item(), high.item()),
+        exact_half_power_frequency=_exact(radius.flatten(), share.flatten()),
+        images=len(power),
+    )
+
+
+def _perturbations(raw: Any, inputs: Any, data_format: str) -> Tensor:
+    """raw − inputs, (N, C, H, W) float64 on the CPU."""
+    perturbed, images = (_as_torch(value, name) for value, name in ((raw, "raw"), (inputs, "inputs")))
+    if perturbed.shape != images.shape or images.ndim != 4 or 0 in images.shape:
+        got = f"{tuple(perturbed.shape)} and {tuple(images.shape)}"
+        raise ValueError(f"raw, inputs: expected one shape (N, C, H, W), none of them 0, got {got}")
+    if data_format not in ("channels_first", "channels_last"):
+        raise ValueError(f"data_format: expected 'channels_first' or 'channels_last', got {data_format!r}")
+    delta = perturbed.double() - images.double()
+    finite = delta.isfinite().flatten(1).all(1)
+    if not finite.all():
+        others = (~finite).nonzero().flatten().tolist()
+        raise ValueError(f"raw, inputs: expected finite values, got others in images {others}")
+    return delta if data_format == "channels_first" else delta.movedim(-1, 1)
+
+
+def _as_torch(value: Any, name: str) -> Tensor:
+    try:
+        tensor = ep.astensor(value)
+    except ValueError:
+        kind = type(value).__name__
+        hint = "; a list of ε gives a list of images: pass one of them" if isinstance(value, list | tuple) else ""
+        raise TypeError(f"{name}: expected a NumPy array or a tensor, got {kind}{hint}") from None
+    array = tensor.raw.detach().cpu() if isinstance(tensor.raw, Tensor) else torch.as_tensor(tensor.numpy().copy())
+    if not array.is_floating_point():
+        raise TypeError(f"{name}: expected floats, got {array.dtype}")
+    return array
+
+
+def _powers(delta: Tensor) -> Tensor:
+    """The mean over channels of each image's |DFT|², without DC: (N, H, W)."""
+    power = torch.cat([torch.fft.fft2(chunk).abs().square().mean(1) for chunk in delta.split(CHUNK)])
+    power[:, 0, 0] = 0
+    if not power.sum() > (1e-12 * delta.abs().max() * delta[0, 0].numel()) ** 2:  # what rounding leaves of a constant
+        raise ValueError("raw: expected perturbed images, got inputs plus a constant in every image")
+    return power
+
+
+def _radius(height: int, width: int) -> Tensor:
+    """|f| of each coefficient of ``fft2`` in cycles/pixel: (H, W)."""
+    fy, fx = (torch.fft.fftfreq(size, dtype=torch.float64) for size in (height, width))
+    return torch.hypot(fy[:, None], fx[None])
+
+
+def _half_way(radii: Tensor, cumulative: Tensor) -> Tensor:
+    """Where cumulative power (…, 25) crosses half of its end, interpolated linearly: (…); NaN without power."""
+    half = cumulative[..., -1:] / 2
+    after = (cumulative >= half).double().argmax(-1, keepdim=True).clamp(min=1)  # the first; DC has no power
+    above, below = (cumulative.gather(-1, after - step) for step in (0, 1))
+    fraction = (half - below) / (above - below)
+    return (radii[after - 1] + fraction * (radii[after] - radii[after - 1])).squeeze(-1)
+
+
+def _exact(radius: Tensor, share: Tensor) -> float:
+    """The smallest radius within which half of the power lies; coefficients of one radius come together."""
+    order = radius.argsort(stable=True)
+    reached = share[order].cumsum(0) >= 0.5 - ROUNDING
+    return radius[order][reached.double().argmax()].item()
