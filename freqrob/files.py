@@ -6,10 +6,13 @@ import io
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @contextmanager
@@ -44,6 +47,23 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file that is complete before it replaces an earlier one. Raises OSError."""
     with temporary_beside(path) as new:
         write_synced(new, text.encode())
+        os.replace(new, path)
+
+
+def write_npy(path: Path, shape: tuple[int, ...], blocks: Iterable["np.ndarray"]) -> None:
+    """Write a .npy file of uint8 as its blocks come: a full disk is an OSError here, in a mapped file it would kill.
+
+    Together, the blocks hold as many values as ``shape`` says, each of them contiguous.
+    """
+    from numpy.lib import format
+
+    with temporary_beside(path) as new:
+        with new.open("wb") as file:
+            format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            for block in blocks:
+                file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(new, path)
 
 

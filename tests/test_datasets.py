@@ -137,15 +137,15 @@ class TestSplits:
         assert val.classes == tuple(f"class {i}" for i in range(10))
 
     def test_of_cifar10_s_size_are_what_they_were(self):
-        val, train = datasets._chosen(50_000, "val"), datasets._chosen(50_000, "train")
+        val, train = datasets.members(50_000, "val"), datasets.members(50_000, "train")
         assert (len(val), len(train)) == (5000, 45_000)
         digest = hashlib.sha256(val.numpy().astype("<i8").tobytes()).hexdigest()
         assert digest.startswith("f2300dbb1ea311ef"), "another validation split than models were selected on"
 
     @pytest.mark.parametrize(("count", "held_out"), [(100_000, 5000), (49_999, 4999), (100, 10)])
     def test_hold_out_a_tenth_but_at_most_5000(self, count, held_out):
-        assert len(datasets._chosen(count, "val")) == held_out
-        assert len(datasets._chosen(count, "train")) == count - held_out
+        assert len(datasets.members(count, "val")) == held_out
+        assert len(datasets.members(count, "train")) == count - held_out
 
 
 class TestRequests:
@@ -397,7 +397,7 @@ class TestCache:
         def refuse(path):
             raise OSError(reason, "read-only", str(path))
 
-        monkeypatch.setattr(image_files, "temporary_beside", refuse)
+        monkeypatch.setattr("freqrob.files.temporary_beside", refuse)
         monkeypatch.setattr(image_files, "_CHUNK", 30)
         with pytest.warns(UserWarning, match="read-only"):
             test = load_dataset("tiny_imagenet", "test", tiny)

@@ -111,7 +111,7 @@ def load_dataset(
         raise ValueError(f"split: expected one of {', '.join(get_args(Split))}, got {split!r}")
     folder = Path(data_dir).expanduser()
     whole = _SOURCES[name](folder, "test" if split == "test" else "train", download)
-    chosen = whole if split == "test" else whole[_chosen(len(whole), split)]
+    chosen = whole if split == "test" else whole[members(len(whole), split)]
     if isinstance(chosen, ImageSet):
         return chosen
     size = DATASETS[name].size
@@ -119,7 +119,7 @@ def load_dataset(
     return ImageSet(images, chosen.labels, chosen.classes)
 
 
-def _chosen(count: int, split: Split) -> Tensor:
+def members(count: int, split: Split) -> Tensor:
     """Sorted numbers of the training images that are in ``train`` or ``val``."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(SPLIT_SEED))
     held_out = min(VALIDATION_IMAGES, count // 10)
@@ -139,7 +139,7 @@ def _cifar100(folder: Path, part: Part, download: bool) -> ImageSet:
 
 
 def _cifar(kind: type, title: str, folder: Path, part: Part, download: bool) -> ImageSet:
-    with _explained(title, folder, f"{kind.base_folder}/", kind.url, download):
+    with explained(title, folder, f"{kind.base_folder}/", kind.url, download):
         source = kind(folder, train=part == "train", download=download)
     images = torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous()
     return ImageSet(images, torch.tensor(source.targets), tuple(source.classes))
@@ -151,7 +151,7 @@ def _svhn(folder: Path, part: Part, download: bool) -> ImageSet:
     if find_spec("scipy") is None:
         raise ImportError("dataset: svhn comes in MATLAB's format, which SciPy reads: pip install scipy")
     url, file, _md5 = SVHN.split_list[part]
-    with _explained("SVHN", folder, file, url, download):
+    with explained("SVHN", folder, file, url, download):
         source = SVHN(folder, part, download=download)
     images = torch.from_numpy(source.data).contiguous()
     return ImageSet(images, torch.from_numpy(source.labels), tuple("0123456789"))
@@ -159,7 +159,7 @@ def _svhn(folder: Path, part: Part, download: bool) -> ImageSet:
 
 def _tiny_imagenet(folder: Path, part: Part, download: bool) -> ImageFiles:
     if download:
-        with _explained("Tiny ImageNet", folder, "tiny-imagenet-200/", TINY_IMAGENET_URL, download):
+        with explained("Tiny ImageNet", folder, "tiny-imagenet-200/", TINY_IMAGENET_URL, download):
             fetch_tiny_imagenet(folder)
     return tiny_imagenet(folder, part)
 
@@ -178,7 +178,7 @@ _SOURCES: dict[str, Callable[[Path, Part, bool], ImageSet | ImageFiles]] = {
 
 
 @contextmanager
-def _explained(title: str, folder: Path, expected: str, url: str, download: bool) -> Iterator[None]:
+def explained(title: str, folder: Path, expected: str, url: str, download: bool) -> Iterator[None]:
     """Turn what torchvision raises into errors that say what is missing, where, and how to get it."""
     broken_off = (OSError, HTTPException, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error)
     try:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from freqrob.files import temporary_beside
+from freqrob.files import write_npy
 
 Track = Callable[[Iterable, str, int], Iterable]
 """Wraps an iterable in a progress bar, given what it is and its length."""
@@ -75,7 +75,7 @@ def decode(files: ImageFiles, size: int, cache: Path, track: Track) -> Tensor:
     path = cache.with_name(f"{cache.name}_{digest}.npy")
     if not _is_intact(path, shape):
         try:
-            _write(path, shape, _decoded(files, size, track))
+            write_npy(path, shape, _decoded(files, size, track))
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 told = f"could not keep {np.prod(shape) / 1e9:.3g} GB of decoded images ({error.strerror})"
@@ -101,19 +101,6 @@ def _remove_others(path: Path, name: str) -> None:
     for other in path.parent.glob(f"{name}_{'[0-9a-f]' * 12}.npy"):
         if other != path:
             other.unlink(missing_ok=True)
-
-
-def _write(path: Path, shape: tuple[int, ...], blocks: Iterator[np.ndarray]) -> None:
-    """A .npy file, written as its blocks come: a full disk is an error here, in a mapped file it would kill."""
-    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    with temporary_beside(path) as new:
-        with new.open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            for block in blocks:
-                file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, path)
 
 
 def _in_memory(shape: tuple[int, ...], blocks: Iterator[np.ndarray]) -> Tensor:
