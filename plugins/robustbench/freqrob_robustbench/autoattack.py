@@ -1,7 +1,7 @@
 """The package ``autoattack`` as RobustBench uses it, over ``pyautoattack``; with a state that evaluations go on from.
 
-It differs in its arguments' names, and returns one tensor where pyautoattack returns two. ``pyautoattack`` writes the
-sets in its state as text, which it cannot read back.
+It differs in its arguments' names, and returns one tensor where pyautoattack returns two. What pyautoattack writes of
+its state it cannot read back.
 
 Source: the interface of https://github.com/fra31/auto-attack.
 """
@@ -13,9 +13,10 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 from unittest.mock import patch
 
 import pyautoattack
@@ -64,18 +65,17 @@ class AutoAttack(pyautoattack.AutoAttack):
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Adversarial images (N, C, H, W) of images and labels (N,); with ``return_labels`` also their classes.
 
-        A run with ``state_path`` that was stopped goes on where it was; then only the images that this call broke are
-        changed. Raises ValueError for a state of another model, other images or another attack.
+        A run with ``state_path`` that was stopped goes on where it was; images that an earlier call broke come back as
+        they were given, with their labels. Raises ValueError for a state of another model, other images or another
+        attack.
         """
-        state = EvaluationState
-        if state_path is not None:
-            state_path = Path(state_path)
-            subject = {"model": model_hash(self.model), "data": data_hash(x_orig, y_orig)}
-            subject |= {"norm": self.norm, "eps": self.epsilon, "version": self.version}
-            state = type("EvaluationState", (EvaluationState,), {"subject": subject})
-        with patch.object(implementation, "EvaluationState", state), self._logging():
-            x_adv, y_adv = super().run_standard_evaluation(x_orig, y_orig, batch_size=bs, state_path=state_path)
-        return (x_adv, y_adv) if return_labels else x_adv
+        if state_path is None:
+            found = self._run(x_orig, y_orig, bs)
+        else:
+            subject = {"model": model_hash(self.model), "data": data_hash(x_orig, y_orig), "norm": self.norm}
+            subject |= {"eps": self.epsilon, "attacks": list(self.attacks_to_run)}
+            found = self._go_on(x_orig, y_orig, bs, EvaluationState.open(Path(state_path), subject, len(x_orig)))
+        return found if return_labels else found[0]
 
     def run_standard_evaluation_individual(
         self, x_orig: Tensor, y_orig: Tensor, bs: int = 250, return_labels: bool = False
@@ -89,6 +89,23 @@ class AutoAttack(pyautoattack.AutoAttack):
         finally:
             self.attacks_to_run = attacks
         return found
+
+    def _run(self, x_orig: Tensor, y_orig: Tensor, bs: int) -> tuple[Tensor, Tensor]:
+        with self._logging():
+            return super().run_standard_evaluation(x_orig, y_orig, batch_size=bs)
+
+    def _go_on(self, x_orig: Tensor, y_orig: Tensor, bs: int, state: EvaluationState) -> tuple[Tensor, Tensor]:
+        """The attacks that are left, on the images that are left."""
+        attacks, left = self.attacks_to_run, state.flags.nonzero().flatten()
+        x_adv, y_adv = x_orig.clone(), y_orig.clone()
+        self.attacks_to_run = [attack for attack in attacks if attack not in state.run_attacks]
+        try:
+            if len(left) and self.attacks_to_run:
+                with patch.object(implementation, "EvaluationState", _recorder(state, left)):
+                    x_adv[left], y_adv[left] = self._run(x_orig[left], y_orig[left], bs)
+        finally:
+            self.attacks_to_run = attacks
+        return x_adv, y_adv
 
     @contextmanager
     def _logging(self) -> Iterator[None]:
@@ -113,39 +130,54 @@ def _device_of(model: nn.Module) -> torch.device:
     return next((tensor.device for tensor in chain(model.parameters(), model.buffers())), torch.device("cpu"))
 
 
-class EvaluationState(implementation_state.EvaluationState):
-    """What is done, in a JSON file that is read back; ``subject`` says of which model, images and attack."""
+@dataclass
+class EvaluationState:
+    """Which images withstood which attacks so far, in a JSON file; ``subject`` says what was evaluated."""
 
-    subject: ClassVar[dict[str, Any]] = {}
-
-    def to_disk(self, force: bool = False) -> None:
-        """Write the whole file anew: rarely more than once a batch, and small. ``force`` is not needed."""
-        if self.path is not None:
-            flags = None if self._robust_flags is None else self._robust_flags.tolist()
-            content = {"subject": self.subject, "attacks_to_run": sorted(self._attacks_to_run)}
-            content |= {"run_attacks": sorted(self._run_attacks), "robust_flags": flags}
-            write_json(self.path, content | {"clean_accuracy": None if flags is None else self._clean_accuracy})
+    path: Path
+    subject: dict[str, Any]
+    flags: Tensor  # (N,) bool
+    run_attacks: set[str] = field(default_factory=set)
 
     @classmethod
-    def from_disk(cls, path: Path) -> EvaluationState:
-        """Read a state. Raises ValueError for a file that is damaged or of another ``subject``."""
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-            subject, flags, clean = content["subject"], content["robust_flags"], content["clean_accuracy"]
-            state = cls(set(content["attacks_to_run"]), path=Path(path), _run_attacks=set(content["run_attacks"]))
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"state_path: {path} holds no state of an evaluation; remove it to start anew") from error
-        differ = [key for key in cls.subject if subject.get(key) != cls.subject[key]]
+    def open(cls, path: Path, subject: dict[str, Any], count: int) -> EvaluationState:
+        """What the file says, or the beginning where there is none. Raises ValueError for another ``subject``."""
+        if not path.exists():
+            return cls(path, subject, torch.ones(count, dtype=torch.bool))
+        state = cls.from_disk(path)
+        differ = [key for key in subject if state.subject.get(key) != subject[key]]
         if differ:
             raise ValueError(f"state_path: {path} is of another {', '.join(differ)}; remove it or give another path")
-        if flags is not None:
-            state._robust_flags, state._clean_accuracy = torch.tensor(flags, dtype=torch.bool), clean
         return state
 
+    @classmethod
+    def from_disk(cls, path: str | Path) -> EvaluationState:
+        """Read a file. Raises FileNotFoundError, or ValueError for one that is damaged."""
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            flags = torch.tensor(content["robust_flags"], dtype=torch.bool)
+            return cls(Path(path), dict(content["subject"]), flags, set(content["run_attacks"]))
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"state_path: {path} holds no state of an evaluation; remove it to start anew") from error
 
-class FinalState(EvaluationState):
-    """The state as ``robustbench.eval`` reads it at the end: flags that have a mean."""
+    def to_disk(self) -> None:
+        content = {"subject": self.subject, "run_attacks": sorted(self.run_attacks)}
+        write_json(self.path, content | {"robust_flags": self.flags.tolist()})
 
     @property
     def robust_flags(self) -> Tensor:
-        return self._robust_flags.float()
+        """(N,) as ``robustbench.eval`` reads them: numbers, which have a mean."""
+        return self.flags.float()
+
+
+def _recorder(state: EvaluationState, left: Tensor) -> type:
+    """pyautoattack's state of an evaluation of the images ``left``, which writes to ``state`` after each batch."""
+
+    class Recorder(implementation_state.EvaluationState):
+        def to_disk(self, force: bool = False) -> None:
+            if self._robust_flags is not None:
+                state.flags[left] = self._robust_flags.cpu()
+            state.run_attacks |= self._run_attacks
+            state.to_disk()
+
+    return Recorder

@@ -60,7 +60,7 @@ def _stand_ins() -> Iterator[None]:
     if _missing("autoattack"):
         added["autoattack"] = adapter = import_module("freqrob_robustbench.autoattack")
         added["autoattack.state"] = state = ModuleType("autoattack.state")
-        state.EvaluationState = adapter.FinalState
+        state.EvaluationState = adapter.EvaluationState
     before = {name: sys.modules[name] for name in added if name in sys.modules}
     sys.modules.update(added)
     try:

@@ -58,7 +58,7 @@ def _add(name: str, dataset: str, threat_model: str, entries: dict[str, dict], m
     theirs = {_timm_name(entry, dataset, threat_model): entry for entry in entries if entry != name or not ours}
     reason = ""
     if timm_name in theirs:
-        reason = f"RobustBench has {theirs[timm_name]!r}"
+        reason = f"RobustBench lists {theirs[timm_name]!r}"
     elif not ours and timm.is_model(timm_name):
         reason = f"timm has {timm_name!r}"
     elif "." in name:

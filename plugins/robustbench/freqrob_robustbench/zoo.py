@@ -6,7 +6,6 @@ import sys
 from contextlib import redirect_stdout
 from enum import Enum
 from pathlib import Path
-from pickle import UnpicklingError
 
 from torch import nn
 
@@ -53,10 +52,11 @@ def load_from_zoo(
         if missing:
             by_hand = f"put {' and '.join(missing)} there by hand"
             raise OSError(f"model_name: could not download {name} of RobustBench ({error}); {by_hand}") from error
-        if isinstance(error, UnpicklingError | EOFError | RuntimeError):
-            what = "damaged, or more than tensors, which would run code" if files else "not loaded"
-            raise CheckpointError(f"{', '.join(map(str, files)) or name}: {what}: {_first_line(error)}") from error
-        raise
+        if not files:
+            raise
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        where = " or ".join(map(str, files))
+        raise CheckpointError(f"{where}: damaged, or more than tensors, which would run code ({reason})") from error
 
 
 def _entries(dataset: str, threat_model: str) -> dict[str, dict]:
@@ -74,7 +74,3 @@ def _files(name: str, drive: str | list[str] | None, folder: Path) -> dict[Path,
     if isinstance(drive, list):
         return {folder / f"{name}.pt_m{number}.pt": one for number, one in enumerate(drive)}
     return {folder / f"{name}.pt": drive} if drive else {}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
