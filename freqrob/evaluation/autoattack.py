@@ -153,7 +153,7 @@ def _run(
     images: Tensor,
     labels: Tensor,
     seed: int,
-    queries: int = QUERIES,
+    queries: int | None = None,
 ) -> Tensor:
     """Adversarial images of some components, one batch; the random numbers of everyone else are left alone."""
     if not len(images):
@@ -161,7 +161,7 @@ def _run(
     with torch.random.fork_rng([images.device] if images.is_cuda else []):
         adversary, run = _adversary(attack, model, images.device, seed)
         adversary.attacks_to_run = list(components)
-        adversary.square.n_queries = queries
+        adversary.square.n_queries = queries or adversary.square.n_queries
         _fit_to_classes(adversary, model, images)
         found = run(images, labels, len(images))
     return (found[0] if isinstance(found, tuple) else found).detach()
