@@ -1,9 +1,10 @@
-"""The command line: `freqrob demo | train | recipes | evaluate | models | export | doctor`.
+"""The command line: `freqrob demo | train | recipes | evaluate | models | export | dataset | doctor`.
 
 Only what `--help` needs is imported here; torch comes with the command that uses it.
 """
 
 from freqrob.cli.app import app
+from freqrob.cli.dataset import dataset_group
 from freqrob.cli.demo import demo
 from freqrob.cli.evaluate import evaluate
 from freqrob.cli.export import export
@@ -12,6 +13,7 @@ from freqrob.cli.train import recipes, train
 
 for command in (demo, train, recipes, evaluate, models, export, doctor):
     app.command()(command)
+app.add_typer(dataset_group, name="dataset")
 
 
 def main() -> None:

@@ -1,8 +1,17 @@
 """Data sets as tensors, their balanced twins, and augmented batches of them."""
 
 from freqrob.data.batches import Batches
-from freqrob.data.cifar_b import balance
+from freqrob.data.cifar_b import balance, load_cifar_b
 from freqrob.data.datasets import DATASETS, DatasetInfo, ImageSet, load_dataset
 from freqrob.data.pca import pca_components
 
-__all__ = ["DATASETS", "Batches", "DatasetInfo", "ImageSet", "balance", "load_dataset", "pca_components"]
+__all__ = [
+    "DATASETS",
+    "Batches",
+    "DatasetInfo",
+    "ImageSet",
+    "balance",
+    "load_cifar_b",
+    "load_dataset",
+    "pca_components",
+]

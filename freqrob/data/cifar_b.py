@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import os
+import pickle
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
-from freqrob.data.datasets import ImageSet
+from freqrob.data.datasets import ImageSet, Split, load_dataset, members
+from freqrob.data.image_files import Track
+from freqrob.files import sha256_of, write_json, write_synced
+from freqrob.provenance import provenance
 
 if TYPE_CHECKING:
     from freqrob.spectral.bass import Reading
+
+MANIFEST = "cifar_b.json"
+KINDS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}  # torchvision's classes
 
 
 def balance(dataset: ImageSet, *, reading: Reading = "official", chunk: int = 1024) -> ImageSet:
@@ -25,3 +38,130 @@ def balance(dataset: ImageSet, *, reading: Reading = "official", chunk: int = 10
     for images, out in zip(dataset.images.split(chunk), balanced.split(chunk), strict=True):
         bass(images, reading=reading, out=out)
     return replace(dataset, images=balanced)
+
+
+def write_cifar_b(
+    data_dir: str | Path,
+    out: str | Path,
+    dataset: str = "cifar10",
+    *,
+    reading: Reading = "official",
+    download: bool = False,
+    command: str = "",
+    track: Track = lambda items, _what, _count: items,
+) -> Path:
+    """Write all of CIFAR-10 or CIFAR-100 through BaSS, in its original files: the pixels in them differ, nothing else.
+
+    Whatever reads the original folder reads this one; but torchvision, which checks MD5 sums, refuses it, so that
+    nothing takes it for the original by mistake. ``load_cifar_b`` reads it and checks the SHA-256 sums of
+    ``cifar_b.json``, which lies in it and says how it was made.
+
+    Args:
+        data_dir: the folder that holds the original ``cifar-10-batches-py/`` or ``cifar-100-python/``.
+        out: the folder that gets a folder of the same name; it appears when it is whole.
+        dataset: ``"cifar10"`` or ``"cifar100"``.
+        reading: of BaSS, ``"official"`` or ``"power"``.
+        download: fetch the original where it is missing.
+        command: for the record.
+        track: wraps the files in a progress bar.
+
+    Returns:
+        The new folder.
+
+    Raises:
+        ValueError: an unknown data set or reading.
+        FileNotFoundError: the original is not in ``data_dir`` and ``download`` is off.
+        FileExistsError: ``out`` has such a folder already.
+        OSError: a full disk.
+
+    Source: Lin et al., NeurIPS 2023, section 4; zhiyugege/Frequency-Long-Tailed-Investigation, ``BaSS_cifar.py``.
+    """
+    kind = _kind(dataset)
+    source, target = (Path(folder).expanduser() / kind.base_folder for folder in (data_dir, out))
+    if target.exists():
+        raise FileExistsError(f"out: {target} is there already; remove it, or choose another folder")
+    load_dataset(dataset, "test", data_dir, download=download)  # checks the MD5 sums of all files
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=target.parent, prefix=f".{kind.base_folder}.") as new:
+        folder = Path(new) / kind.base_folder
+        folder.mkdir()
+        names = [name for name, _md5 in kind.train_list + kind.test_list]
+        for name in track(names, f"balancing {dataset}", len(names)):
+            write_synced(folder / name, _balanced((source / name).read_bytes(), reading))
+        write_synced(folder / kind.meta["filename"], (source / kind.meta["filename"]).read_bytes())
+        sums = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
+        about = {"note": f"{dataset} through BaSS, not the original", "dataset": dataset, "reading": reading}
+        write_json(folder / MANIFEST, {**about, "sha256": sums, **provenance(command)})
+        os.replace(folder, target)
+    return target
+
+
+def load_cifar_b(data_dir: str | Path, split: Split, dataset: str = "cifar10") -> ImageSet:
+    """A split of what ``write_cifar_b`` wrote: the same images in the same order as in that of ``load_dataset``.
+
+    Files are read without executing what a pickle may hold.
+
+    Raises:
+        ValueError: an unknown data set or split, or a file that is not as it was written.
+        FileNotFoundError: there is none in ``data_dir``.
+    """
+    kind = _kind(dataset)
+    if split not in ("train", "val", "test"):
+        raise ValueError(f"split: expected one of train, val, test, got {split!r}")
+    folder = Path(data_dir).expanduser() / kind.base_folder
+    if not (folder / MANIFEST).is_file():
+        raise FileNotFoundError(
+            f"data_dir: no {folder / MANIFEST}; `freqrob dataset bass --data ORIGINAL --out {data_dir}` makes it"
+        )
+    sums = json.loads((folder / MANIFEST).read_text("utf-8"))["sha256"]
+    files = kind.test_list if split == "test" else kind.train_list
+    batches = [_read(folder / name, sums) for name, _md5 in files]
+    classes = _read(folder / kind.meta["filename"], sums)[kind.meta["key"]]
+    images = torch.from_numpy(np.concatenate([batch["data"] for batch in batches])).view(-1, 3, 32, 32)
+    labels = torch.tensor([label for batch in batches for label in _labels(batch)])
+    whole = ImageSet(images, labels, tuple(classes))
+    return whole if split == "test" else whole[members(len(whole), split)]
+
+
+def _kind(dataset: str) -> Any:
+    if dataset not in KINDS:
+        raise ValueError(f"dataset: expected one of {', '.join(KINDS)}, got {dataset!r}")
+    from torchvision import datasets
+
+    return getattr(datasets, KINDS[dataset])
+
+
+def _balanced(content: bytes, reading: Reading) -> bytes:
+    """A batch's file with other pixels: they are 3,072 bytes an image, in one piece."""
+    batch = _unpickled(content)
+    images = torch.from_numpy(batch["data"].copy()).view(-1, 3, 32, 32)
+    balanced = balance(ImageSet(images, torch.tensor(_labels(batch)), ()), reading=reading)
+    before, natural, after = content.partition(batch["data"].tobytes())
+    if not natural:
+        raise ValueError("data_dir: the pixels of a batch do not lie in its file as they are")
+    return before + balanced.images.numpy().tobytes() + after
+
+
+def _read(path: Path, sums: dict[str, str]) -> dict[str, Any]:
+    if not path.is_file() or sha256_of(path) != sums.get(path.name):
+        raise ValueError(f"data_dir: {path} is not as it was written; make it anew with `freqrob dataset bass`")
+    return _unpickled(path.read_bytes())
+
+
+def _labels(batch: dict[str, Any]) -> list[int]:
+    return batch["labels"] if "labels" in batch else batch["fine_labels"]
+
+
+def _unpickled(content: bytes) -> dict[str, Any]:
+    return _ArraysOnly(BytesIO(content), encoding="latin1").load()  # latin1 as Python 2 wrote the originals
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Reads NumPy arrays and Python's own types; raises for anything that could execute."""
+
+    _ALLOWED = {"ndarray": np.ndarray, "dtype": np.dtype, "_reconstruct": np.empty(0).__reduce__()[0]}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.split(".")[0] == "numpy" and name in self._ALLOWED:
+            return self._ALLOWED[name]
+        raise ValueError(f"data_dir: a file of the data set asks for {module}.{name}, which is not executed")

@@ -1,0 +1,260 @@
+"""CIFAR-10-C and CIFAR-100-C on disk: the published arrays, and those made here in the same layout."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from freqrob.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt, find_frost
+from freqrob.data.datasets import DATASETS, ImageSet, explained
+from freqrob.data.image_files import Track
+from freqrob.files import sha256_of, write_json, write_npy
+from freqrob.provenance import provenance
+
+MANIFEST = "generated.json"
+LABELS = "labels.npy"
+_CHUNK = 500
+
+
+@dataclass(frozen=True)
+class Published:
+    """Where the benchmark's arrays are: the archive, its MD5 sum, and the folder that it unpacks to."""
+
+    folder: str
+    url: str
+    md5: str
+
+
+PUBLISHED = {
+    "cifar10": Published(
+        "CIFAR-10-C", "https://zenodo.org/records/2535967/files/CIFAR-10-C.tar", "56bf5dcef84df0e2308c6dcbcbbd8499"
+    ),
+    "cifar100": Published(
+        "CIFAR-100-C", "https://zenodo.org/records/3555552/files/CIFAR-100-C.tar", "11f0ed0f1191edbf9fa23466ae6021d3"
+    ),
+}
+
+
+def write_corruptions(
+    dataset: ImageSet,
+    folder: str | Path,
+    types: Sequence[str] = tuple(CORRUPTIONS),
+    *,
+    about: Mapping[str, Any],
+    seed: int = 0,
+    frost: str | Path | None = None,
+    command: str = "",
+    track: Track = lambda items, _what, _count: items,
+) -> list[str]:
+    """Write corrupted images as the benchmark's files: ``<type>.npy`` (5·N, H, W, 3) uint8, severity after severity.
+
+    Beside them ``labels.npy``, the N labels five times, and ``generated.json``, which says that these are not the
+    published arrays, of what images and how they were made. Each file appears when it is whole, and types whose files
+    are whole are not made again, so that a run that was stopped goes on. All five severities are written, since readers
+    find them by their place.
+
+    Args:
+        dataset: N images, usually a test set.
+        folder: created if absent.
+        types: which of ``CORRUPTIONS``.
+        about: what the images are, such as ``{"dataset": "cifar10", "bass": None}``, for ``generated.json``.
+        seed: of everything random.
+        frost: the folder of photographs for the type of that name.
+        command: for the record.
+        track: wraps the work in a progress bar.
+
+    Returns:
+        The types that were made now.
+
+    Raises:
+        ValueError: an unknown type, or ``folder`` holds corruptions of other images or another seed.
+        FileExistsError: ``folder`` holds arrays that were not made here.
+        FileNotFoundError: ``frost`` without photographs.
+        OSError: a full disk.
+    """
+    _check_types(types)
+    if "frost" in types:
+        find_frost(frost)
+    folder, labels = Path(folder).expanduser(), dataset.labels.cpu().numpy()
+    header = {"note": "made by freqrob, not the published arrays", **about, "seed": seed, "images": len(dataset)}
+    found = _manifest(folder, header)
+    shape = (len(SEVERITIES) * len(dataset), *dataset.images.shape[2:], 3)
+    missing = [name for name in dict.fromkeys(types) if name not in found or not _is_whole(folder, name, shape)]
+    if not _is_whole(folder, LABELS.removesuffix(".npy"), shape[:1]):
+        write_npy(folder / LABELS, shape[:1], [np.tile(labels.astype(np.uint8), len(SEVERITIES))])
+    starts = range(0, len(dataset), _CHUNK)
+    steps = [(name, severity, start) for name in missing for severity in SEVERITIES for start in starts]
+    tracked = iter(track(steps, "corrupting", len(steps)))
+    for name in missing:
+        blocks = _blocks(dataset.images, islice(tracked, len(SEVERITIES) * len(starts)), seed, frost)
+        write_npy(folder / f"{name}.npy", shape, blocks)
+        found[name] = {"severities": CORRUPTIONS[name].levels, "sha256": sha256_of(folder / f"{name}.npy")}
+        write_json(folder / MANIFEST, {**header, "types": found, **provenance(command)})
+    return missing
+
+
+def _blocks(images: Tensor, steps: Iterable[tuple[str, int, int]], seed: int, frost: Any) -> Iterator[np.ndarray]:
+    """(n, H, W, 3) each, in the order of the file."""
+    for name, severity, start in steps:
+        corrupted = corrupt(images[start : start + _CHUNK], name, severity, seed=seed, first=start, frost=frost)
+        yield corrupted.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def _manifest(folder: Path, header: Mapping[str, Any]) -> dict[str, Any]:
+    """The types that a folder says it has; raises where it holds anything but corruptions as ``header`` says."""
+    content = _read_manifest(folder)
+    if content is None:
+        if arrays := sorted(path.name for path in folder.glob("*.npy") if path.name != LABELS):
+            raise FileExistsError(f"out: {folder} holds {arrays[0]}, which was not made here; choose another folder")
+        return {}
+    for key, value in header.items():
+        if content.get(key) != value:
+            raise ValueError(f"out: {folder} holds corruptions of {key} {content.get(key)}, asked for {value}")
+    return content["types"]
+
+
+def _read_manifest(folder: Path) -> dict[str, Any] | None:
+    path = folder / MANIFEST
+    return json.loads(path.read_text("utf-8")) if path.is_file() else None
+
+
+def _is_whole(folder: Path, name: str, shape: tuple[int, ...]) -> bool:
+    try:
+        return _mapped(folder / f"{name}.npy").shape == shape
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+@dataclass(frozen=True)
+class CorruptionArrays:
+    """Corrupted images on disk: what ``load_corruptions`` finds.
+
+    Attributes:
+        folder: where the arrays are.
+        dataset: of which data set.
+        arrays: of each type, (5·N, H, W, 3) uint8, memory-mapped.
+        labels: (N,) int64, the same at each severity.
+        generated: what ``generated.json`` says of arrays that were made here; None where there is no such file, as for
+            the published ones.
+    """
+
+    folder: Path
+    dataset: str
+    arrays: Mapping[str, np.ndarray]
+    labels: Tensor
+    generated: Mapping[str, Any] | None
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        return tuple(self.arrays)
+
+    def images(self, name: str, severity: int) -> Tensor:
+        """(N, 3, H, W) uint8, in memory. Raises KeyError for a type that is not there."""
+        count = len(self.labels)
+        chosen = np.array(self.arrays[name][(severity - 1) * count : severity * count])
+        return torch.from_numpy(chosen).permute(0, 3, 1, 2).contiguous()
+
+
+def load_corruptions(
+    folder: str | Path, dataset: str = "cifar10", types: Sequence[str] | None = None, *, download: bool = False
+) -> CorruptionArrays:
+    """The published CIFAR-10-C or CIFAR-100-C, or arrays that ``freqrob dataset corrupt`` made.
+
+    Args:
+        folder: has ``labels.npy`` and a file a type, itself or in its ``CIFAR-10-C/`` or ``CIFAR-100-C/``.
+        dataset: ``"cifar10"`` or ``"cifar100"``.
+        types: the types that are wanted; None for all that are there.
+        download: fetch the published arrays into ``folder`` where there are none (2.9 GB from Zenodo, MD5 checked).
+            Without it nothing is fetched.
+
+    Raises:
+        ValueError: an unknown data set or type, an array that is truncated, of another shape or kind, or labels that do
+            not fit.
+        FileNotFoundError: no arrays, or types that are missing; the message says which and how to get them.
+        OSError: a download that failed.
+    """
+    if dataset not in PUBLISHED:
+        raise ValueError(f"dataset: expected one of {', '.join(PUBLISHED)}, got {dataset!r}")
+    _check_types(types or ())
+    root = _find(Path(folder).expanduser(), dataset, download)
+    generated = _read_manifest(root)
+    if generated is not None and generated["dataset"] != dataset:
+        raise ValueError(f"dataset: {root} was made of {generated['dataset']}, got {dataset!r}")
+    labels = _labels(root, DATASETS[dataset].classes)
+    wanted = types or [name for name in CORRUPTIONS if (root / f"{name}.npy").is_file()]
+    missing = [name for name in wanted if not (root / f"{name}.npy").is_file()]
+    if missing or not wanted:
+        raise FileNotFoundError(f"{root} has no {', '.join(f'{name}.npy' for name in missing or CORRUPTIONS)}. {_HOW}")
+    expected = (len(SEVERITIES) * len(labels), DATASETS[dataset].size, DATASETS[dataset].size, 3)
+    arrays = {name: _mapped(root / f"{name}.npy") for name in dict.fromkeys(wanted)}
+    for name, array in arrays.items():
+        if array.shape != expected or array.dtype != np.uint8:
+            found = f"{array.shape} {array.dtype}"
+            raise ValueError(f"{root / name}.npy: expected {expected} uint8, as labels.npy has it, got {found}")
+    return CorruptionArrays(root, dataset, arrays, labels, generated)
+
+
+_HOW = "`freqrob dataset corrupt` makes the types that are missing, in a folder of its own."
+
+
+def _check_types(types: Sequence[str]) -> None:
+    for name in types:
+        if name not in CORRUPTIONS:
+            raise ValueError(f"types: expected some of {', '.join(CORRUPTIONS)}, got {name!r}")
+
+
+def _find(folder: Path, dataset: str, download: bool) -> Path:
+    published = PUBLISHED[dataset]
+    places = (folder / published.folder, folder)
+    if found := next((place for place in places if (place / LABELS).is_file()), None):
+        return found
+    if not download:
+        raise FileNotFoundError(
+            f"no corruptions of {dataset} in {folder.absolute()} (expected {LABELS} and a file a type there or in "
+            f"{published.folder}/). Make them with `freqrob dataset corrupt`, or ask for a download of the published "
+            f"ones (--download; nothing is fetched without it), or fetch {published.url} and unpack it there."
+        )
+    _fetch(published, folder)
+    return places[0]
+
+
+def _fetch(published: Published, folder: Path) -> None:
+    """Download and unpack; a broken-off unpacking leaves nothing behind."""
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (
+        explained(published.folder, folder, f"{published.folder}/", published.url, download=True),
+        TemporaryDirectory(dir=folder, prefix=f".{published.folder}.") as new,
+    ):
+        download_and_extract_archive(published.url, new, md5=published.md5, remove_finished=True)
+        os.replace(Path(new) / published.folder, folder / published.folder)
+
+
+def _labels(root: Path, classes: int) -> Tensor:
+    """(N,) of (5·N,)."""
+    every = _mapped(root / LABELS)
+    whole = every.ndim == 1 and every.dtype.kind in "iu" and len(every) and len(every) % len(SEVERITIES) == 0
+    if not whole or (np.tile(every[: len(every) // len(SEVERITIES)], len(SEVERITIES)) != every).any():
+        raise ValueError(f"{root / LABELS}: expected the same integers {len(SEVERITIES)} times")
+    if every.min() < 0 or every.max() >= classes:
+        raise ValueError(f"{root / LABELS}: expected classes below {classes}, got {every.min()} to {every.max()}")
+    return torch.from_numpy(every[: len(every) // len(SEVERITIES)].astype(np.int64))
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """A .npy file; nothing is unpickled. Raises FileNotFoundError, or ValueError for a truncated or another file."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path}: truncated, or no array of NumPy ({error})") from error
