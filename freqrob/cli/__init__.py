@@ -1,9 +1,10 @@
-"""The command line: `freqrob demo | train | recipes | evaluate | models | export | dataset | doctor`.
+"""The command line: `freqrob demo | train | recipes | evaluate | corruptions | models | export | dataset | doctor`.
 
 Only what `--help` needs is imported here; torch comes with the command that uses it.
 """
 
 from freqrob.cli.app import app
+from freqrob.cli.corruptions import corruptions
 from freqrob.cli.dataset import dataset_group
 from freqrob.cli.demo import demo
 from freqrob.cli.evaluate import evaluate
@@ -11,7 +12,7 @@ from freqrob.cli.export import export
 from freqrob.cli.models import doctor, models
 from freqrob.cli.train import recipes, train
 
-for command in (demo, train, recipes, evaluate, models, export, doctor):
+for command in (demo, train, recipes, evaluate, corruptions, models, export, doctor):
     app.command()(command)
 app.add_typer(dataset_group, name="dataset")
 

@@ -120,7 +120,7 @@ def evaluate(
     front end are also attacked without its gradient, by Square and by transfer from the bare network: if that is
     stronger than PGD-20 through it, the front end masks gradients, and a line in red says so.
     """
-    _check_outputs(out or [], samples)
+    check_outputs(out or [], samples)
     if images is not None and images < 1:
         raise ValueError(f"images: expected at least 1, got {images}")
     if card and split != "test":
@@ -142,10 +142,10 @@ def evaluate(
     white_box = parse_attack("pgd-20", eps=eps, norm=norm, step_size=step_size)
     folder = None if no_cache else cache or cache_folder() / "results"
     _check_cards(models if card else [], model_dir, dataset, threat_model)
-    where = _device(device)
-    with _warnings_as_lines():
+    where = device_of_rank(device)
+    with warnings_as_lines():
         networks = {name: open_model(name, model_dir, dataset, threat_model) for name in models}
-    _say_what_was_shipped(models, model_dir, dataset, threat_model)
+    say_what_was_shipped(models, model_dir, dataset, threat_model)
     with progress_bars(quiet=rank() > 0) as (track, _log):
         chosen = load_dataset(dataset, split, data, download=download, track=track)
     if images is not None and images > len(chosen):
@@ -156,7 +156,7 @@ def evaluate(
         with progress_bars(quiet=rank() > 0) as (track, _log):
             for name, network in networks.items():
                 how = {"batch_size": batch_size, "seed": seed, "cache": folder, "track": prefixed(track, name)}
-                with _warnings_as_lines(name):
+                with warnings_as_lines(name):
                     results = measure(network.to(where), chosen.images, chosen.labels, protocols=protocol,
                                       attacks=attacks, **how)  # fmt: skip
                     masking = _masking(network, chosen[:masking_images], white_box, masking_queries, how)
@@ -194,7 +194,7 @@ def evaluate(
         add_results(weights, (result.as_dict() for result in model.results))
 
 
-def _check_outputs(results: list[Path], samples: Path | None) -> None:
+def check_outputs(results: list[Path], samples: Path | None) -> None:
     for path in results:
         if path.suffix not in (".json", ".csv"):
             raise ValueError(f"out: expected a name ending in .json or .csv, got {path}")
@@ -214,7 +214,7 @@ def _check_cards(models: list[str], model_dir: Path, dataset: str, threat_model:
             raise FileNotFoundError(f"card: {name} has none in --model-dir, there is no {path}")
 
 
-def _device(name: str) -> torch.device:
+def device_of_rank(name: str) -> torch.device:
     """As asked for; of several GPUs each process that torchrun started takes its own."""
     device = usable_device(name)
     if name == "auto" and device.type == "cuda":
@@ -222,7 +222,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _say_what_was_shipped(models: list[str], model_dir: Path, dataset: str, threat_model: str) -> None:
+def say_what_was_shipped(models: list[str], model_dir: Path, dataset: str, threat_model: str) -> None:
     """Nobody takes the package's model for one that they trained."""
     from freqrob.models.loading import checkpoint_path
 
@@ -256,7 +256,7 @@ def _say_masking(model: _Measured) -> None:
 
 
 @contextmanager
-def _warnings_as_lines(name: str = "") -> Iterator[None]:
+def warnings_as_lines(name: str = "") -> Iterator[None]:
     """Each warning once a model, as a line under its name; from one process."""
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:

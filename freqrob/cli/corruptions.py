@@ -1,0 +1,145 @@
+"""`freqrob corruptions`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from freqrob.cli.app import INTERRUPTED, Download, ModelDir, command_line, rank, say_how_to_go_on
+from freqrob.cli.evaluate import check_outputs, device_of_rank, say_what_was_shipped, warnings_as_lines
+from freqrob.cli.progress import prefixed, progress_bars
+
+if TYPE_CHECKING:
+    from freqrob.evaluation.corruptions import CorruptionAccuracy
+
+
+def corruptions(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL…", help="As `freqrob evaluate` takes them.")],
+    data: Annotated[
+        Path, typer.Option("--data", metavar="DIR", help="The published CIFAR-10-C, or `freqrob dataset corrupt`'s.")
+    ] = Path("data"),
+    dataset: Annotated[str, typer.Option(help="cifar10 or cifar100.")] = "cifar10",
+    threat_model: Annotated[str, typer.Option(help="The threat model the models were trained for.")] = "Linf",
+    types: Annotated[
+        list[str] | None, typer.Option("--type", metavar="TYPE", help="Only this one; repeatable. All that are there.")
+    ] = None,
+    images: Annotated[int | None, typer.Option(metavar="N", help="The first N of each severity.")] = None,
+    protocol: Annotated[str, typer.Option(help="natural, or natural+bass: BaSS before the model.")] = "natural",
+    baseline: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Report mCE: errors as shares of this model's.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 500,
+    cache: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where what is done is kept; by default in freqrob's cache.")
+    ] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Measure all anew and keep nothing.")] = False,
+    download: Download = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto: a GPU where there is one.")] = "auto",
+    model_dir: ModelDir = Path("models"),
+    out: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="results.json or results.csv; repeatable for both.")
+    ] = None,
+) -> None:
+    """Accuracy of models on corrupted images: by type and severity, means by the papers' groups, mCE.
+
+    Examples:
+
+    - `freqrob corruptions bass_pgd_at_rn20 --data ./data --download`
+    - `freqrob corruptions trades_rn20 pgd_at_rn20 --data ./data/cifar10-c --baseline standard_rn20 --out c.json`
+
+    **15 types** is RobustBench's mean. **noise, blur, weather, digital** are the benchmark's groups of these 15,
+    **extra** are the four beside them; **low, medium, high** are the frequencies that types change most (Li et al.).
+    A group of which a type is missing has no mean. **mCE** is over all types that are there; the baseline's is 100 %.
+    """
+    check_outputs(out or [], None)
+    if cache and no_cache:
+        raise ValueError("cache: expected --cache or --no-cache, got both")
+    from freqrob.data.corruption_arrays import load_corruptions
+    from freqrob.evaluation.corruptions import evaluate_corruptions
+    from freqrob.models.sources import open_model
+    from freqrob.spectral.native import cache_folder
+
+    folder = None if no_cache else cache or cache_folder() / "results"
+    where = device_of_rank(device)
+    names = list(dict.fromkeys([*models, *filter(None, [baseline])]))
+    with warnings_as_lines():
+        networks = {name: open_model(name, model_dir, dataset, threat_model) for name in names}
+    say_what_was_shipped(names, model_dir, dataset, threat_model)
+    arrays = load_corruptions(data, dataset, types, download=download)
+    found: dict[str, CorruptionAccuracy] = {}
+    try:
+        with progress_bars(quiet=rank() > 0) as (track, _log):
+            for name, network in networks.items():
+                with warnings_as_lines(name):
+                    found[name] = evaluate_corruptions(
+                        network.to(where), arrays, images=images, protocol=protocol, batch_size=batch_size,
+                        cache=folder, track=prefixed(track, name),
+                    )  # fmt: skip
+                network.cpu()
+    except KeyboardInterrupt:
+        if folder is not None:
+            say_how_to_go_on(f"What was measured is kept in {folder}")
+        raise typer.Exit(INTERRUPTED) from None
+    if rank() > 0:
+        return
+    mce = {name: found[name].mce(found[baseline]) for name in names} if baseline else {}
+    corruption_table(found, mce)
+    options = {
+        "--dataset": dataset, "--threat-model": threat_model, "--type": types, "--images": images,
+        "--protocol": protocol, "--baseline": baseline,
+    }  # fmt: skip
+    for path in out or []:
+        _write(path, found, mce, baseline, command_line("corruptions", options, *models))
+
+
+def corruption_table(found: dict[str, CorruptionAccuracy], mce: dict[str, float]) -> None:
+    """Each model's types by severities; then groups down, models across."""
+    first = next(iter(found.values()))
+    made = "made by freqrob, not the published ones" if first.generated else "as published"
+    of = f"{first.dataset}, balanced before ({first.bass})" if first.bass else first.dataset
+    say = Console(soft_wrap=True).print
+    title = f"Accuracy (%) on corruptions of {of}, {made}: {first.images:,} images each, protocol {first.protocol}"
+    say(title, highlight=False, markup=False)
+    for name, accuracy in found.items():
+        table = Table(name, *(f"severity {severity}" for severity in range(1, 6)), "mean")
+        for kind, at in accuracy.accuracies.items():
+            table.add_row(kind, *map(_percent, (*at, accuracy.of_type(kind))))
+        Console().print(table)
+    table = Table("mean over", *found)
+    for group in first.means():
+        table.add_row(group, *(_percent(accuracy.means()[group]) for accuracy in found.values()))
+    if mce:
+        table.add_row(f"mCE, {len(first.accuracies)} types", *(_percent(mce[name]) for name in found))
+    Console().print(table)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _write(
+    path: Path, found: dict[str, CorruptionAccuracy], mce: dict[str, float], baseline: str | None, command: str
+) -> None:
+    from freqrob.files import write_csv, write_json
+    from freqrob.provenance import provenance
+
+    if path.suffix == ".csv":
+        rows: list[dict[str, Any]] = [
+            {"model": name, "protocol": accuracy.protocol, "images": accuracy.images, "type": kind,
+             "severity": severity, "accuracy": share}
+            for name, accuracy in found.items()
+            for kind, at in accuracy.accuracies.items()
+            for severity, share in enumerate(at, 1)
+        ]  # fmt: skip
+        write_csv(path, rows, list(rows[0]))
+    else:
+        results = [
+            {"model": name, **accuracy.as_dict(), **({"baseline": baseline, "mce": mce[name]} if mce else {})}
+            for name, accuracy in found.items()
+        ]
+        write_json(path, {**provenance(command), "results": results})
+    Console().print(f"Wrote {path}", highlight=False, soft_wrap=True)

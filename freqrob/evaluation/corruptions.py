@@ -1,0 +1,142 @@
+"""Accuracy on corrupted images, its means by the papers' groups of types, and mCE."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from freqrob.data.corruption_arrays import CorruptionArrays
+from freqrob.data.corruptions import CORRUPTIONS, SEVERITIES
+from freqrob.evaluation.accuracy import Track, evaluate
+from freqrob.evaluation.attacks import Clean
+
+
+def _groups() -> dict[str, tuple[str, ...]]:
+    groups: dict[str, list[str]] = {}
+    for name, corruption in CORRUPTIONS.items():
+        groups.setdefault(corruption.group, []).append(name)
+    for band in ("low", "medium", "high"):
+        groups[band] = [name for name, corruption in CORRUPTIONS.items() if corruption.band == band]
+    groups["15 types"] = [name for name, corruption in CORRUPTIONS.items() if corruption.group != "extra"]
+    groups["19 types"] = [*CORRUPTIONS]
+    return {group: tuple(names) for group, names in groups.items()}
+
+
+GROUPS = _groups()
+"""Types by the kind that the benchmark gives its 15 (noise, blur, weather, digital; Lin et al. 2023, Table 4), the
+``extra`` four, Li et al.'s bands (2023; low, medium, high), RobustBench's 15 types, and all 19 (Chan et al. 2022)."""
+
+
+@dataclass(frozen=True)
+class CorruptionAccuracy:
+    """How many corrupted images a model classifies correctly.
+
+    Attributes:
+        dataset: whose corruptions they are.
+        protocol: as in ``evaluate``.
+        images: how many at each severity of each type.
+        bass: the reading of BaSS by which the images were balanced before they were corrupted, or None.
+        generated: whether they were made by freqrob; if not, they are as published.
+        accuracies: of each type a share of ``images`` at severity 1 to 5.
+    """
+
+    dataset: str
+    protocol: str
+    images: int
+    bass: str | None
+    generated: bool
+    accuracies: dict[str, tuple[float, ...]]
+
+    def of_type(self, name: str) -> float:
+        """The mean over severities. Raises KeyError for a type that was not measured."""
+        return _mean(self.accuracies[name])
+
+    def means(self) -> dict[str, float]:
+        """The mean over types and severities of each of ``GROUPS`` of which all types were measured.
+
+        ``"15 types"`` is what RobustBench reports.
+        """
+        whole = {group: types for group, types in GROUPS.items() if self.accuracies.keys() >= {*types}}
+        return {group: _mean([self.of_type(name) for name in types]) for group, types in whole.items()}
+
+    def mce(self, baseline: CorruptionAccuracy) -> float:
+        """The mean over types of the error, as a share of the baseline's on the same type; 1 for the baseline itself.
+
+        It is over the types that were measured, which says what it may be compared with: the benchmark's mCE is over
+        15, Chan et al.'s over 19 (in percent).
+
+        Raises:
+            ValueError: the baseline was measured on something else, or makes no error on a type.
+
+        Source: Hendrycks & Dietterich, ICLR 2019, section 4.
+        """
+        for what in ("dataset", "images", "bass", "generated"):
+            own, other = getattr(self, what), getattr(baseline, what)
+            if own != other:
+                raise ValueError(f"baseline: was measured with {what} {other}, expected {own}")
+        if self.accuracies.keys() != baseline.accuracies.keys():
+            raise ValueError(f"baseline: was measured on {', '.join(baseline.accuracies)}, not on the same types")
+        if flawless := [name for name in baseline.accuracies if baseline.of_type(name) == 1]:
+            raise ValueError(f"baseline: makes no error on {flawless[0]}, so that nothing is a share of it")
+        return _mean([(1 - self.of_type(name)) / (1 - baseline.of_type(name)) for name in self.accuracies])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers and words."""
+        return {**vars(self), "accuracies": {name: [*at] for name, at in self.accuracies.items()}} | {
+            "means": self.means()
+        }  # fmt: skip
+
+
+def evaluate_corruptions(
+    model: nn.Module,
+    corruptions: CorruptionArrays,
+    *,
+    images: int | None = None,
+    protocol: str = "natural",
+    batch_size: int = 500,
+    cache: str | Path | None = None,
+    track: Track = lambda items, _what, _count: items,
+) -> CorruptionAccuracy:
+    """Measure a model on every severity of every type in ``corruptions``.
+
+    Each is one ``evaluate`` of the clean accuracy, so that with a ``cache`` a run that was killed goes on, and under
+    ``torchrun`` the processes share the work.
+
+    Args:
+        model: images (N, C, H, W) in [0, 1] to logits (N, K).
+        corruptions: what ``load_corruptions`` found.
+        images: the first so many of each severity; None for all.
+        protocol, batch_size, cache: as for ``evaluate``.
+        track: wraps the types and severities in a progress bar.
+
+    Raises:
+        ValueError: more images than there are, an unknown protocol, labels that do not fit the model.
+        OSError: the cache cannot be written.
+
+    Source: Hendrycks & Dietterich, ICLR 2019; RobustBench, ``clean_accuracy`` on the severities' slices.
+    """
+    count = len(corruptions.labels)
+    if images is not None and not 1 <= images <= count:
+        raise ValueError(f"images: expected 1 to {count}, the images of each severity, got {images}")
+    labels = corruptions.labels[:images]
+    sets = [(name, severity) for name in corruptions.types for severity in SEVERITIES]
+    found: dict[str, list[float]] = {}
+    for name, severity in track(sets, f"{protocol} corruptions", len(sets)):
+        (result,) = evaluate(
+            model, corruptions.images(name, severity)[:images], labels, protocols=[protocol], attacks=[Clean()],
+            batch_size=batch_size, cache=cache,
+        )  # fmt: skip
+        found.setdefault(name, []).append(result.accuracy)
+    generated = corruptions.generated or {}
+    accuracies = {name: tuple(at) for name, at in found.items()}
+    return CorruptionAccuracy(
+        corruptions.dataset, protocol, len(labels), generated.get("bass"), bool(generated), accuracies
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,221 @@
+"""Accuracy on corruptions: what is measured, its means by groups, mCE, and the command."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from benchmarks import corruptions as benchmark
+from freqrob import cli
+from freqrob.data.corruption_arrays import CorruptionArrays, load_corruptions, write_corruptions
+from freqrob.data.corruptions import CORRUPTIONS, SEVERITIES
+from freqrob.data.datasets import ImageSet
+from freqrob.evaluation import evaluate
+from freqrob.evaluation.corruptions import GROUPS, CorruptionAccuracy, evaluate_corruptions
+from freqrob.models import create_network
+from freqrob.models.cards import Card
+from freqrob.models.checkpoints import save
+
+COUNT = 12
+pytestmark = pytest.mark.usefixtures("tiny")
+
+
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+class Brightest(nn.Module):
+    """The class is the tenth of [0, 1] in which the mean pixel lies."""
+
+    def forward(self, images):
+        self.seen = getattr(self, "seen", 0) + len(images)
+        classes = (images.mean((1, 2, 3)) * 10).long().clamp(0, 9)
+        return nn.functional.one_hot(classes, 10).float() * 20 - 10
+
+
+@pytest.fixture
+def arrays():
+    """One type; of 12 images of class 3, one more is of another class with each severity."""
+    pixels = np.full((5 * COUNT, 32, 32, 3), 90, np.uint8)
+    for severity in SEVERITIES:
+        pixels[(severity - 1) * COUNT : (severity - 1) * COUNT + severity] = 200
+    return CorruptionArrays(None, "cifar10", {"fog": pixels}, torch.full((COUNT,), 3), None)
+
+
+def of(dataset="cifar10", images=10_000, bass=None, generated=True, **accuracies):
+    every = {name: (accuracies[name],) * 5 for name in CORRUPTIONS if name in accuracies}
+    return CorruptionAccuracy(dataset, "natural", images, bass, generated, every)
+
+
+def test_accuracy_is_that_of_each_severity(arrays):
+    found = evaluate_corruptions(Brightest(), arrays)
+    assert found.accuracies == {"fog": tuple((COUNT - s) / COUNT for s in SEVERITIES)}
+    assert found.of_type("fog") == pytest.approx((COUNT - 3) / COUNT)
+    assert (found.images, found.protocol, found.bass, found.generated) == (COUNT, "natural", None, False)
+    assert evaluate_corruptions(Brightest(), arrays, images=4).accuracies["fog"] == (0.75, 0.5, 0.25, 0, 0)
+
+
+def test_a_second_call_with_a_cache_does_not_call_the_model(arrays, tmp_path):
+    model = Brightest()
+    first = evaluate_corruptions(model, arrays, cache=tmp_path)
+    seen = model.seen
+    assert evaluate_corruptions(model, arrays, cache=tmp_path) == first and model.seen == seen
+    evaluate_corruptions(model, arrays)
+    assert model.seen > seen
+
+
+def test_a_run_that_was_stopped_goes_on(arrays, tmp_path):
+    def stopping(items, _what, _count):
+        yield from list(items)[:3]
+        raise KeyboardInterrupt
+
+    model = Brightest()
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_corruptions(model, arrays, cache=tmp_path, track=stopping)
+    before = model.seen
+    whole = evaluate_corruptions(model, arrays, cache=tmp_path)
+    again = Brightest()
+    evaluate_corruptions(again, arrays)
+    assert model.seen - before < again.seen / 2 and whole.accuracies["fog"][4] == (COUNT - 5) / COUNT
+
+
+def test_the_protocol_is_that_of_evaluate(arrays):
+    torch.manual_seed(0)
+    network = create_network("tiny").eval()
+    images = torch.randint(256, (5 * COUNT, 32, 32, 3), dtype=torch.uint8).numpy()
+    noise = CorruptionArrays(None, "cifar10", {"fog": images}, torch.arange(COUNT) % 10, None)
+    found = evaluate_corruptions(network, noise, protocol="natural+bass")
+    expected = [
+        evaluate(network, noise.images("fog", s), noise.labels, protocols=["natural+bass"])[0].accuracy
+        for s in SEVERITIES
+    ]
+    assert found.accuracies["fog"] == tuple(expected) and found.protocol == "natural+bass"
+
+
+def test_groups_are_those_of_the_papers():
+    assert {group: len(types) for group, types in GROUPS.items()} == {
+        "noise": 3, "blur": 4, "weather": 4, "digital": 4, "extra": 4, "low": 5, "medium": 7, "high": 3,
+        "15 types": 15, "19 types": 19,
+    }  # fmt: skip
+    assert set(GROUPS["15 types"]) == {*GROUPS["low"], *GROUPS["medium"], *GROUPS["high"]}
+    assert set(GROUPS["19 types"]) - set(GROUPS["15 types"]) == set(GROUPS["extra"])
+
+
+def test_means_are_plain_and_only_over_whole_groups():
+    shares = {name: i / 100 for i, name in enumerate(CORRUPTIONS)}
+    means = of(**shares).means()
+    assert means["15 types"] == pytest.approx(sum(range(15)) / 15 / 100)
+    assert means["19 types"] == pytest.approx(0.09) and means["noise"] == pytest.approx(0.01)
+    assert means["low"] == pytest.approx((7 + 8 + 9 + 10 + 11) / 5 / 100)
+    del shares["frost"]
+    assert of(**shares).means().keys() == {"noise", "blur", "digital", "extra", "medium", "high"}
+
+
+def test_mce_is_the_mean_share_of_the_baselines_error():
+    model, baseline = of(fog=0.9, snow=0.5, contrast=0.2), of(fog=0.8, snow=0.5, contrast=0.6)
+    assert model.mce(baseline) == pytest.approx((0.1 / 0.2 + 0.5 / 0.5 + 0.8 / 0.4) / 3)
+    assert baseline.mce(baseline) == 1
+    severe = CorruptionAccuracy("cifar10", "natural", 10_000, None, True, {"fog": (1, 1, 1, 1, 0.5)})
+    assert severe.mce(of(fog=0.8)) == pytest.approx(0.1 / 0.2), "of the mean over severities, not their mean"
+
+
+@pytest.mark.parametrize(
+    "baseline, message",
+    [
+        (of(fog=0.5, images=100), "baseline: was measured with images 100, expected 10000"),
+        (of(fog=0.5, bass="official"), "with bass official, expected None"),
+        (of(fog=0.5, generated=False), "with generated False, expected True"),
+        (of(fog=0.5, snow=0.5), "was measured on snow, fog, not on the same types"),
+        (of(fog=1.0), "makes no error on fog"),
+    ],
+)
+def test_mce_needs_a_baseline_on_the_same(baseline, message):
+    with pytest.raises(ValueError, match=message):
+        of(fog=0.5).mce(baseline)
+
+
+@pytest.mark.parametrize("images", [0, COUNT + 1])
+def test_a_number_of_images_that_are_not_there(arrays, images):
+    with pytest.raises(ValueError, match=f"images: expected 1 to {COUNT}, .* got {images}"):
+        evaluate_corruptions(Brightest(), arrays, images=images)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny):
+    """Corruptions and models of random weights."""
+    folder = tmp_path_factory.mktemp("c")
+    images = torch.randint(256, (COUNT, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    few = ImageSet(images, torch.arange(COUNT) % 10, tuple("abcdefghij"))
+    write_corruptions(few, folder / "c", GROUPS["noise"], about={"dataset": "cifar10", "bass": None})
+    for name in ("standard_tiny", "pgd_at_tiny"):
+        torch.manual_seed(len(name))
+        weights = create_network("tiny").state_dict()
+        save(folder / "models" / "cifar10" / "Linf" / f"{name}.safetensors", weights, Card(name, "tiny"))
+    return folder
+
+
+def run(folder, *arguments):
+    where = ["--data", folder / "c", "--model-dir", folder / "models", "--cache", folder / "cache"]
+    return CliRunner().invoke(cli.app, ["corruptions", *map(str, [*arguments, *where])])
+
+
+def test_the_command_shows_and_writes_what_was_measured(folder, tmp_path):
+    out = ["--out", tmp_path / "c.json", "--out", tmp_path / "c.csv"]
+    result = run(folder, "pgd_at_tiny", "--baseline", "standard_tiny", *out)
+    assert result.exit_code == 0, result.output
+    shown = " ".join(result.output.split())
+    assert "made by freqrob, not the published ones: 12 images each, protocol natural" in shown
+    assert "gaussian_noise" in shown and "mCE, 3 types" in shown and "100.0" in shown and "15 types" not in shown
+    record = json.loads((tmp_path / "c.json").read_text())
+    model, baseline = record["results"]
+    assert (model["model"], model["baseline"], baseline["mce"]) == ("pgd_at_tiny", "standard_tiny", 1)
+    arrays, network = load_corruptions(folder / "c"), create_network("tiny")
+    torch.manual_seed(len("pgd_at_tiny"))
+    network = create_network("tiny").eval()
+    expected = evaluate(network, arrays.images("shot_noise", 3), arrays.labels, protocols=["natural"])[0].accuracy
+    assert model["accuracies"]["shot_noise"][2] == expected
+    assert record["command"].startswith("freqrob corruptions pgd_at_tiny --dataset cifar10")
+    rows = list(csv.DictReader((tmp_path / "c.csv").open()))
+    assert len(rows) == 2 * 3 * 5 and float(rows[7]["accuracy"]) == expected
+    assert [rows[7][key] for key in ("model", "type", "severity")] == ["pgd_at_tiny", "shot_noise", "3"]
+
+
+def test_the_command_takes_types_and_a_number_of_images(folder, tmp_path):
+    result = run(folder, "pgd_at_tiny", "--type", "shot_noise", "--images", 5)
+    assert result.exit_code == 0, result.output
+    assert "5 images each" in result.output and "gaussian_noise" not in result.output and "mCE" not in result.output
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--type", "fog"], "has no fog.npy"),
+        (["--images", "13"], "images: expected 1 to 12"),
+        (["--protocol", "other"], "protocols: expected some of"),
+        (["--dataset", "svhn"], "svhn"),
+        (["--out", "c.txt"], "ending in .json or .csv"),
+        (["--no-cache"], "expected --cache or --no-cache"),
+    ],
+)
+def test_the_command_refuses_bad_input(folder, arguments, message):
+    result = run(folder, "pgd_at_tiny", *arguments)
+    assert result.exit_code == 2 and message in result.output and "Traceback" not in result.output, result.output
+
+
+def test_the_commands_help_teaches_by_example():
+    shown = CliRunner().invoke(cli.app, ["corruptions", "--help"])
+    assert shown.exit_code == 0 and "• freqrob corruptions" in shown.output
+
+
+def test_the_benchmark_times_every_severity(monkeypatch):
+    images = torch.randint(256, (20, 3, 32, 32), dtype=torch.uint8)
+    row = benchmark.measure(images, "contrast", None, 0)
+    assert len(row["seconds"]) == len(row["cpu_seconds"]) == 5 and min(row["seconds"]) > 0
+    monkeypatch.setattr(benchmark, "quiet_sample", lambda call, _calls, _deadline: (call(), (0.02, True))[1])
+    assert benchmark.measure(images, "contrast", None, 0)["seconds"] == [10.0] * 5
