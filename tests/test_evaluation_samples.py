@@ -1,9 +1,11 @@
 """Per-sample results: whole files, shared by processes, and what becomes of damaged ones."""
 
 import errno
+import importlib
 import json
 import multiprocessing
 import os
+import sys
 
 import pytest
 import torch
@@ -172,6 +174,21 @@ def test_a_model_is_known_by_classes_and_all_its_tensors():
     hashes = [model_hash(linear), model_hash(same), model_hash(Shift(1.0)), model_hash(Shift(2.0))]
     hashes += [model_hash(Other(1.0)), model_hash(Shift(1)), model_hash(nn.Sequential(Shift(1.0)))]
     assert len(set(hashes)) == 7
+
+
+def test_a_model_is_known_by_its_code(tmp_path, monkeypatch):
+    """A forward pass that was changed is another model, whatever its weights."""
+    monkeypatch.syspath_prepend(tmp_path)
+    hashes = []
+    for number, forward in enumerate(("x", "x", "x.round()")):
+        code = f"from torch import nn\nclass Own(nn.Module):\n    def forward(self, x):\n        return {forward}\n"
+        (tmp_path / f"own{number}.py").write_text(code)
+        own = importlib.import_module(f"own{number}").Own
+        own.__module__ = "own"
+        sys.modules["own"] = sys.modules[f"own{number}"]
+        hashes.append(model_hash(nn.Sequential(own())))
+    del sys.modules["own"]
+    assert hashes[0] == hashes[1] != hashes[2]
 
 
 def test_a_model_s_hash_ignores_addresses():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import re
@@ -145,17 +146,26 @@ class Samples:
 
 
 def model_hash(model: nn.Module) -> str:
-    """SHA-256 of a model: its modules' classes and how they print, each parameter and buffer; on any device the same.
+    """SHA-256 of a model: its modules' classes, their code, how they print, each parameter and buffer; on any device.
 
-    It does not see code: a function or class that changes under its name keeps the hash.
+    Of torch's classes it sees the names only, and no functions outside the classes.
     """
     digest = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", repr(model)).encode())  # addresses differ between runs
     for name, module in model.named_modules():
-        digest.update(f"{name} {type(module).__module__}.{type(module).__qualname__}\n".encode())
+        kind = type(module)
+        digest.update(f"{name} {kind.__module__}.{kind.__qualname__}\n{_source(kind)}".encode())
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         digest.update(name.encode())
         _update(digest, tensor)
     return digest.hexdigest()
+
+
+def _source(kind: type) -> str:
+    """The code of a class, where it is to be had and does not come with torch."""
+    try:
+        return "" if kind.__module__.startswith("torch.") else inspect.getsource(kind)
+    except (OSError, TypeError):  # typed in, or built in
+        return ""
 
 
 def data_hash(images: Tensor, labels: Tensor) -> str:
