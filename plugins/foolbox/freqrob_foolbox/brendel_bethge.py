@@ -1,0 +1,229 @@
+"""The Brendel–Bethge attack in PyTorch: each step of all images at once, on the device they are on."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import eagerpy as ep
+import torch
+from foolbox import Model
+from foolbox.attacks import LinearSearchBlendedUniformNoiseAttack
+from foolbox.attacks.base import MinimizationAttack, get_criterion
+from foolbox.distances import l2, linf
+from torch import Tensor
+
+from freqrob.attacks import BALLS, L2Ball, Norm
+from freqrob.parameters import check_counts, check_weights
+from freqrob_foolbox.boundary_step import BoundaryStep, L2Step, LinfStep
+from freqrob_foolbox.problem import Problem
+
+TIE = 1e-5  # logits nearer to each other than this share of the largest may be ordered otherwise in another batch
+
+
+class BrendelBethgeAttack(MinimizationAttack, ABC):
+    """Follows the decision boundary from an adversarial point to the one that is nearest to the image.
+
+    Each step is the best along the linearised boundary and within a trust region (``freqrob_foolbox.boundary_step``);
+    the boundary's normal is a running mean of the gradients of the difference of logits. The same attack as Foolbox's
+    class of the same name, for which it stands in, apart from this: steps are computed for the whole batch on its
+    device, and an image's do not depend on the batch. Foolbox scales the trust region by the number of images; here its
+    ``lr=1e-3`` with 20 images is ``lr=0.02``.
+
+    Use ``LinfinityBrendelBethgeAttack`` or ``L2BrendelBethgeAttack``. Criteria: labels, Misclassification,
+    TargetedMisclassification. An image that meets the criterion already comes back as it is; so does one whose starting
+    point does not meet it, with a warning. An image whose logits or gradient become infinite or NaN stays at the best
+    point until then. With ``epsilons`` that are all numbers, an image stops at a distance below the smallest.
+
+    Args:
+        init_attack: finds starting points where ``starting_points`` are not given; blended uniform noise by default.
+        overshoot: how far each step goes, to land beyond the boundary: 1 is onto it.
+        steps: evaluations of the gradient.
+        lr: radius of the trust region, as a share of the number of pixels and channels.
+        lr_decay, lr_num_decay: its factor, and how many times it is applied in the course of the steps.
+        momentum: of the running mean; 0 takes each gradient by itself.
+        binary_search_steps: from the starting point to the boundary.
+
+    Inputs in channels_last format stay in it, which makes the gradients of many networks cheaper.
+
+    Raises:
+        ValueError: parameters out of range; on use, inputs out of bounds, starting points of another shape, another
+            criterion.
+        TypeError: on use, inputs or starting points that are no PyTorch tensors of floats.
+
+    Source: Brendel, Rauber, Kümmerer, Ustyuzhaninov, Bethge, NeurIPS 2019, "Accurate, reliable and fast robustness
+    evaluation"; schedule and defaults those of Foolbox 3.3.4.
+    """
+
+    norm: ClassVar[Norm]
+    best_step: ClassVar[type[BoundaryStep]]
+
+    def __init__(
+        self,
+        init_attack: MinimizationAttack | None = None,
+        overshoot: float = 1.1,
+        steps: int = 1000,
+        lr: float = 0.02,
+        lr_decay: float = 0.5,
+        lr_num_decay: int = 20,
+        momentum: float = 0.8,
+        binary_search_steps: int = 10,
+    ) -> None:
+        check_counts(steps=steps, lr_num_decay=lr_num_decay, binary_search_steps=binary_search_steps)
+        check_weights(overshoot=overshoot, lr=lr, lr_decay=lr_decay, momentum=momentum)
+        self.init_attack, self.overshoot, self.steps, self.momentum = init_attack, overshoot, steps, momentum
+        self.lr, self.lr_decay, self.lr_num_decay = lr, lr_decay, lr_num_decay
+        self.binary_search_steps = binary_search_steps
+
+    @torch.no_grad()
+    def run(
+        self,
+        model: Model,
+        inputs: Any,
+        criterion: Any,
+        *,
+        starting_points: Any = None,
+        early_stop: float | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """The nearest points that meet the criterion. ``starting_points``: like ``inputs``, and meeting it."""
+        problem = Problem.read(model, inputs, criterion, kwargs)
+        if starting_points is None:
+            attack = self.init_attack or LinearSearchBlendedUniformNoiseAttack()
+            starting_points = attack.run(model, inputs, get_criterion(criterion))
+        starts = _read_starts(problem, starting_points)
+        best, already = problem.images.clone(), problem.fooled(problem.model(problem.images))
+        useful = problem.fooled(problem.model(starts)) & starts.isfinite().flatten(1).all(1)
+        if failed := (~useful & ~already).nonzero().flatten().tolist():
+            warnings.warn(
+                f"starting points: {len(failed)} of {len(starts)} do not meet the criterion; their images, number "
+                f"{', '.join(map(str, failed))}, come back as they are, and the others go on",
+                stacklevel=4,
+            )
+        if len(left := (useful & ~already).nonzero().flatten()):
+            these = replace(problem, images=problem.images[left], classes=problem.classes[left])
+            best[left] = self._follow_boundary(these, starts[left], (early_stop or 0) / problem.span)
+            best = _secured(problem, best, starts, left)
+        return problem.answer(best)
+
+    def _follow_boundary(self, problem: Problem, starts: Tensor, enough: float) -> Tensor:
+        """The best points met on the way; an image goes no further once its distance is small enough."""
+        images, length = problem.images, BALLS[self.norm].length
+        points = self._onto_boundary(problem, starts)
+        best, shortest = points.clone(), length(points - images)
+        normals, moving = torch.zeros_like(images), torch.arange(len(images), device=images.device)
+        for step in range(self.steps):
+            now, clean = points[moving], images[moving]
+            margins, gradients = _boundary(problem, now, moving)
+            distance = length(now - clean)
+            closer = (margins < 0) & (distance < shortest[moving])
+            best[moving] = torch.where(_over_pixels(closer), now, best[moving])
+            shortest[moving] = torch.where(closer, distance, shortest[moving])
+            going = margins.isfinite() & gradients.isfinite().flatten(1).all(1) & (shortest[moving] > enough)
+            if not going.any():
+                break
+            moving, now, clean, margins, gradients = (t[going] for t in (moving, now, clean, margins, gradients))
+            normals[moving] = torch.lerp(gradients, normals[moving], self.momentum if step else 0.0)
+            points[moving] = self._moved(now, clean, normals[moving], margins, self._radius(step, now[0].numel()))
+        return best
+
+    def _onto_boundary(self, problem: Problem, starts: Tensor) -> Tensor:
+        """Points that meet the criterion close to the boundary, on the ways from the images to the starting points."""
+        below, above = torch.zeros_like(starts[:, :1, :1, :1]), torch.ones_like(starts[:, :1, :1, :1])
+        for _ in range(self.binary_search_steps):
+            share = (below + above) / 2
+            margins = _margins(problem, problem.model(self._between(problem.images, starts, share)), problem.classes)
+            met = _over_pixels(margins < 0)
+            below, above = torch.where(met, below, share), torch.where(met, share, above)
+        return self._between(problem.images, starts, above)
+
+    def _radius(self, step: int, dimensions: int) -> float:
+        return self.lr * dimensions * self.lr_decay ** (step // max(1, self.steps // self.lr_num_decay))
+
+    def _moved(self, points: Tensor, images: Tensor, normals: Tensor, margins: Tensor, radius: float) -> Tensor:
+        """The points after a step: where margin + ∇margin · step is slightly negative, at −0.1 or 0.1 of the margin."""
+        slope = L2Ball.length(normals).clamp(min=torch.finfo(normals.dtype).tiny)
+        target = -margins * torch.where(margins > 0, self.overshoot, 2 - self.overshoot) / slope
+        here = points.flatten(1)
+        step = self.best_step(
+            offset=images.flatten(1) - here,
+            low=-here,
+            high=1 - here,
+            normal=L2Ball.direction(normals).flatten(1),
+            target=target[:, None],
+            radius=torch.full_like(target, radius)[:, None],
+        ).solve()
+        return (here + step).clamp(0, 1).reshape(points.shape)
+
+    @staticmethod
+    @abstractmethod
+    def _between(images: Tensor, starts: Tensor, share: Tensor) -> Tensor:
+        """From the images at 0 to the starting points at 1."""
+
+
+class L2BrendelBethgeAttack(BrendelBethgeAttack):
+    """``BrendelBethgeAttack`` in the L2 norm."""
+
+    norm, distance, best_step = "L2", l2, L2Step
+
+    @staticmethod
+    def _between(images: Tensor, starts: Tensor, share: Tensor) -> Tensor:
+        return torch.lerp(images, starts, share)
+
+
+class LinfinityBrendelBethgeAttack(BrendelBethgeAttack):
+    """``BrendelBethgeAttack`` in the L∞ norm."""
+
+    norm, distance, best_step = "Linf", linf, LinfStep
+
+    @staticmethod
+    def _between(images: Tensor, starts: Tensor, share: Tensor) -> Tensor:
+        return images + (starts - images).clamp(-share, share)
+
+
+def _read_starts(problem: Problem, starting_points: Any) -> Tensor:
+    """Starting points in [0, 1], rounding beyond it clipped."""
+    starts = ep.astensor(starting_points).raw
+    if not isinstance(starts, Tensor) or starts.dtype != problem.images.dtype:
+        got = f"{getattr(starts, 'dtype', '')} {type(starts).__name__}".strip()
+        raise TypeError(
+            f"starting_points: expected a PyTorch tensor of {problem.images.dtype}, as the inputs, got {got}"
+        )
+    if starts.shape != problem.images.shape:
+        expected = f"the inputs' shape {tuple(problem.images.shape)}"
+        raise ValueError(f"starting_points: expected {expected}, got {tuple(starts.shape)}")
+    return ((starts.to(problem.images.device) - problem.lower) / problem.span).clamp(0, 1)
+
+
+def _boundary(problem: Problem, points: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+    """The margins (N,) of points of some of the images, and their gradients (N, C, H, W)."""
+    whole = problem.images.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if whole else torch.contiguous_format
+    with torch.inference_mode(False), torch.enable_grad():
+        points = points.detach().clone(memory_format=layout).requires_grad_()
+        margins = _margins(problem, problem.model(points), problem.classes[which])
+        return margins.detach(), torch.autograd.grad(margins.sum(), points)[0]
+
+
+def _margins(problem: Problem, logits: Tensor, classes: Tensor) -> Tensor:
+    """How far logits (N, K) are from meeting the criterion: negative where they clearly meet it."""
+    own = logits.gather(1, classes[:, None])[:, 0]
+    other = logits.scatter(1, classes[:, None], -torch.inf).amax(1)
+    ahead = other - own if problem.targeted else own - other
+    return ahead + TIE * logits.detach().abs().amax(1)
+
+
+def _secured(problem: Problem, points: Tensor, starts: Tensor, which: Tensor) -> Tensor:
+    """The points, led back towards the starts by as little as makes them meet the criterion in this batch as well."""
+    for share in (4.0**-k for k in range(10, -1, -1)):
+        lost = which[~problem.fooled(problem.model(points))[which]]
+        if len(lost) == 0:
+            break
+        points[lost] = torch.lerp(points[lost], starts[lost], share)
+    return points
+
+
+def _over_pixels(values: Tensor) -> Tensor:
+    return values[:, None, None, None]  # (N, 1, 1, 1)
