@@ -11,6 +11,7 @@ from base64 import urlsafe_b64encode
 from dataclasses import replace
 from importlib.metadata import distribution
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -281,7 +282,9 @@ def test_a_stopped_attack_goes_on_to_the_same_flags(network, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         adversary.run_standard_evaluation(IMAGES, LABELS, bs=2, state_path=stopped)
     assert json.loads(stopped.read_text())["run_attacks"] == ["apgd-ce"]
-    attack(network).run_standard_evaluation(IMAGES, LABELS, bs=2, state_path=stopped)
+    resumed = attack(network)
+    resumed.apgd.perturb = stop  # it is done
+    resumed.run_standard_evaluation(IMAGES, LABELS, bs=2, state_path=stopped)
     flags = [json.loads(path.read_text())["robust_flags"] for path in (whole, stopped)]
     assert flags[0] == flags[1] and 0 < sum(flags[0]) < 6
     assert EvaluationState.from_disk(stopped).robust_flags.mean().item() == pytest.approx(sum(flags[0]) / 6)
@@ -370,9 +373,8 @@ def site(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_an_intact_installation_is_not_complained_of(site, recwarn):
-    compatibility.warn_of_changed_files()
-    assert not recwarn.list
+def test_an_intact_installation_is_not_complained_of(site):
+    assert compatibility.changed_files() == ""
 
 
 def test_files_that_torchattacks_overwrote_are_counted_and_torchattacks_is_named(site):
@@ -385,17 +387,22 @@ def test_files_that_torchattacks_overwrote_are_counted_and_torchattacks_is_named
     (site / "torchattacks-3.5.1.dist-info").mkdir()
     (site / "torchattacks-3.5.1.dist-info" / "METADATA").write_text("Name: torchattacks\nVersion: 3.5.1\n")
     (site / "torchattacks-3.5.1.dist-info" / "RECORD").write_text("\n".join(record))
-    with pytest.warns(UserWarning) as caught:
-        compatibility.warn_of_changed_files()
-    (message,) = (str(warning.message) for warning in caught)
+    message = compatibility.changed_files()
     assert "4 files of" in message and "overwritten by torchattacks 3.5.1" in message
     assert "pip uninstall torchattacks; pip install --force-reinstall --no-deps robustbench==1.1.1" in message
 
 
 def test_a_missing_file_is_a_change_too(site):
     (site / "robustbench" / "eval.py").unlink()
-    with pytest.warns(UserWarning, match=r"1 files of .* are not those of RobustBench 1.1.1 \(robustbench/eval.py\)"):
-        compatibility.warn_of_changed_files()
+    assert "are not those of RobustBench 1.1.1 (robustbench/eval.py)" in compatibility.changed_files()
+
+
+def test_changed_files_are_warned_of_and_the_reason_where_they_do_not_work(site, monkeypatch):
+    (site / "robustbench" / "eval.py").write_text("")
+    monkeypatch.setitem(sys.modules, "robustbench.eval", ModuleType("robustbench.eval"))
+    problem = "RobustBench cannot be used: .*corruptions_evaluation.* 1 files of .*pip install --force-reinstall"
+    with pytest.warns(UserWarning, match="1 files of"), pytest.raises(ImportError, match=problem):
+        import_robustbench()
 
 
 @pytest.mark.parametrize(
@@ -412,8 +419,15 @@ def test_an_import_that_cannot_be_mended_says_what_to_install(monkeypatch, fault
     monkeypatch.delitem(sys.modules, "robustbench.eval", raising=False)
     monkeypatch.setattr(compatibility, "import_module", fail)
     monkeypatch.setattr(compatibility, "_missing", lambda name: False)
-    with pytest.raises(ImportError, match=f"RobustBench cannot be imported: .*{advice}.*Here: robustbench 1.1.1, timm"):
+    with pytest.raises(ImportError, match=f"RobustBench cannot be used: .*{advice}.*Here: robustbench 1.1.1, timm"):
         import_robustbench()
+
+
+def test_a_robustbench_that_was_imported_before_is_mended_too(robustbench, monkeypatch):
+    evaluation = sys.modules["robustbench.eval"]
+    monkeypatch.setattr(evaluation, "corruptions_evaluation", evaluation.corruptions_evaluation.__wrapped__)
+    assert import_robustbench() is robustbench
+    assert evaluation.corruptions_evaluation.__wrapped__
 
 
 def test_robustbench_that_is_not_installed(monkeypatch):

@@ -100,6 +100,11 @@ def test_a_trusted_repository_of_torch_hub(here, repository, capsys):
     assert captured.out == ""
 
 
+def test_a_model_that_a_repository_of_torch_hub_does_not_have(here, repository):
+    with pytest.raises(ValueError, match="zoo:nett.trust_repo=True cannot be loaded: Cannot find callable nett"):
+        open_model(f"hub:{repository}:nett?trust_repo=True")
+
+
 # timm
 
 

@@ -178,8 +178,11 @@ def _open_hub(spec: str, num_classes: int) -> nn.Module:
         )
     _announce(f"Running the code of {where} with torch.hub, which keeps what it downloads in {torch.hub.get_dir()}")
     origin = {"source": "local"} if local else {"trust_repo": True}
-    with redirect_stdout(sys.stderr):
-        return build(partial(torch.hub.load, repository, name, **origin), spec, num_classes, arguments)
+    try:
+        with redirect_stdout(sys.stderr):
+            return build(partial(torch.hub.load, repository, name, **origin), spec, num_classes, arguments)
+    except RuntimeError as error:
+        raise ValueError(f"model: {spec} cannot be loaded: {error}") from error
 
 
 def _open_function(spec: str, num_classes: int) -> nn.Module:

@@ -33,21 +33,22 @@ def import_robustbench() -> ModuleType:
 
     Raises ImportError, which says what to install, where it still cannot be imported.
     """
-    if "robustbench.eval" in sys.modules:
+    evaluation = sys.modules.get("robustbench.eval")
+    if hasattr(getattr(evaluation, "corruptions_evaluation", None), "__wrapped__"):
         return sys.modules["robustbench"]
     try:
         distribution("robustbench")
     except PackageNotFoundError as error:
         raise ImportError("RobustBench is not installed: pip install 'freqrob[robustbench]'") from error
-    warn_of_changed_files()
+    if changes := changed_files():
+        warnings.warn(changes, stacklevel=3)
     try:
         with _stand_ins():
-            robustbench = import_module("robustbench")
+            robustbench, evaluation = import_module("robustbench"), import_module("robustbench.eval")
+        evaluation.corruptions_evaluation = _without_alexnet(evaluation.corruptions_evaluation)
     except Exception as error:  # a broken installation raises anything: ImportError, RuntimeError, AttributeError, …
-        raise ImportError(f"RobustBench cannot be imported: {error}. {_advice(str(error))}") from error
+        raise ImportError(f"RobustBench cannot be used: {error}. {changes or _advice(str(error))}") from error
     _warn_of_unusable_hub()
-    evaluation = import_module("robustbench.eval")
-    evaluation.corruptions_evaluation = _without_alexnet(evaluation.corruptions_evaluation)
     return robustbench
 
 
@@ -100,28 +101,27 @@ def _installed(package: str) -> str:
         return f"no {package}"
 
 
-def warn_of_changed_files() -> None:
-    """Warn, naming who did it, where files of ``robustbench/`` are not those of the installed RobustBench's wheel.
+def changed_files() -> str:
+    """Which files of ``robustbench/`` are not those of the installed RobustBench's wheel, whose they are, and a remedy.
 
-    torchattacks, for one, brings an older copy of 25 of them.
+    Empty where all are. torchattacks, for one, brings an older copy of 25 of them.
     """
     robustbench = distribution("robustbench")
     changed = _changed_files(robustbench)
     if not changed:
-        return
+        return ""
     owners = [
-        f"{other.name} {other.version}"
+        other
         for other in distributions()
         if other.name != robustbench.name and set(changed) & {str(file) for file in other.files or ()}
     ]
-    by = f", overwritten by {' and '.join(owners)}" if owners else ""
+    by = "".join(f", overwritten by {owner.name} {owner.version}" for owner in owners)
     some = ", ".join(changed[:3]) + (", …" if len(changed) > 3 else "")
-    remove = f"pip uninstall {' '.join(owner.split()[0] for owner in owners)}; " if owners else ""
-    warnings.warn(
+    remove = "".join(f"pip uninstall {owner.name}; " for owner in owners)
+    return (
         f"{len(changed)} files of {robustbench.locate_file('robustbench')} are not those of RobustBench "
         f"{robustbench.version}{by} ({some}): its numbers may not be RobustBench's. To mend it: "
-        f"{remove}pip install --force-reinstall --no-deps robustbench=={robustbench.version}",
-        stacklevel=4,
+        f"{remove}pip install --force-reinstall --no-deps robustbench=={robustbench.version}"
     )
 
 
