@@ -1,0 +1,148 @@
+"""Minimal perturbations by Foolbox's Brendel–Bethge attacks, by ours and by Foolbox's FMN.
+
+    python -m benchmarks.minimal_perturbation --data DIR [--model NAME] [--steps N] [--device cuda]
+
+All attack the same correctly classified images for as many steps, the Brendel–Bethge attacks from the same starting
+points, all images at once; FMN starts at the images. Numba's compilation, which Foolbox's need once a process, is timed
+by itself. Ours is given channels_last images, the others contiguous ones, of which they would make contiguous ones.
+`ms_a_step` is of one image; `cpu_s` is the time of all cores of this process, `undisturbed` whether others used them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from foolbox import PyTorchModel, attacks
+from foolbox.attacks.base import MinimizationAttack
+from freqrob_foolbox.brendel_bethge import L2BrendelBethgeAttack, LinfinityBrendelBethgeAttack
+from torch import Tensor
+
+from benchmarks.timing import sample
+from freqrob.data import ImageSet, load_dataset
+from freqrob.data.samples import sample_images
+from freqrob.files import write_json
+from freqrob.models import load_model
+from freqrob.provenance import provenance
+
+ATTACKS: dict[str, dict[str, Callable[..., MinimizationAttack]]] = {
+    "Linf": {
+        "foolbox": attacks.LinfinityBrendelBethgeAttack,
+        "freqrob": LinfinityBrendelBethgeAttack,
+        "fmn": attacks.LInfFMNAttack,
+    },
+    "L2": {
+        "foolbox": attacks.L2BrendelBethgeAttack,
+        "freqrob": L2BrendelBethgeAttack,
+        "fmn": attacks.L2FMNAttack,
+    },
+}
+
+
+def correct_images(model: PyTorchModel, dataset: ImageSet, count: int, device: str) -> tuple[Tensor, Tensor]:
+    """The first so many images that the model classifies correctly, and their labels."""
+    taken = slice(0, 4 * count)
+    images, labels = dataset.images[taken].to(device).float() / 255, dataset.labels[taken].to(device)
+    with torch.no_grad():
+        right = (model(images).argmax(1) == labels).nonzero().flatten()[:count]
+    return images[right], labels[right]
+
+
+def compile_seconds(attack: MinimizationAttack, model: PyTorchModel, images: Tensor, labels: Tensor) -> float:
+    """Of the first run, less the second."""
+    seconds = [sample(lambda: attack(model, images, labels, epsilons=None), 1)[0] for _ in range(2)]
+    return seconds[0] - seconds[1]
+
+
+def measured(
+    attack: MinimizationAttack, model: PyTorchModel, images: Tensor, labels: Tensor, **starts: Tensor
+) -> dict[str, Any]:
+    """One run on all images: how long it took and how far they are."""
+    results: list[tuple[Tensor, Tensor]] = []
+
+    def run() -> None:
+        raw, _, success = attack(model, images, labels, epsilons=None, **starts)
+        results.append((attack.distance(images, raw), success.sum().item()))
+
+    cpu = time.process_time()
+    seconds, quiet = sample(run, 1)
+    cpu = time.process_time() - cpu
+    distances, successes = results[0]
+    return {
+        "seconds": round(seconds, 3),
+        "cpu_s": round(cpu, 3),
+        "images_per_s": round(len(images) / seconds, 4),
+        "ms_a_step": round(1e3 * seconds / len(images) / attack.steps, 4),
+        "median_distance": round(distances.median().item(), 6),
+        "mean_distance": round(distances.mean().item(), 6),
+        "successes": successes,
+        "undisturbed": quiet,
+    }
+
+
+def rows(model: PyTorchModel, images: Tensor, labels: Tensor, steps: int, norms: list[str]) -> list[dict[str, Any]]:
+    """A row for each attack of each norm; those of Foolbox's Brendel–Bethge attack are what ours is compared to."""
+    torch.manual_seed(0)
+    starts = attacks.LinearSearchBlendedUniformNoiseAttack(steps=100).run(model, images, labels)
+    found = []
+    for norm in norms:
+        base: dict[str, Any] = {}
+        for name, kind in ATTACKS[norm].items():
+            row: dict[str, Any] = {"norm": norm, "attack": name}
+            if name == "foolbox":
+                row["compile_s"] = round(compile_seconds(kind(steps=1), model, images[:2], labels[:2]), 1)
+            given = images.contiguous(memory_format=torch.channels_last) if name == "freqrob" else images
+            kind(steps=1)(model, given[:2], labels[:2], epsilons=None)
+            row |= measured(
+                kind(steps=steps), model, given, labels, **({} if name == "fmn" else {"starting_points": starts})
+            )
+            base = base or row
+            row["times_as_fast"] = round(base["seconds"] / row["seconds"], 2)
+            row["times_less_cpu"] = round(base["cpu_s"] / row["cpu_s"], 2)
+            found.append(row)
+            print(row, flush=True)
+    return found
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="the folder of CIFAR-10; without it, Foolbox's 20 sample images")
+    parser.add_argument("--model", default="pgd_at_rn20")
+    parser.add_argument("--model-dir", type=Path, default=Path("models"))
+    parser.add_argument("--images", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--norms", nargs="+", choices=ATTACKS, default=list(ATTACKS))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, default=Path("results/minimal_perturbation_cpu.json"))
+    parser.add_argument("--quick", action="store_true", help="few images and steps, to see that it runs")
+    given = parser.parse_args(arguments)
+    if given.quick:
+        given.images, given.steps = 4, 5
+    torch.set_num_threads(given.threads)
+    warnings.filterwarnings("ignore", message="At the first initialisation")
+    network = load_model(given.model, model_dir=given.model_dir).to(given.device)
+    model = PyTorchModel(network, bounds=(0, 1), device=given.device)
+    dataset = load_dataset("cifar10", "test", given.data) if given.data else sample_images()
+    images, labels = correct_images(model, dataset, given.images, given.device)
+    circumstances = {
+        "model": given.model, "dataset": "CIFAR-10 test" if given.data else "Foolbox's samples", "images": len(images),
+        "steps": given.steps, "threads": given.threads, "device": given.device,
+    }  # fmt: skip
+    if given.device == "cuda":
+        circumstances["gpu"] = torch.cuda.get_device_name()
+    found = rows(model, images, labels, given.steps, given.norms)
+    typed = sys.argv[1:] if arguments is None else arguments
+    command = shlex.join(["python", "-m", "benchmarks.minimal_perturbation", *map(str, typed)])
+    write_json(given.out, {**provenance(command), **circumstances, "rows": found})
+
+
+if __name__ == "__main__":
+    main()
