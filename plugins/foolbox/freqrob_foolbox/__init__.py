@@ -14,10 +14,11 @@ _HOMES = {
     "L2BandPGD": "band_limited",
     "LinfBandMinimization": "band_limited",
     "L2BandMinimization": "band_limited",
+    "LinfinityBrendelBethgeAttack": "brendel_bethge",
+    "L2BrendelBethgeAttack": "brendel_bethge",
     "MinimalPerturbation": "minimal_perturbation",
     "MinimalPerturbations": "minimal_perturbation",
     "Start": "minimal_perturbation",
-    "derange": "minimal_perturbation",
     "PerturbationSpectrum": "spectrum",
     "analyze_spectrum": "spectrum",
 }
@@ -26,21 +27,23 @@ __all__ = [
     "L2AutoAttack",
     "L2BandMinimization",
     "L2BandPGD",
+    "L2BrendelBethgeAttack",
     "LinfAutoAttack",
     "LinfBandMinimization",
     "LinfBandPGD",
+    "LinfinityBrendelBethgeAttack",
     "MinimalPerturbation",
     "MinimalPerturbations",
     "PerturbationSpectrum",
     "Start",
     "analyze_spectrum",
-    "derange",
 ]
 
 if TYPE_CHECKING:
     from freqrob_foolbox.auto_attack import L2AutoAttack, LinfAutoAttack
     from freqrob_foolbox.band_limited import L2BandMinimization, L2BandPGD, LinfBandMinimization, LinfBandPGD
-    from freqrob_foolbox.minimal_perturbation import MinimalPerturbation, MinimalPerturbations, Start, derange
+    from freqrob_foolbox.brendel_bethge import L2BrendelBethgeAttack, LinfinityBrendelBethgeAttack
+    from freqrob_foolbox.minimal_perturbation import MinimalPerturbation, MinimalPerturbations, Start
     from freqrob_foolbox.spectrum import PerturbationSpectrum, analyze_spectrum
 
 

@@ -70,7 +70,8 @@ class BandBall:
         self._ball = BALLS[norm](images, eps)
 
     def project(self, points: Tensor) -> Tensor:
-        """Points of the ball and of [0, 1], nearly in the band."""
+        """Points of the ball and of [0, 1], nearly in the band; in L2, where [0, 1] is no limit, the nearest ones."""
+        points = self.images + self.band.project(points - self.images)
         for _ in range(ITERATIONS):
             points = self._towards_band(self._ball.project(points))
         return self._ball.project(points)

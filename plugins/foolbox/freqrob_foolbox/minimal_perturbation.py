@@ -19,16 +19,18 @@ from typing import Any
 import numpy as np
 import torch
 from foolbox import Criterion, Misclassification, Model, PyTorchModel, TargetedMisclassification
-from foolbox.attacks import LinfinityBrendelBethgeAttack, LinfPGD
+from foolbox.attacks import LinfPGD
 from foolbox.attacks.base import MinimizationAttack
 from foolbox.attacks.fast_minimum_norm import FMNAttackLp
 from torch import Tensor, nn
 
 from freqrob.attacks import evaluating
 from freqrob.data.datasets import check_labelled, to_pixels
+from freqrob.data.hybrid import derange
 from freqrob.evaluation.samples import Samples, data_hash, model_hash
 from freqrob.models.sources import as_module
 from freqrob.parameters import check_counts, check_pixels
+from freqrob_foolbox.brendel_bethge import LinfinityBrendelBethgeAttack
 
 Track = Callable[[Iterable, str, int], Iterable]
 PREDICTED = 250  # images at a time
@@ -67,14 +69,14 @@ class MinimalPerturbations:
 class MinimalPerturbation:
     """Runs an attack on many images in batches, several times, and keeps the smallest perturbation of each image.
 
-    A targeted run aims at labels that are those of the images in another order, none at its own (``derange``). Attacks
-    that go along the decision boundary start from what targeted PGD finds at ``start_eps``, or else from another of the
-    images that is classified as the target; FMN, DDN, C&W and the like start at the image. An image that meets the
-    criterion already has the distance 0. Where no start is found, or an attack fails on an image, that image is
-    reported in a warning, and the others go on.
+    A targeted run aims at the labels of the images in another order, none at its own (``freqrob.data.hybrid.derange``).
+    Attacks that go along the decision boundary start from what targeted PGD finds at ``start_eps``, or else from one of
+    the other images that is classified as the target; FMN, DDN, C&W and the like start at the image. An image that
+    meets the criterion already has the distance 0. Where no start is found, or an attack fails on an image, that image
+    is reported in a warning, and the others go on.
 
     Args:
-        attack: any of Foolbox's or ours that minimises; L∞ Brendel-Bethge by default.
+        attack: any of Foolbox's or ours that minimises; our batched L∞ Brendel-Bethge attack by default.
         targeted: at other classes, as Li et al.; or merely away from the labels.
         repeats: runs from other random starts, the smallest distance kept.
         seed: of targets, starts and the attack's random numbers; the global random numbers are left as they were.
@@ -149,22 +151,6 @@ class MinimalPerturbation:
             got = f"{tuple(targets.shape)} {targets.dtype}{'' if self.targeted else ' for an untargeted run'}"
             raise ValueError(f"targets: expected ({len(labels)},) int64, got {got}")
         return targets
-
-
-def derange(labels: Tensor, seed: int = 0) -> Tensor:
-    """The labels (N,) in a random order in which none is where it, or an equal one, was.
-
-    Raises ValueError where there is none: more than half of the labels are equal.
-    """
-    own, draws = labels.cpu().numpy(), np.random.default_rng(seed)
-    if len(own) and 2 * np.bincount(own).max() > len(own):
-        raise ValueError(f"labels: more than half of them are {np.bincount(own).argmax()}, so they cannot be deranged")
-    order = draws.permutation(own)
-    for here in np.flatnonzero(order == own):
-        if order[here] == own[here]:  # an earlier swap may have moved it
-            there = draws.choice(np.flatnonzero((order != own[here]) & (own != own[here])))
-            order[[here, there]] = order[[there, here]]
-    return torch.from_numpy(order).to(labels)
 
 
 class _Search:
@@ -249,7 +235,7 @@ class _Search:
         except (AssertionError, ValueError) as error:
             if len(images) == 1:
                 self.error = error
-                reason = f"{type(error).__name__} {error}".strip()
+                reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
                 warnings.warn(f"image {numbers[0]}: {reason}; the others go on", stacklevel=5)
                 failed = torch.zeros_like(classes, dtype=torch.bool)
                 return images, failed, failed

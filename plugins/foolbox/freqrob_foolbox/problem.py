@@ -59,7 +59,7 @@ class Problem:
             got = f"{type(classes).__name__} {tuple(classes.shape)}"
             raise ValueError(f"criterion: expected a PyTorch tensor of {len(images)} classes, got {got}")
         span = upper - lower
-        pixels = (images.detach() - lower) / span
+        pixels = ((images.detach() - lower) / span).contiguous()  # AutoAttack takes no other
         return cls(as_module(model), pixels, classes.to(images.device).long(), targeted, lower, span, restore)
 
     def fooled(self, logits: Tensor) -> Tensor:

@@ -1,0 +1,322 @@
+"""Where the smallest adversarial perturbations of models lie in the spectrum: Fig. 4 of Li et al. for any models.
+
+Each model is attacked on the same images, targeted at the same labels, from starts that PGD finds, and the smallest
+perturbations are compared: mean |DFT|² of them, its radial profile, and their size against the half-power frequency
+f_0.5. Robust models that lean on low frequencies have large perturbations with a low f_0.5; white noise has 0.396
+cycles/pixel.
+
+OUT gets boundary_spectrum.png and .svg (the figure), .csv (a row for each model) and .json (everything, with where it
+comes from). Every batch is kept in OUT/cache: a run that was stopped goes on with the same command, and more models or
+more --repeats reuse what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from foolbox.attacks.base import MinimizationAttack
+    from freqrob_foolbox import MinimalPerturbations, PerturbationSpectrum
+    from matplotlib.figure import Figure
+
+    from freqrob.data import ImageSet
+
+EXAMPLES = """examples:
+  python plugins/foolbox/boundary_spectrum.py standard_rn20 pgd_at_rn20 --attack fmn
+      two models that come with freqrob on the 20 images that come with Foolbox, in a minute
+  python plugins/foolbox/boundary_spectrum.py standard_rn20 pgd_at_rn20 robustbench:Carmon2019Unlabeled \\
+      --data ./data --images 1000 --repeats 3
+      the settings of Li et al.
+"""
+ATTACKS = {
+    "bb": "L∞ Brendel-Bethge, the attack of Li et al.",
+    "bb_l2": "L2 Brendel-Bethge",
+    "fmn": "L∞ fast minimum norm",
+    "fmn_l2": "L2 fast minimum norm",
+    "ddn": "L2 decoupled direction and norm",
+    "cw": "L2 Carlini-Wagner",
+    "hsj": "HopSkipJump, L2, from the model's decisions alone",
+    "boundary": "Boundary, L2, from the model's decisions alone",
+}
+WHITE_NOISE = 0.396  # f_0.5 in cycles/pixel, for images of 32 × 32
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model's smallest perturbations and their spectrum; distances of the successes, in the attack's norm."""
+
+    found: MinimalPerturbations
+    spectrum: PerturbationSpectrum
+
+    @property
+    def distances(self) -> list[float]:
+        return self.found.distances[self.found.success].tolist()
+
+    @property
+    def median(self) -> float:
+        return self.found.distances[self.found.success].quantile(0.5).item()
+
+    def row(self, model: str) -> dict[str, Any]:
+        low, high = self.spectrum.half_power_interval
+        return {
+            "model": model,
+            "images": len(self.found.success),
+            "successes": int(self.found.success.sum()),
+            "median_distance": self.median,
+            "mean_distance": sum(self.distances) / len(self.distances),
+            "half_power_frequency": self.spectrum.half_power_frequency,
+            "half_power_low": low,
+            "half_power_high": high,
+            "exact_half_power_frequency": self.spectrum.exact_half_power_frequency,
+        }
+
+    def details(self, model: str) -> dict[str, Any]:
+        spectrum, found = self.spectrum, self.found
+        curves = {name: getattr(spectrum, name).tolist() for name in ("frequencies", "profile", "radii", "cumulative")}
+        distances = [distance if math.isfinite(distance) else None for distance in found.distances.tolist()]
+        each = {"distances": distances, "targets": found.classes.tolist(), "starts": found.starts.tolist()}
+        return {**self.row(model), **curves, "power": spectrum.power.tolist(), **each}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        _run(options, shlex.join(["python", "plugins/foolbox/boundary_spectrum.py", *(arguments or sys.argv[1:])]))
+    except KeyboardInterrupt:
+        print(f"Stopped. The same command goes on with what {options.out / 'cache'} holds.", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("models", nargs="+", metavar="MODEL", help="a name (`freqrob models` lists them), NAME=weights.pt, "
+        "robustbench:NAME, timm:NAME, or package.module:function")  # fmt: skip
+    add("--data", type=Path, metavar="DIR", help="where the data set is; without it, 20 images that Foolbox brings")
+    add("--dataset", default="cifar10", help="default: %(default)s")
+    add("--threat-model", default="Linf", help="of the models; default: %(default)s")
+    add("--model-dir", type=Path, default=Path("models"), metavar="DIR", help="of trained models; default: %(default)s")
+    add("--images", type=int, default=20, metavar="N", help="the first N test images; default: %(default)s, the paper "
+        "has 1000")  # fmt: skip
+    attacks = "; ".join(f"{name}: {what}" for name, what in ATTACKS.items())
+    add("--attack", choices=ATTACKS, default="bb", metavar="NAME", help=f"default: %(default)s. {attacks}")
+    add("--steps", type=int, metavar="N", help="of the attack; its own default unless given (bb: 1000)")
+    add("--repeats", type=int, default=1, metavar="N", help="runs from other starts, the smallest perturbation of each "
+        "image kept; default: %(default)s")  # fmt: skip
+    add("--untargeted", action="store_true", help="away from the label instead of towards another image's")
+    add("--batch-size", type=int, default=20, metavar="N", help="images at a time; default: %(default)s")
+    add("--seed", type=int, default=0, help="of targets, starts and bootstrap; default: %(default)s")
+    add("--device", default="auto", help="cpu, cuda, cuda:1, …; default: a GPU where there is one")
+    add("--out", type=Path, default=Path("boundary_spectrum"), metavar="OUT", help="a folder; default: %(default)s")
+    return parser
+
+
+def _run(options: argparse.Namespace, command: str) -> None:
+    from freqrob_foolbox import MinimalPerturbation
+
+    from freqrob.cli.app import usable_device
+    from freqrob.cli.progress import prefixed, progress_bars
+    from freqrob.models.sources import open_model
+
+    if len(set(options.models)) < len(options.models):
+        raise ValueError(f"models: expected each once, got {' '.join(options.models)}")
+    device, attack = usable_device(options.device), make_attack(options.attack, options.steps)
+    how = MinimalPerturbation(
+        attack, targeted=not options.untargeted, repeats=options.repeats, seed=options.seed,
+        batch_size=options.batch_size,
+    )  # fmt: skip
+    places = options.model_dir, options.dataset, options.threat_model
+    networks = {spec: open_model(spec, *places).to(device) for spec in options.models}
+    measured = {}
+    with progress_bars() as (track, log):
+        chosen = _images(options, track)
+        for spec, network in networks.items():
+            found = how(
+                network, chosen.images, chosen.labels, cache=options.out / "cache", track=prefixed(track, spec)
+            )  # fmt: skip
+            measured[spec] = analyse(spec, found, chosen, options.seed)
+            log(summary(spec, measured[spec]))
+    source = f"{options.dataset} test" if options.data else "the CIFAR-10 images of Foolbox"
+    settings = {
+        "attack": repr(attack), "images": len(chosen), "source": source, "targeted": how.targeted,
+        "repeats": how.repeats, "batch_size": how.batch_size, "seed": how.seed,
+    }  # fmt: skip
+    write(options.out, measured, _distance_label(attack), settings, command)
+    print(f"{options.out}/boundary_spectrum.png, .svg, .csv, .json")
+
+
+def make_attack(name: str, steps: int | None) -> MinimizationAttack:
+    """An attack of ``ATTACKS`` with so many steps, or as many as it has by default."""
+    from foolbox import attacks as theirs
+    from freqrob_foolbox import L2BrendelBethgeAttack, LinfinityBrendelBethgeAttack
+
+    kinds = {
+        "bb": LinfinityBrendelBethgeAttack, "bb_l2": L2BrendelBethgeAttack, "fmn": theirs.LInfFMNAttack,
+        "fmn_l2": theirs.L2FMNAttack, "ddn": theirs.DDNAttack, "cw": theirs.L2CarliniWagnerAttack,
+        "hsj": theirs.HopSkipJumpAttack, "boundary": theirs.BoundaryAttack,
+    }  # fmt: skip
+    if steps is not None and steps < 1:
+        raise ValueError(f"steps: expected at least 1, got {steps}")
+    return kinds[name](**({} if steps is None else {"steps": steps}))
+
+
+def _images(options: argparse.Namespace, track: Any) -> ImageSet:
+    from freqrob.data import load_dataset
+    from freqrob.data.samples import sample_images
+
+    if options.data is None and options.dataset != "cifar10":
+        raise ValueError(f"data: the images that Foolbox brings are CIFAR-10's; where is {options.dataset}?")
+    images = load_dataset(options.dataset, "test", options.data, track=track) if options.data else sample_images()
+    if not 1 <= options.images <= len(images):
+        hint = "" if options.data else " without --data"
+        raise ValueError(f"images: expected 1 to {len(images)}{hint}, got {options.images}")
+    return images[: options.images]
+
+
+def analyse(spec: str, found: MinimalPerturbations, images: ImageSet, seed: int) -> Measured:
+    """The spectrum of the perturbations that were found. Raises ValueError where there are none."""
+    from freqrob_foolbox import analyze_spectrum
+
+    from freqrob.data.datasets import to_pixels
+
+    if not found.success.any():
+        raise ValueError(f"{spec}: the attack found no perturbation of any image; more --steps may help")
+    perturbed, inputs = found.perturbed[found.success], to_pixels(images.images)[found.success]
+    return Measured(found, analyze_spectrum(perturbed, inputs, seed=seed))
+
+
+def summary(spec: str, measured: Measured) -> str:
+    row = measured.row(spec)
+    return (
+        f"{spec}: {row['successes']} of {row['images']} images, median distance {row['median_distance']:.4g}, "
+        f"f_0.5 = {row['half_power_frequency']:.3f} ({row['half_power_low']:.3f} to {row['half_power_high']:.3f}) "
+        "cycles/pixel"
+    )
+
+
+def write(
+    out: Path, measured: Mapping[str, Measured], distance: str, settings: Mapping[str, Any], command: str
+) -> None:
+    """The figure, a row for each model, and everything. Raises OSError."""
+    import os
+
+    from freqrob.files import temporary_beside, write_csv, write_json
+    from freqrob.provenance import provenance
+
+    rows = [one.row(spec) for spec, one in measured.items()]
+    write_csv(out / "boundary_spectrum.csv", rows, list(rows[0]))
+    details = [one.details(spec) for spec, one in measured.items()]
+    write_json(
+        out / "boundary_spectrum.json",
+        {"provenance": provenance(command), "settings": dict(settings), "models": details},
+    )
+    figure = draw(measured, distance)
+    for kind in ("png", "svg"):
+        path = out / f"boundary_spectrum.{kind}"
+        with temporary_beside(path) as new:
+            figure.savefig(new, format=kind, dpi=150)
+            os.replace(new, path)
+
+
+def draw(measured: Mapping[str, Measured], distance: str) -> Figure:
+    """Mean spectra above, radial profiles and size against f_0.5 below, as Fig. 4 of Li et al."""
+    from matplotlib.figure import Figure
+
+    columns = min(len(measured), 5)
+    rows = math.ceil(len(measured) / columns)
+    figure = Figure(figsize=(max(9, 2.6 * columns), 2.7 * rows + 4.2), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=[2.7 * rows, 4.2])
+    _draw_spectra(above, measured, rows, columns)
+    profiles, sizes = below.subplots(1, 2)
+    _draw_profiles(profiles, measured)
+    _draw_sizes(sizes, measured, distance)
+    handles, labels = sizes.get_legend_handles_labels()
+    below.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False)
+    return figure
+
+
+def _draw_spectra(figure: Any, measured: Mapping[str, Measured], rows: int, columns: int) -> None:
+    """log |DFT|² with DC in the middle, each in multiples of its mean, on one scale of colours."""
+    import torch
+    from matplotlib.colors import LogNorm
+
+    maps = {spec: torch.fft.fftshift(one.spectrum.power / one.spectrum.power.mean()) for spec, one in measured.items()}
+    positive = torch.cat([power[power > 0] for power in maps.values()])
+    norm = LogNorm(max(torch.quantile(positive, 0.01).item(), positive.max().item() / 1e5), positive.max().item(), True)
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes, (spec, power) in zip(panels, maps.items(), strict=False):
+        height, width = power.shape
+        x, y = ((-(size // 2) - 0.5, size - size // 2 - 0.5) for size in (width, height))
+        extent = (x[0] / width, x[1] / width, y[1] / height, y[0] / height)
+        image = axes.imshow(power.clamp(min=norm.vmin).numpy(), norm=norm, cmap="viridis", extent=extent)
+        axes.set_title(spec, fontsize="medium")
+        axes.set(xticks=[-0.5, -0.25, 0, 0.25], yticks=[-0.5, -0.25, 0, 0.25])
+    for axes in panels[len(maps) :]:
+        axes.remove()
+    figure.supxlabel("frequency (cycles/pixel)", fontsize="medium")
+    figure.colorbar(image, ax=list(panels[: len(maps)]), label="mean |DFT|² ÷ its mean")
+
+
+def _draw_profiles(axes: Any, measured: Mapping[str, Measured]) -> None:
+    """Mean power of a coefficient against its radius, with f_0.5 as a vertical line."""
+    for (spec, one), style in zip(measured.items(), _styles(), strict=False):
+        spectrum = one.spectrum
+        shown = spectrum.profile > 0
+        profile = spectrum.profile / spectrum.power.mean()
+        axes.plot(spectrum.frequencies[shown].numpy(), profile[shown].numpy(), label=spec, markersize=4, **style)
+        axes.axvline(spectrum.half_power_frequency, color=style["color"], linestyle=":", linewidth=1.2)
+    axes.set(yscale="log", xlabel="frequency (cycles/pixel)", ylabel="mean |DFT|² of a ring ÷ mean")
+    axes.set_title("radial profiles; dotted: f$_{0.5}$", fontsize="medium")
+    axes.grid(alpha=0.3)
+
+
+def _draw_sizes(axes: Any, measured: Mapping[str, Measured], distance: str) -> None:
+    """Median distance, with quartiles, against f_0.5 with its bootstrap interval."""
+    import numpy as np
+
+    scale = 255 if "255" in distance else 1
+    for (spec, one), style in zip(measured.items(), _styles(), strict=False):
+        half, (low, high) = one.spectrum.half_power_frequency, one.spectrum.half_power_interval
+        quarter, median, most = scale * np.percentile(one.distances, [25, 50, 75])
+        across = np.abs([[low - half], [high - half]])  # a bootstrap's percentiles may leave the estimate out
+        axes.errorbar(
+            half, median, yerr=[[median - quarter], [most - median]], xerr=across, label=spec, capsize=3, markersize=8,
+            **{**style, "linestyle": "none"},
+        )  # fmt: skip
+    axes.axvline(WHITE_NOISE, color="0.5", linestyle="--", linewidth=1, label="white noise")
+    axes.set(xlabel="half-power frequency f$_{0.5}$ (cycles/pixel)", ylabel=distance)
+    axes.set_title("size against f$_{0.5}$; quartiles, 95 %", fontsize="medium")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+
+
+def _styles() -> Any:
+    """Okabe and Ito's colours, which the colour-blind can tell apart, each with its marker."""
+    from itertools import cycle
+
+    from freqrob.report.plots import COLOURS, MARKERS
+
+    return ({"color": colour, "marker": marker} for colour, marker in cycle(zip(COLOURS, MARKERS, strict=True)))
+
+
+def _distance_label(attack: MinimizationAttack) -> str:
+    from foolbox.distances import linf
+
+    return "L∞ distance (grey levels of 255)" if attack.distance == linf else "L2 distance (white = 1)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
