@@ -105,13 +105,14 @@ def corruption_table(found: dict[str, CorruptionAccuracy], mce: dict[str, float]
     title = f"Accuracy (%) on corruptions of {of}, {made}: {first.images:,} images each, protocol {first.protocol}"
     say(title, highlight=False, markup=False)
     for name, accuracy in found.items():
-        table = Table(name, *(f"severity {severity}" for severity in range(1, 6)), "mean")
+        table = Table("severity", *map(str, range(1, 6)), "mean", title=name, title_justify="left")
         for kind, at in accuracy.accuracies.items():
             table.add_row(kind, *map(_percent, (*at, accuracy.of_type(kind))))
         Console().print(table)
     table = Table("mean over", *found)
     for group in first.means():
-        table.add_row(group, *(_percent(accuracy.means()[group]) for accuracy in found.values()))
+        shown = f"all {len(first.accuracies)} types" if group == "all" else group
+        table.add_row(shown, *(_percent(accuracy.means()[group]) for accuracy in found.values()))
     if mce:
         table.add_row(f"mCE, {len(first.accuracies)} types", *(_percent(mce[name]) for name in found))
     Console().print(table)

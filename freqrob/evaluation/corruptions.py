@@ -56,11 +56,12 @@ class CorruptionAccuracy:
         return _mean(self.accuracies[name])
 
     def means(self) -> dict[str, float]:
-        """The mean over types and severities of each of ``GROUPS`` of which all types were measured.
+        """The mean over types and severities of each of ``GROUPS`` of which all types were measured, and of ``all``.
 
-        ``"15 types"`` is what RobustBench reports.
+        ``"15 types"`` is what RobustBench reports; ``"all"`` is over whatever types were measured.
         """
         whole = {group: types for group, types in GROUPS.items() if self.accuracies.keys() >= {*types}}
+        whole["all"] = tuple(self.accuracies)
         return {group: _mean([self.of_type(name) for name in types]) for group, types in whole.items()}
 
     def mce(self, baseline: CorruptionAccuracy) -> float:
