@@ -397,7 +397,7 @@ def test_a_missing_file_is_a_change_too(site):
     assert "are not those of RobustBench 1.1.1 (robustbench/eval.py)" in compatibility.changed_files()
 
 
-def test_changed_files_are_warned_of_and_the_reason_where_they_do_not_work(site, monkeypatch):
+def test_changed_files_are_warned_of_and_the_reason_where_they_do_not_work(robustbench, site, monkeypatch):
     (site / "robustbench" / "eval.py").write_text("")
     monkeypatch.setitem(sys.modules, "robustbench.eval", ModuleType("robustbench.eval"))
     problem = "RobustBench cannot be used: .*corruptions_evaluation.* 1 files of .*pip install --force-reinstall"
