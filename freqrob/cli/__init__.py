@@ -1,4 +1,4 @@
-"""The command line: `freqrob demo | train | recipes | evaluate | corruptions | models | export | dataset | doctor`.
+"""The command line; `freqrob --help` says which commands there are.
 
 Only what `--help` needs is imported here; torch comes with the command that uses it.
 """
@@ -7,12 +7,13 @@ from freqrob.cli.app import app
 from freqrob.cli.corruptions import corruptions
 from freqrob.cli.dataset import dataset_group
 from freqrob.cli.demo import demo
+from freqrob.cli.diagnose import diagnose
 from freqrob.cli.evaluate import evaluate
 from freqrob.cli.export import export
 from freqrob.cli.models import doctor, models
 from freqrob.cli.train import recipes, train
 
-for command in (demo, train, recipes, evaluate, corruptions, models, export, doctor):
+for command in (demo, train, recipes, evaluate, corruptions, diagnose, models, export, doctor):
     app.command()(command)
 app.add_typer(dataset_group, name="dataset")
 

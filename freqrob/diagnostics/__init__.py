@@ -6,7 +6,7 @@ from freqrob.diagnostics.hybrid import HybridReliance, hybrid_reliance
 from freqrob.diagnostics.jacobian import JacobianSpectrum, jacobian_spectrum
 from freqrob.diagnostics.loss_landscape import LossLandscape, loss_landscape
 from freqrob.diagnostics.measurement import Measurement
-from freqrob.diagnostics.run import diagnose
+from freqrob.diagnostics.run import diagnose, expected_seconds
 from freqrob.diagnostics.sensitivity import Sensitivity, sensitivity
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Sensitivity",
     "band_accuracy",
     "diagnose",
+    "expected_seconds",
     "fourier_heatmap",
     "hybrid_reliance",
     "jacobian_spectrum",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,12 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from freqrob import __version__
-from freqrob.attacks import classified, evaluating
+from freqrob.attacks import classified
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.diagnostics.measurement import Measurement
-from freqrob.diagnostics.per_sample import Track, untracked
-from freqrob.evaluation.samples import Samples, data_hash, model_hash
+from freqrob.diagnostics.per_sample import Track, device_of, shared_out, untracked
 from freqrob.models.sources import as_module
 
 
@@ -70,8 +67,7 @@ def loss_landscape(
         points: along each direction, odd.
         seed: of the directions.
         batch_size: images at a time.
-        cache: a folder of ``Samples``, where each point is kept; None keeps nothing.
-        track: wraps iterables in a progress bar.
+        cache, track: as for ``per_sample``; each point is kept when it is done.
 
     Raises:
         ValueError: a span that is not positive, an even number of points, or images and labels that do not fit.
@@ -85,21 +81,19 @@ def loss_landscape(
         raise ValueError(f"points: expected an odd number from 3 on, got {points}")
     model = as_module(model)
     steps = torch.linspace(-span, span, points, dtype=torch.float64)
-    key = {
-        "freqrob": __version__, "diagnostic": "loss_landscape", "span": span, "points": points, "seed": seed,
-        "model": model_hash(model) if cache else "", "data": data_hash(images, labels) if cache else "",
-    }  # fmt: skip
-    found = Samples(cache, key, points * points, "loss landscape")
     generator = torch.Generator().manual_seed(seed)
     own = dict(model.named_parameters())
     one, other = ({name: _direction(weight, generator) for name, weight in own.items()} for _ in range(2))
-    left = found.remaining().tolist()
-    with evaluating(model) as subject, torch.no_grad():
-        for point in track(left, "loss landscape", len(left)):
-            a, b = steps[point // points].item(), steps[point % points].item()
-            weights = {name: own[name] + a * one[name] + b * other[name] for name in own}
-            loss, correct = _loss(subject, weights, images, labels, batch_size)
-            found.put(torch.tensor([point]), loss=loss[None], accuracy=correct[None])
+
+    def at(subject: nn.Module, point: Tensor) -> dict[str, Tensor]:
+        a, b = steps[point.item() // points].item(), steps[point.item() % points].item()
+        weights = {name: own[name] + a * one[name] + b * other[name] for name in own}
+        loss, correct = _loss(subject, weights, images, labels, batch_size)
+        return {"loss": loss[None], "accuracy": correct[None]}
+
+    key = {"diagnostic": "loss_landscape", "span": span, "points": points, "seed": seed}
+    chunks = torch.arange(points * points).split(1)
+    found = shared_out(at, model, images, labels, chunks, key=key, what="loss landscape", cache=cache, track=track)
     loss, accuracy = (found[name].view(points, points) for name in ("loss", "accuracy"))
     centre = loss[points // 2, points // 2]
     rises = (loss - centre)[steps[:, None].hypot(steps) <= span / 2]
@@ -121,7 +115,7 @@ def _loss(
     model: nn.Module, weights: dict[str, Tensor], images: Tensor, labels: Tensor, batch_size: int
 ) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy and accuracy of the model with other weights, float64."""
-    device = next(chain(weights.values(), model.buffers()), images).device
+    device = device_of(model, images)
     loss = correct = torch.zeros((), dtype=torch.float64)
     for some, classes in zip(images.split(batch_size), labels.split(batch_size), strict=True):
         logits = functional_call(model, weights, (to_pixels(some).to(device),))

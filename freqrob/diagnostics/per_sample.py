@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,11 @@ from freqrob.models.sources import as_module
 
 Track = Callable[[Iterable, str, int], Iterable]
 Measure = Callable[[nn.Module, Tensor, torch.device], dict[str, Tensor]]
+
+
+def device_of(model: nn.Module, images: Tensor) -> torch.device:
+    """Where a model is; a model without tensors is where the images are."""
+    return next(chain(model.parameters(), model.buffers()), images).device
 
 
 def untracked(items: Iterable, _what: str, _count: int) -> Iterable:
@@ -63,21 +68,42 @@ def per_sample(
     check_labelled(images, labels)
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    model = as_module(model)
+    device = device_of(model, images)
+
+    def on_device(subject: nn.Module, numbers: Tensor) -> dict[str, Tensor]:
+        return measure(subject, numbers, device)
+
+    chunks = torch.arange(len(images)).split(batch_size)
+    return shared_out(on_device, model, images, labels, chunks, key=key, what=what, cache=cache, track=track)
+
+
+def shared_out(
+    measure: Callable[[nn.Module, Tensor], dict[str, Tensor]],
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    chunks: Sequence[Tensor],
+    *,
+    key: Mapping[str, Any],
+    what: str,
+    cache: Path | None,
+    track: Track,
+) -> Samples:
+    """As ``per_sample``, of any numbers from 0 on, some in each of ``chunks``, which are what processes share."""
     rank, world = rank_and_world()
     if world > 1 and cache is None:
         raise ValueError("cache: expected a folder that all processes share, got None")
-    model = as_module(model)
     if cache is not None:
         about = {"freqrob": __version__, "model": model_hash(model), "data": data_hash(images, labels)}
         key = {**about, **key}
-    samples = Samples(cache, key, len(images), what)
-    device = next(chain(model.parameters(), model.buffers()), images).device
-    chunks = torch.arange(len(images)).split(batch_size)[rank::world]
-    left = [chunk[~samples.done[chunk]] for chunk in chunks if not samples.done[chunk].all()]
+    count = sum(map(len, chunks))
+    samples = Samples(cache, key, count, what)
+    left = [chunk[~samples.done[chunk]] for chunk in chunks[rank::world] if not samples.done[chunk].all()]
     with evaluating(model) as subject, torch.no_grad():
         for numbers in track(left, what, len(left)):
-            samples.put(numbers, **measure(subject, numbers, device))
+            samples.put(numbers, **measure(subject, numbers))
     if world > 1:
         dist.barrier()
-        samples = Samples(cache, key, len(images), what)
+        samples = Samples(cache, key, count, what)
     return samples

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor, nn
 
+from freqrob.attacks import evaluating
 from freqrob.data.datasets import to_pixels
 from freqrob.diagnostics.band_accuracy import band_accuracy
 from freqrob.diagnostics.fourier_heatmap import fourier_heatmap
@@ -17,9 +20,10 @@ from freqrob.diagnostics.hybrid import hybrid_reliance
 from freqrob.diagnostics.jacobian import jacobian_spectrum
 from freqrob.diagnostics.loss_landscape import LossLandscape, loss_landscape
 from freqrob.diagnostics.measurement import Measurement
-from freqrob.diagnostics.per_sample import Track, untracked
+from freqrob.diagnostics.per_sample import Track, device_of, untracked
 from freqrob.diagnostics.sensitivity import sensitivity
 from freqrob.models.registry import nearest_names
+from freqrob.models.sources import as_module
 from freqrob.spectral.longtail import split
 
 Preset = Literal["quick", "full"]
@@ -27,10 +31,14 @@ Preset = Literal["quick", "full"]
 
 @dataclass(frozen=True)
 class Plan:
-    """How a preset measures: on how many images (all if 0), with which settings."""
+    """How a preset measures: on how many images (all if 0), with which settings, how often the network sees each.
+
+    ``passes`` counts forward passes of an image at 32×32; a backward pass counts as two.
+    """
 
     measure: Callable[..., Measurement]
-    images: int = 0
+    images: int
+    passes: int
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -44,24 +52,36 @@ low_landscape, high_landscape = (partial(landscape_of_half, half) for half in ("
 
 PRESETS: dict[str, dict[str, Plan]] = {
     "quick": {
-        "jacobian": Plan(jacobian_spectrum, 500),
-        "sensitivity": Plan(sensitivity, 500),
-        "hybrid": Plan(hybrid_reliance, 300, {"seeds": (0,)}),
-        "band_accuracy": Plan(band_accuracy, 300),
-        "fourier_heatmap": Plan(fourier_heatmap, 50),
-        "loss_landscape_low": Plan(low_landscape, 100, {"points": 9}),
-        "loss_landscape_high": Plan(high_landscape, 100, {"points": 9}),
+        "jacobian": Plan(jacobian_spectrum, 500, 3),
+        "sensitivity": Plan(sensitivity, 500, 3),
+        "hybrid": Plan(hybrid_reliance, 300, 18, {"seeds": (0,)}),
+        "band_accuracy": Plan(band_accuracy, 300, 70),
+        "fourier_heatmap": Plan(fourier_heatmap, 50, 515),
+        "loss_landscape_low": Plan(low_landscape, 100, 81, {"points": 9}),
+        "loss_landscape_high": Plan(high_landscape, 100, 81, {"points": 9}),
     },
     "full": {
-        "jacobian": Plan(jacobian_spectrum),
-        "sensitivity": Plan(sensitivity),
-        "hybrid": Plan(hybrid_reliance, settings={"seeds": (0, 1, 2, 3)}),
-        "band_accuracy": Plan(band_accuracy),
-        "fourier_heatmap": Plan(fourier_heatmap, 1000),
-        "loss_landscape_low": Plan(low_landscape, 1000),
-        "loss_landscape_high": Plan(high_landscape, 1000),
+        "jacobian": Plan(jacobian_spectrum, 0, 3),
+        "sensitivity": Plan(sensitivity, 0, 3),
+        "hybrid": Plan(hybrid_reliance, 0, 72, {"seeds": (0, 1, 2, 3)}),
+        "band_accuracy": Plan(band_accuracy, 0, 70),
+        "fourier_heatmap": Plan(fourier_heatmap, 1000, 515),
+        "loss_landscape_low": Plan(low_landscape, 1000, 441),
+        "loss_landscape_high": Plan(high_landscape, 1000, 441),
     },
 }
+
+
+def expected_seconds(model: nn.Module, images: Tensor, *, preset: Preset = "quick", only: Sequence[str] = ()) -> float:
+    """About how long ``diagnose`` takes, from the time of one batch. Raises ValueError as ``diagnose``."""
+    plans, model = _chosen(preset, only), as_module(model)
+    batch = to_pixels(images[:64]).to(device_of(model, images))
+    with evaluating(model) as subject, torch.no_grad():
+        subject(batch)
+        began = time.perf_counter()
+        subject(batch).sum().item()
+        each = (time.perf_counter() - began) / len(batch)
+    return each * sum(plan.passes * min(plan.images or len(images), len(images)) for plan in plans.values())
 
 
 def diagnose(
@@ -72,6 +92,7 @@ def diagnose(
     preset: Preset = "quick",
     only: Sequence[str] = (),
     out: str | Path | None = None,
+    about: Mapping[str, Any] | None = None,
     cache: str | Path | None = None,
     track: Track = untracked,
 ) -> dict[str, Measurement]:
@@ -84,6 +105,7 @@ def diagnose(
         preset: ``"quick"``, under a minute for a small model on two cores; ``"full"``, what a paper would show.
         only: the diagnostics to run, of ``PRESETS[preset]``; all by default.
         out: a folder where each is saved, as ``<name>.npz`` and ``<name>.json``.
+        about: what the JSON says besides, such as the model's name and the provenance.
         cache: a folder where what is measured is kept, so that a run that was stopped goes on.
         track: wraps iterables in a progress bar.
 
@@ -93,19 +115,22 @@ def diagnose(
     Raises:
         ValueError: an unknown preset or diagnostic, or images and labels that do not fit.
     """
+    found = {}
+    for name, plan in _chosen(preset, only).items():
+        chosen = slice(plan.images or None)
+        found[name] = plan.measure(
+            model, images[chosen], labels[chosen], cache=cache and Path(cache), track=track, **plan.settings
+        )
+        if out is not None:
+            found[name].save(out, name, about)
+    return found
+
+
+def _chosen(preset: Preset, only: Sequence[str]) -> dict[str, Plan]:
     if preset not in get_args(Preset):
         raise ValueError(f"preset: expected one of {', '.join(get_args(Preset))}, got {preset!r}")
     plans = PRESETS[preset]
     for name in only:
         if name not in plans:
             raise ValueError(f"only: got {name!r}, expected some of {', '.join(plans)}.{nearest_names(name, plans)}")
-    found = {}
-    for name in only or plans:
-        plan = plans[name]
-        chosen = slice(plan.images or None)
-        found[name] = plan.measure(
-            model, images[chosen], labels[chosen], cache=cache and Path(cache), track=track, **plan.settings
-        )
-        if out is not None:
-            found[name].save(out, name)
-    return found
+    return {name: plans[name] for name in only or plans}

@@ -1,0 +1,120 @@
+"""`freqrob diagnose`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from freqrob.cli.app import (
+    INTERRUPTED,
+    DataDir,
+    Download,
+    ModelDir,
+    check_writable,
+    command_line,
+    rank,
+    say_how_to_go_on,
+)
+from freqrob.cli.evaluate import device_of_rank, say_what_was_shipped, warnings_as_lines
+from freqrob.cli.progress import prefixed, progress_bars
+
+
+def diagnose(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL…", help="As `freqrob evaluate` takes them.")],
+    data: DataDir = Path("data"),
+    dataset: Annotated[str, typer.Option(help="The data set, of whose test split images are taken.")] = "cifar10",
+    threat_model: Annotated[str, typer.Option(help="The threat model the models were trained for.")] = "Linf",
+    preset: Annotated[
+        str, typer.Option(help="quick: a minute a small model on two cores; full: what a paper would show.")
+    ] = "quick",
+    only: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this diagnostic; repeatable.")] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A folder a model is written here.")] = Path("diagnosis"),
+    cache: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where what is done is kept; by default in freqrob's cache.")
+    ] = None,
+    download: Download = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto: a GPU where there is one.")] = "auto",
+    model_dir: ModelDir = Path("models"),
+) -> None:
+    """Where in the spectrum models are sensitive: every diagnostic, saved as arrays (NPZ) and JSON.
+
+    Examples:
+
+    - `freqrob diagnose standard_rn20 pgd_at_rn20 --data ./data`
+    - `freqrob diagnose robustbench:Carmon2019Unlabeled --preset full --only hybrid --only fourier_heatmap`
+    - `torchrun --nproc-per-node 4 -m freqrob diagnose pgd_at_rn20 --preset full`
+
+    **jacobian**: the gradient's spectrum and ln B_low (Chan et al.). **sensitivity**: the gradient on the Fourier
+    basis, its share of high frequencies (Lin et al.). **hybrid**: which half of hybrid images the model follows, and
+    the frequency where that turns (Li et al.). **band_accuracy**: accuracy on low-, high- and band-passed images.
+    **fourier_heatmap**: errors when one wave is added (Yin et al.). **loss_landscape_low**, **_high**: the loss around
+    the weights, on each half of the spectrum (Lin et al.).
+
+    A run that was stopped goes on where it was; what was measured once is not measured again.
+    """
+    from freqrob.data import load_dataset
+    from freqrob.diagnostics import diagnose as measure
+    from freqrob.diagnostics import expected_seconds
+    from freqrob.models.sources import open_model
+    from freqrob.provenance import provenance
+    from freqrob.spectral.native import cache_folder
+
+    only = list(dict.fromkeys(only or []))
+    folders = {name: out / re.sub(r"[^A-Za-z0-9.+=-]+", "_", name) for name in dict.fromkeys(models)}
+    for folder in folders.values():
+        check_writable(folder)
+    kept, where = cache or cache_folder() / "results", device_of_rank(device)
+    with warnings_as_lines():
+        networks = {name: open_model(name, model_dir, dataset, threat_model) for name in folders}
+    say_what_was_shipped(models, model_dir, dataset, threat_model)
+    with progress_bars(quiet=rank() > 0) as (track, _log):
+        chosen = load_dataset(dataset, "test", data, download=download, track=track)
+    how = {"preset": preset, "only": only}
+    seconds = sum(expected_seconds(net.to(where), chosen.images, **how) for net in networks.values())
+    if rank() == 0:
+        Console(stderr=True).print(f"about {max(seconds / 60, 0.1):.1f} minutes, less what is done", highlight=False)
+    options = {"--dataset": dataset, "--threat-model": threat_model, "--preset": preset, "--only": only}
+    source, found = f"{dataset} test", {}
+    try:
+        with progress_bars(quiet=rank() > 0) as (track, _log):
+            for name, network in networks.items():
+                about = {**provenance(command_line("diagnose", options, name)), "model": name, "source": source}
+                with warnings_as_lines(name):
+                    found[name] = measure(
+                        network.to(where), chosen.images, chosen.labels, out=folders[name] if rank() == 0 else None,
+                        about=about, cache=kept, track=prefixed(track, name), **how,
+                    )  # fmt: skip
+                network.cpu()
+    except KeyboardInterrupt:
+        say_how_to_go_on(f"What was measured is kept in {kept}")
+        raise typer.Exit(INTERRUPTED) from None
+    if rank() == 0:
+        _table(found)
+        Console().print(f"Wrote {', '.join(map(str, folders.values()))}", highlight=False, soft_wrap=True)
+
+
+FIGURES = {
+    "ln B_low": ("jacobian", lambda measured: f"{measured.log_b_low:.2f}"),
+    "high-frequency share of the gradient": (
+        "sensitivity", lambda measured: f"{100 * measured.high_share.mean():.0f} %"
+    ),
+    "reversal frequency (cycles/pixel)": ("hybrid", lambda measured: f"{measured.reversal.nanmean():.3f}"),
+    "error under a wave, mean": ("fourier_heatmap", lambda measured: f"{100 * measured.change.mean():.0f} %"),
+    "rise of the loss, low frequencies": ("loss_landscape_low", lambda measured: f"{measured.rise:.2f}"),
+    "rise of the loss, high frequencies": ("loss_landscape_high", lambda measured: f"{measured.rise:.2f}"),
+}  # fmt: skip
+
+
+def _table(found: dict[str, dict]) -> None:
+    """One figure of each diagnostic, models across."""
+    table = Table("", *found)
+    for title, (name, shown) in FIGURES.items():
+        if all(name in measured for measured in found.values()):
+            table.add_row(title, *(shown(measured[name]) for measured in found.values()))
+    if table.row_count:
+        Console().print(table)

@@ -1,0 +1,108 @@
+"""`freqrob diagnose`, through Typer's runner and in two processes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from freqrob import cli
+from freqrob.data.samples import CIFAR10_CLASSES, sample_images
+from freqrob.diagnostics import HybridReliance, JacobianSpectrum, Sensitivity
+
+NETWORK = """
+import torch
+from torch import nn
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)).eval()
+"""
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch, tmp_path):
+    """A wide terminal, an own cache, Foolbox's images for CIFAR-10, and a network in the working directory."""
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr("freqrob.spectral.native.cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr("freqrob.data.load_dataset", lambda *_, **__: sample_images())
+    (tmp_path / "diagnosed_nets.py").write_text(NETWORK)
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli.app, ["diagnose", *map(str, arguments)])
+
+
+def test_measures_saves_and_shows(tmp_path):
+    result = run("diagnosed_nets:net", "fgsm_rn20", "--only", "jacobian", "--only", "hybrid", "--out", "found")
+    assert result.exit_code == 0, result.output
+    assert "ln B_low" in result.output and "reversal frequency" in result.output and "minutes" in result.stderr
+    assert {path.name for path in (tmp_path / "found").iterdir()} == {"diagnosed_nets_net", "fgsm_rn20"}
+    folder = tmp_path / "found" / "fgsm_rn20"
+    jacobian, hybrid = JacobianSpectrum.load(folder), HybridReliance.load(folder)
+    assert f"{jacobian.log_b_low:.2f}" in result.output and hybrid.images == len(sample_images())
+    about = json.loads((folder / "jacobian.json").read_text())
+    assert about["model"] == "fgsm_rn20" and about["source"] == "cifar10 test"
+    assert about["command"].startswith("freqrob diagnose fgsm_rn20") and about["commit"] is not None
+
+
+def test_a_second_run_finds_all_of_it_in_the_cache(monkeypatch):
+    assert run("diagnosed_nets:net", "--only", "sensitivity").exit_code == 0
+    monkeypatch.setattr(sys.modules["freqrob.diagnostics.sensitivity"], "input_gradient", None)
+    result = run("diagnosed_nets:net", "--only", "sensitivity", "--out", "again")
+    assert result.exit_code == 0, result.output
+    assert Sensitivity.load("again/diagnosed_nets_net").images == len(sample_images())
+
+
+def test_ctrl_c_says_how_to_go_on(monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("freqrob.diagnostics.diagnose", stop)
+    result = run("diagnosed_nets:net")
+    assert result.exit_code == 130 and "is kept in" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset", "long"], "preset: expected one of quick, full, got 'long'"),
+        (["--only", "hibrid"], "only: got 'hibrid'"),
+        (["--only", "hibrid"], "Nearest: hybrid"),
+    ],
+)
+def test_bad_settings_are_one_line(arguments, message):
+    result = run("diagnosed_nets:net", *arguments)
+    assert result.exit_code == 2 and message in result.output and "Traceback" not in result.output
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_does(tmp_path):
+    """Under torchrun, on a data set that a module of the working directory puts in CIFAR-10's place."""
+    images = torch.randint(256, (40, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    torch.save((images, torch.arange(40) % 10), tmp_path / "images.pt")
+    (tmp_path / "diagnose_here.py").write_text(
+        "import torch, freqrob.data\n"
+        "from freqrob.data.datasets import ImageSet\n"
+        f"found = ImageSet(*torch.load('images.pt', weights_only=True), {CIFAR10_CLASSES!r})\n"
+        "freqrob.data.load_dataset = lambda *_, **__: found\n"
+        "from freqrob.cli import main\n"
+        "main()\n"
+    )
+    command = ["diagnosed_nets:net", "--only", "hybrid", "--only", "loss_landscape_low", "--out"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    for launcher, name in ((torchrun, "pair"), ([sys.executable], "alone")):
+        environment = {**os.environ, "FREQROB_CACHE": str(tmp_path / name), "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [*launcher, "diagnose_here.py", "diagnose", *command, f"out-{name}"],
+            cwd=tmp_path, env=environment, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    pair, alone = (HybridReliance.load(tmp_path / f"out-{name}" / "diagnosed_nets_net") for name in ("pair", "alone"))
+    assert pair.scalars() == alone.scalars() and torch.equal(pair.low, alone.low) and torch.equal(pair.high, alone.high)
