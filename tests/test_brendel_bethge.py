@@ -307,6 +307,16 @@ def test_finds_its_own_start_in_the_bounds_of_the_model(norm, network):
     assert 0 < (raw - 255 * x).abs().amax() / 255 < 0.5
 
 
+def test_starts_where_an_attack_that_needs_gradients_ends(network):
+    model, x, y = network
+    first = foolbox.attacks.DDNAttack(steps=10)
+    raw, _, success = first(wrapped(model), x, y, epsilons=None)
+    attack = L2BrendelBethgeAttack(first, steps=20)
+    ours, _, ours_success = attack(wrapped(model), x, y, epsilons=None)
+    assert success.all() and ours_success.all()
+    assert (attack.distance(x, ours) <= attack.distance(x, raw)).all()
+
+
 @both
 def test_channels_last_inputs_reach_the_network_as_such(norm, network):
     model, x, y = network

@@ -92,7 +92,8 @@ class BrendelBethgeAttack(MinimizationAttack, ABC):
         problem = Problem.read(model, inputs, criterion, kwargs)
         if starting_points is None:
             attack = self.init_attack or LinearSearchBlendedUniformNoiseAttack()
-            starting_points = attack.run(model, inputs, get_criterion(criterion))
+            with torch.enable_grad():
+                starting_points = attack.run(model, inputs, get_criterion(criterion))
         starts = _read_starts(problem, starting_points)
         best, already = problem.images.clone(), problem.fooled(problem.model(problem.images))
         useful = problem.fooled(problem.model(starts)) & starts.isfinite().flatten(1).all(1)
