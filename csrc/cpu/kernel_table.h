@@ -2,7 +2,7 @@
 #pragma once
 
 #include "fused.h"
-#include "fused_large.h"
+#include "one_by_one.h"
 
 namespace freqrob::cpu::FREQROB_ISA {
 namespace {
@@ -21,27 +21,27 @@ constexpr Fused kFused = {
 };
 
 template <int N>
-constexpr Fused kFusedLarge = {
+constexpr Fused kOneByOne = {
     .planes_per_group = 1,
-    .planes_per_map = large::kPlanesPerMap,
-    .scratch_bytes = large::Workspace<N>::bytes,
-    .ring_sum = large::ring_sum<N>,
-    .ring_filter = large::ring_filter<N>,
-    .ring_dot = large::ring_dot<N>,
-    .amplitude_map = large::amplitude_map<N>,
-    .bass_float = large::bass<N, float>,
-    .bass_uint8 = large::bass<N, uint8_t>,
+    .planes_per_map = one_by_one::kPlanesPerMap,
+    .scratch_bytes = one_by_one::Workspace<N>::bytes,
+    .ring_sum = one_by_one::ring_sum<N>,
+    .ring_filter = one_by_one::ring_filter<N>,
+    .ring_dot = one_by_one::ring_dot<N>,
+    .amplitude_map = one_by_one::amplitude_map<N>,
+    .bass_float = one_by_one::bass<N, float>,
+    .bass_uint8 = one_by_one::bass<N, uint8_t>,
 };
 
-const Fused* fused(int64_t height, int64_t width) {
+const Fused* fused(int64_t height, int64_t width, int64_t planes) {
   if (height != width) return nullptr;
   switch (width) {
     case 32:
       return &kFused<32>;
-    case 64:
-      return &kFused<64>;
+    case 64:  // half of a group would be empty
+      return planes <= kLanes ? &kOneByOne<64> : &kFused<64>;
     case 224:
-      return &kFusedLarge<224>;
+      return &kOneByOne<224>;
     default:
       return nullptr;
   }

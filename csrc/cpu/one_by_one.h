@@ -1,12 +1,13 @@
-// The fused kernels for planes of which only one at a time fits into the second-level cache. Neighbouring columns of
-// the plane share a vector while columns are transformed, then neighbouring rows of its spectrum while rows are.
-// Included once by each instruction set's file after its target pragma.
+// The fused kernels that take one plane at a time: for planes of which no more fits into the second-level cache, and
+// for fewer than fill the lanes of fused.h. Neighbouring columns of the plane share a vector while columns are
+// transformed, then neighbouring rows of its spectrum while rows are. Included once by each instruction set's file
+// after its target pragma.
 #pragma once
 
 #include "../bass_gains.h"
 #include "long_fft.h"
 
-namespace freqrob::cpu::FREQROB_ISA::large {
+namespace freqrob::cpu::FREQROB_ISA::one_by_one {
 namespace {
 
 // A half spectrum has the rows ky < N/2 in bands of kLanes: lane l of band[position<N>(kx)] is the coefficient at
@@ -383,4 +384,4 @@ void bass(const Bass<Pixel>& call, Groups planes, void* scratch) {
 }
 
 }  // namespace
-}  // namespace freqrob::cpu::FREQROB_ISA::large
+}  // namespace freqrob::cpu::FREQROB_ISA::one_by_one
