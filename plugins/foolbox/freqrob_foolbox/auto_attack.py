@@ -49,7 +49,8 @@ class AutoAttack(FixedEpsilonAttack, ABC):
     def run(self, model: Model, inputs: Any, criterion: Any, *, epsilon: float, **kwargs: Any) -> Any:
         problem = Problem.read(model, inputs, criterion, kwargs, targets=False)
         attack = autoattack.AutoAttack(self.version, self.attacks, eps=epsilon / problem.span, norm=self.norm)
-        batches = zip(problem.images.split(self.batch_size), problem.classes.split(self.batch_size), strict=True)
+        images = problem.images.contiguous()  # the packages take no other
+        batches = zip(images.split(self.batch_size), problem.classes.split(self.batch_size), strict=True)
         found = [attack.perturb(problem.model, images, labels, seed=self.seed) for images, labels in batches]
         return problem.answer(torch.cat(found))
 

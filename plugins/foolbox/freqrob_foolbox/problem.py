@@ -59,7 +59,9 @@ class Problem:
             got = f"{type(classes).__name__} {tuple(classes.shape)}"
             raise ValueError(f"criterion: expected a PyTorch tensor of {len(images)} classes, got {got}")
         span = upper - lower
-        pixels = ((images.detach() - lower) / span).contiguous()  # AutoAttack takes no other
+        pixels = (images.detach() - lower) / span
+        if not pixels.is_contiguous(memory_format=torch.channels_last):
+            pixels = pixels.contiguous()
         return cls(as_module(model), pixels, classes.to(images.device).long(), targeted, lower, span, restore)
 
     def fooled(self, logits: Tensor) -> Tensor:
