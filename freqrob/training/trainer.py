@@ -109,7 +109,7 @@ def train(
         state.model.network.compile()
 
     steps, saved_at = recipe.epochs * len(batches), time.monotonic()
-    if state.step < steps:
+    if state.step < steps and fabric.is_global_zero:
         where = f"{fabric.world_size} × {fabric.device.type}" if fabric.world_size > 1 else str(fabric.device)
         resumed = f" from step {state.step:,} on" if state.step else ""
         log(f"trains {recipe.name} on {where}, {recipe.precision}, {len(train_set):,} images, {steps:,} steps{resumed}")
