@@ -13,7 +13,10 @@ from freqrob.evaluation import PROTOCOLS
 from freqrob.models import list_models, load_model
 from freqrob.models.loading import load_card
 
-SHIPPED = ["bass_pgd_at_rn20", "fgsm_rn20", "pgd_at_rn20", "standard_rn20", "trades_rn20"]
+SHIPPED = [
+    "bass_pgd_at_rn20", "bass_standard_rn20", "bassmix_standard_rn20", "fgsm_rn20", "pgd_at_rn20", "standard_rn20",
+    "trades_rn20",
+]  # fmt: skip
 WEIGHTS = Path(str(resources.files("freqrob.models") / "weights"))
 
 
@@ -59,12 +62,14 @@ def test_loads_from_any_folder(tmp_path):
     assert run.stdout.strip() == "(2, 10) False"
 
 
-def test_twins_share_their_schedule():
+@pytest.mark.parametrize("twins", [("pgd_at", "bass_pgd_at"), ("standard", "bass_standard", "bassmix_standard")])
+def test_twins_share_their_schedule(twins):
     def schedule(name):
         recipe = load_card(name).recipe
         return {key: recipe[key] for key in ("epochs", "batch_size", "lr", "weight_decay", "seed", "defense")}
 
-    assert schedule("pgd_at_rn20") == schedule("bass_pgd_at_rn20")
+    first, *others = (schedule(f"{name}_rn20") for name in twins)
+    assert all(other == first for other in others)
 
 
 # CIFAR-10's labels of test images 0 to 59.
