@@ -196,7 +196,6 @@ class _Search:
         if len(left):
             found = self._perturb(images[left], classes[left], points[left], numbers[left.cpu()])
             perturbed[left], success[left], done[left] = found
-        success &= perturbed.isfinite().flatten(1).all(1)
         perturbed = torch.where(success[:, None, None, None], perturbed, images)
         distance = torch.where(success, self.how.attack.distance(images, perturbed), torch.inf)
         for number in numbers[(starts == Start.NONE).cpu()].tolist():
@@ -278,7 +277,7 @@ def _smallest(runs: Sequence[Samples], images: Tensor, classes: Tensor) -> Minim
         starts=torch.full((len(images),), Start.NONE.value),
     )
     for run in (run for run in runs if run.done.any()):
-        closer = run["success"] & (run["distance"] < best.distances)
+        closer = run["success"] & (run["distance"] < best.distances)  # never where it is a NaN
         first = run.done & (best.starts == Start.NONE)
         best.starts[closer | first] = run["start"][closer | first]
         for ours, name in ((best.perturbed, "perturbed"), (best.distances, "distance"), (best.success, "success")):
