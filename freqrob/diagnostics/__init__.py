@@ -8,6 +8,7 @@ from freqrob.diagnostics.loss_landscape import LossLandscape, loss_landscape
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.run import diagnose, expected_seconds
 from freqrob.diagnostics.sensitivity import Sensitivity, sensitivity
+from freqrob.diagnostics.spectrum import Spectrum, spectrum
 
 __all__ = [
     "BandAccuracy",
@@ -17,6 +18,7 @@ __all__ = [
     "LossLandscape",
     "Measurement",
     "Sensitivity",
+    "Spectrum",
     "band_accuracy",
     "diagnose",
     "expected_seconds",
@@ -25,4 +27,5 @@ __all__ = [
     "jacobian_spectrum",
     "loss_landscape",
     "sensitivity",
+    "spectrum",
 ]

@@ -13,6 +13,7 @@ from freqrob.spectral.ops import check_planes
 from freqrob.spectral.rings import RingMap, Rule
 
 ROUNDING = 1e-12  # of DC's power: what the transform of a constant float32 image leaves elsewhere
+_AT_ONCE = 1 << 24  # pixels whose spectra are taken together
 
 
 def radial_power(images: Tensor, *, rule: Rule = "trunc", pixel_scale: float = 1.0, mean: bool = False) -> Tensor:
@@ -38,6 +39,27 @@ def radial_power(images: Tensor, *, rule: Rule = "trunc", pixel_scale: float = 1
     return power / rings.counts.to(power).clamp(min=1) if mean else power
 
 
+def mean_power(images: Tensor, *, rule: Rule = "trunc") -> Tensor:
+    """|F|² of the coefficients of each ring, its mean over the ring and over all planes, some planes at a time.
+
+    Args:
+        images: (..., H, W), float in [0, 1] or uint8, at least one; on the device they are on.
+        rule: which ring a coefficient lies on.
+
+    Returns:
+        (rings,) float64; ring 0 is DC; 0 for an empty ring.
+
+    Raises:
+        TypeError, ValueError: as ``radial_power``; ValueError for no images.
+    """
+    check_planes(images, "images", bytes_too=True)
+    if images.numel() == 0:
+        raise ValueError(f"images: expected at least one, got shape {tuple(images.shape)}")
+    planes = images.reshape(-1, *images.shape[-2:])
+    chunks = planes.split(max(1, _AT_ONCE // planes[0].numel()))
+    return sum(radial_power(chunk, rule=rule, mean=True).double().sum(0) for chunk in chunks) / len(planes)
+
+
 def power_profile(images: Tensor, *, rule: Rule = "trunc") -> Tensor:
     """π_i: the share of ring i in the power of the images, DC left out, so that Σ π_i = 1.
 
@@ -53,10 +75,8 @@ def power_profile(images: Tensor, *, rule: Rule = "trunc") -> Tensor:
 
     Source: Lin et al., NeurIPS 2023, Eq. 1.
     """
-    check_planes(images, "images", bytes_too=True)
-    if images.numel() == 0:
-        raise ValueError(f"images: expected at least one, got shape {tuple(images.shape)}")
-    power = radial_power(images, rule=rule).double().flatten(0, -2).mean(0)
+    power = mean_power(images, rule=rule)
+    power = power * RingMap(*images.shape[-2:], rule).counts.to(power)
     dc, power[0] = power[0].item(), 0
     if power.sum() <= ROUNDING * dc:
         return torch.zeros_like(power)
@@ -154,9 +174,7 @@ def fit_power_law(images: Tensor, *, rule: Rule = "trunc") -> PowerLaw:
     Raises:
         ValueError: fewer than two rings with power.
     """
-    check_planes(images, "images", bytes_too=True)
-    rings = RingMap(*images.shape[-2:], rule)
-    power = radial_power(images, rule=rule, mean=True).double().flatten(0, -2).mean(0).cpu()
+    power, rings = mean_power(images, rule=rule).cpu(), RingMap(*images.shape[-2:], rule)
     fitted = (rings.radii > 0) & (rings.radii < 0.5) & (power > 0)
     if fitted.sum() < 2:
         raise ValueError(f"images: expected power on at least two rings, got it on {int(fitted.sum())}")

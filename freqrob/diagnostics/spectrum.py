@@ -1,0 +1,105 @@
+"""The spectrum of a set of images: natural ones, balanced ones, a corruption's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from freqrob.data.datasets import to_pixels
+from freqrob.diagnostics.measurement import Measurement
+from freqrob.spectral.jacobian import log_b_low
+from freqrob.spectral.longtail import fit_power_law, mean_power, power_profile, spectral_entropy, split
+from freqrob.spectral.ops import check_planes, mean_amplitude
+
+AT_ONCE = 1 << 24  # pixels whose spectra are taken together
+
+
+@dataclass(frozen=True)
+class Spectrum(Measurement):
+    """The long tail of images, and how far they are of low frequency.
+
+    Attributes:
+        frequencies: (rings,) where each ring begins; ring 0 is DC.
+        power: (rings,) mean |F|² of a coefficient, over the ring, images and channels.
+        share: (rings,) π_i, the share of each ring in the power; 0 for DC, which is left out.
+        cumulative: (rings,) the share of the power within each ring's outer radius.
+        amplitude: (H, W//2+1) mean |rfft2| over images and channels, DC at [0, 0].
+        images: how many.
+        boundary: the last ring of the low frequencies (LFC), which hold ``boundary_share`` of the power: at least 80 %,
+            and of no smaller disc.
+        boundary_radius: where that ring ends.
+        boundary_fraction: the same, as a share of the largest radius, the corner's.
+        alpha, scale, r_squared: of the power law, power ≈ scale · f^(−alpha), fitted in logarithms.
+        entropy, largest_entropy: of ``share``, and what it would be were all rings alike.
+        log_b_low: ln B_low of ``amplitude``; larger where low frequencies prevail; white noise has 3.53 at 32×32.
+    """
+
+    kind: ClassVar[str] = "spectrum"
+    units: ClassVar = {
+        "frequencies": "cycles/pixel", "boundary_radius": "cycles/pixel", "power": "pixels² of [0, 1]",
+        "amplitude": "pixels of [0, 1]", "entropy": "nats", "largest_entropy": "nats",
+    }  # fmt: skip
+
+    frequencies: Tensor
+    power: Tensor
+    share: Tensor
+    cumulative: Tensor
+    amplitude: Tensor
+    images: int
+    boundary: int
+    boundary_radius: float
+    boundary_fraction: float
+    boundary_share: float
+    alpha: float
+    scale: float
+    r_squared: float
+    entropy: float
+    largest_entropy: float
+    log_b_low: float
+
+
+def spectrum(images: Tensor) -> Spectrum:
+    """Measure the mean spectrum of images, each channel an image of its own.
+
+    Args:
+        images: (N, C, H, W), uint8 or float in [0, 1], or differences of such; N ≥ 1, on any device.
+
+    Raises:
+        TypeError: no tensor of floats or uint8.
+        ValueError: another shape, no images, or ones that are constant or not finite and have no power to measure.
+
+    Source: Lin et al., NeurIPS 2023, Eq. 1 and 2 and Theorem 1; Chan et al., IJCAI 2022, B_low.
+    """
+    check_planes(images, "images", bytes_too=True)
+    if images.ndim != 4 or 0 in images.shape:
+        raise ValueError(f"images: expected (N, C, H, W) with N ≥ 1, got shape {tuple(images.shape)}")
+    parts, law, share = split(images), fit_power_law(images), power_profile(images).cpu()
+    amplitude = total_amplitude(images) / len(images)
+    return Spectrum(
+        frequencies=parts.rings.radii,
+        power=mean_power(images).cpu(),
+        share=share,
+        cumulative=share.cumsum(0),
+        amplitude=amplitude.float(),
+        images=len(images),
+        boundary=parts.boundary,
+        boundary_radius=parts.radius,
+        boundary_fraction=parts.radius_fraction,
+        boundary_share=parts.share,
+        alpha=law.alpha,
+        scale=law.scale,
+        r_squared=law.r_squared,
+        entropy=spectral_entropy(share).item(),
+        largest_entropy=log(len(share) - 1),
+        log_b_low=log_b_low(amplitude).item(),
+    )
+
+
+def total_amplitude(images: Tensor) -> Tensor:
+    """Σ over images (N, C, H, W) of the channels' mean |rfft2|, some at a time: (H, W//2+1) float64 on the CPU."""
+    chunks = images.split(max(1, AT_ONCE // images[0].numel()))
+    return torch.stack([len(chunk) * mean_amplitude(to_pixels(chunk)).double().cpu() for chunk in chunks]).sum(0)
