@@ -1,5 +1,6 @@
-"""The spectrum of a set of images: white noise, waves, and an independent transcription on real images."""
+"""Spectra of images and of corruptions: white noise, waves, and independent transcriptions on real images."""
 
+import json
 import math
 import sys
 
@@ -7,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import corruption_b_low
+from freqrob.data.corruptions import SEVERITIES, corrupt
 from freqrob.data.samples import sample_images
-from freqrob.diagnostics import Spectrum, spectrum
+from freqrob.diagnostics import CorruptionSpectrum, Spectrum, corruption_spectrum, spectrum
 
 
 def noise(*shape: int) -> torch.Tensor:
@@ -82,3 +85,73 @@ def test_saved_and_loaded_at_any_size(shape, tmp_path):
 def test_images_without_a_spectrum_are_an_error(images, message):
     with pytest.raises(ValueError, match=message):
         spectrum(images)
+
+
+# What corruptions add
+
+
+def test_white_noise_added_to_images():
+    images = torch.full((600, 3, 32, 32), 0.5)
+    found = corruption_spectrum(images, [images + 0.05 * noise(600, 3, 32, 32), images + 0.1 * noise(600, 3, 32, 32)])
+    assert found.log_b_low.tolist() == pytest.approx([math.log(34)] * 2, abs=0.015)
+    assert found.mean_log_b_low == pytest.approx(found.log_b_low.mean().item())
+    assert found.log_b_low_of_all == pytest.approx(math.log(34), abs=0.015) and found.images == 600
+
+
+@pytest.mark.parametrize(("name", "of_white_noise"), [("gaussian_noise", True), ("contrast", False)])
+def test_a_corruption_transcribed_on_real_images(name, of_white_noise, monkeypatch):
+    """The published code's steps: pixels in [0, 1], |rfft2| of the difference, its mean, powers and products."""
+    monkeypatch.setattr(sys.modules["freqrob.diagnostics.corruption_spectrum"], "AT_ONCE", 7 * 3072)
+    images = sample_images().images
+    corrupted = [corrupt(images, name, severity) for severity in SEVERITIES]
+    found = corruption_spectrum(images, iter(corrupted))
+    alpha = np.linspace(1, -1, 17) + 1e-5
+    for severity, other in enumerate(corrupted):
+        change = np.abs(np.fft.rfft2((other.double() - images.double()).numpy() / 255)).mean((0, 1))
+        assert found.amplitude[severity].numpy() == pytest.approx(change, rel=1e-3, abs=1e-4)
+        m = change[:17] + 1e-5
+        b_low = (m**alpha).prod(1).sum() + (m ** alpha[:, None]).prod(0).sum()
+        assert found.log_b_low[severity].item() == pytest.approx(np.log(b_low), abs=2e-3)
+    assert (found.mean_log_b_low < 4.5) == of_white_noise
+
+
+def test_a_corruption_saved_and_loaded(tmp_path):
+    images = torch.rand(2, 3, 31, 33)
+    found = corruption_spectrum(images, [images**2, images.sqrt()])
+    found.save(tmp_path, "gamma")
+    again = CorruptionSpectrum.load(tmp_path, "gamma")
+    assert again.scalars() == found.scalars() and again.amplitude.shape == (2, 31, 17)
+
+
+@pytest.mark.parametrize(
+    ("corrupted", "message"),
+    [
+        ([], "corrupted: expected a tensor for each severity"),
+        ([torch.rand(3, 3, 32, 32)], r"corrupted: expected the images' shape \(2, 3, 32, 32\)"),
+        ([torch.full((2, 3, 32, 32), torch.nan)], "expected finite pixels"),
+    ],
+)
+def test_what_is_no_corruption_of_the_images_is_an_error(corrupted, message):
+    with pytest.raises(ValueError, match=message):
+        corruption_spectrum(torch.rand(2, 3, 32, 32), corrupted)
+
+
+def test_the_record_of_all_corruptions(tmp_path, monkeypatch):
+    monkeypatch.setattr(corruption_b_low, "load_dataset", lambda *_: sample_images())
+    monkeypatch.setattr(corruption_b_low, "find_frost", lambda _: [])
+    types = ("gaussian_noise", "fog", "contrast", "defocus_blur")
+    monkeypatch.setattr(corruption_b_low, "CORRUPTIONS", {name: corruption_b_low.CORRUPTIONS[name] for name in types})
+    corruption_b_low.main(["--data", "x", "--images", "20", "--out", str(tmp_path / "record.json")])
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert record["images"] == 20 and record["from_low_to_high"][-1] == "gaussian_noise"
+    values = {row["type"]: row for row in record["rows"]}
+    assert values["gaussian_noise"]["paper"] == 3.62 and values["fog"]["paper"] is None
+    assert values["fog"]["log_b_low"] > values["defocus_blur"]["log_b_low"] > values["gaussian_noise"]["log_b_low"]
+    assert record["rank_correlation_with_paper"] is None and record["rank_correlation_with_bands"] > 0.9
+
+
+def test_rank_correlation():
+    assert corruption_b_low.rank_correlation([1, 2, 3, 10], [0, 1, 5, 6]) == 1
+    assert corruption_b_low.rank_correlation([1, 2, 3], [3, 2, 1]) == -1
+    assert corruption_b_low.rank_correlation([1, 2, 3, 4], [1, 1, 2, 2]) == pytest.approx(0.8944)
+    assert corruption_b_low.rank_correlation([1, 2], [1, 2]) is None

@@ -1,6 +1,7 @@
 """Frequency measurements of a model on images, one file each."""
 
 from freqrob.diagnostics.band_accuracy import BandAccuracy, band_accuracy
+from freqrob.diagnostics.corruption_spectrum import CorruptionSpectrum, corruption_spectrum
 from freqrob.diagnostics.fourier_heatmap import FourierHeatmap, fourier_heatmap
 from freqrob.diagnostics.hybrid import HybridReliance, hybrid_reliance
 from freqrob.diagnostics.jacobian import JacobianSpectrum, jacobian_spectrum
@@ -12,6 +13,7 @@ from freqrob.diagnostics.spectrum import Spectrum, spectrum
 
 __all__ = [
     "BandAccuracy",
+    "CorruptionSpectrum",
     "FourierHeatmap",
     "HybridReliance",
     "JacobianSpectrum",
@@ -20,6 +22,7 @@ __all__ = [
     "Sensitivity",
     "Spectrum",
     "band_accuracy",
+    "corruption_spectrum",
     "diagnose",
     "expected_seconds",
     "fourier_heatmap",

@@ -1,0 +1,77 @@
+"""The spectrum of what a corruption adds to images, and its ln B_low, severity by severity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from freqrob.data.datasets import to_pixels
+from freqrob.diagnostics.measurement import Measurement
+from freqrob.spectral.jacobian import log_b_low
+from freqrob.spectral.ops import check_planes, mean_amplitude
+
+AT_ONCE = 1 << 22  # pixels whose spectra are taken together
+
+
+@dataclass(frozen=True)
+class CorruptionSpectrum(Measurement):
+    """The mean spectra of perturbations x' − x at each severity.
+
+    Attributes:
+        amplitude: (severities, H, W//2+1) mean |rfft2(x' − x)| over images and channels, DC at [0, 0].
+        log_b_low: (severities,) ln B_low of each; larger where low frequencies prevail; white noise has 3.53 at 32×32.
+        mean_log_b_low: their mean.
+        log_b_low_of_all: ln B_low of the mean of ``amplitude`` over the severities, in which strong ones weigh more.
+        images: how many at each severity.
+    """
+
+    kind: ClassVar[str] = "corruption_spectrum"
+    units: ClassVar = {"amplitude": "pixels of [0, 1]"}
+
+    amplitude: Tensor
+    log_b_low: Tensor
+    mean_log_b_low: float
+    log_b_low_of_all: float
+    images: int
+
+
+def corruption_spectrum(images: Tensor, corrupted: Iterable[Tensor]) -> CorruptionSpectrum:
+    """Measure what a corruption does to images.
+
+    Args:
+        images: (N, C, H, W), uint8 or float in [0, 1], N ≥ 1.
+        corrupted: the same images corrupted, a tensor like ``images`` for each severity. A generator such as
+            ``(arrays.images("fog", severity) for severity in SEVERITIES)`` of ``load_corruptions`` keeps one at a time.
+
+    Raises:
+        TypeError: no tensor of floats or uint8.
+        ValueError: shapes that do not fit, no severity, or pixels that are not finite.
+
+    Source: Chan et al., IJCAI 2022, Table 1; its code takes pixels in [0, 1] and ln B_low of each severity's mean.
+    """
+    check_planes(images, "images", bytes_too=True)
+    if images.ndim != 4 or 0 in images.shape:
+        raise ValueError(f"images: expected (N, C, H, W) with N ≥ 1, got shape {tuple(images.shape)}")
+    maps = [_mean_change(images, other) for other in corrupted]
+    if not maps:
+        raise ValueError("corrupted: expected a tensor for each severity, got none")
+    amplitude = torch.stack(maps)
+    each, of_all = torch.stack([log_b_low(one) for one in maps]), log_b_low(amplitude.mean(0))
+    return CorruptionSpectrum(amplitude.float(), each, each.mean().item(), of_all.item(), len(images))
+
+
+def _mean_change(images: Tensor, corrupted: Tensor) -> Tensor:
+    """Mean |rfft2(x' − x)|, some images at a time: (H, W//2+1) float64 on the CPU."""
+    check_planes(corrupted, "corrupted", bytes_too=True)
+    if corrupted.shape != images.shape:
+        raise ValueError(f"corrupted: expected the images' shape {tuple(images.shape)}, got {tuple(corrupted.shape)}")
+    some = max(1, AT_ONCE // images[0].numel())
+    chunks = zip(images.split(some), corrupted.to(images.device).split(some), strict=True)
+    total = sum(len(x) * mean_amplitude(to_pixels(other) - to_pixels(x)).double() for x, other in chunks)
+    if not total.isfinite().all():
+        raise ValueError("images, corrupted: expected finite pixels, got others")
+    return (total / len(images)).cpu()
