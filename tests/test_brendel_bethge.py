@@ -297,6 +297,34 @@ def test_an_image_stops_once_it_is_near_enough(norm, linear):
 
 
 @both
+def test_the_trust_region_follows_the_schedule_of_foolbox_with_patience_for_all_steps(norm, monkeypatch, linear):
+    model, x, y, starts = linear
+    attack, radii = ATTACKS[norm](steps=43, lr_num_decay=10, patience=43), []
+    step = attack._moved
+    monkeypatch.setattr(attack, "_moved", lambda *given: radii.append(given[-1]) or step(*given))
+    attack(wrapped(model), x, y, epsilons=None, starting_points=starts)
+    schedule = 0.02 * x[0].numel() * 0.5 ** (torch.arange(40) // 4)  # Foolbox's has 3 more of a thousandth of the first
+    assert torch.equal(torch.stack(radii), schedule[:, None].expand(-1, len(x)))
+
+
+@both
+def test_an_image_that_comes_no_closer_goes_on_with_a_smaller_trust_region_and_stops(norm, linear):
+    model, x, y, starts = linear
+    distances, passes = [], []
+    model.register_forward_pre_hook(lambda _, given: passes.append(len(given[0])))
+    for patience in (200, 3):
+        passes.append(0)
+        raw, _, _ = ATTACKS[norm](steps=200, patience=patience)(
+            wrapped(model), x, y, epsilons=None, starting_points=starts
+        )
+        distances.append((ATTACKS[norm].distance(x, raw), sum(passes)))
+        passes.clear()
+    (longer, many), (shorter, few) = distances
+    assert few < 0.5 * many
+    torch.testing.assert_close(shorter, longer, rtol=1e-3, atol=0)
+
+
+@both
 def test_finds_its_own_start_in_the_bounds_of_the_model(norm, network):
     model, x, y = network
     preprocessing = {"mean": 0, "std": 255.0}
@@ -347,6 +375,8 @@ def test_bad_starts_and_parameters_are_named(linear):
         attack.run(wrapped(model), x.numpy(), y.numpy())
     with pytest.raises(ValueError, match="steps"):
         L2BrendelBethgeAttack(steps=0)
+    with pytest.raises(ValueError, match="patience"):
+        L2BrendelBethgeAttack(patience=0)
 
 
 @pytest.mark.slow
