@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from itertools import chain
 from math import ceil
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from foolbox import Criterion, Misclassification, Model, PyTorchModel, TargetedMisclassification
 from foolbox.attacks import LinfPGD
 from foolbox.attacks.base import MinimizationAttack
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from freqrob.attacks import evaluating
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.data.hybrid import derange
+from freqrob.evaluation.ranks import rank_and_world
 from freqrob.evaluation.samples import Samples, data_hash, model_hash
 from freqrob.models.sources import as_module
 from freqrob.parameters import check_counts, check_pixels
@@ -118,7 +120,8 @@ class MinimalPerturbation:
             images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64.
             targets: (N,) int64, the classes to reach instead of those of ``derange``.
             cache: a folder that keeps the results of each image, so that a run that was stopped goes on, and a second
-                one is instant; None keeps nothing.
+                one is instant; None keeps nothing. Under ``torchrun`` the batches are shared out over the processes,
+                which then need one that all of them see.
             track: wraps iterables in a progress bar.
 
         Raises:
@@ -177,14 +180,21 @@ class _Search:
         self.error: Exception | None = None
 
     def run(self, repeat: int) -> Samples:
-        name = type(self.how.attack).__name__
-        samples = Samples(self.cache, {**self.key, "repeat": repeat}, len(self.images), prefix=name)
-        batches = [numbers for numbers in samples.remaining().split(self.how.batch_size) if len(numbers)]
-        what = f"{name} {repeat + 1}/{self.how.repeats}"
-        for numbers in self.track(batches, what, ceil(len(self.images) / self.how.batch_size)):
+        """The batches that this process has; those of the others are read from the cache that they share."""
+        name, (rank, world) = type(self.how.attack).__name__, rank_and_world()
+        if world > 1 and self.cache is None:
+            raise ValueError("cache: expected a folder that all processes share, got None")
+        found = partial(Samples, self.cache, {**self.key, "repeat": repeat}, len(self.images), prefix=name)
+        samples = found()
+        chunks = torch.arange(len(self.images)).split(self.how.batch_size)[rank::world]
+        batches = [left for chunk in chunks if len(left := chunk[~samples.done[chunk]])]
+        for numbers in self.track(batches, f"{name} {repeat + 1}/{self.how.repeats}", len(batches)):
             with _seeded(self.device, self.how.seed, repeat, int(numbers[0])):
                 self._attack(samples, numbers)
-        return samples
+        if world == 1:
+            return samples
+        dist.barrier()
+        return found()
 
     def _attack(self, samples: Samples, numbers: Tensor) -> None:
         """One batch. What becomes of an image on which the attack itself failed is not kept: it may be tried again."""
