@@ -9,40 +9,22 @@ if the README is not what `results/` says.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Callable
-from math import hypot, isnan, nan
-from pathlib import Path
+from math import isnan
 
+from benchmarks.records import NOT_MEASURED, ROOT, accuracy, gpus, log_b_low, measured, table
+from benchmarks.replication import claims
 from freqrob.evaluation import PROTOCOLS
 from freqrob.files import write_text
 from freqrob.models.registry import DEFENSE_NAMES, VARIANTS, ModelName
 
-ROOT = Path(__file__).resolve().parents[1]
-README, RESULTS = ROOT / "README.md", ROOT / "results"
-NOT_MEASURED = "not measured yet"
+README = ROOT / "README.md"
 CEILING = "of the ceiling"
 CEILING_NOTE = (
     "The ceiling is a copy of the bytes that must be moved, or the transforms' 5/2·N·log₂N flops at the rate of a "
     "float32 matrix product if that takes longer, each measured in the same run. "
 )
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def measured(name: str) -> dict:
-    """A file of results, or nothing where there is none yet."""
-    path = RESULTS / name
-    return json.loads(path.read_text()) if path.is_file() else {}
-
-
-def gpus() -> list[dict]:
-    """What `benchmarks/gpu.sh` recorded, a record for each GPU."""
-    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob("gpu_*.json"))]
 
 
 def models() -> str:
@@ -72,17 +54,6 @@ def models() -> str:
     return f"{table(header, rows)}\n\n{note}"
 
 
-def accuracy(record: dict, model: str, protocol: str, attack: str) -> float:
-    """NaN where it was not measured."""
-    found = (r["accuracy"] for r in record[model]["results"] if (r["protocol"], r["attack"]) == (protocol, attack))
-    return next(found, nan)
-
-
-def log_b_low(record: dict, model: str) -> float:
-    """On natural images; NaN where it was not measured."""
-    return record[model].get("log_b_low", {}).get("natural", nan)
-
-
 def shown(value: float) -> str:
     return "–" if isnan(value) else f"{value:.1f}"
 
@@ -93,51 +64,9 @@ def family(name: str) -> tuple[int, int]:
     return DEFENSE_NAMES.index(parts.defense), (None, *VARIANTS).index(parts.variant)
 
 
-def standard_error(percent: float, images: int = 10_000) -> float:
-    """Of an accuracy, in percent, that so many images were measured for."""
-    return (percent * (100 - percent) / images) ** 0.5
-
-
-def claims() -> str:
-    """What the papers say of such models, and what these do."""
-    record = measured("cifar10_rn20.json")
-
-    def robust(model: str, protocol: str = "natural", attack: str = "PGD-20") -> float:
-        return 100 * accuracy(record, model, protocol, attack)
-
-    def b_low(model: str) -> float:
-        return log_b_low(record, model)
-
-    rows = []
-
-    def claim(text: str, of: str, base: str, value: Callable[[str], float], other: Callable[[str], float]) -> None:
-        """One row: the claim is that ``value(of)`` is above ``other(base)``."""
-        one, two = (measure(model) if model in record else nan for model, measure in ((of, value), (base, other)))
-        if not isnan(one + two):
-            noise = 2 * hypot(*(standard_error(percent) for percent in (one, two))) if value is not b_low else 0
-            holds = "within noise" if abs(one - two) < noise else "yes" if one > two else "no"
-            rows.append([text, f"`{of}` {one:.1f}, `{base}` {two:.1f}", holds])
-
-    for defense in ("pgd_at", "trades", "mart"):
-        base, twin = f"{defense}_rn20", f"bass_{defense}_rn20"
-        claim(
-            "Lin et al.: trained and tested behind BaSS, robust accuracy is higher (`bass`, beside `natural`)",
-            twin, base, lambda model: robust(model, "bass"), robust,
-        )  # fmt: skip
-        claim("… and it is so against natural images too (`natural`)", twin, base, robust, robust)
-        claim(
-            "… and where the attack goes through BaSS (`natural+bass`, beside `natural`)",
-            twin, base, lambda model: robust(model, "natural+bass"), robust,
-        )  # fmt: skip
-    claim("Chan et al.: JaFR raises ln B_low", "jafr_rn20", "standard_rn20", b_low, b_low)
-    claim("Chan et al.: adversarial training raises ln B_low", "pgd_at_rn20", "standard_rn20", b_low, b_low)
-    claim("Chan et al.: JaFR makes FGSM training more robust to PGD", "fgsm_jafr_rn20", "fgsm_rn20", robust, robust)
-    return table(["claim", "here: PGD-20 accuracy (%) or ln B_low", "holds"], rows) if rows else NOT_MEASURED
-
-
 def longtail() -> str:
     """Where the long tail's boundary lies, and what BaSS does to it."""
-    record = json.loads((RESULTS / "longtail.json").read_text())
+    record = measured("longtail.json")
     rows = []
     for row in record["rows"]:
         natural, official, power = (row[name] for name in ("natural", "official", "power"))

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu, peers, readme, spectral, timing, train_for, training
+from benchmarks import autoattack, gpu, peers, readme, records, replication, spectral, timing, train_for, training
+from freqrob.data.samples import sample_images
 from freqrob.spectral import native
 from freqrob.spectral.rings import RingMap
 
@@ -168,7 +169,7 @@ def quick_record(tmp_path_factory):
 
 @pytest.fixture
 def results(tmp_path, monkeypatch, quick_record):
-    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
     (tmp_path / "spectral_cpu.json").write_text(json.dumps(quick_record))
     return tmp_path
 
@@ -233,7 +234,7 @@ def test_the_ceiling_is_the_longer_of_copy_and_flops():
 
 
 def test_models_that_are_not_measured_yet_are_not_in_the_tables(tmp_path, monkeypatch):
-    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
     assert readme.models() == readme.claims() == "not measured yet"
     attacks = ("clean", "FGSM", "PGD-20")
     results = [
@@ -247,6 +248,87 @@ def test_models_that_are_not_measured_yet_are_not_in_the_tables(tmp_path, monkey
     assert [*cells(readme.models())][2:] == ["`mart_rn20`", "`jafr_rn20`"]
     assert cells(readme.models())["`jafr_rn20`"][1:] == [*3 * ["50.0 / 50.0 / 50.0"], "2.0"]
     assert readme.claims() == "not measured yet"  # no pair of models that a claim is about
+
+
+# Replication
+
+
+def finding(claim):
+    return next(found for found in replication.findings() if found.claim.startswith(claim))
+
+
+def test_claims_are_not_measured_without_records(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
+    assert not any(found.found or found.holds for found in replication.findings())
+    assert replication.replication().count("not measured yet") == len(replication.findings())
+
+
+def test_a_difference_within_two_standard_errors_is_noise(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
+
+    def robust(twin):
+        shares = {"pgd_at_rn20": 0.359, "bass_pgd_at_rn20": twin}
+        record = {
+            name: {"results": [{"protocol": protocol, "attack": "PGD-20", "accuracy": share} for protocol in
+                   ("natural", "bass")]} for name, share in shares.items()
+        }  # fmt: skip
+        (tmp_path / "cifar10_rn20.json").write_text(json.dumps(record))
+        return finding("trained and tested behind BaSS").holds
+
+    assert [robust(twin) for twin in (0.30, 0.353, 0.365, 0.40)] == ["no", "within noise", "within noise", "yes"]
+
+
+def test_a_correlation_over_models_is_named_by_its_sign_and_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
+
+    def correlated(*half_power):
+        record = {
+            f"{defense}_rn20": {"minimal_distance": 0.01 * size, "half_power_frequency": half}
+            for size, (defense, half) in enumerate(
+                zip(("standard", "fgsm", "pgd_at", "trades"), half_power, strict=True)
+            )
+        }
+        (tmp_path / "diagnosis_rn20.json").write_text(json.dumps(record))
+        return finding("the larger a model's minimal perturbations")
+
+    assert correlated(0.4, 0.3, 0.2, 0.1).holds == "yes"
+    assert correlated(0.1, 0.2, 0.3, 0.4).holds == "no"
+    assert correlated(0.3, 0.4, 0.1, 0.35).holds == "weakly"
+    assert "rank correlation -1.00" in correlated(0.4, 0.3, 0.2, 0.1).found
+    assert not correlated(0.4, 0.3, float("nan"), float("nan")).found
+
+
+def test_the_replication_is_what_results_say():
+    assert replication.REPLICATION.read_text() == replication.replication(), "run python -m benchmarks.replication"
+
+
+# AutoAttack
+
+
+def test_packages_that_were_run_are_not_run_again(tmp_path, monkeypatch):
+    runs = []
+
+    def package(name, fails=False):
+        def run(model, images, labels, data):
+            runs.append(name)
+            if fails:
+                raise KeyboardInterrupt
+            return 0.5, 0.25
+
+        return run
+
+    out = tmp_path / "found.json"
+    arguments = ["--data", "DIR", "--images", "3", "--out", str(out)]
+    monkeypatch.setattr(autoattack, "load_dataset", lambda *_: sample_images())
+    monkeypatch.setattr(autoattack, "PACKAGES", {"one": package("one"), "two": package("two", fails=True)})
+    with pytest.raises(KeyboardInterrupt):
+        autoattack.main(arguments)
+    monkeypatch.setattr(autoattack, "PACKAGES", {"one": package("one"), "two": package("two")})
+    autoattack.main(arguments)
+    assert runs == ["one", "two", "two"]
+    assert {name: (one["clean"], one["robust"]) for name, one in json.loads(out.read_text())["packages"].items()} == {
+        "one": (0.5, 0.25), "two": (0.5, 0.25),
+    }  # fmt: skip
 
 
 # Training

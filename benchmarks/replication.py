@@ -1,0 +1,354 @@
+"""Which claims of the three papers hold here: write `results/replication.md` from the records in `results/`.
+
+    python -m benchmarks.replication [--check]
+
+A row for each table and figure: what the paper says, what was measured here and on what, whether it holds, and the
+command that measures it. With --check nothing is written; the exit code is 1 if the file is not what the records say.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import hypot, isnan, nan
+
+from benchmarks.corruption_b_low import rank_correlation
+from benchmarks.records import NOT_MEASURED, RESULTS, accuracy, log_b_low, measured, table
+from freqrob.data.corruptions import CORRUPTIONS
+from freqrob.files import write_text
+
+REPLICATION = RESULTS / "replication.md"
+ACCURACIES = "python -m benchmarks.cifar10_rn20 --data DIR"
+DIAGNOSES = "python -m benchmarks.diagnosis_rn20 --data DIR"
+CORRUPTED = "freqrob corruptions"
+TREND = 0.5  # how large a rank correlation has to be to be called one
+LIN = "Lin et al., NeurIPS 2023 (BaSS)"
+CHAN = "Chan et al., IJCAI 2022 (JaFR)"
+LI = "Li et al., PLoS Comput. Biol. 2023 (low-frequency reliance)"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim and what became of it.
+
+    Attributes:
+        found: what was measured; empty where nothing was.
+        headline: whether the README shows it.
+    """
+
+    paper: str
+    where: str
+    claim: str
+    found: str
+    holds: str
+    command: str
+    headline: bool = False
+
+
+def findings() -> list[Finding]:
+    """All claims, paper by paper."""
+    return [*_long_tail(), *_sensitivity(), *_landscapes(), *_balanced_twins(), *_trend_with_gamma(),
+            *_jacobians(), *_corruption_b_low(), *_corruption_trade(), *_reliance(), *_blur()]  # fmt: skip
+
+
+def claims() -> str:
+    """The claims on accuracies and ln B_low that were measured, as the README shows them."""
+    rows = [
+        [f.claim if f.claim.startswith("…") else f"{f.paper.partition(',')[0]}: {f.claim}", f.found, f.holds]
+        for f in findings()
+        if f.headline and f.found
+    ]
+    return table(["claim", "here: PGD-20 accuracy (%) or ln B_low", "holds"], rows) if rows else NOT_MEASURED
+
+
+def _long_tail() -> Iterator[Finding]:
+    rows = measured("longtail.json").get("rows", ())
+    command = "python -m benchmarks.longtail"
+    shares = [100 * row["natural"]["boundary_share_of_largest_radius"] for row in rows]
+    yield Finding(
+        LIN, "the long tail", "80 % of the power lies within about 20 % of the spectrum",
+        "; ".join(
+            f"{row['images']}: {share:.0f} % of the largest radius" for row, share in zip(rows, shares, strict=True)
+        ),
+        _of_all([abs(share - 20) <= 5 for share in shares]), command,
+    )  # fmt: skip
+    alphas = [tuple(row[kind]["alpha"] for kind in ("natural", "official", "power")) for row in rows]
+    yield Finding(
+        LIN, "BaSS", "BaSS makes the tail less long",
+        "; ".join(
+            f"{row['images']}: α {natural:.2f} → {official:.2f} (their code), {power:.2f} (their equations)"
+            for row, (natural, official, power) in zip(rows, alphas, strict=True)
+        ),
+        _of_all([max(official, power) < natural for natural, official, power in alphas]), command,
+    )  # fmt: skip
+
+
+def _sensitivity() -> Iterator[Finding]:
+    record = measured("diagnosis_rn20.json")
+    for claim, of, base in (
+        ("adversarial training moves the gradient out of the high frequencies", "standard_rn20", "pgd_at_rn20"),
+        ("training on balanced images does so too", "standard_rn20", "bass_standard_rn20"),
+        ("… and with adversarial training", "pgd_at_rn20", "bass_pgd_at_rn20"),
+    ):
+        share = _value(record, "high_share_of_gradient", 100)
+        yield _compared(
+            LIN, "Fig. 2", f"{claim} (their share of its power, %)", DIAGNOSES, (of, share), (base, share), digits=0
+        )
+
+
+def _landscapes() -> Iterator[Finding]:
+    record = measured("diagnosis_rn20.json")
+    for model in ("standard_rn20", "pgd_at_rn20"):
+        high, low = (_value(record, f"loss_on_{half}") for half in ("high", "low"))
+        yield _compared(
+            LIN, "Fig. 1", "the high-frequency half of the images is fitted worse: the loss on it, beside the low half",
+            DIAGNOSES, (model, high), (model, low), names=(f"`{model}`, high", "low"), digits=2,
+        )  # fmt: skip
+    rise = _value(record, "rise_on_high")
+    yield _compared(
+        LIN, "Fig. 4", "training on balanced images flattens the loss on the high half: its rise around the weights",
+        DIAGNOSES, ("pgd_at_rn20", rise), ("bass_pgd_at_rn20", rise), digits=2,
+    )  # fmt: skip
+
+
+def _balanced_twins() -> Iterator[Finding]:
+    def robust(protocol: str = "natural") -> Callable[[str], float]:
+        return lambda model: 100 * accuracy(measured("cifar10_rn20.json"), model, protocol, "PGD-20")
+
+    for defense in ("pgd_at", "trades", "mart"):
+        base, twin = f"{defense}_rn20", f"bass_{defense}_rn20"
+        for claim, protocol in (
+            ("trained and tested behind BaSS, robust accuracy is higher (`bass`, beside `natural`)", "bass"),
+            ("… and it is so against natural images too (`natural`)", "natural"),
+            ("… and where the attack goes through BaSS (`natural+bass`, beside `natural`)", "natural+bass"),
+        ):  # fmt: skip
+            yield _compared(
+                LIN, f"Table 1, {defense}", claim, ACCURACIES, (twin, robust(protocol)), (base, robust()),
+                images=10_000, headline=True,
+            )  # fmt: skip
+    record = measured("corruptions_rn20.json")
+    of = _mean_over(record, tuple(CORRUPTIONS))
+    for base in ("standard", "augmix"):
+        yield _compared(
+            LIN, f"Table 4, {base}", "trained on balanced images, accuracy on the 19 corruptions is higher (%)",
+            CORRUPTED, (f"bass_{base}_rn20", of), (f"{base}_rn20", of),
+        )  # fmt: skip
+
+
+def _trend_with_gamma() -> Iterator[Finding]:
+    record = measured("cifar10_rn20.json")
+    for defense, attack in (("standard", "clean"), ("pgd_at", "PGD-20")):
+        names = [f"{variant}{defense}_rn20" for variant in ("", "bassmix_", "bass_")]
+        shown = {
+            protocol: [100 * accuracy(record, name, protocol, attack) for name in names]
+            for protocol in ("natural", "bass")
+        }
+        known = not any(isnan(value) for values in shown.values() for value in values)
+        rising = [values == sorted(values) for values in shown.values()]
+        yield Finding(
+            LIN, "Fig. 3(a–c)", f"{attack} accuracy of {defense} rises with γ, the share of balanced training images",
+            "; ".join(
+                f"`{protocol}`: " + " → ".join(f"{value:.1f}" for value in values) for protocol, values in shown.items()
+            ) + " at γ = 0, ½, 1" if known else "",
+            _of_all(rising) if known else "", ACCURACIES,
+        )  # fmt: skip
+
+
+def _jacobians() -> Iterator[Finding]:
+    record = measured("cifar10_rn20.json")
+
+    def b_low(model: str) -> float:
+        return log_b_low(record, model)
+
+    def robust(model: str) -> float:
+        return 100 * accuracy(record, model, "natural", "PGD-20")
+
+    for claim, of, base, value in (
+        ("JaFR raises ln B_low", "jafr_rn20", "standard_rn20", b_low),
+        ("adversarial training raises ln B_low", "pgd_at_rn20", "standard_rn20", b_low),
+        ("FGSM training raises ln B_low", "fgsm_rn20", "standard_rn20", b_low),
+        ("JaFR makes FGSM training more robust to PGD", "fgsm_jafr_rn20", "fgsm_rn20", robust),
+    ):
+        yield _compared(
+            CHAN, "Table 2", claim, ACCURACIES, (of, value), (base, value), headline=True,
+            images=10_000 if value is robust else None,
+        )  # fmt: skip
+
+
+def _corruption_b_low() -> Iterator[Finding]:
+    record = measured("corruption_b_low.json")
+    rows = {row["type"]: row["log_b_low"] for row in record.get("rows", ())}
+    noise = [rows[name] for name in rows if CORRUPTIONS[name].band == "high"]
+    weather = [rows[name] for name in rows if CORRUPTIONS[name].band == "low"]
+    command = "python -m benchmarks.corruption_b_low --data DIR"
+    yield Finding(
+        CHAN, "Table 1, ln B_low", "ln B_low orders corruptions from weather (low frequencies) to noise (high)",
+        f"{', '.join(f'{name} {value:.1f}' for name, value in rows.items())}; rank correlation with the benchmark's "
+        f"low, medium and high band {record['rank_correlation_with_bands']:.2f} ({record['images']:,} images)"
+        if rows else "",
+        _of_all([max(noise) < min(weather)]) if rows else "", command,
+    )  # fmt: skip
+    known = [row for row in record.get("rows", ()) if row["paper"] is not None]
+    yield Finding(
+        CHAN, "Table 1, ln B_low", "Gaussian noise has 3.62, near white noise's 3.53",
+        "; ".join(f"{row['type']}: {row['log_b_low']:.2f} (paper {row['paper']})" for row in known),
+        _of_all([abs(row["log_b_low"] - row["paper"]) < 0.2 for row in known]), command,
+    )  # fmt: skip
+
+
+def _corruption_trade() -> Iterator[Finding]:
+    record = measured("corruptions_rn20.json")
+    for claim, band, of, base in (
+        ("JaFR gains on corruptions of high frequency", "high", "jafr_rn20", "standard_rn20"),
+        ("… and loses on those of low frequency", "low", "standard_rn20", "jafr_rn20"),
+        ("adversarial training gains on those of high frequency", "high", "pgd_at_rn20", "standard_rn20"),
+        ("… and loses on those of low frequency", "low", "standard_rn20", "pgd_at_rn20"),
+    ):
+        value = _mean_over(record, [name for name, one in CORRUPTIONS.items() if one.band == band])
+        yield _compared(
+            CHAN, "Table 1", f"{claim} (mean accuracy, %)", CORRUPTED, (of, value), (base, value)
+        )  # fmt: skip
+
+
+def _reliance() -> Iterator[Finding]:
+    diagnoses, accuracies = measured("diagnosis_rn20.json"), measured("cifar10_rn20.json")
+    size, half_power, reversal = (
+        _value(diagnoses, key) for key in ("minimal_distance", "half_power_frequency", "reversal_frequency")
+    )
+
+    def robust(model: str) -> float:
+        return 100 * accuracy(accuracies, model, "natural", "PGD-20")
+
+    for where, claim, x, y, what in (
+        (
+            "Fig. 4c",
+            "the larger a model's minimal perturbations, the lower their f_0.5",
+            size,
+            half_power,
+            "size / f_0.5",
+        ),
+        ("Fig. 5b", "the larger they are, the lower f_rev on hybrid images", size, reversal, "size / f_rev"),
+        ("Fig. 5b", "the more robust a model, the lower f_rev", robust, reversal, "PGD-20 (%) / f_rev"),
+    ):
+        yield _falling(LI, where, claim, {name: (x(name), y(name)) for name in diagnoses}, what)
+
+
+def _blur() -> Iterator[Finding]:
+    record = measured("diagnosis_rn20.json")
+    for where, claim, key, scale, digits, swapped in (
+        (
+            "the blur model",
+            "a network behind a blur follows lower frequencies: f_rev",
+            "reversal_frequency",
+            1,
+            3,
+            True,
+        ),
+        (
+            "the blur model",
+            "… and its minimal perturbations are of lower frequency: f_0.5",
+            "half_power_frequency",
+            1,
+            3,
+            True,
+        ),
+        ("the blur model", "… and larger (grey levels)", "minimal_distance", 255, 2, False),
+    ):
+        value = _value(record, key, scale)
+        pair = (("standard_rn20", value), ("blur_standard_rn20", value))
+        yield _compared(LI, where, claim, DIAGNOSES, *(pair if swapped else pair[::-1]), digits=digits)
+
+
+def _compared(
+    paper: str,
+    where: str,
+    claim: str,
+    command: str,
+    above: tuple[str, Callable[[str], float]],
+    below: tuple[str, Callable[[str], float]],
+    *,
+    names: tuple[str, str] | None = None,
+    digits: int = 1,
+    images: int | None = None,
+    headline: bool = False,
+) -> Finding:
+    """The claim is that one model's value is above another's; ``images``: of an accuracy, which has that much noise."""
+    one, two = (value(model) for model, value in (above, below))
+    if isnan(one + two):
+        return Finding(paper, where, claim, "", "", command, headline)
+    noise = 2 * hypot(*((p * (100 - p) / images) ** 0.5 for p in (one, two))) if images else 0
+    holds = "within noise" if abs(one - two) < noise else "yes" if one > two else "no"
+    first, second = names or (f"`{above[0]}`", f"`{below[0]}`")
+    return Finding(
+        paper, where, claim, f"{first} {one:.{digits}f}, {second} {two:.{digits}f}", holds, command, headline
+    )
+
+
+def _falling(paper: str, where: str, claim: str, models: Mapping[str, tuple[float, float]], what: str) -> Finding:
+    """The claim is that over the models the second quantity falls as the first rises; ``what`` they are."""
+    known = {name: point for name, point in models.items() if not isnan(sum(point))}
+    rank = rank_correlation(*zip(*known.values(), strict=True)) if len(known) > 2 else None
+    if rank is None:
+        return Finding(paper, where, claim, "", "", DIAGNOSES)
+    ordered = sorted(known.items(), key=lambda item: item[1])
+    shown = ", ".join(f"`{name}` {x:.3g} / {y:.3f}" for name, (x, y) in ordered)
+    holds = "yes" if rank < -TREND else "no" if rank > 0 else "weakly"
+    return Finding(paper, where, claim, f"rank correlation {rank:.2f} of {what}: {shown}", holds, DIAGNOSES)
+
+
+def _of_all(true: Sequence[bool]) -> str:
+    return "" if not true else "yes" if all(true) else "in part" if any(true) else "no"
+
+
+def _value(record: dict, key: str, scale: float = 1) -> Callable[[str], float]:
+    return lambda model: scale * record.get(model, {}).get(key, nan)
+
+
+def _mean_over(record: dict, types: Sequence[str]) -> Callable[[str], float]:
+    """Mean accuracy (%) over types of corruption and severities; NaN where one was not measured."""
+    accuracies = {result["model"]: result["accuracies"] for result in record.get("results", ())}
+
+    def mean(model: str) -> float:
+        found = [accuracies.get(model, {}).get(name, [nan]) for name in types]
+        return 100 * sum(sum(at) / len(at) for at in found) / len(found)
+
+    return mean
+
+
+HEAD = """# Which claims hold here
+
+Written by `python -m benchmarks.replication` from the records beside this file, which have the commit, the machine and
+the settings of every number. Models are ResNet-20s of 0.27 M parameters on CIFAR-10, trained on two CPU cores, one seed
+each, where the papers have networks of 11 M to 46 M parameters and schedules ten times as long: a "no" says that a
+claim does not hold at this size, not that it is false. Robust accuracies are of PGD-20, L∞, ε = 8/255, step 2/255, one
+random start, seed 0, on 10,000 test images, under the protocol that is named; "within noise" is a difference of less
+than two standard errors.
+"""
+
+
+def replication() -> str:
+    """The text of `results/replication.md`."""
+    parts, rows = [HEAD], findings()
+    for paper in dict.fromkeys(row.paper for row in rows):
+        body = [
+            [row.where, row.claim, row.found or NOT_MEASURED, row.holds if row.found else "–", f"`{row.command}`"]
+            for row in rows
+            if row.paper == paper
+        ]
+        parts.append(f"## {paper}\n\n{table(['where', 'claim', 'here', 'holds', 'command'], body)}\n")
+    return "\n".join(parts)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    check, text = parser.parse_args().check, replication()
+    same = REPLICATION.is_file() and REPLICATION.read_text() == text
+    if not check:
+        write_text(REPLICATION, text)
+    return int(check and not same)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
