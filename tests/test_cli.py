@@ -29,8 +29,8 @@ from freqrob.training.settings import _setting
 
 pytestmark = pytest.mark.usefixtures("tiny")
 COMMANDS = (
-    "demo", "train", "recipes", "evaluate", "corruptions", "diagnose", "models", "export", "dataset corrupt",
-    "dataset bass", "doctor",
+    "demo", "train", "recipes", "evaluate", "corruptions", "diagnose", "report", "models", "export",
+    "dataset corrupt", "dataset bass", "doctor",
 )  # fmt: skip
 
 
@@ -119,27 +119,35 @@ def test_defaults_are_those_of_what_is_called():
     assert OFFERED == PROTOCOLS and parse_attack(ATTACKS[-1]) == PGD()
 
 
-def test_demo_writes_the_page_and_its_numbers(few_images, model_dir, tmp_path):
+def test_demo_writes_the_report_and_its_numbers(few_images, model_dir, tmp_path):
     result = run("demo", "--out", tmp_path / "report", "--model-dir", model_dir, "--seed", 5)
     assert result.exit_code == 0, result.output
     assert "bassmix_standard_tiny" in result.output and "PGD-20 at ε 8/255" in result.output
     folder = tmp_path / "report"
-    assert sorted(path.name for path in folder.iterdir()) == ["index.html", "results.csv", "results.json"]
+    names = ["data", "figures", "index.html", "results.csv", "results.json"]
+    assert sorted(path.name for path in folder.iterdir()) == names
     found = json.loads((folder / "results.json").read_text())
-    assert (found["images"], found["seed"]) == (4, 5)
-    names = [model["name"] for model in found["models"]]
-    assert [name for name in names if name.endswith("_tiny")] == ["standard_tiny", "bassmix_standard_tiny"]
-    assert set(list_models(dataset="cifar10", threat_model="Linf")) < set(names), "the shipped ones too"
     assert found["command"] == f"freqrob demo --seed 5 --model-dir {model_dir}"
+    models = {model["name"]: model for model in found["models"]}
+    assert [name for name in models if name.endswith("_tiny")] == ["standard_tiny", "bassmix_standard_tiny"]
+    assert set(list_models(dataset="cifar10", threat_model="Linf")) < set(models), "the shipped ones too"
+    for model in models.values():
+        assert set(model["measurements"]) == {"jacobian", "sensitivity", "hybrid", "band_accuracy"}
+        here = [one for one in model["accuracies"] if one["from"] == ["data/accuracy.json"]]
+        assert {(one["images"], one["seed"]) for one in here} == {(4, 5)} and len(here) == 6
+    assert [one["accuracy"] for one in models["standard_tiny"]["accuracies"] if one["from"] == "card"] == [0.9123]
+    page = (folder / "index.html").read_text()
+    assert page.count("natural image") >= 4 and "on 4 CIFAR-10 images" in page
 
 
 @pytest.mark.skipif(find_spec("foolbox") is None, reason="foolbox, whose images the demo shows, is not installed")
-def test_demo_measures_the_real_samples(tmp_path):
-    (tmp_path / "empty").mkdir()
-    result = run("demo", "--out", tmp_path / "report", "--model-dir", tmp_path / "empty", "--images", 2)
-    assert result.exit_code == 0, result.output
-    alpha = json.loads((tmp_path / "report" / "results.json").read_text())["spectra"]["natural"]["alpha"]
-    assert alpha == pytest.approx(2.7, abs=0.05)
+def test_demo_measures_the_real_samples(tmp_path, monkeypatch):
+    monkeypatch.setattr("freqrob.models.list_models", lambda **_: [])
+    result = run("demo", "--out", tmp_path / "report")
+    assert result.exit_code == 0 and "No model is installed" in result.output, result.output
+    spectra = json.loads((tmp_path / "report" / "results.json").read_text())["spectra"]
+    assert spectra["natural"]["alpha"] == pytest.approx(2.7, abs=0.05) and spectra["BaSS"]["alpha"] < 1
+    assert "No model was measured" in (tmp_path / "report" / "index.html").read_text()
 
 
 def test_demo_refuses_bad_input(few_images, model_dir, tmp_path):

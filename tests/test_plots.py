@@ -7,14 +7,26 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from freqrob.diagnostics import BandAccuracy, FourierHeatmap, HybridReliance, LossLandscape, Sensitivity
+from freqrob.diagnostics import (
+    BandAccuracy,
+    FourierHeatmap,
+    HybridReliance,
+    JacobianSpectrum,
+    LossLandscape,
+    Sensitivity,
+    spectrum,
+)
+from freqrob.evaluation.corruptions import CorruptionAccuracy
 from freqrob.report import plots
 
 FREQUENCIES = torch.linspace(0, 0.5, 6, dtype=torch.float64)
 HYBRID = HybridReliance(
     FREQUENCIES, torch.rand(2, 6).double(), torch.rand(2, 6).double(), torch.tensor([0.2, torch.nan]), 10, [0, 1]
 )
-BANDS = BandAccuracy(torch.arange(23) / 32, torch.rand(23), torch.rand(23), torch.rand(23), 0.9, 5, 10)
+BANDS = BandAccuracy(
+    torch.arange(23) / 32, torch.rand(23), torch.rand(23), torch.rand(23), torch.rand(3), torch.tensor([0, 0.125, 0.5]),
+    0.9, 5, 8 / 255, 20, 10, 10,
+)  # fmt: skip
 SENSITIVITY = Sensitivity(
     torch.rand(544).sort(descending=True).values.double(), [0, 9], 0.3 + 0.02 * torch.randn(200, 2), 5 / 32,
     torch.rand(200), 200,
@@ -23,6 +35,8 @@ HEATMAP = FourierHeatmap(torch.rand(32, 32).double(), 0.1, 4.0, "gatheluck", "",
 LANDSCAPE = LossLandscape(
     torch.linspace(-1, 1, 5).double(), torch.rand(5, 5).double() + 0.1, torch.rand(5, 5).double(), 0.1, 0.2, 10, 0
 )
+
+SPECTRUM = spectrum(torch.rand(16, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
 
 
 @pytest.fixture
@@ -53,6 +67,12 @@ def test_bands_of_another_kind(axes):
         plots.plot_bands(axes, {"one": BANDS}, "middle")
 
 
+def test_robust_accuracy_by_band(axes):
+    plots.plot_robust_bands(axes, {"one": BANDS})
+    assert np.allclose(line(axes, "one")[:, 1], BANDS.robust)
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0–0.12", "0.12–0.5", "0.5–0.71"]
+
+
 def test_sensitivity_by_rank(axes):
     plots.plot_sensitivity(axes, {"one": SENSITIVITY})
     drawn = line(axes, "one")
@@ -80,6 +100,68 @@ def test_a_landscape_has_its_model_in_the_middle(axes):
     assert len(contours.levels) == 12 and axes.get_lines()[0].get_xydata().tolist() == [[0, 0]]
 
 
-def test_seven_models_can_be_told_apart():
-    styles = [(style["color"], style["marker"]) for _, _, style in plots._styled(dict.fromkeys(range(7)))]
-    assert len({colour for colour, _ in styles}) == len({marker for _, marker in styles}) == 7
+def test_21_models_can_be_told_apart_in_black_and_white_too():
+    drawn = list(plots.styles(map(str, range(21))).values())
+    assert len({(style["marker"], style["linestyle"]) for style in drawn}) == 21
+    assert len({(style["color"], style["marker"]) for style in drawn}) == 21
+    assert len({style["color"] for style in drawn[:7]}) == 7
+
+
+def test_a_model_keeps_its_style_where_others_are_missing(axes):
+    chosen = plots.styles(["one", "two", "three"])
+    plots.plot_sensitivity(axes, {"three": SENSITIVITY}, chosen)
+    (drawn,) = axes.get_lines()
+    assert (drawn.get_color(), drawn.get_marker()) == (chosen["three"]["color"], chosen["three"]["marker"])
+
+
+def test_power_and_its_law(axes):
+    plots.plot_power(axes, {"white": SPECTRUM})
+    points, law, boundary = (one.get_xydata() for one in axes.get_lines())
+    assert np.allclose(points, np.stack([SPECTRUM.frequencies[1:], SPECTRUM.power[1:]], 1))
+    assert np.allclose(law[:, 1], SPECTRUM.scale * law[:, 0] ** -SPECTRUM.alpha) and law[-1, 0] < 0.5
+    assert boundary[0, 0] == SPECTRUM.boundary_radius
+
+
+def test_cumulative_power_reaches_80_percent_at_the_boundary(axes):
+    plots.plot_cumulative(axes, {"white": SPECTRUM})
+    ends, share = line(axes, "white").T
+    at = np.isclose(ends, SPECTRUM.boundary_radius)
+    assert share[at] == pytest.approx(SPECTRUM.boundary_share) and share[-1] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("height, width", [(32, 32), (8, 6), (5, 7), (6, 5)])
+def test_shifted_map_is_the_whole_spectrum(height, width):
+    image = torch.randn(height, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = torch.fft.fftshift(torch.fft.fft2(image)).abs()
+    torch.testing.assert_close(plots.shifted_map(torch.fft.rfft2(image).abs(), width), expected)
+
+
+def test_jacobians_share_a_scale_that_holds_them(axes):
+    steep = torch.ones(8, 5)
+    steep[0, 0] = 100
+    flat, steep = (JacobianSpectrum(amplitude, 3.5, 128, 10) for amplitude in (torch.ones(8, 5), steep))
+    limits = plots.shared_limits([plots.jacobian_map(one) for one in (flat, steep)])
+    image = plots.plot_jacobian(axes, steep, limits)
+    assert image.get_clim() == limits and image.get_array().max() == pytest.approx(limits[1])
+    assert image.get_array()[4, 4] == image.get_array().max(), "DC in the middle"
+
+
+def test_a_dead_gradient_is_drawn(axes):
+    assert (plots.plot_jacobian(axes, JacobianSpectrum(torch.zeros(32, 17), 0.0, 128, 10)).get_array() == 0).all()
+
+
+def test_landscapes_share_a_scale_and_survive_losses_that_are_not_finite(axes):
+    loss = torch.tensor([[1.0, torch.nan, torch.inf], [0.5, 0.1, 2], [1, 1, 1]]).double()
+    wild = LossLandscape(torch.linspace(-1, 1, 3).double(), loss, loss, 0.1, 0.2, 10, 0)
+    low, high = plots.landscape_limits([wild, LANDSCAPE])
+    assert (low, high) == (pytest.approx(0.1), 1000)
+    assert plots.plot_landscape(axes, wild, limits=(low, high)).levels[[0, -1]] == pytest.approx([low, high])
+
+
+def test_corruptions_by_type_and_model(axes):
+    fog = CorruptionAccuracy("cifar10", "natural", 10, None, True, {"fog": (0.9, 0.8, 0.7, 0.6, 0.5)})
+    both = CorruptionAccuracy("cifar10", "natural", 10, None, True, {"snow": (0.2,) * 5, "fog": (0.4,) * 5})
+    image = plots.plot_corruptions(axes, {"one": fog, "two": both})
+    assert np.allclose(image.get_array().filled(-1), [[-1, 20], [70, 40]])
+    assert [text.get_text() for text in axes.texts] == ["–", "20", "70", "40"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["snow", "fog"]

@@ -1,75 +1,129 @@
-"""The page of the demo, its numbers on disk, and the sample images."""
+"""The report: runs in, one page with its figures and numbers out, and the sample images of the demo."""
 
 import csv
 import json
 import re
+import shutil
+import subprocess
 import sys
+import tempfile
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from importlib.util import find_spec
+from xml.etree import ElementTree
 
 import pytest
 import torch
+from PIL import Image
+from typer.testing import CliRunner
 
+from freqrob import cli
 from freqrob.data import samples
 from freqrob.data.datasets import ImageSet
-from freqrob.files import write_text
-from freqrob.models import create_network
+from freqrob.diagnostics import (
+    BandAccuracy,
+    FourierHeatmap,
+    HybridReliance,
+    JacobianSpectrum,
+    LossLandscape,
+    Sensitivity,
+    corruption_spectrum,
+    spectrum,
+)
+from freqrob.evaluation.corruptions import GROUPS, CorruptionAccuracy
+from freqrob.files import write_json, write_text
 from freqrob.models.cards import Card
-from freqrob.models.checkpoints import save
-from freqrob.report import collect, figures, render, write_report
-from freqrob.report.measure import summarise_spectrum
-from freqrob.report.page import widest_margin
-from freqrob.report.records import COLUMNS
-from freqrob.spectral.rings import RingMap
+from freqrob.models.checkpoints import card_path
+from freqrob.report import write_report
+from freqrob.report.data import COLUMNS
+from freqrob.report.figures import VARIABLES, png_uri
+from freqrob.report.findings import caveats, findings, rank_correlation
+from freqrob.report.records import Accuracy, ModelRecord, Records, read_runs
+from freqrob.report.summary import columns
 
-pytestmark = pytest.mark.usefixtures("tiny")
-IMAGES = 6
-CARD_ACCURACY = 0.4321
+HOSTILE = "<script>alert($1)</script>"
+ABOUT = {
+    "command": "freqrob diagnose <b>", "commit": "0123456789ab", "date": "2026-01-02T03:04:05+00:00",
+    "machine": "A & B, 2 cores", "versions": {"python": "3.11", "torch": "2.15"}, "source": "cifar10 test",
+}  # fmt: skip
+PGD = {"attack": "PGD-20", "norm": "Linf", "eps": 8 / 255, "step_size": 2 / 255}
+CLEAN = {"attack": "clean", "eps": 0.0}
 
 
-def pink_images(count: int) -> torch.Tensor:
-    """Images whose power falls with the frequency, as natural ones do."""
-    noise = torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    slope = 1 / RingMap(32, 32).half.clamp(min=1)
-    pink = torch.fft.irfft2(torch.fft.rfft2(noise) * slope)
-    return (128 + 60 * pink / pink.std()).clamp(0, 255).to(torch.uint8)
+def random(*shape, seed=0):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def measurements(seed, images=300):
+    """What ``freqrob diagnose`` measures, of the right shapes."""
+    rings, steps = torch.arange(23) / 32, torch.linspace(-1, 1, 5, dtype=torch.float64)
+    landscape = LossLandscape(steps, 1 + random(5, 5, seed=seed), random(5, 5), 0.25 + seed, 0.5, images, 0)
+    return {
+        "jacobian": JacobianSpectrum(random(32, 17, seed=seed).float(), 4.125 + seed, 128, images),
+        "sensitivity": Sensitivity(random(544).sort(descending=True).values, [0, 9], 0.7 * random(images, 2), 0.15625,
+                                   random(images, seed=seed), images),
+        "hybrid": HybridReliance(rings, random(2, 23), random(2, 23), torch.tensor([0.25, 0.5]), images, [0, 1]),
+        "fourier_heatmap": FourierHeatmap(random(32, 32), 0.1, 4.0, "gatheluck", "", images, 0),
+        "band_accuracy": BandAccuracy(rings, random(23), random(23), random(23), random(3), rings[::8], 0.9, 5, 8 / 255,
+                                      20, images, 50),
+        "loss_landscape_low": landscape,
+        "loss_landscape_high": replace(landscape, loss=landscape.loss + 1, rise=0.125),
+    }  # fmt: skip
+
+
+def evaluation(path, rows, **about):
+    return write_json(path, {**ABOUT, "command": "freqrob evaluate", **about, "results": rows}) or path
+
+
+def row(model, accuracy, protocol="natural", images=10_000, seed=0, **attack):
+    found = {"images": images, "seed": seed, "accuracy": accuracy}
+    return {"model": model, "protocol": protocol, **(attack or PGD), **found}
+
+
+def corrupted(path, **models):
+    types = GROUPS["15 types"]
+    found = {
+        name: CorruptionAccuracy("cifar10", "natural", 100, None, True, dict.fromkeys(types, (share,) * 5))
+        for name, share in models.items()
+    }
+    return write_json(path, {**ABOUT, "results": [{"model": n, **one.as_dict()} for n, one in found.items()]}) or path
 
 
 @pytest.fixture(scope="module")
-def dataset():
-    return ImageSet(pink_images(IMAGES + 2), torch.arange(IMAGES + 2) % 10, samples.CIFAR10_CLASSES)
+def runs(tmp_path_factory):
+    """Two models with all diagnostics, one that was only evaluated, and two sets of images."""
+    folder = tmp_path_factory.mktemp("runs")
+    for seed, (name, place) in enumerate({"pgd_at_tiny": "pgd_at_tiny", HOSTILE: "_script_"}.items()):
+        for kind, measured in measurements(seed).items():
+            measured.save(folder / "diagnosis" / place, kind, {**ABOUT, "model": name})
+    rows = [row(HOSTILE, 0.125), row(HOSTILE, 0.75, **CLEAN), row("pgd_at_tiny", 0.4375), row("late", 0.3, images=200)]
+    rows += [row("pgd_at_tiny", 0.5, "bass"), row("pgd_at_tiny", 0.1, "natural+bass")]
+    evaluation(folder / "results.json", rows)
+    corrupted(folder / "corruptions.json", pgd_at_tiny=0.625)
+    for name, images in (("natural", random(4, 3, 32, 32).cumsum(-1) / 32), ("noise", random(4, 3, 32, 32))):
+        spectrum(images).save(folder / "images", name, {**ABOUT, "source": f"4 {name} images"})
+    corruption_spectrum(random(4, 3, 32, 32), [random(4, 3, 32, 32, seed=2)]).save(folder / "images", "fog", ABOUT)
+    return [folder / "diagnosis", folder / "results.json", folder / "corruptions.json", folder / "images"]
 
 
 @pytest.fixture(scope="module")
-def model_dir(tiny, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    results = [
-        {"protocol": "natural", "attack": "clean", "eps": 0.0, "images": 10000, "seed": 0, "accuracy": CARD_ACCURACY},
-        {"protocol": "natural", "attack": "PGD-20", "eps": 4 / 255, "images": 10000, "seed": 0, "accuracy": 0.9999},
-    ]
-    for name in ("bass_pgd_at_tiny", "pgd_at_tiny"):
-        torch.manual_seed(len(name))
-        card = Card(name, "tiny", results=results)
-        save(folder / "cifar10" / "Linf" / f"{name}.safetensors", create_network("tiny").state_dict(), card)
+def out(runs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("out")
+    gallery = ImageSet(
+        (255 * random(3, 3, 32, 32)).to(torch.uint8), torch.tensor([3, 8, 8]), samples.CIFAR10_CLASSES
+    )  # fmt: skip
+    write_report(runs, folder, gallery=gallery, command="freqrob report runs")
     return folder
 
 
 @pytest.fixture(scope="module")
-def measurements(dataset, model_dir):
-    names = ["bass_pgd_at_tiny", "pgd_at_tiny"]
-    return collect(
-        dataset, names, source="pink <noise>", images=IMAGES, model_dir=model_dir, seed=3, command="freqrob demo"
-    )
-
-
-@pytest.fixture(scope="module")
-def page(measurements):
-    return render(measurements)
+def page(out):
+    return (out / "index.html").read_text()
 
 
 class Tags(HTMLParser):
-    """Every tag with its attributes, and a list of the ones that were closed in the wrong order."""
+    """Every tag with its attributes and text, and a list of the ones that were closed in the wrong order."""
 
     VOID = ("meta", "img", "br", "hr", "input", "link")
 
@@ -91,94 +145,374 @@ class Tags(HTMLParser):
             self.crossed.append(tag)
 
 
-def test_page_has_every_section_and_is_well_formed(page):
+def text_of(markup):
+    return unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]*>", "", str(markup)))).strip()
+
+
+def summary_table(page):
+    """Heads and, by model, cells of the summary, as they are read."""
+    table = re.search(r'<table class="summary sortable">(.*?)</table>', page, re.DOTALL)[1]
+    heads = [text_of(cell) for cell in re.findall(r'<th [^>]*scope="col".*?</th>', table)]
+    body = re.findall(r'<tr><th scope="row".*?</tr>', table, re.DOTALL)
+    lines = [[text_of(cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", line, re.DOTALL)] for line in body]
+    return heads, {name: cells for name, *cells in lines}
+
+
+def test_page_is_well_formed_and_has_every_section(page):
     tags = Tags(page)
-    sections = [attributes["id"] for tag, attributes in tags.found if tag == "section"]
-    assert sections == ["images", "spectra", "models", "gradients"]
     assert (tags.open, tags.crossed) == ([], [])
     ids = [attributes["id"] for _, attributes in tags.found if "id" in attributes]
     assert len(ids) == len(set(ids))
+    assert [attributes["id"] for tag, attributes in tags.found if tag == "section"] == [
+        "summary", "images", "accuracy", "corruptions", "spectra", "added", "jacobian", "sensitivity", "landscapes",
+        "hybrid", "heatmaps", "bands", "provenance",
+    ]  # fmt: skip
 
 
-def test_page_needs_nothing_outside_it(page):
+def test_page_needs_nothing_outside_it_and_links_to_what_is_there(page, out):
     tags = Tags(page)
-    assert {tag for tag, _ in tags.found} & {"script", "link", "iframe", "object"} == set()
-    found = [item for _, attributes in tags.found for item in attributes.items()]
-    addresses = [value for key, value in found if key in ("src", "href", "xlink:href", "srcset", "data")]
-    assert addresses and all(address.startswith(("data:", "#")) for address in addresses)
+    assert {tag for tag, _ in tags.found} & {"link", "iframe", "object", "embed"} == set()
+    assert all("src" not in attributes for tag, attributes in tags.found if tag == "script")
+    loaded = [value for tag, attributes in tags.found for key, value in attributes.items()
+              if key in ("src", "srcset", "data", "xlink:href") or (key == "href" and tag != "a")]  # fmt: skip
+    assert loaded and all(address.startswith(("data:", "#")) for address in loaded)
     assert re.findall(r"url\((?!#)", page) == [] and "@import" not in page
+    ids = {attributes["id"] for _, attributes in tags.found if "id" in attributes}
+    followed = [attributes["href"] for tag, attributes in tags.found if tag == "a"]
+    assert all(link[1:] in ids if link[0] == "#" else (out / link).is_file() for link in followed), followed
+    assert len(followed) > 40
 
 
-def test_every_image_has_its_twin_and_an_alternative_text(page, dataset):
-    pictures = [attributes for tag, attributes in Tags(page).found if tag == "img"]
-    assert len(pictures) == 2 * len(dataset)
-    assert all(picture["alt"] for picture in pictures)
-    assert pictures[0]["src"] == figures.png_uri(dataset.images[0]) != pictures[1]["src"]
+def test_what_files_say_is_escaped(page, out):
+    assert page.count("<script>") == 1, "that which sorts"
+    assert "&lt;script&gt;alert($1)&lt;/script&gt;" in page
+    assert "freqrob diagnose &lt;b&gt;" in page and "A &amp; B" in page
+    for figure in (out / "figures").glob("*.svg"):
+        assert "<script>" not in figure.read_text()
+
+
+def test_table_sorts_by_a_script_of_its_own(page):
+    assert 'aria-sort' in page and 'table.sortable' in page
+
+
+def test_summary_shows_what_was_measured_and_only_that(page):
+    heads, models = summary_table(page)
+    assert heads == [
+        "model", "clean 10,000 images, seed 0", "PGD-20, L∞, ε = 8/255 10,000 images, seed 0, step 2/255",
+        "PGD-20, L∞, ε = 8/255 10,000 images, seed 0, step 2/255",
+        "PGD-20, L∞, ε = 8/255 10,000 images, seed 0, step 2/255",
+        *(f"{group} 100 images a severity, made by freqrob, protocol natural"
+          for group in ("noise", "blur", "weather", "digital", "15 types")),
+        "ln Blow 300 images, batch 128", "frev 300 images, seeds 0, 1",
+        "HFC share 300 images, from 0.156 cycles/pixel on",
+        "rise, LFC 300 images, seed 0", "rise, HFC 300 images, seed 0",
+    ]  # fmt: skip
+    share = f"{100 * random(300, seed=0).mean():.1f}"
+    assert models["pgd_at_tiny"] == [
+        "–", "43.8", "10.0", "50.0", *["62.5"] * 5, "4.12", "0.375", share, "0.25", "0.12",
+    ]  # fmt: skip
+    assert models[HOSTILE][:5] == ["75.0", "12.5", "–", "–", "–"] and models[HOSTILE][9] == "5.12"
+    assert models["late"][1:] == ["30.0a", *["–"] * 12] and "a 200 images, seed 0, step 2/255" in text_of(page)
+
+
+def test_every_number_of_the_summary_is_in_the_json_and_the_csv(page, out):
+    found = json.loads((out / "results.json").read_text())
+    rows = list(csv.DictReader((out / "results.csv").open()))
+    assert tuple(rows[0]) == COLUMNS
+    assert found["command"] == "freqrob report runs" and {"commit", "versions", "machine", "date"} <= found.keys()
+    models = {model["name"]: model for model in found["models"]}
+    assert list(models) == list(summary_table(page)[1])
+    for name, model in models.items():
+        mine = [one for one in rows if one["subject"] == name]
+        written = [one for one in mine if one["measurement"] == "accuracy"]
+        expected = [(one["protocol"], one["attack"], one["accuracy"]) for one in model["accuracies"]]
+        assert [(one["protocol"], one["attack"], float(one["value"])) for one in written] == expected
+        for kind, measured in model["measurements"].items():
+            scalars = {one["quantity"]: one["value"] for one in mine if one["measurement"] == kind and not one["index"]}
+            assert all(float(scalars[key]) == measured[key] for key in ("log_b_low", "rise") if key in measured)
+            assert all((out / place).is_file() for place in measured["from"]) and measured["source"] == "cifar10 test"
+    (hybrid,) = {one["quantity"]: one for one in rows if one["quantity"] == "low" and one["index"] == "1"}.values()
+    assert float(hybrid["frequency"]) == pytest.approx(22 / 32)
+
+
+def test_a_robust_accuracy_always_says_protocol_attack_images_and_seed(out):
+    for one in csv.DictReader((out / "results.csv").open()):
+        if one["measurement"] == "accuracy":
+            assert all(one[key] for key in ("protocol", "attack", "eps", "images", "seed", "source"))
+
+
+def test_every_figure_is_a_file_too(page, out):
+    shown = re.findall(r'<figure class="picture" id="figure-(\w+)"', page)
+    assert shown == [
+        "corruptions", "spectra", "jacobian", "sensitivity", "loss_landscapes", "hybrid", "fourier_heatmap",
+        "band_accuracy",
+    ]  # fmt: skip
+    for name in shown:
+        assert ElementTree.parse(out / "figures" / f"{name}.svg").getroot().tag.endswith("svg")
+        with Image.open(out / "figures" / f"{name}.png") as picture:
+            assert min(picture.size) > 300
+    drawn = (out / "figures" / "hybrid.svg").read_text()
+    assert "pgd_at_tiny" in drawn and "&lt;script&gt;alert($1)" in drawn, "the legend"
 
 
 def test_figures_follow_the_page_from_light_to_dark(page):
-    assert "prefers-color-scheme: dark" in page
-    assert "var(--natural)" in page and "var(--bass)" in page
-    assert not re.search("|".join(figures._VARIABLES), page)
+    style, _, body = page.partition("</style>")
+    assert "prefers-color-scheme: dark" in style
+    assert all(f"--{variable}:" in style for variable in VARIABLES.values())
+    assert not re.search("|".join(VARIABLES), body)
+    assert "var(--series-0)" in body and "var(--ink)" in body
 
 
-def test_what_users_write_is_escaped(page):
-    assert "pink &lt;noise&gt;" in page and "pink <noise>" not in page
+def test_images_stand_beside_their_twins(page):
+    pictures = [attributes for tag, attributes in Tags(page).found if tag == "img" and "natural" in attributes["alt"]]
+    assert [picture["alt"] for picture in pictures] == [f"{c}, natural image {n}" for n, c in enumerate(
+        ("cat", "ship", "ship"), 1)]  # fmt: skip
+    assert pictures[0]["src"] == png_uri((255 * random(3, 3, 32, 32)).to(torch.uint8)[0])
 
 
-def cells(page, model, origin):
-    """The accuracies of a line of the table, as shown."""
-    body = page[page.index(f"<code>{model}</code></th>") :]
-    line = body[body.index(f">{origin}") :].split("</tr>")[0]
-    return re.findall(r'--share: [^"]*">([^<]*)</td>', line)
+def test_page_says_how_every_number_was_made(page):
+    made = text_of(page[page.index('id="provenance"') :])
+    for fact in ("freqrob diagnose <b>", "freqrob evaluate", "0123456789ab", "2026-01-02", "torch 2.15", "4 noise im"):
+        assert fact in made
+    assert "pgd_at_tiny jacobian: JSON, NPZ" in made
 
 
-def test_table_shows_what_was_measured_and_what_the_card_says(page, measurements):
-    for model in measurements.models:
-        shown = cells(page, model.name, f"here, {IMAGES} images")
-        assert shown == [f"{100 * result.accuracy:.1f}" for result in model.measured]
-        assert [(r.protocol, r.attack.name) for r in model.measured] == [
-            (protocol, attack) for protocol in ("natural", "natural+bass", "bass") for attack in ("clean", "PGD-20")
-        ]
-        # The card has PGD at 4/255 only, which is not the column's.
-        assert cells(page, model.name, "card, 10,000 images") == ["43.2", *["–"] * 5]
+def test_captions_say_the_settings(page):
+    caption = text_of(page[page.index('id="figure-band_accuracy"') :].split("</figure>")[0])
+    for fact in ("band of 5 rings", "300 images of cifar10 test", "ε = 8/255, 20 steps", "50 images", "plot_bands"):
+        assert fact in caption
 
 
-def test_models_stand_beside_their_relatives(measurements):
-    assert [model.name for model in measurements.models] == ["pgd_at_tiny", "bass_pgd_at_tiny"]
+def test_data_is_copied_unless_it_is_there(runs, out):
+    copied = sorted(path.relative_to(out / "data").as_posix() for path in (out / "data").rglob("*.npz"))
+    assert "_script_/jacobian.npz" in copied and "images/natural.npz" in copied
+    before = {path: path.stat().st_mtime_ns for path in (out / "data").rglob("*.*")}
+    again = write_report([out / "data"], out).parent
+    assert again == out and {path: path.stat().st_mtime_ns for path in (out / "data").rglob("*.*")} == before
 
 
-def test_page_states_its_conditions(page, measurements):
-    for fact in (f"{IMAGES} images", "seed 3", "8/255", measurements.provenance["date"], "3.53", "about 20 %"):
-        assert fact in page
-    for number in (f"α = {measurements.natural.power_law.alpha:.2f}", f"{measurements.balanced.entropy:.2f}"):
-        assert number in page
+def test_files_of_one_name_do_not_overwrite_each_other(tmp_path):
+    paths = [evaluation(tmp_path / str(n) / "results.json", [row("one", n / 4, seed=n)]) for n in (1, 2)]
+    write_report(paths, tmp_path / "out")
+    copies = sorted((tmp_path / "out" / "data").iterdir())
+    assert [copy.name for copy in copies] == ["results-2.json", "results.json"]
+    assert [json.loads(copy.read_text())["results"][0]["seed"] for copy in copies] == [2, 1]
 
 
-def test_page_without_models_says_how_to_get_them(measurements):
-    text = render(replace(measurements, models=[]))
-    assert "No model is installed" in text and "freqrob train" in text
+def test_one_models_own_folder_is_a_run(runs):
+    found = read_runs([runs[0] / "pgd_at_tiny"], cards=False)
+    assert [(model.name, len(model.measurements)) for model in found.models] == [("pgd_at_tiny", 7)]
 
 
-def test_json_and_csv_agree_with_the_measurements(measurements, tmp_path):
-    assert write_report(measurements, tmp_path / "new" / "report").read_text() == render(measurements)
-    folder = tmp_path / "new" / "report"
-    assert sorted(path.name for path in folder.iterdir()) == ["index.html", "results.csv", "results.json"]
-    found = json.loads((folder / "results.json").read_text())
-    assert (found["images"], found["seed"], found["command"]) == (IMAGES, 3, "freqrob demo")
-    assert {"commit", "versions", "machine", "date", "source"} <= set(found)
-    assert found["spectra"]["natural"]["alpha"] == measurements.natural.power_law.alpha
-    rows = list(csv.DictReader((folder / "results.csv").open()))
-    assert tuple(rows[0]) == COLUMNS
-    for model, written in zip(measurements.models, found["models"], strict=True):
-        accuracies = [result.accuracy for result in model.measured]
-        assert [result["accuracy"] for result in written["measured"]] == accuracies
-        mine = [row for row in rows if row["subject"] == model.name and row["from"] == "measured"]
-        assert [float(row["value"]) for row in mine if row["quantity"] == "accuracy"] == accuracies
-        assert [float(row["value"]) for row in mine if row["quantity"] == "log_b_low"] == [model.jacobian.log_b_low]
-        assert [row["value"] for row in rows if row["subject"] == model.name and row["from"] == "card"] == [
-            str(CARD_ACCURACY), "0.9999",
-        ]  # fmt: skip
+def test_models_are_matched_by_name_and_stand_beside_their_relatives(tmp_path):
+    first = evaluation(tmp_path / "a.json", [row("theirs", 0.1), row("bass_pgd_at_rn20", 0.2), row("pgd_at_rn20", 0.3)])
+    second = evaluation(tmp_path / "b.json", [row("standard_rn20", 0.0), row("pgd_at_rn20", 0.8, **CLEAN)])
+    found = read_runs([first, second], cards=False).models
+    assert [model.name for model in found] == ["standard_rn20", "pgd_at_rn20", "bass_pgd_at_rn20", "theirs"]
+    assert [one.accuracy for one in found[1].accuracies] == [0.3, 0.8]
+
+
+def test_more_images_win_then_the_last(tmp_path):
+    for order, images in enumerate((10, 30, 30, 20)):
+        replace(measurements(order, images)["jacobian"]).save(tmp_path / str(order), about={"model": "one"})
+        evaluation(tmp_path / f"{order}.json", [row("one", order / 10, images=images)])
+    found = read_runs([tmp_path / str(n) for n in range(4)] + [tmp_path / f"{n}.json" for n in range(4)], cards=False)
+    (model,) = found.models
+    assert model.measurements["jacobian"].of.log_b_low == 6.125
+    assert model.best(model.accuracies[0].setting).accuracy == 0.2
+
+
+def test_a_damaged_measurement_is_named_and_the_rest_is_drawn(runs, tmp_path):
+    shutil.copytree(runs[0] / "pgd_at_tiny", tmp_path / "run" / "pgd_at_tiny")
+    folder = tmp_path / "run" / "pgd_at_tiny"
+    (folder / "hybrid.npz").write_bytes((folder / "hybrid.npz").read_bytes()[:200])
+    (folder / "jacobian.npz").unlink()
+    (folder / "sensitivity.json").write_text("{")
+    values = json.loads((folder / "loss_landscape_low.json").read_text())
+    values["values"]["rise"] = "steep"
+    (folder / "loss_landscape_low.json").write_text(json.dumps(values))
+    with pytest.warns(UserWarning, match="damaged") as warned:
+        page = write_report([tmp_path / "run"], tmp_path / "out", cards=False).read_text()
+    for name in ("hybrid.json", "jacobian.npz", "sensitivity.json", "loss_landscape_low.json: rise is 'steep'"):
+        assert name in unescape(page) and any(name in str(one.message) for one in warned), name
+    assert re.findall(r'<figure class="picture" id="figure-(\w+)"', page) == [
+        "loss_landscapes", "fourier_heatmap", "band_accuracy",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("{", "no JSON"),
+        ('{"results": [], "x": NaN}', "NaN is no number"),
+        ('{"a": 1}', "is no run, expected a folder that `freqrob diagnose"),
+        ("[1]", "is no run"),
+        ('{"kind": "aura", "values": {}}', "of kind 'aura', expected one of"),
+        ('{"results": [{"model": "m", "attack": "clean", "accuracy": 2, "images": 1, "seed": 0, "protocol": "bass"}]}',
+         "an accuracy of 2.0"),
+        ('{"results": [{"model": "m", "attack": "PGD-20", "accuracy": 0.5, "images": 10, "protocol": "natural"}]}',
+         "no accuracy with its setting .KeyError: 'seed'"),
+        ('{"results": [{"model": "m", "accuracies": {"fog": []}}]}', "no accuracies on corruptions"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_run_is_refused_by_name(tmp_path, content, message):
+    (tmp_path / "r.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"r\.json.*{message}"):
+        write_report([tmp_path / "r.json"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_runs_that_are_not_there_or_empty_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no .*none, expected a folder"):
+        read_runs([tmp_path / "none"])
+    with pytest.raises(ValueError, match=f"{tmp_path} is no run"):
+        read_runs([tmp_path])
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(ValueError, match="nothing to report\nleft out, as it is damaged: .*a.json"):
+        read_runs([tmp_path])
+
+
+def test_a_report_of_images_alone_says_how_to_get_a_model(runs, tmp_path):
+    page = write_report([runs[3]], tmp_path).read_text()
+    assert "No model was measured" in page and "figure-spectra" in page and 'id="summary"' not in page
+
+
+def test_cards_add_their_accuracies_unless_told_not_to(tmp_path, tiny):
+    path = tmp_path / "models" / "cifar10" / "Linf" / "pgd_at_tiny.safetensors"
+    known = Card("pgd_at_tiny", "tiny", results=[row("", 0.4321)])
+    path.parent.mkdir(parents=True)
+    card_path(path).write_text(known.to_json())
+    run = evaluation(tmp_path / "r.json", [row("pgd_at_tiny", 0.9, images=20)])
+    page = write_report([run], tmp_path / "out", model_dir=tmp_path / "models").read_text()
+    assert "43.2" in page and "card: 10,000 images" in page and summary_table(page)[1]["pgd_at_tiny"] == ["43.2"]
+    page = write_report([run], tmp_path / "out", model_dir=tmp_path / "models", cards=False).read_text()
+    assert summary_table(page)[1]["pgd_at_tiny"] == ["90.0"]
+    card_path(path).write_text("{}")
+    assert "a card was left out" in read_runs([run], model_dir=tmp_path / "models").notes[0]
+
+
+def test_two_networks_of_one_name_are_noted(tmp_path):
+    rows = [{**row("one", 0.5), "model_hash": name} for name in "ab"]
+    assert "2 different networks" in read_runs([evaluation(tmp_path / "r.json", rows)], cards=False).notes[0]
+
+
+def test_gradient_masking_is_the_first_caveat(tmp_path):
+    run = evaluation(tmp_path / "r.json", [row("one", 0.5)], masking={"one": {"masking_suspected": True}})
+    assert "Gradient masking is suspected" in caveats(read_runs([run], cards=False))[0]
+
+
+def test_fifteen_models_have_a_line_a_panel_and_a_legend_each(tmp_path):
+    for number in range(15):
+        for kind in ("jacobian", "hybrid"):
+            measurements(number)[kind].save(tmp_path / "runs" / f"m{number}", kind, {"model": f"m{number}"})
+    page = write_report([tmp_path / "runs"], tmp_path / "out").read_text()
+    legend = re.search(r'<ul class="legend">(.*?)</ul>', page, re.DOTALL)[1]
+    assert len(set(re.findall(r"<svg.*?</svg>", legend, re.DOTALL))) == 15
+    assert len(summary_table(page)[1]) == 15
+    assert len(re.findall(r'<div class="panel"><p><code>m\d+</code></p><svg', page)) == 15
+
+
+def accuracy(share, protocol="natural", images=10_000, attack="PGD-20"):
+    return Accuracy(protocol, attack, "Linf", 8 / 255, 2 / 255, images, 0, share, None)
+
+
+def said(*models, **measured):
+    """The findings of models given by their accuracies; ``measured``: Jacobians by ln B_low."""
+    records = Records([ModelRecord(f"m{n}", accuracies=list(found)) for n, found in enumerate(models)], {}, [])
+    return [text_of(sentence) for sentence in findings(records, columns(records.models))]
+
+
+def test_the_most_robust_is_named_with_those_that_cannot_be_told_from_it():
+    first, *_ = said([accuracy(0.36)], [accuracy(0.355)], [accuracy(0.1)])
+    assert first == (
+        "Under PGD-20, L∞, ε = 8/255 (protocol natural; 10,000 images, seed 0, step 2/255), m0 classifies 36.0 % of "
+        "the images correctly (95 % interval 35.1 to 36.9 %), the most of 3 models; on so many images m1 cannot be "
+        "told from it. m2 has the least, 10.0 %."
+    )
+    assert "cannot be told" not in said([accuracy(0.36)], [accuracy(0.3)])[0]
+    assert said([accuracy(0.36, images=20)])[0].endswith("(95 % interval 18.9 to 57.7 %).")
+
+
+def test_what_the_protocol_decides_is_said_only_beyond_noise():
+    far = [accuracy(0.3, "bass"), accuracy(0.2), accuracy(0.01, "natural+bass")]
+    assert "m0 has 30.0 % under bass, 20.0 % under natural, 1.0 % under natural+bass" in said(far)[1]
+    near = [accuracy(0.3, "bass"), accuracy(0.299), accuracy(0.301, "natural+bass")]
+    assert len(said(near)) == 1
+
+
+def test_the_strongest_attack_stands_for_robustness():
+    assert said([accuracy(0.3), accuracy(0.2, attack="AutoAttack"), accuracy(0.4, attack="FGSM")])[0].startswith(
+        "Under AutoAttack"
+    )
+
+
+def test_a_relation_with_robustness_needs_five_models_and_a_small_p():
+    def told(levels, shares):
+        models = [ModelRecord(f"m{n}", accuracies=[accuracy(share)]) for n, share in enumerate(shares)]
+        for model, level in zip(models, levels, strict=True):
+            jacobian = JacobianSpectrum(torch.ones(32, 17), float(level), 128, 500)
+            model.measurements["jacobian"] = type("Measured", (), {"of": jacobian, "origin": None})()
+        return next(text_of(s) for s in findings(Records(models, {}, []), columns(models)) if "B<sub>" in s)
+
+    shares = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    assert "(m0) and 8.00 (m5); it rises with robust accuracy (Spearman’s ρ = 1.00 over 6" in told(range(3, 9), shares)
+    assert "it falls with robust accuracy (Spearman’s ρ = −1.00" in told(range(8, 2, -1), shares)
+    assert "cannot be told from chance" in told([3, 8, 4, 7, 5, 6], shares)
+    assert told([3, 4, 5, 6], shares[:4]).endswith("lies between 3.00 (m0) and 6.00 (m3).")
+
+
+def test_rank_correlation_is_spearmans():
+    x, y = [1, 2, 3, 4, 5, 6, 7, 7], [2, 1, 4, 3, 7, 8, 6, 5]
+    rho, p = rank_correlation(x, y)
+    assert rho == pytest.approx(0.7545045, abs=1e-7) and p == pytest.approx(0.0377, abs=0.005), "scipy.stats.spearmanr"
+    assert rank_correlation([1, 1, 1], [1, 2, 3]) == (0.0, 1.0)
+
+
+def test_interval_is_wilsons():
+    low, high = accuracy(0.5, images=20).interval
+    assert (low, high) == (pytest.approx(0.299, abs=1e-3), pytest.approx(0.701, abs=1e-3))
+    assert accuracy(0.0).interval == (0.0, pytest.approx(0.000384, abs=1e-6))
+
+
+def test_report_command(runs, tmp_path):
+    options = ["--out", str(tmp_path / "out"), "--title", "Ours & theirs", "--no-cards"]
+    result = CliRunner().invoke(cli.app, ["report", *map(str, runs[:3]), *options])
+    assert result.exit_code == 0, result.output
+    assert "<h1>Ours &amp; theirs</h1>" in (tmp_path / "out" / "index.html").read_text()
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["command"].endswith("--no-cards")
+    (tmp_path / "file").write_text("")
+    for wrong in ([str(tmp_path / "none")], [str(runs[0]), "--out", str(tmp_path / "file" / "r")]):
+        refused = CliRunner().invoke(cli.app, ["report", *wrong])
+        assert refused.exit_code == 2 and "Error" in refused.output and "Traceback" not in refused.output
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+SORTING = """
+<script>
+const table = document.querySelector("table.summary");
+const of = (i) => [...table.tBodies[0].rows].map((row) => row.cells[i].textContent);
+const buttons = [...table.querySelectorAll("th button")], said = [];
+const heads = buttons.map((button) => button.closest("th"));
+for (const i of [2, 2, 0]) { buttons[i].click(); said.push([of(i), heads[i].getAttribute("aria-sort")]); }
+document.title = JSON.stringify({said, wide: document.documentElement.scrollWidth - innerWidth});
+</script>
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
+def test_page_sorts_in_a_browser_without_errors(page, tmp_path):
+    (tmp_path / "index.html").write_text(page.replace("</body>", SORTING + "</body>"))
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        found = subprocess.run(
+            [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}",
+             "--enable-logging=stderr", "--window-size=500,800", "--dump-dom", (tmp_path / "index.html").as_uri()],
+            capture_output=True, text=True, timeout=120, check=True,
+        )  # fmt: skip
+    assert "CONSOLE" not in found.stderr, found.stderr
+    title = json.loads(unescape(re.search("<title>(.*?)</title>", found.stdout, re.DOTALL)[1]))
+    down, up, names = title["said"]
+    assert down == [["43.8", "30.0a", "12.5"], "descending"] and up == [["12.5", "30.0a", "43.8"], "ascending"]
+    assert names == [[HOSTILE, "late", "pgd_at_tiny"], "ascending"] and title["wide"] <= 0
 
 
 def test_text_is_whole_or_absent(tmp_path):
@@ -187,54 +521,6 @@ def test_text_is_whole_or_absent(tmp_path):
         write_text(tmp_path / "page.html", "\ud800")
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
     assert (tmp_path / "page.html").read_text() == "before"
-
-
-def test_measuring_more_images_than_there_are_is_refused(dataset):
-    for count in (0, len(dataset) + 1):
-        with pytest.raises(ValueError, match=f"images: expected 1 to {len(dataset)}"):
-            collect(dataset, [], source="", images=count)
-
-
-def test_spectra_are_of_all_images_and_models_of_the_first(measurements, dataset):
-    assert measurements.natural.images == len(dataset)
-    assert {model.jacobian.images for model in measurements.models} == {IMAGES}
-    assert {result.images for model in measurements.models for result in model.measured} == {IMAGES}
-
-
-def test_summary_finds_the_power_law_and_bass_flattens_it(measurements):
-    noise = torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    white = summarise_spectrum(noise)
-    assert abs(white.power_law.alpha) < 0.1 and white.split.radius > 0.4
-    assert white.power[1:].mean().item() == pytest.approx(32 * 32 / 12, rel=0.05)
-    assert measurements.natural.power_law.alpha == pytest.approx(2, abs=0.4)
-    assert measurements.balanced.power_law.alpha < measurements.natural.power_law.alpha - 1
-    assert measurements.balanced.entropy > measurements.natural.entropy
-
-
-@pytest.mark.parametrize("height, width", [(32, 32), (8, 6), (5, 7), (6, 5)])
-def test_shifted_map_is_the_whole_spectrum(height, width):
-    image = torch.randn(height, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    expected = torch.fft.fftshift(torch.fft.fft2(image)).abs()
-    torch.testing.assert_close(figures.shifted_map(torch.fft.rfft2(image).abs(), width), expected)
-
-
-def test_gradient_maps_share_a_scale_that_holds_them():
-    flat, steep = torch.ones(8, 5), torch.ones(8, 5)
-    steep[0, 0] = 100
-    low, high = figures.gradient_limits([flat, steep], 8)
-    whole = figures.shifted_map(steep, 8)
-    assert high == pytest.approx((whole / whole.mean()).max().item()) and low <= 1 / whole.mean().item()
-    assert figures.gradient_limits([flat], 8)[0] < figures.gradient_limits([flat], 8)[1]
-
-
-def test_dead_gradient_is_drawn():
-    assert "<svg" in figures.gradient_figure(torch.zeros(32, 17), 32, (0.5, 2.0), "dead")
-    assert figures.gradient_limits([torch.zeros(32, 17)], 32) == (0.5, 2.0)
-
-
-def test_widest_margin_is_wilsons():
-    assert widest_margin(20) == pytest.approx(0.201, abs=1e-3)  # 10 of 20: 0.299 to 0.701
-    assert widest_margin(10_000) == pytest.approx(0.0098, abs=1e-4)
 
 
 def test_samples_are_the_first_test_images():
@@ -261,9 +547,3 @@ def test_samples_that_are_not_all_there_are_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(samples, "_foolbox_folders", lambda: [tmp_path])
     with pytest.raises(FileNotFoundError, match="only 1 of them"):
         samples.sample_images()
-
-
-def test_model_whose_card_has_no_figures(page, measurements):
-    bare = replace(measurements.models[0], card=Card("pgd_at_tiny", "tiny"))
-    text = render(replace(measurements, models=[bare]))
-    assert cells(text, "pgd_at_tiny", "card, no figures") == ["–"] * 6

@@ -11,9 +11,10 @@ from freqrob.cli.diagnose import diagnose
 from freqrob.cli.evaluate import evaluate
 from freqrob.cli.export import export
 from freqrob.cli.models import doctor, models
+from freqrob.cli.report import report
 from freqrob.cli.train import recipes, train
 
-for command in (demo, train, recipes, evaluate, corruptions, diagnose, models, export, doctor):
+for command in (demo, train, recipes, evaluate, corruptions, diagnose, report, models, export, doctor):
     app.command()(command)
 app.add_typer(dataset_group, name="dataset")
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from freqrob.cli.app import Seed, check_writable, command_line
-from freqrob.cli.evaluate import accuracy_table
-from freqrob.cli.progress import progress_bars
+from freqrob.cli.evaluate import accuracy_table, warnings_as_lines
+from freqrob.cli.progress import Track, prefixed, progress_bars
+
+if TYPE_CHECKING:
+    from freqrob.data import ImageSet
+    from freqrob.evaluation import Result
+
+FREQUENCIES = (0.0, 0.03, 0.055, 0.095, 0.165, 0.285, 0.5)  # every third of the authors', where hybrids are mixed
 
 
 def demo(
@@ -27,9 +33,10 @@ def demo(
         Path | None, typer.Option("--model-dir", metavar="DIR", help="Your CIFAR-10 L∞ models as well as the shipped.")
     ] = None,
 ) -> None:
-    """Measure the shipped models on real images and write one page of figures: report/index.html.
+    """Measure the shipped models on real images and report on them: report/index.html.
 
-    Needs no network. Examples:
+    Needs no network. It is the page that `freqrob report` draws, of few images; measure your own with
+    `freqrob evaluate` and `freqrob diagnose`. Examples:
 
     - `freqrob demo`
     - `freqrob demo --data ./data --images 1000 --out report/`
@@ -37,28 +44,43 @@ def demo(
     """
     check_writable(out)
     from freqrob.data.samples import SAMPLES, sample_images
-    from freqrob.report import collect, write_report
+    from freqrob.files import write_json
+    from freqrob.provenance import provenance
+    from freqrob.report import write_report
 
     if data is None:
-        dataset, source, count = sample_images(), f"the first {SAMPLES} of CIFAR-10's test set, from Foolbox", images
+        dataset, source = sample_images(), f"the first {SAMPLES} of CIFAR-10's test set, from Foolbox"
+        count = len(dataset) if images is None else images
     else:
         from freqrob.data import load_dataset
 
         dataset, source = load_dataset("cifar10", "test", data), "CIFAR-10's test set"
         count = 1000 if images is None else images
+    if not 1 <= count <= len(dataset):
+        raise ValueError(f"images: expected 1 to {len(dataset)} (the images there are), got {count}")
     names, folder = _demo_models(model_dir)
     options = {"--data": data, "--images": images, "--seed": seed, "--model-dir": model_dir}
+    command, measured = command_line("demo", options), out / "data"
+    about = {**provenance(command), "source": source}
     with progress_bars() as (track, _log):
-        measurements = collect(
-            dataset, names, source=source, images=count, model_dir=folder, seed=seed,
-            command=command_line("demo", options), track=track,
+        spectra = _measure_images(dataset, measured / "images", about)
+        results = {
+            name: _measure_model(name, folder, dataset[:count], seed, measured / name, about, prefixed(track, name))
+            for name in names
+        }
+    rows = [{"model": name, **result.as_dict()} for name, found in results.items() for result in found]
+    write_json(measured / "accuracy.json", {**about, "results": rows})
+    accuracy = [measured / "accuracy.json"] if rows else []
+    with progress_bars() as (track, _log), warnings_as_lines():
+        page = write_report(
+            [*spectra, *(measured / name for name in names), *accuracy], out, gallery=dataset,
+            title=f"freqrob demo: spectra and robustness on {count:,} CIFAR-10 images",
+            command=command, model_dir=folder, track=track,
         )  # fmt: skip
-    page = write_report(measurements, out)
-    accuracy_table(
-        [(model.name, model.measured) for model in measurements.models],
-        f"Accuracy (%) on {measurements.images:,} images",
+    accuracy_table(list(results.items()), f"Accuracy (%) on {count:,} images")
+    Console().print(
+        f"Wrote {page} with results.json, results.csv, figures/ and data/ beside it.", highlight=False, soft_wrap=True
     )
-    Console().print(f"Wrote {page} with results.json and results.csv beside it.", highlight=False, soft_wrap=True)
 
 
 def _demo_models(model_dir: Path | None) -> tuple[list[str], Path]:
@@ -72,3 +94,32 @@ def _demo_models(model_dir: Path | None) -> tuple[list[str], Path]:
     if not names:
         Console(stderr=True).print("[yellow]No model is installed: the page shows images and spectra only.[/yellow]")
     return names, folder
+
+
+def _measure_images(dataset: ImageSet, folder: Path, about: dict[str, Any]) -> list[Path]:
+    """The spectra of the images and of their BaSS twins, left in a folder: the JSON files."""
+    from freqrob.data.cifar_b import balance
+    from freqrob.diagnostics import spectrum
+
+    sets = {"natural": dataset.images, "BaSS": balance(dataset).images}
+    return [spectrum(images).save(folder, name, about) for name, images in sets.items()]
+
+
+def _measure_model(
+    name: str, model_dir: Path, chosen: ImageSet, seed: int, folder: Path, about: dict[str, Any], track: Track
+) -> list[Result]:
+    """The accuracies of a model under all protocols; diagnostics that are quick are left in a folder."""
+    from freqrob.diagnostics import band_accuracy, hybrid_reliance, jacobian_spectrum, sensitivity
+    from freqrob.evaluation import PGD, Clean, evaluate
+    from freqrob.models import load_model
+
+    model = load_model(name, model_dir)
+    subject = model, chosen.images, chosen.labels
+    for measurement in (
+        jacobian_spectrum(*subject, track=track),
+        sensitivity(*subject, track=track),
+        hybrid_reliance(*subject, frequencies=FREQUENCIES, seeds=(seed,), track=track),
+        band_accuracy(*subject, attacked=0, track=track),
+    ):
+        measurement.save(folder, about={**about, "model": name})
+    return evaluate(*subject, attacks=(Clean(), PGD(steps=20, eps=8 / 255)), seed=seed, track=track)

@@ -1,38 +1,52 @@
-"""Figures as SVG that takes its colours from the page, and images as PNG data URIs."""
+"""Figures for a page and as files: panels that a function of ``plots`` draws, drawn one by one or all in one."""
 
 from __future__ import annotations
 
 import base64
 import io
+import math
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-import torch
+from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LogNorm
+from matplotlib.colors import LogNorm, Normalize, to_hex
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator, PercentFormatter
+from matplotlib.lines import Line2D
+from matplotlib.markers import MarkerStyle
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from torch import Tensor
 
-from freqrob.report.measure import SpectrumSummary
+from freqrob.files import temporary_beside, write_synced
+from freqrob.report.plots import COLOURS, GREY
 
-# Colours that no figure uses otherwise stand for the page's variables, which know of light and dark.
-INK, MUTED, LINES, NATURAL, BALANCED = "#010203", "#010204", "#010205", "#010206", "#010207"
-_VARIABLES = {INK: "ink", MUTED: "muted", LINES: "line", NATURAL: "natural", BALANCED: "bass"}
-_STYLE = {
+INK, MUTED, LINES = "#1b1f24", "#5b6470", "#d9dde3"
+# On the page these colours are its variables, which know of light and dark.
+VARIABLES = {INK: "ink", MUTED: "muted", LINES: "line", to_hex(GREY): "grey"} | {
+    colour: f"series-{index}" for index, colour in enumerate(COLOURS)
+}
+STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "freqrob",
+    "text.parse_math": False,  # models may be named in any way
     "font.family": "sans-serif",
-    "font.size": 12,
+    "font.size": 10,
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": MUTED,
+    "axes.titlesize": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.color": LINES,
     "grid.linewidth": 0.7,
     "xtick.color": MUTED,
@@ -41,84 +55,118 @@ _STYLE = {
     "ytick.labelcolor": INK,
     "legend.frameon": False,
 }
-_FREQUENCIES = (0.03, 0.05, 0.1, 0.2, 0.5)
+COLUMNS = 4  # of panels in a file
 
 
-def power_figure(natural: SpectrumSummary, balanced: SpectrumSummary) -> str:
-    """Mean power of a coefficient against its frequency, both logarithmic, with the fitted power laws."""
-    with rc_context(_STYLE):
-        figure, axes = _figure(5.6, 4.2)
-        for summary, colour, name, marker in _both(natural, balanced):
-            frequency, power = summary.frequencies[1:].numpy(), summary.power[1:].numpy()
-            axes.plot(frequency, power, marker, color=colour, markersize=5, label=name)
-            fitted = frequency[frequency < 0.5]
-            law = summary.power_law.scale * fitted**-summary.power_law.alpha
-            axes.plot(fitted, law, color=colour, linewidth=1.4, label=f"power law, α = {summary.power_law.alpha:.2f}")
-            axes.axvline(summary.split.radius, color=colour, linestyle=_dash(name), linewidth=1.8)
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.set_ylabel("mean |F|² of a coefficient (white = 1)")
-        _frequency_axis(axes)
-        figure.legend(loc="outside upper center", ncols=2)
-        return _svg(figure, "power")
+@dataclass(frozen=True)
+class Panel:
+    """A part of a figure that has Axes of its own: what is written above it, and what draws it."""
+
+    title: str
+    draw: Callable[[Axes], Any]
 
 
-def cumulative_figure(natural: SpectrumSummary, balanced: SpectrumSummary) -> str:
-    """The share of the power within a radius, with the discs that hold 80 % of it."""
-    with rc_context(_STYLE):
-        figure, axes = _figure(5.6, 4.2)
-        axes.axhline(0.8, color=MUTED, linewidth=1)
-        for summary, colour, name, marker in _both(natural, balanced):
-            ends, share = summary.frequencies + summary.frequencies[1], summary.cumulative
-            axes.plot(ends[1:].numpy(), share[1:].numpy(), marker + "-", color=colour, markersize=4, label=name)
-            axes.axvline(
-                summary.split.radius, color=colour, linestyle=_dash(name), linewidth=1.8,
-                label=f"LFC | HFC at {summary.split.radius:.3f}",
-            )  # fmt: skip
-        axes.set_xscale("log")
-        axes.set_ylim(0, 1.02)
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        axes.set_ylabel("share of the power within the radius")
-        _frequency_axis(axes)
-        figure.legend(loc="outside upper center", ncols=2)
-        return _svg(figure, "cumulative")
+@dataclass(frozen=True)
+class Scale:
+    """The colours that all panels share."""
+
+    norm: Normalize
+    label: str
 
 
-def gradient_figure(spectrum: Tensor, width: int, limits: tuple[float, float], name: str) -> str:
-    """A gradient's spectrum as a map with DC in the middle, in multiples of its mean, on the scale ``limits``.
+@dataclass(frozen=True)
+class Picture:
+    """A figure.
 
-    ``spectrum`` is (H, W//2+1) of images ``width`` pixels wide; ``name`` makes the figure's ids its own.
+    Attributes:
+        name: of its files.
+        about: what it shows, for those who do not see it.
+        panels: side by side.
+        size: of a panel in inches.
+        legend: of names, how each is drawn, as ``plots.styles`` gives it.
+        scale: of the colours.
+        labels: of the axes, when all panels share them and do without their own.
     """
-    whole = shifted_map(spectrum, width)
-    with rc_context({**_STYLE, "axes.grid": False, "axes.spines.top": True, "axes.spines.right": True}):
-        figure, axes = _figure(4.9, 3.9)
-        extent = (*_edges(width), *reversed(_edges(whole.shape[0])))
-        norm = LogNorm(*limits, clip=True)
-        axes.imshow((whole / whole.mean()).numpy(), norm=norm, cmap="viridis", extent=extent, interpolation="none")
-        for axis, label in ((axes.xaxis, "horizontal"), (axes.yaxis, "vertical")):
-            axis.set_major_locator(FixedLocator([-0.5, -0.25, 0, 0.25]))
-            axis.set_major_formatter(FixedFormatter(["−0.5", "−0.25", "0", "0.25"]))
-            axis.set_label_text(f"{label} frequency (cycles/pixel)")
-        bar = figure.colorbar(ScalarMappable(norm, "viridis"), ax=axes, label="mean |DFT| ÷ its mean over the map")
-        ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if limits[0] <= tick <= limits[1]]
-        bar.ax.yaxis.set_major_locator(FixedLocator(ticks))
-        bar.ax.yaxis.set_major_formatter(FixedFormatter([f"{tick:g}" for tick in ticks]))
-        bar.ax.yaxis.set_minor_locator(NullLocator())
-        return _svg(figure, name)
+
+    name: str
+    about: str
+    panels: Sequence[Panel]
+    size: tuple[float, float] = (4.6, 3.2)
+    legend: Mapping[str, Mapping[str, Any]] | None = None
+    scale: Scale | None = None
+    labels: tuple[str, str] | None = None
+
+    def inline(self) -> list[tuple[str, Markup]]:
+        """Each panel's title, and the panel as an SVG element that takes its colours from the page."""
+        with rc_context(STYLE):
+            return [(panel.title, self._element(panel, index)) for index, panel in enumerate(self.panels)]
+
+    def _element(self, panel: Panel, index: int) -> Markup:
+        figure = Figure(figsize=self.size, layout="constrained")
+        axes = figure.add_subplot()
+        panel.draw(axes)
+        self._strip(axes)
+        return _element(figure, f"{self.name}-{index}")
+
+    def inline_scale(self) -> Markup:
+        """The colour bar as an SVG element, or nothing."""
+        if self.scale is None:
+            return Markup()
+        with rc_context(STYLE):
+            figure = Figure(figsize=(4.6, 0.62))
+            _colour_bar(figure, self.scale, cax=figure.add_axes((0.04, 0.72, 0.92, 0.2)))
+            return _element(figure, f"{self.name}-scale")
+
+    def save(self, folder: Path) -> None:
+        """Write ``<name>.svg`` and ``<name>.png`` with all panels, the legend and the colour bar. Raises OSError."""
+        with rc_context(STYLE):
+            figure = self._whole()
+            for kind, print_as in (("svg", _svg), ("png", _png)):
+                path = folder / f"{self.name}.{kind}"
+                with temporary_beside(path) as new:
+                    write_synced(new, print_as(figure))
+                    os.replace(new, path)
+
+    def _whole(self) -> Figure:
+        columns = min(len(self.panels), COLUMNS if self.size[0] < 4 else 2)
+        rows = math.ceil(len(self.panels) / columns)
+        lines = math.ceil(len(self.legend or ()) / 3) * 0.25
+        size = max(columns * self.size[0], 5), rows * self.size[1] + lines + (0.7 if self.scale else 0)
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False).flatten()
+        for axes, panel in zip(grid, self.panels, strict=False):
+            panel.draw(axes)
+            axes.set_title(panel.title)
+            self._strip(axes)
+        for axes in grid[len(self.panels) :]:
+            axes.remove()
+        if self.labels:
+            figure.supxlabel(self.labels[0], fontsize="medium")
+            figure.supylabel(self.labels[1], fontsize="medium")
+        if self.scale:
+            _colour_bar(figure, self.scale, ax=list(grid[: len(self.panels)]), location="bottom", aspect=50, shrink=0.6)
+        if self.legend:
+            handles = [Line2D([], [], label=name, **style) for name, style in self.legend.items()]
+            figure.legend(handles=handles, loc="outside lower center", ncols=3)
+        return figure
+
+    def _strip(self, axes: Axes) -> None:
+        if self.labels:
+            axes.set(xlabel="", ylabel="")
 
 
-def gradient_limits(spectra: Sequence[Tensor], width: int) -> tuple[float, float]:
-    """The smallest and largest value of several maps, each in multiples of its mean: one colour scale for all."""
-    maps = [whole / whole.mean() for whole in (shifted_map(spectrum, width) for spectrum in spectra)]
-    smallest, largest = min(m.min().item() for m in maps), max(m.max().item() for m in maps)
-    return (max(smallest, largest / 1e3), largest) if smallest < largest else (0.5, 2.0)
-
-
-def shifted_map(half: Tensor, width: int) -> Tensor:
-    """|rfft2| (H, W//2+1) as the whole map (H, W) with DC at (H//2, W//2), through |F(−k)| = |F(k)|."""
-    mirrored_rows = -torch.arange(half.shape[0]) % half.shape[0]
-    mirrored = half[mirrored_rows, 1 : (width + 1) // 2].flip(-1)
-    return torch.fft.fftshift(torch.cat([half, mirrored], -1))
+def swatch(style: Mapping[str, Any]) -> Markup:
+    """A line with its marker, as a legend has it: an SVG element in the page's colours."""
+    dash = style["linestyle"]
+    dashes = "" if isinstance(dash, str) else " ".join(str(2 * length) for length in dash[1])
+    marker = MarkerStyle(style["marker"])
+    outline = marker.get_path().transformed(marker.get_transform()).to_polygons()[0]
+    points = " ".join(f"{18 + 10 * x:.1f},{8 - 10 * y:.1f}" for x, y in outline)
+    colour = f"var(--{VARIABLES[style['color']]})"
+    return Markup(
+        '<svg class="swatch" viewBox="0 0 36 16" aria-hidden="true"><line x1="0" x2="36" y1="8" y2="8" '
+        'stroke="{0}" stroke-width="2.5" stroke-dasharray="{1}"/><polygon points="{2}" fill="{0}"/></svg>'
+    ).format(colour, dashes, points)
 
 
 def png_uri(image: Tensor) -> str:
@@ -130,47 +178,46 @@ def png_uri(image: Tensor) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _edges(size: int) -> tuple[float, float]:
-    """Where the first pixel of a shifted spectrum begins and the last one ends, in cycles/pixel."""
-    return (-(size // 2) - 0.5) / size, (size - size // 2 - 0.5) / size
+def _colour_bar(figure: Figure, scale: Scale, **where: Any) -> None:
+    bar = figure.colorbar(
+        ScalarMappable(scale.norm, "viridis"), label=scale.label, **{"orientation": "horizontal", **where}
+    )
+    if isinstance(scale.norm, LogNorm):
+        low, high = scale.norm.vmin, scale.norm.vmax
+        steps = (1, 2, 5) if high / low < 1e3 else (1,)
+        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        ticks = [step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high]
+        bar.ax.xaxis.set_major_locator(FixedLocator(ticks))
+        bar.ax.xaxis.set_major_formatter(FixedFormatter([f"{tick:g}" for tick in ticks]))
+        bar.ax.xaxis.set_minor_locator(NullLocator())
+    bar.outline.set_visible(False)
 
 
-def _both(natural: SpectrumSummary, balanced: SpectrumSummary) -> list[tuple[SpectrumSummary, str, str, str]]:
-    return [(natural, NATURAL, "natural", "o"), (balanced, BALANCED, "BaSS", "s")]
-
-
-def _dash(name: str) -> str | tuple:
-    return "--" if name == "natural" else (0, (1, 1.5))
-
-
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.06)
-    figure.patch.set_alpha(0)
-    axes = figure.add_subplot()
-    axes.patch.set_alpha(0)
-    return figure, axes
-
-
-def _frequency_axis(axes: Axes) -> None:
-    axes.set_xlabel("frequency (cycles/pixel)")
-    axes.xaxis.set_major_locator(FixedLocator(_FREQUENCIES))
-    axes.xaxis.set_major_formatter(FixedFormatter([f"{f:g}" for f in _FREQUENCIES]))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_minor_locator(NullLocator())
-
-
-def _svg(figure: Figure, prefix: str) -> str:
-    """The figure as an SVG element for a page: page colours, ids of its own, no metadata, no fixed size."""
+def _svg(figure: Figure) -> bytes:
     buffer = io.StringIO()
     FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
-    text = buffer.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    return buffer.getvalue().encode()
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.set_dpi(150)
+    FigureCanvasAgg(figure).print_png(buffer)
+    return buffer.getvalue()
+
+
+def _element(figure: Figure, prefix: str) -> Markup:
+    """The figure as an SVG element for a page: page colours, ids of its own, no metadata, no fixed size."""
+    figure.patch.set_alpha(0)
+    for axes in figure.axes:
+        axes.patch.set_alpha(0)
+    text = _svg(figure).decode()
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r'\1 aria-hidden="true"', text, count=1)
     text = re.sub(r'\bid="', f'id="{prefix}-', text)
     text = re.sub(r"""(url\(|href=["'])#""", rf"\1#{prefix}-", text)
     text = re.sub(r"font: ([^;\"]*?)px [^;\"]*", r"font-size: \1px; font-family: inherit", text)
-    for colour, variable in _VARIABLES.items():
+    for colour, variable in VARIABLES.items():
         text = text.replace(colour, f"var(--{variable})")
-    return text
+    return Markup(re.sub(r"\n\s*", "\n", text))

@@ -1,113 +1,189 @@
-"""The page: measurements drawn into one HTML file that needs nothing else."""
+"""The page: records drawn into one HTML file that needs nothing else, with figures and data as files beside it."""
 
 from __future__ import annotations
 
+import json
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
-from freqrob.evaluation import PROTOCOLS
+from freqrob.data.cifar_b import balance
+from freqrob.data.datasets import ImageSet
+from freqrob.diagnostics.per_sample import Track, untracked
 from freqrob.files import write_csv, write_json, write_text
-from freqrob.report import figures
-from freqrob.report.measure import ATTACKS, DemoMeasurements, ModelMeasurements
-from freqrob.report.records import COLUMNS, tidy_rows
+from freqrob.provenance import provenance
+from freqrob.report.data import COLUMNS, Links, as_dict, copy_data, tidy_rows
+from freqrob.report.figures import Picture, png_uri, swatch
+from freqrob.report.findings import caveats, findings
+from freqrob.report.pictures import pictures
+from freqrob.report.records import Accuracy, ModelRecord, Records, origins, read_runs
+from freqrob.report.summary import Column, columns, pixels, settings, title_of
+
+GALLERY = 20
 
 
-def write_report(measurements: DemoMeasurements, out: str | Path) -> Path:
-    """Write ``index.html``, ``results.json`` and ``results.csv`` into the folder ``out``.
+def write_report(
+    runs: Sequence[str | Path],
+    out: str | Path,
+    *,
+    title: str = "",
+    gallery: ImageSet | None = None,
+    command: str = "",
+    cards: bool = True,
+    model_dir: str | Path = "./models",
+    dataset: str = "cifar10",
+    threat_model: str = "Linf",
+    track: Track = untracked,
+) -> Path:
+    """Draw what was measured of models, side by side, into the folder ``out``.
 
-    Each file is complete before it replaces an earlier one. Returns the path of the page. Raises OSError when the
-    folder cannot be written.
+    ``index.html`` needs no other file. Beside it: its numbers, ``results.json`` and ``results.csv``; its figures in
+    ``figures/``, as SVG and PNG; what they were read from, in ``data/``. Each file is complete before it replaces an
+    earlier one, the page comes last.
+
+    Args:
+        runs: folders that ``freqrob diagnose`` wrote, and JSON files of ``freqrob evaluate`` and ``freqrob
+            corruptions``; a model is what has the same name in them.
+        title: of the page.
+        gallery: images of which the first are shown beside their BaSS twins.
+        command: the command line that makes the page, for the record.
+        cards: whether accuracies on models' cards are shown too.
+        model_dir, dataset, threat_model: where the cards are, as for ``load_card``.
+        track: wraps iterables in a progress bar.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        FileNotFoundError, ValueError: a run that is not there, or is none, or is damaged; nothing to report.
+        OSError: the folder cannot be written.
+
+    Warns of what was left out; the page says so too.
     """
     out = Path(out)
-    write_json(out / "results.json", measurements.as_dict())
-    write_csv(out / "results.csv", tidy_rows(measurements), COLUMNS)
-    write_text(out / "index.html", render(measurements))
+    records = read_runs(runs, cards=cards, model_dir=model_dir, dataset=dataset, threat_model=threat_model)
+    for note in records.notes:
+        warnings.warn(note, stacklevel=2)
+    drawn = pictures(records)
+    links = copy_data(records, out)
+    for picture in track(drawn.values(), "figures", len(drawn)):
+        picture.save(out / "figures")
+    about = provenance(command)
+    summary = columns(records.models)
+    content = {"findings": [one.striptags() for one in findings(records, summary)], **as_dict(records, links)}
+    write_json(out / "results.json", {**about, **content})
+    write_csv(out / "results.csv", list(tidy_rows(records)), COLUMNS)
+    write_text(out / "index.html", render(records, drawn, links, about, title=title, gallery=gallery))
     return out / "index.html"
 
 
-def render(measurements: DemoMeasurements) -> str:
-    """The page as text: no file, font, script or image outside it."""
+def render(
+    records: Records,
+    drawn: dict[str, Picture],
+    links: Links,
+    about: dict[str, Any],
+    *,
+    title: str = "",
+    gallery: ImageSet | None = None,
+) -> str:
+    """The page as text: no file, font, script or image outside it is needed."""
     templates = Environment(
         loader=PackageLoader("freqrob.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    templates.filters["percent"] = lambda share: f"{100 * share:.1f}"
-    width = measurements.gallery.images.shape[-1]
-    spectra = [model.jacobian.amplitude for model in measurements.models]
-    limits = figures.gradient_limits(spectra, width) if spectra else (0.5, 2.0)
-    return templates.get_template("demo.html").render(
-        m=measurements,
-        attacks=[attack.name for attack in ATTACKS],
-        protocols=PROTOCOLS,
-        pairs=_pairs(measurements),
-        margin=widest_margin(measurements.images),
-        power=Markup(figures.power_figure(measurements.natural, measurements.balanced)),
-        cumulative=Markup(figures.cumulative_figure(measurements.natural, measurements.balanced)),
-        rows={model.name: _rows(model, measurements.images) for model in measurements.models},
-        gradients=[_gradient(model, width, limits) for model in measurements.models],
+    templates.filters |= {"percent": lambda share: f"{100 * share:.1f}", "swatch": swatch}
+    summary = columns(records.models)
+    return templates.get_template("report.html").render(
+        title=title or _title(records.models),
+        records=records,
+        pictures=drawn,
+        columns=summary,
+        footnotes=_footnotes(summary),
+        findings=findings(records, summary),
+        caveats=caveats(records),
+        settings=settings(records.models),
+        title_of=title_of,
+        protocols=_spans(setting[0] for setting in settings(records.models)),
+        column_groups=_spans(column.group for column in summary),
+        accuracies={model.name: _lines(model) for model in records.models if model.accuracies},
+        pairs=_pairs(gallery) if gallery is not None else [],
+        made=_made(records, links),
+        about=about,
+        of=lambda name, field: _of(records, name, field),
     )
 
 
-def widest_margin(images: int) -> float:
-    """Half the width of Wilson's 95 % interval of an accuracy of one half measured on so many images."""
-    z = 1.96
-    return z * sqrt(1 / (4 * images) + z**2 / (4 * images**2)) / (1 + z**2 / images)
+def _title(models: Sequence[ModelRecord]) -> str:
+    if not models:
+        return "Spectra of images"
+    names = ", ".join(model.name for model in models)
+    return f"Frequency and robustness of {names if len(models) <= 3 else f'{len(models)} models'}"
+
+
+def _spans(labels: Iterable[str]) -> list[tuple[str, int]]:
+    """Runs of equal labels and how long they are, as heads of a table have them."""
+    return [(label, len(list(same))) for label, same in groupby(labels)]
+
+
+def _of(records: Records, name: str, field: str) -> str:
+    """A setting of a diagnostic, over the models: "500", "50 or 500"; ``source`` is the images it was measured on."""
+    measured = [model.measurements[name] for model in records.models if name in model.measurements]
+    values = [one.origin.source if field == "source" else getattr(one.of, field) for one in measured]
+    return " or ".join(dict.fromkeys(_shown(value, field) for value in values if value not in ("", [])))
+
+
+def _shown(value: Any, field: str) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if field == "eps":
+        return pixels(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _footnotes(summary: Sequence[Column]) -> dict[str, str]:
+    """Conditions that differ from those in the head of a column, with a letter each."""
+    others = {e.conditions: "" for column in summary for e in column.entries if e and e.conditions != column.conditions}
+    return {conditions: chr(ord("a") + index % 26) * (1 + index // 26) for index, conditions in enumerate(others)}
 
 
 @dataclass(frozen=True)
-class Row:
-    """A line of the table of models; ``cells`` are accuracies by protocol and attack, None where there is none."""
+class Line:
+    """A line of the table of accuracies: what it was measured on, and a cell a setting."""
 
     origin: str
-    cells: list[float | None]
+    cells: dict[tuple, Accuracy]
 
 
-def _rows(model: ModelMeasurements, images: int) -> list[Row]:
-    measured = [result.as_dict() for result in model.measured]
+def _lines(model: ModelRecord) -> list[Line]:
+    """A line for each file and number of images."""
+    lines: dict[str, dict[tuple, Accuracy]] = {}
+    for one in model.accuracies:
+        origin = "card" if one.origin.path is None else one.origin.path.name
+        lines.setdefault(f"{origin}: {one.images:,} images, seed {one.seed}", {})[one.setting] = one
+    return [Line(origin, cells) for origin, cells in lines.items()]
+
+
+def _pairs(natural: ImageSet) -> list[dict[str, str]]:
+    natural = natural[:GALLERY]
+    twins = balance(natural)
     return [
-        Row(f"here, {images:,} images", _cells(measured)),
-        Row(f"card, {_count_on_card(model)}", _cells(model.card.results)),
+        {"label": natural.classes[label], "natural": png_uri(image), "bass": png_uri(twin)}
+        for image, twin, label in zip(natural.images, twins.images, natural.labels.tolist(), strict=True)
     ]
 
 
-def _count_on_card(model: ModelMeasurements) -> str:
-    counts = sorted({result.get("images", 0) for result in model.card.results})
-    return " or ".join(f"{count:,}" for count in counts) + " images" if counts else "no figures"
-
-
-def _cells(results: list[dict[str, Any]]) -> list[float | None]:
-    """The accuracies of the table's columns out of results; of several for a column, that on the most images."""
-    return [_accuracy(results, protocol, attack.name, attack.eps) for protocol in PROTOCOLS for attack in ATTACKS]
-
-
-def _accuracy(results: list[dict[str, Any]], protocol: str, attack: str, eps: float) -> float | None:
-    fitting = [
-        result
-        for result in results
-        if (result.get("protocol"), result.get("attack")) == (protocol, attack)
-        and (attack == "clean" or abs(result.get("eps", 0) - eps) < 1e-6)
-    ]
-    return max(fitting, key=lambda result: result.get("images", 0))["accuracy"] if fitting else None
-
-
-def _pairs(measurements: DemoMeasurements) -> list[dict[str, str]]:
-    natural, balanced = measurements.gallery, measurements.balanced_gallery
-    return [
-        {"label": natural.classes[label], "natural": figures.png_uri(image), "bass": figures.png_uri(twin)}
-        for image, twin, label in zip(natural.images, balanced.images, natural.labels.tolist(), strict=True)
-    ]
-
-
-def _gradient(model: ModelMeasurements, width: int, limits: tuple[float, float]) -> dict[str, Any]:
-    spectrum = model.jacobian.amplitude
-    return {
-        "model": model.name,
-        "svg": Markup(figures.gradient_figure(spectrum, width, limits, f"gradient-{model.name}")),
-        "log_b_low": model.jacobian.log_b_low,
-        "mean": figures.shifted_map(spectrum, width).mean().item(),
-    }
+def _made(records: Records, links: Links) -> list[dict[str, Any]]:
+    """How numbers were made: what files say of themselves, with the files that say the same together."""
+    groups: dict[str, dict[str, Any]] = {}
+    for subject, what, origin in origins(records):
+        if origin.path is not None:
+            said = {key: origin.about.get(key, "") for key in ("command", "date", "machine", "commit", "versions")}
+            said["source"] = origin.source
+            group = groups.setdefault(json.dumps(said, sort_keys=True, default=str), {**said, "files": {}})
+            group["files"].setdefault(tuple(links[origin.path]), []).append((subject, what))
+    return list(groups.values())

@@ -1,42 +1,325 @@
-"""The page's numbers as rows of a table."""
+"""Runs in, one record a model out: what was measured, and the file that says so."""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from math import sqrt
+from numbers import Real
+from pathlib import Path
+from typing import Any, get_type_hints
 
-from freqrob.report.measure import DemoMeasurements, SpectrumSummary
+from torch import Tensor
 
-COLUMNS = (
-    "subject", "from", "quantity", "value", "unit", "frequency",
-    "protocol", "attack", "eps", "step_size", "images", "seed",
-)  # fmt: skip
+from freqrob import diagnostics
+from freqrob.diagnostics.measurement import Measurement
+from freqrob.evaluation.corruptions import CorruptionAccuracy
+from freqrob.models.cards import Card, CheckpointError
+from freqrob.models.loading import load_card
+from freqrob.models.registry import DEFENSE_NAMES, VARIANTS, ModelName
 
-
-def tidy_rows(measurements: DemoMeasurements) -> list[dict[str, Any]]:
-    """One row for each number (``COLUMNS``), without the maps of gradients, which the JSON has."""
-    rows = [*_spectrum_rows("natural", measurements.natural), *_spectrum_rows("bass", measurements.balanced)]
-    for model in measurements.models:
-        found = [("measured", result.as_dict()) for result in model.measured]
-        found += [("card", result) for result in model.card.results]
-        rows += [
-            {"subject": model.name, "from": origin, "quantity": "accuracy", "value": result.get("accuracy"), **result}
-            for origin, result in found
-        ]
-        rows.append({
-            "subject": model.name, "from": "measured", "quantity": "log_b_low",
-            "value": model.jacobian.log_b_low, "images": model.jacobian.images,
-        })  # fmt: skip
-    return rows
+EXPECTED = (
+    "expected a folder that `freqrob diagnose --out` wrote, or a JSON file of `freqrob evaluate --out` or "
+    "`freqrob corruptions --out`"
+)
+KINDS = {kind.kind: kind for kind in vars(diagnostics).values() if isinstance(kind, type) and hasattr(kind, "kind")}
 
 
-def _spectrum_rows(subject: str, summary: SpectrumSummary) -> list[dict[str, Any]]:
-    units = {"boundary_cycles_per_pixel": "cycles/pixel", "entropy_nats": "nats", "largest_entropy_nats": "nats"}
-    common = {"subject": subject, "from": "measured", "images": summary.images}
-    scalars = {key: value for key, value in summary.as_dict().items() if key not in ("images", "profile")}
-    rows = [{**common, "quantity": key, "value": value, "unit": units.get(key, "")} for key, value in scalars.items()]
-    for quantity, values in (("mean_power", summary.power), ("cumulative_share", summary.cumulative)):
-        rows += [
-            {**common, "quantity": quantity, "value": value, "frequency": frequency}
-            for frequency, value in zip(summary.frequencies.tolist(), values.tolist(), strict=True)
-        ]
-    return rows
+@dataclass(frozen=True)
+class Origin:
+    """Where numbers come from: a file, and what it says of itself, such as command, commit, versions and date.
+
+    ``path`` is None for a model's card.
+    """
+
+    path: Path | None
+    about: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def source(self) -> str:
+        """The images, in words: "cifar10 test"."""
+        return str(self.about.get("source", ""))
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A share of images that were classified correctly under an attack, with all that it depends on."""
+
+    protocol: str
+    attack: str
+    norm: str
+    eps: float
+    step_size: float | None
+    images: int
+    seed: int
+    accuracy: float
+    origin: Origin
+
+    @property
+    def setting(self) -> tuple[str, str, str, float]:
+        """What makes accuracies comparable: protocol, attack, norm and ε. Clean ones have no ball."""
+        clean = self.attack == "clean"
+        return self.protocol, self.attack, "" if clean else self.norm, 0.0 if clean else round(self.eps, 6)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of the accuracy on all images, were these drawn from them."""
+        n, z = self.images, 1.96
+        centre = (self.accuracy + z**2 / (2 * n)) / (1 + z**2 / n)
+        margin = z * sqrt(self.accuracy * (1 - self.accuracy) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+        return max(centre - margin, 0.0), min(centre + margin, 1.0)
+
+
+@dataclass(frozen=True)
+class Corrupted:
+    """Accuracy on corruptions; ``mce`` where it was measured against a ``baseline``."""
+
+    accuracy: CorruptionAccuracy
+    baseline: str
+    mce: float | None
+    origin: Origin
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A diagnostic's measurement."""
+
+    of: Measurement
+    origin: Origin
+
+
+@dataclass(eq=False)
+class ModelRecord:
+    """All that is known of a model: measurements by the diagnostic's name, accuracies, and what its card says."""
+
+    name: str
+    card: Card | None = None
+    measurements: dict[str, Measured] = field(default_factory=dict)
+    accuracies: list[Accuracy] = field(default_factory=list)
+    corrupted: Corrupted | None = None
+    masking: str = ""
+    hashes: set[str] = field(default_factory=set)
+
+    def best(self, setting: tuple[str, str, str, float]) -> Accuracy | None:
+        """Of the accuracies in a setting the one on the most images; of equals the last."""
+        fitting = [found for found in self.accuracies if found.setting == setting]
+        return max(reversed(fitting), key=lambda found: found.images, default=None)
+
+
+@dataclass(frozen=True)
+class Records:
+    """What all runs hold; ``spectra`` of images by the name of the set; ``notes`` on what was left out and why."""
+
+    models: list[ModelRecord]
+    spectra: dict[str, Measured]
+    notes: list[str]
+
+    def having(self, name: str) -> dict[str, Any]:
+        """The models with a diagnostic of that name, and what it measured."""
+        return {model.name: model.measurements[name].of for model in self.models if name in model.measurements}
+
+
+def read_runs(
+    runs: Sequence[str | Path],
+    *,
+    cards: bool = True,
+    model_dir: str | Path = "./models",
+    dataset: str = "cifar10",
+    threat_model: str = "Linf",
+) -> Records:
+    """Read runs and match models over them by name.
+
+    Of two measurements of a kind the one on more images is kept, of equals the last. What is damaged in a folder is
+    left out, with a note.
+
+    Args:
+        runs: folders that ``freqrob diagnose`` wrote, with a folder a model or one model's own; JSON files of
+            ``freqrob evaluate`` and ``freqrob corruptions``, or folders of those.
+        cards: whether accuracies on models' cards are added.
+        model_dir, dataset, threat_model: where the cards are, as for ``load_card``.
+
+    Raises:
+        FileNotFoundError: a run that is not there.
+        ValueError: one that is no run, a JSON file given by name that is damaged, or runs without anything to report.
+    """
+    found = Records([], {}, [])
+    for run in map(Path, runs):
+        paths = sorted(run.glob("*.json")) + sorted(run.glob("*/*.json")) if run.is_dir() else [run]
+        if not sum(_read(path, found, alone=path == run) for path in paths):
+            raise ValueError(f"runs: {run} is no run, {EXPECTED}")
+    if not found.models and not found.spectra:
+        raise ValueError("runs: there is nothing to report" + "".join(f"\n{note}" for note in found.notes))
+    for model in found.models:
+        if cards:
+            _add_card(model, found, model_dir, dataset, threat_model)
+        if len(model.hashes) > 1:
+            found.notes.append(f"{model.name}: the runs measured {len(model.hashes)} different networks of this name")
+    found.models.sort(key=lambda model: _family(model.name))
+    return found
+
+
+def _read(path: Path, found: Records, alone: bool) -> bool:
+    """Add what a file holds; whether it is of a run. A damaged one is an error ``alone``, otherwise a note."""
+    try:
+        content = _content(path)
+        read = next((read for fits, read in _READERS if fits(content)), None)
+        if read is not None:
+            read(path, content, found)
+        return read is not None
+    except (ValueError, FileNotFoundError) as error:
+        if alone:
+            raise
+        found.notes.append(f"left out, as it is damaged: {error}")
+        return True
+
+
+def _content(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"runs: there is no {path}, {EXPECTED}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: no JSON ({error}), {EXPECTED}") from error
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number")
+
+
+def _rows(content: Any) -> list[dict[str, Any]]:
+    rows = content.get("results") if isinstance(content, dict) else None
+    return rows if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows) else []
+
+
+def _is_measurement(content: Any) -> bool:
+    return isinstance(content, dict) and {"kind", "values"} <= content.keys()
+
+
+def _is_corruptions(content: Any) -> bool:
+    return bool(_rows(content)) and all({"model", "accuracies"} <= row.keys() for row in _rows(content))
+
+
+def _is_evaluation(content: Any) -> bool:
+    return bool(_rows(content)) and all({"model", "attack", "accuracy"} <= row.keys() for row in _rows(content))
+
+
+def _read_measurement(path: Path, content: dict[str, Any], found: Records) -> None:
+    kind = KINDS.get(content["kind"]) if isinstance(content["kind"], str) else None
+    if kind is None:
+        raise ValueError(f"{path}: of kind {content['kind']!r}, expected one of {', '.join(KINDS)}")
+    measurement = kind.load(path.parent, path.stem)
+    _check_types(measurement, path)
+    about = {key: value for key, value in content.items() if key not in ("kind", "units", "values")}
+    measured = Measured(measurement, Origin(path, about))
+    if kind.kind in ("spectrum", "corruption_spectrum"):
+        kept, name = found.spectra, path.stem if path.stem != kind.kind else path.parent.name
+    else:
+        kept, name = _model(found, str(about.get("model", path.parent.name))).measurements, path.stem
+    if name not in kept or measurement.images >= kept[name].of.images:
+        kept[name] = measured
+
+
+def _check_types(measurement: Measurement, path: Path) -> None:
+    """Raise ValueError for a value of another type than the measurement's."""
+    hints = get_type_hints(type(measurement))
+    for one in fields(measurement):
+        value, hint = getattr(measurement, one.name), hints[one.name]
+        expected = {Tensor: Tensor, int: int, float: Real, str: str}.get(hint, object)
+        if not isinstance(value, expected):
+            raise ValueError(f"{path}: {one.name} is {value!r}, expected {hint.__name__}")
+
+
+def _read_evaluation(path: Path, content: dict[str, Any], found: Records) -> None:
+    origin = _origin(path, content)
+    for row in _rows(content):
+        model = _model(found, str(row["model"]))
+        model.accuracies.append(_accuracy(row, origin, path))
+        model.hashes |= {str(row["model_hash"])} if "model_hash" in row else set()
+    masking = content.get("masking")
+    for name, check in masking.items() if isinstance(masking, dict) else ():
+        _model(found, name).masking = "suspected" if check.get("masking_suspected") else "no sign of it"
+
+
+def _read_corruptions(path: Path, content: dict[str, Any], found: Records) -> None:
+    origin = _origin(path, content)
+    for row in _rows(content):
+        try:
+            names = [one.name for one in fields(CorruptionAccuracy)]
+            accuracy = CorruptionAccuracy(**{name: row[name] for name in names})
+            accuracy.means()
+        except (KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
+            raise ValueError(f"{path}: no accuracies on corruptions ({type(error).__name__}: {error})") from error
+        model = _model(found, str(row["model"]))
+        if model.corrupted is None or accuracy.images >= model.corrupted.accuracy.images:
+            model.corrupted = Corrupted(accuracy, str(row.get("baseline", "")), row.get("mce"), origin)
+
+
+_READERS = (
+    (_is_measurement, _read_measurement),
+    (_is_corruptions, _read_corruptions),
+    (_is_evaluation, _read_evaluation),
+)
+
+
+def _origin(path: Path | None, content: Mapping[str, Any]) -> Origin:
+    return Origin(path, {key: value for key, value in content.items() if key not in ("results", "masking")})
+
+
+def _accuracy(row: Mapping[str, Any], origin: Origin, path: Path | str) -> Accuracy:
+    try:
+        share, images = float(row["accuracy"]), int(row["images"])
+        if not (0 <= share <= 1 and images > 0):
+            raise ValueError(f"an accuracy of {share} on {images} images")
+        step = row.get("step_size")
+        return Accuracy(
+            str(row["protocol"]), str(row["attack"]), str(row.get("norm", "Linf")), float(row.get("eps", 0)),
+            None if step is None else float(step), images, int(row["seed"]), share, origin,
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: no accuracy with its setting ({type(error).__name__}: {error})") from error
+
+
+def _model(found: Records, name: str) -> ModelRecord:
+    """The record of a model, a new one if there is none."""
+    for model in found.models:
+        if model.name == name:
+            return model
+    found.models.append(ModelRecord(name))
+    return found.models[-1]
+
+
+def _add_card(model: ModelRecord, found: Records, model_dir: str | Path, dataset: str, threat_model: str) -> None:
+    """Put what a model's card says before what the runs say, which wins where both are on as many images."""
+    try:
+        model.card = load_card(model.name, model_dir, dataset, threat_model)
+        origin = Origin(None, {"source": f"{model.card.dataset} test", "commit": model.card.commit})
+        norm, where = "L2" if threat_model == "L2" else "Linf", f"{model.name}'s card"
+        model.accuracies[:0] = [_accuracy({"norm": norm, **row}, origin, where) for row in model.card.results]
+    except CheckpointError as error:
+        found.notes.append(f"a card was left out: {error}")
+    except (FileNotFoundError, ValueError):  # none, or the model is of another package
+        return
+
+
+def _family(name: str) -> tuple[int, str, int, str]:
+    """Sorts a model beside those that differ from it by BaSS alone, undefended ones first."""
+    try:
+        parts = ModelName.parse(name)
+    except ValueError:
+        return len(DEFENSE_NAMES), "", 0, ""
+    return DEFENSE_NAMES.index(parts.defense), parts.architecture, (None, *VARIANTS).index(parts.variant), name
+
+
+def origins(records: Records) -> Iterator[tuple[str, str, Origin]]:
+    """What was measured of what, and the file that says so."""
+    for name, measured in records.spectra.items():
+        yield name, "spectrum", measured.origin
+    for model in records.models:
+        for what, measured in model.measurements.items():
+            yield model.name, what, measured.origin
+        seen: Iterable[Origin] = {id(found.origin): found.origin for found in model.accuracies}.values()
+        for origin in seen:
+            yield model.name, "accuracy" if origin.path else "card", origin
+        if model.corrupted is not None:
+            yield model.name, "corruptions", model.corrupted.origin

@@ -1,0 +1,200 @@
+"""What the numbers say, in sentences that are computed from them, and what they do not say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from markupsafe import Markup
+
+from freqrob.report.records import Accuracy, Records
+from freqrob.report.summary import Column, conditions_of, headline, title_of
+
+LEAST_MODELS = 5  # of which a rank correlation can be told from chance
+LEVEL = 0.05
+FEW_IMAGES = 1000
+
+
+def findings(records: Records, columns: Sequence[Column]) -> list[Markup]:
+    """The few sentences that the measurements support, the most important first; each names its numbers."""
+    found = [
+        _most_robust(records),
+        _protocols(records),
+        *(_relation(records, column) for column in columns if column.group == "diagnostics"),
+        _landscapes(records),
+        _corruptions(records, columns),
+        _long_tail(records),
+    ]
+    return [sentence for sentence in found if sentence]
+
+
+def caveats(records: Records) -> list[Markup]:
+    """What a reader has to know before quoting a number."""
+    found = []
+    suspects = [model.name for model in records.models if model.masking == "suspected"]
+    if suspects:
+        found.append(_say("Gradient masking is suspected: attacks without gradients break {} more often than PGD does. "
+                          "Their robust accuracies are not to be trusted.", _names(suspects)))  # fmt: skip
+    attacked = [one for model in records.models for one in model.accuracies if one.attack != "clean"]
+    fewest = min((one.images for model in records.models for one in model.accuracies), default=FEW_IMAGES)
+    if fewest < FEW_IMAGES:
+        widest = Accuracy("", "", "", 0, None, fewest, 0, 0.5, None).interval
+        found.append(_say("Some accuracies are on {} images only: there one image is {} percentage points, and a 95 % "
+                          "interval reaches up to ±{} points.", fewest, f"{100 / fewest:.2g}",
+                          f"{50 * (widest[1] - widest[0]):.2g}"))  # fmt: skip
+    least = min((one.of.images for model in records.models for one in model.measurements.values()), default=FEW_IMAGES)
+    if least < FEW_IMAGES / 10:
+        found.append(_say("Some diagnostics are of {} images only; their curves and maps are noisy.", least))
+    if attacked and not any(one.attack.startswith("AutoAttack") for one in attacked):
+        found.append(_say("No model was attacked with AutoAttack: robust accuracies under weaker attacks are upper "
+                          "bounds of robustness."))  # fmt: skip
+    if any(model.corrupted and model.corrupted.accuracy.generated for model in records.models):
+        found.append(_say("The corrupted images were made by freqrob; figures on the published CIFAR-10-C differ a "
+                          "little."))  # fmt: skip
+    return found
+
+
+def rank_correlation(x: Sequence[float], y: Sequence[float], draws: int = 20_000) -> tuple[float, float]:
+    """Spearman's ρ, and how often ranks drawn at random are as far from 0 (two-sided, seeded)."""
+    a, b = (_ranks(np.asarray(values, float)) for values in (x, y))
+    a, b = a - a.mean(), b - b.mean()
+    length = float(np.sqrt((a @ a) * (b @ b)))
+    if length == 0:
+        return 0.0, 1.0
+    drawn = np.random.default_rng(0).permuted(np.tile(b, (draws, 1)), axis=1) @ a / length
+    rho = float(a @ b) / length
+    return rho, float((1 + (np.abs(drawn) >= abs(rho) - 1e-12).sum()) / (1 + draws))
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """From 1; equal values share the mean of theirs."""
+    return ((values[:, None] > values).sum(1) + (values[:, None] >= values).sum(1) + 1) / 2
+
+
+def _most_robust(records: Records) -> Markup | None:
+    """Who withstands the headline attack most often, and who cannot be told from it on so many images."""
+    setting = headline(records.models)
+    found = {model.name: best for model in records.models if setting and (best := model.best(setting))}
+    if not found:
+        return None
+    first, best = max(found.items(), key=lambda item: item[1].accuracy)
+    low, high = best.interval
+    sentence = _say(
+        "Under {} (protocol {}; {}), {} classifies {} of the images correctly (95 % interval {} to {})",
+        title_of(setting), _code(setting[0]), conditions_of(best), _code(first), _percent(best.accuracy),
+        f"{100 * low:.1f}", _percent(high),
+    )  # fmt: skip
+    others = {name: one for name, one in found.items() if name != first}
+    if not others:
+        return sentence + "."
+    near = [name for name, one in others.items() if one.interval[1] >= low]
+    last, least = min(others.items(), key=lambda item: item[1].accuracy)
+    sentence += _say(", the most of {} models", len(found))
+    sentence += _say("; on so many images {} cannot be told from it", _names(near)) if near else ""
+    return sentence + ("." if last in near else _say(". {} has the least, {}.", _code(last), _percent(least.accuracy)))
+
+
+def _protocols(records: Records) -> Markup | None:
+    """The model whose robust accuracy depends most on the protocol, where it does by more than noise."""
+    at = {protocol: headline(records.models, protocol) for protocol in ("bass", "natural", "natural+bass")}
+    if None in at.values() or len({setting[1:] for setting in at.values()}) > 1:
+        return None
+    found = {model.name: [model.best(setting) for setting in at.values()] for model in records.models}
+    gaps = {
+        name: (most, least)
+        for name, three in found.items()
+        if None not in three
+        and (most := max(three, key=lambda one: one.accuracy)).interval[0]
+        > (least := min(three, key=lambda one: one.accuracy)).interval[1]
+    }
+    if not gaps:
+        return None
+    name, (most, least) = max(gaps.items(), key=lambda item: item[1][0].accuracy - item[1][1].accuracy)
+    each = Markup(", ").join(_say("{} under {}", _percent(o.accuracy), _code(o.protocol)) for o in found[name])
+    return _say(
+        "What is attacked decides: {} has {} ({}). Only {} compares with RobustBench’s leaderboards.",
+        _code(name), each, title_of(at["natural"]), _code("natural"),
+    )  # fmt: skip
+
+
+def _relation(records: Records, column: Column) -> Markup | None:
+    """The range of a diagnostic over the models, and whether it goes with robust accuracy."""
+    found = {m.name: e.value for m, e in zip(records.models, column.entries, strict=True) if e}
+    if len(found) < 2 or column.key.startswith("loss_rise"):
+        return None
+    low, high = min(found, key=found.get), max(found, key=found.get)
+    unit = f" {column.unit}" if column.unit else ""
+    sentence = _say(
+        "{} ({}) lies between {} ({}) and {}{} ({})", column.title, column.hint, column.shown(found[low]), _code(low),
+        column.shown(found[high]), unit, _code(high),
+    )  # fmt: skip
+    setting = headline(records.models)
+    robust = {m.name: one.accuracy for m in records.models if m.name in found and setting and (one := m.best(setting))}
+    if len(robust) < LEAST_MODELS:
+        return sentence + "."
+    rho, p = rank_correlation([found[name] for name in robust], list(robust.values()))
+    numbers = _say("Spearman’s ρ = {} over {} models, p = {}", f"{rho:.2f}".replace("-", "−"), len(robust), f"{p:.2g}")
+    if p >= LEVEL:
+        return sentence + _say("; that it goes with robust accuracy cannot be told from chance ({}).", numbers)
+    return sentence + _say("; it {} with robust accuracy ({}).", "rises" if rho > 0 else "falls", numbers)
+
+
+def _landscapes(records: Records) -> Markup | None:
+    """Whether the loss is higher and flatter on high than on low frequencies: Lin et al.'s under-fitting of HFC."""
+    low, high = records.having("loss_landscape_low"), records.having("loss_landscape_high")
+    both = [name for name in low if name in high]
+    if not both:
+        return None
+    middle = [len(low[name].steps) // 2 for name in both]
+    higher = sum(high[n].loss[i, i] > low[n].loss[i, i] for n, i in zip(both, middle, strict=True))
+    flatter = sum(high[name].rise < low[name].rise for name in both)
+    return _say(
+        "On the high-frequency half of the images the loss is higher than on the low-frequency half for {} of {} "
+        "models, and around the weights it rises less for {} of them.", int(higher), len(both), int(flatter),
+    )  # fmt: skip
+
+
+def _corruptions(records: Records, columns: Sequence[Column]) -> Markup | None:
+    """The best mean over the types, and the type that costs most."""
+    column = next((column for column in columns if column.key == "corruptions 15 types"), None)
+    if column is None:
+        return None
+    found = {m: e for m, e in zip(records.models, column.entries, strict=True) if e}
+    best = max(found, key=lambda model: found[model].value)
+    types = [kind for kind in best.corrupted.accuracy.accuracies if all(kind in m.corrupted.accuracy.accuracies
+                                                                       for m in found)]  # fmt: skip
+    hardest = min(types, key=lambda kind: np.mean([m.corrupted.accuracy.of_type(kind) for m in found]))
+    share = np.mean([m.corrupted.accuracy.of_type(hardest) for m in found])
+    return _say(
+        "On corrupted images (15 types; {}) {} is best with {}; the hardest type is {} ({} over {}).",
+        found[best].conditions, _code(best.name), _percent(found[best].value), hardest.replace("_", " "),
+        _percent(float(share)), f"{len(found)} models" if len(found) > 1 else "all images",
+    )  # fmt: skip
+
+
+def _long_tail(records: Records) -> Markup | None:
+    """Where 80 % of each set's power lies."""
+    sets = {name: one.of for name, one in records.spectra.items() if one.of.kind == "spectrum"}
+    each = [
+        _say("{} % of the largest radius ({}, α = {})", f"{100 * s.boundary_fraction:.0f}", name, f"{s.alpha:.2f}")
+        for name, s in list(sets.items())[:3]
+    ]
+    if not each:
+        return None
+    return _say("80 % of the images’ power, the mean left out, lies within {}.", Markup(", ").join(each))
+
+
+def _say(text: str, /, *values: object) -> Markup:
+    return Markup(text).format(*values)
+
+
+def _code(name: str) -> Markup:
+    return Markup("<code>{}</code>").format(name)
+
+
+def _names(names: Sequence[str]) -> Markup:
+    return Markup(", ").join(map(_code, names))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

@@ -1,0 +1,150 @@
+"""Which figures a report has: each diagnostic that models have, in the form of its paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from math import isfinite
+
+from matplotlib.colors import LogNorm, Normalize
+
+from freqrob.report import plots
+from freqrob.report.figures import Panel, Picture, Scale
+from freqrob.report.records import Records
+
+MAP = (2.2, 2.2)
+AXES = (f"horizontal {plots.FREQUENCY}", f"vertical {plots.FREQUENCY}")
+HALVES = {"loss_landscape_low": "low frequencies (LFC)", "loss_landscape_high": "high frequencies (HFC)"}
+
+
+def pictures(records: Records) -> dict[str, Picture]:
+    """By name, in the order of the page; a model looks the same in all of them."""
+    drawers = (_spectra, _jacobian, _sensitivity, _landscapes, _perturbations, _hybrid, _heatmaps, _bands, _corruptions)
+    styles = plots.styles(model.name for model in records.models)
+    return {picture.name: picture for draw in drawers for picture in draw(records, styles)}
+
+
+def _spectra(records: Records, _styles: plots.Styles) -> Iterator[Picture]:
+    sets = {name: one.of for name, one in records.spectra.items() if one.of.kind == "spectrum"}
+    if sets:
+        styles = plots.styles(sets)
+        yield Picture(
+            "spectra", "The images' mean power by frequency, and the share of it within a radius.",
+            [Panel("power of a coefficient", partial(plots.plot_power, spectra=sets, styles=styles)),
+             Panel("share within a radius", partial(plots.plot_cumulative, spectra=sets, styles=styles))],
+            legend=styles,
+        )  # fmt: skip
+
+
+def _jacobian(records: Records, _styles: plots.Styles) -> Iterator[Picture]:
+    models = records.having("jacobian")
+    if models:
+        limits = plots.shared_limits([plots.jacobian_map(measured) for measured in models.values()])
+        panels = [
+            Panel(name, partial(plots.plot_jacobian, measured=measured, limits=limits))
+            for name, measured in models.items()
+        ]
+        scale = Scale(LogNorm(*limits), "mean |DFT| of the gradient ÷ its mean over the map")
+        yield Picture("jacobian", "Spectra of input gradients as maps.", panels, MAP, scale=scale, labels=AXES)
+
+
+def _sensitivity(records: Records, styles: plots.Styles) -> Iterator[Picture]:
+    models = records.having("sensitivity")
+    if models:
+        ranks = [rank for rank in next(iter(models.values())).ranks if all(rank in m.ranks for m in models.values())]
+        densities = [
+            Panel(f"where the coefficient of rank {rank + 1} lies",
+                  partial(plots.plot_sensitive_radii, models=models, rank=rank, styles=styles))
+            for rank in ranks
+        ]  # fmt: skip
+        by_rank = Panel("magnitude by rank", partial(plots.plot_sensitivity, models=models, styles=styles))
+        about = "Magnitudes of the gradient's coefficients by rank, and at which frequency they lie."
+        yield Picture("sensitivity", about, [by_rank, *densities], legend=_only(styles, models))
+
+
+def _landscapes(records: Records, _styles: plots.Styles) -> Iterator[Picture]:
+    found = {half: records.having(half) for half in HALVES}
+    every = [measured for models in found.values() for measured in models.values()]
+    if every:
+        limits = plots.landscape_limits(every)
+        panels = [
+            Panel(f"{model.name}, {HALVES[half]}",
+                  partial(plots.plot_landscape, measured=found[half][model.name], limits=limits))
+            for model in records.models for half in HALVES if model.name in found[half]
+        ]  # fmt: skip
+        scale = Scale(LogNorm(*limits), "loss (nats)")
+        labels = "b (filter norms)", "a (filter norms)"
+        about = "The loss around the weights, on the low and on the high frequencies of the images."
+        yield Picture("loss_landscapes", about, panels, MAP, scale=scale, labels=labels)
+
+
+def _perturbations(records: Records, styles: plots.Styles) -> Iterator[Picture]:
+    models = {
+        name: found for name, found in records.having("minimal_perturbation").items()
+        if isfinite(found.half_power_frequency)
+    }  # fmt: skip
+    if models:
+        limits = plots.shared_limits([plots.perturbation_map(measured) for measured in models.values()], span=1e4)
+        panels = [
+            Panel(name, partial(plots.plot_perturbation_spectrum, measured=measured, limits=limits))
+            for name, measured in models.items()
+        ]
+        scale = Scale(LogNorm(*limits), "mean |DFT|² ÷ its mean over the map")
+        about = "Spectra of minimal adversarial perturbations as maps."
+        yield Picture("perturbation_spectra", about, panels, MAP, scale=scale, labels=AXES)
+        profiles = partial(plots.plot_perturbation_profiles, models=models, styles=styles)
+        sizes = partial(plots.plot_perturbation_sizes, models=models, styles=styles)
+        yield Picture(
+            "perturbations", "Radial profiles of minimal perturbations, and their size against f_0.5.",
+            [Panel("radial profiles", profiles), Panel("size against half-power frequency", sizes)],
+            legend=_only(styles, models),
+        )  # fmt: skip
+
+
+def _hybrid(records: Records, styles: plots.Styles) -> Iterator[Picture]:
+    models = records.having("hybrid")
+    if models:
+        panel = Panel("hybrid images", partial(plots.plot_hybrid, models=models, styles=styles))
+        about = "How much more often hybrid images are seen as their low than as their high frequencies' image."
+        yield Picture("hybrid", about, [panel], (6.4, 3.8), legend=_only(styles, models))
+
+
+def _heatmaps(records: Records, _styles: plots.Styles) -> Iterator[Picture]:
+    models = {name: found for name, found in records.having("fourier_heatmap").items() if not found.layer}
+    if models:
+        largest = max(measured.change.max().item() for measured in models.values())
+        panels = [
+            Panel(name, partial(plots.plot_heatmap, measured=measured, largest=largest))
+            for name, measured in models.items()
+        ]
+        scale = Scale(Normalize(0, largest), "error rate under a wave")
+        yield Picture("fourier_heatmap", "Error rates under single waves.", panels, MAP, scale=scale, labels=AXES)
+
+
+def _bands(records: Records, styles: plots.Styles) -> Iterator[Picture]:
+    models = records.having("band_accuracy")
+    if models:
+        titles = {"low": "low-passed", "high": "high-passed", "band": "band-passed"}
+        panels = [
+            Panel(title, partial(plots.plot_bands, models=models, kind=kind, styles=styles))
+            for kind, title in titles.items()
+        ]
+        attacked = {name: found for name, found in models.items() if len(found.robust)}
+        if attacked:
+            draw = partial(plots.plot_robust_bands, models=attacked, styles=styles)
+            panels.append(Panel("PGD confined to a band", draw))
+        about = "Accuracy on filtered images, and under attacks confined to a band."
+        yield Picture("band_accuracy", about, panels, legend=_only(styles, models))
+
+
+def _corruptions(records: Records, _styles: plots.Styles) -> Iterator[Picture]:
+    models = {model.name: model.corrupted.accuracy for model in records.models if model.corrupted}
+    if models:
+        types = max(len(found.accuracies) for found in models.values())
+        size = max(4.6, 2.2 + 0.55 * len(models)), 1.6 + 0.24 * types
+        panel = Panel("accuracy (%) by type", partial(plots.plot_corruptions, models=models))
+        yield Picture("corruptions", "Accuracy by type of corruption.", [panel], size)
+
+
+def _only(styles: plots.Styles, models: dict) -> plots.Styles:
+    return {name: styles[name] for name in models}

@@ -1,0 +1,222 @@
+"""The summary: one number of each measurement a model, with what it was measured on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from freqrob.evaluation import PROTOCOLS
+from freqrob.report.records import Accuracy, Measured, ModelRecord
+
+STRENGTH = ("AutoAttack", "APGD", "Square", "PGD", "FGSM")  # an attack's name begins so; the strongest first
+GROUPS = ("noise", "blur", "weather", "digital", "extra", "15 types", "19 types")
+Setting = tuple[str, str, str, float]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A number and the conditions under which it was measured, in words: "10,000 images, seed 0"."""
+
+    value: float
+    conditions: str
+
+
+@dataclass(frozen=True)
+class Column:
+    """A quantity of the summary.
+
+    Attributes:
+        key: its name in files.
+        group, title: heads of the table, of which the title may have markup.
+        help: what it is, in a sentence.
+        unit: "%" where values are shares and shown times 100.
+        digits: after the point.
+        entries: of each model, in the models' order; None where it was not measured.
+        hint: what more of it means, in a few words.
+    """
+
+    key: str
+    group: str
+    title: str
+    help: str
+    unit: str
+    digits: int
+    entries: tuple[Entry | None, ...]
+    hint: str = ""
+
+    @property
+    def is_accuracy(self) -> bool:
+        """Whether values are shares of images."""
+        return self.group != "diagnostics" and self.key != "mce"
+
+    @property
+    def conditions(self) -> str:
+        """Those of most entries."""
+        return Counter(entry.conditions for entry in self.entries if entry).most_common(1)[0][0]
+
+    def shown(self, value: float) -> str:
+        """A value as the table has it, without its unit."""
+        return f"{100 * value if self.unit == '%' else value:.{self.digits}f}"
+
+
+def columns(models: Sequence[ModelRecord]) -> list[Column]:
+    """The quantities that at least one model has: accuracies by protocol, corruptions, diagnostics."""
+    found = [*_accuracies(models), *_corruptions(models), *_diagnostics(models)]
+    return [column for column in found if any(column.entries)]
+
+
+def settings(models: Sequence[ModelRecord]) -> list[Setting]:
+    """All settings in which an accuracy was measured: protocols in their order, clean first, attacks by strength."""
+
+    def order(setting: Setting) -> tuple:
+        protocol, attack, norm, eps = setting
+        known = PROTOCOLS.index(protocol) if protocol in PROTOCOLS else len(PROTOCOLS)
+        return known, protocol, attack != "clean", norm, eps, -_strength(attack), attack
+
+    return sorted({found.setting for model in models for found in model.accuracies}, key=order)
+
+
+def headline(models: Sequence[ModelRecord], protocol: str = "natural") -> Setting | None:
+    """The attack that stands for robustness under a protocol: most models have it; of several, the strongest one."""
+    attacked = [setting for setting in settings(models) if setting[0] == protocol and setting[1] != "clean"]
+    return max(attacked, key=lambda setting: (_count(models, setting), -_strength(setting[1])), default=None)
+
+
+def title_of(setting: Setting) -> str:
+    """An attack and its ball: "PGD-20, L∞, ε = 8/255"."""
+    _, attack, norm, eps = setting
+    return attack if attack == "clean" else f"{attack}, {_ball(norm, eps)}"
+
+
+def conditions_of(found: Accuracy) -> str:
+    step = f", step {pixels(found.step_size)}" if found.step_size and found.attack.startswith("PGD") else ""
+    return f"{found.images:,} images, seed {found.seed}{step}"
+
+
+def _accuracies(models: Sequence[ModelRecord]) -> Iterator[Column]:
+    """Clean accuracy and the headline attack of each protocol."""
+    chosen = [headline(models, protocol) for protocol in dict.fromkeys(one[0] for one in settings(models))]
+    for setting in settings(models):
+        if setting[1] != "clean" and setting not in chosen:
+            continue
+        protocol, attack, *_ = setting
+        best = [model.best(setting) for model in models]
+        entries = tuple(found and Entry(found.accuracy, conditions_of(found)) for found in best)
+        what = "Accuracy" if attack == "clean" else f"Accuracy under {title_of(setting)}"
+        yield Column(
+            f"{protocol} {attack}", f"protocol {protocol}", title_of(setting), f"{what}, protocol {protocol}.", "%", 1,
+            entries,
+        )  # fmt: skip
+
+
+def _corruptions(models: Sequence[ModelRecord]) -> Iterator[Column]:
+    for group in GROUPS:
+        entries = tuple(_corruption_entry(model, group) for model in models)
+        text = f"Accuracy on corrupted images, the mean over severities and types ({group})."
+        yield Column(f"corruptions {group}", "corruptions", group, text, "%", 1, entries)
+    entries = tuple(
+        Entry(model.corrupted.mce, f"{_of_corruptions(model)}, baseline {model.corrupted.baseline}")
+        if model.corrupted and model.corrupted.mce is not None
+        else None
+        for model in models
+    )
+    yield Column("mce", "corruptions", "mCE", "Mean corruption error, a share of the baseline's.", "%", 1, entries)
+
+
+def _corruption_entry(model: ModelRecord, group: str) -> Entry | None:
+    means = model.corrupted.accuracy.means() if model.corrupted else {}
+    return Entry(means[group], _of_corruptions(model)) if group in means else None
+
+
+def _of_corruptions(model: ModelRecord) -> str:
+    found = model.corrupted.accuracy
+    balanced = f", balanced ({found.bass})" if found.bass else ""
+    made = "made by freqrob" if found.generated else "as published"
+    return f"{found.images:,} images a severity, {made}{balanced}, protocol {found.protocol}"
+
+
+@dataclass(frozen=True)
+class _Diagnostic:
+    """How a measurement gives a number of the summary."""
+
+    key: str
+    measurement: str
+    title: str
+    hint: str
+    help: str
+    unit: str
+    digits: int
+    value: Callable[[Any], float | None]
+    settings: Callable[[Any], str]
+
+
+_DIAGNOSTICS = (
+    _Diagnostic(
+        "log_b_low", "jacobian", Markup("ln B<sub>low</sub>"), "higher where low frequencies prevail",
+        "Of the input gradient’s mean spectrum (Chan et al.); white noise has 3.53 at 32×32. The gradient’s level "
+        "enters where it is small, so compare at one batch only.",
+        "", 2, lambda m: m.log_b_low, lambda m: f"batch {m.batch}",
+    ),
+    _Diagnostic(
+        "half_power_frequency", "minimal_perturbation", Markup("f<sub>0.5</sub>"),
+        "lower where low frequencies prevail",
+        "Below it lies half of the power of minimal perturbations (Li et al.); white noise has 0.396 cycles/pixel.",
+        "cycles/pixel", 3, lambda m: m.half_power_frequency, lambda m: f"{m.norm}, best of {m.repeats}",
+    ),
+    _Diagnostic(
+        "reversal_frequency", "hybrid", Markup("f<sub>rev</sub>"), "lower where low frequencies are relied on",
+        "From it on hybrid images are seen as the image of their low frequencies (Li et al.).",
+        "cycles/pixel", 3, lambda m: m.reversal.nanmean().item(), lambda m: f"seeds {', '.join(map(str, m.seeds))}",
+    ),
+    _Diagnostic(
+        "high_share", "sensitivity", Markup("HFC share"), "higher where high frequencies prevail",
+        "The share of the input gradient’s power that lies in the high frequencies (Lin et al.).",
+        "%", 1, lambda m: m.high_share.mean().item(), lambda m: f"from {m.boundary:.3f} cycles/pixel on",
+    ),
+    _Diagnostic(
+        "loss_rise_low", "loss_landscape_low", Markup("rise, LFC"), "higher where the minimum is narrow",
+        "The mean rise of the loss around the weights, on the low frequencies of the images (Lin et al.).",
+        "nats", 2, lambda m: m.rise, lambda m: f"seed {m.seed}",
+    ),
+    _Diagnostic(
+        "loss_rise_high", "loss_landscape_high", Markup("rise, HFC"), "higher where the minimum is narrow",
+        "The mean rise of the loss around the weights, on the high frequencies of the images (Lin et al.).",
+        "nats", 2, lambda m: m.rise, lambda m: f"seed {m.seed}",
+    ),
+)  # fmt: skip
+
+
+def _diagnostics(models: Sequence[ModelRecord]) -> Iterator[Column]:
+    for one in _DIAGNOSTICS:
+        entries = tuple(_diagnostic_entry(one, model.measurements.get(one.measurement)) for model in models)
+        yield Column(one.key, "diagnostics", one.title, one.help, one.unit, one.digits, entries, one.hint)
+
+
+def _diagnostic_entry(one: _Diagnostic, measured: Measured | None) -> Entry | None:
+    value = None if measured is None else one.value(measured.of)
+    if value is None or value != value:
+        return None
+    return Entry(value, f"{measured.of.images:,} images, {one.settings(measured.of)}")
+
+
+def _count(models: Sequence[ModelRecord], setting: Setting) -> int:
+    return sum(model.best(setting) is not None for model in models)
+
+
+def _strength(attack: str) -> int:
+    """Of an attack's name; smaller is stronger."""
+    return next((index for index, name in enumerate(STRENGTH) if attack.startswith(name)), len(STRENGTH))
+
+
+def _ball(norm: str, eps: float) -> str:
+    return f"L∞, ε = {pixels(eps)}" if norm == "Linf" else f"{norm}, ε = {eps:g}"
+
+
+def pixels(value: float) -> str:
+    """As people write them: 8/255, 0.031."""
+    levels = round(255 * value, 3)
+    return f"{levels:g}/255" if levels == int(levels) else f"{value:g}"
