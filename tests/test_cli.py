@@ -132,7 +132,9 @@ def test_demo_writes_the_report_and_its_numbers(few_images, model_dir, tmp_path)
     assert [name for name in models if name.endswith("_tiny")] == ["standard_tiny", "bassmix_standard_tiny"]
     assert set(list_models(dataset="cifar10", threat_model="Linf")) < set(models), "the shipped ones too"
     for model in models.values():
-        assert set(model["measurements"]) == {"jacobian", "sensitivity", "hybrid", "band_accuracy"}
+        assert set(model["measurements"]) == {
+            "jacobian", "sensitivity", "hybrid", "band_accuracy", "fourier_heatmap",
+        }  # fmt: skip
         here = [one for one in model["accuracies"] if one["from"] == ["data/accuracy.json"]]
         assert {(one["images"], one["seed"]) for one in here} == {(4, 5)} and len(here) == 6
     assert [one["accuracy"] for one in models["standard_tiny"]["accuracies"] if one["from"] == "card"] == [0.9123]

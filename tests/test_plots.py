@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -31,7 +33,8 @@ SENSITIVITY = Sensitivity(
     torch.rand(544).sort(descending=True).values.double(), [0, 9], 0.3 + 0.02 * torch.randn(200, 2), 5 / 32,
     torch.rand(200), 200,
 )  # fmt: skip
-HEATMAP = FourierHeatmap(torch.rand(32, 32).double(), 0.1, 4.0, "gatheluck", "", 10, 0)
+PLACES = torch.arange(-16, 16) / 32
+HEATMAP = FourierHeatmap(torch.rand(32, 32).double(), PLACES, PLACES, 0.1, 4.0, "gatheluck", 1, "", 10, 0)
 LANDSCAPE = LossLandscape(
     torch.linspace(-1, 1, 5).double(), torch.rand(5, 5).double() + 0.1, torch.rand(5, 5).double(), 0.1, 0.2, 10, 0
 )
@@ -93,6 +96,12 @@ def test_heat_maps_share_a_scale(axes):
     assert np.array_equal(image.get_array(), HEATMAP.change) and image.get_clim() == (0, 0.5)
     left, right, bottom, top = image.get_extent()
     assert (left, right) == (-0.5 - 0.5 / 32, 0.5 - 0.5 / 32) and (bottom, top) == (right, left)
+
+
+def test_a_coarse_heat_map_has_its_frequencies(axes):
+    every = slice(0, 32, 4)
+    coarse = replace(HEATMAP, change=torch.rand(8, 8), vertical=PLACES[every], horizontal=PLACES[every], every=4)
+    assert plots.plot_heatmap(axes, coarse).get_extent() == [-0.5625, 0.4375, 0.4375, -0.5625]
 
 
 def test_a_landscape_has_its_model_in_the_middle(axes):

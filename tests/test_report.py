@@ -64,7 +64,7 @@ def measurements(seed, images=300):
         "sensitivity": Sensitivity(random(544).sort(descending=True).values, [0, 9], 0.7 * random(images, 2), 0.15625,
                                    random(images, seed=seed), images),
         "hybrid": HybridReliance(rings, random(2, 23), random(2, 23), torch.tensor([0.25, 0.5]), images, [0, 1]),
-        "fourier_heatmap": FourierHeatmap(random(32, 32), 0.1, 4.0, "gatheluck", "", images, 0),
+        "fourier_heatmap": FourierHeatmap(random(8, 8), rings[:8], rings[:8], 0.1, 4.0, "gatheluck", 4, "", images, 0),
         "band_accuracy": BandAccuracy(rings, random(23), random(23), random(23), random(3), rings[::8], 0.9, 5, 8 / 255,
                                       20, images, 50),
         "loss_landscape_low": landscape,
@@ -274,7 +274,7 @@ def test_page_says_how_every_number_was_made(page):
     made = text_of(page[page.index('id="provenance"') :])
     for fact in ("freqrob diagnose <b>", "freqrob evaluate", "0123456789ab", "2026-01-02", "torch 2.15", "4 noise im"):
         assert fact in made
-    assert "pgd_at_tiny jacobian: JSON, NPZ" in made
+    assert "jacobian (JSON, NPZ), " in made
 
 
 def test_captions_say_the_settings(page):

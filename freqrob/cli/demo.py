@@ -109,7 +109,13 @@ def _measure_model(
     name: str, model_dir: Path, chosen: ImageSet, seed: int, folder: Path, about: dict[str, Any], track: Track
 ) -> list[Result]:
     """The accuracies of a model under all protocols; diagnostics that are quick are left in a folder."""
-    from freqrob.diagnostics import band_accuracy, hybrid_reliance, jacobian_spectrum, sensitivity
+    from freqrob.diagnostics import (
+        band_accuracy,
+        fourier_heatmap,
+        hybrid_reliance,
+        jacobian_spectrum,
+        sensitivity,
+    )
     from freqrob.evaluation import PGD, Clean, evaluate
     from freqrob.models import load_model
 
@@ -120,6 +126,7 @@ def _measure_model(
         sensitivity(*subject, track=track),
         hybrid_reliance(*subject, frequencies=FREQUENCIES, seeds=(seed,), track=track),
         band_accuracy(*subject, attacked=0, track=track),
+        fourier_heatmap(*subject, every=4, seed=seed, track=track),
     ):
         measurement.save(folder, about={**about, "model": name})
     return evaluate(*subject, attacks=(Clean(), PGD(steps=20, eps=8 / 255)), seed=seed, track=track)

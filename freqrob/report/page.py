@@ -178,12 +178,12 @@ def _pairs(natural: ImageSet) -> list[dict[str, str]]:
 
 
 def _made(records: Records, links: Links) -> list[dict[str, Any]]:
-    """How numbers were made: what files say of themselves, with the files that say the same together."""
+    """How numbers were made: what files say of themselves, with the files that say the same together, by model."""
     groups: dict[str, dict[str, Any]] = {}
     for subject, what, origin in origins(records):
         if origin.path is not None:
             said = {key: origin.about.get(key, "") for key in ("command", "date", "machine", "commit", "versions")}
             said["source"] = origin.source
             group = groups.setdefault(json.dumps(said, sort_keys=True, default=str), {**said, "files": {}})
-            group["files"].setdefault(tuple(links[origin.path]), []).append((subject, what))
+            group["files"].setdefault(subject, []).append((what, links[origin.path]))
     return list(groups.values())

@@ -14,7 +14,7 @@ from freqrob.report.records import Records
 
 MAP = (2.2, 2.2)
 AXES = (f"horizontal {plots.FREQUENCY}", f"vertical {plots.FREQUENCY}")
-HALVES = {"loss_landscape_low": "low frequencies (LFC)", "loss_landscape_high": "high frequencies (HFC)"}
+HALVES = {"loss_landscape_low": "LFC", "loss_landscape_high": "HFC"}
 
 
 def pictures(records: Records) -> dict[str, Picture]:

@@ -251,7 +251,8 @@ def plot_heatmap(axes: Axes, measured: FourierHeatmap, largest: float | None = N
 
     Returns the image, for a colour bar. Source: Yin et al., NeurIPS 2019, Fig. 3.
     """
-    return _map(axes, measured.change, Normalize(0, measured.change.max().item() if largest is None else largest))
+    norm = Normalize(0, measured.change.max().item() if largest is None else largest)
+    return _map(axes, measured.change, norm, (measured.vertical, measured.horizontal))
 
 
 def plot_bands(
@@ -313,9 +314,9 @@ def _styled(models: Mapping[str, Measured], chosen: Styles | None) -> Iterator[t
         yield name, measured, dict(chosen[name])
 
 
-def _map(axes: Axes, values: Tensor, norm: Normalize) -> AxesImage:
-    """A spectrum with DC in the middle, over frequencies."""
-    (top, bottom), (left, right) = (_edges(size) for size in values.shape)
+def _map(axes: Axes, values: Tensor, norm: Normalize, at: Sequence[Tensor] = ()) -> AxesImage:
+    """A spectrum with DC in the middle; ``at`` the frequencies of its rows and columns, of a whole DFT if none."""
+    (top, bottom), (left, right) = map(_edges, at or [torch.fft.fftshift(torch.fft.fftfreq(n)) for n in values.shape])
     image = axes.imshow(
         values.numpy(), norm=norm, cmap="viridis", extent=(left, right, bottom, top), interpolation="none"
     )
@@ -327,9 +328,10 @@ def _map(axes: Axes, values: Tensor, norm: Normalize) -> AxesImage:
     return image
 
 
-def _edges(size: int) -> tuple[float, float]:
-    """Where the first pixel of a shifted spectrum begins and the last one ends, in cycles/pixel."""
-    return (-(size // 2) - 0.5) / size, (size - size // 2 - 0.5) / size
+def _edges(frequencies: Tensor) -> tuple[float, float]:
+    """Where the first of a map's rows begins and the last one ends."""
+    half = (frequencies[1] - frequencies[0]).item() / 2
+    return frequencies[0].item() - half, frequencies[-1].item() + half
 
 
 def _logarithmic_frequency(axes: Axes) -> None:

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ ATTACKS = {
     "hsj": "HopSkipJump, L2, from the model's decisions alone",
     "boundary": "Boundary, L2, from the model's decisions alone",
 }
-WHITE_NOISE = 0.396  # f_0.5 in cycles/pixel, for images of 32 × 32
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,12 @@ class Measured:
     @property
     def median(self) -> float:
         return self.found.distances[self.found.success].quantile(0.5).item()
+
+    def drawn(self, norm: str) -> SimpleNamespace:
+        """What the figures of ``freqrob.report.plots`` take."""
+        low, high = self.spectrum.half_power_interval
+        distances = {"distances": self.found.distances, "success": self.found.success, "norm": norm}
+        return SimpleNamespace(**vars(self.spectrum), half_power_low=low, half_power_high=high, **distances)
 
     def row(self, model: str) -> dict[str, Any]:
         low, high = self.spectrum.half_power_interval
@@ -154,7 +160,7 @@ def _run(options: argparse.Namespace, command: str) -> None:
         "attack": repr(attack), "images": len(chosen), "source": source, "targeted": how.targeted,
         "repeats": how.repeats, "batch_size": how.batch_size, "seed": how.seed,
     }  # fmt: skip
-    write(options.out, measured, _distance_label(attack), settings, command)
+    write(options.out, measured, _norm(attack), settings, command)
     print(f"{options.out}/boundary_spectrum.png, .svg, .csv, .json")
 
 
@@ -208,7 +214,7 @@ def summary(spec: str, measured: Measured) -> str:
 
 
 def write(
-    out: Path, measured: Mapping[str, Measured], distance: str, settings: Mapping[str, Any], command: str
+    out: Path, measured: Mapping[str, Measured], norm: str, settings: Mapping[str, Any], command: str
 ) -> None:
     """The figure, a row for each model, and everything. Raises OSError."""
     import os
@@ -223,7 +229,7 @@ def write(
         out / "boundary_spectrum.json",
         {"provenance": provenance(command), "settings": dict(settings), "models": details},
     )
-    figure = draw(measured, distance)
+    figure = draw(measured, norm)
     for kind in ("png", "svg"):
         path = out / f"boundary_spectrum.{kind}"
         with temporary_beside(path) as new:
@@ -231,91 +237,41 @@ def write(
             os.replace(new, path)
 
 
-def draw(measured: Mapping[str, Measured], distance: str) -> Figure:
+def draw(measured: Mapping[str, Measured], norm: str) -> Figure:
     """Mean spectra above, radial profiles and size against f_0.5 below, as Fig. 4 of Li et al."""
     from matplotlib.figure import Figure
 
-    columns = min(len(measured), 5)
-    rows = math.ceil(len(measured) / columns)
+    from freqrob.report import plots
+
+    models = {spec: one.drawn(norm) for spec, one in measured.items()}
+    columns = min(len(models), 5)
+    rows = math.ceil(len(models) / columns)
     figure = Figure(figsize=(max(9, 2.6 * columns), 2.7 * rows + 4.2), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=[2.7 * rows, 4.2])
-    _draw_spectra(above, measured, rows, columns)
+    panels = above.subplots(rows, columns, squeeze=False).flatten()
+    limits = plots.shared_limits([plots.perturbation_map(one) for one in models.values()], span=1e5)
+    for axes, (spec, one) in zip(panels, models.items(), strict=False):
+        image = plots.plot_perturbation_spectrum(axes, one, limits)
+        axes.set_title(spec, fontsize="medium", parse_math=False)
+        axes.set(xlabel="", ylabel="")
+    for axes in panels[len(models) :]:
+        axes.remove()
+    above.supxlabel("frequency (cycles/pixel)", fontsize="medium")
+    above.colorbar(image, ax=list(panels[: len(models)]), label="mean |DFT|² ÷ its mean")
     profiles, sizes = below.subplots(1, 2)
-    _draw_profiles(profiles, measured)
-    _draw_sizes(sizes, measured, distance)
+    plots.plot_perturbation_profiles(profiles, models)
+    profiles.set_title("radial profiles; dotted: f$_{0.5}$", fontsize="medium")
+    plots.plot_perturbation_sizes(sizes, models)
+    sizes.set_title("size against f$_{0.5}$; quartiles, 95 %", fontsize="medium")
     handles, labels = sizes.get_legend_handles_labels()
     below.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False)
     return figure
 
 
-def _draw_spectra(figure: Any, measured: Mapping[str, Measured], rows: int, columns: int) -> None:
-    """log |DFT|² with DC in the middle, each in multiples of its mean, on one scale of colours."""
-    import torch
-    from matplotlib.colors import LogNorm
-
-    maps = {spec: torch.fft.fftshift(one.spectrum.power / one.spectrum.power.mean()) for spec, one in measured.items()}
-    positive = torch.cat([power[power > 0] for power in maps.values()])
-    norm = LogNorm(max(torch.quantile(positive, 0.01).item(), positive.max().item() / 1e5), positive.max().item(), True)
-    panels = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axes, (spec, power) in zip(panels, maps.items(), strict=False):
-        height, width = power.shape
-        x, y = ((-(size // 2) - 0.5, size - size // 2 - 0.5) for size in (width, height))
-        extent = (x[0] / width, x[1] / width, y[1] / height, y[0] / height)
-        image = axes.imshow(power.clamp(min=norm.vmin).numpy(), norm=norm, cmap="viridis", extent=extent)
-        axes.set_title(spec, fontsize="medium")
-        axes.set(xticks=[-0.5, -0.25, 0, 0.25], yticks=[-0.5, -0.25, 0, 0.25])
-    for axes in panels[len(maps) :]:
-        axes.remove()
-    figure.supxlabel("frequency (cycles/pixel)", fontsize="medium")
-    figure.colorbar(image, ax=list(panels[: len(maps)]), label="mean |DFT|² ÷ its mean")
-
-
-def _draw_profiles(axes: Any, measured: Mapping[str, Measured]) -> None:
-    """Mean power of a coefficient against its radius, with f_0.5 as a vertical line."""
-    for (spec, one), style in zip(measured.items(), _styles(), strict=False):
-        spectrum = one.spectrum
-        shown = spectrum.profile > 0
-        profile = spectrum.profile / spectrum.power.mean()
-        axes.plot(spectrum.frequencies[shown].numpy(), profile[shown].numpy(), label=spec, markersize=4, **style)
-        axes.axvline(spectrum.half_power_frequency, color=style["color"], linestyle=":", linewidth=1.2)
-    axes.set(yscale="log", xlabel="frequency (cycles/pixel)", ylabel="mean |DFT|² of a ring ÷ mean")
-    axes.set_title("radial profiles; dotted: f$_{0.5}$", fontsize="medium")
-    axes.grid(alpha=0.3)
-
-
-def _draw_sizes(axes: Any, measured: Mapping[str, Measured], distance: str) -> None:
-    """Median distance, with quartiles, against f_0.5 with its bootstrap interval."""
-    import numpy as np
-
-    scale = 255 if "255" in distance else 1
-    for (spec, one), style in zip(measured.items(), _styles(), strict=False):
-        half, (low, high) = one.spectrum.half_power_frequency, one.spectrum.half_power_interval
-        quarter, median, most = scale * np.percentile(one.distances, [25, 50, 75])
-        across = np.abs([[low - half], [high - half]])  # a bootstrap's percentiles may leave the estimate out
-        axes.errorbar(
-            half, median, yerr=[[median - quarter], [most - median]], xerr=across, label=spec, capsize=3, markersize=8,
-            **{**style, "linestyle": "none"},
-        )  # fmt: skip
-    axes.axvline(WHITE_NOISE, color="0.5", linestyle="--", linewidth=1, label="white noise")
-    axes.set(xlabel="half-power frequency f$_{0.5}$ (cycles/pixel)", ylabel=distance)
-    axes.set_title("size against f$_{0.5}$; quartiles, 95 %", fontsize="medium")
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-
-
-def _styles() -> Any:
-    """Okabe and Ito's colours, which the colour-blind can tell apart, each with its marker."""
-    from itertools import cycle
-
-    from freqrob.report.plots import COLOURS, MARKERS
-
-    return ({"color": colour, "marker": marker} for colour, marker in cycle(zip(COLOURS, MARKERS, strict=True)))
-
-
-def _distance_label(attack: MinimizationAttack) -> str:
+def _norm(attack: MinimizationAttack) -> str:
     from foolbox.distances import linf
 
-    return "L∞ distance (grey levels of 255)" if attack.distance == linf else "L2 distance (white = 1)"
+    return "Linf" if attack.distance == linf else "L2"
 
 
 if __name__ == "__main__":
