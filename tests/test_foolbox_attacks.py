@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from freqrob.band_attacks import TOLERANCE, Band, BandBall
 from freqrob.data.samples import sample_images
 from freqrob.models import load_model
 from freqrob.spectral.rings import RingMap
@@ -20,7 +21,6 @@ from freqrob_foolbox import (  # noqa: E402
     LinfBandMinimization,
     LinfBandPGD,
 )
-from freqrob_foolbox.band import TOLERANCE, Band, BandBall  # noqa: E402
 
 SIZE, CLASSES = 8, 6
 BAND = range(1, 4)

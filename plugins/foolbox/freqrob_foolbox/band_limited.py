@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -14,8 +15,8 @@ from foolbox.distances import l2, linf
 from torch import Tensor
 
 from freqrob.attacks import BALLS, Norm
+from freqrob.band_attacks import Band, BandBall, climb
 from freqrob.parameters import check_counts, check_weights
-from freqrob_foolbox.band import Band, BandBall
 from freqrob_foolbox.problem import Problem
 
 Gain = Callable[[Problem, Tensor], Tensor]  # what an attack raises, of its problem and the logits: (N,)
@@ -27,7 +28,7 @@ class BandPGD(FixedEpsilonAttack, ABC):
     x ← Π( x + step · g_B / ‖g_B‖ ): g_B is the gradient's part in the band, Π leads into ball, band and bounds. Not the
     sign of g_B, even in L∞: it leaves the band, and what its projection climbs is another function. The result lies in
     the ball and in bounds; at most 10⁻⁴ of the power of its perturbation lies outside the band
-    (``freqrob_foolbox.band.TOLERANCE``). An image for which no such perturbation was found comes back as it is.
+    (``freqrob.band_attacks.TOLERANCE``). An image for which no such perturbation was found comes back as it is.
 
     Use ``LinfBandPGD`` or ``L2BandPGD``. Criteria: labels, Misclassification, TargetedMisclassification. The random
     start uses PyTorch's global generator.
@@ -145,17 +146,9 @@ class L2BandMinimization(BandMinimization):
 def _ascend(
     problem: Problem, ball: BandBall, start: Tensor, step: Tensor, steps: int, norm: Norm, gain: Gain
 ) -> tuple[Tensor, Tensor]:
-    """The last image on the way that meets the criterion, or the last of all, settled; and whether it meets it."""
-    images = found = ball.project(start)
+    """``climb``, with ``step`` the root mean square of a step for L∞."""
     length = step * start[0].numel() ** 0.5 if norm == "Linf" else step
-    fooled = torch.zeros(len(start), dtype=torch.bool, device=start.device)
-    for _ in range(steps):
-        gradient, now = _gradient(problem, images, gain)
-        fooled, found = fooled | now, torch.where(now[:, None, None, None], images, found)
-        images = ball.project(images + length * BALLS["L2"].direction(ball.band.project(gradient)))
-    last = problem.fooled(_logits(problem, images)) | ~fooled
-    settled = ball.settle(torch.where(last[:, None, None, None], images, found))
-    return settled, problem.fooled(_logits(problem, settled))
+    return climb(problem.model, ball, start, length, steps, partial(gain, problem), problem.fooled)
 
 
 def _shrink(problem: Problem, found: Tensor, fooled: Tensor, halvings: int = 10) -> Tensor:
@@ -178,14 +171,6 @@ def margin(problem: Problem, logits: Tensor) -> Tensor:
 def _cross_entropy(problem: Problem, logits: Tensor) -> Tensor:
     loss = F.cross_entropy(logits, problem.classes, reduction="none")
     return -loss if problem.targeted else loss
-
-
-def _gradient(problem: Problem, images: Tensor, gain: Gain) -> tuple[Tensor, Tensor]:
-    """Of the gain, each image's own; and which images meet the criterion."""
-    with torch.inference_mode(False), torch.enable_grad():
-        images = images.detach().clone().requires_grad_()
-        logits = problem.model(images)
-        return torch.autograd.grad(gain(problem, logits).sum(), images)[0], problem.fooled(logits.detach())
 
 
 @torch.no_grad()

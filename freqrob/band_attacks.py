@@ -1,19 +1,23 @@
-"""Perturbations that lie in a band of the spectrum, in a ball around an image and in [0, 1]."""
+"""Attacks whose perturbations lie in a band of the spectrum, in a ball around an image and in [0, 1]."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from freqrob.attacks import BALLS, Norm
+from freqrob.attacks import BALLS, L2Ball, Model, Norm, check_norm, classified
+from freqrob.parameters import check_counts, check_weights
 from freqrob.spectral.ops import ring_filter
 from freqrob.spectral.rings import RingMap
 
 TOLERANCE = 1e-4  # share of a perturbation's power that may lie outside its band: 1 % of its amplitude
 RELAXATION = 1.7  # of alternating projections; 1 to 2, and about this takes the fewest
 ITERATIONS, MOST_ITERATIONS = 10, 500  # at each step of an attack; at its end
+
+OfLogits = Callable[[Tensor], Tensor]  # logits (N, K) to (N,)
 
 
 class Band:
@@ -89,3 +93,77 @@ class BandBall:
     def _towards_band(self, points: Tensor) -> Tensor:
         offsets = points - self.images
         return points + RELAXATION * (self.band.project(offsets) - offsets)
+
+
+def band_pgd(
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    rings: Iterable[int],
+    *,
+    eps: float = 8 / 255,
+    steps: int = 20,
+    rel_stepsize: float | None = None,
+    norm: Norm = "Linf",
+) -> Tensor:
+    """Projected gradient ascent on the cross-entropy, from the images, with perturbations confined to rings.
+
+    x ← Π( x + step · g_B / ‖g_B‖ ): g_B is the gradient's part in the band, Π leads into ball, band and [0, 1]. Not the
+    sign of g_B, even in L∞: it leaves the band, and what its projection climbs is another function.
+
+    Args:
+        model: images (N, C, H, W) in [0, 1] to logits (N, K); used in the mode it is in.
+        images, labels: (N, C, H, W) floats in [0, 1] and (N,) int64.
+        rings: numbers of rings of ``RingMap(H, W)``; ring 0 is the mean.
+        eps: the ball's radius, pixels in [0, 1]; for L2, of the whole image.
+        steps: gradient steps.
+        rel_stepsize: length of a step by ``eps``: of the whole step for L2, its root mean square for L∞; 2.5 / steps
+            by default.
+        norm: "Linf" or "L2".
+
+    Returns:
+        Images in the ball and in [0, 1], at most ``TOLERANCE`` of the power of whose perturbations lies outside the
+        band; one that was misclassified on the way, where there was one.
+
+    Raises:
+        ValueError: parameters out of range, or rings that the images do not have.
+    """
+    check_norm(norm)
+    check_counts(steps=steps)
+    rel_stepsize = 2.5 / steps if rel_stepsize is None else rel_stepsize
+    check_weights(eps=eps, rel_stepsize=rel_stepsize)
+    images = images.detach()
+    ball = BandBall(images, torch.full_like(images[:, :1, :1, :1], eps), norm, Band(rings))
+
+    def loss(logits: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels, reduction="none")
+
+    step = rel_stepsize * eps * (images[0].numel() ** 0.5 if norm == "Linf" else 1)
+    return climb(model, ball, images, step, steps, loss, lambda logits: ~classified(logits, labels))[0]
+
+
+def climb(
+    model: Model, ball: BandBall, start: Tensor, step: Tensor | float, steps: int, gain: OfLogits, fooled: OfLogits
+) -> tuple[Tensor, Tensor]:
+    """Ascend ``gain`` in steps of Euclidean length ``step``, projected into the ball.
+
+    Returns the last image on the way that is ``fooled``, or the last of all, settled; and whether it is fooled.
+    """
+    images = found = ball.project(start)
+    ever = torch.zeros(len(start), dtype=torch.bool, device=start.device)
+    for _ in range(steps):
+        gradient, now = _gradient(model, images, gain, fooled)
+        ever, found = ever | now, torch.where(now[:, None, None, None], images, found)
+        images = ball.project(images + step * L2Ball.direction(ball.band.project(gradient)))
+    with torch.no_grad():
+        last = fooled(model(images)) | ~ever
+        settled = ball.settle(torch.where(last[:, None, None, None], images, found))
+        return settled, fooled(model(settled))
+
+
+def _gradient(model: Model, images: Tensor, gain: OfLogits, fooled: OfLogits) -> tuple[Tensor, Tensor]:
+    """Of the gain, each image's own; and which images are fooled."""
+    with torch.inference_mode(False), torch.enable_grad():
+        images = images.detach().clone().requires_grad_()
+        logits = model(images)
+        return torch.autograd.grad(gain(logits).sum(), images)[0], fooled(logits.detach())
