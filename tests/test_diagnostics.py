@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
+from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,18 +16,20 @@ from torch import nn
 from freqrob.attacks import input_gradient
 from freqrob.data.hybrid import MIXING_FREQUENCIES, derange, hybrid_images, partners
 from freqrob.data.samples import sample_images
-from freqrob.diagnostics.band_accuracy import BandAccuracy, band_accuracy
-from freqrob.diagnostics.fourier_heatmap import fourier_basis, fourier_heatmap
+from freqrob.diagnostics.band_accuracy import BandAccuracy, band_accuracy, octaves
+from freqrob.diagnostics.fourier_heatmap import NORMS, fourier_frequencies, fourier_heatmap, fourier_wave
 from freqrob.diagnostics.hybrid import hybrid_reliance, rises_through_zero
 from freqrob.diagnostics.jacobian import jacobian_spectrum
 from freqrob.diagnostics.loss_landscape import loss_landscape
-from freqrob.diagnostics.run import PRESETS, diagnose
+from freqrob.diagnostics.minimal_perturbation import minimal_perturbation
+from freqrob.diagnostics.run import PRESETS, diagnose, expected_seconds
 from freqrob.diagnostics.sensitivity import sensitivity
 from freqrob.models import load_model
 from freqrob.spectral.jacobian import log_b_low
 from freqrob.spectral.ops import mean_amplitude
+from freqrob.spectral.rings import RingMap
 
-SIZE = 32
+SIZE, MINIMAL = 32, "minimal_perturbation"
 
 
 class Linear(nn.Module):
@@ -49,6 +54,13 @@ def of_waves(cycles: int, count: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
     labels = torch.arange(count) % 2
     noise = 0.02 * torch.randn(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
     return (0.5 + 0.1 * (2 * labels - 1)[:, None, None, None] * wave(cycles) + noise).clamp(0, 1), labels
+
+
+@pytest.fixture(scope="module")
+def real():
+    """A shipped model and Foolbox's images, which it gets right in part."""
+    dataset = sample_images()
+    return load_model("fgsm_rn20"), dataset.images[:12], dataset.labels[:12]
 
 
 class Counting(nn.Module):
@@ -111,6 +123,40 @@ def test_a_model_that_sees_one_frequency_turns_where_it_changes_sides(cycles):
     assert torch.allclose(found.reversal, torch.tensor((above + below) / 2).double())
 
 
+def test_a_low_pass_model_turns_where_half_of_what_it_sees_is_low():
+    """A matched filter of a template without frequencies above 0.3: the half with more of its power decides."""
+    radius = torch.from_numpy(np.hypot(np.fft.fftfreq(SIZE)[:, None], np.fft.rfftfreq(SIZE)))
+    noise = torch.randn(3, SIZE, SIZE, generator=torch.Generator().manual_seed(2))
+    template = torch.fft.irfft2(torch.fft.rfft2(noise) * ((radius > 0) & (radius <= 0.3)), s=(SIZE, SIZE))
+    labels = torch.arange(8) % 2
+    images = 0.5 + 0.1 * (2 * labels - 1)[:, None, None, None] * template
+    assert images.min() > 0 and images.max() < 1, "nothing is clipped"
+    power = torch.from_numpy(np.abs(np.fft.fft2(template.numpy())) ** 2).sum(0).flatten()
+    order = torch.from_numpy(np.hypot(np.fft.fftfreq(SIZE)[:, None], np.fft.fftfreq(SIZE)).flatten())
+    frequencies = [0.01 * step for step in range(41)]
+    below = [power[order <= f].sum() / power.sum() for f in frequencies]
+    half = next(f for f, share in zip(frequencies, below, strict=True) if share > 0.5)
+    found = hybrid_reliance(Linear(template), images, labels, frequencies=frequencies, seeds=(0,))
+    assert 0.15 < half < 0.25 and found.reversal.item() == pytest.approx(half - 0.005)
+    assert (found.low[0, 30:] == 1).all() and (found.high[0, :1] == 1).all()
+
+
+def test_hybrids_of_real_images_transcribed(real):
+    """The authors' steps in NumPy: masks of the shifted plane's radius, clipped, shares of both labels."""
+    model, images, labels = real
+    found = hybrid_reliance(model, images, labels, frequencies=MIXING_FREQUENCIES[::4], seeds=(3,))
+    pixels, other = images.double().numpy() / 255, partners(labels, 3)
+    radius = np.hypot(np.fft.fftfreq(SIZE)[:, None], np.fft.fftfreq(SIZE))
+    spectra = np.fft.fft2(pixels)
+    for number, alpha in enumerate((0, 6, 13, 22, 57)):
+        assert found.frequencies[number].item() == pytest.approx(alpha / 100 * 0.5)
+        mask = radius <= alpha / 100 * 0.5
+        mixed = np.clip(np.fft.ifft2(spectra * mask + spectra[other] * ~mask).real, 0, 1)
+        seen = model(torch.from_numpy(mixed).float()).argmax(1)
+        assert found.low[0, number] == (seen == labels).double().mean()
+        assert found.high[0, number] == (seen == labels[other]).double().mean()
+
+
 def test_where_a_curve_rises_through_zero():
     x = torch.tensor([0.0, 1, 2, 3])
     assert rises_through_zero(x, torch.tensor([-1.0, -0.5, 1.5, 1])) == 1.25
@@ -125,7 +171,9 @@ def test_where_a_curve_rises_through_zero():
 @pytest.mark.parametrize("convention", ["yin", "gatheluck"])
 @pytest.mark.parametrize("size", [(8, 8), (7, 8), (6, 9)])
 def test_the_basis_is_orthonormal_and_complete(convention, size):
-    places, waves = fourier_basis(*size, convention)
+    frequencies = fourier_frequencies(*size, convention)
+    waves = torch.stack([fourier_wave(frequency, *size, convention) for frequency in frequencies])
+    places = frequencies + torch.tensor([size[0] // 2, size[1] // 2])
     assert torch.allclose(waves.flatten(1).norm(dim=1), torch.ones(len(waves)), atol=1e-6)
     spectrum = torch.fft.fftshift(torch.fft.fft2(waves), dim=(-2, -1)).abs()
     for (y, x), amplitude in zip(places.tolist(), spectrum, strict=True):
@@ -174,6 +222,58 @@ def test_the_heat_map_of_a_linear_layer_is_its_filters_spectrum():
     assert torch.allclose(found.change, 0.01 * gain.double(), rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("convention", ["yin", "gatheluck"])
+@pytest.mark.parametrize("size", [(16, 16), (15, 15), (12, 20)])
+def test_a_coarser_grid_has_the_same_values(convention, size):
+    images, labels = torch.rand(4, 3, *size), torch.tensor([0, 1, 0, 1])
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.LazyLinear(2))
+    model(images)
+    how = {"norm": 0.1, "convention": convention, "layer": "0"}
+    fine, coarse = (fourier_heatmap(model, images, labels, every=every, **how) for every in (1, 3))
+    rows, columns = (
+        torch.isin(all_of_them, some, assume_unique=True)
+        for all_of_them, some in ((fine.vertical, coarse.vertical), (fine.horizontal, coarse.horizontal))
+    )
+    assert fine.change.shape == size and coarse.change.shape == (rows.sum(), columns.sum()) and coarse.every == 3
+    assert coarse.vertical[len(coarse.vertical) // 2] == 0 == coarse.horizontal[len(coarse.horizontal) // 2]
+    if convention == "yin":  # without signs
+        assert torch.allclose(coarse.change, fine.change[rows][:, columns], rtol=1e-4)
+    assert (coarse.change[len(coarse.change) // 2 :, :] > 0).any() and coarse.change.isfinite().all()
+
+
+def test_a_cosine_and_its_mirror_image_are_one():
+    images, labels = of_waves(5)
+    change = fourier_heatmap(Linear(wave(5)), images, labels, norm=2.0).change
+    assert change.isfinite().all() and torch.equal(change[1:, 1:], change[1:, 1:].flip(0, 1))
+
+
+def test_the_norm_grows_with_the_side_but_is_the_published_one_at_224():
+    labels = torch.tensor([0, 1])
+    for side, norm in ((32, 4.0), (48, 6.0), (64, 8.0)):
+        found = fourier_heatmap(Linear(torch.ones(1, side, side)), torch.rand(2, 1, side, side), labels, every=side)
+        assert found.norm == norm and found.change.shape == (1, 1)
+    assert NORMS[224] == 15.7
+
+
+def test_waves_on_real_images_transcribed(real):
+    """gatheluck's basis: one coefficient and its mirror, made real and normalised, for every sixteenth frequency."""
+    model, images, labels = real
+    found = fourier_heatmap(model, images, labels, every=16, norm=3.0, seed=5)
+    pixels = images.double().numpy() / 255
+    # In the order of the map; f and -f are one, the first of them in the order of the unshifted spectrum.
+    frequencies = [(ky, kx) for ky in (-16, 0) for kx in (-16, 0)]
+    signs = np.stack([np.random.default_rng((5, n)).integers(2, size=(4, 3)) * 2.0 - 1 for n in range(len(labels))])
+    for number, (ky, kx) in enumerate(frequencies):
+        spectrum = np.zeros((SIZE, SIZE))
+        spectrum[ky, kx] = 1
+        wave_ = np.fft.ifft2(spectrum).real
+        wave_ /= np.linalg.norm(wave_)
+        moved = np.clip(pixels + 3.0 * signs[:, number, :, None, None] * wave_, 0, 1)
+        wrong = (model(torch.from_numpy(moved).float()).argmax(1) != labels).double().mean()
+        assert found.change[(ky + 16) // 16, (kx + 16) // 16] == wrong
+    assert found.unperturbed == (model(images / 255).argmax(1) != labels).double().mean()
+
+
 def test_an_unknown_layer_is_named():
     images, labels = of_waves(3)
     with pytest.raises(ValueError, match="layer: the network has no module 'nose'"):
@@ -198,6 +298,32 @@ def test_the_jacobian_is_that_of_a_batch_of_the_size_asked_for():
     found = jacobian_spectrum(model, images, labels, batch=8, batch_size=5)
     assert torch.allclose(found.amplitude, expected, rtol=1e-4, atol=1e-4 * expected.max())
     assert found.log_b_low == pytest.approx(log_b_low(found.amplitude).item())
+
+
+def test_the_jacobian_on_real_images_transcribed(real):
+    model, images, labels = real
+    found = jacobian_spectrum(model, images, labels, batch=len(labels), batch_size=5)
+    pixels = (images.float() / 255).requires_grad_()
+    F.cross_entropy(model(pixels), labels).backward()
+    amplitude = np.abs(np.fft.rfft2(pixels.grad.double().numpy())).mean((0, 1))
+    assert found.amplitude.numpy() == pytest.approx(amplitude, rel=1e-2, abs=1e-6)
+    m, alpha = amplitude[:17] + 1e-5, np.linspace(1, -1, 17) + 1e-5
+    b_low = (m**alpha).prod(1).sum() + (m ** alpha[:, None]).prod(0).sum()
+    assert found.log_b_low == pytest.approx(np.log(b_low), abs=1e-2)
+
+
+def test_white_noise_gradients_have_log_b_low_of_white_noise():
+    class Noisy(nn.Module):
+        """Each image's gradient is noise of its own."""
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(len(images)))
+            score = ((images - images.detach()) * noise).flatten(1).sum(1)
+            return torch.stack([-score, score], 1)
+
+    images, labels = torch.rand(400, 3, SIZE, SIZE), torch.arange(400) % 2
+    found = jacobian_spectrum(Noisy(), images, labels, batch=1, batch_size=400)
+    assert found.log_b_low == pytest.approx(np.log(34), abs=0.02)
 
 
 def test_low_frequencies_raise_log_b_low():
@@ -244,12 +370,118 @@ def test_a_model_that_sees_the_mean_does_not_care_for_bands():
     assert found.accuracy == 1 and (torch.stack([found.low, found.high, found.band]) == 1).all()
 
 
+def test_bands_of_real_images_transcribed(real):
+    model, images, labels = real
+    found = band_accuracy(model, images, labels, attacked=0)
+    spectra = np.fft.fft2(images.double().numpy() / 255)
+    ring = (np.hypot(np.fft.fftfreq(SIZE)[:, None], np.fft.fftfreq(SIZE)) * SIZE + 1e-9).astype(int)
+    for i in (0, 4, 9, 22):
+        for name, mask in (("low", ring <= i), ("high", ring >= i), ("band", np.abs(ring - i) <= 2)):
+            filtered = np.clip(np.fft.ifft2(spectra * (mask | (ring == 0))).real, 0, 1)
+            right = (model(torch.from_numpy(filtered).float()).argmax(1) == labels).double().mean()
+            assert getattr(found, name)[i] == right, (name, i)
+
+
 def test_a_model_that_sees_one_frequency_needs_its_ring():
     images, labels = of_waves(7)
     found = band_accuracy(Linear(wave(7)), images, labels, width=3)
     ring = torch.arange(len(found.low))
     for accuracy, has in ((found.low, ring >= 7), (found.high, ring <= 7), (found.band, (ring - 7).abs() <= 1)):
         assert (accuracy[has] == 1).all() and (accuracy[~has] < 0.95).all()
+
+
+@pytest.mark.parametrize(("size", "count"), [((32, 32), 5), ((64, 64), 5), ((224, 224), 5), ((31, 33), 5), ((8, 8), 4)])
+def test_octaves_are_all_of_the_spectrum_once(size, count):
+    rings = RingMap(*size)
+    bands = octaves(rings)
+    assert len(bands) == count and [ring for band in bands for ring in band] == list(range(rings.rings))
+
+
+@pytest.mark.parametrize(("cycles", "broken"), [(1, 0), (3, 1), (7, 2), (12, 3), (16, 4)])
+def test_a_model_that_sees_one_frequency_is_broken_in_its_band_alone(cycles, broken):
+    images, labels = of_waves(cycles)
+    images = 0.5 + 0.2 * (images - 0.5)  # the wave's amplitude is 0.02, below ε
+    found = band_accuracy(Linear(0.01 * wave(cycles)), images, labels, steps=10)
+    assert found.robust.tolist() == [float(band != broken) for band in range(5)] and found.accuracy == 1
+    assert found.robust_frequencies.tolist() == [0, 2 / 32, 4 / 32, 8 / 32, 16 / 32] and found.attacked == 12
+    weaker = band_accuracy(Linear(0.01 * wave(cycles)), images, labels, steps=10, eps=1 / 255)
+    assert (weaker.robust == 1).all()
+
+
+def test_only_as_many_images_are_attacked_as_asked_for():
+    images, labels = of_waves(3)
+    labels[4:] = 1 - labels[4:]  # the first four are classified correctly, the others not
+    some, none = (band_accuracy(Linear(wave(3)), images, labels, steps=2, attacked=count) for count in (4, 0))
+    assert some.attacked == 4 and some.images == none.images == 12 and none.attacked == 0
+    assert none.robust.shape == none.robust_frequencies.shape == (0,)
+    assert (some.robust == 1).all() and some.accuracy == pytest.approx(1 / 3)
+
+
+# The smallest perturbations
+
+
+def test_the_spectrum_of_perturbations_of_a_linear_model_is_that_of_its_signs():
+    """The smallest L∞ perturbation of a linear model is ε · sign w, in L2 it is along w."""
+    pytest.importorskip("foolbox")
+    weight = 0.1 * torch.randn(3, SIZE, SIZE, generator=torch.Generator().manual_seed(4))
+    images = 0.5 + 0.02 * torch.randn(6, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(5))
+    model = Linear(weight, threshold=(images * weight).flatten(1).sum(1).median().item() + 0.01)
+    labels = model(images).argmax(1)
+    images, labels = torch.cat([images, images.flip(0)]), torch.cat([labels, labels.flip(0)])
+    margins = ((images * weight).flatten(1).sum(1) - model.threshold).abs()
+    for norm, direction in (("Linf", weight.sign()), ("L2", weight)):
+        found = minimal_perturbation(model, images, labels, norm=norm, steps=100, repeats=1)
+        assert found.success.all() and found.images == 12 and found.norm == norm
+        expected = margins / (weight.abs().sum() if norm == "Linf" else weight.norm())
+        assert torch.allclose(found.distances, expected.float(), rtol=0.05)
+        power = np.abs(np.fft.fft2(direction.double().numpy())) ** 2
+        power = torch.from_numpy(power.mean(0))
+        power[0, 0] = 0
+        share, ideal = found.power / found.power.sum(), power / power.sum()
+        assert (share - ideal).abs().sum() < 0.1
+        radius = torch.from_numpy(np.hypot(*np.meshgrid(np.fft.fftfreq(SIZE), np.fft.fftfreq(SIZE))))
+        assert found.cumulative[12] == pytest.approx(ideal[radius <= found.radii[12] + 1e-9].sum().item(), abs=0.02)
+
+
+def test_the_smallest_perturbations_of_real_images_transcribed(real):
+    """Li et al.'s analysis in NumPy: channels' means off, mean power first, cumulative over 25 radii, interpolated."""
+    attacks = pytest.importorskip("freqrob_foolbox")
+    model, images, labels = real
+    images, labels = images[:4], labels[:4]
+    found = minimal_perturbation(model, images, labels, steps=10, repeats=1, seed=2)
+    how = attacks.MinimalPerturbation(attacks.LinfinityBrendelBethgeAttack(steps=10), seed=2)
+    perturbed = how(model, images, labels).perturbed.double().numpy()
+    delta = (perturbed - images.double().numpy() / 255)[found.success.numpy()]
+    power = (np.abs(np.fft.fft2(delta - delta.mean((2, 3), keepdims=True))) ** 2).mean((0, 1))
+    radius = np.hypot(np.fft.fftfreq(SIZE)[:, None], np.fft.fftfreq(SIZE))
+    radii = np.linspace(0, 0.5**0.5, 25)
+    cumulative = np.array([power[(radius <= r + 1e-9) & (radius > 0)].sum() for r in radii])
+    cumulative /= cumulative[-1]
+    assert found.cumulative.numpy() == pytest.approx(cumulative, abs=1e-6)
+    assert found.half_power_frequency == pytest.approx(np.interp(0.5, cumulative, radii), abs=1e-6)
+    assert found.distances.numpy()[found.success] == pytest.approx(np.abs(delta).max((1, 2, 3)), abs=1e-6)
+
+
+def test_perturbations_that_change_the_mean_alone_have_no_half_power_frequency(tmp_path):
+    pytest.importorskip("foolbox")
+    images = torch.cat([torch.full((2, 3, SIZE, SIZE), 0.45), torch.full((2, 3, SIZE, SIZE), 0.55)])
+    mean = Linear(0.01 * torch.ones(3, SIZE, SIZE), threshold=0.5 * 0.01 * 3 * SIZE * SIZE)
+    found = minimal_perturbation(mean, images, torch.tensor([0, 0, 1, 1]), steps=30, repeats=1)
+    assert found.success.all() and torch.allclose(found.distances, torch.full((4,), 0.05), rtol=0.05)
+    found.save(tmp_path)
+    again = type(found).load(tmp_path)
+    for spectrum in (found, again):
+        assert np.isnan(spectrum.half_power_frequency) or spectrum.power.sum() < 1e-3 * 1024**2 * 0.05**2
+
+
+def test_without_foolbox_it_is_left_out_or_asked_for(monkeypatch):
+    monkeypatch.setattr("freqrob.diagnostics.run.find_spec", lambda name: None)
+    monkeypatch.setattr(sys.modules["freqrob.diagnostics.minimal_perturbation"], "find_spec", lambda name: None)
+    monkeypatch.setitem(PRESETS, "quick", {name: PRESETS["quick"][name] for name in ("jacobian", MINIMAL)})
+    with pytest.warns(UserWarning, match="minimal_perturbation is left out: it needs foolbox"):
+        assert list(diagnose(Linear(wave(3)), *of_waves(3))) == ["jacobian"]
+    with pytest.raises(ImportError, match=r"needs Foolbox's attacks: pip install 'freqrob\[foolbox\]'"):
+        diagnose(Linear(wave(3)), *of_waves(3), only=[MINIMAL])
 
 
 # Loss landscape
@@ -277,6 +509,24 @@ def test_the_landscape_of_a_linear_model_by_hand():
     assert found.sharpness == pytest.approx(near.max().item() / (1 + found.loss[2, 2].item()))
 
 
+def test_the_landscape_on_real_images_transcribed(real):
+    """Each convolution's filters and the last layer's rows move by noise of their own length."""
+    model, images, labels = real
+    found = loss_landscape(model, images, labels, points=3, seed=1)
+    moved, generator = deepcopy(model), torch.Generator().manual_seed(1)
+    for number in range(2):
+        for weight in moved.parameters():
+            noise = torch.randn(weight.shape, generator=generator)
+            own = dict(model.named_parameters())
+            original = own[next(name for name, value in moved.named_parameters() if value is weight)]
+            if weight.ndim > 1 and number == 1:
+                for row, (filter_, random) in enumerate(zip(original.data, noise, strict=True)):
+                    weight.data[row] += random * filter_.norm() / random.norm()
+    expected = F.cross_entropy(moved(images / 255), labels).item()
+    assert found.loss[1, 2].item() == pytest.approx(expected, rel=1e-3)
+    assert found.loss[1, 1].item() == pytest.approx(F.cross_entropy(model(images / 255), labels).item(), rel=1e-4)
+
+
 def test_the_landscape_leaves_the_model_as_it_was():
     model = load_model("standard_rn20").train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -291,7 +541,7 @@ EACH = {
     "hybrid": lambda model, data, **more: hybrid_reliance(model, *data, frequencies=(0.05, 0.2), seeds=(0,), **more),
     "heatmap": lambda model, data, **more: fourier_heatmap(model, *data, norm=1.0, **more),
     "sensitivity": lambda model, data, **more: sensitivity(model, *data, **more),
-    "bands": lambda model, data, **more: band_accuracy(model, *data, **more),
+    "bands": lambda model, data, **more: band_accuracy(model, *data, steps=2, **more),
     "landscape": lambda model, data, **more: loss_landscape(model, *data, points=3, **more),
 }
 
@@ -329,14 +579,42 @@ def test_saved_and_loaded(name, tmp_path):
     assert all(torch.equal(value, loaded.tensors()[key]) for key, value in found.tensors().items())
 
 
-def test_all_diagnostics_of_a_model_on_real_images(tmp_path):
-    dataset = sample_images()
-    names = [name for name in PRESETS["quick"] if name != "fourier_heatmap"]
-    found = diagnose(load_model("fgsm_rn20"), dataset.images, dataset.labels, only=names, out=tmp_path)
+def test_all_diagnostics_of_a_model_on_real_images(real, tmp_path):
+    model, images, labels = real
+    names = [name for name in PRESETS["quick"] if "landscape" not in name and name != "fourier_heatmap"]
+    found = diagnose(model, images[:4], labels[:4], only=names, out=tmp_path)
     assert list(found) == names
     for name, measured in found.items():
         again = type(measured).load(tmp_path, name)
-        assert again.scalars() == measured.scalars() and measured.images == len(dataset)
+        assert again.scalars() == measured.scalars() and measured.images == 4
+
+
+@pytest.mark.parametrize(
+    ("size", "every", "points"),
+    [((64, 64), 2, (32, 32)), ((224, 224), 7, (32, 32)), ((45, 40), 1, (45, 40)), ((16, 17), 1, (16, 17))],
+)
+def test_every_diagnostic_takes_images_of_any_size(size, every, points, tmp_path, monkeypatch):
+    pytest.importorskip("foolbox")
+    shorter = {MINIMAL: {"steps": 5}, "loss_landscape_low": {"points": 3}, "loss_landscape_high": {"points": 3}}
+    for name, settings in shorter.items():
+        plan = PRESETS["quick"][name]
+        monkeypatch.setitem(PRESETS["quick"], name, replace(plan, settings={**plan.settings, **settings}))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 5, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+    model.append(nn.Linear(16, 2))
+    images, labels = 0.3 + 0.4 * torch.rand(4, 3, *size), torch.tensor([0, 1, 0, 1])
+    found = diagnose(model, images, labels, out=tmp_path, cache=tmp_path / "cache")
+    assert found.keys() == PRESETS["quick"].keys()
+    for name, measured in found.items():
+        assert measured.images == 4
+        assert type(measured).load(tmp_path, name).scalars().keys() == measured.scalars().keys()
+    heatmap, bands = found["fourier_heatmap"], found["band_accuracy"]
+    assert heatmap.every == every and heatmap.change.shape == points and heatmap.change.isfinite().all()
+    assert (heatmap.horizontal[1] - heatmap.horizontal[0]).item() == pytest.approx(every / size[1])
+    assert len(bands.frequencies) <= 33 and bands.low[-1] == bands.accuracy and len(bands.robust) == 5
+    assert found["jacobian"].amplitude.shape == (size[0], size[1] // 2 + 1)
+    assert found[MINIMAL].power.shape == size
+    assert expected_seconds(model, images) > 0
 
 
 def test_the_presets_measure_the_same():

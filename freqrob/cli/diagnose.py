@@ -34,6 +34,9 @@ def diagnose(
     ] = "quick",
     only: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this diagnostic; repeatable.")] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="A folder a model is written here.")] = Path("diagnosis"),
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images at a time; by default 250 of 32×32 pixels, fewer of larger ones.")
+    ] = None,
     cache: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where what is done is kept; by default in freqrob's cache.")
     ] = None,
@@ -51,9 +54,10 @@ def diagnose(
 
     **jacobian**: the gradient's spectrum and ln B_low (Chan et al.). **sensitivity**: the gradient on the Fourier
     basis, its share of high frequencies (Lin et al.). **hybrid**: which half of hybrid images the model follows, and
-    the frequency where that turns (Li et al.). **band_accuracy**: accuracy on low-, high- and band-passed images.
-    **fourier_heatmap**: errors when one wave is added (Yin et al.). **loss_landscape_low**, **_high**: the loss around
-    the weights, on each half of the spectrum (Lin et al.).
+    the frequency where that turns (Li et al.). **minimal_perturbation**: the spectrum of the smallest perturbations
+    and f_0.5 (Li et al.); needs Foolbox. **band_accuracy**: accuracy on low-, high- and band-passed images, and under
+    PGD confined to a band. **fourier_heatmap**: errors when one wave is added (Yin et al.). **loss_landscape_low**,
+    **_high**: the loss around the weights, on each half of the spectrum (Lin et al.).
 
     A run that was stopped goes on where it was; what was measured once is not measured again.
     """
@@ -87,7 +91,7 @@ def diagnose(
                 with warnings_as_lines(name):
                     found[name] = measure(
                         network.to(where), chosen.images, chosen.labels, out=folders[name] if rank() == 0 else None,
-                        about=about, cache=kept, track=prefixed(track, name), **how,
+                        about=about, batch_size=batch_size, cache=kept, track=prefixed(track, name), **how,
                     )  # fmt: skip
                 network.cpu()
     except KeyboardInterrupt:
@@ -104,6 +108,15 @@ FIGURES = {
         "sensitivity", lambda measured: f"{100 * measured.high_share.mean():.0f} %"
     ),
     "reversal frequency (cycles/pixel)": ("hybrid", lambda measured: f"{measured.reversal.nanmean():.3f}"),
+    "half-power frequency f_0.5 (cycles/pixel)": (
+        "minimal_perturbation", lambda measured: f"{measured.half_power_frequency:.3f}"
+    ),
+    "smallest perturbation, median": (
+        "minimal_perturbation", lambda measured: f"{255 * measured.distances.median():.1f}/255"
+    ),
+    "robust accuracy by band, low to high": (
+        "band_accuracy", lambda measured: " ".join(f"{100 * share:.0f}" for share in measured.robust) + " %"
+    ),
     "error under a wave, mean": ("fourier_heatmap", lambda measured: f"{100 * measured.change.mean():.0f} %"),
     "rise of the loss, low frequencies": ("loss_landscape_low", lambda measured: f"{measured.rise:.2f}"),
     "rise of the loss, high frequencies": ("loss_landscape_high", lambda measured: f"{measured.rise:.2f}"),

@@ -7,6 +7,7 @@ from freqrob.diagnostics.hybrid import HybridReliance, hybrid_reliance
 from freqrob.diagnostics.jacobian import JacobianSpectrum, jacobian_spectrum
 from freqrob.diagnostics.loss_landscape import LossLandscape, loss_landscape
 from freqrob.diagnostics.measurement import Measurement
+from freqrob.diagnostics.minimal_perturbation import MinimalPerturbationSpectrum, minimal_perturbation
 from freqrob.diagnostics.run import diagnose, expected_seconds
 from freqrob.diagnostics.sensitivity import Sensitivity, sensitivity
 from freqrob.diagnostics.spectrum import Spectrum, spectrum
@@ -19,6 +20,7 @@ __all__ = [
     "JacobianSpectrum",
     "LossLandscape",
     "Measurement",
+    "MinimalPerturbationSpectrum",
     "Sensitivity",
     "Spectrum",
     "band_accuracy",
@@ -29,6 +31,7 @@ __all__ = [
     "hybrid_reliance",
     "jacobian_spectrum",
     "loss_landscape",
+    "minimal_perturbation",
     "sensitivity",
     "spectrum",
 ]

@@ -1,46 +1,64 @@
-"""Accuracy on what low-pass, high-pass and band-pass filters leave of the images."""
+"""Accuracy on what filters leave of the images, and under perturbations that are confined to a band."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
+from math import ceil
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from freqrob.attacks import classified
+from freqrob.band_attacks import band_pgd
 from freqrob.data.datasets import to_pixels
+from freqrob.diagnostics.fourier_heatmap import coarseness
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, per_sample, untracked
+from freqrob.parameters import check_counts, check_pixels
 from freqrob.spectral.ops import ring_filter
 from freqrob.spectral.rings import RingMap
 
 
 @dataclass(frozen=True)
 class BandAccuracy(Measurement):
-    """Accuracy on filtered images, by ring.
+    """Accuracy on filtered images, by ring, and robust accuracy by the band that perturbations are confined to.
 
     Attributes:
-        frequencies: (rings,) where each ring begins.
-        low: (rings,) accuracy on the rings 0 to i.
-        high: (rings,) on the rings from i on, and the mean (ring 0).
-        band: (rings,) on the rings i − width // 2 to i + width // 2, and the mean.
+        frequencies: (K,) where each measured ring i begins: every one at 32×32, every seventh at 224×224, and the last.
+        low: (K,) accuracy on the rings 0 to i.
+        high: (K,) on the rings from i on, and the mean (ring 0).
+        band: (K,) on the rings i − width // 2 to i + width // 2, and the mean.
+        robust: (bands,) share of the attacked images that are classified correctly, also under band-limited PGD; empty
+            where no image was attacked.
+        robust_frequencies: (bands,) where each of its bands begins; it ends where the next one begins.
         accuracy: on the images as they are.
-        width: of the bands, in rings.
-        images: how many.
+        width: of the bands of ``band``, in rings.
+        eps, steps: of the attack, in L∞.
+        images: how many were filtered.
+        attacked: how many were attacked, the first ones.
     """
 
     kind: ClassVar[str] = "band_accuracy"
-    units: ClassVar = {"frequencies": "cycles/pixel", "low": "share", "high": "share", "band": "share"}
+    units: ClassVar = {
+        "frequencies": "cycles/pixel", "robust_frequencies": "cycles/pixel", "low": "share", "high": "share",
+        "band": "share", "robust": "share", "eps": "pixels of [0, 1]",
+    }  # fmt: skip
 
     frequencies: Tensor
     low: Tensor
     high: Tensor
     band: Tensor
+    robust: Tensor
+    robust_frequencies: Tensor
     accuracy: float
     width: int
+    eps: float
+    steps: int
     images: int
+    attacked: int
 
 
 def band_accuracy(
@@ -49,26 +67,43 @@ def band_accuracy(
     labels: Tensor,
     *,
     width: int = 5,
+    eps: float = 8 / 255,
+    steps: int = 20,
+    attacked: int | None = None,
     batch_size: int = 250,
     cache: Path | None = None,
     track: Track = untracked,
 ) -> BandAccuracy:
-    """Classify images of which a filter leaves some rings and, always, the mean; clipped to [0, 1].
+    """Classify images of which a filter leaves some rings and, always, the mean, clipped; and attack them in bands.
+
+    The attack is ``freqrob.band_attacks.band_pgd``, from the image, once in each of the ``octaves``, which together are
+    all of the spectrum.
 
     Args:
         model: images (N, C, H, W) in [0, 1] to logits (N, K).
         images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64.
-        width: of the bands, an odd number of rings.
+        width: of the band-pass filters, an odd number of rings at 32 pixels; larger images have the same band in
+            cycles/pixel.
+        eps, steps: of the attack: its L∞ radius in pixels of [0, 1], and its gradient steps in each band.
+        attacked: how many images, the first ones; all by default, 0 for none.
         batch_size, cache, track: as for ``per_sample``.
 
     Raises:
-        ValueError: a width that is not odd and positive, or images and labels that do not fit.
+        ValueError: a width that is not odd and positive, settings of the attack out of range, or images and labels that
+            do not fit.
     """
     if width < 1 or width % 2 == 0:
         raise ValueError(f"width: expected an odd number of rings, got {width}")
+    attacked = len(images) if attacked is None else min(attacked, len(images))
+    if attacked < 0:
+        raise ValueError(f"attacked: expected a number of images, got {attacked}")
+    check_pixels(eps=eps)
+    check_counts(steps=steps)
     rings = RingMap(*images.shape[-2:])
-    ring, at = torch.arange(rings.rings), torch.arange(rings.rings)[:, None]
-    filters = {"low": ring <= at, "high": ring >= at, "band": (ring - at).abs() <= width // 2}
+    every = coarseness(*images.shape[-2:])
+    measured = torch.tensor(sorted({*range(0, rings.rings, every), rings.rings - 1}))
+    ring, at = torch.arange(rings.rings), measured[:, None]
+    filters = {"low": ring <= at, "high": ring >= at, "band": (ring - at).abs() <= width * every // 2}
 
     def seen(model: nn.Module, numbers: Tensor, device: torch.device) -> dict[str, Tensor]:
         natural, classes = to_pixels(images[numbers]).to(device), labels[numbers].to(device)
@@ -81,9 +116,51 @@ def band_accuracy(
         own = classified(model(natural), classes)
         return {"own": own} | {name: torch.stack([correct(kept) for kept in filters[name]], 1) for name in filters}
 
-    key = {"diagnostic": "band_accuracy", "width": width}
-    found = per_sample(
-        seen, model, images, labels, key=key, batch_size=batch_size, cache=cache, track=track, what="band accuracy"
-    )
+    how = {"batch_size": batch_size, "cache": cache, "track": track}
+    key = {"diagnostic": "band_accuracy", "width": width, "every": every}
+    found = per_sample(seen, model, images, labels, key=key, what="band accuracy", **how)
     low, high, band, own = (found[name].double().mean(0) for name in ("low", "high", "band", "own"))
-    return BandAccuracy(rings.radii, low, high, band, own.item(), width, len(images))
+    bands = octaves(rings) if attacked else []
+    robust = _robust(model, images[:attacked], labels[:attacked], bands, eps, steps, **how)
+    return BandAccuracy(
+        frequencies=rings.radii[measured],
+        low=low,
+        high=high,
+        band=band,
+        robust=robust,
+        robust_frequencies=rings.radii[[begin for begin, *_ in bands]],
+        accuracy=own.item(),
+        width=width * every,
+        eps=eps,
+        steps=steps,
+        images=len(images),
+        attacked=attacked,
+    )
+
+
+def _robust(
+    model: nn.Module, images: Tensor, labels: Tensor, bands: list[range], eps: float, steps: int, **how: Any
+) -> Tensor:
+    """The share of images that are classified correctly, also under band-limited PGD, by band."""
+    if not bands:
+        return torch.zeros(0, dtype=torch.float64)
+
+    def withstood(model: nn.Module, numbers: Tensor, device: torch.device) -> dict[str, Tensor]:
+        natural, classes = to_pixels(images[numbers]).to(device), labels[numbers].to(device)
+        found = [band_pgd(model, natural, classes, band, eps=eps, steps=steps) for band in bands]
+        under_attack = torch.stack([classified(model(perturbed), classes) for perturbed in found], 1)
+        return {"robust": under_attack & classified(model(natural), classes)[:, None]}
+
+    key = {"diagnostic": "band_pgd", "eps": eps, "steps": steps, "bands": [[band[0], band[-1]] for band in bands]}
+    found = per_sample(withstood, model, images, labels, key=key, what="band-limited PGD", **how)
+    return found["robust"].double().mean(0)
+
+
+def octaves(rings: RingMap) -> list[range]:
+    """Bands that double in frequency, which have all rings: from 0, 1/16, 1/8, 1/4 and 1/2 cycles/pixel on.
+
+    Those that are between two rings, at sizes below 16, are left out.
+    """
+    side = max(rings.height, rings.width)
+    edges = [0, *(ceil(side * frequency) for frequency in (1 / 16, 1 / 8, 1 / 4, 1 / 2)), rings.rings]
+    return [range(begin, end) for begin, end in pairwise(edges) if begin < end]

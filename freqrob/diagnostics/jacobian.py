@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from freqrob.attacks import input_gradient
 from freqrob.data.datasets import to_pixels
 from freqrob.diagnostics.measurement import Measurement
-from freqrob.diagnostics.per_sample import Track, per_sample, untracked
+from freqrob.diagnostics.per_sample import Track, per_batch, untracked
 from freqrob.spectral.jacobian import log_b_low
 from freqrob.spectral.reference import rfft2
 
@@ -66,11 +66,11 @@ def jacobian_spectrum(
 
     def amplitudes(model: nn.Module, numbers: Tensor, device: torch.device) -> dict[str, Tensor]:
         gradient = input_gradient(model, to_pixels(images[numbers]).to(device), labels[numbers].to(device))
-        return {"amplitude": rfft2(gradient / batch).abs().mean(1)}
+        return {"amplitude": rfft2(gradient / batch).abs().mean(1).double().sum(0)}
 
     key = {"diagnostic": "jacobian", "batch": batch}
-    found = per_sample(
+    found = per_batch(
         amplitudes, model, images, labels, key=key, batch_size=batch_size, cache=cache, track=track, what="Jacobian"
     )
-    amplitude = found["amplitude"].double().mean(0).float()
+    amplitude = (found["amplitude"].sum(0) / len(images)).float()
     return JacobianSpectrum(amplitude, log_b_low(amplitude).item(), batch, len(images))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import fields
@@ -45,7 +46,8 @@ class Measurement:
         """Write ``<name>.npz`` with the tensors, then ``<name>.json`` with the rest, units and ``about``.
 
         ``name`` is the kind unless given; ``about`` says what was measured: model, data, provenance. Returns the JSON's
-        path. Both are complete before they replace earlier ones. Raises OSError.
+        path. Both are complete before they replace earlier ones; a number that is not finite is null in the JSON, and
+        a NaN when it is read. Raises OSError.
         """
         path = Path(folder) / f"{name or self.kind}.json"
         arrays = io.BytesIO()
@@ -53,7 +55,8 @@ class Measurement:
         with temporary_beside(path.with_suffix(".npz")) as new:
             write_synced(new, arrays.getvalue())
             os.replace(new, path.with_suffix(".npz"))
-        write_json(path, {**(about or {}), "kind": self.kind, "units": dict(self.units), "values": self.scalars()})
+        values = {name: None if _is_not_finite(value) else value for name, value in self.scalars().items()}
+        write_json(path, {**(about or {}), "kind": self.kind, "units": dict(self.units), "values": values})
         return path
 
     @classmethod
@@ -65,6 +68,7 @@ class Measurement:
         path = Path(folder) / f"{name or cls.kind}.json"
         try:
             values = json.loads(path.read_text(encoding="utf-8"))["values"]
+            values = {name: math.nan if value is None else value for name, value in values.items()}
             with np.load(path.with_suffix(".npz"), allow_pickle=False) as arrays:
                 return cls(**values, **{name: torch.from_numpy(arrays[name]) for name in arrays.files})
         except FileNotFoundError:
@@ -72,3 +76,7 @@ class Measurement:
         # Damaged files raise anything: JSONDecodeError, BadZipFile, KeyError, TypeError, zlib.error, ...
         except Exception as error:
             raise ValueError(f"{path}: not a measurement of {cls.kind} ({type(error).__name__}: {error})") from error
+
+
+def _is_not_finite(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)

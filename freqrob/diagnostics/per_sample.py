@@ -65,17 +65,47 @@ def per_sample(
         TypeError, ValueError: no model; images and labels that do not fit; several processes without a cache.
         OSError: the cache cannot be written.
     """
-    check_labelled(images, labels)
-    if batch_size < 1:
-        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
-    model = as_module(model)
+    chunks, model = _chunks(images, labels, batch_size), as_module(model)
     device = device_of(model, images)
 
     def on_device(subject: nn.Module, numbers: Tensor) -> dict[str, Tensor]:
         return measure(subject, numbers, device)
 
-    chunks = torch.arange(len(images)).split(batch_size)
     return shared_out(on_device, model, images, labels, chunks, key=key, what=what, cache=cache, track=track)
+
+
+def per_batch(
+    measure: Measure,
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    key: Mapping[str, Any],
+    what: str,
+    batch_size: int = 250,
+    cache: Path | None = None,
+    track: Track = untracked,
+) -> Samples:
+    """As ``per_sample``, but ``measure`` gives values of the batch as a whole: (batches, …) by name.
+
+    For what would be large if it were kept of each image, such as spectra.
+    """
+    chunks, model = _chunks(images, labels, batch_size), as_module(model)
+    device = device_of(model, images)
+
+    def on_device(subject: nn.Module, number: Tensor) -> dict[str, Tensor]:
+        return {name: value[None] for name, value in measure(subject, chunks[number], device).items()}
+
+    numbers, key = torch.arange(len(chunks)).split(1), {**key, "batch_size": batch_size}
+    return shared_out(on_device, model, images, labels, numbers, key=key, what=what, cache=cache, track=track)
+
+
+def _chunks(images: Tensor, labels: Tensor, batch_size: int) -> tuple[Tensor, ...]:
+    """The numbers of the images of each batch; raises for images and labels that do not fit."""
+    check_labelled(images, labels)
+    if batch_size < 1:
+        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    return torch.arange(len(images)).split(batch_size)
 
 
 def shared_out(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -13,13 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from freqrob.attacks import evaluating
-from freqrob.data.datasets import to_pixels
+from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.diagnostics.band_accuracy import band_accuracy
-from freqrob.diagnostics.fourier_heatmap import fourier_heatmap
+from freqrob.diagnostics.fourier_heatmap import coarseness, fourier_frequencies, fourier_heatmap
 from freqrob.diagnostics.hybrid import hybrid_reliance
 from freqrob.diagnostics.jacobian import jacobian_spectrum
 from freqrob.diagnostics.loss_landscape import LossLandscape, loss_landscape
 from freqrob.diagnostics.measurement import Measurement
+from freqrob.diagnostics.minimal_perturbation import minimal_perturbation
 from freqrob.diagnostics.per_sample import Track, device_of, untracked
 from freqrob.diagnostics.sensitivity import sensitivity
 from freqrob.models.registry import nearest_names
@@ -33,19 +36,31 @@ Preset = Literal["quick", "full"]
 class Plan:
     """How a preset measures: on how many images (all if 0), with which settings, how often the network sees each.
 
-    ``passes`` counts forward passes of an image at 32×32; a backward pass counts as two.
+    ``passes`` counts forward passes of an image, at 32×32 if it is a number, of (height, width) if it is a function; a
+    backward pass counts as two, what is not the network's as so many passes of an rn20 as take the time. ``package`` is
+    what it needs besides freqrob's own dependencies.
     """
 
     measure: Callable[..., Measurement]
     images: int
-    passes: int
+    passes: int | Callable[[int, int], int]
     settings: dict[str, Any] = field(default_factory=dict)
+    package: str = ""
+
+    @property
+    def is_possible(self) -> bool:
+        return not self.package or find_spec(self.package) is not None
 
 
 def landscape_of_half(half: str, model: nn.Module, images: Tensor, labels: Tensor, **settings: Any) -> LossLandscape:
     """The loss landscape on the low (LFC) or the high (HFC) frequencies of the images, as Lin et al.'s Fig. 1."""
     pixels = to_pixels(images)
     return loss_landscape(model, getattr(split(pixels), half)(pixels).clamp(0, 1), labels, **settings)
+
+
+def waves(height: int, width: int) -> int:
+    """How many waves a heat map has."""
+    return len(fourier_frequencies(height, width, every=coarseness(height, width)))
 
 
 low_landscape, high_landscape = (partial(landscape_of_half, half) for half in ("low_pass", "high_pass"))
@@ -55,8 +70,11 @@ PRESETS: dict[str, dict[str, Plan]] = {
         "jacobian": Plan(jacobian_spectrum, 500, 3),
         "sensitivity": Plan(sensitivity, 500, 3),
         "hybrid": Plan(hybrid_reliance, 300, 18, {"seeds": (0,)}),
-        "band_accuracy": Plan(band_accuracy, 300, 70),
-        "fourier_heatmap": Plan(fourier_heatmap, 50, 515),
+        "minimal_perturbation": Plan(
+            minimal_perturbation, 20, 250, {"steps": 50, "repeats": 1, "batch_size": 20}, package="foolbox"
+        ),
+        "band_accuracy": Plan(band_accuracy, 200, 100, {"steps": 10, "attacked": 40}),
+        "fourier_heatmap": Plan(fourier_heatmap, 50, waves),
         "loss_landscape_low": Plan(low_landscape, 100, 81, {"points": 9}),
         "loss_landscape_high": Plan(high_landscape, 100, 81, {"points": 9}),
     },
@@ -64,8 +82,9 @@ PRESETS: dict[str, dict[str, Plan]] = {
         "jacobian": Plan(jacobian_spectrum, 0, 3),
         "sensitivity": Plan(sensitivity, 0, 3),
         "hybrid": Plan(hybrid_reliance, 0, 72, {"seeds": (0, 1, 2, 3)}),
-        "band_accuracy": Plan(band_accuracy, 0, 70),
-        "fourier_heatmap": Plan(fourier_heatmap, 1000, 515),
+        "minimal_perturbation": Plan(minimal_perturbation, 1000, 3400, {"batch_size": 20}, package="foolbox"),
+        "band_accuracy": Plan(band_accuracy, 0, 100, {"attacked": 1000}),
+        "fourier_heatmap": Plan(fourier_heatmap, 1000, waves),
         "loss_landscape_low": Plan(low_landscape, 1000, 441),
         "loss_landscape_high": Plan(high_landscape, 1000, 441),
     },
@@ -81,7 +100,11 @@ def expected_seconds(model: nn.Module, images: Tensor, *, preset: Preset = "quic
         began = time.perf_counter()
         subject(batch).sum().item()
         each = (time.perf_counter() - began) / len(batch)
-    return each * sum(plan.passes * min(plan.images or len(images), len(images)) for plan in plans.values())
+    passes = {
+        name: plan.passes if isinstance(plan.passes, int) else plan.passes(*images.shape[-2:])
+        for name, plan in plans.items()
+    }  # fmt: skip
+    return each * sum(passes[name] * min(plan.images or len(images), len(images)) for name, plan in plans.items())
 
 
 def diagnose(
@@ -93,6 +116,7 @@ def diagnose(
     only: Sequence[str] = (),
     out: str | Path | None = None,
     about: Mapping[str, Any] | None = None,
+    batch_size: int | None = None,
     cache: str | Path | None = None,
     track: Track = untracked,
 ) -> dict[str, Measurement]:
@@ -103,9 +127,11 @@ def diagnose(
         images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64. Diagnostics that are costly measure the
             first ones.
         preset: ``"quick"``, under a minute for a small model on two cores; ``"full"``, what a paper would show.
-        only: the diagnostics to run, of ``PRESETS[preset]``; all by default.
+        only: the diagnostics to run, of ``PRESETS[preset]``; all by default, but those whose package is not installed,
+            of which a warning tells.
         out: a folder where each is saved, as ``<name>.npz`` and ``<name>.json``.
         about: what the JSON says besides, such as the model's name and the provenance.
+        batch_size: images at a time; by default 250 of 32×32 pixels, fewer of larger ones.
         cache: a folder where what is measured is kept, so that a run that was stopped goes on.
         track: wraps iterables in a progress bar.
 
@@ -114,13 +140,18 @@ def diagnose(
 
     Raises:
         ValueError: an unknown preset or diagnostic, or images and labels that do not fit.
+        ImportError: one of ``only`` needs a package that is not installed.
     """
-    found = {}
-    for name, plan in _chosen(preset, only).items():
+    check_labelled(images, labels)
+    plans, found = _chosen(preset, only), {}
+    for name in () if only else PRESETS[preset].keys() - plans.keys():
+        warnings.warn(f"{name} is left out: it needs {PRESETS[preset][name].package}", stacklevel=2)
+    if batch_size is None:
+        batch_size = max(8, min(250, 250 * 32 * 32 // images[0, 0].numel()))
+    how = {"batch_size": batch_size, "cache": cache and Path(cache), "track": track}
+    for name, plan in plans.items():
         chosen = slice(plan.images or None)
-        found[name] = plan.measure(
-            model, images[chosen], labels[chosen], cache=cache and Path(cache), track=track, **plan.settings
-        )
+        found[name] = plan.measure(model, images[chosen], labels[chosen], **{**how, **plan.settings})
         if out is not None:
             found[name].save(out, name, about)
     return found
@@ -133,4 +164,4 @@ def _chosen(preset: Preset, only: Sequence[str]) -> dict[str, Plan]:
     for name in only:
         if name not in plans:
             raise ValueError(f"only: got {name!r}, expected some of {', '.join(plans)}.{nearest_names(name, plans)}")
-    return {name: plans[name] for name in only or plans}
+    return {name: plans[name] for name in only or plans if only or plans[name].is_possible}

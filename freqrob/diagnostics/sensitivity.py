@@ -9,12 +9,14 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from freqrob.attacks import input_gradient
-from freqrob.data.datasets import to_pixels
+from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.data.hybrid import frequency_radius
 from freqrob.diagnostics.measurement import Measurement
-from freqrob.diagnostics.per_sample import Track, per_sample, untracked
+from freqrob.diagnostics.per_sample import Track, per_batch, untracked
+from freqrob.spectral.longtail import split
 from freqrob.spectral.ops import ring_sum
 from freqrob.spectral.reference import rfft2
 from freqrob.spectral.rings import RingMap
@@ -49,7 +51,7 @@ def sensitivity(
     images: Tensor,
     labels: Tensor,
     *,
-    boundary_ring: int = 5,
+    boundary_ring: int | None = None,
     ranks: Sequence[int] = (0, 9, 99),
     batch_size: int = 250,
     cache: Path | None = None,
@@ -60,8 +62,8 @@ def sensitivity(
     Args:
         model: images (N, C, H, W) in [0, 1] to logits (N, K).
         images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64.
-        boundary_ring: the first ring of the high frequencies, such as one more than ``split(images).boundary``; the
-            paper draws r = 4.98 for CIFAR-10.
+        boundary_ring: the first ring of the high frequencies. By default 5 at 32×32, where the paper draws r = 4.98
+            for CIFAR-10; at other sizes one more than ``split(images).boundary``.
         ranks: whose frequencies are kept, as density plots want them; from 0.
         batch_size, cache, track: as for ``per_sample``.
 
@@ -72,7 +74,10 @@ def sensitivity(
     mean over the channels first and the half plane of ``rfft2``.
     """
     height, width = images.shape[-2:]
+    check_labelled(images, labels)
     rings, radius = RingMap(height, width), frequency_radius(height, width).flatten()
+    if boundary_ring is None:
+        boundary_ring = 5 if max(height, width) == 32 else split(images).boundary + 1
     if not 1 <= boundary_ring < rings.rings:
         raise ValueError(f"boundary_ring: expected 1 to {rings.rings - 1}, got {boundary_ring}")
     if not ranks or not all(0 <= rank < len(radius) for rank in ranks):
@@ -84,17 +89,20 @@ def sensitivity(
         power = ring_sum(gradient, rings).double()
         total = power.sum(1)
         high = power[:, boundary_ring:].sum(1) / torch.where(total > 0, total, 1)
-        return {"magnitude": magnitude.float(), "radii": radius[order.cpu()[:, list(ranks)]], "high": high}
+        radii = radius[order[:, list(ranks)].cpu()]
+        missing = batch_size - len(numbers)  # of the last batch
+        each = {"radii": pad(radii, (0, 0, 0, missing)), "high": pad(high, (0, missing))}
+        return {"magnitude": magnitude.double().sum(0), **each}
 
     key = {"diagnostic": "sensitivity", "boundary_ring": boundary_ring, "ranks": list(ranks)}
-    found = per_sample(
+    found = per_batch(
         projected, model, images, labels, key=key, batch_size=batch_size, cache=cache, track=track, what="sensitivity"
     )
     return Sensitivity(
-        magnitude=found["magnitude"].double().mean(0),
+        magnitude=found["magnitude"].sum(0) / len(images),
         ranks=list(ranks),
-        radii=found["radii"],
+        radii=found["radii"].flatten(0, 1)[: len(images)],
         boundary=rings.radii[boundary_ring].item(),
-        high_share=found["high"],
+        high_share=found["high"].flatten()[: len(images)],
         images=len(images),
     )

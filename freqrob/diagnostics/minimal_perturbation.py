@@ -1,0 +1,156 @@
+"""The spectrum of the smallest perturbations that change a model's answer, by a boundary attack in Foolbox's form."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from importlib.util import find_spec
+from math import nan
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from freqrob.attacks import Norm, check_norm
+from freqrob.data.datasets import check_labelled, to_pixels
+from freqrob.diagnostics.measurement import Measurement
+from freqrob.diagnostics.per_sample import Track, untracked
+from freqrob.spectral.rings import RingMap
+
+if TYPE_CHECKING:
+    from freqrob_foolbox import PerturbationSpectrum
+
+
+@dataclass(frozen=True)
+class MinimalPerturbationSpectrum(Measurement):
+    """How large the smallest perturbations are, and of which frequencies.
+
+    Attributes:
+        distances: (N,) in ``norm``; infinite without success.
+        success: (N,) bool.
+        power: (H, W) mean |DFT|² over the successes and channels, DC at [0, 0] and set to 0.
+        frequencies: (rings,) where each ring begins.
+        profile: (rings,) mean of ``power`` over each ring.
+        radii: (25,) from 0 to √½.
+        cumulative: (25,) the share of the power within each of ``radii``.
+        half_power_frequency: f_0.5, where ``cumulative`` crosses one half; white noise of 32×32 pixels has 0.396.
+        half_power_low, half_power_high: its 95 % bootstrap interval over the images.
+        exact_half_power_frequency: the smallest radius of a coefficient within which half of the power lies; white
+            noise has 0.400.
+        attack, norm, steps, repeats, seed: how the perturbations were found.
+        images: N. Where no perturbation was found, or none that changes more than the mean, the spectrum and f_0.5 are
+            NaN.
+    """
+
+    kind: ClassVar[str] = "minimal_perturbation"
+    units: ClassVar = {
+        "distances": "pixels of [0, 1]", "power": "pixels² of [0, 1]", "profile": "pixels² of [0, 1]",
+        "frequencies": "cycles/pixel", "radii": "cycles/pixel", "half_power_frequency": "cycles/pixel",
+        "half_power_low": "cycles/pixel", "half_power_high": "cycles/pixel",
+        "exact_half_power_frequency": "cycles/pixel",
+    }  # fmt: skip
+
+    distances: Tensor
+    success: Tensor
+    power: Tensor
+    frequencies: Tensor
+    profile: Tensor
+    radii: Tensor
+    cumulative: Tensor
+    half_power_frequency: float
+    half_power_low: float
+    half_power_high: float
+    exact_half_power_frequency: float
+    attack: str
+    norm: str
+    steps: int
+    repeats: int
+    seed: int
+    images: int
+
+
+def minimal_perturbation(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    norm: Norm = "Linf",
+    steps: int = 1000,
+    repeats: int = 3,
+    seed: int = 0,
+    batch_size: int = 20,
+    cache: Path | None = None,
+    track: Track = untracked,
+) -> MinimalPerturbationSpectrum:
+    """Lead each image to the label of another one by as little as possible, and take the spectrum of the differences.
+
+    Brendel–Bethge attacks of ``freqrob_foolbox``, targeted at a fixed derangement of the labels, from starts of PGD;
+    the smallest of the repeats is kept. Of rn20 on CIFAR-10, 50 steps find distances within 3 % and f_0.5 within 0.003
+    of those of 1,000.
+
+    Args:
+        model: images (N, C, H, W) in [0, 1] to logits (N, K).
+        images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64; no class may have more than half.
+        norm: "Linf" or "L2".
+        steps: of each attack.
+        repeats: attacks from other starts.
+        seed: of targets, starts and the bootstrap.
+        batch_size: images at a time.
+        cache, track: as for ``per_sample``.
+
+    Raises:
+        ImportError: Foolbox is not installed.
+        ValueError: an unknown norm, a count below 1, or images and labels that do not fit.
+
+    Source: Li et al., PLoS Comput. Biol. 2023, Fig. 2, 4 and 6: L∞, 1,000 images, 1,000 steps, several repeats.
+    """
+    check_norm(norm)
+    check_labelled(images, labels)
+    check_foolbox()
+    from freqrob_foolbox import L2BrendelBethgeAttack, LinfinityBrendelBethgeAttack, MinimalPerturbation
+
+    attack = {"Linf": LinfinityBrendelBethgeAttack, "L2": L2BrendelBethgeAttack}[norm](steps=steps)
+    how = MinimalPerturbation(attack, repeats=repeats, seed=seed, batch_size=batch_size)
+    found = how(model, images, labels, cache=cache, track=track)
+    spectrum = _spectrum(found.perturbed[found.success], to_pixels(images).cpu()[found.success], seed)
+    low, high = spectrum.half_power_interval
+    return MinimalPerturbationSpectrum(
+        distances=found.distances,
+        success=found.success,
+        power=spectrum.power,
+        frequencies=spectrum.frequencies,
+        profile=spectrum.profile,
+        radii=spectrum.radii,
+        cumulative=spectrum.cumulative,
+        half_power_frequency=spectrum.half_power_frequency,
+        half_power_low=low,
+        half_power_high=high,
+        exact_half_power_frequency=spectrum.exact_half_power_frequency,
+        attack=re.sub(r" at 0x[0-9a-f]+", "", repr(attack)),
+        norm=norm,
+        steps=steps,
+        repeats=repeats,
+        seed=seed,
+        images=len(images),
+    )
+
+
+def check_foolbox() -> None:
+    """Raise ImportError unless Foolbox is there, saying how to get it."""
+    if find_spec("foolbox") is None:
+        raise ImportError("minimal_perturbation: needs Foolbox's attacks: pip install 'freqrob[foolbox]'")
+
+
+def _spectrum(perturbed: Tensor, images: Tensor, seed: int) -> PerturbationSpectrum:
+    """``analyze_spectrum``; NaN where there is no power beside DC to analyse."""
+    from freqrob_foolbox import PerturbationSpectrum, analyze_spectrum
+    from freqrob_foolbox.spectrum import CORNER, GRID
+
+    try:
+        return analyze_spectrum(perturbed, images, seed=seed)
+    except ValueError:  # no images, or perturbed ones that are images plus a constant
+        size, rings = images.shape[-2:], RingMap(*images.shape[-2:])
+        power, profile, cumulative = (torch.full(shape, nan).double() for shape in (size, (rings.rings,), (GRID,)))
+        radii = torch.linspace(0, CORNER, GRID, dtype=torch.float64)
+        return PerturbationSpectrum(power, rings.radii, profile, radii, cumulative, nan, (nan, nan), nan, len(images))
