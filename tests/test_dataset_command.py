@@ -21,6 +21,8 @@ from freqrob.data.cifar_b import write_cifar_b
 from freqrob.data.corruption_arrays import Published, load_corruptions, write_corruptions
 from freqrob.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt, photographs
 from freqrob.data.datasets import ImageSet
+from freqrob.data.hybrid import hybrid_images, partners, write_hybrids
+from freqrob.diagnostics import CorruptionSpectrum, Spectrum, corruption_spectrum, spectrum
 
 COUNT = 30  # images in each file of the small CIFAR-10
 ABOUT = {"dataset": "cifar10", "bass": None}
@@ -405,3 +407,89 @@ class TestCifarB:
         assert balanced["labels"] == [3, 1] and (balanced["data"] != pixels).any()
         old = pickle.loads(_balanced(content, "official"), encoding="bytes")
         assert old.keys() == {b"labels", b"data"}
+
+
+# Hybrid images
+
+
+def test_hybrid_images_are_those_that_models_are_measured_on(cifar, tmp_path):
+    out = tmp_path / "hybrid"
+    command = ["dataset", "hybrid", "--data", str(cifar), "--out", str(out), "--frequency", "0.1", "--frequency", "0.3"]
+    result = CliRunner().invoke(cli.app, [*command, "--images", "20", "--seed", "3", "--png", "4", "--float"])
+    assert result.exit_code == 0, result.output
+    test = load_dataset("cifar10", "test", cifar)[:20]
+    with np.load(out / "hybrid.npz") as file:
+        found = {name: torch.from_numpy(file[name]) for name in file.files}
+    other = partners(test.labels, 3)
+    assert found["frequencies"].tolist() == [0.1, 0.3] and torch.equal(found["partners"], other)
+    assert torch.equal(found["low_labels"], test.labels) and torch.equal(found["high_labels"], test.labels[other])
+    assert (found["low_labels"] != found["high_labels"]).all()
+    pixels = test.images / 255
+    assert torch.equal(found["images"][1], hybrid_images(pixels, pixels[other], 0.3))
+    about = json.loads((out / "hybrid.json").read_text())
+    assert (
+        about["images"] == 20 and about["seed"] == 3 and about["dtype"] == "float32" and about["dataset"] == "cifar10"
+    )
+    sheet = torchvision.io.read_image(str(out / "hybrid.png"))
+    assert sheet.shape == (3, 4 * 66 + 2, 4 * 66 + 2)
+    assert (sheet[:, 2:66:2, 2:66:2].float() - test.images[0]).abs().max() <= 1, "the first is the low image"
+    assert (sheet[:, 2:66:2, 200:264:2].float() - test.images[other[0]]).abs().max() <= 1, "the last is its partner"
+
+
+def test_hybrid_images_of_bytes_are_rounded_and_whole_or_absent(few, tmp_path, monkeypatch):
+    path = write_hybrids(few, tmp_path / "a", frequencies=(0.2,))
+    with np.load(path) as file:
+        images = torch.from_numpy(file["images"])
+    assert images.dtype == torch.uint8 and not (tmp_path / "a" / "hybrid.png").exists()
+    floats = few.images / 255
+    expected = hybrid_images(floats, floats[partners(few.labels)], 0.2)
+    assert (images[0] / 255 - expected).abs().max() <= 0.5001 / 255
+    before = path.read_bytes()
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_hybrids(few, tmp_path / "a", frequencies=(0.1,))
+    assert path.read_bytes() == before and len(list((tmp_path / "a").iterdir())) == 2
+    with pytest.raises(ValueError, match="frequencies: expected at least one"):
+        write_hybrids(few, tmp_path, frequencies=())
+
+
+# Spectra
+
+
+def test_the_spectra_of_a_data_set_and_its_corruptions(cifar, tmp_path):
+    test = load_dataset("cifar10", "test", cifar)
+    write_corruptions(test[:20], tmp_path / "c", ["contrast", "gaussian_noise"], about=ABOUT)
+    command = ["dataset", "spectrum", "--data", str(cifar), "--bass", "--corruptions", str(tmp_path / "c")]
+    result = CliRunner().invoke(cli.app, [*command, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    found = {name: Spectrum.load(tmp_path / "out", name) for name in ("natural", "bass", "contrast", "gaussian_noise")}
+    assert [one.images for one in found.values()] == [30, 30, 100, 100]
+    assert found["natural"].log_b_low == spectrum(test.images).log_b_low
+    assert found["bass"].log_b_low == spectrum(balance(test).images).log_b_low
+    noise = CorruptionSpectrum.load(tmp_path / "out", "gaussian_noise_change")
+    assert noise.images == 20 and noise.log_b_low.shape == (5,)
+    assert f"{noise.mean_log_b_low:.2f}" in result.output and f"{found['bass'].alpha:.2f}" in result.output
+    about = json.loads((tmp_path / "out" / "contrast.json").read_text())
+    assert about["set"] == "contrast" and about["source"] == "cifar10 test" and "--bass" in about["command"]
+
+
+def test_what_was_added_to_balanced_images_is_measured_against_them(cifar, tmp_path):
+    test = load_dataset("cifar10", "test", cifar)
+    write_corruptions(balance(test), tmp_path / "c", ["contrast"], about={**ABOUT, "bass": "official"})
+    command = ["dataset", "spectrum", "--data", str(cifar), "--corruptions", str(tmp_path / "c")]
+    assert CliRunner().invoke(cli.app, [*command, "--out", str(tmp_path / "out")]).exit_code == 0
+    found = CorruptionSpectrum.load(tmp_path / "out", "contrast_change")
+    arrays = load_corruptions(tmp_path / "c")
+    twins = (arrays.images("contrast", severity) for severity in SEVERITIES)
+    assert found.mean_log_b_low == corruption_spectrum(balance(test).images, twins).mean_log_b_low
+
+
+def test_corruptions_of_other_images_are_an_error(cifar, few, tmp_path):
+    write_corruptions(few, tmp_path / "c", ["contrast"], about=ABOUT)
+    command = ["dataset", "spectrum", "--data", str(cifar), "--corruptions", str(tmp_path / "c")]
+    result = CliRunner().invoke(cli.app, [*command, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 2 and "is of other images than cifar10's test set" in result.output

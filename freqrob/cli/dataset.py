@@ -1,13 +1,14 @@
-"""`freqrob dataset`: corrupted and balanced data sets as files."""
+"""`freqrob dataset`: corrupted, balanced and hybrid data sets as files, and their spectra."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from freqrob.cli.app import (
     INTERRUPTED,
@@ -21,9 +22,18 @@ from freqrob.cli.app import (
 )
 from freqrob.cli.progress import progress_bars
 
-dataset_group = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Write data sets that others read.")
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from freqrob.data import ImageSet
+    from freqrob.diagnostics.per_sample import Track
+
+dataset_group = typer.Typer(
+    no_args_is_help=True, rich_markup_mode="markdown", help="Write data sets that others read, and measure them."
+)
 
 Cifar = Annotated[str, typer.Option(help="cifar10 or cifar100.")]
+DatasetName = Annotated[str, typer.Option(help="The data set, of whose test split images are taken.")]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Where the files are written.")]
 
 
@@ -124,6 +134,129 @@ def bass(
             track=track,
         )  # fmt: skip
     _say(f"Wrote {folder}")
+
+
+@dataset_group.command()
+def hybrid(
+    out: Out,
+    data: DataDir = Path("data"),
+    dataset: DatasetName = "cifar10",
+    images: Annotated[int, typer.Option(help="How many, the first of the test set; 0 for all.")] = 1000,
+    frequencies: Annotated[
+        list[float] | None,
+        typer.Option("--frequency", metavar="F", help="Mixing frequency in cycles/pixel; repeatable. Li et al.'s 18."),
+    ] = None,
+    seed: Seed = 0,
+    floats: Annotated[bool, typer.Option("--float", help="float32 in [0, 1], four times the size, not uint8.")] = False,
+    png: Annotated[int, typer.Option(metavar="N", help="Rows of a contact sheet to look at, hybrid.png.")] = 0,
+    download: Download = False,
+) -> None:
+    """Write hybrid images: the low frequencies of one test image, the high ones of one of another class.
+
+    Examples:
+
+    - `freqrob dataset hybrid --data ./data --out ./hybrid --png 12`
+    - `freqrob dataset hybrid --data ./data --out ./hybrid --frequency 0.1 --frequency 0.2 --images 0`
+
+    `hybrid.npz` has `images` (frequencies, N, C, H, W), `frequencies`, `low_labels`, `high_labels` and `partners`:
+    whose high frequencies each image has. They are those on which `freqrob diagnose` measures the reversal frequency
+    at the same seed and images, but for rounding without `--float`. `hybrid.json` says how they were made.
+    """
+    check_writable(out)
+    from freqrob.data import load_dataset
+    from freqrob.data.hybrid import MIXING_FREQUENCIES, write_hybrids
+
+    if images < 0 or png < 0:
+        raise ValueError(f"images, png: expected numbers from 0 on, got {images} and {png}")
+    options = {"--dataset": dataset, "--images": images, "--frequency": frequencies, "--seed": seed, "--png": png}
+    with progress_bars() as (track, _log):
+        chosen = load_dataset(dataset, "test", data, download=download, track=track)[: images or None]
+        path = write_hybrids(
+            chosen, out, frequencies=frequencies or MIXING_FREQUENCIES, seed=seed, floats=floats, sheet=png,
+            about={"dataset": dataset, "split": "test"},
+            command=command_line("dataset", options, "hybrid", *(["--float"] if floats else [])), track=track,
+        )  # fmt: skip
+    _say(f"Wrote {path}")
+
+
+@dataset_group.command()
+def spectrum(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the measurements are written.")] = Path("spectra"),
+    data: DataDir = Path("data"),
+    dataset: DatasetName = "cifar10",
+    bass: Annotated[bool, typer.Option("--bass", help="Of the balanced images as well.")] = False,
+    corruptions: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Of corrupted images as well, and of what each type adds.")
+    ] = None,
+    download: Download = False,
+) -> None:
+    """Measure the spectra of a test set: the power law, the 80/20 boundary, the entropy, ln B_low.
+
+    Examples:
+
+    - `freqrob dataset spectrum --data ./data --bass`
+    - `freqrob dataset spectrum --data ./data --corruptions ./data/cifar10-c --out ./spectra`
+
+    Writes `natural`, `bass`, and a type's name, as arrays (`.npz`) and JSON; `<type>_change` is the spectrum of
+    x' − x, whose ln B_low Chan et al. (2022) list in their Table 1. Corruptions are the published arrays or those of
+    `freqrob dataset corrupt`.
+    """
+    check_writable(out)
+    from freqrob.data import balance, load_dataset
+    from freqrob.provenance import provenance
+
+    options = {"--dataset": dataset, "--corruptions": str(corruptions) if corruptions else None}
+    command = command_line("dataset", options, "spectrum", *(["--bass"] if bass else []))
+    with progress_bars() as (track, _log):
+        chosen = load_dataset(dataset, "test", data, download=download, track=track)
+        sets = {"natural": chosen.images} | ({"bass": balance(chosen).images} if bass else {})
+        about = {**provenance(command), "source": f"{dataset} test"}
+        rows = _measure_sets(sets, out, about, track)
+        if corruptions is not None:
+            rows += _measure_corruptions(chosen, corruptions, dataset, out, about, track)
+    table = Table("images", "α", "80 % within (cycles/pixel)", "entropy (nats)", "ln B_low", "ln B_low of x' − x")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+    _say(f"Wrote {out}")
+
+
+def _measure_sets(sets: dict[str, Tensor], out: Path, about: dict[str, Any], track: Track) -> list[tuple[str, ...]]:
+    from freqrob.diagnostics import spectrum as measure
+
+    rows = []
+    for name, images in track(sets.items(), "spectra", len(sets)):
+        found = measure(images)
+        found.save(out, name, {**about, "set": name})
+        figures = (found.alpha, 2), (found.boundary_radius, 3), (found.entropy, 2), (found.log_b_low, 2)
+        rows.append((name, *(f"{value:.{digits}f}" for value, digits in figures)))
+    return rows
+
+
+def _measure_corruptions(
+    chosen: ImageSet, folder: Path, dataset: str, out: Path, about: dict[str, Any], track: Track
+) -> list[tuple[str, ...]]:
+    """Of each type all severities together, and what they add to the images that they were made of."""
+    import numpy as np
+    import torch
+
+    from freqrob.data import balance
+    from freqrob.data.corruption_arrays import load_corruptions
+    from freqrob.data.corruptions import SEVERITIES
+    from freqrob.diagnostics import corruption_spectrum
+
+    arrays, rows = load_corruptions(folder, dataset), []
+    clean = chosen[: len(arrays.labels)]
+    if not torch.equal(clean.labels, arrays.labels):
+        raise ValueError(f"corruptions: {arrays.folder} is of other images than {dataset}'s test set")
+    clean = balance(clean) if (arrays.generated or {}).get("bass") else clean
+    for name in track(arrays.types, "corruptions", len(arrays.types)):
+        everything = torch.from_numpy(np.array(arrays.arrays[name])).permute(0, 3, 1, 2)
+        (row,) = _measure_sets({name: everything}, out, about, lambda items, *_: items)
+        change = corruption_spectrum(clean.images, (arrays.images(name, severity) for severity in SEVERITIES))
+        change.save(out, f"{name}_change", {**about, "set": name})
+        rows.append((*row, f"{change.mean_log_b_low:.2f}"))
+    return rows
 
 
 def _say(text: str, style: str | None = None) -> None:

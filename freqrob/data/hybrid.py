@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from freqrob.data.datasets import ImageSet, to_pixels
+from freqrob.files import temporary_beside, write_json
+from freqrob.provenance import provenance
 from freqrob.spectral.ops import check_planes
 from freqrob.spectral.reference import irfft2, rfft2
 
@@ -72,3 +80,82 @@ def partners(labels: Tensor, seed: int = 0) -> Tensor:
         asked = targets == target
         chosen[asked] = draws.choice(np.flatnonzero(labels.cpu().numpy() == target), asked.sum())
     return torch.from_numpy(chosen).to(labels)
+
+
+def write_hybrids(
+    dataset: ImageSet,
+    folder: str | Path,
+    *,
+    frequencies: Sequence[float] = MIXING_FREQUENCIES,
+    seed: int = 0,
+    floats: bool = False,
+    sheet: int = 0,
+    about: Mapping[str, Any] | None = None,
+    command: str = "",
+    track: Callable[[Iterable, str, int], Iterable] = lambda items, _what, _count: items,
+) -> Path:
+    """Write ``hybrid.npz``, the hybrid images that ``hybrid_reliance`` shows a model, and ``hybrid.json`` about it.
+
+    The arrays: ``images`` (F, N, C, H, W), of each mixing frequency; ``frequencies`` (F,) in cycles/pixel;
+    ``low_labels`` and ``high_labels`` (N,) int64; ``partners`` (N,), whose high frequencies each image has.
+
+    Args:
+        dataset: N images, each the low half of N hybrids.
+        folder: created if absent.
+        frequencies: in cycles/pixel.
+        seed: of the partners.
+        floats: float32 in [0, 1], as models are shown them; else rounded to uint8.
+        sheet: how many rows ``hybrid.png`` has, a contact sheet: an image, its hybrids from low to high frequencies,
+            its partner. 0 for no sheet.
+        about: what the images are, for the JSON.
+        command: for the record.
+        track: wraps the work in a progress bar.
+
+    Returns:
+        The path of ``hybrid.npz``. Each file is whole before it replaces an earlier one.
+
+    Raises:
+        ValueError: no frequencies, or labels more than half of which are equal.
+        OSError: a full disk.
+    """
+    if not frequencies:
+        raise ValueError("frequencies: expected at least one, got none")
+    folder, partner, pixels = Path(folder), partners(dataset.labels, seed), to_pixels(dataset.images)
+    mixed = []
+    for frequency in track(frequencies, "hybrid images", len(frequencies)):
+        hybrids = hybrid_images(pixels, pixels[partner], frequency)
+        mixed.append(hybrids if floats else (255 * hybrids).round().byte())
+    arrays = {
+        "images": torch.stack(mixed),
+        "frequencies": torch.tensor(frequencies, dtype=torch.float64),
+        "low_labels": dataset.labels,
+        "high_labels": dataset.labels[partner],
+        "partners": partner,
+    }
+    path = folder / "hybrid.npz"
+    with temporary_beside(path) as new:
+        with new.open("wb") as file:
+            np.savez(file, **{name: array.cpu().numpy() for name, array in arrays.items()})
+        os.replace(new, path)
+    if sheet:
+        rows = zip(pixels[:sheet], arrays["images"].transpose(0, 1), pixels[partner[:sheet]], strict=False)
+        _write_sheet(folder / "hybrid.png", [[low, *map(to_pixels, hybrids), high] for low, hybrids, high in rows])
+    record = {
+        "seed": seed,
+        "images": len(dataset),
+        "frequencies": list(frequencies),
+        "dtype": "float32" if floats else "uint8",
+    }
+    write_json(folder / "hybrid.json", {**provenance(command), **(about or {}), **record})
+    return path
+
+
+def _write_sheet(path: Path, rows: Sequence[Sequence[Tensor]], scale: int = 2, gap: int = 2) -> None:
+    """Images (C, H, W) in [0, 1], row by row, on white."""
+    from torchvision.utils import make_grid, save_image  # half a second that `import freqrob` must not cost
+
+    images = torch.stack([image for row in rows for image in row])
+    large = images.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    with temporary_beside(path) as new:
+        save_image(make_grid(large, nrow=len(rows[0]), padding=gap, pad_value=1), new, format="png")
+        os.replace(new, path)
