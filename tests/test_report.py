@@ -39,10 +39,10 @@ from freqrob.report import write_report
 from freqrob.report.data import COLUMNS
 from freqrob.report.figures import VARIABLES, png_uri
 from freqrob.report.findings import caveats, findings, rank_correlation
-from freqrob.report.records import Accuracy, ModelRecord, Records, read_runs
+from freqrob.report.records import Accuracy, Measured, ModelRecord, Origin, Records, read_runs
 from freqrob.report.summary import columns
 
-HOSTILE = "<script>alert($1)</script>"
+HOSTILE = r"<script>alert($\frac$)</script>"  # neither HTML nor TeX
 ABOUT = {
     "command": "freqrob diagnose <b>", "commit": "0123456789ab", "date": "2026-01-02T03:04:05+00:00",
     "machine": "A & B, 2 cores", "versions": {"python": "3.11", "torch": "2.15"}, "source": "cifar10 test",
@@ -185,7 +185,7 @@ def test_page_needs_nothing_outside_it_and_links_to_what_is_there(page, out):
 
 def test_what_files_say_is_escaped(page, out):
     assert page.count("<script>") == 1, "that which sorts"
-    assert "&lt;script&gt;alert($1)&lt;/script&gt;" in page
+    assert r"&lt;script&gt;alert($\frac$)&lt;/script&gt;" in page
     assert "freqrob diagnose &lt;b&gt;" in page and "A &amp; B" in page
     for figure in (out / "figures").glob("*.svg"):
         assert "<script>" not in figure.read_text()
@@ -198,21 +198,21 @@ def test_table_sorts_by_a_script_of_its_own(page):
 def test_summary_shows_what_was_measured_and_only_that(page):
     heads, models = summary_table(page)
     assert heads == [
-        "model", "clean 10,000 images, seed 0", "PGD-20, L∞, ε = 8/255 10,000 images, seed 0, step 2/255",
-        "PGD-20, L∞, ε = 8/255 10,000 images, seed 0, step 2/255",
-        "PGD-20, L∞, ε = 8/255 10,000 images, seed 0, step 2/255",
-        *(f"{group} 100 images a severity, made by freqrob, protocol natural"
+        "model", "clean 10,000 images of cifar10 test, seed 0",
+        *["PGD-20, L∞, ε = 8/255 10,000 images of cifar10 test, seed 0, step 2/255"] * 3,
+        *(f"{group} 100 images of cifar10 a severity, made by freqrob, protocol natural"
           for group in ("noise", "blur", "weather", "digital", "15 types")),
-        "ln Blow 300 images, batch 128", "frev 300 images, seeds 0, 1",
-        "HFC share 300 images, from 0.156 cycles/pixel on",
-        "rise, LFC 300 images, seed 0", "rise, HFC 300 images, seed 0",
+        "ln Blow 300 images of cifar10 test, batch 128", "frev 300 images of cifar10 test, seeds 0, 1",
+        "HFC share 300 images of cifar10 test, from 0.156 cycles/pixel on",
+        "rise, LFC 300 images of cifar10 test, seed 0", "rise, HFC 300 images of cifar10 test, seed 0",
     ]  # fmt: skip
     share = f"{100 * random(300, seed=0).mean():.1f}"
     assert models["pgd_at_tiny"] == [
         "–", "43.8", "10.0", "50.0", *["62.5"] * 5, "4.12", "0.375", share, "0.25", "0.12",
     ]  # fmt: skip
     assert models[HOSTILE][:5] == ["75.0", "12.5", "–", "–", "–"] and models[HOSTILE][9] == "5.12"
-    assert models["late"][1:] == ["30.0a", *["–"] * 12] and "a 200 images, seed 0, step 2/255" in text_of(page)
+    assert models["late"][1:] == ["30.0a", *["–"] * 12]
+    assert "a 200 images of cifar10 test, seed 0, step 2/255" in text_of(page)
 
 
 def test_every_number_of_the_summary_is_in_the_json_and_the_csv(page, out):
@@ -252,7 +252,7 @@ def test_every_figure_is_a_file_too(page, out):
         with Image.open(out / "figures" / f"{name}.png") as picture:
             assert min(picture.size) > 300
     drawn = (out / "figures" / "hybrid.svg").read_text()
-    assert "pgd_at_tiny" in drawn and "&lt;script&gt;alert($1)" in drawn, "the legend"
+    assert "pgd_at_tiny" in drawn and r"&lt;script&gt;alert($\frac$)" in drawn, "the legend"
 
 
 def test_figures_follow_the_page_from_light_to_dark(page):
@@ -413,11 +413,11 @@ def test_fifteen_models_have_a_line_a_panel_and_a_legend_each(tmp_path):
 
 
 def accuracy(share, protocol="natural", images=10_000, attack="PGD-20"):
-    return Accuracy(protocol, attack, "Linf", 8 / 255, 2 / 255, images, 0, share, None)
+    return Accuracy(protocol, attack, "Linf", 8 / 255, 2 / 255, images, 0, share, Origin(None, ABOUT))
 
 
-def said(*models, **measured):
-    """The findings of models given by their accuracies; ``measured``: Jacobians by ln B_low."""
+def said(*models):
+    """The findings of models given by their accuracies."""
     records = Records([ModelRecord(f"m{n}", accuracies=list(found)) for n, found in enumerate(models)], {}, [])
     return [text_of(sentence) for sentence in findings(records, columns(records.models))]
 
@@ -425,12 +425,23 @@ def said(*models, **measured):
 def test_the_most_robust_is_named_with_those_that_cannot_be_told_from_it():
     first, *_ = said([accuracy(0.36)], [accuracy(0.355)], [accuracy(0.1)])
     assert first == (
-        "Under PGD-20, L∞, ε = 8/255 (protocol natural; 10,000 images, seed 0, step 2/255), m0 classifies 36.0 % of "
-        "the images correctly (95 % interval 35.1 to 36.9 %), the most of 3 models; on so many images m1 cannot be "
-        "told from it. m2 has the least, 10.0 %."
+        "Under PGD-20, L∞, ε = 8/255 (protocol natural; 10,000 images of cifar10 test, seed 0, step 2/255), m0 "
+        "classifies 36.0 % of the images correctly (95 % interval 35.1 to 36.9 %), the most of 3 models; on so many "
+        "images m1 cannot be told from it. m2 has the least, 10.0 %."
     )
     assert "cannot be told" not in said([accuracy(0.36)], [accuracy(0.3)])[0]
     assert said([accuracy(0.36, images=20)])[0].endswith("(95 % interval 18.9 to 57.7 %).")
+
+
+def test_only_what_was_measured_alike_is_compared():
+    text = said([accuracy(0.36)], [accuracy(0.9, images=20)], [accuracy(0.1)])[0]
+    assert "m0 classifies 36.0 %" in text and "of 2 models" in text and "m1" not in text
+
+
+def test_corruptions_are_summed_up(tmp_path):
+    records = read_runs([corrupted(tmp_path / "c.json", one=0.5, two=0.75)], cards=False)
+    (sentence,) = map(text_of, findings(records, columns(records.models)))
+    assert "two is best of 2 with 75.0 %; the hardest type is gaussian noise, 62.5 % over them." in sentence
 
 
 def test_what_the_protocol_decides_is_said_only_beyond_noise():
@@ -451,7 +462,7 @@ def test_a_relation_with_robustness_needs_five_models_and_a_small_p():
         models = [ModelRecord(f"m{n}", accuracies=[accuracy(share)]) for n, share in enumerate(shares)]
         for model, level in zip(models, levels, strict=True):
             jacobian = JacobianSpectrum(torch.ones(32, 17), float(level), 128, 500)
-            model.measurements["jacobian"] = type("Measured", (), {"of": jacobian, "origin": None})()
+            model.measurements["jacobian"] = Measured(jacobian, Origin(None, ABOUT))
         return next(text_of(s) for s in findings(Records(models, {}, []), columns(models)) if "B<sub>" in s)
 
     shares = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
@@ -493,7 +504,7 @@ const table = document.querySelector("table.summary");
 const of = (i) => [...table.tBodies[0].rows].map((row) => row.cells[i].textContent);
 const buttons = [...table.querySelectorAll("th button")], said = [];
 const heads = buttons.map((button) => button.closest("th"));
-for (const i of [2, 2, 0]) { buttons[i].click(); said.push([of(i), heads[i].getAttribute("aria-sort")]); }
+for (const i of [2, 2, 0, 1, 1]) { buttons[i].click(); said.push([of(i), heads[i].getAttribute("aria-sort")]); }
 document.title = JSON.stringify({said, wide: document.documentElement.scrollWidth - innerWidth});
 </script>
 """
@@ -510,9 +521,10 @@ def test_page_sorts_in_a_browser_without_errors(page, tmp_path):
         )  # fmt: skip
     assert "CONSOLE" not in found.stderr, found.stderr
     title = json.loads(unescape(re.search("<title>(.*?)</title>", found.stdout, re.DOTALL)[1]))
-    down, up, names = title["said"]
+    down, up, names, *absent = title["said"]
     assert down == [["43.8", "30.0a", "12.5"], "descending"] and up == [["12.5", "30.0a", "43.8"], "ascending"]
     assert names == [[HOSTILE, "late", "pgd_at_tiny"], "ascending"] and title["wide"] <= 0
+    assert [order for order, _ in absent] == [["75.0", "–", "–"]] * 2, "what was not measured comes last both ways"
 
 
 def test_text_is_whole_or_absent(tmp_path):

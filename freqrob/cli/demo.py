@@ -43,13 +43,13 @@ def demo(
     - `freqrob demo --model-dir ./models`
     """
     check_writable(out)
-    from freqrob.data.samples import SAMPLES, sample_images
+    from freqrob.data.samples import sample_images
     from freqrob.files import write_json
     from freqrob.provenance import provenance
     from freqrob.report import write_report
 
     if data is None:
-        dataset, source = sample_images(), f"the first {SAMPLES} of CIFAR-10's test set, from Foolbox"
+        dataset, source = sample_images(), "Foolbox's CIFAR-10 samples"
         count = len(dataset) if images is None else images
     else:
         from freqrob.data import load_dataset

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 from markupsafe import Markup
 
+from freqrob.evaluation.corruptions import GROUPS
 from freqrob.report.records import Accuracy, Records
 from freqrob.report.summary import Column, conditions_of, headline, title_of
 
@@ -71,65 +73,68 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return ((values[:, None] > values).sum(1) + (values[:, None] >= values).sum(1) + 1) / 2
 
 
+def _robust(records: Records) -> dict[str, Accuracy]:
+    """Accuracies under the headline attack of the models that were measured under the same conditions as most."""
+    setting = headline(records.models)
+    best = {model.name: one for model in records.models if setting and (one := model.best(setting))}
+    usual = Counter(map(conditions_of, best.values())).most_common(1)
+    return {name: one for name, one in best.items() if conditions_of(one) == usual[0][0]}
+
+
 def _most_robust(records: Records) -> Markup | None:
     """Who withstands the headline attack most often, and who cannot be told from it on so many images."""
-    setting = headline(records.models)
-    found = {model.name: best for model in records.models if setting and (best := model.best(setting))}
+    found = _robust(records)
     if not found:
         return None
-    first, best = max(found.items(), key=lambda item: item[1].accuracy)
+    first = max(found, key=lambda name: found[name].accuracy)
+    best = found[first]
     low, high = best.interval
     sentence = _say(
         "Under {} (protocol {}; {}), {} classifies {} of the images correctly (95 % interval {} to {})",
-        title_of(setting), _code(setting[0]), conditions_of(best), _code(first), _percent(best.accuracy),
+        title_of(best.setting), _code(best.protocol), conditions_of(best), _code(first), _percent(best.accuracy),
         f"{100 * low:.1f}", _percent(high),
     )  # fmt: skip
-    others = {name: one for name, one in found.items() if name != first}
-    if not others:
+    if len(found) == 1:
         return sentence + "."
-    near = [name for name, one in others.items() if one.interval[1] >= low]
-    last, least = min(others.items(), key=lambda item: item[1].accuracy)
+    near = [name for name, one in found.items() if name != first and one.interval[1] >= low]
+    last = min(found, key=lambda name: found[name].accuracy)
     sentence += _say(", the most of {} models", len(found))
     sentence += _say("; on so many images {} cannot be told from it", _names(near)) if near else ""
-    return sentence + ("." if last in near else _say(". {} has the least, {}.", _code(last), _percent(least.accuracy)))
+    least = _say(". {} has the least, {}", _code(last), _percent(found[last].accuracy))
+    return sentence + ("" if last in near else least) + "."
 
 
 def _protocols(records: Records) -> Markup | None:
     """The model whose robust accuracy depends most on the protocol, where it does by more than noise."""
-    at = {protocol: headline(records.models, protocol) for protocol in ("bass", "natural", "natural+bass")}
-    if None in at.values() or len({setting[1:] for setting in at.values()}) > 1:
+    at = [headline(records.models, protocol) for protocol in ("bass", "natural", "natural+bass")]
+    if None in at or len({setting[1:] for setting in at}) > 1:
         return None
-    found = {model.name: [model.best(setting) for setting in at.values()] for model in records.models}
-    gaps = {
-        name: (most, least)
-        for name, three in found.items()
-        if None not in three
-        and (most := max(three, key=lambda one: one.accuracy)).interval[0]
-        > (least := min(three, key=lambda one: one.accuracy)).interval[1]
-    }
-    if not gaps:
-        return None
-    name, (most, least) = max(gaps.items(), key=lambda item: item[1][0].accuracy - item[1][1].accuracy)
-    each = Markup(", ").join(_say("{} under {}", _percent(o.accuracy), _code(o.protocol)) for o in found[name])
-    return _say(
+    name, found, gap = "", [], 0.0
+    for model in records.models:
+        three = [model.best(setting) for setting in at]
+        if None not in three:
+            least, _, most = sorted(three, key=lambda one: one.accuracy)
+            if most.interval[0] > least.interval[1] and most.accuracy - least.accuracy > gap:
+                name, found, gap = model.name, three, most.accuracy - least.accuracy
+    each = Markup(", ").join(_say("{} under {}", _percent(one.accuracy), _code(one.protocol)) for one in found)
+    return name and _say(
         "What is attacked decides: {} has {} ({}). Only {} compares with RobustBench’s leaderboards.",
-        _code(name), each, title_of(at["natural"]), _code("natural"),
+        _code(name), each, title_of(at[1]), _code("natural"),
     )  # fmt: skip
 
 
 def _relation(records: Records, column: Column) -> Markup | None:
-    """The range of a diagnostic over the models, and whether it goes with robust accuracy."""
-    found = {m.name: e.value for m, e in zip(records.models, column.entries, strict=True) if e}
+    """The range of a diagnostic over the models that were measured alike, and whether it goes with robust accuracy."""
+    entries = zip(records.models, column.entries, strict=True)
+    found = {model.name: one.value for model, one in entries if one and one.conditions == column.conditions}
     if len(found) < 2 or column.key.startswith("loss_rise"):
         return None
     low, high = min(found, key=found.get), max(found, key=found.get)
-    unit = f" {column.unit}" if column.unit else ""
     sentence = _say(
-        "{} ({}) lies between {} ({}) and {}{} ({})", column.title, column.hint, column.shown(found[low]), _code(low),
-        column.shown(found[high]), unit, _code(high),
+        "{} ({}; {}) lies between {} ({}) and {} ({})", column.title, column.hint, column.conditions,
+        column.shown(found[low]), _code(low), f"{column.shown(found[high])} {column.unit}".strip(), _code(high),
     )  # fmt: skip
-    setting = headline(records.models)
-    robust = {m.name: one.accuracy for m in records.models if m.name in found and setting and (one := m.best(setting))}
+    robust = {name: one.accuracy for name, one in _robust(records).items() if name in found}
     if len(robust) < LEAST_MODELS:
         return sentence + "."
     rho, p = rank_correlation([found[name] for name in robust], list(robust.values()))
@@ -159,16 +164,15 @@ def _corruptions(records: Records, columns: Sequence[Column]) -> Markup | None:
     column = next((column for column in columns if column.key == "corruptions 15 types"), None)
     if column is None:
         return None
-    found = {m: e for m, e in zip(records.models, column.entries, strict=True) if e}
-    best = max(found, key=lambda model: found[model].value)
-    types = [kind for kind in best.corrupted.accuracy.accuracies if all(kind in m.corrupted.accuracy.accuracies
-                                                                       for m in found)]  # fmt: skip
-    hardest = min(types, key=lambda kind: np.mean([m.corrupted.accuracy.of_type(kind) for m in found]))
-    share = np.mean([m.corrupted.accuracy.of_type(hardest) for m in found])
+    entries = zip(records.models, column.entries, strict=True)
+    found = {m.name: m.corrupted.accuracy for m, one in entries if one and one.conditions == column.conditions}
+    best = max(found, key=lambda name: found[name].means()["15 types"])
+    of_type = {kind: float(np.mean([one.of_type(kind) for one in found.values()])) for kind in GROUPS["15 types"]}
+    hardest = min(of_type, key=of_type.get)
     return _say(
-        "On corrupted images (15 types; {}) {} is best with {}; the hardest type is {} ({} over {}).",
-        found[best].conditions, _code(best.name), _percent(found[best].value), hardest.replace("_", " "),
-        _percent(float(share)), f"{len(found)} models" if len(found) > 1 else "all images",
+        "On corrupted images (15 types; {}) {} is best of {} with {}; the hardest type is {}, {} over them.",
+        column.conditions, _code(best), len(found), _percent(found[best].means()["15 types"]),
+        hardest.replace("_", " "), _percent(of_type[hardest]),
     )  # fmt: skip
 
 

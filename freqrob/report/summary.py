@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from freqrob.evaluation import PROTOCOLS
-from freqrob.report.records import Accuracy, Measured, ModelRecord
+from freqrob.report.records import Accuracy, Measured, ModelRecord, Origin
 
 STRENGTH = ("AutoAttack", "APGD", "Square", "PGD", "FGSM")  # an attack's name begins so; the strongest first
 GROUPS = ("noise", "blur", "weather", "digital", "extra", "15 types", "19 types")
@@ -94,7 +94,7 @@ def title_of(setting: Setting) -> str:
 
 def conditions_of(found: Accuracy) -> str:
     step = f", step {pixels(found.step_size)}" if found.step_size and found.attack.startswith("PGD") else ""
-    return f"{found.images:,} images, seed {found.seed}{step}"
+    return f"{_images(found.images, found.origin)}, seed {found.seed}{step}"
 
 
 def _accuracies(models: Sequence[ModelRecord]) -> Iterator[Column]:
@@ -136,7 +136,7 @@ def _of_corruptions(model: ModelRecord) -> str:
     found = model.corrupted.accuracy
     balanced = f", balanced ({found.bass})" if found.bass else ""
     made = "made by freqrob" if found.generated else "as published"
-    return f"{found.images:,} images a severity, {made}{balanced}, protocol {found.protocol}"
+    return f"{found.images:,} images of {found.dataset} a severity, {made}{balanced}, protocol {found.protocol}"
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def _diagnostic_entry(one: _Diagnostic, measured: Measured | None) -> Entry | No
     value = None if measured is None else one.value(measured.of)
     if value is None or value != value:
         return None
-    return Entry(value, f"{measured.of.images:,} images, {one.settings(measured.of)}")
+    return Entry(value, f"{_images(measured.of.images, measured.origin)}, {one.settings(measured.of)}")
 
 
 def _count(models: Sequence[ModelRecord], setting: Setting) -> int:
@@ -210,6 +210,10 @@ def _count(models: Sequence[ModelRecord], setting: Setting) -> int:
 def _strength(attack: str) -> int:
     """Of an attack's name; smaller is stronger."""
     return next((index for index, name in enumerate(STRENGTH) if attack.startswith(name)), len(STRENGTH))
+
+
+def _images(count: int, origin: Origin) -> str:
+    return f"{count:,} images" + (f" of {origin.source}" if origin.source else "")
 
 
 def _ball(norm: str, eps: float) -> str:
