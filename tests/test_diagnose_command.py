@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from freqrob import cli
 from freqrob.data.samples import CIFAR10_CLASSES, sample_images
-from freqrob.diagnostics import HybridReliance, JacobianSpectrum, Sensitivity
+from freqrob.diagnostics import HybridReliance, JacobianSpectrum, MinimalPerturbationSpectrum, Sensitivity
 
 NETWORK = """
 import torch
@@ -94,7 +94,14 @@ def test_two_processes_measure_what_one_does(tmp_path):
         "from freqrob.cli import main\n"
         "main()\n"
     )
-    command = ["diagnosed_nets:net", "--only", "hybrid", "--only", "loss_landscape_low", "--out"]
+    names = ("hybrid", "loss_landscape_low", "jacobian", "minimal_perturbation")
+    command = [
+        "diagnosed_nets:net",
+        *(word for name in names for word in ("--only", name)),
+        "--batch-size",
+        "7",
+        "--out",
+    ]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     for launcher, name in ((torchrun, "pair"), ([sys.executable], "alone")):
@@ -104,5 +111,8 @@ def test_two_processes_measure_what_one_does(tmp_path):
             cwd=tmp_path, env=environment, capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-    pair, alone = (HybridReliance.load(tmp_path / f"out-{name}" / "diagnosed_nets_net") for name in ("pair", "alone"))
-    assert pair.scalars() == alone.scalars() and torch.equal(pair.low, alone.low) and torch.equal(pair.high, alone.high)
+    folders = [tmp_path / f"out-{name}" / "diagnosed_nets_net" for name in ("pair", "alone")]
+    for kind in (HybridReliance, JacobianSpectrum, MinimalPerturbationSpectrum):
+        pair, alone = (kind.load(folder) for folder in folders)
+        assert pair.scalars() == alone.scalars()
+        assert all(torch.equal(value, alone.tensors()[name]) for name, value in pair.tensors().items())

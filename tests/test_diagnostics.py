@@ -20,7 +20,7 @@ from freqrob.diagnostics.band_accuracy import BandAccuracy, band_accuracy, octav
 from freqrob.diagnostics.fourier_heatmap import NORMS, fourier_frequencies, fourier_heatmap, fourier_wave
 from freqrob.diagnostics.hybrid import hybrid_reliance, rises_through_zero
 from freqrob.diagnostics.jacobian import jacobian_spectrum
-from freqrob.diagnostics.loss_landscape import loss_landscape
+from freqrob.diagnostics.loss_landscape import LossLandscape, loss_landscape
 from freqrob.diagnostics.minimal_perturbation import minimal_perturbation
 from freqrob.diagnostics.run import PRESETS, diagnose, expected_seconds
 from freqrob.diagnostics.sensitivity import sensitivity
@@ -474,6 +474,30 @@ def test_perturbations_that_change_the_mean_alone_have_no_half_power_frequency(t
         assert np.isnan(spectrum.half_power_frequency) or spectrum.power.sum() < 1e-3 * 1024**2 * 0.05**2
 
 
+def test_a_search_that_was_stopped_goes_on_and_a_second_one_attacks_nothing(tmp_path):
+    pytest.importorskip("foolbox")
+    model, data = Counting(Linear(wave(3))), of_waves(3)
+    how = {"steps": 3, "repeats": 2, "batch_size": 4}
+
+    def stops(items, *_):
+        yield next(iter(items))
+        raise KeyboardInterrupt
+
+    whole = minimal_perturbation(model, *data, **how)
+    calls, model.calls = model.calls, 0
+    with pytest.raises(KeyboardInterrupt):
+        minimal_perturbation(model, *data, cache=tmp_path, track=stops, **how)
+    assert 0 < model.calls < calls
+    model.calls = 0
+    first = minimal_perturbation(model, *data, cache=tmp_path, **how)
+    assert 0 < model.calls < calls
+    model.calls = 0
+    again = minimal_perturbation(model, *data, cache=tmp_path, **how)
+    assert model.calls == 0
+    for one, other in ((first, again), (first, whole)):
+        assert all(torch.equal(value, other.tensors()[key]) for key, value in one.tensors().items())
+
+
 def test_without_foolbox_it_is_left_out_or_asked_for(monkeypatch):
     monkeypatch.setattr("freqrob.diagnostics.run.find_spec", lambda name: None)
     monkeypatch.setattr(sys.modules["freqrob.diagnostics.minimal_perturbation"], "find_spec", lambda name: None)
@@ -615,6 +639,37 @@ def test_every_diagnostic_takes_images_of_any_size(size, every, points, tmp_path
     assert found["jacobian"].amplitude.shape == (size[0], size[1] // 2 + 1)
     assert found[MINIMAL].power.shape == size
     assert expected_seconds(model, images) > 0
+
+
+def test_images_that_come_class_by_class_are_mixed():
+    """The first three hundred images of ImageNet are of six classes of a thousand."""
+    images, labels = of_waves(3, 600)[0], torch.arange(600) // 60
+    found = diagnose(Linear(wave(3)), images, labels, only=["hybrid"])["hybrid"]
+    assert found.images == PRESETS["quick"]["hybrid"].images == 300
+    assert torch.equal(found.low, diagnose(Linear(wave(3)), images, labels, only=["hybrid"])["hybrid"].low)
+
+
+def test_logits_that_are_not_finite_are_errors(tmp_path):
+    class Broken(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.flatten(1)[:, :2] * torch.nan
+
+    data = of_waves(3)
+    found = diagnose(Broken(), *data, only=["hybrid", "band_accuracy", "loss_landscape_low"], out=tmp_path)
+    assert (found["hybrid"].low == 0).all() and (found["hybrid"].high == 0).all()
+    bands = found["band_accuracy"]
+    assert bands.accuracy == 0 and (bands.robust == 0).all() and (bands.low == 0).all()
+    assert np.isnan(found["loss_landscape_low"].rise)
+    assert np.isnan(LossLandscape.load(tmp_path, "loss_landscape_low").rise), "null in the JSON"
+    assert (fourier_heatmap(Broken(), *data, every=16).change == 1).all()
+
+
+def test_one_image_is_enough_for_what_needs_no_other():
+    names = ["jacobian", "sensitivity", "band_accuracy", "loss_landscape_low"]
+    found = diagnose(Linear(wave(3)), *(tensor[:1] for tensor in of_waves(3)), only=names)
+    assert [measured.images for measured in found.values()] == [1] * 4
+    with pytest.raises(ValueError, match="labels: more than half of them are 0"):
+        hybrid_reliance(Linear(wave(3)), *(tensor[:1] for tensor in of_waves(3)))
 
 
 def test_the_presets_measure_the_same():

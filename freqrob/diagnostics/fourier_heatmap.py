@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from freqrob.attacks import classified
 from freqrob.data.datasets import to_pixels
 from freqrob.defenses.neural_similarity import find_layer
 from freqrob.diagnostics.measurement import Measurement
@@ -206,4 +207,4 @@ class _Watched:
     def change(self, own: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         """How far the features are from ``own``, or whether the class is wrong: (N,) float32."""
         answer = self(images)
-        return (answer - own).norm(dim=1) if self.layer else (answer.argmax(1) != labels).float()
+        return (answer - own).norm(dim=1) if self.layer else (~classified(answer, labels)).float()

@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from freqrob.attacks import classified
 from freqrob.data.datasets import to_pixels
 from freqrob.data.hybrid import MIXING_FREQUENCIES, hybrid_images, partners
 from freqrob.diagnostics.measurement import Measurement
@@ -74,9 +75,10 @@ def hybrid_reliance(
 
         def both(model: nn.Module, numbers: Tensor, device: torch.device, partner=partner) -> dict[str, Tensor]:
             ours, theirs = (to_pixels(images[index]).to(device) for index in (numbers, partner[numbers]))
-            seen = torch.stack([model(hybrid_images(ours, theirs, f)).argmax(1) for f in frequencies], 1).cpu()
-            own, other = labels[numbers, None], labels[partner[numbers], None]
-            return {"low": seen == own, "high": seen == other}
+            own, other = (labels[index].to(device) for index in (numbers, partner[numbers]))
+            seen = [model(hybrid_images(ours, theirs, frequency)) for frequency in frequencies]
+            low, high = ([classified(logits, classes) for logits in seen] for classes in (own, other))
+            return {"low": torch.stack(low, 1), "high": torch.stack(high, 1)}
 
         key = {"diagnostic": "hybrid", "frequencies": list(frequencies), "seed": seed}
         found = per_sample(
