@@ -15,6 +15,7 @@ from freqrob.diagnostics import (
     HybridReliance,
     JacobianSpectrum,
     LossLandscape,
+    MinimalPerturbationSpectrum,
     Sensitivity,
     spectrum,
 )
@@ -40,6 +41,14 @@ LANDSCAPE = LossLandscape(
 )
 
 SPECTRUM = spectrum(torch.rand(16, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+
+POWER = torch.rand(32, 32, generator=torch.Generator().manual_seed(1)).double()
+POWER[0, 0] = 0
+PERTURBATIONS = MinimalPerturbationSpectrum(
+    torch.tensor([1, 2, 3, torch.inf]) / 255, torch.tensor([True, True, True, False]), POWER, torch.arange(23) / 32,
+    torch.arange(23) / 22.0, torch.linspace(0, 0.5**0.5, 25), torch.linspace(0, 1, 25), 0.25, 0.2, 0.35, 0.26, "BB",
+    "Linf", 50, 1, 0, 4,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -102,6 +111,29 @@ def test_a_coarse_heat_map_has_its_frequencies(axes):
     every = slice(0, 32, 4)
     coarse = replace(HEATMAP, change=torch.rand(8, 8), vertical=PLACES[every], horizontal=PLACES[every], every=4)
     assert plots.plot_heatmap(axes, coarse).get_extent() == [-0.5625, 0.4375, 0.4375, -0.5625]
+
+
+def test_perturbations_as_a_map_with_dc_in_the_middle(axes):
+    whole = plots.perturbation_map(PERTURBATIONS)
+    limits = plots.shared_limits([whole])
+    image = plots.plot_perturbation_spectrum(axes, PERTURBATIONS, limits)
+    assert whole[16, 16] == 0 and whole.mean() == pytest.approx(1) and image.get_clim() == limits
+    assert image.get_array()[16, 17] == POWER[0, 1] / POWER.mean()
+
+
+def test_profiles_of_perturbations_leave_dc_out(axes):
+    plots.plot_perturbation_profiles(axes, {"one": PERTURBATIONS})
+    assert np.allclose(line(axes, "one")[:, 1], PERTURBATIONS.profile[1:] / POWER.mean())
+    assert axes.get_lines()[1].get_xdata()[0] == 0.25
+
+
+def test_sizes_of_perturbations_are_those_of_the_successes(axes):
+    plots.plot_perturbation_sizes(axes, {"one": PERTURBATIONS, "l2": replace(PERTURBATIONS, norm="L2")})
+    point, _, (across, up) = axes.containers[0]
+    assert point.get_xydata().tolist() == [[0.25, pytest.approx(2)]]
+    assert np.allclose(across.get_segments()[0][:, 0], [0.2, 0.35])
+    assert np.allclose(up.get_segments()[0][:, 1], [1.5, 2.5])
+    assert axes.get_ylabel() == "L2 and Linf distance"
 
 
 def test_a_landscape_has_its_model_in_the_middle(axes):

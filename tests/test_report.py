@@ -27,6 +27,7 @@ from freqrob.diagnostics import (
     HybridReliance,
     JacobianSpectrum,
     LossLandscape,
+    MinimalPerturbationSpectrum,
     Sensitivity,
     corruption_spectrum,
     spectrum,
@@ -36,7 +37,7 @@ from freqrob.files import write_json, write_text
 from freqrob.models.cards import Card
 from freqrob.models.checkpoints import card_path
 from freqrob.report import write_report
-from freqrob.report.data import COLUMNS
+from freqrob.report.data import COLUMNS, copy_data
 from freqrob.report.figures import VARIABLES, png_uri
 from freqrob.report.findings import caveats, findings, rank_correlation
 from freqrob.report.records import Accuracy, Measured, ModelRecord, Origin, Records, read_runs
@@ -279,7 +280,7 @@ def test_page_says_how_every_number_was_made(page):
 
 def test_captions_say_the_settings(page):
     caption = text_of(page[page.index('id="figure-band_accuracy"') :].split("</figure>")[0])
-    for fact in ("band of 5 rings", "300 images of cifar10 test", "ε = 8/255, 20 steps", "50 images", "plot_bands"):
+    for fact in ("band of 5 rings", "300 images of cifar10 test", "8/255, 20 steps", "first 50 images", "plot_bands"):
         assert fact in caption
 
 
@@ -287,8 +288,9 @@ def test_data_is_copied_unless_it_is_there(runs, out):
     copied = sorted(path.relative_to(out / "data").as_posix() for path in (out / "data").rglob("*.npz"))
     assert "_script_/jacobian.npz" in copied and "images/natural.npz" in copied
     before = {path: path.stat().st_mtime_ns for path in (out / "data").rglob("*.*")}
-    again = write_report([out / "data"], out).parent
-    assert again == out and {path: path.stat().st_mtime_ns for path in (out / "data").rglob("*.*")} == before
+    links = copy_data(read_runs([out / "data"], cards=False), out)
+    assert {path: path.stat().st_mtime_ns for path in (out / "data").rglob("*.*")} == before
+    assert links[out / "data" / "results.json"] == ["data/results.json"]
 
 
 def test_files_of_one_name_do_not_overwrite_each_other(tmp_path):
@@ -353,6 +355,8 @@ def test_a_damaged_measurement_is_named_and_the_rest_is_drawn(runs, tmp_path):
         ('{"results": [{"model": "m", "attack": "PGD-20", "accuracy": 0.5, "images": 10, "protocol": "natural"}]}',
          "no accuracy with its setting .KeyError: 'seed'"),
         ('{"results": [{"model": "m", "accuracies": {"fog": []}}]}', "no accuracies on corruptions"),
+        ('{"results": [{"model": "m", "accuracies": {"fog": [1]}, "dataset": "cifar10", "protocol": "natural", '
+         '"images": "many", "bass": null, "generated": true}]}', "images is 'many'"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_no_run_is_refused_by_name(tmp_path, content, message):
@@ -399,6 +403,24 @@ def test_two_networks_of_one_name_are_noted(tmp_path):
 def test_gradient_masking_is_the_first_caveat(tmp_path):
     run = evaluation(tmp_path / "r.json", [row("one", 0.5)], masking={"one": {"masking_suspected": True}})
     assert "Gradient masking is suspected" in caveats(read_runs([run], cards=False))[0]
+
+
+def test_perturbations_are_drawn_where_some_were_found(tmp_path):
+    def saved(name, half, success):
+        power = random(32, 32) if success else torch.full((32, 32), torch.nan)
+        MinimalPerturbationSpectrum(
+            random(20), torch.full((20,), success), power, torch.arange(23) / 32, random(23), random(25), random(25),
+            half, half, half, half, "BB(steps=50)", "Linf", 50, 3, 0, 20,
+        ).save(tmp_path / "runs" / name, about={"model": name})  # fmt: skip
+
+    saved("found", 0.125, True)
+    saved("none", torch.nan, False)
+    page = write_report([tmp_path / "runs"], tmp_path / "out").read_text()
+    assert summary_table(page)[1] == {"found": ["0.125"], "none": ["–"]}
+    assert page.count('<div class="panel"><p><code>found</code></p>') == 1 and "BB(steps=50)" in page
+    assert '<div class="panel"><p><code>none</code></p>' not in page
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["models"][1]["measurements"][
+        "minimal_perturbation"]["half_power_frequency"] is None  # fmt: skip
 
 
 def test_fifteen_models_have_a_line_a_panel_and_a_legend_each(tmp_path):
@@ -487,7 +509,7 @@ def test_interval_is_wilsons():
 
 def test_report_command(runs, tmp_path):
     options = ["--out", str(tmp_path / "out"), "--title", "Ours & theirs", "--no-cards"]
-    result = CliRunner().invoke(cli.app, ["report", *map(str, runs[:3]), *options])
+    result = CliRunner().invoke(cli.app, ["report", *map(str, runs[1:3]), *options])
     assert result.exit_code == 0, result.output
     assert "<h1>Ours &amp; theirs</h1>" in (tmp_path / "out" / "index.html").read_text()
     assert json.loads((tmp_path / "out" / "results.json").read_text())["command"].endswith("--no-cards")

@@ -273,13 +273,9 @@ def plot_bands(
 
 
 def plot_robust_bands(axes: Axes, models: Mapping[str, BandAccuracy], styles: Styles | None = None) -> None:
-    """Robust accuracy where PGD's perturbation is confined to a band of rings, band by band.
-
-    The short line on the right is the accuracy on the images as they are. Models have to have the same bands.
-    """
+    """Robust accuracy where PGD's perturbation is confined to a band of rings, of which all models have the same."""
     for name, measured, style in _styled(models, styles):
         axes.plot(range(len(measured.robust)), measured.robust.numpy(), label=name, **style)
-        axes.axhline(measured.accuracy, 0.96, 1, color=style["color"], linewidth=2)
         ends = [*measured.robust_frequencies.tolist()[1:], 0.5**0.5]
         bands = zip(measured.robust_frequencies.tolist(), ends, strict=True)
         axes.set_xticks(range(len(ends)), [f"{begin:.2g}–{end:.2g}" for begin, end in bands])

@@ -238,7 +238,8 @@ def _read_evaluation(path: Path, content: dict[str, Any], found: Records) -> Non
         model.hashes |= {str(row["model_hash"])} if "model_hash" in row else set()
     masking = content.get("masking")
     for name, check in masking.items() if isinstance(masking, dict) else ():
-        _model(found, name).masking = "suspected" if check.get("masking_suspected") else "no sign of it"
+        suspected = isinstance(check, dict) and check.get("masking_suspected")
+        _model(found, name).masking = "suspected" if suspected else "no sign of it"
 
 
 def _read_corruptions(path: Path, content: dict[str, Any], found: Records) -> None:
@@ -248,11 +249,14 @@ def _read_corruptions(path: Path, content: dict[str, Any], found: Records) -> No
             names = [one.name for one in fields(CorruptionAccuracy)]
             accuracy = CorruptionAccuracy(**{name: row[name] for name in names})
             accuracy.means()
-        except (KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
+            mce = float(row["mce"]) if "mce" in row else None
+            if not isinstance(accuracy.images, int):
+                raise TypeError(f"images is {accuracy.images!r}")
+        except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
             raise ValueError(f"{path}: no accuracies on corruptions ({type(error).__name__}: {error})") from error
         model = _model(found, str(row["model"]))
         if model.corrupted is None or accuracy.images >= model.corrupted.accuracy.images:
-            model.corrupted = Corrupted(accuracy, str(row.get("baseline", "")), row.get("mce"), origin)
+            model.corrupted = Corrupted(accuracy, str(row.get("baseline", "")), mce, origin)
 
 
 _READERS = (
