@@ -643,7 +643,7 @@ def test_every_diagnostic_takes_images_of_any_size(size, every, points, tmp_path
 
 def test_images_that_come_class_by_class_are_mixed():
     """The first three hundred images of ImageNet are of six classes of a thousand."""
-    images, labels = of_waves(3, 600)[0], torch.arange(600) // 60
+    images, labels = of_waves(3, 600)[0], torch.arange(600) // 200
     found = diagnose(Linear(wave(3)), images, labels, only=["hybrid"])["hybrid"]
     assert found.images == PRESETS["quick"]["hybrid"].images == 300
     assert torch.equal(found.low, diagnose(Linear(wave(3)), images, labels, only=["hybrid"])["hybrid"].low)
