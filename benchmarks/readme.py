@@ -48,7 +48,7 @@ def models() -> str:
         f"{255 * attacked['eps']:.0f}/255, step {255 * attacked['step_size']:.0f}/255 from a random start, seed "
         f"{attacked['seed']}; an image that any iterate breaks counts as broken. ln B_low: of the Jacobian on natural "
         "images, higher where it is of lower frequency. ResNet-20s of 0.27 M parameters, trained on two CPU cores as "
-        "`freqrob recipes \"*rn20\"` says, one seed: small twins to compare, not a state of the art. –: not measured."
+        '`freqrob recipes "*rn20"` says, one seed: small twins to compare, not a state of the art. –: not measured.'
     )
     header = ["model", *(f"`{p}`" for p in PROTOCOLS), "ln B_low"]
     return f"{table(header, rows)}\n\n{note}"
@@ -192,7 +192,55 @@ def training() -> str:
     return "\n\n".join([*map(training_table, records), note])
 
 
-TABLES = {"models": models, "claims": claims, "longtail": longtail, "speed": speed, "training": training}
+def evaluation() -> str:
+    """What was checked of evaluations: other packages' answers, and how long it takes."""
+    rows = []
+    if record := measured("autoattack.json"):
+        found = ", ".join(f"{100 * one['robust']:.1f} % ({name})" for name, one in record["packages"].items())
+        of = f"AutoAttack on {record['images']} images of `{record['model']}`, L∞, ε = {255 * record['eps']:.0f}/255"
+        rows.append([of, f"robust: {found}", "python -m benchmarks.autoattack"])
+    if record := measured("pyautoattack_rn18.json"):
+        found = ", ".join(
+            f"{one['attack']} {100 * one['accuracy']:.2f} %"
+            + (f" (ε = {255 * one['eps']:.0f}/255)" if one["eps"] else "")
+            for one in record["results"]
+        )
+        of = f"pyautoattack's own ResNet-18 on {record['results'][0]['images']:,} images"
+        rows.append([of, found, "freqrob evaluate standard_rn18=model_test.pt"])
+    if record := measured("corruptions_cpu.json"):
+        sets = sum(len(row["seconds"]) for row in record["rows"])
+        of = f"CIFAR-10-C made here, {sets} sets of {record['extrapolated_to']:,} images"
+        rows.append([of, f"{record['total_seconds']:.0f} s", "python -m benchmarks.corruptions"])
+    if record := measured("minimal_perturbation_cpu.json"):
+        rows += _minimal_perturbations(record)
+    note = "CIFAR-10's test set, seed 0 (RobustBench seeds by the clock); times on two CPU cores."
+    return f"{table(['what', 'found', 'command'], [[*row[:2], f'`{row[2]}`'] for row in rows])}\n\n{note}"
+
+
+def _minimal_perturbations(record: dict) -> list[list[str]]:
+    """A row for each norm: our Brendel-Bethge attack and FMN beside Foolbox's Brendel-Bethge."""
+    rows = []
+    for norm in dict.fromkeys(row["norm"] for row in record["rows"]):
+        by = {row["attack"]: row for row in record["rows"] if row["norm"] == norm}
+        names = {"foolbox": "Foolbox", "freqrob": "freqrob", "freqrob, all steps": "freqrob without patience",
+                 "fmn": "Foolbox's FMN"}  # fmt: skip
+        found = "; ".join(
+            f"{names[name]}: {row['times_as_fast']:.1f} ×, median {row['median_distance']:.4f}"
+            for name, row in by.items()
+        )
+        of = f"Brendel–Bethge, {norm}, {record['images']} images of `{record['model']}`, {record['steps']} steps"
+        rows.append([of, f"images/s and distance: {found}", "python -m benchmarks.minimal_perturbation"])
+    return rows
+
+
+TABLES = {
+    "models": models,
+    "evaluation": evaluation,
+    "claims": claims,
+    "longtail": longtail,
+    "speed": speed,
+    "training": training,
+}
 
 
 def filled(text: str) -> str:
