@@ -16,7 +16,7 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ import torch
 from foolbox import PyTorchModel, attacks
 from foolbox.attacks.base import MinimizationAttack
 from freqrob_foolbox.brendel_bethge import L2BrendelBethgeAttack, LinfinityBrendelBethgeAttack
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.timing import sample
 from freqrob.data import ImageSet, load_dataset
@@ -50,7 +50,7 @@ ATTACKS: dict[str, dict[str, Callable[..., MinimizationAttack]]] = {
 }
 
 
-def correct_images(model: PyTorchModel, dataset: ImageSet, count: int, device: str) -> tuple[Tensor, Tensor]:
+def correct_images(model: nn.Module, dataset: ImageSet, count: int, device: str) -> tuple[Tensor, Tensor]:
     """The first so many images that the model classifies correctly, and their labels."""
     taken = slice(0, 4 * count)
     images, labels = dataset.images[taken].to(device).float() / 255, dataset.labels[taken].to(device)
@@ -66,9 +66,14 @@ def compile_seconds(attack: MinimizationAttack, model: PyTorchModel, images: Ten
 
 
 def measured(
-    attack: MinimizationAttack, model: PyTorchModel, images: Tensor, labels: Tensor, **starts: Tensor
+    attack: MinimizationAttack,
+    network: nn.Module,
+    model: PyTorchModel,
+    images: Tensor,
+    labels: Tensor,
+    **starts: Tensor,
 ) -> dict[str, Any]:
-    """One run on all images: how long it took and how far they are."""
+    """One run on all images: how long it took, how often the network inside the model saw one, how far they are."""
     results: list[tuple[Tensor, Tensor]] = []
     seen: list[int] = []
 
@@ -76,7 +81,7 @@ def measured(
         raw, _, success = attack(model, images, labels, epsilons=None, **starts)
         results.append((attack.distance(images, raw), success.sum().item()))
 
-    counter = model._model.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    counter = network.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
 
     cpu = time.process_time()
     seconds, quiet = sample(run, 1)
@@ -95,11 +100,11 @@ def measured(
     }
 
 
-def rows(model: PyTorchModel, images: Tensor, labels: Tensor, steps: int, norms: list[str]) -> list[dict[str, Any]]:
+def rows(network: nn.Module, images: Tensor, labels: Tensor, steps: int, norms: list[str]) -> Iterator[dict[str, Any]]:
     """A row for each attack of each norm; those of Foolbox's Brendel–Bethge attack are what ours is compared to."""
+    model = PyTorchModel(network, bounds=(0, 1), device=images.device)
     torch.manual_seed(0)
     starts = attacks.LinearSearchBlendedUniformNoiseAttack(steps=100).run(model, images, labels)
-    found = []
     for norm in norms:
         base: dict[str, Any] = {}
         for name, kind in ATTACKS[norm].items():
@@ -109,14 +114,18 @@ def rows(model: PyTorchModel, images: Tensor, labels: Tensor, steps: int, norms:
             given = images.contiguous(memory_format=torch.channels_last) if name.startswith("freqrob") else images
             kind(steps=1)(model, given[:2], labels[:2], epsilons=None)
             row |= measured(
-                kind(steps=steps), model, given, labels, **({} if name == "fmn" else {"starting_points": starts})
+                kind(steps=steps),
+                network,
+                model,
+                given,
+                labels,
+                **({} if name == "fmn" else {"starting_points": starts}),
             )
             base = base or row
             row["times_as_fast"] = round(base["seconds"] / row["seconds"], 2)
             row["times_less_cpu"] = round(base["cpu_s"] / row["cpu_s"], 2)
-            found.append(row)
             print(row, flush=True)
-    return found
+            yield row
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -137,19 +146,20 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(given.threads)
     warnings.filterwarnings("ignore", message="At the first initialisation")
     network = load_model(given.model, model_dir=given.model_dir).to(given.device)
-    model = PyTorchModel(network, bounds=(0, 1), device=given.device)
     dataset = load_dataset("cifar10", "test", given.data) if given.data else sample_images()
-    images, labels = correct_images(model, dataset, given.images, given.device)
+    images, labels = correct_images(network, dataset, given.images, given.device)
     circumstances = {
         "model": given.model, "dataset": "CIFAR-10 test" if given.data else "Foolbox's samples", "images": len(images),
         "steps": given.steps, "threads": given.threads, "device": given.device,
     }  # fmt: skip
     if given.device == "cuda":
         circumstances["gpu"] = torch.cuda.get_device_name()
-    found = rows(model, images, labels, given.steps, given.norms)
     typed = sys.argv[1:] if arguments is None else arguments
     command = shlex.join(["python", "-m", "benchmarks.minimal_perturbation", *map(str, typed)])
-    write_json(given.out, {**provenance(command), **circumstances, "rows": found})
+    found: list[dict[str, Any]] = []
+    for row in rows(network, images, labels, given.steps, given.norms):
+        found.append(row)
+        write_json(given.out, {**provenance(command), **circumstances, "rows": found})
 
 
 if __name__ == "__main__":
