@@ -331,6 +331,25 @@ def test_packages_that_were_run_are_not_run_again(tmp_path, monkeypatch):
     }  # fmt: skip
 
 
+# Minimal perturbations
+
+
+def test_the_passes_of_a_network_inside_a_foolbox_model_are_counted():
+    foolbox = pytest.importorskip("foolbox")
+    from benchmarks.minimal_perturbation import measured
+
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3)).eval()
+    images = torch.rand(4, 3, 2, 2)
+    labels = network(images).argmax(1)
+    model = foolbox.PyTorchModel(network, bounds=(0, 1), device="cpu")
+    few, many = (
+        measured(foolbox.attacks.L2FMNAttack(steps=steps), network, model, images, labels)["passes"] for steps in (2, 7)
+    )
+    assert many - few == 5 and few >= 2
+    assert not network._forward_pre_hooks
+
+
 # Training
 
 
