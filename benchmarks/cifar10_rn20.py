@@ -11,13 +11,13 @@ share the file.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
 import freqrob.models
+from benchmarks.records import RESULTS, measured
 from freqrob.data import balance, load_dataset
 from freqrob.diagnostics import jacobian_spectrum
 from freqrob.evaluation import FGSM, PGD, Clean, evaluate
@@ -27,7 +27,7 @@ from freqrob.models.checkpoints import add_results
 from freqrob.models.loading import checkpoint_path
 from freqrob.provenance import provenance
 
-RECORD = Path(__file__).resolve().parents[1] / "results" / "cifar10_rn20.json"
+RECORD = RESULTS / "cifar10_rn20.json"
 SHIPPED = Path(freqrob.models.__file__).parent / "weights"
 ATTACKS = (Clean(), FGSM(), PGD(steps=20))
 
@@ -57,10 +57,6 @@ def measure(name: str, model_dir: Path, data: Path, device: str) -> dict[str, An
     }
 
 
-def record() -> dict[str, Any]:
-    return json.loads(RECORD.read_text()) if RECORD.is_file() else {}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="the folder that holds cifar-10-batches-py/")
@@ -70,11 +66,11 @@ def main() -> None:
     given = parser.parse_args()
     for name in given.models or list_models("*_rn20", "cifar10", "Linf", given.model_dir):
         weights = checkpoint_path(name, given.model_dir, "cifar10", "Linf")
-        if record().get(name, {}).get("sha256") == sha256_of(weights):
+        if measured(RECORD.name).get(name, {}).get("sha256") == sha256_of(weights):
             continue
-        measured = measure(name, given.model_dir, given.data, given.device)
+        found = measure(name, given.model_dir, given.data, given.device)
         with FileLock(f"{RECORD}.lock"):
-            write_json(RECORD, dict(sorted({**record(), name: measured}.items())))
+            write_json(RECORD, dict(sorted({**measured(RECORD.name), name: found}.items())))
 
 
 if __name__ == "__main__":

@@ -10,12 +10,11 @@ measured with the same weights and settings is not measured again.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from benchmarks.cifar10_rn20 import SHIPPED
-from benchmarks.records import RESULTS
+from benchmarks.records import RESULTS, measured
 from freqrob.data import load_dataset
 from freqrob.data.datasets import ImageSet
 from freqrob.diagnostics import hybrid_reliance, minimal_perturbation, sensitivity
@@ -70,10 +69,6 @@ def measure(name: str, model_dir: Path, test: ImageSet, cache: Path | None) -> d
     }
 
 
-def record() -> dict[str, Any]:
-    return json.loads(RECORD.read_text()) if RECORD.is_file() else {}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="the folder that holds cifar-10-batches-py/")
@@ -83,10 +78,10 @@ def main() -> None:
     given = parser.parse_args()
     test = load_dataset("cifar10", "test", given.data)
     for name in given.models or list_models("*_rn20", "cifar10", "Linf", given.model_dir):
-        weights, known = checkpoint_path(name, given.model_dir, "cifar10", "Linf"), record().get(name, {})
+        weights, known = checkpoint_path(name, given.model_dir, "cifar10", "Linf"), measured(RECORD.name).get(name, {})
         if (known.get("sha256"), known.get("settings")) != (sha256_of(weights), SETTINGS):
             found = measure(name, given.model_dir, test, given.cache)
-            write_json(RECORD, dict(sorted({**record(), name: found}.items())))
+            write_json(RECORD, dict(sorted({**measured(RECORD.name), name: found}.items())))
 
 
 if __name__ == "__main__":
