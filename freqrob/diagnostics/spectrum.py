@@ -12,10 +12,9 @@ from torch import Tensor
 from freqrob.data.datasets import to_pixels
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.spectral.jacobian import log_b_low
-from freqrob.spectral.longtail import fit_power_law, mean_power, power_profile, spectral_entropy, split
+from freqrob.spectral.longtail import AT_ONCE, mean_power, power_law_of, profile_of, spectral_entropy, split_of
 from freqrob.spectral.ops import check_planes, mean_amplitude
-
-AT_ONCE = 1 << 24  # pixels whose spectra are taken together
+from freqrob.spectral.rings import RingMap
 
 
 @dataclass(frozen=True)
@@ -77,11 +76,13 @@ def spectrum(images: Tensor) -> Spectrum:
     check_planes(images, "images", bytes_too=True)
     if images.ndim != 4 or 0 in images.shape:
         raise ValueError(f"images: expected (N, C, H, W) with N ≥ 1, got shape {tuple(images.shape)}")
-    parts, law, share = split(images), fit_power_law(images), power_profile(images).cpu()
+    power, rings = mean_power(images).cpu(), RingMap(*images.shape[-2:])
+    share = profile_of(power, rings)
+    parts, law = split_of(share, rings), power_law_of(power, rings)
     amplitude = total_amplitude(images) / len(images)
     return Spectrum(
-        frequencies=parts.rings.radii,
-        power=mean_power(images).cpu(),
+        frequencies=rings.radii,
+        power=power,
         share=share,
         cumulative=share.cumsum(0),
         amplitude=amplitude.float(),

@@ -13,7 +13,7 @@ from freqrob.spectral.ops import check_planes
 from freqrob.spectral.rings import RingMap, Rule
 
 ROUNDING = 1e-12  # of DC's power: what the transform of a constant float32 image leaves elsewhere
-_AT_ONCE = 1 << 24  # pixels whose spectra are taken together
+AT_ONCE = 1 << 24  # pixels whose spectra are taken together
 
 
 def radial_power(images: Tensor, *, rule: Rule = "trunc", pixel_scale: float = 1.0, mean: bool = False) -> Tensor:
@@ -56,7 +56,7 @@ def mean_power(images: Tensor, *, rule: Rule = "trunc") -> Tensor:
     if images.numel() == 0:
         raise ValueError(f"images: expected at least one, got shape {tuple(images.shape)}")
     planes = images.reshape(-1, *images.shape[-2:])
-    chunks = planes.split(max(1, _AT_ONCE // planes[0].numel()))
+    chunks = planes.split(max(1, AT_ONCE // planes[0].numel()))
     return sum(radial_power(chunk, rule=rule, mean=True).double().sum(0) for chunk in chunks) / len(planes)
 
 
@@ -75,8 +75,12 @@ def power_profile(images: Tensor, *, rule: Rule = "trunc") -> Tensor:
 
     Source: Lin et al., NeurIPS 2023, Eq. 1.
     """
-    power = mean_power(images, rule=rule)
-    power = power * RingMap(*images.shape[-2:], rule).counts.to(power)
+    return profile_of(mean_power(images, rule=rule), RingMap(*images.shape[-2:], rule))
+
+
+def profile_of(power: Tensor, rings: RingMap) -> Tensor:
+    """``power_profile`` of images whose ``mean_power`` is known."""
+    power = power * rings.counts.to(power)
     dc, power[0] = power[0].item(), 0
     if power.sum() <= ROUNDING * dc:
         return torch.zeros_like(power)
@@ -148,11 +152,16 @@ def split(images: Tensor, *, share: float = 0.8, rule: Rule = "trunc") -> Split:
     """
     if not 0 < share <= 1:
         raise ValueError(f"share: expected a number in (0, 1], got {share!r}")
-    held = power_profile(images, rule=rule).cumsum(0)
+    return split_of(power_profile(images, rule=rule), RingMap(*images.shape[-2:], rule), share)
+
+
+def split_of(profile: Tensor, rings: RingMap, share: float = 0.8) -> Split:
+    """``split`` of images whose ``power_profile`` is known."""
+    held = profile.cumsum(0)
     if not held[-1] > 0:
         raise ValueError("images: constant or not finite, there is no power to split")
     boundary = int((held >= share * held[-1]).nonzero()[0])
-    return Split(RingMap(*images.shape[-2:], rule), boundary, float(held[boundary]))
+    return Split(rings, boundary, float(held[boundary]))
 
 
 @dataclass(frozen=True)
@@ -174,7 +183,12 @@ def fit_power_law(images: Tensor, *, rule: Rule = "trunc") -> PowerLaw:
     Raises:
         ValueError: fewer than two rings with power.
     """
-    power, rings = mean_power(images, rule=rule).cpu(), RingMap(*images.shape[-2:], rule)
+    return power_law_of(mean_power(images, rule=rule), RingMap(*images.shape[-2:], rule))
+
+
+def power_law_of(power: Tensor, rings: RingMap) -> PowerLaw:
+    """``fit_power_law`` to images whose ``mean_power`` is known."""
+    power = power.cpu()
     fitted = (rings.radii > 0) & (rings.radii < 0.5) & (power > 0)
     if fitted.sum() < 2:
         raise ValueError(f"images: expected power on at least two rings, got it on {int(fitted.sum())}")
