@@ -13,7 +13,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from freqrob.data import load_dataset
@@ -21,6 +20,7 @@ from freqrob.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt, find_fros
 from freqrob.diagnostics import corruption_spectrum
 from freqrob.files import write_json
 from freqrob.provenance import provenance
+from freqrob.statistics import rank_correlation
 
 PAPER = {"gaussian_noise": 3.62}  # Chan et al., IJCAI 2022, Table 1, last column: what of it is at hand
 BANDS = {"low": 2, "medium": 1, "high": 0}  # Li et al., PLoS Comput. Biol. 2023
@@ -39,18 +39,6 @@ def measure(images: Tensor, name: str, frost: Path | None) -> dict:
     }
 
 
-def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
-    """Spearman's, ties at their mean rank; None for fewer than three."""
-    if len(one) < 3:
-        return None
-    return round(torch.corrcoef(torch.stack([_ranks(one), _ranks(other)]))[0, 1].item(), 4)
-
-
-def _ranks(values: Sequence[float]) -> Tensor:
-    values = torch.tensor(values, dtype=torch.float64)
-    return (values[:, None] > values).sum(1) + (values[:, None] == values).sum(1) / 2
-
-
 def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="CIFAR-10's folder")
@@ -66,23 +54,23 @@ def main(given: Sequence[str] | None = None) -> None:
         print(f"{name:18} {rows[-1]['log_b_low']:7.3f}", flush=True)
     rows.sort(key=lambda row: -row["log_b_low"])
     known, banded = ([row for row in rows if row[key] is not None] for key in ("paper", "band"))
-    with_paper = rank_correlation([row["log_b_low"] for row in known], [row["paper"] for row in known])
-    with_bands = rank_correlation([row["log_b_low"] for row in banded], [BANDS[row["band"]] for row in banded])
+    with_bands, _ = rank_correlation([row["log_b_low"] for row in banded], [BANDS[row["band"]] for row in banded])
+    with_paper, _ = rank_correlation([row["log_b_low"] for row in known], [row["paper"] for row in known])
     record = {
         **provenance(f"python -m benchmarks.corruption_b_low --images {len(images)}"),
         "source": "cifar10 test, corrupted here",
         "images": len(images),
         "log_b_low": "ln B_low of the mean |rfft2(x' - x)|, x in [0, 1], at each severity; the severities' mean",
         "paper": "Chan et al., IJCAI 2022, Table 1, last column; null where its value is not at hand",
-        "rank_correlation_with_paper": with_paper,
-        "rank_correlation_with_bands": with_bands,
+        "rank_correlation_with_paper": round(with_paper, 4) if len(known) >= 3 else None,
+        "rank_correlation_with_bands": round(with_bands, 4),
         "from_low_to_high": [row["type"] for row in rows],
         "rows": rows,
     }  # fmt: skip
     write_json(arguments.out, record)
     print("from low to high frequencies:", ", ".join(record["from_low_to_high"]))
-    print(f"rank correlation with Li et al.'s bands: {with_bands}")
-    print(f"with JaFR's Table 1: {with_paper or f'too few of its values at hand ({len(known)})'}")
+    print(f"rank correlation with Li et al.'s bands: {with_bands:.2f}")
+    print(f"with JaFR's Table 1: {with_paper if len(known) >= 3 else f'too few of its values at hand ({len(known)})'}")
 
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import hypot, isnan, nan
 
-from benchmarks.corruption_b_low import rank_correlation
 from benchmarks.records import NOT_MEASURED, RESULTS, accuracy, log_b_low, measured, table
 from freqrob.data.corruptions import CORRUPTIONS
 from freqrob.files import write_text
+from freqrob.statistics import rank_correlation
 
 REPLICATION = RESULTS / "replication.md"
 ACCURACIES = "python -m benchmarks.cifar10_rn20 --data DIR"
@@ -288,9 +288,9 @@ def _compared(
 def _falling(paper: str, where: str, claim: str, models: Mapping[str, tuple[float, float]], what: str) -> Finding:
     """The claim is that over the models the second quantity falls as the first rises; ``what`` they are."""
     known = {name: point for name, point in models.items() if not isnan(sum(point))}
-    rank = rank_correlation(*zip(*known.values(), strict=True)) if len(known) > 2 else None
-    if rank is None:
+    if len(known) < 3:
         return Finding(paper, where, claim, "", "", DIAGNOSES)
+    rank, _ = rank_correlation(*zip(*known.values(), strict=True))
     ordered = sorted(known.items(), key=lambda item: item[1])
     shown = ", ".join(f"`{name}` {x:.3g} / {y:.3f}" for name, (x, y) in ordered)
     holds = "yes" if rank < -TREND else "no" if rank > 0 else "weakly"

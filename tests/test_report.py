@@ -39,7 +39,7 @@ from freqrob.models.checkpoints import card_path
 from freqrob.report import write_report
 from freqrob.report.data import COLUMNS, copy_data
 from freqrob.report.figures import VARIABLES, png_uri
-from freqrob.report.findings import caveats, findings, rank_correlation
+from freqrob.report.findings import caveats, findings
 from freqrob.report.records import Accuracy, Measured, ModelRecord, Origin, Records, read_runs
 from freqrob.report.summary import columns
 
@@ -193,7 +193,7 @@ def test_what_files_say_is_escaped(page, out):
 
 
 def test_table_sorts_by_a_script_of_its_own(page):
-    assert 'aria-sort' in page and 'table.sortable' in page
+    assert "aria-sort" in page and "table.sortable" in page
 
 
 def test_summary_shows_what_was_measured_and_only_that(page):
@@ -492,13 +492,6 @@ def test_a_relation_with_robustness_needs_five_models_and_a_small_p():
     assert "it falls with robust accuracy (Spearman’s ρ = −1.00" in told(range(8, 2, -1), shares)
     assert "cannot be told from chance" in told([3, 8, 4, 7, 5, 6], shares)
     assert told([3, 4, 5, 6], shares[:4]).endswith("lies between 3.00 (m0) and 6.00 (m3).")
-
-
-def test_rank_correlation_is_spearmans():
-    x, y = [1, 2, 3, 4, 5, 6, 7, 7], [2, 1, 4, 3, 7, 8, 6, 5]
-    rho, p = rank_correlation(x, y)
-    assert rho == pytest.approx(0.7545045, abs=1e-7) and p == pytest.approx(0.0377, abs=0.005), "scipy.stats.spearmanr"
-    assert rank_correlation([1, 1, 1], [1, 2, 3]) == (0.0, 1.0)
 
 
 def test_interval_is_wilsons():

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from statistics import fmean
 
-import numpy as np
 from markupsafe import Markup
 
 from freqrob.evaluation.corruptions import GROUPS
 from freqrob.report.records import Accuracy, Records
 from freqrob.report.summary import Column, conditions_of, headline, title_of
+from freqrob.statistics import rank_correlation
 
 LEAST_MODELS = 5  # of which a rank correlation can be told from chance
 LEVEL = 0.05
@@ -54,23 +55,6 @@ def caveats(records: Records) -> list[Markup]:
         found.append(_say("The corrupted images were made by freqrob; figures on the published CIFAR-10-C differ a "
                           "little."))  # fmt: skip
     return found
-
-
-def rank_correlation(x: Sequence[float], y: Sequence[float], draws: int = 20_000) -> tuple[float, float]:
-    """Spearman's ρ, and how often ranks drawn at random are as far from 0 (two-sided, seeded)."""
-    a, b = (_ranks(np.asarray(values, float)) for values in (x, y))
-    a, b = a - a.mean(), b - b.mean()
-    length = float(np.sqrt((a @ a) * (b @ b)))
-    if length == 0:
-        return 0.0, 1.0
-    drawn = np.random.default_rng(0).permuted(np.tile(b, (draws, 1)), axis=1) @ a / length
-    rho = float(a @ b) / length
-    return rho, float((1 + (np.abs(drawn) >= abs(rho) - 1e-12).sum()) / (1 + draws))
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """From 1; equal values share the mean of theirs."""
-    return ((values[:, None] > values).sum(1) + (values[:, None] >= values).sum(1) + 1) / 2
 
 
 def _robust(records: Records) -> dict[str, Accuracy]:
@@ -167,7 +151,7 @@ def _corruptions(records: Records, columns: Sequence[Column]) -> Markup | None:
     entries = zip(records.models, column.entries, strict=True)
     found = {m.name: m.corrupted.accuracy for m, one in entries if one and one.conditions == column.conditions}
     best = max(found, key=lambda name: found[name].means()["15 types"])
-    of_type = {kind: float(np.mean([one.of_type(kind) for one in found.values()])) for kind in GROUPS["15 types"]}
+    of_type = {kind: fmean(one.of_type(kind) for one in found.values()) for kind in GROUPS["15 types"]}
     hardest = min(of_type, key=of_type.get)
     return _say(
         "On corrupted images (15 types; {}) {} is best of {} with {}; the hardest type is {}, {} over them.",
