@@ -11,7 +11,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import autoattack, gpu, peers, readme, records, replication, spectral, timing, train_for, training
+from benchmarks import (
+    autoattack,
+    diagnosis_rn20,
+    gpu,
+    peers,
+    readme,
+    records,
+    replication,
+    spectral,
+    timing,
+    train_for,
+    training,
+)
 from freqrob.data.samples import sample_images
 from freqrob.spectral import native
 from freqrob.spectral.rings import RingMap
@@ -296,6 +308,26 @@ def test_a_correlation_over_models_is_named_by_its_sign_and_size(tmp_path, monke
     assert correlated(0.3, 0.4, 0.1, 0.35).holds == "weakly"
     assert "rank correlation -1.00" in correlated(0.4, 0.3, 0.2, 0.1).found
     assert not correlated(0.4, 0.3, float("nan"), float("nan")).found
+
+
+def test_a_diagnosis_is_taken_once_and_read_by_the_replication(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
+    monkeypatch.setattr(diagnosis_rn20, "RECORD", tmp_path / "diagnosis_rn20.json")
+    monkeypatch.setattr(diagnosis_rn20, "load_dataset", lambda *_: sample_images())
+    few = {"images": 4, "steps": 2, "points": 3, "seeds": [0]}
+    small = {what: {key: few.get(key, of[key]) for key in of} for what, of in diagnosis_rn20.SETTINGS.items()}
+    small["hybrid"]["images"] = 20
+    monkeypatch.setattr(diagnosis_rn20, "SETTINGS", small)
+    monkeypatch.setattr(sys, "argv", ["", "--data", "x", "standard_rn20"])
+    diagnosis_rn20.main()
+    found = records.measured("diagnosis_rn20.json")
+    assert "sensitivity" in capsys.readouterr().out
+    assert f"high {found['standard_rn20']['loss_on_high']:.2f}" in finding("the high-frequency half").found
+    diagnosis_rn20.main()
+    assert not capsys.readouterr().out and records.measured("diagnosis_rn20.json") == found
+    small["sensitivity"]["images"] = 5
+    diagnosis_rn20.main()
+    assert "sensitivity" in capsys.readouterr().out, "other settings are another measurement"
 
 
 def test_the_replication_is_what_results_say():
