@@ -7,16 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
+from pair import SECONDS, WORLD, join_pair, leave_with, run_pair
 from safetensors.torch import load_file
 from test_training import two_colours
 from torch import nn
@@ -29,8 +27,6 @@ from freqrob.models import registry
 from freqrob.training import Recipe, train, trainer
 from freqrob.training.launch import launch
 
-WORLD = 2
-SECONDS = 300
 TRAIN_IMAGES, VAL_IMAGES, BATCH = 96, 600, 16
 EPOCH = TRAIN_IMAGES // BATCH
 JOBS = ("gradients", "scores", "continued_runs", "statistics", "interrupted", "not_finite")
@@ -204,40 +200,10 @@ def not_finite(folder, rank):
 
 
 def main(folder, *jobs):
-    rank = int(os.environ["RANK"])
-    if jobs:  # no port, which another process might take
-        store, patience = f"file://{folder}/store", timedelta(seconds=SECONDS)
-        dist.init_process_group("gloo", store, rank=rank, world_size=WORLD, timeout=patience)
+    if jobs:  # else torchrun has them meet
+        join_pair(folder)
     with small_training():
-        results = {job.__name__: job(folder, rank) for job in (whole_run, *jobs)}
-    torch.save(results, folder / f"results{rank}.pt")
-    dist.barrier()
-    os._exit(0)  # gloo's end has been seen to abort
-
-
-def run_pair(folder):
-    """Start two processes as torchrun does, and end them together."""
-    common = {"WORLD_SIZE": WORLD, "LOCAL_WORLD_SIZE": WORLD, "TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "localhost"}
-    common["PYTHONPATH"] = os.pathsep.join(sys.path)
-    children = []
-    try:
-        for rank in range(WORLD):
-            own = {**common, "RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "MASTER_PORT": 0}
-            environment = {**os.environ, **{key: str(value) for key, value in own.items()}}
-            with open(folder / f"output{rank}", "w") as output:
-                command = [sys.executable, __file__, str(folder), *JOBS]
-                children.append(subprocess.Popen(command, env=environment, stdout=output, stderr=output))
-        end = time.monotonic() + SECONDS
-        while any(child.poll() is None for child in children) and not any(child.poll() for child in children):
-            assert time.monotonic() < end, "the pair takes too long"
-            time.sleep(0.1)
-    finally:
-        for child in children:
-            child.kill()
-            child.wait()
-    outputs = "\n".join((folder / f"output{rank}").read_text() for rank in range(WORLD))
-    assert [child.returncode for child in children] == [0, 0], outputs
-    return [torch.load(folder / f"results{rank}.pt", weights_only=False) for rank in range(WORLD)]
+        leave_with({job.__name__: job(folder, int(os.environ["RANK"])) for job in (whole_run, *jobs)}, folder)
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +223,8 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pair(folder):
     assert last(folder / "one_then_two")["step"] == 8, "one process stopped in mid-epoch"
-    return run_pair(folder)
+    torchrun = {"WORLD_SIZE": WORLD, "LOCAL_WORLD_SIZE": WORLD, "GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "none"}
+    return run_pair(folder, [__file__, folder, *JOBS], **torchrun, MASTER_ADDR="localhost", MASTER_PORT=0)
 
 
 def last(folder, name="bassmix_jafr_small"):

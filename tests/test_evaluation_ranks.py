@@ -4,18 +4,16 @@ import csv
 import os
 import subprocess
 import sys
-import time
-from datetime import timedelta
 
 import pytest
 import torch
 import torch.distributed as dist
+from pair import SECONDS, WORLD, join_pair, leave_with, run_pair
 from torch import nn
 
 from freqrob.evaluation import FGSM, PGD, Clean, evaluate
 from freqrob.evaluation.ranks import merged, rank_and_world
 
-WORLD, SECONDS = 2, 300
 ATTACKS = [Clean(), FGSM(1 / 255), PGD(2, 3 / 255, restarts=2)]
 
 
@@ -46,16 +44,13 @@ def measured(cache, track=lambda items, *_: items):
 
 def main(folder):
     rank = int(os.environ["RANK"])
-    store = f"file://{folder}/store"  # no port, which another process might take
-    dist.init_process_group("gloo", store, rank=rank, world_size=WORLD, timeout=timedelta(seconds=SECONDS))
+    join_pair(folder)
     found = {"alone": rank_and_world(), "memory": measured(None), "cached": measured(folder / "cache")}
     dist.barrier()
     found["again"] = measured(folder / "cache")
     found["resumed"] = measured(folder / "left_by_one")
     found["few"] = merged([torch.tensor([rank == 0, rank == 1, False])])
-    torch.save(found, folder / f"results{rank}.pt")
-    dist.barrier()
-    os._exit(0)  # gloo's end has been seen to abort
+    leave_with(found, folder)
 
 
 @pytest.fixture(scope="module")
@@ -75,25 +70,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pair(folder):
-    children = []
-    try:
-        for rank in range(WORLD):
-            environment = {**os.environ, "RANK": str(rank), "PYTHONPATH": os.pathsep.join(sys.path)}
-            with open(folder / f"output{rank}", "w") as output:
-                code = f"import {__name__}, pathlib; {__name__}.main(pathlib.Path({str(folder)!r}))"
-                command = [sys.executable, "-c", code]
-                children.append(subprocess.Popen(command, env=environment, stdout=output, stderr=output))
-        end = time.monotonic() + SECONDS
-        while any(child.poll() is None for child in children) and not any(child.poll() for child in children):
-            assert time.monotonic() < end, "the pair takes too long"
-            time.sleep(0.1)
-    finally:
-        for child in children:
-            child.kill()
-            child.wait()
-    outputs = "\n".join((folder / f"output{rank}").read_text() for rank in range(WORLD))
-    assert [child.returncode for child in children] == [0, 0], outputs
-    return [torch.load(folder / f"results{rank}.pt", weights_only=False) for rank in range(WORLD)]
+    code = f"import {__name__}, pathlib; {__name__}.main(pathlib.Path({str(folder)!r}))"
+    return run_pair(folder, ["-c", code])
 
 
 @pytest.fixture(scope="module")
