@@ -211,6 +211,11 @@ def evaluation() -> str:
         sets = sum(len(row["seconds"]) for row in record["rows"])
         of = f"CIFAR-10-C made here, {sets} sets of {record['extrapolated_to']:,} images"
         rows.append([of, f"{record['total_seconds']:.0f} s", "python -m benchmarks.corruptions"])
+    if record := measured("fourier_heatmap_cpu.json"):
+        of = f"Fourier heat map of `{record['model']}`, {record['waves']} waves on {record['extrapolated_to']:,} images"
+        each = ", ".join(f"{precision} {seconds:.0f} s" for precision, seconds in record["seconds"].items())
+        apart = f"{100 * record['largest_difference']:.1f} % at most"
+        rows.append([of, f"{each}; error rates apart by {apart}", "python -m benchmarks.fourier_heatmap"])
     if record := measured("minimal_perturbation_cpu.json"):
         rows += _minimal_perturbations(record)
     note = "CIFAR-10's test set, seed 0 (RobustBench seeds by the clock); times on two CPU cores."

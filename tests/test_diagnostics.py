@@ -247,6 +247,17 @@ def test_a_cosine_and_its_mirror_image_are_one():
     assert change.isfinite().all() and torch.equal(change[1:, 1:], change[1:, 1:].flip(0, 1))
 
 
+def test_bfloat16_runs_the_network_in_it_and_changes_little(real):
+    model, images, labels = real
+    found, seen = {}, []
+    with model.network.conv1.register_forward_hook(lambda *args: seen.append(args[2].dtype)):
+        for precision in ("float32", "bfloat16"):
+            found[precision] = fourier_heatmap(model, images, labels, every=16, precision=precision)
+    assert seen == [torch.float32] * (len(seen) // 2) + [torch.bfloat16] * (len(seen) // 2)
+    assert found["bfloat16"].precision == "bfloat16" and found["bfloat16"].change.dtype == torch.float64
+    assert (found["bfloat16"].change - found["float32"].change).abs().max() <= 1 / len(images)
+
+
 def test_the_norm_grows_with_the_side_but_is_the_published_one_at_224():
     labels = torch.tensor([0, 1])
     for side, norm in ((32, 4.0), (48, 6.0), (64, 8.0)):
@@ -702,6 +713,7 @@ def test_no_images_are_an_error(name):
         (lambda data: hybrid_reliance(Linear(wave(3)), *data, frequencies=(0.2, 0.1)), "frequencies: .* ascending"),
         (lambda data: fourier_heatmap(Linear(wave(3)), *data, norm=0), "norm: expected a positive number"),
         (lambda data: fourier_heatmap(Linear(wave(3)), *data, convention="mine"), "convention: expected one of yin"),
+        (lambda data: fourier_heatmap(Linear(wave(3)), *data, precision="int8"), "precision: expected one of float32"),
         (lambda data: sensitivity(Linear(wave(3)), *data, boundary_ring=23), "boundary_ring: expected 1 to 22"),
         (lambda data: sensitivity(Linear(wave(3)), *data, ranks=(544,)), "ranks: expected some of 0 to 543"),
         (lambda data: band_accuracy(Linear(wave(3)), *data, width=4), "width: expected an odd number"),
