@@ -10,7 +10,10 @@ measured with the same weights and settings is not measured again.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from benchmarks.cifar10_rn20 import SHIPPED
@@ -25,48 +28,60 @@ from freqrob.models.loading import checkpoint_path
 from freqrob.provenance import provenance
 
 RECORD = RESULTS / "diagnosis_rn20.json"
-DIAGNOSTICS = {
-    "sensitivity": sensitivity, "hybrid": hybrid_reliance, "minimal_perturbation": minimal_perturbation,
-    "loss_landscape_low": low_landscape, "loss_landscape_high": high_landscape,
-}  # fmt: skip
 SETTINGS: dict[str, dict[str, Any]] = {
     "sensitivity": {"images": 1000},
     "hybrid": {"images": 500, "seeds": [0, 1, 2, 3]},
     "minimal_perturbation": {"images": 100, "steps": 100, "repeats": 1},
-    "loss_landscape_low": {"images": 200, "points": 9},
-    "loss_landscape_high": {"images": 200, "points": 9},
+    "loss_landscape_low": {"images": 200, "points": 9, "seeds": [0]},
+    "loss_landscape_high": {"images": 200, "points": 9, "seeds": [0, 1, 2, 3]},
 }
 
 
-def measure(name: str, model_dir: Path, test: ImageSet, cache: Path | None) -> dict[str, Any]:
-    """What the record says of a model."""
-    model, found = load_model(name, model_dir), {}
-    for what, diagnostic in DIAGNOSTICS.items():
-        print(f"{name}: {what}", flush=True)
-        settings = dict(SETTINGS[what])
-        chosen = test[: settings.pop("images")]
-        found[what] = diagnostic(model, chosen.images, chosen.labels, cache=cache, **settings)
-    reversals = found["hybrid"].reversal
-    smallest = found["minimal_perturbation"]
-    middle = len(found["loss_landscape_low"].steps) // 2
+def _sensitivity(*given: Any, **settings: Any) -> dict[str, Any]:
+    found = sensitivity(*given, **settings)
     return {
-        **provenance(f"python -m benchmarks.diagnosis_rn20 --data DIR {name}"),
-        "sha256": sha256_of(checkpoint_path(name, model_dir, "cifar10", "Linf")),
-        "source": "cifar10 test",
-        "settings": SETTINGS,
-        "high_share_of_gradient": found["sensitivity"].high_share.mean().item(),
-        "median_radius_of_largest_coefficient": found["sensitivity"].radii[:, 0].median().item(),
-        "reversal_frequency": reversals.nanmean().item(),
-        "reversal_frequencies": reversals.tolist(),
-        "minimal_distance": smallest.distances[smallest.success].median().item(),
-        "half_power_frequency": smallest.half_power_frequency,
-        "half_power_interval": [smallest.half_power_low, smallest.half_power_high],
-        **{
-            f"{value}_on_{half}": of(found[f"loss_landscape_{half}"])
-            for half in ("low", "high")
-            for value, of in {"loss": lambda at: at.loss[middle, middle].item(), "rise": lambda at: at.rise}.items()
-        },
+        "high_share_of_gradient": found.high_share.mean().item(),
+        "median_radius_of_largest_coefficient": found.radii[:, 0].median().item(),
     }
+
+
+def _hybrid(*given: Any, **settings: Any) -> dict[str, Any]:
+    reversals = hybrid_reliance(*given, **settings).reversal
+    return {"reversal_frequency": reversals.nanmean().item(), "reversal_frequencies": reversals.tolist()}
+
+
+def _minimal_perturbation(*given: Any, **settings: Any) -> dict[str, Any]:
+    found = minimal_perturbation(*given, **settings)
+    return {
+        "minimal_distance": found.distances[found.success].median().item(),
+        "half_power_frequency": found.half_power_frequency,
+        "half_power_interval": [found.half_power_low, found.half_power_high],
+    }
+
+
+def _landscape(half: str, *given: Any, seeds: Sequence[int], **settings: Any) -> dict[str, Any]:
+    """The loss, and its rise: the mean over a pair of random directions a seed, and the standard error of that."""
+    measure = {"low": low_landscape, "high": high_landscape}[half]
+    found = [measure(*given, seed=seed, **settings) for seed in seeds]
+    middle, rises = len(found[0].steps) // 2, [one.rise for one in found]
+    numbers = {f"loss_on_{half}": found[0].loss[middle, middle].item(), f"rise_on_{half}": fmean(rises)}
+    return numbers if len(rises) == 1 else {**numbers, f"rise_error_on_{half}": stdev(rises) / len(rises) ** 0.5}
+
+
+DIAGNOSTICS: dict[str, Callable[..., dict[str, Any]]] = {
+    "sensitivity": _sensitivity, "hybrid": _hybrid, "minimal_perturbation": _minimal_perturbation,
+    "loss_landscape_low": partial(_landscape, "low"), "loss_landscape_high": partial(_landscape, "high"),
+}  # fmt: skip
+
+
+def measure(name: str, what: str, model_dir: Path, test: ImageSet, cache: Path | None) -> dict[str, Any]:
+    """What the record says of a model by one diagnostic."""
+    print(f"{name}: {what}", flush=True)
+    settings = dict(SETTINGS[what])
+    chosen = test[: settings.pop("images")]
+    found = DIAGNOSTICS[what](load_model(name, model_dir), chosen.images, chosen.labels, cache=cache, **settings)
+    command = provenance(f"python -m benchmarks.diagnosis_rn20 --data DIR {name}")
+    return {**command, "source": "cifar10 test", "settings": SETTINGS[what], **found}
 
 
 def main() -> None:
@@ -78,10 +93,15 @@ def main() -> None:
     given = parser.parse_args()
     test = load_dataset("cifar10", "test", given.data)
     for name in given.models or list_models("*_rn20", "cifar10", "Linf", given.model_dir):
-        weights, known = checkpoint_path(name, given.model_dir, "cifar10", "Linf"), measured(RECORD.name).get(name, {})
-        if (known.get("sha256"), known.get("settings")) != (sha256_of(weights), SETTINGS):
-            found = measure(name, given.model_dir, test, given.cache)
-            write_json(RECORD, dict(sorted({**measured(RECORD.name), name: found}.items())))
+        sha256 = sha256_of(checkpoint_path(name, given.model_dir, "cifar10", "Linf"))
+        for what, settings in SETTINGS.items():
+            record = measured(RECORD.name)
+            known = record.get(name, {})
+            if known.get("sha256") != sha256:
+                known = {"sha256": sha256}
+            if known.get(what, {}).get("settings") != settings:
+                known[what] = measure(name, what, given.model_dir, test, given.cache)
+                write_json(RECORD, dict(sorted({**record, name: known}.items())))
 
 
 if __name__ == "__main__":

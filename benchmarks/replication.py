@@ -85,30 +85,28 @@ def _long_tail() -> Iterator[Finding]:
 
 
 def _sensitivity() -> Iterator[Finding]:
-    record = measured("diagnosis_rn20.json")
     for claim, of, base in (
         ("adversarial training moves the gradient out of the high frequencies", "standard_rn20", "pgd_at_rn20"),
         ("training on balanced images does so too", "standard_rn20", "bass_standard_rn20"),
         ("… and with adversarial training", "pgd_at_rn20", "bass_pgd_at_rn20"),
     ):
-        share = _value(record, "high_share_of_gradient", 100)
+        share = _diagnosed("high_share_of_gradient", 100)
         yield _compared(
             LIN, "Fig. 2", f"{claim} (their share of its power, %)", DIAGNOSES, (of, share), (base, share), digits=0
         )
 
 
 def _landscapes() -> Iterator[Finding]:
-    record = measured("diagnosis_rn20.json")
     for model in ("standard_rn20", "pgd_at_rn20"):
-        high, low = (_value(record, f"loss_on_{half}") for half in ("high", "low"))
+        high, low = (_diagnosed(f"loss_on_{half}") for half in ("high", "low"))
         yield _compared(
             LIN, "Fig. 1", "the high-frequency half of the images is fitted worse: the loss on it, beside the low half",
             DIAGNOSES, (model, high), (model, low), names=(f"`{model}`, high", "low"), digits=2,
         )  # fmt: skip
-    rise = _value(record, "rise_on_high")
+    rise = _diagnosed("rise_on_high")
     yield _compared(
         LIN, "Fig. 4", "training on balanced images flattens the loss on the high half: its rise around the weights",
-        DIAGNOSES, ("pgd_at_rn20", rise), ("bass_pgd_at_rn20", rise), digits=2,
+        DIAGNOSES, ("pgd_at_rn20", rise), ("bass_pgd_at_rn20", rise), digits=3, error=_diagnosed("rise_error_on_high"),
     )  # fmt: skip
 
 
@@ -214,7 +212,7 @@ def _corruption_trade() -> Iterator[Finding]:
 def _reliance() -> Iterator[Finding]:
     diagnoses, accuracies = measured("diagnosis_rn20.json"), measured("cifar10_rn20.json")
     size, half_power, reversal = (
-        _value(diagnoses, key) for key in ("minimal_distance", "half_power_frequency", "reversal_frequency")
+        _diagnosed(key) for key in ("minimal_distance", "half_power_frequency", "reversal_frequency")
     )
 
     def robust(model: str) -> float:
@@ -235,7 +233,6 @@ def _reliance() -> Iterator[Finding]:
 
 
 def _blur() -> Iterator[Finding]:
-    record = measured("diagnosis_rn20.json")
     for where, claim, key, scale, digits, swapped in (
         (
             "the blur model",
@@ -255,8 +252,7 @@ def _blur() -> Iterator[Finding]:
         ),
         ("the blur model", "… and larger (grey levels)", "minimal_distance", 255, 2, False),
     ):
-        value = _value(record, key, scale)
-        pair = (("standard_rn20", value), ("blur_standard_rn20", value))
+        pair = tuple((model, _diagnosed(key, scale)) for model in ("standard_rn20", "blur_standard_rn20"))
         yield _compared(LI, where, claim, DIAGNOSES, *(pair if swapped else pair[::-1]), digits=digits)
 
 
@@ -271,13 +267,20 @@ def _compared(
     names: tuple[str, str] | None = None,
     digits: int = 1,
     images: int | None = None,
+    error: Callable[[str], float] | None = None,
     headline: bool = False,
 ) -> Finding:
-    """The claim is that one model's value is above another's; ``images``: of an accuracy, which has that much noise."""
+    """The claim is that one model's value is above another's.
+
+    ``error`` gives the standard error of a model's value; ``images`` does for an accuracy (%) of so many.
+    """
     one, two = (value(model) for model, value in (above, below))
     if isnan(one + two):
         return Finding(paper, where, claim, "", "", command, headline)
-    noise = 2 * hypot(*((p * (100 - p) / images) ** 0.5 for p in (one, two))) if images else 0
+    errors = [error(model) for model, _ in (above, below)] if error else [0.0]
+    if images:
+        errors = [(share * (100 - share) / images) ** 0.5 for share in (one, two)]
+    noise = 2 * hypot(*errors)
     holds = "within noise" if abs(one - two) < noise else "yes" if one > two else "no"
     first, second = names or (f"`{above[0]}`", f"`{below[0]}`")
     return Finding(
@@ -301,8 +304,15 @@ def _of_all(true: Sequence[bool]) -> str:
     return "" if not true else "yes" if all(true) else "in part" if any(true) else "no"
 
 
-def _value(record: dict, key: str, scale: float = 1) -> Callable[[str], float]:
-    return lambda model: scale * record.get(model, {}).get(key, nan)
+def _diagnosed(key: str, scale: float = 1) -> Callable[[str], float]:
+    """What the diagnosis of a model says under that key; NaN where it was not taken."""
+    record = measured("diagnosis_rn20.json")
+
+    def value(model: str) -> float:
+        parts = (part for part in record.get(model, {}).values() if isinstance(part, dict))
+        return scale * next((part[key] for part in parts if key in part), nan)
+
+    return value
 
 
 def _mean_over(record: dict, types: Sequence[str]) -> Callable[[str], float]:
@@ -323,7 +333,7 @@ the settings of every number. Models are ResNet-20s of 0.27 M parameters on CIFA
 each, where the papers have networks of 11 M to 46 M parameters and schedules ten times as long: a "no" says that a
 claim does not hold at this size, not that it is false. Robust accuracies are of PGD-20, L∞, ε = 8/255, step 2/255, one
 random start, seed 0, on 10,000 test images, under the protocol that is named; "within noise" is a difference of less
-than two standard errors.
+than two standard errors, of losses around the weights over four pairs of random directions.
 """
 
 

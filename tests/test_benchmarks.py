@@ -290,12 +290,29 @@ def test_a_difference_within_two_standard_errors_is_noise(tmp_path, monkeypatch)
     assert [robust(twin) for twin in (0.30, 0.353, 0.365, 0.40)] == ["no", "within noise", "within noise", "yes"]
 
 
+def test_a_difference_within_the_error_over_directions_is_noise(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
+
+    def flatter(rise):
+        rises = {"pgd_at_rn20": 0.10, "bass_pgd_at_rn20": rise}
+        record = {
+            name: {"loss_landscape_high": {"rise_on_high": rise, "rise_error_on_high": 0.01}}
+            for name, rise in rises.items()
+        }
+        (tmp_path / "diagnosis_rn20.json").write_text(json.dumps(record))
+        return finding("training on balanced images flattens").holds
+
+    assert [flatter(rise) for rise in (0.05, 0.075, 0.12, 0.15)] == ["yes", "within noise", "within noise", "no"]
+
+
 def test_a_correlation_over_models_is_named_by_its_sign_and_size(tmp_path, monkeypatch):
     monkeypatch.setattr(records, "RESULTS", tmp_path)
 
     def correlated(*half_power):
         record = {
-            f"{defense}_rn20": {"minimal_distance": 0.01 * size, "half_power_frequency": half}
+            f"{defense}_rn20": {
+                "minimal_perturbation": {"minimal_distance": 0.01 * size, "half_power_frequency": half}
+            }
             for size, (defense, half) in enumerate(
                 zip(("standard", "fgsm", "pgd_at", "trades"), half_power, strict=True)
             )
@@ -314,7 +331,7 @@ def test_a_diagnosis_is_taken_once_and_read_by_the_replication(tmp_path, monkeyp
     monkeypatch.setattr(records, "RESULTS", tmp_path)
     monkeypatch.setattr(diagnosis_rn20, "RECORD", tmp_path / "diagnosis_rn20.json")
     monkeypatch.setattr(diagnosis_rn20, "load_dataset", lambda *_: sample_images())
-    few = {"images": 4, "steps": 2, "points": 3, "seeds": [0]}
+    few = {"images": 4, "steps": 2, "points": 5, "seeds": [0, 1]}
     small = {what: {key: few.get(key, of[key]) for key in of} for what, of in diagnosis_rn20.SETTINGS.items()}
     small["hybrid"]["images"] = 20
     monkeypatch.setattr(diagnosis_rn20, "SETTINGS", small)
@@ -322,12 +339,15 @@ def test_a_diagnosis_is_taken_once_and_read_by_the_replication(tmp_path, monkeyp
     diagnosis_rn20.main()
     found = records.measured("diagnosis_rn20.json")
     assert "sensitivity" in capsys.readouterr().out
-    assert f"high {found['standard_rn20']['loss_on_high']:.2f}" in finding("the high-frequency half").found
+    landscape = found["standard_rn20"]["loss_landscape_high"]
+    assert f"high {landscape['loss_on_high']:.2f}" in finding("the high-frequency half").found
+    assert 0 < landscape["rise_error_on_high"] < 1
     diagnosis_rn20.main()
     assert not capsys.readouterr().out and records.measured("diagnosis_rn20.json") == found
-    small["sensitivity"]["images"] = 5
+    small["sensitivity"] = {"images": 5}
     diagnosis_rn20.main()
-    assert "sensitivity" in capsys.readouterr().out, "other settings are another measurement"
+    assert capsys.readouterr().out == "standard_rn20: sensitivity\n", "what has other settings is measured anew"
+    assert records.measured("diagnosis_rn20.json")["standard_rn20"]["hybrid"] == found["standard_rn20"]["hybrid"]
 
 
 def test_the_replication_is_what_results_say():
