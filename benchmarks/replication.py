@@ -277,15 +277,16 @@ def _compared(
     one, two = (value(model) for model, value in (above, below))
     if isnan(one + two):
         return Finding(paper, where, claim, "", "", command, headline)
-    errors = [error(model) for model, _ in (above, below)] if error else [0.0]
+    errors = [error(model) if error else 0 for model, _ in (above, below)]
     if images:
         errors = [(share * (100 - share) / images) ** 0.5 for share in (one, two)]
-    noise = 2 * hypot(*errors)
-    holds = "within noise" if abs(one - two) < noise else "yes" if one > two else "no"
-    first, second = names or (f"`{above[0]}`", f"`{below[0]}`")
-    return Finding(
-        paper, where, claim, f"{first} {one:.{digits}f}, {second} {two:.{digits}f}", holds, command, headline
+    holds = "within noise" if abs(one - two) < 2 * hypot(*errors) else "yes" if one > two else "no"
+    first, second = (
+        f"{value:.{digits}f}" + (f" ± {of:.{digits}f}" if error else "")
+        for value, of in zip((one, two), errors, strict=True)
     )
+    name, other = names or (f"`{above[0]}`", f"`{below[0]}`")
+    return Finding(paper, where, claim, f"{name} {first}, {other} {second}", holds, command, headline)
 
 
 def _falling(paper: str, where: str, claim: str, models: Mapping[str, tuple[float, float]], what: str) -> Finding:
