@@ -107,7 +107,8 @@ def _landscapes() -> Iterator[Finding]:
     rise = _diagnosed("rise_on_high")
     yield _compared(
         LIN, "Fig. 4", "training on balanced images flattens the loss on the high half: its rise around the weights",
-        DIAGNOSES, ("pgd_at_rn20", rise), ("bass_pgd_at_rn20", rise), digits=3, error=_diagnosed("rise_error_on_high"),
+        DIAGNOSES, ("pgd_at_rn20", rise), ("bass_pgd_at_rn20", rise), digits=3,
+        errors=[_diagnosed("rise_error_on_high")(model) for model in ("pgd_at_rn20", "bass_pgd_at_rn20")],
     )  # fmt: skip
 
 
@@ -126,15 +127,17 @@ def _balanced_twins() -> Iterator[Finding]:
                 LIN, f"Table 1, {defense}", claim, ACCURACIES, (twin, robust(protocol)), (base, robust()),
                 images=10_000, headline=True,
             )  # fmt: skip
-    natural, behind_bass = (_on_corruptions(tuple(CORRUPTIONS), protocol) for protocol in CORRUPTION_RECORDS)
     for base in ("standard", "augmix"):
-        for claim, of in (
-            ("trained and tested behind BaSS, accuracy on the 19 corruptions is higher", behind_bass),
-            ("… and it is so where BaSS is left out in the test", natural),
+        for claim, protocol in (
+            ("trained and tested behind BaSS, accuracy on the 19 corruptions is higher", "natural+bass"),
+            ("… and it is so where BaSS is left out in the test", "natural"),
         ):
-            twins = (f"bass_{base}_rn20", of), (f"{base}_rn20", natural)
-            where, images = f"Table 4, {base}", _corrupted_images()
-            yield _compared(LIN, where, f"{claim} (%)", CORRUPTED, *twins, images=images)
+            twin, own = (f"bass_{base}_rn20", protocol), (f"{base}_rn20", "natural")
+            yield _compared(
+                LIN, f"Table 4, {base}", f"{claim} (%)", CORRUPTED,
+                *((model, _on_corruptions("19 types", how)) for model, how in (twin, own)),
+                errors=[_on_corruptions("19 types", how, "standard_errors")(model) for model, how in (twin, own)],
+            )  # fmt: skip
 
 
 def _trend_with_gamma() -> Iterator[Finding]:
@@ -205,10 +208,10 @@ def _corruption_trade() -> Iterator[Finding]:
         ("adversarial training gains on those of high frequency", "high", "pgd_at_rn20", "standard_rn20"),
         ("… and loses on those of low frequency", "low", "standard_rn20", "pgd_at_rn20"),
     ):
-        value = _on_corruptions([name for name, one in CORRUPTIONS.items() if one.band == band])
+        value, error = (_on_corruptions(band, what=what) for what in ("means", "standard_errors"))
         yield _compared(
             CHAN, "Table 1", f"{claim} (mean accuracy, %)", CORRUPTED, (of, value), (base, value),
-            images=_corrupted_images(),
+            errors=[error(of), error(base)],
         )  # fmt: skip
 
 
@@ -270,24 +273,21 @@ def _compared(
     names: tuple[str, str] | None = None,
     digits: int = 1,
     images: int | None = None,
-    error: Callable[[str], float] | None = None,
+    errors: Sequence[float] = (),
     headline: bool = False,
 ) -> Finding:
     """The claim is that one model's value is above another's.
 
-    ``error`` gives the standard error of a model's value; ``images`` does for an accuracy (%) of so many.
+    ``errors`` are the two standard errors; ``images`` tells them for an accuracy (%) on so many.
     """
     one, two = (value(model) for model, value in (above, below))
     if isnan(one + two):
         return Finding(paper, where, claim, "", "", command, headline)
-    errors = [error(model) if error else 0 for model, _ in (above, below)]
-    if images:
-        errors = [(share * (100 - share) / images) ** 0.5 for share in (one, two)]
-    holds = "within noise" if abs(one - two) < 2 * hypot(*errors) else "yes" if one > two else "no"
-    first, second = (
-        f"{value:.{digits}f}" + (f" ± {of:.{digits}f}" if error else "")
-        for value, of in zip((one, two), errors, strict=True)
-    )
+    noise = errors or [(share * (100 - share) / images) ** 0.5 if images else 0 for share in (one, two)]
+    holds = "within noise" if abs(one - two) < 2 * hypot(*noise) else "yes" if one > two else "no"
+    first, second = (f"{value:.{digits}f}" for value in (one, two))
+    if errors:
+        first, second = (f"{value} ± {error:.{digits}f}" for value, error in zip((first, second), errors, strict=True))
     name, other = names or (f"`{above[0]}`", f"`{below[0]}`")
     return Finding(paper, where, claim, f"{name} {first}, {other} {second}", holds, command, headline)
 
@@ -319,22 +319,10 @@ def _diagnosed(key: str, scale: float = 1) -> Callable[[str], float]:
     return value
 
 
-def _on_corruptions(types: Sequence[str], protocol: str = "natural") -> Callable[[str], float]:
-    """Mean accuracy (%) over types of corruption and severities; NaN where one was not measured."""
-    results = measured(CORRUPTION_RECORDS[protocol]).get("results", ())
-    accuracies = {result["model"]: result["accuracies"] for result in results}
-
-    def mean(model: str) -> float:
-        found = [accuracies.get(model, {}).get(name, [nan]) for name in types]
-        return 100 * sum(sum(at) / len(at) for at in found) / len(found)
-
-    return mean
-
-
-def _corrupted_images() -> int:
-    """How many images each mean is over; that they are corrupted in many ways does not make them more."""
-    results = measured(CORRUPTION_RECORDS["natural"]).get("results", [{"images": 0}])
-    return results[0]["images"]
+def _on_corruptions(group: str, protocol: str = "natural", what: str = "means") -> Callable[[str], float]:
+    """Mean accuracy (%) on a group of corruptions, or its standard error; NaN where it was not measured."""
+    results = {result["model"]: result for result in measured(CORRUPTION_RECORDS[protocol]).get("results", ())}
+    return lambda model: 100 * results.get(model, {}).get(what, {}).get(group, nan)
 
 
 HEAD = """# Which claims hold here

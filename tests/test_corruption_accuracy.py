@@ -61,6 +61,16 @@ def test_accuracy_is_that_of_each_severity(arrays):
     assert evaluate_corruptions(Brightest(), arrays, images=4).accuracies["fog"] == (0.75, 0.5, 0.25, 0, 0)
 
 
+def test_the_standard_error_counts_an_image_once(arrays):
+    found = evaluate_corruptions(Brightest(), arrays)
+    wrong = np.arange(COUNT)[:, None] < np.array(SEVERITIES)
+    expected = (1 - wrong.mean(1)).std() / COUNT**0.5
+    assert found.standard_errors == {"all": pytest.approx(expected)} and found.as_dict()["standard_errors"]
+    twice = dict.fromkeys(("fog", "snow"), arrays.arrays["fog"])
+    alike = CorruptionArrays(None, "cifar10", twice, arrays.labels, None)
+    assert evaluate_corruptions(Brightest(), alike).standard_errors["all"] == pytest.approx(expected)
+
+
 def test_a_second_call_with_a_cache_does_not_call_the_model(arrays, tmp_path):
     model = Brightest()
     first = evaluate_corruptions(model, arrays, cache=tmp_path)

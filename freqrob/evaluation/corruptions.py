@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from freqrob.data.corruption_arrays import CorruptionArrays
 from freqrob.data.corruptions import CORRUPTIONS, SEVERITIES
@@ -42,6 +43,8 @@ class CorruptionAccuracy:
         bass: the reading of BaSS by which the images were balanced before they were corrupted, or None.
         generated: whether they were made by freqrob; if not, they are as published.
         accuracies: of each type a share of ``images`` at severity 1 to 5.
+        standard_errors: of each of ``means()``, were the images drawn anew; an image counts once, however many ways it
+            is corrupted in.
     """
 
     dataset: str
@@ -50,6 +53,7 @@ class CorruptionAccuracy:
     bass: str | None
     generated: bool
     accuracies: dict[str, tuple[float, ...]]
+    standard_errors: dict[str, float] = field(default_factory=dict)
 
     def of_type(self, name: str) -> float:
         """The mean over severities. Raises KeyError for a type that was not measured."""
@@ -60,8 +64,7 @@ class CorruptionAccuracy:
 
         ``"15 types"`` is what RobustBench reports; ``"all"`` is over whatever types were measured.
         """
-        whole = {group: types for group, types in GROUPS.items() if self.accuracies.keys() >= {*types}}
-        whole["all"] = tuple(self.accuracies)
+        whole = _whole_groups(self.accuracies)
         return {group: _mean([self.of_type(name) for name in types]) for group, types in whole.items()}
 
     def mce(self, baseline: CorruptionAccuracy) -> float:
@@ -125,18 +128,29 @@ def evaluate_corruptions(
         raise ValueError(f"images: expected 1 to {count}, the images of each severity, got {images}")
     labels = corruptions.labels[:images]
     sets = [(name, severity) for name in corruptions.types for severity in SEVERITIES]
-    found: dict[str, list[float]] = {}
+    accuracies: dict[str, tuple[float, ...]] = {}
+    correct: dict[str, Tensor] = {}  # how often each image is, over the severities
     for name, severity in track(sets, f"{protocol} corruptions", len(sets)):
         (result,) = evaluate(
             model, corruptions.images(name, severity)[:images], labels, protocols=[protocol], attacks=[Clean()],
             batch_size=batch_size, cache=cache,
         )  # fmt: skip
-        found.setdefault(name, []).append(result.accuracy)
+        accuracies[name] = (*accuracies.get(name, ()), result.accuracy)
+        correct[name] = correct.get(name, 0) + result.correct.double() / len(SEVERITIES)
+    errors = {
+        group: torch.stack([correct[name] for name in types]).mean(0).std(correction=0).item() / len(labels) ** 0.5
+        for group, types in _whole_groups(accuracies).items()
+    }
     generated = corruptions.generated or {}
-    accuracies = {name: tuple(at) for name, at in found.items()}
     return CorruptionAccuracy(
-        corruptions.dataset, protocol, len(labels), generated.get("bass"), bool(generated), accuracies
+        corruptions.dataset, protocol, len(labels), generated.get("bass"), bool(generated), accuracies, errors
     )
+
+
+def _whole_groups(measured: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Those of ``GROUPS`` of which all types were measured, and ``all``."""
+    whole = {group: types for group, types in GROUPS.items() if set(types) <= set(measured)}
+    return {**whole, "all": tuple(measured)}
 
 
 def _mean(values: Sequence[float]) -> float:

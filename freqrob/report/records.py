@@ -247,7 +247,7 @@ def _read_corruptions(path: Path, content: dict[str, Any], found: Records) -> No
     for row in _rows(content):
         try:
             names = [one.name for one in fields(CorruptionAccuracy)]
-            accuracy = CorruptionAccuracy(**{name: row[name] for name in names})
+            accuracy = CorruptionAccuracy(**{name: row[name] for name in names if name in row})
             accuracy.means()
             mce = float(row["mce"]) if "mce" in row else None
             if not isinstance(accuracy.images, int):
