@@ -331,8 +331,8 @@ Written by `python -m benchmarks.replication` from the records beside this file,
 the settings of every number. Models are ResNet-20s of 0.27 M parameters on CIFAR-10, trained on two CPU cores, one seed
 each, where the papers have networks of 11 M to 46 M parameters and schedules ten times as long: a "no" says that a
 claim does not hold at this size, not that it is false. Robust accuracies are of PGD-20, L∞, ε = 8/255, step 2/255, one
-random start, seed 0, on 10,000 test images, under the protocol that is named; "within noise" is a difference of less
-than two standard errors, of losses around the weights over four pairs of random directions.
+random start, seed 0, on 10,000 test images, under the protocol that is named. "Within noise" is a difference of less
+than two standard errors, ± is one: over images, or of the loss around the weights over four pairs of directions.
 """
 
 
