@@ -39,6 +39,11 @@ def measure(images: Tensor, name: str, frost: Path | None) -> dict:
     }
 
 
+def _correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """Spearman's; None for fewer than three, which say nothing."""
+    return round(rank_correlation(*zip(*pairs, strict=True))[0], 4) if len(pairs) >= 3 else None
+
+
 def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="CIFAR-10's folder")
@@ -54,23 +59,24 @@ def main(given: Sequence[str] | None = None) -> None:
         print(f"{name:18} {rows[-1]['log_b_low']:7.3f}", flush=True)
     rows.sort(key=lambda row: -row["log_b_low"])
     known, banded = ([row for row in rows if row[key] is not None] for key in ("paper", "band"))
-    with_bands, _ = rank_correlation([row["log_b_low"] for row in banded], [BANDS[row["band"]] for row in banded])
-    with_paper, _ = rank_correlation([row["log_b_low"] for row in known], [row["paper"] for row in known])
+    with_bands = _correlation([(row["log_b_low"], BANDS[row["band"]]) for row in banded])
+    with_paper = _correlation([(row["log_b_low"], row["paper"]) for row in known])
     record = {
         **provenance(f"python -m benchmarks.corruption_b_low --images {len(images)}"),
         "source": "cifar10 test, corrupted here",
         "images": len(images),
         "log_b_low": "ln B_low of the mean |rfft2(x' - x)|, x in [0, 1], at each severity; the severities' mean",
         "paper": "Chan et al., IJCAI 2022, Table 1, last column; null where its value is not at hand",
-        "rank_correlation_with_paper": round(with_paper, 4) if len(known) >= 3 else None,
-        "rank_correlation_with_bands": round(with_bands, 4),
+        "rank_correlation_with_paper": with_paper,
+        "rank_correlation_with_bands": with_bands,
         "from_low_to_high": [row["type"] for row in rows],
         "rows": rows,
     }  # fmt: skip
     write_json(arguments.out, record)
     print("from low to high frequencies:", ", ".join(record["from_low_to_high"]))
-    print(f"rank correlation with Li et al.'s bands: {with_bands:.2f}")
-    print(f"with JaFR's Table 1: {with_paper if len(known) >= 3 else f'too few of its values at hand ({len(known)})'}")
+    print(f"rank correlation with Li et al.'s bands: {with_bands}")
+    few = f"too few of its values at hand ({len(known)})"
+    print(f"with JaFR's Table 1: {few if with_paper is None else with_paper}")
 
 
 if __name__ == "__main__":
