@@ -16,12 +16,14 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from torch import Tensor, nn
+
 from benchmarks.cifar10_rn20 import SHIPPED
 from benchmarks.records import RESULTS, measured
 from freqrob.data import load_dataset
 from freqrob.data.datasets import ImageSet
-from freqrob.diagnostics import hybrid_reliance, minimal_perturbation, sensitivity
-from freqrob.diagnostics.run import high_landscape, low_landscape
+from freqrob.diagnostics import hybrid_reliance, loss_landscape, minimal_perturbation, sensitivity
+from freqrob.diagnostics.run import high_half, low_half
 from freqrob.files import sha256_of, write_json
 from freqrob.models import list_models, load_model
 from freqrob.models.loading import checkpoint_path
@@ -59,10 +61,12 @@ def _minimal_perturbation(*given: Any, **settings: Any) -> dict[str, Any]:
     }
 
 
-def _landscape(half: str, *given: Any, seeds: Sequence[int], **settings: Any) -> dict[str, Any]:
+def _landscape(
+    half: str, model: nn.Module, images: Tensor, labels: Tensor, *, seeds: Sequence[int], **settings: Any
+) -> dict[str, Any]:
     """The loss, and its rise: the mean over a pair of random directions a seed, and the standard error of that."""
-    measure = {"low": low_landscape, "high": high_landscape}[half]
-    found = [measure(*given, seed=seed, **settings) for seed in seeds]
+    images = {"low": low_half, "high": high_half}[half](images)
+    found = [loss_landscape(model, images, labels, seed=seed, **settings) for seed in seeds]
     middle, rises = len(found[0].steps) // 2, [one.rise for one in found]
     numbers = {f"loss_on_{half}": found[0].loss[middle, middle].item(), f"rise_on_{half}": fmean(rises)}
     return numbers if len(rises) == 1 else {**numbers, f"rise_error_on_{half}": stdev(rises) / len(rises) ** 0.5}

@@ -1,6 +1,46 @@
-"""What the parameters of defences and augmentations have to be."""
+"""Parameters: as people write them on a command line, and what they have to be."""
 
+import json
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from inspect import signature
 from math import isfinite
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+
+def read_setting(text: str) -> tuple[str, Any]:
+    """``"steps=3"`` as ("steps", 3); values are JSON, fractions such as 8/255, or text. Raises ValueError."""
+    key, equals, value = text.partition("=")
+    if not (key and equals and value):
+        raise ValueError(f"--set: expected KEY=VALUE, got {text!r}")
+    plain = {"none": "null"}.get(value.lower(), value.lower())
+    for read in (json.loads, lambda _: json.loads(plain), lambda number: float(Fraction(number))):
+        try:
+            return key, read(value)
+        except (ValueError, ZeroDivisionError):
+            continue
+    return key, value
+
+
+def keyword_hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """The types of a function's keyword-only parameters, by name."""
+    parameters, hints = signature(function).parameters.values(), get_type_hints(function)
+    return {one.name: hints[one.name] for one in parameters if one.kind is one.KEYWORD_ONLY}
+
+
+def fits(value: object, hint: Any) -> bool:
+    """Whether a value that JSON may hold is of a type such as ``float``, ``int | None`` or ``Sequence[int]``."""
+    origin, of = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(fits(value, one) for one in of)
+    if origin is Sequence:
+        return isinstance(value, list | tuple) and all(fits(one, of[0]) for one in value)
+    if origin is Literal:
+        return value in of
+    if hint in (int, float):
+        return is_number(value) and (hint is float or isinstance(value, int))
+    return isinstance(value, hint)
 
 
 def check_pixels(**values: float) -> None:

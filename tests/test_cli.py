@@ -24,8 +24,8 @@ from freqrob.evaluation import PGD, PROTOCOLS, evaluate, parse_attack
 from freqrob.models import create_network, list_models
 from freqrob.models.cards import Card
 from freqrob.models.checkpoints import add_results, save
+from freqrob.parameters import read_setting
 from freqrob.training import Recipe, recipe_for, train
-from freqrob.training.settings import _setting
 
 pytestmark = pytest.mark.usefixtures("tiny")
 COMMANDS = (
@@ -489,7 +489,7 @@ def test_train_refuses_bad_input(arguments, message, tmp_path):
     ],
 )
 def test_settings_are_read_as_people_write_them(text, value):
-    assert _setting(text) == ("a", value)
+    assert read_setting(text) == ("a", value)
 
 
 def test_doctor_prints_what_it_found(monkeypatch):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,13 @@ from typer.testing import CliRunner
 
 from freqrob import cli
 from freqrob.data.samples import CIFAR10_CLASSES, sample_images
-from freqrob.diagnostics import HybridReliance, JacobianSpectrum, MinimalPerturbationSpectrum, Sensitivity
+from freqrob.diagnostics import (
+    FourierHeatmap,
+    HybridReliance,
+    JacobianSpectrum,
+    MinimalPerturbationSpectrum,
+    Sensitivity,
+)
 
 NETWORK = """
 import torch
@@ -51,6 +58,17 @@ def test_measures_saves_and_shows(tmp_path):
     assert about["command"].startswith("freqrob diagnose fgsm_rn20") and about["commit"] is not None
 
 
+def test_settings_of_one_diagnostic_are_taken_and_recorded():
+    given = ["--only", "fourier_heatmap", "--set", "fourier_heatmap.images=6", "--set", "fourier_heatmap.every=16"]
+    given += ["--set", 'fourier_heatmap.layer="0"']
+    result = run("diagnosed_nets:net", *given)
+    assert result.exit_code == 0, result.output
+    found = FourierHeatmap.load("diagnosis/diagnosed_nets_net")
+    assert (found.images, found.every, found.layer) == (6, 16, "0")
+    about = json.loads(Path("diagnosis/diagnosed_nets_net/fourier_heatmap.json").read_text())
+    assert "--set fourier_heatmap.images=6 --set fourier_heatmap.every=16" in about["command"]
+
+
 def test_a_second_run_finds_all_of_it_in_the_cache(monkeypatch):
     assert run("diagnosed_nets:net", "--only", "sensitivity").exit_code == 0
     monkeypatch.setattr(sys.modules["freqrob.diagnostics.sensitivity"], "input_gradient", None)
@@ -74,6 +92,9 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch):
         (["--preset", "long"], "preset: expected one of quick, full, got 'long'"),
         (["--only", "hibrid"], "only: got 'hibrid'"),
         (["--only", "hibrid"], "Nearest: hybrid"),
+        (["--set", "hybrid=1"], "--set: expected NAME.KEY=VALUE, got 'hybrid=1'"),
+        (["--set", "hybrid.seeds"], "--set: expected KEY=VALUE"),
+        (["--set", "hybrid.seeds=three"], "settings of hybrid: seeds: expected"),
     ],
 )
 def test_bad_settings_are_one_line(arguments, message):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from copy import deepcopy
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,6 +24,7 @@ from freqrob.diagnostics.minimal_perturbation import minimal_perturbation
 from freqrob.diagnostics.run import PRESETS, diagnose, expected_seconds
 from freqrob.diagnostics.sensitivity import sensitivity
 from freqrob.models import load_model
+from freqrob.parameters import keyword_hints
 from freqrob.spectral.jacobian import log_b_low
 from freqrob.spectral.ops import mean_amplitude
 from freqrob.spectral.rings import RingMap
@@ -628,17 +628,14 @@ def test_all_diagnostics_of_a_model_on_real_images(real, tmp_path):
     ("size", "every", "points"),
     [((64, 64), 2, (32, 32)), ((224, 224), 7, (32, 32)), ((45, 40), 1, (45, 40)), ((16, 17), 1, (16, 17))],
 )
-def test_every_diagnostic_takes_images_of_any_size(size, every, points, tmp_path, monkeypatch):
+def test_every_diagnostic_takes_images_of_any_size(size, every, points, tmp_path):
     pytest.importorskip("foolbox")
     shorter = {MINIMAL: {"steps": 5}, "loss_landscape_low": {"points": 3}, "loss_landscape_high": {"points": 3}}
-    for name, settings in shorter.items():
-        plan = PRESETS["quick"][name]
-        monkeypatch.setitem(PRESETS["quick"], name, replace(plan, settings={**plan.settings, **settings}))
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 5, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
     model.append(nn.Linear(16, 2))
     images, labels = 0.3 + 0.4 * torch.rand(4, 3, *size), torch.tensor([0, 1, 0, 1])
-    found = diagnose(model, images, labels, out=tmp_path, cache=tmp_path / "cache")
+    found = diagnose(model, images, labels, settings=shorter, out=tmp_path, cache=tmp_path / "cache")
     assert found.keys() == PRESETS["quick"].keys()
     for name, measured in found.items():
         assert measured.images == 4
@@ -683,6 +680,29 @@ def test_one_image_is_enough_for_what_needs_no_other():
         hybrid_reliance(Linear(wave(3)), *(tensor[:1] for tensor in of_waves(3)))
 
 
+def test_settings_replace_the_presets():
+    settings = {"hybrid": {"seeds": (1, 3), "frequencies": (0.1, 0.2), "images": 6}, "band_accuracy": {"images": 0}}
+    data = of_waves(3, 300)[0], torch.arange(300) % 2
+    found = diagnose(Linear(wave(3)), *data, only=list(settings), settings=settings)
+    alone = hybrid_reliance(Linear(wave(3)), *(tensor[:6] for tensor in data), seeds=(1, 3), frequencies=(0.1, 0.2))
+    assert found["hybrid"].scalars() == alone.scalars() and torch.equal(found["hybrid"].high, alone.high)
+    assert found["band_accuracy"].images == 300 and found["band_accuracy"].steps == 10
+
+
+@pytest.mark.parametrize("name", PRESETS["quick"])
+@pytest.mark.parametrize("value", ["none", -1, 1.5, True, float("nan"), ["a"], {}, None])
+def test_settings_of_another_type_are_named(name, value):
+    """Of every setting, but those that may be None, 1.5 or −1."""
+    if name == MINIMAL:
+        pytest.importorskip("foolbox")
+    data, takes = of_waves(3, 4), {"norm": [1.5, None], "span": [1.5], "every": [None], "boundary_ring": [None]}
+    takes |= {"attacked": [None], "seed": [-1]}
+    for key in ["images", *keyword_hints(PRESETS["quick"][name].measure).keys() - {"cache", "track"}]:
+        if value not in takes.get(key, []):
+            with pytest.raises(ValueError, match=key):
+                diagnose(Linear(wave(3)), *data, only=[name], settings={name: {key: value}})
+
+
 def test_the_presets_measure_the_same():
     assert PRESETS["quick"].keys() == PRESETS["full"].keys()
 
@@ -709,6 +729,10 @@ def test_no_images_are_an_error(name):
         (lambda data: jacobian_spectrum(Linear(wave(3)), *data, batch=0), "batch: expected at least 1"),
         (lambda data: diagnose(Linear(wave(3)), *data, preset="long"), "preset: expected one of quick, full"),
         (lambda data: diagnose(Linear(wave(3)), *data, only=["hibrid"]), "only: got 'hibrid', .* Nearest: hybrid"),
+        (lambda data: diagnose(Linear(wave(3)), *data, settings={"hibrid": {}}), "settings: got .* Nearest: hybrid"),
+        (lambda data: diagnose(Linear(wave(3)), *data, settings={"hybrid": {"seed": [0]}}), "no setting .* seeds"),
+        (lambda data: diagnose(Linear(wave(3)), *data, settings={"hybrid": {"seeds": 0}}), "expected .*, got 0"),
+        (lambda data: loss_landscape(Linear(wave(3)), *data, batch_size=0), "batch_size: expected an integer from 1"),
         (lambda data: hybrid_reliance(Linear(wave(3)), *data, frequencies=()), "frequencies: expected at least one"),
         (lambda data: hybrid_reliance(Linear(wave(3)), *data, frequencies=(0.2, 0.1)), "frequencies: .* ascending"),
         (lambda data: fourier_heatmap(Linear(wave(3)), *data, norm=0), "norm: expected a positive number"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -22,6 +22,7 @@ from freqrob.cli.app import (
 )
 from freqrob.cli.evaluate import device_of_rank, say_what_was_shipped, warnings_as_lines
 from freqrob.cli.progress import prefixed, progress_bars
+from freqrob.parameters import read_setting
 
 
 def diagnose(
@@ -33,6 +34,14 @@ def diagnose(
         str, typer.Option(help="quick: a minute a small model on two cores; full: what a paper would show.")
     ] = "quick",
     only: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this diagnostic; repeatable.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME.KEY=VALUE",
+            help="A setting of one diagnostic, of those its function takes, or its images (0 for all); repeatable.",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="A folder a model is written here.")] = Path("diagnosis"),
     batch_size: Annotated[
         int | None, typer.Option(help="Images at a time; by default 250 of 32×32 pixels, fewer of larger ones.")
@@ -50,6 +59,7 @@ def diagnose(
 
     - `freqrob diagnose standard_rn20 pgd_at_rn20 --data ./data`
     - `freqrob diagnose robustbench:Carmon2019Unlabeled --preset full --only hybrid --only fourier_heatmap`
+    - `freqrob diagnose pgd_at_rn20 --set fourier_heatmap.images=1000 --set fourier_heatmap.precision=bfloat16`
     - `torchrun --nproc-per-node 4 -m freqrob diagnose pgd_at_rn20 --preset full`
 
     **jacobian**: the gradient's spectrum and ln B_low (Chan et al.). **sensitivity**: the gradient on the Fourier
@@ -78,11 +88,13 @@ def diagnose(
     say_what_was_shipped(models, model_dir, dataset, threat_model)
     with progress_bars(quiet=rank() > 0) as (track, _log):
         chosen = load_dataset(dataset, "test", data, download=download, track=track)
-    how = {"preset": preset, "only": only}
+    how = {"preset": preset, "only": only, "settings": _by_diagnostic(settings or [])}
     seconds = sum(expected_seconds(net.to(where), chosen.images, **how) for net in networks.values())
     if rank() == 0:
         Console(stderr=True).print(f"about {max(seconds / 60, 0.1):.1f} minutes, less what is done", highlight=False)
-    options = {"--dataset": dataset, "--threat-model": threat_model, "--preset": preset, "--only": only}
+    options = {
+        "--dataset": dataset, "--threat-model": threat_model, "--preset": preset, "--only": only, "--set": settings
+    }  # fmt: skip
     source, found = f"{dataset} test", {}
     try:
         with progress_bars(quiet=rank() > 0) as (track, _log):
@@ -100,6 +112,18 @@ def diagnose(
     if rank() == 0:
         _table(found)
         Console().print(f"Wrote {', '.join(map(str, folders.values()))}", highlight=False, soft_wrap=True)
+
+
+def _by_diagnostic(texts: list[str]) -> dict[str, dict[str, Any]]:
+    """``["hybrid.seeds=[0]"]`` as ``{"hybrid": {"seeds": [0]}}``."""
+    found: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        path, value = read_setting(text)
+        name, dot, key = path.partition(".")
+        if not (dot and key):
+            raise ValueError(f"--set: expected NAME.KEY=VALUE, got {text!r}")
+        found.setdefault(name, {})[key] = value
+    return found
 
 
 FIGURES = {

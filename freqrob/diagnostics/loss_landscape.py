@@ -16,6 +16,7 @@ from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, device_of, shared_out, untracked
 from freqrob.models.sources import as_module
+from freqrob.parameters import check_counts
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def loss_landscape(
     Source: Li et al., NeurIPS 2018, section 4 (filter normalisation); Lin et al., NeurIPS 2023, Fig. 1 and 4.
     """
     check_labelled(images, labels)
+    check_counts(batch_size=batch_size)
     if not 0 < span < float("inf"):
         raise ValueError(f"span: expected a positive number, got {span!r}")
     if points < 3 or points % 2 == 0:

@@ -17,6 +17,7 @@ from freqrob.data.datasets import check_labelled
 from freqrob.evaluation.ranks import rank_and_world
 from freqrob.evaluation.samples import Samples, data_hash, model_hash
 from freqrob.models.sources import as_module
+from freqrob.parameters import check_counts
 
 Track = Callable[[Iterable, str, int], Iterable]
 Measure = Callable[[nn.Module, Tensor, torch.device], dict[str, Tensor]]
@@ -103,8 +104,7 @@ def per_batch(
 def _chunks(images: Tensor, labels: Tensor, batch_size: int) -> tuple[Tensor, ...]:
     """The numbers of the images of each batch; raises for images and labels that do not fit."""
     check_labelled(images, labels)
-    if batch_size < 1:
-        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    check_counts(batch_size=batch_size)
     return torch.arange(len(images)).split(batch_size)
 
 

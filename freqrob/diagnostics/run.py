@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
+from inspect import formatannotation
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import torch
@@ -20,13 +21,14 @@ from freqrob.diagnostics.band_accuracy import band_accuracy
 from freqrob.diagnostics.fourier_heatmap import coarseness, fourier_frequencies, fourier_heatmap
 from freqrob.diagnostics.hybrid import hybrid_reliance
 from freqrob.diagnostics.jacobian import jacobian_spectrum
-from freqrob.diagnostics.loss_landscape import LossLandscape, loss_landscape
+from freqrob.diagnostics.loss_landscape import loss_landscape
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.minimal_perturbation import minimal_perturbation
 from freqrob.diagnostics.per_sample import Track, device_of, untracked
 from freqrob.diagnostics.sensitivity import sensitivity
 from freqrob.models.registry import nearest_names
 from freqrob.models.sources import as_module
+from freqrob.parameters import fits, keyword_hints
 from freqrob.spectral.longtail import split
 
 Preset = Literal["quick", "full"]
@@ -37,33 +39,54 @@ class Plan:
     """How a preset measures: on how many images (all if 0), with which settings, how often the network sees each.
 
     ``passes`` counts forward passes of an image, at 32×32 if it is a number, of (height, width) if it is a function; a
-    backward pass counts as two, what is not the network's as so many passes of an rn20 as take the time. ``package`` is
-    what it needs besides freqrob's own dependencies.
+    backward pass counts as two, what is not the network's as so many passes of an rn20 as take the time. ``sees`` makes
+    of the images what is measured on; ``package`` is what it needs besides freqrob's own dependencies.
     """
 
     measure: Callable[..., Measurement]
     images: int
     passes: int | Callable[[int, int], int]
     settings: dict[str, Any] = field(default_factory=dict)
+    sees: Callable[[Tensor], Tensor] = lambda images: images
     package: str = ""
 
     @property
     def is_possible(self) -> bool:
         return not self.package or find_spec(self.package) is not None
 
+    def with_settings(self, given: Mapping[str, Any]) -> Plan:
+        """The plan with other settings, the number of images among them. Raises ValueError."""
+        known = {"images": int, **keyword_hints(self.measure)}
+        del known["cache"], known["track"]
+        settings = {**self.settings, **given}
+        for name, value in given.items():
+            if name not in known:
+                near = nearest_names(name, known)
+                raise ValueError(f"no setting {name!r}, expected any of {', '.join(known)}.{near}")
+            if not fits(value, known[name]):
+                raise ValueError(f"{name}: expected {formatannotation(known[name])}, got {value!r}")
+        images = settings.pop("images", self.images)
+        if images < 0:
+            raise ValueError(f"images: expected how many, or 0 for all, got {images}")
+        return replace(self, images=images, settings=settings)
 
-def landscape_of_half(half: str, model: nn.Module, images: Tensor, labels: Tensor, **settings: Any) -> LossLandscape:
-    """The loss landscape on the low (LFC) or the high (HFC) frequencies of the images, as Lin et al.'s Fig. 1."""
+
+def low_half(images: Tensor) -> Tensor:
+    """The low frequencies (LFC) of images, clipped to [0, 1], as Lin et al.'s Fig. 1 has them."""
     pixels = to_pixels(images)
-    return loss_landscape(model, getattr(split(pixels), half)(pixels).clamp(0, 1), labels, **settings)
+    return split(pixels).low_pass(pixels).clamp(0, 1)
+
+
+def high_half(images: Tensor) -> Tensor:
+    """The high frequencies (HFC) of images, clipped to [0, 1]."""
+    pixels = to_pixels(images)
+    return split(pixels).high_pass(pixels).clamp(0, 1)
 
 
 def waves(height: int, width: int) -> int:
     """How many waves a heat map has."""
     return len(fourier_frequencies(height, width, every=coarseness(height, width)))
 
-
-low_landscape, high_landscape = (partial(landscape_of_half, half) for half in ("low_pass", "high_pass"))
 
 PRESETS: dict[str, dict[str, Plan]] = {
     "quick": {
@@ -75,8 +98,8 @@ PRESETS: dict[str, dict[str, Plan]] = {
         ),
         "band_accuracy": Plan(band_accuracy, 200, 100, {"steps": 10, "attacked": 40}),
         "fourier_heatmap": Plan(fourier_heatmap, 50, waves),
-        "loss_landscape_low": Plan(low_landscape, 100, 81, {"points": 9}),
-        "loss_landscape_high": Plan(high_landscape, 100, 81, {"points": 9}),
+        "loss_landscape_low": Plan(loss_landscape, 100, 81, {"points": 9}, low_half),
+        "loss_landscape_high": Plan(loss_landscape, 100, 81, {"points": 9}, high_half),
     },
     "full": {
         "jacobian": Plan(jacobian_spectrum, 0, 3),
@@ -85,15 +108,25 @@ PRESETS: dict[str, dict[str, Plan]] = {
         "minimal_perturbation": Plan(minimal_perturbation, 1000, 3400, {"batch_size": 20}, package="foolbox"),
         "band_accuracy": Plan(band_accuracy, 0, 100, {"attacked": 1000}),
         "fourier_heatmap": Plan(fourier_heatmap, 1000, waves),
-        "loss_landscape_low": Plan(low_landscape, 1000, 441),
-        "loss_landscape_high": Plan(high_landscape, 1000, 441),
+        "loss_landscape_low": Plan(loss_landscape, 1000, 441, sees=low_half),
+        "loss_landscape_high": Plan(loss_landscape, 1000, 441, sees=high_half),
     },
 }
 
 
-def expected_seconds(model: nn.Module, images: Tensor, *, preset: Preset = "quick", only: Sequence[str] = ()) -> float:
-    """About how long ``diagnose`` takes, from the time of one batch. Raises ValueError as ``diagnose``."""
-    plans, model = _chosen(preset, only), as_module(model)
+def expected_seconds(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    preset: Preset = "quick",
+    only: Sequence[str] = (),
+    settings: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> float:
+    """About how long ``diagnose`` takes, from the time of one batch; of settings, the images alone are counted.
+
+    Raises ValueError as ``diagnose``.
+    """
+    plans, model = _chosen(preset, only, settings), as_module(model)
     batch = to_pixels(images[:64]).to(device_of(model, images))
     with evaluating(model) as subject, torch.no_grad():
         subject(batch)
@@ -114,6 +147,7 @@ def diagnose(
     *,
     preset: Preset = "quick",
     only: Sequence[str] = (),
+    settings: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     out: str | Path | None = None,
     about: Mapping[str, Any] | None = None,
     batch_size: int | None = None,
@@ -130,6 +164,8 @@ def diagnose(
         preset: ``"quick"``, under a minute for a small model on two cores; ``"full"``, what a paper would show.
         only: the diagnostics to run, of ``PRESETS[preset]``; all by default, but those whose package is not installed,
             of which a warning tells.
+        settings: what replaces the preset's, by diagnostic: ``{"fourier_heatmap": {"norm": 2.0, "images": 200}}``; the
+            names are those of the diagnostic's function, and ``"images"`` is how many (0 for all).
         out: a folder where each is saved, as ``<name>.npz`` and ``<name>.json``.
         about: what the JSON says besides, such as the model's name and the provenance.
         batch_size: images at a time; by default 250 of 32×32 pixels, fewer of larger ones.
@@ -140,11 +176,11 @@ def diagnose(
         What was measured, by the diagnostic's name.
 
     Raises:
-        ValueError: an unknown preset or diagnostic, or images and labels that do not fit.
+        ValueError: an unknown preset, diagnostic or setting, or images and labels that do not fit.
         ImportError: one of ``only`` needs a package that is not installed.
     """
     check_labelled(images, labels)
-    plans, found = _chosen(preset, only), {}
+    plans, found = _chosen(preset, only, settings), {}
     for name in () if only else PRESETS[preset].keys() - plans.keys():
         warnings.warn(f"{name} is left out: it needs {PRESETS[preset][name].package}", stacklevel=2)
     if batch_size is None:
@@ -155,17 +191,26 @@ def diagnose(
         images, labels = images[order], labels[order]
     for name, plan in plans.items():
         chosen = slice(plan.images or None)
-        found[name] = plan.measure(model, images[chosen], labels[chosen], **{**how, **plan.settings})
+        found[name] = plan.measure(model, plan.sees(images[chosen]), labels[chosen], **{**how, **plan.settings})
         if out is not None:
             found[name].save(out, name, about)
     return found
 
 
-def _chosen(preset: Preset, only: Sequence[str]) -> dict[str, Plan]:
+def _chosen(preset: Preset, only: Sequence[str], settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Plan]:
     if preset not in get_args(Preset):
         raise ValueError(f"preset: expected one of {', '.join(get_args(Preset))}, got {preset!r}")
     plans = PRESETS[preset]
     for name in only:
         if name not in plans:
             raise ValueError(f"only: got {name!r}, expected some of {', '.join(plans)}.{nearest_names(name, plans)}")
-    return {name: plans[name] for name in only or plans if only or plans[name].is_possible}
+    chosen = {name: plans[name] for name in only or plans if only or plans[name].is_possible}
+    for name, given in settings.items():
+        if name not in chosen:
+            near = nearest_names(name, chosen)
+            raise ValueError(f"settings: got some of {name!r}, expected of {', '.join(chosen)}.{near}")
+        try:
+            chosen[name] = chosen[name].with_settings(given)
+        except ValueError as error:
+            raise ValueError(f"settings of {name}: {error}") from error
+    return chosen
