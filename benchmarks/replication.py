@@ -27,6 +27,7 @@ TREND = 0.5  # how large a rank correlation has to be to be called one
 LIN = "Lin et al., NeurIPS 2023 (BaSS)"
 CHAN = "Chan et al., IJCAI 2022 (JaFR)"
 LI = "Li et al., PLoS Comput. Biol. 2023 (low-frequency reliance)"
+Quantity = Callable[[str], tuple[float, float]]  # of a model: its value and standard error, 0 if not known
 
 
 @dataclass(frozen=True)
@@ -98,24 +99,20 @@ def _sensitivity() -> Iterator[Finding]:
 
 
 def _landscapes() -> Iterator[Finding]:
+    high, low = (_diagnosed(f"loss_on_{half}") for half in ("high", "low"))
     for model in ("standard_rn20", "pgd_at_rn20"):
-        high, low = (_diagnosed(f"loss_on_{half}") for half in ("high", "low"))
         yield _compared(
             LIN, "Fig. 1", "the high-frequency half of the images is fitted worse: the loss on it, beside the low half",
             DIAGNOSES, (model, high), (model, low), names=(f"`{model}`, high", "low"), digits=2,
         )  # fmt: skip
-    rise = _diagnosed("rise_on_high")
+    rise = _diagnosed("rise_on_high", error="rise_error_on_high")
     yield _compared(
         LIN, "Fig. 4", "training on balanced images flattens the loss on the high half: its rise around the weights",
         DIAGNOSES, ("pgd_at_rn20", rise), ("bass_pgd_at_rn20", rise), digits=3,
-        errors=[_diagnosed("rise_error_on_high")(model) for model in ("pgd_at_rn20", "bass_pgd_at_rn20")],
     )  # fmt: skip
 
 
 def _balanced_twins() -> Iterator[Finding]:
-    def robust(protocol: str = "natural") -> Callable[[str], float]:
-        return lambda model: 100 * accuracy(measured("cifar10_rn20.json"), model, protocol, "PGD-20")
-
     for defense in ("pgd_at", "trades", "mart"):
         base, twin = f"{defense}_rn20", f"bass_{defense}_rn20"
         for claim, protocol in (
@@ -124,30 +121,25 @@ def _balanced_twins() -> Iterator[Finding]:
             ("… and where the attack goes through BaSS (`natural+bass`, beside `natural`)", "natural+bass"),
         ):  # fmt: skip
             yield _compared(
-                LIN, f"Table 1, {defense}", claim, ACCURACIES, (twin, robust(protocol)), (base, robust()),
-                images=10_000, headline=True,
+                LIN, f"Table 1, {defense}", claim, ACCURACIES, (twin, _accuracy(protocol)), (base, _accuracy()),
+                headline=True,
             )  # fmt: skip
     for base in ("standard", "augmix"):
         for claim, protocol in (
             ("trained and tested behind BaSS, accuracy on the 19 corruptions is higher", "natural+bass"),
             ("… and it is so where BaSS is left out in the test", "natural"),
         ):
-            twin, own = (f"bass_{base}_rn20", protocol), (f"{base}_rn20", "natural")
             yield _compared(
                 LIN, f"Table 4, {base}", f"{claim} (%)", CORRUPTED,
-                *((model, _on_corruptions("19 types", how)) for model, how in (twin, own)),
-                errors=[_on_corruptions("19 types", how, "standard_errors")(model) for model, how in (twin, own)],
+                (f"bass_{base}_rn20", _on_corruptions("19 types", protocol)),
+                (f"{base}_rn20", _on_corruptions("19 types")),
             )  # fmt: skip
 
 
 def _trend_with_gamma() -> Iterator[Finding]:
-    record = measured("cifar10_rn20.json")
     for defense, attack in (("standard", "clean"), ("pgd_at", "PGD-20")):
         names = [f"{variant}{defense}_rn20" for variant in ("", "bassmix_", "bass_")]
-        shown = {
-            protocol: [100 * accuracy(record, name, protocol, attack) for name in names]
-            for protocol in ("natural", "bass")
-        }
+        shown = {protocol: [_accuracy(protocol, attack)(name)[0] for name in names] for protocol in ("natural", "bass")}
         known = not any(isnan(value) for values in shown.values() for value in values)
         rising = [values == sorted(values) for values in shown.values()]
         yield Finding(
@@ -160,24 +152,13 @@ def _trend_with_gamma() -> Iterator[Finding]:
 
 
 def _jacobians() -> Iterator[Finding]:
-    record = measured("cifar10_rn20.json")
-
-    def b_low(model: str) -> float:
-        return log_b_low(record, model)
-
-    def robust(model: str) -> float:
-        return 100 * accuracy(record, model, "natural", "PGD-20")
-
-    for claim, of, base, value in (
-        ("JaFR raises ln B_low", "jafr_rn20", "standard_rn20", b_low),
-        ("adversarial training raises ln B_low", "pgd_at_rn20", "standard_rn20", b_low),
-        ("FGSM training raises ln B_low", "fgsm_rn20", "standard_rn20", b_low),
-        ("JaFR makes FGSM training more robust to PGD", "fgsm_jafr_rn20", "fgsm_rn20", robust),
+    for claim, of, base, quantity in (
+        ("JaFR raises ln B_low", "jafr_rn20", "standard_rn20", _log_b_low()),
+        ("adversarial training raises ln B_low", "pgd_at_rn20", "standard_rn20", _log_b_low()),
+        ("FGSM training raises ln B_low", "fgsm_rn20", "standard_rn20", _log_b_low()),
+        ("JaFR makes FGSM training more robust to PGD", "fgsm_jafr_rn20", "fgsm_rn20", _accuracy()),
     ):
-        yield _compared(
-            CHAN, "Table 2", claim, ACCURACIES, (of, value), (base, value), headline=True,
-            images=10_000 if value is robust else None,
-        )  # fmt: skip
+        yield _compared(CHAN, "Table 2", claim, ACCURACIES, (of, quantity), (base, quantity), headline=True)
 
 
 def _corruption_b_low() -> Iterator[Finding]:
@@ -208,58 +189,35 @@ def _corruption_trade() -> Iterator[Finding]:
         ("adversarial training gains on those of high frequency", "high", "pgd_at_rn20", "standard_rn20"),
         ("… and loses on those of low frequency", "low", "standard_rn20", "pgd_at_rn20"),
     ):
-        value, error = (_on_corruptions(band, what=what) for what in ("means", "standard_errors"))
-        yield _compared(
-            CHAN, "Table 1", f"{claim} (mean accuracy, %)", CORRUPTED, (of, value), (base, value),
-            errors=[error(of), error(base)],
-        )  # fmt: skip
+        value = _on_corruptions(band)
+        yield _compared(CHAN, "Table 1", f"{claim} (mean accuracy, %)", CORRUPTED, (of, value), (base, value))
 
 
 def _reliance() -> Iterator[Finding]:
-    diagnoses, accuracies = measured("diagnosis_rn20.json"), measured("cifar10_rn20.json")
     size, half_power, reversal = (
         _diagnosed(key) for key in ("minimal_distance", "half_power_frequency", "reversal_frequency")
     )
-
-    def robust(model: str) -> float:
-        return 100 * accuracy(accuracies, model, "natural", "PGD-20")
-
     for where, claim, x, y, what in (
-        (
-            "Fig. 4c",
-            "the larger a model's minimal perturbations, the lower their f_0.5",
-            size,
-            half_power,
-            "size / f_0.5",
-        ),
+        ("Fig. 4c", "the larger a model's minimal perturbations, the lower their f_0.5", size, half_power,
+         "size / f_0.5"),
         ("Fig. 5b", "the larger they are, the lower f_rev on hybrid images", size, reversal, "size / f_rev"),
-        ("Fig. 5b", "the more robust a model, the lower f_rev", robust, reversal, "PGD-20 (%) / f_rev"),
-    ):
-        yield _falling(LI, where, claim, {name: (x(name), y(name)) for name in diagnoses}, what)
+        ("Fig. 5b", "the more robust a model, the lower f_rev", _accuracy(), reversal, "PGD-20 (%) / f_rev"),
+    ):  # fmt: skip
+        points = {name: (x(name)[0], y(name)[0]) for name in measured("diagnosis_rn20.json")}
+        yield _falling(LI, where, claim, points, what)
 
 
 def _blur() -> Iterator[Finding]:
-    for where, claim, key, scale, digits, swapped in (
-        (
-            "the blur model",
-            "a network behind a blur follows lower frequencies: f_rev",
-            "reversal_frequency",
-            1,
-            3,
-            True,
-        ),
-        (
-            "the blur model",
-            "… and its minimal perturbations are of lower frequency: f_0.5",
-            "half_power_frequency",
-            1,
-            3,
-            True,
-        ),
-        ("the blur model", "… and larger (grey levels)", "minimal_distance", 255, 2, False),
-    ):
-        pair = tuple((model, _diagnosed(key, scale)) for model in ("standard_rn20", "blur_standard_rn20"))
-        yield _compared(LI, where, claim, DIAGNOSES, *(pair if swapped else pair[::-1]), digits=digits)
+    plain, blurred = "standard_rn20", "blur_standard_rn20"
+    for claim, quantity, above, below, digits in (
+        ("a network behind a blur follows lower frequencies: f_rev", _diagnosed("reversal_frequency"), plain, blurred,
+         3),
+        ("… and its minimal perturbations are of lower frequency: f_0.5", _diagnosed("half_power_frequency"), plain,
+         blurred, 3),
+        ("… and larger (grey levels)", _diagnosed("minimal_distance", 255), blurred, plain, 2),
+    ):  # fmt: skip
+        pair = (above, quantity), (below, quantity)
+        yield _compared(LI, "the blur model", claim, DIAGNOSES, *pair, digits=digits)
 
 
 def _compared(
@@ -267,27 +225,23 @@ def _compared(
     where: str,
     claim: str,
     command: str,
-    above: tuple[str, Callable[[str], float]],
-    below: tuple[str, Callable[[str], float]],
+    above: tuple[str, Quantity],
+    below: tuple[str, Quantity],
     *,
     names: tuple[str, str] | None = None,
     digits: int = 1,
-    images: int | None = None,
-    errors: Sequence[float] = (),
     headline: bool = False,
 ) -> Finding:
-    """The claim is that one model's value is above another's.
-
-    ``errors`` are the two standard errors; ``images`` tells them for an accuracy (%) on so many.
-    """
-    one, two = (value(model) for model, value in (above, below))
+    """The claim is that a quantity of one model is above one of another's."""
+    (one, error), (two, error_of_two) = (quantity(model) for model, quantity in (above, below))
     if isnan(one + two):
         return Finding(paper, where, claim, "", "", command, headline)
-    noise = errors or [(share * (100 - share) / images) ** 0.5 if images else 0 for share in (one, two)]
-    holds = "within noise" if abs(one - two) < 2 * hypot(*noise) else "yes" if one > two else "no"
-    first, second = (f"{value:.{digits}f}" for value in (one, two))
-    if errors:
-        first, second = (f"{value} ± {error:.{digits}f}" for value, error in zip((first, second), errors, strict=True))
+    noise = hypot(error, error_of_two)
+    holds = "within noise" if abs(one - two) < 2 * noise else "yes" if one > two else "no"
+    first, second = (
+        f"{value:.{digits}f}" + (f" ± {of_it:.{digits}f}" if of_it else "")
+        for value, of_it in ((one, error), (two, error_of_two))
+    )
     name, other = names or (f"`{above[0]}`", f"`{below[0]}`")
     return Finding(paper, where, claim, f"{name} {first}, {other} {second}", holds, command, headline)
 
@@ -308,21 +262,44 @@ def _of_all(true: Sequence[bool]) -> str:
     return "" if not true else "yes" if all(true) else "in part" if any(true) else "no"
 
 
-def _diagnosed(key: str, scale: float = 1) -> Callable[[str], float]:
-    """What the diagnosis of a model says under that key; NaN where it was not taken."""
+def _accuracy(protocol: str = "natural", attack: str = "PGD-20") -> Quantity:
+    """On the 10,000 test images, in percent; NaN where it was not measured, as all quantities."""
+    record = measured("cifar10_rn20.json")
+
+    def quantity(model: str) -> tuple[float, float]:
+        share = accuracy(record, model, protocol, attack)
+        return 100 * share, 100 * (share * (1 - share) / 10_000) ** 0.5
+
+    return quantity
+
+
+def _log_b_low() -> Quantity:
+    record = measured("cifar10_rn20.json")
+    return lambda model: (log_b_low(record, model), 0)
+
+
+def _diagnosed(key: str, scale: float = 1, error: str = "") -> Quantity:
+    """What the diagnosis of a model says under that key, and under that of its error."""
     record = measured("diagnosis_rn20.json")
 
-    def value(model: str) -> float:
-        parts = (part for part in record.get(model, {}).values() if isinstance(part, dict))
-        return scale * next((part[key] for part in parts if key in part), nan)
+    def quantity(model: str) -> tuple[float, float]:
+        found = {}
+        for part in record.get(model, {}).values():
+            found |= part if isinstance(part, dict) else {}
+        return scale * found.get(key, nan), scale * found.get(error, 0)
 
-    return value
+    return quantity
 
 
-def _on_corruptions(group: str, protocol: str = "natural", what: str = "means") -> Callable[[str], float]:
-    """Mean accuracy (%) on a group of corruptions, or its standard error; NaN where it was not measured."""
+def _on_corruptions(group: str, protocol: str = "natural") -> Quantity:
+    """Mean accuracy (%) on a group of corruptions."""
     results = {result["model"]: result for result in measured(CORRUPTION_RECORDS[protocol]).get("results", ())}
-    return lambda model: 100 * results.get(model, {}).get(what, {}).get(group, nan)
+
+    def quantity(model: str) -> tuple[float, float]:
+        value, error = (results.get(model, {}).get(what, {}).get(group, nan) for what in ("means", "standard_errors"))
+        return 100 * value, 100 * error
+
+    return quantity
 
 
 HEAD = """# Which claims hold here
