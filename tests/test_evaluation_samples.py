@@ -172,8 +172,11 @@ def test_a_model_is_known_by_classes_and_all_its_tensors():
     with torch.no_grad():
         same.bias[0] += 1e-7
     hashes = [model_hash(linear), model_hash(same), model_hash(Shift(1.0)), model_hash(Shift(2.0))]
+    for dtype in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", dtype):
+            hashes += [model_hash(linear), model_hash(Shift(1.0))]
     hashes += [model_hash(Other(1.0)), model_hash(Shift(1)), model_hash(nn.Sequential(Shift(1.0)))]
-    assert len(set(hashes)) == 7
+    assert len(set(hashes)) == len(hashes) == 11
 
 
 def test_a_model_is_known_by_its_code(tmp_path, monkeypatch):

@@ -148,15 +148,21 @@ class Samples:
 def model_hash(model: nn.Module) -> str:
     """SHA-256 of a model: its modules' classes, their code, how they print, each parameter and buffer; on any device.
 
-    Of torch's classes it sees the names only, and no functions outside the classes.
+    Of torch's classes it sees the names only, and no functions outside the classes. Under a caller's autocast, which
+    changes what the model answers, it is another one.
     """
     digest = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", repr(model)).encode())  # addresses differ between runs
     for name, module in model.named_modules():
         kind = type(module)
         digest.update(f"{name} {kind.__module__}.{kind.__qualname__}\n{_source(kind)}".encode())
+    kinds = set()
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         digest.update(name.encode())
         _update(digest, tensor)
+        kinds.add(tensor.device.type)
+    for kind in sorted(kinds or {"cpu"}):
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+            digest.update(f"autocast {torch.get_autocast_dtype(kind)}".encode())
     return digest.hexdigest()
 
 
