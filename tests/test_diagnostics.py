@@ -170,20 +170,36 @@ def test_where_a_curve_rises_through_zero():
 
 @pytest.mark.parametrize("convention", ["yin", "gatheluck"])
 @pytest.mark.parametrize("size", [(8, 8), (7, 8), (6, 9)])
-def test_the_basis_is_orthonormal_and_complete(convention, size):
-    frequencies = fourier_frequencies(*size, convention)
+def test_the_basis_has_each_frequency_once(convention, size):
+    frequencies = fourier_frequencies(*size)
     waves = torch.stack([fourier_wave(frequency, *size, convention) for frequency in frequencies])
     places = frequencies + torch.tensor([size[0] // 2, size[1] // 2])
     assert torch.allclose(waves.flatten(1).norm(dim=1), torch.ones(len(waves)), atol=1e-6)
     spectrum = torch.fft.fftshift(torch.fft.fft2(waves), dim=(-2, -1)).abs()
     for (y, x), amplitude in zip(places.tolist(), spectrum, strict=True):
         assert amplitude[y, x] > 0.99 * amplitude.max() and (amplitude > 1e-3).sum() <= 2
-    if convention == "yin":
-        gram = waves.flatten(1) @ waves.flatten(1).T
-        assert len(waves) == size[0] * size[1] and torch.allclose(gram, torch.eye(len(waves)), atol=1e-5)
-    else:
-        real = sum((-ky % size[0], -kx % size[1]) == (ky, kx) for ky in range(size[0]) for kx in range(size[1]))
-        assert len(waves) == (size[0] * size[1] + real) // 2
+    gram = waves.flatten(1) @ waves.flatten(1).T
+    assert torch.allclose(gram, torch.eye(len(waves)), atol=1e-5)
+    real = sum((-ky % size[0], -kx % size[1]) == (ky, kx) for ky in range(size[0]) for kx in range(size[1]))
+    assert len(waves) == (size[0] * size[1] + real) // 2
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 8), (6, 9), (5, 7)])
+def test_yins_waves_transcribed(size):
+    """``_get_fourier_basis`` of google-research: the one of f and −f that comes first, from the top left, is kept."""
+    expected = {}
+    for y, x in np.ndindex(*size):
+        mirror = tuple((n - p) % n if n % 2 == 0 else n - 1 - p for n, p in zip(size, (y, x), strict=True))
+        shifted = np.zeros(size, complex)
+        shifted[y, x] = 1 if mirror == (y, x) else 0.5 + 0.5j
+        shifted[mirror] = np.conj(shifted[y, x])
+        real = np.sqrt(size[0] * size[1]) * np.fft.ifft2(np.fft.ifftshift(shifted)).real
+        expected[y, x] = expected.get(mirror, real)
+    for ky, kx in fourier_frequencies(*size).tolist():
+        ours = fourier_wave(torch.tensor([ky, kx]), *size, "yin")
+        for y, x in ((ky, kx), (-ky, -kx)):
+            place = (y + size[0] // 2) % size[0], (x + size[1] // 2) % size[1]
+            assert np.allclose(ours, expected[place], atol=1e-6)
 
 
 @pytest.mark.parametrize("convention", ["yin", "gatheluck"])
@@ -241,9 +257,10 @@ def test_a_coarser_grid_has_the_same_values(convention, size):
     assert (coarse.change[len(coarse.change) // 2 :, :] > 0).any() and coarse.change.isfinite().all()
 
 
-def test_a_cosine_and_its_mirror_image_are_one():
+@pytest.mark.parametrize("convention", ["yin", "gatheluck"])
+def test_a_wave_and_its_mirror_image_are_one(convention):
     images, labels = of_waves(5)
-    change = fourier_heatmap(Linear(wave(5)), images, labels, norm=2.0).change
+    change = fourier_heatmap(Linear(wave(5)), images, labels, norm=2.0, convention=convention).change
     assert change.isfinite().all() and torch.equal(change[1:, 1:], change[1:, 1:].flip(0, 1))
 
 

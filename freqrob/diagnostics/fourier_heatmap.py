@@ -75,13 +75,15 @@ def fourier_heatmap(
 ) -> FourierHeatmap:
     """Add norm · (±wave) to every image, one frequency after the other, clip to [0, 1], and classify.
 
+    f and −f are one wave, so half of them are measured and the map is symmetric about DC.
+
     Args:
         model: images (N, C, H, W) in [0, 1] to logits (N, K).
         images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64.
         norm: ‖v‖₂ of each channel; by default the published one for sides of 32 and 224 pixels, and at others that of
             32 times side / 32, as ‖·‖₂ grows.
-        convention: ``"gatheluck"``: cosines, a random sign for each image, channel and frequency; f and −f are the same
-            wave. ``"yin"``: cos + sin, in all channels alike and without signs; f and −f differ.
+        convention: ``"gatheluck"``: cosines, a random sign for each image, channel and frequency. ``"yin"``: cos + sin,
+            in all channels alike and without signs.
         every: measure waves whose cycles per image are multiples of it, vertically and horizontally; by default
             ``coarseness``, so that the map has about 32×32 points from DC to Nyquist at any size.
         layer: the dotted name of a module, such as ``"layer1"``: how far its features move, instead of errors.
@@ -106,7 +108,7 @@ def fourier_heatmap(
         raise ValueError(f"norm: expected a positive number, got {norm}")
     every = coarseness(height, width) if every is None else every
     check_counts(every=every)
-    frequencies = fourier_frequencies(height, width, convention, every)
+    frequencies = fourier_frequencies(height, width, every)
 
     def moved(model: nn.Module, numbers: Tensor, device: torch.device) -> dict[str, Tensor]:
         natural, classes = to_pixels(images[numbers]).to(device), labels[numbers].to(device)
@@ -131,8 +133,8 @@ def fourier_heatmap(
     change = torch.empty(len(rows), len(columns), dtype=torch.float64)
     for (ky, kx), value in zip(frequencies.tolist(), found["change"].double().mean(0), strict=True):
         change[rows.index(ky), columns.index(kx)] = value
-        if convention == "gatheluck":  # at the Nyquist frequency −N/2 is its own mirror
-            change[rows.index(-ky if -ky in rows else ky), columns.index(-kx if -kx in columns else kx)] = value
+        # The Nyquist frequency −N/2 is its own mirror.
+        change[rows.index(-ky if -ky in rows else ky), columns.index(-kx if -kx in columns else kx)] = value
     return FourierHeatmap(
         change=change,
         vertical=torch.tensor(rows, dtype=torch.float64) / height,
@@ -158,14 +160,9 @@ def _multiples(size: int, every: int) -> list[int]:
     return [k for k in range(-(size // 2), size - size // 2) if k % every == 0]
 
 
-def fourier_frequencies(height: int, width: int, convention: Convention = "gatheluck", every: int = 1) -> Tensor:
-    """(K, 2) vertical and horizontal frequencies in cycles per image, multiples of ``every``.
-
-    ``"gatheluck"``'s cosine is the same at f and −f, so it has only one of the two.
-    """
+def fourier_frequencies(height: int, width: int, every: int = 1) -> Tensor:
+    """(K, 2) vertical and horizontal frequencies in cycles per image, multiples of ``every``, one of each f and −f."""
     found = torch.cartesian_prod(*(torch.tensor(_multiples(size, every)) for size in (height, width)))
-    if convention == "yin":
-        return found
     size = torch.tensor([height, width])
     order, mirror = (frequency % size @ torch.tensor([width, 1]) for frequency in (found, -found))
     return found[order <= mirror]
@@ -174,7 +171,7 @@ def fourier_frequencies(height: int, width: int, convention: Convention = "gathe
 def fourier_wave(frequency: Tensor, height: int, width: int, convention: Convention = "gatheluck") -> Tensor:
     """The wave of (vertical, horizontal) cycles per image: (H, W) float32 with ‖·‖₂ = 1.
 
-    ``"yin"``: cos + sin; ``"gatheluck"``: cos.
+    ``"yin"``: cos + sin, of the one of f and −f that ``fourier_frequencies`` has; ``"gatheluck"``: cos.
     """
     ky, kx = frequency.tolist()
     turns = ky * torch.arange(height)[:, None].double() / height + kx * torch.arange(width).double() / width
