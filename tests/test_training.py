@@ -277,6 +277,12 @@ class TestVariants:
             assert torch.equal(data.images, two_colours_split(split).images)
         assert Card.read(path.with_suffix(".json")).recipe["defense"]["bass_view"] is True
 
+    def test_bass_augmix_in_another_reading_or_on_balanced_images(self):
+        assert recipe("bass_augmix_tiny", reading="power").make_defense().reading == "power"
+        assert not recipe("bass_augmix_tiny").on_balanced_images
+        assert recipe("bass_augmix_tiny", defense={"bass_view": False}).on_balanced_images
+        assert not recipe("augmix_tiny", defense={"bass_view": True}).on_balanced_images
+
 
 class TestRecipeReachesTheRun:
     @pytest.mark.parametrize("choice", [{"crop": None, "flip": False}, {"crop": "zeros"}, {"seed": 7}])

@@ -1,7 +1,7 @@
 """AugMix training: cross-entropy, and consistency between an image and two mixtures of it."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import torch
 import torch.nn.functional as F
@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 from freqrob.data.augmix import augmix, check_augmix
 from freqrob.parameters import check_weights
-from freqrob.spectral.bass import bass
+from freqrob.spectral.bass import Reading, bass
 
 
 @dataclass(frozen=True)
 class AugMix:
     """CE(f(x), y) + λ · JS(f(x); f(x₁); f(x₂)), x₁ and x₂ two AugMixes of x, all in one forward pass.
 
-    With ``bass_view``, x₂ is an AugMix of BaSS(x), as Lin et al. combine the two. ``severity``, ``width``, ``depth``
-    and ``alpha`` are those of ``freqrob.data.augmix.augmix``, ``weight`` is λ.
+    With ``bass_view``, x₂ is an AugMix of BaSS(x), in that ``reading``, as Lin et al. combine the two. ``severity``,
+    ``width``, ``depth`` and ``alpha`` are those of ``freqrob.data.augmix.augmix``, ``weight`` is λ.
 
     Source: Hendrycks et al., ICLR 2020, Eq. 1 and Section 3; google-research/augmix, ``cifar.py``. ``bass_view``:
     Lin et al., NeurIPS 2023 (its code is not published).
@@ -29,6 +29,7 @@ class AugMix:
     alpha: float = 1.0
     weight: float = 12.0
     bass_view: bool = False
+    reading: Reading = "official"
 
     adversarial: ClassVar[bool] = False
     double_backward: ClassVar[bool] = False
@@ -38,6 +39,8 @@ class AugMix:
         check_weights(weight=self.weight)
         if not isinstance(self.bass_view, bool):
             raise ValueError(f"bass_view: expected true or false, got {self.bass_view!r}")
+        if self.reading not in get_args(Reading):
+            raise ValueError(f"reading: expected one of {', '.join(get_args(Reading))}, got {self.reading!r}")
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         logits = model(torch.cat(self.views(images))).float()
@@ -47,7 +50,7 @@ class AugMix:
         """The images and two mixtures of them, each (N, C, H, W) in [0, 1]."""
         first, second = (
             augmix(source, severity=self.severity, width=self.width, depth=self.depth, alpha=self.alpha)
-            for source in (images, bass(images) if self.bass_view else images)
+            for source in (images, bass(images, reading=self.reading) if self.bass_view else images)
         )
         return images, first, second
 

@@ -118,7 +118,7 @@ class Recipe:
     @property
     def on_balanced_images(self) -> bool:
         """Whether training and validation images go through BaSS once and for all, as the authors' do."""
-        return self.parsed.variant == "bass" and self.parsed.defense != "augmix"
+        return self.parsed.variant == "bass" and not getattr(self.make_defense(), "bass_view", False)
 
     @property
     def front_ends(self) -> list[dict[str, Any]]:
@@ -143,8 +143,9 @@ class Recipe:
         return self.lr * 0.1 ** sum(step >= epoch * epoch_steps for epoch in self.milestones)
 
     def make_defense(self):
-        # Lin et al.'s BaSS for AugMix is inside of the augmentation
-        inside = {"bass_view": True} if (self.parsed.variant, self.parsed.defense) == ("bass", "augmix") else {}
+        inside = {}
+        if (self.parsed.variant, self.parsed.defense) == ("bass", "augmix"):  # Lin et al. balance one of its views
+            inside = {"bass_view": True, "reading": self.reading}
         return DEFENSES[self.parsed.defense](**{**inside, **self.defense})
 
     def as_dict(self) -> dict[str, Any]:
