@@ -52,8 +52,8 @@ def plain_attack(model: nn.Module, x: Tensor, start: Tensor, loss: Callable[[Ten
     adversarial = start
     for _ in range(STEPS):
         adversarial = adversarial.detach().requires_grad_()
-        loss(model(adversarial)).backward()
-        adversarial = adversarial + STEP * adversarial.grad.sign()
+        (gradient,) = torch.autograd.grad(loss(model(adversarial)), adversarial)
+        adversarial = adversarial + STEP * gradient.sign()
         adversarial = torch.min(torch.max(adversarial, x - EPS), x + EPS).clamp(0, 1)
     model.train()
     return adversarial.detach()
