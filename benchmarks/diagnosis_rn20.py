@@ -64,12 +64,12 @@ def _minimal_perturbation(*given: Any, **settings: Any) -> dict[str, Any]:
 def _landscape(
     half: str, model: nn.Module, images: Tensor, labels: Tensor, *, seeds: Sequence[int], **settings: Any
 ) -> dict[str, Any]:
-    """The loss, and its rise: the mean over a pair of random directions a seed, and the standard error of that."""
+    """The loss, and its variation: the mean over a pair of random directions a seed, and the standard error of that."""
     images = {"low": low_half, "high": high_half}[half](images)
     found = [loss_landscape(model, images, labels, seed=seed, **settings) for seed in seeds]
-    middle, rises = len(found[0].steps) // 2, [one.rise for one in found]
-    numbers = {f"loss_on_{half}": found[0].loss[middle, middle].item(), f"rise_on_{half}": fmean(rises)}
-    return numbers if len(rises) == 1 else {**numbers, f"rise_error_on_{half}": stdev(rises) / len(rises) ** 0.5}
+    middle, each = len(found[0].steps) // 2, [one.variation for one in found]
+    numbers = {f"loss_on_{half}": found[0].loss[middle, middle].item(), f"variation_on_{half}": fmean(each)}
+    return numbers if len(each) == 1 else {**numbers, f"variation_error_on_{half}": stdev(each) / len(each) ** 0.5}
 
 
 DIAGNOSTICS: dict[str, Callable[..., dict[str, Any]]] = {

@@ -293,16 +293,16 @@ def test_a_difference_within_two_standard_errors_is_noise(tmp_path, monkeypatch)
 def test_a_difference_within_the_error_over_directions_is_noise(tmp_path, monkeypatch):
     monkeypatch.setattr(records, "RESULTS", tmp_path)
 
-    def flatter(rise):
-        rises = {"pgd_at_rn20": 0.10, "bass_pgd_at_rn20": rise}
+    def flatter(variation):
+        variations = {"pgd_at_rn20": 0.10, "bass_pgd_at_rn20": variation}
         record = {
-            name: {"loss_landscape_high": {"rise_on_high": rise, "rise_error_on_high": 0.01}}
-            for name, rise in rises.items()
+            name: {"loss_landscape_high": {"variation_on_high": value, "variation_error_on_high": 0.01}}
+            for name, value in variations.items()
         }
         (tmp_path / "diagnosis_rn20.json").write_text(json.dumps(record))
-        return finding("training on balanced images flattens").holds
+        return finding("… and flattens it").holds
 
-    assert [flatter(rise) for rise in (0.05, 0.075, 0.12, 0.15)] == ["yes", "within noise", "within noise", "no"]
+    assert [flatter(value) for value in (0.05, 0.075, 0.12, 0.15)] == ["yes", "within noise", "within noise", "no"]
 
 
 def test_accuracies_on_corruptions_are_compared_by_band_and_protocol(tmp_path, monkeypatch):
@@ -361,7 +361,7 @@ def test_a_diagnosis_is_taken_once_and_read_by_the_replication(tmp_path, monkeyp
     assert "sensitivity" in capsys.readouterr().out
     landscape = found["standard_rn20"]["loss_landscape_high"]
     assert f"high {landscape['loss_on_high']:.2f}" in finding("the high-frequency half").found
-    assert 0 < landscape["rise_error_on_high"] < 1
+    assert 0 < landscape["variation_error_on_high"] < 1
     diagnosis_rn20.main()
     assert not capsys.readouterr().out and records.measured("diagnosis_rn20.json") == found
     small["sensitivity"] = {"images": 5}

@@ -557,7 +557,7 @@ def test_the_landscape_of_a_linear_model_by_hand():
     assert found.loss[2, 2].item() == pytest.approx(F.cross_entropy(model(images), labels).item(), rel=1e-5)
     assert found.steps.tolist() == [-0.5, -0.25, 0, 0.25, 0.5]
     near = torch.stack([found.loss[i, j] - found.loss[2, 2] for i, j in ((2, 2), (1, 2), (3, 2), (2, 1), (2, 3))])
-    assert found.rise == pytest.approx(near.mean().item())
+    assert found.variation == pytest.approx(near.abs().mean().item())
     assert found.sharpness == pytest.approx(near.max().item() / (1 + found.loss[2, 2].item()))
 
 
@@ -684,8 +684,8 @@ def test_logits_that_are_not_finite_are_errors(tmp_path):
     assert (found["hybrid"].low == 0).all() and (found["hybrid"].high == 0).all()
     bands = found["band_accuracy"]
     assert bands.accuracy == 0 and (bands.robust == 0).all() and (bands.low == 0).all()
-    assert np.isnan(found["loss_landscape_low"].rise)
-    assert np.isnan(LossLandscape.load(tmp_path, "loss_landscape_low").rise), "null in the JSON"
+    assert np.isnan(found["loss_landscape_low"].variation)
+    assert np.isnan(LossLandscape.load(tmp_path, "loss_landscape_low").variation), "null in the JSON"
     assert (fourier_heatmap(Broken(), *data, every=16).change == 1).all()
 
 

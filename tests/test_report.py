@@ -69,7 +69,7 @@ def measurements(seed, images=300):
         "band_accuracy": BandAccuracy(rings, random(23), random(23), random(23), random(3), rings[::8], 0.9, 5, 8 / 255,
                                       20, images, 50),
         "loss_landscape_low": landscape,
-        "loss_landscape_high": replace(landscape, loss=landscape.loss + 1, rise=0.125),
+        "loss_landscape_high": replace(landscape, loss=landscape.loss + 1, variation=0.125),
     }  # fmt: skip
 
 
@@ -205,7 +205,7 @@ def test_summary_shows_what_was_measured_and_only_that(page):
           for group in ("noise", "blur", "weather", "digital", "15 types")),
         "ln Blow 300 images of cifar10 test, batch 128", "frev 300 images of cifar10 test, seeds 0, 1",
         "HFC share 300 images of cifar10 test, from 0.156 cycles/pixel on",
-        "rise, LFC 300 images of cifar10 test, seed 0", "rise, HFC 300 images of cifar10 test, seed 0",
+        "variation, LFC 300 images of cifar10 test, seed 0", "variation, HFC 300 images of cifar10 test, seed 0",
     ]  # fmt: skip
     share = f"{100 * random(300, seed=0).mean():.1f}"
     assert models["pgd_at_tiny"] == [
@@ -230,7 +230,7 @@ def test_every_number_of_the_summary_is_in_the_json_and_the_csv(page, out):
         assert [(one["protocol"], one["attack"], float(one["value"])) for one in written] == expected
         for kind, measured in model["measurements"].items():
             scalars = {one["quantity"]: one["value"] for one in mine if one["measurement"] == kind and not one["index"]}
-            assert all(float(scalars[key]) == measured[key] for key in ("log_b_low", "rise") if key in measured)
+            assert all(float(scalars[key]) == measured[key] for key in ("log_b_low", "variation") if key in measured)
             assert all((out / place).is_file() for place in measured["from"]) and measured["source"] == "cifar10 test"
     (hybrid,) = {one["quantity"]: one for one in rows if one["quantity"] == "low" and one["index"] == "1"}.values()
     assert float(hybrid["frequency"]) == pytest.approx(22 / 32)
@@ -331,11 +331,11 @@ def test_a_damaged_measurement_is_named_and_the_rest_is_drawn(runs, tmp_path):
     (folder / "jacobian.npz").unlink()
     (folder / "sensitivity.json").write_text("{")
     values = json.loads((folder / "loss_landscape_low.json").read_text())
-    values["values"]["rise"] = "steep"
+    values["values"]["variation"] = "steep"
     (folder / "loss_landscape_low.json").write_text(json.dumps(values))
     with pytest.warns(UserWarning, match="damaged") as warned:
         page = write_report([tmp_path / "run"], tmp_path / "out", cards=False).read_text()
-    for name in ("hybrid.json", "jacobian.npz", "sensitivity.json", "loss_landscape_low.json: rise is 'steep'"):
+    for name in ("hybrid.json", "jacobian.npz", "sensitivity.json", "loss_landscape_low.json: variation is 'steep'"):
         assert name in unescape(page) and any(name in str(one.message) for one in warned), name
     assert re.findall(r'<figure class="picture" id="figure-(\w+)"', page) == [
         "loss_landscapes", "fourier_heatmap", "band_accuracy",

@@ -142,8 +142,8 @@ FIGURES = {
         "band_accuracy", lambda measured: " ".join(f"{100 * share:.0f}" for share in measured.robust) + " %"
     ),
     "error under a wave, mean": ("fourier_heatmap", lambda measured: f"{100 * measured.change.mean():.0f} %"),
-    "rise of the loss, low frequencies": ("loss_landscape_low", lambda measured: f"{measured.rise:.2f}"),
-    "rise of the loss, high frequencies": ("loss_landscape_high", lambda measured: f"{measured.rise:.2f}"),
+    "variation of the loss, low frequencies": ("loss_landscape_low", lambda measured: f"{measured.variation:.2f}"),
+    "variation of the loss, high frequencies": ("loss_landscape_high", lambda measured: f"{measured.variation:.2f}"),
 }  # fmt: skip
 
 

@@ -26,18 +26,19 @@ class LossLandscape(Measurement):
     Attributes:
         steps: (S,) of a and of b, 0 in the middle; 1 is a step as long as each filter.
         loss, accuracy: (S, S), a down, b across: mean cross-entropy in nats, and share of the images.
-        rise: mean of L − L(0, 0) over the points within half the span: how narrow the minimum is.
-        sharpness: the largest of them over 1 + L(0, 0).
+        variation: mean of |L − L(0, 0)| over the points within half the span: 0 where the loss is flat. It may fall
+            around the weights, which are a minimum of the training loss alone.
+        sharpness: the largest L − L(0, 0) of them over 1 + L(0, 0).
         images, seed: how many images, and of the directions.
     """
 
     kind: ClassVar[str] = "loss_landscape"
-    units: ClassVar = {"steps": "norms of the filters", "loss": "nats", "rise": "nats"}
+    units: ClassVar = {"steps": "norms of the filters", "loss": "nats", "variation": "nats"}
 
     steps: Tensor
     loss: Tensor
     accuracy: Tensor
-    rise: float
+    variation: float
     sharpness: float
     images: int
     seed: int
@@ -98,9 +99,9 @@ def loss_landscape(
     found = shared_out(at, model, images, labels, chunks, key=key, what="loss landscape", cache=cache, track=track)
     loss, accuracy = (found[name].view(points, points) for name in ("loss", "accuracy"))
     centre = loss[points // 2, points // 2]
-    rises = (loss - centre)[steps[:, None].hypot(steps) <= span / 2]
-    sharpness = (rises.max() / (1 + centre)).item()
-    return LossLandscape(steps, loss, accuracy, rises.mean().item(), sharpness, len(images), seed)
+    near = (loss - centre)[steps[:, None].hypot(steps) <= span / 2]
+    sharpness = (near.max() / (1 + centre)).item()
+    return LossLandscape(steps, loss, accuracy, near.abs().mean().item(), sharpness, len(images), seed)
 
 
 def _direction(weight: Tensor, generator: torch.Generator) -> Tensor:

@@ -111,7 +111,7 @@ def _relation(records: Records, column: Column) -> Markup | None:
     """The range of a diagnostic over the models that were measured alike, and whether it goes with robust accuracy."""
     entries = zip(records.models, column.entries, strict=True)
     found = {model.name: one.value for model, one in entries if one and one.conditions == column.conditions}
-    if len(found) < 2 or column.key.startswith("loss_rise"):
+    if len(found) < 2 or column.key.startswith("loss_variation"):
         return None
     low, high = min(found, key=found.get), max(found, key=found.get)
     sentence = _say(
@@ -136,10 +136,10 @@ def _landscapes(records: Records) -> Markup | None:
         return None
     middle = [len(low[name].steps) // 2 for name in both]
     higher = sum(high[n].loss[i, i] > low[n].loss[i, i] for n, i in zip(both, middle, strict=True))
-    flatter = sum(high[name].rise < low[name].rise for name in both)
+    flatter = sum(high[name].variation < low[name].variation for name in both)
     return _say(
         "On the high-frequency half of the images the loss is higher than on the low-frequency half for {} of {} "
-        "models, and around the weights it rises less for {} of them.", int(higher), len(both), int(flatter),
+        "models, and around the weights it moves less for {} of them.", int(higher), len(both), int(flatter),
     )  # fmt: skip
 
 

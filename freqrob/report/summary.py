@@ -178,14 +178,14 @@ _DIAGNOSTICS = (
         "%", 1, lambda m: m.high_share.mean().item(), lambda m: f"from {m.boundary:.3f} cycles/pixel on",
     ),
     _Diagnostic(
-        "loss_rise_low", "loss_landscape_low", Markup("rise, LFC"), "higher where the minimum is narrow",
-        "The mean rise of the loss around the weights, on the low frequencies of the images (Lin et al.).",
-        "nats", 2, lambda m: m.rise, lambda m: f"seed {m.seed}",
+        "loss_variation_low", "loss_landscape_low", Markup("variation, LFC"), "0 where the loss is flat",
+        "How far the loss moves around the weights in the mean, on the low frequencies of the images (Lin et al.).",
+        "nats", 2, lambda m: m.variation, lambda m: f"seed {m.seed}",
     ),
     _Diagnostic(
-        "loss_rise_high", "loss_landscape_high", Markup("rise, HFC"), "higher where the minimum is narrow",
-        "The mean rise of the loss around the weights, on the high frequencies of the images (Lin et al.).",
-        "nats", 2, lambda m: m.rise, lambda m: f"seed {m.seed}",
+        "loss_variation_high", "loss_landscape_high", Markup("variation, HFC"), "0 where the loss is flat",
+        "How far the loss moves around the weights in the mean, on the high frequencies of the images (Lin et al.).",
+        "nats", 2, lambda m: m.variation, lambda m: f"seed {m.seed}",
     ),
 )  # fmt: skip
 
