@@ -63,9 +63,9 @@ def test_settings_of_one_diagnostic_are_taken_and_recorded():
     given += ["--set", 'fourier_heatmap.layer="0"']
     result = run("diagnosed_nets:net", *given)
     assert result.exit_code == 0, result.output
-    found = FourierHeatmap.load("diagnosis/diagnosed_nets_net")
+    found = FourierHeatmap.load("diagnosis/diagnosed_nets_net", "fourier_heatmap_0")
     assert (found.images, found.every, found.layer) == (6, 16, "0")
-    about = json.loads(Path("diagnosis/diagnosed_nets_net/fourier_heatmap.json").read_text())
+    about = json.loads(Path("diagnosis/diagnosed_nets_net/fourier_heatmap_0.json").read_text())
     assert "--set fourier_heatmap.images=6 --set fourier_heatmap.every=16" in about["command"]
 
 

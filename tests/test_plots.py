@@ -66,6 +66,9 @@ def test_hybrid(axes):
     expected = np.stack([FREQUENCIES.numpy(), (HYBRID.low - HYBRID.high).mean(0).numpy()], 1)
     assert np.allclose(drawn.lines[0].get_xydata(), expected)
     assert [0.2, 0] in np.concatenate([one.get_xydata() for one in axes.get_lines()]).round(6).tolist()
+    known = HYBRID.reversal[~HYBRID.reversal.isnan()]
+    spread = axes.collections[-1].get_segments()[0]
+    assert np.allclose(spread, [[known.min(), 0], [known.max(), 0]])
 
 
 @pytest.mark.parametrize("kind", ["low", "high", "band"])

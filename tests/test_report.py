@@ -40,6 +40,7 @@ from freqrob.report import write_report
 from freqrob.report.data import COLUMNS, copy_data
 from freqrob.report.figures import VARIABLES, png_uri
 from freqrob.report.findings import caveats, findings
+from freqrob.report.pictures import pictures
 from freqrob.report.records import Accuracy, Measured, ModelRecord, Origin, Records, read_runs
 from freqrob.report.summary import columns
 
@@ -82,10 +83,10 @@ def row(model, accuracy, protocol="natural", images=10_000, seed=0, **attack):
     return {"model": model, "protocol": protocol, **(attack or PGD), **found}
 
 
-def corrupted(path, **models):
+def corrupted(path, protocol="natural", images=100, **models):
     types = GROUPS["15 types"]
     found = {
-        name: CorruptionAccuracy("cifar10", "natural", 100, None, True, dict.fromkeys(types, (share,) * 5))
+        name: CorruptionAccuracy("cifar10", protocol, images, None, True, dict.fromkeys(types, (share,) * 5))
         for name, share in models.items()
     }
     return write_json(path, {**ABOUT, "results": [{"model": n, **one.as_dict()} for n, one in found.items()]}) or path
@@ -98,6 +99,8 @@ def runs(tmp_path_factory):
     for seed, (name, place) in enumerate({"pgd_at_tiny": "pgd_at_tiny", HOSTILE: "_script_"}.items()):
         for kind, measured in measurements(seed).items():
             measured.save(folder / "diagnosis" / place, kind, {**ABOUT, "model": name})
+    layer = replace(measurements(0)["fourier_heatmap"], layer="block.0")
+    layer.save(folder / "diagnosis" / "pgd_at_tiny", about={**ABOUT, "model": "pgd_at_tiny"})
     rows = [row(HOSTILE, 0.125), row(HOSTILE, 0.75, **CLEAN), row("pgd_at_tiny", 0.4375), row("late", 0.3, images=200)]
     rows += [row("pgd_at_tiny", 0.5, "bass"), row("pgd_at_tiny", 0.1, "natural+bass")]
     evaluation(folder / "results.json", rows)
@@ -166,7 +169,7 @@ def test_page_is_well_formed_and_has_every_section(page):
     assert len(ids) == len(set(ids))
     assert [attributes["id"] for tag, attributes in tags.found if tag == "section"] == [
         "summary", "images", "accuracy", "corruptions", "spectra", "added", "jacobian", "sensitivity", "landscapes",
-        "hybrid", "heatmaps", "bands", "provenance",
+        "hybrid", "heatmaps", "fourier_heatmap_block.0", "bands", "provenance",
     ]  # fmt: skip
 
 
@@ -243,10 +246,10 @@ def test_a_robust_accuracy_always_says_protocol_attack_images_and_seed(out):
 
 
 def test_every_figure_is_a_file_too(page, out):
-    shown = re.findall(r'<figure class="picture" id="figure-(\w+)"', page)
+    shown = re.findall(r'<figure class="picture" id="figure-([\w.]+)"', page)
     assert shown == [
         "corruptions", "spectra", "jacobian", "sensitivity", "loss_landscapes", "hybrid", "fourier_heatmap",
-        "band_accuracy",
+        "fourier_heatmap_block.0", "band_accuracy",
     ]  # fmt: skip
     for name in shown:
         assert ElementTree.parse(out / "figures" / f"{name}.svg").getroot().tag.endswith("svg")
@@ -303,7 +306,7 @@ def test_files_of_one_name_do_not_overwrite_each_other(tmp_path):
 
 def test_one_models_own_folder_is_a_run(runs):
     found = read_runs([runs[0] / "pgd_at_tiny"], cards=False)
-    assert [(model.name, len(model.measurements)) for model in found.models] == [("pgd_at_tiny", 7)]
+    assert [(model.name, len(model.measurements)) for model in found.models] == [("pgd_at_tiny", 8)]
 
 
 def test_models_are_matched_by_name_and_stand_beside_their_relatives(tmp_path):
@@ -464,6 +467,29 @@ def test_corruptions_are_summed_up(tmp_path):
     records = read_runs([corrupted(tmp_path / "c.json", one=0.5, two=0.75)], cards=False)
     (sentence,) = map(text_of, findings(records, columns(records.models)))
     assert "two is best of 2 with 75.0 %; the hardest type is gaussian noise, 62.5 % over them." in sentence
+
+
+def test_spectra_of_two_data_sets_stand_side_by_side(tmp_path):
+    for number, source in enumerate(("cifar10 test", "svhn test", "svhn test")):
+        folder, images = tmp_path / str(number), random(3 + number, 3, 32, 32)
+        spectrum(images).save(folder, "natural", {**ABOUT, "source": source})
+    found = read_runs([tmp_path / name for name in "012"], cards=False).spectra
+    assert {name: one.of.images for name, one in found.items()} == {"natural": 3, "natural (svhn test)": 5}
+
+
+def test_corruptions_under_another_protocol_are_named(tmp_path):
+    natural = corrupted(tmp_path / "b.json", one=0.5)
+    more = corrupted(tmp_path / "a.json", "natural+bass", 200, one=0.75, two=0.25)
+    last = corrupted(tmp_path / "c.json", "bass", 300, one=0.8)
+    records = read_runs([more, natural, last], cards=False)
+    assert {model.name: model.corrupted.accuracy.protocol for model in records.models} == {
+        "one": "natural", "two": "natural+bass",
+    }  # fmt: skip
+    assert [note.split("protocol ")[1] for note in records.notes] == [
+        "natural+bass are left out, those under natural are shown", "bass are left out, those under natural are shown",
+    ]  # fmt: skip
+    labels = pictures(records)["corruptions"].panels[0].draw.keywords["models"]
+    assert list(labels) == ["one", "two, natural+bass"]
 
 
 def test_what_the_protocol_decides_is_said_only_beyond_noise():

@@ -57,6 +57,10 @@ class FourierHeatmap(Measurement):
     seed: int
     precision: str = "float32"
 
+    @property
+    def variant(self) -> str:
+        return self.layer
+
 
 def fourier_heatmap(
     model: nn.Module,

@@ -166,7 +166,7 @@ def diagnose(
             of which a warning tells.
         settings: what replaces the preset's, by diagnostic: ``{"fourier_heatmap": {"norm": 2.0, "images": 200}}``; the
             names are those of the diagnostic's function, and ``"images"`` is how many (0 for all).
-        out: a folder where each is saved, as ``<name>.npz`` and ``<name>.json``.
+        out: a folder where each is saved, as ``<name>.npz`` and ``<name>.json``; a layer's as ``<name>_<layer>``.
         about: what the JSON says besides, such as the model's name and the provenance.
         batch_size: images at a time; by default 250 of 32×32 pixels, fewer of larger ones.
         cache: a folder where what is measured is kept, so that a run that was stopped goes on.

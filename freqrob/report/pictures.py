@@ -110,15 +110,17 @@ def _hybrid(records: Records, styles: plots.Styles) -> Iterator[Picture]:
 
 
 def _heatmaps(records: Records, _styles: plots.Styles) -> Iterator[Picture]:
-    models = {name: found for name, found in records.having("fourier_heatmap").items() if not found.layer}
-    if models:
+    for key in records.named("fourier_heatmap"):
+        models = records.having(key)
+        layer = next(iter(models.values())).layer
         largest = max(measured.change.max().item() for measured in models.values())
         panels = [
             Panel(name, partial(plots.plot_heatmap, measured=measured, largest=largest))
             for name, measured in models.items()
         ]
-        scale = Scale(Normalize(0, largest), "error rate under a wave")
-        yield Picture("fourier_heatmap", "Error rates under single waves.", panels, MAP, scale=scale, labels=AXES)
+        what = f"how far the features of {layer} move" if layer else "error rate"
+        scale, about = Scale(Normalize(0, largest), f"{what} under a wave"), f"{what.capitalize()} under single waves."
+        yield Picture(key, about, panels, MAP, scale=scale, labels=AXES)
 
 
 def _bands(records: Records, styles: plots.Styles) -> Iterator[Picture]:
@@ -138,7 +140,11 @@ def _bands(records: Records, styles: plots.Styles) -> Iterator[Picture]:
 
 
 def _corruptions(records: Records, _styles: plots.Styles) -> Iterator[Picture]:
-    models = {model.name: model.corrupted.accuracy for model in records.models if model.corrupted}
+    found = {model.name: model.corrupted.accuracy for model in records.models if model.corrupted}
+    models = {
+        name if accuracy.protocol == "natural" else f"{name}, {accuracy.protocol}": accuracy
+        for name, accuracy in found.items()
+    }
     if models:
         types = max(len(found.accuracies) for found in models.values())
         size = max(4.6, 2.2 + 0.55 * len(models)), 1.6 + 0.24 * types

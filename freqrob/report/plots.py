@@ -179,7 +179,8 @@ def landscape_limits(landscapes: Sequence[LossLandscape]) -> tuple[float, float]
 def plot_hybrid(axes: Axes, models: Mapping[str, HybridReliance], styles: Styles | None = None) -> None:
     """How much more often a hybrid image is seen as its low than as its high frequencies' image, by where they meet.
 
-    Means over the seeds, a bar from the least to the most; the reversal frequency as a tick on the line of zero.
+    Means over the seeds, a bar from the least to the most; the reversal frequency as a tick on the line of zero, on a
+    line from the lowest to the highest.
     Source: Li et al., PLoS Comput. Biol. 2023, Fig. 5.
     """
     axes.axhline(0, color=GREY, linewidth=1)
@@ -191,6 +192,7 @@ def plot_hybrid(axes: Axes, models: Mapping[str, HybridReliance], styles: Styles
         reversal = measured.reversal[~measured.reversal.isnan()]
         if len(reversal):
             axes.plot(reversal.mean(), 0, "|", color=style["color"], markersize=16, markeredgewidth=2)
+            axes.hlines(0, reversal.min(), reversal.max(), color=style["color"], linewidth=4)
     axes.set(xlabel="mixing " + FREQUENCY, ylabel="p(low) − p(high)", ylim=(-1.02, 1.02))
 
 
@@ -255,9 +257,7 @@ def plot_heatmap(axes: Axes, measured: FourierHeatmap, largest: float | None = N
     return _map(axes, measured.change, norm, (measured.vertical, measured.horizontal))
 
 
-def plot_bands(
-    axes: Axes, models: Mapping[str, BandAccuracy], kind: str = "low", styles: Styles | None = None
-) -> None:
+def plot_bands(axes: Axes, models: Mapping[str, BandAccuracy], kind: str = "low", styles: Styles | None = None) -> None:
     """Accuracy on images of which a filter leaves the rings up to (``low``), from (``high``) or around (``band``) one.
 
     The short line on the right is the accuracy on the images as they are. Raises ValueError for another kind.
@@ -289,9 +289,7 @@ def plot_corruptions(axes: Axes, models: Mapping[str, CorruptionAccuracy]) -> Ax
     Returns the image, for a colour bar.
     """
     types = [name for name in CORRUPTIONS if any(name in measured.accuracies for measured in models.values())]
-    table = np.array(
-        [[m.of_type(kind) if kind in m.accuracies else np.nan for m in models.values()] for kind in types]
-    )
+    table = np.array([[m.of_type(kind) if kind in m.accuracies else np.nan for m in models.values()] for kind in types])
     image = axes.imshow(100 * table, norm=Normalize(0, 100), cmap="viridis", aspect="auto", interpolation="none")
     for (row, column), share in np.ndenumerate(table):
         text = "–" if np.isnan(share) else f"{100 * share:.0f}"

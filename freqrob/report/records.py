@@ -115,6 +115,10 @@ class Records:
     spectra: dict[str, Measured]
     notes: list[str]
 
+    def named(self, start: str) -> list[str]:
+        """The names of diagnostics that start so, in alphabetical order."""
+        return sorted({name for model in self.models for name in model.measurements if name.startswith(start)})
+
     def having(self, name: str) -> dict[str, Any]:
         """The models with a diagnostic of that name, and what it measured."""
         return {model.name: model.measurements[name].of for model in self.models if name in model.measurements}
@@ -130,8 +134,8 @@ def read_runs(
 ) -> Records:
     """Read runs and match models over them by name.
 
-    Of two measurements of a kind the one on more images is kept, of equals the last. What is damaged in a folder is
-    left out, with a note.
+    Of two measurements of a kind the one on more images is kept, of equals the last; of accuracies on corruptions those
+    under the protocol ``natural``, with a note on the others. What is damaged in a folder is left out, with a note.
 
     Args:
         runs: folders that ``freqrob diagnose`` wrote, with a folder a model or one model's own; JSON files of
@@ -214,6 +218,8 @@ def _read_measurement(path: Path, content: dict[str, Any], found: Records) -> No
     measured = Measured(measurement, Origin(path, about))
     if kind.kind in ("spectrum", "corruption_spectrum"):
         kept, name = found.spectra, path.stem if path.stem != kind.kind else path.parent.name
+        if name in kept and kept[name].origin.source != measured.origin.source:  # fog of one data set and of another
+            name = f"{name} ({measured.origin.source})"
     else:
         kept, name = _model(found, str(about.get("model", path.parent.name))).measurements, path.stem
     if name not in kept or measurement.images >= kept[name].of.images:
@@ -254,9 +260,23 @@ def _read_corruptions(path: Path, content: dict[str, Any], found: Records) -> No
                 raise TypeError(f"images is {accuracy.images!r}")
         except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
             raise ValueError(f"{path}: no accuracies on corruptions ({type(error).__name__}: {error})") from error
-        model = _model(found, str(row["model"]))
-        if model.corrupted is None or accuracy.images >= model.corrupted.accuracy.images:
-            model.corrupted = Corrupted(accuracy, str(row.get("baseline", "")), mce, origin)
+        model, new = _model(found, str(row["model"])), Corrupted(accuracy, str(row.get("baseline", "")), mce, origin)
+        kept, left = (model.corrupted, new) if _goes_before(model.corrupted, new) else (new, model.corrupted)
+        model.corrupted = kept
+        if left and left.accuracy.protocol != kept.accuracy.protocol:
+            found.notes.append(
+                f"{model.name}: accuracies on corruptions under the protocol {left.accuracy.protocol} are left out, "
+                f"those under {kept.accuracy.protocol} are shown"
+            )
+
+
+def _goes_before(one: Corrupted | None, other: Corrupted) -> bool:
+    """Whether accuracies are shown rather than others: natural ones first, then those on more images."""
+
+    def order(found: Corrupted) -> tuple[bool, int]:
+        return found.accuracy.protocol == "natural", found.accuracy.images
+
+    return one is not None and order(one) > order(other)
 
 
 _READERS = (
