@@ -11,8 +11,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import hypot, isnan, nan
 
+from benchmarks.diagnosis_rn20 import SETTINGS
 from benchmarks.records import NOT_MEASURED, RESULTS, accuracy, log_b_low, measured, table
 from freqrob.data.corruptions import CORRUPTIONS
 from freqrob.files import write_text
@@ -21,7 +23,10 @@ from freqrob.statistics import rank_correlation
 REPLICATION = RESULTS / "replication.md"
 ACCURACIES = "python -m benchmarks.cifar10_rn20 --data DIR"
 DIAGNOSES = "python -m benchmarks.diagnosis_rn20 --data DIR"
-CORRUPTED = "freqrob corruptions"
+CORRUPTED = {
+    "natural": "freqrob corruptions MODEL … --data DIR --images 1000 --baseline standard_rn20",
+    "natural+bass": "freqrob corruptions MODEL … --data DIR --images 1000 --protocol natural+bass",
+}
 CORRUPTION_RECORDS = {"natural": "corruptions_rn20.json", "natural+bass": "corruptions_rn20_bass.json"}
 TREND = 0.5  # how large a rank correlation has to be to be called one
 LIN = "Lin et al., NeurIPS 2023 (BaSS)"
@@ -132,7 +137,7 @@ def _balanced_twins() -> Iterator[Finding]:
             ("… and it is so where BaSS is left out in the test", "natural"),
         ):
             yield _compared(
-                LIN, f"Table 4, {base}", f"{claim} (%)", CORRUPTED,
+                LIN, f"Table 4, {base}", f"{claim} (%)", CORRUPTED[protocol],
                 (f"bass_{base}_rn20", _on_corruptions("19 types", protocol)),
                 (f"{base}_rn20", _on_corruptions("19 types")),
             )  # fmt: skip
@@ -141,16 +146,15 @@ def _balanced_twins() -> Iterator[Finding]:
 def _trend_with_gamma() -> Iterator[Finding]:
     for defense, attack in (("standard", "clean"), ("pgd_at", "PGD-20")):
         names = [f"{variant}{defense}_rn20" for variant in ("", "bassmix_", "bass_")]
-        shown = {protocol: [_accuracy(protocol, attack)(name)[0] for name in names] for protocol in ("natural", "bass")}
-        known = not any(isnan(value) for values in shown.values() for value in values)
-        rising = [values == sorted(values) for values in shown.values()]
-        yield Finding(
-            LIN, "Fig. 3(a–c)", f"{attack} accuracy of {defense} rises with γ, the share of balanced training images",
-            "; ".join(
-                f"`{protocol}`: " + " → ".join(f"{value:.1f}" for value in values) for protocol, values in shown.items()
-            ) + " at γ = 0, ½, 1" if known else "",
-            _of_all(rising) if known else "", ACCURACIES,
-        )  # fmt: skip
+        for protocol in ("natural", "bass"):
+            points = [_accuracy(protocol, attack)(name) for name in names]
+            shown = " → ".join(f"{value:.1f} ± {error:.1f}" for value, error in points) + " at γ = 0, ½, 1"
+            known = not any(isnan(value) for value, _ in points)
+            yield Finding(
+                LIN, "Fig. 3(a–c)",
+                f"{attack} accuracy of {defense} rises with γ, the share of balanced training images (`{protocol}`)",
+                shown if known else "", _rises(points) if known else "", ACCURACIES,
+            )  # fmt: skip
 
 
 def _jacobians() -> Iterator[Finding]:
@@ -158,6 +162,7 @@ def _jacobians() -> Iterator[Finding]:
         ("JaFR raises ln B_low", "jafr_rn20", "standard_rn20", _log_b_low()),
         ("adversarial training raises ln B_low", "pgd_at_rn20", "standard_rn20", _log_b_low()),
         ("FGSM training raises ln B_low", "fgsm_rn20", "standard_rn20", _log_b_low()),
+        ("JaFR raises that of FGSM training", "fgsm_jafr_rn20", "fgsm_rn20", _log_b_low()),
         ("JaFR makes FGSM training more robust to PGD", "fgsm_jafr_rn20", "fgsm_rn20", _accuracy()),
     ):
         yield _compared(CHAN, "Table 2", claim, ACCURACIES, (of, quantity), (base, quantity), headline=True)
@@ -192,7 +197,8 @@ def _corruption_trade() -> Iterator[Finding]:
         ("… and loses on those of low frequency", "low", "standard_rn20", "pgd_at_rn20"),
     ):
         value = _on_corruptions(band)
-        yield _compared(CHAN, "Table 1", f"{claim} (mean accuracy, %)", CORRUPTED, (of, value), (base, value))
+        pair = (of, value), (base, value)
+        yield _compared(CHAN, "Table 1", f"{claim} (mean accuracy, %)", CORRUPTED["natural"], *pair)
 
 
 def _reliance() -> Iterator[Finding]:
@@ -260,6 +266,12 @@ def _falling(paper: str, where: str, claim: str, models: Mapping[str, tuple[floa
     return Finding(paper, where, claim, f"rank correlation {rank:.2f} of {what}: {shown}", holds, DIAGNOSES)
 
 
+def _rises(points: Sequence[tuple[float, float]]) -> str:
+    """Whether values rise from each to the next, beyond noise; "in part" where others fall or stay."""
+    steps = [(b - a, 2 * hypot(error, other)) for (a, error), (b, other) in pairwise(points)]
+    return _of_all([step > noise for step, noise in steps])
+
+
 def _of_all(true: Sequence[bool]) -> str:
     return "" if not true else "yes" if all(true) else "in part" if any(true) else "no"
 
@@ -304,14 +316,19 @@ def _on_corruptions(group: str, protocol: str = "natural") -> Quantity:
     return quantity
 
 
-HEAD = """# Which claims hold here
+HEAD = f"""# Which claims hold here
 
 Written by `python -m benchmarks.replication` from the records beside this file, which have the commit, the machine and
 the settings of every number. Models are ResNet-20s of 0.27 M parameters on CIFAR-10, trained on two CPU cores, one seed
 each, where the papers have networks of 11 M to 46 M parameters and schedules ten times as long: a "no" says that a
 claim does not hold at this size, not that it is false. Robust accuracies are of PGD-20, L∞, ε = 8/255, step 2/255, one
-random start, seed 0, on 10,000 test images, under the protocol that is named. "Within noise" is a difference of less
-than two standard errors, ± is one: over images, or of the loss around the weights over four pairs of directions.
+random start, seed 0, on 10,000 test images, under the protocol that is named. Diagnoses are of the first test images,
+natural ones for every model: {SETTINGS["sensitivity"]["images"]:,} for gradients, {SETTINGS["hybrid"]["images"]} for \
+hybrids, {SETTINGS["minimal_perturbation"]["images"]} for minimal perturbations, \
+{SETTINGS["loss_landscape_high"]["images"]} for the loss
+around the weights; accuracies on corruptions of the first 1,000 at each severity. "Within noise" is a difference of
+less than two standard errors, ± is one: over images, or of the loss around the weights over four pairs of directions.
+Where no ± stands, one is not known.
 """
 
 
