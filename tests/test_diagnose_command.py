@@ -13,9 +13,11 @@ from typer.testing import CliRunner
 from freqrob import cli
 from freqrob.data.samples import CIFAR10_CLASSES, sample_images
 from freqrob.diagnostics import (
+    BandAccuracy,
     FourierHeatmap,
     HybridReliance,
     JacobianSpectrum,
+    LossLandscape,
     MinimalPerturbationSpectrum,
     Sensitivity,
 )
@@ -115,14 +117,9 @@ def test_two_processes_measure_what_one_does(tmp_path):
         "from freqrob.cli import main\n"
         "main()\n"
     )
-    names = ("hybrid", "loss_landscape_low", "jacobian", "minimal_perturbation")
-    command = [
-        "diagnosed_nets:net",
-        *(word for name in names for word in ("--only", name)),
-        "--batch-size",
-        "7",
-        "--out",
-    ]
+    shorter = ("fourier_heatmap.every=8", "loss_landscape_low.points=3", "loss_landscape_high.points=3")
+    options = [word for setting in shorter for word in ("--set", setting)]
+    command = ["diagnosed_nets:net", *options, "--batch-size", "7", "--out"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     for launcher, name in ((torchrun, "pair"), ([sys.executable], "alone")):
@@ -133,7 +130,11 @@ def test_two_processes_measure_what_one_does(tmp_path):
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
     folders = [tmp_path / f"out-{name}" / "diagnosed_nets_net" for name in ("pair", "alone")]
-    for kind in (HybridReliance, JacobianSpectrum, MinimalPerturbationSpectrum):
-        pair, alone = (kind.load(folder) for folder in folders)
-        assert pair.scalars() == alone.scalars()
-        assert all(torch.equal(value, alone.tensors()[name]) for name, value in pair.tensors().items())
+    kinds = (JacobianSpectrum, Sensitivity, HybridReliance, MinimalPerturbationSpectrum, BandAccuracy, FourierHeatmap)
+    found = {kind.kind: kind for kind in kinds}
+    found |= {f"loss_landscape_{half}": LossLandscape for half in ("low", "high")}
+    assert {path.stem for path in folders[0].glob("*.json")} == found.keys()
+    for name, kind in found.items():
+        pair, alone = (kind.load(folder, name) for folder in folders)
+        assert pair.scalars() == alone.scalars(), name
+        assert all(torch.equal(value, alone.tensors()[key]) for key, value in pair.tensors().items()), name

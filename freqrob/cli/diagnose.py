@@ -77,6 +77,7 @@ def diagnose(
     from freqrob.data import load_dataset
     from freqrob.diagnostics import diagnose as measure
     from freqrob.diagnostics import expected_seconds
+    from freqrob.evaluation.ranks import rank_and_world
     from freqrob.models.sources import open_model
     from freqrob.provenance import provenance
     from freqrob.spectral.native import cache_folder
@@ -93,6 +94,7 @@ def diagnose(
         chosen = load_dataset(dataset, "test", data, download=download, track=track)
     how = {"preset": preset, "only": only, "settings": _by_diagnostic(settings or [])}
     seconds = sum(expected_seconds(net.to(where), chosen.images, **how) for net in networks.values())
+    seconds /= rank_and_world()[1]
     if rank() == 0:
         Console(stderr=True).print(f"about {max(seconds / 60, 0.1):.1f} minutes, less what is done", highlight=False)
     options = {
