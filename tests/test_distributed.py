@@ -5,6 +5,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import contextmanager, suppress
@@ -267,6 +268,31 @@ def test_a_run_leaves_one_set_of_files(folder, pair):
     first, second = (results["whole_run"] for results in pair)
     assert first["lines"] == 1 + 2 and first["written"] >= 8
     assert second == {"lines": 0, "written": 0}, "the second process writes nothing"
+
+
+UNDER_SLURM = """
+import os, pathlib, sys
+rank = os.environ.pop("RANK")
+os.environ |= {"SLURM_PROCID": rank, "SLURM_LOCALID": rank}
+from pair import leave_with
+from freqrob.training.launch import launch
+import torch
+fabric = launch("32-true", "cpu")
+total = fabric.all_reduce(torch.tensor(fabric.global_rank + 1.0), reduce_op="sum").item()
+os.environ["RANK"] = rank
+leave_with((fabric.global_rank, fabric.world_size, total), pathlib.Path(sys.argv[1]))
+"""
+
+
+def test_slurm_starts_processes_that_train_together(tmp_path):
+    """In the environment that srun gives its tasks."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    job = {"NTASKS": 2, "NTASKS_PER_NODE": 2, "NNODES": 1, "NODEID": 0, "JOB_NAME": "train", "JOB_ID": 1}
+    slurm = {f"SLURM_{key}": value for key, value in job.items()}
+    found = run_pair(tmp_path, ["-c", UNDER_SLURM, tmp_path], **slurm, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    assert found == [(0, 2, 3.0), (1, 2, 3.0)]
 
 
 def test_validation_counts_every_image_once(pair):
