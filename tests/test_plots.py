@@ -71,6 +71,14 @@ def test_hybrid(axes):
     assert np.allclose(spread, [[known.min(), 0], [known.max(), 0]])
 
 
+def test_reversal(axes):
+    never = replace(HYBRID, reversal=torch.full((2,), torch.nan))
+    plots.plot_reversal(axes, {"one": (HYBRID, PERTURBATIONS), "never": (never, PERTURBATIONS)})
+    (drawn,) = axes.containers
+    assert np.allclose(drawn.lines[0].get_xydata(), [[0.2, 2]])
+    assert axes.get_ylabel() == "L∞ distance (grey levels of 255)"
+
+
 @pytest.mark.parametrize("kind", ["low", "high", "band"])
 def test_bands(axes, kind):
     plots.plot_bands(axes, {"one": BANDS, "two": BANDS}, kind)

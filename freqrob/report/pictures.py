@@ -102,11 +102,16 @@ def _perturbations(records: Records, styles: plots.Styles) -> Iterator[Picture]:
 
 
 def _hybrid(records: Records, styles: plots.Styles) -> Iterator[Picture]:
-    models = records.having("hybrid")
+    models, smallest = records.having("hybrid"), records.having("minimal_perturbation")
     if models:
         panel = Panel("hybrid images", partial(plots.plot_hybrid, models=models, styles=styles))
         about = "How much more often hybrid images are seen as their low than as their high frequencies' image."
         yield Picture("hybrid", about, [panel], (6.4, 3.8), legend=_only(styles, models))
+    both = {name: (models[name], found) for name, found in smallest.items() if name in models and found.success.any()}
+    if both:
+        panel = Panel("size against reversal frequency", partial(plots.plot_reversal, models=both, styles=styles))
+        about = "The size of minimal perturbations against the reversal frequency on hybrid images."
+        yield Picture("reversal", about, [panel], (6.4, 3.8), legend=_only(styles, both))
 
 
 def _heatmaps(records: Records, _styles: plots.Styles) -> Iterator[Picture]:

@@ -23,6 +23,8 @@ from torch import Tensor
 from freqrob.data.corruptions import CORRUPTIONS
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
     from freqrob.diagnostics.band_accuracy import BandAccuracy
     from freqrob.diagnostics.fourier_heatmap import FourierHeatmap
     from freqrob.diagnostics.hybrid import HybridReliance
@@ -232,20 +234,48 @@ def plot_perturbation_sizes(
     The dashed line is white noise's f_0.5. Sizes in L∞ are in grey levels of 255, in L2 with white as 1. Source: Li et
     al., PLoS Comput. Biol. 2023, Fig. 4c.
     """
-    norms = {measured.norm for measured in models.values()}
     for name, measured, style in _styled(models, styles):
         half, low, high = (getattr(measured, f"half_power_{what}") for what in ("frequency", "low", "high"))
-        scale = 255 if measured.norm == "Linf" else 1
-        quarter, median, most = scale * np.percentile(measured.distances[measured.success].numpy(), [25, 50, 75])
         across = np.abs([[low - half], [high - half]])  # a bootstrap's percentiles may leave the estimate out
-        axes.errorbar(
-            half, median, yerr=[[median - quarter], [most - median]], xerr=across, label=name, capsize=3,
-            **{**style, "linestyle": "none", "markersize": 7},
-        )  # fmt: skip
+        _draw_size(axes, measured, half, across, name, style)
     axes.axvline(WHITE_NOISE, color=GREY, linestyle="--", linewidth=1)
-    size = "L∞ distance (grey levels of 255)" if norms == {"Linf"} else f"{' and '.join(sorted(norms))} distance"
-    axes.set(xlabel="half-power frequency (cycles/pixel)", ylabel=size)
+    axes.set(xlabel="half-power frequency (cycles/pixel)", ylabel=_name_of_size(models.values()))
     axes.set_ylim(bottom=0)
+
+
+def plot_reversal(
+    axes: Axes,
+    models: Mapping[str, tuple[HybridReliance, MinimalPerturbationSpectrum]],
+    styles: Styles | None = None,
+) -> None:
+    """The median size of minimal perturbations, with quartiles, against f_rev with its range over the seeds.
+
+    A model without a reversal frequency is not drawn. Source: Li et al., PLoS Comput. Biol. 2023, Fig. 5b.
+    """
+    for name, (hybrid, perturbation), style in _styled(models, styles):
+        known = hybrid.reversal[~hybrid.reversal.isnan()].numpy()
+        if len(known):
+            across = [[known.mean() - known.min()], [known.max() - known.mean()]]
+            _draw_size(axes, perturbation, known.mean(), across, name, style)
+    sizes = _name_of_size([perturbation for _, perturbation in models.values()])
+    axes.set(xlabel="reversal frequency (cycles/pixel)", ylabel=sizes)
+    axes.set_ylim(bottom=0)
+
+
+def _draw_size(
+    axes: Axes, measured: MinimalPerturbationSpectrum, x: float, across: ArrayLike, name: str, style: dict[str, Any]
+) -> None:
+    scale = 255 if measured.norm == "Linf" else 1
+    quarter, median, most = scale * np.percentile(measured.distances[measured.success].numpy(), [25, 50, 75])
+    axes.errorbar(
+        x, median, yerr=[[median - quarter], [most - median]], xerr=across, label=name, capsize=3,
+        **{**style, "linestyle": "none", "markersize": 7},
+    )  # fmt: skip
+
+
+def _name_of_size(measured: Iterable[MinimalPerturbationSpectrum]) -> str:
+    norms = {one.norm for one in measured}
+    return "L∞ distance (grey levels of 255)" if norms == {"Linf"} else f"{' and '.join(sorted(norms))} distance"
 
 
 def plot_heatmap(axes: Axes, measured: FourierHeatmap, largest: float | None = None) -> AxesImage:
