@@ -62,11 +62,17 @@ def _minimal_perturbation(*given: Any, **settings: Any) -> dict[str, Any]:
 
 
 def _landscape(
-    half: str, model: nn.Module, images: Tensor, labels: Tensor, *, seeds: Sequence[int], **settings: Any
+    half: str,
+    sees: Callable[[Tensor], Tensor],
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    seeds: Sequence[int],
+    **settings: Any,
 ) -> dict[str, Any]:
     """The loss, and its variation: the mean over a pair of random directions a seed, and the standard error of that."""
-    images = {"low": low_half, "high": high_half}[half](images)
-    found = [loss_landscape(model, images, labels, seed=seed, **settings) for seed in seeds]
+    found = [loss_landscape(model, sees(images), labels, seed=seed, **settings) for seed in seeds]
     middle, each = len(found[0].steps) // 2, [one.variation for one in found]
     numbers = {f"loss_on_{half}": found[0].loss[middle, middle].item(), f"variation_on_{half}": fmean(each)}
     return numbers if len(each) == 1 else {**numbers, f"variation_error_on_{half}": stdev(each) / len(each) ** 0.5}
@@ -74,7 +80,8 @@ def _landscape(
 
 DIAGNOSTICS: dict[str, Callable[..., dict[str, Any]]] = {
     "sensitivity": _sensitivity, "hybrid": _hybrid, "minimal_perturbation": _minimal_perturbation,
-    "loss_landscape_low": partial(_landscape, "low"), "loss_landscape_high": partial(_landscape, "high"),
+    "loss_landscape_low": partial(_landscape, "low", low_half),
+    "loss_landscape_high": partial(_landscape, "high", high_half),
 }  # fmt: skip
 
 

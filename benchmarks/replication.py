@@ -267,9 +267,10 @@ def _falling(paper: str, where: str, claim: str, models: Mapping[str, tuple[floa
 
 
 def _rises(points: Sequence[tuple[float, float]]) -> str:
-    """Whether values rise from each to the next, beyond noise; "in part" where others fall or stay."""
+    """Whether values rise from each to the next: "within noise" where none does or falls by more than that."""
     steps = [(b - a, 2 * hypot(error, other)) for (a, error), (b, other) in pairwise(points)]
-    return _of_all([step > noise for step, noise in steps])
+    still = all(abs(step) <= noise for step, noise in steps)
+    return "within noise" if still else _of_all([step > noise for step, noise in steps])
 
 
 def _of_all(true: Sequence[bool]) -> str:

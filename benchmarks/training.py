@@ -226,9 +226,7 @@ def flops_of(step: Callable[[], object]) -> int:
     return counter.count
 
 
-def median_ms(
-    candidates: dict[str, Callable[[], None]], repeats: int, patience: float
-) -> dict[str, tuple[float, str]]:
+def median_ms(candidates: dict[str, Callable[[], None]], repeats: int, patience: float) -> dict[str, tuple[float, str]]:
     """Median milliseconds of each, and how many samples were undisturbed."""
     for call in candidates.values():
         call()

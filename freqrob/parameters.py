@@ -1,6 +1,7 @@
 """Parameters: as people write them on a command line, and what they have to be."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from inspect import signature
@@ -29,13 +30,18 @@ def keyword_hints(function: Callable[..., Any]) -> dict[str, Any]:
     return {one.name: hints[one.name] for one in parameters if one.kind is one.KEYWORD_ONLY}
 
 
+def shown_hint(hint: Any) -> str:
+    """``Sequence[int]``, ``float | None``, ``int``."""
+    return re.sub(r"\b(collections\.abc|typing)\.", "", str(hint)) if get_args(hint) else hint.__name__
+
+
 def fits(value: object, hint: Any) -> bool:
     """Whether a value that JSON may hold is of a type such as ``float``, ``int | None`` or ``Sequence[int]``."""
     origin, of = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return any(fits(value, one) for one in of)
     if origin is Sequence:
-        return isinstance(value, list | tuple) and all(fits(one, of[0]) for one in value)
+        return isinstance(value, Sequence) and not isinstance(value, str) and all(fits(one, of[0]) for one in value)
     if origin is Literal:
         return value in of
     if hint in (int, float):
@@ -55,6 +61,13 @@ def check_counts(**values: int) -> None:
     for name, value in values.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name}: expected an integer from 1 on, got {value!r}")
+
+
+def check_seeds(**values: int) -> None:
+    """Raise ValueError unless each is an integer from 0 on."""
+    for name, value in values.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ValueError(f"{name}: expected an integer from 0 on, got {value!r}")
 
 
 def check_weights(**values: float) -> None:

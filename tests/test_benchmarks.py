@@ -305,6 +305,20 @@ def test_a_difference_within_the_error_over_directions_is_noise(tmp_path, monkey
     assert [flatter(value) for value in (0.05, 0.075, 0.12, 0.15)] == ["yes", "within noise", "within noise", "no"]
 
 
+def test_a_trend_with_gamma_rises_beyond_noise(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
+
+    def trend(*shares):
+        names = [f"{variant}standard_rn20" for variant in ("", "bassmix_", "bass_")]
+        result = {"protocol": "natural", "attack": "clean"}
+        record = {name: {"results": [{**result, "accuracy": share}]} for name, share in zip(names, shares, strict=True)}
+        (tmp_path / "cifar10_rn20.json").write_text(json.dumps(record))
+        return finding("clean accuracy of standard rises").holds
+
+    assert trend(0.80, 0.85, 0.90) == "yes" and trend(0.850, 0.852, 0.854) == "within noise"
+    assert trend(0.80, 0.85, 0.70) == "in part" and trend(0.90, 0.85, 0.80) == "no"
+
+
 def test_accuracies_on_corruptions_are_compared_by_band_and_protocol(tmp_path, monkeypatch):
     monkeypatch.setattr(records, "RESULTS", tmp_path)
 

@@ -11,6 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from freqrob import cli
+from freqrob.cli.diagnose import _distance, _over_seeds, _under_a_wave
 from freqrob.data.samples import CIFAR10_CLASSES, sample_images
 from freqrob.diagnostics import (
     BandAccuracy,
@@ -86,6 +87,17 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch):
     monkeypatch.setattr("freqrob.diagnostics.diagnose", stop)
     result = run("diagnosed_nets:net")
     assert result.exit_code == 130 and "is kept in" in result.stderr
+
+
+def test_numbers_of_the_table():
+    nan = float("nan")
+    values = ([0.25, 0.5], [0.25, nan], [0.25], [nan, nan])
+    assert [_over_seeds(torch.tensor(each)) for each in values] == [
+        "0.375 (0.250 to 0.500)", "0.250 (1 of 2 seeds)", "0.250", "none",
+    ]  # fmt: skip
+    assert (_distance(0.5 / 255, "Linf"), _distance(0.5, "L2")) == ("0.5/255", "0.500 in L2")
+    shown = _under_a_wave(torch.tensor(0.125), ""), _under_a_wave(torch.tensor(2.5), "conv1")
+    assert shown == ("12 % errors", "conv1 moves 2.5")
 
 
 @pytest.mark.parametrize(

@@ -72,10 +72,12 @@ def test_hybrid(axes):
 
 
 def test_reversal(axes):
-    never = replace(HYBRID, reversal=torch.full((2,), torch.nan))
-    plots.plot_reversal(axes, {"one": (HYBRID, PERTURBATIONS), "never": (never, PERTURBATIONS)})
-    (drawn,) = axes.containers
-    assert np.allclose(drawn.lines[0].get_xydata(), [[0.2, 2]])
+    far = replace(HYBRID, reversal=torch.tensor([0.2, 0.3]))
+    plots.plot_reversal(axes, {"one": (HYBRID, PERTURBATIONS), "far": (far, PERTURBATIONS)})
+    one, far = axes.containers
+    assert np.allclose(one.lines[0].get_xydata(), [[0.2, 2]]) and np.allclose(far.lines[0].get_xydata(), [[0.25, 2]])
+    across, _ = far.lines[2]
+    assert np.allclose(across.get_segments(), [[[0.2, 2], [0.3, 2]]])
     assert axes.get_ylabel() == "L∞ distance (grey levels of 255)"
 
 

@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 from PIL import Image
+from test_plots import HYBRID, PERTURBATIONS
 from typer.testing import CliRunner
 
 from freqrob import cli
@@ -485,11 +486,19 @@ def test_corruptions_under_another_protocol_are_named(tmp_path):
     assert {model.name: model.corrupted.accuracy.protocol for model in records.models} == {
         "one": "natural", "two": "natural+bass",
     }  # fmt: skip
-    assert [note.split("protocol ")[1] for note in records.notes] == [
-        "natural+bass are left out, those under natural are shown", "bass are left out, those under natural are shown",
-    ]  # fmt: skip
+    left = "one: accuracies on corruptions are left out: {} images of cifar10 a severity, made by freqrob, protocol {}"
+    assert records.notes == [left.format(200, "natural+bass"), left.format(300, "bass")]
     labels = pictures(records)["corruptions"].panels[0].draw.keywords["models"]
     assert list(labels) == ["one", "two, natural+bass"]
+
+
+def test_the_reversal_frequency_is_drawn_where_there_is_one():
+    def drawn(reversal):
+        of = {"hybrid": replace(HYBRID, reversal=torch.tensor(reversal)), "minimal_perturbation": PERTURBATIONS}
+        about = {name: Measured(one, Origin(None, {})) for name, one in of.items()}
+        return "reversal" in pictures(Records([ModelRecord("one", measurements=about)], {}, []))
+
+    assert drawn([0.25, torch.nan]) and not drawn([torch.nan, torch.nan])
 
 
 def test_what_the_protocol_decides_is_said_only_beyond_noise():

@@ -282,6 +282,9 @@ class TestVariants:
         assert not recipe("bass_augmix_tiny").on_balanced_images
         assert recipe("bass_augmix_tiny", defense={"bass_view": False}).on_balanced_images
         assert not recipe("augmix_tiny", defense={"bass_view": True}).on_balanced_images
+        assert recipe("augmix_tiny", reading="power", defense={"bass_view": True}).make_defense().reading == "power"
+        with pytest.raises(ValueError, match="reading: 'official', but the defence's is 'power'"):
+            recipe("bass_augmix_tiny", defense={"reading": "power"})
 
 
 class TestRecipeReachesTheRun:

@@ -146,14 +146,7 @@ FIGURES = {
     "robust accuracy by band, low to high": (
         "band_accuracy", lambda measured: " ".join(f"{100 * share:.0f}" for share in measured.robust) + " %"
     ),
-    "error under a wave, mean": (
-        "fourier_heatmap",
-        lambda measured: (
-            f"{measured.change.mean():.3g} ({measured.layer})"
-            if measured.layer
-            else f"{100 * measured.change.mean():.0f} %"
-        ),
-    ),
+    "mean under a wave": ("fourier_heatmap", lambda measured: _under_a_wave(measured.change.mean(), measured.layer)),
     "variation of the loss, low frequencies": ("loss_landscape_low", lambda measured: f"{measured.variation:.2f}"),
     "variation of the loss, high frequencies": ("loss_landscape_high", lambda measured: f"{measured.variation:.2f}"),
 }  # fmt: skip
@@ -163,14 +156,19 @@ def _distance(value: float, norm: str) -> str:
     return f"{255 * value:.1f}/255" if norm == "Linf" else f"{value:.3f} in {norm}"
 
 
+def _under_a_wave(mean: Tensor, layer: str) -> str:
+    return f"{layer} moves {mean:.3g}" if layer else f"{100 * mean:.0f} % errors"
+
+
 def _over_seeds(values: Tensor) -> str:
-    """0.231 ± 0.004, and of how many where some have none."""
+    """0.231 (0.225 to 0.240), and of how many seeds where some have none."""
     known = values[~values.isnan()]
     if not len(known):
         return "none"
-    spread = f" ± {known.std():.3f}" if len(known) > 1 else ""
-    some = f" ({len(known)} of {len(values)} seeds)" if len(known) < len(values) else ""
-    return f"{known.mean():.3f}{spread}{some}"
+    spread = f"{known.min():.3f} to {known.max():.3f}" if len(known) > 1 else ""
+    some = f"{len(known)} of {len(values)} seeds" if len(known) < len(values) else ""
+    about = ", ".join(filter(None, (spread, some)))
+    return f"{known.mean():.3f}" + (f" ({about})" if about else "")
 
 
 def _table(found: dict[str, dict]) -> None:

@@ -15,7 +15,7 @@ from freqrob.data.datasets import to_pixels
 from freqrob.defenses.neural_similarity import find_layer
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, per_sample, untracked
-from freqrob.parameters import check_counts
+from freqrob.parameters import check_counts, check_seeds
 
 Convention = Literal["yin", "gatheluck"]
 Precision = Literal["float32", "bfloat16"]
@@ -58,7 +58,7 @@ class FourierHeatmap(Measurement):
     precision: str = "float32"
 
     @property
-    def variant(self) -> str:
+    def suffix(self) -> str:
         return self.layer
 
 
@@ -79,7 +79,7 @@ def fourier_heatmap(
 ) -> FourierHeatmap:
     """Add norm · (±wave) to every image, one frequency after the other, clip to [0, 1], and classify.
 
-    f and −f are one wave, so half of them are measured and the map is symmetric about DC.
+    Of f and −f one is measured, the one that ``fourier_frequencies`` has, so the map is symmetric about DC.
 
     Args:
         model: images (N, C, H, W) in [0, 1] to logits (N, K).
@@ -112,6 +112,7 @@ def fourier_heatmap(
         raise ValueError(f"norm: expected a positive number, got {norm}")
     every = coarseness(height, width) if every is None else every
     check_counts(every=every)
+    check_seeds(seed=seed)
     frequencies = fourier_frequencies(height, width, every)
 
     def moved(model: nn.Module, numbers: Tensor, device: torch.device) -> dict[str, Tensor]:
@@ -128,7 +129,7 @@ def fourier_heatmap(
 
     key = {
         "diagnostic": "fourier_heatmap", "norm": norm, "convention": convention, "every": every, "layer": layer,
-        "seed": seed, "precision": precision,
+        "seed": seed, "precision": precision, "waves": len(frequencies),
     }  # fmt: skip
     found = per_sample(
         moved, model, images, labels, key=key, batch_size=batch_size, cache=cache, track=track, what="Fourier heat map"
@@ -175,7 +176,7 @@ def fourier_frequencies(height: int, width: int, every: int = 1) -> Tensor:
 def fourier_wave(frequency: Tensor, height: int, width: int, convention: Convention = "gatheluck") -> Tensor:
     """The wave of (vertical, horizontal) cycles per image: (H, W) float32 with ‖·‖₂ = 1.
 
-    ``"yin"``: cos + sin, of the one of f and −f that ``fourier_frequencies`` has; ``"gatheluck"``: cos.
+    ``"yin"``: cos + sin, which is another wave at −f; ``"gatheluck"``: cos.
     """
     ky, kx = frequency.tolist()
     turns = ky * torch.arange(height)[:, None].double() / height + kx * torch.arange(width).double() / width

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import ClassVar
 
@@ -67,8 +68,8 @@ def hybrid_reliance(
     Source: Li et al., PLoS Comput. Biol. 2023, Fig. 3 and 5; ``lizhe07/robust-arena``, ``roarena/einmon.py``.
     """
     for name, values in (("frequencies", frequencies), ("seeds", seeds)):
-        if not values or sorted(values) != list(values):
-            raise ValueError(f"{name}: expected at least one, ascending, got {list(values)}")
+        if not values or sorted(values) != list(values) or not all(0 <= value < inf for value in values):
+            raise ValueError(f"{name}: expected at least one, ascending, from 0 on, got {list(values)}")
     low, high = [], []
     for seed in seeds:
         partner = partners(labels, seed)

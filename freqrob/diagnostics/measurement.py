@@ -32,8 +32,8 @@ class Measurement:
     units: ClassVar[Mapping[str, str]] = {}
 
     @property
-    def variant(self) -> str:
-        """What it is of beside the model as a whole, such as a layer's name: part of the name of its files."""
+    def suffix(self) -> str:
+        """What tells its files from others of its kind, such as a layer's name."""
         return ""
 
     def scalars(self) -> dict[str, Any]:
@@ -50,11 +50,11 @@ class Measurement:
     def save(self, folder: str | Path, name: str = "", about: Mapping[str, Any] | None = None) -> Path:
         """Write ``<name>.npz`` with the tensors, then ``<name>.json`` with the rest, units and ``about``.
 
-        ``name`` is the kind unless given, and goes on with ``_<variant>`` where there is one; ``about`` says what was
+        ``name`` is the kind unless given, and goes on with ``_<suffix>`` where there is one; ``about`` says what was
         measured: model, data, provenance. Returns the JSON's path. Both are complete before they replace earlier ones;
         a number that is not finite is null in the JSON, and a NaN when it is read. Raises OSError.
         """
-        path = Path(folder) / f"{'_'.join(filter(None, (name or self.kind, self.variant)))}.json"
+        path = Path(folder) / f"{'_'.join(filter(None, (name or self.kind, self.suffix)))}.json"
         arrays = io.BytesIO()
         np.savez_compressed(arrays, **{name: tensor.cpu().numpy() for name, tensor in self.tensors().items()})
         with temporary_beside(path.with_suffix(".npz")) as new:

@@ -16,6 +16,7 @@ from freqrob.attacks import Norm, check_norm
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, untracked
+from freqrob.parameters import check_seeds
 from freqrob.spectral.rings import RingMap
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def minimal_perturbation(
     Source: Li et al., PLoS Comput. Biol. 2023, Fig. 2, 4 and 6: L∞, 1,000 images, 1,000 steps, several repeats.
     """
     check_norm(norm)
+    check_seeds(seed=seed)
     check_labelled(images, labels)
     check_foolbox()
     from freqrob_foolbox import L2BrendelBethgeAttack, LinfinityBrendelBethgeAttack, MinimalPerturbation

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
-from inspect import formatannotation
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -28,7 +27,7 @@ from freqrob.diagnostics.per_sample import Track, device_of, untracked
 from freqrob.diagnostics.sensitivity import sensitivity
 from freqrob.models.registry import nearest_names
 from freqrob.models.sources import as_module
-from freqrob.parameters import fits, keyword_hints
+from freqrob.parameters import fits, keyword_hints, shown_hint
 from freqrob.spectral.longtail import split
 
 Preset = Literal["quick", "full"]
@@ -64,7 +63,7 @@ class Plan:
                 near = nearest_names(name, known)
                 raise ValueError(f"no setting {name!r}, expected any of {', '.join(known)}.{near}")
             if not fits(value, known[name]):
-                raise ValueError(f"{name}: expected {formatannotation(known[name])}, got {value!r}")
+                raise ValueError(f"{name}: expected {shown_hint(known[name])}, got {value!r}")
         images = settings.pop("images", self.images)
         if images < 0:
             raise ValueError(f"images: expected how many, or 0 for all, got {images}")
@@ -208,7 +207,7 @@ def _chosen(preset: Preset, only: Sequence[str], settings: Mapping[str, Mapping[
     for name, given in settings.items():
         if name not in chosen:
             near = nearest_names(name, chosen)
-            raise ValueError(f"settings: got some of {name!r}, expected of {', '.join(chosen)}.{near}")
+            raise ValueError(f"settings: {name!r} is not measured, expected any of {', '.join(chosen)}.{near}")
         try:
             chosen[name] = chosen[name].with_settings(given)
         except ValueError as error:

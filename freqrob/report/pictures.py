@@ -107,7 +107,10 @@ def _hybrid(records: Records, styles: plots.Styles) -> Iterator[Picture]:
         panel = Panel("hybrid images", partial(plots.plot_hybrid, models=models, styles=styles))
         about = "How much more often hybrid images are seen as their low than as their high frequencies' image."
         yield Picture("hybrid", about, [panel], (6.4, 3.8), legend=_only(styles, models))
-    both = {name: (models[name], found) for name, found in smallest.items() if name in models and found.success.any()}
+    both = {
+        name: (found, smallest[name]) for name, found in models.items()
+        if name in smallest and smallest[name].success.any() and not found.reversal.isnan().all()
+    }  # fmt: skip
     if both:
         panel = Panel("size against reversal frequency", partial(plots.plot_reversal, models=both, styles=styles))
         about = "The size of minimal perturbations against the reversal frequency on hybrid images."
@@ -123,8 +126,8 @@ def _heatmaps(records: Records, _styles: plots.Styles) -> Iterator[Picture]:
             Panel(name, partial(plots.plot_heatmap, measured=measured, largest=largest))
             for name, measured in models.items()
         ]
-        what = f"how far the features of {layer} move" if layer else "error rate"
-        scale, about = Scale(Normalize(0, largest), f"{what} under a wave"), f"{what.capitalize()} under single waves."
+        what = f"move of the features of {layer}" if layer else "error rate"
+        scale, about = Scale(Normalize(0, largest), f"{what} under a wave"), f"By single waves: {what}."
         yield Picture(key, about, panels, MAP, scale=scale, labels=AXES)
 
 

@@ -250,13 +250,12 @@ def plot_reversal(
 ) -> None:
     """The median size of minimal perturbations, with quartiles, against f_rev with its range over the seeds.
 
-    A model without a reversal frequency is not drawn. Source: Li et al., PLoS Comput. Biol. 2023, Fig. 5b.
+    Each model needs a seed that has one. Source: Li et al., PLoS Comput. Biol. 2023, Fig. 5b.
     """
     for name, (hybrid, perturbation), style in _styled(models, styles):
         known = hybrid.reversal[~hybrid.reversal.isnan()].numpy()
-        if len(known):
-            across = [[known.mean() - known.min()], [known.max() - known.mean()]]
-            _draw_size(axes, perturbation, known.mean(), across, name, style)
+        across = [[known.mean() - known.min()], [known.max() - known.mean()]]
+        _draw_size(axes, perturbation, known.mean(), across, name, style)
     sizes = _name_of_size([perturbation for _, perturbation in models.values()])
     axes.set(xlabel="reversal frequency (cycles/pixel)", ylabel=sizes)
     axes.set_ylim(bottom=0)

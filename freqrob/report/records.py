@@ -80,6 +80,13 @@ class Corrupted:
     mce: float | None
     origin: Origin
 
+    @property
+    def conditions(self) -> str:
+        found = self.accuracy
+        balanced = f", balanced ({found.bass})" if found.bass else ""
+        made = "made by freqrob" if found.generated else "as published"
+        return f"{found.images:,} images of {found.dataset} a severity, {made}{balanced}, protocol {found.protocol}"
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -97,9 +104,17 @@ class ModelRecord:
     card: Card | None = None
     measurements: dict[str, Measured] = field(default_factory=dict)
     accuracies: list[Accuracy] = field(default_factory=list)
-    corrupted: Corrupted | None = None
+    corruptions: list[Corrupted] = field(default_factory=list)
     masking: str = ""
     hashes: set[str] = field(default_factory=set)
+
+    @property
+    def corrupted(self) -> Corrupted | None:
+        """The accuracies on corruptions that are shown: natural ones first, then on more images, then the last."""
+        return max(
+            reversed(self.corruptions),
+            key=lambda found: (found.accuracy.protocol == "natural", found.accuracy.images), default=None,
+        )  # fmt: skip
 
     def best(self, setting: tuple[str, str, str, float]) -> Accuracy | None:
         """Of the accuracies in a setting the one on the most images; of equals the last."""
@@ -157,6 +172,9 @@ def read_runs(
     for model in found.models:
         if cards:
             _add_card(model, found, model_dir, dataset, threat_model)
+        for conditions in sorted({one.conditions for one in model.corruptions}):
+            if conditions != model.corrupted.conditions:
+                found.notes.append(f"{model.name}: accuracies on corruptions are left out: {conditions}")
         if len(model.hashes) > 1:
             found.notes.append(f"{model.name}: the runs measured {len(model.hashes)} different networks of this name")
     found.models.sort(key=lambda model: _family(model.name))
@@ -222,6 +240,10 @@ def _read_measurement(path: Path, content: dict[str, Any], found: Records) -> No
             name = f"{name} ({measured.origin.source})"
     else:
         kept, name = _model(found, str(about.get("model", path.parent.name))).measurements, path.stem
+        if kind is diagnostics.FourierHeatmap:  # of errors or of a layer, whatever the file is called
+            name = "_".join(filter(None, (measurement.kind, measurement.suffix)))
+    if name in kept and kept[name].of.scalars() != measurement.scalars():
+        found.notes.append(f"{path.parent.name}: of several measurements of {name} one is shown")
     if name not in kept or measurement.images >= kept[name].of.images:
         kept[name] = measured
 
@@ -260,23 +282,8 @@ def _read_corruptions(path: Path, content: dict[str, Any], found: Records) -> No
                 raise TypeError(f"images is {accuracy.images!r}")
         except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
             raise ValueError(f"{path}: no accuracies on corruptions ({type(error).__name__}: {error})") from error
-        model, new = _model(found, str(row["model"])), Corrupted(accuracy, str(row.get("baseline", "")), mce, origin)
-        kept, left = (model.corrupted, new) if _goes_before(model.corrupted, new) else (new, model.corrupted)
-        model.corrupted = kept
-        if left and left.accuracy.protocol != kept.accuracy.protocol:
-            found.notes.append(
-                f"{model.name}: accuracies on corruptions under the protocol {left.accuracy.protocol} are left out, "
-                f"those under {kept.accuracy.protocol} are shown"
-            )
-
-
-def _goes_before(one: Corrupted | None, other: Corrupted) -> bool:
-    """Whether accuracies are shown rather than others: natural ones first, then those on more images."""
-
-    def order(found: Corrupted) -> tuple[bool, int]:
-        return found.accuracy.protocol == "natural", found.accuracy.images
-
-    return one is not None and order(one) > order(other)
+        corrupted = Corrupted(accuracy, str(row.get("baseline", "")), mce, origin)
+        _model(found, str(row["model"])).corruptions.append(corrupted)
 
 
 _READERS = (

@@ -119,7 +119,7 @@ def _corruptions(models: Sequence[ModelRecord]) -> Iterator[Column]:
         text = f"Accuracy on corrupted images, the mean over severities and types ({group})."
         yield Column(f"corruptions {group}", "corruptions", group, text, "%", 1, entries)
     entries = tuple(
-        Entry(model.corrupted.mce, f"{_of_corruptions(model)}, baseline {model.corrupted.baseline}")
+        Entry(model.corrupted.mce, f"{model.corrupted.conditions}, baseline {model.corrupted.baseline}")
         if model.corrupted and model.corrupted.mce is not None
         else None
         for model in models
@@ -129,14 +129,7 @@ def _corruptions(models: Sequence[ModelRecord]) -> Iterator[Column]:
 
 def _corruption_entry(model: ModelRecord, group: str) -> Entry | None:
     means = model.corrupted.accuracy.means() if model.corrupted else {}
-    return Entry(means[group], _of_corruptions(model)) if group in means else None
-
-
-def _of_corruptions(model: ModelRecord) -> str:
-    found = model.corrupted.accuracy
-    balanced = f", balanced ({found.bass})" if found.bass else ""
-    made = "made by freqrob" if found.generated else "as published"
-    return f"{found.images:,} images of {found.dataset} a severity, {made}{balanced}, protocol {found.protocol}"
+    return Entry(means[group], model.corrupted.conditions) if group in means else None
 
 
 @dataclass(frozen=True)

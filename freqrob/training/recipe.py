@@ -100,6 +100,8 @@ class Recipe:
             raise ValueError(
                 f"defense: {self.parsed.defense} has no parameter {', '.join(sorted(unknown))}; it has {known}"
             )
+        if self.defense.get("reading", self.reading) != self.reading:
+            raise ValueError(f"reading: {self.reading!r}, but the defence's is {self.defense['reading']!r}")
         if self.make_defense().double_backward and self.precision == "16-mixed":
             raise ValueError(f"precision: the gradients that {self.parsed.defense} differentiates underflow in float16")
 
@@ -143,10 +145,10 @@ class Recipe:
         return self.lr * 0.1 ** sum(step >= epoch * epoch_steps for epoch in self.milestones)
 
     def make_defense(self):
-        inside = {}
-        if (self.parsed.variant, self.parsed.defense) == ("bass", "augmix"):  # Lin et al. balance one of its views
-            inside = {"bass_view": True, "reading": self.reading}
-        return DEFENSES[self.parsed.defense](**{**inside, **self.defense})
+        given = self.defense
+        if self.parsed.defense == "augmix":  # Lin et al. balance one of its views
+            given = {"bass_view": self.parsed.variant == "bass", "reading": self.reading, **given}
+        return DEFENSES[self.parsed.defense](**given)
 
     def as_dict(self) -> dict[str, Any]:
         """For the card: every field, and the defence's parameters with its defaults filled in."""
