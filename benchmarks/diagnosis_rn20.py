@@ -72,7 +72,8 @@ def _landscape(
     **settings: Any,
 ) -> dict[str, Any]:
     """The loss, and its variation: the mean over a pair of random directions a seed, and the standard error of that."""
-    found = [loss_landscape(model, sees(images), labels, seed=seed, **settings) for seed in seeds]
+    half_of_them = sees(images)
+    found = [loss_landscape(model, half_of_them, labels, seed=seed, **settings) for seed in seeds]
     middle, each = len(found[0].steps) // 2, [one.variation for one in found]
     numbers = {f"loss_on_{half}": found[0].loss[middle, middle].item(), f"variation_on_{half}": fmean(each)}
     return numbers if len(each) == 1 else {**numbers, f"variation_error_on_{half}": stdev(each) / len(each) ** 0.5}

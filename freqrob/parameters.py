@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from inspect import signature
 from math import isfinite
@@ -58,16 +58,18 @@ def check_pixels(**values: float) -> None:
 
 def check_counts(**values: int) -> None:
     """Raise ValueError unless each is an integer from 1 on."""
-    for name, value in values.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name}: expected an integer from 1 on, got {value!r}")
+    _check_integers(1, values)
 
 
 def check_seeds(**values: int) -> None:
     """Raise ValueError unless each is an integer from 0 on."""
+    _check_integers(0, values)
+
+
+def _check_integers(least: int, values: Mapping[str, int]) -> None:
     for name, value in values.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise ValueError(f"{name}: expected an integer from 0 on, got {value!r}")
+        if not fits(value, int) or value < least:
+            raise ValueError(f"{name}: expected an integer from {least} on, got {value!r}")
 
 
 def check_weights(**values: float) -> None:
