@@ -136,7 +136,7 @@ def test_predictions_are_computed_once_a_protocol(grey):
     model, attacks = Counting(), [Clean(), FGSM(), PGD(steps=2), Clean(), FGSM()]
     results = evaluate(model, *grey, protocols=["natural"], attacks=attacks, batch_size=50)
     assert [result.attack for result in results] == attacks and results[1] == results[4]
-    checks = 2 + 1  # two passes that have to agree, and a gradient
+    checks = 2 + 1 + 1  # two passes that have to agree, a gradient, and a trial of channels_last
     assert model.calls == checks + 2 * (1 + (1 + 1) + (2 + 1)), "clean, each attack's steps and last iterate, by batch"
 
 

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from freqrob.attacks import classified
+from freqrob.attacks import classified, device_of
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.diagnostics.measurement import Measurement
-from freqrob.diagnostics.per_sample import Track, device_of, shared_out, untracked
+from freqrob.diagnostics.per_sample import Track, shared_out, untracked
 from freqrob.models.sources import as_module
 from freqrob.parameters import check_counts
 

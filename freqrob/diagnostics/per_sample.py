@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from freqrob import __version__
-from freqrob.attacks import evaluating
+from freqrob.attacks import channels_last, device_of, evaluating
 from freqrob.data.datasets import check_labelled
 from freqrob.evaluation.ranks import rank_and_world
 from freqrob.evaluation.samples import Samples, data_hash, model_hash
@@ -21,11 +20,6 @@ from freqrob.parameters import check_counts
 
 Track = Callable[[Iterable, str, int], Iterable]
 Measure = Callable[[nn.Module, Tensor, torch.device], dict[str, Tensor]]
-
-
-def device_of(model: nn.Module, images: Tensor) -> torch.device:
-    """Where a model is; a model without tensors is where the images are."""
-    return next(chain(model.parameters(), model.buffers()), images).device
 
 
 def untracked(items: Iterable, _what: str, _count: int) -> Iterable:
@@ -130,7 +124,7 @@ def shared_out(
     count = sum(map(len, chunks))
     samples = Samples(cache, key, count, what)
     left = [chunk[~samples.done[chunk]] for chunk in chunks[rank::world] if not samples.done[chunk].all()]
-    with evaluating(model) as subject, torch.no_grad():
+    with evaluating(model) as subject, channels_last(subject), torch.no_grad():
         for numbers in track(left, what, len(left)):
             samples.put(numbers, **measure(subject, numbers))
     if world > 1:

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from freqrob.attacks import evaluating
+from freqrob.attacks import channels_last, device_of, evaluating
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.diagnostics.band_accuracy import band_accuracy
 from freqrob.diagnostics.fourier_heatmap import coarseness, fourier_frequencies, fourier_heatmap
@@ -23,7 +23,7 @@ from freqrob.diagnostics.jacobian import jacobian_spectrum
 from freqrob.diagnostics.loss_landscape import loss_landscape
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.minimal_perturbation import minimal_perturbation
-from freqrob.diagnostics.per_sample import Track, device_of, untracked
+from freqrob.diagnostics.per_sample import Track, untracked
 from freqrob.diagnostics.sensitivity import sensitivity
 from freqrob.models.registry import nearest_names
 from freqrob.models.sources import as_module
@@ -127,7 +127,7 @@ def expected_seconds(
     """
     plans, model = _chosen(preset, only, settings), as_module(model)
     batch = to_pixels(images[:64]).to(device_of(model, images))
-    with evaluating(model) as subject, torch.no_grad():
+    with evaluating(model) as subject, channels_last(subject), torch.no_grad():
         subject(batch)
         began = time.perf_counter()
         subject(batch).sum().item()

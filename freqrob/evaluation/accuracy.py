@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from freqrob import __version__
-from freqrob.attacks import evaluating
+from freqrob.attacks import channels_last, device_of, evaluating
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.evaluation.attacks import PGD, Attack, Clean
 from freqrob.evaluation.checks import warn_of_model
@@ -116,7 +116,8 @@ def evaluate(
             same_as = "natural" if protocol == "natural+bass" and _own_bass(bare) else protocol
             if same_as not in measured:
                 subject = _Subject(*_under(same_as, bare, images), labels, seed, batch_size)
-                measured[same_as] = _correct(subject, attacks, cache, protocol, track)
+                with channels_last(subject.model):
+                    measured[same_as] = _correct(subject, attacks, cache, protocol, track)
             results += [
                 Result(protocol, attack, len(images), seed, correct.sum().item() / len(images), correct)
                 for attack, correct in zip(attacks, measured[same_as], strict=True)
@@ -160,7 +161,7 @@ class _Subject:
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Images as pixels, and labels, where the model is."""
-        device = next(chain(self.model.parameters(), self.model.buffers()), self.images).device
+        device = device_of(self.model, self.images)
         return to_pixels(self.images[index]).to(device), self.labels[index].to(device)
 
     def samples(self, attack: Attack, cache: str | Path | None) -> Samples:

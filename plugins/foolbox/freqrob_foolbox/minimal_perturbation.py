@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property, partial
 from importlib.metadata import version
-from itertools import chain
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from foolbox.attacks.base import MinimizationAttack
 from foolbox.attacks.fast_minimum_norm import FMNAttackLp
 from torch import Tensor, nn
 
-from freqrob.attacks import evaluating
+from freqrob.attacks import channels_last, device_of, evaluating
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.data.hybrid import derange
 from freqrob.evaluation.ranks import rank_and_world
@@ -131,7 +130,7 @@ class MinimalPerturbation:
         """
         check_labelled(images, labels)
         classes = self._classes(labels, targets)
-        with evaluating(as_module(model)) as module:
+        with evaluating(as_module(model)) as module, channels_last(module):
             search = _Search(self, module, to_pixels(images), classes.cpu(), cache, track)
             runs = [search.run(repeat) for repeat in range(self.repeats)]
         if search.error is not None and not any(run.done.any() for run in runs):
@@ -162,8 +161,7 @@ class _Search:
     def __init__(
         self, how: MinimalPerturbation, module: nn.Module, images: Tensor, classes: Tensor, cache: Any, track: Track
     ) -> None:
-        tensors = chain(module.parameters(), module.buffers())
-        self.device = next(tensors, images).device
+        self.device = device_of(module, images)
         self.how, self.images, self.classes, self.track = how, images, classes, track
         self.model = PyTorchModel(module, bounds=(0, 1), device=self.device)
         self.cache = None if cache is None else Path(cache)
