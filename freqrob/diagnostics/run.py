@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
@@ -37,9 +38,10 @@ Preset = Literal["quick", "full"]
 class Plan:
     """How a preset measures: on how many images (all if 0), with which settings, how often the network sees each.
 
-    ``passes`` counts forward passes of an image, at 32×32 if it is a number, of (height, width) if it is a function; a
-    backward pass counts as two, what is not the network's as so many passes of an rn20 as take the time. ``sees`` makes
-    of the images what is measured on; ``package`` is what it needs besides freqrob's own dependencies.
+    ``passes`` counts forward passes of an image; a backward pass counts as two, what is not the network's as so many
+    passes of an rn20 as take the time. Passes and settings that depend on the images' size are functions of (height,
+    width). ``sees`` makes of the images what is measured on; ``package`` is what it needs besides freqrob's own
+    dependencies.
     """
 
     measure: Callable[..., Measurement]
@@ -82,9 +84,14 @@ def high_half(images: Tensor) -> Tensor:
     return split(pixels).high_pass(pixels).clamp(0, 1)
 
 
-def waves(height: int, width: int) -> int:
+def twice_as_coarse(height: int, width: int) -> int:
+    """Of how many frequencies a quick heat map measures one."""
+    return 2 * coarseness(height, width)
+
+
+def waves(height: int, width: int, every: Callable[[int, int], int] = coarseness) -> int:
     """How many waves a heat map has."""
-    return len(fourier_frequencies(height, width, every=coarseness(height, width)))
+    return len(fourier_frequencies(height, width, every(height, width)))
 
 
 PRESETS: dict[str, dict[str, Plan]] = {
@@ -95,10 +102,10 @@ PRESETS: dict[str, dict[str, Plan]] = {
         "minimal_perturbation": Plan(
             minimal_perturbation, 20, 250, {"steps": 50, "repeats": 1, "batch_size": 20}, package="foolbox"
         ),
-        "band_accuracy": Plan(band_accuracy, 200, 100, {"steps": 10, "attacked": 40}),
-        "fourier_heatmap": Plan(fourier_heatmap, 50, waves),
-        "loss_landscape_low": Plan(loss_landscape, 100, 81, {"points": 9}, low_half),
-        "loss_landscape_high": Plan(loss_landscape, 100, 81, {"points": 9}, high_half),
+        "band_accuracy": Plan(band_accuracy, 100, 130, {"steps": 10, "attacked": 40}),
+        "fourier_heatmap": Plan(fourier_heatmap, 60, partial(waves, every=twice_as_coarse), {"every": twice_as_coarse}),
+        "loss_landscape_low": Plan(loss_landscape, 60, 81, {"points": 9}, low_half),
+        "loss_landscape_high": Plan(loss_landscape, 60, 81, {"points": 9}, high_half),
     },
     "full": {
         "jacobian": Plan(jacobian_spectrum, 0, 3),
@@ -132,11 +139,9 @@ def expected_seconds(
         began = time.perf_counter()
         subject(batch).sum().item()
         each = (time.perf_counter() - began) / len(batch)
-    passes = {
-        name: plan.passes if isinstance(plan.passes, int) else plan.passes(*images.shape[-2:])
-        for name, plan in plans.items()
-    }  # fmt: skip
-    return each * sum(passes[name] * min(plan.images or len(images), len(images)) for name, plan in plans.items())
+    return each * sum(
+        _at_size(plan.passes, images) * min(plan.images or len(images), len(images)) for plan in plans.values()
+    )
 
 
 def diagnose(
@@ -190,10 +195,16 @@ def diagnose(
         images, labels = images[order], labels[order]
     for name, plan in plans.items():
         chosen = slice(plan.images or None)
-        found[name] = plan.measure(model, plan.sees(images[chosen]), labels[chosen], **{**how, **plan.settings})
+        its = {key: _at_size(value, images) for key, value in plan.settings.items()}
+        found[name] = plan.measure(model, plan.sees(images[chosen]), labels[chosen], **{**how, **its})
         if out is not None:
             found[name].save(out, name, about)
     return found
+
+
+def _at_size(value: Any, images: Tensor) -> Any:
+    """What a plan says of images of this size."""
+    return value(*images.shape[-2:]) if callable(value) else value
 
 
 def _chosen(preset: Preset, only: Sequence[str], settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Plan]:
