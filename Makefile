@@ -8,8 +8,9 @@ REPORT ?= report
 demo: $(READY)
 	$(VENV)/bin/freqrob demo --out $(REPORT)/
 
+# What a file's tests share is set up once if they stay in one process.
 test: $(READY)
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 test-all: $(READY)
 	$(VENV)/bin/python -m pytest -m ""
