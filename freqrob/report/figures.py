@@ -144,7 +144,7 @@ class Picture:
             figure.supxlabel(self.labels[0], fontsize="medium")
             figure.supylabel(self.labels[1], fontsize="medium")
         if self.scale:
-            _colour_bar(figure, self.scale, ax=list(grid[: len(self.panels)]), location="bottom", aspect=50, shrink=0.6)
+            _colour_bar(figure, self.scale, ax=list(grid[: len(self.panels)]), location="top", aspect=50, shrink=0.6)
         if self.legend:
             handles = [Line2D([], [], label=name, **style) for name, style in self.legend.items()]
             figure.legend(handles=handles, loc="outside lower center", ncols=3)
