@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import partial
 from inspect import signature
 from math import isfinite
 from types import UnionType
@@ -56,20 +57,15 @@ def check_pixels(**values: float) -> None:
             raise ValueError(f"{name}: expected pixels in (0, 1], such as 8/255, got {value!r}")
 
 
-def check_counts(**values: int) -> None:
-    """Raise ValueError unless each is an integer from 1 on."""
-    _check_integers(1, values)
-
-
-def check_seeds(**values: int) -> None:
-    """Raise ValueError unless each is an integer from 0 on."""
-    _check_integers(0, values)
-
-
-def _check_integers(least: int, values: Mapping[str, int]) -> None:
+def check_integers(least: int, **values: int) -> None:
+    """Raise ValueError unless each is an integer from ``least`` on."""
     for name, value in values.items():
         if not fits(value, int) or value < least:
             raise ValueError(f"{name}: expected an integer from {least} on, got {value!r}")
+
+
+check_counts = partial(check_integers, 1)
+check_seeds = partial(check_integers, 0)
 
 
 def check_weights(**values: float) -> None:

@@ -313,7 +313,7 @@ def test_a_card_s_older_results_are_replaced_by_fuller_ones(tmp_path):
         (["standard_tiny", "--norm", "L1"], "norm: expected one of Linf, L2"),
         (["standard_tiny", "--attack", "cw"], "attack: got 'cw', expected one such as clean, fgsm, pgd-20"),
         (["standard_tiny", "--seed", "-1"], "seed: expected an integer from 0 on"),
-        (["standard_tiny", "--batch-size", "0"], "batch_size: expected at least 1"),
+        (["standard_tiny", "--batch-size", "0"], "batch_size: expected an integer from 1 on"),
         (["standard_tiny", "--cache", "here", "--no-cache"], "cache: expected --cache or --no-cache"),
         (["standard_tiny", "--samples", "samples.json"], "samples: expected a name ending in .csv"),
         (["timm:no_such_model"], "no_such_model"),

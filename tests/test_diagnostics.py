@@ -763,7 +763,7 @@ def test_no_images_are_an_error(name):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda data: jacobian_spectrum(Linear(wave(3)), *data, batch=0), "batch: expected at least 1"),
+        (lambda data: jacobian_spectrum(Linear(wave(3)), *data, batch=0), "batch: expected an integer from 1 on"),
         (lambda data: diagnose(Linear(wave(3)), *data, preset="long"), "preset: expected one of quick, full"),
         (lambda data: diagnose(Linear(wave(3)), *data, only=["hibrid"]), "only: got 'hibrid', .* Nearest: hybrid"),
         (lambda data: diagnose(Linear(wave(3)), *data, settings={"hibrid": {}}), "not measured.* Nearest: hybrid"),

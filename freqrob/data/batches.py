@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from freqrob.data.datasets import ImageSet, to_pixels
+from freqrob.parameters import check_seeds
 
 Crop = Literal["reflect", "zeros"]
 PADDING = 4
@@ -70,8 +71,7 @@ class Batches:
             raise ValueError(f"batch_size: expected a multiple of world_size ({world_size}), got {batch_size}")
         if crop not in (None, *get_args(Crop)):
             raise ValueError(f"crop: expected None or one of {', '.join(get_args(Crop))}, got {crop!r}")
-        if seed < 0:
-            raise ValueError(f"seed: expected an integer from 0 on, got {seed}")
+        check_seeds(seed=seed)
         self.device = torch.device(device)
         home = self.device if _fits(dataset.images, self.device) else torch.device("cpu")
         self.images, self.labels = dataset.images.to(home), dataset.labels.to(home)

@@ -13,6 +13,7 @@ from freqrob.attacks import input_gradient
 from freqrob.data.datasets import to_pixels
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, per_batch, untracked
+from freqrob.parameters import check_counts
 from freqrob.spectral.jacobian import log_b_low
 from freqrob.spectral.reference import rfft2
 
@@ -61,8 +62,7 @@ def jacobian_spectrum(
 
     Source: Chan et al., IJCAI 2022, the Jacobian's Fourier spectrum and B_low; mean-reduced loss as in its code.
     """
-    if batch < 1:
-        raise ValueError(f"batch: expected at least 1, got {batch}")
+    check_counts(batch=batch)
 
     def amplitudes(model: nn.Module, numbers: Tensor, device: torch.device) -> dict[str, Tensor]:
         gradient = input_gradient(model, to_pixels(images[numbers]).to(device), labels[numbers].to(device))

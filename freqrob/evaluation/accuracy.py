@@ -21,6 +21,7 @@ from freqrob.evaluation.ranks import merged, rank_and_world
 from freqrob.evaluation.samples import Samples, data_hash, model_hash
 from freqrob.models.front_ends import FrontEnded
 from freqrob.models.sources import as_module
+from freqrob.parameters import check_counts, check_seeds
 from freqrob.spectral.bass import BaSS, bass
 
 PROTOCOLS = ("natural", "natural+bass", "bass")
@@ -105,10 +106,8 @@ def evaluate(
     for protocol in protocols:
         if protocol not in PROTOCOLS:
             raise ValueError(f"protocols: expected some of {', '.join(PROTOCOLS)}, got {protocol!r}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
-    if seed < 0:
-        raise ValueError(f"seed: expected an integer from 0 on, got {seed}")
+    check_counts(batch_size=batch_size)
+    check_seeds(seed=seed)
     results = []
     with evaluating(as_module(model)) as bare:
         measured: dict[str, list[Tensor]] = {}

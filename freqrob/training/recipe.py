@@ -11,6 +11,7 @@ from freqrob.data.batches import Crop
 from freqrob.defenses import DEFENSES
 from freqrob.models.front_ends import variant_front_ends
 from freqrob.models.registry import ModelName
+from freqrob.parameters import check_integers
 from freqrob.spectral.bass import Reading
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -80,9 +81,8 @@ class Recipe:
         )  # fmt: skip
         if self.threat_model != "Linf":
             raise ValueError(f"threat_model: the attacks are L∞ ones yet, expected 'Linf', got {self.threat_model!r}")
-        for name, least in (("epochs", 1), ("batch_size", 1), ("components", 1), ("selection_images", 0), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: expected an integer from {least} on, got {getattr(self, name)!r}")
+        check_integers(1, epochs=self.epochs, batch_size=self.batch_size, components=self.components)
+        check_integers(0, selection_images=self.selection_images, seed=self.seed)
         for name in ("momentum", "weight_decay", "warmup_epochs"):
             if not 0 <= getattr(self, name) < inf:
                 raise ValueError(f"{name}: expected a number from 0 on, got {getattr(self, name)!r}")

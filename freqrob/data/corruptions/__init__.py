@@ -15,6 +15,7 @@ from freqrob.data.corruptions import blur, digital, noise, spatter, weather  # n
 from freqrob.data.corruptions.photographs import find_frost, read_frost
 from freqrob.data.corruptions.registry import REGISTERED, SEVERITIES, Corruption
 from freqrob.data.corruptions.streams import Streams
+from freqrob.parameters import check_integers
 
 __all__ = ["CORRUPTIONS", "SEVERITIES", "Corruption", "corrupt", "find_frost"]
 
@@ -97,6 +98,4 @@ def _check(images: Tensor, name: str, severity: int, seed: int, first: int) -> N
         raise ValueError(f"name: expected one of {', '.join(CORRUPTIONS)}, got {name!r}")
     if isinstance(severity, bool) or severity not in SEVERITIES:
         raise ValueError(f"severity: expected an integer from 1 to 5, got {severity!r}")
-    for what, value in (("seed", seed), ("first", first)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise ValueError(f"{what}: expected an integer from 0 on, got {value!r}")
+    check_integers(0, seed=seed, first=first)
