@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.hooks import RemovableHandle
 
 Model = Callable[[Tensor], Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -206,30 +205,3 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
 def device_of(model: nn.Module, images: Tensor) -> torch.device:
     """Where a model is; a model without tensors is where the images are."""
     return next(chain(model.parameters(), model.buffers()), images).device
-
-
-class _ChannelsLast:
-    """A hook that gives a model images in channels_last, if it takes them so: what flattens with ``view`` does not."""
-
-    able: bool | None = None
-
-    def __call__(self, model: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-        (images,) = inputs
-        if self.able is None:
-            self.able = images.device.type == "cpu"
-            self.able = self.able and _runs(model, images[:1])
-        return (images.contiguous(memory_format=torch.channels_last) if self.able else images,)
-
-
-def channels_last(model: nn.Module) -> RemovableHandle:
-    """Within it a model on the CPU gets its images in channels_last, in which convolutions are faster."""
-    return model.register_forward_pre_hook(_ChannelsLast())
-
-
-def _runs(model: nn.Module, images: Tensor) -> bool:
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            model(images)
-    except RuntimeError:
-        return False
-    return True

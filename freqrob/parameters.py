@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from functools import partial
 from inspect import signature
 from math import isfinite
 from types import UnionType
@@ -64,8 +63,14 @@ def check_integers(least: int, **values: int) -> None:
             raise ValueError(f"{name}: expected an integer from {least} on, got {value!r}")
 
 
-check_counts = partial(check_integers, 1)
-check_seeds = partial(check_integers, 0)
+def check_counts(**values: int) -> None:
+    """Raise ValueError unless each is an integer from 1 on."""
+    check_integers(1, **values)
+
+
+def check_seeds(**values: int) -> None:
+    """Raise ValueError unless each is an integer from 0 on."""
+    check_integers(0, **values)
 
 
 def check_weights(**values: float) -> None:

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from freqrob.attacks import L2Ball, LinfBall, channels_last, classified, evaluating, fgsm, input_gradient, pgd
+from freqrob.attacks import L2Ball, LinfBall, classified, evaluating, fgsm, input_gradient, pgd
 
 EPS = 8 / 255
 
@@ -138,46 +138,6 @@ def test_evaluating_restores_the_mode_and_keeps_the_statistics(network):
         assert not network.training
         raise RuntimeError
     assert network.training and torch.equal(network[1].running_mean, mean)
-
-
-class Seeing(nn.Module):
-    """Keeps whether it was given channels_last."""
-
-    def __init__(self, flatten):
-        super().__init__()
-        self.flatten, self.seen = flatten, []
-
-    def forward(self, images):
-        self.seen.append(images.is_contiguous(memory_format=torch.channels_last))
-        return self.flatten(images)[:, :10] + torch.rand(())
-
-
-FLATTEN = {"any": lambda x: x.flatten(1), "contiguous": lambda x: x.view(len(x), -1)}
-
-
-@pytest.mark.parametrize("able", FLATTEN)
-def test_channels_last_where_the_model_takes_it(able):
-    model, (images, labels) = Seeing(FLATTEN[able]), batch(4, 10)
-    torch.manual_seed(0)
-    expected = torch.autograd.grad(model(images.requires_grad_()).square().sum(), images)[0]
-    model.seen.clear()
-    torch.manual_seed(0)
-    with channels_last(model):
-        found = torch.autograd.grad(model(images).square().sum(), images)[0]
-        input_gradient(model, images, labels)
-    assert torch.equal(found, expected), "the trial draws nothing from the generator"
-    assert model.seen == [True, *[able == "any"] * 2], "the first is a trial"
-    model(images)
-    assert not model.seen[-1]
-
-
-def test_a_model_that_fails_anyhow_raises():
-    def fails(_images):
-        raise RuntimeError("of its own")
-
-    model = Seeing(fails)
-    with pytest.raises(RuntimeError, match="of its own"), channels_last(model):
-        model(torch.rand(2, 3, 4, 4))
 
 
 class TestL2:

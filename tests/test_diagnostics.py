@@ -70,7 +70,7 @@ class Counting(nn.Module):
         self.model, self.calls = model, 0
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        self.calls += len(images) > 1  # without the trial of channels_last
+        self.calls += len(images) > 2  # with two, the layout is tried
         return self.model(images)
 
 

@@ -11,10 +11,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from freqrob import __version__
-from freqrob.attacks import channels_last, device_of, evaluating
+from freqrob.attacks import device_of, evaluating
 from freqrob.data.datasets import check_labelled
 from freqrob.evaluation.ranks import rank_and_world
 from freqrob.evaluation.samples import Samples, data_hash, model_hash
+from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
 from freqrob.parameters import check_counts
 

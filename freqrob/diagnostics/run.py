@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from freqrob.attacks import channels_last, device_of, evaluating
+from freqrob.attacks import device_of, evaluating
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.diagnostics.band_accuracy import band_accuracy
 from freqrob.diagnostics.fourier_heatmap import coarseness, fourier_frequencies, fourier_heatmap
@@ -26,6 +26,7 @@ from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.minimal_perturbation import minimal_perturbation
 from freqrob.diagnostics.per_sample import Track, untracked
 from freqrob.diagnostics.sensitivity import sensitivity
+from freqrob.models.layout import channels_last
 from freqrob.models.registry import nearest_names
 from freqrob.models.sources import as_module
 from freqrob.parameters import fits, keyword_hints, shown_hint
@@ -165,7 +166,8 @@ def diagnose(
         images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64. Diagnostics that are costly measure the
             first ones; of images that come class by class, as ImageNet's do, the first in a random order, always the
             same.
-        preset: ``"quick"``, under a minute for a small model on two cores; ``"full"``, what a paper would show.
+        preset: ``"quick"``, under a minute for a small model on two cores, with every other frequency of the heat map;
+            ``"full"``, what a paper would show.
         only: the diagnostics to run, of ``PRESETS[preset]``; all by default, but those whose package is not installed,
             of which a warning tells.
         settings: what replaces the preset's, by diagnostic: ``{"fourier_heatmap": {"norm": 2.0, "images": 200}}``; the

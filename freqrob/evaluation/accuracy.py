@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from freqrob import __version__
-from freqrob.attacks import channels_last, device_of, evaluating
+from freqrob.attacks import device_of, evaluating
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.evaluation.attacks import PGD, Attack, Clean
 from freqrob.evaluation.checks import warn_of_model
 from freqrob.evaluation.ranks import merged, rank_and_world
 from freqrob.evaluation.samples import Samples, data_hash, model_hash
 from freqrob.models.front_ends import FrontEnded
+from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
 from freqrob.parameters import check_counts, check_seeds
 from freqrob.spectral.bass import BaSS, bass

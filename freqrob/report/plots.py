@@ -353,7 +353,7 @@ def _map(axes: Axes, values: Tensor, norm: Normalize, at: Sequence[Tensor] = ())
 
 def _edges(frequencies: Tensor) -> tuple[float, float]:
     """Where the first of a map's rows begins and the last one ends."""
-    half = (frequencies[1] - frequencies[0]).item() / 2
+    half = (frequencies[1] - frequencies[0]).item() / 2 if len(frequencies) > 1 else 0.5
     return frequencies[0].item() - half, frequencies[-1].item() + half
 
 

@@ -24,11 +24,12 @@ from foolbox.attacks.base import MinimizationAttack
 from foolbox.attacks.fast_minimum_norm import FMNAttackLp
 from torch import Tensor, nn
 
-from freqrob.attacks import channels_last, device_of, evaluating
+from freqrob.attacks import device_of, evaluating
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.data.hybrid import derange
 from freqrob.evaluation.ranks import rank_and_world
 from freqrob.evaluation.samples import Samples, data_hash, model_hash
+from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
 from freqrob.parameters import check_counts, check_pixels
 from freqrob_foolbox.brendel_bethge import LinfinityBrendelBethgeAttack
