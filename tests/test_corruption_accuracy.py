@@ -33,6 +33,8 @@ def wide_terminal(monkeypatch):
 class Brightest(nn.Module):
     """The class is the tenth of [0, 1] in which the mean pixel lies."""
 
+    __slots__ = ("seen",)  # no attribute by which the model is known
+
     def forward(self, images):
         self.seen = getattr(self, "seen", 0) + len(images)
         classes = (images.mean((1, 2, 3)) * 10).long().clamp(0, 9)

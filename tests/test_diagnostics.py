@@ -65,6 +65,8 @@ def real():
 
 
 class Counting(nn.Module):
+    __slots__ = ("calls",)  # no attribute by which the model is known
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model, self.calls = model, 0

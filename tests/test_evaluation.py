@@ -125,7 +125,11 @@ def test_fgsm_is_one_full_step_from_the_image(grey, monkeypatch):
 
 
 class Counting(Brightness):
-    calls = 0
+    __slots__ = ("calls",)  # no attribute by which the model is known
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
 
     def forward(self, images):
         self.calls += 1

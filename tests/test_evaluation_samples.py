@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import sys
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -192,6 +193,39 @@ def test_a_model_is_known_by_its_code(tmp_path, monkeypatch):
         hashes.append(model_hash(nn.Sequential(own())))
     del sys.modules["own"]
     assert hashes[0] == hashes[1] != hashes[2]
+
+
+class Holding(nn.Identity):
+    def __init__(self, **attributes):
+        super().__init__()
+        vars(self).update(attributes)
+
+
+def test_a_model_is_known_by_its_attributes():
+    """Temperature, mean, number of levels: what changes the answer and is no parameter."""
+    held = [
+        {}, {"levels": 4}, {"levels": 2}, {"other": 4}, {"levels": 4.0}, {"levels": "4"}, {"levels": [4]},
+        {"levels": {"a": 4}}, {"levels": torch.tensor(4)}, {"levels": torch.tensor(2)}, {"levels": np.array([4])},
+        {"levels": np.array([2])}, {"levels": [torch.tensor(2)]}, {"levels": None}, {"levels": True},
+    ]  # fmt: skip
+    hashes = [model_hash(nn.Sequential(Holding(**one))) for one in held]
+    assert len(set(hashes)) == len(held)
+    assert hashes == [model_hash(nn.Sequential(Holding(**one))) for one in held]
+
+
+def test_a_model_is_known_by_the_code_it_inherits_and_of_its_graph(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    inherited, traced = [], []
+    for number, forward in enumerate(("x", "x", "x.round()")):
+        name = f"base{number}"
+        code = f"from torch import nn\nclass Base(nn.Module):\n    def forward(self, x):\n        return {forward}\n"
+        (tmp_path / f"{name}.py").write_text(code)
+        base = importlib.import_module(name).Base
+        own = type("Own", (base,), {"__module__": "own"})
+        inherited.append(model_hash(own()))
+        traced.append(model_hash(torch.fx.symbolic_trace(base())))
+    assert inherited[0] == inherited[1] != inherited[2]
+    assert traced[0] == traced[1] != traced[2]
 
 
 def test_a_model_s_hash_ignores_addresses():

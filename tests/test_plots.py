@@ -104,6 +104,14 @@ def test_sensitivity_by_rank(axes):
     assert drawn[0, 0] == 1 and np.allclose(drawn[:, 1].mean(), 1)
 
 
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_a_model_without_gradient_leaves_the_others_their_panel(axes, value):
+    flat = replace(SENSITIVITY, magnitude=torch.full_like(SENSITIVITY.magnitude, value))
+    plots.plot_sensitivity(axes, {"flat": flat, "one": SENSITIVITY})
+    axes.figure.canvas.draw()
+    assert axes.get_legend_handles_labels()[1] == ["one"]
+
+
 def test_the_density_of_radii_is_one_and_peaks_where_they_are(axes):
     plots.plot_sensitive_radii(axes, {"one": SENSITIVITY}, rank=9)
     x, density = line(axes, "one").T

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from filelock import FileLock
@@ -146,15 +147,20 @@ class Samples:
 
 
 def model_hash(model: nn.Module) -> str:
-    """SHA-256 of a model: its modules' classes, their code, how they print, each parameter and buffer; on any device.
+    """SHA-256 of a model: its modules' classes, their code, how they print, what they hold; on any device.
 
-    Of torch's classes it sees the names only, and no functions outside the classes. Under a caller's autocast, which
-    changes what the model answers, it is another one.
+    What they hold is parameters, buffers and attributes: numbers, texts, tensors, arrays, and containers of them. Of
+    torch's classes it sees the names only, and no functions outside the classes. Under a caller's autocast, which
+    changes what the model answers, it is another one; so it is after calls that change an attribute, such as a count.
     """
     digest = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", repr(model)).encode())  # addresses differ between runs
     for name, module in model.named_modules():
         kind = type(module)
-        digest.update(f"{name} {kind.__module__}.{kind.__qualname__}\n{_source(kind)}".encode())
+        code = module.code if isinstance(module, torch.fx.GraphModule) else "".join(map(_source, kind.__mro__))
+        digest.update(f"{name} {kind.__module__}.{kind.__qualname__}\n{code}".encode())
+        for key in () if _is_of_torch(kind) else sorted(vars(module).keys() - vars(nn.Module()).keys()):
+            digest.update(key.encode())
+            _update_with(digest, vars(module)[key])
     kinds = set()
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         digest.update(name.encode())
@@ -169,9 +175,29 @@ def model_hash(model: nn.Module) -> str:
 def _source(kind: type) -> str:
     """The code of a class, where it is to be had and does not come with torch."""
     try:
-        return "" if kind.__module__.startswith("torch.") else inspect.getsource(kind)
+        return "" if _is_of_torch(kind) else inspect.getsource(kind)
     except (OSError, TypeError):  # typed in, or built in
         return ""
+
+
+def _is_of_torch(kind: type) -> bool:
+    return kind.__module__.startswith("torch.")
+
+
+def _update_with(digest: Any, value: Any) -> None:
+    """Add what an attribute holds; of what holds neither numbers nor texts its type alone."""
+    digest.update(type(value).__qualname__.encode())
+    if isinstance(value, Tensor) and value.layout is torch.strided:
+        _update(digest, value)
+    elif isinstance(value, np.ndarray | np.generic) and value.dtype != object:
+        digest.update(f"{value.dtype} {value.shape}".encode() + value.tobytes())
+    elif isinstance(value, Mapping):
+        _update_with(digest, list(value.items()))
+    elif isinstance(value, list | tuple):
+        for one in value:
+            _update_with(digest, one)
+    elif value is None or isinstance(value, bool | int | float | complex | str | bytes | torch.dtype):
+        digest.update(repr(value).encode())
 
 
 def data_hash(images: Tensor, labels: Tensor) -> str:

@@ -128,6 +128,8 @@ def plot_sensitivity(axes: Axes, models: Mapping[str, Sensitivity], styles: Styl
     Source: Lin et al., NeurIPS 2023, Fig. 2.
     """
     for name, measured, style in _styled(models, styles):
+        if not measured.magnitude.mean() > 0:  # no gradient, or one that is not a number
+            continue
         magnitude = (measured.magnitude / measured.magnitude.mean()).numpy()
         axes.plot(np.arange(1, len(magnitude) + 1), magnitude, label=name, **{**style, "markevery": 0.15})
     axes.set(xlabel="rank of the coefficient", ylabel="magnitude ÷ mean", xscale="log", yscale="log")
