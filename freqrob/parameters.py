@@ -42,6 +42,8 @@ def fits(value: object, hint: Any) -> bool:
         return any(fits(value, one) for one in of)
     if origin is Sequence:
         return isinstance(value, Sequence) and not isinstance(value, str) and all(fits(one, of[0]) for one in value)
+    if origin is list:
+        return isinstance(value, list) and all(fits(one, of[0]) for one in value)
     if origin is Literal:
         return value in of
     if hint in (int, float):

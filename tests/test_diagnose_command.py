@@ -95,7 +95,9 @@ def test_numbers_of_the_table():
     assert [_over_seeds(torch.tensor(each)) for each in values] == [
         "0.375 (0.250 to 0.500)", "0.250 (1 of 2 seeds)", "0.250", "none",
     ]  # fmt: skip
-    assert (_distance(0.5 / 255, "Linf"), _distance(0.5, "L2")) == ("0.5/255", "0.500 in L2")
+    found = torch.tensor([True, True]), torch.tensor([True, False]), torch.tensor([False, False])
+    shown = [_distance(0.5 / 255, "Linf", found[0]), _distance(0.5, "L2", found[1]), _distance(nan, "L2", found[2])]
+    assert shown == ["0.5/255", "0.500 in L2 (found for 1 of 2)", "none found"]
     shown = _under_a_wave(torch.tensor(0.125), ""), _under_a_wave(torch.tensor(2.5), "conv1")
     assert shown == ("12 % errors", "conv1 moves 2.5")
 

@@ -149,12 +149,20 @@ def test_profiles_of_perturbations_leave_dc_out(axes):
 
 
 def test_sizes_of_perturbations_are_those_of_the_successes(axes):
-    plots.plot_perturbation_sizes(axes, {"one": PERTURBATIONS, "l2": replace(PERTURBATIONS, norm="L2")})
+    plots.plot_perturbation_sizes(axes, {"one": PERTURBATIONS})
     point, _, (across, up) = axes.containers[0]
     assert point.get_xydata().tolist() == [[0.25, pytest.approx(2)]]
     assert np.allclose(across.get_segments()[0][:, 0], [0.2, 0.35])
     assert np.allclose(up.get_segments()[0][:, 1], [1.5, 2.5])
-    assert axes.get_ylabel() == "L2 and Linf distance"
+    assert axes.get_ylabel() == "L∞ distance (grey levels of 255)"
+
+
+def test_sizes_in_two_norms_share_no_axis(axes):
+    models = {"one": PERTURBATIONS, "l2": replace(PERTURBATIONS, norm="L2")}
+    with pytest.raises(ValueError, match="models: expected sizes in one norm, got L2 and Linf"):
+        plots.plot_perturbation_sizes(axes, models)
+    with pytest.raises(ValueError, match="models: expected sizes in one norm"):
+        plots.plot_reversal(axes, {name: (HYBRID, found) for name, found in models.items()})
 
 
 def test_a_landscape_has_its_model_in_the_middle(axes):

@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 from importlib.util import find_spec
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -22,6 +23,7 @@ from typer.testing import CliRunner
 from freqrob import cli
 from freqrob.data import samples
 from freqrob.data.datasets import ImageSet
+from freqrob.data.hybrid import MIXING_FREQUENCIES
 from freqrob.diagnostics import (
     BandAccuracy,
     FourierHeatmap,
@@ -38,6 +40,7 @@ from freqrob.files import write_json, write_text
 from freqrob.models.cards import Card
 from freqrob.models.checkpoints import card_path
 from freqrob.report import write_report
+from freqrob.report.conditions import described
 from freqrob.report.data import COLUMNS, copy_data
 from freqrob.report.figures import VARIABLES, png_uri
 from freqrob.report.findings import caveats, findings
@@ -66,7 +69,8 @@ def measurements(seed, images=300):
         "jacobian": JacobianSpectrum(random(32, 17, seed=seed).float(), 4.125 + seed, 128, images),
         "sensitivity": Sensitivity(random(544).sort(descending=True).values, [0, 9], 0.7 * random(images, 2), 0.15625,
                                    random(images, seed=seed), images),
-        "hybrid": HybridReliance(rings, random(2, 23), random(2, 23), torch.tensor([0.25, 0.5]), images, [0, 1]),
+        "hybrid": HybridReliance(torch.tensor(MIXING_FREQUENCIES, dtype=torch.float64), random(2, 18), random(2, 18),
+                                 torch.tensor([0.25, 0.5]), images, [0, 1]),
         "fourier_heatmap": FourierHeatmap(random(8, 8), rings[:8], rings[:8], 0.1, 4.0, "gatheluck", 4, "", images, 0),
         "band_accuracy": BandAccuracy(rings, random(23), random(23), random(23), random(3), rings[::8], 0.9, 5, 8 / 255,
                                       20, images, 50),
@@ -207,9 +211,10 @@ def test_summary_shows_what_was_measured_and_only_that(page):
         *["PGD-20, L∞, ε = 8/255 10,000 images of cifar10 test, seed 0, step 2/255"] * 3,
         *(f"{group} 100 images of cifar10 a severity, made by freqrob, protocol natural"
           for group in ("noise", "blur", "weather", "digital", "15 types")),
-        "ln Blow 300 images of cifar10 test, batch 128", "frev 300 images of cifar10 test, seeds 0, 1",
-        "HFC share 300 images of cifar10 test, from 0.156 cycles/pixel on",
-        "variation, LFC 300 images of cifar10 test, seed 0", "variation, HFC 300 images of cifar10 test, seed 0",
+        "ln Blow 300 images of cifar10 test, batch 128",
+        "frev 300 images of cifar10 test, seeds 0, 1, Li et al.’s frequencies",
+        "HFC share 300 images of cifar10 test, HFC from 0.1562 cycles/pixel on",
+        *(f"variation, {half} 300 images of cifar10 test, span 1.0, points 5, seed 0" for half in ("LFC", "HFC")),
     ]  # fmt: skip
     share = f"{100 * random(300, seed=0).mean():.1f}"
     assert models["pgd_at_tiny"] == [
@@ -237,7 +242,7 @@ def test_every_number_of_the_summary_is_in_the_json_and_the_csv(page, out):
             assert all(float(scalars[key]) == measured[key] for key in ("log_b_low", "variation") if key in measured)
             assert all((out / place).is_file() for place in measured["from"]) and measured["source"] == "cifar10 test"
     (hybrid,) = {one["quantity"]: one for one in rows if one["quantity"] == "low" and one["index"] == "1"}.values()
-    assert float(hybrid["frequency"]) == pytest.approx(22 / 32)
+    assert float(hybrid["frequency"]) == 0.5
 
 
 def test_a_robust_accuracy_always_says_protocol_attack_images_and_seed(out):
@@ -337,12 +342,15 @@ def test_a_damaged_measurement_is_named_and_the_rest_is_drawn(runs, tmp_path):
     values = json.loads((folder / "loss_landscape_low.json").read_text())
     values["values"]["variation"] = "steep"
     (folder / "loss_landscape_low.json").write_text(json.dumps(values))
+    with np.load(folder / "band_accuracy.npz") as arrays:
+        np.savez(folder / "band_accuracy.npz", **{**arrays, "low": arrays["low"][:, None]})
     with pytest.warns(UserWarning, match="damaged") as warned:
         page = write_report([tmp_path / "run"], tmp_path / "out", cards=False).read_text()
-    for name in ("hybrid.json", "jacobian.npz", "sensitivity.json", "loss_landscape_low.json: variation is 'steep'"):
+    reasons = "variation: expected float, got 'steep'", "low: expected shape (rings) = (23,), got (23, 1)"
+    for name in ("hybrid.json", "jacobian.npz", "sensitivity.json", *reasons):
         assert name in unescape(page) and any(name in str(one.message) for one in warned), name
     assert re.findall(r'<figure class="picture" id="figure-(\w+)"', page) == [
-        "loss_landscapes", "fourier_heatmap", "band_accuracy",
+        "loss_landscapes", "fourier_heatmap",
     ]  # fmt: skip
 
 
@@ -401,7 +409,78 @@ def test_cards_add_their_accuracies_unless_told_not_to(tmp_path, tiny):
 
 def test_two_networks_of_one_name_are_noted(tmp_path):
     rows = [{**row("one", 0.5), "model_hash": name} for name in "ab"]
-    assert "2 different networks" in read_runs([evaluation(tmp_path / "r.json", rows)], cards=False).notes[0]
+    expected = "one: the runs measured 2 networks of this name, which differ in weights, attributes or code"
+    assert read_runs([evaluation(tmp_path / "r.json", rows)], cards=False).notes == [expected]
+    for name, seed in (("jacobian", "c"), ("hybrid", "d")):
+        measurements(0)[name].save(tmp_path / "one", about={**ABOUT, "model": "one", "model_hash": seed})
+    assert read_runs([tmp_path / "one"], cards=False).notes == [expected]
+
+
+def unlike_runs(folder):
+    """Two models, of whose diagnostics each has a setting of its own."""
+    for seed, (name, changed) in enumerate({
+        "one": {},
+        "two": {
+            "hybrid": {"seeds": [4, 5]}, "fourier_heatmap": {"norm": 2.0}, "band_accuracy": {"eps": 2 / 255},
+            "loss_landscape_low": {"seed": 1},
+        },
+    }.items()):  # fmt: skip
+        for kind, measured in measurements(seed).items():
+            replace(measured, **changed.get(kind, {})).save(folder / name, kind, {**ABOUT, "model": name})
+        perturbations = replace(PERTURBATIONS, norm=("Linf", "L2")[seed])
+        perturbations.save(folder / name, "minimal_perturbation", {**ABOUT, "model": name})
+    return folder
+
+
+def test_what_was_not_measured_alike_is_not_compared(tmp_path):
+    records = read_runs([unlike_runs(tmp_path)], cards=False)
+    said = [text_of(sentence) for sentence in findings(records, columns(records.models))]
+    assert not [sentence for sentence in said if sentence.startswith(("frev", "f0.5"))], said
+    assert [sentence for sentence in said if sentence.startswith("ln Blow")], "was measured alike"
+    assert "for 1 of 1 models" in next(sentence for sentence in said if "high-frequency half" in sentence)
+    (caveat,) = [text_of(one) for one in caveats(records) if "alike" in one]
+    assert "in band_accuracy, fourier_heatmap, hybrid, loss_landscape, minimal_perturbation: the captions" in caveat
+
+
+def test_captions_say_what_was_not_measured_alike(tmp_path):
+    page = write_report([unlike_runs(tmp_path / "runs")], tmp_path / "out").read_text()
+    captions = {
+        name: text_of(found)
+        for name, found in re.findall(r'id="figure-(\w+)".*?<figcaption>(.*?)</figcaption>', page, re.DOTALL)
+    }
+    expected = {
+        "hybrid": "one with seeds 0, 1; two with seeds 4, 5.",
+        "fourier_heatmap": "one with norm 4; two with norm 2.",
+        "band_accuracy": "one with ε = 8/255; two with ε = 2/255.",
+        "loss_landscapes": "one (low), one (high), two (high) with seed 0; two (low) with seed 1.",
+        "perturbations": "one with L∞; two with L2.",
+    }
+    for name, text in expected.items():
+        assert f"Not measured alike: {text} Figure" in captions[name], captions[name]
+    assert "alike" not in captions["jacobian"]
+    panels = re.search(r'id="figure-perturbations".*?</figure>', page, re.DOTALL)[0]
+    assert panels.count("size against half-power") == 2, "a norm each"
+
+
+def test_unlike_conditions_give_unlike_words():
+    base = {"images": 20, "source": "cifar10 test", "eps": 8 / 255, "frequencies": list(MIXING_FREQUENCIES)}
+    assert described(base) == "20 images of cifar10 test, ε = 8/255, Li et al.’s frequencies"
+    others = ({"images": 21}, {"source": ""}, {"eps": 8.1 / 255}, {"frequencies": [0.25, 0.5]}, {"frequencies": [0.25]})
+    assert len({described(base | other) for other in others} | {described(base)}) == 6
+
+
+def test_of_measurements_under_other_settings_the_note_says_which_is_shown(tmp_path):
+    for place, seeds in (("a", [0, 1]), ("b", [2, 3])):
+        found = replace(measurements(0)["hybrid"], seeds=seeds)
+        found.save(tmp_path / place, about={**ABOUT, "model": "one"})
+    first, second = tmp_path / "a", tmp_path / "b"
+    (note,) = read_runs([first, second], cards=False).notes
+    shown = f"seeds 2, 3 and not seeds 0, 1, from {second / 'hybrid.json'}"
+    assert note == f"one: of several measurements of hybrid one is shown: {shown}"
+    assert read_runs([first, first], cards=False).notes == []
+    replace(measurements(0)["hybrid"], low=random(2, 18, seed=1)).save(second, about={**ABOUT, "model": "one"})
+    (note,) = read_runs([first, second], cards=False).notes
+    assert note.endswith(f"one is shown: measured alike, from {second / 'hybrid.json'}")
 
 
 def test_gradient_masking_is_the_first_caveat(tmp_path):

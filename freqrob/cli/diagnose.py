@@ -140,8 +140,8 @@ FIGURES = {
     "half-power frequency f_0.5 (cycles/pixel)": (
         "minimal_perturbation", lambda measured: f"{measured.half_power_frequency:.3f}"
     ),
-    "smallest perturbation, median": (
-        "minimal_perturbation", lambda measured: _distance(measured.distances.median().item(), measured.norm)
+    "smallest perturbation to a given label, median": (
+        "minimal_perturbation", lambda measured: _distance(measured.quartiles[1], measured.norm, measured.success)
     ),
     "robust accuracy by band, low to high": (
         "band_accuracy", lambda measured: " ".join(f"{100 * share:.0f}" for share in measured.robust) + " %"
@@ -152,8 +152,12 @@ FIGURES = {
 }  # fmt: skip
 
 
-def _distance(value: float, norm: str) -> str:
-    return f"{255 * value:.1f}/255" if norm == "Linf" else f"{value:.3f} in {norm}"
+def _distance(value: float, norm: str, success: Tensor) -> str:
+    """18.6/255, and of how many images where some have none."""
+    if not success.any():
+        return "none found"
+    some = "" if success.all() else f" (found for {success.sum()} of {len(success)})"
+    return (f"{255 * value:.1f}/255" if norm == "Linf" else f"{value:.3f} in {norm}") + some
 
 
 def _under_a_wave(mean: Tensor, layer: str) -> str:

@@ -46,6 +46,11 @@ class BandAccuracy(Measurement):
         "frequencies": "cycles/pixel", "robust_frequencies": "cycles/pixel", "low": "share", "high": "share",
         "band": "share", "robust": "share", "eps": "pixels of [0, 1]",
     }  # fmt: skip
+    shapes: ClassVar = {
+        **dict.fromkeys(("frequencies", "low", "high", "band"), ("rings",)),
+        **dict.fromkeys(("robust", "robust_frequencies"), ("bands",)),
+    }
+    settings: ClassVar = ("images", "width", "eps", "steps", "attacked")
 
     frequencies: Tensor
     low: Tensor

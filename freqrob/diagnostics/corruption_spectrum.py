@@ -31,6 +31,7 @@ class CorruptionSpectrum(Measurement):
 
     kind: ClassVar[str] = "corruption_spectrum"
     units: ClassVar = {"amplitude": "pixels of [0, 1]"}
+    shapes: ClassVar = {"log_b_low": ("severities",), "amplitude": ("severities", "height", "columns")}
 
     amplitude: Tensor
     log_b_low: Tensor

@@ -44,6 +44,10 @@ class FourierHeatmap(Measurement):
         "change": "share of images, or the features' own", "vertical": "cycles/pixel", "horizontal": "cycles/pixel",
         "norm": "pixels of [0, 1]",
     }  # fmt: skip
+    shapes: ClassVar = {
+        "vertical": ("vertical",), "horizontal": ("horizontal",), "change": ("vertical", "horizontal"),
+    }  # fmt: skip
+    settings: ClassVar = ("images", "norm", "convention", "every", "seed", "precision")
 
     change: Tensor
     vertical: Tensor

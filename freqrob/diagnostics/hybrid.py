@@ -33,6 +33,11 @@ class HybridReliance(Measurement):
 
     kind: ClassVar[str] = "hybrid"
     units: ClassVar = {"frequencies": "cycles/pixel", "reversal": "cycles/pixel"}
+    shapes: ClassVar = {
+        "frequencies": ("frequencies",), "low": ("seeds", "frequencies"), "high": ("seeds", "frequencies"),
+        "reversal": ("seeds",),
+    }  # fmt: skip
+    settings: ClassVar = ("images", "seeds", "frequencies")
 
     frequencies: Tensor
     low: Tensor

@@ -31,6 +31,8 @@ class JacobianSpectrum(Measurement):
 
     kind: ClassVar[str] = "jacobian"
     units: ClassVar = {"amplitude": "mean loss of a batch per pixel of [0, 1]"}
+    shapes: ClassVar = {"amplitude": ("height", "columns")}
+    settings: ClassVar = ("images", "batch")
 
     amplitude: Tensor
     log_b_low: float

@@ -34,6 +34,8 @@ class LossLandscape(Measurement):
 
     kind: ClassVar[str] = "loss_landscape"
     units: ClassVar = {"steps": "norms of the filters", "loss": "nats", "variation": "nats"}
+    shapes: ClassVar = {"steps": ("points",), "loss": ("points", "points"), "accuracy": ("points", "points")}
+    settings: ClassVar = ("images", "span", "points", "seed")
 
     steps: Tensor
     loss: Tensor
@@ -42,6 +44,16 @@ class LossLandscape(Measurement):
     sharpness: float
     images: int
     seed: int
+
+    @property
+    def span(self) -> float:
+        """The largest |a| and |b|."""
+        return self.steps[-1].item()
+
+    @property
+    def points(self) -> int:
+        """Along each direction."""
+        return len(self.steps)
 
 
 def loss_landscape(

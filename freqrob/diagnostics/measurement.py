@@ -9,13 +9,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, get_type_hints
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from freqrob.files import temporary_beside, write_json, write_synced
+from freqrob.parameters import fits, shown_hint
 
 Self = TypeVar("Self", bound="Measurement")
 
@@ -26,15 +27,26 @@ class Measurement:
     Attributes:
         kind: the diagnostic's name, by which it is saved.
         units: of the fields that have one.
+        shapes: of the tensors; a dimension is named after the field that is as long or says how long, or has a name of
+            its own, such as ``"rings"``, that is equally long wherever it stands.
+        settings: the fields that say how it was measured: where they differ, measurements do not compare.
     """
 
     kind: ClassVar[str]
     units: ClassVar[Mapping[str, str]] = {}
+    shapes: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    settings: ClassVar[tuple[str, ...]] = ("images",)
 
     @property
     def suffix(self) -> str:
         """What tells its files from others of its kind, such as a layer's name."""
         return ""
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """The settings by name, as JSON holds them."""
+        values = {name: getattr(self, name) for name in self.settings}
+        return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in values.items()}
 
     def scalars(self) -> dict[str, Any]:
         """The fields that are no tensors."""
@@ -75,12 +87,29 @@ class Measurement:
             values = json.loads(path.read_text(encoding="utf-8"))["values"]
             values = {name: math.nan if value is None else value for name, value in values.items()}
             with np.load(path.with_suffix(".npz"), allow_pickle=False) as arrays:
-                return cls(**values, **{name: torch.from_numpy(arrays[name]) for name in arrays.files})
+                found = cls(**values, **{name: torch.from_numpy(arrays[name]) for name in arrays.files})
+            found._check()
+            return found
         except FileNotFoundError:
             raise
         # Damaged files raise anything: JSONDecodeError, BadZipFile, KeyError, TypeError, zlib.error, ...
         except Exception as error:
             raise ValueError(f"{path}: not a measurement of {cls.kind} ({type(error).__name__}: {error})") from error
+
+
+    def _check(self) -> None:
+        """Raise ValueError for a field of another type than the class says, or a tensor of another shape."""
+        hints = get_type_hints(type(self))
+        for name, value in self._values():
+            if not fits(value, hints[name]):
+                raise ValueError(f"{name}: expected {shown_hint(hints[name])}, got {value!r}")
+        lengths = {name: len(value) if isinstance(value, list) else value for name, value in self.scalars().items()}
+        for name, dimensions in self.shapes.items():
+            shape = tuple(getattr(self, name).shape)
+            lengths = dict(zip(dimensions, shape, strict=False)) | lengths
+            expected = tuple(lengths.get(dimension, "any") for dimension in dimensions)
+            if shape != expected:
+                raise ValueError(f"{name}: expected shape ({', '.join(dimensions)}) = {expected}, got {shape}")
 
 
 def _is_not_finite(value: Any) -> bool:

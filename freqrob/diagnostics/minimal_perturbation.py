@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MinimalPerturbationSpectrum(Measurement):
-    """How large the smallest perturbations are, and of which frequencies.
+    """How large the smallest perturbations towards another image's label are, and of which frequencies.
 
     Attributes:
         distances: (N,) in ``norm``; infinite without success.
@@ -51,6 +51,11 @@ class MinimalPerturbationSpectrum(Measurement):
         "half_power_low": "cycles/pixel", "half_power_high": "cycles/pixel",
         "exact_half_power_frequency": "cycles/pixel",
     }  # fmt: skip
+    shapes: ClassVar = {
+        "distances": ("images",), "success": ("images",), "power": ("height", "width"), "frequencies": ("rings",),
+        "profile": ("rings",), "radii": ("radii",), "cumulative": ("radii",),
+    }  # fmt: skip
+    settings: ClassVar = ("images", "norm", "steps", "repeats", "seed")
 
     distances: Tensor
     success: Tensor
@@ -69,6 +74,12 @@ class MinimalPerturbationSpectrum(Measurement):
     repeats: int
     seed: int
     images: int
+
+    @property
+    def quartiles(self) -> tuple[float, float, float]:
+        """Of the distances where a perturbation was found: a quarter, half and three quarters are smaller, or NaN."""
+        found = self.distances[self.success].double()
+        return tuple(found.quantile(share).item() if len(found) else nan for share in (0.25, 0.5, 0.75))
 
 
 def minimal_perturbation(

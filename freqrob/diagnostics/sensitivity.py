@@ -37,6 +37,8 @@ class Sensitivity(Measurement):
 
     kind: ClassVar[str] = "sensitivity"
     units: ClassVar = {"radii": "cycles/pixel", "boundary": "cycles/pixel", "magnitude": "loss per pixel of [0, 1]"}
+    shapes: ClassVar = {"magnitude": ("coefficients",), "radii": ("images", "ranks"), "high_share": ("images",)}
+    settings: ClassVar = ("images", "boundary")
 
     magnitude: Tensor
     ranks: list[int]

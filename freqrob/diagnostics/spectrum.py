@@ -42,6 +42,10 @@ class Spectrum(Measurement):
         "frequencies": "cycles/pixel", "boundary_radius": "cycles/pixel", "power": "pixels² of [0, 1]",
         "amplitude": "pixels of [0, 1]", "entropy": "nats", "largest_entropy": "nats",
     }  # fmt: skip
+    shapes: ClassVar = {
+        **dict.fromkeys(("frequencies", "power", "share", "cumulative"), ("rings",)),
+        "amplitude": ("height", "columns"),
+    }
 
     frequencies: Tensor
     power: Tensor

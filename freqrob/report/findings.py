@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import groupby
 from statistics import fmean
 
 from markupsafe import Markup
@@ -51,6 +52,10 @@ def caveats(records: Records) -> list[Markup]:
     if attacked and not any(one.attack.startswith("AutoAttack") for one in attacked):
         found.append(_say("No model was attacked with AutoAttack: robust accuracies under weaker attacks are upper "
                           "bounds of robustness."))  # fmt: skip
+    kinds = groupby(records.named(""), key=lambda name: "loss_landscape" if name.startswith("loss_landscape") else name)
+    if unlike := [kind for kind, names in kinds if records.unlike(*names)]:
+        found.append(_say("Models were not measured alike, and do not compare without care, in {}: the captions say "
+                          "how.", _names(unlike)))  # fmt: skip
     if any(model.corrupted and model.corrupted.accuracy.generated for model in records.models):
         found.append(_say("The corrupted images were made by freqrob; figures on the published CIFAR-10-C differ a "
                           "little."))  # fmt: skip
@@ -131,7 +136,7 @@ def _relation(records: Records, column: Column) -> Markup | None:
 def _landscapes(records: Records) -> Markup | None:
     """Whether the loss is higher and flatter on high than on low frequencies: Lin et al.'s under-fitting of HFC."""
     low, high = records.having("loss_landscape_low"), records.having("loss_landscape_high")
-    both = [name for name in low if name in high]
+    both = [name for name in low if name in high and low[name].conditions == high[name].conditions]
     if not both:
         return None
     middle = [len(low[name].steps) // 2 for name in both]

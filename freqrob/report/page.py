@@ -17,12 +17,13 @@ from freqrob.data.datasets import ImageSet
 from freqrob.diagnostics.per_sample import Track, untracked
 from freqrob.files import write_csv, write_json, write_text
 from freqrob.provenance import provenance
+from freqrob.report.conditions import pixels
 from freqrob.report.data import COLUMNS, Links, as_dict, copy_data, tidy_rows
 from freqrob.report.figures import Picture, png_uri, swatch
 from freqrob.report.findings import caveats, findings
 from freqrob.report.pictures import pictures
 from freqrob.report.records import Accuracy, ModelRecord, Records, origins, read_runs
-from freqrob.report.summary import Column, columns, pixels, settings, title_of
+from freqrob.report.summary import Column, columns, settings, title_of
 
 GALLERY = 20
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from math import isfinite
+from typing import Any
 
 from matplotlib.colors import LogNorm, Normalize
 
@@ -93,12 +94,12 @@ def _perturbations(records: Records, styles: plots.Styles) -> Iterator[Picture]:
         about = "Spectra of minimal adversarial perturbations as maps."
         yield Picture("perturbation_spectra", about, panels, MAP, scale=scale, labels=AXES)
         profiles = partial(plots.plot_perturbation_profiles, models=models, styles=styles)
-        sizes = partial(plots.plot_perturbation_sizes, models=models, styles=styles)
-        yield Picture(
-            "perturbations", "Radial profiles of minimal perturbations, and their size against f_0.5.",
-            [Panel("radial profiles", profiles), Panel("size against half-power frequency", sizes)],
-            legend=_only(styles, models),
-        )  # fmt: skip
+        panels = [Panel("radial profiles", profiles)]
+        for some in _by_norm(models, lambda found: found.norm):
+            sizes = partial(plots.plot_perturbation_sizes, models=some, styles=styles)
+            panels.append(Panel("size against half-power frequency", sizes))
+        about = "Radial profiles of minimal perturbations, and their size against f_0.5."
+        yield Picture("perturbations", about, panels, legend=_only(styles, models))
 
 
 def _hybrid(records: Records, styles: plots.Styles) -> Iterator[Picture]:
@@ -112,9 +113,12 @@ def _hybrid(records: Records, styles: plots.Styles) -> Iterator[Picture]:
         if name in smallest and smallest[name].success.any() and not found.reversal.isnan().all()
     }  # fmt: skip
     if both:
-        panel = Panel("size against reversal frequency", partial(plots.plot_reversal, models=both, styles=styles))
+        panels = [
+            Panel("size against reversal frequency", partial(plots.plot_reversal, models=some, styles=styles))
+            for some in _by_norm(both, lambda found: found[1].norm)
+        ]
         about = "The size of minimal perturbations against the reversal frequency on hybrid images."
-        yield Picture("reversal", about, [panel], (6.4, 3.8), legend=_only(styles, both))
+        yield Picture("reversal", about, panels, (6.4, 3.8), legend=_only(styles, both))
 
 
 def _heatmaps(records: Records, _styles: plots.Styles) -> Iterator[Picture]:
@@ -158,6 +162,12 @@ def _corruptions(records: Records, _styles: plots.Styles) -> Iterator[Picture]:
         size = max(4.6, 2.2 + 0.55 * len(models)), 1.6 + 0.24 * types
         panel = Panel("accuracy (%) by type", partial(plots.plot_corruptions, models=models))
         yield Picture("corruptions", "Accuracy by type of corruption.", [panel], size)
+
+
+def _by_norm(models: dict[str, Any], norm_of: Callable[[Any], str]) -> list[dict[str, Any]]:
+    """The models apart by norm, as lengths in one do not compare with those in another."""
+    norms = dict.fromkeys(map(norm_of, models.values()))
+    return [{name: found for name, found in models.items() if norm_of(found) == norm} for norm in norms]
 
 
 def _only(styles: plots.Styles, models: dict) -> plots.Styles:

@@ -233,8 +233,8 @@ def plot_perturbation_sizes(
 ) -> None:
     """The median size of minimal perturbations, with quartiles, against f_0.5 with its bootstrap interval.
 
-    The dashed line is white noise's f_0.5. Sizes in L∞ are in grey levels of 255, in L2 with white as 1. Source: Li et
-    al., PLoS Comput. Biol. 2023, Fig. 4c.
+    The dashed line is white noise's f_0.5. Sizes in L∞ are in grey levels of 255, in L2 with white as 1. Raises
+    ValueError for models of different norms. Source: Li et al., PLoS Comput. Biol. 2023, Fig. 4c.
     """
     for name, measured, style in _styled(models, styles):
         half, low, high = (getattr(measured, f"half_power_{what}") for what in ("frequency", "low", "high"))
@@ -252,7 +252,8 @@ def plot_reversal(
 ) -> None:
     """The median size of minimal perturbations, with quartiles, against f_rev with its range over the seeds.
 
-    Each model needs a seed that has one. Source: Li et al., PLoS Comput. Biol. 2023, Fig. 5b.
+    Each model needs a seed that has one. Raises ValueError for models of different norms. Source: Li et al., PLoS
+    Comput. Biol. 2023, Fig. 5b.
     """
     for name, (hybrid, perturbation), style in _styled(models, styles):
         known = hybrid.reversal[~hybrid.reversal.isnan()].numpy()
@@ -267,7 +268,7 @@ def _draw_size(
     axes: Axes, measured: MinimalPerturbationSpectrum, x: float, across: ArrayLike, name: str, style: dict[str, Any]
 ) -> None:
     scale = 255 if measured.norm == "Linf" else 1
-    quarter, median, most = scale * np.percentile(measured.distances[measured.success].numpy(), [25, 50, 75])
+    quarter, median, most = (scale * value for value in measured.quartiles)
     axes.errorbar(
         x, median, yerr=[[median - quarter], [most - median]], xerr=across, label=name, capsize=3,
         **{**style, "linestyle": "none", "markersize": 7},
@@ -275,8 +276,10 @@ def _draw_size(
 
 
 def _name_of_size(measured: Iterable[MinimalPerturbationSpectrum]) -> str:
-    norms = {one.norm for one in measured}
-    return "L∞ distance (grey levels of 255)" if norms == {"Linf"} else f"{' and '.join(sorted(norms))} distance"
+    norms = sorted({one.norm for one in measured})
+    if len(norms) > 1:
+        raise ValueError(f"models: expected sizes in one norm, got {' and '.join(norms)}")
+    return "L∞ distance (grey levels of 255)" if norms == ["Linf"] else f"{norms[0]} distance"
 
 
 def plot_heatmap(axes: Axes, measured: FourierHeatmap, largest: float | None = None) -> AxesImage:

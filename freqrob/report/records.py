@@ -6,11 +6,10 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from math import sqrt
-from numbers import Real
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-from torch import Tensor
+import numpy as np
 
 from freqrob import diagnostics
 from freqrob.diagnostics.measurement import Measurement
@@ -18,6 +17,7 @@ from freqrob.evaluation.corruptions import CorruptionAccuracy
 from freqrob.models.cards import Card, CheckpointError
 from freqrob.models.loading import load_card
 from freqrob.models.registry import DEFENSE_NAMES, VARIANTS, ModelName
+from freqrob.report.conditions import Conditions, unlike
 
 EXPECTED = (
     "expected a folder that `freqrob diagnose --out` wrote, or a JSON file of `freqrob evaluate --out` or "
@@ -95,6 +95,17 @@ class Measured:
     of: Measurement
     origin: Origin
 
+    @property
+    def conditions(self) -> Conditions:
+        """All that it was measured under, the images' source among it."""
+        return {"source": self.origin.source, **self.of.conditions}
+
+    def is_as(self, other: Measured) -> bool:
+        """Whether another measurement of the kind has the same numbers."""
+        mine, theirs = self.of.tensors(), other.of.tensors()
+        same = repr(self.of.scalars()) == repr(other.of.scalars())  # NaN is NaN
+        return same and all(np.array_equal(mine[name], theirs[name], equal_nan=True) for name in mine)
+
 
 @dataclass(eq=False)
 class ModelRecord:
@@ -134,9 +145,21 @@ class Records:
         """The names of diagnostics that start so, in alphabetical order."""
         return sorted({name for model in self.models for name in model.measurements if name.startswith(start)})
 
+    def measured(self, name: str) -> dict[str, Measured]:
+        """The measurements of that name, by model."""
+        return {model.name: model.measurements[name] for model in self.models if name in model.measurements}
+
+    def unlike(self, *names: str) -> dict[str, list[str]]:
+        """The models whose measurements of some names, of one kind, were not measured alike, by what differs."""
+        of = {name: self.measured(name) for name in names}
+        return unlike({
+            model if len(of) == 1 else f"{model} ({name.rpartition('_')[2]})": measured.conditions
+            for name, models in of.items() for model, measured in models.items()
+        })  # fmt: skip
+
     def having(self, name: str) -> dict[str, Any]:
         """The models with a diagnostic of that name, and what it measured."""
-        return {model.name: model.measurements[name].of for model in self.models if name in model.measurements}
+        return {model: measured.of for model, measured in self.measured(name).items()}
 
 
 def read_runs(
@@ -176,7 +199,8 @@ def read_runs(
             if conditions != model.corrupted.conditions:
                 found.notes.append(f"{model.name}: accuracies on corruptions are left out: {conditions}")
         if len(model.hashes) > 1:
-            found.notes.append(f"{model.name}: the runs measured {len(model.hashes)} different networks of this name")
+            networks = f"{len(model.hashes)} networks of this name, which differ in weights, attributes or code"
+            found.notes.append(f"{model.name}: the runs measured {networks}")
     found.models.sort(key=lambda model: _family(model.name))
     return found
 
@@ -231,31 +255,26 @@ def _read_measurement(path: Path, content: dict[str, Any], found: Records) -> No
     if kind is None:
         raise ValueError(f"{path}: of kind {content['kind']!r}, expected one of {', '.join(KINDS)}")
     measurement = kind.load(path.parent, path.stem)
-    _check_types(measurement, path)
     about = {key: value for key, value in content.items() if key not in ("kind", "units", "values")}
     measured = Measured(measurement, Origin(path, about))
     if kind.kind in ("spectrum", "corruption_spectrum"):
-        kept, name = found.spectra, path.stem if path.stem != kind.kind else path.parent.name
+        kept, name, subject = found.spectra, path.stem if path.stem != kind.kind else path.parent.name, path.parent.name
         if name in kept and kept[name].origin.source != measured.origin.source:  # fog of one data set and of another
             name = f"{name} ({measured.origin.source})"
     else:
-        kept, name = _model(found, str(about.get("model", path.parent.name))).measurements, path.stem
+        model = _model(found, str(about.get("model", path.parent.name)))
+        model.hashes |= {str(about["model_hash"])} if "model_hash" in about else set()
+        kept, name, subject = model.measurements, path.stem, model.name
         if kind is diagnostics.FourierHeatmap:  # of errors or of a layer, whatever the file is called
             name = "_".join(filter(None, (measurement.kind, measurement.suffix)))
-    if name in kept and kept[name].of.scalars() != measurement.scalars():
-        found.notes.append(f"{path.parent.name}: of several measurements of {name} one is shown")
-    if name not in kept or measurement.images >= kept[name].of.images:
+    before = kept.setdefault(name, measured)
+    if measurement.images >= before.of.images:
         kept[name] = measured
-
-
-def _check_types(measurement: Measurement, path: Path) -> None:
-    """Raise ValueError for a value of another type than the measurement's."""
-    hints = get_type_hints(type(measurement))
-    for one in fields(measurement):
-        value, hint = getattr(measurement, one.name), hints[one.name]
-        expected = {Tensor: Tensor, int: int, float: Real, str: str}.get(hint, object)
-        if not isinstance(value, expected):
-            raise ValueError(f"{path}: {one.name} is {value!r}, expected {hint.__name__}")
+    if not measured.is_as(before):
+        shown, other = (measured, before) if kept[name] is measured else (before, measured)
+        differing = " and not ".join(unlike({"shown": shown.conditions, "left out": other.conditions}))
+        what = f"{differing or 'measured alike'}, from {shown.origin.path}"
+        found.notes.append(f"{subject}: of several measurements of {name} one is shown: {what}")
 
 
 def _read_evaluation(path: Path, content: dict[str, Any], found: Records) -> None:

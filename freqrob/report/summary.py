@@ -10,7 +10,8 @@ from typing import Any
 from markupsafe import Markup
 
 from freqrob.evaluation import PROTOCOLS
-from freqrob.report.records import Accuracy, Measured, ModelRecord, Origin
+from freqrob.report.conditions import ball, described, images_of, pixels
+from freqrob.report.records import Accuracy, Measured, ModelRecord
 
 STRENGTH = ("AutoAttack", "APGD", "Square", "PGD", "FGSM")  # an attack's name begins so; the strongest first
 GROUPS = ("noise", "blur", "weather", "digital", "extra", "15 types", "19 types")
@@ -89,12 +90,12 @@ def headline(models: Sequence[ModelRecord], protocol: str = "natural") -> Settin
 def title_of(setting: Setting) -> str:
     """An attack and its ball: "PGD-20, L∞, ε = 8/255"."""
     _, attack, norm, eps = setting
-    return attack if attack == "clean" else f"{attack}, {_ball(norm, eps)}"
+    return attack if attack == "clean" else f"{attack}, {ball(norm, eps)}"
 
 
 def conditions_of(found: Accuracy) -> str:
     step = f", step {pixels(found.step_size)}" if found.step_size and found.attack.startswith("PGD") else ""
-    return f"{_images(found.images, found.origin)}, seed {found.seed}{step}"
+    return f"{images_of(found.images, found.origin.source)}, seed {found.seed}{step}"
 
 
 def _accuracies(models: Sequence[ModelRecord]) -> Iterator[Column]:
@@ -144,7 +145,6 @@ class _Diagnostic:
     unit: str
     digits: int
     value: Callable[[Any], float | None]
-    settings: Callable[[Any], str]
 
 
 _DIAGNOSTICS = (
@@ -152,33 +152,33 @@ _DIAGNOSTICS = (
         "log_b_low", "jacobian", Markup("ln B<sub>low</sub>"), "higher where low frequencies prevail",
         "Of the input gradient’s mean spectrum (Chan et al.); white noise has 3.53 at 32×32. The gradient’s level "
         "enters where it is small, so compare at one batch only.",
-        "", 2, lambda m: m.log_b_low, lambda m: f"batch {m.batch}",
+        "", 2, lambda m: m.log_b_low,
     ),
     _Diagnostic(
         "half_power_frequency", "minimal_perturbation", Markup("f<sub>0.5</sub>"),
         "lower where low frequencies prevail",
         "Below it lies half of the power of minimal perturbations (Li et al.); white noise has 0.396 cycles/pixel.",
-        "cycles/pixel", 3, lambda m: m.half_power_frequency, lambda m: f"{m.norm}, best of {m.repeats}",
+        "cycles/pixel", 3, lambda m: m.half_power_frequency,
     ),
     _Diagnostic(
         "reversal_frequency", "hybrid", Markup("f<sub>rev</sub>"), "lower where low frequencies are relied on",
         "From it on hybrid images are seen as the image of their low frequencies (Li et al.).",
-        "cycles/pixel", 3, lambda m: m.reversal.nanmean().item(), lambda m: f"seeds {', '.join(map(str, m.seeds))}",
+        "cycles/pixel", 3, lambda m: m.reversal.nanmean().item(),
     ),
     _Diagnostic(
         "high_share", "sensitivity", Markup("HFC share"), "higher where high frequencies prevail",
         "The share of the input gradient’s power that lies in the high frequencies (Lin et al.).",
-        "%", 1, lambda m: m.high_share.mean().item(), lambda m: f"from {m.boundary:.3f} cycles/pixel on",
+        "%", 1, lambda m: m.high_share.mean().item(),
     ),
     _Diagnostic(
         "loss_variation_low", "loss_landscape_low", Markup("variation, LFC"), "0 where the loss is flat",
         "How far the loss moves around the weights in the mean, on the low frequencies of the images (Lin et al.).",
-        "nats", 2, lambda m: m.variation, lambda m: f"seed {m.seed}",
+        "nats", 2, lambda m: m.variation,
     ),
     _Diagnostic(
         "loss_variation_high", "loss_landscape_high", Markup("variation, HFC"), "0 where the loss is flat",
         "How far the loss moves around the weights in the mean, on the high frequencies of the images (Lin et al.).",
-        "nats", 2, lambda m: m.variation, lambda m: f"seed {m.seed}",
+        "nats", 2, lambda m: m.variation,
     ),
 )  # fmt: skip
 
@@ -193,7 +193,7 @@ def _diagnostic_entry(one: _Diagnostic, measured: Measured | None) -> Entry | No
     value = None if measured is None else one.value(measured.of)
     if value is None or value != value:
         return None
-    return Entry(value, f"{_images(measured.of.images, measured.origin)}, {one.settings(measured.of)}")
+    return Entry(value, described(measured.conditions))
 
 
 def _count(models: Sequence[ModelRecord], setting: Setting) -> int:
@@ -203,17 +203,3 @@ def _count(models: Sequence[ModelRecord], setting: Setting) -> int:
 def _strength(attack: str) -> int:
     """Of an attack's name; smaller is stronger."""
     return next((index for index, name in enumerate(STRENGTH) if attack.startswith(name)), len(STRENGTH))
-
-
-def _images(count: int, origin: Origin) -> str:
-    return f"{count:,} images" + (f" of {origin.source}" if origin.source else "")
-
-
-def _ball(norm: str, eps: float) -> str:
-    return f"L∞, ε = {pixels(eps)}" if norm == "Linf" else f"{norm}, ε = {eps:g}"
-
-
-def pixels(value: float) -> str:
-    """As people write them: 8/255, 0.031."""
-    levels = round(255 * value, 3)
-    return f"{levels:g}/255" if levels == int(levels) else f"{value:g}"

@@ -1,0 +1,64 @@
+"""Conditions of measurements, in words, and where they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from freqrob.data.hybrid import MIXING_FREQUENCIES
+
+Conditions = Mapping[str, Any]
+
+
+def described(conditions: Conditions) -> str:
+    """"500 images of cifar10 test, batch 128": unlike conditions give unlike texts."""
+    left = dict(conditions)
+    words = [images_of(left.pop("images"), left.pop("source", ""))] if "images" in left else []
+    words += [_WORDS[name](value) if name in _WORDS else f"{name} {value}" for name, value in left.items()]
+    return ", ".join(words)
+
+
+def unlike(measured: Mapping[str, Conditions]) -> dict[str, list[str]]:
+    """The names of what was measured by the conditions in which some of it differs; nothing where none differ."""
+    every = dict.fromkeys(name for conditions in measured.values() for name in conditions)
+    differing = [name for name in every if len({repr(conditions.get(name)) for conditions in measured.values()}) > 1]
+    groups: dict[str, list[str]] = {}
+    for name, conditions in measured.items() if differing else ():
+        groups.setdefault(described({key: conditions[key] for key in differing if key in conditions}), []).append(name)
+    return groups
+
+
+def images_of(count: int, source: str) -> str:
+    """"500 images of cifar10 test"."""
+    return f"{count:,} images" + (f" of {source}" if source else "")
+
+
+def pixels(value: float) -> str:
+    """As people write them: 8/255, 0.031."""
+    levels = round(255 * value, 3)
+    return f"{levels:g}/255" if levels == int(levels) else f"{value:g}"
+
+
+def ball(norm: str, eps: float) -> str:
+    """"L∞, ε = 8/255"."""
+    return f"L∞, ε = {pixels(eps)}" if norm == "Linf" else f"{norm}, ε = {eps:g}"
+
+
+def _norm(value: str | float) -> str:
+    return f"norm {value:g}" if isinstance(value, float) else {"Linf": "L∞"}.get(value, value)
+
+
+def _frequencies(values: Sequence[float]) -> str:
+    if list(values) == list(MIXING_FREQUENCIES):
+        return "Li et al.’s frequencies"
+    return f"frequencies {', '.join(f'{value:g}' for value in values)}"
+
+
+_WORDS = {
+    "source": "of {}".format,
+    "eps": lambda value: f"ε = {pixels(value)}",
+    "norm": _norm,
+    "boundary": "HFC from {:.4g} cycles/pixel on".format,
+    "seeds": lambda values: f"seeds {', '.join(map(str, values))}",
+    "frequencies": _frequencies,
+}
