@@ -42,7 +42,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def _sensitivity(*given: Any, **settings: Any) -> dict[str, Any]:
     found = sensitivity(*given, **settings)
     return {
-        "high_share_of_gradient": found.high_share.mean().item(),
+        "high_share_of_gradient": found.mean_high_share,
         "median_radius_of_largest_coefficient": found.radii[:, 0].median().item(),
     }
 

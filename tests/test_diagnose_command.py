@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from freqrob import cli
-from freqrob.cli.diagnose import _distance, _over_seeds, _under_a_wave
+from freqrob.cli.diagnose import _distance, _number, _over_seeds, _under_a_wave, diagnose
 from freqrob.data.samples import CIFAR10_CLASSES, sample_images
 from freqrob.diagnostics import (
     BandAccuracy,
@@ -22,14 +23,19 @@ from freqrob.diagnostics import (
     MinimalPerturbationSpectrum,
     Sensitivity,
 )
+from freqrob.diagnostics.run import DIAGNOSTICS
 
 NETWORK = """
 import torch
 from torch import nn
 
-def net():
+class Constant(nn.Module):
+    def forward(self, images):
+        return images.new_zeros(len(images), 10)
+
+def net(outputs=10):
     torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)).eval()
+    return nn.Sequential(nn.Flatten(), nn.Linear(3072, outputs)).eval() if outputs else Constant()
 """
 
 
@@ -78,6 +84,19 @@ def test_a_second_run_finds_all_of_it_in_the_cache(monkeypatch):
     result = run("diagnosed_nets:net", "--only", "sensitivity", "--out", "again")
     assert result.exit_code == 0, result.output
     assert Sensitivity.load("again/diagnosed_nets_net").images == len(sample_images())
+    assert "diagnosed_nets:net: all of it was kept from earlier runs in" in result.stderr
+
+
+def test_without_the_cache_nothing_is_kept(tmp_path):
+    assert run("diagnosed_nets:net", "--only", "sensitivity", "--no-cache").exit_code == 0
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_help_has_every_setting():
+    described = {}
+    for item in re.findall(r"^    - (\*\*.*?)(?=^    - |^$)", diagnose.__doc__, re.DOTALL | re.MULTILINE):
+        described |= dict.fromkeys(re.findall(r"\*\*(\w+)\*\*", item), set(re.findall(r"`(\w+)`", item)))
+    assert described == {name: one.hints.keys() - {"images", "batch_size"} for name, one in DIAGNOSTICS.items()}
 
 
 def test_ctrl_c_says_how_to_go_on(monkeypatch):
@@ -98,8 +117,27 @@ def test_numbers_of_the_table():
     found = torch.tensor([True, True]), torch.tensor([True, False]), torch.tensor([False, False])
     shown = [_distance(0.5 / 255, "Linf", found[0]), _distance(0.5, "L2", found[1]), _distance(nan, "L2", found[2])]
     assert shown == ["0.5/255", "0.500 in L2 (found for 1 of 2)", "none found"]
+    assert (_number(0.25, ".0%"), _number(0.25, ".2f"), _number(nan, ".0%")) == ("25 %", "0.25", "none")
     shown = _under_a_wave(torch.tensor(0.125), ""), _under_a_wave(torch.tensor(2.5), "conv1")
     assert shown == ("12 % errors", "conv1 moves 2.5")
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        ("5", "diagnosed_nets:net?outputs=5: model: expected 10 classes or more, as the labels have, got 5"),
+        ("0", "diagnosed_nets:net?outputs=0: model: its logits have no gradient with respect to the images"),
+    ],
+)
+def test_a_model_that_cannot_be_measured_is_named(outputs, message):
+    result = run("fgsm_rn20", f"diagnosed_nets:net?outputs={outputs}", "--out", "found")
+    assert result.exit_code == 2 and message in result.output and "Traceback" not in result.output
+
+
+def test_a_model_of_other_classes_is_told():
+    result = run("diagnosed_nets:net?outputs=11", "--only", "hybrid")
+    assert result.exit_code == 0
+    assert "diagnosed_nets:net?outputs=11: it tells 11 classes apart, the data set has 10" in result.output
 
 
 @pytest.mark.parametrize(
@@ -108,8 +146,11 @@ def test_numbers_of_the_table():
         (["--preset", "long"], "preset: expected one of quick, full, got 'long'"),
         (["--only", "hibrid"], "only: got 'hibrid'"),
         (["--only", "hibrid"], "Nearest: hybrid"),
-        (["--set", "hybrid=1"], "--set: expected NAME.KEY=VALUE, got 'hybrid=1'"),
-        (["--set", "hybrid.seeds"], "--set: expected KEY=VALUE"),
+        (["--set", "hybrid=1"], "--set: expected NAME.KEY=VALUE, such as hybrid.seeds=[0,1], got 'hybrid=1'"),
+        (["--set", "hybrid.seeds"], "--set: expected NAME.KEY=VALUE, such as"),
+        (["--set", "jacobian"], "--set: expected NAME.KEY=VALUE, such as"),
+        (["--set", "loss_landscape_high.points=4"], "settings of loss_landscape_high: points: expected an odd"),
+        (["--cache", "here", "--no-cache"], "cache: expected --cache or --no-cache, got both"),
         (["--set", "hybrid.seeds=three"], "settings of hybrid: seeds: expected"),
     ],
 )

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from freqrob.diagnostics.hybrid import hybrid_reliance, rises_through_zero
 from freqrob.diagnostics.jacobian import jacobian_spectrum
 from freqrob.diagnostics.loss_landscape import LossLandscape, loss_landscape
 from freqrob.diagnostics.minimal_perturbation import minimal_perturbation
-from freqrob.diagnostics.run import PRESETS, diagnose, expected_seconds
+from freqrob.diagnostics.run import DIAGNOSTICS, PRESETS, diagnose, expected_seconds
 from freqrob.diagnostics.sensitivity import sensitivity
 from freqrob.models import load_model
 from freqrob.parameters import keyword_hints
@@ -532,7 +533,8 @@ def test_a_search_that_was_stopped_goes_on_and_a_second_one_attacks_nothing(tmp_
 def test_without_foolbox_it_is_left_out_or_asked_for(monkeypatch):
     monkeypatch.setattr("freqrob.diagnostics.run.find_spec", lambda name: None)
     monkeypatch.setattr(sys.modules["freqrob.diagnostics.minimal_perturbation"], "find_spec", lambda name: None)
-    monkeypatch.setitem(PRESETS, "quick", {name: PRESETS["quick"][name] for name in ("jacobian", MINIMAL)})
+    both = {name: DIAGNOSTICS[name] for name in ("jacobian", MINIMAL)}
+    monkeypatch.setattr("freqrob.diagnostics.run.DIAGNOSTICS", both)
     with pytest.warns(UserWarning, match="minimal_perturbation is left out: it needs foolbox"):
         assert list(diagnose(Linear(wave(3)), *of_waves(3))) == ["jacobian"]
     with pytest.raises(ImportError, match=r"needs Foolbox's attacks: pip install 'freqrob\[foolbox\]'"):
@@ -589,6 +591,22 @@ def test_the_landscape_leaves_the_model_as_it_was():
     assert model.training and all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("made_by", [torch.jit.script, lambda model: torch.jit.trace(model, torch.rand(2, 3, 8, 8))])
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_the_landscape_of_a_scripted_model_is_that_of_the_model(made_by):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
+    scripted, data = made_by(model), (torch.rand(6, 3, 8, 8), torch.arange(6) % 2)
+    expected, found = (loss_landscape(one, *data, points=5) for one in (model, scripted))
+    torch.testing.assert_close(found.loss, expected.loss)
+    assert expected.variation > 0 and torch.equal(scripted(data[0]), made_by(model)(data[0]))
+
+
+def test_a_landscape_without_weights_is_told():
+    with pytest.warns(UserWarning, match="it has no weights to move, so its landscape is flat"):
+        assert loss_landscape(nn.Flatten(), torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), points=5).variation == 0
+
+
 # What all have in common
 
 EACH = {
@@ -599,6 +617,11 @@ EACH = {
     "bands": lambda model, data, **more: band_accuracy(model, *data, steps=2, **more),
     "landscape": lambda model, data, **more: loss_landscape(model, *data, points=3, **more),
 }
+
+
+def equal(one, other):
+    """Whether two measurements have the same arrays; NaN is NaN."""
+    return all(np.array_equal(value, other.tensors()[key], equal_nan=True) for key, value in one.tensors().items())
 
 
 @pytest.mark.parametrize("name", EACH)
@@ -621,7 +644,7 @@ def test_a_second_call_measures_nothing_and_a_stopped_one_goes_on(name, tmp_path
     whole = EACH[name](model, data, batch_size=4)
     assert model.calls == part + rest, "what was done before the stop was not done again"
     for one, other in ((first, again), (first, whole)):
-        assert all(torch.equal(value, other.tensors()[key]) for key, value in one.tensors().items())
+        assert equal(one, other)
 
 
 class Flattening(nn.Module):
@@ -649,8 +672,7 @@ def test_saved_and_loaded(name, tmp_path):
     path = found.save(tmp_path, about={"model": "linear"})
     assert json.loads(path.read_text())["model"] == "linear"
     loaded = type(found).load(tmp_path)
-    assert loaded.scalars() == found.scalars()
-    assert all(torch.equal(value, loaded.tensors()[key]) for key, value in found.tensors().items())
+    assert loaded.scalars() == found.scalars() and equal(loaded, found)
 
 
 def test_all_diagnostics_of_a_model_on_real_images(real, tmp_path):
@@ -685,15 +707,100 @@ def test_every_diagnostic_takes_images_of_any_size(size, every, points, tmp_path
     assert len(bands.frequencies) <= 33 and bands.low[-1] == bands.accuracy and len(bands.robust) == 5
     assert found["jacobian"].amplitude.shape == (size[0], size[1] // 2 + 1)
     assert found[MINIMAL].power.shape == size
-    assert expected_seconds(model, images) > 0
+    assert expected_seconds(model, images, labels) > 0
 
 
 def test_images_that_come_class_by_class_are_mixed():
     """The first three hundred images of ImageNet are of six classes of a thousand."""
     images, labels = of_waves(3, 600)[0], torch.arange(600) // 200
-    found = diagnose(Linear(wave(3)), images, labels, only=["hybrid"])["hybrid"]
-    assert found.images == PRESETS["quick"]["hybrid"].images == 300
-    assert torch.equal(found.low, diagnose(Linear(wave(3)), images, labels, only=["hybrid"])["hybrid"].low)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 3))
+    found = diagnose(model, images, labels, only=["hybrid"])["hybrid"]
+    assert found.images == PRESETS["quick"]["hybrid"]["images"] == 300
+    assert torch.equal(found.low, diagnose(model, images, labels, only=["hybrid"])["hybrid"].low)
+
+
+@pytest.mark.parametrize(
+    ("forward", "message"),
+    [
+        (lambda logits: (logits, logits), "model: expected it to give logits .N, K., got a tuple"),
+        (lambda logits: logits.argmax(1), r"model: expected it to give logits .N, K., got \(12,\) torch.int64 of 12"),
+        (lambda logits: logits[:, :1], "model: expected 2 classes or more, as the labels have, got 1"),
+        (lambda logits: logits.half() @ logits, r"model: it fails on images \(12, 3, 32, 32\) torch.float32: Runtime"),
+        (lambda logits: logits.detach(), "no gradient with respect to the images .* needed by jacobian, sensitivity"),
+        (lambda logits: torch.zeros_like(logits, requires_grad=True), "no gradient with respect to the images"),
+    ],
+)
+def test_a_model_that_cannot_be_measured_is_refused_before_anything_is(forward, message, tmp_path):
+    class Odd(Linear):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return forward(super().forward(images))
+
+    for call in (partial(diagnose, out=tmp_path), expected_seconds):
+        with pytest.raises(ValueError, match=message):
+            call(Odd(wave(3)), *of_waves(3))
+    assert not list(tmp_path.iterdir())
+    if "gradient" in message:
+        assert diagnose(Odd(wave(3)), *of_waves(3), only=["hybrid"], out=tmp_path)
+
+
+def test_zero_gradients_are_told_and_have_no_frequency():
+    class Saturated(Linear):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return super().forward(images).clamp(-1e-3, 1e-3)
+
+    with pytest.warns(UserWarning, match="the gradient of the loss is zero at 12 of 12 images"):
+        found = diagnose(Saturated(wave(3)), *of_waves(3), only=["jacobian", "sensitivity"])
+    assert np.isnan(found["jacobian"].log_b_low) and np.isnan(found["sensitivity"].mean_high_share)
+
+
+def test_what_is_saved_says_which_network_it_was_and_whether_it_was_kept(tmp_path):
+    def said(weight):
+        settings = {"loss_landscape_low": {"points": 5}}
+        diagnose(Linear(weight), *of_waves(3), only=["hybrid", *settings], settings=settings, out=tmp_path / "out",
+                 cache=tmp_path / "cache")  # fmt: skip
+        found = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")]
+        return {one["model_hash"] for one in found}, [one["from_cache"] for one in found]
+
+    (first, new), (again, kept), (other, _) = said(wave(3)), said(wave(3)), said(wave(4))
+    assert new == [False, False] and kept == [True, True]
+    assert first == again != other and len(first) == len(other) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("loss_landscape_high", {"points": 4}, "points: expected an odd number"),
+        ("fourier_heatmap", {"layer": "block9"}, "layer: "),
+        ("sensitivity", {"ranks": [544]}, "ranks: expected some of 0 to 543"),
+        ("minimal_perturbation", {"norm": "L1"}, "norm: expected"),
+        ("band_accuracy", {"width": 2}, "width: expected an odd number"),
+    ],
+)
+def test_settings_out_of_range_are_refused_before_anything_is_measured(name, given, message, tmp_path):
+    pytest.importorskip("foolbox")
+    for call in (partial(diagnose, out=tmp_path), expected_seconds):
+        with pytest.raises(ValueError, match=f"settings of {name}: {message}"):
+            call(Linear(wave(3)), *of_waves(3), settings={name: given})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "longer"),
+    [
+        ("hybrid", {"seeds": (0, 1)}), ("band_accuracy", {"steps": 20}), ("fourier_heatmap", {"every": 1}),
+        ("loss_landscape_low", {"points": 21}), ("minimal_perturbation", {"repeats": 3}), ("jacobian", {"images": 0}),
+    ],
+)  # fmt: skip
+def test_the_time_depends_on_the_settings(name, longer, monkeypatch):
+    pytest.importorskip("foolbox")
+    clock = iter(range(100))
+    monkeypatch.setattr("freqrob.diagnostics.run.time.perf_counter", lambda: next(clock))
+    short, long = (
+        expected_seconds(Linear(wave(3)), *of_waves(3, 600), only=[name], settings=settings)
+        for settings in ({}, {name: longer})
+    )
+    assert long > 1.15 * short
 
 
 def test_logits_that_are_not_finite_are_errors(tmp_path):
@@ -728,7 +835,7 @@ def test_settings_replace_the_presets():
     assert found["band_accuracy"].images == 300 and found["band_accuracy"].steps == 10
 
 
-@pytest.mark.parametrize("name", PRESETS["quick"])
+@pytest.mark.parametrize("name", DIAGNOSTICS)
 @pytest.mark.parametrize("value", ["none", -1, 1.5, True, float("nan"), ["a"], [-1], [float("nan")], {}, None])
 def test_settings_of_another_type_are_named(name, value):
     """Of every setting, but those that may be None, 1.5 or −1."""
@@ -736,7 +843,7 @@ def test_settings_of_another_type_are_named(name, value):
         pytest.importorskip("foolbox")
     data, takes = of_waves(3, 4), {"norm": [1.5, None], "span": [1.5], "every": [None], "boundary_ring": [None]}
     takes |= {"attacked": [None], "seed": [-1] if "landscape" in name else []}
-    for key in ["images", *keyword_hints(PRESETS["quick"][name].measure).keys() - {"cache", "track"}]:
+    for key in ["images", *keyword_hints(DIAGNOSTICS[name].measure).keys() - {"cache", "track"}]:
         if value not in takes.get(key, []):
             with pytest.raises(ValueError, match=key):
                 diagnose(Linear(wave(3)), *data, only=[name], settings={name: {key: value}})

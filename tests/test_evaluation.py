@@ -187,7 +187,7 @@ def test_images_go_where_the_model_is(grey):
         def forward(self, images):
             raise RuntimeError(f"images are on {images.device}")
 
-    with pytest.raises(RuntimeError, match="images are on meta"):
+    with pytest.raises(ValueError, match="images are on meta"):
         evaluate(Elsewhere(), *grey)
 
 

@@ -284,7 +284,13 @@ def test_page_says_how_every_number_was_made(page):
     made = text_of(page[page.index('id="provenance"') :])
     for fact in ("freqrob diagnose <b>", "freqrob evaluate", "0123456789ab", "2026-01-02", "torch 2.15", "4 noise im"):
         assert fact in made
-    assert "jacobian (JSON, NPZ), " in made
+    assert "jacobian (JSON, NPZ), " in made and "read from its cache" not in made
+
+
+def test_page_says_what_was_read_from_a_cache(tmp_path):
+    measurements(0)["jacobian"].save(tmp_path / "runs", about={**ABOUT, "model": "one", "from_cache": True})
+    page = write_report([tmp_path / "runs"], tmp_path / "out").read_text()
+    assert "measured in an earlier run, and read from its cache" in page
 
 
 def test_captions_say_the_settings(page):

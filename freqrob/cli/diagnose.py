@@ -20,12 +20,14 @@ from freqrob.cli.app import (
     rank,
     say_how_to_go_on,
 )
-from freqrob.cli.evaluate import device_of_rank, say_what_was_shipped, warnings_as_lines
+from freqrob.cli.evaluate import device_of_rank, naming, say, say_what_was_shipped, warnings_as_lines
 from freqrob.cli.progress import prefixed, progress_bars
 from freqrob.parameters import read_setting
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+
+    from freqrob.data.datasets import ImageSet
 
 
 def diagnose(
@@ -42,7 +44,7 @@ def diagnose(
         typer.Option(
             "--set",
             metavar="NAME.KEY=VALUE",
-            help="A setting of one diagnostic, of those its function takes, or its images (0 for all); repeatable.",
+            help="A setting of one diagnostic, of those above; a list as '[0,1]', a fraction as 8/255; repeatable.",
         ),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="A folder a model is written here.")] = Path("diagnosis"),
@@ -52,6 +54,7 @@ def diagnose(
     cache: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where what is done is kept; by default in freqrob's cache.")
     ] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Measure all anew and keep nothing.")] = False,
     download: Download = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto: a GPU where there is one.")] = "auto",
     model_dir: ModelDir = Path("models"),
@@ -62,21 +65,34 @@ def diagnose(
 
     - `freqrob diagnose standard_rn20 pgd_at_rn20 --data ./data`
     - `freqrob diagnose robustbench:Carmon2019Unlabeled --preset full --only hybrid --only fourier_heatmap`
-    - `freqrob diagnose pgd_at_rn20 --set fourier_heatmap.images=1000 --set fourier_heatmap.precision=bfloat16`
+    - `freqrob diagnose pgd_at_rn20 --set fourier_heatmap.images=1000 --set 'hybrid.seeds=[0,1]'`
     - `torchrun --nproc-per-node 4 -m freqrob diagnose pgd_at_rn20 --preset full`
 
-    **jacobian**: the gradient's spectrum and ln B_low (Chan et al.). **sensitivity**: the gradient on the Fourier
-    basis, its share of high frequencies (Lin et al.). **hybrid**: which half of hybrid images the model follows, and
-    the frequency where that turns (Li et al.). **minimal_perturbation**: the spectrum of the smallest perturbations
-    and f_0.5 (Li et al.); needs Foolbox. **band_accuracy**: accuracy on low-, high- and band-passed images, and under
-    PGD confined to a band. **fourier_heatmap**: errors when one wave is added (Yin et al.). **loss_landscape_low**,
-    **_high**: the loss around the weights, on each half of the spectrum (Lin et al.).
+    The diagnostics, and their settings beside `images` (how many, 0 for all) and `batch_size`:
 
-    A run that was stopped goes on where it was; what was measured once is not measured again.
+    - **jacobian**: the gradient's spectrum and ln B_low (Chan et al.). `batch`
+    - **sensitivity**: the gradient on the Fourier basis, its share of high frequencies (Lin et al.). `boundary_ring`,
+      `ranks`
+    - **hybrid**: which half of hybrid images the model follows, and the frequency where that turns (Li et al.).
+      `frequencies`, `seeds`
+    - **minimal_perturbation**: the spectrum of the smallest perturbations that lead to the label of another image, and
+      f_0.5 (Li et al.); needs Foolbox. `norm`, `steps`, `repeats`, `seed`
+    - **band_accuracy**: accuracy on low-, high- and band-passed images, and under PGD confined to a band. `width`,
+      `eps`, `steps`, `attacked`
+    - **fourier_heatmap**: errors when one wave is added (Yin et al.). `norm`, `convention`, `every`, `layer`, `seed`,
+      `precision`
+    - **loss_landscape_low**, **loss_landscape_high**: the loss around the weights, on each half of the spectrum (Lin et
+      al.). `span`, `points`, `seed`
+
+    What they mean is in the documentation of `freqrob.diagnostics`. A run that was stopped goes on where it was; what
+    was measured once is not measured again.
     """
+    if cache and no_cache:
+        raise ValueError("cache: expected --cache or --no-cache, got both")
     from freqrob.data import load_dataset
     from freqrob.diagnostics import diagnose as measure
     from freqrob.diagnostics import expected_seconds
+    from freqrob.diagnostics.per_sample import Counted
     from freqrob.evaluation.ranks import rank_and_world
     from freqrob.models.sources import open_model
     from freqrob.provenance import provenance
@@ -86,70 +102,97 @@ def diagnose(
     folders = {name: out / re.sub(r"[^A-Za-z0-9.+=-]+", "_", name) for name in dict.fromkeys(models)}
     for folder in folders.values():
         check_writable(folder)
-    kept, where = cache or cache_folder() / "results", device_of_rank(device)
+    kept, where = None if no_cache else cache or cache_folder() / "results", device_of_rank(device)
     with warnings_as_lines():
         networks = {name: open_model(name, model_dir, dataset, threat_model) for name in folders}
     say_what_was_shipped(models, model_dir, dataset, threat_model)
     with progress_bars(quiet=rank() > 0) as (track, _log):
         chosen = load_dataset(dataset, "test", data, download=download, track=track)
     how = {"preset": preset, "only": only, "settings": _by_diagnostic(settings or [])}
-    seconds = sum(expected_seconds(net.to(where), chosen.images, **how) for net in networks.values())
-    seconds /= rank_and_world()[1]
+    _check_networks(networks, chosen)
+    seconds = 0.0
+    for name, network in networks.items():
+        with naming(name):
+            seconds += expected_seconds(network.to(where), chosen.images, chosen.labels, **how) / rank_and_world()[1]
+        network.cpu()
     if rank() == 0:
         Console(stderr=True).print(f"about {max(seconds / 60, 0.1):.1f} minutes, less what is done", highlight=False)
     options = {
         "--dataset": dataset, "--threat-model": threat_model, "--preset": preset, "--only": only, "--set": settings
     }  # fmt: skip
-    source, found = f"{dataset} test", {}
+    source, found, unmeasured = f"{dataset} test", {}, []
     try:
         with progress_bars(quiet=rank() > 0) as (track, _log):
             for name, network in networks.items():
                 about = {**provenance(command_line("diagnose", options, name)), "model": name, "source": source}
+                counted = Counted(prefixed(track, name))
                 with warnings_as_lines(name):
                     found[name] = measure(
                         network.to(where), chosen.images, chosen.labels, out=folders[name] if rank() == 0 else None,
-                        about=about, batch_size=batch_size, cache=kept, track=prefixed(track, name), **how,
+                        about=about, batch_size=batch_size, cache=kept, track=counted, **how,
                     )  # fmt: skip
+                unmeasured += [] if counted.items else [name]
                 network.cpu()
     except KeyboardInterrupt:
-        say_how_to_go_on(f"What was measured is kept in {kept}")
+        if kept is not None:
+            say_how_to_go_on(f"What was measured is kept in {kept}")
         raise typer.Exit(INTERRUPTED) from None
     if rank() == 0:
         _table(found)
+        if unmeasured:
+            say(f"{', '.join(unmeasured)}: all of it was kept from earlier runs in {kept}; --no-cache measures anew")
         Console().print(f"Wrote {', '.join(map(str, folders.values()))}", highlight=False, soft_wrap=True)
+
+
+def _check_networks(networks: dict[str, nn.Module], chosen: ImageSet) -> None:
+    """Raise ValueError, with its name, for a network on the CPU that gives no logits; say so of other classes."""
+    from freqrob.data.datasets import to_pixels
+    from freqrob.evaluation.checks import check_answers
+
+    for name, network in networks.items():
+        with naming(name):
+            classes = check_answers(network, to_pixels(chosen.images[:1]), chosen.labels).shape[1]
+        if classes != len(chosen.classes):
+            say(f"{name}: it tells {classes} classes apart, the data set has {len(chosen.classes)}")
 
 
 def _by_diagnostic(texts: list[str]) -> dict[str, dict[str, Any]]:
     """``["hybrid.seeds=[0]"]`` as ``{"hybrid": {"seeds": [0]}}``."""
     found: dict[str, dict[str, Any]] = {}
     for text in texts:
-        path, value = read_setting(text)
-        name, dot, key = path.partition(".")
-        if not (dot and key):
-            raise ValueError(f"--set: expected NAME.KEY=VALUE, got {text!r}")
+        name, _, setting = text.partition(".")
+        if not (name.isidentifier() and re.match(r"\w+=.", setting)):
+            raise ValueError(f"--set: expected NAME.KEY=VALUE, such as hybrid.seeds=[0,1], got {text!r}")
+        key, value = read_setting(setting)
         found.setdefault(name, {})[key] = value
     return found
 
 
 FIGURES = {
-    "ln B_low": ("jacobian", lambda measured: f"{measured.log_b_low:.2f}"),
+    "ln B_low": ("jacobian", lambda measured: _number(measured.log_b_low, ".2f")),
     "high-frequency share of the gradient": (
-        "sensitivity", lambda measured: f"{100 * measured.high_share.mean():.0f} %"
+        "sensitivity", lambda measured: _number(measured.mean_high_share, ".0%")
     ),
     "reversal frequency (cycles/pixel)": ("hybrid", lambda measured: _over_seeds(measured.reversal)),
     "half-power frequency f_0.5 (cycles/pixel)": (
-        "minimal_perturbation", lambda measured: f"{measured.half_power_frequency:.3f}"
+        "minimal_perturbation", lambda measured: _number(measured.half_power_frequency, ".3f")
     ),
     "smallest perturbation to a given label, median": (
         "minimal_perturbation", lambda measured: _distance(measured.quartiles[1], measured.norm, measured.success)
     ),
     "robust accuracy by band, low to high": (
         "band_accuracy", lambda measured: " ".join(f"{100 * share:.0f}" for share in measured.robust) + " %"
+        if len(measured.robust) else "not attacked"
     ),
     "mean under a wave": ("fourier_heatmap", lambda measured: _under_a_wave(measured.change.mean(), measured.layer)),
     "variation of the loss, low frequencies": ("loss_landscape_low", lambda measured: f"{measured.variation:.2f}"),
     "variation of the loss, high frequencies": ("loss_landscape_high", lambda measured: f"{measured.variation:.2f}"),
 }  # fmt: skip
+
+
+def _number(value: float, how: str) -> str:
+    """"none" for NaN: there was no gradient, or no perturbation."""
+    return "none" if value != value else f"{value:{how}}".replace("%", " %")
 
 
 def _distance(value: float, norm: str, success: Tensor) -> str:

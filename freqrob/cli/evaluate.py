@@ -156,7 +156,7 @@ def evaluate(
         with progress_bars(quiet=rank() > 0) as (track, _log):
             for name, network in networks.items():
                 how = {"batch_size": batch_size, "seed": seed, "cache": folder, "track": prefixed(track, name)}
-                with warnings_as_lines(name):
+                with warnings_as_lines(name), naming(name):
                     results = measure(network.to(where), chosen.images, chosen.labels, protocols=protocol,
                                       attacks=attacks, **how)  # fmt: skip
                     masking = _masking(network, chosen[:masking_images], white_box, masking_queries, how)
@@ -230,7 +230,16 @@ def say_what_was_shipped(models: list[str], model_dir: Path, dataset: str, threa
     for name in filter(re.compile(r"[\w.+-]+").fullmatch, models):
         own, ours = (checkpoint_path(name, folder, dataset, threat_model) for folder in (model_dir, shipped))
         if ours.is_file() and not own.is_file():
-            _say(f"{name}: none in {model_dir}, so this is the one that comes with freqrob")
+            say(f"{name}: none in {model_dir}, so this is the one that comes with freqrob")
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Let errors about a model say which one it is."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}" if str(error).startswith("model:") else str(error)) from error
 
 
 def _masking(
@@ -260,7 +269,7 @@ def warnings_as_lines(name: str = "") -> Iterator[None]:
     """Each warning once a model, as a line under its name; from one process."""
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        _say(f"{name}: {message}" if name else str(message))
+        say(f"{name}: {message}" if name else str(message))
 
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
@@ -268,7 +277,8 @@ def warnings_as_lines(name: str = "") -> Iterator[None]:
         yield
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """A line in yellow, from one process."""
     if rank() == 0:
         Console(stderr=True, soft_wrap=True).print(f"[yellow]{escape(text)}[/yellow]", highlight=False)
 

@@ -15,6 +15,7 @@ from freqrob.data.datasets import to_pixels
 from freqrob.defenses.neural_similarity import find_layer
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, per_sample, untracked
+from freqrob.models.sources import as_module
 from freqrob.parameters import check_counts, check_seeds
 
 Convention = Literal["yin", "gatheluck"]
@@ -117,6 +118,8 @@ def fourier_heatmap(
     every = coarseness(height, width) if every is None else every
     check_counts(every=every)
     check_seeds(seed=seed)
+    if layer:
+        find_layer(as_module(model), layer)
     frequencies = fourier_frequencies(height, width, every)
 
     def moved(model: nn.Module, numbers: Tensor, device: torch.device) -> dict[str, Tensor]:

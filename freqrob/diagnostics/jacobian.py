@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,7 +25,8 @@ class JacobianSpectrum(Measurement):
 
     Attributes:
         amplitude: (H, W//2+1) mean |rfft2| over images and channels, DC at [0, 0].
-        log_b_low: ln B_low of it; larger where low frequencies prevail; white noise has 3.53 at 32×32.
+        log_b_low: ln B_low of it; larger where low frequencies prevail; white noise has 3.53 at 32×32; NaN where all
+            gradients are zero.
         batch: of how many images the mean loss is differentiated.
         images: how many were measured.
     """
@@ -75,4 +77,5 @@ def jacobian_spectrum(
         amplitudes, model, images, labels, key=key, batch_size=batch_size, cache=cache, track=track, what="Jacobian"
     )
     amplitude = (found["amplitude"].sum(0) / len(images)).float()
-    return JacobianSpectrum(amplitude, log_b_low(amplitude).item(), batch, len(images))
+    found = log_b_low(amplitude).item() if amplitude.any() else nan
+    return JacobianSpectrum(amplitude, found, batch, len(images))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -9,7 +12,6 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from freqrob.attacks import classified, device_of
 from freqrob.data.datasets import check_labelled, to_pixels
@@ -98,12 +100,15 @@ def loss_landscape(
     steps = torch.linspace(-span, span, points, dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed)
     own = dict(model.named_parameters())
+    if not any(weight.ndim > 1 for weight in own.values()):
+        warnings.warn("model: it has no weights to move, so its landscape is flat", stacklevel=2)
     one, other = ({name: _direction(weight, generator) for name, weight in own.items()} for _ in range(2))
 
     def at(subject: nn.Module, point: Tensor) -> dict[str, Tensor]:
         a, b = steps[point.item() // points].item(), steps[point.item() % points].item()
         weights = {name: own[name] + a * one[name] + b * other[name] for name in own}
-        loss, correct = _loss(subject, weights, images, labels, batch_size)
+        with _moved(own, weights):
+            loss, correct = _loss(subject, images, labels, batch_size)
         return {"loss": loss[None], "accuracy": correct[None]}
 
     key = {"diagnostic": "loss_landscape", "span": span, "points": points, "seed": seed}
@@ -126,14 +131,25 @@ def _direction(weight: Tensor, generator: torch.Generator) -> Tensor:
     return noise * lengths[filters]
 
 
-def _loss(
-    model: nn.Module, weights: dict[str, Tensor], images: Tensor, labels: Tensor, batch_size: int
-) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy and accuracy of the model with other weights, float64."""
+@contextmanager
+def _moved(own: dict[str, nn.Parameter], weights: dict[str, Tensor]) -> Iterator[None]:
+    """Parameters that for a while are other weights; ``functional_call`` would be as good, but for scripted models."""
+    data = {name: parameter.data for name, parameter in own.items()}
+    try:
+        for name, parameter in own.items():
+            parameter.data = weights[name]
+        yield
+    finally:
+        for name, parameter in own.items():
+            parameter.data = data[name]
+
+
+def _loss(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy and accuracy, float64."""
     device = device_of(model, images)
     loss = correct = torch.zeros((), dtype=torch.float64)
     for some, classes in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-        logits = functional_call(model, weights, (to_pixels(some).to(device),))
+        logits = model(to_pixels(some).to(device))
         loss = loss + F.cross_entropy(logits, classes.to(device), reduction="sum").double().cpu()
         correct = correct + classified(logits, classes.to(device)).sum().double().cpu()
     return loss / len(images), correct / len(images)

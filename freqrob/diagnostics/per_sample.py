@@ -28,6 +28,17 @@ def untracked(items: Iterable, _what: str, _count: int) -> Iterable:
     return items
 
 
+class Counted:
+    """A ``track`` that counts what went through it."""
+
+    def __init__(self, track: Track) -> None:
+        self.track, self.items = track, 0
+
+    def __call__(self, items: Iterable, what: str, count: int) -> Iterable:
+        self.items += count
+        return self.track(items, what, count)
+
+
 def per_sample(
     measure: Measure,
     model: nn.Module,

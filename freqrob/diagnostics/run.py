@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -24,53 +24,55 @@ from freqrob.diagnostics.jacobian import jacobian_spectrum
 from freqrob.diagnostics.loss_landscape import loss_landscape
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.minimal_perturbation import minimal_perturbation
-from freqrob.diagnostics.per_sample import Track, untracked
+from freqrob.diagnostics.per_sample import Counted, Track, untracked
 from freqrob.diagnostics.sensitivity import sensitivity
+from freqrob.evaluation.checks import check_answers, check_gradient, warn_of_model
+from freqrob.evaluation.ranks import rank_and_world
+from freqrob.evaluation.samples import model_hash
 from freqrob.models.layout import channels_last
 from freqrob.models.registry import nearest_names
 from freqrob.models.sources import as_module
-from freqrob.parameters import fits, keyword_hints, shown_hint
+from freqrob.parameters import check_counts, fits, keyword_hints, shown_hint
 from freqrob.spectral.longtail import split
 
 Preset = Literal["quick", "full"]
+Settings = Mapping[str, Mapping[str, Any]]
+NONE: Settings = MappingProxyType({})
+PROBED = 20  # images on which a model is tried before it is measured
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How a preset measures: on how many images (all if 0), with which settings, how often the network sees each.
+class Diagnostic:
+    """A measurement that a preset plans.
 
-    ``passes`` counts forward passes of an image; a backward pass counts as two, what is not the network's as so many
-    passes of an rn20 as take the time. Passes and settings that depend on the images' size are functions of (height,
-    width). ``sees`` makes of the images what is measured on; ``package`` is what it needs besides freqrob's own
-    dependencies.
+    Attributes:
+        measure: called as measure(model, images, labels, **settings).
+        passes: how often the network sees each image, of the settings, ``images`` and ``size`` (height, width). A
+            backward pass counts as two, what is not the network's as so many passes of an rn20 as take the time.
+        sees: makes of the images what is measured on.
+        gradients: whether it needs the gradient with respect to the images.
+        package: what it needs besides freqrob's own dependencies.
     """
 
     measure: Callable[..., Measurement]
-    images: int
-    passes: int | Callable[[int, int], int]
-    settings: dict[str, Any] = field(default_factory=dict)
+    passes: Callable[..., float]
     sees: Callable[[Tensor], Tensor] = lambda images: images
+    gradients: bool = False
     package: str = ""
 
     @property
     def is_possible(self) -> bool:
         return not self.package or find_spec(self.package) is not None
 
-    def with_settings(self, given: Mapping[str, Any]) -> Plan:
-        """The plan with other settings, the number of images among them. Raises ValueError."""
-        known = {"images": int, **keyword_hints(self.measure)}
-        del known["cache"], known["track"]
-        settings = {**self.settings, **given}
-        for name, value in given.items():
-            if name not in known:
-                near = nearest_names(name, known)
-                raise ValueError(f"no setting {name!r}, expected any of {', '.join(known)}.{near}")
-            if not fits(value, known[name]):
-                raise ValueError(f"{name}: expected {shown_hint(known[name])}, got {value!r}")
-        images = settings.pop("images", self.images)
-        if images < 0:
-            raise ValueError(f"images: expected how many, or 0 for all, got {images}")
-        return replace(self, images=images, settings=settings)
+    @property
+    def hints(self) -> dict[str, Any]:
+        """The types of its settings by name, the number of images among them."""
+        hints = {"images": int, **keyword_hints(self.measure)}
+        return {name: hint for name, hint in hints.items() if name not in ("cache", "track")}
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return {name: parameter.default for name, parameter in signature(self.measure).parameters.items()}
 
 
 def low_half(images: Tensor) -> Tensor:
@@ -90,33 +92,62 @@ def twice_as_coarse(height: int, width: int) -> int:
     return 2 * coarseness(height, width)
 
 
-def waves(height: int, width: int, every: Callable[[int, int], int] = coarseness) -> int:
-    """How many waves a heat map has."""
-    return len(fourier_frequencies(height, width, every(height, width)))
+def _gradient_passes(**_: Any) -> float:
+    return 3
 
 
-PRESETS: dict[str, dict[str, Plan]] = {
+def _hybrid_passes(*, frequencies: Sequence[float], seeds: Sequence[int], **_: Any) -> float:
+    return len(frequencies) * len(seeds)
+
+
+def _perturbation_passes(*, repeats: int, steps: int, **_: Any) -> float:
+    return repeats * (200 + steps)  # 200 for the starts
+
+
+def _band_passes(*, images: int, attacked: int | None, steps: int, **_: Any) -> float:
+    share = min(images if attacked is None else attacked, images) / images
+    return 70 + share * 5 * 3 * steps  # 3 filters of some 23 rings; 5 bands
+
+
+def _heatmap_passes(*, size: tuple[int, int], every: int | None, **_: Any) -> float:
+    return len(fourier_frequencies(*size, every or coarseness(*size)))
+
+
+def _landscape_passes(*, points: int, **_: Any) -> float:
+    return points**2
+
+
+DIAGNOSTICS = {
+    "jacobian": Diagnostic(jacobian_spectrum, _gradient_passes, gradients=True),
+    "sensitivity": Diagnostic(sensitivity, _gradient_passes, gradients=True),
+    "hybrid": Diagnostic(hybrid_reliance, _hybrid_passes),
+    "minimal_perturbation": Diagnostic(minimal_perturbation, _perturbation_passes, gradients=True, package="foolbox"),
+    "band_accuracy": Diagnostic(band_accuracy, _band_passes, gradients=True),
+    "fourier_heatmap": Diagnostic(fourier_heatmap, _heatmap_passes),
+    "loss_landscape_low": Diagnostic(loss_landscape, _landscape_passes, low_half),
+    "loss_landscape_high": Diagnostic(loss_landscape, _landscape_passes, high_half),
+}
+# Settings, with how many images (all if 0); those that depend on the images' size are functions of (height, width).
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "quick": {
-        "jacobian": Plan(jacobian_spectrum, 500, 3),
-        "sensitivity": Plan(sensitivity, 500, 3),
-        "hybrid": Plan(hybrid_reliance, 300, 18, {"seeds": (0,)}),
-        "minimal_perturbation": Plan(
-            minimal_perturbation, 20, 250, {"steps": 50, "repeats": 1, "batch_size": 20}, package="foolbox"
-        ),
-        "band_accuracy": Plan(band_accuracy, 100, 130, {"steps": 10, "attacked": 40}),
-        "fourier_heatmap": Plan(fourier_heatmap, 60, partial(waves, every=twice_as_coarse), {"every": twice_as_coarse}),
-        "loss_landscape_low": Plan(loss_landscape, 60, 81, {"points": 9}, low_half),
-        "loss_landscape_high": Plan(loss_landscape, 60, 81, {"points": 9}, high_half),
+        "jacobian": {"images": 500},
+        "sensitivity": {"images": 500},
+        "hybrid": {"images": 300, "seeds": (0,)},
+        "minimal_perturbation": {"images": 20, "steps": 50, "repeats": 1, "batch_size": 20},
+        "band_accuracy": {"images": 100, "steps": 10, "attacked": 40},
+        "fourier_heatmap": {"images": 60, "every": twice_as_coarse},
+        "loss_landscape_low": {"images": 60, "points": 9},
+        "loss_landscape_high": {"images": 60, "points": 9},
     },
     "full": {
-        "jacobian": Plan(jacobian_spectrum, 0, 3),
-        "sensitivity": Plan(sensitivity, 0, 3),
-        "hybrid": Plan(hybrid_reliance, 0, 72, {"seeds": (0, 1, 2, 3)}),
-        "minimal_perturbation": Plan(minimal_perturbation, 1000, 3400, {"batch_size": 20}, package="foolbox"),
-        "band_accuracy": Plan(band_accuracy, 0, 100, {"attacked": 1000}),
-        "fourier_heatmap": Plan(fourier_heatmap, 1000, waves),
-        "loss_landscape_low": Plan(loss_landscape, 1000, 441, sees=low_half),
-        "loss_landscape_high": Plan(loss_landscape, 1000, 441, sees=high_half),
+        "jacobian": {"images": 0},
+        "sensitivity": {"images": 0},
+        "hybrid": {"images": 0},
+        "minimal_perturbation": {"images": 1000, "batch_size": 20},
+        "band_accuracy": {"images": 0, "attacked": 1000},
+        "fourier_heatmap": {"images": 1000},
+        "loss_landscape_low": {"images": 1000},
+        "loss_landscape_high": {"images": 1000},
     },
 }
 
@@ -124,25 +155,25 @@ PRESETS: dict[str, dict[str, Plan]] = {
 def expected_seconds(
     model: nn.Module,
     images: Tensor,
+    labels: Tensor,
     *,
     preset: Preset = "quick",
     only: Sequence[str] = (),
-    settings: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    settings: Settings = NONE,
 ) -> float:
-    """About how long ``diagnose`` takes, from the time of one batch; of settings, the images alone are counted.
-
-    Raises ValueError as ``diagnose``.
-    """
-    plans, model = _chosen(preset, only, settings), as_module(model)
+    """About how long ``diagnose`` takes, from the time of one batch. Raises what it does before it measures."""
+    plans, model = _checked(model, images, labels, preset, only, settings), as_module(model)
     batch = to_pixels(images[:64]).to(device_of(model, images))
     with evaluating(model) as subject, channels_last(subject), torch.no_grad():
         subject(batch)
         began = time.perf_counter()
         subject(batch).sum().item()
         each = (time.perf_counter() - began) / len(batch)
-    return each * sum(
-        _at_size(plan.passes, images) * min(plan.images or len(images), len(images)) for plan in plans.values()
-    )
+    size, seen = tuple(images.shape[-2:]), 0
+    for name, its in plans.items():
+        given = {**DIAGNOSTICS[name].defaults, **its, "images": min(its["images"] or len(images), len(images))}
+        seen += given["images"] * DIAGNOSTICS[name].passes(size=size, **given)
+    return each * seen
 
 
 def diagnose(
@@ -152,7 +183,7 @@ def diagnose(
     *,
     preset: Preset = "quick",
     only: Sequence[str] = (),
-    settings: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    settings: Settings = NONE,
     out: str | Path | None = None,
     about: Mapping[str, Any] | None = None,
     batch_size: int | None = None,
@@ -168,11 +199,12 @@ def diagnose(
             same.
         preset: ``"quick"``, under a minute for a small model on two cores, with every other frequency of the heat map;
             ``"full"``, what a paper would show.
-        only: the diagnostics to run, of ``PRESETS[preset]``; all by default, but those whose package is not installed,
-            of which a warning tells.
+        only: the diagnostics to run, of ``DIAGNOSTICS``; all by default, but those whose package is not installed, of
+            which a warning tells.
         settings: what replaces the preset's, by diagnostic: ``{"fourier_heatmap": {"norm": 2.0, "images": 200}}``; the
             names are those of the diagnostic's function, and ``"images"`` is how many (0 for all).
-        out: a folder where each is saved, as ``<name>.npz`` and ``<name>.json``; a layer's as ``<name>_<layer>``.
+        out: a folder where each is saved, as ``<name>.npz`` and ``<name>.json``; a layer's as ``<name>_<layer>``. The
+            JSON says which network it was (``model_hash``), and whether all of it came ``from_cache``.
         about: what the JSON says besides, such as the model's name and the provenance.
         batch_size: images at a time; by default 250 of 32×32 pixels, fewer of larger ones.
         cache: a folder where what is measured is kept, so that a run that was stopped goes on.
@@ -182,47 +214,114 @@ def diagnose(
         What was measured, by the diagnostic's name.
 
     Raises:
-        ValueError: an unknown preset, diagnostic or setting, or images and labels that do not fit.
+        TypeError: no model.
+        ValueError: before anything is measured: an unknown preset, diagnostic or setting, or one out of range; images
+            and labels that do not fit; a model that does not give logits of the images, for each label, or no gradient
+            where a diagnostic needs it.
         ImportError: one of ``only`` needs a package that is not installed.
+
+    Warns of a model that is randomised, gives probabilities or what is not finite, or has zero gradients.
     """
-    check_labelled(images, labels)
-    plans, found = _chosen(preset, only, settings), {}
-    for name in () if only else PRESETS[preset].keys() - plans.keys():
-        warnings.warn(f"{name} is left out: it needs {PRESETS[preset][name].package}", stacklevel=2)
+    plans, found = _checked(model, images, labels, preset, only, settings), {}
+    for name in () if only else DIAGNOSTICS.keys() - plans.keys():
+        warnings.warn(f"{name} is left out: it needs {DIAGNOSTICS[name].package}", stacklevel=2)
     if batch_size is None:
         batch_size = max(8, min(250, 250 * 32 * 32 // images[0, 0].numel()))
-    how = {"batch_size": batch_size, "cache": cache and Path(cache), "track": track}
+    check_counts(batch_size=batch_size)
+    model = as_module(model)
+    with evaluating(model) as subject:
+        warn_of_model(subject, *_probe(model, images, labels), gradients=bool(_needing_gradients(plans)))
     if (labels.diff() >= 0).all():
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
         images, labels = images[order], labels[order]
-    for name, plan in plans.items():
-        chosen = slice(plan.images or None)
-        its = {key: _at_size(value, images) for key, value in plan.settings.items()}
-        found[name] = plan.measure(model, plan.sees(images[chosen]), labels[chosen], **{**how, **its})
+    about = {**(about or {}), "model_hash": model_hash(model)} if out is not None else {}
+    for name, its in plans.items():
+        chosen, measured = slice(its.pop("images") or None), Counted(track)
+        how = {"batch_size": batch_size, "cache": cache and Path(cache), "track": measured, **its}
+        diagnostic = DIAGNOSTICS[name]
+        found[name] = diagnostic.measure(model, diagnostic.sees(images[chosen]), labels[chosen], **how)
         if out is not None:
-            found[name].save(out, name, about)
+            found[name].save(out, name, {**about, "from_cache": not measured.items})
     return found
 
 
-def _at_size(value: Any, images: Tensor) -> Any:
-    """What a plan says of images of this size."""
-    return value(*images.shape[-2:]) if callable(value) else value
+def _checked(
+    model: nn.Module, images: Tensor, labels: Tensor, preset: Preset, only: Sequence[str], settings: Settings
+) -> dict[str, dict[str, Any]]:
+    """The settings of each diagnostic that is to be run. Raises what can be raised before anything is measured."""
+    check_labelled(images, labels)
+    plans, model = _planned(preset, only, settings, tuple(images.shape[-2:])), as_module(model)
+    some, _ = _probe(model, images, labels)
+    with evaluating(model) as subject:
+        check_answers(subject, some, labels)
+        if needing := _needing_gradients(plans):
+            check_gradient(subject, some, ", ".join(needing))
+    for name in settings if rank_and_world()[1] == 1 else ():
+        _try_settings(name, model, images, labels, plans[name])
+    return plans
 
 
-def _chosen(preset: Preset, only: Sequence[str], settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Plan]:
+def _planned(
+    preset: Preset, only: Sequence[str], settings: Settings, size: tuple[int, int]
+) -> dict[str, dict[str, Any]]:
+    """The settings of each diagnostic, of the right names and types."""
     if preset not in get_args(Preset):
         raise ValueError(f"preset: expected one of {', '.join(get_args(Preset))}, got {preset!r}")
-    plans = PRESETS[preset]
+    if isinstance(only, str):
+        raise ValueError(f"only: expected a sequence of names, such as [{only!r}], got {only!r}")
     for name in only:
-        if name not in plans:
-            raise ValueError(f"only: got {name!r}, expected some of {', '.join(plans)}.{nearest_names(name, plans)}")
-    chosen = {name: plans[name] for name in only or plans if only or plans[name].is_possible}
+        if name not in DIAGNOSTICS:
+            near = nearest_names(name, DIAGNOSTICS)
+            raise ValueError(f"only: got {name!r}, expected some of {', '.join(DIAGNOSTICS)}.{near}")
+    chosen = [name for name in only or DIAGNOSTICS if only or DIAGNOSTICS[name].is_possible]
     for name, given in settings.items():
         if name not in chosen:
             near = nearest_names(name, chosen)
             raise ValueError(f"settings: {name!r} is not measured, expected any of {', '.join(chosen)}.{near}")
-        try:
-            chosen[name] = chosen[name].with_settings(given)
-        except ValueError as error:
-            raise ValueError(f"settings of {name}: {error}") from error
-    return chosen
+        _check_types(name, given)
+    plans = {name: {**PRESETS[preset][name], **settings.get(name, {})} for name in chosen}
+    return {
+        name: {key: value(*size) if callable(value) else value for key, value in its.items()}
+        for name, its in plans.items()
+    }
+
+
+def _check_types(name: str, given: Mapping[str, Any]) -> None:
+    hints = DIAGNOSTICS[name].hints
+    for key, value in given.items():
+        if key not in hints:
+            near = nearest_names(key, hints)
+            raise ValueError(f"settings of {name}: no setting {key!r}, expected any of {', '.join(hints)}.{near}")
+        if not fits(value, hints[key]):
+            raise ValueError(f"settings of {name}: {key}: expected {shown_hint(hints[key])}, got {value!r}")
+    if given.get("images", 0) < 0:
+        raise ValueError(f"settings of {name}: images: expected how many, or 0 for all, got {given['images']}")
+
+
+class _Begins(Exception):
+    """A diagnostic has found its settings fit, and would begin to measure."""
+
+
+def _try_settings(name: str, model: nn.Module, images: Tensor, labels: Tensor, its: Mapping[str, Any]) -> None:
+    """Raise ValueError for settings out of range, which a diagnostic finds out before it tracks what it measures."""
+
+    def begin(*_: Any) -> Iterable:
+        raise _Begins
+
+    given, chosen = {key: value for key, value in its.items() if key != "images"}, slice(its["images"] or None)
+    try:
+        DIAGNOSTICS[name].measure(model, images[chosen], labels[chosen], **given, track=begin)
+    except _Begins:
+        return
+    except ValueError as error:
+        raise ValueError(f"settings of {name}: {error}") from error
+
+
+def _probe(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """A few images as pixels, and their labels, where the model is."""
+    device = device_of(model, images)
+    return to_pixels(images[:PROBED]).to(device), labels[:PROBED].to(device)
+
+
+def _needing_gradients(plans: Iterable[str]) -> list[str]:
+    return [name for name in plans if DIAGNOSTICS[name].gradients]

@@ -31,7 +31,8 @@ class Sensitivity(Measurement):
         ranks: whose frequencies are kept, from 0.
         radii: (N, ranks) frequency of each image's coefficient of that rank.
         boundary: where the high frequencies begin.
-        high_share: (N,) share of each gradient's power at or above ``boundary``, all of the spectrum, channels' mean.
+        high_share: (N,) share of each gradient's power at or above ``boundary``, all of the spectrum, channels' mean;
+            NaN where the gradient is zero.
         images: N.
     """
 
@@ -46,6 +47,11 @@ class Sensitivity(Measurement):
     boundary: float
     high_share: Tensor
     images: int
+
+    @property
+    def mean_high_share(self) -> float:
+        """Over the images that have a gradient; NaN if none has."""
+        return self.high_share.nanmean().item()
 
 
 def sensitivity(
@@ -89,8 +95,7 @@ def sensitivity(
         gradient = input_gradient(model, to_pixels(images[numbers]).to(device), labels[numbers].to(device)).mean(1)
         magnitude, order = rfft2(gradient).abs().flatten(1).sort(dim=1, descending=True)
         power = ring_sum(gradient, rings).double()
-        total = power.sum(1)
-        high = power[:, boundary_ring:].sum(1) / torch.where(total > 0, total, 1)
+        high = power[:, boundary_ring:].sum(1) / power.sum(1)
         radii = radius[order[:, list(ranks)].cpu()]
         missing = batch_size - len(numbers)  # of the last batch
         each = {"radii": pad(radii, (0, 0, 0, missing)), "high": pad(high, (0, missing))}

@@ -96,7 +96,8 @@ def evaluate(
 
     Raises:
         TypeError: no nn.Module and no Foolbox model.
-        ValueError: an unknown protocol, no images, or labels that do not fit.
+        ValueError: an unknown protocol, no images, labels that do not fit, or a model that does not give logits of the
+            images.
         ImportError: AutoAttack or Square without a package that has them.
         OSError: the cache cannot be written.
 

@@ -12,13 +12,61 @@ from freqrob.attacks import input_gradient
 SAME = 1e-4  # of the logits' norm: what two passes may differ by; AutoAttack's packages take the same
 
 
-def warn_of_model(model: nn.Module, images: Tensor, labels: Tensor, *, gradients: bool) -> None:
-    """Warn of a model that is randomised or gives probabilities and, with ``gradients``, of gradients that are zero.
+def check_answers(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """The logits of images on a model's device. Raises ValueError unless they are (N, K), with one for each label."""
+    try:
+        with torch.no_grad():
+            logits = model(images)
+    except Exception as error:  # whatever a network raises
+        raise ValueError(f"model: {_failure(images, error)}") from error
+    if not isinstance(logits, Tensor):
+        raise ValueError(f"model: expected it to give logits (N, K), got a {type(logits).__name__}")
+    if logits.ndim != 2 or len(logits) != len(images) or not logits.is_floating_point():
+        got = f"{tuple(logits.shape)} {logits.dtype} of {len(images)} images"
+        raise ValueError(f"model: expected it to give logits (N, K), got {got}")
+    classes = logits.shape[1]
+    if classes <= labels.max():
+        raise ValueError(f"model: expected {labels.max() + 1} classes or more, as the labels have, got {classes}")
+    return logits
 
-    Args as for an attack: (N, C, H, W) in [0, 1] and (N,) int64, on the model's device.
+
+def check_gradient(model: nn.Module, images: Tensor, needed_by: str) -> None:
+    """Raise ValueError unless a model's logits have a gradient with respect to the images; as ``check_answers``."""
+    with torch.inference_mode(False), torch.enable_grad():
+        images = images.detach().clone().requires_grad_()
+        try:
+            logits = model(images)
+            found = logits.requires_grad and torch.autograd.grad(logits.sum(), images, allow_unused=True)[0] is not None
+        except Exception as error:
+            raise ValueError(f"model: with gradients {_failure(images, error)}") from error
+    if not found:
+        raise ValueError(
+            "model: its logits have no gradient with respect to the images (is it under torch.no_grad, or does it "
+            f"round?), which is needed by {needed_by}"
+        )
+
+
+def _failure(images: Tensor, error: Exception) -> str:
+    reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+    return f"it fails on images {tuple(images.shape)} {images.dtype}: {reason}"
+
+
+def warn_of_model(model: nn.Module, images: Tensor, labels: Tensor, *, gradients: bool) -> None:
+    """Warn of a model that is randomised, gives probabilities or what is not finite, or has gradients that are zero.
+
+    Args as for an attack: (N, C, H, W) in [0, 1] and (N,) int64, on the model's device. Gradients only with
+    ``gradients``. Raises as ``check_answers``.
     """
+    first = check_answers(model, images, labels)
     with torch.no_grad():
-        first, second = model(images), model(images)
+        second = model(images)
+    broken = int((~first.isfinite().all(1)).sum())
+    if broken:
+        warnings.warn(
+            f"model: its logits are NaN or infinite at {broken} of {len(images)} images, which count as misclassified; "
+            "their gradients are NaN",
+            stacklevel=2,
+        )
     if bool(((first - second).norm(dim=1) > SAME * first.norm(dim=1)).any()):
         warnings.warn(
             "model: it is randomised (two passes over the same images differ), so that gradients and accuracies are "
@@ -37,7 +85,8 @@ def warn_of_model(model: nn.Module, images: Tensor, labels: Tensor, *, gradients
         if zero:
             warnings.warn(
                 f"model: the gradient of the loss is zero at {zero} of {len(images)} images, where attacks by gradient "
-                "see nothing and look weaker than they are; measure square or autoattack as well",
+                "see nothing and look weaker than they are, and spectra of gradients say nothing; measure square or "
+                "autoattack as well",
                 stacklevel=2,
             )
 

@@ -184,7 +184,7 @@ def _made(records: Records, links: Links) -> list[dict[str, Any]]:
     for subject, what, origin in origins(records):
         if origin.path is not None:
             said = {key: origin.about.get(key, "") for key in ("command", "date", "machine", "commit", "versions")}
-            said["source"] = origin.source
+            said |= {"source": origin.source, "from_cache": origin.about.get("from_cache", False)}
             group = groups.setdefault(json.dumps(said, sort_keys=True, default=str), {**said, "files": {}})
             group["files"].setdefault(subject, []).append((what, links[origin.path]))
     return list(groups.values())

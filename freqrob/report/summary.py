@@ -168,7 +168,7 @@ _DIAGNOSTICS = (
     _Diagnostic(
         "high_share", "sensitivity", Markup("HFC share"), "higher where high frequencies prevail",
         "The share of the input gradient’s power that lies in the high frequencies (Lin et al.).",
-        "%", 1, lambda m: m.high_share.mean().item(),
+        "%", 1, lambda m: m.mean_high_share,
     ),
     _Diagnostic(
         "loss_variation_low", "loss_landscape_low", Markup("variation, LFC"), "0 where the loss is flat",
