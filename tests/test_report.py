@@ -448,6 +448,15 @@ def test_what_was_not_measured_alike_is_not_compared(tmp_path):
     assert "in band_accuracy, fourier_heatmap, hybrid, loss_landscape, minimal_perturbation: the captions" in caveat
 
 
+def test_a_smaller_report_leaves_no_figures_of_a_larger_one(runs, tmp_path):
+    write_report(runs, tmp_path, cards=False)
+    (tmp_path / "figures" / "mine.png").write_text("")
+    before = {path.name for path in (tmp_path / "data").rglob("*.npz")}
+    write_report([runs[3]], tmp_path, cards=False)
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"mine.png", "spectra.svg", "spectra.png"}
+    assert {path.name for path in (tmp_path / "data").rglob("*.npz")} == before
+
+
 def test_captions_say_what_was_not_measured_alike(tmp_path):
     page = write_report([unlike_runs(tmp_path / "runs")], tmp_path / "out").read_text()
     captions = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ def write_report(
 
     ``index.html`` needs no other file. Beside it: its numbers, ``results.json`` and ``results.csv``; its figures in
     ``figures/``, as SVG and PNG; what they were read from, in ``data/``. Each file is complete before it replaces an
-    earlier one, the page comes last.
+    earlier one, the page comes last. Figures of an earlier report that this one has not are removed; data stay.
 
     Args:
         runs: folders that ``freqrob diagnose`` wrote, and JSON files of ``freqrob evaluate`` and ``freqrob
@@ -75,12 +76,25 @@ def write_report(
     for picture in track(drawn.values(), "figures", len(drawn)):
         picture.save(out / "figures")
     about = provenance(command)
+    earlier = _figures_of(out / "results.json") - drawn.keys()
     summary = columns(records.models)
-    content = {"findings": [one.striptags() for one in findings(records, summary)], **as_dict(records, links)}
-    write_json(out / "results.json", {**about, **content})
+    found = [one.striptags() for one in findings(records, summary)]
+    write_json(out / "results.json", {**about, "findings": found, "figures": [*drawn], **as_dict(records, links)})
     write_csv(out / "results.csv", list(tidy_rows(records)), COLUMNS)
     write_text(out / "index.html", render(records, drawn, links, about, title=title, gallery=gallery))
+    for name in earlier:
+        for kind in ("svg", "png"):
+            (out / "figures" / f"{name}.{kind}").unlink(missing_ok=True)
     return out / "index.html"
+
+
+def _figures_of(results: Path) -> set[str]:
+    """The names of the figures of an earlier report; none if there was none."""
+    try:
+        names = json.loads(results.read_text(encoding="utf-8"))["figures"]
+        return {name for name in names if re.fullmatch(r"[\w.+-]+", name)}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
 
 
 def render(
