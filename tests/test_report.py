@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import LogNorm
 from PIL import Image
 from test_plots import HYBRID, PERTURBATIONS
 from typer.testing import CliRunner
@@ -42,7 +43,7 @@ from freqrob.models.checkpoints import card_path
 from freqrob.report import write_report
 from freqrob.report.conditions import described
 from freqrob.report.data import COLUMNS, copy_data
-from freqrob.report.figures import VARIABLES, png_uri
+from freqrob.report.figures import VARIABLES, Picture, Scale, png_uri
 from freqrob.report.findings import caveats, findings
 from freqrob.report.pictures import pictures
 from freqrob.report.records import Accuracy, Measured, ModelRecord, Origin, Records, read_runs
@@ -263,6 +264,21 @@ def test_every_figure_is_a_file_too(page, out):
             assert min(picture.size) > 300
     drawn = (out / "figures" / "hybrid.svg").read_text()
     assert "pgd_at_tiny" in drawn and r"&lt;script&gt;alert($\frac$)" in drawn, "the legend"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (2.31, 4.7, ["2.5", "3", "3.5", "4", "4.5"]),
+        (2.31, 2.36, ["2.31", "2.32", "2.33", "2.34", "2.35", "2.36"]),
+        (4.0, 9.0, ["4", "5", "6", "7", "8", "9"]),
+        (0.3, 4.0, ["0.5", "1", "2"]),
+        (0.02, 90.0, ["0.1", "1", "10"]),
+    ],
+)
+def test_a_logarithmic_colour_bar_has_numbers_in_every_range(low, high, ticks):
+    drawn = Picture("bar", "", [], scale=Scale(LogNorm(low, high), "loss")).inline_scale()
+    assert re.findall(r">([\d.]+)</text>", drawn) == ticks
 
 
 def test_figures_follow_the_page_from_light_to_dark(page):

@@ -22,7 +22,7 @@ from matplotlib.colors import LogNorm, Normalize, to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.markers import MarkerStyle
-from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 from torch import Tensor
 
 from freqrob.files import temporary_beside, write_synced
@@ -183,14 +183,21 @@ def _colour_bar(figure: Figure, scale: Scale, **where: Any) -> None:
         ScalarMappable(scale.norm, "viridis"), label=scale.label, **{"orientation": "horizontal", **where}
     )
     if isinstance(scale.norm, LogNorm):
-        low, high = scale.norm.vmin, scale.norm.vmax
-        steps = (1, 2, 5) if high / low < 1e3 else (1,)
-        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        ticks = [step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high]
+        ticks = _logarithmic_ticks(scale.norm.vmin, scale.norm.vmax)
         bar.ax.xaxis.set_major_locator(FixedLocator(ticks))
-        bar.ax.xaxis.set_major_formatter(FixedFormatter([f"{tick:g}" for tick in ticks]))
+        bar.ax.xaxis.set_major_formatter(FixedFormatter([f"{tick:.10g}" for tick in ticks]))
         bar.ax.xaxis.set_minor_locator(NullLocator())
     bar.outline.set_visible(False)
+
+
+def _logarithmic_ticks(low: float, high: float) -> list[float]:
+    """Powers of ten; over less than three decades 2 and 5 times these too; even steps where those are too few."""
+    steps = (1, 2, 5) if high / low < 1e3 else (1,)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high]
+    if len(ticks) > 1:
+        return ticks
+    return [tick for tick in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= tick <= high]
 
 
 def _svg(figure: Figure) -> bytes:
