@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -92,10 +93,22 @@ def test_bands_of_another_kind(axes):
         plots.plot_bands(axes, {"one": BANDS}, "middle")
 
 
+def test_bands_of_robust_accuracy_are_named_to_the_digit(axes):
+    begins = torch.tensor([0, 0.0625, 0.125, 0.25, 0.5])
+    plots.plot_robust_bands(axes, {"one": replace(BANDS, robust=torch.rand(5), robust_frequencies=begins)})
+    axes.figure.set_size_inches(4.6, 3.2)
+    axes.figure.canvas.draw()
+    labels = axes.get_xticklabels()
+    assert [label.get_text() for label in labels] == [
+        "0–\n0.0625", "0.0625–\n0.125", "0.125–\n0.25", "0.25–\n0.5", "0.5–\n0.71",
+    ]  # fmt: skip
+    extents = [label.get_window_extent() for label in labels]
+    assert all(one.x1 < other.x0 for one, other in pairwise(extents))
+
+
 def test_robust_accuracy_by_band(axes):
     plots.plot_robust_bands(axes, {"one": BANDS})
     assert np.allclose(line(axes, "one")[:, 1], BANDS.robust)
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["0–0.12", "0.12–0.5", "0.5–0.71"]
 
 
 def test_sensitivity_by_rank(axes):

@@ -8,6 +8,7 @@ and Ito's, which the colour-blind can tell apart, a marker and a dash: ``styles`
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -310,9 +311,8 @@ def plot_robust_bands(axes: Axes, models: Mapping[str, BandAccuracy], styles: St
     """Robust accuracy where PGD's perturbation is confined to a band of rings, of which all models have the same."""
     for name, measured, style in _styled(models, styles):
         axes.plot(range(len(measured.robust)), measured.robust.numpy(), label=name, **style)
-        ends = [*measured.robust_frequencies.tolist()[1:], 0.5**0.5]
-        bands = zip(measured.robust_frequencies.tolist(), ends, strict=True)
-        axes.set_xticks(range(len(ends)), [f"{begin:.2g}–{end:.2g}" for begin, end in bands])
+        ends = [*(f"{frequency:.4g}" for frequency in measured.robust_frequencies.tolist()), f"{0.5**0.5:.2f}"]
+        axes.set_xticks(range(len(measured.robust)), [f"{begin}–\n{end}" for begin, end in pairwise(ends)])
     axes.set(xlabel=f"{FREQUENCY} of the perturbation", ylabel="robust accuracy")
     _shares(axes)
 
