@@ -289,6 +289,11 @@ def test_figures_follow_the_page_from_light_to_dark(page):
     assert "var(--series-0)" in body and "var(--ink)" in body
 
 
+def test_arrows_point_where_axes_go(page):
+    arrows = dict(re.findall(r'id="figure-([\w.]+)"(?:(?!</figure>).)*<p class="axes">→ [^→]*?([↑↓])', page, re.DOTALL))
+    assert arrows == {"jacobian": "↓", "loss_landscapes": "↑", "fourier_heatmap": "↓", "fourier_heatmap_block.0": "↓"}
+
+
 def test_images_stand_beside_their_twins(page):
     pictures = [attributes for tag, attributes in Tags(page).found if tag == "img" and "natural" in attributes["alt"]]
     assert [picture["alt"] for picture in pictures] == [f"{c}, natural image {n}" for n, c in enumerate(

@@ -86,6 +86,7 @@ class Picture:
         legend: of names, how each is drawn, as ``plots.styles`` gives it.
         scale: of the colours.
         labels: of the axes, when all panels share them and do without their own.
+        downward: whether the vertical axis runs down.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Picture:
     legend: Mapping[str, Mapping[str, Any]] | None = None
     scale: Scale | None = None
     labels: tuple[str, str] | None = None
+    downward: bool = False
 
     def inline(self) -> list[tuple[str, Markup]]:
         """Each panel's title, and the panel as an SVG element that takes its colours from the page."""

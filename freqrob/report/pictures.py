@@ -46,7 +46,8 @@ def _jacobian(records: Records, _styles: plots.Styles) -> Iterator[Picture]:
             for name, measured in models.items()
         ]
         scale = Scale(LogNorm(*limits), "mean |DFT| of the gradient ÷ its mean over the map")
-        yield Picture("jacobian", "Spectra of input gradients as maps.", panels, MAP, scale=scale, labels=AXES)
+        about = "Spectra of input gradients as maps."
+        yield Picture("jacobian", about, panels, MAP, scale=scale, labels=AXES, downward=True)
 
 
 def _sensitivity(records: Records, styles: plots.Styles) -> Iterator[Picture]:
@@ -92,7 +93,7 @@ def _perturbations(records: Records, styles: plots.Styles) -> Iterator[Picture]:
         ]
         scale = Scale(LogNorm(*limits), "mean |DFT|² ÷ its mean over the map")
         about = "Spectra of minimal adversarial perturbations as maps."
-        yield Picture("perturbation_spectra", about, panels, MAP, scale=scale, labels=AXES)
+        yield Picture("perturbation_spectra", about, panels, MAP, scale=scale, labels=AXES, downward=True)
         profiles = partial(plots.plot_perturbation_profiles, models=models, styles=styles)
         panels = [Panel("radial profiles", profiles)]
         for some in _by_norm(models, lambda found: found.norm):
@@ -132,7 +133,7 @@ def _heatmaps(records: Records, _styles: plots.Styles) -> Iterator[Picture]:
         ]
         what = f"move of the features of {layer}" if layer else "error rate"
         scale, about = Scale(Normalize(0, largest), f"{what} under a wave"), f"By single waves: {what}."
-        yield Picture(key, about, panels, MAP, scale=scale, labels=AXES)
+        yield Picture(key, about, panels, MAP, scale=scale, labels=AXES, downward=True)
 
 
 def _bands(records: Records, styles: plots.Styles) -> Iterator[Picture]:
