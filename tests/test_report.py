@@ -179,6 +179,17 @@ def test_page_is_well_formed_and_has_every_section(page):
     ]  # fmt: skip
 
 
+def test_the_head_names_every_section_with_something_measured(page):
+    head = re.search(r"Measured here:(.*?)</p>", page, re.DOTALL)[1]
+    assert re.findall('href="#(.*?)"', head) == [
+        "accuracy", "corruptions", "spectra", "jacobian", "sensitivity", "landscapes", "hybrid", "heatmaps",
+        "fourier_heatmap_block.0", "bands",
+    ]  # fmt: skip
+    assert text_of(head).endswith(
+        "errors under single waves, features of block.0 under single waves, accuracy by frequency band."
+    )
+
+
 def test_page_needs_nothing_outside_it_and_links_to_what_is_there(page, out):
     tags = Tags(page)
     assert {tag for tag, _ in tags.found} & {"link", "iframe", "object", "embed"} == set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -27,6 +27,17 @@ from freqrob.report.records import Accuracy, ModelRecord, Records, origins, read
 from freqrob.report.summary import Column, columns, settings, title_of
 
 GALLERY = 20
+CONTENTS = {  # by picture: its section, and what is said of it at the head of the page
+    "corruptions": ("corruptions", "accuracy on corrupted images"),
+    "spectra": ("spectra", "the images’ spectra"),
+    "jacobian": ("jacobian", "spectra of input gradients"),
+    "sensitivity": ("sensitivity", "sensitivity by frequency"),
+    "loss_landscapes": ("landscapes", "the loss around the weights"),
+    "perturbations": ("perturbations", "minimal perturbations"),
+    "hybrid": ("hybrid", "hybrid images"),
+    "fourier_heatmap": ("heatmaps", "errors under single waves"),
+    "band_accuracy": ("bands", "accuracy by frequency band"),
+}
 
 
 def write_report(
@@ -118,6 +129,7 @@ def render(
         records=records,
         pictures=drawn,
         columns=summary,
+        contents=_contents(records, drawn),
         footnotes=_footnotes(summary),
         findings=findings(records, summary),
         caveats=caveats(records),
@@ -138,6 +150,17 @@ def _title(models: Sequence[ModelRecord]) -> str:
         return "Spectra of images"
     names = ", ".join(model.name for model in models)
     return f"Frequency and robustness of {names if len(models) <= 3 else f'{len(models)} models'}"
+
+
+def _contents(records: Records, drawn: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """The sections with something measured, in the order of the page, and what that is."""
+    if any(model.accuracies for model in records.models):
+        yield "accuracy", "accuracy under attack, by protocol"
+    for name in drawn:
+        if name in CONTENTS:
+            yield CONTENTS[name]
+        elif name.startswith("fourier_heatmap_"):
+            yield name, f"features of {_of(records, name, 'layer')} under single waves"
 
 
 def _spans(labels: Iterable[str]) -> list[tuple[str, int]]:

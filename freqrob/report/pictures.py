@@ -20,7 +20,7 @@ HALVES = {"loss_landscape_low": "LFC", "loss_landscape_high": "HFC"}
 
 def pictures(records: Records) -> dict[str, Picture]:
     """By name, in the order of the page; a model looks the same in all of them."""
-    drawers = (_spectra, _jacobian, _sensitivity, _landscapes, _perturbations, _hybrid, _heatmaps, _bands, _corruptions)
+    drawers = (_corruptions, _spectra, _jacobian, _sensitivity, _landscapes, _perturbations, _hybrid, _heatmaps, _bands)
     styles = plots.styles(model.name for model in records.models)
     return {picture.name: picture for draw in drawers for picture in draw(records, styles)}
 
