@@ -197,6 +197,20 @@ def test_a_model_keeps_its_style_where_others_are_missing(axes):
     assert (drawn.get_color(), drawn.get_marker()) == (chosen["three"]["color"], chosen["three"]["marker"])
 
 
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("pgd_at_rn20", ["pgd_at_rn20"]),
+        ("robustbench:Carmon2019Unlabeled", ["robustbench:", "Carmon2019Unlabeled"]),
+        ("mine.nets:wide?width=4, LFC", ["mine.nets:wide?width=4,", "LFC"]),
+        ("averylongnamewithoutanysignofanend", ["averylongnamewithoutany", "signofanend"]),
+        ("", [""]),
+    ],
+)
+def test_names_are_folded_after_signs_where_they_can_be(name, lines):
+    assert plots.folded(name, 23).split("\n") == lines
+
+
 def test_power_and_its_law(axes):
     plots.plot_power(axes, {"white": SPECTRUM})
     points, law, boundary = (one.get_xydata() for one in axes.get_lines())

@@ -11,11 +11,13 @@ from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 from importlib.util import find_spec
+from itertools import combinations
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
+from matplotlib import rc_context
 from matplotlib.colors import LogNorm
 from PIL import Image
 from test_plots import HYBRID, PERTURBATIONS
@@ -43,9 +45,10 @@ from freqrob.models.checkpoints import card_path
 from freqrob.report import write_report
 from freqrob.report.conditions import described
 from freqrob.report.data import COLUMNS, copy_data
-from freqrob.report.figures import VARIABLES, Picture, Scale, png_uri
+from freqrob.report.figures import STYLE, VARIABLES, Panel, Picture, Scale, png_uri
 from freqrob.report.findings import caveats, findings
 from freqrob.report.pictures import pictures
+from freqrob.report.plots import styles
 from freqrob.report.records import Accuracy, Measured, ModelRecord, Origin, Records, read_runs
 from freqrob.report.summary import columns
 
@@ -303,6 +306,47 @@ def test_figures_follow_the_page_from_light_to_dark(page):
 def test_arrows_point_where_axes_go(page):
     arrows = dict(re.findall(r'id="figure-([\w.]+)"(?:(?!</figure>).)*<p class="axes">→ [^→]*?([↑↓])', page, re.DOTALL))
     assert arrows == {"jacobian": "↓", "loss_landscapes": "↑", "fourier_heatmap": "↓", "fourier_heatmap_block.0": "↓"}
+
+
+LONG = (
+    "robustbench:Carmon2019Unlabeled", "robustbench:Rebuffi2021Fixing_70_16_cutmix_extra", "mine.nets:wide?width=4",
+    "nets:of_my_own_defence?alpha=0.30000000001&beta=something", "ALLINCAPITALSANDWITHOUTANYSIGNTOBREAKAT", "short",
+)  # fmt: skip
+
+
+def whole(picture):
+    """The figure as its files have it."""
+    with rc_context(STYLE):
+        figure = picture._whole()
+        figure.draw_without_rendering()
+    return figure
+
+
+def test_long_names_neither_overlap_nor_move_their_panels():
+    panels = [Panel(name, lambda axes: axes.imshow([[0]])) for name in LONG]
+    figure = whole(Picture("maps", "", panels, (2.2, 2.2), labels=("x", "y")))
+    titles = [axes.title.get_window_extent() for axes in figure.axes]
+    assert not any(one.overlaps(other) for one, other in combinations(titles, 2))
+    assert all(0 <= title.x0 and title.x1 <= figure.bbox.width and title.y1 <= figure.bbox.height for title in titles)
+    assert len({round(axes.get_position().y0, 6) for axes in figure.axes}) == 2, "two rows"
+    assert ["".join(axes.get_title().split("\n")) for axes in figure.axes] == list(LONG)
+
+
+def test_a_legend_of_long_names_is_whole():
+    panel, chosen = Panel("one", lambda axes: axes.plot([0, 1])), styles(LONG)
+    for picture in (Picture("two", "", [panel, panel], legend=chosen), Picture("one", "", [panel], (6.4, 3.8), chosen)):
+        figure = whole(picture)
+        (legend,) = figure.legends
+        box = legend.get_window_extent()
+        assert 0 <= box.x0 and box.x1 <= figure.bbox.width
+        assert min(axes.get_window_extent().height for axes in figure.axes) > 200, "panels keep their size"
+
+
+def test_the_table_of_corruptions_has_room_for_long_names(tmp_path):
+    records = read_runs([corrupted(tmp_path / "c.json", **dict.fromkeys(LONG, 0.5))], cards=False)
+    figure = whole(pictures(records)["corruptions"])
+    (axes,) = figure.axes
+    assert axes.get_window_extent().height > 15 * 20 and axes.get_tightbbox().x0 >= 0
 
 
 def test_images_stand_beside_their_twins(page):

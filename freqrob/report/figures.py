@@ -26,7 +26,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLoc
 from torch import Tensor
 
 from freqrob.files import temporary_beside, write_synced
-from freqrob.report.plots import COLOURS, GREY
+from freqrob.report.plots import COLOURS, GREY, folded
 
 INK, MUTED, LINES = "#1b1f24", "#5b6470", "#d9dde3"
 # On the page these colours are its variables, which know of light and dark.
@@ -56,6 +56,8 @@ STYLE = {
     "legend.frameon": False,
 }
 COLUMNS = 4  # of panels in a file
+LEGEND = 3  # inches of a column of names, of which a line takes 0.7
+LETTERS = 10  # of a name in an inch
 
 
 @dataclass(frozen=True)
@@ -132,13 +134,14 @@ class Picture:
     def _whole(self) -> Figure:
         columns = min(len(self.panels), COLUMNS if self.size[0] < 4 else 2)
         rows = math.ceil(len(self.panels) / columns)
-        lines = math.ceil(len(self.legend or ()) / 3) * 0.25
-        size = max(columns * self.size[0], 5), rows * self.size[1] + lines + (0.7 if self.scale else 0)
+        titles = [folded(panel.title, int(self.size[0] * LETTERS)) for panel in self.panels]
+        height = self.size[1] + 0.15 * max(title.count("\n") for title in titles)
+        size = max(columns * self.size[0], 5), rows * height + (0.7 if self.scale else 0)
         figure = Figure(figsize=size, layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False).flatten()
-        for axes, panel in zip(grid, self.panels, strict=False):
+        for axes, panel, title in zip(grid, self.panels, titles, strict=False):
             panel.draw(axes)
-            axes.set_title(panel.title)
+            axes.set_title(title)
             self._strip(axes)
         for axes in grid[len(self.panels) :]:
             axes.remove()
@@ -148,8 +151,7 @@ class Picture:
         if self.scale:
             _colour_bar(figure, self.scale, ax=list(grid[: len(self.panels)]), location="top", aspect=50, shrink=0.6)
         if self.legend:
-            handles = [Line2D([], [], label=name, **style) for name, style in self.legend.items()]
-            figure.legend(handles=handles, loc="outside lower center", ncols=3)
+            _legend(figure, self.legend)
         return figure
 
     def _strip(self, axes: Axes) -> None:
@@ -178,6 +180,17 @@ def png_uri(image: Tensor) -> str:
     buffer = io.BytesIO()
     Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _legend(figure: Figure, styles: Mapping[str, Mapping[str, Any]]) -> None:
+    """A legend below the panels, for which the figure grows."""
+    width, height = figure.get_size_inches()
+    columns = int(width // LEGEND)
+    handles = [
+        Line2D([], [], label=folded(name, int((LEGEND - 0.7) * LETTERS)), **style) for name, style in styles.items()
+    ]
+    legend = figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+    figure.set_figheight(height + legend.get_window_extent().height / figure.dpi)
 
 
 def _colour_bar(figure: Figure, scale: Scale, **where: Any) -> None:

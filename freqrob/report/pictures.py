@@ -160,7 +160,10 @@ def _corruptions(records: Records, _styles: plots.Styles) -> Iterator[Picture]:
     }
     if models:
         types = max(len(found.accuracies) for found in models.values())
-        size = max(4.6, 2.2 + 0.55 * len(models)), 1.6 + 0.24 * types
+        names = [plots.folded(name, plots.LABEL).split("\n") for name in models]
+        column = max(0.55, 0.3 * max(map(len, names)))  # names slant, so that a line of them takes more than its height
+        longest = max(len(line) for lines in names for line in lines)
+        size = max(4.6, 2.2 + column * len(models)), max(1.6, 0.6 + 0.055 * longest) + 0.24 * types
         panel = Panel("accuracy (%) by type", partial(plots.plot_corruptions, models=models))
         yield Picture("corruptions", "Accuracy by type of corruption.", [panel], size)
 

@@ -7,6 +7,7 @@ and Ito's, which the colour-blind can tell apart, a marker and a dash: ``styles`
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -41,6 +42,7 @@ MARKERS = "osD^vPX"
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
 FREQUENCY = "frequency (cycles/pixel)"
 GREY = "0.55"
+LABEL = 28  # characters of a name in a line beside a table
 WHITE_NOISE = 0.396  # f_0.5 in cycles/pixel on the grid of Li et al., for images of 32 × 32
 
 Measured = TypeVar("Measured")
@@ -55,6 +57,12 @@ def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
         marker, dash = MARKERS[(at + turn) % len(MARKERS)], DASHES[turn % len(DASHES)]
         found[name] = {"color": COLOURS[at], "marker": marker, "linestyle": dash, "markersize": 4, "linewidth": 1.5}
     return found
+
+
+def folded(name: str, width: int) -> str:
+    """A name in lines of at most ``width`` characters, which end after a sign or a space where they can."""
+    lines = re.findall(rf".{{1,{width}}}(?:(?<=[\W_])|\Z)|.{{{width}}}", name, re.DOTALL)
+    return "\n".join(line.strip() for line in lines)
 
 
 def plot_power(axes: Axes, spectra: Mapping[str, Spectrum], styles: Styles | None = None) -> None:
@@ -329,7 +337,8 @@ def plot_corruptions(axes: Axes, models: Mapping[str, CorruptionAccuracy]) -> Ax
         text = "–" if np.isnan(share) else f"{100 * share:.0f}"
         colour = GREY if np.isnan(share) else "#010101" if share > 0.5 else "#fefefe"
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize="small")
-    axes.set_xticks(range(len(models)), list(models), rotation=35, ha="right", rotation_mode="anchor")
+    names = [folded(name, LABEL) for name in models]
+    axes.set_xticks(range(len(models)), names, rotation=35, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(types)), [kind.replace("_", " ") for kind in types])
     axes.grid(False)
     return image
