@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from freqrob import cli
-from freqrob.cli.diagnose import _distance, _number, _over_seeds, _under_a_wave, diagnose
+from freqrob.cli.diagnose import _distance, _number, _over_seeds, _table, _under_a_wave, diagnose
 from freqrob.data.samples import CIFAR10_CLASSES, sample_images
 from freqrob.diagnostics import (
     BandAccuracy,
@@ -120,6 +120,33 @@ def test_numbers_of_the_table():
     assert (_number(0.25, ".0%"), _number(0.25, ".2f"), _number(nan, ".0%")) == ("25 %", "0.25", "none")
     shown = _under_a_wave(torch.tensor(0.125), ""), _under_a_wave(torch.tensor(2.5), "conv1")
     assert shown == ("12 % errors", "conv1 moves 2.5")
+
+
+RINGS = torch.arange(23) / 32
+MEASURED = {
+    "jacobian": JacobianSpectrum(torch.ones(32, 17), 4.125, 128, 10),
+    "hybrid": HybridReliance(RINGS, torch.rand(2, 23), torch.rand(2, 23), torch.tensor([0.25, 0.5]), 10, [0, 1]),
+}
+
+
+def shown(monkeypatch, capsys, columns, *names):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    _table(dict.fromkeys(names, MEASURED))
+    return capsys.readouterr().out
+
+
+def test_a_narrow_terminal_loses_nothing_of_the_table(monkeypatch, capsys):
+    names = ["standard_rn20", "robustbench:Rebuffi2021Fixing_70_16_cutmix_extra", "nets:wide?sizes=[4]", *"abc"]
+    text = shown(monkeypatch, capsys, 80, *names, "Q" * 99)
+    assert "…" not in text and max(map(len, text.splitlines())) <= 80
+    assert [text.count(name) for name in names[:3]] == [2] * 3, "a line a figure"
+    assert text.count("4.12") == text.count("0.375 (0.250 to 0.500)") == 7
+    assert text.count("Q") == 2 * 99, "folded"
+
+
+def test_models_are_across_where_there_is_room(monkeypatch, capsys):
+    text = shown(monkeypatch, capsys, 100, "one", "nets:wide?sizes=[4]")
+    assert [text.count(word) for word in ("one", "nets:wide?sizes=[4]", "ln B_low", "4.12")] == [1, 1, 1, 2]
 
 
 @pytest.mark.parametrize(

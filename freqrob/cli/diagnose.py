@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.padding import Padding
+from rich.table import Column, Table
+from rich.text import Text
 
 from freqrob.cli.app import (
     INTERRUPTED,
@@ -219,10 +221,31 @@ def _over_seeds(values: Tensor) -> str:
 
 
 def _table(found: dict[str, dict]) -> None:
-    """One figure of each diagnostic, models across."""
-    table = Table("", *found)
-    for title, (name, shown) in FIGURES.items():
-        if all(name in measured for measured in found.values()):
-            table.add_row(title, *(shown(measured[name]) for measured in found.values()))
-    if table.row_count:
-        Console().print(table)
+    """One figure of each diagnostic, models across, or down where the terminal is too narrow for that."""
+    figures = {
+        title: [shown(measured[name]) for measured in found.values()]
+        for title, (name, shown) in FIGURES.items()
+        if all(name in measured for measured in found.values())
+    }
+    if figures:
+        console, wide = Console(), _across(list(found), figures)
+        needed = console.measure(wide, options=console.options.update(max_width=10_000)).maximum
+        console.print(wide if needed <= console.width else _down(list(found), figures))
+
+
+def _across(names: list[str], figures: dict[str, list[str]]) -> Table:
+    """A line a figure, a column a model."""
+    table = Table("", *(Column(Text(name)) for name in names))
+    for title, values in figures.items():
+        table.add_row(title, *values)
+    return table
+
+
+def _down(names: list[str], figures: dict[str, list[str]]) -> Table:
+    """Below each figure a line a model."""
+    table = Table(Column(overflow="fold"), Column(overflow="fold"), show_header=False)
+    for title, values in figures.items():
+        table.add_row(Text(title, "bold"))
+        for name, value in zip(names, values, strict=True):
+            table.add_row(Padding.indent(Text(name), 2), value, end_section=name == names[-1])
+    return table
