@@ -590,11 +590,31 @@ def test_perturbations_are_drawn_where_some_were_found(tmp_path):
     saved("found", 0.125, True)
     saved("none", torch.nan, False)
     page = write_report([tmp_path / "runs"], tmp_path / "out").read_text()
-    assert summary_table(page)[1] == {"found": ["0.125"], "none": ["–"]}
+    assert summary_table(page)[1] == {"found": ["0.125"], "none": ["none"]}
     assert page.count('<div class="panel"><p><code>found</code></p>') == 1 and "BB(steps=50)" in page
     assert '<div class="panel"><p><code>none</code></p>' not in page
     assert json.loads((tmp_path / "out" / "results.json").read_text())["models"][1]["measurements"][
         "minimal_perturbation"]["half_power_frequency"] is None  # fmt: skip
+
+
+def test_what_was_measured_but_is_not_there_is_told_from_what_was_not_measured(tmp_path):
+    never = replace(measurements(0)["hybrid"], reversal=torch.tensor([torch.nan, torch.nan]))
+    for name, hybrid in {"never": never, "some": measurements(1)["hybrid"], "other": measurements(2)["hybrid"]}.items():
+        hybrid.save(tmp_path / "runs" / name, about={"model": name})
+    measurements(3)["jacobian"].save(tmp_path / "runs" / "without", about={"model": "without"})
+    page = write_report([tmp_path / "runs"], tmp_path / "out").read_text()
+    assert summary_table(page)[1] == {
+        "never": ["–", "none"], "other": ["–", "0.375"], "some": ["–", "0.375"], "without": ["7.12", "–"],
+    }  # fmt: skip
+    assert re.search('<td class="absent" title="(.*?)">none</td>', page)[1] == (
+        "measured: p(low) − p(high) never rises through 0"
+    )
+    assert "frev none: measured, but p(low) − p(high) never rises through 0." in text_of(page)
+    assert "lies between 0.375 (other) and 0.375 cycles/pixel (other)." in text_of(page)
+    found = json.loads((tmp_path / "out" / "results.json").read_text())["models"]
+    assert found[0]["measurements"]["hybrid"]["reversal"] == [None, None]
+    write_report([tmp_path / "runs" / "never"], tmp_path / "out")
+    assert summary_table((tmp_path / "out" / "index.html").read_text())[1] == {"never": ["none"]}
 
 
 def test_fifteen_models_have_a_line_a_panel_and_a_legend_each(tmp_path):

@@ -115,7 +115,11 @@ def _protocols(records: Records) -> Markup | None:
 def _relation(records: Records, column: Column) -> Markup | None:
     """The range of a diagnostic over the models that were measured alike, and whether it goes with robust accuracy."""
     entries = zip(records.models, column.entries, strict=True)
-    found = {model.name: one.value for model, one in entries if one and one.conditions == column.conditions}
+    found = {
+        model.name: one.value
+        for model, one in entries
+        if one and one.value is not None and one.conditions == column.conditions
+    }
     if len(found) < 2 or column.key.startswith("loss_variation"):
         return None
     low, high = min(found, key=found.get), max(found, key=found.get)

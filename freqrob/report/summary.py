@@ -20,9 +20,12 @@ Setting = tuple[str, str, str, float]
 
 @dataclass(frozen=True)
 class Entry:
-    """A number and the conditions under which it was measured, in words: "10,000 images, seed 0"."""
+    """A number and the conditions under which it was measured, in words: "10,000 images, seed 0".
 
-    value: float
+    The number is None where what was measured has none.
+    """
+
+    value: float | None
     conditions: str
 
 
@@ -38,6 +41,7 @@ class Column:
         digits: after the point.
         entries: of each model, in the models' order; None where it was not measured.
         hint: what more of it means, in a few words.
+        none: what it means that a measurement has none.
     """
 
     key: str
@@ -48,6 +52,7 @@ class Column:
     digits: int
     entries: tuple[Entry | None, ...]
     hint: str = ""
+    none: str = ""
 
     @property
     def is_accuracy(self) -> bool:
@@ -58,6 +63,11 @@ class Column:
     def conditions(self) -> str:
         """Those of most entries."""
         return Counter(entry.conditions for entry in self.entries if entry).most_common(1)[0][0]
+
+    @property
+    def has_none(self) -> bool:
+        """Whether a measurement of it has none."""
+        return any(entry and entry.value is None for entry in self.entries)
 
     def shown(self, value: float) -> str:
         """A value as the table has it, without its unit."""
@@ -145,6 +155,7 @@ class _Diagnostic:
     unit: str
     digits: int
     value: Callable[[Any], float | None]
+    none: str = "not a number"
 
 
 _DIAGNOSTICS = (
@@ -152,23 +163,23 @@ _DIAGNOSTICS = (
         "log_b_low", "jacobian", Markup("ln B<sub>low</sub>"), "higher where low frequencies prevail",
         "Of the input gradient’s mean spectrum (Chan et al.); white noise has 3.53 at 32×32. The gradient’s level "
         "enters where it is small, so compare at one batch only.",
-        "", 2, lambda m: m.log_b_low,
+        "", 2, lambda m: m.log_b_low, none="all gradients are zero, or some are not finite",
     ),
     _Diagnostic(
         "half_power_frequency", "minimal_perturbation", Markup("f<sub>0.5</sub>"),
         "lower where low frequencies prevail",
         "Below it lies half of the power of minimal perturbations (Li et al.); white noise has 0.396 cycles/pixel.",
-        "cycles/pixel", 3, lambda m: m.half_power_frequency,
+        "cycles/pixel", 3, lambda m: m.half_power_frequency, none="no perturbation was found",
     ),
     _Diagnostic(
         "reversal_frequency", "hybrid", Markup("f<sub>rev</sub>"), "lower where low frequencies are relied on",
         "From it on hybrid images are seen as the image of their low frequencies (Li et al.).",
-        "cycles/pixel", 3, lambda m: m.reversal.nanmean().item(),
+        "cycles/pixel", 3, lambda m: m.reversal.nanmean().item(), none="p(low) − p(high) never rises through 0",
     ),
     _Diagnostic(
         "high_share", "sensitivity", Markup("HFC share"), "higher where high frequencies prevail",
         "The share of the input gradient’s power that lies in the high frequencies (Lin et al.).",
-        "%", 1, lambda m: m.mean_high_share,
+        "%", 1, lambda m: m.mean_high_share, none="all gradients are zero or not finite",
     ),
     _Diagnostic(
         "loss_variation_low", "loss_landscape_low", Markup("variation, LFC"), "0 where the loss is flat",
@@ -186,14 +197,15 @@ _DIAGNOSTICS = (
 def _diagnostics(models: Sequence[ModelRecord]) -> Iterator[Column]:
     for one in _DIAGNOSTICS:
         entries = tuple(_diagnostic_entry(one, model.measurements.get(one.measurement)) for model in models)
-        yield Column(one.key, "diagnostics", one.title, one.help, one.unit, one.digits, entries, one.hint)
+        yield Column(one.key, "diagnostics", one.title, one.help, one.unit, one.digits, entries, one.hint, one.none)
 
 
 def _diagnostic_entry(one: _Diagnostic, measured: Measured | None) -> Entry | None:
-    value = None if measured is None else one.value(measured.of)
-    if value is None or value != value:
+    if measured is None:
         return None
-    return Entry(value, described(measured.conditions))
+    value = one.value(measured.of)
+    known = value is not None and value == value
+    return Entry(value if known else None, described(measured.conditions))
 
 
 def _count(models: Sequence[ModelRecord], setting: Setting) -> int:
