@@ -738,21 +738,27 @@ def test_report_command(runs, tmp_path):
 
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-SORTING = """
+IN_A_BROWSER = """
 <script>
 const table = document.querySelector("table.summary");
 const of = (i) => [...table.tBodies[0].rows].map((row) => row.cells[i].textContent);
 const buttons = [...table.querySelectorAll("th button")], said = [];
 const heads = buttons.map((button) => button.closest("th"));
 for (const i of [2, 2, 0, 1, 1]) { buttons[i].click(); said.push([of(i), heads[i].getAttribute("aria-sort")]); }
-document.title = JSON.stringify({said, wide: document.documentElement.scrollWidth - innerWidth});
+const region = table.parentElement, more = [];
+for (const at of [0, region.scrollWidth]) {
+  region.scrollLeft = at;
+  region.dispatchEvent(new Event("scroll"));
+  more.push(region.classList.contains("more"));
+}
+document.title = JSON.stringify({said, more, wide: document.documentElement.scrollWidth - innerWidth});
 </script>
 """
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
-def test_page_sorts_in_a_browser_without_errors(page, tmp_path):
-    (tmp_path / "index.html").write_text(page.replace("</body>", SORTING + "</body>"))
+def test_page_sorts_and_scrolls_in_a_browser_without_errors(page, tmp_path):
+    (tmp_path / "index.html").write_text(page.replace("</body>", IN_A_BROWSER + "</body>"))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         found = subprocess.run(
             [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}",
@@ -764,6 +770,7 @@ def test_page_sorts_in_a_browser_without_errors(page, tmp_path):
     down, up, names, *absent = title["said"]
     assert down == [["43.8", "30.0a", "12.5"], "descending"] and up == [["12.5", "30.0a", "43.8"], "ascending"]
     assert names == [[HOSTILE, "late", "pgd_at_tiny"], "ascending"] and title["wide"] <= 0
+    assert title["more"] == [True, False], "a shadow where the table goes on, until its end is in sight"
     assert [order for order, _ in absent] == [["75.0", "–", "–"]] * 2, "what was not measured comes last both ways"
 
 
