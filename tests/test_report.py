@@ -717,6 +717,7 @@ def test_a_relation_with_robustness_needs_five_models_and_a_small_p():
     assert "it falls with robust accuracy (Spearman’s ρ = −1.00" in told(range(8, 2, -1), shares)
     assert "cannot be told from chance" in told([3, 8, 4, 7, 5, 6], shares)
     assert told([3, 4, 5, 6], shares[:4]).endswith("lies between 3.00 (m0) and 6.00 (m3).")
+    assert told([3, 3, 3], shares[:3]).endswith("is 3.00 for all of 3 models.")
 
 
 def test_interval_is_wilsons():

@@ -123,10 +123,11 @@ def _relation(records: Records, column: Column) -> Markup | None:
     if len(found) < 2 or column.key.startswith("loss_variation"):
         return None
     low, high = min(found, key=found.get), max(found, key=found.get)
-    sentence = _say(
-        "{} ({}; {}) lies between {} ({}) and {} ({})", column.title, column.hint, column.conditions,
-        column.shown(found[low]), _code(low), f"{column.shown(found[high])} {column.unit}".strip(), _code(high),
-    )  # fmt: skip
+    least, most = column.shown(found[low]), f"{column.shown(found[high])} {column.unit}".strip()
+    sentence = _say("{} ({}; {}) ", column.title, column.hint, column.conditions)
+    if found[low] == found[high]:
+        return sentence + _say("is {} for all of {} models.", most, len(found))
+    sentence += _say("lies between {} ({}) and {} ({})", least, _code(low), most, _code(high))
     robust = {name: one.accuracy for name, one in _robust(records).items() if name in found}
     if len(robust) < LEAST_MODELS:
         return sentence + "."

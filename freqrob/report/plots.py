@@ -180,6 +180,7 @@ def plot_landscape(
     contours = axes.contourf(steps, steps, loss, levels=at, norm=LogNorm(low, high), cmap="viridis", extend="both")
     axes.plot(0, 0, "x", color="#d55e00", markersize=9, markeredgewidth=2)
     axes.set(xlabel="b (filter norms)", ylabel="a (filter norms)", aspect="equal")
+    axes.locator_params(nbins=4)  # panels are small
     return contours
 
 
