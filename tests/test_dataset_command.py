@@ -456,6 +456,33 @@ def test_hybrid_images_of_bytes_are_rounded_and_whole_or_absent(few, tmp_path, m
         write_hybrids(few, tmp_path, frequencies=())
 
 
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"frequencies": (0.1, -1)}, "frequencies: expected numbers from 0 to 0.707 .*, got -1"),
+        ({"frequencies": (5,)}, "frequencies: expected numbers .* all of the low image is kept, got 5"),
+        ({"frequencies": (float("nan"),)}, "frequencies: expected numbers .*, got nan"),
+        ({"frequencies": ("0.1",)}, "frequencies: expected numbers .*, got '0.1'"),
+        ({"seed": -1}, "seed: expected an integer from 0 on, got -1"),
+    ],
+)
+def test_hybrid_images_that_cannot_be_mixed_are_refused_before_anything_is_written(few, tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        write_hybrids(few, tmp_path / "a", **settings)
+    assert not (tmp_path / "a").exists()
+
+
+def test_mixing_frequencies_are_written_as_fractions_too_up_to_the_corner(cifar, tmp_path):
+    given = ["--frequency", "1/8", "--frequency", "0", "--frequency", str(0.5**0.5)]
+    result = run("hybrid", "--data", cifar, "--out", tmp_path / "a", "--images", 10, "--float", *given)
+    assert result.exit_code == 0, result.output
+    with np.load(tmp_path / "a" / "hybrid.npz") as file:
+        assert file["frequencies"].tolist() == [0.125, 0, 0.5**0.5]
+        assert np.allclose(file["images"][2], load_dataset("cifar10", "test", cifar)[:10].images / 255, atol=1e-6)
+    assert "got 'low'" in error_of("hybrid", "--data", cifar, "--out", tmp_path / "b", "--frequency", "low")
+    assert "frequencies: expected" in error_of("hybrid", "--data", cifar, "--out", tmp_path / "b", "--frequency", "1")
+
+
 # Spectra
 
 

@@ -881,6 +881,8 @@ def test_no_images_are_an_error(name):
         (lambda data: loss_landscape(Linear(wave(3)), *data, batch_size=0), "batch_size: expected an integer from 1"),
         (lambda data: hybrid_reliance(Linear(wave(3)), *data, frequencies=()), "frequencies: expected at least one"),
         (lambda data: hybrid_reliance(Linear(wave(3)), *data, frequencies=(0.2, 0.1)), "frequencies: .* ascending"),
+        (lambda data: hybrid_reliance(Linear(wave(3)), *data, frequencies=(0.2, 1)), "frequencies: .* 0.707 .*, got 1"),
+        (lambda data: hybrid_reliance(Linear(wave(3)), *data, seeds=(-1,)), "seeds.*: expected an integer .*, got -1"),
         (lambda data: fourier_heatmap(Linear(wave(3)), *data, norm=0), "norm: expected a positive number"),
         (lambda data: fourier_heatmap(Linear(wave(3)), *data, convention="mine"), "convention: expected one of yin"),
         (lambda data: fourier_heatmap(Linear(wave(3)), *data, precision="int8"), "precision: expected one of float32"),

@@ -17,6 +17,7 @@ from freqrob.cli.app import (
     Seed,
     check_writable,
     command_line,
+    fraction,
     say_how_to_go_on,
     usable_device,
 )
@@ -144,7 +145,12 @@ def hybrid(
     images: Annotated[int, typer.Option(help="How many, the first of the test set; 0 for all.")] = 1000,
     frequencies: Annotated[
         list[float] | None,
-        typer.Option("--frequency", metavar="F", help="Mixing frequency in cycles/pixel; repeatable. Li et al.'s 18."),
+        typer.Option(
+            "--frequency",
+            parser=fraction,
+            metavar="F",
+            help="Mixing frequency in cycles/pixel, 0 to 0.707; repeatable. Li et al.'s 18.",
+        ),
     ] = None,
     seed: Seed = 0,
     floats: Annotated[bool, typer.Option("--float", help="float32 in [0, 1], four times the size, not uint8.")] = False,

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from freqrob.data.datasets import ImageSet, to_pixels
 from freqrob.files import temporary_beside, write_json
+from freqrob.parameters import check_seeds, is_number
 from freqrob.provenance import provenance
 from freqrob.spectral.ops import check_planes
 from freqrob.spectral.reference import irfft2, rfft2
 
-NYQUIST = 0.5  # cycles/pixel
+NYQUIST, CORNER = 0.5, 0.5**0.5  # cycles/pixel, along the axes and between them
 MIXING_FREQUENCIES = tuple(
     NYQUIST * share / 100 for share in (0, 3, 4, 5, 6, 8, 9, 11, 13, 15, 17, 19, 22, 27, 33, 42, 57, 100)
 )
@@ -28,6 +29,16 @@ def frequency_radius(height: int, width: int) -> Tensor:
     fy = torch.fft.fftfreq(height, dtype=torch.float64)
     fx = torch.fft.rfftfreq(width, dtype=torch.float64)
     return fy[:, None].hypot(fx)
+
+
+def check_frequencies(frequencies: Sequence[float]) -> None:
+    """Raise ValueError unless there is a mixing frequency, and each is a number from 0 to √½ cycles/pixel."""
+    if not len(frequencies):
+        raise ValueError("frequencies: expected at least one, got none")
+    for frequency in frequencies:
+        if not is_number(frequency) or not 0 <= frequency <= CORNER:
+            limits = f"from 0 to {CORNER:.3f} cycles/pixel, where the spectrum ends and all of the low image is kept"
+            raise ValueError(f"frequencies: expected numbers {limits}, got {frequency!r}")
 
 
 def hybrid_images(low: Tensor, high: Tensor, frequency: float) -> Tensor:
@@ -115,11 +126,12 @@ def write_hybrids(
         The path of ``hybrid.npz``. Each file is whole before it replaces an earlier one.
 
     Raises:
-        ValueError: no frequencies, or labels more than half of which are equal.
+        ValueError: no frequencies, or one that is not from 0 to √½; a seed below 0; labels more than half of which are
+            equal.
         OSError: a full disk.
     """
-    if not frequencies:
-        raise ValueError("frequencies: expected at least one, got none")
+    check_frequencies(frequencies)
+    check_seeds(seed=seed)
     folder, partner, pixels = Path(folder), partners(dataset.labels, seed), to_pixels(dataset.images)
     mixed = []
     for frequency in track(frequencies, "hybrid images", len(frequencies)):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,9 +12,10 @@ from torch import Tensor, nn
 
 from freqrob.attacks import classified
 from freqrob.data.datasets import to_pixels
-from freqrob.data.hybrid import MIXING_FREQUENCIES, hybrid_images, partners
+from freqrob.data.hybrid import MIXING_FREQUENCIES, check_frequencies, hybrid_images, partners
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, per_sample, untracked
+from freqrob.parameters import check_seeds
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,16 @@ def hybrid_reliance(
         batch_size, cache, track: as for ``per_sample``.
 
     Raises:
-        ValueError: no frequencies or seeds, or images and labels that do not fit.
+        ValueError: no frequencies or seeds, or ones that do not ascend; frequencies that are not from 0 to √½, seeds
+            below 0; or images and labels that do not fit.
 
     Source: Li et al., PLoS Comput. Biol. 2023, Fig. 3 and 5; ``lizhe07/robust-arena``, ``roarena/einmon.py``.
     """
+    check_frequencies(frequencies)
+    check_seeds(**{f"seeds[{i}]": seed for i, seed in enumerate(seeds)})
     for name, values in (("frequencies", frequencies), ("seeds", seeds)):
-        if not values or sorted(values) != list(values) or not all(0 <= value < inf for value in values):
-            raise ValueError(f"{name}: expected at least one, ascending, from 0 on, got {list(values)}")
+        if not len(values) or sorted(values) != list(values):
+            raise ValueError(f"{name}: expected at least one, ascending, got {list(values)}")
     low, high = [], []
     for seed in seeds:
         partner = partners(labels, seed)
