@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from freqrob import __version__, cli
 from freqrob.cli import progress
+from freqrob.cli.app import check_writable
 from freqrob.cli.evaluate import ATTACKS
 from freqrob.cli.evaluate import PROTOCOLS as OFFERED
 from freqrob.data import samples
@@ -229,6 +230,37 @@ def test_interrupted_evaluation_says_how_to_go_on(few_images, model_dir, monkeyp
     assert result.exit_code == 130
     assert f"What was measured is kept in {own_cache / 'results'}; the same command goes on" in result.output
     assert result.output.splitlines()[-1] == "  freqrob evaluate standard_tiny"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("evaluate", "no_such_model", "--out", "new/results.json"),
+        ("diagnose", "standard_tiny", "no_such_model", "--out", "new/diagnosis"),
+        ("export", "no_such_model", "--out", "new"),
+        ("report", "no_such_run", "--out", "new/report"),
+        ("demo", "--images", "0", "--out", "new"),
+        ("dataset", "hybrid", "--frequency", "1", "--out", "new"),
+    ],
+)
+def test_what_fails_leaves_no_folders(few_images, model_dir, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    models = ["--model-dir", model_dir] if command[0] in ("evaluate", "diagnose") else []
+    assert run(*command, *models).exit_code == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_where_nothing_can_be_written_is_refused_and_nothing_is_created(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    (tmp_path / "broken").symlink_to(tmp_path / "nowhere" / "at all")
+    check_writable(tmp_path / "new" / "folder")
+    for path in ("file", "file/folder", "broken", "broken/folder"):
+        with pytest.raises(NotADirectoryError, match=f"out: .*{path} is or lies in a file, expected a folder"):
+            check_writable(tmp_path / path)
+    monkeypatch.setattr("os.access", lambda path, _: path != tmp_path)
+    with pytest.raises(PermissionError, match="out: .*new cannot be written"):
+        check_writable(tmp_path / "new")
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "broken"}
 
 
 def test_evaluate_takes_the_norm_of_the_threat_model(few_images, model_dir, tmp_path):

@@ -86,12 +86,11 @@ Seed = Annotated[int, typer.Option(help="Of everything random.")]
 
 
 def check_writable(folder: Path) -> None:
-    """Raise OSError before minutes of work, not after."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise NotADirectoryError(f"out: {folder} is or lies in a file, expected a folder") from error
-    if not os.access(folder, os.W_OK | os.X_OK):
+    """Raise OSError before minutes of work, not after, where what writes there could not; create nothing."""
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise NotADirectoryError(f"out: {folder} is or lies in a file, expected a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
         raise PermissionError(f"out: {folder} cannot be written")
 
 
