@@ -222,10 +222,15 @@ def test_interrupted_evaluation_says_how_to_go_on(few_images, model_dir, monkeyp
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("freqrob.evaluation.evaluate", interrupted)
     monkeypatch.setattr(sys, "argv", ["freqrob", "evaluate", "standard_tiny"])
     monkeypatch.setattr(shutil, "which", lambda name: name)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with monkeypatch.context() as patch:
+        patch.setattr("freqrob.evaluation.evaluate", interrupted)
+        result = run("evaluate", "standard_tiny", "--model-dir", model_dir)
+    assert result.exit_code == 130 and "Nothing is kept; the same command begins anew" in result.output
+    assert run("evaluate", "standard_tiny", "--model-dir", model_dir, "--attack", "clean").exit_code == 0
+    monkeypatch.setattr("freqrob.evaluation.evaluate", interrupted)
     result = run("evaluate", "standard_tiny", "--model-dir", model_dir)
     assert result.exit_code == 130
     assert f"What was measured is kept in {own_cache / 'results'}; the same command goes on" in result.output

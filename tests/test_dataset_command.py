@@ -279,12 +279,17 @@ class TestCorruptCommand:
         assert "not all five" in error_of("corrupt", "--data", cifar, "--out", tmp_path / "d", "--frost", tmp_path)
 
     def test_stopped_says_how_to_go_on(self, cifar, tmp_path, monkeypatch):
-        def stopped(*_, **__):
-            raise KeyboardInterrupt
+        def stopped(images, name, *given, **how):
+            if name == "fog":
+                raise KeyboardInterrupt
+            return corrupt(images, name, *given, **how)
 
         monkeypatch.setattr(corruption_arrays, "corrupt", stopped)
-        result = run("corrupt", "--data", cifar, "--out", tmp_path / "c", "--type", "fog")
-        assert result.exit_code == 130 and "the same command goes on" in result.output
+        command = ["corrupt", "--data", cifar, "--out", tmp_path / "c"]
+        result = run(*command, "--type", "fog")
+        assert result.exit_code == 130 and "Nothing is kept; the same command begins anew" in result.output
+        result = run(*command, "--type", "contrast", "--type", "fog")
+        assert result.exit_code == 130 and f"are in {tmp_path / 'c'}; the same command goes on" in result.output
 
     @pytest.mark.parametrize(
         "arguments, message",

@@ -99,13 +99,19 @@ def test_the_help_has_every_setting():
     assert described == {name: one.hints.keys() - {"images", "batch_size"} for name, one in DIAGNOSTICS.items()}
 
 
-def test_ctrl_c_says_how_to_go_on(monkeypatch):
+@pytest.mark.parametrize("measured", [0, 1])
+def test_ctrl_c_says_how_to_go_on_and_where_from(monkeypatch, tmp_path, measured):
+    for _ in range(measured):
+        assert run("diagnosed_nets:net", "--only", "sensitivity").exit_code == 0
+
     def stop(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("freqrob.diagnostics.diagnose", stop)
     result = run("diagnosed_nets:net")
-    assert result.exit_code == 130 and "is kept in" in result.stderr
+    assert result.exit_code == 130
+    kept = f"What was measured is kept in {tmp_path / 'cache' / 'results'}; the same command goes on from there"
+    assert (kept if measured else "Stopped. Nothing is kept; the same command begins anew") in result.stderr
 
 
 def test_numbers_of_the_table():

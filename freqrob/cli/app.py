@@ -110,14 +110,14 @@ def rank() -> int:
     return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
 
 
-def say_how_to_go_on(what: str) -> None:
-    """After Ctrl-C: the command that started this process, where it is known."""
+def say_how_to_go_on(what: str, kept: bool = True) -> None:
+    """After Ctrl-C: what is kept, if anything, and the command that started this process, where it is known."""
     if rank() > 0:
         return
     launched = {"WORLD_SIZE", "SLURM_NTASKS"} & os.environ.keys()  # by a command that is not known here
     command = "." if launched else f":\n  {escape(_this_command())}"
-    note = f"Stopped. {what}; the same command goes on from there{command}"
-    Console(stderr=True, soft_wrap=True).print(note, highlight=False)
+    how = f"{what}; the same command goes on from there" if kept else "Nothing is kept; the same command begins anew"
+    Console(stderr=True, soft_wrap=True).print(f"Stopped. {how}{command}", highlight=False)
 
 
 def _this_command() -> str:

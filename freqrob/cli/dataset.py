@@ -70,7 +70,7 @@ def corrupt(
     """
     check_writable(out)
     from freqrob.data import balance, load_dataset
-    from freqrob.data.corruption_arrays import PUBLISHED, write_corruptions
+    from freqrob.data.corruption_arrays import MANIFEST, PUBLISHED, write_corruptions
     from freqrob.data.corruptions import CORRUPTIONS
 
     if dataset not in PUBLISHED:
@@ -87,7 +87,7 @@ def corrupt(
                 command=command_line("dataset", options, "corrupt", *(["--bass"] if bass else [])), track=track,
             )  # fmt: skip
     except KeyboardInterrupt:
-        say_how_to_go_on(f"The types that are whole are in {out}")
+        say_how_to_go_on(f"The types that are whole are in {out}", (out / MANIFEST).is_file())
         raise typer.Exit(INTERRUPTED) from None
     before = f", {len(types) - len(made)} were there" if len(made) < len(types) else ""
     _say(f"Wrote {len(made)} of {len(types)} types{before}: {out}")

@@ -137,7 +137,7 @@ def diagnose(
                 network.cpu()
     except KeyboardInterrupt:
         if kept is not None:
-            say_how_to_go_on(f"What was measured is kept in {kept}")
+            say_how_to_go_on(f"What was measured is kept in {kept}", any(kept.glob("*.safetensors")))
         raise typer.Exit(INTERRUPTED) from None
     if rank() == 0:
         _table(found)

@@ -164,7 +164,7 @@ def evaluate(
                 network.cpu()
     except KeyboardInterrupt:
         if folder is not None:
-            say_how_to_go_on(f"What was measured is kept in {folder}")
+            say_how_to_go_on(f"What was measured is kept in {folder}", any(folder.glob("*.safetensors")))
         raise typer.Exit(INTERRUPTED) from None
     if rank() > 0:
         return
