@@ -76,6 +76,13 @@ def test_a_plugin_that_cannot_be_imported_is_named(installed):
         load_model("broken")
 
 
+def test_a_plugin_that_fails_is_named(installed, monkeypatch):
+    monkeypatch.setattr("freqrob.models.plugins.build", lambda *_: {}["weights"])
+    complaint = "^model 'mean_colour' for cifar10, Linf of package freqrob-example-plugin failed: KeyError: 'weights'$"
+    with pytest.raises(ValueError, match=complaint):
+        load_model("mean_colour")
+
+
 def test_two_packages_with_one_name_are_both_named(installed, monkeypatch):
     found = plugins.plugin_models()
     monkeypatch.setattr(plugins, "plugin_models", lambda: [*found, *(replace(one, package="other") for one in found)])

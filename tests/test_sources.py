@@ -1,5 +1,6 @@
 """open_model and as_module: models from files, functions, timm, torch.hub and Foolbox."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -46,6 +47,25 @@ def test_a_function_of_the_working_directory(here):
     assert open_model("own_nets:net?width=3").weight.shape[0] == 30
     assert sys.path == before
     del sys.modules["own_nets"]
+
+
+@pytest.mark.parametrize(
+    ("code", "cause", "said"),
+    [
+        ("def net(): return {}['x']", KeyError, "KeyError: 'x'"),
+        ("def net(): raise RuntimeError('sizes:\\n\\tmissing')", RuntimeError, "RuntimeError: sizes: missing"),
+        ("def net(): assert False", AssertionError, "AssertionError"),
+        ("import torch; torch.absent", AttributeError, "AttributeError: module 'torch' has no attribute 'absent'"),
+        ("def net(:", SyntaxError, r"SyntaxError: .* \(failing_nets.py, line 1\)"),
+    ],
+)
+def test_code_that_fails_is_named_in_one_line(here, code, cause, said):
+    (here / "failing_nets.py").write_text(code)
+    sys.modules.pop("failing_nets", None)
+    importlib.invalidate_caches()
+    with pytest.raises(ValueError, match=f"^model: failing_nets:net failed: {said}$") as raised:
+        open_model("failing_nets:net")
+    assert isinstance(raised.value.__cause__, cause)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ Such models are listed without importing the package, and loaded where freqrob h
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -35,12 +36,16 @@ class PluginModel:
         return f"model {self.name!r} for {self.dataset}, {self.threat_model} of package {self.package}"
 
     def open(self, num_classes: int) -> nn.Module:
-        """Import the package and build the model. Raises ImportError that names the package, or as ``build``."""
-        try:
-            builder = self.entry_point.load()
-        except (ImportError, AttributeError) as error:
-            raise ImportError(f"{self} cannot be imported: {error}") from error
-        return build(builder, str(self), num_classes)
+        """Import the package and build the model.
+
+        Raises ImportError that names the package, ValueError as ``build`` and ``failures_named``.
+        """
+        with failures_named(str(self)):
+            try:
+                builder = self.entry_point.load()
+            except (ImportError, AttributeError) as error:
+                raise ImportError(f"{self} cannot be imported: {error}") from error
+            return build(builder, str(self), num_classes)
 
 
 def plugin_models() -> list[PluginModel]:
@@ -66,6 +71,21 @@ def find_plugin(name: str, dataset: str, threat_model: str) -> PluginModel | Non
         packages = " and ".join(sorted(model.package for model in found))
         raise ValueError(f"model_name: {name!r} for {dataset}, {threat_model} is offered by {packages}: uninstall one")
     return found[0] if found else None
+
+
+@contextmanager
+def failures_named(source: str) -> Iterator[None]:
+    """Raise ValueError of one line, which names ``source``, for whatever other people's code fails with.
+
+    ValueError, OSError and ImportError stay as they are: their messages are for people.
+    """
+    try:
+        yield
+    except (ValueError, OSError, ImportError):
+        raise
+    except Exception as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+        raise ValueError(f"{source} failed: {said}") from error
 
 
 def build(

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from freqrob.models.front_ends import FrontEnded, Normalize
 from freqrob.models.loading import DATASET_CLASSES, check_names, load_model
-from freqrob.models.plugins import build
+from freqrob.models.plugins import build, failures_named
 from freqrob.models.registry import nearest_names
 
 GRAMMAR = (
@@ -54,7 +54,8 @@ def open_model(
     that pixels are normalised, is the function's affair.
 
     Raises:
-        ValueError: a spec, name or argument that is not known, or a model with another number of classes.
+        ValueError: a spec, name or argument that is not known, a model with another number of classes, or code that
+            fails, with its own error as the cause.
         ImportError: the package that the spec needs is not installed, or the function's module cannot be imported.
         FileNotFoundError, CheckpointError, OSError: as ``load_model``.
     """
@@ -70,7 +71,8 @@ def open_model(
     if source == "robustbench":
         return load_model(name, model_dir, dataset, threat_model, source="robustbench")
     opener = {"timm": _open_timm, "hub": _open_hub}.get(source, _open_function)
-    return opener(spec, DATASET_CLASSES[dataset]).cpu().eval()
+    with failures_named(f"model: {spec}"):
+        return opener(spec, DATASET_CLASSES[dataset]).cpu().eval()
 
 
 def as_module(model: Any) -> nn.Module:
