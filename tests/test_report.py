@@ -470,6 +470,12 @@ def test_runs_that_are_not_there_or_empty_are_refused(tmp_path):
         read_runs([tmp_path])
 
 
+def test_a_report_is_no_run_but_its_data_are(out):
+    with pytest.raises(ValueError, match=f"^runs: {out} is a report, its runs are in {out / 'data'}$"):
+        read_runs([out])
+    assert {model.name for model in read_runs([out / "data"], cards=False).models} == {"pgd_at_tiny", "late", HOSTILE}
+
+
 def test_a_report_of_images_alone_says_how_to_get_a_model(runs, tmp_path):
     page = write_report([runs[3]], tmp_path).read_text()
     assert "No model was measured" in page and "figure-spectra" in page and 'id="summary"' not in page

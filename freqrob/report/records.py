@@ -188,8 +188,10 @@ def read_runs(
     found = Records([], {}, [])
     for run in map(Path, runs):
         paths = sorted(run.glob("*.json")) + sorted(run.glob("*/*.json")) if run.is_dir() else [run]
-        if not sum(_read(path, found, alone=path == run) for path in paths):
-            raise ValueError(f"runs: {run} is no run, {EXPECTED}")
+        data = run / "data" if (run / "index.html").is_file() else None  # of a report
+        if not sum(_read(path, found, alone=path == run) for path in paths if path.parent != data):
+            reason = f"is a report, its runs are in {data}" if data and data.is_dir() else f"is no run, {EXPECTED}"
+            raise ValueError(f"runs: {run} {reason}")
     if not found.models and not found.spectra:
         raise ValueError("runs: there is nothing to report" + "".join(f"\n{note}" for note in found.notes))
     for model in found.models:
