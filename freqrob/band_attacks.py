@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from freqrob.attacks import BALLS, L2Ball, Model, Norm, check_norm, classified
-from freqrob.parameters import check_counts, check_weights
+from freqrob.parameters import check_counts, check_weights, fits
 from freqrob.spectral.ops import ring_filter
 from freqrob.spectral.rings import RingMap
 
@@ -33,7 +33,7 @@ class Band:
 
     def __init__(self, rings: Iterable[int]) -> None:
         self.rings = tuple(sorted(set(rings)))
-        if not self.rings or not all(isinstance(ring, int) and ring >= 0 for ring in self.rings):
+        if not self.rings or not all(fits(ring, int) and ring >= 0 for ring in self.rings):
             raise ValueError(f"rings: expected integers from 0 on, at least one, got {self.rings}")
 
     def __repr__(self) -> str:

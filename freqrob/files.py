@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import operator
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -68,8 +69,9 @@ def write_npy(path: Path, shape: tuple[int, ...], blocks: Iterable["np.ndarray"]
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write indented JSON. Raises OSError, or ValueError for a NaN."""
-    write_text(path, json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    """Write indented JSON; NumPy's integers are integers. Raises OSError, or ValueError for a NaN."""
+    text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False, default=operator.index)
+    write_text(path, text + "\n")
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from inspect import signature
 from math import isfinite
+from numbers import Integral
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -47,7 +48,7 @@ def fits(value: object, hint: Any) -> bool:
     if origin is Literal:
         return value in of
     if hint in (int, float):
-        return is_number(value) and (hint is float or isinstance(value, int))
+        return is_number(value) and (hint is float or isinstance(value, Integral))
     return isinstance(value, hint)
 
 
@@ -83,5 +84,5 @@ def check_weights(**values: float) -> None:
 
 
 def is_number(value: object) -> bool:
-    """Whether it is an int or a float, and no bool."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether it is an integer, NumPy's too, or a float, and no bool."""
+    return isinstance(value, Integral | float) and not isinstance(value, bool)

@@ -1,11 +1,15 @@
 """Accuracies by protocol, against models whose accuracy is known."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from freqrob.attacks import input_gradient, pgd
 from freqrob.evaluation import FGSM, PGD, PROTOCOLS, Clean, accuracy, attacks, evaluate
+from freqrob.files import write_json
 from freqrob.models.front_ends import Blur, FrontEnded
 from freqrob.spectral.bass import BaSS, bass
 
@@ -282,6 +286,16 @@ class TestCache:
         files = len(list(tmp_path.glob("*.safetensors")))
         evaluate(**{**asked, **change})
         assert len(list(tmp_path.glob("*.safetensors"))) > files
+
+    def test_numpys_integers_are_the_same_question(self, grey, tmp_path):
+        whole = np.int64
+        first = evaluate(Brightness(), *grey, attacks=[PGD(steps=2)], batch_size=30, seed=1, cache=tmp_path)
+        files = len(list(tmp_path.glob("*.safetensors")))
+        asked = {"attacks": [PGD(steps=whole(2))], "batch_size": whole(30), "seed": whole(1), "cache": tmp_path}
+        again = evaluate(Brightness(), *grey, **asked)
+        assert again == first and len(list(tmp_path.glob("*.safetensors"))) == files
+        write_json(tmp_path / "results.json", [result.as_dict() for result in again])
+        assert json.loads((tmp_path / "results.json").read_text()) == [result.as_dict() for result in first]
 
     @pytest.mark.parametrize("stop_after", [1, 3, 6])
     def test_a_run_that_was_stopped_goes_on(self, grey, tmp_path, stop_after):

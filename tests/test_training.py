@@ -5,6 +5,7 @@ import json
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -408,6 +409,13 @@ class TestRecipe:
     def test_what_cannot_be_trained_is_refused(self, changes, message):
         with pytest.raises(ValueError, match=message):
             recipe(**{"name": "standard_rn20", **changes})
+
+    def test_numpys_integers_are_pythons_in_what_is_kept(self):
+        whole = np.int64
+        made = recipe("pgd_at_tiny", seed=whole(1), milestones=(whole(2),), lr=whole(1), defense={"steps": whole(3)})
+        kept = made.as_dict()
+        for value in (kept["seed"], kept["lr"], *kept["milestones"], kept["defense"]["steps"]):
+            assert type(value) is int
 
     @pytest.mark.parametrize("name", ["bass_augmix_tiny", "trades_tiny"])
     def test_the_card_says_all_of_it(self, name):

@@ -111,7 +111,7 @@ def _chunks(images: Tensor, labels: Tensor, batch_size: int) -> tuple[Tensor, ..
     """The numbers of the images of each batch; raises for images and labels that do not fit."""
     check_labelled(images, labels)
     check_counts(batch_size=batch_size)
-    return torch.arange(len(images)).split(batch_size)
+    return torch.arange(len(images)).split(int(batch_size))
 
 
 def shared_out(

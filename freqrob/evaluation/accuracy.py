@@ -190,7 +190,7 @@ def _correct(
     """For each attack which images withstood it, (N,) bool."""
     rank, world = rank_and_world()
     count = len(subject.images)
-    chunks = torch.arange(count).split(subject.batch_size)[rank::world]
+    chunks = torch.arange(count).split(int(subject.batch_size))[rank::world]
     kept: dict[Attack, Samples] = {}
     met = False
     for attack in dict.fromkeys((Clean(), *attacks)):

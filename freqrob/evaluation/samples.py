@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import operator
 import os
 import re
 import warnings
@@ -43,7 +44,7 @@ class Samples:
     """
 
     def __init__(self, folder: Path | None, key: Mapping[str, Any], count: int, prefix: str = "samples") -> None:
-        self.key = json.dumps(key, sort_keys=True, allow_nan=False)
+        self.key = json.dumps(key, sort_keys=True, allow_nan=False, default=operator.index)
         self.done = torch.zeros(count, dtype=torch.bool)
         self._values: dict[str, Tensor] = {}
         self.path = None

@@ -1,6 +1,7 @@
 """Cards: the JSON beside a checkpoint that says what it is, how it was made and what was measured."""
 
 import json
+import operator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ class Card:
 
     def to_json(self) -> str:
         """Indented JSON; ``Card.from_json`` reads it back to an equal card."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        return json.dumps(asdict(self), indent=2, default=operator.index) + "\n"
 
     @classmethod
     def from_json(cls, text: str, source: str | Path = "card") -> "Card":

@@ -11,7 +11,7 @@ from freqrob.data.batches import Crop
 from freqrob.defenses import DEFENSES
 from freqrob.models.front_ends import variant_front_ends
 from freqrob.models.registry import ModelName
-from freqrob.parameters import check_integers
+from freqrob.parameters import check_integers, fits
 from freqrob.spectral.bass import Reading
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -71,8 +71,11 @@ class Recipe:
     defense: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for known in fields(self):
+            object.__setattr__(self, known.name, _plain(getattr(self, known.name)))
         self._check_types()
-        object.__setattr__(self, "milestones", tuple(self.milestones))
+        object.__setattr__(self, "milestones", tuple(map(_plain, self.milestones)))
+        object.__setattr__(self, "defense", {name: _plain(value) for name, value in self.defense.items()})
         ModelName.parse(self.name)
         _check_choice(
             dataset=(self.dataset, DATASETS), precision=(self.precision, PRECISIONS),
@@ -153,6 +156,11 @@ class Recipe:
     def as_dict(self) -> dict[str, Any]:
         """For the card: every field, and the defence's parameters with its defaults filled in."""
         return {**asdict(self), "milestones": list(self.milestones), "defense": asdict(self.make_defense())}
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's integers as Python's: a checkpoint that holds others is not read back."""
+    return int(value) if fits(value, int) else value
 
 
 def _check_choice(**given: tuple[Any, Any]) -> None:

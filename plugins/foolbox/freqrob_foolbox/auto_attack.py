@@ -44,7 +44,7 @@ class AutoAttack(FixedEpsilonAttack, ABC):
     ) -> None:
         check_counts(batch_size=batch_size)
         autoattack.AutoAttack(version, tuple(attacks), norm=self.norm)
-        self.version, self.attacks, self.seed, self.batch_size = version, tuple(attacks), seed, batch_size
+        self.version, self.attacks, self.seed, self.batch_size = version, tuple(attacks), seed, int(batch_size)
 
     def run(self, model: Model, inputs: Any, criterion: Any, *, epsilon: float, **kwargs: Any) -> Any:
         problem = Problem.read(model, inputs, criterion, kwargs, targets=False)

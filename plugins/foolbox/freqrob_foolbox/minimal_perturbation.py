@@ -185,7 +185,7 @@ class _Search:
             raise ValueError("cache: expected a folder that all processes share, got None")
         found = partial(Samples, self.cache, {**self.key, "repeat": repeat}, len(self.images), prefix=name)
         samples = found()
-        chunks = torch.arange(len(self.images)).split(self.how.batch_size)[rank::world]
+        chunks = torch.arange(len(self.images)).split(int(self.how.batch_size))[rank::world]
         batches = [left for chunk in chunks if len(left := chunk[~samples.done[chunk]])]
         for numbers in self.track(batches, f"{name} {repeat + 1}/{self.how.repeats}", len(batches)):
             with _seeded(self.device, self.how.seed, repeat, int(numbers[0])):

@@ -86,7 +86,7 @@ def analyze_spectrum(
     radii = torch.linspace(0, CORNER, GRID, dtype=torch.float64)
     within = (radius <= radii[:, None, None] + ROUNDING).flatten(1).double()  # (25, H·W)
     each = power.flatten(1) @ within.T  # (N, 25)
-    draws = torch.Generator().manual_seed(seed)
+    draws = torch.Generator().manual_seed(int(seed))
     drawn = torch.randint(len(each), (resamples, len(each)), generator=draws)
     resampled = torch.stack([each[numbers].mean(0) for numbers in drawn])  # (resamples, 25)
     tails = torch.tensor([(1 - confidence) / 2, (1 + confidence) / 2], dtype=torch.float64)
