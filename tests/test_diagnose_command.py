@@ -205,7 +205,7 @@ def test_two_processes_measure_what_one_does(tmp_path):
         "from freqrob.cli import main\n"
         "main()\n"
     )
-    shorter = ("fourier_heatmap.every=8", "loss_landscape_low.points=3", "loss_landscape_high.points=3")
+    shorter = ("fourier_heatmap.every=8", "loss_landscape_low.points=5", "loss_landscape_high.points=5")
     options = [word for setting in shorter for word in ("--set", setting)]
     command = ["diagnosed_nets:net", *options, "--batch-size", "7", "--out"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

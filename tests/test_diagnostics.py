@@ -569,7 +569,7 @@ def test_the_landscape_of_a_linear_model_by_hand():
 def test_the_landscape_on_real_images_transcribed(real):
     """Each convolution's filters and the last layer's rows move by noise of their own length."""
     model, images, labels = real
-    found = loss_landscape(model, images, labels, points=3, seed=1)
+    found = loss_landscape(model, images, labels, points=5, seed=1)
     moved, generator = deepcopy(model), torch.Generator().manual_seed(1)
     for number in range(2):
         for weight in moved.parameters():
@@ -580,14 +580,14 @@ def test_the_landscape_on_real_images_transcribed(real):
                 for row, (filter_, random) in enumerate(zip(original.data, noise, strict=True)):
                     weight.data[row] += random * filter_.norm() / random.norm()
     expected = F.cross_entropy(moved(images / 255), labels).item()
-    assert found.loss[1, 2].item() == pytest.approx(expected, rel=1e-3)
-    assert found.loss[1, 1].item() == pytest.approx(F.cross_entropy(model(images / 255), labels).item(), rel=1e-4)
+    assert found.loss[2, 4].item() == pytest.approx(expected, rel=1e-3)
+    assert found.loss[2, 2].item() == pytest.approx(F.cross_entropy(model(images / 255), labels).item(), rel=1e-4)
 
 
 def test_the_landscape_leaves_the_model_as_it_was():
     model = load_model("standard_rn20").train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    loss_landscape(model, torch.rand(2, 3, SIZE, SIZE), torch.tensor([0, 1]), points=3)
+    loss_landscape(model, torch.rand(2, 3, SIZE, SIZE), torch.tensor([0, 1]), points=5)
     assert model.training and all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
@@ -615,7 +615,7 @@ EACH = {
     "heatmap": lambda model, data, **more: fourier_heatmap(model, *data, norm=1.0, **more),
     "sensitivity": lambda model, data, **more: sensitivity(model, *data, **more),
     "bands": lambda model, data, **more: band_accuracy(model, *data, steps=2, **more),
-    "landscape": lambda model, data, **more: loss_landscape(model, *data, points=3, **more),
+    "landscape": lambda model, data, **more: loss_landscape(model, *data, points=5, **more),
 }
 
 
@@ -691,7 +691,7 @@ def test_all_diagnostics_of_a_model_on_real_images(real, tmp_path):
 )
 def test_every_diagnostic_takes_images_of_any_size(size, every, points, tmp_path):
     pytest.importorskip("foolbox")
-    shorter = {MINIMAL: {"steps": 5}, "loss_landscape_low": {"points": 3}, "loss_landscape_high": {"points": 3}}
+    shorter = {MINIMAL: {"steps": 5}, "loss_landscape_low": {"points": 5}, "loss_landscape_high": {"points": 5}}
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 5, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
     model.append(nn.Linear(16, 2))
@@ -863,6 +863,32 @@ def test_a_damaged_measurement_is_named(tmp_path, damage):
         BandAccuracy.load(tmp_path / "absent")
 
 
+@pytest.mark.parametrize(
+    ("measure", "counts"),
+    [
+        (jacobian_spectrum, {"batch": 16}),
+        (hybrid_reliance, {"seeds": (0,), "frequencies": (0, 0.2)}),
+        (fourier_heatmap, {"every": 8, "seed": 1}),
+        (sensitivity, {"boundary_ring": 4, "ranks": (0, 3)}),
+        (band_accuracy, {"width": 3, "steps": 2, "attacked": 4}),
+        (loss_landscape, {"points": 5, "seed": 1}),
+        (minimal_perturbation, {"steps": 2, "repeats": 2, "seed": 1}),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_numpys_integers_are_integers_to_the_end(measure, counts, tmp_path):
+    def of_numpy(value):
+        return tuple(map(of_numpy, value)) if isinstance(value, tuple) else np.array(value)[()]
+
+    if measure is minimal_perturbation:
+        pytest.importorskip("foolbox")
+    counts, written = {**counts, "batch_size": 5}, []
+    for given in (counts, {name: of_numpy(value) for name, value in counts.items()}):
+        path = measure(Linear(wave(3)), *of_waves(3), **given, cache=tmp_path / "cache").save(tmp_path)
+        written.append((path.read_text(), len(list((tmp_path / "cache").glob("*.safetensors")))))
+    assert written[0] == written[1], "what is written, and under how many keys"
+
+
 @pytest.mark.parametrize("name", EACH)
 def test_no_images_are_an_error(name):
     with pytest.raises(ValueError, match="images: expected"):
@@ -889,7 +915,20 @@ def test_no_images_are_an_error(name):
         (lambda data: sensitivity(Linear(wave(3)), *data, boundary_ring=23), "boundary_ring: expected 1 to 22"),
         (lambda data: sensitivity(Linear(wave(3)), *data, ranks=(544,)), "ranks: expected some of 0 to 543"),
         (lambda data: band_accuracy(Linear(wave(3)), *data, width=4), "width: expected an odd number"),
-        (lambda data: loss_landscape(Linear(wave(3)), *data, points=4), "points: expected an odd number"),
+        (lambda data: band_accuracy(Linear(wave(3)), *data, width=5.0), "width: expected an odd number .*, got 5.0"),
+        (lambda data: band_accuracy(Linear(wave(3)), *data, attacked="3"), "attacked: expected an integer .*, got '3'"),
+        (lambda data: band_accuracy(Linear(wave(3)), *data, attacked=-1), "attacked: expected an integer from 0 on"),
+        (lambda data: fourier_heatmap(Linear(wave(3)), *data, norm="4"), "norm: expected a positive number, got '4'"),
+        (lambda data: sensitivity(Linear(wave(3)), *data, boundary_ring=5.0), "boundary_ring: .* 1 to 22, got 5.0"),
+        (lambda data: sensitivity(Linear(wave(3)), *data, ranks="0"), "ranks: expected some of 0 to 543, got '0'"),
+        (lambda data: minimal_perturbation(Linear(wave(3)), *data, steps="3"), "steps: expected .*, got '3'"),
+        (lambda data: minimal_perturbation(Linear(wave(3)), *data, repeats=1.5), "repeats: expected .*, got 1.5"),
+        (lambda data: hybrid_reliance(Linear(wave(3)), *data, seeds=("0",)), "seeds.*: expected .*, got '0'"),
+        (lambda data: loss_landscape(Linear(wave(3)), *data, points=4), "points: expected an odd number from 5 on"),
+        (lambda data: loss_landscape(Linear(wave(3)), *data, points=3), "points: expected .* from 5 on, got 3"),
+        (lambda data: loss_landscape(Linear(wave(3)), *data, points="5"), "points: expected .*, got '5'"),
+        (lambda data: loss_landscape(Linear(wave(3)), *data, span="1"), "span: expected a positive number, got '1'"),
+        (lambda data: loss_landscape(Linear(wave(3)), *data, seed=0.5), "seed: expected an integer .*, got 0.5"),
         (lambda data: loss_landscape(Linear(wave(3)), *data, span=0), "span: expected a positive number"),
     ],
 )

@@ -17,7 +17,7 @@ from freqrob.data.datasets import to_pixels
 from freqrob.diagnostics.fourier_heatmap import coarseness
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, per_sample, untracked
-from freqrob.parameters import check_counts, check_pixels
+from freqrob.parameters import check_counts, check_integers, check_pixels, fits
 from freqrob.spectral.ops import ring_filter
 from freqrob.spectral.rings import RingMap
 
@@ -97,11 +97,11 @@ def band_accuracy(
         ValueError: a width that is not odd and positive, settings of the attack out of range, or images and labels that
             do not fit.
     """
-    if width < 1 or width % 2 == 0:
-        raise ValueError(f"width: expected an odd number of rings, got {width}")
-    attacked = len(images) if attacked is None else min(attacked, len(images))
-    if attacked < 0:
-        raise ValueError(f"attacked: expected a number of images, got {attacked}")
+    if not fits(width, int) or width < 1 or width % 2 == 0:
+        raise ValueError(f"width: expected an odd number of rings, got {width!r}")
+    attacked = len(images) if attacked is None else attacked
+    check_integers(0, attacked=attacked)
+    attacked = min(attacked, len(images))
     check_pixels(eps=eps)
     check_counts(steps=steps)
     rings = RingMap(*images.shape[-2:])

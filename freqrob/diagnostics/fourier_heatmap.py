@@ -16,7 +16,7 @@ from freqrob.defenses.neural_similarity import find_layer
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, per_sample, untracked
 from freqrob.models.sources import as_module
-from freqrob.parameters import check_counts, check_seeds
+from freqrob.parameters import check_counts, check_seeds, is_number
 
 Convention = Literal["yin", "gatheluck"]
 Precision = Literal["float32", "bfloat16"]
@@ -113,8 +113,8 @@ def fourier_heatmap(
     height, width = images.shape[-2:]
     side = max(height, width)
     norm = NORMS.get(side, NORMS[32] * side / 32) if norm is None else norm
-    if not 0 < norm < float("inf"):
-        raise ValueError(f"norm: expected a positive number, got {norm}")
+    if not is_number(norm) or not 0 < norm < float("inf"):
+        raise ValueError(f"norm: expected a positive number, got {norm!r}")
     every = coarseness(height, width) if every is None else every
     check_counts(every=every)
     check_seeds(seed=seed)

@@ -18,7 +18,7 @@ from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, shared_out, untracked
 from freqrob.models.sources import as_module
-from freqrob.parameters import check_counts
+from freqrob.parameters import check_counts, check_seeds, fits, is_number
 
 
 @dataclass(frozen=True)
@@ -80,25 +80,27 @@ def loss_landscape(
         model: images (N, C, H, W) in [0, 1] to logits (N, K).
         images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64.
         span: the largest |a| and |b|.
-        points: along each direction, odd.
+        points: along each direction, odd, 5 or more.
         seed: of the directions.
         batch_size: images at a time.
         cache, track: as for ``per_sample``; each point is kept when it is done.
 
     Raises:
-        ValueError: a span that is not positive, an even number of points, or images and labels that do not fit.
+        ValueError: a span that is not positive, an even number of points or fewer than 5, a seed below 0, or images and
+            labels that do not fit.
 
     Source: Li et al., NeurIPS 2018, section 4 (filter normalisation); Lin et al., NeurIPS 2023, Fig. 1 and 4.
     """
     check_labelled(images, labels)
     check_counts(batch_size=batch_size)
-    if not 0 < span < float("inf"):
+    check_seeds(seed=seed)
+    if not is_number(span) or not 0 < span < float("inf"):
         raise ValueError(f"span: expected a positive number, got {span!r}")
-    if points < 3 or points % 2 == 0:
-        raise ValueError(f"points: expected an odd number from 3 on, got {points}")
+    if not fits(points, int) or points < 5 or points % 2 == 0:  # of 3, the centre alone lies within half the span
+        raise ValueError(f"points: expected an odd number from 5 on, got {points!r}")
     model = as_module(model)
     steps = torch.linspace(-span, span, points, dtype=torch.float64)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(int(seed))
     own = dict(model.named_parameters())
     if not any(weight.ndim > 1 for weight in own.values()):
         warnings.warn("model: it has no weights to move, so its landscape is flat", stacklevel=2)
@@ -148,7 +150,7 @@ def _loss(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> 
     """Mean cross-entropy and accuracy, float64."""
     device = device_of(model, images)
     loss = correct = torch.zeros((), dtype=torch.float64)
-    for some, classes in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+    for some, classes in zip(images.split(int(batch_size)), labels.split(int(batch_size)), strict=True):
         logits = model(to_pixels(some).to(device))
         loss = loss + F.cross_entropy(logits, classes.to(device), reduction="sum").double().cpu()
         correct = correct + classified(logits, classes.to(device)).sum().double().cpu()

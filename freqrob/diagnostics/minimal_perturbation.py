@@ -16,7 +16,7 @@ from freqrob.attacks import Norm, check_norm
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, untracked
-from freqrob.parameters import check_seeds
+from freqrob.parameters import check_counts, check_seeds
 from freqrob.spectral.rings import RingMap
 
 if TYPE_CHECKING:
@@ -118,12 +118,13 @@ def minimal_perturbation(
     Source: Li et al., PLoS Comput. Biol. 2023, Fig. 2, 4 and 6: L∞, 1,000 images, 1,000 steps, several repeats.
     """
     check_norm(norm)
+    check_counts(steps=steps, repeats=repeats, batch_size=batch_size)
     check_seeds(seed=seed)
     check_labelled(images, labels)
     check_foolbox()
     from freqrob_foolbox import L2BrendelBethgeAttack, LinfinityBrendelBethgeAttack, MinimalPerturbation
 
-    attack = {"Linf": LinfinityBrendelBethgeAttack, "L2": L2BrendelBethgeAttack}[norm](steps=steps)
+    attack = {"Linf": LinfinityBrendelBethgeAttack, "L2": L2BrendelBethgeAttack}[norm](steps=int(steps))
     how = MinimalPerturbation(attack, repeats=repeats, seed=seed, batch_size=batch_size)
     found = how(model, images, labels, cache=cache, track=track)
     spectrum = _spectrum(found.perturbed[found.success], to_pixels(images).cpu()[found.success], seed)

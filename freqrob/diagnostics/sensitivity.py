@@ -16,6 +16,7 @@ from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.data.hybrid import frequency_radius
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, per_batch, untracked
+from freqrob.parameters import fits
 from freqrob.spectral.longtail import split
 from freqrob.spectral.ops import ring_sum
 from freqrob.spectral.reference import rfft2
@@ -86,10 +87,10 @@ def sensitivity(
     rings, radius = RingMap(height, width), frequency_radius(height, width).flatten()
     if boundary_ring is None:
         boundary_ring = 5 if max(height, width) == 32 else split(images).boundary + 1
-    if not 1 <= boundary_ring < rings.rings:
-        raise ValueError(f"boundary_ring: expected 1 to {rings.rings - 1}, got {boundary_ring}")
-    if not ranks or not all(0 <= rank < len(radius) for rank in ranks):
-        raise ValueError(f"ranks: expected some of 0 to {len(radius) - 1}, got {list(ranks)}")
+    if not fits(boundary_ring, int) or not 1 <= boundary_ring < rings.rings:
+        raise ValueError(f"boundary_ring: expected 1 to {rings.rings - 1}, got {boundary_ring!r}")
+    if not fits(ranks, Sequence[int]) or not ranks or not all(0 <= rank < len(radius) for rank in ranks):
+        raise ValueError(f"ranks: expected some of 0 to {len(radius) - 1}, got {ranks!r}")
 
     def projected(model: nn.Module, numbers: Tensor, device: torch.device) -> dict[str, Tensor]:
         gradient = input_gradient(model, to_pixels(images[numbers]).to(device), labels[numbers].to(device)).mean(1)
