@@ -133,6 +133,8 @@ def band_pgd(
     rel_stepsize = 2.5 / steps if rel_stepsize is None else rel_stepsize
     check_weights(eps=eps, rel_stepsize=rel_stepsize)
     images = images.detach()
+    with torch.inference_mode(False):
+        labels = labels.clone()  # autograd keeps no tensor of inference mode
     ball = BandBall(images, torch.full_like(images[:, :1, :1, :1], eps), norm, Band(rings))
 
     def loss(logits: Tensor) -> Tensor:

@@ -66,6 +66,13 @@ def test_finds_the_very_images_of_the_package(network, batch, short, version, at
     assert torch.equal(result.correct, stands) and 0 < stands.sum() < 11
 
 
+def test_inference_mode_changes_nothing(network, batch, short):
+    attack = AutoAttack("custom", ("apgd-ce", "square"), EPS)
+    with torch.inference_mode():
+        found = attack.perturb(network, *(tensor.clone() for tensor in batch))
+    assert torch.equal(found.clone(), attack.perturb(network, *batch))
+
+
 def test_parameters_are_those_of_the_version(network, batch, monkeypatch):
     """What the package's objects are set to when each attack runs."""
     seen = []

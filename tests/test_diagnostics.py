@@ -863,6 +863,18 @@ def test_a_damaged_measurement_is_named(tmp_path, damage):
         BandAccuracy.load(tmp_path / "absent")
 
 
+@pytest.mark.parametrize("name", [*EACH, MINIMAL])
+def test_inference_mode_changes_nothing(name):
+    if name == MINIMAL:
+        pytest.importorskip("foolbox")
+    each = {**EACH, MINIMAL: lambda model, data: minimal_perturbation(model, *data, steps=2, repeats=1)}
+    model = Linear(wave(3))
+    expected = each[name](model, of_waves(3)).tensors()
+    with torch.inference_mode():
+        found = each[name](model, of_waves(3)).tensors()
+    assert all(torch.allclose(found[one], value, equal_nan=True) for one, value in expected.items())
+
+
 @pytest.mark.parametrize(
     ("measure", "counts"),
     [

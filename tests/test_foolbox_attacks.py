@@ -202,6 +202,17 @@ def test_strided_images_and_a_single_one_are_fine(attack, model, images, labels)
     assert success.shape == (1,)
 
 
+@pytest.mark.parametrize("attack", ATTACKS, ids=named)
+def test_inference_mode_changes_nothing(attack, model, images, labels):
+    found = []
+    for inference in (False, True):
+        torch.manual_seed(0)
+        with torch.inference_mode(inference):
+            _, clipped, _ = attack(model, images.clone(), labels.clone(), epsilons=radii(attack)[1])
+        found.append(clipped.clone())
+    assert torch.equal(*found)
+
+
 # The band
 
 

@@ -163,7 +163,8 @@ def _run(
         adversary.attacks_to_run = list(components)
         adversary.square.n_queries = queries or adversary.square.n_queries
         _fit_to_classes(adversary, model, images)
-        found = run(images, labels, len(images))
+        with torch.inference_mode(False), torch.enable_grad():
+            found = run(images.clone(), labels.clone(), len(images))
     return (found[0] if isinstance(found, tuple) else found).detach()
 
 

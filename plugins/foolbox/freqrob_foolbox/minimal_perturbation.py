@@ -131,7 +131,8 @@ class MinimalPerturbation:
         """
         check_labelled(images, labels)
         classes = self._classes(labels, targets)
-        with evaluating(as_module(model)) as module, channels_last(module):
+        subject = as_module(model)
+        with evaluating(subject) as module, channels_last(module), torch.inference_mode(False), torch.enable_grad():
             search = _Search(self, module, to_pixels(images), classes.cpu(), cache, track)
             runs = [search.run(repeat) for repeat in range(self.repeats)]
         if search.error is not None and not any(run.done.any() for run in runs):

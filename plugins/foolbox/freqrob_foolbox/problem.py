@@ -58,11 +58,13 @@ class Problem:
         if not isinstance(classes, Tensor) or classes.shape != images.shape[:1]:
             got = f"{type(classes).__name__} {tuple(classes.shape)}"
             raise ValueError(f"criterion: expected a PyTorch tensor of {len(images)} classes, got {got}")
+        with torch.inference_mode(False):
+            classes = classes.to(images.device).long().clone()  # autograd keeps no tensor of inference mode
         span = upper - lower
         pixels = (images.detach() - lower) / span
         if not pixels.is_contiguous(memory_format=torch.channels_last):
             pixels = pixels.contiguous()
-        return cls(as_module(model), pixels, classes.to(images.device).long(), targeted, lower, span, restore)
+        return cls(as_module(model), pixels, classes, targeted, lower, span, restore)
 
     def fooled(self, logits: Tensor) -> Tensor:
         """Which logits meet the criterion: (N,) bool; those with a NaN do not."""
