@@ -202,6 +202,7 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
         model.train(was_training)
 
 
-def device_of(model: nn.Module, images: Tensor) -> torch.device:
-    """Where a model is; a model without tensors is where the images are."""
-    return next(chain(model.parameters(), model.buffers()), images).device
+def device_of(model: nn.Module, images: Tensor | None = None) -> torch.device:
+    """Where a model is; a model without tensors is where the images are, or else on the CPU."""
+    tensor = next(chain(model.parameters(), model.buffers()), images)
+    return torch.device("cpu") if tensor is None else tensor.device

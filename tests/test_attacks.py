@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from freqrob.attacks import L2Ball, LinfBall, classified, evaluating, fgsm, input_gradient, pgd
+from freqrob.attacks import L2Ball, LinfBall, classified, device_of, evaluating, fgsm, input_gradient, pgd
 
 EPS = 8 / 255
 
@@ -85,6 +85,12 @@ def test_works_in_inference_mode(network):
 def test_result_carries_no_graph(network):
     x, y = batch(4, 10)
     assert not pgd(network, x.requires_grad_(), y, steps=2).requires_grad
+
+
+def test_a_model_without_tensors_is_where_the_images_are():
+    elsewhere = torch.empty(1, device="meta")
+    assert device_of(nn.ReLU(), elsewhere) == torch.device("meta") and device_of(nn.ReLU()) == torch.device("cpu")
+    assert device_of(nn.Linear(1, 1, device="meta"), torch.empty(1)) == device_of(nn.BatchNorm1d(1, device="meta"))
 
 
 def test_a_submodule_called_module_is_no_wrapper():

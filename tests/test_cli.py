@@ -356,7 +356,7 @@ def test_a_card_s_older_results_are_replaced_by_fuller_ones(tmp_path):
         (["timm:no_such_model"], "no_such_model"),
         (["standard_tiny", "--eps", "big"], "expected a number such as 8/255"),
         (["standard_tiny", "--attack", "pgd-0"], "steps: expected an integer from 1 on"),
-        (["standard_tiny", "--images", "0"], "images: expected at least 1"),
+        (["standard_tiny", "--images", "0"], "images: expected an integer from 1 on, got 0"),
         (["standard_tiny", "--device", "abacus"], "device: cannot use 'abacus'"),
         (["standard_tiny", "--protocol", "autoattack"], "protocols: expected some of"),
         (["standard_tiny", "--out", "results.txt"], "ending in .json or .csv"),

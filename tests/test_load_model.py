@@ -119,7 +119,7 @@ def test_a_card_of_something_else_is_refused(tmp_path):
         ("threat_model", "L2"): "card says threat_model 'L2', asked for 'Linf'",
         ("architecture", "rn18"): "card says architecture 'rn18', asked for 'rn20'",
         ("num_classes", 100): r"not the weights of rn20: linear.weight is \(10, 64\), expected \(100, 64\)",
-        ("num_classes", 0): "num_classes: got 0",
+        ("num_classes", 0): "num_classes: expected an integer from 1 on, got 0",
     }.items():
         checkpoints.card_path(path).write_text(replace(card, **dict([change])).to_json())
         with pytest.raises(CheckpointError, match=f"pgd_at_rn20.safetensors: .*{complaint}"):

@@ -233,7 +233,7 @@ def test_name_errors_name_the_argument_and_what_is_near():
 def test_registry_errors():
     with pytest.raises(ValueError, match=r"architecture: got 'rn2'.*Nearest: rn20"):
         create_network("rn2")
-    with pytest.raises(ValueError, match="num_classes: got 0"):
+    with pytest.raises(ValueError, match="num_classes: expected an integer from 1 on, got 0"):
         create_network("rn20", num_classes=0)
     with pytest.raises(ValueError, match="'rn20' is already registered"):
         registry.register_architecture("rn20")

@@ -32,6 +32,7 @@ from freqrob.cli.app import (
     usable_device,
 )
 from freqrob.cli.progress import prefixed, progress_bars
+from freqrob.parameters import check_counts
 
 if TYPE_CHECKING:
     import torch
@@ -121,8 +122,8 @@ def evaluate(
     stronger than PGD-20 through it, the front end masks gradients, and a line in red says so.
     """
     check_outputs(out or [], samples)
-    if images is not None and images < 1:
-        raise ValueError(f"images: expected at least 1, got {images}")
+    if images is not None:
+        check_counts(images=images)
     if card and split != "test":
         raise ValueError(f"card: cards hold accuracies on the test split, got --split {split}")
     if cache and no_cache:

@@ -155,11 +155,12 @@ def model_hash(model: nn.Module) -> str:
     changes what the model answers, it is another one; so it is after calls that change an attribute, such as a count.
     """
     digest = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", repr(model)).encode())  # addresses differ between runs
+    of_all = vars(nn.Module()).keys()
     for name, module in model.named_modules():
         kind = type(module)
         code = module.code if isinstance(module, torch.fx.GraphModule) else "".join(map(_source, kind.__mro__))
         digest.update(f"{name} {kind.__module__}.{kind.__qualname__}\n{code}".encode())
-        for key in () if _is_of_torch(kind) else sorted(vars(module).keys() - vars(nn.Module()).keys()):
+        for key in () if _is_of_torch(kind) else sorted(vars(module).keys() - of_all):
             digest.update(key.encode())
             _update_with(digest, vars(module)[key])
     kinds = set()

@@ -7,6 +7,8 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from freqrob.parameters import check_counts
+
 Builder = Callable[..., nn.Module]
 _ARCHITECTURES: dict[str, Builder] = {}
 
@@ -48,15 +50,14 @@ def list_architectures(pattern: str = "*") -> list[str]:
 def create_network(architecture: str, num_classes: int = 10) -> nn.Module:
     """A freshly initialised network: (N, 3, H, W) → logits (N, num_classes), without any front end.
 
-    Raises ValueError for an unknown architecture, with the nearest names.
+    Raises ValueError for an unknown architecture, with the nearest names, and for fewer than one class.
     """
     if architecture not in _ARCHITECTURES:
         raise ValueError(
             f"architecture: got {architecture!r}, expected one of {', '.join(list_architectures())}."
             + nearest_names(architecture, _ARCHITECTURES)
         )
-    if num_classes < 1:
-        raise ValueError(f"num_classes: got {num_classes}, expected at least 1")
+    check_counts(num_classes=num_classes)
     return _ARCHITECTURES[architecture](num_classes=num_classes)
 
 

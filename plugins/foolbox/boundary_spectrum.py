@@ -169,14 +169,16 @@ def make_attack(name: str, steps: int | None) -> MinimizationAttack:
     from foolbox import attacks as theirs
     from freqrob_foolbox import L2BrendelBethgeAttack, LinfinityBrendelBethgeAttack
 
+    from freqrob.parameters import check_counts
+
     kinds = {
         "bb": LinfinityBrendelBethgeAttack, "bb_l2": L2BrendelBethgeAttack, "fmn": theirs.LInfFMNAttack,
         "fmn_l2": theirs.L2FMNAttack, "ddn": theirs.DDNAttack, "cw": theirs.L2CarliniWagnerAttack,
         "hsj": theirs.HopSkipJumpAttack, "boundary": theirs.BoundaryAttack,
     }  # fmt: skip
-    if steps is not None and steps < 1:
-        raise ValueError(f"steps: expected at least 1, got {steps}")
-    return kinds[name](**({} if steps is None else {"steps": steps}))
+    given = {} if steps is None else {"steps": steps}
+    check_counts(**given)
+    return kinds[name](**given)
 
 
 def _images(options: argparse.Namespace, track: Any) -> ImageSet:

@@ -14,7 +14,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -25,6 +24,7 @@ from pyautoattack import autoattack as implementation
 from pyautoattack import state as implementation_state
 from torch import Tensor, nn
 
+from freqrob.attacks import device_of
 from freqrob.evaluation.samples import data_hash, model_hash
 from freqrob.files import write_json
 
@@ -51,7 +51,7 @@ class AutoAttack(pyautoattack.AutoAttack):
         if version == "custom" and not attacks_to_run:
             raise ValueError("attacks_to_run: expected the attacks of the custom version, got none")
         attacks = list(attacks_to_run) or None
-        device = device or _device_of(model)
+        device = device or device_of(model)
         super().__init__(model, attacks=attacks, device=device, eps=eps, norm=norm, seed=seed, version=version)
         self.verbose, self.log_path = verbose, log_path
 
@@ -124,10 +124,6 @@ class AutoAttack(pyautoattack.AutoAttack):
             for handler in handlers:
                 self.logger.removeHandler(handler)
                 handler.close()
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    return next((tensor.device for tensor in chain(model.parameters(), model.buffers())), torch.device("cpu"))
 
 
 @dataclass
