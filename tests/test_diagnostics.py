@@ -282,8 +282,9 @@ def test_bfloat16_runs_the_network_in_it_and_changes_little(real):
 def test_the_norm_grows_with_the_side_but_is_the_published_one_at_224():
     labels = torch.tensor([0, 1])
     for side, norm in ((32, 4.0), (48, 6.0), (64, 8.0)):
-        found = fourier_heatmap(Linear(torch.ones(1, side, side)), torch.rand(2, 1, side, side), labels, every=side)
-        assert found.norm == norm and found.change.shape == (1, 1)
+        model, images = Linear(torch.ones(1, side, side)), torch.rand(2, 1, side, side)
+        found = fourier_heatmap(model, images, labels, every=side // 2)
+        assert found.norm == norm and found.change.shape == (2, 2)
     assert NORMS[224] == 15.7
 
 
@@ -922,6 +923,7 @@ def test_no_images_are_an_error(name):
         (lambda data: hybrid_reliance(Linear(wave(3)), *data, frequencies=(0.2, 1)), "frequencies: .* 0.707 .*, got 1"),
         (lambda data: hybrid_reliance(Linear(wave(3)), *data, seeds=(-1,)), "seeds.*: expected an integer .*, got -1"),
         (lambda data: fourier_heatmap(Linear(wave(3)), *data, norm=0), "norm: expected a positive number"),
+        (lambda data: fourier_heatmap(Linear(wave(3)), *data, every=17), "every: expected at most 16, half .*, got 17"),
         (lambda data: fourier_heatmap(Linear(wave(3)), *data, convention="mine"), "convention: expected one of yin"),
         (lambda data: fourier_heatmap(Linear(wave(3)), *data, precision="int8"), "precision: expected one of float32"),
         (lambda data: sensitivity(Linear(wave(3)), *data, boundary_ring=23), "boundary_ring: expected 1 to 22"),

@@ -102,7 +102,8 @@ def fourier_heatmap(
         batch_size, cache, track: as for ``per_sample``.
 
     Raises:
-        ValueError: an unknown convention, precision or layer, or a norm or ``every`` that is not positive.
+        ValueError: an unknown convention, precision or layer, a norm or ``every`` that is not positive, or an ``every``
+            beyond half of the larger side.
 
     Source: Yin et al., NeurIPS 2019; ``google-research/frequency_analysis/freq_heatmap.py`` (without its ``rand_flip``,
     which loses the norm) and ``gatheluck/FourierHeatmap``.
@@ -117,6 +118,9 @@ def fourier_heatmap(
         raise ValueError(f"norm: expected a positive number, got {norm!r}")
     every = coarseness(height, width) if every is None else every
     check_counts(every=every)
+    if every > (most := max(1, side // 2)):
+        reason = "half of the images' larger side, beyond which there is DC alone"
+        raise ValueError(f"every: expected at most {most}, {reason}, got {every}")
     check_seeds(seed=seed)
     if layer:
         find_layer(as_module(model), layer)
