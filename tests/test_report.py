@@ -616,7 +616,7 @@ def test_what_was_measured_but_is_not_there_is_told_from_what_was_not_measured(t
         "measured: p(low) − p(high) never rises through 0"
     )
     assert "frev none: measured, but p(low) − p(high) never rises through 0." in text_of(page)
-    assert "lies between 0.375 (other) and 0.375 cycles/pixel (other)." in text_of(page)
+    assert "is 0.375 cycles/pixel for all of 2 models." in text_of(page)
     found = json.loads((tmp_path / "out" / "results.json").read_text())["models"]
     assert found[0]["measurements"]["hybrid"]["reversal"] == [None, None]
     write_report([tmp_path / "runs" / "never"], tmp_path / "out")
