@@ -144,7 +144,7 @@ def test_predictions_are_computed_once_a_protocol(grey):
     model, attacks = Counting(), [Clean(), FGSM(), PGD(steps=2), Clean(), FGSM()]
     results = evaluate(model, *grey, protocols=["natural"], attacks=attacks, batch_size=50)
     assert [result.attack for result in results] == attacks and results[1] == results[4]
-    checks = 2 + 1 + 1  # two passes that have to agree, a gradient, and a trial of channels_last
+    checks = 3 + 1 + 1  # passes that have to agree, a gradient, and a trial of channels_last
     assert model.calls == checks + 2 * (1 + (1 + 1) + (2 + 1)), "clean, each attack's steps and last iterate, by batch"
 
 
@@ -355,6 +355,14 @@ class TestWarnings:
 
         with pytest.warns(UserWarning, match="randomised.*autoattack-rand"):
             self.evaluated(grey, Noisy())
+
+    def test_batch_norm_in_training_mode(self, grey):
+        class Trained(Brightness):
+            def forward(self, images):
+                return super().forward(images - images.mean(0) + 0.5)
+
+        with pytest.warns(UserWarning, match="depends on the others in the batch"):
+            self.evaluated(grey, Trained())
 
     def test_zero_gradients(self, grey):
         class Staircase(Brightness):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from freqrob.attacks import input_gradient
 
 SAME = 1e-4  # of the logits' norm: what two passes may differ by; AutoAttack's packages take the same
+ALONE = 0.02  # what images may differ by in a batch of another size: rounding, also that of bfloat16
 
 
 def check_answers(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -52,14 +53,17 @@ def _failure(images: Tensor, error: Exception) -> str:
 
 
 def warn_of_model(model: nn.Module, images: Tensor, labels: Tensor, *, gradients: bool) -> None:
-    """Warn of a model that is randomised, gives probabilities or what is not finite, or has gradients that are zero.
+    """Warn of a model whose numbers mislead.
+
+    Of one that is randomised, whose answers depend on the other images of a batch, that gives probabilities or what is
+    not finite, or has gradients that are zero.
 
     Args as for an attack: (N, C, H, W) in [0, 1] and (N,) int64, on the model's device. Gradients only with
     ``gradients``. Raises as ``check_answers``.
     """
     first = check_answers(model, images, labels)
     with torch.no_grad():
-        second = model(images)
+        second, half = model(images), model(images[: len(images) // 2 or 1])
     broken = int((~first.isfinite().all(1)).sum())
     if broken:
         warnings.warn(
@@ -67,10 +71,16 @@ def warn_of_model(model: nn.Module, images: Tensor, labels: Tensor, *, gradients
             "their gradients are NaN",
             stacklevel=2,
         )
-    if bool(((first - second).norm(dim=1) > SAME * first.norm(dim=1)).any()):
+    if _differ(first, second, SAME):
         warnings.warn(
             "model: it is randomised (two passes over the same images differ), so that gradients and accuracies are "
             "noisy and PGD looks weaker than it is; attack it with autoattack-rand, which averages gradients",
+            stacklevel=2,
+        )
+    elif _differ(first[: len(half)], half, ALONE):
+        warnings.warn(
+            "model: its answer to an image depends on the others in the batch (is a batch norm in training mode?), so "
+            "that all numbers depend on the batch size and the order",
             stacklevel=2,
         )
     elif _probabilities(first):
@@ -89,6 +99,10 @@ def warn_of_model(model: nn.Module, images: Tensor, labels: Tensor, *, gradients
                 "autoattack as well",
                 stacklevel=2,
             )
+
+
+def _differ(logits: Tensor, others: Tensor, tolerance: float) -> bool:
+    return bool(((logits - others).norm(dim=1) > tolerance * logits.norm(dim=1)).any())
 
 
 def _probabilities(outputs: Tensor) -> bool:
