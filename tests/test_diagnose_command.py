@@ -210,12 +210,19 @@ def test_two_processes_measure_what_one_does(tmp_path):
     command = ["diagnosed_nets:net", *options, "--batch-size", "7", "--out"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    for launcher, name in ((torchrun, "pair"), ([sys.executable], "alone")):
+
+    def start(launcher, name, *more):
         environment = {**os.environ, "FREQROB_CACHE": str(tmp_path / name), "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [*launcher, "diagnose_here.py", "diagnose", *command, f"out-{name}"],
+        return subprocess.run(
+            [*launcher, "diagnose_here.py", "diagnose", *command, f"out-{name}", *more],
             cwd=tmp_path, env=environment, capture_output=True, text=True,
         )  # fmt: skip
+
+    refused = start(torchrun, "pair", "--set", "hybrid.frequencies=[0.3,0.1]")
+    assert refused.returncode != 0 and "settings of hybrid: frequencies: expected them ascending" in refused.stderr
+    assert not (tmp_path / "out-pair").exists()
+    for launcher, name in ((torchrun, "pair"), ([sys.executable], "alone")):
+        done = start(launcher, name)
         assert done.returncode == 0, done.stderr
     folders = [tmp_path / f"out-{name}" / "diagnosed_nets_net" for name in ("pair", "alone")]
     kinds = (JacobianSpectrum, Sensitivity, HybridReliance, MinimalPerturbationSpectrum, BandAccuracy, FourierHeatmap)
@@ -226,3 +233,9 @@ def test_two_processes_measure_what_one_does(tmp_path):
         pair, alone = (kind.load(folder, name) for folder in folders)
         assert pair.scalars() == alone.scalars(), name
         assert all(torch.equal(value, alone.tensors()[key]) for key, value in pair.tensors().items()), name
+    assert [json.loads(path.read_text())["from_cache"] for path in folders[0].glob("*.json")] == [False] * len(found)
+    for kept in (tmp_path / "pair" / "results").glob("sensitivity-*"):
+        kept.unlink()
+    done = start(torchrun, "pair")
+    again = {path.stem: json.loads(path.read_text())["from_cache"] for path in folders[0].glob("*.json")}
+    assert again == {**dict.fromkeys(found, True), "sensitivity": False} and "kept from earlier runs" not in done.stderr

@@ -603,6 +603,19 @@ def test_the_landscape_of_a_scripted_model_is_that_of_the_model(made_by):
     assert expected.variation > 0 and torch.equal(scripted(data[0]), made_by(model)(data[0]))
 
 
+def test_a_landscape_that_is_stopped_leaves_the_weights():
+    class Stopping(Linear):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            if not torch.equal(self.weight, wave(3)):
+                raise KeyboardInterrupt
+            return super().forward(images)
+
+    model = Stopping(wave(3).clone())
+    with pytest.raises(KeyboardInterrupt):
+        loss_landscape(model, *of_waves(3), points=5)
+    assert torch.equal(model.weight, wave(3))
+
+
 def test_a_landscape_without_weights_is_told():
     with pytest.warns(UserWarning, match="it has no weights to move, so its landscape is flat"):
         assert loss_landscape(nn.Flatten(), torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), points=5).variation == 0
@@ -711,11 +724,20 @@ def test_every_diagnostic_takes_images_of_any_size(size, every, points, tmp_path
     assert expected_seconds(model, images, labels) > 0
 
 
+def test_a_quick_heat_map_of_tiny_images_has_every_wave():
+    images, labels = torch.rand(4, 3, 3, 3), torch.arange(4) % 2
+    found = diagnose(Linear(wave(1, 3)), images, labels, only=["fourier_heatmap"])
+    assert found["fourier_heatmap"].every == 1 and found["fourier_heatmap"].change.isfinite().all()
+
+
 def test_images_that_come_class_by_class_are_mixed():
     """The first three hundred images of ImageNet are of six classes of a thousand."""
     images, labels = of_waves(3, 600)[0], torch.arange(600) // 200
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 3))
+    settings = {"hybrid": {"frequencies": (0.1, 0.2)}}
+    assert expected_seconds(model, images, labels, only=["hybrid"], settings=settings) > 0
+    assert diagnose(model, images, labels, only=["hybrid"], settings=settings)["hybrid"].images == 300
     found = diagnose(model, images, labels, only=["hybrid"])["hybrid"]
     assert found.images == PRESETS["quick"]["hybrid"]["images"] == 300
     assert torch.equal(found.low, diagnose(model, images, labels, only=["hybrid"])["hybrid"].low)
@@ -743,6 +765,40 @@ def test_a_model_that_cannot_be_measured_is_refused_before_anything_is(forward, 
     assert not list(tmp_path.iterdir())
     if "gradient" in message:
         assert diagnose(Odd(wave(3)), *of_waves(3), only=["hybrid"], out=tmp_path)
+
+
+def test_a_model_that_works_in_place_leaves_the_callers_images(tmp_path):
+    class InPlace(Linear):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return super().forward(images.sub_(0.5).add_(0.25))
+
+    images, labels = of_waves(3)
+    before = images.clone()
+    diagnose(InPlace(wave(3)), images, labels, only=["hybrid"])
+    assert torch.equal(images, before)
+
+
+def test_a_model_is_tried_on_no_more_images_than_are_measured_at_a_time():
+    class Small(Linear):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            if len(images) > 5:
+                raise torch.OutOfMemoryError("6 images are too many")
+            return super().forward(images)
+
+    assert diagnose(Small(wave(3)), *of_waves(3), only=["hybrid"], batch_size=5)["hybrid"].images == 12
+    with pytest.raises(torch.OutOfMemoryError):
+        diagnose(Small(wave(3)), *of_waves(3), only=["hybrid"])
+
+
+def test_the_callers_inference_mode_changes_nothing():
+    names = ["jacobian", "hybrid", "loss_landscape_low"]
+    model = Linear(wave(3))
+    expected = diagnose(model, *of_waves(3), only=names)
+    with torch.inference_mode():
+        found, made_here = diagnose(model, *of_waves(3), only=names), Linear(wave(3))
+    assert all(equal(found[name], expected[name]) for name in names)
+    with pytest.raises(ValueError, match="model: its weights were made under torch.inference_mode"):
+        diagnose(made_here, *of_waves(3), only=names[2:])
 
 
 def test_zero_gradients_are_told_and_have_no_frequency():
@@ -810,7 +866,8 @@ def test_logits_that_are_not_finite_are_errors(tmp_path):
             return images.flatten(1)[:, :2] * torch.nan
 
     data = of_waves(3)
-    found = diagnose(Broken(), *data, only=["hybrid", "band_accuracy", "loss_landscape_low"], out=tmp_path)
+    with pytest.warns(UserWarning, match="its logits are NaN or infinite at 12 of 12 images"):
+        found = diagnose(Broken(), *data, only=["hybrid", "band_accuracy", "loss_landscape_low"], out=tmp_path)
     assert (found["hybrid"].low == 0).all() and (found["hybrid"].high == 0).all()
     bands = found["band_accuracy"]
     assert bands.accuracy == 0 and (bands.robust == 0).all() and (bands.low == 0).all()

@@ -6,12 +6,16 @@ import json
 import multiprocessing
 import os
 import sys
+from argparse import Namespace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors import safe_open
 from torch import nn
+from torchvision.transforms import Compose, GaussianBlur, Normalize
 
 from freqrob import files
 from freqrob.evaluation.samples import Samples, data_hash, model_hash
@@ -201,12 +205,34 @@ class Holding(nn.Identity):
         vars(self).update(attributes)
 
 
+def closing_over(value):
+    return lambda x: x + value
+
+
+def test_a_model_that_holds_itself_is_known_too():
+    found = []
+    for size in (4, 4, 5):
+        holding = Namespace(size=size)
+        model = Holding(holding=holding)
+        holding.model = holding.me = model
+        found.append(model_hash(model))
+    assert found[0] == found[1] != found[2]
+
+
 def test_a_model_is_known_by_its_attributes():
     """Temperature, mean, number of levels: what changes the answer and is no parameter."""
     held = [
         {}, {"levels": 4}, {"levels": 2}, {"other": 4}, {"levels": 4.0}, {"levels": "4"}, {"levels": [4]},
         {"levels": {"a": 4}}, {"levels": torch.tensor(4)}, {"levels": torch.tensor(2)}, {"levels": np.array([4])},
         {"levels": np.array([2])}, {"levels": [torch.tensor(2)]}, {"levels": None}, {"levels": True},
+        {"levels": torch.float16}, {"levels": torch.float32}, {"levels": {2, 3}}, {"levels": {2, 4}},
+        {"made_by": lambda x: x + 1}, {"made_by": lambda x: x + 2}, {"made_by": lambda x, y=3: x + 1},
+        {"made_by": closing_over(1)}, {"made_by": closing_over(2)}, {"made_by": closing_over(Shift(2.0))},
+        {"made_by": partial(F.avg_pool2d, kernel_size=1)}, {"made_by": partial(F.avg_pool2d, kernel_size=5)},
+        {"made_by": Compose([Normalize(0.5, 0.25)])}, {"made_by": Compose([Normalize(0.5, 0.5)])},
+        {"made_by": Compose([Normalize(0.5, 0.25), GaussianBlur(3)])}, {"made_by": Namespace(size=4).__repr__},
+        {"made_by": Namespace(size=4)}, {"made_by": Namespace(size=5)}, {"made_by": Namespace(net=Shift(1.0))},
+        {"made_by": Namespace(net=Shift(2.0))},
     ]  # fmt: skip
     hashes = [model_hash(nn.Sequential(Holding(**one))) for one in held]
     assert len(set(hashes)) == len(held)

@@ -562,8 +562,19 @@ def test_captions_say_what_was_not_measured_alike(tmp_path):
 def test_unlike_conditions_give_unlike_words():
     base = {"images": 20, "source": "cifar10 test", "eps": 8 / 255, "frequencies": list(MIXING_FREQUENCIES)}
     assert described(base) == "20 images of cifar10 test, ε = 8/255, Li et al.’s frequencies"
+    assert described({"eps": 0.0313, "norm": 2, "seed": 0}) == "ε = 0.0313, norm 2, seed 0"
     others = ({"images": 21}, {"source": ""}, {"eps": 8.1 / 255}, {"frequencies": [0.25, 0.5]}, {"frequencies": [0.25]})
     assert len({described(base | other) for other in others} | {described(base)}) == 6
+
+
+def test_a_whole_number_is_as_good_as_its_float(tmp_path):
+    for name, norm in (("one", 2), ("two", 2.0), ("three", 4.0)):
+        found = replace(measurements(0)["fourier_heatmap"], norm=norm)
+        found.save(tmp_path / name, about={**ABOUT, "model": name})
+    records = read_runs([tmp_path], cards=False)
+    assert records.unlike("fourier_heatmap") == {"norm 4": ["three"], "norm 2": ["one", "two"]}
+    (note,) = read_runs([tmp_path / "one", tmp_path / "one"], cards=False).notes or [""]
+    assert note == ""
 
 
 def test_of_measurements_under_other_settings_the_note_says_which_is_shown(tmp_path):

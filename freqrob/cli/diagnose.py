@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,8 +29,6 @@ from freqrob.parameters import read_setting
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-    from freqrob.data.datasets import ImageSet
 
 
 def diagnose(
@@ -111,11 +110,11 @@ def diagnose(
     with progress_bars(quiet=rank() > 0) as (track, _log):
         chosen = load_dataset(dataset, "test", data, download=download, track=track)
     how = {"preset": preset, "only": only, "settings": _by_diagnostic(settings or [])}
-    _check_networks(networks, chosen)
     seconds = 0.0
     for name, network in networks.items():
         with naming(name):
             seconds += expected_seconds(network.to(where), chosen.images, chosen.labels, **how) / rank_and_world()[1]
+        _say_of_classes(name, network, chosen.images[:2].to(where), chosen.classes)
         network.cpu()
     if rank() == 0:
         Console(stderr=True).print(f"about {max(seconds / 60, 0.1):.1f} minutes, less what is done", highlight=False)
@@ -133,7 +132,7 @@ def diagnose(
                         network.to(where), chosen.images, chosen.labels, out=folders[name] if rank() == 0 else None,
                         about=about, batch_size=batch_size, cache=kept, track=counted, **how,
                     )  # fmt: skip
-                unmeasured += [] if counted.items else [name]
+                unmeasured += [] if counted.any else [name]
                 network.cpu()
     except KeyboardInterrupt:
         if kept is not None:
@@ -146,16 +145,15 @@ def diagnose(
         Console().print(f"Wrote {', '.join(map(str, folders.values()))}", highlight=False, soft_wrap=True)
 
 
-def _check_networks(networks: dict[str, nn.Module], chosen: ImageSet) -> None:
-    """Raise ValueError, with its name, for a network on the CPU that gives no logits; say so of other classes."""
-    from freqrob.data.datasets import to_pixels
-    from freqrob.evaluation.checks import check_answers
+def _say_of_classes(name: str, network: nn.Module, images: Tensor, known: Sequence[str]) -> None:
+    import torch
 
-    for name, network in networks.items():
-        with naming(name):
-            classes = check_answers(network, to_pixels(chosen.images[:1]), chosen.labels).shape[1]
-        if classes != len(chosen.classes):
-            say(f"{name}: it tells {classes} classes apart, the data set has {len(chosen.classes)}")
+    from freqrob.data.datasets import to_pixels
+
+    with torch.no_grad():
+        classes = network(to_pixels(images)).shape[1]
+    if classes != len(known):
+        say(f"{name}: it tells {classes} classes apart, the data set has {len(known)}")
 
 
 def _by_diagnostic(texts: list[str]) -> dict[str, dict[str, Any]]:

@@ -240,7 +240,9 @@ def naming(name: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{name}: {error}" if str(error).startswith("model:") else str(error)) from error
+        if not str(error).startswith("model:"):
+            raise
+        raise ValueError(f"{name}: {error}") from error
 
 
 def _masking(

@@ -75,9 +75,11 @@ def hybrid_reliance(
     """
     check_frequencies(frequencies)
     check_seeds(**{f"seeds[{i}]": seed for i, seed in enumerate(seeds)})
+    if not len(seeds):
+        raise ValueError("seeds: expected at least one, got none")
     for name, values in (("frequencies", frequencies), ("seeds", seeds)):
-        if not len(values) or sorted(values) != list(values):
-            raise ValueError(f"{name}: expected at least one, ascending, got {list(values)}")
+        if sorted(values) != list(values):
+            raise ValueError(f"{name}: expected them ascending, got {list(values)}")
     low, high = [], []
     for seed in seeds:
         partner = partners(labels, seed)

@@ -77,5 +77,4 @@ def jacobian_spectrum(
         amplitudes, model, images, labels, key=key, batch_size=batch_size, cache=cache, track=track, what="Jacobian"
     )
     amplitude = (found["amplitude"].sum(0) / len(images)).float()
-    found = log_b_low(amplitude).item() if amplitude.any() else nan
-    return JacobianSpectrum(amplitude, found, batch, len(images))
+    return JacobianSpectrum(amplitude, log_b_low(amplitude).item() if amplitude.any() else nan, batch, len(images))

@@ -86,8 +86,8 @@ def loss_landscape(
         cache, track: as for ``per_sample``; each point is kept when it is done.
 
     Raises:
-        ValueError: a span that is not positive, an even number of points or fewer than 5, a seed below 0, or images and
-            labels that do not fit.
+        ValueError: a span that is not positive, an even number of points or fewer than 5, a seed below 0, images and
+            labels that do not fit, or weights made under ``torch.inference_mode``.
 
     Source: Li et al., NeurIPS 2018, section 4 (filter normalisation); Lin et al., NeurIPS 2023, Fig. 1 and 4.
     """
@@ -102,6 +102,8 @@ def loss_landscape(
     steps = torch.linspace(-span, span, points, dtype=torch.float64)
     generator = torch.Generator().manual_seed(int(seed))
     own = dict(model.named_parameters())
+    if any(weight.is_inference() for weight in own.values()):
+        raise ValueError("model: its weights were made under torch.inference_mode, and cannot be moved")
     if not any(weight.ndim > 1 for weight in own.values()):
         warnings.warn("model: it has no weights to move, so its landscape is flat", stacklevel=2)
     one, other = ({name: _direction(weight, generator) for name, weight in own.items()} for _ in range(2))

@@ -44,9 +44,10 @@ class Measurement:
 
     @property
     def conditions(self) -> dict[str, Any]:
-        """The settings by name, as JSON holds them."""
-        values = {name: getattr(self, name) for name in self.settings}
-        return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in values.items()}
+        """The settings by name, as JSON holds them; 1 and 1.0 are one."""
+        hints, values = get_type_hints(type(self)), {name: getattr(self, name) for name in self.settings}
+        plain = {name: value.tolist() if isinstance(value, Tensor) else value for name, value in values.items()}
+        return {name: float(value) if hints.get(name) is float else value for name, value in plain.items()}
 
     def scalars(self) -> dict[str, Any]:
         """The fields that are no tensors."""
@@ -95,7 +96,6 @@ class Measurement:
         # Damaged files raise anything: JSONDecodeError, BadZipFile, KeyError, TypeError, zlib.error, ...
         except Exception as error:
             raise ValueError(f"{path}: not a measurement of {cls.kind} ({type(error).__name__}: {error})") from error
-
 
     def _check(self) -> None:
         """Raise ValueError for a field of another type than the class says, or a tensor of another shape."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from freqrob import __version__
 from freqrob.attacks import device_of, evaluating
 from freqrob.data.datasets import check_labelled
-from freqrob.evaluation.ranks import rank_and_world
+from freqrob.evaluation.ranks import merged, rank_and_world
 from freqrob.evaluation.samples import Samples, data_hash, model_hash
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
@@ -37,6 +37,11 @@ class Counted:
     def __call__(self, items: Iterable, what: str, count: int) -> Iterable:
         self.items += count
         return self.track(items, what, count)
+
+    @property
+    def any(self) -> bool:
+        """Whether anything went through, in any of the processes, all of which have to ask."""
+        return bool(merged([torch.tensor(self.items > 0)])[0])
 
 
 def per_sample(

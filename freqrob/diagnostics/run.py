@@ -89,7 +89,7 @@ def high_half(images: Tensor) -> Tensor:
 
 def twice_as_coarse(height: int, width: int) -> int:
     """Of how many frequencies a quick heat map measures one."""
-    return 2 * coarseness(height, width)
+    return min(2 * coarseness(height, width), max(1, max(height, width) // 2))
 
 
 def _gradient_passes(**_: Any) -> float:
@@ -162,7 +162,11 @@ def expected_seconds(
     settings: Settings = NONE,
 ) -> float:
     """About how long ``diagnose`` takes, from the time of one batch. Raises what it does before it measures."""
-    plans, model = _checked(model, images, labels, preset, only, settings), as_module(model)
+    check_labelled(images, labels)
+    plans, model = _planned(preset, only, settings, tuple(images.shape[-2:])), as_module(model)
+    _check_model(plans, model, images, labels, default_batch_size(images))
+    if rank_and_world()[1] == 1:
+        _try_settings(settings, plans, model, images, labels[_order(labels)])
     batch = to_pixels(images[:64]).to(device_of(model, images))
     with evaluating(model) as subject, channels_last(subject), torch.no_grad():
         subject(batch)
@@ -222,43 +226,41 @@ def diagnose(
 
     Warns of a model that is randomised, gives probabilities or what is not finite, or has zero gradients.
     """
-    plans, found = _checked(model, images, labels, preset, only, settings), {}
+    check_labelled(images, labels)
+    plans, found = _planned(preset, only, settings, tuple(images.shape[-2:])), {}
     for name in () if only else DIAGNOSTICS.keys() - plans.keys():
         warnings.warn(f"{name} is left out: it needs {DIAGNOSTICS[name].package}", stacklevel=2)
-    if batch_size is None:
-        batch_size = max(8, min(250, 250 * 32 * 32 // images[0, 0].numel()))
+    batch_size = default_batch_size(images) if batch_size is None else batch_size
     check_counts(batch_size=batch_size)
-    model = as_module(model)
+    model, cache, order = as_module(model), cache and Path(cache), _order(labels)
+    _check_model(plans, model, images, labels, batch_size)
     with evaluating(model) as subject:
-        warn_of_model(subject, *_probe(model, images, labels), gradients=bool(_needing_gradients(plans)))
-    if (labels.diff() >= 0).all():
-        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-        images, labels = images[order], labels[order]
+        some = _some(model, images, labels, batch_size)
+        warn_of_model(subject, *some, gradients=any(DIAGNOSTICS[name].gradients for name in plans))
+    images, labels = images[order], labels[order]
+    _try_settings(settings, plans, model, images, labels, cache)
     about = {**(about or {}), "model_hash": model_hash(model)} if out is not None else {}
     for name, its in plans.items():
         chosen, measured = slice(its.pop("images") or None), Counted(track)
-        how = {"batch_size": batch_size, "cache": cache and Path(cache), "track": measured, **its}
+        how = {"batch_size": batch_size, "cache": cache, "track": measured, **its}
         diagnostic = DIAGNOSTICS[name]
         found[name] = diagnostic.measure(model, diagnostic.sees(images[chosen]), labels[chosen], **how)
+        from_cache = not measured.any  # of all processes, one of which saves
         if out is not None:
-            found[name].save(out, name, {**about, "from_cache": not measured.items})
+            found[name].save(out, name, {**about, "from_cache": from_cache})
     return found
 
 
-def _checked(
-    model: nn.Module, images: Tensor, labels: Tensor, preset: Preset, only: Sequence[str], settings: Settings
-) -> dict[str, dict[str, Any]]:
-    """The settings of each diagnostic that is to be run. Raises what can be raised before anything is measured."""
-    check_labelled(images, labels)
-    plans, model = _planned(preset, only, settings, tuple(images.shape[-2:])), as_module(model)
-    some, _ = _probe(model, images, labels)
-    with evaluating(model) as subject:
-        check_answers(subject, some, labels)
-        if needing := _needing_gradients(plans):
-            check_gradient(subject, some, ", ".join(needing))
-    for name in settings if rank_and_world()[1] == 1 else ():
-        _try_settings(name, model, images, labels, plans[name])
-    return plans
+def default_batch_size(images: Tensor) -> int:
+    """250 images of 32×32 pixels, fewer of larger ones."""
+    return max(8, min(250, 250 * 32 * 32 // images[0, 0].numel()))
+
+
+def _order(labels: Tensor) -> Tensor | slice:
+    """A random order, always the same, of images that come class by class; of others the one they have."""
+    if (labels.diff() < 0).any():
+        return slice(None)
+    return torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
 
 
 def _planned(
@@ -302,26 +304,47 @@ class _Begins(Exception):
     """A diagnostic has found its settings fit, and would begin to measure."""
 
 
-def _try_settings(name: str, model: nn.Module, images: Tensor, labels: Tensor, its: Mapping[str, Any]) -> None:
-    """Raise ValueError for settings out of range, which a diagnostic finds out before it tracks what it measures."""
+def _try_settings(
+    settings: Settings,
+    plans: Mapping[str, dict[str, Any]],
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    cache: Path | None = None,
+) -> None:
+    """Raise ValueError for settings out of range, which a diagnostic finds out before it tracks what it measures.
+
+    Several processes need the ``cache``, of which one alone has no use here.
+    """
 
     def begin(*_: Any) -> Iterable:
         raise _Begins
 
-    given, chosen = {key: value for key, value in its.items() if key != "images"}, slice(its["images"] or None)
-    try:
-        DIAGNOSTICS[name].measure(model, images[chosen], labels[chosen], **given, track=begin)
-    except _Begins:
-        return
-    except ValueError as error:
-        raise ValueError(f"settings of {name}: {error}") from error
+    how = {"track": begin, "cache": cache if rank_and_world()[1] > 1 else None}
+    for name in settings:
+        chosen = slice(plans[name]["images"] or None)
+        given = {key: value for key, value in plans[name].items() if key != "images"}
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                DIAGNOSTICS[name].measure(model, images[chosen], labels[chosen], **given, **how)
+        except _Begins:
+            continue
+        except ValueError as error:
+            raise ValueError(f"settings of {name}: {error}") from error
 
 
-def _probe(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """A few images as pixels, and their labels, where the model is."""
-    device = device_of(model, images)
-    return to_pixels(images[:PROBED]).to(device), labels[:PROBED].to(device)
+def _check_model(plans: Iterable[str], model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> None:
+    """Raise ValueError for a model that these diagnostics cannot measure."""
+    some, _ = _some(model, images, labels, batch_size)
+    needing = [name for name in plans if DIAGNOSTICS[name].gradients]
+    with evaluating(model) as subject:
+        check_answers(subject, some, labels)
+        if needing:
+            check_gradient(subject, some, ", ".join(needing))
 
 
-def _needing_gradients(plans: Iterable[str]) -> list[str]:
-    return [name for name in plans if DIAGNOSTICS[name].gradients]
+def _some(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
+    """A few images as pixels of their own, and their labels, where the model is."""
+    device, few = device_of(model, images), slice(min(PROBED, batch_size))
+    return to_pixels(images[few].clone()).to(device), labels[few].to(device)

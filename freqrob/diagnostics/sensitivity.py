@@ -102,7 +102,7 @@ def sensitivity(
         each = {"radii": pad(radii, (0, 0, 0, missing)), "high": pad(high, (0, missing))}
         return {"magnitude": magnitude.double().sum(0), **each}
 
-    key = {"diagnostic": "sensitivity", "boundary_ring": boundary_ring, "ranks": list(ranks)}
+    key = {"diagnostic": "sensitivity", "no gradient": "nan", "boundary_ring": boundary_ring, "ranks": list(ranks)}
     found = per_batch(
         projected, model, images, labels, key=key, batch_size=batch_size, cache=cache, track=track, what="sensitivity"
     )

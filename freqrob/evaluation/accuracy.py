@@ -101,8 +101,8 @@ def evaluate(
         ImportError: AutoAttack or Square without a package that has them.
         OSError: the cache cannot be written.
 
-    Warns of models that are randomised, give probabilities, or have zero gradients, when it measures anything; and of
-    a damaged file in the cache, which is set aside.
+    Warns of models whose numbers mislead, as ``checks.warn_of_model`` finds out, when it measures anything; and of a
+    damaged file in the cache, which is set aside.
     """
     check_labelled(images, labels)
     for protocol in protocols:

@@ -18,6 +18,8 @@ def check_answers(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     try:
         with torch.no_grad():
             logits = model(images)
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # whatever a network raises
         raise ValueError(f"model: {_failure(images, error)}") from error
     if not isinstance(logits, Tensor):
@@ -38,6 +40,8 @@ def check_gradient(model: nn.Module, images: Tensor, needed_by: str) -> None:
         try:
             logits = model(images)
             found = logits.requires_grad and torch.autograd.grad(logits.sum(), images, allow_unused=True)[0] is not None
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:
             raise ValueError(f"model: with gradients {_failure(images, error)}") from error
     if not found:

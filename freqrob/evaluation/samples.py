@@ -9,9 +9,12 @@ import operator
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
+from itertools import chain
 from pathlib import Path
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -150,28 +153,40 @@ class Samples:
 def model_hash(model: nn.Module) -> str:
     """SHA-256 of a model: its modules' classes, their code, how they print, what they hold; on any device.
 
-    What they hold is parameters, buffers and attributes: numbers, texts, tensors, arrays, and containers of them. Of
-    torch's classes it sees the names only, and no functions outside the classes. Under a caller's autocast, which
-    changes what the model answers, it is another one; so it is after calls that change an attribute, such as a count.
+    What they hold is parameters, buffers and attributes: numbers, texts, tensors, arrays, functions with what they
+    close over, other objects with theirs, and containers of them. Of torch's classes it sees the names only, and
+    nothing global. Under a caller's autocast, which changes what the model answers, it is another one; so it
+    is after calls that change an attribute, such as a count.
     """
-    digest = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", repr(model)).encode())  # addresses differ between runs
-    of_all = vars(nn.Module()).keys()
-    for name, module in model.named_modules():
-        kind = type(module)
-        code = module.code if isinstance(module, torch.fx.GraphModule) else "".join(map(_source, kind.__mro__))
-        digest.update(f"{name} {kind.__module__}.{kind.__qualname__}\n{code}".encode())
-        for key in () if _is_of_torch(kind) else sorted(vars(module).keys() - of_all):
-            digest.update(key.encode())
-            _update_with(digest, vars(module)[key])
-    kinds = set()
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        digest.update(name.encode())
-        _update(digest, tensor)
-        kinds.add(tensor.device.type)
+    digest = hashlib.sha256()
+    _update_module(digest, model, frozenset())
+    kinds = {tensor.device.type for tensor in (*model.parameters(), *model.buffers())}
     for kind in sorted(kinds or {"cpu"}):
         if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
             digest.update(f"autocast {torch.get_autocast_dtype(kind)}".encode())
     return digest.hexdigest()
+
+
+OF_ALL_MODULES = vars(nn.Module()).keys()
+
+
+def _update_module(digest: Any, model: nn.Module, above: frozenset[int]) -> None:
+    digest.update(_printed(model))
+    above |= set(map(id, model.modules()))
+    for name, module in model.named_modules():
+        kind = type(module)
+        code = module.code if isinstance(module, torch.fx.GraphModule) else "".join(map(_source, kind.__mro__))
+        digest.update(f"{name} {kind.__module__}.{kind.__qualname__}\n{code}".encode())
+        for key in () if _is_of_torch(kind) else sorted(vars(module).keys() - OF_ALL_MODULES):
+            digest.update(key.encode())
+            _update_with(digest, vars(module)[key], above)
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        digest.update(name.encode())
+        _update(digest, tensor)
+
+
+def _printed(value: object) -> bytes:
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value)).encode()  # addresses differ between runs
 
 
 def _source(kind: type) -> str:
@@ -183,23 +198,51 @@ def _source(kind: type) -> str:
 
 
 def _is_of_torch(kind: type) -> bool:
-    return kind.__module__.startswith("torch.")
+    return kind.__module__.partition(".")[0] == "torch"
 
 
-def _update_with(digest: Any, value: Any) -> None:
-    """Add what an attribute holds; of what holds neither numbers nor texts its type alone."""
+def _update_with(digest: Any, value: Any, above: frozenset[int]) -> None:
+    """Add what an attribute holds; of what is ``above``, in a circle, its type alone."""
     digest.update(type(value).__qualname__.encode())
-    if isinstance(value, Tensor) and value.layout is torch.strided:
+    if id(value) in above or isinstance(value, ModuleType | torch.device):
+        return
+    above |= {id(value)}
+    parts: Iterable[Any] = ()
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes | torch.dtype):
+        digest.update(repr(value).encode())
+    elif isinstance(value, Tensor) and value.layout is torch.strided:
         _update(digest, value)
     elif isinstance(value, np.ndarray | np.generic) and value.dtype != object:
         digest.update(f"{value.dtype} {value.shape}".encode() + value.tobytes())
+    elif isinstance(value, nn.Module):
+        _update_module(digest, value, above)
     elif isinstance(value, Mapping):
-        _update_with(digest, list(value.items()))
+        parts = chain.from_iterable(value.items())
     elif isinstance(value, list | tuple):
-        for one in value:
-            _update_with(digest, one)
-    elif value is None or isinstance(value, bool | int | float | complex | str | bytes | torch.dtype):
-        digest.update(repr(value).encode())
+        parts = value
+    elif isinstance(value, set | frozenset):
+        parts = sorted(map(repr, value))
+    elif isinstance(value, partial):
+        parts = value.func, value.args, value.keywords
+    elif isinstance(value, MethodType):
+        parts = value.__func__, value.__self__
+    elif isinstance(value, CodeType):
+        digest.update(value.co_code)
+        parts = value.co_names, value.co_consts
+    elif isinstance(value, FunctionType):
+        parts = value.__code__, value.__defaults__, value.__kwdefaults__, value.__closure__
+    elif isinstance(value, CellType):
+        with suppress(ValueError):  # an empty one
+            parts = (value.cell_contents,)
+    elif isinstance(value, type):
+        digest.update("".join([value.__qualname__, *map(_source, value.__mro__)]).encode())
+    elif hasattr(value, "__dict__"):
+        digest.update("".join(map(_source, type(value).__mro__)).encode())
+        parts = (vars(value),)
+    else:
+        digest.update(_printed(value))
+    for one in parts:
+        _update_with(digest, one, above)
 
 
 def data_hash(images: Tensor, labels: Tensor) -> str:

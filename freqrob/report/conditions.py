@@ -11,20 +11,19 @@ Conditions = Mapping[str, Any]
 
 
 def described(conditions: Conditions) -> str:
-    """"500 images of cifar10 test, batch 128": unlike conditions give unlike texts."""
+    """"500 images of cifar10 test, batch 128": what reads alike is alike."""
     left = dict(conditions)
     words = [images_of(left.pop("images"), left.pop("source", ""))] if "images" in left else []
-    words += [_WORDS[name](value) if name in _WORDS else f"{name} {value}" for name, value in left.items()]
-    return ", ".join(words)
+    return ", ".join(words + [_word(name, value) for name, value in left.items()])
 
 
 def unlike(measured: Mapping[str, Conditions]) -> dict[str, list[str]]:
-    """The names of what was measured by the conditions in which some of it differs; nothing where none differ."""
-    every = dict.fromkeys(name for conditions in measured.values() for name in conditions)
-    differing = [name for name in every if len({repr(conditions.get(name)) for conditions in measured.values()}) > 1]
+    """The names of measurements of a kind by the conditions in which some differ; nothing where none do."""
+    every = next(iter(measured.values()), {})
+    differing = [key for key in every if len({_word(key, conditions[key]) for conditions in measured.values()}) > 1]
     groups: dict[str, list[str]] = {}
     for name, conditions in measured.items() if differing else ():
-        groups.setdefault(described({key: conditions[key] for key in differing if key in conditions}), []).append(name)
+        groups.setdefault(described({key: conditions[key] for key in differing}), []).append(name)
     return groups
 
 
@@ -44,8 +43,12 @@ def ball(norm: str, eps: float) -> str:
     return f"L∞, ε = {pixels(eps)}" if norm == "Linf" else f"{norm}, ε = {eps:g}"
 
 
+def _word(name: str, value: Any) -> str:
+    return _WORDS[name](value) if name in _WORDS else f"{name} {value}"
+
+
 def _norm(value: str | float) -> str:
-    return f"norm {value:g}" if isinstance(value, float) else {"Linf": "L∞"}.get(value, value)
+    return {"Linf": "L∞"}.get(value, value) if isinstance(value, str) else f"norm {value:g}"
 
 
 def _frequencies(values: Sequence[float]) -> str:

@@ -23,6 +23,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, NullF
 from torch import Tensor
 
 from freqrob.data.corruptions import CORRUPTIONS
+from freqrob.data.hybrid import CORNER
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -320,7 +321,7 @@ def plot_robust_bands(axes: Axes, models: Mapping[str, BandAccuracy], styles: St
     """Robust accuracy where PGD's perturbation is confined to a band of rings, of which all models have the same."""
     for name, measured, style in _styled(models, styles):
         axes.plot(range(len(measured.robust)), measured.robust.numpy(), label=name, **style)
-        ends = [*(f"{frequency:.4g}" for frequency in measured.robust_frequencies.tolist()), f"{0.5**0.5:.2f}"]
+        ends = [*(f"{frequency:.4g}" for frequency in measured.robust_frequencies.tolist()), f"{CORNER:.2f}"]
         axes.set_xticks(range(len(measured.robust)), [f"{begin}–\n{end}" for begin, end in pairwise(ends)])
     axes.set(xlabel=f"{FREQUENCY} of the perturbation", ylabel="robust accuracy")
     _shares(axes)
