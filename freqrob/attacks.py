@@ -194,12 +194,26 @@ def bare(model: nn.Module) -> nn.Module:
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     """The bare model in eval mode for a while: batch statistics are neither used nor changed."""
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield bare(model)
     finally:
-        model.train(was_training)
+        for module, was_training in modes:
+            module.training = was_training
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """For a while a model's parameters take no gradient."""
+    taking = [weight for weight in model.parameters() if weight.requires_grad and not weight.is_inference()]
+    for weight in taking:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in taking:
+            weight.requires_grad_(True)
 
 
 def device_of(model: nn.Module, images: Tensor | None = None) -> torch.device:

@@ -72,8 +72,11 @@ def check_counts(**values: int) -> None:
 
 
 def check_seeds(**values: int) -> None:
-    """Raise ValueError unless each is an integer from 0 on."""
+    """Raise ValueError unless each is an integer from 0 on, and less than 2⁶³."""
     check_integers(0, **values)
+    for name, value in values.items():
+        if value >= 2**63:
+            raise ValueError(f"{name}: expected an integer below 2^63, got {value}")
 
 
 def check_weights(**values: float) -> None:

@@ -67,9 +67,18 @@ def test_measures_saves_and_shows(tmp_path):
     assert about["command"].startswith("freqrob diagnose fgsm_rn20") and about["commit"] is not None
 
 
+def test_no_model_takes_another_models_folder(tmp_path):
+    result = run("a/b=w.pt", "a_b=w.pt", "--out", "found")
+    assert result.exit_code == 2 and "found/a_b=w.pt is the folder of a/b=w.pt, and of a_b=w.pt" in result.output
+    (tmp_path / "found" / "fgsm_rn20").mkdir(parents=True)
+    (tmp_path / "found" / "fgsm_rn20" / "jacobian.json").write_text('{"model": "fgsm/rn20"}')
+    result = run("fgsm_rn20", "--only", "jacobian", "--out", "found")
+    assert result.exit_code == 2 and "found/fgsm_rn20 is the folder of fgsm_rn20, and of fgsm/rn20" in result.output
+
+
 def test_settings_of_one_diagnostic_are_taken_and_recorded():
     given = ["--only", "fourier_heatmap", "--set", "fourier_heatmap.images=6", "--set", "fourier_heatmap.every=16"]
-    given += ["--set", 'fourier_heatmap.layer="0"']
+    given += ["--set", "fourier_heatmap.layer=0"]
     result = run("diagnosed_nets:net", *given)
     assert result.exit_code == 0, result.output
     found = FourierHeatmap.load("diagnosis/diagnosed_nets_net", "fourier_heatmap_0")
@@ -182,9 +191,9 @@ def test_a_model_of_other_classes_is_told():
         (["--set", "hybrid=1"], "--set: expected NAME.KEY=VALUE, such as hybrid.seeds=[0,1], got 'hybrid=1'"),
         (["--set", "hybrid.seeds"], "--set: expected NAME.KEY=VALUE, such as"),
         (["--set", "jacobian"], "--set: expected NAME.KEY=VALUE, such as"),
-        (["--set", "loss_landscape_high.points=4"], "settings of loss_landscape_high: points: expected an odd"),
+        (["--set", "loss_landscape_high.points=4"], "loss_landscape_high: points: expected an odd"),
         (["--cache", "here", "--no-cache"], "cache: expected --cache or --no-cache, got both"),
-        (["--set", "hybrid.seeds=three"], "settings of hybrid: seeds: expected"),
+        (["--set", "hybrid.seeds=three"], "hybrid: seeds: expected"),
     ],
 )
 def test_bad_settings_are_one_line(arguments, message):
@@ -219,7 +228,7 @@ def test_two_processes_measure_what_one_does(tmp_path):
         )  # fmt: skip
 
     refused = start(torchrun, "pair", "--set", "hybrid.frequencies=[0.3,0.1]")
-    assert refused.returncode != 0 and "settings of hybrid: frequencies: expected them ascending" in refused.stderr
+    assert refused.returncode != 0 and "hybrid: frequencies: expected them ascending" in refused.stderr
     assert not (tmp_path / "out-pair").exists()
     for launcher, name in ((torchrun, "pair"), ([sys.executable], "alone")):
         done = start(launcher, name)

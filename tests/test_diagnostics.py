@@ -778,6 +778,85 @@ def test_a_model_that_works_in_place_leaves_the_callers_images(tmp_path):
     assert torch.equal(images, before)
 
 
+@pytest.mark.parametrize("name", ["heatmap", "landscape", "hybrid", "jacobian", "bands"])
+def test_a_model_that_works_in_place_has_the_numbers_of_one_that_does_not(name):
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 2))
+
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = deepcopy(plain)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.network(images.mul_(2).sub_(0.5).add_(0.5).div_(2))
+
+    images, labels = of_waves(3)
+    before = images.clone()
+    one, other = (EACH[name](model, (images, labels)) for model in (plain, InPlace()))
+    assert torch.equal(images, before)
+    for key, value in one.tensors().items():
+        torch.testing.assert_close(value, other.tensors()[key], rtol=1e-3, atol=1e-5)
+
+
+def test_the_model_is_left_as_it_was(tmp_path):
+    pytest.importorskip("foolbox")
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 30 * 30, 2))
+    model.train()
+    model[1].eval()
+    model[0].weight.requires_grad_(False)
+    diagnose(model, *of_waves(3), only=[MINIMAL, "hybrid"], settings={MINIMAL: {"steps": 2}})
+    assert [module.training for module in model] == [True, False, True, True, True]
+    assert all(weight.grad is None for weight in model.parameters())
+    assert [weight.requires_grad for weight in model.parameters()] == [False, *[True] * 5]
+
+
+def test_a_layer_is_seen_before_what_follows_changes_it(real):
+    model, images, labels = real
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(4 * 30 * 30, 10))
+    apart = nn.Sequential(layers[0], nn.ReLU(), *layers[2:])
+    how = {"layer": "0", "every": 16}
+    one, other = (fourier_heatmap(net, images, labels, **how) for net in (layers, apart))
+    torch.testing.assert_close(one.change, other.change)
+
+
+def test_layers_that_give_no_tensor_are_named():
+    class Odd(Linear):
+        def __init__(self, weight: torch.Tensor) -> None:
+            super().__init__(weight)
+            self.unused, self.pair = nn.Identity(), nn.LSTM(3, 2)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            self.pair(images[:, :, 0, 0])
+            return super().forward(images)
+
+    for layer, message in (("unused", "the network does not call 'unused'"), ("pair", "'pair' gives a tuple")):
+        with pytest.raises(ValueError, match=f"layer: {message}"):
+            fourier_heatmap(Odd(wave(3)), *of_waves(3), layer=layer)
+
+
+@pytest.mark.parametrize("size", [3, 4, 8])
+def test_tiny_images_have_the_ranks_that_there_are(size):
+    images, labels = torch.rand(4, 3, size, size), torch.arange(4) % 2
+    found = diagnose(Linear(wave(1, size)), images, labels, only=["sensitivity"])["sensitivity"]
+    assert found.ranks == [rank for rank in (0, 9, 99) if rank < size * (size // 2 + 1)]
+
+
+def test_data_that_one_diagnostic_cannot_take_are_refused_before_any_measures(tmp_path):
+    images, _ = of_waves(3)
+    for call in (partial(diagnose, out=tmp_path), expected_seconds):
+        with pytest.raises(ValueError, match="hybrid: labels: more than half of them are 0"):
+            call(Linear(wave(3)), images, torch.zeros(12, dtype=torch.int64), only=["jacobian", "hybrid"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_share_of_high_frequencies_does_not_depend_on_the_gradients_size():
+    one, other = (sensitivity(Linear(scale * wave(3)), *of_waves(3)).high_share for scale in (1e-3, 1e-25))
+    assert one.max() < 1e-6
+    torch.testing.assert_close(other, one)
+
+
 def test_a_model_is_tried_on_no_more_images_than_are_measured_at_a_time():
     class Small(Linear):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -837,7 +916,7 @@ def test_what_is_saved_says_which_network_it_was_and_whether_it_was_kept(tmp_pat
 def test_settings_out_of_range_are_refused_before_anything_is_measured(name, given, message, tmp_path):
     pytest.importorskip("foolbox")
     for call in (partial(diagnose, out=tmp_path), expected_seconds):
-        with pytest.raises(ValueError, match=f"settings of {name}: {message}"):
+        with pytest.raises(ValueError, match=f"^{name}: {message}"):
             call(Linear(wave(3)), *of_waves(3), settings={name: given})
     assert not list(tmp_path.iterdir())
 
@@ -900,6 +979,7 @@ def test_settings_of_another_type_are_named(name, value):
     if name == MINIMAL:
         pytest.importorskip("foolbox")
     data, takes = of_waves(3, 4), {"norm": [1.5, None], "span": [1.5], "every": [None], "boundary_ring": [None]}
+    takes |= {"ranks": [None]}
     takes |= {"attacked": [None], "seed": [-1] if "landscape" in name else []}
     for key in ["images", *keyword_hints(DIAGNOSTICS[name].measure).keys() - {"cache", "track"}]:
         if value not in takes.get(key, []):

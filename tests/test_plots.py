@@ -170,12 +170,30 @@ def test_sizes_of_perturbations_are_those_of_the_successes(axes):
     assert axes.get_ylabel() == "L∞ distance (grey levels of 255)"
 
 
+def test_a_map_that_is_not_finite_spoils_no_other():
+    broken, sound = torch.full((4, 4), torch.nan), torch.arange(1.0, 17).view(4, 4)
+    assert plots.shared_limits([broken, sound]) == plots.shared_limits([sound, broken]) == (1, 16)
+    assert plots.shared_limits([broken * torch.inf, sound, sound / 0]) == (1, 16)
+    change = [replace(HEATMAP, change=one) for one in (broken, sound)]
+    assert plots.heatmap_limit(change) == plots.heatmap_limit(change[::-1]) == 16
+    assert plots.heatmap_limit([replace(HEATMAP, change=0 * sound)]) == 1, "no scale of nothing"
+
+
+def test_images_without_a_gradient_have_no_place_in_the_spectrum(axes):
+    some = replace(SENSITIVITY, high_share=torch.full_like(SENSITIVITY.high_share, torch.nan))
+    plots.plot_sensitive_radii(axes, {"none": some}, rank=SENSITIVITY.ranks[0])
+    assert not axes.get_lines()
+
+
 def test_sizes_in_two_norms_share_no_axis(axes):
     models = {"one": PERTURBATIONS, "l2": replace(PERTURBATIONS, norm="L2")}
     with pytest.raises(ValueError, match="models: expected sizes in one norm, got L2 and Linf"):
         plots.plot_perturbation_sizes(axes, models)
     with pytest.raises(ValueError, match="models: expected sizes in one norm"):
         plots.plot_reversal(axes, {name: (HYBRID, found) for name, found in models.items()})
+    never = replace(HYBRID, reversal=HYBRID.reversal * torch.nan)
+    with pytest.raises(ValueError, match="models: one has no reversal frequency at any seed"):
+        plots.plot_reversal(axes, {"one": (never, PERTURBATIONS)})
 
 
 def test_a_landscape_has_its_model_in_the_middle(axes):

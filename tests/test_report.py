@@ -551,12 +551,31 @@ def test_captions_say_what_was_not_measured_alike(tmp_path):
         "band_accuracy": "one with ε = 8/255; two with ε = 2/255.",
         "loss_landscapes": "one (low), one (high), two (high) with seed 0; two (low) with seed 1.",
         "perturbations": "one with L∞; two with L2.",
+        "reversal": "one with seeds 0, 1; two with seeds 4, 5. Not measured alike: one with L∞; two with L2.",
     }
     for name, text in expected.items():
         assert f"Not measured alike: {text} Figure" in captions[name], captions[name]
     assert "alike" not in captions["jacobian"]
     panels = re.search(r'id="figure-perturbations".*?</figure>', page, re.DOTALL)[0]
     assert panels.count("size against half-power") == 2, "a norm each"
+
+
+def test_a_number_of_a_part_says_of_which(tmp_path):
+    part = replace(measurements(0)["hybrid"], reversal=torch.tensor([torch.nan, 0.1]))
+    part.save(tmp_path / "runs" / "part", about={**ABOUT, "model": "part"})
+    success = torch.tensor([True, True, False, True])
+    replace(PERTURBATIONS, success=success).save(tmp_path / "runs" / "part", about={**ABOUT, "model": "part"})
+    for kind, found in (("hybrid", measurements(0)["hybrid"]), ("minimal_perturbation", PERTURBATIONS)):
+        whole = replace(found, success=success | True) if kind != "hybrid" else found
+        whole.save(tmp_path / "runs" / "whole", kind, about={**ABOUT, "model": "whole"})
+    page = text_of(write_report([tmp_path / "runs"], tmp_path / "out").read_text())
+    assert "seeds 0, 1, Li et al.’s frequencies, of the 1 that have one" in page
+    assert "of the 3 where one was found" in page
+
+
+def test_who_has_the_least_is_all_of_them():
+    text = said([accuracy(0.36)], [accuracy(0.0)], [accuracy(0.2)], [accuracy(0.0)])[0]
+    assert text.endswith(". m1, m3 have the least, 0.0 %.")
 
 
 def test_unlike_conditions_give_unlike_words():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -100,9 +102,7 @@ def diagnose(
     from freqrob.spectral.native import cache_folder
 
     only = list(dict.fromkeys(only or []))
-    folders = {name: out / re.sub(r"[^A-Za-z0-9.+=-]+", "_", name) for name in dict.fromkeys(models)}
-    for folder in folders.values():
-        check_writable(folder)
+    folders = _folders(models, out)
     kept, where = None if no_cache else cache or cache_folder() / "results", device_of_rank(device)
     with warnings_as_lines():
         networks = {name: open_model(name, model_dir, dataset, threat_model) for name in folders}
@@ -145,6 +145,25 @@ def diagnose(
         Console().print(f"Wrote {', '.join(map(str, folders.values()))}", highlight=False, soft_wrap=True)
 
 
+def _folders(models: list[str], out: Path) -> dict[str, Path]:
+    """A folder for each model. Raises ValueError where two would share one, now or with an earlier run."""
+    folders = {name: out / re.sub(r"[^A-Za-z0-9.+=-]+", "_", name) for name in dict.fromkeys(models)}
+    for name, folder in folders.items():
+        check_writable(folder)
+        there = [other for other, its in folders.items() if its == folder] + [_model_in(folder, name)]
+        if other := next((other for other in there if other != name), ""):
+            raise ValueError(f"out: {folder} is the folder of {name}, and of {other}: give each an --out of its own")
+    return folders
+
+
+def _model_in(folder: Path, name: str) -> str:
+    """The model whose measurements are in a folder; ``name`` if there are none, or none that say so."""
+    for path in folder.glob("*.json"):
+        with suppress(OSError, ValueError, AttributeError):
+            return json.loads(path.read_text(encoding="utf-8")).get("model", name)
+    return name
+
+
 def _say_of_classes(name: str, network: nn.Module, images: Tensor, known: Sequence[str]) -> None:
     import torch
 
@@ -158,12 +177,16 @@ def _say_of_classes(name: str, network: nn.Module, images: Tensor, known: Sequen
 
 def _by_diagnostic(texts: list[str]) -> dict[str, dict[str, Any]]:
     """``["hybrid.seeds=[0]"]`` as ``{"hybrid": {"seeds": [0]}}``."""
+    from freqrob.diagnostics.run import DIAGNOSTICS
+
     found: dict[str, dict[str, Any]] = {}
     for text in texts:
         name, _, setting = text.partition(".")
         if not (name.isidentifier() and re.match(r"\w+=.", setting)):
             raise ValueError(f"--set: expected NAME.KEY=VALUE, such as hybrid.seeds=[0,1], got {text!r}")
         key, value = read_setting(setting)
+        if name in DIAGNOSTICS and DIAGNOSTICS[name].hints.get(key) is str and not isinstance(value, str):
+            value = setting.partition("=")[2]  # a layer called 0
         found.setdefault(name, {})[key] = value
     return found
 

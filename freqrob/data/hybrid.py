@@ -149,7 +149,9 @@ def write_hybrids(
         with new.open("wb") as file:
             np.savez(file, **{name: array.cpu().numpy() for name, array in arrays.items()})
         os.replace(new, path)
-    if sheet:
+    if not sheet:
+        (folder / "hybrid.png").unlink(missing_ok=True)  # of an earlier run
+    else:
         rows = zip(pixels[:sheet], arrays["images"].transpose(0, 1), pixels[partner[:sheet]], strict=False)
         _write_sheet(folder / "hybrid.png", [[low, *map(to_pixels, hybrids), high] for low, hybrids, high in rows])
     record = {

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from freqrob.attacks import classified
+from freqrob.attacks import classified, device_of, evaluating
 from freqrob.data.datasets import to_pixels
 from freqrob.defenses.neural_similarity import find_layer
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, per_sample, untracked
+from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
 from freqrob.parameters import check_counts, check_seeds, is_number
 
@@ -102,8 +103,8 @@ def fourier_heatmap(
         batch_size, cache, track: as for ``per_sample``.
 
     Raises:
-        ValueError: an unknown convention, precision or layer, a norm or ``every`` that is not positive, or an ``every``
-            beyond half of the larger side.
+        ValueError: an unknown convention or precision, a layer that is not there or gives no tensor, a norm or
+            ``every`` that is not positive, or an ``every`` beyond half of the larger side.
 
     Source: Yin et al., NeurIPS 2019; ``google-research/frequency_analysis/freq_heatmap.py`` (without its ``rand_flip``,
     which loses the norm) and ``gatheluck/FourierHeatmap``.
@@ -123,7 +124,7 @@ def fourier_heatmap(
         raise ValueError(f"every: expected at most {most}, {reason}, got {every}")
     check_seeds(seed=seed)
     if layer:
-        find_layer(as_module(model), layer)
+        _check_layer(as_module(model), layer, images)
     frequencies = fourier_frequencies(height, width, every)
 
     def moved(model: nn.Module, numbers: Tensor, device: torch.device) -> dict[str, Tensor]:
@@ -203,6 +204,12 @@ def _signs(seed: int, numbers: Tensor, waves: int, channels: int, convention: Co
     return torch.from_numpy(np.stack(drawn)).float() * 2 - 1
 
 
+def _check_layer(model: nn.Module, layer: str, images: Tensor) -> None:
+    """Raise ValueError for a layer that cannot be watched."""
+    with evaluating(model) as subject, channels_last(subject), torch.no_grad(), _Watched(subject, layer) as watched:
+        watched(to_pixels(images[:2]).to(device_of(model, images)))
+
+
 class _Watched:
     """A model whose answer is its logits, or the features of one of its layers."""
 
@@ -217,11 +224,15 @@ class _Watched:
         if self.handle:
             self.handle.remove()
 
-    def _keep(self, _module: nn.Module, _inputs: object, output: Tensor) -> None:
-        self.features = output
+    def _keep(self, _module: nn.Module, _inputs: object, output: Any) -> None:
+        if not isinstance(output, Tensor):
+            raise ValueError(f"layer: {self.layer!r} gives a {type(output).__name__}, expected a tensor")
+        self.features = output.clone()  # what follows may work in place
 
     def __call__(self, images: Tensor) -> Tensor:
         logits = self.model(images)
+        if self.layer and self.features is None:
+            raise ValueError(f"layer: the network does not call {self.layer!r}")
         return (self.features.flatten(1) if self.layer else logits).float()
 
     def change(self, own: Tensor, images: Tensor, labels: Tensor) -> Tensor:

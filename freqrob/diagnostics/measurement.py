@@ -105,7 +105,10 @@ class Measurement:
                 raise ValueError(f"{name}: expected {shown_hint(hints[name])}, got {value!r}")
         lengths = {name: len(value) if isinstance(value, list) else value for name, value in self.scalars().items()}
         for name, dimensions in self.shapes.items():
-            shape = tuple(getattr(self, name).shape)
+            values = getattr(self, name)
+            shape = tuple(values.shape)
+            if not values.is_floating_point() and values.dtype != torch.bool:
+                raise ValueError(f"{name}: expected floats, got {values.dtype}")
             lengths = dict(zip(dimensions, shape, strict=False)) | lengths
             expected = tuple(lengths.get(dimension, "any") for dimension in dimensions)
             if shape != expected:

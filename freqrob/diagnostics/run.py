@@ -166,7 +166,7 @@ def expected_seconds(
     plans, model = _planned(preset, only, settings, tuple(images.shape[-2:])), as_module(model)
     _check_model(plans, model, images, labels, default_batch_size(images))
     if rank_and_world()[1] == 1:
-        _try_settings(settings, plans, model, images, labels[_order(labels)])
+        _try_settings(plans, model, images, labels[_order(labels)])
     batch = to_pixels(images[:64]).to(device_of(model, images))
     with evaluating(model) as subject, channels_last(subject), torch.no_grad():
         subject(batch)
@@ -220,8 +220,8 @@ def diagnose(
     Raises:
         TypeError: no model.
         ValueError: before anything is measured: an unknown preset, diagnostic or setting, or one out of range; images
-            and labels that do not fit; a model that does not give logits of the images, for each label, or no gradient
-            where a diagnostic needs it.
+            and labels that do not fit, or are too small or too few for a diagnostic; a model that does not give logits
+            of the images, for each label, or no gradient where a diagnostic needs it.
         ImportError: one of ``only`` needs a package that is not installed.
 
     Warns of a model that is randomised, gives probabilities or what is not finite, or has zero gradients.
@@ -234,11 +234,11 @@ def diagnose(
     check_counts(batch_size=batch_size)
     model, cache, order = as_module(model), cache and Path(cache), _order(labels)
     _check_model(plans, model, images, labels, batch_size)
-    with evaluating(model) as subject:
+    with evaluating(model) as subject, channels_last(subject):
         some = _some(model, images, labels, batch_size)
         warn_of_model(subject, *some, gradients=any(DIAGNOSTICS[name].gradients for name in plans))
     images, labels = images[order], labels[order]
-    _try_settings(settings, plans, model, images, labels, cache)
+    _try_settings(plans, model, images, labels, cache)
     about = {**(about or {}), "model_hash": model_hash(model)} if out is not None else {}
     for name, its in plans.items():
         chosen, measured = slice(its.pop("images") or None), Counted(track)
@@ -293,11 +293,11 @@ def _check_types(name: str, given: Mapping[str, Any]) -> None:
     for key, value in given.items():
         if key not in hints:
             near = nearest_names(key, hints)
-            raise ValueError(f"settings of {name}: no setting {key!r}, expected any of {', '.join(hints)}.{near}")
+            raise ValueError(f"{name}: no setting {key!r}, expected any of {', '.join(hints)}.{near}")
         if not fits(value, hints[key]):
-            raise ValueError(f"settings of {name}: {key}: expected {shown_hint(hints[key])}, got {value!r}")
+            raise ValueError(f"{name}: {key}: expected {shown_hint(hints[key])}, got {value!r}")
     if given.get("images", 0) < 0:
-        raise ValueError(f"settings of {name}: images: expected how many, or 0 for all, got {given['images']}")
+        raise ValueError(f"{name}: images: expected how many, or 0 for all, got {given['images']}")
 
 
 class _Begins(Exception):
@@ -305,7 +305,6 @@ class _Begins(Exception):
 
 
 def _try_settings(
-    settings: Settings,
     plans: Mapping[str, dict[str, Any]],
     model: nn.Module,
     images: Tensor,
@@ -321,9 +320,9 @@ def _try_settings(
         raise _Begins
 
     how = {"track": begin, "cache": cache if rank_and_world()[1] > 1 else None}
-    for name in settings:
-        chosen = slice(plans[name]["images"] or None)
-        given = {key: value for key, value in plans[name].items() if key != "images"}
+    for name, its in plans.items():
+        chosen = slice(its["images"] or None)
+        given = {key: value for key, value in its.items() if key != "images"}
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -331,14 +330,14 @@ def _try_settings(
         except _Begins:
             continue
         except ValueError as error:
-            raise ValueError(f"settings of {name}: {error}") from error
+            raise ValueError(f"{name}: {error}") from error
 
 
 def _check_model(plans: Iterable[str], model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> None:
     """Raise ValueError for a model that these diagnostics cannot measure."""
     some, _ = _some(model, images, labels, batch_size)
     needing = [name for name in plans if DIAGNOSTICS[name].gradients]
-    with evaluating(model) as subject:
+    with evaluating(model) as subject, channels_last(subject):
         check_answers(subject, some, labels)
         if needing:
             check_gradient(subject, some, ", ".join(needing))

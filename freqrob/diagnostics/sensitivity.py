@@ -22,6 +22,8 @@ from freqrob.spectral.ops import ring_sum
 from freqrob.spectral.reference import rfft2
 from freqrob.spectral.rings import RingMap
 
+RANKS = (0, 9, 99)
+
 
 @dataclass(frozen=True)
 class Sensitivity(Measurement):
@@ -61,7 +63,7 @@ def sensitivity(
     labels: Tensor,
     *,
     boundary_ring: int | None = None,
-    ranks: Sequence[int] = (0, 9, 99),
+    ranks: Sequence[int] | None = None,
     batch_size: int = 250,
     cache: Path | None = None,
     track: Track = untracked,
@@ -72,8 +74,9 @@ def sensitivity(
         model: images (N, C, H, W) in [0, 1] to logits (N, K).
         images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64.
         boundary_ring: the first ring of the high frequencies. By default 5 at 32×32, where the paper draws r = 4.98
-            for CIFAR-10; at other sizes one more than ``split(images).boundary``.
-        ranks: whose frequencies are kept, as density plots want them; from 0.
+            for CIFAR-10; at other sizes one more than ``split(images).boundary``, or the last ring.
+        ranks: whose frequencies are kept, as density plots want them; from 0. By default those of 0, 9 and 99 that
+            there are.
         batch_size, cache, track: as for ``per_sample``.
 
     Raises:
@@ -86,7 +89,9 @@ def sensitivity(
     check_labelled(images, labels)
     rings, radius = RingMap(height, width), frequency_radius(height, width).flatten()
     if boundary_ring is None:
-        boundary_ring = 5 if max(height, width) == 32 else split(images).boundary + 1
+        boundary_ring = 5 if max(height, width) == 32 else min(split(images).boundary + 1, rings.rings - 1)
+    if ranks is None:
+        ranks = [rank for rank in RANKS if rank < len(radius)]
     if not fits(boundary_ring, int) or not 1 <= boundary_ring < rings.rings:
         raise ValueError(f"boundary_ring: expected 1 to {rings.rings - 1}, got {boundary_ring!r}")
     if not fits(ranks, Sequence[int]) or not ranks or not all(0 <= rank < len(radius) for rank in ranks):
@@ -95,7 +100,8 @@ def sensitivity(
     def projected(model: nn.Module, numbers: Tensor, device: torch.device) -> dict[str, Tensor]:
         gradient = input_gradient(model, to_pixels(images[numbers]).to(device), labels[numbers].to(device)).mean(1)
         magnitude, order = rfft2(gradient).abs().flatten(1).sort(dim=1, descending=True)
-        power = ring_sum(gradient, rings).double()
+        largest = gradient.abs().amax((1, 2), keepdim=True)  # whose square float32 may not hold
+        power = ring_sum(gradient / torch.where(largest > 0, largest, 1), rings).double()
         high = power[:, boundary_ring:].sum(1) / power.sum(1)
         radii = radius[order[:, list(ranks)].cpu()]
         missing = batch_size - len(numbers)  # of the last batch

@@ -86,11 +86,12 @@ def _most_robust(records: Records) -> Markup | None:
     if len(found) == 1:
         return sentence + "."
     near = [name for name, one in found.items() if name != first and one.interval[1] >= low]
-    last = min(found, key=lambda name: found[name].accuracy)
+    least = min(one.accuracy for one in found.values())
+    last = [name for name, one in found.items() if one.accuracy == least]
     sentence += _say(", the most of {} models", len(found))
     sentence += _say("; on so many images {} cannot be told from it", _names(near)) if near else ""
-    least = _say(". {} has the least, {}", _code(last), _percent(found[last].accuracy))
-    return sentence + ("" if last in near else least) + "."
+    ends = _say(". {} {} the least, {}", _names(last), "has" if len(last) == 1 else "have", _percent(least))
+    return sentence + ("" if set(last) & {first, *near} else ends) + "."
 
 
 def _protocols(records: Records) -> Markup | None:
@@ -125,7 +126,7 @@ def _relation(records: Records, column: Column) -> Markup | None:
     low, high = min(found, key=found.get), max(found, key=found.get)
     least, most = column.shown(found[low]), f"{column.shown(found[high])} {column.unit}".strip()
     sentence = _say("{} ({}; {}) ", column.title, column.hint, column.conditions)
-    if found[low] == found[high]:
+    if column.shown(found[low]) == column.shown(found[high]):
         return sentence + _say("is {} for all of {} models.", most, len(found))
     sentence += _say("lies between {} ({}) and {} ({})", least, _code(low), most, _code(high))
     robust = {name: one.accuracy for name, one in _robust(records).items() if name in found}

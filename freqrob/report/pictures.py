@@ -38,7 +38,7 @@ def _spectra(records: Records, _styles: plots.Styles) -> Iterator[Picture]:
 
 
 def _jacobian(records: Records, _styles: plots.Styles) -> Iterator[Picture]:
-    models = records.having("jacobian")
+    models = {name: found for name, found in records.having("jacobian").items() if isfinite(found.log_b_low)}
     if models:
         limits = plots.shared_limits([plots.jacobian_map(measured) for measured in models.values()])
         panels = [
@@ -126,7 +126,7 @@ def _heatmaps(records: Records, _styles: plots.Styles) -> Iterator[Picture]:
     for key in records.named("fourier_heatmap"):
         models = records.having(key)
         layer = next(iter(models.values())).layer
-        largest = max(measured.change.max().item() for measured in models.values())
+        largest = plots.heatmap_limit(models.values())
         panels = [
             Panel(name, partial(plots.plot_heatmap, measured=measured, largest=largest))
             for name, measured in models.items()

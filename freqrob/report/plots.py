@@ -120,8 +120,9 @@ def perturbation_map(measured: MinimalPerturbationSpectrum) -> Tensor:
 
 def shared_limits(maps: Sequence[Tensor], span: float = 1e3) -> tuple[float, float]:
     """A logarithmic scale that holds several maps, down to a share of 1/``span`` of the largest value."""
-    smallest = min((m[m > 0].min().item() for m in maps if (m > 0).any()), default=0.5)
-    largest = max((m.max().item() for m in maps), default=2.0)
+    known = [m[(m > 0) & m.isfinite()] for m in maps]
+    smallest = min((m.min().item() for m in known if len(m)), default=0.5)
+    largest = max((m.max().item() for m in known if len(m)), default=2.0)
     return (max(smallest, largest / span), largest) if smallest < largest else (0.5, 2.0)
 
 
@@ -157,7 +158,9 @@ def plot_sensitive_radii(
     for name, measured, style in _styled(models, styles):
         if rank not in measured.ranks:
             raise ValueError(f"rank: {name} has {', '.join(map(str, measured.ranks))}, got {rank}")
-        radii = measured.radii[:, measured.ranks.index(rank)].double()
+        radii = measured.radii[~measured.high_share.isnan(), measured.ranks.index(rank)].double()  # with a gradient
+        if not len(radii):
+            continue
         width = max(radii.std(unbiased=False).item() * len(radii) ** -0.2, 0.005)
         at = torch.linspace(0, 0.75, 300, dtype=torch.float64)
         kernels = torch.exp(-0.5 * ((at[:, None] - radii) / width).square()) / (width * (2 * torch.pi) ** 0.5)
@@ -263,11 +266,13 @@ def plot_reversal(
 ) -> None:
     """The median size of minimal perturbations, with quartiles, against f_rev with its range over the seeds.
 
-    Each model needs a seed that has one. Raises ValueError for models of different norms. Source: Li et al., PLoS
+    Raises ValueError for a model that has none at any seed, and for models of different norms. Source: Li et al., PLoS
     Comput. Biol. 2023, Fig. 5b.
     """
     for name, (hybrid, perturbation), style in _styled(models, styles):
         known = hybrid.reversal[~hybrid.reversal.isnan()].numpy()
+        if not len(known):
+            raise ValueError(f"models: {name} has no reversal frequency at any seed")
         across = [[known.mean() - known.min()], [known.max() - known.mean()]]
         _draw_size(axes, perturbation, known.mean(), across, name, style)
     sizes = _name_of_size([perturbation for _, perturbation in models.values()])
@@ -298,8 +303,13 @@ def plot_heatmap(axes: Axes, measured: FourierHeatmap, largest: float | None = N
 
     Returns the image, for a colour bar. Source: Yin et al., NeurIPS 2019, Fig. 3.
     """
-    norm = Normalize(0, measured.change.max().item() if largest is None else largest)
+    norm = Normalize(0, heatmap_limit([measured]) if largest is None else largest)
     return _map(axes, measured.change, norm, (measured.vertical, measured.horizontal))
+
+
+def heatmap_limit(heatmaps: Iterable[FourierHeatmap]) -> float:
+    """The largest change of all, which is the end of a scale; 1 where nothing changes."""
+    return max((one.change.nan_to_num(0, 0, 0).max().item() for one in heatmaps), default=0.0) or 1.0
 
 
 def plot_bands(axes: Axes, models: Mapping[str, BandAccuracy], kind: str = "low", styles: Styles | None = None) -> None:

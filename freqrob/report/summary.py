@@ -156,6 +156,7 @@ class _Diagnostic:
     digits: int
     value: Callable[[Any], float | None]
     none: str = "not a number"
+    part: Callable[[Any], str] = lambda measured: ""  # of what the number is, where not of all
 
 
 _DIAGNOSTICS = (
@@ -170,11 +171,13 @@ _DIAGNOSTICS = (
         "lower where low frequencies prevail",
         "Below it lies half of the power of minimal perturbations (Li et al.); white noise has 0.396 cycles/pixel.",
         "cycles/pixel", 3, lambda m: m.half_power_frequency, none="no perturbation was found",
+        part=lambda m: "" if m.success.all() else f"of the {m.success.sum()} where one was found",
     ),
     _Diagnostic(
         "reversal_frequency", "hybrid", Markup("f<sub>rev</sub>"), "lower where low frequencies are relied on",
         "From it on hybrid images are seen as the image of their low frequencies (Li et al.).",
         "cycles/pixel", 3, lambda m: m.reversal.nanmean().item(), none="p(low) − p(high) never rises through 0",
+        part=lambda m: "" if m.reversal.isfinite().all() else f"of the {m.reversal.isfinite().sum()} that have one",
     ),
     _Diagnostic(
         "high_share", "sensitivity", Markup("HFC share"), "higher where high frequencies prevail",
@@ -205,7 +208,8 @@ def _diagnostic_entry(one: _Diagnostic, measured: Measured | None) -> Entry | No
         return None
     value = one.value(measured.of)
     known = value is not None and value == value
-    return Entry(value if known else None, described(measured.conditions))
+    conditions = ", ".join(filter(None, (described(measured.conditions), one.part(measured.of) if known else "")))
+    return Entry(value if known else None, conditions)
 
 
 def _count(models: Sequence[ModelRecord], setting: Setting) -> int:

@@ -24,7 +24,7 @@ from foolbox.attacks.base import MinimizationAttack
 from foolbox.attacks.fast_minimum_norm import FMNAttackLp
 from torch import Tensor, nn
 
-from freqrob.attacks import device_of, evaluating
+from freqrob.attacks import device_of, evaluating, frozen
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.data.hybrid import derange
 from freqrob.evaluation.ranks import rank_and_world
@@ -132,7 +132,10 @@ class MinimalPerturbation:
         check_labelled(images, labels)
         classes = self._classes(labels, targets)
         subject = as_module(model)
-        with evaluating(subject) as module, channels_last(module), torch.inference_mode(False), torch.enable_grad():
+        with (
+            evaluating(subject) as module, frozen(module), channels_last(module), torch.inference_mode(False),
+            torch.enable_grad(),
+        ):  # fmt: skip
             search = _Search(self, module, to_pixels(images), classes.cpu(), cache, track)
             runs = [search.run(repeat) for repeat in range(self.repeats)]
         if search.error is not None and not any(run.done.any() for run in runs):
