@@ -421,6 +421,7 @@ def test_a_damaged_measurement_is_named_and_the_rest_is_drawn(runs, tmp_path):
     (folder / "hybrid.npz").write_bytes((folder / "hybrid.npz").read_bytes()[:200])
     (folder / "jacobian.npz").unlink()
     (folder / "sensitivity.json").write_text("{")
+    (folder / "folder.json").mkdir()
     values = json.loads((folder / "loss_landscape_low.json").read_text())
     values["values"]["variation"] = "steep"
     (folder / "loss_landscape_low.json").write_text(json.dumps(values))
@@ -474,6 +475,11 @@ def test_a_report_is_no_run_but_its_data_are(out):
     with pytest.raises(ValueError, match=f"^runs: {out} is a report, its runs are in {out / 'data'}$"):
         read_runs([out])
     assert {model.name for model in read_runs([out / "data"], cards=False).models} == {"pgd_at_tiny", "late", HOSTILE}
+
+
+def test_an_unknown_data_set_of_the_cards_is_refused(runs):
+    with pytest.raises(ValueError, match="dataset: got 'nope', expected one of cifar10"):
+        read_runs(runs, dataset="nope")
 
 
 def test_a_report_of_images_alone_says_how_to_get_a_model(runs, tmp_path):

@@ -15,7 +15,7 @@ from freqrob import diagnostics
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.evaluation.corruptions import CorruptionAccuracy
 from freqrob.models.cards import Card, CheckpointError
-from freqrob.models.loading import load_card
+from freqrob.models.loading import check_names, load_card
 from freqrob.models.registry import DEFENSE_NAMES, VARIANTS, ModelName
 from freqrob.report.conditions import Conditions, unlike
 
@@ -183,11 +183,14 @@ def read_runs(
 
     Raises:
         FileNotFoundError: a run that is not there.
-        ValueError: one that is no run, a JSON file given by name that is damaged, or runs without anything to report.
+        ValueError: one that is no run, a JSON file given by name that is damaged, or runs without anything to report;
+            an unknown ``dataset`` or ``threat_model``.
     """
+    check_names(dataset, threat_model)
     found = Records([], {}, [])
     for run in map(Path, runs):
-        paths = sorted(run.glob("*.json")) + sorted(run.glob("*/*.json")) if run.is_dir() else [run]
+        inside = sorted(run.glob("*.json")) + sorted(run.glob("*/*.json"))
+        paths = list(filter(Path.is_file, inside)) if run.is_dir() else [run]
         data = run / "data" if (run / "index.html").is_file() else None  # of a report
         if not sum(_read(path, found, alone=path == run) for path in paths if path.parent != data):
             reason = f"is a report, its runs are in {data}" if data and data.is_dir() else f"is no run, {EXPECTED}"
