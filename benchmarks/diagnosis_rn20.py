@@ -43,7 +43,7 @@ def _sensitivity(*given: Any, **settings: Any) -> dict[str, Any]:
     found = sensitivity(*given, **settings)
     return {
         "high_share_of_gradient": found.mean_high_share,
-        "median_radius_of_largest_coefficient": found.radii[:, 0].median().item(),
+        "median_radius_of_largest_coefficient": found.radii[~found.high_share.isnan(), 0].median().item(),
     }
 
 

@@ -224,7 +224,7 @@ def diagnose(
             of the images, for each label, or no gradient where a diagnostic needs it.
         ImportError: one of ``only`` needs a package that is not installed.
 
-    Warns of a model that is randomised, gives probabilities or what is not finite, or has zero gradients.
+    Warns of a model whose numbers mislead, as ``checks.warn_of_model`` finds out.
     """
     check_labelled(images, labels)
     plans, found = _planned(preset, only, settings, tuple(images.shape[-2:])), {}
