@@ -194,13 +194,15 @@ def bare(model: nn.Module) -> nn.Module:
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     """The bare model in eval mode for a while: batch statistics are neither used nor changed."""
-    modes = [(module, module.training) for module in model.modules()]
+    was_training, modes = model.training, [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield bare(model)
     finally:
-        for module, was_training in modes:
-            module.training = was_training
+        model.train(was_training)
+        for module, mode in modes:
+            if module.training != mode:  # frozen ones
+                module.training = mode
 
 
 @contextmanager

@@ -193,6 +193,21 @@ class TestL2:
         assert torch.equal(L2Ball(x, 0.5).project(inside[1:2], torch.tensor([1])), L2Ball(x, 0.5).project(inside)[1:2])
 
 
+def test_evaluating_undoes_what_a_module_does_of_its_own():
+    class Merging(nn.Linear):
+        merged = False
+
+        def train(self, mode=True):
+            self.merged = not mode
+            return super().train(mode)
+
+    model = nn.Sequential(Merging(2, 2), nn.BatchNorm1d(2), nn.ReLU())
+    model[1].eval()
+    with evaluating(model):
+        assert model[0].merged
+    assert not model[0].merged and [module.training for module in model] == [True, False, True]
+
+
 def test_an_unknown_norm_is_refused(network):
     with pytest.raises(ValueError, match="norm: expected one of Linf, L2, got 'L1'"):
         pgd(network, *batch(4, 10), norm="L1")

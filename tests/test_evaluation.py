@@ -364,6 +364,14 @@ class TestWarnings:
         with pytest.warns(UserWarning, match="depends on the others in the batch"):
             self.evaluated(grey, Trained())
 
+    def test_none_of_a_network_that_takes_one_size_of_batch(self, grey, recwarn):
+        class Fixed(Brightness):
+            def forward(self, images):
+                return super().forward(images.view(50, *images.shape[1:]))
+
+        evaluate(Fixed(), *grey, protocols=["natural"], attacks=[FGSM()], batch_size=50)
+        assert not recwarn.list
+
     def test_zero_gradients(self, grey):
         class Staircase(Brightness):
             def forward(self, images):

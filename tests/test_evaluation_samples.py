@@ -3,8 +3,10 @@
 import errno
 import importlib
 import json
+import logging
 import multiprocessing
 import os
+import subprocess
 import sys
 from argparse import Namespace
 from functools import partial
@@ -209,6 +211,62 @@ def closing_over(value):
     return lambda x: x + value
 
 
+def chained(length):
+    """Objects in objects."""
+    return Namespace(next=chained(length - 1)) if length else None
+
+
+def doubled(times, leaf):
+    """A list that holds a list twice that holds a list twice …"""
+    found = [leaf]
+    for _ in range(times):
+        found = [found, found]
+    return found
+
+
+class Slotted:
+    __slots__ = ("size",)
+
+    def __init__(self, size):
+        self.size = size
+
+
+class Ordered(nn.Module):
+    def __init__(self, first):
+        super().__init__()
+        self.one, self.other = nn.ReLU(), nn.ReLU()
+        self.order = [self.one, self.other][::first]
+
+
+def test_a_model_is_known_by_the_order_in_which_it_holds_its_modules():
+    assert model_hash(Ordered(1)) == model_hash(Ordered(1)) != model_hash(Ordered(-1))
+
+
+def test_a_model_has_one_hash_in_all_processes(tmp_path):
+    """Texts have another order in a set, and objects other addresses."""
+    code = (
+        "import logging, numpy as np, torch\nfrom torch import nn\nfrom freqrob.evaluation.samples import model_hash\n"
+        "class Net(nn.Module):\n    pass\n"
+        "net = Net()\nnet.a, net.b, net.c = {'x', 'y', 'z', frozenset('uvw')}, np.random.default_rng(0), {Net, print}\n"
+        "net.d, net.e = logging.getLogger('a'), lambda x: x in {'p', 'q', 'r'}\n"
+        "print(model_hash(net))"
+    )
+    found = set()
+    for seed in "123":
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, env=environment)
+        found.add(run.stdout)
+    assert len(found) == 1
+
+
+def test_a_call_of_a_compiled_model_does_not_change_its_hash():
+    model = nn.Sequential(nn.Linear(2, 2))
+    model.compile(backend="eager")
+    before = model_hash(model)
+    model(torch.rand(1, 2))
+    assert model_hash(model) == before
+
+
 def test_a_model_that_holds_itself_is_known_too():
     found = []
     for size in (4, 4, 5):
@@ -232,7 +290,11 @@ def test_a_model_is_known_by_its_attributes():
         {"made_by": Compose([Normalize(0.5, 0.25)])}, {"made_by": Compose([Normalize(0.5, 0.5)])},
         {"made_by": Compose([Normalize(0.5, 0.25), GaussianBlur(3)])}, {"made_by": Namespace(size=4).__repr__},
         {"made_by": Namespace(size=4)}, {"made_by": Namespace(size=5)}, {"made_by": Namespace(net=Shift(1.0))},
-        {"made_by": Namespace(net=Shift(2.0))},
+        {"made_by": Namespace(net=Shift(2.0))}, {"made_by": [[1], 2]}, {"made_by": [[1, 2]]},
+        {"made_by": Slotted(1)}, {"made_by": Slotted(2)}, {"made_by": torch.eye(2).to_sparse()},
+        {"made_by": 2 * torch.eye(2).to_sparse()}, {"made_by": {closing_over(1)}}, {"made_by": {closing_over(2)}},
+        {"made_by": np.random.default_rng(0)}, {"made_by": logging.getLogger("a.b")}, {"made_by": chained(300)},
+        {"made_by": doubled(20, 1)}, {"made_by": doubled(20, 2)},
     ]  # fmt: skip
     hashes = [model_hash(nn.Sequential(Holding(**one))) for one in held]
     assert len(set(hashes)) == len(held)

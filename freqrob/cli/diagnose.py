@@ -157,10 +157,11 @@ def _folders(models: list[str], out: Path) -> dict[str, Path]:
 
 
 def _model_in(folder: Path, name: str) -> str:
-    """The model whose measurements are in a folder; ``name`` if there are none, or none that say so."""
-    for path in folder.glob("*.json"):
-        with suppress(OSError, ValueError, AttributeError):
-            return json.loads(path.read_text(encoding="utf-8")).get("model", name)
+    """Another model whose measurements are in a folder; ``name`` if there is none."""
+    for path in folder.glob("*.npz"):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            if (other := json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["model"]) != name:
+                return other
     return name
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from freqrob.attacks import input_gradient
 
 SAME = 1e-4  # of the logits' norm: what two passes may differ by; AutoAttack's packages take the same
-ALONE = 0.02  # what images may differ by in a batch of another size: rounding, also that of bfloat16
+BESIDE = 0.02  # what they may differ by for an image beside others: rounding, also that of bfloat16
 
 
 def check_answers(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -67,7 +67,9 @@ def warn_of_model(model: nn.Module, images: Tensor, labels: Tensor, *, gradients
     """
     first = check_answers(model, images, labels)
     with torch.no_grad():
-        second, half = model(images), model(images[: len(images) // 2 or 1])
+        half = len(images) // 2 or 1
+        others = torch.cat([images[:half], images[:1].expand(len(images) - half, *images.shape[1:])])
+        second, beside_others = model(images), model(others)
     broken = int((~first.isfinite().all(1)).sum())
     if broken:
         warnings.warn(
@@ -81,7 +83,7 @@ def warn_of_model(model: nn.Module, images: Tensor, labels: Tensor, *, gradients
             "noisy and PGD looks weaker than it is; attack it with autoattack-rand, which averages gradients",
             stacklevel=2,
         )
-    elif _differ(first[: len(half)], half, ALONE):
+    elif _differ(first[:half], beside_others[:half], BESIDE):
         warnings.warn(
             "model: its answer to an image depends on the others in the batch (is a batch norm in training mode?), so "
             "that all numbers depend on the batch size and the order",

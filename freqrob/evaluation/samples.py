@@ -9,10 +9,11 @@ import operator
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import chain
+from logging import Logger
 from pathlib import Path
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -155,38 +156,113 @@ def model_hash(model: nn.Module) -> str:
 
     What they hold is parameters, buffers and attributes: numbers, texts, tensors, arrays, functions with what they
     close over, other objects with theirs, and containers of them. Of torch's classes it sees the names only, and
-    nothing global. Under a caller's autocast, which changes what the model answers, it is another one; so it
-    is after calls that change an attribute, such as a count.
+    nothing global. Under a caller's autocast, which changes what the model answers, it is another one; so it is after
+    calls that change an attribute, such as a count.
     """
-    digest = hashlib.sha256()
-    _update_module(digest, model, frozenset())
+    walk = _Walk()
+    walk.module(model)
     kinds = {tensor.device.type for tensor in (*model.parameters(), *model.buffers())}
     for kind in sorted(kinds or {"cpu"}):
         if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-            digest.update(f"autocast {torch.get_autocast_dtype(kind)}".encode())
-    return digest.hexdigest()
+            walk.digest.update(f"autocast {torch.get_autocast_dtype(kind)}".encode())
+    return walk.digest.hexdigest()
 
 
-OF_ALL_MODULES = vars(nn.Module()).keys()
+OF_ALL_MODULES = vars(nn.Module()).keys() | {"_compiled_call_impl"}
+DEEPEST = 100  # objects in objects, of which the deeper ones give their type alone
 
 
-def _update_module(digest: Any, model: nn.Module, above: frozenset[int]) -> None:
-    digest.update(_printed(model))
-    above |= set(map(id, model.modules()))
-    for name, module in model.named_modules():
-        kind = type(module)
-        code = module.code if isinstance(module, torch.fx.GraphModule) else "".join(map(_source, kind.__mro__))
-        digest.update(f"{name} {kind.__module__}.{kind.__qualname__}\n{code}".encode())
-        for key in () if _is_of_torch(kind) else sorted(vars(module).keys() - OF_ALL_MODULES):
-            digest.update(key.encode())
-            _update_with(digest, vars(module)[key], above)
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        digest.update(name.encode())
-        _update(digest, tensor)
+class _Walk:
+    """A digest of all that is reached from a model, each object once: a second time it is known by its number."""
+
+    def __init__(self) -> None:
+        self.digest = hashlib.sha256()
+        self.met: dict[int, tuple[int, object]] = {}  # with the object, whose id is not given to another one then
+
+    def module(self, model: nn.Module, depth: int = 0) -> None:
+        self.digest.update(_printed(model))
+        for _, module in model.named_modules():
+            self.met.setdefault(id(module), (len(self.met), module))
+        for name, module in model.named_modules():
+            kind = type(module)
+            code = module.code if isinstance(module, torch.fx.GraphModule) else "".join(map(_source, kind.__mro__))
+            self.digest.update(f"{name} {kind.__module__}.{kind.__qualname__}\n{code}".encode())
+            for key in () if _is_of_torch(kind) else sorted(vars(module).keys() - OF_ALL_MODULES):
+                self.digest.update(key.encode())
+                self.value(vars(module)[key], depth + 1)
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            self.digest.update(name.encode())
+            _update(self.digest, tensor)
+
+    def value(self, value: object, depth: int) -> None:
+        self.digest.update(type(value).__qualname__.encode())
+        if value is None or isinstance(value, bool | int | float | complex | str | bytes | torch.dtype):
+            self.digest.update(repr(value).encode())
+        elif isinstance(value, tuple | frozenset | CodeType):  # which the compiler may make one of
+            self.parts(value, depth)
+        elif id(value) in self.met:
+            self.digest.update(f"met {self.met[id(value)][0]}".encode())
+        elif depth < DEEPEST and not isinstance(value, ModuleType | torch.device):
+            self.met[id(value)] = len(self.met), value
+            self.parts(value, depth)
+
+    def parts(self, value: Any, depth: int) -> None:
+        """Add what an object is made of."""
+        parts: Sequence[Any] = ()
+        if isinstance(value, Tensor):
+            _update(self.digest, value if value.layout is torch.strided else value.to_dense())
+        elif isinstance(value, np.ndarray | np.generic) and value.dtype != object:
+            self.digest.update(f"{value.dtype} {value.shape}".encode() + value.tobytes())
+        elif isinstance(value, nn.Module):
+            self.module(value, depth)
+        elif isinstance(value, Logger):
+            self.digest.update(value.name.encode())
+        elif isinstance(value, Mapping):
+            parts = [*chain.from_iterable(value.items())]
+        elif isinstance(value, list | tuple):
+            parts = value
+        elif isinstance(value, set | frozenset):
+            parts = sorted(_digest_of(one, depth + 1) for one in value)
+        elif isinstance(value, partial):
+            parts = value.func, value.args, value.keywords
+        elif isinstance(value, MethodType):
+            parts = value.__func__, value.__self__
+        elif isinstance(value, CodeType):
+            parts = value.co_code, value.co_names, value.co_consts
+        elif isinstance(value, FunctionType):
+            compiled = getattr(value, "_torchdynamo_orig_callable", None)
+            parts = [compiled or value.__code__, value.__defaults__, value.__kwdefaults__, value.__closure__]
+        elif isinstance(value, CellType):
+            with suppress(ValueError):  # an empty one
+                parts = (value.cell_contents,)
+        elif isinstance(value, type):
+            self.digest.update("".join([value.__qualname__, *map(_source, value.__mro__)]).encode())
+        elif hasattr(value, "__dict__") or hasattr(value, "__slots__"):
+            self.digest.update("".join(map(_source, type(value).__mro__)).encode())
+            parts = [part for name in _attributes(value) for part in (name, getattr(value, name))]
+        else:
+            self.digest.update(_printed(value))
+        self.digest.update(f"({len(parts)})".encode())
+        for one in parts:
+            self.value(one, depth + 1)
+
+
+def _digest_of(value: object, depth: int) -> str:
+    walk = _Walk()
+    walk.value(value, depth)
+    return walk.digest.hexdigest()
+
+
+def _attributes(value: object) -> list[str]:
+    """The names of what an object holds, sorted."""
+    slots = (getattr(kind, "__slots__", ()) for kind in type(value).__mro__)
+    names = {name for some in slots for name in ([some] if isinstance(some, str) else some)}
+    held = vars(value) if hasattr(value, "__dict__") else {}
+    return sorted(held.keys() | {name for name in names if not name.startswith("__") and hasattr(value, name)})
 
 
 def _printed(value: object) -> bytes:
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(value)).encode()  # addresses differ between runs
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value)).encode()  # addresses differ between runs
 
 
 def _source(kind: type) -> str:
@@ -199,50 +275,6 @@ def _source(kind: type) -> str:
 
 def _is_of_torch(kind: type) -> bool:
     return kind.__module__.partition(".")[0] == "torch"
-
-
-def _update_with(digest: Any, value: Any, above: frozenset[int]) -> None:
-    """Add what an attribute holds; of what is ``above``, in a circle, its type alone."""
-    digest.update(type(value).__qualname__.encode())
-    if id(value) in above or isinstance(value, ModuleType | torch.device):
-        return
-    above |= {id(value)}
-    parts: Iterable[Any] = ()
-    if value is None or isinstance(value, bool | int | float | complex | str | bytes | torch.dtype):
-        digest.update(repr(value).encode())
-    elif isinstance(value, Tensor) and value.layout is torch.strided:
-        _update(digest, value)
-    elif isinstance(value, np.ndarray | np.generic) and value.dtype != object:
-        digest.update(f"{value.dtype} {value.shape}".encode() + value.tobytes())
-    elif isinstance(value, nn.Module):
-        _update_module(digest, value, above)
-    elif isinstance(value, Mapping):
-        parts = chain.from_iterable(value.items())
-    elif isinstance(value, list | tuple):
-        parts = value
-    elif isinstance(value, set | frozenset):
-        parts = sorted(map(repr, value))
-    elif isinstance(value, partial):
-        parts = value.func, value.args, value.keywords
-    elif isinstance(value, MethodType):
-        parts = value.__func__, value.__self__
-    elif isinstance(value, CodeType):
-        digest.update(value.co_code)
-        parts = value.co_names, value.co_consts
-    elif isinstance(value, FunctionType):
-        parts = value.__code__, value.__defaults__, value.__kwdefaults__, value.__closure__
-    elif isinstance(value, CellType):
-        with suppress(ValueError):  # an empty one
-            parts = (value.cell_contents,)
-    elif isinstance(value, type):
-        digest.update("".join([value.__qualname__, *map(_source, value.__mro__)]).encode())
-    elif hasattr(value, "__dict__"):
-        digest.update("".join(map(_source, type(value).__mro__)).encode())
-        parts = (vars(value),)
-    else:
-        digest.update(_printed(value))
-    for one in parts:
-        _update_with(digest, one, above)
 
 
 def data_hash(images: Tensor, labels: Tensor) -> str:

@@ -18,7 +18,7 @@ def channels_last(model: nn.Module) -> Iterator[None]:
 
     They are faster on the CPU and under autocast. Not all networks can: ``view`` may fail, and what is written for
     contiguous tensors. So it is tried, with two of the first images, which the network sees once more for that. It gets
-    copies, so that one that works in place spoils nobody's images.
+    copies, so that one that works in place spoils nobody's images. Scripted and compiled networks get neither.
     """
     while isinstance(model, FrontEnded):
         model = model.network
