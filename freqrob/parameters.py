@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from inspect import signature
-from math import isfinite
+from math import inf, isfinite
 from numbers import Integral
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -57,6 +57,13 @@ def check_pixels(**values: float) -> None:
     for name, value in values.items():
         if not is_number(value) or not 0 < value <= 1:
             raise ValueError(f"{name}: expected pixels in (0, 1], such as 8/255, got {value!r}")
+
+
+def check_positive(**values: float) -> None:
+    """Raise ValueError unless each is a finite number above 0."""
+    for name, value in values.items():
+        if not is_number(value) or not 0 < value < inf:
+            raise ValueError(f"{name}: expected a positive number, got {value!r}")
 
 
 def check_integers(least: int, **values: int) -> None:

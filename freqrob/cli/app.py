@@ -83,6 +83,7 @@ DataDir = Annotated[Path, typer.Option("--data", metavar="DIR", help="The folder
 ModelDir = Annotated[Path, typer.Option("--model-dir", metavar="DIR", help="Where models are kept.")]
 Download = Annotated[bool, typer.Option("--download", help="Fetch the data set where it is missing.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Measure all anew and keep nothing.")]
 
 
 def check_writable(folder: Path) -> None:
@@ -118,6 +119,21 @@ def say_how_to_go_on(what: str, kept: bool = True) -> None:
     command = "." if launched else f":\n  {escape(_this_command())}"
     how = f"{what}; the same command goes on from there" if kept else "Nothing is kept; the same command begins anew"
     Console(stderr=True, soft_wrap=True).print(f"Stopped. {how}{command}", highlight=False)
+
+
+def results_folder(cache: Path | None, no_cache: bool) -> Path | None:
+    """Where finished batches are kept, in freqrob's cache by default. Raises ValueError for two answers."""
+    if cache and no_cache:
+        raise ValueError("cache: expected --cache or --no-cache, got both")
+    from freqrob.spectral.native import cache_folder
+
+    return None if no_cache else cache or cache_folder() / "results"
+
+
+def say_what_is_kept(results: Path | None) -> None:
+    """After Ctrl-C, of a ``results_folder``."""
+    if results is not None:
+        say_how_to_go_on(f"What was measured is kept in {results}", any(results.glob("*.safetensors")))
 
 
 def _this_command() -> str:

@@ -9,7 +9,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from freqrob.cli.app import INTERRUPTED, Download, ModelDir, command_line, rank, say_how_to_go_on
+from freqrob.cli.app import (
+    INTERRUPTED,
+    Download,
+    ModelDir,
+    NoCache,
+    command_line,
+    rank,
+    results_folder,
+    say_what_is_kept,
+)
 from freqrob.cli.evaluate import check_outputs, device_of_rank, say_what_was_shipped, warnings_as_lines
 from freqrob.cli.progress import prefixed, progress_bars
 
@@ -36,7 +45,7 @@ def corruptions(
     cache: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where what is done is kept; by default in freqrob's cache.")
     ] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Measure all anew and keep nothing.")] = False,
+    no_cache: NoCache = False,
     download: Download = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto: a GPU where there is one.")] = "auto",
     model_dir: ModelDir = Path("models"),
@@ -56,14 +65,11 @@ def corruptions(
     A group of which a type is missing has no mean. **mCE** is over all types that are there; the baseline's is 100 %.
     """
     check_outputs(out or [], None)
-    if cache and no_cache:
-        raise ValueError("cache: expected --cache or --no-cache, got both")
+    folder = results_folder(cache, no_cache)
     from freqrob.data.corruption_arrays import load_corruptions
     from freqrob.evaluation.corruptions import evaluate_corruptions
     from freqrob.models.sources import open_model
-    from freqrob.spectral.native import cache_folder
 
-    folder = None if no_cache else cache or cache_folder() / "results"
     where = device_of_rank(device)
     names = list(dict.fromkeys([*models, *filter(None, [baseline])]))
     with warnings_as_lines():
@@ -81,8 +87,7 @@ def corruptions(
                     )  # fmt: skip
                 network.cpu()
     except KeyboardInterrupt:
-        if folder is not None:
-            say_how_to_go_on(f"What was measured is kept in {folder}", any(folder.glob("*.safetensors")))
+        say_what_is_kept(folder)
         raise typer.Exit(INTERRUPTED) from None
     if rank() > 0:
         return

@@ -20,10 +20,12 @@ from freqrob.cli.app import (
     DataDir,
     Download,
     ModelDir,
+    NoCache,
     check_writable,
     command_line,
     rank,
-    say_how_to_go_on,
+    results_folder,
+    say_what_is_kept,
 )
 from freqrob.cli.evaluate import device_of_rank, naming, say, say_what_was_shipped, warnings_as_lines
 from freqrob.cli.progress import prefixed, progress_bars
@@ -57,7 +59,7 @@ def diagnose(
     cache: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where what is done is kept; by default in freqrob's cache.")
     ] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Measure all anew and keep nothing.")] = False,
+    no_cache: NoCache = False,
     download: Download = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto: a GPU where there is one.")] = "auto",
     model_dir: ModelDir = Path("models"),
@@ -90,8 +92,7 @@ def diagnose(
     What they mean is in the documentation of `freqrob.diagnostics`. A run that was stopped goes on where it was; what
     was measured once is not measured again.
     """
-    if cache and no_cache:
-        raise ValueError("cache: expected --cache or --no-cache, got both")
+    kept = results_folder(cache, no_cache)
     from freqrob.data import load_dataset
     from freqrob.diagnostics import diagnose as measure
     from freqrob.diagnostics import expected_seconds
@@ -99,11 +100,10 @@ def diagnose(
     from freqrob.evaluation.ranks import rank_and_world
     from freqrob.models.sources import open_model
     from freqrob.provenance import provenance
-    from freqrob.spectral.native import cache_folder
 
     only = list(dict.fromkeys(only or []))
     folders = _folders(models, out)
-    kept, where = None if no_cache else cache or cache_folder() / "results", device_of_rank(device)
+    where = device_of_rank(device)
     with warnings_as_lines():
         networks = {name: open_model(name, model_dir, dataset, threat_model) for name in folders}
     say_what_was_shipped(models, model_dir, dataset, threat_model)
@@ -135,8 +135,7 @@ def diagnose(
                 unmeasured += [] if counted.any else [name]
                 network.cpu()
     except KeyboardInterrupt:
-        if kept is not None:
-            say_how_to_go_on(f"What was measured is kept in {kept}", any(kept.glob("*.safetensors")))
+        say_what_is_kept(kept)
         raise typer.Exit(INTERRUPTED) from None
     if rank() == 0:
         _table(found)

@@ -22,13 +22,15 @@ from freqrob.cli.app import (
     DataDir,
     Download,
     ModelDir,
+    NoCache,
     Seed,
     check_writable,
     command_line,
     fraction,
     pixels,
     rank,
-    say_how_to_go_on,
+    results_folder,
+    say_what_is_kept,
     usable_device,
 )
 from freqrob.cli.progress import prefixed, progress_bars
@@ -85,7 +87,7 @@ def evaluate(
     cache: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where finished batches are kept; by default in freqrob's cache.")
     ] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Measure all anew and keep nothing.")] = False,
+    no_cache: NoCache = False,
     masking_images: Annotated[
         int, typer.Option(metavar="N", help="Check front ends for gradient masking on the first N images; 0: do not.")
     ] = 200,
@@ -126,8 +128,7 @@ def evaluate(
         check_counts(images=images)
     if card and split != "test":
         raise ValueError(f"card: cards hold accuracies on the test split, got --split {split}")
-    if cache and no_cache:
-        raise ValueError("cache: expected --cache or --no-cache, got both")
+    folder = results_folder(cache, no_cache)
     from freqrob.data import load_dataset
     from freqrob.evaluation import evaluate as measure
     from freqrob.evaluation import parse_attack
@@ -136,12 +137,10 @@ def evaluate(
     from freqrob.models.loading import checkpoint_path
     from freqrob.models.sources import open_model
     from freqrob.provenance import provenance
-    from freqrob.spectral.native import cache_folder
 
     norm = norm or ("L2" if threat_model == "L2" else "Linf")
     attacks = [parse_attack(text, eps=eps, norm=norm, step_size=step_size) for text in dict.fromkeys(attack)]
     white_box = parse_attack("pgd-20", eps=eps, norm=norm, step_size=step_size)
-    folder = None if no_cache else cache or cache_folder() / "results"
     _check_cards(models if card else [], model_dir, dataset, threat_model)
     where = device_of_rank(device)
     with warnings_as_lines():
@@ -164,8 +163,7 @@ def evaluate(
                 found.append(_Measured(name, model_hash(network), results, masking))
                 network.cpu()
     except KeyboardInterrupt:
-        if folder is not None:
-            say_how_to_go_on(f"What was measured is kept in {folder}", any(folder.glob("*.safetensors")))
+        say_what_is_kept(folder)
         raise typer.Exit(INTERRUPTED) from None
     if rank() > 0:
         return

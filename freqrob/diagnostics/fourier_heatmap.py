@@ -17,7 +17,7 @@ from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, per_sample, untracked
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
-from freqrob.parameters import check_counts, check_seeds, is_number
+from freqrob.parameters import check_counts, check_positive, check_seeds
 
 Convention = Literal["yin", "gatheluck"]
 Precision = Literal["float32", "bfloat16"]
@@ -115,8 +115,7 @@ def fourier_heatmap(
     height, width = images.shape[-2:]
     side = max(height, width)
     norm = NORMS.get(side, NORMS[32] * side / 32) if norm is None else norm
-    if not is_number(norm) or not 0 < norm < float("inf"):
-        raise ValueError(f"norm: expected a positive number, got {norm!r}")
+    check_positive(norm=norm)
     every = coarseness(height, width) if every is None else every
     check_counts(every=every)
     if every > (most := max(1, side // 2)):

@@ -18,7 +18,7 @@ from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, shared_out, untracked
 from freqrob.models.sources import as_module
-from freqrob.parameters import check_counts, check_seeds, fits, is_number
+from freqrob.parameters import check_counts, check_positive, check_seeds, fits
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,7 @@ def loss_landscape(
     check_labelled(images, labels)
     check_counts(batch_size=batch_size)
     check_seeds(seed=seed)
-    if not is_number(span) or not 0 < span < float("inf"):
-        raise ValueError(f"span: expected a positive number, got {span!r}")
+    check_positive(span=span)
     if not fits(points, int) or points < 5 or points % 2 == 0:  # of 3, the centre alone lies within half the span
         raise ValueError(f"points: expected an odd number from 5 on, got {points!r}")
     model = as_module(model)

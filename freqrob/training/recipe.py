@@ -11,7 +11,7 @@ from freqrob.data.batches import Crop
 from freqrob.defenses import DEFENSES
 from freqrob.models.front_ends import variant_front_ends
 from freqrob.models.registry import ModelName
-from freqrob.parameters import check_integers, fits
+from freqrob.parameters import check_integers, check_positive, fits
 from freqrob.spectral.bass import Reading
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -91,8 +91,7 @@ class Recipe:
                 raise ValueError(f"{name}: expected a number from 0 on, got {getattr(self, name)!r}")
         if not all(isinstance(epoch, int) and epoch >= 1 for epoch in self.milestones):
             raise ValueError(f"milestones: expected epochs from 1 on, got {self.milestones!r}")
-        if not 0 < self.lr < inf:
-            raise ValueError(f"lr: expected a positive number, got {self.lr!r}")
+        check_positive(lr=self.lr)
         if not 0 <= self.gamma <= 1:
             raise ValueError(f"gamma: expected a probability in [0, 1], got {self.gamma!r}")
         if not 0 <= self.ema < 1:
