@@ -13,6 +13,7 @@ from freqrob.cli.export import export
 from freqrob.cli.models import doctor, models
 from freqrob.cli.report import report
 from freqrob.cli.train import recipes, train
+from freqrob.runtime import threads
 
 for command in (demo, train, recipes, evaluate, corruptions, diagnose, report, models, export, doctor):
     app.command()(command)
@@ -21,4 +22,5 @@ app.add_typer(dataset_group, name="dataset")
 
 def main() -> None:
     """The console script `freqrob`."""
+    threads.set_defaults()
     app()

@@ -1,0 +1,92 @@
+"""How long `freqrob demo` takes on a quiet machine and beside busy processes, by how OpenMP's threads wait.
+
+    python -m benchmarks.load [--images 20] [--repeats 3] [--busy 0 1 2] [--out FILE]
+
+A busy process multiplies matrices on two threads. Beside k of them the fair share is 1 + k times the quiet seconds.
+``passive`` is what the command line sets by default, ``libgomp's`` what OpenMP does without it. Settings take turns;
+the figures are medians. Writes JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+
+from freqrob.files import write_json
+from freqrob.provenance import provenance
+from freqrob.runtime.threads import WAIT_SETTINGS
+
+SETTINGS = {
+    "passive": {},
+    "libgomp's": {"GOMP_SPINCOUNT": "300000"},  # its own, where nothing is set
+    "short spin": {"GOMP_SPINCOUNT": "10000"},
+}
+BUSY = """
+import torch
+torch.set_num_threads(2)
+a = torch.randn(1000, 1000)
+print("ready", flush=True)
+while True:
+    torch.mm(a, a)
+"""
+
+
+@contextmanager
+def busy_processes(count: int) -> Iterator[None]:
+    """So many processes that multiply matrices meanwhile."""
+    environment = {name: value for name, value in os.environ.items() if name not in (*WAIT_SETTINGS, "OMP_NUM_THREADS")}
+    others = [
+        subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, env=environment) for _ in range(count)
+    ]
+    try:
+        for other in others:
+            other.stdout.readline()
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
+def demo_seconds(images: int, setting: dict[str, str]) -> float:
+    """Seconds that the demo takes."""
+    environment = {name: value for name, value in os.environ.items() if name not in (*WAIT_SETTINGS, "OMP_NUM_THREADS")}
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "freqrob", "demo", "--images", str(images), "--out", folder]
+        start = time.perf_counter()
+        subprocess.run(command, env=environment | setting, check=True, capture_output=True)
+        return time.perf_counter() - start
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=20, help="of the demo")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--busy", type=int, nargs="+", default=[0, 1, 2], help="numbers of busy processes")
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--out", type=Path, default=Path("results/load_cpu.json"))
+    arguments = parser.parse_args(given)
+    rows = []
+    for busy in arguments.busy:
+        seconds: dict[str, list[float]] = {name: [] for name in arguments.settings}
+        with busy_processes(busy):
+            for _ in range(arguments.repeats):
+                for name in arguments.settings:
+                    seconds[name].append(round(demo_seconds(arguments.images, SETTINGS[name]), 1))
+        for name, measured in seconds.items():
+            rows.append({"busy": busy, "setting": name, "seconds": measured, "median": median(measured)})
+            print(f"beside {busy} busy processes, {name}: {median(measured)} s of {measured}", flush=True)
+    command = f"python -m benchmarks.load --images {arguments.images} --repeats {arguments.repeats}"
+    write_json(arguments.out, {**provenance(command), "images": arguments.images, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

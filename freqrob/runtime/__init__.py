@@ -1,0 +1,1 @@
+"""What every room needs: files, caches, processes, threads, progress, provenance."""

@@ -1,0 +1,60 @@
+"""Threads of a command: as many as the CPUs that it may use, and no spinning while they wait.
+
+libgomp and MKL read the environment when torch is imported, so ``set_defaults`` has to come before.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import MutableMapping
+from pathlib import Path
+
+WAIT_SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
+
+def set_defaults(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Set ``OMP_WAIT_POLICY`` and, under a CPU quota, ``OMP_NUM_THREADS``, where the user has not.
+
+    By default, OpenMP's threads spin while they wait for each other. Beside other busy processes they spin for a
+    thread that is not running, and a command can take several times its fair share of the time.
+    """
+    if not any(name in environment for name in WAIT_SETTINGS):
+        environment["OMP_WAIT_POLICY"] = "PASSIVE"
+    if (quota := cpu_quota()) is not None:
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, min(math.ceil(quota), _cpus()))))
+
+
+def cpu_quota(root: Path = Path("/")) -> float | None:
+    """CPUs that the cgroups of this process allow it (Docker's ``--cpus``), or None without a quota.
+
+    The least of the quotas of its cgroup and of those above it, of cgroups v2 and v1.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:  # not on Linux
+        return None
+    quotas = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers in ("", "cpu") or "cpu" in controllers.split(","):
+            mount = root / "sys/fs/cgroup" / ("" if controllers == "" else "cpu")
+            group = mount / path.lstrip("/")
+            quotas += [_quota(folder) for folder in (group, *group.parents) if folder.is_relative_to(mount)]
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def _quota(group: Path) -> float | None:
+    """CPUs that one cgroup allows: ``cpu.max`` in version 2, ``cpu.cfs_*_us`` in version 1."""
+    try:
+        if (group / "cpu.max").exists():
+            quota, period = (group / "cpu.max").read_text().split()
+        else:
+            quota, period = ((group / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+        return float(quota) / float(period) if float(quota) > 0 else None
+    except (OSError, ValueError):  # no such cgroup here, or "max"
+        return None
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
