@@ -7,6 +7,7 @@ which is not on PyPI, where its own requirements bring ``pyautoattack``.
 from __future__ import annotations
 
 import base64
+import csv
 import functools
 import hashlib
 import sys
@@ -17,6 +18,7 @@ from importlib import import_module
 from importlib.metadata import Distribution, PackageNotFoundError, distribution, distributions, version
 from importlib.util import find_spec
 from math import nan
+from os import PathLike
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -126,18 +128,19 @@ def changed_files() -> str:
 
 
 def _changed_files(package: Distribution) -> list[str]:
-    """Modules that are missing, or whose sha256 is not that of the wheel's RECORD."""
-
-    def differs(path: Path, expected: str) -> bool:
-        return not path.is_file() or _record_digest(path) != expected
-
-    recorded = [file for file in package.files or () if file.suffix == ".py" and file.parts[0] == "robustbench"]
-    return [str(file) for file in recorded if file.hash and differs(Path(file.locate()), file.hash.value)]
+    """Modules that are missing, or whose hash differs from the one in the wheel's RECORD."""
+    # Not Distribution.files: since Python 3.12 it leaves out the files that are missing.
+    rows = csv.reader((package.read_text("RECORD") or "").splitlines())
+    expected = {path: digest for path, digest, _ in rows if path.startswith("robustbench/") and path.endswith(".py")}
+    return [path for path, digest in expected.items() if digest and digest != _file_hash(package.locate_file(path))]
 
 
-def _record_digest(path: Path) -> str:
-    """As RECORD writes it: urlsafe base64 of the sha256, without padding."""
-    return base64.urlsafe_b64encode(hashlib.sha256(path.read_bytes()).digest()).rstrip(b"=").decode()
+def _file_hash(path: PathLike[str]) -> str:
+    """SHA-256 as RECORD writes it, URL-safe base64 without padding; empty if there is no such file."""
+    path = Path(path)
+    if not path.is_file():
+        return ""
+    return "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(path.read_bytes()).digest()).rstrip(b"=").decode()
 
 
 def _warn_of_unusable_hub() -> None:
