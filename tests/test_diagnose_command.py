@@ -1,5 +1,6 @@
 """`freqrob diagnose`, through Typer's runner and in two processes."""
 
+import inspect
 import json
 import os
 import re
@@ -107,9 +108,12 @@ def test_without_the_cache_nothing_is_kept(tmp_path):
 
 def test_the_help_has_every_setting():
     described = {}
-    for item in re.findall(r"^    - (\*\*.*?)(?=^    - |^$)", diagnose.__doc__, re.DOTALL | re.MULTILINE):
+    text = inspect.getdoc(diagnose)  # without indentation, which Python 3.13 strips already
+    for item in re.findall(r"^- (\*\*.*?)(?=^- |^$)", text, re.DOTALL | re.MULTILINE):
         described |= dict.fromkeys(re.findall(r"\*\*(\w+)\*\*", item), set(re.findall(r"`(\w+)`", item)))
     assert described == {name: one.hints.keys() - {"images", "batch_size"} for name, one in DIAGNOSTICS.items()}
+    shown = run("--help").output
+    assert all(re.search(rf"\b{word}\b", shown) for word in set(described).union(*described.values()))
 
 
 @pytest.mark.parametrize("measured", [0, 1])
