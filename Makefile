@@ -3,7 +3,7 @@ VENV := .venv
 READY := $(VENV)/.freqrob-ready
 REPORT ?= report
 
-.PHONY: demo test test-all sanitize cuda lint format clean
+.PHONY: demo test test-all test-all-pythons sanitize cuda lint format clean
 
 demo: $(READY)
 	$(VENV)/bin/freqrob demo --out $(REPORT)/
@@ -14,6 +14,10 @@ test: $(READY)
 
 test-all: $(READY)
 	$(VENV)/bin/python -m pytest -m ""
+
+# The tests on each supported Python that this machine has.
+test-all-pythons:
+	$(PYTHON) tests/all_pythons.py
 
 # The native code under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: $(READY)
@@ -40,4 +44,4 @@ $(READY): pyproject.toml setup.py
 	touch $@
 
 clean:
-	rm -rf build dist *.egg-info $(READY)
+	rm -rf build dist *.egg-info .venv*/.freqrob-ready
