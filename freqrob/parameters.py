@@ -7,7 +7,7 @@ from fractions import Fraction
 from inspect import signature
 from math import inf, isfinite
 from numbers import Integral
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
@@ -33,6 +33,10 @@ def keyword_hints(function: Callable[..., Any]) -> dict[str, Any]:
 
 def shown_hint(hint: Any) -> str:
     """``Sequence[int]``, ``float | None``, ``int``."""
+    if get_origin(hint) in (Union, UnionType):  # spelled alike: for a default of None, Python 3.10 gives Optional
+        return " | ".join(shown_hint(one) for one in get_args(hint))
+    if hint is NoneType:
+        return "None"
     return re.sub(r"\b(collections\.abc|typing)\.", "", str(hint)) if get_args(hint) else hint.__name__
 
 

@@ -910,6 +910,7 @@ def test_what_is_saved_says_which_network_it_was_and_whether_it_was_kept(tmp_pat
         ("loss_landscape_high", {"points": 4}, "points: expected an odd number"),
         ("fourier_heatmap", {"layer": "block9"}, "layer: "),
         ("sensitivity", {"ranks": [544]}, "ranks: expected some of 0 to 543"),
+        ("sensitivity", {"boundary_ring": "6"}, r"boundary_ring: expected int \| None, got '6'"),
         ("minimal_perturbation", {"norm": "L1"}, "norm: expected"),
         ("band_accuracy", {"width": 2}, "width: expected an odd number"),
     ],

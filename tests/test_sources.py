@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from freqrob.models import load_model
 from freqrob.models.front_ends import Normalize
-from freqrob.models.sources import InputSize, as_module, open_model, tensors_only
+from freqrob.models.sources import InputSize, _arguments, as_module, open_model, tensors_only
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 NET = "from torch import nn\n\ndef {name}(num_classes=10, width=1):\n    return nn.Conv2d(3, num_classes * width, 1)\n"
@@ -47,6 +47,14 @@ def test_a_function_of_the_working_directory(here):
     assert open_model("own_nets:net?width=3").weight.shape[0] == 30
     assert sys.path == before
     del sys.modules["own_nets"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["0x", pytest.param("{[]:1}", id="TypeError"), pytest.param("-" * 5000 + "1", id="RecursionError in 3.11")],
+)
+def test_an_argument_that_is_not_a_literal_is_text(value):
+    assert _arguments(f"own_nets:net?width=3&kind={value}") == ("own_nets:net", {"width": 3, "kind": value})
 
 
 @pytest.mark.parametrize(

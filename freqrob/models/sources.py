@@ -211,7 +211,7 @@ def _arguments(path: str) -> tuple[str, dict[str, Any]]:
             raise ValueError(f"model: expected arguments as ?name=value&name=value, got {pair!r}")
         try:
             arguments[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # the errors that it documents
             arguments[key] = value
     return path, arguments
 
