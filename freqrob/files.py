@@ -6,6 +6,7 @@ import io
 import json
 import operator
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
+
+# Where a spreadsheet begins to evaluate
+FORMULA = re.compile(r"^(?=[=+\-@＝＋－＠\t\r])|(?<=[;\t\r\n])(?=[=+\-@＝＋－＠])")
+
 
 
 @contextmanager
@@ -75,9 +80,17 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Write rows under a header of ``columns``; what a row lacks stays empty. Raises OSError."""
+    """Write rows under a header of ``columns``; missing values stay empty. Raises OSError.
+
+    Text that a spreadsheet would evaluate as a formula, such as a model called ``=1+1``, gets a single quote in front;
+    numbers stay numbers, negative ones too. Source: OWASP, "CSV Injection".
+    """
     text = io.StringIO()
-    table = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
-    table.writeheader()
-    table.writerows(rows)
-    write_text(path, text.getvalue())
+    table = csv.writer(text, lineterminator="\r\n")  # by which it knows that either character needs quotes
+    table.writerow(map(_inert, columns))
+    table.writerows([_inert(row.get(column, "")) for column in columns] for row in rows)
+    write_text(path, text.getvalue().replace("\r\n", "\n"))
+
+
+def _inert(value: Any) -> Any:
+    return FORMULA.sub("'", value) if isinstance(value, str) else value
