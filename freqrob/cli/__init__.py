@@ -14,6 +14,7 @@ from freqrob.cli.models import doctor, models
 from freqrob.cli.report import report
 from freqrob.cli.train import recipes, train
 from freqrob.runtime import threads
+from freqrob.runtime.terminal import lenient_output
 
 for command in (demo, train, recipes, evaluate, corruptions, diagnose, report, models, export, doctor):
     app.command()(command)
@@ -23,4 +24,5 @@ app.add_typer(dataset_group, name="dataset")
 def main() -> None:
     """The console script `freqrob`."""
     threads.set_defaults()
-    app()
+    with lenient_output():
+        app()
