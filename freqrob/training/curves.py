@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from freqrob.files import temporary_beside
+from freqrob.runtime.figures import import_matplotlib
 
 LABELS = {"val_clean": "clean", "val_pgd10": "PGD-10"}
 
 
 def draw_curves(history: Sequence[Mapping[str, float]], path: Path, title: str = "") -> None:
     """Loss and validation accuracies by epoch, as a PNG that replaces an earlier one when it is complete."""
+    import_matplotlib()
     from matplotlib.figure import Figure  # half a second that `import freqrob` must not cost
 
     figure = Figure(figsize=(8, 3), dpi=120, layout="constrained")

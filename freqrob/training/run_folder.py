@@ -16,6 +16,7 @@ from torch import Tensor
 
 from freqrob.files import temporary_beside, write_csv, write_text
 from freqrob.models.cards import CheckpointError
+from freqrob.runtime.figures import drawing
 
 History = list[dict[str, float]]
 
@@ -105,17 +106,23 @@ class RunFolder:
             raise OSError(f"could not write {path} ({error}); an earlier checkpoint is intact") from error
 
     def write_metrics(self, history: History) -> None:
-        """A line for each epoch, and the curves."""
-        from freqrob.training.curves import draw_curves
-
+        """Write a line for each epoch, and hand the last one to TensorBoard, whose failures are warnings."""
         write_text(self.folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history))
         write_csv(self.folder / "metrics.csv", history, list(history[0]))
-        draw_curves(history, self.folder / "curves.png", title=str(self.recipe["name"]))
+
         if self.tensorboard:
-            epoch = len(history)
-            with self.tensorboard(self.folder / "tensorboard", purge_step=epoch) as writer:
-                for key, value in history[-1].items():
-                    writer.add_scalar(key, value, epoch)
+            with drawing("tensorboard"):
+                epoch = len(history)
+                with self.tensorboard(self.folder / "tensorboard", purge_step=epoch) as writer:
+                    for key, value in history[-1].items():
+                        writer.add_scalar(key, value, epoch)
+
+    def draw_metrics(self, history: History) -> None:
+        """Draw the curves; a failure is a warning."""
+        with drawing("curves.png"):
+            from freqrob.training.curves import draw_curves
+
+            draw_curves(history, self.folder / "curves.png", title=str(self.recipe["name"]))
 
     @property
     def last_weights(self) -> Path:

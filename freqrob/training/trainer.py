@@ -159,6 +159,8 @@ def train(
                     run.write_metrics(state.history)
                 if fabric.is_global_zero:
                     run.write(state.as_dict())
+                if epoch_ends and fabric.is_global_zero:
+                    run.draw_metrics(state.history)
             if epoch_ends and fabric.is_global_zero:
                 log("  ".join(f"{key} {value:.4g}" for key, value in state.history[-1].items()))
             saved_at = time.monotonic()
