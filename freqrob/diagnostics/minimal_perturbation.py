@@ -20,12 +20,14 @@ from freqrob.parameters import check_counts, check_seeds
 from freqrob.spectral.rings import RingMap
 
 if TYPE_CHECKING:
-    from freqrob_foolbox import PerturbationSpectrum
+    from freqrob_foolbox import MinimalPerturbation, MinimalPerturbations, PerturbationSpectrum
 
 
 @dataclass(frozen=True)
 class MinimalPerturbationSpectrum(Measurement):
     """How large the smallest perturbations towards another image's label are, and of which frequencies.
+
+    ``of`` takes what ``freqrob_foolbox`` found by any attack.
 
     Attributes:
         distances: (N,) in ``norm``; infinite without success.
@@ -74,6 +76,34 @@ class MinimalPerturbationSpectrum(Measurement):
     repeats: int
     seed: int
     images: int
+
+    @classmethod
+    def of(
+        cls, found: MinimalPerturbations, spectrum: PerturbationSpectrum, search: MinimalPerturbation
+    ) -> MinimalPerturbationSpectrum:
+        """The measurement, of what a search found and of the spectrum of its successes."""
+        from foolbox.distances import linf
+
+        low, high = spectrum.half_power_interval
+        return cls(
+            distances=found.distances,
+            success=found.success,
+            power=spectrum.power,
+            frequencies=spectrum.frequencies,
+            profile=spectrum.profile,
+            radii=spectrum.radii,
+            cumulative=spectrum.cumulative,
+            half_power_frequency=spectrum.half_power_frequency,
+            half_power_low=low,
+            half_power_high=high,
+            exact_half_power_frequency=spectrum.exact_half_power_frequency,
+            attack=re.sub(r" at 0x[0-9a-f]+", "", repr(search.attack)),
+            norm="Linf" if search.attack.distance == linf else "L2",
+            steps=search.attack.steps,
+            repeats=search.repeats,
+            seed=search.seed,
+            images=len(found.success),
+        )
 
     @property
     def quartiles(self) -> tuple[float, float, float]:
@@ -128,26 +158,7 @@ def minimal_perturbation(
     how = MinimalPerturbation(attack, repeats=repeats, seed=seed, batch_size=batch_size)
     found = how(model, images, labels, cache=cache, track=track)
     spectrum = _spectrum(found.perturbed[found.success], to_pixels(images).cpu()[found.success], seed)
-    low, high = spectrum.half_power_interval
-    return MinimalPerturbationSpectrum(
-        distances=found.distances,
-        success=found.success,
-        power=spectrum.power,
-        frequencies=spectrum.frequencies,
-        profile=spectrum.profile,
-        radii=spectrum.radii,
-        cumulative=spectrum.cumulative,
-        half_power_frequency=spectrum.half_power_frequency,
-        half_power_low=low,
-        half_power_high=high,
-        exact_half_power_frequency=spectrum.exact_half_power_frequency,
-        attack=re.sub(r" at 0x[0-9a-f]+", "", repr(attack)),
-        norm=norm,
-        steps=steps,
-        repeats=repeats,
-        seed=seed,
-        images=len(images),
-    )
+    return MinimalPerturbationSpectrum.of(found, spectrum, how)
 
 
 def check_foolbox() -> None:

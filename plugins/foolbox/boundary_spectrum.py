@@ -19,15 +19,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from foolbox.attacks.base import MinimizationAttack
-    from freqrob_foolbox import MinimalPerturbations, PerturbationSpectrum
+    from freqrob_foolbox import MinimalPerturbation, MinimalPerturbations
     from matplotlib.figure import Figure
 
     from freqrob.data import ImageSet
+    from freqrob.diagnostics import MinimalPerturbationSpectrum
 
 EXAMPLES = """examples:
   python plugins/foolbox/boundary_spectrum.py standard_rn20 pgd_at_rn20 --attack fmn
@@ -36,6 +36,7 @@ EXAMPLES = """examples:
       --data ./data --images 1000 --repeats 3
       the settings of Li et al.
 """
+KINDS = ("csv", "json", "png", "svg")
 ATTACKS = {
     "bb": "L∞ Brendel-Bethge, the attack of Li et al.",
     "bb_l2": "L2 Brendel-Bethge",
@@ -53,34 +54,20 @@ class Measured:
     """A model's smallest perturbations and their spectrum; distances of the successes, in the attack's norm."""
 
     found: MinimalPerturbations
-    spectrum: PerturbationSpectrum
-
-    @property
-    def distances(self) -> list[float]:
-        return self.found.distances[self.found.success].tolist()
-
-    @property
-    def median(self) -> float:
-        return self.found.distances[self.found.success].quantile(0.5).item()
-
-    def drawn(self, norm: str) -> SimpleNamespace:
-        """What the figures of ``freqrob.report.plots`` take."""
-        low, high = self.spectrum.half_power_interval
-        distances = {"distances": self.found.distances, "success": self.found.success, "norm": norm}
-        return SimpleNamespace(**vars(self.spectrum), half_power_low=low, half_power_high=high, **distances)
+    spectrum: MinimalPerturbationSpectrum
 
     def row(self, model: str) -> dict[str, Any]:
-        low, high = self.spectrum.half_power_interval
+        spectrum, distances = self.spectrum, self.found.distances[self.found.success]
         return {
             "model": model,
-            "images": len(self.found.success),
-            "successes": int(self.found.success.sum()),
-            "median_distance": self.median,
-            "mean_distance": sum(self.distances) / len(self.distances),
-            "half_power_frequency": self.spectrum.half_power_frequency,
-            "half_power_low": low,
-            "half_power_high": high,
-            "exact_half_power_frequency": self.spectrum.exact_half_power_frequency,
+            "images": spectrum.images,
+            "successes": len(distances),
+            "median_distance": spectrum.quartiles[1],
+            "mean_distance": distances.mean().item(),
+            "half_power_frequency": spectrum.half_power_frequency,
+            "half_power_low": spectrum.half_power_low,
+            "half_power_high": spectrum.half_power_high,
+            "exact_half_power_frequency": spectrum.exact_half_power_frequency,
         }
 
     def details(self, model: str) -> dict[str, Any]:
@@ -135,10 +122,13 @@ def _run(options: argparse.Namespace, command: str) -> None:
 
     from freqrob.cli.app import usable_device
     from freqrob.cli.progress import prefixed, progress_bars
+    from freqrob.files import check_file
     from freqrob.models.sources import open_model
 
     if len(set(options.models)) < len(options.models):
         raise ValueError(f"models: expected each once, got {' '.join(options.models)}")
+    for kind in KINDS:
+        check_file(options.out / f"boundary_spectrum.{kind}")
     device, attack = usable_device(options.device), make_attack(options.attack, options.steps)
     how = MinimalPerturbation(
         attack, targeted=not options.untargeted, repeats=options.repeats, seed=options.seed,
@@ -146,22 +136,28 @@ def _run(options: argparse.Namespace, command: str) -> None:
     )  # fmt: skip
     places = options.model_dir, options.dataset, options.threat_model
     networks = {spec: open_model(spec, *places).to(device) for spec in options.models}
-    measured = {}
+    measured, left_out = {}, {}
     with progress_bars() as (track, log):
         chosen = _images(options, track)
         for spec, network in networks.items():
             found = how(
                 network, chosen.images, chosen.labels, cache=options.out / "cache", track=prefixed(track, spec)
             )  # fmt: skip
-            measured[spec] = analyse(spec, found, chosen, options.seed)
-            log(summary(spec, measured[spec]))
+            try:
+                measured[spec] = analyse(found, chosen, how)
+            except ValueError as error:
+                left_out[spec] = str(error)
+            log(summary(spec, measured[spec]) if spec in measured else f"{spec} is left out: {left_out[spec]}")
+    if not measured:
+        raise ValueError(f"models: {left_out[options.models[0]]}")
     source = f"{options.dataset} test" if options.data else "the CIFAR-10 images of Foolbox"
     settings = {
         "attack": repr(attack), "images": len(chosen), "source": source, "targeted": how.targeted,
-        "repeats": how.repeats, "batch_size": how.batch_size, "seed": how.seed,
+        "repeats": how.repeats, "batch_size": how.batch_size, "seed": how.seed, "left_out": left_out,
     }  # fmt: skip
-    write(options.out, measured, _norm(attack), settings, command)
-    print(f"{options.out}/boundary_spectrum.png, .svg, .csv, .json")
+    write(options.out, measured, settings, command)
+    paths = [options.out / f"boundary_spectrum.{kind}" for kind in KINDS]
+    print("Wrote", *(path for path in paths if path.is_file()))
 
 
 def make_attack(name: str, steps: int | None) -> MinimizationAttack:
@@ -194,16 +190,18 @@ def _images(options: argparse.Namespace, track: Any) -> ImageSet:
     return images[: options.images]
 
 
-def analyse(spec: str, found: MinimalPerturbations, images: ImageSet, seed: int) -> Measured:
+def analyse(found: MinimalPerturbations, images: ImageSet, search: MinimalPerturbation) -> Measured:
     """The spectrum of the perturbations that were found. Raises ValueError where there are none."""
     from freqrob_foolbox import analyze_spectrum
 
     from freqrob.data.datasets import to_pixels
+    from freqrob.diagnostics import MinimalPerturbationSpectrum
 
     if not found.success.any():
-        raise ValueError(f"{spec}: the attack found no perturbation of any image; more --steps may help")
+        raise ValueError("the attack found no perturbation of any image; more --steps may help")
     perturbed, inputs = found.perturbed[found.success], to_pixels(images.images)[found.success]
-    return Measured(found, analyze_spectrum(perturbed, inputs, seed=seed))
+    spectrum = analyze_spectrum(perturbed, inputs, seed=search.seed)
+    return Measured(found, MinimalPerturbationSpectrum.of(found, spectrum, search))
 
 
 def summary(spec: str, measured: Measured) -> str:
@@ -215,14 +213,11 @@ def summary(spec: str, measured: Measured) -> str:
     )
 
 
-def write(
-    out: Path, measured: Mapping[str, Measured], norm: str, settings: Mapping[str, Any], command: str
-) -> None:
-    """The figure, a row for each model, and everything. Raises OSError."""
-    import os
-
+def write(out: Path, measured: Mapping[str, Measured], settings: Mapping[str, Any], command: str) -> None:
+    """A row for each model, everything, and the figure. Raises OSError."""
     from freqrob.files import temporary_beside, write_csv, write_json
     from freqrob.provenance import provenance
+    from freqrob.runtime.figures import drawing
 
     rows = [one.row(spec) for spec, one in measured.items()]
     write_csv(out / "boundary_spectrum.csv", rows, list(rows[0]))
@@ -231,21 +226,26 @@ def write(
         out / "boundary_spectrum.json",
         {"provenance": provenance(command), "settings": dict(settings), "models": details},
     )
-    figure = draw(measured, norm)
-    for kind in ("png", "svg"):
-        path = out / f"boundary_spectrum.{kind}"
-        with temporary_beside(path) as new:
-            figure.savefig(new, format=kind, dpi=150)
-            os.replace(new, path)
+    figures = [out / f"boundary_spectrum.{kind}" for kind in ("png", "svg")]
+    for path in figures:
+        path.unlink(missing_ok=True)  # of an earlier run
+    with drawing("boundary_spectrum"):
+        figure = draw({spec: one.spectrum for spec, one in measured.items()})
+        for path in figures:
+            with temporary_beside(path) as new:
+                figure.savefig(new, format=path.suffix[1:], dpi=150)
+                new.replace(path)
 
 
-def draw(measured: Mapping[str, Measured], norm: str) -> Figure:
+def draw(models: Mapping[str, MinimalPerturbationSpectrum]) -> Figure:
     """Mean spectra above, radial profiles and size against f_0.5 below, as Fig. 4 of Li et al."""
+    from freqrob.runtime.figures import import_matplotlib
+
+    import_matplotlib()
     from matplotlib.figure import Figure
 
     from freqrob.report import plots
 
-    models = {spec: one.drawn(norm) for spec, one in measured.items()}
     columns = min(len(models), 5)
     rows = math.ceil(len(models) / columns)
     figure = Figure(figsize=(max(9, 2.6 * columns), 2.7 * rows + 4.2), layout="constrained")
@@ -270,11 +270,8 @@ def draw(measured: Mapping[str, Measured], norm: str) -> Figure:
     return figure
 
 
-def _norm(attack: MinimizationAttack) -> str:
-    from foolbox.distances import linf
-
-    return "Linf" if attack.distance == linf else "L2"
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    from freqrob.runtime.terminal import lenient_output
+
+    with lenient_output():
+        sys.exit(main())
