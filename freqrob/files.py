@@ -8,6 +8,7 @@ import operator
 import os
 import re
 import secrets
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,39 @@ if TYPE_CHECKING:
 # Where a spreadsheet begins to evaluate
 FORMULA = re.compile(r"^(?=[=+\-@＝＋－＠\t\r])|(?<=[;\t\r\n])(?=[=+\-@＝＋－＠])")
 
+LONGEST_NAME = 220  # bytes, with which the name of ``temporary_beside`` still has less than 255
+
+
+def check_folder(folder: Path, argument: str = "out") -> None:
+    """Raise OSError, naming the argument, unless files can be written in a folder; create nothing.
+
+    For use before minutes of work. The folder need not exist.
+    """
+    existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))
+    if not existing.is_dir():
+        raise NotADirectoryError(f"{argument}: {folder} is or lies in a file, expected a folder")
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        reason = f"no files can be written in {existing}: {error.strerror}"
+        raise type(error)(f"{argument}: {folder} cannot be used; {reason}") from error
+
+
+def check_file(path: Path, argument: str = "out", inputs: Iterable[Path] = ()) -> None:
+    """Raise OSError, naming the argument, unless a file can be written or replaced; create nothing.
+
+    Raises ValueError if it is one of the ``inputs``, the files that are read.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{argument}: {path} is a folder, expected a file")
+    if path.exists() and (not path.is_file() or path.is_mount()):
+        raise FileExistsError(f"{argument}: {path} is a device, a pipe or a mount point, expected a file")
+    if len(os.fsencode(path.name)) > LONGEST_NAME:
+        raise ValueError(f"{argument}: expected a name of at most {LONGEST_NAME} bytes, got {path.name}")
+    if any(path.resolve() == one.resolve() for one in inputs):
+        raise ValueError(f"{argument}: {path} is one of the files that are read; choose another name")
+    check_folder(path.parent, argument)
 
 
 @contextmanager
@@ -50,9 +84,12 @@ def sha256_of(path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file that is complete before it replaces an earlier one. Raises OSError."""
+    """Write a text file (UTF-8) that is complete before it replaces an earlier one. Raises OSError.
+
+    Bytes of a file name that are not UTF-8 are written as in ``\\udcff``, which JSON reads back.
+    """
     with temporary_beside(path) as new:
-        write_synced(new, text.encode())
+        write_synced(new, text.encode(errors="backslashreplace"))
         os.replace(new, path)
 
 
@@ -73,10 +110,17 @@ def write_npy(path: Path, shape: tuple[int, ...], blocks: Iterable["np.ndarray"]
         os.replace(new, path)
 
 
+def as_json(content: Any, argument: str = "content") -> str:
+    """Indented JSON; NumPy's integers are integers. Raises ValueError, naming the argument, for other objects, NaN."""
+    try:
+        return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False, default=operator.index)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{argument}: expected what JSON can hold, without NaN or infinity ({error})") from error
+
+
 def write_json(path: Path, content: Any) -> None:
-    """Write indented JSON; NumPy's integers are integers. Raises OSError, or ValueError for a NaN."""
-    text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False, default=operator.index)
-    write_text(path, text + "\n")
+    """Write ``as_json(content)``. Raises OSError or ValueError."""
+    write_text(path, as_json(content) + "\n")
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:

@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 
 from freqrob import __version__, cli
 from freqrob.cli import progress
-from freqrob.cli.app import check_writable
 from freqrob.cli.evaluate import ATTACKS
 from freqrob.cli.evaluate import PROTOCOLS as OFFERED
 from freqrob.data import samples
@@ -253,19 +252,6 @@ def test_what_fails_leaves_no_folders(few_images, model_dir, tmp_path, monkeypat
     models = ["--model-dir", model_dir] if command[0] in ("evaluate", "diagnose") else []
     assert run(*command, *models).exit_code == 2
     assert not list(tmp_path.iterdir())
-
-
-def test_where_nothing_can_be_written_is_refused_and_nothing_is_created(tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    (tmp_path / "broken").symlink_to(tmp_path / "nowhere" / "at all")
-    check_writable(tmp_path / "new" / "folder")
-    for path in ("file", "file/folder", "broken", "broken/folder"):
-        with pytest.raises(NotADirectoryError, match=f"out: .*{path} is or lies in a file, expected a folder"):
-            check_writable(tmp_path / path)
-    monkeypatch.setattr("os.access", lambda path, _: path != tmp_path)
-    with pytest.raises(PermissionError, match="out: .*new cannot be written"):
-        check_writable(tmp_path / "new")
-    assert {path.name for path in tmp_path.iterdir()} == {"file", "broken"}
 
 
 def test_evaluate_takes_the_norm_of_the_threat_model(few_images, model_dir, tmp_path):

@@ -14,6 +14,7 @@ import typer
 import typer.core
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 from freqrob import __version__
 
@@ -86,13 +87,18 @@ Seed = Annotated[int, typer.Option(help="Of everything random.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Measure all anew and keep nothing.")]
 
 
-def check_writable(folder: Path) -> None:
-    """Raise OSError before minutes of work, not after, where what writes there could not; create nothing."""
-    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))
-    if not there.is_dir():
-        raise NotADirectoryError(f"out: {folder} is or lies in a file, expected a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise PermissionError(f"out: {folder} cannot be written")
+def print_line(text: str, style: str | None = None, *, stderr: bool = False) -> None:
+    """Print text as it is; a long line is not broken."""
+    Console(stderr=stderr, soft_wrap=True).print(text, style=style, highlight=False, markup=False)
+
+
+def print_table(table: Table) -> None:
+    """Print a table of which no name or number is cut off, even where the terminal is too narrow for it."""
+    for column in table.columns:
+        column.overflow = "fold"
+    console = Console()
+    needed = console.measure(table, options=console.options.update(max_width=10_000))
+    Console(width=max(console.width, needed.minimum if console.is_terminal else needed.maximum)).print(table)
 
 
 def usable_device(name: str) -> torch.device:
@@ -116,9 +122,9 @@ def say_how_to_go_on(what: str, kept: bool = True) -> None:
     if rank() > 0:
         return
     launched = {"WORLD_SIZE", "SLURM_NTASKS"} & os.environ.keys()  # by a command that is not known here
-    command = "." if launched else f":\n  {escape(_this_command())}"
+    command = "." if launched else f":\n  {_this_command()}"
     how = f"{what}; the same command goes on from there" if kept else "Nothing is kept; the same command begins anew"
-    Console(stderr=True, soft_wrap=True).print(f"Stopped. {how}{command}", highlight=False)
+    print_line(f"Stopped. {how}{command}", stderr=True)
 
 
 def results_folder(cache: Path | None, no_cache: bool) -> Path | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from freqrob.cli.app import (
@@ -15,11 +15,20 @@ from freqrob.cli.app import (
     ModelDir,
     NoCache,
     command_line,
+    print_line,
+    print_table,
     rank,
     results_folder,
     say_what_is_kept,
 )
-from freqrob.cli.evaluate import check_outputs, device_of_rank, say_what_was_shipped, warnings_as_lines
+from freqrob.cli.evaluate import (
+    card_paths,
+    check_outputs,
+    device_of_rank,
+    print_written,
+    say_what_was_shipped,
+    warnings_as_lines,
+)
 from freqrob.cli.progress import prefixed, progress_bars
 
 if TYPE_CHECKING:
@@ -64,14 +73,14 @@ def corruptions(
     **extra** are the four beside them; **low, medium, high** are the frequencies that types change most (Li et al.).
     A group of which a type is missing has no mean. **mCE** is over all types that are there; the baseline's is 100 %.
     """
-    check_outputs(out or [], None)
     folder = results_folder(cache, no_cache)
-    from freqrob.data.corruption_arrays import load_corruptions
+    from freqrob.data.corruption_arrays import MANIFEST, load_corruptions
     from freqrob.evaluation.corruptions import evaluate_corruptions
     from freqrob.models.sources import open_model
 
-    where = device_of_rank(device)
     names = list(dict.fromkeys([*models, *filter(None, [baseline])]))
+    check_outputs(out or [], None, [*card_paths(names, model_dir, dataset, threat_model), data / MANIFEST])
+    where = device_of_rank(device)
     with warnings_as_lines():
         networks = {name: open_model(name, model_dir, dataset, threat_model) for name in names}
     say_what_was_shipped(names, model_dir, dataset, threat_model)
@@ -91,14 +100,27 @@ def corruptions(
         raise typer.Exit(INTERRUPTED) from None
     if rank() > 0:
         return
-    mce = {name: found[name].mce(found[baseline]) for name in names} if baseline else {}
-    corruption_table(found, mce)
+    mce, problem = _mce(found, baseline)
     options = {
         "--dataset": dataset, "--threat-model": threat_model, "--type": types, "--images": images,
         "--protocol": protocol, "--baseline": baseline,
     }  # fmt: skip
     for path in out or []:
         _write(path, found, mce, baseline, command_line("corruptions", options, *models))
+    corruption_table(found, mce)
+    print_written(out or [])
+    if problem is not None:
+        raise problem
+
+
+def _mce(found: dict[str, CorruptionAccuracy], baseline: str | None) -> tuple[dict[str, float], ValueError | None]:
+    """Each model's mCE, if there is a baseline; and why it has none, which is known only after the measurement."""
+    if baseline is None:
+        return {}, None
+    try:
+        return {name: accuracy.mce(found[baseline]) for name, accuracy in found.items()}, None
+    except ValueError as error:
+        return {}, error
 
 
 def corruption_table(found: dict[str, CorruptionAccuracy], mce: dict[str, float]) -> None:
@@ -106,21 +128,20 @@ def corruption_table(found: dict[str, CorruptionAccuracy], mce: dict[str, float]
     first = next(iter(found.values()))
     made = "made by freqrob, not the published ones" if first.generated else "as published"
     of = f"{first.dataset}, balanced before ({first.bass})" if first.bass else first.dataset
-    say = Console(soft_wrap=True).print
     title = f"Accuracy (%) on corruptions of {of}, {made}: {first.images:,} images each, protocol {first.protocol}"
-    say(title, highlight=False, markup=False)
+    print_line(title)
     for name, accuracy in found.items():
-        table = Table("severity", *map(str, range(1, 6)), "mean", title=name, title_justify="left")
+        table = Table("severity", *map(str, range(1, 6)), "mean", title=escape(name), title_justify="left")
         for kind, at in accuracy.accuracies.items():
             table.add_row(kind, *map(_percent, (*at, accuracy.of_type(kind))))
-        Console().print(table)
-    table = Table("mean over", *found)
+        print_table(table)
+    table = Table("mean over", *map(escape, found))
     for group in first.means():
         shown = f"all {len(first.accuracies)} types" if group == "all" else group
         table.add_row(shown, *(_percent(accuracy.means()[group]) for accuracy in found.values()))
     if mce:
         table.add_row(f"mCE, {len(first.accuracies)} types", *(_percent(mce[name]) for name in found))
-    Console().print(table)
+    print_table(table)
 
 
 def _percent(share: float) -> str:
@@ -148,4 +169,3 @@ def _write(
             for name, accuracy in found.items()
         ]
         write_json(path, {**provenance(command), "results": results})
-    Console().print(f"Wrote {path}", highlight=False, soft_wrap=True)

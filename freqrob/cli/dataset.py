@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from freqrob.cli.app import (
@@ -15,18 +14,21 @@ from freqrob.cli.app import (
     DataDir,
     Download,
     Seed,
-    check_writable,
     command_line,
     fraction,
+    print_line,
+    print_table,
     say_how_to_go_on,
     usable_device,
 )
 from freqrob.cli.progress import progress_bars
+from freqrob.files import check_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from freqrob.data import ImageSet
+    from freqrob.data.corruption_arrays import CorruptionArrays
     from freqrob.diagnostics.per_sample import Track
 
 dataset_group = typer.Typer(
@@ -68,7 +70,7 @@ def corrupt(
     **frost** needs photographs of ice that freqrob may not ship: `pip install imagecorruptions-imaug` brings them, or
     give a folder. Without them it is left out, unless `--type frost` asks for it.
     """
-    check_writable(out)
+    check_folder(out)
     from freqrob.data import balance, load_dataset
     from freqrob.data.corruption_arrays import MANIFEST, PUBLISHED, write_corruptions
     from freqrob.data.corruptions import CORRUPTIONS
@@ -90,7 +92,7 @@ def corrupt(
         say_how_to_go_on(f"The types that are whole are in {out}", (out / MANIFEST).is_file())
         raise typer.Exit(INTERRUPTED) from None
     before = f", {len(types) - len(made)} were there" if len(made) < len(types) else ""
-    _say(f"Wrote {len(made)} of {len(types)} types{before}: {out}")
+    print_line(f"Wrote {len(made)} of {len(types)} types{before}: {out}")
 
 
 def _possible(types: list[str], frost: Path | None) -> list[str]:
@@ -102,7 +104,8 @@ def _possible(types: list[str], frost: Path | None) -> list[str]:
     except FileNotFoundError as error:
         if frost is not None:
             raise
-        _say(f"Left out: {error}. Means over types will be over {len(types) - 1} of {len(types)}.", "yellow")
+        left = f"Means over types will be over {len(types) - 1} of {len(types)}."
+        print_line(f"Left out: {error}. {left}", "yellow", stderr=True)
         return [name for name in types if name != "frost"]
     return types
 
@@ -125,7 +128,7 @@ def bass(
     Whatever reads `cifar-10-batches-py/` reads the new one, but for programs that check the original's MD5 sums, as
     torchvision does. `freqrob.data.load_cifar_b` checks the new sums, which are in its `cifar_b.json`.
     """
-    check_writable(out)
+    check_folder(out)
     from freqrob.data.cifar_b import write_cifar_b
 
     options = {"--dataset": dataset, "--reading": reading}
@@ -134,7 +137,7 @@ def bass(
             data, out, dataset, reading=reading, download=download, command=command_line("dataset", options, "bass"),
             track=track,
         )  # fmt: skip
-    _say(f"Wrote {folder}")
+    print_line(f"Wrote {folder}")
 
 
 @dataset_group.command()
@@ -168,7 +171,7 @@ def hybrid(
     whose high frequencies each image has. They are those on which `freqrob diagnose` measures the reversal frequency
     at the same seed and images, but for rounding without `--float`. `hybrid.json` says how they were made.
     """
-    check_writable(out)
+    check_folder(out)
     from freqrob.data import load_dataset
     from freqrob.data.hybrid import MIXING_FREQUENCIES, write_hybrids
 
@@ -182,7 +185,7 @@ def hybrid(
             about={"dataset": dataset, "split": "test"},
             command=command_line("dataset", options, "hybrid", *(["--float"] if floats else [])), track=track,
         )  # fmt: skip
-    _say(f"Wrote {path}")
+    print_line(f"Wrote {path}")
 
 
 @dataset_group.command()
@@ -207,7 +210,7 @@ def spectrum(
     x' − x, whose ln B_low Chan et al. (2022) list in their Table 1. Corruptions are the published arrays or those of
     `freqrob dataset corrupt`.
     """
-    check_writable(out)
+    check_folder(out)
     from freqrob.data import balance, load_dataset
     from freqrob.provenance import provenance
 
@@ -215,16 +218,17 @@ def spectrum(
     command = command_line("dataset", options, "spectrum", *(["--bass"] if bass else []))
     with progress_bars() as (track, _log):
         chosen = load_dataset(dataset, "test", data, download=download, track=track)
+        corrupted = corruptions and _load_corruptions(corruptions, dataset, chosen)
         sets = {"natural": chosen.images} | ({"bass": balance(chosen).images} if bass else {})
         about = {**provenance(command), "source": f"{dataset} test"}
         rows = _measure_sets(sets, out, about, track)
-        if corruptions is not None:
-            rows += _measure_corruptions(chosen, corruptions, dataset, out, about, track)
+        if corrupted:
+            rows += _measure_corruptions(chosen, corrupted, out, about, track)
     table = Table("images", "α", "80 % within (cycles/pixel)", "entropy (nats)", "ln B_low", "ln B_low of x' − x")
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
-    _say(f"Wrote {out}")
+    print_table(table)
+    print_line(f"Wrote {out}")
 
 
 def _measure_sets(sets: dict[str, Tensor], out: Path, about: dict[str, Any], track: Track) -> list[tuple[str, ...]]:
@@ -239,22 +243,30 @@ def _measure_sets(sets: dict[str, Tensor], out: Path, about: dict[str, Any], tra
     return rows
 
 
+def _load_corruptions(folder: Path, dataset: str, chosen: ImageSet) -> CorruptionArrays:
+    """Corruptions of the first of the chosen images. Raises ValueError for those of other images."""
+    import torch
+
+    from freqrob.data.corruption_arrays import load_corruptions
+
+    arrays = load_corruptions(folder, dataset)
+    if not torch.equal(chosen.labels[: len(arrays.labels)], arrays.labels):
+        raise ValueError(f"corruptions: {arrays.folder} is of other images than {dataset}'s test set")
+    return arrays
+
+
 def _measure_corruptions(
-    chosen: ImageSet, folder: Path, dataset: str, out: Path, about: dict[str, Any], track: Track
+    chosen: ImageSet, arrays: CorruptionArrays, out: Path, about: dict[str, Any], track: Track
 ) -> list[tuple[str, ...]]:
     """Of each type all severities together, and what they add to the images that they were made of."""
     import numpy as np
     import torch
 
     from freqrob.data import balance
-    from freqrob.data.corruption_arrays import load_corruptions
     from freqrob.data.corruptions import SEVERITIES
     from freqrob.diagnostics import corruption_spectrum
 
-    arrays, rows = load_corruptions(folder, dataset), []
-    clean = chosen[: len(arrays.labels)]
-    if not torch.equal(clean.labels, arrays.labels):
-        raise ValueError(f"corruptions: {arrays.folder} is of other images than {dataset}'s test set")
+    rows, clean = [], chosen[: len(arrays.labels)]
     clean = balance(clean) if (arrays.generated or {}).get("bass") else clean
     for name in track(arrays.types, "corruptions", len(arrays.types)):
         everything = torch.from_numpy(np.array(arrays.arrays[name])).permute(0, 3, 1, 2)
@@ -263,7 +275,3 @@ def _measure_corruptions(
         change.save(out, f"{name}_change", {**about, "set": name})
         rows.append((*row, f"{change.mean_log_b_low:.2f}"))
     return rows
-
-
-def _say(text: str, style: str | None = None) -> None:
-    Console(stderr=style is not None, soft_wrap=True).print(text, style=style, highlight=False, markup=False)

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
-from freqrob.cli.app import Seed, check_writable, command_line
+from freqrob.cli.app import Seed, command_line, print_line
 from freqrob.cli.evaluate import accuracy_table, warnings_as_lines
 from freqrob.cli.progress import Track, prefixed, progress_bars
+from freqrob.files import check_folder
 
 if TYPE_CHECKING:
     from freqrob.data import ImageSet
@@ -42,7 +42,7 @@ def demo(
     - `freqrob demo --data ./data --images 1000 --out report/`
     - `freqrob demo --model-dir ./models`
     """
-    check_writable(out)
+    check_folder(out)
     from freqrob.data.samples import sample_images
     from freqrob.files import write_json
     from freqrob.provenance import provenance
@@ -78,9 +78,7 @@ def demo(
             command=command, model_dir=folder, track=track,
         )  # fmt: skip
     accuracy_table(list(results.items()), f"Accuracy (%) on {count:,} images")
-    Console().print(
-        f"Wrote {page} with results.json, results.csv, figures/ and data/ beside it.", highlight=False, soft_wrap=True
-    )
+    print_line(f"Wrote {page} with results.json, results.csv, figures/ and data/ beside it.")
 
 
 def _demo_models(model_dir: Path | None) -> tuple[list[str], Path]:
@@ -92,7 +90,7 @@ def _demo_models(model_dir: Path | None) -> tuple[list[str], Path]:
         raise FileNotFoundError(f"model_dir: no folder {folder}")
     names = list_models(dataset="cifar10", threat_model="Linf", model_dir=folder)
     if not names:
-        Console(stderr=True).print("[yellow]No model is installed: the page shows images and spectra only.[/yellow]")
+        print_line("No model is installed: the page shows images and spectra only.", "yellow", stderr=True)
     return names, folder
 
 

@@ -21,14 +21,15 @@ from freqrob.cli.app import (
     Download,
     ModelDir,
     NoCache,
-    check_writable,
     command_line,
+    print_line,
     rank,
     results_folder,
     say_what_is_kept,
 )
 from freqrob.cli.evaluate import device_of_rank, naming, say, say_what_was_shipped, warnings_as_lines
 from freqrob.cli.progress import prefixed, progress_bars
+from freqrob.files import check_folder
 from freqrob.parameters import read_setting
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def diagnose(
         _say_of_classes(name, network, chosen.images[:2].to(where), chosen.classes)
         network.cpu()
     if rank() == 0:
-        Console(stderr=True).print(f"about {max(seconds / 60, 0.1):.1f} minutes, less what is done", highlight=False)
+        print_line(f"about {max(seconds / 60, 0.1):.1f} minutes, less what is done", stderr=True)
     options = {
         "--dataset": dataset, "--threat-model": threat_model, "--preset": preset, "--only": only, "--set": settings
     }  # fmt: skip
@@ -141,14 +142,14 @@ def diagnose(
         _table(found)
         if unmeasured:
             say(f"{', '.join(unmeasured)}: all of it was kept from earlier runs in {kept}; --no-cache measures anew")
-        Console().print(f"Wrote {', '.join(map(str, folders.values()))}", highlight=False, soft_wrap=True)
+        print_line(f"Wrote {', '.join(map(str, folders.values()))}")
 
 
 def _folders(models: list[str], out: Path) -> dict[str, Path]:
     """A folder for each model. Raises ValueError where two would share one, now or with an earlier run."""
     folders = {name: out / re.sub(r"[^A-Za-z0-9.+=-]+", "_", name) for name in dict.fromkeys(models)}
     for name, folder in folders.items():
-        check_writable(folder)
+        check_folder(folder)
         there = [other for other, its in folders.items() if its == folder] + [_model_in(folder, name)]
         if other := next((other for other in there if other != name), ""):
             raise ValueError(f"out: {folder} is the folder of {name}, and of {other}: give each an --out of its own")

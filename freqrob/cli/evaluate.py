@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -24,17 +23,19 @@ from freqrob.cli.app import (
     ModelDir,
     NoCache,
     Seed,
-    check_writable,
     command_line,
     fraction,
     pixels,
+    print_line,
+    print_table,
     rank,
     results_folder,
     say_what_is_kept,
     usable_device,
 )
 from freqrob.cli.progress import prefixed, progress_bars
-from freqrob.parameters import check_counts
+from freqrob.files import check_file
+from freqrob.parameters import check_counts, check_integers
 
 if TYPE_CHECKING:
     import torch
@@ -123,17 +124,20 @@ def evaluate(
     front end are also attacked without its gradient, by Square and by transfer from the bare network: if that is
     stronger than PGD-20 through it, the front end masks gradients, and a line in red says so.
     """
-    check_outputs(out or [], samples)
     if images is not None:
         check_counts(images=images)
+    check_integers(0, masking_images=masking_images)
+    check_counts(masking_queries=masking_queries)
     if card and split != "test":
         raise ValueError(f"card: cards hold accuracies on the test split, got --split {split}")
     folder = results_folder(cache, no_cache)
     from freqrob.data import load_dataset
+    from freqrob.data.datasets import to_pixels
     from freqrob.evaluation import evaluate as measure
     from freqrob.evaluation import parse_attack
+    from freqrob.evaluation.checks import check_answers
     from freqrob.evaluation.samples import data_hash, model_hash
-    from freqrob.models.checkpoints import add_results
+    from freqrob.models.checkpoints import add_results, card_path
     from freqrob.models.loading import checkpoint_path
     from freqrob.models.sources import open_model
     from freqrob.provenance import provenance
@@ -141,6 +145,7 @@ def evaluate(
     norm = norm or ("L2" if threat_model == "L2" else "Linf")
     attacks = [parse_attack(text, eps=eps, norm=norm, step_size=step_size) for text in dict.fromkeys(attack)]
     white_box = parse_attack("pgd-20", eps=eps, norm=norm, step_size=step_size)
+    check_outputs(out or [], samples, card_paths(models, model_dir, dataset, threat_model))
     _check_cards(models if card else [], model_dir, dataset, threat_model)
     where = device_of_rank(device)
     with warnings_as_lines():
@@ -151,6 +156,10 @@ def evaluate(
     if images is not None and images > len(chosen):
         raise ValueError(f"images: expected 1 to {len(chosen)}, the images of the {split} split, got {images}")
     chosen, protocol = chosen[:images], list(dict.fromkeys(protocol))
+    for name, network in networks.items() if len(networks) > 1 else ():  # before the first one is measured
+        with naming(name):
+            check_answers(network.to(where), to_pixels(chosen.images[:2]).to(where), chosen.labels)
+        network.cpu()
     found = []
     try:
         with progress_bars(quiet=rank() > 0) as (track, _log):
@@ -159,7 +168,9 @@ def evaluate(
                 with warnings_as_lines(name), naming(name):
                     results = measure(network.to(where), chosen.images, chosen.labels, protocols=protocol,
                                       attacks=attacks, **how)  # fmt: skip
-                    masking = _masking(network, chosen[:masking_images], white_box, masking_queries, how)
+                    masking = None
+                    if masking_images:
+                        masking = _masking(network, chosen[:masking_images], white_box, masking_queries, how)
                 found.append(_Measured(name, model_hash(network), results, masking))
                 network.cpu()
     except KeyboardInterrupt:
@@ -167,12 +178,6 @@ def evaluate(
         raise typer.Exit(INTERRUPTED) from None
     if rank() > 0:
         return
-    accuracy_table(
-        [(model.name, model.results) for model in found],
-        f"Accuracy (%) on {len(chosen):,} images of {dataset}'s {split} split",
-    )
-    for model in found:
-        _say_masking(model)
     options = {
         "--dataset": dataset, "--threat-model": threat_model, "--split": split, "--images": images,
         "--protocol": protocol, "--attack": attack, "--eps": pixels(white_box.eps, norm), "--norm": norm,
@@ -188,19 +193,43 @@ def evaluate(
         _write_results(path, found, record)
     if samples is not None:
         _write_samples(samples, found, chosen.labels)
-    for model in found if card else ():
-        weights = checkpoint_path(model.name, model_dir, dataset, threat_model)
-        add_results(weights, (result.as_dict() for result in model.results))
+    cards = [checkpoint_path(model.name, model_dir, dataset, threat_model) for model in found] if card else []
+    for weights, model in zip(cards, found, strict=False):
+        add_results(weights, [result.as_dict() for result in model.results])
+    accuracy_table(
+        [(model.name, model.results) for model in found],
+        f"Accuracy (%) on {len(chosen):,} images of {dataset}'s {split} split",
+    )
+    for model in found:
+        _print_masking(model)
+    print_written([*(out or []), *filter(None, [samples]), *map(card_path, cards)])
 
 
-def check_outputs(results: list[Path], samples: Path | None) -> None:
+def check_outputs(results: list[Path], samples: Path | None, inputs: Iterable[Path]) -> None:
+    """Raise ValueError or OSError, before anything is measured, for files that cannot be written or are read."""
+    inputs = list(inputs)
     for path in results:
         if path.suffix not in (".json", ".csv"):
             raise ValueError(f"out: expected a name ending in .json or .csv, got {path}")
-    if samples is not None and samples.suffix != ".csv":
-        raise ValueError(f"samples: expected a name ending in .csv, got {samples}")
-    for path in (*results, *filter(None, [samples])):
-        check_writable(path.parent)
+        check_file(path, "out", inputs)
+    if samples is not None:
+        if samples.suffix != ".csv":
+            raise ValueError(f"samples: expected a name ending in .csv, got {samples}")
+        check_file(samples, "samples", inputs)
+        if samples.resolve() in [path.resolve() for path in results]:
+            raise ValueError(f"samples: expected another file than --out, got {samples} for both")
+
+
+def card_paths(models: list[str], model_dir: Path, dataset: str, threat_model: str) -> Iterator[Path]:
+    """Where the cards lie, if there are any, of models that are given by a name or as ``NAME=weights.pt``."""
+    from freqrob.models.checkpoints import card_path
+    from freqrob.models.loading import checkpoint_path
+
+    for spec in models:
+        if re.fullmatch(r"\w[\w.+-]*", spec):
+            yield card_path(checkpoint_path(spec, model_dir, dataset, threat_model))
+        elif checkpoint := re.fullmatch(r"\w[\w.+-]*=(.+)", spec):
+            yield card_path(Path(checkpoint[1]))
 
 
 def _check_cards(models: list[str], model_dir: Path, dataset: str, threat_model: str) -> None:
@@ -211,6 +240,7 @@ def _check_cards(models: list[str], model_dir: Path, dataset: str, threat_model:
         path = card_path(checkpoint_path(name, model_dir, dataset, threat_model))
         if not path.is_file():
             raise FileNotFoundError(f"card: {name} has none in --model-dir, there is no {path}")
+        check_file(path, "card")
 
 
 def device_of_rank(name: str) -> torch.device:
@@ -249,7 +279,7 @@ def _masking(
     """The check of a model that has a front end, on what images there are for it."""
     from freqrob.evaluation.masking import check_masking, has_front_end
 
-    if not len(chosen) or not has_front_end(network):
+    if not has_front_end(network):
         return None
     try:
         return check_masking(network, chosen.images, chosen.labels, white_box=white_box, queries=queries, **how)
@@ -258,11 +288,10 @@ def _masking(
         return None
 
 
-def _say_masking(model: _Measured) -> None:
+def _print_masking(model: _Measured) -> None:
     if model.masking is not None:
         colour = "red" if model.masking.suspects else "green"
-        text = f"[{colour}]{escape(f'{model.name}: {model.masking}')}[/{colour}]"
-        Console(soft_wrap=True).print(text, highlight=False)
+        print_line(f"{model.name}: {model.masking}", colour)
 
 
 @contextmanager
@@ -281,7 +310,7 @@ def warnings_as_lines(name: str = "") -> Iterator[None]:
 def say(text: str) -> None:
     """A line in yellow, from one process."""
     if rank() == 0:
-        Console(stderr=True, soft_wrap=True).print(f"[yellow]{escape(text)}[/yellow]", highlight=False)
+        print_line(text, "yellow", stderr=True)
 
 
 def _write_results(path: Path, found: list[_Measured], record: dict[str, Any]) -> None:
@@ -297,7 +326,6 @@ def _write_results(path: Path, found: list[_Measured], record: dict[str, Any]) -
     else:
         masking = {model.name: model.masking.as_dict() for model in found if model.masking is not None}
         write_json(path, {**record, "results": rows, "masking": masking})
-    _say_written(path)
 
 
 def _write_samples(path: Path, found: list[_Measured], labels: torch.Tensor) -> None:
@@ -313,11 +341,11 @@ def _write_samples(path: Path, found: list[_Measured], labels: torch.Tensor) -> 
         for index, (label, correct) in enumerate(zip(labels.tolist(), result.correct.tolist(), strict=True))
     ]  # fmt: skip
     write_csv(path, rows, ["model", "protocol", "attack", "index", "label", "correct"])
-    _say_written(path)
 
 
-def _say_written(path: Path) -> None:
-    Console().print(f"Wrote {path}", highlight=False, soft_wrap=True)
+def print_written(paths: Iterable[Path]) -> None:
+    for path in paths:
+        print_line(f"Wrote {path}")
 
 
 def accuracy_table(results: list[tuple[str, list[Result]]], title: str) -> None:
@@ -330,9 +358,9 @@ def accuracy_table(results: list[tuple[str, list[Result]]], title: str) -> None:
     table = Table("model", *protocols)
     for name, found in results:
         cells = ([result for result in found if result.protocol == protocol] for protocol in protocols)
-        table.add_row(name, *(" / ".join(f"{100 * result.accuracy:.1f}" for result in cell) for cell in cells))
-    Console().print(f"{title}: {' / '.join(attacks)}", highlight=False, markup=False)
-    Console().print(table)
+        table.add_row(escape(name), *(" / ".join(f"{100 * result.accuracy:.1f}" for result in cell) for cell in cells))
+    print_line(f"{title}: {' / '.join(attacks)}")
+    print_table(table)
 
 
 def _at_radius(attack: Attack) -> str:

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from freqrob.cli.app import ModelDir, check_writable
+from freqrob.cli.app import ModelDir, print_line
 
 
 def export(
@@ -34,12 +33,10 @@ def export(
     """
     from freqrob_robustbench import Paper, export
 
-    check_writable(out)
     found = export(model, out, model_dir, dataset, threat_model, Paper(title, link, authors, venue))
-    console = Console(highlight=False, soft_wrap=True, markup=False)
     for path in (found.info, found.claim):
-        console.print(f"Wrote {path}")
+        print_line(f"Wrote {path}")
     if found.missing:
-        console.print("Not in it:")
+        print_line("Not in it:")
     for key, remedy in found.missing.items():
-        console.print(f"  {key}: {remedy}")
+        print_line(f"  {key}: {remedy}")

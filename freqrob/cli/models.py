@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from freqrob.cli.app import ModelDir
+from freqrob.cli.app import ModelDir, print_table
 
 if TYPE_CHECKING:
     from freqrob.models.cards import Card
@@ -45,7 +44,7 @@ def models(
         origin = card.architecture if card else _origin(name, dataset, threat)
         about = f"{name}\n[dim]{origin}, {dataset}, {threat}[/dim]"
         table.add_row(about, *("\n".join(column) for column in zip(*results, strict=True)), end_section=True)
-    Console().print(table)
+    print_table(table)
 
 
 def _card(name: str, model_dir: Path, dataset: str, threat: str) -> Card | None:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from freqrob.cli.app import ModelDir, check_writable, command_line
+from freqrob.cli.app import ModelDir, command_line, print_line
 from freqrob.cli.evaluate import warnings_as_lines
 from freqrob.cli.progress import progress_bars
+from freqrob.files import check_folder
 
 
 def report(
@@ -40,7 +40,7 @@ def report(
     numbers (results.json, results.csv), every figure (figures/, SVG and PNG), and what they were read from (data/).
     `freqrob.report.plots` draws the same figures on your own Axes.
     """
-    check_writable(out)
+    check_folder(out)
     from freqrob.report import write_report
 
     options = {"--title": title or None, "--dataset": dataset, "--threat-model": threat_model}
@@ -49,6 +49,4 @@ def report(
             runs, out, title=title, cards=cards, model_dir=model_dir, dataset=dataset, threat_model=threat_model,
             command=command_line("report", options, *map(str, runs)) + ("" if cards else " --no-cards"), track=track,
         )  # fmt: skip
-    Console().print(
-        f"Wrote {page} with results.json, results.csv, figures/ and data/ beside it.", highlight=False, soft_wrap=True
-    )
+    print_line(f"Wrote {page} with results.json, results.csv, figures/ and data/ beside it.")

@@ -7,10 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from freqrob.cli.app import INTERRUPTED, DataDir, Download, ModelDir, pixels, rank, say_how_to_go_on
+from freqrob.cli.app import (
+    INTERRUPTED,
+    DataDir,
+    Download,
+    ModelDir,
+    pixels,
+    print_line,
+    print_table,
+    rank,
+    say_how_to_go_on,
+)
 from freqrob.cli.progress import progress_bars
 
 if TYPE_CHECKING:
@@ -77,7 +86,7 @@ def train(
         say_how_to_go_on("What was trained is kept")
         raise typer.Exit(INTERRUPTED) from None
     if rank() == 0:
-        Console().print(f"The best epoch is in {weights}", highlight=False, soft_wrap=True)
+        print_line(f"The best epoch is in {weights}")
 
 
 def recipes(
@@ -112,7 +121,7 @@ def recipes(
     for preset in found:
         chosen = preset.recipe
         table.add_row(chosen.name, chosen.dataset, str(chosen.epochs), f"{chosen.lr:g}", _source(preset))
-    Console().print(table)
+    print_table(table)
 
 
 def _show_recipe(recipe: Recipe, source: str) -> None:
@@ -124,8 +133,8 @@ def _show_recipe(recipe: Recipe, source: str) -> None:
         table.add_row(key, str(value))
     for key, value in defense.items():
         table.add_row(f"[dim]defence[/dim] {key}", pixels(value) if key in ("eps", "step_size") else str(value))
-    Console().print(table)
-    Console().print(source, highlight=False)
+    print_table(table)
+    print_line(source)
 
 
 def _source(preset: Preset) -> str:

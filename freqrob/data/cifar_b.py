@@ -16,7 +16,7 @@ import torch
 
 from freqrob.data.datasets import ImageSet, Split, load_dataset, members
 from freqrob.data.image_files import Track
-from freqrob.files import sha256_of, write_json, write_synced
+from freqrob.files import check_folder, sha256_of, write_json, write_synced
 from freqrob.provenance import provenance
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def write_cifar_b(
     source, target = (Path(folder).expanduser() / kind.base_folder for folder in (data_dir, out))
     if target.exists():
         raise FileExistsError(f"out: {target} is there already; remove it, or choose another folder")
+    check_folder(target)
     load_dataset(dataset, "test", data_dir, download=download)  # checks the MD5 sums of all files
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=target.parent, prefix=f".{kind.base_folder}.") as new:

@@ -18,7 +18,7 @@ from torch import Tensor
 from freqrob.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt, find_frost
 from freqrob.data.datasets import DATASETS, ImageSet, explained
 from freqrob.data.image_files import Track
-from freqrob.files import sha256_of, write_json, write_npy
+from freqrob.files import as_json, check_folder, sha256_of, write_json, write_npy
 from freqrob.provenance import provenance
 
 MANIFEST = "generated.json"
@@ -87,6 +87,8 @@ def write_corruptions(
         find_frost(frost)
     folder, labels = Path(folder).expanduser(), dataset.labels.cpu().numpy()
     header = {"note": "made by freqrob, not the published arrays", **about, "seed": seed, "images": len(dataset)}
+    check_folder(folder, "folder")
+    as_json(header, "about")
     found = _manifest(folder, header)
     shape = (len(SEVERITIES) * len(dataset), *dataset.images.shape[2:], 3)
     missing = [name for name in dict.fromkeys(types) if name not in found or not _is_whole(folder, name, shape)]

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from freqrob.data.datasets import ImageSet, to_pixels
-from freqrob.files import temporary_beside, write_json
+from freqrob.files import as_json, check_folder, temporary_beside, write_json
 from freqrob.parameters import check_seeds, is_number
 from freqrob.provenance import provenance
+from freqrob.runtime.figures import drawing
 from freqrob.spectral.ops import check_planes
 from freqrob.spectral.reference import irfft2, rfft2
 
@@ -132,6 +133,8 @@ def write_hybrids(
     """
     check_frequencies(frequencies)
     check_seeds(seed=seed)
+    check_folder(Path(folder), "folder")
+    as_json(dict(about or {}), "about")
     folder, partner, pixels = Path(folder), partners(dataset.labels, seed), to_pixels(dataset.images)
     mixed = []
     for frequency in track(frequencies, "hybrid images", len(frequencies)):
@@ -149,11 +152,6 @@ def write_hybrids(
         with new.open("wb") as file:
             np.savez(file, **{name: array.cpu().numpy() for name, array in arrays.items()})
         os.replace(new, path)
-    if not sheet:
-        (folder / "hybrid.png").unlink(missing_ok=True)  # of an earlier run
-    else:
-        rows = zip(pixels[:sheet], arrays["images"].transpose(0, 1), pixels[partner[:sheet]], strict=False)
-        _write_sheet(folder / "hybrid.png", [[low, *map(to_pixels, hybrids), high] for low, hybrids, high in rows])
     record = {
         "seed": seed,
         "images": len(dataset),
@@ -161,6 +159,11 @@ def write_hybrids(
         "dtype": "float32" if floats else "uint8",
     }
     write_json(folder / "hybrid.json", {**provenance(command), **(about or {}), **record})
+    with drawing("hybrid.png"):
+        (folder / "hybrid.png").unlink(missing_ok=True)  # of an earlier run
+        if sheet:
+            rows = zip(pixels[:sheet], arrays["images"].transpose(0, 1), pixels[partner[:sheet]], strict=False)
+            _write_sheet(folder / "hybrid.png", [[low, *map(to_pixels, hybrids), high] for low, hybrids, high in rows])
     return path
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from freqrob.files import temporary_beside, write_json, write_synced
+from freqrob.files import as_json, temporary_beside, write_json, write_synced
 from freqrob.parameters import fits, shown_hint
 
 Self = TypeVar("Self", bound="Measurement")
@@ -65,16 +65,19 @@ class Measurement:
 
         ``name`` is the kind unless given, and goes on with ``_<suffix>`` where there is one; ``about`` says what was
         measured: model, data, provenance. Returns the JSON's path. Both are complete before they replace earlier ones;
-        a number that is not finite is null in the JSON, and a NaN when it is read. Raises OSError.
+        a number that is not finite is null in the JSON, and a NaN when it is read. Raises OSError, or ValueError for
+        an ``about`` that JSON cannot hold.
         """
         path = Path(folder) / f"{'_'.join(filter(None, (name or self.kind, self.suffix)))}.json"
+        values = {name: None if _is_not_finite(value) else value for name, value in self.scalars().items()}
+        content = {**(about or {}), "kind": self.kind, "units": dict(self.units), "values": values}
+        as_json(content, "about")  # before an NPZ is there without its JSON
         arrays = io.BytesIO()
         np.savez_compressed(arrays, **{name: tensor.cpu().numpy() for name, tensor in self.tensors().items()})
         with temporary_beside(path.with_suffix(".npz")) as new:
             write_synced(new, arrays.getvalue())
             os.replace(new, path.with_suffix(".npz"))
-        values = {name: None if _is_not_finite(value) else value for name, value in self.scalars().items()}
-        write_json(path, {**(about or {}), "kind": self.kind, "units": dict(self.units), "values": values})
+        write_json(path, content)
         return path
 
     @classmethod

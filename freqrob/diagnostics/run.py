@@ -29,6 +29,7 @@ from freqrob.diagnostics.sensitivity import sensitivity
 from freqrob.evaluation.checks import check_answers, check_gradient, warn_of_model
 from freqrob.evaluation.ranks import rank_and_world
 from freqrob.evaluation.samples import model_hash
+from freqrob.files import as_json, check_file
 from freqrob.models.layout import channels_last
 from freqrob.models.registry import nearest_names
 from freqrob.models.sources import as_module
@@ -221,7 +222,9 @@ def diagnose(
         TypeError: no model.
         ValueError: before anything is measured: an unknown preset, diagnostic or setting, or one out of range; images
             and labels that do not fit, or are too small or too few for a diagnostic; a model that does not give logits
-            of the images, for each label, or no gradient where a diagnostic needs it.
+            of the images, for each label, or no gradient where a diagnostic needs it; an ``about`` that JSON cannot
+            hold.
+        OSError: ``out`` cannot be written; found out before anything is measured, except for a full disk.
         ImportError: one of ``only`` needs a package that is not installed.
 
     Warns of a model whose numbers mislead, as ``checks.warn_of_model`` finds out.
@@ -232,6 +235,10 @@ def diagnose(
         warnings.warn(f"{name} is left out: it needs {DIAGNOSTICS[name].package}", stacklevel=2)
     batch_size = default_batch_size(images) if batch_size is None else batch_size
     check_counts(batch_size=batch_size)
+    if out is not None:
+        as_json(dict(about or {}), "about")
+        for path in (Path(out) / f"{name}.{kind}" for name in plans for kind in ("npz", "json")):
+            check_file(path)
     model, cache, order = as_module(model), cache and Path(cache), _order(labels)
     _check_model(plans, model, images, labels, batch_size)
     with evaluating(model) as subject, channels_last(subject):

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from freqrob.data.cifar_b import balance
 from freqrob.data.datasets import ImageSet
 from freqrob.diagnostics.per_sample import Track, untracked
-from freqrob.files import write_csv, write_json, write_text
+from freqrob.files import check_file, check_folder, write_csv, write_json, write_text
 from freqrob.provenance import provenance
 from freqrob.report.conditions import pixels
 from freqrob.report.data import COLUMNS, Links, as_dict, copy_data, tidy_rows
@@ -73,15 +73,20 @@ def write_report(
         The path of the page.
 
     Raises:
-        FileNotFoundError, ValueError: a run that is not there, or is none, or is damaged; nothing to report.
+        FileNotFoundError, ValueError: a run that is not there, or is none, or is damaged, or would be overwritten by
+            the report; nothing to report.
         OSError: the folder cannot be written.
 
     Warns of what was left out; the page says so too.
     """
     out = Path(out)
+    check_folder(out)
     records = read_runs(runs, cards=cards, model_dir=model_dir, dataset=dataset, threat_model=threat_model)
     for note in records.notes:
         warnings.warn(note, stacklevel=2)
+    inputs = [origin.path for *_, origin in origins(records) if origin.path]
+    for name in ("index.html", "results.json", "results.csv"):
+        check_file(out / name, "out", inputs)
     drawn = pictures(records)
     links = copy_data(records, out)
     for picture in track(drawn.values(), "figures", len(drawn)):

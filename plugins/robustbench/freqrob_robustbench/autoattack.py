@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from freqrob.attacks import device_of
 from freqrob.evaluation.samples import data_hash, model_hash
-from freqrob.files import write_json
+from freqrob.files import check_file, write_json
 
 
 class AutoAttack(pyautoattack.AutoAttack):
@@ -138,6 +138,7 @@ class EvaluationState:
     @classmethod
     def open(cls, path: Path, subject: dict[str, Any], count: int) -> EvaluationState:
         """What the file says, or the beginning where there is none. Raises ValueError for another ``subject``."""
+        check_file(path, "state_path")
         if not path.exists():
             return cls(path, subject, torch.ones(count, dtype=torch.bool))
         state = cls.from_disk(path)

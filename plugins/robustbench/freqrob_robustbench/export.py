@@ -10,11 +10,12 @@ from math import isclose
 from pathlib import Path
 from typing import Any
 
-from freqrob.files import write_json, write_text
+from freqrob.files import check_file, write_json, write_text
 from freqrob.models.cards import Card
+from freqrob.models.checkpoints import card_path
 from freqrob.models.downloads import download_url
 from freqrob.models.front_ends import front_end_name
-from freqrob.models.loading import load_card
+from freqrob.models.loading import checkpoint_path, load_card
 
 TEST_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "imagenet": 5_000}  # that RobustBench evaluates on
 _EPS = {"Linf": "8/255", "L2": "0.5"}  # of its leaderboards
@@ -60,7 +61,8 @@ def export(
     takes (10,000 of CIFAR, 5,000 of ImageNet); what was not measured so is absent. RobustBench need not be installed.
 
     Raises:
-        ValueError: a data set that RobustBench does not have, or an unknown threat model.
+        ValueError: a data set that RobustBench does not have, or an unknown threat model; or ``<name>.json`` would
+            overwrite the model's card.
         FileNotFoundError: there is no card of this name.
         OSError: ``out`` cannot be written.
     """
@@ -70,6 +72,8 @@ def export(
     info = model_info(card, paper)
     missing = {key: remedy for key, remedy in _remedies(card).items() if info.get(key, "") is None}
     found = Export(Path(out) / f"{name}.json", Path(out) / f"{name}.md", missing)
+    check_file(found.info, "out", [card_path(checkpoint_path(name, model_dir, dataset, threat_model))])
+    check_file(found.claim)
     write_json(found.info, {key: value for key, value in info.items() if value is not None or key == "eps"})
     write_text(found.claim, _claim(card, info, paper))
     return found
