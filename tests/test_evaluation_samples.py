@@ -63,19 +63,21 @@ def test_two_readers_see_each_others_samples(tmp_path):
     assert two["value"].tolist() == samples(tmp_path)["value"].tolist() == [1, 2, 3, 4, 0, 0]
 
 
-def _put_own(folder, numbers):
+def _put_own(folder, numbers, start):
     kept = samples(folder, 40)
+    start.wait()
     for number in numbers:
         kept.put(slice(number, number + 1), value=torch.tensor([number]))
 
 
 def test_processes_that_write_at_once_lose_nothing(tmp_path):
-    spawn = multiprocessing.get_context("fork")
-    writers = [spawn.Process(target=_put_own, args=(tmp_path, range(rank, 40, 2))) for rank in range(2)]
+    spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+    start = spawn.Barrier(2)
+    writers = [spawn.Process(target=_put_own, args=(tmp_path, range(rank, 40, 2), start)) for rank in range(2)]
     for writer in writers:
         writer.start()
     for writer in writers:
-        writer.join(60)
+        writer.join(300)
     assert samples(tmp_path, 40)["value"].tolist() == list(range(40))
 
 
