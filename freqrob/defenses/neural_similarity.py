@@ -148,7 +148,8 @@ def _read(path: Path, _changed: int) -> tuple[Tensor, Tensor]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in ("images", "similarity") if name in file}
-    except (ValueError, TypeError, OSError, EOFError, BadZipFile) as error:
+    # A .npy's array is not a context manager: AttributeError in Python 3.10, TypeError since.
+    except (ValueError, TypeError, AttributeError, OSError, EOFError, BadZipFile) as error:
         raise ValueError(f"targets: {path} is not an .npz of plain arrays ({error})") from error
     if len(arrays) < 2:
         raise ValueError(f"targets: {path} has {', '.join(arrays) or 'neither'}, expected images and similarity")

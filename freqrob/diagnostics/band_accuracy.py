@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,16 +41,16 @@ class BandAccuracy(Measurement):
         attacked: how many were attacked, the first ones.
     """
 
-    kind: ClassVar[str] = "band_accuracy"
-    units: ClassVar = {
+    kind = "band_accuracy"
+    units = {
         "frequencies": "cycles/pixel", "robust_frequencies": "cycles/pixel", "low": "share", "high": "share",
         "band": "share", "robust": "share", "eps": "pixels of [0, 1]",
     }  # fmt: skip
-    shapes: ClassVar = {
+    shapes = {
         **dict.fromkeys(("frequencies", "low", "high", "band"), ("rings",)),
         **dict.fromkeys(("robust", "robust_frequencies"), ("bands",)),
     }
-    settings: ClassVar = ("images", "width", "eps", "steps", "attacked")
+    settings = ("images", "width", "eps", "steps", "attacked")
 
     frequencies: Tensor
     low: Tensor

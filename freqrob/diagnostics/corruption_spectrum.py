@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,9 +28,9 @@ class CorruptionSpectrum(Measurement):
         images: how many at each severity.
     """
 
-    kind: ClassVar[str] = "corruption_spectrum"
-    units: ClassVar = {"amplitude": "pixels of [0, 1]"}
-    shapes: ClassVar = {"log_b_low": ("severities",), "amplitude": ("severities", "height", "columns")}
+    kind = "corruption_spectrum"
+    units = {"amplitude": "pixels of [0, 1]"}
+    shapes = {"log_b_low": ("severities",), "amplitude": ("severities", "height", "columns")}
 
     amplitude: Tensor
     log_b_low: Tensor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -41,15 +41,15 @@ class FourierHeatmap(Measurement):
         precision: of the network's products, "float32" or "bfloat16".
     """
 
-    kind: ClassVar[str] = "fourier_heatmap"
-    units: ClassVar = {
+    kind = "fourier_heatmap"
+    units = {
         "change": "share of images, or the features' own", "vertical": "cycles/pixel", "horizontal": "cycles/pixel",
         "norm": "pixels of [0, 1]",
     }  # fmt: skip
-    shapes: ClassVar = {
+    shapes = {
         "vertical": ("vertical",), "horizontal": ("horizontal",), "change": ("vertical", "horizontal"),
     }  # fmt: skip
-    settings: ClassVar = ("images", "norm", "convention", "every", "seed", "precision")
+    settings = ("images", "norm", "convention", "every", "seed", "precision")
 
     change: Tensor
     vertical: Tensor

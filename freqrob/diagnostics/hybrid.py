@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,13 +30,13 @@ class HybridReliance(Measurement):
         seeds: of the partners.
     """
 
-    kind: ClassVar[str] = "hybrid"
-    units: ClassVar = {"frequencies": "cycles/pixel", "reversal": "cycles/pixel"}
-    shapes: ClassVar = {
+    kind = "hybrid"
+    units = {"frequencies": "cycles/pixel", "reversal": "cycles/pixel"}
+    shapes = {
         "frequencies": ("frequencies",), "low": ("seeds", "frequencies"), "high": ("seeds", "frequencies"),
         "reversal": ("seeds",),
     }  # fmt: skip
-    settings: ClassVar = ("images", "seeds", "frequencies")
+    settings = ("images", "seeds", "frequencies")
 
     frequencies: Tensor
     low: Tensor

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,10 +30,10 @@ class JacobianSpectrum(Measurement):
         images: how many were measured.
     """
 
-    kind: ClassVar[str] = "jacobian"
-    units: ClassVar = {"amplitude": "mean loss of a batch per pixel of [0, 1]"}
-    shapes: ClassVar = {"amplitude": ("height", "columns")}
-    settings: ClassVar = ("images", "batch")
+    kind = "jacobian"
+    units = {"amplitude": "mean loss of a batch per pixel of [0, 1]"}
+    shapes = {"amplitude": ("height", "columns")}
+    settings = ("images", "batch")
 
     amplitude: Tensor
     log_b_low: float

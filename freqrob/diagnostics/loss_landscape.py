@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -34,10 +33,10 @@ class LossLandscape(Measurement):
         images, seed: how many images, and of the directions.
     """
 
-    kind: ClassVar[str] = "loss_landscape"
-    units: ClassVar = {"steps": "norms of the filters", "loss": "nats", "variation": "nats"}
-    shapes: ClassVar = {"steps": ("points",), "loss": ("points", "points"), "accuracy": ("points", "points")}
-    settings: ClassVar = ("images", "span", "points", "seed")
+    kind = "loss_landscape"
+    units = {"steps": "norms of the filters", "loss": "nats", "variation": "nats"}
+    shapes = {"steps": ("points",), "loss": ("points", "points"), "accuracy": ("points", "points")}
+    settings = ("images", "span", "points", "seed")
 
     steps: Tensor
     loss: Tensor

@@ -32,6 +32,7 @@ class Measurement:
         settings: the fields that say how it was measured: where they differ, measurements do not compare.
     """
 
+    # Subclasses assign these without annotations: get_type_hints of Python 3.10 fails on a plain ClassVar.
     kind: ClassVar[str]
     units: ClassVar[Mapping[str, str]] = {}
     shapes: ClassVar[Mapping[str, tuple[str, ...]]] = {}

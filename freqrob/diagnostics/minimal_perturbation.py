@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -46,18 +46,18 @@ class MinimalPerturbationSpectrum(Measurement):
             NaN.
     """
 
-    kind: ClassVar[str] = "minimal_perturbation"
-    units: ClassVar = {
+    kind = "minimal_perturbation"
+    units = {
         "distances": "pixels of [0, 1]", "power": "pixels² of [0, 1]", "profile": "pixels² of [0, 1]",
         "frequencies": "cycles/pixel", "radii": "cycles/pixel", "half_power_frequency": "cycles/pixel",
         "half_power_low": "cycles/pixel", "half_power_high": "cycles/pixel",
         "exact_half_power_frequency": "cycles/pixel",
     }  # fmt: skip
-    shapes: ClassVar = {
+    shapes = {
         "distances": ("images",), "success": ("images",), "power": ("height", "width"), "frequencies": ("rings",),
         "profile": ("rings",), "radii": ("radii",), "cumulative": ("radii",),
     }  # fmt: skip
-    settings: ClassVar = ("images", "norm", "steps", "repeats", "seed")
+    settings = ("images", "norm", "steps", "repeats", "seed")
 
     distances: Tensor
     success: Tensor

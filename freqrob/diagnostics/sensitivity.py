@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -39,10 +38,10 @@ class Sensitivity(Measurement):
         images: N.
     """
 
-    kind: ClassVar[str] = "sensitivity"
-    units: ClassVar = {"radii": "cycles/pixel", "boundary": "cycles/pixel", "magnitude": "loss per pixel of [0, 1]"}
-    shapes: ClassVar = {"magnitude": ("coefficients",), "radii": ("images", "ranks"), "high_share": ("images",)}
-    settings: ClassVar = ("images", "boundary")
+    kind = "sensitivity"
+    units = {"radii": "cycles/pixel", "boundary": "cycles/pixel", "magnitude": "loss per pixel of [0, 1]"}
+    shapes = {"magnitude": ("coefficients",), "radii": ("images", "ranks"), "high_share": ("images",)}
+    settings = ("images", "boundary")
 
     magnitude: Tensor
     ranks: list[int]

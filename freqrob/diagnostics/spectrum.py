@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import log
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -37,12 +36,12 @@ class Spectrum(Measurement):
         log_b_low: ln B_low of ``amplitude``; larger where low frequencies prevail; white noise has 3.53 at 32×32.
     """
 
-    kind: ClassVar[str] = "spectrum"
-    units: ClassVar = {
+    kind = "spectrum"
+    units = {
         "frequencies": "cycles/pixel", "boundary_radius": "cycles/pixel", "power": "pixels² of [0, 1]",
         "amplitude": "pixels of [0, 1]", "entropy": "nats", "largest_entropy": "nats",
     }  # fmt: skip
-    shapes: ClassVar = {
+    shapes = {
         **dict.fromkeys(("frequencies", "power", "share", "cumulative"), ("rings",)),
         "amplitude": ("height", "columns"),
     }
