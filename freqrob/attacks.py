@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -206,16 +208,66 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
 
 
 @contextmanager
+def measuring(model: nn.Module) -> Iterator[nn.Module]:
+    """The bare model in eval mode; on exit the caller's model is as it was.
+
+    Restores the modes of all modules, and ``requires_grad`` and ``.grad`` of the model's tensors, which a backward pass
+    through the model would otherwise fill or add to. Also restores the grad mode of the process.
+    """
+    before = [(tensor, tensor.requires_grad, tensor.grad) for tensor in _leaves(model)]
+    try:
+        for tensor, _, gradient in before:
+            if gradient is not None:
+                tensor.grad = None
+        with evaluating(model) as subject, torch.set_grad_enabled(torch.is_grad_enabled()):
+            yield subject
+    finally:
+        for tensor, requires_grad, gradient in before:
+            if tensor.requires_grad != requires_grad:
+                tensor.requires_grad_(requires_grad)
+            if tensor.grad is not gradient:
+                tensor.grad = gradient
+
+
+@contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """For a while a model's parameters take no gradient."""
-    taking = [weight for weight in model.parameters() if weight.requires_grad and not weight.is_inference()]
-    for weight in taking:
-        weight.requires_grad_(False)
+    """For a while a model's tensors take no gradient, so that ``backward`` neither fills them nor calls their hooks."""
+    taking = [tensor for tensor in _leaves(model) if tensor.requires_grad]
+    for tensor in taking:
+        tensor.requires_grad_(False)
     try:
         yield
     finally:
-        for weight in taking:
-            weight.requires_grad_(True)
+        for tensor in taking:
+            tensor.requires_grad_(True)
+
+
+def _leaves(model: nn.Module) -> list[Tensor]:
+    """The parameters, buffers and other tensors of the modules that may have a gradient of their own."""
+    attributes = (value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor))
+    held = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers(), attributes)}
+    return [tensor for tensor in held.values() if tensor.is_leaf and not tensor.is_inference()]
+
+
+@contextmanager
+def random_state(*seed: int) -> Iterator[None]:
+    """Restore the global random generators of PyTorch, NumPy and Python on exit; with a ``seed``, start from it.
+
+    Models that draw random numbers then get the same ones in every run, and take none from the caller's.
+    """
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    gpus = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
+    with torch.random.fork_rng(gpus):
+        try:
+            if seed:
+                number = int(np.random.SeedSequence(seed).generate_state(1)[0])
+                torch.manual_seed(number)
+                np.random.seed(number)
+                random.seed(number)
+            yield
+        finally:
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)
 
 
 def device_of(model: nn.Module, images: Tensor | None = None) -> torch.device:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from freqrob.attacks import classified, device_of, evaluating
+from freqrob.attacks import classified, device_of, measuring, random_state
 from freqrob.data.datasets import to_pixels
 from freqrob.defenses.neural_similarity import find_layer
 from freqrob.diagnostics.measurement import Measurement
@@ -205,7 +205,10 @@ def _signs(seed: int, numbers: Tensor, waves: int, channels: int, convention: Co
 
 def _check_layer(model: nn.Module, layer: str, images: Tensor) -> None:
     """Raise ValueError for a layer that cannot be watched."""
-    with evaluating(model) as subject, channels_last(subject), torch.no_grad(), _Watched(subject, layer) as watched:
+    with (
+        random_state(), measuring(model) as subject, channels_last(subject), torch.no_grad(),
+        _Watched(subject, layer) as watched,
+    ):  # fmt: skip
         watched(to_pixels(images[:2]).to(device_of(model, images)))
 
 

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from freqrob import __version__
-from freqrob.attacks import device_of, evaluating
+from freqrob.attacks import device_of, measuring, random_state
 from freqrob.data.datasets import check_labelled
 from freqrob.evaluation.ranks import merged, rank_and_world
 from freqrob.evaluation.samples import Samples, data_hash, model_hash
@@ -141,9 +141,11 @@ def shared_out(
     count = sum(map(len, chunks))
     samples = Samples(cache, key, count, what)
     left = [chunk[~samples.done[chunk]] for chunk in chunks[rank::world] if not samples.done[chunk].all()]
-    with evaluating(model) as subject, channels_last(subject), torch.no_grad():
+    with measuring(model) as subject, channels_last(subject), torch.no_grad():
         for numbers in track(left, what, len(left)):
-            samples.put(numbers, **measure(subject, numbers))
+            with random_state(int(numbers[0])):
+                values = measure(subject, numbers)
+            samples.put(numbers, **values)
     if world > 1:
         dist.barrier()
         samples = Samples(cache, key, count, what)

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from freqrob.attacks import device_of, evaluating
+from freqrob.attacks import device_of, measuring, random_state
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.diagnostics.band_accuracy import band_accuracy
 from freqrob.diagnostics.fourier_heatmap import coarseness, fourier_frequencies, fourier_heatmap
@@ -169,7 +169,7 @@ def expected_seconds(
     if rank_and_world()[1] == 1:
         _try_settings(plans, model, images, labels[_order(labels)])
     batch = to_pixels(images[:64]).to(device_of(model, images))
-    with evaluating(model) as subject, channels_last(subject), torch.no_grad():
+    with random_state(), measuring(model) as subject, channels_last(subject), torch.no_grad():
         subject(batch)
         began = time.perf_counter()
         subject(batch).sum().item()
@@ -241,7 +241,7 @@ def diagnose(
             check_file(path)
     model, cache, order = as_module(model), cache and Path(cache), _order(labels)
     _check_model(plans, model, images, labels, batch_size)
-    with evaluating(model) as subject, channels_last(subject):
+    with random_state(), measuring(model) as subject, channels_last(subject):
         some = _some(model, images, labels, batch_size)
         warn_of_model(subject, *some, gradients=any(DIAGNOSTICS[name].gradients for name in plans))
     images, labels = images[order], labels[order]
@@ -344,7 +344,7 @@ def _check_model(plans: Iterable[str], model: nn.Module, images: Tensor, labels:
     """Raise ValueError for a model that these diagnostics cannot measure."""
     some, _ = _some(model, images, labels, batch_size)
     needing = [name for name in plans if DIAGNOSTICS[name].gradients]
-    with evaluating(model) as subject, channels_last(subject):
+    with random_state(), measuring(model) as subject, channels_last(subject):
         check_answers(subject, some, labels)
         if needing:
             check_gradient(subject, some, ", ".join(needing))

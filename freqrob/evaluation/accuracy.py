@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from freqrob import __version__
-from freqrob.attacks import device_of, evaluating
+from freqrob.attacks import device_of, measuring, random_state
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.evaluation.attacks import PGD, Attack, Clean
 from freqrob.evaluation.checks import warn_of_model
@@ -111,7 +111,7 @@ def evaluate(
     check_counts(batch_size=batch_size)
     check_seeds(seed=seed)
     results = []
-    with evaluating(as_module(model)) as bare:
+    with random_state(seed), measuring(as_module(model)) as bare:
         measured: dict[str, list[Tensor]] = {}
         for protocol in protocols:
             same_as = "natural" if protocol == "natural+bass" and _own_bass(bare) else protocol

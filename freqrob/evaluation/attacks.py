@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from freqrob.attacks import BALLS, Norm, check_norm, classified, pgd
+from freqrob.attacks import BALLS, Norm, check_norm, classified, measuring, pgd, random_state
 from freqrob.evaluation.samples import model_hash
 from freqrob.parameters import check_counts, is_number
 
@@ -55,13 +55,14 @@ class Attack(ABC):
         """Images in the balls around ``images``, misclassified where the attack succeeds.
 
         Args:
-            model: images (N, C, H, W) in [0, 1] to logits (N, K), in eval mode.
+            model: images (N, C, H, W) in [0, 1] to logits (N, K); attacked in eval mode, then left as it was.
             images, labels: (N, C, H, W) float in [0, 1] and (N,) int64, on the model's device.
             numbers: (N,) the images' numbers in their data set, which their random draws depend on; 0 to N−1.
-            seed: ≥ 0.
+            seed: ≥ 0, of all random numbers, also of those that the model draws; the global generators are left alone.
         """
         numbers = torch.arange(len(images)) if numbers is None else numbers
-        return self._perturb(model, images, labels, numbers, seed)
+        with random_state(seed, *numbers[:1].tolist()), measuring(model) as model:
+            return self._perturb(model, images, labels, numbers, seed)
 
     @abstractmethod
     def _perturb(self, model: nn.Module, images: Tensor, labels: Tensor, numbers: Tensor, seed: int) -> Tensor: ...
@@ -74,13 +75,16 @@ class Attack(ABC):
         What the attack found is classified anew. An image found outside its ball or [0, 1] breaks nothing, with a
         warning.
         """
-        found = self.perturb(model, images, labels, numbers=numbers, seed=seed)
+        numbers = torch.arange(len(images)) if numbers is None else numbers
+        with random_state(seed, *numbers[:1].tolist()), measuring(model) as model:
+            found = self._perturb(model, images, labels, numbers, seed)
+            correct = classify(model, found, labels)
         near = BALLS[self.norm].length(found - images) <= self.eps * (1 + ROUNDING) + 1e-6
         within = near & ((found >= 0) & (found <= 1)).flatten(1).all(1)
         if not within.all():
             outside = f"{int((~within).sum())} of its images left the ball or [0, 1]"
             warnings.warn(f"{self.name}: {outside}; they break nothing", stacklevel=2)
-        return classify(model, found, labels) | ~within
+        return correct | ~within
 
 
 @torch.no_grad()
@@ -227,4 +231,5 @@ class Transfer(Attack):
         return {**self.attack.as_dict(), "attack": self.name, "source": model_hash(self.source)}
 
     def _perturb(self, model: nn.Module, images: Tensor, labels: Tensor, numbers: Tensor, seed: int) -> Tensor:
-        return self.attack.ascend(self.source, images, labels, numbers, seed)
+        with measuring(self.source) as source:
+            return self.attack.ascend(source, images, labels, numbers, seed)

@@ -5,7 +5,8 @@ Source: Croce and Hein, ICML 2020; Andriushchenko et al., ECCV 2020 (Square).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module, metadata
 from typing import Any, ClassVar, Literal
@@ -13,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from freqrob.attacks import Norm
+from freqrob.attacks import Norm, frozen
 from freqrob.evaluation.attacks import RADII, Attack, check_radius
 from freqrob.parameters import check_counts
 
@@ -155,17 +156,33 @@ def _run(
     seed: int,
     queries: int | None = None,
 ) -> Tensor:
-    """Adversarial images of some components, one batch; the random numbers of everyone else are left alone."""
+    """Adversarial images of some components, one batch."""
     if not len(images):
         return images
-    with torch.random.fork_rng([images.device] if images.is_cuda else []):
+    with prepared(model, components, images.dtype):
         adversary, run = _adversary(attack, model, images.device, seed)
         adversary.attacks_to_run = list(components)
         adversary.square.n_queries = queries or adversary.square.n_queries
-        _fit_to_classes(adversary, model, images)
+        fit_to_classes(adversary, model, images)
         with torch.inference_mode(False), torch.enable_grad():
             found = run(images.clone(), labels.clone(), len(images))
     return (found[0] if isinstance(found, tuple) else found).detach()
+
+
+@contextmanager
+def prepared(model: nn.Module, components: Iterable[str], dtype: torch.dtype) -> Iterator[None]:
+    """What the packages expect around them: new tensors of the images' dtype, whatever the process's default is.
+
+    FAB calls ``backward()``, which would reach the model's own tensors too, so they take no gradient meanwhile; the
+    others ask for the gradient of the images alone.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with frozen(model) if any(name.startswith("fab") for name in components) else nullcontext():
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _adversary(
@@ -185,7 +202,7 @@ def _adversary(
 
 
 @torch.no_grad()
-def _fit_to_classes(adversary: Any, model: nn.Module, images: Tensor) -> None:
+def fit_to_classes(adversary: Any, model: nn.Module, images: Tensor) -> None:
     """No more targets than other classes. Raises ValueError where a loss has too few."""
     classes = model(images[:1]).shape[1]
     for component in adversary.attacks_to_run:

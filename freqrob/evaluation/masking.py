@@ -82,7 +82,7 @@ def has_front_end(model: nn.Module) -> bool:
 def bare_network(model: FrontEnded) -> FrontEnded:
     """The network behind its normalisation and size alone."""
     kept = [module for module in model.front_ends if isinstance(module, HARMLESS)]
-    return FrontEnded(kept, model.network).eval()
+    return FrontEnded(kept, model.network)
 
 
 def check_masking(

@@ -86,7 +86,7 @@ def as_module(model: Any) -> nn.Module:
     if isinstance(model, nn.Module):
         return model
     if callable(model) and hasattr(model, "bounds") and hasattr(model, "transform_bounds"):
-        return FoolboxModule(model).eval()
+        return FoolboxModule(model)
     raise TypeError(f"model: got {type(model).__name__}, expected an nn.Module or a Foolbox model")
 
 
@@ -107,6 +107,8 @@ class FoolboxModule(nn.Module):
         self.network = inspect.getclosurevars(inner).nonlocals.get("model") if inspect.isfunction(inner) else None
         if not isinstance(self.network, nn.Module):
             self._own = f", {uuid.uuid4()}"
+        else:
+            self.training = self.network.training
 
     def forward(self, images: Tensor) -> Tensor:
         return self._model(images)

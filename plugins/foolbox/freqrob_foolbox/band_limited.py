@@ -14,7 +14,7 @@ from foolbox.attacks.base import FixedEpsilonAttack, MinimizationAttack
 from foolbox.distances import l2, linf
 from torch import Tensor
 
-from freqrob.attacks import BALLS, Norm
+from freqrob.attacks import BALLS, Norm, measuring
 from freqrob.band_attacks import Band, BandBall, climb
 from freqrob.parameters import check_counts, check_weights
 from freqrob_foolbox.problem import Problem
@@ -61,7 +61,8 @@ class BandPGD(FixedEpsilonAttack, ABC):
         if self.random_start:
             start = images + eps * _scaled(self.band.project(torch.randn_like(images)), self.norm)
         ball = BandBall(images, eps, self.norm, self.band)
-        found, _ = _ascend(problem, ball, start, self.rel_stepsize * eps, self.steps, self.norm, _cross_entropy)
+        with measuring(problem.model):
+            found, _ = _ascend(problem, ball, start, self.rel_stepsize * eps, self.steps, self.norm, _cross_entropy)
         return problem.answer(found)
 
 
@@ -108,12 +109,17 @@ class BandMinimization(MinimizationAttack, ABC):
 
     def run(self, model: Model, inputs: Any, criterion: Any, *, early_stop: float | None = None, **kwargs: Any) -> Any:
         problem = Problem.read(model, inputs, criterion, kwargs)
+        with measuring(problem.model):
+            return problem.answer(self._smallest(problem, early_stop or 0))
+
+    def _smallest(self, problem: Problem, early_stop: float) -> Tensor:
+        """The images with the smallest perturbations that the searches find."""
         images, length = problem.images, BALLS[self.norm].length
         best, done = images, problem.fooled(_logits(problem, images))
         lower, upper = images.new_zeros(len(images)), torch.where(done, 0.0, torch.inf).to(images)
         eps = torch.full_like(upper, self.first_eps)
         for _ in range(self.binary_search_steps):
-            if (upper <= (early_stop or 0) / problem.span).all():
+            if (upper <= early_stop / problem.span).all():
                 break
             radius = eps[:, None, None, None]
             ball = BandBall(images, radius, self.norm, self.band)
@@ -125,7 +131,7 @@ class BandMinimization(MinimizationAttack, ABC):
             best, upper = torch.where(closer[:, None, None, None], found, best), torch.where(closer, size, upper)
             lower = torch.where(fooled, lower, torch.maximum(lower, eps))
             eps = torch.where(upper.isinf(), 4 * lower, (lower + upper) / 2)
-        return problem.answer(best)
+        return best
 
 
 class LinfBandMinimization(BandMinimization):

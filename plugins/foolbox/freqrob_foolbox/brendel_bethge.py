@@ -15,7 +15,7 @@ from foolbox.attacks.base import MinimizationAttack, get_criterion
 from foolbox.distances import l2, linf
 from torch import Tensor
 
-from freqrob.attacks import BALLS, L2Ball, Norm
+from freqrob.attacks import BALLS, L2Ball, Norm, frozen, measuring
 from freqrob.parameters import check_counts, check_weights
 from freqrob_foolbox.boundary_step import BoundaryStep, L2Step, LinfStep
 from freqrob_foolbox.problem import Problem
@@ -94,24 +94,28 @@ class BrendelBethgeAttack(MinimizationAttack, ABC):
     ) -> Any:
         """The nearest points that meet the criterion. ``starting_points``: like ``inputs``, and meeting it."""
         problem = Problem.read(model, inputs, criterion, kwargs)
-        if starting_points is None:
-            attack = self.init_attack or LinearSearchBlendedUniformNoiseAttack()
-            with torch.enable_grad():
-                starting_points = attack.run(model, inputs, get_criterion(criterion))
-        starts = _read_starts(problem, starting_points)
+        with measuring(problem.model):
+            if starting_points is None:
+                attack = self.init_attack or LinearSearchBlendedUniformNoiseAttack()
+                with torch.enable_grad(), frozen(problem.model):  # Foolbox's attacks call backward()
+                    starting_points = attack.run(model, inputs, get_criterion(criterion))
+            return problem.answer(self._nearest(problem, _read_starts(problem, starting_points), early_stop or 0))
+
+    def _nearest(self, problem: Problem, starts: Tensor, early_stop: float) -> Tensor:
+        """The nearest points found from the starts; the image itself where it or its start leaves nothing to do."""
         best, already = problem.images.clone(), problem.fooled(problem.model(problem.images))
         useful = problem.fooled(problem.model(starts)) & starts.isfinite().flatten(1).all(1)
         if failed := (~useful & ~already).nonzero().flatten().tolist():
             warnings.warn(
                 f"starting points: {len(failed)} of {len(starts)} do not meet the criterion; their images, number "
                 f"{', '.join(map(str, failed))}, come back as they are, and the others go on",
-                stacklevel=4,
+                stacklevel=5,
             )
         if len(left := (useful & ~already).nonzero().flatten()):
             these = replace(problem, images=problem.images[left], classes=problem.classes[left])
-            best[left] = self._follow_boundary(these, starts[left], (early_stop or 0) / problem.span)
+            best[left] = self._follow_boundary(these, starts[left], early_stop / problem.span)
             best = _secured(problem, best, starts, left)
-        return problem.answer(best)
+        return best
 
     def _follow_boundary(self, problem: Problem, starts: Tensor, enough: float) -> Tensor:
         """The best points met on the way; an image goes no further once its distance is small enough."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property, partial
@@ -15,7 +14,6 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from foolbox import Criterion, Misclassification, Model, PyTorchModel, TargetedMisclassification
@@ -24,7 +22,7 @@ from foolbox.attacks.base import MinimizationAttack
 from foolbox.attacks.fast_minimum_norm import FMNAttackLp
 from torch import Tensor, nn
 
-from freqrob.attacks import device_of, evaluating, frozen
+from freqrob.attacks import device_of, frozen, measuring, random_state
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.data.hybrid import derange
 from freqrob.evaluation.ranks import rank_and_world
@@ -133,7 +131,7 @@ class MinimalPerturbation:
         classes = self._classes(labels, targets)
         subject = as_module(model)
         with (
-            evaluating(subject) as module, frozen(module), channels_last(module), torch.inference_mode(False),
+            measuring(subject) as module, frozen(module), channels_last(module), torch.inference_mode(False),
             torch.enable_grad(),
         ):  # fmt: skip
             search = _Search(self, module, to_pixels(images), classes.cpu(), cache, track)
@@ -192,7 +190,7 @@ class _Search:
         chunks = torch.arange(len(self.images)).split(int(self.how.batch_size))[rank::world]
         batches = [left for chunk in chunks if len(left := chunk[~samples.done[chunk]])]
         for numbers in self.track(batches, f"{name} {repeat + 1}/{self.how.repeats}", len(batches)):
-            with _seeded(self.device, self.how.seed, repeat, int(numbers[0])):
+            with random_state(self.how.seed, repeat, int(numbers[0])):
                 self._attack(samples, numbers)
         if world == 1:
             return samples
@@ -265,19 +263,6 @@ class _Search:
     def predicted(self) -> Tensor:
         """The class of each image: (N,)."""
         return torch.cat([self.model(images.to(self.device)).argmax(1) for images in self.images.split(PREDICTED)])
-
-
-@contextmanager
-def _seeded(device: torch.device, *key: int) -> Iterator[None]:
-    """PyTorch's and NumPy's global random numbers, which Foolbox's attacks draw, from a key for a while."""
-    state, seed = np.random.get_state(), int(np.random.SeedSequence(key).generate_state(1)[0])
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        np.random.seed(seed)
-        try:
-            yield
-        finally:
-            np.random.set_state(state)
 
 
 def _smallest(runs: Sequence[Samples], images: Tensor, classes: Tensor) -> MinimalPerturbations:

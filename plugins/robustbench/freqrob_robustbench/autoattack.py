@@ -24,7 +24,8 @@ from pyautoattack import autoattack as implementation
 from pyautoattack import state as implementation_state
 from torch import Tensor, nn
 
-from freqrob.attacks import device_of
+from freqrob.attacks import device_of, measuring, random_state
+from freqrob.evaluation.autoattack import fit_to_classes, prepared
 from freqrob.evaluation.samples import data_hash, model_hash
 from freqrob.files import check_file, write_json
 
@@ -91,7 +92,11 @@ class AutoAttack(pyautoattack.AutoAttack):
         return found
 
     def _run(self, x_orig: Tensor, y_orig: Tensor, bs: int) -> tuple[Tensor, Tensor]:
-        with self._logging():
+        with (
+            self._logging(), random_state(), measuring(self.model),
+            prepared(self.model, self.attacks_to_run, x_orig.dtype),
+        ):  # fmt: skip
+            fit_to_classes(self, self.model, x_orig)
             return super().run_standard_evaluation(x_orig, y_orig, batch_size=bs)
 
     def _go_on(self, x_orig: Tensor, y_orig: Tensor, bs: int, state: EvaluationState) -> tuple[Tensor, Tensor]:
