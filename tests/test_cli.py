@@ -206,9 +206,53 @@ def test_evaluate_measures_nothing_twice(few_images, model_dir, monkeypatch, own
     first = run("evaluate", "standard_tiny", *options)
     assert len(list((own_cache / "results").glob("*.safetensors"))) == 2, "clean and FGSM"
     anew = run("evaluate", "standard_tiny", *options, "--no-cache")
-    monkeypatch.setattr("torch.nn.Linear.forward", lambda *_: pytest.fail("the model was called"))
+    more = run("evaluate", "standard_tiny", *options, "--attack", "pgd-1", "--out", own_cache / "r.json")
+    assert "standard_tiny: natural FGSM from earlier runs, kept in" in more.stderr
+    rows = json.loads((own_cache / "r.json").read_text())["results"]
+    assert {row["attack"]: row["from_cache"] for row in rows} == {"FGSM": True, "PGD-1": False}
+    monkeypatch.setattr("torch.nn.functional.linear", lambda *_: pytest.fail("the model was called"))
     again = run("evaluate", "standard_tiny", *options)
-    assert first.exit_code == again.exit_code == 0 and first.output == again.output == anew.output
+    assert first.exit_code == again.exit_code == 0 and first.stdout == again.stdout == anew.stdout
+    said = f"standard_tiny: all results from earlier runs, kept in {own_cache / 'results'}; --no-cache measures anew"
+    assert said in again.stderr and "earlier runs" not in first.stderr + anew.stderr
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch):
+    """A network of the user's own in the working directory, whose ``forward`` calls another module."""
+    (tmp_path / "own_nets.py").write_text(
+        "import own_helpers\nfrom torch import nn\n\n\nclass Net(nn.Linear):\n    def forward(self, images):\n"
+        "        return own_helpers.prepare(super().forward(images.flatten(1)))\n\n\n"
+        "def net(classes=10):\n    net = Net(3072, classes)\n    net.load_state_dict("
+        "{name: weight.new_zeros(weight.shape) for name, weight in net.state_dict().items()})\n    return net\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    return "own_nets:net"
+
+
+def write_helpers(favourite):
+    """Let the network answer with one class, as a process that is started after this has it."""
+    with open("own_helpers.py", "w") as file:
+        file.write(f"def prepare(logits):\n    logits[:, {favourite}] += 2\n    return logits\n")
+    for name in ("own_helpers", "own_nets"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "diagnose"])
+def test_of_a_users_own_code_nothing_is_cached_without_a_key(few_images, own_module, own_cache, command):
+    asked = ["--protocol", "natural", "--attack", "clean"] if command == "evaluate" else ["--only", "hybrid"]
+    for favourite in (0, 9):  # the labels are 0 to 3
+        write_helpers(favourite)
+        result = run(command, own_module, *asked)
+        assert result.exit_code == 0, result.output
+        reason = "because a change of the code could not be noticed (Net is a own_nets.Net)"
+        assert result.stderr.count(f"own_nets:net: cache: nothing is cached, {reason}") == 1
+        assert "--cache-key" in result.stderr and not list(own_cache.rglob("*.safetensors"))
+        assert command == "diagnose" or ("25.0" if favourite == 0 else "0.0") in result.stdout
+    for number in range(2):
+        result = run(command, own_module, *asked, "--cache-key", "9")
+        assert result.exit_code == 0 and "nothing is cached" not in result.output
+        assert ("earlier runs" in result.stderr) == (number == 1)
 
 
 def test_evaluate_keeps_results_where_it_is_told(few_images, model_dir, tmp_path, own_cache):

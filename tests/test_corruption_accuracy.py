@@ -75,11 +75,19 @@ def test_the_standard_error_counts_an_image_once(arrays):
 
 def test_a_second_call_with_a_cache_does_not_call_the_model(arrays, tmp_path):
     model = Brightest()
-    first = evaluate_corruptions(model, arrays, cache=tmp_path)
+    first = evaluate_corruptions(model, arrays, cache=tmp_path, cache_key="1")
     seen = model.seen
-    assert evaluate_corruptions(model, arrays, cache=tmp_path) == first and model.seen == seen
+    again = evaluate_corruptions(model, arrays, cache=tmp_path, cache_key="1")
+    assert again == first and model.seen == seen
+    assert first.as_dict()["from_cache"] == {"fog": [False] * 5} and again.from_cache == {"fog": (True,) * 5}
     evaluate_corruptions(model, arrays)
     assert model.seen > seen
+
+
+def test_of_a_model_of_ones_own_nothing_is_cached_and_one_warning_says_so(arrays, tmp_path):
+    with pytest.warns(UserWarning, match="nothing is cached.*Brightest") as warned:
+        evaluate_corruptions(Brightest(), arrays, cache=tmp_path)
+    assert len(warned) == 1 and not list(tmp_path.iterdir())
 
 
 def test_a_run_that_was_stopped_goes_on(arrays, tmp_path):
@@ -89,9 +97,9 @@ def test_a_run_that_was_stopped_goes_on(arrays, tmp_path):
 
     model = Brightest()
     with pytest.raises(KeyboardInterrupt):
-        evaluate_corruptions(model, arrays, cache=tmp_path, track=stopping)
+        evaluate_corruptions(model, arrays, cache=tmp_path, cache_key="1", track=stopping)
     before = model.seen
-    whole = evaluate_corruptions(model, arrays, cache=tmp_path)
+    whole = evaluate_corruptions(model, arrays, cache=tmp_path, cache_key="1")
     again = Brightest()
     evaluate_corruptions(again, arrays)
     assert model.seen - before < again.seen / 2 and whole.accuracies["fog"][4] == (COUNT - 5) / COUNT
@@ -198,6 +206,16 @@ def test_the_command_shows_and_writes_what_was_measured(folder, tmp_path):
     rows = list(csv.DictReader((tmp_path / "c.csv").open()))
     assert len(rows) == 2 * 3 * 5 and float(rows[7]["accuracy"]) == expected
     assert [rows[7][key] for key in ("model", "type", "severity")] == ["pgd_at_tiny", "shot_noise", "3"]
+
+
+def test_the_command_says_what_was_measured_by_earlier_runs(folder, tmp_path):
+    asked = ["pgd_at_tiny", "--images", 4, "--out", tmp_path / "c.csv"]
+    first = run(folder, *asked[:3], "--type", "shot_noise")
+    part, whole = (run(folder, *asked) for _ in range(2))
+    assert "earlier runs" not in first.output
+    assert f"pgd_at_tiny: shot_noise from earlier runs, kept in {folder / 'cache'}" in part.stderr
+    assert "pgd_at_tiny: all results from earlier runs" in whole.stderr and part.stdout == whole.stdout
+    assert {row["from_cache"] for row in csv.DictReader((tmp_path / "c.csv").open())} == {"True"}
 
 
 def test_the_command_takes_types_and_a_number_of_images(folder, tmp_path):

@@ -519,13 +519,13 @@ def test_a_search_that_was_stopped_goes_on_and_a_second_one_attacks_nothing(tmp_
     whole = minimal_perturbation(model, *data, **how)
     calls, model.calls = model.calls, 0
     with pytest.raises(KeyboardInterrupt):
-        minimal_perturbation(model, *data, cache=tmp_path, track=stops, **how)
+        minimal_perturbation(model, *data, cache=tmp_path, cache_key="1", track=stops, **how)
     assert 0 < model.calls < calls
     model.calls = 0
-    first = minimal_perturbation(model, *data, cache=tmp_path, **how)
+    first = minimal_perturbation(model, *data, cache=tmp_path, cache_key="1", **how)
     assert 0 < model.calls < calls
     model.calls = 0
-    again = minimal_perturbation(model, *data, cache=tmp_path, **how)
+    again = minimal_perturbation(model, *data, cache=tmp_path, cache_key="1", **how)
     assert model.calls == 0
     for one, other in ((first, again), (first, whole)):
         assert all(torch.equal(value, other.tensors()[key]) for key, value in one.tensors().items())
@@ -649,11 +649,11 @@ def test_a_second_call_measures_nothing_and_a_stopped_one_goes_on(name, tmp_path
             yield item
 
     with pytest.raises(KeyboardInterrupt):
-        EACH[name](model, data, batch_size=4, cache=tmp_path, track=stops)
+        EACH[name](model, data, batch_size=4, cache=tmp_path, cache_key="1", track=stops)
     part, model.calls = model.calls, 0
-    first = EACH[name](model, data, batch_size=4, cache=tmp_path)
+    first = EACH[name](model, data, batch_size=4, cache=tmp_path, cache_key="1")
     rest, model.calls = model.calls, 0
-    again = EACH[name](model, data, batch_size=4, cache=tmp_path)
+    again = EACH[name](model, data, batch_size=4, cache=tmp_path, cache_key="1")
     assert part > 0 and rest > 0 and model.calls == 0
     whole = EACH[name](model, data, batch_size=4)
     assert model.calls == part + rest, "what was done before the stop was not done again"
@@ -896,7 +896,7 @@ def test_what_is_saved_says_which_network_it_was_and_whether_it_was_kept(tmp_pat
     def said(weight):
         settings = {"loss_landscape_low": {"points": 5}}
         diagnose(Linear(weight), *of_waves(3), only=["hybrid", *settings], settings=settings, out=tmp_path / "out",
-                 cache=tmp_path / "cache")  # fmt: skip
+                 cache=tmp_path / "cache", cache_key="1")  # fmt: skip
         found = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")]
         return {one["model_hash"] for one in found}, [one["from_cache"] for one in found]
 
@@ -984,7 +984,7 @@ def test_settings_of_another_type_are_named(name, value):
     data, takes = of_waves(3, 4), {"norm": [1.5, None], "span": [1.5], "every": [None], "boundary_ring": [None]}
     takes |= {"ranks": [None]}
     takes |= {"attacked": [None], "seed": [-1] if "landscape" in name else []}
-    for key in ["images", *keyword_hints(DIAGNOSTICS[name].measure).keys() - {"cache", "track"}]:
+    for key in ["images", *keyword_hints(DIAGNOSTICS[name].measure).keys() - {"cache", "cache_key", "track"}]:
         if value not in takes.get(key, []):
             with pytest.raises(ValueError, match=key):
                 diagnose(Linear(wave(3)), *data, only=[name], settings={name: {key: value}})
@@ -1037,7 +1037,7 @@ def test_numpys_integers_are_integers_to_the_end(measure, counts, tmp_path):
         pytest.importorskip("foolbox")
     counts, written = {**counts, "batch_size": 5}, []
     for given in (counts, {name: of_numpy(value) for name, value in counts.items()}):
-        path = measure(Linear(wave(3)), *of_waves(3), **given, cache=tmp_path / "cache").save(tmp_path)
+        path = measure(Linear(wave(3)), *of_waves(3), **given, cache=tmp_path / "cache", cache_key="1").save(tmp_path)
         written.append((path.read_text(), len(list((tmp_path / "cache").glob("*.safetensors")))))
     assert written[0] == written[1], "what is written, and under how many keys"
 

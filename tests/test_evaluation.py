@@ -253,6 +253,9 @@ def stopping_after(count):
     return track
 
 
+KEY = "these tests"  # for models of their own
+
+
 class TestCache:
     """What was measured once is not measured again."""
 
@@ -260,10 +263,12 @@ class TestCache:
 
     def test_a_second_call_does_not_meet_the_model(self, grey, tmp_path):
         model = Counting()
-        first = evaluate(model, *grey, attacks=self.attacks, batch_size=30, cache=tmp_path)
+        first = evaluate(model, *grey, attacks=self.attacks, batch_size=30, cache=tmp_path, cache_key=KEY)
         model.calls = 0
-        again = evaluate(model, *grey, attacks=self.attacks, batch_size=30, cache=tmp_path)
+        again = evaluate(model, *grey, attacks=self.attacks, batch_size=30, cache=tmp_path, cache_key=KEY)
         assert model.calls == 0 and again == first
+        assert [result.from_cache for result in first] == [False] * 4 + [True] * 2, "as the images are balanced already"
+        assert all(result.from_cache for result in again)
         assert all(torch.equal(one.correct, other.correct) for one, other in zip(first, again, strict=True))
         files = sorted(path.name.partition("-")[0] for path in tmp_path.glob("*.safetensors"))
         assert files == ["FGSM"] * 2 + ["PGD"] * 2 + ["clean"] * 2, "constant images are their own balanced twins"
@@ -281,47 +286,49 @@ class TestCache:
     )
     def test_another_question_is_measured(self, grey, tmp_path, change):
         asked = {"model": Counting(), "images": grey[0], "labels": grey[1], "attacks": [PGD(steps=2)]}
-        asked |= {"protocols": ["natural"], "cache": tmp_path}
+        asked |= {"protocols": ["natural"], "cache": tmp_path, "cache_key": KEY}
         evaluate(**asked)
         files = len(list(tmp_path.glob("*.safetensors")))
         evaluate(**{**asked, **change})
         assert len(list(tmp_path.glob("*.safetensors"))) > files
 
     def test_numpys_integers_are_the_same_question(self, grey, tmp_path):
-        whole = np.int64
-        first = evaluate(Brightness(), *grey, attacks=[PGD(steps=2)], batch_size=30, seed=1, cache=tmp_path)
+        whole, kept = np.int64, {"cache": tmp_path, "cache_key": KEY}
+        first = evaluate(Brightness(), *grey, attacks=[PGD(steps=2)], batch_size=30, seed=1, **kept)
         files = len(list(tmp_path.glob("*.safetensors")))
-        asked = {"attacks": [PGD(steps=whole(2))], "batch_size": whole(30), "seed": whole(1), "cache": tmp_path}
+        asked = {"attacks": [PGD(steps=whole(2))], "batch_size": whole(30), "seed": whole(1), **kept}
         again = evaluate(Brightness(), *grey, **asked)
         assert again == first and len(list(tmp_path.glob("*.safetensors"))) == files
         write_json(tmp_path / "results.json", [result.as_dict() for result in again])
         assert json.loads((tmp_path / "results.json").read_text()) == [result.as_dict() for result in first]
 
-    @pytest.mark.parametrize("stop_after", [1, 3, 6])
+    @pytest.mark.parametrize("stop_after", [1, 3, 8])
     def test_a_run_that_was_stopped_goes_on(self, grey, tmp_path, stop_after):
         asked = {"protocols": ["natural"], "attacks": self.attacks, "batch_size": 30}
         with pytest.raises(Stopped):
-            evaluate(Brightness(), *grey, **asked, cache=tmp_path, track=stopping_after(stop_after))
+            evaluate(Brightness(), *grey, **asked, cache=tmp_path, cache_key=KEY, track=stopping_after(stop_after))
         left = []
 
         def note(items, what, count):
             left.extend(items)
             return items
 
-        resumed = evaluate(Brightness(), *grey, **asked, cache=tmp_path, track=note)
+        resumed = evaluate(Brightness(), *grey, **asked, cache=tmp_path, cache_key=KEY, track=note)
         assert len(left) == 3 * 4 - stop_after
+        assert [result.from_cache for result in resumed] == [stop_after == 8, False]
         whole = evaluate(Brightness(), *grey, **asked)
         assert resumed == whole and torch.equal(resumed[1].correct, whole[1].correct)
 
     def test_it_goes_on_with_another_batch_size(self, grey, tmp_path):
         asked = {"protocols": ["natural"], "attacks": self.attacks}
+        kept = {"cache": tmp_path, "cache_key": KEY}
         with pytest.raises(Stopped):
-            evaluate(Brightness(), *grey, **asked, batch_size=30, cache=tmp_path, track=stopping_after(6))
-        resumed = evaluate(Brightness(), *grey, **asked, batch_size=45, cache=tmp_path)
+            evaluate(Brightness(), *grey, **asked, **kept, batch_size=30, track=stopping_after(6))
+        resumed = evaluate(Brightness(), *grey, **asked, **kept, batch_size=45)
         assert resumed == evaluate(Brightness(), *grey, **asked) and resumed[0].accuracy == 0.96
 
     def test_a_damaged_file_is_measured_anew(self, grey, tmp_path):
-        asked = {"protocols": ["natural"], "attacks": self.attacks, "cache": tmp_path}
+        asked = {"protocols": ["natural"], "attacks": self.attacks, "cache": tmp_path, "cache_key": KEY}
         first = evaluate(Brightness(), *grey, **asked)
         for path in tmp_path.glob("PGD*"):
             path.write_bytes(path.read_bytes()[:100])

@@ -40,7 +40,7 @@ def pictures():
 
 def measured(cache, track=lambda items, *_: items):
     model = Counting()
-    results = evaluate(model, *pictures(), attacks=ATTACKS, batch_size=8, cache=cache, track=track)
+    results = evaluate(model, *pictures(), attacks=ATTACKS, batch_size=8, cache=cache, cache_key="1", track=track)
     return {"correct": torch.stack([result.correct for result in results]), "images": model.images}
 
 

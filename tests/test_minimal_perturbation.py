@@ -17,6 +17,7 @@ from freqrob_foolbox import LinfBandMinimization, MinimalPerturbation, Start  # 
 from freqrob.data.hybrid import derange  # noqa: E402
 
 COUNT, SIZE, CLASSES = 12, 8, 4
+KEY = "these tests"  # in caches, for attacks of their own
 
 
 class Walk(MinimizationAttack):
@@ -139,11 +140,11 @@ def test_an_image_without_a_start_is_reported_and_the_others_go_on(network, imag
 def test_an_attack_that_fails_on_one_image_goes_on_with_the_others(network, images, labels, tmp_path):
     fragile = images[5, 0, 0, 0].item()
     with pytest.warns(UserWarning, match="image 5: AssertionError; the others go on"):
-        found = search(fragile)(network, images, labels, cache=tmp_path)
+        found = search(fragile)(network, images, labels, cache=tmp_path, cache_key=KEY)
     assert found.success.tolist() == [number != 5 for number in range(COUNT)]
     Walk.batches.clear()
     with pytest.warns(UserWarning, match="image 5"):
-        search(fragile)(network, images, labels, cache=tmp_path)
+        search(fragile)(network, images, labels, cache=tmp_path, cache_key=KEY)
     assert [len(batch) for batch in Walk.batches] == [1], "only what failed is tried again"
 
 
@@ -170,9 +171,9 @@ def test_the_smallest_of_the_repeats_is_kept(network, images, labels):
 
 
 def test_more_repeats_reuse_those_that_are_there(network, images, labels, tmp_path):
-    search(repeats=2)(network, images, labels, cache=tmp_path)
+    search(repeats=2)(network, images, labels, cache=tmp_path, cache_key=KEY)
     Walk.batches.clear()
-    more = search(repeats=3)(network, images, labels, cache=tmp_path)
+    more = search(repeats=3)(network, images, labels, cache=tmp_path, cache_key=KEY)
     assert len(Walk.batches) == 3
     assert torch.equal(more.perturbed, search(repeats=3)(network, images, labels).perturbed)
 
@@ -187,30 +188,30 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_result(network, images, labe
 
     whole = search()(network, images, labels)
     with pytest.raises(KeyboardInterrupt):
-        search()(network, images, labels, cache=tmp_path, track=stopping)
+        search()(network, images, labels, cache=tmp_path, cache_key=KEY, track=stopping)
     Walk.batches.clear()
-    resumed = search()(network, images, labels, cache=tmp_path)
+    resumed = search()(network, images, labels, cache=tmp_path, cache_key=KEY)
     assert len(Walk.batches) == 1
     for name in ("perturbed", "distances", "success", "classes", "starts"):
         assert torch.equal(getattr(resumed, name), getattr(whole, name)), name
 
 
 def test_a_second_call_attacks_nothing(network, images, labels, tmp_path):
-    first = search()(network, images, labels, cache=tmp_path)
+    first = search()(network, images, labels, cache=tmp_path, cache_key=KEY)
     Walk.batches.clear()
     wrapped = fb.PyTorchModel(network, bounds=(0, 1), device="cpu")
-    second = search()(network, images, labels, cache=tmp_path)
+    second = search()(network, images, labels, cache=tmp_path, cache_key=KEY)
     assert not Walk.batches and torch.equal(first.perturbed, second.perturbed)
-    search()(wrapped, images, labels, cache=tmp_path)
+    search()(wrapped, images, labels, cache=tmp_path, cache_key=KEY)
     count = len(Walk.batches)
-    search()(wrapped, images, labels, cache=tmp_path)
+    search()(wrapped, images, labels, cache=tmp_path, cache_key=KEY)
     assert len(Walk.batches) == count
 
 
 @pytest.mark.parametrize("change", ["network", "images", "targets", "steps", "seed", "start_eps", "batch_size"])
 def test_what_was_found_under_other_conditions_is_not_reused(network, images, labels, tmp_path, change):
     targets, options = derange(labels), {}  # targets that do not depend on the seed
-    search()(network, images, labels, targets=targets, cache=tmp_path)
+    search()(network, images, labels, targets=targets, cache=tmp_path, cache_key=KEY)
     Walk.batches.clear()
     if change == "network":
         network = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, CLASSES)).eval()
@@ -223,7 +224,7 @@ def test_what_was_found_under_other_conditions_is_not_reused(network, images, la
     else:
         options[change] = {"seed": 1, "start_eps": 0.4, "batch_size": 3}[change]
     MinimalPerturbation(**{"attack": Walk(), "batch_size": 4, **options})(
-        network, images, labels, targets=targets, cache=tmp_path
+        network, images, labels, targets=targets, cache=tmp_path, cache_key=KEY
     )
     assert Walk.batches
 

@@ -290,6 +290,16 @@ def test_a_stopped_attack_goes_on_to_the_same_flags(network, tmp_path):
     assert EvaluationState.from_disk(stopped).robust_flags.mean().item() == pytest.approx(sum(flags[0]) / 6)
 
 
+def test_a_state_is_not_trusted_in_silence_where_a_change_of_the_code_could_not_be_noticed(network, tmp_path, recwarn):
+    class Own(nn.Sequential):
+        pass
+
+    for model, said in ((network, 0), (Own(network), 1)):
+        for _ in range(2):
+            attack(model).run_standard_evaluation(IMAGES, LABELS, state_path=tmp_path / f"{said}.json")
+        assert sum("goes on with" in str(one.message) and "Own" in str(one.message) for one in recwarn.list) == said
+
+
 def test_a_state_of_something_else_is_refused(network, tmp_path):
     state = tmp_path / "state.json"
     attack(network).run_standard_evaluation(IMAGES, LABELS, state_path=state)

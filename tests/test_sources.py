@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from freqrob.evaluation.keys import model_hash, usable_cache
 from freqrob.models import load_model
 from freqrob.models.front_ends import Normalize
 from freqrob.models.sources import InputSize, _arguments, as_module, open_model, tensors_only
@@ -231,7 +232,7 @@ def test_the_network_inside_a_foolbox_model_is_seen(foolbox_model):
         assert list(as_module(model).parameters())[0] is network[1].weight
 
 
-def test_two_foolbox_models_that_hide_their_network_are_not_taken_for_one(foolbox_model):
+def test_of_foolbox_models_that_hide_their_network_nothing_is_cached(foolbox_model, tmp_path):
     class Hidden:
         bounds = (0, 1)
 
@@ -241,8 +242,10 @@ def test_two_foolbox_models_that_hide_their_network_are_not_taken_for_one(foolbo
         def __call__(self, images):
             return images
 
-    assert repr(as_module(Hidden())) != repr(as_module(Hidden()))
-    assert repr(as_module(foolbox_model[0])) == repr(as_module(foolbox_model[0]))
+    with pytest.warns(UserWarning, match="nothing is cached.*Hidden"):
+        assert usable_cache(tmp_path, None, as_module(Hidden())) is None
+    assert usable_cache(tmp_path, None, as_module(foolbox_model[0])) == tmp_path
+    assert model_hash(as_module(foolbox_model[0])) == model_hash(as_module(foolbox_model[0]))
 
 
 def test_foolbox_models_of_other_bounds_or_preprocessing_are_not_taken_for_one(foolbox_model):
@@ -250,4 +253,4 @@ def test_foolbox_models_of_other_bounds_or_preprocessing_are_not_taken_for_one(f
 
     one, network = foolbox_model
     others = [foolbox.PyTorchModel(network, bounds=(-1, 3), device="cpu"), foolbox.PyTorchModel(network, (0, 1), "cpu")]
-    assert len({repr(as_module(model)) for model in (one, *others)}) == 3
+    assert len({model_hash(as_module(model)) for model in (one, *others)}) == 3

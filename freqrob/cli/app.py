@@ -84,6 +84,13 @@ DataDir = Annotated[Path, typer.Option("--data", metavar="DIR", help="The folder
 ModelDir = Annotated[Path, typer.Option("--model-dir", metavar="DIR", help="Where models are kept.")]
 Download = Annotated[bool, typer.Option("--download", help="Fetch the data set where it is missing.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
+CacheKey = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT",
+        help="Cache results of a model of your own code too: a text that you change along with that code.",
+    ),
+]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Measure all anew and keep nothing.")]
 
 
@@ -134,6 +141,11 @@ def results_folder(cache: Path | None, no_cache: bool) -> Path | None:
     from freqrob.spectral.native import cache_folder
 
     return None if no_cache else cache or cache_folder() / "results"
+
+
+def key_of(name: str, cache_key: str | None) -> str | None:
+    """The ``cache_key`` of one of several models, whose code differs."""
+    return cache_key and f"{name} {cache_key}"
 
 
 def say_what_is_kept(results: Path | None) -> None:

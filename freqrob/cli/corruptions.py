@@ -11,10 +11,12 @@ from rich.table import Table
 
 from freqrob.cli.app import (
     INTERRUPTED,
+    CacheKey,
     Download,
     ModelDir,
     NoCache,
     command_line,
+    key_of,
     print_line,
     print_table,
     rank,
@@ -25,7 +27,9 @@ from freqrob.cli.evaluate import (
     card_paths,
     check_outputs,
     device_of_rank,
+    naming,
     print_written,
+    say_what_was_cached,
     say_what_was_shipped,
     warnings_as_lines,
 )
@@ -54,6 +58,7 @@ def corruptions(
     cache: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where what is done is kept; by default in freqrob's cache.")
     ] = None,
+    cache_key: CacheKey = None,
     no_cache: NoCache = False,
     download: Download = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto: a GPU where there is one.")] = "auto",
@@ -89,10 +94,10 @@ def corruptions(
     try:
         with progress_bars(quiet=rank() > 0) as (track, _log):
             for name, network in networks.items():
-                with warnings_as_lines(name):
+                with warnings_as_lines(name), naming(name):
                     found[name] = evaluate_corruptions(
                         network.to(where), arrays, images=images, protocol=protocol, batch_size=batch_size,
-                        cache=folder, track=prefixed(track, name),
+                        cache=folder, cache_key=key_of(name, cache_key), track=prefixed(track, name),
                     )  # fmt: skip
                 network.cpu()
     except KeyboardInterrupt:
@@ -108,6 +113,9 @@ def corruptions(
     for path in out or []:
         _write(path, found, mce, baseline, command_line("corruptions", options, *models))
     corruption_table(found, mce)
+    for name, accuracy in found.items():
+        cached = [kind for kind, at in accuracy.from_cache.items() if all(at)]
+        say_what_was_cached(name, folder, cached, len(accuracy.accuracies))
     print_written(out or [])
     if problem is not None:
         raise problem
@@ -157,7 +165,7 @@ def _write(
     if path.suffix == ".csv":
         rows: list[dict[str, Any]] = [
             {"model": name, "protocol": accuracy.protocol, "images": accuracy.images, "type": kind,
-             "severity": severity, "accuracy": share}
+             "severity": severity, "accuracy": share, "from_cache": accuracy.from_cache[kind][severity - 1]}
             for name, accuracy in found.items()
             for kind, at in accuracy.accuracies.items()
             for severity, share in enumerate(at, 1)

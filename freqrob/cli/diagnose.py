@@ -17,11 +17,13 @@ from rich.text import Text
 
 from freqrob.cli.app import (
     INTERRUPTED,
+    CacheKey,
     DataDir,
     Download,
     ModelDir,
     NoCache,
     command_line,
+    key_of,
     print_line,
     rank,
     results_folder,
@@ -60,6 +62,7 @@ def diagnose(
     cache: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where what is done is kept; by default in freqrob's cache.")
     ] = None,
+    cache_key: CacheKey = None,
     no_cache: NoCache = False,
     download: Download = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto: a GPU where there is one.")] = "auto",
@@ -127,11 +130,11 @@ def diagnose(
         with progress_bars(quiet=rank() > 0) as (track, _log):
             for name, network in networks.items():
                 about = {**provenance(command_line("diagnose", options, name)), "model": name, "source": source}
-                counted = Counted(prefixed(track, name))
-                with warnings_as_lines(name):
+                counted, key = Counted(prefixed(track, name)), key_of(name, cache_key)
+                with warnings_as_lines(name), naming(name):
                     found[name] = measure(
                         network.to(where), chosen.images, chosen.labels, out=folders[name] if rank() == 0 else None,
-                        about=about, batch_size=batch_size, cache=kept, track=counted, **how,
+                        about=about, batch_size=batch_size, cache=kept, cache_key=key, track=counted, **how,
                     )  # fmt: skip
                 unmeasured += [] if counted.any else [name]
                 network.cpu()

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from freqrob.cli.app import (
     INTERRUPTED,
+    CacheKey,
     DataDir,
     Download,
     ModelDir,
@@ -25,6 +26,7 @@ from freqrob.cli.app import (
     Seed,
     command_line,
     fraction,
+    key_of,
     pixels,
     print_line,
     print_table,
@@ -88,6 +90,7 @@ def evaluate(
     cache: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where finished batches are kept; by default in freqrob's cache.")
     ] = None,
+    cache_key: CacheKey = None,
     no_cache: NoCache = False,
     masking_images: Annotated[
         int, typer.Option(metavar="N", help="Check front ends for gradient masking on the first N images; 0: do not.")
@@ -136,7 +139,7 @@ def evaluate(
     from freqrob.evaluation import evaluate as measure
     from freqrob.evaluation import parse_attack
     from freqrob.evaluation.checks import check_answers
-    from freqrob.evaluation.samples import data_hash, model_hash
+    from freqrob.evaluation.keys import data_hash, model_hash
     from freqrob.models.checkpoints import add_results, card_path
     from freqrob.models.loading import checkpoint_path
     from freqrob.models.sources import open_model
@@ -164,7 +167,10 @@ def evaluate(
     try:
         with progress_bars(quiet=rank() > 0) as (track, _log):
             for name, network in networks.items():
-                how = {"batch_size": batch_size, "seed": seed, "cache": folder, "track": prefixed(track, name)}
+                how = {
+                    "batch_size": batch_size, "seed": seed, "cache": folder, "cache_key": key_of(name, cache_key),
+                    "track": prefixed(track, name),
+                }  # fmt: skip
                 with warnings_as_lines(name), naming(name):
                     results = measure(network.to(where), chosen.images, chosen.labels, protocols=protocol,
                                       attacks=attacks, **how)  # fmt: skip
@@ -202,6 +208,8 @@ def evaluate(
     )
     for model in found:
         _print_masking(model)
+        cached = [f"{result.protocol} {result.attack.name}" for result in model.results if result.from_cache]
+        say_what_was_cached(model.name, folder, cached, len(model.results))
     print_written([*(out or []), *filter(None, [samples]), *map(card_path, cards)])
 
 
@@ -294,6 +302,13 @@ def _print_masking(model: _Measured) -> None:
         print_line(f"{model.name}: {model.masking}", colour)
 
 
+def say_what_was_cached(name: str, folder: Path | None, cached: list[str], count: int) -> None:
+    """Which of a model's results were measured by earlier runs."""
+    if cached:
+        what = "all results" if len(cached) == count else ", ".join(cached)
+        say(f"{name}: {what} from earlier runs, kept in {folder}; --no-cache measures anew")
+
+
 @contextmanager
 def warnings_as_lines(name: str = "") -> Iterator[None]:
     """Each warning once a model, as a line under its name; from one process."""
@@ -317,10 +332,13 @@ def _write_results(path: Path, found: list[_Measured], record: dict[str, Any]) -
     from freqrob.files import write_csv, write_json
 
     rows = [
-        {"model": model.name, **result.as_dict(), "model_hash": model.model_hash, "data_hash": record["data_hash"]}
+        {
+            "model": model.name, **result.as_dict(), "model_hash": model.model_hash, "data_hash": record["data_hash"],
+            "from_cache": result.from_cache,
+        }
         for model in found
         for result in model.results
-    ]
+    ]  # fmt: skip
     if path.suffix == ".csv":
         write_csv(path, rows, list(dict.fromkeys(key for row in rows for key in row)))
     else:

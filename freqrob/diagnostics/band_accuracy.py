@@ -77,6 +77,7 @@ def band_accuracy(
     attacked: int | None = None,
     batch_size: int = 250,
     cache: Path | None = None,
+    cache_key: str | None = None,
     track: Track = untracked,
 ) -> BandAccuracy:
     """Classify images of which a filter leaves some rings and, always, the mean, clipped; and attack them in bands.
@@ -91,7 +92,7 @@ def band_accuracy(
             cycles/pixel.
         eps, steps: of the attack: its L∞ radius in pixels of [0, 1], and its gradient steps in each band.
         attacked: how many images, the first ones; all by default, 0 for none.
-        batch_size, cache, track: as for ``per_sample``.
+        batch_size, cache, cache_key, track: as for ``per_sample``.
 
     Raises:
         ValueError: a width that is not odd and positive, settings of the attack out of range, or images and labels that
@@ -121,7 +122,7 @@ def band_accuracy(
         own = classified(model(natural), classes)
         return {"own": own} | {name: torch.stack([correct(kept) for kept in filters[name]], 1) for name in filters}
 
-    how = {"batch_size": batch_size, "cache": cache, "track": track}
+    how = {"batch_size": batch_size, "cache": cache, "cache_key": cache_key, "track": track}
     key = {"diagnostic": "band_accuracy", "width": width, "every": every}
     found = per_sample(seen, model, images, labels, key=key, what="band accuracy", **how)
     low, high, band, own = (found[name].double().mean(0) for name in ("low", "high", "band", "own"))

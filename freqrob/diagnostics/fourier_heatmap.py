@@ -81,6 +81,7 @@ def fourier_heatmap(
     precision: Precision = "float32",
     batch_size: int = 250,
     cache: Path | None = None,
+    cache_key: str | None = None,
     track: Track = untracked,
 ) -> FourierHeatmap:
     """Add norm · (±wave) to every image, one frequency after the other, clip to [0, 1], and classify.
@@ -100,7 +101,7 @@ def fourier_heatmap(
         seed: of the signs.
         precision: ``"bfloat16"`` runs the network under autocast: more than twice as fast where the machine multiplies
             so; the few images that lie at a class's border may change sides.
-        batch_size, cache, track: as for ``per_sample``.
+        batch_size, cache, cache_key, track: as for ``per_sample``.
 
     Raises:
         ValueError: an unknown convention or precision, a layer that is not there or gives no tensor, a norm or
@@ -142,8 +143,9 @@ def fourier_heatmap(
         "seed": seed, "precision": precision, "waves": len(frequencies),
     }  # fmt: skip
     found = per_sample(
-        moved, model, images, labels, key=key, batch_size=batch_size, cache=cache, track=track, what="Fourier heat map"
-    )
+        moved, model, images, labels, key=key, what="Fourier heat map", batch_size=batch_size,
+        cache=cache, cache_key=cache_key, track=track,
+    )  # fmt: skip
     rows, columns = (_multiples(size, every) for size in (height, width))
     change = torch.empty(len(rows), len(columns), dtype=torch.float64)
     for (ky, kx), value in zip(frequencies.tolist(), found["change"].double().mean(0), strict=True):

@@ -55,6 +55,7 @@ def hybrid_reliance(
     seeds: Sequence[int] = (0, 1, 2, 3),
     batch_size: int = 250,
     cache: Path | None = None,
+    cache_key: str | None = None,
     track: Track = untracked,
 ) -> HybridReliance:
     """Classify hybrid images, of each image's low frequencies and those of one of another class above.
@@ -64,7 +65,7 @@ def hybrid_reliance(
         images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64; no class may have more than half.
         frequencies: where the halves meet, in cycles/pixel; the authors' by default.
         seeds: each gives every image another partner, as the authors' do.
-        batch_size, cache, track: as for ``per_sample``.
+        batch_size, cache, cache_key, track: as for ``per_sample``.
 
     Raises:
         ValueError: no frequencies or seeds, or ones that do not ascend; frequencies that are not from 0 to √½, seeds
@@ -92,8 +93,9 @@ def hybrid_reliance(
 
         key = {"diagnostic": "hybrid", "frequencies": list(frequencies), "seed": seed}
         found = per_sample(
-            both, model, images, labels, key=key, batch_size=batch_size, cache=cache, track=track, what=f"hybrid {seed}"
-        )
+            both, model, images, labels, key=key, what=f"hybrid {seed}", batch_size=batch_size, cache=cache,
+            cache_key=cache_key, track=track,
+        )  # fmt: skip
         low.append(found["low"].double().mean(0))
         high.append(found["high"].double().mean(0))
     low, high = torch.stack(low), torch.stack(high)

@@ -49,6 +49,7 @@ def jacobian_spectrum(
     batch: int = 128,
     batch_size: int = 250,
     cache: Path | None = None,
+    cache_key: str | None = None,
     track: Track = untracked,
 ) -> JacobianSpectrum:
     """Mean over images and channels of |rfft2(∇ₓ CE)|, CE the mean over a batch.
@@ -58,7 +59,7 @@ def jacobian_spectrum(
         images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64.
         batch: each image's own gradient is divided by it, as JaFR's batches of 128 do: the scale of the spectrum, and
             ln B_low where its offset of 1e-5 bites, depend on it.
-        batch_size, cache, track: as for ``per_sample``; the result does not depend on them.
+        batch_size, cache, cache_key, track: as for ``per_sample``; the result does not depend on them.
 
     Raises:
         ValueError: a batch without images, or images and labels that do not fit.
@@ -73,7 +74,8 @@ def jacobian_spectrum(
 
     key = {"diagnostic": "jacobian", "batch": batch}
     found = per_batch(
-        amplitudes, model, images, labels, key=key, batch_size=batch_size, cache=cache, track=track, what="Jacobian"
-    )
+        amplitudes, model, images, labels, key=key, what="Jacobian", batch_size=batch_size,
+        cache=cache, cache_key=cache_key, track=track,
+    )  # fmt: skip
     amplitude = (found["amplitude"].sum(0) / len(images)).float()
     return JacobianSpectrum(amplitude, log_b_low(amplitude).item() if amplitude.any() else nan, batch, len(images))

@@ -67,6 +67,7 @@ def loss_landscape(
     seed: int = 0,
     batch_size: int = 250,
     cache: Path | None = None,
+    cache_key: str | None = None,
     track: Track = untracked,
 ) -> LossLandscape:
     """Measure the loss on a square of weights around the model's.
@@ -82,7 +83,7 @@ def loss_landscape(
         points: along each direction, odd, 5 or more.
         seed: of the directions.
         batch_size: images at a time.
-        cache, track: as for ``per_sample``; each point is kept when it is done.
+        cache, cache_key, track: as for ``per_sample``; each point is kept when it is done.
 
     Raises:
         ValueError: a span that is not positive, an even number of points or fewer than 5, a seed below 0, images and
@@ -115,7 +116,9 @@ def loss_landscape(
 
     key = {"diagnostic": "loss_landscape", "span": span, "points": points, "seed": seed}
     chunks = torch.arange(points * points).split(1)
-    found = shared_out(at, model, images, labels, chunks, key=key, what="loss landscape", cache=cache, track=track)
+    found = shared_out(
+        at, model, images, labels, chunks, key=key, what="loss landscape", cache=cache, cache_key=cache_key, track=track
+    )
     loss, accuracy = (found[name].view(points, points) for name in ("loss", "accuracy"))
     centre = loss[points // 2, points // 2]
     near = (loss - centre)[steps[:, None].hypot(steps) <= span / 2]

@@ -123,6 +123,7 @@ def minimal_perturbation(
     seed: int = 0,
     batch_size: int = 20,
     cache: Path | None = None,
+    cache_key: str | None = None,
     track: Track = untracked,
 ) -> MinimalPerturbationSpectrum:
     """Lead each image to the label of another one by as little as possible, and take the spectrum of the differences.
@@ -139,7 +140,7 @@ def minimal_perturbation(
         repeats: attacks from other starts.
         seed: of targets, starts and the bootstrap.
         batch_size: images at a time.
-        cache, track: as for ``per_sample``.
+        cache, cache_key, track: as for ``per_sample``.
 
     Raises:
         ImportError: Foolbox is not installed.
@@ -156,7 +157,7 @@ def minimal_perturbation(
 
     attack = {"Linf": LinfinityBrendelBethgeAttack, "L2": L2BrendelBethgeAttack}[norm](steps=int(steps))
     how = MinimalPerturbation(attack, repeats=repeats, seed=seed, batch_size=batch_size)
-    found = how(model, images, labels, cache=cache, track=track)
+    found = how(model, images, labels, cache=cache, cache_key=cache_key, track=track)
     spectrum = _spectrum(found.perturbed[found.success], to_pixels(images).cpu()[found.success], seed)
     return MinimalPerturbationSpectrum.of(found, spectrum, how)
 

@@ -10,11 +10,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from freqrob import __version__
-from freqrob.attacks import device_of, measuring, random_state
+from freqrob.attacks import bare, device_of, measuring, random_state
 from freqrob.data.datasets import check_labelled
+from freqrob.evaluation.keys import data_hash, shared_cache, subject_key
 from freqrob.evaluation.ranks import merged, rank_and_world
-from freqrob.evaluation.samples import Samples, data_hash, model_hash
+from freqrob.evaluation.samples import Samples
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
 from freqrob.parameters import check_counts
@@ -54,6 +54,7 @@ def per_sample(
     what: str,
     batch_size: int = 250,
     cache: Path | None = None,
+    cache_key: str | None = None,
     track: Track = untracked,
 ) -> Samples:
     """Values of each image, measured batch by batch.
@@ -71,10 +72,12 @@ def per_sample(
         what: what is measured, for the progress bar and the file's name.
         batch_size: images at a time.
         cache: a folder of ``Samples``; None keeps nothing.
+        cache_key: as for ``evaluate``.
         track: wraps iterables in a progress bar.
 
     Raises:
-        TypeError, ValueError: no model; images and labels that do not fit; several processes without a cache.
+        TypeError, ValueError: no model; images and labels that do not fit; several processes without a cache, or with a
+            model that is not cached without a ``cache_key``.
         OSError: the cache cannot be written.
     """
     chunks, model = _chunks(images, labels, batch_size), as_module(model)
@@ -83,7 +86,8 @@ def per_sample(
     def on_device(subject: nn.Module, numbers: Tensor) -> dict[str, Tensor]:
         return measure(subject, numbers, device)
 
-    return shared_out(on_device, model, images, labels, chunks, key=key, what=what, cache=cache, track=track)
+    how = {"key": key, "what": what, "cache": cache, "cache_key": cache_key, "track": track}
+    return shared_out(on_device, model, images, labels, chunks, **how)
 
 
 def per_batch(
@@ -96,6 +100,7 @@ def per_batch(
     what: str,
     batch_size: int = 250,
     cache: Path | None = None,
+    cache_key: str | None = None,
     track: Track = untracked,
 ) -> Samples:
     """As ``per_sample``, but ``measure`` gives values of the batch as a whole: (batches, …) by name.
@@ -108,8 +113,10 @@ def per_batch(
     def on_device(subject: nn.Module, number: Tensor) -> dict[str, Tensor]:
         return {name: value[None] for name, value in measure(subject, chunks[number], device).items()}
 
-    numbers, key = torch.arange(len(chunks)).split(1), {**key, "batch_size": batch_size}
-    return shared_out(on_device, model, images, labels, numbers, key=key, what=what, cache=cache, track=track)
+    numbers = torch.arange(len(chunks)).split(1)
+    key = {**key, "batch_size": batch_size}
+    how = {"key": key, "what": what, "cache": cache, "cache_key": cache_key, "track": track}
+    return shared_out(on_device, model, images, labels, numbers, **how)
 
 
 def _chunks(images: Tensor, labels: Tensor, batch_size: int) -> tuple[Tensor, ...]:
@@ -129,15 +136,14 @@ def shared_out(
     key: Mapping[str, Any],
     what: str,
     cache: Path | None,
+    cache_key: str | None,
     track: Track,
 ) -> Samples:
     """As ``per_sample``, of any numbers from 0 on, some in each of ``chunks``, which are what processes share."""
     rank, world = rank_and_world()
-    if world > 1 and cache is None:
-        raise ValueError("cache: expected a folder that all processes share, got None")
+    cache = shared_cache(cache, cache_key, world, bare(model))
     if cache is not None:
-        about = {"freqrob": __version__, "model": model_hash(model), "data": data_hash(images, labels)}
-        key = {**about, **key}
+        key = {**subject_key(bare(model), cache_key), "data": data_hash(images, labels), **key}
     count = sum(map(len, chunks))
     samples = Samples(cache, key, count, what)
     left = [chunk[~samples.done[chunk]] for chunk in chunks[rank::world] if not samples.done[chunk].all()]

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from freqrob.attacks import device_of, measuring, random_state
+from freqrob.attacks import bare, device_of, measuring, random_state
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.diagnostics.band_accuracy import band_accuracy
 from freqrob.diagnostics.fourier_heatmap import coarseness, fourier_frequencies, fourier_heatmap
@@ -27,8 +27,8 @@ from freqrob.diagnostics.minimal_perturbation import minimal_perturbation
 from freqrob.diagnostics.per_sample import Counted, Track, untracked
 from freqrob.diagnostics.sensitivity import sensitivity
 from freqrob.evaluation.checks import check_answers, check_gradient, warn_of_model
+from freqrob.evaluation.keys import model_hash, shared_cache
 from freqrob.evaluation.ranks import rank_and_world
-from freqrob.evaluation.samples import model_hash
 from freqrob.files import as_json, check_file
 from freqrob.models.layout import channels_last
 from freqrob.models.registry import nearest_names
@@ -69,7 +69,7 @@ class Diagnostic:
     def hints(self) -> dict[str, Any]:
         """The types of its settings by name, the number of images among them."""
         hints = {"images": int, **keyword_hints(self.measure)}
-        return {name: hint for name, hint in hints.items() if name not in ("cache", "track")}
+        return {name: hint for name, hint in hints.items() if name not in ("cache", "cache_key", "track")}
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -193,6 +193,7 @@ def diagnose(
     about: Mapping[str, Any] | None = None,
     batch_size: int | None = None,
     cache: str | Path | None = None,
+    cache_key: str | None = None,
     track: Track = untracked,
 ) -> dict[str, Measurement]:
     """Where in the spectrum a model is sensitive, by every diagnostic.
@@ -213,6 +214,7 @@ def diagnose(
         about: what the JSON says besides, such as the model's name and the provenance.
         batch_size: images at a time; by default 250 of 32×32 pixels, fewer of larger ones.
         cache: a folder where what is measured is kept, so that a run that was stopped goes on.
+        cache_key: as for ``evaluate``.
         track: wraps iterables in a progress bar.
 
     Returns:
@@ -227,7 +229,7 @@ def diagnose(
         OSError: ``out`` cannot be written; found out before anything is measured, except for a full disk.
         ImportError: one of ``only`` needs a package that is not installed.
 
-    Warns of a model whose numbers mislead, as ``checks.warn_of_model`` finds out.
+    Warns of a model whose numbers mislead, as ``checks.warn_of_model`` finds out, and where nothing can be cached.
     """
     check_labelled(images, labels)
     plans, found = _planned(preset, only, settings, tuple(images.shape[-2:])), {}
@@ -239,17 +241,18 @@ def diagnose(
         as_json(dict(about or {}), "about")
         for path in (Path(out) / f"{name}.{kind}" for name in plans for kind in ("npz", "json")):
             check_file(path)
-    model, cache, order = as_module(model), cache and Path(cache), _order(labels)
+    model, order = as_module(model), _order(labels)
+    cache = shared_cache(cache, cache_key, rank_and_world()[1], bare(model))
     _check_model(plans, model, images, labels, batch_size)
     with random_state(), measuring(model) as subject, channels_last(subject):
         some = _some(model, images, labels, batch_size)
         warn_of_model(subject, *some, gradients=any(DIAGNOSTICS[name].gradients for name in plans))
     images, labels = images[order], labels[order]
-    _try_settings(plans, model, images, labels, cache)
+    _try_settings(plans, model, images, labels, cache, cache_key)
     about = {**(about or {}), "model_hash": model_hash(model)} if out is not None else {}
     for name, its in plans.items():
         chosen, measured = slice(its.pop("images") or None), Counted(track)
-        how = {"batch_size": batch_size, "cache": cache, "track": measured, **its}
+        how = {"batch_size": batch_size, "cache": cache, "cache_key": cache_key, "track": measured, **its}
         diagnostic = DIAGNOSTICS[name]
         found[name] = diagnostic.measure(model, diagnostic.sees(images[chosen]), labels[chosen], **how)
         from_cache = not measured.any  # of all processes, one of which saves
@@ -317,6 +320,7 @@ def _try_settings(
     images: Tensor,
     labels: Tensor,
     cache: Path | None = None,
+    cache_key: str | None = None,
 ) -> None:
     """Raise ValueError for settings out of range, which a diagnostic finds out before it tracks what it measures.
 
@@ -326,7 +330,7 @@ def _try_settings(
     def begin(*_: Any) -> Iterable:
         raise _Begins
 
-    how = {"track": begin, "cache": cache if rank_and_world()[1] > 1 else None}
+    how = {"track": begin, "cache": cache if rank_and_world()[1] > 1 else None, "cache_key": cache_key}
     for name, its in plans.items():
         chosen = slice(its["images"] or None)
         given = {key: value for key, value in its.items() if key != "images"}

@@ -65,6 +65,7 @@ def sensitivity(
     ranks: Sequence[int] | None = None,
     batch_size: int = 250,
     cache: Path | None = None,
+    cache_key: str | None = None,
     track: Track = untracked,
 ) -> Sensitivity:
     """Project each image's input gradient, its channels' mean, on the Fourier basis and sort by magnitude.
@@ -76,7 +77,7 @@ def sensitivity(
             for CIFAR-10; at other sizes one more than ``split(images).boundary``, or the last ring.
         ranks: whose frequencies are kept, as density plots want them; from 0. By default those of 0, 9 and 99 that
             there are.
-        batch_size, cache, track: as for ``per_sample``.
+        batch_size, cache, cache_key, track: as for ``per_sample``.
 
     Raises:
         ValueError: a ring or a rank that is not there, or images and labels that do not fit.
@@ -109,8 +110,9 @@ def sensitivity(
 
     key = {"diagnostic": "sensitivity", "no gradient": "nan", "boundary_ring": boundary_ring, "ranks": list(ranks)}
     found = per_batch(
-        projected, model, images, labels, key=key, batch_size=batch_size, cache=cache, track=track, what="sensitivity"
-    )
+        projected, model, images, labels, key=key, what="sensitivity", batch_size=batch_size,
+        cache=cache, cache_key=cache_key, track=track,
+    )  # fmt: skip
     return Sensitivity(
         magnitude=found["magnitude"].sum(0) / len(images),
         ranks=list(ranks),

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from freqrob import __version__
 from freqrob.attacks import device_of, measuring, random_state
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.evaluation.attacks import PGD, Attack, Clean
 from freqrob.evaluation.checks import warn_of_model
+from freqrob.evaluation.keys import data_hash, subject_key, usable_cache
 from freqrob.evaluation.ranks import merged, rank_and_world
-from freqrob.evaluation.samples import Samples, data_hash, model_hash
+from freqrob.evaluation.samples import Samples
 from freqrob.models.front_ends import FrontEnded
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
@@ -33,7 +33,8 @@ Track = Callable[[Iterable, str, int], Iterable]
 class Result:
     """One measured accuracy, with all that it depends on.
 
-    ``accuracy`` is a share of ``images``; ``correct`` (N,) bool says which of them withstood the attack.
+    ``accuracy`` is a share of ``images``; ``correct`` (N,) bool says which of them stay correctly classified;
+    ``from_cache`` whether all of it was found in the cache.
     """
 
     protocol: str
@@ -42,6 +43,7 @@ class Result:
     seed: int
     accuracy: float
     correct: Tensor = field(compare=False, repr=False)
+    from_cache: bool = field(default=False, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers and words: protocol, the attack's name and parameters, images, seed and accuracy."""
@@ -59,6 +61,7 @@ def evaluate(
     batch_size: int = 250,
     seed: int = 0,
     cache: str | Path | None = None,
+    cache_key: str | None = None,
     track: Track = lambda items, _what, _count: items,
 ) -> list[Result]:
     """Measure a model's accuracy for each protocol and attack.
@@ -77,8 +80,12 @@ def evaluate(
     packages draw their random numbers for a batch.
 
     With a ``cache``, each batch is kept there when it is done, so that a run that was killed goes on, and a second call
-    with the same arguments measures nothing. Under ``torchrun``, or in an initialised ``torch.distributed`` group, the
-    batches are shared out over the processes, all of which have to call this, and all of which get all results.
+    with the same arguments measures nothing. Where the model or an attack runs code that is not part of an installed
+    release, such as a class of your own, or has hooks, a change of that code could not be noticed: nothing is cached
+    then, unless you give a ``cache_key`` (see ``freqrob.evaluation.keys``).
+
+    Under ``torchrun``, or in an initialised ``torch.distributed`` group, the batches are shared out over the processes,
+    all of which have to call this, and all of which get all results.
 
     Args:
         model: images (N, C, H, W) in [0, 1] to logits (N, K), or a Foolbox model; measured in eval mode, then left as
@@ -89,6 +96,8 @@ def evaluate(
         batch_size: images at a time.
         seed: of everything random, ≥ 0; each attack begins with it anew.
         cache: a folder of ``Samples``; None keeps nothing.
+        cache_key: a text that stands for the code that ``cache`` cannot see; change it along with that code. Tensors,
+            attributes and class names are seen with it as well.
         track: wraps iterables in a progress bar.
 
     Returns:
@@ -101,8 +110,8 @@ def evaluate(
         ImportError: AutoAttack or Square without a package that has them.
         OSError: the cache cannot be written.
 
-    Warns of models whose numbers mislead, as ``checks.warn_of_model`` finds out, when it measures anything; and of a
-    damaged file in the cache, which is set aside.
+    Warns of models whose numbers mislead, as ``checks.warn_of_model`` finds out, when it measures anything; where
+    nothing can be cached; and of a damaged file in the cache, which is set aside.
     """
     check_labelled(images, labels)
     for protocol in protocols:
@@ -112,16 +121,17 @@ def evaluate(
     check_seeds(seed=seed)
     results = []
     with random_state(seed), measuring(as_module(model)) as bare:
-        measured: dict[str, list[Tensor]] = {}
+        cache = usable_cache(cache, cache_key, bare, *attacks)
+        measured: dict[str, list[tuple[Tensor, bool]]] = {}
         for protocol in protocols:
             same_as = "natural" if protocol == "natural+bass" and _own_bass(bare) else protocol
             if same_as not in measured:
-                subject = _Subject(*_under(same_as, bare, images), labels, seed, batch_size)
+                subject = _Subject(*_under(same_as, bare, images), labels, seed, batch_size, cache, cache_key)
                 with channels_last(subject.model):
-                    measured[same_as] = _correct(subject, attacks, cache, protocol, track)
+                    measured[same_as] = _correct(subject, attacks, protocol, track)
             results += [
-                Result(protocol, attack, len(images), seed, correct.sum().item() / len(images), correct)
-                for attack, correct in zip(attacks, measured[same_as], strict=True)
+                Result(protocol, attack, len(images), seed, correct.sum().item() / len(images), correct, from_cache)
+                for attack, (correct, from_cache) in zip(attacks, measured[same_as], strict=True)
             ]
     return results
 
@@ -152,63 +162,59 @@ def _balanced(images: Tensor, how: BaSS) -> Tensor:
 
 @dataclass(frozen=True)
 class _Subject:
-    """A model and the images on which it is attacked."""
+    """A model and the images on which it is attacked, and where results are cached."""
 
     model: nn.Module
     images: Tensor
     labels: Tensor
     seed: int
     batch_size: int
+    cache: Path | None
+    cache_key: str | None
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Images as pixels, and labels, where the model is."""
         device = device_of(self.model, self.images)
         return to_pixels(self.images[index]).to(device), self.labels[index].to(device)
 
-    def samples(self, attack: Attack, cache: str | Path | None) -> Samples:
+    def samples(self, attack: Attack) -> Samples:
         """What of an attack was measured already, ``correct`` of each image."""
-        if cache is None:
+        if self.cache is None:
             return Samples(None, {}, len(self.images))
-        key = {
-            "freqrob": __version__, "model": self._model_hash, "data": self._data_hash, "seed": self.seed,
-            "attack": attack.as_dict(), "batch_size": self.batch_size if attack.batched else None,
-        }  # fmt: skip
-        return Samples(Path(cache), key, len(self.images), attack.name)
+        batch_size = self.batch_size if attack.batched else None
+        key = {**self._key, "seed": self.seed, "attack": attack.as_dict(), "batch_size": batch_size}
+        return Samples(self.cache, key, len(self.images), attack.name)
 
     @cached_property
-    def _model_hash(self) -> str:
-        return model_hash(self.model)
-
-    @cached_property
-    def _data_hash(self) -> str:
-        return data_hash(self.images, self.labels)
+    def _key(self) -> dict[str, Any]:
+        return {**subject_key(self.model, self.cache_key), "data": data_hash(self.images, self.labels)}
 
 
-def _correct(
-    subject: _Subject, attacks: Sequence[Attack], cache: str | Path | None, protocol: str, track: Track
-) -> list[Tensor]:
-    """For each attack which images withstood it, (N,) bool."""
+def _correct(subject: _Subject, attacks: Sequence[Attack], protocol: str, track: Track) -> list[tuple[Tensor, bool]]:
+    """For each attack which images stay correctly classified, (N,) bool, and whether all of them were cached."""
     rank, world = rank_and_world()
     count = len(subject.images)
     chunks = torch.arange(count).split(int(subject.batch_size))[rank::world]
     kept: dict[Attack, Samples] = {}
-    met = False
+    measured: set[Attack] = set()
     for attack in dict.fromkeys((Clean(), *attacks)):
-        kept |= {stage: subject.samples(stage, cache) for stage in attack.stages if stage not in kept}
+        kept |= {stage: subject.samples(stage) for stage in attack.stages if stage not in kept}
         missing = [
             (chunk, kept.get(before), stage)
             for chunk in chunks
             for before, stage in pairwise((None if attack == Clean() else Clean(), *attack.stages))
             if not kept[stage].done[chunk].all()
         ]
-        if missing and not met:
-            met = True
+        if missing and not measured:
             warn_of_model(subject.model, *subject.batch(chunks[0]), gradients=any(a.uses_gradients for a in attacks))
+        measured |= {attack} if missing else set()
         for chunk, before, stage in track(missing, f"{protocol} {attack.name}", len(chunks) * len(attack.stages)):
             _measure(subject, stage, chunk, before, kept[stage])
     nothing = torch.zeros(count, dtype=torch.bool)
     last = [kept[attack.stages[-1]] for attack in attacks]
-    return merged([samples["correct"] if samples.done.any() else nothing for samples in last])
+    correct = merged([samples["correct"] if samples.done.any() else nothing for samples in last])
+    (from_here,) = merged([torch.tensor([attack in measured for attack in attacks], dtype=torch.bool)])
+    return list(zip(correct, (~from_here).tolist(), strict=True))
 
 
 def _measure(subject: _Subject, attack: Attack, chunk: Tensor, before: Samples | None, kept: Samples) -> None:

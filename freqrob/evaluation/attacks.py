@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from freqrob.attacks import BALLS, Norm, check_norm, classified, measuring, pgd, random_state
-from freqrob.evaluation.samples import model_hash
+from freqrob.evaluation.keys import subject_key
 from freqrob.parameters import check_counts, is_number
 
 RADII: dict[str, float] = {"Linf": 8 / 255, "L2": 0.5}  # RobustBench's, on CIFAR-10
@@ -228,7 +228,7 @@ class Transfer(Attack):
         return f"transferred {self.attack.name}"
 
     def as_dict(self) -> dict[str, Any]:
-        return {**self.attack.as_dict(), "attack": self.name, "source": model_hash(self.source)}
+        return {**self.attack.as_dict(), "attack": self.name, "source": subject_key(self.source)}
 
     def _perturb(self, model: nn.Module, images: Tensor, labels: Tensor, numbers: Tensor, seed: int) -> Tensor:
         with measuring(self.source) as source:

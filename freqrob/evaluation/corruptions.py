@@ -10,10 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from freqrob.attacks import bare
 from freqrob.data.corruption_arrays import CorruptionArrays
 from freqrob.data.corruptions import CORRUPTIONS, SEVERITIES
 from freqrob.evaluation.accuracy import Track, evaluate
 from freqrob.evaluation.attacks import Clean
+from freqrob.evaluation.keys import usable_cache
+from freqrob.models.sources import as_module
 
 
 def _groups() -> dict[str, tuple[str, ...]]:
@@ -45,6 +48,7 @@ class CorruptionAccuracy:
         accuracies: of each type a share of ``images`` at severity 1 to 5.
         standard_errors: of each of ``means()``, were the images drawn anew; an image counts once, however many ways it
             is corrupted in.
+        from_cache: of each type, whether the accuracy at severity 1 to 5 was found in the cache.
     """
 
     dataset: str
@@ -54,6 +58,7 @@ class CorruptionAccuracy:
     generated: bool
     accuracies: dict[str, tuple[float, ...]]
     standard_errors: dict[str, float] = field(default_factory=dict)
+    from_cache: dict[str, tuple[bool, ...]] = field(default_factory=dict, compare=False)
 
     def of_type(self, name: str) -> float:
         """The mean over severities. Raises KeyError for a type that was not measured."""
@@ -90,9 +95,8 @@ class CorruptionAccuracy:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers and words."""
-        return {**vars(self), "accuracies": {name: [*at] for name, at in self.accuracies.items()}} | {
-            "means": self.means()
-        }  # fmt: skip
+        by_type = {key: {name: [*at] for name, at in vars(self)[key].items()} for key in ("accuracies", "from_cache")}
+        return {**vars(self), **by_type, "means": self.means()}
 
 
 def evaluate_corruptions(
@@ -103,6 +107,7 @@ def evaluate_corruptions(
     protocol: str = "natural",
     batch_size: int = 500,
     cache: str | Path | None = None,
+    cache_key: str | None = None,
     track: Track = lambda items, _what, _count: items,
 ) -> CorruptionAccuracy:
     """Measure a model on every severity of every type in ``corruptions``.
@@ -114,7 +119,7 @@ def evaluate_corruptions(
         model: images (N, C, H, W) in [0, 1] to logits (N, K).
         corruptions: what ``load_corruptions`` found.
         images: the first so many of each severity; None for all.
-        protocol, batch_size, cache: as for ``evaluate``.
+        protocol, batch_size, cache, cache_key: as for ``evaluate``.
         track: wraps the types and severities in a progress bar.
 
     Raises:
@@ -126,16 +131,19 @@ def evaluate_corruptions(
     count = len(corruptions.labels)
     if images is not None and not 1 <= images <= count:
         raise ValueError(f"images: expected 1 to {count}, the images of each severity, got {images}")
-    labels = corruptions.labels[:images]
+    labels, model = corruptions.labels[:images], as_module(model)
+    cache = usable_cache(cache, cache_key, bare(model))
     sets = [(name, severity) for name in corruptions.types for severity in SEVERITIES]
     accuracies: dict[str, tuple[float, ...]] = {}
+    from_cache: dict[str, tuple[bool, ...]] = {}
     correct: dict[str, Tensor] = {}  # how often each image is, over the severities
     for name, severity in track(sets, f"{protocol} corruptions", len(sets)):
         (result,) = evaluate(
             model, corruptions.images(name, severity)[:images], labels, protocols=[protocol], attacks=[Clean()],
-            batch_size=batch_size, cache=cache,
+            batch_size=batch_size, cache=cache, cache_key=cache_key,
         )  # fmt: skip
         accuracies[name] = (*accuracies.get(name, ()), result.accuracy)
+        from_cache[name] = (*from_cache.get(name, ()), result.from_cache)
         correct[name] = correct.get(name, 0) + result.correct.double() / len(SEVERITIES)
     errors = {
         group: torch.stack([correct[name] for name in types]).mean(0).std(correction=0).item() / len(labels) ** 0.5
@@ -143,8 +151,9 @@ def evaluate_corruptions(
     }
     generated = corruptions.generated or {}
     return CorruptionAccuracy(
-        corruptions.dataset, protocol, len(labels), generated.get("bass"), bool(generated), accuracies, errors
-    )
+        corruptions.dataset, protocol, len(labels), generated.get("bass"), bool(generated), accuracies, errors,
+        from_cache,
+    )  # fmt: skip
 
 
 def _whole_groups(measured: Collection[str]) -> dict[str, tuple[str, ...]]:

@@ -6,7 +6,7 @@ Source of the checks: Athalye et al., ICML 2018; Carlini et al., "On evaluating 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import comb
 from pathlib import Path
 from typing import Any
@@ -44,11 +44,15 @@ class Comparison:
 
 @dataclass(frozen=True)
 class MaskingCheck:
-    """What ``check_masking`` found; ``comparisons`` with Square and with transfer from the bare network."""
+    """What ``check_masking`` found; ``comparisons`` with Square and with transfer from the bare network.
+
+    ``from_cache`` says whether all of it was found in the cache.
+    """
 
     white_box: Result
     comparisons: tuple[Comparison, ...]
     level: float = LEVEL
+    from_cache: bool = field(default=False, compare=False)
 
     @property
     def suspects(self) -> list[Comparison]:
@@ -59,6 +63,7 @@ class MaskingCheck:
         return {
             "masking_suspected": bool(self.suspects),
             "level": self.level,
+            "from_cache": self.from_cache,
             "white_box": self.white_box.as_dict(),
             "comparisons": [asdict(one) for one in self.comparisons],
         }
@@ -95,6 +100,7 @@ def check_masking(
     batch_size: int = 250,
     seed: int = 0,
     cache: str | Path | None = None,
+    cache_key: str | None = None,
     track: Callable[[Iterable, str, int], Iterable] = lambda items, _what, _count: items,
 ) -> MaskingCheck:
     """Attack a model with a front end by its gradient and without; where the latter is stronger, the former is blind.
@@ -107,7 +113,7 @@ def check_masking(
         model: with a front end, as ``load_model`` gives it: (N, C, H, W) in [0, 1] to logits.
         white_box: through the front end; PGD-20 at 8/255 unless given.
         queries: of Square, for each image.
-        images, labels, batch_size, seed, cache, track: as for ``evaluate``.
+        images, labels, batch_size, seed, cache, cache_key, track: as for ``evaluate``.
 
     Raises:
         ValueError: the model has no front end beyond a normalisation; or as ``evaluate``.
@@ -119,9 +125,10 @@ def check_masking(
     others = (Square(queries, white_box.eps, white_box.norm), Transfer(bare_network(model), white_box))
     white, *blind = evaluate(
         model, images, labels, protocols=["natural"], attacks=[white_box, *others], batch_size=batch_size, seed=seed,
-        cache=cache, track=track,
+        cache=cache, cache_key=cache_key, track=track,
     )  # fmt: skip
-    return MaskingCheck(white, tuple(_compare(white, other) for other in blind))
+    from_cache = all(result.from_cache for result in (white, *blind))
+    return MaskingCheck(white, tuple(_compare(white, other) for other in blind), from_cache=from_cache)
 
 
 def _compare(white: Result, other: Result) -> Comparison:

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import operator
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from functools import partial
-from itertools import chain
-from logging import Logger
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from freqrob.files import temporary_beside, write_synced
 
@@ -39,7 +33,7 @@ class Samples:
 
     Args:
         folder: where the file lies, created if absent; None keeps everything in memory.
-        key: all that the values depend on, such as ``model_hash``, ``data_hash`` and an attack's parameters.
+        key: all that the values depend on, such as ``subject_key``, ``data_hash`` and an attack's parameters.
         count: of samples.
         prefix: of the file's name, for people.
 
@@ -149,142 +143,3 @@ class Samples:
             yield
         finally:
             lock.release()
-
-
-def model_hash(model: nn.Module) -> str:
-    """SHA-256 of a model: its modules' classes, their code, how they print, what they hold; on any device.
-
-    What they hold is parameters, buffers and attributes: numbers, texts, tensors, arrays, functions with what they
-    close over, other objects with theirs, and containers of them. Of torch's classes it sees the names only, and
-    nothing global. Under a caller's autocast, which changes what the model answers, it is another one; so it is after
-    calls that change an attribute, such as a count.
-    """
-    walk = _Walk()
-    walk.module(model)
-    kinds = {tensor.device.type for tensor in (*model.parameters(), *model.buffers())}
-    for kind in sorted(kinds or {"cpu"}):
-        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-            walk.digest.update(f"autocast {torch.get_autocast_dtype(kind)}".encode())
-    return walk.digest.hexdigest()
-
-
-OF_ALL_MODULES = vars(nn.Module()).keys() | {"_compiled_call_impl"}
-DEEPEST = 100  # objects in objects, of which the deeper ones give their type alone
-
-
-class _Walk:
-    """A digest of all that is reached from a model, each object once: a second time it is known by its number."""
-
-    def __init__(self) -> None:
-        self.digest = hashlib.sha256()
-        self.met: dict[int, tuple[int, object]] = {}  # with the object, whose id is not given to another one then
-
-    def module(self, model: nn.Module, depth: int = 0) -> None:
-        self.digest.update(_printed(model))
-        for _, module in model.named_modules():
-            self.met.setdefault(id(module), (len(self.met), module))
-        for name, module in model.named_modules():
-            kind = type(module)
-            code = module.code if isinstance(module, torch.fx.GraphModule) else "".join(map(_source, kind.__mro__))
-            self.digest.update(f"{name} {kind.__module__}.{kind.__qualname__}\n{code}".encode())
-            for key in () if _is_of_torch(kind) else sorted(vars(module).keys() - OF_ALL_MODULES):
-                self.digest.update(key.encode())
-                self.value(vars(module)[key], depth + 1)
-        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-            self.digest.update(name.encode())
-            _update(self.digest, tensor)
-
-    def value(self, value: object, depth: int) -> None:
-        self.digest.update(type(value).__qualname__.encode())
-        if value is None or isinstance(value, bool | int | float | complex | str | bytes | torch.dtype):
-            self.digest.update(repr(value).encode())
-        elif isinstance(value, tuple | frozenset | CodeType):  # which the compiler may make one of
-            self.parts(value, depth)
-        elif id(value) in self.met:
-            self.digest.update(f"met {self.met[id(value)][0]}".encode())
-        elif depth < DEEPEST and not isinstance(value, ModuleType | torch.device):
-            self.met[id(value)] = len(self.met), value
-            self.parts(value, depth)
-
-    def parts(self, value: Any, depth: int) -> None:
-        """Add what an object is made of."""
-        parts: Sequence[Any] = ()
-        if isinstance(value, Tensor):
-            _update(self.digest, value if value.layout is torch.strided else value.to_dense())
-        elif isinstance(value, np.ndarray | np.generic) and value.dtype != object:
-            self.digest.update(f"{value.dtype} {value.shape}".encode() + value.tobytes())
-        elif isinstance(value, nn.Module):
-            self.module(value, depth)
-        elif isinstance(value, Logger):
-            self.digest.update(value.name.encode())
-        elif isinstance(value, Mapping):
-            parts = [*chain.from_iterable(value.items())]
-        elif isinstance(value, list | tuple):
-            parts = value
-        elif isinstance(value, set | frozenset):
-            parts = sorted(_digest_of(one, depth + 1) for one in value)
-        elif isinstance(value, partial):
-            parts = value.func, value.args, value.keywords
-        elif isinstance(value, MethodType):
-            parts = value.__func__, value.__self__
-        elif isinstance(value, CodeType):
-            parts = value.co_code, value.co_names, value.co_consts
-        elif isinstance(value, FunctionType):
-            compiled = getattr(value, "_torchdynamo_orig_callable", None)
-            parts = [compiled or value.__code__, value.__defaults__, value.__kwdefaults__, value.__closure__]
-        elif isinstance(value, CellType):
-            with suppress(ValueError):  # an empty one
-                parts = (value.cell_contents,)
-        elif isinstance(value, type):
-            self.digest.update("".join([value.__qualname__, *map(_source, value.__mro__)]).encode())
-        elif hasattr(value, "__dict__") or hasattr(value, "__slots__"):
-            self.digest.update("".join(map(_source, type(value).__mro__)).encode())
-            parts = [part for name in _attributes(value) for part in (name, getattr(value, name))]
-        else:
-            self.digest.update(_printed(value))
-        self.digest.update(f"({len(parts)})".encode())
-        for one in parts:
-            self.value(one, depth + 1)
-
-
-def _digest_of(value: object, depth: int) -> str:
-    walk = _Walk()
-    walk.value(value, depth)
-    return walk.digest.hexdigest()
-
-
-def _attributes(value: object) -> list[str]:
-    """The names of what an object holds, sorted."""
-    slots = (getattr(kind, "__slots__", ()) for kind in type(value).__mro__)
-    names = {name for some in slots for name in ([some] if isinstance(some, str) else some)}
-    held = vars(value) if hasattr(value, "__dict__") else {}
-    return sorted(held.keys() | {name for name in names if not name.startswith("__") and hasattr(value, name)})
-
-
-def _printed(value: object) -> bytes:
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value)).encode()  # addresses differ between runs
-
-
-def _source(kind: type) -> str:
-    """The code of a class, where it is to be had and does not come with torch."""
-    try:
-        return "" if _is_of_torch(kind) else inspect.getsource(kind)
-    except (OSError, TypeError):  # typed in, or built in
-        return ""
-
-
-def _is_of_torch(kind: type) -> bool:
-    return kind.__module__.partition(".")[0] == "torch"
-
-
-def data_hash(images: Tensor, labels: Tensor) -> str:
-    """SHA-256 of images and labels, their types and shapes; on any device the same."""
-    digest = hashlib.sha256()
-    for tensor in (images, labels):
-        _update(digest, tensor)
-    return digest.hexdigest()
-
-
-def _update(digest: Any, tensor: Tensor) -> None:
-    digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-    digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

@@ -7,7 +7,6 @@ import inspect
 import os
 import re
 import sys
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from enum import Enum
@@ -93,21 +92,18 @@ def as_module(model: Any) -> nn.Module:
 class FoolboxModule(nn.Module):
     """A Foolbox model as a module on pixels in [0, 1], for PyTorch tensors.
 
-    The network inside a ``PyTorchModel`` is a submodule, so that its parameters are seen. Of other models nothing is
-    seen: ``repr`` then holds a number of this object's own, so that no two are taken for the same.
+    The network inside a ``PyTorchModel`` is a submodule, so that its parameters are seen.
     """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self._model = model.transform_bounds((0, 1))
-        self._bounds, self._own = tuple(model.bounds), ""
+        self._bounds = tuple(model.bounds)
         while not hasattr(model, "_preprocess_args") and hasattr(model, "_model"):
             model = model._model
         inner = getattr(model, "_model", None)
         self.network = inspect.getclosurevars(inner).nonlocals.get("model") if inspect.isfunction(inner) else None
-        if not isinstance(self.network, nn.Module):
-            self._own = f", {uuid.uuid4()}"
-        else:
+        if isinstance(self.network, nn.Module):
             self.training = self.network.training
 
     def forward(self, images: Tensor) -> Tensor:
@@ -115,7 +111,7 @@ class FoolboxModule(nn.Module):
 
     def extra_repr(self) -> str:
         preprocessing = getattr(self._model, "_preprocess_args", None)
-        return f"bounds={self._bounds}, preprocessing={preprocessing}{self._own}"
+        return f"bounds={self._bounds}, preprocessing={preprocessing}"
 
 
 class InputSize(nn.Module):

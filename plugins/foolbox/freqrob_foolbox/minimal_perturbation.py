@@ -12,7 +12,6 @@ from functools import cached_property, partial
 from importlib.metadata import version
 from math import ceil
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,11 +21,12 @@ from foolbox.attacks.base import MinimizationAttack
 from foolbox.attacks.fast_minimum_norm import FMNAttackLp
 from torch import Tensor, nn
 
-from freqrob.attacks import device_of, frozen, measuring, random_state
+from freqrob.attacks import bare, device_of, frozen, measuring, random_state
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.data.hybrid import derange
+from freqrob.evaluation.keys import data_hash, hash_of, shared_cache, subject_key
 from freqrob.evaluation.ranks import rank_and_world
-from freqrob.evaluation.samples import Samples, data_hash, model_hash
+from freqrob.evaluation.samples import Samples
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
 from freqrob.parameters import check_counts, check_pixels
@@ -109,6 +109,7 @@ class MinimalPerturbation:
         *,
         targets: Tensor | None = None,
         cache: str | Path | None = None,
+        cache_key: str | None = None,
         track: Track = lambda items, _what, _count: items,
     ) -> MinimalPerturbations:
         """The smallest perturbations of ``images``.
@@ -120,6 +121,7 @@ class MinimalPerturbation:
             cache: a folder that keeps the results of each image, so that a run that was stopped goes on, and a second
                 one is instant; None keeps nothing. Under ``torchrun`` the batches are shared out over the processes,
                 which then need one that all of them see.
+            cache_key: as for ``freqrob.evaluation.evaluate``, where the model or the attack is code of your own.
             track: wraps iterables in a progress bar.
 
         Raises:
@@ -130,11 +132,12 @@ class MinimalPerturbation:
         check_labelled(images, labels)
         classes = self._classes(labels, targets)
         subject = as_module(model)
+        cache = shared_cache(cache, cache_key, rank_and_world()[1], bare(subject), self.attack)
         with (
             measuring(subject) as module, frozen(module), channels_last(module), torch.inference_mode(False),
             torch.enable_grad(),
         ):  # fmt: skip
-            search = _Search(self, module, to_pixels(images), classes.cpu(), cache, track)
+            search = _Search(self, module, to_pixels(images), classes.cpu(), cache, cache_key, track)
             runs = [search.run(repeat) for repeat in range(self.repeats)]
         if search.error is not None and not any(run.done.any() for run in runs):
             raise search.error
@@ -162,16 +165,18 @@ class _Search:
     """The repeats of an attack on some images of one model."""
 
     def __init__(
-        self, how: MinimalPerturbation, module: nn.Module, images: Tensor, classes: Tensor, cache: Any, track: Track
-    ) -> None:
+        self, how: MinimalPerturbation, module: nn.Module, images: Tensor, classes: Tensor, cache: Path | None,
+        cache_key: str | None, track: Track,
+    ) -> None:  # fmt: skip
         self.device = device_of(module, images)
         self.how, self.images, self.classes, self.track = how, images, classes, track
         self.model = PyTorchModel(module, bounds=(0, 1), device=self.device)
-        self.cache = None if cache is None else Path(cache)
+        self.cache = cache
         self.key = {
-            "model": model_hash(module),
+            **subject_key(module, cache_key),
             "data": data_hash(images, classes),
             "attack": f"{type(how.attack).__module__} {re.sub(r' at 0x[0-9a-f]+', '', repr(how.attack))}",
+            "attack_hash": hash_of(how.attack),
             "targeted": how.targeted,
             "seed": how.seed,
             "batch_size": how.batch_size,
@@ -183,8 +188,6 @@ class _Search:
     def run(self, repeat: int) -> Samples:
         """The batches that this process has; those of the others are read from the cache that they share."""
         name, (rank, world) = type(self.how.attack).__name__, rank_and_world()
-        if world > 1 and self.cache is None:
-            raise ValueError("cache: expected a folder that all processes share, got None")
         found = partial(Samples, self.cache, {**self.key, "repeat": repeat}, len(self.images), prefix=name)
         samples = found()
         chunks = torch.arange(len(self.images)).split(int(self.how.batch_size))[rank::world]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 
 from freqrob.attacks import device_of, measuring, random_state
 from freqrob.evaluation.autoattack import fit_to_classes, prepared
-from freqrob.evaluation.samples import data_hash, model_hash
+from freqrob.evaluation.keys import data_hash, model_hash, unseen
 from freqrob.files import check_file, write_json
 
 
@@ -68,11 +69,14 @@ class AutoAttack(pyautoattack.AutoAttack):
 
         A run with ``state_path`` that was stopped goes on where it was; images that an earlier call broke come back as
         they were given, with their labels. Raises ValueError for a state of another model, other images or another
-        attack.
+        attack; warns where a change of the model's code could not be noticed.
         """
         if state_path is None:
             found = self._run(x_orig, y_orig, bs)
         else:
+            if Path(state_path).exists() and (reason := unseen(self.model)):
+                about = f"a change of the model's code since then could not be noticed ({reason})"
+                warnings.warn(f"state_path: goes on with {state_path}; {about}", stacklevel=2)
             subject = {"model": model_hash(self.model), "data": data_hash(x_orig, y_orig), "norm": self.norm}
             subject |= {"eps": self.epsilon, "attacks": list(self.attacks_to_run)}
             found = self._go_on(x_orig, y_orig, bs, EvaluationState.open(Path(state_path), subject, len(x_orig)))
