@@ -3,7 +3,8 @@
 The digest of a model covers its tensors, its ``repr``, and the classes and attributes of its modules. It determines the
 model where every class and function is code of an installed release (freqrob's or that of ``PACKAGES``, whose versions
 are part of the cache's key), every attribute is a plain value or holds such, and nothing is hooked, replaced, compiled
-or scripted. Other models are not cached, unless the caller gives a ``cache_key`` that stands for their code.
+or scripted. Other models are not cached, unless the caller gives a ``cache_key`` that stands for their code. What a
+process replaces in the namespace of an installed module, such as ``torch.nn.functional.relu``, is not seen.
 """
 
 from __future__ import annotations
@@ -239,8 +240,9 @@ class _Walk:
         for name, value in vars(kind).items():
             if type(value) in PLAIN and not name.startswith("__"):
                 self.add(name, repr(value))
-            function = inspect.unwrap(getattr(value, "fget", None) or getattr(value, "__func__", value))
-            module = getattr(function, "__globals__", {"__name__": "builtins"}).get("__name__")
+            wrapped = (getattr(value, inner, None) for inner in ("fget", "__func__", "func"))  # of properties, …
+            code = inspect.unwrap(next(filter(None, wrapped), value))
+            module = code.__globals__.get("__name__") if isinstance(code, FunctionType) else type(code).__module__
             if not _release(module) and module != f"namedtuple_{kind.__name__}":
                 self.note(f"{_name(kind)}.{name} was replaced")
 
