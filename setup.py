@@ -35,11 +35,11 @@ def ahead_of_time() -> dict:
     """setup() arguments that build the native library with the parameters of the build on first use."""
     if importlib.util.find_spec("torch") is None:
         sys.exit("FREQROB_AOT=1 needs torch: pip's --no-build-isolation, or --no-isolation of python -m build")
-    spec = importlib.util.spec_from_file_location("native", ROOT / "freqrob/spectral/native.py")
-    native = sys.modules["native"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(native)
-    toolkit, _ = native.usable_toolkit("require")
-    parameters = native.build_parameters(toolkit)
+    spec = importlib.util.spec_from_file_location("_freqrob_build", ROOT / "freqrob/spectral/build.py")
+    build = sys.modules["_freqrob_build"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    toolkit, _ = build.usable_toolkit("require")
+    parameters = build.build_parameters(toolkit)
     if toolkit:
         os.environ["CUDA_HOME"] = toolkit.path  # read when torch's builder is imported
 
@@ -51,9 +51,9 @@ def ahead_of_time() -> dict:
             super().run()
             library = Path(self.get_ext_fullpath("freqrob._native"))
             record = {
-                "sources": native.source_digest(),
+                "sources": build.source_digest(),
                 "cuda": torch.version.cuda if parameters.cuda else None,
-                "sha256": native.library_digest(library),
+                "sha256": build.library_digest(library),
             }
             (library.parent / "_native.json").write_text(json.dumps(record))
 

@@ -1,6 +1,9 @@
 """Fixtures that every test file may use."""
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,3 +41,12 @@ def tiny():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(registry._ARCHITECTURES, "tiny", build)
         yield
+
+
+@pytest.fixture
+def common() -> Iterator[Path]:
+    """A folder that every user can enter, as pytest's own cannot be."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp")).resolve()
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)

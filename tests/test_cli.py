@@ -44,7 +44,7 @@ def wide_terminal(monkeypatch):
 def own_cache(monkeypatch, tmp_path_factory):
     """Evaluations neither read nor leave results in the user's cache."""
     folder = tmp_path_factory.mktemp("cache")
-    monkeypatch.setattr("freqrob.spectral.native.cache_folder", lambda: folder)
+    monkeypatch.setattr("freqrob.runtime.cache.usable_folder", lambda name: (folder / name, []))
     return folder
 
 

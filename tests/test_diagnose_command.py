@@ -45,7 +45,7 @@ def surroundings(monkeypatch, tmp_path):
     """A wide terminal, an own cache, Foolbox's images for CIFAR-10, and a network in the working directory."""
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setattr("freqrob.spectral.native.cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr("freqrob.runtime.cache.usable_folder", lambda name: (tmp_path / "cache" / name, []))
     monkeypatch.setattr("freqrob.data.load_dataset", lambda *_, **__: sample_images())
     (tmp_path / "diagnosed_nets.py").write_text(NETWORK)
     monkeypatch.chdir(tmp_path)

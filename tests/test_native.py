@@ -20,8 +20,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from users import STRANGER, exchanging, give, needs_linux, needs_root
 
-from freqrob.spectral import native
+from freqrob.spectral import build, native
 
 ROOT = Path(native.__file__).resolve().parents[2]
 
@@ -66,8 +67,8 @@ def load_here(answers: SimpleQueue, sources: Path, env: dict[str, str], before: 
     os.environ.clear()
     os.environ.update(env)
     tempfile.tempdir = None
-    native.source_folder = lambda: sources
-    names = {"native": native, "torch": torch, "Path": Path}
+    build.source_folder = lambda: sources
+    names = {"native": native, "build": build, "torch": torch, "Path": Path}
     exec(textwrap.dedent(before), names)
     loaded = raised = None
     with warnings.catch_warnings(record=True) as caught:
@@ -193,7 +194,7 @@ def assert_fell_back(outcome: Outcome, cause: str) -> None:
 
 def test_a_stale_lock_neither_hangs_nor_reaches_torch(world):
     """A builder was killed: its folder is left with torch's lock file in it, and so is the outer lock file."""
-    stuck = "import time; native._compile = lambda plan, folder: ((folder / 'lock').touch(), time.sleep(600))"
+    stuck = "import time; native.compile_library = lambda plan, folder: ((folder / 'lock').touch(), time.sleep(600))"
     spy = """
         from torch.utils import cpp_extension
         real, seen = cpp_extension.load, []
@@ -267,7 +268,7 @@ def test_an_unwritable_cache_gives_a_private_temporary_folder(world):
     nowhere = {"FREQROB_CACHE": "/dev/null/cache", "TMPDIR": str(world.folder)}
     outcome = world.load(**nowhere)
     folder = world.folder / f"freqrob-{os.geteuid()}"
-    assert outcome.loaded and outcome.status.path.parents[1] == folder
+    assert outcome.loaded and outcome.status.path.parents[2] == folder
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     again = world.load(**nowhere)
     assert again.status.path == outcome.status.path and not again.built
@@ -295,22 +296,147 @@ def test_a_read_only_home(world):
     assert not list(home.iterdir())
 
 
-@pytest.mark.parametrize("trap", ["writable by others", "owned by another", "a link"])
-def test_no_library_from_a_folder_that_others_can_write_to(copy, trap):
-    """Somebody has put a library where ours would be looked for: it must not be loaded, and there is nowhere else."""
-    folder = copy.folder / f"freqrob-{os.geteuid()}"
-    (copy.cache / "native").rename(folder)
-    if trap == "a link":
-        folder.rename(copy.folder / "theirs")
-        folder.symlink_to(copy.folder / "theirs")
+# Other users
+
+
+@pytest.fixture(scope="session")
+def foreign(tmp_path_factory) -> World:
+    """A world whose library is someone else's: `isa` is 66 in it."""
+    world = World(tmp_path_factory.mktemp("foreign"))
+    (world.sources / "ops.cpp").write_text(OPS.replace("42", "66"))
+    assert world.load(CXX="c++", after="native._isa()").after == "66"
+    return world
+
+
+def plant(world: World, foreign: World) -> None:
+    """Put the foreign library where the next process looks for its own, with a record that vouches for it."""
+    for name in ("freqrob.so", "built.json"):
+        shutil.copy(foreign.entry / name, world.entry / name)
+
+
+def test_what_is_planted_would_run(copy, foreign):
+    """The tests below would fail otherwise."""
+    plant(copy, foreign)
+    assert copy.load(after="native._isa()").after == "66"
+
+
+PLACES = {
+    "above the cache": "",
+    "cache": "cache",
+    "native": "cache/native",
+    "entry": "cache/native/*",
+    "library": "cache/native/*/freqrob.so",
+    "record": "cache/native/*/built.json",
+}
+
+
+@pytest.mark.parametrize("how", ["mode", "owner", "link"])
+@pytest.mark.parametrize("place", PLACES)
+def test_a_library_that_another_user_could_have_planted_is_not_loaded(copy, foreign, tmp_path_factory, place, how):
+    plant(copy, foreign)
+    path = next(copy.folder.glob(PLACES[place])) if PLACES[place] else copy.folder
+    if how == "mode":
+        path.chmod(0o777 if path.is_dir() else 0o666)
+        refused = f"{path} can be written to by everybody"
+    elif how == "owner":
+        if os.geteuid() != 0:
+            pytest.skip("only root can give a file away")
+        give(path, STRANGER)
+        refused = f"{path} belongs to another user (uid {STRANGER})"
+    else:
+        if place in ("above the cache", "cache"):
+            pytest.skip("links above the cache are followed")
+        path.rename(copy.folder / "elsewhere")
+        path.symlink_to(copy.folder / "elsewhere")
+        refused = f"{path} is a symbolic link"
+    temporary = tmp_path_factory.mktemp("tmp")
+    outcome = copy.load(TMPDIR=str(temporary), after="[native._isa(), native.doctor()]")
+    isa, doctor = outcome.after
+    assert outcome.loaded and isa == "42"
+    assert any(refused in note for note in outcome.status.notes) and refused in doctor
+    assert any(refused in warning for warning in outcome.warnings)
+    if place not in ("library", "record"):  # which were built again in their place
+        assert outcome.status.path.is_relative_to(temporary)
+        assert "set FREQROB_CACHE to a folder that belongs to you" in doctor
+
+
+TRAPS = {
+    "writable by others": "can be written to by everybody (mode 0777)",
+    "owned by another": f"belongs to another user (uid {STRANGER})",
+    "a link": "is a symbolic link",
+    "a link to nothing": "is a symbolic link",
+    "a file": "is a file, expected a folder",
+}
+
+
+@pytest.mark.parametrize("trap", TRAPS)
+def test_a_temporary_folder_that_another_user_made_is_refused(copy, foreign, trap):
+    """It is in the way of ours: nothing is loaded from it, nothing is created in it, and there is no other place."""
+    plant(copy, foreign)
+    folder, theirs = copy.folder / f"freqrob-{os.geteuid()}", copy.folder / "theirs"
+    copy.cache.rename(folder)
+    before = sorted(copy.folder.rglob("*"))
+    if trap == "owned by another":
+        if os.geteuid() != 0:
+            pytest.skip("only root can give a folder away")
+        give(folder, STRANGER)
     elif trap == "writable by others":
         folder.chmod(0o777)
-    elif os.geteuid() == 0:
-        os.chown(folder, 12345, 12345)
     else:
-        pytest.skip("only root can give a folder away")
-    outcome = copy.load(FREQROB_CACHE="/dev/null/cache", TMPDIR=str(copy.folder))
-    assert_fell_back(outcome, "others can write to it")
+        folder.rename(theirs)
+        folder.touch() if trap == "a file" else folder.symlink_to(theirs if trap == "a link" else "nothing")
+        before = sorted(copy.folder.rglob("*"))
+    outcome = copy.load(FREQROB_CACHE="/dev/null/cache", TMPDIR=str(copy.folder), after="native.doctor()")
+    assert_fell_back(outcome, f"{folder} {TRAPS[trap]}")
+    for text in (outcome.warnings[0], outcome.after):
+        assert "set FREQROB_CACHE to a folder that belongs to you" in text and "/dev/null is a file" in text
+    assert sorted(copy.folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("through", ["descriptor", "copy"])
+def test_the_library_that_was_hashed_is_loaded_though_another_has_its_name_by_then(copy, foreign, through):
+    exchange = f"""
+        import os
+        dlopen = native.ctypes.CDLL
+        def exchanged_before(name):
+            if "nvidia" not in name:
+                os.replace({str(copy.entry / "foreign.so")!r}, {str(copy.entry / "freqrob.so")!r})
+            return dlopen(name)
+        native.ctypes.CDLL = exchanged_before
+        native.DESCRIPTORS = Path({"/proc/self/fd" if through == "descriptor" else "/nowhere"!r})
+    """
+    shutil.copy(foreign.entry / "freqrob.so", copy.entry / "foreign.so")
+    outcome = copy.load(exchange, after="native._isa()")
+    assert outcome.loaded and not outcome.built and outcome.after == "42"
+    assert (copy.entry / "freqrob.so").read_bytes() == (foreign.entry / "freqrob.so").read_bytes()
+
+
+@needs_linux
+def test_another_library_under_the_same_descriptor_is_not_taken_for_the_loaded_one(copy):
+    """glibc knows a library by its name, which is that of a descriptor here, and descriptors are used again."""
+    names = "import ctypes, os, _ctypes; other = _ctypes.__file__"
+    opened = "[ctypes.CDLL(f'/proc/self/fd/{os.open(other, os.O_RDONLY)}')._handle for _ in range(40)]"
+    outcome = copy.load(names, after=f"[ctypes.CDLL(other)._handle, *{opened}]")
+    assert outcome.loaded and len(set(outcome.after)) == 1
+
+
+@needs_root
+@needs_linux
+def test_an_exchange_of_folders_between_check_and_load_runs_nothing_foreign(copy, foreign):
+    """Another user exchanges our cache and theirs over and over, in a folder that everybody can write to."""
+    place = copy.folder / "open"
+    shutil.copytree(copy.cache, place / "theirs")
+    shutil.copytree(foreign.entry, next(place.glob("theirs/native/*")), dirs_exist_ok=True)
+    for path in (place / "theirs", *(place / "theirs").rglob("*")):
+        give(path, STRANGER)
+    copy.cache.rename(place / "ours")
+    place.chmod(0o777)
+    with exchanging(place, "ours", "theirs", STRANGER):
+        for _ in range(8):
+            where = {"FREQROB_CACHE": str(place / "ours"), "TMPDIR": str(copy.folder)}
+            outcome = copy.load(**where, after="native._isa()")
+            assert outcome.after == "42"
+            assert f"{place} can be written to by everybody" in outcome.status.notes[-1]
 
 
 @needs_cuda
@@ -328,19 +454,19 @@ def test_cuda_sources_build_for_a_gpu_that_torch_does_not_see(world):
 @needs_cuda
 def test_where_there_is_no_gpu_nothing_is_compiled_for_one(world):
     add_cuda(world, "#error never compiled")
-    outcome = world.load("native._capabilities = lambda: []", FREQROB_NATIVE="require")
+    outcome = world.load("build._capabilities = lambda: []", FREQROB_NATIVE="require")
     assert outcome.loaded and outcome.warnings == []
-    asked_for = world.load("native._capabilities = lambda: []", CUDA_HOME="/nowhere", TORCH_CUDA_ARCH_LIST="9.0")
+    asked_for = world.load("build._capabilities = lambda: []", CUDA_HOME="/nowhere", TORCH_CUDA_ARCH_LIST="9.0")
     assert "no CUDA kernels" in asked_for.warnings[0]
 
 
 def test_architectures_are_those_of_the_gpus_then_the_default(monkeypatch, world):
     add_cuda(world)
-    monkeypatch.setattr(native, "source_folder", lambda: world.sources)
+    monkeypatch.setattr(build, "source_folder", lambda: world.sources)
     monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
 
     def gencode(gpus: list[tuple[int, int]]) -> list[str]:
-        monkeypatch.setattr(native, "_capabilities", lambda: gpus)
+        monkeypatch.setattr(build, "_capabilities", lambda: gpus)
         flags = native.build_parameters(native.Tool("/toolkit", "13.0")).cuda_flags
         return [flag.removeprefix("-gencode=") for flag in flags if "arch" in flag]
 
@@ -403,7 +529,7 @@ def test_cuda_sources_that_do_not_compile_leave_the_cpu_kernels(world):
 @needs_cuda
 def test_cuda_of_another_minor_version_only_warns(monkeypatch, world):
     add_cuda(world)
-    monkeypatch.setattr(native, "source_folder", lambda: world.sources)
+    monkeypatch.setattr(build, "source_folder", lambda: world.sources)
     monkeypatch.setenv("CUDA_HOME", fake_toolkit(world, torch.version.cuda.split(".")[0] + ".99"))
     toolkit, notes = native.usable_toolkit("require")
     assert toolkit is not None
@@ -456,7 +582,7 @@ def test_a_disk_too_full_for_the_log(world):
     outcome = world.load("""
         def full(*arguments, **named):
             raise OSError(28, "No space left on device")
-        native.tempfile.TemporaryDirectory = Path.write_text = full
+        native.tempfile.TemporaryDirectory = native.write_text = full
     """)
     assert_fell_back(outcome, "the disk is full")
     assert outcome.status.log is None
@@ -466,7 +592,7 @@ def test_whatever_else_goes_wrong_plain_torch_goes_on(world):
     denied = """
         def digest():
             raise PermissionError(13, "Permission denied")
-        native.source_digest = digest
+        build.source_digest = digest
     """
     assert_fell_back(world.load(denied), "Permission denied")
     assert_fell_back(world.load(CXX='c++ "unclosed'), "no C++ compiler")
@@ -484,8 +610,8 @@ def test_a_second_process_loads_in_milliseconds(copy):
         import sys, torch, time
         from pathlib import Path
         start = time.process_time()
-        from freqrob.spectral import native
-        native.source_folder = lambda: Path(sys.argv[1])
+        from freqrob.spectral import build, native
+        build.source_folder = lambda: Path(sys.argv[1])
         assert native.load()
         print(time.process_time() - start)
         assert not {"filelock", "torch.utils.cpp_extension"} - before & set(sys.modules)
@@ -497,23 +623,54 @@ def test_a_second_process_loads_in_milliseconds(copy):
 
 
 def test_sources_flags_and_tools_each_give_a_library_of_their_own(monkeypatch, world):
-    monkeypatch.setattr(native, "source_folder", lambda: world.sources)
-    keys = [native._plan("auto").key]
+    monkeypatch.setattr(build, "source_folder", lambda: world.sources)
+    keys = [build.plan_build("auto").key]
     (world.sources / "extra.h").touch()
-    keys.append(native._plan("auto").key)
+    keys.append(build.plan_build("auto").key)
     monkeypatch.setattr(torch, "__version__", "9.9.9")
-    keys.append(native._plan("auto").key)
+    keys.append(build.plan_build("auto").key)
     monkeypatch.setenv("CXX", str(world.tool("g++", "echo 'g++ (GCC) 99.1.0'")))
-    keys.append(native._plan("auto").key)
+    keys.append(build.plan_build("auto").key)
     parameters = native.build_parameters()
     changed = replace(parameters, cflags=(*parameters.cflags, "-g"))
-    monkeypatch.setattr(native, "build_parameters", lambda toolkit: changed)
-    keys.append(native._plan("auto").key)
+    monkeypatch.setattr(build, "build_parameters", lambda toolkit: changed)
+    keys.append(build.plan_build("auto").key)
     assert len(set(keys)) == len(keys)
 
 
 def test_a_node_without_a_compiler_uses_what_another_node_built(copy):
     assert copy.load(CXX="/nowhere/c++").loaded
+
+
+# Damaged records
+
+DAMAGES = {
+    "empty": lambda path: path.write_text(""),
+    "no object": lambda path: path.write_text("[1, 2]"),
+    "nothing in it": lambda path: path.write_text("{}"),
+    "other types": lambda path: path.write_text('{"cause": 1, "advice": [], "sha256": 2, "seconds": "x"}'),
+    "no text": lambda path: path.write_bytes(b"\xff\xfe"),
+    "nested deeply": lambda path: path.write_text("[" * 60_000),
+    "a long number": lambda path: path.write_text('{"seconds": ' + "9" * 10_000 + "}"),
+    "huge": lambda path: (path.touch(), os.truncate(path, 1 << 40)),
+    "a pipe": os.mkfifo,
+    "a link to nothing": lambda path: path.symlink_to("nothing"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [("built.json", damage) for damage in DAMAGES]
+    + [("failed.json", damage) for damage in ("nothing in it", "other types", "nested deeply", "a pipe")],
+)
+def test_a_damaged_record_is_as_good_as_none(copy, name, damage):
+    entry = copy.entry
+    (entry / "built.json").unlink()
+    DAMAGES[damage](entry / name)
+    outcome = copy.load(after="native.doctor()")
+    assert outcome.loaded and outcome.status.path.parent == entry and "loaded (jit)" in outcome.after
+    assert {"built.json", "failed.json"} & set(os.listdir(entry)) == {"built.json"}
+    assert json.loads((entry / "built.json").read_text())["seconds"] > 0
 
 
 # Failures remembered
@@ -641,7 +798,7 @@ def add_cuda(world: World, text: str = KERNEL) -> None:
 
 def a_gpu(major: int, minor: int) -> str:
     """Code after which this machine seems to have one."""
-    return f"native._capabilities = lambda: [({major}, {minor})]"
+    return f"build._capabilities = lambda: [({major}, {minor})]"
 
 
 def fake_toolkit(world: World, version: str, compiles: str = "exit 1") -> str:

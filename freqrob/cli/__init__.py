@@ -13,7 +13,7 @@ from freqrob.cli.export import export
 from freqrob.cli.models import doctor, models
 from freqrob.cli.report import report
 from freqrob.cli.train import recipes, train
-from freqrob.runtime import threads
+from freqrob.runtime import cache, threads
 from freqrob.runtime.terminal import lenient_output
 
 for command in (demo, train, recipes, evaluate, corruptions, diagnose, report, models, export, doctor):
@@ -24,5 +24,6 @@ app.add_typer(dataset_group, name="dataset")
 def main() -> None:
     """The console script `freqrob`."""
     threads.set_defaults()
+    cache.set_matplotlib_folder()
     with lenient_output():
         app()

@@ -135,12 +135,31 @@ def say_how_to_go_on(what: str, kept: bool = True) -> None:
 
 
 def results_folder(cache: Path | None, no_cache: bool) -> Path | None:
-    """Where finished batches are kept, in freqrob's cache by default. Raises ValueError for two answers."""
+    """Where finished batches are kept, in freqrob's cache by default; None with ``no_cache``.
+
+    Raises ValueError for both options, OSError if no folder can be written in.
+    """
     if cache and no_cache:
         raise ValueError("cache: expected --cache or --no-cache, got both")
-    from freqrob.spectral.native import cache_folder
+    if no_cache:
+        return None
+    from freqrob.runtime.cache import check_cache, usable_folder
 
-    return None if no_cache else cache or cache_folder() / "results"
+    if cache:
+        check_cache(cache)
+        return cache
+    remedy = "give --cache DIR, set FREQROB_CACHE, or keep nothing with --no-cache"
+    try:
+        folder, reasons = usable_folder("results")
+    except OSError as error:
+        raise OSError(f"cache: {error}; {remedy}") from error
+    machines = int(os.environ.get("WORLD_SIZE") or 1) > int(os.environ.get("LOCAL_WORLD_SIZE") or 2**31)
+    if reasons and machines:
+        raise OSError(f"cache: {'; '.join(reasons)}, and machines have no temporary folder in common; {remedy}")
+    if reasons and rank() == 0:
+        told = f"Results are kept in {folder}, perhaps only until the next boot: {'; '.join(reasons)}"
+        Console(stderr=True, soft_wrap=True).print(escape(f"{told}. To change that, {remedy}."), highlight=False)
+    return folder
 
 
 def key_of(name: str, cache_key: str | None) -> str | None:

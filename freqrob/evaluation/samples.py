@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from freqrob.files import temporary_beside, write_synced
+from freqrob.runtime.cache import check_cache
 
 DONE = "done"
 
@@ -48,6 +49,7 @@ class Samples:
         self.path = None
         if folder is not None:
             digest = hashlib.sha256(self.key.encode()).hexdigest()[:20]
+            check_cache(Path(folder))
             self.path = Path(folder) / f"{re.sub(r'[^A-Za-z0-9.+-]+', '-', prefix)}-{digest}.safetensors"
             with self._locked():
                 self._merge(self._read())

@@ -158,7 +158,7 @@ def _open_timm(spec: str, num_classes: int) -> nn.Module:
     except RuntimeError as error:
         raise ValueError(f"model: {spec} has no pretrained weights that can be loaded: {error}") from error
     except OSError as error:
-        raise OSError(f"model: could not download {spec}: {error}") from error
+        raise OSError(f"model: could not download {spec} ({error}); HF_HOME says where to") from error
     if settings is None:  # a plug-in's, which is complete in itself
         return network
     return FrontEnded([InputSize(settings.input_size[1:]), Normalize(settings.mean, settings.std)], network)
@@ -183,6 +183,8 @@ def _open_hub(spec: str, num_classes: int) -> nn.Module:
             return build(partial(torch.hub.load, repository, name, **origin), spec, num_classes, arguments)
     except RuntimeError as error:
         raise ValueError(f"model: {spec} cannot be loaded: {error}") from error
+    except OSError as error:
+        raise OSError(f"model: could not download {spec} ({error}); TORCH_HOME says where to") from error
 
 
 def _open_function(spec: str, num_classes: int) -> nn.Module:

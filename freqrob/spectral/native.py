@@ -12,15 +12,10 @@ import ctypes
 import errno
 import hashlib
 import json
-import logging
 import os
-import platform
 import re
-import shlex
 import shutil
-import stat
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -28,51 +23,49 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
+from typing import Any, BinaryIO
 
 import torch
 
-__all__ = ["BuildParameters", "Status", "build_parameters", "cache_folder", "doctor", "load", "source_folder", "status"]
-
-PACKAGE = Path(__file__).resolve().parents[1]
-LIBRARY = "freqrob.so"
-POLICIES = ("auto", "require", "off")
-LOCK_SECONDS = 900
-OLDEST_COMPILER = {"g++": 11, "clang": 14}
-# Ampere and Hopper run as compiled, anything newer from the PTX: what to build where no GPU is visible.
-DEFAULT_ARCHS = "8.0;9.0+PTX"
-COMPILER_ADVICE = (
-    "install g++ 11 or newer (Debian, Ubuntu: apt install g++; conda: conda install -c conda-forge gxx) "
-    "or set CXX to a C++20 compiler"
+from freqrob.files import write_text
+from freqrob.runtime.cache import REMEDY, cache_folder, usable_folder
+from freqrob.runtime.private import NotPrivateError, open_private, private_folder
+from freqrob.spectral.build import (
+    COMPILER_ADVICE,
+    LIBRARY,
+    PACKAGE,
+    NativeError,
+    Plan,
+    Tool,
+    build_parameters,
+    check_compiler,
+    compile_library,
+    cuda_toolkit,
+    find_compiler,
+    library_digest,
+    plan_build,
+    source_digest,
+    source_folder,
+    usable_toolkit,
 )
 
+__all__ = [
+    "NativeError",
+    "Status",
+    "Tool",
+    "build_parameters",
+    "cuda_toolkit",
+    "doctor",
+    "load",
+    "source_folder",
+    "status",
+    "usable_toolkit",
+]
 
-class NativeError(RuntimeError):
-    """Why there is no native library. `lasting` says that trying again with the same key would fail again."""
-
-    def __init__(self, cause: str, advice: str = "", log: Path | None = None, lasting: bool = False):
-        super().__init__(cause)
-        self.cause, self.advice, self.log, self.lasting = cause, advice, log, lasting
-
-
-@dataclass(frozen=True)
-class BuildParameters:
-    """What a build of `csrc/` needs, for the build on first use and for `setup.py` alike."""
-
-    sources: tuple[str, ...]
-    include: tuple[str, ...]
-    cflags: tuple[str, ...]
-    cuda_flags: tuple[str, ...]
-    ldflags: tuple[str, ...]
-    cuda: bool
-
-
-@dataclass(frozen=True)
-class Tool:
-    """A compiler or a CUDA toolkit: its command or root folder, and its version."""
-
-    path: str
-    version: str
+POLICIES = ("auto", "require", "off")
+LOCK_SECONDS = 900
+LARGEST_RECORD = 1 << 16  # bytes
+DESCRIPTORS = Path("/proc/self/fd")
 
 
 @dataclass(frozen=True)
@@ -97,16 +90,6 @@ class Status:
 
 
 @dataclass(frozen=True)
-class _Plan:
-    parameters: BuildParameters
-    compiler: Tool | None
-    toolkit: Tool | None
-    base: str  # digest of all that a library must agree with to be usable here
-    key: str  # base and what compiled it
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class _Outcome:
     path: Path | None = None
     kind: str | None = None
@@ -120,315 +103,73 @@ _outcome: _Outcome | None = None
 _warned = False
 
 
-# What to build
-
-
-def source_folder() -> Path:
-    """The C++ and CUDA sources: `freqrob/csrc` when installed, `csrc` beside the package in a checkout."""
-    for folder in (PACKAGE / "csrc", PACKAGE.parent / "csrc"):
-        if any(folder.rglob("*.cpp")):
-            return folder
-    raise NativeError(f"no native sources in {PACKAGE / 'csrc'}", "reinstall freqrob", lasting=True)
-
-
-def build_parameters(toolkit: Tool | None = None) -> BuildParameters:
-    """Sources and flags of the native library; `csrc/cuda/*.cu` is left out where `toolkit` is None.
-
-    There is no -march=native: the library picks AVX-512, AVX2 or baseline when it runs, so machines may share a cache.
-    """
-    folder = source_folder()
-    target = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # the stable ABI of torch 2.10
-    cpp = [*sorted(folder.glob("*.cpp")), *sorted((folder / "cpu").glob("*.cpp"))]
-    cuda = sorted((folder / "cuda").glob("*.cu")) if toolkit else []
-    return BuildParameters(
-        sources=tuple(map(str, [*cpp, *cuda])),
-        include=(str(folder),),
-        cflags=("-O3", "-std=c++20", target, "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"),
-        cuda_flags=(
-            "-O3",
-            "-std=c++20",
-            "-DUSE_CUDA",
-            target,
-            "-Xcompiler=-fvisibility=hidden",
-            *_gencode(cuda),
-            *_host(),
-        ),
-        ldflags=("-Wl,--as-needed", "-Wl,--strip-all") if sys.platform == "linux" else (),
-        cuda=bool(cuda),
-    )
-
-
-def _gencode(cuda_sources: list[Path]) -> list[str]:
-    """nvcc's flags for this machine's GPUs, or for DEFAULT_ARCHS; none where torch will read TORCH_CUDA_ARCH_LIST."""
-    if not cuda_sources or os.environ.get("TORCH_CUDA_ARCH_LIST", "native") not in ("", "native"):
-        return []
-    seen = ";".join(f"{major}.{minor}" for major, minor in _capabilities())
-    flags = []
-    for arch in (f"{seen}+PTX" if seen else DEFAULT_ARCHS).split(";"):
-        number = arch.removesuffix("+PTX").replace(".", "")
-        flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
-        if arch.endswith("+PTX"):
-            flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
-    return flags
-
-
-def _host() -> list[str]:
-    """The compiler behind nvcc must be the one of the C++ sources: conda's, say, and no gcc on PATH."""
-    named = os.environ.get("CXX", "")
-    return [f"-ccbin={named}"] if named and " " not in named else []
-
-
-def source_digest() -> str:
-    """sha256 of what the library is built from, file names included."""
-    digest, folder = hashlib.sha256(), source_folder()
-    files = [file for part in ("", "cpu", "cuda") for file in sorted((folder / part).glob("*"))]
-    for file in (file for file in files if file.suffix in {".h", ".cpp", ".cuh", ".cu"}):
-        digest.update(f"{file.relative_to(folder)}\0{file.stat().st_size}\0".encode())
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
-def _plan(policy: str, cuda: bool = True) -> _Plan:
-    compiler = _compiler()
-    toolkit, notes = usable_toolkit(policy) if cuda and _is_gpu_wanted() else (None, ())
-    parameters = build_parameters(toolkit)
-    flags = [*parameters.cflags, *(parameters.cuda_flags if parameters.cuda else ()), *parameters.ldflags]
-    base = _digest(source_digest(), *flags, torch.__version__, torch.version.cuda, platform.machine(), parameters.cuda)
-    made_by = _digest(compiler, toolkit, os.environ.get("TORCH_CUDA_ARCH_LIST") if toolkit else None)
-    return _Plan(parameters, compiler, toolkit, base, f"{base}-{made_by}", notes)
-
-
-def _is_gpu_wanted() -> bool:
-    """Whether a build on first use has CUDA kernels: compiling them where there is no GPU takes minutes for nothing.
-    TORCH_CUDA_ARCH_LIST asks for them all the same."""
-    return bool(_capabilities()) or os.environ.get("TORCH_CUDA_ARCH_LIST", "native") not in ("", "native")
-
-
-def _digest(*parts: object) -> str:
-    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:16]
-
-
-# What to build it with
-
-
-def _compiler() -> Tool | None:
-    """The C++ compiler (CXX, else c++), or None where there is none; its version is the first line of --version."""
-    command = os.environ.get("CXX", "c++")
-    try:
-        text = subprocess.run([*shlex.split(command), "--version"], capture_output=True, text=True, timeout=30).stdout
-    except (OSError, ValueError, subprocess.TimeoutExpired):  # ValueError: a quote that is not closed
-        return None
-    return Tool(command, text.partition("\n")[0])
-
-
-def _check_compiler(compiler: Tool | None) -> None:
-    if compiler is None:
-        raise NativeError(f"no C++ compiler: {os.environ.get('CXX', 'c++')!r} is not on PATH", COMPILER_ADVICE)
-    name = "clang" if "clang" in compiler.version else "g++"
-    found = re.search(r"(\d+)\.\d+", re.sub(r"\([^)]*\)", "", compiler.version))
-    if found is None or int(found[1]) < OLDEST_COMPILER[name]:
-        what = f"{compiler.path!r} is {compiler.version!r}"
-        raise NativeError(f"{what}, C++20 needs {name} {OLDEST_COMPILER[name]} or newer", COMPILER_ADVICE)
-
-
-def cuda_toolkit() -> Tool | None:
-    """The CUDA toolkit's root folder and version, or None where there is no nvcc."""
-    named = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    nvcc = shutil.which("nvcc")
-    guesses = [named] if named else [nvcc and Path(nvcc).resolve().parents[1], "/usr/local/cuda"]
-    for root in map(Path, filter(None, guesses)):
-        # An nvcc on PATH may be a wrapper script: only a folder with the headers is a toolkit.
-        if (root / "bin/nvcc").exists() and (root / "include/cuda_runtime.h").exists():
-            return Tool(str(root), _nvcc_version(root))
-    return None
-
-
-def _nvcc_version(root: Path) -> str:
-    with contextlib.suppress(OSError, ValueError, KeyError):  # an order faster than running nvcc
-        return json.loads((root / "version.json").read_text())["cuda"]["version"]
-    try:
-        text = subprocess.run([root / "bin/nvcc", "--version"], capture_output=True, text=True, timeout=60).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    found = re.search(r"release (\d+\.\d+)", text)
-    return found[1] if found else "unknown"
-
-
-def usable_toolkit(policy: str) -> tuple[Tool | None, tuple[str, ...]]:
-    """The toolkit to compile CUDA sources with, if there are any, and what to tell the user about it.
-
-    Under the policy `require`, one whose major version is not torch's raises; otherwise CPU sources are built alone.
-    """
-    if torch.version.cuda is None or not any(source_folder().glob("cuda/*.cu")):
-        return None, ()
-    toolkit = cuda_toolkit()
-    if toolkit is None:
-        return None, (f"no CUDA kernels: nvcc {torch.version.cuda} was not found (set CUDA_HOME)",)
-    versions = f"nvcc is CUDA {toolkit.version}, torch was built with CUDA {torch.version.cuda}"
-    if toolkit.version.split(".")[0] != torch.version.cuda.split(".")[0]:
-        if policy == "require":
-            raise NativeError(f"{versions}: the major versions differ", f"install CUDA {torch.version.cuda}'s nvcc")
-        return None, (f"no CUDA kernels: {versions}, and the major versions differ",)
-    if toolkit.version.split(".")[:2] != torch.version.cuda.split(".")[:2]:
-        return toolkit, (f"{versions}: the minor versions differ, which usually works",)
-    return toolkit, ()
-
-
-def _capabilities() -> list[tuple[int, int]]:
-    """Compute capabilities of this machine's GPUs, from NVML: CUDA, once asked, would not survive a later fork."""
-    try:
-        nvml = ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:
-        return []
-    if nvml.nvmlInit_v2() != 0:
-        return []
-    count, major, minor, handle = ctypes.c_uint(), ctypes.c_int(), ctypes.c_int(), ctypes.c_void_p()
-    nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
-    found = set()
-    for index in range(count.value):
-        nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle))
-        if nvml.nvmlDeviceGetCudaComputeCapability(handle, ctypes.byref(major), ctypes.byref(minor)) == 0:
-            found.add((major.value, minor.value))
-    nvml.nvmlShutdown()
-    return sorted(found)
-
-
 # Where to keep it
 
 
-def cache_folder() -> Path:
-    """FREQROB_CACHE, else XDG_CACHE_HOME/freqrob, else ~/.cache/freqrob. It need not exist."""
-    if named := os.environ.get("FREQROB_CACHE"):
-        return Path(named).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "freqrob"
-
-
-def _trusted(folder: Path) -> bool:
-    """Whether nobody but this user (and root) can have put a library into `folder`."""
-    try:
-        info = folder.lstat()
-    except OSError:
-        return False
-    return stat.S_ISDIR(info.st_mode) and info.st_uid in (0, os.geteuid()) and not info.st_mode & 0o022
-
-
-def _writable_entry(key: str) -> Path:
-    """`key` in the cache, made if need be, or in a temporary folder where the cache cannot be trusted or written to."""
-    refusals = []
-    for folder in (cache_folder() / "native", Path(tempfile.gettempdir()) / f"freqrob-{os.geteuid()}"):
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            folder.mkdir(mode=0o700, exist_ok=True)
-            (folder / key).mkdir(mode=0o700, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder / key):
-                pass
-        except OSError as error:
-            refusals.append(f"{folder}: {error.strerror}")
-            continue
-        if _trusted(folder):
-            return folder / key
-        refusals.append(f"{folder}: others can write to it")
-    raise NativeError(f"no folder for the library ({'; '.join(refusals)})", "set FREQROB_CACHE to a folder of your own")
-
-
-def _entries(plan: _Plan) -> list[Path]:
+def _entries(plan: Plan, refused: list[str]) -> list[Path]:
     """Folders of the cache that may hold the library of `plan`. Without a compiler any one that was built from the same
     sources will do: a cluster's compute nodes often have none, and share a home with one that has."""
-    folder = cache_folder() / "native"
-    return sorted(folder.glob(plan.key if plan.compiler else f"{plan.base}-*")) if _trusted(folder) else []
+    pattern, entries = plan.key if plan.compiler else f"{plan.base}-*", []
+    with contextlib.suppress(OSError):  # a cache that is refused: `_writable_entry` says so
+        for name in sorted(entry.name for entry in private_folder(cache_folder(), "native").glob(pattern)):
+            try:
+                entries.append(private_folder(cache_folder(), "native", name))
+            except NotPrivateError as error:
+                refused.append(f"not used: {error}")
+    return entries
 
 
-def _record(file: Path) -> dict | None:
+def _writable_entry(key: str, refused: list[str]) -> Path:
+    """`key` in the cache, created if missing, or in the temporary folder where the cache is refused or read-only."""
     try:
-        record = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return None
-    return record if isinstance(record, dict) else None
+        entry, reasons = usable_folder("native", key, for_code=True)
+    except OSError as error:
+        raise NativeError(str(error), REMEDY) from error
+    if reasons:
+        refused.append(f"the kernels are kept in {entry.parent}, because {'; '.join(reasons)}; {REMEDY}")
+    return entry
 
 
-def _keep_record(file: Path, record: dict) -> None:
-    partial = file.with_suffix(f".{os.getpid()}")
-    partial.write_text(json.dumps(record))
-    os.replace(partial, file)
-
-
-def library_digest(library: Path) -> str | None:
-    """sha256 of what was built; loading a truncated library would kill the process."""
+def _record(file: Path, refused: list[str], like: Path | None = None, **fields: Any) -> dict[str, Any] | None:
+    """A JSON object that has the `fields`, by type; None if it is missing, refused or anything else."""
     try:
-        return hashlib.sha256(library.read_bytes()).hexdigest()
-    except OSError:
+        with open_private(file, like) as opened:
+            record = json.loads(opened.read(LARGEST_RECORD))
+    except NotPrivateError as error:
+        refused.append(f"not used: {error}")
         return None
+    except (OSError, ValueError, RecursionError):
+        return None
+    good = isinstance(record, dict) and all(isinstance(record.get(name), kind) for name, kind in fields.items())
+    return record if good else None
 
 
-def _intact(entry: Path) -> dict | None:
-    """The record of the library in `entry`, or None if it is missing, truncated or otherwise not what was built."""
-    record = _record(entry / "built.json")
-    return record if record and record.get("sha256", "") == library_digest(entry / LIBRARY) else None
+def _write(file: Path, text: str) -> None:
+    write_text(file, text)
+    file.chmod(0o600)  # whatever the umask
 
 
 # Build
 
 
-def _build(plan: _Plan, entry: Path) -> dict:
+def _build(plan: Plan, entry: Path) -> dict[str, Any]:
     """Build the library of `plan` into `entry`, whose lock is held; its record. A failure that will last is kept."""
-    _check_compiler(plan.compiler)
+    check_compiler(plan.compiler)
     for leftover in entry.glob("build-*"):  # of a builder that was killed, torch's own lock file among it
         shutil.rmtree(leftover, ignore_errors=True)
     start = time.monotonic()
     try:
         with tempfile.TemporaryDirectory(prefix="build-", dir=entry, ignore_cleanup_errors=True) as folder:
-            library = _compile(plan, Path(folder))
+            library = compile_library(plan, Path(folder))
+            library.chmod(0o600)
             record = {"sha256": library_digest(library), "compiler": plan.compiler.version}
             record["seconds"] = round(time.monotonic() - start, 2)
             os.replace(library, entry / LIBRARY)
-        _keep_record(entry / "built.json", record)
+        _write(entry / "built.json", json.dumps(record))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         raise _explained(error, entry) from error
     (entry / "failed.json").unlink(missing_ok=True)
     return record
-
-
-def _compile(plan: _Plan, folder: Path) -> Path:
-    parameters = plan.parameters
-    with _build_environment(plan) as cpp_extension:
-        # "Standalone" is torch's way to build without loading: only a library that is in its place is loaded.
-        library = cpp_extension.load(
-            LIBRARY,
-            sources=list(parameters.sources),
-            extra_include_paths=list(parameters.include),
-            extra_cflags=list(parameters.cflags),
-            extra_cuda_cflags=list(parameters.cuda_flags),
-            extra_ldflags=["-shared", *parameters.ldflags],
-            build_directory=str(folder),
-            with_cuda=parameters.cuda,
-            is_python_module=False,
-            is_standalone=True,
-        )
-    return Path(library)  # torch adds _v1, _v2, … to the name when one process builds again
-
-
-@contextlib.contextmanager
-def _build_environment(plan: _Plan) -> Iterator[ModuleType]:
-    """torch's builder, its CUDA_HOME put right, and ninja's folder on PATH (where an unactivated venv's is not)."""
-    quiet = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # importing it remarks on a GPU that is not there
-    from torch.utils import cpp_extension
-
-    logging.disable(quiet)
-    path, cuda_home = os.environ.get("PATH"), cpp_extension.CUDA_HOME
-    with contextlib.suppress(ImportError):
-        import ninja
-
-        os.environ["PATH"] = os.pathsep.join(filter(None, [ninja.BIN_DIR, path]))
-    if plan.toolkit:
-        cpp_extension.CUDA_HOME = plan.toolkit.path
-    try:
-        yield cpp_extension
-    finally:
-        cpp_extension.CUDA_HOME = cuda_home
-        os.environ.pop("PATH", None)
-        if path is not None:
-            os.environ["PATH"] = path
 
 
 def _explained(error: BaseException, entry: Path) -> NativeError:
@@ -444,10 +185,10 @@ def _explained(error: BaseException, entry: Path) -> NativeError:
         cause, advice = _first_error(text), "read the log, then `freqrob doctor --rebuild`"
     kept = NativeError(cause, advice, log, lasting=not (full or killed))
     try:
-        log.write_text(text)
+        _write(log, text)
         if kept.lasting:
-            _keep_record(entry / "failed.json", {"cause": cause, "advice": advice})
-    except OSError:
+            _write(entry / "failed.json", json.dumps({"cause": cause, "advice": advice}))
+    except (OSError, ValueError):  # ValueError: what the compiler printed is not text
         kept.log = None
     return kept
 
@@ -480,7 +221,8 @@ def load(rebuild: bool = False) -> bool:
     if error is None:
         return True
     message = f"freqrob's native kernels are not available: {error.cause}"
-    message += "".join(f"; {part}" for part in (error.advice, error.log and f"log: {error.log}") if part)
+    parts = (*_outcome.notes, error.advice, error.log and f"log: {error.log}")
+    message += "".join(f"; {part}" for part in parts if part)
     if policy == "require":
         raise NativeError(message) from error
     if not _warned:
@@ -502,38 +244,45 @@ def _policy() -> str:
 
 
 def _attempt(policy: str, rebuild: bool, before: _Outcome | None) -> _Outcome:
+    refused: list[str] = []
     if before and before.path:
-        return _rebuilt_for_later(policy, before)
+        return _rebuilt_for_later(policy, before, refused)
     try:
         if os.name != "posix":
             raise NativeError("they are built on Linux and macOS only")
-        library, unusable = (None, None) if rebuild else _ahead_of_time()
+        library, unusable = (None, None) if rebuild else _ahead_of_time(refused)
         if library:
             return _Outcome(library, "aot")
-        outcome = _just_in_time(policy, rebuild)
+        outcome = _just_in_time(policy, rebuild, refused)
         note = (f"the library in the package is passed over: {unusable}",) if unusable else ()
         return replace(outcome, notes=(*outcome.notes, *note))
     except NativeError as error:
-        return _Outcome(error=error)
+        cause = error
     except (OSError, RuntimeError, ValueError) as error:  # an unreadable folder, say
-        return _Outcome(error=NativeError(f"{type(error).__name__}: {error}"))
+        cause = NativeError(f"{type(error).__name__}: {error}")
+    return _Outcome(error=cause, notes=tuple(dict.fromkeys(refused)))
 
 
-def _rebuilt_for_later(policy: str, before: _Outcome) -> _Outcome:
-    """Build anew for the next process: the ops of `before` are registered here, and cannot be a second time."""
+def _rebuilt_for_later(policy: str, before: _Outcome, refused: list[str]) -> _Outcome:
+    """Build again for the next process: the ops of `before` are registered here, and cannot be a second time."""
     try:
-        plan = _plan(policy)
-        entry = _writable_entry(plan.key)
+        plan = plan_build(policy)
+        entry = _writable_entry(plan.key, refused)
         with _locked(entry):
             record = _build(plan, entry)
     except NativeError as error:
-        return replace(before, notes=(f"the new build failed: {error.cause}",))
-    return replace(before, seconds=record["seconds"], notes=(*plan.notes, "the new build is for the next process"))
+        return replace(before, notes=(*refused, f"the new build failed: {error.cause}"))
+    notes = (*plan.notes, *refused, "the new build is for the next process")
+    return replace(before, seconds=record["seconds"], notes=notes)
 
 
-def _ahead_of_time() -> tuple[Path | None, str | None]:
-    """Load the library built into the package; else why there is one that cannot be used here."""
-    record = _record(PACKAGE / "_native.json")
+def _ahead_of_time(refused: list[str]) -> tuple[Path | None, str | None]:
+    """Load the library built into the package; else why there is one that cannot be used here.
+
+    Whoever can change this module is trusted with the library beside it.
+    """
+    here, no_cuda = Path(__file__), type(None)
+    record = _record(PACKAGE / "_native.json", refused, here, sources=str, sha256=str, cuda=(str, no_cuda))
     if record is None:
         return None, None
     if record["sources"] != source_digest():
@@ -541,64 +290,107 @@ def _ahead_of_time() -> tuple[Path | None, str | None]:
     if record["cuda"] and record["cuda"].split(".")[0] != (torch.version.cuda or "").split(".")[0]:
         return None, f"it was built for CUDA {record['cuda']}"
     for library in PACKAGE.glob("_native*.so"):
-        if library_digest(library) == record.get("sha256", ""):
-            try:
-                torch.ops.load_library(library)
+        try:
+            if _load_intact(library, record["sha256"], here):
                 return library, None
-            except OSError as error:
-                return None, f"it does not load ({error})"
+        except OSError as error:
+            return None, f"it does not load ({error})"
     return None, "it is missing or damaged"
 
 
-def _just_in_time(policy: str, rebuild: bool) -> _Outcome:
+def _just_in_time(policy: str, rebuild: bool, refused: list[str]) -> _Outcome:
     """The library of all sources; under the policy `auto` that of the CPU sources alone where it cannot be had."""
-    plan = _plan(policy)
+    plan = plan_build(policy)
     try:
-        outcome = _found_or_built(plan, rebuild)
+        outcome = _found_or_built(plan, rebuild, refused)
     except NativeError as error:
         if policy == "require" or not plan.parameters.cuda:
             raise
         note = f"no CUDA kernels: {error.cause}" + (f" (log: {error.log})" if error.log else "")
-        outcome = _found_or_built(replace(_plan(policy, cuda=False), notes=(*plan.notes, note)), rebuild)
+        outcome = _found_or_built(replace(plan_build(policy, cuda=False), notes=(*plan.notes, note)), rebuild, refused)
+    outcome = replace(outcome, notes=(*outcome.notes, *dict.fromkeys(refused)))
     for note in outcome.notes:
         warnings.warn(f"freqrob: {note}", RuntimeWarning, stacklevel=5)
     return outcome
 
 
-def _found_or_built(plan: _Plan, rebuild: bool) -> _Outcome:
-    refused = None
-    for entry in [] if rebuild else _entries(plan):
-        if record := _intact(entry):
-            try:
-                torch.ops.load_library(entry / LIBRARY)
-                return _Outcome(entry / LIBRARY, "jit", record["seconds"], notes=plan.notes)
-            except OSError:  # intact, but linked against another glibc or torch, say
-                refused = record["sha256"]
+def _found_or_built(plan: Plan, rebuild: bool, refused: list[str]) -> _Outcome:
+    for entry in [] if rebuild else _entries(plan, refused):
+        if outcome := _loaded(entry, plan, refused):
+            return outcome
         if plan.compiler:
-            _raise_if_failed(entry)
-    entry = _writable_entry(plan.key)
+            _raise_if_failed(entry, refused)
+    entry = _writable_entry(plan.key, refused)
     with _locked(entry):
-        record = _built_meanwhile(entry, rebuild, refused) or _build(plan, entry)
+        if not rebuild:  # what another process did while this one waited for the lock
+            if outcome := _loaded(entry, plan, refused):
+                return outcome
+            _raise_if_failed(entry, refused)
+        record = _build(plan, entry)
         try:
-            torch.ops.load_library(entry / LIBRARY)
+            _load_intact(entry / LIBRARY, record["sha256"])
         except OSError as error:
-            raise _explained(error.__cause__ or error, entry) from error
+            raise _explained(error, entry) from error
     return _Outcome(entry / LIBRARY, "jit", record["seconds"], notes=plan.notes)
 
 
-def _built_meanwhile(entry: Path, rebuild: bool, refused: str | None) -> dict | None:
-    """What another process did while this one waited for the lock: its library's record; its failure is raised."""
-    if rebuild:
-        return None
-    record = _intact(entry)
-    if record and record["sha256"] != refused:
-        return record
-    _raise_if_failed(entry)
+def _loaded(entry: Path, plan: Plan, refused: list[str]) -> _Outcome | None:
+    """The library in `entry`, loaded; None if it is missing, not what was built, refused, or cannot be linked here."""
+    record = _record(entry / "built.json", refused, sha256=str, seconds=float)
+    try:
+        if record and _load_intact(entry / LIBRARY, record["sha256"]):
+            return _Outcome(entry / LIBRARY, "jit", record["seconds"], notes=plan.notes)
+    except NotPrivateError as error:
+        refused.append(f"not used: {error}")
+    except OSError:  # linked against another glibc or torch, say
+        pass
     return None
 
 
-def _raise_if_failed(entry: Path) -> None:
-    if failure := _record(entry / "failed.json"):
+def _load_intact(library: Path, sha256: str, like: Path | None = None) -> bool:
+    """Load a library if it is what was built; a truncated one would kill the process.
+
+    What is hashed is what is loaded, even if the path leads to another file by then: both go through one descriptor.
+    So it is not `torch.ops.load_library`, which resolves a descriptor's name to a path.
+
+    Raises NotPrivateError, or OSError if it is missing or cannot be linked here.
+    """
+    with open_private(library, like) as file:
+        content = file.read()
+        if hashlib.sha256(content).hexdigest() != sha256:
+            return False
+        try:
+            if DESCRIPTORS.is_dir():
+                _load_descriptor(file)
+            else:
+                _load_copy(content)
+        except OSError as error:
+            raise OSError(f"{library} cannot be loaded: {error}") from error
+    torch.ops.loaded_libraries.add(str(library))
+    return True
+
+
+def _load_descriptor(file: BinaryIO) -> None:
+    """The descriptor stays open: glibc would take another library under the same name for the one it has loaded."""
+    descriptor = os.dup(file.fileno())
+    name = str(DESCRIPTORS / str(descriptor))
+    try:
+        ctypes.CDLL(name)
+    except OSError as error:
+        os.close(descriptor)
+        raise OSError(str(error).removeprefix(f"{name}: ")) from error
+
+
+def _load_copy(content: bytes) -> None:
+    """Where descriptors have no names, as on macOS: from a new folder, which is empty when this returns."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = private_folder(Path(folder).parent, Path(folder).name) / LIBRARY
+        copy.write_bytes(content)
+        ctypes.CDLL(str(copy))
+
+
+def _raise_if_failed(entry: Path, refused: list[str]) -> None:
+    if failure := _record(entry / "failed.json", refused, cause=str, advice=str):
         raise NativeError(failure["cause"], failure["advice"], entry / "build.log", lasting=True)
 
 
@@ -623,7 +415,7 @@ def _locked(entry: Path) -> Iterator[None]:
 def status() -> Status:
     """What is loaded and what a build here would use; it neither builds nor loads anything."""
     policy, outcome = _policy(), _outcome or _Outcome()
-    error, toolkit, compiler = outcome.error, cuda_toolkit() if torch.version.cuda else None, _compiler()
+    error, toolkit, compiler = outcome.error, cuda_toolkit() if torch.version.cuda else None, find_compiler()
     reason = error.cause if error else None
     if outcome.path is None and reason is None:
         reason = "FREQROB_NATIVE=off" if policy == "off" else "not asked for yet"

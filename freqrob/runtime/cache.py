@@ -1,0 +1,118 @@
+"""Where freqrob keeps what it can make again: measured results and native kernels."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from freqrob.runtime.private import NotPrivateError, private_folder
+
+NO_CODE = getattr(os, "ST_NOEXEC", 0)  # Linux only
+REMEDY = "set FREQROB_CACHE to a folder that belongs to you and that only you can write to"
+
+
+def cache_folder() -> Path:
+    """FREQROB_CACHE, else XDG_CACHE_HOME/freqrob, else ~/.cache/freqrob; it need not exist.
+
+    Without a home folder (HOME is not set and the user is not in the user database, as in some containers) it is the
+    temporary folder that ``usable_folder`` falls back to.
+    """
+    return _named_folder() or Path(_temporary_root(), _temporary_name())
+
+
+def usable_folder(*names: str, for_code: bool = False) -> tuple[Path, list[str]]:
+    """A folder of the cache that files can be written in, created if missing, and why it is not in ``cache_folder()``.
+
+    The second choice is a folder of this user in the system's temporary folder (TMPDIR, /tmp), with mode 0700. The
+    reasons are empty for the first choice.
+
+    Args:
+        names: the folder below the cache, such as ``"native", key``.
+        for_code: refuse a cache that other users can change, or that is on a file system mounted noexec. A temporary
+            folder that other users can change is refused in any case.
+
+    Raises:
+        OSError: neither can be used; the message gives the reasons.
+    """
+    choices, reasons = [(_temporary_root(), (_temporary_name(), *names), True)], []
+    if named := _named_folder():
+        choices.insert(0, (named, names, for_code))
+    else:
+        reasons.append("there is no home folder (HOME is not set)")
+    for root, parts, strict in choices:
+        try:
+            folder = _make_folder(root, parts, strict)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+            if not (for_code and os.statvfs(folder).f_flag & NO_CODE):
+                return folder, reasons
+            reasons.append(f"{folder} is on a file system that is mounted noexec")
+        except NotPrivateError as error:
+            reasons.append(str(error))
+        except OSError as error:
+            reasons.append(f"no files can be written in {root / parts[0]} ({error.strerror or error})")
+    raise OSError(f"no folder can be used: {'; '.join(reasons)}")
+
+
+def check_cache(folder: Path) -> None:
+    """Create a folder for results. Raises OSError, with what to do, unless files can be written in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        remedy = "choose another folder (--cache DIR), or keep nothing (--no-cache; in Python, cache=None)"
+        raise OSError(f"cache: no files can be written in {folder} ({error.strerror}); {remedy}") from error
+
+
+def set_matplotlib_folder() -> None:
+    """Where matplotlib cannot keep its list of fonts in the home folder, let it do so in the cache.
+
+    It would make a new temporary folder in each process, warn in two lines and look for fonts again.
+    """
+    bases = [os.environ.get("XDG_CONFIG_HOME") or "~/.config", os.environ.get("XDG_CACHE_HOME") or "~/.cache"]
+    if "MPLCONFIGDIR" in os.environ or all(map(_is_writable, map(os.path.expanduser, bases))):
+        return
+    with suppress(OSError):
+        os.environ["MPLCONFIGDIR"] = str(usable_folder("matplotlib")[0])
+
+
+def _named_folder() -> Path | None:
+    """The folder that the environment names, if it names one or the user has a home."""
+    if named := os.environ.get("FREQROB_CACHE"):
+        return Path(os.path.expanduser(named)).absolute()
+    base = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return None if base.startswith("~") else Path(base).absolute() / "freqrob"
+
+
+def _temporary_root() -> Path:
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError:  # none can be written to, which usable_folder will say
+        return Path("/tmp")
+
+
+def _temporary_name() -> str:
+    return f"freqrob-{os.geteuid()}" if hasattr(os, "geteuid") else "freqrob"
+
+
+def _make_folder(root: Path, names: tuple[str, ...], private: bool) -> Path:
+    try:
+        return private_folder(root, *names, create=True)
+    except NotPrivateError:
+        if private:
+            raise
+    folder = root.joinpath(*names)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _is_writable(folder: str) -> bool:
+    existing = next(place for place in (Path(folder), *Path(folder).absolute().parents) if os.path.lexists(place))
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            return True
+    except OSError:
+        return False

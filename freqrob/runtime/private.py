@@ -1,0 +1,147 @@
+"""Folders and files that no other user of the machine can change, for code that is loaded into this process."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+
+class NotPrivateError(OSError):
+    """Another user can change a folder or file; the message says which one, and how."""
+
+
+def private_folder(root: Path, *names: str, create: bool = False) -> Path:
+    """The real path of ``root/name/…``, once it is certain that no other user can change what it leads to.
+
+    Every folder from ``/`` to ``root`` has to belong to this user or to root, and nobody else may write to it unless
+    its sticky bit is set, as for ``/tmp``. The folders ``names`` must not be symbolic links or sticky either. Each
+    folder is checked before the next is looked up in it, and the other users cannot exchange what was checked, so the
+    path stays safe to use. With ``create``, missing folders are made in the same order, ``names`` with mode 0700:
+    nothing is ever created in a folder that was refused.
+
+    A folder that its group can write to is refused, unless the group is the user's own: Debian, Ubuntu and Red Hat
+    give each user a group without other members, and a umask of 002. Debian's OpenSSH draws the same line.
+
+    Raises:
+        NotPrivateError: another user can change one of the folders.
+        OSError: a folder is missing, or cannot be created.
+    """
+    real = Path(os.path.realpath(root))
+    folders = [(folder, False) for folder in (*reversed(real.parents), real)]
+    for name in names:
+        real /= name
+        folders.append((real, True))
+    for folder, strict in folders:
+        info = _lstat(folder, (0o700 if strict else 0o755) if create else None)
+        if stat.S_ISLNK(info.st_mode):
+            raise NotPrivateError(f"{folder} is a symbolic link, expected a folder")
+        if not stat.S_ISDIR(info.st_mode):
+            raise NotADirectoryError(f"{folder} is a file, expected a folder")
+        owners = _owners() if strict else _owners() | _unmapped()
+        sticky = not strict and bool(info.st_mode & stat.S_ISVTX)
+        _check(folder, info, owners, 0o022 if sticky else 0)
+    return real
+
+
+def open_private(path: Path, like: Path | None = None) -> BinaryIO:
+    """Open a regular file for reading that belongs to this user or to root, and that nobody else can write to.
+
+    Use only what is read from the open file: ``path`` may name another one by then. With ``like``, the owner of that
+    file, and those who can write to it, are accepted as well: for a file beside a Python module, say, which they could
+    change with the same effect.
+
+    Raises:
+        NotPrivateError: another user can change it, or it is a symbolic link, pipe, device or folder.
+        OSError: it is missing, or cannot be read.
+    """
+    if path.is_symlink():
+        raise NotPrivateError(f"{path} is a symbolic link, expected a file")
+    # Without O_NONBLOCK, opening a named pipe would wait for a writer.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        info, owners, writable = os.fstat(descriptor), _owners(), 0
+        if not stat.S_ISREG(info.st_mode):
+            raise NotPrivateError(f"{path} is not a regular file")
+        if like is not None:
+            known = like.stat()
+            owners |= {known.st_uid}
+            writable = known.st_mode & (0o022 if known.st_gid == info.st_gid else 0o002)
+        _check(path, info, owners, writable)
+        return open(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _lstat(folder: Path, mode: int | None) -> os.stat_result:
+    """``folder.lstat()``; a missing folder is created with ``mode``."""
+    try:
+        return folder.lstat()
+    except FileNotFoundError:
+        if mode is None:
+            raise
+    with suppress(FileExistsError):  # another process made it meanwhile
+        folder.mkdir(mode)
+    return folder.lstat()
+
+
+def _check(path: Path, info: os.stat_result, owners: set[int], writable: int) -> None:
+    """Raise NotPrivateError if somebody but ``owners`` can write, through other mode bits than ``writable``."""
+    if os.name != "posix":  # Windows keeps the folders of a user private by itself, and has no such mode bits
+        return
+    if info.st_uid not in owners:
+        raise NotPrivateError(f"{path} belongs to another user ({_user_name(info.st_uid)})")
+    excess = info.st_mode & 0o022 & ~writable
+    if excess & 0o020 and _is_own_group(info.st_gid) and not _has_acl(path):
+        excess &= ~0o020
+    if excess:
+        who = "everybody" if excess & 0o002 else "its group"
+        raise NotPrivateError(f"{path} can be written to by {who} (mode {stat.S_IMODE(info.st_mode):04o})")
+
+
+def _owners() -> set[int]:
+    """Root and this user; not a user who has no number in the user namespace, and looks like everybody else there."""
+    return {0, os.geteuid()} - _unmapped() if os.name == "posix" else set()
+
+
+def _unmapped() -> set[int]:
+    """In a user namespace (Apptainer, bubblewrap, rootless containers), the uid that stands for everybody not in it.
+
+    Often root is one of them, and ``/`` and ``/tmp`` belong to this uid. Only folders above one's own may.
+    """
+    with suppress(OSError, ValueError):
+        if Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"]:
+            return {int(Path("/proc/sys/kernel/overflowuid").read_text())}
+    return set()
+
+
+def _is_own_group(group: int) -> bool:
+    """Whether a group is the user's own: the primary one, of the user's name, with no other member; never root's."""
+    import grp
+    import pwd
+
+    try:
+        user, about = pwd.getpwuid(os.geteuid()), grp.getgrgid(group)
+    except KeyError:  # a number without a name, as in containers
+        return False
+    return 0 != group == user.pw_gid and about.gr_name == user.pw_name and set(about.gr_mem) <= {user.pw_name}
+
+
+def _has_acl(path: Path) -> bool:
+    """Whether an access control list gives more users access than the mode bits tell (where Python can see one)."""
+    try:
+        return "system.posix_acl_access" in os.listxattr(path, follow_symlinks=False)
+    except (AttributeError, OSError):  # not on Linux, or a file system without them
+        return False
+
+
+def _user_name(uid: int) -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"

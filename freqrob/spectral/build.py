@@ -1,0 +1,314 @@
+"""What a build of `csrc/` needs, and the build itself; `setup.py` and the build on first use share it."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import json
+import logging
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+__all__ = [
+    "BuildParameters",
+    "NativeError",
+    "Plan",
+    "Tool",
+    "build_parameters",
+    "check_compiler",
+    "compile_library",
+    "cuda_toolkit",
+    "find_compiler",
+    "library_digest",
+    "plan_build",
+    "source_digest",
+    "source_folder",
+    "usable_toolkit",
+]
+
+PACKAGE = Path(__file__).resolve().parents[1]
+LIBRARY = "freqrob.so"
+OLDEST_COMPILER = {"g++": 11, "clang": 14}
+# Ampere and Hopper run as compiled, anything newer from the PTX: what to build where no GPU is visible.
+DEFAULT_ARCHS = "8.0;9.0+PTX"
+COMPILER_ADVICE = (
+    "install g++ 11 or newer (Debian, Ubuntu: apt install g++; conda: conda install -c conda-forge gxx) "
+    "or set CXX to a C++20 compiler"
+)
+
+
+class NativeError(RuntimeError):
+    """Why there is no native library. `lasting` says that trying again with the same key would fail again."""
+
+    def __init__(self, cause: str, advice: str = "", log: Path | None = None, lasting: bool = False):
+        super().__init__(cause)
+        self.cause, self.advice, self.log, self.lasting = cause, advice, log, lasting
+
+
+@dataclass(frozen=True)
+class BuildParameters:
+    """What a build of `csrc/` needs, for the build on first use and for `setup.py` alike."""
+
+    sources: tuple[str, ...]
+    include: tuple[str, ...]
+    cflags: tuple[str, ...]
+    cuda_flags: tuple[str, ...]
+    ldflags: tuple[str, ...]
+    cuda: bool
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A compiler or a CUDA toolkit: its command or root folder, and its version."""
+
+    path: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    parameters: BuildParameters
+    compiler: Tool | None
+    toolkit: Tool | None
+    base: str  # digest of all that a library must agree with to be usable here
+    key: str  # base and what compiled it
+    notes: tuple[str, ...]
+
+
+# What to build
+
+
+def source_folder() -> Path:
+    """The C++ and CUDA sources: `freqrob/csrc` when installed, `csrc` beside the package in a checkout."""
+    for folder in (PACKAGE / "csrc", PACKAGE.parent / "csrc"):
+        if any(folder.rglob("*.cpp")):
+            return folder
+    raise NativeError(f"no native sources in {PACKAGE / 'csrc'}", "reinstall freqrob", lasting=True)
+
+
+def build_parameters(toolkit: Tool | None = None) -> BuildParameters:
+    """Sources and flags of the native library; `csrc/cuda/*.cu` is left out where `toolkit` is None.
+
+    There is no -march=native: the library picks AVX-512, AVX2 or baseline when it runs, so machines may share a cache.
+    """
+    folder = source_folder()
+    target = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # the stable ABI of torch 2.10
+    cpp = [*sorted(folder.glob("*.cpp")), *sorted((folder / "cpu").glob("*.cpp"))]
+    cuda = sorted((folder / "cuda").glob("*.cu")) if toolkit else []
+    return BuildParameters(
+        sources=tuple(map(str, [*cpp, *cuda])),
+        include=(str(folder),),
+        cflags=("-O3", "-std=c++20", target, "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"),
+        cuda_flags=(
+            "-O3",
+            "-std=c++20",
+            "-DUSE_CUDA",
+            target,
+            "-Xcompiler=-fvisibility=hidden",
+            *_gencode(cuda),
+            *_host(),
+        ),
+        ldflags=("-Wl,--as-needed", "-Wl,--strip-all") if sys.platform == "linux" else (),
+        cuda=bool(cuda),
+    )
+
+
+def _gencode(cuda_sources: list[Path]) -> list[str]:
+    """nvcc's flags for this machine's GPUs, or for DEFAULT_ARCHS; none where torch will read TORCH_CUDA_ARCH_LIST."""
+    if not cuda_sources or os.environ.get("TORCH_CUDA_ARCH_LIST", "native") not in ("", "native"):
+        return []
+    seen = ";".join(f"{major}.{minor}" for major, minor in _capabilities())
+    flags = []
+    for arch in (f"{seen}+PTX" if seen else DEFAULT_ARCHS).split(";"):
+        number = arch.removesuffix("+PTX").replace(".", "")
+        flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
+        if arch.endswith("+PTX"):
+            flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
+    return flags
+
+
+def _host() -> list[str]:
+    """The compiler behind nvcc must be the one of the C++ sources: conda's, say, and no gcc on PATH."""
+    named = os.environ.get("CXX", "")
+    return [f"-ccbin={named}"] if named and " " not in named else []
+
+
+def source_digest() -> str:
+    """sha256 of what the library is built from, file names included."""
+    digest, folder = hashlib.sha256(), source_folder()
+    files = [file for part in ("", "cpu", "cuda") for file in sorted((folder / part).glob("*"))]
+    for file in (file for file in files if file.suffix in {".h", ".cpp", ".cuh", ".cu"}):
+        digest.update(f"{file.relative_to(folder)}\0{file.stat().st_size}\0".encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def plan_build(policy: str, cuda: bool = True) -> Plan:
+    compiler = find_compiler()
+    toolkit, notes = usable_toolkit(policy) if cuda and _is_gpu_wanted() else (None, ())
+    parameters = build_parameters(toolkit)
+    flags = [*parameters.cflags, *(parameters.cuda_flags if parameters.cuda else ()), *parameters.ldflags]
+    base = _digest(source_digest(), *flags, torch.__version__, torch.version.cuda, platform.machine(), parameters.cuda)
+    made_by = _digest(compiler, toolkit, os.environ.get("TORCH_CUDA_ARCH_LIST") if toolkit else None)
+    return Plan(parameters, compiler, toolkit, base, f"{base}-{made_by}", notes)
+
+
+def _is_gpu_wanted() -> bool:
+    """Whether a build on first use has CUDA kernels: compiling them where there is no GPU takes minutes for nothing.
+    TORCH_CUDA_ARCH_LIST asks for them all the same."""
+    return bool(_capabilities()) or os.environ.get("TORCH_CUDA_ARCH_LIST", "native") not in ("", "native")
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:16]
+
+
+# What to build it with
+
+
+def find_compiler() -> Tool | None:
+    """The C++ compiler (CXX, else c++), or None where there is none; its version is the first line of --version."""
+    command = os.environ.get("CXX", "c++")
+    try:
+        text = subprocess.run([*shlex.split(command), "--version"], capture_output=True, text=True, timeout=30).stdout
+    except (OSError, ValueError, subprocess.TimeoutExpired):  # ValueError: a quote that is not closed
+        return None
+    return Tool(command, text.partition("\n")[0])
+
+
+def check_compiler(compiler: Tool | None) -> None:
+    if compiler is None:
+        raise NativeError(f"no C++ compiler: {os.environ.get('CXX', 'c++')!r} is not on PATH", COMPILER_ADVICE)
+    name = "clang" if "clang" in compiler.version else "g++"
+    found = re.search(r"(\d+)\.\d+", re.sub(r"\([^)]*\)", "", compiler.version))
+    if found is None or int(found[1]) < OLDEST_COMPILER[name]:
+        what = f"{compiler.path!r} is {compiler.version!r}"
+        raise NativeError(f"{what}, C++20 needs {name} {OLDEST_COMPILER[name]} or newer", COMPILER_ADVICE)
+
+
+def cuda_toolkit() -> Tool | None:
+    """The CUDA toolkit's root folder and version, or None where there is no nvcc."""
+    named = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    nvcc = shutil.which("nvcc")
+    guesses = [named] if named else [nvcc and Path(nvcc).resolve().parents[1], "/usr/local/cuda"]
+    for root in map(Path, filter(None, guesses)):
+        # An nvcc on PATH may be a wrapper script: only a folder with the headers is a toolkit.
+        if (root / "bin/nvcc").exists() and (root / "include/cuda_runtime.h").exists():
+            return Tool(str(root), _nvcc_version(root))
+    return None
+
+
+def _nvcc_version(root: Path) -> str:
+    with contextlib.suppress(OSError, ValueError, KeyError):  # an order faster than running nvcc
+        return json.loads((root / "version.json").read_text())["cuda"]["version"]
+    try:
+        text = subprocess.run([root / "bin/nvcc", "--version"], capture_output=True, text=True, timeout=60).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    found = re.search(r"release (\d+\.\d+)", text)
+    return found[1] if found else "unknown"
+
+
+def usable_toolkit(policy: str) -> tuple[Tool | None, tuple[str, ...]]:
+    """The toolkit to compile CUDA sources with, if there are any, and what to tell the user about it.
+
+    Under the policy `require`, one whose major version is not torch's raises; otherwise CPU sources are built alone.
+    """
+    if torch.version.cuda is None or not any(source_folder().glob("cuda/*.cu")):
+        return None, ()
+    toolkit = cuda_toolkit()
+    if toolkit is None:
+        return None, (f"no CUDA kernels: nvcc {torch.version.cuda} was not found (set CUDA_HOME)",)
+    versions = f"nvcc is CUDA {toolkit.version}, torch was built with CUDA {torch.version.cuda}"
+    if toolkit.version.split(".")[0] != torch.version.cuda.split(".")[0]:
+        if policy == "require":
+            raise NativeError(f"{versions}: the major versions differ", f"install CUDA {torch.version.cuda}'s nvcc")
+        return None, (f"no CUDA kernels: {versions}, and the major versions differ",)
+    if toolkit.version.split(".")[:2] != torch.version.cuda.split(".")[:2]:
+        return toolkit, (f"{versions}: the minor versions differ, which usually works",)
+    return toolkit, ()
+
+
+def _capabilities() -> list[tuple[int, int]]:
+    """Compute capabilities of this machine's GPUs, from NVML: CUDA, once asked, would not survive a later fork."""
+    try:
+        nvml = ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return []
+    if nvml.nvmlInit_v2() != 0:
+        return []
+    count, major, minor, handle = ctypes.c_uint(), ctypes.c_int(), ctypes.c_int(), ctypes.c_void_p()
+    nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
+    found = set()
+    for index in range(count.value):
+        nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle))
+        if nvml.nvmlDeviceGetCudaComputeCapability(handle, ctypes.byref(major), ctypes.byref(minor)) == 0:
+            found.add((major.value, minor.value))
+    nvml.nvmlShutdown()
+    return sorted(found)
+
+
+# Build
+
+
+def compile_library(plan: Plan, folder: Path) -> Path:
+    parameters = plan.parameters
+    with _build_environment(plan) as cpp_extension:
+        # "Standalone" is torch's way to build without loading: only a library that is in its place is loaded.
+        library = cpp_extension.load(
+            LIBRARY,
+            sources=list(parameters.sources),
+            extra_include_paths=list(parameters.include),
+            extra_cflags=list(parameters.cflags),
+            extra_cuda_cflags=list(parameters.cuda_flags),
+            extra_ldflags=["-shared", *parameters.ldflags],
+            build_directory=str(folder),
+            with_cuda=parameters.cuda,
+            is_python_module=False,
+            is_standalone=True,
+        )
+    return Path(library)  # torch adds _v1, _v2, … to the name when one process builds again
+
+
+@contextlib.contextmanager
+def _build_environment(plan: Plan) -> Iterator[ModuleType]:
+    """torch's builder, its CUDA_HOME put right, and ninja's folder on PATH (where an unactivated venv's is not)."""
+    quiet = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # importing it remarks on a GPU that is not there
+    from torch.utils import cpp_extension
+
+    logging.disable(quiet)
+    path, cuda_home = os.environ.get("PATH"), cpp_extension.CUDA_HOME
+    with contextlib.suppress(ImportError):
+        import ninja
+
+        os.environ["PATH"] = os.pathsep.join(filter(None, [ninja.BIN_DIR, path]))
+    if plan.toolkit:
+        cpp_extension.CUDA_HOME = plan.toolkit.path
+    try:
+        yield cpp_extension
+    finally:
+        cpp_extension.CUDA_HOME = cuda_home
+        os.environ.pop("PATH", None)
+        if path is not None:
+            os.environ["PATH"] = path
+
+
+def library_digest(library: Path) -> str | None:
+    """sha256 of what was built; loading a truncated library would kill the process."""
+    try:
+        return hashlib.sha256(library.read_bytes()).hexdigest()
+    except OSError:
+        return None
