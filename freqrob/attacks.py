@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -14,10 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from freqrob.data.datasets import check_labelled
+from freqrob.parameters import check_choices, check_integers, checked, is_number, shown
+from freqrob.pixels import check_floats
+
 Model = Callable[[Tensor], Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
 Norm = Literal["Linf", "L2"]
 Images = Tensor | slice  # which of the images
+ROUNDING = 1e-5  # by which augmented images may lie outside [0, 1]
 
 
 class LinfBall:
@@ -97,6 +104,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels, reduction="sum")
 
 
+@checked
 def pgd(
     model: Model,
     images: Tensor,
@@ -119,7 +127,7 @@ def pgd(
 
     Args:
         model: images (N, C, H, W) in [0, 1] to logits (N, K); used in the mode it is in.
-        images, labels: (N, C, H, W) in [0, 1] and (N,) int64.
+        images, labels: (N, C, H, W) floats in [0, 1], N ≥ 1, and (N,) int64.
         eps, step_size: in pixels of [0, 1]; for L2, of the whole image.
         steps: gradient steps; 0 gives the (random) start.
         random_start: start from a uniform point of the ball; else from the image.
@@ -131,56 +139,116 @@ def pgd(
         generator: of the random start.
 
     Returns:
-        The adversarial images, same shape, detached.
+        The adversarial images, same shape, detached. Pixels whose gradient is NaN do not move.
 
     Raises:
-        ValueError: a negative ``eps``, ``step_size`` or ``steps``, or an unknown ``norm``.
+        TypeError: ``images`` are not a floating-point tensor, or another argument is of a wrong type.
+        ValueError: images outside [0, 1] or NaN, or not (N, C, H, W); labels that are not (N,) int64 classes of the
+            model; ``eps`` or ``step_size`` that are not in [0, 1], for L2 not finite and ≥ 0; ``steps`` that are not an
+            integer ≥ 0; a ``start`` of another shape, or NaN; an unknown ``norm``.
+
+    Warns of logits and gradients that are NaN.
 
     Source: Madry et al., ICLR 2018, Eq. 2.3.
     """
-    for name, value in (("eps", eps), ("step_size", step_size), ("steps", steps)):
-        if value < 0:
-            raise ValueError(f"{name}: expected a number ≥ 0, got {value}")
-    check_norm(norm)
+    check_radius(norm, eps=eps, step_size=step_size)
+    check_integers(0, steps=steps)
+    check_attacked(images, labels)
     images = images.detach()
     ball = BALLS[norm](images, eps)
-    adversarial = images.clone() if start is None else ball.project(start.detach())
+    adversarial = images.clone() if start is None else ball.project(_checked_start(start, images))
     if random_start and start is None:
         adversarial = ball.random(generator)
     active = torch.arange(len(images), device=images.device) if stop_when_fooled else slice(None)
+    stuck, classes = torch.zeros_like(labels, dtype=torch.bool), int(labels.max()) + 1
     for _ in range(steps):
-        gradient, fooled = _ascend(model, adversarial[active], labels[active], loss)
+        gradient, logits = _ascend(model, adversarial[active], labels[active], classes, loss)
         if stop_when_fooled:
-            active, gradient = active[~fooled], gradient[~fooled]
+            left = classified(logits, labels[active])
+            active, gradient, logits = active[left], gradient[left], logits[left]
             if len(active) == 0:
                 break
-        moved = adversarial[active] + step_size * ball.direction(gradient)
+        stuck[active] |= has_nan(logits) | has_nan(gradient)
+        moved = adversarial[active] + step_size * ball.direction(gradient.nan_to_num())
         adversarial[active] = ball.project(moved, active)
+    warn_of_stuck(stuck)
     return adversarial
 
 
 def check_norm(norm: str) -> None:
-    """Raise ValueError for a norm that there is no ball of."""
-    if norm not in BALLS:
-        raise ValueError(f"norm: expected one of {', '.join(BALLS)}, got {norm!r}")
+    """Raise ValueError for a norm that has no ball."""
+    check_choices(BALLS, norm=norm)
 
 
+def check_radius(norm: str, **values: float) -> None:
+    """Raise ValueError for an unknown norm, and for lengths that are negative, not finite or, in L∞, beyond 1."""
+    check_norm(norm)
+    for name, value in values.items():
+        if not is_number(value) or not 0 <= value < math.inf or (norm == "Linf" and value > 1):
+            expected = "pixels in [0, 1], such as 8/255" if norm == "Linf" else "a length ≥ 0, such as 0.5"
+            raise ValueError(f"{name}: expected {expected}, got {shown(value)}")
+
+
+def check_attacked(images: Tensor, labels: Tensor) -> None:
+    """Raise unless an attack can begin at these images and labels: ``check_labelled``, but floats, rounded or not."""
+    check_floats(images)
+    check_labelled(images, labels, tolerance=ROUNDING)
+
+
+def check_logits(logits: Tensor, images: int, classes: int) -> None:
+    """Raise ValueError unless logits are (images, K) with K at least the number of ``classes``."""
+    if logits.ndim != 2 or len(logits) != images:
+        raise ValueError(f"model: expected it to give logits ({images}, K), got shape {tuple(logits.shape)}")
+    if classes > logits.shape[1]:
+        raise ValueError(f"labels: expected classes below {logits.shape[1]}, got {classes - 1}")
+
+
+def has_nan(values: Tensor) -> Tensor:
+    """Which images (N, …) have a NaN: (N,) bool."""
+    return values.isnan().flatten(1).any(1)
+
+
+def warn_of_stuck(stuck: Tensor) -> None:
+    """Warn of the images (N,) bool that an attack could not move, at one step at least."""
+    if stuck.any():
+        what = f"its logits or gradients are NaN at {int(stuck.sum())} of {len(stuck)} images, which do not move there"
+        warnings.warn(f"model: {what}", stacklevel=4)
+
+
+def _checked_start(start: Tensor, images: Tensor) -> Tensor:
+    if start.shape != images.shape or not start.is_floating_point():
+        expected, got = (f"{tuple(value.shape)} {value.dtype}" for value in (images, start))
+        raise ValueError(f"start: expected the images' {expected}, got {got}")
+    if not start.isfinite().all():
+        raise ValueError("start: expected finite pixels, got NaN or an infinity")
+    return start.detach()
+
+
+@checked
 def fgsm(model: Model, images: Tensor, labels: Tensor, *, eps: float = 8 / 255) -> Tensor:
-    """One full step of ``pgd`` from the image itself. Source: Goodfellow et al., ICLR 2015."""
+    """One full step of ``pgd`` from the image itself. Raises as ``pgd``. Source: Goodfellow et al., ICLR 2015."""
     return pgd(model, images, labels, eps=eps, step_size=eps, steps=1, random_start=False)
 
 
+@checked
 def input_gradient(model: Model, images: Tensor, labels: Tensor) -> Tensor:
-    """∇ₓ Σ_n CE(model(x_n), y_n): each image's own gradient, (N, C, H, W); parameters get none."""
-    return _ascend(model, images, labels)[0]
+    """∇ₓ Σ_n CE(model(x_n), y_n): each image's own gradient, (N, C, H, W); parameters get none.
+
+    Images and labels as for ``pgd``. Raises the same errors for them.
+    """
+    check_attacked(images, labels)
+    return _ascend(model, images, labels, int(labels.max()) + 1)[0]
 
 
-def _ascend(model: Model, images: Tensor, labels: Tensor, loss: Loss = cross_entropy) -> tuple[Tensor, Tensor]:
-    """The gradient of the loss, and which images are misclassified."""
+def _ascend(
+    model: Model, images: Tensor, labels: Tensor, classes: int, loss: Loss = cross_entropy
+) -> tuple[Tensor, Tensor]:
+    """The gradient of the loss, and the logits."""
     with torch.inference_mode(False), torch.enable_grad():
         images, labels = images.detach().clone().requires_grad_(), labels.clone()
         logits = model(images)
-        return torch.autograd.grad(loss(logits, labels), images)[0], ~classified(logits.detach(), labels)
+        check_logits(logits, len(images), classes)
+        return torch.autograd.grad(loss(logits, labels), images)[0], logits.detach()
 
 
 def classified(logits: Tensor, labels: Tensor) -> Tensor:

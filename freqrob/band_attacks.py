@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from freqrob.attacks import BALLS, L2Ball, Model, Norm, check_norm, classified
-from freqrob.parameters import check_counts, check_weights, fits
+from freqrob.attacks import (
+    BALLS,
+    L2Ball,
+    Model,
+    Norm,
+    check_attacked,
+    check_logits,
+    check_radius,
+    classified,
+    has_nan,
+    warn_of_stuck,
+)
+from freqrob.parameters import check_counts, check_positive, checked, fits, shown, to_python
 from freqrob.spectral.ops import ring_filter
 from freqrob.spectral.rings import RingMap
 
@@ -28,13 +40,17 @@ class Band:
             ring 0 is the mean.
 
     Raises:
-        ValueError: no ring, or one that is no integer from 0 on.
+        ValueError: no ring, or one that is not an integer from 0 on.
     """
 
+    @checked
     def __init__(self, rings: Iterable[int]) -> None:
-        self.rings = tuple(sorted(set(rings)))
-        if not self.rings or not all(fits(ring, int) and ring >= 0 for ring in self.rings):
-            raise ValueError(f"rings: expected integers from 0 on, at least one, got {self.rings}")
+        chosen: list[int] = []
+        with suppress(TypeError):  # not iterable
+            chosen = to_python(list(rings), list[int])
+        if not chosen or not all(fits(ring, int) and ring >= 0 for ring in chosen):
+            raise ValueError(f"rings: expected integers from 0 on, at least one, got {chosen or shown(rings)}")
+        self.rings = tuple(sorted(set(chosen)))
 
     def __repr__(self) -> str:
         return f"Band({list(self.rings)})"
@@ -95,6 +111,7 @@ class BandBall:
         return points + RELAXATION * (self.band.project(offsets) - offsets)
 
 
+@checked
 def band_pgd(
     model: Model,
     images: Tensor,
@@ -126,18 +143,22 @@ def band_pgd(
         band; one that was misclassified on the way, where there was one.
 
     Raises:
+        TypeError, ValueError: images and labels that do not fit, as for ``freqrob.attacks.pgd``.
         ValueError: parameters out of range, or rings that the images do not have.
     """
-    check_norm(norm)
+    check_radius(norm, eps=eps)
     check_counts(steps=steps)
     rel_stepsize = 2.5 / steps if rel_stepsize is None else rel_stepsize
-    check_weights(eps=eps, rel_stepsize=rel_stepsize)
+    check_positive(rel_stepsize=rel_stepsize)
+    check_attacked(images, labels)
     images = images.detach()
     with torch.inference_mode(False):
         labels = labels.clone()  # autograd keeps no tensor of inference mode
     ball = BandBall(images, torch.full_like(images[:, :1, :1, :1], eps), norm, Band(rings))
+    classes = int(labels.max()) + 1
 
     def loss(logits: Tensor) -> Tensor:
+        check_logits(logits, len(images), classes)
         return F.cross_entropy(logits, labels, reduction="none")
 
     step = rel_stepsize * eps * (images[0].numel() ** 0.5 if norm == "Linf" else 1)
@@ -153,19 +174,22 @@ def climb(
     """
     images = found = ball.project(start)
     ever = torch.zeros(len(start), dtype=torch.bool, device=start.device)
+    stuck = torch.zeros_like(ever)
     for _ in range(steps):
-        gradient, now = _gradient(model, images, gain, fooled)
+        gradient, logits = _gradient(model, images, gain)
+        stuck, now = stuck | has_nan(logits) | has_nan(gradient), fooled(logits)
         ever, found = ever | now, torch.where(now[:, None, None, None], images, found)
-        images = ball.project(images + step * L2Ball.direction(ball.band.project(gradient)))
+        images = ball.project(images + step * L2Ball.direction(ball.band.project(gradient.nan_to_num(0, 0, 0))))
+    warn_of_stuck(stuck)
     with torch.no_grad():
         last = fooled(model(images)) | ~ever
         settled = ball.settle(torch.where(last[:, None, None, None], images, found))
         return settled, fooled(model(settled))
 
 
-def _gradient(model: Model, images: Tensor, gain: OfLogits, fooled: OfLogits) -> tuple[Tensor, Tensor]:
-    """Of the gain, each image's own; and which images are fooled."""
+def _gradient(model: Model, images: Tensor, gain: OfLogits) -> tuple[Tensor, Tensor]:
+    """Of the gain, each image's own; and the logits."""
     with torch.inference_mode(False), torch.enable_grad():
         images = images.detach().clone().requires_grad_()
         logits = model(images)
-        return torch.autograd.grad(gain(logits).sum(), images)[0], fooled(logits.detach())
+        return torch.autograd.grad(gain(logits).sum(), images)[0], logits.detach()

@@ -1,14 +1,26 @@
-"""Parameters: as people write them on a command line, and what they have to be."""
+"""Parameters: as people write them on a command line, and what they have to be.
 
+``checked`` checks the types of a function's arguments and converts the numbers of NumPy and PyTorch to Python's, so
+that ``np.float32(0.5)`` and ``0.5`` give the same cards, JSON files and cache keys. The ``check_*`` check ranges.
+"""
+
+import difflib
 import json
+import os
 import re
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from fractions import Fraction
+from functools import cache, wraps
 from inspect import signature
-from math import inf, isfinite
-from numbers import Integral
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from numbers import Integral, Real
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+F = TypeVar("F", bound=Callable[..., Any])
+LARGEST = sys.float_info.max
 
 
 def read_setting(text: str) -> tuple[str, Any]:
@@ -32,49 +44,174 @@ def keyword_hints(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def shown_hint(hint: Any) -> str:
-    """``Sequence[int]``, ``float | None``, ``int``."""
+    """``Sequence[int]``, ``float | None``, ``int``; ``true or false`` for ``bool``."""
     if get_origin(hint) in (Union, UnionType):  # spelled alike: for a default of None, Python 3.10 gives Optional
         return " | ".join(shown_hint(one) for one in get_args(hint))
-    if hint is NoneType:
-        return "None"
-    return re.sub(r"\b(collections\.abc|typing)\.", "", str(hint)) if get_args(hint) else hint.__name__
+    if get_args(hint):
+        return re.sub(r"\b(\w+\.)+(?=\w)", "", str(hint))
+    name = getattr(hint, "__name__", str(hint))
+    return {"bool": "true or false", "Tensor": "a torch.Tensor", "NoneType": "None"}.get(name, name)
 
 
 def fits(value: object, hint: Any) -> bool:
-    """Whether a value that JSON may hold is of a type such as ``float``, ``int | None`` or ``Sequence[int]``."""
+    """Whether a value is of a type such as ``float``, ``int | None``, ``Sequence[int]`` or ``Callable[..., Tensor]``.
+
+    A bool is not a number, a string not a sequence, and a string is a path. An ``nn.Module`` may be any callable, such
+    as a Foolbox model: ``freqrob.models.sources.as_module`` is stricter.
+    """
     origin, of = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
     if origin in (Union, UnionType):
         return any(fits(value, one) for one in of)
-    if origin is Sequence:
-        return isinstance(value, Sequence) and not isinstance(value, str) and all(fits(one, of[0]) for one in value)
-    if origin is list:
-        return isinstance(value, list) and all(fits(one, of[0]) for one in value)
     if origin is Literal:
-        return value in of
+        return isinstance(value, tuple({type(one) for one in of})) and value in of
+    if origin in (Sequence, list, tuple):
+        return (
+            isinstance(value, origin) and not isinstance(value, str | bytes) and all(fits(one, of[0]) for one in value)
+        )
     if hint in (int, float):
         return is_number(value) and (hint is float or isinstance(value, Integral))
-    return isinstance(value, hint)
+    if hint is Path:
+        return isinstance(value, str | os.PathLike)
+    if origin is Callable or getattr(hint, "__module__", "").startswith("torch.nn."):
+        return callable(value)
+    kind = origin or hint
+    return not isinstance(kind, type) or (isinstance(value, kind) and not (kind is Iterable and isinstance(value, str)))
+
+
+def to_python(value: Any, hint: Any) -> Any:
+    """A value with Python's numbers and strings where ``hint`` has them; one that does not fit comes back unchanged.
+
+    ``np.float32(0.5)``, ``torch.tensor(0.5)``, ``Fraction(1, 2)`` and 0-dimensional arrays become 0.5 for ``float``,
+    the integer 1 becomes 1.0, arrays and tensors of one dimension lists for ``Sequence[float]``, lists tuples for
+    ``tuple[int, ...]``.
+    """
+    if type(value) is hint:
+        return value
+    origin, of = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        converted = [to_python(value, one) for one in of]
+        return next((new for new, one in zip(converted, of, strict=True) if fits(new, one)), value)
+    if origin in (Sequence, Iterable, list, tuple) and of:
+        if getattr(value, "ndim", None) == 1 and hasattr(value, "tolist"):
+            value = value.tolist()
+        kind = tuple if origin is tuple else type(value)
+        return kind(to_python(one, of[0]) for one in value) if type(value) in (list, tuple) else value
+    if hint in (int, float, bool, str) and getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        with suppress(RuntimeError, ValueError):  # a tensor without values, such as on the meta device
+            value = value.item()
+    if hint in (int, float) and fits(value, hint):
+        with suppress(OverflowError):
+            return hint(value)
+    return value
+
+
+def checked(subject: F) -> F:
+    """Decorate a function, or a class whose ``__init__`` takes the arguments, to check them by their annotations.
+
+    Each argument goes through ``to_python``. The decorator raises, naming the argument, ValueError for what is not a
+    string, path, bool or choice where one is expected, and TypeError for another type of object. Whether something is
+    the right kind of number, or sequence of numbers, is left to the function, which knows the range.
+    """
+    if isinstance(subject, type):
+        subject.__init__ = checked(subject.__init__)
+        return subject
+    arguments = signature(subject)
+    several = {one.name for one in arguments.parameters.values() if one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD)}
+    hints = cache(lambda: get_type_hints(subject))  # not before the first call, when all modules are imported
+
+    @wraps(subject)
+    def checking(*args: Any, **kwargs: Any) -> Any:
+        given = arguments.bind(*args, **kwargs)
+        for name, value in given.arguments.items():
+            if name in hints() and name not in several:
+                given.arguments[name] = _checked(name, value, hints()[name])
+        return subject(*given.args, **given.kwargs)
+
+    return checking
+
+
+def _checked(name: str, value: Any, hint: Any) -> Any:
+    value = to_python(value, hint)
+    left_to_the_function = _mentions(hint, int, float) or (isinstance(value, str) and _mentions(hint, Literal))
+    if left_to_the_function or fits(value, hint):
+        return value
+    error = ValueError if _mentions(hint, str, bool, Path, Literal) else TypeError
+    raise error(f"{name}: expected {shown_hint(hint)}, got {shown(value)}")
+
+
+def _mentions(hint: Any, *kinds: Any) -> bool:
+    """Whether a hint is one of some types, or made of them: ``Sequence[int] | None`` of ``int``."""
+    origin = get_origin(hint)
+    return (
+        hint in kinds
+        or origin in kinds
+        or (origin is not Callable and any(_mentions(one, *kinds) for one in get_args(hint)))
+    )
+
+
+def shown(value: object) -> str:
+    """Numbers, strings, lists and classes as Python writes them, shortened; of other objects the type."""
+    text = type(value).__name__
+    if isinstance(value, str | Real | list | tuple | None | type):
+        with suppress(ValueError):  # an integer of more digits than Python prints
+            text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def nearest_names(name: str, known: Iterable[str]) -> str:
+    """``" Nearest: a, b."`` from ``known``, upper and lower case alike, or "" when nothing is near."""
+    by_lower_case = {one.lower(): one for one in sorted(known)}
+    near = difflib.get_close_matches(name[:100].lower(), by_lower_case, n=3, cutoff=0.5)
+    return f" Nearest: {', '.join(by_lower_case[one] for one in near)}." if near else ""
+
+
+def check_choices(known: Iterable[str], **values: str) -> None:
+    """Raise ValueError, with the nearest names, unless each is one of the ``known`` names."""
+    for name, value in values.items():
+        if not isinstance(value, str) or value not in known:
+            near = nearest_names(value, known) if isinstance(value, str) else ""
+            raise ValueError(f"{name}: expected one of {', '.join(known)}, got {shown(value)}{near and '.' + near}")
 
 
 def check_pixels(**values: float) -> None:
-    """Raise ValueError unless each is a distance in pixels of [0, 1]."""
-    for name, value in values.items():
-        if not is_number(value) or not 0 < value <= 1:
-            raise ValueError(f"{name}: expected pixels in (0, 1], such as 8/255, got {value!r}")
+    """Raise ValueError unless each is a distance in pixels of [0, 1], above 0."""
+    _check_numbers("pixels in (0, 1], such as 8/255", lambda value: 0 < value <= 1, values)
 
 
 def check_positive(**values: float) -> None:
     """Raise ValueError unless each is a finite number above 0."""
-    for name, value in values.items():
-        if not is_number(value) or not 0 < value < inf:
-            raise ValueError(f"{name}: expected a positive number, got {value!r}")
+    _check_numbers("a positive number", lambda value: 0 < value <= LARGEST, values)
 
 
-def check_integers(least: int, **values: int) -> None:
-    """Raise ValueError unless each is an integer from ``least`` on."""
+def check_not_negative(**values: float) -> None:
+    """Raise ValueError unless each is a finite number from 0 on."""
+    _check_numbers("a number from 0 on", lambda value: 0 <= value <= LARGEST, values)
+
+
+def check_shares(**values: float) -> None:
+    """Raise ValueError unless each is a number from 0 to 1."""
+    _check_numbers("a number in [0, 1]", lambda value: 0 <= value <= 1, values)
+
+
+def check_weights(**values: float) -> None:
+    """Raise ValueError unless each is a finite number."""
+    _check_numbers("a finite number", lambda value: -LARGEST <= value <= LARGEST, values)
+
+
+def _check_numbers(expected: str, holds: Callable[[Any], bool], values: Mapping[str, Any]) -> None:
     for name, value in values.items():
-        if not fits(value, int) or value < least:
-            raise ValueError(f"{name}: expected an integer from {least} on, got {value!r}")
+        if not is_number(value) or not holds(value):
+            raise ValueError(f"{name}: expected {expected}, got {shown(value)}")
+
+
+def check_integers(least: int, most: int | None = None, **values: int) -> None:
+    """Raise ValueError unless each is an integer from ``least`` on, and at most ``most``."""
+    for name, value in values.items():
+        if not fits(value, int) or value < least or (most is not None and value > most):
+            limits = f"from {least} on" if most is None else f"from {least} to {most}"
+            raise ValueError(f"{name}: expected an integer {limits}, got {shown(value)}")
 
 
 def check_counts(**values: int) -> None:
@@ -90,13 +227,6 @@ def check_seeds(**values: int) -> None:
             raise ValueError(f"{name}: expected an integer below 2^63, got {value}")
 
 
-def check_weights(**values: float) -> None:
-    """Raise ValueError unless each is a finite number."""
-    for name, value in values.items():
-        if not is_number(value) or not isfinite(value):
-            raise ValueError(f"{name}: expected a finite number, got {value!r}")
-
-
 def is_number(value: object) -> bool:
-    """Whether it is an integer, NumPy's too, or a float, and no bool."""
-    return isinstance(value, Integral | float) and not isinstance(value, bool)
+    """Whether it is a real number, of NumPy too, and not a bool."""
+    return isinstance(value, Real) and not isinstance(value, bool)

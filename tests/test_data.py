@@ -42,6 +42,11 @@ def test_what_is_no_image_set(pixels, labels, message):
         ImageSet(pixels, labels, ())
 
 
+def test_labels_without_a_name_are_refused():
+    with pytest.raises(ValueError, match="labels: expected classes below 2, the number of names, got 2"):
+        ImageSet(images(3).images, torch.arange(3), ("a", "b"))
+
+
 def test_what_is_known_of_a_data_set_costs_no_kernels_and_no_torchvision():
     code = "import freqrob.data, sys; assert not {'torchvision', 'freqrob.spectral.ops'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

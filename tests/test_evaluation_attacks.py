@@ -142,11 +142,31 @@ def test_the_radius_is_robustbenchs_unless_given():
 
 @pytest.mark.parametrize(
     "text", ["", "pgd", "pgd-", "pgd-x", "pgd-1-2-3", "pgd-20:fab", "fgsm-2", "clean-1", "autoattack-fast",
-             "autoattack-rand:fab", "square-a", "cw"],
+             "autoattack-rand:fab", "square-a", "cw", "pgd--5", "pgd-5-", "pgd-x-5", "pgd-2.5", "pgd-1e3", "pgd-٢٠",
+             "pgd-²", "pgd-1000000000", "square--5", "square-1_000", "clean:", "pgd-20:", "fgsm:x", "autoattack-plus:"],
 )  # fmt: skip
 def test_other_texts_are_refused_with_examples(text):
     with pytest.raises(ValueError, match=f"attack: got '{text}', expected one such as clean, fgsm, pgd-20"):
         parse_attack(text)
+
+
+def test_huge_texts_are_refused_in_a_line():
+    with pytest.raises(ValueError, match="attack: got 'pgd-9{71,}'?\\.\\.\\., expected one such as") as error:
+        parse_attack("pgd-" + "9" * 10_000)
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize("text", ["autoattack:", "autoattack:,", "autoattack:fab,,square", "autoattack:fab,"])
+def test_a_part_of_autoattack_without_a_name_is_refused(text):
+    with pytest.raises(ValueError, match="attacks: expected any of apgd-ce, .*, each once, got ''"):
+        parse_attack(text)
+
+
+@pytest.mark.parametrize("text", ["clean", "fgsm", "pgd-2", "autoattack", "square"])
+@pytest.mark.parametrize("given", [{"eps": 8}, {"eps": float("nan")}, {"step_size": -1}, {"norm": "l2"}])
+def test_what_an_attack_does_not_use_is_checked_too(text, given):
+    with pytest.raises(ValueError, match=next(iter(given))):
+        parse_attack(text, **given)
 
 
 @pytest.mark.parametrize(
@@ -156,6 +176,8 @@ def test_other_texts_are_refused_with_examples(text):
         (lambda: PGD(restarts=0), "restarts"),
         (lambda: PGD(restarts=2, random_start=False), "restarts: expected 1 without a random start, got 2"),
         (lambda: PGD(eps=8), r"eps: expected pixels in \[0, 1\], such as 8/255, got 8"),
+        (lambda: PGD(eps=None), "eps: expected pixels .*, got None"),
+        (lambda: PGD(eps=True), "eps: expected pixels .*, got True"),
         (lambda: PGD(eps=-0.1, norm="L2"), "eps: expected a length ≥ 0, such as 0.5, got -0.1"),
         (lambda: PGD(step_size=float("nan")), "step_size"),
         (lambda: FGSM(norm="L1"), "norm: expected one of Linf, L2, got 'L1'"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from math import isfinite
 
 import numpy as np
 import torch
@@ -13,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from freqrob.data.datasets import to_pixels
-from freqrob.parameters import check_counts, is_number
-from freqrob.spectral.ops import check_planes
+from freqrob.parameters import check_counts, check_positive, checked, fits, is_number, shown
+from freqrob.pixels import check_scale
+from freqrob.spectral.ops import check_images
 
 MAX_RANDOM_DEPTH = 3
 
@@ -52,10 +52,11 @@ class Draws:
     mixing: NDArray
 
 
+@checked
 def augmix(
     images: Tensor,
     *,
-    severity: float = 3,
+    severity: float = 3.0,
     width: int = 3,
     depth: int = -1,
     alpha: float = 1.0,
@@ -81,14 +82,16 @@ def augmix(
         The mixed images, same shape, dtype, device and memory format; not differentiable.
 
     Raises:
-        TypeError: ``images`` is no tensor of floats or uint8.
-        ValueError: ``images`` has not four dimensions, or a parameter is out of range.
+        TypeError: ``images`` is not a tensor of floats or uint8.
+        ValueError: ``images`` does not have four dimensions, looks like (N, H, W, C), or has floats in 0–255 (on the
+            CPU, by the first channel); a parameter is out of range.
 
     Source: Hendrycks et al., ICLR 2020, Algorithm 1; google-research/augmix, ``cifar.py`` and ``augmentations.py``.
     """
-    check_planes(images, "images", bytes_too=True)
+    check_images(images)
     if images.ndim != 4:
         raise ValueError(f"images: expected (N, C, H, W), got {tuple(images.shape)}")
+    check_scale(images)
     check_augmix(severity, width, depth, alpha)
     draws = _draw(len(images), severity, width, depth, alpha, generator)
     return _mix(images.detach(), draws)
@@ -97,12 +100,11 @@ def augmix(
 def check_augmix(severity: float, width: int, depth: int, alpha: float) -> None:
     """Raise ValueError, naming the parameter, unless they are as ``augmix`` wants them."""
     if not is_number(severity) or not 0.1 <= severity <= 10:
-        raise ValueError(f"severity: expected a level from 0.1 to 10, got {severity!r}")
+        raise ValueError(f"severity: expected a level from 0.1 to 10, got {shown(severity)}")
     check_counts(width=width)
-    if not isinstance(depth, int) or isinstance(depth, bool) or not (depth == -1 or depth >= 1):
-        raise ValueError(f"depth: expected an integer from 1 on, or -1 for a random depth, got {depth!r}")
-    if not is_number(alpha) or not (isfinite(alpha) and alpha > 0):
-        raise ValueError(f"alpha: expected a positive number, got {alpha!r}")
+    if not fits(depth, int) or not (depth == -1 or depth >= 1):
+        raise ValueError(f"depth: expected an integer from 1 on, or -1 for a random depth, got {shown(depth)}")
+    check_positive(alpha=alpha)
 
 
 def _draw(

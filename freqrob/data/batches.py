@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from freqrob.data.datasets import ImageSet, to_pixels
-from freqrob.parameters import check_seeds
+from freqrob.parameters import check_counts, check_integers, check_seeds, checked
 
 Crop = Literal["reflect", "zeros"]
 PADDING = 4
@@ -50,6 +50,7 @@ class Batches:
 
     __iter__ = None  # steps go on beyond the epoch: a loop over them would not end
 
+    @checked
     def __init__(
         self,
         dataset: ImageSet,
@@ -63,9 +64,11 @@ class Batches:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if not 1 <= batch_size <= len(dataset):
+        check_counts(batch_size=batch_size)
+        check_integers(0, rank=rank, world_size=world_size)
+        if batch_size > len(dataset):
             raise ValueError(f"batch_size: expected 1 to {len(dataset)} (the images there are), got {batch_size}")
-        if not 0 <= rank < world_size:
+        if rank >= world_size:
             raise ValueError(f"rank: expected 0 to world_size - 1 ({world_size - 1}), got {rank}")
         if batch_size % world_size:
             raise ValueError(f"batch_size: expected a multiple of world_size ({world_size}), got {batch_size}")

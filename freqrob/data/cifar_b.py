@@ -9,7 +9,7 @@ from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -17,21 +17,23 @@ import torch
 from freqrob.data.datasets import ImageSet, Split, load_dataset, members
 from freqrob.data.image_files import Track
 from freqrob.files import check_folder, sha256_of, write_json, write_synced
+from freqrob.parameters import check_choices, check_counts, checked
 from freqrob.provenance import provenance
-
-if TYPE_CHECKING:
-    from freqrob.spectral.bass import Reading
+from freqrob.spectral.reference import Reading
 
 MANIFEST = "cifar_b.json"
 KINDS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}  # torchvision's classes
 
 
+@checked
 def balance(dataset: ImageSet, *, reading: Reading = "official", chunk: int = 1024) -> ImageSet:
     """Every image of a data set through BaSS, as uint8 in memory, also where the data set is memory-mapped.
 
     Source: Lin et al., NeurIPS 2023, section 4; zhiyugege/Frequency-Long-Tailed-Investigation, ``BaSS_cifar.py``, which
     writes its twin of CIFAR-10 to disk once.
     """
+    check_choices(get_args(Reading), reading=reading)
+    check_counts(chunk=chunk)
     from freqrob.spectral.bass import bass  # brings the native ops, which a data set's facts do without
 
     balanced = torch.empty(dataset.images.shape, dtype=torch.uint8, device=dataset.images.device)
@@ -40,6 +42,7 @@ def balance(dataset: ImageSet, *, reading: Reading = "official", chunk: int = 10
     return replace(dataset, images=balanced)
 
 
+@checked
 def write_cifar_b(
     data_dir: str | Path,
     out: str | Path,
@@ -76,6 +79,7 @@ def write_cifar_b(
 
     Source: Lin et al., NeurIPS 2023, section 4; zhiyugege/Frequency-Long-Tailed-Investigation, ``BaSS_cifar.py``.
     """
+    check_choices(get_args(Reading), reading=reading)
     kind = _kind(dataset)
     source, target = (Path(folder).expanduser() / kind.base_folder for folder in (data_dir, out))
     if target.exists():
@@ -97,6 +101,7 @@ def write_cifar_b(
     return target
 
 
+@checked
 def load_cifar_b(data_dir: str | Path, split: Split, dataset: str = "cifar10") -> ImageSet:
     """A split of what ``write_cifar_b`` wrote: the same images in the same order as in that of ``load_dataset``.
 
@@ -107,8 +112,7 @@ def load_cifar_b(data_dir: str | Path, split: Split, dataset: str = "cifar10") -
         FileNotFoundError: there is none in ``data_dir``.
     """
     kind = _kind(dataset)
-    if split not in ("train", "val", "test"):
-        raise ValueError(f"split: expected one of train, val, test, got {split!r}")
+    check_choices(get_args(Split), split=split)
     folder = Path(data_dir).expanduser() / kind.base_folder
     if not (folder / MANIFEST).is_file():
         raise FileNotFoundError(
@@ -125,8 +129,7 @@ def load_cifar_b(data_dir: str | Path, split: Split, dataset: str = "cifar10") -
 
 
 def _kind(dataset: str) -> Any:
-    if dataset not in KINDS:
-        raise ValueError(f"dataset: expected one of {', '.join(KINDS)}, got {dataset!r}")
+    check_choices(KINDS, dataset=dataset)
     from torchvision import datasets
 
     return getattr(datasets, KINDS[dataset])

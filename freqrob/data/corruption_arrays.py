@@ -19,6 +19,7 @@ from freqrob.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt, find_fros
 from freqrob.data.datasets import DATASETS, ImageSet, explained
 from freqrob.data.image_files import Track
 from freqrob.files import as_json, check_folder, sha256_of, write_json, write_npy
+from freqrob.parameters import check_choices, check_integers, check_seeds, checked
 from freqrob.provenance import provenance
 
 MANIFEST = "generated.json"
@@ -45,6 +46,7 @@ PUBLISHED = {
 }
 
 
+@checked
 def write_corruptions(
     dataset: ImageSet,
     folder: str | Path,
@@ -83,6 +85,7 @@ def write_corruptions(
         OSError: a full disk.
     """
     _check_types(types)
+    check_seeds(seed=seed)
     if "frost" in types:
         find_frost(frost)
     folder, labels = Path(folder).expanduser(), dataset.labels.cpu().numpy()
@@ -160,13 +163,16 @@ class CorruptionArrays:
     def types(self) -> tuple[str, ...]:
         return tuple(self.arrays)
 
+    @checked
     def images(self, name: str, severity: int) -> Tensor:
-        """(N, 3, H, W) uint8, in memory. Raises KeyError for a type that is not there."""
+        """(N, 3, H, W) uint8, in memory. Raises KeyError for a type that is not there, ValueError for a severity."""
+        check_integers(1, len(SEVERITIES), severity=severity)
         count = len(self.labels)
         chosen = np.array(self.arrays[name][(severity - 1) * count : severity * count])
         return torch.from_numpy(chosen).permute(0, 3, 1, 2).contiguous()
 
 
+@checked
 def load_corruptions(
     folder: str | Path, dataset: str = "cifar10", types: Sequence[str] | None = None, *, download: bool = False
 ) -> CorruptionArrays:
@@ -185,8 +191,7 @@ def load_corruptions(
         FileNotFoundError: no arrays, or types that are missing; the message says which and how to get them.
         OSError: a download that failed.
     """
-    if dataset not in PUBLISHED:
-        raise ValueError(f"dataset: expected one of {', '.join(PUBLISHED)}, got {dataset!r}")
+    check_choices(PUBLISHED, dataset=dataset)
     _check_types(types or ())
     root = _find(Path(folder).expanduser(), dataset, download)
     generated = _read_manifest(root)

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from freqrob.data.image_files import ImageFiles, Track, decode
 from freqrob.data.imagenet import TINY_IMAGENET_URL, Part, fetch_tiny_imagenet, restricted_imagenet, tiny_imagenet
+from freqrob.parameters import check_choices, check_integers, checked
+from freqrob.pixels import check_channels_first, check_range
 
 Split = Literal["train", "val", "test"]
 VALIDATION_IMAGES = 5000
@@ -51,6 +53,7 @@ DATASETS = {
 }
 
 
+@checked
 @dataclass(frozen=True)
 class ImageSet:
     """Images with labels: ``images`` (N, C, H, W) uint8 in 0–255, ``labels`` (N,) int64, names of the ``classes``."""
@@ -63,6 +66,9 @@ class ImageSet:
         check_labelled(self.images, self.labels)
         if self.images.dtype != torch.uint8:
             raise ValueError(f"images: expected uint8, got {self.images.dtype}")
+        if self.classes and self.labels.max() >= len(self.classes):
+            known = f"classes below {len(self.classes)}, the number of names"
+            raise ValueError(f"labels: expected {known}, got {self.labels.max().item()}")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -71,6 +77,7 @@ class ImageSet:
         return replace(self, images=self.images[index], labels=self.labels[index])
 
 
+@checked
 def load_dataset(
     name: str,
     split: Split,
@@ -105,10 +112,8 @@ def load_dataset(
         ImportError: svhn without SciPy, which reads its files.
         OSError: a download that failed, or a full disk.
     """
-    if name not in DATASETS:
-        raise ValueError(f"dataset: expected one of {', '.join(DATASETS)}, got {name!r}")
-    if split not in get_args(Split):
-        raise ValueError(f"split: expected one of {', '.join(get_args(Split))}, got {split!r}")
+    check_choices(DATASETS, dataset=name)
+    check_choices(get_args(Split), split=split)
     folder = Path(data_dir).expanduser()
     whole = _SOURCES[name](folder, "test" if split == "test" else "train", download)
     chosen = whole if split == "test" else whole[members(len(whole), split)]
@@ -119,8 +124,11 @@ def load_dataset(
     return ImageSet(images, chosen.labels, chosen.classes)
 
 
+@checked
 def members(count: int, split: Split) -> Tensor:
-    """Sorted numbers of the training images that are in ``train`` or ``val``."""
+    """Sorted numbers of the training images that are in ``train`` or ``val``. Raises ValueError for another split."""
+    check_choices(("train", "val"), split=split)
+    check_integers(0, count=count)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(SPLIT_SEED))
     held_out = min(VALIDATION_IMAGES, count // 10)
     return (order[:held_out] if split == "val" else order[held_out:]).sort().values
@@ -195,14 +203,17 @@ def explained(title: str, folder: Path, expected: str, url: str, download: bool)
 
 
 def to_pixels(images: Tensor) -> Tensor:
-    """Images as float32 in [0, 1]: uint8 divided by 255, floats as they are."""
+    """Images as float32 in [0, 1]: uint8 divided by 255, floats as they are. Raises TypeError for other dtypes."""
+    if not images.is_floating_point() and images.dtype != torch.uint8:
+        raise TypeError(f"images: expected floats in [0, 1] or uint8, got {images.dtype}")
     return images.float() / 255 if images.dtype == torch.uint8 else images.float()
 
 
-def check_labelled(images: Tensor, labels: Tensor) -> None:
+def check_labelled(images: Tensor, labels: Tensor, *, tolerance: float = 0) -> None:
     """Raise unless there is at least one image (N, C, H, W) of the right kind, and as many int64 labels (N,) from 0 on.
 
-    TypeError for what is no tensor of floats or uint8; ValueError for shapes, labels, and floats outside [0, 1].
+    TypeError for what is not a tensor of floats or uint8; ValueError for shapes, among them those that look like
+    (N, H, W, C), for labels, and for floats outside [0, 1] by more than ``tolerance``.
     """
     for name, value in (("images", images), ("labels", labels)):
         if not isinstance(value, Tensor):
@@ -211,9 +222,9 @@ def check_labelled(images: Tensor, labels: Tensor) -> None:
         raise TypeError(f"images: expected floats in [0, 1] or uint8, got {images.dtype}")
     if images.ndim != 4 or len(images) == 0:
         raise ValueError(f"images: expected (N, C, H, W) with N ≥ 1, got shape {tuple(images.shape)}")
+    check_channels_first(images)
     if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
         raise ValueError(f"labels: expected ({len(images)},) int64, got {tuple(labels.shape)} {labels.dtype}")
     if labels.min() < 0:
         raise ValueError(f"labels: expected classes from 0 on, got {labels.min().item()}")
-    if images.is_floating_point() and not (images.min() >= 0 and images.max() <= 1):
-        raise ValueError(f"images: expected floats in [0, 1], got {images.min().item():g} to {images.max().item():g}")
+    check_range(images, tolerance=tolerance)

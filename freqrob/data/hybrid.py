@@ -13,7 +13,8 @@ from torch import Tensor
 
 from freqrob.data.datasets import ImageSet, to_pixels
 from freqrob.files import as_json, check_folder, temporary_beside, write_json
-from freqrob.parameters import check_seeds, is_number
+from freqrob.parameters import check_integers, check_seeds, check_weights, checked, fits, is_number, shown
+from freqrob.pixels import check_channels_first, check_scale
 from freqrob.provenance import provenance
 from freqrob.runtime.figures import drawing
 from freqrob.spectral.ops import check_planes
@@ -34,14 +35,15 @@ def frequency_radius(height: int, width: int) -> Tensor:
 
 def check_frequencies(frequencies: Sequence[float]) -> None:
     """Raise ValueError unless there is a mixing frequency, and each is a number from 0 to √½ cycles/pixel."""
-    if not len(frequencies):
-        raise ValueError("frequencies: expected at least one, got none")
+    if not fits(frequencies, Sequence[Any]) or len(frequencies) == 0:
+        raise ValueError(f"frequencies: expected at least one, got {shown(frequencies)}")
     for frequency in frequencies:
         if not is_number(frequency) or not 0 <= frequency <= CORNER:
             limits = f"from 0 to {CORNER:.3f} cycles/pixel, where the spectrum ends and all of the low image is kept"
-            raise ValueError(f"frequencies: expected numbers {limits}, got {frequency!r}")
+            raise ValueError(f"frequencies: expected numbers {limits}, got {shown(frequency)}")
 
 
+@checked
 def hybrid_images(low: Tensor, high: Tensor, frequency: float) -> Tensor:
     """What of ``low`` has |f| ≤ ``frequency``, and of ``high`` the rest, clipped to [0, 1].
 
@@ -54,25 +56,34 @@ def hybrid_images(low: Tensor, high: Tensor, frequency: float) -> Tensor:
         also at 0.5.
 
     Raises:
-        TypeError, ValueError: images that are no floats, or of unlike shapes.
+        TypeError: images that are not floats.
+        ValueError: images of different shapes, that look like (N, H, W, C), or whose first plane shows that they are
+            not in [0, 1] (on the CPU); a ``frequency`` that is not a number.
 
     Source: Li et al., PLoS Comput. Biol. 2023; ``lizhe07/robust-arena``, ``roarena/einmon.py``, where the frequency
     is given as a share of Nyquist.
     """
     check_planes(low, "low")
+    check_channels_first(low, "low")
+    check_weights(frequency=frequency)
     if high.shape != low.shape or high.dtype != low.dtype:
         raise ValueError(f"high: expected {tuple(low.shape)} {low.dtype}, got {tuple(high.shape)} {high.dtype}")
+    check_scale(low, "low")
+    check_scale(high, "high")
     height, width = low.shape[-2:]
     from_low = (frequency_radius(height, width) <= frequency).to(low.device)
     mixed = irfft2(torch.where(from_low, rfft2(low), rfft2(high)), s=(height, width))
     return mixed.clamp(0, 1).to(low.dtype)
 
 
+@checked
 def derange(labels: Tensor, seed: int = 0) -> Tensor:
     """The labels (N,) in a random order in which none is where it, or an equal one, was.
 
     Raises ValueError where there is none: more than half of the labels are equal.
     """
+    _check_labels(labels)
+    check_seeds(seed=seed)
     own, draws = labels.cpu().numpy(), np.random.default_rng(seed)
     if len(own) and 2 * np.bincount(own).max() > len(own):
         raise ValueError(f"labels: more than half of them are {np.bincount(own).argmax()}, so they cannot be deranged")
@@ -84,6 +95,12 @@ def derange(labels: Tensor, seed: int = 0) -> Tensor:
     return torch.from_numpy(order).to(labels)
 
 
+def _check_labels(labels: Tensor) -> None:
+    if labels.ndim != 1 or labels.dtype != torch.int64 or (labels < 0).any():
+        raise ValueError(f"labels: expected (N,) int64 from 0 on, got {tuple(labels.shape)} {labels.dtype}")
+
+
+@checked
 def partners(labels: Tensor, seed: int = 0) -> Tensor:
     """For each image another one, drawn at random from the class that ``derange`` gives it: (N,) int64 numbers."""
     targets, draws = derange(labels, seed).cpu().numpy(), np.random.default_rng((seed, 1))
@@ -94,6 +111,7 @@ def partners(labels: Tensor, seed: int = 0) -> Tensor:
     return torch.from_numpy(chosen).to(labels)
 
 
+@checked
 def write_hybrids(
     dataset: ImageSet,
     folder: str | Path,
@@ -133,6 +151,7 @@ def write_hybrids(
     """
     check_frequencies(frequencies)
     check_seeds(seed=seed)
+    check_integers(0, sheet=sheet)
     check_folder(Path(folder), "folder")
     as_json(dict(about or {}), "about")
     folder, partner, pixels = Path(folder), partners(dataset.labels, seed), to_pixels(dataset.images)

@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from freqrob.data.datasets import ImageSet
+from freqrob.parameters import checked, fits
 
 _CHUNK = 1024
 
 
+@checked
 def pca_components(dataset: ImageSet, count: int) -> tuple[Tensor, Tensor]:
     """The mean image and the principal components of most variance, of pixels in [0, 1].
 
@@ -31,7 +33,7 @@ def pca_components(dataset: ImageSet, count: int) -> tuple[Tensor, Tensor]:
     """
     pixels = dataset.images[0].numel()
     most = min(pixels, len(dataset) - 1)
-    if not 1 <= count <= most:
+    if not fits(count, int) or not 1 <= count <= most:
         raise ValueError(f"count: expected 1 to {most} (of {len(dataset)} images of {pixels} values), got {count}")
     total = torch.zeros(pixels, dtype=torch.float64, device=dataset.images.device)
     products = torch.zeros(pixels, pixels, dtype=torch.float64, device=dataset.images.device)

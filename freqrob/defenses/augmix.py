@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqrob.data.augmix import augmix, check_augmix
-from freqrob.parameters import check_weights
+from freqrob.parameters import check_choices, check_weights, checked
 from freqrob.spectral.bass import Reading, bass
 
 
+@checked
 @dataclass(frozen=True)
 class AugMix:
     """CE(f(x), y) + λ · JS(f(x); f(x₁); f(x₂)), x₁ and x₂ two AugMixes of x, all in one forward pass.
@@ -23,7 +24,7 @@ class AugMix:
     Lin et al., NeurIPS 2023 (its code is not published).
     """
 
-    severity: float = 3
+    severity: float = 3.0
     width: int = 3
     depth: int = -1
     alpha: float = 1.0
@@ -37,10 +38,7 @@ class AugMix:
     def __post_init__(self) -> None:
         check_augmix(self.severity, self.width, self.depth, self.alpha)
         check_weights(weight=self.weight)
-        if not isinstance(self.bass_view, bool):
-            raise ValueError(f"bass_view: expected true or false, got {self.bass_view!r}")
-        if self.reading not in get_args(Reading):
-            raise ValueError(f"reading: expected one of {', '.join(get_args(Reading))}, got {self.reading!r}")
+        check_choices(get_args(Reading), reading=self.reading)
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         logits = model(torch.cat(self.views(images))).float()

@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqrob.attacks import bare, input_gradient
-from freqrob.parameters import check_pixels
+from freqrob.parameters import check_pixels, checked
 
 
+@checked
 @dataclass(frozen=True)
 class FGSM:
     """CE(f(x + δ), y) with δ = 1.25 ε · sign ∇ₓ CE(f(x), y), clamped to ±ε; the network is in train mode throughout.

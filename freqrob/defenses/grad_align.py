@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from freqrob.attacks import bare, cross_entropy, input_gradient
 from freqrob.defenses.fgsm import FGSM
 from freqrob.defenses.jafr import jacobian
-from freqrob.parameters import check_weights
+from freqrob.parameters import check_weights, checked
 
 
+@checked
 @dataclass(frozen=True)
 class GradAlign(FGSM):
     """FGSM's loss + λ · (1 − cos(∇ₓℓ(x, y), ∇ₓℓ(x + η, y))), the cosine averaged over the images.

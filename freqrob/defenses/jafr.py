@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from freqrob.attacks import bare
 from freqrob.defenses.fgsm import FGSM
-from freqrob.parameters import check_weights
+from freqrob.parameters import check_weights, checked
 from freqrob.spectral.jacobian import log_b_low
 from freqrob.spectral.ops import mean_amplitude
 
 
+@checked
 @dataclass(frozen=True)
 class JaFR:
     """CE(f(x), y) − λ · ln B_low of ∇ₓ CE(f(x), y), one number for the whole batch, the network in train mode.
@@ -40,6 +41,7 @@ class JaFR:
         return loss - self.weight * whole_batch_log_b_low(jacobian(loss, images))
 
 
+@checked
 @dataclass(frozen=True)
 class JaFRMinus(JaFR):
     """``JaFR`` with λ < 0: towards high frequencies."""
@@ -47,6 +49,7 @@ class JaFRMinus(JaFR):
     weight: float = -0.001
 
 
+@checked
 @dataclass(frozen=True)
 class FGSMJaFR(FGSM):
     """FGSM adversarial training with ``JaFR``'s regulariser of the clean images: loss − λ · ln B_low.
@@ -69,6 +72,7 @@ class FGSMJaFR(FGSM):
         return loss - self.weight * whole_batch_log_b_low(gradient)
 
 
+@checked
 @dataclass(frozen=True)
 class FGSMJaFRMinus(FGSMJaFR):
     """``FGSMJaFR`` with λ < 0: towards high frequencies."""

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqrob.attacks import evaluating, pgd
-from freqrob.parameters import check_counts, check_pixels, check_weights
+from freqrob.parameters import check_counts, check_pixels, check_weights, checked
 
 
+@checked
 @dataclass(frozen=True)
 class MART:
     """BCE(f(x'), y) + β · KL(f(x) ‖ f(x')) · (1 − p_y(x)), the mean over the batch, with

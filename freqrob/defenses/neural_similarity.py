@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from freqrob.data.datasets import to_pixels
 from freqrob.models.front_ends import FrontEnded
-from freqrob.parameters import check_counts, check_weights
+from freqrob.parameters import check_counts, check_weights, checked
 
 LARGEST = 0.9999  # of a similarity, since arctanh 1 = ∞
 
 
+@checked
 @dataclass(frozen=True)
 class NeuralSimilarity:
     """CE(f(x), y) + α · mean over pairs i < j of stimuli of (arctanh S_ij − arctanh T_ij)².

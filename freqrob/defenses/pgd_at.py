@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqrob.attacks import evaluating, pgd
-from freqrob.parameters import check_counts, check_pixels
+from freqrob.parameters import check_counts, check_pixels, checked
 
 
+@checked
 @dataclass(frozen=True)
 class PGDAT:
     """max over ‖δ‖∞ ≤ ε of CE(f(x + δ), y), the maximum sought by PGD on the network in eval mode.

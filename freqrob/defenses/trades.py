@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqrob.attacks import evaluating, pgd
-from freqrob.parameters import check_counts, check_pixels, check_weights
+from freqrob.parameters import check_counts, check_pixels, check_weights, checked
 
 
+@checked
 @dataclass(frozen=True)
 class TRADES:
     """CE(f(x), y) + β · max over ‖δ‖∞ ≤ ε of KL(f(x) ‖ f(x + δ)).

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from freqrob.attacks import classified
 from freqrob.band_attacks import band_pgd
-from freqrob.data.datasets import to_pixels
+from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.diagnostics.fourier_heatmap import coarseness
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, per_sample, untracked
-from freqrob.parameters import check_counts, check_integers, check_pixels, fits
+from freqrob.parameters import check_counts, check_integers, check_pixels, checked, fits
 from freqrob.spectral.ops import ring_filter
 from freqrob.spectral.rings import RingMap
 
@@ -66,6 +66,7 @@ class BandAccuracy(Measurement):
     attacked: int
 
 
+@checked
 def band_accuracy(
     model: nn.Module,
     images: Tensor,
@@ -98,6 +99,7 @@ def band_accuracy(
         ValueError: a width that is not odd and positive, settings of the attack out of range, or images and labels that
             do not fit.
     """
+    check_labelled(images, labels)
     if not fits(width, int) or width < 1 or width % 2 == 0:
         raise ValueError(f"width: expected an odd number of rings, got {width!r}")
     attacked = len(images) if attacked is None else attacked

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from freqrob.data.datasets import to_pixels
 from freqrob.diagnostics.measurement import Measurement
+from freqrob.parameters import checked
+from freqrob.pixels import check_scale
 from freqrob.spectral.jacobian import log_b_low
-from freqrob.spectral.ops import check_planes, mean_amplitude
+from freqrob.spectral.ops import check_images, mean_amplitude
 
 AT_ONCE = 1 << 22  # pixels whose spectra are taken together
 
@@ -39,6 +41,7 @@ class CorruptionSpectrum(Measurement):
     images: int
 
 
+@checked
 def corruption_spectrum(images: Tensor, corrupted: Iterable[Tensor]) -> CorruptionSpectrum:
     """Measure what a corruption does to images.
 
@@ -48,12 +51,13 @@ def corruption_spectrum(images: Tensor, corrupted: Iterable[Tensor]) -> Corrupti
             ``(arrays.images("fog", severity) for severity in SEVERITIES)`` of ``load_corruptions`` keeps one at a time.
 
     Raises:
-        TypeError: no tensor of floats or uint8.
-        ValueError: shapes that do not fit, no severity, or pixels that are not finite.
+        TypeError: not tensors of floats or uint8.
+        ValueError: shapes that do not fit or look like (N, H, W, C), no severity, floats in 0–255 (by the
+            first channel), or pixels that are not finite.
 
     Source: Chan et al., IJCAI 2022, Table 1; its code takes pixels in [0, 1] and ln B_low of each severity's mean.
     """
-    check_planes(images, "images", bytes_too=True)
+    check_images(images)
     if images.ndim != 4 or 0 in images.shape:
         raise ValueError(f"images: expected (N, C, H, W) with N ≥ 1, got shape {tuple(images.shape)}")
     maps = [_mean_change(images, other) for other in corrupted]
@@ -66,9 +70,11 @@ def corruption_spectrum(images: Tensor, corrupted: Iterable[Tensor]) -> Corrupti
 
 def _mean_change(images: Tensor, corrupted: Tensor) -> Tensor:
     """Mean |rfft2(x' − x)|, some images at a time: (H, W//2+1) float64 on the CPU."""
-    check_planes(corrupted, "corrupted", bytes_too=True)
+    check_images(corrupted, "corrupted")
     if corrupted.shape != images.shape:
         raise ValueError(f"corrupted: expected the images' shape {tuple(images.shape)}, got {tuple(corrupted.shape)}")
+    check_scale(images[:1].cpu())
+    check_scale(corrupted[:1].cpu(), "corrupted")
     some = max(1, AT_ONCE // images[0].numel())
     chunks = zip(images.split(some), corrupted.to(images.device).split(some), strict=True)
     total = sum(len(x) * mean_amplitude(to_pixels(other) - to_pixels(x)).double() for x, other in chunks)

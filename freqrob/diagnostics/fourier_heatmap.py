@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from freqrob.attacks import classified, device_of, measuring, random_state
-from freqrob.data.datasets import to_pixels
+from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.defenses.neural_similarity import find_layer
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, per_sample, untracked
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
-from freqrob.parameters import check_counts, check_positive, check_seeds
+from freqrob.parameters import check_choices, check_counts, check_positive, check_seeds, checked
 
 Convention = Literal["yin", "gatheluck"]
 Precision = Literal["float32", "bfloat16"]
@@ -68,6 +68,7 @@ class FourierHeatmap(Measurement):
         return self.layer
 
 
+@checked
 def fourier_heatmap(
     model: nn.Module,
     images: Tensor,
@@ -110,9 +111,9 @@ def fourier_heatmap(
     Source: Yin et al., NeurIPS 2019; ``google-research/frequency_analysis/freq_heatmap.py`` (without its ``rand_flip``,
     which loses the norm) and ``gatheluck/FourierHeatmap``.
     """
-    for name, value, known in (("convention", convention, Convention), ("precision", precision, Precision)):
-        if value not in get_args(known):
-            raise ValueError(f"{name}: expected one of {', '.join(get_args(known))}, got {value!r}")
+    check_labelled(images, labels)
+    check_choices(get_args(Convention), convention=convention)
+    check_choices(get_args(Precision), precision=precision)
     height, width = images.shape[-2:]
     side = max(height, width)
     norm = NORMS.get(side, NORMS[32] * side / 32) if norm is None else norm

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from freqrob.attacks import classified
-from freqrob.data.datasets import to_pixels
+from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.data.hybrid import MIXING_FREQUENCIES, check_frequencies, hybrid_images, partners
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, per_sample, untracked
-from freqrob.parameters import check_seeds
+from freqrob.parameters import check_seeds, checked, fits, shown
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class HybridReliance(Measurement):
     seeds: list[int]
 
 
+@checked
 def hybrid_reliance(
     model: nn.Module,
     images: Tensor,
@@ -73,10 +75,11 @@ def hybrid_reliance(
 
     Source: Li et al., PLoS Comput. Biol. 2023, Fig. 3 and 5; ``lizhe07/robust-arena``, ``roarena/einmon.py``.
     """
+    check_labelled(images, labels)
     check_frequencies(frequencies)
+    if not fits(seeds, Sequence[Any]) or len(seeds) == 0:
+        raise ValueError(f"seeds: expected at least one, got {shown(seeds)}")
     check_seeds(**{f"seeds[{i}]": seed for i, seed in enumerate(seeds)})
-    if not len(seeds):
-        raise ValueError("seeds: expected at least one, got none")
     for name, values in (("frequencies", frequencies), ("seeds", seeds)):
         if sorted(values) != list(values):
             raise ValueError(f"{name}: expected them ascending, got {list(values)}")

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from freqrob.attacks import input_gradient
-from freqrob.data.datasets import to_pixels
+from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, per_batch, untracked
-from freqrob.parameters import check_counts
+from freqrob.parameters import check_counts, checked
 from freqrob.spectral.jacobian import log_b_low
 from freqrob.spectral.reference import rfft2
 
@@ -41,6 +41,7 @@ class JacobianSpectrum(Measurement):
     images: int
 
 
+@checked
 def jacobian_spectrum(
     model: nn.Module,
     images: Tensor,
@@ -66,6 +67,7 @@ def jacobian_spectrum(
 
     Source: Chan et al., IJCAI 2022, the Jacobian's Fourier spectrum and B_low; mean-reduced loss as in its code.
     """
+    check_labelled(images, labels)
     check_counts(batch=batch)
 
     def amplitudes(model: nn.Module, numbers: Tensor, device: torch.device) -> dict[str, Tensor]:

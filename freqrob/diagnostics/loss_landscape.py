@@ -17,7 +17,7 @@ from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, shared_out, untracked
 from freqrob.models.sources import as_module
-from freqrob.parameters import check_counts, check_positive, check_seeds, fits
+from freqrob.parameters import check_counts, check_positive, check_seeds, checked, fits
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class LossLandscape(Measurement):
         return len(self.steps)
 
 
+@checked
 def loss_landscape(
     model: nn.Module,
     images: Tensor,

@@ -16,7 +16,7 @@ from freqrob.attacks import Norm, check_norm
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, untracked
-from freqrob.parameters import check_counts, check_seeds
+from freqrob.parameters import check_counts, check_seeds, checked
 from freqrob.spectral.rings import RingMap
 
 if TYPE_CHECKING:
@@ -112,6 +112,7 @@ class MinimalPerturbationSpectrum(Measurement):
         return tuple(found.quantile(share).item() if len(found) else nan for share in (0.25, 0.5, 0.75))
 
 
+@checked
 def minimal_perturbation(
     model: nn.Module,
     images: Tensor,

@@ -31,9 +31,8 @@ from freqrob.evaluation.keys import model_hash, shared_cache
 from freqrob.evaluation.ranks import rank_and_world
 from freqrob.files import as_json, check_file
 from freqrob.models.layout import channels_last
-from freqrob.models.registry import nearest_names
 from freqrob.models.sources import as_module
-from freqrob.parameters import check_counts, fits, keyword_hints, shown_hint
+from freqrob.parameters import check_counts, checked, fits, keyword_hints, nearest_names, shown_hint
 from freqrob.spectral.longtail import split
 
 Preset = Literal["quick", "full"]
@@ -153,6 +152,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
+@checked
 def expected_seconds(
     model: nn.Module,
     images: Tensor,
@@ -181,6 +181,7 @@ def expected_seconds(
     return each * seen
 
 
+@checked
 def diagnose(
     model: nn.Module,
     images: Tensor,
@@ -234,7 +235,7 @@ def diagnose(
     check_labelled(images, labels)
     plans, found = _planned(preset, only, settings, tuple(images.shape[-2:])), {}
     for name in () if only else DIAGNOSTICS.keys() - plans.keys():
-        warnings.warn(f"{name} is left out: it needs {DIAGNOSTICS[name].package}", stacklevel=2)
+        warnings.warn(f"{name} is left out: it needs {DIAGNOSTICS[name].package}", stacklevel=3)
     batch_size = default_batch_size(images) if batch_size is None else batch_size
     check_counts(batch_size=batch_size)
     if out is not None:

@@ -15,7 +15,7 @@ from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.data.hybrid import frequency_radius
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, per_batch, untracked
-from freqrob.parameters import fits
+from freqrob.parameters import checked, fits
 from freqrob.spectral.longtail import split
 from freqrob.spectral.ops import ring_sum
 from freqrob.spectral.reference import rfft2
@@ -56,6 +56,7 @@ class Sensitivity(Measurement):
         return self.high_share.nanmean().item()
 
 
+@checked
 def sensitivity(
     model: nn.Module,
     images: Tensor,
@@ -85,8 +86,8 @@ def sensitivity(
     Source: Lin et al., NeurIPS 2023, Eq. 3 and Fig. 2; zhiyugege/Frequency-Long-Tailed-Investigation, which takes the
     mean over the channels first and the half plane of ``rfft2``.
     """
-    height, width = images.shape[-2:]
     check_labelled(images, labels)
+    height, width = images.shape[-2:]
     rings, radius = RingMap(height, width), frequency_radius(height, width).flatten()
     if boundary_ring is None:
         boundary_ring = 5 if max(height, width) == 32 else min(split(images).boundary + 1, rings.rings - 1)

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from freqrob.data.datasets import to_pixels
 from freqrob.diagnostics.measurement import Measurement
+from freqrob.parameters import checked
+from freqrob.pixels import check_scale
 from freqrob.spectral.jacobian import log_b_low
 from freqrob.spectral.longtail import AT_ONCE, mean_power, power_law_of, profile_of, spectral_entropy, split_of
-from freqrob.spectral.ops import check_planes, mean_amplitude
+from freqrob.spectral.ops import check_images, mean_amplitude
 from freqrob.spectral.rings import RingMap
 
 
@@ -64,6 +66,7 @@ class Spectrum(Measurement):
     log_b_low: float
 
 
+@checked
 def spectrum(images: Tensor) -> Spectrum:
     """Measure the mean spectrum of images, each channel an image of its own.
 
@@ -71,14 +74,16 @@ def spectrum(images: Tensor) -> Spectrum:
         images: (N, C, H, W), uint8 or float in [0, 1], or differences of such; N ≥ 1, on any device.
 
     Raises:
-        TypeError: no tensor of floats or uint8.
-        ValueError: another shape, no images, or ones that are constant or not finite and have no power to measure.
+        TypeError: not a tensor of floats or uint8.
+        ValueError: another shape, among them those that look like (N, H, W, C), no images, floats in 0–255 (by the
+            first channel), or images that are constant or not finite and have no power to measure.
 
     Source: Lin et al., NeurIPS 2023, Eq. 1 and 2 and Theorem 1; Chan et al., IJCAI 2022, B_low.
     """
-    check_planes(images, "images", bytes_too=True)
+    check_images(images)
     if images.ndim != 4 or 0 in images.shape:
         raise ValueError(f"images: expected (N, C, H, W) with N ≥ 1, got shape {tuple(images.shape)}")
+    check_scale(images[:1].cpu())
     power, rings = mean_power(images).cpu(), RingMap(*images.shape[-2:])
     share = profile_of(power, rings)
     parts, law = split_of(share, rings), power_law_of(power, rings)

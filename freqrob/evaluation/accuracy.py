@@ -22,7 +22,7 @@ from freqrob.evaluation.samples import Samples
 from freqrob.models.front_ends import FrontEnded
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
-from freqrob.parameters import check_counts, check_seeds
+from freqrob.parameters import check_counts, check_seeds, checked
 from freqrob.spectral.bass import BaSS, bass
 
 PROTOCOLS = ("natural", "natural+bass", "bass")
@@ -51,6 +51,7 @@ class Result:
         return {"protocol": self.protocol, **self.attack.as_dict(), **found}
 
 
+@checked
 def evaluate(
     model: nn.Module,
     images: Tensor,

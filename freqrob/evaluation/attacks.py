@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
@@ -12,9 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from freqrob.attacks import BALLS, Norm, check_norm, classified, measuring, pgd, random_state
+from freqrob.attacks import (
+    BALLS,
+    Norm,
+    check_attacked,
+    check_logits,
+    check_radius,
+    classified,
+    measuring,
+    pgd,
+    random_state,
+)
 from freqrob.evaluation.keys import subject_key
-from freqrob.parameters import check_counts, is_number
+from freqrob.parameters import check_counts, check_seeds, checked
 
 RADII: dict[str, float] = {"Linf": 8 / 255, "L2": 0.5}  # RobustBench's, on CIFAR-10
 ROUNDING = 1e-4  # of ε: how far beyond the ball an image may be
@@ -49,6 +58,7 @@ class Attack(ABC):
         """The name as ``attack``, and all parameters."""
         return {"attack": self.name, **asdict(self)}
 
+    @checked
     def perturb(
         self, model: nn.Module, images: Tensor, labels: Tensor, *, numbers: Tensor | None = None, seed: int = 0
     ) -> Tensor:
@@ -59,7 +69,14 @@ class Attack(ABC):
             images, labels: (N, C, H, W) float in [0, 1] and (N,) int64, on the model's device.
             numbers: (N,) the images' numbers in their data set, which their random draws depend on; 0 to N−1.
             seed: ≥ 0, of all random numbers, also of those that the model draws; the global generators are left alone.
+
+        Raises TypeError and ValueError, as ``freqrob.attacks.pgd``, for images and labels that do not fit. No images at
+        all come back as they are.
         """
+        if images.ndim == 4 and not len(images):
+            return images
+        check_attacked(images, labels)
+        check_seeds(seed=seed)
         numbers = torch.arange(len(images)) if numbers is None else numbers
         with random_state(seed, *numbers[:1].tolist()), measuring(model) as model:
             return self._perturb(model, images, labels, numbers, seed)
@@ -91,19 +108,8 @@ class Attack(ABC):
 def classify(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """Which images are classified correctly: (N,) bool. Raises ValueError for labels without a logit."""
     logits = model(images)
-    if labels.max() >= logits.shape[1]:
-        raise ValueError(f"labels: expected classes below {logits.shape[1]}, got {labels.max().item()}")
+    check_logits(logits, len(images), int(labels.max()) + 1)
     return classified(logits, labels)
-
-
-def check_radius(norm: str, **values: float | None) -> None:
-    """Raise ValueError for an unknown norm, and for lengths that are negative or, in L∞, beyond 1."""
-    check_norm(norm)
-    for name, value in values.items():
-        longest = 1 if norm == "Linf" else math.inf
-        if value is not None and not (is_number(value) and 0 <= value <= longest and value < math.inf):
-            expected = "pixels in [0, 1], such as 8/255" if norm == "Linf" else "a length ≥ 0, such as 0.5"
-            raise ValueError(f"{name}: expected {expected}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -119,6 +125,7 @@ class Clean(Attack):
         return images
 
 
+@checked
 @dataclass(frozen=True)
 class FGSM(Attack):
     """One full step from the image itself. Source: Goodfellow et al., ICLR 2015."""
@@ -137,6 +144,7 @@ class FGSM(Attack):
         return pgd(model, images, labels, eps=self.eps, step_size=self.eps, steps=1, random_start=False, norm=self.norm)
 
 
+@checked
 @dataclass(frozen=True)
 class PGD(Attack):
     """Projected gradient ascent on the cross-entropy; any iterate that is misclassified breaks the image.
@@ -156,7 +164,8 @@ class PGD(Attack):
 
     def __post_init__(self) -> None:
         check_counts(steps=self.steps, restarts=self.restarts)
-        check_radius(self.norm, eps=self.eps, step_size=self.step_size)
+        check_radius(self.norm, eps=self.eps)
+        check_radius(self.norm, step_size=self.step)
         if self.restarts > 1 and not self.random_start:
             raise ValueError(f"restarts: expected 1 without a random start, got {self.restarts}")
 
@@ -204,6 +213,7 @@ def _generator(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
 
+@checked
 @dataclass(frozen=True)
 class Transfer(Attack):
     """What PGD finds on another network, ``source``: all steps, since what fools the source need not fool the model."""

@@ -14,9 +14,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from freqrob.attacks import Norm, frozen
-from freqrob.evaluation.attacks import RADII, Attack, check_radius
-from freqrob.parameters import check_counts
+from freqrob.attacks import Norm, check_radius, frozen
+from freqrob.evaluation.attacks import RADII, Attack
+from freqrob.parameters import check_choices, check_counts, checked
 
 PACKAGES = ("autoattack", "pyautoattack")
 VERSIONS = {
@@ -29,6 +29,7 @@ FEWEST_CLASSES = {"apgd-dlr": 3, "apgd-t": 4}  # the DLR loss is a ratio of diff
 QUERIES = 5000
 
 
+@checked
 @dataclass(frozen=True)
 class AutoAttack(Attack):
     """An ensemble of attacks, each on the images that those before it left.
@@ -48,8 +49,7 @@ class AutoAttack(Attack):
 
     def __post_init__(self) -> None:
         check_radius(self.norm, eps=self.eps)
-        if self.version not in (*VERSIONS, "custom"):
-            raise ValueError(f"version: expected one of {', '.join(VERSIONS)}, custom, got {self.version!r}")
+        check_choices((*VERSIONS, "custom"), version=self.version)
         if bool(self.attacks) != (self.version == "custom"):
             raise ValueError(f"attacks: version {self.version!r} takes {'some' if not self.attacks else 'none'}")
         for attack in self.attacks:
@@ -108,6 +108,7 @@ class _Component(Attack):
         return _run(self.ensemble, (self.component,), model, images, labels, seed)
 
 
+@checked
 @dataclass(frozen=True)
 class Square(Attack):
     """Random search with squares, which sees the model's outputs only: AutoAttack's, with another number of queries."""

@@ -17,6 +17,7 @@ from freqrob.evaluation.accuracy import Track, evaluate
 from freqrob.evaluation.attacks import Clean
 from freqrob.evaluation.keys import usable_cache
 from freqrob.models.sources import as_module
+from freqrob.parameters import checked, fits
 
 
 def _groups() -> dict[str, tuple[str, ...]]:
@@ -99,6 +100,7 @@ class CorruptionAccuracy:
         return {**vars(self), **by_type, "means": self.means()}
 
 
+@checked
 def evaluate_corruptions(
     model: nn.Module,
     corruptions: CorruptionArrays,
@@ -129,7 +131,7 @@ def evaluate_corruptions(
     Source: Hendrycks & Dietterich, ICLR 2019; RobustBench, ``clean_accuracy`` on the severities' slices.
     """
     count = len(corruptions.labels)
-    if images is not None and not 1 <= images <= count:
+    if images is not None and (not fits(images, int) or not 1 <= images <= count):
         raise ValueError(f"images: expected 1 to {count}, the images of each severity, got {images}")
     labels, model = corruptions.labels[:images], as_module(model)
     cache = usable_cache(cache, cache_key, bare(model))

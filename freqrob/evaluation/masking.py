@@ -18,6 +18,7 @@ from freqrob.evaluation.attacks import PGD, Transfer
 from freqrob.evaluation.autoattack import Square
 from freqrob.models.front_ends import FrontEnded, Normalize
 from freqrob.models.sources import InputSize
+from freqrob.parameters import check_counts, checked
 
 LEVEL = 0.01
 HARMLESS = (Normalize, InputSize)  # affine maps: what they let through of a gradient is all of it
@@ -90,6 +91,7 @@ def bare_network(model: FrontEnded) -> FrontEnded:
     return FrontEnded(kept, model.network)
 
 
+@checked
 def check_masking(
     model: nn.Module,
     images: Tensor,
@@ -119,6 +121,7 @@ def check_masking(
         ValueError: the model has no front end beyond a normalisation; or as ``evaluate``.
         ImportError: Square's package is not installed.
     """
+    check_counts(queries=queries)
     if not has_front_end(model):
         raise ValueError("model: expected a FrontEnded with a front end other than a normalisation")
     white_box = white_box or PGD()

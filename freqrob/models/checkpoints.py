@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from freqrob.files import sha256_of, temporary_beside, write_synced, write_text
 from freqrob.models.cards import Card, CheckpointError
+from freqrob.parameters import checked
 
 
 def card_path(path: str | Path) -> Path:
@@ -30,6 +31,7 @@ def checkpoint_state(model: nn.Module) -> dict[str, Tensor]:
     return {key.removeprefix("network."): value for key, value in model.state_dict().items()}
 
 
+@checked
 def save(path: str | Path, state: Mapping[str, Tensor], card: Card, dtype: torch.dtype | None = None) -> Card:
     """Write ``state`` (of ``checkpoint_state``) to ``path`` (.safetensors) and the card, with its sha256, beside it.
 
@@ -57,6 +59,7 @@ def save(path: str | Path, state: Mapping[str, Tensor], card: Card, dtype: torch
     return card
 
 
+@checked
 def add_results(path: str | Path, results: Iterable[Mapping[str, Any]]) -> Card:
     """Write measurements into the card beside the weights at ``path``; returns the card.
 
@@ -82,6 +85,7 @@ def _stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return cast if torch.isfinite(cast).all() else tensor
 
 
+@checked
 def load(path: str | Path) -> tuple[dict[str, Tensor], Card | None]:
     """Read the state dict at ``path`` (.safetensors, .pt or .pth) and the card beside it, if there is one.
 
@@ -141,17 +145,17 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], source: str | Path,
     """Copy ``state`` (as ``checkpoint_state`` names it) into ``model``, with front ends or bare; every key must fit.
 
     Raises CheckpointError that names ``source``, the ``architecture`` and the keys that are missing,
-    unexpected or of another shape.
+    unexpected, of another shape, or not floats where the model has floats.
     """
-    expected = {key: tuple(value.shape) for key, value in checkpoint_state(model).items()}
-    found = {key: tuple(value.shape) for key, value in state.items()}
-    problems = [f"{key} is missing" for key in expected if key not in found]
-    problems += [f"{key} is unexpected" for key in found if key not in expected]
-    problems += [
-        f"{key} is {found[key]}, expected {shape}"
-        for key, shape in expected.items()
-        if key in found and found[key] != shape
-    ]
+    expected = checkpoint_state(model)
+    problems = [f"{key} is missing" for key in expected if key not in state]
+    problems += [f"{key} is unexpected" for key in state if key not in expected]
+    for key, own in expected.items():
+        found = state.get(key, own)
+        if found.shape != own.shape:
+            problems.append(f"{key} is {tuple(found.shape)}, expected {tuple(own.shape)}")
+        elif found.is_complex() or (own.is_floating_point() and not found.is_floating_point()):
+            problems.append(f"{key} is {found.dtype}, expected {own.dtype}")
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise CheckpointError(f"{source}: not the weights of {architecture}: {'; '.join(problems[:3])}{more}")

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from freqrob.data.datasets import DATASETS
+from freqrob.parameters import checked, fits, is_number
+from freqrob.pixels import check_floats, warn_of_scale
 
 CIFAR10_MEAN, CIFAR10_STD = DATASETS["cifar10"].mean, DATASETS["cifar10"].std
 
@@ -18,18 +20,26 @@ FrontEndSpec = str | Mapping[str, Any]
 class Normalize(nn.Module):
     """(x − mean) / std by channel, for pixels (N, C, H, W) in [0, 1].
 
-    Mean and std are not in the state dict: a card has them. Raises ValueError when they differ in length
-    or a std is not positive.
+    Mean and std are not in the state dict: a card has them. Raises ValueError when they are not finite numbers, differ
+    in length or a std is not positive; when called, TypeError for images that are not floats.
     """
 
+    @checked
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        if len(mean) != len(std) or not all(s > 0 for s in std):
+        numbers = fits(mean, Sequence[float]) and fits(std, Sequence[float])
+        if (
+            not numbers
+            or len(mean) != len(std)
+            or not all(0 < s < math.inf for s in std)
+            or not all(map(math.isfinite, mean))
+        ):
             raise ValueError(f"mean, std: got {mean} and {std}, expected one mean and one positive std a channel")
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
+        check_floats(images)
         return (images - self.mean) / self.std
 
     def extra_repr(self) -> str:
@@ -40,14 +50,16 @@ class Blur(nn.Module):
     """Gaussian blur of each channel, for pixels (N, C, H, W) of any size; the image goes on around its edges.
 
     ``sigma`` is in pixels. The kernel has half-width ⌈2.5 σ⌉ (9×9 for σ = 1.5) and sum 1; it is fixed and in no state
-    dict. Raises ValueError for a ``sigma`` that is not positive and finite.
+    dict. Raises ValueError for a ``sigma`` that is not positive and finite; when called, TypeError for images that are
+    not floats.
 
     Source: Li et al., PLoS Comput. Biol. 2023; ``lizhe07/blur-net``.
     """
 
+    @checked
     def __init__(self, sigma: float = 1.5) -> None:
         super().__init__()
-        if not 0 < sigma < math.inf:
+        if not is_number(sigma) or not 0 < sigma < math.inf:
             raise ValueError(f"sigma: got {sigma!r}, expected a positive number of pixels")
         self.sigma = sigma
         offsets = torch.arange(-math.ceil(2.5 * sigma), math.ceil(2.5 * sigma) + 1)
@@ -56,6 +68,7 @@ class Blur(nn.Module):
         self.register_buffer("kernel", (gaussian / gaussian.sum()).float(), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
+        check_floats(images)
         height, width = images.shape[-2:]
         return self._circulant(height, images) @ images @ self._circulant(width, images)
 
@@ -85,15 +98,17 @@ class PCA(nn.Module):
 
     Raises:
         ValueError: a ``shape`` or number of ``components`` that cannot be; images of another shape.
+        TypeError: images that are not floats.
 
     Source: Li et al., PLoS Comput. Biol. 2023 (K = 512 on CIFAR-10; its code is not published).
     """
 
+    @checked
     def __init__(self, components: int = 512, shape: Sequence[int] = (3, 32, 32)) -> None:
         super().__init__()
-        if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
+        if not fits(shape, Sequence[int]) or len(shape) != 3 or min(shape) < 1:
             raise ValueError(f"shape: got {shape!r}, expected positive integers (C, H, W)")
-        if not isinstance(components, int) or not 1 <= components <= math.prod(shape):
+        if not fits(components, int) or not 1 <= components <= math.prod(shape):
             raise ValueError(f"components: got {components!r}, expected an integer from 1 to {math.prod(shape)}")
         self.register_buffer("mean", torch.full(tuple(shape), math.nan))
         self.register_buffer("components", torch.full((components, math.prod(shape)), math.nan))
@@ -107,6 +122,7 @@ class PCA(nn.Module):
             buffer.copy_(new)
 
     def forward(self, images: Tensor) -> Tensor:
+        check_floats(images)
         if images.shape[1:] != self.mean.shape:
             raise ValueError(f"images: got {tuple(images.shape)}, expected (N, {', '.join(map(str, self.mean.shape))})")
         mean, components = self.mean.to(images.dtype), self.components.to(images.dtype)
@@ -147,6 +163,7 @@ def front_end_name(spec: FrontEndSpec) -> str | None:
     return spec if isinstance(spec, str) else spec.get("name")
 
 
+@checked
 def create_front_end(spec: FrontEndSpec) -> nn.Module:
     """The module for a name, or for ``{"name": ..., **parameters}`` as a card has it.
 
@@ -154,7 +171,7 @@ def create_front_end(spec: FrontEndSpec) -> nn.Module:
     """
     name = front_end_name(spec)
     parameters = {} if isinstance(spec, str) else {key: value for key, value in spec.items() if key != "name"}
-    if name not in _FRONT_ENDS:
+    if not isinstance(name, str) or name not in _FRONT_ENDS:
         raise ValueError(f"front_end: got {name!r}, expected one of {', '.join(_FRONT_ENDS)}")
     try:
         return _FRONT_ENDS[name](**parameters)
@@ -165,7 +182,9 @@ def create_front_end(spec: FrontEndSpec) -> nn.Module:
 class FrontEnded(nn.Module):
     """``network(front_ends(images))``; ``model.network`` is the bare network.
 
-    Under autocast the front ends keep the images' precision.
+    Under autocast the front ends keep the images' precision. Raises TypeError for images that are not floats. Warns of
+    floats that look like grey levels in 0–255, by the first channel and on the CPU alone: looking at more would slow
+    every pass, and a GPU would have to be waited for. ``evaluate`` and ``diagnose`` look at all images.
     """
 
     def __init__(self, front_ends: Iterable[nn.Module], network: nn.Module) -> None:
@@ -174,12 +193,15 @@ class FrontEnded(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
+        check_floats(images)
+        warn_of_scale(images)
         kind = images.device.type
         with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
             images = self.front_ends(images)
         return self.network(images)
 
 
+@checked
 def with_front_ends(network: nn.Module, specs: Iterable[FrontEndSpec]) -> FrontEnded:
     """The network behind its front ends, in the order in which an image meets them.
 

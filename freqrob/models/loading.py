@@ -25,13 +25,15 @@ from freqrob.models.front_ends import (
     with_front_ends,
 )
 from freqrob.models.plugins import PluginModel, find_plugin, plugin_models
-from freqrob.models.registry import ModelName, all_model_names, create_network, nearest_names
+from freqrob.models.registry import ModelName, all_model_names, create_network
+from freqrob.parameters import checked, nearest_names
 
 DATASET_CLASSES = {**{name: info.classes for name, info in DATASETS.items()}, "imagenet": 1000}
 THREAT_MODELS = ("Linf", "L2", "corruptions")
 SOURCES = ("freqrob", "robustbench")
 
 
+@checked
 def load_model(
     model_name: str,
     model_dir: str | Path = "./models",
@@ -70,12 +72,14 @@ def load_model(
         OSError: a download failed.
     """
     if source not in SOURCES:
-        raise ValueError(f"source: got {source!r}, expected one of {', '.join(SOURCES)}")
+        near = nearest_names(source, SOURCES)
+        raise ValueError(f"source: got {source!r}, expected one of {', '.join(SOURCES)}.{near}")
     load_from = _load_from_robustbench if source == "robustbench" else _load_from_freqrob
     model = load_from(model_name, model_dir, dataset, threat_model, custom_checkpoint)
     return FrontEnded([*_added(front_end, model_name, model), *model.front_ends], model.network).eval()
 
 
+@checked
 def load_card(
     model_name: str,
     model_dir: str | Path = "./models",
@@ -90,6 +94,7 @@ def load_card(
     raise FileNotFoundError(_not_found(model_name, model_dir, dataset, threat_model))
 
 
+@checked
 def list_models(
     pattern: str = "*",
     dataset: str | Enum | None = None,
@@ -114,6 +119,7 @@ def list_models(
     return sorted(name for name in own | offered if fnmatchcase(name, pattern))
 
 
+@checked
 def checkpoint_path(
     model_name: str,
     model_dir: str | Path = "./models",
@@ -130,14 +136,15 @@ def checkpoint_path(
     return Path(model_dir).expanduser() / dataset / threat_model / f"{model_name}.safetensors"
 
 
+@checked
 def check_names(dataset: str | Enum, threat_model: str | Enum) -> tuple[str, str]:
     """Both as plain names, from strings or from RobustBench's enums. Raises ValueError for unknown ones."""
     dataset, threat_model = (str(getattr(name, "value", name)) for name in (dataset, threat_model))
     threat_model = threat_model.removesuffix("_3d")
-    if dataset not in DATASET_CLASSES:
-        raise ValueError(f"dataset: got {dataset!r}, expected one of {', '.join(DATASET_CLASSES)}")
-    if threat_model not in THREAT_MODELS:
-        raise ValueError(f"threat_model: got {threat_model!r}, expected one of {', '.join(THREAT_MODELS)}")
+    for name, value, known in (("dataset", dataset, DATASET_CLASSES), ("threat_model", threat_model, THREAT_MODELS)):
+        if value not in known:
+            near = nearest_names(value, known)
+            raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(known)}.{near}")
     return dataset, threat_model
 
 

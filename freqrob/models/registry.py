@@ -1,13 +1,12 @@
 """Names: short names of architectures, and model names `[<variant>_]<defence>_<architecture>`."""
 
-import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from torch import nn
 
-from freqrob.parameters import check_counts
+from freqrob.parameters import check_counts, checked, nearest_names
 
 Builder = Callable[..., nn.Module]
 _ARCHITECTURES: dict[str, Builder] = {}
@@ -20,12 +19,7 @@ DEFENSE_NAMES = (
 _GRAMMAR = f"[{'|'.join(f'{variant}_' for variant in VARIANTS)}]<defence>_<architecture>"
 
 
-def nearest_names(name: str, known: Iterable[str]) -> str:
-    """``" Nearest: a, b."`` from ``known``, or an empty string when nothing is near."""
-    near = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.5)
-    return f" Nearest: {', '.join(near)}." if near else ""
-
-
+@checked
 def register_architecture(name: str) -> Callable[[Builder], Builder]:
     """Decorator: ``create_network(name)`` calls the decorated function with ``num_classes``.
 
@@ -42,11 +36,13 @@ def register_architecture(name: str) -> Callable[[Builder], Builder]:
     return register
 
 
+@checked
 def list_architectures(pattern: str = "*") -> list[str]:
     """Sorted names of the architectures that match a shell-style pattern (``"wrn*"``)."""
     return sorted(name for name in _ARCHITECTURES if fnmatchcase(name, pattern))
 
 
+@checked
 def create_network(architecture: str, num_classes: int = 10) -> nn.Module:
     """A freshly initialised network: (N, 3, H, W) → logits (N, num_classes), without any front end.
 
@@ -61,6 +57,7 @@ def create_network(architecture: str, num_classes: int = 10) -> nn.Module:
     return _ARCHITECTURES[architecture](num_classes=num_classes)
 
 
+@checked
 @dataclass(frozen=True)
 class ModelName:
     """A model's name in its parts; ``str()`` gives the name back.
@@ -92,6 +89,7 @@ class ModelName:
         return "_".join(part for part in (self.variant, self.defense, self.architecture) if part)
 
     @classmethod
+    @checked
     def parse(cls, name: str) -> "ModelName":
         """Read `[bass_|bassmix_|bassfront_|blur_|pca_]<defence>_<architecture>`, e.g. ``bass_pgd_at_rn20``.
 

@@ -23,7 +23,7 @@ from torch.nn import functional
 from freqrob.models.front_ends import FrontEnded, Normalize
 from freqrob.models.loading import DATASET_CLASSES, check_names, load_model
 from freqrob.models.plugins import build, failures_named
-from freqrob.models.registry import nearest_names
+from freqrob.parameters import checked, nearest_names
 
 GRAMMAR = (
     "a name (`freqrob models` lists them), NAME=weights.pt, robustbench:NAME, timm:NAME, hub:OWNER/REPO:MODEL "
@@ -31,6 +31,7 @@ GRAMMAR = (
 )
 
 
+@checked
 def open_model(
     spec: str,
     model_dir: str | Path = "./models",

@@ -17,6 +17,7 @@ from freqrob.data.cifar_b import balance
 from freqrob.data.datasets import ImageSet
 from freqrob.diagnostics.per_sample import Track, untracked
 from freqrob.files import check_file, check_folder, write_csv, write_json, write_text
+from freqrob.parameters import checked
 from freqrob.provenance import provenance
 from freqrob.report.conditions import pixels
 from freqrob.report.data import COLUMNS, Links, as_dict, copy_data, tidy_rows
@@ -40,6 +41,7 @@ CONTENTS = {  # by picture: its section, and what is said of it at the head of t
 }
 
 
+@checked
 def write_report(
     runs: Sequence[str | Path],
     out: str | Path,

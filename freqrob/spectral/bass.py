@@ -7,11 +7,13 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from freqrob.parameters import check_choices, check_shares, checked, to_python
+from freqrob.pixels import check_scale, warn_of_scale
 from freqrob.spectral import ops, reference
-from freqrob.spectral.ops import check_out, check_pixel_scale, check_planes
+from freqrob.spectral.ops import check_images, check_out, check_pixel_scale
+from freqrob.spectral.reference import Reading
 from freqrob.spectral.rings import RingMap
 
-Reading = Literal["official", "power"]
 Degenerate = Literal["keep", "authors"]
 
 
@@ -50,15 +52,18 @@ def bass(
         and a channel with a NaN or an infinity as NaN (float).
 
     Raises:
-        TypeError: ``images`` is no tensor of floats or uint8, or ``out`` is of another dtype.
-        ValueError: fewer than two dimensions, an image without pixels, an unknown ``reading`` or ``degenerate``,
+        TypeError: ``images`` is not a tensor of floats or uint8, or ``out`` is of another dtype.
+        ValueError: fewer than two dimensions, an image without pixels, images that look like (N, H, W, C), floats that
+            look like grey levels in 0–255 (on the CPU, by the first channel), an unknown ``reading`` or ``degenerate``,
             a ``pixel_scale`` that is not positive, an ``out`` of another shape.
 
     Source: Lin et al., NeurIPS 2023, Eq. 1 and 4; zhiyugege/Frequency-Long-Tailed-Investigation, ``BaSS_cifar.py``.
     """
-    check_planes(images, "images", bytes_too=True)
-    _check_choice("reading", reading, get_args(Reading))
-    _check_choice("degenerate", degenerate, get_args(Degenerate))
+    check_images(images)
+    check_scale(images)
+    check_choices(get_args(Reading), reading=reading)
+    check_choices(get_args(Degenerate), degenerate=degenerate)
+    pixel_scale = to_python(pixel_scale, float)
     check_pixel_scale(pixel_scale)
     rings = RingMap(*images.shape[-2:])
     if degenerate == "keep":
@@ -75,19 +80,22 @@ class BaSS(nn.Module):
     """BaSS as a differentiable front end: (N, C, H, W) floats in [0, 1] in, the same out.
 
     The gradient goes through the weights as well as through the filter, to any order. Where no gradient is asked
-    for, the fused ``bass`` runs. Arguments and source as for ``bass``.
+    for, the fused ``bass`` runs. Arguments, errors and source as for ``bass``, but for floats that look like grey
+    levels, of which it warns.
     """
 
+    @checked
     def __init__(self, reading: Reading = "official", pixel_scale: float = 255.0) -> None:
         super().__init__()
-        _check_choice("reading", reading, get_args(Reading))
+        check_choices(get_args(Reading), reading=reading)
         check_pixel_scale(pixel_scale)
         self.reading, self.pixel_scale = reading, pixel_scale
 
     def forward(self, images: Tensor) -> Tensor:
-        check_planes(images, "images", bytes_too=True)
+        check_images(images)
+        warn_of_scale(images)
         if not (torch.is_grad_enabled() and images.requires_grad):
-            return bass(images, reading=self.reading, pixel_scale=self.pixel_scale)
+            return ops.bass(images, reading=self.reading, pixel_scale=self.pixel_scale)
         rings = RingMap(*images.shape[-2:])
         v = reference.widen(images) * self.pixel_scale
         weights = reference.bass_weights(reference.bass_profile(v, rings, self.reading, ops.ring_sum))
@@ -112,6 +120,7 @@ class RandomBaSS(nn.Module):
     Source: Lin et al., NeurIPS 2023, the augmentation with rate γ (its code is not published).
     """
 
+    @checked
     def __init__(
         self,
         gamma: float = 0.5,
@@ -120,14 +129,13 @@ class RandomBaSS(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        if not 0 <= gamma <= 1:
-            raise ValueError(f"gamma: expected a probability in [0, 1], got {gamma!r}")
-        _check_choice("reading", reading, get_args(Reading))
+        check_shares(gamma=gamma)
+        check_choices(get_args(Reading), reading=reading)
         check_pixel_scale(pixel_scale)
         self.gamma, self.reading, self.pixel_scale, self.generator = gamma, reading, pixel_scale, generator
 
     def forward(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        check_planes(images, "images", bytes_too=True)
+        check_images(images)
         if images.ndim not in (3, 4):
             raise ValueError(f"images: expected (C, H, W) or (N, C, H, W), got {tuple(images.shape)}")
         batch = images if images.ndim == 4 else images[None]
@@ -139,8 +147,3 @@ class RandomBaSS(nn.Module):
 
     def extra_repr(self) -> str:
         return f"gamma={self.gamma}, reading={self.reading!r}, pixel_scale={self.pixel_scale}"
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")

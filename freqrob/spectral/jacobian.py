@@ -5,9 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from freqrob.parameters import checked
+
 OFFSET = 1e-5
 
 
+@checked
 def log_b_low(amplitude: Tensor) -> Tensor:
     """ln B_low: how much of a Jacobian's amplitude is of low frequency.
 

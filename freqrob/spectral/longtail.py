@@ -8,8 +8,9 @@ from math import hypot
 import torch
 from torch import Tensor
 
+from freqrob.parameters import check_integers, checked, is_number, shown, to_python
 from freqrob.spectral import ops
-from freqrob.spectral.ops import check_planes
+from freqrob.spectral.ops import check_images, check_pixel_scale, check_planes
 from freqrob.spectral.rings import RingMap, Rule
 
 ROUNDING = 1e-12  # of DC's power: what the transform of a constant float32 image leaves elsewhere
@@ -29,16 +30,22 @@ def radial_power(images: Tensor, *, rule: Rule = "trunc", pixel_scale: float = 1
         (..., rings) float; ring 0 is DC.
 
     Raises:
-        TypeError: ``images`` is no tensor of floats or uint8.
-        ValueError: fewer than two dimensions, or an image without pixels.
+        TypeError: ``images`` is not a tensor of floats or uint8.
+        ValueError: fewer than two dimensions, an image without pixels, images that look like (N, H, W, C), a
+            ``pixel_scale`` that is not positive. ``freqrob.spectral.ops.ring_sum`` takes planes of any shape.
     """
-    check_planes(images, "images", bytes_too=True)
+    check_images(images)
+    pixel_scale = to_python(pixel_scale, float)
+    check_pixel_scale(pixel_scale)
+    if not isinstance(mean, bool):
+        raise ValueError(f"mean: expected true or false, got {shown(mean)}")
     rings = RingMap(*images.shape[-2:], rule)
     pixels = images.float() / 255 if images.dtype == torch.uint8 else images
     power = ops.ring_sum(pixels * pixel_scale, rings, of="power")
     return power / rings.counts.to(power).clamp(min=1) if mean else power
 
 
+@checked
 def mean_power(images: Tensor, *, rule: Rule = "trunc") -> Tensor:
     """|F|² of the coefficients of each ring, its mean over the ring and over all planes, some planes at a time.
 
@@ -52,14 +59,15 @@ def mean_power(images: Tensor, *, rule: Rule = "trunc") -> Tensor:
     Raises:
         TypeError, ValueError: as ``radial_power``; ValueError for no images.
     """
-    check_planes(images, "images", bytes_too=True)
+    check_images(images)
     if images.numel() == 0:
         raise ValueError(f"images: expected at least one, got shape {tuple(images.shape)}")
-    planes = images.reshape(-1, *images.shape[-2:])
+    planes = images.reshape(-1, 1, *images.shape[-2:])
     chunks = planes.split(max(1, AT_ONCE // planes[0].numel()))
-    return sum(radial_power(chunk, rule=rule, mean=True).double().sum(0) for chunk in chunks) / len(planes)
+    return sum(radial_power(chunk, rule=rule, mean=True).double().sum((0, 1)) for chunk in chunks) / len(planes)
 
 
+@checked
 def power_profile(images: Tensor, *, rule: Rule = "trunc") -> Tensor:
     """π_i: the share of ring i in the power of the images, DC left out, so that Σ π_i = 1.
 
@@ -142,6 +150,7 @@ class Split:
         return ops.ring_filter(images, weights, self.rings)
 
 
+@checked
 def split(images: Tensor, *, share: float = 0.8, rule: Rule = "trunc") -> Split:
     """The smallest disc of rings that holds ``share`` of the images' power, DC left out: the 80/20 split.
 
@@ -150,8 +159,8 @@ def split(images: Tensor, *, share: float = 0.8, rule: Rule = "trunc") -> Split:
 
     Source: Lin et al., NeurIPS 2023, Eq. 2.
     """
-    if not 0 < share <= 1:
-        raise ValueError(f"share: expected a number in (0, 1], got {share!r}")
+    if not is_number(share) or not 0 < share <= 1:
+        raise ValueError(f"share: expected a number in (0, 1], got {shown(share)}")
     return split_of(power_profile(images, rule=rule), RingMap(*images.shape[-2:], rule), share)
 
 
@@ -173,6 +182,7 @@ class PowerLaw:
     r_squared: float
 
 
+@checked
 def fit_power_law(images: Tensor, *, rule: Rule = "trunc") -> PowerLaw:
     """Fit the mean power of a coefficient against its frequency, by least squares in logarithms.
 
@@ -203,6 +213,7 @@ def power_law_of(power: Tensor, rings: RingMap) -> PowerLaw:
     )
 
 
+@checked
 def spectral_entropy(profile: Tensor, k: int | None = None) -> Tensor:
     """H_k = −Σ_{i ≤ k} π_i ln π_i in nats, π renormalised over the rings 1 to k (0 ln 0 = 0).
 
@@ -218,10 +229,11 @@ def spectral_entropy(profile: Tensor, k: int | None = None) -> Tensor:
 
     Source: Lin et al., NeurIPS 2023, Theorem 1.
     """
+    if profile.ndim < 1 or profile.shape[-1] < 2:
+        raise ValueError(f"profile: expected (..., rings) with two rings or more, got shape {tuple(profile.shape)}")
     last = profile.shape[-1] - 1
     k = last if k is None else k
-    if not 1 <= k <= last:
-        raise ValueError(f"k: expected a ring from 1 to {last}, got {k}")
+    check_integers(1, last, k=k)
     if (profile < 0).any():
         raise ValueError("profile: expected powers, got negative numbers")
     counted = profile[..., 1 : k + 1]

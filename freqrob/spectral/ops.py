@@ -12,12 +12,13 @@ NaN or an infinity gives numbers that are not finite, and changes no other plane
 from __future__ import annotations
 
 from functools import lru_cache
-from numbers import Real
 from operator import index
 
 import torch
 from torch import Tensor
 
+from freqrob.parameters import is_number
+from freqrob.pixels import check_channels_first
 from freqrob.spectral import native, reference
 from freqrob.spectral.reference import HALF_PRECISION, irfft2, rfft2, widen
 from freqrob.spectral.rings import RingMap, constant_when_compiled
@@ -52,7 +53,7 @@ def ring_sum(x: Tensor, ring_map: RingMap | None = None, of: str = "power") -> T
     Source: Lin et al., NeurIPS 2023, Eq. 1 (``power``) and their ``BaSS_cifar.py`` (``amplitude``).
     """
     check_planes(x, "x")
-    if of not in ("power", "amplitude"):
+    if not isinstance(of, str) or of not in ("power", "amplitude"):
         raise ValueError(f"of: expected 'power' or 'amplitude', got {of!r}")
     ring_map = _rings_for(x, ring_map)
     if _is_native(x):
@@ -170,7 +171,7 @@ def bass(
     Source: Lin et al., NeurIPS 2023, Eq. 1 and 4; zhiyugege/Frequency-Long-Tailed-Investigation, ``BaSS_cifar.py``.
     """
     check_planes(x, "x", bytes_too=True)
-    if reading not in ("official", "power"):
+    if not isinstance(reading, str) or reading not in ("official", "power"):
         raise ValueError(f"reading: expected 'official' or 'power', got {reading!r}")
     check_pixel_scale(pixel_scale)
     ring_map = _rings_for(x, ring_map)
@@ -202,6 +203,12 @@ def check_planes(x: Tensor, name: str, bytes_too: bool = False) -> None:
         raise ValueError(f"{name}: expected (..., H, W) with at least one pixel, got shape {tuple(x.shape)}")
 
 
+def check_images(images: Tensor, name: str = "images") -> None:
+    """Raise unless they are planes (..., H, W), float or uint8, and do not look like (..., H, W, C)."""
+    check_planes(images, name, bytes_too=True)
+    check_channels_first(images, name)
+
+
 def _check_dense(x: Tensor, name: str) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}")
@@ -225,7 +232,7 @@ def _check_weights(weights: Tensor, ring_map: RingMap) -> None:
 
 def check_pixel_scale(pixel_scale: float) -> None:
     """Raise unless white has a positive value that a float32 holds."""
-    if not isinstance(pixel_scale, Real):
+    if not is_number(pixel_scale):
         raise TypeError(f"pixel_scale: expected a number, got {type(pixel_scale).__name__}")
     if not FLOAT32.tiny <= pixel_scale <= FLOAT32.max:
         raise ValueError(f"pixel_scale: expected a positive number within float32, got {pixel_scale!r}")

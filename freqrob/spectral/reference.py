@@ -8,11 +8,14 @@ meaning are those of ``freqrob.spectral.ops``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from freqrob.spectral.rings import RingMap
+
+Reading = Literal["official", "power"]  # of BaSS
 
 HALF_PRECISION = (torch.float16, torch.bfloat16)
 

@@ -10,6 +10,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from freqrob.parameters import to_python
+
 Rule = Literal["trunc", "round"]
 
 
@@ -44,11 +46,14 @@ class RingMap:
     def __post_init__(self) -> None:
         for name in ("height", "width"):
             size = getattr(self, name)
+            if not isinstance(size, int):
+                size = to_python(size, int)
+                object.__setattr__(self, name, size)
             if isinstance(size, bool) or not isinstance(size, int):
                 raise TypeError(f"{name}: expected an int, got {size!r}")
             if size < 1:
                 raise ValueError(f"{name}: expected at least 1 pixel, got {size}")
-        if self.rule not in get_args(Rule):
+        if not isinstance(self.rule, str) or self.rule not in get_args(Rule):
             raise ValueError(f"rule: expected 'trunc' or 'round', got {self.rule!r}")
 
     @property

@@ -19,13 +19,14 @@ and one chosen on 256 training images.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from itertools import product
 from typing import Any
 
 from freqrob.models.registry import ModelName
+from freqrob.parameters import checked, shown, to_python
 from freqrob.training.recipe import Recipe
 
 
@@ -46,17 +47,20 @@ class Preset:
     assumed: str = ""
 
 
+@checked
 def preset(name: str, dataset: str = "cifar10", threat_model: str = "Linf") -> Preset | None:
     """The preset of that model name, data set and threat model; None if there is none."""
     wanted = (name, dataset, threat_model)
     return next((p for p in _PRESETS if (p.recipe.name, p.recipe.dataset, p.recipe.threat_model) == wanted), None)
 
 
+@checked
 def list_presets(pattern: str = "*") -> list[Preset]:
     """The presets whose model name matches a shell-style pattern (``"*jafr*"``), paper by paper."""
     return [p for p in _PRESETS if fnmatchcase(p.recipe.name, pattern)]
 
 
+@checked
 def recipe_for(name: str, dataset: str = "cifar10", threat_model: str = "Linf", **overrides: Any) -> Recipe:
     """The recipe of the preset, or else of the defence's family, with some of its fields overridden.
 
@@ -78,10 +82,12 @@ def recipe_for(name: str, dataset: str = "cifar10", threat_model: str = "Linf", 
     if unknown:
         raise ValueError(f"recipe: no field {', '.join(unknown)}, expected any of {', '.join(known)}")
     settings = _settings(ModelName.parse(name), dataset)
-    epochs = overrides.get("epochs")
+    epochs, given = to_python(overrides.get("epochs"), int), overrides.get("defense", {})
+    if not isinstance(given, Mapping):
+        raise ValueError(f"defense: expected the defence's parameters by name, got {shown(given)}")
     if isinstance(epochs, int) and "milestones" in settings:
         settings["milestones"] = tuple(round(at * epochs / settings["epochs"]) for at in settings["milestones"])
-    defense = {**settings.get("defense", {}), **overrides.get("defense", {})}
+    defense = {**settings.get("defense", {}), **given}
     return Recipe(name, dataset, threat_model, **{**settings, **overrides, "defense": defense})
 
 

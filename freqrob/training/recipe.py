@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
-from math import cos, inf, pi
+from math import cos, pi
 from typing import Any, Literal, get_args
 
 from freqrob.data import DATASETS
@@ -11,13 +11,22 @@ from freqrob.data.batches import Crop
 from freqrob.defenses import DEFENSES
 from freqrob.models.front_ends import variant_front_ends
 from freqrob.models.registry import ModelName
-from freqrob.parameters import check_integers, check_positive, fits
-from freqrob.spectral.bass import Reading
+from freqrob.parameters import (
+    check_integers,
+    check_not_negative,
+    check_positive,
+    check_seeds,
+    check_shares,
+    checked,
+    fits,
+)
+from freqrob.spectral.reference import Reading
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 Schedule = Literal["triangle", "steps", "cosine"]
 
 
+@checked
 @dataclass(frozen=True)
 class Recipe:
     """What a model name stands for, in full.
@@ -54,11 +63,11 @@ class Recipe:
     lr: float = 0.1
     schedule: Schedule = "triangle"
     milestones: tuple[int, ...] = ()
-    warmup_epochs: float = 0
+    warmup_epochs: float = 0.0
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 5e-4
-    ema: float = 0
+    ema: float = 0.0
     crop: Crop | None = "reflect"
     flip: bool = True
     normalize: bool = True
@@ -71,11 +80,7 @@ class Recipe:
     defense: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for known in fields(self):
-            object.__setattr__(self, known.name, _plain(getattr(self, known.name)))
         self._check_types()
-        object.__setattr__(self, "milestones", tuple(map(_plain, self.milestones)))
-        object.__setattr__(self, "defense", {name: _plain(value) for name, value in self.defense.items()})
         ModelName.parse(self.name)
         _check_choice(
             dataset=(self.dataset, DATASETS), precision=(self.precision, PRECISIONS),
@@ -85,15 +90,13 @@ class Recipe:
         if self.threat_model != "Linf":
             raise ValueError(f"threat_model: the attacks are L∞ ones yet, expected 'Linf', got {self.threat_model!r}")
         check_integers(1, epochs=self.epochs, batch_size=self.batch_size, components=self.components)
-        check_integers(0, selection_images=self.selection_images, seed=self.seed)
-        for name in ("momentum", "weight_decay", "warmup_epochs"):
-            if not 0 <= getattr(self, name) < inf:
-                raise ValueError(f"{name}: expected a number from 0 on, got {getattr(self, name)!r}")
-        if not all(isinstance(epoch, int) and epoch >= 1 for epoch in self.milestones):
+        check_integers(0, selection_images=self.selection_images)
+        check_seeds(seed=self.seed)
+        check_not_negative(momentum=self.momentum, weight_decay=self.weight_decay, warmup_epochs=self.warmup_epochs)
+        if not all(fits(epoch, int) and epoch >= 1 for epoch in self.milestones):
             raise ValueError(f"milestones: expected epochs from 1 on, got {self.milestones!r}")
         check_positive(lr=self.lr)
-        if not 0 <= self.gamma <= 1:
-            raise ValueError(f"gamma: expected a probability in [0, 1], got {self.gamma!r}")
+        check_shares(gamma=self.gamma)
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema: expected a decay in [0, 1), got {self.ema!r}")
         unknown = set(self.defense) - {f.name for f in fields(DEFENSES[self.parsed.defense])}
@@ -104,7 +107,9 @@ class Recipe:
             )
         if self.defense.get("reading", self.reading) != self.reading:
             raise ValueError(f"reading: {self.reading!r}, but the defence's is {self.defense['reading']!r}")
-        if self.make_defense().double_backward and self.precision == "16-mixed":
+        made = self.make_defense()
+        object.__setattr__(self, "defense", {name: getattr(made, name) for name in self.defense})  # Python's numbers
+        if made.double_backward and self.precision == "16-mixed":
             raise ValueError(f"precision: the gradients that {self.parsed.defense} differentiates underflow in float16")
 
     def _check_types(self) -> None:
@@ -155,11 +160,6 @@ class Recipe:
     def as_dict(self) -> dict[str, Any]:
         """For the card: every field, and the defence's parameters with its defaults filled in."""
         return {**asdict(self), "milestones": list(self.milestones), "defense": asdict(self.make_defense())}
-
-
-def _plain(value: Any) -> Any:
-    """NumPy's integers as Python's: a checkpoint that holds others is not read back."""
-    return int(value) if fits(value, int) else value
 
 
 def _check_choice(**given: tuple[Any, Any]) -> None:

@@ -7,11 +7,12 @@ from dataclasses import fields
 from typing import Any
 
 from freqrob.defenses import DEFENSES
-from freqrob.models.registry import ModelName, nearest_names
-from freqrob.parameters import read_setting
+from freqrob.models.registry import ModelName
+from freqrob.parameters import checked, nearest_names, read_setting
 from freqrob.training.recipe import Recipe
 
 
+@checked
 def parse_settings(recipe: str, texts: Iterable[str]) -> dict[str, Any]:
     """``["lr=0.3", "steps=3"]`` as ``{"lr": 0.3, "defense": {"steps": 3}}``, for ``recipe_for``.
 

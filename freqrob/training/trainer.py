@@ -24,6 +24,7 @@ from freqrob.models.cards import Card
 from freqrob.models.checkpoints import checkpoint_state, load_into, save
 from freqrob.models.front_ends import PCA, FrontEnded, with_front_ends
 from freqrob.models.loading import checkpoint_path
+from freqrob.parameters import check_not_negative, checked
 from freqrob.provenance import commit, versions
 from freqrob.spectral.bass import RandomBaSS
 from freqrob.training.batch_norm import differentiate_twice
@@ -37,6 +38,7 @@ Track = Callable[..., Iterable]
 VALIDATION_BATCH = 250
 
 
+@checked
 def train(
     recipe: Recipe,
     data_dir: str | Path = "./data",
@@ -76,13 +78,15 @@ def train(
         The path of the weights.
 
     Raises:
-        ValueError: ``model_dir`` holds a run of that name with another recipe, or a damaged checkpoint of it.
+        ValueError: a negative ``checkpoint_minutes``; ``model_dir`` holds a run of that name with another recipe, or a
+            damaged checkpoint of it.
         FloatingPointError: the loss became NaN or infinite; the batch is saved and the last checkpoint is intact.
         FileNotFoundError: no data, or the weights of a run that was trained are gone.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, when the step is done and a checkpoint written.
         OSError: files cannot be written, such as on a full disk; what was there before is intact. Where several
             processes train together, also in those that see another one fail.
     """
+    check_not_negative(checkpoint_minutes=checkpoint_minutes)
     weights = checkpoint_path(recipe.name, model_dir, recipe.dataset, recipe.threat_model)
     run = RunFolder(weights.with_suffix(""), recipe.as_dict(), tensorboard)
     made_by, defense = commit(), recipe.make_defense()

@@ -15,7 +15,7 @@ from freqrob.data.corruptions import blur, digital, noise, spatter, weather  # n
 from freqrob.data.corruptions.photographs import find_frost, read_frost
 from freqrob.data.corruptions.registry import REGISTERED, SEVERITIES, Corruption
 from freqrob.data.corruptions.streams import Streams
-from freqrob.parameters import check_integers
+from freqrob.parameters import check_choices, check_integers, check_seeds, checked
 
 __all__ = ["CORRUPTIONS", "SEVERITIES", "Corruption", "corrupt", "find_frost"]
 
@@ -31,6 +31,7 @@ LEAST_SIZE = 16
 _CHUNK = 500
 
 
+@checked
 def corrupt(
     images: Tensor, name: str, severity: int, *, seed: int = 0, first: int = 0, frost: str | Path | None = None
 ) -> Tensor:
@@ -55,7 +56,7 @@ def corrupt(
         New images, same shape, dtype and device.
 
     Raises:
-        TypeError: ``images`` is no tensor of uint8.
+        TypeError: ``images`` is not a tensor of uint8.
         ValueError: a shape, name, severity, seed or number that cannot be.
         FileNotFoundError: ``frost`` without photographs; the message says how to get them.
 
@@ -87,15 +88,12 @@ def _photographs(folder: str | Path | None, size: tuple[int, int]) -> list[Tenso
 
 
 def _check(images: Tensor, name: str, severity: int, seed: int, first: int) -> None:
-    if not isinstance(images, Tensor):
-        raise TypeError(f"images: expected a torch.Tensor, got {type(images).__name__}")
     if images.dtype != torch.uint8:
         raise TypeError(f"images: expected uint8 in 0–255, got {images.dtype}")
     if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < LEAST_SIZE:
         expected = f"(N, 3, H, W) with H and W of at least {LEAST_SIZE}"
         raise ValueError(f"images: expected {expected}, got shape {tuple(images.shape)}")
-    if name not in CORRUPTIONS:
-        raise ValueError(f"name: expected one of {', '.join(CORRUPTIONS)}, got {name!r}")
-    if isinstance(severity, bool) or severity not in SEVERITIES:
-        raise ValueError(f"severity: expected an integer from 1 to 5, got {severity!r}")
-    check_integers(0, seed=seed, first=first)
+    check_choices(CORRUPTIONS, name=name)
+    check_integers(1, len(SEVERITIES), severity=severity)
+    check_seeds(seed=seed)
+    check_integers(0, first=first)

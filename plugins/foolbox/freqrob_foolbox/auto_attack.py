@@ -13,7 +13,7 @@ from foolbox.distances import l2, linf
 
 from freqrob.attacks import Norm
 from freqrob.evaluation import autoattack
-from freqrob.parameters import check_counts
+from freqrob.parameters import check_counts, check_seeds, checked
 from freqrob_foolbox.problem import Problem
 
 
@@ -39,10 +39,12 @@ class AutoAttack(FixedEpsilonAttack, ABC):
 
     norm: ClassVar[Norm]
 
+    @checked
     def __init__(
         self, version: str = "standard", *, attacks: Sequence[str] = (), seed: int = 0, batch_size: int = 250
     ) -> None:
         check_counts(batch_size=batch_size)
+        check_seeds(seed=seed)
         autoattack.AutoAttack(version, tuple(attacks), norm=self.norm)
         self.version, self.attacks, self.seed, self.batch_size = version, tuple(attacks), seed, int(batch_size)
 

@@ -14,9 +14,9 @@ from foolbox.attacks.base import FixedEpsilonAttack, MinimizationAttack
 from foolbox.distances import l2, linf
 from torch import Tensor
 
-from freqrob.attacks import BALLS, Norm, measuring
+from freqrob.attacks import BALLS, Norm, check_radius, measuring
 from freqrob.band_attacks import Band, BandBall, climb
-from freqrob.parameters import check_counts, check_weights
+from freqrob.parameters import check_counts, check_positive, checked
 from freqrob_foolbox.problem import Problem
 
 Gain = Callable[[Problem, Tensor], Tensor]  # what an attack raises, of its problem and the logits: (N,)
@@ -46,16 +46,18 @@ class BandPGD(FixedEpsilonAttack, ABC):
 
     norm: ClassVar[Norm]
 
+    @checked
     def __init__(
         self, rings: Iterable[int], *, steps: int = 40, rel_stepsize: float = 0.1, random_start: bool = True
     ) -> None:
         check_counts(steps=steps)
-        check_weights(rel_stepsize=rel_stepsize)
+        check_positive(rel_stepsize=rel_stepsize)
         self.band, self.steps, self.rel_stepsize, self.random_start = Band(rings), steps, rel_stepsize, random_start
 
     def run(self, model: Model, inputs: Any, criterion: Any, *, epsilon: float, **kwargs: Any) -> Any:
         problem = Problem.read(model, inputs, criterion, kwargs)
         images = problem.images
+        check_radius(self.norm, epsilons=epsilon / problem.span)
         eps = torch.full_like(images[:, :1, :1, :1], epsilon / problem.span)
         start = images
         if self.random_start:
@@ -99,11 +101,12 @@ class BandMinimization(MinimizationAttack, ABC):
     norm: ClassVar[Norm]
     first_eps: ClassVar[float]
 
+    @checked
     def __init__(
         self, rings: Iterable[int], *, binary_search_steps: int = 10, steps: int = 20, rel_stepsize: float = 0.1
     ) -> None:
         check_counts(binary_search_steps=binary_search_steps, steps=steps)
-        check_weights(rel_stepsize=rel_stepsize)
+        check_positive(rel_stepsize=rel_stepsize)
         self.band, self.binary_search_steps = Band(rings), binary_search_steps
         self.steps, self.rel_stepsize = steps, rel_stepsize
 

@@ -16,7 +16,7 @@ from foolbox.distances import l2, linf
 from torch import Tensor
 
 from freqrob.attacks import BALLS, L2Ball, Norm, frozen, measuring
-from freqrob.parameters import check_counts, check_weights
+from freqrob.parameters import check_counts, check_positive, check_shares, checked
 from freqrob_foolbox.boundary_step import BoundaryStep, L2Step, LinfStep
 from freqrob_foolbox.problem import Problem
 
@@ -63,6 +63,7 @@ class BrendelBethgeAttack(MinimizationAttack, ABC):
     norm: ClassVar[Norm]
     best_step: ClassVar[type[BoundaryStep]]
 
+    @checked
     def __init__(
         self,
         init_attack: MinimizationAttack | None = None,
@@ -76,7 +77,8 @@ class BrendelBethgeAttack(MinimizationAttack, ABC):
         binary_search_steps: int = 10,
     ) -> None:
         check_counts(steps=steps, lr_num_decay=lr_num_decay, patience=patience, binary_search_steps=binary_search_steps)
-        check_weights(overshoot=overshoot, lr=lr, lr_decay=lr_decay, momentum=momentum)
+        check_positive(overshoot=overshoot, lr=lr, lr_decay=lr_decay)
+        check_shares(momentum=momentum)
         self.init_attack, self.overshoot, self.steps, self.momentum = init_attack, overshoot, steps, momentum
         self.lr, self.lr_decay, self.lr_num_decay = lr, lr_decay, lr_num_decay
         self.patience, self.binary_search_steps = patience, binary_search_steps

@@ -29,7 +29,7 @@ from freqrob.evaluation.ranks import rank_and_world
 from freqrob.evaluation.samples import Samples
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
-from freqrob.parameters import check_counts, check_pixels
+from freqrob.parameters import check_counts, check_pixels, check_seeds, checked
 from freqrob_foolbox.brendel_bethge import LinfinityBrendelBethgeAttack
 
 Track = Callable[[Iterable, str, int], Iterable]
@@ -65,6 +65,7 @@ class MinimalPerturbations:
     starts: Tensor
 
 
+@checked
 @dataclass(frozen=True)
 class MinimalPerturbation:
     """Runs an attack on many images in batches, several times, and keeps the smallest perturbation of each image.
@@ -84,6 +85,7 @@ class MinimalPerturbation:
         start_eps: L∞ radius, pixels in [0, 1], of the PGD that finds starts; None: only other images are starts.
 
     Raises:
+        TypeError: ``attack`` is not a MinimizationAttack of Foolbox.
         ValueError: a count or radius out of range.
     """
 
@@ -95,12 +97,12 @@ class MinimalPerturbation:
     start_eps: float | None = 0.5
 
     def __post_init__(self) -> None:
-        if not isinstance(self.attack, MinimizationAttack):
-            raise TypeError(f"attack: expected a MinimizationAttack of Foolbox's, got {type(self.attack).__name__}")
         check_counts(repeats=self.repeats, batch_size=self.batch_size)
+        check_seeds(seed=self.seed)
         if self.start_eps is not None:
             check_pixels(start_eps=self.start_eps)
 
+    @checked
     def __call__(
         self,
         model: Model | nn.Module,

@@ -12,6 +12,7 @@ from foolbox.attacks.base import get_criterion, raise_if_kwargs
 from torch import Tensor, nn
 
 from freqrob.models.sources import as_module
+from freqrob.pixels import check_channels_first
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Problem:
             raise TypeError(f"inputs: expected a PyTorch tensor of floats, got {got}")
         if images.ndim != 4 or 0 in images.shape:
             raise ValueError(f"inputs: expected (N, C, H, W), none of them 0, got {tuple(images.shape)}")
+        check_channels_first(images, "inputs")
         if not (images.min() >= lower and images.max() <= upper):
             raise ValueError(
                 f"inputs: expected the model's bounds, {lower:g} to {upper:g}, got {images.min():g} to {images.max():g}"

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import eagerpy as ep
 import torch
 from torch import Tensor
 
-from freqrob.parameters import check_counts, is_number
+from freqrob.parameters import check_choices, check_counts, check_seeds, checked, is_number, shown
+from freqrob.pixels import has_channels_last
 from freqrob.spectral.rings import RingMap
 
+DataFormat = Literal["channels_first", "channels_last"]
 GRID = 25  # points at which Li et al. take the cumulative power
 CORNER = 0.5**0.5  # cycles/pixel, the highest frequency of all
 ROUNDING = 1e-9  # by which radii may differ and be the same
@@ -47,11 +49,12 @@ class PerturbationSpectrum:
     images: int
 
 
+@checked
 def analyze_spectrum(
     raw: Any,
     inputs: Any,
     *,
-    data_format: Literal["channels_first", "channels_last"] = "channels_first",
+    data_format: DataFormat = "channels_first",
     resamples: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -72,14 +75,15 @@ def analyze_spectrum(
 
     Raises:
         TypeError: no array or tensor of floats.
-        ValueError: unlike shapes, no images, values that are not finite, perturbations that are constant or zero in
-            every image, or options out of range.
+        ValueError: different shapes, a shape that looks like the other ``data_format``, no images, values that are not
+            finite, perturbations that are constant or zero in every image, or options out of range.
 
     Source: Li et al., PLoS Computational Biology 2023.
     """
     check_counts(resamples=resamples)
+    check_seeds(seed=seed)
     if not (is_number(confidence) and 0 < confidence < 1):
-        raise ValueError(f"confidence: expected a number between 0 and 1, got {confidence!r}")
+        raise ValueError(f"confidence: expected a number between 0 and 1, got {shown(confidence)}")
     power = _powers(_perturbations(raw, inputs, data_format))  # (N, H, W)
     total = power.mean(0)
     radius, share = _radius(*total.shape), total / total.sum()
@@ -112,14 +116,17 @@ def _perturbations(raw: Any, inputs: Any, data_format: str) -> Tensor:
     if perturbed.shape != images.shape or images.ndim != 4 or 0 in images.shape:
         got = f"{tuple(perturbed.shape)} and {tuple(images.shape)}"
         raise ValueError(f"raw, inputs: expected one shape (N, C, H, W), none of them 0, got {got}")
-    if data_format not in ("channels_first", "channels_last"):
-        raise ValueError(f"data_format: expected 'channels_first' or 'channels_last', got {data_format!r}")
+    check_choices(get_args(DataFormat), data_format=data_format)
+    channels_first = data_format == "channels_first"
+    if has_channels_last((images if channels_first else images.movedim(1, -1)).shape):
+        other = "channels_last" if channels_first else "channels_first"
+        raise ValueError(f"data_format: got {data_format!r}, but the shape {tuple(images.shape)} looks like {other!r}")
     delta = perturbed.double() - images.double()
     finite = delta.isfinite().flatten(1).all(1)
     if not finite.all():
         others = (~finite).nonzero().flatten().tolist()
         raise ValueError(f"raw, inputs: expected finite values, got others in images {others}")
-    return delta if data_format == "channels_first" else delta.movedim(-1, 1)
+    return delta if channels_first else delta.movedim(-1, 1)
 
 
 def _as_torch(value: Any, name: str) -> Tensor:

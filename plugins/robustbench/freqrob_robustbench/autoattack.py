@@ -25,10 +25,11 @@ from pyautoattack import autoattack as implementation
 from pyautoattack import state as implementation_state
 from torch import Tensor, nn
 
-from freqrob.attacks import device_of, measuring, random_state
+from freqrob.attacks import check_attacked, device_of, measuring, random_state
 from freqrob.evaluation.autoattack import fit_to_classes, prepared
 from freqrob.evaluation.keys import data_hash, model_hash, unseen
 from freqrob.files import check_file, write_json
+from freqrob.parameters import check_not_negative, checked
 
 
 class AutoAttack(pyautoattack.AutoAttack):
@@ -38,6 +39,7 @@ class AutoAttack(pyautoattack.AutoAttack):
     Raises ValueError for a custom version without attacks, and for attacks with another version.
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
@@ -50,6 +52,7 @@ class AutoAttack(pyautoattack.AutoAttack):
         device: torch.device | str | None = None,
         log_path: str | Path | None = None,
     ) -> None:
+        check_not_negative(eps=eps)
         if version == "custom" and not attacks_to_run:
             raise ValueError("attacks_to_run: expected the attacks of the custom version, got none")
         attacks = list(attacks_to_run) or None
@@ -68,9 +71,11 @@ class AutoAttack(pyautoattack.AutoAttack):
         """Adversarial images (N, C, H, W) of images and labels (N,); with ``return_labels`` also their classes.
 
         A run with ``state_path`` that was stopped goes on where it was; images that an earlier call broke come back as
-        they were given, with their labels. Raises ValueError for a state of another model, other images or another
-        attack; warns where a change of the model's code could not be noticed.
+        they were given, with their labels. Raises TypeError and ValueError for images that are not floats in [0, 1] and
+        for their labels, ValueError for a state of another model, other images or another attack; warns where a change
+        of the model's code could not be noticed.
         """
+        check_attacked(x_orig, y_orig)
         if state_path is None:
             found = self._run(x_orig, y_orig, bs)
         else:

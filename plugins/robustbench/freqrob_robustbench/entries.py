@@ -11,12 +11,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from freqrob.models.loading import DATASET_CLASSES, THREAT_MODELS, list_models, load_model
+from freqrob.parameters import checked
 from freqrob_robustbench.compatibility import import_robustbench
 
 _MODEL_DIRS: dict[str, Path] = {}  # of what is registered, by timm's name
 _PREPROCESSING = {"input_size": (3, 224, 224), "crop_pct": 0.875, "interpolation": "bilinear"}
 
 
+@checked
 def register(model_dir: str | Path = "./models") -> list[str]:
     """Make every model that ``freqrob.list_models`` has for RobustBench's data sets an entry of RobustBench.
 

@@ -16,6 +16,7 @@ from freqrob.models.checkpoints import card_path
 from freqrob.models.downloads import download_url
 from freqrob.models.front_ends import front_end_name
 from freqrob.models.loading import checkpoint_path, load_card
+from freqrob.parameters import checked
 
 TEST_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "imagenet": 5_000}  # that RobustBench evaluates on
 _EPS = {"Linf": "8/255", "L2": "0.5"}  # of its leaderboards
@@ -28,6 +29,7 @@ _ARCHITECTURES = {
 _FILL_IN = "**(fill in)**"
 
 
+@checked
 @dataclass(frozen=True)
 class Paper:
     """What no card knows; what is empty stays absent from the JSON and is marked in the claim."""
@@ -47,6 +49,7 @@ class Export:
     missing: dict[str, str]
 
 
+@checked
 def export(
     name: str,
     out: str | Path,

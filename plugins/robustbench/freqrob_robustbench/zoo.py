@@ -10,11 +10,12 @@ from pathlib import Path
 from torch import nn
 
 from freqrob.models.cards import CheckpointError
-from freqrob.models.registry import nearest_names
 from freqrob.models.sources import tensors_only
+from freqrob.parameters import checked, nearest_names
 from freqrob_robustbench.compatibility import import_robustbench
 
 
+@checked
 def load_from_zoo(
     name: str,
     model_dir: str | Path = "./models",
