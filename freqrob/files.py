@@ -1,6 +1,7 @@
-"""Files that are whole or absent: written beside the target, synced, then renamed over it."""
+"""Files that are whole or absent: written beside the target, synced, then renamed over it; and locks on them."""
 
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -10,8 +11,9 @@ import re
 import secrets
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -64,6 +66,52 @@ def temporary_beside(path: Path) -> Iterator[Path]:
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def temporary_folder_beside(path: Path) -> Iterator[Path]:
+    """An empty folder in ``path``'s folder (created if absent); removed at the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as new:
+        yield Path(new)
+
+
+def move_into_place(new: Path, target: Path) -> bool:
+    """Rename a new folder to ``target``; False where there is one, such as another process's that was faster."""
+    try:
+        os.replace(new, target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
+
+
+@contextmanager
+def locked(path: Path, timeout: float = -1) -> Iterator[bool]:
+    """Hold the lock file ``path``, in a folder that is created if absent; alone among processes of any machine.
+
+    The system releases it when a process ends, and the file stays. Yields whether it is held: where the file system
+    cannot lock, the block runs without.
+
+    Args:
+        path: of a file that holds nothing else.
+        timeout: seconds to wait; by default for as long as it takes.
+
+    Raises:
+        filelock.Timeout: another process holds it.
+        OSError: the file cannot be made.
+    """
+    from filelock import FileLock
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    with suppress(NotImplementedError):
+        lock.acquire(timeout=timeout)
+    try:
+        yield lock.is_locked
+    finally:
+        lock.release()
 
 
 def write_synced(path: Path, content: bytes) -> None:

@@ -1,15 +1,20 @@
 """Two processes that work together, for real, on the CPU."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 
-WORLD, SECONDS = 2, 300
+WORLD, SECONDS = 2, 900
 
 
 def join_pair(folder):
@@ -46,3 +51,24 @@ def run_pair(folder, arguments, **environment):
     outputs = "\n".join((folder / f"output{rank}").read_text() for rank in range(WORLD))
     assert [child.returncode for child in children] == [0, 0], outputs
     return [torch.load(folder / f"results{rank}.pt", weights_only=False) for rank in range(WORLD)]
+
+
+class Attempt:
+    """What many tests need and what may fail: then the test that calls ``check`` fails, and the others are skipped."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._error, self._result = None, None
+        try:
+            self._result = make()
+        except Exception as error:
+            self._error = error
+
+    def check(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    @property
+    def result(self) -> Any:
+        if self._error is not None:
+            pytest.skip(f"what this test is about failed, as another test shows: {type(self._error).__name__}")
+        return self._result

@@ -112,7 +112,7 @@ class TestCorruptedArrays:
         monkeypatch.setattr(corruption_arrays, "corrupt", stopped)
         with pytest.raises(KeyboardInterrupt):
             write_corruptions(few, tmp_path, ["fog", "contrast"], about=ABOUT)
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["fog.npy", "generated.json", "labels.npy"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "fog.npy", "generated.json", "labels.npy"]
         monkeypatch.setattr(corruption_arrays, "corrupt", corrupt)
         before = (tmp_path / "fog.npy").stat()
         assert write_corruptions(few, tmp_path, ["fog", "contrast"], about=ABOUT) == ["contrast"]

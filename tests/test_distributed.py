@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pair import SECONDS, WORLD, join_pair, leave_with, run_pair
+from pair import SECONDS, WORLD, Attempt, join_pair, leave_with, run_pair
 from safetensors.torch import load_file
 from test_training import two_colours
 from torch import nn
@@ -25,6 +25,7 @@ from freqrob.attacks import pgd
 from freqrob.data import Batches, augmix
 from freqrob.defenses import DEFENSES, Standard
 from freqrob.models import registry
+from freqrob.runtime.processes import process_group
 from freqrob.training import Recipe, train, trainer
 from freqrob.training.launch import launch
 
@@ -201,31 +202,46 @@ def not_finite(folder, rank):
 
 
 def main(folder, *jobs):
-    if jobs:  # else torchrun has them meet
-        join_pair(folder)
+    rank = int(os.environ["RANK"])
+    if not jobs:  # under torchrun
+        with process_group(), small_training():
+            whole_run(folder, rank)
+        return
+    join_pair(folder)
     with small_training():
-        leave_with({job.__name__: job(folder, int(os.environ["RANK"])) for job in (whole_run, *jobs)}, folder)
+        leave_with({job.__name__: job(folder, rank) for job in (whole_run, *jobs)}, folder)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """With what one process leaves for the pair, and what it makes alone."""
     folder, rng = tmp_path_factory.mktemp("pair"), np.random.default_rng(0)
     similarity = np.corrcoef(rng.normal(size=(6, 4)))
     np.savez(folder / "brain.npz", images=rng.integers(256, size=(6, 3, 32, 32), dtype=np.uint8), similarity=similarity)
-    with small_training():
-        train(recipe(), model_dir=folder / "one", accelerator="cpu")
-        with suppress(Stopped):
-            track = at_step(8, stop)
-            train(recipe(), model_dir=folder / "one_then_two", accelerator="cpu", checkpoint_minutes=0, track=track)
     return folder
 
 
 @pytest.fixture(scope="module")
-def pair(folder):
-    assert last(folder / "one_then_two")["step"] == 8, "one process stopped in mid-epoch"
-    torchrun = {"WORLD_SIZE": WORLD, "LOCAL_WORLD_SIZE": WORLD, "GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "none"}
-    return run_pair(folder, [__file__, folder, *JOBS], **torchrun, MASTER_ADDR="localhost", MASTER_PORT=0)
+def attempt(folder):
+    """One process trains, and begins what the pair goes on with; then the pair does its jobs."""
+
+    def make():
+        with small_training():
+            train(recipe(), model_dir=folder / "one", accelerator="cpu")
+            with suppress(Stopped):
+                track = at_step(8, stop)
+                train(
+                    recipe(), model_dir=folder / "one_then_two", accelerator="cpu", checkpoint_minutes=0, track=track
+                )
+        assert last(folder / "one_then_two")["step"] == 8, "one process stopped in mid-epoch"
+        torchrun = {"WORLD_SIZE": WORLD, "LOCAL_WORLD_SIZE": WORLD, "TORCHELASTIC_RUN_ID": "none"}
+        return run_pair(folder, [__file__, folder, *JOBS], **torchrun, MASTER_ADDR="localhost", MASTER_PORT=0)
+
+    return Attempt(make)
+
+
+@pytest.fixture
+def pair(attempt):
+    return attempt.result
 
 
 def last(folder, name="bassmix_jafr_small"):
@@ -249,6 +265,10 @@ def assert_same_run(folder, other):
 @pytest.fixture(scope="module")
 def alone(folder):
     return gradients(folder, 0, 1)
+
+
+def test_the_pair_does_all_its_jobs(attempt):
+    attempt.check()
 
 
 @pytest.mark.parametrize("name", DEFENSES)
@@ -275,12 +295,14 @@ import os, pathlib, sys
 rank = os.environ.pop("RANK")
 os.environ |= {"SLURM_PROCID": rank, "SLURM_LOCALID": rank}
 from pair import leave_with
+from freqrob.runtime.processes import process_group
 from freqrob.training.launch import launch
 import torch
-fabric = launch("32-true", "cpu")
-total = fabric.all_reduce(torch.tensor(fabric.global_rank + 1.0), reduce_op="sum").item()
-os.environ["RANK"] = rank
-leave_with((fabric.global_rank, fabric.world_size, total), pathlib.Path(sys.argv[1]))
+with process_group():
+    fabric = launch("32-true", "cpu")
+    total = fabric.all_reduce(torch.tensor(fabric.global_rank + 1.0), reduce_op="sum").item()
+    os.environ["RANK"] = rank
+    leave_with((fabric.global_rank, fabric.world_size, total), pathlib.Path(sys.argv[1]))
 """
 
 
@@ -289,7 +311,7 @@ def test_slurm_starts_processes_that_train_together(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    job = {"NTASKS": 2, "NTASKS_PER_NODE": 2, "NNODES": 1, "NODEID": 0, "JOB_NAME": "train", "JOB_ID": 1}
+    job = {"NTASKS": 2, "NTASKS_PER_NODE": 2, "NNODES": 1, "NODEID": 0, "JOB_NAME": "train", "JOB_ID": 1, "STEP_ID": 0}
     slurm = {f"SLURM_{key}": value for key, value in job.items()}
     found = run_pair(tmp_path, ["-c", UNDER_SLURM, tmp_path], **slurm, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     assert found == [(0, 2, 3.0), (1, 2, 3.0)]
@@ -341,7 +363,7 @@ def test_all_stop_when_the_loss_of_one_is_not_finite(folder, pair):
 
 
 @pytest.mark.slow
-def test_under_torchrun(folder, tmp_path):
+def test_under_torchrun(folder, pair, tmp_path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(WORLD)]
     subprocess.run([*launcher, __file__, str(tmp_path)], check=True, timeout=SECONDS)
     assert_same_run(folder / "one", tmp_path / "two")

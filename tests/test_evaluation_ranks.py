@@ -8,11 +8,11 @@ import sys
 import pytest
 import torch
 import torch.distributed as dist
-from pair import SECONDS, WORLD, join_pair, leave_with, run_pair
+from pair import SECONDS, WORLD, Attempt, join_pair, leave_with, run_pair
 from torch import nn
 
 from freqrob.evaluation import FGSM, PGD, Clean, evaluate
-from freqrob.evaluation.ranks import merged, rank_and_world
+from freqrob.runtime.processes import merged, rank_and_world
 
 ATTACKS = [Clean(), FGSM(1 / 255), PGD(2, 3 / 255, restarts=2)]
 
@@ -71,9 +71,18 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pair(folder):
+def attempt(folder):
     code = f"import {__name__}, pathlib; {__name__}.main(pathlib.Path({str(folder)!r}))"
-    return run_pair(folder, ["-c", code])
+    return Attempt(lambda: run_pair(folder, ["-c", code]))
+
+
+@pytest.fixture
+def pair(attempt):
+    return attempt.result
+
+
+def test_the_pair_measures_all(attempt):
+    attempt.check()
 
 
 @pytest.fixture(scope="module")

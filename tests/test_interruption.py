@@ -25,7 +25,7 @@ from freqrob.training import Recipe, run_folder, train, trainer
 
 TRAIN_IMAGES, BATCH, EPOCHS = 480, 8, 3
 EPOCH = TRAIN_IMAGES // BATCH
-SECONDS = 300
+SECONDS = 900
 # Forks of one process that has imported everything start at once
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["freqrob.training.trainer", "matplotlib.figure"])

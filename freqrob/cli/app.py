@@ -6,7 +6,9 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Callable
 from fractions import Fraction
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from freqrob import __version__
+from freqrob.runtime.launched import launched
 
 if TYPE_CHECKING:
     import torch
@@ -117,6 +120,25 @@ def usable_device(name: str) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device: cannot use {name!r} ({str(error).splitlines()[0]})") from error
+
+
+def in_process_group(*, gpus: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A decorator of commands that the processes that were launched together run as one group (``process_group``)."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def together(*arguments: Any, **options: Any) -> None:
+            if launched() is None:
+                command(*arguments, **options)
+                return
+            from freqrob.runtime.processes import process_group
+
+            with process_group(gpus=gpus):
+                command(*arguments, **options)
+
+        return together
+
+    return decorate
 
 
 def rank() -> int:

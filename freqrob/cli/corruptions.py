@@ -16,6 +16,7 @@ from freqrob.cli.app import (
     ModelDir,
     NoCache,
     command_line,
+    in_process_group,
     key_of,
     print_line,
     print_table,
@@ -28,9 +29,9 @@ from freqrob.cli.evaluate import (
     check_outputs,
     device_of_rank,
     naming,
+    open_models,
     print_written,
     say_what_was_cached,
-    say_what_was_shipped,
     warnings_as_lines,
 )
 from freqrob.cli.progress import prefixed, progress_bars
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from freqrob.evaluation.corruptions import CorruptionAccuracy
 
 
+@in_process_group()
 def corruptions(
     models: Annotated[list[str], typer.Argument(metavar="MODEL…", help="As `freqrob evaluate` takes them.")],
     data: Annotated[
@@ -81,15 +83,16 @@ def corruptions(
     folder = results_folder(cache, no_cache)
     from freqrob.data.corruption_arrays import MANIFEST, load_corruptions
     from freqrob.evaluation.corruptions import evaluate_corruptions
-    from freqrob.models.sources import open_model
+    from freqrob.runtime.processes import propagate_failure, rank_zero_first
 
     names = list(dict.fromkeys([*models, *filter(None, [baseline])]))
-    check_outputs(out or [], None, [*card_paths(names, model_dir, dataset, threat_model), data / MANIFEST])
+    with propagate_failure():
+        if rank() == 0:
+            check_outputs(out or [], None, [*card_paths(names, model_dir, dataset, threat_model), data / MANIFEST])
     where = device_of_rank(device)
-    with warnings_as_lines():
-        networks = {name: open_model(name, model_dir, dataset, threat_model) for name in names}
-    say_what_was_shipped(names, model_dir, dataset, threat_model)
-    arrays = load_corruptions(data, dataset, types, download=download)
+    networks = open_models(names, model_dir, dataset, threat_model)
+    with rank_zero_first():
+        arrays = load_corruptions(data, dataset, types, download=download)
     found: dict[str, CorruptionAccuracy] = {}
     try:
         with progress_bars(quiet=rank() > 0) as (track, _log):

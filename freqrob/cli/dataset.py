@@ -72,7 +72,7 @@ def corrupt(
     """
     check_folder(out)
     from freqrob.data import balance, load_dataset
-    from freqrob.data.corruption_arrays import MANIFEST, PUBLISHED, write_corruptions
+    from freqrob.data.corruption_arrays import PUBLISHED, write_corruptions
     from freqrob.data.corruptions import CORRUPTIONS
 
     if dataset not in PUBLISHED:
@@ -89,7 +89,8 @@ def corrupt(
                 command=command_line("dataset", options, "corrupt", *(["--bass"] if bass else [])), track=track,
             )  # fmt: skip
     except KeyboardInterrupt:
-        say_how_to_go_on(f"The types that are whole are in {out}", (out / MANIFEST).is_file())
+        are_kept = any((out / f"{name}.npy").is_file() for name in types)
+        say_how_to_go_on(f"The types that are whole are in {out}", are_kept)
         raise typer.Exit(INTERRUPTED) from None
     before = f", {len(types) - len(made)} were there" if len(made) < len(types) else ""
     print_line(f"Wrote {len(made)} of {len(types)} types{before}: {out}")

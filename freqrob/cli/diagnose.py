@@ -23,13 +23,14 @@ from freqrob.cli.app import (
     ModelDir,
     NoCache,
     command_line,
+    in_process_group,
     key_of,
     print_line,
     rank,
     results_folder,
     say_what_is_kept,
 )
-from freqrob.cli.evaluate import device_of_rank, naming, say, say_what_was_shipped, warnings_as_lines
+from freqrob.cli.evaluate import device_of_rank, naming, open_models, say, warnings_as_lines
 from freqrob.cli.progress import prefixed, progress_bars
 from freqrob.files import check_folder
 from freqrob.parameters import read_setting
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+@in_process_group()
 def diagnose(
     models: Annotated[list[str], typer.Argument(metavar="MODEL…", help="As `freqrob evaluate` takes them.")],
     data: DataDir = Path("data"),
@@ -101,17 +103,17 @@ def diagnose(
     from freqrob.diagnostics import diagnose as measure
     from freqrob.diagnostics import expected_seconds
     from freqrob.diagnostics.per_sample import Counted
-    from freqrob.evaluation.ranks import rank_and_world
-    from freqrob.models.sources import open_model
     from freqrob.provenance import provenance
+    from freqrob.runtime.processes import propagate_failure, rank_and_world, rank_zero_first
 
     only = list(dict.fromkeys(only or []))
-    folders = _folders(models, out)
+    folders = {name: out / re.sub(r"[^A-Za-z0-9.+=-]+", "_", name) for name in dict.fromkeys(models)}
+    with propagate_failure():
+        if rank() == 0:
+            _check_folders(folders)
     where = device_of_rank(device)
-    with warnings_as_lines():
-        networks = {name: open_model(name, model_dir, dataset, threat_model) for name in folders}
-    say_what_was_shipped(models, model_dir, dataset, threat_model)
-    with progress_bars(quiet=rank() > 0) as (track, _log):
+    networks = open_models(list(folders), model_dir, dataset, threat_model)
+    with progress_bars(quiet=rank() > 0) as (track, _log), rank_zero_first():
         chosen = load_dataset(dataset, "test", data, download=download, track=track)
     how = {"preset": preset, "only": only, "settings": _by_diagnostic(settings or [])}
     seconds = 0.0
@@ -148,15 +150,13 @@ def diagnose(
         print_line(f"Wrote {', '.join(map(str, folders.values()))}")
 
 
-def _folders(models: list[str], out: Path) -> dict[str, Path]:
-    """A folder for each model. Raises ValueError where two would share one, now or with an earlier run."""
-    folders = {name: out / re.sub(r"[^A-Za-z0-9.+=-]+", "_", name) for name in dict.fromkeys(models)}
+def _check_folders(folders: dict[str, Path]) -> None:
+    """Raise ValueError where two models would share a folder, now or with an earlier run; OSError as check_folder."""
     for name, folder in folders.items():
         check_folder(folder)
         there = [other for other, its in folders.items() if its == folder] + [_model_in(folder, name)]
         if other := next((other for other in there if other != name), ""):
             raise ValueError(f"out: {folder} is the folder of {name}, and of {other}: give each an --out of its own")
-    return folders
 
 
 def _model_in(folder: Path, name: str) -> str:

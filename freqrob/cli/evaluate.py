@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator
@@ -26,6 +25,7 @@ from freqrob.cli.app import (
     Seed,
     command_line,
     fraction,
+    in_process_group,
     key_of,
     pixels,
     print_line,
@@ -38,6 +38,7 @@ from freqrob.cli.app import (
 from freqrob.cli.progress import prefixed, progress_bars
 from freqrob.files import check_file
 from freqrob.parameters import check_counts, check_integers
+from freqrob.runtime.launched import launched
 
 if TYPE_CHECKING:
     import torch
@@ -60,6 +61,7 @@ class _Measured:
     masking: MaskingCheck | None
 
 
+@in_process_group()
 def evaluate(
     models: Annotated[
         list[str],
@@ -142,19 +144,19 @@ def evaluate(
     from freqrob.evaluation.keys import data_hash, model_hash
     from freqrob.models.checkpoints import add_results, card_path
     from freqrob.models.loading import checkpoint_path
-    from freqrob.models.sources import open_model
     from freqrob.provenance import provenance
+    from freqrob.runtime.processes import propagate_failure, rank_zero_first
 
     norm = norm or ("L2" if threat_model == "L2" else "Linf")
     attacks = [parse_attack(text, eps=eps, norm=norm, step_size=step_size) for text in dict.fromkeys(attack)]
     white_box = parse_attack("pgd-20", eps=eps, norm=norm, step_size=step_size)
-    check_outputs(out or [], samples, card_paths(models, model_dir, dataset, threat_model))
-    _check_cards(models if card else [], model_dir, dataset, threat_model)
+    with propagate_failure():
+        if rank() == 0:
+            check_outputs(out or [], samples, card_paths(models, model_dir, dataset, threat_model))
+            _check_cards(models if card else [], model_dir, dataset, threat_model)
     where = device_of_rank(device)
-    with warnings_as_lines():
-        networks = {name: open_model(name, model_dir, dataset, threat_model) for name in models}
-    say_what_was_shipped(models, model_dir, dataset, threat_model)
-    with progress_bars(quiet=rank() > 0) as (track, _log):
+    networks = open_models(models, model_dir, dataset, threat_model)
+    with progress_bars(quiet=rank() > 0) as (track, _log), rank_zero_first():
         chosen = load_dataset(dataset, split, data, download=download, track=track)
     if images is not None and images > len(chosen):
         raise ValueError(f"images: expected 1 to {len(chosen)}, the images of the {split} split, got {images}")
@@ -252,11 +254,24 @@ def _check_cards(models: list[str], model_dir: Path, dataset: str, threat_model:
 
 
 def device_of_rank(name: str) -> torch.device:
-    """As asked for; of several GPUs each process that torchrun started takes its own."""
-    device = usable_device(name)
-    if name == "auto" and device.type == "cuda":
-        return usable_device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
+    """As asked for; of several GPUs each process of those that were launched together takes its own."""
+    device, launch = usable_device(name), launched()
+    if name == "auto" and device.type == "cuda" and launch:
+        import torch
+
+        return usable_device(f"cuda:{launch.local_rank % torch.cuda.device_count()}")
     return device
+
+
+def open_models(models: list[str], model_dir: Path, dataset: str, threat_model: str) -> dict[str, nn.Module]:
+    """The models by name; says which are the package's own. The first process downloads what is missing."""
+    from freqrob.models.sources import open_model
+    from freqrob.runtime.processes import rank_zero_first
+
+    with warnings_as_lines(), rank_zero_first():
+        networks = {name: open_model(name, model_dir, dataset, threat_model) for name in models}
+    say_what_was_shipped(models, model_dir, dataset, threat_model)
+    return networks
 
 
 def say_what_was_shipped(models: list[str], model_dir: Path, dataset: str, threat_model: str) -> None:

@@ -14,6 +14,7 @@ from freqrob.cli.app import (
     DataDir,
     Download,
     ModelDir,
+    in_process_group,
     pixels,
     print_line,
     print_table,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from freqrob.training.presets import Preset
 
 
+@in_process_group(gpus=True)
 def train(
     recipe: Annotated[
         str, typer.Argument(metavar="RECIPE", help="`[bass_|bassmix_|bassfront_|blur_|pca_]<defence>_<architecture>`.")

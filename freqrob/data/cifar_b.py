@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
 import numpy as np
@@ -16,7 +14,14 @@ import torch
 
 from freqrob.data.datasets import ImageSet, Split, load_dataset, members
 from freqrob.data.image_files import Track
-from freqrob.files import check_folder, sha256_of, write_json, write_synced
+from freqrob.files import (
+    check_folder,
+    move_into_place,
+    sha256_of,
+    temporary_folder_beside,
+    write_json,
+    write_synced,
+)
 from freqrob.parameters import check_choices, check_counts, checked
 from freqrob.provenance import provenance
 from freqrob.spectral.reference import Reading
@@ -86,9 +91,8 @@ def write_cifar_b(
         raise FileExistsError(f"out: {target} is there already; remove it, or choose another folder")
     check_folder(target)
     load_dataset(dataset, "test", data_dir, download=download)  # checks the MD5 sums of all files
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=target.parent, prefix=f".{kind.base_folder}.") as new:
-        folder = Path(new) / kind.base_folder
+    with temporary_folder_beside(target) as new:
+        folder = new / kind.base_folder
         folder.mkdir()
         names = [name for name, _md5 in kind.train_list + kind.test_list]
         for name in track(names, f"balancing {dataset}", len(names)):
@@ -97,7 +101,8 @@ def write_cifar_b(
         sums = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
         about = {"note": f"{dataset} through BaSS, not the original", "dataset": dataset, "reading": reading}
         write_json(folder / MANIFEST, {**about, "sha256": sums, **provenance(command)})
-        os.replace(folder, target)
+        if not move_into_place(folder, target):
+            raise FileExistsError(f"out: {target} was made by another process meanwhile")
     return target
 
 

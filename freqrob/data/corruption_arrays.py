@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from freqrob.data.archives import fetch_archive
 from freqrob.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt, find_frost
 from freqrob.data.datasets import DATASETS, ImageSet, explained
 from freqrob.data.image_files import Track
-from freqrob.files import as_json, check_folder, sha256_of, write_json, write_npy
+from freqrob.files import as_json, check_folder, locked, sha256_of, write_json, write_npy
 from freqrob.parameters import check_choices, check_integers, check_seeds, checked
 from freqrob.provenance import provenance
 
@@ -92,7 +91,10 @@ def write_corruptions(
     header = {"note": "made by freqrob, not the published arrays", **about, "seed": seed, "images": len(dataset)}
     check_folder(folder, "folder")
     as_json(header, "about")
-    found = _manifest(folder, header)
+    with locked(folder / ".lock"):
+        found = _manifest(folder, header)
+        if not found:
+            write_json(folder / MANIFEST, {**header, "types": {}, **provenance(command)})
     shape = (len(SEVERITIES) * len(dataset), *dataset.images.shape[2:], 3)
     missing = [name for name in dict.fromkeys(types) if name not in found or not _is_whole(folder, name, shape)]
     if not _is_whole(folder, LABELS.removesuffix(".npy"), shape[:1]):
@@ -103,8 +105,10 @@ def write_corruptions(
     for name in missing:
         blocks = _blocks(dataset.images, islice(tracked, len(SEVERITIES) * len(starts)), seed, frost)
         write_npy(folder / f"{name}.npy", shape, blocks)
-        found[name] = {"severities": CORRUPTIONS[name].levels, "sha256": sha256_of(folder / f"{name}.npy")}
-        write_json(folder / MANIFEST, {**header, "types": found, **provenance(command)})
+        made = {name: {"severities": CORRUPTIONS[name].levels, "sha256": sha256_of(folder / f"{name}.npy")}}
+        with locked(folder / ".lock"):  # another process may have made other types meanwhile
+            types = {**_manifest(folder, header), **made}
+            write_json(folder / MANIFEST, {**header, "types": types, **provenance(command)})
     return missing
 
 
@@ -231,21 +235,9 @@ def _find(folder: Path, dataset: str, download: bool) -> Path:
             f"{published.folder}/). Make them with `freqrob dataset corrupt`, or ask for a download of the published "
             f"ones (--download; nothing is fetched without it), or fetch {published.url} and unpack it there."
         )
-    _fetch(published, folder)
+    with explained(published.folder, folder, f"{published.folder}/", published.url, download=True):
+        fetch_archive(published.url, published.md5, folder, published.folder, keep=False)
     return places[0]
-
-
-def _fetch(published: Published, folder: Path) -> None:
-    """Download and unpack; a broken-off unpacking leaves nothing behind."""
-    from torchvision.datasets.utils import download_and_extract_archive
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with (
-        explained(published.folder, folder, f"{published.folder}/", published.url, download=True),
-        TemporaryDirectory(dir=folder, prefix=f".{published.folder}.") as new,
-    ):
-        download_and_extract_archive(published.url, new, md5=published.md5, remove_finished=True)
-        os.replace(Path(new) / published.folder, folder / published.folder)
 
 
 def _labels(root: Path, classes: int) -> Tensor:

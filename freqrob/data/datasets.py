@@ -16,8 +16,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from freqrob.data.archives import fetch_archive
 from freqrob.data.image_files import ImageFiles, Track, decode
 from freqrob.data.imagenet import TINY_IMAGENET_URL, Part, fetch_tiny_imagenet, restricted_imagenet, tiny_imagenet
+from freqrob.files import temporary_folder_beside
 from freqrob.parameters import check_choices, check_integers, checked
 from freqrob.pixels import check_channels_first, check_range
 
@@ -148,18 +150,25 @@ def _cifar100(folder: Path, part: Part, download: bool) -> ImageSet:
 
 def _cifar(kind: type, title: str, folder: Path, part: Part, download: bool) -> ImageSet:
     with explained(title, folder, f"{kind.base_folder}/", kind.url, download):
-        source = kind(folder, train=part == "train", download=download)
+        if download and not (folder / kind.base_folder).is_dir():
+            fetch_archive(kind.url, kind.tgz_md5, folder, kind.base_folder)
+        source = kind(folder, train=part == "train", download=download)  # which repairs a damaged one
     images = torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous()
     return ImageSet(images, torch.tensor(source.targets), tuple(source.classes))
 
 
 def _svhn(folder: Path, part: Part, download: bool) -> ImageSet:
     from torchvision.datasets import SVHN
+    from torchvision.datasets.utils import download_url
 
     if find_spec("scipy") is None:
         raise ImportError("dataset: svhn comes in MATLAB's format, which SciPy reads: pip install scipy")
-    url, file, _md5 = SVHN.split_list[part]
+    url, file, md5 = SVHN.split_list[part]
     with explained("SVHN", folder, file, url, download):
+        if download and not (folder / file).is_file():
+            with temporary_folder_beside(folder / file) as new:
+                download_url(url, new, file, md5)
+                (new / file).replace(folder / file)
         source = SVHN(folder, part, download=download)
     images = torch.from_numpy(source.data).contiguous()
     return ImageSet(images, torch.from_numpy(source.labels), tuple("0123456789"))

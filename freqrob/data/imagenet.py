@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal
 
 import torch
 
+from freqrob.data.archives import fetch_archive
 from freqrob.data.image_files import ImageFiles, list_images, list_wnids
 
 Part = Literal["train", "test"]
@@ -49,18 +48,9 @@ def tiny_imagenet(folder: Path, part: Part) -> ImageFiles:
 
 
 def fetch_tiny_imagenet(folder: Path) -> None:
-    """Download and unpack into ``folder``, unless it is there; a broken-off unpacking leaves nothing behind.
-
-    Raises what torchvision and the network raise.
-    """
-    if (folder / TINY_IMAGENET).is_dir():
-        return
-    from torchvision.datasets.utils import download_and_extract_archive
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder, prefix=f".{TINY_IMAGENET}.") as new:
-        download_and_extract_archive(TINY_IMAGENET_URL, folder, new, md5=TINY_IMAGENET_MD5)
-        os.replace(Path(new) / TINY_IMAGENET, folder / TINY_IMAGENET)
+    """Download and unpack into ``folder``, unless it is there. Raises as ``fetch_archive``."""
+    if not (folder / TINY_IMAGENET).is_dir():
+        fetch_archive(TINY_IMAGENET_URL, TINY_IMAGENET_MD5, folder, TINY_IMAGENET)
 
 
 def restricted_imagenet(folder: Path, part: Part) -> ImageFiles:

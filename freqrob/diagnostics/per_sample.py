@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from freqrob.attacks import bare, device_of, measuring, random_state
 from freqrob.data.datasets import check_labelled
 from freqrob.evaluation.keys import data_hash, shared_cache, subject_key
-from freqrob.evaluation.ranks import merged, rank_and_world
 from freqrob.evaluation.samples import Samples
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
 from freqrob.parameters import check_counts
+from freqrob.runtime.processes import merged, propagate_failure, rank_and_world
 
 Track = Callable[[Iterable, str, int], Iterable]
 Measure = Callable[[nn.Module, Tensor, torch.device], dict[str, Tensor]]
@@ -60,8 +59,8 @@ def per_sample(
     """Values of each image, measured batch by batch.
 
     With a ``cache``, each batch is kept there when it is done, so that a run that was killed goes on and a second call
-    measures nothing. Under ``torchrun`` the batches are shared out over the processes, which then need a cache that all
-    of them see.
+    measures nothing. In an initialised ``torch.distributed`` group the batches are shared out over the processes, which
+    then need a cache that all of them see.
 
     Args:
         measure: called as measure(model, numbers, device) with the model in eval mode and the numbers of some images;
@@ -145,14 +144,13 @@ def shared_out(
     if cache is not None:
         key = {**subject_key(bare(model), cache_key), "data": data_hash(images, labels), **key}
     count = sum(map(len, chunks))
-    samples = Samples(cache, key, count, what)
-    left = [chunk[~samples.done[chunk]] for chunk in chunks[rank::world] if not samples.done[chunk].all()]
-    with measuring(model) as subject, channels_last(subject), torch.no_grad():
-        for numbers in track(left, what, len(left)):
-            with random_state(int(numbers[0])):
-                values = measure(subject, numbers)
-            samples.put(numbers, **values)
-    if world > 1:
-        dist.barrier()
+    with propagate_failure():
         samples = Samples(cache, key, count, what)
+        left = [chunk[~samples.done[chunk]] for chunk in chunks[rank::world] if not samples.done[chunk].all()]
+        with measuring(model) as subject, channels_last(subject), torch.no_grad():
+            for numbers in track(left, what, len(left)):
+                with random_state(int(numbers[0])):
+                    values = measure(subject, numbers)
+                samples.put(numbers, **values)
+    samples.gather()
     return samples

@@ -28,11 +28,11 @@ from freqrob.diagnostics.per_sample import Counted, Track, untracked
 from freqrob.diagnostics.sensitivity import sensitivity
 from freqrob.evaluation.checks import check_answers, check_gradient, warn_of_model
 from freqrob.evaluation.keys import model_hash, shared_cache
-from freqrob.evaluation.ranks import rank_and_world
 from freqrob.files import as_json, check_file
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
 from freqrob.parameters import check_counts, checked, fits, keyword_hints, nearest_names, shown_hint
+from freqrob.runtime.processes import propagate_failure, rank_and_world
 from freqrob.spectral.longtail import split
 
 Preset = Literal["quick", "full"]
@@ -238,10 +238,11 @@ def diagnose(
         warnings.warn(f"{name} is left out: it needs {DIAGNOSTICS[name].package}", stacklevel=3)
     batch_size = default_batch_size(images) if batch_size is None else batch_size
     check_counts(batch_size=batch_size)
-    if out is not None:
-        as_json(dict(about or {}), "about")
-        for path in (Path(out) / f"{name}.{kind}" for name in plans for kind in ("npz", "json")):
-            check_file(path)
+    with propagate_failure():
+        if out is not None:
+            as_json(dict(about or {}), "about")
+            for path in (Path(out) / f"{name}.{kind}" for name in plans for kind in ("npz", "json")):
+                check_file(path)
     model, order = as_module(model), _order(labels)
     cache = shared_cache(cache, cache_key, rank_and_world()[1], bare(model))
     _check_model(plans, model, images, labels, batch_size)
@@ -257,8 +258,9 @@ def diagnose(
         diagnostic = DIAGNOSTICS[name]
         found[name] = diagnostic.measure(model, diagnostic.sees(images[chosen]), labels[chosen], **how)
         from_cache = not measured.any  # of all processes, one of which saves
-        if out is not None:
-            found[name].save(out, name, {**about, "from_cache": from_cache})
+        with propagate_failure():
+            if out is not None:
+                found[name].save(out, name, {**about, "from_cache": from_cache})
     return found
 
 

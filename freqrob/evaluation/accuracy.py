@@ -17,12 +17,12 @@ from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.evaluation.attacks import PGD, Attack, Clean
 from freqrob.evaluation.checks import warn_of_model
 from freqrob.evaluation.keys import data_hash, subject_key, usable_cache
-from freqrob.evaluation.ranks import merged, rank_and_world
 from freqrob.evaluation.samples import Samples
 from freqrob.models.front_ends import FrontEnded
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
 from freqrob.parameters import check_counts, check_seeds, checked
+from freqrob.runtime.processes import merged, propagate_failure, rank_and_world
 from freqrob.spectral.bass import BaSS, bass
 
 PROTOCOLS = ("natural", "natural+bass", "bass")
@@ -85,8 +85,8 @@ def evaluate(
     release, such as a class of your own, or has hooks, a change of that code could not be noticed: nothing is cached
     then, unless you give a ``cache_key`` (see ``freqrob.evaluation.keys``).
 
-    Under ``torchrun``, or in an initialised ``torch.distributed`` group, the batches are shared out over the processes,
-    all of which have to call this, and all of which get all results.
+    In an initialised ``torch.distributed`` group, such as the one of ``freqrob evaluate`` under torchrun, the batches
+    are shared out over the processes, all of which have to call this, and all of which get all results.
 
     Args:
         model: images (N, C, H, W) in [0, 1] to logits (N, K), or a Foolbox model; measured in eval mode, then left as
@@ -110,6 +110,7 @@ def evaluate(
             images.
         ImportError: AutoAttack or Square without a package that has them.
         OSError: the cache cannot be written.
+        ProcessFailure: (an OSError) another process of the group failed.
 
     Warns of models whose numbers mislead, as ``checks.warn_of_model`` finds out, when it measures anything; where
     nothing can be cached; and of a damaged file in the cache, which is set aside.
@@ -193,9 +194,21 @@ class _Subject:
 
 def _correct(subject: _Subject, attacks: Sequence[Attack], protocol: str, track: Track) -> list[tuple[Tensor, bool]]:
     """For each attack which images stay correctly classified, (N,) bool, and whether all of them were cached."""
+    with propagate_failure():
+        kept, measured = _share(subject, attacks, protocol, track)
+    nothing = torch.zeros(len(subject.images), dtype=torch.bool)
+    last = [kept[attack.stages[-1]] for attack in attacks]
+    correct = merged([samples["correct"] if samples.done.any() else nothing for samples in last])
+    (from_here,) = merged([torch.tensor([attack in measured for attack in attacks], dtype=torch.bool)])
+    return list(zip(correct, (~from_here).tolist(), strict=True))
+
+
+def _share(
+    subject: _Subject, attacks: Sequence[Attack], protocol: str, track: Track
+) -> tuple[dict[Attack, Samples], set[Attack]]:
+    """What this process measures and what the cache has, by attack; and the attacks that were not all cached."""
     rank, world = rank_and_world()
-    count = len(subject.images)
-    chunks = torch.arange(count).split(int(subject.batch_size))[rank::world]
+    chunks = torch.arange(len(subject.images)).split(int(subject.batch_size))[rank::world]
     kept: dict[Attack, Samples] = {}
     measured: set[Attack] = set()
     for attack in dict.fromkeys((Clean(), *attacks)):
@@ -211,11 +224,7 @@ def _correct(subject: _Subject, attacks: Sequence[Attack], protocol: str, track:
         measured |= {attack} if missing else set()
         for chunk, before, stage in track(missing, f"{protocol} {attack.name}", len(chunks) * len(attack.stages)):
             _measure(subject, stage, chunk, before, kept[stage])
-    nothing = torch.zeros(count, dtype=torch.bool)
-    last = [kept[attack.stages[-1]] for attack in attacks]
-    correct = merged([samples["correct"] if samples.done.any() else nothing for samples in last])
-    (from_here,) = merged([torch.tensor([attack in measured for attack in attacks], dtype=torch.bool)])
-    return list(zip(correct, (~from_here).tolist(), strict=True))
+    return kept, measured
 
 
 def _measure(subject: _Subject, attack: Attack, chunk: Tensor, before: Samples | None, kept: Samples) -> None:

@@ -114,8 +114,8 @@ def evaluate_corruptions(
 ) -> CorruptionAccuracy:
     """Measure a model on every severity of every type in ``corruptions``.
 
-    Each is one ``evaluate`` of the clean accuracy, so that with a ``cache`` a run that was killed goes on, and under
-    ``torchrun`` the processes share the work.
+    Each is one ``evaluate`` of the clean accuracy, so that with a ``cache`` a run that was killed goes on, and the
+    processes of an initialised ``torch.distributed`` group share the work.
 
     Args:
         model: images (N, C, H, W) in [0, 1] to logits (N, K).

@@ -7,6 +7,7 @@ import json
 import operator
 import os
 import re
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,14 +16,15 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from freqrob.files import temporary_beside, write_synced
+from freqrob.files import locked, temporary_beside, write_synced
 from freqrob.runtime.cache import check_cache
+from freqrob.runtime.processes import merged, propagate_failure
 
 DONE = "done"
+SECONDS_TO_APPEAR = 60  # on NFS, a file that another machine has replaced; acdirmax's default
 
 
 class Samples:
@@ -79,6 +81,24 @@ class Samples:
             self.done[index] = True
             self._write()
 
+    def gather(self) -> None:
+        """Read what the processes of the initialised ``torch.distributed`` group have put; all of them have to call it.
+
+        Raises OSError where the file lacks some of it: the processes do not share the folder, or it cannot be locked.
+        """
+        (done,) = merged([self.done])
+        with propagate_failure():
+            for pause in (0, *[1] * SECONDS_TO_APPEAR):
+                time.sleep(pause)
+                with self._locked():
+                    self._merge(self._read())
+                if self.done[done].all():
+                    return
+            raise OSError(
+                f"cache: {self.path} lacks {int((done & ~self.done).sum())} samples that another process has measured; "
+                "expected a folder that all processes share, on a file system that can lock"
+            )
+
     def _check(self, values: Mapping[str, Tensor], count: int) -> None:
         if not values or DONE in values or (self._values and values.keys() != self._values.keys()):
             raise ValueError(f"values: got {', '.join(values)}, expected {', '.join(self._values) or 'some'}")
@@ -133,15 +153,7 @@ class Samples:
         if self.path is None:
             yield
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path.parent / ".lock")
-        try:
-            lock.acquire()
-            for left in self.path.parent.glob(f".{self.path.name}.*.tmp"):
+        with locked(self.path.parent / ".lock") as is_alone:
+            for left in self.path.parent.glob(f".{self.path.name}.*.tmp") if is_alone else ():
                 left.unlink(missing_ok=True)
-        except NotImplementedError:  # a file system that cannot lock
-            pass
-        try:
             yield
-        finally:
-            lock.release()

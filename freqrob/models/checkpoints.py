@@ -51,8 +51,8 @@ def save(path: str | Path, state: Mapping[str, Tensor], card: Card, dtype: torch
         with temporary_beside(path) as new_weights, temporary_beside(card_path(path)) as new_card:
             write_synced(new_weights, weights)
             write_synced(new_card, card.to_json().encode())
+            os.replace(new_card, card_path(path))  # first: weights without a card would be taken as their name says
             os.replace(new_weights, path)
-            os.replace(new_card, card_path(path))
     except OSError as error:
         reason = f"could not write {path}: {error.strerror or error}; what was there before is intact"
         raise OSError(error.errno, reason) from error

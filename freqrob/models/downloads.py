@@ -43,8 +43,8 @@ def download(card: Card, path: Path) -> None:
             raise OSError(f"could not download {url} to {path}: {error}; nothing was kept") from error
         check_sha256(weights, card.sha256, shown_as=url)
         write_synced(new_card, card.to_json().encode())
+        os.replace(new_card, card_path(path))  # first: weights without a card would be taken as their name says
         os.replace(weights, path)
-        os.replace(new_card, card_path(path))
 
 
 def _transfer(url: str, path: Path) -> None:

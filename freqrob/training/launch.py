@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -11,31 +10,77 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import SLURMEnvironment
+from lightning_fabric.plugins.environments import ClusterEnvironment
 from lightning_fabric.strategies import DDPStrategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
+from freqrob.runtime.launched import launched
+from freqrob.runtime.processes import rank_and_world
+
 
 def launch(precision: str, accelerator: str = "auto") -> Fabric:
-    """Fabric on one device, or as a rank of the processes that torchrun or SLURM started (DDP, one device each)."""
-    world_size, nodes = _started_by()
+    """Fabric on one device, or on one device for each process of the initialised ``torch.distributed`` group (DDP).
+
+    Raises:
+        ValueError: an accelerator that is not there, or several processes without a group.
+    """
+    started, (_, world_size) = launched(), rank_and_world()
+    if started is not None and not dist.is_initialized():
+        raise ValueError(
+            f"process group: this is one of {started.world_size} processes that were launched together, and "
+            "torch.distributed is not initialized; call torch.distributed.init_process_group() before, or use the "
+            "command `freqrob train`"
+        )
+    local_world_size = min(started.local_world_size if started else world_size, world_size)
+    nodes = world_size // local_world_size
     try:
         fabric = Fabric(
             accelerator=accelerator,
             # The trainer keeps the ranks' batch statistics equal, also for the attacks before DDP's forward pass
-            strategy=DDPStrategy(broadcast_buffers=False) if world_size > 1 else "auto",
-            devices=world_size // nodes,
+            strategy=DDPStrategy(cluster_environment=_Group(), broadcast_buffers=False) if world_size > 1 else "auto",
+            devices=local_world_size,
             num_nodes=nodes,
             precision=precision,
         )
         fabric.launch()
-    except (RuntimeError, MisconfigurationException) as error:  # Lightning's messages say what SLURM wants
+    except (RuntimeError, MisconfigurationException) as error:
         raise ValueError(
             f"accelerator: cannot start {world_size} processes on {nodes} nodes with {accelerator!r}: {error}"
         ) from error
     torch.backends.cudnn.benchmark = True
     return fabric
+
+
+class _Group(ClusterEnvironment):
+    """The initialised group, as Fabric asks for it."""
+
+    creates_processes_externally = True
+    main_address, main_port = "", 0  # of a group that would have to be initialised
+
+    @staticmethod
+    def detect() -> bool:
+        return dist.is_initialized()
+
+    def world_size(self) -> int:
+        return dist.get_world_size()
+
+    def global_rank(self) -> int:
+        return dist.get_rank()
+
+    def local_rank(self) -> int:
+        started = launched()
+        return started.local_rank if started else dist.get_rank()
+
+    def node_rank(self) -> int:
+        started = launched()
+        return dist.get_rank() // started.local_world_size if started else 0
+
+    def set_world_size(self, size: int) -> None:
+        """It is the group's."""
+
+    def set_global_rank(self, rank: int) -> None:
+        """It is the group's."""
 
 
 def share_buffers(model: nn.Module) -> None:
@@ -47,31 +92,6 @@ def share_buffers(model: nn.Module) -> None:
     dist.broadcast(flat, 0)
     for buffer, shared in zip(buffers, flat.split([buffer.numel() for buffer in buffers]), strict=True):
         buffer.copy_(shared.view_as(buffer))
-
-
-@contextmanager
-def failing_together(fabric: Fabric) -> Iterator[None]:
-    """What one process raises stops all of them, which would wait for it for ever; the others raise OSError."""
-    failure = None
-    try:
-        yield
-    except Exception as error:
-        failure = error
-    failures = fabric.all_reduce(torch.tensor(int(failure is not None), device=fabric.device), reduce_op="sum")
-    if failure:
-        raise failure
-    if failures:
-        raise OSError("another of the processes that train together failed, and says why")
-
-
-def _started_by() -> tuple[int, int]:
-    """Processes and nodes."""
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        world_size = int(os.environ["WORLD_SIZE"])
-        return world_size, world_size // int(os.environ["LOCAL_WORLD_SIZE"])
-    if SLURMEnvironment.detect():
-        return int(os.environ["SLURM_NTASKS"]), int(os.environ.get("SLURM_NNODES", 1))
-    return 1, 1
 
 
 @contextmanager

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from torch import Tensor
 
-from freqrob.files import temporary_beside, write_csv, write_text
+from freqrob.files import locked, temporary_beside, write_csv, write_text
 from freqrob.models.cards import CheckpointError
 from freqrob.runtime.figures import drawing
 
@@ -34,32 +34,17 @@ class RunFolder:
         self.folder, self.recipe = folder, recipe
         self.tensorboard = _summary_writer() if tensorboard else None
 
-    def check_writable(self) -> None:
-        """Raise OSError, naming ``model_dir``, where no files can be written in the folder; leave nothing there."""
-        try:
-            with temporary_beside(self.folder / "last.ckpt") as new:
-                new.touch()
-        except OSError as error:
-            raise OSError(f"model_dir: cannot write files in {self.folder} ({error.strerror})") from error
-        with suppress(OSError):  # not empty: an earlier run's
-            self.folder.rmdir()
-
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Raise ValueError where another process trains in this folder; remove what one that was killed left behind."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / ".lock")
-        try:
-            lock.acquire(timeout=0)
-            self._remove_unfinished()
-        except Timeout as error:
-            raise ValueError(f"model_dir: another process is training in {self.folder}") from error
-        except NotImplementedError:  # a file system that cannot lock
-            pass
-        try:
+        with ExitStack() as stack:
+            try:
+                is_alone = stack.enter_context(locked(self.folder / ".lock", timeout=0))
+            except Timeout as error:
+                raise ValueError(f"model_dir: another process is training in {self.folder}") from error
+            if is_alone:
+                self._remove_unfinished()
             yield
-        finally:
-            lock.release()
 
     def _remove_unfinished(self) -> None:
         """Remove the files of ``temporary_beside`` for this run, in its folder and beside its weights and card."""

@@ -19,6 +19,7 @@ from freqrob.attacks import classified, evaluating, pgd
 from freqrob.data import DATASETS, Batches, ImageSet, balance, load_dataset
 from freqrob.data.datasets import to_pixels
 from freqrob.data.pca import pca_components
+from freqrob.files import check_folder
 from freqrob.models import create_network
 from freqrob.models.cards import Card
 from freqrob.models.checkpoints import checkpoint_state, load_into, save
@@ -26,9 +27,10 @@ from freqrob.models.front_ends import PCA, FrontEnded, with_front_ends
 from freqrob.models.loading import checkpoint_path
 from freqrob.parameters import check_not_negative, checked
 from freqrob.provenance import commit, versions
+from freqrob.runtime.processes import propagate_failure, rank_zero_first
 from freqrob.spectral.bass import RandomBaSS
 from freqrob.training.batch_norm import differentiate_twice
-from freqrob.training.launch import failing_together, launch, share_buffers, stop_asked_for
+from freqrob.training.launch import launch, share_buffers, stop_asked_for
 from freqrob.training.recipe import Recipe
 from freqrob.training.run_folder import RunFolder
 
@@ -60,8 +62,9 @@ def train(
     ``curves.png``.
 
     What a step does depends on the recipe and the step's number alone, so a run that was interrupted or killed ends
-    with the weights of one that was not: bit for bit on one CPU thread. Started by torchrun or SLURM, the processes
-    share each batch (DDP); batch norm normalises each process's share by itself.
+    with the weights of one that was not: bit for bit on one CPU thread. In an initialised ``torch.distributed`` group,
+    such as ``freqrob train`` makes under torchrun, the processes share each batch (DDP); batch norm normalises each
+    process's share by itself.
 
     Args:
         recipe: what to train.
@@ -83,8 +86,8 @@ def train(
         FloatingPointError: the loss became NaN or infinite; the batch is saved and the last checkpoint is intact.
         FileNotFoundError: no data, or the weights of a run that was trained are gone.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, when the step is done and a checkpoint written.
-        OSError: files cannot be written, such as on a full disk; what was there before is intact. Where several
-            processes train together, also in those that see another one fail.
+        OSError: files cannot be written, such as on a full disk; what was there before is intact.
+        ProcessFailure: (an OSError) another process of the group failed.
     """
     check_not_negative(checkpoint_minutes=checkpoint_minutes)
     weights = checkpoint_path(recipe.name, model_dir, recipe.dataset, recipe.threat_model)
@@ -93,34 +96,40 @@ def train(
     if compile and defense.double_backward:
         raise ValueError(f"compile: {recipe.parsed.defense} differentiates gradients, which compiled code does not")
     fabric = launch(recipe.precision, accelerator)
-    run.check_writable()  # before minutes of work, not after
+    with propagate_failure():
+        if fabric.is_global_zero:
+            check_folder(run.folder, "model_dir")  # before minutes of work, not after
     fabric.seed_everything(recipe.seed, verbose=False)
-    train_set, val_set = _load(recipe, data_dir, download, fabric, track)
+    train_set, val_set = _load(recipe, data_dir, download, track)
     batches = Batches(
         train_set, recipe.batch_size, seed=recipe.seed, crop=recipe.crop,
         flip=recipe.flip and DATASETS[recipe.dataset].flip,
         transform=RandomBaSS(recipe.gamma, recipe.reading) if recipe.parsed.variant == "bassmix" else None,
         device=fabric.device, rank=fabric.global_rank, world_size=fabric.world_size,
     )  # fmt: skip
-    state = _State(recipe, train_set, fabric, run.read())
-    if state.history and not weights.is_file():
-        raise FileNotFoundError(f"{weights}: missing, though it was trained; remove {run.folder} to train anew")
-    if defense.double_backward:
-        differentiate_twice(state.model.network)
-    # Without Fabric's own wrapper, whose hooks forbid to differentiate gradients
-    model = fabric.strategy.setup_module(state.model)
-    if compile:
-        state.model.network.compile()
-
-    steps, saved_at = recipe.epochs * len(batches), time.monotonic()
-    if state.step < steps and fabric.is_global_zero:
-        where = f"{fabric.world_size} × {fabric.device.type}" if fabric.world_size > 1 else str(fabric.device)
-        resumed = f" from step {state.step:,} on" if state.step else ""
-        log(f"trains {recipe.name} on {where}, {recipe.precision}, {len(train_set):,} images, {steps:,} steps{resumed}")
-    with stop_asked_for() as stop, ExitStack() as lock:
-        with failing_together(fabric):
+    with ExitStack() as held:
+        with propagate_failure():
             if fabric.is_global_zero:
-                lock.enter_context(run.locked())
+                held.enter_context(run.locked())
+        with propagate_failure():
+            state = _State(recipe, train_set, fabric, run.read())
+            if state.history and not weights.is_file():
+                raise FileNotFoundError(f"{weights}: missing, though it was trained; remove {run.folder} to train anew")
+        state.check_shared()
+        if defense.double_backward:
+            differentiate_twice(state.model.network)
+        # Without Fabric's own wrapper, whose hooks forbid to differentiate gradients
+        model = fabric.strategy.setup_module(state.model)
+        if compile:
+            state.model.network.compile()
+
+        steps, saved_at = recipe.epochs * len(batches), time.monotonic()
+        if state.step < steps and fabric.is_global_zero:
+            where = f"{fabric.world_size} × {fabric.device.type}" if fabric.world_size > 1 else str(fabric.device)
+            resumed = f" from step {state.step:,} on" if state.step else ""
+            counts = f"{len(train_set):,} images, {steps:,} steps{resumed}"
+            log(f"trains {recipe.name} on {where}, {recipe.precision}, {counts}")
+        stop = held.enter_context(stop_asked_for())
         for step in track(range(state.step, steps), recipe.name, steps, recipe.batch_size):
             began = time.monotonic()
             images, labels = batches[step]
@@ -155,7 +164,7 @@ def train(
             if epoch_ends:
                 with fabric.autocast():
                     state.end_epoch(_validate(state.kept, val_set, recipe, fabric, track))
-            with failing_together(fabric):
+            with propagate_failure():
                 if epoch_ends and fabric.is_global_zero:
                     card = _card(recipe, train_set, state.history[-1], made_by)
                     for path in (weights, run.last_weights) if state.is_best else (run.last_weights,):
@@ -198,14 +207,17 @@ class _State:
         if earlier is not None:
             self._load(earlier)
         self.model.train()
-        all_steps = fabric.all_reduce(torch.tensor(self.step, device=fabric.device), reduce_op="sum")
-        if all_steps != self.step * fabric.world_size:
-            raise ValueError("model_dir: the processes find different checkpoints, expected a folder that all share")
 
     @property
     def kept(self) -> FrontEnded:
         """The model that is validated and saved."""
         return self.average.module if self.average else self.model
+
+    def check_shared(self) -> None:
+        """Raise ValueError where the processes have read different checkpoints."""
+        all_steps = self.fabric.all_reduce(torch.tensor(self.step, device=self.fabric.device), reduce_op="sum")
+        if all_steps != self.step * self.fabric.world_size:
+            raise ValueError("model_dir: the processes find different checkpoints, expected a folder that all share")
 
     def stepped(self, loss: float, seconds: float) -> None:
         if self.average:
@@ -257,11 +269,9 @@ class _State:
         )
 
 
-def _load(
-    recipe: Recipe, data_dir: str | Path, download: bool, fabric: Fabric, track: Track
-) -> tuple[ImageSet, ImageSet]:
+def _load(recipe: Recipe, data_dir: str | Path, download: bool, track: Track) -> tuple[ImageSet, ImageSet]:
     """The training and the validation images."""
-    with fabric.rank_zero_first():  # the others find what the first one downloads and decodes
+    with rank_zero_first():  # the others find what the first one downloads and decodes
         sets = [
             load_dataset(recipe.dataset, split, data_dir, download=download, track=track) for split in ("train", "val")
         ]

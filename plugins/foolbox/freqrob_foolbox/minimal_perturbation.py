@@ -8,13 +8,12 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from functools import cached_property, partial
+from functools import cached_property
 from importlib.metadata import version
 from math import ceil
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from foolbox import Criterion, Misclassification, Model, PyTorchModel, TargetedMisclassification
 from foolbox.attacks import LinfPGD
 from foolbox.attacks.base import MinimizationAttack
@@ -25,11 +24,11 @@ from freqrob.attacks import bare, device_of, frozen, measuring, random_state
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.data.hybrid import derange
 from freqrob.evaluation.keys import data_hash, hash_of, shared_cache, subject_key
-from freqrob.evaluation.ranks import rank_and_world
 from freqrob.evaluation.samples import Samples
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
 from freqrob.parameters import check_counts, check_pixels, check_seeds, checked
+from freqrob.runtime.processes import propagate_failure, rank_and_world
 from freqrob_foolbox.brendel_bethge import LinfinityBrendelBethgeAttack
 
 Track = Callable[[Iterable, str, int], Iterable]
@@ -121,8 +120,8 @@ class MinimalPerturbation:
             images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64.
             targets: (N,) int64, the classes to reach instead of those of ``derange``.
             cache: a folder that keeps the results of each image, so that a run that was stopped goes on, and a second
-                one is instant; None keeps nothing. Under ``torchrun`` the batches are shared out over the processes,
-                which then need one that all of them see.
+                one is instant; None keeps nothing. In an initialised ``torch.distributed`` group the batches are
+                shared out over the processes, which then need one that all of them see.
             cache_key: as for ``freqrob.evaluation.evaluate``, where the model or the attack is code of your own.
             track: wraps iterables in a progress bar.
 
@@ -141,8 +140,9 @@ class MinimalPerturbation:
         ):  # fmt: skip
             search = _Search(self, module, to_pixels(images), classes.cpu(), cache, cache_key, track)
             runs = [search.run(repeat) for repeat in range(self.repeats)]
-        if search.error is not None and not any(run.done.any() for run in runs):
-            raise search.error
+        with propagate_failure():
+            if search.error is not None and not any(run.done.any() for run in runs):
+                raise search.error
         return _smallest(runs, to_pixels(images).cpu(), classes.cpu())
 
     def criterion(self, classes: Tensor) -> Criterion:
@@ -190,17 +190,15 @@ class _Search:
     def run(self, repeat: int) -> Samples:
         """The batches that this process has; those of the others are read from the cache that they share."""
         name, (rank, world) = type(self.how.attack).__name__, rank_and_world()
-        found = partial(Samples, self.cache, {**self.key, "repeat": repeat}, len(self.images), prefix=name)
-        samples = found()
-        chunks = torch.arange(len(self.images)).split(int(self.how.batch_size))[rank::world]
-        batches = [left for chunk in chunks if len(left := chunk[~samples.done[chunk]])]
-        for numbers in self.track(batches, f"{name} {repeat + 1}/{self.how.repeats}", len(batches)):
-            with random_state(self.how.seed, repeat, int(numbers[0])):
-                self._attack(samples, numbers)
-        if world == 1:
-            return samples
-        dist.barrier()
-        return found()
+        with propagate_failure():
+            samples = Samples(self.cache, {**self.key, "repeat": repeat}, len(self.images), prefix=name)
+            chunks = torch.arange(len(self.images)).split(int(self.how.batch_size))[rank::world]
+            batches = [left for chunk in chunks if len(left := chunk[~samples.done[chunk]])]
+            for numbers in self.track(batches, f"{name} {repeat + 1}/{self.how.repeats}", len(batches)):
+                with random_state(self.how.seed, repeat, int(numbers[0])):
+                    self._attack(samples, numbers)
+        samples.gather()
+        return samples
 
     def _attack(self, samples: Samples, numbers: Tensor) -> None:
         """One batch. What becomes of an image on which the attack itself failed is not kept: it may be tried again."""

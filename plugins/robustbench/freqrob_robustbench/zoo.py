@@ -46,6 +46,8 @@ def load_from_zoo(
         if not path.is_file():
             print(f"Downloading {name} from Google Drive (id {drive}) to {path}, with RobustBench", file=sys.stderr)
     try:
+        for path in files:  # RobustBench does so too, but fails where another process is faster
+            path.parent.mkdir(parents=True, exist_ok=True)
         with tensors_only(), redirect_stdout(sys.stderr):
             return utils.load_model(name, Path(model_dir).expanduser(), dataset, threat_model).eval()
     except Exception as error:  # gdown, requests, torch and RobustBench have each their own

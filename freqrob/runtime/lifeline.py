@@ -1,0 +1,114 @@
+"""Notices when another process of a group ends, however it ends and whatever this one is doing."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import sys
+import threading
+from contextlib import suppress
+from multiprocessing.connection import wait
+
+import torch.distributed as dist
+
+GRACE = 10  # seconds for a process to end by itself, with its own message, after another one has ended
+KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}  # a machine that is lost: within 30 seconds
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+class Lifeline(threading.Thread):
+    """Connections between the first process and each of the others, which the system closes when either ends.
+
+    torchrun ends its processes together. Those that srun or a person started would notice that one of them is gone
+    when they next wait for it, after hours perhaps, and in NCCL not even then. Nothing is sent but a token at first. A
+    closed connection sets ``is_cut``; the first process then closes the others, and those that have not closed their
+    own end after ``GRACE`` seconds are ended.
+
+    All processes of the initialised group have to make one. It is started where there is a way to the first process
+    other than ``MASTER_PORT``.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(name="freqrob-lifeline", daemon=True)
+        rank, self._world_size = dist.get_rank(), dist.get_world_size()
+        self._closed, self._cut = threading.Event(), threading.Event()
+        self._peers: list[socket.socket] = []
+        self._listener: socket.socket | None = None
+        host, where = os.environ["MASTER_ADDR"], [None]
+        if rank == 0:
+            with suppress(OSError):
+                self._listener = _listen(host, self._world_size)
+                where = [(self._listener.getsockname()[1], secrets.token_bytes(16))]
+        dist.broadcast_object_list(where, src=0, device="cpu")
+        port, self._token = where[0] or (0, b"")
+        if rank > 0 and port:
+            with suppress(OSError):
+                peer = socket.create_connection((host, port), timeout=GRACE)
+                peer.sendall(self._token)
+                self._peers.append(_kept_alive(peer))
+        if self._peers or self._listener:
+            self.start()
+
+    def run(self) -> None:
+        while not self._closed.is_set():
+            for ready in wait([*filter(None, [self._listener]), *self._peers], timeout=1):
+                if ready is not self._listener:
+                    self._end()
+                    return
+                self._admit()
+
+    def is_cut(self) -> bool:
+        """Whether another process ended before this one closed its end; waits for the news for a few seconds."""
+        return self._cut.wait(GRACE / 2)
+
+    def close(self) -> None:
+        """Watch no longer; the others take this for the end of the process."""
+        self._closed.set()
+        for peer in self._peers:
+            with suppress(OSError):
+                peer.shutdown(socket.SHUT_RDWR)
+        if self.is_alive():
+            self.join()
+
+    def _admit(self) -> None:
+        """Take up a connection of one of the processes, which shows the token, and of nobody else."""
+        with suppress(OSError):
+            peer, _ = self._listener.accept()
+            peer.settimeout(1)
+            with peer.makefile("rb") as sent:
+                if secrets.compare_digest(sent.read(len(self._token)), self._token):
+                    self._peers.append(_kept_alive(peer))
+        if len(self._peers) == self._world_size - 1:
+            self._listener.close()
+            self._listener = None
+
+    def _end(self) -> None:
+        if self._closed.is_set():
+            return
+        self._cut.set()
+        for peer in self._peers:
+            with suppress(OSError):
+                peer.shutdown(socket.SHUT_RDWR)
+        if not self._closed.wait(GRACE):
+            print("Another of the processes that work together ended; so does this one", file=sys.stderr, flush=True)
+            os._exit(1)
+
+
+def _listen(host: str, world_size: int) -> socket.socket:
+    """On this machine alone where the address says so, else where every machine reaches it."""
+    if host in _LOOPBACK:
+        family = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, 0), family=family, backlog=world_size)
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=world_size)
+    return socket.create_server(("", 0), backlog=world_size)
+
+
+def _kept_alive(peer: socket.socket) -> socket.socket:
+    peer.settimeout(None)
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEPALIVE.items():
+        if hasattr(socket, name):
+            peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return peer
