@@ -1,6 +1,6 @@
 """AutoAttack on the same images through three packages: ours, RobustBench's benchmark, and pyautoattack by hand.
 
-    python -m benchmarks.autoattack --data DIR [--model NAME] [--images 200] [--out FILE]
+    python -m benchmarks.autoattack --data DIR [--model NAME] [--images 200] [--out FILE] [--quick]
 
 All images are one batch, on which the random numbers depend. RobustBench seeds by the clock, the other two by 0. What
 each package found is kept beside FILE when it is done, so that a run that was stopped goes on with the next.
@@ -8,7 +8,6 @@ each package found is kept beside FILE when it is done, so that a run that was s
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ import torch
 from freqrob_robustbench import register
 from torch import Tensor, nn
 
-from freqrob.data import load_dataset
+from benchmarks.script import load_images, make_parser, parse, run
 from freqrob.evaluation import AutoAttack, Clean, evaluate
 from freqrob.files import write_json
 from freqrob.models import load_model
@@ -63,27 +62,27 @@ PACKAGES: dict[str, Callable[[nn.Module, Tensor, Tensor, Path], Accuracies]] = {
 
 
 def main(given: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="CIFAR-10's folder")
+    parser = make_parser(__doc__, "autoattack.json", data=True)
     parser.add_argument("--model", default="pgd_at_rn20")
     parser.add_argument("--images", type=int, default=200)
-    parser.add_argument("--out", type=Path, default=Path("results/autoattack.json"))
-    arguments = parser.parse_args(given)
-    test = load_dataset("cifar10", "test", arguments.data)[: arguments.images]
+    arguments = parse(parser, given)
+    if arguments.quick:
+        arguments.model, arguments.images = "standard_rn20", 4
+    test = load_images(arguments)[: arguments.images]
     model = load_model(arguments.model)
     command = f"python -m benchmarks.autoattack --data DIR --model {arguments.model} --images {arguments.images}"
     subject = {"model": arguments.model, "images": len(test), "source": "cifar10 test", "eps": EPS, "norm": "Linf"}
     done = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
     packages = done.get("packages", {}) if done.get("command") == command else {}
-    for name, run in PACKAGES.items():
-        if name in packages:
+    for name, run_package in PACKAGES.items():
+        if name in packages or (run_package is by_robustbench and not arguments.data):  # it loads the images itself
             continue
         start = time.perf_counter()
-        clean, robust = run(model, test.images, test.labels, arguments.data)
+        clean, robust = run_package(model, test.images, test.labels, arguments.data)
         packages[name] = {"clean": clean, "robust": robust, "seconds": round(time.perf_counter() - start, 1)}
-        print(name, packages[name], flush=True)
         write_json(arguments.out, {**provenance(command), **subject, "attack": "AutoAttack", "packages": packages})
+        print(name, packages[name], flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

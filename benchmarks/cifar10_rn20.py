@@ -1,6 +1,6 @@
 """Measure small CIFAR-10 models: accuracies by protocol and ln B_low, into `results/cifar10_rn20.json` and their cards.
 
-    python -m benchmarks.cifar10_rn20 --data DIR [--model-dir DIR] [--device cuda] [MODEL …]
+    python -m benchmarks.cifar10_rn20 --data DIR [--model-dir DIR] [--device cuda] [--out FILE] [--quick] [MODEL …]
 
 Clean, FGSM and PGD-20 accuracy at 8/255 on all 10,000 test images under each protocol; ln B_low of the Jacobian on the
 same images, natural and balanced. Without MODEL, every one in --model-dir, by default the package's. A model that was
@@ -10,15 +10,16 @@ share the file.
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
 import freqrob.models
-from benchmarks.records import RESULTS, measured
-from freqrob.data import balance, load_dataset
+from benchmarks.records import measured
+from benchmarks.script import load_images, make_parser, parse, run
+from freqrob.data import ImageSet, balance
 from freqrob.diagnostics import jacobian_spectrum
 from freqrob.evaluation import FGSM, PGD, Clean, evaluate
 from freqrob.files import sha256_of, write_json
@@ -27,15 +28,14 @@ from freqrob.models.checkpoints import add_results
 from freqrob.models.loading import checkpoint_path
 from freqrob.provenance import provenance
 
-RECORD = RESULTS / "cifar10_rn20.json"
 SHIPPED = Path(freqrob.models.__file__).parent / "weights"
 ATTACKS = (Clean(), FGSM(), PGD(steps=20))
 
 
-def measure(name: str, model_dir: Path, data: Path, device: str) -> dict[str, Any]:
+def measure(name: str, model_dir: Path, test: ImageSet, device: str) -> dict[str, Any]:
     """What the record says of a model."""
     weights = checkpoint_path(name, model_dir, "cifar10", "Linf")
-    model, test = load_model(name, model_dir).to(device), load_dataset("cifar10", "test", data)
+    model = load_model(name, model_dir).to(device)
 
     def track(items, what, *_):
         print(f"{name}: {what}", flush=True)
@@ -43,7 +43,6 @@ def measure(name: str, model_dir: Path, data: Path, device: str) -> dict[str, An
 
     results = evaluate(model, test.images, test.labels, attacks=ATTACKS, seed=0, track=track)
     balanced = balance(test)
-    add_results(weights, [result.as_dict() for result in results])
     return {
         **provenance(f"python -m benchmarks.cifar10_rn20 --data DIR {name}"),
         "sha256": sha256_of(weights),
@@ -57,21 +56,22 @@ def measure(name: str, model_dir: Path, data: Path, device: str) -> dict[str, An
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="the folder that holds cifar-10-batches-py/")
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = make_parser(__doc__, "cifar10_rn20.json", data=True)
     parser.add_argument("--model-dir", type=Path, default=SHIPPED)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("models", nargs="*", metavar="MODEL")
-    given = parser.parse_args()
+    given = parse(parser, arguments)
     for name in given.models or list_models("*_rn20", "cifar10", "Linf", given.model_dir):
         weights = checkpoint_path(name, given.model_dir, "cifar10", "Linf")
-        if measured(RECORD.name).get(name, {}).get("sha256") == sha256_of(weights):
+        if measured(given.out).get(name, {}).get("sha256") == sha256_of(weights):
             continue
-        found = measure(name, given.model_dir, given.data, given.device)
-        with FileLock(f"{RECORD}.lock"):
-            write_json(RECORD, dict(sorted({**measured(RECORD.name), name: found}.items())))
+        found = measure(name, given.model_dir, load_images(given), given.device)
+        if not given.quick:
+            add_results(weights, found["results"])
+        with FileLock(f"{given.out}.lock"):
+            write_json(given.out, dict(sorted({**measured(given.out), name: found}.items())))
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,6 +1,6 @@
 """ln B_low of what each of the 19 corruptions adds to CIFAR-10's test images, beside JaFR's Table 1.
 
-    python -m benchmarks.corruption_b_low --data DIR [--frost DIR] [--images N] [--out results/corruption_b_low.json]
+    python -m benchmarks.corruption_b_low --data DIR [--frost DIR] [--images N] [--out FILE] [--quick]
 
 The corruptions are generated here, in memory; about a minute a thousand images. Writes JSON and prints the types from
 low frequencies to high. Rank correlations are with the paper's column, where three of its values or more are at hand,
@@ -9,13 +9,12 @@ and with Li et al.'s bands (low, medium, high) of the benchmark's 15 types.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
 
-from freqrob.data import load_dataset
+from benchmarks.script import load_images, make_parser, parse, run
 from freqrob.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt, find_frost
 from freqrob.diagnostics import corruption_spectrum
 from freqrob.files import write_json
@@ -45,14 +44,14 @@ def _correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
 
 
 def main(given: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="CIFAR-10's folder")
+    parser = make_parser(__doc__, "corruption_b_low.json", data=True)
     parser.add_argument("--frost", type=Path, metavar="DIR", help="photographs, where no package has them")
     parser.add_argument("--images", type=int, default=10_000, help="the first of the test set")
-    parser.add_argument("--out", type=Path, default=Path("results/corruption_b_low.json"))
-    arguments = parser.parse_args(given)
+    arguments = parse(parser, given)
+    if arguments.quick:
+        arguments.images = 4
     find_frost(arguments.frost)
-    images = load_dataset("cifar10", "test", arguments.data).images[: arguments.images]
+    images = load_images(arguments).images[: arguments.images]
     rows = []
     for name in CORRUPTIONS:
         rows.append(measure(images, name, arguments.frost))
@@ -80,4 +79,4 @@ def main(given: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,6 +1,7 @@
 """How long it takes to corrupt images as CIFAR-10-C does.
 
     python -m benchmarks.corruptions --data DIR [--frost DIR] [--images 1000] [--threads 2] [--out FILE]
+                                     [--quick]
 
 Times every severity of every type on the first images of CIFAR-10's test set, one sample each: the first undisturbed by
 other processes, or what there is after a minute. Writes JSON with each type's seconds for 10,000 images, by the clock
@@ -9,7 +10,6 @@ and of CPU time, and their total over all sets, extrapolated from the images tha
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.script import load_images, make_parser, parse, run
 from benchmarks.timing import quiet_sample
-from freqrob.data import load_dataset
 from freqrob.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt, find_frost
 from freqrob.files import write_json
 from freqrob.provenance import provenance
@@ -49,17 +49,17 @@ def measure(images: Tensor, name: str, frost: Path | None, patience: float) -> d
 
 
 def main(given: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="CIFAR-10's folder")
+    parser = make_parser(__doc__, "corruptions_cpu.json", data=True)
     parser.add_argument("--frost", type=Path, metavar="DIR", help="photographs, where no package has them")
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--patience", type=float, default=PATIENCE, help="seconds to wait for a quiet machine")
-    parser.add_argument("--out", type=Path, default=Path("results/corruptions_cpu.json"))
-    arguments = parser.parse_args(given)
+    arguments = parse(parser, given)
+    if arguments.quick:
+        arguments.images, arguments.patience = 4, 0
     torch.set_num_threads(arguments.threads)
     find_frost(arguments.frost)
-    images = load_dataset("cifar10", "test", arguments.data).images[: arguments.images]
+    images = load_images(arguments).images[: arguments.images]
     rows = []
     for name in CORRUPTIONS:
         rows.append(measure(images, name, arguments.frost, arguments.patience))
@@ -75,4 +75,4 @@ def main(given: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,6 +1,6 @@
 """Diagnose the small CIFAR-10 models, into `results/diagnosis_rn20.json`.
 
-    python -m benchmarks.diagnosis_rn20 --data DIR [--model-dir DIR] [--cache DIR] [MODEL …]
+    python -m benchmarks.diagnosis_rn20 --data DIR [--model-dir DIR] [--cache DIR] [--out FILE] [--quick] [MODEL …]
 
 Gradients, loss landscapes, hybrid images and minimal perturbations on the first images of the test set, as many as
 `SETTINGS` says; about two minutes a model. Without MODEL, every one in --model-dir, by default the package's. What was
@@ -9,7 +9,6 @@ measured with the same weights and settings is not measured again.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,8 +18,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from benchmarks.cifar10_rn20 import SHIPPED
-from benchmarks.records import RESULTS, measured
-from freqrob.data import load_dataset
+from benchmarks.records import measured
+from benchmarks.script import load_images, make_parser, parse, run
 from freqrob.data.datasets import ImageSet
 from freqrob.diagnostics import hybrid_reliance, loss_landscape, minimal_perturbation, sensitivity
 from freqrob.diagnostics.run import high_half, low_half
@@ -29,13 +28,19 @@ from freqrob.models import list_models, load_model
 from freqrob.models.loading import checkpoint_path
 from freqrob.provenance import provenance
 
-RECORD = RESULTS / "diagnosis_rn20.json"
 SETTINGS: dict[str, dict[str, Any]] = {
     "sensitivity": {"images": 1000},
     "hybrid": {"images": 500, "seeds": [0, 1, 2, 3]},
     "minimal_perturbation": {"images": 100, "steps": 100, "repeats": 1},
     "loss_landscape_low": {"images": 200, "points": 9, "seeds": [0]},
     "loss_landscape_high": {"images": 200, "points": 9, "seeds": [0, 1, 2, 3]},
+}
+QUICK = {
+    "sensitivity": {"images": 4},
+    "hybrid": {"images": 20, "seeds": [0, 1]},
+    "minimal_perturbation": {"images": 4, "steps": 2, "repeats": 1},
+    "loss_landscape_low": {"images": 4, "points": 5, "seeds": [0]},
+    "loss_landscape_high": {"images": 4, "points": 5, "seeds": [0, 1]},
 }
 
 
@@ -86,35 +91,36 @@ DIAGNOSTICS: dict[str, Callable[..., dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def measure(name: str, what: str, model_dir: Path, test: ImageSet, cache: Path | None) -> dict[str, Any]:
+def measure(
+    name: str, what: str, settings: dict[str, Any], model_dir: Path, test: ImageSet, cache: Path | None
+) -> dict[str, Any]:
     """What the record says of a model by one diagnostic."""
     print(f"{name}: {what}", flush=True)
-    settings = dict(SETTINGS[what])
-    chosen = test[: settings.pop("images")]
-    found = DIAGNOSTICS[what](load_model(name, model_dir), chosen.images, chosen.labels, cache=cache, **settings)
+    its = dict(settings)
+    chosen = test[: its.pop("images")]
+    found = DIAGNOSTICS[what](load_model(name, model_dir), chosen.images, chosen.labels, cache=cache, **its)
     command = provenance(f"python -m benchmarks.diagnosis_rn20 --data DIR {name}")
-    return {**command, "source": "cifar10 test", "settings": SETTINGS[what], **found}
+    return {**command, "source": "cifar10 test", "settings": settings, **found}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="the folder that holds cifar-10-batches-py/")
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = make_parser(__doc__, "diagnosis_rn20.json", data=True)
     parser.add_argument("--model-dir", type=Path, default=SHIPPED)
     parser.add_argument("--cache", type=Path, help="where what is done is kept, so that a run that was stopped goes on")
     parser.add_argument("models", nargs="*", metavar="MODEL")
-    given = parser.parse_args()
-    test = load_dataset("cifar10", "test", given.data)
+    given = parse(parser, arguments)
+    test = load_images(given)
     for name in given.models or list_models("*_rn20", "cifar10", "Linf", given.model_dir):
         sha256 = sha256_of(checkpoint_path(name, given.model_dir, "cifar10", "Linf"))
-        for what, settings in SETTINGS.items():
-            record = measured(RECORD.name)
+        for what, settings in (QUICK if given.quick else SETTINGS).items():
+            record = measured(given.out)
             known = record.get(name, {})
             if known.get("sha256") != sha256:
                 known = {"sha256": sha256}
             if known.get(what, {}).get("settings") != settings:
-                known[what] = measure(name, what, given.model_dir, test, given.cache)
-                write_json(RECORD, dict(sorted({**record, name: known}.items())))
+                known[what] = measure(name, what, settings, given.model_dir, test, given.cache)
+                write_json(given.out, dict(sorted({**record, name: known}.items())))
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

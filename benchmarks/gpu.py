@@ -12,6 +12,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from benchmarks.script import run
 from benchmarks.spectral import require_kernels
 from freqrob.files import write_json
 from freqrob.provenance import provenance
@@ -99,4 +100,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

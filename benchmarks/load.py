@@ -1,6 +1,6 @@
 """How long `freqrob demo` takes on a quiet machine and beside busy processes, by how OpenMP's threads wait.
 
-    python -m benchmarks.load [--images 20] [--repeats 3] [--busy 0 1 2] [--out FILE]
+    python -m benchmarks.load [--images 20] [--repeats 3] [--busy 0 1 2] [--out FILE] [--quick]
 
 A busy process multiplies matrices on two threads. Beside k of them the fair share is 1 + k times the quiet seconds.
 ``passive`` is what the command line sets by default, ``libgomp's`` what OpenMP does without it. Settings take turns;
@@ -9,7 +9,6 @@ the figures are medians. Writes JSON.
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -17,9 +16,9 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from statistics import median
 
+from benchmarks.script import make_parser, parse, run
 from freqrob.files import write_json
 from freqrob.provenance import provenance
 from freqrob.runtime.threads import WAIT_SETTINGS
@@ -56,31 +55,33 @@ def busy_processes(count: int) -> Iterator[None]:
             other.wait()
 
 
-def demo_seconds(images: int, setting: dict[str, str]) -> float:
-    """Seconds that the demo takes."""
+def seconds_of(arguments: Sequence[str], setting: dict[str, str]) -> float:
+    """Seconds that a command of freqrob takes in an empty folder."""
     environment = {name: value for name, value in os.environ.items() if name not in (*WAIT_SETTINGS, "OMP_NUM_THREADS")}
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "freqrob", "demo", "--images", str(images), "--out", folder]
+        command = [sys.executable, "-m", "freqrob", *arguments]
         start = time.perf_counter()
-        subprocess.run(command, env=environment | setting, check=True, capture_output=True)
+        subprocess.run(command, cwd=folder, env=environment | setting, check=True, capture_output=True)
         return time.perf_counter() - start
 
 
 def main(given: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, "load_cpu.json")
     parser.add_argument("--images", type=int, default=20, help="of the demo")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--busy", type=int, nargs="+", default=[0, 1, 2], help="numbers of busy processes")
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
-    parser.add_argument("--out", type=Path, default=Path("results/load_cpu.json"))
-    arguments = parser.parse_args(given)
+    arguments = parse(parser, given)
+    timed = ["demo", "--images", str(arguments.images)]
+    if arguments.quick:
+        timed, arguments.busy, arguments.repeats, arguments.settings = ["models"], [1], 1, ["passive"]
     rows = []
     for busy in arguments.busy:
         seconds: dict[str, list[float]] = {name: [] for name in arguments.settings}
         with busy_processes(busy):
             for _ in range(arguments.repeats):
                 for name in arguments.settings:
-                    seconds[name].append(round(demo_seconds(arguments.images, SETTINGS[name]), 1))
+                    seconds[name].append(round(seconds_of(timed, SETTINGS[name]), 1))
         for name, measured in seconds.items():
             rows.append({"busy": busy, "setting": name, "seconds": measured, "median": median(measured)})
             print(f"beside {busy} busy processes, {name}: {median(measured)} s of {measured}", flush=True)
@@ -89,4 +90,4 @@ def main(given: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

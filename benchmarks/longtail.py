@@ -1,13 +1,13 @@
 """The long tail of natural images, before and after BaSS, at several resolutions.
 
-    python -m benchmarks.longtail NAME=FOLDER … [--cifar10 DIR] [--out results/longtail.json]
+    python -m benchmarks.longtail NAME=FOLDER … [--cifar10 DIR] [--out FILE] [--quick]
 
 FOLDER holds images of one size, in subfolders or not. Writes JSON and prints a table.
 """
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from benchmarks.script import make_parser, parse, run
 from freqrob.data import load_dataset
+from freqrob.data.samples import sample_images
 from freqrob.files import write_json
 from freqrob.provenance import provenance
 from freqrob.spectral.bass import bass
@@ -28,7 +30,7 @@ def read_folder(folder: Path) -> Tensor:
     """(N, 3, H, W) uint8, in the order of the files' names."""
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not paths:
-        raise SystemExit(f"{folder}: no images")
+        raise FileNotFoundError(f"{folder}: no images")
     pixels = []
     for path in paths:
         with Image.open(path) as image:
@@ -53,13 +55,12 @@ def measure(name: str, images: Tensor) -> dict:
     return row
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(given: Sequence[str] | None = None) -> None:
+    parser = make_parser(__doc__, "longtail.json")
     parser.add_argument("folders", nargs="*", metavar="NAME=FOLDER")
     parser.add_argument("--cifar10", type=Path, metavar="DIR", help="the folder that holds cifar-10-batches-py/")
-    parser.add_argument("--out", type=Path, default=Path("results/longtail.json"))
-    arguments = parser.parse_args()
-    sets = {}
+    arguments = parse(parser, given)
+    sets = {"CIFAR-10, 20 images": sample_images().images} if arguments.quick else {}
     if arguments.cifar10:
         sets["CIFAR-10, test set"] = load_dataset("cifar10", "test", arguments.cifar10).images
     for pair in arguments.folders:
@@ -76,4 +77,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

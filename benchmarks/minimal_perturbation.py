@@ -1,6 +1,6 @@
 """Minimal perturbations by Foolbox's Brendel–Bethge attacks, by ours and by Foolbox's FMN.
 
-    python -m benchmarks.minimal_perturbation --data DIR [--model NAME] [--steps N] [--device cuda]
+    python -m benchmarks.minimal_perturbation --data DIR [--model NAME] [--steps N] [--device cuda] [--quick]
 
 All attack the same correctly classified images for as many steps, the Brendel–Bethge attacks from the same starting
 points, all images at once; FMN starts at the images. Numba's compilation, which Foolbox's need once a process, is timed
@@ -11,12 +11,11 @@ often the network saw an image, `cpu_s` the time of all cores of this process, `
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,9 +26,9 @@ from foolbox.attacks.base import MinimizationAttack
 from freqrob_foolbox.brendel_bethge import L2BrendelBethgeAttack, LinfinityBrendelBethgeAttack
 from torch import Tensor, nn
 
+from benchmarks.script import load_images, make_parser, parse, run
 from benchmarks.timing import sample
-from freqrob.data import ImageSet, load_dataset
-from freqrob.data.samples import sample_images
+from freqrob.data import ImageSet
 from freqrob.files import write_json
 from freqrob.models import load_model
 from freqrob.provenance import provenance
@@ -59,9 +58,11 @@ def correct_images(model: nn.Module, dataset: ImageSet, count: int, device: str)
     return images[right], labels[right]
 
 
-def compile_seconds(attack: MinimizationAttack, model: PyTorchModel, images: Tensor, labels: Tensor) -> float:
+def compile_seconds(
+    attack: MinimizationAttack, model: PyTorchModel, images: Tensor, labels: Tensor, **starts: Tensor
+) -> float:
     """Of the first run, less the second."""
-    seconds = [sample(lambda: attack(model, images, labels, epsilons=None), 1)[0] for _ in range(2)]
+    seconds = [sample(lambda: attack(model, images, labels, epsilons=None, **starts), 1)[0] for _ in range(2)]
     return seconds[0] - seconds[1]
 
 
@@ -100,37 +101,34 @@ def measured(
     }
 
 
-def rows(network: nn.Module, images: Tensor, labels: Tensor, steps: int, norms: list[str]) -> Iterator[dict[str, Any]]:
-    """A row for each attack of each norm; those of Foolbox's Brendel–Bethge attack are what ours is compared to."""
+def rows(
+    network: nn.Module, images: Tensor, labels: Tensor, steps: int, norms: list[str], left_out: Collection[str] = ()
+) -> Iterator[dict[str, Any]]:
+    """A row for each attack of each norm; ours are compared to the first one, Foolbox's Brendel–Bethge attack."""
     model = PyTorchModel(network, bounds=(0, 1), device=images.device)
     torch.manual_seed(0)
     starts = attacks.LinearSearchBlendedUniformNoiseAttack(steps=100).run(model, images, labels)
     for norm in norms:
         base: dict[str, Any] = {}
         for name, kind in ATTACKS[norm].items():
+            if name in left_out:
+                continue
             row: dict[str, Any] = {"norm": norm, "attack": name}
+            begin = {} if name == "fmn" else {"starting_points": starts}
+            begin_two = {key: value[:2] for key, value in begin.items()}
             if name == "foolbox":
-                row["compile_s"] = round(compile_seconds(kind(steps=1), model, images[:2], labels[:2]), 1)
+                row["compile_s"] = round(compile_seconds(kind(steps=1), model, images[:2], labels[:2], **begin_two), 1)
             given = images.contiguous(memory_format=torch.channels_last) if name.startswith("freqrob") else images
-            kind(steps=1)(model, given[:2], labels[:2], epsilons=None)
-            row |= measured(
-                kind(steps=steps),
-                network,
-                model,
-                given,
-                labels,
-                **({} if name == "fmn" else {"starting_points": starts}),
-            )
+            kind(steps=1)(model, given[:2], labels[:2], epsilons=None, **begin_two)
+            row |= measured(kind(steps=steps), network, model, given, labels, **begin)
             base = base or row
             row["times_as_fast"] = round(base["seconds"] / row["seconds"], 2)
             row["times_less_cpu"] = round(base["cpu_s"] / row["cpu_s"], 2)
-            print(row, flush=True)
             yield row
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="the folder of CIFAR-10; without it, Foolbox's 20 sample images")
+    parser = make_parser(__doc__, "minimal_perturbation_cpu.json", data=True)
     parser.add_argument("--model", default="pgd_at_rn20")
     parser.add_argument("--model-dir", type=Path, default=Path("models"))
     parser.add_argument("--images", type=int, default=100)
@@ -138,16 +136,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--norms", nargs="+", choices=ATTACKS, default=list(ATTACKS))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, default=Path("results/minimal_perturbation_cpu.json"))
-    parser.add_argument("--quick", action="store_true", help="few images and steps, to see that it runs")
-    given = parser.parse_args(arguments)
+    given = parse(parser, arguments)
+    left_out = []
     if given.quick:
-        given.images, given.steps = 4, 5
+        given.images, given.steps, left_out = 4, 5, ["foolbox"]  # whose compilation takes minutes
     torch.set_num_threads(given.threads)
     warnings.filterwarnings("ignore", message="At the first initialisation")
     network = load_model(given.model, model_dir=given.model_dir).to(given.device)
-    dataset = load_dataset("cifar10", "test", given.data) if given.data else sample_images()
-    images, labels = correct_images(network, dataset, given.images, given.device)
+    images, labels = correct_images(network, load_images(given), given.images, given.device)
     circumstances = {
         "model": given.model, "dataset": "CIFAR-10 test" if given.data else "Foolbox's samples", "images": len(images),
         "steps": given.steps, "threads": given.threads, "device": given.device,
@@ -157,10 +153,11 @@ def main(arguments: list[str] | None = None) -> None:
     typed = sys.argv[1:] if arguments is None else arguments
     command = shlex.join(["python", "-m", "benchmarks.minimal_perturbation", *map(str, typed)])
     found: list[dict[str, Any]] = []
-    for row in rows(network, images, labels, given.steps, given.norms):
+    for row in rows(network, images, labels, given.steps, given.norms, left_out):
         found.append(row)
         write_json(given.out, {**provenance(command), **circumstances, "rows": found})
+        print(row, flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

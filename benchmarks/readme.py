@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import isnan
 
 from benchmarks.records import NOT_MEASURED, ROOT, accuracy, gpus, log_b_low, measured, table
 from benchmarks.replication import claims
+from benchmarks.script import run
 from freqrob.evaluation import PROTOCOLS
 from freqrob.files import write_text
 from freqrob.models.registry import DEFENSE_NAMES, VARIANTS, ModelName
@@ -259,10 +260,10 @@ def filled(text: str) -> str:
     return text
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
-    check = parser.parse_args().check
+    check = parser.parse_args(arguments).check
     before = README.read_text()
     after = filled(before)
     if not check:
@@ -271,4 +272,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(main)

@@ -11,8 +11,8 @@ RESULTS = ROOT / "results"
 NOT_MEASURED = "not measured yet"
 
 
-def measured(name: str) -> dict:
-    """A file of results, or nothing where there is none yet."""
+def measured(name: str | Path) -> dict:
+    """A file of results, by its name there or its own path, or nothing where there is none yet."""
     path = RESULTS / name
     return json.loads(path.read_text()) if path.is_file() else {}
 

@@ -16,6 +16,7 @@ from math import hypot, isnan, nan
 
 from benchmarks.diagnosis_rn20 import SETTINGS
 from benchmarks.records import NOT_MEASURED, RESULTS, accuracy, log_b_low, measured, table
+from benchmarks.script import run
 from freqrob.data.corruptions import CORRUPTIONS
 from freqrob.files import write_text
 from freqrob.statistics import rank_correlation
@@ -346,10 +347,10 @@ def replication() -> str:
     return "\n".join(parts)
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
-    check, text = parser.parse_args().check, replication()
+    check, text = parser.parse_args(arguments).check, replication()
     same = REPLICATION.is_file() and REPLICATION.read_text() == text
     if not check:
         write_text(REPLICATION, text)
@@ -357,4 +358,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(main)

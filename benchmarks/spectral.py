@@ -19,7 +19,6 @@ with their results, at most 64 sets: small batches find themselves in the L2, th
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import ctypes
 import os
@@ -37,6 +36,7 @@ from torch import Tensor
 from torch.fft import irfft2, rfft2
 
 from benchmarks.peers import OPS, WHITE, Op, Rings, bass_numpy
+from benchmarks.script import make_parser, parse, run
 from benchmarks.timing import Rotation, captured, event_seconds, product_rate, quiet_sample, sample
 from freqrob.files import write_json
 from freqrob.provenance import provenance
@@ -351,18 +351,17 @@ def require_kernels(device: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, "spectral_cpu.json")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--minutes", type=float, help="start no other workload after that (default: 4; --full: none)")
-    parser.add_argument("--out", type=Path, default=Path("results/spectral_cpu.json"))
     parser.add_argument("--only", nargs="+", choices=OPS, default=list(OPS), metavar="OP", help=", ".join(OPS))
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
-    how_much = parser.add_mutually_exclusive_group()
-    how_much.add_argument("--full", action="store_true", help="every op at every batch that fits")
-    how_much.add_argument("--quick", action="store_true", help="seconds, to see that it runs; without torch.compile")
-    given = parser.parse_args(arguments)
+    parser.add_argument("--full", action="store_true", help="every op at every batch that fits")
+    given = parse(parser, arguments)
+    if given.full and given.quick:
+        parser.error("--full and --quick exclude each other")
     require_kernels(given.device)
     torch.set_num_threads(given.threads)
     torch._dynamo.config.automatic_dynamic_shapes = False  # a second size would be compiled for every size
@@ -396,8 +395,8 @@ def main(arguments: list[str] | None = None) -> None:
                 failures += failed
                 if found:
                     rows += found
-                    print(table(found), flush=True)
                     write_json(given.out, {**head, "left_out": left_out + failures, "rows": rows})
+                    print(table(found), flush=True)
                 if given.device == "cuda":
                     torch.cuda.empty_cache()
     write_json(given.out, {**head, "left_out": left_out + failures, "rows": rows})
@@ -407,4 +406,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -15,8 +15,11 @@ import os
 import signal
 import tarfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.script import run
+from freqrob.files import check_folder
 from freqrob.training import parse_settings, recipe_for, train
 
 PIECE, CHECKPOINTS = 15_000_000, 45_000_000  # bytes
@@ -52,7 +55,7 @@ def take_up(pieces: Path, model_dir: Path) -> None:
             tar.extractall(model_dir, filter="data")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="+", metavar="RECIPE")
     parser.add_argument("--minutes", type=float, required=True)
@@ -62,7 +65,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as `freqrob train` takes it")
     parser.add_argument("--from", type=Path, dest="pieces", metavar="DIR", help="go on from an earlier call's --out")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
+    check_folder(given.out)
     if given.pieces:
         take_up(given.pieces, given.model_dir)
     timer = threading.Timer(60 * given.minutes, os.kill, (os.getpid(), signal.SIGINT))
@@ -75,8 +79,9 @@ def main() -> None:
     except KeyboardInterrupt:
         print(f"{name}: time is up", flush=True)
     finally:
+        timer.cancel()
         hand_over(given.model_dir, given.out)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

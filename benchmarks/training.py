@@ -12,7 +12,6 @@ rate of one large bf16 matrix product of the same run.
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import statistics
 import sys
@@ -20,7 +19,6 @@ import time
 from collections.abc import Callable, Iterator
 from inspect import isfunction
 from itertools import count
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +26,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from benchmarks.script import make_parser, parse, run
 from benchmarks.timing import product_rate, quiet_sample
 from freqrob.data import DATASETS, Batches, ImageSet
 from freqrob.defenses import DEFENSES
@@ -284,16 +283,14 @@ def rows(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, "training_cpu.json")
     parser.add_argument("--architecture", default="rn20")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", nargs="+", choices=DEFENSES_MEASURED, default=list(DEFENSES_MEASURED))
-    parser.add_argument("--out", type=Path, default=Path("results/training_cpu.json"))
-    parser.add_argument("--quick", action="store_true", help="seconds, to see that it runs")
-    given = parser.parse_args(arguments)
+    given = parse(parser, arguments)
     if given.quick:
         given.batch_size, given.repeats, given.only = 8, 1, given.only[:1]
     torch.set_num_threads(given.threads)
@@ -312,4 +309,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -363,23 +363,17 @@ def test_a_correlation_over_models_is_named_by_its_sign_and_size(tmp_path, monke
 
 def test_a_diagnosis_is_taken_once_and_read_by_the_replication(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(records, "RESULTS", tmp_path)
-    monkeypatch.setattr(diagnosis_rn20, "RECORD", tmp_path / "diagnosis_rn20.json")
-    monkeypatch.setattr(diagnosis_rn20, "load_dataset", lambda *_: sample_images())
-    few = {"images": 4, "steps": 2, "points": 5, "seeds": [0, 1]}
-    small = {what: {key: few.get(key, of[key]) for key in of} for what, of in diagnosis_rn20.SETTINGS.items()}
-    small["hybrid"]["images"] = 20
-    monkeypatch.setattr(diagnosis_rn20, "SETTINGS", small)
-    monkeypatch.setattr(sys, "argv", ["", "--data", "x", "standard_rn20"])
-    diagnosis_rn20.main()
+    arguments = ["--quick", "--out", str(tmp_path / "diagnosis_rn20.json"), "standard_rn20"]
+    diagnosis_rn20.main(arguments)
     found = records.measured("diagnosis_rn20.json")
     assert "sensitivity" in capsys.readouterr().out
     landscape = found["standard_rn20"]["loss_landscape_high"]
     assert f"high {landscape['loss_on_high']:.2f}" in finding("the high-frequency half").found
     assert 0 < landscape["variation_error_on_high"] < 1
-    diagnosis_rn20.main()
+    diagnosis_rn20.main(arguments)
     assert not capsys.readouterr().out and records.measured("diagnosis_rn20.json") == found
-    small["sensitivity"] = {"images": 5}
-    diagnosis_rn20.main()
+    monkeypatch.setitem(diagnosis_rn20.QUICK, "sensitivity", {"images": 5})
+    diagnosis_rn20.main(arguments)
     assert capsys.readouterr().out == "standard_rn20: sensitivity\n", "what has other settings is measured anew"
     assert records.measured("diagnosis_rn20.json")["standard_rn20"]["hybrid"] == found["standard_rn20"]["hybrid"]
 
@@ -405,7 +399,7 @@ def test_packages_that_were_run_are_not_run_again(tmp_path, monkeypatch):
 
     out = tmp_path / "found.json"
     arguments = ["--data", "DIR", "--images", "3", "--out", str(out)]
-    monkeypatch.setattr(autoattack, "load_dataset", lambda *_: sample_images())
+    monkeypatch.setattr(autoattack, "load_images", lambda _: sample_images())
     monkeypatch.setattr(autoattack, "PACKAGES", {"one": package("one"), "two": package("two", fails=True)})
     with pytest.raises(KeyboardInterrupt):
         autoattack.main(arguments)

@@ -137,7 +137,7 @@ def test_what_is_no_corruption_of_the_images_is_an_error(corrupted, message):
 
 
 def test_the_record_of_all_corruptions(tmp_path, monkeypatch):
-    monkeypatch.setattr(corruption_b_low, "load_dataset", lambda *_: sample_images())
+    monkeypatch.setattr(corruption_b_low, "load_images", lambda _: sample_images())
     monkeypatch.setattr(corruption_b_low, "find_frost", lambda _: [])
     types = ("gaussian_noise", "fog", "contrast", "defocus_blur")
     monkeypatch.setattr(corruption_b_low, "CORRUPTIONS", {name: corruption_b_low.CORRUPTIONS[name] for name in types})
