@@ -248,7 +248,18 @@ def _ascend(
         images, labels = images.detach().clone().requires_grad_(), labels.clone()
         logits = model(images)
         check_logits(logits, len(images), classes)
-        return torch.autograd.grad(loss(logits, labels), images)[0], logits.detach()
+        return gradient_of(loss(logits, labels), images), logits.detach()
+
+
+def gradient_of(value: Tensor, images: Tensor) -> Tensor:
+    """∂value/∂images of a scalar that a model was asked for. Raises ValueError where the model passes no gradient."""
+    gradient = torch.autograd.grad(value, images, allow_unused=True)[0] if value.requires_grad else None
+    if gradient is None:
+        raise ValueError(
+            "model: its logits have no gradient with respect to the images (does it run under torch.no_grad, detach or "
+            "round, or is it quantised?)"
+        )
+    return gradient
 
 
 def classified(logits: Tensor, labels: Tensor) -> Tensor:
@@ -315,6 +326,17 @@ def _leaves(model: nn.Module) -> list[Tensor]:
     attributes = (value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor))
     held = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers(), attributes)}
     return [tensor for tensor in held.values() if tensor.is_leaf and not tensor.is_inference()]
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """For a while tensors are created with this dtype, whatever the caller's default is."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 @contextmanager

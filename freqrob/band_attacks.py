@@ -18,6 +18,7 @@ from freqrob.attacks import (
     check_logits,
     check_radius,
     classified,
+    gradient_of,
     has_nan,
     warn_of_stuck,
 )
@@ -192,4 +193,4 @@ def _gradient(model: Model, images: Tensor, gain: OfLogits) -> tuple[Tensor, Ten
     with torch.inference_mode(False), torch.enable_grad():
         images = images.detach().clone().requires_grad_()
         logits = model(images)
-        return torch.autograd.grad(gain(logits).sum(), images)[0], logits.detach()
+        return gradient_of(gain(logits).sum(), images), logits.detach()

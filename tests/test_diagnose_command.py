@@ -184,10 +184,11 @@ def test_a_model_that_cannot_be_measured_is_named(outputs, message):
     assert result.exit_code == 2 and message in result.output and "Traceback" not in result.output
 
 
-def test_a_model_of_other_classes_is_told():
+def test_a_model_of_other_classes_is_refused():
     result = run("diagnosed_nets:net?outputs=11", "--only", "hybrid")
-    assert result.exit_code == 0
-    assert "diagnosed_nets:net?outputs=11: it tells 11 classes apart, the data set has 10" in result.output
+    assert result.exit_code == 2
+    said = "diagnosed_nets:net?outputs=11: model: expected 10 classes, as the data set has, got 11; wrap the model"
+    assert said in result.output
 
 
 @pytest.mark.parametrize(

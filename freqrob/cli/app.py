@@ -41,9 +41,10 @@ class _Group(typer.core.TyperGroup):
 
 
 def _mendable(error: Exception) -> bool:
-    """Whether the message says what to do; of RuntimeErrors only those about the native kernels do."""
-    native = sys.modules.get("freqrob.spectral.native")
-    return not isinstance(error, RuntimeError) or (native is not None and isinstance(error, native.NativeError))
+    """Whether the message says what to do; of RuntimeErrors those about the native kernels and about memory do."""
+    known = {"freqrob.spectral.native": "NativeError", "torch": "OutOfMemoryError"}
+    kinds = tuple(getattr(sys.modules[name], kind) for name, kind in known.items() if name in sys.modules)
+    return not isinstance(error, RuntimeError) or isinstance(error, kinds)
 
 
 app = typer.Typer(

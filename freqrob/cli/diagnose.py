@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,7 +35,7 @@ from freqrob.files import check_folder
 from freqrob.parameters import read_setting
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 
 @in_process_group()
@@ -115,12 +114,14 @@ def diagnose(
     networks = open_models(list(folders), model_dir, dataset, threat_model)
     with progress_bars(quiet=rank() > 0) as (track, _log), rank_zero_first():
         chosen = load_dataset(dataset, "test", data, download=download, track=track)
-    how = {"preset": preset, "only": only, "settings": _by_diagnostic(settings or [])}
+    how = {
+        "preset": preset, "only": only, "settings": _by_diagnostic(settings or []), "classes": len(chosen.classes),
+        "batch_size": batch_size,
+    }  # fmt: skip
     seconds = 0.0
     for name, network in networks.items():
         with naming(name):
             seconds += expected_seconds(network.to(where), chosen.images, chosen.labels, **how) / rank_and_world()[1]
-        _say_of_classes(name, network, chosen.images[:2].to(where), chosen.classes)
         network.cpu()
     if rank() == 0:
         print_line(f"about {max(seconds / 60, 0.1):.1f} minutes, less what is done", stderr=True)
@@ -136,7 +137,7 @@ def diagnose(
                 with warnings_as_lines(name), naming(name):
                     found[name] = measure(
                         network.to(where), chosen.images, chosen.labels, out=folders[name] if rank() == 0 else None,
-                        about=about, batch_size=batch_size, cache=kept, cache_key=key, track=counted, **how,
+                        about=about, cache=kept, cache_key=key, track=counted, **how,
                     )  # fmt: skip
                 unmeasured += [] if counted.any else [name]
                 network.cpu()
@@ -166,17 +167,6 @@ def _model_in(folder: Path, name: str) -> str:
             if (other := json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["model"]) != name:
                 return other
     return name
-
-
-def _say_of_classes(name: str, network: nn.Module, images: Tensor, known: Sequence[str]) -> None:
-    import torch
-
-    from freqrob.data.datasets import to_pixels
-
-    with torch.no_grad():
-        classes = network(to_pixels(images)).shape[1]
-    if classes != len(known):
-        say(f"{name}: it tells {classes} classes apart, the data set has {len(known)}")
 
 
 def _by_diagnostic(texts: list[str]) -> dict[str, dict[str, Any]]:

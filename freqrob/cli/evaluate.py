@@ -163,7 +163,7 @@ def evaluate(
     chosen, protocol = chosen[:images], list(dict.fromkeys(protocol))
     for name, network in networks.items() if len(networks) > 1 else ():  # before the first one is measured
         with naming(name):
-            check_answers(network.to(where), to_pixels(chosen.images[:2]).to(where), chosen.labels)
+            check_answers(network.to(where), to_pixels(chosen.images[:2]).to(where), chosen.labels, len(chosen.classes))
         network.cpu()
     found = []
     try:
@@ -171,7 +171,7 @@ def evaluate(
             for name, network in networks.items():
                 how = {
                     "batch_size": batch_size, "seed": seed, "cache": folder, "cache_key": key_of(name, cache_key),
-                    "track": prefixed(track, name),
+                    "classes": len(chosen.classes), "track": prefixed(track, name),
                 }  # fmt: skip
                 with warnings_as_lines(name), naming(name):
                     results = measure(network.to(where), chosen.images, chosen.labels, protocols=protocol,

@@ -70,6 +70,7 @@ def train(
     metrics (JSONL, CSV) and curves.png.
     """
     from freqrob import training
+    from freqrob.evaluation.checks import explained
 
     given = {
         "epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed, "gamma": gamma, "precision": precision
@@ -79,7 +80,7 @@ def train(
     chosen = training.recipe_for(recipe, dataset, threat_model, **given)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the trainer says itself how it trains
     try:
-        with progress_bars(quiet=rank() > 0) as (track, log):
+        with explained(chosen.batch_size), progress_bars(quiet=rank() > 0) as (track, log):
             weights = training.train(
                 chosen, data, model_dir, download=download, accelerator=accelerator, compile=compile,
                 checkpoint_minutes=checkpoint_minutes, tensorboard=tensorboard, track=track, log=log,

@@ -190,7 +190,7 @@ def _warp(pixels: Tensor, ops: NDArray, levels: NDArray, signs: NDArray) -> Tens
     to_square = np.array([[2 / width, 0, -1], [0, 2 / height, -1]])  # the image is [−1, 1]²
     matrices = torch.from_numpy(to_square @ _source(ops, levels, signs, height, width))
     by_x, by_y, offset = matrices.to(pixels.device, torch.float32)[..., None, None].unbind(2)  # each (M, 2, 1, 1)
-    x, y = (torch.arange(size, device=pixels.device) + 0.5 for size in (width, height))
+    x, y = (torch.arange(size, device=pixels.device, dtype=torch.float32) + 0.5 for size in (width, height))
     source = by_x * x + (by_y * y[:, None] + offset)  # (M, 2, H, W); no matrix product, TF32 would blur it
     inside = source.abs() < 1
     sampled = F.grid_sample(pixels.float(), source.movedim(1, -1), padding_mode="border", align_corners=False)

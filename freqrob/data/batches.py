@@ -100,7 +100,7 @@ class Batches:
             places = torch.randint(2 * PADDING + 1, (2, self.batch_size), generator=generator)[:, self.share]
             images = crop(images, places.to(self.device), self.crop)
         if self.flip:
-            mirrored = torch.rand(self.batch_size, generator=generator)[self.share] < 0.5
+            mirrored = torch.rand(self.batch_size, generator=generator, dtype=torch.float32)[self.share] < 0.5
             images = flip(images, mirrored.to(self.device))
         return images, self._moved(self.labels[chosen[self.share]])
 

@@ -22,6 +22,7 @@ from freqrob.data.imagenet import TINY_IMAGENET_URL, Part, fetch_tiny_imagenet, 
 from freqrob.files import temporary_folder_beside
 from freqrob.parameters import check_choices, check_integers, checked
 from freqrob.pixels import check_channels_first, check_range
+from freqrob.tensors import FLOATS, check_values
 
 Split = Literal["train", "val", "test"]
 VALIDATION_IMAGES = 5000
@@ -221,16 +222,16 @@ def to_pixels(images: Tensor) -> Tensor:
 def check_labelled(images: Tensor, labels: Tensor, *, tolerance: float = 0) -> None:
     """Raise unless there is at least one image (N, C, H, W) of the right kind, and as many int64 labels (N,) from 0 on.
 
-    TypeError for what is not a tensor of floats or uint8; ValueError for shapes, among them those that look like
-    (N, H, W, C), for labels, and for floats outside [0, 1] by more than ``tolerance``.
+    TypeError for what is not a dense tensor of floats or uint8, or has no values; ValueError for shapes, among them
+    those that look like (N, H, W, C), for labels, and for floats outside [0, 1] by more than ``tolerance``.
     """
-    for name, value in (("images", images), ("labels", labels)):
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
-    if not (images.is_floating_point() or images.dtype == torch.uint8):
+    check_values(images, "images")
+    check_values(labels, "labels")
+    if images.dtype not in FLOATS | {torch.uint8}:
         raise TypeError(f"images: expected floats in [0, 1] or uint8, got {images.dtype}")
-    if images.ndim != 4 or len(images) == 0:
-        raise ValueError(f"images: expected (N, C, H, W) with N ≥ 1, got shape {tuple(images.shape)}")
+    if images.ndim != 4 or 0 in images.shape:
+        sizes = "N ≥ 1, C ≥ 1, H ≥ 1 and W ≥ 1"
+        raise ValueError(f"images: expected (N, C, H, W) with {sizes}, got shape {tuple(images.shape)}")
     check_channels_first(images)
     if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
         raise ValueError(f"labels: expected ({len(images)},) int64, got {tuple(labels.shape)} {labels.dtype}")

@@ -16,6 +16,7 @@ from freqrob.attacks import classified, device_of
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, shared_out, untracked
+from freqrob.evaluation.checks import explained
 from freqrob.models.sources import as_module
 from freqrob.parameters import check_counts, check_positive, check_seeds, checked, fits
 
@@ -111,7 +112,7 @@ def loss_landscape(
     def at(subject: nn.Module, point: Tensor) -> dict[str, Tensor]:
         a, b = steps[point.item() // points].item(), steps[point.item() % points].item()
         weights = {name: own[name] + a * one[name] + b * other[name] for name in own}
-        with _moved(own, weights):
+        with explained(batch_size), _moved(own, weights):
             loss, correct = _loss(subject, images, labels, batch_size)
         return {"loss": loss[None], "accuracy": correct[None]}
 
@@ -129,7 +130,7 @@ def loss_landscape(
 
 def _direction(weight: Tensor, generator: torch.Generator) -> Tensor:
     """Noise like a weight, each of whose filters is as long as the weight's; of vectors nothing."""
-    noise = torch.randn(weight.shape, generator=generator).to(weight)
+    noise = torch.randn(weight.shape, generator=generator, dtype=torch.float32).to(weight)
     if weight.ndim < 2:
         return torch.zeros_like(weight)
     filters = (slice(None), *[None] * (weight.ndim - 1))

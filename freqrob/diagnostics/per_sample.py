@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from freqrob.attacks import bare, device_of, measuring, random_state
-from freqrob.data.datasets import check_labelled
+from freqrob.data.datasets import check_labelled, to_pixels
+from freqrob.evaluation.checks import check_answers, explained
 from freqrob.evaluation.keys import data_hash, shared_cache, subject_key
 from freqrob.evaluation.samples import Samples
 from freqrob.models.layout import channels_last
@@ -83,7 +84,8 @@ def per_sample(
     device = device_of(model, images)
 
     def on_device(subject: nn.Module, numbers: Tensor) -> dict[str, Tensor]:
-        return measure(subject, numbers, device)
+        with explained(batch_size, lambda: _check(subject, images, labels, numbers, device)):
+            return measure(subject, numbers, device)
 
     how = {"key": key, "what": what, "cache": cache, "cache_key": cache_key, "track": track}
     return shared_out(on_device, model, images, labels, chunks, **how)
@@ -110,12 +112,18 @@ def per_batch(
     device = device_of(model, images)
 
     def on_device(subject: nn.Module, number: Tensor) -> dict[str, Tensor]:
-        return {name: value[None] for name, value in measure(subject, chunks[number], device).items()}
+        with explained(batch_size, lambda: _check(subject, images, labels, chunks[number], device)):
+            return {name: value[None] for name, value in measure(subject, chunks[number], device).items()}
 
     numbers = torch.arange(len(chunks)).split(1)
     key = {**key, "batch_size": batch_size}
     how = {"key": key, "what": what, "cache": cache, "cache_key": cache_key, "track": track}
     return shared_out(on_device, model, images, labels, numbers, **how)
+
+
+def _check(model: nn.Module, images: Tensor, labels: Tensor, numbers: Tensor, device: torch.device) -> None:
+    """Raise ValueError for a model that fails on some images."""
+    check_answers(model, to_pixels(images[numbers]).to(device), labels[numbers].to(device))
 
 
 def _chunks(images: Tensor, labels: Tensor, batch_size: int) -> tuple[Tensor, ...]:

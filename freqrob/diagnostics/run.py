@@ -26,7 +26,7 @@ from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.minimal_perturbation import minimal_perturbation
 from freqrob.diagnostics.per_sample import Counted, Track, untracked
 from freqrob.diagnostics.sensitivity import sensitivity
-from freqrob.evaluation.checks import check_answers, check_gradient, warn_of_model
+from freqrob.evaluation.checks import explained, warn_of_model
 from freqrob.evaluation.keys import model_hash, shared_cache
 from freqrob.files import as_json, check_file
 from freqrob.models.layout import channels_last
@@ -161,15 +161,21 @@ def expected_seconds(
     preset: Preset = "quick",
     only: Sequence[str] = (),
     settings: Settings = NONE,
+    classes: int | None = None,
+    batch_size: int | None = None,
 ) -> float:
     """About how long ``diagnose`` takes, from the time of one batch. Raises what it does before it measures."""
     check_labelled(images, labels)
+    batch_size = default_batch_size(images) if batch_size is None else batch_size
+    check_counts(batch_size=batch_size)
     plans, model = _planned(preset, only, settings, tuple(images.shape[-2:])), as_module(model)
-    _check_model(plans, model, images, labels, default_batch_size(images))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _check_model(plans, model, images, labels, classes, batch_size)
     if rank_and_world()[1] == 1:
         _try_settings(plans, model, images, labels[_order(labels)])
-    batch = to_pixels(images[:64]).to(device_of(model, images))
-    with random_state(), measuring(model) as subject, channels_last(subject), torch.no_grad():
+    batch = to_pixels(images[: min(64, batch_size)]).to(device_of(model, images))
+    with explained(batch_size), random_state(), measuring(model) as subject, channels_last(subject), torch.no_grad():
         subject(batch)
         began = time.perf_counter()
         subject(batch).sum().item()
@@ -190,6 +196,7 @@ def diagnose(
     preset: Preset = "quick",
     only: Sequence[str] = (),
     settings: Settings = NONE,
+    classes: int | None = None,
     out: str | Path | None = None,
     about: Mapping[str, Any] | None = None,
     batch_size: int | None = None,
@@ -210,6 +217,7 @@ def diagnose(
             which a warning tells.
         settings: what replaces the preset's, by diagnostic: ``{"fourier_heatmap": {"norm": 2.0, "images": 200}}``; the
             names are those of the diagnostic's function, and ``"images"`` is how many (0 for all).
+        classes: as for ``evaluate``.
         out: a folder where each is saved, as ``<name>.npz`` and ``<name>.json``; a layer's as ``<name>_<layer>``. The
             JSON says which network it was (``model_hash``), and whether all of it came ``from_cache``.
         about: what the JSON says besides, such as the model's name and the provenance.
@@ -225,9 +233,10 @@ def diagnose(
         TypeError: no model.
         ValueError: before anything is measured: an unknown preset, diagnostic or setting, or one out of range; images
             and labels that do not fit, or are too small or too few for a diagnostic; a model that does not give logits
-            of the images, for each label, or no gradient where a diagnostic needs it; an ``about`` that JSON cannot
+            of the images, for each class, or no gradient where a diagnostic needs it; an ``about`` that JSON cannot
             hold.
         OSError: ``out`` cannot be written; found out before anything is measured, except for a full disk.
+        torch.OutOfMemoryError: too many images at a time for the memory.
         ImportError: one of ``only`` needs a package that is not installed.
 
     Warns of a model whose numbers mislead, as ``checks.warn_of_model`` finds out, and where nothing can be cached.
@@ -245,10 +254,7 @@ def diagnose(
                 check_file(path)
     model, order = as_module(model), _order(labels)
     cache = shared_cache(cache, cache_key, rank_and_world()[1], bare(model))
-    _check_model(plans, model, images, labels, batch_size)
-    with random_state(), measuring(model) as subject, channels_last(subject):
-        some = _some(model, images, labels, batch_size)
-        warn_of_model(subject, *some, gradients=any(DIAGNOSTICS[name].gradients for name in plans))
+    _check_model(plans, model, images, labels, classes, batch_size)
     images, labels = images[order], labels[order]
     _try_settings(plans, model, images, labels, cache, cache_key)
     about = {**(about or {}), "model_hash": model_hash(model)} if out is not None else {}
@@ -347,14 +353,15 @@ def _try_settings(
             raise ValueError(f"{name}: {error}") from error
 
 
-def _check_model(plans: Iterable[str], model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> None:
-    """Raise ValueError for a model that these diagnostics cannot measure."""
-    some, _ = _some(model, images, labels, batch_size)
-    needing = [name for name in plans if DIAGNOSTICS[name].gradients]
-    with random_state(), measuring(model) as subject, channels_last(subject):
-        check_answers(subject, some, labels)
-        if needing:
-            check_gradient(subject, some, ", ".join(needing))
+def _check_model(
+    plans: Iterable[str], model: nn.Module, images: Tensor, labels: Tensor, classes: int | None, batch_size: int
+) -> None:
+    """Raise for a model that these diagnostics cannot measure, as ``warn_of_model`` does; warn as it does."""
+    some = _some(model, images, labels, batch_size)
+    needing = ", ".join(name for name in plans if DIAGNOSTICS[name].gradients)
+    instead = ", ".join(name for name, diagnostic in DIAGNOSTICS.items() if not diagnostic.gradients)
+    with explained(batch_size), random_state(), measuring(model) as subject, channels_last(subject):
+        warn_of_model(subject, *some, all_labels=labels, classes=classes, needed_by=needing, instead=instead)
 
 
 def _some(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:

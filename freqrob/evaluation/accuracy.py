@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from freqrob.attacks import device_of, measuring, random_state
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.evaluation.attacks import PGD, Attack, Clean
-from freqrob.evaluation.checks import warn_of_model
+from freqrob.evaluation.checks import check_model, explained, warn_of_model
 from freqrob.evaluation.keys import data_hash, subject_key, usable_cache
 from freqrob.evaluation.samples import Samples
 from freqrob.models.front_ends import FrontEnded
@@ -59,6 +59,7 @@ def evaluate(
     *,
     protocols: Sequence[str] = PROTOCOLS,
     attacks: Sequence[Attack] = (Clean(), PGD()),
+    classes: int | None = None,
     batch_size: int = 250,
     seed: int = 0,
     cache: str | Path | None = None,
@@ -94,6 +95,8 @@ def evaluate(
         images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64; on any device.
         protocols: of ``PROTOCOLS``.
         attacks: which, in which order.
+        classes: how many the data set has, where that is known: a model that tells another number apart is refused.
+            Otherwise a warning says where a model seems to know other classes than those of the labels.
         batch_size: images at a time.
         seed: of everything random, ≥ 0; each attack begins with it anew.
         cache: a folder of ``Samples``; None keeps nothing.
@@ -107,7 +110,8 @@ def evaluate(
     Raises:
         TypeError: no nn.Module and no Foolbox model.
         ValueError: an unknown protocol, no images, labels that do not fit, or a model that does not give logits of the
-            images.
+            images, for each class, or no gradient where an attack needs it.
+        torch.OutOfMemoryError: too many images at a time for the memory.
         ImportError: AutoAttack or Square without a package that has them.
         OSError: the cache cannot be written.
         ProcessFailure: (an OSError) another process of the group failed.
@@ -119,7 +123,7 @@ def evaluate(
     for protocol in protocols:
         if protocol not in PROTOCOLS:
             raise ValueError(f"protocols: expected some of {', '.join(PROTOCOLS)}, got {protocol!r}")
-    check_counts(batch_size=batch_size)
+    check_counts(batch_size=batch_size, **({} if classes is None else {"classes": classes}))
     check_seeds(seed=seed)
     results = []
     with random_state(seed), measuring(as_module(model)) as bare:
@@ -128,7 +132,7 @@ def evaluate(
         for protocol in protocols:
             same_as = "natural" if protocol == "natural+bass" and _own_bass(bare) else protocol
             if same_as not in measured:
-                subject = _Subject(*_under(same_as, bare, images), labels, seed, batch_size, cache, cache_key)
+                subject = _Subject(*_under(same_as, bare, images), labels, classes, seed, batch_size, cache, cache_key)
                 with channels_last(subject.model):
                     measured[same_as] = _correct(subject, attacks, protocol, track)
             results += [
@@ -169,6 +173,7 @@ class _Subject:
     model: nn.Module
     images: Tensor
     labels: Tensor
+    classes: int | None
     seed: int
     batch_size: int
     cache: Path | None
@@ -220,11 +225,21 @@ def _share(
             if not kept[stage].done[chunk].all()
         ]
         if missing and not measured:
-            warn_of_model(subject.model, *subject.batch(chunks[0]), gradients=any(a.uses_gradients for a in attacks))
+            with explained(subject.batch_size):
+                _warn_of_model(subject, chunks[0], attacks)
         measured |= {attack} if missing else set()
         for chunk, before, stage in track(missing, f"{protocol} {attack.name}", len(chunks) * len(attack.stages)):
             _measure(subject, stage, chunk, before, kept[stage])
     return kept, measured
+
+
+def _warn_of_model(subject: _Subject, chunk: Tensor, attacks: Sequence[Attack]) -> None:
+    """``warn_of_model`` on one batch."""
+    needed_by = ", ".join(dict.fromkeys(attack.name for attack in attacks if attack.uses_gradients))
+    warn_of_model(
+        subject.model, *subject.batch(chunk), all_labels=subject.labels, classes=subject.classes, needed_by=needed_by,
+        instead="clean or square",
+    )  # fmt: skip
 
 
 def _measure(subject: _Subject, attack: Attack, chunk: Tensor, before: Samples | None, kept: Samples) -> None:
@@ -233,6 +248,8 @@ def _measure(subject: _Subject, attack: Attack, chunk: Tensor, before: Samples |
     standing = torch.ones(len(index), dtype=torch.bool) if before is None else before["correct"][index]
     left = index[standing]
     if len(left):
-        withstood = attack.withstood(subject.model, *subject.batch(left), numbers=left, seed=subject.seed)
+        batch = subject.batch(left)
+        with explained(subject.batch_size, lambda: check_model(subject.model, *batch, attack.uses_gradients)):
+            withstood = attack.withstood(subject.model, *batch, numbers=left, seed=subject.seed)
         standing = standing.masked_scatter(standing, withstood.cpu())
     kept.put(index, correct=standing)

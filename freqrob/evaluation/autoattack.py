@@ -14,8 +14,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from freqrob.attacks import Norm, check_radius, frozen
+from freqrob.attacks import Norm, check_radius, default_dtype, frozen
 from freqrob.evaluation.attacks import RADII, Attack
+from freqrob.evaluation.checks import check_answers, check_gradient
 from freqrob.parameters import check_choices, check_counts, checked
 
 PACKAGES = ("autoattack", "pyautoattack")
@@ -164,7 +165,7 @@ def _run(
         adversary, run = _adversary(attack, model, images.device, seed)
         adversary.attacks_to_run = list(components)
         adversary.square.n_queries = queries or adversary.square.n_queries
-        fit_to_classes(adversary, model, images)
+        fit(adversary, model, images, labels)
         with torch.inference_mode(False), torch.enable_grad():
             found = run(images.clone(), labels.clone(), len(images))
     return (found[0] if isinstance(found, tuple) else found).detach()
@@ -177,13 +178,9 @@ def prepared(model: nn.Module, components: Iterable[str], dtype: torch.dtype) ->
     FAB calls ``backward()``, which would reach the model's own tensors too, so they take no gradient meanwhile; the
     others ask for the gradient of the images alone.
     """
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with frozen(model) if any(name.startswith("fab") for name in components) else nullcontext():
-            yield
-    finally:
-        torch.set_default_dtype(before)
+    by_backward = any(name.startswith("fab") for name in components)
+    with default_dtype(dtype), frozen(model) if by_backward else nullcontext():
+        yield
 
 
 def _adversary(
@@ -202,10 +199,15 @@ def _adversary(
     return adversary, lambda images, labels, count: adversary.run_standard_evaluation(images, labels, **{size: count})
 
 
-@torch.no_grad()
-def fit_to_classes(adversary: Any, model: nn.Module, images: Tensor) -> None:
-    """No more targets than other classes. Raises ValueError where a loss has too few."""
-    classes = model(images[:1]).shape[1]
+def fit(adversary: Any, model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    """Give an adversary no more targets than other classes.
+
+    Raises ValueError where a loss has too few, and for a model that gives no logits or no gradient.
+    """
+    classes = check_answers(model, images[:1], labels[:1]).shape[1]
+    by_gradient = ", ".join(name for name in adversary.attacks_to_run if name != "square")
+    if by_gradient:
+        check_gradient(model, images[:1], labels[:1], by_gradient, "square")
     for component in adversary.attacks_to_run:
         if classes < FEWEST_CLASSES.get(component, 2):
             fewest = FEWEST_CLASSES[component]

@@ -3,69 +3,146 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from freqrob.attacks import input_gradient
+from freqrob.tensors import FLOATS
 
 SAME = 1e-4  # of the logits' norm: what two passes may differ by; AutoAttack's packages take the same
+UNLIKELY = 1e-3  # a chance at which labels are taken to be of fewer classes than the model's
 BESIDE = 0.02  # what they may differ by for an image beside others: rounding, also that of bfloat16
 
 
-def check_answers(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """The logits of images on a model's device. Raises ValueError unless they are (N, K), with one for each label."""
+def check_answers(model: nn.Module, images: Tensor, labels: Tensor, classes: int | None = None) -> Tensor:
+    """The logits of images on a model's device; ``labels`` are all that will be measured.
+
+    Raises ValueError unless they are (N, K) floats with one for each label, and with K the number of ``classes`` where
+    that is known; and torch.OutOfMemoryError.
+    """
     try:
         with torch.no_grad():
             logits = model(images)
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:  # whatever a network raises
-        raise ValueError(f"model: {_failure(images, error)}") from error
-    if not isinstance(logits, Tensor):
-        raise ValueError(f"model: expected it to give logits (N, K), got a {type(logits).__name__}")
-    if logits.ndim != 2 or len(logits) != len(images) or not logits.is_floating_point():
-        got = f"{tuple(logits.shape)} {logits.dtype} of {len(images)} images"
+        if is_out_of_memory(error):
+            raise
+        raise ValueError(f"model: {_failure(model, images, error)}") from error
+    if got := _unlike_logits(logits, len(images)):
         raise ValueError(f"model: expected it to give logits (N, K), got {got}")
-    classes = logits.shape[1]
-    if classes <= labels.max():
-        raise ValueError(f"model: expected {labels.max() + 1} classes or more, as the labels have, got {classes}")
+    _check_classes(logits.shape[1], labels, classes)
     return logits
 
 
-def check_gradient(model: nn.Module, images: Tensor, needed_by: str) -> None:
-    """Raise ValueError unless a model's logits have a gradient with respect to the images; as ``check_answers``."""
-    with torch.inference_mode(False), torch.enable_grad():
-        images = images.detach().clone().requires_grad_()
-        try:
-            logits = model(images)
-            found = logits.requires_grad and torch.autograd.grad(logits.sum(), images, allow_unused=True)[0] is not None
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:
-            raise ValueError(f"model: with gradients {_failure(images, error)}") from error
-    if not found:
+def _unlike_logits(logits: object, images: int) -> str:
+    """What a model gives that is not logits; "" if it is."""
+    if not isinstance(logits, Tensor):
+        return f"a {type(logits).__name__}"
+    if logits.is_nested or logits.layout != torch.strided:
+        return "a nested tensor" if logits.is_nested else f"a tensor of layout {logits.layout}"
+    if logits.is_meta:
+        return "a tensor without values, on the meta device; load the model's weights first"
+    if logits.ndim != 2 or len(logits) != images or logits.dtype not in FLOATS:
+        return f"{tuple(logits.shape)} {logits.dtype} of {images} images"
+    return ""
+
+
+def _check_classes(given: int, labels: Tensor, classes: int | None) -> None:
+    if given <= labels.max():
+        raise ValueError(f"model: expected {labels.max() + 1} classes or more, as the labels have, got {given}")
+    if classes is not None and given != classes:
         raise ValueError(
-            "model: its logits have no gradient with respect to the images (is it under torch.no_grad, or does it "
-            f"round?), which is needed by {needed_by}"
+            f"model: expected {classes} classes, as the data set has, got {given}; wrap the model so that it gives one "
+            "logit for each class of the data set, in their order"
         )
 
 
-def _failure(images: Tensor, error: Exception) -> str:
+def check_gradient(model: nn.Module, images: Tensor, labels: Tensor, needed_by: str, instead: str = "") -> Tensor:
+    """The gradient of the loss with respect to the images, (N, C, H, W).
+
+    Raises ValueError, which says what it is ``needed_by`` and what can be measured ``instead``, where the model has
+    none; and torch.OutOfMemoryError.
+    """
+    try:
+        return input_gradient(model, images, labels)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        if isinstance(error, ValueError) and str(error).startswith("model: its logits have no gradient"):
+            other = f"; measure {instead} instead" if instead else ""
+            raise ValueError(f"{error}, which is needed by {needed_by}{other}") from error
+        raise ValueError(f"model: with gradients {_failure(model, images, error)}") from error
+
+
+def check_model(model: nn.Module, images: Tensor, labels: Tensor, gradients: bool) -> None:
+    """Raise, as ``check_answers`` and ``check_gradient``, for a model that fails on these images."""
+    check_answers(model, images, labels)
+    if gradients:
+        check_gradient(model, images, labels, "attacks by gradient")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether there was too little memory, of a GPU or of the machine."""
+    said = str(error).lower()
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        words in said for words in ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+    )
+
+
+@contextmanager
+def explained(batch_size: int, check: Callable[[], object] | None = None) -> Iterator[None]:
+    """Let the errors of a measurement say what to change.
+
+    Raises torch.OutOfMemoryError that names the batch size where memory ran out. After any other error ``check`` is
+    called, which may raise a better one: that the model fails on the images that were being measured.
+    """
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):
+            if str(error).startswith("batch_size: "):
+                raise
+            first = str(error).partition("\n")[0]
+            remedy = "take fewer (--batch-size)"
+            raise torch.OutOfMemoryError(
+                f"batch_size: {batch_size} images at a time need too much memory; {remedy}. {first}"
+            ) from error
+        if check is not None:
+            check()
+        raise
+
+
+def _failure(model: nn.Module, images: Tensor, error: Exception) -> str:
     reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
-    return f"it fails on images {tuple(images.shape)} {images.dtype}: {reason}"
+    others = {tensor.dtype for tensor in model.parameters() if tensor.dtype != images.dtype}
+    remedy = f" (its parameters are {', '.join(map(str, others))}: use model.float())" if others else ""
+    return f"it fails on images {tuple(images.shape)} {images.dtype}: {reason}{remedy}"
 
 
-def warn_of_model(model: nn.Module, images: Tensor, labels: Tensor, *, gradients: bool) -> None:
+def warn_of_model(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    all_labels: Tensor,
+    classes: int | None = None,
+    needed_by: str = "",
+    instead: str = "",
+) -> None:
     """Warn of a model whose numbers mislead.
 
     Of one that is randomised, whose answers depend on the other images of a batch, that gives probabilities or what is
-    not finite, or has gradients that are zero.
+    not finite, seems to know other classes than the labels', or has gradients that are zero.
 
-    Args as for an attack: (N, C, H, W) in [0, 1] and (N,) int64, on the model's device. Gradients only with
-    ``gradients``. Raises as ``check_answers``.
+    Args as for an attack: (N, C, H, W) in [0, 1] and (N,) int64, on the model's device. Gradients are looked at where
+    they are ``needed_by`` something; ``all_labels`` are those of the whole data set. Raises as ``check_answers`` and
+    ``check_gradient``.
     """
-    first = check_answers(model, images, labels)
+    first = check_answers(model, images, all_labels, classes)
     with torch.no_grad():
         half = len(images) // 2 or 1
         others = torch.cat([images[:half], images[:1].expand(len(images) - half, *images.shape[1:])])
@@ -96,8 +173,10 @@ def warn_of_model(model: nn.Module, images: Tensor, labels: Tensor, *, gradients
             "without its softmax",
             stacklevel=2,
         )
-    if gradients:
-        zero = int((input_gradient(model, images, labels).flatten(1) == 0).all(1).sum())
+    if classes is None:
+        _warn_of_classes(first, all_labels)
+    if needed_by:
+        zero = int((check_gradient(model, images, labels, needed_by, instead).flatten(1) == 0).all(1).sum())
         if zero:
             warnings.warn(
                 f"model: the gradient of the loss is zero at {zero} of {len(images)} images, where attacks by gradient "
@@ -105,6 +184,20 @@ def warn_of_model(model: nn.Module, images: Tensor, labels: Tensor, *, gradients
                 "autoattack as well",
                 stacklevel=2,
             )
+
+
+def _warn_of_classes(logits: Tensor, labels: Tensor) -> None:
+    """Warn where the labels are hardly of all the model's classes, and the model mostly predicts the others."""
+    classes, known = logits.shape[1], int(labels.max()) + 1
+    beyond = int((logits.argmax(1) >= known).sum())
+    chance = (known / classes) ** len(labels)  # that so many labels of all classes leave out the last ones
+    if chance < UNLIKELY and beyond > len(logits) / 2:
+        warnings.warn(
+            f"model: it tells {classes} classes apart, the labels go from 0 to {known - 1}, and {beyond} of "
+            f"{len(logits)} predictions lie beyond them, which count as misclassified; if the labels number other "
+            "classes than the model's, wrap the model so that it gives one logit for each of theirs",
+            stacklevel=3,
+        )
 
 
 def _differ(logits: Tensor, others: Tensor, tolerance: float) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from freqrob.attacks import bare
 from freqrob.data.corruption_arrays import CorruptionArrays
 from freqrob.data.corruptions import CORRUPTIONS, SEVERITIES
+from freqrob.data.datasets import DATASETS
 from freqrob.evaluation.accuracy import Track, evaluate
 from freqrob.evaluation.attacks import Clean
 from freqrob.evaluation.keys import usable_cache
@@ -125,7 +126,7 @@ def evaluate_corruptions(
         track: wraps the types and severities in a progress bar.
 
     Raises:
-        ValueError: more images than there are, an unknown protocol, labels that do not fit the model.
+        ValueError: more images than there are, an unknown protocol, or a model of other classes than the data set's.
         OSError: the cache cannot be written.
 
     Source: Hendrycks & Dietterich, ICLR 2019; RobustBench, ``clean_accuracy`` on the severities' slices.
@@ -142,6 +143,7 @@ def evaluate_corruptions(
     for name, severity in track(sets, f"{protocol} corruptions", len(sets)):
         (result,) = evaluate(
             model, corruptions.images(name, severity)[:images], labels, protocols=[protocol], attacks=[Clean()],
+            classes=DATASETS[corruptions.dataset].classes if corruptions.dataset in DATASETS else None,
             batch_size=batch_size, cache=cache, cache_key=cache_key,
         )  # fmt: skip
         accuracies[name] = (*accuracies.get(name, ()), result.accuracy)

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from freqrob import __version__
 from freqrob.spectral import native
+from freqrob.tensors import check_values
 
 OWN = ("freqrob", "freqrob_foolbox", "freqrob_robustbench")
 PACKAGES = ("torch", "torchvision", "timm", "robustbench", "foolbox", "eagerpy")
@@ -340,8 +341,11 @@ def _article(value: Any) -> str:
 
 def _has_values(tensor: Tensor) -> bool:
     """Whether it is a plain dense tensor: no subclass, not sparse, nested, quantised or on the meta device."""
-    dense = tensor.layout is torch.strided and not (tensor.is_meta or tensor.is_nested or tensor.is_quantized)
-    return type(tensor) in (Tensor, nn.Parameter) and dense
+    try:
+        check_values(tensor, "")
+    except TypeError:
+        return False
+    return type(tensor) in (Tensor, nn.Parameter) and not tensor.is_quantized
 
 
 def _update(digest: Any, tensor: Tensor) -> None:

@@ -99,6 +99,7 @@ def check_masking(
     *,
     white_box: PGD | None = None,
     queries: int = 500,
+    classes: int | None = None,
     batch_size: int = 250,
     seed: int = 0,
     cache: str | Path | None = None,
@@ -115,7 +116,7 @@ def check_masking(
         model: with a front end, as ``load_model`` gives it: (N, C, H, W) in [0, 1] to logits.
         white_box: through the front end; PGD-20 at 8/255 unless given.
         queries: of Square, for each image.
-        images, labels, batch_size, seed, cache, cache_key, track: as for ``evaluate``.
+        images, labels, classes, batch_size, seed, cache, cache_key, track: as for ``evaluate``.
 
     Raises:
         ValueError: the model has no front end beyond a normalisation; or as ``evaluate``.
@@ -127,8 +128,8 @@ def check_masking(
     white_box = white_box or PGD()
     others = (Square(queries, white_box.eps, white_box.norm), Transfer(bare_network(model), white_box))
     white, *blind = evaluate(
-        model, images, labels, protocols=["natural"], attacks=[white_box, *others], batch_size=batch_size, seed=seed,
-        cache=cache, cache_key=cache_key, track=track,
+        model, images, labels, protocols=["natural"], attacks=[white_box, *others], classes=classes,
+        batch_size=batch_size, seed=seed, cache=cache, cache_key=cache_key, track=track,
     )  # fmt: skip
     from_cache = all(result.from_cache for result in (white, *blind))
     return MaskingCheck(white, tuple(_compare(white, other) for other in blind), from_cache=from_cache)

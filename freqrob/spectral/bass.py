@@ -139,7 +139,7 @@ class RandomBaSS(nn.Module):
         if images.ndim not in (3, 4):
             raise ValueError(f"images: expected (C, H, W) or (N, C, H, W), got {tuple(images.shape)}")
         batch = images if images.ndim == 4 else images[None]
-        chosen = torch.rand(len(batch), generator=generator or self.generator) < self.gamma
+        chosen = torch.rand(len(batch), generator=generator or self.generator, dtype=torch.float32) < self.gamma
         chosen = chosen.to(images.device)
         batch = batch.clone()
         batch[chosen] = bass(batch[chosen], reading=self.reading, pixel_scale=self.pixel_scale)

@@ -22,10 +22,10 @@ from freqrob.pixels import check_channels_first
 from freqrob.spectral import native, reference
 from freqrob.spectral.reference import HALF_PRECISION, irfft2, rfft2, widen
 from freqrob.spectral.rings import RingMap, constant_when_compiled
+from freqrob.tensors import FLOATS, check_dense
 
 __all__ = ["bass", "mean_amplitude", "ring_dot", "ring_filter", "ring_sum"]
 
-FLOATS = {torch.float32, torch.float64, *HALF_PRECISION}
 FLOAT32 = torch.finfo(torch.float32)
 NATIVE_DTYPES = {
     "cpu": (torch.float32, torch.float64, *HALF_PRECISION),
@@ -196,7 +196,7 @@ def bass(
 
 def check_planes(x: Tensor, name: str, bytes_too: bool = False) -> None:
     """Raise unless ``x`` is (..., H, W) with at least one pixel a plane: floats, or with ``bytes_too`` uint8."""
-    _check_dense(x, name)
+    check_dense(x, name)
     if x.dtype not in (FLOATS | {torch.uint8} if bytes_too else FLOATS):
         raise TypeError(f"{name}: expected floats{' or uint8' if bytes_too else ''}, got {x.dtype}")
     if x.ndim < 2 or 0 in x.shape[-2:]:
@@ -209,15 +209,8 @@ def check_images(images: Tensor, name: str = "images") -> None:
     check_channels_first(images, name)
 
 
-def _check_dense(x: Tensor, name: str) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}")
-    if x.is_nested or x.layout != torch.strided:
-        raise TypeError(f"{name}: expected a dense tensor, got {'a nested one' if x.is_nested else x.layout}")
-
-
 def _check_like(other: Tensor, x: Tensor, name: str) -> None:
-    _check_dense(other, name)
+    check_dense(other, name)
     if other.dtype != x.dtype:
         raise TypeError(f"{name}: expected the dtype of x, {x.dtype}, got {other.dtype}")
     if other.device != x.device:

@@ -13,6 +13,7 @@ from foolbox.distances import l2, linf
 
 from freqrob.attacks import Norm
 from freqrob.evaluation import autoattack
+from freqrob.evaluation.checks import explained
 from freqrob.parameters import check_counts, check_seeds, checked
 from freqrob_foolbox.problem import Problem
 
@@ -53,7 +54,8 @@ class AutoAttack(FixedEpsilonAttack, ABC):
         attack = autoattack.AutoAttack(self.version, self.attacks, eps=epsilon / problem.span, norm=self.norm)
         images = problem.images.contiguous()  # the packages take no other
         batches = zip(images.split(self.batch_size), problem.classes.split(self.batch_size), strict=True)
-        found = [attack.perturb(problem.model, images, labels, seed=self.seed) for images, labels in batches]
+        with explained(self.batch_size):
+            found = [attack.perturb(problem.model, images, labels, seed=self.seed) for images, labels in batches]
         return problem.answer(torch.cat(found))
 
 

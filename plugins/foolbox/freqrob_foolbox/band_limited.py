@@ -14,7 +14,7 @@ from foolbox.attacks.base import FixedEpsilonAttack, MinimizationAttack
 from foolbox.distances import l2, linf
 from torch import Tensor
 
-from freqrob.attacks import BALLS, Norm, check_radius, measuring
+from freqrob.attacks import BALLS, Norm, check_radius, default_dtype, measuring
 from freqrob.band_attacks import Band, BandBall, climb
 from freqrob.parameters import check_counts, check_positive, checked
 from freqrob_foolbox.problem import Problem
@@ -63,7 +63,7 @@ class BandPGD(FixedEpsilonAttack, ABC):
         if self.random_start:
             start = images + eps * _scaled(self.band.project(torch.randn_like(images)), self.norm)
         ball = BandBall(images, eps, self.norm, self.band)
-        with measuring(problem.model):
+        with measuring(problem.model), default_dtype(problem.images.dtype):
             found, _ = _ascend(problem, ball, start, self.rel_stepsize * eps, self.steps, self.norm, _cross_entropy)
         return problem.answer(found)
 
@@ -112,7 +112,7 @@ class BandMinimization(MinimizationAttack, ABC):
 
     def run(self, model: Model, inputs: Any, criterion: Any, *, early_stop: float | None = None, **kwargs: Any) -> Any:
         problem = Problem.read(model, inputs, criterion, kwargs)
-        with measuring(problem.model):
+        with measuring(problem.model), default_dtype(problem.images.dtype):
             return problem.answer(self._smallest(problem, early_stop or 0))
 
     def _smallest(self, problem: Problem, early_stop: float) -> Tensor:

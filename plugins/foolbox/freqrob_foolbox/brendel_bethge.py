@@ -15,7 +15,7 @@ from foolbox.attacks.base import MinimizationAttack, get_criterion
 from foolbox.distances import l2, linf
 from torch import Tensor
 
-from freqrob.attacks import BALLS, L2Ball, Norm, frozen, measuring
+from freqrob.attacks import BALLS, L2Ball, Norm, default_dtype, frozen, gradient_of, measuring
 from freqrob.parameters import check_counts, check_positive, check_shares, checked
 from freqrob_foolbox.boundary_step import BoundaryStep, L2Step, LinfStep
 from freqrob_foolbox.problem import Problem
@@ -96,7 +96,7 @@ class BrendelBethgeAttack(MinimizationAttack, ABC):
     ) -> Any:
         """The nearest points that meet the criterion. ``starting_points``: like ``inputs``, and meeting it."""
         problem = Problem.read(model, inputs, criterion, kwargs)
-        with measuring(problem.model):
+        with measuring(problem.model), default_dtype(problem.images.dtype):
             if starting_points is None:
                 attack = self.init_attack or LinearSearchBlendedUniformNoiseAttack()
                 with torch.enable_grad(), frozen(problem.model):  # Foolbox's attacks call backward()
@@ -234,7 +234,7 @@ def _boundary(problem: Problem, points: Tensor, which: Tensor) -> tuple[Tensor, 
     with torch.inference_mode(False), torch.enable_grad():
         points = points.detach().clone(memory_format=layout).requires_grad_()
         margins = _margins(problem, problem.model(points), problem.classes[which])
-        return margins.detach(), torch.autograd.grad(margins.sum(), points)[0]
+        return margins.detach(), gradient_of(margins.sum(), points)
 
 
 def _margins(problem: Problem, logits: Tensor, classes: Tensor) -> Tensor:

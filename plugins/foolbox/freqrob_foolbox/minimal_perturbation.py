@@ -20,9 +20,10 @@ from foolbox.attacks.base import MinimizationAttack
 from foolbox.attacks.fast_minimum_norm import FMNAttackLp
 from torch import Tensor, nn
 
-from freqrob.attacks import bare, device_of, frozen, measuring, random_state
+from freqrob.attacks import bare, default_dtype, device_of, frozen, measuring, random_state
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.data.hybrid import derange
+from freqrob.evaluation.checks import explained
 from freqrob.evaluation.keys import data_hash, hash_of, shared_cache, subject_key
 from freqrob.evaluation.samples import Samples
 from freqrob.models.layout import channels_last
@@ -195,7 +196,8 @@ class _Search:
             chunks = torch.arange(len(self.images)).split(int(self.how.batch_size))[rank::world]
             batches = [left for chunk in chunks if len(left := chunk[~samples.done[chunk]])]
             for numbers in self.track(batches, f"{name} {repeat + 1}/{self.how.repeats}", len(batches)):
-                with random_state(self.how.seed, repeat, int(numbers[0])):
+                seed = self.how.seed, repeat, int(numbers[0])
+                with explained(int(self.how.batch_size)), random_state(*seed), default_dtype(torch.float32):
                     self._attack(samples, numbers)
         samples.gather()
         return samples
@@ -272,7 +274,7 @@ def _smallest(runs: Sequence[Samples], images: Tensor, classes: Tensor) -> Minim
     """The best of the repeats of each image; an image that none of them finished has failed."""
     best = MinimalPerturbations(
         perturbed=images.clone(),
-        distances=torch.full((len(images),), torch.inf),
+        distances=torch.full((len(images),), torch.inf, dtype=torch.float32),
         success=torch.zeros(len(images), dtype=torch.bool),
         classes=classes,
         starts=torch.full((len(images),), Start.NONE.value),

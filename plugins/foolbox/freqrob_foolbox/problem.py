@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from freqrob.models.sources import as_module
 from freqrob.pixels import check_channels_first
+from freqrob.tensors import FLOATS, check_values
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,10 @@ class Problem:
         raise_if_kwargs(unknown)
         x, restore = ep.astensor_(inputs)
         images, (lower, upper) = x.raw, model.bounds
-        if not isinstance(images, Tensor) or not images.is_floating_point():
+        if not isinstance(images, Tensor) or images.dtype not in FLOATS:
             got = f"{getattr(images, 'dtype', '')} {type(images).__name__}".strip()
             raise TypeError(f"inputs: expected a PyTorch tensor of floats, got {got}")
+        check_values(images, "inputs")
         if images.ndim != 4 or 0 in images.shape:
             raise ValueError(f"inputs: expected (N, C, H, W), none of them 0, got {tuple(images.shape)}")
         check_channels_first(images, "inputs")

@@ -26,7 +26,9 @@ from pyautoattack import state as implementation_state
 from torch import Tensor, nn
 
 from freqrob.attacks import check_attacked, device_of, measuring, random_state
-from freqrob.evaluation.autoattack import fit_to_classes, prepared
+from freqrob.data.datasets import check_labelled
+from freqrob.evaluation.autoattack import fit, prepared
+from freqrob.evaluation.checks import explained
 from freqrob.evaluation.keys import data_hash, model_hash, unseen
 from freqrob.files import check_file, write_json
 from freqrob.parameters import check_not_negative, checked
@@ -101,11 +103,12 @@ class AutoAttack(pyautoattack.AutoAttack):
         return found
 
     def _run(self, x_orig: Tensor, y_orig: Tensor, bs: int) -> tuple[Tensor, Tensor]:
+        check_labelled(x_orig, y_orig)
         with (
-            self._logging(), random_state(), measuring(self.model),
+            explained(bs), self._logging(), random_state(), measuring(self.model),
             prepared(self.model, self.attacks_to_run, x_orig.dtype),
         ):  # fmt: skip
-            fit_to_classes(self, self.model, x_orig)
+            fit(self, self.model, x_orig, y_orig)
             return super().run_standard_evaluation(x_orig, y_orig, batch_size=bs)
 
     def _go_on(self, x_orig: Tensor, y_orig: Tensor, bs: int, state: EvaluationState) -> tuple[Tensor, Tensor]:
