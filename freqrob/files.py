@@ -2,18 +2,23 @@
 
 import csv
 import errno
+import fcntl
 import hashlib
 import io
 import json
+import math
 import operator
 import os
 import re
 import secrets
+import shutil
+import socket
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -55,25 +60,119 @@ def check_file(path: Path, argument: str = "out", inputs: Iterable[Path] = ()) -
     if any(path.resolve() == one.resolve() for one in inputs):
         raise ValueError(f"{argument}: {path} is one of the files that are read; choose another name")
     check_folder(path.parent, argument)
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DAY = 24 * 60 * 60  # seconds
+
+
+class NoSpaceError(OSError):
+    """The disk is full, or a quota or size limit is reached; the message names the file and the remedy."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
 
 
 @contextmanager
 def temporary_beside(path: Path) -> Iterator[Path]:
-    """A new file name in ``path``'s folder (created if absent); what is left under it at the end is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    """An empty file in the folder of ``path``, to be written and renamed to ``path``; removed at the end if it is left.
+
+    The folder is created if it is absent. The writer holds a lock (``flock``) on the file, so that
+    ``remove_abandoned``, which runs first, can tell the files of killed writers from those in use. Raises
+    NoSpaceError when what is done with the file fails for lack of space, also if only as the cause of a RuntimeError,
+    as in ``torch.save``.
+    """
     try:
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary, descriptor = _locked_file(path)
+        try:
+            remove_abandoned(path.parent, path.name)
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
+            os.close(descriptor)
+    except NoSpaceError:
+        raise
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__
+        if isinstance(cause, OSError) and cause.errno in _NO_SPACE:
+            kept = f"; {path.name} as it was before is intact" if path.exists() else ""
+            remedy = f"Free space there, or choose another folder{kept}"
+            raise NoSpaceError(cause.errno, f"could not write {path}: {os.strerror(cause.errno)}. {remedy}") from error
+        raise
 
 
 @contextmanager
 def temporary_folder_beside(path: Path) -> Iterator[Path]:
-    """An empty folder in ``path``'s folder (created if absent); removed at the end."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as new:
-        yield Path(new)
+    """An empty folder in the folder of ``path``; removed at the end, like that of a killed writer. See above."""
+    with temporary_beside(path) as lock:
+        folder = _folder_of(lock)
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_abandoned(folder: Path, name: str | None = None) -> None:
+    """Remove the temporary files and folders that killed writers of ``folder/name``, or of any file, left behind.
+
+    A file is abandoned if nobody holds the lock on it. Locks are reliable between processes of one kernel, containers
+    included; on a shared file system they may not be seen by other machines, so what another kernel made (an earlier
+    boot of the same machine, too) is removed only when it has not changed for a day. Where the file system has no locks
+    nothing is removed.
+    """
+    target = ".+" if name is None else re.escape(name)
+    temporary = re.compile(rf"\.{target}\.([0-9a-f]+)\.[0-9a-f]{{8}}\.tmp", re.DOTALL)
+    with suppress(OSError):  # a folder that can be written but not listed
+        for found in filter(None, map(temporary.fullmatch, os.listdir(folder))):
+            _remove_if_abandoned(folder / found[0], same_kernel=found[1] == _kernel())
+
+
+def _locked_file(path: Path) -> tuple[Path, int]:
+    """A new file beside ``path`` and a descriptor that holds its lock."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{_kernel()}.{secrets.token_hex(4)}.tmp")
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # another process just took it for abandoned
+            os.close(descriptor)
+            continue
+        except OSError:  # a file system without locks, where nothing is taken for abandoned
+            return temporary, descriptor
+        if temporary.exists():
+            return temporary, descriptor
+        os.close(descriptor)
+
+
+def _remove_if_abandoned(file: Path, same_kernel: bool) -> None:
+    with suppress(OSError):
+        descriptor = os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if same_kernel or _unchanged_for_a_day(file):
+                shutil.rmtree(_folder_of(file), ignore_errors=True)
+                file.unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
+
+
+def _unchanged_for_a_day(file: Path) -> bool:
+    parts = (file, *_folder_of(file).rglob("*"))
+    return time.time() - max(part.lstat().st_mtime for part in parts) > _DAY
+
+
+def _folder_of(file: Path) -> Path:
+    return file.with_suffix(".folder")
+
+
+@lru_cache(maxsize=1)
+def _kernel() -> str:
+    """Eight hexadecimal digits that differ between machines and boots: the processes that see each other's locks."""
+    try:
+        name = Path("/proc/sys/kernel/random/boot_id").read_bytes()
+    except OSError:  # not Linux
+        name = socket.gethostname().encode()
+    return hashlib.sha256(name).hexdigest()[:8]
 
 
 def move_into_place(new: Path, target: Path) -> bool:
@@ -115,7 +214,7 @@ def locked(path: Path, timeout: float = -1) -> Iterator[bool]:
 
 
 def write_synced(path: Path, content: bytes) -> None:
-    """Write ``content`` and wait until it is on disk. Raises OSError, as the system does, on a full disk."""
+    """Write ``content`` and wait until it is on disk. Raises OSError."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
@@ -131,24 +230,41 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file (UTF-8) that is complete before it replaces an earlier one. Raises OSError.
-
-    Bytes of a file name that are not UTF-8 are written as in ``\\udcff``, which JSON reads back.
-    """
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file that is complete before it replaces an earlier one. Raises OSError."""
     with temporary_beside(path) as new:
-        write_synced(new, text.encode(errors="backslashreplace"))
+        write_synced(new, content)
+        os.replace(new, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """``write_bytes`` of text in UTF-8; bytes of a file name that are not UTF-8 as in ``\\udcff``, which JSON reads."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
+
+
+def write_torch(path: Path, content: Any) -> None:
+    """Save tensors and what holds them, as ``torch.save`` does. Raises OSError."""
+    import torch
+
+    with temporary_beside(path) as new:
+        with new.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(new, path)
 
 
 def write_npy(path: Path, shape: tuple[int, ...], blocks: Iterable["np.ndarray"]) -> None:
-    """Write a .npy file of uint8 as its blocks come: a full disk is an OSError here, in a mapped file it would kill.
+    """Write a .npy file of uint8 block by block: a full disk raises OSError here, where a mapped file would kill.
 
-    Together, the blocks hold as many values as ``shape`` says, each of them contiguous.
+    Together, the blocks hold as many values as ``shape`` says, each of them contiguous. Raises NoSpaceError before the
+    first block where there is less space than the file needs.
     """
     from numpy.lib import format
 
     with temporary_beside(path) as new:
+        if shutil.disk_usage(path.parent).free < math.prod(shape):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         with new.open("wb") as file:
             format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
             for block in blocks:

@@ -508,18 +508,24 @@ def interrupted(monkeypatch):
         ("/site-packages/freqrob/__main__.py", f"{sys.executable} -m freqrob"),
     ],
 )
-def test_interrupted_training_says_how_to_go_on(interrupted, monkeypatch, program, shown):
+def test_interrupted_training_says_how_to_go_on(interrupted, monkeypatch, tmp_path, program, shown):
     monkeypatch.setattr(shutil, "which", lambda name: f"/on/path/{name}")
     monkeypatch.setattr(sys, "argv", [program, "train", "standard_tiny", "--data", "my data"])
+    monkeypatch.chdir(tmp_path)
     result = run("train", "standard_tiny", "--data", "my data")
-    assert result.exit_code == 130
+    assert result.exit_code == 130 and "Nothing is kept; the same command begins anew:" in result.output
+    checkpoint = tmp_path / "models" / "cifar10" / "Linf" / "standard_tiny" / "last.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    result = run("train", "standard_tiny", "--data", "my data")
+    assert result.exit_code == 130 and "What was trained is kept; the same command goes on from there:" in result.output
     assert result.output.splitlines()[-1] == f"  {shown} train standard_tiny --data 'my data'"
 
 
 @pytest.mark.parametrize("name", ["WORLD_SIZE", "SLURM_NTASKS"])
 def test_interrupted_training_does_not_know_what_launched_it(interrupted, monkeypatch, name):
     monkeypatch.setenv(name, "2")
-    assert run("train", "standard_tiny").output.splitlines()[-1].endswith("the same command goes on from there.")
+    assert run("train", "standard_tiny").output.splitlines()[-1].endswith("the same command begins anew.")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,10 @@
 import hashlib
 import io
 import json
+import multiprocessing
+import os
 import pickle
+import signal
 import tarfile
 import threading
 from functools import partial
@@ -351,6 +354,20 @@ class TestCifarB:
         with pytest.raises(KeyboardInterrupt):
             write_cifar_b(cifar, tmp_path / "b", track=stopping)
         assert not list((tmp_path / "b").iterdir())
+
+    def test_a_killed_writer_leaves_nothing_to_the_next(self, cifar, tmp_path):
+        def killing(*_):
+            os.kill(os.getpid(), signal.SIGKILL)
+            yield
+
+        child = multiprocessing.get_context("fork").Process(
+            target=write_cifar_b, args=(cifar, tmp_path / "b"), kwargs={"track": killing}
+        )
+        child.start()
+        child.join()
+        assert child.exitcode == -signal.SIGKILL and len(list((tmp_path / "b").iterdir())) == 2
+        folder = write_cifar_b(cifar, tmp_path / "b")
+        assert list((tmp_path / "b").iterdir()) == [folder]
 
     def test_never_replaces_anything(self, cifar, tmp_path):
         with pytest.raises(FileExistsError, match="is there already"):

@@ -114,7 +114,7 @@ def test_a_full_disk_leaves_the_earlier_file(tmp_path, monkeypatch):
 
 def test_what_a_killed_process_left_is_removed(tmp_path):
     kept = samples(tmp_path)
-    left = tmp_path / f".{kept.path.name}.123.abc.tmp"
+    left = tmp_path / f".{kept.path.name}.{files._kernel()}.01234567.tmp"
     left.write_bytes(b"half")
     samples(tmp_path)
     assert not left.exists()

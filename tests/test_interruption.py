@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from test_training import two_colours
 from torch import nn
 
+from freqrob import files
 from freqrob.data import Batches
 from freqrob.models import load_model, registry
 from freqrob.training import Recipe, run_folder, train, trainer
@@ -183,7 +184,7 @@ def test_a_run_killed_while_it_writes(patch, whole, tmp_path, prepare, left, ste
     cut = tmp_path / "cut"
     assert elsewhere(prepare, cut) == -signal.SIGKILL
     assert (last(cut)["step"], unfinished(cut)) == (step, left)
-    another = run_of(cut).with_name(".standard_small2.safetensors.1.a.tmp")
+    another = run_of(cut).with_name(f".standard_small2.safetensors.{files._kernel()}.01234567.tmp")
     another.touch()
     for folder in (cut, whole):
         train(recipe(), model_dir=folder)
@@ -286,6 +287,13 @@ def test_a_gradient_that_is_not_finite(patch, whole, tmp_path):
     assert_same_end(whole, tmp_path)
 
 
+def test_no_checkpoint_is_promised_where_there_is_none(patch, tmp_path):
+    forward = nn.Dropout.forward
+    patch.setattr(nn.Dropout, "forward", lambda self, images: forward(self, images) + (0 * images).sqrt())
+    with pytest.raises(FloatingPointError, match="weights are not finite after step 1. Train in another"):
+        train(recipe(), model_dir=tmp_path, checkpoint_minutes=0)
+
+
 def test_one_process_at_a_time(patch, tmp_path):
     messages = []
 
@@ -322,7 +330,8 @@ def assert_survives_a_full_disk(folder, whole, size, minutes, file, step):
     assert elsewhere(partial(with_a_full_disk, size=size, minutes=minutes), cut) == 1
     expected = os.path.normpath(run_of(cut) / file)
     raised = (cut / "raised").read_text()
-    assert raised.startswith("OSError") and f"could not write {expected}" in raised
+    assert raised.startswith(f"NoSpaceError: could not write {expected}: File too large. Free space there")
+    assert raised.endswith(f"{os.path.basename(expected)} as it was before is intact")
     assert last(cut)["step"] == step
     model = load_model("standard_small", cut)
     assert model(torch.rand(1, 3, 32, 32)).isfinite().all()

@@ -346,12 +346,15 @@ def largest_file(size: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.parametrize(("room", "recipe"), [(100_000, {}), (2_000_000, {"long": "x" * 3_000_000})])
-def test_full_disk_keeps_the_earlier_files(tmp_path, room, recipe):
+@pytest.mark.parametrize(
+    ("room", "recipe", "file"),
+    [(100_000, {}, "pgd_at_rn20.safetensors"), (2_000_000, {"long": "x" * 3_000_000}, "pgd_at_rn20.json")],
+)
+def test_full_disk_keeps_the_earlier_files(tmp_path, room, recipe, file):
     path, network, _ = saved(tmp_path)
     before = contents(tmp_path)
     changed = {key: value + 1 for key, value in network.state_dict().items()}
-    with pytest.raises(OSError, match=r"could not write .*pgd_at_rn20.safetensors.*is intact"), largest_file(room):
+    with pytest.raises(OSError, match=rf"could not write .*{file}: .*{file} .* is intact"), largest_file(room):
         checkpoints.save(path, changed, replace(CARD, recipe=recipe))
     assert contents(tmp_path) == before
 

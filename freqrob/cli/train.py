@@ -71,6 +71,8 @@ def train(
     """
     from freqrob import training
     from freqrob.evaluation.checks import explained
+    from freqrob.models.loading import checkpoint_path
+    from freqrob.training.run_folder import RunFolder
 
     given = {
         "epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed, "gamma": gamma, "precision": precision
@@ -86,7 +88,8 @@ def train(
                 checkpoint_minutes=checkpoint_minutes, tensorboard=tensorboard, track=track, log=log,
             )  # fmt: skip
     except KeyboardInterrupt:
-        say_how_to_go_on("What was trained is kept")
+        folder = checkpoint_path(chosen.name, model_dir, chosen.dataset, chosen.threat_model).with_suffix("")
+        say_how_to_go_on("What was trained is kept", RunFolder(folder, chosen.as_dict()).last_checkpoint.is_file())
         raise typer.Exit(INTERRUPTED) from None
     if rank() == 0:
         print_line(f"The best epoch is in {weights}")

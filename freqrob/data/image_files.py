@@ -78,8 +78,8 @@ def decode(files: ImageFiles, size: int, cache: Path, track: Track) -> Tensor:
             write_npy(path, shape, _decoded(files, size, track))
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-                told = f"could not keep {np.prod(shape) / 1e9:.3g} GB of decoded images ({error.strerror})"
-                raise OSError(error.errno, told, str(path)) from error
+                told = f"could not keep {np.prod(shape) / 1e9:.3g} GB of decoded images: {error}"
+                raise OSError(error.errno, told) from error
             warnings.warn(f"{path.parent} is read-only: images are decoded into memory at each start", stacklevel=3)
             return _in_memory(shape, _decoded(files, size, track))
         _remove_others(path, cache.name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from freqrob.files import as_json, temporary_beside, write_json, write_synced
+from freqrob.files import as_json, write_bytes, write_json
 from freqrob.parameters import fits, shown_hint
 
 Self = TypeVar("Self", bound="Measurement")
@@ -75,9 +74,7 @@ class Measurement:
         as_json(content, "about")  # before an NPZ is there without its JSON
         arrays = io.BytesIO()
         np.savez_compressed(arrays, **{name: tensor.cpu().numpy() for name, tensor in self.tensors().items()})
-        with temporary_beside(path.with_suffix(".npz")) as new:
-            write_synced(new, arrays.getvalue())
-            os.replace(new, path.with_suffix(".npz"))
+        write_bytes(path.with_suffix(".npz"), arrays.getvalue())
         write_json(path, content)
         return path
 

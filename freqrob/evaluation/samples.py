@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from freqrob.files import locked, temporary_beside, write_synced
+from freqrob.files import locked, remove_abandoned, write_bytes
 from freqrob.runtime.cache import check_cache
 from freqrob.runtime.processes import merged, propagate_failure
 
@@ -138,14 +138,7 @@ class Samples:
     def _write(self) -> None:
         if self.path is None:
             return
-        content = safetensors.torch.save({**self._values, DONE: self.done}, {"key": self.key})
-        try:
-            with temporary_beside(self.path) as new:
-                write_synced(new, content)
-                os.replace(new, self.path)
-        except OSError as error:
-            reason = f"could not write {self.path}: {error.strerror or error}; what was there before is intact"
-            raise OSError(error.errno, reason) from error
+        write_bytes(self.path, safetensors.torch.save({**self._values, DONE: self.done}, {"key": self.key}))
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -154,6 +147,6 @@ class Samples:
             yield
             return
         with locked(self.path.parent / ".lock") as is_alone:
-            for left in self.path.parent.glob(f".{self.path.name}.*.tmp") if is_alone else ():
-                left.unlink(missing_ok=True)
+            if is_alone:
+                remove_abandoned(self.path.parent, self.path.name)
             yield

@@ -47,15 +47,12 @@ def save(path: str | Path, state: Mapping[str, Tensor], card: Card, dtype: torch
     weights = safetensors.torch.save({key: _stored(value, dtype) for key, value in state.items()})
     created = card.created or datetime.now(timezone.utc).isoformat(timespec="seconds")
     card = replace(card, sha256=hashlib.sha256(weights).hexdigest(), created=created)
-    try:
-        with temporary_beside(path) as new_weights, temporary_beside(card_path(path)) as new_card:
-            write_synced(new_weights, weights)
+    with temporary_beside(path) as new_weights:
+        write_synced(new_weights, weights)
+        with temporary_beside(card_path(path)) as new_card:
             write_synced(new_card, card.to_json().encode())
             os.replace(new_card, card_path(path))  # first: weights without a card would be taken as their name says
             os.replace(new_weights, path)
-    except OSError as error:
-        reason = f"could not write {path}: {error.strerror or error}; what was there before is intact"
-        raise OSError(error.errno, reason) from error
     return card
 
 

@@ -36,15 +36,18 @@ def download(card: Card, path: Path) -> None:
     if not card.sha256:
         raise CheckpointError(f"{card.name}: its card gives {url} but no sha256 to check the download against")
     print(f"Downloading {card.name} from {url} to {path}", file=sys.stderr)
-    with temporary_beside(path) as weights, temporary_beside(card_path(path)) as new_card:
-        try:
+    try:
+        with temporary_beside(path) as weights:
             _transfer(url, weights)
-        except (OSError, HTTPException, ValueError) as error:
-            raise OSError(f"could not download {url} to {path}: {error}; nothing was kept") from error
-        check_sha256(weights, card.sha256, shown_as=url)
-        write_synced(new_card, card.to_json().encode())
-        os.replace(new_card, card_path(path))  # first: weights without a card would be taken as their name says
-        os.replace(weights, path)
+            check_sha256(weights, card.sha256, shown_as=url)
+            with temporary_beside(card_path(path)) as new_card:
+                write_synced(new_card, card.to_json().encode())
+                os.replace(new_card, card_path(path))  # first: weights without a card would be taken as their name says
+                os.replace(weights, path)
+    except CheckpointError:
+        raise
+    except (OSError, HTTPException, ValueError) as error:
+        raise OSError(f"could not download {url} to {path}: {error}; nothing was kept") from error
 
 
 def _transfer(url: str, path: Path) -> None:

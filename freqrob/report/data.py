@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from math import isfinite
 from pathlib import Path
@@ -12,7 +11,7 @@ from urllib.parse import quote
 from torch import Tensor
 
 from freqrob.diagnostics.measurement import Measurement
-from freqrob.files import temporary_beside, write_synced
+from freqrob.files import write_bytes
 from freqrob.report.records import Accuracy, Measured, ModelRecord, Records, origins
 
 COLUMNS = (
@@ -37,7 +36,7 @@ def copy_data(records: Records, out: Path) -> dict[Path, list[str]]:
         if not path.resolve().is_relative_to((out / "data").resolve()):
             target = _free(out / "data" / _folder(path, records) / path.name, taken)
             for file in files:
-                _copy(file, target.with_suffix(file.suffix))
+                write_bytes(target.with_suffix(file.suffix), file.read_bytes())
         taken.add(target)
         inside = target.resolve().relative_to(out.resolve())
         links[path] = [quote(inside.with_suffix(file.suffix).as_posix()) for file in files]
@@ -54,12 +53,6 @@ def _free(path: Path, taken: set[Path]) -> Path:
     """The path, or one like it that no other file of this report has."""
     candidates = (path.with_name(f"{path.stem}-{n}{path.suffix}") for n in range(2, len(taken) + 3))
     return next(one for one in (path, *candidates) if one not in taken)
-
-
-def _copy(file: Path, target: Path) -> None:
-    with temporary_beside(target) as new:
-        write_synced(new, file.read_bytes())
-        os.replace(new, target)
 
 
 def as_dict(records: Records, links: Links) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import math
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from matplotlib.markers import MarkerStyle
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 from torch import Tensor
 
-from freqrob.files import temporary_beside, write_synced
+from freqrob.files import write_bytes
 from freqrob.report.plots import COLOURS, GREY, folded
 
 INK, MUTED, LINES = "#1b1f24", "#5b6470", "#d9dde3"
@@ -126,10 +125,7 @@ class Picture:
         with rc_context(STYLE):
             figure = self._whole()
             for kind, print_as in (("svg", _svg), ("png", _png)):
-                path = folder / f"{self.name}.{kind}"
-                with temporary_beside(path) as new:
-                    write_synced(new, print_as(figure))
-                    os.replace(new, path)
+                write_bytes(folder / f"{self.name}.{kind}", print_as(figure))
 
     def _whole(self) -> Figure:
         columns = min(len(self.panels), COLUMNS if self.size[0] < 4 else 2)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 
-from freqrob.files import temporary_beside
+from freqrob.files import write_bytes
 from freqrob.runtime.figures import import_matplotlib
 
 LABELS = {"val_clean": "clean", "val_pgd10": "PGD-10"}
@@ -33,6 +34,6 @@ def draw_curves(history: Sequence[Mapping[str, float]], path: Path, title: str =
         axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     figure.suptitle(title, fontsize="medium")
-    with temporary_beside(path) as new:
-        figure.savefig(new, format="png")
-        new.replace(path)
+    image = BytesIO()
+    figure.savefig(image, format="png")
+    write_bytes(path, image.getvalue())

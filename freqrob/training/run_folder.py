@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from io import BytesIO
@@ -14,7 +13,7 @@ import torch
 from filelock import Timeout
 from torch import Tensor
 
-from freqrob.files import locked, temporary_beside, write_csv, write_text
+from freqrob.files import locked, remove_abandoned, write_csv, write_text, write_torch
 from freqrob.models.cards import CheckpointError
 from freqrob.runtime.figures import drawing
 
@@ -47,18 +46,17 @@ class RunFolder:
             yield
 
     def _remove_unfinished(self) -> None:
-        """Remove the files of ``temporary_beside`` for this run, in its folder and beside its weights and card."""
-        name = self.folder.name
-        for pattern in (f"{name}/.*.tmp", f".{name}.safetensors.*.tmp", f".{name}.json.*.tmp"):
-            for path in self.folder.parent.glob(pattern):
-                path.unlink(missing_ok=True)
+        """Remove what a killed writer left in the run's folder, and beside it of the weights and the card."""
+        remove_abandoned(self.folder)
+        for suffix in (".safetensors", ".json"):
+            remove_abandoned(self.folder.parent, self.folder.name + suffix)
 
     def read(self) -> dict[str, Any] | None:
         """The last checkpoint, on the CPU, or None.
 
         Raises CheckpointError for a damaged one, ValueError for one of another recipe.
         """
-        path = self.folder / "last.ckpt"
+        path = self.last_checkpoint
         if not path.is_file():
             return None
         content = path.read_bytes()
@@ -78,17 +76,8 @@ class RunFolder:
         return state
 
     def write(self, state: dict[str, Any]) -> None:
-        """Write ``last.ckpt``. Raises OSError, with the earlier one intact, when writing fails (a full disk)."""
-        path = self.folder / "last.ckpt"
-        try:
-            with temporary_beside(path) as new:
-                with new.open("wb") as file:
-                    torch.save({"recipe": self.recipe, **state}, file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(new, path)
-        except (OSError, RuntimeError) as error:  # torch.save's zip writer hides a full disk in a RuntimeError
-            raise OSError(f"could not write {path} ({error}); an earlier checkpoint is intact") from error
+        """Write ``last.ckpt``. Raises OSError, with an earlier one intact, when writing fails (a full disk)."""
+        write_torch(self.last_checkpoint, {"recipe": self.recipe, **state})
 
     def write_metrics(self, history: History) -> None:
         """Write a line for each epoch, and hand the last one to TensorBoard, whose failures are warnings."""
@@ -110,6 +99,11 @@ class RunFolder:
             draw_curves(history, self.folder / "curves.png", title=str(self.recipe["name"]))
 
     @property
+    def last_checkpoint(self) -> Path:
+        """What a run goes on from."""
+        return self.folder / "last.ckpt"
+
+    @property
     def last_weights(self) -> Path:
         """The network of the last whole epoch, for ``load_model``'s ``custom_checkpoint``."""
         return self.folder / "last.safetensors"
@@ -120,9 +114,8 @@ class RunFolder:
 
     def write_batch(self, images: Tensor, labels: Tensor, step: int, network: dict[str, Tensor]) -> None:
         """Keep a batch whose loss is not finite, and the network: ``torch.load(path, weights_only=True)`` reads it."""
-        with temporary_beside(self.bad_batch) as new:
-            torch.save({"images": images.cpu(), "labels": labels.cpu(), "step": step, "network": network}, new)
-            os.replace(new, self.bad_batch)
+        content = {"images": images.cpu(), "labels": labels.cpu(), "step": step, "network": network}
+        write_torch(self.bad_batch, content)
 
 
 def _summary_writer() -> type:

@@ -83,7 +83,7 @@ def train(
     Raises:
         ValueError: a negative ``checkpoint_minutes``; ``model_dir`` holds a run of that name with another recipe, or a
             damaged checkpoint of it.
-        FloatingPointError: the loss became NaN or infinite; the batch is saved and the last checkpoint is intact.
+        FloatingPointError: the loss became NaN or infinite; the batch is saved, and an earlier checkpoint is intact.
         FileNotFoundError: no data, or the weights of a run that was trained are gone.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, when the step is done and a checkpoint written.
         OSError: files cannot be written, such as on a full disk; what was there before is intact.
@@ -160,7 +160,7 @@ def train(
             epoch_ends = state.step % len(batches) == 0
             if not (epoch_ends or stops or due):
                 continue
-            state.check_finite()
+            state.check_finite(run)
             if epoch_ends:
                 with fabric.autocast():
                     state.end_epoch(_validate(state.kept, val_set, recipe, fabric, track))
@@ -226,12 +226,13 @@ class _State:
         self.losses.append(loss)
         self.seconds += seconds
 
-    def check_finite(self) -> None:
+    def check_finite(self, run: RunFolder) -> None:
         """Raise FloatingPointError before weights are kept that a gradient has spoilt."""
         if not all(parameter.isfinite().all() for parameter in self.model.network.parameters()):
+            kept = "; the last checkpoint is intact" if run.last_checkpoint.is_file() else ""
             raise FloatingPointError(
-                f"the weights are not finite after step {self.step}; the last checkpoint is intact. Train in another "
-                f"model_dir with a lower lr (now {self.recipe.lr}) or more precision"
+                f"the weights are not finite after step {self.step}{kept}. Train in another model_dir with a lower lr "
+                f"(now {self.recipe.lr}) or more precision"
             )
 
     @property
