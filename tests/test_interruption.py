@@ -22,7 +22,8 @@ from torch import nn
 from freqrob import files
 from freqrob.data import Batches
 from freqrob.models import load_model, registry
-from freqrob.training import Recipe, run_folder, train, trainer
+from freqrob.models.cards import CheckpointError
+from freqrob.training import Recipe, train, trainer
 
 TRAIN_IMAGES, BATCH, EPOCHS = 480, 8, 3
 EPOCH = TRAIN_IMAGES // BATCH
@@ -352,7 +353,7 @@ def one_of_two(folder, rank):
     with pytest.MonkeyPatch.context() as patch:
         set_up(patch)
         if rank == 0:
-            patch.setattr(run_folder.torch, "save", full_disk)
+            patch.setattr(torch, "save", full_disk)
         try:
             train(recipe(), model_dir=folder, accelerator="cpu", checkpoint_minutes=0)
         except OSError as error:
@@ -386,9 +387,91 @@ def test_a_damaged_checkpoint_is_named(patch, tmp_path):
     changed = [bytes(len(content)), content.replace(b"recipe", b"\xd7ecipe"), b"not a checkpoint", other.getvalue()]
     for damaged in cut + changed:
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=f"{path}: truncated or corrupt; remove"):
+        with pytest.raises(ValueError, match=f"{path}: not usable .*; remove {path.parent} to train"):
             train(recipe(epochs=1), model_dir=tmp_path)
         assert path.read_bytes() == damaged
+
+
+def without(key):
+    return lambda state: state.pop(key)
+
+
+def sets(**values):
+    return lambda state: state.update(values)
+
+
+def of_network(change):
+    def changed(state):
+        state["network"] = {key: change(value) for key, value in state["network"].items()}
+
+    return changed
+
+
+def momenta(change):
+    def changed(state):
+        for one in state["optimizer"]["state"].values():
+            one["momentum_buffer"] = change(one["momentum_buffer"])
+
+    return changed
+
+
+DAMAGES = {
+    **{f"no {key}": without(key) for key in ("step", "history", "losses", "network", "optimizer", "precision")},
+    "no metrics": sets(history=[{}]),
+    "metrics of another epoch": lambda state: state["history"][0].update(epoch=7),
+    "an epoch too many": lambda state: state["history"].append(state["history"][0]),
+    "a negative step": sets(step=-5),
+    "a step behind the end": sets(step=10**9),
+    "a step of another epoch": sets(step=EPOCH + 1),
+    "a step that is text": sets(step="60"),
+    "losses that are text": sets(losses=["a"]),
+    "seconds that are missing": sets(seconds=None),
+    "another network": sets(network={"weight": torch.zeros(3)}),
+    "a sparse network": of_network(lambda value: value.to_sparse() if value.ndim else value),
+    "a network without values": of_network(lambda value: value.to("meta")),
+    "a network of integers": of_network(lambda value: value.long()),
+    "an optimizer that is a list": sets(optimizer=[1]),
+    "an optimizer without state": sets(optimizer={}),
+    "an optimizer of another network": sets(optimizer={"state": {0: {"momentum_buffer": torch.zeros(3)}}}),
+    "a momentum of other shapes": momenta(lambda value: value.flatten()),
+    "a momentum that is a number": momenta(lambda value: 1.0),
+    "a list": lambda state: state.clear(),
+}
+
+
+@pytest.fixture(scope="module")
+def one_epoch(tmp_path_factory):
+    """A run of one epoch, as bytes by file name."""
+    folder = tmp_path_factory.mktemp("one")
+    with pytest.MonkeyPatch.context() as patch:
+        set_up(patch)
+        train(recipe(epochs=1), model_dir=folder)
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_checkpoint_that_loads_but_is_damaged_is_named(patch, tmp_path, one_epoch, damage):
+    for name, content in one_epoch.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    path = run_of(tmp_path) / "last.ckpt"
+    state = torch.load(path, weights_only=True)
+    damage(state)
+    torch.save(state, path)
+    with pytest.raises(CheckpointError, match=f"{path}: not usable .*; remove {path.parent} to train from the"):
+        train(recipe(epochs=1), model_dir=tmp_path)
+
+
+def test_the_optimizer_keeps_the_settings_of_the_recipe(patch, whole, tmp_path):
+    """Those in a damaged checkpoint do not change how a run goes on."""
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe(), model_dir=tmp_path, track=at_step(EPOCH + 10, lambda: signal.raise_signal(signal.SIGINT)))
+    state = last(tmp_path)
+    state["optimizer"]["param_groups"][0].update(lr="x", momentum=0.0, weight_decay=9.0, nesterov=True)
+    torch.save(state, run_of(tmp_path) / "last.ckpt")
+    for folder in (tmp_path, whole):
+        train(recipe(), model_dir=folder)
+    assert_same_end(whole, tmp_path)
 
 
 def test_another_recipe_says_what_differs(patch, tmp_path):

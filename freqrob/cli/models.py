@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from freqrob.cli.app import ModelDir, print_table
+from freqrob.cli.evaluate import say, warnings_as_lines
 
 if TYPE_CHECKING:
     from freqrob.models.cards import Card
@@ -25,25 +27,32 @@ def models(
     - `freqrob models`
     - `freqrob models "bass*" --model-dir ./models`
     """
+    from freqrob.models.cards import CheckpointError
     from freqrob.models.loading import DATASET_CLASSES, THREAT_MODELS, list_models
 
-    found = [
-        (name, dataset, threat)
-        for dataset in DATASET_CLASSES
-        for threat in THREAT_MODELS
-        for name in list_models(pattern, dataset, threat, model_dir)
-    ]
+    with warnings_as_lines():
+        found = [
+            (name, dataset, threat)
+            for dataset in DATASET_CLASSES
+            for threat in THREAT_MODELS
+            for name in list_models(pattern, dataset, threat, model_dir)
+        ]
     if not found:
         raise FileNotFoundError(
             f"no model matches {pattern!r} in the package or in {model_dir}. Train one: freqrob train pgd_at_rn20"
         )
     table = Table("model", "protocol", "accuracy on its card (%)", "images")
     for name, dataset, threat in found:
-        card = _card(name, model_dir, dataset, threat)
+        try:
+            card = _card(name, model_dir, dataset, threat)
+            origin = card.architecture if card else _origin(name, dataset, threat)
+        except CheckpointError as error:
+            say(str(error))
+            card, origin = None, "card not usable"
         results = _card_results(card) if card else [("", "", "")]
-        origin = card.architecture if card else _origin(name, dataset, threat)
-        about = f"{name}\n[dim]{origin}, {dataset}, {threat}[/dim]"
-        table.add_row(about, *("\n".join(column) for column in zip(*results, strict=True)), end_section=True)
+        about = f"{escape(name)}\n[dim]{escape(origin)}, {dataset}, {threat}[/dim]"
+        columns = (escape("\n".join(column)) for column in zip(*results, strict=True))
+        table.add_row(about, *columns, end_section=True)
     print_table(table)
 
 

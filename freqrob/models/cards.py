@@ -2,13 +2,34 @@
 
 import json
 import operator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
+
+from msgspec import Meta
+
+from freqrob.reading import Count, Label, Share, decode_json, fitted, read_bytes
 
 
 class CheckpointError(ValueError):
     """A checkpoint or its card cannot be used; the message names the file and what was expected."""
+
+
+class CardResult(TypedDict, total=False):
+    """What freqrob reads of a result on a card; others are kept."""
+
+    protocol: Label
+    attack: Label
+    norm: Label
+    eps: Annotated[float, Meta(ge=0)]
+    step_size: float | None
+    images: Count
+    seed: int
+    accuracy: Share
+
+
+class _FrontEnd(TypedDict):
+    name: str
 
 
 @dataclass(frozen=True)
@@ -21,18 +42,18 @@ class Card:
     ``hf_file`` and ``hf_revision``, says where the weights can be downloaded.
     """
 
-    name: str
-    architecture: str
-    dataset: str = "cifar10"
-    threat_model: str = "Linf"
-    num_classes: int = 10
+    name: Label
+    architecture: Label
+    dataset: Label = "cifar10"
+    threat_model: Label = "Linf"
+    num_classes: Count = 10
     front_ends: list[dict[str, Any]] = field(default_factory=list)
     recipe: dict[str, Any] = field(default_factory=dict)
     results: list[dict[str, Any]] = field(default_factory=list)
-    commit: str = ""
+    commit: Label = ""
     versions: dict[str, str] = field(default_factory=dict)
     sha256: str = ""
-    created: str = ""
+    created: Label = ""
     url: str = ""
     hf_repo: str = ""
     hf_file: str = ""
@@ -48,30 +69,23 @@ class Card:
 
         Raises CheckpointError, which names ``source``, for malformed JSON, a missing key or a wrong type.
         """
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise CheckpointError(f"{source}: not valid JSON ({error})") from error
-        if not isinstance(values, dict):
-            raise CheckpointError(f"{source}: expected a JSON object, got {type(values).__name__}")
-        missing = [key for key in ("name", "architecture") if key not in values]
-        if missing:
-            raise CheckpointError(f"{source}: the card lacks {', '.join(missing)}")
-        known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
-        for key, value in known.items():
-            expected = _JSON_TYPES.get(key, str)
-            if type(value) is not expected:
-                raise CheckpointError(f"{source}: {key} is {value!r}, expected {expected.__name__}")
-        return cls(**known)
+        return cls._decoded(text.encode(), source)
 
     @classmethod
     def read(cls, path: str | Path) -> "Card":
-        """``from_json`` of a file. Raises FileNotFoundError, or CheckpointError for a malformed card."""
+        """``from_json`` of a file. Raises OSError (FileNotFoundError), or CheckpointError for a malformed card."""
         try:
-            text = Path(path).read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise CheckpointError(f"{path}: not a UTF-8 text file") from error
-        return cls.from_json(text, source=path)
+            content = read_bytes(path)
+        except ValueError as error:  # a folder, or far too long
+            raise CheckpointError(str(error)) from error
+        return cls._decoded(content, path)
 
-
-_JSON_TYPES = {"num_classes": int, "front_ends": list, "recipe": dict, "results": list, "versions": dict}
+    @classmethod
+    def _decoded(cls, content: bytes, source: str | Path) -> "Card":
+        try:
+            card = decode_json(content, source, cls)
+            fitted(card.front_ends, list[_FrontEnd], f"{source}: front_ends")
+            fitted(card.results, list[CardResult], f"{source}: results")
+        except ValueError as error:
+            raise CheckpointError(f"{error}; correct this card or remove it") from error
+        return card

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from freqrob.files import sha256_of, temporary_beside, write_synced, write_text
 from freqrob.models.cards import Card, CheckpointError
 from freqrob.parameters import checked
+from freqrob.reading import read_safetensors, read_torch
 
 
 def card_path(path: str | Path) -> Path:
@@ -111,22 +112,13 @@ def check_sha256(path: Path, expected: str, shown_as: str | Path | None = None) 
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
-    readers = {".safetensors": safetensors.torch.load_file, ".pt": _read_pickle, ".pth": _read_pickle}
+    readers = {".safetensors": read_safetensors, ".pt": read_torch, ".pth": read_torch}
     if path.suffix not in readers:
         raise CheckpointError(f"{path}: expected a file ending in {', '.join(readers)}")
     try:
-        state = readers[path.suffix](path)
-    # Damaged files raise anything: SafetensorError, RuntimeError, EOFError, UnpicklingError, KeyError, ...
-    except Exception as error:
-        raise CheckpointError(
-            f"{path}: cannot be read as {path.suffix} weights: truncated, corrupt, or not tensors only "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no detail'})"
-        ) from error
-    return _unwrap(path, state)
-
-
-def _read_pickle(path: Path) -> object:
-    return torch.load(path, map_location="cpu", weights_only=True)
+        return _unwrap(path, readers[path.suffix](path))
+    except ValueError as error:
+        raise CheckpointError(f"{error}; copy or download it again") from error
 
 
 def _unwrap(path: Path, state: object) -> dict[str, Tensor]:
@@ -139,21 +131,34 @@ def _unwrap(path: Path, state: object) -> dict[str, Tensor]:
 
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor], source: str | Path, architecture: str) -> None:
-    """Copy ``state`` (as ``checkpoint_state`` names it) into ``model``, with front ends or bare; every key must fit.
+    """Copy ``state`` (as ``checkpoint_state`` names it) into ``model``, with front ends or bare.
 
-    Raises CheckpointError that names ``source``, the ``architecture`` and the keys that are missing,
-    unexpected, of another shape, or not floats where the model has floats.
+    Raises CheckpointError as ``check_state``.
+    """
+    check_state(model, state, source, architecture)
+    model.load_state_dict({key: state[key.removeprefix("network.")] for key in model.state_dict()})
+
+
+def check_state(model: nn.Module, state: Mapping[str, Tensor], source: str | Path, architecture: str) -> None:
+    """Raise CheckpointError unless ``state`` fits ``model``, which may be on the meta device.
+
+    The message names ``source``, the ``architecture`` and the keys that are missing, unexpected, of another shape, or
+    not floats where the model has floats.
     """
     expected = checkpoint_state(model)
     problems = [f"{key} is missing" for key in expected if key not in state]
     problems += [f"{key} is unexpected" for key in state if key not in expected]
-    for key, own in expected.items():
-        found = state.get(key, own)
-        if found.shape != own.shape:
-            problems.append(f"{key} is {tuple(found.shape)}, expected {tuple(own.shape)}")
-        elif found.is_complex() or (own.is_floating_point() and not found.is_floating_point()):
-            problems.append(f"{key} is {found.dtype}, expected {own.dtype}")
+    both = [(key, state[key], value) for key, value in expected.items() if key in state]
+    problems += [
+        f"{key} is {tuple(found.shape)}, expected {tuple(value.shape)}"
+        for key, found, value in both
+        if found.shape != value.shape
+    ]
+    problems += [
+        f"{key} is {found.dtype}, expected {value.dtype}"
+        for key, found, value in both
+        if found.is_complex() or (value.is_floating_point() and not found.is_floating_point())
+    ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise CheckpointError(f"{source}: not the weights of {architecture}: {'; '.join(problems[:3])}{more}")
-    model.load_state_dict({key: state[key.removeprefix("network.")] for key in model.state_dict()})

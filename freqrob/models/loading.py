@@ -1,5 +1,6 @@
 """``load_model``: a trained model by name, with RobustBench's signature."""
 
+import os
 import re
 import shlex
 import warnings
@@ -10,11 +11,12 @@ from fnmatch import fnmatchcase
 from importlib import resources
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from freqrob.data.datasets import DATASETS
 from freqrob.models.cards import Card, CheckpointError
-from freqrob.models.checkpoints import card_path, load, load_into
+from freqrob.models.checkpoints import card_path, check_state, load, load_into
 from freqrob.models.downloads import download, download_url
 from freqrob.models.front_ends import (
     FrontEnded,
@@ -31,6 +33,8 @@ from freqrob.parameters import checked, nearest_names
 DATASET_CLASSES = {**{name: info.classes for name, info in DATASETS.items()}, "imagenet": 1000}
 THREAT_MODELS = ("Linf", "L2", "corruptions")
 SOURCES = ("freqrob", "robustbench")
+LONGEST_NAME = 200  # bytes; with what temporary files add it is still a file's name
+_NAME = re.compile(r"\w[\w.+-]*")
 
 
 @checked
@@ -103,7 +107,8 @@ def list_models(
 ) -> list[str]:
     """Sorted names that ``load_model`` can load, by a shell-style pattern: from the package, ``model_dir``, plug-ins.
 
-    Any data set and threat model unless one is given. Raises ValueError for unknown ones.
+    Any data set and threat model unless one is given. Raises ValueError for unknown ones. Warns of JSON files that are
+    not cards, and leaves them out.
     """
     known_dataset, known_threat = check_names(dataset or "cifar10", threat_model or "Linf")
     datasets = [known_dataset] if dataset else list(DATASET_CLASSES)
@@ -131,7 +136,11 @@ def checkpoint_path(
     Raises ValueError for unknown data sets and threat models, and for a name that could leave the folder.
     """
     dataset, threat_model = check_names(dataset, threat_model)
-    if not re.fullmatch(r"\w[\w.+-]*", model_name):
+    if len(os.fsencode(model_name)) > LONGEST_NAME:
+        raise ValueError(
+            f"model_name: got {model_name[:40]!r}… of {len(model_name):,} characters, expected at most {LONGEST_NAME}"
+        )
+    if not _NAME.fullmatch(model_name):
         raise ValueError(f"model_name: got {model_name!r}, expected letters, digits, '_', '-', '+' and '.' only")
     return Path(model_dir).expanduser() / dataset / threat_model / f"{model_name}.safetensors"
 
@@ -166,6 +175,8 @@ def _load_checkpoint(path: Path, model_name: str, dataset: str, threat_model: st
     if card is None:
         card = _card_from_name(model_name, dataset, threat_model, path, state)
     _check_card(card, model_name, dataset, threat_model, path)
+    with torch.device("meta"):  # before a damaged card makes it allocate memory
+        check_state(_create_model(card, path), state, path, card.architecture)
     model = _create_model(card, path)
     load_into(model, state, path, card.architecture)
     return model
@@ -199,12 +210,16 @@ def _plugins() -> Iterator[PluginModel]:
 
 
 def _is_model(path: Path) -> bool:
-    """Whether ``path`` is weights, or a card that says where to download them."""
-    if path.suffix != ".json":
-        return path.suffix == ".safetensors"
+    """Whether ``path`` is weights, or a card that says where to download them. Warns of what is not a card."""
+    if path.suffix == ".safetensors":
+        return bool(_NAME.fullmatch(path.stem)) and path.is_file()
+    weights = path.with_suffix(".safetensors")
+    if path.suffix != ".json" or not _NAME.fullmatch(path.stem) or not path.is_file() or weights.is_file():
+        return False
     try:
         return bool(download_url(Card.read(path)))
-    except CheckpointError:
+    except (CheckpointError, OSError) as error:
+        warnings.warn(f"left out: {error}", stacklevel=4)
         return False
 
 
@@ -247,8 +262,8 @@ def _card_from_name(model_name: str, dataset: str, threat_model: str, path: Path
     name = ModelName.parse(model_name)
     front_ends = variant_front_ends(name.variant, (3, 32, 32))
     if name.variant == "pca" and {"front_ends.0.mean", "front_ends.0.components"} <= state.keys():
-        shape, components = state["front_ends.0.mean"].shape, len(state["front_ends.0.components"])
-        front_ends = variant_front_ends(name.variant, shape, components=components)
+        shape, components = (state[f"front_ends.0.{key}"].shape for key in ("mean", "components"))
+        front_ends = variant_front_ends(name.variant, shape, components=(*components, 0)[0])
     assumed = "".join(f" behind {spec['name']}" for spec in front_ends)
     warnings.warn(f"{path} has no card: taken as {name.architecture}{assumed} on pixels in [0, 1]", stacklevel=5)
     return Card(str(name), name.architecture, dataset, threat_model, DATASET_CLASSES[dataset], front_ends)
@@ -267,7 +282,7 @@ def _create_model(card: Card, path: Path) -> FrontEnded:
     try:
         return with_front_ends(create_network(card.architecture, card.num_classes), card.front_ends)
     except ValueError as error:
-        raise CheckpointError(f"{path}: its card asks for what there is not: {error}") from error
+        raise CheckpointError(f"{path}: its card names a model that cannot be created: {error}") from error
 
 
 def _added(front_end: FrontEndSpec | None, model_name: str, model: FrontEnded) -> list[nn.Module]:

@@ -5,19 +5,41 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-import torch
 from filelock import Timeout
 from torch import Tensor
 
 from freqrob.files import locked, remove_abandoned, write_csv, write_text, write_torch
 from freqrob.models.cards import CheckpointError
+from freqrob.reading import Share, fitted, read_torch
 from freqrob.runtime.figures import drawing
 
 History = list[dict[str, float]]
+
+
+class Epoch(TypedDict):
+    """What every line of the history has, among other numbers."""
+
+    epoch: int
+    loss: float
+    val_clean: Share
+    selection: Share
+
+
+class Checkpoint(TypedDict):
+    """What a run goes on from."""
+
+    recipe: dict[str, Any]
+    step: int
+    history: History
+    losses: list[float]
+    seconds: float
+    network: dict[str, Any]
+    optimizer: dict[str, Any]
+    average: dict[str, Any] | None
+    precision: dict[str, Any]
 
 
 class RunFolder:
@@ -51,29 +73,49 @@ class RunFolder:
         for suffix in (".safetensors", ".json"):
             remove_abandoned(self.folder.parent, self.folder.name + suffix)
 
-    def read(self) -> dict[str, Any] | None:
+    def read(self, steps_per_epoch: int) -> dict[str, Any] | None:
         """The last checkpoint, on the CPU, or None.
 
-        Raises CheckpointError for a damaged one, ValueError for one of another recipe.
+        Raises CheckpointError for a damaged one, or one that no run of ``steps_per_epoch`` could have written;
+        ValueError for one of another recipe.
         """
-        path = self.last_checkpoint
-        if not path.is_file():
+        if not self.last_checkpoint.is_file():
             return None
-        content = path.read_bytes()
-        try:
-            state = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
-            made_for = state["recipe"]
-        except MemoryError:
-            raise
-        # Damaged files raise anything: RuntimeError, EOFError, UnpicklingError, UnicodeDecodeError, OSError, ...
-        except Exception as error:
-            raise CheckpointError(f"{path}: truncated or corrupt; remove {self.folder} to train anew") from error
-        if made_for != self.recipe:
+        with self.damage_named():
+            state = read_torch(self.last_checkpoint)
+            fitted(state, Checkpoint, self.last_checkpoint)
+            fitted(state["history"], list[Epoch], "history")
+            self._check_progress(state, steps_per_epoch)
+        if (made_for := state["recipe"]) != self.recipe:
             raise ValueError(
                 f"recipe: {self.folder} holds a run with other settings ({_differences(made_for, self.recipe)}); "
                 "repeat its command, choose another model_dir, or remove it"
             )
         return state
+
+    def _check_progress(self, state: Checkpoint, steps_per_epoch: int) -> None:
+        """Raise ValueError where the numbers of steps, epochs and losses contradict each other."""
+        epochs, steps = divmod(state["step"], steps_per_epoch)
+        found = [line["epoch"] for line in state["history"]]
+        if found != [*range(1, epochs + 1)] or len(state["losses"]) != steps:
+            raise ValueError(
+                f"after {state['step']:,} steps of {steps_per_epoch:,} an epoch it holds the metrics of {len(found):,} "
+                f"epochs and the losses of {len(state['losses']):,} steps since"
+            )
+
+    @contextmanager
+    def damage_named(self) -> Iterator[None]:
+        """Raise CheckpointError, with the remedy, for whatever a damaged checkpoint makes its readers raise."""
+        try:
+            yield
+        except (MemoryError, OSError):
+            raise
+        except Exception as error:
+            reason = str(error).removeprefix(f"{self.last_checkpoint}: ")
+            reason = reason if isinstance(error, ValueError) else f"{type(error).__name__}: {reason}"
+            raise CheckpointError(
+                f"{self.last_checkpoint}: not usable ({reason}); remove {self.folder} to train from the beginning"
+            ) from error
 
     def write(self, state: dict[str, Any]) -> None:
         """Write ``last.ckpt``. Raises OSError, with an earlier one intact, when writing fails (a full disk)."""

@@ -112,7 +112,7 @@ def train(
             if fabric.is_global_zero:
                 held.enter_context(run.locked())
         with propagate_failure():
-            state = _State(recipe, train_set, fabric, run.read())
+            state = _State(recipe, train_set, fabric, run, run.read(len(batches)))
             if state.history and not weights.is_file():
                 raise FileNotFoundError(f"{weights}: missing, though it was trained; remove {run.folder} to train anew")
         state.check_shared()
@@ -185,7 +185,9 @@ def train(
 class _State:
     """All that changes as a run goes on: what a checkpoint holds, at its start or as ``earlier`` saved."""
 
-    def __init__(self, recipe: Recipe, train_set: ImageSet, fabric: Fabric, earlier: dict[str, Any] | None) -> None:
+    def __init__(
+        self, recipe: Recipe, train_set: ImageSet, fabric: Fabric, run: RunFolder, earlier: dict[str, Any] | None
+    ) -> None:
         network = create_network(recipe.parsed.architecture, len(train_set.classes))
         model = with_front_ends(network, recipe.front_ends)
         for front_end in model.front_ends if earlier is None else ():
@@ -205,7 +207,8 @@ class _State:
             self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
         self.step, self.history, self.losses, self.seconds = 0, [], [], 0.0
         if earlier is not None:
-            self._load(earlier)
+            with run.damage_named():
+                self._load(earlier)
         self.model.train()
 
     @property
@@ -259,8 +262,13 @@ class _State:
         }
 
     def _load(self, saved: dict[str, Any]) -> None:
-        load_into(self.model, saved["network"], "last.ckpt", self.recipe.parsed.architecture)
-        self.optimizer.load_state_dict(saved["optimizer"])
+        load_into(self.model, saved["network"], "network", self.recipe.parsed.architecture)
+        settings = self.optimizer.state_dict()["param_groups"]  # the recipe's
+        self.optimizer.load_state_dict({"state": saved["optimizer"]["state"], "param_groups": settings})
+        for parameter, state in self.optimizer.optimizer.state.items():
+            momentum = state.get("momentum_buffer")
+            if momentum is not None and momentum.shape != parameter.shape:
+                raise ValueError("optimizer: not the momentum of this network")
         if self.average:
             self.average.load_state_dict(saved["average"])
         if saved["precision"]:

@@ -1,0 +1,205 @@
+"""Files that others may have made or damaged, one function for each kind.
+
+A reader checks what a file says of itself (kind, sizes, shapes) before it allocates memory for it, executes nothing
+that is in it, and does not wait for a pipe. What cannot be used raises ValueError: one line that names the file.
+What is not there raises FileNotFoundError, what may not be read another OSError, both of which name it too.
+"""
+
+from __future__ import annotations
+
+import codecs
+import math
+import os
+import stat
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, TypeVar
+from zipfile import ZipFile, ZipInfo, is_zipfile
+
+import msgspec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+    from torch import Tensor
+
+T = TypeVar("T")
+LARGEST_TEXT = 1 << 24  # bytes, 16 MiB
+LARGEST_ARRAYS = 1 << 31  # bytes, 2 GiB
+LARGEST_IMAGE = 1 << 26  # pixels; the largest image of ImageNet has 61 million
+SHARED = 8  # how many tensors of a file may share their values on average, as tied weights do
+
+# A model, an attack, a data set: what is shown to people and may be part of a file's name.
+Label = Annotated[str, msgspec.Meta(max_length=200, pattern=r"\A[^\x00-\x1f\x7f-\x9f]*\Z")]
+Count = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+def open_file(path: str | Path) -> BinaryIO:
+    """Open a regular file for reading. Raises ValueError for a folder, a pipe or a device; OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise ValueError(f"{path}: expected a file, got a {'folder' if stat.S_ISDIR(mode) else 'pipe or a device'}")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bytes(path: str | Path, at_most: int = LARGEST_TEXT) -> bytes:
+    """The content of a file. Raises ValueError for more than ``at_most`` bytes, OSError."""
+    with open_file(path) as file:
+        content = file.read(at_most + 1)
+        if len(content) > at_most:
+            raise ValueError(f"{path}: it has {os.fstat(file.fileno()).st_size:,} bytes, expected at most {at_most:,}")
+    return content
+
+
+def read_text(path: str | Path) -> str:
+    """Text in UTF-8, with or without a byte order mark. Raises ValueError for other bytes; OSError."""
+    try:
+        return read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a UTF-8 text file (byte {error.start:,})") from error
+
+
+def read_json(path: str | Path, kind: type[T] = Any) -> T:
+    """A JSON file as ``kind``; see ``decode_json``. Raises ValueError, OSError."""
+    return decode_json(read_bytes(path), path, kind)
+
+
+def decode_json(content: bytes, source: str | Path, kind: type[T] = Any) -> T:
+    """JSON as ``kind``: a dataclass, a TypedDict (of which other keys are dropped), ``dict[str, int]``, or anything.
+
+    Raises ValueError, which names ``source``, for what is not JSON (NaN and Infinity are not), is nested too deeply,
+    or does not fit ``kind``, with the place.
+    """
+    try:
+        return msgspec.json.decode(content.removeprefix(codecs.BOM_UTF8), type=kind)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{source}: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{source}: not usable JSON ({error})") from error
+
+
+def fitted(value: object, kind: type[T], source: str | Path) -> T:
+    """What has been decoded already as ``kind``, or ValueError as from ``decode_json``."""
+    try:
+        return msgspec.convert(value, kind)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{source}: {error}") from error
+
+
+def read_npz(
+    path: str | Path, names: Collection[str] | None = None, at_most: int = LARGEST_ARRAYS
+) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file, or those of some ``names`` that are in it; nothing is unpickled.
+
+    Raises ValueError for a damaged file, and for more than ``at_most`` bytes of arrays, before any is read; OSError.
+    """
+    from numpy.lib import format
+
+    with open_file(path) as file, _damage_named(path, "an .npz file of plain arrays"), ZipFile(file) as archive:
+        members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+        members = {name: member for name, member in members.items() if names is None or name in names}
+        size = sum(_declared_bytes(archive, member) for member in members.values())
+        if size > at_most:
+            raise ValueError(f"its arrays have {size:,} bytes, expected at most {at_most:,}")
+        found = {}
+        for name, member in members.items():
+            with archive.open(member) as content:
+                found[name] = format.read_array(content, allow_pickle=False)
+        return found
+
+
+def _declared_bytes(archive: ZipFile, member: ZipInfo) -> int:
+    """How large the array is that the header of a .npy file declares."""
+    from numpy.lib import format
+
+    with archive.open(member) as content:
+        version = format.read_magic(content)
+        read = format.read_array_header_1_0 if version == (1, 0) else format.read_array_header_2_0
+        shape, _, dtype = read(content)
+    return math.prod(shape) * dtype.itemsize
+
+
+def map_npy(path: str | Path) -> np.ndarray:
+    """A .npy file, memory-mapped and read-only; nothing is unpickled. Raises ValueError for a damaged file; OSError."""
+    from numpy.lib import format
+
+    open_file(path).close()
+    with _damage_named(path, "a whole .npy file of a plain array"):
+        return format.open_memmap(path, mode="r")
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """A PNG or JPEG as RGB. Raises ValueError for a damaged file, and for more than 67 million pixels; OSError."""
+    from PIL import Image  # torchvision brings it
+
+    with open_file(path) as file, _damage_named(path, "an intact image"):
+        with Image.open(file, formats=("PNG", "JPEG")) as image:
+            if image.width * image.height > LARGEST_IMAGE:
+                size = f"{image.width:,} × {image.height:,}"
+                raise ValueError(f"it has {size} pixels, expected at most {LARGEST_IMAGE:,}")
+            return image.convert("RGB")
+
+
+def read_torch(path: str | Path) -> Any:
+    """What ``torch.save`` wrote, on the CPU: plain tensors, numbers, texts and what holds them; nothing is executed.
+
+    Raises ValueError for a damaged file, for other objects, for tensors that are sparse, nested, quantized or on the
+    meta device, and for contents that would take many times the memory that the file takes on disk; OSError.
+    """
+    import torch
+
+    with open_file(path) as file, _damage_named(path, "an intact file of tensors"):
+        size = os.fstat(file.fileno()).st_size
+        if is_zipfile(file):  # torch.save compresses nothing
+            with ZipFile(file) as archive:
+                if sum(member.file_size for member in archive.infolist()) > size:
+                    raise ValueError("it says that it holds more than it does")
+        file.seek(0)
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except UnpicklingError as error:  # whose message tells how to execute it
+            raise ValueError("truncated, or with more in it than tensors, which is not executed") from error
+        tensors = list(_tensors(content))
+        for tensor in tensors:
+            if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_nested or tensor.is_quantized:
+                raise ValueError("it has a tensor that is sparse, nested, quantized or meta, expected dense ones")
+        if sum(tensor.numel() * tensor.element_size() for tensor in tensors) > SHARED * size:
+            raise ValueError("its tensors are far larger than the file")
+        return content
+
+
+def read_safetensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises ValueError for a damaged file; OSError."""
+    import safetensors.torch
+
+    open_file(path).close()
+    with _damage_named(path, "an intact safetensors file"):
+        return safetensors.torch.load_file(path)
+
+
+@contextmanager
+def _damage_named(path: str | Path, expected: str) -> Iterator[None]:
+    """Raise ValueError, which names the file, for whatever a library raises on a damaged one, of any type at all."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"{path}: not {expected} ({reason})") from error
+
+
+def _tensors(content: object) -> Iterator[Tensor]:
+    """All tensors in dicts and lists."""
+    from torch import Tensor
+
+    if isinstance(content, Tensor):
+        yield content
+    elif isinstance(content, Mapping | Sequence) and not isinstance(content, str | bytes):
+        for one in content.values() if isinstance(content, Mapping) else content:
+            yield from _tensors(one)
