@@ -197,8 +197,9 @@ def check_attacked(images: Tensor, labels: Tensor) -> None:
 
 def check_logits(logits: Tensor, images: int, classes: int) -> None:
     """Raise ValueError unless logits are (images, K) with K at least the number of ``classes``."""
-    if logits.ndim != 2 or len(logits) != images:
-        raise ValueError(f"model: expected it to give logits ({images}, K), got shape {tuple(logits.shape)}")
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != images:
+        got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise ValueError(f"model: expected it to give logits ({images}, K), got {got}")
     if classes > logits.shape[1]:
         raise ValueError(f"labels: expected classes below {logits.shape[1]}, got {classes - 1}")
 

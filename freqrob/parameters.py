@@ -70,11 +70,17 @@ def fits(value: object, hint: Any) -> bool:
         return (
             isinstance(value, origin) and not isinstance(value, str | bytes) and all(fits(one, of[0]) for one in value)
         )
+    if origin in (Mapping, dict):
+        return isinstance(value, origin) and all(
+            fits(one, kind) for item in value.items() for one, kind in zip(item, of, strict=True)
+        )
     if hint in (int, float):
         return is_number(value) and (hint is float or isinstance(value, Integral))
     if hint is Path:
         return isinstance(value, str | os.PathLike)
-    if origin is Callable or getattr(hint, "__module__", "").startswith("torch.nn."):
+    if getattr(hint, "__module__", "").startswith("torch.nn."):
+        return callable(value) and not isinstance(value, type)
+    if origin is Callable:
         return callable(value)
     kind = origin or hint
     return not isinstance(kind, type) or (isinstance(value, kind) and not (kind is Iterable and isinstance(value, str)))

@@ -181,7 +181,7 @@ VALUES = {
 }  # fmt: skip
 RIGHT = {  # what may be right for a type
     float: {"one", "fraction"}, int: {"one"}, bool: {"true"}, str: {"text", "digits"}, Path: {"text", "digits"},
-    type(None): {"none"}, torch.Tensor: {"tensor"}, nn.Module: {"class"}, typing.Any: set(VALUES),
+    type(None): {"none"}, torch.Tensor: {"tensor"}, nn.Module: set(), typing.Any: set(VALUES),
     Callable: {"class"}, Mapping: {"dict"}, dict: {"dict"}, typing.Literal: set(),
     Iterable: {"list", "strings", "nones", "dict", "array", "tensor", "bytes"},
 }  # fmt: skip
@@ -410,7 +410,11 @@ def test_tensors_without_a_value_are_not_numbers():
         (len, Callable[[torch.Tensor], torch.Tensor], True),
         (3, Callable[[torch.Tensor], torch.Tensor], False),
         ({}, Mapping[str, int], True),
+        ({"a": {"b": 3}}, Mapping[str, Mapping[str, typing.Any]], True),
+        ({"a": 3}, Mapping[str, Mapping[str, typing.Any]], False),
+        ({3: "a"}, dict[str, typing.Any], False),
         (len, nn.Module, True),
+        (nn.ReLU, nn.Module, False),
         (3, nn.Module, False),
         (True, int, False),
         (1, bool, False),

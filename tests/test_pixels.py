@@ -72,7 +72,7 @@ def test_channels_in_the_last_place_are_refused(call):
         call(IMAGES.movedim(1, -1))
 
 
-@pytest.mark.parametrize("call", [bass, radial_power, spectrum.__wrapped__], ids=["bass", "radial_power", "spectrum"])
+@pytest.mark.parametrize("call", [bass, radial_power, spectrum], ids=["bass", "radial_power", "spectrum"])
 def test_the_remedy_gives_the_right_numbers(call):
     real = sample_images().images
     with pytest.raises(ValueError, match=r"use images.movedim\(-1, -3\)"):
@@ -273,6 +273,7 @@ ATTACKS = {
         ({"labels": LABELS - 1}, ValueError, "labels: expected classes from 0 on, got -1"),
         ({"labels": LABELS + 1}, ValueError, "labels: expected classes below 3, got 3"),
         ({"model": lambda images: images}, ValueError, r"model: expected it to give logits \(6, K\)"),
+        ({"model": lambda images: [images]}, ValueError, r"model: expected it to give logits \(6, K\), got a list"),
     ],
 )  # fmt: skip
 def test_an_attack_names_what_it_cannot_attack(attack, change, error, message):
