@@ -292,8 +292,12 @@ def measuring(model: nn.Module) -> Iterator[nn.Module]:
     """The bare model in eval mode; on exit the caller's model is as it was.
 
     Restores the modes of all modules, and ``requires_grad`` and ``.grad`` of the model's tensors, which a backward pass
-    through the model would otherwise fill or add to. Also restores the grad mode of the process.
+    through the model would otherwise fill or add to. Also restores the grad mode of the process. A model that is not a
+    module has no such state, and is yielded as it is.
     """
+    if not isinstance(model, nn.Module):
+        yield model
+        return
     before = [(tensor, tensor.requires_grad, tensor.grad) for tensor in _leaves(model)]
     try:
         for tensor, _, gradient in before:
@@ -324,6 +328,8 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 def _leaves(model: nn.Module) -> list[Tensor]:
     """The parameters, buffers and other tensors of the modules that may have a gradient of their own."""
+    if not isinstance(model, nn.Module):
+        return []
     attributes = (value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor))
     held = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers(), attributes)}
     return [tensor for tensor in held.values() if tensor.is_leaf and not tensor.is_inference()]

@@ -42,6 +42,7 @@ IMAGES = torch.rand(6, 3, 8, 8)
 BYTES = (IMAGES * 255).byte()
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
 NETWORK = nn.Sequential(nn.Flatten(), nn.Linear(192, 3)).eval()
+OF_TEN = nn.Sequential(nn.Flatten(), nn.Linear(192, 10)).eval()  # classes, as CIFAR-10 has
 MODEL = front_ends.FrontEnded([bass.BaSS()], NETWORK).eval()
 SET = data.ImageSet(BYTES, LABELS, ("a", "b", "c"))
 LARGE = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
@@ -67,7 +68,7 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
     PGD(2).perturb: {**GIVEN, "numbers": LABELS},
     evaluation.Transfer: {"source": NETWORK, "attack": PGD(2)},
     evaluation.check_masking: {**GIVEN, "model": MODEL, "white_box": PGD(1), "queries": 1},
-    evaluate_corruptions: {"model": NETWORK, "corruptions": ARRAYS, "images": 2},
+    evaluate_corruptions: {"model": OF_TEN, "corruptions": ARRAYS, "images": 2},
     ARRAYS.images: {"name": "fog", "severity": 2},
     diagnostics.band_accuracy: {**GIVEN, "steps": 1},
     diagnostics.corruption_spectrum: {"images": IMAGES, "corrupted": [IMAGES.flip(-1)]},

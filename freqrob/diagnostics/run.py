@@ -357,6 +357,8 @@ def _check_model(
     plans: Iterable[str], model: nn.Module, images: Tensor, labels: Tensor, classes: int | None, batch_size: int
 ) -> None:
     """Raise for a model that these diagnostics cannot measure, as ``warn_of_model`` does; warn as it does."""
+    if classes is not None:
+        check_counts(classes=classes)
     some = _some(model, images, labels, batch_size)
     needing = ", ".join(name for name in plans if DIAGNOSTICS[name].gradients)
     instead = ", ".join(name for name, diagnostic in DIAGNOSTICS.items() if not diagnostic.gradients)

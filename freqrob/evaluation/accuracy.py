@@ -123,7 +123,9 @@ def evaluate(
     for protocol in protocols:
         if protocol not in PROTOCOLS:
             raise ValueError(f"protocols: expected some of {', '.join(PROTOCOLS)}, got {protocol!r}")
-    check_counts(batch_size=batch_size, **({} if classes is None else {"classes": classes}))
+    check_counts(batch_size=batch_size)
+    if classes is not None:
+        check_counts(classes=classes)
     check_seeds(seed=seed)
     results = []
     with random_state(seed), measuring(as_module(model)) as bare:
