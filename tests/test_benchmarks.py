@@ -513,9 +513,17 @@ def test_the_script_refuses_what_it_does_not_understand(arguments, what):
     assert what in done.stderr
 
 
+@needs_kernels
+def test_a_dry_run_of_the_script_s_tests(tmp_path):
+    done = script("--device", "cpu", "--only", "test", "--out", str(tmp_path), CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 0, done.stdout
+    for stage in ("build: passed", "short: passed", "tests: passed", "memcheck: not here", "racecheck: not here"):
+        assert f"== {stage}" in done.stdout
+
+
 @pytest.mark.slow
 @needs_kernels
-def test_a_dry_run_of_the_script(tmp_path):
+def test_a_dry_run_of_the_script_s_benchmarks(tmp_path):
     done = script("--device", "cpu", "--quick", "--only", "bench", "--out", str(tmp_path))
     assert done.returncode == 0, done.stdout
     record = json.loads((tmp_path / "dry_run.json").read_text())

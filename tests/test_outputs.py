@@ -29,6 +29,7 @@ from freqrob.models.cards import Card
 from freqrob.models.checkpoints import save
 from freqrob.report import write_report
 from freqrob.runtime.terminal import lenient_output
+from freqrob.spectral import native
 from freqrob.training import Recipe, train, trainer
 
 pytestmark = pytest.mark.usefixtures("tiny")
@@ -52,7 +53,8 @@ def models(tiny, tmp_path_factory):
 def here(tmp_path, monkeypatch, models):
     """An empty working directory; the test set is Foolbox's images."""
     monkeypatch.setattr("freqrob.data.load_dataset", lambda *_, **__: sample_images())
-    monkeypatch.setattr("freqrob.spectral.native.cache_folder", lambda: tmp_path / "cache")
+    native.load()  # from the usual cache
+    monkeypatch.setenv("FREQROB_CACHE", str(tmp_path / "cache"))
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     return tmp_path / "here"
