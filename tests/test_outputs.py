@@ -246,6 +246,11 @@ def test_hybrids_and_corruptions_are_checked_before_they_are_made(here, monkeypa
     assert os.listdir() == []
 
 
+def test_the_demo_refuses_too_few_images_before_it_measures(here, models, unmeasured):
+    assert "so they cannot be deranged" in refused(models, "demo", "--images", "1")
+    assert os.listdir() == []
+
+
 def test_spectra_of_corruptions_are_looked_for_before_anything_is_measured(here, models, monkeypatch):
     monkeypatch.setattr("freqrob.diagnostics.spectrum", lambda *_: pytest.fail("a spectrum was measured"))
     assert "no corruptions of cifar10" in refused(models, "dataset", "spectrum", "--corruptions", "none")
@@ -295,6 +300,20 @@ def test_corruptions_are_written_though_the_baseline_makes_no_error(here, models
 
 
 # Drawing
+
+
+def test_a_report_goes_on_without_a_figure_that_cannot_be_drawn(here, monkeypatch):
+    def fails(*_, **__):
+        raise RuntimeError("no colours")
+
+    for name, images in (("natural", sample_images().images), ("dark", sample_images().images // 2)):
+        spectrum(images).save("spectra", name, {"source": "samples"})
+    monkeypatch.setattr("freqrob.report.plots.plot_power", fails)
+    with pytest.warns(UserWarning, match="spectra was not drawn .RuntimeError: no colours"):
+        page = write_report(["spectra"], "page", cards=False)
+    found = json.loads(Path("page/results.json").read_text())
+    assert found["spectra"].keys() == {"natural", "dark"} and found["figures"] == []
+    assert page.is_file() and Path("page/results.csv").is_file()
 
 
 @pytest.fixture

@@ -43,6 +43,7 @@ def demo(
     - `freqrob demo --model-dir ./models`
     """
     check_folder(out)
+    from freqrob.data.hybrid import partners
     from freqrob.data.samples import sample_images
     from freqrob.files import write_json
     from freqrob.provenance import provenance
@@ -58,6 +59,7 @@ def demo(
         count = 1000 if images is None else images
     if not 1 <= count <= len(dataset):
         raise ValueError(f"images: expected 1 to {len(dataset)} (the images there are), got {count}")
+    partners(dataset.labels[:count], seed)  # raises where hybrid images cannot be made of so few
     names, folder = _demo_models(model_dir)
     options = {"--data": data, "--images": images, "--seed": seed, "--model-dir": model_dir}
     command, measured = command_line("demo", options), out / "data"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -26,6 +26,7 @@ from freqrob.report.findings import caveats, findings
 from freqrob.report.pictures import pictures
 from freqrob.report.records import Accuracy, ModelRecord, Records, origins, read_runs
 from freqrob.report.summary import Column, columns, settings, title_of
+from freqrob.runtime.figures import drawing
 
 GALLERY = 20
 CONTENTS = {  # by picture: its section, and what is said of it at the head of the page
@@ -79,7 +80,7 @@ def write_report(
             the report; nothing to report.
         OSError: the folder cannot be written.
 
-    Warns of what was left out; the page says so too.
+    Warns of what was left out, which the page says too, and of figures that cannot be drawn.
     """
     out = Path(out)
     check_folder(out)
@@ -90,20 +91,31 @@ def write_report(
     for name in ("index.html", "results.json", "results.csv"):
         check_file(out / name, "out", inputs)
     drawn = pictures(records)
-    links = copy_data(records, out)
-    for picture in track(drawn.values(), "figures", len(drawn)):
-        picture.save(out / "figures")
-    about = provenance(command)
-    earlier = _figures_of(out / "results.json") - drawn.keys()
+    links, about = copy_data(records, out), provenance(command)
     summary = columns(records.models)
     found = [one.striptags() for one in findings(records, summary)]
-    write_json(out / "results.json", {**about, "findings": found, "figures": [*drawn], **as_dict(records, links)})
+    earlier = _figures_of(out / "results.json")
+    numbers = {**about, "findings": found, "figures": [*drawn], **as_dict(records, links)}
+    write_json(out / "results.json", numbers)
     write_csv(out / "results.csv", list(tidy_rows(records)), COLUMNS)
+    drawn = _saved(drawn, out / "figures", track)
+    if [*drawn] != numbers["figures"]:
+        write_json(out / "results.json", {**numbers, "figures": [*drawn]})
     write_text(out / "index.html", render(records, drawn, links, about, title=title, gallery=gallery))
-    for name in earlier:
+    for name in earlier - drawn.keys():
         for kind in ("svg", "png"):
             (out / "figures" / f"{name}.{kind}").unlink(missing_ok=True)
     return out / "index.html"
+
+
+def _saved(pictures: Mapping[str, Picture], folder: Path, track: Track) -> dict[str, Picture]:
+    """The pictures that could be drawn, as files; a warning for each of the others."""
+    saved = {}
+    for name, picture in track(pictures.items(), "figures", len(pictures)):
+        with drawing(name):
+            picture.save(folder)
+            saved[name] = picture
+    return saved
 
 
 def _figures_of(results: Path) -> set[str]:
