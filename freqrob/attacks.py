@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from freqrob.data.datasets import check_labelled
 from freqrob.parameters import check_choices, check_integers, checked, is_number, shown
 from freqrob.pixels import check_floats
+from freqrob.tensors import FLOATS, check_values
 
 Model = Callable[[Tensor], Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -191,17 +192,30 @@ def check_radius(norm: str, **values: float) -> None:
 
 def check_attacked(images: Tensor, labels: Tensor) -> None:
     """Raise unless an attack can begin at these images and labels: ``check_labelled``, but floats, rounded or not."""
+    check_values(images, "images")
     check_floats(images)
     check_labelled(images, labels, tolerance=ROUNDING)
 
 
 def check_logits(logits: Tensor, images: int, classes: int) -> None:
     """Raise ValueError unless logits are (images, K) with K at least the number of ``classes``."""
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != images:
-        got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+    if got := unlike_logits(logits, images):
         raise ValueError(f"model: expected it to give logits ({images}, K), got {got}")
     if classes > logits.shape[1]:
         raise ValueError(f"labels: expected classes below {logits.shape[1]}, got {classes - 1}")
+
+
+def unlike_logits(logits: object, images: int) -> str:
+    """What a model gives that is not logits (images, K); "" if it is."""
+    if not isinstance(logits, Tensor):
+        return f"a {type(logits).__name__}"
+    if logits.is_nested or logits.layout != torch.strided:
+        return "a nested tensor" if logits.is_nested else f"a tensor of layout {logits.layout}"
+    if logits.is_meta:
+        return "a tensor without values, on the meta device; load the model's weights first"
+    if logits.ndim != 2 or len(logits) != images or logits.dtype not in FLOATS:
+        return f"{tuple(logits.shape)} {logits.dtype} of {images} images"
+    return ""
 
 
 def has_nan(values: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from freqrob import cli
-from freqrob.cli.diagnose import _distance, _folders, _number, _over_seeds, _table, _under_a_wave, diagnose
+from freqrob.cli.diagnose import _check_folders, _distance, _number, _over_seeds, _table, _under_a_wave, diagnose
 from freqrob.data.samples import CIFAR10_CLASSES, sample_images
 from freqrob.diagnostics import (
     BandAccuracy,
@@ -75,7 +75,7 @@ def test_no_model_takes_another_models_folder(tmp_path):
     for file, content in (("wandb.json", '{"model": {}}'), ("a.json", "{}"), ("b.json", '{"model": "fgsm/rn20"}')):
         (tmp_path / "found" / "fgsm_rn20" / file).write_text(content)
     (tmp_path / "found" / "fgsm_rn20" / "a.npz").write_text("")
-    assert _folders(["fgsm_rn20"], tmp_path / "found"), "none of them is of a measurement"
+    _check_folders({"fgsm_rn20": tmp_path / "found" / "fgsm_rn20"})  # none of them is of a measurement
     (tmp_path / "found" / "fgsm_rn20" / "b.npz").write_text("")
     result = run("fgsm_rn20", "--only", "jacobian", "--out", "found")
     assert result.exit_code == 2 and "found/fgsm_rn20 is the folder of fgsm_rn20, and of fgsm/rn20" in result.output

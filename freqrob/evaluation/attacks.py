@@ -73,17 +73,16 @@ class Attack(ABC):
         Raises TypeError and ValueError, as ``freqrob.attacks.pgd``, for images and labels that do not fit. No images at
         all come back as they are.
         """
-        if images.ndim == 4 and not len(images):
+        if images.shape[:1] == (0,):
             return images
-        check_attacked(images, labels)
-        check_seeds(seed=seed)
-        numbers = torch.arange(len(images)) if numbers is None else numbers
+        numbers = _checked_numbers(images, labels, numbers, seed)
         with random_state(seed, *numbers[:1].tolist()), measuring(model) as model:
             return self._perturb(model, images, labels, numbers, seed)
 
     @abstractmethod
     def _perturb(self, model: nn.Module, images: Tensor, labels: Tensor, numbers: Tensor, seed: int) -> Tensor: ...
 
+    @checked
     def withstood(
         self, model: nn.Module, images: Tensor, labels: Tensor, *, numbers: Tensor | None = None, seed: int = 0
     ) -> Tensor:
@@ -92,7 +91,7 @@ class Attack(ABC):
         What the attack found is classified anew. An image found outside its ball or [0, 1] breaks nothing, with a
         warning.
         """
-        numbers = torch.arange(len(images)) if numbers is None else numbers
+        numbers = _checked_numbers(images, labels, numbers, seed)
         with random_state(seed, *numbers[:1].tolist()), measuring(model) as model:
             found = self._perturb(model, images, labels, numbers, seed)
             correct = classify(model, found, labels)
@@ -102,6 +101,13 @@ class Attack(ABC):
             outside = f"{int((~within).sum())} of its images left the ball or [0, 1]"
             warnings.warn(f"{self.name}: {outside}; they break nothing", stacklevel=2)
         return correct | ~within
+
+
+def _checked_numbers(images: Tensor, labels: Tensor, numbers: Tensor | None, seed: int) -> Tensor:
+    """The images' numbers, where they and the labels can be attacked. Raises as ``check_attacked``."""
+    check_attacked(images, labels)
+    check_seeds(seed=seed)
+    return torch.arange(len(images)) if numbers is None else numbers
 
 
 @torch.no_grad()

@@ -9,8 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from freqrob.attacks import input_gradient
-from freqrob.tensors import FLOATS
+from freqrob.attacks import input_gradient, unlike_logits
 
 SAME = 1e-4  # of the logits' norm: what two passes may differ by; AutoAttack's packages take the same
 UNLIKELY = 1e-3  # a chance at which labels are taken to be of fewer classes than the model's
@@ -30,23 +29,10 @@ def check_answers(model: nn.Module, images: Tensor, labels: Tensor, classes: int
         if is_out_of_memory(error):
             raise
         raise ValueError(f"model: {_failure(model, images, error)}") from error
-    if got := _unlike_logits(logits, len(images)):
+    if got := unlike_logits(logits, len(images)):
         raise ValueError(f"model: expected it to give logits (N, K), got {got}")
     _check_classes(logits.shape[1], labels, classes)
     return logits
-
-
-def _unlike_logits(logits: object, images: int) -> str:
-    """What a model gives that is not logits; "" if it is."""
-    if not isinstance(logits, Tensor):
-        return f"a {type(logits).__name__}"
-    if logits.is_nested or logits.layout != torch.strided:
-        return "a nested tensor" if logits.is_nested else f"a tensor of layout {logits.layout}"
-    if logits.is_meta:
-        return "a tensor without values, on the meta device; load the model's weights first"
-    if logits.ndim != 2 or len(logits) != images or logits.dtype not in FLOATS:
-        return f"{tuple(logits.shape)} {logits.dtype} of {images} images"
-    return ""
 
 
 def _check_classes(given: int, labels: Tensor, classes: int | None) -> None:

@@ -26,7 +26,6 @@ from pyautoattack import state as implementation_state
 from torch import Tensor, nn
 
 from freqrob.attacks import check_attacked, device_of, measuring, random_state
-from freqrob.data.datasets import check_labelled
 from freqrob.evaluation.autoattack import fit, prepared
 from freqrob.evaluation.checks import explained
 from freqrob.evaluation.keys import data_hash, model_hash, unseen
@@ -103,7 +102,6 @@ class AutoAttack(pyautoattack.AutoAttack):
         return found
 
     def _run(self, x_orig: Tensor, y_orig: Tensor, bs: int) -> tuple[Tensor, Tensor]:
-        check_labelled(x_orig, y_orig)
         with (
             explained(bs), self._logging(), random_state(), measuring(self.model),
             prepared(self.model, self.attacks_to_run, x_orig.dtype),
