@@ -2,6 +2,7 @@
 
 import enum
 import json
+import os
 import shlex
 import threading
 from contextlib import contextmanager
@@ -402,6 +403,24 @@ def test_download_of_something_else_is_refused(tmp_path, published):
         with pytest.raises(CheckpointError, match=f"{url}/w: sha256 is .* the card expects {card.sha256}"):
             load_model(NAME, tmp_path / "models")
     assert left(tmp_path / "models") == []
+
+
+def test_weights_never_lie_there_without_their_card(tmp_path, published, monkeypatch):
+    """Another process that loads them meanwhile would take them for what their name alone says."""
+    weights, card = published
+    replace_file, alone = os.replace, []
+
+    def replacing(new, path):
+        replace_file(new, path)
+        there = {found.suffix for found in Path(path).parent.glob("[!.]*")}
+        alone.append(there == {".safetensors"})
+
+    monkeypatch.setattr(os, "replace", replacing)
+    write_model(tmp_path / "saved", seed=9)
+    with serving({"/w": weights}) as url:
+        ship(replace(card, url=f"{url}/w"), tmp_path)
+        load_model(NAME, tmp_path / "models")
+    assert alone == [False] * 4
 
 
 def test_interrupted_download(tmp_path, published):

@@ -117,7 +117,7 @@ class TestStart:
 @contextmanager
 def busy(count):
     """So many processes that do nothing but compute."""
-    spinning = [forkserver.Process(target=spin) for _ in range(count)]
+    spinning = [forkserver.Process(target=spin, daemon=True) for _ in range(count)]
     for process in spinning:
         process.start()
     try:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock, Timeout
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
@@ -21,6 +22,7 @@ from freqrob.models.front_ends import PCA, Blur, Normalize
 from freqrob.spectral.bass import BaSS, bass
 from freqrob.training import Recipe, train, trainer
 from freqrob.training.launch import launch
+from freqrob.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -99,7 +101,20 @@ class TestRun:
     def test_leaves_no_run_where_there_is_no_data(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="data_dir"):
             train(recipe(), data_dir=tmp_path / "absent", model_dir=tmp_path)
-        assert not list((tmp_path / "cifar10" / "Linf").iterdir())
+        assert not list(tmp_path.iterdir())
+
+    def test_reads_the_checkpoint_while_no_other_process_can_write_it(self, asked, tmp_path, monkeypatch):
+        read, tried = RunFolder.read, []
+
+        def reading(run):
+            with pytest.raises(Timeout):
+                FileLock(run.folder / ".lock", is_singleton=False).acquire(timeout=0)
+            tried.append(run)
+            return read(run)
+
+        monkeypatch.setattr(RunFolder, "read", reading)
+        train(recipe(epochs=1), model_dir=tmp_path)
+        assert tried
 
     def test_leaves_metrics_and_curves(self, asked, tmp_path):
         path = train(recipe("fgsm_tiny", epochs=2), model_dir=tmp_path)

@@ -59,7 +59,7 @@ class Together:
                 own["MASTER_PORT"] = self.port
             self.port = own["MASTER_PORT"]
             given = (target, arguments, folder, {name: str(value) for name, value in own.items()}, self._gate)
-            self.processes.append(forkserver.Process(target=_run, args=given))
+            self.processes.append(forkserver.Process(target=_run, args=given, daemon=True))
         for process in self.processes:
             process.start()
 
