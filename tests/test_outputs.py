@@ -356,12 +356,13 @@ from freqrob.training.curves import draw_curves
 from pathlib import Path
 draw_curves([{"epoch": 1, "loss": 2.0, "val_clean": 0.5, "selection": 0.5}], Path("curves.png"))
 import freqrob.report
-assert os.environ["MPLBACKEND"] == "module://no_such.backend"
+print(os.environ["MPLBACKEND"])
 """
 
 
-def test_figures_need_no_back_end(tmp_path):
-    environment = {**os.environ, "MPLBACKEND": "module://no_such.backend"}
+@pytest.mark.parametrize("backend", ["no_such_backend", "module://matplotlib_inline.backend_inline"])
+def test_figures_need_no_back_end(tmp_path, backend):
+    environment = {**os.environ, "MPLBACKEND": backend}
     subprocess.run([sys.executable, "-c", DRAWING], env=environment, cwd=tmp_path, check=True)
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
@@ -419,6 +420,20 @@ def test_progress_that_nobody_reads_ends_no_command(here, models, monkeypatch):
         with pytest.raises(SystemExit) as done:
             cli.main()
     assert not done.value.code and Path("r.json").is_file()
+
+
+@pytest.mark.parametrize("text", ["short", 100_000 * "long"])
+def test_whatever_is_printed_into_a_closed_pipe_is_dropped(monkeypatch, text):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = []
+    with open(writer, "w") as closed, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", closed)
+        with pytest.raises(SystemExit) as ended, lenient_output():
+            for _ in range(3):
+                print(text, flush=True)
+            done.append(True)
+    assert done and ended.value.code == 1
 
 
 def test_the_streams_are_restored_and_an_exit_status_is_kept(capsys):

@@ -18,6 +18,8 @@ from safetensors import safe_open
 from test_training import two_colours_split
 
 from benchmarks import readme, records, replication
+from freqrob.data.samples import sample_images
+from freqrob.models import load_model
 from freqrob.spectral import native
 from freqrob.training import trainer
 
@@ -198,6 +200,18 @@ def test_the_tables_are_written_where_they_belong(tmp_path, monkeypatch):
     for module in (readme, replication):
         assert [module.main(arguments) for arguments in (["--check"], [], ["--check"])] == [1, 0, 0]
     assert readme.README.read_text() == text != emptied
+
+
+@pytest.mark.slow  # Numba compiles Foolbox's attack
+def test_minimal_perturbations_are_compared_with_foolbox_s():
+    pytest.importorskip("foolbox")
+    from benchmarks.minimal_perturbation import correct_images, rows
+
+    network = load_model("pgd_at_rn20")
+    images, labels = correct_images(network, sample_images(), 3, "cpu")
+    found = list(rows(network, images, labels, 2, ["Linf"]))
+    assert [row["attack"] for row in found] == ["foolbox", "freqrob", "freqrob, all steps", "fmn"]
+    assert found[0]["compile_s"] > 0 and found[0]["times_as_fast"] == 1
 
 
 def test_a_script_is_called_from_any_folder(tmp_path):
