@@ -99,16 +99,16 @@ FREQROB_INLINE void radix(Complex<V>* z) {
 }
 
 /// Unnormalised transform of N = 32 or 64 values, Sign -1 forward and +1 inverse, in two steps N = (N/8) · 8.
-/// `line(n)` is a reference to the n-th value.
-template <int N, int Sign, class V, class Line>
-FREQROB_INLINE void fft(Line line) {
+/// `load(n, z)` gives z the values n, 8 + n, 16 + n, …; `store(k, z)` takes the eight at k, N/8 + k, 2N/8 + k, … from
+/// it.
+template <int N, int Sign, class V, class Load, class Store>
+FREQROB_INLINE void fft(Load load, Store store) {
   constexpr int kOuter = N / 8;
   Complex<V> partial[kOuter][8];
   FREQROB_UNROLL
   for (int n = 0; n < 8; ++n) {
     Complex<V> z[kOuter];
-    FREQROB_UNROLL
-    for (int m = 0; m < kOuter; ++m) z[m] = line(8 * m + n);
+    load(n, z);
     radix<kOuter, Sign>(z);
     FREQROB_UNROLL
     for (int k = 0; k < kOuter; ++k) partial[k][n] = twiddle<N, Sign>(z[k], n * k);
@@ -116,8 +116,7 @@ FREQROB_INLINE void fft(Line line) {
   FREQROB_UNROLL
   for (int k = 0; k < kOuter; ++k) {
     radix8<Sign>(partial[k]);
-    FREQROB_UNROLL
-    for (int j = 0; j < 8; ++j) line(k + kOuter * j) = partial[k][j];
+    store(k, partial[k]);
   }
 }
 

@@ -23,7 +23,7 @@ SIZES = [(32, 32), (64, 64), (1, 1), (31, 33), (48, 48), (8, 64)]
 SMALL = [(6, 5), (4, 4), (1, 3)]
 RULES = ["trunc", "round"]
 TOLERANCE = {torch.float32: 3e-6, torch.float64: 1e-13}  # of the largest magnitude
-GROUPS = [1, 3, 16, 17, 31, 33, 65]  # a fused kernel takes 32, 16 or 8 planes at a time, or one by one if they are few
+GROUPS = [1, 3, 16, 17, 31, 33, 65]  # the fused kernels take 16, 8 or 4 planes at a time
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "bass_official_cifar10.npz"
 
 needs_native = pytest.mark.skipif(not ops._registered("cpu"), reason="no native library")

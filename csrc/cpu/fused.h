@@ -1,6 +1,10 @@
-// The fused kernels: transform, rings and inverse transform of a group of planes with one read and one write of the
-// images. Two planes share a complex lane, a + ib, and are told apart by the mirror of their spectrum.
-// Included once by each instruction set's file after its target pragma.
+// The fused kernels that take one plane to a vector lane: transform, rings and inverse transform of a group of planes
+// with one read and one write of the images. No lane ever meets another one, so the result of a plane does not depend
+// on its neighbours, nor on whether it has any. Included once by each instruction set's file after its target pragma.
+//
+// Of a real plane the rows y and y + N/2 are transformed as one complex row. Taken apart, the columns 0 < kx < N/2 of
+// its spectrum stay where kx and N - kx were, twice their value; columns 0 and N/2, which come from real numbers, are
+// transformed as one complex column.
 #pragma once
 
 #include "../bass_gains.h"
@@ -9,43 +13,22 @@
 namespace freqrob::cpu::FREQROB_ISA {
 namespace {
 
-/// Of a group: plane l is the real part of lane l, plane kLanes + l the imaginary part.
-constexpr int64_t kPlanes = 2 * kLanes;
 constexpr int64_t kLargest = 64;
+constexpr int64_t kGroupsPerMap = 2;
 
 /// Rows are padded: a power of two as the distance between them would put a column into one cache set.
 template <int N>
 constexpr int64_t kStride = N + 1;
 
-/// One value for each plane of a group.
-struct Twin {
-  Lanes a, b;
-};
+constexpr Lanes kOnes = Lanes{} + 1.0f;
 
-FREQROB_INLINE Twin operator*(Twin x, Twin y) {
-  return {x.a * y.a, x.b * y.b};
-}
-FREQROB_INLINE Twin operator*(Twin x, float y) {
-  return {x.a * y, x.b * y};
-}
-
-FREQROB_INLINE void set(Twin& twin, int64_t plane, float value) {
-  (plane < kLanes ? twin.a : twin.b)[plane % kLanes] = value;
-}
-
-FREQROB_INLINE float get(const Twin& twin, int64_t plane) {
-  return (plane < kLanes ? twin.a : twin.b)[plane % kLanes];
-}
-
-constexpr Twin kOnes = {Lanes{} + 1.0f, Lanes{} + 1.0f};
-
-/// The planes of a group and the powers of two that bring each near 1, so that neither drowns its partner.
+/// The planes of a group and the powers of two that bring each near 1.
 template <class Pixel>
 struct Group {
-  const Pixel* source[kPlanes];
+  const Pixel* source[kLanes];
   int64_t planes;
-  Twin scale = kOnes;
-  Twin unscale = kOnes;  // NaN for a plane that is not finite: it is computed as zero and comes out as NaN
+  Lanes scale = kOnes;
+  Lanes unscale = kOnes;  // NaN for a plane that is not finite: it is computed as zero and comes out as NaN
 };
 
 alignas(64) const float kZeros[kLargest * kLargest] = {};
@@ -53,192 +36,262 @@ alignas(64) const float kZeros[kLargest * kLargest] = {};
 FREQROB_INLINE void normalise(Group<float>& group, int64_t plane, int64_t pixels) {
   const Normaliser power = normaliser(group.source[plane], pixels);
   if (power.scale == 0.0f) group.source[plane] = kZeros;
-  set(group.scale, plane, power.scale);
-  set(group.unscale, plane, power.unscale);
+  group.scale[plane] = power.scale;
+  group.unscale[plane] = power.unscale;
 }
 
 FREQROB_INLINE void normalise(Group<uint8_t>&, int64_t, int64_t) {}
 
+/// Lanes without a plane get zeros.
 template <int N, class Pixel>
 Group<Pixel> gather(const Pixel* x, int64_t planes, int64_t index) {
   Group<Pixel> group;
-  const int64_t first = index * kPlanes;
-  group.planes = planes - first < kPlanes ? planes - first : kPlanes;
-  for (int64_t plane = 0; plane < kPlanes; ++plane) {
+  const int64_t first = index * kLanes;
+  group.planes = planes - first < kLanes ? planes - first : kLanes;
+  for (int64_t plane = 0; plane < kLanes; ++plane) {
     group.source[plane] = reinterpret_cast<const Pixel*>(kZeros);
-    if (plane >= group.planes) {
-      set(group.unscale, plane, 0.0f);  // sums over the group must not count what leaks into no plane
-      continue;
-    }
+    if (plane >= group.planes) continue;
     group.source[plane] = x + (first + plane) * N * N;
     normalise(group, plane, N * N);
   }
   return group;
 }
 
-/// Where lane l has the pixel (y, x): its plane is rolled by l rows. Planes are a multiple of 1 KiB apart, and rows
-/// alike of many planes would share one cache set; what the kernels compute does not depend on the roll.
-template <int N>
-FREQROB_INLINE int64_t rolled(uint32_t y, uint32_t x, int l) {
-  return (y + l) % N * N + x;
+/// How many planes are written at a time: rows alike of planes that lie a multiple of 4 KiB apart share one set of the
+/// first-level cache. The numbers are measured.
+template <int N, class Pixel>
+constexpr int planes_at_a_time() {
+  constexpr int64_t kApart = N * N * sizeof(Pixel);
+  constexpr int kMost = kApart < 4096 ? 16 : kApart == 4096 ? 8 : 4;
+  return kMost < kLanes ? kMost : kLanes;
 }
 
-/// Reads kLanes pixels of as many planes; value l of the result holds pixel l, with one plane to a lane.
-template <int N, class Pixel>
-FREQROB_INLINE void load_block(const Pixel* const* source, int64_t y, int64_t x, Lanes* block) {
+/// Reads a row of each plane: value l of the part at x is pixel x + l, with one plane to a lane.
+template <int N, class Pixel, class Put>
+FREQROB_INLINE void load_row(const Pixel* const* source, int64_t y, Put put) {
+  constexpr bool kByPlane = sizeof(Pixel) == 1 && planes_at_a_time<N, Pixel>() < kLanes;
+  Lanes parts[N / kLanes][kLanes];
+  if constexpr (kByPlane) {  // parts of a line of the cache, before another plane's line takes its place
+    FREQROB_UNROLL
+    for (int l = 0; l < kLanes; ++l) {
+      FREQROB_UNROLL
+      for (int x = 0; x < N; x += kLanes) parts[x / kLanes][l] = load(source[l] + y * N + x);
+    }
+  }
   FREQROB_UNROLL
-  for (int l = 0; l < kLanes; ++l) block[l] = load(source[l] + rolled<N>(y, x, l));
-  transpose(block);
-}
-
-template <int N, class Pixel>
-FREQROB_INLINE void store_block(Pixel* const* target, int64_t y, int64_t x, Lanes* block) {
-  transpose(block);
-  FREQROB_UNROLL
-  for (int l = 0; l < kLanes; ++l) store(target[l] + rolled<N>(y, x, l), block[l]);
+  for (int x = 0; x < N; x += kLanes) {
+    Lanes* block = parts[x / kLanes];
+    if constexpr (!kByPlane) {
+      FREQROB_UNROLL
+      for (int l = 0; l < kLanes; ++l) block[l] = load(source[l] + y * N + x);
+    }
+    transpose(block);
+    FREQROB_UNROLL
+    for (int l = 0; l < kLanes; ++l) put(x + l, block[l]);
+  }
 }
 
 /// Reads the planes and transforms their rows.
 template <int N, class Pixel>
-void load_rows(const Group<Pixel>& group, Spectrum* spectrum) {
-  for (int64_t y = 0; y < N; ++y) {
+__attribute__((noinline)) void load_rows(const Group<Pixel>& group, Spectrum* spectrum) {
+  const Lanes scale = group.scale;
+  for (int64_t y = 0; y < N / 2; ++y) {
     Spectrum* row = spectrum + y * kStride<N>;
-    for (int64_t x = 0; x < N; x += kLanes) {
-      Lanes block[kLanes];
-      load_block<N>(group.source, y, x, block);
-      FREQROB_UNROLL
-      for (int l = 0; l < kLanes; ++l) row[x + l].re = block[l] * group.scale.a;
-      load_block<N>(group.source + kLanes, y, x, block);
-      FREQROB_UNROLL
-      for (int l = 0; l < kLanes; ++l) row[x + l].im = block[l] * group.scale.b;
-    }
-    fft_line<N, -1, 1>(row);
+    load_row<N>(group.source, y, [=](int x, Lanes v) __attribute__((always_inline)) { row[x].re = v * scale; });
+    load_row<N>(group.source, y + N / 2, [=](int x, Lanes v) __attribute__((always_inline)) { row[x].im = v * scale; });
+    fft_line<N, -1>(row);
   }
+}
+
+/// Transposes kLanes values of each plane and writes those of `Some` planes from the `first` on.
+template <int N, int Some, class Pixel>
+FREQROB_INLINE void store_block(Pixel* const* target, int first, int64_t y, int64_t x, Lanes* block) {
+  transpose(block);
+  FREQROB_UNROLL
+  for (int l = 0; l < Some; ++l) store(target[first + l] + y * N + x, block[first + l]);
 }
 
 /// Transforms the rows back and writes finish(value) to the planes.
 template <int N, class Pixel, class Finish>
-void store_rows(Spectrum* spectrum, Pixel* const* target, Twin unscale, Finish finish) {
-  for (int64_t y = 0; y < N; ++y) {
-    Spectrum* row = spectrum + y * kStride<N>;
-    fft_line<N, 1, 1>(row);
-    for (int64_t x = 0; x < N; x += kLanes) {
-      Lanes block[kLanes];
-      FREQROB_UNROLL
-      for (int l = 0; l < kLanes; ++l) block[l] = finish(row[x + l].re * unscale.a);
-      store_block<N>(target, y, x, block);
-      FREQROB_UNROLL
-      for (int l = 0; l < kLanes; ++l) block[l] = finish(row[x + l].im * unscale.b);
-      store_block<N>(target + kLanes, y, x, block);
+__attribute__((noinline)) void store_rows(Spectrum* spectrum, Pixel* const* target, Lanes unscale, Finish finish) {
+  constexpr int kRows = 4, kSome = planes_at_a_time<N, Pixel>();
+  for (int64_t above = 0; above < N / 2; above += kRows) {
+    for (int64_t y = above; y < above + kRows; ++y) fft_line<N, 1>(spectrum + y * kStride<N>);
+    FREQROB_UNROLL
+    for (int first = 0; first < kLanes; first += kSome) {
+      for (int64_t y = above; y < above + kRows; ++y) {
+        const Spectrum* row = spectrum + y * kStride<N>;
+        for (int64_t x = 0; x < N; x += kLanes) {
+          Lanes block[kLanes];
+          FREQROB_UNROLL
+          for (int l = 0; l < kLanes; ++l) block[l] = finish(row[x + l].re * unscale);
+          store_block<N, kSome>(target, first, y, x, block);
+          FREQROB_UNROLL
+          for (int l = 0; l < kLanes; ++l) block[l] = finish(row[x + l].im * unscale);
+          store_block<N, kSome>(target, first, y + N / 2, x, block);
+        }
+      }
     }
   }
 }
 
-/// Calls visit(kx, mirror) on each column of the half spectrum and the column that holds its mirror: together they
-/// are small enough to stay in the first-level cache while they are transformed and used.
-template <int N, class Visit>
-FREQROB_INLINE void for_each_column(Visit visit) {
-  for (int64_t kx = 0; kx <= N / 2; ++kx) visit(kx, (N - kx) % N);
+/// One column of the half spectrum, at the places of kx and N - kx; "column 0" is that of 0 and N/2 together.
+template <int N>
+struct Column {
+  Spectrum* const upper;  // 0 ≤ ky < N/2
+  Spectrum* const lower;  // N/2 ≤ ky < N
+
+  Column(Spectrum* spectrum, int64_t kx) : upper(spectrum + kx), lower(spectrum + (kx == 0 ? N / 2 : N - kx)) {}
+
+  FREQROB_INLINE Spectrum& operator[](int64_t ky) const {
+    return ky < N / 2 ? upper[ky * kStride<N>] : lower[(ky - N / 2) * kStride<N>];
+  }
+};
+
+/// Takes the rows y and y + N/2 of a column apart, transforms it and calls visit(ky, coefficient).
+template <int N, bool IsEdge, class Visit>
+FREQROB_INLINE void transform_column(Column<N> column, Visit visit) {
+  constexpr int kOuter = N / 8;
+  fft<N, -1, Lanes>(
+      [=](int n, Spectrum* z) __attribute__((always_inline)) {
+        FREQROB_UNROLL
+        for (int m = 0; m < kOuter / 2; ++m) {
+          const Spectrum &at = column[8 * m + n], &mirror = column[8 * m + n + N / 2];
+          TwinSpectra<Lanes> rows;
+          if constexpr (IsEdge) {
+            rows = {{at.re, mirror.re}, {at.im, mirror.im}};
+          } else {
+            rows = separate(at, mirror);
+          }
+          z[m] = rows.a;
+          z[m + kOuter / 2] = rows.b;
+        }
+      },
+      [=](int k, const Spectrum* z) __attribute__((always_inline)) {
+        FREQROB_UNROLL
+        for (int j = 0; j < 8; ++j) {
+          column[k + kOuter * j] = z[j];
+          visit(k + kOuter * j, z[j]);
+        }
+      });
 }
 
-template <int N, int Sign>
-FREQROB_INLINE void fft_columns(Spectrum* spectrum, int64_t kx, int64_t mirror) {
-  fft_line<N, Sign, kStride<N>>(spectrum + kx);
-  if (mirror != kx) fft_line<N, Sign, kStride<N>>(spectrum + mirror);
+/// Transforms all columns of a group.
+template <int N>
+void transform_columns(Spectrum* spectrum) {
+  const auto nothing = [](int, Spectrum) __attribute__((always_inline)) {};
+  transform_column<N, true>(Column<N>(spectrum, 0), nothing);
+  for (int64_t kx = 1; kx < N / 2; ++kx) transform_column<N, false>(Column<N>(spectrum, kx), nothing);
+}
+
+/// Transforms a column back, times gain(ky), and puts its rows together.
+template <int N, bool IsEdge, class Gain>
+FREQROB_INLINE void transform_column_back(Column<N> column, Gain gain) {
+  constexpr int kOuter = N / 8;
+  fft<N, 1, Lanes>(
+      [=](int n, Spectrum* z) __attribute__((always_inline)) {
+        FREQROB_UNROLL
+        for (int m = 0; m < kOuter; ++m) z[m] = gain(8 * m + n, column[8 * m + n]);
+      },
+      [=](int k, const Spectrum* z) __attribute__((always_inline)) {
+        FREQROB_UNROLL
+        for (int j = 0; j < 4; ++j) {
+          const Spectrum a = z[j], b = z[j + 4];
+          column[k + kOuter * j] = IsEdge ? Spectrum{a.re, b.re} : Spectrum{a.re - b.im, a.im + b.re};
+          column[k + kOuter * j + N / 2] = IsEdge ? Spectrum{a.im, b.im} : Spectrum{a.re + b.im, b.re - a.im};
+        }
+      });
+}
+
+/// Transforms the columns of a group and calls visit(ky, kx, times, twice the spectrum, twice each of the spectra of
+/// `others`, which have been transformed) on what determines the half spectrum: of the columns 0 and N/2 no more than
+/// 0 ≤ ky ≤ N/2. `times` is half the number of coefficients of the full spectrum that have this amplitude.
+template <int N, class Visit, class... Others>
+FREQROB_INLINE void visit_spectrum(Visit visit, Spectrum* spectrum, Others*... others) {
+  const auto edges_at = [](Spectrum* of, int64_t ky) __attribute__((always_inline)) {
+    const Column<N> column(of, 0);
+    return separate(column[ky], column[(N - ky) % N]);
+  };
+  transform_column<N, true>(Column<N>(spectrum, 0), [](int, Spectrum) __attribute__((always_inline)) {});
+  for (int64_t ky = 0; ky <= N / 2; ++ky) {
+    const float times = multiplicity(ky, N) * 0.5f;
+    visit(ky, 0, times, edges_at(spectrum, ky).a, edges_at(others, ky).a...);
+    visit(ky, N / 2, times, edges_at(spectrum, ky).b, edges_at(others, ky).b...);
+  }
+  for (int64_t kx = 1; kx < N / 2; ++kx) {
+    transform_column<N, false>(Column<N>(spectrum, kx), [=](int ky, Spectrum z) __attribute__((always_inline)) {
+      visit(ky, kx, 1.0f, z, Column<N>(others, kx)[ky]...);
+    });
+  }
+}
+
+/// Sums value(twice the spectrum, twice each of the others) over the rings, but half of it: rings[1 + i] of ring i,
+/// rings[0] of the coefficients on none.
+template <int N, class Value, class... Spectra>
+void sum_rings(const RingView& map, Lanes* rings, Value value, Spectra*... spectra) {
+  for (int64_t i = 0; i <= map.rings; ++i) rings[i] = Lanes{};
+  visit_spectrum<N>(
+      [=, half = map.half](int64_t ky, int64_t kx, float times, auto... twice)
+          __attribute__((always_inline)) { rings[1 + half[ky * (N / 2 + 1) + kx]] += value(twice...) * times; },
+      spectra...);
 }
 
 template <int N>
-void fft_all_columns(Spectrum* spectrum) {
-  for (int64_t kx = 0; kx < N; ++kx) fft_line<N, -1, kStride<N>>(spectrum + kx);
-}
-
-/// Twice the spectra of both planes at (ky, kx).
-template <int N>
-FREQROB_INLINE TwinSpectra<Lanes> spectra_at(const Spectrum* spectrum, int64_t ky, int64_t kx, int64_t mirror) {
-  return separate(spectrum[ky * kStride<N> + kx], spectrum[(N - ky) % N * kStride<N> + mirror]);
-}
-
-/// Transforms the columns and calls visit(ky, kx, twice the spectra) on the half spectrum.
-template <int N, class Visit>
-FREQROB_INLINE void visit_spectrum(Spectrum* spectrum, Visit visit) {
-  for_each_column<N>([&](int64_t kx, int64_t mirror) __attribute__((always_inline)) {
-    fft_columns<N, -1>(spectrum, kx, mirror);
-    for (int64_t ky = 0; ky < N; ++ky) visit(ky, kx, spectra_at<N>(spectrum, ky, kx, mirror));
-  });
-}
-
-/// Sums of |2F|² or |2F| over the rings: rings[1 + i] of ring i, rings[0] of the coefficients on none.
-template <int N, bool Amplitude>
-void sum_rings(Spectrum* spectrum, const RingView& map, Twin* rings) {
-  for (int64_t i = 0; i <= map.rings; ++i) rings[i] = Twin{};
-  visit_spectrum<N>(spectrum, [&](int64_t ky, int64_t kx, TwinSpectra<Lanes> twice) __attribute__((always_inline)) {
-    const float times = multiplicity(kx, N);
-    Twin& ring = rings[1 + map.half[ky * (N / 2 + 1) + kx]];
-    if constexpr (Amplitude) {
-      ring.a += sqrt(power(twice.a)) * times;
-      ring.b += sqrt(power(twice.b)) * times;
-    } else {
-      ring.a += power(twice.a) * times;
-      ring.b += power(twice.b) * times;
-    }
-  });
-}
-
-template <int N>
-void sum_rings(Spectrum* spectrum, const RingView& map, Twin* rings, bool amplitude) {
-  if (amplitude) return sum_rings<N, true>(spectrum, map, rings);
-  sum_rings<N, false>(spectrum, map, rings);
+void sum_rings(Spectrum* spectrum, const RingView& map, Lanes* rings, bool amplitude) {
+  if (amplitude) return sum_rings<N>(map, rings, Amplitude{}, spectrum);
+  sum_rings<N>(map, rings, Power{}, spectrum);
 }
 
 /// Multiplies ring i by gains[1 + i], the rest by gains[0], and transforms the columns back; spoils the gains.
 template <int N>
-void weigh_rings(Spectrum* spectrum, const RingView& map, Twin* gains) {
-  for (int64_t i = 0; i <= map.rings; ++i) {
-    const Twin half = gains[i] * (0.5f / (N * N));
-    gains[i] = {half.a + half.b, half.a - half.b};
+void weigh_rings(Spectrum* spectrum, const RingView& map, Lanes* gains) {
+  constexpr int64_t kColumns = N / 2 + 1;
+  for (int64_t i = 0; i <= map.rings; ++i) gains[i] *= 0.5f / (N * N);
+  ++gains;
+  for (int64_t kx = 1; kx < N / 2; ++kx) {
+    transform_column_back<N, false>(Column<N>(spectrum, kx),
+                                    [=, half = map.half + kx](int ky, Spectrum z)
+                                        __attribute__((always_inline)) { return z * gains[half[ky * kColumns]]; });
   }
-  for_each_column<N>([&](int64_t kx, int64_t mirror) __attribute__((always_inline)) {
-    const int64_t last = kx == mirror ? N / 2 : N - 1;  // a column that is its own mirror is done from both ends
-    for (int64_t ky = 0; ky <= last; ++ky) {
-      const Twin& gain = gains[1 + map.half[ky * (N / 2 + 1) + kx]];
-      Spectrum& z = spectrum[ky * kStride<N> + kx];
-      Spectrum& opposite = spectrum[(N - ky) % N * kStride<N> + mirror];
-      if (&z == &opposite) {
-        z = {(gain.a + gain.b) * z.re, (gain.a - gain.b) * z.im};
-      } else {
-        weigh(z, opposite, gain.a, gain.b);
-      }
+  const Column<N> edges(spectrum, 0);
+  for (int64_t ky = 0; ky <= N / 2; ++ky) {
+    const Lanes a = gains[map.half[ky * kColumns]], b = gains[map.half[ky * kColumns + N / 2]];
+    if (multiplicity(ky, N) == 1) {
+      edges[ky] = {(a + a) * edges[ky].re, (b + b) * edges[ky].im};
+    } else {
+      weigh(edges[ky], edges[N - ky], a + b, a - b);
     }
-    fft_columns<N, 1>(spectrum, kx, mirror);
-  });
+  }
+  transform_column_back<N, true>(edges, [](int, Spectrum z) __attribute__((always_inline)) { return z; });
 }
 
 /// Writes one value a ring and plane, times both scales: one after the other, as their product may overflow.
-FREQROB_INLINE void store_rings(const Twin* rings, int64_t count, Twin scale, Twin other_scale, int64_t planes,
+FREQROB_INLINE void store_rings(const Lanes* rings, int64_t count, Lanes scale, Lanes other_scale, int64_t planes,
                                 float* out) {
   for (int64_t i = 0; i < count; ++i) {
-    const Twin value = rings[1 + i] * scale * other_scale;
-    for (int64_t plane = 0; plane < planes; ++plane) out[plane * count + i] = get(value, plane);
+    const Lanes value = rings[1 + i] * scale * other_scale;
+    for (int64_t plane = 0; plane < planes; ++plane) out[plane * count + i] = value[plane];
   }
 }
 
 /// What a kernel works on: spectra of one or two groups, a value a ring, a plane that nobody reads.
 template <int N>
 struct Workspace {
+  static constexpr int64_t kElements = N / 2 * kStride<N>;
   Spectrum* first;
   Spectrum* second;
   float* sink;
-  Twin* rings;
+  Lanes* rings;
 
   explicit Workspace(void* scratch) {
     first = static_cast<Spectrum*>(scratch);
-    second = first + N * kStride<N>;
-    sink = reinterpret_cast<float*>(second + N * kStride<N>);
-    rings = reinterpret_cast<Twin*>(sink + N * N);
+    second = first + kElements;
+    sink = reinterpret_cast<float*>(second + kElements);
+    rings = reinterpret_cast<Lanes*>(sink + N * N);
   }
 
   static constexpr int64_t bytes(int64_t rings) {
-    return 2 * N * kStride<N> * sizeof(Spectrum) + N * N * sizeof(float) + (rings + 1) * sizeof(Twin);
+    return 2 * kElements * sizeof(Spectrum) + N * N * sizeof(float) + (rings + 1) * sizeof(Lanes);
   }
 };
 
@@ -249,33 +302,33 @@ void ring_sum(const RingSum& call, Groups groups, void* scratch) {
     const auto group = gather<N>(call.x, call.planes, index);
     load_rows<N>(group, work.first);
     sum_rings<N>(work.first, call.map, work.rings, call.amplitude);
-    const Twin scale = group.unscale * (call.amplitude ? 0.5f : 0.25f);
-    const Twin other_scale = call.amplitude ? kOnes : group.unscale;
+    const Lanes scale = group.unscale * (call.amplitude ? 1.0f : 0.5f);
+    const Lanes other_scale = call.amplitude ? kOnes : group.unscale;
     store_rings(work.rings, call.map.rings, scale, other_scale, group.planes,
-                call.out + index * kPlanes * call.map.rings);
+                call.out + index * kLanes * call.map.rings);
   }
 }
 
 /// Spreads the weights of the group's planes over the lanes, each plane's brought near 1, and returns what undoes that.
-Twin load_weights(const RingFilter& call, int64_t index, int64_t planes, Twin* gains) {
+Lanes load_weights(const RingFilter& call, int64_t index, int64_t planes, Lanes* gains) {
   const int64_t rings = call.map.rings;
-  const float* weights = call.weights + index * kPlanes * rings;
-  Twin unscale = kOnes;
-  for (int64_t i = 0; i <= rings; ++i) gains[i] = Twin{};
+  const float* weights = call.weights + index * kLanes * rings;
+  Lanes unscale = kOnes;
+  for (int64_t i = 0; i <= rings; ++i) gains[i] = Lanes{};
   for (int64_t plane = 0; plane < planes; ++plane) {
     const float* row = weights + plane * rings;
     const Normaliser power = weights_normaliser(row, rings, call.outside);
-    set(unscale, plane, power.unscale);
-    set(gains[0], plane, call.outside * power.scale);
+    unscale[plane] = power.unscale;
+    gains[0][plane] = call.outside * power.scale;
     if (power.scale == 0.0f) continue;
-    for (int64_t i = 0; i < rings; ++i) set(gains[1 + i], plane, row[i] * power.scale);
+    for (int64_t i = 0; i < rings; ++i) gains[1 + i][plane] = row[i] * power.scale;
   }
   return unscale;
 }
 
 template <int N, class Pixel>
 FREQROB_INLINE void aim(Pixel** target, Pixel* out, Pixel* sink, int64_t planes) {
-  for (int64_t plane = 0; plane < kPlanes; ++plane) target[plane] = plane < planes ? out + plane * N * N : sink;
+  for (int64_t plane = 0; plane < kLanes; ++plane) target[plane] = plane < planes ? out + plane * N * N : sink;
 }
 
 template <int N>
@@ -283,11 +336,11 @@ void ring_filter(const RingFilter& call, Groups groups, void* scratch) {
   const Workspace<N> work(scratch);
   for (int64_t index = groups.begin; index < groups.end; ++index) {
     const auto group = gather<N>(call.x, call.planes, index);
-    const Twin unscale = group.unscale * load_weights(call, index, group.planes, work.rings);
-    float* target[kPlanes];
-    aim<N>(target, call.out + index * kPlanes * N * N, work.sink, group.planes);
+    const Lanes unscale = group.unscale * load_weights(call, index, group.planes, work.rings);
+    float* target[kLanes];
+    aim<N>(target, call.out + index * kLanes * N * N, work.sink, group.planes);
     load_rows<N>(group, work.first);
-    fft_all_columns<N>(work.first);
+    transform_columns<N>(work.first);
     weigh_rings<N>(work.first, call.map, work.rings);
     store_rows<N>(work.first, target, unscale, AsIs{});
   }
@@ -301,62 +354,58 @@ void ring_dot(const RingDot& call, Groups groups, void* scratch) {
     const auto y = gather<N>(call.y, call.planes, index);
     load_rows<N>(x, work.first);
     load_rows<N>(y, work.second);
-    for (int64_t i = 0; i <= call.map.rings; ++i) work.rings[i] = Twin{};
-    fft_all_columns<N>(work.first);
-    visit_spectrum<N>(work.second,
-                      [&](int64_t ky, int64_t kx, TwinSpectra<Lanes> twice_y) __attribute__((always_inline)) {
-                        const TwinSpectra<Lanes> twice_x = spectra_at<N>(work.first, ky, kx, (N - kx) % N);
-                        const float times = multiplicity(kx, N);
-                        Twin& ring = work.rings[1 + call.map.half[ky * (N / 2 + 1) + kx]];
-                        ring.a += (twice_x.a.re * twice_y.a.re + twice_x.a.im * twice_y.a.im) * times;
-                        ring.b += (twice_x.b.re * twice_y.b.re + twice_x.b.im * twice_y.b.im) * times;
-                      });
-    store_rings(work.rings, call.map.rings, x.unscale * (0.25f / (N * N)), y.unscale, x.planes,
-                call.out + index * kPlanes * call.map.rings);
+    transform_columns<N>(work.second);
+    sum_rings<N>(call.map, work.rings, Product{}, work.first, work.second);
+    store_rings(work.rings, call.map.rings, x.unscale * (0.5f / (N * N)), y.unscale, x.planes,
+                call.out + index * kLanes * call.map.rings);
   }
 }
 
 template <int N>
-void amplitude_map(const AmplitudeMap& call, Groups groups, void* scratch) {
+void amplitude_map(const AmplitudeMap& call, Groups maps, void* scratch) {
+  constexpr int kColumns = N / 2 + 1;
   const Workspace<N> work(scratch);
-  for (int64_t index = groups.begin; index < groups.end; ++index) {
-    const auto group = gather<N>(call.x, call.planes, index);
-    const Twin unscale = group.unscale * 0.5f;
-    double* out = call.out + index * N * (N / 2 + 1);
-    load_rows<N>(group, work.first);
-    visit_spectrum<N>(work.first, [&](int64_t ky, int64_t kx, TwinSpectra<Lanes> twice) __attribute__((always_inline)) {
-      const Lanes amplitude = sqrt(power(twice.a)) * unscale.a + sqrt(power(twice.b)) * unscale.b;
-      double sum = 0;
-      for (int l = 0; l < kLanes; ++l) sum += amplitude[l];
-      out[ky * (N / 2 + 1) + kx] = sum;
-    });
+  Lanes* const sums = reinterpret_cast<Lanes*>(work.second);
+  for (int64_t map = maps.begin; map < maps.end; ++map) {
+    for (int64_t k = 0; k < N * kColumns; ++k) sums[k] = Lanes{};
+    for (int64_t index = map * kGroupsPerMap; index < (map + 1) * kGroupsPerMap; ++index) {
+      if (index * kLanes >= call.planes) break;
+      const auto group = gather<N>(call.x, call.planes, index);
+      load_rows<N>(group, work.first);
+      visit_spectrum<N>([=, unscale = group.unscale * 0.5f](int64_t ky, int64_t kx, float, Spectrum twice)
+                            __attribute__((always_inline)) { sums[ky * kColumns + kx] += Amplitude{}(twice)*unscale; },
+                        work.first);
+    }
+    double* const out = call.out + map * N * kColumns;
+    for (int64_t k = 0; k < N * kColumns; ++k) {
+      const bool is_mirror = k % kColumns % (N / 2) == 0 && 2 * k > N * kColumns;
+      const Lanes& of = sums[is_mirror ? (N - k / kColumns) * kColumns + k % kColumns : k];
+      out[k] = 0;
+      for (int l = 0; l < kLanes; ++l) out[k] += of[l];
+    }
   }
 }
 
 /// Gains of the group's planes from the ring sums in `rings`. Returns how many rings of each plane changed; a plane
 /// whose profile overflows keeps gain 1 and gets NaN through `unscale`.
 template <class Pixel>
-Twin bass_gains_of(const Bass<Pixel>& call, Twin* rings, Twin& unscale) {
-  const Twin amplitude = unscale * (0.5f * call.unit);
-  const Twin unit = call.of_power ? amplitude * amplitude : amplitude;
+Lanes bass_gains_of(const Bass<Pixel>& call, Lanes* rings, Lanes& unscale) {
+  const Lanes amplitude = unscale * call.unit, unit = call.of_power ? amplitude * amplitude * 0.5f : amplitude;
   for (int64_t i = 0; i < call.map.rings; ++i) rings[1 + i] = rings[1 + i] * unit * call.norms[i];
-  const auto a = bass_gains<LanesMath>(&rings[1].a, 2, call.weighable, call.map.rings, call.of_power);
-  const auto b = bass_gains<LanesMath>(&rings[1].b, 2, call.weighable, call.map.rings, call.of_power);
-  const Lanes one = kOnes.a, nan = one * __builtin_nanf("");
-  const auto a_fits = a.profile < __FLT_MAX__, b_fits = b.profile < __FLT_MAX__;
-  for (int64_t i = 0; i <= call.map.rings; ++i) {
-    rings[i] = i == 0 ? kOnes : Twin{a_fits ? rings[i].a : one, b_fits ? rings[i].b : one};
-  }
-  unscale = {a_fits ? unscale.a : nan, b_fits ? unscale.b : nan};
-  return {a.eligible, b.eligible};
+  const auto total = bass_gains<LanesMath>(&rings[1], 1, call.weighable, call.map.rings, call.of_power);
+  const auto fits = total.profile < __FLT_MAX__;
+  rings[0] = kOnes;
+  for (int64_t i = 1; i <= call.map.rings; ++i) rings[i] = fits ? rings[i] : kOnes;
+  unscale = fits ? unscale : kOnes * __builtin_nanf("");
+  return total.eligible;
 }
 
 /// A plane with fewer than two eligible rings is unchanged by definition: it is copied, lest rounding change it.
 template <int N, class Pixel>
-void keep_unchanged(const Group<Pixel>& group, Twin eligible, Pixel** target, Pixel* sink) {
+void keep_unchanged(const Group<Pixel>& group, Lanes eligible, Pixel** target, Pixel* sink) {
   for (int64_t plane = 0; plane < group.planes; ++plane) {
-    const bool is_finite = get(group.unscale, plane) > 0;
-    if (get(eligible, plane) > 1.5f || !is_finite) continue;
+    const bool is_finite = group.unscale[plane] > 0;
+    if (eligible[plane] > 1.5f || !is_finite) continue;
     if (target[plane] != group.source[plane]) {
       __builtin_memcpy(target[plane], group.source[plane], N * N * sizeof(Pixel));
     }
@@ -370,12 +419,12 @@ void bass(const Bass<Pixel>& call, Groups groups, void* scratch) {
   Pixel* const sink = reinterpret_cast<Pixel*>(work.sink);
   for (int64_t index = groups.begin; index < groups.end; ++index) {
     const auto group = gather<N>(call.x, call.planes, index);
-    Twin unscale = group.unscale;
-    Pixel* target[kPlanes];
-    aim<N>(target, call.out + index * kPlanes * N * N, sink, group.planes);
+    Lanes unscale = group.unscale;
+    Pixel* target[kLanes];
+    aim<N>(target, call.out + index * kLanes * N * N, sink, group.planes);
     load_rows<N>(group, work.first);
     sum_rings<N>(work.first, call.map, work.rings, !call.of_power);
-    const Twin eligible = bass_gains_of(call, work.rings, unscale);
+    const Lanes eligible = bass_gains_of(call, work.rings, unscale);
     keep_unchanged<N>(group, eligible, target, sink);
     weigh_rings<N>(work.first, call.map, work.rings);
     store_rows<N>(work.first, target, unscale, Clipped{call.white});

@@ -9,10 +9,41 @@ namespace {
 
 using Spectrum = Complex<Lanes>;
 
-template <int N, int Sign, int64_t Stride>
+/// Transforms a line of N = 32 or 64 in place.
+template <int N, int Sign>
 __attribute__((noinline)) void fft_line(Spectrum* line) {
-  fft<N, Sign, Lanes>([line](int n) __attribute__((always_inline)) -> Spectrum& { return line[n * Stride]; });
+  constexpr int kOuter = N / 8;
+  fft<N, Sign, Lanes>(
+      [line](int n, Spectrum* z) __attribute__((always_inline)) {
+        FREQROB_UNROLL
+        for (int m = 0; m < kOuter; ++m) z[m] = line[8 * m + n];
+      },
+      [line](int k, const Spectrum* z) __attribute__((always_inline)) {
+        FREQROB_UNROLL
+        for (int j = 0; j < 8; ++j) line[k + kOuter * j] = z[j];
+      });
 }
+
+struct Power {
+  template <class V>
+  FREQROB_INLINE V operator()(Complex<V> z) const {
+    return power(z);
+  }
+};
+
+struct Amplitude {
+  template <class V>
+  FREQROB_INLINE V operator()(Complex<V> z) const {
+    return sqrt(power(z));
+  }
+};
+
+struct Product {
+  template <class V>
+  FREQROB_INLINE V operator()(Complex<V> x, Complex<V> y) const {
+    return x.re * y.re + x.im * y.im;
+  }
+};
 
 /// Bits of the largest |x|; bits of positive floats compare as the floats do, with NaN above infinity.
 int32_t magnitude(const float* x, int64_t count) {

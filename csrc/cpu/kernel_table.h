@@ -9,8 +9,8 @@ namespace {
 
 template <int N>
 constexpr Fused kFused = {
-    .planes_per_group = kPlanes,
-    .planes_per_map = kPlanes,
+    .planes_per_group = kLanes,
+    .planes_per_map = kGroupsPerMap * kLanes,
     .scratch_bytes = Workspace<N>::bytes,
     .ring_sum = ring_sum<N>,
     .ring_filter = ring_filter<N>,
@@ -33,13 +33,13 @@ constexpr Fused kOneByOne = {
     .bass_uint8 = one_by_one::bass<N, uint8_t>,
 };
 
-const Fused* fused(int64_t height, int64_t width, int64_t planes) {
+const Fused* fused(int64_t height, int64_t width) {
   if (height != width) return nullptr;
   switch (width) {
     case 32:
       return &kFused<32>;
-    case 64:  // half of a group would be empty
-      return planes <= kLanes ? &kOneByOne<64> : &kFused<64>;
+    case 64:
+      return &kFused<64>;
     case 224:
       return &kOneByOne<224>;
     default:
@@ -49,7 +49,7 @@ const Fused* fused(int64_t height, int64_t width, int64_t planes) {
 
 template <int N>
 void fft_lines(bool inverse, Spectrum* line) {
-  inverse ? fft_line<N, 1, 1>(line) : fft_line<N, -1, 1>(line);
+  inverse ? fft_line<N, 1>(line) : fft_line<N, -1>(line);
 }
 
 template <int N>

@@ -75,7 +75,7 @@ struct Fused {
 struct Kernels {
   const char* name;
   int lanes;
-  const Fused* (*fused)(int64_t height, int64_t width, int64_t planes);  // null where there are none
+  const Fused* (*fused)(int64_t height, int64_t width);  // null where there are none
 
   // The parts, for tests. Lines of N complex numbers, re and im interleaved, `lanes` lines at a time.
   void (*fft_lanes)(int64_t size, bool inverse, const float* in, float* out);

@@ -96,14 +96,14 @@ FREQROB_INLINE void transform(Spectrum* line, Read read) {
     FREQROB_UNROLL
     for (int k = 1; k < kRadix; ++k) line[32 * k + n] = turn<-1, N>(z[k], n * k);
   }
-  for (int k = 0; k < kRadix; ++k) fft_line<32, -1, 1>(line + 32 * k);
+  for (int k = 0; k < kRadix; ++k) fft_line<32, -1>(line + 32 * k);
 }
 
 /// Transforms such a line back, unnormalised and spoiling it, and calls write(n, value) on every value.
 template <int N, class Write>
 FREQROB_INLINE void transform_back(Spectrum* line, Write write) {
   constexpr int kRadix = N / 32;
-  for (int k = 0; k < kRadix; ++k) fft_line<32, 1, 1>(line + 32 * k);
+  for (int k = 0; k < kRadix; ++k) fft_line<32, 1>(line + 32 * k);
   for (int n = 0; n < 32; ++n) {
     Spectrum z[kRadix];
     z[0] = line[n];

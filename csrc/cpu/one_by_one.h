@@ -173,27 +173,6 @@ FREQROB_INLINE TwinSpectra<float> edge_rows(const Spectrum* band, int kx) {
   return separate(first_lane(band[position<N>(kx)]), first_lane(band[position<N>((N - kx) % N)]));
 }
 
-struct Power {
-  template <class V>
-  FREQROB_INLINE V operator()(Complex<V> z) const {
-    return power(z);
-  }
-};
-
-struct Amplitude {
-  template <class V>
-  FREQROB_INLINE V operator()(Complex<V> z) const {
-    return sqrt(power(z));
-  }
-};
-
-struct Product {
-  template <class V>
-  FREQROB_INLINE V operator()(Complex<V> x, Complex<V> y) const {
-    return x.re * y.re + x.im * y.im;
-  }
-};
-
 /// Adds value(spectra…) of a band to the rings' sums.
 template <int N, class Value, class... Band>
 __attribute__((noinline)) void sum_band(const Workspace<N>& work, int index, Value value, const Band*... band) {

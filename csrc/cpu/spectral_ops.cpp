@@ -33,7 +33,7 @@ RingView ring_view(const Tensor& x, const Tensor& half, int64_t rings) {
 
 /// The fused kernels for x; null where there are none.
 const Fused* fused_for(const Tensor& x) {
-  return x.scalar_type() == ScalarType::Double ? nullptr : active_kernels().fused(height(x), width(x), plane_count(x));
+  return x.scalar_type() == ScalarType::Double ? nullptr : active_kernels().fused(height(x), width(x));
 }
 
 /// Calls task(T{}) with the dtype's type.
