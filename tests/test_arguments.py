@@ -66,6 +66,7 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
     AutoAttack: {},
     Square: {},
     PGD(2).perturb: {**GIVEN, "numbers": LABELS},
+    PGD(2).withstood: {**GIVEN, "numbers": LABELS},
     evaluation.Transfer: {"source": NETWORK, "attack": PGD(2)},
     evaluation.check_masking: {**GIVEN, "model": MODEL, "white_box": PGD(1), "queries": 1},
     evaluate_corruptions: {"model": OF_TEN, "corruptions": ARRAYS, "images": 2},

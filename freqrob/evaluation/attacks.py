@@ -88,8 +88,8 @@ class Attack(ABC):
     ) -> Tensor:
         """Which images the model still classifies as ``labels``: (N,) bool. Arguments as for ``perturb``.
 
-        What the attack found is classified anew. An image found outside its ball or [0, 1] breaks nothing, with a
-        warning.
+        What the attack found is classified again. An image found outside its ball or [0, 1] counts as a failed attack,
+        with a warning. Raises as ``perturb``, also for no images.
         """
         numbers = _checked_numbers(images, labels, numbers, seed)
         with random_state(seed, *numbers[:1].tolist()), measuring(model) as model:
@@ -99,7 +99,7 @@ class Attack(ABC):
         within = near & ((found >= 0) & (found <= 1)).flatten(1).all(1)
         if not within.all():
             outside = f"{int((~within).sum())} of its images left the ball or [0, 1]"
-            warnings.warn(f"{self.name}: {outside}; they break nothing", stacklevel=2)
+            warnings.warn(f"{self.name}: {outside}; they break nothing", stacklevel=3)
         return correct | ~within
 
 
