@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from benchmarks.script import make_parser, parse, run
@@ -20,6 +19,7 @@ from freqrob.data import load_dataset
 from freqrob.data.samples import sample_images
 from freqrob.files import write_json
 from freqrob.provenance import provenance
+from freqrob.reading import read_image
 from freqrob.spectral.bass import bass
 from freqrob.spectral.longtail import fit_power_law, power_profile, spectral_entropy, split
 
@@ -33,8 +33,7 @@ def read_folder(folder: Path) -> Tensor:
         raise FileNotFoundError(f"{folder}: no images")
     pixels = []
     for path in paths:
-        with Image.open(path) as image:
-            pixels.append(np.array(image.convert("RGB")))
+        pixels.append(np.array(read_image(path)))
     return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
 
 

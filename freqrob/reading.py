@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
+REMEDY = "replace or remove it"
 LARGEST_TEXT = 1 << 24  # bytes, 16 MiB
 LARGEST_ARRAYS = 1 << 31  # bytes, 2 GiB
 LARGEST_IMAGE = 1 << 26  # pixels; the largest image of ImageNet has 61 million
@@ -37,13 +38,20 @@ Count = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
+def brief(text: str, length: int = 300) -> str:
+    """The first line of a message, of ``length`` characters at most, without control characters: for one line."""
+    line = "".join(sign for sign in text.partition("\n")[0] if sign.isprintable())
+    return line if len(line) <= length else f"{line[:length]}…"
+
+
 def open_file(path: str | Path) -> BinaryIO:
     """Open a regular file for reading. Raises ValueError for a folder, a pipe or a device; OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
-        raise ValueError(f"{path}: expected a file, got a {'folder' if stat.S_ISDIR(mode) else 'pipe or a device'}")
+        kind = "folder" if stat.S_ISDIR(mode) else "pipe or a device"
+        raise ValueError(f"{path}: expected a file, got a {kind}; {REMEDY}")
     return os.fdopen(descriptor, "rb")
 
 
@@ -52,7 +60,8 @@ def read_bytes(path: str | Path, at_most: int = LARGEST_TEXT) -> bytes:
     with open_file(path) as file:
         content = file.read(at_most + 1)
         if len(content) > at_most:
-            raise ValueError(f"{path}: it has {os.fstat(file.fileno()).st_size:,} bytes, expected at most {at_most:,}")
+            size = os.fstat(file.fileno()).st_size
+            raise ValueError(f"{path}: it has {size:,} bytes, expected at most {at_most:,}; {REMEDY}")
     return content
 
 
@@ -61,7 +70,7 @@ def read_text(path: str | Path) -> str:
     try:
         return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a UTF-8 text file (byte {error.start:,})") from error
+        raise ValueError(f"{path}: not a UTF-8 text file (byte {error.start:,}); {REMEDY}") from error
 
 
 def read_json(path: str | Path, kind: type[T] = Any) -> T:
@@ -78,9 +87,9 @@ def decode_json(content: bytes, source: str | Path, kind: type[T] = Any) -> T:
     try:
         return msgspec.json.decode(content.removeprefix(codecs.BOM_UTF8), type=kind)
     except msgspec.ValidationError as error:
-        raise ValueError(f"{source}: {error}") from error
+        raise ValueError(f"{source}: {error}; {REMEDY}") from error
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{source}: not usable JSON ({error})") from error
+        raise ValueError(f"{source}: not usable JSON ({error}); {REMEDY}") from error
 
 
 def fitted(value: object, kind: type[T], source: str | Path) -> T:
@@ -88,7 +97,7 @@ def fitted(value: object, kind: type[T], source: str | Path) -> T:
     try:
         return msgspec.convert(value, kind)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{source}: {error}") from error
+        raise ValueError(f"{source}: {error}; {REMEDY}") from error
 
 
 def read_npz(
@@ -190,8 +199,8 @@ def _damage_named(path: str | Path, expected: str) -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(f"{path}: not {expected} ({reason})") from error
+        reason = brief(str(error)) or type(error).__name__
+        raise ValueError(f"{path}: not {expected} ({reason}); {REMEDY}") from error
 
 
 def _tensors(content: object) -> Iterator[Tensor]:

@@ -412,7 +412,7 @@ def test_changed_weights_are_refused(tmp_path):
 def test_corrupt_files(tmp_path, suffix, content):
     path = tmp_path / f"x{suffix}"
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=rf"x{suffix}: not an intact .*; copy or download it"):
+    with pytest.raises(CheckpointError, match=rf"x{suffix}: not an intact .*; replace or remove it"):
         checkpoints.load(path)
 
 
@@ -492,7 +492,7 @@ def test_cards_round_trip_and_ignore_what_is_new():
 def test_malformed_cards(tmp_path, text, complaint):
     path = tmp_path / "a.json"
     path.write_text(text)
-    with pytest.raises(CheckpointError, match=f"a.json: .*{re.escape(complaint)}.*; correct this card or remove it"):
+    with pytest.raises(CheckpointError, match=f"a.json: .*{re.escape(complaint)}.*; replace or remove it"):
         Card.read(path)
 
 

@@ -310,7 +310,7 @@ def test_a_state_of_something_else_is_refused(network, tmp_path):
     with pytest.raises(ValueError, match="state.json is of another model; remove it"):
         attack(network).run_standard_evaluation(IMAGES, LABELS, state_path=state)
     state.write_text('{"subject": {}')
-    with pytest.raises(ValueError, match="state.json holds no state of an evaluation"):
+    with pytest.raises(ValueError, match="state.json: not usable JSON .* remove it, it does not hold the state"):
         attack(network).run_standard_evaluation(IMAGES, LABELS, state_path=state)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +32,7 @@ from freqrob.cli.evaluate import device_of_rank, naming, open_models, say, warni
 from freqrob.cli.progress import prefixed, progress_bars
 from freqrob.files import check_folder
 from freqrob.parameters import read_setting
+from freqrob.reading import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -163,9 +163,9 @@ def _check_folders(folders: dict[str, Path]) -> None:
 def _model_in(folder: Path, name: str) -> str:
     """Another model whose measurements are in a folder; ``name`` if there is none."""
     for path in folder.glob("*.npz"):
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            if (other := json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["model"]) != name:
-                return other
+        with suppress(OSError, ValueError):
+            if (other := read_json(path.with_suffix(".json"), dict[str, Any]).get("model", name)) != name:
+                return str(other)
     return name
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from dataclasses import replace
 from io import BytesIO
@@ -11,6 +10,7 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
+from msgspec import Struct
 
 from freqrob.data.datasets import ImageSet, Split, load_dataset, members
 from freqrob.data.image_files import Track
@@ -24,10 +24,17 @@ from freqrob.files import (
 )
 from freqrob.parameters import check_choices, check_counts, checked
 from freqrob.provenance import provenance
+from freqrob.reading import read_json
 from freqrob.spectral.reference import Reading
 
 MANIFEST = "cifar_b.json"
 KINDS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}  # torchvision's classes
+
+
+class _Manifest(Struct):
+    """What is read of ``cifar_b.json``."""
+
+    sha256: dict[str, str]
 
 
 @checked
@@ -123,7 +130,7 @@ def load_cifar_b(data_dir: str | Path, split: Split, dataset: str = "cifar10") -
         raise FileNotFoundError(
             f"data_dir: no {folder / MANIFEST}; `freqrob dataset bass --data ORIGINAL --out {data_dir}` makes it"
         )
-    sums = json.loads((folder / MANIFEST).read_text("utf-8"))["sha256"]
+    sums = read_json(folder / MANIFEST, _Manifest).sha256
     files = kind.test_list if split == "test" else kind.train_list
     batches = [_read(folder / name, sums) for name, _md5 in files]
     classes = _read(folder / kind.meta["filename"], sums)[kind.meta["key"]]

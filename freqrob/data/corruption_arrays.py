@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from msgspec import Struct
 from torch import Tensor
 
 from freqrob.data.archives import fetch_archive
@@ -20,6 +20,7 @@ from freqrob.data.image_files import Track
 from freqrob.files import as_json, check_folder, locked, sha256_of, write_json, write_npy
 from freqrob.parameters import check_choices, check_integers, check_seeds, checked
 from freqrob.provenance import provenance
+from freqrob.reading import fitted, map_npy, read_json
 
 MANIFEST = "generated.json"
 LABELS = "labels.npy"
@@ -132,14 +133,26 @@ def _manifest(folder: Path, header: Mapping[str, Any]) -> dict[str, Any]:
     return content["types"]
 
 
+class _Manifest(Struct):
+    """What is read of ``generated.json``."""
+
+    types: dict[str, dict[str, Any]]
+    dataset: str = ""
+    bass: str | None = None
+
+
 def _read_manifest(folder: Path) -> dict[str, Any] | None:
     path = folder / MANIFEST
-    return json.loads(path.read_text("utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    content = read_json(path, dict[str, Any])
+    fitted(content, _Manifest, path)
+    return content
 
 
 def _is_whole(folder: Path, name: str, shape: tuple[int, ...]) -> bool:
     try:
-        return _mapped(folder / f"{name}.npy").shape == shape
+        return map_npy(folder / f"{name}.npy").shape == shape
     except (FileNotFoundError, ValueError):
         return False
 
@@ -199,15 +212,15 @@ def load_corruptions(
     _check_types(types or ())
     root = _find(Path(folder).expanduser(), dataset, download)
     generated = _read_manifest(root)
-    if generated is not None and generated["dataset"] != dataset:
-        raise ValueError(f"dataset: {root} was made of {generated['dataset']}, got {dataset!r}")
+    if generated is not None and (made_of := generated.get("dataset")) != dataset:
+        raise ValueError(f"dataset: {root} was made of {made_of}, got {dataset!r}")
     labels = _labels(root, DATASETS[dataset].classes)
     wanted = types or [name for name in CORRUPTIONS if (root / f"{name}.npy").is_file()]
     missing = [name for name in wanted if not (root / f"{name}.npy").is_file()]
     if missing or not wanted:
         raise FileNotFoundError(f"{root} has no {', '.join(f'{name}.npy' for name in missing or CORRUPTIONS)}. {_HOW}")
     expected = (len(SEVERITIES) * len(labels), DATASETS[dataset].size, DATASETS[dataset].size, 3)
-    arrays = {name: _mapped(root / f"{name}.npy") for name in dict.fromkeys(wanted)}
+    arrays = {name: map_npy(root / f"{name}.npy") for name in dict.fromkeys(wanted)}
     for name, array in arrays.items():
         if array.shape != expected or array.dtype != np.uint8:
             found = f"{array.shape} {array.dtype}"
@@ -242,18 +255,10 @@ def _find(folder: Path, dataset: str, download: bool) -> Path:
 
 def _labels(root: Path, classes: int) -> Tensor:
     """(N,) of (5·N,)."""
-    every = _mapped(root / LABELS)
+    every = map_npy(root / LABELS)
     whole = every.ndim == 1 and every.dtype.kind in "iu" and len(every) and len(every) % len(SEVERITIES) == 0
     if not whole or (np.tile(every[: len(every) // len(SEVERITIES)], len(SEVERITIES)) != every).any():
         raise ValueError(f"{root / LABELS}: expected the same integers {len(SEVERITIES)} times")
     if every.min() < 0 or every.max() >= classes:
         raise ValueError(f"{root / LABELS}: expected classes below {classes}, got {every.min()} to {every.max()}")
     return torch.from_numpy(every[: len(every) // len(SEVERITIES)].astype(np.int64))
-
-
-def _mapped(path: Path) -> np.ndarray:
-    """A .npy file; nothing is unpickled. Raises FileNotFoundError, or ValueError for a truncated or another file."""
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: truncated, or no array of NumPy ({error})") from error

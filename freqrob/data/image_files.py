@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from freqrob.files import write_npy
+from freqrob.reading import map_npy, read_image
 
 Track = Callable[[Iterable, str, int], Iterable]
 """Wraps an iterable in a progress bar, given what it is and its length."""
@@ -67,7 +68,8 @@ def decode(files: ImageFiles, size: int, cache: Path, track: Track) -> Tensor:
     names. Where that folder is read-only, they are decoded into memory, with a warning.
 
     Raises:
-        ValueError: a file that is no image, or a damaged one; the message names it.
+        ValueError: a file that is not a PNG or JPEG, is damaged, or has more than 67 million pixels; the message names
+            it.
         OSError: the cache cannot be written for another reason than permission, such as a full disk.
     """
     shape = (len(files), 3, size, size)
@@ -85,13 +87,13 @@ def decode(files: ImageFiles, size: int, cache: Path, track: Track) -> Tensor:
         _remove_others(path, cache.name)
     with warnings.catch_warnings():  # torch has no read-only tensors and says so
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(np.load(path, mmap_mode="r"))
+        return torch.from_numpy(map_npy(path))
 
 
 def _is_intact(path: Path, shape: tuple[int, ...]) -> bool:
     try:
-        mapped = np.lib.format.open_memmap(path, mode="r")
-    except (FileNotFoundError, ValueError):  # ValueError: truncated, or no array
+        mapped = map_npy(path)
+    except (FileNotFoundError, ValueError):
         return False
     return mapped.shape == shape and mapped.dtype == np.uint8
 
@@ -123,9 +125,5 @@ def _decoded(files: ImageFiles, size: int, track: Track) -> Iterator[np.ndarray]
 def _read(path: Path, size: int) -> np.ndarray:
     from PIL import Image  # torchvision brings it
 
-    try:
-        with Image.open(path) as image:
-            pixels = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
-    except Exception as error:  # Pillow has no one kind for damaged files: OSError, SyntaxError, struct.error, ...
-        raise ValueError(f"{path}: not an intact image ({error})") from error
+    pixels = read_image(path).resize((size, size), Image.Resampling.BILINEAR)
     return np.ascontiguousarray(np.asarray(pixels).transpose(2, 0, 1))

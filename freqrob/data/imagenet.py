@@ -11,6 +11,7 @@ import torch
 
 from freqrob.data.archives import fetch_archive
 from freqrob.data.image_files import ImageFiles, list_images, list_wnids
+from freqrob.reading import read_text
 
 Part = Literal["train", "test"]
 
@@ -107,7 +108,7 @@ def _in_class_folders(root: Path, inside: str, wnids: list[str]) -> list[tuple[s
 
 def _tiny_wnids(root: Path) -> list[str]:
     listed = root / "wnids.txt"
-    wnids = sorted(listed.read_text("utf-8").split()) if listed.is_file() else list_wnids(root / "train")
+    wnids = sorted(read_text(listed).split()) if listed.is_file() else list_wnids(root / "train")
     if len(wnids) != TINY_IMAGENET_CLASSES:
         raise FileNotFoundError(
             f"data_dir: no intact Tiny ImageNet in {root.parent.absolute()} (expected {TINY_IMAGENET}/ with wnids.txt "
@@ -122,7 +123,7 @@ def _tiny_validation(root: Path, wnids: list[str]) -> list[tuple[str, int]]:
     if not in_one_folder:
         return _in_class_folders(root, "val", wnids)
     number = {wnid: label for label, wnid in enumerate(wnids)}
-    annotations = (root / "val" / "val_annotations.txt").read_text("utf-8")
+    annotations = read_text(root / "val" / "val_annotations.txt")
     annotated = re.findall(r"^(\S+)\t(n\d{8})\b", annotations, re.MULTILINE)
     label_of = {f"val/images/{name}": number[wnid] for name, wnid in annotated if wnid in number}
     if unlabelled := [name for name in in_one_folder if name not in label_of]:
@@ -133,5 +134,5 @@ def _tiny_validation(root: Path, wnids: list[str]) -> list[tuple[str, int]]:
 def _words(root: Path) -> dict[str, str]:
     """What a WordNet id means in a word or two, by ``words.txt``: "n01443537\\tgoldfish, Carassius auratus"."""
     listed = root / "words.txt"
-    text = listed.read_text("utf-8") if listed.is_file() else ""
+    text = read_text(listed) if listed.is_file() else ""
     return dict(re.findall(r"^(n\d{8})\t([^,\n]+)", text, re.MULTILINE))

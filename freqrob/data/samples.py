@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from freqrob.data.datasets import ImageSet
+from freqrob.reading import read_image
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SAMPLES = 20
@@ -41,7 +42,4 @@ def _foolbox_folders() -> list[Path]:
 
 
 def _read(path: Path) -> Tensor:
-    from PIL import Image  # torchvision brings it
-
-    with Image.open(path) as image:
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    return torch.from_numpy(np.array(read_image(path))).permute(2, 0, 1)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from freqrob.data.datasets import to_pixels
 from freqrob.models.front_ends import FrontEnded
 from freqrob.parameters import check_counts, check_weights, checked
+from freqrob.reading import read_npz
 
 LARGEST = 0.9999  # of a similarity, since arctanh 1 = ∞
 
@@ -147,11 +147,9 @@ def load_targets(path: str | Path) -> tuple[Tensor, Tensor]:
 @lru_cache(maxsize=4)
 def _read(path: Path, _changed: int) -> tuple[Tensor, Tensor]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("images", "similarity") if name in file}
-    # A .npy's array is not a context manager: AttributeError in Python 3.10, TypeError since.
-    except (ValueError, TypeError, AttributeError, OSError, EOFError, BadZipFile) as error:
-        raise ValueError(f"targets: {path} is not an .npz of plain arrays ({error})") from error
+        arrays = read_npz(path, ("images", "similarity"))
+    except ValueError as error:
+        raise ValueError(f"targets: {error}") from error
     if len(arrays) < 2:
         raise ValueError(f"targets: {path} has {', '.join(arrays) or 'neither'}, expected images and similarity")
     _check(path, **arrays)

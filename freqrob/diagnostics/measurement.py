@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import fields
@@ -12,12 +11,19 @@ from typing import Any, ClassVar, TypeVar, get_type_hints
 
 import numpy as np
 import torch
+from msgspec import Struct
 from torch import Tensor
 
 from freqrob.files import as_json, write_bytes, write_json
 from freqrob.parameters import fits, shown_hint
+from freqrob.reading import REMEDY, read_json, read_npz
 
 Self = TypeVar("Self", bound="Measurement")
+LARGEST = 1 << 28  # bytes of all arrays; those of real measurements have a few million
+
+
+class _Saved(Struct):
+    values: dict[str, Any]
 
 
 class Measurement:
@@ -86,17 +92,15 @@ class Measurement:
         """
         path = Path(folder) / f"{name or cls.kind}.json"
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))["values"]
+            values = read_json(path, _Saved).values
             values = {name: math.nan if value is None else value for name, value in values.items()}
-            with np.load(path.with_suffix(".npz"), allow_pickle=False) as arrays:
-                found = cls(**values, **{name: torch.from_numpy(arrays[name]) for name in arrays.files})
+            arrays = read_npz(path.with_suffix(".npz"), at_most=LARGEST)
+            found = cls(**values, **{name: torch.from_numpy(array) for name, array in arrays.items()})
             found._check()
             return found
-        except FileNotFoundError:
-            raise
-        # Damaged files raise anything: JSONDecodeError, BadZipFile, KeyError, TypeError, zlib.error, ...
-        except Exception as error:
-            raise ValueError(f"{path}: not a measurement of {cls.kind} ({type(error).__name__}: {error})") from error
+        except (ValueError, TypeError) as error:
+            reason = str(error).removeprefix(f"{path}: ").removesuffix(f"; {REMEDY}")
+            raise ValueError(f"{path}: not a measurement of {cls.kind} ({reason}); {REMEDY}") from error
 
     def _check(self) -> None:
         """Raise ValueError for a field of another type than the class says, or a tensor of another shape."""

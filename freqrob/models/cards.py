@@ -4,9 +4,9 @@ import json
 import operator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any
 
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from freqrob.reading import Count, Label, Share, decode_json, fitted, read_bytes
 
@@ -15,21 +15,21 @@ class CheckpointError(ValueError):
     """A checkpoint or its card cannot be used; the message names the file and what was expected."""
 
 
-class CardResult(TypedDict, total=False):
-    """What freqrob reads of a result on a card; others are kept."""
+class _Result(Struct):
+    """What is read of a result on a card; what else it says is kept."""
 
     protocol: Label
     attack: Label
-    norm: Label
-    eps: Annotated[float, Meta(ge=0)]
-    step_size: float | None
     images: Count
     seed: int
     accuracy: Share
+    norm: Label = "Linf"
+    eps: Annotated[float, Meta(ge=0)] = 0.0
+    step_size: float | None = None
 
 
-class _FrontEnd(TypedDict):
-    name: str
+class _FrontEnd(Struct):
+    name: Label
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Card:
     results: list[dict[str, Any]] = field(default_factory=list)
     commit: Label = ""
     versions: dict[str, str] = field(default_factory=dict)
-    sha256: str = ""
+    sha256: Label = ""
     created: Label = ""
     url: str = ""
     hf_repo: str = ""
@@ -85,7 +85,7 @@ class Card:
         try:
             card = decode_json(content, source, cls)
             fitted(card.front_ends, list[_FrontEnd], f"{source}: front_ends")
-            fitted(card.results, list[CardResult], f"{source}: results")
+            fitted(card.results, list[_Result], f"{source}: results")
         except ValueError as error:
-            raise CheckpointError(f"{error}; correct this card or remove it") from error
+            raise CheckpointError(str(error)) from error
         return card

@@ -118,7 +118,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     try:
         return _unwrap(path, readers[path.suffix](path))
     except ValueError as error:
-        raise CheckpointError(f"{error}; copy or download it again") from error
+        raise CheckpointError(str(error)) from error
 
 
 def _unwrap(path: Path, state: object) -> dict[str, Tensor]:

@@ -50,8 +50,8 @@ class Blur(nn.Module):
     """Gaussian blur of each channel, for pixels (N, C, H, W) of any size; the image goes on around its edges.
 
     ``sigma`` is in pixels. The kernel has half-width ⌈2.5 σ⌉ (9×9 for σ = 1.5) and sum 1; it is fixed and in no state
-    dict. Raises ValueError for a ``sigma`` that is not positive and finite; when called, TypeError for images that are
-    not floats.
+    dict. Raises ValueError for a ``sigma`` that is not positive, or more than 1000; when called, TypeError for images
+    that are not floats.
 
     Source: Li et al., PLoS Comput. Biol. 2023; ``lizhe07/blur-net``.
     """
@@ -59,8 +59,8 @@ class Blur(nn.Module):
     @checked
     def __init__(self, sigma: float = 1.5) -> None:
         super().__init__()
-        if not is_number(sigma) or not 0 < sigma < math.inf:
-            raise ValueError(f"sigma: got {sigma!r}, expected a positive number of pixels")
+        if not is_number(sigma) or not 0 < sigma <= 1000:
+            raise ValueError(f"sigma: got {sigma!r}, expected a positive number of pixels, at most 1000")
         self.sigma = sigma
         offsets = torch.arange(-math.ceil(2.5 * sigma), math.ceil(2.5 * sigma) + 1)
         gaussian = torch.exp(-offsets.double().square() / (2 * sigma**2))
@@ -175,7 +175,7 @@ def create_front_end(spec: FrontEndSpec) -> nn.Module:
         raise ValueError(f"front_end: got {name!r}, expected one of {', '.join(_FRONT_ENDS)}")
     try:
         return _FRONT_ENDS[name](**parameters)
-    except TypeError as error:
+    except (TypeError, RuntimeError, OverflowError) as error:
         raise ValueError(f"front_end: {name!r} does not take {parameters} ({error})") from error
 
 

@@ -29,6 +29,7 @@ from freqrob.models.front_ends import (
 from freqrob.models.plugins import PluginModel, find_plugin, plugin_models
 from freqrob.models.registry import ModelName, all_model_names, create_network
 from freqrob.parameters import checked, nearest_names
+from freqrob.reading import brief
 
 DATASET_CLASSES = {**{name: info.classes for name, info in DATASETS.items()}, "imagenet": 1000}
 THREAT_MODELS = ("Linf", "L2", "corruptions")
@@ -282,7 +283,8 @@ def _create_model(card: Card, path: Path) -> FrontEnded:
     try:
         return with_front_ends(create_network(card.architecture, card.num_classes), card.front_ends)
     except ValueError as error:
-        raise CheckpointError(f"{path}: its card names a model that cannot be created: {error}") from error
+        reason = brief(str(error))
+        raise CheckpointError(f"{path}: its card names a model that cannot be created: {reason}") from error
 
 
 def _added(front_end: FrontEndSpec | None, model_name: str, model: FrontEnded) -> list[nn.Module]:

@@ -34,8 +34,8 @@ def images_of(count: int, source: str) -> str:
 
 def pixels(value: float) -> str:
     """As people write them: 8/255, 0.031."""
-    levels = round(255 * value, 3)
-    return f"{levels:g}/255" if levels == int(levels) else f"{value:g}"
+    levels = round(255.0 * value, 3)
+    return f"{levels:g}/255" if levels.is_integer() else f"{value:g}"
 
 
 def ball(norm: str, eps: float) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from msgspec import Struct
 
 from freqrob.data.cifar_b import balance
 from freqrob.data.datasets import ImageSet
@@ -19,6 +20,7 @@ from freqrob.diagnostics.per_sample import Track, untracked
 from freqrob.files import check_file, check_folder, write_csv, write_json, write_text
 from freqrob.parameters import checked
 from freqrob.provenance import provenance
+from freqrob.reading import read_json
 from freqrob.report.conditions import pixels
 from freqrob.report.data import COLUMNS, Links, as_dict, copy_data, tidy_rows
 from freqrob.report.figures import Picture, png_uri, swatch
@@ -118,13 +120,17 @@ def _saved(pictures: Mapping[str, Picture], folder: Path, track: Track) -> dict[
     return saved
 
 
+class _Earlier(Struct):
+    figures: list[str]
+
+
 def _figures_of(results: Path) -> set[str]:
     """The names of the figures of an earlier report; none if there was none."""
     try:
-        names = json.loads(results.read_text(encoding="utf-8"))["figures"]
-        return {name for name in names if re.fullmatch(r"[\w.+-]+", name)}
-    except (OSError, ValueError, KeyError, TypeError):
+        names = read_json(results, _Earlier).figures
+    except (OSError, ValueError):
         return set()
+    return {name for name in names if re.fullmatch(r"[\w.+-]{1,200}", name)}
 
 
 def render(

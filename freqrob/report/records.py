@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from math import sqrt
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta, Struct
 
 from freqrob import diagnostics
 from freqrob.diagnostics.measurement import Measurement
@@ -17,12 +17,71 @@ from freqrob.evaluation.corruptions import CorruptionAccuracy
 from freqrob.models.cards import Card, CheckpointError
 from freqrob.models.loading import check_names, load_card
 from freqrob.models.registry import DEFENSE_NAMES, VARIANTS, ModelName
+from freqrob.reading import Count, Label, Share, fitted, read_json
 from freqrob.report.conditions import Conditions, unlike
 
 EXPECTED = (
     "expected a folder that `freqrob diagnose --out` wrote, or a JSON file of `freqrob evaluate --out` or "
     "`freqrob corruptions --out`"
 )
+MOST_EPS = 1e9
+
+
+class _About(Struct):
+    """What is read of the file of a measurement, beside the measurement; others are shown as they are."""
+
+    model: Label = ""
+    model_hash: Label = ""
+    source: Label = ""
+
+
+class _Row(Struct):
+    """An accuracy, in a file of ``freqrob evaluate`` or on a card."""
+
+    model: Label
+    protocol: Label
+    attack: Label
+    images: Count
+    seed: int
+    accuracy: Share
+    norm: Label = "Linf"
+    eps: Annotated[float, Meta(ge=0, le=MOST_EPS)] = 0.0
+    step_size: Annotated[float, Meta(ge=0, le=MOST_EPS)] | None = None
+    model_hash: Label = ""
+
+
+class _Masking(Struct):
+    masking_suspected: bool = False
+
+
+class _Evaluation(Struct):
+    """What is read of a file of ``freqrob evaluate``."""
+
+    results: list[_Row]
+    masking: dict[Label, _Masking] = {}
+    source: Label = ""
+
+
+class _CorruptionRow(Struct):
+    model: Label
+    dataset: Label
+    protocol: Label
+    images: Count
+    bass: Label | None
+    generated: bool
+    accuracies: Annotated[dict[Label, tuple[Share, Share, Share, Share, Share]], Meta(min_length=1)]
+    standard_errors: dict[str, float] = {}
+    baseline: Label = ""
+    mce: Annotated[float, Meta(ge=0)] | None = None
+
+
+class _Corruptions(Struct):
+    """What is read of a file of ``freqrob corruptions``."""
+
+    results: list[_CorruptionRow]
+    source: Label = ""
+
+
 KINDS = {kind.kind: kind for kind in vars(diagnostics).values() if isinstance(kind, type) and hasattr(kind, "kind")}
 
 
@@ -218,7 +277,7 @@ def _read(path: Path, found: Records, alone: bool) -> bool:
         if read is not None:
             read(path, content, found)
         return read is not None
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         if alone:
             raise
         found.notes.append(f"left out, as it is damaged: {error}")
@@ -227,15 +286,11 @@ def _read(path: Path, found: Records, alone: bool) -> bool:
 
 def _content(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+        return read_json(path)
     except FileNotFoundError:
         raise FileNotFoundError(f"runs: there is no {path}, {EXPECTED}") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: no JSON ({error}), {EXPECTED}") from error
-
-
-def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is no number")
+    except ValueError as error:
+        raise ValueError(f"{error}, {EXPECTED}") from error
 
 
 def _rows(content: Any) -> list[dict[str, Any]]:
@@ -259,6 +314,8 @@ def _read_measurement(path: Path, content: dict[str, Any], found: Records) -> No
     kind = KINDS.get(content["kind"]) if isinstance(content["kind"], str) else None
     if kind is None:
         raise ValueError(f"{path}: of kind {content['kind']!r}, expected one of {', '.join(KINDS)}")
+    said = fitted(content, _About, path)
+    fitted([path.stem, path.parent.name], list[Label], path)
     measurement = kind.load(path.parent, path.stem)
     about = {key: value for key, value in content.items() if key not in ("kind", "units", "values")}
     measured = Measured(measurement, Origin(path, about))
@@ -267,8 +324,8 @@ def _read_measurement(path: Path, content: dict[str, Any], found: Records) -> No
         if name in kept and kept[name].origin.source != measured.origin.source:  # fog of one data set and of another
             name = f"{name} ({measured.origin.source})"
     else:
-        model = _model(found, str(about.get("model", path.parent.name)))
-        model.hashes |= {str(about["model_hash"])} if "model_hash" in about else set()
+        model = _model(found, said.model or path.parent.name)
+        model.hashes |= {said.model_hash} if said.model_hash else set()
         kept, name, subject = model.measurements, path.stem, model.name
         if kind is diagnostics.FourierHeatmap:  # of errors or of a layer, whatever the file is called
             name = "_".join(filter(None, (measurement.kind, measurement.suffix)))
@@ -283,31 +340,20 @@ def _read_measurement(path: Path, content: dict[str, Any], found: Records) -> No
 
 
 def _read_evaluation(path: Path, content: dict[str, Any], found: Records) -> None:
-    origin = _origin(path, content)
-    for row in _rows(content):
-        model = _model(found, str(row["model"]))
-        model.accuracies.append(_accuracy(row, origin, path))
-        model.hashes |= {str(row["model_hash"])} if "model_hash" in row else set()
-    masking = content.get("masking")
-    for name, check in masking.items() if isinstance(masking, dict) else ():
-        suspected = isinstance(check, dict) and check.get("masking_suspected")
-        _model(found, name).masking = "suspected" if suspected else "no sign of it"
+    said, origin = fitted(content, _Evaluation, path), _origin(path, content)
+    for row in said.results:
+        model = _model(found, row.model)
+        model.accuracies.append(_accuracy(row, origin))
+        model.hashes |= {row.model_hash} if row.model_hash else set()
+    for name, check in said.masking.items():
+        _model(found, name).masking = "suspected" if check.masking_suspected else "no sign of it"
 
 
 def _read_corruptions(path: Path, content: dict[str, Any], found: Records) -> None:
-    origin = _origin(path, content)
-    for row in _rows(content):
-        try:
-            names = [one.name for one in fields(CorruptionAccuracy)]
-            accuracy = CorruptionAccuracy(**{name: row[name] for name in names if name in row})
-            accuracy.means()
-            mce = float(row["mce"]) if "mce" in row else None
-            if not isinstance(accuracy.images, int):
-                raise TypeError(f"images is {accuracy.images!r}")
-        except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
-            raise ValueError(f"{path}: no accuracies on corruptions ({type(error).__name__}: {error})") from error
-        corrupted = Corrupted(accuracy, str(row.get("baseline", "")), mce, origin)
-        _model(found, str(row["model"])).corruptions.append(corrupted)
+    said, origin = fitted(content, _Corruptions, path), _origin(path, content)
+    for row in said.results:
+        accuracy = CorruptionAccuracy(**{one.name: getattr(row, one.name) for one in fields(CorruptionAccuracy)})
+        _model(found, row.model).corruptions.append(Corrupted(accuracy, row.baseline, row.mce, origin))
 
 
 _READERS = (
@@ -321,18 +367,9 @@ def _origin(path: Path | None, content: Mapping[str, Any]) -> Origin:
     return Origin(path, {key: value for key, value in content.items() if key not in ("results", "masking")})
 
 
-def _accuracy(row: Mapping[str, Any], origin: Origin, path: Path | str) -> Accuracy:
-    try:
-        share, images = float(row["accuracy"]), int(row["images"])
-        if not (0 <= share <= 1 and images > 0):
-            raise ValueError(f"an accuracy of {share} on {images} images")
-        step = row.get("step_size")
-        return Accuracy(
-            str(row["protocol"]), str(row["attack"]), str(row.get("norm", "Linf")), float(row.get("eps", 0)),
-            None if step is None else float(step), images, int(row["seed"]), share, origin,
-        )  # fmt: skip
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: no accuracy with its setting ({type(error).__name__}: {error})") from error
+def _accuracy(row: _Row, origin: Origin) -> Accuracy:
+    values = {one.name: getattr(row, one.name) for one in fields(Accuracy) if one.name != "origin"}
+    return Accuracy(**values, origin=origin)
 
 
 def _model(found: Records, name: str) -> ModelRecord:
@@ -348,13 +385,23 @@ def _add_card(model: ModelRecord, found: Records, model_dir: str | Path, dataset
     """Put what a model's card says before what the runs say, which wins where both are on as many images."""
     try:
         model.card = load_card(model.name, model_dir, dataset, threat_model)
-        origin = Origin(None, {"source": f"{model.card.dataset} test", "commit": model.card.commit})
-        norm, where = "L2" if threat_model == "L2" else "Linf", f"{model.name}'s card"
-        model.accuracies[:0] = [_accuracy({"norm": norm, **row}, origin, where) for row in model.card.results]
-    except CheckpointError as error:
+    except (CheckpointError, PermissionError) as error:
         found.notes.append(f"a card was left out: {error}")
+        return
     except (FileNotFoundError, ValueError):  # none, or the model is of another package
         return
+    try:
+        model.accuracies[:0] = _of_card(model.card, threat_model)
+    except ValueError as error:
+        found.notes.append(f"accuracies were left out: {error}")
+
+
+def _of_card(card: Card, threat_model: str) -> list[Accuracy]:
+    """The accuracies on a card. Raises ValueError for one without its setting."""
+    origin = Origin(None, {"source": f"{card.dataset} test", "commit": card.commit})
+    about = {"model": card.name, "norm": "L2" if threat_model == "L2" else "Linf"}
+    rows = fitted([{**about, **row} for row in card.results], list[_Row], f"{card.name}'s card")
+    return [_accuracy(row, origin) for row in rows]
 
 
 def _family(name: str) -> tuple[int, str, int, str]:

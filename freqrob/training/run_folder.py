@@ -13,7 +13,7 @@ from torch import Tensor
 
 from freqrob.files import locked, remove_abandoned, write_csv, write_text, write_torch
 from freqrob.models.cards import CheckpointError
-from freqrob.reading import Share, fitted, read_torch
+from freqrob.reading import REMEDY, Share, fitted, read_torch
 from freqrob.runtime.figures import drawing
 
 History = list[dict[str, float]]
@@ -111,7 +111,7 @@ class RunFolder:
         except (MemoryError, OSError):
             raise
         except Exception as error:
-            reason = str(error).removeprefix(f"{self.last_checkpoint}: ")
+            reason = str(error).removeprefix(f"{self.last_checkpoint}: ").removesuffix(f"; {REMEDY}")
             reason = reason if isinstance(error, ValueError) else f"{type(error).__name__}: {reason}"
             raise CheckpointError(
                 f"{self.last_checkpoint}: not usable ({reason}); remove {self.folder} to train from the beginning"

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from freqrob.reading import read_image
+
 NAMES = ("frost1", "frost2", "frost3", "frost4", "frost5")
 PACKAGES = ("imagecorruptions-imaug", "imagecorruptions")
 EVERY = 5  # the benchmark shrinks them to a fifth; OpenCV's bilinear filter then hits every fifth pixel exactly
@@ -52,11 +54,8 @@ def read_frost(paths: tuple[Path, ...]) -> list[Tensor]:
 
 
 def _read(path: Path) -> Tensor:
-    from PIL import Image  # torchvision brings it
-
     try:
-        with Image.open(path) as image:
-            pixels = np.array(image.convert("RGB"))
-    except Exception as error:  # Pillow has no one kind for damaged files
-        raise ValueError(f"frost: {path} is not an intact image ({error})") from error
+        pixels = np.array(read_image(path))
+    except ValueError as error:
+        raise ValueError(f"frost: {error}: {HOW}") from error
     return torch.from_numpy(pixels[EVERY // 2 :: EVERY, EVERY // 2 :: EVERY]).permute(2, 0, 1).contiguous()

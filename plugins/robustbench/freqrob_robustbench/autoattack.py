@@ -8,7 +8,6 @@ Source: the interface of https://github.com/fra31/auto-attack.
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import warnings
@@ -21,6 +20,7 @@ from unittest.mock import patch
 
 import pyautoattack
 import torch
+from msgspec import Struct
 from pyautoattack import autoattack as implementation
 from pyautoattack import state as implementation_state
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ from freqrob.evaluation.checks import explained
 from freqrob.evaluation.keys import data_hash, model_hash, unseen
 from freqrob.files import check_file, write_json
 from freqrob.parameters import check_not_negative, checked
+from freqrob.reading import read_json
 
 
 class AutoAttack(pyautoattack.AutoAttack):
@@ -141,6 +142,14 @@ class AutoAttack(pyautoattack.AutoAttack):
                 handler.close()
 
 
+class _Saved(Struct):
+    """The file of an ``EvaluationState``."""
+
+    subject: dict[str, Any]
+    run_attacks: set[str]
+    robust_flags: list[bool]
+
+
 @dataclass
 class EvaluationState:
     """Which images withstood which attacks so far, in a JSON file; ``subject`` says what was evaluated."""
@@ -158,6 +167,7 @@ class EvaluationState:
             return cls(path, subject, torch.ones(count, dtype=torch.bool))
         state = cls.from_disk(path)
         differ = [key for key in subject if state.subject.get(key) != subject[key]]
+        differ += ["number of images"] if len(state.flags) != count else []
         if differ:
             raise ValueError(f"state_path: {path} is of another {', '.join(differ)}; remove it or give another path")
         return state
@@ -166,11 +176,11 @@ class EvaluationState:
     def from_disk(cls, path: str | Path) -> EvaluationState:
         """Read a file. Raises FileNotFoundError, or ValueError for one that is damaged."""
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-            flags = torch.tensor(content["robust_flags"], dtype=torch.bool)
-            return cls(Path(path), dict(content["subject"]), flags, set(content["run_attacks"]))
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"state_path: {path} holds no state of an evaluation; remove it to start anew") from error
+            content = read_json(path, _Saved)
+        except ValueError as error:
+            raise ValueError(f"state_path: {error}, it does not hold the state of an evaluation") from error
+        flags = torch.tensor(content.robust_flags, dtype=torch.bool)
+        return cls(Path(path), content.subject, flags, content.run_attacks)
 
     def to_disk(self) -> None:
         content = {"subject": self.subject, "run_attacks": sorted(self.run_attacks)}
