@@ -220,22 +220,27 @@ def test_evaluate_measures_nothing_twice(few_images, model_dir, monkeypatch, own
 @pytest.fixture
 def own_module(tmp_path, monkeypatch):
     """A network of the user's own in the working directory, whose ``forward`` calls another module."""
-    (tmp_path / "own_nets.py").write_text(
-        "import own_helpers\nfrom torch import nn\n\n\nclass Net(nn.Linear):\n    def forward(self, images):\n"
-        "        return own_helpers.prepare(super().forward(images.flatten(1)))\n\n\n"
+    (tmp_path / "cached_nets.py").write_text(
+        "import cached_helpers\nfrom torch import nn\n\n\nclass Net(nn.Linear):\n    def forward(self, images):\n"
+        "        return cached_helpers.prepare(super().forward(images.flatten(1)))\n\n\n"
         "def net(classes=10):\n    net = Net(3072, classes)\n    net.load_state_dict("
         "{name: weight.new_zeros(weight.shape) for name, weight in net.state_dict().items()})\n    return net\n"
     )
     monkeypatch.chdir(tmp_path)
-    return "own_nets:net"
+    yield "cached_nets:net"
+    forget_own_module()
+
+
+def forget_own_module():
+    for name in ("cached_nets", "cached_helpers"):
+        sys.modules.pop(name, None)
 
 
 def write_helpers(favourite):
     """Let the network answer with one class, as a process that is started after this has it."""
-    with open("own_helpers.py", "w") as file:
+    with open("cached_helpers.py", "w") as file:
         file.write(f"def prepare(logits):\n    logits[:, {favourite}] += 2\n    return logits\n")
-    for name in ("own_helpers", "own_nets"):
-        sys.modules.pop(name, None)
+    forget_own_module()
 
 
 @pytest.mark.parametrize("command", ["evaluate", "diagnose"])
@@ -245,8 +250,8 @@ def test_of_a_users_own_code_nothing_is_cached_without_a_key(few_images, own_mod
         write_helpers(favourite)
         result = run(command, own_module, *asked)
         assert result.exit_code == 0, result.output
-        reason = "because a change of the code could not be noticed (Net is a own_nets.Net)"
-        assert result.stderr.count(f"own_nets:net: cache: nothing is cached, {reason}") == 1
+        reason = "because a change of the code could not be noticed (Net is a cached_nets.Net)"
+        assert result.stderr.count(f"cached_nets:net: cache: nothing is cached, {reason}") == 1
         assert "--cache-key" in result.stderr and not list(own_cache.rglob("*.safetensors"))
         assert command == "diagnose" or ("25.0" if favourite == 0 else "0.0") in result.stdout
     for number in range(2):

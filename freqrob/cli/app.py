@@ -92,7 +92,7 @@ CacheKey = Annotated[
     str | None,
     typer.Option(
         metavar="TEXT",
-        help="Cache results of a model of your own code too: a text that you change along with that code.",
+        help="Cache results of a model of your own code too: a string that you change along with that code.",
     ),
 ]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Measure all anew and keep nothing.")]

@@ -100,7 +100,7 @@ def evaluate(
         batch_size: images at a time.
         seed: of everything random, ≥ 0; each attack begins with it anew.
         cache: a folder of ``Samples``; None keeps nothing.
-        cache_key: a text that stands for the code that ``cache`` cannot see; change it along with that code. Tensors,
+        cache_key: a string that stands for the code that ``cache`` cannot see; change it along with that code. Tensors,
             attributes and class names are seen with it as well.
         track: wraps iterables in a progress bar.
 

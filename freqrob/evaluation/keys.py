@@ -71,16 +71,16 @@ def unseen(*subjects: object) -> str:
 def usable_cache(cache: str | Path | None, cache_key: str | None, *subjects: object) -> Path | None:
     """The folder ``cache`` where a key stands for the ``subjects``, models and attacks; else None, with a warning.
 
-    Raises ValueError for a ``cache_key`` that is not a text.
+    Raises ValueError for a ``cache_key`` that is not a string, or empty.
     """
     if cache_key is not None and not (isinstance(cache_key, str) and cache_key):
-        raise ValueError(f"cache_key: expected a text, got {cache_key!r}")
+        raise ValueError(f"cache_key: expected a string, not empty, got {cache_key!r}")
     if cache is None:
         return None
     if cache_key is None and (reason := unseen(*subjects)):
         warnings.warn(
             f"cache: nothing is cached, because a change of the code could not be noticed ({reason}). To cache, give a "
-            "text that you change along with the code: cache_key=, or --cache-key",
+            "string that you change along with the code: cache_key=, or --cache-key",
             stacklevel=3,
         )
         return None
@@ -91,7 +91,7 @@ def shared_cache(cache: str | Path | None, cache_key: str | None, processes: int
     """As ``usable_cache``; raises ValueError where several processes would have no cache to share results in."""
     folder = usable_cache(cache, cache_key, *subjects)
     if folder is None and processes > 1:
-        name, expected = ("cache", "a folder that all processes share") if cache is None else ("cache_key", "a text")
+        name, expected = ("cache", "a folder that all processes share") if cache is None else ("cache_key", "a string")
         raise ValueError(f"{name}: {processes} processes share results in the cache; expected {expected}, got None")
     return folder
 
@@ -105,7 +105,7 @@ def subject_key(model: nn.Module, cache_key: str | None = None) -> dict[str, Any
 
 @functools.cache
 def code_version() -> str:
-    """freqrob's version and a digest of its sources, its plug-ins' and kernels' included."""
+    """freqrob's version and a digest of its sources as this process found them, its plug-ins' and kernels' included."""
     digest = hashlib.sha256()
     for folder in filter(None, map(_folder, OWN)):
         for path in sorted(folder.rglob("*.py")):
@@ -163,7 +163,8 @@ class _Walk:
         elif len(self.where) > DEEPEST:
             self.note(f"{self.here} is nested too deep")
         else:
-            self.met[id(value)] = len(self.met), value
+            if not isinstance(value, tuple | frozenset):  # equal ones may or may not be the same object
+                self.met[id(value)] = len(self.met), value
             self._see_new(value)
         self.add("end")
         self.where.pop()
@@ -190,7 +191,7 @@ class _Walk:
         if isinstance(value, Tensor) and _has_values(value):
             if self.tensors:
                 _update(self.digest, value)
-        elif (type(value) is np.ndarray or isinstance(value, np.generic)) and value.dtype != object:
+        elif (type(value) is np.ndarray or isinstance(value, np.generic)) and not value.dtype.hasobject:
             self.add(str(value.dtype), str(value.shape))
             self.digest.update(value.tobytes())
         else:
@@ -249,8 +250,8 @@ class _Walk:
 
     def _see_named(self, value: Any) -> bool:
         """Whether a class or built-in function is what an installed release has under its name."""
-        found = _found(value.__module__, value.__qualname__), _found(value.__module__, value.__name__)
-        return self._check_release(value.__module__ if value in found else None, _article(value))
+        found = any(_found(value.__module__, name) is value for name in (value.__qualname__, value.__name__))
+        return self._check_release(value.__module__ if found else None, _article(value))
 
     def _see_function(self, function: FunctionType) -> None:
         """Add where a function stands, and what it is given by its defaults and closes over."""
@@ -351,3 +352,6 @@ def _has_values(tensor: Tensor) -> bool:
 def _update(digest: Any, tensor: Tensor) -> None:
     digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
     digest.update(tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().flatten().view(torch.uint8).numpy())
+
+
+code_version()  # before any source is edited while this process runs
