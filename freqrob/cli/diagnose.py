@@ -115,8 +115,8 @@ def diagnose(
     with progress_bars(quiet=rank() > 0) as (track, _log), rank_zero_first():
         chosen = load_dataset(dataset, "test", data, download=download, track=track)
     how = {
-        "preset": preset, "only": only, "settings": _by_diagnostic(settings or []), "classes": len(chosen.classes),
-        "batch_size": batch_size,
+        "preset": preset, "only": only, "settings": _by_diagnostic(settings or []),
+        "classes": len(chosen.classes) or None, "batch_size": batch_size,
     }  # fmt: skip
     seconds = 0.0
     for name, network in networks.items():

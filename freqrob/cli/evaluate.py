@@ -161,9 +161,10 @@ def evaluate(
     if images is not None and images > len(chosen):
         raise ValueError(f"images: expected 1 to {len(chosen)}, the images of the {split} split, got {images}")
     chosen, protocol = chosen[:images], list(dict.fromkeys(protocol))
+    classes = len(chosen.classes) or None  # of data whose classes have no names the number is not known
     for name, network in networks.items() if len(networks) > 1 else ():  # before the first one is measured
         with naming(name):
-            check_answers(network.to(where), to_pixels(chosen.images[:2]).to(where), chosen.labels, len(chosen.classes))
+            check_answers(network.to(where), to_pixels(chosen.images[:2]).to(where), chosen.labels, classes)
         network.cpu()
     found = []
     try:
@@ -171,7 +172,7 @@ def evaluate(
             for name, network in networks.items():
                 how = {
                     "batch_size": batch_size, "seed": seed, "cache": folder, "cache_key": key_of(name, cache_key),
-                    "classes": len(chosen.classes), "track": prefixed(track, name),
+                    "classes": classes, "track": prefixed(track, name),
                 }  # fmt: skip
                 with warnings_as_lines(name), naming(name):
                     results = measure(network.to(where), chosen.images, chosen.labels, protocols=protocol,
