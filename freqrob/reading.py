@@ -33,14 +33,19 @@ LARGEST_IMAGE = 1 << 26  # pixels; the largest image of ImageNet has 61 million
 SHARED = 8  # how many tensors of a file may share their values on average, as tied weights do
 
 # A model, an attack, a data set: what is shown to people and may be part of a file's name.
-Label = Annotated[str, msgspec.Meta(max_length=200, pattern=r"\A[^\x00-\x1f\x7f-\x9f]*\Z")]
+Label = Annotated[str, msgspec.Meta(max_length=200, pattern=r"\A[^\x00-\x1f\x7f-\x9f\ud800-\udfff]*\Z")]
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
+def printable(text: str) -> str:
+    """Text with escapes for control characters and undecodable bytes, as file names may have them; lines stay lines."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else ascii(sign)[1:-1] for sign in text)
+
+
 def brief(text: str, length: int = 300) -> str:
-    """The first line of a message, of ``length`` characters at most, without control characters: for one line."""
-    line = "".join(sign for sign in text.partition("\n")[0] if sign.isprintable())
+    """The first line of a message, of ``length`` characters at most."""
+    line = printable(text.partition("\n")[0])
     return line if len(line) <= length else f"{line[:length]}…"
 
 
@@ -109,7 +114,7 @@ def read_npz(
     """
     from numpy.lib import format
 
-    with open_file(path) as file, _damage_named(path, "an .npz file of plain arrays"), ZipFile(file) as archive:
+    with open_file(path) as file, damage_named(path, "an .npz file of plain arrays"), ZipFile(file) as archive:
         members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
         members = {name: member for name, member in members.items() if names is None or name in names}
         size = sum(_declared_bytes(archive, member) for member in members.values())
@@ -138,7 +143,7 @@ def map_npy(path: str | Path) -> np.ndarray:
     from numpy.lib import format
 
     open_file(path).close()
-    with _damage_named(path, "a whole .npy file of a plain array"):
+    with damage_named(path, "a whole .npy file of a plain array"):
         return format.open_memmap(path, mode="r")
 
 
@@ -146,7 +151,7 @@ def read_image(path: str | Path) -> Image.Image:
     """A PNG or JPEG as RGB. Raises ValueError for a damaged file, and for more than 67 million pixels; OSError."""
     from PIL import Image  # torchvision brings it
 
-    with open_file(path) as file, _damage_named(path, "an intact image"):
+    with open_file(path) as file, damage_named(path, "an intact image"):
         with Image.open(file, formats=("PNG", "JPEG")) as image:
             if image.width * image.height > LARGEST_IMAGE:
                 size = f"{image.width:,} × {image.height:,}"
@@ -162,7 +167,7 @@ def read_torch(path: str | Path) -> Any:
     """
     import torch
 
-    with open_file(path) as file, _damage_named(path, "an intact file of tensors"):
+    with open_file(path) as file, damage_named(path, "an intact file of tensors"):
         size = os.fstat(file.fileno()).st_size
         if is_zipfile(file):  # torch.save compresses nothing
             with ZipFile(file) as archive:
@@ -187,12 +192,12 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
     import safetensors.torch
 
     open_file(path).close()
-    with _damage_named(path, "an intact safetensors file"):
+    with damage_named(path, "an intact safetensors file"):
         return safetensors.torch.load_file(path)
 
 
 @contextmanager
-def _damage_named(path: str | Path, expected: str) -> Iterator[None]:
+def damage_named(path: str | Path, expected: str) -> Iterator[None]:
     """Raise ValueError, which names the file, for whatever a library raises on a damaged one, of any type at all."""
     try:
         yield

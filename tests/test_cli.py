@@ -410,7 +410,7 @@ def test_evaluate_names_a_damaged_checkpoint(few_images, model_dir, tmp_path):
     folder = tmp_path / "cifar10" / "Linf"
     folder.mkdir(parents=True)
     (folder / "standard_tiny.safetensors").write_bytes(b"cut short")
-    assert "truncated, corrupt" in error_of("evaluate", "standard_tiny", "--model-dir", tmp_path)
+    assert "not an intact safetensors file" in error_of("evaluate", "standard_tiny", "--model-dir", tmp_path)
 
 
 def test_debug_shows_where_an_error_came_from(model_dir, tmp_path):

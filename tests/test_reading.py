@@ -322,3 +322,34 @@ class TestNothingIsExecuted:
         torch.save({"a": Trap(tmp_path / "sprung")}, tmp_path / "a.pt")
         message = refusal(read_torch, tmp_path / "a.pt")
         assert "not executed" in message and "weights_only" not in message
+
+
+# What replaces a value of a JSON file, at every place
+VALUES = [
+    None, True, -1, 0.5, 10**30, 10**400, 1e300, "x", "a" * 100_000, "a\n\x1b[31m<b>", [], [None] * 3, {}, {"a": 1},
+]  # fmt: skip
+ABSENT = object()
+
+
+def mutated(content, values=(*VALUES, ABSENT)):
+    """``content`` with one value replaced or left out, for every place and value; with the place."""
+    places = [()]
+    for place in places:
+        inside = content
+        for key in place:
+            inside = inside[key]
+        if isinstance(inside, dict | list):
+            places += [(*place, key) for key in (inside if isinstance(inside, dict) else range(min(len(inside), 4)))]
+    for place in places:
+        for value in values:
+            copy = json.loads(json.dumps(content))
+            inside = copy
+            for key in place[:-1]:
+                inside = inside[key]
+            if value is ABSENT and place:
+                del inside[place[-1]]
+            elif place:
+                inside[place[-1]] = value
+            else:
+                copy = None if value is ABSENT else value
+            yield place, copy

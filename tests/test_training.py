@@ -106,11 +106,11 @@ class TestRun:
     def test_reads_the_checkpoint_while_no_other_process_can_write_it(self, asked, tmp_path, monkeypatch):
         read, tried = RunFolder.read, []
 
-        def reading(run):
+        def reading(run, steps_per_epoch):
             with pytest.raises(Timeout):
                 FileLock(run.folder / ".lock", is_singleton=False).acquire(timeout=0)
             tried.append(run)
-            return read(run)
+            return read(run, steps_per_epoch)
 
         monkeypatch.setattr(RunFolder, "read", reading)
         train(recipe(epochs=1), model_dir=tmp_path)

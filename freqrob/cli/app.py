@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from freqrob import __version__
+from freqrob.reading import printable
 from freqrob.runtime.launched import launched
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ class _Group(typer.core.TyperGroup):
         except (ValueError, OSError, ImportError, FloatingPointError, RuntimeError) as error:
             if ctx.params.get("debug") or not _mendable(error):
                 raise
-            Console(stderr=True, soft_wrap=True).print(f"[red]Error:[/red] {escape(str(error))}", highlight=False)
+            text = escape(printable(str(error)))
+            Console(stderr=True, soft_wrap=True).print(f"[red]Error:[/red] {text}", highlight=False)
             raise typer.Exit(USAGE_ERROR) from error
 
 

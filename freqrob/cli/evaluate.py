@@ -38,6 +38,7 @@ from freqrob.cli.app import (
 from freqrob.cli.progress import prefixed, progress_bars
 from freqrob.files import check_file
 from freqrob.parameters import check_counts, check_integers
+from freqrob.reading import printable
 from freqrob.runtime.launched import launched
 
 if TYPE_CHECKING:
@@ -341,7 +342,7 @@ def warnings_as_lines(name: str = "") -> Iterator[None]:
 def say(text: str) -> None:
     """A line in yellow, from one process."""
     if rank() == 0:
-        print_line(text, "yellow", stderr=True)
+        print_line(printable(text), "yellow", stderr=True)
 
 
 def _write_results(path: Path, found: list[_Measured], record: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from freqrob.files import (
 )
 from freqrob.parameters import check_choices, check_counts, checked
 from freqrob.provenance import provenance
-from freqrob.reading import read_json
+from freqrob.reading import damage_named, read_json
 from freqrob.spectral.reference import Reading
 
 MANIFEST = "cifar_b.json"
@@ -132,11 +132,13 @@ def load_cifar_b(data_dir: str | Path, split: Split, dataset: str = "cifar10") -
         )
     sums = read_json(folder / MANIFEST, _Manifest).sha256
     files = kind.test_list if split == "test" else kind.train_list
-    batches = [_read(folder / name, sums) for name, _md5 in files]
-    classes = _read(folder / kind.meta["filename"], sums)[kind.meta["key"]]
-    images = torch.from_numpy(np.concatenate([batch["data"] for batch in batches])).view(-1, 3, 32, 32)
-    labels = torch.tensor([label for batch in batches for label in _labels(batch)])
-    whole = ImageSet(images, labels, tuple(classes))
+    contents = [_read(folder / name, sums) for name, _md5 in files]
+    meta = _read(folder / kind.meta["filename"], sums)
+    with damage_named(folder, f"{dataset} through BaSS"):
+        batches = [_unpickled(content) for content in contents]
+        images = torch.from_numpy(np.concatenate([batch["data"] for batch in batches])).view(-1, 3, 32, 32)
+        labels = torch.tensor([label for batch in batches for label in _labels(batch)])
+        whole = ImageSet(images, labels, tuple(map(str, _unpickled(meta)[kind.meta["key"]])))
     return whole if split == "test" else whole[members(len(whole), split)]
 
 
@@ -158,10 +160,10 @@ def _balanced(content: bytes, reading: Reading) -> bytes:
     return before + balanced.images.numpy().tobytes() + after
 
 
-def _read(path: Path, sums: dict[str, str]) -> dict[str, Any]:
+def _read(path: Path, sums: dict[str, str]) -> bytes:
     if not path.is_file() or sha256_of(path) != sums.get(path.name):
-        raise ValueError(f"data_dir: {path} is not as it was written; make it anew with `freqrob dataset bass`")
-    return _unpickled(path.read_bytes())
+        raise ValueError(f"data_dir: {path} is not as it was written; make it again with `freqrob dataset bass`")
+    return path.read_bytes()
 
 
 def _labels(batch: dict[str, Any]) -> list[int]:

@@ -20,7 +20,7 @@ from freqrob.data.image_files import Track
 from freqrob.files import as_json, check_folder, locked, sha256_of, write_json, write_npy
 from freqrob.parameters import check_choices, check_integers, check_seeds, checked
 from freqrob.provenance import provenance
-from freqrob.reading import fitted, map_npy, read_json
+from freqrob.reading import Label, brief, fitted, map_npy, read_json
 
 MANIFEST = "generated.json"
 LABELS = "labels.npy"
@@ -129,7 +129,8 @@ def _manifest(folder: Path, header: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     for key, value in header.items():
         if content.get(key) != value:
-            raise ValueError(f"out: {folder} holds corruptions of {key} {content.get(key)}, asked for {value}")
+            found = brief(str(content.get(key)))
+            raise ValueError(f"out: {folder} holds corruptions of {key} {found}, asked for {value}")
     return content["types"]
 
 
@@ -137,8 +138,8 @@ class _Manifest(Struct):
     """What is read of ``generated.json``."""
 
     types: dict[str, dict[str, Any]]
-    dataset: str = ""
-    bass: str | None = None
+    dataset: Label = ""
+    bass: Label | None = None
 
 
 def _read_manifest(folder: Path) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from freqrob.files import as_json, write_bytes, write_json
 from freqrob.parameters import fits, shown_hint
-from freqrob.reading import REMEDY, read_json, read_npz
+from freqrob.reading import REMEDY, Label, brief, fitted, read_json, read_npz
 
 Self = TypeVar("Self", bound="Measurement")
 LARGEST = 1 << 28  # bytes of all arrays; those of real measurements have a few million
@@ -99,7 +99,7 @@ class Measurement:
             found._check()
             return found
         except (ValueError, TypeError) as error:
-            reason = str(error).removeprefix(f"{path}: ").removesuffix(f"; {REMEDY}")
+            reason = brief(str(error).removeprefix(f"{path}: ").removesuffix(f"; {REMEDY}"))
             raise ValueError(f"{path}: not a measurement of {cls.kind} ({reason}); {REMEDY}") from error
 
     def _check(self) -> None:
@@ -108,6 +108,8 @@ class Measurement:
         for name, value in self._values():
             if not fits(value, hints[name]):
                 raise ValueError(f"{name}: expected {shown_hint(hints[name])}, got {value!r}")
+            if isinstance(value, str):
+                fitted(value, Label, name)
         lengths = {name: len(value) if isinstance(value, list) else value for name, value in self.scalars().items()}
         for name, dimensions in self.shapes.items():
             values = getattr(self, name)

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from freqrob.files import locked, remove_abandoned, write_bytes
+from freqrob.reading import open_file
 from freqrob.runtime.cache import check_cache
 from freqrob.runtime.processes import merged, propagate_failure
 
@@ -121,14 +122,16 @@ class Samples:
         if self.path is None or not self.path.exists():
             return {}
         try:
+            open_file(self.path).close()
             with safe_open(self.path, "pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
                 key = (file.metadata() or {}).get("key")
             sizes = {len(tensor) for tensor in tensors.values()}
-            if key == self.key and DONE in tensors and sizes == {len(self.done)}:
+            whole = key == self.key and DONE in tensors and sizes == {len(self.done)}
+            if whole and tensors[DONE].dtype == torch.bool and tensors[DONE].ndim == 1:
                 return tensors
             reason = "it holds something else"
-        except (SafetensorError, TypeError) as error:  # TypeError: a tensor without a length
+        except (SafetensorError, ValueError, TypeError) as error:  # TypeError: a tensor without a length
             reason = str(error)
         aside = self.path.with_suffix(".damaged")
         os.replace(self.path, aside)

@@ -16,13 +16,13 @@ class CheckpointError(ValueError):
 
 
 class _Result(Struct):
-    """What is read of a result on a card; what else it says is kept."""
+    """The types of what is read of a result on a card; a model loads whatever is missing."""
 
-    protocol: Label
-    attack: Label
-    images: Count
-    seed: int
-    accuracy: Share
+    protocol: Label = ""
+    attack: Label = ""
+    images: Count = 1
+    accuracy: Share = 0.0
+    seed: int = 0
     norm: Label = "Linf"
     eps: Annotated[float, Meta(ge=0)] = 0.0
     step_size: float | None = None

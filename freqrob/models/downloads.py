@@ -5,11 +5,13 @@ import sys
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO
-from urllib.request import Request, urlopen
+from urllib.parse import urlsplit
+from urllib.request import Request, url2pathname, urlopen
 
 from freqrob.files import temporary_beside, write_synced
 from freqrob.models.cards import Card, CheckpointError
 from freqrob.models.checkpoints import card_path, check_sha256
+from freqrob.reading import open_file
 
 _CHUNK = 1 << 20
 _TIMEOUT_SECONDS = 30
@@ -51,6 +53,11 @@ def download(card: Card, path: Path) -> None:
 
 
 def _transfer(url: str, path: Path) -> None:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https", "file"):
+        raise ValueError(f"expected an http, https or file URL, got {parts.scheme or 'none'}")
+    if parts.scheme == "file":  # which urlopen would wait for if it is a pipe
+        open_file(url2pathname(parts.path)).close()
     request = Request(url, headers={"User-Agent": "freqrob"})
     with urlopen(request, timeout=_TIMEOUT_SECONDS) as source, path.open("wb") as target:
         expected = int(source.headers.get("Content-Length") or 0)

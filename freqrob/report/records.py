@@ -17,7 +17,7 @@ from freqrob.evaluation.corruptions import CorruptionAccuracy
 from freqrob.models.cards import Card, CheckpointError
 from freqrob.models.loading import check_names, load_card
 from freqrob.models.registry import DEFENSE_NAMES, VARIANTS, ModelName
-from freqrob.reading import Count, Label, Share, fitted, read_json
+from freqrob.reading import Count, Label, Share, brief, fitted, printable, read_json
 from freqrob.report.conditions import Conditions, unlike
 
 EXPECTED = (
@@ -71,6 +71,7 @@ class _CorruptionRow(Struct):
     generated: bool
     accuracies: Annotated[dict[Label, tuple[Share, Share, Share, Share, Share]], Meta(min_length=1)]
     standard_errors: dict[str, float] = {}
+    from_cache: dict[str, Any] = {}
     baseline: Label = ""
     mce: Annotated[float, Meta(ge=0)] | None = None
 
@@ -275,12 +276,13 @@ def _read(path: Path, found: Records, alone: bool) -> bool:
         content = _content(path)
         read = next((read for fits, read in _READERS if fits(content)), None)
         if read is not None:
+            fitted([path.name, path.absolute().parent.name], list[Label], f"{path}: its name and its folder's")
             read(path, content, found)
         return read is not None
     except (ValueError, OSError) as error:
         if alone:
             raise
-        found.notes.append(f"left out, as it is damaged: {error}")
+        found.notes.append(printable(f"left out, as it is damaged: {error}"))
         return True
 
 
@@ -313,9 +315,8 @@ def _is_evaluation(content: Any) -> bool:
 def _read_measurement(path: Path, content: dict[str, Any], found: Records) -> None:
     kind = KINDS.get(content["kind"]) if isinstance(content["kind"], str) else None
     if kind is None:
-        raise ValueError(f"{path}: of kind {content['kind']!r}, expected one of {', '.join(KINDS)}")
+        raise ValueError(f"{path}: of kind {brief(repr(content['kind']), 40)}, expected one of {', '.join(KINDS)}")
     said = fitted(content, _About, path)
-    fitted([path.stem, path.parent.name], list[Label], path)
     measurement = kind.load(path.parent, path.stem)
     about = {key: value for key, value in content.items() if key not in ("kind", "units", "values")}
     measured = Measured(measurement, Origin(path, about))

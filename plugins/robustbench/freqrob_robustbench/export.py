@@ -191,7 +191,8 @@ def _other_measurements(card: Card) -> str:
     claimed = [_measured(card, "clean"), _measured(card, "AutoAttack")]
     others = [result for result in card.results if result.get("protocol") == "natural" and result not in claimed]
     lines = [
-        f"- {result['attack']}{_ball(result)}, {result['images']:,} images, seed {result['seed']}: {_percent(result)}"
+        f"- {result['attack']}{_ball(result)}, {result['images']:,} images, "
+        f"seed {result.get('seed', 'unknown')}: {_percent(result)}"
         for result in others
     ]
     return "\n".join(["Other measurements of the same model, not claims:", "", *lines, ""]) if lines else ""
