@@ -94,7 +94,8 @@ class TestKilledWriters:
         (left,) = temporaries(tmp_path)
         assert left.startswith(".fog.npy.")
         write(lambda items, *_: items)
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["fog.npy", "generated.json", "labels.npy"]
+        names = sorted(path.name for path in tmp_path.iterdir())
+        assert names == [".lock", "fog.npy", "generated.json", "labels.npy"]
 
     def test_a_file_name_with_the_signs_of_a_pattern(self, tmp_path):
         killed(kill_in_file, tmp_path / "a[1]*.json")
