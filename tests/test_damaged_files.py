@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import test_report
 import torch
@@ -12,6 +14,7 @@ from freqrob_robustbench import export
 from freqrob_robustbench.autoattack import EvaluationState
 from PIL import Image
 from safetensors.torch import save_file
+from test_plots import PERTURBATIONS
 from test_reading import ABSENT, mutated, never_waits, npz_that_declares, refusal  # noqa: F401
 from typer.testing import CliRunner
 
@@ -163,7 +166,8 @@ class TestWeights:
 def runs(tmp_path_factory):
     """A folder a kind of file that a report reads."""
     folder = tmp_path_factory.mktemp("runs")
-    for kind, measured in test_report.measurements(0).items():
+    measurements = {**test_report.measurements(0), "minimal_perturbation": PERTURBATIONS}
+    for kind, measured in measurements.items():
         measured.save(folder / kind, kind, {**test_report.ABOUT, "model": "pgd_at_tiny", "model_hash": "abc"})
     images, others = test_report.random(4, 3, 8, 8), test_report.random(4, 3, 8, 8, seed=1)
     spectrum(images).save(folder / "images", "natural", test_report.ABOUT)
@@ -182,7 +186,7 @@ def runs(tmp_path_factory):
 
 KINDS = (
     "band_accuracy", "corruptions", "evaluation", "fog", "fourier_heatmap", "hybrid", "images", "jacobian",
-    "loss_landscape_low", "sensitivity",
+    "loss_landscape_low", "minimal_perturbation", "sensitivity",
 )  # fmt: skip
 
 
@@ -214,6 +218,42 @@ class TestReports:
         path.write_text(json.dumps(content))
         with pytest.raises(ValueError, match="fourier_heatmap.json: not a measurement .*layer: .* of length <= 200"):
             write_report([tmp_path / "run"], tmp_path / "out", cards=False)
+
+    @pytest.mark.parametrize("kind, name, value", [
+        ("sensitivity", "radii", np.nan), ("sensitivity", "magnitude", np.inf), ("fourier_heatmap", "change", -1.0),
+        ("fourier_heatmap", "vertical", np.nan),
+    ])  # fmt: skip
+    def test_a_figure_that_cannot_be_drawn_does_not_end_a_report(self, runs, tmp_path, kind, name, value):
+        for one in (kind, "jacobian"):
+            shutil.copytree(runs / one, tmp_path / "run" / one)
+        path = tmp_path / "run" / kind / f"{kind}.npz"
+        arrays = dict(np.load(path))
+        np.savez(path, **{**arrays, name: np.full_like(arrays[name], value)})
+        with pytest.warns(UserWarning, match=f"{kind}.* was not drawn"):
+            page = write_report([tmp_path / "run"], tmp_path / "out", cards=False).read_text()
+        assert 'id="figure-jacobian"' in page and f'id="figure-{kind}"' not in page
+
+    @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("corruptions", "evaluation")])
+    def test_arrays_without_values_end_no_report(self, runs, tmp_path, kind):
+        shutil.copytree(runs / kind, tmp_path / "run")
+        (path,) = (tmp_path / "run").glob("*.npz")
+        np.savez(path, **{name: np.zeros([0] * array.ndim, array.dtype) for name, array in np.load(path).items()})
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                write_report([tmp_path / "run"], tmp_path / "out", cards=False)
+        except ValueError as error:
+            assert str(path.with_suffix(".json")) in str(error)
+
+    @pytest.mark.parametrize("kind, name", [("hybrid", "low"), ("minimal_perturbation", "success")])
+    def test_arrays_of_another_type_are_refused(self, runs, tmp_path, kind, name):
+        shutil.copytree(runs / kind, tmp_path / "run")
+        path = tmp_path / "run" / f"{kind}.npz"
+        arrays = dict(np.load(path))
+        other = bool if arrays[name].dtype != bool else float
+        np.savez(path, **{**arrays, name: arrays[name].astype(other)})
+        with pytest.raises(ValueError, match=f"{kind}.json: not a measurement of {kind} .{name}: expected"):
+            read_runs([tmp_path / "run"], cards=False)
 
     @pytest.mark.slow
     @pytest.mark.parametrize("kind", KINDS)

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 
 import torch
@@ -49,8 +50,8 @@ class LossLandscape(Measurement):
 
     @property
     def span(self) -> float:
-        """The largest |a| and |b|."""
-        return self.steps[-1].item()
+        """The largest |a| and |b|; NaN without steps."""
+        return self.steps[-1].item() if len(self.steps) else nan
 
     @property
     def points(self) -> int:

@@ -34,6 +34,7 @@ class Measurement:
         units: of the fields that have one.
         shapes: of the tensors; a dimension is named after the field that is as long or says how long, or has a name of
             its own, such as ``"rings"``, that is equally long wherever it stands.
+        flags: the tensors of bools.
         settings: the fields that say how it was measured: where they differ, measurements do not compare.
     """
 
@@ -41,6 +42,7 @@ class Measurement:
     kind: ClassVar[str]
     units: ClassVar[Mapping[str, str]] = {}
     shapes: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    flags: ClassVar[tuple[str, ...]] = ()
     settings: ClassVar[tuple[str, ...]] = ("images",)
 
     @property
@@ -114,8 +116,9 @@ class Measurement:
         for name, dimensions in self.shapes.items():
             values = getattr(self, name)
             shape = tuple(values.shape)
-            if not values.is_floating_point() and values.dtype != torch.bool:
-                raise ValueError(f"{name}: expected floats, got {values.dtype}")
+            if values.dtype != torch.bool if name in self.flags else not values.is_floating_point():
+                expected = "bools" if name in self.flags else "floats"
+                raise ValueError(f"{name}: expected {expected}, got {values.dtype}")
             lengths = dict(zip(dimensions, shape, strict=False)) | lengths
             expected = tuple(lengths.get(dimension, "any") for dimension in dimensions)
             if shape != expected:

@@ -57,6 +57,7 @@ class MinimalPerturbationSpectrum(Measurement):
         "distances": ("images",), "success": ("images",), "power": ("height", "width"), "frequencies": ("rings",),
         "profile": ("rings",), "radii": ("radii",), "cumulative": ("radii",),
     }  # fmt: skip
+    flags = ("success",)
     settings = ("images", "norm", "steps", "repeats", "seed")
 
     distances: Tensor

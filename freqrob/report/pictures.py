@@ -12,6 +12,7 @@ from matplotlib.colors import LogNorm, Normalize
 from freqrob.report import plots
 from freqrob.report.figures import Panel, Picture, Scale
 from freqrob.report.records import Records
+from freqrob.runtime.figures import drawing
 
 MAP = (2.2, 2.2)
 AXES = (f"horizontal {plots.FREQUENCY}", f"vertical {plots.FREQUENCY}")
@@ -19,10 +20,14 @@ HALVES = {"loss_landscape_low": "LFC", "loss_landscape_high": "HFC"}
 
 
 def pictures(records: Records) -> dict[str, Picture]:
-    """By name, in the order of the page; a model looks the same in all of them."""
+    """By name, in the order of the page; a model looks the same in all of them. Warns of what cannot be drawn."""
     drawers = (_corruptions, _spectra, _jacobian, _sensitivity, _landscapes, _perturbations, _hybrid, _heatmaps, _bands)
     styles = plots.styles(model.name for model in records.models)
-    return {picture.name: picture for draw in drawers for picture in draw(records, styles)}
+    found: dict[str, Picture] = {}
+    for draw in drawers:
+        with drawing(draw.__name__.strip("_")):
+            found |= {picture.name: picture for picture in draw(records, styles)}
+    return found
 
 
 def _spectra(records: Records, _styles: plots.Styles) -> Iterator[Picture]:

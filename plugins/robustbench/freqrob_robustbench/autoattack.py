@@ -167,7 +167,8 @@ class EvaluationState:
             return cls(path, subject, torch.ones(count, dtype=torch.bool))
         state = cls.from_disk(path)
         differ = [key for key in subject if state.subject.get(key) != subject[key]]
-        differ = differ or (["number of images"] if len(state.flags) != count else [])
+        if not differ and len(state.flags) != count:
+            differ = ["number of images"]
         if differ:
             raise ValueError(f"state_path: {path} is of another {', '.join(differ)}; remove it or give another path")
         return state

@@ -119,11 +119,17 @@ def _remedies(card: Card) -> dict[str, str]:
 
 def _measured(card: Card, attack: str) -> Mapping[str, Any] | None:
     """The card's result that RobustBench would have got, if there is one."""
-    for result in reversed(card.results):
-        like = result.get("protocol"), result.get("attack"), result.get("images")
-        if like == ("natural", attack, TEST_IMAGES[card.dataset]) and (attack == "clean" or _same_ball(card, result)):
+    for result in reversed(_natural(card)):
+        like = result["attack"], result["images"]
+        if like == (attack, TEST_IMAGES[card.dataset]) and (attack == "clean" or _same_ball(card, result)):
             return result
     return None
+
+
+def _natural(card: Card) -> list[Mapping[str, Any]]:
+    """The card's results under the protocol ``natural`` that say what was measured."""
+    complete = [result for result in card.results if {"attack", "images", "accuracy"} <= result.keys()]
+    return [result for result in complete if result.get("protocol") == "natural"]
 
 
 def _same_ball(card: Card, result: Mapping[str, Any]) -> bool:
@@ -189,7 +195,7 @@ def _method(result: Mapping[str, Any]) -> str:
 def _other_measurements(card: Card) -> str:
     """What else the card holds under the protocol ``natural``: no claims, but a reader may want them."""
     claimed = [_measured(card, "clean"), _measured(card, "AutoAttack")]
-    others = [result for result in card.results if result.get("protocol") == "natural" and result not in claimed]
+    others = [result for result in _natural(card) if result not in claimed]
     lines = [
         f"- {result['attack']}{_ball(result)}, {result['images']:,} images, "
         f"seed {result.get('seed', 'unknown')}: {_percent(result)}"
