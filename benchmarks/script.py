@@ -26,7 +26,7 @@ def make_parser(description: str | None, record: str, *, data: bool = False) -> 
 
 
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The options, of which ``out`` can be written and is no record of results if ``quick``."""
+    """The options. Ends the program if ``out`` cannot be written, or if ``quick`` would replace a record of results."""
     given = parser.parse_args(arguments)
     if given.quick and given.out is None:
         parser.error("--quick needs --out, so that it replaces no record")

@@ -303,7 +303,7 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
 
 @contextmanager
 def measuring(model: nn.Module) -> Iterator[nn.Module]:
-    """The bare model in eval mode; on exit the caller's model is as it was.
+    """The bare model in eval mode; the caller's model is restored on exit.
 
     Restores the modes of all modules, and ``requires_grad`` and ``.grad`` of the model's tensors, which a backward pass
     through the model would otherwise fill or add to. Also restores the grad mode of the process. A model that is not a

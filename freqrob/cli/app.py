@@ -106,7 +106,7 @@ def print_line(text: str, style: str | None = None, *, stderr: bool = False) -> 
 
 
 def print_table(table: Table) -> None:
-    """Print a table of which no name or number is cut off, even where the terminal is too narrow for it."""
+    """Print a table without cutting off names or numbers, even if the terminal is too narrow for it."""
     for column in table.columns:
         column.overflow = "fold"
     console = Console()
@@ -153,8 +153,8 @@ def say_how_to_go_on(what: str, kept: bool = True) -> None:
     """After Ctrl-C: what is kept, if anything, and the command that started this process, where it is known."""
     if rank() > 0:
         return
-    launched = {"WORLD_SIZE", "SLURM_NTASKS"} & os.environ.keys()  # by a command that is not known here
-    command = "." if launched else f":\n  {_this_command()}"
+    is_launched = {"WORLD_SIZE", "SLURM_NTASKS"} & os.environ.keys()  # by a command that is not known here
+    command = "." if is_launched else f":\n  {_this_command()}"
     how = f"{what}; the same command goes on from there" if kept else "Nothing is kept; the same command begins anew"
     print_line(f"Stopped. {how}{command}", stderr=True)
 
@@ -183,7 +183,7 @@ def results_folder(cache: Path | None, no_cache: bool) -> Path | None:
         raise OSError(f"cache: {'; '.join(reasons)}, and machines have no temporary folder in common; {remedy}")
     if reasons and rank() == 0:
         told = f"Results are kept in {folder}, perhaps only until the next boot: {'; '.join(reasons)}"
-        Console(stderr=True, soft_wrap=True).print(escape(f"{told}. To change that, {remedy}."), highlight=False)
+        print_line(f"{told}. To change that, {remedy}.", stderr=True)
     return folder
 
 

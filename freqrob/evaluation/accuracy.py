@@ -86,8 +86,8 @@ def evaluate(
     release, such as a class of your own, or has hooks, a change of that code could not be noticed: nothing is cached
     then, unless you give a ``cache_key`` (see ``freqrob.evaluation.keys``).
 
-    In an initialised ``torch.distributed`` group, such as the one of ``freqrob evaluate`` under torchrun, the batches
-    are shared out over the processes, all of which have to call this, and all of which get all results.
+    In an initialised ``torch.distributed`` group, such as the one of ``freqrob evaluate`` under torchrun, the processes
+    share the batches. Each process has to call this function, and each gets all results.
 
     Args:
         model: images (N, C, H, W) in [0, 1] to logits (N, K), or a Foolbox model; measured in eval mode, then left as

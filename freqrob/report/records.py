@@ -364,7 +364,7 @@ _READERS = (
 )
 
 
-def _origin(path: Path | None, content: Mapping[str, Any]) -> Origin:
+def _origin(path: Path, content: Mapping[str, Any]) -> Origin:
     return Origin(path, {key: value for key, value in content.items() if key not in ("results", "masking")})
 
 

@@ -7,6 +7,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from freqrob.files import check_folder
 from freqrob.runtime.private import NotPrivateError, private_folder
 
 NO_CODE = getattr(os, "ST_NOEXEC", 0)  # Linux only
@@ -110,9 +111,8 @@ def _make_folder(root: Path, names: tuple[str, ...], private: bool) -> Path:
 
 
 def _is_writable(folder: str) -> bool:
-    existing = next(place for place in (Path(folder), *Path(folder).absolute().parents) if os.path.lexists(place))
     try:
-        with tempfile.TemporaryFile(dir=existing):
-            return True
+        check_folder(Path(folder))
+        return True
     except OSError:
         return False
