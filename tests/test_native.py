@@ -766,6 +766,33 @@ def test_a_truncated_library_in_the_package_is_passed_over(copy, left):
     assert outcome.loaded and outcome.status.kind == "jit" and "missing or damaged" in outcome.status.notes[-1]
 
 
+@pytest.mark.parametrize("name", ["_native.so", "_native.json"])
+@pytest.mark.parametrize("how", ["mode", "owner"])
+def test_a_library_in_the_package_that_is_easier_to_change_than_its_modules_is_passed_over(copy, name, how):
+    code, path = ahead_of_time(copy), copy.folder / "package" / name
+    if how == "mode":
+        path.chmod(0o666)
+        refused = f"{path} can be written to by everybody"
+    elif os.geteuid() == 0:
+        give(path, STRANGER)
+        refused = f"{path} belongs to another user (uid {STRANGER})"
+    else:
+        pytest.skip("only root can give a file away")
+    outcome = copy.load(code)
+    assert outcome.loaded and outcome.status.kind == "jit"
+    assert any(refused in note for note in outcome.status.notes)
+
+
+def test_a_package_may_consist_of_links(copy):
+    """Some installers, such as uv, can make links to files in their own cache."""
+    code = ahead_of_time(copy)
+    (copy.folder / "installer").mkdir()
+    for path in (copy.folder / "package").iterdir():
+        path.rename(copy.folder / "installer" / path.name)
+        path.symlink_to(copy.folder / "installer" / path.name)
+    assert copy.load(code).status.kind == "aot"
+
+
 # The doctor
 
 

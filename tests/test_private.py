@@ -9,7 +9,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from users import OTHER_STRANGER, STRANGER, as_user, exchanging, give, needs_linux, needs_root
+from users import OTHER_STRANGER, STRANGER, as_user, exchanging, give, in_a_process, needs_linux, needs_root
 
 from freqrob.runtime.private import NotPrivateError, open_private, private_folder
 
@@ -162,6 +162,29 @@ def test_in_a_user_namespace(common, mapped):
         pytest.skip("no user namespaces here")
     assert "theirs belongs to another user" in theirs
     assert mine == common / "tmp" / "mine" if mapped else "mine belongs to another user" in mine
+
+
+@needs_root
+@needs_linux
+def test_a_mount_point_in_a_folder_of_everybody_is_refused(common):
+    """A file system that another user serves (FUSE) could say that root owns everything."""
+    (common / "tmp" / "mine").mkdir(parents=True)
+    (common / "tmp").chmod(0o1777)
+    (common / "tmp" / "mine").chmod(0o700)
+
+    def beneath_a_mount() -> Path:
+        libc = ctypes.CDLL(None)
+        mount = (b"none", os.fsencode(common / "tmp" / "mine"), b"tmpfs", 0, b"mode=700")
+        # CLONE_NEWNS, MS_REC | MS_PRIVATE
+        if libc.unshare(0x20000) or libc.mount(b"none", b"/", None, 0x44000, None) or libc.mount(*mount):
+            raise OSError("no mounts")
+        return private_folder(common / "tmp", "mine")
+
+    told = str(in_a_process(beneath_a_mount))
+    if "no mounts" in told:
+        pytest.skip("no mounts here")
+    assert told.startswith("NotPrivateError") and "mine is a mount point" in told
+    assert private_folder(common / "tmp", "mine") == common / "tmp" / "mine"
 
 
 # Files

@@ -22,13 +22,12 @@ def become(uid: int) -> None:
     os.setuid(uid)
 
 
-def as_user(uid: int, function: Callable[[], object]) -> object:
-    """What ``function`` returns, or the error that it raises as text, in a process of that user."""
+def in_a_process(function: Callable[[], object]) -> object:
+    """What ``function`` returns, or the error that it raises as text, in a forked process."""
     here, there = multiprocessing.Pipe(duplex=False)
     child = os.fork()
     if child == 0:
         try:
-            become(uid)
             answer = function()
         except BaseException as error:
             answer = f"{type(error).__name__}: {error}"
@@ -36,6 +35,11 @@ def as_user(uid: int, function: Callable[[], object]) -> object:
         os._exit(0)
     os.waitpid(child, 0)
     return here.recv()
+
+
+def as_user(uid: int, function: Callable[[], object]) -> object:
+    """The same in a process of that user."""
+    return in_a_process(lambda: (become(uid), function())[1])
 
 
 def give(path: Path, uid: int) -> None:

@@ -17,10 +17,11 @@ def private_folder(root: Path, *names: str, create: bool = False) -> Path:
     """The real path of ``root/name/…``, once it is certain that no other user can change what it leads to.
 
     Every folder from ``/`` to ``root`` has to belong to this user or to root, and nobody else may write to it unless
-    its sticky bit is set, as for ``/tmp``. The folders ``names`` must not be symbolic links or sticky either. Each
-    folder is checked before the next is looked up in it, and the other users cannot exchange what was checked, so the
-    path stays safe to use. With ``create``, missing folders are made in the same order, ``names`` with mode 0700:
-    nothing is ever created in a folder that was refused.
+    its sticky bit is set, as for ``/tmp``; a folder in such a folder must not be a mount point, where a file system of
+    another user (FUSE) could show any owner. The folders ``names`` must not be symbolic links or sticky. Each folder is
+    checked before the next is looked up in it, and no other user can exchange what was checked, so the path stays safe
+    to use. With ``create``, missing folders are made in the same order, ``names`` with mode 0700: nothing is created in
+    a folder that was refused.
 
     A folder that its group can write to is refused, unless the group is the user's own: Debian, Ubuntu and Red Hat
     give each user a group without other members, and a umask of 002. Debian's OpenSSH draws the same line.
@@ -34,14 +35,18 @@ def private_folder(root: Path, *names: str, create: bool = False) -> Path:
     for name in names:
         real /= name
         folders.append((real, True))
+    sticky, device = False, None
     for folder, strict in folders:
         info = _lstat(folder, (0o700 if strict else 0o755) if create else None)
         if stat.S_ISLNK(info.st_mode):
             raise NotPrivateError(f"{folder} is a symbolic link, expected a folder")
         if not stat.S_ISDIR(info.st_mode):
             raise NotADirectoryError(f"{folder} is a file, expected a folder")
+        if sticky and info.st_dev != device:
+            raise NotPrivateError(f"{folder} is a mount point in a folder that others can write to")
         owners = _owners() if strict else _owners() | _unmapped()
-        sticky = not strict and bool(info.st_mode & stat.S_ISVTX)
+        sticky = not strict and bool(info.st_mode & stat.S_ISVTX and info.st_mode & 0o022)
+        device = info.st_dev
         _check(folder, info, owners, 0o022 if sticky else 0)
     return real
 
@@ -49,18 +54,19 @@ def private_folder(root: Path, *names: str, create: bool = False) -> Path:
 def open_private(path: Path, like: Path | None = None) -> BinaryIO:
     """Open a regular file for reading that belongs to this user or to root, and that nobody else can write to.
 
-    Use only what is read from the open file: ``path`` may name another one by then. With ``like``, the owner of that
-    file, and those who can write to it, are accepted as well: for a file beside a Python module, say, which they could
-    change with the same effect.
+    Use only what is read from the open file: ``path`` may name another one by then. With ``like``, symbolic links are
+    followed, and the owner of that file and those who can write to it are accepted as well: for a file beside a Python
+    module, say, which they could change with the same effect.
 
     Raises:
-        NotPrivateError: another user can change it, or it is a symbolic link, pipe, device or folder.
+        NotPrivateError: another user can change it, or it is a symbolic link, a pipe, a device or a folder.
         OSError: it is missing, or cannot be read.
     """
-    if path.is_symlink():
+    if like is None and path.is_symlink():
         raise NotPrivateError(f"{path} is a symbolic link, expected a file")
     # Without O_NONBLOCK, opening a named pipe would wait for a writer.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (os.O_NOFOLLOW if like is None else 0)
+    descriptor = os.open(path, flags)
     try:
         info, owners, writable = os.fstat(descriptor), _owners(), 0
         if not stat.S_ISREG(info.st_mode):
