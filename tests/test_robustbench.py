@@ -505,6 +505,8 @@ def test_a_download_is_announced_and_if_it_fails_a_place_for_the_file(robustbenc
     captured = capsys.readouterr()
     assert "Downloading Wong2020Fast from Google Drive (id 1Re--_lf3jCEw9bnQqGkjw3J7v2tSZKrv) to " in captured.err
     assert captured.out == ""
+    with pytest.raises(OSError, match=r"^model_dir: /dev/null/models/cifar10/Linf"):
+        load_from_zoo("Wong2020Fast", "/dev/null/models")
 
 
 class Malicious:

@@ -19,7 +19,7 @@ from torch import Tensor
 from freqrob.data.archives import fetch_archive
 from freqrob.data.image_files import ImageFiles, Track, decode
 from freqrob.data.imagenet import TINY_IMAGENET_URL, Part, fetch_tiny_imagenet, restricted_imagenet, tiny_imagenet
-from freqrob.files import temporary_folder_beside
+from freqrob.files import check_folder, temporary_folder_beside
 from freqrob.parameters import check_choices, check_integers, checked
 from freqrob.pixels import check_channels_first, check_range
 from freqrob.tensors import FLOATS, check_values
@@ -203,6 +203,7 @@ def explained(title: str, folder: Path, expected: str, url: str, download: bool)
         yield
     except (RuntimeError, *broken_off) as error:
         if download:
+            check_folder(folder, "data_dir")
             raise OSError(f"could not fetch {title} from {url} into {folder.absolute()}: {error}") from error
         if not isinstance(error, RuntimeError):
             raise

@@ -8,7 +8,7 @@ from typing import IO
 from urllib.parse import urlsplit
 from urllib.request import Request, url2pathname, urlopen
 
-from freqrob.files import temporary_beside, write_synced
+from freqrob.files import check_folder, temporary_beside, write_synced
 from freqrob.models.cards import Card, CheckpointError
 from freqrob.models.checkpoints import card_path, check_sha256
 from freqrob.reading import open_file
@@ -49,6 +49,7 @@ def download(card: Card, path: Path) -> None:
     except CheckpointError:
         raise
     except (OSError, HTTPException, ValueError) as error:
+        check_folder(path.parent, "model_dir")
         raise OSError(f"could not download {url} to {path}: {error}; nothing was kept") from error
 
 

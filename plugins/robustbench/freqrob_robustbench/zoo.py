@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
+from freqrob.files import check_folder
 from freqrob.models.cards import CheckpointError
 from freqrob.models.sources import tensors_only
 from freqrob.parameters import checked, nearest_names
@@ -53,6 +54,7 @@ def load_from_zoo(
     except Exception as error:  # gdown, requests, torch and RobustBench have each their own
         missing = [f"{path} (Google Drive id {drive})" for path, drive in files.items() if not path.is_file()]
         if missing:
+            check_folder(Path(model_dir).expanduser() / dataset / threat_model, "model_dir")
             by_hand = f"put {' and '.join(missing)} there by hand"
             raise OSError(f"model_name: could not download {name} of RobustBench ({error}); {by_hand}") from error
         if not files:
