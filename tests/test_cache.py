@@ -4,6 +4,7 @@ import os
 import stat
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,16 @@ from typer.testing import CliRunner
 from users import STRANGER, as_user, give, needs_root
 
 import freqrob
+import freqrob.models
 from freqrob import cli
+from freqrob.cli.app import results_folder
+from freqrob.data import load_dataset
+from freqrob.data.corruption_arrays import load_corruptions
 from freqrob.data.samples import sample_images
+from freqrob.files import sha256_of
+from freqrob.models.cards import Card
+from freqrob.models.downloads import download
+from freqrob.models.sources import open_model
 from freqrob.runtime import cache
 from freqrob.runtime.cache import cache_folder, check_cache, usable_folder
 
@@ -77,6 +86,12 @@ def test_without_any_home_it_is_a_temporary_folder(monkeypatch, common):
     assert as_user(STRANGER, cache_folder) == expected.parent
     answer = as_user(STRANGER, lambda: usable_folder("results"))
     assert answer == (expected, ["there is no home folder (HOME is not set)"])
+
+    def matplotlib_folder() -> str | None:
+        cache.set_matplotlib_folder()
+        return os.environ.get("MPLCONFIGDIR")
+
+    assert as_user(STRANGER, matplotlib_folder) == str(expected.with_name("matplotlib"))
 
 
 @pytest.mark.parametrize("for_code", [False, True])
@@ -158,12 +173,14 @@ def test_a_cache_that_is_asked_for_and_cannot_be_written_to_is_an_error(evaluate
     assert "--cache DIR" in result.output and "--no-cache" in result.output
 
 
-def test_machines_that_share_no_temporary_folder_need_a_cache(evaluate, monkeypatch):
+def test_machines_that_share_no_temporary_folder_need_a_cache(monkeypatch):
     monkeypatch.setenv("HOME", "/dev/null/home")
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    result = evaluate()
-    assert result.exit_code == 2 and "--cache DIR" in result.output
+    for name, value in {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(OSError, match="^cache: no files can be written in /dev/null/home.*--cache DIR"):
+        results_folder(None, no_cache=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert results_folder(None, no_cache=False) == usable_folder("results")[0]
 
 
 # Python
@@ -184,6 +201,31 @@ def test_check_cache_creates_the_folder(tmp_path):
     assert (tmp_path / "a" / "b").is_dir() and not list((tmp_path / "a" / "b").iterdir())
 
 
+# Downloads
+
+
+@pytest.mark.parametrize("folder", [path.replace("home", "downloads") for path in UNWRITABLE])
+def test_a_download_names_the_folder_that_cannot_be_written_to(tmp_path, monkeypatch, folder):
+    for name in ("cifar10", "svhn", "tiny_imagenet"):
+        with pytest.raises(OSError, match=f"^data_dir: {folder}"):
+            load_dataset(name, "test", folder, download=True)
+    with pytest.raises(OSError, match=f"^data_dir: {folder}"):
+        load_corruptions(folder, download=True)
+    shipped = Path(freqrob.models.__file__).parent / "weights" / "cifar10" / "Linf" / "fgsm_rn20.safetensors"
+    card = Card("fgsm_rn20", "rn20", sha256=sha256_of(shipped), url=shipped.as_uri())
+    with pytest.raises(OSError, match=f"^model_dir: {folder}"):
+        download(card, Path(folder) / "fgsm_rn20.safetensors")
+    download(card, tmp_path / "fgsm_rn20.safetensors")
+
+
+@pytest.mark.parametrize("home", UNWRITABLE)
+def test_a_download_of_another_package_names_its_setting(monkeypatch, home):
+    monkeypatch.setenv("HOME", home)
+    monkeypatch.delenv("TORCH_HOME", raising=False)
+    with pytest.raises(OSError, match=r"could not download hub:me/zoo:net.* \(.*\); TORCH_HOME says where to"):
+        open_model("hub:me/zoo:net?trust_repo=True")
+
+
 # matplotlib
 
 
@@ -194,9 +236,10 @@ def test_matplotlib_keeps_its_files_in_the_cache_where_the_home_is_not_writable(
         set_matplotlib_folder()
         import matplotlib
         print(matplotlib.get_configdir(), matplotlib.get_cachedir())
-    """.replace("    ", "")
+    """
     settings = {"HOME": home, "FREQROB_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], env=os.environ | settings, capture_output=True, text=True)
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True)
     assert done.stdout.split() == 2 * [str(tmp_path / "cache" / "matplotlib")] and done.stderr == ""
 
 
@@ -207,3 +250,25 @@ def test_matplotlib_is_left_alone_where_it_can_write_or_the_user_has_chosen(monk
     monkeypatch.setenv("MPLCONFIGDIR", "/chosen")
     cache.set_matplotlib_folder()
     assert os.environ["MPLCONFIGDIR"] == "/chosen"
+
+
+# torch.compile
+
+
+def test_compiled_code_is_kept_in_the_cache_and_not_in_a_folder_that_anybody_may_have_created(tmp_path):
+    code = """
+        import os
+        from freqrob.cli import app
+        try:
+            app(["train", "standard_rn20", "--compile", "--data", "nowhere"])
+        except SystemExit:
+            from torch._inductor.runtime.cache_dir_utils import cache_dir
+            print(cache_dir())
+    """
+    settings = {"FREQROB_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    env = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"} | settings
+    for chosen in ({}, {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "chosen")}):
+        command = [sys.executable, "-c", textwrap.dedent(code)]
+        done = subprocess.run(command, env=env | chosen, cwd=tmp_path, capture_output=True, text=True)
+        assert done.stdout.split() == list(chosen.values() or [str(tmp_path / "cache" / "inductor")]), done.stderr
+    assert stat.S_IMODE((tmp_path / "cache" / "inductor").stat().st_mode) == 0o700

@@ -178,8 +178,8 @@ def results_folder(cache: Path | None, no_cache: bool) -> Path | None:
         folder, reasons = usable_folder("results")
     except OSError as error:
         raise OSError(f"cache: {error}; {remedy}") from error
-    machines = int(os.environ.get("WORLD_SIZE") or 1) > int(os.environ.get("LOCAL_WORLD_SIZE") or 2**31)
-    if reasons and machines:
+    launch = launched()
+    if reasons and launch and launch.world_size > launch.local_world_size:
         raise OSError(f"cache: {'; '.join(reasons)}, and machines have no temporary folder in common; {remedy}")
     if reasons and rank() == 0:
         told = f"Results are kept in {folder}, perhaps only until the next boot: {'; '.join(reasons)}"

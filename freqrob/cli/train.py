@@ -22,6 +22,7 @@ from freqrob.cli.app import (
     say_how_to_go_on,
 )
 from freqrob.cli.progress import progress_bars
+from freqrob.runtime.cache import set_compile_folder
 
 if TYPE_CHECKING:
     from freqrob.training import Recipe
@@ -69,6 +70,8 @@ def train(
     validation accuracy is kept in DIR/cifar10/Linf/RECIPE.safetensors, where `load_model` finds it; its folder has the
     metrics (JSONL, CSV) and curves.png.
     """
+    if compile:
+        set_compile_folder()
     from freqrob import training
     from freqrob.evaluation.checks import explained
     from freqrob.models.loading import checkpoint_path

@@ -73,11 +73,30 @@ def set_matplotlib_folder() -> None:
 
     It would make a new temporary folder in each process, warn in two lines and look for fonts again.
     """
-    bases = [os.environ.get("XDG_CONFIG_HOME") or "~/.config", os.environ.get("XDG_CACHE_HOME") or "~/.cache"]
-    if "MPLCONFIGDIR" in os.environ or all(map(_is_writable, map(os.path.expanduser, bases))):
+    if "MPLCONFIGDIR" in os.environ:
         return
-    with suppress(OSError):
-        os.environ["MPLCONFIGDIR"] = str(usable_folder("matplotlib")[0])
+    try:
+        for name, default in (("XDG_CONFIG_HOME", "~/.config"), ("XDG_CACHE_HOME", "~/.cache")):
+            if (base := os.path.expanduser(os.environ.get(name) or default)).startswith("~"):
+                raise FileNotFoundError("no home folder")
+            check_folder(Path(base))
+    except OSError:
+        with suppress(OSError):
+            os.environ["MPLCONFIGDIR"] = str(usable_folder("matplotlib")[0])
+
+
+def set_compile_folder() -> None:
+    """Let torch.compile keep the code that it makes in the cache, unless TORCHINDUCTOR_CACHE_DIR is set.
+
+    By default it loads code from /tmp/torchinductor_USER, whoever created that folder. To be called before
+    ``torch._dynamo`` is imported. Raises OSError if no folder can be used.
+    """
+    if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
+        return
+    try:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(usable_folder("inductor", for_code=True)[0])
+    except OSError as error:
+        raise OSError(f"compile: {error}; {REMEDY}") from error
 
 
 def _named_folder() -> Path | None:
@@ -108,11 +127,3 @@ def _make_folder(root: Path, names: tuple[str, ...], private: bool) -> Path:
     folder = root.joinpath(*names)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def _is_writable(folder: str) -> bool:
-    try:
-        check_folder(Path(folder))
-        return True
-    except OSError:
-        return False
