@@ -14,15 +14,14 @@ from torch import Tensor
 from freqrob.spectral import native, ops
 from freqrob.spectral.rings import RingMap
 
-SIZES = [(32, 32), (64, 64), (224, 224)]
-DTYPES = [torch.float32, torch.uint8]
-FLOATS = [torch.float32]
+SIZES = [(32, 32), (64, 64), (224, 224), (12, 9), (31, 33), (48, 80), (1, 6)]
+FLOATS = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+DTYPES = [*FLOATS, torch.uint8]
 PLANES = 37  # more than two groups of the widest vectors, and some over
 
 each_size = pytest.mark.parametrize("size", SIZES, ids=str)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 needs_native = pytest.mark.skipif(not native.load(), reason="no native library")
-pytestmark = needs_native
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +87,7 @@ def one_by_one(op: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return torch.cat([op(plane[None].clone()) for plane in x])
 
 
+@needs_native
 @each_size
 @each_dtype
 def test_a_plane_alone_and_in_any_batch(size: tuple[int, int], dtype: torch.dtype) -> None:
@@ -103,6 +103,17 @@ def test_a_plane_alone_and_in_any_batch(size: tuple[int, int], dtype: torch.dtyp
         assert_same(OPS[name](images).flatten(0, 1), expected[: len(images) * 3], (name, "as images"))
 
 
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="measured with MKL only")
+@each_size
+@each_dtype
+def test_a_plane_alone_and_in_any_batch_in_plain_pytorch(
+    size: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FREQROB_NATIVE", "off")
+    test_a_plane_alone_and_in_any_batch(size, dtype)
+
+
+@needs_native
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8], ids=str)
 def test_the_first_of_five_hundred_images(dtype: torch.dtype) -> None:
     x = pictures((32, 32), dtype, 1500).view(500, 3, 32, 32)
@@ -113,6 +124,7 @@ def test_the_first_of_five_hundred_images(dtype: torch.dtype) -> None:
             assert_same(OPS[name](x[i : i + 1]), together[i : i + 1])
 
 
+@needs_native
 @each_size
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 6e4, 0.0])
@@ -146,6 +158,7 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@needs_native
 @each_size
 @each_dtype
 def test_any_memory_layout(size: tuple[int, int], dtype: torch.dtype) -> None:
@@ -162,6 +175,7 @@ def test_any_memory_layout(size: tuple[int, int], dtype: torch.dtype) -> None:
         assert_same(ops.bass(x[1:2], reading=reading, out=x[1:2]), expected[1:2], "in place")
 
 
+@needs_native
 @each_size
 @each_dtype
 def test_any_number_of_threads(size: tuple[int, int], dtype: torch.dtype) -> None:
@@ -175,6 +189,7 @@ def test_any_number_of_threads(size: tuple[int, int], dtype: torch.dtype) -> Non
             assert_same(OPS[name](x[4:5]), expected[name][4:5], (name, threads, "alone"))
 
 
+@needs_native
 @pytest.mark.parametrize("isa", ["avx2", "baseline"])
 def test_instruction_set(isa: str) -> None:
     done = run(

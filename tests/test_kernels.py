@@ -65,10 +65,30 @@ def test_fft(internals: ModuleType, isa: str, size: int, inverse: bool) -> None:
     assert np.abs(found - expected).max() < 5e-7 * np.abs(expected).max()
 
 
+LENGTHS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 28, 31, 32, 48, 49, 75, 96, 100, 128, 143, 211, 224, 256, 299, 384, 1024]
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
+def test_fft_of_any_length(internals: ModuleType, isa: str, dtype: type, inverse: bool) -> None:
+    is_double = dtype == np.complex128
+    transform = internals.any_fft_double if is_double else internals.any_fft
+    lanes, tolerance = internals.lanes(isa) // (1 + is_double), 1e-15 if is_double else 5e-7
+    for size in LENGTHS:
+        parts = np.random.default_rng(size).standard_normal((lanes, size, 2))
+        lines = parts.view(np.complex128)[..., 0].astype(dtype)
+        exact = lines.astype(np.complex128)
+        expected = np.fft.ifft(exact, norm="forward") if inverse else np.fft.fft(exact)
+        error = np.abs(transform(isa, lines, inverse) - expected).max() / np.abs(expected).max()
+        assert error < tolerance, f"{size}: {error:.2e}"
+
+
 def test_transpose(internals: ModuleType, isa: str) -> None:
     lanes = internals.lanes(isa)
     block = np.arange(lanes * lanes, dtype=np.float32).reshape(lanes, lanes)
     assert np.array_equal(internals.transpose(isa, block), block.T)
+    block = block[: lanes // 2, : lanes // 2].astype(np.float64)
+    assert np.array_equal(internals.transpose_double(isa, block), block.T)
 
 
 def test_log(internals: ModuleType, isa: str) -> None:

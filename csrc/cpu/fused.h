@@ -34,7 +34,7 @@ struct Group {
 alignas(64) const float kZeros[kLargest * kLargest] = {};
 
 FREQROB_INLINE void normalise(Group<float>& group, int64_t plane, int64_t pixels) {
-  const Normaliser power = normaliser(group.source[plane], pixels);
+  const Normaliser<float> power = normaliser(group.source[plane], pixels);
   if (power.scale == 0.0f) group.source[plane] = kZeros;
   group.scale[plane] = power.scale;
   group.unscale[plane] = power.unscale;
@@ -290,13 +290,13 @@ struct Workspace {
     rings = reinterpret_cast<Lanes*>(sink + N * N);
   }
 
-  static constexpr int64_t bytes(int64_t rings) {
-    return 2 * kElements * sizeof(Spectrum) + N * N * sizeof(float) + (rings + 1) * sizeof(Lanes);
+  static int64_t bytes(const RingView& map) {
+    return 2 * kElements * sizeof(Spectrum) + N * N * sizeof(float) + (map.rings + 1) * sizeof(Lanes);
   }
 };
 
 template <int N>
-void ring_sum(const RingSum& call, Groups groups, void* scratch) {
+void ring_sum(const RingSum<float>& call, Groups groups, void* scratch) {
   const Workspace<N> work(scratch);
   for (int64_t index = groups.begin; index < groups.end; ++index) {
     const auto group = gather<N>(call.x, call.planes, index);
@@ -310,14 +310,14 @@ void ring_sum(const RingSum& call, Groups groups, void* scratch) {
 }
 
 /// Spreads the weights of the group's planes over the lanes, each plane's brought near 1, and returns what undoes that.
-Lanes load_weights(const RingFilter& call, int64_t index, int64_t planes, Lanes* gains) {
+Lanes load_weights(const RingFilter<float>& call, int64_t index, int64_t planes, Lanes* gains) {
   const int64_t rings = call.map.rings;
   const float* weights = call.weights + index * kLanes * rings;
   Lanes unscale = kOnes;
   for (int64_t i = 0; i <= rings; ++i) gains[i] = Lanes{};
   for (int64_t plane = 0; plane < planes; ++plane) {
     const float* row = weights + plane * rings;
-    const Normaliser power = weights_normaliser(row, rings, call.outside);
+    const Normaliser<float> power = weights_normaliser(row, rings, call.outside);
     unscale[plane] = power.unscale;
     gains[0][plane] = call.outside * power.scale;
     if (power.scale == 0.0f) continue;
@@ -332,7 +332,7 @@ FREQROB_INLINE void aim(Pixel** target, Pixel* out, Pixel* sink, int64_t planes)
 }
 
 template <int N>
-void ring_filter(const RingFilter& call, Groups groups, void* scratch) {
+void ring_filter(const RingFilter<float>& call, Groups groups, void* scratch) {
   const Workspace<N> work(scratch);
   for (int64_t index = groups.begin; index < groups.end; ++index) {
     const auto group = gather<N>(call.x, call.planes, index);
@@ -347,7 +347,7 @@ void ring_filter(const RingFilter& call, Groups groups, void* scratch) {
 }
 
 template <int N>
-void ring_dot(const RingDot& call, Groups groups, void* scratch) {
+void ring_dot(const RingDot<float>& call, Groups groups, void* scratch) {
   const Workspace<N> work(scratch);
   for (int64_t index = groups.begin; index < groups.end; ++index) {
     const auto x = gather<N>(call.x, call.planes, index);
@@ -362,7 +362,7 @@ void ring_dot(const RingDot& call, Groups groups, void* scratch) {
 }
 
 template <int N>
-void amplitude_map(const AmplitudeMap& call, Groups maps, void* scratch) {
+void amplitude_map(const AmplitudeMap<float>& call, Groups maps, void* scratch) {
   constexpr int kColumns = N / 2 + 1;
   const Workspace<N> work(scratch);
   Lanes* const sums = reinterpret_cast<Lanes*>(work.second);
@@ -427,7 +427,7 @@ void bass(const Bass<Pixel>& call, Groups groups, void* scratch) {
     const Lanes eligible = bass_gains_of(call, work.rings, unscale);
     keep_unchanged<N>(group, eligible, target, sink);
     weigh_rings<N>(work.first, call.map, work.rings);
-    store_rows<N>(work.first, target, unscale, Clipped{call.white});
+    store_rows<N>(work.first, target, unscale, Clipped<float>{call.white});
   }
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../fft.h"
+#include "../pixels.h"
 #include "lanes.h"
 
 namespace freqrob::cpu::FREQROB_ISA {
@@ -45,57 +46,70 @@ struct Product {
   }
 };
 
+/// How the bits of a float or a double are laid out.
+template <class T>
+struct Layout {
+  using Bits = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  static constexpr int kMantissa = sizeof(T) == 4 ? 23 : 52;
+  static constexpr Bits kMostExponent = sizeof(T) == 4 ? 255 : 2047;  // of infinity and NaN
+};
+
 /// Bits of the largest |x|; bits of positive floats compare as the floats do, with NaN above infinity.
-int32_t magnitude(const float* x, int64_t count) {
-  using Bits = int32_t __attribute__((may_alias));
-  const Bits* bits = reinterpret_cast<const Bits*>(x);
-  int32_t largest = 0;
+template <class T>
+typename Layout<T>::Bits magnitude(const T* x, int64_t count) {
+  using Bits = typename Layout<T>::Bits;
+  Bits largest = 0;
   for (int64_t i = 0; i < count; ++i) {
-    const int32_t absolute = bits[i] & 0x7fffffff;
+    const Bits absolute = bit_cast<Bits>(x[i]) & ~(Bits(1) << (8 * sizeof(T) - 1));
     largest = absolute > largest ? absolute : largest;
   }
   return largest;
 }
 
-FREQROB_INLINE float from_bits(int32_t bits) {
-  float value;
-  __builtin_memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
 /// Power of two that brings the largest of `count` values into [1, 2), with its inverse; 0 and NaN unless all are
 /// finite.
+template <class T>
 struct Normaliser {
-  float scale, unscale;
+  T scale, unscale;
 };
 
-FREQROB_INLINE Normaliser normaliser(const float* x, int64_t count) {
-  int32_t exponent = magnitude(x, count) >> 23;
-  if (exponent == 255) return {0.0f, __builtin_nanf("")};
-  if (exponent == 0) exponent = 1;  // zero or denormal: what its partner leaks into it is scaled away
-  if (exponent > 253) exponent = 253;
-  return {from_bits((254 - exponent) << 23), from_bits(exponent << 23)};
+template <class T>
+FREQROB_INLINE Normaliser<T> normaliser(const T* x, int64_t count) {
+  using Of = Layout<T>;
+  typename Of::Bits exponent = magnitude(x, count) >> Of::kMantissa;
+  if (exponent == Of::kMostExponent) return {T(0), T(__builtin_nanf(""))};
+  if (exponent == 0) exponent = 1;  // zero or denormal
+  if (exponent > Of::kMostExponent - 2) exponent = Of::kMostExponent - 2;
+  return {bit_cast<T>((Of::kMostExponent - 1 - exponent) << Of::kMantissa), bit_cast<T>(exponent << Of::kMantissa)};
 }
 
-FREQROB_INLINE Normaliser normaliser(const uint8_t*, int64_t) {
+FREQROB_INLINE Normaliser<float> normaliser(const uint8_t*, int64_t) {
   return {1.0f, 1.0f};
 }
 
 /// The normaliser of a plane's weights, `outside` with them.
-FREQROB_INLINE Normaliser weights_normaliser(const float* weights, int64_t rings, float outside) {
-  const float magnitude = __builtin_fabsf(outside);
-  const Normaliser power = normaliser(weights, rings);
+template <class T>
+FREQROB_INLINE Normaliser<T> weights_normaliser(const T* weights, int64_t rings, T outside) {
+  const T magnitude = outside < 0 ? -outside : outside;
+  const Normaliser<T> power = normaliser(weights, rings);
   return power.unscale < magnitude ? normaliser(&magnitude, 1) : power;
 }
 
 struct AsIs {
-  FREQROB_INLINE Lanes operator()(Lanes v) const { return v; }
+  template <class V>
+  FREQROB_INLINE V operator()(V v) const {
+    return v;
+  }
 };
 
+template <class T>
 struct Clipped {
-  float white;
+  T white;
 
-  FREQROB_INLINE Lanes operator()(Lanes v) const { return clip(v, white); }
+  template <class V>
+  FREQROB_INLINE V operator()(V v) const {
+    return clip(v, white);
+  }
 };
 
 }  // namespace

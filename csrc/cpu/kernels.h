@@ -1,8 +1,11 @@
-// Fused spectral kernels for square float32 (or uint8) planes of a few sizes: plain pointers, one table per instruction
-// set.
+// Fused spectral kernels for planes of any size: plain pointers, one table per instruction set.
+//
+// The result of a plane depends on nothing but the plane: every plane of a size goes through the same instructions,
+// whatever its place, its neighbours, the number of planes and their address.
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "../ring_geometry.h"
 
@@ -13,74 +16,86 @@ struct Groups {
   int64_t begin, end;
 };
 
+template <class T>
 struct RingSum {
   RingView map;
-  const float* x;  // (planes, N, N)
-  float* out;      // (planes, rings)
+  const T* x;  // (planes, height, width)
+  T* out;      // (planes, rings)
   int64_t planes;
   bool amplitude;
 };
 
+template <class T>
 struct RingFilter {
   RingView map;
-  const float* x;        // (planes, N, N)
-  const float* weights;  // (planes, rings)
-  float* out;            // (planes, N, N)
+  const T* x;        // (planes, height, width)
+  const T* weights;  // (planes, rings)
+  T* out;            // (planes, height, width)
   int64_t planes;
-  float outside;  // gain of the coefficients on no ring, 0 if there are none
+  T outside;  // gain of the coefficients on no ring, 0 if there are none
 };
 
+template <class T>
 struct RingDot {
   RingView map;
-  const float* x;  // (planes, N, N)
-  const float* y;  // (planes, N, N)
-  float* out;      // (planes, rings)
+  const T* x;  // (planes, height, width)
+  const T* y;  // (planes, height, width)
+  T* out;      // (planes, rings)
   int64_t planes;
 };
 
+template <class T>
 struct AmplitudeMap {
-  const float* x;  // (planes, N, N)
-  double* out;     // (groups, N, N/2 + 1): Σ over the planes of each group
+  RingView map;  // of no rings
+  const T* x;    // (planes, height, width)
+  double* out;   // (groups, height, width/2 + 1): Σ over the planes of each group
   int64_t planes;
 };
 
 template <class Pixel>
 struct Bass {
+  using Real = std::conditional_t<std::is_same_v<Pixel, double>, double, float>;
+
   RingView map;
-  const float* norms;     // (rings): what makes a ring's sum its a_i
+  const Real* norms;      // (rings): what makes a ring's sum its a_i
   const bool* weighable;  // (rings): whether the ring's weight may differ from 1
-  const Pixel* x;         // (planes, N, N)
-  Pixel* out;             // (planes, N, N), may be x
+  const Pixel* x;         // (planes, height, width)
+  Pixel* out;             // (planes, height, width), may be x
   int64_t planes;
-  float unit;   // pixel scale of the logarithm over the value of white in x
-  float white;  // value of white in x
+  Real unit;   // pixel scale of the logarithm over the value of white in x
+  Real white;  // value of white in x
   bool of_power;
 };
 
-/// The kernels for planes of one size. They work on groups of planes; callers spread the groups over threads. `scratch`
-/// is 64-byte aligned and holds scratch_bytes(rings).
+/// The kernels for planes of one size, of floats or doubles. They work on groups of planes; callers spread the groups
+/// over threads. `scratch` is 64-byte aligned and holds scratch_bytes(map).
+template <class T>
 struct Fused {
   int64_t planes_per_group;
   int64_t planes_per_map;  // of amplitude_map
-  int64_t (*scratch_bytes)(int64_t rings);
-  void (*ring_sum)(const RingSum&, Groups, void* scratch);
-  void (*ring_filter)(const RingFilter&, Groups, void* scratch);
-  void (*ring_dot)(const RingDot&, Groups, void* scratch);
-  void (*amplitude_map)(const AmplitudeMap&, Groups, void* scratch);
-  void (*bass_float)(const Bass<float>&, Groups, void* scratch);
-  void (*bass_uint8)(const Bass<uint8_t>&, Groups, void* scratch);
+  int64_t (*scratch_bytes)(const RingView& map);
+  void (*ring_sum)(const RingSum<T>&, Groups, void* scratch);
+  void (*ring_filter)(const RingFilter<T>&, Groups, void* scratch);
+  void (*ring_dot)(const RingDot<T>&, Groups, void* scratch);
+  void (*amplitude_map)(const AmplitudeMap<T>&, Groups, void* scratch);
+  void (*bass)(const Bass<T>&, Groups, void* scratch);
+  void (*bass_uint8)(const Bass<uint8_t>&, Groups, void* scratch);  // of floats only
 };
 
 /// The kernels of one instruction set.
 struct Kernels {
   const char* name;
-  int lanes;
-  const Fused* (*fused)(int64_t height, int64_t width);  // null where there are none
+  int lanes;  // of floats
+  const Fused<float>& (*of_floats)(int64_t height, int64_t width);
+  const Fused<double>& of_doubles;
 
   // The parts, for tests. Lines of N complex numbers, re and im interleaved, `lanes` lines at a time.
   void (*fft_lanes)(int64_t size, bool inverse, const float* in, float* out);
-  void (*transpose_lanes)(const float* in, float* out);  // (lanes, lanes)
-  void (*log_lanes)(const float* in, float* out);        // (lanes)
+  void (*any_fft_lanes)(int64_t size, bool inverse, const float* in, float* out);
+  void (*any_fft_double_lanes)(int64_t size, bool inverse, const double* in, double* out);  // lanes / 2 lines
+  void (*transpose_lanes)(const float* in, float* out);                                     // (lanes, lanes)
+  void (*transpose_double_lanes)(const double* in, double* out);                            // (lanes / 2, lanes / 2)
+  void (*log_lanes)(const float* in, float* out);                                           // (lanes)
 };
 
 /// What bass_gains takes for one profile.

@@ -2,6 +2,8 @@
 
 #ifdef FREQROB_WIDE_KERNELS
 
+#include <cmath>
+#include <cstring>
 #include <utility>
 
 #if defined(__x86_64__)

@@ -1,3 +1,5 @@
+#include <cmath>
+#include <cstring>
 #include <utility>
 
 #include "kernels.h"

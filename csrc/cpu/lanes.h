@@ -1,4 +1,4 @@
-// Vectors with one image to a lane. Included by each instruction set's file after its target pragma.
+// Vectors of a size that the instruction set has. Included by each instruction set's file after its target pragma.
 #pragma once
 
 namespace freqrob::cpu::FREQROB_ISA {
@@ -8,6 +8,13 @@ constexpr int kLanes = FREQROB_LANES;
 using Lanes = float __attribute__((vector_size(4 * kLanes)));
 using Integers = int32_t __attribute__((vector_size(4 * kLanes)));
 using Bytes = uint8_t __attribute__((vector_size(kLanes)));
+using Doubles = double __attribute__((vector_size(4 * kLanes)));
+
+/// The vector of floats or doubles, and how many it holds.
+template <class T>
+using Vector = std::conditional_t<std::is_same_v<T, float>, Lanes, Doubles>;
+template <class T>
+constexpr int kWidth = 4 * kLanes / sizeof(T);
 
 FREQROB_INLINE Lanes load(const float* from) {
   Lanes v;
@@ -27,7 +34,17 @@ FREQROB_INLINE Lanes load(const uint8_t* from) {
 #endif
 }
 
+FREQROB_INLINE Doubles load(const double* from) {
+  Doubles v;
+  __builtin_memcpy(&v, from, sizeof v);
+  return v;
+}
+
 FREQROB_INLINE void store(float* to, Lanes v) {
+  __builtin_memcpy(to, &v, sizeof v);
+}
+
+FREQROB_INLINE void store(double* to, Doubles v) {
   __builtin_memcpy(to, &v, sizeof v);
 }
 
@@ -59,6 +76,12 @@ FREQROB_INLINE Lanes look_up(const float* from, const int32_t* at) {
 #endif
 }
 
+FREQROB_INLINE Doubles look_up(const double* from, const int32_t* at) {
+  Doubles v;
+  for (int l = 0; l < kWidth<double>; ++l) v[l] = from[at[l]];
+  return v;
+}
+
 FREQROB_INLINE float sqrt(float v) {
   return __builtin_sqrtf(v);
 }
@@ -72,6 +95,22 @@ FREQROB_INLINE Lanes sqrt(Lanes v) {
   for (int l = 0; l < kLanes; ++l) v[l] = __builtin_sqrtf(v[l]);
   return v;
 #endif
+}
+
+FREQROB_INLINE Doubles sqrt(Doubles v) {
+#if FREQROB_LANES == 16
+  return Doubles(_mm512_sqrt_pd(__m512d(v)));
+#elif FREQROB_LANES == 8
+  return Doubles(_mm256_sqrt_pd(__m256d(v)));
+#else
+  for (int l = 0; l < kWidth<double>; ++l) v[l] = __builtin_sqrt(v[l]);
+  return v;
+#endif
+}
+
+FREQROB_INLINE Doubles clip(Doubles v, double most) {
+  v = v < 0.0 ? Doubles{} : v;
+  return v > most ? Doubles{} + most : v;
 }
 
 /// v within [0, most]; NaN stays.
@@ -106,36 +145,38 @@ struct LanesMath {
 };
 
 /// Where column `column` of the even (odd = 0) or odd units of a row pair a|b comes from, in each span of columns.
-template <int Unit, int Span>
+template <int Unit, int Span, int Columns>
 consteval int unit_source(int column, int odd) {
   const int units = Span / Unit, from = 2 * (column % Span / Unit) + odd;
   const int within = column - column % Span + from % units * Unit + column % Unit;
-  return from < units ? within : kLanes + within;
+  return from < units ? within : Columns + within;
 }
 
 /// The named columns of a|b.
-template <int... Source>
-FREQROB_INLINE Lanes pick(Lanes a, Lanes b) {
+template <int... Source, class V>
+FREQROB_INLINE V pick(V a, V b) {
 #if __has_builtin(__builtin_shufflevector)
   return __builtin_shufflevector(a, b, Source...);
 #else  // g++ 11
-  return __builtin_shuffle(a, b, Integers{Source...});
+  return __builtin_shuffle(a, b, decltype(a < b){Source...});
 #endif
 }
 
-template <int Unit, int Span, int... Column>
-FREQROB_INLINE void split(Lanes& a, Lanes& b, std::integer_sequence<int, Column...>) {
-  const Lanes even = pick<unit_source<Unit, Span>(Column, 0)...>(a, b);
-  b = pick<unit_source<Unit, Span>(Column, 1)...>(a, b);
+template <int Unit, int Span, class V, int... Column>
+FREQROB_INLINE void split(V& a, V& b, std::integer_sequence<int, Column...>) {
+  constexpr int kColumns = sizeof...(Column);
+  const V even = pick<unit_source<Unit, Span, kColumns>(Column, 0)...>(a, b);
+  b = pick<unit_source<Unit, Span, kColumns>(Column, 1)...>(a, b);
   a = even;
 }
 
 /// One round of a transposition, on the rows whose indices differ by Step.
-template <int Step, int Unit, int Span>
-FREQROB_INLINE void split_rows(Lanes* rows) {
+template <int Step, int Unit, int Span, class V>
+FREQROB_INLINE void split_rows(V* rows) {
+  constexpr int kRows = sizeof(V) / sizeof(rows[0][0]);
   FREQROB_UNROLL
-  for (int i = 0; i < kLanes; ++i) {
-    if ((i & Step) == 0) split<Unit, Span>(rows[i], rows[i + Step], std::make_integer_sequence<int, kLanes>());
+  for (int i = 0; i < kRows; ++i) {
+    if ((i & Step) == 0) split<Unit, Span>(rows[i], rows[i + Step], std::make_integer_sequence<int, kRows>());
   }
 }
 
@@ -145,6 +186,12 @@ FREQROB_INLINE void transpose(Lanes* rows) {
   split_rows<2, 1, 4>(rows);
   if constexpr (kLanes > 4) split_rows<4, 4, kLanes>(rows);
   if constexpr (kLanes > 8) split_rows<8, 4, kLanes>(rows);
+}
+
+FREQROB_INLINE void transpose(Doubles* rows) {
+  split_rows<1, 1, 2>(rows);
+  if constexpr (kLanes > 4) split_rows<2, 2, kLanes / 2>(rows);
+  if constexpr (kLanes > 8) split_rows<4, 2, kLanes / 2>(rows);
 }
 
 }  // namespace freqrob::cpu::FREQROB_ISA

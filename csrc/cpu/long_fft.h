@@ -1,4 +1,4 @@
-// Transforms of R · 32 values, R odd or 2 (64, 224), in place and with one line to a lane.
+// Transforms of R · 32 values, R odd (224), in place and with one line to a lane.
 #pragma once
 
 #include "fused_parts.h"
@@ -65,17 +65,6 @@ FREQROB_INLINE void odd_radix(Spectrum* z) {
   }
 }
 
-template <int R, int Sign>
-FREQROB_INLINE void radix(Spectrum* z) {
-  if constexpr (R == 2) {
-    const Spectrum sum = z[0] + z[1];
-    z[1] = z[0] - z[1];
-    z[0] = sum;
-  } else {
-    odd_radix<R, Sign>(z);
-  }
-}
-
 /// Where a transformed line of N holds each coefficient.
 template <int N>
 constexpr int position(int frequency) {
@@ -91,7 +80,7 @@ FREQROB_INLINE void transform(Spectrum* line, Read read) {
     Spectrum z[kRadix];
     FREQROB_UNROLL
     for (int m = 0; m < kRadix; ++m) z[m] = read(32 * m + n);
-    radix<kRadix, -1>(z);
+    odd_radix<kRadix, -1>(z);
     line[n] = z[0];
     FREQROB_UNROLL
     for (int k = 1; k < kRadix; ++k) line[32 * k + n] = turn<-1, N>(z[k], n * k);
@@ -109,7 +98,7 @@ FREQROB_INLINE void transform_back(Spectrum* line, Write write) {
     z[0] = line[n];
     FREQROB_UNROLL
     for (int k = 1; k < kRadix; ++k) z[k] = turn<1, N>(line[32 * k + n], n * k);
-    radix<kRadix, 1>(z);
+    odd_radix<kRadix, 1>(z);
     FREQROB_UNROLL
     for (int m = 0; m < kRadix; ++m) write(32 * m + n, z[m]);
   }

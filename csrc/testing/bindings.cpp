@@ -10,7 +10,6 @@
 
 #include "../bass_gains.h"
 #include "../cpu/kernels.h"
-#include "../cpu/ring_passes.h"
 
 namespace py = pybind11;
 using namespace freqrob;
@@ -20,19 +19,19 @@ namespace {
 template <class T>
 using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
 
-/// One transform a lane: (lanes, size) complex64.
-Array<std::complex<float>> fft(const std::string& isa, const Array<std::complex<float>>& lines, bool inverse) {
-  const cpu::Kernels& kernels = cpu::kernels_for(isa.c_str());
-  if (lines.ndim() != 2 || lines.shape(0) != kernels.lanes) throw py::value_error("lines: expected (lanes, size)");
-  Array<std::complex<float>> out({lines.shape(0), lines.shape(1)});
-  kernels.fft_lanes(lines.shape(1), inverse, reinterpret_cast<const float*>(lines.data()),
-                    reinterpret_cast<float*>(out.mutable_data()));
+/// Transforms lines (lines, size), a line a lane.
+template <class T, class Kernel>
+Array<std::complex<T>> fft(Kernel kernel, int64_t lanes, const Array<std::complex<T>>& lines, bool inverse) {
+  if (lines.ndim() != 2 || lines.shape(0) != lanes) throw py::value_error("lines: expected (lanes, size)");
+  Array<std::complex<T>> out({lines.shape(0), lines.shape(1)});
+  kernel(lines.shape(1), inverse, reinterpret_cast<const T*>(lines.data()), reinterpret_cast<T*>(out.mutable_data()));
   return out;
 }
 
-Array<float> transpose(const std::string& isa, const Array<float>& block) {
-  Array<float> out({block.shape(0), block.shape(1)});
-  cpu::kernels_for(isa.c_str()).transpose_lanes(block.data(), out.mutable_data());
+template <class T, class Kernel>
+Array<T> transpose(Kernel kernel, const Array<T>& block) {
+  Array<T> out({block.shape(0), block.shape(1)});
+  kernel(block.data(), out.mutable_data());
   return out;
 }
 
@@ -65,8 +64,24 @@ std::pair<Array<double>, double> gains(Array<double> profile, const Array<bool>&
 
 PYBIND11_MODULE(freqrob_internals, m) {
   m.def("lanes", [](const std::string& isa) { return cpu::kernels_for(isa.c_str()).lanes; });
-  m.def("fft", &fft);
-  m.def("transpose", &transpose);
+  m.def("fft", [](const std::string& isa, const Array<std::complex<float>>& lines, bool inverse) {
+    const cpu::Kernels& kernels = cpu::kernels_for(isa.c_str());
+    return fft(kernels.fft_lanes, kernels.lanes, lines, inverse);
+  });
+  m.def("any_fft", [](const std::string& isa, const Array<std::complex<float>>& lines, bool inverse) {
+    const cpu::Kernels& kernels = cpu::kernels_for(isa.c_str());
+    return fft(kernels.any_fft_lanes, kernels.lanes, lines, inverse);
+  });
+  m.def("any_fft_double", [](const std::string& isa, const Array<std::complex<double>>& lines, bool inverse) {
+    const cpu::Kernels& kernels = cpu::kernels_for(isa.c_str());
+    return fft(kernels.any_fft_double_lanes, kernels.lanes / 2, lines, inverse);
+  });
+  m.def("transpose", [](const std::string& isa, const Array<float>& block) {
+    return transpose(cpu::kernels_for(isa.c_str()).transpose_lanes, block);
+  });
+  m.def("transpose_double", [](const std::string& isa, const Array<double>& block) {
+    return transpose(cpu::kernels_for(isa.c_str()).transpose_double_lanes, block);
+  });
   m.def("log", &natural_log);
   m.def("multiplicity", [](int64_t kx, int64_t width) { return multiplicity(kx, width); });
   m.def("ring_counts", &ring_counts);

@@ -7,6 +7,10 @@ float32 tensors, and on the CPU float64 ones, go through the native kernels of `
 ``freqrob.spectral.reference``, and so does all with ``FREQROB_NATIVE=off``. Half precision is computed in float32: sums
 come back in float32, images in the dtype that came. All ops but ``bass`` differentiate to any order. A plane with a
 NaN or an infinity gives numbers that are not finite, and changes no other plane.
+
+On the CPU the native kernels give a plane the same bits alone and in any batch: whatever its place and its neighbours,
+the number of threads, and the layout and address of the tensor. The bits depend on the instruction set (AVX-512, AVX2,
+baseline). What holds in plain PyTorch is said in ``freqrob.spectral.reference``.
 """
 
 from __future__ import annotations
@@ -31,7 +35,11 @@ NATIVE_DTYPES = {
     "cpu": (torch.float32, torch.float64, *HALF_PRECISION),
     "cuda": (torch.float32, *HALF_PRECISION),
 }
-NATIVE_PIXELS = {"cpu": (torch.float32, torch.uint8), "cuda": (torch.float32, torch.bfloat16, torch.uint8)}
+NATIVE_PIXELS = {device: (*dtypes, torch.uint8) for device, dtypes in NATIVE_DTYPES.items()}
+AS_THEY_ARE = {  # the pixels that the native op takes; float32 in place of others
+    "cpu": (torch.float32, torch.float64, torch.uint8),
+    "cuda": (torch.float32, torch.bfloat16, torch.uint8),
+}
 
 
 def ring_sum(x: Tensor, ring_map: RingMap | None = None, of: str = "power") -> Tensor:
@@ -183,12 +191,12 @@ def bass(
         return y if out is None else out.copy_(y)
     half, rings = _geometry(ring_map, x)
     of_power, scale = reading == "power", float(pixel_scale)
-    if out is None:
-        return torch.ops.freqrob.bass(x, half, rings, of_power, scale)
-    if not out.is_contiguous():
-        return out.copy_(torch.ops.freqrob.bass(x, half, rings, of_power, scale))
-    torch.ops.freqrob.bass_out(x, half, rings, of_power, scale, out)
-    return out
+    as_it_is = x.dtype in AS_THEY_ARE[x.device.type]
+    if as_it_is and out is not None and out.is_contiguous() and not out.is_neg():
+        torch.ops.freqrob.bass_out(x, half, rings, of_power, scale, out)
+        return out
+    y = torch.ops.freqrob.bass(x if as_it_is else widen(x), half, rings, of_power, scale).to(x.dtype)
+    return y if out is None else out.copy_(y)
 
 
 # Checks
