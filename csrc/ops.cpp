@@ -14,10 +14,12 @@ std::string isa() {
 }  // namespace
 
 // `half` is RingMap.half: the ring of every coefficient of rfft2, int32, -1 for a coefficient on no ring. The sums
-// leave such a coefficient out; ring_filter multiplies it by `outside`.
+// leave such a coefficient out; ring_filter multiplies it by `outside`. ring_amplitude_backward is the gradient of
+// ring_sum of amplitudes; it has no derivative.
 STABLE_TORCH_LIBRARY(freqrob, m) {
   m.def("ring_sum(Tensor x, Tensor half, int rings, bool amplitude) -> Tensor");
   m.def("ring_filter(Tensor x, Tensor weights, Tensor half, float outside=1.0) -> Tensor");
+  m.def("ring_amplitude_backward(Tensor grad, Tensor x, Tensor half) -> Tensor");
   m.def("ring_dot(Tensor x, Tensor y, Tensor half, int rings) -> Tensor");
   m.def("mean_amplitude(Tensor x) -> Tensor");
   m.def("bass(Tensor x, Tensor half, int rings, bool of_power, float pixel_scale) -> Tensor");
@@ -28,6 +30,7 @@ STABLE_TORCH_LIBRARY(freqrob, m) {
 STABLE_TORCH_LIBRARY_IMPL(freqrob, CPU, m) {
   m.impl("ring_sum", TORCH_BOX(&freqrob::cpu::ring_sum));
   m.impl("ring_filter", TORCH_BOX(&freqrob::cpu::ring_filter));
+  m.impl("ring_amplitude_backward", TORCH_BOX(&freqrob::cpu::ring_amplitude_backward));
   m.impl("ring_dot", TORCH_BOX(&freqrob::cpu::ring_dot));
   m.impl("mean_amplitude", TORCH_BOX(&freqrob::cpu::mean_amplitude));
   m.impl("bass", TORCH_BOX(&freqrob::cpu::bass));

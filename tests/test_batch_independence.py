@@ -12,6 +12,7 @@ from test_ops import run
 from torch import Tensor
 
 from freqrob.spectral import native, ops
+from freqrob.spectral.bass import BaSS
 from freqrob.spectral.rings import RingMap
 
 SIZES = [(32, 32), (64, 64), (224, 224), (12, 9), (31, 33), (48, 80), (1, 6)]
@@ -47,6 +48,24 @@ OPS: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda x: torch.stack([ops.mean_amplitude(plane) for plane in x]),
     "official": ops.bass,
     "power reading": lambda x: ops.bass(x, reading="power"),
+}
+
+
+def gradient(op: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Gradient of a weighted sum of what ``op`` returns, the same weights for each plane."""
+
+    def of(x: Tensor) -> Tensor:
+        x = x.detach().requires_grad_()
+        y = op(x)
+        upstream = torch.linspace(-1, 2, y.shape[1:].numel(), dtype=y.dtype).view(y.shape[1:])
+        return torch.autograd.grad((y * upstream).sum(), x)[0]
+
+    return of
+
+
+GRADIENTS = {name: gradient(OPS[name]) for name in ("power", "amplitude", "filter", "dot")} | {
+    "BaSS": gradient(BaSS()),
+    "BaSS of power": gradient(BaSS("power")),
 }
 BASS = ["official", "power reading"]
 OF_EACH_PLANE = [name for name in OPS if name != "mean"]
@@ -101,6 +120,20 @@ def test_a_plane_alone_and_in_any_batch(size: tuple[int, int], dtype: torch.dtyp
             assert_same(OPS[name](x[batch]), expected[batch], (name, batch))
         images = x[: len(x) // 3 * 3].view(-1, 3, *size)
         assert_same(OPS[name](images).flatten(0, 1), expected[: len(images) * 3], (name, "as images"))
+
+
+@needs_native
+@each_size
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_gradients_alone_and_in_any_batch(size: tuple[int, int], dtype: torch.dtype) -> None:
+    x = pictures(size, dtype, count(size))
+    for name, of in GRADIENTS.items():
+        expected = one_by_one(of, x)
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            for batch in (slice(None), slice(0, 2), slice(3, 20), slice(1, None, 2)):
+                assert_same(of(x[batch]), expected[batch], (name, batch, threads))
+        torch.set_num_threads(1)
 
 
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="measured with MKL only")
@@ -202,6 +235,7 @@ for size in t.SIZES:
         t.test_a_plane_alone_and_in_any_batch(size, dtype)
         t.test_any_memory_layout(size, dtype)
     t.test_neighbours_of_any_value_change_nothing(size, torch.float32, float("nan"))
+    t.test_gradients_alone_and_in_any_batch(size, torch.float32)
 print(torch.ops.freqrob.isa())
 """,
         FREQROB_ISA=isa,

@@ -1,4 +1,4 @@
-"""The fused kernels that take one plane at a time (224×224, few 64×64) at every instruction set this CPU has."""
+"""The fused CPU kernels of each kind (a plane to a lane, a plane at a time) at every instruction set this CPU has."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from torch import Tensor
 from freqrob.spectral import native, ops, reference
 from freqrob.spectral.rings import RingMap
 
-each_size = pytest.mark.parametrize("size", [(64, 64), (224, 224)], ids=["64", "224"])
+SIZES = [(32, 32), (64, 64), (224, 224), (48, 48)]
+
+each_size = pytest.mark.parametrize("size", SIZES, ids=str)
 
 __all__ = ["one_thread"]  # a fixture of every test here too
 pytestmark = pytest.mark.skipif(not native.load(), reason="no native library")
@@ -104,6 +106,10 @@ def test_any_symmetric_map(size: tuple[int, int]) -> None:
     assert_near(op.ring_sum(x, half, 7, False), sums(exact[0].abs().square()))
     assert_near(op.ring_sum(x, half, 7, True), sums(exact[0].abs()))
     assert_near(op.ring_dot(x, y, half, 7), sums((exact[0] * exact[1].conj()).real) / (size[0] * size[1]))
+    phases = exact[0] / exact[0].abs()
+    gains = torch.cat([torch.zeros(3, 1), w], -1).double()[:, half.long() + 1]
+    expected = torch.fft.irfft2(gains * phases, norm="forward")
+    assert_near(op.ring_amplitude_backward(w, x, half), expected)
     for outside in (1.0, 0.25):
         gains = torch.cat([torch.full((3, 1), outside), w], -1).double()[:, half.long() + 1]
         assert_near(op.ring_filter(x, w, half, outside), torch.fft.irfft2(gains * exact[0]))
@@ -177,7 +183,7 @@ import torch, test_one_by_one as t
 print(torch.ops.freqrob.isa())
 torch.set_num_threads(1)
 torch.manual_seed(0)
-for size in ((64, 64), (224, 224)):
+for size in t.SIZES:
     for name in t.OPS:
         t.test_value_and_gradients(size, name, "trunc")
     t.test_every_ring_keeps_its_digits(size, "power")

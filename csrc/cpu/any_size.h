@@ -163,24 +163,27 @@ struct AnySize {
     }
   }
 
-  __attribute__((noinline)) void weigh_band(int64_t band, Complex<V>* spectrum) const {
+  template <class Weigh>
+  __attribute__((noinline)) void weigh_band(int64_t band, Complex<V>* spectrum, Weigh factor) const {
     const int32_t* const entries = entries_of(band);
     for (int64_t kx = 0; kx < width; ++kx) {
-      spectrum[kx] = spectrum[kx] * look_up(rings.gains, entries + kx * kLanes);
+      spectrum[kx] = spectrum[kx] * factor(look_up(rings.gains, entries + kx * kLanes), spectrum[kx]);
     }
   }
 
-  void filter(Complex<V>* spectrum) const {
+  template <class Weigh>
+  void filter(Complex<V>* spectrum, Weigh factor) const {
     for (int64_t band = 0; band < bands; ++band) {
       transform_rows(spectrum + band * pitch);
-      weigh_band(band, spectrum + band * pitch);
+      weigh_band(band, spectrum + band * pitch, factor);
       transform_rows_back(spectrum + band * pitch);
     }
   }
 
-  void weigh(Complex<V>* spectrum) const {
+  template <class Weigh>
+  void weigh(Complex<V>* spectrum, Weigh factor) const {
     for (int64_t band = 0; band < bands; ++band) {
-      weigh_band(band, spectrum + band * pitch);
+      weigh_band(band, spectrum + band * pitch, factor);
       transform_rows_back(spectrum + band * pitch);
     }
   }

@@ -117,13 +117,19 @@ __attribute__((noinline)) void sum_band(const RingTable<float>& rings, int index
   }
 }
 
-template <int N>
-__attribute__((noinline)) void weigh_band(const RingTable<float>& rings, int index, Spectrum* band) {
+template <int N, class Weigh>
+__attribute__((noinline)) void weigh_band(const RingTable<float>& rings, int index, Spectrum* band, Weigh factor) {
   const int32_t* entries = rings.entries + index * N * kLanes;
-  for (int n = 0; n < N; ++n) band[n] = band[n] * look_up(rings.gains, entries + n * kLanes);
+  for (int n = 0; n < N; ++n) {
+    Lanes by = factor(look_up(rings.gains, entries + n * kLanes), band[n]);
+    if (index == 0) by[0] = 1;
+    band[n] = band[n] * by;
+  }
   if (index != 0) return;
   for (int kx = 0; kx <= N / 2; ++kx) {
-    const float a = rings.gains[rings.entry(kx)], b = rings.gains[rings.entry(rings.half_index(N / 2, kx))];
+    const auto twice = edge_rows<N>(band, kx);
+    const float a = factor(rings.gains[rings.entry(kx)], twice.a * 0.5f);
+    const float b = factor(rings.gains[rings.entry(rings.half_index(N / 2, kx))], twice.b * 0.5f);
     Spectrum& at = band[position<N>(kx)];
     Spectrum& opposite = band[position<N>((N - kx) % N)];
     Complex<float> z = first_lane(at), mirror = first_lane(opposite);
@@ -175,17 +181,19 @@ struct FixedSize {
     }
   }
 
-  FREQROB_INLINE void filter(Spectrum* spectrum) const {
+  template <class Weigh>
+  FREQROB_INLINE void filter(Spectrum* spectrum, Weigh factor) const {
     for (Spectrum* band = spectrum; band < spectrum + kElements<N>; band += N) {
       transform_rows<N>(band);
-      weigh_band<N>(rings, (band - spectrum) / N, band);
+      weigh_band<N>(rings, (band - spectrum) / N, band, factor);
       transform_rows_back<N>(band);
     }
   }
 
-  FREQROB_INLINE void weigh(Spectrum* spectrum) const {
+  template <class Weigh>
+  FREQROB_INLINE void weigh(Spectrum* spectrum, Weigh factor) const {
     for (Spectrum* band = spectrum; band < spectrum + kElements<N>; band += N) {
-      weigh_band<N>(rings, (band - spectrum) / N, band);
+      weigh_band<N>(rings, (band - spectrum) / N, band, factor);
       transform_rows_back<N>(band);
     }
   }

@@ -242,27 +242,33 @@ void sum_rings(Spectrum* spectrum, const RingView& map, Lanes* rings, bool ampli
   sum_rings<N>(map, rings, Power{}, spectrum);
 }
 
-/// Multiplies ring i by gains[1 + i], the rest by gains[0], and transforms the columns back; spoils the gains.
-template <int N>
-void weigh_rings(Spectrum* spectrum, const RingView& map, Lanes* gains) {
+/// Weighs ring i by gains[1 + i], the rest by gains[0], and transforms the columns back; spoils the gains.
+template <int N, class Weigh>
+void weigh_rings(Spectrum* spectrum, const RingView& map, Lanes* gains, Weigh factor) {
   constexpr int64_t kColumns = N / 2 + 1;
-  for (int64_t i = 0; i <= map.rings; ++i) gains[i] *= 0.5f / (N * N);
+  constexpr float kUnit = 0.5 * Weigh::unit(N * N);  // of twice a spectrum
+  if constexpr (std::is_same_v<Weigh, ByGain>) {
+    for (int64_t i = 0; i <= map.rings; ++i) gains[i] *= kUnit;
+  }
   ++gains;
   for (int64_t kx = 1; kx < N / 2; ++kx) {
-    transform_column_back<N, false>(Column<N>(spectrum, kx),
-                                    [=, half = map.half + kx](int ky, Spectrum z)
-                                        __attribute__((always_inline)) { return z * gains[half[ky * kColumns]]; });
+    transform_column_back<N, false>(
+        Column<N>(spectrum, kx), [=, half = map.half + kx](int ky, const Spectrum& z) __attribute__((always_inline)) {
+          return z * factor(gains[half[ky * kColumns]], z);
+        });
   }
   const Column<N> edges(spectrum, 0);
   for (int64_t ky = 0; ky <= N / 2; ++ky) {
-    const Lanes a = gains[map.half[ky * kColumns]], b = gains[map.half[ky * kColumns + N / 2]];
+    const auto twice = separate(edges[ky], edges[(N - ky) % N]);
+    const Lanes a = factor(gains[map.half[ky * kColumns]], twice.a);
+    const Lanes b = factor(gains[map.half[ky * kColumns + N / 2]], twice.b);
     if (multiplicity(ky, N) == 1) {
       edges[ky] = {(a + a) * edges[ky].re, (b + b) * edges[ky].im};
     } else {
       weigh(edges[ky], edges[N - ky], a + b, a - b);
     }
   }
-  transform_column_back<N, true>(edges, [](int, Spectrum z) __attribute__((always_inline)) { return z; });
+  transform_column_back<N, true>(edges, [](int, const Spectrum& z) __attribute__((always_inline)) { return z; });
 }
 
 /// Writes one value a ring and plane, times both scales: one after the other, as their product may overflow.
@@ -336,12 +342,17 @@ void ring_filter(const RingFilter<float>& call, Groups groups, void* scratch) {
   const Workspace<N> work(scratch);
   for (int64_t index = groups.begin; index < groups.end; ++index) {
     const auto group = gather<N>(call.x, call.planes, index);
-    const Lanes unscale = group.unscale * load_weights(call, index, group.planes, work.rings);
+    const Lanes x_unscale = call.over_amplitude ? group.unscale * group.scale : group.unscale;
+    const Lanes unscale = x_unscale * load_weights(call, index, group.planes, work.rings);
     float* target[kLanes];
     aim<N>(target, call.out + index * kLanes * N * N, work.sink, group.planes);
     load_rows<N>(group, work.first);
     transform_columns<N>(work.first);
-    weigh_rings<N>(work.first, call.map, work.rings);
+    if (call.over_amplitude) {
+      weigh_rings<N>(work.first, call.map, work.rings, ByGainOverAmplitude{});
+    } else {
+      weigh_rings<N>(work.first, call.map, work.rings, ByGain{});
+    }
     store_rows<N>(work.first, target, unscale, AsIs{});
   }
 }
@@ -426,7 +437,7 @@ void bass(const Bass<Pixel>& call, Groups groups, void* scratch) {
     sum_rings<N>(work.first, call.map, work.rings, !call.of_power);
     const Lanes eligible = bass_gains_of(call, work.rings, unscale);
     keep_unchanged<N>(group, eligible, target, sink);
-    weigh_rings<N>(work.first, call.map, work.rings);
+    weigh_rings<N>(work.first, call.map, work.rings, ByGain{});
     store_rows<N>(work.first, target, unscale, Clipped<float>{call.white});
   }
 }

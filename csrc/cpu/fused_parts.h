@@ -39,6 +39,27 @@ struct Amplitude {
   }
 };
 
+/// How a filter weighs a number z of a spectrum: by the gain of its ring.
+struct ByGain {
+  static constexpr double unit(double pixels) { return 1 / pixels; }  // what takes the gains to the inverse transform
+
+  template <class V>
+  FREQROB_INLINE V operator()(V gain, const Complex<V>&) const {
+    return gain;
+  }
+};
+
+/// And by the gain over |z|, without dividing by the number of pixels: the gradient of a weighted sum of amplitudes.
+struct ByGainOverAmplitude {
+  static constexpr double unit(double) { return 1; }
+
+  template <class V>
+  FREQROB_INLINE V operator()(V gain, const Complex<V>& z) const {
+    const V square = power(z);
+    return square > 0 ? gain / sqrt(square) : V{};
+  }
+};
+
 struct Product {
   template <class V>
   FREQROB_INLINE V operator()(Complex<V> x, Complex<V> y) const {

@@ -32,7 +32,8 @@ struct RingFilter {
   const T* weights;  // (planes, rings)
   T* out;            // (planes, height, width)
   int64_t planes;
-  T outside;  // gain of the coefficients on no ring, 0 if there are none
+  T outside;            // gain of the coefficients on no ring, 0 if there are none
+  bool over_amplitude;  // divide each coefficient by its amplitude, and do not divide by the number of pixels
 };
 
 template <class T>

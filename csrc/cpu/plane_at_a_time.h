@@ -82,10 +82,10 @@ struct RingTable {
     return 2 * sum;
   }
 
-  /// Sets the gain of every ring to gain(i) and that of the coefficients on none, over the size of the transform.
-  template <class Gain>
-  void set_gains(T outside, Gain gain) const {
-    const T unit = T(1) / (map.height * map.width);
+  /// Sets the gain of every ring to gain(i) and that of the coefficients on none, in the unit of Weigh.
+  template <class Weigh, class Gain>
+  void set_gains(Weigh, T outside, Gain gain) const {
+    const T unit = static_cast<T>(Weigh::unit(map.height * map.width));
     gains[0] = outside * unit;
     for (int64_t ring = 0; ring < map.rings; ++ring) gains[(1 + ring) * kLanes] = gain(ring) * unit;
     gains[none()] = 1;
@@ -116,8 +116,8 @@ void ring_sum(const RingSum<T>& call, Groups planes, void* scratch) {
   }
 }
 
-template <class Plane, class T>
-void ring_filter(const RingFilter<T>& call, Groups planes, void* scratch) {
+template <class Plane, class T, class Weigh>
+void filter_planes(const RingFilter<T>& call, Groups planes, void* scratch, Weigh factor) {
   Memory memory(scratch);
   const Plane work(memory, call.map);
   const int64_t pixels = call.map.height * call.map.width, rings = call.map.rings;
@@ -126,11 +126,19 @@ void ring_filter(const RingFilter<T>& call, Groups planes, void* scratch) {
     const T* x = call.x + plane * pixels;
     const T* weights = call.weights + plane * rings;
     const Normaliser<T> power = normaliser(x, pixels), weight = weights_normaliser(weights, rings, call.outside);
-    work.rings.set_gains(call.outside * weight.scale, [=](int64_t ring) { return weights[ring] * weight.scale; });
+    const T unscale = call.over_amplitude ? power.unscale * power.scale : power.unscale;
+    work.rings.set_gains(factor, call.outside * weight.scale,
+                         [=](int64_t ring) { return weights[ring] * weight.scale; });
     work.load(x, power.scale, work.first);
-    work.filter(work.first);
-    work.store(work.first, call.out + plane * pixels, power.unscale * weight.unscale, AsIs{});
+    work.filter(work.first, factor);
+    work.store(work.first, call.out + plane * pixels, unscale * weight.unscale, AsIs{});
   }
+}
+
+template <class Plane, class T>
+void ring_filter(const RingFilter<T>& call, Groups planes, void* scratch) {
+  if (call.over_amplitude) return filter_planes<Plane>(call, planes, scratch, ByGainOverAmplitude{});
+  filter_planes<Plane>(call, planes, scratch, ByGain{});
 }
 
 template <class Plane, class T>
@@ -181,7 +189,7 @@ double bass_gains_of(const RingTable<T>& rings, const Bass<Pixel>& call, double 
   double* const profile = rings.sums;  // ring i of it lies below what ring i is summed from
   for (int64_t i = 0; i < call.map.rings; ++i) profile[i] = rings.ring_sum(i) * unit * call.norms[i];
   const auto total = bass_gains<ScalarMath>(profile, 1, call.weighable, call.map.rings, call.of_power);
-  rings.set_gains(T(1), [=](int64_t ring) { return static_cast<T>(profile[ring]); });
+  rings.set_gains(ByGain{}, T(1), [=](int64_t ring) { return static_cast<T>(profile[ring]); });
   return total.profile <= __DBL_MAX__ ? total.eligible : __builtin_nan("");
 }
 
@@ -203,7 +211,7 @@ void bass(const Bass<Pixel>& call, Groups planes, void* scratch) {
     } else if (changed < 2) {  // unchanged by definition: it is copied, lest rounding change it
       if (out != x) __builtin_memcpy(out, x, pixels * sizeof(Pixel));
     } else {
-      work.weigh(work.first);
+      work.weigh(work.first, ByGain{});
       work.store(work.first, out, power.unscale, Clipped<decltype(power.scale)>{call.white});
     }
   }

@@ -95,7 +95,10 @@ Tensor ring_sum(const Tensor& input, const Tensor& half, int64_t rings, bool amp
   return out;
 }
 
-Tensor ring_filter(const Tensor& input, const Tensor& input_weights, const Tensor& half, double outside) {
+namespace {
+
+Tensor filter(const Tensor& input, const Tensor& input_weights, const Tensor& half, double outside,
+              bool over_amplitude) {
   check_planes(input, "x");
   const Tensor x = torch::stable::contiguous(input), weights = torch::stable::contiguous(input_weights);
   const RingView map = ring_view(x, half, check_weights(weights, x));
@@ -107,10 +110,21 @@ Tensor ring_filter(const Tensor& input, const Tensor& input_weights, const Tenso
                                 .weights = weights.const_data_ptr<T>(),
                                 .out = out.mutable_data_ptr<T>(),
                                 .planes = plane_count(x),
-                                .outside = covers_all(map) ? T(0) : static_cast<T>(outside)};
+                                .outside = covers_all(map) ? T(0) : static_cast<T>(outside),
+                                .over_amplitude = over_amplitude};
     run(fused, fused.ring_filter, call);
   });
   return out;
+}
+
+}  // namespace
+
+Tensor ring_filter(const Tensor& x, const Tensor& weights, const Tensor& half, double outside) {
+  return filter(x, weights, half, outside, false);
+}
+
+Tensor ring_amplitude_backward(const Tensor& grad, const Tensor& x, const Tensor& half) {
+  return filter(x, grad, half, 0, true);
 }
 
 Tensor ring_dot(const Tensor& input_x, const Tensor& input_y, const Tensor& half, int64_t rings) {

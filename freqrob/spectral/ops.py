@@ -293,6 +293,7 @@ def _register() -> None:
     fake, autograd = torch.library.register_fake, torch.library.register_autograd
     fake("freqrob::ring_sum", lambda x, half, rings, amplitude: x.new_empty(*x.shape[:-2], rings))
     fake("freqrob::ring_filter", lambda x, weights, half, outside=1.0: x.new_empty(x.shape))
+    fake("freqrob::ring_amplitude_backward", lambda grad, x, half: x.new_empty(x.shape))
     fake("freqrob::ring_dot", lambda x, y, half, rings: x.new_empty(*x.shape[:-2], rings))
     fake("freqrob::mean_amplitude", lambda x: x.new_empty(x.shape[-2], x.shape[-1] // 2 + 1))
     fake("freqrob::bass", lambda x, half, rings, of_power, pixel_scale: x.new_empty(x.shape))
@@ -313,6 +314,8 @@ def _ring_sum_backward(ctx, grad: Tensor):
     pixels = x.shape[-2] * x.shape[-1]
     if not ctx.amplitude:
         return 2 * pixels * torch.ops.freqrob.ring_filter(x, grad, half, 0.0), None, None, None
+    if x.device.type == "cpu" and not torch.is_grad_enabled():
+        return torch.ops.freqrob.ring_amplitude_backward(grad, x, half), None, None, None
     gain = torch.cat([grad, torch.zeros_like(grad[..., :1])], -1)[..., half.long()]  # -1 meets the zero at the end
     return pixels * irfft2(gain * _phase(rfft2(x)), s=x.shape[-2:]), None, None, None
 
