@@ -3,8 +3,8 @@
     python -m benchmarks.load [--images 20] [--repeats 3] [--busy 0 1 2] [--out FILE] [--quick]
 
 A busy process multiplies matrices on two threads. Beside k of them the fair share is 1 + k times the quiet seconds.
-``passive`` is what the command line sets by default, ``libgomp's`` what OpenMP does without it. Settings take turns;
-the figures are medians. Writes JSON.
+``short spin`` is what the command line sets by default, ``libgomp's`` what OpenMP does without it, ``passive`` no
+spinning at all. Settings take turns; the figures are medians. Writes JSON after each number of busy processes.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from freqrob.provenance import provenance
 from freqrob.runtime.threads import WAIT_SETTINGS
 
 SETTINGS = {
-    "passive": {},
+    "short spin": {},
     "libgomp's": {"GOMP_SPINCOUNT": "300000"},  # its own, where nothing is set
-    "short spin": {"GOMP_SPINCOUNT": "10000"},
+    "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
 }
 BUSY = """
 import torch
@@ -74,7 +74,8 @@ def main(given: Sequence[str] | None = None) -> None:
     arguments = parse(parser, given)
     timed = ["demo", "--images", str(arguments.images)]
     if arguments.quick:
-        timed, arguments.busy, arguments.repeats, arguments.settings = ["models"], [1], 1, ["passive"]
+        timed, arguments.busy, arguments.repeats, arguments.settings = ["models"], [1], 1, ["short spin"]
+    command = f"python -m benchmarks.load --images {arguments.images} --repeats {arguments.repeats}"
     rows = []
     for busy in arguments.busy:
         seconds: dict[str, list[float]] = {name: [] for name in arguments.settings}
@@ -85,8 +86,7 @@ def main(given: Sequence[str] | None = None) -> None:
         for name, measured in seconds.items():
             rows.append({"busy": busy, "setting": name, "seconds": measured, "median": median(measured)})
             print(f"beside {busy} busy processes, {name}: {median(measured)} s of {measured}", flush=True)
-    command = f"python -m benchmarks.load --images {arguments.images} --repeats {arguments.repeats}"
-    write_json(arguments.out, {**provenance(command), "images": arguments.images, "rows": rows})
+        write_json(arguments.out, {**provenance(command), "images": arguments.images, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Threads of a command: no spinning, no more of them than a CPU quota allows, and a user's own settings win."""
+"""Threads of a command: hardly any spinning, no more of them than a CPU quota allows, and a user's own settings win."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from freqrob.runtime.threads import cpu_quota, set_defaults
+from freqrob.runtime.threads import WAIT_SETTINGS, cpu_quota, set_defaults
 
 V2, V1 = "0::/jobs/one\n", "5:memory:/other\n3:cpu,cpuacct:/jobs/one\n0::/\n"
 
@@ -44,11 +44,11 @@ def test_quota_is_none_where_the_system_has_no_cgroups(tmp_path):
     assert cpu_quota(tmp_path) is None
 
 
-def test_defaults_are_passive_and_leave_the_number_of_threads_without_a_quota(monkeypatch):
+def test_defaults_spin_briefly_and_leave_the_number_of_threads_without_a_quota(monkeypatch):
     monkeypatch.setattr("freqrob.runtime.threads.cpu_quota", lambda: None)
     environment = {}
     set_defaults(environment)
-    assert environment == {"OMP_WAIT_POLICY": "PASSIVE"}
+    assert environment == {"GOMP_SPINCOUNT": "1000"}
 
 
 @pytest.mark.parametrize(("quota", "cpus", "threads"), [(0.5, 8, "1"), (1.5, 8, "2"), (16.0, 8, "8")])
@@ -71,10 +71,10 @@ def test_settings_of_the_user_win(monkeypatch, name):
 def test_command_line_sets_them_before_torch_reads_them():
     program = (
         "import os, sys; import freqrob.cli as cli; "
-        "cli.app = lambda: print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules); cli.main()"
+        "cli.app = lambda: print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules); cli.main()"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment = {name: value for name, value in os.environ.items() if name not in WAIT_SETTINGS}
     run = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
     )
-    assert run.stdout.split() == ["PASSIVE", "False"]
+    assert run.stdout.split() == ["1000", "False"]
