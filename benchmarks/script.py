@@ -38,7 +38,7 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> a
 
 
 def load_images(given: argparse.Namespace) -> ImageSet:
-    """CIFAR-10's test set, or its first 20 images, which Foolbox brings, where there is no ``--data``."""
+    """CIFAR-10's test set, or its first 20 images, where there is no ``--data``."""
     return load_dataset("cifar10", "test", given.data) if given.data else sample_images()
 
 

@@ -6,13 +6,12 @@ import re
 import resource
 import shutil
 import subprocess
-import sys
 import tempfile
 from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
-from importlib.util import find_spec
 from itertools import combinations
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -43,6 +42,7 @@ from freqrob.evaluation.corruptions import GROUPS, CorruptionAccuracy
 from freqrob.files import write_json, write_text
 from freqrob.models.cards import Card
 from freqrob.models.checkpoints import card_path
+from freqrob.reading import read_image
 from freqrob.report import write_report
 from freqrob.report.conditions import described
 from freqrob.report.data import COLUMNS, copy_data
@@ -833,26 +833,18 @@ def test_text_is_whole_or_absent(tmp_path):
 
 
 def test_samples_are_the_first_test_images():
-    if find_spec("foolbox") is None:
-        pytest.skip("foolbox, whose images these are, is not installed")
     found = samples.sample_images()
     assert found.images.shape == (20, 3, 32, 32) and found.images.dtype == torch.uint8
     # The labels of CIFAR-10's first twenty test images.
     assert found.labels.tolist() == [3, 8, 8, 0, 6, 6, 1, 6, 3, 1, 0, 9, 5, 7, 9, 8, 5, 7, 8, 6]
     assert [found.classes[label] for label in found.labels[:4]] == ["cat", "ship", "ship", "airplane"]
     assert found.images[0, :, 0, 0].tolist() == [158, 112, 49]
-    assert "foolbox" not in sys.modules or hasattr(sys.modules["foolbox"], "PyTorchModel")
 
 
-def test_samples_without_foolbox_say_how_to_get_them(monkeypatch):
-    monkeypatch.setattr(samples, "find_spec", lambda name: None)
-    with pytest.raises(FileNotFoundError, match="pip install foolbox.*--data DIR"):
-        samples.sample_images()
+def test_samples_are_those_that_foolbox_brings_too():
+    folder = Path(pytest.importorskip("foolbox").__file__).parent / "data"
+    paths = sorted(folder.glob("cifar10_*.png"))
+    theirs = torch.stack([torch.from_numpy(np.array(read_image(path))).movedim(-1, 0) for path in paths])
+    assert torch.equal(samples.sample_images().images, theirs)
 
 
-def test_samples_that_are_not_all_there_are_refused(monkeypatch, tmp_path):
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "cifar10_00_3.png").write_bytes(b"")
-    monkeypatch.setattr(samples, "_foolbox_folders", lambda: [tmp_path])
-    with pytest.raises(FileNotFoundError, match="only 1 of them"):
-        samples.sample_images()

@@ -23,7 +23,7 @@ FREQUENCIES = (0.0, 0.03, 0.055, 0.095, 0.165, 0.285, 0.5)  # every third of the
 def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the page is written.")] = Path("report"),
     data: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="CIFAR-10's folder; Foolbox's 20 sample images without it.")
+        Path | None, typer.Option(metavar="DIR", help="CIFAR-10's folder; 20 of its images without it.")
     ] = None,
     images: Annotated[
         int | None, typer.Option(metavar="N", help="Measure models on the first N: 20 samples, or 1000 of CIFAR-10.")
@@ -50,7 +50,7 @@ def demo(
     from freqrob.report import write_report
 
     if data is None:
-        dataset, source = sample_images(), "Foolbox's CIFAR-10 samples"
+        dataset, source = sample_images(), "CIFAR-10's first 20 test images"
         count = len(dataset) if images is None else images
     else:
         from freqrob.data import load_dataset
@@ -109,6 +109,7 @@ def _measure_model(
     name: str, model_dir: Path, chosen: ImageSet, seed: int, folder: Path, about: dict[str, Any], track: Track
 ) -> list[Result]:
     """The accuracies of a model under all protocols; diagnostics that are quick are left in a folder."""
+    from freqrob.attacks import PGD, Clean
     from freqrob.diagnostics import (
         band_accuracy,
         fourier_heatmap,
@@ -116,7 +117,7 @@ def _measure_model(
         jacobian_spectrum,
         sensitivity,
     )
-    from freqrob.evaluation import PGD, Clean, evaluate
+    from freqrob.evaluation import evaluate
     from freqrob.models import load_model
 
     model = load_model(name, model_dir)

@@ -1,45 +1,28 @@
-"""Twenty real CIFAR-10 test images that come with Foolbox, for what must run without the data set."""
+"""Twenty real CIFAR-10 images, for what must run without the data set."""
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from freqrob.data.datasets import ImageSet
 from freqrob.reading import read_image
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-SAMPLES = 20
+LABELS = (3, 8, 8, 0, 6, 6, 1, 6, 3, 1, 0, 9, 5, 7, 9, 8, 5, 7, 8, 6)
 
 
 def sample_images() -> ImageSet:
-    """The 20 CIFAR-10 images of the installed Foolbox, (20, 3, 32, 32), in the order of their names.
+    """The first 20 images of CIFAR-10's test set, (20, 3, 32, 32) uint8, with their labels.
 
-    They are the first 20 of the test set. Foolbox's files are read; Foolbox itself, whose import takes a git binary
-    and seconds of compilation, is not imported.
+    They come with the package. Source: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
 
     Raises:
-        FileNotFoundError: Foolbox is not installed, or its images are not all there.
+        FileNotFoundError: the installation is incomplete.
     """
-    paths = sorted(path for folder in _foolbox_folders() for path in folder.glob("data/cifar10_*.png"))
-    if len(paths) != SAMPLES:
-        found = f"only {len(paths)} of them are in its folder" if paths else "there are none on this machine"
-        raise FileNotFoundError(
-            f"the {SAMPLES} sample images come with Foolbox, and {found}. "
-            "Install it (pip install foolbox), or give the folder of CIFAR-10 (--data DIR)."
-        )
-    labels = [int(path.stem.rsplit("_", 1)[1]) for path in paths]  # cifar10_07_6.png: the eighth, of class 6
-    return ImageSet(torch.stack([_read(path) for path in paths]), torch.tensor(labels), CIFAR10_CLASSES)
-
-
-def _foolbox_folders() -> list[Path]:
-    spec = find_spec("foolbox")
-    return [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec else []
-
-
-def _read(path: Path) -> Tensor:
-    return torch.from_numpy(np.array(read_image(path))).permute(2, 0, 1)
+    column = torch.from_numpy(np.array(read_image(Path(str(resources.files("freqrob.data") / "cifar10_samples.png")))))
+    images = column.unflatten(0, (len(LABELS), 32)).permute(0, 3, 1, 2).contiguous()
+    return ImageSet(images, torch.tensor(LABELS), CIFAR10_CLASSES)

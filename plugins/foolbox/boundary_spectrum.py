@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """examples:
   python plugins/foolbox/boundary_spectrum.py standard_rn20 pgd_at_rn20 --attack fmn
-      two models that come with freqrob on the 20 images that come with Foolbox, in a minute
+      two models that come with freqrob on the first 20 images of the test set, in a minute
   python plugins/foolbox/boundary_spectrum.py standard_rn20 pgd_at_rn20 robustbench:Carmon2019Unlabeled \\
       --data ./data --images 1000 --repeats 3
       the settings of Li et al.
