@@ -18,7 +18,8 @@ from freqrob_robustbench import register
 from torch import Tensor, nn
 
 from benchmarks.script import load_images, make_parser, parse, run
-from freqrob.evaluation import AutoAttack, Clean, evaluate
+from freqrob.attacks import AutoAttack, Clean
+from freqrob.evaluation import evaluate
 from freqrob.files import write_json
 from freqrob.models import load_model
 from freqrob.provenance import provenance

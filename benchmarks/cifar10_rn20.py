@@ -19,9 +19,10 @@ from filelock import FileLock
 import freqrob.models
 from benchmarks.records import measured
 from benchmarks.script import load_images, make_parser, parse, run
+from freqrob.attacks import FGSM, PGD, Clean
 from freqrob.data import ImageSet, balance
 from freqrob.diagnostics import jacobian_spectrum
-from freqrob.evaluation import FGSM, PGD, Clean, evaluate
+from freqrob.evaluation import evaluate
 from freqrob.files import sha256_of, write_json
 from freqrob.models import list_models, load_model
 from freqrob.models.checkpoints import add_results

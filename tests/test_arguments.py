@@ -24,11 +24,12 @@ from torch import nn
 
 import freqrob
 from freqrob import attacks, data, defenses, diagnostics, evaluation, models, training
-from freqrob.band_attacks import Band, band_pgd
+from freqrob.attacks import PGD, AutoAttack, Clean, Square
+from freqrob.attacks.band import Band, band_pgd
+from freqrob.attacks.losses import cross_entropy
 from freqrob.data import augmix as augmix_module
 from freqrob.data import corruption_arrays, corruptions, hybrid
 from freqrob.data.datasets import members
-from freqrob.evaluation import PGD, AutoAttack, Clean, Square
 from freqrob.evaluation.corruptions import evaluate_corruptions
 from freqrob.models import checkpoints, front_ends, loading, sources
 from freqrob.models.cards import Card
@@ -55,19 +56,22 @@ GIVEN = {"model": NETWORK, "images": IMAGES, "labels": LABELS}
 
 # A call that is right, for every public function and class; each of its arguments is then replaced by a wrong one.
 CALLS: dict[Callable[..., Any], dict[str, Any]] = {
-    attacks.pgd: {**GIVEN, "start": IMAGES, "loss": attacks.cross_entropy, "generator": torch.Generator()},
+    attacks.pgd: {**GIVEN, "start": IMAGES, "loss": cross_entropy, "generator": torch.Generator()},
     attacks.fgsm: GIVEN,
     attacks.input_gradient: GIVEN,
+    attacks.list_attacks: {},
     band_pgd: {**GIVEN, "rings": (1, 2), "steps": 1},
+    Band: {"rings": (1, 2)},
+    attacks.BandPGD: {"rings": (1, 2)},
     evaluation.evaluate: {**GIVEN, "attacks": [Clean()], "protocols": ["natural"]},
-    evaluation.parse_attack: {"text": "pgd-2"},
-    evaluation.FGSM: {},
+    attacks.parse_attack: {"text": "pgd-2"},
+    attacks.FGSM: {},
     PGD: {},
     AutoAttack: {},
     Square: {},
-    PGD(2).perturb: {**GIVEN, "numbers": LABELS},
-    PGD(2).withstood: {**GIVEN, "numbers": LABELS},
-    evaluation.Transfer: {"source": NETWORK, "attack": PGD(2)},
+    PGD(2).__call__: {**GIVEN, "indices": LABELS},
+    PGD(2).robust_mask: {**GIVEN, "indices": LABELS},
+    attacks.Transfer: {"source": NETWORK, "attack": PGD(2)},
     evaluation.check_masking: {**GIVEN, "model": MODEL, "white_box": PGD(1), "queries": 1},
     evaluate_corruptions: {"model": OF_TEN, "corruptions": ARRAYS, "images": 2},
     ARRAYS.images: {"name": "fog", "severity": 2},
@@ -145,8 +149,11 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
 }
 if find_spec("foolbox"):
     import freqrob_foolbox as foolbox
+    from foolbox import attacks as foolbox_attacks
 
     CALLS |= {
+        foolbox.FoolboxAttack: {"attack": foolbox_attacks.LinfDeepFoolAttack()},
+        foolbox.FreqrobAttack: {"attack": "pgd-2"},
         foolbox.LinfAutoAttack: {},
         foolbox.L2AutoAttack: {},
         foolbox.LinfBandPGD: {"rings": (1, 2)},
@@ -170,7 +177,8 @@ if find_spec("robustbench"):
     }
 
 RESULTS = {  # what functions return, and abstract classes
-    "Attack", "Result", "MaskingCheck", "Measurement", "DatasetInfo", "PerturbationSpectrum", "MinimalPerturbations",
+    "register_attack", "Attack", "Result",
+    "MaskingCheck", "Measurement", "DatasetInfo", "PerturbationSpectrum", "MinimalPerturbations",
     "Start", "Export", "BandAccuracy", "CorruptionSpectrum", "FourierHeatmap", "HybridReliance", "JacobianSpectrum",
     "LossLandscape", "MinimalPerturbationSpectrum", "Sensitivity", "Spectrum",
 }  # fmt: skip
@@ -273,7 +281,7 @@ def test_the_calls_are_right_otherwise(call, tmp_path, monkeypatch):
 
 
 def test_every_public_function_is_tried():
-    names = "data", "defenses", "diagnostics", "evaluation", "models", "spectral.ops", "training"
+    names = "attacks", "data", "defenses", "diagnostics", "evaluation", "models", "spectral.ops", "training"
     packages = [freqrob, *(import_module(f"freqrob.{name}") for name in names)]
     packages += [foolbox] if find_spec("foolbox") else []
     packages += [robustbench] if find_spec("robustbench") else []
@@ -310,10 +318,10 @@ SCALARS = {
 }  # fmt: skip
 KEPT = {  # what cards and cache keys hold
     "PGD": lambda number: PGD(eps=number, step_size=number).as_dict(),
-    "FGSM": lambda number: evaluation.FGSM(number).as_dict(),
+    "FGSM": lambda number: attacks.FGSM(number).as_dict(),
     "Square": lambda number: asdict(Square(eps=number)),
     "AutoAttack": lambda number: asdict(AutoAttack(eps=number)),
-    "parse_attack": lambda number: evaluation.parse_attack("pgd-3", eps=number, step_size=number).as_dict(),
+    "parse_attack": lambda number: attacks.parse_attack("pgd-3", eps=number, step_size=number).as_dict(),
     "TRADES": lambda number: asdict(defenses.TRADES(number, number, beta=number)),
     "MART": lambda number: asdict(defenses.MART(number, number, beta=number)),
     "GradAlign": lambda number: asdict(defenses.GradAlign(number, weight=number)),

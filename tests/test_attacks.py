@@ -5,7 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from freqrob.attacks import L2Ball, LinfBall, classified, device_of, evaluating, fgsm, input_gradient, pgd
+from freqrob.attacks import fgsm, input_gradient, pgd
+from freqrob.attacks.balls import L2Ball, LinfBall
+from freqrob.attacks.gradient import classified
+from freqrob.models.state import device_of, evaluating
 
 EPS = 8 / 255
 

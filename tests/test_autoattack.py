@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from freqrob.evaluation import AutoAttack, Clean, Square, autoattack, evaluate
+from freqrob.attacks import AutoAttack, Clean, Square, autoattack
+from freqrob.evaluation import evaluate
 
 pyautoattack = pytest.importorskip("pyautoattack", reason="pyautoattack is not installed")
 EPS = 4 / 255
@@ -60,7 +61,7 @@ def by_hand(network, images, labels, version="standard", attacks=None, norm="Lin
 def test_finds_the_very_images_of_the_package(network, batch, short, version, attacks, norm, eps):
     attack = AutoAttack(version, attacks, eps, norm)
     expected = by_hand(network, *batch, version, list(attacks) or None, norm, eps, seed=5)
-    assert torch.equal(attack.perturb(network, *batch, seed=5), expected)
+    assert torch.equal(attack(network, *batch, seed=5), expected)
     stands = network(expected).argmax(1) == batch[1]
     (result,) = evaluate(network, *batch, protocols=["natural"], attacks=[attack], seed=5)
     assert torch.equal(result.correct, stands) and 0 < stands.sum() < 11
@@ -69,8 +70,8 @@ def test_finds_the_very_images_of_the_package(network, batch, short, version, at
 def test_inference_mode_changes_nothing(network, batch, short):
     attack = AutoAttack("custom", ("apgd-ce", "square"), EPS)
     with torch.inference_mode():
-        found = attack.perturb(network, *(tensor.clone() for tensor in batch))
-    assert torch.equal(found.clone(), attack.perturb(network, *batch))
+        found = attack(network, *(tensor.clone() for tensor in batch))
+    assert torch.equal(found.clone(), attack(network, *batch))
 
 
 def test_parameters_are_those_of_the_version(network, batch, monkeypatch):
@@ -97,7 +98,7 @@ def test_the_random_numbers_of_others_are_left_alone(network, batch, short):
     torch.manual_seed(4)
     random.seed(4)
     before = torch.get_rng_state()
-    AutoAttack(eps=EPS).perturb(network, *batch)
+    AutoAttack(eps=EPS)(network, *batch)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -152,20 +153,20 @@ def test_too_few_classes_for_a_loss_are_named(classes, attack):
     network, images = nn.Sequential(nn.Flatten(), nn.Linear(192, classes)), torch.rand(4, 3, 8, 8)
     expected = f"attacks: {attack} needs at least {classes + 1} classes, the model has {classes}"
     with pytest.raises(ValueError, match=expected):
-        AutoAttack("custom", (attack,)).perturb(network, images, network(images).argmax(1))
+        AutoAttack("custom", (attack,))(network, images, network(images).argmax(1))
 
 
 def test_fewer_classes_than_targets_are_all_aimed_at(short):
     torch.manual_seed(0)
     network, images = nn.Sequential(nn.Flatten(), nn.Linear(192, 5)).eval(), torch.rand(8, 3, 8, 8)
     labels = network(images).argmax(1)
-    stands = AutoAttack(eps=EPS).withstood(network, images, labels)
-    assert (stands <= AutoAttack("custom", ("apgd-t",), EPS).withstood(network, images, labels)).all()
+    stands = AutoAttack(eps=EPS).robust_mask(network, images, labels)
+    assert (stands <= AutoAttack("custom", ("apgd-t",), EPS).robust_mask(network, images, labels)).all()
 
 
 def test_no_images_are_left_alone(network):
     nothing = torch.zeros(0, 3, 8, 8), torch.zeros(0, dtype=torch.int64)
-    assert AutoAttack().perturb(network, *nothing).shape == (0, 3, 8, 8)
+    assert AutoAttack()(network, *nothing).shape == (0, 3, 8, 8)
 
 
 def test_without_a_package_both_are_named(monkeypatch, network, batch):
@@ -201,7 +202,7 @@ def test_the_authors_package_is_preferred(monkeypatch, network, batch, short):
     attack = AutoAttack("custom", ("apgd-ce", "square"), EPS)
     assert attack.as_dict()["package"] == "autoattack 0.1"
     expected = by_hand(network, *batch, "custom", ["apgd-ce", "square"])
-    assert torch.equal(attack.perturb(network, *batch), expected)
+    assert torch.equal(attack(network, *batch), expected)
 
 
 @pytest.mark.slow

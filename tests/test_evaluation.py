@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from freqrob.attacks import input_gradient, pgd
-from freqrob.evaluation import FGSM, PGD, PROTOCOLS, Clean, accuracy, attacks, evaluate
+from freqrob.attacks import FGSM, PGD, Clean, fast_gradient, input_gradient, pgd, projected_gradient
+from freqrob.attacks.losses import cross_entropy
+from freqrob.evaluation import PROTOCOLS, accuracy, evaluate
 from freqrob.files import write_json
 from freqrob.models.front_ends import Blur, FrontEnded
 from freqrob.spectral.bass import BaSS, bass
@@ -87,7 +88,7 @@ def test_what_is_attacked_under_each_protocol(monkeypatch):
         given.append((model, images, options, start))
         return pgd(model, images, labels, start=start, **options)
 
-    monkeypatch.setattr(attacks, "pgd", spy)
+    monkeypatch.setattr(projected_gradient, "pgd", spy)
     torch.manual_seed(0)
     images = (nn.functional.avg_pool2d(torch.rand(8, 3, 34, 34), 3, 1) * 255).to(torch.uint8)
     model = Brightness()
@@ -95,7 +96,8 @@ def test_what_is_attacked_under_each_protocol(monkeypatch):
     evaluate(model, images, labels, attacks=[PGD(steps=3), PGD(steps=2, eps=4 / 255, step_size=1 / 255)], seed=7)
     (bare, natural, first, start), *_ = given
     assert bare is model and torch.equal(natural, images / 255)
-    assert first == {"eps": 8 / 255, "step_size": 2 / 255, "steps": 3, "norm": "Linf", "stop_when_fooled": True}
+    assert first == {"eps": 8 / 255, "step_size": 2 / 255, "steps": 3, "norm": "Linf", "stop_when_fooled": True,
+                     "loss": cross_entropy}  # fmt: skip
     noise, half = start - natural, given[1][3] - natural
     assert 7 / 255 < noise.abs().max() <= 8.001 / 255
     inside = (start - 0.5).abs() < 0.49
@@ -117,7 +119,7 @@ def test_fgsm_is_one_full_step_from_the_image(grey, monkeypatch):
         given.append(pgd(model, images, labels, **options) - images)
         return images + given[-1]
 
-    monkeypatch.setattr(attacks, "pgd", spy)
+    monkeypatch.setattr(fast_gradient, "pgd", spy)
     eps = 5 / 255
     (result,) = evaluate(Brightness(), *grey, protocols=["natural"], attacks=[FGSM(eps)])
     assert result.as_dict() == {
@@ -163,7 +165,7 @@ def test_bass_never_comes_twice(monkeypatch, reading):
         given.append((model, images))
         return pgd(model, images, labels, **options)
 
-    monkeypatch.setattr(attacks, "pgd", spy)
+    monkeypatch.setattr(projected_gradient, "pgd", spy)
     images = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     model = OwnBaSS(reading).train()
     labels = model(images / 255).argmax(1)

@@ -18,9 +18,11 @@ from torch import nn
 from torchvision.models import resnet18
 from torchvision.transforms import Compose, GaussianBlur, Normalize
 
-from freqrob.evaluation import FGSM, PGD, Clean, Transfer, evaluate, keys
-from freqrob.evaluation.keys import data_hash, model_hash, shared_cache, subject_key, usable_cache
+from freqrob.attacks import FGSM, PGD, Clean, Transfer
+from freqrob.evaluation import evaluate
+from freqrob.models import keys
 from freqrob.models.front_ends import with_front_ends
+from freqrob.models.keys import data_hash, model_hash, shared_cache, subject_key, usable_cache
 from freqrob.models.registry import create_network
 
 
@@ -91,7 +93,7 @@ def test_a_model_is_known_by_the_order_in_which_it_holds_its_modules():
 def test_a_model_has_one_hash_in_all_processes():
     """Texts have another order in a set, and objects other addresses."""
     code = (
-        "import logging, numpy as np, torch\nfrom torch import nn\nfrom freqrob.evaluation.keys import model_hash\n"
+        "import logging, numpy as np, torch\nfrom torch import nn\nfrom freqrob.models.keys import model_hash\n"
         "class Net(nn.Module):\n    pass\n"
         "net = Net()\nnet.a, net.b, net.c = {'x', 'y', 'z', frozenset('uvw')}, np.random.default_rng(0), {Net, print}\n"
         "net.d, net.e = logging.getLogger('a'), lambda x: x in {'p', 'q', 'r'}\n"
@@ -376,7 +378,8 @@ def evaluated_anew(folder, change, **options):
     (folder / "helpers.py").write_text(HELPERS.format(change=change))
     (folder / "nets.py").write_text(NETS)
     code = (
-        "import sys, warnings, torch, nets\nfrom freqrob.evaluation import Clean, evaluate\n"
+        "import sys, warnings, torch, nets\nfrom freqrob.attacks import Clean\n"
+        "from freqrob.evaluation import evaluate\n"
         "warnings.simplefilter('always')\n"
         "images = torch.rand(20, 3, 2, 2, generator=torch.Generator().manual_seed(0))\n"
         "labels = (torch.arange(20) == 19).long()\n"

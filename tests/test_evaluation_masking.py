@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from freqrob.evaluation import PGD, MaskingCheck, check_masking
+from freqrob.attacks import PGD
+from freqrob.evaluation import MaskingCheck, check_masking
 from freqrob.evaluation.masking import Comparison, bare_network, has_front_end, sign_test
 from freqrob.models.front_ends import Blur, FrontEnded, Normalize
 from freqrob.models.sources import InputSize

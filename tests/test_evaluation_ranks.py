@@ -11,7 +11,8 @@ import torch.distributed as dist
 from pair import SECONDS, WORLD, Attempt, join_pair, leave_with, run_pair
 from torch import nn
 
-from freqrob.evaluation import FGSM, PGD, Clean, evaluate
+from freqrob.attacks import FGSM, PGD, Clean
+from freqrob.evaluation import evaluate
 from freqrob.runtime.processes import merged, rank_and_world
 
 ATTACKS = [Clean(), FGSM(1 / 255), PGD(2, 3 / 255, restarts=2)]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from freqrob.band_attacks import TOLERANCE, Band, BandBall
+from freqrob.attacks.band import TOLERANCE, Band, BandBall
 from freqrob.data.samples import sample_images
 from freqrob.models import load_model
 from freqrob.spectral.rings import RingMap

@@ -11,13 +11,13 @@ from torch import nn
 from typer.testing import CliRunner
 
 from freqrob import cli
-from freqrob.attacks import fgsm, input_gradient, pgd
-from freqrob.band_attacks import band_pgd
+from freqrob.attacks import FGSM, PGD, AutoAttack, Clean, Square, fgsm, input_gradient, pgd
+from freqrob.attacks.band import band_pgd
 from freqrob.data.corruption_arrays import CorruptionArrays
 from freqrob.data.datasets import ImageSet
 from freqrob.diagnostics import diagnose, expected_seconds
 from freqrob.diagnostics.run import DIAGNOSTICS
-from freqrob.evaluation import FGSM, PGD, AutoAttack, Clean, Square, evaluate
+from freqrob.evaluation import evaluate
 from freqrob.evaluation.corruptions import evaluate_corruptions
 
 SIZE, CLASSES = 8, 3
@@ -98,7 +98,7 @@ class TestWithoutGradient:
     @pytest.mark.parametrize("component", ["apgd-ce", "apgd-dlr", "fab"])
     def test_are_refused_by_each_attack_of_autoattack(self, name, batch, component):
         with pytest.raises(ValueError, match=f"{self.message}.*needed by {component}; measure square instead"):
-            AutoAttack("custom", (component,)).perturb(BLIND[name](), *batch)
+            AutoAttack("custom", (component,))(BLIND[name](), *batch)
 
     @NEEDS_FOOLBOX
     @pytest.mark.parametrize("attack", ["LinfAutoAttack", "LinfBandPGD", "L2BandMinimization", "L2BrendelBethgeAttack"])

@@ -16,15 +16,14 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import freqrob
 from freqrob import bass, diagnose, evaluate, load_model, radial_power
-from freqrob.attacks import fgsm, input_gradient, pgd
-from freqrob.band_attacks import band_pgd
+from freqrob.attacks import FGSM, PGD, Clean, fgsm, input_gradient, pgd
+from freqrob.attacks.band import band_pgd
 from freqrob.data import ImageSet, balance
 from freqrob.data.augmix import augmix
 from freqrob.data.datasets import to_pixels
 from freqrob.data.hybrid import hybrid_images
 from freqrob.data.samples import sample_images
 from freqrob.diagnostics import corruption_spectrum, spectrum
-from freqrob.evaluation import FGSM, PGD, Clean
 from freqrob.models.cards import CheckpointError
 from freqrob.models.front_ends import PCA, Blur, FrontEnded, Normalize
 from freqrob.pixels import has_channels_last
@@ -246,9 +245,9 @@ def test_fake_and_meta_tensors_go_through():
 ATTACKS = {
     "pgd": pgd,
     "fgsm": lambda model, images, labels, **options: fgsm(model, images, labels, eps=options.get("eps", 0.1)),
-    "PGD": lambda model, images, labels, **_: PGD(2).perturb(model, images, labels),
-    "FGSM": lambda model, images, labels, **_: FGSM().perturb(model, images, labels),
-    "Clean": lambda model, images, labels, **_: Clean().withstood(model, images, labels),
+    "PGD": lambda model, images, labels, **_: PGD(2)(model, images, labels),
+    "FGSM": lambda model, images, labels, **_: FGSM()(model, images, labels),
+    "Clean": lambda model, images, labels, **_: Clean().robust_mask(model, images, labels),
     "band_pgd": lambda model, images, labels, **_: band_pgd(model, images, labels, [1], steps=1),
     "input_gradient": lambda model, images, labels, **_: input_gradient(model, images, labels),
 }

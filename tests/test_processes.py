@@ -33,9 +33,10 @@ from together import (
 )
 from torch import nn
 
+from freqrob.attacks import Clean
 from freqrob.data.corruption_arrays import load_corruptions, write_corruptions
 from freqrob.data.datasets import load_dataset
-from freqrob.evaluation import Clean, evaluate, samples
+from freqrob.evaluation import evaluate, samples
 from freqrob.evaluation.samples import Samples
 from freqrob.models import load_model, registry
 from freqrob.runtime import lifeline, processes

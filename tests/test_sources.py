@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from freqrob.evaluation.keys import model_hash, usable_cache
 from freqrob.models import load_model
 from freqrob.models.front_ends import Normalize
+from freqrob.models.keys import model_hash, usable_cache
 from freqrob.models.sources import InputSize, _arguments, as_module, open_model, tensors_only
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

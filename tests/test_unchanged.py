@@ -10,12 +10,13 @@ import torch
 from torch import nn
 
 from freqrob import attacks
-from freqrob.band_attacks import band_pgd
+from freqrob.attacks import FGSM, PGD, AutoAttack, Clean, Square, Transfer
+from freqrob.attacks.autoattack import COMPONENTS
+from freqrob.attacks.band import band_pgd
 from freqrob.data.corruption_arrays import CorruptionArrays
 from freqrob.diagnostics import diagnose, expected_seconds
 from freqrob.diagnostics.run import DIAGNOSTICS
-from freqrob.evaluation import FGSM, PGD, PROTOCOLS, AutoAttack, Clean, Square, Transfer, check_masking, evaluate
-from freqrob.evaluation.autoattack import COMPONENTS
+from freqrob.evaluation import PROTOCOLS, check_masking, evaluate
 from freqrob.evaluation.corruptions import evaluate_corruptions
 from freqrob.models.front_ends import Blur, FrontEnded
 from freqrob.spectral.bass import BaSS
@@ -151,14 +152,14 @@ def short(monkeypatch):
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
 def test_by_attacks(network, batch, short, attack):
-    assert_unchanged(lambda: attack.perturb(network, *batch), [network], batch)
-    assert_unchanged(lambda: attack.withstood(network, *batch), [network], batch)
+    assert_unchanged(lambda: attack(network, *batch), [network], batch)
+    assert_unchanged(lambda: attack.robust_mask(network, *batch), [network], batch)
 
 
 def test_by_a_transfer_from_another_network(network, batch):
     torch.manual_seed(3)
     source = Network()
-    assert_unchanged(lambda: Transfer(source, PGD(2, EPS)).perturb(network, *batch), [network, source], batch)
+    assert_unchanged(lambda: Transfer(source, PGD(2, EPS))(network, *batch), [network, source], batch)
 
 
 @pytest.mark.parametrize(

@@ -45,8 +45,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from freqrob.attacks import PGD, Attack
     from freqrob.data.datasets import ImageSet
-    from freqrob.evaluation import PGD, Attack, MaskingCheck, Result
+    from freqrob.evaluation import MaskingCheck, Result
 
 PROTOCOLS = ("natural", "natural+bass", "bass")
 ATTACKS = ("clean", "fgsm", "pgd-20")
@@ -106,7 +107,7 @@ def evaluate(
         list[Path] | None, typer.Option(metavar="FILE", help="results.json or results.csv; repeatable for both.")
     ] = None,
     samples: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A CSV file of every image: which attacks it withstood.")
+        Path | None, typer.Option(metavar="FILE", help="A CSV file of every image: whether it stays correct.")
     ] = None,
     card: Annotated[bool, typer.Option("--card", help="Keep the results in the models' cards in --model-dir.")] = False,
 ) -> None:
@@ -119,8 +120,10 @@ def evaluate(
     - `freqrob evaluate robustbench:Engstrom2019Robustness --threat-model L2 --attack pgd-50-10 --eps 0.5`
     - `torchrun --nproc-per-node 4 -m freqrob evaluate pgd_at_rn20 --attack autoattack`
 
-    **--attack** is `clean`, `fgsm`, `pgd-STEPS[-RESTARTS]`, `autoattack`, `autoattack-rand` (for randomised models),
-    `autoattack-plus`, `autoattack:ATTACK,…` (of apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square), or `square[-QUERIES]`.
+    **--attack** is `clean`, `fgsm`, `pgd-STEPS[-RESTARTS]` (`:cw` or `:dlr` for another loss, `:targeted` for the most
+    probable wrong classes), `autoattack`, `autoattack-rand` (for randomised models), `autoattack-plus`,
+    `autoattack:ATTACK,…` (of apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square), `square[-QUERIES]`,
+    `band_pgd-STEPS:FIRST-LAST` (perturbations in some rings of the spectrum), or an attack of an installed package.
 
     **natural**: the ball lies around the natural image, the model is as it loads (RobustBench's). **natural+bass**: the
     same with BaSS before the model, attacked through. **bass**: the images are balanced first, ball and gradient lie
@@ -137,13 +140,13 @@ def evaluate(
     if card and split != "test":
         raise ValueError(f"card: cards hold accuracies on the test split, got --split {split}")
     folder = results_folder(cache, no_cache)
+    from freqrob.attacks import parse_attack
+    from freqrob.attacks.checks import check_answers
     from freqrob.data import load_dataset
     from freqrob.data.datasets import to_pixels
     from freqrob.evaluation import evaluate as measure
-    from freqrob.evaluation import parse_attack
-    from freqrob.evaluation.checks import check_answers
-    from freqrob.evaluation.keys import data_hash, model_hash
     from freqrob.models.checkpoints import add_results, card_path
+    from freqrob.models.keys import data_hash, model_hash
     from freqrob.models.loading import checkpoint_path
     from freqrob.provenance import provenance
     from freqrob.runtime.processes import propagate_failure, rank_zero_first

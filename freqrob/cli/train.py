@@ -73,7 +73,7 @@ def train(
     if compile:
         set_compile_folder()
     from freqrob import training
-    from freqrob.evaluation.checks import explained
+    from freqrob.attacks.checks import explained
     from freqrob.models.loading import checkpoint_path
     from freqrob.training.run_folder import RunFolder
 

@@ -6,7 +6,8 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freqrob.attacks import bare, input_gradient
+from freqrob.attacks import input_gradient
+from freqrob.models.state import bare
 from freqrob.parameters import check_pixels, checked
 
 

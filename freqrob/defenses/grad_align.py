@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freqrob.attacks import bare, cross_entropy, input_gradient
+from freqrob.attacks import input_gradient
+from freqrob.attacks.losses import cross_entropy
 from freqrob.defenses.fgsm import FGSM
 from freqrob.defenses.jafr import jacobian
+from freqrob.models.state import bare
 from freqrob.parameters import check_weights, checked
 
 

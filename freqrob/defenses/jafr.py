@@ -8,8 +8,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freqrob.attacks import bare
 from freqrob.defenses.fgsm import FGSM
+from freqrob.models.state import bare
 from freqrob.parameters import check_weights, checked
 from freqrob.spectral.jacobian import log_b_low
 from freqrob.spectral.ops import mean_amplitude

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freqrob.attacks import evaluating, pgd
+from freqrob.attacks import pgd
+from freqrob.models.state import evaluating
 from freqrob.parameters import check_counts, check_pixels, check_weights, checked
 
 

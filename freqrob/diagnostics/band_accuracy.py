@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from freqrob.attacks import classified
-from freqrob.band_attacks import band_pgd
+from freqrob.attacks.band import band_pgd
+from freqrob.attacks.gradient import classified
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.diagnostics.fourier_heatmap import coarseness
 from freqrob.diagnostics.measurement import Measurement
@@ -83,7 +83,7 @@ def band_accuracy(
 ) -> BandAccuracy:
     """Classify images of which a filter leaves some rings and, always, the mean, clipped; and attack them in bands.
 
-    The attack is ``freqrob.band_attacks.band_pgd``, from the image, once in each of the ``octaves``, which together are
+    The attack is ``freqrob.attacks.band.band_pgd``, from the image, once in each of the ``octaves``, which together are
     all of the spectrum.
 
     Args:

@@ -10,14 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from freqrob.attacks import classified, device_of, measuring, random_state
+from freqrob.attacks.gradient import classified
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.defenses.neural_similarity import find_layer
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, per_sample, untracked
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
+from freqrob.models.state import device_of, measuring
 from freqrob.parameters import check_choices, check_counts, check_positive, check_seeds, checked
+from freqrob.runtime.process_state import random_state
 
 Convention = Literal["yin", "gatheluck"]
 Precision = Literal["float32", "bfloat16"]

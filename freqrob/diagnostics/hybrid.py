@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from freqrob.attacks import classified
+from freqrob.attacks.gradient import classified
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.data.hybrid import MIXING_FREQUENCIES, check_frequencies, hybrid_images, partners
 from freqrob.diagnostics.measurement import Measurement

@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freqrob.attacks import classified, device_of
+from freqrob.attacks.checks import explained
+from freqrob.attacks.gradient import classified
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, shared_out, untracked
-from freqrob.evaluation.checks import explained
 from freqrob.models.sources import as_module
+from freqrob.models.state import device_of
 from freqrob.parameters import check_counts, check_positive, check_seeds, checked, fits
 
 

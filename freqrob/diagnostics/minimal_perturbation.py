@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from freqrob.attacks import Norm, check_norm
+from freqrob.attacks.balls import Norm, check_norm
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, untracked

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from freqrob.attacks import bare, device_of, measuring, random_state
+from freqrob.attacks.checks import explained, warn_of_model
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.diagnostics.band_accuracy import band_accuracy
 from freqrob.diagnostics.fourier_heatmap import coarseness, fourier_frequencies, fourier_heatmap
@@ -26,12 +26,13 @@ from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.minimal_perturbation import minimal_perturbation
 from freqrob.diagnostics.per_sample import Counted, Track, untracked
 from freqrob.diagnostics.sensitivity import sensitivity
-from freqrob.evaluation.checks import explained, warn_of_model
-from freqrob.evaluation.keys import model_hash, shared_cache
 from freqrob.files import as_json, check_file
+from freqrob.models.keys import model_hash, shared_cache
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
+from freqrob.models.state import bare, device_of, measuring
 from freqrob.parameters import check_counts, checked, fits, keyword_hints, nearest_names, shown_hint
+from freqrob.runtime.process_state import random_state
 from freqrob.runtime.processes import propagate_failure, rank_and_world
 from freqrob.spectral.longtail import split
 

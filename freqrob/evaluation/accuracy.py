@@ -12,16 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from freqrob.attacks import device_of, measuring, random_state
+from freqrob.attacks import PGD, Attack, Clean, parse_attack
+from freqrob.attacks.checks import check_model, explained, warn_of_model
 from freqrob.data.datasets import check_labelled, to_pixels
-from freqrob.evaluation.attacks import PGD, Attack, Clean
-from freqrob.evaluation.checks import check_model, explained, warn_of_model
-from freqrob.evaluation.keys import data_hash, subject_key, usable_cache
 from freqrob.evaluation.samples import Samples
 from freqrob.models.front_ends import FrontEnded
+from freqrob.models.keys import data_hash, subject_key, usable_cache
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
+from freqrob.models.state import device_of, measuring
 from freqrob.parameters import check_counts, check_seeds, checked
+from freqrob.runtime.process_state import random_state
 from freqrob.runtime.processes import merged, propagate_failure, rank_and_world
 from freqrob.spectral.bass import BaSS, bass
 
@@ -58,7 +59,7 @@ def evaluate(
     labels: Tensor,
     *,
     protocols: Sequence[str] = PROTOCOLS,
-    attacks: Sequence[Attack] = (Clean(), PGD()),
+    attacks: Sequence[Attack | str] = (Clean(), PGD()),
     classes: int | None = None,
     batch_size: int = 250,
     seed: int = 0,
@@ -84,7 +85,7 @@ def evaluate(
     With a ``cache``, each batch is kept there when it is done, so that a run that was killed goes on, and a second call
     with the same arguments measures nothing. Where the model or an attack runs code that is not part of an installed
     release, such as a class of your own, or has hooks, a change of that code could not be noticed: nothing is cached
-    then, unless you give a ``cache_key`` (see ``freqrob.evaluation.keys``).
+    then, unless you give a ``cache_key`` (see ``freqrob.models.keys``).
 
     In an initialised ``torch.distributed`` group, such as the one of ``freqrob evaluate`` under torchrun, the processes
     share the batches. Each process has to call this function, and each gets all results.
@@ -94,7 +95,8 @@ def evaluate(
             it was.
         images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64; on any device.
         protocols: of ``PROTOCOLS``.
-        attacks: which, in which order.
+        attacks: which, in which order; a string is what ``freqrob.attacks.parse_attack`` makes of it, such as
+            "clean", "pgd-50-10" or "autoattack".
         classes: how many the data set has, where that is known: a model that tells another number apart is refused.
             Otherwise a warning says where a model seems to know other classes than those of the labels.
         batch_size: images at a time.
@@ -109,8 +111,8 @@ def evaluate(
 
     Raises:
         TypeError: no nn.Module and no Foolbox model.
-        ValueError: an unknown protocol, no images, labels that do not fit, or a model that does not give logits of the
-            images, for each class, or no gradient where an attack needs it.
+        ValueError: an unknown protocol or attack, no images, labels that do not fit, or a model that does not give
+            logits of the images, for each class, or no gradient where an attack needs it.
         torch.OutOfMemoryError: too many images at a time for the memory.
         ImportError: AutoAttack or Square without a package that has them.
         OSError: the cache cannot be written.
@@ -123,6 +125,7 @@ def evaluate(
     for protocol in protocols:
         if protocol not in PROTOCOLS:
             raise ValueError(f"protocols: expected some of {', '.join(PROTOCOLS)}, got {protocol!r}")
+    attacks = [parse_attack(attack) if isinstance(attack, str) else attack for attack in attacks]
     check_counts(batch_size=batch_size)
     if classes is not None:
         check_counts(classes=classes)
@@ -245,13 +248,13 @@ def _warn_of_model(subject: _Subject, chunk: Tensor, attacks: Sequence[Attack]) 
 
 
 def _measure(subject: _Subject, attack: Attack, chunk: Tensor, before: Samples | None, kept: Samples) -> None:
-    """Attack what of a chunk is not done yet and stood ``before``."""
+    """Attack the images of a chunk that are not done yet and that the attack ``before`` left correctly classified."""
     index = chunk[~kept.done[chunk]]
-    standing = torch.ones(len(index), dtype=torch.bool) if before is None else before["correct"][index]
-    left = index[standing]
+    is_robust = torch.ones(len(index), dtype=torch.bool) if before is None else before["correct"][index]
+    left = index[is_robust]
     if len(left):
         batch = subject.batch(left)
         with explained(subject.batch_size, lambda: check_model(subject.model, *batch, attack.uses_gradients)):
-            withstood = attack.withstood(subject.model, *batch, numbers=left, seed=subject.seed)
-        standing = standing.masked_scatter(standing, withstood.cpu())
-    kept.put(index, correct=standing)
+            robust = attack.robust_mask(subject.model, *batch, indices=left, seed=subject.seed)
+        is_robust = is_robust.masked_scatter(is_robust, robust.cpu())
+    kept.put(index, correct=is_robust)

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from freqrob.attacks import bare
+from freqrob.attacks import Clean
 from freqrob.data.corruption_arrays import CorruptionArrays
 from freqrob.data.corruptions import CORRUPTIONS, SEVERITIES
 from freqrob.data.datasets import DATASETS
 from freqrob.evaluation.accuracy import Track, evaluate
-from freqrob.evaluation.attacks import Clean
-from freqrob.evaluation.keys import usable_cache
+from freqrob.models.keys import usable_cache
 from freqrob.models.sources import as_module
+from freqrob.models.state import bare
 from freqrob.parameters import checked, fits
 
 

@@ -13,9 +13,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from freqrob.attacks import PGD, Square, Transfer
 from freqrob.evaluation.accuracy import Result, evaluate
-from freqrob.evaluation.attacks import PGD, Transfer
-from freqrob.evaluation.autoattack import Square
 from freqrob.models.front_ends import FrontEnded, Normalize
 from freqrob.models.sources import InputSize
 from freqrob.parameters import check_counts, checked

@@ -15,7 +15,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from freqrob.attacks import classified, evaluating, pgd
+from freqrob.attacks import pgd
+from freqrob.attacks.gradient import classified
 from freqrob.data import DATASETS, Batches, ImageSet, balance, load_dataset
 from freqrob.data.datasets import to_pixels
 from freqrob.data.pca import pca_components
@@ -25,6 +26,7 @@ from freqrob.models.cards import Card
 from freqrob.models.checkpoints import checkpoint_state, load_into, save
 from freqrob.models.front_ends import PCA, FrontEnded, with_front_ends
 from freqrob.models.loading import checkpoint_path
+from freqrob.models.state import evaluating
 from freqrob.parameters import check_not_negative, checked
 from freqrob.provenance import commit, versions
 from freqrob.runtime.processes import propagate_failure, rank_zero_first

@@ -8,8 +8,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 _HOMES = {
-    "LinfAutoAttack": "auto_attack",
-    "L2AutoAttack": "auto_attack",
+    "FoolboxAttack": "adapters",
+    "FreqrobAttack": "adapters",
+    "LinfAutoAttack": "adapters",
+    "L2AutoAttack": "adapters",
     "LinfBandPGD": "band_limited",
     "L2BandPGD": "band_limited",
     "LinfBandMinimization": "band_limited",
@@ -24,6 +26,8 @@ _HOMES = {
 }
 
 __all__ = [
+    "FoolboxAttack",
+    "FreqrobAttack",
     "L2AutoAttack",
     "L2BandMinimization",
     "L2BandPGD",
@@ -40,7 +44,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from freqrob_foolbox.auto_attack import L2AutoAttack, LinfAutoAttack
+    from freqrob_foolbox.adapters import FoolboxAttack, FreqrobAttack, L2AutoAttack, LinfAutoAttack
     from freqrob_foolbox.band_limited import L2BandMinimization, L2BandPGD, LinfBandMinimization, LinfBandPGD
     from freqrob_foolbox.brendel_bethge import L2BrendelBethgeAttack, LinfinityBrendelBethgeAttack
     from freqrob_foolbox.minimal_perturbation import MinimalPerturbation, MinimalPerturbations, Start

@@ -14,9 +14,11 @@ from foolbox.attacks.base import FixedEpsilonAttack, MinimizationAttack
 from foolbox.distances import l2, linf
 from torch import Tensor
 
-from freqrob.attacks import BALLS, Norm, check_radius, default_dtype, measuring
-from freqrob.band_attacks import Band, BandBall, climb
+from freqrob.attacks.balls import BALLS, Norm, check_radius
+from freqrob.attacks.band import Band, BandBall, climb
+from freqrob.models.state import measuring
 from freqrob.parameters import check_counts, check_positive, checked
+from freqrob.runtime.process_state import default_dtype
 from freqrob_foolbox.problem import Problem
 
 Gain = Callable[[Problem, Tensor], Tensor]  # what an attack raises, of its problem and the logits: (N,)
@@ -28,7 +30,7 @@ class BandPGD(FixedEpsilonAttack, ABC):
     x ← Π( x + step · g_B / ‖g_B‖ ): g_B is the gradient's part in the band, Π leads into ball, band and bounds. Not the
     sign of g_B, even in L∞: it leaves the band, and what its projection climbs is another function. The result lies in
     the ball and in bounds; at most 10⁻⁴ of the power of its perturbation lies outside the band
-    (``freqrob.band_attacks.TOLERANCE``). An image for which no such perturbation was found comes back as it is.
+    (``freqrob.attacks.band.TOLERANCE``). An image for which no such perturbation was found comes back as it is.
 
     Use ``LinfBandPGD`` or ``L2BandPGD``. Criteria: labels, Misclassification, TargetedMisclassification. The random
     start uses PyTorch's global generator.

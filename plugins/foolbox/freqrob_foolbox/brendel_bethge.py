@@ -15,8 +15,11 @@ from foolbox.attacks.base import MinimizationAttack, get_criterion
 from foolbox.distances import l2, linf
 from torch import Tensor
 
-from freqrob.attacks import BALLS, L2Ball, Norm, default_dtype, frozen, gradient_of, measuring
+from freqrob.attacks.balls import BALLS, L2Ball, Norm
+from freqrob.attacks.gradient import gradient_of
+from freqrob.models.state import frozen, measuring
 from freqrob.parameters import check_counts, check_positive, check_shares, checked
+from freqrob.runtime.process_state import default_dtype
 from freqrob_foolbox.boundary_step import BoundaryStep, L2Step, LinfStep
 from freqrob_foolbox.problem import Problem
 

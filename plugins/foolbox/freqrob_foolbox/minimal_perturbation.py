@@ -20,15 +20,16 @@ from foolbox.attacks.base import MinimizationAttack
 from foolbox.attacks.fast_minimum_norm import FMNAttackLp
 from torch import Tensor, nn
 
-from freqrob.attacks import bare, default_dtype, device_of, frozen, measuring, random_state
+from freqrob.attacks.checks import explained
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.data.hybrid import derange
-from freqrob.evaluation.checks import explained
-from freqrob.evaluation.keys import data_hash, hash_of, shared_cache, subject_key
 from freqrob.evaluation.samples import Samples
+from freqrob.models.keys import data_hash, hash_of, shared_cache, subject_key
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
+from freqrob.models.state import bare, device_of, frozen, measuring
 from freqrob.parameters import check_counts, check_pixels, check_seeds, checked
+from freqrob.runtime.process_state import default_dtype, random_state
 from freqrob.runtime.processes import propagate_failure, rank_and_world
 from freqrob_foolbox.brendel_bethge import LinfinityBrendelBethgeAttack
 

@@ -25,13 +25,15 @@ from pyautoattack import autoattack as implementation
 from pyautoattack import state as implementation_state
 from torch import Tensor, nn
 
-from freqrob.attacks import check_attacked, device_of, measuring, random_state
-from freqrob.evaluation.autoattack import fit, prepared
-from freqrob.evaluation.checks import explained
-from freqrob.evaluation.keys import data_hash, model_hash, unseen
+from freqrob.attacks.autoattack import fit, prepared
+from freqrob.attacks.checks import explained
+from freqrob.attacks.gradient import check_attacked
 from freqrob.files import check_file, write_json
+from freqrob.models.keys import data_hash, model_hash, unseen
+from freqrob.models.state import device_of, measuring
 from freqrob.parameters import check_not_negative, checked
 from freqrob.reading import read_json
+from freqrob.runtime.process_state import random_state
 
 
 class AutoAttack(pyautoattack.AutoAttack):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from freqrob.attacks import input_gradient, unlike_logits
+from freqrob.attacks.gradient import input_gradient, unlike_logits
 
 SAME = 1e-4  # of the logits' norm: what two passes may differ by; AutoAttack's packages take the same
 UNLIKELY = 1e-3  # a chance at which labels are taken to be of fewer classes than the model's

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from freqrob.attacks import (
-    BALLS,
-    L2Ball,
+from freqrob.attacks.balls import BALLS, RADII, L2Ball, Norm, check_radius
+from freqrob.attacks.base import Attack
+from freqrob.attacks.gradient import (
     Model,
-    Norm,
     check_attacked,
     check_logits,
-    check_radius,
     classified,
     gradient_of,
     has_nan,
     warn_of_stuck,
 )
+from freqrob.attacks.registry import Name, register_attack
 from freqrob.parameters import check_counts, check_positive, checked, fits, shown, to_python
 from freqrob.spectral.ops import ring_filter
 from freqrob.spectral.rings import RingMap
@@ -159,11 +161,65 @@ def band_pgd(
     classes = int(labels.max()) + 1
 
     def loss(logits: Tensor) -> Tensor:
-        check_logits(logits, len(images), classes)
+        check_logits(logits, len(images), labels=classes)
         return F.cross_entropy(logits, labels, reduction="none")
 
     step = rel_stepsize * eps * (images[0].numel() ** 0.5 if norm == "Linf" else 1)
     return climb(model, ball, images, step, steps, loss, lambda logits: ~classified(logits, labels))[0]
+
+
+@register_attack("band_pgd")
+@checked
+@dataclass(frozen=True)
+class BandPGD(Attack):
+    """``band_pgd`` with perturbations confined to some rings of the spectrum.
+
+    ``rel_stepsize`` is 2.5 / steps unless given.
+    """
+
+    rings: Iterable[int]
+    steps: int = 20
+    eps: float = RADII["Linf"]
+    rel_stepsize: float | None = None
+    norm: Norm = "Linf"
+    examples: ClassVar[tuple[str, ...]] = ("band_pgd-20:0-4",)
+
+    def __post_init__(self) -> None:
+        check_counts(steps=self.steps)
+        check_radius(self.norm, eps=self.eps)
+        if self.rel_stepsize is not None:
+            check_positive(rel_stepsize=self.rel_stepsize)
+        object.__setattr__(self, "rings", Band(self.rings).rings)
+
+    @classmethod
+    def parse(cls, name: Name, *, eps: float, norm: Norm, step_size: float | None) -> BandPGD:
+        ranges = [re.fullmatch("([0-9]{1,4})(?:-([0-9]{1,4}))?", option) for option in name.options]
+        if len(name.counts) != 1 or name.words or not ranges or not all(ranges):
+            raise name.error
+        bounds = [(int(low), int(high or low)) for low, high in (each.groups() for each in ranges)]
+        rings = tuple(ring for low, high in bounds for ring in range(low, high + 1))
+        return cls(rings, name.counts[0], eps, norm=norm)
+
+    @property
+    def name(self) -> str:
+        return f"band PGD-{self.steps} in rings {_ranges(self.rings)}"
+
+    def as_dict(self) -> dict[str, Any]:
+        step = 2.5 / self.steps if self.rel_stepsize is None else self.rel_stepsize
+        return {**super().as_dict(), "rings": list(self.rings), "rel_stepsize": step}
+
+    def run(self, model: nn.Module, images: Tensor, labels: Tensor, *, indices: Tensor, seed: int) -> Tensor:
+        return band_pgd(
+            model, images, labels, self.rings, eps=self.eps, steps=self.steps, rel_stepsize=self.rel_stepsize,
+            norm=self.norm,
+        )  # fmt: skip
+
+
+def _ranges(rings: tuple[int, ...]) -> str:
+    """Ascending numbers in short: "0 to 4, 7"."""
+    first = [ring for ring in rings if ring - 1 not in rings]
+    last = [ring for ring in rings if ring + 1 not in rings]
+    return ", ".join(f"{low} to {high}" if low < high else str(low) for low, high in zip(first, last, strict=True))
 
 
 def climb(

@@ -1,6 +1,6 @@
-"""AutoAttack and Square, through whichever of AutoAttack's packages is installed.
+"""AutoAttack, through whichever of its packages is installed.
 
-Source: Croce and Hein, ICML 2020; Andriushchenko et al., ECCV 2020 (Square).
+Source: Croce and Hein, ICML 2020.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from freqrob.attacks import Norm, check_radius, default_dtype, frozen
-from freqrob.evaluation.attacks import RADII, Attack
-from freqrob.evaluation.checks import check_answers, check_gradient
-from freqrob.parameters import check_choices, check_counts, checked
+from freqrob.attacks.balls import RADII, Norm, check_radius
+from freqrob.attacks.base import Attack
+from freqrob.attacks.checks import check_answers, check_gradient
+from freqrob.attacks.registry import Name, register_attack
+from freqrob.models.state import frozen
+from freqrob.parameters import check_choices, checked
+from freqrob.runtime.process_state import default_dtype
 
 PACKAGES = ("autoattack", "pyautoattack")
 VERSIONS = {
@@ -27,13 +30,13 @@ VERSIONS = {
 }
 COMPONENTS = VERSIONS["plus"]
 FEWEST_CLASSES = {"apgd-dlr": 3, "apgd-t": 4}  # the DLR loss is a ratio of differences between the largest logits
-QUERIES = 5000
 
 
+@register_attack("autoattack")
 @checked
 @dataclass(frozen=True)
 class AutoAttack(Attack):
-    """An ensemble of attacks, each on the images that those before it left.
+    """An ensemble of attacks, each on the images that the attacks before it left.
 
     ``version``: "standard" (RobustBench's), "plus", "rand" (for randomised models: gradients averaged over 20 passes),
     or "custom" with some ``attacks`` of apgd-ce, apgd-dlr, fab, square, apgd-t, fab-t. Parameters are the package's,
@@ -46,6 +49,9 @@ class AutoAttack(Attack):
     attacks: tuple[str, ...] = ()
     eps: float = RADII["Linf"]
     norm: Norm = "Linf"
+    examples: ClassVar[tuple[str, ...]] = (
+        "autoattack", "autoattack-rand", "autoattack-plus", "autoattack:apgd-ce,square"
+    )  # fmt: skip
     batched: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -56,6 +62,16 @@ class AutoAttack(Attack):
         for attack in self.attacks:
             if attack not in COMPONENTS or self.attacks.count(attack) > 1:
                 raise ValueError(f"attacks: expected any of {', '.join(COMPONENTS)}, each once, got {attack!r}")
+
+    @classmethod
+    def parse(cls, name: Name, *, eps: float, norm: Norm, step_size: float | None) -> AutoAttack:
+        if name.is_bare:
+            return cls("standard", (), eps, norm)
+        if len(name.words) == 1 and name.words[0] in VERSIONS and not name.counts and not name.options:
+            return cls(name.words[0], (), eps, norm)
+        if name.options and not name.counts and not name.words:
+            return cls("custom", name.options, eps, norm)
+        raise name.error
 
     @property
     def name(self) -> str:
@@ -78,8 +94,8 @@ class AutoAttack(Attack):
     def as_dict(self) -> dict[str, Any]:
         return {**super().as_dict(), "attacks": list(self.components), "package": package()}
 
-    def _perturb(self, model: nn.Module, images: Tensor, labels: Tensor, numbers: Tensor, seed: int) -> Tensor:
-        return _run(self, self.components, model, images, labels, seed)
+    def run(self, model: nn.Module, images: Tensor, labels: Tensor, *, indices: Tensor, seed: int) -> Tensor:
+        return run_components(self, self.components, model, images, labels, seed)
 
 
 @dataclass(frozen=True)
@@ -105,35 +121,8 @@ class _Component(Attack):
     def as_dict(self) -> dict[str, Any]:
         return {**self.ensemble.as_dict(), "component": self.component}
 
-    def _perturb(self, model: nn.Module, images: Tensor, labels: Tensor, numbers: Tensor, seed: int) -> Tensor:
-        return _run(self.ensemble, (self.component,), model, images, labels, seed)
-
-
-@checked
-@dataclass(frozen=True)
-class Square(Attack):
-    """Random search with squares, which sees the model's outputs only: AutoAttack's, with another number of queries."""
-
-    queries: int = QUERIES
-    eps: float = RADII["Linf"]
-    norm: Norm = "Linf"
-    batched: ClassVar[bool] = True
-    uses_gradients: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check_counts(queries=self.queries)
-        check_radius(self.norm, eps=self.eps)
-
-    @property
-    def name(self) -> str:
-        return "Square" if self.queries == QUERIES else f"Square-{self.queries}"
-
-    def as_dict(self) -> dict[str, Any]:
-        return {**super().as_dict(), "package": package()}
-
-    def _perturb(self, model: nn.Module, images: Tensor, labels: Tensor, numbers: Tensor, seed: int) -> Tensor:
-        alone = AutoAttack("custom", ("square",), self.eps, self.norm)
-        return _run(alone, alone.components, model, images, labels, seed, queries=self.queries)
+    def run(self, model: nn.Module, images: Tensor, labels: Tensor, *, indices: Tensor, seed: int) -> Tensor:
+        return run_components(self.ensemble, (self.component,), model, images, labels, seed)
 
 
 def package() -> str:
@@ -149,7 +138,7 @@ def package() -> str:
     )
 
 
-def _run(
+def run_components(
     attack: AutoAttack,
     components: Sequence[str],
     model: nn.Module,

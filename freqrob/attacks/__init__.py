@@ -1,0 +1,37 @@
+"""Attacks, one family a file, and the contract that they share.
+
+``Attack`` is the contract, ``parse_attack`` gives an attack from its name, ``register_attack`` adds one.
+"""
+
+# Messages and --help name the attacks in the order in which they are registered here.
+# isort: off
+from freqrob.attacks.clean import Clean
+from freqrob.attacks.fast_gradient import FGSM, fgsm
+from freqrob.attacks.projected_gradient import PGD, pgd
+from freqrob.attacks.autoattack import AutoAttack
+from freqrob.attacks.square import Square
+from freqrob.attacks.band import Band, BandPGD, band_pgd
+from freqrob.attacks.transfer import Transfer
+from freqrob.attacks.base import Attack
+from freqrob.attacks.gradient import input_gradient
+from freqrob.attacks.registry import list_attacks, parse_attack, register_attack
+# isort: on
+
+__all__ = [
+    "FGSM",
+    "PGD",
+    "Attack",
+    "AutoAttack",
+    "Band",
+    "BandPGD",
+    "Clean",
+    "Square",
+    "Transfer",
+    "band_pgd",
+    "fgsm",
+    "input_gradient",
+    "list_attacks",
+    "parse_attack",
+    "pgd",
+    "register_attack",
+]

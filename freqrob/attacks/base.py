@@ -1,0 +1,133 @@
+"""The contract of attacks."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from freqrob.attacks.balls import BALLS, Norm
+from freqrob.attacks.gradient import check_attacked, classify
+from freqrob.models.state import measuring
+from freqrob.parameters import check_seeds, checked
+from freqrob.runtime.process_state import random_state
+
+if TYPE_CHECKING:
+    from freqrob.attacks.registry import Name
+
+ROUNDING = 1e-4  # of ε: how far beyond the ball an adversarial example may be
+
+
+class Attack(ABC):
+    """Searches for adversarial examples in a ball. Subclasses are frozen dataclasses of their parameters.
+
+    A subclass has the fields ``eps`` and ``norm``, ``name`` and ``run``; ``register_attack`` makes it known to
+    ``parse_attack`` and to the command line.
+
+    Attributes:
+        eps: radius of the ball, pixels in [0, 1]; for L2, of the whole image.
+        norm: "Linf" or "L2".
+        examples: names as ``parse_attack`` takes them, for messages and ``--help``; the registered name by default.
+        batched: whether the result for an image depends on the other images of its batch.
+        uses_gradients: of the model.
+    """
+
+    eps: float
+    norm: Norm
+    examples: ClassVar[tuple[str, ...]] = ()
+    batched: ClassVar[bool] = False
+    uses_gradients: ClassVar[bool] = True
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """As papers and tables have it, without ε: "PGD-20"."""
+
+    @property
+    def stages(self) -> tuple[Attack, ...]:
+        """The attacks of an ensemble, each run on the images that are left; results are kept after each of them."""
+        return (self,)
+
+    @classmethod
+    def parse(cls, name: Name, *, eps: float, norm: Norm, step_size: float | None) -> Attack:
+        """The attack from the name that a command line gives. Without options by default: ``cls(eps=…, norm=…)``."""
+        if not name.is_bare:
+            raise name.error
+        return cls(eps=eps, norm=norm)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The name as ``attack``, and all parameters."""
+        return {"attack": self.name, **asdict(self)}
+
+    @checked
+    def __call__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        indices: Tensor | None = None,
+        seed: int = 0,
+    ) -> Tensor:
+        """Images in the balls around ``images``, misclassified where the attack succeeds.
+
+        The model is attacked in eval mode, and nothing is left behind in it: no ``.grad``, no changed
+        ``requires_grad``, mode or hook. The global random generators are left alone.
+
+        Args:
+            model: images (N, C, H, W) in [0, 1] to logits (N, K).
+            images, labels: (N, C, H, W) float in [0, 1] and (N,) int64, on the model's device.
+            generator: draws the seed, if it is given.
+            indices: (N,) the images' indices in their data set, which their random draws depend on; 0 to N−1. An image
+                then has the same random start in every batch.
+            seed: ≥ 0, of all random numbers, also of those that the model draws.
+
+        Returns:
+            The adversarial examples, same shape, detached. No images give no images.
+
+        Raises:
+            TypeError, ValueError: images and labels that do not fit, as for ``freqrob.attacks.pgd``.
+        """
+        if images.shape[:1] == (0,):
+            return images
+        if generator is not None:
+            seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
+        indices = _checked_indices(images, labels, indices, seed)
+        with random_state(seed, *indices[:1].tolist()), measuring(model) as model:
+            return self.run(model, images, labels, indices=indices, seed=seed)
+
+    @abstractmethod
+    def run(self, model: nn.Module, images: Tensor, labels: Tensor, *, indices: Tensor, seed: int) -> Tensor:
+        """What ``__call__`` returns. Arguments are checked, the model is in eval mode, random numbers are seeded."""
+
+    @checked
+    def robust_mask(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, indices: Tensor | None = None, seed: int = 0
+    ) -> Tensor:
+        """Mask of the images that stay correctly classified: (N,) bool. Arguments as for a call.
+
+        What the attack returns is classified again. Adversarial examples outside the ball or [0, 1] count as failed
+        attacks, with a warning. Raises as a call, also for no images.
+        """
+        indices = _checked_indices(images, labels, indices, seed)
+        with random_state(seed, *indices[:1].tolist()), measuring(model) as model:
+            adversarial = self.run(model, images, labels, indices=indices, seed=seed)
+            correct = classify(model, adversarial, labels)
+        in_ball = BALLS[self.norm].length(adversarial - images) <= self.eps * (1 + ROUNDING) + 1e-6
+        is_valid = in_ball & ((adversarial >= 0) & (adversarial <= 1)).flatten(1).all(1)
+        if not is_valid.all():
+            outside = f"{int((~is_valid).sum())} of its images left the ball or [0, 1]"
+            warnings.warn(f"{self.name}: {outside}; they count as failed attacks", stacklevel=3)
+        return correct | ~is_valid
+
+
+def _checked_indices(images: Tensor, labels: Tensor, indices: Tensor | None, seed: int) -> Tensor:
+    """The images' indices, where they and the labels can be attacked. Raises as ``check_attacked``."""
+    check_attacked(images, labels)
+    check_seeds(seed=seed)
+    return torch.arange(len(images)) if indices is None else indices

@@ -1,0 +1,32 @@
+"""The images as they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from freqrob.attacks.balls import Norm
+from freqrob.attacks.base import Attack
+from freqrob.attacks.registry import Name, register_attack
+
+
+@register_attack("clean")
+@dataclass(frozen=True)
+class Clean(Attack):
+    """Nothing: the images as they are."""
+
+    eps: float = field(default=0.0, init=False)
+    norm: ClassVar[Norm] = "Linf"
+    uses_gradients: ClassVar[bool] = False
+    name: ClassVar[str] = "clean"
+
+    @classmethod
+    def parse(cls, name: Name, *, eps: float, norm: Norm, step_size: float | None) -> Clean:
+        if not name.is_bare:
+            raise name.error
+        return cls()
+
+    def run(self, model: nn.Module, images: Tensor, labels: Tensor, *, indices: Tensor, seed: int) -> Tensor:
+        return images

@@ -1,0 +1,107 @@
+"""What attacks ask of a model: logits and the gradient with respect to the images; and what they check of both."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from freqrob.attacks.losses import Loss, cross_entropy
+from freqrob.data.datasets import check_labelled
+from freqrob.parameters import checked
+from freqrob.pixels import check_floats
+from freqrob.tensors import FLOATS, check_values
+
+Model = Callable[[Tensor], Tensor]
+ROUNDING = 1e-5  # by which augmented images may lie outside [0, 1]
+
+
+def check_attacked(images: Tensor, labels: Tensor) -> None:
+    """Raise unless an attack can begin at these images and labels: ``check_labelled``, but floats, rounded or not."""
+    check_values(images, "images")
+    check_floats(images)
+    check_labelled(images, labels, tolerance=ROUNDING)
+
+
+def check_logits(logits: Tensor, images: int, **classes: int) -> None:
+    """Raise ValueError unless logits are (images, K) with K at least the number of ``classes`` that an argument has.
+
+    ``check_logits(logits, 8, labels=10)`` says that the argument ``labels`` has classes up to 9.
+    """
+    if got := unlike_logits(logits, images):
+        raise ValueError(f"model: expected it to give logits ({images}, K), got {got}")
+    for argument, count in classes.items():
+        if count > logits.shape[1]:
+            raise ValueError(f"{argument}: expected classes below {logits.shape[1]}, got {count - 1}")
+
+
+def unlike_logits(logits: object, images: int) -> str:
+    """What a model gives that is not logits (images, K); "" if it is."""
+    if not isinstance(logits, Tensor):
+        return f"a {type(logits).__name__}"
+    if logits.is_nested or logits.layout != torch.strided:
+        return "a nested tensor" if logits.is_nested else f"a tensor of layout {logits.layout}"
+    if logits.is_meta:
+        return "a tensor without values, on the meta device; load the model's weights first"
+    if logits.ndim != 2 or len(logits) != images or logits.dtype not in FLOATS:
+        return f"{tuple(logits.shape)} {logits.dtype} of {images} images"
+    return ""
+
+
+def classified(logits: Tensor, labels: Tensor) -> Tensor:
+    """Which images are classified correctly: (N,) bool. Logits with a NaN or an infinity classify nothing."""
+    return (logits.argmax(1) == labels) & logits.isfinite().all(1)
+
+
+@torch.no_grad()
+def classify(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Which images are classified correctly: (N,) bool. Raises ValueError for labels without a logit."""
+    logits = model(images)
+    check_logits(logits, len(images), labels=int(labels.max()) + 1)
+    return classified(logits, labels)
+
+
+def has_nan(values: Tensor) -> Tensor:
+    """Which images (N, …) have a NaN: (N,) bool."""
+    return values.isnan().flatten(1).any(1)
+
+
+def warn_of_stuck(stuck: Tensor) -> None:
+    """Warn of the images (N,) bool that an attack could not move, at one step at least."""
+    if stuck.any():
+        what = f"its logits or gradients are NaN at {int(stuck.sum())} of {len(stuck)} images, which do not move there"
+        warnings.warn(f"model: {what}", stacklevel=4)
+
+
+def gradient_of(value: Tensor, images: Tensor) -> Tensor:
+    """∂value/∂images of a scalar that a model was asked for. Raises ValueError where the model passes no gradient."""
+    gradient = torch.autograd.grad(value, images, allow_unused=True)[0] if value.requires_grad else None
+    if gradient is None:
+        raise ValueError(
+            "model: its logits have no gradient with respect to the images (does it run under torch.no_grad, detach or "
+            "round, or is it quantised?)"
+        )
+    return gradient
+
+
+@checked
+def input_gradient(model: Model, images: Tensor, labels: Tensor) -> Tensor:
+    """∇ₓ Σ_n CE(model(x_n), y_n): each image's own gradient, (N, C, H, W); parameters get none.
+
+    Images and labels as for ``pgd``. Raises the same errors for them.
+    """
+    check_attacked(images, labels)
+    return gradient_and_logits(model, images, cross_entropy, labels, labels=int(labels.max()) + 1)[0]
+
+
+def gradient_and_logits(
+    model: Model, images: Tensor, loss: Loss, *labels: Tensor, **classes: int
+) -> tuple[Tensor, Tensor]:
+    """∇ₓ loss(model(x), *labels) and the logits, detached; ``classes`` as for ``check_logits``."""
+    with torch.inference_mode(False), torch.enable_grad():
+        images, labels = images.detach().clone().requires_grad_(), tuple(each.clone() for each in labels)
+        logits = model(images)
+        check_logits(logits, len(images), **classes)
+        return gradient_of(loss(logits, *labels), images), logits.detach()

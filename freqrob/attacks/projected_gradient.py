@@ -1,0 +1,222 @@
+"""Projected gradient ascent: ``pgd`` runs it once, as training does; ``PGD`` is the attack, with restarts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from freqrob.attacks.balls import BALLS, RADII, Norm, check_radius
+from freqrob.attacks.base import Attack
+from freqrob.attacks.gradient import (
+    Model,
+    check_attacked,
+    check_logits,
+    classified,
+    classify,
+    gradient_and_logits,
+    has_nan,
+    warn_of_stuck,
+)
+from freqrob.attacks.losses import LOSSES, Loss, LossName, cross_entropy
+from freqrob.attacks.registry import Name, register_attack
+from freqrob.parameters import check_choices, check_counts, check_integers, checked
+
+
+@checked
+def pgd(
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float = 8 / 255,
+    step_size: float = 2 / 255,
+    steps: int = 10,
+    random_start: bool = True,
+    start: Tensor | None = None,
+    loss: Loss = cross_entropy,
+    targets: Tensor | None = None,
+    norm: Norm = "Linf",
+    stop_when_fooled: bool = False,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Projected gradient ascent on a loss, the cross-entropy unless given, in the L∞ or L2 ball.
+
+    x ← Π_[0,1] Π_ε ( x + step_size · d(∇ₓ loss(model(x), y)) ), from a uniform point of the ball, with d(g) = sign g
+    in L∞ and g / ‖g‖₂ in L2.
+
+    Args:
+        model: images (N, C, H, W) in [0, 1] to logits (N, K); used in the mode it is in.
+        images, labels: (N, C, H, W) floats in [0, 1], N ≥ 1, and (N,) int64.
+        eps, step_size: in pixels of [0, 1]; for L2, of the whole image.
+        steps: gradient steps; 0 gives the (random) start.
+        random_start: start from a uniform point of the ball; else from the image.
+        start: the images to start from instead, like ``images``; projected into the ball first.
+        loss: (logits, labels) to a scalar, summed over the images; with ``stop_when_fooled``, of the images left.
+        targets: (N,) int64, classes to reach, which ``loss`` then takes as a third argument, as those of
+            ``freqrob.attacks.losses`` do.
+        norm: "Linf" or "L2".
+        stop_when_fooled: an image stays where it is first misclassified, and costs no more gradients: the accuracy
+            under this attack counts an image as broken if any iterate breaks it.
+        generator: of the random start.
+
+    Returns:
+        The adversarial images, same shape, detached. Pixels whose gradient is NaN do not move.
+
+    Raises:
+        TypeError: ``images`` are not a floating-point tensor, or another argument is of a wrong type.
+        ValueError: images outside [0, 1] or NaN, or not (N, C, H, W); labels or targets that are not (N,) int64 classes
+            of the model; ``eps`` or ``step_size`` that are not in [0, 1], for L2 not finite and ≥ 0; ``steps`` that are
+            not an integer ≥ 0; a ``start`` of another shape, or NaN; an unknown ``norm``.
+
+    Warns of logits and gradients that are NaN.
+
+    Source: Madry et al., ICLR 2018, Eq. 2.3.
+    """
+    check_radius(norm, eps=eps, step_size=step_size)
+    check_integers(0, steps=steps)
+    check_attacked(images, labels)
+    given = {"labels": labels}
+    if targets is not None:
+        _check_targets(targets, labels)
+        given["targets"] = targets
+    classes = {name: int(each.max()) + 1 for name, each in given.items()}
+    images = images.detach()
+    ball = BALLS[norm](images, eps)
+    adversarial = images.clone() if start is None else ball.project(_checked_start(start, images))
+    if random_start and start is None:
+        adversarial = ball.random(generator)
+    active = torch.arange(len(images), device=images.device) if stop_when_fooled else slice(None)
+    stuck = torch.zeros_like(labels, dtype=torch.bool)
+    for _ in range(steps):
+        left = (each[active] for each in given.values())
+        gradient, logits = gradient_and_logits(model, adversarial[active], loss, *left, **classes)
+        if stop_when_fooled:
+            correct = classified(logits, labels[active])
+            active, gradient, logits = active[correct], gradient[correct], logits[correct]
+            if len(active) == 0:
+                break
+        stuck[active] |= has_nan(logits) | has_nan(gradient)
+        moved = adversarial[active] + step_size * ball.direction(gradient.nan_to_num())
+        adversarial[active] = ball.project(moved, active)
+    warn_of_stuck(stuck)
+    return adversarial
+
+
+def _checked_start(start: Tensor, images: Tensor) -> Tensor:
+    if start.shape != images.shape or not start.is_floating_point():
+        expected, got = (f"{tuple(value.shape)} {value.dtype}" for value in (images, start))
+        raise ValueError(f"start: expected the images' {expected}, got {got}")
+    if not start.isfinite().all():
+        raise ValueError("start: expected finite pixels, got NaN or an infinity")
+    return start.detach()
+
+
+def _check_targets(targets: Tensor, labels: Tensor) -> None:
+    if targets.shape != labels.shape or targets.dtype != torch.int64 or targets.min() < 0:
+        got = f"{tuple(targets.shape)} {targets.dtype}" + (f" with {targets.min()}" if targets.numel() else "")
+        raise ValueError(f"targets: expected ({len(labels)},) int64 classes from 0 on, got {got}")
+
+
+@register_attack("pgd")
+@checked
+@dataclass(frozen=True)
+class PGD(Attack):
+    """Projected gradient ascent; any iterate that is misclassified breaks the image.
+
+    ``step_size`` is eps/4 unless given. Each of ``restarts`` begins at a uniform point of the ball, which depends on
+    the seed and the image's index only; without ``random_start`` the one run begins at the image itself.
+
+    ``loss``: "ce" (cross-entropy), "cw" (margin of the logits) or "dlr" (difference of logits ratio); see
+    ``freqrob.attacks.losses``. If ``targeted``, restart r goes for the r-th most probable of the wrong classes of the
+    clean image, as AutoAttack's targeted attacks do; there are at most as many restarts as wrong classes.
+
+    Source: Madry et al., ICLR 2018; Croce and Hein, ICML 2020 (dlr, targets).
+    """
+
+    steps: int = 20
+    eps: float = RADII["Linf"]
+    step_size: float | None = None
+    restarts: int = 1
+    norm: Norm = "Linf"
+    random_start: bool = True
+    loss: LossName = "ce"
+    targeted: bool = False
+    examples: ClassVar[tuple[str, ...]] = ("pgd-20", "pgd-50-10", "pgd-20-9:dlr,targeted")
+
+    def __post_init__(self) -> None:
+        check_counts(steps=self.steps, restarts=self.restarts)
+        check_radius(self.norm, eps=self.eps)
+        check_radius(self.norm, step_size=self.step)
+        check_choices(LOSSES, loss=self.loss)
+        if self.restarts > 1 and not (self.random_start or self.targeted):
+            raise ValueError(f"restarts: expected 1 without a random start, got {self.restarts}")
+
+    @classmethod
+    def parse(cls, name: Name, *, eps: float, norm: Norm, step_size: float | None) -> PGD:
+        options = list(name.options)
+        targeted = options[-1:] == ["targeted"] and bool(options.pop())
+        if len(name.counts) not in (1, 2) or name.words or len(options) > 1 or not set(options) <= set(LOSSES):
+            raise name.error
+        loss = options[0] if options else "ce"
+        return cls(name.counts[0], eps, step_size, *name.counts[1:], norm=norm, loss=loss, targeted=targeted)
+
+    @property
+    def name(self) -> str:
+        counts = f"{self.steps}-{self.restarts}" if self.restarts > 1 else str(self.steps)
+        more = ["" if self.random_start else "from the image", "" if self.loss == "ce" else f"on {self.loss}"]
+        return " ".join(filter(None, ["targeted" if self.targeted else "", f"PGD-{counts}", *more]))
+
+    @property
+    def step(self) -> float:
+        return self.eps / 4 if self.step_size is None else self.step_size
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**super().as_dict(), "step_size": self.step}
+
+    def run(self, model: nn.Module, images: Tensor, labels: Tensor, *, indices: Tensor, seed: int) -> Tensor:
+        targets = _likeliest_wrong_classes(model, images, labels, self.restarts) if self.targeted else None
+        adversarial, robust = images, torch.arange(len(images), device=images.device)
+        for restart in range(self.restarts if targets is None else targets.shape[1]):
+            left = images[robust], labels[robust]
+            aims = {} if targets is None else {"targets": targets[robust, restart]}
+            attacked = self.ascend(
+                model, *left, indices[robust.cpu()], seed, restart, stop_when_fooled=True, **aims
+            )  # fmt: skip
+            adversarial = adversarial.index_copy(0, robust, attacked)
+            if restart + 1 < self.restarts:
+                robust = robust[classify(model, attacked, left[1])]
+            if not len(robust):
+                break
+        return adversarial
+
+    def ascend(
+        self, model: nn.Module, images: Tensor, labels: Tensor, indices: Tensor, seed: int, restart: int = 0, **options
+    ) -> Tensor:
+        """One run of ``pgd``, with its ``options``, from each image's own random start."""
+        start = images
+        if self.random_start:
+            draws = (_generator(seed, index, restart) for index in indices.tolist())
+            balls = (BALLS[self.norm](image[None], self.eps) for image in images.cpu())
+            start = torch.cat([ball.random(draw) for ball, draw in zip(balls, draws, strict=True)]).to(images.device)
+        return pgd(
+            model, images, labels, eps=self.eps, step_size=self.step, steps=self.steps, start=start, norm=self.norm,
+            loss=LOSSES[self.loss], **options,
+        )  # fmt: skip
+
+
+def _generator(*key: int) -> torch.Generator:
+    """Generator for the random numbers of one seed, image and restart."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+
+
+@torch.no_grad()
+def _likeliest_wrong_classes(model: nn.Module, images: Tensor, labels: Tensor, count: int) -> Tensor:
+    """(N, count) the most probable classes beside the labels, the most probable first; fewer where there are fewer."""
+    logits = model(images)
+    check_logits(logits, len(images), labels=int(labels.max()) + 1)
+    wrong = logits.scatter(1, labels[:, None], -torch.inf)
+    return wrong.topk(min(count, logits.shape[1] - 1), dim=1).indices

@@ -1,0 +1,104 @@
+"""Attacks by the names that people write: "pgd-50-10", "autoattack"."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+
+from freqrob.attacks.balls import RADII, Norm, check_norm, check_radius
+from freqrob.attacks.base import Attack
+from freqrob.parameters import checked, nearest_names, shown
+from freqrob.runtime.registry import Registry
+
+COUNT = re.compile("[0-9]{1,9}")
+ATTACKS: Registry[type[Attack]] = Registry("attack", "freqrob.attacks", "freqrob.attacks")
+
+register_attack = ATTACKS.register
+
+
+@checked
+def list_attacks(pattern: str = "*") -> list[str]:
+    """Names of the registered attacks, other packages' included, that match a pattern such as ``"*pgd*"``."""
+    return ATTACKS.names(pattern)
+
+
+def attack_examples() -> str:
+    """Names of attacks as they may be written, for messages and ``--help``."""
+    examples = (getattr(ATTACKS.own.get(name), "examples", ()) or (name,) for name in ATTACKS)
+    return ", ".join(chain.from_iterable(examples))
+
+
+@dataclass(frozen=True)
+class Name:
+    """A written name, taken apart: "pgd-50-10:cw" has the kind "pgd", the counts (50, 10) and the options ("cw",).
+
+    Attributes:
+        text: as it was written.
+        kind: the registered name.
+        counts: numbers after dashes.
+        words: other words after dashes, which follow the counts.
+        options: what follows a colon, separated by "," or ":".
+    """
+
+    text: str
+
+    @cached_property
+    def _parts(self) -> tuple[str, list[str], list[str]]:
+        head, colon, tail = self.text.strip().lower().partition(":")
+        kind, *more = head.split("-")
+        return kind, more, re.split("[,:]", tail) if colon else []
+
+    @property
+    def kind(self) -> str:
+        return self._parts[0]
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        return tuple(int(part) for part in self._parts[1] if COUNT.fullmatch(part))
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return tuple(self._parts[1][len(self.counts) :])
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        return tuple(self._parts[2])
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether there is nothing beside the kind."""
+        return not (self._parts[1] or self._parts[2])
+
+    @property
+    def error(self) -> ValueError:
+        """For a name that the attack does not understand."""
+        near = "" if self.kind in ATTACKS else nearest_names(self.kind, ATTACKS)
+        expected = f"expected one such as {attack_examples()}{near and '.' + near}"
+        return ValueError(f"attack: got {shown(self.text)}, {expected}")
+
+
+@checked
+def parse_attack(text: str, *, eps: float | None = None, norm: Norm = "Linf", step_size: float | None = None) -> Attack:
+    """An attack from its name: ``"pgd-50-10"`` is PGD with 50 steps and 10 restarts, ``"square-1000"`` 1,000 queries.
+
+    Args:
+        text: a name that ``list_attacks`` has, with its options: clean, fgsm, pgd-STEPS[-RESTARTS][:LOSS][:targeted],
+            autoattack[-rand|-plus], autoattack:ATTACK,…, square[-QUERIES], …, with counts of at most 9 digits.
+        eps, norm: the ball; eps is 8/255 in L∞ and 0.5 in L2 unless given.
+        step_size: of PGD; eps/4 unless given.
+
+    Raises:
+        ValueError: another text, or parameters that the attack does not take.
+        ImportError: the package that offers the attack cannot be imported.
+    """
+    check_norm(norm)
+    eps = RADII[norm] if eps is None else eps
+    check_radius(norm, eps=eps)
+    if step_size is not None:
+        check_radius(norm, step_size=step_size)
+    name = Name(text)
+    if name.kind not in ATTACKS:
+        raise name.error
+    return ATTACKS[name.kind].parse(name, eps=eps, norm=norm, step_size=step_size)

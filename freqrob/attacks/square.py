@@ -1,0 +1,53 @@
+"""Square: random search with squares, which sees the model's outputs only.
+
+Source: Andriushchenko et al., ECCV 2020.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from freqrob.attacks.autoattack import AutoAttack, package, run_components
+from freqrob.attacks.balls import RADII, Norm, check_radius
+from freqrob.attacks.base import Attack
+from freqrob.attacks.registry import Name, register_attack
+from freqrob.parameters import check_counts, checked
+
+QUERIES = 5000
+
+
+@register_attack("square")
+@checked
+@dataclass(frozen=True)
+class Square(Attack):
+    """Random search with squares, which sees the model's outputs only: AutoAttack's, with another number of queries."""
+
+    queries: int = QUERIES
+    eps: float = RADII["Linf"]
+    norm: Norm = "Linf"
+    batched: ClassVar[bool] = True
+    uses_gradients: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_counts(queries=self.queries)
+        check_radius(self.norm, eps=self.eps)
+
+    @classmethod
+    def parse(cls, name: Name, *, eps: float, norm: Norm, step_size: float | None) -> Square:
+        if len(name.counts) > 1 or name.words or name.options:
+            raise name.error
+        return cls(*(name.counts or (QUERIES,)), eps=eps, norm=norm)
+
+    @property
+    def name(self) -> str:
+        return "Square" if self.queries == QUERIES else f"Square-{self.queries}"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**super().as_dict(), "package": package()}
+
+    def run(self, model: nn.Module, images: Tensor, labels: Tensor, *, indices: Tensor, seed: int) -> Tensor:
+        alone = AutoAttack("custom", ("square",), self.eps, self.norm)
+        return run_components(alone, alone.components, model, images, labels, seed, queries=self.queries)

@@ -1,0 +1,84 @@
+"""A model for the time of a measurement: in eval mode, and afterwards as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The model without DDP's wrapper, for passes that give parameters no gradient to share among ranks."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """The bare model in eval mode for a while: batch statistics are neither used nor changed."""
+    was_training, modes = model.training, [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield bare(model)
+    finally:
+        model.train(was_training)
+        for module, mode in modes:
+            if module.training != mode:  # frozen ones
+                module.training = mode
+
+
+@contextmanager
+def measuring(model: nn.Module) -> Iterator[nn.Module]:
+    """The bare model in eval mode; the caller's model is restored on exit.
+
+    Restores the modes of all modules, and ``requires_grad`` and ``.grad`` of the model's tensors, which a backward pass
+    through the model would otherwise fill or add to. Also restores the grad mode of the process. A model that is not a
+    module has no such state, and is yielded as it is.
+    """
+    if not isinstance(model, nn.Module):
+        yield model
+        return
+    before = [(tensor, tensor.requires_grad, tensor.grad) for tensor in _leaves(model)]
+    try:
+        for tensor, _, gradient in before:
+            if gradient is not None:
+                tensor.grad = None
+        with evaluating(model) as subject, torch.set_grad_enabled(torch.is_grad_enabled()):
+            yield subject
+    finally:
+        for tensor, requires_grad, gradient in before:
+            if tensor.requires_grad != requires_grad:
+                tensor.requires_grad_(requires_grad)
+            if tensor.grad is not gradient:
+                tensor.grad = gradient
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """For a while a model's tensors take no gradient, so that ``backward`` neither fills them nor calls their hooks."""
+    taking = [tensor for tensor in _leaves(model) if tensor.requires_grad]
+    for tensor in taking:
+        tensor.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for tensor in taking:
+            tensor.requires_grad_(True)
+
+
+def _leaves(model: nn.Module) -> list[Tensor]:
+    """The parameters, buffers and other tensors of the modules that may have a gradient of their own."""
+    if not isinstance(model, nn.Module):
+        return []
+    attributes = (value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor))
+    held = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers(), attributes)}
+    return [tensor for tensor in held.values() if tensor.is_leaf and not tensor.is_inference()]
+
+
+def device_of(model: nn.Module, images: Tensor | None = None) -> torch.device:
+    """Where a model is; a model without tensors is where the images are, or else on the CPU."""
+    tensor = next(chain(model.parameters(), model.buffers()), images)
+    return torch.device("cpu") if tensor is None else tensor.device

@@ -1,0 +1,42 @@
+"""State of the whole process that a measurement changes, and restores."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """For a while tensors are created with this dtype, whatever the caller's default is."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
+def random_state(*seed: int) -> Iterator[None]:
+    """Restore the global random generators of PyTorch, NumPy and Python on exit; with a ``seed``, start from it.
+
+    Models that draw random numbers then get the same ones in every run, and take none from the caller's.
+    """
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    gpus = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
+    with torch.random.fork_rng(gpus):
+        try:
+            if seed:
+                number = int(np.random.SeedSequence(seed).generate_state(1)[0])
+                torch.manual_seed(number)
+                np.random.seed(number)
+                random.seed(number)
+            yield
+        finally:
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)

@@ -1,0 +1,159 @@
+"""Attacks across the border: freqrob's as Foolbox's are called, and Foolbox's as freqrob's are."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import Any, ClassVar
+
+import foolbox
+import torch
+from foolbox import Misclassification, Model, PyTorchModel
+from foolbox.attacks.base import AttackWithDistance, FixedEpsilonAttack
+from foolbox.distances import l2, linf
+from torch import Tensor, nn
+
+from freqrob.attacks import Attack, AutoAttack, parse_attack
+from freqrob.attacks.balls import RADII, Norm, check_radius
+from freqrob.attacks.checks import explained
+from freqrob.attacks.registry import Name
+from freqrob.parameters import check_counts, check_seeds, checked, nearest_names
+from freqrob_foolbox.problem import Problem
+
+DISTANCES = {"Linf": linf, "L2": l2}
+
+
+class FreqrobAttack(FixedEpsilonAttack):
+    """An attack of freqrob under Foolbox's contract: ``attack(model, inputs, criterion, epsilons=…)``.
+
+    ``epsilons`` replaces the attack's own ``eps``. Criteria: labels or Misclassification. An image on which the attack
+    has no success comes back as it is, or as what the attack found last.
+
+    Args:
+        attack: any, or its name, such as "pgd-50-10".
+        seed: of its random numbers.
+        batch_size: images at a time.
+
+    Raises:
+        ValueError: an unknown name; on use, another criterion, or inputs that do not fit.
+    """
+
+    @checked
+    def __init__(self, attack: Attack | str, *, seed: int = 0, batch_size: int = 250) -> None:
+        check_counts(batch_size=batch_size)
+        check_seeds(seed=seed)
+        self.attack = parse_attack(attack) if isinstance(attack, str) else attack
+        self.seed, self.batch_size = seed, int(batch_size)
+
+    @property
+    def distance(self) -> Any:
+        return DISTANCES[self.attack.norm]
+
+    def run(self, model: Model, inputs: Any, criterion: Any, *, epsilon: float, **kwargs: Any) -> Any:
+        problem = Problem.read(model, inputs, criterion, kwargs, targets=False)
+        attack = replace(self.attack, eps=epsilon / problem.span)
+        images = problem.images.contiguous()  # AutoAttack's packages take no other
+        batches = zip(images.split(self.batch_size), problem.classes.split(self.batch_size), strict=True)
+        with explained(self.batch_size):
+            adversarial = [attack(problem.model, images, labels, seed=self.seed) for images, labels in batches]
+        return problem.answer(torch.cat(adversarial))
+
+
+class LinfAutoAttack(FreqrobAttack):
+    """AutoAttack in the L∞ ball, from the package ``autoattack`` or else ``pyautoattack``.
+
+    An image that no part breaks comes back as it is. The model has to give logits, and to be deterministic (or
+    ``version="rand"``).
+
+    Args:
+        version: "standard" (RobustBench's), "plus", "rand" or "custom".
+        attacks: for "custom", some of apgd-ce, apgd-dlr, fab, square, apgd-t, fab-t.
+        seed, batch_size: as for ``FreqrobAttack``.
+
+    Raises:
+        ValueError: what AutoAttack does not offer; on use, another criterion.
+        ImportError: on use, neither package is installed.
+
+    Source: Croce and Hein, ICML 2020.
+    """
+
+    norm: ClassVar[Norm] = "Linf"
+
+    @checked
+    def __init__(
+        self, version: str = "standard", *, attacks: Sequence[str] = (), seed: int = 0, batch_size: int = 250
+    ) -> None:
+        super().__init__(AutoAttack(version, tuple(attacks), norm=self.norm), seed=seed, batch_size=batch_size)
+
+
+class L2AutoAttack(LinfAutoAttack):
+    """``LinfAutoAttack`` in the L2 ball."""
+
+    norm = "L2"
+
+
+@checked
+@dataclass(frozen=True)
+class FoolboxAttack(Attack):
+    """An attack of Foolbox under freqrob's contract; ``freqrob evaluate --attack foolbox:LinfDeepFoolAttack``.
+
+    Attacks that minimise the perturbation are clipped to the ball, as Foolbox does it.
+
+    Args:
+        attack: of ``foolbox.attacks``, untargeted and without starting points.
+        eps, norm: the ball; the norm must be that of the attack's distance.
+
+    Raises:
+        TypeError: ``attack`` is not an attack of Foolbox with a distance.
+        ValueError: a radius out of range, another norm than the attack's.
+    """
+
+    attack: Any
+    eps: float = RADII["Linf"]
+    norm: Norm = "Linf"
+    examples: ClassVar[tuple[str, ...]] = ("foolbox:LinfDeepFoolAttack",)
+    batched: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_radius(self.norm, eps=self.eps)
+        if not isinstance(self.attack, AttackWithDistance):
+            raise TypeError(f"attack: expected an attack of Foolbox, got {type(self.attack).__name__}")
+        if self.attack.distance is not DISTANCES[self.norm]:
+            expected = f"that of {type(self.attack).__name__}, {self.attack.distance!r}"
+            raise ValueError(f"norm: expected {expected}, got {self.norm!r}")
+
+    @classmethod
+    def parse(cls, name: Name, *, eps: float, norm: Norm, step_size: float | None) -> FoolboxAttack:
+        if name.counts or name.words or len(name.options) != 1:
+            raise name.error
+        known = {kind.lower(): kind for kind, value in vars(foolbox.attacks).items() if _is_attack(value)}
+        if name.options[0] not in known:
+            near = nearest_names(name.options[0], known.values())
+            raise ValueError(f"attack: Foolbox has no attack {name.options[0]!r}, or it needs arguments.{near}")
+        return cls(getattr(foolbox.attacks, known[name.options[0]])(), eps, norm)
+
+    @property
+    def name(self) -> str:
+        return f"Foolbox {type(self.attack).__name__}"
+
+    def as_dict(self) -> dict[str, Any]:
+        parameters = {name: repr(value) for name, value in sorted(vars(self.attack).items())}
+        ball = {"eps": self.eps, "norm": self.norm}
+        return {"attack": self.name, **ball, "parameters": parameters, "package": f"foolbox {version('foolbox')}"}
+
+    def run(self, model: nn.Module, images: Tensor, labels: Tensor, *, indices: Tensor, seed: int) -> Tensor:
+        subject = PyTorchModel(model, bounds=(0, 1), device=images.device)
+        with torch.inference_mode(False), torch.enable_grad():
+            criterion = Misclassification(labels.clone())
+            _, clipped, _ = self.attack(subject, images.clone(), criterion, epsilons=self.eps)
+        return clipped.detach()
+
+
+def _is_attack(value: Any) -> bool:
+    """Whether it is a class of attacks that can be made without arguments."""
+    if not (inspect.isclass(value) and issubclass(value, AttackWithDistance)) or inspect.isabstract(value):
+        return False
+    return all(each.default is not each.empty or each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+               for each in inspect.signature(value).parameters.values())  # fmt: skip
