@@ -35,7 +35,7 @@ from freqrob.models import checkpoints, front_ends, loading, sources
 from freqrob.models.cards import Card
 from freqrob.parameters import fits, shown, to_python
 from freqrob.report import write_report
-from freqrob.spectral import bass, jacobian, longtail, ops
+from freqrob.spectral import bass, jacobian, longtail, ops, perturbation
 from freqrob.spectral.rings import RingMap
 
 torch.manual_seed(0)
@@ -63,6 +63,10 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
     band_pgd: {**GIVEN, "rings": (1, 2), "steps": 1},
     Band: {"rings": (1, 2)},
     attacks.BandPGD: {"rings": (1, 2)},
+    attacks.BrendelBethge: {},
+    attacks.MinimalPerturbation: {"attack": attacks.BrendelBethge()},
+    attacks.MinimalPerturbation(attacks.BrendelBethge(steps=1)): {**GIVEN, "targets": LABELS.roll(1)},
+    perturbation.analyze_spectrum: {"raw": IMAGES.flip(-1), "inputs": IMAGES},
     evaluation.evaluate: {**GIVEN, "attacks": [Clean()], "protocols": ["natural"]},
     attacks.parse_attack: {"text": "pgd-2"},
     attacks.FGSM: {},
@@ -164,8 +168,7 @@ if find_spec("foolbox"):
         foolbox.L2BrendelBethgeAttack: {},
         foolbox.MinimalPerturbation: {"attack": foolbox.L2BrendelBethgeAttack()},
         foolbox.MinimalPerturbation(): {**GIVEN, "targets": LABELS.roll(1)},
-        foolbox.analyze_spectrum: {"raw": IMAGES.flip(-1), "inputs": IMAGES},
-    }
+        }
 if find_spec("robustbench"):
     import freqrob_robustbench as robustbench
 
@@ -177,7 +180,7 @@ if find_spec("robustbench"):
     }
 
 RESULTS = {  # what functions return, and abstract classes
-    "register_attack", "Attack", "Result",
+    "register_attack", "MinimalAttack", "Attack", "Result",
     "MaskingCheck", "Measurement", "DatasetInfo", "PerturbationSpectrum", "MinimalPerturbations",
     "Start", "Export", "BandAccuracy", "CorruptionSpectrum", "FourierHeatmap", "HybridReliance", "JacobianSpectrum",
     "LossLandscape", "MinimalPerturbationSpectrum", "Sensitivity", "Spectrum",

@@ -14,8 +14,10 @@ from freqrob.models import load_model
 foolbox = pytest.importorskip("foolbox")
 optimize = pytest.importorskip("scipy.optimize")
 
-from freqrob_foolbox.boundary_step import L2Step, LinfStep  # noqa: E402
 from freqrob_foolbox.brendel_bethge import L2BrendelBethgeAttack, LinfinityBrendelBethgeAttack  # noqa: E402
+
+from freqrob.attacks.boundary_step import L2Step, LinfStep  # noqa: E402
+from freqrob.attacks.brendel_bethge import BrendelBethge  # noqa: E402
 
 STEPS = {"Linf": LinfStep, "L2": L2Step}
 ATTACKS = {"Linf": LinfinityBrendelBethgeAttack, "L2": L2BrendelBethgeAttack}
@@ -300,8 +302,8 @@ def test_an_image_stops_once_it_is_near_enough(norm, linear):
 def test_the_trust_region_follows_the_schedule_of_foolbox_with_patience_for_all_steps(norm, monkeypatch, linear):
     model, x, y, starts = linear
     attack, radii = ATTACKS[norm](steps=43, lr_num_decay=10, patience=43), []
-    step = attack._moved
-    monkeypatch.setattr(attack, "_moved", lambda *given: radii.append(given[-1]) or step(*given))
+    step = BrendelBethge._moved
+    monkeypatch.setattr(BrendelBethge, "_moved", lambda *given: radii.append(given[-1]) or step(*given))
     attack(wrapped(model), x, y, epsilons=None, starting_points=starts)
     schedule = 0.02 * x[0].numel() * 0.5 ** (torch.arange(40) // 4)  # Foolbox's has 3 more of a thousandth of the first
     assert torch.equal(torch.stack(radii), schedule[:, None].expand(-1, len(x)))

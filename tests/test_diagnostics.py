@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
@@ -14,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from freqrob.attacks import input_gradient
+from freqrob.attacks import BrendelBethge, MinimalPerturbation, input_gradient
 from freqrob.data.hybrid import MIXING_FREQUENCIES, derange, hybrid_images, partners
 from freqrob.data.samples import sample_images
 from freqrob.diagnostics.band_accuracy import BandAccuracy, band_accuracy, octaves
@@ -455,7 +454,6 @@ def test_only_as_many_images_are_attacked_as_asked_for():
 
 def test_the_spectrum_of_perturbations_of_a_linear_model_is_that_of_its_signs():
     """The smallest L∞ perturbation of a linear model is ε · sign w, in L2 it is along w."""
-    pytest.importorskip("foolbox")
     weight = 0.1 * torch.randn(3, SIZE, SIZE, generator=torch.Generator().manual_seed(4))
     images = 0.5 + 0.02 * torch.randn(6, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(5))
     model = Linear(weight, threshold=(images * weight).flatten(1).sum(1).median().item() + 0.01)
@@ -478,11 +476,10 @@ def test_the_spectrum_of_perturbations_of_a_linear_model_is_that_of_its_signs():
 
 def test_the_smallest_perturbations_of_real_images_transcribed(real):
     """Li et al.'s analysis in NumPy: channels' means off, mean power first, cumulative over 25 radii, interpolated."""
-    attacks = pytest.importorskip("freqrob_foolbox")
     model, images, labels = real
     images, labels = images[:4], labels[:4]
     found = minimal_perturbation(model, images, labels, steps=10, repeats=1, seed=2)
-    how = attacks.MinimalPerturbation(attacks.LinfinityBrendelBethgeAttack(steps=10), seed=2)
+    how = MinimalPerturbation(BrendelBethge(steps=10), seed=2)
     perturbed = how(model, images, labels).perturbed.double().numpy()
     delta = (perturbed - images.double().numpy() / 255)[found.success.numpy()]
     power = (np.abs(np.fft.fft2(delta - delta.mean((2, 3), keepdims=True))) ** 2).mean((0, 1))
@@ -496,7 +493,6 @@ def test_the_smallest_perturbations_of_real_images_transcribed(real):
 
 
 def test_perturbations_that_change_the_mean_alone_have_no_half_power_frequency(tmp_path):
-    pytest.importorskip("foolbox")
     images = torch.cat([torch.full((2, 3, SIZE, SIZE), 0.45), torch.full((2, 3, SIZE, SIZE), 0.55)])
     mean = Linear(0.01 * torch.ones(3, SIZE, SIZE), threshold=0.5 * 0.01 * 3 * SIZE * SIZE)
     found = minimal_perturbation(mean, images, torch.tensor([0, 0, 1, 1]), steps=30, repeats=1)
@@ -508,7 +504,6 @@ def test_perturbations_that_change_the_mean_alone_have_no_half_power_frequency(t
 
 
 def test_a_search_that_was_stopped_goes_on_and_a_second_one_attacks_nothing(tmp_path):
-    pytest.importorskip("foolbox")
     model, data = Counting(Linear(wave(3))), of_waves(3)
     how = {"steps": 3, "repeats": 2, "batch_size": 4}
 
@@ -529,17 +524,6 @@ def test_a_search_that_was_stopped_goes_on_and_a_second_one_attacks_nothing(tmp_
     assert model.calls == 0
     for one, other in ((first, again), (first, whole)):
         assert all(torch.equal(value, other.tensors()[key]) for key, value in one.tensors().items())
-
-
-def test_without_foolbox_it_is_left_out_or_asked_for(monkeypatch):
-    monkeypatch.setattr("freqrob.diagnostics.run.find_spec", lambda name: None)
-    monkeypatch.setattr(sys.modules["freqrob.diagnostics.minimal_perturbation"], "find_spec", lambda name: None)
-    both = {name: DIAGNOSTICS[name] for name in ("jacobian", MINIMAL)}
-    monkeypatch.setattr("freqrob.diagnostics.run.DIAGNOSTICS", both)
-    with pytest.warns(UserWarning, match="minimal_perturbation is left out: it needs foolbox"):
-        assert list(diagnose(Linear(wave(3)), *of_waves(3))) == ["jacobian"]
-    with pytest.raises(ImportError, match=r"needs Foolbox's attacks: pip install 'freqrob\[foolbox\]'"):
-        diagnose(Linear(wave(3)), *of_waves(3), only=[MINIMAL])
 
 
 # Loss landscape
@@ -705,7 +689,6 @@ def test_all_diagnostics_of_a_model_on_real_images(real, tmp_path):
     [((64, 64), 4, (16, 16)), ((224, 224), 14, (16, 16)), ((45, 40), 2, (23, 20)), ((16, 17), 2, (8, 9))],
 )
 def test_every_diagnostic_takes_images_of_any_size(size, every, points, tmp_path):
-    pytest.importorskip("foolbox")
     shorter = {MINIMAL: {"steps": 5}, "loss_landscape_low": {"points": 5}, "loss_landscape_high": {"points": 5}}
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 5, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
@@ -802,7 +785,6 @@ def test_a_model_that_works_in_place_has_the_numbers_of_one_that_does_not(name):
 
 
 def test_the_model_is_left_as_it_was(tmp_path):
-    pytest.importorskip("foolbox")
     model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 30 * 30, 2))
     model.train()
     model[1].eval()
@@ -917,7 +899,6 @@ def test_what_is_saved_says_which_network_it_was_and_whether_it_was_kept(tmp_pat
     ],
 )
 def test_settings_out_of_range_are_refused_before_anything_is_measured(name, given, message, tmp_path):
-    pytest.importorskip("foolbox")
     for call in (partial(diagnose, out=tmp_path), expected_seconds):
         with pytest.raises(ValueError, match=f"^{name}: {message}"):
             call(Linear(wave(3)), *of_waves(3), settings={name: given})
@@ -932,7 +913,6 @@ def test_settings_out_of_range_are_refused_before_anything_is_measured(name, giv
     ],
 )  # fmt: skip
 def test_the_time_depends_on_the_settings(name, longer, monkeypatch):
-    pytest.importorskip("foolbox")
     clock = iter(range(100))
     monkeypatch.setattr("freqrob.diagnostics.run.time.perf_counter", lambda: next(clock))
     short, long = (
@@ -979,8 +959,6 @@ def test_settings_replace_the_presets():
 @pytest.mark.parametrize("value", ["none", -1, 1.5, True, float("nan"), ["a"], [-1], [float("nan")], {}, None])
 def test_settings_of_another_type_are_named(name, value):
     """Of every setting, but those that may be None, 1.5 or −1."""
-    if name == MINIMAL:
-        pytest.importorskip("foolbox")
     data, takes = of_waves(3, 4), {"norm": [1.5, None], "span": [1.5], "every": [None], "boundary_ring": [None]}
     takes |= {"ranks": [None]}
     takes |= {"attacked": [None], "seed": [-1] if "landscape" in name else []}
@@ -1006,8 +984,6 @@ def test_a_damaged_measurement_is_named(tmp_path, damage):
 
 @pytest.mark.parametrize("name", [*EACH, MINIMAL])
 def test_inference_mode_changes_nothing(name):
-    if name == MINIMAL:
-        pytest.importorskip("foolbox")
     each = {**EACH, MINIMAL: lambda model, data: minimal_perturbation(model, *data, steps=2, repeats=1)}
     model = Linear(wave(3))
     expected = each[name](model, of_waves(3)).tensors()
@@ -1033,8 +1009,6 @@ def test_numpys_integers_are_integers_to_the_end(measure, counts, tmp_path):
     def of_numpy(value):
         return tuple(map(of_numpy, value)) if isinstance(value, tuple) else np.array(value)[()]
 
-    if measure is minimal_perturbation:
-        pytest.importorskip("foolbox")
     counts, written = {**counts, "batch_size": 5}, []
     for given in (counts, {name: of_numpy(value) for name, value in counts.items()}):
         path = measure(Linear(wave(3)), *of_waves(3), **given, cache=tmp_path / "cache", cache_key="1").save(tmp_path)

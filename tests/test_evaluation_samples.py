@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 
 from freqrob import files
-from freqrob.evaluation.samples import Samples
+from freqrob.runtime.result_store import Samples
 
 KEY = {"model": "abc", "attack": {"name": "PGD-20", "eps": 8 / 255}}
 

@@ -21,11 +21,11 @@ from freqrob.data.corruption_arrays import write_corruptions
 from freqrob.data.hybrid import write_hybrids
 from freqrob.data.image_files import ImageFiles, decode
 from freqrob.diagnostics import spectrum
-from freqrob.evaluation.samples import Samples
 from freqrob.files import temporary_beside, temporary_folder_beside, write_bytes, write_npy, write_text, write_torch
 from freqrob.models.cards import Card
 from freqrob.models.checkpoints import save
 from freqrob.models.downloads import download
+from freqrob.runtime.result_store import Samples
 from freqrob.training.curves import draw_curves
 from freqrob.training.run_folder import RunFolder
 

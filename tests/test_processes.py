@@ -36,10 +36,9 @@ from torch import nn
 from freqrob.attacks import Clean
 from freqrob.data.corruption_arrays import load_corruptions, write_corruptions
 from freqrob.data.datasets import load_dataset
-from freqrob.evaluation import evaluate, samples
-from freqrob.evaluation.samples import Samples
+from freqrob.evaluation import evaluate
 from freqrob.models import load_model, registry
-from freqrob.runtime import lifeline, processes
+from freqrob.runtime import lifeline, processes, result_store
 from freqrob.runtime.launched import Launch, launched
 from freqrob.runtime.processes import (
     merged,
@@ -48,6 +47,7 @@ from freqrob.runtime.processes import (
     rank_and_world,
     rank_zero_first,
 )
+from freqrob.runtime.result_store import Samples
 from freqrob.training import Recipe, train
 
 TINY_IMAGENET = ["--dataset", "tiny_imagenet", "--data", "data", "--download"]
@@ -340,7 +340,7 @@ def noted(attempt):
 
 
 def without_patience(folder, target):
-    lifeline.GRACE, processes.TELLING, samples.SECONDS_TO_APPEAR = 1, timedelta(seconds=1), 1
+    lifeline.GRACE, processes.TELLING, result_store.SECONDS_TO_APPEAR = 1, timedelta(seconds=1), 1
     target(folder)
 
 

@@ -12,6 +12,9 @@ from freqrob.attacks.autoattack import AutoAttack
 from freqrob.attacks.square import Square
 from freqrob.attacks.band import Band, BandPGD, band_pgd
 from freqrob.attacks.transfer import Transfer
+from freqrob.attacks.brendel_bethge import BrendelBethge
+from freqrob.attacks.minimal import MinimalAttack
+from freqrob.attacks.minimal_perturbation import MinimalPerturbation, MinimalPerturbations
 from freqrob.attacks.base import Attack
 from freqrob.attacks.gradient import input_gradient
 from freqrob.attacks.registry import list_attacks, parse_attack, register_attack
@@ -24,7 +27,11 @@ __all__ = [
     "AutoAttack",
     "Band",
     "BandPGD",
+    "BrendelBethge",
     "Clean",
+    "MinimalAttack",
+    "MinimalPerturbation",
+    "MinimalPerturbations",
     "Square",
     "Transfer",
     "band_pgd",

@@ -86,7 +86,7 @@ def diagnose(
     - **hybrid**: which half of hybrid images the model follows, and the frequency where that turns (Li et al.).
       `frequencies`, `seeds`
     - **minimal_perturbation**: the spectrum of the smallest perturbations that lead to the label of another image, and
-      f_0.5 (Li et al.); needs Foolbox. `norm`, `steps`, `repeats`, `seed`
+      f_0.5 (Li et al.). `norm`, `steps`, `repeats`, `seed`
     - **band_accuracy**: accuracy on low-, high- and band-passed images, and under PGD confined to a band. `width`,
       `eps`, `steps`, `attacked`
     - **fourier_heatmap**: errors when one wave is added (Yin et al.). `norm`, `convention`, `every`, `layer`, `seed`,

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from freqrob.attacks.checks import check_answers, explained
 from freqrob.data.datasets import check_labelled, to_pixels
-from freqrob.evaluation.samples import Samples
 from freqrob.models.keys import data_hash, shared_cache, subject_key
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
@@ -19,6 +18,7 @@ from freqrob.models.state import bare, device_of, measuring
 from freqrob.parameters import check_counts
 from freqrob.runtime.process_state import random_state
 from freqrob.runtime.processes import merged, propagate_failure, rank_and_world
+from freqrob.runtime.result_store import Samples
 
 Track = Callable[[Iterable, str, int], Iterable]
 Measure = Callable[[nn.Module, Tensor, torch.device], dict[str, Tensor]]

@@ -122,7 +122,7 @@ DIAGNOSTICS = {
     "jacobian": Diagnostic(jacobian_spectrum, _gradient_passes, gradients=True),
     "sensitivity": Diagnostic(sensitivity, _gradient_passes, gradients=True),
     "hybrid": Diagnostic(hybrid_reliance, _hybrid_passes),
-    "minimal_perturbation": Diagnostic(minimal_perturbation, _perturbation_passes, gradients=True, package="foolbox"),
+    "minimal_perturbation": Diagnostic(minimal_perturbation, _perturbation_passes, gradients=True),
     "band_accuracy": Diagnostic(band_accuracy, _band_passes, gradients=True),
     "fourier_heatmap": Diagnostic(fourier_heatmap, _heatmap_passes),
     "loss_landscape_low": Diagnostic(loss_landscape, _landscape_passes, low_half),

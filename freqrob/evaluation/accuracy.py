@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from freqrob.attacks import PGD, Attack, Clean, parse_attack
 from freqrob.attacks.checks import check_model, explained, warn_of_model
 from freqrob.data.datasets import check_labelled, to_pixels
-from freqrob.evaluation.samples import Samples
 from freqrob.models.front_ends import FrontEnded
 from freqrob.models.keys import data_hash, subject_key, usable_cache
 from freqrob.models.layout import channels_last
@@ -24,6 +23,7 @@ from freqrob.models.state import device_of, measuring
 from freqrob.parameters import check_counts, check_seeds, checked
 from freqrob.runtime.process_state import random_state
 from freqrob.runtime.processes import merged, propagate_failure, rank_and_world
+from freqrob.runtime.result_store import Samples
 from freqrob.spectral.bass import BaSS, bass
 
 PROTOCOLS = ("natural", "natural+bass", "bass")

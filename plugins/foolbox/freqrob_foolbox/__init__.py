@@ -19,10 +19,10 @@ _HOMES = {
     "LinfinityBrendelBethgeAttack": "brendel_bethge",
     "L2BrendelBethgeAttack": "brendel_bethge",
     "MinimalPerturbation": "minimal_perturbation",
-    "MinimalPerturbations": "minimal_perturbation",
-    "Start": "minimal_perturbation",
-    "PerturbationSpectrum": "spectrum",
-    "analyze_spectrum": "spectrum",
+    "MinimalPerturbations": "freqrob.attacks.minimal_perturbation",
+    "Start": "freqrob.attacks.minimal_perturbation",
+    "PerturbationSpectrum": "freqrob.spectral.perturbation",
+    "analyze_spectrum": "freqrob.spectral.perturbation",
 }
 
 __all__ = [
@@ -44,17 +44,19 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from freqrob.attacks.minimal_perturbation import MinimalPerturbations, Start
+    from freqrob.spectral.perturbation import PerturbationSpectrum, analyze_spectrum
     from freqrob_foolbox.adapters import FoolboxAttack, FreqrobAttack, L2AutoAttack, LinfAutoAttack
     from freqrob_foolbox.band_limited import L2BandMinimization, L2BandPGD, LinfBandMinimization, LinfBandPGD
     from freqrob_foolbox.brendel_bethge import L2BrendelBethgeAttack, LinfinityBrendelBethgeAttack
-    from freqrob_foolbox.minimal_perturbation import MinimalPerturbation, MinimalPerturbations, Start
-    from freqrob_foolbox.spectrum import PerturbationSpectrum, analyze_spectrum
+    from freqrob_foolbox.minimal_perturbation import MinimalPerturbation
 
 
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'freqrob_foolbox' has no attribute {name!r}")
-    value = getattr(import_module(f"freqrob_foolbox.{_HOMES[name]}"), name)
+    home = _HOMES[name]
+    value = getattr(import_module(home if "." in home else f"freqrob_foolbox.{home}"), name)
     globals()[name] = value
     return value
 

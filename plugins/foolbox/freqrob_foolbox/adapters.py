@@ -20,7 +20,7 @@ from freqrob.attacks.balls import RADII, Norm, check_radius
 from freqrob.attacks.checks import explained
 from freqrob.attacks.registry import Name
 from freqrob.parameters import check_counts, check_seeds, checked, nearest_names
-from freqrob_foolbox.problem import Problem
+from freqrob_foolbox.problem import FoolboxProblem
 
 DISTANCES = {"Linf": linf, "L2": l2}
 
@@ -52,7 +52,7 @@ class FreqrobAttack(FixedEpsilonAttack):
         return DISTANCES[self.attack.norm]
 
     def run(self, model: Model, inputs: Any, criterion: Any, *, epsilon: float, **kwargs: Any) -> Any:
-        problem = Problem.read(model, inputs, criterion, kwargs, targets=False)
+        problem = FoolboxProblem.read(model, inputs, criterion, kwargs, targets=False)
         attack = replace(self.attack, eps=epsilon / problem.span)
         images = problem.images.contiguous()  # AutoAttack's packages take no other
         batches = zip(images.split(self.batch_size), problem.classes.split(self.batch_size), strict=True)

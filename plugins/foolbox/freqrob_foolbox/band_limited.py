@@ -19,9 +19,9 @@ from freqrob.attacks.band import Band, BandBall, climb
 from freqrob.models.state import measuring
 from freqrob.parameters import check_counts, check_positive, checked
 from freqrob.runtime.process_state import default_dtype
-from freqrob_foolbox.problem import Problem
+from freqrob_foolbox.problem import FoolboxProblem
 
-Gain = Callable[[Problem, Tensor], Tensor]  # what an attack raises, of its problem and the logits: (N,)
+Gain = Callable[[FoolboxProblem, Tensor], Tensor]  # what an attack raises, of its problem and the logits: (N,)
 
 
 class BandPGD(FixedEpsilonAttack, ABC):
@@ -57,7 +57,7 @@ class BandPGD(FixedEpsilonAttack, ABC):
         self.band, self.steps, self.rel_stepsize, self.random_start = Band(rings), steps, rel_stepsize, random_start
 
     def run(self, model: Model, inputs: Any, criterion: Any, *, epsilon: float, **kwargs: Any) -> Any:
-        problem = Problem.read(model, inputs, criterion, kwargs)
+        problem = FoolboxProblem.read(model, inputs, criterion, kwargs)
         images = problem.images
         check_radius(self.norm, epsilons=epsilon / problem.span)
         eps = torch.full_like(images[:, :1, :1, :1], epsilon / problem.span)
@@ -113,11 +113,11 @@ class BandMinimization(MinimizationAttack, ABC):
         self.steps, self.rel_stepsize = steps, rel_stepsize
 
     def run(self, model: Model, inputs: Any, criterion: Any, *, early_stop: float | None = None, **kwargs: Any) -> Any:
-        problem = Problem.read(model, inputs, criterion, kwargs)
+        problem = FoolboxProblem.read(model, inputs, criterion, kwargs)
         with measuring(problem.model), default_dtype(problem.images.dtype):
             return problem.answer(self._smallest(problem, early_stop or 0))
 
-    def _smallest(self, problem: Problem, early_stop: float) -> Tensor:
+    def _smallest(self, problem: FoolboxProblem, early_stop: float) -> Tensor:
         """The images with the smallest perturbations that the searches find."""
         images, length = problem.images, BALLS[self.norm].length
         best, done = images, problem.fooled(_logits(problem, images))
@@ -155,14 +155,14 @@ class L2BandMinimization(BandMinimization):
 
 
 def _ascend(
-    problem: Problem, ball: BandBall, start: Tensor, step: Tensor, steps: int, norm: Norm, gain: Gain
+    problem: FoolboxProblem, ball: BandBall, start: Tensor, step: Tensor, steps: int, norm: Norm, gain: Gain
 ) -> tuple[Tensor, Tensor]:
     """``climb``, with ``step`` the root mean square of a step for L∞."""
     length = step * start[0].numel() ** 0.5 if norm == "Linf" else step
     return climb(problem.model, ball, start, length, steps, partial(gain, problem), problem.fooled)
 
 
-def _shrink(problem: Problem, found: Tensor, fooled: Tensor, halvings: int = 10) -> Tensor:
+def _shrink(problem: FoolboxProblem, found: Tensor, fooled: Tensor, halvings: int = 10) -> Tensor:
     """Along the line to the image, the nearest point that a bisection finds to meet the criterion."""
     low, high = torch.zeros_like(found[:, :1, :1, :1]), torch.ones_like(found[:, :1, :1, :1])
     for _ in range(halvings if fooled.any() else 0):
@@ -172,20 +172,20 @@ def _shrink(problem: Problem, found: Tensor, fooled: Tensor, halvings: int = 10)
     return torch.where(fooled[:, None, None, None], torch.lerp(problem.images, found, high), found)
 
 
-def margin(problem: Problem, logits: Tensor) -> Tensor:
+def margin(problem: FoolboxProblem, logits: Tensor) -> Tensor:
     """How far the logits are beyond the decision boundary: positive where the criterion is met."""
     chosen = F.one_hot(problem.classes, logits.shape[1]).bool()
     beyond = logits.masked_fill(chosen, -torch.inf).amax(1) - logits[chosen]
     return -beyond if problem.targeted else beyond
 
 
-def _cross_entropy(problem: Problem, logits: Tensor) -> Tensor:
+def _cross_entropy(problem: FoolboxProblem, logits: Tensor) -> Tensor:
     loss = F.cross_entropy(logits, problem.classes, reduction="none")
     return -loss if problem.targeted else loss
 
 
 @torch.no_grad()
-def _logits(problem: Problem, images: Tensor) -> Tensor:
+def _logits(problem: FoolboxProblem, images: Tensor) -> Tensor:
     return problem.model(images)
 
 

@@ -1,89 +1,31 @@
-"""The smallest perturbations of many images, as Li et al. (PLoS Computational Biology 2023) look for them."""
+"""freqrob's search for minimal perturbations, with any attack of Foolbox that minimises."""
 
 from __future__ import annotations
 
 import inspect
-import re
-import warnings
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
-from functools import cached_property
 from importlib.metadata import version
-from math import ceil
-from pathlib import Path
+from typing import Any
 
-import torch
-from foolbox import Criterion, Misclassification, Model, PyTorchModel, TargetedMisclassification
-from foolbox.attacks import LinfPGD
+from foolbox import Misclassification, PyTorchModel, TargetedMisclassification
 from foolbox.attacks.base import MinimizationAttack
 from foolbox.attacks.fast_minimum_norm import FMNAttackLp
-from torch import Tensor, nn
+from foolbox.distances import linf
+from torch import Tensor
 
-from freqrob.attacks.checks import explained
-from freqrob.data.datasets import check_labelled, to_pixels
-from freqrob.data.hybrid import derange
-from freqrob.evaluation.samples import Samples
-from freqrob.models.keys import data_hash, hash_of, shared_cache, subject_key
-from freqrob.models.layout import channels_last
-from freqrob.models.sources import as_module
-from freqrob.models.state import bare, device_of, frozen, measuring
-from freqrob.parameters import check_counts, check_pixels, check_seeds, checked
-from freqrob.runtime.process_state import default_dtype, random_state
-from freqrob.runtime.processes import propagate_failure, rank_and_world
+from freqrob.attacks import minimal_perturbation
+from freqrob.attacks.minimal import MinimalAttack, Problem
+from freqrob.parameters import checked
 from freqrob_foolbox.brendel_bethge import LinfinityBrendelBethgeAttack
-
-Track = Callable[[Iterable, str, int], Iterable]
-PREDICTED = 250  # images at a time
-
-
-class Start(IntEnum):
-    """Where an attack began."""
-
-    NONE = 0  # no starting point was found
-    IMAGE = 1  # at the image itself
-    PGD = 2  # at an image that PGD found in the large ball
-    OTHER = 3  # at another of the images, which meets the criterion
-
-
-@dataclass(frozen=True)
-class MinimalPerturbations:
-    """What ``MinimalPerturbation`` found for N images; all on the CPU.
-
-    Attributes:
-        perturbed: (N, C, H, W) float32 in [0, 1], the closest images that meet the criterion; where there is no
-            success, the image itself.
-        distances: (N,) of them in the attack's distance, on pixels in [0, 1]; infinite without success.
-        success: (N,) bool.
-        classes: (N,) the classes to reach or, untargeted, to leave.
-        starts: (N,) values of ``Start``, of the repeat that was kept.
-    """
-
-    perturbed: Tensor
-    distances: Tensor
-    success: Tensor
-    classes: Tensor
-    starts: Tensor
 
 
 @checked
 @dataclass(frozen=True)
-class MinimalPerturbation:
-    """Runs an attack on many images in batches, several times, and keeps the smallest perturbation of each image.
+class MinimalPerturbation(minimal_perturbation.MinimalPerturbation):
+    """``freqrob.attacks.MinimalPerturbation`` with an ``attack`` of Foolbox, or one of this package, that minimises.
 
-    A targeted run aims at the labels of the images in another order, none at its own (``freqrob.data.hybrid.derange``).
-    Attacks that go along the decision boundary start from what targeted PGD finds at ``start_eps``, or else from one of
-    the other images that is classified as the target; FMN, DDN, C&W and the like start at the image. An image that
-    meets the criterion already has the distance 0. Where no start is found, or an attack fails on an image, that image
-    is reported in a warning, and the others go on.
-
-    Args:
-        attack: any of Foolbox's or ours that minimises; our batched L∞ Brendel-Bethge attack by default.
-        targeted: at other classes, as Li et al.; or merely away from the labels.
-        repeats: runs from other random starts, the smallest distance kept.
-        seed: of targets, starts and the attack's random numbers; the global random numbers are left as they were.
-        batch_size: images at a time. Foolbox's Brendel-Bethge attacks scale their steps with it; Li et al. have 20.
-        start_eps: L∞ radius, pixels in [0, 1], of the PGD that finds starts; None: only other images are starts.
+    FMN, DDN, C&W and the like start at the image. Foolbox's Brendel–Bethge attacks scale their steps with
+    ``batch_size``; Li et al. have 20.
 
     Raises:
         TypeError: ``attack`` is not a MinimizationAttack of Foolbox.
@@ -91,199 +33,40 @@ class MinimalPerturbation:
     """
 
     attack: MinimizationAttack = field(default_factory=LinfinityBrendelBethgeAttack)
-    targeted: bool = True
-    repeats: int = 1
-    seed: int = 0
-    batch_size: int = 20
-    start_eps: float | None = 0.5
-
-    def __post_init__(self) -> None:
-        check_counts(repeats=self.repeats, batch_size=self.batch_size)
-        check_seeds(seed=self.seed)
-        if self.start_eps is not None:
-            check_pixels(start_eps=self.start_eps)
-
-    @checked
-    def __call__(
-        self,
-        model: Model | nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        targets: Tensor | None = None,
-        cache: str | Path | None = None,
-        cache_key: str | None = None,
-        track: Track = lambda items, _what, _count: items,
-    ) -> MinimalPerturbations:
-        """The smallest perturbations of ``images``.
-
-        Args:
-            model: pixels in [0, 1] → logits; or a Foolbox model of whatever bounds, for PyTorch tensors.
-            images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64.
-            targets: (N,) int64, the classes to reach instead of those of ``derange``.
-            cache: a folder that keeps the results of each image, so that a run that was stopped goes on, and a second
-                one is instant; None keeps nothing. In an initialised ``torch.distributed`` group the batches are
-                shared out over the processes, which then need one that all of them see.
-            cache_key: as for ``freqrob.evaluation.evaluate``, where the model or the attack is code of your own.
-            track: wraps iterables in a progress bar.
-
-        Raises:
-            ValueError: images, labels or targets of a wrong kind, targets for an untargeted run, labels that cannot be
-                deranged; what the attack raises, where it fails on every image.
-            OSError: the cache cannot be written.
-        """
-        check_labelled(images, labels)
-        classes = self._classes(labels, targets)
-        subject = as_module(model)
-        cache = shared_cache(cache, cache_key, rank_and_world()[1], bare(subject), self.attack)
-        with (
-            measuring(subject) as module, frozen(module), channels_last(module), torch.inference_mode(False),
-            torch.enable_grad(),
-        ):  # fmt: skip
-            search = _Search(self, module, to_pixels(images), classes.cpu(), cache, cache_key, track)
-            runs = [search.run(repeat) for repeat in range(self.repeats)]
-        with propagate_failure():
-            if search.error is not None and not any(run.done.any() for run in runs):
-                raise search.error
-        return _smallest(runs, to_pixels(images).cpu(), classes.cpu())
-
-    def criterion(self, classes: Tensor) -> Criterion:
-        return TargetedMisclassification(classes) if self.targeted else Misclassification(classes)
 
     @property
-    def takes_starts(self) -> bool:
-        """Whether the attack goes along the boundary from a starting point. FMN takes one, and needs none."""
+    def minimal_attack(self) -> MinimalAttack:
+        return FoolboxMinimalAttack(self.attack)
+
+
+@dataclass(frozen=True)
+class FoolboxMinimalAttack(MinimalAttack):
+    """An attack of Foolbox that minimises, under freqrob's contract."""
+
+    attack: MinimizationAttack
+
+    @property
+    def norm(self) -> str:
+        return "Linf" if self.attack.distance is linf else "L2"
+
+    @property
+    def package(self) -> str:
+        return f"foolbox {version('foolbox')}"
+
+    @property
+    def needs_starts(self) -> bool:
+        """FMN takes starts, and needs none."""
         parameters = inspect.signature(self.attack.run).parameters
         return "starting_points" in parameters and not isinstance(self.attack, FMNAttackLp)
 
-    def _classes(self, labels: Tensor, targets: Tensor | None) -> Tensor:
-        if targets is None:
-            return derange(labels, self.seed) if self.targeted else labels
-        if not self.targeted or targets.shape != labels.shape or targets.dtype != torch.int64:
-            got = f"{tuple(targets.shape)} {targets.dtype}{'' if self.targeted else ' for an untargeted run'}"
-            raise ValueError(f"targets: expected ({len(labels)},) int64, got {got}")
-        return targets
+    def distance(self, images: Tensor, perturbed: Tensor) -> Tensor:
+        return self.attack.distance(images, perturbed)
 
-
-class _Search:
-    """The repeats of an attack on some images of one model."""
-
-    def __init__(
-        self, how: MinimalPerturbation, module: nn.Module, images: Tensor, classes: Tensor, cache: Path | None,
-        cache_key: str | None, track: Track,
-    ) -> None:  # fmt: skip
-        self.device = device_of(module, images)
-        self.how, self.images, self.classes, self.track = how, images, classes, track
-        self.model = PyTorchModel(module, bounds=(0, 1), device=self.device)
-        self.cache = cache
-        self.key = {
-            **subject_key(module, cache_key),
-            "data": data_hash(images, classes),
-            "attack": f"{type(how.attack).__module__} {re.sub(r' at 0x[0-9a-f]+', '', repr(how.attack))}",
-            "attack_hash": hash_of(how.attack),
-            "targeted": how.targeted,
-            "seed": how.seed,
-            "batch_size": how.batch_size,
-            "start_eps": how.start_eps,
-            "foolbox": version("foolbox"),
-        }
-        self.error: Exception | None = None
-
-    def run(self, repeat: int) -> Samples:
-        """The batches that this process has; those of the others are read from the cache that they share."""
-        name, (rank, world) = type(self.how.attack).__name__, rank_and_world()
-        with propagate_failure():
-            samples = Samples(self.cache, {**self.key, "repeat": repeat}, len(self.images), prefix=name)
-            chunks = torch.arange(len(self.images)).split(int(self.how.batch_size))[rank::world]
-            batches = [left for chunk in chunks if len(left := chunk[~samples.done[chunk]])]
-            for numbers in self.track(batches, f"{name} {repeat + 1}/{self.how.repeats}", len(batches)):
-                seed = self.how.seed, repeat, int(numbers[0])
-                with explained(int(self.how.batch_size)), random_state(*seed), default_dtype(torch.float32):
-                    self._attack(samples, numbers)
-        samples.gather()
-        return samples
-
-    def _attack(self, samples: Samples, numbers: Tensor) -> None:
-        """One batch. What becomes of an image on which the attack itself failed is not kept: it may be tried again."""
-        images, classes = self.images[numbers].to(self.device), self.classes[numbers].to(self.device)
-        success = self._meets(self.predicted[numbers], classes)
-        points, starts = self._starts(images, classes, success)
-        left = (~success & (starts != Start.NONE)).nonzero().flatten()
-        perturbed, done = images.clone(), torch.ones_like(success)
-        if len(left):
-            found = self._perturb(images[left], classes[left], points[left], numbers[left.cpu()])
-            perturbed[left], success[left], done[left] = found
-        perturbed = torch.where(success[:, None, None, None], perturbed, images)
-        distance = torch.where(success, self.how.attack.distance(images, perturbed), torch.inf)
-        for number in numbers[(starts == Start.NONE).cpu()].tolist():
-            warnings.warn(f"image {number}: no starting point was found; the others go on", stacklevel=4)
-        kept = {"perturbed": perturbed, "distance": distance, "success": success, "start": starts}
-        samples.put(numbers[done.cpu()], **{name: value[done] for name, value in kept.items()})
-
-    def _starts(self, images: Tensor, classes: Tensor, already: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the attack starts at each image, and what that is; at the image itself unless it needs more."""
-        points, starts = images.clone(), torch.full_like(classes, Start.IMAGE)
-        if not self.how.takes_starts or already.all():
-            return points, starts
-        starts[~already] = Start.NONE
-        if self.how.start_eps is not None:
-            left = (starts == Start.NONE).nonzero().flatten()
-            criterion = self.how.criterion(classes[left])
-            _, found, success = LinfPGD()(self.model, images[left], criterion, epsilons=self.how.start_eps)
-            points[left[success]], starts[left[success]] = found[success].detach(), int(Start.PGD)
-        for here in (starts == Start.NONE).nonzero().flatten().tolist():
-            others = self._meets(self.predicted, classes[here]).nonzero().flatten().cpu()
-            if len(others):
-                other = others[torch.randint(len(others), ())]
-                points[here], starts[here] = self.images[other].to(self.device), int(Start.OTHER)
-        return points, starts
-
-    def _perturb(
-        self, images: Tensor, classes: Tensor, points: Tensor, numbers: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Perturbed images, success, and whether the attack came to its end; a batch on which it fails is split."""
-        given = {"starting_points": points} if self.how.takes_starts else {}
-        try:
-            found, _, success = self.how.attack(
-                self.model, images, self.how.criterion(classes), epsilons=None, **given
-            )  # fmt: skip
-            return found.detach(), success, torch.ones_like(success)
-        except (AssertionError, ValueError) as error:
-            if len(images) == 1:
-                self.error = error
-                reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
-                warnings.warn(f"image {numbers[0]}: {reason}; the others go on", stacklevel=5)
-                failed = torch.zeros_like(classes, dtype=torch.bool)
-                return images, failed, failed
-        half = ceil(len(images) / 2)
-        parts = zip(*(tensor.split(half) for tensor in (images, classes, points, numbers)), strict=True)
-        first, second = (self._perturb(*part) for part in parts)
-        return tuple(torch.cat(both) for both in zip(first, second, strict=True))
-
-    def _meets(self, predicted: Tensor, classes: Tensor) -> Tensor:
-        """Whether predictions meet the criterion: bool."""
-        return predicted == classes if self.how.targeted else predicted != classes
-
-    @cached_property
-    @torch.no_grad()
-    def predicted(self) -> Tensor:
-        """The class of each image: (N,)."""
-        return torch.cat([self.model(images.to(self.device)).argmax(1) for images in self.images.split(PREDICTED)])
-
-
-def _smallest(runs: Sequence[Samples], images: Tensor, classes: Tensor) -> MinimalPerturbations:
-    """The best of the repeats of each image; an image that none of them finished has failed."""
-    best = MinimalPerturbations(
-        perturbed=images.clone(),
-        distances=torch.full((len(images),), torch.inf, dtype=torch.float32),
-        success=torch.zeros(len(images), dtype=torch.bool),
-        classes=classes,
-        starts=torch.full((len(images),), Start.NONE.value),
-    )
-    for run in (run for run in runs if run.done.any()):
-        closer = run["success"] & (run["distance"] < best.distances)  # never where it is a NaN
-        first = run.done & (best.starts == Start.NONE)
-        best.starts[closer | first] = run["start"][closer | first]
-        for ours, name in ((best.perturbed, "perturbed"), (best.distances, "distance"), (best.success, "success")):
-            ours[closer] = run[name][closer]
-    return best
+    def run(self, problem: Problem, starts: Tensor | None = None, *, early_stop: float = 0.0) -> Tensor:
+        model = PyTorchModel(problem.model, bounds=(0, 1), device=problem.images.device)
+        kind = TargetedMisclassification if problem.targeted else Misclassification
+        given: dict[str, Any] = {} if starts is None else {"starting_points": starts}
+        found, _, _ = self.attack(
+            model, problem.images, kind(problem.classes), epsilons=early_stop or None, **given
+        )  # fmt: skip
+        return found.detach()

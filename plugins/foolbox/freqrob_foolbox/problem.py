@@ -9,35 +9,31 @@ import eagerpy as ep
 import torch
 from foolbox import Misclassification, Model, TargetedMisclassification
 from foolbox.attacks.base import get_criterion, raise_if_kwargs
-from torch import Tensor, nn
+from torch import Tensor
 
+from freqrob.attacks.minimal import Problem
 from freqrob.models.sources import as_module
 from freqrob.pixels import check_channels_first
 from freqrob.tensors import FLOATS, check_values
 
 
 @dataclass(frozen=True)
-class Problem:
-    """Images that are to be misclassified.
+class FoolboxProblem(Problem):
+    """A problem that Foolbox poses: ``model`` is the Foolbox model, whatever its bounds, on pixels in [0, 1].
 
     Attributes:
-        model: pixels in [0, 1] → logits (N, K), the Foolbox model whatever its bounds.
-        images: (N, C, H, W) in [0, 1].
-        classes: (N,) int64, the classes to leave or, if ``targeted``, to reach.
         lower, span: the model's lower bound, and its upper one minus it.
         restore: gives a tensor the type of the inputs.
     """
 
-    model: nn.Module
-    images: Tensor
-    classes: Tensor
-    targeted: bool
     lower: float
     span: float
     restore: ep.astensor.RestoreTypeFunc
 
     @classmethod
-    def read(cls, model: Model, inputs: Any, criterion: Any, unknown: dict[str, Any], targets: bool = True) -> Problem:
+    def read(
+        cls, model: Model, inputs: Any, criterion: Any, unknown: dict[str, Any], targets: bool = True
+    ) -> FoolboxProblem:
         """From the arguments of ``run``; ``unknown`` are keyword arguments that no one takes.
 
         Raises TypeError for those and for what is no PyTorch tensor; ValueError for a criterion that is neither
@@ -69,11 +65,6 @@ class Problem:
         if not pixels.is_contiguous(memory_format=torch.channels_last):
             pixels = pixels.contiguous()
         return cls(as_module(model), pixels, classes, targeted, lower, span, restore)
-
-    def fooled(self, logits: Tensor) -> Tensor:
-        """Which logits meet the criterion: (N,) bool; those with a NaN do not."""
-        reached = logits.argmax(1) == self.classes
-        return (reached if self.targeted else ~reached) & ~logits.isnan().any(1)
 
     def answer(self, images: Tensor) -> Any:
         """Images in [0, 1] as the caller's tensors, within the model's bounds."""

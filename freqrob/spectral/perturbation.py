@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import eagerpy as ep
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -130,16 +130,19 @@ def _perturbations(raw: Any, inputs: Any, data_format: str) -> Tensor:
 
 
 def _as_torch(value: Any, name: str) -> Tensor:
-    try:
-        tensor = ep.astensor(value)
-    except ValueError:
-        kind = type(value).__name__
-        hint = "; a list of ε gives a list of images: pass one of them" if isinstance(value, list | tuple) else ""
-        raise TypeError(f"{name}: expected a NumPy array or a tensor, got {kind}{hint}") from None
-    array = tensor.raw.detach().cpu() if isinstance(tensor.raw, Tensor) else torch.as_tensor(tensor.numpy().copy())
-    if not array.is_floating_point():
-        raise TypeError(f"{name}: expected floats, got {array.dtype}")
-    return array
+    value = getattr(value, "raw", value)  # of EagerPy
+    if not isinstance(value, Tensor):
+        if not hasattr(value, "__array__"):
+            kind = type(value).__name__
+            hint = "; a list of ε gives a list of images: pass one of them" if isinstance(value, list | tuple) else ""
+            raise TypeError(f"{name}: expected a NumPy array or a tensor, got {kind}{hint}")
+        value = np.array(value)
+        if value.dtype.kind not in "fiub":
+            raise TypeError(f"{name}: expected floats, got {value.dtype}")
+        value = torch.from_numpy(value)
+    if not value.is_floating_point():
+        raise TypeError(f"{name}: expected floats, got {value.dtype}")
+    return value.detach().cpu()
 
 
 def _powers(delta: Tensor) -> Tensor:

@@ -1,0 +1,60 @@
+"""The contract of attacks that look for the smallest perturbation, without a ball."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from freqrob.attacks.balls import BALLS, Norm
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Images that are to be misclassified.
+
+    Attributes:
+        model: pixels (N, C, H, W) in [0, 1] → logits (N, K), in eval mode.
+        images: (N, C, H, W) in [0, 1].
+        classes: (N,) int64, the classes to leave or, if ``targeted``, to reach.
+    """
+
+    model: nn.Module
+    images: Tensor
+    classes: Tensor
+    targeted: bool
+
+    def fooled(self, logits: Tensor) -> Tensor:
+        """Which logits meet the criterion: (N,) bool; those with a NaN do not."""
+        reached = logits.argmax(1) == self.classes
+        return (reached if self.targeted else ~reached) & ~logits.isnan().any(1)
+
+
+class MinimalAttack(ABC):
+    """Searches for the smallest perturbation that meets the criterion. Subclasses are frozen dataclasses.
+
+    Attributes:
+        norm: in which perturbations are small.
+        needs_starts: whether it follows the decision boundary from a starting point that meets the criterion.
+        package: the package that it comes from, with its version; "" for freqrob.
+    """
+
+    norm: Norm
+    needs_starts: ClassVar[bool] = False
+    package: ClassVar[str] = ""
+
+    def distance(self, images: Tensor, perturbed: Tensor) -> Tensor:
+        """(N,) lengths of the perturbations, on pixels in [0, 1]."""
+        return BALLS[self.norm].length(perturbed - images)
+
+    @abstractmethod
+    def run(self, problem: Problem, starts: Tensor | None = None, *, early_stop: float = 0.0) -> Tensor:
+        """The closest images (N, C, H, W) that meet the criterion; the image itself where nothing was found.
+
+        Args:
+            problem: the model, images and classes.
+            starts: like the images, and meeting the criterion; needed if ``needs_starts``.
+            early_stop: distance at which an image is close enough.
+        """

@@ -1,0 +1,291 @@
+"""The smallest perturbations of many images, as Li et al. (PLoS Computational Biology 2023) look for them."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from functools import cached_property
+from math import ceil
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from freqrob.attacks.brendel_bethge import BrendelBethge
+from freqrob.attacks.checks import explained
+from freqrob.attacks.minimal import MinimalAttack, Problem
+from freqrob.attacks.projected_gradient import pgd
+from freqrob.data.datasets import check_labelled, to_pixels
+from freqrob.data.hybrid import derange
+from freqrob.models.keys import data_hash, hash_of, shared_cache, subject_key
+from freqrob.models.layout import channels_last
+from freqrob.models.sources import as_module
+from freqrob.models.state import bare, device_of, frozen, measuring
+from freqrob.parameters import check_counts, check_pixels, check_seeds, checked
+from freqrob.runtime.process_state import default_dtype, random_state
+from freqrob.runtime.processes import propagate_failure, rank_and_world
+from freqrob.runtime.result_store import Samples
+
+Track = Callable[[Iterable, str, int], Iterable]
+PREDICTED = 250  # images at a time
+PGD_STEPS, PGD_SHARE = 40, 0.01 / 0.3  # of the PGD that finds starts, and the share of its radius that is a step
+
+
+class Start(IntEnum):
+    """Where an attack began."""
+
+    NONE = 0  # no starting point was found
+    IMAGE = 1  # at the image itself
+    PGD = 2  # at an image that PGD found in the large ball
+    OTHER = 3  # at another of the images, which meets the criterion
+
+
+@dataclass(frozen=True)
+class MinimalPerturbations:
+    """What ``MinimalPerturbation`` found for N images; all on the CPU.
+
+    Attributes:
+        perturbed: (N, C, H, W) float32 in [0, 1], the closest images that meet the criterion; where there is no
+            success, the image itself.
+        distances: (N,) of them in the attack's distance, on pixels in [0, 1]; infinite without success.
+        success: (N,) bool.
+        classes: (N,) the classes to reach or, untargeted, to leave.
+        starts: (N,) values of ``Start``, of the repeat that was kept.
+    """
+
+    perturbed: Tensor
+    distances: Tensor
+    success: Tensor
+    classes: Tensor
+    starts: Tensor
+
+
+@checked
+@dataclass(frozen=True)
+class MinimalPerturbation:
+    """Runs an attack on many images in batches, several times, and keeps the smallest perturbation of each image.
+
+    A targeted run aims at the labels of the images in another order, none at its own (``freqrob.data.hybrid.derange``).
+    Attacks that follow the decision boundary start from what targeted PGD finds at ``start_eps``, or else from one of
+    the other images that is classified as the target; others start at the image. An image that meets the criterion
+    already has the distance 0. Where no start is found, or an attack fails on an image, that image is reported in a
+    warning, and the others go on.
+
+    Args:
+        attack: the L∞ Brendel–Bethge attack by default; ``freqrob_foolbox.MinimalPerturbation`` takes Foolbox's.
+        targeted: at other classes, as Li et al.; or merely away from the labels.
+        repeats: runs from other random starts, the smallest distance kept.
+        seed: of targets, starts and the attack's random numbers; the global random numbers are left as they were.
+        batch_size: images at a time. Foolbox's Brendel-Bethge attacks scale their steps with it; Li et al. have 20.
+        start_eps: L∞ radius, pixels in [0, 1], of the PGD that finds starts; None: only other images are starts.
+
+    Raises:
+        TypeError: ``attack`` is not a ``MinimalAttack``.
+        ValueError: a count or radius out of range.
+    """
+
+    attack: MinimalAttack = field(default_factory=BrendelBethge)
+    targeted: bool = True
+    repeats: int = 1
+    seed: int = 0
+    batch_size: int = 20
+    start_eps: float | None = 0.5
+
+    def __post_init__(self) -> None:
+        check_counts(repeats=self.repeats, batch_size=self.batch_size)
+        check_seeds(seed=self.seed)
+        if self.start_eps is not None:
+            check_pixels(start_eps=self.start_eps)
+
+    @checked
+    def __call__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        targets: Tensor | None = None,
+        cache: str | Path | None = None,
+        cache_key: str | None = None,
+        track: Track = lambda items, _what, _count: items,
+    ) -> MinimalPerturbations:
+        """The smallest perturbations of ``images``.
+
+        Args:
+            model: pixels in [0, 1] → logits; or a Foolbox model of whatever bounds, for PyTorch tensors.
+            images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64.
+            targets: (N,) int64, the classes to reach instead of those of ``derange``.
+            cache: a folder that keeps the results of each image, so that a run that was stopped goes on, and a second
+                one is instant; None keeps nothing. In an initialised ``torch.distributed`` group the batches are
+                shared out over the processes, which then need one that all of them see.
+            cache_key: as for ``freqrob.evaluation.evaluate``, where the model or the attack is code of your own.
+            track: wraps iterables in a progress bar.
+
+        Raises:
+            ValueError: images, labels or targets of a wrong kind, targets for an untargeted run, labels that cannot be
+                deranged; what the attack raises, where it fails on every image.
+            OSError: the cache cannot be written.
+        """
+        check_labelled(images, labels)
+        classes = self._classes(labels, targets)
+        subject = as_module(model)
+        cache = shared_cache(cache, cache_key, rank_and_world()[1], bare(subject), self.attack)
+        with (
+            measuring(subject) as module, frozen(module), channels_last(module), torch.inference_mode(False),
+            torch.enable_grad(),
+        ):  # fmt: skip
+            search = _Search(self, module, to_pixels(images), classes.cpu(), cache, cache_key, track)
+            runs = [search.run(repeat) for repeat in range(self.repeats)]
+        with propagate_failure():
+            if search.error is not None and not any(run.done.any() for run in runs):
+                raise search.error
+        return _smallest(runs, to_pixels(images).cpu(), classes.cpu())
+
+    @property
+    def minimal_attack(self) -> MinimalAttack:
+        """What is run."""
+        return self.attack
+
+    def _classes(self, labels: Tensor, targets: Tensor | None) -> Tensor:
+        if targets is None:
+            return derange(labels, self.seed) if self.targeted else labels
+        if not self.targeted or targets.shape != labels.shape or targets.dtype != torch.int64:
+            got = f"{tuple(targets.shape)} {targets.dtype}{'' if self.targeted else ' for an untargeted run'}"
+            raise ValueError(f"targets: expected ({len(labels)},) int64, got {got}")
+        return targets
+
+
+class _Search:
+    """The repeats of an attack on some images of one model."""
+
+    def __init__(
+        self, how: MinimalPerturbation, module: nn.Module, images: Tensor, classes: Tensor, cache: Path | None,
+        cache_key: str | None, track: Track,
+    ) -> None:  # fmt: skip
+        self.device = device_of(module, images)
+        self.how, self.attack, self.module = how, how.minimal_attack, module
+        self.images, self.classes, self.track, self.cache = images, classes, track, cache
+        self.key = {
+            **subject_key(module, cache_key),
+            "data": data_hash(images, classes),
+            "attack": f"{type(how.attack).__module__} {re.sub(r' at 0x[0-9a-f]+', '', repr(how.attack))}",
+            "attack_hash": hash_of(how.attack),
+            "targeted": how.targeted,
+            "seed": how.seed,
+            "batch_size": how.batch_size,
+            "start_eps": how.start_eps,
+            "package": self.attack.package,
+        }
+        self.error: Exception | None = None
+
+    def run(self, repeat: int) -> Samples:
+        """The batches that this process has; those of the others are read from the cache that they share."""
+        name, (rank, world) = type(self.how.attack).__name__, rank_and_world()
+        with propagate_failure():
+            samples = Samples(self.cache, {**self.key, "repeat": repeat}, len(self.images), prefix=name)
+            chunks = torch.arange(len(self.images)).split(int(self.how.batch_size))[rank::world]
+            batches = [left for chunk in chunks if len(left := chunk[~samples.done[chunk]])]
+            for numbers in self.track(batches, f"{name} {repeat + 1}/{self.how.repeats}", len(batches)):
+                seed = self.how.seed, repeat, int(numbers[0])
+                with explained(int(self.how.batch_size)), random_state(*seed), default_dtype(torch.float32):
+                    self._attack(samples, numbers)
+        samples.gather()
+        return samples
+
+    def _attack(self, samples: Samples, numbers: Tensor) -> None:
+        """One batch. What becomes of an image on which the attack itself failed is not kept: it may be tried again."""
+        images, classes = self.images[numbers].to(self.device), self.classes[numbers].to(self.device)
+        problem = Problem(self.module, images, classes, self.how.targeted)
+        success = self._meets(self.predicted[numbers], classes)
+        points, starts = self._starts(problem, success)
+        left = (~success & (starts != Start.NONE)).nonzero().flatten()
+        perturbed, done = images.clone(), torch.ones_like(success)
+        if len(left):
+            found = self._perturb(_part(problem, left), points[left], numbers[left.cpu()])
+            perturbed[left], success[left], done[left] = found
+        perturbed = torch.where(success[:, None, None, None], perturbed, images)
+        distance = torch.where(success, self.attack.distance(images, perturbed), torch.inf)
+        for number in numbers[(starts == Start.NONE).cpu()].tolist():
+            warnings.warn(f"image {number}: no starting point was found; the others go on", stacklevel=4)
+        kept = {"perturbed": perturbed, "distance": distance, "success": success, "start": starts}
+        samples.put(numbers[done.cpu()], **{name: value[done] for name, value in kept.items()})
+
+    def _starts(self, problem: Problem, already: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the attack starts at each image, and what that is; at the image itself unless it needs more."""
+        points, starts = problem.images.clone(), torch.full_like(problem.classes, Start.IMAGE)
+        if not self.attack.needs_starts or already.all():
+            return points, starts
+        starts[~already] = Start.NONE
+        if self.how.start_eps is not None:
+            left = (starts == Start.NONE).nonzero().flatten()
+            found, success = _pgd_points(_part(problem, left), self.how.start_eps)
+            points[left[success]], starts[left[success]] = found[success], int(Start.PGD)
+        for here in (starts == Start.NONE).nonzero().flatten().tolist():
+            others = self._meets(self.predicted, problem.classes[here]).nonzero().flatten().cpu()
+            if len(others):
+                other = others[torch.randint(len(others), ())]
+                points[here], starts[here] = self.images[other].to(self.device), int(Start.OTHER)
+        return points, starts
+
+    def _perturb(self, problem: Problem, points: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Perturbed images, success, and whether the attack came to its end; a batch on which it fails is split."""
+        try:
+            found = self.attack.run(problem, points if self.attack.needs_starts else None)
+            success = problem.fooled(self.module(found)).detach()
+            return found.detach(), success, torch.ones_like(success)
+        except (AssertionError, ValueError) as error:
+            if len(numbers) == 1:
+                self.error = error
+                reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+                warnings.warn(f"image {numbers[0]}: {reason}; the others go on", stacklevel=5)
+                failed = torch.zeros_like(problem.classes, dtype=torch.bool)
+                return problem.images, failed, failed
+        halves = torch.arange(len(numbers), device=self.device).split(ceil(len(numbers) / 2))
+        first, second = (self._perturb(_part(problem, half), points[half], numbers[half.cpu()]) for half in halves)
+        return tuple(torch.cat(both) for both in zip(first, second, strict=True))
+
+    def _meets(self, predicted: Tensor, classes: Tensor) -> Tensor:
+        """Whether predictions meet the criterion: bool."""
+        return predicted == classes if self.how.targeted else predicted != classes
+
+    @cached_property
+    @torch.no_grad()
+    def predicted(self) -> Tensor:
+        """The class of each image: (N,)."""
+        return torch.cat([self.module(images.to(self.device)).argmax(1) for images in self.images.split(PREDICTED)])
+
+
+def _part(problem: Problem, which: Tensor) -> Problem:
+    """The problem of some of its images."""
+    return replace(problem, images=problem.images[which], classes=problem.classes[which])
+
+
+def _pgd_points(problem: Problem, eps: float) -> tuple[Tensor, Tensor]:
+    """What PGD finds in the L∞ ball, with Foolbox's steps, and where it meets the criterion."""
+    found = pgd(
+        problem.model, problem.images, problem.classes, eps=eps, step_size=PGD_SHARE * eps, steps=PGD_STEPS,
+        targets=problem.classes if problem.targeted else None,
+    )  # fmt: skip
+    with torch.no_grad():
+        return found, problem.fooled(problem.model(found))
+
+
+def _smallest(runs: Sequence[Samples], images: Tensor, classes: Tensor) -> MinimalPerturbations:
+    """The best of the repeats of each image; an image that none of them finished has failed."""
+    best = MinimalPerturbations(
+        perturbed=images.clone(),
+        distances=torch.full((len(images),), torch.inf, dtype=torch.float32),
+        success=torch.zeros(len(images), dtype=torch.bool),
+        classes=classes,
+        starts=torch.full((len(images),), Start.NONE.value),
+    )
+    for run in (run for run in runs if run.done.any()):
+        closer = run["success"] & (run["distance"] < best.distances)  # never where it is a NaN
+        first = run.done & (best.starts == Start.NONE)
+        best.starts[closer | first] = run["start"][closer | first]
+        for ours, name in ((best.perturbed, "perturbed"), (best.distances, "distance"), (best.success, "success")):
+            ours[closer] = run[name][closer]
+    return best
