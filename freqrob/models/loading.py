@@ -23,6 +23,7 @@ from freqrob.models.front_ends import (
     FrontEndSpec,
     create_front_end,
     front_end_name,
+    front_ends_of,
     variant_front_ends,
     with_front_ends,
 )
@@ -292,7 +293,7 @@ def _added(front_end: FrontEndSpec | None, model_name: str, model: FrontEnded) -
     if front_end is None:
         return []
     name, module = front_end_name(front_end), create_front_end(front_end)
-    if name == "bass" and any(type(own) is type(module) for own in model.front_ends):
+    if name == "bass" and any(type(own) is type(module) for own in front_ends_of(model)):
         raise ValueError(f"front_end: {model_name} already has BaSS as a front end")
     if module.state_dict():
         raise ValueError(f"front_end: got {name!r}, whose tensors only a model trained behind it has")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import os
 import re
 import sys
@@ -17,13 +16,15 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
-from freqrob.models.front_ends import FrontEnded, Normalize
+from freqrob.models.front_ends import FrontEnded, InputSize, Normalize
 from freqrob.models.loading import DATASET_CLASSES, check_names, load_model
 from freqrob.models.plugins import build, failures_named
+from freqrob.models.wrappers import as_module
 from freqrob.parameters import checked, nearest_names
+
+__all__ = ["InputSize", "as_module", "open_model", "tensors_only"]
 
 GRAMMAR = (
     "a name (`freqrob models` lists them), NAME=weights.pt, robustbench:NAME, timm:NAME, hub:OWNER/REPO:MODEL "
@@ -73,62 +74,6 @@ def open_model(
     opener = {"timm": _open_timm, "hub": _open_hub}.get(source, _open_function)
     with failures_named(f"model: {spec}"):
         return opener(spec, DATASET_CLASSES[dataset]).cpu().eval()
-
-
-def as_module(model: Any) -> nn.Module:
-    """A model of Python's as freqrob's functions take it: pixels (N, C, H, W) in [0, 1] → logits (N, K).
-
-    An ``nn.Module`` comes back as it is. A Foolbox model is wrapped: its bounds become [0, 1], its preprocessing is
-    part of the module, gradients with respect to the images go through. It stays on its device.
-
-    Raises TypeError for anything else.
-    """
-    if isinstance(model, nn.Module):
-        return model
-    if callable(model) and hasattr(model, "bounds") and hasattr(model, "transform_bounds"):
-        return FoolboxModule(model)
-    raise TypeError(f"model: got {type(model).__name__}, expected an nn.Module or a Foolbox model")
-
-
-class FoolboxModule(nn.Module):
-    """A Foolbox model as a module on pixels in [0, 1], for PyTorch tensors.
-
-    The network inside a ``PyTorchModel`` is a submodule, so that its parameters are seen.
-    """
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self._model = model.transform_bounds((0, 1))
-        self._bounds = tuple(model.bounds)
-        while not hasattr(model, "_preprocess_args") and hasattr(model, "_model"):
-            model = model._model
-        inner = getattr(model, "_model", None)
-        self.network = inspect.getclosurevars(inner).nonlocals.get("model") if inspect.isfunction(inner) else None
-        if isinstance(self.network, nn.Module):
-            self.training = self.network.training
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self._model(images)
-
-    def extra_repr(self) -> str:
-        preprocessing = getattr(self._model, "_preprocess_args", None)
-        return f"bounds={self._bounds}, preprocessing={preprocessing}"
-
-
-class InputSize(nn.Module):
-    """Images (N, C, H, W) of another size are resampled to ``size`` (H, W): bilinear, antialiased, differentiable."""
-
-    def __init__(self, size: tuple[int, int]) -> None:
-        super().__init__()
-        self.size = tuple(size)
-
-    def forward(self, images: Tensor) -> Tensor:
-        if images.shape[-2:] == self.size:
-            return images
-        return functional.interpolate(images, self.size, mode="bilinear", antialias=True)
-
-    def extra_repr(self) -> str:
-        return f"size={self.size}"
 
 
 @contextmanager
