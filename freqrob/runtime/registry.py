@@ -1,0 +1,174 @@
+"""Registries: what there is of a kind, by name, in freqrob and in packages that plug into it.
+
+A package registers an object by an entry point, which has the object's name::
+
+    [project.entry-points."freqrob.defenses"]
+    my_defense = "my_package.my_defense:MyDefense"
+
+The name is known without importing the package, which is imported when the object is asked for.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, TypeVar
+
+from freqrob.parameters import nearest_names, shown
+
+T = TypeVar("T")
+Decorated = TypeVar("Decorated")
+_NAME = re.compile(r"[A-Za-z]\w*")
+
+
+class Registry(MutableMapping[str, T]):
+    """Objects of one kind by name: freqrob's, in the order of their registration, then those of other packages.
+
+    Args:
+        kind: what messages and arguments call such an object, such as ``"defense"``.
+        group: the group of entry points by which other packages register.
+        accepts: whether an object is of the kind.
+        expected: what ``accepts`` accepts, in words.
+        names: freqrob's own names, where they must be known before the modules are imported that register them.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        group: str,
+        accepts: Callable[[Any], bool] = callable,
+        expected: str = "something that can be called",
+        names: Sequence[str] = (),
+    ) -> None:
+        self.kind, self.group = kind, group
+        self._accepts, self._expected = accepts, expected
+        self._own: dict[str, T | None] = dict.fromkeys(names)
+        self._packages: dict[str, str] = {}  # import names of those that used the decorator
+
+    def register(self, name: str, make: Callable[[Any], T] = lambda value: value) -> Callable[[Decorated], Decorated]:
+        """Decorator: add what is decorated, or what ``make`` makes of it, under a name.
+
+        Raises ValueError when the name is taken or is not a name, TypeError for an object of another kind.
+        """
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ValueError(f"name: got {shown(name)}, expected letters, digits and '_', a letter first")
+        if self._own.get(name) is not None:
+            raise ValueError(f"name: {self.kind} {name!r} is already registered; choose another name")
+
+        def add(value: Decorated) -> Decorated:
+            self[name] = make(value)
+            self._packages[name] = _top(getattr(value, "__module__", ""))
+            return value
+
+        return add
+
+    def matching(self, pattern: str = "*") -> list[str]:
+        """Sorted names that match a shell-style pattern (``"wrn*"``). No package is imported for them."""
+        return sorted(name for name in self if fnmatchcase(name, pattern))
+
+    def find(self, name: str) -> T:
+        """The object of that name. Raises ValueError, with the nearest names, for an unknown one, or as ``[name]``."""
+        self.check(name)
+        return self[name]
+
+    def check(self, name: str) -> None:
+        """Raise ValueError, with the nearest names, for an unknown name."""
+        if name not in self:
+            known = f"expected one of {', '.join(self.matching())}.{nearest_names(name, self)}"
+            raise ValueError(f"{self.kind}: got {name!r}, {known}")
+
+    def foreign(self) -> list[str]:
+        """The names that other packages than freqrob registered."""
+        return [name for name in self if self._packages.get(name) != _top(__name__)]
+
+    def offered(self) -> dict[str, EntryPoint]:
+        """Entry points of other packages by name. Warns of those that cannot be used, and leaves them out."""
+        found: dict[str, EntryPoint] = {}
+        for one in installed(self.group):
+            if not _NAME.fullmatch(one.name):
+                reason = "expected letters, digits and '_', a letter first"
+            elif one.name in self._own and self._packages.get(one.name) != _top(one.value):
+                reason = f"freqrob has a {self.kind} of this name"
+            elif one.name in found:
+                reason = f"package {package_of(found[one.name])} offers one of this name; uninstall one of the two"
+            else:
+                found[one.name] = one
+                continue
+            warnings.warn(f"{self.kind} {one.name!r} of package {package_of(one)}: left out, {reason}", stacklevel=3)
+        return found
+
+    def __getitem__(self, name: str) -> T:
+        """The object of that name; KeyError for an unknown one.
+
+        Raises ImportError, which names the package, when that cannot be imported; TypeError for an object of another
+        kind.
+        """
+        if (value := self._own.get(name)) is not None:
+            return value
+        entry_point = self.offered()[name]
+        source = f"{self.kind} {name!r} of package {package_of(entry_point)}"
+        try:
+            value = entry_point.load()
+        except Exception as error:  # whatever other people's code fails with
+            raise ImportError(f"{source} cannot be imported: {type(error).__name__}: {error}") from error
+        if self._own.get(name) is not None:  # the module used the decorator
+            return self._own[name]
+        self._check_kind(value, source)
+        return value
+
+    def __setitem__(self, name: str, value: T) -> None:
+        self._check_kind(value, f"{self.kind} {name!r}")
+        self._own[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        del self._own[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._own or name in self.offered()
+
+    def __iter__(self) -> Iterator[str]:
+        yield from dict.fromkeys([*self._own, *sorted(self.offered())])
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def _check_kind(self, value: Any, source: str) -> None:
+        if not self._accepts(value):
+            raise TypeError(f"{source}: got {shown(value)}, expected {self._expected}")
+
+
+class Names(Sequence[str]):
+    """The names in a registry, in its order: always those of now."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def __getitem__(self, index):
+        return tuple(self._registry)[index]
+
+    def __len__(self) -> int:
+        return len(self._registry)
+
+
+def installed(group: str) -> tuple[EntryPoint, ...]:
+    """The entry points of a group in the packages that can be imported now."""
+    return _installed(group, tuple(map(str, sys.path)))
+
+
+def package_of(entry_point: EntryPoint) -> str:
+    """The name, for pip, of the package that an entry point belongs to."""
+    return entry_point.dist.name if entry_point.dist else "unknown"
+
+
+@lru_cache(maxsize=64)
+def _installed(group: str, _path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=group))
+
+
+def _top(module: str) -> str:
+    return module.partition(":")[0].partition(".")[0]
