@@ -1,11 +1,13 @@
 """Accuracies by protocol, against models whose accuracy is known."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from freqrob.attacks import FGSM, PGD, Clean, fast_gradient, input_gradient, pgd, projected_gradient
 from freqrob.attacks.losses import cross_entropy
@@ -182,6 +184,42 @@ def test_bass_never_comes_twice(monkeypatch, reading):
     assert evaluate(model, images, labels, attacks=chosen) == [*natural, *adaptive, *first]
     assert len(given) == 2, "natural is not measured again for natural+bass"
     assert list(map(type, model.front_ends)) == [BaSS, Blur] and model.training
+
+
+@pytest.fixture
+def behind_wrappers(tmp_path):
+    """Ways to wrap a model that are not to change any number."""
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield {
+        "DataParallel": nn.DataParallel,
+        "DistributedDataParallel": nn.parallel.DistributedDataParallel,
+        "twice": lambda model: nn.DataParallel(nn.parallel.DistributedDataParallel(model)),
+        "compile": lambda model: torch.compile(model, backend="eager"),
+        "AveragedModel": AveragedModel,
+        "Sequential": nn.Sequential,
+        "FrontEnded": lambda model: FrontEnded([], model),
+        "stages": lambda model: nn.Sequential(*model.front_ends, model.network),
+        "Foolbox": lambda model: pytest.importorskip("foolbox").PyTorchModel(model, (0, 1), "cpu"),
+    }
+    torch.distributed.destroy_process_group()
+
+
+def test_bass_never_comes_twice_behind_wrappers_either(behind_wrappers):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(392, 4))
+    model = FrontEnded([BaSS("power"), Blur(0.5)], network).eval()
+    smooth = torch.rand(60, 3, 4, 4, generator=torch.Generator().manual_seed(1)).repeat_interleave(4, 2)
+    images = (255 * smooth.repeat_interleave(4, 3)).byte()  # of other spectra than BaSS makes
+    labels = model(images / 255).argmax(1)
+    chosen = [Clean(), FGSM(4 / 255), PGD(steps=3, eps=4 / 255)]
+    bare = evaluate(model, images, labels, attacks=chosen)
+    assert bare[:3] != [replace(result, protocol="natural") for result in bare[6:]], (
+        "leaving BaSS out changes something"
+    )
+    for name, wrap in behind_wrappers.items():
+        found = evaluate(wrap(model), images, labels, attacks=chosen)
+        for one, expected in zip(found, bare, strict=True):
+            assert one == expected and torch.equal(one.correct, expected.correct), name
 
 
 def test_images_go_where_the_model_is(grey):

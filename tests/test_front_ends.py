@@ -1,6 +1,7 @@
 """Front ends: what they do to pixels, their gradients, their precision."""
 
 import math
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -8,7 +9,19 @@ from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 
 from freqrob.models import create_network, front_ends
-from freqrob.models.front_ends import PCA, Blur, FrontEnded, variant_front_ends
+from freqrob.models.front_ends import (
+    PCA,
+    Blur,
+    FrontEnded,
+    InputSize,
+    Normalize,
+    front_ends_of,
+    network_of,
+    variant_front_ends,
+    without_front_end,
+)
+from freqrob.models.wrappers import as_module
+from freqrob.spectral.bass import BaSS
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -194,3 +207,110 @@ def test_front_end_errors():
         front_ends.Normalize([0.5, 0.5], [0.5])
     with pytest.raises(ValueError, match="mean, std"):
         front_ends.Normalize([0.5], [0.0])
+
+
+# Where a model has them
+
+
+def foolbox_model(model: nn.Module, **options) -> object:
+    foolbox = pytest.importorskip("foolbox")
+    preprocessing = {"mean": [0.5] * 3, "std": [2.0] * 3, "axis": -3}
+    return foolbox.PyTorchModel(model, (-1, 3), "cpu", preprocessing).transform_bounds((0, 255), **options)
+
+
+WRAPPERS = {
+    "DataParallel": nn.DataParallel,
+    "DistributedDataParallel": nn.parallel.DistributedDataParallel,
+    "compile": lambda model: torch.compile(model, backend="eager"),
+    "AveragedModel": torch.optim.swa_utils.AveragedModel,
+    "Sequential": lambda model: nn.Sequential(model, nn.Softplus()),
+    "named stages": lambda model: nn.Sequential(OrderedDict(size=InputSize((16, 16)), model=model, head=nn.Softplus())),
+    "FrontEnded": lambda model: FrontEnded([Normalize([0.1] * 3, [0.9] * 3)], model),
+    "Foolbox": lambda model: as_module(foolbox_model(model)),
+    "Foolbox twice": lambda model: as_module(foolbox_model(model, wrapper=True)),
+    "several": lambda model: nn.Sequential(nn.DataParallel(torch.compile(FrontEnded([], model), backend="eager"))),
+}
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.LazyLinear(5))
+
+
+@pytest.fixture
+def group(tmp_path):
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_a_front_end_is_found_and_taken_out_behind_every_wrapper(wrap, group):
+    own, blur = BaSS("power"), Blur(0.7)
+    images, net = torch.rand(3, 3, 16, 16, generator=generator()), network()
+    model = FrontEnded([blur, own], net)
+    model(images)  # which gives the lazy layer its size
+    whole, shorter = wrap(model.eval()).eval(), wrap(FrontEnded([blur], net).eval()).eval()
+    before, expected = whole(images), shorter(images)
+    (found,) = (module for module in front_ends_of(whole) if isinstance(module, BaSS))
+    assert found.reading == "power" and (found is own or wrap is WRAPPERS["AveragedModel"]), "which has a copy"
+    changed = without_front_end(whole, found)
+    torch.testing.assert_close(changed(images), expected, rtol=0, atol=0)
+    assert not torch.allclose(before, expected, atol=1e-3)
+    assert [type(one) for one in front_ends_of(changed)] == [type(one) for one in front_ends_of(shorter)]
+    torch.testing.assert_close(whole(images), before, rtol=0, atol=0, msg="the caller's model is as it was")
+    assert list(model.front_ends) == [blur, own]
+
+
+def test_front_ends_come_in_the_order_of_the_image():
+    size, normalize, bass, blur, convolution = (
+        InputSize((8, 8)),
+        Normalize([0.5], [0.5]),
+        BaSS(),
+        Blur(),
+        nn.Conv2d(1, 1, 1),
+    )
+    inner = nn.Sequential(size, nn.Sequential(normalize, FrontEnded([blur], nn.Sequential(convolution, PCA()))))
+    assert front_ends_of(FrontEnded([bass], inner)) == [bass, size, normalize, blur]
+    assert front_ends_of(FrontEnded([convolution, bass], nn.Identity())) == [convolution, bass], "any module may be one"
+    assert front_ends_of(nn.Sequential(bass, blur)) == [bass, blur]
+    assert front_ends_of(nn.Sequential(convolution, bass)) == front_ends_of(nn.Sequential()) == []
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_any_of_several_front_ends_is_taken_out(index):
+    model = FrontEnded(
+        [BaSS(), Blur(0.5)], nn.Sequential(InputSize((8, 8)), Normalize([0.5] * 3, [0.5] * 3), network())
+    )
+    found = front_ends_of(model)
+    rest = [one for one in found if one is not found[index]]
+    changed, images = without_front_end(model, found[index]), torch.rand(2, 3, 16, 16, generator=generator())
+    assert front_ends_of(changed) == rest and front_ends_of(model) == found
+    torch.testing.assert_close(changed(images), network_of(model)[2](nn.Sequential(*rest)(images)))
+    with pytest.raises(ValueError, match="front_end: got Blur, expected one of front_ends_of"):
+        without_front_end(model, Blur(0.5))
+
+
+def test_a_sequential_that_runs_its_stages_otherwise_is_left_alone():
+    class Backwards(nn.Sequential):
+        def forward(self, images):
+            for stage in reversed(self):
+                images = stage(images)
+            return images
+
+    assert front_ends_of(Backwards(BaSS(), nn.Identity())) == []
+
+
+def test_a_model_of_another_class_stays_one_and_keeps_its_hooks():
+    class Doubled(FrontEnded):
+        def forward(self, images):
+            return 2 * super().forward(images)
+
+    own, calls = BaSS(), []
+    model = Doubled([own], nn.Identity())
+    model.register_forward_hook(lambda *_: calls.append(1))
+    changed, images = without_front_end(model, own), torch.rand(1, 3, 8, 8, generator=generator())
+    assert torch.equal(changed(images), 2 * images) and calls == [1]
+    changed.register_forward_hook(lambda *_: calls.append(2))
+    model(images)
+    assert calls == [1, 1], "a hook of the copy is not one of the caller's model"

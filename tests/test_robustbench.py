@@ -493,7 +493,7 @@ def test_a_name_that_robustbench_does_not_have(robustbench):
 def test_what_source_cannot_be():
     with pytest.raises(ValueError, match="source: got 'timm', expected one of freqrob, robustbench"):
         freqrob.load_model("resnet18", source="timm")
-    with pytest.raises(ValueError, match="custom_checkpoint: RobustBench's models have their own weights, got 'w.pt'"):
+    with pytest.raises(ValueError, match="custom_checkpoint: robustbench's models have their own weights, got 'w.pt'"):
         freqrob.load_model("Wong2020Fast", source="robustbench", custom_checkpoint="w.pt")
 
 

@@ -4,6 +4,7 @@ import importlib
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -12,10 +13,18 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from freqrob.models import load_model
-from freqrob.models.front_ends import Normalize
+from freqrob.models import load_model, registry
+from freqrob.models.front_ends import InputSize, Normalize
 from freqrob.models.keys import model_hash, usable_cache
-from freqrob.models.sources import InputSize, _arguments, as_module, open_model, tensors_only
+from freqrob.models.sources import (
+    Target,
+    as_module,
+    list_sources,
+    open_model,
+    register_source,
+    tensors_only,
+)
+from freqrob.models.sources.common import read_arguments
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 NET = "from torch import nn\n\ndef {name}(num_classes=10, width=1):\n    return nn.Conv2d(3, num_classes * width, 1)\n"
@@ -55,7 +64,7 @@ def test_a_function_of_the_working_directory(here):
     ["0x", pytest.param("{[]:1}", id="TypeError"), pytest.param("-" * 5000 + "1", id="RecursionError in 3.11")],
 )
 def test_an_argument_that_is_not_a_literal_is_text(value):
-    assert _arguments(f"own_nets:net?width=3&kind={value}") == ("own_nets:net", {"width": 3, "kind": value})
+    assert read_arguments(f"own_nets:net?width=3&kind={value}") == ("own_nets:net", {"width": 3, "kind": value})
 
 
 @pytest.mark.parametrize(
@@ -102,6 +111,55 @@ def test_it_is_imported_without_any_of_the_packages():
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ})
     assert run.returncode == 0, run.stderr
     assert run.stdout == "model: timm:resnet18 needs timm, which is not installed: pip install timm\n"
+
+
+# Sources
+
+
+def test_sources_are_listed_and_a_wrong_one_gets_the_nearest(here):
+    assert {"hub", "robustbench", "timm", "torchvision"} <= set(list_sources())
+    assert list_sources("t*") == ["timm", "torchvision"]
+    with pytest.raises(
+        ImportError, match="expected a name .*, hub:….*Cannot import 'torchvison:.*Nearest: torchvision"
+    ):
+        open_model("torchvison:resnet18")
+
+
+@pytest.fixture
+def sources(monkeypatch):
+    """A registry that forgets what a test registers."""
+    monkeypatch.setattr(registry.SOURCES, "_own", dict(registry.SOURCES._own))
+    monkeypatch.setattr(registry.SOURCES, "_packages", dict(registry.SOURCES._packages))
+
+
+def test_a_source_of_ones_own(here, sources):
+    targets = []
+
+    @register_source("mine")
+    def mine(name, target):
+        targets.append((name, target))
+        return nn.Conv2d(3, target.num_classes, 1)
+
+    assert "mine" in list_sources()
+    assert open_model("mine:a:b?c=1", "there", "cifar100", "L2").weight.shape[0] == 100
+    assert load_model("a", source="mine", threat_model="corruptions_3d", front_end="bass")(IMAGES).shape[1] == 10
+    assert targets == [
+        ("a:b?c=1", Target("cifar100", "L2", 100, Path("there"))),
+        ("a", Target("cifar10", "corruptions", 10, Path("models"))),
+    ]
+    with pytest.raises(ValueError, match="source 'mine' is already registered"):
+        register_source("mine")
+
+
+@pytest.mark.parametrize("name", ["", "two words", "a:b", "1st"])
+def test_what_a_source_cannot_be_called(name):
+    with pytest.raises(ValueError, match="name: got .*, expected letters, digits and '_', a letter first"):
+        register_source(name)
+
+
+def test_what_a_source_cannot_be(sources):
+    with pytest.raises(TypeError, match="source 'mine': got 3, expected something that can be called"):
+        register_source("mine")(3)
 
 
 # torch.hub
@@ -177,6 +235,76 @@ def test_a_model_of_timm_with_other_classes_is_refused_before_a_download(timm_na
         open_model(f"timm:{timm_name}", dataset="cifar100")
     with pytest.raises(ValueError, match=f"timm has no '{timm_name}s'. Nearest: {timm_name}"):
         open_model(f"timm:{timm_name}s")
+
+
+# torchvision
+
+
+@pytest.fixture
+def torchvision_name(tmp_path, monkeypatch) -> str:
+    """A small network that torchvision knows, with two sets of pretrained weights in files."""
+    from torchvision import models
+    from torchvision.models._api import BUILTIN_MODELS, register_model
+    from torchvision.transforms._presets import ImageClassification
+
+    def network(classes):
+        return nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.Flatten(), nn.Linear(4 * 11 * 11, classes))
+
+    def weights(seed, classes):
+        torch.manual_seed(seed)
+        path = tmp_path / f"weights{seed}.pth"
+        torch.save(network(classes).state_dict(), path)
+        preset = partial(ImageClassification, crop_size=24, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+        return models.Weights(path.as_uri(), preset, {"categories": ["a"] * classes})
+
+    class Test_Net_Weights(models.WeightsEnum):
+        FIRST = weights(1, 10)
+        SECOND = weights(2, 10)
+        HUNDRED = weights(3, 100)
+        DEFAULT = SECOND
+
+    def freqrob_test_net(*, weights: Test_Net_Weights | None = None):
+        made = network(len(weights.meta["categories"]) if weights else 10)
+        if weights:
+            made.load_state_dict(weights.get_state_dict())
+        return made
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    freqrob_test_net.__module__ = "torchvision.models.test_net"
+    register_model()(freqrob_test_net)
+    yield "freqrob_test_net"
+    del BUILTIN_MODELS["freqrob_test_net"]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("query", "seed"), [("", 2), ("?weights=FIRST", 1)])
+def test_a_model_of_torchvision_stands_behind_its_input_size_and_normalisation(torchvision_name, query, seed, tmp_path):
+    model = open_model(f"torchvision:{torchvision_name}{query}")
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.Flatten(), nn.Linear(4 * 11 * 11, 10))
+    network.load_state_dict(torch.load(tmp_path / f"weights{seed}.pth"))
+    small = functional.interpolate(IMAGES, (24, 24), mode="bilinear", antialias=True)
+    assert not model.training
+    torch.testing.assert_close(model(IMAGES), network(Normalize((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))(small)))
+
+
+@pytest.mark.parametrize(
+    ("query", "dataset", "complaint"),
+    [
+        ("", "cifar100", "torchvision:freqrob_test_net has 10 classes, the data set has 100"),
+        ("?weights=THIRD", "cifar10", "has no weights 'THIRD', expected one of FIRST, SECOND, HUNDRED, DEFAULT"),
+        ("?width=3", "cifar10", "takes the argument weights alone, got width"),
+        ("s", "cifar10", "torchvision has no 'freqrob_test_nets'. Nearest: freqrob_test_net"),
+    ],
+)
+def test_what_torchvision_does_not_have(torchvision_name, query, dataset, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        open_model(f"torchvision:{torchvision_name}{query}", dataset=dataset)
+    assert open_model("torchvision:freqrob_test_net?weights=HUNDRED", dataset="cifar100")(IMAGES).shape == (2, 100)
+
+
+def test_torchvisions_own_models_are_for_imagenet():
+    with pytest.raises(ValueError, match="torchvision:resnet18 has 1000 classes, the data set has 10"):
+        open_model("torchvision:resnet18")
 
 
 def test_images_of_the_right_size_are_not_resampled():

@@ -13,7 +13,9 @@ from freqrob.parameters import checked, nearest_names, shown
 from freqrob.runtime.registry import Registry
 
 COUNT = re.compile("[0-9]{1,9}")
-ATTACKS: Registry[type[Attack]] = Registry("attack", "freqrob.attacks", "freqrob.attacks")
+ATTACKS: Registry[type[Attack]] = Registry(
+    "attack", "freqrob.attacks", lambda value: isinstance(value, type) and issubclass(value, Attack), "an Attack class"
+)
 
 register_attack = ATTACKS.register
 
@@ -21,12 +23,13 @@ register_attack = ATTACKS.register
 @checked
 def list_attacks(pattern: str = "*") -> list[str]:
     """Names of the registered attacks, other packages' included, that match a pattern such as ``"*pgd*"``."""
-    return ATTACKS.names(pattern)
+    return ATTACKS.matching(pattern)
 
 
 def attack_examples() -> str:
     """Names of attacks as they may be written, for messages and ``--help``."""
-    examples = (getattr(ATTACKS.own.get(name), "examples", ()) or (name,) for name in ATTACKS)
+    foreign = ATTACKS.foreign()
+    examples = ((name,) if name in foreign else ATTACKS[name].examples or (name,) for name in ATTACKS)
     return ", ".join(chain.from_iterable(examples))
 
 

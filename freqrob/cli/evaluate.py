@@ -70,7 +70,7 @@ def evaluate(
         typer.Argument(
             metavar="MODEL…",
             help="Names, as `freqrob models` lists them; `NAME=weights.pt`, `robustbench:NAME`, `timm:NAME`, "
-            "`hub:OWNER/REPO:MODEL` or `package.module:function`.",
+            "`torchvision:NAME`, `hub:OWNER/REPO:MODEL` or `package.module:function`.",
         ),
     ],
     data: DataDir = Path("data"),

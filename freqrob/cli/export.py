@@ -19,6 +19,7 @@ def export(
     link: Annotated[str, typer.Option(help="The paper's URL.")] = "",
     authors: Annotated[str, typer.Option(help="The paper's authors, with commas between them.")] = "",
     venue: Annotated[str, typer.Option(help="Where it appeared, such as `NeurIPS 2023`.")] = "",
+    to: Annotated[str, typer.Option(metavar="FORMAT", help="For whom; packages may add others.")] = "robustbench",
     model_dir: ModelDir = Path("models"),
 ) -> None:
     """Write a model's card as RobustBench wants it: its model_info JSON and the text of a "[New Model]" issue.
@@ -31,12 +32,13 @@ def export(
     Only measured numbers are written: clean and AutoAttack accuracy under the protocol **natural** on RobustBench's
     number of images. What is missing is said, with the command that measures it.
     """
-    from freqrob_robustbench import Paper, export
+    from freqrob.models.registry import EXPORTERS
 
-    found = export(model, out, model_dir, dataset, threat_model, Paper(title, link, authors, venue))
-    for path in (found.info, found.claim):
+    paper = {"title": title, "link": link, "authors": authors, "venue": venue}
+    files, missing = EXPORTERS.find(to)(model, out, model_dir, dataset, threat_model, **paper)
+    for path in files:
         print_line(f"Wrote {path}")
-    if found.missing:
+    if missing:
         print_line("Not in it:")
-    for key, remedy in found.missing.items():
+    for key, remedy in missing.items():
         print_line(f"  {key}: {remedy}")

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqrob.data.datasets import to_pixels
-from freqrob.models.front_ends import FrontEnded
+from freqrob.models.front_ends import network_of
 from freqrob.parameters import check_counts, check_weights, checked
 from freqrob.reading import read_npz
 
@@ -125,8 +125,7 @@ def find_layer(model: nn.Module, layer: str) -> nn.Module:
     """The module of that name in the network, inside of Fabric's and DDP's wrappers and behind its front ends."""
     while isinstance(getattr(model, "module", None), nn.Module):
         model = model.module
-    network = model.network if isinstance(model, FrontEnded) else model
-    modules = dict(network.named_modules())
+    modules = dict(network_of(model).named_modules())
     if not layer or layer not in modules:
         there = ", ".join(name for name in modules if name)
         raise ValueError(f"layer: the network has no module {layer!r}, expected one of {there}")

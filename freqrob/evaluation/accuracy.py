@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from freqrob.attacks import PGD, Attack, Clean, parse_attack
 from freqrob.attacks.checks import check_model, explained, warn_of_model
 from freqrob.data.datasets import check_labelled, to_pixels
-from freqrob.models.front_ends import FrontEnded
+from freqrob.models.front_ends import FrontEnded, front_ends_of, without_front_end
 from freqrob.models.keys import data_hash, subject_key, usable_cache
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
@@ -149,8 +149,7 @@ def evaluate(
 
 def _own_bass(model: nn.Module) -> BaSS | None:
     """The BaSS among the model's front ends, if there is one."""
-    front_ends = model.front_ends if isinstance(model, FrontEnded) else ()
-    return next((module for module in front_ends if isinstance(module, BaSS)), None)
+    return next((module for module in front_ends_of(model) if isinstance(module, BaSS)), None)
 
 
 def _under(protocol: str, model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
@@ -161,7 +160,7 @@ def _under(protocol: str, model: nn.Module, images: Tensor) -> tuple[nn.Module, 
     if protocol == "bass":
         images = _balanced(images, own or BaSS())
         if own is not None:
-            model = FrontEnded([module for module in model.front_ends if module is not own], model.network).eval()
+            model = without_front_end(model, own)
     return model, images
 
 

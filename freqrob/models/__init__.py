@@ -1,7 +1,17 @@
-"""Architectures, front ends, checkpoints, and ``load_model``."""
+"""Architectures, front ends, checkpoints, sources, and ``load_model``."""
 
 from freqrob.models import architectures as architectures
 from freqrob.models.loading import list_models, load_model
-from freqrob.models.registry import create_network, list_architectures
+from freqrob.models.registry import create_network, list_architectures, register_architecture
+from freqrob.models.sources import list_sources, open_model, register_source
 
-__all__ = ["create_network", "list_architectures", "list_models", "load_model"]
+__all__ = [
+    "create_network",
+    "list_architectures",
+    "list_models",
+    "list_sources",
+    "load_model",
+    "open_model",
+    "register_architecture",
+    "register_source",
+]

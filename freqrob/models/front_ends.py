@@ -1,4 +1,4 @@
-"""Front ends: fixed differentiable modules between the pixels and the network."""
+"""Front ends: fixed differentiable modules between the pixels and the network, and where a model has them."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from freqrob.data.datasets import DATASETS
+from freqrob.models.wrappers import TRANSPARENT, FoolboxModule, unwrapped, with_children
 from freqrob.parameters import checked, fits, is_number
 from freqrob.pixels import check_floats, warn_of_scale
 
@@ -133,6 +135,22 @@ class PCA(nn.Module):
         return f"components={len(self.components)}, shape={tuple(self.mean.shape)}"
 
 
+class InputSize(nn.Module):
+    """Images (N, C, H, W) of another size are resampled to ``size`` (H, W): bilinear, antialiased, differentiable."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = tuple(size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.shape[-2:] == self.size:
+            return images
+        return functional.interpolate(images, self.size, mode="bilinear", antialias=True)
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}"
+
+
 def _bass(**parameters: Any) -> nn.Module:
     from freqrob.spectral.bass import BaSS  # brings the native ops, which most models do without
 
@@ -208,3 +226,62 @@ def with_front_ends(network: nn.Module, specs: Iterable[FrontEndSpec]) -> FrontE
     Takes (N, C, H, W) pixels in [0, 1]; returns what the network returns. Raises ValueError as ``create_front_end``.
     """
     return FrontEnded([create_front_end(spec) for spec in specs], network)
+
+
+def front_ends_of(model: nn.Module) -> list[nn.Module]:
+    """The front ends of a model, in the order in which an image meets them.
+
+    They are those of a ``FrontEnded``, and of another one that is its network, and the front ends of this module with
+    which an ``nn.Sequential`` begins. They are found inside of DataParallel, DistributedDataParallel, AveragedModel,
+    ``torch.compile``, the first other stage of an ``nn.Sequential``, and Foolbox models.
+    """
+    model = unwrapped(model)
+    if isinstance(model, FrontEnded):
+        return [*model.front_ends, *front_ends_of(model.network)]
+    if isinstance(model, FoolboxModule):
+        return front_ends_of(model.network) if isinstance(model.network, nn.Module) else []
+    found = []
+    for stage in model if _is_sequential(model) else ():
+        if not _is_front_end(stage):
+            return found + front_ends_of(stage)
+        found.append(stage)
+    return found
+
+
+def without_front_end(model: nn.Module, front_end: nn.Module) -> nn.Module:
+    """A model without one of its ``front_ends_of``, which shares all else with ``model``; that stays as it is.
+
+    DataParallel, AveragedModel and ``torch.compile`` around the front end are left out, which changes no result. Raises
+    ValueError for a module that is not a front end of the model.
+    """
+    model = unwrapped(model)
+    if all(one is not front_end for one in front_ends_of(model)):
+        raise ValueError(f"front_end: got {type(front_end).__name__}, expected one of front_ends_of(model)")
+    if isinstance(model, FoolboxModule):
+        return model.with_network(without_front_end(model.network, front_end))
+    inside = model.front_ends if isinstance(model, FrontEnded) else model
+    if name := next((name for name, one in inside._modules.items() if one is front_end), None):
+        shorter = with_children(inside, {name: None})
+        return shorter if inside is model else with_children(model, {"front_ends": shorter})
+    if isinstance(model, FrontEnded):
+        return with_children(model, {"network": without_front_end(model.network, front_end)})
+    name, stage = next((name, one) for name, one in model._modules.items() if not _is_front_end(one))
+    return with_children(model, {name: without_front_end(stage, front_end)})
+
+
+def network_of(model: nn.Module) -> nn.Module:
+    """What lies behind the front ends of a ``FrontEnded``, also inside of DataParallel and its like."""
+    while isinstance(model, (FrontEnded, *TRANSPARENT)):
+        model = model.network if isinstance(model, FrontEnded) else model.module
+    return model
+
+
+def _is_sequential(model: nn.Module) -> bool:
+    return isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward
+
+
+def _is_front_end(stage: nn.Module) -> bool:
+    """Whether a stage of an ``nn.Sequential`` is one of the modules that freqrob puts before networks."""
+    from freqrob.spectral.bass import BaSS
+
+    return isinstance(stage, (BaSS, Blur, InputSize, Normalize, PCA))

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from freqrob.models.front_ends import FrontEnded
+from freqrob.models.front_ends import network_of
 
 
 @contextmanager
@@ -20,8 +20,7 @@ def channels_last(model: nn.Module) -> Iterator[None]:
     contiguous tensors. So it is tried, with two of the first images, which the network sees once more for that. It gets
     copies, so that one that works in place spoils nobody's images. Scripted and compiled networks get neither.
     """
-    while isinstance(model, FrontEnded):
-        model = model.network
+    model = network_of(model)
     if isinstance(model, torch.jit.ScriptModule) or model._compiled_call_impl is not None:  # take no hook
         yield
         return

@@ -23,17 +23,17 @@ from freqrob.models.front_ends import (
     FrontEndSpec,
     create_front_end,
     front_end_name,
+    front_ends_of,
     variant_front_ends,
     with_front_ends,
 )
 from freqrob.models.plugins import PluginModel, find_plugin, plugin_models
-from freqrob.models.registry import ModelName, all_model_names, create_network
+from freqrob.models.registry import SOURCES, ModelName, Target, all_model_names, create_network
 from freqrob.parameters import checked, nearest_names
 from freqrob.reading import brief
 
 DATASET_CLASSES = {**{name: info.classes for name, info in DATASETS.items()}, "imagenet": 1000}
 THREAT_MODELS = ("Linf", "L2", "corruptions")
-SOURCES = ("freqrob", "robustbench")
 LONGEST_NAME = 200  # bytes; with what temporary files add it is still a file's name
 _NAME = re.compile(r"\w[\w.+-]*")
 
@@ -67,7 +67,8 @@ def load_model(
         front_end: a front end before all others: ``"bass"`` (protocol ``natural+bass``) or
             ``{"name": "bass", "reading": "power"}``. Not ``"pca"``, whose components come with a trained model.
         source: ``"robustbench"`` loads RobustBench's model of this name, through RobustBench, which downloads it into
-            ``model_dir`` where it is not there.
+            ``model_dir`` where it is not there. Any source that another package registered
+            (``freqrob.models.sources.register_source``).
 
     Raises:
         ValueError: an unknown data set, threat model, front end or source, or a BaSS before a model that has one.
@@ -76,11 +77,15 @@ def load_model(
         CheckpointError: (a ValueError) the file or its card is damaged or does not belong to this model.
         OSError: a download failed.
     """
-    if source not in SOURCES:
-        near = nearest_names(source, SOURCES)
-        raise ValueError(f"source: got {source!r}, expected one of {', '.join(SOURCES)}.{near}")
-    load_from = _load_from_robustbench if source == "robustbench" else _load_from_freqrob
-    model = load_from(model_name, model_dir, dataset, threat_model, custom_checkpoint)
+    dataset, threat_model = check_names(dataset, threat_model)
+    if source == "freqrob":
+        model = _load_from_freqrob(model_name, model_dir, dataset, threat_model, custom_checkpoint)
+    elif custom_checkpoint:
+        raise ValueError(
+            f"custom_checkpoint: {source}'s models have their own weights, got {str(custom_checkpoint)!r}; leave it out"
+        )
+    else:
+        model = _load_from(source, model_name, target_of(dataset, threat_model, model_dir))
     return FrontEnded([*_added(front_end, model_name, model), *model.front_ends], model.network).eval()
 
 
@@ -158,10 +163,25 @@ def check_names(dataset: str | Enum, threat_model: str | Enum) -> tuple[str, str
     return dataset, threat_model
 
 
+def target_of(dataset: str, threat_model: str, model_dir: str | Path) -> Target:
+    """What a source opens a model for, from checked names."""
+    return Target(dataset, threat_model, DATASET_CLASSES[dataset], Path(model_dir).expanduser())
+
+
+def _load_from(source: str, model_name: str, target: Target) -> FrontEnded:
+    """A model of another package's source."""
+    zoos = SOURCES.foreign()
+    if source not in zoos:
+        near = nearest_names(source, zoos)
+        opened = f" open_model({source + ':NAME'!r}) opens its models." if source in SOURCES else ""
+        raise ValueError(f"source: got {source!r}, expected one of {', '.join(['freqrob', *zoos])}.{near}{opened}")
+    model = SOURCES[source](model_name, target)
+    return model if isinstance(model, FrontEnded) else FrontEnded([], model.cpu())
+
+
 def _load_from_freqrob(
-    model_name: str, model_dir: str | Path, dataset: str | Enum, threat_model: str | Enum, checkpoint: str | Path
+    model_name: str, model_dir: str | Path, dataset: str, threat_model: str, checkpoint: str | Path
 ) -> FrontEnded:
-    dataset, threat_model = check_names(dataset, threat_model)
     path = Path(checkpoint).expanduser() if checkpoint else _find_weights(model_name, model_dir, dataset, threat_model)
     if path is not None:
         return _load_checkpoint(path, model_name, dataset, threat_model)
@@ -181,16 +201,6 @@ def _load_checkpoint(path: Path, model_name: str, dataset: str, threat_model: st
     model = _create_model(card, path)
     load_into(model, state, path, card.architecture)
     return model
-
-
-def _load_from_robustbench(
-    model_name: str, model_dir: str | Path, dataset: str | Enum, threat_model: str | Enum, checkpoint: str | Path
-) -> FrontEnded:
-    if checkpoint:
-        raise ValueError(f"custom_checkpoint: RobustBench's models have their own weights, got {str(checkpoint)!r}")
-    from freqrob_robustbench import load_from_zoo
-
-    return FrontEnded([], load_from_zoo(model_name, model_dir, dataset, threat_model))
 
 
 def _shipped() -> Path:
@@ -292,7 +302,7 @@ def _added(front_end: FrontEndSpec | None, model_name: str, model: FrontEnded) -
     if front_end is None:
         return []
     name, module = front_end_name(front_end), create_front_end(front_end)
-    if name == "bass" and any(type(own) is type(module) for own in model.front_ends):
+    if name == "bass" and any(type(own) is type(module) for own in front_ends_of(model)):
         raise ValueError(f"front_end: {model_name} already has BaSS as a front end")
     if module.state_dict():
         raise ValueError(f"front_end: got {name!r}, whose tensors only a model trained behind it has")

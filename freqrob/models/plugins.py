@@ -14,10 +14,12 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import Any
 
 from torch import nn
+
+from freqrob.runtime.registry import installed, package_of
 
 GROUP = "freqrob.models"
 
@@ -51,8 +53,8 @@ class PluginModel:
 def plugin_models() -> list[PluginModel]:
     """What the installed packages offer; a malformed name is left out with a warning."""
     found = []
-    for entry_point in entry_points(group=GROUP):
-        package = entry_point.dist.name if entry_point.dist else "unknown"
+    for entry_point in installed(GROUP):
+        package = package_of(entry_point)
         parts = entry_point.name.split(".", 2)
         if len(parts) == 3:
             dataset, threat_model, name = parts

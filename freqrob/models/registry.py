@@ -1,45 +1,114 @@
-"""Names: short names of architectures, and model names `[<variant>_]<defence>_<architecture>`."""
+"""Registries of models: architectures, sources, names of defences, and names `[<variant>_]<defence>_<architecture>`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from dataclasses import dataclass, is_dataclass
+from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from freqrob.parameters import check_counts, checked, nearest_names
+from freqrob.runtime.registry import Names, Registry
 
 Builder = Callable[..., nn.Module]
-_ARCHITECTURES: dict[str, Builder] = {}
+_ARCHITECTURES: Registry[Builder] = Registry("architecture", "freqrob.architectures")
 
 VARIANTS = ("bass", "bassmix", "bassfront", "blur", "pca")
-DEFENSE_NAMES = (
-    "standard", "pgd_at", "trades", "mart", "fgsm", "grad_align", "jafr", "jafr_minus", "fgsm_jafr", "fgsm_jafr_minus",
-    "augmix", "neural_similarity",
-)  # fmt: skip
 _GRAMMAR = f"[{'|'.join(f'{variant}_' for variant in VARIANTS)}]<defence>_<architecture>"
+
+
+def _is_defense(kind: Any) -> bool:
+    needed = ("__call__", "adversarial", "double_backward")
+    return isinstance(kind, type) and is_dataclass(kind) and all(hasattr(kind, name) for name in needed)
+
+
+DEFENSES: Registry[type] = Registry(  # which freqrob.defenses registers; a model's name is read without it
+    "defense", "freqrob.defenses", _is_defense, "a dataclass with adversarial and double_backward that can be called",
+    ("standard", "pgd_at", "trades", "mart", "fgsm", "grad_align", "jafr", "jafr_minus", "fgsm_jafr", "fgsm_jafr_minus",
+     "augmix", "neural_similarity"),
+)  # fmt: skip
+DEFENSE_NAMES = Names(DEFENSES)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a model is opened for.
+
+    Attributes:
+        dataset, threat_model: as ``load_model`` takes them.
+        num_classes: of the data set.
+        model_dir: folder of downloaded models.
+    """
+
+    dataset: str
+    threat_model: str
+    num_classes: int
+    model_dir: Path
+
+
+Source = Callable[[str, Target], nn.Module]
+SOURCES: Registry[Source] = Registry("source", "freqrob.sources")
+
+Exporter = Callable[..., tuple[list[Path], dict[str, str]]]
+EXPORTERS: Registry[Exporter] = Registry("exporter", "freqrob.exporters")
 
 
 @checked
 def register_architecture(name: str) -> Callable[[Builder], Builder]:
     """Decorator: ``create_network(name)`` calls the decorated function with ``num_classes``.
 
-    Raises ValueError when the name is taken.
+    Raises ValueError when the name is taken. Other packages: entry-point group ``freqrob.architectures``.
     """
-
-    if name in _ARCHITECTURES:
-        raise ValueError(f"name: architecture {name!r} is already registered")
-
-    def register(builder: Builder) -> Builder:
-        _ARCHITECTURES[name] = builder
-        return builder
-
-    return register
+    return _ARCHITECTURES.register(name)
 
 
 @checked
 def list_architectures(pattern: str = "*") -> list[str]:
     """Sorted names of the architectures that match a shell-style pattern (``"wrn*"``)."""
-    return sorted(name for name in _ARCHITECTURES if fnmatchcase(name, pattern))
+    return _ARCHITECTURES.matching(pattern)
+
+
+@checked
+def register_defense(name: str) -> Callable[[type], type]:
+    """Decorator: a frozen dataclass is the defence of that name, such as ``"trades"``, in recipes and models' names.
+
+    ``defense(model, images, labels)`` is the loss of a batch; ``freqrob.defenses`` says more. Raises ValueError when
+    the name is taken. Other packages: entry-point group ``freqrob.defenses``.
+    """
+    return DEFENSES.register(name)
+
+
+@checked
+def list_defenses(pattern: str = "*") -> list[str]:
+    """Sorted names of the defences that match a shell-style pattern (``"*jafr*"``)."""
+    return DEFENSES.matching(pattern)
+
+
+@checked
+def register_source(name: str) -> Callable[[Source], Source]:
+    """Decorator: ``open_model("name:rest")`` calls the decorated function with ``rest`` and a ``Target``.
+
+    It returns an ``nn.Module`` for pixels (N, C, H, W) in [0, 1]. Raises ValueError when the name is taken. Other
+    packages: entry-point group ``freqrob.sources``; theirs are sources of ``load_model`` too.
+    """
+    return SOURCES.register(name)
+
+
+@checked
+def list_sources(pattern: str = "*") -> list[str]:
+    """Sorted names of the sources that match a shell-style pattern."""
+    return SOURCES.matching(pattern)
+
+
+@checked
+def register_exporter(name: str) -> Callable[[Exporter], Exporter]:
+    """Decorator: ``freqrob export --to name`` calls the decorated function, to write a model's card in another format.
+
+    ``exporter(model_name, out, model_dir, dataset, threat_model, title=…, link=…, authors=…, venue=…)`` returns the
+    files that it wrote, and what they lack with what would give it. Raises ValueError when the name is taken. Other
+    packages: entry-point group ``freqrob.exporters``.
+    """
+    return EXPORTERS.register(name)
 
 
 @checked
@@ -48,13 +117,9 @@ def create_network(architecture: str, num_classes: int = 10) -> nn.Module:
 
     Raises ValueError for an unknown architecture, with the nearest names, and for fewer than one class.
     """
-    if architecture not in _ARCHITECTURES:
-        raise ValueError(
-            f"architecture: got {architecture!r}, expected one of {', '.join(list_architectures())}."
-            + nearest_names(architecture, _ARCHITECTURES)
-        )
+    builder = _ARCHITECTURES.find(architecture)
     check_counts(num_classes=num_classes)
-    return _ARCHITECTURES[architecture](num_classes=num_classes)
+    return builder(num_classes=num_classes)
 
 
 @checked
@@ -74,16 +139,8 @@ class ModelName:
     def __post_init__(self) -> None:
         if self.variant is not None and self.variant not in VARIANTS:
             raise ValueError(f"variant: got {self.variant!r}, expected None or one of {', '.join(VARIANTS)}")
-        if self.defense not in DEFENSE_NAMES:
-            raise ValueError(
-                f"defense: got {self.defense!r}, expected one of {', '.join(DEFENSE_NAMES)}."
-                + nearest_names(self.defense, DEFENSE_NAMES)
-            )
-        if self.architecture not in _ARCHITECTURES:
-            raise ValueError(
-                f"architecture: got {self.architecture!r}, expected one of {', '.join(list_architectures())}."
-                + nearest_names(self.architecture, _ARCHITECTURES)
-            )
+        DEFENSES.check(self.defense)
+        _ARCHITECTURES.check(self.architecture)
 
     def __str__(self) -> str:
         return "_".join(part for part in (self.variant, self.defense, self.architecture) if part)
@@ -99,10 +156,10 @@ class ModelName:
         variant, rest = (first, rest) if first in VARIANTS else (None, name)
         for architecture in list_architectures():
             defense = rest.removesuffix(f"_{architecture}")
-            if defense != rest and defense in DEFENSE_NAMES:
+            if defense != rest and defense in DEFENSES:
                 return cls(variant, defense, architecture)
         raise ValueError(
-            f"model_name: got {name!r}, expected {_GRAMMAR} with a defence of {', '.join(DEFENSE_NAMES)} "
+            f"model_name: got {name!r}, expected {_GRAMMAR} with a defence of {', '.join(DEFENSES)} "
             f"and an architecture of {', '.join(list_architectures())}." + nearest_names(name, all_model_names())
         )
 
@@ -112,6 +169,6 @@ def all_model_names() -> list[str]:
     return sorted(
         str(ModelName(variant, defense, architecture))
         for variant in (None, *VARIANTS)
-        for defense in DEFENSE_NAMES
+        for defense in DEFENSES
         for architecture in _ARCHITECTURES
     )

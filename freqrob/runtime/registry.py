@@ -1,107 +1,174 @@
-"""Things that are found by name: freqrob's own, which register themselves, and those of other packages.
+"""Registries: what there is of a kind, by name, in freqrob and in packages that plug into it.
 
-A package offers one by an entry point of the registry's group, whose name is the name and whose object is the thing::
+A package registers an object by an entry point, which has the object's name::
 
-    [project.entry-points."freqrob.attacks"]
-    my_attack = "my_package:MyAttack"
+    [project.entry-points."freqrob.defenses"]
+    my_defense = "my_package.my_defense:MyDefense"
 
-It is listed without importing the package, and imported when it is asked for.
+The name is known without importing the package, which is imported when the object is asked for.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from fnmatch import fnmatchcase
-from importlib import import_module
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Generic, TypeVar
+from typing import Any, TypeVar
 
-from freqrob.parameters import checked, nearest_names, shown
+from freqrob.parameters import nearest_names, shown
 
 T = TypeVar("T")
-Given = TypeVar("Given")
+Decorated = TypeVar("Decorated")
+_NAME = re.compile(r"[A-Za-z]\w*")
 
 
-class Registry(Generic[T]):
-    """A mapping from names to things of one kind, in the order in which they were registered.
+class Registry(MutableMapping[str, T]):
+    """Objects of one kind by name: freqrob's, in the order of their registration, then those of other packages.
 
     Args:
-        kind: what they are, which is also the argument that messages name: "attack".
-        home: the package that registers freqrob's own when it is imported.
-        group: of entry points.
+        kind: what messages and arguments call such an object, such as ``"defense"``.
+        group: the group of entry points by which other packages register.
+        accepts: whether an object is of the kind.
+        expected: what ``accepts`` accepts, in words.
+        names: freqrob's own names, where they must be known before the modules are imported that register them.
     """
 
-    def __init__(self, kind: str, home: str, group: str) -> None:
-        self.kind, self.home, self.group = kind, home, group
-        self._known: dict[str, T] = {}
+    def __init__(
+        self,
+        kind: str,
+        group: str,
+        accepts: Callable[[Any], bool] = callable,
+        expected: str = "something that can be called",
+        names: Sequence[str] = (),
+    ) -> None:
+        self.kind, self.group = kind, group
+        self._accepts, self._expected = accepts, expected
+        self._own: dict[str, T | None] = dict.fromkeys(names)
+        self._packages: dict[str, str] = {}  # import names of those that used the decorator
 
-    def register(self, name: str) -> Callable[[Given], Given]:
-        """A decorator that registers what it is put on, under a name of lower-case letters, digits and "_".
+    def register(self, name: str, make: Callable[[Any], T] = lambda value: value) -> Callable[[Decorated], Decorated]:
+        """Decorator: add what is decorated, or what ``make`` makes of it, under a name.
 
-        Raises ValueError for another name, or one that is taken.
+        Raises ValueError when the name is taken or is not a name, TypeError for an object of another kind.
         """
-        if not isinstance(name, str) or not re.fullmatch("[a-z][a-z0-9_]*", name):
-            raise ValueError(f"name: expected lower-case letters, digits and _, got {shown(name)}")
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ValueError(f"name: got {shown(name)}, expected letters, digits and '_', a letter first")
+        if self._own.get(name) is not None:
+            raise ValueError(f"name: {self.kind} {name!r} is already registered; choose another name")
 
-        def add(thing: Given) -> Given:
-            if name in self._known:
-                raise ValueError(f"name: the {self.kind} {name!r} is registered already; choose another name")
-            self._known[name] = thing
-            return thing
+        def add(value: Decorated) -> Decorated:
+            self[name] = make(value)
+            self._packages[name] = _top(getattr(value, "__module__", ""))
+            return value
 
         return add
 
-    @checked
-    def names(self, pattern: str = "*") -> list[str]:
-        """The names that match a pattern such as ``"*pgd*"``: freqrob's own, then those of other packages."""
-        return [name for name in self if fnmatchcase(name, pattern)]
+    def matching(self, pattern: str = "*") -> list[str]:
+        """Sorted names that match a shell-style pattern (``"wrn*"``). No package is imported for them."""
+        return sorted(name for name in self if fnmatchcase(name, pattern))
 
-    @property
-    def own(self) -> dict[str, T]:
-        """freqrob's own, and what this process has registered."""
-        import_module(self.home)
-        return self._known
+    def find(self, name: str) -> T:
+        """The object of that name. Raises ValueError, with the nearest names, for an unknown one, or as ``[name]``."""
+        self.check(name)
+        return self[name]
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys([*self.own, *self._offered]))
+    def check(self, name: str) -> None:
+        """Raise ValueError, with the nearest names, for an unknown name."""
+        if name not in self:
+            known = f"expected one of {', '.join(self.matching())}.{nearest_names(name, self)}"
+            raise ValueError(f"{self.kind}: got {name!r}, {known}")
 
-    def __contains__(self, name: object) -> bool:
-        return name in list(self)
+    def foreign(self) -> list[str]:
+        """The names that other packages than freqrob registered."""
+        return [name for name in self if self._packages.get(name) != _top(__name__)]
 
-    def __getitem__(self, name: str) -> T:
-        """Raises ValueError, with the nearest names, for an unknown one, and ImportError as ``_load``."""
-        names = list(self)
-        if name not in names:
-            near = nearest_names(name, names) if isinstance(name, str) else ""
-            raise ValueError(f"{self.kind}: expected one of {', '.join(names)}, got {shown(name)}{near and '.' + near}")
-        return self._known[name] if name in self._known else self._load(name)
-
-    def items(self) -> list[tuple[str, T]]:
-        """All of them; those that cannot be imported are left out, with a warning."""
-        found = []
-        for name in self:
-            try:
-                found.append((name, self[name]))
-            except ImportError as error:
-                warnings.warn(str(error), stacklevel=2)
+    def offered(self) -> dict[str, EntryPoint]:
+        """Entry points of other packages by name. Warns of those that cannot be used, and leaves them out."""
+        found: dict[str, EntryPoint] = {}
+        for one in installed(self.group):
+            if not _NAME.fullmatch(one.name):
+                reason = "expected letters, digits and '_', a letter first"
+            elif one.name in self._own and self._packages.get(one.name) != _top(one.value):
+                reason = f"freqrob has a {self.kind} of this name"
+            elif one.name in found:
+                reason = f"package {package_of(found[one.name])} offers one of this name; uninstall one of the two"
+            else:
+                found[one.name] = one
+                continue
+            warnings.warn(f"{self.kind} {one.name!r} of package {package_of(one)}: left out, {reason}", stacklevel=3)
         return found
 
-    @property
-    def _offered(self) -> dict[str, EntryPoint]:
-        """What other packages offer; a name that several packages have, or freqrob, is the first one's."""
-        offered: dict[str, EntryPoint] = {}
-        for entry_point in entry_points(group=self.group):
-            offered.setdefault(entry_point.name, entry_point)
-        return offered
+    def __getitem__(self, name: str) -> T:
+        """The object of that name; KeyError for an unknown one.
 
-    def _load(self, name: str) -> T:
-        entry_point = self._offered[name]
+        Raises ImportError, which names the package, when that cannot be imported; TypeError for an object of another
+        kind.
+        """
+        if (value := self._own.get(name)) is not None:
+            return value
+        entry_point = self.offered()[name]
+        source = f"{self.kind} {name!r} of package {package_of(entry_point)}"
         try:
-            return entry_point.load()
-        except Exception as error:  # whatever another package's code raises
-            package = entry_point.dist.name if entry_point.dist else "unknown"
-            said = " ".join(f"{type(error).__name__}: {error}".split())
-            about = f"{self.kind}: {name!r} of package {package} cannot be imported ({said})"
-            raise ImportError(f"{about}; install what it needs") from error
+            value = entry_point.load()
+        except Exception as error:  # whatever other people's code fails with
+            raise ImportError(f"{source} cannot be imported: {type(error).__name__}: {error}") from error
+        if self._own.get(name) is not None:  # the module used the decorator
+            return self._own[name]
+        self._check_kind(value, source)
+        return value
+
+    def __setitem__(self, name: str, value: T) -> None:
+        self._check_kind(value, f"{self.kind} {name!r}")
+        self._own[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        del self._own[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._own or name in self.offered()
+
+    def __iter__(self) -> Iterator[str]:
+        yield from dict.fromkeys([*self._own, *sorted(self.offered())])
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def _check_kind(self, value: Any, source: str) -> None:
+        if not self._accepts(value):
+            raise TypeError(f"{source}: got {shown(value)}, expected {self._expected}")
+
+
+class Names(Sequence[str]):
+    """The names in a registry, in its order: always those of now."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def __getitem__(self, index):
+        return tuple(self._registry)[index]
+
+    def __len__(self) -> int:
+        return len(self._registry)
+
+
+def installed(group: str) -> tuple[EntryPoint, ...]:
+    """The entry points of a group in the packages that can be imported now."""
+    return _installed(group, tuple(map(str, sys.path)))
+
+
+def package_of(entry_point: EntryPoint) -> str:
+    """The name, for pip, of the package that an entry point belongs to."""
+    return entry_point.dist.name if entry_point.dist else "unknown"
+
+
+@lru_cache(maxsize=64)
+def _installed(group: str, _path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=group))
+
+
+def _top(module: str) -> str:
+    return module.partition(":")[0].partition(".")[0]

@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("models", nargs="+", metavar="MODEL", help="a name (`freqrob models` lists them), NAME=weights.pt, "
-        "robustbench:NAME, timm:NAME, or package.module:function")  # fmt: skip
+        "robustbench:NAME, timm:NAME, torchvision:NAME, or package.module:function")  # fmt: skip
     add("--data", type=Path, metavar="DIR", help="where the data set is; without it, 20 images that Foolbox brings")
     add("--dataset", default="cifar10", help="default: %(default)s")
     add("--threat-model", default="Linf", help="of the models; default: %(default)s")

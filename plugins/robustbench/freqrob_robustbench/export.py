@@ -16,6 +16,7 @@ from freqrob.models.checkpoints import card_path
 from freqrob.models.downloads import download_url
 from freqrob.models.front_ends import front_end_name
 from freqrob.models.loading import checkpoint_path, load_card
+from freqrob.models.registry import register_exporter
 from freqrob.parameters import checked
 
 TEST_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "imagenet": 5_000}  # that RobustBench evaluates on
@@ -80,6 +81,15 @@ def export(
     write_json(found.info, {key: value for key, value in info.items() if value is not None or key == "eps"})
     write_text(found.claim, _claim(card, info, paper))
     return found
+
+
+@register_exporter("robustbench")
+def export_card(
+    name: str, out: Path, model_dir: Path, dataset: str, threat_model: str, **paper: str
+) -> tuple[list[Path], dict[str, str]]:
+    """``export`` for ``freqrob export``."""
+    found = export(name, out, model_dir, dataset, threat_model, Paper(**paper))
+    return [found.info, found.claim], found.missing
 
 
 def model_info(card: Card, paper: Paper = Paper()) -> dict[str, Any]:

@@ -11,9 +11,16 @@ from torch import nn
 
 from freqrob.files import check_folder
 from freqrob.models.cards import CheckpointError
-from freqrob.models.sources import tensors_only
+from freqrob.models.front_ends import FrontEnded
+from freqrob.models.sources import Target, register_source, tensors_only
 from freqrob.parameters import checked, nearest_names
 from freqrob_robustbench.compatibility import import_robustbench
+
+
+@register_source("robustbench")
+def open_from_zoo(name: str, target: Target) -> nn.Module:
+    """``robustbench:NAME``, and ``load_model`` with ``source="robustbench"``."""
+    return FrontEnded([], load_from_zoo(name, target.model_dir, target.dataset, target.threat_model))
 
 
 @checked

@@ -1,0 +1,68 @@
+"""Models from anywhere: ``open_model`` reads what a command line names, ``as_module`` takes what Python holds."""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from pathlib import Path
+
+from torch import nn
+
+from freqrob.models.front_ends import InputSize
+from freqrob.models.loading import check_names, load_model, target_of
+from freqrob.models.plugins import failures_named
+from freqrob.models.registry import SOURCES, Target, list_sources, register_source
+from freqrob.models.sources import hub, timm, torchvision  # noqa: F401 they register their sources
+from freqrob.models.sources.common import grammar, tensors_only
+from freqrob.models.sources.functions import open_function
+from freqrob.models.wrappers import as_module
+from freqrob.parameters import checked
+
+__all__ = ["InputSize", "Target", "as_module", "list_sources", "open_model", "register_source", "tensors_only"]
+
+
+@checked
+def open_model(
+    spec: str,
+    model_dir: str | Path = "./models",
+    dataset: str | Enum = "cifar10",
+    threat_model: str | Enum = "Linf",
+) -> nn.Module:
+    """The model that a spec names, on the CPU in eval mode: pixels (N, C, H, W) in [0, 1] → logits (N, K).
+
+    =============================== ====================================================================================
+    ``bass_pgd_at_rn20``            of freqrob or of a package that plugs into it, as ``load_model`` finds it
+    ``NAME=weights.pt``             a file with the weights of the network that NAME (of freqrob) stands for
+    ``robustbench:NAME``            of RobustBench's zoo for ``dataset`` and ``threat_model``, kept in ``model_dir``
+    ``timm:NAME``                   pretrained, behind timm's own input size and normalisation
+    ``torchvision:NAME``            the same of torchvision; ``?weights=IMAGENET1K_V1`` for others than the default ones
+    ``hub:OWNER/REPO[:REF]:MODEL``  of torch.hub, **which runs the repository's code**: only with ``?trust_repo=True``
+    ``package.module:function``     what the function returns; modules of the working directory are found
+    =============================== ====================================================================================
+
+    ``SOURCE:REST`` is opened by the source that ``register_source`` gave this name. Other packages add sources by the
+    entry-point group ``freqrob.sources``; ``list_sources()`` has all of them.
+
+    The last two take arguments: ``hub:me/zoo:net?trust_repo=True&pretrained=True``, ``mine.nets:wide?width=4``. A
+    function that has a parameter ``num_classes`` gets the data set's unless it is given. What weights it loads, and
+    that pixels are normalised, is the function's affair.
+
+    Raises:
+        ValueError: a spec, name or argument that is not known, a model with another number of classes, or code that
+            fails, with its own error as the cause.
+        ImportError: the package that the spec needs is not installed, or the function's module cannot be imported.
+        FileNotFoundError, CheckpointError, OSError: as ``load_model``.
+    """
+    dataset, threat_model = check_names(dataset, threat_model)
+    if checkpoint := re.fullmatch(r"(\w[\w.+-]*)=(.+)", spec):
+        name, path = checkpoint.groups()
+        return load_model(name, model_dir, dataset, threat_model, custom_checkpoint=path)
+    source, colon, name = spec.partition(":")
+    if not colon:
+        return load_model(spec, model_dir, dataset, threat_model)
+    if not source or not name:
+        raise ValueError(f"model: got {spec!r}, expected {grammar()}")
+    target = target_of(dataset, threat_model, model_dir)
+    with failures_named(f"model: {spec}"):
+        model = SOURCES[source](name, target) if source in SOURCES else open_function(spec, target)
+        return model.cpu().eval()

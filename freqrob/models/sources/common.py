@@ -1,0 +1,65 @@
+"""What several sources need: arguments of a spec, packages that may be missing, pickles that run no code."""
+
+from __future__ import annotations
+
+import ast
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from freqrob.models.registry import list_sources
+
+
+def grammar() -> str:
+    """What ``open_model`` takes."""
+    sources = ", ".join(f"{name}:…" for name in list_sources())
+    return f"a name (`freqrob models` lists them), NAME=weights.pt, {sources} or package.module:function"
+
+
+def read_arguments(path: str) -> tuple[str, dict[str, Any]]:
+    """``"a:b?width=4&kind=wide"`` as ``("a:b", {"width": 4, "kind": "wide"})``."""
+    path, _, query = path.partition("?")
+    arguments: dict[str, Any] = {}
+    for pair in filter(None, query.split("&")):
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise ValueError(f"model: expected arguments as ?name=value&name=value, got {pair!r}")
+        try:
+            arguments[key] = ast.literal_eval(value)
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # the errors that it documents
+            arguments[key] = value
+    return path, arguments
+
+
+def required(package: str, spec: str) -> ModuleType:
+    """The package that a spec needs. Raises ImportError, which says how to install it."""
+    try:
+        return import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name != package.partition(".")[0]:
+            raise
+        raise ImportError(
+            f"model: {spec} needs {error.name}, which is not installed: pip install {error.name}"
+        ) from error
+
+
+def announce(text: str) -> None:
+    """Say something on stderr."""
+    print(text, file=sys.stderr)
+
+
+@contextmanager
+def tensors_only() -> Iterator[None]:
+    """Whatever calls ``torch.load`` within reads tensors only: no pickle runs code, even where the caller allows it."""
+    names = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
+    before = {name: os.environ.pop(name, None) for name in names}
+    os.environ[names[0]] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[names[0]]
+        os.environ.update({name: value for name, value in before.items() if value is not None})

@@ -1,0 +1,39 @@
+"""``package.module:function``: what a function of the user's returns."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+
+from torch import nn
+
+from freqrob.models.plugins import build
+from freqrob.models.registry import Target, list_sources
+from freqrob.models.sources.common import grammar, read_arguments
+from freqrob.parameters import nearest_names
+
+
+def open_function(spec: str, target: Target) -> nn.Module:
+    """The function's model; modules of the working directory are found. Raises ImportError for no such module."""
+    path, arguments = read_arguments(spec)
+    module_name, _, function_name = path.partition(":")
+    with _importable_from(os.getcwd()):
+        try:
+            module = import_module(module_name)
+        except (ImportError, TypeError, ValueError) as error:
+            wrong = f"got {spec!r}, expected {grammar()}. Cannot import {path!r}: {error}."
+            raise ImportError(f"model: {wrong}{nearest_names(module_name, list_sources())}") from error
+        if not hasattr(module, function_name):
+            near = nearest_names(function_name, (name for name in vars(module) if not name.startswith("_")))
+            raise ValueError(f"model: {module_name} has no {function_name!r}.{near}")
+        return build(getattr(module, function_name), spec, target.num_classes, arguments)
+
+
+@contextmanager
+def _importable_from(folder: str) -> Iterator[None]:
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)

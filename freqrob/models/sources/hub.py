@@ -1,0 +1,39 @@
+"""``hub:OWNER/REPO[:REF]:MODEL?trust_repo=True``: models of torch.hub."""
+
+import sys
+from contextlib import redirect_stdout
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from freqrob.models.plugins import build
+from freqrob.models.registry import Target, register_source
+from freqrob.models.sources.common import announce, read_arguments
+
+
+@register_source("hub")
+def open_hub(path: str, target: Target) -> nn.Module:
+    """What the repository's function returns; its code is run only if the user says that it is trusted."""
+    spec = f"hub:{path}"
+    path, arguments = read_arguments(path)
+    repository, colon, name = path.rpartition(":")
+    if not colon or "/" not in repository:
+        raise ValueError(f"model: got {spec!r}, expected hub:OWNER/REPO:MODEL")
+    local = Path(repository).expanduser().is_dir()
+    where = repository if local else f"https://github.com/{repository.partition(':')[0]}"
+    if arguments.pop("trust_repo", False) is not True:
+        raise ValueError(
+            f"model: {spec} would run the code of {where} on this machine. If you trust it, say so: "
+            f"{spec}{'&' if '?' in spec else '?'}trust_repo=True"
+        )
+    announce(f"Running the code of {where} with torch.hub, which keeps what it downloads in {torch.hub.get_dir()}")
+    origin = {"source": "local"} if local else {"trust_repo": True}
+    try:
+        with redirect_stdout(sys.stderr):
+            return build(partial(torch.hub.load, repository, name, **origin), spec, target.num_classes, arguments)
+    except RuntimeError as error:
+        raise ValueError(f"model: {spec} cannot be loaded: {error}") from error
+    except OSError as error:
+        raise OSError(f"model: could not download {spec} ({error}); TORCH_HOME says where to") from error

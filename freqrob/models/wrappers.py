@@ -1,0 +1,108 @@
+"""Models that stand around other models: PyTorch's wrappers and Foolbox's."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
+
+TRANSPARENT = (nn.DataParallel, DistributedDataParallel, AveragedModel)  # their ``module`` computes what they compute
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside of DataParallel, DistributedDataParallel, AveragedModel and ``torch.compile``, if there are any.
+
+    It computes what the wrapped model computes, on one device and uncompiled.
+    """
+    while True:
+        if isinstance(model, TRANSPARENT):
+            model = model.module
+        elif type(model).__name__ == "OptimizedModule":  # whose class only torch._dynamo has, a second to import
+            model = model._orig_mod
+        else:
+            return model
+
+
+def with_children(model: nn.Module, children: Mapping[str, nn.Module | None]) -> nn.Module:
+    """A module that shares all with ``model`` but some children, which are others, or missing where None is given.
+
+    Hooks and children that are added to one of the two later are not added to the other.
+    """
+    changed = copy.copy(model)
+    vars(changed).update({name: copy.copy(held) for name, held in vars(model).items() if isinstance(held, dict)})
+    changed._modules = {name: one for name, one in {**model._modules, **children}.items() if one is not None}
+    return changed
+
+
+def as_module(model: Any) -> nn.Module:
+    """A model of Python's as freqrob's functions take it: pixels (N, C, H, W) in [0, 1] → logits (N, K).
+
+    An ``nn.Module`` comes back as it is. A Foolbox model is wrapped: its bounds become [0, 1], its preprocessing is
+    part of the module, gradients with respect to the images go through. It stays on its device.
+
+    Raises TypeError for anything else.
+    """
+    if isinstance(model, nn.Module):
+        return model
+    if callable(model) and hasattr(model, "bounds") and hasattr(model, "transform_bounds"):
+        return FoolboxModule(model)
+    raise TypeError(f"model: got {type(model).__name__}, expected an nn.Module or a Foolbox model")
+
+
+class FoolboxModule(nn.Module):
+    """A Foolbox model as a module on pixels in [0, 1], for PyTorch tensors.
+
+    The network inside a ``PyTorchModel`` is a submodule, so that its parameters are seen.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self._model = model.transform_bounds((0, 1))
+        self._bounds = tuple(model.bounds)
+        while _is_around_another(model):
+            model = model._model
+        inner = getattr(model, "_model", None)
+        self.network = inspect.getclosurevars(inner).nonlocals.get("model") if inspect.isfunction(inner) else None
+        if isinstance(self.network, nn.Module):
+            self.training = self.network.training
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self._model(images)
+
+    def with_network(self, network: nn.Module) -> FoolboxModule:
+        """The same bounds and preprocessing before another network; this module and its model stay as they are."""
+        changed = with_children(self, {"network": network})
+        changed._model = _with_network(self._model, network)
+        return changed
+
+    def extra_repr(self) -> str:
+        preprocessing = getattr(self._model, "_preprocess_args", None)
+        return f"bounds={self._bounds}, preprocessing={preprocessing}"
+
+
+def _is_around_another(model: Any) -> bool:
+    """Whether a Foolbox model only changes the bounds of another Foolbox model."""
+    return not hasattr(model, "_preprocess_args") and hasattr(model, "_model")
+
+
+def _with_network(model: Any, network: nn.Module) -> Any:
+    """A copy of a Foolbox model with another network in it."""
+    changed = copy.copy(model)
+    changed._model = _with_network(model._model, network) if _is_around_another(model) else _called(network)
+    return changed
+
+
+def _called(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """What Foolbox's ``PyTorchModel`` calls: the logits take a gradient only if the images do."""
+
+    def call(images: Tensor) -> Tensor:
+        with torch.set_grad_enabled(images.requires_grad):
+            return model(images)
+
+    return call
