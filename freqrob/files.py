@@ -268,7 +268,7 @@ def write_npy(path: Path, shape: tuple[int, ...], blocks: Iterable["np.ndarray"]
         with new.open("wb") as file:
             format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
             for block in blocks:
-                file.write(block)
+                file.write(block.data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(new, path)

@@ -17,7 +17,7 @@ from inspect import signature
 from numbers import Integral, Real
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 F = TypeVar("F", bound=Callable[..., Any])
 LARGEST = sys.float_info.max
@@ -121,8 +121,8 @@ def checked(subject: F) -> F:
     the right kind of number, or sequence of numbers, is left to the function, which knows the range.
     """
     if isinstance(subject, type):
-        subject.__init__ = checked(subject.__init__)
-        return subject
+        subject.__init__ = checked(subject.__init__)  # pyright: ignore[reportAttributeAccessIssue]
+        return cast(F, subject)
     arguments = signature(subject)
     several = {one.name for one in arguments.parameters.values() if one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD)}
     hints = cache(lambda: get_type_hints(subject))  # not before the first call, when all modules are imported
@@ -135,7 +135,7 @@ def checked(subject: F) -> F:
                 given.arguments[name] = _checked(name, value, hints()[name])
         return subject(*given.args, **given.kwargs)
 
-    return checking
+    return cast(F, checking)
 
 
 def _checked(name: str, value: Any, hint: Any) -> Any:

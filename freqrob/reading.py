@@ -78,12 +78,12 @@ def read_text(path: str | Path) -> str:
         raise ValueError(f"{path}: not a UTF-8 text file (byte {error.start:,}); {REMEDY}") from error
 
 
-def read_json(path: str | Path, kind: type[T] = Any) -> T:
+def read_json(path: str | Path, kind: Any = Any) -> Any:
     """A JSON file as ``kind``; see ``decode_json``. Raises ValueError, OSError."""
     return decode_json(read_bytes(path), path, kind)
 
 
-def decode_json(content: bytes, source: str | Path, kind: type[T] = Any) -> T:
+def decode_json(content: bytes, source: str | Path, kind: Any = Any) -> Any:
     """JSON as ``kind``: a dataclass, a TypedDict (of which other keys are dropped), ``dict[str, int]``, or anything.
 
     Raises ValueError, which names ``source``, for what is not JSON (NaN and Infinity are not), is nested too deeply,

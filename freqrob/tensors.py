@@ -20,5 +20,6 @@ def check_dense(x: object, name: str) -> None:
 def check_values(x: object, name: str) -> None:
     """Raise TypeError unless ``x`` is a dense tensor with values: not on the meta device."""
     check_dense(x, name)
+    assert isinstance(x, Tensor)
     if x.is_meta:
         raise TypeError(f"{name}: expected a tensor with values, got one on the meta device")

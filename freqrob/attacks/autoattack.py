@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module, metadata
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from freqrob.models.state import frozen
 from freqrob.parameters import check_choices, checked
 from freqrob.runtime.process_state import default_dtype
 
+Version = Literal["standard", "plus", "rand", "custom"]
 PACKAGES = ("autoattack", "pyautoattack")
 VERSIONS = {
     "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
@@ -45,7 +46,7 @@ class AutoAttack(Attack):
     Raises ValueError for what the packages do not offer; ImportError, when it runs, where none is installed.
     """
 
-    version: Literal["standard", "plus", "rand", "custom"] = "standard"
+    version: Version = "standard"
     attacks: tuple[str, ...] = ()
     eps: float = RADII["Linf"]
     norm: Norm = "Linf"
@@ -68,7 +69,7 @@ class AutoAttack(Attack):
         if name.is_bare:
             return cls("standard", (), eps, norm)
         if len(name.words) == 1 and name.words[0] in VERSIONS and not name.counts and not name.options:
-            return cls(name.words[0], (), eps, norm)
+            return cls(cast(Version, name.words[0]), (), eps, norm)
         if name.options and not name.counts and not name.words:
             return cls("custom", name.options, eps, norm)
         raise name.error
@@ -84,7 +85,7 @@ class AutoAttack(Attack):
         return self.attacks or VERSIONS[self.version]
 
     @property
-    def uses_gradients(self) -> bool:
+    def uses_gradients(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.components != ("square",)
 
     @property
@@ -107,11 +108,11 @@ class _Component(Attack):
     batched: ClassVar[bool] = True
 
     @property
-    def eps(self) -> float:
+    def eps(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.ensemble.eps
 
     @property
-    def norm(self) -> Norm:
+    def norm(self) -> Norm:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.ensemble.norm
 
     @property

@@ -18,7 +18,7 @@ Images = Tensor | slice  # which of the images
 class LinfBall:
     """max |x' − x| ≤ ε around each image (N, C, H, W), within [0, 1]."""
 
-    def __init__(self, images: Tensor, eps: float) -> None:
+    def __init__(self, images: Tensor, eps: float | Tensor) -> None:
         self.images, self.eps = images, eps
         self.low, self.high = (images - eps).clamp(min=0), (images + eps).clamp(max=1)
 
@@ -45,7 +45,7 @@ class LinfBall:
 class L2Ball:
     """‖x' − x‖₂ ≤ ε around each image (N, C, H, W), within [0, 1]."""
 
-    def __init__(self, images: Tensor, eps: float) -> None:
+    def __init__(self, images: Tensor, eps: float | Tensor) -> None:
         self.images, self.eps = images, eps
 
     def project(self, points: Tensor, of: Images = slice(None)) -> Tensor:

@@ -60,7 +60,7 @@ class Band:
 
     def project(self, images: Tensor) -> Tensor:
         """The nearest images of the band. Raises ValueError for a ring that images of this size do not have."""
-        ring_map = RingMap(*images.shape[-2:])
+        ring_map = RingMap.of(images)
         if self.rings[-1] >= ring_map.rings:
             size = "×".join(map(str, images.shape[-2:]))
             raise ValueError(f"rings: expected 0 to {ring_map.rings - 1}, those of {size} images, got {self.rings[-1]}")
@@ -101,6 +101,7 @@ class BandBall:
 
     def settle(self, points: Tensor) -> Tensor:
         """Points of the ball and of [0, 1], in the band to ``TOLERANCE``; the image itself where none was found."""
+        settled = torch.zeros(len(points), dtype=torch.bool, device=points.device)
         for _ in range(MOST_ITERATIONS // ITERATIONS):
             points = self.project(points)
             settled = self.band.outside(points - self.images) <= TOLERANCE
@@ -193,16 +194,17 @@ class BandPGD(Attack):
 
     @classmethod
     def parse(cls, name: Name, *, eps: float, norm: Norm, step_size: float | None) -> BandPGD:
-        ranges = [re.fullmatch("([0-9]{1,4})(?:-([0-9]{1,4}))?", option) for option in name.options]
-        if len(name.counts) != 1 or name.words or not ranges or not all(ranges):
+        found = [re.fullmatch("([0-9]{1,4})(?:-([0-9]{1,4}))?", option) for option in name.options]
+        ranges = [one.groups() for one in found if one]
+        if len(name.counts) != 1 or name.words or not ranges or len(ranges) < len(found):
             raise name.error
-        bounds = [(int(low), int(high or low)) for low, high in (each.groups() for each in ranges)]
+        bounds = [(int(low), int(high or low)) for low, high in ranges]
         rings = tuple(ring for low, high in bounds for ring in range(low, high + 1))
         return cls(rings, name.counts[0], eps, norm=norm)
 
     @property
     def name(self) -> str:
-        return f"band PGD-{self.steps} in rings {_ranges(self.rings)}"
+        return f"band PGD-{self.steps} in rings {_ranges(tuple(self.rings))}"
 
     def as_dict(self) -> dict[str, Any]:
         step = 2.5 / self.steps if self.rel_stepsize is None else self.rel_stepsize

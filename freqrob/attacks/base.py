@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -57,11 +57,11 @@ class Attack(ABC):
         """The attack from the name that a command line gives. Without options by default: ``cls(eps=…, norm=…)``."""
         if not name.is_bare:
             raise name.error
-        return cls(eps=eps, norm=norm)
+        return cls(eps=eps, norm=norm)  # pyright: ignore[reportCallIssue]
 
     def as_dict(self) -> dict[str, Any]:
         """The name as ``attack``, and all parameters."""
-        return {"attack": self.name, **asdict(self)}
+        return {"attack": self.name, **asdict(cast(Any, self))}
 
     @checked
     def __call__(

@@ -97,6 +97,7 @@ class BoundaryStep(ABC):
         """The step of length r that solves the KKT conditions; `feasible` for the samples of which it is not found."""
         kappa, theta, far = self._start(feasible)
         rounding = 4 * torch.finfo(theta.dtype).eps * _length(self.offset)
+        step, found = feasible, torch.zeros_like(far, dtype=torch.bool)
         for _ in range(NEWTON_STEPS):
             step, by_kappa, by_theta = self._point(kappa, theta)
             length = _length(step)

@@ -18,9 +18,12 @@ class Clean(Attack):
     """Nothing: the images as they are."""
 
     eps: float = field(default=0.0, init=False)
-    norm: ClassVar[Norm] = "Linf"
+    norm: ClassVar[Norm] = "Linf"  # pyright: ignore[reportIncompatibleVariableOverride]
     uses_gradients: ClassVar[bool] = False
-    name: ClassVar[str] = "clean"
+
+    @property
+    def name(self) -> str:
+        return "clean"
 
     @classmethod
     def parse(cls, name: Name, *, eps: float, norm: Norm, step_size: float | None) -> Clean:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -29,10 +29,13 @@ class FGSM(Attack):
 
     eps: float = RADII["Linf"]
     norm: Norm = "Linf"
-    name: ClassVar[str] = "FGSM"
 
     def __post_init__(self) -> None:
         check_radius(self.norm, eps=self.eps)
+
+    @property
+    def name(self) -> str:
+        return "FGSM"
 
     def as_dict(self) -> dict[str, Any]:
         return {**super().as_dict(), "step_size": self.eps}

@@ -245,7 +245,8 @@ class _Search:
                 return problem.images, failed, failed
         halves = torch.arange(len(numbers), device=self.device).split(ceil(len(numbers) / 2))
         first, second = (self._perturb(_part(problem, half), points[half], numbers[half.cpu()]) for half in halves)
-        return tuple(torch.cat(both) for both in zip(first, second, strict=True))
+        found, success, done = (torch.cat(both) for both in zip(first, second, strict=True))
+        return found, success, done
 
     def _meets(self, predicted: Tensor, classes: Tensor) -> Tensor:
         """Whether predictions meet the criterion: bool."""

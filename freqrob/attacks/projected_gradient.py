@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -89,12 +89,12 @@ def pgd(
     adversarial = images.clone() if start is None else ball.project(_checked_start(start, images))
     if random_start and start is None:
         adversarial = ball.random(generator)
-    active = torch.arange(len(images), device=images.device) if stop_when_fooled else slice(None)
+    active: Tensor | slice = torch.arange(len(images), device=images.device) if stop_when_fooled else slice(None)
     stuck = torch.zeros_like(labels, dtype=torch.bool)
     for _ in range(steps):
         left = (each[active] for each in given.values())
         gradient, logits = gradient_and_logits(model, adversarial[active], loss, *left, **classes)
-        if stop_when_fooled:
+        if isinstance(active, Tensor):
             correct = classified(logits, labels[active])
             active, gradient, logits = active[correct], gradient[correct], logits[correct]
             if len(active) == 0:
@@ -161,7 +161,7 @@ class PGD(Attack):
         targeted = options[-1:] == ["targeted"] and bool(options.pop())
         if len(name.counts) not in (1, 2) or name.words or len(options) > 1 or not set(options) <= set(LOSSES):
             raise name.error
-        loss = options[0] if options else "ce"
+        loss = cast(LossName, options[0] if options else "ce")
         return cls(name.counts[0], eps, step_size, *name.counts[1:], norm=norm, loss=loss, targeted=targeted)
 
     @property

@@ -28,11 +28,11 @@ class Transfer(Attack):
             raise ValueError(f"attack: expected PGD without restarts, got {self.attack.name}")
 
     @property
-    def eps(self) -> float:
+    def eps(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.attack.eps
 
     @property
-    def norm(self) -> Norm:
+    def norm(self) -> Norm:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.attack.norm
 
     @property

@@ -112,7 +112,7 @@ def _draw(
 ) -> Draws:
     """Draw everything with NumPy (PyTorch has no public gamma distribution with a generator), seeded by PyTorch."""
     device = generator.device if generator else "cpu"
-    rng = np.random.default_rng(torch.randint(2**62, (), generator=generator, device=device).item())
+    rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator, device=device)))
     shape = (depth if depth > 0 else MAX_RANDOM_DEPTH, width, count)
     ops = rng.integers(Op.AUTOCONTRAST, Op.TRANSLATE_Y, shape, endpoint=True)
     if depth == -1:

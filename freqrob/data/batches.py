@@ -78,7 +78,8 @@ class Batches:
         self.device = torch.device(device)
         home = self.device if _fits(dataset.images, self.device) else torch.device("cpu")
         self.images, self.labels = dataset.images.to(home), dataset.labels.to(home)
-        self.batch_size, self.seed, self.crop, self.flip, self.transform = batch_size, seed, crop, flip, transform
+        self.crop: Crop | None = crop
+        self.batch_size, self.seed, self.flip, self.transform = batch_size, seed, flip, transform
         share = batch_size // world_size
         self.share = slice(rank * share, (rank + 1) * share)
         self._epoch, self._order = -1, torch.empty(0)

@@ -108,8 +108,8 @@ def write_corruptions(
         write_npy(folder / f"{name}.npy", shape, blocks)
         made = {name: {"severities": CORRUPTIONS[name].levels, "sha256": sha256_of(folder / f"{name}.npy")}}
         with locked(folder / ".lock"):  # another process may have made other types meanwhile
-            types = {**_manifest(folder, header), **made}
-            write_json(folder / MANIFEST, {**header, "types": types, **provenance(command)})
+            all_made = {**_manifest(folder, header), **made}
+            write_json(folder / MANIFEST, {**header, "types": all_made, **provenance(command)})
     return missing
 
 

@@ -169,7 +169,7 @@ def write_hybrids(
     path = folder / "hybrid.npz"
     with temporary_beside(path) as new:
         with new.open("wb") as file:
-            np.savez(file, **{name: array.cpu().numpy() for name, array in arrays.items()})
+            np.savez(file, allow_pickle=False, **{name: array.cpu().numpy() for name, array in arrays.items()})
         os.replace(new, path)
     record = {
         "seed": seed,

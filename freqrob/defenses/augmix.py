@@ -42,7 +42,8 @@ class AugMix:
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         logits = model(torch.cat(self.views(images))).float()
-        return self.loss(*logits.chunk(3), labels)
+        clean, first, second = logits.chunk(3)
+        return self.loss(clean, first, second, labels)
 
     def views(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The images and two mixtures of them, each (N, C, H, W) in [0, 1]."""
@@ -64,4 +65,5 @@ def jensen_shannon(*logits: Tensor) -> Tensor:
     """
     log_p = [view.log_softmax(1) for view in logits]
     log_m = torch.stack([view.exp() for view in log_p]).mean(0).clamp(1e-7, 1).log()
-    return sum(F.kl_div(log_m, view, reduction="batchmean", log_target=True) for view in log_p) / len(log_p)
+    first, *others = (F.kl_div(log_m, view, reduction="batchmean", log_target=True) for view in log_p)
+    return sum(others, first) / len(log_p)

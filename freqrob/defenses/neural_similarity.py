@@ -114,7 +114,11 @@ def fisher(similarity: Tensor) -> Tensor:
 def recorded(model: nn.Module, layer: str) -> Iterator[list[Tensor]]:
     """What a layer of the network puts out for a while, however the model is wrapped."""
     outputs: list[Tensor] = []
-    handle = find_layer(model, layer).register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+
+    def record(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        outputs.append(output)
+
+    handle = find_layer(model, layer).register_forward_hook(record)
     try:
         yield outputs
     finally:
@@ -123,8 +127,8 @@ def recorded(model: nn.Module, layer: str) -> Iterator[list[Tensor]]:
 
 def find_layer(model: nn.Module, layer: str) -> nn.Module:
     """The module of that name in the network, inside of Fabric's and DDP's wrappers and behind its front ends."""
-    while isinstance(getattr(model, "module", None), nn.Module):
-        model = model.module
+    while isinstance(inner := getattr(model, "module", None), nn.Module):
+        model = inner
     modules = dict(network_of(model).named_modules())
     if not layer or layer not in modules:
         there = ", ".join(name for name in modules if name)

@@ -160,7 +160,7 @@ def _spectrum(perturbed: Tensor, images: Tensor, seed: int) -> PerturbationSpect
     try:
         return analyze_spectrum(perturbed, images, seed=seed)
     except ValueError:  # no images, or perturbed ones that are images plus a constant
-        size, rings = images.shape[-2:], RingMap(*images.shape[-2:])
+        size, rings = images.shape[-2:], RingMap.of(images)
         power, profile, cumulative = (torch.full(shape, nan).double() for shape in (size, (rings.rings,), (GRID,)))
         radii = torch.linspace(0, CORNER, GRID, dtype=torch.float64)
         return PerturbationSpectrum(power, rings.radii, profile, radii, cumulative, nan, (nan, nan), nan, len(images))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -222,10 +221,11 @@ def _share(
     measured: set[Attack] = set()
     for attack in dict.fromkeys((Clean(), *attacks)):
         kept |= {stage: subject.samples(stage) for stage in attack.stages if stage not in kept}
+        before_each = (None if attack == Clean() else Clean(), *attack.stages[:-1])
         missing = [
-            (chunk, kept.get(before), stage)
+            (chunk, kept[before] if before else None, stage)
             for chunk in chunks
-            for before, stage in pairwise((None if attack == Clean() else Clean(), *attack.stages))
+            for before, stage in zip(before_each, attack.stages, strict=True)
             if not kept[stage].done[chunk].all()
         ]
         if missing and not measured:

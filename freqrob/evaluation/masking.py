@@ -122,7 +122,7 @@ def check_masking(
         ImportError: Square's package is not installed.
     """
     check_counts(queries=queries)
-    if not has_front_end(model):
+    if not (isinstance(model, FrontEnded) and has_front_end(model)):
         raise ValueError("model: expected a FrontEnded with a front end other than a normalisation")
     white_box = white_box or PGD()
     others = (Square(queries, white_box.eps, white_box.norm), Transfer(bare_network(model), white_box))

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,9 @@ class Normalize(nn.Module):
     Mean and std are not in the state dict: a card has them. Raises ValueError when they are not finite numbers, differ
     in length or a std is not positive; when called, TypeError for images that are not floats.
     """
+
+    mean: Tensor
+    std: Tensor
 
     @checked
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -57,6 +60,9 @@ class Blur(nn.Module):
 
     Source: Li et al., PLoS Comput. Biol. 2023; ``lizhe07/blur-net``.
     """
+
+    offsets: Tensor
+    kernel: Tensor
 
     @checked
     def __init__(self, sigma: float = 1.5) -> None:
@@ -104,6 +110,9 @@ class PCA(nn.Module):
 
     Source: Li et al., PLoS Comput. Biol. 2023 (K = 512 on CIFAR-10; its code is not published).
     """
+
+    mean: Tensor
+    components: Tensor
 
     @checked
     def __init__(self, components: int = 512, shape: Sequence[int] = (3, 32, 32)) -> None:
@@ -241,7 +250,7 @@ def front_ends_of(model: nn.Module) -> list[nn.Module]:
     if isinstance(model, FoolboxModule):
         return front_ends_of(model.network) if isinstance(model.network, nn.Module) else []
     found = []
-    for stage in model if _is_sequential(model) else ():
+    for stage in model.children() if _is_sequential(model) else ():
         if not _is_front_end(stage):
             return found + front_ends_of(stage)
         found.append(stage)
@@ -258,14 +267,14 @@ def without_front_end(model: nn.Module, front_end: nn.Module) -> nn.Module:
     if all(one is not front_end for one in front_ends_of(model)):
         raise ValueError(f"front_end: got {type(front_end).__name__}, expected one of front_ends_of(model)")
     if isinstance(model, FoolboxModule):
-        return model.with_network(without_front_end(model.network, front_end))
+        return model.with_network(without_front_end(cast(nn.Module, model.network), front_end))
     inside = model.front_ends if isinstance(model, FrontEnded) else model
     if name := next((name for name, one in inside._modules.items() if one is front_end), None):
         shorter = with_children(inside, {name: None})
         return shorter if inside is model else with_children(model, {"front_ends": shorter})
     if isinstance(model, FrontEnded):
         return with_children(model, {"network": without_front_end(model.network, front_end)})
-    name, stage = next((name, one) for name, one in model._modules.items() if not _is_front_end(one))
+    name, stage = next((name, one) for name, one in model.named_children() if not _is_front_end(one))
     return with_children(model, {name: without_front_end(stage, front_end)})
 
 

@@ -335,7 +335,7 @@ def _name(value: Any) -> str:
 
 
 def _article(value: Any) -> str:
-    """"a nets.Net" of a class's object, "nets.prepare" of a function."""
+    """ "a nets.Net" of a class's object, "nets.prepare" of a function."""
     name = _name(value).removeprefix("builtins.")
     return f"a {name}" if isinstance(value, type) else name
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +22,9 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """
     while True:
         if isinstance(model, TRANSPARENT):
-            model = model.module
+            model = cast(nn.Module, model.module)
         elif type(model).__name__ == "OptimizedModule":  # whose class only torch._dynamo has, a second to import
-            model = model._orig_mod
+            model = cast(nn.Module, model._orig_mod)
         else:
             return model
 
@@ -77,7 +77,7 @@ class FoolboxModule(nn.Module):
 
     def with_network(self, network: nn.Module) -> FoolboxModule:
         """The same bounds and preprocessing before another network; this module and its model stay as they are."""
-        changed = with_children(self, {"network": network})
+        changed = cast(FoolboxModule, with_children(self, {"network": network}))
         changed._model = _with_network(self._model, network)
         return changed
 

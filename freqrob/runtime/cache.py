@@ -37,7 +37,8 @@ def usable_folder(*names: str, for_code: bool = False) -> tuple[Path, list[str]]
     Raises:
         OSError: neither can be used; the message gives the reasons.
     """
-    choices, reasons = [(_temporary_root(), (_temporary_name(), *names), True)], []
+    reasons: list[str] = []
+    choices: list[tuple[Path, tuple[str, ...], bool]] = [(_temporary_root(), (_temporary_name(), *names), True)]
     if named := _named_folder():
         choices.insert(0, (named, names, for_code))
     else:

@@ -54,8 +54,10 @@ def _in_a_step() -> bool:
 
 
 def _integer(name: str, default: int | None = None) -> int:
-    text = os.environ.get(name, default)
+    text = os.environ.get(name)
+    if text is None and default is not None:
+        return default
     try:
-        return int(text)
-    except (TypeError, ValueError):
+        return int(text or "")
+    except ValueError:
         raise ValueError(f"{name}: expected an integer in this environment variable, got {text!r}") from None

@@ -10,6 +10,7 @@ import threading
 from contextlib import suppress
 from multiprocessing.connection import wait
 
+import torch
 import torch.distributed as dist
 
 GRACE = 10  # seconds for a process to end by itself, with its own message, after another one has ended
@@ -35,12 +36,13 @@ class Lifeline(threading.Thread):
         self._closed, self._cut = threading.Event(), threading.Event()
         self._peers: list[socket.socket] = []
         self._listener: socket.socket | None = None
-        host, where = os.environ["MASTER_ADDR"], [None]
+        host = os.environ["MASTER_ADDR"]
+        where: list[tuple[int, bytes] | None] = [None]
         if rank == 0:
             with suppress(OSError):
                 self._listener = _listen(host, self._world_size)
                 where = [(self._listener.getsockname()[1], secrets.token_bytes(16))]
-        dist.broadcast_object_list(where, src=0, device="cpu")
+        dist.broadcast_object_list(where, src=0, device=torch.device("cpu"))
         port, self._token = where[0] or (0, b"")
         if rank > 0 and port:
             with suppress(OSError):
@@ -73,14 +75,17 @@ class Lifeline(threading.Thread):
 
     def _admit(self) -> None:
         """Take up a connection of one of the processes, which shows the token, and of nobody else."""
+        listener = self._listener
+        if listener is None:
+            return
         with suppress(OSError):
-            peer, _ = self._listener.accept()
+            peer, _ = listener.accept()
             peer.settimeout(1)
             with peer.makefile("rb") as sent:
                 if secrets.compare_digest(sent.read(len(self._token)), self._token):
                     self._peers.append(_kept_alive(peer))
         if len(self._peers) == self._world_size - 1:
-            self._listener.close()
+            listener.close()
             self._listener = None
 
     def _end(self) -> None:

@@ -116,8 +116,8 @@ class Registry(MutableMapping[str, T]):
             value = entry_point.load()
         except Exception as error:  # whatever other people's code fails with
             raise ImportError(f"{source} cannot be imported: {type(error).__name__}: {error}") from error
-        if self._own.get(name) is not None:  # the module used the decorator
-            return self._own[name]
+        if (registered := self._own.get(name)) is not None:  # the module used the decorator
+            return registered
         self._check_kind(value, source)
         return value
 

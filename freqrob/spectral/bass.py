@@ -65,7 +65,7 @@ def bass(
     check_choices(get_args(Degenerate), degenerate=degenerate)
     pixel_scale = to_python(pixel_scale, float)
     check_pixel_scale(pixel_scale)
-    rings = RingMap(*images.shape[-2:])
+    rings = RingMap.of(images)
     if degenerate == "keep":
         return ops.bass(images, rings, reading=reading, pixel_scale=pixel_scale, out=out)
     if out is not None:
@@ -89,14 +89,15 @@ class BaSS(nn.Module):
         super().__init__()
         check_choices(get_args(Reading), reading=reading)
         check_pixel_scale(pixel_scale)
-        self.reading, self.pixel_scale = reading, pixel_scale
+        self.reading: Reading = reading
+        self.pixel_scale = pixel_scale
 
     def forward(self, images: Tensor) -> Tensor:
         check_images(images)
         warn_of_scale(images)
         if not (torch.is_grad_enabled() and images.requires_grad):
             return ops.bass(images, reading=self.reading, pixel_scale=self.pixel_scale)
-        rings = RingMap(*images.shape[-2:])
+        rings = RingMap.of(images)
         v = reference.widen(images) * self.pixel_scale
         weights = reference.bass_weights(reference.bass_profile(v, rings, self.reading, ops.ring_sum))
         gain = weights if self.reading == "official" else weights.sqrt()
@@ -132,7 +133,8 @@ class RandomBaSS(nn.Module):
         check_shares(gamma=gamma)
         check_choices(get_args(Reading), reading=reading)
         check_pixel_scale(pixel_scale)
-        self.gamma, self.reading, self.pixel_scale, self.generator = gamma, reading, pixel_scale, generator
+        self.reading: Reading = reading
+        self.gamma, self.pixel_scale, self.generator = gamma, pixel_scale, generator
 
     def forward(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         check_images(images)

@@ -39,7 +39,7 @@ def radial_power(images: Tensor, *, rule: Rule = "trunc", pixel_scale: float = 1
     check_pixel_scale(pixel_scale)
     if not isinstance(mean, bool):
         raise ValueError(f"mean: expected true or false, got {shown(mean)}")
-    rings = RingMap(*images.shape[-2:], rule)
+    rings = RingMap.of(images, rule)
     pixels = images.float() / 255 if images.dtype == torch.uint8 else images
     power = ops.ring_sum(pixels * pixel_scale, rings, of="power")
     return power / rings.counts.to(power).clamp(min=1) if mean else power
@@ -64,7 +64,10 @@ def mean_power(images: Tensor, *, rule: Rule = "trunc") -> Tensor:
         raise ValueError(f"images: expected at least one, got shape {tuple(images.shape)}")
     planes = images.reshape(-1, 1, *images.shape[-2:])
     chunks = planes.split(max(1, AT_ONCE // planes[0].numel()))
-    return sum(radial_power(chunk, rule=rule, mean=True).double().sum((0, 1)) for chunk in chunks) / len(planes)
+    total = torch.zeros(RingMap.of(images, rule).rings, dtype=torch.float64, device=images.device)
+    for chunk in chunks:
+        total += radial_power(chunk, rule=rule, mean=True).double().sum((0, 1))
+    return total / len(planes)
 
 
 @checked
@@ -83,7 +86,7 @@ def power_profile(images: Tensor, *, rule: Rule = "trunc") -> Tensor:
 
     Source: Lin et al., NeurIPS 2023, Eq. 1.
     """
-    return profile_of(mean_power(images, rule=rule), RingMap(*images.shape[-2:], rule))
+    return profile_of(mean_power(images, rule=rule), RingMap.of(images, rule))
 
 
 def profile_of(power: Tensor, rings: RingMap) -> Tensor:
@@ -161,7 +164,7 @@ def split(images: Tensor, *, share: float = 0.8, rule: Rule = "trunc") -> Split:
     """
     if not is_number(share) or not 0 < share <= 1:
         raise ValueError(f"share: expected a number in (0, 1], got {shown(share)}")
-    return split_of(power_profile(images, rule=rule), RingMap(*images.shape[-2:], rule), share)
+    return split_of(power_profile(images, rule=rule), RingMap.of(images, rule), share)
 
 
 def split_of(profile: Tensor, rings: RingMap, share: float = 0.8) -> Split:
@@ -193,7 +196,7 @@ def fit_power_law(images: Tensor, *, rule: Rule = "trunc") -> PowerLaw:
     Raises:
         ValueError: fewer than two rings with power.
     """
-    return power_law_of(mean_power(images, rule=rule), RingMap(*images.shape[-2:], rule))
+    return power_law_of(mean_power(images, rule=rule), RingMap.of(images, rule))
 
 
 def power_law_of(power: Tensor, rings: RingMap) -> PowerLaw:

@@ -162,7 +162,8 @@ def _build(plan: Plan, entry: Path) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(prefix="build-", dir=entry, ignore_cleanup_errors=True) as folder:
             library = compile_library(plan, Path(folder))
             library.chmod(0o600)
-            record = {"sha256": library_digest(library), "compiler": plan.compiler.version}
+            compiler = plan.compiler.version if plan.compiler else ""
+            record: dict[str, Any] = {"sha256": library_digest(library), "compiler": compiler}
             record["seconds"] = round(time.monotonic() - start, 2)
             os.replace(library, entry / LIBRARY)
         _write(entry / "built.json", json.dumps(record))

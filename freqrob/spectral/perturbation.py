@@ -95,7 +95,7 @@ def analyze_spectrum(
     resampled = torch.stack([each[numbers].mean(0) for numbers in drawn])  # (resamples, 25)
     tails = torch.tensor([(1 - confidence) / 2, (1 + confidence) / 2], dtype=torch.float64)
     low, high = torch.nanquantile(_half_way(radii, resampled), tails)
-    rings = RingMap(*total.shape)
+    rings = RingMap.of(total)
     sums = total.new_zeros(rings.rings).index_add(0, rings.full.flatten().long(), total.flatten())
     return PerturbationSpectrum(
         power=total,

@@ -14,7 +14,7 @@ PyTorch computes the last elements of a tensor with scalar instead of vector ins
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -52,7 +52,7 @@ def rfft2(x: Tensor) -> Tensor:
     return _of_two(torch.fft.rfft2, x) if x.numel() else x[..., : x.shape[-1] // 2 + 1] + 0j
 
 
-def irfft2(spectrum: Tensor, s: tuple[int, int]) -> Tensor:
+def irfft2(spectrum: Tensor, s: Sequence[int]) -> Tensor:
     """``torch.fft.irfft2``, of an empty batch too."""
     if spectrum.numel():
         return _of_two(lambda planes: torch.fft.irfft2(planes, s=s), spectrum)

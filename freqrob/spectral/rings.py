@@ -56,6 +56,12 @@ class RingMap:
         if not isinstance(self.rule, str) or self.rule not in get_args(Rule):
             raise ValueError(f"rule: expected 'trunc' or 'round', got {self.rule!r}")
 
+    @classmethod
+    def of(cls, images: Tensor, rule: Rule = "trunc") -> RingMap:
+        """The rings of images (..., H, W)."""
+        height, width = images.shape[-2:]
+        return cls(height, width, rule)
+
     @property
     def half(self) -> Tensor:
         """Ring of each coefficient of ``rfft2``: (H, W//2+1) int32, DC at [0, 0]."""
@@ -108,7 +114,7 @@ def _distance(size: int) -> Tensor:
 
 def constant_when_compiled(function: Callable) -> Callable:
     """As ``torch.compiler.assume_constant_result``, which imports all of torch._dynamo: a second at every start."""
-    function._dynamo_marked_constant = True
+    function._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
     return function
 
 

@@ -8,6 +8,9 @@ P is symmetric, so the derivative of ⟨u, g_x⟩ with respect to g is (γ/σ) P
 respect to x is −(1/σ) [m(g x̂) (γ/σ) P u + m(u x̂) g_x + x̂ m(u g_x)]. PyTorch's own formula takes some thirty passes.
 """
 
+# pyright: reportIncompatibleMethodOverride=false, reportOptionalMemberAccess=false
+# torch declares ``backward`` and ``forward`` with other names, and num_batches_tracked as optional.
+
 from __future__ import annotations
 
 import torch

@@ -1,5 +1,8 @@
 """Which processes train together, and how they are asked to stop."""
 
+# pyright: reportIncompatibleMethodOverride=false, reportAssignmentType=false
+# Fabric declares them as properties.
+
 from __future__ import annotations
 
 import signal
@@ -41,7 +44,7 @@ def launch(precision: str, accelerator: str = "auto") -> Fabric:
             strategy=DDPStrategy(cluster_environment=_Group(), broadcast_buffers=False) if world_size > 1 else "auto",
             devices=local_world_size,
             num_nodes=nodes,
-            precision=precision,
+            precision=precision,  # pyright: ignore[reportArgumentType]
         )
         fabric.launch()
     except (RuntimeError, MisconfigurationException) as error:

@@ -115,10 +115,10 @@ class Recipe:
     def _check_types(self) -> None:
         kinds = {"int": int, "float": (int, float), "bool": bool, "tuple[int, ...]": (tuple, list)}
         for known in fields(self):
-            value, kind = getattr(self, known.name), kinds.get(known.type)
+            value, kind = getattr(self, known.name), kinds.get(str(known.type))
             if kind and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
                 expected = {"int": "an integer", "float": "a number", "bool": "true or false"}
-                raise ValueError(f"{known.name}: expected {expected.get(known.type, 'integers')}, got {value!r}")
+                raise ValueError(f"{known.name}: expected {expected.get(str(known.type), 'integers')}, got {value!r}")
 
     @property
     def parsed(self) -> ModelName:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -146,7 +146,7 @@ def train(
             # What one process meets, all of them act on: one that went on alone would wait for the others for ever
             due = time.monotonic() - saved_at > 60 * checkpoint_minutes
             here = torch.hstack([loss.detach().float(), loss.new_tensor([stop.is_set(), due], dtype=torch.float32)])
-            whole_loss, stops, due = fabric.all_reduce(here).tolist()
+            whole_loss, stops, due = cast(Tensor, fabric.all_reduce(here)).tolist()
             if not isfinite(whole_loss):
                 if not isfinite(loss.item()):
                     run.write_batch(images, labels, step, state.model.network.state_dict())
@@ -196,8 +196,8 @@ class _State:
             if isinstance(front_end, PCA):
                 front_end.set_components(*pca_components(train_set, recipe.components))
         self.recipe, self.fabric = recipe, fabric
-        self.model: FrontEnded = fabric.to_device(model.to(memory_format=torch.channels_last))
-        self.optimizer = fabric.setup_optimizers(
+        self.model = cast(FrontEnded, fabric.to_device(model.to(memory_format=torch.channels_last)))
+        self.optimizer: Any = fabric.setup_optimizers(
             torch.optim.SGD(
                 network.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay,
                 nesterov=recipe.nesterov,
@@ -216,7 +216,7 @@ class _State:
     @property
     def kept(self) -> FrontEnded:
         """The model that is validated and saved."""
-        return self.average.module if self.average else self.model
+        return cast(FrontEnded, self.average.module) if self.average else self.model
 
     def check_shared(self) -> None:
         """Raise ValueError where the processes have read different checkpoints."""
@@ -308,7 +308,8 @@ def _validate(model: nn.Module, val_set: ImageSet, recipe: Recipe, fabric: Fabri
                     model, images, labels, eps=defense.eps, step_size=defense.eps / 4, steps=10, generator=generator
                 )
                 robust += _correct(model, attacked, labels)
-    clean, robust = fabric.all_reduce(torch.tensor([clean, robust], device=fabric.device), reduce_op="sum").tolist()
+    counts = fabric.all_reduce(torch.tensor([clean, robust], device=fabric.device), reduce_op="sum")
+    clean, robust = cast(Tensor, counts).tolist()
     scores = {"val_clean": clean / len(val_set)}
     if defense.adversarial:
         scores["val_pgd10"] = robust / count

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from foolbox.attacks.base import MinimizationAttack
@@ -242,24 +242,25 @@ def draw(models: Mapping[str, MinimalPerturbationSpectrum]) -> Figure:
     from freqrob.runtime.figures import import_matplotlib
 
     import_matplotlib()
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
     from freqrob.report import plots
 
     columns = min(len(models), 5)
     rows = math.ceil(len(models) / columns)
     figure = Figure(figsize=(max(9, 2.6 * columns), 2.7 * rows + 4.2), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=[2.7 * rows, 4.2])
+    above, below = cast(Sequence[SubFigure], figure.subfigures(2, 1, height_ratios=[2.7 * rows, 4.2]))
     panels = above.subplots(rows, columns, squeeze=False).flatten()
     limits = plots.shared_limits([plots.perturbation_map(one) for one in models.values()], span=1e5)
+    images = []
     for axes, (spec, one) in zip(panels, models.items(), strict=False):
-        image = plots.plot_perturbation_spectrum(axes, one, limits)
+        images.append(plots.plot_perturbation_spectrum(axes, one, limits))
         axes.set_title(spec, fontsize="medium", parse_math=False)
         axes.set(xlabel="", ylabel="")
     for axes in panels[len(models) :]:
         axes.remove()
     above.supxlabel("frequency (cycles/pixel)", fontsize="medium")
-    above.colorbar(image, ax=list(panels[: len(models)]), label="mean |DFT|² ÷ its mean")
+    above.colorbar(images[-1], ax=list(panels[: len(models)]), label="mean |DFT|² ÷ its mean")
     profiles, sizes = below.subplots(1, 2)
     plots.plot_perturbation_profiles(profiles, models)
     profiles.set_title("radial profiles; dotted: f$_{0.5}$", fontsize="medium")

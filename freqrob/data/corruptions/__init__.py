@@ -66,7 +66,7 @@ def corrupt(
     chosen = CORRUPTIONS[name]
     parameters = dict(chosen.levels[severity - 1])
     if name == "frost":
-        parameters["photographs"] = _photographs(frost, images.shape[-2:])
+        parameters["photographs"] = _photographs(frost, (images.shape[-2], images.shape[-1]))
     corrupted = torch.empty_like(images, memory_format=torch.contiguous_format)
     for start in range(0, len(images), _CHUNK):
         chunk = images[start : start + _CHUNK].contiguous()

@@ -18,7 +18,7 @@ def densenet(num_classes: int = 10) -> nn.Module:
     from torchvision.models import DenseNet  # half a second that `import freqrob` must not cost
 
     growth_rate, layers = 12, (100 - 4) // 6
-    network = DenseNet(growth_rate, (layers, layers, layers), 2 * growth_rate, num_classes=num_classes)
+    network = DenseNet(growth_rate, (layers, layers, layers), 2 * growth_rate, num_classes=num_classes)  # pyright: ignore[reportArgumentType]
     network.features.conv0 = conv3x3(3, 2 * growth_rate)
     for large_images_only in ("norm0", "relu0", "pool0"):
         delattr(network.features, large_images_only)

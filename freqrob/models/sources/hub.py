@@ -1,9 +1,11 @@
 """``hub:OWNER/REPO[:REF]:MODEL?trust_repo=True``: models of torch.hub."""
 
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -32,7 +34,8 @@ def open_hub(path: str, target: Target) -> nn.Module:
     origin = {"source": "local"} if local else {"trust_repo": True}
     try:
         with redirect_stdout(sys.stderr):
-            return build(partial(torch.hub.load, repository, name, **origin), spec, target.num_classes, arguments)
+            builder = partial(torch.hub.load, repository, name, **origin)
+            return build(cast(Callable[..., nn.Module], builder), spec, target.num_classes, arguments)
     except RuntimeError as error:
         raise ValueError(f"model: {spec} cannot be loaded: {error}") from error
     except OSError as error:

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import foolbox
 import torch
@@ -16,6 +16,7 @@ from foolbox.distances import l2, linf
 from torch import Tensor, nn
 
 from freqrob.attacks import Attack, AutoAttack, parse_attack
+from freqrob.attacks.autoattack import Version
 from freqrob.attacks.balls import RADII, Norm, check_radius
 from freqrob.attacks.checks import explained
 from freqrob.attacks.registry import Name
@@ -53,7 +54,7 @@ class FreqrobAttack(FixedEpsilonAttack):
 
     def run(self, model: Model, inputs: Any, criterion: Any, *, epsilon: float, **kwargs: Any) -> Any:
         problem = FoolboxProblem.read(model, inputs, criterion, kwargs, targets=False)
-        attack = replace(self.attack, eps=epsilon / problem.span)
+        attack = replace(cast(Any, self.attack), eps=epsilon / problem.span)
         images = problem.images.contiguous()  # AutoAttack's packages take no other
         batches = zip(images.split(self.batch_size), problem.classes.split(self.batch_size), strict=True)
         with explained(self.batch_size):
@@ -83,7 +84,7 @@ class LinfAutoAttack(FreqrobAttack):
 
     @checked
     def __init__(
-        self, version: str = "standard", *, attacks: Sequence[str] = (), seed: int = 0, batch_size: int = 250
+        self, version: Version = "standard", *, attacks: Sequence[str] = (), seed: int = 0, batch_size: int = 250
     ) -> None:
         super().__init__(AutoAttack(version, tuple(attacks), norm=self.norm), seed=seed, batch_size=batch_size)
 

@@ -1,5 +1,8 @@
 """Attacks whose perturbations are confined to a band of frequencies."""
 
+# pyright: reportIncompatibleMethodOverride=false, reportAssignmentType=false
+# Foolbox declares distance as an abstract property, and sets it as a class variable itself.
+
 from __future__ import annotations
 
 from abc import ABC

@@ -1,5 +1,8 @@
 """The Brendel–Bethge attack of freqrob, in place of Foolbox's classes of the same names."""
 
+# pyright: reportIncompatibleMethodOverride=false, reportAssignmentType=false
+# Foolbox declares distance as an abstract property, and sets it as a class variable itself.
+
 from __future__ import annotations
 
 from abc import ABC

@@ -14,6 +14,7 @@ from foolbox.distances import linf
 from torch import Tensor
 
 from freqrob.attacks import minimal_perturbation
+from freqrob.attacks.balls import Norm
 from freqrob.attacks.minimal import MinimalAttack, Problem
 from freqrob.parameters import checked
 from freqrob_foolbox.brendel_bethge import LinfinityBrendelBethgeAttack
@@ -32,7 +33,9 @@ class MinimalPerturbation(minimal_perturbation.MinimalPerturbation):
         ValueError: a count or radius out of range.
     """
 
-    attack: MinimizationAttack = field(default_factory=LinfinityBrendelBethgeAttack)
+    attack: MinimizationAttack = field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default_factory=LinfinityBrendelBethgeAttack
+    )
 
     @property
     def minimal_attack(self) -> MinimalAttack:
@@ -46,15 +49,15 @@ class FoolboxMinimalAttack(MinimalAttack):
     attack: MinimizationAttack
 
     @property
-    def norm(self) -> str:
+    def norm(self) -> Norm:  # pyright: ignore[reportIncompatibleVariableOverride]
         return "Linf" if self.attack.distance is linf else "L2"
 
     @property
-    def package(self) -> str:
+    def package(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return f"foolbox {version('foolbox')}"
 
     @property
-    def needs_starts(self) -> bool:
+    def needs_starts(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         """FMN takes starts, and needs none."""
         parameters = inspect.signature(self.attack.run).parameters
         return "starting_points" in parameters and not isinstance(self.attack, FMNAttackLp)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +29,7 @@ class FoolboxProblem(Problem):
 
     lower: float
     span: float
-    restore: ep.astensor.RestoreTypeFunc
+    restore: Callable[[ep.Tensor], Any]
 
     @classmethod
     def read(

@@ -6,6 +6,9 @@ its state it cannot read back.
 Source: the interface of https://github.com/fra31/auto-attack.
 """
 
+# pyright: reportIncompatibleMethodOverride=false, reportArgumentType=false, reportOptionalIterable=false
+# It has the arguments of the authors' package, which differ from those of the class that it extends.
+
 from __future__ import annotations
 
 import logging

@@ -18,7 +18,6 @@ from importlib import import_module
 from importlib.metadata import Distribution, PackageNotFoundError, distribution, distributions, version
 from importlib.util import find_spec
 from math import nan
-from os import PathLike
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -47,7 +46,7 @@ def import_robustbench() -> ModuleType:
     try:
         with _stand_ins():
             robustbench, evaluation = import_module("robustbench"), import_module("robustbench.eval")
-        evaluation.corruptions_evaluation = _without_alexnet(evaluation.corruptions_evaluation)
+        setattr(evaluation, "corruptions_evaluation", _without_alexnet(evaluation.corruptions_evaluation))  # noqa: B010
     except Exception as error:  # a broken installation raises anything: ImportError, RuntimeError, AttributeError, …
         raise ImportError(f"RobustBench cannot be used: {error}. {changes or _advice(str(error))}") from error
     _warn_of_unusable_hub()
@@ -63,7 +62,7 @@ def _stand_ins() -> Iterator[None]:
     if _missing("autoattack"):
         added["autoattack"] = adapter = import_module("freqrob_robustbench.autoattack")
         added["autoattack.state"] = state = ModuleType("autoattack.state")
-        state.EvaluationState = adapter.EvaluationState
+        setattr(state, "EvaluationState", adapter.EvaluationState)  # noqa: B010
     before = {name: sys.modules[name] for name in added if name in sys.modules}
     sys.modules.update(added)
     try:
@@ -84,7 +83,11 @@ def _missing(name: str) -> bool:
 def _pkg_resources() -> ModuleType:
     """Of pkg_resources only what ``robustbench.loaders`` uses: the path of a file beside a module."""
     module = ModuleType("pkg_resources")
-    module.resource_filename = lambda name, path: str(Path(sys.modules[name].__file__).parent / path)
+
+    def resource_filename(name: str, path: str) -> str:
+        return str(Path(sys.modules[name].__file__ or "").parent / path)
+
+    setattr(module, "resource_filename", resource_filename)  # noqa: B010
     return module
 
 
@@ -132,12 +135,15 @@ def _changed_files(package: Distribution) -> list[str]:
     # Not Distribution.files: since Python 3.12 it leaves out the files that are missing.
     rows = csv.reader((package.read_text("RECORD") or "").splitlines())
     expected = {path: digest for path, digest, _ in rows if path.startswith("robustbench/") and path.endswith(".py")}
-    return [path for path, digest in expected.items() if digest and digest != _file_hash(package.locate_file(path))]
+    return [
+        path
+        for path, digest in expected.items()
+        if digest and digest != _file_hash(Path(str(package.locate_file(path))))
+    ]
 
 
-def _file_hash(path: PathLike[str]) -> str:
+def _file_hash(path: Path) -> str:
     """SHA-256 as RECORD writes it, URL-safe base64 without padding; empty if there is no such file."""
-    path = Path(path)
     if not path.is_file():
         return ""
     return "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(path.read_bytes()).digest()).rstrip(b"=").decode()
@@ -166,6 +172,9 @@ def _without_alexnet(evaluate: Callable[..., Any]) -> Callable[..., Any]:
         except KeyError as error:
             if error.args != ("AlexNet",):
                 raise
-            return error.__traceback__.tb_next.tb_frame.f_locals["adv_accuracy"], nan
+            inner = error.__traceback__ and error.__traceback__.tb_next
+            if inner is None:
+                raise
+            return inner.tb_frame.f_locals["adv_accuracy"], nan
 
     return wrapped

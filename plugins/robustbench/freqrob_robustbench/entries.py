@@ -89,7 +89,7 @@ def _creator(name: str, timm_name: str, dataset: str, threat_model: str) -> Call
             raise ValueError(f"num_classes: {timm_name} has {DATASET_CLASSES[dataset]}, got {num_classes}")
         model = load_model(name, _MODEL_DIRS[timm_name], dataset, threat_model)
         model.register_load_state_dict_pre_hook(_take_bare_network)
-        model.default_cfg = _PREPROCESSING if dataset == "imagenet" else {}
+        model.default_cfg = _PREPROCESSING if dataset == "imagenet" else {}  # pyright: ignore[reportArgumentType]
         return model
 
     create.__name__ = create.__qualname__ = timm_name

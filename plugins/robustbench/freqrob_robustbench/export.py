@@ -94,7 +94,7 @@ def export_card(
 
 def model_info(card: Card, paper: Paper = Paper()) -> dict[str, Any]:
     """RobustBench's keys, accuracies as text in percent; None where neither the card nor the paper knows."""
-    behind = [front_end_name(spec) for spec in card.front_ends if front_end_name(spec) != "normalize"]
+    behind = [str(front_end_name(spec)) for spec in card.front_ends if front_end_name(spec) != "normalize"]
     robust = "corruptions_acc" if card.threat_model == "corruptions" else "autoattack_acc"
     return {
         "link": paper.link or None,
