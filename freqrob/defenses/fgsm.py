@@ -7,9 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqrob.attacks import bare, input_gradient
+from freqrob.models.registry import register_defense
 from freqrob.parameters import check_pixels, checked
 
 
+@register_defense("fgsm")
 @checked
 @dataclass(frozen=True)
 class FGSM:

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from freqrob.attacks import bare, cross_entropy, input_gradient
 from freqrob.defenses.fgsm import FGSM
 from freqrob.defenses.jafr import jacobian
+from freqrob.models.registry import register_defense
 from freqrob.parameters import check_weights, checked
 
 
+@register_defense("grad_align")
 @checked
 @dataclass(frozen=True)
 class GradAlign(FGSM):

@@ -7,9 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqrob.attacks import evaluating, pgd
+from freqrob.models.registry import register_defense
 from freqrob.parameters import check_counts, check_pixels, checked
 
 
+@register_defense("pgd_at")
 @checked
 @dataclass(frozen=True)
 class PGDAT:
