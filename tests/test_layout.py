@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from freqrob.models.front_ends import FrontEnded, Normalize
 from freqrob.models.layout import channels_last
@@ -85,6 +86,19 @@ def test_behind_front_ends_it_is_the_network_that_gets_it(images):
     with channels_last(model), torch.no_grad():
         model(images)
     assert network.seen == [True, True]
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, AveragedModel])
+def test_inside_of_wrappers_too(images, wrap):
+    class Contiguous(nn.Module):
+        def forward(self, images):
+            assert images.is_contiguous(), "before the front ends nothing changes"
+            return images.contiguous()
+
+    model = wrap(FrontEnded([Contiguous()], Seeing(torch.flatten)))
+    with channels_last(model), torch.no_grad():
+        model(images)
+    assert model.module.network.seen == [True, True]
 
 
 def test_other_arguments_are_left_alone(images):

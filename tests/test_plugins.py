@@ -1,8 +1,9 @@
-"""Models of other packages, with a package that pip installs."""
+"""Models, architectures, sources, defences and data sets of other packages, with a package that pip installs."""
 
 import shutil
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,26 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from freqrob.models import list_models, load_model, plugins
+from freqrob.data import DATASETS, ImageSet, list_datasets, load_dataset
+from freqrob.defenses import DEFENSES, list_defenses
+from freqrob.evaluation import Clean, evaluate
+from freqrob.models import (
+    create_network,
+    list_architectures,
+    list_models,
+    list_sources,
+    load_model,
+    plugins,
+    registry,
+)
+from freqrob.models.cards import Card
+from freqrob.models.checkpoints import card_path
 from freqrob.models.plugins import build
+from freqrob.models.registry import ModelName
 from freqrob.models.sources import open_model
+from freqrob.runtime import registry as registry_module
+from freqrob.runtime.registry import Registry
+from freqrob.training import parse_settings, recipe_for, train
 
 IMAGES = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 pytestmark = pytest.mark.filterwarnings("ignore:.*left out")
@@ -34,14 +52,23 @@ def site(tmp_path_factory) -> Path:
 def installed(site, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(site)
     monkeypatch.chdir(tmp_path)
+    for each in (registry._ARCHITECTURES, registry.SOURCES, DEFENSES, DATASETS):  # which forget what is imported here
+        monkeypatch.setattr(each, "_own", dict(each._own))
+        monkeypatch.setattr(each, "_packages", dict(each._packages))
     yield
-    sys.modules.pop("example_plugin", None)
+    for name in imported():
+        del sys.modules[name]
+
+
+def imported() -> list[str]:
+    """The modules of the example package that were imported."""
+    return sorted(name for name in sys.modules if name.partition(".")[0] == "example_plugin")
 
 
 def test_models_of_plugins_are_listed_without_importing_them(installed):
     assert list_models("mean*", "cifar10") == ["mean_colour"]
     assert list_models("mean*", threat_model="L2") == []
-    assert "example_plugin" not in sys.modules
+    assert not imported()
 
 
 @torch.no_grad()
@@ -96,6 +123,97 @@ def test_the_command_line_says_whose_model_it_is(installed, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     result = CliRunner().invoke(cli.app, ["models", "mean*"])
     assert "of package freqrob-example-plugin, cifar100, Linf" in result.output
+
+
+# Everything else that a package can bring: one file and one entry point each
+
+
+def test_what_plugins_bring_is_listed_without_importing_them(installed):
+    assert list_architectures("p*") == ["patches", "prn18", "prn18_jafr"]
+    assert "label_smoothing" in list_defenses() and list(DEFENSES)[-2:] == ["label_smoothing", "not_one"]
+    assert list_datasets("t*") == ["tiny_imagenet", "two_colours"] and "constant" in list_sources()
+    assert ModelName.parse("bass_label_smoothing_patches") == ModelName("bass", "label_smoothing", "patches")
+    assert registry.DEFENSE_NAMES.index("label_smoothing") == 12
+    assert not imported()
+
+
+def test_a_plugins_defense_architecture_and_data_set_train_by_name(installed, tmp_path):
+    settings = parse_settings("label_smoothing_patches", ["smoothing=0.2"])
+    assert imported() == ["example_plugin", "example_plugin.defense"], "no more than is asked for"
+    settings |= {"epochs": 1, "batch_size": 20, "precision": "32-true", "normalize": True}
+    recipe = recipe_for("label_smoothing_patches", "two_colours", **settings)
+    path = train(recipe, tmp_path / "no_data", tmp_path, accelerator="cpu")
+    card = Card.read(card_path(path))
+    assert (card.architecture, card.dataset, card.num_classes) == ("patches", "two_colours", 2)
+    assert card.recipe["defense"] == {"smoothing": 0.2} and card.front_ends[0]["std"] == [0.25] * 3
+    model, test = load_model(recipe.name, tmp_path, "two_colours"), load_dataset("two_colours", "test", tmp_path)
+    (result,) = evaluate(model, test.images, test.labels, protocols=["natural"], attacks=[Clean()])
+    assert result.accuracy > 0.8
+    assert list_models("*smoothing*", "two_colours", model_dir=tmp_path) == ["label_smoothing_patches"]
+
+
+def test_a_plugins_data_set_has_a_validation_split(installed, tmp_path):
+    sets = [load_dataset("two_colours", split, tmp_path) for split in ("train", "val", "test")]
+    assert all(isinstance(one, ImageSet) for one in sets) and [len(one) for one in sets] == [180, 20, 60]
+
+
+@torch.no_grad()
+def test_a_plugins_source_is_opened(installed, monkeypatch):
+    assert open_model("constant:3")(IMAGES).argmax(1).tolist() == [3, 3]
+    assert open_model("constant:1", dataset="two_colours")(IMAGES).shape == (2, 2)
+    assert load_model("4", source="constant", front_end="bass")(IMAGES).argmax(1).tolist() == [4, 4]
+    with pytest.raises(ValueError, match="expected one of freqrob, constant, robustbench. Nearest: constant"):
+        load_model("4", source="constnat")
+
+
+def test_the_command_line_finds_what_a_plugin_brings(installed, tmp_path, monkeypatch):
+    from freqrob import cli
+
+    monkeypatch.setenv("COLUMNS", "200")
+    run = CliRunner().invoke(cli.app, ["recipes", "label_smoothing_patches", "--dataset", "two_colours"])
+    assert run.exit_code == 0 and "defence smoothing" in run.output
+    options = ["--dataset", "two_colours", "--data", str(tmp_path), "--protocol", "natural", "--attack", "clean"]
+    run = CliRunner().invoke(cli.app, ["evaluate", "constant:1", *options, "--no-cache"])
+    assert run.exit_code == 0 and "50.0" in run.output, run.output
+
+
+def test_broken_plugins_are_named_and_stop_nothing_else(installed):
+    of_package = "of package freqrob-example-plugin"
+    with pytest.raises(ImportError, match=f"architecture 'broken' {of_package} cannot be imported: ModuleNotFoundErr"):
+        create_network("broken")
+    with pytest.raises(TypeError, match=f"defense 'not_one' {of_package}: got function, expected a dataclass"):
+        recipe_for("not_one_rn20")
+    with pytest.warns(UserWarning, match=f"source 'mal-formed' {of_package}: left out, expected letters"):
+        assert "mal-formed" not in list_sources()
+    with pytest.warns(UserWarning, match=f"architecture 'rn20' {of_package}: left out, freqrob has a"):
+        assert "rn20" in list_architectures()
+    assert type(create_network("rn20")).__name__ == "CifarResNet"
+
+
+def test_what_is_imported_before_it_is_asked_for_is_the_same(installed):
+    from example_plugin.dataset import two_colours
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert DATASETS["two_colours"].load is two_colours
+        assert list_datasets("two*") == ["two_colours"] and len(DATASETS) == 6
+
+
+def test_unknown_names_get_the_nearest(installed):
+    with pytest.raises(ValueError, match="defense: got 'label_smoothin', .* Nearest: label_smoothing"):
+        ModelName(None, "label_smoothin", "rn20")
+    with pytest.raises(ValueError, match="architecture: got 'patch', .* Nearest: patches"):
+        create_network("patch")
+    with pytest.raises(ValueError, match="dataset: .*'two_colour'. Nearest: two_colours"):
+        load_dataset("two_colour", "test")
+
+
+def test_of_two_packages_with_one_name_the_second_is_left_out(installed, monkeypatch):
+    things = Registry("thing", "freqrob.sources")
+    (one,) = (point for point in registry_module.installed("freqrob.sources") if point.name == "constant")
+    monkeypatch.setattr(registry_module, "installed", lambda group: (one, one))
+    with pytest.warns(UserWarning, match="left out, package freqrob-example-plugin offers one of this name; uninstall"):
+        assert list(things) == ["constant"]
 
 
 def test_build_gives_the_number_of_classes_to_who_asks():

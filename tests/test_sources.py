@@ -25,6 +25,7 @@ from freqrob.models.sources import (
     tensors_only,
 )
 from freqrob.models.sources.common import read_arguments
+from freqrob.spectral.bass import BaSS
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 NET = "from torch import nn\n\ndef {name}(num_classes=10, width=1):\n    return nn.Conv2d(3, num_classes * width, 1)\n"
@@ -149,6 +150,13 @@ def test_a_source_of_ones_own(here, sources):
     ]
     with pytest.raises(ValueError, match="source 'mine' is already registered"):
         register_source("mine")
+
+
+def test_bass_does_not_come_before_a_model_of_a_source_that_has_it_inside(sources):
+    register_source("mine")(lambda name, _: nn.DataParallel(nn.Sequential(BaSS(), nn.Conv2d(3, 10, 1))))
+    assert load_model("a", source="mine")(IMAGES).shape[1] == 10
+    with pytest.raises(ValueError, match="front_end: a already has BaSS as a front end"):
+        load_model("a", source="mine", front_end="bass")
 
 
 @pytest.mark.parametrize("name", ["", "two words", "a:b", "1st"])

@@ -2,7 +2,7 @@
 
 from freqrob.data.batches import Batches
 from freqrob.data.cifar_b import balance, load_cifar_b
-from freqrob.data.datasets import DATASETS, DatasetInfo, ImageSet, load_dataset
+from freqrob.data.datasets import DATASETS, DatasetInfo, ImageSet, list_datasets, load_dataset, register_dataset
 from freqrob.data.pca import pca_components
 
 __all__ = [
@@ -11,7 +11,9 @@ __all__ = [
     "DatasetInfo",
     "ImageSet",
     "balance",
+    "list_datasets",
     "load_cifar_b",
     "load_dataset",
     "pca_components",
+    "register_dataset",
 ]

@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,11 +22,13 @@ from freqrob.data.imagenet import TINY_IMAGENET_URL, Part, fetch_tiny_imagenet, 
 from freqrob.files import check_folder, temporary_folder_beside
 from freqrob.parameters import check_choices, check_integers, checked
 from freqrob.pixels import check_channels_first, check_range
+from freqrob.runtime.registry import Registry
 from freqrob.tensors import FLOATS, check_values
 
 Split = Literal["train", "val", "test"]
 VALIDATION_IMAGES = 5000
 SPLIT_SEED = 0
+Loader = Callable[[Path, Part, bool], "ImageSet | ImageFiles"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class DatasetInfo:
         size: height and width of its images, in pixels.
         mean, std: of each channel of the training set, of pixels in [0, 1], as they are usually published.
         flip: whether mirroring an image left to right keeps its class.
+        load: ``load(data_dir, part, download)`` reads the part ``"train"`` or ``"test"``.
     """
 
     classes: int
@@ -45,15 +48,30 @@ class DatasetInfo:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     flip: bool = True
+    load: Loader | None = field(default=None, compare=False, repr=False)
 
 
-DATASETS = {
-    "cifar10": DatasetInfo(10, 32, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "cifar100": DatasetInfo(100, 32, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-    "svhn": DatasetInfo(10, 32, (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), flip=False),
-    "tiny_imagenet": DatasetInfo(200, 64, (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)),
-    "restricted_imagenet": DatasetInfo(9, 128, (0.4717, 0.4499, 0.3837), (0.2600, 0.2516, 0.2575)),
-}
+DATASETS: Registry[DatasetInfo] = Registry(
+    "dataset",
+    "freqrob.datasets",
+    lambda about: isinstance(about, DatasetInfo) and about.load,
+    "a DatasetInfo with load",
+)
+
+
+@checked
+def register_dataset(name: str, about: DatasetInfo) -> Callable[[Loader], Loader]:
+    """Decorator: ``load_dataset(name)`` calls the decorated function, which becomes ``about.load``.
+
+    Raises ValueError when the name is taken. Other packages: entry-point group ``freqrob.datasets``.
+    """
+    return DATASETS.register(name, lambda load: replace(about, load=load))
+
+
+@checked
+def list_datasets(pattern: str = "*") -> list[str]:
+    """Sorted names of the data sets that match a shell-style pattern (``"cifar*"``)."""
+    return DATASETS.matching(pattern)
 
 
 @checked
@@ -99,7 +117,7 @@ def load_dataset(
     tiny_imagenet, 13 GB for restricted_imagenet), which is memory-mapped: their images must not be written to.
 
     Args:
-        name: one of ``DATASETS``.
+        name: one of ``list_datasets()``.
         split: ``"train"``, ``"val"`` or ``"test"``.
         data_dir: the folder that holds ``cifar-10-batches-py/``, ``cifar-100-python/``, ``train_32x32.mat`` and
             ``test_32x32.mat`` (svhn), ``tiny-imagenet-200/``, or ImageNet: ``train/`` and ``val/`` with its 1,000
@@ -118,7 +136,7 @@ def load_dataset(
     check_choices(DATASETS, dataset=name)
     check_choices(get_args(Split), split=split)
     folder = Path(data_dir).expanduser()
-    whole = _SOURCES[name](folder, "test" if split == "test" else "train", download)
+    whole = DATASETS[name].load(folder, "test" if split == "test" else "train", download)
     chosen = whole if split == "test" else whole[members(len(whole), split)]
     if isinstance(chosen, ImageSet):
         return chosen
@@ -137,12 +155,14 @@ def members(count: int, split: Split) -> Tensor:
     return (order[:held_out] if split == "val" else order[held_out:]).sort().values
 
 
+@register_dataset("cifar10", DatasetInfo(10, 32, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)))
 def _cifar10(folder: Path, part: Part, download: bool) -> ImageSet:
     from torchvision.datasets import CIFAR10  # half a second that `import freqrob` must not cost
 
     return _cifar(CIFAR10, "CIFAR-10", folder, part, download)
 
 
+@register_dataset("cifar100", DatasetInfo(100, 32, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)))
 def _cifar100(folder: Path, part: Part, download: bool) -> ImageSet:
     from torchvision.datasets import CIFAR100
 
@@ -158,6 +178,7 @@ def _cifar(kind: type, title: str, folder: Path, part: Part, download: bool) -> 
     return ImageSet(images, torch.tensor(source.targets), tuple(source.classes))
 
 
+@register_dataset("svhn", DatasetInfo(10, 32, (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), flip=False))
 def _svhn(folder: Path, part: Part, download: bool) -> ImageSet:
     from torchvision.datasets import SVHN
     from torchvision.datasets.utils import download_url
@@ -175,6 +196,7 @@ def _svhn(folder: Path, part: Part, download: bool) -> ImageSet:
     return ImageSet(images, torch.from_numpy(source.labels), tuple("0123456789"))
 
 
+@register_dataset("tiny_imagenet", DatasetInfo(200, 64, (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)))
 def _tiny_imagenet(folder: Path, part: Part, download: bool) -> ImageFiles:
     if download:
         with explained("Tiny ImageNet", folder, "tiny-imagenet-200/", TINY_IMAGENET_URL, download):
@@ -182,17 +204,9 @@ def _tiny_imagenet(folder: Path, part: Part, download: bool) -> ImageFiles:
     return tiny_imagenet(folder, part)
 
 
+@register_dataset("restricted_imagenet", DatasetInfo(9, 128, (0.4717, 0.4499, 0.3837), (0.2600, 0.2516, 0.2575)))
 def _restricted_imagenet(folder: Path, part: Part, download: bool) -> ImageFiles:
     return restricted_imagenet(folder, part)
-
-
-_SOURCES: dict[str, Callable[[Path, Part, bool], ImageSet | ImageFiles]] = {
-    "cifar10": _cifar10,
-    "cifar100": _cifar100,
-    "svhn": _svhn,
-    "tiny_imagenet": _tiny_imagenet,
-    "restricted_imagenet": _restricted_imagenet,
-}
 
 
 @contextmanager

@@ -8,10 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqrob.data.augmix import augmix, check_augmix
+from freqrob.models.registry import register_defense
 from freqrob.parameters import check_choices, check_weights, checked
 from freqrob.spectral.bass import Reading, bass
 
 
+@register_defense("augmix")
 @checked
 @dataclass(frozen=True)
 class AugMix:

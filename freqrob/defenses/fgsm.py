@@ -7,10 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqrob.attacks import input_gradient
+from freqrob.models.registry import register_defense
 from freqrob.models.state import bare
 from freqrob.parameters import check_pixels, checked
 
 
+@register_defense("fgsm")
 @checked
 @dataclass(frozen=True)
 class FGSM:

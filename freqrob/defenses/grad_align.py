@@ -11,10 +11,12 @@ from freqrob.attacks import input_gradient
 from freqrob.attacks.losses import cross_entropy
 from freqrob.defenses.fgsm import FGSM
 from freqrob.defenses.jafr import jacobian
+from freqrob.models.registry import register_defense
 from freqrob.models.state import bare
 from freqrob.parameters import check_weights, checked
 
 
+@register_defense("grad_align")
 @checked
 @dataclass(frozen=True)
 class GradAlign(FGSM):

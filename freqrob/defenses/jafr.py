@@ -9,12 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqrob.defenses.fgsm import FGSM
+from freqrob.models.registry import register_defense
 from freqrob.models.state import bare
 from freqrob.parameters import check_weights, checked
 from freqrob.spectral.jacobian import log_b_low
 from freqrob.spectral.ops import mean_amplitude
 
 
+@register_defense("jafr")
 @checked
 @dataclass(frozen=True)
 class JaFR:
@@ -41,6 +43,7 @@ class JaFR:
         return loss - self.weight * whole_batch_log_b_low(jacobian(loss, images))
 
 
+@register_defense("jafr_minus")
 @checked
 @dataclass(frozen=True)
 class JaFRMinus(JaFR):
@@ -49,6 +52,7 @@ class JaFRMinus(JaFR):
     weight: float = -0.001
 
 
+@register_defense("fgsm_jafr")
 @checked
 @dataclass(frozen=True)
 class FGSMJaFR(FGSM):
@@ -72,6 +76,7 @@ class FGSMJaFR(FGSM):
         return loss - self.weight * whole_batch_log_b_low(gradient)
 
 
+@register_defense("fgsm_jafr_minus")
 @checked
 @dataclass(frozen=True)
 class FGSMJaFRMinus(FGSMJaFR):

@@ -6,7 +6,10 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from freqrob.models.registry import register_defense
 
+
+@register_defense("standard")
 @dataclass(frozen=True)
 class Standard:
     """CE(f(x), y), the mean over the batch."""

@@ -32,7 +32,21 @@ from freqrob.models.registry import SOURCES, ModelName, Target, all_model_names,
 from freqrob.parameters import checked, nearest_names
 from freqrob.reading import brief
 
-DATASET_CLASSES = {**{name: info.classes for name, info in DATASETS.items()}, "imagenet": 1000}
+
+class _Classes(Mapping[str, int]):
+    """How many classes a data set has, of those that can be loaded, and of ImageNet."""
+
+    def __getitem__(self, name: str) -> int:
+        return 1000 if name == "imagenet" else DATASETS[name].classes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*DATASETS, "imagenet"])
+
+    def __len__(self) -> int:
+        return len(DATASETS) + 1
+
+
+DATASET_CLASSES = _Classes()
 THREAT_MODELS = ("Linf", "L2", "corruptions")
 LONGEST_NAME = 200  # bytes; with what temporary files add it is still a file's name
 _NAME = re.compile(r"\w[\w.+-]*")

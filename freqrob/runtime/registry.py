@@ -148,7 +148,7 @@ class Names(Sequence[str]):
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> Any:
         return tuple(self._registry)[index]
 
     def __len__(self) -> int:

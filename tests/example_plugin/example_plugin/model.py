@@ -1,4 +1,4 @@
-"""A package that plugs a model into freqrob: pyproject.toml names it, this function makes it."""
+"""A model: pyproject.toml names it, this function makes it."""
 
 import torch
 from torch import nn

@@ -1,0 +1,1 @@
+"""A package that plugs into freqrob: one file for each kind of thing, which pyproject.toml names."""
