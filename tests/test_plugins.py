@@ -11,9 +11,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from freqrob.attacks import Clean, list_attacks, parse_attack
 from freqrob.data import DATASETS, ImageSet, list_datasets, load_dataset
 from freqrob.defenses import DEFENSES, list_defenses
-from freqrob.evaluation import Clean, evaluate
+from freqrob.evaluation import evaluate
 from freqrob.models import (
     create_network,
     list_architectures,
@@ -164,6 +165,18 @@ def test_a_plugins_source_is_opened(installed, monkeypatch):
     assert load_model("4", source="constant", front_end="bass")(IMAGES).argmax(1).tolist() == [4, 4]
     with pytest.raises(ValueError, match="expected one of freqrob, constant, robustbench. Nearest: constant"):
         load_model("4", source="constnat")
+
+
+@torch.no_grad()
+def test_a_plugins_attack_is_run_by_name(installed):
+    assert "brighten" in list_attacks("b*")
+    model, labels = load_model("mean_colour"), torch.tensor([0, 1])
+    attack = parse_attack("brighten", eps=0.1)
+    assert torch.equal(attack(model, IMAGES, labels), (IMAGES + 0.1).clamp(max=1))
+    (result,) = evaluate(model, IMAGES, labels, attacks=["brighten"], protocols=["natural"], classes=10)
+    assert result.attack.name == "brighter" and result.as_dict()["eps"] == 8 / 255
+    with pytest.raises(ValueError, match="attack: got 'brihgten'.*Nearest: brighten"):
+        parse_attack("brihgten")
 
 
 def test_the_command_line_finds_what_a_plugin_brings(installed, tmp_path, monkeypatch):
