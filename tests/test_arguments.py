@@ -28,7 +28,7 @@ from freqrob.attacks import PGD, AutoAttack, Clean, Square
 from freqrob.attacks.band import Band, band_pgd
 from freqrob.attacks.losses import cross_entropy
 from freqrob.data import augmix as augmix_module
-from freqrob.data import corruption_arrays, corruptions, hybrid
+from freqrob.data import corruption_arrays, corruptions, hybrid, transforms
 from freqrob.data.datasets import members
 from freqrob.evaluation.corruptions import evaluate_corruptions
 from freqrob.models import checkpoints, front_ends, loading, sources
@@ -136,7 +136,7 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
     checkpoints.add_results: {"path": HERE, "results": []},
     bass.bass: {"images": IMAGES},
     bass.BaSS: {},
-    bass.RandomBaSS: {"generator": torch.Generator()},
+    transforms.RandomBaSS: {"generator": torch.Generator()},
     longtail.radial_power: {"images": IMAGES},
     longtail.mean_power: {"images": IMAGES},
     longtail.power_profile: {"images": IMAGES},
@@ -342,7 +342,7 @@ KEPT = {  # what cards and cache keys hold
         "pgd_at_rn20", lr=number, gamma=number, defense={"eps": number}
     ).as_dict(),
     "front ends": lambda number: repr([front_ends.Blur(number), front_ends.Normalize([number], [number])]),
-    "BaSS": lambda number: repr([bass.BaSS(pixel_scale=number), bass.RandomBaSS(number)]),
+    "BaSS": lambda number: repr([bass.BaSS(pixel_scale=number), transforms.RandomBaSS(number)]),
 }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
 from freqrob.spectral import reference
-from freqrob.spectral.bass import BaSS, RandomBaSS, bass
+from freqrob.spectral.bass import BaSS, bass
 from freqrob.spectral.rings import RingMap
 
 NATURAL = 60  # of the golden images; then a constant, a ramp and two noise images
@@ -207,40 +207,3 @@ class TestModule:
             BaSS(pixel_scale=-1)
         with pytest.raises(TypeError, match="images"):
             BaSS()(None)
-
-
-class TestAugmentation:
-    def test_gamma_is_the_share_of_balanced_images(self):
-        x = noise(400, 1, 8, 8)
-        y = RandomBaSS(0.3, generator=torch.Generator().manual_seed(1))(x)
-        balanced = (y != x).flatten(1).any(1)
-        assert 0.2 < balanced.float().mean() < 0.4
-        assert torch.equal(y[balanced], bass(x[balanced]))
-
-    @pytest.mark.parametrize("gamma", [0, 1])
-    def test_never_and_always(self, gamma):
-        x = noise(4, 3, 16, 16)
-        assert torch.equal(RandomBaSS(gamma)(x), bass(x) if gamma else x)
-
-    def test_one_image_and_grey_levels(self):
-        x = (noise(3, 32, 32) * 255).to(torch.uint8)
-        y = RandomBaSS(1.0)(x)
-        assert y.dtype == torch.uint8 and torch.equal(y, bass(x))
-
-    def test_input_is_left_alone(self):
-        x = noise(4, 3, 16, 16)
-        before = x.clone()
-        RandomBaSS(1.0)(x)
-        assert torch.equal(x, before)
-
-    def test_empty_batch(self):
-        assert RandomBaSS(0.5)(torch.zeros(0, 3, 8, 8)).shape == (0, 3, 8, 8)
-
-    @pytest.mark.parametrize("gamma", [-0.1, 1.1, float("nan")])
-    def test_bad_gamma(self, gamma):
-        with pytest.raises(ValueError, match="gamma"):
-            RandomBaSS(gamma)
-
-    def test_bad_shape(self):
-        with pytest.raises(ValueError, match="images"):
-            RandomBaSS()(torch.zeros(8, 8))

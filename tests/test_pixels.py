@@ -23,11 +23,12 @@ from freqrob.data.augmix import augmix
 from freqrob.data.datasets import to_pixels
 from freqrob.data.hybrid import hybrid_images
 from freqrob.data.samples import sample_images
+from freqrob.data.transforms import RandomBaSS
 from freqrob.diagnostics import corruption_spectrum, spectrum
 from freqrob.models.cards import CheckpointError
 from freqrob.models.front_ends import PCA, Blur, FrontEnded, Normalize
 from freqrob.pixels import has_channels_last
-from freqrob.spectral.bass import BaSS, RandomBaSS
+from freqrob.spectral.bass import BaSS
 from freqrob.spectral.longtail import fit_power_law, mean_power, power_profile, split
 
 torch.manual_seed(0)

@@ -13,8 +13,7 @@ from freqrob.data.cifar_b import balance
 from freqrob.data.samples import sample_images
 from freqrob.models.front_ends import with_front_ends
 from freqrob.models.registry import create_network
-from freqrob.spectral.bass import RandomBaSS
-from freqrob.training import Recipe
+from freqrob.training import Recipe, trainer
 from freqrob.training.presets import list_presets, preset, recipe_for
 
 PRESETS = list_presets()
@@ -229,7 +228,7 @@ def test_three_steps_on_real_images(found, images):
     batch = 16 if model.architecture == "rn20" else 2
     if model.architecture != "rn20" and "steps" in recipe.defense:  # ten steps of attack would take minutes
         recipe = replace(recipe, defense={**recipe.defense, "steps": 1})
-    transform = RandomBaSS(recipe.gamma, recipe.reading) if model.variant == "bassmix" else None
+    transform = trainer._balancing(recipe) if model.variant == "bassmix" else None
     source = images[recipe.on_balanced_images]
     batches = Batches(source, batch, crop=recipe.crop, flip=recipe.flip, transform=transform)
     torch.manual_seed(0)

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from freqrob.attacks import PGD, Square, Transfer
 from freqrob.evaluation.accuracy import Result, evaluate
-from freqrob.models.front_ends import FrontEnded, Normalize
-from freqrob.models.sources import InputSize
+from freqrob.models.front_ends import InputSize, Normalize, front_ends_of, without_front_end
 from freqrob.parameters import check_counts, checked
 
 LEVEL = 0.01
@@ -81,13 +80,14 @@ class MaskingCheck:
 
 def has_front_end(model: nn.Module) -> bool:
     """Whether a fixed front end other than a normalisation or change of size could hide gradients."""
-    return isinstance(model, FrontEnded) and not all(isinstance(module, HARMLESS) for module in model.front_ends)
+    return not all(isinstance(module, HARMLESS) for module in front_ends_of(model))
 
 
-def bare_network(model: FrontEnded) -> FrontEnded:
+def bare_network(model: nn.Module) -> nn.Module:
     """The network behind its normalisation and size alone."""
-    kept = [module for module in model.front_ends if isinstance(module, HARMLESS)]
-    return FrontEnded(kept, model.network)
+    for module in front_ends_of(model):
+        model = model if isinstance(module, HARMLESS) else without_front_end(model, module)
+    return model
 
 
 @checked
@@ -122,7 +122,7 @@ def check_masking(
         ImportError: Square's package is not installed.
     """
     check_counts(queries=queries)
-    if not (isinstance(model, FrontEnded) and has_front_end(model)):
+    if not has_front_end(model):
         raise ValueError("model: expected a FrontEnded with a front end other than a normalisation")
     white_box = white_box or PGD()
     others = (Square(queries, white_box.eps, white_box.norm), Transfer(bare_network(model), white_box))

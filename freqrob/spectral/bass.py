@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from freqrob.parameters import check_choices, check_shares, checked, to_python
+from freqrob.parameters import check_choices, checked, to_python
 from freqrob.pixels import check_scale, warn_of_scale
 from freqrob.spectral import ops, reference
 from freqrob.spectral.ops import check_images, check_out, check_pixel_scale
@@ -107,45 +107,12 @@ class BaSS(nn.Module):
         return f"reading={self.reading!r}, pixel_scale={self.pixel_scale}"
 
 
-class RandomBaSS(nn.Module):
-    """BaSS as an augmentation: each image of a batch is balanced with probability γ, as a whole.
-
-    Args:
-        gamma: the probability γ, in [0, 1].
-        reading, pixel_scale: as for ``bass``.
-        generator: where the draws come from; torch's default generator if None.
-
-    Called with (C, H, W) or (N, C, H, W), float in [0, 1] or uint8, and optionally a generator of its own; returns the
-    same shape and dtype.
-
-    Source: Lin et al., NeurIPS 2023, the augmentation with rate γ (its code is not published).
-    """
-
-    @checked
-    def __init__(
-        self,
-        gamma: float = 0.5,
-        reading: Reading = "official",
-        pixel_scale: float = 255.0,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__()
-        check_shares(gamma=gamma)
-        check_choices(get_args(Reading), reading=reading)
-        check_pixel_scale(pixel_scale)
-        self.reading: Reading = reading
-        self.gamma, self.pixel_scale, self.generator = gamma, pixel_scale, generator
-
-    def forward(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        check_images(images)
-        if images.ndim not in (3, 4):
-            raise ValueError(f"images: expected (C, H, W) or (N, C, H, W), got {tuple(images.shape)}")
-        batch = images if images.ndim == 4 else images[None]
-        chosen = torch.rand(len(batch), generator=generator or self.generator, dtype=torch.float32) < self.gamma
-        chosen = chosen.to(images.device)
-        batch = batch.clone()
-        batch[chosen] = bass(batch[chosen], reading=self.reading, pixel_scale=self.pixel_scale)
-        return batch if images.ndim == 4 else batch[0]
-
-    def extra_repr(self) -> str:
-        return f"gamma={self.gamma}, reading={self.reading!r}, pixel_scale={self.pixel_scale}"
+def balance_some(
+    images: Tensor, chosen: Tensor, *, reading: Reading = "official", pixel_scale: float = 255.0
+) -> Tensor:
+    """The images (C, H, W) or (N, C, H, W), of which those ``chosen``, (N,) bool, are balanced."""
+    if images.ndim not in (3, 4):
+        raise ValueError(f"images: expected (C, H, W) or (N, C, H, W), got {tuple(images.shape)}")
+    batch, chosen = (images if images.ndim == 4 else images[None]).clone(), chosen.to(images.device)
+    batch[chosen] = bass(batch[chosen], reading=reading, pixel_scale=pixel_scale)
+    return batch if images.ndim == 4 else batch[0]

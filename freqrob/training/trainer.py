@@ -30,7 +30,7 @@ from freqrob.models.state import evaluating
 from freqrob.parameters import check_not_negative, checked
 from freqrob.provenance import commit, versions
 from freqrob.runtime.processes import propagate_failure, rank_zero_first
-from freqrob.spectral.bass import RandomBaSS
+from freqrob.spectral.bass import balance_some
 from freqrob.training.batch_norm import differentiate_twice
 from freqrob.training.launch import launch, share_buffers, stop_asked_for
 from freqrob.training.recipe import Recipe
@@ -106,7 +106,7 @@ def train(
     batches = Batches(
         train_set, recipe.batch_size, seed=recipe.seed, crop=recipe.crop,
         flip=recipe.flip and DATASETS[recipe.dataset].flip,
-        transform=RandomBaSS(recipe.gamma, recipe.reading) if recipe.parsed.variant == "bassmix" else None,
+        transform=_balancing(recipe) if recipe.parsed.variant == "bassmix" else None,
         device=fabric.device, rank=fabric.global_rank, world_size=fabric.world_size,
     )  # fmt: skip
     with ExitStack() as held:
@@ -314,6 +314,16 @@ def _validate(model: nn.Module, val_set: ImageSet, recipe: Recipe, fabric: Fabri
     if defense.adversarial:
         scores["val_pgd10"] = robust / count
     return {**scores, "selection": scores["val_pgd10" if defense.adversarial else "val_clean"]}
+
+
+def _balancing(recipe: Recipe) -> Callable[[Tensor, torch.Generator], Tensor]:
+    """BaSS on a share of the images of each batch, as ``freqrob.data.transforms.RandomBaSS``."""
+
+    def transform(images: Tensor, generator: torch.Generator) -> Tensor:
+        chosen = torch.rand(len(images), generator=generator, dtype=torch.float32) < recipe.gamma
+        return balance_some(images, chosen, reading=recipe.reading)
+
+    return transform
 
 
 @torch.no_grad()

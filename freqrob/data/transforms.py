@@ -1,0 +1,77 @@
+"""Augmentations as transforms of torchvision."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import PIL.Image
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
+from torchvision.transforms.v2.functional import is_pure_tensor
+
+from freqrob.parameters import check_choices, check_shares, checked
+from freqrob.spectral.bass import Reading, balance_some
+from freqrob.spectral.ops import check_images, check_pixel_scale
+
+
+class RandomBaSS(v2.Transform):
+    """BaSS as an augmentation: each image is balanced with probability ``p``, as a whole.
+
+    Takes what the transforms of ``torchvision.transforms.v2`` take: an image, or a batch of images, each of which is
+    drawn for itself, as a tensor, ``tv_tensors.Image`` or PIL image; alone, or with labels and targets, which are
+    passed through. Tensors are (C, H, W) or (N, C, H, W), float in [0, 1] or uint8; shape and dtype stay.
+
+    Args:
+        p: the probability, γ in the paper, in [0, 1].
+        reading, pixel_scale: as for ``freqrob.bass``.
+        generator: where the draws come from; torch's default generator if None.
+
+    Raises:
+        ValueError: arguments out of range; when called, images of another shape, or inputs that are batches of
+            different sizes.
+
+    Source: Lin et al., NeurIPS 2023, the augmentation with rate γ (its code is not published).
+
+    Example:
+        >>> import torch
+        >>> from freqrob.data.transforms import RandomBaSS
+        >>> transform = RandomBaSS(p=1.0)
+        >>> image, label = transform(torch.rand(3, 32, 32), 7)
+        >>> image.shape, label
+        (torch.Size([3, 32, 32]), 7)
+    """
+
+    _transformed_types = (PIL.Image.Image, tv_tensors.Image, is_pure_tensor)
+
+    @checked
+    def __init__(
+        self,
+        p: float = 0.5,
+        reading: Reading = "official",
+        pixel_scale: float = 255.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        check_shares(p=p)
+        check_choices(get_args(Reading), reading=reading)
+        check_pixel_scale(pixel_scale)
+        self.reading: Reading = reading
+        self.p, self.pixel_scale, self.generator = p, pixel_scale, generator
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        counts = {len(one) if isinstance(one, Tensor) and one.ndim == 4 else 1 for one in flat_inputs}
+        if len(counts) > 1:
+            raise ValueError(f"images: expected batches of one size, got {sorted(counts)} images")
+        shape = (*counts,)
+        return {"chosen": torch.rand(shape, generator=self.generator, dtype=torch.float32) < self.p}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        if isinstance(inpt, PIL.Image.Image):
+            return functional.to_pil_image(self.transform(functional.pil_to_tensor(inpt), params), inpt.mode)
+        check_images(inpt)
+        images = inpt.as_subclass(Tensor)
+        balanced = balance_some(images, params["chosen"], reading=self.reading, pixel_scale=self.pixel_scale)
+        return tv_tensors.wrap(balanced, like=inpt) if isinstance(inpt, tv_tensors.Image) else balanced
