@@ -83,8 +83,8 @@ class Registry(MutableMapping[str, T]):
             raise ValueError(f"{self.kind}: got {name!r}, {known}")
 
     def foreign(self) -> list[str]:
-        """The names that other packages than freqrob registered."""
-        return [name for name in self if self._packages.get(name) != _top(__name__)]
+        """Sorted names that other packages than freqrob registered."""
+        return [name for name in self.matching() if self._packages.get(name) != _top(__name__)]
 
     def offered(self) -> dict[str, EntryPoint]:
         """Entry points of other packages by name. Warns of those that cannot be used, and leaves them out."""
