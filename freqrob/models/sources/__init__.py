@@ -8,7 +8,6 @@ from pathlib import Path
 
 from torch import nn
 
-from freqrob.models.front_ends import InputSize
 from freqrob.models.loading import check_names, load_model, target_of
 from freqrob.models.plugins import failures_named
 from freqrob.models.registry import SOURCES, Target, list_sources, register_source
@@ -18,7 +17,7 @@ from freqrob.models.sources.functions import open_function
 from freqrob.models.wrappers import as_module
 from freqrob.parameters import checked
 
-__all__ = ["InputSize", "Target", "as_module", "list_sources", "open_model", "register_source", "tensors_only"]
+__all__ = ["Target", "as_module", "list_sources", "open_model", "register_source", "tensors_only"]
 
 
 @checked
