@@ -39,12 +39,12 @@ from freqrob.diagnostics import (
     corruption_spectrum,
     spectrum,
 )
+from freqrob.diagnostics.conditions import described
 from freqrob.evaluation.corruptions import GROUPS, CorruptionAccuracy
 from freqrob.files import write_json, write_text
 from freqrob.models.cards import Card
 from freqrob.models.checkpoints import card_path
 from freqrob.report import write_report
-from freqrob.report.conditions import described
 from freqrob.report.data import COLUMNS, copy_data
 from freqrob.report.figures import STYLE, VARIABLES, Panel, Picture, Scale, png_uri
 from freqrob.report.findings import caveats, findings

@@ -13,7 +13,7 @@ from freqrob import attacks
 from freqrob.band_attacks import band_pgd
 from freqrob.data.corruption_arrays import CorruptionArrays
 from freqrob.diagnostics import diagnose, expected_seconds
-from freqrob.diagnostics.run import DIAGNOSTICS
+from freqrob.diagnostics.registry import all_diagnostics
 from freqrob.evaluation import FGSM, PGD, PROTOCOLS, AutoAttack, Clean, Square, Transfer, check_masking, evaluate
 from freqrob.evaluation.autoattack import COMPONENTS
 from freqrob.evaluation.corruptions import evaluate_corruptions
@@ -21,6 +21,7 @@ from freqrob.models.front_ends import Blur, FrontEnded
 from freqrob.spectral.bass import BaSS
 
 EPS, TINY, SIZE, CLASSES = 4 / 255, 1e-5, 16, 5
+DIAGNOSTICS = all_diagnostics()
 
 
 class Network(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil
@@ -17,6 +18,7 @@ from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.diagnostics.fourier_heatmap import coarseness
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, per_sample, untracked
+from freqrob.diagnostics.registry import Column, Diagnostic, register_diagnostic
 from freqrob.parameters import check_counts, check_integers, check_pixels, checked, fits
 from freqrob.spectral.ops import ring_filter
 from freqrob.spectral.rings import RingMap
@@ -172,3 +174,25 @@ def octaves(rings: RingMap) -> list[range]:
     side = max(rings.height, rings.width)
     edges = [0, *(ceil(side * frequency) for frequency in (1 / 16, 1 / 8, 1 / 4, 1 / 2)), rings.rings]
     return [range(begin, end) for begin, end in pairwise(edges) if begin < end]
+
+
+@register_diagnostic("band_accuracy")
+class AccuracyByBand(Diagnostic):
+    measure = staticmethod(band_accuracy)
+    measurement = BandAccuracy
+    help = "accuracy on low-, high- and band-passed images, and under PGD confined to a band."
+    presets = {"quick": {"images": 100, "steps": 10, "attacked": 40}, "full": {"images": 0, "attacked": 1000}}
+    needs_gradients = True
+    order = 50
+    columns = (
+        Column(
+            "robust accuracy by band, low to high",
+            text=lambda measured: " ".join(f"{100 * share:.0f}" for share in measured.robust) + " %"
+            if len(measured.robust) else "not attacked",
+        ),
+    )  # fmt: skip
+
+    def cost(self, settings: Mapping[str, Any], size: tuple[int, int]) -> float:
+        images, attacked = settings["images"], settings["attacked"]
+        share = min(images if attacked is None else attacked, images) / images
+        return 70 + share * 5 * 3 * settings["steps"]  # 3 filters of some 23 rings; 5 bands

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,6 +16,7 @@ from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.defenses.neural_similarity import find_layer
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, per_sample, untracked
+from freqrob.diagnostics.registry import Column, Diagnostic, register_diagnostic
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
 from freqrob.parameters import check_choices, check_counts, check_positive, check_seeds, checked
@@ -244,3 +246,28 @@ class _Watched:
         """How far the features are from ``own``, or whether the class is wrong: (N,) float32."""
         answer = self(images)
         return (answer - own).norm(dim=1) if self.layer else (~classified(answer, labels)).float()
+
+
+def twice_as_coarse(height: int, width: int) -> int:
+    """Of how many frequencies a quick heat map measures one."""
+    return min(2 * coarseness(height, width), max(1, max(height, width) // 2))
+
+
+@register_diagnostic("fourier_heatmap")
+class HeatMap(Diagnostic):
+    measure = staticmethod(fourier_heatmap)
+    measurement = FourierHeatmap
+    help = "errors when one wave is added (Yin et al.)."
+    presets = {"quick": {"images": 60, "every": twice_as_coarse}, "full": {"images": 1000}}
+    order = 60
+    columns = (
+        Column("mean under a wave", text=lambda measured: under_a_wave(measured.change.mean(), measured.layer)),
+    )  # fmt: skip
+
+    def cost(self, settings: Mapping[str, Any], size: tuple[int, int]) -> float:
+        return len(fourier_frequencies(*size, settings["every"] or coarseness(*size)))
+
+
+def under_a_wave(mean: Tensor, layer: str) -> str:
+    """The mean of a heat map in words: "12 % errors", or "conv1 moves 2.5"."""
+    return f"{layer} moves {mean:.3g}" if layer else f"{100 * mean:.0f} % errors"

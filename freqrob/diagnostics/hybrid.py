@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from markupsafe import Markup
 from torch import Tensor, nn
 
 from freqrob.attacks import classified
@@ -15,6 +16,7 @@ from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.data.hybrid import MIXING_FREQUENCIES, check_frequencies, hybrid_images, partners
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, per_sample, untracked
+from freqrob.diagnostics.registry import Column, Diagnostic, register_diagnostic
 from freqrob.parameters import check_seeds, checked, fits, shown
 
 
@@ -114,3 +116,37 @@ def rises_through_zero(x: Tensor, y: Tensor) -> Tensor:
         return x.new_tensor(torch.nan)
     i = rises[0]
     return x[i] - y[i] * (x[i + 1] - x[i]) / (y[i + 1] - y[i])
+
+
+@register_diagnostic("hybrid")
+class Hybrid(Diagnostic):
+    measure = staticmethod(hybrid_reliance)
+    measurement = HybridReliance
+    help = "which half of hybrid images the model follows, and the frequency where that turns (Li et al.)."
+    presets = {"quick": {"images": 300, "seeds": (0,)}, "full": {"images": 0}}
+    order = 30
+    columns = (
+        Column(
+            "reversal frequency (cycles/pixel)", lambda measured: measured.reversal.nanmean().item(),
+            lambda measured: mean_over_seeds(measured.reversal), title=Markup("f<sub>rev</sub>"),
+            key="reversal_frequency", unit="cycles/pixel", digits=3,
+            help="From it on hybrid images are seen as the image of their low frequencies (Li et al.).",
+            hint="lower where low frequencies are relied on", none="p(low) − p(high) never rises through 0",
+            part=lambda m: "" if m.reversal.isfinite().all() else f"of the {m.reversal.isfinite().sum()} that have one",
+            order=30,
+        ),
+    )  # fmt: skip
+
+    def cost(self, settings: Mapping[str, Any], size: tuple[int, int]) -> float:
+        return len(settings["frequencies"]) * len(settings["seeds"])
+
+
+def mean_over_seeds(values: Tensor) -> str:
+    """0.231 (0.225 to 0.240), and of how many seeds where some have none."""
+    known = values[~values.isnan()]
+    if not len(known):
+        return "none"
+    spread = f"{known.min():.3f} to {known.max():.3f}" if len(known) > 1 else ""
+    some = f"{len(known)} of {len(values)} seeds" if len(known) < len(values) else ""
+    about = ", ".join(filter(None, (spread, some)))
+    return f"{known.mean():.3f}" + (f" ({about})" if about else "")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
+from typing import Any
 
 import torch
+from markupsafe import Markup
 from torch import Tensor, nn
 
 from freqrob.attacks import input_gradient
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, per_batch, untracked
+from freqrob.diagnostics.registry import Column, Diagnostic, register_diagnostic
 from freqrob.parameters import check_counts, checked
 from freqrob.spectral.jacobian import log_b_low
 from freqrob.spectral.reference import rfft2
@@ -81,3 +85,25 @@ def jacobian_spectrum(
     )  # fmt: skip
     amplitude = (found["amplitude"].sum(0) / len(images)).float()
     return JacobianSpectrum(amplitude, log_b_low(amplitude).item() if amplitude.any() else nan, batch, len(images))
+
+
+@register_diagnostic("jacobian")
+class Jacobian(Diagnostic):
+    measure = staticmethod(jacobian_spectrum)
+    measurement = JacobianSpectrum
+    help = "the gradient's spectrum and ln B_low (Chan et al.)."
+    presets = {"quick": {"images": 500}, "full": {"images": 0}}
+    needs_gradients = True
+    order = 10
+    columns = (
+        Column(
+            "ln B_low", lambda measured: measured.log_b_low, title=Markup("ln B<sub>low</sub>"), key="log_b_low",
+            help="Of the input gradient’s mean spectrum (Chan et al.); white noise has 3.53 at 32×32. The gradient’s "
+            "level enters where it is small, so compare at one batch only.",
+            hint="higher where low frequencies prevail", none="all gradients are zero, or some are not finite",
+            order=10,
+        ),
+    )  # fmt: skip
+
+    def cost(self, settings: Mapping[str, Any], size: tuple[int, int]) -> float:
+        return 3

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +18,11 @@ from freqrob.attacks import classified, device_of
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, shared_out, untracked
+from freqrob.diagnostics.registry import Column, Diagnostic, register_diagnostic
 from freqrob.evaluation.checks import explained
 from freqrob.models.sources import as_module
 from freqrob.parameters import check_counts, check_positive, check_seeds, checked, fits
+from freqrob.spectral.longtail import split
 
 
 @dataclass(frozen=True)
@@ -161,3 +164,56 @@ def _loss(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> 
         loss = loss + F.cross_entropy(logits, classes.to(device), reduction="sum").double().cpu()
         correct = correct + classified(logits, classes.to(device)).sum().double().cpu()
     return loss / len(images), correct / len(images)
+
+
+class Landscape(Diagnostic):
+    """The loss around the weights on a half of the spectrum."""
+
+    measure = staticmethod(loss_landscape)
+    measurement = LossLandscape
+    presets = {"quick": {"images": 60, "points": 9}, "full": {"images": 1000}}
+
+    def cost(self, settings: Mapping[str, Any], size: tuple[int, int]) -> float:
+        return settings["points"] ** 2
+
+
+def _variation(half: str, short: str, order: int) -> Column:
+    return Column(
+        f"variation of the loss, {half} frequencies", lambda measured: measured.variation,
+        lambda measured: f"{measured.variation:.2f}", title=f"variation, {short}", key=f"loss_variation_{half}",
+        unit="nats", hint="0 where the loss is flat", is_compared=False, order=order,
+        help=f"How far the loss moves around the weights in the mean, on the {half} frequencies of the images (Lin et "
+        "al.).",
+    )  # fmt: skip
+
+
+@register_diagnostic("loss_landscape_low")
+class LandscapeOnLowFrequencies(Landscape):
+    help = "the loss around the weights, on the low frequencies of the images (Lin et al.)."
+    columns = (_variation("low", "LFC", 50),)
+    order = 70
+
+    def sees(self, images: Tensor) -> Tensor:
+        return low_half(images)
+
+
+@register_diagnostic("loss_landscape_high")
+class LandscapeOnHighFrequencies(Landscape):
+    help = "the loss around the weights, on the high frequencies of the images (Lin et al.)."
+    columns = (_variation("high", "HFC", 60),)
+    order = 80
+
+    def sees(self, images: Tensor) -> Tensor:
+        return high_half(images)
+
+
+def low_half(images: Tensor) -> Tensor:
+    """The low frequencies (LFC) of images, clipped to [0, 1], as Lin et al.'s Fig. 1 has them."""
+    pixels = to_pixels(images)
+    return split(pixels).low_pass(pixels).clamp(0, 1)
+
+
+def high_half(images: Tensor) -> Tensor:
+    """The high frequencies (HFC) of images, clipped to [0, 1]."""
+    pixels = to_pixels(images)
+    return split(pixels).high_pass(pixels).clamp(0, 1)

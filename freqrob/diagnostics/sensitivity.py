@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.data.hybrid import frequency_radius
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, per_batch, untracked
+from freqrob.diagnostics.registry import Column, Diagnostic, number, register_diagnostic
 from freqrob.parameters import checked, fits
 from freqrob.spectral.longtail import split
 from freqrob.spectral.ops import ring_sum
@@ -122,3 +124,25 @@ def sensitivity(
         high_share=found["high"].flatten()[: len(images)],
         images=len(images),
     )
+
+
+@register_diagnostic("sensitivity")
+class SensitivityByFrequency(Diagnostic):
+    measure = staticmethod(sensitivity)
+    measurement = Sensitivity
+    help = "the gradient on the Fourier basis, its share of high frequencies (Lin et al.)."
+    presets = {"quick": {"images": 500}, "full": {"images": 0}}
+    needs_gradients = True
+    order = 20
+    columns = (
+        Column(
+            "high-frequency share of the gradient", lambda measured: measured.mean_high_share,
+            lambda measured: number(measured.mean_high_share, ".0%"), title="HFC share", key="high_share",
+            unit="%", digits=1,
+            help="The share of the input gradient’s power that lies in the high frequencies (Lin et al.).",
+            hint="higher where high frequencies prevail", none="all gradients are zero or not finite", order=40,
+        ),
+    )  # fmt: skip
+
+    def cost(self, settings: Mapping[str, Any], size: tuple[int, int]) -> float:
+        return 3

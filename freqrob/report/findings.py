@@ -24,7 +24,7 @@ def findings(records: Records, columns: Sequence[Column]) -> list[Markup]:
     found = [
         _most_robust(records),
         _protocols(records),
-        *(_relation(records, column) for column in columns if column.group == "diagnostics"),
+        *(_relation(records, column) for column in columns if column.is_compared),
         _landscapes(records),
         _corruptions(records, columns),
         _long_tail(records),
@@ -121,7 +121,7 @@ def _relation(records: Records, column: Column) -> Markup | None:
         for model, one in entries
         if one and one.value is not None and one.conditions == column.conditions
     }
-    if len(found) < 2 or column.key.startswith("loss_variation"):
+    if len(found) < 2:
         return None
     low, high = min(found, key=found.get), max(found, key=found.get)
     least, most = column.shown(found[low]), f"{column.shown(found[high])} {column.unit}".strip()

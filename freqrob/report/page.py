@@ -16,12 +16,12 @@ from msgspec import Struct
 
 from freqrob.data.cifar_b import balance
 from freqrob.data.datasets import ImageSet
+from freqrob.diagnostics.conditions import pixels
 from freqrob.diagnostics.per_sample import Track, untracked
 from freqrob.files import check_file, check_folder, write_csv, write_json, write_text
 from freqrob.parameters import checked
 from freqrob.provenance import provenance
 from freqrob.reading import read_json
-from freqrob.report.conditions import pixels
 from freqrob.report.data import COLUMNS, Links, as_dict, copy_data, tidy_rows
 from freqrob.report.figures import Picture, png_uri, swatch
 from freqrob.report.findings import caveats, findings

@@ -12,13 +12,13 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from freqrob import diagnostics
+from freqrob.diagnostics.conditions import Conditions, unlike
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.evaluation.corruptions import CorruptionAccuracy
 from freqrob.models.cards import Card, CheckpointError
 from freqrob.models.loading import check_names, load_card
 from freqrob.models.registry import DEFENSE_NAMES, VARIANTS, ModelName
 from freqrob.reading import Count, Label, Share, brief, fitted, printable, read_json
-from freqrob.report.conditions import Conditions, unlike
 
 EXPECTED = (
     "expected a folder that `freqrob diagnose --out` wrote, or a JSON file of `freqrob evaluate --out` or "

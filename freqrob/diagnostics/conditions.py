@@ -11,7 +11,7 @@ Conditions = Mapping[str, Any]
 
 
 def described(conditions: Conditions) -> str:
-    """"500 images of cifar10 test, batch 128": what reads alike is alike."""
+    """Conditions in words, such as "500 images of cifar10 test, batch 128": what reads alike is alike."""
     left = dict(conditions)
     words = [images_of(left.pop("images"), left.pop("source", ""))] if "images" in left else []
     return ", ".join(words + [_word(name, value) for name, value in left.items()])
@@ -28,7 +28,7 @@ def unlike(measured: Mapping[str, Conditions]) -> dict[str, list[str]]:
 
 
 def images_of(count: int, source: str) -> str:
-    """"500 images of cifar10 test"."""
+    """How many images of what, such as "500 images of cifar10 test"."""
     return f"{count:,} images" + (f" of {source}" if source else "")
 
 
@@ -39,7 +39,7 @@ def pixels(value: float) -> str:
 
 
 def ball(norm: str, eps: float) -> str:
-    """"L∞, ε = 8/255"."""
+    """A ball in words, such as "L∞, ε = 8/255"."""
     return f"L∞, ε = {pixels(eps)}" if norm == "Linf" else f"{norm}, ε = {eps:g}"
 
 
