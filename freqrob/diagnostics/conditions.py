@@ -43,6 +43,15 @@ def ball(norm: str, eps: float) -> str:
     return f"L∞, ε = {pixels(eps)}" if norm == "Linf" else f"{norm}, ε = {eps:g}"
 
 
+def value_in_words(value: Any, name: str) -> str:
+    """A setting's value: "10,000", "0, 1", "8/255"."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if name == "eps":
+        return pixels(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 def _word(name: str, value: Any) -> str:
     return _WORDS[name](value) if name in _WORDS else f"{name} {value}"
 

@@ -11,20 +11,24 @@ theirs by the entry-point group ``freqrob.diagnostics``, diagnostic by diagnosti
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 from pkgutil import iter_modules
+from string import Formatter
 from typing import Any, ClassVar, Literal, TypeVar
 
+from markupsafe import Markup
 from torch import Tensor
 
+from freqrob.diagnostics.conditions import value_in_words
+from freqrob.diagnostics.drawing import Panel, Picture, Section, Styles
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.parameters import checked, keyword_hints, nearest_names
 
@@ -84,6 +88,45 @@ def number(value: float, spec: str) -> str:
     return "none" if value != value else f"{value:{spec}}".replace("%", " %")
 
 
+@dataclass(frozen=True)
+class Measurements:
+    """What was measured of several models, side by side; ``found["jacobian"]`` is a mapping from models to it.
+
+    Attributes:
+        of: by diagnostic and model. A heat map of a layer has a name of its own: ``"fourier_heatmap_<layer>"``.
+        sources: likewise, the images that were measured on, in words: "cifar10 test".
+        styles: of every model, how it is drawn.
+    """
+
+    of: Mapping[str, Mapping[str, Any]]
+    sources: Mapping[str, Mapping[str, str]]
+    styles: Styles
+
+    def __getitem__(self, name: str) -> Mapping[str, Any]:
+        return self.of.get(name, {})
+
+    def names(self, start: str) -> list[str]:
+        """The names that start so, in alphabetical order."""
+        return sorted(name for name in self.of if name.startswith(start))
+
+    def styles_of(self, name: str) -> Styles:
+        """The styles of the models that have a measurement of that name."""
+        return {model: self.styles[model] for model in self[name]}
+
+    def said(self, name: str, field: str) -> str:
+        """A field over the models: "500", "50 or 500"; ``source`` is the images that were measured on."""
+        if field == "source":
+            values = [*self.sources.get(name, {}).values()]
+        else:
+            values = [getattr(measured, field) for measured in self[name].values()]
+        return " or ".join(dict.fromkeys(value_in_words(value, field) for value in values if value not in ("", [])))
+
+    def caption(self, name: str, text: str) -> Markup:
+        """A text with markup, in which ``{images}`` and the like stand for what ``said`` says of a field."""
+        fields = {field for _, field, *_ in Formatter().parse(text) if field}
+        return Markup(text).format(**{field: self.said(name, field) for field in fields})
+
+
 class Diagnostic:
     """Base of the diagnostics: what is measured, at which cost, and how it is shown.
 
@@ -97,6 +140,8 @@ class Diagnostic:
         presets: the settings of each preset, with ``images`` for how many images (0 for all); a function of (height,
             width) gives a setting that depends on the images' size.
         columns: the numbers that tables show.
+        plot: called as plot(measurements, axes, styles), draws measurements by model; for one panel that shows all.
+        section: of the report's page, where ``plot`` is shown.
         needs_gradients: whether it needs the gradient with respect to the images.
         package: the package that it needs besides freqrob's own dependencies.
         order: of the diagnostics; the lowest is measured and listed first.
@@ -108,6 +153,8 @@ class Diagnostic:
     help: str = ""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"quick": {}, "full": {}}
     columns: ClassVar[Sequence[Column]] = ()
+    plot: Callable[..., Any] | None = None
+    section: Section | None = None
     needs_gradients: bool = False
     package: str = ""
     order: int = 100
@@ -123,6 +170,19 @@ class Diagnostic:
     def sees(self, images: Tensor) -> Tensor:
         """The images that are measured on, made of those of the data set."""
         return images
+
+    def figures(self, found: Measurements) -> Iterator[Picture]:
+        """The report's figures; none where nothing that they show was measured.
+
+        By default one panel with all models, which ``plot(measurements, axes, styles)`` draws, if there is one.
+        """
+        if self.plot is not None and found[self.name]:
+            styles = found.styles_of(self.name)
+            yield Picture(
+                self.name, self.help, [Panel("", partial(self.plot, found[self.name], styles=styles))], (6.4, 3.8),
+                styles, section=self.section or Section(self.name, self.help, self.name),
+                caption=found.caption(self.name, "{images} images of {source}."), compared=[[self.name]],
+            )  # fmt: skip
 
     @property
     def is_possible(self) -> bool:

@@ -13,7 +13,9 @@ from msgspec import Meta, Struct
 
 from freqrob import diagnostics
 from freqrob.diagnostics.conditions import Conditions, unlike
+from freqrob.diagnostics.drawing import styles
 from freqrob.diagnostics.measurement import Measurement
+from freqrob.diagnostics.registry import Measurements
 from freqrob.evaluation.corruptions import CorruptionAccuracy
 from freqrob.models.cards import Card, CheckpointError
 from freqrob.models.loading import check_names, load_card
@@ -220,6 +222,15 @@ class Records:
     def having(self, name: str) -> dict[str, Any]:
         """The models with a diagnostic of that name, and what it measured."""
         return {model: measured.of for model, measured in self.measured(name).items()}
+
+    def measurements(self) -> Measurements:
+        """What the diagnostics measured, for their figures and findings."""
+        found = {name: self.measured(name) for name in self.named("")}
+        return Measurements(
+            {name: {model: one.of for model, one in its.items()} for name, its in found.items()},
+            {name: {model: one.origin.source for model, one in its.items()} for name, its in found.items()},
+            styles(model.name for model in self.models),
+        )
 
 
 def read_runs(
