@@ -587,10 +587,11 @@ def test_who_has_the_least_is_all_of_them():
 
 def test_unlike_conditions_give_unlike_words():
     base = {"images": 20, "source": "cifar10 test", "eps": 8 / 255, "frequencies": list(MIXING_FREQUENCIES)}
-    assert described(base) == "20 images of cifar10 test, ε = 8/255, Li et al.’s frequencies"
+    words = HybridReliance.words
+    assert described(base, words) == "20 images of cifar10 test, ε = 8/255, Li et al.’s frequencies"
     assert described({"eps": 0.0313, "norm": 2, "seed": 0}) == "ε = 0.0313, norm 2, seed 0"
     others = ({"images": 21}, {"source": ""}, {"eps": 8.1 / 255}, {"frequencies": [0.25, 0.5]}, {"frequencies": [0.25]})
-    assert len({described(base | other) for other in others} | {described(base)}) == 6
+    assert len({described(base | other, words) for other in others} | {described(base, words)}) == 6
 
 
 def test_a_whole_number_is_as_good_as_its_float(tmp_path):

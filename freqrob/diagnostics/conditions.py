@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
-from freqrob.data.hybrid import MIXING_FREQUENCIES
-
 Conditions = Mapping[str, Any]
+Words = Mapping[str, Callable[[Any], str]]
 
 
-def described(conditions: Conditions) -> str:
-    """Conditions in words, such as "500 images of cifar10 test, batch 128": what reads alike is alike."""
+def described(conditions: Conditions, words: Words = MappingProxyType({})) -> str:
+    """Conditions in words, such as "500 images of cifar10 test, batch 128": what reads alike is alike.
+
+    ``words`` say, by the condition's name, how a value is written; by default "batch 128".
+    """
     left = dict(conditions)
-    words = [images_of(left.pop("images"), left.pop("source", ""))] if "images" in left else []
-    return ", ".join(words + [_word(name, value) for name, value in left.items()])
+    found = [images_of(left.pop("images"), left.pop("source", ""))] if "images" in left else []
+    return ", ".join(found + [_word(name, value, words) for name, value in left.items()])
 
 
-def unlike(measured: Mapping[str, Conditions]) -> dict[str, list[str]]:
+def unlike(measured: Mapping[str, Conditions], words: Words) -> dict[str, list[str]]:
     """The names of measurements of a kind by the conditions in which some differ; nothing where none do."""
     every = next(iter(measured.values()), {})
-    differing = [key for key in every if len({_word(key, conditions[key]) for conditions in measured.values()}) > 1]
+    written = {key: {_word(key, conditions[key], words) for conditions in measured.values()} for key in every}
+    differing = [key for key, each in written.items() if len(each) > 1]
     groups: dict[str, list[str]] = {}
     for name, conditions in measured.items() if differing else ():
-        groups.setdefault(described({key: conditions[key] for key in differing}), []).append(name)
+        groups.setdefault(described({key: conditions[key] for key in differing}, words), []).append(name)
     return groups
 
 
@@ -52,25 +56,18 @@ def value_in_words(value: Any, name: str) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _word(name: str, value: Any) -> str:
-    return _WORDS[name](value) if name in _WORDS else f"{name} {value}"
+def _word(name: str, value: Any, words: Words) -> str:
+    write = words.get(name) or _WORDS.get(name)
+    return write(value) if write else f"{name} {value}"
 
 
 def _norm(value: str | float) -> str:
     return {"Linf": "L∞"}.get(value, value) if isinstance(value, str) else f"norm {value:g}"
 
 
-def _frequencies(values: Sequence[float]) -> str:
-    if list(values) == list(MIXING_FREQUENCIES):
-        return "Li et al.’s frequencies"
-    return f"frequencies {', '.join(f'{value:g}' for value in values)}"
-
-
 _WORDS = {
     "source": "of {}".format,
     "eps": lambda value: f"ε = {pixels(value)}",
     "norm": _norm,
-    "boundary": "HFC from {:.4g} cycles/pixel on".format,
     "seeds": lambda values: f"seeds {', '.join(map(str, values))}",
-    "frequencies": _frequencies,
 }

@@ -47,6 +47,10 @@ class HybridReliance(Measurement):
         "reversal": ("seeds",),
     }  # fmt: skip
     settings = ("images", "seeds", "frequencies")
+    words = {
+        "frequencies": lambda values: "Li et al.’s frequencies" if list(values) == list(MIXING_FREQUENCIES)
+        else f"frequencies {', '.join(f'{value:g}' for value in values)}"
+    }  # fmt: skip
 
     frequencies: Tensor
     low: Tensor

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from markupsafe import Markup
 from torch import Tensor, nn
 
 from freqrob.attacks import classified, device_of
@@ -268,6 +269,20 @@ class LandscapeOnLowFrequencies(Landscape):
             ),
             drawn_by="plot_landscape", compared=[["loss_landscape_low", "loss_landscape_high"]],
         )  # fmt: skip
+
+    def findings(self, found: Measurements) -> Iterator[Markup]:
+        """Whether the loss is higher and flatter on high than on low frequencies: Lin et al.'s under-fitting of HFC."""
+        names = "loss_landscape_low", "loss_landscape_high"
+        low, high = (found[name] for name in names)
+        alike = [m for m in low if m in high and found.conditions(names[0], m) == found.conditions(names[1], m)]
+        if alike:
+            middle = [len(low[model].steps) // 2 for model in alike]
+            higher = sum(high[m].loss[i, i] > low[m].loss[i, i] for m, i in zip(alike, middle, strict=True))
+            flatter = sum(high[model].variation < low[model].variation for model in alike)
+            yield Markup(
+                "On the high-frequency half of the images the loss is higher than on the low-frequency half for {} of "
+                "{} models, and around the weights it moves less for {} of them."
+            ).format(int(higher), len(alike), int(flatter))
 
 
 @register_diagnostic("loss_landscape_high")

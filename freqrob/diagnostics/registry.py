@@ -121,6 +121,10 @@ class Measurements:
             values = [getattr(measured, field) for measured in self[name].values()]
         return " or ".join(dict.fromkeys(value_in_words(value, field) for value in values if value not in ("", [])))
 
+    def conditions(self, name: str, model: str) -> dict[str, Any]:
+        """All that a measurement was made under, the images' source among it."""
+        return {"source": self.sources[name][model], **self[name][model].conditions}
+
     def caption(self, name: str, text: str) -> Markup:
         """A text with markup, in which ``{images}`` and the like stand for what ``said`` says of a field."""
         fields = {field for _, field, *_ in Formatter().parse(text) if field}
@@ -183,6 +187,10 @@ class Diagnostic:
                 styles, section=self.section or Section(self.name, self.help, self.name),
                 caption=found.caption(self.name, "{images} images of {source}."), compared=[[self.name]],
             )  # fmt: skip
+
+    def findings(self, found: Measurements) -> Iterator[Markup]:
+        """Sentences that the measurements support, beside those that compare ``columns`` with robust accuracy."""
+        yield from ()
 
     @property
     def is_possible(self) -> bool:

@@ -50,6 +50,7 @@ class Sensitivity(Measurement):
     units = {"radii": "cycles/pixel", "boundary": "cycles/pixel", "magnitude": "loss per pixel of [0, 1]"}
     shapes = {"magnitude": ("coefficients",), "radii": ("images", "ranks"), "high_share": ("images",)}
     settings = ("images", "boundary")
+    words = {"boundary": "HFC from {:.4g} cycles/pixel on".format}
 
     magnitude: Tensor
     ranks: list[int]

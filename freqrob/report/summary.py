@@ -157,7 +157,8 @@ def _diagnostic_entry(one: diagnostics.Column, measured: Measured | None) -> Ent
         return None
     value = one.value(measured.of)
     known = value == value
-    conditions = ", ".join(filter(None, (described(measured.conditions), one.part(measured.of) if known else "")))
+    part = one.part(measured.of) if known else ""
+    conditions = ", ".join(filter(None, (described(measured.conditions, measured.of.words), part)))
     return Entry(value if known else None, conditions)
 
 
