@@ -1,6 +1,5 @@
 """`freqrob diagnose`, through Typer's runner and in two processes."""
 
-import inspect
 import json
 import os
 import re
@@ -13,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from freqrob import cli
-from freqrob.cli.diagnose import _check_folders, _distance, _number, _over_seeds, _table, _under_a_wave, diagnose
+from freqrob.cli.diagnose import _check_folders, _table, diagnostics_in_words
 from freqrob.data.samples import CIFAR10_CLASSES, sample_images
 from freqrob.diagnostics import (
     BandAccuracy,
@@ -23,8 +22,13 @@ from freqrob.diagnostics import (
     LossLandscape,
     MinimalPerturbationSpectrum,
     Sensitivity,
+    get_diagnostic,
+    list_diagnostics,
 )
-from freqrob.diagnostics.run import DIAGNOSTICS
+from freqrob.diagnostics.fourier_heatmap import under_a_wave
+from freqrob.diagnostics.hybrid import mean_over_seeds
+from freqrob.diagnostics.minimal_perturbation import distance
+from freqrob.diagnostics.registry import number
 
 NETWORK = """
 import torch
@@ -108,10 +112,11 @@ def test_without_the_cache_nothing_is_kept(tmp_path):
 
 def test_the_help_has_every_setting():
     described = {}
-    text = inspect.getdoc(diagnose)  # without indentation, which Python 3.13 strips already
-    for item in re.findall(r"^- (\*\*.*?)(?=^- |^$)", text, re.DOTALL | re.MULTILINE):
+    for item in diagnostics_in_words().splitlines():
         described |= dict.fromkeys(re.findall(r"\*\*(\w+)\*\*", item), set(re.findall(r"`(\w+)`", item)))
-    assert described == {name: one.hints.keys() - {"images", "batch_size"} for name, one in DIAGNOSTICS.items()}
+    assert described == {
+        name: get_diagnostic(name).hints.keys() - {"images", "batch_size"} for name in list_diagnostics()
+    }
     shown = run("--help").output
     assert all(re.search(rf"\b{word}\b", shown) for word in set(described).union(*described.values()))
 
@@ -134,14 +139,14 @@ def test_ctrl_c_says_how_to_go_on_and_where_from(monkeypatch, tmp_path, measured
 def test_numbers_of_the_table():
     nan = float("nan")
     values = ([0.25, 0.5], [0.25, nan], [0.25], [nan, nan])
-    assert [_over_seeds(torch.tensor(each)) for each in values] == [
+    assert [mean_over_seeds(torch.tensor(each)) for each in values] == [
         "0.375 (0.250 to 0.500)", "0.250 (1 of 2 seeds)", "0.250", "none",
     ]  # fmt: skip
     found = torch.tensor([True, True]), torch.tensor([True, False]), torch.tensor([False, False])
-    shown = [_distance(0.5 / 255, "Linf", found[0]), _distance(0.5, "L2", found[1]), _distance(nan, "L2", found[2])]
+    shown = [distance(0.5 / 255, "Linf", found[0]), distance(0.5, "L2", found[1]), distance(nan, "L2", found[2])]
     assert shown == ["0.5/255", "0.500 in L2 (found for 1 of 2)", "none found"]
-    assert (_number(0.25, ".0%"), _number(0.25, ".2f"), _number(nan, ".0%")) == ("25 %", "0.25", "none")
-    shown = _under_a_wave(torch.tensor(0.125), ""), _under_a_wave(torch.tensor(2.5), "conv1")
+    assert (number(0.25, ".0%"), number(0.25, ".2f"), number(nan, ".0%")) == ("25 %", "0.25", "none")
+    shown = under_a_wave(torch.tensor(0.125), ""), under_a_wave(torch.tensor(2.5), "conv1")
     assert shown == ("12 % errors", "conv1 moves 2.5")
 
 

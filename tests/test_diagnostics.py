@@ -22,7 +22,8 @@ from freqrob.diagnostics.hybrid import hybrid_reliance, rises_through_zero
 from freqrob.diagnostics.jacobian import jacobian_spectrum
 from freqrob.diagnostics.loss_landscape import LossLandscape, loss_landscape
 from freqrob.diagnostics.minimal_perturbation import minimal_perturbation
-from freqrob.diagnostics.run import DIAGNOSTICS, PRESETS, diagnose, expected_seconds
+from freqrob.diagnostics.registry import get_diagnostic, list_diagnostics
+from freqrob.diagnostics.run import diagnose, expected_seconds
 from freqrob.diagnostics.sensitivity import sensitivity
 from freqrob.models import load_model
 from freqrob.parameters import keyword_hints
@@ -676,7 +677,7 @@ def test_saved_and_loaded(name, tmp_path):
 
 def test_all_diagnostics_of_a_model_on_real_images(real, tmp_path):
     model, images, labels = real
-    names = [name for name in PRESETS["quick"] if "landscape" not in name and name != "fourier_heatmap"]
+    names = [name for name in list_diagnostics() if "landscape" not in name and name != "fourier_heatmap"]
     found = diagnose(model, images[:4], labels[:4], only=names, out=tmp_path)
     assert list(found) == names
     for name, measured in found.items():
@@ -695,7 +696,7 @@ def test_every_diagnostic_takes_images_of_any_size(size, every, points, tmp_path
     model.append(nn.Linear(16, 2))
     images, labels = 0.3 + 0.4 * torch.rand(4, 3, *size), torch.tensor([0, 1, 0, 1])
     found = diagnose(model, images, labels, settings=shorter, out=tmp_path, cache=tmp_path / "cache")
-    assert found.keys() == PRESETS["quick"].keys()
+    assert list(found) == list_diagnostics()
     for name, measured in found.items():
         assert measured.images == 4
         assert type(measured).load(tmp_path, name).scalars().keys() == measured.scalars().keys()
@@ -723,7 +724,7 @@ def test_images_that_come_class_by_class_are_mixed():
     assert expected_seconds(model, images, labels, only=["hybrid"], settings=settings) > 0
     assert diagnose(model, images, labels, only=["hybrid"], settings=settings)["hybrid"].images == 300
     found = diagnose(model, images, labels, only=["hybrid"])["hybrid"]
-    assert found.images == PRESETS["quick"]["hybrid"]["images"] == 300
+    assert found.images == get_diagnostic("hybrid").presets["quick"]["images"] == 300
     assert torch.equal(found.low, diagnose(model, images, labels, only=["hybrid"])["hybrid"].low)
 
 
@@ -955,21 +956,21 @@ def test_settings_replace_the_presets():
     assert found["band_accuracy"].images == 300 and found["band_accuracy"].steps == 10
 
 
-@pytest.mark.parametrize("name", DIAGNOSTICS)
+@pytest.mark.parametrize("name", list_diagnostics())
 @pytest.mark.parametrize("value", ["none", -1, 1.5, True, float("nan"), ["a"], [-1], [float("nan")], {}, None])
 def test_settings_of_another_type_are_named(name, value):
     """Of every setting, but those that may be None, 1.5 or −1."""
     data, takes = of_waves(3, 4), {"norm": [1.5, None], "span": [1.5], "every": [None], "boundary_ring": [None]}
     takes |= {"ranks": [None]}
     takes |= {"attacked": [None], "seed": [-1] if "landscape" in name else []}
-    for key in ["images", *keyword_hints(DIAGNOSTICS[name].measure).keys() - {"cache", "cache_key", "track"}]:
+    for key in ["images", *keyword_hints(get_diagnostic(name).measure).keys() - {"cache", "cache_key", "track"}]:
         if value not in takes.get(key, []):
             with pytest.raises(ValueError, match=key):
                 diagnose(Linear(wave(3)), *data, only=[name], settings={name: {key: value}})
 
 
 def test_the_presets_measure_the_same():
-    assert PRESETS["quick"].keys() == PRESETS["full"].keys()
+    assert all(get_diagnostic(name).presets.keys() == {"quick", "full"} for name in list_diagnostics())
 
 
 @pytest.mark.parametrize("damage", [lambda text: text[:30], lambda text: "{}", lambda text: text.replace("width", "w")])

@@ -7,8 +7,7 @@ from torch import nn
 from freqrob.attacks import PGD
 from freqrob.evaluation import MaskingCheck, check_masking
 from freqrob.evaluation.masking import Comparison, bare_network, has_front_end, sign_test
-from freqrob.models.front_ends import Blur, FrontEnded, Normalize
-from freqrob.models.sources import InputSize
+from freqrob.models.front_ends import Blur, FrontEnded, InputSize, Normalize
 
 pytest.importorskip("pyautoattack", reason="pyautoattack, which has Square, is not installed")
 

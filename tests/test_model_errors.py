@@ -16,11 +16,12 @@ from freqrob.attacks.band import band_pgd
 from freqrob.data.corruption_arrays import CorruptionArrays
 from freqrob.data.datasets import ImageSet
 from freqrob.diagnostics import diagnose, expected_seconds
-from freqrob.diagnostics.run import DIAGNOSTICS
+from freqrob.diagnostics.registry import all_diagnostics
 from freqrob.evaluation import evaluate
 from freqrob.evaluation.corruptions import evaluate_corruptions
 
 SIZE, CLASSES = 8, 3
+DIAGNOSTICS = all_diagnostics()
 NEEDS_AUTOATTACK = pytest.mark.skipif(find_spec("pyautoattack") is None, reason="pyautoattack is not installed")
 NEEDS_FOOLBOX = pytest.mark.skipif(find_spec("foolbox") is None, reason="foolbox is not installed")
 NEEDS_ROBUSTBENCH = pytest.mark.skipif(find_spec("robustbench") is None, reason="robustbench is not installed")

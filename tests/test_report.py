@@ -38,18 +38,18 @@ from freqrob.diagnostics import (
     corruption_spectrum,
     spectrum,
 )
+from freqrob.diagnostics.conditions import described
+from freqrob.diagnostics.drawing import Panel, Picture, Scale, styles
 from freqrob.evaluation.corruptions import GROUPS, CorruptionAccuracy
 from freqrob.files import write_json, write_text
 from freqrob.models.cards import Card
 from freqrob.models.checkpoints import card_path
 from freqrob.reading import read_image
 from freqrob.report import write_report
-from freqrob.report.conditions import described
 from freqrob.report.data import COLUMNS, copy_data
-from freqrob.report.figures import STYLE, VARIABLES, Panel, Picture, Scale, png_uri
+from freqrob.report.figures import STYLE, VARIABLES, inline_scale, png_uri, whole
 from freqrob.report.findings import caveats, findings
 from freqrob.report.pictures import pictures
-from freqrob.report.plots import styles
 from freqrob.report.records import Accuracy, Measured, ModelRecord, Origin, Records, read_runs
 from freqrob.report.summary import columns
 
@@ -292,7 +292,7 @@ def test_every_figure_is_a_file_too(page, out):
     ],
 )
 def test_a_logarithmic_colour_bar_has_numbers_in_every_range(low, high, ticks):
-    drawn = Picture("bar", "", [], scale=Scale(LogNorm(low, high), "loss")).inline_scale()
+    drawn = inline_scale(Picture("bar", "", [], scale=Scale(LogNorm(low, high), "loss")))
     assert re.findall(r">([\d.]+)</text>", drawn) == ticks
 
 
@@ -315,17 +315,16 @@ LONG = (
 )  # fmt: skip
 
 
-def whole(picture):
-    """The figure as its files have it."""
+def as_in_a_file(picture):
     with rc_context(STYLE):
-        figure = picture._whole()
+        figure = whole(picture)
         figure.draw_without_rendering()
     return figure
 
 
 def test_long_names_neither_overlap_nor_move_their_panels():
     panels = [Panel(name, lambda axes: axes.imshow([[0]])) for name in LONG]
-    figure = whole(Picture("maps", "", panels, (2.2, 2.2), labels=("x", "y")))
+    figure = as_in_a_file(Picture("maps", "", panels, (2.2, 2.2), labels=("x", "y")))
     titles = [axes.title.get_window_extent() for axes in figure.axes]
     assert not any(one.overlaps(other) for one, other in combinations(titles, 2))
     assert all(0 <= title.x0 and title.x1 <= figure.bbox.width and title.y1 <= figure.bbox.height for title in titles)
@@ -336,7 +335,7 @@ def test_long_names_neither_overlap_nor_move_their_panels():
 def test_a_legend_of_long_names_is_whole():
     panel, chosen = Panel("one", lambda axes: axes.plot([0, 1])), styles(LONG)
     for picture in (Picture("two", "", [panel, panel], legend=chosen), Picture("one", "", [panel], (6.4, 3.8), chosen)):
-        figure = whole(picture)
+        figure = as_in_a_file(picture)
         (legend,) = figure.legends
         box = legend.get_window_extent()
         assert 0 <= box.x0 and box.x1 <= figure.bbox.width
@@ -345,7 +344,7 @@ def test_a_legend_of_long_names_is_whole():
 
 def test_the_table_of_corruptions_has_room_for_long_names(tmp_path):
     records = read_runs([corrupted(tmp_path / "c.json", **dict.fromkeys(LONG, 0.5))], cards=False)
-    figure = whole(pictures(records)["corruptions"])
+    figure = as_in_a_file(pictures(records)["corruptions"])
     (axes,) = figure.axes
     assert axes.get_window_extent().height > 15 * 20 and axes.get_tightbbox().x0 >= 0
 
@@ -588,10 +587,11 @@ def test_who_has_the_least_is_all_of_them():
 
 def test_unlike_conditions_give_unlike_words():
     base = {"images": 20, "source": "cifar10 test", "eps": 8 / 255, "frequencies": list(MIXING_FREQUENCIES)}
-    assert described(base) == "20 images of cifar10 test, ε = 8/255, Li et al.’s frequencies"
+    words = HybridReliance.words
+    assert described(base, words) == "20 images of cifar10 test, ε = 8/255, Li et al.’s frequencies"
     assert described({"eps": 0.0313, "norm": 2, "seed": 0}) == "ε = 0.0313, norm 2, seed 0"
     others = ({"images": 21}, {"source": ""}, {"eps": 8.1 / 255}, {"frequencies": [0.25, 0.5]}, {"frequencies": [0.25]})
-    assert len({described(base | other) for other in others} | {described(base)}) == 6
+    assert len({described(base | other, words) for other in others} | {described(base, words)}) == 6
 
 
 def test_a_whole_number_is_as_good_as_its_float(tmp_path):

@@ -15,13 +15,14 @@ from freqrob.attacks.autoattack import COMPONENTS
 from freqrob.attacks.band import band_pgd
 from freqrob.data.corruption_arrays import CorruptionArrays
 from freqrob.diagnostics import diagnose, expected_seconds
-from freqrob.diagnostics.run import DIAGNOSTICS
+from freqrob.diagnostics.registry import all_diagnostics
 from freqrob.evaluation import PROTOCOLS, check_masking, evaluate
 from freqrob.evaluation.corruptions import evaluate_corruptions
 from freqrob.models.front_ends import Blur, FrontEnded
 from freqrob.spectral.bass import BaSS
 
 EPS, TINY, SIZE, CLASSES = 4 / 255, 1e-5, 16, 5
+DIAGNOSTICS = all_diagnostics()
 
 
 class Network(nn.Module):

@@ -7,7 +7,7 @@ from freqrob.cli.app import app
 from freqrob.cli.corruptions import corruptions
 from freqrob.cli.dataset import dataset_group
 from freqrob.cli.demo import demo
-from freqrob.cli.diagnose import diagnose
+from freqrob.cli.diagnose import DiagnoseCommand, diagnose
 from freqrob.cli.evaluate import evaluate
 from freqrob.cli.export import export
 from freqrob.cli.models import doctor, models
@@ -17,7 +17,7 @@ from freqrob.runtime import cache, threads
 from freqrob.runtime.terminal import lenient_output
 
 for command in (demo, train, recipes, evaluate, corruptions, diagnose, report, models, export, doctor):
-    app.command()(command)
+    app.command(cls=DiagnoseCommand if command is diagnose else None)(command)
 app.add_typer(dataset_group, name="dataset")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import typer.core
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Column, Table
@@ -35,7 +36,7 @@ from freqrob.parameters import read_setting
 from freqrob.reading import read_json
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from click import HelpFormatter
 
 
 @in_process_group()
@@ -80,19 +81,7 @@ def diagnose(
 
     The diagnostics, and their settings beside `images` (how many, 0 for all) and `batch_size`:
 
-    - **jacobian**: the gradient's spectrum and ln B_low (Chan et al.). `batch`
-    - **sensitivity**: the gradient on the Fourier basis, its share of high frequencies (Lin et al.). `boundary_ring`,
-      `ranks`
-    - **hybrid**: which half of hybrid images the model follows, and the frequency where that turns (Li et al.).
-      `frequencies`, `seeds`
-    - **minimal_perturbation**: the spectrum of the smallest perturbations that lead to the label of another image, and
-      f_0.5 (Li et al.). `norm`, `steps`, `repeats`, `seed`
-    - **band_accuracy**: accuracy on low-, high- and band-passed images, and under PGD confined to a band. `width`,
-      `eps`, `steps`, `attacked`
-    - **fourier_heatmap**: errors when one wave is added (Yin et al.). `norm`, `convention`, `every`, `layer`, `seed`,
-      `precision`
-    - **loss_landscape_low**, **loss_landscape_high**: the loss around the weights, on each half of the spectrum (Lin et
-      al.). `span`, `points`, `seed`
+    DIAGNOSTICS
 
     What they mean is in the documentation of `freqrob.diagnostics`. A run that was stopped goes on where it was; what
     was measured once is not measured again.
@@ -151,6 +140,26 @@ def diagnose(
         print_line(f"Wrote {', '.join(map(str, folders.values()))}")
 
 
+class DiagnoseCommand(typer.core.TyperCommand):
+    """`freqrob diagnose`, whose help lists the diagnostics when it is asked for: only then are they imported."""
+
+    def format_help(self, ctx: typer.Context, formatter: HelpFormatter) -> None:
+        with warnings_as_lines():
+            self.help = self.help.replace("DIAGNOSTICS", diagnostics_in_words())
+        super().format_help(ctx, formatter)
+
+
+def diagnostics_in_words() -> str:
+    """A list in Markdown: each diagnostic, what it measures, and its settings."""
+    from freqrob.diagnostics.registry import all_diagnostics
+
+    lines = []
+    for name, diagnostic in all_diagnostics().items():
+        settings = (f"`{key}`" for key in diagnostic.hints if key not in ("images", "batch_size"))
+        lines.append(f"- **{name}**: {diagnostic.help} {', '.join(settings)}")
+    return "\n".join(lines)
+
+
 def _check_folders(folders: dict[str, Path]) -> None:
     """Raise ValueError where two models would share a folder, now or with an earlier run; OSError as check_folder."""
     for name, folder in folders.items():
@@ -171,7 +180,7 @@ def _model_in(folder: Path, name: str) -> str:
 
 def _by_diagnostic(texts: list[str]) -> dict[str, dict[str, Any]]:
     """``["hybrid.seeds=[0]"]`` as ``{"hybrid": {"seeds": [0]}}``."""
-    from freqrob.diagnostics.run import DIAGNOSTICS
+    from freqrob.diagnostics import get_diagnostic, list_diagnostics
 
     found: dict[str, dict[str, Any]] = {}
     for text in texts:
@@ -179,68 +188,22 @@ def _by_diagnostic(texts: list[str]) -> dict[str, dict[str, Any]]:
         if not (name.isidentifier() and re.match(r"\w+=.", setting)):
             raise ValueError(f"--set: expected NAME.KEY=VALUE, such as hybrid.seeds=[0,1], got {text!r}")
         key, value = read_setting(setting)
-        if name in DIAGNOSTICS and DIAGNOSTICS[name].hints.get(key) is str and not isinstance(value, str):
+        known = name in list_diagnostics() and not isinstance(value, str)
+        if known and get_diagnostic(name).hints.get(key) is str:
             value = setting.partition("=")[2]  # a layer called 0
         found.setdefault(name, {})[key] = value
     return found
 
 
-FIGURES = {
-    "ln B_low": ("jacobian", lambda measured: _number(measured.log_b_low, ".2f")),
-    "high-frequency share of the gradient": (
-        "sensitivity", lambda measured: _number(measured.mean_high_share, ".0%")
-    ),
-    "reversal frequency (cycles/pixel)": ("hybrid", lambda measured: _over_seeds(measured.reversal)),
-    "half-power frequency f_0.5 (cycles/pixel)": (
-        "minimal_perturbation", lambda measured: _number(measured.half_power_frequency, ".3f")
-    ),
-    "smallest perturbation to a given label, median": (
-        "minimal_perturbation", lambda measured: _distance(measured.quartiles[1], measured.norm, measured.success)
-    ),
-    "robust accuracy by band, low to high": (
-        "band_accuracy", lambda measured: " ".join(f"{100 * share:.0f}" for share in measured.robust) + " %"
-        if len(measured.robust) else "not attacked"
-    ),
-    "mean under a wave": ("fourier_heatmap", lambda measured: _under_a_wave(measured.change.mean(), measured.layer)),
-    "variation of the loss, low frequencies": ("loss_landscape_low", lambda measured: f"{measured.variation:.2f}"),
-    "variation of the loss, high frequencies": ("loss_landscape_high", lambda measured: f"{measured.variation:.2f}"),
-}  # fmt: skip
-
-
-def _number(value: float, how: str) -> str:
-    """"none" for NaN: there was no gradient, or no perturbation."""
-    return "none" if value != value else f"{value:{how}}".replace("%", " %")
-
-
-def _distance(value: float, norm: str, success: Tensor) -> str:
-    """18.6/255, and of how many images where some have none."""
-    if not success.any():
-        return "none found"
-    some = "" if success.all() else f" (found for {success.sum()} of {len(success)})"
-    return (f"{255 * value:.1f}/255" if norm == "Linf" else f"{value:.3f} in {norm}") + some
-
-
-def _under_a_wave(mean: Tensor, layer: str) -> str:
-    return f"{layer} moves {mean:.3g}" if layer else f"{100 * mean:.0f} % errors"
-
-
-def _over_seeds(values: Tensor) -> str:
-    """0.231 (0.225 to 0.240), and of how many seeds where some have none."""
-    known = values[~values.isnan()]
-    if not len(known):
-        return "none"
-    spread = f"{known.min():.3f} to {known.max():.3f}" if len(known) > 1 else ""
-    some = f"{len(known)} of {len(values)} seeds" if len(known) < len(values) else ""
-    about = ", ".join(filter(None, (spread, some)))
-    return f"{known.mean():.3f}" + (f" ({about})" if about else "")
-
-
 def _table(found: dict[str, dict]) -> None:
-    """One figure of each diagnostic, models across, or down where the terminal is too narrow for that."""
+    """The columns of each diagnostic, models across, or down where the terminal is too narrow for that."""
+    from freqrob.diagnostics import get_diagnostic
+
     figures = {
-        title: [shown(measured[name]) for measured in found.values()]
-        for title, (name, shown) in FIGURES.items()
-        if all(name in measured for measured in found.values())
+        column.label: [column.shown(measured[name]) for measured in found.values()]
+        for name in next(iter(found.values()), ())
+        for column in get_diagnostic(name).columns
+        if column.label
     }
     if figures:
         console, wide = Console(), _across(list(found), figures)

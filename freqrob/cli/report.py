@@ -38,7 +38,7 @@ def report(
 
     A model is what has the same name in all runs. The page needs no network and no other file. Beside it are its
     numbers (results.json, results.csv), every figure (figures/, SVG and PNG), and what they were read from (data/).
-    `freqrob.report.plots` draws the same figures on your own Axes.
+    The functions that captions name, such as `freqrob.diagnostics.hybrid.plot_hybrid`, draw on your own Axes too.
     """
     check_folder(out)
     from freqrob.report import write_report

@@ -8,13 +8,22 @@ from freqrob.diagnostics.jacobian import JacobianSpectrum, jacobian_spectrum
 from freqrob.diagnostics.loss_landscape import LossLandscape, loss_landscape
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.minimal_perturbation import MinimalPerturbationSpectrum, minimal_perturbation
+from freqrob.diagnostics.registry import (
+    Column,
+    Diagnostic,
+    get_diagnostic,
+    list_diagnostics,
+    register_diagnostic,
+)
 from freqrob.diagnostics.run import diagnose, expected_seconds
 from freqrob.diagnostics.sensitivity import Sensitivity, sensitivity
 from freqrob.diagnostics.spectrum import Spectrum, spectrum
 
 __all__ = [
     "BandAccuracy",
+    "Column",
     "CorruptionSpectrum",
+    "Diagnostic",
     "FourierHeatmap",
     "HybridReliance",
     "JacobianSpectrum",
@@ -28,10 +37,13 @@ __all__ = [
     "diagnose",
     "expected_seconds",
     "fourier_heatmap",
+    "get_diagnostic",
     "hybrid_reliance",
     "jacobian_spectrum",
+    "list_diagnostics",
     "loss_landscape",
     "minimal_perturbation",
+    "register_diagnostic",
     "sensitivity",
     "spectrum",
 ]

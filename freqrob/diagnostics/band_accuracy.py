@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +16,18 @@ from torch import Tensor, nn
 from freqrob.attacks.band import band_pgd
 from freqrob.attacks.gradient import classified
 from freqrob.data.datasets import check_labelled, to_pixels
+from freqrob.data.hybrid import CORNER
+from freqrob.diagnostics.drawing import FREQUENCY, Panel, Picture, Section, Styles, shares_upward, styled
 from freqrob.diagnostics.fourier_heatmap import coarseness
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, per_sample, untracked
+from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
 from freqrob.parameters import check_counts, check_integers, check_pixels, checked, fits
 from freqrob.spectral.ops import ring_filter
 from freqrob.spectral.rings import RingMap
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
@@ -172,3 +180,79 @@ def octaves(rings: RingMap) -> list[range]:
     side = max(rings.height, rings.width)
     edges = [0, *(ceil(side * frequency) for frequency in (1 / 16, 1 / 8, 1 / 4, 1 / 2)), rings.rings]
     return [range(begin, end) for begin, end in pairwise(edges) if begin < end]
+
+
+def plot_bands(axes: Axes, models: Mapping[str, BandAccuracy], kind: str = "low", styles: Styles | None = None) -> None:
+    """Accuracy on images of which a filter leaves the rings up to (``low``), from (``high``) or around (``band``) one.
+
+    The short line on the right is the accuracy on the images as they are. Raises ValueError for another kind.
+    """
+    words = {"low": "highest {} left", "high": "lowest {} left, beside the mean", "band": "{} of the band left"}
+    if kind not in words:
+        raise ValueError(f"kind: expected one of {', '.join(words)}, got {kind!r}")
+    for name, measured, style in styled(models, styles):
+        axes.plot(measured.frequencies.numpy(), getattr(measured, kind).numpy(), label=name, **style)
+        axes.axhline(measured.accuracy, 0.96, 1, color=style["color"], linewidth=2)
+    axes.set(xlabel=words[kind].format(FREQUENCY), ylabel="accuracy")
+    shares_upward(axes)
+
+
+def plot_robust_bands(axes: Axes, models: Mapping[str, BandAccuracy], styles: Styles | None = None) -> None:
+    """Robust accuracy where PGD's perturbation is confined to a band of rings, of which all models have the same."""
+    for name, measured, style in styled(models, styles):
+        axes.plot(range(len(measured.robust)), measured.robust.numpy(), label=name, **style)
+        ends = [*(f"{frequency:.4g}" for frequency in measured.robust_frequencies.tolist()), f"{CORNER:.2f}"]
+        axes.set_xticks(range(len(measured.robust)), [f"{begin}–\n{end}" for begin, end in pairwise(ends)])
+    axes.set(xlabel=f"{FREQUENCY} of the perturbation", ylabel="robust accuracy")
+    shares_upward(axes)
+
+
+@register_diagnostic("band_accuracy")
+class AccuracyByBand(Diagnostic):
+    measure = staticmethod(band_accuracy)
+    measurement = BandAccuracy
+    help = "accuracy on low-, high- and band-passed images, and under PGD confined to a band."
+    presets = {"quick": {"images": 100, "steps": 10, "attacked": 40}, "full": {"images": 0, "attacked": 1000}}
+    needs_gradients = True
+    order = 50
+    columns = (
+        Column(
+            "robust accuracy by band, low to high",
+            text=lambda measured: " ".join(f"{100 * share:.0f}" for share in measured.robust) + " %"
+            if len(measured.robust) else "not attacked",
+        ),
+    )  # fmt: skip
+
+    def cost(self, settings: Mapping[str, Any], size: tuple[int, int]) -> float:
+        images, attacked = settings["images"], settings["attacked"]
+        share = min(images if attacked is None else attacked, images) / images
+        return 70 + share * 5 * 3 * settings["steps"]  # 3 filters of some 23 rings; 5 bands
+
+    def figures(self, found: Measurements) -> Iterator[Picture]:
+        models, styles = found["band_accuracy"], found.styles_of("band_accuracy")
+        if not models:
+            return
+        titles = {"low": "low-passed", "high": "high-passed", "band": "band-passed"}
+        panels = [
+            Panel(title, partial(plot_bands, models=models, kind=kind, styles=styles)) for kind, title in titles.items()
+        ]
+        attacked, of_attack = {name: measured for name, measured in models.items() if len(measured.robust)}, ""
+        if attacked:
+            panels.append(
+                Panel("PGD confined to a band", partial(plot_robust_bands, models=attacked, styles=styles))
+            )  # fmt: skip
+            of_attack = (
+                " Last, what PGD leaves whose perturbation is confined to a band: L∞, ε = {eps}, {steps} steps from "
+                "the image, protocol <code>natural</code>, the first {attacked} images."
+            )
+        yield Picture(
+            "band_accuracy", "Accuracy on filtered images, and under attacks confined to a band.", panels,
+            legend=styles, section=Section("bands", "Accuracy by frequency band", "accuracy by frequency band", 70),
+            caption=found.caption(
+                "band_accuracy",
+                "Accuracy on images of which a filter leaves the rings up to a radius, from a radius on, or a band of "
+                "{width} rings around it, always with the mean; {images} images of {source}. The mark on the right is "
+                f"the accuracy on the images as they are.{of_attack}",
+            ),
+            drawn_by="plot_bands, plot_robust_bands", compared=[["band_accuracy"]],
+        )  # fmt: skip

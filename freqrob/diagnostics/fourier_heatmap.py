@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
+from markupsafe import Markup
 from torch import Tensor, nn
 
 from freqrob.attacks.gradient import classified
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.defenses.neural_similarity import find_layer
+from freqrob.diagnostics.drawing import Picture, Scale, Section, draw_map, picture_of_maps
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, per_sample, untracked
+from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
 from freqrob.models.state import device_of, measuring
 from freqrob.parameters import check_choices, check_counts, check_positive, check_seeds, checked
 from freqrob.runtime.process_state import random_state
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
 
 Convention = Literal["yin", "gatheluck"]
 Precision = Literal["float32", "bfloat16"]
@@ -246,3 +255,71 @@ class _Watched:
         """How far the features are from ``own``, or whether the class is wrong: (N,) float32."""
         answer = self(images)
         return (answer - own).norm(dim=1) if self.layer else (~classified(answer, labels)).float()
+
+
+def twice_as_coarse(height: int, width: int) -> int:
+    """Of how many frequencies a quick heat map measures one."""
+    return min(2 * coarseness(height, width), max(1, max(height, width) // 2))
+
+
+def under_a_wave(mean: Tensor, layer: str) -> str:
+    """The mean of a heat map in words: "12 % errors", or "conv1 moves 2.5"."""
+    return f"{layer} moves {mean:.3g}" if layer else f"{100 * mean:.0f} % errors"
+
+
+def plot_heatmap(axes: Axes, measured: FourierHeatmap, largest: float | None = None) -> AxesImage:
+    """The Fourier heat map, DC in the middle; on a scale up to ``largest``, so that models can be compared.
+
+    Returns the image, for a colour bar. Source: Yin et al., NeurIPS 2019, Fig. 3.
+    """
+    from matplotlib.colors import Normalize
+
+    norm = Normalize(0, heatmap_limit([measured]) if largest is None else largest)
+    return draw_map(axes, measured.change, norm, (measured.vertical, measured.horizontal))
+
+
+def heatmap_limit(heatmaps: Iterable[FourierHeatmap]) -> float:
+    """The largest change of all, which is the end of a scale; 1 where nothing changes."""
+    return max((one.change.nan_to_num(0, 0, 0).max().item() for one in heatmaps), default=0.0) or 1.0
+
+
+@register_diagnostic("fourier_heatmap")
+class HeatMap(Diagnostic):
+    measure = staticmethod(fourier_heatmap)
+    measurement = FourierHeatmap
+    help = "errors when one wave is added (Yin et al.)."
+    presets = {"quick": {"images": 60, "every": twice_as_coarse}, "full": {"images": 1000}}
+    order = 60
+    columns = (
+        Column("mean under a wave", text=lambda measured: under_a_wave(measured.change.mean(), measured.layer)),
+    )  # fmt: skip
+
+    def cost(self, settings: Mapping[str, Any], size: tuple[int, int]) -> float:
+        return len(fourier_frequencies(*size, settings["every"] or coarseness(*size)))
+
+    def figures(self, found: Measurements) -> Iterator[Picture]:
+        from matplotlib.colors import Normalize
+
+        for name in found.names("fourier_heatmap"):
+            models = found[name]
+            layer, largest = next(iter(models.values())).layer, heatmap_limit(models.values())
+            if layer:
+                title = Markup("Features of <code>{}</code> under single waves").format(layer)
+                section = Section(name, title, f"features of {layer} under single waves", 60)
+                what = "Mean ℓ₂ distance that the features of <code>{layer}</code> move when"
+            else:
+                section = Section("heatmaps", "Errors under single waves", "errors under single waves", 60)
+                what = "Error rate when"
+            every = "" if found.said(name, "every") == "1" else ", every {every} cycles per image"
+            quantity = f"move of the features of {layer}" if layer else "error rate"
+            yield picture_of_maps(
+                name, f"By single waves: {quantity}.", models, partial(plot_heatmap, largest=largest),
+                Scale(Normalize(0, largest), f"{quantity} under a wave"), section=section,
+                caption=found.caption(
+                    name,
+                    f"{what} one Fourier wave of ℓ₂ norm {{norm}} a channel is added to every image, by its frequency, "
+                    f"DC in the middle{every}; all on one scale; convention {{convention}}, {{images}} images of "
+                    f"{{source}} (Yin et al., NeurIPS 2019{'' if layer else ', Fig. 3'}).",
+                ),
+                drawn_by="plot_heatmap", compared=[[name]],
+            )  # fmt: skip

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from markupsafe import Markup
 from torch import Tensor, nn
 
 from freqrob.attacks.gradient import classified
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.data.hybrid import MIXING_FREQUENCIES, check_frequencies, hybrid_images, partners
+from freqrob.diagnostics.drawing import FREQUENCY, GREY, Panel, Picture, Section, Styles, styled
 from freqrob.diagnostics.measurement import Measurement
+from freqrob.diagnostics.minimal_perturbation import MinimalPerturbationSpectrum, by_norm, draw_size, name_of_size
 from freqrob.diagnostics.per_sample import Track, per_sample, untracked
+from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
 from freqrob.parameters import check_seeds, checked, fits, shown
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,10 @@ class HybridReliance(Measurement):
         "reversal": ("seeds",),
     }  # fmt: skip
     settings = ("images", "seeds", "frequencies")
+    words = {
+        "frequencies": lambda values: "Li et al.’s frequencies" if list(values) == list(MIXING_FREQUENCIES)
+        else f"frequencies {', '.join(f'{value:g}' for value in values)}"
+    }  # fmt: skip
 
     frequencies: Tensor
     low: Tensor
@@ -114,3 +127,115 @@ def rises_through_zero(x: Tensor, y: Tensor) -> Tensor:
         return x.new_tensor(torch.nan)
     i = rises[0]
     return x[i] - y[i] * (x[i + 1] - x[i]) / (y[i + 1] - y[i])
+
+
+def mean_over_seeds(values: Tensor) -> str:
+    """0.231 (0.225 to 0.240), and of how many seeds where some have none."""
+    known = values[~values.isnan()]
+    if not len(known):
+        return "none"
+    spread = f"{known.min():.3f} to {known.max():.3f}" if len(known) > 1 else ""
+    some = f"{len(known)} of {len(values)} seeds" if len(known) < len(values) else ""
+    about = ", ".join(filter(None, (spread, some)))
+    return f"{known.mean():.3f}" + (f" ({about})" if about else "")
+
+
+def plot_hybrid(axes: Axes, models: Mapping[str, HybridReliance], styles: Styles | None = None) -> None:
+    """How much more often a hybrid image is seen as its low than as its high frequencies' image, by where they meet.
+
+    Means over the seeds, a bar from the least to the most; the reversal frequency as a tick on the line of zero, on a
+    line from the lowest to the highest.
+    Source: Li et al., PLoS Comput. Biol. 2023, Fig. 5.
+    """
+    axes.axhline(0, color=GREY, linewidth=1)
+    for name, measured, style in styled(models, styles):
+        gap = (measured.low - measured.high).numpy()
+        mean = gap.mean(0)
+        spread = np.abs(np.stack([gap.min(0), gap.max(0)]) - mean)
+        axes.errorbar(measured.frequencies.numpy(), mean, spread, label=name, **style)
+        reversal = measured.reversal[~measured.reversal.isnan()]
+        if len(reversal):
+            axes.plot(reversal.mean(), 0, "|", color=style["color"], markersize=16, markeredgewidth=2)
+            axes.hlines(0, reversal.min(), reversal.max(), color=style["color"], linewidth=4)
+    axes.set(xlabel="mixing " + FREQUENCY, ylabel="p(low) − p(high)", ylim=(-1.02, 1.02))
+
+
+def plot_reversal(
+    axes: Axes,
+    models: Mapping[str, tuple[HybridReliance, MinimalPerturbationSpectrum]],
+    styles: Styles | None = None,
+) -> None:
+    """The median size of minimal perturbations, with quartiles, against f_rev with its range over the seeds.
+
+    Raises ValueError for a model that has none at any seed, and for models of different norms. Source: Li et al., PLoS
+    Comput. Biol. 2023, Fig. 5b.
+    """
+    for name, (hybrid, perturbation), style in styled(models, styles):
+        known = hybrid.reversal[~hybrid.reversal.isnan()].numpy()
+        if not len(known):
+            raise ValueError(f"models: {name} has no reversal frequency at any seed")
+        across = [[known.mean() - known.min()], [known.max() - known.mean()]]
+        draw_size(axes, perturbation, known.mean(), across, name, style)
+    sizes = name_of_size([perturbation for _, perturbation in models.values()])
+    axes.set(xlabel="reversal frequency (cycles/pixel)", ylabel=sizes)
+    axes.set_ylim(bottom=0)
+
+
+@register_diagnostic("hybrid")
+class Hybrid(Diagnostic):
+    measure = staticmethod(hybrid_reliance)
+    measurement = HybridReliance
+    help = "which half of hybrid images the model follows, and the frequency where that turns (Li et al.)."
+    presets = {"quick": {"images": 300, "seeds": (0,)}, "full": {"images": 0}}
+    order = 30
+    columns = (
+        Column(
+            "reversal frequency (cycles/pixel)", lambda measured: measured.reversal.nanmean().item(),
+            lambda measured: mean_over_seeds(measured.reversal), title=Markup("f<sub>rev</sub>"),
+            key="reversal_frequency", unit="cycles/pixel", digits=3,
+            help="From it on hybrid images are seen as the image of their low frequencies (Li et al.).",
+            hint="lower where low frequencies are relied on", none="p(low) − p(high) never rises through 0",
+            part=lambda m: "" if m.reversal.isfinite().all() else f"of the {m.reversal.isfinite().sum()} that have one",
+            order=30,
+        ),
+    )  # fmt: skip
+
+    def cost(self, settings: Mapping[str, Any], size: tuple[int, int]) -> float:
+        return len(settings["frequencies"]) * len(settings["seeds"])
+
+    def figures(self, found: Measurements) -> Iterator[Picture]:
+        models, smallest = found["hybrid"], found["minimal_perturbation"]
+        section = Section("hybrid", "Hybrid images: which half is seen", "hybrid images", 50)
+        if models:
+            styles = found.styles_of("hybrid")
+            yield Picture(
+                "hybrid",
+                "How much more often hybrid images are seen as their low than as their high frequencies' image.",
+                [Panel("hybrid images", partial(plot_hybrid, models=models, styles=styles))], (6.4, 3.8), styles,
+                section=section,
+                caption=found.caption(
+                    "hybrid",
+                    "Hybrids have one image’s frequencies below the mixing frequency and those of another class above. "
+                    "Above 0 the model follows the low half more often; the tick on 0 is f<sub>rev</sub>, the earlier, "
+                    "the more it relies on low frequencies. {images} images of {source}, seeds {seeds}, bars from the "
+                    "least to the most of them (Li et al., PLoS Comput. Biol. 2023, Fig. 5a).",
+                ),
+                drawn_by="plot_hybrid", compared=[["hybrid"]],
+            )  # fmt: skip
+        both = {
+            name: (measured, smallest[name]) for name, measured in models.items()
+            if name in smallest and smallest[name].success.any() and not measured.reversal.isnan().all()
+        }  # fmt: skip
+        if both:
+            styles = {name: found.styles[name] for name in both}
+            yield Picture(
+                "reversal", "The size of minimal perturbations against the reversal frequency on hybrid images.",
+                [Panel("size against reversal frequency", partial(plot_reversal, models=some, styles=styles))
+                 for some in by_norm(both, lambda measured: measured[1].norm)],
+                (6.4, 3.8), styles, section=section,
+                caption=Markup(
+                    "The median size of minimal perturbations with quartiles against f<sub>rev</sub>, bars from the "
+                    "lowest to the highest of the seeds (Li et al., Fig. 5b)."
+                ),
+                drawn_by="plot_reversal", compared=[["hybrid"], ["minimal_perturbation"]],
+            )  # fmt: skip

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import nan
+from functools import partial
+from math import isfinite, nan
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
+from markupsafe import Markup
 from torch import Tensor, nn
 
 from freqrob.attacks import input_gradient
 from freqrob.data.datasets import check_labelled, to_pixels
+from freqrob.diagnostics.drawing import Picture, Scale, Section, draw_map, logarithmic, picture_of_maps, shared_limits
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, per_batch, untracked
+from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
 from freqrob.parameters import check_counts, checked
 from freqrob.spectral.jacobian import log_b_low
 from freqrob.spectral.reference import rfft2
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
 
 
 @dataclass(frozen=True)
@@ -81,3 +91,68 @@ def jacobian_spectrum(
     )  # fmt: skip
     amplitude = (found["amplitude"].sum(0) / len(images)).float()
     return JacobianSpectrum(amplitude, log_b_low(amplitude).item() if amplitude.any() else nan, batch, len(images))
+
+
+def plot_jacobian(axes: Axes, measured: JacobianSpectrum, limits: tuple[float, float] | None = None) -> AxesImage:
+    """The Jacobian's mean spectrum in multiples of its mean, DC in the middle, on a logarithmic scale of ``limits``.
+
+    Returns the image, for a colour bar; ``shared_limits`` makes models comparable. Source: Chan et al., IJCAI 2022.
+    """
+    whole = jacobian_map(measured)
+    return draw_map(axes, whole, logarithmic(limits or shared_limits([whole]), clip=True))
+
+
+def jacobian_map(measured: JacobianSpectrum) -> Tensor:
+    """The mean |DFT| of the Jacobian in multiples of its mean (H, W), DC at (H//2, W//2)."""
+    height, columns = measured.amplitude.shape
+    whole = shifted_map(measured.amplitude, height if height // 2 + 1 == columns else 2 * (columns - 1))
+    return whole / torch.where(whole.mean() > 0, whole.mean(), 1)
+
+
+def shifted_map(half: Tensor, width: int) -> Tensor:
+    """|rfft2| (H, W//2+1) as the whole map (H, W) with DC at (H//2, W//2), through |F(−k)| = |F(k)|."""
+    mirrored_rows = -torch.arange(half.shape[0]) % half.shape[0]
+    mirrored = half[mirrored_rows, 1 : (width + 1) // 2].flip(-1)
+    return torch.fft.fftshift(torch.cat([half, mirrored], -1))
+
+
+@register_diagnostic("jacobian")
+class Jacobian(Diagnostic):
+    measure = staticmethod(jacobian_spectrum)
+    measurement = JacobianSpectrum
+    help = "the gradient's spectrum and ln B_low (Chan et al.)."
+    presets = {"quick": {"images": 500}, "full": {"images": 0}}
+    needs_gradients = True
+    order = 10
+    columns = (
+        Column(
+            "ln B_low", lambda measured: measured.log_b_low, title=Markup("ln B<sub>low</sub>"), key="log_b_low",
+            help="Of the input gradient’s mean spectrum (Chan et al.); white noise has 3.53 at 32×32. The gradient’s "
+            "level enters where it is small, so compare at one batch only.",
+            hint="higher where low frequencies prevail", none="all gradients are zero, or some are not finite",
+            order=10,
+        ),
+    )  # fmt: skip
+
+    def cost(self, settings: Mapping[str, Any], size: tuple[int, int]) -> float:
+        return 3
+
+    def figures(self, found: Measurements) -> Iterator[Picture]:
+        models = {name: measured for name, measured in found["jacobian"].items() if isfinite(measured.log_b_low)}
+        if models:
+            limits = shared_limits([jacobian_map(measured) for measured in models.values()])
+            yield picture_of_maps(
+                "jacobian", "Spectra of input gradients as maps.", models, partial(plot_jacobian, limits=limits),
+                Scale(logarithmic(limits), "mean |DFT| of the gradient ÷ its mean over the map"),
+                section=Section(
+                    "jacobian", "Where the models look: spectra of the input gradient", "spectra of input gradients", 10
+                ),
+                caption=found.caption(
+                    "jacobian",
+                    "Mean amplitude of the Fourier transform of the loss’s gradient with respect to the image, DC in "
+                    "the middle, each map in multiples of its own mean, all on one scale; {images} images of {source}, "
+                    "loss over batches of {batch} (Chan et al., IJCAI 2022). Adversarially trained models are said to "
+                    "be darker towards the edge.",
+                ),
+                drawn_by="plot_jacobian", compared=[["jacobian"]],
+            )  # fmt: skip

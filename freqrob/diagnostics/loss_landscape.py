@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import nan
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from markupsafe import Markup
 from torch import Tensor, nn
 
 from freqrob.attacks.checks import explained
 from freqrob.attacks.gradient import classified
 from freqrob.data.datasets import check_labelled, to_pixels
+from freqrob.diagnostics.drawing import MAP, Panel, Picture, Scale, Section, logarithmic
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, shared_out, untracked
+from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
 from freqrob.models.sources import as_module
 from freqrob.models.state import device_of
 from freqrob.parameters import check_counts, check_positive, check_seeds, checked, fits
+from freqrob.spectral.longtail import split
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.contour import QuadContourSet
 
 
 @dataclass(frozen=True)
@@ -162,3 +173,124 @@ def _loss(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> 
         loss = loss + F.cross_entropy(logits, classes.to(device), reduction="sum").double().cpu()
         correct = correct + classified(logits, classes.to(device)).sum().double().cpu()
     return loss / len(images), correct / len(images)
+
+
+def plot_landscape(
+    axes: Axes, measured: LossLandscape, levels: int = 12, limits: tuple[float, float] | None = None
+) -> QuadContourSet:
+    """Contours of the loss around the weights, where a cross stands; returns them, for a colour bar.
+
+    ``landscape_limits`` makes models comparable. Source: Lin et al., NeurIPS 2023, Fig. 1 and 4; Li et al., NeurIPS
+    2018.
+    """
+    steps, loss = measured.steps.numpy(), measured.loss.nan_to_num(nan=1e3).clamp(max=1e3).numpy()
+    low, high = limits or landscape_limits([measured])
+    at = np.geomspace(low, high, levels)
+    norm = logarithmic((low, high))
+    contours = axes.contourf(steps, steps, loss, levels=at, norm=norm, cmap="viridis", extend="both")
+    axes.plot(0, 0, "x", color="#d55e00", markersize=9, markeredgewidth=2)
+    axes.set(xlabel="b (filter norms)", ylabel="a (filter norms)", aspect="equal")
+    axes.locator_params(nbins=4)  # panels are small
+    return contours
+
+
+def landscape_limits(landscapes: Sequence[LossLandscape]) -> tuple[float, float]:
+    """The smallest and the largest loss, between 0.001 and 1000 nats: one scale of colours for all."""
+    losses = torch.cat([one.loss.nan_to_num(nan=1e3).flatten() for one in landscapes]).clamp(1e-3, 1e3)
+    return losses.min().item(), max(losses.max().item(), 2 * losses.min().item())
+
+
+def low_half(images: Tensor) -> Tensor:
+    """The low frequencies (LFC) of images, clipped to [0, 1], as Lin et al.'s Fig. 1 has them."""
+    pixels = to_pixels(images)
+    return split(pixels).low_pass(pixels).clamp(0, 1)
+
+
+def high_half(images: Tensor) -> Tensor:
+    """The high frequencies (HFC) of images, clipped to [0, 1]."""
+    pixels = to_pixels(images)
+    return split(pixels).high_pass(pixels).clamp(0, 1)
+
+
+class Landscape(Diagnostic):
+    """The loss around the weights on a half of the spectrum."""
+
+    measure = staticmethod(loss_landscape)
+    measurement = LossLandscape
+    presets = {"quick": {"images": 60, "points": 9}, "full": {"images": 1000}}
+
+    def cost(self, settings: Mapping[str, Any], size: tuple[int, int]) -> float:
+        return settings["points"] ** 2
+
+
+def _variation(half: str, short: str, order: int) -> Column:
+    return Column(
+        f"variation of the loss, {half} frequencies", lambda measured: measured.variation,
+        lambda measured: f"{measured.variation:.2f}", title=f"variation, {short}", key=f"loss_variation_{half}",
+        unit="nats", hint="0 where the loss is flat", is_compared=False, order=order,
+        help=f"How far the loss moves around the weights in the mean, on the {half} frequencies of the images (Lin et "
+        "al.).",
+    )  # fmt: skip
+
+
+@register_diagnostic("loss_landscape_low")
+class LandscapeOnLowFrequencies(Landscape):
+    help = "the loss around the weights, on the low frequencies of the images (Lin et al.)."
+    columns = (_variation("low", "LFC", 50),)
+    order = 70
+
+    def sees(self, images: Tensor) -> Tensor:
+        return low_half(images)
+
+    def figures(self, found: Measurements) -> Iterator[Picture]:
+        """One figure of both halves."""
+        halves = {"LFC": found["loss_landscape_low"], "HFC": found["loss_landscape_high"]}
+        every = [measured for models in halves.values() for measured in models.values()]
+        if not every:
+            return
+        limits = landscape_limits(every)
+        panels = [
+            Panel(f"{name}, {half}", partial(plot_landscape, measured=models[name], limits=limits))
+            for name in found.styles for half, models in halves.items() if name in models
+        ]  # fmt: skip
+        yield Picture(
+            "loss_landscapes", "The loss around the weights, on the low and on the high frequencies of the images.",
+            panels, MAP, scale=Scale(logarithmic(limits), "loss (nats)"),
+            labels=("b (filter norms)", "a (filter norms)"),
+            section=Section(
+                "landscapes", "The loss around the weights, on low and on high frequencies",
+                "the loss around the weights", 30,
+            ),
+            caption=found.caption(
+                "loss_landscape_low" if halves["LFC"] else "loss_landscape_high",
+                "Cross-entropy along two random filter-normalised directions a and b; the cross is the model, 1 a step "
+                "as long as each filter. {images} images of {source}, of which an 80/20 split of the power leaves the "
+                "low (LFC) or the high frequencies (HFC); directions of seed {seed} (Lin et al., NeurIPS 2023, Fig. 1 "
+                "and 4; Li et al., NeurIPS 2018). High and flat on HFC is what Lin et al. call under-fitting.",
+            ),
+            drawn_by="plot_landscape", compared=[["loss_landscape_low", "loss_landscape_high"]],
+        )  # fmt: skip
+
+    def findings(self, found: Measurements) -> Iterator[Markup]:
+        """Whether the loss is higher and flatter on high than on low frequencies: Lin et al.'s under-fitting of HFC."""
+        names = "loss_landscape_low", "loss_landscape_high"
+        low, high = (found[name] for name in names)
+        alike = [m for m in low if m in high and found.conditions(names[0], m) == found.conditions(names[1], m)]
+        if alike:
+            middle = [len(low[model].steps) // 2 for model in alike]
+            higher = sum(high[m].loss[i, i] > low[m].loss[i, i] for m, i in zip(alike, middle, strict=True))
+            flatter = sum(high[model].variation < low[model].variation for model in alike)
+            yield Markup(
+                "On the high-frequency half of the images the loss is higher than on the low-frequency half for {} of "
+                "{} models, and around the weights it moves less for {} of them."
+            ).format(int(higher), len(alike), int(flatter))
+
+
+@register_diagnostic("loss_landscape_high")
+class LandscapeOnHighFrequencies(Landscape):
+    help = "the loss around the weights, on the high frequencies of the images (Lin et al.)."
+    columns = (_variation("high", "HFC", 60),)
+    order = 80
+
+    def sees(self, images: Tensor) -> Tensor:
+        return high_half(images)

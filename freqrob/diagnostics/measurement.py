@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_type_hints
@@ -36,6 +36,7 @@ class Measurement:
             its own, such as ``"rings"``, that is equally long wherever it stands.
         flags: the tensors of bools.
         settings: the fields that say how it was measured: where they differ, measurements do not compare.
+        words: how the report writes the values of ``settings``; by default "batch 128".
     """
 
     # Subclasses assign these without annotations: get_type_hints of Python 3.10 fails on a plain ClassVar.
@@ -44,11 +45,17 @@ class Measurement:
     shapes: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     flags: ClassVar[tuple[str, ...]] = ()
     settings: ClassVar[tuple[str, ...]] = ("images",)
+    words: ClassVar[Mapping[str, Callable[[Any], str]]] = {}
 
     @property
     def suffix(self) -> str:
         """What tells its files from others of its kind, such as a layer's name."""
         return ""
+
+    @property
+    def file_name(self) -> str:
+        """Its kind, and the suffix where there is one."""
+        return "_".join(filter(None, (self.kind, self.suffix)))
 
     @property
     def conditions(self) -> dict[str, Any]:
@@ -76,7 +83,7 @@ class Measurement:
         a number that is not finite is null in the JSON, and a NaN when it is read. Raises OSError, or ValueError for
         an ``about`` that JSON cannot hold.
         """
-        path = Path(folder) / f"{'_'.join(filter(None, (name or self.kind, self.suffix)))}.json"
+        path = Path(folder) / f"{'_'.join(filter(None, (name, self.suffix))) if name else self.file_name}.json"
         values = {name: None if _is_not_finite(value) else value for name, value in self.scalars().items()}
         content = {**(about or {}), "kind": self.kind, "units": dict(self.units), "values": values}
         as_json(content, "about")  # before an NPZ is there without its JSON

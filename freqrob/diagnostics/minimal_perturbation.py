@@ -3,22 +3,51 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from math import nan
+from functools import partial
+from math import isfinite, nan
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from markupsafe import Markup
 from torch import Tensor, nn
 
 from freqrob.attacks.balls import Norm, check_norm
 from freqrob.attacks.brendel_bethge import BrendelBethge
 from freqrob.attacks.minimal_perturbation import MinimalPerturbation, MinimalPerturbations
 from freqrob.data.datasets import check_labelled, to_pixels
+from freqrob.diagnostics.drawing import (
+    FREQUENCY,
+    GREY,
+    Panel,
+    Picture,
+    Scale,
+    Section,
+    Styles,
+    draw_map,
+    logarithmic,
+    picture_of_maps,
+    plain_ticks,
+    shared_limits,
+    styled,
+)  # fmt: skip
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, untracked
+from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
 from freqrob.parameters import check_counts, check_seeds, checked
 from freqrob.spectral.perturbation import CORNER, GRID, PerturbationSpectrum, analyze_spectrum
 from freqrob.spectral.rings import RingMap
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
+    from numpy.typing import ArrayLike
+
+
+WHITE_NOISE = 0.396  # f_0.5 in cycles/pixel on the grid of Li et al., for images of 32 × 32
 
 
 @dataclass(frozen=True)
@@ -164,3 +193,159 @@ def _spectrum(perturbed: Tensor, images: Tensor, seed: int) -> PerturbationSpect
         power, profile, cumulative = (torch.full(shape, nan).double() for shape in (size, (rings.rings,), (GRID,)))
         radii = torch.linspace(0, CORNER, GRID, dtype=torch.float64)
         return PerturbationSpectrum(power, rings.radii, profile, radii, cumulative, nan, (nan, nan), nan, len(images))
+
+
+def distance(value: float, norm: str, success: Tensor) -> str:
+    """18.6/255, and of how many images where some have none."""
+    if not success.any():
+        return "none found"
+    some = "" if success.all() else f" (found for {success.sum()} of {len(success)})"
+    return (f"{255 * value:.1f}/255" if norm == "Linf" else f"{value:.3f} in {norm}") + some
+
+
+def perturbation_map(measured: MinimalPerturbationSpectrum) -> Tensor:
+    """The mean |DFT|² of perturbations in multiples of its mean (H, W), DC, which is 0, at (H//2, W//2)."""
+    return torch.fft.fftshift(measured.power / measured.power.mean())
+
+
+def plot_perturbation_spectrum(
+    axes: Axes, measured: MinimalPerturbationSpectrum, limits: tuple[float, float] | None = None
+) -> AxesImage:
+    """The mean |DFT|² of minimal perturbations in multiples of its mean, DC in the middle, on a logarithmic scale.
+
+    Returns the image, for a colour bar; ``shared_limits`` makes models comparable. Source: Li et al., PLoS Comput.
+    Biol. 2023, Fig. 4a.
+    """
+    whole = perturbation_map(measured)
+    return draw_map(axes, whole, logarithmic(limits or shared_limits([whole]), clip=True))
+
+
+def plot_perturbation_profiles(
+    axes: Axes, models: Mapping[str, MinimalPerturbationSpectrum], styles: Styles | None = None
+) -> None:
+    """Mean power of a coefficient of minimal perturbations against its radius, with f_0.5 as a vertical line.
+
+    Source: Li et al., PLoS Comput. Biol. 2023, Fig. 4b.
+    """
+    for name, measured, style in styled(models, styles):
+        shown = measured.profile > 0
+        profile = (measured.profile / measured.power.mean())[shown]
+        axes.plot(measured.frequencies[shown].numpy(), profile.numpy(), label=name, **style)
+        axes.axvline(measured.half_power_frequency, color=style["color"], linestyle=":", linewidth=1.2)
+    axes.set(yscale="log", xlabel=FREQUENCY, ylabel="mean |DFT|² of a ring ÷ mean")
+    plain_ticks(axes.yaxis)
+
+
+def plot_perturbation_sizes(
+    axes: Axes, models: Mapping[str, MinimalPerturbationSpectrum], styles: Styles | None = None
+) -> None:
+    """The median size of minimal perturbations, with quartiles, against f_0.5 with its bootstrap interval.
+
+    The dashed line is white noise's f_0.5. Sizes in L∞ are in grey levels of 255, in L2 with white as 1. Raises
+    ValueError for models of different norms. Source: Li et al., PLoS Comput. Biol. 2023, Fig. 4c.
+    """
+    for name, measured, style in styled(models, styles):
+        half, low, high = (getattr(measured, f"half_power_{what}") for what in ("frequency", "low", "high"))
+        across = np.abs([[low - half], [high - half]])  # a bootstrap's percentiles may leave the estimate out
+        draw_size(axes, measured, half, across, name, style)
+    axes.axvline(WHITE_NOISE, color=GREY, linestyle="--", linewidth=1)
+    axes.set(xlabel="half-power frequency (cycles/pixel)", ylabel=name_of_size(models.values()))
+    axes.set_ylim(bottom=0)
+
+
+def draw_size(
+    axes: Axes, measured: MinimalPerturbationSpectrum, x: float, across: ArrayLike, name: str, style: dict[str, Any]
+) -> None:
+    """The median size with quartiles, at ``x`` with an interval of ``across`` below and above."""
+    scale = 255 if measured.norm == "Linf" else 1
+    quarter, median, most = (scale * value for value in measured.quartiles)
+    axes.errorbar(
+        x, median, yerr=[[median - quarter], [most - median]], xerr=across, label=name, capsize=3,
+        **{**style, "linestyle": "none", "markersize": 7},
+    )  # fmt: skip
+
+
+def name_of_size(measured: Iterable[MinimalPerturbationSpectrum]) -> str:
+    """The label of an axis of sizes. Raises ValueError for sizes in several norms."""
+    norms = sorted({one.norm for one in measured})
+    if len(norms) > 1:
+        raise ValueError(f"models: expected sizes in one norm, got {' and '.join(norms)}")
+    return "L∞ distance (grey levels of 255)" if norms == ["Linf"] else f"{norms[0]} distance"
+
+
+def by_norm(models: Mapping[str, Any], norm_of: Callable[[Any], str]) -> list[dict[str, Any]]:
+    """The models apart by norm, as lengths in one do not compare with those in another."""
+    norms = dict.fromkeys(map(norm_of, models.values()))
+    return [{name: found for name, found in models.items() if norm_of(found) == norm} for norm in norms]
+
+
+@register_diagnostic("minimal_perturbation")
+class SmallestPerturbations(Diagnostic):
+    measure = staticmethod(minimal_perturbation)
+    measurement = MinimalPerturbationSpectrum
+    help = (
+        "the spectrum of the smallest perturbations that lead to the label of another image, and f_0.5 (Li et al.); "
+        "needs Foolbox."
+    )
+    presets = {
+        "quick": {"images": 20, "steps": 50, "repeats": 1, "batch_size": 20},
+        "full": {"images": 1000, "batch_size": 20},
+    }
+    needs_gradients = True
+    order = 40
+    columns = (
+        Column(
+            "half-power frequency f_0.5 (cycles/pixel)", lambda measured: measured.half_power_frequency,
+            title=Markup("f<sub>0.5</sub>"), key="half_power_frequency", unit="cycles/pixel", digits=3,
+            help="Below it lies half of the power of minimal perturbations (Li et al.); white noise has 0.396 "
+            "cycles/pixel.",
+            hint="lower where low frequencies prevail", none="no perturbation was found",
+            part=lambda m: "" if m.success.all() else f"of the {m.success.sum()} where one was found", order=20,
+        ),
+        Column(
+            "smallest perturbation to a given label, median",
+            text=lambda measured: distance(measured.quartiles[1], measured.norm, measured.success),
+        ),
+    )  # fmt: skip
+
+    def cost(self, settings: Mapping[str, Any], size: tuple[int, int]) -> float:
+        return settings["repeats"] * (200 + settings["steps"])  # 200 for the starts
+
+    def figures(self, found: Measurements) -> Iterator[Picture]:
+        models = {
+            name: measured for name, measured in found["minimal_perturbation"].items()
+            if isfinite(measured.half_power_frequency)
+        }  # fmt: skip
+        if not models:
+            return
+        section = Section("perturbations", "Minimal adversarial perturbations", "minimal perturbations", 40)
+        limits = shared_limits([perturbation_map(measured) for measured in models.values()], span=1e4)
+        yield picture_of_maps(
+            "perturbation_spectra", "Spectra of minimal adversarial perturbations as maps.", models,
+            partial(plot_perturbation_spectrum, limits=limits),
+            Scale(logarithmic(limits), "mean |DFT|² ÷ its mean over the map"), section=section,
+            caption=found.caption(
+                "minimal_perturbation",
+                "Mean power spectra of the smallest perturbations found that lead to the label of another image (a "
+                "targeted attack), DC left out, each in multiples of its own mean, all on one scale; {images} images "
+                "of {source}; {attack} (Li et al., PLoS Comput. Biol. 2023, Fig. 4a).",
+            ),
+            drawn_by="plot_perturbation_spectrum", compared=[["minimal_perturbation"]],
+        )  # fmt: skip
+        styles = {name: found.styles[name] for name in models}
+        sizes = [
+            Panel("size against half-power frequency", partial(plot_perturbation_sizes, models=some, styles=styles))
+            for some in by_norm(models, lambda measured: measured.norm)
+        ]
+        yield Picture(
+            "perturbations", "Radial profiles of minimal perturbations, and their size against f_0.5.",
+            [Panel("radial profiles", partial(plot_perturbation_profiles, models=models, styles=styles)), *sizes],
+            legend=styles, section=section,
+            caption=found.caption(
+                "minimal_perturbation",
+                "Left their radial profiles, dotted f<sub>0.5</sub>, below which half of the power lies. Right the "
+                "median size with quartiles, of those that were found, against f<sub>0.5</sub> with its bootstrap 95 % "
+                "interval; the dashed line is white noise. The best of {repeats} run(s) (Li et al., Fig. 4b and 4c).",
+            ),
+            drawn_by="plot_perturbation_profiles, plot_perturbation_sizes", compared=[["minimal_perturbation"]],
+        )  # fmt: skip

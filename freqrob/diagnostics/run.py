@@ -4,153 +4,31 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.util import find_spec
-from inspect import signature
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from freqrob.attacks.checks import explained, warn_of_model
 from freqrob.data.datasets import check_labelled, to_pixels
-from freqrob.diagnostics.band_accuracy import band_accuracy
-from freqrob.diagnostics.fourier_heatmap import coarseness, fourier_frequencies, fourier_heatmap
-from freqrob.diagnostics.hybrid import hybrid_reliance
-from freqrob.diagnostics.jacobian import jacobian_spectrum
-from freqrob.diagnostics.loss_landscape import loss_landscape
 from freqrob.diagnostics.measurement import Measurement
-from freqrob.diagnostics.minimal_perturbation import minimal_perturbation
 from freqrob.diagnostics.per_sample import Counted, Track, untracked
-from freqrob.diagnostics.sensitivity import sensitivity
+from freqrob.diagnostics.registry import Diagnostic, Preset, all_diagnostics, get_diagnostic, list_diagnostics
 from freqrob.files import as_json, check_file
 from freqrob.models.keys import model_hash, shared_cache
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
 from freqrob.models.state import bare, device_of, measuring
-from freqrob.parameters import check_counts, checked, fits, keyword_hints, nearest_names, shown_hint
+from freqrob.parameters import check_counts, checked, fits, nearest_names, shown_hint
 from freqrob.runtime.process_state import random_state
 from freqrob.runtime.processes import propagate_failure, rank_and_world
-from freqrob.spectral.longtail import split
 
-Preset = Literal["quick", "full"]
 Settings = Mapping[str, Mapping[str, Any]]
 NONE: Settings = MappingProxyType({})
 PROBED = 20  # images on which a model is tried before it is measured
-
-
-@dataclass(frozen=True)
-class Diagnostic:
-    """A measurement that a preset plans.
-
-    Attributes:
-        measure: called as measure(model, images, labels, **settings).
-        passes: how often the network sees each image, of the settings, ``images`` and ``size`` (height, width). A
-            backward pass counts as two, what is not the network's as so many passes of an rn20 as take the time.
-        sees: makes of the images what is measured on.
-        gradients: whether it needs the gradient with respect to the images.
-        package: what it needs besides freqrob's own dependencies.
-    """
-
-    measure: Callable[..., Measurement]
-    passes: Callable[..., float]
-    sees: Callable[[Tensor], Tensor] = lambda images: images
-    gradients: bool = False
-    package: str = ""
-
-    @property
-    def is_possible(self) -> bool:
-        return not self.package or find_spec(self.package) is not None
-
-    @property
-    def hints(self) -> dict[str, Any]:
-        """The types of its settings by name, the number of images among them."""
-        hints = {"images": int, **keyword_hints(self.measure)}
-        return {name: hint for name, hint in hints.items() if name not in ("cache", "cache_key", "track")}
-
-    @property
-    def defaults(self) -> dict[str, Any]:
-        return {name: parameter.default for name, parameter in signature(self.measure).parameters.items()}
-
-
-def low_half(images: Tensor) -> Tensor:
-    """The low frequencies (LFC) of images, clipped to [0, 1], as Lin et al.'s Fig. 1 has them."""
-    pixels = to_pixels(images)
-    return split(pixels).low_pass(pixels).clamp(0, 1)
-
-
-def high_half(images: Tensor) -> Tensor:
-    """The high frequencies (HFC) of images, clipped to [0, 1]."""
-    pixels = to_pixels(images)
-    return split(pixels).high_pass(pixels).clamp(0, 1)
-
-
-def twice_as_coarse(height: int, width: int) -> int:
-    """Of how many frequencies a quick heat map measures one."""
-    return min(2 * coarseness(height, width), max(1, max(height, width) // 2))
-
-
-def _gradient_passes(**_: Any) -> float:
-    return 3
-
-
-def _hybrid_passes(*, frequencies: Sequence[float], seeds: Sequence[int], **_: Any) -> float:
-    return len(frequencies) * len(seeds)
-
-
-def _perturbation_passes(*, repeats: int, steps: int, **_: Any) -> float:
-    return repeats * (200 + steps)  # 200 for the starts
-
-
-def _band_passes(*, images: int, attacked: int | None, steps: int, **_: Any) -> float:
-    share = min(images if attacked is None else attacked, images) / images
-    return 70 + share * 5 * 3 * steps  # 3 filters of some 23 rings; 5 bands
-
-
-def _heatmap_passes(*, size: tuple[int, int], every: int | None, **_: Any) -> float:
-    return len(fourier_frequencies(*size, every or coarseness(*size)))
-
-
-def _landscape_passes(*, points: int, **_: Any) -> float:
-    return points**2
-
-
-DIAGNOSTICS = {
-    "jacobian": Diagnostic(jacobian_spectrum, _gradient_passes, gradients=True),
-    "sensitivity": Diagnostic(sensitivity, _gradient_passes, gradients=True),
-    "hybrid": Diagnostic(hybrid_reliance, _hybrid_passes),
-    "minimal_perturbation": Diagnostic(minimal_perturbation, _perturbation_passes, gradients=True),
-    "band_accuracy": Diagnostic(band_accuracy, _band_passes, gradients=True),
-    "fourier_heatmap": Diagnostic(fourier_heatmap, _heatmap_passes),
-    "loss_landscape_low": Diagnostic(loss_landscape, _landscape_passes, low_half),
-    "loss_landscape_high": Diagnostic(loss_landscape, _landscape_passes, high_half),
-}
-# Settings, with how many images (all if 0); those that depend on the images' size are functions of (height, width).
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "quick": {
-        "jacobian": {"images": 500},
-        "sensitivity": {"images": 500},
-        "hybrid": {"images": 300, "seeds": (0,)},
-        "minimal_perturbation": {"images": 20, "steps": 50, "repeats": 1, "batch_size": 20},
-        "band_accuracy": {"images": 100, "steps": 10, "attacked": 40},
-        "fourier_heatmap": {"images": 60, "every": twice_as_coarse},
-        "loss_landscape_low": {"images": 60, "points": 9},
-        "loss_landscape_high": {"images": 60, "points": 9},
-    },
-    "full": {
-        "jacobian": {"images": 0},
-        "sensitivity": {"images": 0},
-        "hybrid": {"images": 0},
-        "minimal_perturbation": {"images": 1000, "batch_size": 20},
-        "band_accuracy": {"images": 0, "attacked": 1000},
-        "fourier_heatmap": {"images": 1000},
-        "loss_landscape_low": {"images": 1000},
-        "loss_landscape_high": {"images": 1000},
-    },
-}
 
 
 @checked
@@ -169,9 +47,9 @@ def expected_seconds(
     check_labelled(images, labels)
     batch_size = default_batch_size(images) if batch_size is None else batch_size
     check_counts(batch_size=batch_size)
-    plans, model = _planned(preset, only, settings, tuple(images.shape[-2:])), as_module(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        plans, model = _planned(preset, only, settings, tuple(images.shape[-2:])), as_module(model)
         _check_model(plans, model, images, labels, classes, batch_size)
     if rank_and_world()[1] == 1:
         _try_settings(plans, model, images, labels[_order(labels)])
@@ -183,8 +61,9 @@ def expected_seconds(
         each = (time.perf_counter() - began) / len(batch)
     size, seen = tuple(images.shape[-2:]), 0
     for name, its in plans.items():
-        given = {**DIAGNOSTICS[name].defaults, **its, "images": min(its["images"] or len(images), len(images))}
-        seen += given["images"] * DIAGNOSTICS[name].passes(size=size, **given)
+        diagnostic = get_diagnostic(name)
+        given = {**diagnostic.defaults, **its, "images": min(its["images"] or len(images), len(images))}
+        seen += given["images"] * diagnostic.cost(given, size)
     return each * seen
 
 
@@ -214,8 +93,8 @@ def diagnose(
             same.
         preset: ``"quick"``, under a minute for a small model on two cores, with every other frequency of the heat map;
             ``"full"``, what a paper would show.
-        only: the diagnostics to run, of ``DIAGNOSTICS``; all by default, but those whose package is not installed, of
-            which a warning tells.
+        only: the diagnostics to run, of ``list_diagnostics()``; all by default, but those whose package is not
+            installed, of which a warning tells.
         settings: what replaces the preset's, by diagnostic: ``{"fourier_heatmap": {"norm": 2.0, "images": 200}}``; the
             names are those of the diagnostic's function, and ``"images"`` is how many (0 for all).
         classes: as for ``evaluate``.
@@ -244,8 +123,9 @@ def diagnose(
     """
     check_labelled(images, labels)
     plans, found = _planned(preset, only, settings, tuple(images.shape[-2:])), {}
-    for name in () if only else DIAGNOSTICS.keys() - plans.keys():
-        warnings.warn(f"{name} is left out: it needs {DIAGNOSTICS[name].package}", stacklevel=3)
+    for name, diagnostic in {} if only else all_diagnostics().items():
+        if name not in plans:
+            warnings.warn(f"{name} is left out: it needs {diagnostic.package}", stacklevel=3)
     batch_size = default_batch_size(images) if batch_size is None else batch_size
     check_counts(batch_size=batch_size)
     with propagate_failure():
@@ -262,7 +142,7 @@ def diagnose(
     for name, its in plans.items():
         chosen, measured = slice(its.pop("images") or None), Counted(track)
         how = {"batch_size": batch_size, "cache": cache, "cache_key": cache_key, "track": measured, **its}
-        diagnostic = DIAGNOSTICS[name]
+        diagnostic = get_diagnostic(name)
         found[name] = diagnostic.measure(model, diagnostic.sees(images[chosen]), labels[chosen], **how)
         from_cache = not measured.any  # of all processes, one of which saves
         with propagate_failure():
@@ -292,24 +172,30 @@ def _planned(
     if isinstance(only, str):
         raise ValueError(f"only: expected a sequence of names, such as [{only!r}], got {only!r}")
     for name in only:
-        if name not in DIAGNOSTICS:
-            near = nearest_names(name, DIAGNOSTICS)
-            raise ValueError(f"only: got {name!r}, expected some of {', '.join(DIAGNOSTICS)}.{near}")
-    chosen = [name for name in only or DIAGNOSTICS if only or DIAGNOSTICS[name].is_possible]
+        if name not in (known := list_diagnostics()):
+            near = nearest_names(name, known)
+            raise ValueError(f"only: got {name!r}, expected some of {', '.join(known)}.{near}")
+    if only:
+        chosen = {name: get_diagnostic(name) for name in only}
+    else:
+        chosen = {name: diagnostic for name, diagnostic in all_diagnostics().items() if diagnostic.is_possible}
     for name, given in settings.items():
         if name not in chosen:
             near = nearest_names(name, chosen)
             raise ValueError(f"settings: {name!r} is not measured, expected any of {', '.join(chosen)}.{near}")
-        _check_types(name, given)
-    plans = {name: {**PRESETS[preset][name], **settings.get(name, {})} for name in chosen}
+        _check_types(chosen[name], given)
+    plans = {
+        name: {"images": 0, **diagnostic.presets.get(preset, {}), **settings.get(name, {})}
+        for name, diagnostic in chosen.items()
+    }
     return {
         name: {key: value(*size) if callable(value) else value for key, value in its.items()}
         for name, its in plans.items()
     }
 
 
-def _check_types(name: str, given: Mapping[str, Any]) -> None:
-    hints = DIAGNOSTICS[name].hints
+def _check_types(diagnostic: Diagnostic, given: Mapping[str, Any]) -> None:
+    name, hints = diagnostic.name, diagnostic.hints
     for key, value in given.items():
         if key not in hints:
             near = nearest_names(key, hints)
@@ -347,7 +233,7 @@ def _try_settings(
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                DIAGNOSTICS[name].measure(model, images[chosen], labels[chosen], **given, **how)
+                get_diagnostic(name).measure(model, images[chosen], labels[chosen], **given, **how)
         except _Begins:
             continue
         except ValueError as error:
@@ -361,8 +247,8 @@ def _check_model(
     if classes is not None:
         check_counts(classes=classes)
     some = _some(model, images, labels, batch_size)
-    needing = ", ".join(name for name in plans if DIAGNOSTICS[name].gradients)
-    instead = ", ".join(name for name, diagnostic in DIAGNOSTICS.items() if not diagnostic.gradients)
+    needing = ", ".join(name for name in plans if get_diagnostic(name).needs_gradients)
+    instead = ", ".join(name for name, one in all_diagnostics().items() if not one.needs_gradients)
     with explained(batch_size), random_state(), measuring(model) as subject, channels_last(subject):
         warn_of_model(subject, *some, all_labels=labels, classes=classes, needed_by=needing, instead=instead)
 

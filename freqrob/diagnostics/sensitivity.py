@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -13,13 +16,18 @@ from torch.nn.functional import pad
 from freqrob.attacks import input_gradient
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.data.hybrid import frequency_radius
+from freqrob.diagnostics.drawing import FREQUENCY, GREY, Panel, Picture, Section, Styles, plain_ticks, styled
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, per_batch, untracked
+from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, number, register_diagnostic
 from freqrob.parameters import checked, fits
 from freqrob.spectral.longtail import split
 from freqrob.spectral.ops import ring_sum
 from freqrob.spectral.reference import rfft2
 from freqrob.spectral.rings import RingMap
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 RANKS = (0, 9, 99)
 
@@ -42,6 +50,7 @@ class Sensitivity(Measurement):
     units = {"radii": "cycles/pixel", "boundary": "cycles/pixel", "magnitude": "loss per pixel of [0, 1]"}
     shapes = {"magnitude": ("coefficients",), "radii": ("images", "ranks"), "high_share": ("images",)}
     settings = ("images", "boundary")
+    words = {"boundary": "HFC from {:.4g} cycles/pixel on".format}
 
     magnitude: Tensor
     ranks: list[int]
@@ -122,3 +131,90 @@ def sensitivity(
         high_share=found["high"].flatten()[: len(images)],
         images=len(images),
     )
+
+
+def plot_sensitivity(axes: Axes, models: Mapping[str, Sensitivity], styles: Styles | None = None) -> None:
+    """Magnitude of a gradient's coefficients, the largest first, in multiples of their mean.
+
+    Source: Lin et al., NeurIPS 2023, Fig. 2.
+    """
+    for name, measured, style in styled(models, styles):
+        if not measured.magnitude.mean() > 0:  # no gradient, or one that is not a number
+            continue
+        magnitude = (measured.magnitude / measured.magnitude.mean()).numpy()
+        axes.plot(np.arange(1, len(magnitude) + 1), magnitude, label=name, **{**style, "markevery": 0.15})
+    axes.set(xlabel="rank of the coefficient", ylabel="magnitude ÷ mean", xscale="log", yscale="log")
+    plain_ticks(axes.xaxis, axes.yaxis)
+
+
+def plot_sensitive_radii(
+    axes: Axes, models: Mapping[str, Sensitivity], rank: int = 0, styles: Styles | None = None
+) -> None:
+    """Density over the images of the frequency of a gradient's coefficient of a rank (from 0, the largest).
+
+    A Gaussian kernel of Scott's width. The grey line is where the high frequencies begin. Raises ValueError for a rank
+    that was not kept. Source: Lin et al., NeurIPS 2023, Fig. 2.
+    """
+    for name, measured, style in styled(models, styles):
+        if rank not in measured.ranks:
+            raise ValueError(f"rank: {name} has {', '.join(map(str, measured.ranks))}, got {rank}")
+        radii = measured.radii[~measured.high_share.isnan(), measured.ranks.index(rank)].double()  # with a gradient
+        if not len(radii):
+            continue
+        width = max(radii.std(unbiased=False).item() * len(radii) ** -0.2, 0.005)
+        at = torch.linspace(0, 0.75, 300, dtype=torch.float64)
+        kernels = torch.exp(-0.5 * ((at[:, None] - radii) / width).square()) / (width * (2 * torch.pi) ** 0.5)
+        axes.plot(at.numpy(), kernels.mean(1).numpy(), label=name, **{**style, "markevery": 0.15})
+        axes.axvline(measured.boundary, color=GREY, linewidth=1)
+    axes.set(xlabel=f"{FREQUENCY} of coefficient {rank + 1}", ylabel="density")
+    axes.set_ylim(bottom=0)
+
+
+@register_diagnostic("sensitivity")
+class SensitivityByFrequency(Diagnostic):
+    measure = staticmethod(sensitivity)
+    measurement = Sensitivity
+    help = "the gradient on the Fourier basis, its share of high frequencies (Lin et al.)."
+    presets = {"quick": {"images": 500}, "full": {"images": 0}}
+    needs_gradients = True
+    order = 20
+    columns = (
+        Column(
+            "high-frequency share of the gradient", lambda measured: measured.mean_high_share,
+            lambda measured: number(measured.mean_high_share, ".0%"), title="HFC share", key="high_share",
+            unit="%", digits=1,
+            help="The share of the input gradient’s power that lies in the high frequencies (Lin et al.).",
+            hint="higher where high frequencies prevail", none="all gradients are zero or not finite", order=40,
+        ),
+    )  # fmt: skip
+
+    def cost(self, settings: Mapping[str, Any], size: tuple[int, int]) -> float:
+        return 3
+
+    def figures(self, found: Measurements) -> Iterator[Picture]:
+        models, styles = found["sensitivity"], found.styles_of("sensitivity")
+        if not models:
+            return
+        ranks = [rank for rank in next(iter(models.values())).ranks if all(rank in m.ranks for m in models.values())]
+        by_rank = Panel("magnitude by rank", partial(plot_sensitivity, models=models, styles=styles))
+        densities = [
+            Panel(f"where the coefficient of rank {rank + 1} lies",
+                  partial(plot_sensitive_radii, models=models, rank=rank, styles=styles))
+            for rank in ranks
+        ]  # fmt: skip
+        of_densities = (
+            " Then at which frequency the coefficients of some ranks lie, a Gaussian kernel density; the grey line is "
+            "where HFC begins, {boundary} cycles/pixel"
+        )
+        yield Picture(
+            "sensitivity", "Magnitudes of the gradient's coefficients by rank, and at which frequency they lie.",
+            [by_rank, *densities], legend=styles,
+            section=Section("sensitivity", "Sensitivity by rank and by frequency", "sensitivity by frequency", 20),
+            caption=found.caption(
+                "sensitivity",
+                "First the magnitude of the gradient’s coefficients on the Fourier basis, sorted within each image, "
+                f"the mean over {{images}} images of {{source}}.{of_densities if densities else ''} (Lin et al., "
+                "NeurIPS 2023, Eq. 3 and Fig. 2).",
+            ),
+            drawn_by="plot_sensitivity, plot_sensitive_radii", compared=[["sensitivity"]],
+        )  # fmt: skip

@@ -18,7 +18,6 @@ COLUMNS = (
     "subject", "from", "measurement", "quantity", "value", "unit", "frequency", "index",
     "protocol", "attack", "norm", "eps", "step_size", "images", "seed", "source",
 )  # fmt: skip
-PER_IMAGE = ("high_share", "distances", "success")
 Links = Mapping[Path, list[str]]
 
 
@@ -156,5 +155,6 @@ def _curves(one: Measurement) -> Iterator[tuple[str, Tensor, Tensor | None]]:
     for name, tensor in tensors.items():
         places = [tensors[at] for at in (f"{name}_frequencies", "frequencies") if at in tensors and at != name]
         over = next((at for at in places if at.shape == tensor.shape[-1:]), None)
-        if name not in PER_IMAGE and tensor.numel() and (tensor.ndim == 1 or (tensor.ndim == 2 and over is not None)):
+        is_curve = tensor.ndim == 1 or (tensor.ndim == 2 and over is not None)
+        if is_curve and tensor.numel() and "images" not in one.shapes.get(name, ()):
             yield name, tensor, over

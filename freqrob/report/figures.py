@@ -1,4 +1,4 @@
-"""Figures for a page and as files: panels that a function of ``plots`` draws, drawn one by one or all in one."""
+"""Figures for a page and as files: their panels drawn one by one, or all in one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import base64
 import io
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,15 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LogNorm, Normalize, to_hex
+from matplotlib.colors import LogNorm, to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.markers import MarkerStyle
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 from torch import Tensor
 
+from freqrob.diagnostics.drawing import COLOURS, GREY, Panel, Picture, Scale, folded
 from freqrob.files import write_bytes
-from freqrob.report.plots import COLOURS, GREY, folded
 
 INK, MUTED, LINES = "#1b1f24", "#5b6470", "#d9dde3"
 # On the page these colours are its variables, which know of light and dark.
@@ -59,100 +58,67 @@ LEGEND = 3  # inches of a column of names, of which a line takes 0.7
 LETTERS = 10  # of a name in an inch
 
 
-@dataclass(frozen=True)
-class Panel:
-    """A part of a figure that has Axes of its own: what is written above it, and what draws it."""
-
-    title: str
-    draw: Callable[[Axes], Any]
+def inline(picture: Picture) -> list[tuple[str, Markup]]:
+    """Each panel's title, and the panel as an SVG element that takes its colours from the page."""
+    with rc_context(STYLE):
+        return [(panel.title, _panel(picture, panel, index)) for index, panel in enumerate(picture.panels)]
 
 
-@dataclass(frozen=True)
-class Scale:
-    """The colours that all panels share."""
+def _panel(picture: Picture, panel: Panel, index: int) -> Markup:
+    figure = Figure(figsize=picture.size, layout="constrained")
+    axes = figure.add_subplot()
+    panel.draw(axes)
+    _strip(picture, axes)
+    return _element(figure, f"{picture.name}-{index}")
 
-    norm: Normalize
-    label: str
+
+def inline_scale(picture: Picture) -> Markup:
+    """The colour bar as an SVG element, or nothing."""
+    if picture.scale is None:
+        return Markup()
+    with rc_context(STYLE):
+        figure = Figure(figsize=(4.6, 0.62))
+        _colour_bar(figure, picture.scale, cax=figure.add_axes((0.04, 0.72, 0.92, 0.2)))
+        return _element(figure, f"{picture.name}-scale")
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A figure.
+def save(picture: Picture, folder: Path) -> None:
+    """Write ``<name>.svg`` and ``<name>.png`` with all panels, the legend and the colour bar. Raises OSError."""
+    with rc_context(STYLE):
+        figure = whole(picture)
+        for kind, print_as in (("svg", _svg), ("png", _png)):
+            write_bytes(folder / f"{picture.name}.{kind}", print_as(figure))
 
-    Attributes:
-        name: of its files.
-        about: what it shows, for those who do not see it.
-        panels: side by side.
-        size: of a panel in inches.
-        legend: of names, how each is drawn, as ``plots.styles`` gives it.
-        scale: of the colours.
-        labels: of the axes, when all panels share them and do without their own.
-        downward: whether the vertical axis runs down.
-    """
 
-    name: str
-    about: str
-    panels: Sequence[Panel]
-    size: tuple[float, float] = (4.6, 3.2)
-    legend: Mapping[str, Mapping[str, Any]] | None = None
-    scale: Scale | None = None
-    labels: tuple[str, str] | None = None
-    downward: bool = False
-
-    def inline(self) -> list[tuple[str, Markup]]:
-        """Each panel's title, and the panel as an SVG element that takes its colours from the page."""
-        with rc_context(STYLE):
-            return [(panel.title, self._element(panel, index)) for index, panel in enumerate(self.panels)]
-
-    def _element(self, panel: Panel, index: int) -> Markup:
-        figure = Figure(figsize=self.size, layout="constrained")
-        axes = figure.add_subplot()
+def whole(picture: Picture) -> Figure:
+    """All panels, the legend and the colour bar, to be called with the parameters of ``STYLE``."""
+    columns = min(len(picture.panels), COLUMNS if picture.size[0] < 4 else 2)
+    rows = math.ceil(len(picture.panels) / columns)
+    titles = [folded(panel.title, int(picture.size[0] * LETTERS)) for panel in picture.panels]
+    height = picture.size[1] + 0.15 * max(title.count("\n") for title in titles)
+    size = max(columns * picture.size[0], 5), rows * height + (0.7 if picture.scale else 0)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes, panel, title in zip(grid, picture.panels, titles, strict=False):
         panel.draw(axes)
-        self._strip(axes)
-        return _element(figure, f"{self.name}-{index}")
+        axes.set_title(title)
+        _strip(picture, axes)
+    for axes in grid[len(picture.panels) :]:
+        axes.remove()
+    if picture.labels:
+        figure.supxlabel(picture.labels[0], fontsize="medium")
+        figure.supylabel(picture.labels[1], fontsize="medium")
+    if picture.scale:
+        panels = list(grid[: len(picture.panels)])
+        _colour_bar(figure, picture.scale, ax=panels, location="top", aspect=50, shrink=0.6)
+    if picture.legend:
+        _legend(figure, picture.legend)
+    return figure
 
-    def inline_scale(self) -> Markup:
-        """The colour bar as an SVG element, or nothing."""
-        if self.scale is None:
-            return Markup()
-        with rc_context(STYLE):
-            figure = Figure(figsize=(4.6, 0.62))
-            _colour_bar(figure, self.scale, cax=figure.add_axes((0.04, 0.72, 0.92, 0.2)))
-            return _element(figure, f"{self.name}-scale")
 
-    def save(self, folder: Path) -> None:
-        """Write ``<name>.svg`` and ``<name>.png`` with all panels, the legend and the colour bar. Raises OSError."""
-        with rc_context(STYLE):
-            figure = self._whole()
-            for kind, print_as in (("svg", _svg), ("png", _png)):
-                write_bytes(folder / f"{self.name}.{kind}", print_as(figure))
-
-    def _whole(self) -> Figure:
-        columns = min(len(self.panels), COLUMNS if self.size[0] < 4 else 2)
-        rows = math.ceil(len(self.panels) / columns)
-        titles = [folded(panel.title, int(self.size[0] * LETTERS)) for panel in self.panels]
-        height = self.size[1] + 0.15 * max(title.count("\n") for title in titles)
-        size = max(columns * self.size[0], 5), rows * height + (0.7 if self.scale else 0)
-        figure = Figure(figsize=size, layout="constrained")
-        grid = figure.subplots(rows, columns, squeeze=False).flatten()
-        for axes, panel, title in zip(grid, self.panels, titles, strict=False):
-            panel.draw(axes)
-            axes.set_title(title)
-            self._strip(axes)
-        for axes in grid[len(self.panels) :]:
-            axes.remove()
-        if self.labels:
-            figure.supxlabel(self.labels[0], fontsize="medium")
-            figure.supylabel(self.labels[1], fontsize="medium")
-        if self.scale:
-            _colour_bar(figure, self.scale, ax=list(grid[: len(self.panels)]), location="top", aspect=50, shrink=0.6)
-        if self.legend:
-            _legend(figure, self.legend)
-        return figure
-
-    def _strip(self, axes: Axes) -> None:
-        if self.labels:
-            axes.set(xlabel="", ylabel="")
+def _strip(picture: Picture, axes: Axes) -> None:
+    if picture.labels:
+        axes.set(xlabel="", ylabel="")
 
 
 def swatch(style: Mapping[str, Any]) -> Markup:

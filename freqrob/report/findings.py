@@ -9,6 +9,7 @@ from statistics import fmean
 
 from markupsafe import Markup
 
+from freqrob.diagnostics.registry import all_diagnostics
 from freqrob.evaluation.corruptions import GROUPS
 from freqrob.report.records import Accuracy, Records
 from freqrob.report.summary import Column, conditions_of, headline, title_of
@@ -21,11 +22,12 @@ FEW_IMAGES = 1000
 
 def findings(records: Records, columns: Sequence[Column]) -> list[Markup]:
     """The few sentences that the measurements support, the most important first; each names its numbers."""
+    measurements = records.measurements()
     found = [
         _most_robust(records),
         _protocols(records),
-        *(_relation(records, column) for column in columns if column.group == "diagnostics"),
-        _landscapes(records),
+        *(_relation(records, column) for column in columns if column.is_compared),
+        *(sentence for one in all_diagnostics().values() for sentence in one.findings(measurements)),
         _corruptions(records, columns),
         _long_tail(records),
     ]
@@ -52,7 +54,7 @@ def caveats(records: Records) -> list[Markup]:
     if attacked and not any(one.attack.startswith("AutoAttack") for one in attacked):
         found.append(_say("No model was attacked with AutoAttack: robust accuracies under weaker attacks are upper "
                           "bounds of robustness."))  # fmt: skip
-    kinds = groupby(records.named(""), key=lambda name: "loss_landscape" if name.startswith("loss_landscape") else name)
+    kinds = groupby(records.named(""), key=records.kind_of)
     if unlike := [kind for kind, names in kinds if records.unlike(*names)]:
         found.append(_say("Models were not measured alike, and do not compare without care, in {}: the captions say "
                           "how.", _names(unlike)))  # fmt: skip
@@ -121,7 +123,7 @@ def _relation(records: Records, column: Column) -> Markup | None:
         for model, one in entries
         if one and one.value is not None and one.conditions == column.conditions
     }
-    if len(found) < 2 or column.key.startswith("loss_variation"):
+    if len(found) < 2:
         return None
     low, high = min(found, key=found.get), max(found, key=found.get)
     least, most = column.shown(found[low]), f"{column.shown(found[high])} {column.unit}".strip()
@@ -137,21 +139,6 @@ def _relation(records: Records, column: Column) -> Markup | None:
     if p >= LEVEL:
         return sentence + _say("; that it goes with robust accuracy cannot be told from chance ({}).", numbers)
     return sentence + _say("; it {} with robust accuracy ({}).", "rises" if rho > 0 else "falls", numbers)
-
-
-def _landscapes(records: Records) -> Markup | None:
-    """Whether the loss is higher and flatter on high than on low frequencies: Lin et al.'s under-fitting of HFC."""
-    low, high = records.having("loss_landscape_low"), records.having("loss_landscape_high")
-    both = [name for name in low if name in high and low[name].conditions == high[name].conditions]
-    if not both:
-        return None
-    middle = [len(low[name].steps) // 2 for name in both]
-    higher = sum(high[n].loss[i, i] > low[n].loss[i, i] for n, i in zip(both, middle, strict=True))
-    flatter = sum(high[name].variation < low[name].variation for name in both)
-    return _say(
-        "On the high-frequency half of the images the loss is higher than on the low-frequency half for {} of {} "
-        "models, and around the weights it moves less for {} of them.", int(higher), len(both), int(flatter),
-    )  # fmt: skip
 
 
 def _corruptions(records: Records, columns: Sequence[Column]) -> Markup | None:

@@ -16,32 +16,21 @@ from msgspec import Struct
 
 from freqrob.data.cifar_b import balance
 from freqrob.data.datasets import ImageSet
+from freqrob.diagnostics.drawing import Picture, Section
 from freqrob.diagnostics.per_sample import Track, untracked
 from freqrob.files import check_file, check_folder, write_csv, write_json, write_text
 from freqrob.parameters import checked
 from freqrob.provenance import provenance
 from freqrob.reading import read_json
-from freqrob.report.conditions import pixels
 from freqrob.report.data import COLUMNS, Links, as_dict, copy_data, tidy_rows
-from freqrob.report.figures import Picture, png_uri, swatch
+from freqrob.report.figures import inline, inline_scale, png_uri, save, swatch
 from freqrob.report.findings import caveats, findings
-from freqrob.report.pictures import pictures
+from freqrob.report.pictures import CORRUPTIONS, SPECTRA, pictures
 from freqrob.report.records import Accuracy, ModelRecord, Records, origins, read_runs
 from freqrob.report.summary import Column, columns, settings, title_of
 from freqrob.runtime.figures import drawing
 
 GALLERY = 20
-CONTENTS = {  # by picture: its section, and what is said of it at the head of the page
-    "corruptions": ("corruptions", "accuracy on corrupted images"),
-    "spectra": ("spectra", "the images’ spectra"),
-    "jacobian": ("jacobian", "spectra of input gradients"),
-    "sensitivity": ("sensitivity", "sensitivity by frequency"),
-    "loss_landscapes": ("landscapes", "the loss around the weights"),
-    "perturbations": ("perturbations", "minimal perturbations"),
-    "hybrid": ("hybrid", "hybrid images"),
-    "fourier_heatmap": ("heatmaps", "errors under single waves"),
-    "band_accuracy": ("bands", "accuracy by frequency band"),
-}
 
 
 @checked
@@ -115,7 +104,7 @@ def _saved(pictures: Mapping[str, Picture], folder: Path, track: Track) -> dict[
     saved = {}
     for name, picture in track(pictures.items(), "figures", len(pictures)):
         with drawing(name):
-            picture.save(folder)
+            save(picture, folder)
             saved[name] = picture
     return saved
 
@@ -147,12 +136,18 @@ def render(
         loader=PackageLoader("freqrob.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    templates.filters |= {"percent": lambda share: f"{100 * share:.1f}", "swatch": swatch}
+    templates.filters |= {
+        "percent": lambda share: f"{100 * share:.1f}",
+        "swatch": swatch,
+        "inline": inline,
+        "inline_scale": inline_scale,
+    }
     summary = columns(records.models)
     return templates.get_template("report.html").render(
         title=title or _title(records.models),
         records=records,
         pictures=drawn,
+        sections={section: its for section, its in _sections(drawn).items() if section not in (CORRUPTIONS, SPECTRA)},
         columns=summary,
         contents=_contents(records, drawn),
         footnotes=_footnotes(summary),
@@ -166,7 +161,6 @@ def render(
         pairs=_pairs(gallery) if gallery is not None else [],
         made=_made(records, links),
         about=about,
-        of=lambda name, field: _of(records, name, field),
     )
 
 
@@ -177,35 +171,25 @@ def _title(models: Sequence[ModelRecord]) -> str:
     return f"Frequency and robustness of {names if len(models) <= 3 else f'{len(models)} models'}"
 
 
-def _contents(records: Records, drawn: Iterable[str]) -> Iterator[tuple[str, str]]:
+def _contents(records: Records, drawn: Mapping[str, Picture]) -> Iterator[tuple[str, str]]:
     """The sections with something measured, in the order of the page, and what that is."""
     if any(model.accuracies for model in records.models):
         yield "accuracy", "accuracy under attack, by protocol"
-    for name in drawn:
-        if name in CONTENTS:
-            yield CONTENTS[name]
-        elif name.startswith("fourier_heatmap_"):
-            yield name, f"features of {_of(records, name, 'layer')} under single waves"
+    for section in _sections(drawn):
+        yield section.id, section.contents
+
+
+def _sections(drawn: Mapping[str, Picture]) -> dict[Section, list[Picture]]:
+    """The sections of the page with figures, in their order, and the figures."""
+    found: dict[Section, list[Picture]] = {}
+    for picture in drawn.values():
+        found.setdefault(picture.section, []).append(picture)
+    return found
 
 
 def _spans(labels: Iterable[str]) -> list[tuple[str, int]]:
     """Runs of equal labels and how long they are, as heads of a table have them."""
     return [(label, len(list(same))) for label, same in groupby(labels)]
-
-
-def _of(records: Records, name: str, field: str) -> str:
-    """A setting of a diagnostic, over the models: "500", "50 or 500"; ``source`` is the images it was measured on."""
-    measured = [model.measurements[name] for model in records.models if name in model.measurements]
-    values = [one.origin.source if field == "source" else getattr(one.of, field) for one in measured]
-    return " or ".join(dict.fromkeys(_shown(value, field) for value in values if value not in ("", [])))
-
-
-def _shown(value: Any, field: str) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    if field == "eps":
-        return pixels(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _footnotes(summary: Sequence[Column]) -> dict[str, str]:

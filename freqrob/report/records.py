@@ -11,14 +11,17 @@ from typing import Annotated, Any
 import numpy as np
 from msgspec import Meta, Struct
 
-from freqrob import diagnostics
+from freqrob.diagnostics.conditions import Conditions, unlike
+from freqrob.diagnostics.corruption_spectrum import CorruptionSpectrum
+from freqrob.diagnostics.drawing import styles
 from freqrob.diagnostics.measurement import Measurement
+from freqrob.diagnostics.registry import Measurements, all_diagnostics
+from freqrob.diagnostics.spectrum import Spectrum
 from freqrob.evaluation.corruptions import CorruptionAccuracy
 from freqrob.models.cards import Card, CheckpointError
 from freqrob.models.loading import check_names, load_card
 from freqrob.models.registry import DEFENSE_NAMES, VARIANTS, ModelName
 from freqrob.reading import Count, Label, Share, brief, fitted, printable, read_json
-from freqrob.report.conditions import Conditions, unlike
 
 EXPECTED = (
     "expected a folder that `freqrob diagnose --out` wrote, or a JSON file of `freqrob evaluate --out` or "
@@ -83,7 +86,13 @@ class _Corruptions(Struct):
     source: Label = ""
 
 
-KINDS = {kind.kind: kind for kind in vars(diagnostics).values() if isinstance(kind, type) and hasattr(kind, "kind")}
+OF_IMAGES = {kind.kind: kind for kind in (CorruptionSpectrum, Spectrum)}
+
+
+def kinds() -> dict[str, type[Measurement]]:
+    """The classes of measurements by kind, in alphabetical order: of images, and of models by the diagnostics."""
+    of_models = {one.measurement.kind: one.measurement for one in all_diagnostics().values()}
+    return dict(sorted((OF_IMAGES | of_models).items()))
 
 
 @dataclass(frozen=True)
@@ -195,15 +204,27 @@ class ModelRecord:
 
 @dataclass(frozen=True)
 class Records:
-    """What all runs hold; ``spectra`` of images by the name of the set; ``notes`` on what was left out and why."""
+    """What all runs hold.
+
+    Attributes:
+        models: what was measured of each model.
+        spectra: of images, by the name of the set.
+        notes: on what was left out and why.
+        kinds: the classes of the measurements that can be read.
+    """
 
     models: list[ModelRecord]
     spectra: dict[str, Measured]
     notes: list[str]
+    kinds: Mapping[str, type[Measurement]] = field(default_factory=kinds, repr=False)
 
     def named(self, start: str) -> list[str]:
         """The names of diagnostics that start so, in alphabetical order."""
         return sorted({name for model in self.models for name in model.measurements if name.startswith(start)})
+
+    def kind_of(self, name: str) -> str:
+        """What the measurements of that name are of; a layer's heat maps are of a kind of their own."""
+        return next(iter(self.measured(name).values())).of.file_name
 
     def measured(self, name: str) -> dict[str, Measured]:
         """The measurements of that name, by model."""
@@ -212,14 +233,21 @@ class Records:
     def unlike(self, *names: str) -> dict[str, list[str]]:
         """The models whose measurements of some names, of one kind, were not measured alike, by what differs."""
         of = {name: self.measured(name) for name in names}
-        return unlike({
-            model if len(of) == 1 else f"{model} ({name.rpartition('_')[2]})": measured.conditions
+        every = {
+            model if len(of) == 1 else f"{model} ({name.rpartition('_')[2]})": measured
             for name, models in of.items() for model, measured in models.items()
-        })  # fmt: skip
+        }  # fmt: skip
+        words = next(iter(every.values())).of.words if every else {}
+        return unlike({name: measured.conditions for name, measured in every.items()}, words)
 
-    def having(self, name: str) -> dict[str, Any]:
-        """The models with a diagnostic of that name, and what it measured."""
-        return {model: measured.of for model, measured in self.measured(name).items()}
+    def measurements(self) -> Measurements:
+        """What the diagnostics measured, for their figures and findings."""
+        found = {name: self.measured(name) for name in self.named("")}
+        return Measurements(
+            {name: {model: one.of for model, one in its.items()} for name, its in found.items()},
+            {name: {model: one.origin.source for model, one in its.items()} for name, its in found.items()},
+            styles(model.name for model in self.models),
+        )
 
 
 def read_runs(
@@ -313,29 +341,30 @@ def _is_evaluation(content: Any) -> bool:
 
 
 def _read_measurement(path: Path, content: dict[str, Any], found: Records) -> None:
-    kind = KINDS.get(content["kind"]) if isinstance(content["kind"], str) else None
+    kind = found.kinds.get(content["kind"]) if isinstance(content["kind"], str) else None
     if kind is None:
-        raise ValueError(f"{path}: of kind {brief(repr(content['kind']), 40)}, expected one of {', '.join(KINDS)}")
+        raise ValueError(
+            f"{path}: of kind {brief(repr(content['kind']), 40)}, expected one of {', '.join(found.kinds)}"
+        )
     said = fitted(content, _About, path)
     measurement = kind.load(path.parent, path.stem)
     about = {key: value for key, value in content.items() if key not in ("kind", "units", "values")}
     measured = Measured(measurement, Origin(path, about))
-    if kind.kind in ("spectrum", "corruption_spectrum"):
+    if kind.kind in OF_IMAGES:
         kept, name, subject = found.spectra, path.stem if path.stem != kind.kind else path.parent.name, path.parent.name
         if name in kept and kept[name].origin.source != measured.origin.source:  # fog of one data set and of another
             name = f"{name} ({measured.origin.source})"
     else:
         model = _model(found, said.model or path.parent.name)
         model.hashes |= {said.model_hash} if said.model_hash else set()
-        kept, name, subject = model.measurements, path.stem, model.name
-        if kind is diagnostics.FourierHeatmap:  # of errors or of a layer, whatever the file is called
-            name = "_".join(filter(None, (measurement.kind, measurement.suffix)))
+        has_suffix = kind.suffix is not Measurement.suffix  # and it tells them apart, whatever the file is called
+        kept, name, subject = model.measurements, measurement.file_name if has_suffix else path.stem, model.name
     before = kept.setdefault(name, measured)
     if measurement.images >= before.of.images:
         kept[name] = measured
     if not measured.is_as(before):
         shown, other = (measured, before) if kept[name] is measured else (before, measured)
-        differing = " and not ".join(unlike({"shown": shown.conditions, "left out": other.conditions}))
+        differing = " and not ".join(unlike({"shown": shown.conditions, "left out": other.conditions}, kind.words))
         what = f"{differing or 'measured alike'}, from {shown.origin.path}"
         found.notes.append(f"{subject}: of several measurements of {name} one is shown: {what}")
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from markupsafe import Markup
-
+from freqrob import diagnostics
+from freqrob.diagnostics.conditions import ball, described, images_of, pixels
+from freqrob.diagnostics.registry import all_diagnostics
 from freqrob.evaluation import PROTOCOLS
-from freqrob.report.conditions import ball, described, images_of, pixels
 from freqrob.report.records import Accuracy, Measured, ModelRecord
 
 STRENGTH = ("AutoAttack", "APGD", "Square", "PGD", "FGSM")  # an attack's name begins so; the strongest first
@@ -42,6 +41,8 @@ class Column:
         entries: of each model, in the models' order; None where it was not measured.
         hint: what more of it means, in a few words.
         none: what it means that a measurement has none.
+        is_accuracy: whether values are shares of images.
+        is_compared: whether the findings compare it with robust accuracy.
     """
 
     key: str
@@ -53,11 +54,8 @@ class Column:
     entries: tuple[Entry | None, ...]
     hint: str = ""
     none: str = ""
-
-    @property
-    def is_accuracy(self) -> bool:
-        """Whether values are shares of images."""
-        return self.group != "diagnostics" and self.key != "mce"
+    is_accuracy: bool = True
+    is_compared: bool = False
 
     @property
     def conditions(self) -> str:
@@ -135,7 +133,8 @@ def _corruptions(models: Sequence[ModelRecord]) -> Iterator[Column]:
         else None
         for model in models
     )
-    yield Column("mce", "corruptions", "mCE", "Mean corruption error, a share of the baseline's.", "%", 1, entries)
+    text = "Mean corruption error, a share of the baseline's."
+    yield Column("mce", "corruptions", "mCE", text, "%", 1, entries, is_accuracy=False)
 
 
 def _corruption_entry(model: ModelRecord, group: str) -> Entry | None:
@@ -143,72 +142,23 @@ def _corruption_entry(model: ModelRecord, group: str) -> Entry | None:
     return Entry(means[group], model.corrupted.conditions) if group in means else None
 
 
-@dataclass(frozen=True)
-class _Diagnostic:
-    """How a measurement gives a number of the summary."""
-
-    key: str
-    measurement: str
-    title: str
-    hint: str
-    help: str
-    unit: str
-    digits: int
-    value: Callable[[Any], float | None]
-    none: str = "not a number"
-    part: Callable[[Any], str] = lambda measured: ""  # of what the number is, where not of all
-
-
-_DIAGNOSTICS = (
-    _Diagnostic(
-        "log_b_low", "jacobian", Markup("ln B<sub>low</sub>"), "higher where low frequencies prevail",
-        "Of the input gradient’s mean spectrum (Chan et al.); white noise has 3.53 at 32×32. The gradient’s level "
-        "enters where it is small, so compare at one batch only.",
-        "", 2, lambda m: m.log_b_low, none="all gradients are zero, or some are not finite",
-    ),
-    _Diagnostic(
-        "half_power_frequency", "minimal_perturbation", Markup("f<sub>0.5</sub>"),
-        "lower where low frequencies prevail",
-        "Below it lies half of the power of minimal perturbations (Li et al.); white noise has 0.396 cycles/pixel.",
-        "cycles/pixel", 3, lambda m: m.half_power_frequency, none="no perturbation was found",
-        part=lambda m: "" if m.success.all() else f"of the {m.success.sum()} where one was found",
-    ),
-    _Diagnostic(
-        "reversal_frequency", "hybrid", Markup("f<sub>rev</sub>"), "lower where low frequencies are relied on",
-        "From it on hybrid images are seen as the image of their low frequencies (Li et al.).",
-        "cycles/pixel", 3, lambda m: m.reversal.nanmean().item(), none="p(low) − p(high) never rises through 0",
-        part=lambda m: "" if m.reversal.isfinite().all() else f"of the {m.reversal.isfinite().sum()} that have one",
-    ),
-    _Diagnostic(
-        "high_share", "sensitivity", Markup("HFC share"), "higher where high frequencies prevail",
-        "The share of the input gradient’s power that lies in the high frequencies (Lin et al.).",
-        "%", 1, lambda m: m.mean_high_share, none="all gradients are zero or not finite",
-    ),
-    _Diagnostic(
-        "loss_variation_low", "loss_landscape_low", Markup("variation, LFC"), "0 where the loss is flat",
-        "How far the loss moves around the weights in the mean, on the low frequencies of the images (Lin et al.).",
-        "nats", 2, lambda m: m.variation,
-    ),
-    _Diagnostic(
-        "loss_variation_high", "loss_landscape_high", Markup("variation, HFC"), "0 where the loss is flat",
-        "How far the loss moves around the weights in the mean, on the high frequencies of the images (Lin et al.).",
-        "nats", 2, lambda m: m.variation,
-    ),
-)  # fmt: skip
-
-
 def _diagnostics(models: Sequence[ModelRecord]) -> Iterator[Column]:
-    for one in _DIAGNOSTICS:
-        entries = tuple(_diagnostic_entry(one, model.measurements.get(one.measurement)) for model in models)
-        yield Column(one.key, "diagnostics", one.title, one.help, one.unit, one.digits, entries, one.hint, one.none)
+    every = [(name, one) for name, diagnostic in all_diagnostics().items() for one in diagnostic.columns if one.title]
+    for name, one in sorted(every, key=lambda each: each[1].order):
+        entries = tuple(_diagnostic_entry(one, model.measurements.get(name)) for model in models)
+        yield Column(
+            one.key, one.group, one.title, one.help, one.unit, one.digits, entries, one.hint, one.none,
+            is_accuracy=False, is_compared=one.is_compared,
+        )  # fmt: skip
 
 
-def _diagnostic_entry(one: _Diagnostic, measured: Measured | None) -> Entry | None:
+def _diagnostic_entry(one: diagnostics.Column, measured: Measured | None) -> Entry | None:
     if measured is None:
         return None
     value = one.value(measured.of)
-    known = value is not None and value == value
-    conditions = ", ".join(filter(None, (described(measured.conditions), one.part(measured.of) if known else "")))
+    known = value == value
+    part = one.part(measured.of) if known else ""
+    conditions = ", ".join(filter(None, (described(measured.conditions, measured.of.words), part)))
     return Entry(value if known else None, conditions)
 
 

@@ -244,17 +244,23 @@ def draw(models: Mapping[str, MinimalPerturbationSpectrum]) -> Figure:
     import_matplotlib()
     from matplotlib.figure import Figure, SubFigure
 
-    from freqrob.report import plots
+    from freqrob.diagnostics.drawing import shared_limits
+    from freqrob.diagnostics.minimal_perturbation import (
+        perturbation_map,
+        plot_perturbation_profiles,
+        plot_perturbation_sizes,
+        plot_perturbation_spectrum,
+    )
 
     columns = min(len(models), 5)
     rows = math.ceil(len(models) / columns)
     figure = Figure(figsize=(max(9, 2.6 * columns), 2.7 * rows + 4.2), layout="constrained")
     above, below = cast(Sequence[SubFigure], figure.subfigures(2, 1, height_ratios=[2.7 * rows, 4.2]))
     panels = above.subplots(rows, columns, squeeze=False).flatten()
-    limits = plots.shared_limits([plots.perturbation_map(one) for one in models.values()], span=1e5)
+    limits = shared_limits([perturbation_map(one) for one in models.values()], span=1e5)
     images = []
     for axes, (spec, one) in zip(panels, models.items(), strict=False):
-        images.append(plots.plot_perturbation_spectrum(axes, one, limits))
+        images.append(plot_perturbation_spectrum(axes, one, limits))
         axes.set_title(spec, fontsize="medium", parse_math=False)
         axes.set(xlabel="", ylabel="")
     for axes in panels[len(models) :]:
@@ -262,9 +268,9 @@ def draw(models: Mapping[str, MinimalPerturbationSpectrum]) -> Figure:
     above.supxlabel("frequency (cycles/pixel)", fontsize="medium")
     above.colorbar(images[-1], ax=list(panels[: len(models)]), label="mean |DFT|² ÷ its mean")
     profiles, sizes = below.subplots(1, 2)
-    plots.plot_perturbation_profiles(profiles, models)
+    plot_perturbation_profiles(profiles, models)
     profiles.set_title("radial profiles; dotted: f$_{0.5}$", fontsize="medium")
-    plots.plot_perturbation_sizes(sizes, models)
+    plot_perturbation_sizes(sizes, models)
     sizes.set_title("size against f$_{0.5}$; quartiles, 95 %", fontsize="medium")
     handles, labels = sizes.get_legend_handles_labels()
     below.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False)

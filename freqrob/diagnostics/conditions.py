@@ -1,0 +1,73 @@
+"""Conditions of measurements, in words, and where they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+Conditions = Mapping[str, Any]
+Words = Mapping[str, Callable[[Any], str]]
+
+
+def described(conditions: Conditions, words: Words = MappingProxyType({})) -> str:
+    """Conditions in words, such as "500 images of cifar10 test, batch 128": what reads alike is alike.
+
+    ``words`` say, by the condition's name, how a value is written; by default "batch 128".
+    """
+    left = dict(conditions)
+    found = [images_of(left.pop("images"), left.pop("source", ""))] if "images" in left else []
+    return ", ".join(found + [_word(name, value, words) for name, value in left.items()])
+
+
+def unlike(measured: Mapping[str, Conditions], words: Words) -> dict[str, list[str]]:
+    """The names of measurements of a kind by the conditions in which some differ; nothing where none do."""
+    every = next(iter(measured.values()), {})
+    written = {key: {_word(key, conditions[key], words) for conditions in measured.values()} for key in every}
+    differing = [key for key, each in written.items() if len(each) > 1]
+    groups: dict[str, list[str]] = {}
+    for name, conditions in measured.items() if differing else ():
+        groups.setdefault(described({key: conditions[key] for key in differing}, words), []).append(name)
+    return groups
+
+
+def images_of(count: int, source: str) -> str:
+    """How many images of what, such as "500 images of cifar10 test"."""
+    return f"{count:,} images" + (f" of {source}" if source else "")
+
+
+def pixels(value: float) -> str:
+    """As people write them: 8/255, 0.031."""
+    levels = round(255.0 * value, 3)
+    return f"{levels:g}/255" if levels.is_integer() else f"{value:g}"
+
+
+def ball(norm: str, eps: float) -> str:
+    """A ball in words, such as "L∞, ε = 8/255"."""
+    return f"L∞, ε = {pixels(eps)}" if norm == "Linf" else f"{norm}, ε = {eps:g}"
+
+
+def value_in_words(value: Any, name: str) -> str:
+    """A setting's value: "10,000", "0, 1", "8/255"."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if name == "eps":
+        return pixels(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _word(name: str, value: Any, words: Words) -> str:
+    write = words.get(name) or _WORDS.get(name)
+    return write(value) if write else f"{name} {value}"
+
+
+def _norm(value: str | float) -> str:
+    return {"Linf": "L∞"}.get(value, value) if isinstance(value, str) else f"norm {value:g}"
+
+
+_WORDS = {
+    "source": "of {}".format,
+    "eps": lambda value: f"ε = {pixels(value)}",
+    "norm": _norm,
+    "seeds": lambda values: f"seeds {', '.join(map(str, values))}",
+}

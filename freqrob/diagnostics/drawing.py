@@ -1,0 +1,185 @@
+"""What the diagnostics' figures are made of: panels, colours, maps of a spectrum. matplotlib is imported to draw only.
+
+Where a function draws several models, they are a mapping from names to measurements, and each gets a colour of Okabe
+and Ito's, which the colour-blind can tell apart, a marker and a dash: ``styles`` has enough for 21. Pass the same
+``styles`` to several figures, so that a model looks the same in all of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.colors import Normalize
+    from matplotlib.image import AxesImage
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+MARKERS = "osD^vPX"
+DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
+FREQUENCY = "frequency (cycles/pixel)"
+GREY = "0.55"
+MAP = (2.2, 2.2)  # inches
+
+Measured = TypeVar("Measured")
+Styles = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of the report's page.
+
+    Attributes:
+        id: its address on the page.
+        title: its heading, which may have markup.
+        contents: what it shows, for the list at the head of the page; may have markup.
+        order: of the sections; the lowest comes first.
+    """
+
+    id: str
+    title: str
+    contents: str
+    order: int = 100
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A part of a figure that has Axes of its own: what is written above it, and what draws it."""
+
+    title: str
+    draw: Callable[[Axes], Any]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The colours that all panels share."""
+
+    norm: Normalize
+    label: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure.
+
+    Attributes:
+        name: of its files.
+        about: what it shows, for those who do not see it.
+        panels: side by side.
+        size: of a panel in inches.
+        legend: of names, how each is drawn, as ``styles`` gives it.
+        scale: of the colours.
+        labels: of the axes, when all panels share them and do without their own.
+        downward: whether the vertical axis runs down.
+        section: of the page, where it stands.
+        caption: below it, which may have markup.
+        drawn_by: the names of the functions that draw it.
+        compared: names of diagnostics, some at a time; the caption says which models were not measured alike by them.
+    """
+
+    name: str
+    about: str
+    panels: Sequence[Panel]
+    size: tuple[float, float] = (4.6, 3.2)
+    legend: Styles | None = None
+    scale: Scale | None = None
+    labels: tuple[str, str] | None = None
+    downward: bool = False
+    section: Section | None = None
+    caption: str = ""
+    drawn_by: str = ""
+    compared: Sequence[Sequence[str]] = ()
+
+
+def picture_of_maps(
+    name: str, about: str, models: Mapping[str, Any], draw: Callable[..., Any], scale: Scale, **more: Any
+) -> Picture:
+    """A figure with a map for each model, which ``draw(axes, measured)`` draws; ``more`` is of ``Picture``."""
+    panels = [Panel(model, partial(draw, measured=measured)) for model, measured in models.items()]
+    labels = f"horizontal {FREQUENCY}", f"vertical {FREQUENCY}"
+    return Picture(name, about, panels, MAP, scale=scale, labels=labels, downward=True, **more)
+
+
+def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """For each name the arguments of ``Axes.plot`` that tell it from the others, in black and white too."""
+    found = {}
+    for index, name in enumerate(dict.fromkeys(names)):
+        turn, at = divmod(index, len(COLOURS))
+        marker, dash = MARKERS[(at + turn) % len(MARKERS)], DASHES[turn % len(DASHES)]
+        found[name] = {"color": COLOURS[at], "marker": marker, "linestyle": dash, "markersize": 4, "linewidth": 1.5}
+    return found
+
+
+def styled(models: Mapping[str, Measured], chosen: Styles | None) -> Iterator[tuple[str, Measured, dict[str, Any]]]:
+    """Each model with how it is drawn."""
+    chosen = chosen or styles(models)
+    for name, measured in models.items():
+        yield name, measured, dict(chosen[name])
+
+
+def folded(name: str, width: int) -> str:
+    """A name in lines of at most ``width`` characters, which end after a sign or a space where they can."""
+    lines = re.findall(rf".{{1,{width}}}(?:(?<=[\W_])|\Z)|.{{{width}}}", name, re.DOTALL)
+    return "\n".join(line.strip() for line in lines)
+
+
+def shared_limits(maps: Sequence[Tensor], span: float = 1e3) -> tuple[float, float]:
+    """A logarithmic scale that holds several maps, down to a share of 1/``span`` of the largest value."""
+    known = [m[(m > 0) & m.isfinite()] for m in maps]
+    smallest = min((m.min().item() for m in known if len(m)), default=0.5)
+    largest = max((m.max().item() for m in known if len(m)), default=2.0)
+    return (max(smallest, largest / span), largest) if smallest < largest else (0.5, 2.0)
+
+
+def logarithmic(limits: tuple[float, float], clip: bool = False) -> Normalize:
+    """Colours that follow the logarithm of a value."""
+    from matplotlib.colors import LogNorm
+
+    return LogNorm(*limits, clip=clip)
+
+
+def draw_map(axes: Axes, values: Tensor, norm: Normalize, at: Sequence[Tensor] = ()) -> AxesImage:
+    """A spectrum with DC in the middle; ``at`` the frequencies of its rows and columns, of a whole DFT if none."""
+    from matplotlib.ticker import FixedFormatter, FixedLocator
+
+    (top, bottom), (left, right) = map(_edges, at or [torch.fft.fftshift(torch.fft.fftfreq(n)) for n in values.shape])
+    image = axes.imshow(
+        values.numpy(), norm=norm, cmap="viridis", extent=(left, right, bottom, top), interpolation="none"
+    )
+    for axis, direction in ((axes.xaxis, "horizontal"), (axes.yaxis, "vertical")):
+        axis.set_major_locator(FixedLocator([-0.4, 0, 0.4]))
+        axis.set_major_formatter(FixedFormatter(["−0.4", "0", "0.4"]))
+        axis.set_label_text(f"{direction} {FREQUENCY}")
+    axes.grid(False)
+    return image
+
+
+def _edges(frequencies: Tensor) -> tuple[float, float]:
+    """Where the first of a map's rows begins and the last one ends."""
+    half = (frequencies[1] - frequencies[0]).item() / 2 if len(frequencies) > 1 else 0.5
+    return frequencies[0].item() - half, frequencies[-1].item() + half
+
+
+def plain_ticks(*logarithmic: Axis) -> None:
+    """Ticks at powers of ten, as numbers."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    for axis in logarithmic:
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
+
+
+def shares_upward(axes: Axes) -> None:
+    """A vertical axis from 0 to 100 %."""
+    from matplotlib.ticker import PercentFormatter
+
+    axes.set_ylim(0, 1.02)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))

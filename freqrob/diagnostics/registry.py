@@ -1,0 +1,315 @@
+"""The registry of diagnostics: how each measures a model, what that costs, and how it is shown.
+
+A diagnostic is one file that registers a subclass of ``Diagnostic``. ``freqrob diagnose``, its help and its table, and
+the report take it from here. The modules of ``freqrob.diagnostics`` are found in their folder; other packages name
+theirs by the entry-point group ``freqrob.diagnostics``, diagnostic by diagnostic the module that registers it::
+
+    [project.entry-points."freqrob.diagnostics"]
+    brightness = "my_package.brightness"
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache, partial
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from inspect import signature
+from pathlib import Path
+from pkgutil import iter_modules
+from string import Formatter
+from typing import Any, ClassVar, Literal, TypeVar
+
+from markupsafe import Markup
+from torch import Tensor
+
+from freqrob.diagnostics.conditions import value_in_words
+from freqrob.diagnostics.drawing import Panel, Picture, Section, Styles
+from freqrob.diagnostics.measurement import Measurement
+from freqrob.parameters import checked, keyword_hints, nearest_names
+
+GROUP = "freqrob.diagnostics"
+Preset = Literal["quick", "full"]
+D = TypeVar("D", bound="type[Diagnostic]")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A number of a measurement that tables show.
+
+    Attributes:
+        label: its line in the table of ``freqrob diagnose``; "" if it is not shown there.
+        value: called with a measurement, gives the number, NaN where there is none; None for a column that has only
+            ``text``.
+        text: called with a measurement, gives the number as the table of ``freqrob diagnose`` shows it; by default
+            ``value`` with its digits.
+        title: its head in the report's summary, which may have markup; "" if it is not shown there.
+        key: its name in the report.
+        group: the columns of the summary that it stands with.
+        unit: "%" where values are shares and shown times 100.
+        digits: after the point.
+        help: what it is, in a sentence.
+        hint: how to read it, in a few words.
+        none: what it means that a measurement has no number.
+        part: called with a measurement, says of which part of the images the number is; "" if of all.
+        is_compared: whether the findings compare it with robust accuracy.
+        order: of the summary's columns; the lowest comes first.
+    """
+
+    label: str = ""
+    value: Callable[[Any], float] | None = None
+    text: Callable[[Any], str] | None = None
+    title: str = ""
+    key: str = ""
+    group: str = "diagnostics"
+    unit: str = ""
+    digits: int = 2
+    help: str = ""
+    hint: str = ""
+    none: str = "not a number"
+    part: Callable[[Any], str] = lambda measured: ""
+    is_compared: bool = True
+    order: int = 100
+
+    def shown(self, measured: Measurement) -> str:
+        """The number in the table of ``freqrob diagnose``."""
+        if self.text is not None:
+            return self.text(measured)
+        value = self.value(measured) if self.value else float("nan")
+        return number(value, f".{self.digits}{'%' if self.unit == '%' else 'f'}")
+
+
+def number(value: float, spec: str) -> str:
+    """A number by a format specification; "none" for NaN."""
+    return "none" if value != value else f"{value:{spec}}".replace("%", " %")
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What was measured of several models, side by side; ``found["jacobian"]`` is a mapping from models to it.
+
+    Attributes:
+        of: by diagnostic and model. A heat map of a layer has a name of its own: ``"fourier_heatmap_<layer>"``.
+        sources: likewise, the images that were measured on, in words: "cifar10 test".
+        styles: of every model, how it is drawn.
+    """
+
+    of: Mapping[str, Mapping[str, Any]]
+    sources: Mapping[str, Mapping[str, str]]
+    styles: Styles
+
+    def __getitem__(self, name: str) -> Mapping[str, Any]:
+        return self.of.get(name, {})
+
+    def names(self, start: str) -> list[str]:
+        """The names that start so, in alphabetical order."""
+        return sorted(name for name in self.of if name.startswith(start))
+
+    def styles_of(self, name: str) -> Styles:
+        """The styles of the models that have a measurement of that name."""
+        return {model: self.styles[model] for model in self[name]}
+
+    def said(self, name: str, field: str) -> str:
+        """A field over the models: "500", "50 or 500"; ``source`` is the images that were measured on."""
+        if field == "source":
+            values = [*self.sources.get(name, {}).values()]
+        else:
+            values = [getattr(measured, field) for measured in self[name].values()]
+        return " or ".join(dict.fromkeys(value_in_words(value, field) for value in values if value not in ("", [])))
+
+    def conditions(self, name: str, model: str) -> dict[str, Any]:
+        """All that a measurement was made under, the images' source among it."""
+        return {"source": self.sources[name][model], **self[name][model].conditions}
+
+    def caption(self, name: str, text: str) -> Markup:
+        """A text with markup, in which ``{images}`` and the like stand for what ``said`` says of a field."""
+        fields = {field for _, field, *_ in Formatter().parse(text) if field}
+        return Markup(text).format(**{field: self.said(name, field) for field in fields})
+
+
+class Diagnostic:
+    """Base of the diagnostics: what is measured, at which cost, and how it is shown.
+
+    Attributes:
+        name: as it is registered.
+        measure: called as measure(model, images, labels, **settings), gives a ``measurement``. Its keyword-only
+            parameters are the settings, among them ``batch_size``, ``cache``, ``cache_key`` and ``track`` as for
+            ``per_sample``.
+        measurement: the class of what is measured.
+        help: what is measured, in one line.
+        presets: the settings of each preset, with ``images`` for how many images (0 for all); a function of (height,
+            width) gives a setting that depends on the images' size.
+        columns: the numbers that tables show.
+        plot: called as plot(measurements, axes, styles), draws measurements by model; for one panel that shows all.
+        section: of the report's page, where ``plot`` is shown.
+        needs_gradients: whether it needs the gradient with respect to the images.
+        package: the package that it needs besides freqrob's own dependencies.
+        order: of the diagnostics; the lowest is measured and listed first.
+    """
+
+    name: str = ""
+    measure: Callable[..., Measurement]
+    measurement: type[Measurement]
+    help: str = ""
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"quick": {}, "full": {}}
+    columns: ClassVar[Sequence[Column]] = ()
+    plot: Callable[..., Any] | None = None
+    section: Section | None = None
+    needs_gradients: bool = False
+    package: str = ""
+    order: int = 100
+
+    def cost(self, settings: Mapping[str, Any], size: tuple[int, int]) -> float:
+        """How often the network sees each image of ``size`` (height, width).
+
+        A backward pass counts as two; other work counts as the passes of an rn20 that take as long. ``settings`` has
+        all of them, and ``images``.
+        """
+        return 1
+
+    def sees(self, images: Tensor) -> Tensor:
+        """The images that are measured on, made of those of the data set."""
+        return images
+
+    def figures(self, found: Measurements) -> Iterator[Picture]:
+        """The report's figures; none where nothing that they show was measured.
+
+        By default one panel with all models, which ``plot(measurements, axes, styles)`` draws, if there is one.
+        """
+        if self.plot is not None and found[self.name]:
+            styles = found.styles_of(self.name)
+            yield Picture(
+                self.name, self.help, [Panel("", partial(self.plot, found[self.name], styles=styles))], (6.4, 3.8),
+                styles, section=self.section or Section(self.name, self.help, self.name),
+                caption=found.caption(self.name, "{images} images of {source}."), compared=[[self.name]],
+            )  # fmt: skip
+
+    def findings(self, found: Measurements) -> Iterator[Markup]:
+        """Sentences that the measurements support, beside those that compare ``columns`` with robust accuracy."""
+        yield from ()
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether the package that it needs is installed."""
+        return not self.package or find_spec(self.package) is not None
+
+    @property
+    def hints(self) -> dict[str, Any]:
+        """The types of its settings by name, the number of images among them."""
+        hints = {"images": int, **keyword_hints(self.measure)}
+        return {name: hint for name, hint in hints.items() if name not in ("cache", "cache_key", "track")}
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The default values of its settings by name."""
+        return {name: parameter.default for name, parameter in signature(self.measure).parameters.items()}
+
+
+_REGISTERED: dict[str, Diagnostic] = {}
+
+
+@checked
+def register_diagnostic(name: str) -> Callable[[D], D]:
+    """Decorator: register a subclass of ``Diagnostic`` under a name.
+
+    Raises ValueError for a name that is not an identifier or that another class has, and TypeError for a class that
+    does not say what it measures.
+    """
+    if not name.isidentifier():
+        raise ValueError(f"name: expected letters, digits and _, got {name!r}; settings are given as NAME.KEY=VALUE")
+
+    def register(kind: D) -> D:
+        if not issubclass(kind, Diagnostic) or not hasattr(kind, "measure") or not hasattr(kind, "measurement"):
+            raise TypeError(f"{name}: expected a subclass of Diagnostic with measure and measurement, got {kind!r}")
+        taken = type(_REGISTERED.get(name, kind()))
+        if (taken.__module__, taken.__qualname__) != (kind.__module__, kind.__qualname__):  # else imported anew
+            raise ValueError(f"name: {name!r} is registered by {taken.__module__}; choose another name")
+        _REGISTERED[name] = kind()
+        _REGISTERED[name].name = name
+        return kind
+
+    return register
+
+
+@checked
+def list_diagnostics(pattern: str = "*") -> list[str]:
+    """The names that match a shell-style pattern (``"loss*"``): freqrob's in their order, then those of other packages.
+
+    Other packages are not imported. Warns of entry points that cannot be used.
+    """
+    _import_own()
+    plugins = _plugins()
+    own = sorted(_REGISTERED.keys() - plugins.keys(), key=lambda name: (_REGISTERED[name].order, name))
+    return [name for name in (*own, *sorted(plugins)) if fnmatchcase(name, pattern)]
+
+
+@checked
+def get_diagnostic(name: str) -> Diagnostic:
+    """The diagnostic of this name; of another package, it is imported.
+
+    Raises ValueError for an unknown name, with the nearest ones, and ImportError, naming the package, for a diagnostic
+    of another package that cannot be imported.
+    """
+    _import_own()
+    if name not in _REGISTERED:
+        if (entry_point := _plugins().get(name)) is None:
+            known = list_diagnostics()
+            raise ValueError(f"name: got {name!r}, expected one of {', '.join(known)}.{nearest_names(name, known)}")
+        _import(entry_point)
+    return _REGISTERED[name]
+
+
+def all_diagnostics() -> dict[str, Diagnostic]:
+    """All diagnostics by name. Warns of those of other packages that cannot be imported, which are left out."""
+    found = {}
+    for name in list_diagnostics():
+        try:
+            found[name] = get_diagnostic(name)
+        except ImportError as error:
+            warnings.warn(str(error), stacklevel=1)  # one place, so that it is shown once
+    return found
+
+
+@cache
+def _import_own() -> None:
+    for module in iter_modules([str(Path(__file__).parent)]):
+        import_module(f"freqrob.diagnostics.{module.name}")
+
+
+def _plugins() -> dict[str, EntryPoint]:
+    """The entry points of other packages by name, without those that cannot be used, of which a warning tells."""
+    found: dict[str, EntryPoint] = {}
+    for entry_point in entry_points(group=GROUP):
+        name, problem = entry_point.name, ""
+        if not name.isidentifier():
+            problem = "expected a name of letters, digits and _"
+        elif name in found:
+            problem = f"package {_package(found[name])} has one of this name: uninstall one of the two"
+        elif name in _REGISTERED and not type(_REGISTERED[name]).__module__.startswith(entry_point.module):
+            problem = f"{type(_REGISTERED[name]).__module__} has a diagnostic of this name"
+        if problem:
+            left_out = f"package {_package(entry_point)}: entry point {name!r} of {GROUP} is left out"
+            warnings.warn(f"{left_out}: {problem}", stacklevel=1)
+        else:
+            found[name] = entry_point
+    return found
+
+
+def _package(entry_point: EntryPoint) -> str:
+    return entry_point.dist.name if entry_point.dist else "unknown"
+
+
+def _import(entry_point: EntryPoint) -> None:
+    """Import the module that registers a diagnostic. Raises ImportError, which names the package."""
+    problem = f"it does not register {entry_point.name!r}"
+    try:
+        entry_point.load()
+    except Exception as error:  # other people's code raises anything
+        problem = " ".join(f"{type(error).__name__}: {error}".split())
+    if entry_point.name not in _REGISTERED:
+        which = f"diagnostic {entry_point.name!r} of package {_package(entry_point)}"
+        raise ImportError(f"{which} cannot be imported: {problem}")
