@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from freqrob.data.datasets import check_labelled
-from freqrob.parameters import check_choices, check_integers, checked, is_number, shown
+from freqrob.parameters import LARGEST, check_choices, check_integers, checked, is_number, shown
 from freqrob.pixels import check_floats
 from freqrob.tensors import FLOATS, check_values
 
@@ -185,7 +184,7 @@ def check_radius(norm: str, **values: float) -> None:
     """Raise ValueError for an unknown norm, and for lengths that are negative, not finite or, in L∞, beyond 1."""
     check_norm(norm)
     for name, value in values.items():
-        if not is_number(value) or not 0 <= value < math.inf or (norm == "Linf" and value > 1):
+        if not is_number(value) or not 0 <= value <= LARGEST or (norm == "Linf" and value > 1):
             expected = "pixels in [0, 1], such as 8/255" if norm == "Linf" else "a length ≥ 0, such as 0.5"
             raise ValueError(f"{name}: expected {expected}, got {shown(value)}")
 

@@ -156,6 +156,11 @@ def test_models_that_fail_are_refused(name, batch):
             call(make(), *batch)
 
 
+def test_the_largest_label_is_named_as_it_is(batch):
+    with pytest.raises(ValueError, match="expected 9223372036854775808 classes or more"):
+        evaluate(network(), batch[0], torch.full_like(batch[1], 2**63 - 1))
+
+
 def test_a_model_that_fails_later_is_named_too(batch):
     """Here on the images that are left when the clean ones are classified."""
 

@@ -31,7 +31,7 @@ from freqrob.evaluation.keys import model_hash, shared_cache
 from freqrob.files import as_json, check_file
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
-from freqrob.parameters import check_counts, checked, fits, keyword_hints, nearest_names, shown_hint
+from freqrob.parameters import check_counts, checked, fits, keyword_hints, nearest_names, shown_hint, to_python
 from freqrob.runtime.processes import propagate_failure, rank_and_world
 from freqrob.spectral.longtail import split
 
@@ -300,7 +300,7 @@ def _planned(
             near = nearest_names(name, chosen)
             raise ValueError(f"settings: {name!r} is not measured, expected any of {', '.join(chosen)}.{near}")
         _check_types(name, given)
-    plans = {name: {**PRESETS[preset][name], **settings.get(name, {})} for name in chosen}
+    plans = {name: {**PRESETS[preset][name], **_as_python(name, settings.get(name, {}))} for name in chosen}
     return {
         name: {key: value(*size) if callable(value) else value for key, value in its.items()}
         for name, its in plans.items()
@@ -313,10 +313,16 @@ def _check_types(name: str, given: Mapping[str, Any]) -> None:
         if key not in hints:
             near = nearest_names(key, hints)
             raise ValueError(f"{name}: no setting {key!r}, expected any of {', '.join(hints)}.{near}")
-        if not fits(value, hints[key]):
+        if not fits(to_python(value, hints[key]), hints[key]):
             raise ValueError(f"{name}: {key}: expected {shown_hint(hints[key])}, got {value!r}")
     if given.get("images", 0) < 0:
         raise ValueError(f"{name}: images: expected how many, or 0 for all, got {given['images']}")
+
+
+def _as_python(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the right types with the numbers of NumPy and PyTorch as Python's."""
+    hints = DIAGNOSTICS[name].hints
+    return {key: to_python(value, hints[key]) for key, value in given.items()}
 
 
 class _Begins(Exception):

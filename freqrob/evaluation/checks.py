@@ -36,8 +36,8 @@ def check_answers(model: nn.Module, images: Tensor, labels: Tensor, classes: int
 
 
 def _check_classes(given: int, labels: Tensor, classes: int | None) -> None:
-    if given <= labels.max():
-        raise ValueError(f"model: expected {labels.max() + 1} classes or more, as the labels have, got {given}")
+    if given <= (last := int(labels.max())):
+        raise ValueError(f"model: expected {last + 1} classes or more, as the labels have, got {given}")
     if classes is not None and given != classes:
         raise ValueError(
             f"model: expected {classes} classes, as the data set has, got {given}; wrap the model so that it gives one "
