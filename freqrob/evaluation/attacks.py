@@ -23,6 +23,7 @@ from freqrob.attacks import (
     random_state,
 )
 from freqrob.evaluation.keys import subject_key
+from freqrob.models.sources import as_module
 from freqrob.parameters import check_counts, check_seeds, checked
 
 RADII: dict[str, float] = {"Linf": 8 / 255, "L2": 0.5}  # RobustBench's, on CIFAR-10
@@ -65,7 +66,8 @@ class Attack(ABC):
         """Images in the balls around ``images``, misclassified where the attack succeeds.
 
         Args:
-            model: images (N, C, H, W) in [0, 1] to logits (N, K); attacked in eval mode, then left as it was.
+            model: images (N, C, H, W) in [0, 1] to logits (N, K), or a Foolbox model; attacked in eval mode, then left
+                as it was.
             images, labels: (N, C, H, W) float in [0, 1] and (N,) int64, on the model's device.
             numbers: (N,) the images' numbers in their data set, which their random draws depend on; 0 to N−1.
             seed: ≥ 0, of all random numbers, also of those that the model draws; the global generators are left alone.
@@ -76,7 +78,7 @@ class Attack(ABC):
         if images.shape[:1] == (0,):
             return images
         numbers = _checked_numbers(images, labels, numbers, seed)
-        with random_state(seed, *numbers[:1].tolist()), measuring(model) as model:
+        with random_state(seed, *numbers[:1].tolist()), measuring(_unwrapped(model)) as model:
             return self._perturb(model, images, labels, numbers, seed)
 
     @abstractmethod
@@ -92,7 +94,7 @@ class Attack(ABC):
         with a warning. Raises as ``perturb``, also for no images.
         """
         numbers = _checked_numbers(images, labels, numbers, seed)
-        with random_state(seed, *numbers[:1].tolist()), measuring(model) as model:
+        with random_state(seed, *numbers[:1].tolist()), measuring(_unwrapped(model)) as model:
             found = self._perturb(model, images, labels, numbers, seed)
             correct = classify(model, found, labels)
         near = BALLS[self.norm].length(found - images) <= self.eps * (1 + ROUNDING) + 1e-6
@@ -101,6 +103,14 @@ class Attack(ABC):
             outside = f"{int((~within).sum())} of its images left the ball or [0, 1]"
             warnings.warn(f"{self.name}: {outside}; they break nothing", stacklevel=3)
         return correct | ~within
+
+
+def _unwrapped(model: Any) -> Any:
+    """A Foolbox model as a module, whose state can be restored; what is neither, such as a function, as it is."""
+    try:
+        return as_module(model)
+    except TypeError:
+        return model
 
 
 def _checked_numbers(images: Tensor, labels: Tensor, numbers: Tensor | None, seed: int) -> Tensor:
@@ -112,8 +122,11 @@ def _checked_numbers(images: Tensor, labels: Tensor, numbers: Tensor | None, see
 
 @torch.no_grad()
 def classify(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Which images are classified correctly: (N,) bool. Raises ValueError for labels without a logit."""
-    logits = model(images)
+    """Which images are classified correctly: (N,) bool. Raises ValueError for labels without a logit.
+
+    The model gets copies, so that one that works in place spoils nobody's images.
+    """
+    logits = model(images.clone())
     check_logits(logits, len(images), int(labels.max()) + 1)
     return classified(logits, labels)
 
