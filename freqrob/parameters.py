@@ -221,13 +221,19 @@ def check_integers(least: int, most: int | None = None, **values: int) -> None:
 
 
 def check_counts(**values: int) -> None:
-    """Raise ValueError unless each is an integer from 1 on."""
+    """Raise ValueError unless each is an integer from 1 on, and less than 2⁶³."""
     check_integers(1, **values)
+    _check_int64(values)
 
 
 def check_seeds(**values: int) -> None:
     """Raise ValueError unless each is an integer from 0 on, and less than 2⁶³."""
     check_integers(0, **values)
+    _check_int64(values)
+
+
+def _check_int64(values: Mapping[str, int]) -> None:
+    """Raise ValueError for what PyTorch cannot hold."""
     for name, value in values.items():
         if value >= 2**63:
             raise ValueError(f"{name}: expected an integer below 2^63, got {value}")

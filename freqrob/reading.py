@@ -148,7 +148,11 @@ def map_npy(path: str | Path) -> np.ndarray:
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """A PNG or JPEG as RGB. Raises ValueError for a damaged file, and for more than 67 million pixels; OSError."""
+    """A PNG or JPEG as RGB.
+
+    Raises ValueError for a damaged file, for more than 67 million pixels, and for grey levels of 16 bits, which Pillow
+    would clip to 255; OSError.
+    """
     from PIL import Image  # torchvision brings it
 
     with open_file(path) as file, damage_named(path, "an intact image"):
@@ -156,6 +160,8 @@ def read_image(path: str | Path) -> Image.Image:
             if image.width * image.height > LARGEST_IMAGE:
                 size = f"{image.width:,} × {image.height:,}"
                 raise ValueError(f"it has {size} pixels, expected at most {LARGEST_IMAGE:,}")
+            if image.mode.startswith(("I", "F")):
+                raise ValueError("it has grey levels of 16 bits, expected 8")
             return image.convert("RGB")
 
 

@@ -267,10 +267,10 @@ def test_an_argument_of_a_wrong_type_is_named(call, name, hint, tmp_path, monkey
 
 
 OUT_OF_RANGE = {
-    "seed": (-1, 2**63, 2**70), "batch_size": (0, -1), "eps": (-0.1, 8, 255), "steps": (-1,), "step_size": (-0.1, 8),
-    "start_eps": (0, 8), "restarts": (0,), "queries": (0,), "severity": (0, 11), "pixel_scale": (0, -1),
-    "gamma": (-0.1, 1.1), "norm": (-1, "linfinity"), "span": (0,), "lr": (0, -1), "rel_stepsize": (0, -1),
-    "momentum": (-1,), "share": (0, 1.1),
+    "seed": (-1, 2**63, 2**70), "batch_size": (0, -1, 2**63), "eps": (-0.1, 8, 255), "steps": (-1,),
+    "step_size": (-0.1, 8), "start_eps": (0, 8), "restarts": (0,), "queries": (0,), "severity": (0, 11),
+    "pixel_scale": (0, -1), "gamma": (-0.1, 1.1), "norm": (-1, "linfinity"), "span": (0,), "lr": (0, -1),
+    "rel_stepsize": (0, -1), "momentum": (-1,), "share": (0, 1.1), "epochs": (0, 2**70),
 }  # fmt: skip
 
 
@@ -409,6 +409,24 @@ def test_functions_take_them():
 def test_to_python(value, hint, expected):
     found = to_python(value, hint)
     assert found == expected and type(found) is type(expected)
+
+
+@pytest.mark.parametrize("number", [10**400, Fraction(10**400)], ids=["integer", "fraction"])
+def test_a_radius_that_no_float_holds_is_refused_at_once(number):
+    for given in ({"eps": number}, {"step_size": number}):
+        with pytest.raises(ValueError, match=f"{next(iter(given))}: expected a length"):
+            PGD(norm="L2", **given)
+
+
+def test_settings_of_diagnostics_are_pythons_numbers_too():
+    """As the diagnostics' own arguments are."""
+    settings = {"fourier_heatmap": {"norm": torch.tensor(2.0), "every": np.array(4), "images": torch.tensor(4)}}
+    plain = {"fourier_heatmap": {"norm": 2.0, "every": 4, "images": 4}}
+    found, expected = (
+        diagnostics.diagnose(**GIVEN, only=["fourier_heatmap"], settings=given)["fourier_heatmap"]
+        for given in (settings, plain)
+    )
+    assert found.scalars() == expected.scalars() and torch.equal(found.change, expected.change)
 
 
 def test_tensors_without_a_value_are_not_numbers():

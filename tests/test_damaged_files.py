@@ -352,6 +352,15 @@ class TestDataSets:
             (tmp_path / "whole").replace(tmp_path / name)
         assert load_corruptions(tmp_path).types == ("contrast",)
 
+    @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir], ids=["pipe", "folder"])
+    @pytest.mark.parametrize("name", ["generated.json", "fog.npy"])
+    def test_what_is_not_a_file_is_an_error_and_not_left_out(self, few, tmp_path, name, make):
+        write_corruptions(few, tmp_path, ["contrast", "fog"], about={"dataset": "cifar10"})
+        (tmp_path / name).unlink()
+        make(tmp_path / name)
+        with pytest.raises(ValueError, match=f"{name}.*expected a file, got a"):
+            load_corruptions(tmp_path)
+
     def test_a_decoded_copy_that_is_damaged_is_made_again(self, tmp_path):
         Image.new("RGB", (8, 8), (1, 2, 3)).save(tmp_path / "a.png")
         files = ImageFiles(tmp_path, ("a.png",), torch.tensor([0]), ("a",))
@@ -397,6 +406,13 @@ def test_kept_results_that_are_not_a_file_are_set_aside(tmp_path, make):
     done = {"value": torch.zeros(3), "done": torch.ones(3)}
     save_file(done, path, {"key": Samples(None, {}, 3).key})
     with pytest.warns(UserWarning, match=f"{path}: not usable"):
+        assert len(Samples(tmp_path, {}, 3).remaining()) == 3
+
+
+def test_kept_results_without_a_value_are_set_aside(tmp_path):
+    path = Samples(tmp_path, {}, 3).path
+    save_file({"done": torch.ones(3, dtype=torch.bool)}, path, {"key": Samples(None, {}, 3).key})
+    with pytest.warns(UserWarning, match=f"{path}: not usable .*; set aside"):
         assert len(Samples(tmp_path, {}, 3).remaining()) == 3
 
 

@@ -314,6 +314,16 @@ class TestDecoding:
         decoded = decode(self.files(tmp_path, file), 8, tmp_path / "cache", no_bar)
         assert decoded.shape == (1, 3, 8, 8) and (decoded > 250).all()
 
+    def test_a_missing_file_is_named(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"^\[Errno 2\] No such file or directory: '.*gone.png'"):
+            decode(self.files(tmp_path, "gone.png"), 8, tmp_path / "cache", no_bar)
+
+    def test_grey_levels_of_16_bits_are_refused(self, tmp_path):
+        """Pillow would clip them: nearly all would be white."""
+        Image.fromarray(np.full((8, 8), 20_000, np.uint16)).save(tmp_path / "deep.png")
+        with pytest.raises(ValueError, match=r"deep.png: not an intact image \(it has grey levels of 16 bits"):
+            decode(self.files(tmp_path, "deep.png"), 8, tmp_path / "cache", no_bar)
+
     @pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR broken"])
     def test_a_damaged_file_is_named_and_nothing_is_left(self, tmp_path, content):
         root = tmp_path / "root"
@@ -391,6 +401,15 @@ class TestCache:
         current = next(tiny.glob("*_test_*.npy"))
         load_dataset("tiny_imagenet", "test", tiny)
         assert not current.exists(), "as many files, another name"
+
+    def test_of_an_exchanged_file_is_made_again(self, tiny):
+        load_dataset("tiny_imagenet", "test", tiny)
+        old = next(tiny.glob("*.npy"))
+        image = tiny / "tiny-imagenet-200" / "val" / "images" / "val_7.JPEG"
+        image.unlink()  # a link
+        write_image(image, (200, 100, 0))
+        assert colours(load_dataset("tiny_imagenet", "test", tiny))[7] == (200, 100, 0)
+        assert not old.exists()
 
     @pytest.mark.parametrize("reason", [errno.EROFS, errno.EACCES])
     def test_without_a_place_for_it_images_are_in_memory(self, tiny, monkeypatch, reason):

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import math
 import multiprocessing
 import os
 import resource
@@ -422,6 +423,7 @@ DAMAGES = {
     "an epoch too many": lambda state: state["history"].append(state["history"][0]),
     "a negative step": sets(step=-5),
     "a step behind the end": sets(step=10**9),
+    "a step beyond all memory": sets(step=2**62),
     "a step of another epoch": sets(step=EPOCH + 1),
     "a step that is text": sets(step="60"),
     "losses that are text": sets(losses=["a"]),
@@ -430,9 +432,12 @@ DAMAGES = {
     "a sparse network": of_network(lambda value: value.to_sparse() if value.ndim else value),
     "a network without values": of_network(lambda value: value.to("meta")),
     "a network of integers": of_network(lambda value: value.long()),
+    "a network of NaN": of_network(lambda value: value * math.nan if value.is_floating_point() else value),
     "an optimizer that is a list": sets(optimizer=[1]),
     "an optimizer without state": sets(optimizer={}),
     "an optimizer of another network": sets(optimizer={"state": {0: {"momentum_buffer": torch.zeros(3)}}}),
+    "an optimizer of nothing": sets(optimizer={"state": {}}),
+    "no momentum": momenta(lambda value: None),
     "a momentum of other shapes": momenta(lambda value: value.flatten()),
     "a momentum that is a number": momenta(lambda value: 1.0),
     "a list": lambda state: state.clear(),
@@ -459,6 +464,15 @@ def test_a_checkpoint_that_loads_but_is_damaged_is_named(patch, tmp_path, one_ep
     damage(state)
     torch.save(state, path)
     with pytest.raises(CheckpointError, match=f"{path}: not usable .*; remove {path.parent} to train from the"):
+        train(recipe(epochs=1), model_dir=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "last.safetensors", "metrics.csv", "../{}.safetensors", "../{}.json"])
+def test_a_file_that_cannot_be_written_is_named_before_the_first_step(patch, tmp_path, name):
+    path = run_of(tmp_path) / name.format(run_of(tmp_path).name)
+    path.mkdir(parents=True)
+    patch.setattr(trainer, "_load", lambda *_: pytest.fail("it looked for the data"))
+    with pytest.raises(IsADirectoryError, match=f"model_dir: .*{path.name} is a folder, expected a file"):
         train(recipe(epochs=1), model_dir=tmp_path)
 
 

@@ -157,6 +157,63 @@ def test_models_that_fail_are_refused(name, batch):
             call(make(), *batch)
 
 
+def test_the_largest_label_is_named_as_it_is(batch):
+    with pytest.raises(ValueError, match="expected 9223372036854775808 classes or more"):
+        evaluate(network(), batch[0], torch.full_like(batch[1], 2**63 - 1))
+
+
+class InPlace(nn.Module):
+    """Normalises its images in place, except where that would be an error."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = network()
+
+    def forward(self, images):
+        if images.requires_grad:
+            return self.network(images)
+        return self.network(images.sub_(0.5).div_(0.25))
+
+
+def test_a_scripted_model_that_works_in_place_is_refused(batch):
+    """Its first pass would spoil the images for the second, which then looked like noise, and for the attacks."""
+    before = batch[0].clone()
+    with pytest.raises(ValueError, match="model: it changes its images in place"):
+        evaluate(torch.jit.script(InPlace()), *batch, attacks=[Clean()], protocols=["natural"])
+    assert torch.equal(batch[0], before)
+
+
+@pytest.mark.parametrize("attack", [Clean(), PGD(2), pytest.param(Square(5), marks=NEEDS_AUTOATTACK)], ids=repr)
+def test_a_model_that_works_in_place_spoils_no_attack(batch, attack):
+    """It withstands no more than evaluate says, which gives it copies; or it is refused."""
+    (expected,) = evaluate(InPlace(), *batch, attacks=[attack], protocols=["natural"])
+    try:
+        found = attack.robust_mask(InPlace(), *batch)
+    except ValueError as error:
+        assert "in place" in str(error)
+    else:
+        assert torch.equal(found & expected.correct, found)
+
+
+@NEEDS_AUTOATTACK
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_square_takes_logits_of_half_precision(dtype, batch):
+    model = Wrapped(lambda net, images: net(images).to(dtype))
+    labels = model(batch[0]).argmax(1)
+    (square,) = evaluate(model, batch[0], labels, attacks=[Square(20, 0.2)], protocols=["natural"])
+    assert 0 < square.accuracy < 1
+
+
+@NEEDS_AUTOATTACK
+@NEEDS_ROBUSTBENCH
+def test_square_under_robustbench_takes_logits_of_half_precision(batch):
+    from freqrob_robustbench.autoattack import AutoAttack as Benchmark
+
+    model = Wrapped(lambda net, images: net(images).half())
+    adversary = Benchmark(model, norm="Linf", eps=0.5, version="custom", attacks_to_run=["square"], verbose=False)
+    assert adversary.run_standard_evaluation(*batch).shape == batch[0].shape
+
+
 def test_a_model_that_fails_later_is_named_too(batch):
     """Here on the images that are left when the clean ones are classified."""
 

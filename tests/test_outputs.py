@@ -18,7 +18,7 @@ from test_training import two_colours_split
 from torch import nn
 from typer.testing import CliRunner
 
-from freqrob import cli
+from freqrob import cli, files
 from freqrob.data.corruption_arrays import write_corruptions
 from freqrob.data.hybrid import write_hybrids
 from freqrob.data.samples import sample_images
@@ -280,6 +280,52 @@ def test_results_are_there_when_nothing_can_be_shown(here, models, monkeypatch):
     assert run(models, "diagnose", "standard_tiny", "--only", "jacobian", "--out", "d").exit_code
     for path in ("r.json", "r.csv", "s.csv", "c.json", "c.csv", "d/standard_tiny/jacobian.json"):
         assert Path(path).is_file(), path
+
+
+def test_results_are_shown_and_written_elsewhere_when_a_file_cannot_be_written(here, models, monkeypatch):
+    """The disk may be full by then, and results of one's own code are kept nowhere else."""
+
+    def fails_for_some(write, path, *arguments):
+        if "full" in path.name:
+            raise OSError(28, "No space left on device")
+        write(path, *arguments)
+
+    for name in ("write_json", "write_csv"):
+        monkeypatch.setattr(f"freqrob.files.{name}", partial(fails_for_some, getattr(files, name)))
+    write_corruptions(sample_images(), "c", ["contrast"], about={"dataset": "cifar10", "bass": None})
+    for command in (
+        ["evaluate", *ON_CLEAN, "--samples", "s.csv"],
+        ["corruptions", "--data", "c", "--type", "contrast"],
+    ):
+        command, *options = command
+        outputs = [text for name in ("full.json", "r.json", "r.csv") for text in ("--out", name)]
+        result = run(models, command, "standard_tiny", *options, "--no-cache", *outputs)
+        assert result.exit_code == 2 and "No space left" in result.output, result.output
+        assert "standard_tiny" in result.output and "Accuracy (%)" in result.output
+        for name in ("r.json", "r.csv", *(["s.csv"] if command == "evaluate" else [])):
+            Path(name).unlink()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "corruptions"])
+def test_what_was_measured_is_shown_when_a_later_model_fails(here, models, monkeypatch, command):
+    class Fails(nn.Module):
+        calls = 0
+
+        def forward(self, images):
+            self.calls += 1
+            if self.calls > 1:
+                raise RuntimeError("no luck")
+            return torch.zeros(len(images), 10)
+
+    def opened(name, *_):
+        return Fails() if name == "my.zoo:fails" else create_network("tiny").eval()
+
+    monkeypatch.setattr("freqrob.models.sources.open_model", opened)
+    write_corruptions(sample_images(), "c", ["contrast"], about={"dataset": "cifar10", "bass": None})
+    options = ON_CLEAN if command == "evaluate" else ("--data", "c")
+    result = run(models, command, "my.zoo:net", "my.zoo:fails", *options, "--no-cache")
+    assert result.exit_code == 2 and "my.zoo:fails: model: it fails on images" in result.output, result.output
+    assert "Accuracy (%)" in result.output and result.output.count("my.zoo:net") >= 1
 
 
 def test_corruptions_are_written_though_the_baseline_makes_no_error(here, models, monkeypatch):

@@ -248,6 +248,17 @@ def test_by_attacks_for_foolbox(network, batch, short, name):
 
 @NEEDS_FOOLBOX
 @pytest.mark.filterwarnings("ignore:The PyTorch model is in training mode")
+@pytest.mark.skipif(not find_spec("pyautoattack"), reason="pyautoattack is not installed")
+def test_by_freqrobs_attacks_on_a_foolbox_model(network, batch):
+    import foolbox
+
+    model, attack = foolbox.PyTorchModel(network, bounds=(0, 1), device="cpu"), AutoAttack("custom", ("fab-t",), EPS)
+    for call in (attack.perturb, attack.withstood):
+        assert_unchanged(partial(call, model, *batch), [network], batch)
+
+
+@NEEDS_FOOLBOX
+@pytest.mark.filterwarnings("ignore:The PyTorch model is in training mode")
 def test_by_an_initial_attack_that_calls_backward(network, batch):
     import foolbox
     import freqrob_foolbox

@@ -190,11 +190,14 @@ def _adversary(
 
 
 def fit(adversary: Any, model: nn.Module, images: Tensor, labels: Tensor) -> None:
-    """Give an adversary no more targets than other classes.
+    """Give an adversary no more targets than other classes, and its Square logits of the images' dtype.
 
     Raises ValueError where a loss has too few, and for a model that gives no logits or no gradient.
     """
-    classes = check_answers(model, images[:1], labels[:1]).shape[1]
+    logits = check_answers(model, images[:1], labels[:1])
+    classes = logits.shape[1]
+    if logits.dtype != images.dtype:  # as under autocast; Square writes losses into tensors of the logits' dtype
+        adversary.square.predict = lambda images: model(images).to(images.dtype)
     by_gradient = ", ".join(name for name in adversary.attacks_to_run if name != "square")
     if by_gradient:
         check_gradient(model, images[:1], labels[:1], by_gradient, "square")

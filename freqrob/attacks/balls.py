@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from freqrob.parameters import check_choices, is_number, shown
+from freqrob.parameters import LARGEST, check_choices, is_number, shown
 
 Norm = Literal["Linf", "L2"]
 Images = Tensor | slice  # which of the images
@@ -97,6 +96,6 @@ def check_radius(norm: str, **values: float) -> None:
     """Raise ValueError for an unknown norm, and for lengths that are negative, not finite or, in L∞, beyond 1."""
     check_norm(norm)
     for name, value in values.items():
-        if not is_number(value) or not 0 <= value < math.inf or (norm == "Linf" and value > 1):
+        if not is_number(value) or not 0 <= value <= LARGEST or (norm == "Linf" and value > 1):
             expected = "pixels in [0, 1], such as 8/255" if norm == "Linf" else "a length ≥ 0, such as 0.5"
             raise ValueError(f"{name}: expected {expected}, got {shown(value)}")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from freqrob.attacks.balls import BALLS, Norm
 from freqrob.attacks.gradient import check_attacked, classify
+from freqrob.models.sources import as_module
 from freqrob.models.state import measuring
 from freqrob.parameters import check_seeds, checked
 from freqrob.runtime.process_state import random_state
@@ -80,7 +81,7 @@ class Attack(ABC):
         ``requires_grad``, mode or hook. The global random generators are left alone.
 
         Args:
-            model: images (N, C, H, W) in [0, 1] to logits (N, K).
+            model: images (N, C, H, W) in [0, 1] to logits (N, K), or a Foolbox model.
             images, labels: (N, C, H, W) float in [0, 1] and (N,) int64, on the model's device.
             generator: draws the seed, if it is given.
             indices: (N,) the images' indices in their data set, which their random draws depend on; 0 to N−1. An image
@@ -98,7 +99,7 @@ class Attack(ABC):
         if generator is not None:
             seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
         indices = _checked_indices(images, labels, indices, seed)
-        with random_state(seed, *indices[:1].tolist()), measuring(model) as model:
+        with random_state(seed, *indices[:1].tolist()), measuring(_as_module(model)) as model:
             return self.run(model, images, labels, indices=indices, seed=seed)
 
     @abstractmethod
@@ -115,7 +116,7 @@ class Attack(ABC):
         attacks, with a warning. Raises as a call, also for no images.
         """
         indices = _checked_indices(images, labels, indices, seed)
-        with random_state(seed, *indices[:1].tolist()), measuring(model) as model:
+        with random_state(seed, *indices[:1].tolist()), measuring(_as_module(model)) as model:
             adversarial = self.run(model, images, labels, indices=indices, seed=seed)
             correct = classify(model, adversarial, labels)
         in_ball = BALLS[self.norm].length(adversarial - images) <= self.eps * (1 + ROUNDING) + 1e-6
@@ -124,6 +125,14 @@ class Attack(ABC):
             outside = f"{int((~is_valid).sum())} of its images left the ball or [0, 1]"
             warnings.warn(f"{self.name}: {outside}; they count as failed attacks", stacklevel=3)
         return correct | ~is_valid
+
+
+def _as_module(model: Any) -> Any:
+    """A Foolbox model as a module, whose state can be restored; what is neither, such as a function, as it is."""
+    try:
+        return as_module(model)
+    except TypeError:
+        return model
 
 
 def _checked_indices(images: Tensor, labels: Tensor, indices: Tensor | None, seed: int) -> Tensor:

@@ -20,24 +20,27 @@ def check_answers(model: nn.Module, images: Tensor, labels: Tensor, classes: int
     """The logits of images on a model's device; ``labels`` are all that will be measured.
 
     Raises ValueError unless they are (N, K) floats with one for each label, and with K the number of ``classes`` where
-    that is known; and torch.OutOfMemoryError.
+    that is known, and for a model that changes its images; and torch.OutOfMemoryError.
     """
+    given = images.clone()
     try:
         with torch.no_grad():
-            logits = model(images)
+            logits = model(given)
     except Exception as error:  # whatever a network raises
         if is_out_of_memory(error):
             raise
         raise ValueError(f"model: {_failure(model, images, error)}") from error
     if got := unlike_logits(logits, len(images)):
         raise ValueError(f"model: expected it to give logits (N, K), got {got}")
+    if not torch.equal(given, images):
+        raise ValueError("model: it changes its images in place, so that attacks lose them; use images.clone() in it")
     _check_classes(logits.shape[1], labels, classes)
     return logits
 
 
 def _check_classes(given: int, labels: Tensor, classes: int | None) -> None:
-    if given <= labels.max():
-        raise ValueError(f"model: expected {labels.max() + 1} classes or more, as the labels have, got {given}")
+    if given <= (last := int(labels.max())):
+        raise ValueError(f"model: expected {last + 1} classes or more, as the labels have, got {given}")
     if classes is not None and given != classes:
         raise ValueError(
             f"model: expected {classes} classes, as the data set has, got {given}; wrap the model so that it gives one "

@@ -57,8 +57,11 @@ def classified(logits: Tensor, labels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def classify(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Which images are classified correctly: (N,) bool. Raises ValueError for labels without a logit."""
-    logits = model(images)
+    """Which images are classified correctly: (N,) bool. Raises ValueError for labels without a logit.
+
+    The model gets copies, so that one that works in place spoils nobody's images.
+    """
+    logits = model(images.clone())
     check_logits(logits, len(images), labels=int(labels.max()) + 1)
     return classified(logits, labels)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -106,6 +107,9 @@ def corruptions(
     except KeyboardInterrupt:
         say_what_is_kept(folder)
         raise typer.Exit(INTERRUPTED) from None
+    except Exception:
+        corruption_table(found, {})  # of the models before, whose results may be kept nowhere
+        raise
     if rank() > 0:
         return
     mce, problem = _mce(found, baseline)
@@ -113,9 +117,10 @@ def corruptions(
         "--dataset": dataset, "--threat-model": threat_model, "--type": types, "--images": images,
         "--protocol": protocol, "--baseline": baseline,
     }  # fmt: skip
-    for path in out or []:
-        _write(path, found, mce, baseline, command_line("corruptions", options, *models))
-    corruption_table(found, mce)
+    with ExitStack() as last:  # calls all of these, whichever fails, in the opposite order
+        last.callback(corruption_table, found, mce)
+        for path in reversed(out or []):
+            last.callback(_write, path, found, mce, baseline, command_line("corruptions", options, *models))
     for name, accuracy in found.items():
         cached = [kind for kind, at in accuracy.from_cache.items() if all(at)]
         say_what_was_cached(name, folder, cached, len(accuracy.accuracies))
@@ -135,7 +140,9 @@ def _mce(found: dict[str, CorruptionAccuracy], baseline: str | None) -> tuple[di
 
 
 def corruption_table(found: dict[str, CorruptionAccuracy], mce: dict[str, float]) -> None:
-    """Each model's types by severities; then groups down, models across."""
+    """Each model's types by severities; then groups down, models across; from one process."""
+    if not found or rank() > 0:
+        return
     first = next(iter(found.values()))
     made = "made by freqrob, not the published ones" if first.generated else "as published"
     of = f"{first.dataset}, balanced before ({first.bass})" if first.bass else first.dataset

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -170,7 +170,7 @@ def evaluate(
         with naming(name):
             check_answers(network.to(where), to_pixels(chosen.images[:2]).to(where), chosen.labels, classes)
         network.cpu()
-    found = []
+    found, title = [], f"Accuracy (%) on {len(chosen):,} images of {dataset}'s {split} split"
     try:
         with progress_bars(quiet=rank() > 0) as (track, _log):
             for name, network in networks.items():
@@ -189,6 +189,9 @@ def evaluate(
     except KeyboardInterrupt:
         say_what_is_kept(folder)
         raise typer.Exit(INTERRUPTED) from None
+    except Exception:
+        _print_found(found, title)  # of the models before, whose results may be kept nowhere
+        raise
     if rank() > 0:
         return
     options = {
@@ -202,19 +205,16 @@ def evaluate(
         "source": f"{dataset} {split}",
         "data_hash": data_hash(chosen.images, chosen.labels),
     }
-    for path in out or []:
-        _write_results(path, found, record)
-    if samples is not None:
-        _write_samples(samples, found, chosen.labels)
     cards = [checkpoint_path(model.name, model_dir, dataset, threat_model) for model in found] if card else []
-    for weights, model in zip(cards, found, strict=False):
-        add_results(weights, [result.as_dict() for result in model.results])
-    accuracy_table(
-        [(model.name, model.results) for model in found],
-        f"Accuracy (%) on {len(chosen):,} images of {dataset}'s {split} split",
-    )
+    with ExitStack() as last:  # calls all of these, whichever fails, in the opposite order
+        last.callback(_print_found, found, title)
+        for weights, model in zip(cards, found, strict=False):
+            last.callback(add_results, weights, [result.as_dict() for result in model.results])
+        if samples is not None:
+            last.callback(_write_samples, samples, found, chosen.labels)
+        for path in reversed(out or []):
+            last.callback(_write_results, path, found, record)
     for model in found:
-        _print_masking(model)
         cached = [f"{result.protocol} {result.attack.name}" for result in model.results if result.from_cache]
         say_what_was_cached(model.name, folder, cached, len(model.results))
     print_written([*(out or []), *filter(None, [samples]), *map(card_path, cards)])
@@ -316,10 +316,15 @@ def _masking(
         return None
 
 
-def _print_masking(model: _Measured) -> None:
-    if model.masking is not None:
-        colour = "red" if model.masking.suspects else "green"
-        print_line(f"{model.name}: {model.masking}", colour)
+def _print_found(found: list[_Measured], title: str) -> None:
+    """The accuracies and the checks for masking, from one process."""
+    if rank() > 0:
+        return
+    accuracy_table([(model.name, model.results) for model in found], title)
+    for model in found:
+        if model.masking is not None:
+            colour = "red" if model.masking.suspects else "green"
+            print_line(f"{model.name}: {model.masking}", colour)
 
 
 def say_what_was_cached(name: str, folder: Path | None, cached: list[str], count: int) -> None:

@@ -144,7 +144,7 @@ class _Manifest(Struct):
 
 def _read_manifest(folder: Path) -> dict[str, Any] | None:
     path = folder / MANIFEST
-    if not path.is_file():
+    if not path.exists():  # a folder or a pipe is an error, not a sign of the published arrays
         return None
     content = read_json(path, dict[str, Any])
     fitted(content, _Manifest, path)
@@ -216,8 +216,8 @@ def load_corruptions(
     if generated is not None and (made_of := generated.get("dataset")) != dataset:
         raise ValueError(f"dataset: {root} was made of {made_of}, got {dataset!r}")
     labels = _labels(root, DATASETS[dataset].classes)
-    wanted = types or [name for name in CORRUPTIONS if (root / f"{name}.npy").is_file()]
-    missing = [name for name in wanted if not (root / f"{name}.npy").is_file()]
+    wanted = types or [name for name in CORRUPTIONS if (root / f"{name}.npy").exists()]
+    missing = [name for name in wanted if not (root / f"{name}.npy").exists()]
     if missing or not wanted:
         raise FileNotFoundError(f"{root} has no {', '.join(f'{name}.npy' for name in missing or CORRUPTIONS)}. {_HOW}")
     expected = (len(SEVERITIES) * len(labels), DATASETS[dataset].size, DATASETS[dataset].size, 3)

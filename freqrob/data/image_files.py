@@ -64,17 +64,17 @@ def decode(files: ImageFiles, size: int, cache: Path, track: Track) -> Tensor:
     """The images of ``files`` as (N, 3, size, size) uint8, memory-mapped: not to be written to.
 
     They are decoded to RGB and, where they are of another size, resized as torchvision's ``Resize((size, size))``
-    does it (bilinear with antialiasing), once: into ``<cache>_<hash of the names>.npy``, which replaces those of other
-    names. Where that folder is read-only, they are decoded into memory, with a warning.
+    does it (bilinear with antialiasing), once: into ``<cache>_<hash>.npy``, which replaces those of other hashes. The
+    hash is of the files' names, sizes and times of change, so that a file that was exchanged is noticed. Where that
+    folder is read-only, they are decoded into memory, with a warning.
 
     Raises:
         ValueError: a file that is not a PNG or JPEG, is damaged, or has more than 67 million pixels; the message names
             it.
-        OSError: the cache cannot be written for another reason than permission, such as a full disk.
+        OSError: a file is missing; the cache cannot be written for another reason than permission, such as a full disk.
     """
     shape = (len(files), 3, size, size)
-    digest = hashlib.sha256("\n".join(files.names).encode()).hexdigest()[:12]
-    path = cache.with_name(f"{cache.name}_{digest}.npy")
+    path = cache.with_name(f"{cache.name}_{_digest(files)}.npy")
     if not _is_intact(path, shape):
         try:
             write_npy(path, shape, _decoded(files, size, track))
@@ -88,6 +88,17 @@ def decode(files: ImageFiles, size: int, cache: Path, track: Track) -> Tensor:
     with warnings.catch_warnings():  # torch has no read-only tensors and says so
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(map_npy(path))
+
+
+def _digest(files: ImageFiles) -> str:
+    """Of names, sizes and times of change. Raises OSError for a file that is missing."""
+
+    def line(name: str) -> str:
+        found = (files.root / name).stat()
+        return f"{name} {found.st_size} {found.st_mtime_ns}\n"
+
+    with ThreadPoolExecutor() as pool:  # for network file systems, where each is a round trip
+        return hashlib.sha256("".join(pool.map(line, files.names)).encode()).hexdigest()[:12]
 
 
 def _is_intact(path: Path, shape: tuple[int, ...]) -> bool:

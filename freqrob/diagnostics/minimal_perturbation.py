@@ -284,8 +284,7 @@ class SmallestPerturbations(Diagnostic):
     measure = staticmethod(minimal_perturbation)
     measurement = MinimalPerturbationSpectrum
     help = (
-        "the spectrum of the smallest perturbations that lead to the label of another image, and f_0.5 (Li et al.); "
-        "needs Foolbox."
+        "the spectrum of the smallest perturbations that lead to the label of another image, and f_0.5 (Li et al.)."
     )
     presets = {
         "quick": {"images": 20, "steps": 50, "repeats": 1, "batch_size": 20},

@@ -22,7 +22,7 @@ from freqrob.models.keys import model_hash, shared_cache
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
 from freqrob.models.state import bare, device_of, measuring
-from freqrob.parameters import check_counts, checked, fits, nearest_names, shown_hint
+from freqrob.parameters import check_counts, checked, fits, nearest_names, shown_hint, to_python
 from freqrob.runtime.process_state import random_state
 from freqrob.runtime.processes import propagate_failure, rank_and_world
 
@@ -185,7 +185,7 @@ def _planned(
             raise ValueError(f"settings: {name!r} is not measured, expected any of {', '.join(chosen)}.{near}")
         _check_types(chosen[name], given)
     plans = {
-        name: {"images": 0, **diagnostic.presets.get(preset, {}), **settings.get(name, {})}
+        name: {"images": 0, **diagnostic.presets.get(preset, {}), **_as_python(diagnostic, settings.get(name, {}))}
         for name, diagnostic in chosen.items()
     }
     return {
@@ -200,10 +200,16 @@ def _check_types(diagnostic: Diagnostic, given: Mapping[str, Any]) -> None:
         if key not in hints:
             near = nearest_names(key, hints)
             raise ValueError(f"{name}: no setting {key!r}, expected any of {', '.join(hints)}.{near}")
-        if not fits(value, hints[key]):
+        if not fits(to_python(value, hints[key]), hints[key]):
             raise ValueError(f"{name}: {key}: expected {shown_hint(hints[key])}, got {value!r}")
     if given.get("images", 0) < 0:
         raise ValueError(f"{name}: images: expected how many, or 0 for all, got {given['images']}")
+
+
+def _as_python(diagnostic: Diagnostic, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the right types with the numbers of NumPy and PyTorch as Python's."""
+    hints = diagnostic.hints
+    return {key: to_python(value, hints[key]) for key, value in given.items()}
 
 
 class _Begins(Exception):

@@ -16,14 +16,16 @@ import re
 import sys
 import sysconfig
 import warnings
+from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
+from enum import Enum
 from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from logging import Logger
 from pathlib import Path
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType, NoneType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType, NoneType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -214,7 +216,8 @@ class _Walk:
     def _parts(self, value: Any) -> Iterable[tuple[str, object]]:
         """What an object of a known class consists of."""
         if isinstance(value, dict):
-            return [(str(number), part) for number, item in enumerate(value.items()) for part in item]
+            made_by = [("default_factory", value.default_factory)] if isinstance(value, defaultdict) else []
+            return made_by + [(str(number), part) for number, item in enumerate(value.items()) for part in item]
         if isinstance(value, list | tuple):
             return [(str(number), part) for number, part in enumerate(value)]
         if isinstance(value, set | frozenset):  # in an order that is the same in every process
@@ -225,7 +228,7 @@ class _Walk:
             return [("func", value.__func__), ("self", value.__self__)]
         if isinstance(value, Logger):  # what it is connected with differs between processes
             return [("name", value.name)]
-        if not hasattr(value, "__dict__") and not hasattr(value, "__slots__"):
+        if not (hasattr(value, "__dict__") or hasattr(value, "__slots__")) or _hides_state(type(value)):
             self.note(f"{self.here} is {_article(type(value))}")
         return sorted(_attributes(value).items())
 
@@ -320,6 +323,14 @@ def _found(module: str | None, name: str) -> object:
     """What a module has under a dotted name."""
     owner = sys.modules.get(module or "")
     return functools.reduce(lambda owner, part: getattr(owner, part, None), name.split("."), owner)
+
+
+def _hides_state(kind: type) -> bool:
+    """Whether a class, or one that it inherits from, is made in C, and so may hold more than its attributes."""
+    if issubclass(kind, Enum):  # whose value is one of them
+        return False
+    made = (vars(one).get("__new__") for one in kind.__mro__ if one not in (object, SimpleNamespace))
+    return any(isinstance(new, BuiltinFunctionType) for new in made)
 
 
 def _attributes(value: object) -> dict[str, object]:

@@ -127,7 +127,7 @@ class Samples:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
                 key = (file.metadata() or {}).get("key")
             sizes = {len(tensor) for tensor in tensors.values()}
-            whole = key == self.key and DONE in tensors and sizes == {len(self.done)}
+            whole = key == self.key and DONE in tensors and len(tensors) > 1 and sizes == {len(self.done)}
             if whole and tensors[DONE].dtype == torch.bool and tensors[DONE].ndim == 1:
                 return tensors
             reason = "it holds something else"

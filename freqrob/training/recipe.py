@@ -12,6 +12,7 @@ from freqrob.defenses import DEFENSES
 from freqrob.models.front_ends import variant_front_ends
 from freqrob.models.registry import ModelName
 from freqrob.parameters import (
+    check_counts,
     check_integers,
     check_not_negative,
     check_positive,
@@ -89,7 +90,7 @@ class Recipe:
         )  # fmt: skip
         if self.threat_model != "Linf":
             raise ValueError(f"threat_model: the attacks are L∞ ones yet, expected 'Linf', got {self.threat_model!r}")
-        check_integers(1, epochs=self.epochs, batch_size=self.batch_size, components=self.components)
+        check_counts(epochs=self.epochs, batch_size=self.batch_size, components=self.components)
         check_integers(0, selection_images=self.selection_images)
         check_seeds(seed=self.seed)
         check_not_negative(momentum=self.momentum, weight_decay=self.weight_decay, warmup_epochs=self.warmup_epochs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from freqrob.files import locked, remove_abandoned, write_csv, write_text, write_torch
 from freqrob.models.cards import CheckpointError
+from freqrob.models.checkpoints import card_path
 from freqrob.reading import REMEDY, Share, fitted, read_torch
 from freqrob.runtime.figures import drawing
 
@@ -97,11 +99,13 @@ class RunFolder:
         """Raise ValueError where the numbers of steps, epochs and losses contradict each other."""
         epochs, steps = divmod(state["step"], steps_per_epoch)
         found = [line["epoch"] for line in state["history"]]
-        if found != [*range(1, epochs + 1)] or len(state["losses"]) != steps:
+        if len(found) != epochs or found != [*range(1, len(found) + 1)] or len(state["losses"]) != steps:
             raise ValueError(
                 f"after {state['step']:,} steps of {steps_per_epoch:,} an epoch it holds the metrics of {len(found):,} "
                 f"epochs and the losses of {len(state['losses']):,} steps since"
             )
+        if not all(map(isfinite, state["losses"])):
+            raise ValueError("losses: expected finite numbers")
 
     @contextmanager
     def damage_named(self) -> Iterator[None]:
@@ -123,8 +127,9 @@ class RunFolder:
 
     def write_metrics(self, history: History) -> None:
         """Write a line for each epoch, and hand the last one to TensorBoard, whose failures are warnings."""
-        write_text(self.folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history))
-        write_csv(self.folder / "metrics.csv", history, list(history[0]))
+        lines, table = self.metrics
+        write_text(lines, "".join(json.dumps(line) + "\n" for line in history))
+        write_csv(table, history, list(history[0]))
 
         if self.tensorboard:
             with drawing("tensorboard"):
@@ -144,6 +149,16 @@ class RunFolder:
     def last_checkpoint(self) -> Path:
         """What a run goes on from."""
         return self.folder / "last.ckpt"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What a run cannot go on without writing."""
+        return self.last_checkpoint, self.last_weights, card_path(self.last_weights), *self.metrics
+
+    @property
+    def metrics(self) -> tuple[Path, Path]:
+        """A line for each epoch, as JSON and as CSV."""
+        return self.folder / "metrics.jsonl", self.folder / "metrics.csv"
 
     @property
     def last_weights(self) -> Path:

@@ -20,10 +20,10 @@ from freqrob.attacks.gradient import classified
 from freqrob.data import DATASETS, Batches, ImageSet, balance, load_dataset
 from freqrob.data.datasets import to_pixels
 from freqrob.data.pca import pca_components
-from freqrob.files import check_folder
+from freqrob.files import check_file
 from freqrob.models import create_network
 from freqrob.models.cards import Card
-from freqrob.models.checkpoints import checkpoint_state, load_into, save
+from freqrob.models.checkpoints import card_path, checkpoint_state, load_into, save
 from freqrob.models.front_ends import PCA, FrontEnded, with_front_ends
 from freqrob.models.loading import checkpoint_path
 from freqrob.models.state import evaluating
@@ -100,7 +100,8 @@ def train(
     fabric = launch(recipe.precision, accelerator)
     with propagate_failure():
         if fabric.is_global_zero:
-            check_folder(run.folder, "model_dir")  # before minutes of work, not after
+            for path in (weights, card_path(weights), *run.files):  # before minutes of work, not after
+                check_file(path, "model_dir")
     fabric.seed_everything(recipe.seed, verbose=False)
     train_set, val_set = _load(recipe, data_dir, download, track)
     batches = Batches(
@@ -265,12 +266,19 @@ class _State:
 
     def _load(self, saved: dict[str, Any]) -> None:
         load_into(self.model, saved["network"], "network", self.recipe.parsed.architecture)
+        if not all(parameter.isfinite().all() for parameter in self.model.network.parameters()):
+            raise ValueError("network: its weights are not finite")
         settings = self.optimizer.state_dict()["param_groups"]  # the recipe's
         self.optimizer.load_state_dict({"state": saved["optimizer"]["state"], "param_groups": settings})
-        for parameter, state in self.optimizer.optimizer.state.items():
-            momentum = state.get("momentum_buffer")
-            if momentum is not None and momentum.shape != parameter.shape:
-                raise ValueError("optimizer: not the momentum of this network")
+        momenta = {
+            parameter: momentum
+            for parameter in self.model.network.parameters()
+            if (momentum := self.optimizer.optimizer.state.get(parameter, {}).get("momentum_buffer")) is not None
+        }
+        if not momenta and self.recipe.momentum and saved["step"]:
+            raise ValueError("optimizer: without momentum, which the steps before gave it")
+        if any(momentum.shape != parameter.shape for parameter, momentum in momenta.items()):
+            raise ValueError("optimizer: not the momentum of this network")
         if self.average:
             self.average.load_state_dict(saved["average"])
         if saved["precision"]:
