@@ -217,6 +217,26 @@ def test_a_diagnostic_of_a_plugin_is_measured_and_shown_everywhere(installed, mo
     assert measured["offsets"] == [-0.5, 0.0, 0.5] and len(measured["accuracy"]) == 3
 
 
+def test_a_diagnostic_that_cannot_be_shown_spoils_no_report(installed, monkeypatch):
+    def fails(*_, **__):
+        raise KeyError("brightness")
+
+    found = diagnose(load_model("mean_colour"), IMAGES, torch.tensor([0, 1]), only=["brightness", "jacobian"])
+    for name, measured in found.items():
+        measured.save("found", name, {"model": "mean_colour"})
+    brightness = type(get_diagnostic("brightness"))
+    monkeypatch.setattr(brightness, "columns", (replace(brightness.columns[0], value=fails),))
+    for method in ("figures", "findings"):
+        monkeypatch.setattr(brightness, method, fails)
+    with (
+        pytest.warns(UserWarning, match="^brightness was not drawn .KeyError"),
+        pytest.warns(UserWarning, match="^findings of brightness was not drawn .KeyError"),
+        pytest.warns(UserWarning, match="^column worst_brightness of brightness was not drawn .KeyError"),
+    ):
+        page = write_report(["found"], "page", cards=False).read_text()
+    assert 'id="figure-jacobian"' in page and "ln B<sub>low</sub>" in page
+
+
 def test_a_diagnostic_is_registered_once_and_has_what_it_needs(monkeypatch):
     monkeypatch.setattr(registry, "_REGISTERED", dict(registry._REGISTERED))
 
