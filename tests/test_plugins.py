@@ -1,5 +1,6 @@
-"""Models, architectures, sources, defences and data sets of other packages, with a package that pip installs."""
+"""What other packages bring, of each kind, with a package that pip installs."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -11,9 +12,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from freqrob import cli
 from freqrob.attacks import Clean, list_attacks, parse_attack
 from freqrob.data import DATASETS, ImageSet, list_datasets, load_dataset
+from freqrob.data.samples import CIFAR10_CLASSES
 from freqrob.defenses import DEFENSES, list_defenses
+from freqrob.diagnostics import Diagnostic, Measurement, diagnose, get_diagnostic, list_diagnostics
+from freqrob.diagnostics import registry as diagnostics_registry
+from freqrob.diagnostics.registry import all_diagnostics, register_diagnostic
 from freqrob.evaluation import evaluate
 from freqrob.models import (
     create_network,
@@ -29,6 +35,7 @@ from freqrob.models.checkpoints import card_path
 from freqrob.models.plugins import build
 from freqrob.models.registry import ModelName
 from freqrob.models.sources import open_model
+from freqrob.report import write_report
 from freqrob.runtime import registry as registry_module
 from freqrob.runtime.registry import Registry
 from freqrob.training import parse_settings, recipe_for, train
@@ -56,6 +63,7 @@ def installed(site, monkeypatch, tmp_path):
     for each in (registry._ARCHITECTURES, registry.SOURCES, DEFENSES, DATASETS):  # which forget what is imported here
         monkeypatch.setattr(each, "_own", dict(each._own))
         monkeypatch.setattr(each, "_packages", dict(each._packages))
+    monkeypatch.setattr(diagnostics_registry, "_REGISTERED", dict(diagnostics_registry._REGISTERED))
     yield
     for name in imported():
         del sys.modules[name]
@@ -249,3 +257,130 @@ def test_build_gives_the_number_of_classes_to_who_asks():
 def test_build_says_what_is_wrong_with_a_builder(builder, complaint):
     with pytest.raises(ValueError, match=complaint):
         build(builder, "it", 10)
+
+
+# Diagnostics
+
+OWN = [
+    "jacobian", "sensitivity", "hybrid", "minimal_perturbation", "band_accuracy", "fourier_heatmap",
+    "loss_landscape_low", "loss_landscape_high",
+]  # fmt: skip
+
+
+def test_diagnostics_are_listed_in_the_order_in_which_they_are_measured():
+    assert list_diagnostics() == OWN
+    assert list_diagnostics("loss*") == OWN[-2:] and list_diagnostics("none*") == []
+
+
+def test_diagnostics_need_matplotlib_to_draw_only():
+    code = "import sys; from freqrob.diagnostics.registry import all_diagnostics as every; every(); print(*sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "freqrob.diagnostics.jacobian" in shown
+    assert not {"matplotlib", "freqrob.report", "freqrob.cli"} & set(shown)
+
+
+def test_an_unknown_diagnostic_gets_the_nearest_names():
+    with pytest.raises(
+        ValueError, match="^name: got 'jacobean', expected one of jacobian, .*high. Nearest: jacobian.$"
+    ):
+        get_diagnostic("jacobean")
+
+
+def test_diagnostics_of_plugins_are_listed_without_importing_them(installed):
+    assert list_diagnostics() == [*OWN, "absent", "brightness", "silent"]
+    assert "example_plugin.diagnostic" not in sys.modules
+    assert get_diagnostic("brightness").help == "accuracy when a constant is added to the images."
+    assert list_diagnostics() == [*OWN, "absent", "brightness", "silent"]
+
+
+def test_a_diagnostic_that_cannot_be_imported_is_named_and_breaks_no_other(installed):
+    which = "diagnostic 'absent' of package freqrob-example-plugin cannot be imported: ModuleNotFoundError"
+    with pytest.raises(ImportError, match=which):
+        get_diagnostic("absent")
+    silent = "'silent' of package freqrob-example-plugin cannot be imported: it does not register 'silent'"
+    with pytest.warns(UserWarning, match=silent), pytest.warns(UserWarning, match=which):
+        assert list(all_diagnostics()) == [*OWN, "brightness"]
+    settings = {"brightness": {"offsets": [0.0]}, "jacobian": {"batch": 2}}
+    with pytest.warns(UserWarning, match=which):
+        found = diagnose(load_model("mean_colour"), IMAGES, torch.tensor([0, 1]), settings=settings)
+    assert found.keys() >= {"jacobian", "brightness"}
+
+
+def test_a_diagnostic_never_takes_the_place_of_freqrobs_own(installed):
+    with pytest.warns(
+        UserWarning, match="freqrob-example-plugin: entry point 'hybrid' .* left out: freqrob.diagnostics"
+    ):
+        assert type(get_diagnostic("hybrid")).__module__ == "freqrob.diagnostics.hybrid" and list_diagnostics()
+    with pytest.warns(UserWarning, match="'not-a-name' .* is left out: expected a name of letters, digits and _"):
+        list_diagnostics()
+
+
+def test_a_diagnostic_of_a_plugin_is_measured_and_shown_everywhere(installed, monkeypatch, tmp_path):
+    images = torch.randint(256, (12, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    labels = torch.arange(12) % 10
+    monkeypatch.setattr("freqrob.data.load_dataset", lambda *_, **__: ImageSet(images, labels, CIFAR10_CLASSES))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    def run(*words):
+        return CliRunner().invoke(cli.app, ["diagnose", *words])
+
+    shown = run("--help")
+    assert "• brightness: accuracy when a constant is added to the images. offsets" in shown.output
+    assert "diagnostic 'absent' of package freqrob-example-plugin cannot be imported" in shown.stderr
+    only = ("--only", "jacobian", "--only", "brightness", "--set", "brightness.offsets=[-0.5,0,0.5]")
+    done = run("mean_colour", "fgsm_rn20", *only, "--no-cache")
+    assert done.exit_code == 0, done.output
+    (line,) = [line for line in done.output.splitlines() if "accuracy at the worst brightness" in line]
+    saved = json.loads(Path("diagnosis/mean_colour/brightness.json").read_text())
+    assert saved["values"] == {"images": 12} and saved["model"] == "mean_colour"
+    found = diagnose(load_model("mean_colour"), images, labels, only=["brightness"], settings={
+        "brightness": {"offsets": [-0.5, 0.0, 0.5]}})["brightness"]  # fmt: skip
+    worst = found.accuracy.min().item()
+    assert f"{100 * worst:.1f} %" in line
+    page = write_report(["diagnosis"], "page", cards=False)
+    text, numbers = page.read_text(), json.loads(Path("page/results.json").read_text())
+    assert numbers["figures"] == ["jacobian", "brightness"], "freqrob's own come first"
+    assert (tmp_path / "page/figures/brightness.svg").is_file()
+    assert '<section id="brightness">' in text and '<a href="#brightness">accuracy by brightness</a>' in text
+    assert "Accuracy when a constant is added to the images. 12 images of cifar10 test." in text
+    assert "worst brightness" in text and f'data-value="{worst}"' in text
+    measured = numbers["models"][0]["measurements"]["brightness"]
+    assert measured["offsets"] == [-0.5, 0.0, 0.5] and len(measured["accuracy"]) == 3
+
+
+def test_a_diagnostic_that_cannot_be_shown_spoils_no_report(installed, monkeypatch):
+    def fails(*_, **__):
+        raise KeyError("brightness")
+
+    found = diagnose(load_model("mean_colour"), IMAGES, torch.tensor([0, 1]), only=["brightness", "jacobian"])
+    for name, measured in found.items():
+        measured.save("found", name, {"model": "mean_colour"})
+    brightness = type(get_diagnostic("brightness"))
+    monkeypatch.setattr(brightness, "columns", (replace(brightness.columns[0], value=fails),))
+    for method in ("figures", "findings"):
+        monkeypatch.setattr(brightness, method, fails)
+    with (
+        pytest.warns(UserWarning, match="^brightness was not drawn .KeyError"),
+        pytest.warns(UserWarning, match="^findings of brightness was not drawn .KeyError"),
+        pytest.warns(UserWarning, match="^column worst_brightness of brightness was not drawn .KeyError"),
+    ):
+        page = write_report(["found"], "page", cards=False).read_text()
+    assert 'id="figure-jacobian"' in page and "ln B<sub>low</sub>" in page
+
+
+def test_a_diagnostic_is_registered_once_and_has_what_it_needs(monkeypatch):
+    monkeypatch.setattr(diagnostics_registry, "_REGISTERED", dict(diagnostics_registry._REGISTERED))
+
+    class Mine(Diagnostic):
+        measure = staticmethod(lambda *_: None)
+        measurement = Measurement
+
+    assert register_diagnostic("mine")(Mine) is Mine and get_diagnostic("mine").name == "mine"
+    register_diagnostic("mine")(Mine)  # as when a notebook's cell runs again
+    with pytest.raises(ValueError, match="^name: 'hybrid' is registered by freqrob.diagnostics.hybrid; choose another"):
+        register_diagnostic("hybrid")(Mine)
+    with pytest.raises(ValueError, match="^name: expected letters, digits and _, got 'my-own'"):
+        register_diagnostic("my-own")
+    with pytest.raises(TypeError, match="^mine: expected a subclass of Diagnostic with measure and measurement, got"):
+        register_diagnostic("mine")(type("Empty", (Diagnostic,), {}))

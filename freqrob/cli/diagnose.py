@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 import typer.core
@@ -34,9 +34,6 @@ from freqrob.cli.progress import prefixed, progress_bars
 from freqrob.files import check_folder
 from freqrob.parameters import read_setting
 from freqrob.reading import read_json
-
-if TYPE_CHECKING:
-    from click import HelpFormatter
 
 
 @in_process_group()
@@ -143,7 +140,7 @@ def diagnose(
 class DiagnoseCommand(typer.core.TyperCommand):
     """`freqrob diagnose`, whose help lists the diagnostics when it is asked for: only then are they imported."""
 
-    def format_help(self, ctx: typer.Context, formatter: HelpFormatter) -> None:
+    def format_help(self, ctx: typer.Context, formatter: Any) -> None:
         with warnings_as_lines():
             self.help = self.help.replace("DIAGNOSTICS", diagnostics_in_words())
         super().format_help(ctx, formatter)
@@ -188,8 +185,7 @@ def _by_diagnostic(texts: list[str]) -> dict[str, dict[str, Any]]:
         if not (name.isidentifier() and re.match(r"\w+=.", setting)):
             raise ValueError(f"--set: expected NAME.KEY=VALUE, such as hybrid.seeds=[0,1], got {text!r}")
         key, value = read_setting(setting)
-        known = name in list_diagnostics() and not isinstance(value, str)
-        if known and get_diagnostic(name).hints.get(key) is str:
+        if not isinstance(value, str) and name in list_diagnostics() and get_diagnostic(name).hints.get(key) is str:
             value = setting.partition("=")[2]  # a layer called 0
         found.setdefault(name, {})[key] = value
     return found

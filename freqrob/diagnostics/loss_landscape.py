@@ -237,10 +237,8 @@ def _variation(half: str, short: str, order: int) -> Column:
 class LandscapeOnLowFrequencies(Landscape):
     help = "the loss around the weights, on the low frequencies of the images (Lin et al.)."
     columns = (_variation("low", "LFC", 50),)
+    sees = staticmethod(low_half)
     order = 70
-
-    def sees(self, images: Tensor) -> Tensor:
-        return low_half(images)
 
     def figures(self, found: Measurements) -> Iterator[Picture]:
         """One figure of both halves."""
@@ -290,7 +288,5 @@ class LandscapeOnLowFrequencies(Landscape):
 class LandscapeOnHighFrequencies(Landscape):
     help = "the loss around the weights, on the high frequencies of the images (Lin et al.)."
     columns = (_variation("high", "HFC", 60),)
+    sees = staticmethod(high_half)
     order = 80
-
-    def sees(self, images: Tensor) -> Tensor:
-        return high_half(images)

@@ -33,7 +33,7 @@ from freqrob.diagnostics.drawing import (
     plain_ticks,
     shared_limits,
     styled,
-)  # fmt: skip
+)
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, untracked
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic

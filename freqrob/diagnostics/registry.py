@@ -24,7 +24,7 @@ from pkgutil import iter_modules
 from string import Formatter
 from typing import Any, ClassVar, Literal, TypeVar
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from torch import Tensor
 
 from freqrob.diagnostics.conditions import value_in_words
@@ -181,11 +181,12 @@ class Diagnostic:
         By default one panel with all models, which ``plot(measurements, axes, styles)`` draws, if there is one.
         """
         if self.plot is not None and found[self.name]:
-            styles = found.styles_of(self.name)
+            styles, about = found.styles_of(self.name), f"{self.help[:1].upper()}{self.help[1:]}"
             yield Picture(
-                self.name, self.help, [Panel("", partial(self.plot, found[self.name], styles=styles))], (6.4, 3.8),
-                styles, section=self.section or Section(self.name, self.help, self.name),
-                caption=found.caption(self.name, "{images} images of {source}."), compared=[[self.name]],
+                self.name, about, [Panel("", partial(self.plot, found[self.name], styles=styles))], (6.4, 3.8), styles,
+                section=self.section or Section(self.name, self.help, self.name),
+                caption=escape(f"{about} ") + found.caption(self.name, "{images} images of {source}."),
+                compared=[[self.name]],
             )  # fmt: skip
 
     def findings(self, found: Measurements) -> Iterator[Markup]:

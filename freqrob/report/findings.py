@@ -13,6 +13,7 @@ from freqrob.diagnostics.registry import all_diagnostics
 from freqrob.evaluation.corruptions import GROUPS
 from freqrob.report.records import Accuracy, Records
 from freqrob.report.summary import Column, conditions_of, headline, title_of
+from freqrob.runtime.figures import drawing
 from freqrob.statistics import rank_correlation
 
 LEAST_MODELS = 5  # of which a rank correlation can be told from chance
@@ -22,12 +23,11 @@ FEW_IMAGES = 1000
 
 def findings(records: Records, columns: Sequence[Column]) -> list[Markup]:
     """The few sentences that the measurements support, the most important first; each names its numbers."""
-    measurements = records.measurements()
     found = [
         _most_robust(records),
         _protocols(records),
         *(_relation(records, column) for column in columns if column.is_compared),
-        *(sentence for one in all_diagnostics().values() for sentence in one.findings(measurements)),
+        *_of_diagnostics(records),
         _corruptions(records, columns),
         _long_tail(records),
     ]
@@ -139,6 +139,14 @@ def _relation(records: Records, column: Column) -> Markup | None:
     if p >= LEVEL:
         return sentence + _say("; that it goes with robust accuracy cannot be told from chance ({}).", numbers)
     return sentence + _say("; it {} with robust accuracy ({}).", "rises" if rho > 0 else "falls", numbers)
+
+
+def _of_diagnostics(records: Records) -> list[Markup]:
+    measurements, found = records.measurements(), []
+    for name, diagnostic in all_diagnostics().items():
+        with drawing(f"findings of {name}"):
+            found += diagnostic.findings(measurements)
+    return found
 
 
 def _corruptions(records: Records, columns: Sequence[Column]) -> Markup | None:

@@ -136,12 +136,8 @@ def render(
         loader=PackageLoader("freqrob.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    templates.filters |= {
-        "percent": lambda share: f"{100 * share:.1f}",
-        "swatch": swatch,
-        "inline": inline,
-        "inline_scale": inline_scale,
-    }
+    filters = {"swatch": swatch, "inline": inline, "inline_scale": inline_scale}
+    templates.filters |= {"percent": lambda share: f"{100 * share:.1f}", **filters}
     summary = columns(records.models)
     return templates.get_template("report.html").render(
         title=title or _title(records.models),

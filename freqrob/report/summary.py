@@ -11,6 +11,7 @@ from freqrob.diagnostics.conditions import ball, described, images_of, pixels
 from freqrob.diagnostics.registry import all_diagnostics
 from freqrob.evaluation import PROTOCOLS
 from freqrob.report.records import Accuracy, Measured, ModelRecord
+from freqrob.runtime.figures import drawing
 
 STRENGTH = ("AutoAttack", "APGD", "Square", "PGD", "FGSM")  # an attack's name begins so; the strongest first
 GROUPS = ("noise", "blur", "weather", "digital", "extra", "15 types", "19 types")
@@ -145,11 +146,12 @@ def _corruption_entry(model: ModelRecord, group: str) -> Entry | None:
 def _diagnostics(models: Sequence[ModelRecord]) -> Iterator[Column]:
     every = [(name, one) for name, diagnostic in all_diagnostics().items() for one in diagnostic.columns if one.title]
     for name, one in sorted(every, key=lambda each: each[1].order):
-        entries = tuple(_diagnostic_entry(one, model.measurements.get(name)) for model in models)
-        yield Column(
-            one.key, one.group, one.title, one.help, one.unit, one.digits, entries, one.hint, one.none,
-            is_accuracy=False, is_compared=one.is_compared,
-        )  # fmt: skip
+        with drawing(f"column {one.key} of {name}"):
+            entries = tuple(_diagnostic_entry(one, model.measurements.get(name)) for model in models)
+            yield Column(
+                one.key, one.group, one.title, one.help, one.unit, one.digits, entries, one.hint, one.none,
+                is_accuracy=False, is_compared=one.is_compared,
+            )  # fmt: skip
 
 
 def _diagnostic_entry(one: diagnostics.Column, measured: Measured | None) -> Entry | None:
