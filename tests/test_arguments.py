@@ -88,6 +88,8 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
     diagnostics.minimal_perturbation: {**GIVEN, "steps": 1, "repeats": 1},
     diagnostics.sensitivity: GIVEN,
     diagnostics.spectrum: {"images": IMAGES},
+    diagnostics.get_diagnostic: {"name": "jacobian"},
+    diagnostics.list_diagnostics: {},
     diagnostics.diagnose: {**GIVEN, "only": ["jacobian"], "settings": {}},
     diagnostics.expected_seconds: {**GIVEN, "only": ["jacobian"], "settings": {}},
     data.load_dataset: {"name": "cifar10", "split": "test", "data_dir": HERE},
@@ -188,7 +190,7 @@ if find_spec("robustbench"):
     }
 
 RESULTS = {  # what functions return, and abstract classes
-    "register_attack", "MinimalAttack", "Attack", "Result",
+    "register_attack", "register_diagnostic", "MinimalAttack", "Attack", "Diagnostic", "Column", "Result",
     "MaskingCheck", "Measurement", "DatasetInfo", "PerturbationSpectrum", "MinimalPerturbations",
     "Start", "Export", "BandAccuracy", "CorruptionSpectrum", "FourierHeatmap", "HybridReliance", "JacobianSpectrum",
     "LossLandscape", "MinimalPerturbationSpectrum", "Sensitivity", "Spectrum",

@@ -23,6 +23,7 @@ from freqrob.data import ImageSet, load_dataset
 from freqrob.data.corruption_arrays import load_corruptions, write_corruptions
 from freqrob.data.image_files import ImageFiles, decode
 from freqrob.diagnostics import corruption_spectrum, spectrum
+from freqrob.files import temporary_beside
 from freqrob.models import create_network, list_models, load_model
 from freqrob.models.cards import Card, CheckpointError
 from freqrob.models.checkpoints import card_path, checkpoint_state, save
@@ -351,6 +352,13 @@ class TestDataSets:
                 load_corruptions(tmp_path)
             (tmp_path / "whole").replace(tmp_path / name)
         assert load_corruptions(tmp_path).types == ("contrast",)
+
+    def test_what_a_killed_writer_of_another_type_left_is_removed(self, few, tmp_path):
+        with temporary_beside(tmp_path / "fog.npy") as left:
+            abandoned = left.rename(tmp_path / left.name.replace(".fog.", ".snow."))
+        assert abandoned.is_file()
+        write_corruptions(few, tmp_path, ["contrast"], about={"dataset": "cifar10"})
+        assert not list(tmp_path.glob(".*.tmp"))
 
     @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir], ids=["pipe", "folder"])
     @pytest.mark.parametrize("name", ["generated.json", "fog.npy"])

@@ -17,7 +17,7 @@ from freqrob.data.archives import fetch_archive
 from freqrob.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt, find_frost
 from freqrob.data.datasets import DATASETS, ImageSet, explained
 from freqrob.data.image_files import Track
-from freqrob.files import as_json, check_folder, locked, sha256_of, write_json, write_npy
+from freqrob.files import as_json, check_folder, locked, remove_abandoned, sha256_of, write_json, write_npy
 from freqrob.parameters import check_choices, check_integers, check_seeds, checked
 from freqrob.provenance import provenance
 from freqrob.reading import Label, brief, fitted, map_npy, read_json
@@ -93,6 +93,7 @@ def write_corruptions(
     check_folder(folder, "folder")
     as_json(header, "about")
     with locked(folder / ".lock"):
+        remove_abandoned(folder)  # of other types too, which may never be written again
         found = _manifest(folder, header)
         if not found:
             write_json(folder / MANIFEST, {**header, "types": {}, **provenance(command)})
