@@ -1,4 +1,4 @@
-"""The fused CUDA kernels' arithmetic (csrc/plane.h, csrc/plane_ops.h), run by the CPU thread after thread.
+"""The fused CUDA kernels' arithmetic (csrc/cuda/plane.h, csrc/cuda/plane_ops.h), run by the CPU thread after thread.
 
 Whatever order the threads take between two barriers, the result must be the same, bit for bit: then no thread reads
 what another one writes without a barrier between them.

@@ -3,7 +3,7 @@
 
 #include "any_size.h"
 #include "fixed_size.h"
-#include "fused.h"
+#include "plane_per_lane.h"
 
 namespace freqrob::cpu::FREQROB_ISA {
 namespace {

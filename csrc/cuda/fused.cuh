@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "../plane_ops.h"
 #include "launch.h"
+#include "plane_ops.h"
 #include "team.cuh"
 
 namespace freqrob::cuda {

@@ -5,8 +5,8 @@
 
 #include <cstdint>
 
-#include "../passes.h"
-#include "../plane_ops.h"
+#include "passes.h"
+#include "plane_ops.h"
 
 namespace freqrob::cuda {
 

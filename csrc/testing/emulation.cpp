@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
-#include "../passes.h"
-#include "../plane_ops.h"
+#include "../cuda/passes.h"
+#include "../cuda/plane_ops.h"
 #include "serial_team.h"
 
 namespace py = pybind11;

@@ -4,10 +4,10 @@
 
 #include <cstdint>
 
+#include "../fft.h"
+#include "../pixels.h"
+#include "../ring_geometry.h"
 #include "bass_team.h"
-#include "fft.h"
-#include "pixels.h"
-#include "ring_geometry.h"
 
 namespace freqrob::passes {
 

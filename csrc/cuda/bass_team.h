@@ -1,7 +1,7 @@
 // The gains of Balance Spectrum Sampling by a team of threads.
 #pragma once
 
-#include "bass_gains.h"
+#include "../bass_gains.h"
 #include "float_math.h"
 
 namespace freqrob {

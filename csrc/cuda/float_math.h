@@ -4,8 +4,8 @@
 #include <cmath>
 #include <cstdint>
 
-#include "fft.h"
-#include "host_device.h"
+#include "../fft.h"
+#include "../host_device.h"
 
 namespace freqrob {
 

@@ -11,11 +11,11 @@
 
 #include <cstdint>
 
-#include "bass_gains.h"
-#include "fft.h"
+#include "../bass_gains.h"
+#include "../fft.h"
+#include "../pixels.h"
+#include "../ring_geometry.h"
 #include "float_math.h"
-#include "pixels.h"
-#include "ring_geometry.h"
 
 namespace freqrob::plane {
 
