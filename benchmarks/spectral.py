@@ -9,7 +9,7 @@ planes. The head of the JSON has the rate of a float32 matrix product, to hold t
 against.
 
 On the CPU a sample during which other processes took a noticeable share of the machine is thrown away. glibc may map
-every large buffer anew, page by page: so BaSS is measured with ``out=`` too, and its middle batches once more with
+every large buffer again, page by page: so BaSS is measured with ``out=`` too, and its middle batches once more with
 freed memory kept (memory "kept") rather than as the process finds it ("fresh").
 
 On a GPU ``ms`` is by its own clock for calls from Python in a row, launches included where they take longer;
@@ -233,7 +233,7 @@ def check(workload: Workload, found: dict[str, Candidate]) -> tuple[dict[str, fl
 
 
 def keep_freed_memory() -> None:
-    """Have glibc reuse large buffers instead of mapping each anew; nothing happens with another C library."""
+    """Have glibc reuse large buffers instead of mapping each again; nothing happens with another C library."""
     m_trim_threshold, m_mmap_threshold = -1, -3
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt

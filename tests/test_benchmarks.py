@@ -374,7 +374,7 @@ def test_a_diagnosis_is_taken_once_and_read_by_the_replication(tmp_path, monkeyp
     assert not capsys.readouterr().out and records.measured("diagnosis_rn20.json") == found
     monkeypatch.setitem(diagnosis_rn20.QUICK, "sensitivity", {"images": 5})
     diagnosis_rn20.main(arguments)
-    assert capsys.readouterr().out == "standard_rn20: sensitivity\n", "what has other settings is measured anew"
+    assert capsys.readouterr().out == "standard_rn20: sensitivity\n", "what has other settings is measured again"
     assert records.measured("diagnosis_rn20.json")["standard_rn20"]["hybrid"] == found["standard_rn20"]["hybrid"]
 
 

@@ -205,16 +205,16 @@ def test_evaluate_measures_nothing_twice(few_images, model_dir, monkeypatch, own
     options = ["--model-dir", model_dir, "--protocol", "natural", "--attack", "fgsm"]
     first = run("evaluate", "standard_tiny", *options)
     assert len(list((own_cache / "results").glob("*.safetensors"))) == 2, "clean and FGSM"
-    anew = run("evaluate", "standard_tiny", *options, "--no-cache")
+    measured_again = run("evaluate", "standard_tiny", *options, "--no-cache")
     more = run("evaluate", "standard_tiny", *options, "--attack", "pgd-1", "--out", own_cache / "r.json")
     assert "standard_tiny: natural FGSM from earlier runs, kept in" in more.stderr
     rows = json.loads((own_cache / "r.json").read_text())["results"]
     assert {row["attack"]: row["from_cache"] for row in rows} == {"FGSM": True, "PGD-1": False}
     monkeypatch.setattr("torch.nn.functional.linear", lambda *_: pytest.fail("the model was called"))
     again = run("evaluate", "standard_tiny", *options)
-    assert first.exit_code == again.exit_code == 0 and first.stdout == again.stdout == anew.stdout
-    said = f"standard_tiny: all results from earlier runs, kept in {own_cache / 'results'}; --no-cache measures anew"
-    assert said in again.stderr and "earlier runs" not in first.stderr + anew.stderr
+    assert first.exit_code == again.exit_code == 0 and first.stdout == again.stdout == measured_again.stdout
+    said = f"standard_tiny: all results from earlier runs, kept in {own_cache / 'results'}; --no-cache measures again"
+    assert said in again.stderr and "earlier runs" not in first.stderr + measured_again.stderr
 
 
 @pytest.fixture
@@ -276,7 +276,7 @@ def test_interrupted_evaluation_says_how_to_go_on(few_images, model_dir, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr("freqrob.evaluation.evaluate", interrupted)
         result = run("evaluate", "standard_tiny", "--model-dir", model_dir)
-    assert result.exit_code == 130 and "Nothing is kept; the same command begins anew" in result.output
+    assert result.exit_code == 130 and "Nothing is kept; the same command starts over" in result.output
     assert run("evaluate", "standard_tiny", "--model-dir", model_dir, "--attack", "clean").exit_code == 0
     monkeypatch.setattr("freqrob.evaluation.evaluate", interrupted)
     result = run("evaluate", "standard_tiny", "--model-dir", model_dir)
@@ -518,7 +518,7 @@ def test_interrupted_training_says_how_to_go_on(interrupted, monkeypatch, tmp_pa
     monkeypatch.setattr(sys, "argv", [program, "train", "standard_tiny", "--data", "my data"])
     monkeypatch.chdir(tmp_path)
     result = run("train", "standard_tiny", "--data", "my data")
-    assert result.exit_code == 130 and "Nothing is kept; the same command begins anew:" in result.output
+    assert result.exit_code == 130 and "Nothing is kept; the same command starts over:" in result.output
     checkpoint = tmp_path / "models" / "cifar10" / "Linf" / "standard_tiny" / "last.ckpt"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.touch()
@@ -530,7 +530,7 @@ def test_interrupted_training_says_how_to_go_on(interrupted, monkeypatch, tmp_pa
 @pytest.mark.parametrize("name", ["WORLD_SIZE", "SLURM_NTASKS"])
 def test_interrupted_training_does_not_know_what_launched_it(interrupted, monkeypatch, name):
     monkeypatch.setenv(name, "2")
-    assert run("train", "standard_tiny").output.splitlines()[-1].endswith("the same command begins anew.")
+    assert run("train", "standard_tiny").output.splitlines()[-1].endswith("the same command starts over.")
 
 
 @pytest.mark.parametrize(

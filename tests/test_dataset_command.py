@@ -291,7 +291,7 @@ class TestCorruptCommand:
         monkeypatch.setattr(corruption_arrays, "corrupt", stopped)
         command = ["corrupt", "--data", cifar, "--out", tmp_path / "c"]
         result = run(*command, "--type", "fog")
-        assert result.exit_code == 130 and "Nothing is kept; the same command begins anew" in result.output
+        assert result.exit_code == 130 and "Nothing is kept; the same command starts over" in result.output
         result = run(*command, "--type", "contrast", "--type", "fog")
         assert result.exit_code == 130 and f"are in {tmp_path / 'c'}; the same command goes on" in result.output
 

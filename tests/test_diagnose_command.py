@@ -133,7 +133,7 @@ def test_ctrl_c_says_how_to_go_on_and_where_from(monkeypatch, tmp_path, measured
     result = run("diagnosed_nets:net")
     assert result.exit_code == 130
     kept = f"What was measured is kept in {tmp_path / 'cache' / 'results'}; the same command goes on from there"
-    assert (kept if measured else "Stopped. Nothing is kept; the same command begins anew") in result.stderr
+    assert (kept if measured else "Stopped. Nothing is kept; the same command starts over") in result.stderr
 
 
 def test_numbers_of_the_table():

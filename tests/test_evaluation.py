@@ -104,7 +104,7 @@ def test_what_is_attacked_under_each_protocol(monkeypatch):
     assert 7 / 255 < noise.abs().max() <= 8.001 / 255
     inside = (start - 0.5).abs() < 0.49
     assert given[1][2]["step_size"] == 1 / 255
-    assert torch.allclose(noise[inside], 2 * half[inside], atol=1e-6), "each attack draws anew"
+    assert torch.allclose(noise[inside], 2 * half[inside], atol=1e-6), "each attack draws again"
     fronted = given[2][0]
     assert isinstance(fronted.front_ends[0], BaSS) and fronted.network is model, "attacked through BaSS"
     x = natural.clone().requires_grad_()

@@ -185,7 +185,7 @@ def test_a_scripted_model_that_works_in_place_is_refused(batch):
 
 @pytest.mark.parametrize("attack", [Clean(), PGD(2), pytest.param(Square(5), marks=NEEDS_AUTOATTACK)], ids=repr)
 def test_a_model_that_works_in_place_spoils_no_attack(batch, attack):
-    """It withstands no more than evaluate says, which gives it copies; or it is refused."""
+    """It is no more robust than evaluate says, which gives it copies; or it is refused."""
     (expected,) = evaluate(InPlace(), *batch, attacks=[attack], protocols=["natural"])
     try:
         found = attack.robust_mask(InPlace(), *batch)

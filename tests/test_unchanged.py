@@ -253,7 +253,7 @@ def test_by_freqrobs_attacks_on_a_foolbox_model(network, batch):
     import foolbox
 
     model, attack = foolbox.PyTorchModel(network, bounds=(0, 1), device="cpu"), AutoAttack("custom", ("fab-t",), EPS)
-    for call in (attack.perturb, attack.withstood):
+    for call in (attack, attack.robust_mask):
         assert_unchanged(partial(call, model, *batch), [network], batch)
 
 

@@ -97,7 +97,7 @@ CacheKey = Annotated[
         help="Cache results of a model of your own code too: a string that you change along with that code.",
     ),
 ]
-NoCache = Annotated[bool, typer.Option("--no-cache", help="Measure all anew and keep nothing.")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Measure everything again and keep nothing.")]
 
 
 def print_line(text: str, style: str | None = None, *, stderr: bool = False) -> None:
@@ -155,7 +155,7 @@ def say_how_to_go_on(what: str, kept: bool = True) -> None:
         return
     is_launched = {"WORLD_SIZE", "SLURM_NTASKS"} & os.environ.keys()  # by a command that is not known here
     command = "." if is_launched else f":\n  {_this_command()}"
-    how = f"{what}; the same command goes on from there" if kept else "Nothing is kept; the same command begins anew"
+    how = f"{what}; the same command goes on from there" if kept else "Nothing is kept; the same command starts over"
     print_line(f"Stopped. {how}{command}", stderr=True)
 
 

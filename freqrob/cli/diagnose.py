@@ -133,7 +133,7 @@ def diagnose(
     if rank() == 0:
         _table(found)
         if unmeasured:
-            say(f"{', '.join(unmeasured)}: all of it was kept from earlier runs in {kept}; --no-cache measures anew")
+            say(f"{', '.join(unmeasured)}: all of it was kept from earlier runs in {kept}; --no-cache measures again")
         print_line(f"Wrote {', '.join(map(str, folders.values()))}")
 
 

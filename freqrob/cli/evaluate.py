@@ -331,7 +331,7 @@ def say_what_was_cached(name: str, folder: Path | None, cached: list[str], count
     """Which of a model's results were measured by earlier runs."""
     if cached:
         what = "all results" if len(cached) == count else ", ".join(cached)
-        say(f"{name}: {what} from earlier runs, kept in {folder}; --no-cache measures anew")
+        say(f"{name}: {what} from earlier runs, kept in {folder}; --no-cache measures again")
 
 
 @contextmanager

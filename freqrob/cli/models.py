@@ -84,7 +84,7 @@ def _card_results(card: Card) -> list[tuple[str, str, str]]:
     return lines or [("", "none", "")]
 
 
-def doctor(rebuild: Annotated[bool, typer.Option("--rebuild", help="Build the kernels anew.")] = False) -> None:
+def doctor(rebuild: Annotated[bool, typer.Option("--rebuild", help="Build the kernels again.")] = False) -> None:
     """Say whether the native kernels are there, and what to do where they are not.
 
     Examples:

@@ -41,12 +41,12 @@ class NeuralSimilarity:
             ``similarity`` (K, K) float in [−1, 1], symmetric, of mean-centred responses; K from 3 on.
         layer: the dotted name of a module of the network, such as ``"layer1"`` or ``"layer2.0.conv1"``.
         weight: α; the authors' 20.
-        stimuli: how many a step sees, drawn anew each time; all if there are no more.
+        stimuli: how many a step sees, drawn again each time; all if there are no more.
 
     Called, it raises FileNotFoundError without ``targets``, and ValueError where that file, ``layer`` or the size of
     the images is not as above.
 
-    Source: Li et al., NeurIPS 2019 (arXiv:1911.05072), Eq. 10 for the similarity to the network, whence arctanh, the
+    Source: Li et al., NeurIPS 2019 (arXiv:1911.05072), Eq. 10 for the similarity to the network, hence arctanh, the
     centring and α; the mouse-regularised model of Li et al., PLoS Comput. Biol. 2023. No code of theirs was found.
     """
 

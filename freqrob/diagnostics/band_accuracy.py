@@ -161,14 +161,14 @@ def _robust(
     if not bands:
         return torch.zeros(0, dtype=torch.float64)
 
-    def withstood(model: nn.Module, numbers: Tensor, device: torch.device) -> dict[str, Tensor]:
+    def robust_mask(model: nn.Module, numbers: Tensor, device: torch.device) -> dict[str, Tensor]:
         natural, classes = to_pixels(images[numbers]).to(device), labels[numbers].to(device)
         found = [band_pgd(model, natural, classes, band, eps=eps, steps=steps) for band in bands]
         under_attack = torch.stack([classified(model(perturbed), classes) for perturbed in found], 1)
         return {"robust": under_attack & classified(model(natural), classes)[:, None]}
 
     key = {"diagnostic": "band_pgd", "eps": eps, "steps": steps, "bands": [[band[0], band[-1]] for band in bands]}
-    found = per_sample(withstood, model, images, labels, key=key, what="band-limited PGD", **how)
+    found = per_sample(robust_mask, model, images, labels, key=key, what="band-limited PGD", **how)
     return found["robust"].double().mean(0)
 
 

@@ -227,7 +227,7 @@ def register_diagnostic(name: str) -> Callable[[D], D]:
         if not issubclass(kind, Diagnostic) or not hasattr(kind, "measure") or not hasattr(kind, "measurement"):
             raise TypeError(f"{name}: expected a subclass of Diagnostic with measure and measurement, got {kind!r}")
         taken = type(_REGISTERED.get(name, kind()))
-        if (taken.__module__, taken.__qualname__) != (kind.__module__, kind.__qualname__):  # else imported anew
+        if (taken.__module__, taken.__qualname__) != (kind.__module__, kind.__qualname__):  # else imported again
             raise ValueError(f"name: {name!r} is registered by {taken.__module__}; choose another name")
         _REGISTERED[name] = kind()
         _REGISTERED[name].name = name

@@ -99,7 +99,7 @@ def evaluate(
         classes: how many the data set has, where that is known: a model that tells another number apart is refused.
             Otherwise a warning says where a model seems to know other classes than those of the labels.
         batch_size: images at a time.
-        seed: of everything random, ≥ 0; each attack begins with it anew.
+        seed: of everything random, ≥ 0; each attack starts from it.
         cache: a folder of ``Samples``; None keeps nothing.
         cache_key: a string that stands for the code that ``cache`` cannot see; change it along with that code. Tensors,
             attributes and class names are seen with it as well.

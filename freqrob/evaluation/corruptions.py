@@ -48,7 +48,7 @@ class CorruptionAccuracy:
         bass: the reading of BaSS by which the images were balanced before they were corrupted, or None.
         generated: whether they were made by freqrob; if not, they are as published.
         accuracies: of each type a share of ``images`` at severity 1 to 5.
-        standard_errors: of each of ``means()``, were the images drawn anew; an image counts once, however many ways it
+        standard_errors: of each of ``means()``, were the images drawn again; an image counts once, however many ways it
             is corrupted in.
         from_cache: of each type, whether the accuracy at severity 1 to 5 was found in the cache.
     """

@@ -28,7 +28,7 @@ class Comparison:
 
     Attributes:
         attack: its name.
-        accuracy: share of the images that withstood it.
+        accuracy: share of the images that stay correctly classified under it.
         only_it_breaks, only_white_box_breaks: how many images.
         p_value: McNemar's exact test, one-sided: the probability that so many of the images that only one of the two
             breaks fall to this attack, were both equally strong.

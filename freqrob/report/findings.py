@@ -73,7 +73,7 @@ def _robust(records: Records) -> dict[str, Accuracy]:
 
 
 def _most_robust(records: Records) -> Markup | None:
-    """Who withstands the headline attack most often, and who cannot be told from it on so many images."""
+    """Which model is most robust to the headline attack, and which ones cannot be told from it on so many images."""
     found = _robust(records)
     if not found:
         return None

@@ -33,7 +33,7 @@ class Samples:
 
     The file is ``<prefix>-<hash of key>.safetensors``: each value a tensor (count, …), ``done`` (count,) bool, and
     ``key`` as JSON in its metadata. Each ``put`` replaces it by a whole one. A file that is truncated or is another
-    key's is set aside under the ending ``.damaged``, with a warning, and its samples are measured anew.
+    key's is set aside under the ending ``.damaged``, with a warning, and its samples are measured again.
 
     Args:
         folder: where the file lies, created if absent; None keeps everything in memory.
@@ -135,7 +135,7 @@ class Samples:
             reason = str(error)
         aside = self.path.with_suffix(".damaged")
         os.replace(self.path, aside)
-        warnings.warn(f"{self.path}: not usable ({reason}); set aside as {aside.name}, measured anew", stacklevel=4)
+        warnings.warn(f"{self.path}: not usable ({reason}); set aside as {aside.name}, measured again", stacklevel=4)
         return {}
 
     def _write(self) -> None:

@@ -209,7 +209,7 @@ def load(rebuild: bool = False) -> bool:
     The environment variable FREQROB_NATIVE says what a failure means: `auto` (default) warns once and leaves the work
     to plain PyTorch, `require` raises RuntimeError with the cause and the log's path, `off` never loads. Any other
     value raises ValueError. A failure is remembered, in the process and for the same sources, flags and tools on disk;
-    `rebuild=True` forgets it and builds anew (a library already loaded stays in use until the process ends).
+    `rebuild=True` forgets it and builds again (a library already loaded stays in use until the process ends).
     """
     global _outcome, _warned
     policy = _policy()

@@ -55,7 +55,7 @@ def ring_sum(x: Tensor, ring_map: RingMap | None = None, of: str = "power") -> T
         |F| at F = 0 is taken as 0.
 
     Raises:
-        TypeError: ``x`` is no tensor of floats.
+        TypeError: ``x`` is not a floating-point tensor.
         ValueError: fewer than two dimensions, planes without pixels, a ``ring_map`` of another size, an unknown ``of``.
 
     Source: Lin et al., NeurIPS 2023, Eq. 1 (``power``) and their ``BaSS_cifar.py`` (``amplitude``).
@@ -82,7 +82,7 @@ def ring_filter(x: Tensor, weights: Tensor, ring_map: RingMap | None = None) -> 
         (..., H, W) in the dtype of ``x``.
 
     Raises:
-        TypeError: ``x`` is no tensor of floats, ``weights`` is of another dtype.
+        TypeError: ``x`` is not a floating-point tensor, ``weights`` is of another dtype.
         ValueError: fewer than two dimensions, planes without pixels, a ``ring_map`` of another size, ``weights`` for
             another number of rings or with leading dimensions that do not broadcast.
     """
@@ -113,7 +113,7 @@ def ring_dot(x: Tensor, y: Tensor, ring_map: RingMap | None = None) -> Tensor:
         (..., rings); its sum over the rings is Σ x·y over the plane.
 
     Raises:
-        TypeError: ``x`` is no tensor of floats, ``y`` is of another dtype.
+        TypeError: ``x`` is not a floating-point tensor, ``y`` is of another dtype.
         ValueError: fewer than two dimensions, planes without pixels, unlike shapes, a ``ring_map`` of another size.
     """
     check_planes(x, "x")
@@ -137,7 +137,7 @@ def mean_amplitude(x: Tensor) -> Tensor:
         (H, W//2+1), DC at [0, 0]. The gradient of |F| at F = 0 is taken as 0.
 
     Raises:
-        TypeError: ``x`` is no tensor of floats.
+        TypeError: ``x`` is not a floating-point tensor.
         ValueError: fewer than two dimensions, planes without pixels, no plane.
 
     Source: Chan et al., IJCAI 2022, the map M of the Jacobian's spectrum; alvinchangw/JaFR_IJCAI2022.

@@ -117,7 +117,7 @@ def train(
         with propagate_failure():
             state = _State(recipe, train_set, fabric, run, run.read(len(batches)))
             if state.history and not weights.is_file():
-                raise FileNotFoundError(f"{weights}: missing, though it was trained; remove {run.folder} to train anew")
+                raise FileNotFoundError(f"{weights}: missing, though trained; remove {run.folder} to train again")
         state.check_shared()
         if defense.double_backward:
             differentiate_twice(state.model.network)

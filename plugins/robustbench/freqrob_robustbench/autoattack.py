@@ -157,7 +157,7 @@ class _Saved(Struct):
 
 @dataclass
 class EvaluationState:
-    """Which images withstood which attacks so far, in a JSON file; ``subject`` says what was evaluated."""
+    """Which images are still correctly classified, in a JSON file; ``subject`` says what was evaluated."""
 
     path: Path
     subject: dict[str, Any]
