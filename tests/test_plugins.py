@@ -19,6 +19,7 @@ from freqrob.data.samples import CIFAR10_CLASSES
 from freqrob.defenses import DEFENSES, list_defenses
 from freqrob.diagnostics import Diagnostic, Measurement, diagnose, get_diagnostic, list_diagnostics
 from freqrob.diagnostics import registry as diagnostics_registry
+from freqrob.diagnostics.drawing import Panel, Picture
 from freqrob.diagnostics.registry import all_diagnostics, register_diagnostic
 from freqrob.evaluation import evaluate
 from freqrob.models import (
@@ -367,6 +368,14 @@ def test_a_diagnostic_that_cannot_be_shown_spoils_no_report(installed, monkeypat
     ):
         page = write_report(["found"], "page", cards=False).read_text()
     assert 'id="figure-jacobian"' in page and "ln B<sub>low</sub>" in page
+
+
+def test_a_figure_without_a_section_has_one_on_the_page(installed, monkeypatch):
+    diagnose(load_model("mean_colour"), IMAGES, torch.tensor([0, 1]), only=["brightness"], out="found")
+    plain = Picture("plain", "Nothing.", [Panel("", lambda axes: None)])
+    monkeypatch.setattr(type(get_diagnostic("brightness")), "figures", lambda *_: [plain])
+    page = write_report(["found"], "page", cards=False).read_text()
+    assert '<section id="figures">' in page and 'id="figure-plain"' in page
 
 
 def test_a_diagnostic_is_registered_once_and_has_what_it_needs(monkeypatch):
