@@ -284,9 +284,7 @@ def by_norm(models: Mapping[str, Any], norm_of: Callable[[Any], str]) -> list[di
 class SmallestPerturbations(Diagnostic):
     measure = staticmethod(minimal_perturbation)
     measurement = MinimalPerturbationSpectrum
-    help = (
-        "the spectrum of the smallest perturbations that lead to the label of another image, and f_0.5 (Li et al.)."
-    )
+    help = "the spectrum of the smallest perturbations that lead to the label of another image, and f_0.5 (Li et al.)."
     presets = {
         "quick": {"images": 20, "steps": 50, "repeats": 1, "batch_size": 20},
         "full": {"images": 1000, "batch_size": 20},
