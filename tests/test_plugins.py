@@ -63,7 +63,7 @@ def installed(site, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for each in (registry._ARCHITECTURES, registry.SOURCES, DEFENSES, DATASETS):  # which forget what is imported here
         monkeypatch.setattr(each, "_own", dict(each._own))
-        monkeypatch.setattr(each, "_packages", dict(each._packages))
+        monkeypatch.setattr(each, "_homes", dict(each._homes))
     monkeypatch.setattr(diagnostics_registry, "_REGISTERED", dict(diagnostics_registry._REGISTERED))
     yield
     for name in imported():
