@@ -29,11 +29,14 @@ cuda: $(READY)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 	@files="$$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')"; \
 	if [ -n "$$files" ]; then $(VENV)/bin/clang-format --dry-run --Werror $$files; fi
 
 format: $(READY)
 	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
 	@files="$$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')"; \
 	if [ -n "$$files" ]; then $(VENV)/bin/clang-format -i $$files; fi
 

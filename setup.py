@@ -82,7 +82,7 @@ setup(
         "freqrob.models": ["weights/**/*.safetensors", "weights/**/*.json"],
         "freqrob.report": ["*.html", "templates/*"],
         "freqrob.csrc": ["*.cpp", "*.h", "**/*.cpp", "**/*.h", "**/*.cu", "**/*.cuh"],
-        "freqrob": ["py.typed"],
+        **{name: ["py.typed"] for name in folders if "." not in name},
     },
     include_package_data=False,
     **(ahead_of_time() if os.environ.get("FREQROB_AOT") == "1" else {}),

@@ -60,6 +60,8 @@ def check_file(path: Path, argument: str = "out", inputs: Iterable[Path] = ()) -
     if any(path.resolve() == one.resolve() for one in inputs):
         raise ValueError(f"{argument}: {path} is one of the files that are read; choose another name")
     check_folder(path.parent, argument)
+
+
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DAY = 24 * 60 * 60  # seconds
 

@@ -178,7 +178,7 @@ if find_spec("foolbox"):
         foolbox.L2BrendelBethgeAttack: {},
         foolbox.MinimalPerturbation: {"attack": foolbox.L2BrendelBethgeAttack()},
         foolbox.MinimalPerturbation(): {**GIVEN, "targets": LABELS.roll(1)},
-        }
+    }
 if find_spec("robustbench"):
     import freqrob_robustbench as robustbench
 

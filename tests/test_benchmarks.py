@@ -344,9 +344,7 @@ def test_a_correlation_over_models_is_named_by_its_sign_and_size(tmp_path, monke
 
     def correlated(*half_power):
         record = {
-            f"{defense}_rn20": {
-                "minimal_perturbation": {"minimal_distance": 0.01 * size, "half_power_frequency": half}
-            }
+            f"{defense}_rn20": {"minimal_perturbation": {"minimal_distance": 0.01 * size, "half_power_frequency": half}}
             for size, (defense, half) in enumerate(
                 zip(("standard", "fgsm", "pgd_at", "trades"), half_power, strict=True)
             )

@@ -147,7 +147,9 @@ class TestWeights:
     @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
     def test_are_not_downloaded_from_a_pipe(self, tmp_path, make):
         make(tmp_path / "weights")
-        url = (tmp_path / "weights").as_uri() if not (tmp_path / "weights").is_symlink() else f"file://{tmp_path}/weights"
+        url = (
+            (tmp_path / "weights").as_uri() if not (tmp_path / "weights").is_symlink() else f"file://{tmp_path}/weights"
+        )
         path = card_path(checkpoint_path("standard_tiny", tmp_path))
         path.parent.mkdir(parents=True)
         path.write_text(Card("standard_tiny", "tiny", url=url, sha256="0" * 64).to_json())

@@ -229,9 +229,7 @@ def attempt(folder):
             train(recipe(), model_dir=folder / "one", accelerator="cpu")
             with suppress(Stopped):
                 track = at_step(8, stop)
-                train(
-                    recipe(), model_dir=folder / "one_then_two", accelerator="cpu", checkpoint_minutes=0, track=track
-                )
+                train(recipe(), model_dir=folder / "one_then_two", accelerator="cpu", checkpoint_minutes=0, track=track)
         assert last(folder / "one_then_two")["step"] == 8, "one process stopped in mid-epoch"
         torchrun = {"WORLD_SIZE": WORLD, "LOCAL_WORLD_SIZE": WORLD, "TORCHELASTIC_RUN_ID": "none"}
         return run_pair(folder, [__file__, folder, *JOBS], **torchrun, MASTER_ADDR="localhost", MASTER_PORT=0)

@@ -237,7 +237,7 @@ def test_registry_errors():
     with pytest.raises(ValueError, match="num_classes: expected an integer from 1 on, got 0"):
         create_network("rn20", num_classes=0)
     with pytest.raises(ValueError, match="'rn20' is already registered"):
-        registry.register_architecture("rn20")
+        registry.register_architecture("rn20")(lambda num_classes: None)
     assert list_architectures("wrn*") == ["wrn28", "wrn34", "wrn40_2"]
 
 

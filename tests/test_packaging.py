@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
@@ -102,9 +103,15 @@ def test_a_plain_wheel_is_pure_and_carries_sources_and_weights(plain_wheel):
     held = {Path(name) for name in zipfile.ZipFile(plain_wheel).namelist()}
     expected = {"freqrob" / file for file in tracked("csrc") if file.suffix in {".cpp", ".h", ".cu", ".cuh"}}
     expected |= {file for file in tracked("freqrob") if file.suffix != ".md"}
+    expected |= {Path(name, "py.typed") for name in plugins()}
     assert expected <= held, sorted(expected - held)
     assert {path.parts[0] for path in held if ".dist-info" not in path.parts[0]} == {"freqrob", *plugins()}
     assert not any(path.suffix == ".so" for path in held)
+
+
+def test_packages_say_that_they_are_typed():
+    for name in ("freqrob", *sorted(plugins())):
+        assert Path(*import_module(name).__path__, "py.typed").is_file(), name
 
 
 def plugins() -> set[str]:

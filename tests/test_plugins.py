@@ -18,8 +18,8 @@ from freqrob.data import DATASETS, ImageSet, list_datasets, load_dataset
 from freqrob.data.samples import CIFAR10_CLASSES
 from freqrob.defenses import DEFENSES, list_defenses
 from freqrob.diagnostics import Diagnostic, Measurement, diagnose, get_diagnostic, list_diagnostics
-from freqrob.diagnostics import registry as diagnostics_registry
-from freqrob.diagnostics.registry import all_diagnostics, register_diagnostic
+from freqrob.diagnostics.drawing import Panel, Picture
+from freqrob.diagnostics.registry import DIAGNOSTICS, all_diagnostics, register_diagnostic
 from freqrob.evaluation import evaluate
 from freqrob.models import (
     create_network,
@@ -60,10 +60,15 @@ def site(tmp_path_factory) -> Path:
 def installed(site, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(site)
     monkeypatch.chdir(tmp_path)
-    for each in (registry._ARCHITECTURES, registry.SOURCES, DEFENSES, DATASETS):  # which forget what is imported here
+    for each in (
+        registry._ARCHITECTURES,
+        registry.SOURCES,
+        DEFENSES,
+        DATASETS,
+        DIAGNOSTICS,
+    ):  # which forget what is imported here
         monkeypatch.setattr(each, "_own", dict(each._own))
-        monkeypatch.setattr(each, "_packages", dict(each._packages))
-    monkeypatch.setattr(diagnostics_registry, "_REGISTERED", dict(diagnostics_registry._REGISTERED))
+        monkeypatch.setattr(each, "_homes", dict(each._homes))
     yield
     for name in imported():
         del sys.modules[name]
@@ -281,7 +286,8 @@ def test_diagnostics_need_matplotlib_to_draw_only():
 
 def test_an_unknown_diagnostic_gets_the_nearest_names():
     with pytest.raises(
-        ValueError, match="^name: got 'jacobean', expected one of jacobian, .*high. Nearest: jacobian.$"
+        ValueError,
+        match="^diagnostic: got 'jacobean', expected one of band_accuracy, .*sensitivity. Nearest: jacobian.$",
     ):
         get_diagnostic("jacobean")
 
@@ -297,7 +303,9 @@ def test_a_diagnostic_that_cannot_be_imported_is_named_and_breaks_no_other(insta
     which = "diagnostic 'absent' of package freqrob-example-plugin cannot be imported: ModuleNotFoundError"
     with pytest.raises(ImportError, match=which):
         get_diagnostic("absent")
-    silent = "'silent' of package freqrob-example-plugin cannot be imported: it does not register 'silent'"
+    silent = (
+        "'silent' of package freqrob-example-plugin cannot be imported: example_plugin.model does not register 'silent'"
+    )
     with pytest.warns(UserWarning, match=silent), pytest.warns(UserWarning, match=which):
         assert list(all_diagnostics()) == [*OWN, "brightness"]
     settings = {"brightness": {"offsets": [0.0]}, "jacobian": {"batch": 2}}
@@ -307,11 +315,12 @@ def test_a_diagnostic_that_cannot_be_imported_is_named_and_breaks_no_other(insta
 
 
 def test_a_diagnostic_never_takes_the_place_of_freqrobs_own(installed):
+    of_package = "of package freqrob-example-plugin"
     with pytest.warns(
-        UserWarning, match="freqrob-example-plugin: entry point 'hybrid' .* left out: freqrob.diagnostics"
+        UserWarning, match=f"diagnostic 'hybrid' {of_package}: left out, freqrob has a diagnostic of this"
     ):
         assert type(get_diagnostic("hybrid")).__module__ == "freqrob.diagnostics.hybrid" and list_diagnostics()
-    with pytest.warns(UserWarning, match="'not-a-name' .* is left out: expected a name of letters, digits and _"):
+    with pytest.warns(UserWarning, match=f"'not-a-name' {of_package}: left out, expected letters, digits and '_'"):
         list_diagnostics()
 
 
@@ -369,8 +378,17 @@ def test_a_diagnostic_that_cannot_be_shown_spoils_no_report(installed, monkeypat
     assert 'id="figure-jacobian"' in page and "ln B<sub>low</sub>" in page
 
 
+def test_a_figure_without_a_section_has_one_on_the_page(installed, monkeypatch):
+    diagnose(load_model("mean_colour"), IMAGES, torch.tensor([0, 1]), only=["brightness"], out="found")
+    plain = Picture("plain", "Nothing.", [Panel("", lambda axes: None)])
+    monkeypatch.setattr(type(get_diagnostic("brightness")), "figures", lambda *_: [plain])
+    page = write_report(["found"], "page", cards=False).read_text()
+    assert '<section id="figures">' in page and 'id="figure-plain"' in page
+
+
 def test_a_diagnostic_is_registered_once_and_has_what_it_needs(monkeypatch):
-    monkeypatch.setattr(diagnostics_registry, "_REGISTERED", dict(diagnostics_registry._REGISTERED))
+    for attribute in ("_own", "_homes"):
+        monkeypatch.setattr(DIAGNOSTICS, attribute, dict(getattr(DIAGNOSTICS, attribute)))
 
     class Mine(Diagnostic):
         measure = staticmethod(lambda *_: None)
@@ -378,9 +396,11 @@ def test_a_diagnostic_is_registered_once_and_has_what_it_needs(monkeypatch):
 
     assert register_diagnostic("mine")(Mine) is Mine and get_diagnostic("mine").name == "mine"
     register_diagnostic("mine")(Mine)  # as when a notebook's cell runs again
-    with pytest.raises(ValueError, match="^name: 'hybrid' is registered by freqrob.diagnostics.hybrid; choose another"):
+    with pytest.raises(
+        ValueError, match="^name: diagnostic 'hybrid' is already registered by freqrob.diagnostics.hybrid; choose"
+    ):
         register_diagnostic("hybrid")(Mine)
-    with pytest.raises(ValueError, match="^name: expected letters, digits and _, got 'my-own'"):
+    with pytest.raises(ValueError, match="^name: got 'my-own', expected letters, digits and '_'"):
         register_diagnostic("my-own")
     with pytest.raises(TypeError, match="^mine: expected a subclass of Diagnostic with measure and measurement, got"):
         register_diagnostic("mine")(type("Empty", (Diagnostic,), {}))

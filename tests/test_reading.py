@@ -267,9 +267,8 @@ class TestBombs:
         "tensors",
         [
             {"a": torch.zeros(1).expand(10**12)},
-            {str(number): torch.zeros(1000).as_strided((1000,), (1,)) for number in range(3)} | {
-                f"{number} again": tensor for tensor in [torch.zeros(100_000)] for number in range(40)
-            },
+            {str(number): torch.zeros(1000).as_strided((1000,), (1,)) for number in range(3)}
+            | {f"{number} again": tensor for tensor in [torch.zeros(100_000)] for number in range(40)},
         ],
     )
     def test_tensors_that_share_their_values(self, tmp_path, tensors):

@@ -846,5 +846,3 @@ def test_samples_are_those_that_foolbox_brings_too():
     paths = sorted(folder.glob("cifar10_*.png"))
     theirs = torch.stack([torch.from_numpy(np.array(read_image(path))).movedim(-1, 0) for path in paths])
     assert torch.equal(samples.sample_images().images, theirs)
-
-

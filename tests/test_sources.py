@@ -130,7 +130,7 @@ def test_sources_are_listed_and_a_wrong_one_gets_the_nearest(here):
 def sources(monkeypatch):
     """A registry that forgets what a test registers."""
     monkeypatch.setattr(registry.SOURCES, "_own", dict(registry.SOURCES._own))
-    monkeypatch.setattr(registry.SOURCES, "_packages", dict(registry.SOURCES._packages))
+    monkeypatch.setattr(registry.SOURCES, "_homes", dict(registry.SOURCES._homes))
 
 
 def test_a_source_of_ones_own(here, sources):
@@ -148,8 +148,9 @@ def test_a_source_of_ones_own(here, sources):
         ("a:b?c=1", Target("cifar100", "L2", 100, Path("there"))),
         ("a", Target("cifar10", "corruptions", 10, Path("models"))),
     ]
-    with pytest.raises(ValueError, match="source 'mine' is already registered"):
-        register_source("mine")
+    with pytest.raises(ValueError, match="source 'mine' is already registered by test_sources"):
+        register_source("mine")(lambda name, target: None)
+    assert register_source("mine")(mine) is mine, "as when a notebook's cell runs again"
 
 
 def test_bass_does_not_come_before_a_model_of_a_source_that_has_it_inside(sources):

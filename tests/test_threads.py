@@ -74,7 +74,5 @@ def test_command_line_sets_them_before_torch_reads_them():
         "cli.app = lambda: print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules); cli.main()"
     )
     environment = {name: value for name, value in os.environ.items() if name not in WAIT_SETTINGS}
-    run = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
-    )
+    run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["1000", "False"]

@@ -31,7 +31,8 @@ USAGE_ERROR, INTERRUPTED = 2, 130
 class _Group(typer.core.TyperGroup):
     """Shows what went wrong in one red line, or as a traceback with --debug."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    # Typer's contexts are typer.Context, though it annotates their base, which is private.
+    def invoke(self, ctx: typer.Context) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         try:
             return super().invoke(ctx)
         except (ValueError, OSError, ImportError, FloatingPointError, RuntimeError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.table import Table
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from freqrob.data import ImageSet
     from freqrob.data.corruption_arrays import CorruptionArrays
     from freqrob.diagnostics.per_sample import Track
+    from freqrob.spectral.reference import Reading
 
 dataset_group = typer.Typer(
     no_args_is_help=True, rich_markup_mode="markdown", help="Write data sets that others read, and measure them."
@@ -135,8 +136,8 @@ def bass(
     options = {"--dataset": dataset, "--reading": reading}
     with progress_bars() as (track, _log):
         folder = write_cifar_b(
-            data, out, dataset, reading=reading, download=download, command=command_line("dataset", options, "bass"),
-            track=track,
+            data, out, dataset, reading=cast("Reading", reading), download=download,
+            command=command_line("dataset", options, "bass"), track=track,
         )  # fmt: skip
     print_line(f"Wrote {folder}")
 

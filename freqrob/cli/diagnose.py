@@ -140,7 +140,8 @@ def diagnose(
 class DiagnoseCommand(typer.core.TyperCommand):
     """`freqrob diagnose`, whose help lists the diagnostics when it is asked for: only then are they imported."""
 
-    def format_help(self, ctx: typer.Context, formatter: Any) -> None:
+    # As in freqrob.cli.app: Typer annotates a private base of typer.Context.
+    def format_help(self, ctx: typer.Context, formatter: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         with warnings_as_lines():
             self.help = self.help.replace("DIAGNOSTICS", diagnostics_in_words())
         super().format_help(ctx, formatter)

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.markup import escape
@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from freqrob.attacks import PGD, Attack
-    from freqrob.data.datasets import ImageSet
+    from freqrob.attacks.balls import Norm
+    from freqrob.data.datasets import ImageSet, Split
     from freqrob.evaluation import MaskingCheck, Result
 
 PROTOCOLS = ("natural", "natural+bass", "bass")
@@ -151,9 +152,9 @@ def evaluate(
     from freqrob.provenance import provenance
     from freqrob.runtime.processes import propagate_failure, rank_zero_first
 
-    norm = norm or ("L2" if threat_model == "L2" else "Linf")
+    norm = cast("Norm", norm or ("L2" if threat_model == "L2" else "Linf"))  # which parse_attack checks
     attacks = [parse_attack(text, eps=eps, norm=norm, step_size=step_size) for text in dict.fromkeys(attack)]
-    white_box = parse_attack("pgd-20", eps=eps, norm=norm, step_size=step_size)
+    white_box = cast("PGD", parse_attack("pgd-20", eps=eps, norm=norm, step_size=step_size))
     with propagate_failure():
         if rank() == 0:
             check_outputs(out or [], samples, card_paths(models, model_dir, dataset, threat_model))
@@ -161,7 +162,7 @@ def evaluate(
     where = device_of_rank(device)
     networks = open_models(models, model_dir, dataset, threat_model)
     with progress_bars(quiet=rank() > 0) as (track, _log), rank_zero_first():
-        chosen = load_dataset(dataset, split, data, download=download, track=track)
+        chosen = load_dataset(dataset, cast("Split", split), data, download=download, track=track)
     if images is not None and images > len(chosen):
         raise ValueError(f"images: expected 1 to {len(chosen)}, the images of the {split} split, got {images}")
     chosen, protocol = chosen[:images], list(dict.fromkeys(protocol))

@@ -54,7 +54,7 @@ class DatasetInfo:
 DATASETS: Registry[DatasetInfo] = Registry(
     "dataset",
     "freqrob.datasets",
-    lambda about: isinstance(about, DatasetInfo) and about.load,
+    lambda about: isinstance(about, DatasetInfo) and about.load is not None,
     "a DatasetInfo with load",
 )
 
@@ -136,7 +136,9 @@ def load_dataset(
     check_choices(DATASETS, dataset=name)
     check_choices(get_args(Split), split=split)
     folder = Path(data_dir).expanduser()
-    whole = DATASETS[name].load(folder, "test" if split == "test" else "train", download)
+    load = DATASETS[name].load
+    assert load is not None  # DATASETS has none without
+    whole = load(folder, "test" if split == "test" else "train", download)
     chosen = whole if split == "test" else whole[members(len(whole), split)]
     if isinstance(chosen, ImageSet):
         return chosen

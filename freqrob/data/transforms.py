@@ -74,4 +74,6 @@ class RandomBaSS(v2.Transform):
         check_images(inpt)
         images = inpt.as_subclass(Tensor)
         balanced = balance_some(images, params["chosen"], reading=self.reading, pixel_scale=self.pixel_scale)
-        return tv_tensors.wrap(balanced, like=inpt) if isinstance(inpt, tv_tensors.Image) else balanced
+        if not isinstance(inpt, tv_tensors.Image):
+            return balanced
+        return tv_tensors.wrap(balanced, like=inpt)  # pyright: ignore[reportCallIssue]  # a decorator hides `like`

@@ -115,7 +115,7 @@ def band_accuracy(
     attacked = min(attacked, len(images))
     check_pixels(eps=eps)
     check_counts(steps=steps)
-    rings = RingMap(*images.shape[-2:])
+    rings = RingMap.of(images)
     every = coarseness(*images.shape[-2:])
     measured = torch.tensor(sorted({*range(0, rings.rings, every), rings.rings - 1}))
     ring, at = torch.arange(rings.rings), measured[:, None]

@@ -77,7 +77,8 @@ def _mean_change(images: Tensor, corrupted: Tensor) -> Tensor:
     check_scale(corrupted[:1].cpu(), "corrupted")
     some = max(1, AT_ONCE // images[0].numel())
     chunks = zip(images.split(some), corrupted.to(images.device).split(some), strict=True)
-    total = sum(len(x) * mean_amplitude(to_pixels(other) - to_pixels(x)).double() for x, other in chunks)
+    changes = (len(x) * mean_amplitude(to_pixels(other) - to_pixels(x)).double() for x, other in chunks)
+    total = sum(changes, torch.zeros((), dtype=torch.float64, device=images.device))
     if not total.isfinite().all():
         raise ValueError("images, corrupted: expected finite pixels, got others")
     return (total / len(images)).cpu()

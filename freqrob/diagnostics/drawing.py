@@ -79,7 +79,7 @@ class Picture:
         scale: of the colours.
         labels: of the axes, when all panels share them and do without their own.
         downward: whether the vertical axis runs down.
-        section: of the page, where it stands.
+        section: of the page, where it stands; one for all figures that name none by default.
         caption: below it, which may have markup.
         drawn_by: the names of the functions that draw it.
         compared: names of diagnostics, some at a time; the caption says which models were not measured alike by them.
@@ -93,7 +93,7 @@ class Picture:
     scale: Scale | None = None
     labels: tuple[str, str] | None = None
     downward: bool = False
-    section: Section | None = None
+    section: Section = Section("figures", "Figures", "figures")
     caption: str = ""
     drawn_by: str = ""
     compared: Sequence[Sequence[str]] = ()

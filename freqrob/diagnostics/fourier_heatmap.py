@@ -230,10 +230,11 @@ class _Watched:
     """A model whose answer is its logits, or the features of one of its layers."""
 
     def __init__(self, model: nn.Module, layer: str) -> None:
-        self.model, self.layer, self.features = model, layer, None
+        self.model, self.layer, self.features, self.handle = model, layer, None, None
 
     def __enter__(self) -> _Watched:
-        self.handle = self.layer and find_layer(self.model, self.layer).register_forward_hook(self._keep)
+        if self.layer:
+            self.handle = find_layer(self.model, self.layer).register_forward_hook(self._keep)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -247,9 +248,11 @@ class _Watched:
 
     def __call__(self, images: Tensor) -> Tensor:
         logits = self.model(images)
-        if self.layer and self.features is None:
+        if not self.layer:
+            return logits.float()
+        if self.features is None:
             raise ValueError(f"layer: the network does not call {self.layer!r}")
-        return (self.features.flatten(1) if self.layer else logits).float()
+        return self.features.flatten(1).float()
 
     def change(self, own: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         """How far the features are from ``own``, or whether the class is wrong: (N,) float32."""

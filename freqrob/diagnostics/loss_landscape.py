@@ -123,7 +123,7 @@ def loss_landscape(
     one, other = ({name: _direction(weight, generator) for name, weight in own.items()} for _ in range(2))
 
     def at(subject: nn.Module, point: Tensor) -> dict[str, Tensor]:
-        a, b = steps[point.item() // points].item(), steps[point.item() % points].item()
+        a, b = (steps[index].item() for index in divmod(int(point), points))
         weights = {name: own[name] + a * one[name] + b * other[name] for name in own}
         with explained(batch_size), _moved(own, weights):
             loss, correct = _loss(subject, images, labels, batch_size)
@@ -237,8 +237,10 @@ def _variation(half: str, short: str, order: int) -> Column:
 class LandscapeOnLowFrequencies(Landscape):
     help = "the loss around the weights, on the low frequencies of the images (Lin et al.)."
     columns = (_variation("low", "LFC", 50),)
-    sees = staticmethod(low_half)
     order = 70
+
+    def sees(self, images: Tensor) -> Tensor:
+        return low_half(images)
 
     def figures(self, found: Measurements) -> Iterator[Picture]:
         """One figure of both halves."""
@@ -288,5 +290,7 @@ class LandscapeOnLowFrequencies(Landscape):
 class LandscapeOnHighFrequencies(Landscape):
     help = "the loss around the weights, on the high frequencies of the images (Lin et al.)."
     columns = (_variation("high", "HFC", 60),)
-    sees = staticmethod(high_half)
     order = 80
+
+    def sees(self, images: Tensor) -> Tensor:
+        return high_half(images)

@@ -37,6 +37,7 @@ class Measurement:
         flags: the tensors of bools.
         settings: the fields that say how it was measured: where they differ, measurements do not compare.
         words: how the report writes the values of ``settings``; by default "batch 128".
+        images: a field of every subclass, how many were measured on.
     """
 
     # Subclasses assign these without annotations: get_type_hints of Python 3.10 fails on a plain ClassVar.
@@ -46,6 +47,7 @@ class Measurement:
     flags: ClassVar[tuple[str, ...]] = ()
     settings: ClassVar[tuple[str, ...]] = ("images",)
     words: ClassVar[Mapping[str, Callable[[Any], str]]] = {}
+    images: int
 
     @property
     def suffix(self) -> str:
@@ -61,7 +63,9 @@ class Measurement:
     def conditions(self) -> dict[str, Any]:
         """The settings by name, as JSON holds them; 1 and 1.0 are one."""
         hints, values = get_type_hints(type(self)), {name: getattr(self, name) for name in self.settings}
-        plain = {name: value.tolist() if isinstance(value, Tensor) else value for name, value in values.items()}
+        plain: dict[str, Any] = {
+            name: value.tolist() if isinstance(value, Tensor) else value for name, value in values.items()
+        }
         return {name: float(value) if hints.get(name) is float else value for name, value in plain.items()}
 
     def scalars(self) -> dict[str, Any]:
@@ -73,7 +77,8 @@ class Measurement:
         return {name: value for name, value in self._values() if isinstance(value, Tensor)}
 
     def _values(self) -> list[tuple[str, Any]]:
-        return [(field.name, getattr(self, field.name)) for field in fields(self)]
+        own = fields(self)  # pyright: ignore[reportArgumentType]  # subclasses are dataclasses
+        return [(field.name, getattr(self, field.name)) for field in own]
 
     def save(self, folder: str | Path, name: str = "", about: Mapping[str, Any] | None = None) -> Path:
         """Write ``<name>.npz`` with the tensors, then ``<name>.json`` with the rest, units and ``about``.
@@ -87,9 +92,10 @@ class Measurement:
         values = {name: None if _is_not_finite(value) else value for name, value in self.scalars().items()}
         content = {**(about or {}), "kind": self.kind, "units": dict(self.units), "values": values}
         as_json(content, "about")  # before an NPZ is there without its JSON
-        arrays = io.BytesIO()
-        np.savez_compressed(arrays, **{name: tensor.cpu().numpy() for name, tensor in self.tensors().items()})
-        write_bytes(path.with_suffix(".npz"), arrays.getvalue())
+        arrays: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in self.tensors().items()}
+        content_npz = io.BytesIO()
+        np.savez_compressed(content_npz, **arrays)
+        write_bytes(path.with_suffix(".npz"), content_npz.getvalue())
         write_json(path, content)
         return path
 
@@ -118,7 +124,7 @@ class Measurement:
             if not fits(value, hints[name]):
                 raise ValueError(f"{name}: expected {shown_hint(hints[name])}, got {value!r}")
             if isinstance(value, str):
-                fitted(value, Label, name)
+                fitted(value, Label, name)  # pyright: ignore[reportArgumentType]  # an Annotated str is no type[T]
         lengths = {name: len(value) if isinstance(value, list) else value for name, value in self.scalars().items()}
         for name, dimensions in self.shapes.items():
             values = getattr(self, name)

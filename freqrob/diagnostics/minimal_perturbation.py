@@ -125,7 +125,7 @@ class MinimalPerturbationSpectrum(Measurement):
             exact_half_power_frequency=spectrum.exact_half_power_frequency,
             attack=re.sub(r" at 0x[0-9a-f]+", "", repr(search.attack)),
             norm=search.minimal_attack.norm,
-            steps=search.attack.steps,
+            steps=search.attack.steps,  # pyright: ignore[reportAttributeAccessIssue]  # a field of those used here
             repeats=search.repeats,
             seed=search.seed,
             images=len(found.success),
@@ -135,7 +135,8 @@ class MinimalPerturbationSpectrum(Measurement):
     def quartiles(self) -> tuple[float, float, float]:
         """Of the distances where a perturbation was found: a quarter, half and three quarters are smaller, or NaN."""
         found = self.distances[self.success].double()
-        return tuple(found.quantile(share).item() if len(found) else nan for share in (0.25, 0.5, 0.75))
+        lower, median, upper = (found.quantile(share).item() if len(found) else nan for share in (0.25, 0.5, 0.75))
+        return lower, median, upper
 
 
 @checked
@@ -283,9 +284,7 @@ def by_norm(models: Mapping[str, Any], norm_of: Callable[[Any], str]) -> list[di
 class SmallestPerturbations(Diagnostic):
     measure = staticmethod(minimal_perturbation)
     measurement = MinimalPerturbationSpectrum
-    help = (
-        "the spectrum of the smallest perturbations that lead to the label of another image, and f_0.5 (Li et al.)."
-    )
+    help = "the spectrum of the smallest perturbations that lead to the label of another image, and f_0.5 (Li et al.)."
     presets = {
         "quick": {"images": 20, "steps": 50, "repeats": 1, "batch_size": 20},
         "full": {"images": 1000, "batch_size": 20},

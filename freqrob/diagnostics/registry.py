@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache, partial
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
@@ -30,9 +29,9 @@ from torch import Tensor
 from freqrob.diagnostics.conditions import value_in_words
 from freqrob.diagnostics.drawing import Panel, Picture, Section, Styles
 from freqrob.diagnostics.measurement import Measurement
-from freqrob.parameters import checked, keyword_hints, nearest_names
+from freqrob.parameters import checked, keyword_hints
+from freqrob.runtime.registry import Registry
 
-GROUP = "freqrob.diagnostics"
 Preset = Literal["quick", "full"]
 D = TypeVar("D", bound="type[Diagnostic]")
 
@@ -210,30 +209,30 @@ class Diagnostic:
         return {name: parameter.default for name, parameter in signature(self.measure).parameters.items()}
 
 
-_REGISTERED: dict[str, Diagnostic] = {}
+DIAGNOSTICS: Registry[Diagnostic] = Registry(
+    "diagnostic",
+    "freqrob.diagnostics",
+    lambda value: isinstance(value, Diagnostic),
+    "a module that registers a subclass of Diagnostic",
+)
 
 
 @checked
 def register_diagnostic(name: str) -> Callable[[D], D]:
     """Decorator: register a subclass of ``Diagnostic`` under a name.
 
-    Raises ValueError for a name that is not an identifier or that another class has, and TypeError for a class that
-    does not say what it measures.
+    Raises ValueError for a name that is not one or that another class has, and TypeError for a class that does not say
+    what it measures.
     """
-    if not name.isidentifier():
-        raise ValueError(f"name: expected letters, digits and _, got {name!r}; settings are given as NAME.KEY=VALUE")
 
-    def register(kind: D) -> D:
+    def make(kind: Any) -> Diagnostic:
         if not issubclass(kind, Diagnostic) or not hasattr(kind, "measure") or not hasattr(kind, "measurement"):
             raise TypeError(f"{name}: expected a subclass of Diagnostic with measure and measurement, got {kind!r}")
-        taken = type(_REGISTERED.get(name, kind()))
-        if (taken.__module__, taken.__qualname__) != (kind.__module__, kind.__qualname__):  # else imported again
-            raise ValueError(f"name: {name!r} is registered by {taken.__module__}; choose another name")
-        _REGISTERED[name] = kind()
-        _REGISTERED[name].name = name
-        return kind
+        diagnostic = kind()
+        diagnostic.name = name
+        return diagnostic
 
-    return register
+    return DIAGNOSTICS.register(name, make)
 
 
 @checked
@@ -243,34 +242,29 @@ def list_diagnostics(pattern: str = "*") -> list[str]:
     Other packages are not imported. Warns of entry points that cannot be used.
     """
     _import_own()
-    plugins = _plugins()
-    own = sorted(_REGISTERED.keys() - plugins.keys(), key=lambda name: (_REGISTERED[name].order, name))
-    return [name for name in (*own, *sorted(plugins)) if fnmatchcase(name, pattern)]
+    offered = DIAGNOSTICS.offered()
+    own = sorted(set(DIAGNOSTICS) - offered.keys(), key=lambda name: (DIAGNOSTICS[name].order, name))
+    return [name for name in (*own, *sorted(offered)) if fnmatchcase(name, pattern)]
 
 
 @checked
 def get_diagnostic(name: str) -> Diagnostic:
     """The diagnostic of this name; of another package, it is imported.
 
-    Raises ValueError for an unknown name, with the nearest ones, and ImportError, naming the package, for a diagnostic
-    of another package that cannot be imported.
+    Raises ValueError for an unknown name, with the nearest ones, ImportError, naming the package, for a diagnostic of
+    another package that cannot be imported, and TypeError for one that is none.
     """
     _import_own()
-    if name not in _REGISTERED:
-        if (entry_point := _plugins().get(name)) is None:
-            known = list_diagnostics()
-            raise ValueError(f"name: got {name!r}, expected one of {', '.join(known)}.{nearest_names(name, known)}")
-        _import(entry_point)
-    return _REGISTERED[name]
+    return DIAGNOSTICS.find(name)
 
 
 def all_diagnostics() -> dict[str, Diagnostic]:
-    """All diagnostics by name. Warns of those of other packages that cannot be imported, which are left out."""
+    """All diagnostics by name. Warns of those of other packages that cannot be used, which are left out."""
     found = {}
     for name in list_diagnostics():
         try:
             found[name] = get_diagnostic(name)
-        except ImportError as error:
+        except (ImportError, TypeError) as error:
             warnings.warn(str(error), stacklevel=1)  # one place, so that it is shown once
     return found
 
@@ -279,38 +273,3 @@ def all_diagnostics() -> dict[str, Diagnostic]:
 def _import_own() -> None:
     for module in iter_modules([str(Path(__file__).parent)]):
         import_module(f"freqrob.diagnostics.{module.name}")
-
-
-def _plugins() -> dict[str, EntryPoint]:
-    """The entry points of other packages by name, without those that cannot be used, of which a warning tells."""
-    found: dict[str, EntryPoint] = {}
-    for entry_point in entry_points(group=GROUP):
-        name, problem = entry_point.name, ""
-        if not name.isidentifier():
-            problem = "expected a name of letters, digits and _"
-        elif name in found:
-            problem = f"package {_package(found[name])} has one of this name: uninstall one of the two"
-        elif name in _REGISTERED and not type(_REGISTERED[name]).__module__.startswith(entry_point.module):
-            problem = f"{type(_REGISTERED[name]).__module__} has a diagnostic of this name"
-        if problem:
-            left_out = f"package {_package(entry_point)}: entry point {name!r} of {GROUP} is left out"
-            warnings.warn(f"{left_out}: {problem}", stacklevel=1)
-        else:
-            found[name] = entry_point
-    return found
-
-
-def _package(entry_point: EntryPoint) -> str:
-    return entry_point.dist.name if entry_point.dist else "unknown"
-
-
-def _import(entry_point: EntryPoint) -> None:
-    """Import the module that registers a diagnostic. Raises ImportError, which names the package."""
-    problem = f"it does not register {entry_point.name!r}"
-    try:
-        entry_point.load()
-    except Exception as error:  # other people's code raises anything
-        problem = " ".join(f"{type(error).__name__}: {error}".split())
-    if entry_point.name not in _REGISTERED:
-        which = f"diagnostic {entry_point.name!r} of package {_package(entry_point)}"
-        raise ImportError(f"{which} cannot be imported: {problem}")

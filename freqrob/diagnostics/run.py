@@ -47,9 +47,10 @@ def expected_seconds(
     check_labelled(images, labels)
     batch_size = default_batch_size(images) if batch_size is None else batch_size
     check_counts(batch_size=batch_size)
+    size = images.shape[-2], images.shape[-1]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        plans, model = _planned(preset, only, settings, tuple(images.shape[-2:])), as_module(model)
+        plans, model = _planned(preset, only, settings, size), as_module(model)
         _check_model(plans, model, images, labels, classes, batch_size)
     if rank_and_world()[1] == 1:
         _try_settings(plans, model, images, labels[_order(labels)])
@@ -59,7 +60,7 @@ def expected_seconds(
         began = time.perf_counter()
         subject(batch).sum().item()
         each = (time.perf_counter() - began) / len(batch)
-    size, seen = tuple(images.shape[-2:]), 0
+    seen = 0
     for name, its in plans.items():
         diagnostic = get_diagnostic(name)
         given = {**diagnostic.defaults, **its, "images": min(its["images"] or len(images), len(images))}
@@ -122,7 +123,7 @@ def diagnose(
     Warns of a model whose numbers mislead, as ``checks.warn_of_model`` finds out, and where nothing can be cached.
     """
     check_labelled(images, labels)
-    plans, found = _planned(preset, only, settings, tuple(images.shape[-2:])), {}
+    plans, found = _planned(preset, only, settings, (images.shape[-2], images.shape[-1])), {}
     for name, diagnostic in {} if only else all_diagnostics().items():
         if name not in plans:
             warnings.warn(f"{name} is left out: it needs {diagnostic.package}", stacklevel=3)

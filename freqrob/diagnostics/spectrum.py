@@ -84,7 +84,7 @@ def spectrum(images: Tensor) -> Spectrum:
     if images.ndim != 4 or 0 in images.shape:
         raise ValueError(f"images: expected (N, C, H, W) with N ≥ 1, got shape {tuple(images.shape)}")
     check_scale(images[:1].cpu())
-    power, rings = mean_power(images).cpu(), RingMap(*images.shape[-2:])
+    power, rings = mean_power(images).cpu(), RingMap.of(images)
     share = profile_of(power, rings)
     parts, law = split_of(share, rings), power_law_of(power, rings)
     amplitude = total_amplitude(images) / len(images)

@@ -11,8 +11,9 @@ from urllib.parse import quote
 from torch import Tensor
 
 from freqrob.diagnostics.measurement import Measurement
+from freqrob.evaluation.corruptions import CorruptionAccuracy
 from freqrob.files import write_bytes
-from freqrob.report.records import Accuracy, Measured, ModelRecord, Records, origins
+from freqrob.report.records import Accuracy, Measured, ModelRecord, Origin, Records, origins
 
 COLUMNS = (
     "subject", "from", "measurement", "quantity", "value", "unit", "frequency", "index",
@@ -69,13 +70,13 @@ def _model(model: ModelRecord, links: Links) -> dict[str, Any]:
         card = model.card
         found["card"] = {"architecture": card.architecture, "sha256": card.sha256, "created": card.created,
                          "commit": card.commit, "recipe": card.recipe}  # fmt: skip
-    found["accuracies"] = [{"from": _from(one, links), **_accuracy(one)} for one in model.accuracies]
+    found["accuracies"] = [{"from": _from(one.origin, links), **_accuracy(one)} for one in model.accuracies]
     if model.masking:
         found["masking"] = model.masking
     if model.corrupted is not None:
         one = model.corrupted
         mce = {} if one.mce is None else {"baseline": one.baseline, "mce": one.mce}
-        found["corruptions"] = {"from": links[one.origin.path], **one.accuracy.as_dict(), **mce}
+        found["corruptions"] = {"from": _from(one.origin, links), **one.accuracy.as_dict(), **mce}
     found["measurements"] = {name: _measured(one, links) for name, one in model.measurements.items()}
     return found
 
@@ -83,7 +84,7 @@ def _model(model: ModelRecord, links: Links) -> dict[str, Any]:
 def _measured(one: Measured, links: Links) -> dict[str, Any]:
     curves = {name: _plain(tensor.tolist()) for name, tensor, _ in _curves(one.of)}
     return {
-        "from": links[one.origin.path], "kind": one.of.kind, **dict(one.origin.about), "units": dict(one.of.units),
+        "from": _from(one.origin, links), "kind": one.of.kind, **dict(one.origin.about), "units": dict(one.of.units),
         **{name: _plain(value) for name, value in one.of.scalars().items()}, **curves,
     }  # fmt: skip
 
@@ -95,8 +96,8 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not isfinite(value) else value
 
 
-def _from(one: Accuracy, links: Links) -> str | list[str]:
-    return "card" if one.origin.path is None else links[one.origin.path]
+def _from(origin: Origin, links: Links) -> str | list[str]:
+    return "card" if origin.path is None else links[origin.path]
 
 
 def _accuracy(one: Accuracy) -> dict[str, Any]:
@@ -114,15 +115,14 @@ def tidy_rows(records: Records) -> Iterator[dict[str, Any]]:
             row = {"subject": model.name, "from": origin, "measurement": "accuracy", "quantity": "accuracy"}
             yield {**row, **_accuracy(one), "value": one.accuracy, "source": one.origin.source}
         if model.corrupted is not None:
-            yield from _corruption_rows(model)
+            yield from _corruption_rows(model.name, model.corrupted.accuracy)
         for what, measured in model.measurements.items():
             yield from _measurement_rows(model.name, what, measured)
 
 
-def _corruption_rows(model: ModelRecord) -> Iterator[dict[str, Any]]:
+def _corruption_rows(subject: str, one: CorruptionAccuracy) -> Iterator[dict[str, Any]]:
     """By type and severity (``index``), then means by group (without one)."""
-    one = model.corrupted.accuracy
-    row = {"subject": model.name, "from": "measured", "measurement": "corruptions", "protocol": one.protocol,
+    row = {"subject": subject, "from": "measured", "measurement": "corruptions", "protocol": one.protocol,
            "images": one.images, "source": one.dataset}  # fmt: skip
     for kind, shares in one.accuracies.items():
         for severity, share in enumerate(shares, 1):

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -31,7 +32,7 @@ INK, MUTED, LINES = "#1b1f24", "#5b6470", "#d9dde3"
 VARIABLES = {INK: "ink", MUTED: "muted", LINES: "line", to_hex(GREY): "grey"} | {
     colour: f"series-{index}" for index, colour in enumerate(COLOURS)
 }
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "freqrob",
     "text.parse_math": False,  # models may be named in any way
@@ -126,7 +127,7 @@ def swatch(style: Mapping[str, Any]) -> Markup:
     dash = style["linestyle"]
     dashes = "" if isinstance(dash, str) else " ".join(str(2 * length) for length in dash[1])
     marker = MarkerStyle(style["marker"])
-    outline = marker.get_path().transformed(marker.get_transform()).to_polygons()[0]
+    outline = np.asarray(marker.get_path().transformed(marker.get_transform()).to_polygons()[0])
     points = " ".join(f"{18 + 10 * x:.1f},{8 - 10 * y:.1f}" for x, y in outline)
     colour = f"var(--{VARIABLES[style['color']]})"
     return Markup(
@@ -159,8 +160,9 @@ def _colour_bar(figure: Figure, scale: Scale, **where: Any) -> None:
     bar = figure.colorbar(
         ScalarMappable(scale.norm, "viridis"), label=scale.label, **{"orientation": "horizontal", **where}
     )
-    if isinstance(scale.norm, LogNorm):
-        ticks = _logarithmic_ticks(scale.norm.vmin, scale.norm.vmax)
+    low, high = scale.norm.vmin, scale.norm.vmax
+    if isinstance(scale.norm, LogNorm) and low is not None and high is not None:
+        ticks = _logarithmic_ticks(low, high)
         bar.ax.xaxis.set_major_locator(FixedLocator(ticks))
         bar.ax.xaxis.set_major_formatter(FixedFormatter([f"{tick:.10g}" for tick in ticks]))
         bar.ax.xaxis.set_minor_locator(NullLocator())

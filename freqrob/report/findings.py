@@ -10,8 +10,9 @@ from statistics import fmean
 from markupsafe import Markup
 
 from freqrob.diagnostics.registry import all_diagnostics
+from freqrob.diagnostics.spectrum import Spectrum
 from freqrob.evaluation.corruptions import GROUPS
-from freqrob.report.records import Accuracy, Records
+from freqrob.report.records import Accuracy, Origin, Records
 from freqrob.report.summary import Column, conditions_of, headline, title_of
 from freqrob.runtime.figures import drawing
 from freqrob.statistics import rank_correlation
@@ -44,7 +45,7 @@ def caveats(records: Records) -> list[Markup]:
     attacked = [one for model in records.models for one in model.accuracies if one.attack != "clean"]
     fewest = min((one.images for model in records.models for one in model.accuracies), default=FEW_IMAGES)
     if fewest < FEW_IMAGES:
-        widest = Accuracy("", "", "", 0, None, fewest, 0, 0.5, None).interval
+        widest = Accuracy("", "", "", 0, None, fewest, 0, 0.5, Origin(None, {})).interval
         found.append(_say("Some accuracies are on {} images only: there one image is {} percentage points, and a 95 % "
                           "interval reaches up to ±{} points.", fewest, f"{100 / fewest:.2g}",
                           f"{50 * (widest[1] - widest[0]):.2g}"))  # fmt: skip
@@ -98,18 +99,21 @@ def _most_robust(records: Records) -> Markup | None:
 
 def _protocols(records: Records) -> Markup | None:
     """The model whose robust accuracy depends most on the protocol, where it does by more than noise."""
-    at = [headline(records.models, protocol) for protocol in ("bass", "natural", "natural+bass")]
-    if None in at or len({setting[1:] for setting in at}) > 1:
+    chosen = [headline(records.models, protocol) for protocol in ("bass", "natural", "natural+bass")]
+    at = [setting for setting in chosen if setting is not None]
+    if len(at) < len(chosen) or len({setting[1:] for setting in at}) > 1:
         return None
     name, found, gap = "", [], 0.0
     for model in records.models:
-        three = [model.best(setting) for setting in at]
-        if None not in three:
+        three = [one for setting in at if (one := model.best(setting)) is not None]
+        if len(three) == len(at):
             least, _, most = sorted(three, key=lambda one: one.accuracy)
             if most.interval[0] > least.interval[1] and most.accuracy - least.accuracy > gap:
                 name, found, gap = model.name, three, most.accuracy - least.accuracy
     each = Markup(", ").join(_say("{} under {}", _percent(one.accuracy), _code(one.protocol)) for one in found)
-    return name and _say(
+    if not name:
+        return None
+    return _say(
         "What is attacked decides: {} has {} ({}). Only {} compares with RobustBench’s leaderboards.",
         _code(name), each, title_of(at[1]), _code("natural"),
     )  # fmt: skip
@@ -125,7 +129,7 @@ def _relation(records: Records, column: Column) -> Markup | None:
     }
     if len(found) < 2:
         return None
-    low, high = min(found, key=found.get), max(found, key=found.get)
+    low, high = min(found, key=found.__getitem__), max(found, key=found.__getitem__)
     least, most = column.shown(found[low]), f"{column.shown(found[high])} {column.unit}".strip()
     sentence = _say("{} ({}; {}) ", column.title, column.hint, column.conditions)
     if column.shown(found[low]) == column.shown(found[high]):
@@ -155,10 +159,14 @@ def _corruptions(records: Records, columns: Sequence[Column]) -> Markup | None:
     if column is None:
         return None
     entries = zip(records.models, column.entries, strict=True)
-    found = {m.name: m.corrupted.accuracy for m, one in entries if one and one.conditions == column.conditions}
+    found = {
+        m.name: m.corrupted.accuracy
+        for m, one in entries
+        if m.corrupted and one and one.conditions == column.conditions
+    }
     best = max(found, key=lambda name: found[name].means()["15 types"])
     of_type = {kind: fmean(one.of_type(kind) for one in found.values()) for kind in GROUPS["15 types"]}
-    hardest = min(of_type, key=of_type.get)
+    hardest = min(of_type, key=of_type.__getitem__)
     return _say(
         "On corrupted images (15 types; {}) {} is best of {} with {}; the hardest type is {}, {} over them.",
         column.conditions, _code(best), len(found), _percent(found[best].means()["15 types"]),
@@ -168,7 +176,7 @@ def _corruptions(records: Records, columns: Sequence[Column]) -> Markup | None:
 
 def _long_tail(records: Records) -> Markup | None:
     """Where 80 % of each set's power lies."""
-    sets = {name: one.of for name, one in records.spectra.items() if one.of.kind == "spectrum"}
+    sets = {name: one.of for name, one in records.spectra.items() if isinstance(one.of, Spectrum)}
     each = [
         _say("{} % of the largest radius ({}, α = {})", f"{100 * s.boundary_fraction:.0f}", name, f"{s.alpha:.2f}")
         for name, s in list(sets.items())[:3]

@@ -7,6 +7,7 @@ from functools import partial
 
 from freqrob.diagnostics.drawing import Panel, Picture, Section, folded, styles
 from freqrob.diagnostics.registry import all_diagnostics
+from freqrob.diagnostics.spectrum import Spectrum
 from freqrob.report import plots
 from freqrob.report.records import Records
 from freqrob.runtime.figures import drawing
@@ -30,7 +31,7 @@ def pictures(records: Records) -> dict[str, Picture]:
 
 
 def _spectra(records: Records) -> Iterator[Picture]:
-    sets = {name: one.of for name, one in records.spectra.items() if one.of.kind == "spectrum"}
+    sets = {name: one.of for name, one in records.spectra.items() if isinstance(one.of, Spectrum)}
     if sets:
         drawn_as = styles(sets)
         yield Picture(

@@ -288,8 +288,9 @@ def read_runs(
     for model in found.models:
         if cards:
             _add_card(model, found, model_dir, dataset, threat_model)
+        shown = model.corrupted
         for conditions in sorted({one.conditions for one in model.corruptions}):
-            if conditions != model.corrupted.conditions:
+            if shown is not None and conditions != shown.conditions:
                 found.notes.append(f"{model.name}: accuracies on corruptions are left out: {conditions}")
         if len(model.hashes) > 1:
             networks = f"{len(model.hashes)} networks of this name, which differ in weights, attributes or code"

@@ -139,8 +139,10 @@ def _corruptions(models: Sequence[ModelRecord]) -> Iterator[Column]:
 
 
 def _corruption_entry(model: ModelRecord, group: str) -> Entry | None:
-    means = model.corrupted.accuracy.means() if model.corrupted else {}
-    return Entry(means[group], model.corrupted.conditions) if group in means else None
+    if (found := model.corrupted) is None:
+        return None
+    means = found.accuracy.means()
+    return Entry(means[group], found.conditions) if group in means else None
 
 
 def _diagnostics(models: Sequence[ModelRecord]) -> Iterator[Column]:
@@ -157,6 +159,8 @@ def _diagnostics(models: Sequence[ModelRecord]) -> Iterator[Column]:
 def _diagnostic_entry(one: diagnostics.Column, measured: Measured | None) -> Entry | None:
     if measured is None:
         return None
+    if one.value is None:
+        raise TypeError("a column with a title needs a value")
     value = one.value(measured.of)
     known = value == value
     part = one.part(measured.of) if known else ""

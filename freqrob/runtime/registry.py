@@ -5,7 +5,8 @@ A package registers an object by an entry point, which has the object's name::
     [project.entry-points."freqrob.defenses"]
     my_defense = "my_package.my_defense:MyDefense"
 
-The name is known without importing the package, which is imported when the object is asked for.
+The name is known without importing the package, which is imported when the object is asked for. The entry point may
+name the module alone, if that uses the decorator.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
 from typing import Any, TypeVar
 
 from freqrob.parameters import nearest_names, shown
@@ -48,21 +50,24 @@ class Registry(MutableMapping[str, T]):
         self.kind, self.group = kind, group
         self._accepts, self._expected = accepts, expected
         self._own: dict[str, T | None] = dict.fromkeys(names)
-        self._packages: dict[str, str] = {}  # import names of those that used the decorator
+        self._homes: dict[str, tuple[str, str]] = {}  # module and qualified name of what was decorated
 
     def register(self, name: str, make: Callable[[Any], T] = lambda value: value) -> Callable[[Decorated], Decorated]:
         """Decorator: add what is decorated, or what ``make`` makes of it, under a name.
 
-        Raises ValueError when the name is taken or is not a name, TypeError for an object of another kind.
+        What is defined anew, as when a notebook's cell runs again, takes the place of what it was. Raises ValueError
+        when the name is taken or is not a name, TypeError for an object of another kind.
         """
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ValueError(f"name: got {shown(name)}, expected letters, digits and '_', a letter first")
-        if self._own.get(name) is not None:
-            raise ValueError(f"name: {self.kind} {name!r} is already registered; choose another name")
 
         def add(value: Decorated) -> Decorated:
-            self[name] = make(value)
-            self._packages[name] = _top(getattr(value, "__module__", ""))
+            made, home, before = make(value), _home(value), self._homes.get(name)
+            if self._own.get(name) is not None and (home != before or "<lambda>" in home[1]):
+                by = f" by {before[0]}" if before else ""
+                raise ValueError(f"name: {self.kind} {name!r} is already registered{by}; choose another name")
+            self[name] = made
+            self._homes[name] = home
             return value
 
         return add
@@ -84,7 +89,7 @@ class Registry(MutableMapping[str, T]):
 
     def foreign(self) -> list[str]:
         """Sorted names that other packages than freqrob registered."""
-        return [name for name in self.matching() if self._packages.get(name) != _top(__name__)]
+        return [name for name in self.matching() if self._package(name) != _top(__name__)]
 
     def offered(self) -> dict[str, EntryPoint]:
         """Entry points of other packages by name. Warns of those that cannot be used, and leaves them out."""
@@ -92,21 +97,21 @@ class Registry(MutableMapping[str, T]):
         for one in installed(self.group):
             if not _NAME.fullmatch(one.name):
                 reason = "expected letters, digits and '_', a letter first"
-            elif one.name in self._own and self._packages.get(one.name) != _top(one.value):
+            elif one.name in self._own and self._package(one.name) != _top(one.value):
                 reason = f"freqrob has a {self.kind} of this name"
             elif one.name in found:
                 reason = f"package {package_of(found[one.name])} offers one of this name; uninstall one of the two"
             else:
                 found[one.name] = one
                 continue
-            warnings.warn(f"{self.kind} {one.name!r} of package {package_of(one)}: left out, {reason}", stacklevel=3)
+            warnings.warn(f"{self.kind} {one.name!r} of package {package_of(one)}: left out, {reason}", stacklevel=1)
         return found
 
     def __getitem__(self, name: str) -> T:
         """The object of that name; KeyError for an unknown one.
 
-        Raises ImportError, which names the package, when that cannot be imported; TypeError for an object of another
-        kind.
+        Raises ImportError, which names the package, when that cannot be imported or its module does not register the
+        object; TypeError for an object of another kind.
         """
         if (value := self._own.get(name)) is not None:
             return value
@@ -115,9 +120,12 @@ class Registry(MutableMapping[str, T]):
         try:
             value = entry_point.load()
         except Exception as error:  # whatever other people's code fails with
-            raise ImportError(f"{source} cannot be imported: {type(error).__name__}: {error}") from error
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ImportError(f"{source} cannot be imported: {reason}") from error
         if (registered := self._own.get(name)) is not None:  # the module used the decorator
             return registered
+        if isinstance(value, ModuleType):
+            raise ImportError(f"{source} cannot be imported: {entry_point.value} does not register {name!r}")
         self._check_kind(value, source)
         return value
 
@@ -127,6 +135,7 @@ class Registry(MutableMapping[str, T]):
 
     def __delitem__(self, name: str) -> None:
         del self._own[name]
+        self._homes.pop(name, None)
 
     def __contains__(self, name: object) -> bool:
         return name in self._own or name in self.offered()
@@ -136,6 +145,10 @@ class Registry(MutableMapping[str, T]):
 
     def __len__(self) -> int:
         return len(list(iter(self)))
+
+    def _package(self, name: str) -> str:
+        """The import name of the package that used the decorator; "" if none did."""
+        return _top(self._homes.get(name, ("", ""))[0])
 
     def _check_kind(self, value: Any, source: str) -> None:
         if not self._accepts(value):
@@ -168,6 +181,11 @@ def package_of(entry_point: EntryPoint) -> str:
 @lru_cache(maxsize=64)
 def _installed(group: str, _path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
     return tuple(entry_points(group=group))
+
+
+def _home(value: Any) -> tuple[str, str]:
+    """Module and qualified name."""
+    return getattr(value, "__module__", ""), getattr(value, "__qualname__", "<lambda>")
 
 
 def _top(module: str) -> str:
