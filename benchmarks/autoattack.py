@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from benchmarks.script import load_images, make_parser, parse, run
 from freqrob.attacks import AutoAttack, Clean
 from freqrob.evaluation import evaluate
-from freqrob.files import write_json
 from freqrob.models import load_model
-from freqrob.provenance import provenance
+from freqrob.runtime.files import write_json
+from freqrob.runtime.provenance import provenance
 
 EPS = 8 / 255
 Accuracies = tuple[float, float]  # clean and robust

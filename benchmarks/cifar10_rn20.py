@@ -23,11 +23,11 @@ from freqrob.attacks import FGSM, PGD, Clean
 from freqrob.data import ImageSet, balance
 from freqrob.diagnostics import jacobian_spectrum
 from freqrob.evaluation import evaluate
-from freqrob.files import sha256_of, write_json
 from freqrob.models import list_models, load_model
 from freqrob.models.checkpoints import add_results
 from freqrob.models.loading import checkpoint_path
-from freqrob.provenance import provenance
+from freqrob.runtime.files import sha256_of, write_json
+from freqrob.runtime.provenance import provenance
 
 SHIPPED = Path(freqrob.models.__file__).parent / "weights"
 ATTACKS = (Clean(), FGSM(), PGD(steps=20))

@@ -17,9 +17,9 @@ from torch import Tensor
 from benchmarks.script import load_images, make_parser, parse, run
 from freqrob.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt, find_frost
 from freqrob.diagnostics import corruption_spectrum
-from freqrob.files import write_json
-from freqrob.provenance import provenance
-from freqrob.statistics import rank_correlation
+from freqrob.runtime.files import write_json
+from freqrob.runtime.provenance import provenance
+from freqrob.runtime.statistics import rank_correlation
 
 PAPER = {"gaussian_noise": 3.62}  # Chan et al., IJCAI 2022, Table 1, last column: what of it is at hand
 BANDS = {"low": 2, "medium": 1, "high": 0}  # Li et al., PLoS Comput. Biol. 2023

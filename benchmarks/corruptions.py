@@ -21,8 +21,8 @@ from torch import Tensor
 from benchmarks.script import load_images, make_parser, parse, run
 from benchmarks.timing import quiet_sample
 from freqrob.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt, find_frost
-from freqrob.files import write_json
-from freqrob.provenance import provenance
+from freqrob.runtime.files import write_json
+from freqrob.runtime.provenance import provenance
 
 SET = 10_000
 PATIENCE = 60  # seconds to wait for an undisturbed sample

@@ -23,10 +23,10 @@ from benchmarks.script import load_images, make_parser, parse, run
 from freqrob.data.datasets import ImageSet
 from freqrob.diagnostics import hybrid_reliance, loss_landscape, minimal_perturbation, sensitivity
 from freqrob.diagnostics.loss_landscape import high_half, low_half
-from freqrob.files import sha256_of, write_json
 from freqrob.models import list_models, load_model
 from freqrob.models.loading import checkpoint_path
-from freqrob.provenance import provenance
+from freqrob.runtime.files import sha256_of, write_json
+from freqrob.runtime.provenance import provenance
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "sensitivity": {"images": 1000},

@@ -18,9 +18,9 @@ from benchmarks.script import load_images, make_parser, parse, run
 from benchmarks.timing import sample
 from freqrob.diagnostics import fourier_heatmap
 from freqrob.diagnostics.fourier_heatmap import Precision, fourier_frequencies
-from freqrob.files import write_json
 from freqrob.models import load_model
-from freqrob.provenance import provenance
+from freqrob.runtime.files import write_json
+from freqrob.runtime.provenance import provenance
 
 IMAGES = 1000
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from benchmarks.script import run
 from benchmarks.spectral import require_kernels
-from freqrob.files import write_json
-from freqrob.provenance import provenance
+from freqrob.runtime.files import write_json
+from freqrob.runtime.provenance import provenance
 from freqrob.spectral import native, ops, reference
 from freqrob.spectral.rings import RingMap
 

@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from statistics import median
 
 from benchmarks.script import make_parser, parse, run
-from freqrob.files import write_json
-from freqrob.provenance import provenance
+from freqrob.runtime.files import write_json
+from freqrob.runtime.provenance import provenance
 from freqrob.runtime.threads import WAIT_SETTINGS
 
 SETTINGS = {

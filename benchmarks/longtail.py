@@ -17,9 +17,9 @@ from torch import Tensor
 from benchmarks.script import make_parser, parse, run
 from freqrob.data import load_dataset
 from freqrob.data.samples import sample_images
-from freqrob.files import write_json
-from freqrob.provenance import provenance
-from freqrob.reading import read_image
+from freqrob.runtime.files import write_json
+from freqrob.runtime.provenance import provenance
+from freqrob.runtime.reading import read_image
 from freqrob.spectral.bass import bass
 from freqrob.spectral.longtail import fit_power_law, power_profile, spectral_entropy, split
 

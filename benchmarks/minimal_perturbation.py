@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from benchmarks.script import load_images, make_parser, parse, run
 from benchmarks.timing import sample
 from freqrob.data import ImageSet
-from freqrob.files import write_json
 from freqrob.models import load_model
-from freqrob.provenance import provenance
+from freqrob.runtime.files import write_json
+from freqrob.runtime.provenance import provenance
 
 ATTACKS: dict[str, dict[str, Callable[..., MinimizationAttack]]] = {
     "Linf": {

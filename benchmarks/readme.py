@@ -17,8 +17,8 @@ from benchmarks.records import NOT_MEASURED, ROOT, accuracy, gpus, log_b_low, me
 from benchmarks.replication import claims
 from benchmarks.script import run
 from freqrob.evaluation import PROTOCOLS
-from freqrob.files import write_text
 from freqrob.models.registry import DEFENSE_NAMES, VARIANTS, ModelName
+from freqrob.runtime.files import write_text
 
 README = ROOT / "README.md"
 CEILING = "of the ceiling"

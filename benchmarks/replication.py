@@ -18,8 +18,8 @@ from benchmarks.diagnosis_rn20 import SETTINGS
 from benchmarks.records import NOT_MEASURED, RESULTS, accuracy, log_b_low, measured, table
 from benchmarks.script import run
 from freqrob.data.corruptions import CORRUPTIONS
-from freqrob.files import write_text
-from freqrob.statistics import rank_correlation
+from freqrob.runtime.files import write_text
+from freqrob.runtime.statistics import rank_correlation
 
 REPLICATION = RESULTS / "replication.md"
 ACCURACIES = "python -m benchmarks.cifar10_rn20 --data DIR"

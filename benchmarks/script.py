@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.records import RESULTS
 from freqrob.data import ImageSet, load_dataset
 from freqrob.data.samples import sample_images
-from freqrob.files import check_file
+from freqrob.runtime.files import check_file
 from freqrob.runtime.terminal import lenient_output
 
 

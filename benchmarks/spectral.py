@@ -38,8 +38,8 @@ from torch.fft import irfft2, rfft2
 from benchmarks.peers import OPS, WHITE, Op, Rings, bass_numpy
 from benchmarks.script import make_parser, parse, run
 from benchmarks.timing import Rotation, captured, event_seconds, product_rate, quiet_sample, sample
-from freqrob.files import write_json
-from freqrob.provenance import provenance
+from freqrob.runtime.files import write_json
+from freqrob.runtime.provenance import provenance
 from freqrob.spectral import native, ops
 from freqrob.spectral.rings import RingMap
 

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.script import run
-from freqrob.files import check_folder
+from freqrob.runtime.files import check_folder
 from freqrob.training import parse_settings, recipe_for, train
 
 PIECE, CHECKPOINTS = 15_000_000, 45_000_000  # bytes

@@ -32,10 +32,10 @@ from freqrob.data import DATASETS, Batches, ImageSet
 from freqrob.data.transforms import RandomBaSS
 from freqrob.defenses import DEFENSES
 from freqrob.defenses.jafr import whole_batch_log_b_low
-from freqrob.files import write_json
 from freqrob.models import create_network
 from freqrob.models.front_ends import with_front_ends
-from freqrob.provenance import provenance
+from freqrob.runtime.files import write_json
+from freqrob.runtime.provenance import provenance
 from freqrob.training.batch_norm import differentiate_twice
 
 EPS, STEP, STEPS = 8 / 255, 2 / 255, 10

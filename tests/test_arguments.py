@@ -33,8 +33,8 @@ from freqrob.data.datasets import members
 from freqrob.evaluation.corruptions import evaluate_corruptions
 from freqrob.models import checkpoints, front_ends, loading, sources
 from freqrob.models.cards import Card
-from freqrob.parameters import fits, shown, to_python
 from freqrob.report import write_report
+from freqrob.runtime.parameters import fits, shown, to_python
 from freqrob.spectral import bass, jacobian, longtail, ops, perturbation
 from freqrob.spectral.rings import RingMap
 

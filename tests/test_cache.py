@@ -20,12 +20,12 @@ from freqrob.cli.app import results_folder
 from freqrob.data import load_dataset
 from freqrob.data.corruption_arrays import load_corruptions
 from freqrob.data.samples import sample_images
-from freqrob.files import sha256_of
 from freqrob.models.cards import Card
 from freqrob.models.downloads import download
 from freqrob.models.sources import open_model
 from freqrob.runtime import cache
 from freqrob.runtime.cache import cache_folder, check_cache, usable_folder
+from freqrob.runtime.files import sha256_of
 
 ROOT = Path(freqrob.__file__).resolve().parents[1]
 UNWRITABLE = ["/dev/null/home", *(["/proc/home"] if sys.platform == "linux" else [])]

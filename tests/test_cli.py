@@ -25,7 +25,7 @@ from freqrob.evaluation import PROTOCOLS, evaluate
 from freqrob.models import create_network, list_models
 from freqrob.models.cards import Card
 from freqrob.models.checkpoints import add_results, save
-from freqrob.parameters import read_setting
+from freqrob.runtime.parameters import read_setting
 from freqrob.training import Recipe, recipe_for, train
 
 pytestmark = pytest.mark.usefixtures("tiny")

@@ -23,7 +23,6 @@ from freqrob.data import ImageSet, load_dataset
 from freqrob.data.corruption_arrays import load_corruptions, write_corruptions
 from freqrob.data.image_files import ImageFiles, decode
 from freqrob.diagnostics import corruption_spectrum, spectrum
-from freqrob.files import temporary_beside
 from freqrob.models import create_network, list_models, load_model
 from freqrob.models.cards import Card, CheckpointError
 from freqrob.models.checkpoints import card_path, checkpoint_state, save
@@ -32,6 +31,7 @@ from freqrob.models.loading import LONGEST_NAME, checkpoint_path, load_card
 from freqrob.report import write_report
 from freqrob.report.page import _figures_of
 from freqrob.report.records import read_runs
+from freqrob.runtime.files import temporary_beside
 from freqrob.runtime.result_store import Samples
 
 pytestmark = pytest.mark.usefixtures("tiny", "never_waits")

@@ -141,7 +141,7 @@ class TestCorruptedArrays:
         def full(_file):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("freqrob.files.os.fsync", full)
+        monkeypatch.setattr("freqrob.runtime.files.os.fsync", full)
         with pytest.raises(OSError, match="No space left"):
             write_corruptions(few, tmp_path, ["fog"], about=ABOUT)
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

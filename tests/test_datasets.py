@@ -416,7 +416,7 @@ class TestCache:
         def refuse(path):
             raise OSError(reason, "read-only", str(path))
 
-        monkeypatch.setattr("freqrob.files.temporary_beside", refuse)
+        monkeypatch.setattr("freqrob.runtime.files.temporary_beside", refuse)
         monkeypatch.setattr(image_files, "_CHUNK", 30)
         with pytest.warns(UserWarning, match="read-only"):
             test = load_dataset("tiny_imagenet", "test", tiny)

@@ -26,7 +26,7 @@ from freqrob.diagnostics.registry import get_diagnostic, list_diagnostics
 from freqrob.diagnostics.run import diagnose, expected_seconds
 from freqrob.diagnostics.sensitivity import sensitivity
 from freqrob.models import load_model
-from freqrob.parameters import keyword_hints
+from freqrob.runtime.parameters import keyword_hints
 from freqrob.spectral.jacobian import log_b_low
 from freqrob.spectral.ops import mean_amplitude
 from freqrob.spectral.rings import RingMap

@@ -12,8 +12,8 @@ from torch.optim.swa_utils import AveragedModel
 from freqrob.attacks import FGSM, PGD, Clean, fast_gradient, input_gradient, pgd, projected_gradient
 from freqrob.attacks.losses import cross_entropy
 from freqrob.evaluation import PROTOCOLS, accuracy, evaluate
-from freqrob.files import write_json
 from freqrob.models.front_ends import Blur, FrontEnded
+from freqrob.runtime.files import write_json
 from freqrob.spectral.bass import BaSS, bass
 
 

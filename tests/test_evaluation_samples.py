@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from freqrob import files
+from freqrob.runtime import files
 from freqrob.runtime.result_store import Samples
 
 KEY = {"model": "abc", "attack": {"name": "PGD-20", "eps": 8 / 255}}

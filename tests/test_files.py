@@ -15,16 +15,23 @@ import pytest
 import torch
 from torch import nn
 
-from freqrob import files
 from freqrob.data import ImageSet
 from freqrob.data.corruption_arrays import write_corruptions
 from freqrob.data.hybrid import write_hybrids
 from freqrob.data.image_files import ImageFiles, decode
 from freqrob.diagnostics import spectrum
-from freqrob.files import temporary_beside, temporary_folder_beside, write_bytes, write_npy, write_text, write_torch
 from freqrob.models.cards import Card
 from freqrob.models.checkpoints import save
 from freqrob.models.downloads import download
+from freqrob.runtime import files
+from freqrob.runtime.files import (
+    temporary_beside,
+    temporary_folder_beside,
+    write_bytes,
+    write_npy,
+    write_text,
+    write_torch,
+)
 from freqrob.runtime.result_store import Samples
 from freqrob.training.curves import draw_curves
 from freqrob.training.run_folder import RunFolder
@@ -117,7 +124,11 @@ class TestLivingWriters:
             (folder / "file").touch()
             os.utime(first, (0, 0))
             subprocess.run(
-                [sys.executable, "-c", f"from freqrob.files import *; write_text(Path({str(path)!r}), 'second')"],
+                [
+                    sys.executable,
+                    "-c",
+                    f"from freqrob.runtime.files import *; write_text(Path({str(path)!r}), 'second')",
+                ],
                 check=True,
             )
             write_text(path, "third")

@@ -13,7 +13,7 @@ PACKAGES = {
     "freqrob_foolbox": ROOT / "plugins/foolbox/freqrob_foolbox",
     "freqrob_robustbench": ROOT / "plugins/robustbench/freqrob_robustbench",
 }
-# From the first to the last; modules that lie beside the rooms, such as freqrob.files, count to the first one.
+# From the first to the last.
 ROOMS = (
     "runtime", "spectral", "data", "models", "attacks", "defenses", "training", "evaluation", "diagnostics", "report",
     "reproduction", "cli",
@@ -64,7 +64,7 @@ def room(module: str) -> int:
     """The number of a module's room; plug-ins come after all rooms."""
     package, _, rest = module.partition(".")
     first = PLACED.get(module, rest.partition(".")[0])
-    return len(ROOMS) if package != "freqrob" else ROOMS.index(first) if first in ROOMS else 0
+    return ROOMS.index(first) if package == "freqrob" else len(ROOMS)
 
 
 def test_rooms_import_from_earlier_rooms_and_nothing_from_a_plugin():

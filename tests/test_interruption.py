@@ -20,10 +20,10 @@ from safetensors.torch import load_file
 from test_training import two_colours
 from torch import nn
 
-from freqrob import files
 from freqrob.data import Batches
 from freqrob.models import load_model, registry
 from freqrob.models.cards import CheckpointError
+from freqrob.runtime import files
 from freqrob.training import Recipe, train, trainer
 
 TRAIN_IMAGES, BATCH, EPOCHS = 480, 8, 3

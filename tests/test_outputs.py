@@ -18,16 +18,17 @@ from test_training import two_colours_split
 from torch import nn
 from typer.testing import CliRunner
 
-from freqrob import cli, files
+from freqrob import cli
 from freqrob.data.corruption_arrays import write_corruptions
 from freqrob.data.hybrid import write_hybrids
 from freqrob.data.samples import sample_images
 from freqrob.diagnostics import diagnose, spectrum
-from freqrob.files import as_json, check_file, check_folder, write_csv, write_json
 from freqrob.models import create_network
 from freqrob.models.cards import Card
 from freqrob.models.checkpoints import save
 from freqrob.report import write_report
+from freqrob.runtime import files
+from freqrob.runtime.files import as_json, check_file, check_folder, write_csv, write_json
 from freqrob.runtime.terminal import lenient_output
 from freqrob.spectral import native
 from freqrob.training import Recipe, train, trainer
@@ -291,7 +292,7 @@ def test_results_are_shown_and_written_elsewhere_when_a_file_cannot_be_written(h
         write(path, *arguments)
 
     for name in ("write_json", "write_csv"):
-        monkeypatch.setattr(f"freqrob.files.{name}", partial(fails_for_some, getattr(files, name)))
+        monkeypatch.setattr(f"freqrob.runtime.files.{name}", partial(fails_for_some, getattr(files, name)))
     write_corruptions(sample_images(), "c", ["contrast"], about={"dataset": "cifar10", "bass": None})
     for command in (
         ["evaluate", *ON_CLEAN, "--samples", "s.csv"],

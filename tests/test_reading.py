@@ -16,8 +16,8 @@ from msgspec import Struct
 from PIL import Image
 from safetensors.torch import save_file
 
-from freqrob import reading
-from freqrob.reading import (
+from freqrob.runtime import reading
+from freqrob.runtime.reading import (
     decode_json,
     map_npy,
     read_bytes,

@@ -41,10 +41,8 @@ from freqrob.diagnostics import (
 from freqrob.diagnostics.conditions import described
 from freqrob.diagnostics.drawing import Panel, Picture, Scale, styles
 from freqrob.evaluation.corruptions import GROUPS, CorruptionAccuracy
-from freqrob.files import write_json, write_text
 from freqrob.models.cards import Card
 from freqrob.models.checkpoints import card_path
-from freqrob.reading import read_image
 from freqrob.report import write_report
 from freqrob.report.data import COLUMNS, copy_data
 from freqrob.report.figures import STYLE, VARIABLES, inline_scale, png_uri, whole
@@ -52,6 +50,8 @@ from freqrob.report.findings import caveats, findings
 from freqrob.report.pictures import pictures
 from freqrob.report.records import Accuracy, Measured, ModelRecord, Origin, Records, read_runs
 from freqrob.report.summary import columns
+from freqrob.runtime.files import write_json, write_text
+from freqrob.runtime.reading import read_image
 
 HOSTILE = r"<script>alert($\frac$)</script>"  # neither HTML nor TeX
 ABOUT = {

@@ -1,6 +1,6 @@
 import pytest
 
-from freqrob.statistics import rank_correlation
+from freqrob.runtime.statistics import rank_correlation
 
 
 def test_rank_correlation_is_spearmans():

@@ -19,7 +19,7 @@ from freqrob.attacks.base import Attack
 from freqrob.attacks.checks import check_answers, check_gradient
 from freqrob.attacks.registry import Name, register_attack
 from freqrob.models.state import frozen
-from freqrob.parameters import check_choices, checked
+from freqrob.runtime.parameters import check_choices, checked
 from freqrob.runtime.process_state import default_dtype
 
 Version = Literal["standard", "plus", "rand", "custom"]

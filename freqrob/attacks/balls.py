@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from freqrob.parameters import LARGEST, check_choices, is_number, shown
+from freqrob.runtime.parameters import LARGEST, check_choices, is_number, shown
 
 Norm = Literal["Linf", "L2"]
 Images = Tensor | slice  # which of the images

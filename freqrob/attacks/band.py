@@ -24,7 +24,7 @@ from freqrob.attacks.gradient import (
     warn_of_stuck,
 )
 from freqrob.attacks.registry import Name, register_attack
-from freqrob.parameters import check_counts, check_positive, checked, fits, shown, to_python
+from freqrob.runtime.parameters import check_counts, check_positive, checked, fits, shown, to_python
 from freqrob.spectral.ops import ring_filter
 from freqrob.spectral.rings import RingMap
 

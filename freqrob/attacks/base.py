@@ -14,7 +14,7 @@ from freqrob.attacks.balls import BALLS, Norm
 from freqrob.attacks.gradient import check_attacked, classify
 from freqrob.models.sources import as_module
 from freqrob.models.state import measuring
-from freqrob.parameters import check_seeds, checked
+from freqrob.runtime.parameters import check_seeds, checked
 from freqrob.runtime.process_state import random_state
 
 if TYPE_CHECKING:

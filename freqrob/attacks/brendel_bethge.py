@@ -13,7 +13,7 @@ from freqrob.attacks.balls import BALLS, L2Ball, Norm, check_norm
 from freqrob.attacks.boundary_step import L2Step, LinfStep
 from freqrob.attacks.gradient import gradient_of
 from freqrob.attacks.minimal import MinimalAttack, Problem
-from freqrob.parameters import check_counts, check_positive, check_shares, checked
+from freqrob.runtime.parameters import check_counts, check_positive, check_shares, checked
 
 TIE = 1e-5  # logits nearer to each other than this share of the largest may be ordered otherwise in another batch
 STEPS = {"Linf": LinfStep, "L2": L2Step}

@@ -12,7 +12,7 @@ from freqrob.attacks.base import Attack
 from freqrob.attacks.gradient import Model
 from freqrob.attacks.projected_gradient import pgd
 from freqrob.attacks.registry import register_attack
-from freqrob.parameters import checked
+from freqrob.runtime.parameters import checked
 
 
 @checked

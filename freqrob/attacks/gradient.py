@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from freqrob.attacks.losses import Loss, cross_entropy
 from freqrob.data.datasets import check_labelled
-from freqrob.parameters import checked
-from freqrob.pixels import check_floats
-from freqrob.tensors import FLOATS, check_values
+from freqrob.runtime.parameters import checked
+from freqrob.runtime.pixels import check_floats
+from freqrob.runtime.tensors import FLOATS, check_values
 
 Model = Callable[[Tensor], Tensor]
 ROUNDING = 1e-5  # by which augmented images may lie outside [0, 1]

@@ -24,7 +24,7 @@ from freqrob.models.keys import data_hash, hash_of, shared_cache, subject_key
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
 from freqrob.models.state import bare, device_of, frozen, measuring
-from freqrob.parameters import check_counts, check_pixels, check_seeds, checked
+from freqrob.runtime.parameters import check_counts, check_pixels, check_seeds, checked
 from freqrob.runtime.process_state import default_dtype, random_state
 from freqrob.runtime.processes import propagate_failure, rank_and_world
 from freqrob.runtime.result_store import Samples

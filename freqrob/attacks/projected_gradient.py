@@ -23,7 +23,7 @@ from freqrob.attacks.gradient import (
 )
 from freqrob.attacks.losses import LOSSES, Loss, LossName, cross_entropy
 from freqrob.attacks.registry import Name, register_attack
-from freqrob.parameters import check_choices, check_counts, check_integers, checked
+from freqrob.runtime.parameters import check_choices, check_counts, check_integers, checked
 
 
 @checked

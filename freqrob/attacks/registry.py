@@ -9,7 +9,7 @@ from itertools import chain
 
 from freqrob.attacks.balls import RADII, Norm, check_norm, check_radius
 from freqrob.attacks.base import Attack
-from freqrob.parameters import checked, nearest_names, shown
+from freqrob.runtime.parameters import checked, nearest_names, shown
 from freqrob.runtime.registry import Registry
 
 COUNT = re.compile("[0-9]{1,9}")

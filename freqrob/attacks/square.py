@@ -14,7 +14,7 @@ from freqrob.attacks.autoattack import AutoAttack, package, run_components
 from freqrob.attacks.balls import RADII, Norm, check_radius
 from freqrob.attacks.base import Attack
 from freqrob.attacks.registry import Name, register_attack
-from freqrob.parameters import check_counts, checked
+from freqrob.runtime.parameters import check_counts, checked
 
 QUERIES = 5000
 

@@ -12,7 +12,7 @@ from freqrob.attacks.base import Attack
 from freqrob.attacks.projected_gradient import PGD
 from freqrob.models.keys import subject_key
 from freqrob.models.state import measuring
-from freqrob.parameters import checked
+from freqrob.runtime.parameters import checked
 
 
 @checked

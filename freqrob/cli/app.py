@@ -19,8 +19,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from freqrob import __version__
-from freqrob.reading import printable
 from freqrob.runtime.launched import launched
+from freqrob.runtime.reading import printable
 
 if TYPE_CHECKING:
     import torch

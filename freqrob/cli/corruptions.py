@@ -169,8 +169,8 @@ def _percent(share: float) -> str:
 def _write(
     path: Path, found: dict[str, CorruptionAccuracy], mce: dict[str, float], baseline: str | None, command: str
 ) -> None:
-    from freqrob.files import write_csv, write_json
-    from freqrob.provenance import provenance
+    from freqrob.runtime.files import write_csv, write_json
+    from freqrob.runtime.provenance import provenance
 
     if path.suffix == ".csv":
         rows: list[dict[str, Any]] = [

@@ -22,7 +22,7 @@ from freqrob.cli.app import (
     usable_device,
 )
 from freqrob.cli.progress import progress_bars
-from freqrob.files import check_folder
+from freqrob.runtime.files import check_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -214,7 +214,7 @@ def spectrum(
     """
     check_folder(out)
     from freqrob.data import balance, load_dataset
-    from freqrob.provenance import provenance
+    from freqrob.runtime.provenance import provenance
 
     options = {"--dataset": dataset, "--corruptions": str(corruptions) if corruptions else None}
     command = command_line("dataset", options, "spectrum", *(["--bass"] if bass else []))

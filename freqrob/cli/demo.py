@@ -11,7 +11,7 @@ import typer
 from freqrob.cli.app import Seed, command_line, print_line
 from freqrob.cli.evaluate import accuracy_table, warnings_as_lines
 from freqrob.cli.progress import Track, prefixed, progress_bars
-from freqrob.files import check_folder
+from freqrob.runtime.files import check_folder
 
 if TYPE_CHECKING:
     from freqrob.data import ImageSet
@@ -45,9 +45,9 @@ def demo(
     check_folder(out)
     from freqrob.data.hybrid import partners
     from freqrob.data.samples import sample_images
-    from freqrob.files import write_json
-    from freqrob.provenance import provenance
     from freqrob.report import write_report
+    from freqrob.runtime.files import write_json
+    from freqrob.runtime.provenance import provenance
 
     if data is None:
         dataset, source = sample_images(), "CIFAR-10's first 20 test images"

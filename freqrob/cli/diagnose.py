@@ -31,9 +31,9 @@ from freqrob.cli.app import (
 )
 from freqrob.cli.evaluate import device_of_rank, naming, open_models, say, warnings_as_lines
 from freqrob.cli.progress import prefixed, progress_bars
-from freqrob.files import check_folder
-from freqrob.parameters import read_setting
-from freqrob.reading import read_json
+from freqrob.runtime.files import check_folder
+from freqrob.runtime.parameters import read_setting
+from freqrob.runtime.reading import read_json
 
 
 @in_process_group()
@@ -88,8 +88,8 @@ def diagnose(
     from freqrob.diagnostics import diagnose as measure
     from freqrob.diagnostics import expected_seconds
     from freqrob.diagnostics.per_sample import Counted
-    from freqrob.provenance import provenance
     from freqrob.runtime.processes import propagate_failure, rank_and_world, rank_zero_first
+    from freqrob.runtime.provenance import provenance
 
     only = list(dict.fromkeys(only or []))
     folders = {name: out / re.sub(r"[^A-Za-z0-9.+=-]+", "_", name) for name in dict.fromkeys(models)}

@@ -36,10 +36,10 @@ from freqrob.cli.app import (
     usable_device,
 )
 from freqrob.cli.progress import prefixed, progress_bars
-from freqrob.files import check_file
-from freqrob.parameters import check_counts, check_integers
-from freqrob.reading import printable
+from freqrob.runtime.files import check_file
 from freqrob.runtime.launched import launched
+from freqrob.runtime.parameters import check_counts, check_integers
+from freqrob.runtime.reading import printable
 
 if TYPE_CHECKING:
     import torch
@@ -149,8 +149,8 @@ def evaluate(
     from freqrob.models.checkpoints import add_results, card_path
     from freqrob.models.keys import data_hash, model_hash
     from freqrob.models.loading import checkpoint_path
-    from freqrob.provenance import provenance
     from freqrob.runtime.processes import propagate_failure, rank_zero_first
+    from freqrob.runtime.provenance import provenance
 
     norm = cast("Norm", norm or ("L2" if threat_model == "L2" else "Linf"))  # which parse_attack checks
     attacks = [parse_attack(text, eps=eps, norm=norm, step_size=step_size) for text in dict.fromkeys(attack)]
@@ -355,7 +355,7 @@ def say(text: str) -> None:
 
 
 def _write_results(path: Path, found: list[_Measured], record: dict[str, Any]) -> None:
-    from freqrob.files import write_csv, write_json
+    from freqrob.runtime.files import write_csv, write_json
 
     rows = [
         {
@@ -373,7 +373,7 @@ def _write_results(path: Path, found: list[_Measured], record: dict[str, Any]) -
 
 
 def _write_samples(path: Path, found: list[_Measured], labels: torch.Tensor) -> None:
-    from freqrob.files import write_csv
+    from freqrob.runtime.files import write_csv
 
     rows = [
         {

@@ -10,7 +10,7 @@ import typer
 from freqrob.cli.app import ModelDir, command_line, print_line
 from freqrob.cli.evaluate import warnings_as_lines
 from freqrob.cli.progress import progress_bars
-from freqrob.files import check_folder
+from freqrob.runtime.files import check_folder
 
 
 def report(

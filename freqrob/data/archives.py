@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from freqrob.files import move_into_place, temporary_folder_beside
+from freqrob.runtime.files import move_into_place, temporary_folder_beside
 
 
 def fetch_archive(url: str, md5: str, folder: Path, name: str, *, keep: bool = True) -> None:

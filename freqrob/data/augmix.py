@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from freqrob.data.datasets import to_pixels
-from freqrob.parameters import check_counts, check_positive, checked, fits, is_number, shown
-from freqrob.pixels import check_scale
+from freqrob.runtime.parameters import check_counts, check_positive, checked, fits, is_number, shown
+from freqrob.runtime.pixels import check_scale
 from freqrob.spectral.ops import check_images
 
 MAX_RANDOM_DEPTH = 3

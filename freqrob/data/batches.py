@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from freqrob.data.datasets import ImageSet, to_pixels
-from freqrob.parameters import check_counts, check_integers, check_seeds, checked
+from freqrob.runtime.parameters import check_counts, check_integers, check_seeds, checked
 
 Crop = Literal["reflect", "zeros"]
 PADDING = 4

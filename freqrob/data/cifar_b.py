@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from freqrob.data.datasets import ImageSet, Split, load_dataset, members
 from freqrob.data.image_files import Track
-from freqrob.files import (
+from freqrob.runtime.files import (
     check_folder,
     move_into_place,
     sha256_of,
@@ -22,9 +22,9 @@ from freqrob.files import (
     write_json,
     write_synced,
 )
-from freqrob.parameters import check_choices, check_counts, checked
-from freqrob.provenance import provenance
-from freqrob.reading import damage_named, read_json
+from freqrob.runtime.parameters import check_choices, check_counts, checked
+from freqrob.runtime.provenance import provenance
+from freqrob.runtime.reading import damage_named, read_json
 from freqrob.spectral.reference import Reading
 
 MANIFEST = "cifar_b.json"

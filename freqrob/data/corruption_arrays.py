@@ -17,10 +17,10 @@ from freqrob.data.archives import fetch_archive
 from freqrob.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt, find_frost
 from freqrob.data.datasets import DATASETS, ImageSet, explained
 from freqrob.data.image_files import Track
-from freqrob.files import as_json, check_folder, locked, remove_abandoned, sha256_of, write_json, write_npy
-from freqrob.parameters import check_choices, check_integers, check_seeds, checked
-from freqrob.provenance import provenance
-from freqrob.reading import Label, brief, fitted, map_npy, read_json
+from freqrob.runtime.files import as_json, check_folder, locked, remove_abandoned, sha256_of, write_json, write_npy
+from freqrob.runtime.parameters import check_choices, check_integers, check_seeds, checked
+from freqrob.runtime.provenance import provenance
+from freqrob.runtime.reading import Label, brief, fitted, map_npy, read_json
 
 MANIFEST = "generated.json"
 LABELS = "labels.npy"

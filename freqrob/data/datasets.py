@@ -19,11 +19,11 @@ from torch import Tensor
 from freqrob.data.archives import fetch_archive
 from freqrob.data.image_files import ImageFiles, Track, decode
 from freqrob.data.imagenet import TINY_IMAGENET_URL, Part, fetch_tiny_imagenet, restricted_imagenet, tiny_imagenet
-from freqrob.files import check_folder, temporary_folder_beside
-from freqrob.parameters import check_choices, check_integers, checked
-from freqrob.pixels import check_channels_first, check_range
+from freqrob.runtime.files import check_folder, temporary_folder_beside
+from freqrob.runtime.parameters import check_choices, check_integers, checked
+from freqrob.runtime.pixels import check_channels_first, check_range
 from freqrob.runtime.registry import Registry
-from freqrob.tensors import FLOATS, check_values
+from freqrob.runtime.tensors import FLOATS, check_values
 
 Split = Literal["train", "val", "test"]
 VALIDATION_IMAGES = 5000

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from freqrob.data.datasets import ImageSet, to_pixels
-from freqrob.files import as_json, check_folder, temporary_beside, write_json
-from freqrob.parameters import check_integers, check_seeds, check_weights, checked, fits, is_number, shown
-from freqrob.pixels import check_channels_first, check_scale
-from freqrob.provenance import provenance
 from freqrob.runtime.figures import drawing
+from freqrob.runtime.files import as_json, check_folder, temporary_beside, write_json
+from freqrob.runtime.parameters import check_integers, check_seeds, check_weights, checked, fits, is_number, shown
+from freqrob.runtime.pixels import check_channels_first, check_scale
+from freqrob.runtime.provenance import provenance
 from freqrob.spectral.ops import check_planes
 from freqrob.spectral.reference import irfft2, rfft2
 

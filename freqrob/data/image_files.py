@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from freqrob.files import write_npy
-from freqrob.reading import map_npy, read_image
+from freqrob.runtime.files import write_npy
+from freqrob.runtime.reading import map_npy, read_image
 
 Track = Callable[[Iterable, str, int], Iterable]
 """Wraps an iterable in a progress bar, given what it is and its length."""

@@ -11,7 +11,7 @@ import torch
 
 from freqrob.data.archives import fetch_archive
 from freqrob.data.image_files import ImageFiles, list_images, list_wnids
-from freqrob.reading import read_text
+from freqrob.runtime.reading import read_text
 
 Part = Literal["train", "test"]
 

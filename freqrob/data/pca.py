@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from freqrob.data.datasets import ImageSet
-from freqrob.parameters import checked, fits
+from freqrob.runtime.parameters import checked, fits
 
 _CHUNK = 1024
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from freqrob.data.datasets import ImageSet
-from freqrob.reading import read_image
+from freqrob.runtime.reading import read_image
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 LABELS = (3, 8, 8, 0, 6, 6, 1, 6, 3, 1, 0, 9, 5, 7, 9, 8, 5, 7, 8, 6)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from freqrob.data.augmix import augmix, check_augmix
 from freqrob.models.registry import register_defense
-from freqrob.parameters import check_choices, check_weights, checked
+from freqrob.runtime.parameters import check_choices, check_weights, checked
 from freqrob.spectral.bass import Reading, bass
 
 

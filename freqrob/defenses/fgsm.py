@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from freqrob.attacks import input_gradient
 from freqrob.models.registry import register_defense
 from freqrob.models.state import bare
-from freqrob.parameters import check_pixels, checked
+from freqrob.runtime.parameters import check_pixels, checked
 
 
 @register_defense("fgsm")

@@ -13,7 +13,7 @@ from freqrob.defenses.fgsm import FGSM
 from freqrob.defenses.jafr import jacobian
 from freqrob.models.registry import register_defense
 from freqrob.models.state import bare
-from freqrob.parameters import check_weights, checked
+from freqrob.runtime.parameters import check_weights, checked
 
 
 @register_defense("grad_align")

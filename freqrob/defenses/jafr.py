@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from freqrob.defenses.fgsm import FGSM
 from freqrob.models.registry import register_defense
 from freqrob.models.state import bare
-from freqrob.parameters import check_weights, checked
+from freqrob.runtime.parameters import check_weights, checked
 from freqrob.spectral.jacobian import log_b_low
 from freqrob.spectral.ops import mean_amplitude
 

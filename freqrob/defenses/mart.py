@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from freqrob.attacks import pgd
 from freqrob.models.registry import register_defense
 from freqrob.models.state import evaluating
-from freqrob.parameters import check_counts, check_pixels, check_weights, checked
+from freqrob.runtime.parameters import check_counts, check_pixels, check_weights, checked
 
 
 @register_defense("mart")

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from freqrob.data.datasets import to_pixels
 from freqrob.models.front_ends import network_of
 from freqrob.models.registry import register_defense
-from freqrob.parameters import check_counts, check_weights, checked
-from freqrob.reading import read_npz
+from freqrob.runtime.parameters import check_counts, check_weights, checked
+from freqrob.runtime.reading import read_npz
 
 LARGEST = 0.9999  # of a similarity, since arctanh 1 = ∞
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from freqrob.attacks import pgd
 from freqrob.models.registry import register_defense
 from freqrob.models.state import evaluating
-from freqrob.parameters import check_counts, check_pixels, checked
+from freqrob.runtime.parameters import check_counts, check_pixels, checked
 
 
 @register_defense("pgd_at")

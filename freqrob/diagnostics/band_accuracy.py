@@ -22,7 +22,7 @@ from freqrob.diagnostics.fourier_heatmap import coarseness
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, per_sample, untracked
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
-from freqrob.parameters import check_counts, check_integers, check_pixels, checked, fits
+from freqrob.runtime.parameters import check_counts, check_integers, check_pixels, checked, fits
 from freqrob.spectral.ops import ring_filter
 from freqrob.spectral.rings import RingMap
 

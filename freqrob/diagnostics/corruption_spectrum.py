@@ -10,8 +10,8 @@ from torch import Tensor
 
 from freqrob.data.datasets import to_pixels
 from freqrob.diagnostics.measurement import Measurement
-from freqrob.parameters import checked
-from freqrob.pixels import check_scale
+from freqrob.runtime.parameters import checked
+from freqrob.runtime.pixels import check_scale
 from freqrob.spectral.jacobian import log_b_low
 from freqrob.spectral.ops import check_images, mean_amplitude
 

@@ -23,7 +23,7 @@ from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, regis
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
 from freqrob.models.state import device_of, measuring
-from freqrob.parameters import check_choices, check_counts, check_positive, check_seeds, checked
+from freqrob.runtime.parameters import check_choices, check_counts, check_positive, check_seeds, checked
 from freqrob.runtime.process_state import random_state
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.minimal_perturbation import MinimalPerturbationSpectrum, by_norm, draw_size, name_of_size
 from freqrob.diagnostics.per_sample import Track, per_sample, untracked
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
-from freqrob.parameters import check_seeds, checked, fits, shown
+from freqrob.runtime.parameters import check_seeds, checked, fits, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -19,7 +19,7 @@ from freqrob.diagnostics.drawing import Picture, Scale, Section, draw_map, logar
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, per_batch, untracked
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
-from freqrob.parameters import check_counts, checked
+from freqrob.runtime.parameters import check_counts, checked
 from freqrob.spectral.jacobian import log_b_low
 from freqrob.spectral.reference import rfft2
 

@@ -26,7 +26,7 @@ from freqrob.diagnostics.per_sample import Track, shared_out, untracked
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
 from freqrob.models.sources import as_module
 from freqrob.models.state import device_of
-from freqrob.parameters import check_counts, check_positive, check_seeds, checked, fits
+from freqrob.runtime.parameters import check_counts, check_positive, check_seeds, checked, fits
 from freqrob.spectral.longtail import split
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ import torch
 from msgspec import Struct
 from torch import Tensor
 
-from freqrob.files import as_json, write_bytes, write_json
-from freqrob.parameters import fits, shown_hint
-from freqrob.reading import REMEDY, Label, brief, fitted, read_json, read_npz
+from freqrob.runtime.files import as_json, write_bytes, write_json
+from freqrob.runtime.parameters import fits, shown_hint
+from freqrob.runtime.reading import REMEDY, Label, brief, fitted, read_json, read_npz
 
 Self = TypeVar("Self", bound="Measurement")
 LARGEST = 1 << 28  # bytes of all arrays; those of real measurements have a few million

@@ -37,7 +37,7 @@ from freqrob.diagnostics.drawing import (
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, untracked
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
-from freqrob.parameters import check_counts, check_seeds, checked
+from freqrob.runtime.parameters import check_counts, check_seeds, checked
 from freqrob.spectral.perturbation import CORNER, GRID, PerturbationSpectrum, analyze_spectrum
 from freqrob.spectral.rings import RingMap
 

@@ -15,7 +15,7 @@ from freqrob.models.keys import data_hash, shared_cache, subject_key
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
 from freqrob.models.state import bare, device_of, measuring
-from freqrob.parameters import check_counts
+from freqrob.runtime.parameters import check_counts
 from freqrob.runtime.process_state import random_state
 from freqrob.runtime.processes import merged, propagate_failure, rank_and_world
 from freqrob.runtime.result_store import Samples

@@ -29,7 +29,7 @@ from torch import Tensor
 from freqrob.diagnostics.conditions import value_in_words
 from freqrob.diagnostics.drawing import Panel, Picture, Section, Styles
 from freqrob.diagnostics.measurement import Measurement
-from freqrob.parameters import checked, keyword_hints
+from freqrob.runtime.parameters import checked, keyword_hints
 from freqrob.runtime.registry import Registry
 
 Preset = Literal["quick", "full"]

@@ -17,12 +17,12 @@ from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Counted, Track, untracked
 from freqrob.diagnostics.registry import Diagnostic, Preset, all_diagnostics, get_diagnostic, list_diagnostics
-from freqrob.files import as_json, check_file
 from freqrob.models.keys import model_hash, shared_cache
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
 from freqrob.models.state import bare, device_of, measuring
-from freqrob.parameters import check_counts, checked, fits, nearest_names, shown_hint, to_python
+from freqrob.runtime.files import as_json, check_file
+from freqrob.runtime.parameters import check_counts, checked, fits, nearest_names, shown_hint, to_python
 from freqrob.runtime.process_state import random_state
 from freqrob.runtime.processes import propagate_failure, rank_and_world
 

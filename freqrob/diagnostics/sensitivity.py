@@ -20,7 +20,7 @@ from freqrob.diagnostics.drawing import FREQUENCY, GREY, Panel, Picture, Section
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.per_sample import Track, per_batch, untracked
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, number, register_diagnostic
-from freqrob.parameters import checked, fits
+from freqrob.runtime.parameters import checked, fits
 from freqrob.spectral.longtail import split
 from freqrob.spectral.ops import ring_sum
 from freqrob.spectral.reference import rfft2

@@ -19,7 +19,7 @@ from freqrob.models.keys import data_hash, subject_key, usable_cache
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
 from freqrob.models.state import device_of, measuring
-from freqrob.parameters import check_counts, check_seeds, checked
+from freqrob.runtime.parameters import check_counts, check_seeds, checked
 from freqrob.runtime.process_state import random_state
 from freqrob.runtime.processes import merged, propagate_failure, rank_and_world
 from freqrob.runtime.result_store import Samples

@@ -18,7 +18,7 @@ from freqrob.evaluation.accuracy import Track, evaluate
 from freqrob.models.keys import usable_cache
 from freqrob.models.sources import as_module
 from freqrob.models.state import bare
-from freqrob.parameters import checked, fits
+from freqrob.runtime.parameters import checked, fits
 
 
 def _groups() -> dict[str, tuple[str, ...]]:

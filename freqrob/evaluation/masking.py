@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from freqrob.attacks import PGD, Square, Transfer
 from freqrob.evaluation.accuracy import Result, evaluate
 from freqrob.models.front_ends import InputSize, Normalize, front_ends_of, without_front_end
-from freqrob.parameters import check_counts, checked
+from freqrob.runtime.parameters import check_counts, checked
 
 LEVEL = 0.01
 HARMLESS = (Normalize, InputSize)  # affine maps: what they let through of a gradient is all of it

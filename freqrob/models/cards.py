@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from freqrob.reading import Count, Label, Share, decode_json, fitted, read_bytes
+from freqrob.runtime.reading import Count, Label, Share, decode_json, fitted, read_bytes
 
 
 class CheckpointError(ValueError):

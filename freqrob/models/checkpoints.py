@@ -16,10 +16,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from freqrob.files import sha256_of, temporary_beside, write_synced, write_text
 from freqrob.models.cards import Card, CheckpointError
-from freqrob.parameters import checked
-from freqrob.reading import read_safetensors, read_torch
+from freqrob.runtime.files import sha256_of, temporary_beside, write_synced, write_text
+from freqrob.runtime.parameters import checked
+from freqrob.runtime.reading import read_safetensors, read_torch
 
 
 def card_path(path: str | Path) -> Path:

@@ -8,10 +8,10 @@ from typing import IO
 from urllib.parse import urlsplit
 from urllib.request import Request, url2pathname, urlopen
 
-from freqrob.files import check_folder, temporary_beside, write_synced
 from freqrob.models.cards import Card, CheckpointError
 from freqrob.models.checkpoints import card_path, check_sha256
-from freqrob.reading import open_file
+from freqrob.runtime.files import check_folder, temporary_beside, write_synced
+from freqrob.runtime.reading import open_file
 
 _CHUNK = 1 << 20
 _TIMEOUT_SECONDS = 30

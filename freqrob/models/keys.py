@@ -33,8 +33,8 @@ import torch
 from torch import Tensor, nn
 
 from freqrob import __version__
+from freqrob.runtime.tensors import check_values
 from freqrob.spectral import native
-from freqrob.tensors import check_values
 
 OWN = ("freqrob", "freqrob_foolbox", "freqrob_robustbench")
 PACKAGES = ("torch", "torchvision", "timm", "robustbench", "foolbox", "eagerpy")

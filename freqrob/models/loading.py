@@ -29,8 +29,8 @@ from freqrob.models.front_ends import (
 )
 from freqrob.models.plugins import PluginModel, find_plugin, plugin_models
 from freqrob.models.registry import SOURCES, ModelName, Target, all_model_names, create_network
-from freqrob.parameters import checked, nearest_names
-from freqrob.reading import brief
+from freqrob.runtime.parameters import checked, nearest_names
+from freqrob.runtime.reading import brief
 
 
 class _Classes(Mapping[str, int]):

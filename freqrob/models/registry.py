@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from freqrob.parameters import check_counts, checked, nearest_names
+from freqrob.runtime.parameters import check_counts, checked, nearest_names
 from freqrob.runtime.registry import Names, Registry
 
 Builder = Callable[..., nn.Module]

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.evaluation.corruptions import CorruptionAccuracy
-from freqrob.files import write_bytes
 from freqrob.report.records import Accuracy, Measured, ModelRecord, Origin, Records, origins
+from freqrob.runtime.files import write_bytes
 
 COLUMNS = (
     "subject", "from", "measurement", "quantity", "value", "unit", "frequency", "index",

@@ -25,7 +25,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLoc
 from torch import Tensor
 
 from freqrob.diagnostics.drawing import COLOURS, GREY, Panel, Picture, Scale, folded
-from freqrob.files import write_bytes
+from freqrob.runtime.files import write_bytes
 
 INK, MUTED, LINES = "#1b1f24", "#5b6470", "#d9dde3"
 # On the page these colours are its variables, which know of light and dark.

@@ -15,7 +15,7 @@ from freqrob.evaluation.corruptions import GROUPS
 from freqrob.report.records import Accuracy, Origin, Records
 from freqrob.report.summary import Column, conditions_of, headline, title_of
 from freqrob.runtime.figures import drawing
-from freqrob.statistics import rank_correlation
+from freqrob.runtime.statistics import rank_correlation
 
 LEAST_MODELS = 5  # of which a rank correlation can be told from chance
 LEVEL = 0.05

@@ -18,10 +18,6 @@ from freqrob.data.cifar_b import balance
 from freqrob.data.datasets import ImageSet
 from freqrob.diagnostics.drawing import Picture, Section
 from freqrob.diagnostics.per_sample import Track, untracked
-from freqrob.files import check_file, check_folder, write_csv, write_json, write_text
-from freqrob.parameters import checked
-from freqrob.provenance import provenance
-from freqrob.reading import read_json
 from freqrob.report.data import COLUMNS, Links, as_dict, copy_data, tidy_rows
 from freqrob.report.figures import inline, inline_scale, png_uri, save, swatch
 from freqrob.report.findings import caveats, findings
@@ -29,6 +25,10 @@ from freqrob.report.pictures import CORRUPTIONS, SPECTRA, pictures
 from freqrob.report.records import Accuracy, ModelRecord, Records, origins, read_runs
 from freqrob.report.summary import Column, columns, settings, title_of
 from freqrob.runtime.figures import drawing
+from freqrob.runtime.files import check_file, check_folder, write_csv, write_json, write_text
+from freqrob.runtime.parameters import checked
+from freqrob.runtime.provenance import provenance
+from freqrob.runtime.reading import read_json
 
 GALLERY = 20
 

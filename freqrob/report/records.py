@@ -21,7 +21,7 @@ from freqrob.evaluation.corruptions import CorruptionAccuracy
 from freqrob.models.cards import Card, CheckpointError
 from freqrob.models.loading import check_names, load_card
 from freqrob.models.registry import DEFENSE_NAMES, VARIANTS, ModelName
-from freqrob.reading import Count, Label, Share, brief, fitted, printable, read_json
+from freqrob.runtime.reading import Count, Label, Share, brief, fitted, printable, read_json
 
 EXPECTED = (
     "expected a folder that `freqrob diagnose --out` wrote, or a JSON file of `freqrob evaluate --out` or "

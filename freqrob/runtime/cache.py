@@ -7,7 +7,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from freqrob.files import check_folder
+from freqrob.runtime.files import check_folder
 from freqrob.runtime.private import NotPrivateError, private_folder
 
 NO_CODE = getattr(os, "ST_NOEXEC", 0)  # Linux only

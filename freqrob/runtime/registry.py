@@ -21,7 +21,7 @@ from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any, TypeVar
 
-from freqrob.parameters import nearest_names, shown
+from freqrob.runtime.parameters import nearest_names, shown
 
 T = TypeVar("T")
 Decorated = TypeVar("Decorated")
@@ -55,7 +55,7 @@ class Registry(MutableMapping[str, T]):
     def register(self, name: str, make: Callable[[Any], T] = lambda value: value) -> Callable[[Decorated], Decorated]:
         """Decorator: add what is decorated, or what ``make`` makes of it, under a name.
 
-        What is defined anew, as when a notebook's cell runs again, takes the place of what it was. Raises ValueError
+        What is defined again, as when a notebook's cell runs again, takes the place of what it was. Raises ValueError
         when the name is taken or is not a name, TypeError for an object of another kind.
         """
         if not isinstance(name, str) or not _NAME.fullmatch(name):

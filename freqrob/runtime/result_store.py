@@ -19,10 +19,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from freqrob.files import locked, remove_abandoned, write_bytes
-from freqrob.reading import open_file
 from freqrob.runtime.cache import check_cache
+from freqrob.runtime.files import locked, remove_abandoned, write_bytes
 from freqrob.runtime.processes import merged, propagate_failure
+from freqrob.runtime.reading import open_file
 
 DONE = "done"
 SECONDS_TO_APPEAR = 60  # on NFS, a file that another machine has replaced; acdirmax's default

@@ -7,8 +7,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from freqrob.parameters import check_choices, checked, to_python
-from freqrob.pixels import check_scale, warn_of_scale
+from freqrob.runtime.parameters import check_choices, checked, to_python
+from freqrob.runtime.pixels import check_scale, warn_of_scale
 from freqrob.spectral import ops, reference
 from freqrob.spectral.ops import check_images, check_out, check_pixel_scale
 from freqrob.spectral.reference import Reading

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from freqrob.parameters import checked
+from freqrob.runtime.parameters import checked
 
 OFFSET = 1e-5
 

@@ -8,7 +8,7 @@ from math import hypot
 import torch
 from torch import Tensor
 
-from freqrob.parameters import check_integers, checked, is_number, shown, to_python
+from freqrob.runtime.parameters import check_integers, checked, is_number, shown, to_python
 from freqrob.spectral import ops
 from freqrob.spectral.ops import check_images, check_pixel_scale, check_planes
 from freqrob.spectral.rings import RingMap, Rule

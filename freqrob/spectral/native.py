@@ -27,8 +27,8 @@ from typing import Any, BinaryIO
 
 import torch
 
-from freqrob.files import write_text
 from freqrob.runtime.cache import REMEDY, cache_folder, usable_folder
+from freqrob.runtime.files import write_text
 from freqrob.runtime.private import NotPrivateError, open_private, private_folder
 from freqrob.spectral.build import (
     COMPILER_ADVICE,

@@ -21,12 +21,12 @@ from operator import index
 import torch
 from torch import Tensor
 
-from freqrob.parameters import is_number
-from freqrob.pixels import check_channels_first
+from freqrob.runtime.parameters import is_number
+from freqrob.runtime.pixels import check_channels_first
+from freqrob.runtime.tensors import FLOATS, check_dense
 from freqrob.spectral import native, reference
 from freqrob.spectral.reference import HALF_PRECISION, irfft2, rfft2, widen
 from freqrob.spectral.rings import RingMap, constant_when_compiled
-from freqrob.tensors import FLOATS, check_dense
 
 __all__ = ["bass", "mean_amplitude", "ring_dot", "ring_filter", "ring_sum"]
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from freqrob.parameters import check_choices, check_counts, check_seeds, checked, is_number, shown
-from freqrob.pixels import has_channels_last
+from freqrob.runtime.parameters import check_choices, check_counts, check_seeds, checked, is_number, shown
+from freqrob.runtime.pixels import has_channels_last
 from freqrob.spectral.rings import RingMap
 
 DataFormat = Literal["channels_first", "channels_last"]

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from freqrob.parameters import to_python
+from freqrob.runtime.parameters import to_python
 
 Rule = Literal["trunc", "round"]
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
-from freqrob.files import write_bytes
 from freqrob.runtime.figures import import_matplotlib
+from freqrob.runtime.files import write_bytes
 
 LABELS = {"val_clean": "clean", "val_pgd10": "PGD-10"}
 

@@ -26,7 +26,7 @@ from itertools import product
 from typing import Any
 
 from freqrob.models.registry import ModelName
-from freqrob.parameters import checked, shown, to_python
+from freqrob.runtime.parameters import checked, shown, to_python
 from freqrob.training.recipe import Recipe
 
 

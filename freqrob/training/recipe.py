@@ -11,7 +11,7 @@ from freqrob.data.batches import Crop
 from freqrob.defenses import DEFENSES
 from freqrob.models.front_ends import variant_front_ends
 from freqrob.models.registry import ModelName
-from freqrob.parameters import (
+from freqrob.runtime.parameters import (
     check_counts,
     check_integers,
     check_not_negative,

@@ -12,11 +12,11 @@ from typing import Any, TypedDict
 from filelock import Timeout
 from torch import Tensor
 
-from freqrob.files import locked, remove_abandoned, write_csv, write_text, write_torch
 from freqrob.models.cards import CheckpointError
 from freqrob.models.checkpoints import card_path
-from freqrob.reading import REMEDY, Share, fitted, read_torch
 from freqrob.runtime.figures import drawing
+from freqrob.runtime.files import locked, remove_abandoned, write_csv, write_text, write_torch
+from freqrob.runtime.reading import REMEDY, Share, fitted, read_torch
 
 History = list[dict[str, float]]
 

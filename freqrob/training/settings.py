@@ -8,7 +8,7 @@ from typing import Any
 
 from freqrob.defenses import DEFENSES
 from freqrob.models.registry import ModelName
-from freqrob.parameters import checked, nearest_names, read_setting
+from freqrob.runtime.parameters import checked, nearest_names, read_setting
 from freqrob.training.recipe import Recipe
 
 

@@ -20,16 +20,16 @@ from freqrob.attacks.gradient import classified
 from freqrob.data import DATASETS, Batches, ImageSet, balance, load_dataset
 from freqrob.data.datasets import to_pixels
 from freqrob.data.pca import pca_components
-from freqrob.files import check_file
 from freqrob.models import create_network
 from freqrob.models.cards import Card
 from freqrob.models.checkpoints import card_path, checkpoint_state, load_into, save
 from freqrob.models.front_ends import PCA, FrontEnded, with_front_ends
 from freqrob.models.loading import checkpoint_path
 from freqrob.models.state import evaluating
-from freqrob.parameters import check_not_negative, checked
-from freqrob.provenance import commit, versions
+from freqrob.runtime.files import check_file
+from freqrob.runtime.parameters import check_not_negative, checked
 from freqrob.runtime.processes import propagate_failure, rank_zero_first
+from freqrob.runtime.provenance import commit, versions
 from freqrob.spectral.bass import balance_some
 from freqrob.training.batch_norm import differentiate_twice
 from freqrob.training.launch import launch, share_buffers, stop_asked_for

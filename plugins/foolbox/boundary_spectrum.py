@@ -122,8 +122,8 @@ def _run(options: argparse.Namespace, command: str) -> None:
 
     from freqrob.cli.app import usable_device
     from freqrob.cli.progress import prefixed, progress_bars
-    from freqrob.files import check_file
     from freqrob.models.sources import open_model
+    from freqrob.runtime.files import check_file
 
     if len(set(options.models)) < len(options.models):
         raise ValueError(f"models: expected each once, got {' '.join(options.models)}")
@@ -165,7 +165,7 @@ def make_attack(name: str, steps: int | None) -> MinimizationAttack:
     from foolbox import attacks as theirs
     from freqrob_foolbox import L2BrendelBethgeAttack, LinfinityBrendelBethgeAttack
 
-    from freqrob.parameters import check_counts
+    from freqrob.runtime.parameters import check_counts
 
     kinds = {
         "bb": LinfinityBrendelBethgeAttack, "bb_l2": L2BrendelBethgeAttack, "fmn": theirs.LInfFMNAttack,
@@ -215,9 +215,9 @@ def summary(spec: str, measured: Measured) -> str:
 
 def write(out: Path, measured: Mapping[str, Measured], settings: Mapping[str, Any], command: str) -> None:
     """A row for each model, everything, and the figure. Raises OSError."""
-    from freqrob.files import temporary_beside, write_csv, write_json
-    from freqrob.provenance import provenance
     from freqrob.runtime.figures import drawing
+    from freqrob.runtime.files import temporary_beside, write_csv, write_json
+    from freqrob.runtime.provenance import provenance
 
     rows = [one.row(spec) for spec, one in measured.items()]
     write_csv(out / "boundary_spectrum.csv", rows, list(rows[0]))

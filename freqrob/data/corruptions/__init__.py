@@ -15,7 +15,7 @@ from freqrob.data.corruptions import blur, digital, noise, spatter, weather  # n
 from freqrob.data.corruptions.photographs import find_frost, read_frost
 from freqrob.data.corruptions.registry import REGISTERED, SEVERITIES, Corruption
 from freqrob.data.corruptions.streams import Streams
-from freqrob.parameters import check_choices, check_integers, check_seeds, checked
+from freqrob.runtime.parameters import check_choices, check_integers, check_seeds, checked
 
 __all__ = ["CORRUPTIONS", "SEVERITIES", "Corruption", "corrupt", "find_frost"]
 

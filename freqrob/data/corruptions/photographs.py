@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from freqrob.reading import read_image
+from freqrob.runtime.reading import read_image
 
 NAMES = ("frost1", "frost2", "frost3", "frost4", "frost5")
 PACKAGES = ("imagecorruptions-imaug", "imagecorruptions")

@@ -15,7 +15,7 @@ from freqrob.models.sources import hub, timm, torchvision  # noqa: F401 they reg
 from freqrob.models.sources.common import grammar, tensors_only
 from freqrob.models.sources.functions import open_function
 from freqrob.models.wrappers import as_module
-from freqrob.parameters import checked
+from freqrob.runtime.parameters import checked
 
 __all__ = ["Target", "as_module", "list_sources", "open_model", "register_source", "tensors_only"]
 

@@ -11,7 +11,7 @@ from torch import nn
 from freqrob.models.plugins import build
 from freqrob.models.registry import Target, list_sources
 from freqrob.models.sources.common import grammar, read_arguments
-from freqrob.parameters import nearest_names
+from freqrob.runtime.parameters import nearest_names
 
 
 def open_function(spec: str, target: Target) -> nn.Module:

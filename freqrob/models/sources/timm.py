@@ -8,7 +8,7 @@ from torch import nn
 from freqrob.models.front_ends import FrontEnded, InputSize, Normalize
 from freqrob.models.registry import Target, register_source
 from freqrob.models.sources.common import announce, required, tensors_only
-from freqrob.parameters import nearest_names
+from freqrob.runtime.parameters import nearest_names
 
 
 @register_source("timm")

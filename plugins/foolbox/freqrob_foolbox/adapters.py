@@ -20,7 +20,7 @@ from freqrob.attacks.autoattack import Version
 from freqrob.attacks.balls import RADII, Norm, check_radius
 from freqrob.attacks.checks import explained
 from freqrob.attacks.registry import Name
-from freqrob.parameters import check_counts, check_seeds, checked, nearest_names
+from freqrob.runtime.parameters import check_counts, check_seeds, checked, nearest_names
 from freqrob_foolbox.problem import FoolboxProblem
 
 DISTANCES = {"Linf": linf, "L2": l2}

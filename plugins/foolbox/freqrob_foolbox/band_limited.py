@@ -20,7 +20,7 @@ from torch import Tensor
 from freqrob.attacks.balls import BALLS, Norm, check_radius
 from freqrob.attacks.band import Band, BandBall, climb
 from freqrob.models.state import measuring
-from freqrob.parameters import check_counts, check_positive, checked
+from freqrob.runtime.parameters import check_counts, check_positive, checked
 from freqrob.runtime.process_state import default_dtype
 from freqrob_foolbox.problem import FoolboxProblem
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from freqrob.attacks.balls import Norm
 from freqrob.attacks.brendel_bethge import BrendelBethge
 from freqrob.models.state import frozen, measuring
-from freqrob.parameters import checked
+from freqrob.runtime.parameters import checked
 from freqrob.runtime.process_state import default_dtype
 from freqrob_foolbox.problem import FoolboxProblem
 

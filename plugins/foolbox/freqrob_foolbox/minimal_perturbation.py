@@ -16,7 +16,7 @@ from torch import Tensor
 from freqrob.attacks import minimal_perturbation
 from freqrob.attacks.balls import Norm
 from freqrob.attacks.minimal import MinimalAttack, Problem
-from freqrob.parameters import checked
+from freqrob.runtime.parameters import checked
 from freqrob_foolbox.brendel_bethge import LinfinityBrendelBethgeAttack
 
 

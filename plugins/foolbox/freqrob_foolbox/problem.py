@@ -14,8 +14,8 @@ from torch import Tensor
 
 from freqrob.attacks.minimal import Problem
 from freqrob.models.sources import as_module
-from freqrob.pixels import check_channels_first
-from freqrob.tensors import FLOATS, check_values
+from freqrob.runtime.pixels import check_channels_first
+from freqrob.runtime.tensors import FLOATS, check_values
 
 
 @dataclass(frozen=True)

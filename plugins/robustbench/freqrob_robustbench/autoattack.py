@@ -31,12 +31,12 @@ from torch import Tensor, nn
 from freqrob.attacks.autoattack import fit, prepared
 from freqrob.attacks.checks import explained
 from freqrob.attacks.gradient import check_attacked
-from freqrob.files import check_file, write_json
 from freqrob.models.keys import data_hash, model_hash, unseen
 from freqrob.models.state import device_of, measuring
-from freqrob.parameters import check_not_negative, checked
-from freqrob.reading import read_json
+from freqrob.runtime.files import check_file, write_json
+from freqrob.runtime.parameters import check_not_negative, checked
 from freqrob.runtime.process_state import random_state
+from freqrob.runtime.reading import read_json
 
 
 class AutoAttack(pyautoattack.AutoAttack):

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from freqrob.models.loading import DATASET_CLASSES, THREAT_MODELS, list_models, load_model
-from freqrob.parameters import checked
+from freqrob.runtime.parameters import checked
 from freqrob_robustbench.compatibility import import_robustbench
 
 _MODEL_DIRS: dict[str, Path] = {}  # of what is registered, by timm's name

@@ -10,14 +10,14 @@ from math import isclose
 from pathlib import Path
 from typing import Any
 
-from freqrob.files import check_file, write_json, write_text
 from freqrob.models.cards import Card
 from freqrob.models.checkpoints import card_path
 from freqrob.models.downloads import download_url
 from freqrob.models.front_ends import front_end_name
 from freqrob.models.loading import checkpoint_path, load_card
 from freqrob.models.registry import register_exporter
-from freqrob.parameters import checked
+from freqrob.runtime.files import check_file, write_json, write_text
+from freqrob.runtime.parameters import checked
 
 TEST_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "imagenet": 5_000}  # that RobustBench evaluates on
 _EPS = {"Linf": "8/255", "L2": "0.5"}  # of its leaderboards

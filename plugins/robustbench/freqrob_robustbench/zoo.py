@@ -9,11 +9,11 @@ from pathlib import Path
 
 from torch import nn
 
-from freqrob.files import check_folder
 from freqrob.models.cards import CheckpointError
 from freqrob.models.front_ends import FrontEnded
 from freqrob.models.sources import Target, register_source, tensors_only
-from freqrob.parameters import checked, nearest_names
+from freqrob.runtime.files import check_folder
+from freqrob.runtime.parameters import checked, nearest_names
 from freqrob_robustbench.compatibility import import_robustbench
 
 
