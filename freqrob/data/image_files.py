@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,8 +19,8 @@ from torch import Tensor
 
 from freqrob.files import write_npy
 from freqrob.reading import map_npy, read_image
+from freqrob.runtime.progress import Track
 
-Track = Callable[[Iterable, str, int], Iterable]
 """Wraps an iterable in a progress bar, given what it is and its length."""
 
 SUFFIXES = (".jpeg", ".jpg", ".png")

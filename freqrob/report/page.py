@@ -17,7 +17,6 @@ from msgspec import Struct
 from freqrob.data.cifar_b import balance
 from freqrob.data.datasets import ImageSet
 from freqrob.diagnostics.drawing import Picture, Section
-from freqrob.diagnostics.per_sample import Track, untracked
 from freqrob.files import check_file, check_folder, write_csv, write_json, write_text
 from freqrob.parameters import checked
 from freqrob.provenance import provenance
@@ -29,6 +28,7 @@ from freqrob.report.pictures import CORRUPTIONS, SPECTRA, pictures
 from freqrob.report.records import Accuracy, ModelRecord, Records, origins, read_runs
 from freqrob.report.summary import Column, columns, settings, title_of
 from freqrob.runtime.figures import drawing
+from freqrob.runtime.progress import Track, untracked
 
 GALLERY = 20
 
