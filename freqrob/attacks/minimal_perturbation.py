@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import cached_property
@@ -27,9 +27,9 @@ from freqrob.models.state import bare, device_of, frozen, measuring
 from freqrob.runtime.parameters import check_counts, check_pixels, check_seeds, checked
 from freqrob.runtime.process_state import default_dtype, random_state
 from freqrob.runtime.processes import propagate_failure, rank_and_world
+from freqrob.runtime.progress import Track, untracked
 from freqrob.runtime.result_store import Samples
 
-Track = Callable[[Iterable, str, int], Iterable]
 PREDICTED = 250  # images at a time
 PGD_STEPS, PGD_SHARE = 40, 0.01 / 0.3  # of the PGD that finds starts, and the share of its radius that is a step
 
@@ -110,7 +110,7 @@ class MinimalPerturbation:
         targets: Tensor | None = None,
         cache: str | Path | None = None,
         cache_key: str | None = None,
-        track: Track = lambda items, _what, _count: items,
+        track: Track = untracked,
     ) -> MinimalPerturbations:
         """The smallest perturbations of ``images``.
 

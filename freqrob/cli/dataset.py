@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from freqrob.data import ImageSet
     from freqrob.data.corruption_arrays import CorruptionArrays
-    from freqrob.diagnostics.per_sample import Track
+    from freqrob.runtime.progress import Track
     from freqrob.spectral.reference import Reading
 
 dataset_group = typer.Typer(

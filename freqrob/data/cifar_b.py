@@ -13,7 +13,6 @@ import torch
 from msgspec import Struct
 
 from freqrob.data.datasets import ImageSet, Split, load_dataset, members
-from freqrob.data.image_files import Track
 from freqrob.runtime.files import (
     check_folder,
     move_into_place,
@@ -23,6 +22,7 @@ from freqrob.runtime.files import (
     write_synced,
 )
 from freqrob.runtime.parameters import check_choices, check_counts, checked
+from freqrob.runtime.progress import Track, untracked
 from freqrob.runtime.provenance import provenance
 from freqrob.runtime.reading import damage_named, read_json
 from freqrob.spectral.reference import Reading
@@ -63,7 +63,7 @@ def write_cifar_b(
     reading: Reading = "official",
     download: bool = False,
     command: str = "",
-    track: Track = lambda items, _what, _count: items,
+    track: Track = untracked,
 ) -> Path:
     """Write all of CIFAR-10 or CIFAR-100 through BaSS, in its original files: the pixels in them differ, nothing else.
 

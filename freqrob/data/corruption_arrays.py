@@ -16,9 +16,9 @@ from torch import Tensor
 from freqrob.data.archives import fetch_archive
 from freqrob.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt, find_frost
 from freqrob.data.datasets import DATASETS, ImageSet, explained
-from freqrob.data.image_files import Track
 from freqrob.runtime.files import as_json, check_folder, locked, remove_abandoned, sha256_of, write_json, write_npy
 from freqrob.runtime.parameters import check_choices, check_integers, check_seeds, checked
+from freqrob.runtime.progress import Track, untracked
 from freqrob.runtime.provenance import provenance
 from freqrob.runtime.reading import Label, brief, fitted, map_npy, read_json
 
@@ -56,7 +56,7 @@ def write_corruptions(
     seed: int = 0,
     frost: str | Path | None = None,
     command: str = "",
-    track: Track = lambda items, _what, _count: items,
+    track: Track = untracked,
 ) -> list[str]:
     """Write corrupted images as the benchmark's files: ``<type>.npy`` (5·N, H, W, 3) uint8, severity after severity.
 

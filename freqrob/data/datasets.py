@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from freqrob.data.archives import fetch_archive
-from freqrob.data.image_files import ImageFiles, Track, decode
+from freqrob.data.image_files import ImageFiles, decode
 from freqrob.data.imagenet import TINY_IMAGENET_URL, Part, fetch_tiny_imagenet, restricted_imagenet, tiny_imagenet
 from freqrob.runtime.files import check_folder, temporary_folder_beside
 from freqrob.runtime.parameters import check_choices, check_integers, checked
 from freqrob.runtime.pixels import check_channels_first, check_range
+from freqrob.runtime.progress import Track, untracked
 from freqrob.runtime.registry import Registry
 from freqrob.runtime.tensors import FLOATS, check_values
 
@@ -105,7 +106,7 @@ def load_dataset(
     data_dir: str | Path = "./data",
     *,
     download: bool = False,
-    track: Track = lambda items, _what, _count: items,
+    track: Track = untracked,
 ) -> ImageSet:
     """A split of a data set.
 

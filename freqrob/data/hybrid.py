@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from freqrob.runtime.figures import drawing
 from freqrob.runtime.files import as_json, check_folder, temporary_beside, write_json
 from freqrob.runtime.parameters import check_integers, check_seeds, check_weights, checked, fits, is_number, shown
 from freqrob.runtime.pixels import check_channels_first, check_scale
+from freqrob.runtime.progress import Track, untracked
 from freqrob.runtime.provenance import provenance
 from freqrob.spectral.ops import check_planes
 from freqrob.spectral.reference import irfft2, rfft2
@@ -122,7 +123,7 @@ def write_hybrids(
     sheet: int = 0,
     about: Mapping[str, Any] | None = None,
     command: str = "",
-    track: Callable[[Iterable, str, int], Iterable] = lambda items, _what, _count: items,
+    track: Track = untracked,
 ) -> Path:
     """Write ``hybrid.npz``, the hybrid images that ``hybrid_reliance`` shows a model, and ``hybrid.json`` about it.
 

@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from freqrob.runtime.files import write_npy
+from freqrob.runtime.progress import Track
 from freqrob.runtime.reading import map_npy, read_image
 
-Track = Callable[[Iterable, str, int], Iterable]
 """Wraps an iterable in a progress bar, given what it is and its length."""
 
 SUFFIXES = (".jpeg", ".jpg", ".png")

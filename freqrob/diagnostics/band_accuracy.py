@@ -20,9 +20,10 @@ from freqrob.data.hybrid import CORNER
 from freqrob.diagnostics.drawing import FREQUENCY, Panel, Picture, Section, Styles, shares_upward, styled
 from freqrob.diagnostics.fourier_heatmap import coarseness
 from freqrob.diagnostics.measurement import Measurement
-from freqrob.diagnostics.per_sample import Track, per_sample, untracked
+from freqrob.diagnostics.per_sample import per_sample
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
 from freqrob.runtime.parameters import check_counts, check_integers, check_pixels, checked, fits
+from freqrob.runtime.progress import Track, untracked
 from freqrob.spectral.ops import ring_filter
 from freqrob.spectral.rings import RingMap
 

@@ -18,13 +18,14 @@ from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.defenses.neural_similarity import find_layer
 from freqrob.diagnostics.drawing import Picture, Scale, Section, draw_map, picture_of_maps
 from freqrob.diagnostics.measurement import Measurement
-from freqrob.diagnostics.per_sample import Track, per_sample, untracked
+from freqrob.diagnostics.per_sample import per_sample
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
 from freqrob.models.state import device_of, measuring
 from freqrob.runtime.parameters import check_choices, check_counts, check_positive, check_seeds, checked
 from freqrob.runtime.process_state import random_state
+from freqrob.runtime.progress import Track, untracked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

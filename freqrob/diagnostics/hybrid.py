@@ -19,9 +19,10 @@ from freqrob.data.hybrid import MIXING_FREQUENCIES, check_frequencies, hybrid_im
 from freqrob.diagnostics.drawing import FREQUENCY, GREY, Panel, Picture, Section, Styles, styled
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.minimal_perturbation import MinimalPerturbationSpectrum, by_norm, draw_size, name_of_size
-from freqrob.diagnostics.per_sample import Track, per_sample, untracked
+from freqrob.diagnostics.per_sample import per_sample
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
 from freqrob.runtime.parameters import check_seeds, checked, fits, shown
+from freqrob.runtime.progress import Track, untracked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,9 +17,10 @@ from freqrob.attacks import input_gradient
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.diagnostics.drawing import Picture, Scale, Section, draw_map, logarithmic, picture_of_maps, shared_limits
 from freqrob.diagnostics.measurement import Measurement
-from freqrob.diagnostics.per_sample import Track, per_batch, untracked
+from freqrob.diagnostics.per_sample import per_batch
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
 from freqrob.runtime.parameters import check_counts, checked
+from freqrob.runtime.progress import Track, untracked
 from freqrob.spectral.jacobian import log_b_low
 from freqrob.spectral.reference import rfft2
 

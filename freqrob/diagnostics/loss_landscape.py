@@ -22,11 +22,12 @@ from freqrob.attacks.gradient import classified
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.diagnostics.drawing import MAP, Panel, Picture, Scale, Section, logarithmic
 from freqrob.diagnostics.measurement import Measurement
-from freqrob.diagnostics.per_sample import Track, shared_out, untracked
+from freqrob.diagnostics.per_sample import shared_out
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
 from freqrob.models.sources import as_module
 from freqrob.models.state import device_of
 from freqrob.runtime.parameters import check_counts, check_positive, check_seeds, checked, fits
+from freqrob.runtime.progress import Track, untracked
 from freqrob.spectral.longtail import split
 
 if TYPE_CHECKING:

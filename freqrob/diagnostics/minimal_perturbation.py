@@ -35,9 +35,9 @@ from freqrob.diagnostics.drawing import (
     styled,
 )
 from freqrob.diagnostics.measurement import Measurement
-from freqrob.diagnostics.per_sample import Track, untracked
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
 from freqrob.runtime.parameters import check_counts, check_seeds, checked
+from freqrob.runtime.progress import Track, untracked
 from freqrob.spectral.perturbation import CORNER, GRID, PerturbationSpectrum, analyze_spectrum
 from freqrob.spectral.rings import RingMap
 

@@ -18,15 +18,10 @@ from freqrob.models.state import bare, device_of, measuring
 from freqrob.runtime.parameters import check_counts
 from freqrob.runtime.process_state import random_state
 from freqrob.runtime.processes import merged, propagate_failure, rank_and_world
+from freqrob.runtime.progress import Track, untracked
 from freqrob.runtime.result_store import Samples
 
-Track = Callable[[Iterable, str, int], Iterable]
 Measure = Callable[[nn.Module, Tensor, torch.device], dict[str, Tensor]]
-
-
-def untracked(items: Iterable, _what: str, _count: int) -> Iterable:
-    """A ``track`` that shows nothing."""
-    return items
 
 
 class Counted:

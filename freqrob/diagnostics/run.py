@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from freqrob.attacks.checks import explained, warn_of_model
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.diagnostics.measurement import Measurement
-from freqrob.diagnostics.per_sample import Counted, Track, untracked
+from freqrob.diagnostics.per_sample import Counted
 from freqrob.diagnostics.registry import Diagnostic, Preset, all_diagnostics, get_diagnostic, list_diagnostics
 from freqrob.models.keys import model_hash, shared_cache
 from freqrob.models.layout import channels_last
@@ -25,6 +25,7 @@ from freqrob.runtime.files import as_json, check_file
 from freqrob.runtime.parameters import check_counts, checked, fits, nearest_names, shown_hint, to_python
 from freqrob.runtime.process_state import random_state
 from freqrob.runtime.processes import propagate_failure, rank_and_world
+from freqrob.runtime.progress import Track, untracked
 
 Settings = Mapping[str, Mapping[str, Any]]
 NONE: Settings = MappingProxyType({})

@@ -18,9 +18,10 @@ from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.data.hybrid import frequency_radius
 from freqrob.diagnostics.drawing import FREQUENCY, GREY, Panel, Picture, Section, Styles, plain_ticks, styled
 from freqrob.diagnostics.measurement import Measurement
-from freqrob.diagnostics.per_sample import Track, per_batch, untracked
+from freqrob.diagnostics.per_sample import per_batch
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, number, register_diagnostic
 from freqrob.runtime.parameters import checked, fits
+from freqrob.runtime.progress import Track, untracked
 from freqrob.spectral.longtail import split
 from freqrob.spectral.ops import ring_sum
 from freqrob.spectral.reference import rfft2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,11 +22,11 @@ from freqrob.models.state import device_of, measuring
 from freqrob.runtime.parameters import check_counts, check_seeds, checked
 from freqrob.runtime.process_state import random_state
 from freqrob.runtime.processes import merged, propagate_failure, rank_and_world
+from freqrob.runtime.progress import Track, untracked
 from freqrob.runtime.result_store import Samples
 from freqrob.spectral.bass import BaSS, bass
 
 PROTOCOLS = ("natural", "natural+bass", "bass")
-Track = Callable[[Iterable, str, int], Iterable]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def evaluate(
     seed: int = 0,
     cache: str | Path | None = None,
     cache_key: str | None = None,
-    track: Track = lambda items, _what, _count: items,
+    track: Track = untracked,
 ) -> list[Result]:
     """Measure a model's accuracy for each protocol and attack.
 

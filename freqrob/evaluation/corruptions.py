@@ -14,11 +14,12 @@ from freqrob.attacks import Clean
 from freqrob.data.corruption_arrays import CorruptionArrays
 from freqrob.data.corruptions import CORRUPTIONS, SEVERITIES
 from freqrob.data.datasets import DATASETS
-from freqrob.evaluation.accuracy import Track, evaluate
+from freqrob.evaluation.accuracy import evaluate
 from freqrob.models.keys import usable_cache
 from freqrob.models.sources import as_module
 from freqrob.models.state import bare
 from freqrob.runtime.parameters import checked, fits
+from freqrob.runtime.progress import Track, untracked
 
 
 def _groups() -> dict[str, tuple[str, ...]]:
@@ -111,7 +112,7 @@ def evaluate_corruptions(
     batch_size: int = 500,
     cache: str | Path | None = None,
     cache_key: str | None = None,
-    track: Track = lambda items, _what, _count: items,
+    track: Track = untracked,
 ) -> CorruptionAccuracy:
     """Measure a model on every severity of every type in ``corruptions``.
 

@@ -5,7 +5,6 @@ Source of the checks: Athalye et al., ICML 2018; Carlini et al., "On evaluating 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from math import comb
 from pathlib import Path
@@ -17,6 +16,7 @@ from freqrob.attacks import PGD, Square, Transfer
 from freqrob.evaluation.accuracy import Result, evaluate
 from freqrob.models.front_ends import InputSize, Normalize, front_ends_of, without_front_end
 from freqrob.runtime.parameters import check_counts, checked
+from freqrob.runtime.progress import Track, untracked
 
 LEVEL = 0.01
 HARMLESS = (Normalize, InputSize)  # affine maps: what they let through of a gradient is all of it
@@ -103,7 +103,7 @@ def check_masking(
     seed: int = 0,
     cache: str | Path | None = None,
     cache_key: str | None = None,
-    track: Callable[[Iterable, str, int], Iterable] = lambda items, _what, _count: items,
+    track: Track = untracked,
 ) -> MaskingCheck:
     """Attack a model with a front end by its gradient and without; where the latter is stronger, the former is blind.
 

@@ -17,7 +17,6 @@ from msgspec import Struct
 from freqrob.data.cifar_b import balance
 from freqrob.data.datasets import ImageSet
 from freqrob.diagnostics.drawing import Picture, Section
-from freqrob.diagnostics.per_sample import Track, untracked
 from freqrob.report.data import COLUMNS, Links, as_dict, copy_data, tidy_rows
 from freqrob.report.figures import inline, inline_scale, png_uri, save, swatch
 from freqrob.report.findings import caveats, findings
@@ -27,6 +26,7 @@ from freqrob.report.summary import Column, columns, settings, title_of
 from freqrob.runtime.figures import drawing
 from freqrob.runtime.files import check_file, check_folder, write_csv, write_json, write_text
 from freqrob.runtime.parameters import checked
+from freqrob.runtime.progress import Track, untracked
 from freqrob.runtime.provenance import provenance
 from freqrob.runtime.reading import read_json
 

@@ -14,7 +14,8 @@ from freqrob.attacks.gradient import classified
 from freqrob.data.datasets import to_pixels
 from freqrob.diagnostics import Column, Diagnostic, Measurement, register_diagnostic
 from freqrob.diagnostics.drawing import Section, shares_upward, styled
-from freqrob.diagnostics.per_sample import Track, per_sample, untracked
+from freqrob.diagnostics.per_sample import per_sample
+from freqrob.runtime.progress import Track, untracked
 
 
 @dataclass(frozen=True)
