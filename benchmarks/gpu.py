@@ -59,7 +59,10 @@ def short(device: str) -> None:
             if not far < 1e-5:
                 raise ValueError(f"{name} of {height}×{width}: {far:.2g} from float64")
         in_bytes = (255 * x).round().to(torch.uint8)
-        if not (ops.bass(in_bytes.to(device), rings).cpu().int() - ops.bass(in_bytes, rings).int()).abs().max() <= 1:
+        if (
+            not (ops.balance(in_bytes.to(device), rings).cpu().int() - ops.balance(in_bytes, rings).int()).abs().max()
+            <= 1
+        ):
             raise ValueError(f"bass of uint8 {height}×{width}: more than a grey level from the CPU's")
     print(f"every op at {', '.join(f'{h}×{w}' for h, w in SHORT_SIZES)}: as float64")
 

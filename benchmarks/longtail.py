@@ -20,7 +20,7 @@ from freqrob.data.samples import sample_images
 from freqrob.runtime.files import write_json
 from freqrob.runtime.provenance import provenance
 from freqrob.runtime.reading import read_image
-from freqrob.spectral.bass import bass
+from freqrob.spectral.balance import bass
 from freqrob.spectral.longtail import fit_power_law, power_profile, spectral_entropy, split
 
 SUFFIXES = {".png", ".jpg", ".jpeg"}

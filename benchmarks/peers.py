@@ -225,7 +225,7 @@ def bass(name: str, of: Callable[[Call], Call] = lambda call: call, **more: obje
     """BaSS of float32, or of another dtype that the others' versions convert from and to."""
     return Op(
         name,
-        lambda x, rings: ops.bass(x, rings.ring_map),
+        lambda x, rings: ops.balance(x, rings.ring_map),
         {"torch: rfft2, one-hot matmul": of(bass_matmul), "torch: fft2, scatter": of(bass_plain)},
         {
             "torch.compile: rfft2, scatter": of(bass_scatter),

@@ -162,7 +162,7 @@ def candidates(workload: Workload, device: str, compile: bool) -> tuple[dict[str
     add("freqrob", op.ours)
     if op.name.startswith("bass"):
         with_out = [(*some, torch.empty_like(some[0])) for some in inputs]
-        found["freqrob, out="] = Candidate(lambda x, out: ops.bass(x, rings.ring_map, out=out), with_out)
+        found["freqrob, out="] = Candidate(lambda x, out: ops.balance(x, rings.ring_map, out=out), with_out)
     for name, call in op.eager.items():
         add(name, call)
     for name, call in op.compiled.items() if compile else ():

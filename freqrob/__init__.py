@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "load_model": "freqrob.models",
     "list_models": "freqrob.models",
-    "bass": "freqrob.spectral.bass",
+    "bass": "freqrob.spectral.balance",
     "radial_power": "freqrob.spectral.longtail",
     "evaluate": "freqrob.evaluation",
     "diagnose": "freqrob.diagnostics",
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from freqrob.diagnostics import diagnose
     from freqrob.evaluation import evaluate
     from freqrob.models import list_models, load_model
-    from freqrob.spectral.bass import bass
+    from freqrob.spectral.balance import bass
     from freqrob.spectral.longtail import radial_power
 
 

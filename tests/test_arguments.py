@@ -35,7 +35,7 @@ from freqrob.models import checkpoints, front_ends, loading, sources
 from freqrob.models.cards import Card
 from freqrob.report import write_report
 from freqrob.runtime.parameters import fits, shown, to_python
-from freqrob.spectral import bass, jacobian, longtail, ops, perturbation
+from freqrob.spectral import balance, jacobian, longtail, ops, perturbation
 from freqrob.spectral.rings import RingMap
 
 torch.manual_seed(0)
@@ -44,7 +44,7 @@ BYTES = (IMAGES * 255).byte()
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
 NETWORK = nn.Sequential(nn.Flatten(), nn.Linear(192, 3)).eval()
 OF_TEN = nn.Sequential(nn.Flatten(), nn.Linear(192, 10)).eval()  # classes, as CIFAR-10 has
-MODEL = front_ends.FrontEnded([bass.BaSS()], NETWORK).eval()
+MODEL = front_ends.FrontEnded([balance.BaSS()], NETWORK).eval()
 SET = data.ImageSet(BYTES, LABELS, ("a", "b", "c"))
 LARGE = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
 LARGE_SET = data.ImageSet(LARGE, LABELS[:2], ())
@@ -136,8 +136,8 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
     checkpoints.save: {"path": HERE / "a.safetensors", "state": {}, "card": Card("a", "rn20"), "dtype": torch.float16},
     checkpoints.load: {"path": HERE},
     checkpoints.add_results: {"path": HERE, "results": []},
-    bass.bass: {"images": IMAGES},
-    bass.BaSS: {},
+    balance.bass: {"images": IMAGES},
+    balance.BaSS: {},
     transforms.RandomBaSS: {"generator": torch.Generator()},
     longtail.radial_power: {"images": IMAGES},
     longtail.mean_power: {"images": IMAGES},
@@ -151,7 +151,7 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
     ops.ring_dot: {"x": IMAGES, "y": IMAGES},
     ops.ring_filter: {"x": IMAGES, "weights": torch.rand(RingMap(8, 8).rings)},
     ops.mean_amplitude: {"x": IMAGES},
-    ops.bass: {"x": IMAGES},
+    ops.balance: {"x": IMAGES},
     training.Recipe: {"name": "standard_rn20"},
     training.recipe_for: {"name": "standard_rn20"},
     training.preset: {"name": "standard_rn20"},
@@ -344,7 +344,7 @@ KEPT = {  # what cards and cache keys hold
         "pgd_at_rn20", lr=number, gamma=number, defense={"eps": number}
     ).as_dict(),
     "front ends": lambda number: repr([front_ends.Blur(number), front_ends.Normalize([number], [number])]),
-    "BaSS": lambda number: repr([bass.BaSS(pixel_scale=number), transforms.RandomBaSS(number)]),
+    "BaSS": lambda number: repr([balance.BaSS(pixel_scale=number), transforms.RandomBaSS(number)]),
 }  # fmt: skip
 
 
@@ -384,7 +384,7 @@ def test_functions_take_them():
     assert torch.equal(band_pgd(**GIVEN, rings=torch.arange(3), eps=eps, steps=steps),
                        band_pgd(**GIVEN, rings=range(3), eps=float(eps), steps=2))  # fmt: skip
     assert Band(np.array([2, 0])).rings == (0, 2) and repr(Band(torch.tensor([1]))) == "Band([1])"
-    assert torch.equal(bass.bass(IMAGES, pixel_scale=torch.tensor(255.0)), bass.bass(IMAGES))
+    assert torch.equal(balance.bass(IMAGES, pixel_scale=torch.tensor(255.0)), balance.bass(IMAGES))
     assert RingMap(np.int64(8), torch.tensor(8)) == RingMap(8, 8)
     severe = corruptions.corrupt(LARGE, "contrast", np.int64(3), seed=torch.tensor(1))
     assert torch.equal(severe, corruptions.corrupt(LARGE, "contrast", 3, seed=1))

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from freqrob.data.augmix import GEOMETRIC, Op, _draw, _mix, _step, augmix
 from freqrob.defenses import augmix as defense
 from freqrob.defenses.augmix import AugMix, jensen_shannon
-from freqrob.spectral.bass import bass
+from freqrob.spectral.balance import bass
 
 SIZES = [(32, 32), (64, 64), (33, 47)]
 

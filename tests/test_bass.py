@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
 from freqrob.spectral import reference
-from freqrob.spectral.bass import BaSS, bass
+from freqrob.spectral.balance import BaSS, bass
 from freqrob.spectral.rings import RingMap
 
 NATURAL = 60  # of the golden images; then a constant, a ramp and two noise images
@@ -41,7 +41,7 @@ def noise(*shape, dtype=torch.float32, seed=0):
 
 
 def test_reference_is_the_authors_bit_for_bit(images, expected):
-    assert torch.equal(reference.bass(images, RingMap(32, 32))[:NATURAL], expected[:NATURAL])
+    assert torch.equal(reference.balance(images, RingMap(32, 32))[:NATURAL], expected[:NATURAL])
 
 
 def test_degenerate_images_like_the_authors_when_asked(images, expected):

@@ -12,7 +12,7 @@ from test_ops import run
 from torch import Tensor
 
 from freqrob.spectral import native, ops
-from freqrob.spectral.bass import BaSS
+from freqrob.spectral.balance import BaSS
 from freqrob.spectral.rings import RingMap
 
 SIZES = [(32, 32), (64, 64), (224, 224), (12, 9), (31, 33), (48, 80), (1, 6)]
@@ -46,8 +46,8 @@ OPS: dict[str, Callable[[Tensor], Tensor]] = {
     "filter": filtered,
     "dot": lambda x: ops.ring_dot(x, x.flip(-1)),
     "mean": lambda x: torch.stack([ops.mean_amplitude(plane) for plane in x]),
-    "official": ops.bass,
-    "power reading": lambda x: ops.bass(x, reading="power"),
+    "official": ops.balance,
+    "power reading": lambda x: ops.balance(x, reading="power"),
 }
 
 
@@ -201,11 +201,11 @@ def test_any_memory_layout(size: tuple[int, int], dtype: torch.dtype) -> None:
         for layout, lay in LAYOUTS.items():
             assert_same(OPS[name](lay(x)), expected, (name, layout))
     for reading in ("official", "power"):
-        expected = ops.bass(x, reading=reading)
+        expected = ops.balance(x, reading=reading)
         for layout in ("at 1", "at 3", "stepped"):
             out = LAYOUTS[layout](torch.zeros_like(x))
-            assert_same(ops.bass(x, reading=reading, out=out), expected, ("out=", layout))
-        assert_same(ops.bass(x[1:2], reading=reading, out=x[1:2]), expected[1:2], "in place")
+            assert_same(ops.balance(x, reading=reading, out=out), expected, ("out=", layout))
+        assert_same(ops.balance(x[1:2], reading=reading, out=x[1:2]), expected[1:2], "in place")
 
 
 @needs_native

@@ -54,8 +54,8 @@ OPS: dict[str, Callable[[Tensor], Tensor]] = {
     "filter": filtered,
     "dot": lambda x: ops.ring_dot(x, shifted(x)),
     "mean": lambda x: ops.mean_amplitude(x),
-    "official": lambda x: ops.bass(x),
-    "power reading": lambda x: ops.bass(x, reading="power"),
+    "official": lambda x: ops.balance(x),
+    "power reading": lambda x: ops.balance(x, reading="power"),
 }
 DIFFERENTIABLE = ["power", "amplitude", "filter", "dot", "mean"]
 
@@ -81,12 +81,14 @@ def test_agrees_with_float64(name: str, size: tuple[int, int], planes: tuple[int
 def test_bass_of_bytes_and_of_bfloat16(size: int, planes: int) -> None:
     x = pictures(planes if size < 224 else 5, size, size)
     in_bytes = (255 * x).to(torch.uint8)
-    difference = (ops.bass(in_bytes.to(DEVICE)).cpu().int() - reference.bass(in_bytes, RingMap(size, size)).int()).abs()
+    difference = (
+        ops.balance(in_bytes.to(DEVICE)).cpu().int() - reference.balance(in_bytes, RingMap(size, size)).int()
+    ).abs()
     assert difference.max() <= 1 and (difference > 0).float().mean() < 1e-3
     rough = x.bfloat16()
-    found = ops.bass(rough.to(DEVICE))
+    found = ops.balance(rough.to(DEVICE))
     assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found.cpu().double(), ops.bass(rough.double()), rtol=2**-8, atol=1e-5)
+    torch.testing.assert_close(found.cpu().double(), ops.balance(rough.double()), rtol=2**-8, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (64, 64), (12, 9)], ids=str)
@@ -120,12 +122,12 @@ def test_any_strides_and_addresses(name: str, size: int) -> None:
 @pytest.mark.parametrize("size", [32, 224])
 def test_bass_into_a_tensor(size: int) -> None:
     x = pictures(4, size, size).to(DEVICE)
-    expected = ops.bass(x)
+    expected = ops.balance(x)
     odd = torch.zeros(x.numel() + 1, device=DEVICE)[1:].view(x.shape)
     for out in (torch.empty_like(x), odd):
-        assert ops.bass(x, out=out) is out
+        assert ops.balance(x, out=out) is out
         torch.testing.assert_close(out, expected, rtol=0, atol=0)
-    assert ops.bass(x, out=x) is x
+    assert ops.balance(x, out=x) is x
     torch.testing.assert_close(x, expected, rtol=0, atol=0)
 
 
@@ -141,9 +143,9 @@ def test_twice_the_same_bits(name: str, planes: int) -> None:
 @pytest.mark.parametrize("size", [32, 64, 48])
 def test_a_plane_that_is_not_finite_stays_alone(size: int, planes: int, bad: float) -> None:
     x = pictures(planes if size != 48 else 5, size, size).to(DEVICE)
-    clean, sums = ops.bass(x), ops.ring_sum(x)
+    clean, sums = ops.balance(x), ops.ring_sum(x)
     x[1, 3, 5] = bad
-    found, found_sums = ops.bass(x), ops.ring_sum(x)
+    found, found_sums = ops.balance(x), ops.ring_sum(x)
     assert found[1].isnan().all() and not found_sums[1].isfinite().any()
     others = torch.arange(len(x), device=DEVICE) != 1
     torch.testing.assert_close(found[others], clean[others], rtol=0, atol=0)
@@ -153,7 +155,7 @@ def test_a_plane_that_is_not_finite_stays_alone(size: int, planes: int, bad: flo
 @pytest.mark.parametrize("size", [32, 64, 48])
 def test_a_flat_plane_is_left_bit_for_bit(size: int) -> None:
     x = torch.full((3, size, size), 0.3, device=DEVICE)
-    assert torch.equal(ops.bass(x), x)
+    assert torch.equal(ops.balance(x), x)
 
 
 @pytest.mark.parametrize("size", [32, 48])
@@ -219,7 +221,7 @@ def test_the_last_of_several_gpus() -> None:
     if last == 0:
         pytest.skip("one GPU")
     x = pictures(4, 32, 32)
-    assert_near(ops.bass(x.to(f"cuda:{last}")), ops.bass(x.double()))
+    assert_near(ops.balance(x.to(f"cuda:{last}")), ops.balance(x.double()))
 
 
 @pytest.mark.parametrize("size", [(32, 32), (12, 9)], ids=str)
@@ -259,5 +261,5 @@ def test_more_than_two_to_the_31_elements() -> None:
         pytest.skip("not enough memory")
     x = torch.zeros(planes, 32, 32, dtype=torch.uint8, device=DEVICE)
     x[-3:] = (255 * pictures(3, 32, 32)).to(torch.uint8).to(DEVICE)
-    y = ops.bass(x, out=x.clone())
-    assert torch.equal(y[-3:], ops.bass(x[-3:].clone())) and not y[:-3].any()
+    y = ops.balance(x, out=x.clone())
+    assert torch.equal(y[-3:], ops.balance(x[-3:].clone())) and not y[:-3].any()

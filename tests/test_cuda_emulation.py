@@ -120,7 +120,7 @@ def test_mean_amplitude(run, size, teams):
 def test_bass(run, size, reading):
     x, rings = images(size), ring_map(size)
     found = run("bass", x.numpy(), rings.half.numpy(), rings.rings, reading == "power", 255.0)
-    expected = reference.bass(x.double(), rings, reading=reading)
+    expected = reference.balance(x.double(), rings, reading=reading)
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
     assert 0.02 < (expected - x).abs().mean()
 
@@ -129,7 +129,7 @@ def test_bass(run, size, reading):
 def test_bass_of_bytes(run, size):
     x, rings = (255 * images(size)).to(torch.uint8), ring_map(size)
     found = run("bass", x.numpy(), rings.half.numpy(), rings.rings, False, 255.0).int()
-    difference = (found - reference.bass(x, rings).int()).abs()
+    difference = (found - reference.balance(x, rings).int()).abs()
     assert difference.max() <= 1 and (difference > 0).float().mean() < 1e-3
 
 
@@ -137,7 +137,7 @@ def test_bass_of_bytes(run, size):
 def test_bass_of_bfloat16(run, size):
     x, rings = images(size).bfloat16(), ring_map(size)
     bits = run("bass", x.view(torch.uint16).numpy(), rings.half.numpy(), rings.rings, False, 255.0)
-    exact = reference.bass(x.double(), rings)
+    exact = reference.balance(x.double(), rings)
     torch.testing.assert_close(bits.view(torch.bfloat16).double(), exact, rtol=2**-8, atol=1e-5)
     near = (bits.view(torch.bfloat16) == exact.float().bfloat16()).float().mean()
     assert near > 0.99  # but for values that lie between two
@@ -244,7 +244,7 @@ def test_passes_of_bass(emulation, size, reading):
     )
     assert changes.tolist() == [True, False, True]
     found = torch.fft.irfft2(torch.from_numpy(weighed), s=size).clamp(0, 1)
-    torch.testing.assert_close(found.double(), reference.bass(x.double(), rings, reading=reading), rtol=0, atol=2e-5)
+    torch.testing.assert_close(found.double(), reference.balance(x.double(), rings, reading=reading), rtol=0, atol=2e-5)
 
 
 def test_the_emulation_sees_a_missing_barrier(emulation):

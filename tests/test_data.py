@@ -10,7 +10,7 @@ import torch
 
 from freqrob.data import Batches, ImageSet, balance, batches, pca_components
 from freqrob.data.batches import crop, flip
-from freqrob.spectral.bass import balance_some, bass
+from freqrob.spectral.balance import balance_some, bass
 
 
 def half_balanced(x, generator):

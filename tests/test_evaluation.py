@@ -14,7 +14,7 @@ from freqrob.attacks.losses import cross_entropy
 from freqrob.evaluation import PROTOCOLS, accuracy, evaluate
 from freqrob.models.front_ends import Blur, FrontEnded
 from freqrob.runtime.files import write_json
-from freqrob.spectral.bass import BaSS, bass
+from freqrob.spectral.balance import BaSS, bass
 
 
 class Brightness(nn.Module):

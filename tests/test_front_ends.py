@@ -21,7 +21,7 @@ from freqrob.models.front_ends import (
     without_front_end,
 )
 from freqrob.models.wrappers import as_module
-from freqrob.spectral.bass import BaSS
+from freqrob.spectral.balance import BaSS
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -89,13 +89,13 @@ def test_no_modules_import_each_other_in_a_circle():
 def test_what_the_graph_is_made_of():
     code = """
 from freqrob import __version__, training
-from freqrob.spectral.bass import bass
+from freqrob.spectral.balance import bass
 if TYPE_CHECKING:
     import freqrob.data.samples
 def late():
     import torch, freqrob.report
     from freqrob_foolbox.problem import FoolboxProblem
 """
-    late = {"freqrob", "freqrob.training", "freqrob.spectral.bass", "freqrob.report", "freqrob_foolbox.problem"}
+    late = {"freqrob", "freqrob.training", "freqrob.spectral.balance", "freqrob.report", "freqrob_foolbox.problem"}
     assert set(imports(ast.parse(code), for_types=False)) == late
     assert set(imports(ast.parse(code))) == late | {"freqrob.data.samples"}

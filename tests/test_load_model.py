@@ -132,7 +132,7 @@ def test_a_card_of_something_else_is_refused(tmp_path):
 
 
 def test_bass_front_end_comes_before_the_models_own(tmp_path):
-    from freqrob.spectral.bass import bass
+    from freqrob.spectral.balance import bass
 
     write_model(tmp_path, seed=1)
     plain, adaptive = load_model(NAME, tmp_path), load_model(NAME, tmp_path, front_end="bass")

@@ -58,14 +58,14 @@ def test_every_mean_amplitude_keeps_its_digits(size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("rule", RULES)
 def test_bass(size: tuple[int, int], rule: str, reading: str) -> None:
     x, rings = pictures(2, 3, *size), RingMap(*size, rule)
-    expected = reference.bass(x.double(), rings, reading=reading)
-    assert (ops.bass(x, rings, reading=reading) - expected).abs().max() < 1e-5
+    expected = reference.balance(x.double(), rings, reading=reading)
+    assert (ops.balance(x, rings, reading=reading) - expected).abs().max() < 1e-5
 
 
 @each_size
 def test_bass_of_bytes(size: tuple[int, int]) -> None:
     x = (255 * pictures(5, *size)).to(torch.uint8)
-    difference = (ops.bass(x).int() - reference.bass(x, RingMap(*size)).int()).abs()
+    difference = (ops.balance(x).int() - reference.balance(x, RingMap(*size)).int()).abs()
     assert difference.max() <= 1
     assert (difference == 0).double().mean() > 0.999
 
@@ -77,10 +77,10 @@ def test_bass_into_a_tensor_and_of_flat_planes(size: tuple[int, int], dtype: tor
     x[1] = 0.3 + 1e-6 * torch.rand(size)  # no ring but DC has an amplitude above 1
     x[3] = 9
     x = x if dtype == torch.float32 else (255 * x).to(torch.uint8)
-    expected, out = ops.bass(x), torch.empty_like(x)
+    expected, out = ops.balance(x), torch.empty_like(x)
     assert torch.equal(expected[1::2], x[1::2]) and not torch.equal(expected[::2], x[::2])
-    assert ops.bass(x, out=out) is out and torch.equal(out, expected)
-    assert ops.bass(x, out=x) is x and torch.equal(x, expected)
+    assert ops.balance(x, out=out) is out and torch.equal(out, expected)
+    assert ops.balance(x, out=x) is x and torch.equal(x, expected)
 
 
 def any_map(size: tuple[int, int]) -> Tensor:
@@ -120,7 +120,7 @@ def test_any_symmetric_map(size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("name", ["power", "amplitude", "filter", "dot", "bass"])
 def test_a_plane_that_is_not_finite_stays_alone(size: tuple[int, int], name: str, bad: float) -> None:
     case = Case("power" if name == "bass" else name, size, planes=(4,))
-    function = ops.bass if name == "bass" else case.op
+    function = ops.balance if name == "bass" else case.op
     expected = function(*case.inputs)
     case.inputs[0][2, 10, 31] = bad
     found = function(*case.inputs)
@@ -168,9 +168,9 @@ def test_faint_and_strong_planes_keep_their_digits(size: tuple[int, int], name: 
 @each_size
 def test_the_threads_change_nothing(size: tuple[int, int]) -> None:
     x = torch.rand(7, *size)
-    alone = ops.mean_amplitude(x), ops.bass(x), ops.ring_sum(x)
+    alone = ops.mean_amplitude(x), ops.balance(x), ops.ring_sum(x)
     torch.set_num_threads(2)
-    for one, other in zip((ops.mean_amplitude(x), ops.bass(x), ops.ring_sum(x)), alone, strict=True):
+    for one, other in zip((ops.mean_amplitude(x), ops.balance(x), ops.ring_sum(x)), alone, strict=True):
         assert torch.equal(one, other)
 
 

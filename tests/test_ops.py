@@ -184,7 +184,7 @@ def test_opcheck(size: tuple[int, int]) -> None:
 def test_compiles_to_one_graph() -> None:
     def function(x: Tensor, w: Tensor) -> Tensor:
         profile = ops.ring_sum(x, of="amplitude") + ops.ring_sum(x).sqrt() + ops.ring_dot(x, 2 * x)
-        return ops.ring_filter(x, w * profile) * ops.mean_amplitude(x).sum() + ops.bass(x.detach())
+        return ops.ring_filter(x, w * profile) * ops.mean_amplitude(x).sum() + ops.balance(x.detach())
 
     inputs = torch.rand(3, 32, 32), torch.rand(3, RingMap(32, 32).rings)
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
@@ -241,7 +241,7 @@ def test_an_empty_batch(size: tuple[int, int], policy: str) -> None:
     x = torch.zeros(0, 3, *size)
     assert ops.ring_sum(x).shape == ops.ring_dot(x, x).shape == (0, 3, rings.rings)
     assert ops.ring_filter(x, torch.zeros(0, 3, rings.rings)).shape == x.shape
-    assert ops.bass(x).shape == ops.bass(x.to(torch.uint8)).shape == x.shape
+    assert ops.balance(x).shape == ops.balance(x.to(torch.uint8)).shape == x.shape
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -249,7 +249,7 @@ def test_half_precision_is_computed_in_float32(dtype: torch.dtype, policy: str) 
     x = torch.rand(2, 32, 32).to(dtype)
     w = torch.rand(2, RingMap(32, 32).rings).to(dtype)
     assert ops.ring_sum(x).dtype == ops.ring_dot(x, x).dtype == ops.mean_amplitude(x).dtype == torch.float32
-    assert ops.ring_filter(x, w).dtype == ops.bass(x).dtype == dtype
+    assert ops.ring_filter(x, w).dtype == ops.balance(x).dtype == dtype
     assert_near(ops.ring_sum(x), reference.ring_sum(x.double(), RingMap(32, 32)))
 
 
@@ -303,7 +303,7 @@ def test_a_plane_of_zeros_stays_zero_beside_others() -> None:
 @pytest.mark.parametrize("name", ["power", "amplitude", "filter", "dot", "bass"])
 def test_a_plane_that_is_not_finite_stays_alone(name: str, size: tuple[int, int], bad: float, policy: str) -> None:
     if name == "bass":
-        function, inputs = ops.bass, (torch.rand(65, *size),)
+        function, inputs = ops.balance, (torch.rand(65, *size),)
     else:
         case = Case(name, size, planes=(65,))
         function, inputs = case.op, case.inputs
@@ -354,8 +354,8 @@ def pictures(*shape: int) -> Tensor:
 def test_bass(size: tuple[int, int], rule: str, reading: str, policy: str) -> None:
     rings = RingMap(*size, rule)
     x = pictures(7, 5, *size)
-    found = ops.bass(x, rings, reading=reading)
-    expected = reference.bass(x.double(), rings, reading=reading)
+    found = ops.balance(x, rings, reading=reading)
+    expected = reference.balance(x.double(), rings, reading=reading)
     assert found.dtype == torch.float32 and found.shape == x.shape
     assert (found - expected).abs().max() < 1e-5
 
@@ -364,7 +364,7 @@ def test_bass(size: tuple[int, int], rule: str, reading: str, policy: str) -> No
 @pytest.mark.parametrize("planes", GROUPS)
 def test_bass_of_bytes(planes: int, size: tuple[int, int], policy: str) -> None:
     x = (255 * pictures(planes, *size)).to(torch.uint8)
-    found, expected = ops.bass(x), reference.bass(x, RingMap(*size))
+    found, expected = ops.balance(x), reference.balance(x, RingMap(*size))
     difference = (found.int() - expected.int()).abs()
     assert found.dtype == torch.uint8 and difference.max() <= 1
     assert (difference == 0).double().mean() > 0.999
@@ -373,15 +373,15 @@ def test_bass_of_bytes(planes: int, size: tuple[int, int], policy: str) -> None:
 @pytest.mark.parametrize("pixel_scale", [1.0, 100.0])
 def test_bass_on_another_pixel_scale(pixel_scale: float, policy: str) -> None:
     x = pictures(3, 32, 32)
-    expected = reference.bass(x.double(), RingMap(32, 32), pixel_scale=pixel_scale)
-    assert (ops.bass(x, pixel_scale=pixel_scale) - expected).abs().max() < 1e-5
+    expected = reference.balance(x.double(), RingMap(32, 32), pixel_scale=pixel_scale)
+    assert (ops.balance(x, pixel_scale=pixel_scale) - expected).abs().max() < 1e-5
 
 
 @needs_golden
 def test_bass_is_the_authors_on_natural_images(policy: str) -> None:
     golden = np.load(GOLDEN)
     images, expected = (torch.from_numpy(golden[key][:60]).permute(0, 3, 1, 2) for key in ("images", "bass"))
-    difference = (ops.bass(images).int() - expected.int()).abs()
+    difference = (ops.balance(images).int() - expected.int()).abs()
     assert difference.max() <= 1
     assert (difference == 0).double().mean() > 0.999
 
@@ -393,7 +393,7 @@ def test_bass_leaves_flat_planes_bit_for_bit(dtype: torch.dtype, size: tuple[int
     x = x / 255 if dtype == torch.float32 else x
     flat = torch.arange(0, 40, 3)
     x[flat] = x[flat, :1, :1].clone().expand(-1, *size)
-    assert torch.equal(ops.bass(x)[flat], x[flat])
+    assert torch.equal(ops.balance(x)[flat], x[flat])
 
 
 @pytest.mark.parametrize("size", [(32, 32), (12, 9)])
@@ -402,12 +402,12 @@ def test_bass_into_a_tensor(dtype: torch.dtype, size: tuple[int, int], policy: s
     x = (255 * pictures(37, *size)).to(torch.uint8)
     x[5] = 9
     x = x / 255 if dtype == torch.float32 else x
-    expected = ops.bass(x)
+    expected = ops.balance(x)
     out = torch.empty_like(x)
-    assert ops.bass(x, out=out) is out and torch.equal(out, expected)
+    assert ops.balance(x, out=out) is out and torch.equal(out, expected)
     strided = torch.empty(*x.shape, 2, dtype=dtype)[..., 0]
-    assert torch.equal(ops.bass(x, out=strided), expected) and torch.equal(strided, expected)
-    assert ops.bass(x, out=x) is x and torch.equal(x, expected)
+    assert torch.equal(ops.balance(x, out=strided), expected) and torch.equal(strided, expected)
+    assert ops.balance(x, out=x) is x and torch.equal(x, expected)
 
 
 # Properties
@@ -445,7 +445,7 @@ def test_bass_of_any_bytes_is_the_reference(data: list[int], size: int) -> None:
     profile = reference.bass_profile(x.double(), RingMap(size, size), "official")
     if ((profile > 0.5) & (profile < 2) | (profile < 1e-6) & (profile > 0)).any():
         return  # on the brink of eligibility rounding decides
-    assert (ops.bass(x).int() - reference.bass(x, RingMap(size, size)).int()).abs().max() <= 1
+    assert (ops.balance(x).int() - reference.balance(x, RingMap(size, size)).int()).abs().max() <= 1
 
 
 # Instruction sets
@@ -521,23 +521,31 @@ NESTED = torch.nested.nested_tensor([X[0], X[1]], layout=torch.jagged)
         (lambda: ops.ring_dot(X, X[:1]), ValueError, "y: expected the shape of x"),
         (lambda: ops.ring_dot(X, X.double()), TypeError, "y: expected the dtype of x"),
         (lambda: ops.mean_amplitude(X[:0]), ValueError, "x: expected at least one plane"),
-        (lambda: ops.bass(X.int()), TypeError, "x: expected floats or uint8, got torch.int32"),
-        (lambda: ops.bass(X, reading="authors"), ValueError, "reading: expected 'official' or 'power'"),
-        (lambda: ops.bass(X, pixel_scale=0), ValueError, "pixel_scale: expected .* within float32, got 0"),
-        (lambda: ops.bass(X, pixel_scale=float("nan")), ValueError, "pixel_scale"),
-        (lambda: ops.bass(X, pixel_scale=1e39), ValueError, r"pixel_scale: .* within float32, got 1e\+39"),
-        (lambda: ops.bass(X, pixel_scale=10**400), ValueError, "pixel_scale: .* within float32"),
-        (lambda: ops.bass(X, pixel_scale="255"), TypeError, "pixel_scale: expected a number, got str"),
-        (lambda: ops.bass(X, pixel_scale=torch.tensor(255.0)), TypeError, "pixel_scale: expected a number, got Tensor"),
-        (lambda: ops.bass(X, out=X[:1, :1].expand(X.shape)), ValueError, "out: expected memory of its own .* strides"),
-        (lambda: ops.bass(X, out=X.to_sparse()), TypeError, "out: expected a dense tensor, got torch.sparse_coo"),
+        (lambda: ops.balance(X.int()), TypeError, "x: expected floats or uint8, got torch.int32"),
+        (lambda: ops.balance(X, reading="authors"), ValueError, "reading: expected 'official' or 'power'"),
+        (lambda: ops.balance(X, pixel_scale=0), ValueError, "pixel_scale: expected .* within float32, got 0"),
+        (lambda: ops.balance(X, pixel_scale=float("nan")), ValueError, "pixel_scale"),
+        (lambda: ops.balance(X, pixel_scale=1e39), ValueError, r"pixel_scale: .* within float32, got 1e\+39"),
+        (lambda: ops.balance(X, pixel_scale=10**400), ValueError, "pixel_scale: .* within float32"),
+        (lambda: ops.balance(X, pixel_scale="255"), TypeError, "pixel_scale: expected a number, got str"),
+        (
+            lambda: ops.balance(X, pixel_scale=torch.tensor(255.0)),
+            TypeError,
+            "pixel_scale: expected a number, got Tensor",
+        ),
+        (
+            lambda: ops.balance(X, out=X[:1, :1].expand(X.shape)),
+            ValueError,
+            "out: expected memory of its own .*strides",
+        ),
+        (lambda: ops.balance(X, out=X.to_sparse()), TypeError, "out: expected a dense tensor, got torch.sparse_coo"),
         (lambda: ops.ring_sum(X.to_sparse()), TypeError, "x: expected a dense tensor, got torch.sparse_coo"),
         (lambda: ops.ring_sum(X.to_mkldnn()), TypeError, "x: expected a dense tensor, got torch._mkldnn"),
         (lambda: ops.ring_sum(NESTED), TypeError, "x: expected a dense tensor, got a nested one"),
         (lambda: ops.ring_sum(X.to(torch.float8_e4m3fn)), TypeError, "x: expected floats, got torch.float8_e4m3fn"),
-        (lambda: ops.bass(X, out=X.double()), TypeError, "out: expected the dtype of x"),
-        (lambda: ops.bass(X, out=X[0]), ValueError, "out: expected the shape of x"),
-        (lambda: ops.bass(X, out=X.clone().requires_grad_()), ValueError, "out: .* requires no gradient"),
+        (lambda: ops.balance(X, out=X.double()), TypeError, "out: expected the dtype of x"),
+        (lambda: ops.balance(X, out=X[0]), ValueError, "out: expected the shape of x"),
+        (lambda: ops.balance(X, out=X.clone().requires_grad_()), ValueError, "out: .* requires no gradient"),
     ],
 )
 def test_bad_input(call: Callable[[], Tensor], error: type[Exception], message: str, policy: str) -> None:

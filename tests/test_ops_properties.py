@@ -239,7 +239,7 @@ def balanced(x: Tensor, reading: str, pixel_scale: float, rule: str = "trunc") -
     takes_part = profile[..., 1:-1]
     brink = (takes_part > 0.5) & (takes_part < 2) | (takes_part > 0) & (takes_part < 1e-3 * pixel_scale)
     exact = x if x.dtype == torch.uint8 else x.double()
-    expected = reference.bass(exact, rings, reading=reading, pixel_scale=pixel_scale)
+    expected = reference.balance(exact, rings, reading=reading, pixel_scale=pixel_scale)
     return expected.double(), slack[..., None, None], ~brink.any(-1)
 
 
@@ -259,7 +259,7 @@ readings, scales = st.sampled_from(["official", "power"]), st.sampled_from([255.
 @given(x=pictures(), rule=rules, reading=readings, pixel_scale=scales)
 def test_bass(policy: str, x: Tensor, rule: str, reading: str, pixel_scale: float) -> None:
     with policy_of(policy):
-        found = ops.bass(x, RingMap(*x.shape[-2:], rule), reading=reading, pixel_scale=pixel_scale)
+        found = ops.balance(x, RingMap(*x.shape[-2:], rule), reading=reading, pixel_scale=pixel_scale)
     assert_balanced(found, x, balanced(x, reading, pixel_scale, rule))
 
 
@@ -286,7 +286,7 @@ def test_bass_as_the_authors_wrote_it(x: Tensor, reading: str) -> None:
     found = freqrob.bass(x, reading=reading, degenerate="authors")
     exact = x if x.dtype == torch.uint8 else x.double()
     rings = RingMap(*x.shape[-2:])
-    expected = reference.bass(exact, rings, reading=reading, degenerate="authors").to(x.dtype)
+    expected = reference.balance(exact, rings, reading=reading, degenerate="authors").to(x.dtype)
     assert torch.equal(found.nan_to_num(9), expected.nan_to_num(9))
 
 
@@ -299,7 +299,7 @@ OPS = {
     "ring_filter": lambda x: ops.ring_filter(x, torch.rand(RingMap(8, 8).rings)),
     "ring_dot": lambda x: ops.ring_dot(x, x),
     "mean_amplitude": ops.mean_amplitude,
-    "bass": ops.bass,
+    "bass": ops.balance,
 }
 
 
@@ -322,7 +322,7 @@ def test_arguments_that_do_not_fit_are_refused_by_name(policy: str, shape, other
     alike = x.shape == y.shape and x.dtype == y.dtype
     with policy_of(policy):
         refused_unless(alike, "y", lambda: ops.ring_dot(x, y))
-        refused_unless(alike, "out", lambda: ops.bass(x, out=y))
+        refused_unless(alike, "out", lambda: ops.balance(x, out=y))
         refused_unless(shape[1] == other[1], "ring_map", lambda: ops.ring_sum(x, ring_map))
         rings_fit = weights.dtype == x.dtype and weights.shape[-1] == RingMap(*shape[1]).rings
         refused_unless(rings_fit and broadcasts(shape[0], other[0]), "weights", lambda: ops.ring_filter(x, weights))

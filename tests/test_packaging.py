@@ -54,7 +54,7 @@ def test_the_public_names_are_what_all_says():
 
 @pytest.mark.parametrize("name", sorted(freqrob._HOMES))
 def test_a_public_name_is_its_function_whatever_was_imported_before(name):
-    """`freqrob.spectral.bass` is a module, `freqrob.bass` a function; neither may take the other's place."""
+    """`freqrob.spectral.balance` is a module, `freqrob.bass` a function; neither may take the other's place."""
     home = freqrob._HOMES[name]
     if (
         not (ROOT / home.replace(".", "/")).with_suffix(".py").exists()
@@ -162,7 +162,7 @@ from freqrob.spectral.rings import RingMap
 native.load()
 used, found = resource.getrusage(resource.RUSAGE_CHILDREN), native.status()
 x = torch.rand(1, 3, 32, 32)
-error = (ops.bass(x) - reference.bass(x.double(), RingMap(32, 32))).abs().max().item()
+error = (ops.balance(x) - reference.balance(x.double(), RingMap(32, 32))).abs().max().item()
 logits = freqrob.load_model("bass_pgd_at_rn20")(x)
 print(json.dumps({
     "at home": freqrob.__file__.startswith(sys.prefix) and str(native.source_folder()).startswith(sys.prefix),

@@ -28,7 +28,7 @@ from freqrob.diagnostics import corruption_spectrum, spectrum
 from freqrob.models.cards import CheckpointError
 from freqrob.models.front_ends import PCA, Blur, FrontEnded, Normalize
 from freqrob.runtime.pixels import has_channels_last
-from freqrob.spectral.bass import BaSS
+from freqrob.spectral.balance import BaSS
 from freqrob.spectral.longtail import fit_power_law, mean_power, power_profile, split
 
 torch.manual_seed(0)

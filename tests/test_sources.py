@@ -25,7 +25,7 @@ from freqrob.models.sources import (
     tensors_only,
 )
 from freqrob.models.sources.common import read_arguments
-from freqrob.spectral.bass import BaSS
+from freqrob.spectral.balance import BaSS
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 NET = "from torch import nn\n\ndef {name}(num_classes=10, width=1):\n    return nn.Conv2d(3, num_classes * width, 1)\n"

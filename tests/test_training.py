@@ -19,7 +19,7 @@ from freqrob.defenses import pgd_at
 from freqrob.models import load_model
 from freqrob.models.cards import Card
 from freqrob.models.front_ends import PCA, Blur, Normalize
-from freqrob.spectral.bass import BaSS, bass
+from freqrob.spectral.balance import BaSS, bass
 from freqrob.training import Recipe, train, trainer
 from freqrob.training.launch import launch
 from freqrob.training.run_folder import RunFolder

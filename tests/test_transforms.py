@@ -9,7 +9,7 @@ from torchvision.transforms import v2
 
 from freqrob.data.samples import sample_images
 from freqrob.data.transforms import RandomBaSS
-from freqrob.spectral.bass import bass
+from freqrob.spectral.balance import bass
 
 
 def noise(*shape):

@@ -19,7 +19,7 @@ from freqrob.diagnostics.registry import all_diagnostics
 from freqrob.evaluation import PROTOCOLS, check_masking, evaluate
 from freqrob.evaluation.corruptions import evaluate_corruptions
 from freqrob.models.front_ends import Blur, FrontEnded
-from freqrob.spectral.bass import BaSS
+from freqrob.spectral.balance import BaSS
 
 EPS, TINY, SIZE, CLASSES = 4 / 255, 1e-5, 16, 5
 DIAGNOSTICS = all_diagnostics()

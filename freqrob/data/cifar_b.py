@@ -46,7 +46,7 @@ def balance(dataset: ImageSet, *, reading: Reading = "official", chunk: int = 10
     """
     check_choices(get_args(Reading), reading=reading)
     check_counts(chunk=chunk)
-    from freqrob.spectral.bass import bass  # brings the native ops, which a data set's facts do without
+    from freqrob.spectral.balance import bass  # brings the native ops, which a data set's facts do without
 
     balanced = torch.empty(dataset.images.shape, dtype=torch.uint8, device=dataset.images.device)
     for images, out in zip(dataset.images.split(chunk), balanced.split(chunk), strict=True):

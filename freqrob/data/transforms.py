@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional
 from torchvision.transforms.v2.functional import is_pure_tensor
 
 from freqrob.runtime.parameters import check_choices, check_shares, checked
-from freqrob.spectral.bass import Reading, balance_some
+from freqrob.spectral.balance import Reading, balance_some
 from freqrob.spectral.ops import check_images, check_pixel_scale
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from freqrob.data.augmix import augmix, check_augmix
 from freqrob.models.registry import register_defense
 from freqrob.runtime.parameters import check_choices, check_weights, checked
-from freqrob.spectral.bass import Reading, bass
+from freqrob.spectral.balance import Reading, bass
 
 
 @register_defense("augmix")

@@ -24,7 +24,7 @@ from freqrob.runtime.process_state import random_state
 from freqrob.runtime.processes import merged, propagate_failure, rank_and_world
 from freqrob.runtime.progress import Track, untracked
 from freqrob.runtime.result_store import Samples
-from freqrob.spectral.bass import BaSS, bass
+from freqrob.spectral.balance import BaSS, bass
 
 PROTOCOLS = ("natural", "natural+bass", "bass")
 

@@ -161,7 +161,7 @@ class InputSize(nn.Module):
 
 
 def _bass(**parameters: Any) -> nn.Module:
-    from freqrob.spectral.bass import BaSS  # brings the native ops, which most models do without
+    from freqrob.spectral.balance import BaSS  # brings the native ops, which most models do without
 
     return BaSS(**parameters)
 
@@ -291,6 +291,6 @@ def _is_sequential(model: nn.Module) -> bool:
 
 def _is_front_end(stage: nn.Module) -> bool:
     """Whether a stage of an ``nn.Sequential`` is one of the modules that freqrob puts before networks."""
-    from freqrob.spectral.bass import BaSS
+    from freqrob.spectral.balance import BaSS
 
     return isinstance(stage, (BaSS, Blur, InputSize, Normalize, PCA))

@@ -5,7 +5,7 @@ unnormalised ``fft2`` of a plane; a sum over a ring runs over the full spectrum,
 
 float32 tensors, and on the CPU float64 ones, go through the native kernels of ``csrc/``, everything else through
 ``freqrob.spectral.reference``, and so does all with ``FREQROB_NATIVE=off``. Half precision is computed in float32: sums
-come back in float32, images in the dtype that came. All ops but ``bass`` differentiate to any order. A plane with a
+come back in float32, images in the dtype that came. All ops but ``balance`` differentiate to any order. A plane with a
 NaN or an infinity gives numbers that are not finite, and changes no other plane.
 
 On the CPU the native kernels give a plane the same bits alone and in any batch: whatever its place and its neighbours,
@@ -28,7 +28,7 @@ from freqrob.spectral import native, reference
 from freqrob.spectral.reference import HALF_PRECISION, irfft2, rfft2, widen
 from freqrob.spectral.rings import RingMap, constant_when_compiled
 
-__all__ = ["bass", "mean_amplitude", "ring_dot", "ring_filter", "ring_sum"]
+__all__ = ["balance", "mean_amplitude", "ring_dot", "ring_filter", "ring_sum"]
 
 FLOAT32 = torch.finfo(torch.float32)
 NATIVE_DTYPES = {
@@ -150,7 +150,7 @@ def mean_amplitude(x: Tensor) -> Tensor:
     return reference.mean_amplitude(x if x.ndim > 2 else x[None])
 
 
-def bass(
+def balance(
     x: Tensor,
     ring_map: RingMap | None = None,
     *,
@@ -158,7 +158,7 @@ def bass(
     pixel_scale: float = 255.0,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Balance Spectrum Sampling of every plane, without a gradient; ``freqrob.spectral.bass.bass`` says what it is.
+    """Balance Spectrum Sampling of every plane, without a gradient; ``freqrob.bass`` says what it is.
 
     Args:
         x: (..., H, W) pixels, float in [0, 1] or uint8.
@@ -187,7 +187,7 @@ def bass(
         check_out(out, x)
     x = x.detach()
     if not _is_native(x, NATIVE_PIXELS):
-        y = reference.bass(x, ring_map, reading=reading, pixel_scale=pixel_scale)
+        y = reference.balance(x, ring_map, reading=reading, pixel_scale=pixel_scale)
         return y if out is None else out.copy_(y)
     half, rings = _geometry(ring_map, x)
     of_power, scale = reading == "power", float(pixel_scale)

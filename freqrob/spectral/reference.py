@@ -115,7 +115,7 @@ def bass_weights(profile: Tensor, *, degenerate: str = "keep") -> Tensor:
     return torch.where(takes_part, log_share / share, 1)
 
 
-def bass(
+def balance(
     x: Tensor, ring_map: RingMap, *, reading: str = "official", pixel_scale: float = 255.0, degenerate: str = "keep"
 ) -> Tensor:
     quantised = x.dtype == torch.uint8

@@ -30,7 +30,7 @@ from freqrob.runtime.files import check_file
 from freqrob.runtime.parameters import check_not_negative, checked
 from freqrob.runtime.processes import propagate_failure, rank_zero_first
 from freqrob.runtime.provenance import commit, versions
-from freqrob.spectral.bass import balance_some
+from freqrob.spectral.balance import balance_some
 from freqrob.training.batch_norm import differentiate_twice
 from freqrob.training.launch import launch, share_buffers, stop_asked_for
 from freqrob.training.recipe import Recipe

@@ -67,12 +67,12 @@ def bass(
     check_pixel_scale(pixel_scale)
     rings = RingMap.of(images)
     if degenerate == "keep":
-        return ops.bass(images, rings, reading=reading, pixel_scale=pixel_scale, out=out)
+        return ops.balance(images, rings, reading=reading, pixel_scale=pixel_scale, out=out)
     if out is not None:
         check_out(out, images)
     images = images.detach()
     exact = images.double() if images.is_floating_point() else images  # float32's rounding noise is not theirs
-    balanced = reference.bass(exact, rings, reading=reading, pixel_scale=pixel_scale, degenerate=degenerate)
+    balanced = reference.balance(exact, rings, reading=reading, pixel_scale=pixel_scale, degenerate=degenerate)
     return balanced.to(images.dtype) if out is None else out.copy_(balanced)
 
 
@@ -96,7 +96,7 @@ class BaSS(nn.Module):
         check_images(images)
         warn_of_scale(images)
         if not (torch.is_grad_enabled() and images.requires_grad):
-            return ops.bass(images, reading=self.reading, pixel_scale=self.pixel_scale)
+            return ops.balance(images, reading=self.reading, pixel_scale=self.pixel_scale)
         rings = RingMap.of(images)
         v = reference.widen(images) * self.pixel_scale
         weights = reference.bass_weights(reference.bass_profile(v, rings, self.reading, ops.ring_sum))
