@@ -411,19 +411,19 @@ def test_kept_results_that_are_not_a_file_are_set_aside(tmp_path, make):
     make(path)
     with pytest.warns(UserWarning, match=f"{path}: not usable .*; set aside"):
         Samples(tmp_path, {}, 3).put(slice(None), value=torch.zeros(3))
-    assert not len(Samples(tmp_path, {}, 3).remaining())
+    assert Samples(tmp_path, {}, 3).done.all()
     next(tmp_path.glob("*.damaged")).rename(tmp_path / "before")
     done = {"value": torch.zeros(3), "done": torch.ones(3)}
     save_file(done, path, {"key": Samples(None, {}, 3).key})
     with pytest.warns(UserWarning, match=f"{path}: not usable"):
-        assert len(Samples(tmp_path, {}, 3).remaining()) == 3
+        assert not Samples(tmp_path, {}, 3).done.any()
 
 
 def test_kept_results_without_a_value_are_set_aside(tmp_path):
     path = Samples(tmp_path, {}, 3).path
     save_file({"done": torch.ones(3, dtype=torch.bool)}, path, {"key": Samples(None, {}, 3).key})
     with pytest.warns(UserWarning, match=f"{path}: not usable .*; set aside"):
-        assert len(Samples(tmp_path, {}, 3).remaining()) == 3
+        assert not Samples(tmp_path, {}, 3).done.any()
 
 
 def test_control_characters_do_not_reach_the_terminal(tmp_path):

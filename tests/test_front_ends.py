@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 
+from freqrob.data import DATASETS
 from freqrob.models import create_network, front_ends
 from freqrob.models.front_ends import (
     PCA,
@@ -36,10 +37,11 @@ def pca(components: int = 7, shape: tuple[int, int, int] = (3, 4, 5)) -> PCA:
 
 
 def test_normalize():
-    normalize = front_ends.Normalize(front_ends.CIFAR10_MEAN, front_ends.CIFAR10_STD)
-    images = torch.tensor(front_ends.CIFAR10_MEAN).view(1, 3, 1, 1).expand(2, 3, 4, 4)
+    mean, std = DATASETS["cifar10"].mean, DATASETS["cifar10"].std
+    normalize = front_ends.Normalize(mean, std)
+    images = torch.tensor(mean).view(1, 3, 1, 1).expand(2, 3, 4, 4)
     torch.testing.assert_close(normalize(images), torch.zeros(2, 3, 4, 4))
-    whiter = images + torch.tensor(front_ends.CIFAR10_STD).view(3, 1, 1)
+    whiter = images + torch.tensor(std).view(3, 1, 1)
     torch.testing.assert_close(normalize(whiter), torch.ones(2, 3, 4, 4))
 
 

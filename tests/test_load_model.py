@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from freqrob.data import DATASETS
 from freqrob.models import checkpoints, create_network, list_models, load_model, loading
 from freqrob.models.cards import Card, CheckpointError
-from freqrob.models.front_ends import CIFAR10_MEAN, CIFAR10_STD, with_front_ends
+from freqrob.models.front_ends import with_front_ends
 
 NAME = "pgd_at_rn20"
-NORMALIZE = {"name": "normalize", "mean": list(CIFAR10_MEAN), "std": list(CIFAR10_STD)}
+NORMALIZE = {"name": "normalize", "mean": list(DATASETS["cifar10"].mean), "std": list(DATASETS["cifar10"].std)}
 CARD = Card(NAME, "rn20", front_ends=[NORMALIZE])
 IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 

@@ -9,12 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from freqrob.data.datasets import DATASETS
 from freqrob.models.wrappers import TRANSPARENT, FoolboxModule, unwrapped, with_children
 from freqrob.runtime.parameters import checked, fits, is_number
 from freqrob.runtime.pixels import check_floats, warn_of_scale
-
-CIFAR10_MEAN, CIFAR10_STD = DATASETS["cifar10"].mean, DATASETS["cifar10"].std
 
 FrontEndSpec = str | Mapping[str, Any]
 

@@ -104,7 +104,8 @@ class Registry(MutableMapping[str, T]):
             else:
                 found[one.name] = one
                 continue
-            warnings.warn(f"{self.kind} {one.name!r} of package {package_of(one)}: left out, {reason}", stacklevel=1)
+            left_out = f"{self.kind} {one.name!r} of package {package_of(one)}: left out, {reason}"
+            warnings.warn(left_out, stacklevel=1)  # one place, so that it is shown once
         return found
 
     def __getitem__(self, name: str) -> T:

@@ -61,10 +61,6 @@ class Samples:
         """A value of all samples, (count, …); where a sample is not ``done`` it is zero. Raises KeyError."""
         return self._values[name]
 
-    def remaining(self) -> Tensor:
-        """The numbers of the samples that are not done, ascending."""
-        return (~self.done).nonzero().flatten()
-
     def put(self, index: Tensor | slice, **values: Tensor) -> None:
         """Keep the values of some samples, in the order of ``index``; what other processes put meanwhile is read.
 
