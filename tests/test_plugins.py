@@ -207,7 +207,7 @@ def test_broken_plugins_are_named_and_stop_nothing_else(installed):
     of_package = "of package freqrob-example-plugin"
     with pytest.raises(ImportError, match=f"architecture 'broken' {of_package} cannot be imported: ModuleNotFoundErr"):
         create_network("broken")
-    with pytest.raises(TypeError, match=f"defense 'not_one' {of_package}: got function, expected a dataclass"):
+    with pytest.raises(ImportError, match=f"defense 'not_one' {of_package}: got function, expected a dataclass"):
         recipe_for("not_one_rn20")
     with pytest.warns(UserWarning, match=f"source 'mal-formed' {of_package}: left out, expected letters"):
         assert "mal-formed" not in list_sources()

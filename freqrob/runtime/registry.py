@@ -111,8 +111,8 @@ class Registry(MutableMapping[str, T]):
     def __getitem__(self, name: str) -> T:
         """The object of that name; KeyError for an unknown one.
 
-        Raises ImportError, which names the package, when that cannot be imported or its module does not register the
-        object; TypeError for an object of another kind.
+        Raises ImportError, which names the package, when that cannot be imported, its module does not register the
+        object, or the object is of another kind.
         """
         if (value := self._own.get(name)) is not None:
             return value
@@ -127,11 +127,13 @@ class Registry(MutableMapping[str, T]):
             return registered
         if isinstance(value, ModuleType):
             raise ImportError(f"{source} cannot be imported: {entry_point.value} does not register {name!r}")
-        self._check_kind(value, source)
+        if not self._accepts(value):
+            raise ImportError(f"{source}: got {shown(value)}, expected {self._expected}")
         return value
 
     def __setitem__(self, name: str, value: T) -> None:
-        self._check_kind(value, f"{self.kind} {name!r}")
+        if not self._accepts(value):
+            raise TypeError(f"{self.kind} {name!r}: got {shown(value)}, expected {self._expected}")
         self._own[name] = value
 
     def __delitem__(self, name: str) -> None:
@@ -150,10 +152,6 @@ class Registry(MutableMapping[str, T]):
     def _package(self, name: str) -> str:
         """The import name of the package that used the decorator; "" if none did."""
         return _top(self._homes.get(name, ("", ""))[0])
-
-    def _check_kind(self, value: Any, source: str) -> None:
-        if not self._accepts(value):
-            raise TypeError(f"{source}: got {shown(value)}, expected {self._expected}")
 
 
 class Names(Sequence[str]):
