@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -18,14 +19,21 @@ settings.register_profile("sanitized", settings.get_profile("freqrob"), max_exam
 settings.load_profile("freqrob")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+GOLDEN = Path(__file__).resolve().parent / "golden"
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Facts, golden arrays and data that lie beside the checkout; a test that needs them is skipped without them."""
+    """Data that lies beside the checkout; a test that needs it is skipped without it."""
     if not SHARED.is_dir():
         pytest.skip(f"no folder {SHARED.name}/ beside the checkout")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def golden_bass() -> dict[str, np.ndarray]:
+    """What the authors' BaSS code gives: 60 CIFAR-10 test images, a constant, a ramp and two noise images."""
+    return dict(np.load(GOLDEN / "bass_official_cifar10.npz"))
 
 
 @pytest.fixture(scope="module")

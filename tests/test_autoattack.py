@@ -206,7 +206,7 @@ def test_the_authors_package_is_preferred(monkeypatch, network, batch, short):
 
 
 @pytest.mark.slow
-def test_a_shipped_model_withstands_as_many_as_by_hand(shared):
+def test_a_shipped_model_is_as_robust_as_by_hand():
     """AutoAttack standard, unabridged, on 20 of CIFAR-10's test images."""
     from freqrob import load_model
     from freqrob.data.samples import sample_images

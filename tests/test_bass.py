@@ -1,6 +1,5 @@
 """BaSS against the authors' output, on degenerate images, as a module and as an augmentation."""
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,9 +14,8 @@ NATURAL = 60  # of the golden images; then a constant, a ramp and two noise imag
 
 
 @pytest.fixture(scope="module")
-def golden(shared):
-    arrays = np.load(shared / "golden" / "bass_official_cifar10.npz")
-    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+def golden(golden_bass):
+    return {name: torch.from_numpy(array) for name, array in golden_bass.items()}
 
 
 @pytest.fixture(scope="module")

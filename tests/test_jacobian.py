@@ -1,5 +1,7 @@
 """ln B_low against the authors' values."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,8 @@ from freqrob.spectral.jacobian import log_b_low
 from freqrob.spectral.ops import mean_amplitude
 
 
-def test_authors_values(shared):
-    golden = np.load(shared / "golden" / "jafr_blow.npz")
+def test_authors_values():
+    golden = np.load(Path(__file__).parent / "golden" / "jafr_blow.npz")
     for array, value in (("jacobian", "noise8_1e-3"), ("images", "cifar_test_0_7")):
         spectrum = mean_amplitude(torch.from_numpy(golden[array]))
         assert log_b_low(spectrum).item() == pytest.approx(float(golden[value]), abs=2e-5)

@@ -109,9 +109,9 @@ def test_bad_input(call, message):
 
 
 @pytest.fixture(scope="module")
-def natural_images(shared):
+def natural_images(shared, golden_bass):
     """Real images at three resolutions, (N, 3, S, S) uint8 by S."""
-    golden = np.load(shared / "golden" / "bass_official_cifar10.npz")["images"][:60]
+    golden = golden_bass["images"][:60]
     tiny = sorted((shared / "data" / "tiny_imagenet_val").glob("*/*.JPEG"))[::5]
     large = sorted((shared / "data" / "imagenet_sample").glob("*.png"))
     return {32: _stack(golden), 64: _stack(map(_open, tiny)), 224: _stack(map(_open, large))}

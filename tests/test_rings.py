@@ -2,7 +2,6 @@
 
 from math import isqrt
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -29,9 +28,8 @@ def test_definition(size, rule):
     assert rings.shifted.tolist() == expected
 
 
-def test_authors_map(shared):
-    golden = np.load(shared / "golden" / "bass_official_cifar10.npz")["ring_map"]
-    assert (RingMap(32, 32).shifted.numpy() == golden).all()
+def test_authors_map(golden_bass):
+    assert (RingMap(32, 32).shifted.numpy() == golden_bass["ring_map"]).all()
 
 
 @given(sizes, sizes, st.sampled_from(["trunc", "round"]))

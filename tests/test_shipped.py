@@ -5,7 +5,6 @@ import sys
 from importlib import resources
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -40,10 +39,9 @@ def test_small_enough_and_measured_on_all_test_images(name):
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_classifies_real_images_about_as_its_card_says(name, shared):
+def test_classifies_real_images_about_as_its_card_says(name, golden_bass):
     """The first 60 test images; three standard deviations around the card's clean accuracy."""
-    golden = np.load(shared / "golden" / "bass_official_cifar10.npz")
-    images = torch.from_numpy(golden["images"][:60]).permute(0, 3, 1, 2).float() / 255
+    images = torch.from_numpy(golden_bass["images"][:60]).permute(0, 3, 1, 2).float() / 255
     said = next(r["accuracy"] for r in load_card(name).results if (r["protocol"], r["attack"]) == ("natural", "clean"))
     with torch.no_grad():
         found = (load_model(name)(images).argmax(1) == torch.tensor(LABELS)).float().mean().item()
