@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from freqrob.attacks import PGD, Attack, BandPGD, Clean, list_attacks, parse_attack, pgd, register_attack
+from freqrob.attacks import (
+    PGD,
+    Attack,
+    BandPGD,
+    Clean,
+    list_attacks,
+    parse_attack,
+    pgd,
+    register_attack,
+)
 from freqrob.attacks.balls import BALLS
 from freqrob.attacks.gradient import classified
 from freqrob.attacks.losses import LOSSES
@@ -227,3 +236,53 @@ def test_freqrobs_attacks_are_called_as_foolboxs(network, batch):
     _, clipped, success = FreqrobAttack("pgd-5", batch_size=7)(model, *batch, epsilons=2 / 255)
     assert torch.equal(success, ~PGD(5, 2 / 255).robust_mask(network, *batch)) or 0 < success.sum() < 30
     assert (clipped - batch[0]).abs().max() <= 2 / 255 + 1e-6
+
+
+@dataclass(frozen=True)
+class Returns(Attack):
+    """What ``give`` makes of the images."""
+
+    give: object
+    eps: float = 0.1
+    norm: str = field(default="Linf")
+    name = "returns"
+
+    def run(self, model, images, labels, *, indices, seed):
+        return self.give(images)
+
+
+@pytest.mark.parametrize(
+    ("give", "error", "got"),
+    [
+        (lambda images: None, TypeError, "NoneType"),
+        (lambda images: (images, images), TypeError, "tuple"),
+        (lambda images: images[:1], ValueError, r"\(1, 3, 8, 8\)"),
+        (lambda images: (images * 255).byte(), ValueError, "torch.uint8"),
+        (lambda images: images.double(), ValueError, "torch.float64"),
+    ],
+)
+def test_what_an_attack_gives_is_checked(network, batch, give, error, got):
+    for call in (Returns(give), Returns(give).robust_mask):
+        with pytest.raises(error, match=rf"attack: expected returns to give a tensor \(30, 3, 8, 8\).*got .*{got}"):
+            call(network, *batch)
+
+
+def test_an_attack_that_works_in_place_does_not_move_its_ball(network, batch):
+    images, labels = batch
+    before = images.clone()
+    attack = Returns(lambda images: images.mul_(0), eps=0.1)
+    with pytest.warns(UserWarning, match="30 of its images left the ball"):
+        assert attack.robust_mask(network, images, labels).all()
+    attack(network, images, labels)
+    assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_rounding_of_half_precision_leaves_no_ball(network, batch, dtype, norm, recwarn):
+    images, labels = batch[0].to(dtype), batch[1]
+    attack = PGD(5, 8 / 255 if norm == "Linf" else 0.5, norm=norm)
+    mask = attack.robust_mask(network.to(dtype), images, labels)
+    assert not [one for one in recwarn if "left the ball" in str(one.message)]
+    network.eval()
+    assert torch.equal(mask, classified(network(attack(network, images, labels)), labels))
