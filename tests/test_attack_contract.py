@@ -9,6 +9,7 @@ from torch import nn
 from freqrob.attacks import (
     PGD,
     Attack,
+    AutoAttack,
     BandPGD,
     Clean,
     list_attacks,
@@ -286,3 +287,28 @@ def test_the_rounding_of_half_precision_leaves_no_ball(network, batch, dtype, no
     assert not [one for one in recwarn if "left the ball" in str(one.message)]
     network.eval()
     assert torch.equal(mask, classified(network(attack(network, images, labels)), labels))
+
+
+@pytest.mark.parametrize("name", ["autoattack", "square"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_autoattack_takes_other_precisions(network, batch, name, dtype):
+    attack, (images, labels) = named(name), (batch[0].to(dtype), batch[1])
+    found = attack(network.to(dtype), images, labels)
+    assert found.dtype == dtype
+    assert torch.equal(attack.robust_mask(network, images, labels), classified(network.eval()(found), labels))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_takes_channels_last(network, batch, name):
+    images, labels = batch
+    attack, other = named(name), images.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(attack(network, other, labels), attack(network, images, labels), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("component", ["apgd-ce", "apgd-dlr", "apgd-t"])
+def test_autoattack_takes_one_channels_last_image(network, batch, component):
+    pytest.importorskip("pyautoattack")
+    images, labels = (each[:1] for each in batch)
+    for norm in ("Linf", "L2"):
+        attack = AutoAttack("custom", (component,), 2 / 255, norm)
+        assert attack(network, images.to(memory_format=torch.channels_last), labels).shape == images.shape
