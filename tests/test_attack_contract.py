@@ -312,3 +312,26 @@ def test_autoattack_takes_one_channels_last_image(network, batch, component):
     for norm in ("Linf", "L2"):
         attack = AutoAttack("custom", (component,), 2 / 255, norm)
         assert attack(network, images.to(memory_format=torch.channels_last), labels).shape == images.shape
+
+
+def test_another_attack_of_the_same_name_is_not_taken_from_the_cache(network, batch, tmp_path):
+    @dataclass(frozen=True)
+    class Other(Brighten):
+        def run(self, model, images, labels, *, indices, seed):
+            return images
+
+    for attack in (Brighten(), Other()):
+        (result,) = evaluate(network, *batch, attacks=[attack], protocols=["natural"], cache=tmp_path, cache_key="1")
+        assert not result.from_cache
+
+
+def test_an_attack_that_no_result_can_name_is_refused_before_it_runs(network, batch):
+    def fail(*_, **__):
+        raise AssertionError("measured")
+
+    class Plain(Attack):
+        eps, norm, name, run = 0.1, "Linf", "plain", fail
+
+    for attack in (Plain(), Returns([1])):
+        with pytest.raises(TypeError, match="attack: expected a frozen dataclass with hashable fields"):
+            evaluate(network, *batch, attacks=[attack], protocols=["natural"])
