@@ -12,6 +12,7 @@ from freqrob.attacks import (
     AutoAttack,
     BandPGD,
     Clean,
+    Transfer,
     list_attacks,
     parse_attack,
     pgd,
@@ -335,3 +336,44 @@ def test_an_attack_that_no_result_can_name_is_refused_before_it_runs(network, ba
     for attack in (Plain(), Returns([1])):
         with pytest.raises(TypeError, match="attack: expected a frozen dataclass with hashable fields"):
             evaluate(network, *batch, attacks=[attack], protocols=["natural"])
+
+
+def test_an_attack_of_foolbox_calls_no_hook_of_a_parameter(network, batch):
+    attack, called = named("foolbox"), []
+    handle = network[0].weight.register_hook(lambda _: called.append(1))
+    attack(network, *batch)
+    handle.remove()
+    assert not called
+
+
+def test_attacks_of_foolbox_that_need_more_say_what(network, batch):
+    foolbox = pytest.importorskip("foolbox")
+    from freqrob_foolbox import FoolboxAttack
+
+    assert parse_attack("foolbox:LinearSearchContrastReductionAttack", norm="L2").norm == "L2"
+    assert parse_attack("foolbox:L2PGD", norm="L2").norm == "L2"
+    with pytest.raises(ValueError, match="norm: expected that of L2ProjectedGradientDescentAttack, 'L2', got 'Linf'"):
+        parse_attack("foolbox:L2PGD")
+    with pytest.raises(ValueError, match="attack: expected one that measures distances in Linf or L2, got L0FMNAttack"):
+        parse_attack("foolbox:L0FMNAttack")
+    for kind in (foolbox.attacks.PointwiseAttack, foolbox.attacks.GaussianBlurAttack):
+        with pytest.raises(ValueError, match=rf"got {kind.__name__} without; use {kind.__name__}\(distance="):
+            FoolboxAttack(kind())
+    for name in ("GenAttack", "DatasetAttack", "BinarizationRefinementAttack"):
+        attack = parse_attack(f"foolbox:{name}")
+        with pytest.raises(ValueError, match=f"attack: Foolbox {name} fails .*; expected an attack that needs no"):
+            attack(network, *batch)
+    with pytest.raises(ValueError, match="got 'foolbox', expected one such as .*foolbox:LinfDeepFoolAttack"):
+        parse_attack("foolbox")
+
+
+def test_every_attack_of_freqrob_is_called_as_foolboxs(network, batch):
+    foolbox = pytest.importorskip("foolbox")
+    from freqrob_foolbox import FreqrobAttack
+
+    model = foolbox.PyTorchModel(network.eval(), bounds=(0, 1))
+    for attack in ("clean", Transfer(network), "band_pgd-3:0"):
+        _, clipped, _ = FreqrobAttack(attack)(model, *batch, epsilons=2 / 255)
+        assert (clipped - batch[0]).abs().max() <= 2 / 255 + 1e-6
+    whole, parts = (FreqrobAttack("pgd-1", batch_size=size)(model, *batch, epsilons=2 / 255)[1] for size in (30, 7))
+    torch.testing.assert_close(whole, parts)
