@@ -6,7 +6,18 @@ import pytest
 import torch
 from torch import nn
 
-from freqrob.attacks import PGD, Attack, BandPGD, Clean, list_attacks, parse_attack, pgd, register_attack
+from freqrob.attacks import (
+    PGD,
+    Attack,
+    AutoAttack,
+    BandPGD,
+    Clean,
+    Transfer,
+    list_attacks,
+    parse_attack,
+    pgd,
+    register_attack,
+)
 from freqrob.attacks.balls import BALLS
 from freqrob.attacks.gradient import classified
 from freqrob.attacks.losses import LOSSES
@@ -227,3 +238,142 @@ def test_freqrobs_attacks_are_called_as_foolboxs(network, batch):
     _, clipped, success = FreqrobAttack("pgd-5", batch_size=7)(model, *batch, epsilons=2 / 255)
     assert torch.equal(success, ~PGD(5, 2 / 255).robust_mask(network, *batch)) or 0 < success.sum() < 30
     assert (clipped - batch[0]).abs().max() <= 2 / 255 + 1e-6
+
+
+@dataclass(frozen=True)
+class Returns(Attack):
+    """What ``give`` makes of the images."""
+
+    give: object
+    eps: float = 0.1
+    norm: str = field(default="Linf")
+    name = "returns"
+
+    def run(self, model, images, labels, *, indices, seed):
+        return self.give(images)
+
+
+@pytest.mark.parametrize(
+    ("give", "error", "got"),
+    [
+        (lambda images: None, TypeError, "NoneType"),
+        (lambda images: (images, images), TypeError, "tuple"),
+        (lambda images: images[:1], ValueError, r"\(1, 3, 8, 8\)"),
+        (lambda images: (images * 255).byte(), ValueError, "torch.uint8"),
+        (lambda images: images.double(), ValueError, "torch.float64"),
+    ],
+)
+def test_what_an_attack_gives_is_checked(network, batch, give, error, got):
+    for call in (Returns(give), Returns(give).robust_mask):
+        with pytest.raises(error, match=rf"attack: expected returns to give a tensor \(30, 3, 8, 8\).*got .*{got}"):
+            call(network, *batch)
+
+
+def test_an_attack_that_works_in_place_does_not_move_its_ball(network, batch):
+    images, labels = batch
+    before = images.clone()
+    attack = Returns(lambda images: images.mul_(0), eps=0.1)
+    with pytest.warns(UserWarning, match="30 of its images left the ball"):
+        assert attack.robust_mask(network, images, labels).all()
+    attack(network, images, labels)
+    assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_rounding_of_half_precision_leaves_no_ball(network, batch, dtype, norm, recwarn):
+    images, labels = batch[0].to(dtype), batch[1]
+    attack = PGD(5, 8 / 255 if norm == "Linf" else 0.5, norm=norm)
+    mask = attack.robust_mask(network.to(dtype), images, labels)
+    assert not [one for one in recwarn if "left the ball" in str(one.message)]
+    network.eval()
+    assert torch.equal(mask, classified(network(attack(network, images, labels)), labels))
+
+
+@pytest.mark.parametrize("name", ["autoattack", "square"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_autoattack_takes_other_precisions(network, batch, name, dtype):
+    attack, (images, labels) = named(name), (batch[0].to(dtype), batch[1])
+    found = attack(network.to(dtype), images, labels)
+    assert found.dtype == dtype
+    assert torch.equal(attack.robust_mask(network, images, labels), classified(network.eval()(found), labels))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_takes_channels_last(network, batch, name):
+    images, labels = batch
+    attack, other = named(name), images.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(attack(network, other, labels), attack(network, images, labels), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("component", ["apgd-ce", "apgd-dlr", "apgd-t"])
+def test_autoattack_takes_one_channels_last_image(network, batch, component):
+    pytest.importorskip("pyautoattack")
+    images, labels = (each[:1] for each in batch)
+    for norm in ("Linf", "L2"):
+        attack = AutoAttack("custom", (component,), 2 / 255, norm)
+        assert attack(network, images.to(memory_format=torch.channels_last), labels).shape == images.shape
+
+
+def test_another_attack_of_the_same_name_is_not_taken_from_the_cache(network, batch, tmp_path):
+    @dataclass(frozen=True)
+    class Other(Brighten):
+        def run(self, model, images, labels, *, indices, seed):
+            return images
+
+    for attack in (Brighten(), Other()):
+        (result,) = evaluate(network, *batch, attacks=[attack], protocols=["natural"], cache=tmp_path, cache_key="1")
+        assert not result.from_cache
+
+
+def test_an_attack_that_no_result_can_name_is_refused_before_it_runs(network, batch):
+    def fail(*_, **__):
+        raise AssertionError("measured")
+
+    class Plain(Attack):
+        eps, norm, name, run = 0.1, "Linf", "plain", fail
+
+    for attack in (Plain(), Returns([1])):
+        with pytest.raises(TypeError, match="attack: expected a frozen dataclass with hashable fields"):
+            evaluate(network, *batch, attacks=[attack], protocols=["natural"])
+
+
+def test_an_attack_of_foolbox_calls_no_hook_of_a_parameter(network, batch):
+    attack, called = named("foolbox"), []
+    handle = network[0].weight.register_hook(lambda _: called.append(1))
+    attack(network, *batch)
+    handle.remove()
+    assert not called
+
+
+def test_attacks_of_foolbox_that_need_more_say_what(network, batch):
+    foolbox = pytest.importorskip("foolbox")
+    from freqrob_foolbox import FoolboxAttack
+
+    assert parse_attack("foolbox:LinearSearchContrastReductionAttack", norm="L2").norm == "L2"
+    assert parse_attack("foolbox:L2PGD", norm="L2").norm == "L2"
+    with pytest.raises(ValueError, match="norm: expected that of L2ProjectedGradientDescentAttack, 'L2', got 'Linf'"):
+        parse_attack("foolbox:L2PGD")
+    with pytest.raises(ValueError, match="attack: expected one that measures distances in Linf or L2, got L0FMNAttack"):
+        parse_attack("foolbox:L0FMNAttack")
+    for kind in (foolbox.attacks.PointwiseAttack, foolbox.attacks.GaussianBlurAttack):
+        with pytest.raises(ValueError, match=rf"got {kind.__name__} without; use {kind.__name__}\(distance="):
+            FoolboxAttack(kind())
+    for name in ("GenAttack", "DatasetAttack", "BinarizationRefinementAttack"):
+        attack = parse_attack(f"foolbox:{name}")
+        with pytest.raises(ValueError, match=f"attack: Foolbox {name} fails .*; expected an attack that needs no"):
+            attack(network, *batch)
+    with pytest.raises(ValueError, match="got 'foolbox', expected one such as .*foolbox:LinfDeepFoolAttack"):
+        parse_attack("foolbox")
+
+
+def test_every_attack_of_freqrob_is_called_as_foolboxs(network, batch):
+    foolbox = pytest.importorskip("foolbox")
+    from freqrob_foolbox import FreqrobAttack
+
+    model = foolbox.PyTorchModel(network.eval(), bounds=(0, 1))
+    for attack in ("clean", Transfer(network), "band_pgd-3:0"):
+        _, clipped, _ = FreqrobAttack(attack)(model, *batch, epsilons=2 / 255)
+        assert (clipped - batch[0]).abs().max() <= 2 / 255 + 1e-6
+    whole, parts = (FreqrobAttack("pgd-1", batch_size=size)(model, *batch, epsilons=2 / 255)[1] for size in (30, 7))
+    torch.testing.assert_close(whole, parts)

@@ -148,9 +148,12 @@ def run_components(
     seed: int,
     queries: int | None = None,
 ) -> Tensor:
-    """Adversarial images of some components, one batch."""
+    """Adversarial images of some components, one batch. The packages compute in float32, on contiguous images."""
     if not len(images):
         return images
+    dtype, images = images.dtype, images.detach().to(torch.float32, memory_format=torch.contiguous_format)
+    if dtype != torch.float32:
+        model = _InDtype(model, dtype).eval()
     with prepared(model, components, images.dtype):
         adversary, run = _adversary(attack, model, images.device, seed)
         adversary.attacks_to_run = list(components)
@@ -158,7 +161,18 @@ def run_components(
         fit(adversary, model, images, labels)
         with torch.inference_mode(False), torch.enable_grad():
             found = run(images.clone(), labels.clone(), len(images))
-    return (found[0] if isinstance(found, tuple) else found).detach()
+    return (found[0] if isinstance(found, tuple) else found).detach().to(dtype)
+
+
+class _InDtype(nn.Module):
+    """A model that takes and gives float32, and computes in another dtype."""
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network, self.dtype = network, dtype
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images.to(self.dtype)).float()
 
 
 @contextmanager

@@ -100,7 +100,7 @@ class Attack(ABC):
             seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
         indices = _checked_indices(images, labels, indices, seed)
         with random_state(seed, *indices[:1].tolist()), measuring(_as_module(model)) as model:
-            return self.run(model, images, labels, indices=indices, seed=seed)
+            return self._adversarial(model, images, labels, indices, seed)
 
     @abstractmethod
     def run(self, model: nn.Module, images: Tensor, labels: Tensor, *, indices: Tensor, seed: int) -> Tensor:
@@ -117,14 +117,37 @@ class Attack(ABC):
         """
         indices = _checked_indices(images, labels, indices, seed)
         with random_state(seed, *indices[:1].tolist()), measuring(_as_module(model)) as model:
-            adversarial = self.run(model, images, labels, indices=indices, seed=seed)
+            adversarial = self._adversarial(model, images, labels, indices, seed)
             correct = classify(model, adversarial, labels)
-        in_ball = BALLS[self.norm].length(adversarial - images) <= self.eps * (1 + ROUNDING) + 1e-6
+        in_ball = _lengths(self.norm, adversarial, images) <= self.eps * (1 + ROUNDING) + _pixel_rounding(self, images)
         is_valid = in_ball & ((adversarial >= 0) & (adversarial <= 1)).flatten(1).all(1)
         if not is_valid.all():
             outside = f"{int((~is_valid).sum())} of its images left the ball or [0, 1]"
             warnings.warn(f"{self.name}: {outside}; they count as failed attacks", stacklevel=3)
         return correct | ~is_valid
+
+    def _adversarial(self, model: nn.Module, images: Tensor, labels: Tensor, indices: Tensor, seed: int) -> Tensor:
+        """What ``run`` gives, checked. It gets copies: one that works in place would move the ball with the images."""
+        found = self.run(model, images.clone(), labels.clone(), indices=indices, seed=seed)
+        expected = f"a tensor {tuple(images.shape)} {images.dtype}"
+        if not isinstance(found, Tensor):
+            raise TypeError(f"attack: expected {self.name} to give {expected}, got {type(found).__name__}")
+        if found.shape != images.shape or found.dtype != images.dtype or found.device != images.device:
+            got = f"{tuple(found.shape)} {found.dtype} on {found.device}"
+            raise ValueError(f"attack: expected {self.name} to give {expected} on {images.device}, got {got}")
+        return found.detach()
+
+
+def _lengths(norm: Norm, adversarial: Tensor, images: Tensor) -> Tensor:
+    """(N,) of the perturbations, in a precision that does not round them."""
+    precise = torch.promote_types(images.dtype, torch.float32)
+    return BALLS[norm].length(adversarial.to(precise) - images.to(precise))
+
+
+def _pixel_rounding(attack: Attack, images: Tensor) -> float:
+    """By how much the rounding of pixels to the images' dtype lengthens a perturbation: half precision is coarse."""
+    spacing = torch.finfo(images.dtype).eps / 2  # of numbers from 1/2 to 1
+    return max(1e-6, spacing / 2 * (images[0].numel() ** 0.5 if attack.norm == "L2" else 1))
 
 
 def _as_module(model: Any) -> Any:

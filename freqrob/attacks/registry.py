@@ -26,9 +26,12 @@ def list_attacks(pattern: str = "*") -> list[str]:
     return ATTACKS.matching(pattern)
 
 
-def attack_examples() -> str:
-    """Names of attacks as they may be written, for messages and ``--help``."""
-    foreign = ATTACKS.foreign()
+def attack_examples(imported: str = "") -> str:
+    """Names of attacks as they may be written, for messages and ``--help``.
+
+    Other packages' attacks give examples only where they are ``imported``.
+    """
+    foreign = set(ATTACKS.foreign()) - {imported}
     examples = ((name,) if name in foreign else ATTACKS[name].examples or (name,) for name in ATTACKS)
     return ", ".join(chain.from_iterable(examples))
 
@@ -78,7 +81,7 @@ class Name:
     def error(self) -> ValueError:
         """For a name that the attack does not understand."""
         near = "" if self.kind in ATTACKS else nearest_names(self.kind, ATTACKS)
-        expected = f"expected one such as {attack_examples()}{near and '.' + near}"
+        expected = f"expected one such as {attack_examples(self.kind)}{near and '.' + near}"
         return ValueError(f"attack: got {shown(self.text)}, {expected}")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +17,7 @@ from freqrob.attacks import PGD, Attack, Clean, parse_attack
 from freqrob.attacks.checks import check_model, explained, warn_of_model
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.models.front_ends import FrontEnded, front_ends_of, without_front_end
-from freqrob.models.keys import data_hash, subject_key, usable_cache
+from freqrob.models.keys import data_hash, hash_of, subject_key, usable_cache
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
 from freqrob.models.state import device_of, measuring
@@ -125,6 +127,8 @@ def evaluate(
         if protocol not in PROTOCOLS:
             raise ValueError(f"protocols: expected some of {', '.join(PROTOCOLS)}, got {protocol!r}")
     attacks = [parse_attack(attack) if isinstance(attack, str) else attack for attack in attacks]
+    for attack in attacks:
+        _check_described(attack)
     check_counts(batch_size=batch_size)
     if classes is not None:
         check_counts(classes=classes)
@@ -144,6 +148,20 @@ def evaluate(
                 for attack, (correct, from_cache) in zip(attacks, measured[same_as], strict=True)
             ]
     return results
+
+
+def _check_described(attack: Attack) -> None:
+    """Raise TypeError, before anything is measured, for an attack that no result could name."""
+    try:
+        hash(attack)
+        json.dumps(attack.as_dict(), default=operator.index)
+    except ImportError:
+        return  # of the package that it needs, which its run says as well
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"attack: expected a frozen dataclass with hashable fields, or with as_dict() that gives plain values, got "
+            f"{type(attack).__name__} ({error})"
+        ) from error
 
 
 def _own_bass(model: nn.Module) -> BaSS | None:
@@ -192,7 +210,10 @@ class _Subject:
         if self.cache is None:
             return Samples(None, {}, len(self.images))
         batch_size = self.batch_size if attack.batched else None
-        key = {**self._key, "seed": self.seed, "attack": attack.as_dict(), "batch_size": batch_size}
+        key = {
+            **self._key, "seed": self.seed, "attack": attack.as_dict(), "attack_hash": hash_of(attack),
+            "batch_size": batch_size,
+        }  # fmt: skip
         return Samples(self.cache, key, len(self.images), attack.name)
 
     @cached_property

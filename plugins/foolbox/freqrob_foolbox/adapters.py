@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -15,11 +16,12 @@ from foolbox.attacks.base import AttackWithDistance, FixedEpsilonAttack
 from foolbox.distances import l2, linf
 from torch import Tensor, nn
 
-from freqrob.attacks import Attack, AutoAttack, parse_attack
+from freqrob.attacks import Attack, AutoAttack, Clean, Transfer, parse_attack
 from freqrob.attacks.autoattack import Version
 from freqrob.attacks.balls import RADII, Norm, check_radius
 from freqrob.attacks.checks import explained
 from freqrob.attacks.registry import Name
+from freqrob.models.state import frozen
 from freqrob.runtime.parameters import check_counts, check_seeds, checked, nearest_names
 from freqrob_foolbox.problem import FoolboxProblem
 
@@ -54,12 +56,26 @@ class FreqrobAttack(FixedEpsilonAttack):
 
     def run(self, model: Model, inputs: Any, criterion: Any, *, epsilon: float, **kwargs: Any) -> Any:
         problem = FoolboxProblem.read(model, inputs, criterion, kwargs, targets=False)
-        attack = replace(cast(Any, self.attack), eps=epsilon / problem.span)
-        images = problem.images.contiguous()  # AutoAttack's packages take no other
-        batches = zip(images.split(self.batch_size), problem.classes.split(self.batch_size), strict=True)
+        attack = _in_ball(self.attack, epsilon / problem.span)
+        numbers = torch.arange(len(problem.images))
         with explained(self.batch_size):
-            adversarial = [attack(problem.model, images, labels, seed=self.seed) for images, labels in batches]
+            adversarial = [
+                attack(problem.model, problem.images[some], problem.classes[some], indices=some, seed=self.seed)
+                for some in numbers.split(self.batch_size)
+            ]
         return problem.answer(torch.cat(adversarial))
+
+
+def _in_ball(attack: Attack, eps: float) -> Attack:
+    """The attack with another radius. Raises ValueError for one that has none of its own."""
+    if isinstance(attack, Clean):
+        return attack
+    if isinstance(attack, Transfer):
+        return replace(attack, attack=replace(attack.attack, eps=eps))
+    try:
+        return replace(cast(Any, attack), eps=eps)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"attack: expected one whose radius can be set, got {attack.name} ({error})") from error
 
 
 class LinfAutoAttack(FreqrobAttack):
@@ -121,9 +137,12 @@ class FoolboxAttack(Attack):
         check_radius(self.norm, eps=self.eps)
         if not isinstance(self.attack, AttackWithDistance):
             raise TypeError(f"attack: expected an attack of Foolbox, got {type(self.attack).__name__}")
-        if self.attack.distance is not DISTANCES[self.norm]:
-            expected = f"that of {type(self.attack).__name__}, {self.attack.distance!r}"
-            raise ValueError(f"norm: expected {expected}, got {self.norm!r}")
+        kind, distance = type(self.attack).__name__, _distance(self.attack)
+        norm = next((norm for norm, one in DISTANCES.items() if one.p == getattr(distance, "p", None)), None)
+        if norm is None:
+            raise ValueError(f"attack: expected one that measures distances in Linf or L2, got {kind} with {distance}")
+        if norm != self.norm:
+            raise ValueError(f"norm: expected that of {kind}, {norm!r}, got {self.norm!r}")
 
     @classmethod
     def parse(cls, name: Name, *, eps: float, norm: Norm, step_size: float | None) -> FoolboxAttack:
@@ -133,23 +152,45 @@ class FoolboxAttack(Attack):
         if name.options[0] not in known:
             near = nearest_names(name.options[0], known.values())
             raise ValueError(f"attack: Foolbox has no attack {name.options[0]!r}, or it needs arguments.{near}")
-        return cls(getattr(foolbox.attacks, known[name.options[0]])(), eps, norm)
+        kind = getattr(foolbox.attacks, known[name.options[0]])
+        given = {"distance": DISTANCES[norm]} if "distance" in inspect.signature(kind).parameters else {}
+        return cls(kind(**given), eps, norm)
 
     @property
     def name(self) -> str:
         return f"Foolbox {type(self.attack).__name__}"
 
     def as_dict(self) -> dict[str, Any]:
-        parameters = {name: repr(value) for name, value in sorted(vars(self.attack).items())}
+        parameters = {
+            name: re.sub(r" at 0x[0-9a-f]+", "", repr(value)) for name, value in sorted(vars(self.attack).items())
+        }
         ball = {"eps": self.eps, "norm": self.norm}
         return {"attack": self.name, **ball, "parameters": parameters, "package": f"foolbox {version('foolbox')}"}
 
     def run(self, model: nn.Module, images: Tensor, labels: Tensor, *, indices: Tensor, seed: int) -> Tensor:
         subject = PyTorchModel(model, bounds=(0, 1), device=images.device)
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), frozen(model):  # they call backward()
             criterion = Misclassification(labels.clone())
-            _, clipped, _ = self.attack(subject, images.clone(), criterion, epsilons=self.eps)
+            try:
+                _, clipped, _ = self.attack(subject, images.clone(), criterion, epsilons=self.eps)
+            except (ValueError, AssertionError) as error:
+                reason = ": ".join(filter(None, [type(error).__name__, str(error)]))
+                raise ValueError(
+                    f"attack: {self.name} fails ({reason}); expected an attack that needs no starting points, no "
+                    "targets and no data, on a model that it takes"
+                ) from error
         return clipped.detach()
+
+
+def _distance(attack: AttackWithDistance) -> Any:
+    """What an attack measures distances in. Raises ValueError for one that was made without, and needs it."""
+    try:
+        return attack.distance
+    except (ValueError, AttributeError) as error:
+        kind = type(attack).__name__
+        raise ValueError(
+            f"attack: expected one with a distance, got {kind} without; use {kind}(distance=foolbox.distances.linf)"
+        ) from error
 
 
 def _is_attack(value: Any) -> bool:
