@@ -124,7 +124,8 @@ def evaluate(
     **--attack** is `clean`, `fgsm`, `pgd-STEPS[-RESTARTS]` (`:cw` or `:dlr` for another loss, `:targeted` for the most
     probable wrong classes), `autoattack`, `autoattack-rand` (for randomised models), `autoattack-plus`,
     `autoattack:ATTACK,…` (of apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square), `square[-QUERIES]`,
-    `band_pgd-STEPS:FIRST-LAST` (perturbations in some rings of the spectrum), or an attack of an installed package.
+    `band_pgd-STEPS:FIRST-LAST` (perturbations in some rings of the spectrum), `foolbox:NAME`, or an attack of another
+    installed package.
 
     **natural**: the ball lies around the natural image, the model is as it loads (RobustBench's). **natural+bass**: the
     same with BaSS before the model, attacked through. **bass**: the images are balanced first, ball and gradient lie
