@@ -377,3 +377,9 @@ def test_every_attack_of_freqrob_is_called_as_foolboxs(network, batch):
         assert (clipped - batch[0]).abs().max() <= 2 / 255 + 1e-6
     whole, parts = (FreqrobAttack("pgd-1", batch_size=size)(model, *batch, epsilons=2 / 255)[1] for size in (30, 7))
     torch.testing.assert_close(whole, parts)
+
+
+def test_indices_that_do_not_fit_are_named(network, batch):
+    for indices in (torch.arange(3), -torch.arange(30), torch.arange(30.0), torch.arange(30)[:, None]):
+        with pytest.raises(ValueError, match=r"indices: expected \(30,\) int64 from 0 on, got"):
+            PGD(1)(network, *batch, indices=indices)
