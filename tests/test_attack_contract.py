@@ -1,5 +1,6 @@
 """Every registered attack keeps the contract; losses and targets of PGD; attacks by name, own and of other packages."""
 
+import sys
 from dataclasses import dataclass, field
 
 import pytest
@@ -377,3 +378,29 @@ def test_every_attack_of_freqrob_is_called_as_foolboxs(network, batch):
         assert (clipped - batch[0]).abs().max() <= 2 / 255 + 1e-6
     whole, parts = (FreqrobAttack("pgd-1", batch_size=size)(model, *batch, epsilons=2 / 255)[1] for size in (30, 7))
     torch.testing.assert_close(whole, parts)
+
+
+def test_indices_that_do_not_fit_are_named(network, batch):
+    for indices in (torch.arange(3), -torch.arange(30), torch.arange(30.0), torch.arange(30)[:, None]):
+        with pytest.raises(ValueError, match=r"indices: expected \(30,\) int64 from 0 on, got"):
+            PGD(1)(network, *batch, indices=indices)
+
+
+def test_an_attack_whose_package_is_missing_says_what_to_install(monkeypatch):
+    for module in ("foolbox", "freqrob_foolbox.adapters"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setattr(sys, "meta_path", [_Missing("foolbox"), *sys.meta_path])
+    assert "foolbox" in list_attacks()
+    with pytest.raises(ImportError, match=r"No module named 'foolbox'; pip install 'freqrob\[foolbox\]'"):
+        parse_attack("foolbox:LinfPGD")
+    with pytest.raises(ValueError, match="attack: got 'fooolbox', expected one such as"):
+        parse_attack("fooolbox")
+
+
+class _Missing:
+    def __init__(self, package):
+        self.package = package
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == self.package:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)

@@ -327,3 +327,21 @@ def test_arguments_that_do_not_fit_are_refused_by_name(network, images, labels, 
 def test_targets_make_no_sense_untargeted(network, images, labels):
     with pytest.raises(ValueError, match="for an untargeted run"):
         search(targeted=False)(network, images, labels, targets=labels)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda logits: (logits,), "expected it to give logits .* got a tuple"),
+        (lambda logits: logits[:, :0], "expected 10 classes or more"),
+        (lambda logits: logits[:, :2], "expected 10 classes or more"),
+        (lambda logits: logits.double() @ logits.T, "it fails on images .*: RuntimeError"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused_by_name(images, labels, answer, message):
+    class Network(nn.Module):
+        def forward(self, images):
+            return answer(images.flatten(1)[:, :10])
+
+    with pytest.raises(ValueError, match=f"model: {message}"):
+        MinimalPerturbation(targeted=False)(Network(), images, torch.full_like(labels, 9))

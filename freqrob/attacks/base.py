@@ -162,4 +162,9 @@ def _checked_indices(images: Tensor, labels: Tensor, indices: Tensor | None, see
     """The images' indices, where they and the labels can be attacked. Raises as ``check_attacked``."""
     check_attacked(images, labels)
     check_seeds(seed=seed)
-    return torch.arange(len(images)) if indices is None else indices
+    if indices is None:
+        return torch.arange(len(images))
+    if indices.shape != labels.shape or indices.dtype != torch.int64 or indices.min() < 0:
+        got = f"{tuple(indices.shape)} {indices.dtype}" + (f" with {indices.min()}" if indices.numel() else "")
+        raise ValueError(f"indices: expected ({len(images)},) int64 from 0 on, got {got}")
+    return indices.cpu()

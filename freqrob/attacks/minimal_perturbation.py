@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from freqrob.attacks.brendel_bethge import BrendelBethge
-from freqrob.attacks.checks import explained
+from freqrob.attacks.checks import check_answers, explained
 from freqrob.attacks.minimal import MinimalAttack, Problem
 from freqrob.attacks.projected_gradient import pgd
 from freqrob.data.datasets import check_labelled, to_pixels
@@ -255,7 +255,8 @@ class _Search:
     @cached_property
     @torch.no_grad()
     def predicted(self) -> Tensor:
-        """The class of each image: (N,)."""
+        """The class of each image: (N,). Raises ValueError for a model that gives no logits, or too few."""
+        check_answers(self.module, self.images[:1].to(self.device), self.classes)
         return torch.cat([self.module(images.to(self.device)).argmax(1) for images in self.images.split(PREDICTED)])
 
 

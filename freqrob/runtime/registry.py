@@ -121,7 +121,7 @@ class Registry(MutableMapping[str, T]):
         try:
             value = entry_point.load()
         except Exception as error:  # whatever other people's code fails with
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            reason = " ".join(f"{type(error).__name__}: {error}{_extra_for(entry_point, error)}".split())
             raise ImportError(f"{source} cannot be imported: {reason}") from error
         if (registered := self._own.get(name)) is not None:  # the module used the decorator
             return registered
@@ -175,6 +175,14 @@ def installed(group: str) -> tuple[EntryPoint, ...]:
 def package_of(entry_point: EntryPoint) -> str:
     """The name, for pip, of the package that an entry point belongs to."""
     return entry_point.dist.name if entry_point.dist else "unknown"
+
+
+def _extra_for(entry_point: EntryPoint, error: Exception) -> str:
+    """What to install where a module is missing, and the package has an extra of the object's name."""
+    extras = entry_point.dist.metadata.get_all("Provides-Extra") if entry_point.dist else None
+    if not isinstance(error, ModuleNotFoundError) or entry_point.name not in (extras or ()):
+        return ""
+    return f"; pip install '{package_of(entry_point)}[{entry_point.name}]'"
 
 
 @lru_cache(maxsize=64)
