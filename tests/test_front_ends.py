@@ -316,3 +316,12 @@ def test_a_model_of_another_class_stays_one_and_keeps_its_hooks():
     changed.register_forward_hook(lambda *_: calls.append(2))
     model(images)
     assert calls == [1, 1], "a hook of the copy is not one of the caller's model"
+
+
+def test_front_ends_of_a_foolbox_model_are_those_of_its_network():
+    foolbox = pytest.importorskip("foolbox")
+    blur = Blur()
+    model = foolbox.PyTorchModel(FrontEnded([blur], nn.Flatten()).eval(), bounds=(0, 1))
+    assert front_ends_of(model) == [blur]
+    with pytest.raises(TypeError, match="model: got function, expected an nn.Module or a Foolbox model"):
+        front_ends_of(lambda images: images)

@@ -1,6 +1,7 @@
 """MinimalPerturbation: targets, starts, failures of single images, repeats, and runs that go on where they were."""
 
 from copy import deepcopy
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from foolbox.attacks.base import MinimizationAttack, get_criterion  # noqa: E402
 from foolbox.distances import linf  # noqa: E402
 from freqrob_foolbox import LinfBandMinimization, MinimalPerturbation, Start  # noqa: E402
 
+import freqrob.attacks  # noqa: E402
+from freqrob.attacks import MinimalAttack  # noqa: E402
 from freqrob.data.hybrid import derange  # noqa: E402
 
 COUNT, SIZE, CLASSES = 12, 8, 4
@@ -345,3 +348,32 @@ def test_a_model_that_does_not_fit_is_refused_by_name(images, labels, answer, me
 
     with pytest.raises(ValueError, match=f"model: {message}"):
         MinimalPerturbation(targeted=False)(Network(), images, torch.full_like(labels, 9))
+
+
+@dataclass(frozen=True)
+class Gives(MinimalAttack):
+    """What ``give`` makes of the images."""
+
+    give: object
+    norm = "Linf"
+
+    def run(self, problem, starts=None, *, early_stop=0.0):
+        return self.give(problem.images)
+
+
+def test_what_an_attack_gives_is_checked(network, images, labels):
+    for give, got in (
+        (lambda images: None, "NoneType"),
+        (lambda images: images[:1], r"\(1, "),
+        (lambda images: images.double(), "torch.float64"),
+    ):
+        with pytest.raises(TypeError, match=f"attack: expected Gives to give a tensor .* got .*{got}"):
+            freqrob.attacks.MinimalPerturbation(Gives(give), targeted=False)(network, images, labels)
+
+
+def test_images_beyond_pixels_are_no_success(network, images, labels):
+    predicted = network.eval()(images).argmax(1)
+    search = freqrob.attacks.MinimalPerturbation(Gives(lambda images: 50 - 100 * images), targeted=False)
+    with pytest.warns(UserWarning, match=r"Gives: \d+ of its images left \[0, 1\]; they count as failed"):
+        found = search(network, images, predicted)
+    assert not found.success.any() and torch.equal(found.perturbed, images)

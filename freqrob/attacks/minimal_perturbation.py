@@ -234,7 +234,12 @@ class _Search:
         """Perturbed images, success, and whether the attack came to its end; a batch on which it fails is split."""
         try:
             found = self.attack.run(problem, points if self.attack.needs_starts else None)
-            success = problem.fooled(self.module(found)).detach()
+            self._check_found(found, problem.images)
+            outside = ((found < 0) | (found > 1)).flatten(1).any(1)
+            if outside.any():
+                what = f"{type(self.attack).__name__}: {int(outside.sum())} of its images left [0, 1]"
+                warnings.warn(f"{what}; they count as failed attacks", stacklevel=5)
+            success = problem.fooled(self.module(found)).detach() & ~outside
             return found.detach(), success, torch.ones_like(success)
         except (AssertionError, ValueError) as error:
             if len(numbers) == 1:
@@ -247,6 +252,14 @@ class _Search:
         first, second = (self._perturb(_part(problem, half), points[half], numbers[half.cpu()]) for half in halves)
         found, success, done = (torch.cat(both) for both in zip(first, second, strict=True))
         return found, success, done
+
+    def _check_found(self, found: object, images: Tensor) -> None:
+        """Raise TypeError unless an attack gave images like those it got: others would be broadcast."""
+        expected = f"{type(self.attack).__name__} to give a tensor {tuple(images.shape)} {images.dtype}"
+        if not isinstance(found, Tensor):
+            raise TypeError(f"attack: expected {expected}, got {type(found).__name__}")
+        if found.shape != images.shape or found.dtype != images.dtype:
+            raise TypeError(f"attack: expected {expected}, got {tuple(found.shape)} {found.dtype}")
 
     def _meets(self, predicted: Tensor, classes: Tensor) -> Tensor:
         """Whether predictions meet the criterion: bool."""

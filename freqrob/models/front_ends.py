@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from freqrob.models.wrappers import TRANSPARENT, FoolboxModule, unwrapped, with_children
+from freqrob.models.wrappers import TRANSPARENT, FoolboxModule, as_module, unwrapped, with_children
 from freqrob.runtime.parameters import checked, fits, is_number
 from freqrob.runtime.pixels import check_floats, warn_of_scale
 
@@ -239,9 +239,10 @@ def front_ends_of(model: nn.Module) -> list[nn.Module]:
 
     They are those of a ``FrontEnded``, and of another one that is its network, and the front ends of this module with
     which an ``nn.Sequential`` begins. They are found inside of DataParallel, DistributedDataParallel, AveragedModel,
-    ``torch.compile``, the first other stage of an ``nn.Sequential``, and Foolbox models.
+    ``torch.compile``, the first other stage of an ``nn.Sequential``, and Foolbox models. Raises TypeError for what is
+    neither a module nor a Foolbox model.
     """
-    model = unwrapped(model)
+    model = unwrapped(as_module(model))
     if isinstance(model, FrontEnded):
         return [*model.front_ends, *front_ends_of(model.network)]
     if isinstance(model, FoolboxModule):
