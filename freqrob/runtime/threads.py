@@ -19,7 +19,7 @@ def set_defaults(environment: MutableMapping[str, str] = os.environ) -> None:
 
     By default, OpenMP's threads spin for milliseconds while they wait for each other. Beside other busy processes they
     spin for a thread that is not running, and a command can take several times its fair share of the time. Threads that
-    never spin (``OMP_WAIT_POLICY=PASSIVE``) double the time on a quiet machine: ``results/load_cpu.json``.
+    never spin (``OMP_WAIT_POLICY=PASSIVE``) take 1.7 times as long on a quiet machine: ``results/load_cpu.json``.
     """
     if not any(name in environment for name in WAIT_SETTINGS):
         environment["GOMP_SPINCOUNT"] = str(SPINS)
