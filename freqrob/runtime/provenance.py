@@ -13,7 +13,7 @@ from typing import Any
 
 def commit() -> str:
     """The commit of the source checkout that this package runs from, with ``+`` if it was changed; "" outside one."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return ""
     try:
