@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
@@ -59,6 +59,13 @@ class Attack(ABC):
         if not name.is_bare:
             raise name.error
         return cls(eps=eps, norm=norm)  # pyright: ignore[reportCallIssue]
+
+    def with_eps(self, eps: float) -> Attack:
+        """The attack in balls of another radius. Raises ValueError for one that has no field ``eps``."""
+        try:
+            return replace(cast(Any, self), eps=eps)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"attack: expected one whose radius can be set, got {self.name} ({error})") from error
 
     def as_dict(self) -> dict[str, Any]:
         """The name as ``attack``, and all parameters."""

@@ -31,5 +31,8 @@ class Clean(Attack):
             raise name.error
         return cls()
 
+    def with_eps(self, eps: float) -> Clean:
+        return self
+
     def run(self, model: nn.Module, images: Tensor, labels: Tensor, *, indices: Tensor, seed: int) -> Tensor:
         return images

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -38,6 +38,9 @@ class Transfer(Attack):
     @property
     def name(self) -> str:
         return f"transferred {self.attack.name}"
+
+    def with_eps(self, eps: float) -> Transfer:
+        return replace(self, attack=self.attack.with_eps(eps))
 
     def as_dict(self) -> dict[str, Any]:
         return {**self.attack.as_dict(), "attack": self.name, "source": subject_key(self.source)}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import foolbox
 import torch
@@ -16,7 +16,7 @@ from foolbox.attacks.base import AttackWithDistance, FixedEpsilonAttack
 from foolbox.distances import l2, linf
 from torch import Tensor, nn
 
-from freqrob.attacks import Attack, AutoAttack, Clean, Transfer, parse_attack
+from freqrob.attacks import Attack, AutoAttack, parse_attack
 from freqrob.attacks.autoattack import Version
 from freqrob.attacks.balls import RADII, Norm, check_radius
 from freqrob.attacks.checks import explained
@@ -56,7 +56,7 @@ class FreqrobAttack(FixedEpsilonAttack):
 
     def run(self, model: Model, inputs: Any, criterion: Any, *, epsilon: float, **kwargs: Any) -> Any:
         problem = FoolboxProblem.read(model, inputs, criterion, kwargs, targets=False)
-        attack = _in_ball(self.attack, epsilon / problem.span)
+        attack = self.attack.with_eps(epsilon / problem.span)
         numbers = torch.arange(len(problem.images))
         with explained(self.batch_size):
             adversarial = [
@@ -64,18 +64,6 @@ class FreqrobAttack(FixedEpsilonAttack):
                 for some in numbers.split(self.batch_size)
             ]
         return problem.answer(torch.cat(adversarial))
-
-
-def _in_ball(attack: Attack, eps: float) -> Attack:
-    """The attack with another radius. Raises ValueError for one that has none of its own."""
-    if isinstance(attack, Clean):
-        return attack
-    if isinstance(attack, Transfer):
-        return replace(attack, attack=replace(attack.attack, eps=eps))
-    try:
-        return replace(cast(Any, attack), eps=eps)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"attack: expected one whose radius can be set, got {attack.name} ({error})") from error
 
 
 class LinfAutoAttack(FreqrobAttack):
