@@ -3,8 +3,9 @@
 The names below are imported when first used, so that `import freqrob` costs little more than `import torch`.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from freqrob.runtime.lazy import lazy_names
 
 __version__ = "0.1.0"
 
@@ -26,14 +27,4 @@ if TYPE_CHECKING:
     from freqrob.spectral.balance import bass
     from freqrob.spectral.longtail import radial_power
 
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'freqrob' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

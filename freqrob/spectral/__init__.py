@@ -3,22 +3,23 @@
 The names below are imported when first used, so that a module of this package does not import all others.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from freqrob.runtime.lazy import lazy_names
+
 _HOMES = {
-    "BaSS": "balance",
-    "RingMap": "rings",
-    "analyze_spectrum": "perturbation",
-    "bass": "balance",
-    "log_b_low": "jacobian",
-    "mean_amplitude": "ops",
-    "mean_power": "longtail",
-    "power_profile": "longtail",
-    "radial_power": "longtail",
-    "ring_dot": "ops",
-    "ring_filter": "ops",
-    "ring_sum": "ops",
+    "BaSS": "freqrob.spectral.balance",
+    "RingMap": "freqrob.spectral.rings",
+    "analyze_spectrum": "freqrob.spectral.perturbation",
+    "bass": "freqrob.spectral.balance",
+    "log_b_low": "freqrob.spectral.jacobian",
+    "mean_amplitude": "freqrob.spectral.ops",
+    "mean_power": "freqrob.spectral.longtail",
+    "power_profile": "freqrob.spectral.longtail",
+    "radial_power": "freqrob.spectral.longtail",
+    "ring_dot": "freqrob.spectral.ops",
+    "ring_filter": "freqrob.spectral.ops",
+    "ring_sum": "freqrob.spectral.ops",
 }
 
 __all__ = [
@@ -44,14 +45,4 @@ if TYPE_CHECKING:
     from freqrob.spectral.perturbation import analyze_spectrum
     from freqrob.spectral.rings import RingMap
 
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'freqrob.spectral' has no attribute {name!r}")
-    value = getattr(import_module(f"freqrob.spectral.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -4,21 +4,22 @@ Every attack is used as Foolbox's own are: ``attack(model, inputs, criterion, ep
 names below are imported when first used, so that ``analyze_spectrum`` needs no Foolbox.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from freqrob.runtime.lazy import lazy_names
+
 _HOMES = {
-    "FoolboxAttack": "adapters",
-    "FreqrobAttack": "adapters",
-    "LinfAutoAttack": "adapters",
-    "L2AutoAttack": "adapters",
-    "LinfBandPGD": "band_limited",
-    "L2BandPGD": "band_limited",
-    "LinfBandMinimization": "band_limited",
-    "L2BandMinimization": "band_limited",
-    "LinfinityBrendelBethgeAttack": "brendel_bethge",
-    "L2BrendelBethgeAttack": "brendel_bethge",
-    "MinimalPerturbation": "minimal_perturbation",
+    "FoolboxAttack": "freqrob_foolbox.adapters",
+    "FreqrobAttack": "freqrob_foolbox.adapters",
+    "LinfAutoAttack": "freqrob_foolbox.adapters",
+    "L2AutoAttack": "freqrob_foolbox.adapters",
+    "LinfBandPGD": "freqrob_foolbox.band_limited",
+    "L2BandPGD": "freqrob_foolbox.band_limited",
+    "LinfBandMinimization": "freqrob_foolbox.band_limited",
+    "L2BandMinimization": "freqrob_foolbox.band_limited",
+    "LinfinityBrendelBethgeAttack": "freqrob_foolbox.brendel_bethge",
+    "L2BrendelBethgeAttack": "freqrob_foolbox.brendel_bethge",
+    "MinimalPerturbation": "freqrob_foolbox.minimal_perturbation",
     "MinimalPerturbations": "freqrob.attacks.minimal_perturbation",
     "Start": "freqrob.attacks.minimal_perturbation",
     "PerturbationSpectrum": "freqrob.spectral.perturbation",
@@ -51,15 +52,4 @@ if TYPE_CHECKING:
     from freqrob_foolbox.brendel_bethge import L2BrendelBethgeAttack, LinfinityBrendelBethgeAttack
     from freqrob_foolbox.minimal_perturbation import MinimalPerturbation
 
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'freqrob_foolbox' has no attribute {name!r}")
-    home = _HOMES[name]
-    value = getattr(import_module(home if "." in home else f"freqrob_foolbox.{home}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)
