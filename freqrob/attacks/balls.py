@@ -50,7 +50,7 @@ class L2Ball:
     def project(self, points: Tensor, of: Images = slice(None)) -> Tensor:
         """Points of the balls around some of the images: onto the sphere first, then clipped, which stays within."""
         offsets = points - self.images[of]
-        length = _over_pixels(self.length(offsets))
+        length = over_pixels(self.length(offsets))
         return torch.where(length > self.eps, self.images[of] + self.eps / length * offsets, points).clamp(0, 1)
 
     def random(self, generator: torch.Generator | None = None) -> Tensor:
@@ -58,13 +58,13 @@ class L2Ball:
         dimensions = self.images[0].numel()
         direction = self.direction(_draw(torch.randn, self.images, self.images.shape, generator))
         radius = self.eps * _draw(torch.rand, self.images, self.images.shape[:1], generator) ** (1 / dimensions)
-        return (self.images + _over_pixels(radius) * direction).clamp(0, 1)
+        return (self.images + over_pixels(radius) * direction).clamp(0, 1)
 
     @classmethod
     def direction(cls, gradient: Tensor) -> Tensor:
         """The step of length 1 that climbs most; none where the gradient is zero."""
-        gradient = gradient / _over_pixels(LinfBall.length(gradient)).clamp(min=torch.finfo(gradient.dtype).tiny)
-        return gradient / _over_pixels(cls.length(gradient)).clamp(min=1)  # its largest entry is 1, or all are 0
+        gradient = gradient / over_pixels(LinfBall.length(gradient)).clamp(min=torch.finfo(gradient.dtype).tiny)
+        return gradient / over_pixels(cls.length(gradient)).clamp(min=1)  # its largest entry is 1, or all are 0
 
     @staticmethod
     def length(offsets: Tensor) -> Tensor:
@@ -83,8 +83,9 @@ def _draw(
     return distribution(shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
 
 
-def _over_pixels(values: Tensor) -> Tensor:
-    return values[:, None, None, None]  # (N, 1, 1, 1)
+def over_pixels(values: Tensor) -> Tensor:
+    """One value an image, (N,), as (N, 1, 1, 1)."""
+    return values[:, None, None, None]
 
 
 def check_norm(norm: str) -> None:

@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freqrob.attacks.balls import BALLS, RADII, L2Ball, Norm, check_radius
+from freqrob.attacks.balls import BALLS, RADII, L2Ball, Norm, check_radius, over_pixels
 from freqrob.attacks.base import Attack
 from freqrob.attacks.gradient import (
     Model,
     check_attacked,
     check_logits,
     classified,
-    gradient_of,
+    gradient_and_logits,
     has_nan,
     warn_of_stuck,
 )
@@ -107,8 +107,8 @@ class BandBall:
             settled = self.band.outside(points - self.images) <= TOLERANCE
             if settled.all():
                 return points
-            points = torch.where(settled[:, None, None, None], points, self._towards_band(points))
-        return torch.where(settled[:, None, None, None], points, self.images)
+            points = torch.where(over_pixels(settled), points, self._towards_band(points))
+        return torch.where(over_pixels(settled), points, self.images)
 
     def _towards_band(self, points: Tensor) -> Tensor:
         offsets = points - self.images
@@ -235,20 +235,12 @@ def climb(
     ever = torch.zeros(len(start), dtype=torch.bool, device=start.device)
     stuck = torch.zeros_like(ever)
     for _ in range(steps):
-        gradient, logits = _gradient(model, images, gain)
+        gradient, logits = gradient_and_logits(model, images, lambda logits: gain(logits).sum())
         stuck, now = stuck | has_nan(logits) | has_nan(gradient), fooled(logits)
-        ever, found = ever | now, torch.where(now[:, None, None, None], images, found)
+        ever, found = ever | now, torch.where(over_pixels(now), images, found)
         images = ball.project(images + step * L2Ball.direction(ball.band.project(gradient.nan_to_num(0, 0, 0))))
     warn_of_stuck(stuck)
     with torch.no_grad():
         last = fooled(model(images)) | ~ever
-        settled = ball.settle(torch.where(last[:, None, None, None], images, found))
+        settled = ball.settle(torch.where(over_pixels(last), images, found))
         return settled, fooled(model(settled))
-
-
-def _gradient(model: Model, images: Tensor, gain: OfLogits) -> tuple[Tensor, Tensor]:
-    """Of the gain, each image's own; and the logits."""
-    with torch.inference_mode(False), torch.enable_grad():
-        images = images.detach().clone().requires_grad_()
-        logits = model(images)
-        return gradient_of(gain(logits).sum(), images), logits.detach()

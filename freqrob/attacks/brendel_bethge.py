@@ -9,9 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from freqrob.attacks.balls import BALLS, L2Ball, Norm, check_norm
+from freqrob.attacks.balls import BALLS, L2Ball, Norm, check_norm, over_pixels
 from freqrob.attacks.boundary_step import L2Step, LinfStep
 from freqrob.attacks.gradient import gradient_of
+from freqrob.attacks.losses import largest_other, logit_of
 from freqrob.attacks.minimal import MinimalAttack, Problem
 from freqrob.runtime.parameters import check_counts, check_positive, check_shares, checked
 
@@ -102,7 +103,7 @@ class BrendelBethge(MinimalAttack):
             margins, gradients = _boundary(problem, now, moving)
             distance = length(now - clean)
             closer = (margins < 0) & (distance < shortest[moving])
-            best[moving] = torch.where(_over_pixels(closer), now, best[moving])
+            best[moving] = torch.where(over_pixels(closer), now, best[moving])
             shortest[moving] = torch.where(closer, distance, shortest[moving])
             radii = trust.after(closer, moving)
             finite = margins.isfinite() & gradients.isfinite().flatten(1).all(1)
@@ -121,7 +122,7 @@ class BrendelBethge(MinimalAttack):
         for _ in range(self.binary_search_steps):
             share = (below + above) / 2
             margins = _margins(problem, problem.model(self._between(problem.images, starts, share)), problem.classes)
-            met = _over_pixels(margins < 0)
+            met = over_pixels(margins < 0)
             below, above = torch.where(met, below, share), torch.where(met, share, above)
         return self._between(problem.images, starts, above)
 
@@ -177,8 +178,7 @@ def _boundary(problem: Problem, points: Tensor, which: Tensor) -> tuple[Tensor, 
 
 def _margins(problem: Problem, logits: Tensor, classes: Tensor) -> Tensor:
     """How far logits (N, K) are from meeting the criterion: negative where they clearly meet it."""
-    own = logits.gather(1, classes[:, None])[:, 0]
-    other = logits.scatter(1, classes[:, None], -torch.inf).amax(1)
+    own, other = logit_of(logits, classes), largest_other(logits, classes)
     ahead = other - own if problem.targeted else own - other
     return ahead + TIE * logits.detach().abs().amax(1)
 
@@ -191,7 +191,3 @@ def _secured(problem: Problem, points: Tensor, starts: Tensor, which: Tensor) ->
             break
         points[lost] = torch.lerp(points[lost], starts[lost], share)
     return points
-
-
-def _over_pixels(values: Tensor) -> Tensor:
-    return values[:, None, None, None]  # (N, 1, 1, 1)

@@ -26,7 +26,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, targets: Tensor | None = None)
 def margin(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
     """Σ_n max_{i≠y} z_i − z_y; targeted, Σ_n z_t − max_{i≠t} z_i. Source: Carlini and Wagner, S&P 2017, f_6."""
     chosen = labels if targets is None else targets
-    beyond = (_largest_other(logits, chosen) - _of(logits, chosen)).sum()
+    beyond = (largest_other(logits, chosen) - logit_of(logits, chosen)).sum()
     return beyond if targets is None else -beyond
 
 
@@ -43,19 +43,20 @@ def difference_of_logits_ratio(logits: Tensor, labels: Tensor, targets: Tensor |
         raise ValueError(f"loss: {kind} needs {needed} classes or more, the model has {logits.shape[1]}")
     largest = logits.topk(needed, dim=1).values
     if targets is None:
-        gain, scale = _largest_other(logits, labels) - _of(logits, labels), largest[:, 0] - largest[:, 2]
+        gain, scale = largest_other(logits, labels) - logit_of(logits, labels), largest[:, 0] - largest[:, 2]
     else:
-        gain, scale = _of(logits, targets) - _of(logits, labels), largest[:, 0] - largest[:, 2:].mean(1)
+        gain, scale = logit_of(logits, targets) - logit_of(logits, labels), largest[:, 0] - largest[:, 2:].mean(1)
     return (gain / (scale + 1e-12)).sum()
 
 
 LOSSES: dict[str, Loss] = {"ce": cross_entropy, "cw": margin, "dlr": difference_of_logits_ratio}
 
 
-def _of(logits: Tensor, classes: Tensor) -> Tensor:
+def logit_of(logits: Tensor, classes: Tensor) -> Tensor:
+    """The logit of each image's class: (N,)."""
     return logits.gather(1, classes[:, None])[:, 0]
 
 
-def _largest_other(logits: Tensor, classes: Tensor) -> Tensor:
+def largest_other(logits: Tensor, classes: Tensor) -> Tensor:
     """The largest logit beside that of the classes: (N,)."""
-    return logits.masked_fill(F.one_hot(classes, logits.shape[1]).bool(), -torch.inf).amax(1)
+    return logits.scatter(1, classes[:, None], -torch.inf).amax(1)

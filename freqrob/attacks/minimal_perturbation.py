@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from freqrob.attacks.balls import over_pixels
 from freqrob.attacks.brendel_bethge import BrendelBethge
 from freqrob.attacks.checks import check_answers, explained
 from freqrob.attacks.minimal import MinimalAttack, Problem
@@ -206,7 +207,7 @@ class _Search:
         if len(left):
             found = self._perturb(_part(problem, left), points[left], numbers[left.cpu()])
             perturbed[left], success[left], done[left] = found
-        perturbed = torch.where(success[:, None, None, None], perturbed, images)
+        perturbed = torch.where(over_pixels(success), perturbed, images)
         distance = torch.where(success, self.attack.distance(images, perturbed), torch.inf)
         for number in numbers[(starts == Start.NONE).cpu()].tolist():
             warnings.warn(f"image {number}: no starting point was found; the others go on", stacklevel=4)

@@ -17,8 +17,9 @@ from foolbox.attacks.base import FixedEpsilonAttack, MinimizationAttack
 from foolbox.distances import l2, linf
 from torch import Tensor
 
-from freqrob.attacks.balls import BALLS, Norm, check_radius
+from freqrob.attacks.balls import BALLS, Norm, check_radius, over_pixels
 from freqrob.attacks.band import Band, BandBall, climb
+from freqrob.attacks.losses import largest_other, logit_of
 from freqrob.models.state import measuring
 from freqrob.runtime.parameters import check_counts, check_positive, checked
 from freqrob.runtime.process_state import default_dtype
@@ -129,14 +130,14 @@ class BandMinimization(MinimizationAttack, ABC):
         for _ in range(self.binary_search_steps):
             if (upper <= early_stop / problem.span).all():
                 break
-            radius = eps[:, None, None, None]
+            radius = over_pixels(eps)
             ball = BandBall(images, radius, self.norm, self.band)
             start = ball.project(best)
             found, fooled = _ascend(problem, ball, start, self.rel_stepsize * radius, self.steps, self.norm, margin)
             found = _shrink(problem, found, fooled)
             size = length(found - images)
             closer = fooled & (size < upper)
-            best, upper = torch.where(closer[:, None, None, None], found, best), torch.where(closer, size, upper)
+            best, upper = torch.where(over_pixels(closer), found, best), torch.where(closer, size, upper)
             lower = torch.where(fooled, lower, torch.maximum(lower, eps))
             eps = torch.where(upper.isinf(), 4 * lower, (lower + upper) / 2)
         return best
@@ -170,15 +171,14 @@ def _shrink(problem: FoolboxProblem, found: Tensor, fooled: Tensor, halvings: in
     low, high = torch.zeros_like(found[:, :1, :1, :1]), torch.ones_like(found[:, :1, :1, :1])
     for _ in range(halvings if fooled.any() else 0):
         middle = (low + high) / 2
-        enough = problem.fooled(_logits(problem, torch.lerp(problem.images, found, middle)))[:, None, None, None]
+        enough = over_pixels(problem.fooled(_logits(problem, torch.lerp(problem.images, found, middle))))
         low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
-    return torch.where(fooled[:, None, None, None], torch.lerp(problem.images, found, high), found)
+    return torch.where(over_pixels(fooled), torch.lerp(problem.images, found, high), found)
 
 
 def margin(problem: FoolboxProblem, logits: Tensor) -> Tensor:
     """How far the logits are beyond the decision boundary: positive where the criterion is met."""
-    chosen = F.one_hot(problem.classes, logits.shape[1]).bool()
-    beyond = logits.masked_fill(chosen, -torch.inf).amax(1) - logits[chosen]
+    beyond = largest_other(logits, problem.classes) - logit_of(logits, problem.classes)
     return -beyond if problem.targeted else beyond
 
 
@@ -194,5 +194,5 @@ def _logits(problem: FoolboxProblem, images: Tensor) -> Tensor:
 
 def _scaled(offsets: Tensor, norm: Norm) -> Tensor:
     """To the length 1; zeros stay."""
-    length = BALLS[norm].length(offsets)[:, None, None, None]
+    length = over_pixels(BALLS[norm].length(offsets))
     return offsets / torch.where(length > 0, length, 1)
