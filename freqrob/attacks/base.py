@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from freqrob.attacks.balls import BALLS, Norm
-from freqrob.attacks.gradient import check_attacked, classify
+from freqrob.attacks.gradient import check_attacked, check_one_each, classify, unlike_images
 from freqrob.models.sources import as_module
 from freqrob.models.state import measuring
 from freqrob.runtime.parameters import check_seeds, checked
@@ -136,12 +136,10 @@ class Attack(ABC):
     def _adversarial(self, model: nn.Module, images: Tensor, labels: Tensor, indices: Tensor, seed: int) -> Tensor:
         """What ``run`` gives, checked. It gets copies: one that works in place would move the ball with the images."""
         found = self.run(model, images.clone(), labels.clone(), indices=indices, seed=seed)
-        expected = f"a tensor {tuple(images.shape)} {images.dtype}"
-        if not isinstance(found, Tensor):
-            raise TypeError(f"attack: expected {self.name} to give {expected}, got {type(found).__name__}")
-        if found.shape != images.shape or found.dtype != images.dtype or found.device != images.device:
-            got = f"{tuple(found.shape)} {found.dtype} on {found.device}"
-            raise ValueError(f"attack: expected {self.name} to give {expected} on {images.device}, got {got}")
+        if got := unlike_images(found, images):
+            expected = f"a tensor {tuple(images.shape)} {images.dtype} on {images.device}"
+            error = ValueError if isinstance(found, Tensor) else TypeError
+            raise error(f"attack: expected {self.name} to give {expected}, got {got}")
         return found.detach()
 
 
@@ -171,7 +169,5 @@ def _checked_indices(images: Tensor, labels: Tensor, indices: Tensor | None, see
     check_seeds(seed=seed)
     if indices is None:
         return torch.arange(len(images))
-    if indices.shape != labels.shape or indices.dtype != torch.int64 or indices.min() < 0:
-        got = f"{tuple(indices.shape)} {indices.dtype}" + (f" with {indices.min()}" if indices.numel() else "")
-        raise ValueError(f"indices: expected ({len(images)},) int64 from 0 on, got {got}")
+    check_one_each(labels, indices=indices)
     return indices.cpu()

@@ -50,6 +50,22 @@ def unlike_logits(logits: object, images: int) -> str:
     return ""
 
 
+def unlike_images(found: object, images: Tensor) -> str:
+    """What an attack gives that is not like its images in shape, dtype and device; "" if it is."""
+    if not isinstance(found, Tensor):
+        return type(found).__name__
+    is_like = found.shape == images.shape and found.dtype == images.dtype and found.device == images.device
+    return "" if is_like else f"{tuple(found.shape)} {found.dtype} on {found.device}"
+
+
+def check_one_each(labels: Tensor, what: str = "", **values: Tensor) -> None:
+    """Raise ValueError unless each is (N,) int64 from 0 on, one for each of the labels."""
+    for name, value in values.items():
+        if value.shape != labels.shape or value.dtype != torch.int64 or value.min() < 0:
+            got = f"{tuple(value.shape)} {value.dtype}" + (f" with {value.min()}" if value.numel() else "")
+            raise ValueError(f"{name}: expected ({len(labels)},) int64 {what}from 0 on, got {got}")
+
+
 def classified(logits: Tensor, labels: Tensor) -> Tensor:
     """Which images are classified correctly: (N,) bool. Logits with a NaN or an infinity classify nothing."""
     return (logits.argmax(1) == labels) & logits.isfinite().all(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from freqrob.attacks.balls import over_pixels
 from freqrob.attacks.brendel_bethge import BrendelBethge
 from freqrob.attacks.checks import check_answers, explained
+from freqrob.attacks.gradient import unlike_images
 from freqrob.attacks.minimal import MinimalAttack, Problem
 from freqrob.attacks.projected_gradient import pgd
 from freqrob.data.datasets import check_labelled, to_pixels
@@ -25,7 +25,7 @@ from freqrob.models.keys import data_hash, hash_of, shared_cache, subject_key
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
 from freqrob.models.state import bare, device_of, frozen, measuring
-from freqrob.runtime.parameters import check_counts, check_pixels, check_seeds, checked
+from freqrob.runtime.parameters import check_counts, check_pixels, check_seeds, checked, stable_repr
 from freqrob.runtime.process_state import default_dtype, random_state
 from freqrob.runtime.processes import propagate_failure, rank_and_world
 from freqrob.runtime.progress import Track, untracked
@@ -172,7 +172,7 @@ class _Search:
         self.key = {
             **subject_key(module, cache_key),
             "data": data_hash(images, classes),
-            "attack": f"{type(how.attack).__module__} {re.sub(r' at 0x[0-9a-f]+', '', repr(how.attack))}",
+            "attack": f"{type(how.attack).__module__} {stable_repr(how.attack)}",
             "attack_hash": hash_of(how.attack),
             "targeted": how.targeted,
             "seed": how.seed,
@@ -235,7 +235,9 @@ class _Search:
         """Perturbed images, success, and whether the attack came to its end; a batch on which it fails is split."""
         try:
             found = self.attack.run(problem, points if self.attack.needs_starts else None)
-            self._check_found(found, problem.images)
+            if got := unlike_images(found, problem.images):  # it would be broadcast
+                expected = f"a tensor {tuple(problem.images.shape)} {problem.images.dtype} on {self.device}"
+                raise TypeError(f"attack: expected {type(self.attack).__name__} to give {expected}, got {got}")
             outside = ((found < 0) | (found > 1)).flatten(1).any(1)
             if outside.any():
                 what = f"{type(self.attack).__name__}: {int(outside.sum())} of its images left [0, 1]"
@@ -253,14 +255,6 @@ class _Search:
         first, second = (self._perturb(_part(problem, half), points[half], numbers[half.cpu()]) for half in halves)
         found, success, done = (torch.cat(both) for both in zip(first, second, strict=True))
         return found, success, done
-
-    def _check_found(self, found: object, images: Tensor) -> None:
-        """Raise TypeError unless an attack gave images like those it got: others would be broadcast."""
-        expected = f"{type(self.attack).__name__} to give a tensor {tuple(images.shape)} {images.dtype}"
-        if not isinstance(found, Tensor):
-            raise TypeError(f"attack: expected {expected}, got {type(found).__name__}")
-        if found.shape != images.shape or found.dtype != images.dtype:
-            raise TypeError(f"attack: expected {expected}, got {tuple(found.shape)} {found.dtype}")
 
     def _meets(self, predicted: Tensor, classes: Tensor) -> Tensor:
         """Whether predictions meet the criterion: bool."""

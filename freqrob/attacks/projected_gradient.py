@@ -15,6 +15,7 @@ from freqrob.attacks.gradient import (
     Model,
     check_attacked,
     check_logits,
+    check_one_each,
     classified,
     classify,
     gradient_and_logits,
@@ -81,7 +82,7 @@ def pgd(
     check_attacked(images, labels)
     given = {"labels": labels}
     if targets is not None:
-        _check_targets(targets, labels)
+        check_one_each(labels, "classes ", targets=targets)
         given["targets"] = targets
     classes = {name: int(each.max()) + 1 for name, each in given.items()}
     images = images.detach()
@@ -113,12 +114,6 @@ def _checked_start(start: Tensor, images: Tensor) -> Tensor:
     if not start.isfinite().all():
         raise ValueError("start: expected finite pixels, got NaN or an infinity")
     return start.detach()
-
-
-def _check_targets(targets: Tensor, labels: Tensor) -> None:
-    if targets.shape != labels.shape or targets.dtype != torch.int64 or targets.min() < 0:
-        got = f"{tuple(targets.shape)} {targets.dtype}" + (f" with {targets.min()}" if targets.numel() else "")
-        raise ValueError(f"targets: expected ({len(labels)},) int64 classes from 0 on, got {got}")
 
 
 @register_attack("pgd")

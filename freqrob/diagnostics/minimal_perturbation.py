@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -36,7 +35,7 @@ from freqrob.diagnostics.drawing import (
 )
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
-from freqrob.runtime.parameters import check_counts, check_seeds, checked
+from freqrob.runtime.parameters import check_counts, check_seeds, checked, stable_repr
 from freqrob.runtime.progress import Track, untracked
 from freqrob.spectral.perturbation import CORNER, GRID, PerturbationSpectrum, analyze_spectrum
 from freqrob.spectral.rings import RingMap
@@ -123,7 +122,7 @@ class MinimalPerturbationSpectrum(Measurement):
             half_power_low=low,
             half_power_high=high,
             exact_half_power_frequency=spectrum.exact_half_power_frequency,
-            attack=re.sub(r" at 0x[0-9a-f]+", "", repr(search.attack)),
+            attack=stable_repr(search.attack),
             norm=search.minimal_attack.norm,
             steps=search.attack.steps,  # pyright: ignore[reportAttributeAccessIssue]  # a field of those used here
             repeats=search.repeats,

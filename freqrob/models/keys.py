@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from freqrob import __version__
+from freqrob.runtime.parameters import stable_repr
 from freqrob.runtime.tensors import check_values
 from freqrob.spectral import native
 
@@ -139,7 +140,7 @@ class _Walk:
         for subject in subjects:
             walk.see(type(subject).__name__, subject)
             if isinstance(subject, nn.Module):
-                walk.add(re.sub(r" at 0x[0-9a-fA-F]+", "", repr(subject)), *_autocast(subject))
+                walk.add(stable_repr(subject), *_autocast(subject))
         if any(value for name, value in vars(nn.modules.module).items() if re.fullmatch("_global_.*_hooks", name)):
             walk.note("there are hooks for all modules")
         return walk

@@ -166,6 +166,11 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def stable_repr(value: object) -> str:
+    """``repr`` without memory addresses, which differ between processes."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+
+
 def nearest_names(name: str, known: Iterable[str]) -> str:
     """``" Nearest: a, b."`` from ``known``, upper and lower case alike, or "" when nothing is near."""
     by_lower_case = {one.lower(): one for one in sorted(known)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -22,7 +21,7 @@ from freqrob.attacks.balls import RADII, Norm, check_radius
 from freqrob.attacks.checks import explained
 from freqrob.attacks.registry import Name
 from freqrob.models.state import frozen
-from freqrob.runtime.parameters import check_counts, check_seeds, checked, nearest_names
+from freqrob.runtime.parameters import check_counts, check_seeds, checked, nearest_names, stable_repr
 from freqrob_foolbox.problem import FoolboxProblem
 
 DISTANCES = {"Linf": linf, "L2": l2}
@@ -149,9 +148,7 @@ class FoolboxAttack(Attack):
         return f"Foolbox {type(self.attack).__name__}"
 
     def as_dict(self) -> dict[str, Any]:
-        parameters = {
-            name: re.sub(r" at 0x[0-9a-f]+", "", repr(value)) for name, value in sorted(vars(self.attack).items())
-        }
+        parameters = {name: stable_repr(value) for name, value in sorted(vars(self.attack).items())}
         ball = {"eps": self.eps, "norm": self.norm}
         return {"attack": self.name, **ball, "parameters": parameters, "package": f"foolbox {version('foolbox')}"}
 
