@@ -1,5 +1,5 @@
-// The fused kernels that take one plane at a time: for planes of which no more fits into the second-level cache, and of
-// sizes that are rare. They are written for any `Plane`, which transforms one: FixedSize and AnySize.
+// The fused kernels that take one plane at a time. They serve planes so large that only one fits into the second-level
+// cache, and rare sizes. They are templates over the class that transforms a plane: FixedSize or AnySize.
 #pragma once
 
 #include "../bass_gains.h"

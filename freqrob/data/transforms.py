@@ -20,9 +20,9 @@ from freqrob.spectral.ops import check_images, check_pixel_scale
 class RandomBaSS(v2.Transform):
     """BaSS as an augmentation: each image is balanced with probability ``p``, as a whole.
 
-    Takes what the transforms of ``torchvision.transforms.v2`` take: an image, or a batch of images, each of which is
-    drawn for itself, as a tensor, ``tv_tensors.Image`` or PIL image; alone, or with labels and targets, which are
-    passed through. Tensors are (C, H, W) or (N, C, H, W), float in [0, 1] or uint8; shape and dtype stay.
+    Called like transforms of ``torchvision.transforms.v2``, with a tensor, ``tv_tensors.Image`` or PIL image. Labels
+    and targets that are passed with it are returned unchanged. Tensors are (C, H, W) or (N, C, H, W), float in [0, 1]
+    or uint8; shape and dtype are kept. Each image of a batch is balanced or not on its own.
 
     Args:
         p: the probability, γ in the paper, in [0, 1].

@@ -90,7 +90,9 @@ def band_accuracy(
     cache_key: str | None = None,
     track: Track = untracked,
 ) -> BandAccuracy:
-    """Classify images of which a filter leaves some rings and, always, the mean, clipped; and attack them in bands.
+    """Classify filtered images, and attack the images in bands of the spectrum.
+
+    A filter keeps some rings and the mean; the result is clipped to [0, 1].
 
     The attack is ``freqrob.attacks.band.band_pgd``, from the image, once in each of the ``octaves``, which together are
     all of the spectrum.
@@ -184,7 +186,7 @@ def octaves(rings: RingMap) -> list[range]:
 
 
 def plot_bands(axes: Axes, models: Mapping[str, BandAccuracy], kind: str = "low", styles: Styles | None = None) -> None:
-    """Accuracy on images of which a filter leaves the rings up to (``low``), from (``high``) or around (``band``) one.
+    """Accuracy on filtered images: rings up to a radius (``low``), from it on (``high``), or around it (``band``).
 
     The short line on the right is the accuracy on the images as they are. Raises ValueError for another kind.
     """
@@ -199,7 +201,7 @@ def plot_bands(axes: Axes, models: Mapping[str, BandAccuracy], kind: str = "low"
 
 
 def plot_robust_bands(axes: Axes, models: Mapping[str, BandAccuracy], styles: Styles | None = None) -> None:
-    """Robust accuracy where PGD's perturbation is confined to a band of rings, of which all models have the same."""
+    """Robust accuracy under PGD whose perturbation is confined to a band of rings; the same bands for all models."""
     for name, measured, style in styled(models, styles):
         axes.plot(range(len(measured.robust)), measured.robust.numpy(), label=name, **style)
         ends = [*(f"{frequency:.4g}" for frequency in measured.robust_frequencies.tolist()), f"{CORNER:.2f}"]
@@ -251,8 +253,8 @@ class AccuracyByBand(Diagnostic):
             legend=styles, section=Section("bands", "Accuracy by frequency band", "accuracy by frequency band", 70),
             caption=found.caption(
                 "band_accuracy",
-                "Accuracy on images of which a filter leaves the rings up to a radius, from a radius on, or a band of "
-                "{width} rings around it, always with the mean; {images} images of {source}. The mark on the right is "
+                "Accuracy on filtered images. The filter keeps the mean and the rings up to a radius, from it on, or "
+                "in a band of {width} rings around it; {images} images of {source}. The mark on the right is "
                 f"the accuracy on the images as they are.{of_attack}",
             ),
             drawn_by="plot_bands, plot_robust_bands", compared=[["band_accuracy"]],
