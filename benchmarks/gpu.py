@@ -41,7 +41,7 @@ def calls(x: Tensor, weights: Tensor, rings: RingMap) -> dict[str, Callable[[Mod
         "ring_dot": lambda of: of.ring_dot(x, x.flip(0), rings),
         "mean_amplitude": lambda of: of.mean_amplitude(x),
         "bass": lambda of: of.balance(x, rings),
-        "bass of power": lambda of: of.balance(x, rings, reading="power"),
+        "bass of power": lambda of: of.balance(x, rings, weighting="power"),
     }
 
 

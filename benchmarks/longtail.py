@@ -40,10 +40,10 @@ def read_folder(folder: Path) -> Tensor:
 def measure(name: str, images: Tensor) -> dict:
     """What the long tail of these images looks like, and what BaSS makes of it."""
     row = {"images": name, "count": len(images), "height": images.shape[-2], "width": images.shape[-1]}
-    readings = {"natural": images, "official": bass(images), "power": bass(images, reading="power")}
-    for reading, pixels in readings.items():
+    weightings = {"natural": images, "amplitude": bass(images), "power": bass(images, weighting="power")}
+    for weighting, pixels in weightings.items():
         law, parts = fit_power_law(pixels), split(pixels)
-        row[reading] = {
+        row[weighting] = {
             "alpha": law.alpha,
             "r_squared": law.r_squared,
             "boundary_ring": parts.boundary,

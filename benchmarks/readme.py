@@ -70,15 +70,15 @@ def longtail() -> str:
     record = measured("longtail.json")
     rows = []
     for row in record["rows"]:
-        natural, official, power = (row[name] for name in ("natural", "official", "power"))
+        natural, amplitude, power = (row[name] for name in ("natural", "amplitude", "power"))
         rows.append([
             f"{row['images']} ({row['count']:,} at {row['height']}×{row['width']})",
-            *(f"{found['alpha']:.2f}" for found in (natural, official, power)),
-            *(f"{100 * found['boundary_share_of_largest_radius']:.0f}" for found in (natural, official, power)),
+            *(f"{found['alpha']:.2f}" for found in (natural, amplitude, power)),
+            *(f"{100 * found['boundary_share_of_largest_radius']:.0f}" for found in (natural, amplitude, power)),
         ])  # fmt: skip
-    header = ["images", "α", "official", "power", "80/20 boundary, % of the largest radius", "official", "power"]
+    header = ["images", "α", "amplitude", "power", "80/20 boundary, % of the largest radius", "amplitude", "power"]
     note = (
-        "α: power falls as f^−α; columns 2 to 4 for natural images and after each reading of BaSS, then the same for "
+        "α: power falls as f^−α; columns 2 to 4 for natural images and after each weighting of BaSS, then the same for "
         "the smallest disc that holds 80 % of the power, DC left out. The paper says that it lies near 20 %."
     )
     return f"{table(header, rows)}\n\n{note}"

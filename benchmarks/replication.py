@@ -81,14 +81,14 @@ def _long_tail() -> Iterator[Finding]:
         ),
         _of_all([abs(share - 20) <= 5 for share in shares]), command,
     )  # fmt: skip
-    alphas = [tuple(row[kind]["alpha"] for kind in ("natural", "official", "power")) for row in rows]
+    alphas = [tuple(row[kind]["alpha"] for kind in ("natural", "amplitude", "power")) for row in rows]
     yield Finding(
         LIN, "BaSS", "BaSS makes the tail less long",
         "; ".join(
-            f"{row['images']}: α {natural:.2f} → {official:.2f} (their code), {power:.2f} (their equations)"
-            for row, (natural, official, power) in zip(rows, alphas, strict=True)
+            f"{row['images']}: α {natural:.2f} → {amplitude:.2f} (their code), {power:.2f} (their equations)"
+            for row, (natural, amplitude, power) in zip(rows, alphas, strict=True)
         ),
-        _of_all([max(official, power) < natural for natural, official, power in alphas]), command,
+        _of_all([max(amplitude, power) < natural for natural, amplitude, power in alphas]), command,
     )  # fmt: skip
 
 

@@ -270,8 +270,8 @@ def test_bass_view_mixes_the_balanced_image(monkeypatch):
     given = []
     monkeypatch.setattr(defense, "augmix", lambda x, **parameters: given.append(parameters) or x)
     chosen = {"severity": 2, "width": 4, "depth": 1, "alpha": 0.5}
-    power = {"bass_view": True, "reading": "power"}
-    for how, second in (({"bass_view": True}, bass(images)), (power, bass(images, reading="power")), ({}, images)):
+    power = {"bass_view": True, "weighting": "power"}
+    for how, second in (({"bass_view": True}, bass(images)), (power, bass(images, weighting="power")), ({}, images)):
         views = AugMix(**chosen, **how).views(images)
         assert torch.equal(views[1], images) and torch.equal(views[2], second)
     assert given == [chosen] * 6
@@ -292,7 +292,7 @@ def test_the_defence_is_plain_values():
     assert not made.adversarial and not made.double_backward
     with pytest.raises(ValueError, match="bass_view: expected true or false, got 1"):
         AugMix(bass_view=1)
-    with pytest.raises(ValueError, match="reading: expected one of official, power, got 'mine'"):
-        AugMix(reading="mine")
+    with pytest.raises(ValueError, match="weighting: expected one of amplitude, power, got 'mine'"):
+        AugMix(weighting="mine")
     with pytest.raises(ValueError, match="weight"):
         AugMix(weight=float("inf"))

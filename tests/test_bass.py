@@ -43,13 +43,13 @@ def test_reference_is_the_authors_bit_for_bit(images, expected):
 
 
 def test_degenerate_images_like_the_authors_when_asked(images, expected):
-    assert torch.equal(bass(images, degenerate="authors"), expected)
+    assert torch.equal(bass(images, empty_rings="as_published"), expected)
 
 
 def test_profile_and_weights_are_the_authors(golden, images):
     red = images[:8, 0].double()
     rings = RingMap(32, 32)
-    profile = reference.bass_profile(red, rings, "official")
+    profile = reference.bass_profile(red, rings, "amplitude")
     assert torch.allclose(profile[:, 1:-1], golden["ring_amplitude"], rtol=1e-8)
     weights = reference.bass_weights(profile)[:, rings.shifted.long()]
     assert torch.allclose(weights, golden["weights"], rtol=1e-8)
@@ -68,13 +68,13 @@ def test_float_is_the_same_before_truncation(images, expected):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (31, 33), (32, 32), (64, 64)])
-@pytest.mark.parametrize("reading", ["official", "power"])
+@pytest.mark.parametrize("weighting", ["amplitude", "power"])
 @pytest.mark.parametrize("value", [0, 77, 255])
-def test_constant_channels_come_back(size, reading, value, policy):
+def test_constant_channels_come_back(size, weighting, value, policy):
     constant = torch.full((2, 3, *size), value, dtype=torch.uint8)
-    assert torch.equal(bass(constant, reading=reading), constant)
+    assert torch.equal(bass(constant, weighting=weighting), constant)
     pixels = constant.float() / 255
-    assert torch.equal(bass(pixels, reading=reading), pixels)
+    assert torch.equal(bass(pixels, weighting=weighting), pixels)
 
 
 def test_empty_rings_keep_their_coefficients():
@@ -84,14 +84,14 @@ def test_empty_rings_keep_their_coefficients():
     assert torch.isfinite(balanced).all()
     power = reference.ring_sum(balanced * 255, rings)
     assert power[..., 18:].max() < power[..., 1].max()
-    profile = reference.bass_profile(ramp.double() * 255, rings, "official")
+    profile = reference.bass_profile(ramp.double() * 255, rings, "amplitude")
     assert (reference.bass_weights(profile)[profile <= 1] == 1).all()
 
 
 def test_power_reading_makes_power_follow_its_logarithm():
     smooth = torch.nn.functional.avg_pool2d(noise(4, 1, 36, 36, dtype=torch.float64), 5, 1) * 0.1 + 0.45
     rings = RingMap(32, 32)
-    before, after = (reference.ring_sum(x * 255, rings)[..., 1:-1] for x in (smooth, bass(smooth, reading="power")))
+    before, after = (reference.ring_sum(x * 255, rings)[..., 1:-1] for x in (smooth, bass(smooth, weighting="power")))
     ratio = after / before.log()
     assert torch.allclose(ratio, ratio.mean(-1, keepdim=True).expand_as(ratio), rtol=1e-6), "power ∝ ln π"
     assert torch.allclose(after.sum(-1), before.sum(-1)), "and is conserved"
@@ -100,7 +100,7 @@ def test_power_reading_makes_power_follow_its_logarithm():
 def test_amplitude_is_conserved_by_the_official_reading():
     smooth = torch.nn.functional.avg_pool2d(noise(4, 1, 36, 36, dtype=torch.float64), 5, 1) * 0.1 + 0.45
     rings = RingMap(32, 32)
-    before, after = (reference.bass_profile(x * 255, rings, "official")[..., 1:-1] for x in (smooth, bass(smooth)))
+    before, after = (reference.bass_profile(x * 255, rings, "amplitude")[..., 1:-1] for x in (smooth, bass(smooth)))
     assert torch.allclose(after.sum(-1), before.sum(-1))
 
 
@@ -110,14 +110,14 @@ def test_amplitude_is_conserved_by_the_official_reading():
     st.integers(1, 40),
     st.integers(1, 40),
     st.sampled_from([torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64]),
-    st.sampled_from(["official", "power"]),
+    st.sampled_from(["amplitude", "power"]),
     st.booleans(),
 )
-def test_any_image_comes_back_in_its_form(leading, height, width, dtype, reading, transposed):
+def test_any_image_comes_back_in_its_form(leading, height, width, dtype, weighting, transposed):
     x = noise(*leading, height, width)
     x = (x * 255).to(dtype) if dtype == torch.uint8 else x.to(dtype)
     x = x.transpose(-1, -2) if transposed else x
-    y = bass(x, reading=reading)
+    y = bass(x, weighting=weighting)
     assert y.shape == x.shape and y.dtype == x.dtype
     assert torch.isfinite(y.float()).all()
     assert y.numel() == 0 or (y.min() >= 0 and y.max() <= (255 if dtype == torch.uint8 else 1))
@@ -141,7 +141,7 @@ def test_out_is_written_and_returned(policy):
     out = torch.empty_like(x)
     assert bass(x, out=out) is out
     assert torch.equal(out, bass(x))
-    assert bass(x, degenerate="authors", out=out) is out
+    assert bass(x, empty_rings="as_published", out=out) is out
 
 
 @pytest.mark.parametrize(
@@ -151,14 +151,14 @@ def test_out_is_written_and_returned(policy):
         (torch.zeros(3, 4, 4, dtype=torch.int32), {}, TypeError, "images.*int32"),
         (torch.zeros(4), {}, ValueError, r"images.*\(4,\)"),
         (torch.zeros(1, 3, 0, 4), {}, ValueError, "images"),
-        (torch.zeros(1, 4, 4), {"reading": "amplitude"}, ValueError, "reading.*amplitude"),
-        (torch.zeros(1, 4, 4), {"degenerate": "drop"}, ValueError, "degenerate"),
+        (torch.zeros(1, 4, 4), {"weighting": "amplitudes"}, ValueError, "weighting.*amplitudes"),
+        (torch.zeros(1, 4, 4), {"empty_rings": "drop"}, ValueError, "empty_rings"),
         (torch.zeros(1, 4, 4), {"pixel_scale": 0}, ValueError, "pixel_scale"),
         (torch.zeros(1, 4, 4), {"pixel_scale": float("inf")}, ValueError, "pixel_scale"),
         (torch.zeros(1, 4, 4), {"pixel_scale": float("nan")}, ValueError, "pixel_scale"),
         (torch.zeros(1, 4, 4), {"out": torch.zeros(1, 4, 5)}, ValueError, "out"),
         (torch.zeros(1, 4, 4), {"out": torch.zeros(1, 4, 4, dtype=torch.uint8)}, TypeError, "out"),
-        (torch.zeros(1, 4, 4), {"out": torch.zeros(1, 4, 5), "degenerate": "authors"}, ValueError, "out"),
+        (torch.zeros(1, 4, 4), {"out": torch.zeros(1, 4, 5), "empty_rings": "as_published"}, ValueError, "out"),
     ],
 )
 def test_bad_input(images, options, error, message):
@@ -167,18 +167,18 @@ def test_bad_input(images, options, error, message):
 
 
 class TestModule:
-    @pytest.mark.parametrize("reading", ["official", "power"])
-    def test_same_image_with_and_without_gradient(self, reading):
+    @pytest.mark.parametrize("weighting", ["amplitude", "power"])
+    def test_same_image_with_and_without_gradient(self, weighting):
         x = noise(3, 3, 32, 32)
-        module = BaSS(reading)
+        module = BaSS(weighting)
         assert torch.allclose(module(x.clone().requires_grad_()), module(x), atol=1e-5)
 
-    @pytest.mark.parametrize("reading", ["official", "power"])
+    @pytest.mark.parametrize("weighting", ["amplitude", "power"])
     @pytest.mark.parametrize("size", [(8, 8), (7, 9)])
-    def test_differentiates_twice(self, reading, size):
+    def test_differentiates_twice(self, weighting, size):
         x = (noise(1, 2, *size, dtype=torch.float64) * 0.1 + 0.45).requires_grad_()
-        assert gradcheck(BaSS(reading), x)
-        assert gradgradcheck(BaSS(reading), x)
+        assert gradcheck(BaSS(weighting), x)
+        assert gradgradcheck(BaSS(weighting), x)
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
     def test_half_precision(self, dtype):
@@ -199,7 +199,7 @@ class TestModule:
         assert torch.isfinite(x.grad).all()
 
     def test_bad_input(self):
-        with pytest.raises(ValueError, match="reading"):
+        with pytest.raises(ValueError, match="weighting"):
             BaSS("log")
         with pytest.raises(ValueError, match="pixel_scale"):
             BaSS(pixel_scale=-1)

@@ -46,8 +46,8 @@ OPS: dict[str, Callable[[Tensor], Tensor]] = {
     "filter": filtered,
     "dot": lambda x: ops.ring_dot(x, x.flip(-1)),
     "mean": lambda x: torch.stack([ops.mean_amplitude(plane) for plane in x]),
-    "official": ops.balance,
-    "power reading": lambda x: ops.balance(x, reading="power"),
+    "BaSS": ops.balance,
+    "BaSS, power": lambda x: ops.balance(x, weighting="power"),
 }
 
 
@@ -67,7 +67,7 @@ GRADIENTS = {name: gradient(OPS[name]) for name in ("power", "amplitude", "filte
     "BaSS": gradient(BaSS()),
     "BaSS of power": gradient(BaSS("power")),
 }
-BASS = ["official", "power reading"]
+BASS = ["BaSS", "BaSS, power"]
 OF_EACH_PLANE = [name for name in OPS if name != "mean"]
 
 
@@ -200,12 +200,12 @@ def test_any_memory_layout(size: tuple[int, int], dtype: torch.dtype) -> None:
         expected = OPS[name](x)
         for layout, lay in LAYOUTS.items():
             assert_same(OPS[name](lay(x)), expected, (name, layout))
-    for reading in ("official", "power"):
-        expected = ops.balance(x, reading=reading)
+    for weighting in ("amplitude", "power"):
+        expected = ops.balance(x, weighting=weighting)
         for layout in ("at 1", "at 3", "stepped"):
             out = LAYOUTS[layout](torch.zeros_like(x))
-            assert_same(ops.balance(x, reading=reading, out=out), expected, ("out=", layout))
-        assert_same(ops.balance(x[1:2], reading=reading, out=x[1:2]), expected[1:2], "in place")
+            assert_same(ops.balance(x, weighting=weighting, out=out), expected, ("out=", layout))
+        assert_same(ops.balance(x[1:2], weighting=weighting, out=x[1:2]), expected[1:2], "in place")
 
 
 @needs_native

@@ -150,7 +150,7 @@ def test_mce_is_the_mean_share_of_the_baselines_error():
     "baseline, message",
     [
         (of(fog=0.5, images=100), "baseline: was measured with images 100, expected 10000"),
-        (of(fog=0.5, bass="official"), "with bass official, expected None"),
+        (of(fog=0.5, bass="amplitude"), "with bass amplitude, expected None"),
         (of(fog=0.5, generated=False), "with generated False, expected True"),
         (of(fog=0.5, snow=0.5), "was measured on snow, fog, not on the same types"),
         (of(fog=1.0), "makes no error on fog"),

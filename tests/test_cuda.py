@@ -54,8 +54,8 @@ OPS: dict[str, Callable[[Tensor], Tensor]] = {
     "filter": filtered,
     "dot": lambda x: ops.ring_dot(x, shifted(x)),
     "mean": lambda x: ops.mean_amplitude(x),
-    "official": lambda x: ops.balance(x),
-    "power reading": lambda x: ops.balance(x, reading="power"),
+    "BaSS": lambda x: ops.balance(x),
+    "BaSS, power": lambda x: ops.balance(x, weighting="power"),
 }
 DIFFERENTIABLE = ["power", "amplitude", "filter", "dot", "mean"]
 

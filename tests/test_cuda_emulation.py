@@ -116,11 +116,11 @@ def test_mean_amplitude(run, size, teams):
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("reading", ["official", "power"])
-def test_bass(run, size, reading):
+@pytest.mark.parametrize("weighting", ["amplitude", "power"])
+def test_bass(run, size, weighting):
     x, rings = images(size), ring_map(size)
-    found = run("bass", x.numpy(), rings.half.numpy(), rings.rings, reading == "power", 255.0)
-    expected = reference.balance(x.double(), rings, reading=reading)
+    found = run("bass", x.numpy(), rings.half.numpy(), rings.rings, weighting == "power", 255.0)
+    expected = reference.balance(x.double(), rings, weighting=weighting)
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
     assert 0.02 < (expected - x).abs().mean()
 
@@ -233,18 +233,20 @@ def test_passes_over_rings(emulation, size, parts):
 
 
 @pytest.mark.parametrize("size", PLANES, ids=str)
-@pytest.mark.parametrize("reading", ["official", "power"])
-def test_passes_of_bass(emulation, size, reading):
+@pytest.mark.parametrize("weighting", ["amplitude", "power"])
+def test_passes_of_bass(emulation, size, weighting):
     rings = RingMap(*size)
     x = torch.rand(3, *size, generator=torch.Generator().manual_seed(0))
     x[1] = 0.3
     spectra = torch.fft.rfft2(x).numpy()
     weighed, changes = emulation.bass_pass(
-        spectra, rings.half.numpy(), size[1], rings.rings, reading == "power", 255.0, False
+        spectra, rings.half.numpy(), size[1], rings.rings, weighting == "power", 255.0, False
     )
     assert changes.tolist() == [True, False, True]
     found = torch.fft.irfft2(torch.from_numpy(weighed), s=size).clamp(0, 1)
-    torch.testing.assert_close(found.double(), reference.balance(x.double(), rings, reading=reading), rtol=0, atol=2e-5)
+    torch.testing.assert_close(
+        found.double(), reference.balance(x.double(), rings, weighting=weighting), rtol=0, atol=2e-5
+    )
 
 
 def test_the_emulation_sees_a_missing_barrier(emulation):

@@ -69,8 +69,8 @@ class TestBalance:
         dataset = images(20)
         np.save(tmp_path / "images.npy", dataset.images.numpy())
         mapped = ImageSet(torch.from_numpy(np.load(tmp_path / "images.npy", mmap_mode="r")), dataset.labels, ())
-        balanced = balance(mapped, reading="power")
-        assert torch.equal(balanced.images, bass(dataset.images, reading="power"))
+        balanced = balance(mapped, weighting="power")
+        assert torch.equal(balanced.images, bass(dataset.images, weighting="power"))
         assert torch.equal(mapped.images, dataset.images)
         balanced.images.zero_()  # kills the process where it is mapped
 

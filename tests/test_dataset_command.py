@@ -128,8 +128,8 @@ class TestCorruptedArrays:
         write_corruptions(few, tmp_path, ["contrast"], about=ABOUT)
         with pytest.raises(ValueError, match="holds corruptions of seed 0, asked for 1"):
             write_corruptions(few, tmp_path, ["fog"], about=ABOUT, seed=1)
-        with pytest.raises(ValueError, match="holds corruptions of bass None, asked for official"):
-            write_corruptions(few, tmp_path, ["fog"], about={**ABOUT, "bass": "official"})
+        with pytest.raises(ValueError, match="holds corruptions of bass None, asked for amplitude"):
+            write_corruptions(few, tmp_path, ["fog"], about={**ABOUT, "bass": "amplitude"})
         (tmp_path / "generated.json").unlink()
         with pytest.raises(FileExistsError, match="holds contrast.npy, which was not made here"):
             write_corruptions(few, tmp_path, ["fog"], about=ABOUT)
@@ -267,7 +267,7 @@ class TestCorruptCommand:
         found = load_corruptions(tmp_path / "c")
         balanced = balance(load_dataset("cifar10", "test", cifar)).images
         assert torch.equal(found.images("contrast", 1), corrupt(balanced, "contrast", 1))
-        assert found.generated["bass"] == "official" and found.generated["command"].startswith(
+        assert found.generated["bass"] == "amplitude" and found.generated["command"].startswith(
             "freqrob dataset corrupt --bass"
         )  # fmt: skip
 
@@ -332,12 +332,12 @@ class TestCifarB:
             assert (balance(natural).images.flatten(1).numpy() == new["data"]).all()
             assert (old["data"] != new["data"]).mean() > 0.5
 
-    @pytest.mark.parametrize("reading", ["official", "power"])
+    @pytest.mark.parametrize("weighting", ["amplitude", "power"])
     @pytest.mark.parametrize("split", ["train", "val", "test"])
-    def test_is_read_back_in_the_splits_of_the_original(self, cifar, tmp_path, reading, split):
-        write_cifar_b(cifar, tmp_path / "b", reading=reading)
+    def test_is_read_back_in_the_splits_of_the_original(self, cifar, tmp_path, weighting, split):
+        write_cifar_b(cifar, tmp_path / "b", weighting=weighting)
         found, natural = load_cifar_b(tmp_path / "b", split), load_dataset("cifar10", split, cifar)
-        expected = balance(natural, reading=reading)
+        expected = balance(natural, weighting=weighting)
         assert torch.equal(found.labels, expected.labels) and found.classes == expected.classes
         # BaSS in single precision rounds by an image's place in its batch.
         assert (found.images.int() - expected.images.int()).abs().max() <= 1
@@ -401,20 +401,20 @@ class TestCifarB:
     def test_bad_input_is_named(self, cifar, tmp_path):
         with pytest.raises(ValueError, match="dataset: expected one of cifar10, cifar100, got 'svhn'"):
             write_cifar_b(cifar, tmp_path / "b", "svhn")
-        with pytest.raises(ValueError, match="reading"):
-            write_cifar_b(cifar, tmp_path / "b", reading="neither")
+        with pytest.raises(ValueError, match="weighting"):
+            write_cifar_b(cifar, tmp_path / "b", weighting="neither")
         with pytest.raises(ValueError, match="split: expected one of train, val, test, got 'all'"):
             load_cifar_b(tmp_path, "all")
         with pytest.raises(FileNotFoundError, match="freqrob dataset bass"):
             load_cifar_b(tmp_path, "test")
 
     def test_the_command_says_where_it_is(self, cifar, tmp_path):
-        result = run("bass", "--data", cifar, "--out", tmp_path / "b", "--reading", "power")
+        result = run("bass", "--data", cifar, "--out", tmp_path / "b", "--weighting", "power")
         assert result.exit_code == 0, result.output
         assert f"Wrote {tmp_path / 'b' / 'cifar-10-batches-py'}" in result.output
         record = json.loads((tmp_path / "b" / "cifar-10-batches-py" / "cifar_b.json").read_text())
-        assert (record["reading"], record["dataset"]) == ("power", "cifar10")
-        assert record["command"] == "freqrob dataset bass --dataset cifar10 --reading power"
+        assert (record["weighting"], record["dataset"]) == ("power", "cifar10")
+        assert record["command"] == "freqrob dataset bass --dataset cifar10 --weighting power"
         assert "is there already" in error_of("bass", "--data", cifar, "--out", tmp_path / "b")
 
     def test_of_files_as_the_official_ones(self):
@@ -427,9 +427,9 @@ class TestCifarB:
         from freqrob.data.cifar_b import _balanced, _unpickled
 
         assert (_unpickled(content)["data"] == pixels).all()
-        balanced = _unpickled(_balanced(content, "official"))
+        balanced = _unpickled(_balanced(content, "amplitude"))
         assert balanced["labels"] == [3, 1] and (balanced["data"] != pixels).any()
-        old = pickle.loads(_balanced(content, "official"), encoding="bytes")
+        old = pickle.loads(_balanced(content, "amplitude"), encoding="bytes")
         assert old.keys() == {b"labels", b"data"}
 
 
@@ -528,7 +528,7 @@ def test_the_spectra_of_a_data_set_and_its_corruptions(cifar, tmp_path):
 
 def test_what_was_added_to_balanced_images_is_measured_against_them(cifar, tmp_path):
     test = load_dataset("cifar10", "test", cifar)
-    write_corruptions(balance(test), tmp_path / "c", ["contrast"], about={**ABOUT, "bass": "official"})
+    write_corruptions(balance(test), tmp_path / "c", ["contrast"], about={**ABOUT, "bass": "amplitude"})
     command = ["dataset", "spectrum", "--data", str(cifar), "--corruptions", str(tmp_path / "c")]
     assert CliRunner().invoke(cli.app, [*command, "--out", str(tmp_path / "out")]).exit_code == 0
     found = CorruptionSpectrum.load(tmp_path / "out", "contrast_change")

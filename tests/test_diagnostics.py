@@ -172,11 +172,11 @@ def test_where_a_curve_rises_through_zero():
 # Fourier heat map
 
 
-@pytest.mark.parametrize("convention", ["yin", "gatheluck"])
+@pytest.mark.parametrize("basis", ["cosine_sine", "cosine"])
 @pytest.mark.parametrize("size", [(8, 8), (7, 8), (6, 9)])
-def test_the_basis_has_each_frequency_once(convention, size):
+def test_the_basis_has_each_frequency_once(basis, size):
     frequencies = fourier_frequencies(*size)
-    waves = torch.stack([fourier_wave(frequency, *size, convention) for frequency in frequencies])
+    waves = torch.stack([fourier_wave(frequency, *size, basis) for frequency in frequencies])
     places = frequencies + torch.tensor([size[0] // 2, size[1] // 2])
     assert torch.allclose(waves.flatten(1).norm(dim=1), torch.ones(len(waves)), atol=1e-6)
     spectrum = torch.fft.fftshift(torch.fft.fft2(waves), dim=(-2, -1)).abs()
@@ -200,16 +200,16 @@ def test_yins_waves_transcribed(size):
         real = np.sqrt(size[0] * size[1]) * np.fft.ifft2(np.fft.ifftshift(shifted)).real
         expected[y, x] = expected.get(mirror, real)
     for ky, kx in fourier_frequencies(*size).tolist():
-        ours = fourier_wave(torch.tensor([ky, kx]), *size, "yin")
+        ours = fourier_wave(torch.tensor([ky, kx]), *size, "cosine_sine")
         for y, x in ((ky, kx), (-ky, -kx)):
             place = (y + size[0] // 2) % size[0], (x + size[1] // 2) % size[1]
             assert np.allclose(ours, expected[place], atol=1e-6)
 
 
-@pytest.mark.parametrize("convention", ["yin", "gatheluck"])
-def test_a_model_that_sees_one_wave_errs_at_its_frequency_alone(convention):
+@pytest.mark.parametrize("basis", ["cosine_sine", "cosine"])
+def test_a_model_that_sees_one_wave_errs_at_its_frequency_alone(basis):
     images, labels = of_waves(3)
-    found = fourier_heatmap(Linear(wave(3)), images, labels, norm=8.0, convention=convention)
+    found = fourier_heatmap(Linear(wave(3)), images, labels, norm=8.0, basis=basis)
     wrong = found.change > 0
     at = [(SIZE // 2, SIZE // 2 + 3), (SIZE // 2, SIZE // 2 - 3)]
     assert wrong.nonzero().tolist() == sorted(map(list, at)) and found.unperturbed == 0
@@ -235,20 +235,20 @@ def test_the_heat_map_of_a_linear_layer_is_its_filters_spectrum():
     layer = nn.Conv2d(3, 2, 3, padding=1, padding_mode="circular", bias=False)
     model = nn.Sequential(layer, nn.Flatten(), nn.Linear(2 * 8 * 8, 2))
     images = torch.full((2, 3, 8, 8), 0.5)
-    found = fourier_heatmap(model, images, torch.tensor([0, 1]), norm=0.01, convention="yin", layer="0")
+    found = fourier_heatmap(model, images, torch.tensor([0, 1]), norm=0.01, basis="cosine_sine", layer="0")
     kernel = torch.zeros(2, 8, 8)
     kernel[:, :3, :3] = layer.weight.detach().sum(1).flip(-1, -2)
     gain = torch.fft.fftshift(torch.fft.fft2(kernel), dim=(-2, -1)).abs().square().sum(0).sqrt()
     assert torch.allclose(found.change, 0.01 * gain.double(), rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("convention", ["yin", "gatheluck"])
+@pytest.mark.parametrize("basis", ["cosine_sine", "cosine"])
 @pytest.mark.parametrize("size", [(16, 16), (15, 15), (12, 20)])
-def test_a_coarser_grid_has_the_same_values(convention, size):
+def test_a_coarser_grid_has_the_same_values(basis, size):
     images, labels = torch.rand(4, 3, *size), torch.tensor([0, 1, 0, 1])
     model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.LazyLinear(2))
     model(images)
-    how = {"norm": 0.1, "convention": convention, "layer": "0"}
+    how = {"norm": 0.1, "basis": basis, "layer": "0"}
     fine, coarse = (fourier_heatmap(model, images, labels, every=every, **how) for every in (1, 3))
     rows, columns = (
         torch.isin(all_of_them, some, assume_unique=True)
@@ -256,15 +256,15 @@ def test_a_coarser_grid_has_the_same_values(convention, size):
     )
     assert fine.change.shape == size and coarse.change.shape == (rows.sum(), columns.sum()) and coarse.every == 3
     assert coarse.vertical[len(coarse.vertical) // 2] == 0 == coarse.horizontal[len(coarse.horizontal) // 2]
-    if convention == "yin":  # without signs
+    if basis == "cosine_sine":  # without signs
         assert torch.allclose(coarse.change, fine.change[rows][:, columns], rtol=1e-4)
     assert (coarse.change[len(coarse.change) // 2 :, :] > 0).any() and coarse.change.isfinite().all()
 
 
-@pytest.mark.parametrize("convention", ["yin", "gatheluck"])
-def test_a_wave_and_its_mirror_image_are_one(convention):
+@pytest.mark.parametrize("basis", ["cosine_sine", "cosine"])
+def test_a_wave_and_its_mirror_image_are_one(basis):
     images, labels = of_waves(5)
-    change = fourier_heatmap(Linear(wave(5)), images, labels, norm=2.0, convention=convention).change
+    change = fourier_heatmap(Linear(wave(5)), images, labels, norm=2.0, basis=basis).change
     assert change.isfinite().all() and torch.equal(change[1:, 1:], change[1:, 1:].flip(0, 1))
 
 
@@ -1039,7 +1039,7 @@ def test_no_images_are_an_error(name):
         (lambda data: hybrid_reliance(Linear(wave(3)), *data, seeds=(-1,)), "seeds.*: expected an integer .*, got -1"),
         (lambda data: fourier_heatmap(Linear(wave(3)), *data, norm=0), "norm: expected a positive number"),
         (lambda data: fourier_heatmap(Linear(wave(3)), *data, every=17), "every: expected at most 16, half .*, got 17"),
-        (lambda data: fourier_heatmap(Linear(wave(3)), *data, convention="mine"), "convention: expected one of yin"),
+        (lambda data: fourier_heatmap(Linear(wave(3)), *data, basis="mine"), "basis: expected one of cosine_sine"),
         (lambda data: fourier_heatmap(Linear(wave(3)), *data, precision="int8"), "precision: expected one of float32"),
         (lambda data: sensitivity(Linear(wave(3)), *data, boundary_ring=23), "boundary_ring: expected 1 to 22"),
         (lambda data: sensitivity(Linear(wave(3)), *data, ranks=(544,)), "ranks: expected some of 0 to 543"),

@@ -155,12 +155,12 @@ def test_predictions_are_computed_once_a_protocol(grey):
 class OwnBaSS(FrontEnded):
     """Brightness behind a blur and BaSS."""
 
-    def __init__(self, reading="official"):
-        super().__init__([BaSS(reading), Blur(0.5)], Brightness())
+    def __init__(self, weighting="amplitude"):
+        super().__init__([BaSS(weighting), Blur(0.5)], Brightness())
 
 
-@pytest.mark.parametrize("reading", ["official", "power"])
-def test_bass_never_comes_twice(monkeypatch, reading):
+@pytest.mark.parametrize("weighting", ["amplitude", "power"])
+def test_bass_never_comes_twice(monkeypatch, weighting):
     given = []
 
     def spy(model, images, labels, **options):
@@ -169,7 +169,7 @@ def test_bass_never_comes_twice(monkeypatch, reading):
 
     monkeypatch.setattr(projected_gradient, "pgd", spy)
     images = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    model = OwnBaSS(reading).train()
+    model = OwnBaSS(weighting).train()
     labels = model(images / 255).argmax(1)
     chosen = [Clean(), PGD(steps=2)]
     natural, adaptive, first = (evaluate(model, images, labels, protocols=[p], attacks=chosen) for p in PROTOCOLS)
@@ -178,7 +178,7 @@ def test_bass_never_comes_twice(monkeypatch, reading):
     assert [result.accuracy for result in natural] == [result.accuracy for result in adaptive]
     assert [result.protocol for result in adaptive] == ["natural+bass"] * 2
     assert list(left_out[0].front_ends) == [model.front_ends[1]] and left_out[0].network is model.network
-    balanced = bass(images, reading=reading) / 255
+    balanced = bass(images, weighting=weighting) / 255
     assert torch.equal(left_out[1], balanced[left_out[0](balanced).argmax(1) == labels])
     given.clear()
     assert evaluate(model, images, labels, attacks=chosen) == [*natural, *adaptive, *first]

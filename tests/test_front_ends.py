@@ -196,8 +196,8 @@ def test_specs_of_a_variant():
     assert isinstance(blur, Blur) and blur.sigma == 1.5
     (pca,) = map(front_ends.create_front_end, variant_front_ends("pca", torch.Size((3, 8, 8)), components=9))
     assert pca.mean.shape == (3, 8, 8) and pca.components.shape == (9, 192)
-    (bass,) = map(front_ends.create_front_end, variant_front_ends("bassfront", (3, 8, 8), reading="power"))
-    assert bass.reading == "power"
+    (bass,) = map(front_ends.create_front_end, variant_front_ends("bassfront", (3, 8, 8), weighting="power"))
+    assert bass.weighting == "power"
 
 
 def test_front_end_errors():
@@ -255,7 +255,7 @@ def test_a_front_end_is_found_and_taken_out_behind_every_wrapper(wrap, group):
     whole, shorter = wrap(model.eval()).eval(), wrap(FrontEnded([blur], net).eval()).eval()
     before, expected = whole(images), shorter(images)
     (found,) = (module for module in front_ends_of(whole) if isinstance(module, BaSS))
-    assert found.reading == "power" and (found is own or wrap is WRAPPERS["AveragedModel"]), "which has a copy"
+    assert found.weighting == "power" and (found is own or wrap is WRAPPERS["AveragedModel"]), "which has a copy"
     changed = without_front_end(whole, found)
     torch.testing.assert_close(changed(images), expected, rtol=0, atol=0)
     assert not torch.allclose(before, expected, atol=1e-3)

@@ -140,8 +140,8 @@ def test_bass_front_end_comes_before_the_models_own(tmp_path):
     assert [type(module).__name__ for module in adaptive.front_ends] == ["BaSS", "Normalize"]
     with torch.no_grad():
         torch.testing.assert_close(adaptive(IMAGES), plain(bass(IMAGES)))
-        power = load_model(NAME, tmp_path, front_end={"name": "bass", "reading": "power"})
-        torch.testing.assert_close(power(IMAGES), plain(bass(IMAGES, reading="power")))
+        power = load_model(NAME, tmp_path, front_end={"name": "bass", "weighting": "power"})
+        torch.testing.assert_close(power(IMAGES), plain(bass(IMAGES, weighting="power")))
 
 
 def test_bassfront_has_bass_already(tmp_path):

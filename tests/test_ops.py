@@ -347,14 +347,14 @@ def pictures(*shape: int) -> Tensor:
     return (0.5 + 0.2 * x / x.std()).clamp(0, 1)
 
 
-@pytest.mark.parametrize("reading", ["official", "power"])
+@pytest.mark.parametrize("weighting", ["amplitude", "power"])
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("size", SIZES)
-def test_bass(size: tuple[int, int], rule: str, reading: str, policy: str) -> None:
+def test_bass(size: tuple[int, int], rule: str, weighting: str, policy: str) -> None:
     rings = RingMap(*size, rule)
     x = pictures(7, 5, *size)
-    found = ops.balance(x, rings, reading=reading)
-    expected = reference.balance(x.double(), rings, reading=reading)
+    found = ops.balance(x, rings, weighting=weighting)
+    expected = reference.balance(x.double(), rings, weighting=weighting)
     assert found.dtype == torch.float32 and found.shape == x.shape
     assert (found - expected).abs().max() < 1e-5
 
@@ -440,7 +440,7 @@ def test_rings_hold_all_of_the_energy(
 def test_bass_of_any_bytes_is_the_reference(data: list[int], size: int) -> None:
     pixels = torch.tensor(data, dtype=torch.uint8).repeat(size * size // len(data) + 1)[: size * size]
     x = pixels.view(1, size, size)
-    profile = reference.bass_profile(x.double(), RingMap(size, size), "official")
+    profile = reference.bass_profile(x.double(), RingMap(size, size), "amplitude")
     if ((profile > 0.5) & (profile < 2) | (profile < 1e-6) & (profile > 0)).any():
         return  # on the brink of eligibility rounding decides
     assert (ops.balance(x).int() - reference.balance(x, RingMap(size, size)).int()).abs().max() <= 1
@@ -470,7 +470,7 @@ for name in t.OPS:
     for size in ((32, 32), (64, 64)):
         case = t.Case(name, size, planes=(37,))
         t.assert_near(case.op(*case.inputs), case.reference(*(x.double() for x in case.inputs)))
-t.test_bass((32, 32), "trunc", "official", "auto")
+t.test_bass((32, 32), "trunc", "amplitude", "auto")
 t.test_bass((64, 64), "trunc", "power", "auto")
 t.test_bass_of_bytes(37, (32, 32), "auto")
 t.test_a_faint_plane_keeps_its_digits("power", "auto")
@@ -519,7 +519,7 @@ NESTED = torch.nested.nested_tensor([X[0], X[1]], layout=torch.jagged)
         (lambda: ops.ring_dot(X, X.double()), TypeError, "y: expected the dtype of x"),
         (lambda: ops.mean_amplitude(X[:0]), ValueError, "x: expected at least one plane"),
         (lambda: ops.balance(X.int()), TypeError, "x: expected floats or uint8, got torch.int32"),
-        (lambda: ops.balance(X, reading="authors"), ValueError, "reading: expected 'official' or 'power'"),
+        (lambda: ops.balance(X, weighting="authors"), ValueError, "weighting: expected 'amplitude' or 'power'"),
         (lambda: ops.balance(X, pixel_scale=0), ValueError, "pixel_scale: expected .* within float32, got 0"),
         (lambda: ops.balance(X, pixel_scale=float("nan")), ValueError, "pixel_scale"),
         (lambda: ops.balance(X, pixel_scale=1e39), ValueError, r"pixel_scale: .* within float32, got 1e\+39"),

@@ -226,20 +226,20 @@ def pictures(draw: st.DrawFn) -> Tensor:
     return draw(tensors(PIXELS, st.sampled_from([*FLOATS, torch.uint8, torch.uint8])))
 
 
-def balanced(x: Tensor, reading: str, pixel_scale: float, rule: str = "trunc") -> tuple[Tensor, Tensor, Tensor]:
+def balanced(x: Tensor, weighting: str, pixel_scale: float, rule: str = "trunc") -> tuple[Tensor, Tensor, Tensor]:
     """The reference's answer, by how much an op may miss it, and for which planes rounding does not decide more."""
     rings = RingMap(*x.shape[-2:], rule)
     v = x.double() * (pixel_scale / (255 if x.dtype == torch.uint8 else 1))
-    profile = reference.bass_profile(v, rings, reading)
+    profile = reference.bass_profile(v, rings, weighting)
     weights = reference.bass_weights(profile)
-    gain = (weights if reading == "official" else weights.sqrt()).amax(-1)
+    gain = (weights if weighting == "amplitude" else weights.sqrt()).amax(-1)
     white, eps = (255, 0) if x.dtype == torch.uint8 else (1, torch.finfo(x.dtype).eps)
     rounding = TOLERANCE[torch.float64 if x.dtype == torch.float64 else torch.float32] * size_of(v)
     slack = white * (rounding * gain / pixel_scale + 2 * eps) + (x.dtype == torch.uint8)
     takes_part = profile[..., 1:-1]
     brink = (takes_part > 0.5) & (takes_part < 2) | (takes_part > 0) & (takes_part < 1e-3 * pixel_scale)
     exact = x if x.dtype == torch.uint8 else x.double()
-    expected = reference.balance(exact, rings, reading=reading, pixel_scale=pixel_scale)
+    expected = reference.balance(exact, rings, weighting=weighting, pixel_scale=pixel_scale)
     return expected.double(), slack[..., None, None], ~brink.any(-1)
 
 
@@ -252,41 +252,41 @@ def assert_balanced(found: Tensor, x: Tensor, answer: tuple[Tensor, Tensor, Tens
     assert not found[~finite].isfinite().any()
 
 
-readings, scales = st.sampled_from(["official", "power"]), st.sampled_from([255.0, 1, 100.0])
+weightings, scales = st.sampled_from(["amplitude", "power"]), st.sampled_from([255.0, 1, 100.0])
 
 
 @each_policy
-@given(x=pictures(), rule=rules, reading=readings, pixel_scale=scales)
-def test_bass(policy: str, x: Tensor, rule: str, reading: str, pixel_scale: float) -> None:
+@given(x=pictures(), rule=rules, weighting=weightings, pixel_scale=scales)
+def test_bass(policy: str, x: Tensor, rule: str, weighting: str, pixel_scale: float) -> None:
     with policy_of(policy):
-        found = ops.balance(x, RingMap(*x.shape[-2:], rule), reading=reading, pixel_scale=pixel_scale)
-    assert_balanced(found, x, balanced(x, reading, pixel_scale, rule))
+        found = ops.balance(x, RingMap(*x.shape[-2:], rule), weighting=weighting, pixel_scale=pixel_scale)
+    assert_balanced(found, x, balanced(x, weighting, pixel_scale, rule))
 
 
 @each_policy
-@given(x=pictures(), reading=readings, layout=layouts.filter(lambda name: "repeated" not in name))
-def test_bass_into_a_tensor_of_any_layout(policy: str, x: Tensor, reading: str, layout: str) -> None:
+@given(x=pictures(), weighting=weightings, layout=layouts.filter(lambda name: "repeated" not in name))
+def test_bass_into_a_tensor_of_any_layout(policy: str, x: Tensor, weighting: str, layout: str) -> None:
     out = LAYOUTS[layout](torch.zeros(x.shape, dtype=x.dtype))
     with policy_of(policy):
-        assert freqrob.bass(x, reading=reading, out=out) is out
-    assert_balanced(out, x, balanced(x, reading, 255))
+        assert freqrob.bass(x, weighting=weighting, out=out) is out
+    assert_balanced(out, x, balanced(x, weighting, 255))
 
 
 @each_policy
-@given(x=pictures(), reading=readings)
-def test_bass_in_place(policy: str, x: Tensor, reading: str) -> None:
-    answer, before, x = balanced(x, reading, 255), x.clone(), x.clone()
+@given(x=pictures(), weighting=weightings)
+def test_bass_in_place(policy: str, x: Tensor, weighting: str) -> None:
+    answer, before, x = balanced(x, weighting, 255), x.clone(), x.clone()
     with policy_of(policy):
-        assert freqrob.bass(x, reading=reading, out=x) is x
+        assert freqrob.bass(x, weighting=weighting, out=x) is x
     assert_balanced(x, before, answer)
 
 
-@given(x=pictures(), reading=readings)
-def test_bass_as_the_authors_wrote_it(x: Tensor, reading: str) -> None:
-    found = freqrob.bass(x, reading=reading, degenerate="authors")
+@given(x=pictures(), weighting=weightings)
+def test_bass_as_the_authors_wrote_it(x: Tensor, weighting: str) -> None:
+    found = freqrob.bass(x, weighting=weighting, empty_rings="as_published")
     exact = x if x.dtype == torch.uint8 else x.double()
     rings = RingMap(*x.shape[-2:])
-    expected = reference.balance(exact, rings, reading=reading, degenerate="authors").to(x.dtype)
+    expected = reference.balance(exact, rings, weighting=weighting, empty_rings="as_published").to(x.dtype)
     assert torch.equal(found.nan_to_num(9), expected.nan_to_num(9))
 
 

@@ -49,7 +49,7 @@ SENSITIVITY = Sensitivity(
     torch.rand(200), 200,
 )  # fmt: skip
 PLACES = torch.arange(-16, 16) / 32
-HEATMAP = FourierHeatmap(torch.rand(32, 32).double(), PLACES, PLACES, 0.1, 4.0, "gatheluck", 1, "", 10, 0)
+HEATMAP = FourierHeatmap(torch.rand(32, 32).double(), PLACES, PLACES, 0.1, 4.0, "cosine", 1, "", 10, 0)
 LANDSCAPE = LossLandscape(
     torch.linspace(-1, 1, 5).double(), torch.rand(5, 5).double() + 0.1, torch.rand(5, 5).double(), 0.1, 0.2, 10, 0
 )

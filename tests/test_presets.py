@@ -42,6 +42,7 @@ def test_names_are_unique():
 LIN = {"momentum": 0.9, "batch_size": 128, "flip": True, "precision": "32-true"}
 CHAN = {"momentum": 0.9, "batch_size": 128, "weight_decay": 5e-4, "epochs": 30, "schedule": "triangle", "crop": "zeros",
         "flip": True, "normalize": False, "precision": "32-true"}  # fmt: skip
+AUGMIX_LOSS = {"severity": 3, "width": 3, "depth": -1, "alpha": 1, "weight": 12, "weighting": "amplitude"}
 AUGMIX = {"lr": 0.1, "schedule": "cosine", "nesterov": True, "momentum": 0.9, "batch_size": 128, "crop": "zeros"}
 
 
@@ -58,11 +59,11 @@ AUGMIX = {"lr": 0.1, "schedule": "cosine", "nesterov": True, "momentum": 0.9, "b
          {**LIN, "epochs": 110, "lr": 0.1, "weight_decay": 2e-4, "crop": "zeros", "normalize": False},
          {"eps": 0.031, "step_size": 0.007, "steps": 10, "beta": 6}),
         ("augmix_wrn40_2", "cifar10", {**AUGMIX, "epochs": 100, "weight_decay": 5e-4},
-         {"severity": 3, "width": 3, "depth": -1, "alpha": 1, "weight": 12, "bass_view": False, "reading": "official"}),
+         {**AUGMIX_LOSS, "bass_view": False}),
         ("bass_augmix_resnext29", "cifar10", {**AUGMIX, "epochs": 200, "weight_decay": 5e-4},
-         {"severity": 3, "width": 3, "depth": -1, "alpha": 1, "weight": 12, "bass_view": True, "reading": "official"}),
+         {**AUGMIX_LOSS, "bass_view": True}),
         ("augmix_densenet", "cifar10", {**AUGMIX, "epochs": 200, "weight_decay": 1e-4},
-         {"severity": 3, "width": 3, "depth": -1, "alpha": 1, "weight": 12, "bass_view": False, "reading": "official"}),
+         {**AUGMIX_LOSS, "bass_view": False}),
         ("standard_prn18_jafr", "cifar10", {**CHAN, "lr": 0.2}, {}),
         ("jafr_prn18_jafr", "cifar10", {**CHAN, "lr": 0.2}, {"weight": 0.001}),
         ("jafr_minus_prn18_jafr", "cifar10", {**CHAN, "lr": 0.2}, {"weight": -0.001}),

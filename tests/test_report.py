@@ -76,7 +76,7 @@ def measurements(seed, images=300):
                                    random(images, seed=seed), images),
         "hybrid": HybridReliance(torch.tensor(MIXING_FREQUENCIES, dtype=torch.float64), random(2, 18), random(2, 18),
                                  torch.tensor([0.25, 0.5]), images, [0, 1]),
-        "fourier_heatmap": FourierHeatmap(random(8, 8), rings[:8], rings[:8], 0.1, 4.0, "gatheluck", 4, "", images, 0),
+        "fourier_heatmap": FourierHeatmap(random(8, 8), rings[:8], rings[:8], 0.1, 4.0, "cosine", 4, "", images, 0),
         "band_accuracy": BandAccuracy(rings, random(23), random(23), random(23), random(3), rings[::8], 0.9, 5, 8 / 255,
                                       20, images, 50),
         "loss_landscape_low": landscape,

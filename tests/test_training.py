@@ -238,21 +238,21 @@ class TestSelection:
 
 class TestVariants:
     def test_bass_trains_and_validates_on_balanced_images(self, batches_of, validated_on, tmp_path):
-        train(recipe("bass_standard_tiny", epochs=1, reading="power"), model_dir=tmp_path)
+        train(recipe("bass_standard_tiny", epochs=1, weighting="power"), model_dir=tmp_path)
         for balanced, split in ((batches_of[0]["data"], "train"), (validated_on[0], "val")):
-            assert torch.equal(balanced.images, bass(two_colours_split(split).images, reading="power"))
+            assert torch.equal(balanced.images, bass(two_colours_split(split).images, weighting="power"))
         assert batches_of[0]["transform"] is None
         assert [type(part) for part in load_model("bass_standard_tiny", tmp_path).front_ends] == [Normalize]
 
     def test_bassmix_is_an_augmentation_with_probability_gamma(self, batches_of, validated_on, tmp_path):
         for name in ("bassmix_standard_tiny", "standard_tiny"):
-            train(recipe(name, epochs=1, gamma=0.25, reading="power"), model_dir=tmp_path)
+            train(recipe(name, epochs=1, gamma=0.25, weighting="power"), model_dir=tmp_path)
         mixed, plain = (given["transform"] for given in batches_of)
         images = two_colours(200, seed=5).images / 255
         balanced = (mixed(images, torch.Generator().manual_seed(0)) != images).flatten(1).any(1)
         assert plain is None and 0.15 < balanced.float().mean() < 0.35
         assert torch.equal(
-            mixed(images, torch.Generator().manual_seed(0))[balanced], bass(images[balanced], reading="power")
+            mixed(images, torch.Generator().manual_seed(0))[balanced], bass(images[balanced], weighting="power")
         )
         assert torch.equal(validated_on[0].images, two_colours_split("val").images)
         assert [type(part) for part in load_model("bassmix_standard_tiny", tmp_path).front_ends] == [Normalize]
@@ -260,12 +260,12 @@ class TestVariants:
     def test_bassfront_is_trained_attacked_and_loaded_through(self, batches_of, tmp_path, monkeypatch):
         attacked, attack = [], pgd_at.pgd
         monkeypatch.setattr(pgd_at, "pgd", lambda model, *a, **k: attacked.append(model) or attack(model, *a, **k))
-        path = train(recipe("bassfront_pgd_at_tiny", epochs=1, reading="power", defense=WEAK), model_dir=tmp_path)
+        path = train(recipe("bassfront_pgd_at_tiny", epochs=1, weighting="power", defense=WEAK), model_dir=tmp_path)
         assert torch.equal(batches_of[0]["data"].images, two_colours_split("train").images)
         loaded = load_model("bassfront_pgd_at_tiny", tmp_path)
         for model in (attacked[0], loaded):
             assert [type(part) for part in model.front_ends] == [BaSS, Normalize]
-            assert model.front_ends[0].reading == "power"
+            assert model.front_ends[0].weighting == "power"
         images, last = two_colours(8, seed=3).images / 255, attacked[-1].eval()
         torch.testing.assert_close(loaded(images), last(images), rtol=0.01, atol=0.01)  # stored in half precision
         assert set(load_file(path)) == set(last.network.state_dict())
@@ -299,13 +299,13 @@ class TestVariants:
         assert Card.read(path.with_suffix(".json")).recipe["defense"]["bass_view"] is True
 
     def test_bass_augmix_in_another_reading_or_on_balanced_images(self):
-        assert recipe("bass_augmix_tiny", reading="power").make_defense().reading == "power"
+        assert recipe("bass_augmix_tiny", weighting="power").make_defense().weighting == "power"
         assert not recipe("bass_augmix_tiny").on_balanced_images
         assert recipe("bass_augmix_tiny", defense={"bass_view": False}).on_balanced_images
         assert not recipe("augmix_tiny", defense={"bass_view": True}).on_balanced_images
-        assert recipe("augmix_tiny", reading="power", defense={"bass_view": True}).make_defense().reading == "power"
-        with pytest.raises(ValueError, match="reading: 'official', but the defence's is 'power'"):
-            recipe("bass_augmix_tiny", defense={"reading": "power"})
+        assert recipe("augmix_tiny", weighting="power", defense={"bass_view": True}).make_defense().weighting == "power"
+        with pytest.raises(ValueError, match="weighting: 'amplitude', but the defence's is 'power'"):
+            recipe("bass_augmix_tiny", defense={"weighting": "power"})
 
 
 class TestRecipeReachesTheRun:
@@ -416,7 +416,7 @@ class TestRecipe:
             ({"milestones": (0, 2)}, "milestones"),
             ({"crop": "mirror"}, "crop.*reflect"),
             ({"ema": 1}, "ema"),
-            ({"reading": "log"}, "reading"),
+            ({"weighting": "log"}, "weighting"),
             ({"name": "pgd_at_rn20", "defense": {"eps": -1}}, "eps"),
             ({"name": "pgd_at_rn20", "defense": {"eps": "a"}}, "eps"),
             ({"lr": -1}, "lr"),

@@ -150,7 +150,7 @@ def rank() -> int:
     return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
 
 
-def say_how_to_go_on(what: str, kept: bool = True) -> None:
+def print_resume_hint(what: str, kept: bool = True) -> None:
     """After Ctrl-C: what is kept, if anything, and the command that started this process, where it is known."""
     if rank() > 0:
         return
@@ -193,10 +193,10 @@ def key_of(name: str, cache_key: str | None) -> str | None:
     return cache_key and f"{name} {cache_key}"
 
 
-def say_what_is_kept(results: Path | None) -> None:
+def print_kept_results(results: Path | None) -> None:
     """After Ctrl-C, of a ``results_folder``."""
     if results is not None:
-        say_how_to_go_on(f"What was measured is kept in {results}", any(results.glob("*.safetensors")))
+        print_resume_hint(f"What was measured is kept in {results}", any(results.glob("*.safetensors")))
 
 
 def _this_command() -> str:

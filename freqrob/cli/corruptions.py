@@ -19,11 +19,11 @@ from freqrob.cli.app import (
     command_line,
     in_process_group,
     key_of,
+    print_kept_results,
     print_line,
     print_table,
     rank,
     results_folder,
-    say_what_is_kept,
 )
 from freqrob.cli.evaluate import (
     card_paths,
@@ -105,7 +105,7 @@ def corruptions(
                     )  # fmt: skip
                 network.cpu()
     except KeyboardInterrupt:
-        say_what_is_kept(folder)
+        print_kept_results(folder)
         raise typer.Exit(INTERRUPTED) from None
     except Exception:
         corruption_table(found, {})  # of the models before, whose results may be kept nowhere

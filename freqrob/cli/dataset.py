@@ -17,8 +17,8 @@ from freqrob.cli.app import (
     command_line,
     fraction,
     print_line,
+    print_resume_hint,
     print_table,
-    say_how_to_go_on,
     usable_device,
 )
 from freqrob.cli.progress import progress_bars
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from freqrob.data import ImageSet
     from freqrob.data.corruption_arrays import CorruptionArrays
     from freqrob.runtime.progress import Track
-    from freqrob.spectral.reference import Reading
+    from freqrob.spectral.reference import Weighting
 
 dataset_group = typer.Typer(
     no_args_is_help=True, rich_markup_mode="markdown", help="Write data sets that others read, and measure them."
@@ -82,7 +82,7 @@ def corrupt(
     types = types or _possible(list(CORRUPTIONS), frost)
     chosen = load_dataset(dataset, "test", data, download=download)
     chosen = replace(chosen, images=chosen.images.to(usable_device(device)))
-    about = {"dataset": dataset, "bass": "official" if bass else None}
+    about = {"dataset": dataset, "bass": "amplitude" if bass else None}
     try:
         with progress_bars() as (track, _log):
             made = write_corruptions(
@@ -91,7 +91,7 @@ def corrupt(
             )  # fmt: skip
     except KeyboardInterrupt:
         are_kept = any((out / f"{name}.npy").is_file() for name in types)
-        say_how_to_go_on(f"The types that are whole are in {out}", are_kept)
+        print_resume_hint(f"The types that are whole are in {out}", are_kept)
         raise typer.Exit(INTERRUPTED) from None
     before = f", {len(types) - len(made)} were there" if len(made) < len(types) else ""
     print_line(f"Wrote {len(made)} of {len(types)} types{before}: {out}")
@@ -117,7 +117,7 @@ def bass(
     out: Out,
     data: DataDir = Path("data"),
     dataset: Cifar = "cifar10",
-    reading: Annotated[str, typer.Option(help="official: the authors' code; power: as printed.")] = "official",
+    weighting: Annotated[str, typer.Option(help="amplitude: the authors' code; power: as printed.")] = "amplitude",
     download: Download = False,
 ) -> None:
     """Write CIFAR-B: all of CIFAR-10 or CIFAR-100 through BaSS, in the original files' format.
@@ -125,7 +125,7 @@ def bass(
     Examples:
 
     - `freqrob dataset bass --data ./data --out ./cifar-b`
-    - `freqrob dataset bass --data ./data --out ./cifar-b-power --dataset cifar100 --reading power`
+    - `freqrob dataset bass --data ./data --out ./cifar-b-power --dataset cifar100 --weighting power`
 
     Whatever reads `cifar-10-batches-py/` reads the new one, but for programs that check the original's MD5 sums, as
     torchvision does. `freqrob.data.load_cifar_b` checks the new sums, which are in its `cifar_b.json`.
@@ -133,10 +133,10 @@ def bass(
     check_folder(out)
     from freqrob.data.cifar_b import write_cifar_b
 
-    options = {"--dataset": dataset, "--reading": reading}
+    options = {"--dataset": dataset, "--weighting": weighting}
     with progress_bars() as (track, _log):
         folder = write_cifar_b(
-            data, out, dataset, reading=cast("Reading", reading), download=download,
+            data, out, dataset, weighting=cast("Weighting", weighting), download=download,
             command=command_line("dataset", options, "bass"), track=track,
         )  # fmt: skip
     print_line(f"Wrote {folder}")

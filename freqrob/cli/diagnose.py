@@ -24,10 +24,10 @@ from freqrob.cli.app import (
     command_line,
     in_process_group,
     key_of,
+    print_kept_results,
     print_line,
     rank,
     results_folder,
-    say_what_is_kept,
 )
 from freqrob.cli.evaluate import device_of_rank, naming, open_models, say, warnings_as_lines
 from freqrob.cli.progress import prefixed, progress_bars
@@ -128,7 +128,7 @@ def diagnose(
                 unmeasured += [] if counted.any else [name]
                 network.cpu()
     except KeyboardInterrupt:
-        say_what_is_kept(kept)
+        print_kept_results(kept)
         raise typer.Exit(INTERRUPTED) from None
     if rank() == 0:
         _table(found)

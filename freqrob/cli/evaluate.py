@@ -28,11 +28,11 @@ from freqrob.cli.app import (
     in_process_group,
     key_of,
     pixels,
+    print_kept_results,
     print_line,
     print_table,
     rank,
     results_folder,
-    say_what_is_kept,
     usable_device,
 )
 from freqrob.cli.progress import prefixed, progress_bars
@@ -189,7 +189,7 @@ def evaluate(
                 found.append(_Measured(name, model_hash(network), results, masking))
                 network.cpu()
     except KeyboardInterrupt:
-        say_what_is_kept(folder)
+        print_kept_results(folder)
         raise typer.Exit(INTERRUPTED) from None
     except Exception:
         _print_found(found, title)  # of the models before, whose results may be kept nowhere

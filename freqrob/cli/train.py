@@ -17,9 +17,9 @@ from freqrob.cli.app import (
     in_process_group,
     pixels,
     print_line,
+    print_resume_hint,
     print_table,
     rank,
-    say_how_to_go_on,
 )
 from freqrob.cli.progress import progress_bars
 from freqrob.runtime.cache import set_compile_folder
@@ -92,7 +92,7 @@ def train(
             )  # fmt: skip
     except KeyboardInterrupt:
         folder = checkpoint_path(chosen.name, model_dir, chosen.dataset, chosen.threat_model).with_suffix("")
-        say_how_to_go_on("What was trained is kept", RunFolder(folder, chosen.as_dict()).last_checkpoint.is_file())
+        print_resume_hint("What was trained is kept", RunFolder(folder, chosen.as_dict()).last_checkpoint.is_file())
         raise typer.Exit(INTERRUPTED) from None
     if rank() == 0:
         print_line(f"The best epoch is in {weights}")

@@ -25,7 +25,7 @@ from freqrob.runtime.parameters import check_choices, check_counts, checked
 from freqrob.runtime.progress import Track, untracked
 from freqrob.runtime.provenance import provenance
 from freqrob.runtime.reading import damage_named, read_json
-from freqrob.spectral.reference import Reading
+from freqrob.spectral.reference import Weighting
 
 MANIFEST = "cifar_b.json"
 KINDS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}  # torchvision's classes
@@ -38,19 +38,19 @@ class _Manifest(Struct):
 
 
 @checked
-def balance(dataset: ImageSet, *, reading: Reading = "official", chunk: int = 1024) -> ImageSet:
+def balance(dataset: ImageSet, *, weighting: Weighting = "amplitude", chunk: int = 1024) -> ImageSet:
     """Every image of a data set through BaSS, as uint8 in memory, also where the data set is memory-mapped.
 
     Source: Lin et al., NeurIPS 2023, section 4; zhiyugege/Frequency-Long-Tailed-Investigation, ``BaSS_cifar.py``, which
     writes its twin of CIFAR-10 to disk once.
     """
-    check_choices(get_args(Reading), reading=reading)
+    check_choices(get_args(Weighting), weighting=weighting)
     check_counts(chunk=chunk)
     from freqrob.spectral.balance import bass  # brings the native ops, which a data set's facts do without
 
     balanced = torch.empty(dataset.images.shape, dtype=torch.uint8, device=dataset.images.device)
     for images, out in zip(dataset.images.split(chunk), balanced.split(chunk), strict=True):
-        bass(images, reading=reading, out=out)
+        bass(images, weighting=weighting, out=out)
     return replace(dataset, images=balanced)
 
 
@@ -60,7 +60,7 @@ def write_cifar_b(
     out: str | Path,
     dataset: str = "cifar10",
     *,
-    reading: Reading = "official",
+    weighting: Weighting = "amplitude",
     download: bool = False,
     command: str = "",
     track: Track = untracked,
@@ -75,7 +75,7 @@ def write_cifar_b(
         data_dir: the folder that holds the original ``cifar-10-batches-py/`` or ``cifar-100-python/``.
         out: the folder that gets a folder of the same name; it appears when it is whole.
         dataset: ``"cifar10"`` or ``"cifar100"``.
-        reading: of BaSS, ``"official"`` or ``"power"``.
+        weighting: of BaSS, ``"amplitude"`` or ``"power"``.
         download: fetch the original where it is missing.
         command: for the record.
         track: wraps the files in a progress bar.
@@ -84,14 +84,14 @@ def write_cifar_b(
         The new folder.
 
     Raises:
-        ValueError: an unknown data set or reading.
+        ValueError: an unknown data set or weighting.
         FileNotFoundError: the original is not in ``data_dir`` and ``download`` is off.
         FileExistsError: ``out`` has such a folder already.
         OSError: a full disk.
 
     Source: Lin et al., NeurIPS 2023, section 4; zhiyugege/Frequency-Long-Tailed-Investigation, ``BaSS_cifar.py``.
     """
-    check_choices(get_args(Reading), reading=reading)
+    check_choices(get_args(Weighting), weighting=weighting)
     kind = _kind(dataset)
     source, target = (Path(folder).expanduser() / kind.base_folder for folder in (data_dir, out))
     if target.exists():
@@ -103,10 +103,10 @@ def write_cifar_b(
         folder.mkdir()
         names = [name for name, _md5 in kind.train_list + kind.test_list]
         for name in track(names, f"balancing {dataset}", len(names)):
-            write_synced(folder / name, _balanced((source / name).read_bytes(), reading))
+            write_synced(folder / name, _balanced((source / name).read_bytes(), weighting))
         write_synced(folder / kind.meta["filename"], (source / kind.meta["filename"]).read_bytes())
         sums = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
-        about = {"note": f"{dataset} through BaSS, not the original", "dataset": dataset, "reading": reading}
+        about = {"note": f"{dataset} through BaSS, not the original", "dataset": dataset, "weighting": weighting}
         write_json(folder / MANIFEST, {**about, "sha256": sums, **provenance(command)})
         if not move_into_place(folder, target):
             raise FileExistsError(f"out: {target} was made by another process meanwhile")
@@ -149,11 +149,11 @@ def _kind(dataset: str) -> Any:
     return getattr(datasets, KINDS[dataset])
 
 
-def _balanced(content: bytes, reading: Reading) -> bytes:
+def _balanced(content: bytes, weighting: Weighting) -> bytes:
     """A batch's file with other pixels: they are 3,072 bytes an image, in one piece."""
     batch = _unpickled(content)
     images = torch.from_numpy(batch["data"].copy()).view(-1, 3, 32, 32)
-    balanced = balance(ImageSet(images, torch.tensor(_labels(batch)), ()), reading=reading)
+    balanced = balance(ImageSet(images, torch.tensor(_labels(batch)), ()), weighting=weighting)
     before, natural, after = content.partition(batch["data"].tobytes())
     if not natural:
         raise ValueError("data_dir: the pixels of a batch do not lie in its file as they are")

@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional
 from torchvision.transforms.v2.functional import is_pure_tensor
 
 from freqrob.runtime.parameters import check_choices, check_shares, checked
-from freqrob.spectral.balance import Reading, balance_some
+from freqrob.spectral.balance import Weighting, balance_some
 from freqrob.spectral.ops import check_images, check_pixel_scale
 
 
@@ -26,7 +26,7 @@ class RandomBaSS(v2.Transform):
 
     Args:
         p: the probability, γ in the paper, in [0, 1].
-        reading, pixel_scale: as for ``freqrob.bass``.
+        weighting, pixel_scale: as for ``freqrob.bass``.
         generator: where the draws come from; torch's default generator if None.
 
     Raises:
@@ -50,15 +50,15 @@ class RandomBaSS(v2.Transform):
     def __init__(
         self,
         p: float = 0.5,
-        reading: Reading = "official",
+        weighting: Weighting = "amplitude",
         pixel_scale: float = 255.0,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         check_shares(p=p)
-        check_choices(get_args(Reading), reading=reading)
+        check_choices(get_args(Weighting), weighting=weighting)
         check_pixel_scale(pixel_scale)
-        self.reading: Reading = reading
+        self.weighting: Weighting = weighting
         self.p, self.pixel_scale, self.generator = p, pixel_scale, generator
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
@@ -73,7 +73,7 @@ class RandomBaSS(v2.Transform):
             return functional.to_pil_image(self.transform(functional.pil_to_tensor(inpt), params), inpt.mode)
         check_images(inpt)
         images = inpt.as_subclass(Tensor)
-        balanced = balance_some(images, params["chosen"], reading=self.reading, pixel_scale=self.pixel_scale)
+        balanced = balance_some(images, params["chosen"], weighting=self.weighting, pixel_scale=self.pixel_scale)
         if not isinstance(inpt, tv_tensors.Image):
             return balanced
         return tv_tensors.wrap(balanced, like=inpt)  # pyright: ignore[reportCallIssue]  # a decorator hides `like`

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from freqrob.data.augmix import augmix, check_augmix
 from freqrob.models.registry import register_defense
 from freqrob.runtime.parameters import check_choices, check_weights, checked
-from freqrob.spectral.balance import Reading, bass
+from freqrob.spectral.balance import Weighting, bass
 
 
 @register_defense("augmix")
@@ -19,7 +19,7 @@ from freqrob.spectral.balance import Reading, bass
 class AugMix:
     """CE(f(x), y) + λ · JS(f(x); f(x₁); f(x₂)), x₁ and x₂ two AugMixes of x, all in one forward pass.
 
-    With ``bass_view``, x₂ is an AugMix of BaSS(x), in that ``reading``, as Lin et al. combine the two. ``severity``,
+    With ``bass_view``, x₂ is an AugMix of BaSS(x), in that ``weighting``, as Lin et al. combine the two. ``severity``,
     ``width``, ``depth`` and ``alpha`` are those of ``freqrob.data.augmix.augmix``, ``weight`` is λ.
 
     Source: Hendrycks et al., ICLR 2020, Eq. 1 and Section 3; google-research/augmix, ``cifar.py``. ``bass_view``:
@@ -32,7 +32,7 @@ class AugMix:
     alpha: float = 1.0
     weight: float = 12.0
     bass_view: bool = False
-    reading: Reading = "official"
+    weighting: Weighting = "amplitude"
 
     adversarial: ClassVar[bool] = False
     double_backward: ClassVar[bool] = False
@@ -40,7 +40,7 @@ class AugMix:
     def __post_init__(self) -> None:
         check_augmix(self.severity, self.width, self.depth, self.alpha)
         check_weights(weight=self.weight)
-        check_choices(get_args(Reading), reading=self.reading)
+        check_choices(get_args(Weighting), weighting=self.weighting)
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         logits = model(torch.cat(self.views(images))).float()
@@ -51,7 +51,7 @@ class AugMix:
         """The images and two mixtures of them, each (N, C, H, W) in [0, 1]."""
         first, second = (
             augmix(source, severity=self.severity, width=self.width, depth=self.depth, alpha=self.alpha)
-            for source in (images, bass(images, reading=self.reading) if self.bass_view else images)
+            for source in (images, bass(images, weighting=self.weighting) if self.bass_view else images)
         )
         return images, first, second
 

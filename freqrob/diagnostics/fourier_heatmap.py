@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
 
-Convention = Literal["yin", "gatheluck"]
+Basis = Literal["cosine_sine", "cosine"]
 Precision = Literal["float32", "bfloat16"]
 NORMS = {32: 4.0, 224: 15.7}  # of a channel, pixels in [0, 1], as published for CIFAR and ImageNet
 
@@ -46,7 +46,7 @@ class FourierHeatmap(Measurement):
         vertical, horizontal: (Y,) and (X,) frequencies of its rows and columns, ascending.
         unperturbed: the error rate without a wave; of a layer 0.
         norm: ‖v‖₂ of a channel before clipping.
-        convention: "yin" or "gatheluck".
+        basis: "cosine_sine" or "cosine".
         every: which frequencies were measured: the multiples of so many cycles per image; 1 is all of them.
         layer: the module whose features are compared; "" for errors.
         images, seed: how many images, and of the signs.
@@ -61,14 +61,14 @@ class FourierHeatmap(Measurement):
     shapes = {
         "vertical": ("vertical",), "horizontal": ("horizontal",), "change": ("vertical", "horizontal"),
     }  # fmt: skip
-    settings = ("images", "norm", "convention", "every", "seed", "precision")
+    settings = ("images", "norm", "basis", "every", "seed", "precision")
 
     change: Tensor
     vertical: Tensor
     horizontal: Tensor
     unperturbed: float
     norm: float
-    convention: str
+    basis: str
     every: int
     layer: str
     images: int
@@ -87,7 +87,7 @@ def fourier_heatmap(
     labels: Tensor,
     *,
     norm: float | None = None,
-    convention: Convention = "gatheluck",
+    basis: Basis = "cosine",
     every: int | None = None,
     layer: str = "",
     seed: int = 0,
@@ -106,7 +106,7 @@ def fourier_heatmap(
         images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64.
         norm: ‖v‖₂ of each channel; by default the published one for sides of 32 and 224 pixels, and at others that of
             32 times side / 32, as ‖·‖₂ grows.
-        convention: ``"gatheluck"``: cosines, a random sign for each image, channel and frequency. ``"yin"``: cos + sin,
+        basis: ``"cosine"``: cosines, a random sign for each image, channel and frequency. ``"cosine_sine"``: cos + sin,
             in all channels alike and without signs.
         every: measure waves whose cycles per image are multiples of it, vertically and horizontally; by default
             ``coarseness``, so that the map has about 32×32 points from DC to Nyquist at any size.
@@ -117,14 +117,14 @@ def fourier_heatmap(
         batch_size, cache, cache_key, track: as for ``per_sample``.
 
     Raises:
-        ValueError: an unknown convention or precision, a layer that is not there or gives no tensor, a norm or
+        ValueError: an unknown basis or precision, a layer that is not there or gives no tensor, a norm or
             ``every`` that is not positive, or an ``every`` beyond half of the larger side.
 
     Source: Yin et al., NeurIPS 2019; ``google-research/frequency_analysis/freq_heatmap.py`` (without its ``rand_flip``,
     which loses the norm) and ``gatheluck/FourierHeatmap``.
     """
     check_labelled(images, labels)
-    check_choices(get_args(Convention), convention=convention)
+    check_choices(get_args(Basis), basis=basis)
     check_choices(get_args(Precision), precision=precision)
     height, width = images.shape[-2:]
     side = max(height, width)
@@ -142,17 +142,17 @@ def fourier_heatmap(
 
     def moved(model: nn.Module, numbers: Tensor, device: torch.device) -> dict[str, Tensor]:
         natural, classes = to_pixels(images[numbers]).to(device), labels[numbers].to(device)
-        signs = _signs(seed, numbers, len(frequencies), images.shape[1], convention).to(device)
+        signs = _signs(seed, numbers, len(frequencies), images.shape[1], basis).to(device)
         with _Watched(model, layer) as watched, torch.autocast(device.type, torch.bfloat16, precision == "bfloat16"):
             own = watched(natural)
             changes = []
             for sign, frequency in zip(signs.unbind(1), frequencies, strict=True):
-                wave = norm * sign[:, :, None, None] * fourier_wave(frequency, height, width, convention).to(device)
+                wave = norm * sign[:, :, None, None] * fourier_wave(frequency, height, width, basis).to(device)
                 changes.append(watched.change(own, (natural + wave).clamp(0, 1), classes))
             return {"change": torch.stack(changes, 1), "own": watched.change(own, natural, classes)}
 
     key = {
-        "diagnostic": "fourier_heatmap", "norm": norm, "convention": convention, "every": every, "layer": layer,
+        "diagnostic": "fourier_heatmap", "norm": norm, "basis": basis, "every": every, "layer": layer,
         "seed": seed, "precision": precision, "waves": len(frequencies),
     }  # fmt: skip
     found = per_sample(
@@ -171,7 +171,7 @@ def fourier_heatmap(
         horizontal=torch.tensor(columns, dtype=torch.float64) / width,
         unperturbed=found["own"].double().mean().item(),
         norm=norm,
-        convention=convention,
+        basis=basis,
         every=every,
         layer=layer,
         images=len(images),
@@ -198,21 +198,21 @@ def fourier_frequencies(height: int, width: int, every: int = 1) -> Tensor:
     return found[order <= mirror]
 
 
-def fourier_wave(frequency: Tensor, height: int, width: int, convention: Convention = "gatheluck") -> Tensor:
+def fourier_wave(frequency: Tensor, height: int, width: int, basis: Basis = "cosine") -> Tensor:
     """The wave of (vertical, horizontal) cycles per image: (H, W) float32 with ‖·‖₂ = 1.
 
-    ``"yin"``: cos + sin, which is another wave at −f; ``"gatheluck"``: cos.
+    ``"cosine_sine"``: cos + sin, which is another wave at −f; ``"cosine"``: cos.
     """
     ky, kx = frequency.tolist()
     turns = ky * torch.arange(height)[:, None].double() / height + kx * torch.arange(width).double() / width
     phase = 2 * torch.pi * turns
-    wave = phase.cos() + phase.sin() if convention == "yin" else phase.cos()
+    wave = phase.cos() + phase.sin() if basis == "cosine_sine" else phase.cos()
     return (wave / wave.norm()).float()
 
 
-def _signs(seed: int, numbers: Tensor, waves: int, channels: int, convention: Convention) -> Tensor:
+def _signs(seed: int, numbers: Tensor, waves: int, channels: int, basis: Basis) -> Tensor:
     """(len(numbers), waves, channels) of ±1; those of an image depend on the seed and its number alone."""
-    if convention == "yin":
+    if basis == "cosine_sine":
         return torch.ones(len(numbers), waves, channels)
     drawn = [np.random.default_rng((seed, number)).integers(2, size=(waves, channels)) for number in numbers.tolist()]
     return torch.from_numpy(np.stack(drawn)).float() * 2 - 1
@@ -322,7 +322,7 @@ class HeatMap(Diagnostic):
                 caption=found.caption(
                     name,
                     f"{what} one Fourier wave of ℓ₂ norm {{norm}} a channel is added to every image, by its frequency, "
-                    f"DC in the middle{every}; all on one scale; convention {{convention}}, {{images}} images of "
+                    f"DC in the middle{every}; all on one scale; basis {{basis}}, {{images}} images of "
                     f"{{source}} (Yin et al., NeurIPS 2019{'' if layer else ', Fig. 3'}).",
                 ),
                 drawn_by="plot_heatmap", compared=[[name]],

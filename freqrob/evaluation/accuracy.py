@@ -184,7 +184,7 @@ def _under(protocol: str, model: nn.Module, images: Tensor) -> tuple[nn.Module, 
 def _balanced(images: Tensor, how: BaSS) -> Tensor:
     """BaSS on grey levels, as the authors' test set has it."""
     grey = images if images.dtype == torch.uint8 else (images * 255).round().to(torch.uint8)
-    return bass(grey, reading=how.reading, pixel_scale=how.pixel_scale)
+    return bass(grey, weighting=how.weighting, pixel_scale=how.pixel_scale)
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class CorruptionAccuracy:
         dataset: whose corruptions they are.
         protocol: as in ``evaluate``.
         images: how many at each severity of each type.
-        bass: the reading of BaSS by which the images were balanced before they were corrupted, or None.
+        bass: the weighting of BaSS by which the images were balanced before they were corrupted, or None.
         generated: whether they were made by freqrob; if not, they are as published.
         accuracies: of each type a share of ``images`` at severity 1 to 5.
         standard_errors: of each of ``means()``, were the images drawn again; an image counts once, however many ways it

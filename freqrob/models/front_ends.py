@@ -167,15 +167,15 @@ _FRONT_ENDS: dict[str, Callable[..., nn.Module]] = {"bass": _bass, "blur": Blur,
 
 
 def variant_front_ends(
-    variant: str | None, shape: Sequence[int], *, components: int = 512, reading: str = "official"
+    variant: str | None, shape: Sequence[int], *, components: int = 512, weighting: str = "amplitude"
 ) -> list[dict[str, Any]]:
     """Specs of the front ends that a model name's variant stands for, in training and when loaded; mostly none.
 
-    ``shape`` (C, H, W) of the images and the number of ``components`` matter to ``"pca"``, ``reading`` to
+    ``shape`` (C, H, W) of the images and the number of ``components`` matter to ``"pca"``, ``weighting`` to
     ``"bassfront"``.
     """
     specs = {
-        "bassfront": {"name": "bass", "reading": reading},
+        "bassfront": {"name": "bass", "weighting": weighting},
         "blur": {"name": "blur", "sigma": 1.5},
         "pca": {"name": "pca", "components": components, "shape": list(shape)},
     }

@@ -79,7 +79,7 @@ def load_model(
         custom_checkpoint: a file to load instead of looking for one. Without a card beside it, its architecture and
             front ends are those of ``model_name``, on pixels that are not normalised.
         front_end: a front end before all others: ``"bass"`` (protocol ``natural+bass``) or
-            ``{"name": "bass", "reading": "power"}``. Not ``"pca"``, whose components come with a trained model.
+            ``{"name": "bass", "weighting": "power"}``. Not ``"pca"``, whose components come with a trained model.
         source: ``"robustbench"`` loads RobustBench's model of this name, through RobustBench, which downloads it into
             ``model_dir`` where it is not there. Any source that another package registered
             (``freqrob.models.sources.register_source``).

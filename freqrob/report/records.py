@@ -169,7 +169,7 @@ class Measured:
         """All that it was measured under, the images' source among it."""
         return {"source": self.origin.source, **self.of.conditions}
 
-    def is_as(self, other: Measured) -> bool:
+    def same_values(self, other: Measured) -> bool:
         """Whether another measurement of the kind has the same numbers."""
         mine, theirs = self.of.tensors(), other.of.tensors()
         same = repr(self.of.scalars()) == repr(other.of.scalars())  # NaN is NaN
@@ -363,7 +363,7 @@ def _read_measurement(path: Path, content: dict[str, Any], found: Records) -> No
     before = kept.setdefault(name, measured)
     if measurement.images >= before.of.images:
         kept[name] = measured
-    if not measured.is_as(before):
+    if not measured.same_values(before):
         shown, other = (measured, before) if kept[name] is measured else (before, measured)
         differing = " and not ".join(unlike({"shown": shown.conditions, "left out": other.conditions}, kind.words))
         what = f"{differing or 'measured alike'}, from {shown.origin.path}"

@@ -11,39 +11,39 @@ from freqrob.runtime.parameters import check_choices, checked, to_python
 from freqrob.runtime.pixels import check_scale, warn_of_scale
 from freqrob.spectral import ops, reference
 from freqrob.spectral.ops import check_images, check_out, check_pixel_scale
-from freqrob.spectral.reference import Reading
+from freqrob.spectral.reference import Weighting
 from freqrob.spectral.rings import RingMap
 
-Degenerate = Literal["keep", "authors"]
+EmptyRings = Literal["keep", "as_published"]
 
 
 def bass(
     images: Tensor,
     *,
-    reading: Reading = "official",
+    weighting: Weighting = "amplitude",
     pixel_scale: float = 255.0,
-    degenerate: Degenerate = "keep",
+    empty_rings: EmptyRings = "keep",
     out: Tensor | None = None,
 ) -> Tensor:
     """Balance the spectrum of each channel of each image.
 
-    With F the spectrum of a channel, a_i the mean of |F| over ring i (``official``) or the sum of |F|² over it
+    With F the spectrum of a channel, a_i the mean of |F| over ring i (``amplitude``) or the sum of |F|² over it
     (``power``), rings by the rule ``trunc``, and i running over those between DC and the outermost one,
 
         w_i = [ln a_i / Σ_j ln a_j] / [a_i / Σ_j a_j],
 
-    F is multiplied on ring i by w_i (``official``) or √w_i (``power``: there w_i is a ratio of powers, so that the
+    F is multiplied on ring i by w_i (``amplitude``) or √w_i (``power``: there w_i is a ratio of powers, so that the
     power of a ring becomes proportional to its logarithm and Σ a_i is conserved). DC and the outermost ring keep
     their value. The result is clipped to the pixels' range.
 
     Args:
         images: (..., H, W) pixels, float in [0, 1] or uint8 in 0–255, usually (N, C, H, W). Not differentiable
             here: ``BaSS`` is.
-        reading: ``"official"``, the authors' code, which takes amplitudes; on uint8 it is theirs within one grey
+        weighting: ``"amplitude"``, the authors' code, which takes amplitudes; on uint8 it is theirs within one grey
             level (bit for bit in float64). ``"power"``, Eq. 1 and 4 with ‖·‖² as printed.
         pixel_scale: the value of white on which the logarithms are taken; the authors' 255 by default.
-        degenerate: what to do with rings where a_i ≤ 1, whose logarithm has no share (constant channels, synthetic
-            images). ``"keep"`` leaves them alone. ``"authors"`` follows the formula as published, with
+        empty_rings: what to do with rings where a_i ≤ 1, whose logarithm has no share (constant channels, synthetic
+            images). ``"keep"`` leaves them alone. ``"as_published"`` follows the formula as published, with
             a_i + 1e-8: it amplifies rounding noise, a linear ramp becomes black and white stripes.
         out: where to write, of the shape and dtype of ``images`` and contiguous.
 
@@ -54,25 +54,25 @@ def bass(
     Raises:
         TypeError: ``images`` is not a tensor of floats or uint8, or ``out`` is of another dtype.
         ValueError: fewer than two dimensions, an image without pixels, images that look like (N, H, W, C), floats that
-            look like grey levels in 0–255 (on the CPU, by the first channel), an unknown ``reading`` or ``degenerate``,
-            a ``pixel_scale`` that is not positive, an ``out`` of another shape.
+            look like grey levels in 0–255 (on the CPU, by the first channel), an unknown ``weighting`` or
+            ``empty_rings``, a ``pixel_scale`` that is not positive, an ``out`` of another shape.
 
     Source: Lin et al., NeurIPS 2023, Eq. 1 and 4; zhiyugege/Frequency-Long-Tailed-Investigation, ``BaSS_cifar.py``.
     """
     check_images(images)
     check_scale(images)
-    check_choices(get_args(Reading), reading=reading)
-    check_choices(get_args(Degenerate), degenerate=degenerate)
+    check_choices(get_args(Weighting), weighting=weighting)
+    check_choices(get_args(EmptyRings), empty_rings=empty_rings)
     pixel_scale = to_python(pixel_scale, float)
     check_pixel_scale(pixel_scale)
     rings = RingMap.of(images)
-    if degenerate == "keep":
-        return ops.balance(images, rings, reading=reading, pixel_scale=pixel_scale, out=out)
+    if empty_rings == "keep":
+        return ops.balance(images, rings, weighting=weighting, pixel_scale=pixel_scale, out=out)
     if out is not None:
         check_out(out, images)
     images = images.detach()
     exact = images.double() if images.is_floating_point() else images  # float32's rounding noise is not theirs
-    balanced = reference.balance(exact, rings, reading=reading, pixel_scale=pixel_scale, degenerate=degenerate)
+    balanced = reference.balance(exact, rings, weighting=weighting, pixel_scale=pixel_scale, empty_rings=empty_rings)
     return balanced.to(images.dtype) if out is None else out.copy_(balanced)
 
 
@@ -85,34 +85,34 @@ class BaSS(nn.Module):
     """
 
     @checked
-    def __init__(self, reading: Reading = "official", pixel_scale: float = 255.0) -> None:
+    def __init__(self, weighting: Weighting = "amplitude", pixel_scale: float = 255.0) -> None:
         super().__init__()
-        check_choices(get_args(Reading), reading=reading)
+        check_choices(get_args(Weighting), weighting=weighting)
         check_pixel_scale(pixel_scale)
-        self.reading: Reading = reading
+        self.weighting: Weighting = weighting
         self.pixel_scale = pixel_scale
 
     def forward(self, images: Tensor) -> Tensor:
         check_images(images)
         warn_of_scale(images)
         if not (torch.is_grad_enabled() and images.requires_grad):
-            return ops.balance(images, reading=self.reading, pixel_scale=self.pixel_scale)
+            return ops.balance(images, weighting=self.weighting, pixel_scale=self.pixel_scale)
         rings = RingMap.of(images)
         v = reference.widen(images) * self.pixel_scale
-        weights = reference.bass_weights(reference.bass_profile(v, rings, self.reading, ops.ring_sum))
-        gain = weights if self.reading == "official" else weights.sqrt()
+        weights = reference.bass_weights(reference.bass_profile(v, rings, self.weighting, ops.ring_sum))
+        gain = weights if self.weighting == "amplitude" else weights.sqrt()
         return (ops.ring_filter(v, gain, rings).clamp(0, self.pixel_scale) / self.pixel_scale).to(images.dtype)
 
     def extra_repr(self) -> str:
-        return f"reading={self.reading!r}, pixel_scale={self.pixel_scale}"
+        return f"weighting={self.weighting!r}, pixel_scale={self.pixel_scale}"
 
 
 def balance_some(
-    images: Tensor, chosen: Tensor, *, reading: Reading = "official", pixel_scale: float = 255.0
+    images: Tensor, chosen: Tensor, *, weighting: Weighting = "amplitude", pixel_scale: float = 255.0
 ) -> Tensor:
     """The images (C, H, W) or (N, C, H, W), of which those ``chosen``, (N,) bool, are balanced."""
     if images.ndim not in (3, 4):
         raise ValueError(f"images: expected (C, H, W) or (N, C, H, W), got {tuple(images.shape)}")
     batch, chosen = (images if images.ndim == 4 else images[None]).clone(), chosen.to(images.device)
-    batch[chosen] = bass(batch[chosen], reading=reading, pixel_scale=pixel_scale)
+    batch[chosen] = bass(batch[chosen], weighting=weighting, pixel_scale=pixel_scale)
     return batch if images.ndim == 4 else batch[0]

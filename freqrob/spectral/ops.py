@@ -154,7 +154,7 @@ def balance(
     x: Tensor,
     ring_map: RingMap | None = None,
     *,
-    reading: str = "official",
+    weighting: str = "amplitude",
     pixel_scale: float = 255.0,
     out: Tensor | None = None,
 ) -> Tensor:
@@ -163,7 +163,7 @@ def balance(
     Args:
         x: (..., H, W) pixels, float in [0, 1] or uint8.
         ring_map: the rings of H × W; ``RingMap(H, W)`` if None.
-        reading: ``"official"`` (amplitudes) or ``"power"``.
+        weighting: ``"amplitude"`` (amplitudes) or ``"power"``.
         pixel_scale: the value of white on which the logarithms are taken.
         out: where to write, like ``x``; may be ``x`` itself, and must not overlap it otherwise.
 
@@ -173,24 +173,24 @@ def balance(
     Raises:
         TypeError: ``x`` is no dense tensor of floats or uint8, ``out`` is of another dtype.
         ValueError: fewer than two dimensions, planes without pixels, a ``ring_map`` of another size, an unknown
-            ``reading``, a ``pixel_scale`` that is not positive, ``out`` of another shape or device or with pixels that
-            share memory.
+            ``weighting``, a ``pixel_scale`` that is not positive, ``out`` of another shape or device or with pixels
+            that share memory.
 
     Source: Lin et al., NeurIPS 2023, Eq. 1 and 4; zhiyugege/Frequency-Long-Tailed-Investigation, ``BaSS_cifar.py``.
     """
     check_planes(x, "x", bytes_too=True)
-    if not isinstance(reading, str) or reading not in ("official", "power"):
-        raise ValueError(f"reading: expected 'official' or 'power', got {reading!r}")
+    if not isinstance(weighting, str) or weighting not in ("amplitude", "power"):
+        raise ValueError(f"weighting: expected 'amplitude' or 'power', got {weighting!r}")
     check_pixel_scale(pixel_scale)
     ring_map = _rings_for(x, ring_map)
     if out is not None:
         check_out(out, x)
     x = x.detach()
     if not _is_native(x, NATIVE_PIXELS):
-        y = reference.balance(x, ring_map, reading=reading, pixel_scale=pixel_scale)
+        y = reference.balance(x, ring_map, weighting=weighting, pixel_scale=pixel_scale)
         return y if out is None else out.copy_(y)
     half, rings = _geometry(ring_map, x)
-    of_power, scale = reading == "power", float(pixel_scale)
+    of_power, scale = weighting == "power", float(pixel_scale)
     as_it_is = x.dtype in AS_THEY_ARE[x.device.type]
     if as_it_is and out is not None and out.is_contiguous() and not out.is_neg():
         torch.ops.freqrob.bass_out(x, half, rings, of_power, scale, out)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from freqrob.spectral.rings import RingMap
 
-Reading = Literal["official", "power"]  # of BaSS
+Weighting = Literal["amplitude", "power"]  # of BaSS
 
 HALF_PRECISION = (torch.float16, torch.bfloat16)
 
@@ -90,22 +90,22 @@ def mean_amplitude(x: Tensor) -> Tensor:
     return _amplitude(rfft2(x)).flatten(0, -3).mean(0)
 
 
-def bass_profile(v: Tensor, ring_map: RingMap, reading: str, ring_sum: Callable[..., Tensor] = ring_sum) -> Tensor:
-    """a_i (..., rings): the mean of |F| over ring i (``official``), or π_i, the sum of |F|² over it (``power``)."""
-    if reading == "power":
+def bass_profile(v: Tensor, ring_map: RingMap, weighting: str, ring_sum: Callable[..., Tensor] = ring_sum) -> Tensor:
+    """a_i (..., rings): the mean of |F| over ring i (``amplitude``), or π_i, the sum of |F|² over it (``power``)."""
+    if weighting == "power":
         return ring_sum(v, ring_map, "power")
     return ring_sum(v, ring_map, "amplitude") / ring_map.counts.to(v.device).clamp(min=1)
 
 
-def bass_weights(profile: Tensor, *, degenerate: str = "keep") -> Tensor:
+def bass_weights(profile: Tensor, *, empty_rings: str = "keep") -> Tensor:
     """w_i = [ln a_i / Σ_j ln a_j] / [a_i / Σ_j a_j] from a profile a (..., rings); 1 where a ring is left alone.
 
     Ring 0 (DC) and the outermost ring (the corner) take no part. A ring whose a_i ≤ 1 has no positive share of the
-    logarithms; it takes no part either, unless ``degenerate="authors"``.
+    logarithms; it takes no part either, unless ``empty_rings="as_published"``.
     """
     takes_part = torch.zeros_like(profile, dtype=torch.bool)
     takes_part[..., 1:-1] = True
-    if degenerate == "authors":
+    if empty_rings == "as_published":
         profile = profile + 1e-8
     else:
         takes_part &= ~(profile <= 1)  # NaN takes part, and shows
@@ -116,13 +116,13 @@ def bass_weights(profile: Tensor, *, degenerate: str = "keep") -> Tensor:
 
 
 def balance(
-    x: Tensor, ring_map: RingMap, *, reading: str = "official", pixel_scale: float = 255.0, degenerate: str = "keep"
+    x: Tensor, ring_map: RingMap, *, weighting: str = "amplitude", pixel_scale: float = 255.0, empty_rings: str = "keep"
 ) -> Tensor:
     quantised = x.dtype == torch.uint8
     scale = pixel_scale / (255 if quantised else 1)
     v = (x.double() if quantised else widen(x)) * scale
-    weights = bass_weights(bass_profile(v, ring_map, reading), degenerate=degenerate)
-    gain = weights if reading == "official" else weights.sqrt()
+    weights = bass_weights(bass_profile(v, ring_map, weighting), empty_rings=empty_rings)
+    gain = weights if weighting == "amplitude" else weights.sqrt()
     y = ring_filter(v, gain, ring_map).clamp(0, pixel_scale) / scale
     untouched = (weights == 1).all(-1)[..., None, None]  # rounding must not change an image that BaSS leaves alone
     return torch.where(untouched, x, y.to(x.dtype))

@@ -98,7 +98,7 @@ def share_buffers(model: nn.Module) -> None:
 
 
 @contextmanager
-def stop_asked_for() -> Iterator[threading.Event]:
+def graceful_shutdown() -> Iterator[threading.Event]:
     """An event that the first Ctrl-C (SIGINT) or SIGTERM sets; a second one interrupts at once.
 
     Outside the main thread, where Python takes no signals, it is never set.

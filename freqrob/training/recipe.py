@@ -21,7 +21,7 @@ from freqrob.runtime.parameters import (
     checked,
     fits,
 )
-from freqrob.spectral.reference import Reading
+from freqrob.spectral.reference import Weighting
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 Schedule = Literal["triangle", "steps", "cosine"]
@@ -48,7 +48,7 @@ class Recipe:
         flip: mirror images at random, if the data set allows it.
         normalize: subtract the data set's mean and divide by its standard deviation, as the network's front end.
         gamma: the probability that ``bassmix_`` balances an image.
-        reading: of BaSS, ``"official"`` or ``"power"``.
+        weighting: of BaSS, ``"amplitude"`` or ``"power"``.
         components: of ``pca_``, how many principal components are kept.
         precision: as Lightning Fabric names it.
         seed: of initialisation, order, augmentation and random starts.
@@ -73,7 +73,7 @@ class Recipe:
     flip: bool = True
     normalize: bool = True
     gamma: float = 0.5
-    reading: Reading = "official"
+    weighting: Weighting = "amplitude"
     components: int = 512
     precision: str = "bf16-mixed"
     seed: int = 0
@@ -85,7 +85,7 @@ class Recipe:
         ModelName.parse(self.name)
         _check_choice(
             dataset=(self.dataset, DATASETS), precision=(self.precision, PRECISIONS),
-            schedule=(self.schedule, get_args(Schedule)), reading=(self.reading, get_args(Reading)),
+            schedule=(self.schedule, get_args(Schedule)), weighting=(self.weighting, get_args(Weighting)),
             crop=(self.crop, (*get_args(Crop), None)),
         )  # fmt: skip
         if self.threat_model != "Linf":
@@ -106,8 +106,8 @@ class Recipe:
             raise ValueError(
                 f"defense: {self.parsed.defense} has no parameter {', '.join(sorted(unknown))}; it has {known}"
             )
-        if self.defense.get("reading", self.reading) != self.reading:
-            raise ValueError(f"reading: {self.reading!r}, but the defence's is {self.defense['reading']!r}")
+        if self.defense.get("weighting", self.weighting) != self.weighting:
+            raise ValueError(f"weighting: {self.weighting!r}, but the defence's is {self.defense['weighting']!r}")
         made = self.make_defense()
         object.__setattr__(self, "defense", {name: getattr(made, name) for name in self.defense})  # Python's numbers
         if made.double_backward and self.precision == "16-mixed":
@@ -135,7 +135,7 @@ class Recipe:
         """The fixed modules before the network, from the input on, as a card has them."""
         about = DATASETS[self.dataset]
         first = variant_front_ends(
-            self.parsed.variant, (3, about.size, about.size), components=self.components, reading=self.reading
+            self.parsed.variant, (3, about.size, about.size), components=self.components, weighting=self.weighting
         )
         normalize = {"name": "normalize", "mean": list(about.mean), "std": list(about.std)}
         return [*first, normalize] if self.normalize else first
@@ -155,7 +155,7 @@ class Recipe:
     def make_defense(self):
         given = self.defense
         if self.parsed.defense == "augmix":  # Lin et al. balance one of its views
-            given = {"bass_view": self.parsed.variant == "bass", "reading": self.reading, **given}
+            given = {"bass_view": self.parsed.variant == "bass", "weighting": self.weighting, **given}
         return DEFENSES[self.parsed.defense](**given)
 
     def as_dict(self) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from freqrob.runtime.processes import propagate_failure, rank_zero_first
 from freqrob.runtime.provenance import commit, versions
 from freqrob.spectral.balance import balance_some
 from freqrob.training.batch_norm import differentiate_twice
-from freqrob.training.launch import launch, share_buffers, stop_asked_for
+from freqrob.training.launch import graceful_shutdown, launch, share_buffers
 from freqrob.training.recipe import Recipe
 from freqrob.training.run_folder import RunFolder
 
@@ -132,7 +132,7 @@ def train(
             resumed = f" from step {state.step:,} on" if state.step else ""
             counts = f"{len(train_set):,} images, {steps:,} steps{resumed}"
             log(f"trains {recipe.name} on {where}, {recipe.precision}, {counts}")
-        stop = held.enter_context(stop_asked_for())
+        stop = held.enter_context(graceful_shutdown())
         for step in track(range(state.step, steps), recipe.name, steps, recipe.batch_size):
             began = time.monotonic()
             images, labels = batches[step]
@@ -294,7 +294,7 @@ def _load(recipe: Recipe, data_dir: str | Path, download: bool, track: Track) ->
         sets = [
             load_dataset(recipe.dataset, split, data_dir, download=download, track=track) for split in ("train", "val")
         ]
-    train_set, val_set = (balance(s, reading=recipe.reading) for s in sets) if recipe.on_balanced_images else sets
+    train_set, val_set = (balance(s, weighting=recipe.weighting) for s in sets) if recipe.on_balanced_images else sets
     return train_set, val_set
 
 
@@ -329,7 +329,7 @@ def _balancing(recipe: Recipe) -> Callable[[Tensor, torch.Generator], Tensor]:
 
     def transform(images: Tensor, generator: torch.Generator) -> Tensor:
         chosen = torch.rand(len(images), generator=generator, dtype=torch.float32) < recipe.gamma
-        return balance_some(images, chosen, reading=recipe.reading)
+        return balance_some(images, chosen, weighting=recipe.weighting)
 
     return transform
 
