@@ -13,10 +13,8 @@ from matplotlib.figure import Figure
 from freqrob.diagnostics import (
     BandAccuracy,
     FourierHeatmap,
-    HybridReliance,
     JacobianSpectrum,
     LossLandscape,
-    MinimalPerturbationSpectrum,
     Sensitivity,
     spectrum,
 )
@@ -35,11 +33,8 @@ from freqrob.diagnostics.minimal_perturbation import (
 from freqrob.diagnostics.sensitivity import plot_sensitive_radii, plot_sensitivity
 from freqrob.evaluation.corruptions import CorruptionAccuracy
 from freqrob.report import plots
+from tests.support.measurements import FREQUENCIES, HYBRID, PERTURBATIONS, POWER
 
-FREQUENCIES = torch.linspace(0, 0.5, 6, dtype=torch.float64)
-HYBRID = HybridReliance(
-    FREQUENCIES, torch.rand(2, 6).double(), torch.rand(2, 6).double(), torch.tensor([0.2, torch.nan]), 10, [0, 1]
-)
 BANDS = BandAccuracy(
     torch.arange(23) / 32, torch.rand(23), torch.rand(23), torch.rand(23), torch.rand(3), torch.tensor([0, 0.125, 0.5]),
     0.9, 5, 8 / 255, 20, 10, 10,
@@ -55,14 +50,6 @@ LANDSCAPE = LossLandscape(
 )
 
 SPECTRUM = spectrum(torch.rand(16, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
-
-POWER = torch.rand(32, 32, generator=torch.Generator().manual_seed(1)).double()
-POWER[0, 0] = 0
-PERTURBATIONS = MinimalPerturbationSpectrum(
-    torch.tensor([1, 2, 3, torch.inf]) / 255, torch.tensor([True, True, True, False]), POWER, torch.arange(23) / 32,
-    torch.arange(23) / 22.0, torch.linspace(0, 0.5**0.5, 25), torch.linspace(0, 1, 25), 0.25, 0.2, 0.35, 0.26, "BB",
-    "Linf", 50, 1, 0, 4,
-)  # fmt: skip
 
 
 @pytest.fixture

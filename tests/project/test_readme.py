@@ -22,8 +22,7 @@ from freqrob.models.cards import Card
 from freqrob.models.checkpoints import save
 from freqrob.spectral import native
 from freqrob.training import trainer
-from tests.project.test_scripts import RUNS
-from tests.training.test_training import two_colours_split
+from tests.support.two_colours import two_colours_split
 
 READMES = {path.parent.name: path for path in (readme.README, *readme.ROOT.glob("plugins/*/README.md"))}
 
@@ -157,8 +156,9 @@ def test_the_commands_of_a_plugin_s_readme_run(workplace, plugin, written):
 
 def test_the_commands_of_its_tables_are_of_scripts_and_run(workplace):
     spans = re.findall(r"`((?:python -m|freqrob) [^`]*)`", "\n".join(path.read_text() for path in READMES.values()))
-    scripts = {span.split()[2] for span in spans if span.startswith("python -m")}
-    assert len(scripts) > 5 and {f"{name.replace('.', '/')}.py" for name in scripts} <= RUNS.keys()
+    modules = {span.split()[2] for span in spans if span.startswith("python -m")}
+    scripts = [readme.ROOT / f"{name.replace('.', '/')}.py" for name in modules]
+    assert len(scripts) > 5 and all('__name__ == "__main__"' in script.read_text() for script in scripts)
     (evaluation,) = (span for span in spans if span.startswith("freqrob evaluate"))
     weights = next(Path(folder) for folder in find_spec("pyautoattack").submodule_search_locations)
     shutil.copy(weights / "examples/model_test.pt", workplace)

@@ -21,7 +21,7 @@ from freqrob.data.samples import sample_images
 from freqrob.models import load_model
 from freqrob.spectral import native
 from freqrob.training import trainer
-from tests.training.test_training import two_colours_split
+from tests.support.two_colours import two_colours_split
 
 pytestmark = pytest.mark.usefixtures("tiny")
 ROOT = Path(__file__).parents[2]

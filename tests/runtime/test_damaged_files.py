@@ -30,9 +30,8 @@ from freqrob.report.page import _figures_of
 from freqrob.report.records import read_runs
 from freqrob.runtime.files import temporary_beside
 from freqrob.runtime.result_store import Samples
-from tests.diagnostics.test_drawing import PERTURBATIONS
-from tests.report import test_report
-from tests.runtime.test_reading import ABSENT, mutated, never_waits, npz_that_declares, refusal  # noqa: F401
+from tests.support import measurements as made_up
+from tests.support.damage import ABSENT, mutated, npz_that_declares, refusal
 
 pytestmark = pytest.mark.usefixtures("tiny", "never_waits")
 
@@ -169,17 +168,17 @@ class TestWeights:
 def runs(tmp_path_factory):
     """A folder a kind of file that a report reads."""
     folder = tmp_path_factory.mktemp("runs")
-    measurements = {**test_report.measurements(0), "minimal_perturbation": PERTURBATIONS}
+    measurements = {**made_up.measurements(0), "minimal_perturbation": made_up.PERTURBATIONS}
     for kind, measured in measurements.items():
-        measured.save(folder / kind, kind, {**test_report.ABOUT, "model": "pgd_at_tiny", "model_hash": "abc"})
-    images, others = test_report.random(4, 3, 8, 8), test_report.random(4, 3, 8, 8, seed=1)
-    spectrum(images).save(folder / "images", "natural", test_report.ABOUT)
-    corruption_spectrum(images, [others]).save(folder / "fog", "fog", test_report.ABOUT)
+        measured.save(folder / kind, kind, {**made_up.ABOUT, "model": "pgd_at_tiny", "model_hash": "abc"})
+    images, others = made_up.random(4, 3, 8, 8), made_up.random(4, 3, 8, 8, seed=1)
+    spectrum(images).save(folder / "images", "natural", made_up.ABOUT)
+    corruption_spectrum(images, [others]).save(folder / "fog", "fog", made_up.ABOUT)
     for name in ("evaluation", "corruptions"):
         (folder / name).mkdir()
-    rows = [{**test_report.row("m", 0.5), "model_hash": "x"}, test_report.row("m", 0.7, **test_report.CLEAN)]
-    test_report.evaluation(folder / "evaluation" / "e.json", rows, masking={"m": {"masking_suspected": True}})
-    path = test_report.corrupted(folder / "corruptions" / "c.json", m=0.6)
+    rows = [{**made_up.row("m", 0.5), "model_hash": "x"}, made_up.row("m", 0.7, **made_up.CLEAN)]
+    made_up.evaluation(folder / "evaluation" / "e.json", rows, masking={"m": {"masking_suspected": True}})
+    path = made_up.corrupted(folder / "corruptions" / "c.json", m=0.6)
     content = json.loads(path.read_text())
     accuracies = {"fog": [0.1, 0.2, 0.3, 0.4, 0.5]}
     content["results"][0] |= {"accuracies": accuracies, "mce": 0.5, "baseline": "b", "standard_errors": {"a": 0.1}}
@@ -282,14 +281,14 @@ class TestReports:
             for row in content.get("results", [content]):
                 row["model"] = name
             path.write_text(json.dumps(content))
-        test_report.evaluation(tmp_path / "run" / "good.json", [test_report.row("<i>good</i>", 0.5)])
+        made_up.evaluation(tmp_path / "run" / "good.json", [made_up.row("<i>good</i>", 0.5)])
         with pytest.warns(UserWarning, match="left out, as it is damaged: .*; replace or remove it") as warned:
             page = write_report([tmp_path / "run"], tmp_path / "out", cards=False).read_text()
         assert len(warned) == 3 and "&lt;i&gt;good&lt;/i&gt;" in page and "<i>good" not in page
         assert len(page) < 1_000_000
 
     def test_a_file_whose_name_cannot_be_shown_is_left_out(self, runs, tmp_path):
-        good = test_report.evaluation(tmp_path / "good.json", [test_report.row("good", 0.5)])
+        good = made_up.evaluation(tmp_path / "good.json", [made_up.row("good", 0.5)])
         for name in (b"bad\xff.json", b"bad\n.json", b"bad\x1b[31m.json"):
             shutil.copy(good, os.path.join(os.fsencode(tmp_path), name))
         with pytest.warns(UserWarning, match="left out, as it is damaged: .*bad") as warned:
@@ -316,7 +315,7 @@ class TestReports:
             read_runs([tmp_path / "run"], cards=False)
 
     def test_a_damaged_card_is_left_out(self, runs, tmp_path, model):
-        test_report.evaluation(tmp_path / "good.json", [test_report.row("standard_tiny", 0.5)])
+        made_up.evaluation(tmp_path / "good.json", [made_up.row("standard_tiny", 0.5)])
         card_path(model).write_text("[" * 100_000)
         with pytest.warns(UserWarning, match=f"a card was left out: {card_path(model)}"):
             write_report([tmp_path / "good.json"], tmp_path / "out", model_dir=tmp_path)

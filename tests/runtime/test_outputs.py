@@ -31,7 +31,7 @@ from freqrob.runtime.files import as_json, check_file, check_folder, write_csv, 
 from freqrob.runtime.terminal import lenient_output
 from freqrob.spectral import native
 from freqrob.training import Recipe, train, trainer
-from tests.training.test_training import two_colours_split
+from tests.support.two_colours import two_colours_split
 
 pytestmark = pytest.mark.usefixtures("tiny")
 ROOT = Path(__file__).parents[2]

@@ -1,11 +1,9 @@
 """Damaged and hostile files are refused by name, in one line, without waiting, executing or filling memory."""
 
 import codecs
-import io
 import json
 import os
 import pickle
-import signal
 import zipfile
 from pathlib import Path
 
@@ -28,22 +26,10 @@ from freqrob.runtime.reading import (
     read_text,
     read_torch,
 )
+from tests.support.damage import npz_that_declares, refusal
 
+pytestmark = pytest.mark.usefixtures("never_waits")
 ARRAY = np.arange(12, dtype=np.float32).reshape(3, 4)
-
-
-@pytest.fixture(autouse=True)
-def never_waits():
-    """A reader that waits for a pipe fails rather than hangs."""
-
-    def fail(*_):
-        raise AssertionError("waited for a file")
-
-    before = signal.signal(signal.SIGALRM, fail)
-    signal.alarm(900)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
 
 
 def save_png(path):
@@ -84,15 +70,6 @@ DAMAGES = {
     "a link to itself": replaced(lambda path: path.symlink_to(path)),
     "nothing": replaced(lambda path: None),
 }
-
-
-def refusal(read, path):
-    """The message with which a file is refused: one line that names it."""
-    with pytest.raises((ValueError, OSError)) as raised:
-        read(path)
-    message = str(raised.value)
-    assert str(path) in message and "\n" not in message and len(message) < 1000
-    return message
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
@@ -211,15 +188,6 @@ class TestText:
                 decode_json(content, "f", Pair)
 
 
-def npz_that_declares(path, shape, dtype="<f4", data=b""):
-    """An .npz whose array has another shape in its header than in its file."""
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": dtype, "fortran_order": False, "shape": shape})
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("a.npy", header.getvalue() + data)
-    return header.getvalue() + data
-
-
 class TestBombs:
     def test_an_npz_that_declares_more_than_it_may_have(self, tmp_path):
         npz_that_declares(tmp_path / "a.npz", (10**12,))
@@ -321,34 +289,3 @@ class TestNothingIsExecuted:
         torch.save({"a": Trap(tmp_path / "sprung")}, tmp_path / "a.pt")
         message = refusal(read_torch, tmp_path / "a.pt")
         assert "not executed" in message and "weights_only" not in message
-
-
-# What replaces a value of a JSON file, at every place
-VALUES = [
-    None, True, -1, 0.5, 10**30, 10**400, 1e300, "x", "a" * 100_000, "a\n\x1b[31m<b>", [], [None] * 3, {}, {"a": 1},
-]  # fmt: skip
-ABSENT = object()
-
-
-def mutated(content, values=(*VALUES, ABSENT)):
-    """``content`` with one value replaced or left out, for every place and value; with the place."""
-    places = [()]
-    for place in places:
-        inside = content
-        for key in place:
-            inside = inside[key]
-        if isinstance(inside, dict | list):
-            places += [(*place, key) for key in (inside if isinstance(inside, dict) else range(min(len(inside), 4)))]
-    for place in places:
-        for value in values:
-            copy = json.loads(json.dumps(content))
-            inside = copy
-            for key in place[:-1]:
-                inside = inside[key]
-            if value is ABSENT and place:
-                del inside[place[-1]]
-            elif place:
-                inside[place[-1]] = value
-            else:
-                copy = None if value is ABSENT else value
-            yield place, copy

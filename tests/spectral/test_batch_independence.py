@@ -3,7 +3,7 @@ memory layout, on any number of threads and at every instruction set."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from torch import Tensor
 from freqrob.spectral import native, ops
 from freqrob.spectral.balance import BaSS
 from freqrob.spectral.rings import RingMap
-from tests.spectral.test_ops import run
+from tests.support.kernels import run
 
 SIZES = [(32, 32), (64, 64), (224, 224), (12, 9), (31, 33), (48, 80), (1, 6)]
 FLOATS = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
@@ -23,14 +23,7 @@ PLANES = 37  # more than two groups of the widest vectors, and some over
 each_size = pytest.mark.parametrize("size", SIZES, ids=str)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 needs_native = pytest.mark.skipif(not native.load(), reason="no native library")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def filtered(x: Tensor) -> Tensor:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,72 +15,21 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from freqrob.spectral import ops, reference
 from freqrob.spectral.rings import RingMap
+from tests.support.kernels import OPS, RULES, Case, assert_near, pictures, run, value_and_gradients
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SIZES = [(32, 32), (64, 64), (1, 1), (31, 33), (48, 48), (8, 64)]
 SMALL = [(6, 5), (4, 4), (1, 3)]
-RULES = ["trunc", "round"]
-TOLERANCE = {torch.float32: 3e-6, torch.float64: 1e-13}  # of the largest magnitude
 GROUPS = [1, 3, 16, 17, 31, 33, 65]  # the fused kernels take 16, 8 or 4 planes at a time
 GOLDEN = Path(__file__).parents[1] / "golden" / "bass_official_cifar10.npz"
 
 needs_native = pytest.mark.skipif(not ops._registered("cpu"), reason="no native library")
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small work on a busy machine waits for its threads rather than for its results."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(params=[pytest.param("auto", marks=needs_native), "off"], ids=["native", "reference"])
 def policy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("FREQROB_NATIVE", request.param)
     return request.param
-
-
-def assert_near(found: Tensor, expected: Tensor, factor: float = 1.0) -> None:
-    assert found.shape == expected.shape
-    scale = max(expected.abs().max().item(), 1e-30)
-    error = (found.double() - expected.double()).abs().max().item()
-    assert error <= factor * TOLERANCE[found.dtype] * scale, f"{error / scale:.2e} of the largest magnitude"
-
-
-class Case:
-    """One op: its inputs, itself, and the reference, all as functions of tensors alone."""
-
-    def __init__(self, name: str, size: tuple[int, int], rule: str = "trunc", planes: tuple[int, ...] = (2, 3)):
-        rings = RingMap(*size, rule)
-        x, y = torch.randn(*planes, *size), torch.rand(*planes, *size)
-        w = torch.randn(*planes, rings.rings)
-        self.inputs, self.op, self.reference = {
-            "power": ((x,), lambda x: ops.ring_sum(x, rings), lambda x: reference.ring_sum(x, rings)),
-            "amplitude": (
-                (x,),
-                lambda x: ops.ring_sum(x, rings, "amplitude"),
-                lambda x: reference.ring_sum(x, rings, "amplitude"),
-            ),
-            "filter": (
-                (x, w),
-                lambda x, w: ops.ring_filter(x, w, rings),
-                lambda x, w: reference.ring_filter(x, w, rings),
-            ),
-            "dot": ((x, y), lambda x, y: ops.ring_dot(x, y, rings), lambda x, y: reference.ring_dot(x, y, rings)),
-            "mean": ((x,), ops.mean_amplitude, reference.mean_amplitude),
-        }[name]
-
-
-OPS = ["power", "amplitude", "filter", "dot", "mean"]
-
-
-def value_and_gradients(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    inputs = tuple(x.detach().requires_grad_() for x in inputs)
-    value = function(*inputs)
-    upstream = torch.linspace(-1, 2, value.numel(), dtype=value.dtype).view(value.shape)
-    return value.detach(), *torch.autograd.grad((value * upstream).sum(), inputs)
 
 
 # Values and derivatives
@@ -339,14 +285,6 @@ def test_a_faint_plane_keeps_its_digits(name: str, policy: str) -> None:
 # BaSS
 
 
-def pictures(*shape: int) -> Tensor:
-    """Random images with a natural fall of the spectrum, in [0, 1]."""
-    height, width = shape[-2:]
-    frequency = torch.fft.fftfreq(height)[:, None].hypot(torch.fft.rfftfreq(width)) + 1 / max(height, width)
-    x = torch.fft.irfft2(torch.fft.rfft2(torch.randn(*shape)) / frequency, s=(height, width))
-    return (0.5 + 0.2 * x / x.std()).clamp(0, 1)
-
-
 @pytest.mark.parametrize("weighting", ["amplitude", "power"])
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("size", SIZES)
@@ -447,11 +385,6 @@ def test_bass_of_any_bytes_is_the_reference(data: list[int], size: int) -> None:
 
 
 # Instruction sets
-
-
-def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "FREQROB_NATIVE": "require", "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
 
 
 @needs_native

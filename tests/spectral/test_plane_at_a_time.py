@@ -10,14 +10,16 @@ from torch import Tensor
 
 from freqrob.spectral import native, ops, reference
 from freqrob.spectral.rings import RingMap
-from tests.spectral.test_ops import OPS, RULES, Case, assert_near, one_thread, pictures, run, value_and_gradients
+from tests.support.kernels import OPS, RULES, Case, assert_near, pictures, run, value_and_gradients
 
 SIZES = [(32, 32), (64, 64), (224, 224), (48, 48)]
 
 each_size = pytest.mark.parametrize("size", SIZES, ids=str)
 
-__all__ = ["one_thread"]  # a fixture of every test here too
-pytestmark = pytest.mark.skipif(not native.load(), reason="no native library")
+pytestmark = [
+    pytest.mark.skipif(not native.load(), reason="no native library"),
+    pytest.mark.usefixtures("one_thread"),
+]
 
 
 @each_size

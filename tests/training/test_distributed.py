@@ -27,7 +27,7 @@ from freqrob.runtime.processes import process_group
 from freqrob.training import Recipe, train, trainer
 from freqrob.training.launch import launch
 from tests.support.pair import SECONDS, WORLD, Attempt, join_pair, leave_with, run_pair
-from tests.training.test_training import two_colours
+from tests.support.two_colours import two_colours
 
 TRAIN_IMAGES, VAL_IMAGES, BATCH = 96, 600, 16
 EPOCH = TRAIN_IMAGES // BATCH

@@ -24,7 +24,7 @@ from freqrob.models import load_model, registry
 from freqrob.models.cards import CheckpointError
 from freqrob.runtime import files
 from freqrob.training import Recipe, train, trainer
-from tests.training.test_training import two_colours
+from tests.support.two_colours import two_colours
 
 TRAIN_IMAGES, BATCH, EPOCHS = 480, 8, 3
 EPOCH = TRAIN_IMAGES // BATCH

@@ -23,23 +23,11 @@ from freqrob.spectral.balance import BaSS, bass
 from freqrob.training import Recipe, train, trainer
 from freqrob.training.launch import launch
 from freqrob.training.run_folder import RunFolder
+from tests.support.two_colours import two_colours, two_colours_split
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
 WEAK = {"steps": 1}
-
-
-def two_colours(count: int, seed: int, size: int = 32) -> ImageSet:
-    """Red or blue noise: a task that a network learns in a few steps."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(2, (count,), generator=generator)
-    images = torch.randint(0, 120, (count, 3, size, size), dtype=torch.uint8, generator=generator)
-    images[torch.arange(count), labels * 2] += 100
-    return ImageSet(images, labels, ("red", "blue"))
-
-
-def two_colours_split(split: str, size: int = 32) -> ImageSet:
-    return two_colours({"train": 96, "val": 40}[split], seed=len(split), size=size)
 
 
 @pytest.fixture
