@@ -30,18 +30,16 @@ def python(code: str, **env: str) -> str:
 
 def test_import_freqrob_imports_nothing_heavy_and_compiles_nothing(tmp_path):
     code = """
-import sys, time
+import sys
 import torch
-before, start = set(sys.modules), time.process_time()
+before = set(sys.modules)
 import freqrob
-seconds = time.process_time() - start
-print(seconds, *sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
+print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
 assert "torch.utils.cpp_extension" not in sys.modules
 """
-    seconds, *added = python(code, FREQROB_CACHE=str(tmp_path / "cache")).split()
-    assert float(seconds) < 0.3
+    added = python(code, FREQROB_CACHE=str(tmp_path / "cache")).split()
     heavy = {"torchvision", "matplotlib", "lightning", "lightning_fabric", "typer", "rich", "jinja2", "robustbench"}
-    assert not heavy & set(added)
+    assert not heavy.intersection(added)
     assert not (tmp_path / "cache").exists()
 
 

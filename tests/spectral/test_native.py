@@ -606,21 +606,19 @@ def test_eight_processes_at_once_build_once(world):
     assert world.compilations == 1 and sum(outcome.built for outcome in outcomes) == 1
 
 
-def test_a_second_process_loads_in_milliseconds(copy):
+def test_a_second_process_loads_without_the_modules_of_a_build(copy):
     script = """
-        import sys, torch, time
+        import sys, torch
         from pathlib import Path
-        start = time.process_time()
+        before = set(sys.modules)
         from freqrob.spectral import build, native
         build.source_folder = lambda: Path(sys.argv[1])
         assert native.load()
-        print(time.process_time() - start)
-        assert not {"filelock", "torch.utils.cpp_extension"} - before & set(sys.modules)
-    """.replace("start =", "before = set(sys.modules); start =")
+        assert not {"filelock", "torch.utils.cpp_extension"} & (set(sys.modules) - before)
+    """
     command = [sys.executable, "-c", textwrap.dedent(script), str(copy.sources)]
     env = copy.env | {"PYTHONPATH": str(ROOT)}
-    seconds = [float(subprocess.run(command, env=env, check=True, capture_output=True).stdout) for _ in range(2)]
-    assert min(seconds) < 0.05
+    subprocess.run(command, env=env, check=True)
 
 
 def test_sources_flags_and_tools_each_give_a_library_of_their_own(monkeypatch, world):
