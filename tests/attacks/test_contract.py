@@ -114,7 +114,7 @@ LABELS, TARGETS = torch.tensor([0, 2]), torch.tensor([1, 0])
 
 
 @pytest.mark.parametrize(
-    ("loss", "labels_only", "targeted"),
+    "loss, labels_only, targeted",
     [
         ("cw", (2 - 3) + (5 - 4), (1 - 3) + (0 - 5)),
         ("dlr", (2 - 3) / (3 - 1) + (5 - 4) / (5 - 1), (1 - 3) / (3 - 0) + (0 - 4) / (5 - 0.5)),
@@ -255,7 +255,7 @@ class Returns(Attack):
 
 
 @pytest.mark.parametrize(
-    ("give", "error", "got"),
+    "give, error, got",
     [
         (lambda images: None, TypeError, "NoneType"),
         (lambda images: (images, images), TypeError, "tuple"),

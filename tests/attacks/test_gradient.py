@@ -141,7 +141,7 @@ def test_negative_is_refused(network, name):
 def test_evaluating_restores_the_mode_and_keeps_the_statistics(network):
     network.train()
     mean = network[1].running_mean.clone()
-    with pytest.raises(RuntimeError), evaluating(network) as bare:
+    with pytest.raises(RuntimeError), evaluating(network) as bare:  # noqa: PT012
         bare(torch.rand(4, 3, 8, 8))
         assert not network.training
         raise RuntimeError

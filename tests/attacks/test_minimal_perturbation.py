@@ -152,7 +152,7 @@ def test_an_attack_that_fails_on_one_image_goes_on_with_the_others(network, imag
 
 
 def test_an_attack_that_fails_on_every_image_says_why(network, images, labels):
-    with pytest.warns(UserWarning), pytest.raises(AssertionError):
+    with pytest.warns(UserWarning, match="image"), pytest.raises(AssertionError):
         search(*images[:, 0, 0, 0].tolist())(network, images, labels)
 
 
@@ -295,7 +295,7 @@ def test_attacks_of_every_kind_run(attack, network, images, labels):
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "message"),
+    "options, error, message",
     [
         (
             {"attack": fb.attacks.LinfPGD()},
@@ -313,7 +313,7 @@ def test_options_out_of_range_are_refused_by_name(options, error, message):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    "change, message",
     [
         (lambda x, y: {"images": x * 255}, r"images: expected floats in \[0, 1\]"),
         (lambda x, y: {"labels": y[:3]}, "labels: expected"),
@@ -333,7 +333,7 @@ def test_targets_make_no_sense_untargeted(network, images, labels):
 
 
 @pytest.mark.parametrize(
-    ("answer", "message"),
+    "answer, message",
     [
         (lambda logits: (logits,), "expected it to give logits .* got a tuple"),
         (lambda logits: logits[:, :0], "expected 10 classes or more"),

@@ -178,7 +178,7 @@ def test_models_are_across_where_there_is_room(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("outputs", "message"),
+    "outputs, message",
     [
         ("5", "diagnosed_nets:net?outputs=5: model: expected 10 classes or more, as the labels have, got 5"),
         ("0", "diagnosed_nets:net?outputs=0: model: its logits have no gradient with respect to the images"),
@@ -197,7 +197,7 @@ def test_a_model_of_other_classes_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    "arguments, message",
     [
         (["--preset", "long"], "preset: expected one of quick, full, got 'long'"),
         (["--only", "hibrid"], "only: got 'hibrid'"),

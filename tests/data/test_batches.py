@@ -33,7 +33,7 @@ def epoch(given: Batches, number: int = 0) -> list:
 
 
 @pytest.mark.parametrize(
-    ("pixels", "labels", "message"),
+    "pixels, labels, message",
     [
         (torch.zeros(2, 3, 4, 4), torch.zeros(2, dtype=torch.int64), "images.*float32"),
         (torch.zeros(2, 4, 4, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64), "images"),
@@ -177,7 +177,7 @@ class TestBatches:
             assert torch.equal(y.cpu(), on_cpu[step][1])
 
     @pytest.mark.parametrize(
-        ("arguments", "message"),
+        "arguments, message",
         [
             ({"batch_size": 0}, "batch_size"),
             ({"batch_size": -1}, "batch_size"),
@@ -201,7 +201,7 @@ class TestBatches:
             list(islice(Batches(images(20), 5), 3))
 
 
-@pytest.mark.parametrize(("kind", "mode"), [("reflect", "reflect"), ("zeros", "constant")])
+@pytest.mark.parametrize("kind, mode", [("reflect", "reflect"), ("zeros", "constant")])
 def test_crop_takes_the_window_at_each_image_s_place(kind, mode):
     x = torch.rand(81, 2, 6, 7)
     places = torch.cartesian_prod(torch.arange(9), torch.arange(9)).T
@@ -249,7 +249,7 @@ class TestPCA:
         x = torch.rand(2, 48)
         torch.testing.assert_close((x - mean.flatten()) @ components.T @ components + mean.flatten(), x)
 
-    @pytest.mark.parametrize(("number", "wanted"), [(300, 0), (300, 49), (20, 20), (1, 1)])
+    @pytest.mark.parametrize("number, wanted", [(300, 0), (300, 49), (20, 20), (1, 1)])
     def test_a_count_out_of_range(self, number, wanted):
         with pytest.raises(ValueError, match=f"count.*{wanted}$"):
             pca_components(self.few()[:number], wanted)

@@ -142,7 +142,7 @@ class TestSplits:
         digest = hashlib.sha256(val.numpy().astype("<i8").tobytes()).hexdigest()
         assert digest.startswith("f2300dbb1ea311ef"), "another validation split than models were selected on"
 
-    @pytest.mark.parametrize(("count", "held_out"), [(100_000, 5000), (49_999, 4999), (100, 10)])
+    @pytest.mark.parametrize("count, held_out", [(100_000, 5000), (49_999, 4999), (100, 10)])
     def test_hold_out_a_tenth_but_at_most_5000(self, count, held_out):
         assert len(datasets.members(count, "val")) == held_out
         assert len(datasets.members(count, "train")) == count - held_out
@@ -150,7 +150,7 @@ class TestSplits:
 
 class TestRequests:
     @pytest.mark.parametrize(
-        ("arguments", "error", "message"),
+        "arguments, error, message",
         [
             (("cifar11", "test"), ValueError, "dataset.*cifar100, svhn.*cifar11"),
             (("cifar10", "dev"), ValueError, "split.*dev"),

@@ -423,14 +423,14 @@ def test_a_model_that_sees_one_frequency_needs_its_ring():
         assert (accuracy[has] == 1).all() and (accuracy[~has] < 0.95).all()
 
 
-@pytest.mark.parametrize(("size", "count"), [((32, 32), 5), ((64, 64), 5), ((224, 224), 5), ((31, 33), 5), ((8, 8), 4)])
+@pytest.mark.parametrize("size, count", [((32, 32), 5), ((64, 64), 5), ((224, 224), 5), ((31, 33), 5), ((8, 8), 4)])
 def test_octaves_are_all_of_the_spectrum_once(size, count):
     rings = RingMap(*size)
     bands = octaves(rings)
     assert len(bands) == count and [ring for band in bands for ring in band] == list(range(rings.rings))
 
 
-@pytest.mark.parametrize(("cycles", "broken"), [(1, 0), (3, 1), (7, 2), (12, 3), (16, 4)])
+@pytest.mark.parametrize("cycles, broken", [(1, 0), (3, 1), (7, 2), (12, 3), (16, 4)])
 def test_a_model_that_sees_one_frequency_is_broken_in_its_band_alone(cycles, broken):
     images, labels = of_waves(cycles)
     images = 0.5 + 0.2 * (images - 0.5)  # the wave's amplitude is 0.02, below ε
@@ -686,7 +686,7 @@ def test_all_diagnostics_of_a_model_on_real_images(real, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("size", "every", "points"),
+    "size, every, points",
     [((64, 64), 4, (16, 16)), ((224, 224), 14, (16, 16)), ((45, 40), 2, (23, 20)), ((16, 17), 2, (8, 9))],
 )
 def test_every_diagnostic_takes_images_of_any_size(size, every, points, tmp_path):
@@ -729,7 +729,7 @@ def test_images_that_come_class_by_class_are_mixed():
 
 
 @pytest.mark.parametrize(
-    ("forward", "message"),
+    "forward, message",
     [
         (lambda logits: (logits, logits), "model: expected it to give logits .N, K., got a tuple"),
         (lambda logits: logits.argmax(1), r"model: expected it to give logits .N, K., got \(12,\) torch.int64 of 12"),
@@ -889,7 +889,7 @@ def test_what_is_saved_says_which_network_it_was_and_whether_it_was_kept(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "message"),
+    "name, given, message",
     [
         ("loss_landscape_high", {"points": 4}, "points: expected an odd number"),
         ("fourier_heatmap", {"layer": "block9"}, "layer: "),
@@ -907,7 +907,7 @@ def test_settings_out_of_range_are_refused_before_anything_is_measured(name, giv
 
 
 @pytest.mark.parametrize(
-    ("name", "longer"),
+    "name, longer",
     [
         ("hybrid", {"seeds": (0, 1)}), ("band_accuracy", {"steps": 20}), ("fourier_heatmap", {"every": 1}),
         ("loss_landscape_low", {"points": 21}), ("minimal_perturbation", {"repeats": 3}), ("jacobian", {"images": 0}),
@@ -994,7 +994,7 @@ def test_inference_mode_changes_nothing(name):
 
 
 @pytest.mark.parametrize(
-    ("measure", "counts"),
+    "measure, counts",
     [
         (jacobian_spectrum, {"batch": 16}),
         (hybrid_reliance, {"seeds": (0,), "frequencies": (0, 0.2)}),
@@ -1024,7 +1024,7 @@ def test_no_images_are_an_error(name):
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
+    "call, message",
     [
         (lambda data: jacobian_spectrum(Linear(wave(3)), *data, batch=0), "batch: expected an integer from 1 on"),
         (lambda data: diagnose(Linear(wave(3)), *data, preset="long"), "preset: expected one of quick, full"),

@@ -216,7 +216,7 @@ def test_a_model_keeps_its_style_where_others_are_missing(axes):
 
 
 @pytest.mark.parametrize(
-    ("name", "lines"),
+    "name, lines",
     [
         ("pgd_at_rn20", ["pgd_at_rn20"]),
         ("robustbench:Carmon2019Unlabeled", ["robustbench:", "Carmon2019Unlabeled"]),

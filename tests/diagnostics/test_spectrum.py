@@ -74,7 +74,7 @@ def test_saved_and_loaded_at_any_size(shape, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("images", "message"),
+    "images, message",
     [
         (torch.rand(0, 3, 32, 32), r"expected \(N, C, H, W\) with N ≥ 1"),
         (torch.rand(3, 32, 32), r"expected \(N, C, H, W\)"),
@@ -98,7 +98,7 @@ def test_white_noise_added_to_images():
     assert found.log_b_low_of_all == pytest.approx(math.log(34), abs=0.015) and found.images == 600
 
 
-@pytest.mark.parametrize(("name", "of_white_noise"), [("gaussian_noise", True), ("contrast", False)])
+@pytest.mark.parametrize("name, of_white_noise", [("gaussian_noise", True), ("contrast", False)])
 def test_a_corruption_transcribed_on_real_images(name, of_white_noise, monkeypatch):
     """The published code's steps: pixels in [0, 1], |rfft2| of the difference, its mean, powers and products."""
     monkeypatch.setattr(sys.modules["freqrob.diagnostics.corruption_spectrum"], "AT_ONCE", 7 * 3072)
@@ -124,7 +124,7 @@ def test_a_corruption_saved_and_loaded(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("corrupted", "message"),
+    "corrupted, message",
     [
         ([], "corrupted: expected a tensor for each severity"),
         ([torch.rand(3, 3, 32, 32)], r"corrupted: expected the images' shape \(2, 3, 32, 32\)"),

@@ -438,7 +438,7 @@ class TestWarnings:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    "change, message",
     [
         ({"images": torch.full((100, 3, 8, 8), 200.0)}, "images.*200"),
         ({"labels": torch.full((100,), -1)}, "labels.*-1"),

@@ -102,7 +102,7 @@ class TestPCA:
         }
 
     @pytest.mark.parametrize(
-        ("parameters", "message"),
+        "parameters, message",
         [
             ({"components": 49, "shape": (3, 4, 4)}, "components: got 49, expected an integer from 1 to 48"),
             ({"components": 0}, "components: got 0"),

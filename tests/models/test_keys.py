@@ -241,7 +241,7 @@ def without_a_place(model):
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    "change, reason",
     [
         (hooked("register_forward_hook"), "Sequential.1 has hooks"),
         (hooked("register_forward_pre_hook"), "Sequential.1 has hooks"),

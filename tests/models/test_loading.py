@@ -153,9 +153,7 @@ def test_bassfront_has_bass_already(tmp_path):
         load_model(name, tmp_path, front_end="bass")
 
 
-@pytest.mark.parametrize(
-    ("variant", "expected"), [("bassfront", "bass"), ("blur", "blur"), ("bass", ""), ("bassmix", "")]
-)
+@pytest.mark.parametrize("variant, expected", [("bassfront", "bass"), ("blur", "blur"), ("bass", ""), ("bassmix", "")])
 def test_the_name_gives_weights_without_card_their_front_end(tmp_path, variant, expected):
     torch.manual_seed(4)
     torch.save(create_network("rn20").state_dict(), tmp_path / "bare.pt")
@@ -196,9 +194,15 @@ def test_principal_components_without_card(tmp_path):
     with pytest.warns(UserWarning, match="taken as rn20 behind pca on pixels"):
         assert same(load_model(name, custom_checkpoint=path), saved(IMAGES))
     torch.save(create_network("rn20").state_dict(), tmp_path / "bare.pt")
-    with pytest.raises(CheckpointError, match="front_ends.0.mean is missing"), pytest.warns(UserWarning):
+    with (
+        pytest.raises(CheckpointError, match="front_ends.0.mean is missing"),
+        pytest.warns(UserWarning, match="taken as"),
+    ):
         load_model(name, custom_checkpoint=tmp_path / "bare.pt")
-    with pytest.raises(CheckpointError, match="front_ends.0.* is unexpected"), pytest.warns(UserWarning):
+    with (
+        pytest.raises(CheckpointError, match="front_ends.0.* is unexpected"),
+        pytest.warns(UserWarning, match="taken as"),
+    ):
         load_model("standard_rn20", custom_checkpoint=path)
 
 

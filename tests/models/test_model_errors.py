@@ -55,7 +55,7 @@ def without_gradient(net, images):
 
 
 def quantised():
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="torch.ao.quantization"):
         return torch.ao.quantization.quantize_dynamic(network(), {nn.Linear}, dtype=torch.qint8)
 
 

@@ -195,7 +195,7 @@ def test_names_are_parsed_or_refused(text):
 
 
 @pytest.mark.parametrize(
-    ("text", "parts"),
+    "text, parts",
     [
         ("pgd_at_rn20", (None, "pgd_at", "rn20")),
         ("bass_trades_wrn34", ("bass", "trades", "wrn34")),
@@ -348,7 +348,7 @@ def largest_file(size: int):
 
 
 @pytest.mark.parametrize(
-    ("room", "recipe", "file"),
+    "room, recipe, file",
     [(100_000, {}, "pgd_at_rn20.safetensors"), (2_000_000, {"long": "x" * 3_000_000}, "pgd_at_rn20.json")],
 )
 def test_full_disk_keeps_the_earlier_files(tmp_path, room, recipe, file):
@@ -480,7 +480,7 @@ def test_cards_round_trip_and_ignore_what_is_new():
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    "text, complaint",
     [
         ("{", "not usable JSON"),
         ("[]", "Expected `object`, got `array`"),

@@ -69,7 +69,7 @@ def test_an_argument_that_is_not_a_literal_is_text(value):
 
 
 @pytest.mark.parametrize(
-    ("code", "cause", "said"),
+    "code, cause, said",
     [
         ("def net(): return {}['x']", KeyError, "KeyError: 'x'"),
         ("def net(): raise RuntimeError('sizes:\\n\\tmissing')", RuntimeError, "RuntimeError: sizes: missing"),
@@ -88,7 +88,7 @@ def test_code_that_fails_is_named_in_one_line(here, code, cause, said):
 
 
 @pytest.mark.parametrize(
-    ("spec", "kind", "complaint"),
+    "spec, kind, complaint",
     [
         (":net", ValueError, "model: got ':net', expected a name"),
         ("net:", ValueError, "model: got 'net:', expected a name"),
@@ -286,7 +286,7 @@ def torchvision_name(tmp_path, monkeypatch) -> str:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("query", "seed"), [("", 2), ("?weights=FIRST", 1)])
+@pytest.mark.parametrize("query, seed", [("", 2), ("?weights=FIRST", 1)])
 def test_a_model_of_torchvision_stands_behind_its_input_size_and_normalisation(torchvision_name, query, seed, tmp_path):
     model = open_model(f"torchvision:{torchvision_name}{query}")
     network = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.Flatten(), nn.Linear(4 * 11 * 11, 10))
@@ -297,7 +297,7 @@ def test_a_model_of_torchvision_stands_behind_its_input_size_and_normalisation(t
 
 
 @pytest.mark.parametrize(
-    ("query", "dataset", "complaint"),
+    "query, dataset, complaint",
     [
         ("", "cifar100", "torchvision:freqrob_test_net has 10 classes, the data set has 100"),
         ("?weights=THIRD", "cifar10", "has no weights 'THIRD', expected one of FIRST, SECOND, HUNDRED, DEFAULT"),

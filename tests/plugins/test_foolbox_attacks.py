@@ -170,7 +170,7 @@ def test_bounds_are_the_models(attack, network, images, labels):
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "message"),
+    "change, error, message",
     [
         (lambda x, y: (x.numpy(), y), TypeError, "inputs: expected a PyTorch tensor of floats, got float32 ndarray"),
         (lambda x, y: (x[:0], y[:0]), ValueError, r"inputs: expected \(N, C, H, W\), none of them 0"),

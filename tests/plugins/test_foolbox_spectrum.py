@@ -149,7 +149,7 @@ def test_images_without_a_perturbation_count_as_none():
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "message"),
+    "change, error, message",
     [
         (lambda x: {"raw": [x, x]}, TypeError, "raw: expected a NumPy array or a tensor, got list; a list of ε"),
         (lambda x: {"raw": (255 * x).byte()}, TypeError, "raw: expected floats, got torch.uint8"),

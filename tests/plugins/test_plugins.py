@@ -252,7 +252,7 @@ def test_build_gives_the_number_of_classes_to_who_asks():
 
 
 @pytest.mark.parametrize(
-    ("builder", "complaint"),
+    "builder, complaint",
     [
         (lambda: 3, "it gives a int, expected an nn.Module"),
         (lambda width: 3, "it cannot be called with no arguments: missing a required argument: 'width'"),

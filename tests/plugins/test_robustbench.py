@@ -416,7 +416,7 @@ def test_changed_files_are_warned_of_and_the_reason_where_they_do_not_work(robus
 
 
 @pytest.mark.parametrize(
-    ("fault", "advice"),
+    "fault, advice",
     [
         (RuntimeError("operator torchvision::nms does not exist"), "torch and torchvision are of different builds"),
         (ModuleNotFoundError("No module named 'gdown'"), r"'gdown'. pip install 'freqrob\[robustbench\]'"),

@@ -241,7 +241,7 @@ def test_every_figure_is_a_file_too(page, out):
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "ticks"),
+    "low, high, ticks",
     [
         (2.31, 4.7, ["2.5", "3", "3.5", "4", "4.5"]),
         (2.31, 2.36, ["2.31", "2.32", "2.33", "2.34", "2.35", "2.36"]),
@@ -783,7 +783,7 @@ def test_text_is_whole_or_absent(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3, hard))
     try:
-        with pytest.raises(OSError):
+        with pytest.raises(OSError, match="File too large"):
             write_text(tmp_path / "page.html", "after")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

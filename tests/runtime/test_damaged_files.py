@@ -73,7 +73,10 @@ class TestCards:
         other.write_bytes(content)
         with pytest.warns(UserWarning, match=f"left out: {other}: .*; replace or remove it"):
             assert list_models("*tiny", model_dir=tmp_path) == ["standard_tiny"]
-        with pytest.warns(UserWarning), pytest.raises(FileNotFoundError, match="no model 'standard_rn18'"):
+        with (
+            pytest.warns(UserWarning, match="left out"),
+            pytest.raises(FileNotFoundError, match="no model 'standard_rn18'"),
+        ):
             load_model("standard_rn18", tmp_path)
         listed = CliRunner().invoke(cli.app, ["models", "*tiny", "--model-dir", str(tmp_path)])
         assert listed.exit_code == 0 and "standard_tiny" in listed.stdout and "left out" in listed.stderr

@@ -422,9 +422,10 @@ def test_what_a_terminal_cannot_show_is_replaced(here, models, monkeypatch, enco
     monkeypatch.setattr(sys, "argv", ["freqrob", "evaluate", "standard_tiny", "--model-dir", str(models)])
     sys.argv += ["--protocol", "natural", "--attack", "fgsm", "--out", "r.json"]
     terminal = io.TextIOWrapper(io.BytesIO(), encoding)
-    with monkeypatch.context() as patch, pytest.raises(SystemExit) as done:
+    with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", terminal)
-        cli.main()
+        with pytest.raises(SystemExit) as done:
+            cli.main()
     assert not done.value.code and b"FGSM at " + shown + b" 8/255" in terminal.buffer.getvalue()
     assert json.loads(Path("r.json").read_text())["results"]
 
@@ -476,7 +477,7 @@ def test_whatever_is_printed_into_a_closed_pipe_is_dropped(monkeypatch, text):
     done = []
     with open(writer, "w") as closed, monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", closed)
-        with pytest.raises(SystemExit) as ended, lenient_output():
+        with pytest.raises(SystemExit) as ended, lenient_output():  # noqa: PT012
             for _ in range(3):
                 print(text, flush=True)
             done.append(True)
@@ -486,7 +487,7 @@ def test_whatever_is_printed_into_a_closed_pipe_is_dropped(monkeypatch, text):
 def test_the_streams_are_restored_and_an_exit_status_is_kept(capsys):
     before = sys.stdout, sys.stderr
     for status in (None, 3):
-        with pytest.raises(SystemExit) as done, lenient_output():
+        with pytest.raises(SystemExit) as done, lenient_output():  # noqa: PT012
             print("∞")
             sys.exit(status)
         assert done.value.code == status and (sys.stdout, sys.stderr) == before

@@ -260,7 +260,7 @@ def complaint(call: Callable[..., Any], name: str, value: Any) -> str:
     return "nothing was raised"
 
 
-@pytest.mark.parametrize(("call", "name", "hint"), arguments())
+@pytest.mark.parametrize("call, name, hint", arguments())
 def test_an_argument_of_a_wrong_type_is_named(call, name, hint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     kinds = VALUES.keys() - right(hint) - EXCEPT.get((name_of(call), name), set())
@@ -276,7 +276,7 @@ OUT_OF_RANGE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("call", "name", "hint"), [one for one in arguments() if one.values[1] in OUT_OF_RANGE])
+@pytest.mark.parametrize("call, name, hint", [one for one in arguments() if one.values[1] in OUT_OF_RANGE])
 def test_a_number_out_of_range_is_named(call, name, hint):
     found = {value: complaint(call, name, value) for value in OUT_OF_RANGE[name] if "text" not in right(hint)}
     assert not any(found.values()), found
@@ -303,7 +303,7 @@ def test_every_public_function_is_tried():
 
 
 @pytest.mark.parametrize(
-    ("call", "name", "value", "hint"),
+    "call, name, value, hint",
     [
         (models.load_model, "threat_model", "linf", "Linf"),
         (models.load_model, "dataset", "CIFAR10", "cifar10"),
@@ -355,7 +355,7 @@ def test_what_is_kept_has_pythons_floats(kept, number):
 
 
 @pytest.mark.parametrize(
-    ("measure", "settings"),
+    "measure, settings",
     [
         (diagnostics.band_accuracy, {"eps": np.float32(8 / 255), "steps": torch.tensor(1), "width": np.int64(3)}),
         (diagnostics.fourier_heatmap, {"norm": torch.tensor(2.0), "every": torch.tensor(4), "seed": np.uint8(3)}),
@@ -392,7 +392,7 @@ def test_functions_take_them():
 
 
 @pytest.mark.parametrize(
-    ("value", "hint", "expected"),
+    "value, hint, expected",
     [
         (torch.tensor(True), bool, True),
         (np.str_("rn20"), str, "rn20"),
@@ -437,7 +437,7 @@ def test_tensors_without_a_value_are_not_numbers():
 
 
 @pytest.mark.parametrize(
-    ("value", "hint", "expected"),
+    "value, hint, expected",
     [
         ("a", typing.Literal["a", "b"], True),
         ("c", typing.Literal["a", "b"], False),

@@ -88,7 +88,7 @@ def test_one_image_with_channels_in_the_last_place_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("shape", "looks"),
+    "shape, looks",
     [
         ((6, 32, 32, 3), True), ((6, 32, 32, 1), True), ((6, 224, 224, 4), True), ((28, 28, 1), True),
         ((2, 6, 32, 32, 3), True), ((0, 8, 8, 3), True),
@@ -256,7 +256,7 @@ ATTACKS = {
 
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 @pytest.mark.parametrize(
-    ("change", "error", "message"),
+    "change, error, message",
     [
         ({"images": IMAGES * 255}, ValueError, r"images: expected floats in \[0, 1\], got .*use images / 255"),
         ({"images": IMAGES - 0.5}, ValueError, r"images: expected floats in \[0, 1\]"),
@@ -294,7 +294,7 @@ def test_robustbenchs_autoattack_names_what_it_cannot_attack():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    "options, message",
     [
         ({"eps": 8}, r"eps: expected pixels in \[0, 1\], such as 8/255, got 8.0"),
         ({"eps": math.nan}, "eps: .* got nan"),

@@ -382,10 +382,9 @@ class TestTelling:
 
 
 def wait_for_the_first(folder):
-    with process_group():
-        with rank_zero_first():
-            (folder / f"in-{os.environ['RANK']}").touch()
-            time.sleep(3600)
+    with process_group(), rank_zero_first():
+        (folder / f"in-{os.environ['RANK']}").touch()
+        time.sleep(3600)
 
 
 def meet_a_stranger(folder):

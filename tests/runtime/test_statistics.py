@@ -12,6 +12,6 @@ def test_rank_correlation_is_spearmans():
     assert rank_correlation([1, 2, 3, 4], [1, 1, 2, 2])[0] == pytest.approx(0.8944, abs=1e-4)
 
 
-@pytest.mark.parametrize(("x", "y"), [([1, 1, 1], [1, 2, 3]), ([1, 2], [2, 2]), ([], [])])
+@pytest.mark.parametrize("x, y", [([1, 1, 1], [1, 2, 3]), ([1, 2], [2, 2]), ([], [])])
 def test_ranks_that_are_all_equal_correlate_with_nothing(x, y):
     assert rank_correlation(x, y) == (0.0, 1.0)

@@ -21,7 +21,7 @@ def machine(root, cgroups, files):
 
 
 @pytest.mark.parametrize(
-    ("cgroups", "files", "expected"),
+    "cgroups, files, expected",
     [
         (V2, {"sys/fs/cgroup/jobs/one/cpu.max": "150000 100000\n"}, 1.5),
         (V2, {"sys/fs/cgroup/jobs/one/cpu.max": "max 100000\n"}, None),
@@ -51,7 +51,7 @@ def test_defaults_spin_briefly_and_leave_the_number_of_threads_without_a_quota(m
     assert environment == {"GOMP_SPINCOUNT": "1000"}
 
 
-@pytest.mark.parametrize(("quota", "cpus", "threads"), [(0.5, 8, "1"), (1.5, 8, "2"), (16.0, 8, "8")])
+@pytest.mark.parametrize("quota, cpus, threads", [(0.5, 8, "1"), (1.5, 8, "2"), (16.0, 8, "8")])
 def test_a_quota_limits_the_threads(monkeypatch, quota, cpus, threads):
     monkeypatch.setattr("freqrob.runtime.threads.cpu_quota", lambda: quota)
     monkeypatch.setattr("freqrob.runtime.threads._cpus", lambda: cpus)

@@ -145,7 +145,7 @@ def test_out_is_written_and_returned(policy):
 
 
 @pytest.mark.parametrize(
-    ("images", "options", "error", "message"),
+    "images, options, error, message",
     [
         ([[1.0]], {}, TypeError, "images.*list"),
         (torch.zeros(3, 4, 4, dtype=torch.int32), {}, TypeError, "images.*int32"),

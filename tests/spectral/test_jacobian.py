@@ -18,7 +18,7 @@ def test_authors_values():
         assert log_b_low(spectrum).item() == pytest.approx(float(golden[value]), abs=2e-5)
 
 
-@pytest.mark.parametrize(("size", "anchor"), [(32, 34), (64, 66)])
+@pytest.mark.parametrize("size, anchor", [(32, 34), (64, 66)])
 def test_white_noise(size, anchor):
     noise = torch.randn(2000, 1, size, size, generator=torch.Generator().manual_seed(0))
     assert log_b_low(mean_amplitude(noise)).item() == pytest.approx(np.log(anchor), abs=0.03)

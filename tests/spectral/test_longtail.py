@@ -91,7 +91,7 @@ def test_entropy():
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
+    "call, message",
     [
         (lambda: power_profile(torch.zeros(0, 3, 8, 8)), "images"),
         (lambda: split(torch.ones(1, 1, 8, 8)), "images"),

@@ -233,7 +233,7 @@ def test_no_compiler(world):
 
 
 @pytest.mark.parametrize(
-    ("line", "cause"),
+    "line, cause",
     [
         ("g++ (GCC) 7.5.0", "C++20 needs g++ 11 or newer"),
         ("g++ (Debian 10.2.1-6) 10.2.1 20210110", "C++20 needs g++ 11 or newer"),
@@ -331,7 +331,7 @@ PLACES = {
 
 
 @pytest.mark.parametrize(
-    ("place", "how"),
+    "place, how",
     [(place, how) for place in PLACES for how in ("mode", "owner")]
     + [(place, "link") for place in ("native", "entry", "library", "record")],  # links above these are followed
 )
@@ -658,7 +658,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize(
-    ("name", "damage"),
+    "name, damage",
     [("built.json", damage) for damage in DAMAGES]
     + [("failed.json", damage) for damage in ("nothing in it", "other types", "nested deeply", "a pipe")],
 )
@@ -748,7 +748,7 @@ def test_a_library_in_the_package_comes_first(copy):
 
 
 @pytest.mark.parametrize(
-    ("record", "why"), [({"sources": "of another version"}, "from other sources"), ({"cuda": "9.2"}, "for CUDA 9.2")]
+    "record, why", [({"sources": "of another version"}, "from other sources"), ({"cuda": "9.2"}, "for CUDA 9.2")]
 )
 def test_a_library_in_the_package_of_other_sources_or_cuda_is_passed_over(copy, record, why):
     outcome = copy.load(ahead_of_time(copy, **record))

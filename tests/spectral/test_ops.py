@@ -434,7 +434,7 @@ NESTED = torch.nested.nested_tensor([X[0], X[1]], layout=torch.jagged)
 
 
 @pytest.mark.parametrize(
-    ("call", "error", "message"),
+    "call, error, message",
     [
         (lambda: ops.ring_sum([1.0]), TypeError, "x: expected a torch.Tensor, got list"),
         (lambda: ops.ring_sum(X.to(torch.uint8)), TypeError, "x: expected floats, got torch.uint8"),
@@ -486,7 +486,7 @@ def test_bad_input(call: Callable[[], Tensor], error: type[Exception], message: 
 
 @needs_native
 @pytest.mark.parametrize(
-    ("call", "message"),
+    "call, message",
     [
         (lambda op, half: op.ring_sum(X, half.long(), 6, False), "half: expected a contiguous int32"),
         (lambda op, half: op.ring_sum(X, half[1:], 6, False), "half: expected the shape"),

@@ -70,7 +70,7 @@ def test_made_in_inference_mode_it_serves_autograd():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error", "message"),
+    "arguments, error, message",
     [
         ((0, 32), ValueError, "height"),
         ((32, -1), ValueError, "width"),

@@ -210,7 +210,7 @@ class TestSelection:
             scores = trainer._validate(Constant(), val, recipe(name), fabric, lambda items, *_: items)
             assert scores["val_clean"] == 1.0 and scores["selection"] == selection
 
-    @pytest.mark.parametrize(("images", "attacked"), [(7, [7]), (0, [16, 16, 8]), (99, [16, 16, 8]), (20, [16, 4])])
+    @pytest.mark.parametrize("images, attacked", [(7, [7]), (0, [16, 16, 8]), (99, [16, 16, 8]), (20, [16, 4])])
     def test_only_so_many_images_are_attacked(self, images, attacked, monkeypatch):
         sizes, attack = [], trainer.pgd
         monkeypatch.setattr(trainer, "VALIDATION_BATCH", 16)
@@ -378,7 +378,7 @@ class TestRecipeReachesTheRun:
 
 class TestRecipe:
     @pytest.mark.parametrize(
-        ("changes", "message"),
+        "changes, message",
         [
             ({"name": "standard_rn99"}, "rn99"),
             ({"name": "bassback_standard_rn20"}, "bassback"),
