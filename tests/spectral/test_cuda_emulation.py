@@ -6,40 +6,23 @@ what another one writes without a barrier between them.
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import shlex
-import subprocess
-import sysconfig
+from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 
-from freqrob.spectral import native, reference
+from freqrob.spectral import reference
 from freqrob.spectral.rings import RingMap
-
-pybind11 = pytest.importorskip("pybind11")
 
 SIZES = (32, 64)
 AMPLITUDE, PRODUCT = 0, 1
 
 
 @pytest.fixture(scope="module")
-def emulation(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    module = tmp_path_factory.mktemp("emulation") / "freqrob_emulation.so"
-    includes = [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_path('include')}"]
-    source = native.source_folder() / "testing" / "emulation.cpp"
-    command = [*shlex.split(os.environ.get("CXX", "c++")), "-std=c++20", "-O1", "-shared", "-fPIC"]
-    try:
-        subprocess.run([*command, *includes, str(source), "-o", str(module)], check=True)
-    except FileNotFoundError:
-        pytest.skip("no C++ compiler")
-    spec = importlib.util.spec_from_file_location("freqrob_emulation", module)
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
+def emulation(compile_module: Callable[..., ModuleType]) -> ModuleType:
+    return compile_module("freqrob_emulation", "emulation.cpp")
 
 
 @pytest.fixture(params=[False, True], ids=["line a thread", "line on many threads"])

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import shlex
-import subprocess
-import sysconfig
+from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
@@ -16,31 +12,15 @@ import torch
 from freqrob.spectral import native, reference
 from freqrob.spectral.rings import RingMap
 
-pybind11 = pytest.importorskip("pybind11")
 ISAS = ("baseline", "avx2", "avx512")
 
 
 @pytest.fixture(scope="module")
-def internals(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+def internals(compile_module: Callable[..., ModuleType]) -> ModuleType:
     """``csrc/testing/bindings.cpp``, linked against the library that the ops use."""
     if not native.load():
         pytest.skip(f"no native library: {native.status().reason}")
-    module = tmp_path_factory.mktemp("bindings") / "freqrob_internals.so"
-    includes = [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_path('include')}"]
-    source = native.source_folder() / "testing" / "bindings.cpp"
-    command = [
-        *shlex.split(os.environ.get("CXX", "c++")),
-        "-std=c++20",
-        "-O1",
-        "-shared",
-        "-fPIC",
-        "-fvisibility=hidden",
-    ]
-    subprocess.run([*command, *includes, str(source), str(native.status().path), "-o", str(module)], check=True)
-    spec = importlib.util.spec_from_file_location("freqrob_internals", module)
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
+    return compile_module("freqrob_internals", "bindings.cpp", "-fvisibility=hidden", str(native.status().path))
 
 
 @pytest.fixture(params=ISAS)
