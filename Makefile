@@ -17,15 +17,15 @@ test-all: $(READY)
 
 # The tests on each supported Python that this machine has.
 test-all-pythons:
-	$(PYTHON) tests/all_pythons.py
+	$(PYTHON) tests/project/all_pythons.py
 
 # The native code under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: $(READY)
-	$(VENV)/bin/python tests/sanitized.py
+	$(VENV)/bin/python tests/project/sanitized.py
 
 # The CUDA sources for every architecture: no warning, no register spill. No GPU is needed.
 cuda: $(READY)
-	$(VENV)/bin/python tests/cuda_compiles.py
+	$(VENV)/bin/python tests/project/cuda_compiles.py
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -97,7 +97,7 @@ stage() {
 
 # shellcheck disable=SC2329 # called through bash -c
 cuda_tests() {
-    mapfile -t files < <(grep -lE 'mark\.cuda|mark.*cuda' tests/test_*.py)
+    mapfile -t files < <(grep -rlE 'mark.*cuda' --include 'test_*.py' tests)
     ((${#files[@]})) || { echo "no tests are marked cuda"; return 77; }
     "$python" -m pytest -q -m cuda -p no:cacheprovider "${files[@]}"
 }

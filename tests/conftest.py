@@ -12,6 +12,7 @@ from hypothesis import settings
 
 # Before torch is imported: small tensors on several threads crawl where another process wants a core too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # where a test asks for several, none spins while another waits
 
 # The same examples in every run; the sanitizers' run takes fewer.
 settings.register_profile("freqrob", derandomize=True, deadline=None, max_examples=60)

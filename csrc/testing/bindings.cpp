@@ -1,4 +1,4 @@
-// Python bindings of internals, for tests/test_kernels.py only; linked against the library under test.
+// Python bindings of internals, for tests/spectral/test_kernels.py only; linked against the library under test.
 #include <pybind11/complex.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>

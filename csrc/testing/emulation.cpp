@@ -1,4 +1,4 @@
-// The fused CUDA kernels run by the CPU, thread after thread, and bound for tests/test_cuda_emulation.py.
+// The fused CUDA kernels run by the CPU, thread after thread, and bound for tests/spectral/test_cuda_emulation.py.
 #include <pybind11/complex.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>

@@ -1,0 +1,478 @@
+"""load_model: where it looks, what it downloads, what it says."""
+
+import enum
+import json
+import os
+import shlex
+import threading
+from contextlib import contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+
+from freqrob.data import DATASETS
+from freqrob.models import checkpoints, create_network, list_models, load_model, loading
+from freqrob.models.cards import Card, CheckpointError
+from freqrob.models.front_ends import with_front_ends
+
+NAME = "pgd_at_rn20"
+NORMALIZE = {"name": "normalize", "mean": list(DATASETS["cifar10"].mean), "std": list(DATASETS["cifar10"].std)}
+CARD = Card(NAME, "rn20", front_ends=[NORMALIZE])
+IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(autouse=True)
+def nothing_shipped(tmp_path, monkeypatch):
+    """An empty package folder, whatever the package ships, and a working directory without models."""
+    monkeypatch.setattr(loading, "_shipped", lambda: tmp_path / "shipped")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+
+
+def write_model(folder: Path, card: Card = CARD, seed: int = 0) -> tuple[Path, Card]:
+    """An untrained network in its place under ``folder``."""
+    torch.manual_seed(seed)
+    network = create_network(card.architecture, card.num_classes)
+    path = loading.checkpoint_path(card.name, folder, card.dataset, card.threat_model)
+    return path, checkpoints.save(path, network.state_dict(), card)
+
+
+def logits(seed: int, front_ends=(NORMALIZE,), architecture: str = "rn20") -> torch.Tensor:
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        return with_front_ends(create_network(architecture), front_ends).eval()(IMAGES)
+
+
+def same(model: torch.nn.Module, expected: torch.Tensor) -> bool:
+    with torch.no_grad():
+        return torch.equal(model(IMAGES), expected)
+
+
+def test_loads_what_was_saved(tmp_path):
+    write_model(tmp_path, seed=3)
+    model = load_model(NAME, tmp_path)
+    assert not any(module.training for module in model.modules())
+    assert next(model.parameters()).device.type == "cpu"
+    for _ in range(2):
+        assert same(model, logits(3))
+    assert not same(model, logits(3, front_ends=()))
+    images = IMAGES.clone().requires_grad_()
+    model(images).sum().backward()
+    assert images.grad.abs().sum() > 0
+
+
+def test_default_model_dir_is_in_the_working_directory():
+    write_model(Path("models"), seed=3)
+    assert same(load_model(NAME), logits(3))
+
+
+def test_custom_checkpoint_then_model_dir_then_package(tmp_path):
+    write_model(tmp_path / "shipped", seed=1)
+    assert same(load_model(NAME, tmp_path / "mine"), logits(1))
+    write_model(tmp_path / "mine", seed=2)
+    assert same(load_model(NAME, tmp_path / "mine"), logits(2))
+    custom, _ = write_model(tmp_path / "custom", seed=3)
+    assert same(load_model(NAME, tmp_path / "mine", "cifar10", "Linf", custom), logits(3))
+    assert same(load_model(NAME, tmp_path / "mine", custom_checkpoint=str(custom)), logits(3))
+
+
+def test_what_is_on_disk_is_not_downloaded(tmp_path):
+    _, card = write_model(tmp_path)
+    checkpoints.card_path(loading.checkpoint_path(NAME, tmp_path)).write_text(replace(card, url="file:///no").to_json())
+    assert same(load_model(NAME, tmp_path), logits(0))
+
+
+def test_custom_checkpoint_without_card(tmp_path):
+    torch.manual_seed(4)
+    torch.save(create_network("rn20").state_dict(), tmp_path / "mine.pt")
+    with pytest.warns(UserWarning, match=r"mine.pt has no card: taken as rn20 on pixels"):
+        model = load_model(NAME, custom_checkpoint=tmp_path / "mine.pt")
+    assert same(model, logits(4, front_ends=()))
+    with pytest.raises(FileNotFoundError, match="no.pt: no such checkpoint"):
+        load_model(NAME, custom_checkpoint=tmp_path / "no.pt")
+    with pytest.raises(ValueError, match="model_name: got 'mine'"):
+        load_model("mine", custom_checkpoint=tmp_path / "mine.pt")
+    with (
+        pytest.raises(CheckpointError, match="mine.pt: not the weights of rn18"),
+        pytest.warns(UserWarning, match="no card"),
+    ):
+        load_model("pgd_at_rn18", custom_checkpoint=tmp_path / "mine.pt")
+
+
+def test_a_name_of_ones_own(tmp_path):
+    write_model(tmp_path, replace(CARD, name="my-model.v2"), seed=5)
+    assert same(load_model("my-model.v2", tmp_path), logits(5))
+    assert list_models(model_dir=tmp_path) == ["my-model.v2"]
+
+
+@pytest.mark.parametrize("name", ["../pgd_at_rn20", "a/b", "", ".hidden", "a\\b", "a\n"])
+def test_names_stay_in_the_folder(tmp_path, name):
+    with pytest.raises(ValueError, match="model_name: got"):
+        load_model(name, tmp_path)
+
+
+def test_a_card_of_something_else_is_refused(tmp_path):
+    path, card = write_model(tmp_path)
+    for change, complaint in {
+        ("dataset", "cifar100"): "card says dataset 'cifar100', asked for 'cifar10'",
+        ("threat_model", "L2"): "card says threat_model 'L2', asked for 'Linf'",
+        ("architecture", "rn18"): "card says architecture 'rn18', asked for 'rn20'",
+        ("num_classes", 100): r"not the weights of rn20: linear.weight is \(10, 64\), expected \(100, 64\)",
+        ("num_classes", 10**12): r"not the weights of rn20: linear.weight is \(10, 64\), expected \(10{12}, 64\)",
+        ("num_classes", 0): r"Expected `int` >= 1 - at `\$.num_classes`",
+    }.items():
+        checkpoints.card_path(path).write_text(replace(card, **dict([change])).to_json())
+        with pytest.raises(CheckpointError, match=f"pgd_at_rn20.(safetensors|json): .*{complaint}"):
+            load_model(NAME, tmp_path)
+
+
+# Front ends
+
+
+def test_bass_front_end_comes_before_the_models_own(tmp_path):
+    from freqrob.spectral.balance import bass
+
+    write_model(tmp_path, seed=1)
+    plain, adaptive = load_model(NAME, tmp_path), load_model(NAME, tmp_path, front_end="bass")
+    assert [type(module).__name__ for module in adaptive.front_ends] == ["BaSS", "Normalize"]
+    with torch.no_grad():
+        torch.testing.assert_close(adaptive(IMAGES), plain(bass(IMAGES)))
+        power = load_model(NAME, tmp_path, front_end={"name": "bass", "weighting": "power"})
+        torch.testing.assert_close(power(IMAGES), plain(bass(IMAGES, weighting="power")))
+
+
+def test_bassfront_has_bass_already(tmp_path):
+    name = "bassfront_pgd_at_rn20"
+    write_model(tmp_path, replace(CARD, name=name, front_ends=[{"name": "bass"}, NORMALIZE]))
+    model = load_model(name, tmp_path)
+    assert [type(module).__name__ for module in model.front_ends] == ["BaSS", "Normalize"]
+    with pytest.raises(ValueError, match="front_end: bassfront_pgd_at_rn20 already has BaSS"):
+        load_model(name, tmp_path, front_end="bass")
+
+
+@pytest.mark.parametrize("variant, expected", [("bassfront", "bass"), ("blur", "blur"), ("bass", ""), ("bassmix", "")])
+def test_the_name_gives_weights_without_card_their_front_end(tmp_path, variant, expected):
+    torch.manual_seed(4)
+    torch.save(create_network("rn20").state_dict(), tmp_path / "bare.pt")
+    behind = f" behind {expected}" if expected else ""
+    with pytest.warns(UserWarning, match=f"taken as rn20{behind} on pixels"):
+        model = load_model(f"{variant}_pgd_at_rn20", custom_checkpoint=tmp_path / "bare.pt")
+    assert same(model, logits(4, front_ends=[expected] if expected else []))
+
+
+def write_pca_model(folder: Path, card: Card) -> tuple[Path, torch.nn.Module]:
+    """rn20 behind a normaliser and 20 principal components of 16×16 pixels, saved with ``card``; and the model."""
+    torch.manual_seed(6)
+    pca = {"name": "pca", "components": 20, "shape": [3, 16, 16]}
+    model = with_front_ends(create_network("rn20"), [pca, *card.front_ends]).eval()
+    model.front_ends[0].set_components(torch.rand(3, 16, 16), torch.linalg.qr(torch.rand(768, 20)).Q.T)
+    path = loading.checkpoint_path(card.name, folder)
+    checkpoints.save(path, checkpoints.checkpoint_state(model), replace(card, front_ends=[pca, *card.front_ends]))
+    return path, model
+
+
+@torch.no_grad()
+def test_principal_components_are_loaded(tmp_path):
+    name = "pca_standard_rn20"
+    path, saved = write_pca_model(tmp_path, replace(CARD, name=name))
+    loaded = load_model(name, tmp_path)
+    assert [type(module).__name__ for module in loaded.front_ends] == ["PCA", "Normalize"]
+    assert same(loaded, saved(IMAGES))
+    adaptive = load_model(name, tmp_path, front_end="bass")
+    assert [type(module).__name__ for module in adaptive.front_ends] == ["BaSS", "PCA", "Normalize"]
+    torch.testing.assert_close(adaptive(IMAGES), saved(adaptive.front_ends[0](IMAGES)))
+
+
+@torch.no_grad()
+def test_principal_components_without_card(tmp_path):
+    name = "pca_standard_rn20"
+    path, saved = write_pca_model(tmp_path, replace(CARD, name=name, front_ends=[]))
+    checkpoints.card_path(path).unlink()
+    with pytest.warns(UserWarning, match="taken as rn20 behind pca on pixels"):
+        assert same(load_model(name, custom_checkpoint=path), saved(IMAGES))
+    torch.save(create_network("rn20").state_dict(), tmp_path / "bare.pt")
+    with (
+        pytest.raises(CheckpointError, match="front_ends.0.mean is missing"),
+        pytest.warns(UserWarning, match="taken as"),
+    ):
+        load_model(name, custom_checkpoint=tmp_path / "bare.pt")
+    with (
+        pytest.raises(CheckpointError, match="front_ends.0.* is unexpected"),
+        pytest.warns(UserWarning, match="taken as"),
+    ):
+        load_model("standard_rn20", custom_checkpoint=path)
+
+
+def test_front_ends_that_cannot_be_added(tmp_path):
+    write_model(tmp_path)
+    with pytest.raises(ValueError, match="front_end: got 'blurr', expected one of bass, blur, normalize, pca"):
+        load_model(NAME, tmp_path, front_end="blurr")
+    with pytest.raises(ValueError, match="front_end: got 'pca', whose tensors only a model trained behind it has"):
+        load_model(NAME, tmp_path, front_end="pca")
+
+
+def test_a_card_with_an_unknown_front_end(tmp_path):
+    write_model(tmp_path, replace(CARD, front_ends=[{"name": "sharpen"}]))
+    with pytest.raises(CheckpointError, match=r"pgd_at_rn20.safetensors: its card .*front_end: got 'sharpen'"):
+        load_model(NAME, tmp_path)
+
+
+# Names of data sets and threat models
+
+
+class BenchmarkDataset(enum.Enum):
+    cifar_100 = "cifar100"
+
+
+class ThreatModel(enum.Enum):
+    corruptions_3d = "corruptions_3d"
+
+
+def test_robustbenchs_enums_and_positions(tmp_path):
+    card = replace(CARD, dataset="cifar100", threat_model="corruptions", num_classes=100)
+    path, _ = write_model(tmp_path, card)
+    assert path == tmp_path / "cifar100" / "corruptions" / "pgd_at_rn20.safetensors"
+    model = load_model(NAME, tmp_path, BenchmarkDataset.cifar_100, ThreatModel.corruptions_3d)
+    assert model(IMAGES).shape == (2, 100)
+    assert list_models("*", BenchmarkDataset.cifar_100, ThreatModel.corruptions_3d, tmp_path) == [NAME]
+
+
+def test_unknown_dataset_and_threat_model(tmp_path):
+    known = "cifar10, cifar100, svhn, tiny_imagenet, restricted_imagenet, imagenet"
+    with pytest.raises(ValueError, match=f"dataset: got 'cifar-10', expected one of {known}"):
+        load_model(NAME, tmp_path, dataset="cifar-10")
+    with pytest.raises(ValueError, match="threat_model: got 'linf', expected one of Linf, L2, corruptions"):
+        list_models(threat_model="linf")
+
+
+# Not found
+
+
+def test_not_found_says_where_it_looked_and_what_makes_it(tmp_path):
+    write_model(tmp_path / "m y", replace(CARD, name="trades_rn20", threat_model="L2"))
+    with pytest.raises(FileNotFoundError) as caught:
+        load_model("trades_rn18", tmp_path / "m y", threat_model="L2")
+    message = str(caught.value)
+    assert str(tmp_path / "m y" / "cifar10" / "L2" / "trades_rn18.safetensors") in message
+    assert str(tmp_path / "shipped" / "cifar10" / "L2" / "trades_rn18.safetensors") in message
+    assert "Loadable here: trades_rn20. Nearest: trades_rn20." in message
+    quoted = shlex.quote(str(tmp_path / "m y"))
+    assert f"freqrob train trades_rn18 --threat-model L2 --model-dir {quoted}" in message
+
+
+def test_not_found_for_a_name_that_nothing_makes():
+    with pytest.raises(FileNotFoundError) as caught:
+        load_model("bass_pgdat_rn20")
+    assert "No recipe has this name either. Nearest: bass_pgd_at_rn20" in str(caught.value)
+    assert "freqrob train" not in str(caught.value)
+
+
+# Listing
+
+
+def test_list_models(tmp_path):
+    write_model(tmp_path / "mine", CARD)
+    write_model(tmp_path / "mine", replace(CARD, name="bass_trades_rn20", threat_model="L2"))
+    write_model(tmp_path / "shipped", replace(CARD, name="bass_pgd_at_rn20"))
+    write_model(tmp_path / "shipped", CARD)
+    cards = {"augmix_rn20": replace(CARD, url="https://example.org/x"), "mart_rn20": CARD}
+    for name, card in cards.items():
+        loading.checkpoint_path(name, tmp_path / "shipped").with_suffix(".json").write_text(card.to_json())
+    (tmp_path / "mine" / "cifar10" / "Linf" / "broken_rn20.json").write_text("{")
+    (tmp_path / "mine" / "cifar10" / "Linf" / "notes.txt").touch()
+    mine = tmp_path / "mine"
+    with pytest.warns(UserWarning, match="left out: .*broken_rn20.json: not usable JSON"):
+        assert list_models(model_dir=mine) == ["augmix_rn20", "bass_pgd_at_rn20", "bass_trades_rn20", NAME]
+    with pytest.warns(UserWarning, match="left out: .*broken_rn20.json: not usable JSON"):
+        assert list_models("*bass*", model_dir=mine) == ["bass_pgd_at_rn20", "bass_trades_rn20"]
+    assert list_models(threat_model="L2", model_dir=mine) == ["bass_trades_rn20"]
+    assert list_models(dataset="svhn", model_dir=mine) == []
+
+
+def test_load_card(tmp_path):
+    _, card = write_model(tmp_path)
+    assert loading.load_card(NAME, tmp_path) == card
+    with pytest.raises(FileNotFoundError, match="no model 'mart_rn20'"):
+        loading.load_card("mart_rn20", tmp_path)
+
+
+def test_shipped_folder_is_in_the_package(monkeypatch):
+    monkeypatch.undo()
+    assert loading._shipped() == Path(loading.__file__).parent / "weights"
+    assert loading._shipped().is_dir()
+
+
+# Downloads
+
+
+@contextmanager
+def serving(files: dict[str, bytes], cut: int = 0):
+    """A local server of ``files`` by path, which hangs up ``cut`` bytes before the end of each; yields its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            if self.path not in files:
+                return self.send_error(404, "no such weights")
+            content = files[self.path]
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[: len(content) - cut])
+
+        def log_message(self, *arguments):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def published(tmp_path) -> tuple[bytes, Card]:
+    """Weights that are on a server only, and their card."""
+    path, card = write_model(tmp_path / "published", seed=9)
+    return path.read_bytes(), card
+
+
+def ship(card: Card, tmp_path: Path) -> None:
+    path = loading.checkpoint_path(NAME, tmp_path / "shipped").with_suffix(".json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(card.to_json())
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def test_download_by_url(tmp_path, published, capsys):
+    weights, card = published
+    with serving({"/w.safetensors": weights}) as url:
+        ship(replace(card, url=f"{url}/w.safetensors"), tmp_path)
+        assert same(load_model(NAME, tmp_path / "models"), logits(9))
+    target = tmp_path / "models" / "cifar10" / "Linf" / "pgd_at_rn20.safetensors"
+    captured = capsys.readouterr()
+    assert f"Downloading pgd_at_rn20 from {url}/w.safetensors to {target}" in captured.err
+    assert captured.out == ""
+    assert left(tmp_path / "models") == ["pgd_at_rn20.json", "pgd_at_rn20.safetensors"]
+    assert same(load_model(NAME, tmp_path / "models"), logits(9))  # the server is gone: from disk this time
+
+
+def test_download_shows_progress_on_a_terminal(tmp_path, published, capsys, monkeypatch):
+    weights, card = published
+    with serving({"/w.safetensors": weights}) as url:
+        ship(replace(card, url=f"{url}/w.safetensors"), tmp_path)
+        monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+        load_model(NAME, tmp_path / "models")
+    assert f"{len(weights) / 1e6:.1f} of {len(weights) / 1e6:.1f} MB\n" in capsys.readouterr().err
+
+
+def test_download_from_hugging_face(tmp_path, published, monkeypatch):
+    weights, card = published
+    files = {"/me/repo/resolve/main/pgd_at_rn20.safetensors": weights, "/me/repo/resolve/v1/a/b.safetensors": weights}
+    with serving(files) as url:
+        monkeypatch.setenv("HF_ENDPOINT", url)
+        ship(replace(card, hf_repo="me/repo"), tmp_path)
+        assert same(load_model(NAME, tmp_path / "one"), logits(9))
+        ship(replace(card, hf_repo="me/repo", hf_file="a/b.safetensors", hf_revision="v1"), tmp_path)
+        assert same(load_model(NAME, tmp_path / "two"), logits(9))
+
+
+def test_hugging_face_address(monkeypatch):
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    card = replace(CARD, hf_repo="me/repo")
+    assert loading.download_url(card) == "https://huggingface.co/me/repo/resolve/main/pgd_at_rn20.safetensors"
+
+
+def test_download_by_file_url_from_a_card_in_model_dir(tmp_path, published):
+    _, card = published
+    source = loading.checkpoint_path(NAME, tmp_path / "published")
+    target = loading.checkpoint_path(NAME, tmp_path / "models").with_suffix(".json")
+    target.parent.mkdir(parents=True)
+    target.write_text(replace(card, url=source.as_uri()).to_json())
+    assert same(load_model(NAME, tmp_path / "models"), logits(9))
+
+
+def test_download_of_something_else_is_refused(tmp_path, published):
+    weights, card = published
+    with serving({"/w": weights[:-1] + b"?"}) as url:
+        ship(replace(card, url=f"{url}/w"), tmp_path)
+        with pytest.raises(CheckpointError, match=f"{url}/w: sha256 is .* the card expects {card.sha256}"):
+            load_model(NAME, tmp_path / "models")
+    assert left(tmp_path / "models") == []
+
+
+def test_weights_never_lie_there_without_their_card(tmp_path, published, monkeypatch):
+    """Another process that loads them meanwhile would take them for what their name alone says."""
+    weights, card = published
+    replace_file, alone = os.replace, []
+
+    def replacing(new, path):
+        replace_file(new, path)
+        there = {found.suffix for found in Path(path).parent.glob("[!.]*")}
+        alone.append(there == {".safetensors"})
+
+    monkeypatch.setattr(os, "replace", replacing)
+    write_model(tmp_path / "saved", seed=9)
+    with serving({"/w": weights}) as url:
+        ship(replace(card, url=f"{url}/w"), tmp_path)
+        load_model(NAME, tmp_path / "models")
+    assert alone == [False] * 4
+
+
+def test_interrupted_download(tmp_path, published):
+    weights, card = published
+    with serving({"/w": weights}, cut=1000) as url:
+        ship(replace(card, url=f"{url}/w"), tmp_path)
+        with pytest.raises(OSError, match=rf"could not download {url}/w .*nothing was kept"):
+            load_model(NAME, tmp_path / "models")
+    assert left(tmp_path / "models") == []
+
+
+def test_download_without_server_or_file(tmp_path, published):
+    _, card = published
+    with serving({}) as url:
+        ship(replace(card, url=f"{url}/w"), tmp_path)
+        with pytest.raises(OSError, match="could not download .*404"):
+            load_model(NAME, tmp_path / "models")
+    with pytest.raises(OSError, match="could not download .*refused"):
+        load_model(NAME, tmp_path / "models")
+    ship(replace(card, url="nonsense"), tmp_path)
+    with pytest.raises(OSError, match="could not download nonsense"):
+        load_model(NAME, tmp_path / "models")
+    assert left(tmp_path / "models") == []
+
+
+def test_download_needs_a_sha256(tmp_path, published):
+    weights, card = published
+    with serving({"/w": weights}) as url:
+        ship(replace(card, url=f"{url}/w", sha256=""), tmp_path)
+        with pytest.raises(CheckpointError, match="no sha256"):
+            load_model(NAME, tmp_path / "models")
+    assert left(tmp_path / "models") == []
+
+
+def test_a_name_without_card_is_not_asked_for_anywhere(tmp_path, monkeypatch):
+    def no_network(*arguments, **options):
+        raise AssertionError("asked the network")
+
+    monkeypatch.setattr("freqrob.models.downloads.urlopen", no_network)
+    ship(replace(CARD, sha256="0" * 64), tmp_path)
+    for name in (NAME, "mart_rn20"):
+        with pytest.raises(FileNotFoundError):
+            load_model(name, tmp_path / "models")
+
+
+def test_a_malformed_card_is_named(tmp_path):
+    path, _ = write_model(tmp_path)
+    checkpoints.card_path(path).write_text(json.dumps({"name": NAME}))
+    with pytest.raises(CheckpointError, match=r"pgd_at_rn20.json: .*missing required field `architecture`"):
+        load_model(NAME, tmp_path)
