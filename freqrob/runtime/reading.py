@@ -135,6 +135,8 @@ def _declared_bytes(archive: ZipFile, member: ZipInfo) -> int:
         version = format.read_magic(content)
         read = format.read_array_header_1_0 if version == (1, 0) else format.read_array_header_2_0
         shape, _, dtype = read(content)
+    if min(shape, default=0) < 0:  # with which the sizes of all arrays would add up to less
+        raise ValueError(f"an array of shape {shape}")
     return math.prod(shape) * dtype.itemsize
 
 

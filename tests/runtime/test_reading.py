@@ -197,6 +197,13 @@ class TestBombs:
         assert len(read_npz(tmp_path / "a.npz", at_most=4000)["a"]) == 1000
         assert read_npz(tmp_path / "a.npz", names=["b"], at_most=0) == {}, "what is not wanted is not read"
 
+    def test_negative_sizes_do_not_make_room_for_others(self, tmp_path):
+        npz_that_declares(tmp_path / "a.npz", (1000,), data=bytes(4000))
+        npz_that_declares(tmp_path / "b.npz", (-1000,))
+        with zipfile.ZipFile(tmp_path / "a.npz", "a") as both, zipfile.ZipFile(tmp_path / "b.npz") as negative:
+            both.writestr("b.npy", negative.read("a.npy"))
+        assert "an array of shape (-1000,)" in refusal(lambda path: read_npz(path, at_most=3999), tmp_path / "a.npz")
+
     def test_many_arrays_count_together(self, tmp_path):
         np.savez_compressed(tmp_path / "a.npz", **{f"a{n}": np.zeros(1000) for n in range(10)})
         assert "80,000 bytes, expected at most 79,999" in refusal(
