@@ -28,17 +28,18 @@ def copy_data(records: Records, out: Path) -> dict[Path, list[str]]:
     Of a measurement these are the JSON and the NPZ. Raises OSError.
     """
     links: dict[Path, list[str]] = {}
+    out = out.resolve()
     paths = dict.fromkeys(origin.path for *_, origin in origins(records) if origin.path)
-    taken: set[Path] = set()
+    taken = {path.resolve() for path in paths}
     for path in paths:
         files = [file for file in (path, path.with_suffix(".npz")) if file.is_file()]
-        target = path
-        if not path.resolve().is_relative_to((out / "data").resolve()):
+        target = path.resolve()
+        if not target.is_relative_to(out / "data"):
             target = _free(out / "data" / _folder(path, records) / path.name, taken)
             for file in files:
                 write_bytes(target.with_suffix(file.suffix), file.read_bytes())
         taken.add(target)
-        inside = target.resolve().relative_to(out.resolve())
+        inside = target.relative_to(out)
         links[path] = [quote(inside.with_suffix(file.suffix).as_posix()) for file in files]
     return links
 

@@ -69,7 +69,7 @@ def write_report(
     Raises:
         FileNotFoundError, ValueError: a run that is not there, or is none, or is damaged, or would be overwritten by
             the report; nothing to report.
-        OSError: the folder cannot be written.
+        OSError: the folder cannot be written, or its ``results.json`` is not that of a report.
 
     Warns of what was left out, which the page says too, and of figures that cannot be drawn.
     """
@@ -81,11 +81,11 @@ def write_report(
     inputs = [origin.path for *_, origin in origins(records) if origin.path]
     for name in ("index.html", "results.json", "results.csv"):
         check_file(out / name, "out", inputs)
+    earlier = _figures_of(out / "results.json")
     drawn = pictures(records)
     links, about = copy_data(records, out), provenance(command)
     summary = columns(records.models)
     found = [one.striptags() for one in findings(records, summary)]
-    earlier = _figures_of(out / "results.json")
     numbers = {**about, "findings": found, "figures": [*drawn], **as_dict(records, links)}
     write_json(out / "results.json", numbers)
     write_csv(out / "results.csv", list(tidy_rows(records)), COLUMNS)
@@ -114,11 +114,16 @@ class _Earlier(Struct):
 
 
 def _figures_of(results: Path) -> set[str]:
-    """The names of the figures of an earlier report; none if there was none."""
+    """The names of the figures of an earlier report; none if there was none.
+
+    Raises FileExistsError where ``results`` is a file of something else, such as ``freqrob evaluate``.
+    """
     try:
         names = read_json(results, _Earlier).figures
-    except (OSError, ValueError):
+    except FileNotFoundError:
         return set()
+    except ValueError as error:
+        raise FileExistsError(f"out: {results} is not that of a report; choose another folder") from error
     return {name for name in names if re.fullmatch(r"[\w.+-]{1,200}", name)}
 
 

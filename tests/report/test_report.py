@@ -349,6 +349,20 @@ def test_files_of_one_name_do_not_overwrite_each_other(tmp_path):
     copies = sorted((tmp_path / "out" / "data").iterdir())
     assert [copy.name for copy in copies] == ["results-2.json", "results.json"]
     assert [json.loads(copy.read_text())["results"][0]["seed"] for copy in copies] == [2, 1]
+    more = evaluation(tmp_path / "3" / "results.json", [row("one", 0.75, seed=3)])
+    write_report([more, copies[1], copies[0]], tmp_path / "out")  # of which two are read where they lie
+    seeds = [json.loads(path.read_text())["results"][0]["seed"] for path in (tmp_path / "out" / "data").iterdir()]
+    assert sorted(seeds) == [1, 2, 3]
+
+
+def test_results_of_another_command_are_not_overwritten(tmp_path):
+    results = evaluation(tmp_path / "results.json", [row("one", 0.25)])
+    other = evaluation(tmp_path / "b.json", [row("one", 0.5)])
+    before = results.read_bytes()
+    with pytest.raises(FileExistsError, match=r"out: .*results\.json is not that of a report; choose another folder"):
+        write_report([other], tmp_path)
+    assert results.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.json", "results.json"]
 
 
 def test_one_models_own_folder_is_a_run(runs):
