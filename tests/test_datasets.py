@@ -17,7 +17,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from freqrob.data import DATASETS, datasets, image_files, imagenet, load_dataset
+from freqrob.data import DATASETS, DatasetInfo, datasets, image_files, imagenet, load_dataset
 from freqrob.data.image_files import ImageFiles, decode
 from freqrob.models.loading import DATASET_CLASSES
 
@@ -169,6 +169,22 @@ class TestRequests:
         assert list(DATASETS) == ["cifar10", "cifar100", "svhn", "tiny_imagenet", "restricted_imagenet"]
         assert DATASET_CLASSES == {**{name: info.classes for name, info in DATASETS.items()}, "imagenet": 1000}
         assert [name for name, info in DATASETS.items() if not info.flip] == ["svhn"]
+
+
+class TestRegistration:
+    def test_any_map_style_dataset_is_read_into_memory(self, monkeypatch, tmp_path):
+        images = torch.arange(40, dtype=torch.uint8).view(10, 1, 2, 2)
+
+        def load(data_dir, part, download):
+            return torch.utils.data.TensorDataset(images, torch.arange(10) % 2)
+
+        info = DatasetInfo(2, 2, (0.5,), (0.25,), load=load)
+        monkeypatch.setitem(DATASETS, "grey", info)
+        found = load_dataset("grey", "test", tmp_path)
+        assert torch.equal(found.images, images) and found.classes == ("0", "1") and info.channels == 1
+        assert len(load_dataset("grey", "train", tmp_path)) == 9
+        image, label = found[3]
+        assert torch.equal(image, images[3]) and label == 1 and len(found[:4]) == 4
 
 
 class TestCIFARAndSVHN:

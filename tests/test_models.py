@@ -66,6 +66,19 @@ def test_parameters_and_shapes(architecture):
         assert create_network(architecture, num_classes=200)(torch.empty(2, 3, 64, 64)).shape == (2, 200)
 
 
+@pytest.mark.parametrize("architecture", PARAMETERS)
+def test_images_of_one_channel(architecture):
+    with torch.device("meta"):
+        assert create_network(architecture, 4, in_channels=1)(torch.empty(2, 1, 32, 32)).shape == (2, 4)
+
+
+def test_an_architecture_for_colour_images_only(tiny):
+    with pytest.raises(ValueError, match="in_channels: tiny takes images of 3 channels only, got 1"):
+        create_network("tiny", in_channels=1)
+    with pytest.raises(ValueError, match="in_channels: expected an integer from 1 on, got 0"):
+        create_network("rn20", in_channels=0)
+
+
 @pytest.mark.parametrize("architecture", ["rn20", "prn18", "wrn40_2", "resnext29", "densenet"])
 @torch.no_grad()
 def test_channels_last_stays_channels_last(architecture):

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field, replace
 from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, get_args, overload
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from freqrob.data.archives import fetch_archive
 from freqrob.data.image_files import ImageFiles, decode
@@ -29,7 +30,7 @@ from freqrob.runtime.tensors import FLOATS, check_values
 Split = Literal["train", "val", "test"]
 VALIDATION_IMAGES = 5000
 SPLIT_SEED = 0
-Loader = Callable[[Path, Part, bool], "ImageSet | ImageFiles"]
+Loader = Callable[[Path, Part, bool], "Dataset | ImageFiles"]
 
 
 @dataclass(frozen=True)
@@ -39,17 +40,24 @@ class DatasetInfo:
     Attributes:
         classes: how many.
         size: height and width of its images, in pixels.
-        mean, std: of each channel of the training set, of pixels in [0, 1], as they are usually published.
+        mean, std: of each channel of the training set, of pixels in [0, 1], as they are usually published. There are
+            as many as ``channels``.
         flip: whether mirroring an image left to right keeps its class.
-        load: ``load(data_dir, part, download)`` reads the part ``"train"`` or ``"test"``.
+        load: ``load(data_dir, part, download)`` reads the part ``"train"`` or ``"test"``: a map-style ``Dataset`` of
+            uint8 images (C, H, W) and labels, with ``classes`` if these have names. It is read into memory once, unless
+            it is an ``ImageSet``.
     """
 
     classes: int
     size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     flip: bool = True
     load: Loader | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def channels(self) -> int:
+        return len(self.mean)
 
 
 DATASETS: Registry[DatasetInfo] = Registry(
@@ -77,8 +85,11 @@ def list_datasets(pattern: str = "*") -> list[str]:
 
 @checked
 @dataclass(frozen=True)
-class ImageSet:
-    """Images with labels: ``images`` (N, C, H, W) uint8 in 0–255, ``labels`` (N,) int64, names of the ``classes``."""
+class ImageSet(Dataset):
+    """Images with labels: ``images`` (N, C, H, W) uint8 in 0–255, ``labels`` (N,) int64, names of the ``classes``.
+
+    ``image_set[3]`` is an image (C, H, W) and its label; slices and index tensors give an ``ImageSet``.
+    """
 
     images: Tensor
     labels: Tensor
@@ -95,7 +106,15 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: Tensor | slice) -> ImageSet:
+    @overload
+    def __getitem__(self, index: int) -> tuple[Tensor, int]: ...
+
+    @overload
+    def __getitem__(self, index: Tensor | slice) -> ImageSet: ...
+
+    def __getitem__(self, index: int | Tensor | slice) -> tuple[Tensor, int] | ImageSet:
+        if isinstance(index, int):
+            return self.images[index], int(self.labels[index])
         return replace(self, images=self.images[index], labels=self.labels[index])
 
 
@@ -139,13 +158,21 @@ def load_dataset(
     folder = Path(data_dir).expanduser()
     load = DATASETS[name].load
     assert load is not None  # DATASETS has none without
-    whole = load(folder, "test" if split == "test" else "train", download)
+    loaded = load(folder, "test" if split == "test" else "train", download)
+    whole = loaded if isinstance(loaded, ImageSet | ImageFiles) else _in_memory(loaded, DATASETS[name].classes)
     chosen = whole if split == "test" else whole[members(len(whole), split)]
     if isinstance(chosen, ImageSet):
         return chosen
     size = DATASETS[name].size
     images = decode(chosen, size, folder / f"{name}_{split}_{size}px", track)
     return ImageSet(images, chosen.labels, chosen.classes)
+
+
+def _in_memory(dataset: Dataset, classes: int) -> ImageSet:
+    names = getattr(dataset, "classes", map(str, range(classes)))
+    batches = zip(*DataLoader(dataset, batch_size=1000), strict=True)
+    images, labels = map(torch.cat, batches)
+    return ImageSet(images, labels, tuple(names))
 
 
 @checked

@@ -305,7 +305,8 @@ def _check_card(card: Card, model_name: str, dataset: str, threat_model: str, pa
 
 def _create_model(card: Card, path: Path) -> FrontEnded:
     try:
-        return with_front_ends(create_network(card.architecture, card.num_classes), card.front_ends)
+        channels = DATASETS[card.dataset].channels if card.dataset in DATASETS else 3
+        return with_front_ends(create_network(card.architecture, card.num_classes, channels), card.front_ends)
     except ValueError as error:
         reason = brief(str(error))
         raise CheckpointError(f"{path}: its card names a model that cannot be created: {reason}") from error

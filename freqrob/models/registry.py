@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, is_dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,8 @@ EXPORTERS: Registry[Exporter] = Registry("exporter", "freqrob.exporters")
 def register_architecture(name: str) -> Callable[[Builder], Builder]:
     """Decorator: ``create_network(name)`` calls the decorated function with ``num_classes``.
 
-    Raises ValueError when the name is taken. Other packages: entry-point group ``freqrob.architectures``.
+    It is given ``in_channels`` too where images have another number of channels than 3. Raises ValueError when the name
+    is taken. Other packages: entry-point group ``freqrob.architectures``.
     """
     return _ARCHITECTURES.register(name)
 
@@ -112,14 +114,19 @@ def register_exporter(name: str) -> Callable[[Exporter], Exporter]:
 
 
 @checked
-def create_network(architecture: str, num_classes: int = 10) -> nn.Module:
-    """A freshly initialised network: (N, 3, H, W) → logits (N, num_classes), without any front end.
+def create_network(architecture: str, num_classes: int = 10, in_channels: int = 3) -> nn.Module:
+    """A freshly initialised network: (N, in_channels, H, W) → logits (N, num_classes), without any front end.
 
-    Raises ValueError for an unknown architecture, with the nearest names, and for fewer than one class.
+    Raises ValueError for an unknown architecture, with the nearest names, for fewer than one class or channel, and for
+    an architecture of another package that takes RGB images only.
     """
     builder = _ARCHITECTURES.find(architecture)
-    check_counts(num_classes=num_classes)
-    return builder(num_classes=num_classes)
+    check_counts(num_classes=num_classes, in_channels=in_channels)
+    if in_channels == 3:
+        return builder(num_classes=num_classes)
+    if "in_channels" not in signature(builder).parameters:
+        raise ValueError(f"in_channels: {architecture} takes images of 3 channels only, got {in_channels}")
+    return builder(num_classes=num_classes, in_channels=in_channels)
 
 
 @checked
