@@ -88,7 +88,7 @@ class TestCorruptedArrays:
 
     def test_do_not_depend_on_how_many_are_made_at_once(self, few, tmp_path, monkeypatch):
         write_corruptions(few, tmp_path / "a", ["glass_blur"], about=ABOUT)
-        monkeypatch.setattr(corruption_arrays, "_CHUNK", 4)
+        monkeypatch.setattr(corruption_arrays, "CHUNK", 4)
         write_corruptions(few, tmp_path / "b", ["glass_blur"], about=ABOUT)
         assert (tmp_path / "a" / "glass_blur.npy").read_bytes() == (tmp_path / "b" / "glass_blur.npy").read_bytes()
 

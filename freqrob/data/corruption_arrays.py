@@ -14,7 +14,7 @@ from msgspec import Struct
 from torch import Tensor
 
 from freqrob.data.archives import fetch_archive
-from freqrob.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt, find_frost
+from freqrob.data.corruptions import CHUNK, CORRUPTIONS, SEVERITIES, corrupt, find_frost
 from freqrob.data.datasets import DATASETS, ImageSet, explained
 from freqrob.runtime.files import as_json, check_folder, locked, remove_abandoned, sha256_of, write_json, write_npy
 from freqrob.runtime.parameters import check_choices, check_integers, check_seeds, checked
@@ -24,7 +24,6 @@ from freqrob.runtime.reading import Label, brief, fitted, map_npy, read_json
 
 MANIFEST = "generated.json"
 LABELS = "labels.npy"
-_CHUNK = 500
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def write_corruptions(
     missing = [name for name in dict.fromkeys(types) if name not in found or not _is_whole(folder, name, shape)]
     if not _is_whole(folder, LABELS.removesuffix(".npy"), shape[:1]):
         write_npy(folder / LABELS, shape[:1], [np.tile(labels.astype(np.uint8), len(SEVERITIES))])
-    starts = range(0, len(dataset), _CHUNK)
+    starts = range(0, len(dataset), CHUNK)
     steps = [(name, severity, start) for name in missing for severity in SEVERITIES for start in starts]
     tracked = iter(track(steps, "corrupting", len(steps)))
     for name in missing:
@@ -117,7 +116,7 @@ def write_corruptions(
 def _blocks(images: Tensor, steps: Iterable[tuple[str, int, int]], seed: int, frost: Any) -> Iterator[np.ndarray]:
     """(n, H, W, 3) each, in the order of the file."""
     for name, severity, start in steps:
-        corrupted = corrupt(images[start : start + _CHUNK], name, severity, seed=seed, first=start, frost=frost)
+        corrupted = corrupt(images[start : start + CHUNK], name, severity, seed=seed, first=start, frost=frost)
         yield corrupted.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 

@@ -11,24 +11,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from freqrob.data.corruptions import blur, digital, noise, spatter, weather  # noqa: F401 they register what they hold
+from freqrob.data.corruptions import blur, digital, noise, spatter, weather  # noqa: F401 they register corruptions
 from freqrob.data.corruptions.photographs import find_frost, read_frost
-from freqrob.data.corruptions.registry import REGISTERED, SEVERITIES, Corruption
+from freqrob.data.corruptions.registry import CORRUPTIONS, SEVERITIES, Corruption, register_corruption
 from freqrob.data.corruptions.streams import Streams
 from freqrob.runtime.parameters import check_choices, check_integers, check_seeds, checked
 
-__all__ = ["CORRUPTIONS", "SEVERITIES", "Corruption", "corrupt", "find_frost"]
-
-_ORDER = (
-    "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
-    "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression", "speckle_noise",
-    "gaussian_blur", "spatter", "saturate",
-)  # fmt: skip
-CORRUPTIONS = {name: REGISTERED[name] for name in _ORDER}
-"""All 19 by name: the benchmark's 15, then the four extra ones."""
+__all__ = ["CORRUPTIONS", "SEVERITIES", "Corruption", "corrupt", "find_frost", "register_corruption"]
 
 LEAST_SIZE = 16
-_CHUNK = 500
+CHUNK = 500  # images that are corrupted at a time
 
 
 @checked
@@ -62,18 +54,25 @@ def corrupt(
 
     Source: Hendrycks & Dietterich, ICLR 2019; hendrycks/robustness, ``make_cifar_c.py``.
     """
-    _check(images, name, severity, seed, first)
+    if images.dtype != torch.uint8:
+        raise TypeError(f"images: expected uint8 in 0–255, got {images.dtype}")
+    if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < LEAST_SIZE:
+        expected = f"(N, 3, H, W) with H and W of at least {LEAST_SIZE}"
+        raise ValueError(f"images: expected {expected}, got shape {tuple(images.shape)}")
+    check_choices(CORRUPTIONS, name=name)
+    check_integers(1, len(SEVERITIES), severity=severity)
+    check_integers(0, first=first)
+    check_seeds(seed=seed)
     chosen = CORRUPTIONS[name]
     parameters = dict(chosen.levels[severity - 1])
     if name == "frost":
         parameters["photographs"] = _photographs(frost, (images.shape[-2], images.shape[-1]))
     corrupted = torch.empty_like(images, memory_format=torch.contiguous_format)
-    for start in range(0, len(images), _CHUNK):
-        chunk = images[start : start + _CHUNK].contiguous()
-        random = Streams(
-            len(chunk), seed=seed, purpose=(name, severity), first=first + start, device=images.device
-        )  # fmt: skip
-        corrupted[start : start + _CHUNK] = chosen.apply(chunk, random, **parameters)
+    for start in range(0, len(images), CHUNK):
+        chunk = images[start : start + CHUNK].contiguous()
+        purpose, number = (name, severity), first + start
+        random = Streams(len(chunk), seed=seed, purpose=purpose, first=number, device=images.device)
+        corrupted[start : start + CHUNK] = chosen.apply(chunk, random, **parameters)
     return corrupted
 
 
@@ -85,15 +84,3 @@ def _photographs(folder: str | Path | None, size: tuple[int, int]) -> list[Tenso
         if height < size[0] or width < size[1]:
             raise ValueError(f"frost: a fifth of {path} is {height}×{width}, less than images of {size[0]}×{size[1]}")
     return photographs
-
-
-def _check(images: Tensor, name: str, severity: int, seed: int, first: int) -> None:
-    if images.dtype != torch.uint8:
-        raise TypeError(f"images: expected uint8 in 0–255, got {images.dtype}")
-    if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < LEAST_SIZE:
-        expected = f"(N, 3, H, W) with H and W of at least {LEAST_SIZE}"
-        raise ValueError(f"images: expected {expected}, got shape {tuple(images.shape)}")
-    check_choices(CORRUPTIONS, name=name)
-    check_integers(1, len(SEVERITIES), severity=severity)
-    check_seeds(seed=seed)
-    check_integers(0, first=first)
