@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from freqrob.data.datasets import ImageSet, to_pixels
 from freqrob.runtime.figures import drawing
-from freqrob.runtime.files import as_json, check_folder, temporary_beside, write_json
+from freqrob.runtime.files import as_json, check_folder, replacing, write_json
 from freqrob.runtime.parameters import check_integers, check_seeds, check_weights, checked, fits, is_number, shown
 from freqrob.runtime.pixels import check_channels_first, check_scale
 from freqrob.runtime.progress import Track, untracked
@@ -168,10 +167,8 @@ def write_hybrids(
         "partners": partner,
     }
     path = folder / "hybrid.npz"
-    with temporary_beside(path) as new:
-        with new.open("wb") as file:
-            np.savez(file, allow_pickle=False, **{name: array.cpu().numpy() for name, array in arrays.items()})
-        os.replace(new, path)
+    with replacing(path) as new, new.open("wb") as file:
+        np.savez(file, allow_pickle=False, **{name: array.cpu().numpy() for name, array in arrays.items()})
     record = {
         "seed": seed,
         "images": len(dataset),
@@ -193,6 +190,5 @@ def _write_sheet(path: Path, rows: Sequence[Sequence[Tensor]], scale: int = 2, g
 
     images = torch.stack([image for row in rows for image in row])
     large = images.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-    with temporary_beside(path) as new:
+    with replacing(path) as new:
         save_image(make_grid(large, nrow=len(rows[0]), padding=gap, pad_value=1), new, format="png")
-        os.replace(new, path)

@@ -50,10 +50,8 @@ def save(path: str | Path, state: Mapping[str, Tensor], card: Card, dtype: torch
     card = replace(card, sha256=hashlib.sha256(weights).hexdigest(), created=created)
     with temporary_beside(path) as new_weights:
         write_synced(new_weights, weights)
-        with temporary_beside(card_path(path)) as new_card:
-            write_synced(new_card, card.to_json().encode())
-            os.replace(new_card, card_path(path))  # first: weights without a card would be taken as their name says
-            os.replace(new_weights, path)
+        write_text(card_path(path), card.to_json())  # first: weights without a card would be taken as their name says
+        os.replace(new_weights, path)
     return card
 
 

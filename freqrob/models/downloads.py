@@ -10,7 +10,7 @@ from urllib.request import Request, url2pathname, urlopen
 
 from freqrob.models.cards import Card, CheckpointError
 from freqrob.models.checkpoints import card_path, check_sha256
-from freqrob.runtime.files import check_folder, temporary_beside, write_synced
+from freqrob.runtime.files import check_folder, temporary_beside, write_text
 from freqrob.runtime.reading import open_file
 
 _CHUNK = 1 << 20
@@ -42,10 +42,8 @@ def download(card: Card, path: Path) -> None:
         with temporary_beside(path) as weights:
             _transfer(url, weights)
             check_sha256(weights, card.sha256, shown_as=url)
-            with temporary_beside(card_path(path)) as new_card:
-                write_synced(new_card, card.to_json().encode())
-                os.replace(new_card, card_path(path))  # first: weights without a card would be taken as their name says
-                os.replace(weights, path)
+            write_text(card_path(path), card.to_json())  # first: weights alone would be taken as their name says
+            os.replace(weights, path)
     except CheckpointError:
         raise
     except (OSError, HTTPException, ValueError) as error:
