@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from fractions import Fraction
-from functools import cache, wraps
+from functools import cache, partial, wraps
 from inspect import signature
 from numbers import Integral, Real
 from pathlib import Path
@@ -186,62 +186,36 @@ def check_choices(known: Iterable[str], **values: str) -> None:
             raise ValueError(f"{name}: expected one of {', '.join(known)}, got {shown(value)}{near and '.' + near}")
 
 
-def check_pixels(**values: float) -> None:
-    """Raise ValueError unless each is a distance in pixels of [0, 1], above 0."""
-    _check_numbers("pixels in (0, 1], such as 8/255", lambda value: 0 < value <= 1, values)
+def _number_check(expected: str, holds: Callable[[Any], bool]) -> Callable[..., None]:
+    """A function that raises ValueError, naming the argument, unless each of its keyword arguments is such a number."""
+
+    def check(**values: float) -> None:
+        for name, value in values.items():
+            if not is_number(value) or not holds(value):
+                raise ValueError(f"{name}: expected {expected}, got {shown(value)}")
+
+    return check
 
 
-def check_positive(**values: float) -> None:
-    """Raise ValueError unless each is a finite number above 0."""
-    _check_numbers("a positive number", lambda value: 0 < value <= LARGEST, values)
-
-
-def check_not_negative(**values: float) -> None:
-    """Raise ValueError unless each is a finite number from 0 on."""
-    _check_numbers("a number from 0 on", lambda value: 0 <= value <= LARGEST, values)
-
-
-def check_shares(**values: float) -> None:
-    """Raise ValueError unless each is a number from 0 to 1."""
-    _check_numbers("a number in [0, 1]", lambda value: 0 <= value <= 1, values)
-
-
-def check_weights(**values: float) -> None:
-    """Raise ValueError unless each is a finite number."""
-    _check_numbers("a finite number", lambda value: -LARGEST <= value <= LARGEST, values)
-
-
-def _check_numbers(expected: str, holds: Callable[[Any], bool], values: Mapping[str, Any]) -> None:
-    for name, value in values.items():
-        if not is_number(value) or not holds(value):
-            raise ValueError(f"{name}: expected {expected}, got {shown(value)}")
+check_pixels = _number_check("pixels in (0, 1], such as 8/255", lambda value: 0 < value <= 1)
+check_positive = _number_check("a positive number", lambda value: 0 < value <= LARGEST)
+check_not_negative = _number_check("a number from 0 on", lambda value: 0 <= value <= LARGEST)
+check_shares = _number_check("a number in [0, 1]", lambda value: 0 <= value <= 1)
+check_weights = _number_check("a finite number", lambda value: -LARGEST <= value <= LARGEST)
 
 
 def check_integers(least: int, most: int | None = None, **values: int) -> None:
-    """Raise ValueError unless each is an integer from ``least`` on, and at most ``most``."""
+    """Raise ValueError unless each is an integer from ``least`` on, at most ``most``, and one that PyTorch can hold."""
     for name, value in values.items():
         if not fits(value, int) or value < least or (most is not None and value > most):
             limits = f"from {least} on" if most is None else f"from {least} to {most}"
             raise ValueError(f"{name}: expected an integer {limits}, got {shown(value)}")
-
-
-def check_counts(**values: int) -> None:
-    """Raise ValueError unless each is an integer from 1 on, and less than 2⁶³."""
-    check_integers(1, **values)
-    _check_int64(values)
-
-
-def check_seeds(**values: int) -> None:
-    """Raise ValueError unless each is an integer from 0 on, and less than 2⁶³."""
-    check_integers(0, **values)
-    _check_int64(values)
-
-
-def _check_int64(values: Mapping[str, int]) -> None:
-    """Raise ValueError for what PyTorch cannot hold."""
-    for name, value in values.items():
         if value >= 2**63:
             raise ValueError(f"{name}: expected an integer below 2^63, got {value}")
+
+
+check_counts = partial(check_integers, 1)
+check_seeds = partial(check_integers, 0)
 
 
 def is_number(value: object) -> bool:
