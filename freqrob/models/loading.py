@@ -91,15 +91,15 @@ def load_model(
         CheckpointError: (a ValueError) the file or its card is damaged or does not belong to this model.
         OSError: a download failed.
     """
-    dataset, threat_model = check_names(dataset, threat_model)
+    target = target_of(dataset, threat_model, model_dir)
     if source == "freqrob":
-        model = _load_from_freqrob(model_name, model_dir, dataset, threat_model, custom_checkpoint)
+        model = _load_from_freqrob(model_name, target, custom_checkpoint)
     elif custom_checkpoint:
         raise ValueError(
             f"custom_checkpoint: {source}'s models have their own weights, got {str(custom_checkpoint)!r}; leave it out"
         )
     else:
-        model = _load_from(source, model_name, target_of(dataset, threat_model, model_dir))
+        model = _load_from(source, model_name, target)
     return FrontEnded([*_added(front_end, model_name, model), *model.front_ends], model.network).eval()
 
 
@@ -111,11 +111,11 @@ def load_card(
     threat_model: str | Enum = "Linf",
 ) -> Card:
     """The card of a model that ``load_model`` would find, without its weights. Raises as ``load_model``."""
-    dataset, threat_model = check_names(dataset, threat_model)
-    for path in _places(model_name, model_dir, dataset, threat_model):
+    target = target_of(dataset, threat_model, model_dir)
+    for path in _places(model_name, target):
         if card_path(path).is_file():
             return Card.read(card_path(path))
-    raise FileNotFoundError(_not_found(model_name, model_dir, dataset, threat_model))
+    raise FileNotFoundError(_not_found(model_name, target))
 
 
 @checked
@@ -177,8 +177,9 @@ def check_names(dataset: str | Enum, threat_model: str | Enum) -> tuple[str, str
     return dataset, threat_model
 
 
-def target_of(dataset: str, threat_model: str, model_dir: str | Path) -> Target:
-    """What a source opens a model for, from checked names."""
+def target_of(dataset: str | Enum, threat_model: str | Enum, model_dir: str | Path) -> Target:
+    """The data set, threat model and folder that a model is opened for. Raises ValueError as ``check_names``."""
+    dataset, threat_model = check_names(dataset, threat_model)
     return Target(dataset, threat_model, DATASET_CLASSES[dataset], Path(model_dir).expanduser())
 
 
@@ -193,23 +194,21 @@ def _load_from(source: str, model_name: str, target: Target) -> FrontEnded:
     return model if isinstance(model, FrontEnded) else FrontEnded([], model.cpu())
 
 
-def _load_from_freqrob(
-    model_name: str, model_dir: str | Path, dataset: str, threat_model: str, checkpoint: str | Path
-) -> FrontEnded:
-    path = Path(checkpoint).expanduser() if checkpoint else _find_weights(model_name, model_dir, dataset, threat_model)
+def _load_from_freqrob(model_name: str, target: Target, checkpoint: str | Path) -> FrontEnded:
+    path = Path(checkpoint).expanduser() if checkpoint else _find_weights(model_name, target)
     if path is not None:
-        return _load_checkpoint(path, model_name, dataset, threat_model)
-    plugin = find_plugin(model_name, dataset, threat_model)
+        return _load_checkpoint(path, model_name, target)
+    plugin = find_plugin(model_name, target.dataset, target.threat_model)
     if plugin is None:
-        raise FileNotFoundError(_not_found(model_name, model_dir, dataset, threat_model))
-    return FrontEnded([], plugin.open(DATASET_CLASSES[dataset]).cpu())
+        raise FileNotFoundError(_not_found(model_name, target))
+    return FrontEnded([], plugin.open(target.num_classes).cpu())
 
 
-def _load_checkpoint(path: Path, model_name: str, dataset: str, threat_model: str) -> FrontEnded:
+def _load_checkpoint(path: Path, model_name: str, target: Target) -> FrontEnded:
     state, card = load(path)
     if card is None:
-        card = _card_from_name(model_name, dataset, threat_model, path, state)
-    _check_card(card, model_name, dataset, threat_model, path)
+        card = _card_from_name(model_name, target, path, state)
+    _check_card(card, model_name, target, path)
     with torch.device("meta"):  # before a damaged card makes it allocate memory
         check_state(_create_model(card, path), state, path, card.architecture)
     model = _create_model(card, path)
@@ -248,12 +247,14 @@ def _is_model(path: Path) -> bool:
         return False
 
 
-def _places(model_name: str, model_dir: str | Path, dataset: str, threat_model: str) -> list[Path]:
-    return [checkpoint_path(model_name, folder, dataset, threat_model) for folder in (model_dir, _shipped())]
+def _places(model_name: str, target: Target) -> list[Path]:
+    """The files that may hold the weights; they are downloaded to the first."""
+    folders = (target.model_dir, _shipped())
+    return [checkpoint_path(model_name, folder, target.dataset, target.threat_model) for folder in folders]
 
 
-def _find_weights(model_name: str, model_dir: str | Path, dataset: str, threat_model: str) -> Path | None:
-    places = _places(model_name, model_dir, dataset, threat_model)
+def _find_weights(model_name: str, target: Target) -> Path | None:
+    places = _places(model_name, target)
     for path in places:
         if path.is_file():
             return path
@@ -265,8 +266,9 @@ def _find_weights(model_name: str, model_dir: str | Path, dataset: str, threat_m
     return None
 
 
-def _not_found(model_name: str, model_dir: str | Path, dataset: str, threat_model: str) -> str:
-    places = _places(model_name, model_dir, dataset, threat_model)
+def _not_found(model_name: str, target: Target) -> str:
+    dataset, threat_model, model_dir = target.dataset, target.threat_model, str(target.model_dir)
+    places = _places(model_name, target)
     lines = [f"model_name: no model {model_name!r} for {dataset}, {threat_model}. Looked for"]
     lines += [f"  {path.absolute()}" for path in places]
     lines += ["  and, beside these names, a card (.json) with a place to download from."]
@@ -276,14 +278,17 @@ def _not_found(model_name: str, model_dir: str | Path, dataset: str, threat_mode
         ModelName.parse(model_name)
     except ValueError:
         return "\n".join([*lines, f"No recipe has this name either.{nearest_names(model_name, all_model_names())}"])
-    options = {"--dataset": (dataset, "cifar10"), "--threat-model": (threat_model, "Linf")}
-    options["--model-dir"] = (str(model_dir), "./models")
+    options = {
+        "--dataset": (dataset, "cifar10"),
+        "--threat-model": (threat_model, "Linf"),
+        "--model-dir": (model_dir, "models"),
+    }
     chosen = [f" {option} {shlex.quote(value)}" for option, (value, default) in options.items() if value != default]
     return "\n".join([*lines, f"To train it: freqrob train {model_name}{''.join(chosen)}"])
 
 
-def _card_from_name(model_name: str, dataset: str, threat_model: str, path: Path, state: Mapping[str, Tensor]) -> Card:
-    """What the name alone says of weights that came without a card; ``state`` says how large a PCA is."""
+def _card_from_name(model_name: str, target: Target, path: Path, state: Mapping[str, Tensor]) -> Card:
+    """The card that a name alone gives weights that came without one; ``state`` says how large a PCA is."""
     name = ModelName.parse(model_name)
     front_ends = variant_front_ends(name.variant, (3, 32, 32))
     if name.variant == "pca" and {"front_ends.0.mean", "front_ends.0.components"} <= state.keys():
@@ -291,11 +296,11 @@ def _card_from_name(model_name: str, dataset: str, threat_model: str, path: Path
         front_ends = variant_front_ends(name.variant, shape, components=(*components, 0)[0])
     assumed = "".join(f" behind {spec['name']}" for spec in front_ends)
     warnings.warn(f"{path} has no card: taken as {name.architecture}{assumed} on pixels in [0, 1]", stacklevel=5)
-    return Card(str(name), name.architecture, dataset, threat_model, DATASET_CLASSES[dataset], front_ends)
+    return Card(str(name), name.architecture, target.dataset, target.threat_model, target.num_classes, front_ends)
 
 
-def _check_card(card: Card, model_name: str, dataset: str, threat_model: str, path: Path) -> None:
-    asked = {"dataset": dataset, "threat_model": threat_model}
+def _check_card(card: Card, model_name: str, target: Target, path: Path) -> None:
+    asked = {"dataset": target.dataset, "threat_model": target.threat_model}
     with suppress(ValueError):  # a name of the user's own: its card alone says what it is
         asked["architecture"] = ModelName.parse(model_name).architecture
     for key, value in asked.items():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from freqrob.models.loading import check_names, load_model, target_of
+from freqrob.models.loading import load_model, target_of
 from freqrob.models.plugins import failures_named
 from freqrob.models.registry import SOURCES, Target, list_sources, register_source
 from freqrob.models.sources import hub, timm, torchvision  # noqa: F401 they register their sources
@@ -52,7 +52,7 @@ def open_model(
         ImportError: the package that the spec needs is not installed, or the function's module cannot be imported.
         FileNotFoundError, CheckpointError, OSError: as ``load_model``.
     """
-    dataset, threat_model = check_names(dataset, threat_model)
+    target = target_of(dataset, threat_model, model_dir)
     if checkpoint := re.fullmatch(r"(\w[\w.+-]*)=(.+)", spec):
         name, path = checkpoint.groups()
         return load_model(name, model_dir, dataset, threat_model, custom_checkpoint=path)
@@ -61,7 +61,6 @@ def open_model(
         return load_model(spec, model_dir, dataset, threat_model)
     if not source or not name:
         raise ValueError(f"model: got {spec!r}, expected {grammar()}")
-    target = target_of(dataset, threat_model, model_dir)
     with failures_named(f"model: {spec}"):
         model = SOURCES[source](name, target) if source in SOURCES else open_function(spec, target)
         return model.cpu().eval()
