@@ -29,13 +29,8 @@ class Normalize(nn.Module):
     @checked
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        numbers = fits(mean, Sequence[float]) and fits(std, Sequence[float])
-        if (
-            not numbers
-            or len(mean) != len(std)
-            or not all(0 < s < math.inf for s in std)
-            or not all(map(math.isfinite, mean))
-        ):
+        are_pairs = fits(mean, Sequence[float]) and fits(std, Sequence[float]) and len(mean) == len(std)
+        if not are_pairs or not all(map(math.isfinite, mean)) or not all(0 < s < math.inf for s in std):
             raise ValueError(f"mean, std: got {mean} and {std}, expected one mean and one positive std a channel")
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
