@@ -18,6 +18,7 @@ import torchvision
 from PIL import Image
 
 from freqrob.data import DATASETS, DatasetInfo, datasets, image_files, imagenet, load_dataset
+from freqrob.data.archives import Archive
 from freqrob.data.image_files import ImageFiles, decode
 from freqrob.models.loading import DATASET_CLASSES
 
@@ -488,11 +489,11 @@ def tiny_archive(server, tiny_source, monkeypatch):
         for path in sorted(tiny_source.rglob("*.*")):
             zipped.write(path, path.relative_to(tiny_source.parent))
         zipped.writestr("../outside.txt", "must not be written outside")
-    monkeypatch.setattr(imagenet, "TINY_IMAGENET_URL", f"{address}/{archive.name}")
-    monkeypatch.setattr(datasets, "TINY_IMAGENET_URL", f"{address}/{archive.name}")
 
     def accept():
-        monkeypatch.setattr(imagenet, "TINY_IMAGENET_MD5", hashlib.md5(archive.read_bytes()).hexdigest())
+        md5 = hashlib.md5(archive.read_bytes()).hexdigest()
+        served = Archive("tiny-imagenet-200", f"{address}/{archive.name}", md5)
+        monkeypatch.setattr(imagenet, "TINY_IMAGENET", served)
 
     accept()
     return archive, accept, handler

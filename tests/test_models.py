@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from freqrob.models import checkpoints, create_network, list_architectures, registry
 from freqrob.models.cards import Card, CheckpointError
 from freqrob.models.front_ends import FrontEnded, with_front_ends
-from freqrob.models.registry import DEFENSE_NAMES, VARIANTS, ModelName
+from freqrob.models.registry import DEFENSES, VARIANTS, ModelName
 
 PARAMETERS = {
     "rn20": 269_722,  # He et al. 2016, Table 6: 0.27 M
@@ -185,7 +185,7 @@ def test_kernels_are_drawn_by_their_fan_out(architecture):
 # Names
 
 PARTS = st.tuples(
-    st.sampled_from([None, *VARIANTS]), st.sampled_from(DEFENSE_NAMES), st.sampled_from(list_architectures())
+    st.sampled_from([None, *VARIANTS]), st.sampled_from([*DEFENSES]), st.sampled_from(list_architectures())
 )
 
 
@@ -198,7 +198,7 @@ def test_names_round_trip(parts):
     assert ModelName.parse(str(name)) == name
 
 
-@given(st.text() | st.builds("_".join, st.lists(st.sampled_from([*VARIANTS, *DEFENSE_NAMES, *list_architectures()]))))
+@given(st.text() | st.builds("_".join, st.lists(st.sampled_from([*VARIANTS, *DEFENSES, *list_architectures()]))))
 def test_names_are_parsed_or_refused(text):
     if text in NAMES:
         assert str(ModelName.parse(text)) == text

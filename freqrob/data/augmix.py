@@ -20,7 +20,7 @@ MAX_RANDOM_DEPTH = 3
 
 
 class Op(IntEnum):
-    """What a step of a chain does; NONE after the chain's end."""
+    """The operation of a step of a chain; NONE after the chain's end."""
 
     NONE = 0
     AUTOCONTRAST = 1
@@ -76,7 +76,7 @@ def augmix(
         width: chains an image.
         depth: operations a chain; −1 draws 1 to 3 for each chain.
         alpha: the concentration α of both distributions.
-        generator: where the draws come from; torch's default CPU generator if None.
+        generator: source of the random numbers; torch's default CPU generator if None.
 
     Returns:
         The mixed images, same shape, dtype, device and memory format; not differentiable.
@@ -98,7 +98,7 @@ def augmix(
 
 
 def check_augmix(severity: float, width: int, depth: int, alpha: float) -> None:
-    """Raise ValueError, naming the parameter, unless they are as ``augmix`` wants them."""
+    """Raise ValueError, naming the parameter, for one that ``augmix`` does not take."""
     if not is_number(severity) or not 0.1 <= severity <= 10:
         raise ValueError(f"severity: expected a level from 0.1 to 10, got {shown(severity)}")
     check_counts(width=width)

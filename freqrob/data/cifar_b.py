@@ -1,4 +1,4 @@
-"""CIFAR-B and its kind: a data set turned through BaSS once, before any augmentation."""
+"""CIFAR-B and CIFAR-100-B: data sets balanced by BaSS once, before any augmentation."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ KINDS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}  # torchvision's classes
 
 
 class _Manifest(Struct):
-    """What is read of ``cifar_b.json``."""
+    """The fields of ``cifar_b.json`` that are read."""
 
     sha256: dict[str, str]
 
 
 @checked
 def balance(dataset: ImageSet, *, weighting: Weighting = "amplitude", chunk: int = 1024) -> ImageSet:
-    """Every image of a data set through BaSS, as uint8 in memory, also where the data set is memory-mapped.
+    """Balance every image of a data set by BaSS; the result is uint8 in memory, also of a memory-mapped data set.
 
     Source: Lin et al., NeurIPS 2023, section 4; zhiyugege/Frequency-Long-Tailed-Investigation, ``BaSS_cifar.py``, which
     writes its twin of CIFAR-10 to disk once.

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from freqrob.data.archives import fetch_archive
+from freqrob.data import imagenet
+from freqrob.data.archives import Archive, fetch_archive
 from freqrob.data.image_files import ImageFiles, decode
-from freqrob.data.imagenet import TINY_IMAGENET_URL, Part, fetch_tiny_imagenet, restricted_imagenet, tiny_imagenet
+from freqrob.data.imagenet import Part
 from freqrob.runtime.files import check_folder, temporary_folder_beside
 from freqrob.runtime.parameters import check_choices, check_integers, checked
 from freqrob.runtime.pixels import check_channels_first, check_range
@@ -201,8 +202,8 @@ def _cifar100(folder: Path, part: Part, download: bool) -> ImageSet:
 
 def _cifar(kind: type, title: str, folder: Path, part: Part, download: bool) -> ImageSet:
     with explained(title, folder, f"{kind.base_folder}/", kind.url, download):
-        if download and not (folder / kind.base_folder).is_dir():
-            fetch_archive(kind.url, kind.tgz_md5, folder, kind.base_folder)
+        if download:
+            fetch_archive(Archive(kind.base_folder, kind.url, kind.tgz_md5), folder)
         source = kind(folder, train=part == "train", download=download)  # which repairs a damaged one
     images = torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous()
     return ImageSet(images, torch.tensor(source.targets), tuple(source.classes))
@@ -229,14 +230,15 @@ def _svhn(folder: Path, part: Part, download: bool) -> ImageSet:
 @register_dataset("tiny_imagenet", DatasetInfo(200, 64, (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)))
 def _tiny_imagenet(folder: Path, part: Part, download: bool) -> ImageFiles:
     if download:
-        with explained("Tiny ImageNet", folder, "tiny-imagenet-200/", TINY_IMAGENET_URL, download):
-            fetch_tiny_imagenet(folder)
-    return tiny_imagenet(folder, part)
+        archive = imagenet.TINY_IMAGENET
+        with explained("Tiny ImageNet", folder, f"{archive.folder}/", archive.url, download):
+            fetch_archive(archive, folder)
+    return imagenet.tiny_imagenet(folder, part)
 
 
 @register_dataset("restricted_imagenet", DatasetInfo(9, 128, (0.4717, 0.4499, 0.3837), (0.2600, 0.2516, 0.2575)))
-def _restricted_imagenet(folder: Path, part: Part, download: bool) -> ImageFiles:
-    return restricted_imagenet(folder, part)
+def _restricted_imagenet(folder: Path, part: Part, _download: bool) -> ImageFiles:
+    return imagenet.restricted_imagenet(folder, part)
 
 
 @contextmanager

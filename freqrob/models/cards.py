@@ -1,4 +1,4 @@
-"""Cards: the JSON beside a checkpoint that says what it is, how it was made and what was measured."""
+"""Cards: the JSON beside a checkpoint with its architecture, training recipe and results."""
 
 import json
 import operator
@@ -16,7 +16,7 @@ class CheckpointError(ValueError):
 
 
 class _Result(Struct):
-    """The types of what is read of a result on a card; a model loads whatever is missing."""
+    """The types of a result on a card; all fields may be missing."""
 
     protocol: Label = ""
     attack: Label = ""
@@ -34,7 +34,7 @@ class _FrontEnd(Struct):
 
 @dataclass(frozen=True)
 class Card:
-    """What a checkpoint is.
+    """The description of a checkpoint.
 
     ``front_ends`` lists the modules before the network from the input on, each ``{"name": ..., **parameters}``;
     ``results`` lists measurements (protocol, attack, images, seed, accuracy, ...); ``recipe`` is everything that

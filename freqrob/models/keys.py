@@ -280,13 +280,13 @@ def _release(module: str | None) -> str:
         standard = Path(sysconfig.get_path("stdlib")).resolve()
         return f"python {python_version()}" if not file or Path(file).resolve().is_relative_to(standard) else ""
     try:
-        found = distribution(package) if file and package in PACKAGES else None
+        installed = distribution(package) if file and package in PACKAGES else None
     except PackageNotFoundError:
-        found = None
-    if found is None or Path(file).resolve().parent != Path(str(found.locate_file(package))).resolve():
+        installed = None
+    if installed is None or Path(file).resolve().parent != Path(str(installed.locate_file(package))).resolve():
         return ""
-    record = hashlib.sha256((found.read_text("RECORD") or "").encode()).hexdigest()
-    return f"{package} {found.version} {record[:16]}"
+    record = hashlib.sha256((installed.read_text("RECORD") or "").encode()).hexdigest()
+    return f"{package} {installed.version} {record[:16]}"
 
 
 def _folder(package: str) -> Path | None:

@@ -34,7 +34,7 @@ from freqrob.runtime.reading import brief
 
 
 class _Classes(Mapping[str, int]):
-    """How many classes a data set has, of those that can be loaded, and of ImageNet."""
+    """The number of classes of each registered data set, and of ImageNet."""
 
     def __getitem__(self, name: str) -> int:
         return 1000 if name == "imagenet" else DATASETS[name].classes
@@ -66,8 +66,8 @@ def load_model(
     """A trained model on the CPU in eval mode: pixels (N, C, H, W) in [0, 1] → logits (N, num_classes).
 
     The weights come from the first of: ``custom_checkpoint`` (.safetensors, .pt, .pth);
-    ``model_dir/<dataset>/<threat_model>/<model_name>.safetensors``; the package; the place that a card in either of
-    the two names, from where they are downloaded into ``model_dir``; a package that plugs into freqrob
+    ``model_dir/<dataset>/<threat_model>/<model_name>.safetensors``; the package; the address on a card in either of
+    the two, from which they are downloaded into ``model_dir``; a package that plugs into freqrob
     (``freqrob.models.plugins``). The front ends of the model's card are included; ``model.network`` is the network
     without them.
 
@@ -139,9 +139,9 @@ def list_models(
         for dataset in datasets
         for threat in threats
     ]
-    own = {path.stem for folder in folders for path in folder.glob("*") if _is_model(path)}
+    names = {path.stem for folder in folders for path in folder.glob("*") if _is_model(path)}
     offered = {model.name for model in _plugins() if model.dataset in datasets and model.threat_model in threats}
-    return sorted(name for name in own | offered if fnmatchcase(name, pattern))
+    return sorted(name for name in names | offered if fnmatchcase(name, pattern))
 
 
 @checked
@@ -300,10 +300,10 @@ def _card_from_name(model_name: str, target: Target, path: Path, state: Mapping[
 
 
 def _check_card(card: Card, model_name: str, target: Target, path: Path) -> None:
-    asked = {"dataset": target.dataset, "threat_model": target.threat_model}
+    expected = {"dataset": target.dataset, "threat_model": target.threat_model}
     with suppress(ValueError):  # a name of the user's own: its card alone says what it is
-        asked["architecture"] = ModelName.parse(model_name).architecture
-    for key, value in asked.items():
+        expected["architecture"] = ModelName.parse(model_name).architecture
+    for key, value in expected.items():
         if getattr(card, key) != value:
             raise CheckpointError(f"{path}: its card says {key} {getattr(card, key)!r}, asked for {value!r}")
 

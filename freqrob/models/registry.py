@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from freqrob.runtime.parameters import check_counts, checked, nearest_names
-from freqrob.runtime.registry import Names, Registry
+from freqrob.runtime.registry import Registry
 
 Builder = Callable[..., nn.Module]
 _ARCHITECTURES: Registry[Builder] = Registry("architecture", "freqrob.architectures")
@@ -28,12 +28,11 @@ DEFENSES: Registry[type] = Registry(  # which freqrob.defenses registers; a mode
     ("standard", "pgd_at", "trades", "mart", "fgsm", "grad_align", "jafr", "jafr_minus", "fgsm_jafr", "fgsm_jafr_minus",
      "augmix", "neural_similarity"),
 )  # fmt: skip
-DEFENSE_NAMES = Names(DEFENSES)
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a model is opened for.
+    """The data set and threat model that a model is opened for.
 
     Attributes:
         dataset, threat_model: as ``load_model`` takes them.
@@ -132,11 +131,11 @@ def create_network(architecture: str, num_classes: int = 10, in_channels: int = 
 @checked
 @dataclass(frozen=True)
 class ModelName:
-    """A model's name in its parts; ``str()`` gives the name back.
+    """The parts of a model's name; ``str()`` joins them.
 
     ``variant``: None, ``"bass"`` (trained on CIFAR-B), ``"bassmix"`` (BaSS as an augmentation), or a fixed front end
     in training and when loaded: ``"bassfront"`` (BaSS), ``"blur"``, ``"pca"``. ``jafr_minus`` is JaFR(−): the
-    regulariser with its sign turned.
+    regulariser with the opposite sign.
     """
 
     variant: str | None

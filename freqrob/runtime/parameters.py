@@ -1,4 +1,4 @@
-"""Parameters: as people write them on a command line, and what they have to be.
+"""Parameters: read from a command line, and checked for types and ranges.
 
 ``checked`` checks the types of a function's arguments and converts the numbers of NumPy and PyTorch to Python's, so
 that ``np.float32(0.5)`` and ``0.5`` give the same cards, JSON files and cache keys. The ``check_*`` check ranges.

@@ -120,11 +120,11 @@ def read_npz(
         size = sum(_declared_bytes(archive, member) for member in members.values())
         if size > at_most:
             raise ValueError(f"its arrays have {size:,} bytes, expected at most {at_most:,}")
-        found = {}
+        arrays = {}
         for name, member in members.items():
             with archive.open(member) as content:
-                found[name] = format.read_array(content, allow_pickle=False)
-        return found
+                arrays[name] = format.read_array(content, allow_pickle=False)
+        return arrays
 
 
 def _declared_bytes(archive: ZipFile, member: ZipInfo) -> int:
@@ -145,6 +145,15 @@ def map_npy(path: str | Path) -> np.ndarray:
     open_file(path).close()
     with damage_named(path, "a whole .npy file of a plain array"):
         return format.open_memmap(path, mode="r")
+
+
+def holds_npy(path: str | Path, shape: tuple[int, ...]) -> bool:
+    """Whether a file is an intact .npy file of uint8 of this shape."""
+    try:
+        array = map_npy(path)
+    except (FileNotFoundError, ValueError):
+        return False
+    return array.shape == shape and array.dtype.name == "uint8"
 
 
 def read_image(path: str | Path) -> Image.Image:

@@ -105,13 +105,13 @@ class Samples:
                 expected = f"{known.dtype} {(count, *known.shape[1:])}"
                 raise ValueError(f"{name}: got {value.dtype} {tuple(value.shape)}, expected {expected}")
 
-    def _merge(self, found: Mapping[str, Tensor]) -> None:
+    def _merge(self, stored: Mapping[str, Tensor]) -> None:
         """Take what a file has and this process has not."""
-        if not found:
+        if not stored:
             return
-        new = found[DONE] & ~self.done
-        for name in found.keys() - {DONE}:
-            self._values.setdefault(name, torch.zeros_like(found[name]))[new] = found[name][new]
+        new = stored[DONE] & ~self.done
+        for name in stored.keys() - {DONE}:
+            self._values.setdefault(name, torch.zeros_like(stored[name]))[new] = stored[name][new]
         self.done |= new
 
     def _read(self) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ CHUNK = 500  # images that are corrupted at a time
 def corrupt(
     images: Tensor, name: str, severity: int, *, seed: int = 0, first: int = 0, frost: str | Path | None = None
 ) -> Tensor:
-    """Images as they look at one severity of one corruption, with the parameters that the benchmark has at 32×32.
+    """Corrupt images by one corruption at one severity, with the benchmark's parameters for 32×32.
 
     Parameters in pixels are the same at any other size, but for those of ``elastic_transform``, which scale with it,
     and of ``pixelate``, which are a share. Fractions of grey levels are dropped, as in the benchmark's arrays.

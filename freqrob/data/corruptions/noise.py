@@ -1,4 +1,4 @@
-"""Noise of which each pixel has its own."""
+"""Pixelwise noise."""
 
 from __future__ import annotations
 

@@ -26,8 +26,8 @@ def open_torchvision(path: str, target: Target) -> nn.Module:
     if arguments:
         raise ValueError(f"model: {spec} takes the argument weights alone, got {', '.join(arguments)}")
     if wanted not in offered.__members__:
-        had = ", ".join(offered.__members__) or "none"
-        raise ValueError(f"model: {name} of torchvision has no weights {wanted!r}, expected one of {had}")
+        names = ", ".join(offered.__members__) or "none"
+        raise ValueError(f"model: {name} of torchvision has no weights {wanted!r}, expected one of {names}")
     weights = offered[wanted]
     classes = len(weights.meta["categories"])
     if classes != target.num_classes:
