@@ -67,8 +67,8 @@ def augmix(
     m is Beta(α, α) and w Dirichlet(α, …, α). A step of a chain is one of nine operations: autocontrast, equalize,
     posterize, solarize, rotate, shear and translate in x or y. Its level is uniform in [0.1, severity], of 10, and at
     level 10 it rotates by 30°, shears by 0.3, translates by a third of the image, solarizes everything and posterizes
-    to 0 bits. Operations are Pillow's on 8-bit pixels, as the authors use them, whatever the dtype; what is mixed, and
-    the image itself, is not rounded before the end. Each image has its own draws and does not depend on the others.
+    to 0 bits. Operations are Pillow's on 8-bit pixels, as the authors use them, for any dtype; the mixture
+    is rounded only at the end. Each image has its own draws and does not depend on the others.
 
     Args:
         images: (N, C, H, W) pixels, float in [0, 1] or uint8 in 0–255, on any device.

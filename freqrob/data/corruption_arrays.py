@@ -51,7 +51,7 @@ def write_corruptions(
     """Write corrupted images as the benchmark's files: ``<type>.npy`` (5·N, H, W, 3) uint8, severity after severity.
 
     Beside them ``labels.npy``, the N labels five times, and ``generated.json``, which says that these are not the
-    published arrays, of what images and how they were made. Each file appears when it is whole, and types whose files
+    published arrays, and how they were made. Each file appears when it is whole, and types whose files
     are whole are not made again, so that a run that was stopped goes on. All five severities are written, since readers
     find them by their place.
 
@@ -59,7 +59,7 @@ def write_corruptions(
         dataset: N images, usually a test set.
         folder: created if absent.
         types: which of ``CORRUPTIONS``.
-        about: what the images are, such as ``{"dataset": "cifar10", "bass": None}``, for ``generated.json``.
+        about: description of the images, such as ``{"dataset": "cifar10", "bass": None}``, for ``generated.json``.
         seed: of everything random.
         frost: the folder of photographs for the type of that name.
         command: for the record.
@@ -149,7 +149,7 @@ class CorruptionArrays:
 
     Attributes:
         folder: where the arrays are.
-        dataset: of which data set.
+        dataset: the data set's name.
         arrays: of each type, (5·N, H, W, 3) uint8, memory-mapped.
         labels: (N,) int64, the same at each severity.
         generated: the content of ``generated.json``; None where there is no such file, as for the published arrays.

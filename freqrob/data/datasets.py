@@ -36,7 +36,7 @@ Loader = Callable[[Path, Part, bool], "Dataset | ImageFiles"]
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is known of a data set before it is read.
+    """Facts about a data set that are known before it is read.
 
     Attributes:
         classes: how many.
@@ -243,7 +243,7 @@ def _restricted_imagenet(folder: Path, part: Part, _download: bool) -> ImageFile
 
 @contextmanager
 def explained(title: str, folder: Path, expected: str, url: str, download: bool) -> Iterator[None]:
-    """Turn what torchvision raises into errors that say what is missing, where, and how to get it."""
+    """Turn torchvision's errors into ones that name the missing files, their folder and the remedy."""
     broken_off = (OSError, HTTPException, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error)
     try:
         yield

@@ -134,7 +134,7 @@ def write_hybrids(
         floats: float32 in [0, 1], as models are shown them; else rounded to uint8.
         sheet: how many rows ``hybrid.png`` has, a contact sheet: an image, its hybrids from low to high frequencies,
             its partner. 0 for no sheet.
-        about: what the images are, for the JSON.
+        about: description of the images, for the JSON.
         command: for the record.
         track: wraps the work in a progress bar.
 

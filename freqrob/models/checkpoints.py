@@ -23,7 +23,7 @@ from freqrob.runtime.reading import read_safetensors, read_torch
 
 
 def card_path(path: str | Path) -> Path:
-    """Where the card of a weights file lies: the same name ending in .json."""
+    """The path of the card of a weights file: the same name ending in .json."""
     return Path(path).with_suffix(".json")
 
 

@@ -3,8 +3,8 @@
 A model's key is the SHA-256 of its tensors, its other attributes, its ``repr``, and the names of its classes and
 functions. It determines the model if all of these are code of installed releases (freqrob's, Python's or those of
 ``PACKAGES``, which the key names too) and nothing is hooked, replaced, compiled or scripted. Any other model is cached
-only under a ``cache_key`` that stands for its code. What a process replaces in the namespace of an installed module,
-such as ``torch.nn.functional.relu``, is not seen.
+only under a ``cache_key`` that stands for its code. A function that a process replaces in the namespace of an installed
+module, such as ``torch.nn.functional.relu``, is not noticed.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ class _Description:
             _update(self.digest, value)
 
     def _see_code(self, place: str, value: Any) -> None:
-        """Add a class, function or module by name, and what a function is given by its defaults and closes over."""
+        """Add a class, function or module by name, and the defaults and closure of a function."""
         self._add(_name(value))
         if isinstance(value, FunctionType):
             self._add(str(value.__code__.co_firstlineno))
@@ -212,7 +212,7 @@ class _Description:
         try:
             parts = list(_parts(value))
         except Exception:  # whatever other people's code fails with
-            self._note(f"{place} is {_article(type(value))}, which cannot be pickled")
+            self._note(f"{place} is {_article(type(value))}, whose content is not known")
         else:
             for name, part in parts:
                 self._see(f"{place}.{name}", part)
@@ -249,7 +249,10 @@ def _parts(value: Any) -> Iterator[tuple[object, object]]:
     elif isinstance(value, set | frozenset):
         yield from enumerate(sorted(value, key=hash_of))
     else:
-        for number, part in enumerate(value.__reduce_ex__(4)):
+        reduced = value.__reduce_ex__(4)
+        if isinstance(reduced, str):
+            raise TypeError(f"{reduced} is pickled by name, as a cached function is")
+        for number, part in enumerate(reduced):
             if number == 2 and isinstance(part, dict):
                 yield from part.items()
             else:
@@ -270,7 +273,7 @@ def _autocast(model: nn.Module) -> list[str]:
 def _release(module: str | None) -> str:
     """The installed release that a module belongs to; "" for another package, or one in an editable installation.
 
-    freqrob's own modules are known wherever they lie: ``code_version`` covers them.
+    freqrob's own modules are known in any folder: ``code_version`` covers them.
     """
     package = (module or "").partition(".")[0]
     file = getattr(sys.modules.get(package), "__file__", None) or ""
@@ -303,7 +306,7 @@ def _module_of(value: Any) -> str | None:
 
 
 def _found(module: str, name: str) -> object:
-    """What a module has under a dotted name."""
+    """The attribute of a module under a dotted name; None if there is none."""
     try:
         return attrgetter(name)(sys.modules.get(module))
     except AttributeError:

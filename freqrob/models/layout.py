@@ -53,6 +53,6 @@ def _takes(model: nn.Module, images: Tensor, *others: object) -> bool:
             logits = model.forward(pair.clone(memory_format=torch.channels_last), *others)
             if logits.requires_grad:
                 torch.autograd.grad(logits.sum(), pair)
-    except Exception:  # whatever it is: if the network is at fault, it fails again
+    except Exception:  # an error that is not the layout's is raised again by the caller's pass
         return False
     return True

@@ -72,7 +72,7 @@ def load_model(
     without them.
 
     Args:
-        model_name: ``[bass_|bassmix_|bassfront_|blur_|pca_]<defence>_<architecture>``, or any name whose card is there.
+        model_name: ``[bass_|bassmix_|bassfront_|blur_|pca_]<defence>_<architecture>``, or any name with a card.
         model_dir: folder of trained and downloaded models.
         dataset: cifar10, cifar100, svhn, tiny_imagenet, restricted_imagenet or imagenet, or RobustBench's enum.
         threat_model: Linf, L2 or corruptions (corruptions_3d means corruptions), or RobustBench's enum.
@@ -81,13 +81,13 @@ def load_model(
         front_end: a front end before all others: ``"bass"`` (protocol ``natural+bass``) or
             ``{"name": "bass", "weighting": "power"}``. Not ``"pca"``, whose components come with a trained model.
         source: ``"robustbench"`` loads RobustBench's model of this name, through RobustBench, which downloads it into
-            ``model_dir`` where it is not there. Any source that another package registered
+            ``model_dir`` if it is missing. Any source that another package registered
             (``freqrob.models.sources.register_source``).
 
     Raises:
         ValueError: an unknown data set, threat model, front end or source, or a BaSS before a model that has one.
         ImportError: the package that ``source`` or a plug-in needs is missing.
-        FileNotFoundError: no such model; the message says where it was looked for and how to train it.
+        FileNotFoundError: no such model; the message lists the places that were searched and how to train it.
         CheckpointError: (a ValueError) the file or its card is damaged or does not belong to this model.
         OSError: a download failed.
     """
@@ -234,7 +234,7 @@ def _plugins() -> Iterator[PluginModel]:
 
 
 def _is_model(path: Path) -> bool:
-    """Whether ``path`` is weights, or a card that says where to download them. Warns of what is not a card."""
+    """Whether ``path`` is weights, or a card with an address of weights. Warns of a JSON file that is not a card."""
     if path.suffix == ".safetensors":
         return bool(_NAME.fullmatch(path.stem)) and path.is_file()
     weights = path.with_suffix(".safetensors")
@@ -301,7 +301,7 @@ def _card_from_name(model_name: str, target: Target, path: Path, state: Mapping[
 
 def _check_card(card: Card, model_name: str, target: Target, path: Path) -> None:
     expected = {"dataset": target.dataset, "threat_model": target.threat_model}
-    with suppress(ValueError):  # a name of the user's own: its card alone says what it is
+    with suppress(ValueError):  # a name outside the grammar, which says nothing about the architecture
         expected["architecture"] = ModelName.parse(model_name).architecture
     for key, value in expected.items():
         if getattr(card, key) != value:

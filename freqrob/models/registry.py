@@ -1,4 +1,4 @@
-"""Registries of models: architectures, sources, names of defences, and names `[<variant>_]<defence>_<architecture>`."""
+"""Registries of architectures, sources, defences and exporters, and the grammar of models' names."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, is_dataclass
@@ -23,7 +23,7 @@ def _is_defense(kind: Any) -> bool:
     return isinstance(kind, type) and is_dataclass(kind) and all(hasattr(kind, name) for name in needed)
 
 
-DEFENSES: Registry[type] = Registry(  # which freqrob.defenses registers; a model's name is read without it
+DEFENSES: Registry[type] = Registry(  # filled by freqrob.defenses, which reading a name need not import
     "defense", "freqrob.defenses", _is_defense, "a dataclass with adversarial and double_backward that can be called",
     ("standard", "pgd_at", "trades", "mart", "fgsm", "grad_align", "jafr", "jafr_minus", "fgsm_jafr", "fgsm_jafr_minus",
      "augmix", "neural_similarity"),
@@ -106,7 +106,7 @@ def register_exporter(name: str) -> Callable[[Exporter], Exporter]:
     """Decorator: ``freqrob export --to name`` calls the decorated function, to write a model's card in another format.
 
     ``exporter(model_name, out, model_dir, dataset, threat_model, title=…, link=…, authors=…, venue=…)`` returns the
-    files that it wrote, and what they lack with what would give it. Raises ValueError when the name is taken. Other
+    files that it wrote, and the missing entries with a remedy for each. Raises ValueError when the name is taken. Other
     packages: entry-point group ``freqrob.exporters``.
     """
     return EXPORTERS.register(name)

@@ -78,9 +78,8 @@ def temporary_beside(path: Path) -> Iterator[Path]:
     """An empty file in the folder of ``path``, to be written and renamed to ``path``; removed at the end if it is left.
 
     The folder is created if it is absent. The writer holds a lock (``flock``) on the file, so that
-    ``remove_abandoned``, which runs first, can tell the files of killed writers from those in use. Raises
-    NoSpaceError when what is done with the file fails for lack of space, also if only as the cause of a RuntimeError,
-    as in ``torch.save``.
+    ``remove_abandoned``, which runs first, can tell the files of killed writers from those in use. Raises NoSpaceError
+    when the block fails for lack of space, also if that is the cause of a RuntimeError, as in ``torch.save``.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

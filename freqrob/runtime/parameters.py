@@ -45,7 +45,7 @@ def keyword_hints(function: Callable[..., Any]) -> dict[str, Any]:
 
 def shown_hint(hint: Any) -> str:
     """``Sequence[int]``, ``float | None``, ``int``; ``true or false`` for ``bool``."""
-    if get_origin(hint) in (Union, UnionType):  # spelled alike: for a default of None, Python 3.10 gives Optional
+    if get_origin(hint) in (Union, UnionType):  # written alike: for a default of None, Python 3.10 gives Optional
         return " | ".join(shown_hint(one) for one in get_args(hint))
     if get_args(hint):
         return re.sub(r"\b(\w+\.)+(?=\w)", "", str(hint))
@@ -116,9 +116,9 @@ def to_python(value: Any, hint: Any) -> Any:
 def checked(subject: F) -> F:
     """Decorate a function, or a class whose ``__init__`` takes the arguments, to check them by their annotations.
 
-    Each argument goes through ``to_python``. The decorator raises, naming the argument, ValueError for what is not a
-    string, path, bool or choice where one is expected, and TypeError for another type of object. Whether something is
-    the right kind of number, or sequence of numbers, is left to the function, which knows the range.
+    Each argument goes through ``to_python``. The decorator raises, naming the argument, ValueError for a value that is
+    not a string, path, bool or choice where one is expected, and TypeError for another type of object. Whether
+    something is the right kind of number, or sequence of numbers, is left to the function, which knows the range.
     """
     if isinstance(subject, type):
         subject.__init__ = checked(subject.__init__)  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,4 +1,4 @@
-"""Where a number comes from: the commit and the versions that made it."""
+"""Provenance of numbers: the commit, versions and machine that made them."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Registry(MutableMapping[str, T]):
         group: the group of entry points by which other packages register.
         accepts: whether an object is of the kind.
         expected: what ``accepts`` accepts, in words.
-        names: freqrob's own names, where they must be known before the modules are imported that register them.
+        names: freqrob's names, if they must be known before the modules that register them are imported.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Registry(MutableMapping[str, T]):
         self._homes: dict[str, tuple[str, str]] = {}  # module and qualified name of what was decorated
 
     def register(self, name: str, make: Callable[[Any], T] = lambda value: value) -> Callable[[Decorated], Decorated]:
-        """Decorator: add what is decorated, or what ``make`` makes of it, under a name.
+        """Decorator: add the decorated object, or ``make`` of it, under a name.
 
         A definition that is repeated, as when a notebook's cell runs again, replaces the earlier one. Raises ValueError
         when the name is taken or is not a name, TypeError for an object of another kind.

@@ -36,7 +36,7 @@ class Samples:
     key's is set aside under the ending ``.damaged``, with a warning, and its samples are measured again.
 
     Args:
-        folder: where the file lies, created if absent; None keeps everything in memory.
+        folder: of the file, created if absent; None keeps everything in memory.
         key: all that the values depend on, such as ``subject_key``, ``data_hash`` and an attack's parameters.
         count: of samples.
         prefix: of the file's name, for people.
@@ -106,7 +106,7 @@ class Samples:
                 raise ValueError(f"{name}: got {value.dtype} {tuple(value.shape)}, expected {expected}")
 
     def _merge(self, stored: Mapping[str, Tensor]) -> None:
-        """Take what a file has and this process has not."""
+        """Take the values that only the file has."""
         if not stored:
             return
         new = stored[DONE] & ~self.done
@@ -141,7 +141,7 @@ class Samples:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Alone among the processes that share the folder; what one that was killed left unfinished is removed."""
+        """Exclude the other processes that share the folder, and remove unfinished files of killed ones."""
         if self.path is None:
             yield
             return

@@ -29,11 +29,12 @@ def corrupt(
 ) -> Tensor:
     """Corrupt images by one corruption at one severity, with the benchmark's parameters for 32×32.
 
-    Parameters in pixels are the same at any other size, but for those of ``elastic_transform``, which scale with it,
-    and of ``pixelate``, which are a share. Fractions of grey levels are dropped, as in the benchmark's arrays.
+    Parameters in pixels are the same at any other size, except those of ``elastic_transform``, which scale with it,
+    and of ``pixelate``, which are shares. Fractions of grey levels are dropped, as in the benchmark's arrays.
 
-    What is random in an image depends on ``seed``, ``name``, ``severity`` and the image's number in its data set, not
-    on the images around it: ``corrupt(images[100:200], …, first=100)`` is the same as ``corrupt(images, …)[100:200]``.
+    The random numbers of an image depend on ``seed``, ``name``, ``severity`` and the image's number in its data set,
+    not on the images around it: ``corrupt(images[100:200], …, first=100)`` is the same as ``corrupt(images,
+    …)[100:200]``.
 
     Args:
         images: (N, 3, H, W) uint8, H and W at least 16, on any device.

@@ -49,7 +49,7 @@ def _chosen(paths) -> list[Path]:
 
 @lru_cache(maxsize=2)
 def read_frost(paths: tuple[Path, ...]) -> list[Tensor]:
-    """Each (3, h, w) uint8 at a fifth of its size. Raises ValueError, which names the file, for what is no image."""
+    """Each (3, h, w) uint8 at a fifth of its size. Raises ValueError, naming the file, if it is not an image."""
     return [_read(path) for path in paths]
 
 

@@ -6,15 +6,7 @@ State dicts are those of ``robustbench.model_zoo.architectures.resnet``: ``ResNe
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freqrob.models.architectures.blocks import (
-    BasicBlock,
-    Block,
-    conv1x1,
-    conv3x3,
-    global_average,
-    projection,
-    stage,
-)
+from freqrob.models.architectures.blocks import BasicBlock, Block, conv1x1, conv3x3, global_average, projection, stage
 from freqrob.models.registry import register_architecture
 
 

@@ -44,8 +44,6 @@ class WideResNet(nn.Module):
 
     def __init__(self, depth: int, widen_factor: int, num_classes: int, in_channels: int) -> None:
         super().__init__()
-        if (depth - 4) % 6:
-            raise ValueError(f"depth: got {depth}, expected 6n + 4 (16, 22, 28, 34, 40, ...)")
         blocks = (depth - 4) // 6
         widths = [16 * widen_factor, 32 * widen_factor, 64 * widen_factor]
         self.conv1 = conv3x3(in_channels, 16)

@@ -15,7 +15,7 @@ from freqrob.models.sources.common import announce, loading, read_arguments
 
 @register_source("hub")
 def open_hub(path: str, target: Target) -> nn.Module:
-    """What the repository's function returns; its code is run only if the user says that it is trusted."""
+    """The model that the repository's function returns; its code is run only if the user trusts it explicitly."""
     spec = f"hub:{path}"
     path, arguments = read_arguments(path)
     repository, colon, name = path.rpartition(":")
