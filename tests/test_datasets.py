@@ -181,7 +181,9 @@ class TestRegistration:
 
         info = DatasetInfo(2, 2, (0.5,), (0.25,), load=load)
         monkeypatch.setitem(DATASETS, "grey", info)
+        random_state = torch.get_rng_state()
         found = load_dataset("grey", "test", tmp_path)
+        assert torch.equal(torch.get_rng_state(), random_state)
         assert torch.equal(found.images, images) and found.classes == ("0", "1") and info.channels == 1
         assert len(load_dataset("grey", "train", tmp_path)) == 9
         image, label = found[3]

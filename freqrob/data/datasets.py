@@ -71,7 +71,7 @@ DATASETS: Registry[DatasetInfo] = Registry(
 
 @checked
 def register_dataset(name: str, about: DatasetInfo) -> Callable[[Loader], Loader]:
-    """Decorator: ``load_dataset(name)`` calls the decorated function, which becomes ``about.load``.
+    """Decorator: ``load_dataset(name)`` calls the decorated function, which becomes ``about.load`` (``DatasetInfo``).
 
     Raises ValueError when the name is taken. Other packages: entry-point group ``freqrob.datasets``.
     """
@@ -170,10 +170,10 @@ def load_dataset(
 
 
 def _in_memory(dataset: Dataset, classes: int) -> ImageSet:
-    names = getattr(dataset, "classes", map(str, range(classes)))
-    batches = zip(*DataLoader(dataset, batch_size=1000), strict=True)
-    images, labels = map(torch.cat, batches)
-    return ImageSet(images, labels, tuple(names))
+    """All images of a map-style data set, with the names of its ``classes``, or numbers if they have none."""
+    loader = DataLoader(dataset, batch_size=1000, generator=torch.Generator())  # not the caller's random numbers
+    images, labels = map(torch.cat, zip(*loader, strict=True))
+    return ImageSet(images, labels, tuple(getattr(dataset, "classes", map(str, range(classes)))))
 
 
 @checked

@@ -67,6 +67,7 @@ class FoolboxModule(nn.Module):
         self._bounds = tuple(model.bounds)
         while _is_around_another(model):
             model = model._model
+        # Foolbox 3.3 keeps the network in the closure of ``_model`` only; use a public attribute when there is one
         inner = getattr(model, "_model", None)
         self.network = inspect.getclosurevars(inner).nonlocals.get("model") if inspect.isfunction(inner) else None
         if isinstance(self.network, nn.Module):

@@ -53,7 +53,7 @@ def shown_hint(hint: Any) -> str:
     return {"bool": "true or false", "Tensor": "a torch.Tensor", "NoneType": "None"}.get(name, name)
 
 
-def fits(value: object, hint: Any) -> bool:
+def fits(value: Any, hint: Any) -> bool:
     """Whether a value is of a type such as ``float``, ``int | None``, ``Sequence[int]`` or ``Callable[..., Tensor]``.
 
     A bool is not a number, a string not a sequence, and a string is a path. An ``nn.Module`` may be any callable, such
@@ -67,13 +67,11 @@ def fits(value: object, hint: Any) -> bool:
     if origin is Literal:
         return isinstance(value, tuple({type(one) for one in of})) and value in of
     if origin in (Sequence, list, tuple):
-        return (
-            isinstance(value, origin) and not isinstance(value, str | bytes) and all(fits(one, of[0]) for one in value)
-        )
+        is_sequence = isinstance(value, origin) and not isinstance(value, str | bytes)
+        return is_sequence and all(fits(item, of[0]) for item in value)
     if origin in (Mapping, dict):
-        return isinstance(value, origin) and all(
-            fits(one, kind) for item in value.items() for one, kind in zip(item, of, strict=True)
-        )
+        is_mapping = isinstance(value, origin)
+        return is_mapping and all(fits(key, of[0]) and fits(item, of[1]) for key, item in value.items())
     if hint in (int, float):
         return is_number(value) and (hint is float or isinstance(value, Integral))
     if hint is Path:
@@ -150,11 +148,8 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
 def _mentions(hint: Any, *kinds: Any) -> bool:
     """Whether a hint is one of some types, or made of them: ``Sequence[int] | None`` of ``int``."""
     origin = get_origin(hint)
-    return (
-        hint in kinds
-        or origin in kinds
-        or (origin is not Callable and any(_mentions(one, *kinds) for one in get_args(hint)))
-    )
+    parts = () if origin is Callable else get_args(hint)
+    return hint in kinds or origin in kinds or any(_mentions(part, *kinds) for part in parts)
 
 
 def shown(value: object) -> str:
