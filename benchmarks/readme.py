@@ -17,7 +17,7 @@ from benchmarks.records import NOT_MEASURED, ROOT, accuracy, gpus, log_b_low, me
 from benchmarks.replication import claims
 from benchmarks.script import run
 from freqrob.evaluation import PROTOCOLS
-from freqrob.models.registry import DEFENSE_NAMES, VARIANTS, ModelName
+from freqrob.models.registry import DEFENSES, VARIANTS, ModelName
 from freqrob.runtime.files import write_text
 
 README = ROOT / "README.md"
@@ -62,7 +62,7 @@ def shown(value: float) -> str:
 def family(name: str) -> tuple[int, int]:
     """Sorts twins beside each other."""
     parts = ModelName.parse(name)
-    return DEFENSE_NAMES.index(parts.defense), (None, *VARIANTS).index(parts.variant)
+    return [*DEFENSES].index(parts.defense), (None, *VARIANTS).index(parts.variant)
 
 
 def longtail() -> str:

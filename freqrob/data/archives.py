@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from freqrob.runtime.files import move_into_place, temporary_folder_beside
 
 
-def fetch_archive(url: str, md5: str, folder: Path, name: str, *, keep: bool = True) -> None:
-    """Download an archive into ``folder``, unless it is there intact, and unpack the folder ``name`` that it holds.
+@dataclass(frozen=True)
+class Archive:
+    """An archive on the web: the folder that it unpacks to, its address and its MD5 sum in hexadecimal."""
 
-    Archive and folder appear when they are whole; a folder of that name that is there stays.
+    folder: str
+    url: str
+    md5: str
+
+
+def fetch_archive(archive: Archive, into: Path, *, keep: bool = True) -> None:
+    """Download an archive and unpack its folder into the folder ``into``, unless it is there.
+
+    An intact archive in ``into`` is not downloaded again. Archive and folder appear when they are whole.
 
     Args:
-        url: of the archive.
-        md5: its checksum, hexadecimal.
-        folder: created if absent.
-        name: of the folder in the archive.
-        keep: leave the archive in ``folder``.
+        archive: to download.
+        into: created if absent.
+        keep: leave the archive in ``into``.
 
     Raises:
         RuntimeError, OSError, EOFError, HTTPException, zipfile.BadZipFile, tarfile.TarError, zlib.error: the transfer
@@ -25,11 +33,12 @@ def fetch_archive(url: str, md5: str, folder: Path, name: str, *, keep: bool = T
     """
     from torchvision.datasets.utils import check_integrity, download_url, extract_archive
 
-    file = url.rpartition("/")[2]
-    with temporary_folder_beside(folder / name) as new:
-        archive = folder / file
-        if not check_integrity(archive, md5):
-            download_url(url, new, md5=md5)
-            archive = (new / file).replace(archive) if keep else new / file
-        extract_archive(archive, new)
-        move_into_place(new / name, folder / name)
+    target, file = into / archive.folder, into / archive.url.rpartition("/")[2]
+    if target.is_dir():
+        return
+    with temporary_folder_beside(target) as new:
+        if not check_integrity(file, archive.md5):
+            download_url(archive.url, new, md5=archive.md5)
+            file = (new / file.name).replace(file) if keep else new / file.name
+        extract_archive(file, new)
+        move_into_place(new / archive.folder, target)

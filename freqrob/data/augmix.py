@@ -20,7 +20,7 @@ MAX_RANDOM_DEPTH = 3
 
 
 class Op(IntEnum):
-    """What a step of a chain does; NONE after the chain's end."""
+    """The operation of a step of a chain; NONE after the chain's end."""
 
     NONE = 0
     AUTOCONTRAST = 1
@@ -67,8 +67,8 @@ def augmix(
     m is Beta(α, α) and w Dirichlet(α, …, α). A step of a chain is one of nine operations: autocontrast, equalize,
     posterize, solarize, rotate, shear and translate in x or y. Its level is uniform in [0.1, severity], of 10, and at
     level 10 it rotates by 30°, shears by 0.3, translates by a third of the image, solarizes everything and posterizes
-    to 0 bits. Operations are Pillow's on 8-bit pixels, as the authors use them, whatever the dtype; what is mixed, and
-    the image itself, is not rounded before the end. Each image has its own draws and does not depend on the others.
+    to 0 bits. Operations are Pillow's on 8-bit pixels, as the authors use them, for any dtype; the mixture
+    is rounded only at the end. Each image has its own draws and does not depend on the others.
 
     Args:
         images: (N, C, H, W) pixels, float in [0, 1] or uint8 in 0–255, on any device.
@@ -76,7 +76,7 @@ def augmix(
         width: chains an image.
         depth: operations a chain; −1 draws 1 to 3 for each chain.
         alpha: the concentration α of both distributions.
-        generator: where the draws come from; torch's default CPU generator if None.
+        generator: source of the random numbers; torch's default CPU generator if None.
 
     Returns:
         The mixed images, same shape, dtype, device and memory format; not differentiable.
@@ -98,7 +98,7 @@ def augmix(
 
 
 def check_augmix(severity: float, width: int, depth: int, alpha: float) -> None:
-    """Raise ValueError, naming the parameter, unless they are as ``augmix`` wants them."""
+    """Raise ValueError, naming the parameter, for one that ``augmix`` does not take."""
     if not is_number(severity) or not 0.1 <= severity <= 10:
         raise ValueError(f"severity: expected a level from 0.1 to 10, got {shown(severity)}")
     check_counts(width=width)

@@ -11,19 +11,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from freqrob.data.datasets import ImageSet, to_pixels
-from freqrob.runtime.parameters import check_counts, check_integers, check_seeds, checked
+from freqrob.runtime.parameters import check_choices, check_counts, check_integers, check_seeds, checked
 
 Crop = Literal["reflect", "zeros"]
 PADDING = 4
-_ORDER, _DRAWS = 0, 1  # what a stream of random numbers is for
+_ORDER, _DRAWS = 0, 1  # purposes of streams of random numbers
 
 
 class Batches:
-    """Shuffled, augmented batches: ``batches[step]`` is what step ``step`` of a run trains on.
+    """Shuffled, augmented batches: ``batches[step]`` is the batch of training step ``step``.
 
-    It depends on the arguments and ``step`` alone, not on what was asked for before, so that a run resumed in the
-    middle of an epoch goes on with the same batches. ``step // len(batches)`` is the epoch, in which no image comes
-    twice; ``len(batches)`` is the steps of one epoch, and an incomplete last batch is dropped.
+    It depends on the arguments and ``step`` only, so that a run that is resumed in the middle of an epoch continues
+    with the same batches. ``step // len(batches)`` is the epoch, in which no image comes twice; ``len(batches)`` is the
+    steps of one epoch, and an incomplete last batch is dropped.
 
     Of several processes, each gets its ``rank``'s contiguous share of a batch; together they are bit for bit the batch
     of a single process. Crop and flip work on the share only, ``transform`` on the whole batch in each process.
@@ -38,8 +38,8 @@ class Batches:
         flip: each image mirrored left to right with probability ½.
         transform: applied before crop and flip to the (N, C, H, W) float images in [0, 1] of the whole batch, given
             a generator on the CPU; returns as many images.
-        device: where the batches are wanted.
-        rank, world_size: which process of how many.
+        device: of the batches.
+        rank, world_size: index of this process, and the number of processes.
 
     ``batches[step]`` is (n, C, H, W) float32 images in [0, 1] and (n,) int64 labels, n = batch_size / world_size.
 
@@ -65,15 +65,14 @@ class Batches:
         world_size: int = 1,
     ) -> None:
         check_counts(batch_size=batch_size)
-        check_integers(0, rank=rank, world_size=world_size)
+        check_integers(0, world_size=world_size)
+        check_integers(0, world_size - 1, rank=rank)
         if batch_size > len(dataset):
-            raise ValueError(f"batch_size: expected 1 to {len(dataset)} (the images there are), got {batch_size}")
-        if rank >= world_size:
-            raise ValueError(f"rank: expected 0 to world_size - 1 ({world_size - 1}), got {rank}")
+            raise ValueError(f"batch_size: expected at most {len(dataset)}, the number of images, got {batch_size}")
         if batch_size % world_size:
             raise ValueError(f"batch_size: expected a multiple of world_size ({world_size}), got {batch_size}")
-        if crop not in (None, *get_args(Crop)):
-            raise ValueError(f"crop: expected None or one of {', '.join(get_args(Crop))}, got {crop!r}")
+        if crop is not None:
+            check_choices(get_args(Crop), crop=crop)
         check_seeds(seed=seed)
         self.device = torch.device(device)
         home = self.device if _fits(dataset.images, self.device) else torch.device("cpu")
@@ -112,7 +111,7 @@ class Batches:
         return self._order
 
     def _moved(self, batch: Tensor) -> Tensor:
-        """From where the data set is kept to where batches are wanted."""
+        """A batch on the device of batches, from that of the data set."""
         if batch.device.type == "cpu" and self.device.type == "cuda":
             batch = batch.pin_memory()
         return batch.to(self.device, non_blocking=True)

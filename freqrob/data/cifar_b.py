@@ -1,4 +1,4 @@
-"""CIFAR-B and its kind: a data set turned through BaSS once, before any augmentation."""
+"""CIFAR-B and CIFAR-100-B: data sets balanced by BaSS once, before any augmentation."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ KINDS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}  # torchvision's classes
 
 
 class _Manifest(Struct):
-    """What is read of ``cifar_b.json``."""
+    """The fields of ``cifar_b.json`` that are read."""
 
     sha256: dict[str, str]
 
 
 @checked
 def balance(dataset: ImageSet, *, weighting: Weighting = "amplitude", chunk: int = 1024) -> ImageSet:
-    """Every image of a data set through BaSS, as uint8 in memory, also where the data set is memory-mapped.
+    """Balance every image of a data set by BaSS; the result is uint8 in memory, also of a memory-mapped data set.
 
     Source: Lin et al., NeurIPS 2023, section 4; zhiyugege/Frequency-Long-Tailed-Investigation, ``BaSS_cifar.py``, which
     writes its twin of CIFAR-10 to disk once.
@@ -65,11 +65,11 @@ def write_cifar_b(
     command: str = "",
     track: Track = untracked,
 ) -> Path:
-    """Write all of CIFAR-10 or CIFAR-100 through BaSS, in its original files: the pixels in them differ, nothing else.
+    """Write CIFAR-10 or CIFAR-100 balanced by BaSS, in files that differ from the original ones in the pixels only.
 
-    Whatever reads the original folder reads this one; but torchvision, which checks MD5 sums, refuses it, so that
-    nothing takes it for the original by mistake. ``load_cifar_b`` reads it and checks the SHA-256 sums of
-    ``cifar_b.json``, which lies in it and says how it was made.
+    It is read like the original folder, except that torchvision, which checks MD5 sums, refuses it, so that it is not
+    mistaken for the original. ``load_cifar_b`` reads it and checks the SHA-256 sums of
+    ``cifar_b.json`` in that folder, which records how it was made.
 
     Args:
         data_dir: the folder that holds the original ``cifar-10-batches-py/`` or ``cifar-100-python/``.
@@ -120,7 +120,7 @@ def load_cifar_b(data_dir: str | Path, split: Split, dataset: str = "cifar10") -
     Files are read without executing what a pickle may hold.
 
     Raises:
-        ValueError: an unknown data set or split, or a file that is not as it was written.
+        ValueError: an unknown data set or split, or a file that was changed.
         FileNotFoundError: there is none in ``data_dir``.
     """
     kind = _kind(dataset)
@@ -150,13 +150,13 @@ def _kind(dataset: str) -> Any:
 
 
 def _balanced(content: bytes, weighting: Weighting) -> bytes:
-    """A batch's file with other pixels: they are 3,072 bytes an image, in one piece."""
+    """A batch's file with balanced pixels: 3,072 bytes an image, in one piece."""
     batch = _unpickled(content)
     images = torch.from_numpy(batch["data"].copy()).view(-1, 3, 32, 32)
     balanced = balance(ImageSet(images, torch.tensor(_labels(batch)), ()), weighting=weighting)
     before, natural, after = content.partition(batch["data"].tobytes())
     if not natural:
-        raise ValueError("data_dir: the pixels of a batch do not lie in its file as they are")
+        raise ValueError("data_dir: the file of a batch does not hold its pixels in one piece")
     return before + balanced.images.numpy().tobytes() + after
 
 

@@ -13,34 +13,24 @@ import torch
 from msgspec import Struct
 from torch import Tensor
 
-from freqrob.data.archives import fetch_archive
-from freqrob.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt, find_frost
+from freqrob.data.archives import Archive, fetch_archive
+from freqrob.data.corruptions import CHUNK, CORRUPTIONS, SEVERITIES, corrupt, find_frost
 from freqrob.data.datasets import DATASETS, ImageSet, explained
 from freqrob.runtime.files import as_json, check_folder, locked, remove_abandoned, sha256_of, write_json, write_npy
 from freqrob.runtime.parameters import check_choices, check_integers, check_seeds, checked
 from freqrob.runtime.progress import Track, untracked
 from freqrob.runtime.provenance import provenance
-from freqrob.runtime.reading import Label, brief, fitted, map_npy, read_json
+from freqrob.runtime.reading import Label, brief, fitted, holds_npy, map_npy, read_json
 
 MANIFEST = "generated.json"
 LABELS = "labels.npy"
-_CHUNK = 500
-
-
-@dataclass(frozen=True)
-class Published:
-    """Where the benchmark's arrays are: the archive, its MD5 sum, and the folder that it unpacks to."""
-
-    folder: str
-    url: str
-    md5: str
 
 
 PUBLISHED = {
-    "cifar10": Published(
+    "cifar10": Archive(
         "CIFAR-10-C", "https://zenodo.org/records/2535967/files/CIFAR-10-C.tar", "56bf5dcef84df0e2308c6dcbcbbd8499"
     ),
-    "cifar100": Published(
+    "cifar100": Archive(
         "CIFAR-100-C", "https://zenodo.org/records/3555552/files/CIFAR-100-C.tar", "11f0ed0f1191edbf9fa23466ae6021d3"
     ),
 }
@@ -61,7 +51,7 @@ def write_corruptions(
     """Write corrupted images as the benchmark's files: ``<type>.npy`` (5·N, H, W, 3) uint8, severity after severity.
 
     Beside them ``labels.npy``, the N labels five times, and ``generated.json``, which says that these are not the
-    published arrays, of what images and how they were made. Each file appears when it is whole, and types whose files
+    published arrays, and how they were made. Each file appears when it is whole, and types whose files
     are whole are not made again, so that a run that was stopped goes on. All five severities are written, since readers
     find them by their place.
 
@@ -69,7 +59,7 @@ def write_corruptions(
         dataset: N images, usually a test set.
         folder: created if absent.
         types: which of ``CORRUPTIONS``.
-        about: what the images are, such as ``{"dataset": "cifar10", "bass": None}``, for ``generated.json``.
+        about: description of the images, such as ``{"dataset": "cifar10", "bass": None}``, for ``generated.json``.
         seed: of everything random.
         frost: the folder of photographs for the type of that name.
         command: for the record.
@@ -94,14 +84,15 @@ def write_corruptions(
     as_json(header, "about")
     with locked(folder / ".lock"):
         remove_abandoned(folder)  # of other types too, which may never be written again
-        found = _manifest(folder, header)
-        if not found:
+        made_before = _manifest(folder, header)
+        if not made_before:
             write_json(folder / MANIFEST, {**header, "types": {}, **provenance(command)})
     shape = (len(SEVERITIES) * len(dataset), *dataset.images.shape[2:], 3)
-    missing = [name for name in dict.fromkeys(types) if name not in found or not _is_whole(folder, name, shape)]
-    if not _is_whole(folder, LABELS.removesuffix(".npy"), shape[:1]):
+    wanted = dict.fromkeys(types)
+    missing = [name for name in wanted if name not in made_before or not holds_npy(folder / f"{name}.npy", shape)]
+    if not holds_npy(folder / LABELS, shape[:1]):
         write_npy(folder / LABELS, shape[:1], [np.tile(labels.astype(np.uint8), len(SEVERITIES))])
-    starts = range(0, len(dataset), _CHUNK)
+    starts = range(0, len(dataset), CHUNK)
     steps = [(name, severity, start) for name in missing for severity in SEVERITIES for start in starts]
     tracked = iter(track(steps, "corrupting", len(steps)))
     for name in missing:
@@ -117,12 +108,12 @@ def write_corruptions(
 def _blocks(images: Tensor, steps: Iterable[tuple[str, int, int]], seed: int, frost: Any) -> Iterator[np.ndarray]:
     """(n, H, W, 3) each, in the order of the file."""
     for name, severity, start in steps:
-        corrupted = corrupt(images[start : start + _CHUNK], name, severity, seed=seed, first=start, frost=frost)
+        corrupted = corrupt(images[start : start + CHUNK], name, severity, seed=seed, first=start, frost=frost)
         yield corrupted.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
 def _manifest(folder: Path, header: Mapping[str, Any]) -> dict[str, Any]:
-    """The types that a folder says it has; raises where it holds anything but corruptions as ``header`` says."""
+    """The types that ``generated.json`` lists; raises unless the folder holds corruptions with this ``header``."""
     content = _read_manifest(folder)
     if content is None:
         if arrays := sorted(path.name for path in folder.glob("*.npy") if path.name != LABELS):
@@ -130,13 +121,13 @@ def _manifest(folder: Path, header: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     for key, value in header.items():
         if content.get(key) != value:
-            found = brief(str(content.get(key)))
-            raise ValueError(f"out: {folder} holds corruptions of {key} {found}, asked for {value}")
+            held = brief(str(content.get(key)))
+            raise ValueError(f"out: {folder} holds corruptions of {key} {held}, asked for {value}")
     return content["types"]
 
 
 class _Manifest(Struct):
-    """What is read of ``generated.json``."""
+    """The fields of ``generated.json`` that are read."""
 
     types: dict[str, dict[str, Any]]
     dataset: Label = ""
@@ -152,24 +143,16 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
     return content
 
 
-def _is_whole(folder: Path, name: str, shape: tuple[int, ...]) -> bool:
-    try:
-        return map_npy(folder / f"{name}.npy").shape == shape
-    except (FileNotFoundError, ValueError):
-        return False
-
-
 @dataclass(frozen=True)
 class CorruptionArrays:
-    """Corrupted images on disk: what ``load_corruptions`` finds.
+    """Corrupted images on disk, as ``load_corruptions`` returns them.
 
     Attributes:
         folder: where the arrays are.
-        dataset: of which data set.
+        dataset: the data set's name.
         arrays: of each type, (5·N, H, W, 3) uint8, memory-mapped.
         labels: (N,) int64, the same at each severity.
-        generated: what ``generated.json`` says of arrays that were made here; None where there is no such file, as for
-            the published ones.
+        generated: the content of ``generated.json``; None where there is no such file, as for the published arrays.
     """
 
     folder: Path
@@ -220,17 +203,15 @@ def load_corruptions(
     wanted = types or [name for name in CORRUPTIONS if (root / f"{name}.npy").exists()]
     missing = [name for name in wanted if not (root / f"{name}.npy").exists()]
     if missing or not wanted:
-        raise FileNotFoundError(f"{root} has no {', '.join(f'{name}.npy' for name in missing or CORRUPTIONS)}. {_HOW}")
+        how = "`freqrob dataset corrupt` makes the types that are missing, in a folder of its own."
+        raise FileNotFoundError(f"{root} has no {', '.join(f'{name}.npy' for name in missing or CORRUPTIONS)}. {how}")
     expected = (len(SEVERITIES) * len(labels), DATASETS[dataset].size, DATASETS[dataset].size, 3)
     arrays = {name: map_npy(root / f"{name}.npy") for name in dict.fromkeys(wanted)}
     for name, array in arrays.items():
         if array.shape != expected or array.dtype != np.uint8:
-            found = f"{array.shape} {array.dtype}"
-            raise ValueError(f"{root / name}.npy: expected {expected} uint8, as labels.npy has it, got {found}")
+            actual = f"{array.shape} {array.dtype}"
+            raise ValueError(f"{root / name}.npy: expected {expected} uint8, as labels.npy has it, got {actual}")
     return CorruptionArrays(root, dataset, arrays, labels, generated)
-
-
-_HOW = "`freqrob dataset corrupt` makes the types that are missing, in a folder of its own."
 
 
 def _check_types(types: Sequence[str]) -> None:
@@ -242,8 +223,8 @@ def _check_types(types: Sequence[str]) -> None:
 def _find(folder: Path, dataset: str, download: bool) -> Path:
     published = PUBLISHED[dataset]
     places = (folder / published.folder, folder)
-    if found := next((place for place in places if (place / LABELS).is_file()), None):
-        return found
+    if existing := next((place for place in places if (place / LABELS).is_file()), None):
+        return existing
     if not download:
         raise FileNotFoundError(
             f"no corruptions of {dataset} in {folder.absolute()} (expected {LABELS} and a file a type there or in "
@@ -251,7 +232,7 @@ def _find(folder: Path, dataset: str, download: bool) -> Path:
             f"ones (--download; nothing is fetched without it), or fetch {published.url} and unpack it there."
         )
     with explained(published.folder, folder, f"{published.folder}/", published.url, download=True):
-        fetch_archive(published.url, published.md5, folder, published.folder, keep=False)
+        fetch_archive(published, folder, keep=False)
     return places[0]
 
 

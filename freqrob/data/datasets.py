@@ -11,14 +11,16 @@ from dataclasses import dataclass, field, replace
 from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, get_args, overload
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from freqrob.data.archives import fetch_archive
+from freqrob.data import imagenet
+from freqrob.data.archives import Archive, fetch_archive
 from freqrob.data.image_files import ImageFiles, decode
-from freqrob.data.imagenet import TINY_IMAGENET_URL, Part, fetch_tiny_imagenet, restricted_imagenet, tiny_imagenet
+from freqrob.data.imagenet import Part
 from freqrob.runtime.files import check_folder, temporary_folder_beside
 from freqrob.runtime.parameters import check_choices, check_integers, checked
 from freqrob.runtime.pixels import check_channels_first, check_range
@@ -29,27 +31,34 @@ from freqrob.runtime.tensors import FLOATS, check_values
 Split = Literal["train", "val", "test"]
 VALIDATION_IMAGES = 5000
 SPLIT_SEED = 0
-Loader = Callable[[Path, Part, bool], "ImageSet | ImageFiles"]
+Loader = Callable[[Path, Part, bool], "Dataset | ImageFiles"]
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is known of a data set before it is read.
+    """Facts about a data set that are known before it is read.
 
     Attributes:
         classes: how many.
         size: height and width of its images, in pixels.
-        mean, std: of each channel of the training set, of pixels in [0, 1], as they are usually published.
+        mean, std: of each channel of the training set, of pixels in [0, 1], as they are usually published. There are
+            as many as ``channels``.
         flip: whether mirroring an image left to right keeps its class.
-        load: ``load(data_dir, part, download)`` reads the part ``"train"`` or ``"test"``.
+        load: ``load(data_dir, part, download)`` reads the part ``"train"`` or ``"test"``: a map-style ``Dataset`` of
+            uint8 images (C, H, W) and labels, with ``classes`` if these have names. It is read into memory once, unless
+            it is an ``ImageSet``.
     """
 
     classes: int
     size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     flip: bool = True
     load: Loader | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def channels(self) -> int:
+        return len(self.mean)
 
 
 DATASETS: Registry[DatasetInfo] = Registry(
@@ -62,7 +71,7 @@ DATASETS: Registry[DatasetInfo] = Registry(
 
 @checked
 def register_dataset(name: str, about: DatasetInfo) -> Callable[[Loader], Loader]:
-    """Decorator: ``load_dataset(name)`` calls the decorated function, which becomes ``about.load``.
+    """Decorator: ``load_dataset(name)`` calls the decorated function, which becomes ``about.load`` (``DatasetInfo``).
 
     Raises ValueError when the name is taken. Other packages: entry-point group ``freqrob.datasets``.
     """
@@ -77,8 +86,11 @@ def list_datasets(pattern: str = "*") -> list[str]:
 
 @checked
 @dataclass(frozen=True)
-class ImageSet:
-    """Images with labels: ``images`` (N, C, H, W) uint8 in 0–255, ``labels`` (N,) int64, names of the ``classes``."""
+class ImageSet(Dataset):
+    """Images with labels: ``images`` (N, C, H, W) uint8 in 0–255, ``labels`` (N,) int64, names of the ``classes``.
+
+    ``image_set[3]`` is an image (C, H, W) and its label; slices and index tensors give an ``ImageSet``.
+    """
 
     images: Tensor
     labels: Tensor
@@ -95,7 +107,15 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: Tensor | slice) -> ImageSet:
+    @overload
+    def __getitem__(self, index: int) -> tuple[Tensor, int]: ...
+
+    @overload
+    def __getitem__(self, index: Tensor | slice) -> ImageSet: ...
+
+    def __getitem__(self, index: int | Tensor | slice) -> tuple[Tensor, int] | ImageSet:
+        if isinstance(index, int):
+            return self.images[index], int(self.labels[index])
         return replace(self, images=self.images[index], labels=self.labels[index])
 
 
@@ -139,13 +159,21 @@ def load_dataset(
     folder = Path(data_dir).expanduser()
     load = DATASETS[name].load
     assert load is not None  # DATASETS has none without
-    whole = load(folder, "test" if split == "test" else "train", download)
+    loaded = load(folder, "test" if split == "test" else "train", download)
+    whole = loaded if isinstance(loaded, ImageSet | ImageFiles) else _in_memory(loaded, DATASETS[name].classes)
     chosen = whole if split == "test" else whole[members(len(whole), split)]
     if isinstance(chosen, ImageSet):
         return chosen
     size = DATASETS[name].size
     images = decode(chosen, size, folder / f"{name}_{split}_{size}px", track)
     return ImageSet(images, chosen.labels, chosen.classes)
+
+
+def _in_memory(dataset: Dataset, classes: int) -> ImageSet:
+    """All images of a map-style data set, with the names of its ``classes``, or numbers if they have none."""
+    loader = DataLoader(dataset, batch_size=1000, generator=torch.Generator())  # not the caller's random numbers
+    images, labels = map(torch.cat, zip(*loader, strict=True))
+    return ImageSet(images, labels, tuple(getattr(dataset, "classes", map(str, range(classes)))))
 
 
 @checked
@@ -174,8 +202,8 @@ def _cifar100(folder: Path, part: Part, download: bool) -> ImageSet:
 
 def _cifar(kind: type, title: str, folder: Path, part: Part, download: bool) -> ImageSet:
     with explained(title, folder, f"{kind.base_folder}/", kind.url, download):
-        if download and not (folder / kind.base_folder).is_dir():
-            fetch_archive(kind.url, kind.tgz_md5, folder, kind.base_folder)
+        if download:
+            fetch_archive(Archive(kind.base_folder, kind.url, kind.tgz_md5), folder)
         source = kind(folder, train=part == "train", download=download)  # which repairs a damaged one
     images = torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous()
     return ImageSet(images, torch.tensor(source.targets), tuple(source.classes))
@@ -202,19 +230,20 @@ def _svhn(folder: Path, part: Part, download: bool) -> ImageSet:
 @register_dataset("tiny_imagenet", DatasetInfo(200, 64, (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)))
 def _tiny_imagenet(folder: Path, part: Part, download: bool) -> ImageFiles:
     if download:
-        with explained("Tiny ImageNet", folder, "tiny-imagenet-200/", TINY_IMAGENET_URL, download):
-            fetch_tiny_imagenet(folder)
-    return tiny_imagenet(folder, part)
+        archive = imagenet.TINY_IMAGENET
+        with explained("Tiny ImageNet", folder, f"{archive.folder}/", archive.url, download):
+            fetch_archive(archive, folder)
+    return imagenet.tiny_imagenet(folder, part)
 
 
 @register_dataset("restricted_imagenet", DatasetInfo(9, 128, (0.4717, 0.4499, 0.3837), (0.2600, 0.2516, 0.2575)))
-def _restricted_imagenet(folder: Path, part: Part, download: bool) -> ImageFiles:
-    return restricted_imagenet(folder, part)
+def _restricted_imagenet(folder: Path, part: Part, _download: bool) -> ImageFiles:
+    return imagenet.restricted_imagenet(folder, part)
 
 
 @contextmanager
 def explained(title: str, folder: Path, expected: str, url: str, download: bool) -> Iterator[None]:
-    """Turn what torchvision raises into errors that say what is missing, where, and how to get it."""
+    """Turn torchvision's errors into ones that name the missing files, their folder and the remedy."""
     broken_off = (OSError, HTTPException, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error)
     try:
         yield

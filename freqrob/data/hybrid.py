@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from freqrob.data.datasets import ImageSet, to_pixels
 from freqrob.runtime.figures import drawing
-from freqrob.runtime.files import as_json, check_folder, temporary_beside, write_json
+from freqrob.runtime.files import as_json, check_folder, replacing, write_json
 from freqrob.runtime.parameters import check_integers, check_seeds, check_weights, checked, fits, is_number, shown
 from freqrob.runtime.pixels import check_channels_first, check_scale
 from freqrob.runtime.progress import Track, untracked
@@ -46,11 +45,11 @@ def check_frequencies(frequencies: Sequence[float]) -> None:
 
 @checked
 def hybrid_images(low: Tensor, high: Tensor, frequency: float) -> Tensor:
-    """What of ``low`` has |f| ≤ ``frequency``, and of ``high`` the rest, clipped to [0, 1].
+    """The frequencies |f| ≤ ``frequency`` of ``low`` and the others of ``high``, clipped to [0, 1].
 
     Args:
         low, high: (..., H, W) float pixels in [0, 1], of one shape.
-        frequency: the mixing frequency in cycles/pixel, from 0 (of ``low`` nothing but the mean) on; below 0 nothing.
+        frequency: the mixing frequency in cycles/pixel, from 0 on, where ``low`` gives the mean only.
 
     Returns:
         Images like ``low``. The corners of the spectrum lie beyond Nyquist along the axes, 0.5: there ``high`` shows
@@ -79,36 +78,33 @@ def hybrid_images(low: Tensor, high: Tensor, frequency: float) -> Tensor:
 
 @checked
 def derange(labels: Tensor, seed: int = 0) -> Tensor:
-    """The labels (N,) in a random order in which none is where it, or an equal one, was.
+    """A random permutation of the labels (N,) in which each one differs from the label that was there.
 
-    Raises ValueError where there is none: more than half of the labels are equal.
+    Raises ValueError if more than half of the labels are equal, so that there is none.
     """
-    _check_labels(labels)
-    check_seeds(seed=seed)
-    own, draws = labels.cpu().numpy(), np.random.default_rng(seed)
-    if len(own) and 2 * np.bincount(own).max() > len(own):
-        raise ValueError(f"labels: more than half of them are {np.bincount(own).argmax()}, so they cannot be deranged")
-    order = draws.permutation(own)
-    for here in np.flatnonzero(order == own):
-        if order[here] == own[here]:  # an earlier swap may have moved it
-            there = draws.choice(np.flatnonzero((order != own[here]) & (own != own[here])))
-            order[[here, there]] = order[[there, here]]
-    return torch.from_numpy(order).to(labels)
-
-
-def _check_labels(labels: Tensor) -> None:
     if labels.ndim != 1 or labels.dtype != torch.int64 or (labels < 0).any():
         raise ValueError(f"labels: expected (N,) int64 from 0 on, got {tuple(labels.shape)} {labels.dtype}")
+    check_seeds(seed=seed)
+    classes, draws = labels.cpu().numpy(), np.random.default_rng(seed)
+    counts = np.bincount(classes, minlength=1)
+    if 2 * counts.max() > len(classes):
+        raise ValueError(f"labels: more than half of them are {counts.argmax()}, so they cannot be deranged")
+    order = draws.permutation(classes)
+    for index in np.flatnonzero(order == classes):
+        if order[index] == classes[index]:  # an earlier swap may have moved it
+            other = draws.choice(np.flatnonzero((order != classes[index]) & (classes != classes[index])))
+            order[[index, other]] = order[[other, index]]
+    return torch.from_numpy(order).to(labels)
 
 
 @checked
 def partners(labels: Tensor, seed: int = 0) -> Tensor:
-    """For each image another one, drawn at random from the class that ``derange`` gives it: (N,) int64 numbers."""
+    """For each image the index of another one, drawn from the class that ``derange`` gives it: (N,) int64."""
     targets, draws = derange(labels, seed).cpu().numpy(), np.random.default_rng((seed, 1))
     chosen = np.empty_like(targets)
     for target in np.unique(targets):
-        asked = targets == target
-        chosen[asked] = draws.choice(np.flatnonzero(labels.cpu().numpy() == target), asked.sum())
+        is_target = targets == target
+        chosen[is_target] = draws.choice(np.flatnonzero(labels.cpu().numpy() == target), is_target.sum())
     return torch.from_numpy(chosen).to(labels)
 
 
@@ -138,7 +134,7 @@ def write_hybrids(
         floats: float32 in [0, 1], as models are shown them; else rounded to uint8.
         sheet: how many rows ``hybrid.png`` has, a contact sheet: an image, its hybrids from low to high frequencies,
             its partner. 0 for no sheet.
-        about: what the images are, for the JSON.
+        about: description of the images, for the JSON.
         command: for the record.
         track: wraps the work in a progress bar.
 
@@ -168,10 +164,8 @@ def write_hybrids(
         "partners": partner,
     }
     path = folder / "hybrid.npz"
-    with temporary_beside(path) as new:
-        with new.open("wb") as file:
-            np.savez(file, allow_pickle=False, **{name: array.cpu().numpy() for name, array in arrays.items()})
-        os.replace(new, path)
+    with replacing(path) as new, new.open("wb") as file:
+        np.savez(file, allow_pickle=False, **{name: array.cpu().numpy() for name, array in arrays.items()})
     record = {
         "seed": seed,
         "images": len(dataset),
@@ -193,6 +187,5 @@ def _write_sheet(path: Path, rows: Sequence[Sequence[Tensor]], scale: int = 2, g
 
     images = torch.stack([image for row in rows for image in row])
     large = images.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-    with temporary_beside(path) as new:
+    with replacing(path) as new:
         save_image(make_grid(large, nrow=len(rows[0]), padding=gap, pad_value=1), new, format="png")
-        os.replace(new, path)

@@ -19,9 +19,7 @@ from torch import Tensor
 
 from freqrob.runtime.files import write_npy
 from freqrob.runtime.progress import Track
-from freqrob.runtime.reading import map_npy, read_image
-
-"""Wraps an iterable in a progress bar, given what it is and its length."""
+from freqrob.runtime.reading import holds_npy, map_npy, read_image
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
 _CHUNK = 256  # images that are decoded before the progress bar moves
@@ -45,10 +43,10 @@ class ImageFiles:
 
 def list_images(root: Path, folder: str) -> list[str]:
     """Sorted names, relative to ``root``, of the images in one of its folders, or in the ``images/`` of that."""
-    found = [name for name in _names_in(root / folder) if name.lower().endswith(SUFFIXES)]
-    if not found and (root / folder / "images").is_dir():
+    names = [name for name in _names_in(root / folder) if name.lower().endswith(SUFFIXES)]
+    if not names and (root / folder / "images").is_dir():
         return list_images(root, f"{folder}/images")
-    return [f"{folder}/{name}" for name in found]
+    return [f"{folder}/{name}" for name in names]
 
 
 def list_wnids(folder: Path) -> list[str]:
@@ -63,10 +61,10 @@ def _names_in(folder: Path) -> list[str]:
 def decode(files: ImageFiles, size: int, cache: Path, track: Track) -> Tensor:
     """The images of ``files`` as (N, 3, size, size) uint8, memory-mapped: not to be written to.
 
-    They are decoded to RGB and, where they are of another size, resized as torchvision's ``Resize((size, size))``
-    does it (bilinear with antialiasing), once: into ``<cache>_<hash>.npy``, which replaces those of other hashes. The
-    hash is of the files' names, sizes and times of change, so that a file that was exchanged is noticed. Where that
-    folder is read-only, they are decoded into memory, with a warning.
+    They are decoded to RGB and resized as by torchvision's ``Resize((size, size))`` (bilinear with antialiasing), once:
+    into ``<cache>_<hash>.npy``, which replaces those of other hashes. The hash is of the files' names, sizes and times
+    of change, so that a replaced file is noticed. Where that folder is read-only, they are decoded into memory, with a
+    warning.
 
     Raises:
         ValueError: a file that is not a PNG or JPEG, is damaged, or has more than 67 million pixels; the message names
@@ -75,16 +73,17 @@ def decode(files: ImageFiles, size: int, cache: Path, track: Track) -> Tensor:
     """
     shape = (len(files), 3, size, size)
     path = cache.with_name(f"{cache.name}_{_digest(files)}.npy")
-    if not _is_intact(path, shape):
+    if not holds_npy(path, shape):
         try:
             write_npy(path, shape, _decoded(files, size, track))
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-                told = f"could not keep {np.prod(shape) / 1e9:.3g} GB of decoded images: {error}"
-                raise OSError(error.errno, told) from error
+                message = f"could not keep {np.prod(shape) / 1e9:.3g} GB of decoded images: {error}"
+                raise OSError(error.errno, message) from error
             warnings.warn(f"{path.parent} is read-only: images are decoded into memory at each start", stacklevel=3)
             return _in_memory(shape, _decoded(files, size, track))
-        _remove_others(path, cache.name)
+        for older in set(cache.parent.glob(f"{cache.name}_{'[0-9a-f]' * 12}.npy")) - {path}:
+            older.unlink(missing_ok=True)
     with warnings.catch_warnings():  # torch has no read-only tensors and says so
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(map_npy(path))
@@ -94,26 +93,11 @@ def _digest(files: ImageFiles) -> str:
     """Of names, sizes and times of change. Raises OSError for a file that is missing."""
 
     def line(name: str) -> str:
-        found = (files.root / name).stat()
-        return f"{name} {found.st_size} {found.st_mtime_ns}\n"
+        info = (files.root / name).stat()
+        return f"{name} {info.st_size} {info.st_mtime_ns}\n"
 
     with ThreadPoolExecutor() as pool:  # for network file systems, where each is a round trip
         return hashlib.sha256("".join(pool.map(line, files.names)).encode()).hexdigest()[:12]
-
-
-def _is_intact(path: Path, shape: tuple[int, ...]) -> bool:
-    try:
-        mapped = map_npy(path)
-    except (FileNotFoundError, ValueError):
-        return False
-    return mapped.shape == shape and mapped.dtype == np.uint8
-
-
-def _remove_others(path: Path, name: str) -> None:
-    """Remove the caches of what the folder of images held before."""
-    for other in path.parent.glob(f"{name}_{'[0-9a-f]' * 12}.npy"):
-        if other != path:
-            other.unlink(missing_ok=True)
 
 
 def _in_memory(shape: tuple[int, ...], blocks: Iterator[np.ndarray]) -> Tensor:

@@ -9,15 +9,15 @@ from typing import Literal
 
 import torch
 
-from freqrob.data.archives import fetch_archive
+from freqrob.data.archives import Archive
 from freqrob.data.image_files import ImageFiles, list_images, list_wnids
 from freqrob.runtime.reading import read_text
 
 Part = Literal["train", "test"]
 
-TINY_IMAGENET = "tiny-imagenet-200"
-TINY_IMAGENET_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
-TINY_IMAGENET_MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
+TINY_IMAGENET = Archive(
+    "tiny-imagenet-200", "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"
+)
 TINY_IMAGENET_CLASSES = 200
 
 IMAGENET_FOLDERS = ("", "imagenet", "ILSVRC2012")
@@ -41,17 +41,11 @@ def tiny_imagenet(folder: Path, part: Part) -> ImageFiles:
     Takes the validation set as the archive has it, or sorted into a folder a class; its order is that of the numbers
     in the file names in both. Raises FileNotFoundError where files are missing.
     """
-    root = folder / TINY_IMAGENET
+    root = folder / TINY_IMAGENET.folder
     wnids = _tiny_wnids(root)
     names = _tiny_validation(root, wnids) if part == "test" else _in_class_folders(root, "train", wnids)
     classes = _words(root)
     return _labelled(root, names, [classes.get(wnid, wnid) for wnid in wnids], part)
-
-
-def fetch_tiny_imagenet(folder: Path) -> None:
-    """Download and unpack into ``folder``, unless it is there. Raises as ``fetch_archive``."""
-    if not (folder / TINY_IMAGENET).is_dir():
-        fetch_archive(TINY_IMAGENET_URL, TINY_IMAGENET_MD5, folder, TINY_IMAGENET)
 
 
 def restricted_imagenet(folder: Path, part: Part) -> ImageFiles:
@@ -63,25 +57,27 @@ def restricted_imagenet(folder: Path, part: Part) -> ImageFiles:
     Source: Tsipras et al., ICLR 2019; MadryLab/robustness, ``RESTRICTED_IMAGNET_RANGES``.
     """
     inside = "val" if part == "test" else "train"
-    found = {folder / name: list_wnids(folder / name / inside) for name in IMAGENET_FOLDERS}
-    root = next((root for root, wnids in found.items() if len(wnids) == IMAGENET_CLASSES), None)
+    wnids_of = {folder / name: list_wnids(folder / name / inside) for name in IMAGENET_FOLDERS}
+    root = next((root for root, wnids in wnids_of.items() if len(wnids) == IMAGENET_CLASSES), None)
     if root is None:
-        places = "\n".join(f"  {(root / inside).absolute()}: {len(wnids):,} of them" for root, wnids in found.items())
+        counts = (f"  {(root / inside).absolute()}: {len(wnids):,} of them" for root, wnids in wnids_of.items())
         raise FileNotFoundError(
             f"data_dir: restricted_imagenet needs ImageNet's {IMAGENET_CLASSES:,} class folders (n01440764/, ...). "
-            f"Looked for them in\n{places}\nImageNet cannot be fetched from here: register at https://image-net.org, "
+            "Looked for them in\n"
+            + "\n".join(counts)
+            + "\nImageNet cannot be fetched from here: register at https://image-net.org, "
             "download ILSVRC2012, and unpack its images into train/<class>/ and val/<class>/."
         )
     names = (
         (name, label)
         for label, (first, last) in enumerate(RESTRICTED_IMAGENET.values())
-        for name, _ in _in_class_folders(root, inside, found[root][first : last + 1])
+        for name, _ in _in_class_folders(root, inside, wnids_of[root][first : last + 1])
     )
     return _labelled(root, names, list(RESTRICTED_IMAGENET), part)
 
 
 def _labelled(root: Path, names: Iterable[tuple[str, int]], classes: list[str], part: Part) -> ImageFiles:
-    """Files in an order in which the first few are of many classes: by number for testing, shuffled for training."""
+    """Files in an order that mixes the classes: by number for testing, shuffled for training."""
     names = sorted(names, key=lambda pair: _by_number(pair[0]))
     labels = torch.tensor([label for _, label in names], dtype=torch.int64)
     absent = sorted(set(range(len(classes))) - set(labels.tolist()))
@@ -111,9 +107,9 @@ def _tiny_wnids(root: Path) -> list[str]:
     wnids = sorted(read_text(listed).split()) if listed.is_file() else list_wnids(root / "train")
     if len(wnids) != TINY_IMAGENET_CLASSES:
         raise FileNotFoundError(
-            f"data_dir: no intact Tiny ImageNet in {root.parent.absolute()} (expected {TINY_IMAGENET}/ with wnids.txt "
+            f"data_dir: no intact Tiny ImageNet in {root.parent.absolute()} (expected {root.name}/ with wnids.txt "
             f"or {TINY_IMAGENET_CLASSES} folders in train/, found {len(wnids)} classes). Remove what is there "
-            f"and ask for a download (--download; nothing is fetched without it), or unpack {TINY_IMAGENET_URL} there."
+            f"and ask for a download (--download; nothing is fetched without it), or unpack {TINY_IMAGENET.url} there."
         )
     return wnids
 
@@ -132,7 +128,7 @@ def _tiny_validation(root: Path, wnids: list[str]) -> list[tuple[str, int]]:
 
 
 def _words(root: Path) -> dict[str, str]:
-    """What a WordNet id means in a word or two, by ``words.txt``: "n01443537\\tgoldfish, Carassius auratus"."""
+    """The first word for each WordNet id in ``words.txt``: "n01443537\\tgoldfish, Carassius auratus"."""
     listed = root / "words.txt"
     text = read_text(listed) if listed.is_file() else ""
     return dict(re.findall(r"^(n\d{8})\t([^,\n]+)", text, re.MULTILINE))

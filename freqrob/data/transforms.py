@@ -27,7 +27,7 @@ class RandomBaSS(v2.Transform):
     Args:
         p: the probability, γ in the paper, in [0, 1].
         weighting, pixel_scale: as for ``freqrob.bass``.
-        generator: where the draws come from; torch's default generator if None.
+        generator: source of the random numbers; torch's default generator if None.
 
     Raises:
         ValueError: arguments out of range; when called, images of another shape, or inputs that are batches of

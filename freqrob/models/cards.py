@@ -1,4 +1,4 @@
-"""Cards: the JSON beside a checkpoint that says what it is, how it was made and what was measured."""
+"""Cards: the JSON beside a checkpoint with its architecture, training recipe and results."""
 
 import json
 import operator
@@ -16,7 +16,7 @@ class CheckpointError(ValueError):
 
 
 class _Result(Struct):
-    """The types of what is read of a result on a card; a model loads whatever is missing."""
+    """The types of a result on a card; all fields may be missing."""
 
     protocol: Label = ""
     attack: Label = ""
@@ -34,7 +34,7 @@ class _FrontEnd(Struct):
 
 @dataclass(frozen=True)
 class Card:
-    """What a checkpoint is.
+    """The description of a checkpoint.
 
     ``front_ends`` lists the modules before the network from the input on, each ``{"name": ..., **parameters}``;
     ``results`` lists measurements (protocol, attack, images, seed, accuracy, ...); ``recipe`` is everything that
@@ -64,12 +64,18 @@ class Card:
         return json.dumps(asdict(self), indent=2, default=operator.index) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, source: str | Path = "card") -> "Card":
+    def from_json(cls, text: str | bytes, source: str | Path = "card") -> "Card":
         """Read a card; unknown keys are ignored, so that older versions read newer cards.
 
         Raises CheckpointError, which names ``source``, for malformed JSON, a missing key or a wrong type.
         """
-        return cls._decoded(text.encode(), source)
+        try:
+            card = decode_json(text.encode() if isinstance(text, str) else text, source, cls)
+            fitted(card.front_ends, list[_FrontEnd], f"{source}: front_ends")
+            fitted(card.results, list[_Result], f"{source}: results")
+        except ValueError as error:
+            raise CheckpointError(str(error)) from error
+        return card
 
     @classmethod
     def read(cls, path: str | Path) -> "Card":
@@ -78,14 +84,4 @@ class Card:
             content = read_bytes(path)
         except ValueError as error:  # a folder, or far too long
             raise CheckpointError(str(error)) from error
-        return cls._decoded(content, path)
-
-    @classmethod
-    def _decoded(cls, content: bytes, source: str | Path) -> "Card":
-        try:
-            card = decode_json(content, source, cls)
-            fitted(card.front_ends, list[_FrontEnd], f"{source}: front_ends")
-            fitted(card.results, list[_Result], f"{source}: results")
-        except ValueError as error:
-            raise CheckpointError(str(error)) from error
-        return card
+        return cls.from_json(content, path)

@@ -1,7 +1,7 @@
 """Checkpoints: a network's tensors in safetensors, and its card in JSON beside it.
 
-The bare network's state dict is stored under its own names; what its front ends have learnt from data (only PCA has)
-under ``front_ends.<index>.<name>``.
+The bare network's state dict is stored under its own names; the tensors that its front ends have learnt from data (PCA
+only) under ``front_ends.<index>.<name>``.
 """
 
 import hashlib
@@ -23,12 +23,12 @@ from freqrob.runtime.reading import read_safetensors, read_torch
 
 
 def card_path(path: str | Path) -> Path:
-    """Where the card of a weights file lies: the same name ending in .json."""
+    """The path of the card of a weights file: the same name ending in .json."""
     return Path(path).with_suffix(".json")
 
 
 def checkpoint_state(model: nn.Module) -> dict[str, Tensor]:
-    """What a checkpoint of ``model``, with front ends or bare, holds: its state dict without the prefix ``network.``"""
+    """The state dict of ``model``, with front ends or bare, without the prefix ``network.``"""
     return {key.removeprefix("network."): value for key, value in model.state_dict().items()}
 
 
@@ -50,10 +50,8 @@ def save(path: str | Path, state: Mapping[str, Tensor], card: Card, dtype: torch
     card = replace(card, sha256=hashlib.sha256(weights).hexdigest(), created=created)
     with temporary_beside(path) as new_weights:
         write_synced(new_weights, weights)
-        with temporary_beside(card_path(path)) as new_card:
-            write_synced(new_card, card.to_json().encode())
-            os.replace(new_card, card_path(path))  # first: weights without a card would be taken as their name says
-            os.replace(new_weights, path)
+        write_text(card_path(path), card.to_json())  # first: weights without a card would be taken as their name says
+        os.replace(new_weights, path)
     return card
 
 
@@ -61,7 +59,7 @@ def save(path: str | Path, state: Mapping[str, Tensor], card: Card, dtype: torch
 def add_results(path: str | Path, results: Iterable[Mapping[str, Any]]) -> Card:
     """Write measurements into the card beside the weights at ``path``; returns the card.
 
-    They replace earlier ones that say nothing else of protocol, attack, its parameters, images and seed. Raises
+    They replace earlier ones of the same protocol, attack, parameters, images and seed. Raises
     FileNotFoundError without a card.
     """
 
@@ -103,10 +101,10 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], Card | None]:
 
 def check_sha256(path: Path, expected: str, shown_as: str | Path | None = None) -> None:
     """Raise CheckpointError, naming ``shown_as`` or the path, when the file's sha256 is not ``expected``."""
-    found = sha256_of(path)
-    if found != expected.lower():
+    actual = sha256_of(path)
+    if actual != expected.lower():
         raise CheckpointError(
-            f"{shown_as or path}: sha256 is {found}, the card expects {expected}: "
+            f"{shown_as or path}: sha256 is {actual}, the card expects {expected}: "
             "the file is incomplete, was changed, or is not the card's"
         )
 
@@ -150,14 +148,14 @@ def check_state(model: nn.Module, state: Mapping[str, Tensor], source: str | Pat
     problems += [f"{key} is unexpected" for key in state if key not in expected]
     both = [(key, state[key], value) for key, value in expected.items() if key in state]
     problems += [
-        f"{key} is {tuple(found.shape)}, expected {tuple(value.shape)}"
-        for key, found, value in both
-        if found.shape != value.shape
+        f"{key} is {tuple(tensor.shape)}, expected {tuple(value.shape)}"
+        for key, tensor, value in both
+        if tensor.shape != value.shape
     ]
     problems += [
-        f"{key} is {found.dtype}, expected {value.dtype}"
-        for key, found, value in both
-        if found.is_complex() or (value.is_floating_point() and not found.is_floating_point())
+        f"{key} is {tensor.dtype}, expected {value.dtype}"
+        for key, tensor, value in both
+        if tensor.is_complex() or (value.is_floating_point() and not tensor.is_floating_point())
     ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""

@@ -4,13 +4,12 @@ import os
 import sys
 from http.client import HTTPException
 from pathlib import Path
-from typing import IO
 from urllib.parse import urlsplit
 from urllib.request import Request, url2pathname, urlopen
 
 from freqrob.models.cards import Card, CheckpointError
 from freqrob.models.checkpoints import card_path, check_sha256
-from freqrob.runtime.files import check_folder, temporary_beside, write_synced
+from freqrob.runtime.files import check_folder, temporary_beside, write_text
 from freqrob.runtime.reading import open_file
 
 _CHUNK = 1 << 20
@@ -18,7 +17,7 @@ _TIMEOUT_SECONDS = 30
 
 
 def download_url(card: Card) -> str:
-    """Where the card's weights are: its URL, or its file in a Hugging Face repository; empty if it names neither.
+    """The address of a card's weights: its URL, or its file in a Hugging Face repository; "" if it names neither.
 
     The environment's ``HF_ENDPOINT`` replaces ``https://huggingface.co``, as in Hugging Face's own tools.
     """
@@ -31,7 +30,7 @@ def download_url(card: Card) -> str:
 def download(card: Card, path: Path) -> None:
     """Fetch the card's weights (http, https or file URL) to ``path`` and write the card beside them.
 
-    Says on stderr what goes from where to where. Raises CheckpointError when the card has no sha256 or the
+    Prints source and target on stderr. Raises CheckpointError when the card has no sha256 or the
     download does not match it, OSError when the transfer or the writing fails; nothing partial is left.
     """
     url = download_url(card)
@@ -42,10 +41,8 @@ def download(card: Card, path: Path) -> None:
         with temporary_beside(path) as weights:
             _transfer(url, weights)
             check_sha256(weights, card.sha256, shown_as=url)
-            with temporary_beside(card_path(path)) as new_card:
-                write_synced(new_card, card.to_json().encode())
-                os.replace(new_card, card_path(path))  # first: weights without a card would be taken as their name says
-                os.replace(weights, path)
+            write_text(card_path(path), card.to_json())  # first: weights alone would be taken as their name says
+            os.replace(weights, path)
     except CheckpointError:
         raise
     except (OSError, HTTPException, ValueError) as error:
@@ -54,7 +51,8 @@ def download(card: Card, path: Path) -> None:
 
 
 def _transfer(url: str, path: Path) -> None:
-    parts = urlsplit(url)
+    """Copy what ``url`` serves to ``path``, with progress in megabytes on a terminal."""
+    parts, shows_progress = urlsplit(url), sys.stderr.isatty()
     if parts.scheme not in ("http", "https", "file"):
         raise ValueError(f"expected an http, https or file URL, got {parts.scheme or 'none'}")
     if parts.scheme == "file":  # which urlopen would wait for if it is a pipe
@@ -62,23 +60,14 @@ def _transfer(url: str, path: Path) -> None:
     request = Request(url, headers={"User-Agent": "freqrob"})
     with urlopen(request, timeout=_TIMEOUT_SECONDS) as source, path.open("wb") as target:
         expected = int(source.headers.get("Content-Length") or 0)
-        received = _copy(source, target, expected)
+        size = f" of {expected / 1e6:.1f}" if expected else ""
+        while chunk := source.read(_CHUNK):
+            target.write(chunk)
+            if shows_progress:
+                print(f"\r  {target.tell() / 1e6:.1f}{size} MB", end="", file=sys.stderr, flush=True)
+        if shows_progress:
+            print(file=sys.stderr)
         target.flush()
         os.fsync(target.fileno())
-    if received < expected:
-        raise OSError(f"the connection ended after {received} of {expected} bytes")
-
-
-def _copy(source: IO[bytes], target: IO[bytes], expected: int) -> int:
-    """Copy all of ``source``, with progress in megabytes on a terminal; returns the number of bytes."""
-    received = 0
-    shown = sys.stderr.isatty()
-    while chunk := source.read(_CHUNK):
-        target.write(chunk)
-        received += len(chunk)
-        if shown:
-            of = f" of {expected / 1e6:.1f}" if expected else ""
-            print(f"\r  {received / 1e6:.1f}{of} MB", end="", file=sys.stderr, flush=True)
-    if shown:
-        print(file=sys.stderr)
-    return received
+        if target.tell() < expected:
+            raise OSError(f"the connection ended after {target.tell()} of {expected} bytes")

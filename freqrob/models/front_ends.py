@@ -1,4 +1,4 @@
-"""Front ends: fixed differentiable modules between the pixels and the network, and where a model has them."""
+"""Front ends: fixed differentiable modules between the pixels and the network."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,13 +29,8 @@ class Normalize(nn.Module):
     @checked
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        numbers = fits(mean, Sequence[float]) and fits(std, Sequence[float])
-        if (
-            not numbers
-            or len(mean) != len(std)
-            or not all(0 < s < math.inf for s in std)
-            or not all(map(math.isfinite, mean))
-        ):
+        are_pairs = fits(mean, Sequence[float]) and fits(std, Sequence[float]) and len(mean) == len(std)
+        if not are_pairs or not all(map(math.isfinite, mean)) or not all(0 < s < math.inf for s in std):
             raise ValueError(f"mean, std: got {mean} and {std}, expected one mean and one positive std a channel")
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
@@ -49,11 +44,11 @@ class Normalize(nn.Module):
 
 
 class Blur(nn.Module):
-    """Gaussian blur of each channel, for pixels (N, C, H, W) of any size; the image goes on around its edges.
+    """Gaussian blur of each channel, for pixels (N, C, H, W) of any size, with circular padding.
 
-    ``sigma`` is in pixels. The kernel has half-width ⌈2.5 σ⌉ (9×9 for σ = 1.5) and sum 1; it is fixed and in no state
-    dict. Raises ValueError for a ``sigma`` that is not positive, or more than 1000; when called, TypeError for images
-    that are not floats.
+    ``sigma`` is in pixels. The kernel has half-width ⌈2.5 σ⌉ (9×9 for σ = 1.5) and sum 1; it is fixed and not in the
+    state dict. Raises ValueError for a ``sigma`` that is not positive, or more than 1000; when called, TypeError for
+    images that are not floats.
 
     Source: Li et al., PLoS Comput. Biol. 2023; ``lizhe07/blur-net``.
     """
@@ -238,7 +233,7 @@ def front_ends_of(model: nn.Module) -> list[nn.Module]:
     """The front ends of a model, in the order in which an image meets them.
 
     They are those of a ``FrontEnded``, and of another one that is its network, and the front ends of this module with
-    which an ``nn.Sequential`` begins. They are found inside of DataParallel, DistributedDataParallel, AveragedModel,
+    which an ``nn.Sequential`` begins. They are found inside DataParallel, DistributedDataParallel, AveragedModel,
     ``torch.compile``, the first other stage of an ``nn.Sequential``, and Foolbox models. Raises TypeError for what is
     neither a module nor a Foolbox model.
     """
@@ -247,16 +242,16 @@ def front_ends_of(model: nn.Module) -> list[nn.Module]:
         return [*model.front_ends, *front_ends_of(model.network)]
     if isinstance(model, FoolboxModule):
         return front_ends_of(model.network) if isinstance(model.network, nn.Module) else []
-    found = []
+    leading = []
     for stage in model.children() if _is_sequential(model) else ():
         if not _is_front_end(stage):
-            return found + front_ends_of(stage)
-        found.append(stage)
-    return found
+            return leading + front_ends_of(stage)
+        leading.append(stage)
+    return leading
 
 
 def without_front_end(model: nn.Module, front_end: nn.Module) -> nn.Module:
-    """A model without one of its ``front_ends_of``, which shares all else with ``model``; that stays as it is.
+    """A copy of a model without one of its ``front_ends_of``; it shares everything else with ``model``.
 
     DataParallel, AveragedModel and ``torch.compile`` around the front end are left out, which changes no result. Raises
     ValueError for a module that is not a front end of the model.
@@ -277,7 +272,7 @@ def without_front_end(model: nn.Module, front_end: nn.Module) -> nn.Module:
 
 
 def network_of(model: nn.Module) -> nn.Module:
-    """What lies behind the front ends of a ``FrontEnded``, also inside of DataParallel and its like."""
+    """The network behind the front ends of a ``FrontEnded``, also inside DataParallel and similar wrappers."""
     while isinstance(model, (FrontEnded, *TRANSPARENT)):
         model = model.network if isinstance(model, FrontEnded) else model.module
     return model
@@ -288,7 +283,7 @@ def _is_sequential(model: nn.Module) -> bool:
 
 
 def _is_front_end(stage: nn.Module) -> bool:
-    """Whether a stage of an ``nn.Sequential`` is one of the modules that freqrob puts before networks."""
+    """Whether a stage of an ``nn.Sequential`` is one of freqrob's front ends."""
     from freqrob.spectral.balance import BaSS
 
     return isinstance(stage, (BaSS, Blur, InputSize, Normalize, PCA))

@@ -1,4 +1,4 @@
-"""The layout in memory in which a network gets its images."""
+"""The memory layout of the images that a network is given."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from freqrob.models.front_ends import network_of
 
 @contextmanager
 def channels_last(model: nn.Module) -> Iterator[None]:
-    """For a while a network gets its images in channels_last, where convolutions are faster so, if it can take them.
+    """Within the block a network is given its images in channels_last, if that is faster and the network supports it.
 
-    They are faster on the CPU and under autocast. Not all networks can: ``view`` may fail, and what is written for
-    contiguous tensors. So it is tried, with two of the first images, which the network sees once more for that. It gets
-    copies, so that one that works in place spoils nobody's images. Scripted and compiled networks get neither.
+    It is faster on the CPU and under autocast. Networks that use ``view``, or code for contiguous tensors, may not
+    support it, so it is tried with two of the first images. The network is given copies, in case it works in place.
+    Scripted and compiled networks are left alone, since they take no hooks.
     """
     model = network_of(model)
-    if isinstance(model, torch.jit.ScriptModule) or model._compiled_call_impl is not None:  # take no hook
+    if isinstance(model, torch.jit.ScriptModule) or model._compiled_call_impl is not None:
         yield
         return
     with model.register_forward_pre_hook(_ChannelsLast()):
@@ -45,7 +45,7 @@ class _ChannelsLast:
 
 
 def _takes(model: nn.Module, images: Tensor, *others: object) -> bool:
-    """Whether a network can take images in channels_last and give their gradient. One alone would not tell."""
+    """Whether a network supports images in channels_last, their gradient too. A single image would not show it."""
     devices = [images.device] if images.is_cuda else []
     try:
         with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices):
@@ -53,6 +53,6 @@ def _takes(model: nn.Module, images: Tensor, *others: object) -> bool:
             logits = model.forward(pair.clone(memory_format=torch.channels_last), *others)
             if logits.requires_grad:
                 torch.autograd.grad(logits.sum(), pair)
-    except Exception:  # whatever it is: if the network is at fault, it fails again
+    except Exception:  # an error that is not the layout's is raised again by the caller's pass
         return False
     return True

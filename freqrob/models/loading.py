@@ -34,7 +34,7 @@ from freqrob.runtime.reading import brief
 
 
 class _Classes(Mapping[str, int]):
-    """How many classes a data set has, of those that can be loaded, and of ImageNet."""
+    """The number of classes of each registered data set, and of ImageNet."""
 
     def __getitem__(self, name: str) -> int:
         return 1000 if name == "imagenet" else DATASETS[name].classes
@@ -66,13 +66,13 @@ def load_model(
     """A trained model on the CPU in eval mode: pixels (N, C, H, W) in [0, 1] → logits (N, num_classes).
 
     The weights come from the first of: ``custom_checkpoint`` (.safetensors, .pt, .pth);
-    ``model_dir/<dataset>/<threat_model>/<model_name>.safetensors``; the package; the place that a card in either of
-    the two names, from where they are downloaded into ``model_dir``; a package that plugs into freqrob
+    ``model_dir/<dataset>/<threat_model>/<model_name>.safetensors``; the package; the address on a card in either of
+    the two, from which they are downloaded into ``model_dir``; a package that plugs into freqrob
     (``freqrob.models.plugins``). The front ends of the model's card are included; ``model.network`` is the network
     without them.
 
     Args:
-        model_name: ``[bass_|bassmix_|bassfront_|blur_|pca_]<defence>_<architecture>``, or any name whose card is there.
+        model_name: ``[bass_|bassmix_|bassfront_|blur_|pca_]<defence>_<architecture>``, or any name with a card.
         model_dir: folder of trained and downloaded models.
         dataset: cifar10, cifar100, svhn, tiny_imagenet, restricted_imagenet or imagenet, or RobustBench's enum.
         threat_model: Linf, L2 or corruptions (corruptions_3d means corruptions), or RobustBench's enum.
@@ -81,25 +81,25 @@ def load_model(
         front_end: a front end before all others: ``"bass"`` (protocol ``natural+bass``) or
             ``{"name": "bass", "weighting": "power"}``. Not ``"pca"``, whose components come with a trained model.
         source: ``"robustbench"`` loads RobustBench's model of this name, through RobustBench, which downloads it into
-            ``model_dir`` where it is not there. Any source that another package registered
+            ``model_dir`` if it is missing. Any source that another package registered
             (``freqrob.models.sources.register_source``).
 
     Raises:
         ValueError: an unknown data set, threat model, front end or source, or a BaSS before a model that has one.
         ImportError: the package that ``source`` or a plug-in needs is missing.
-        FileNotFoundError: no such model; the message says where it was looked for and how to train it.
+        FileNotFoundError: no such model; the message lists the places that were searched and how to train it.
         CheckpointError: (a ValueError) the file or its card is damaged or does not belong to this model.
         OSError: a download failed.
     """
-    dataset, threat_model = check_names(dataset, threat_model)
+    target = target_of(dataset, threat_model, model_dir)
     if source == "freqrob":
-        model = _load_from_freqrob(model_name, model_dir, dataset, threat_model, custom_checkpoint)
+        model = _load_from_freqrob(model_name, target, custom_checkpoint)
     elif custom_checkpoint:
         raise ValueError(
             f"custom_checkpoint: {source}'s models have their own weights, got {str(custom_checkpoint)!r}; leave it out"
         )
     else:
-        model = _load_from(source, model_name, target_of(dataset, threat_model, model_dir))
+        model = _load_from(source, model_name, target)
     return FrontEnded([*_added(front_end, model_name, model), *model.front_ends], model.network).eval()
 
 
@@ -111,11 +111,11 @@ def load_card(
     threat_model: str | Enum = "Linf",
 ) -> Card:
     """The card of a model that ``load_model`` would find, without its weights. Raises as ``load_model``."""
-    dataset, threat_model = check_names(dataset, threat_model)
-    for path in _places(model_name, model_dir, dataset, threat_model):
+    target = target_of(dataset, threat_model, model_dir)
+    for path in _places(model_name, target):
         if card_path(path).is_file():
             return Card.read(card_path(path))
-    raise FileNotFoundError(_not_found(model_name, model_dir, dataset, threat_model))
+    raise FileNotFoundError(_not_found(model_name, target))
 
 
 @checked
@@ -139,9 +139,9 @@ def list_models(
         for dataset in datasets
         for threat in threats
     ]
-    own = {path.stem for folder in folders for path in folder.glob("*") if _is_model(path)}
+    names = {path.stem for folder in folders for path in folder.glob("*") if _is_model(path)}
     offered = {model.name for model in _plugins() if model.dataset in datasets and model.threat_model in threats}
-    return sorted(name for name in own | offered if fnmatchcase(name, pattern))
+    return sorted(name for name in names | offered if fnmatchcase(name, pattern))
 
 
 @checked
@@ -177,8 +177,9 @@ def check_names(dataset: str | Enum, threat_model: str | Enum) -> tuple[str, str
     return dataset, threat_model
 
 
-def target_of(dataset: str, threat_model: str, model_dir: str | Path) -> Target:
-    """What a source opens a model for, from checked names."""
+def target_of(dataset: str | Enum, threat_model: str | Enum, model_dir: str | Path) -> Target:
+    """The data set, threat model and folder that a model is opened for. Raises ValueError as ``check_names``."""
+    dataset, threat_model = check_names(dataset, threat_model)
     return Target(dataset, threat_model, DATASET_CLASSES[dataset], Path(model_dir).expanduser())
 
 
@@ -193,23 +194,21 @@ def _load_from(source: str, model_name: str, target: Target) -> FrontEnded:
     return model if isinstance(model, FrontEnded) else FrontEnded([], model.cpu())
 
 
-def _load_from_freqrob(
-    model_name: str, model_dir: str | Path, dataset: str, threat_model: str, checkpoint: str | Path
-) -> FrontEnded:
-    path = Path(checkpoint).expanduser() if checkpoint else _find_weights(model_name, model_dir, dataset, threat_model)
+def _load_from_freqrob(model_name: str, target: Target, checkpoint: str | Path) -> FrontEnded:
+    path = Path(checkpoint).expanduser() if checkpoint else _find_weights(model_name, target)
     if path is not None:
-        return _load_checkpoint(path, model_name, dataset, threat_model)
-    plugin = find_plugin(model_name, dataset, threat_model)
+        return _load_checkpoint(path, model_name, target)
+    plugin = find_plugin(model_name, target.dataset, target.threat_model)
     if plugin is None:
-        raise FileNotFoundError(_not_found(model_name, model_dir, dataset, threat_model))
-    return FrontEnded([], plugin.open(DATASET_CLASSES[dataset]).cpu())
+        raise FileNotFoundError(_not_found(model_name, target))
+    return FrontEnded([], plugin.open(target.num_classes).cpu())
 
 
-def _load_checkpoint(path: Path, model_name: str, dataset: str, threat_model: str) -> FrontEnded:
+def _load_checkpoint(path: Path, model_name: str, target: Target) -> FrontEnded:
     state, card = load(path)
     if card is None:
-        card = _card_from_name(model_name, dataset, threat_model, path, state)
-    _check_card(card, model_name, dataset, threat_model, path)
+        card = _card_from_name(model_name, target, path, state)
+    _check_card(card, model_name, target, path)
     with torch.device("meta"):  # before a damaged card makes it allocate memory
         check_state(_create_model(card, path), state, path, card.architecture)
     model = _create_model(card, path)
@@ -235,7 +234,7 @@ def _plugins() -> Iterator[PluginModel]:
 
 
 def _is_model(path: Path) -> bool:
-    """Whether ``path`` is weights, or a card that says where to download them. Warns of what is not a card."""
+    """Whether ``path`` is weights, or a card with an address of weights. Warns of a JSON file that is not a card."""
     if path.suffix == ".safetensors":
         return bool(_NAME.fullmatch(path.stem)) and path.is_file()
     weights = path.with_suffix(".safetensors")
@@ -248,12 +247,14 @@ def _is_model(path: Path) -> bool:
         return False
 
 
-def _places(model_name: str, model_dir: str | Path, dataset: str, threat_model: str) -> list[Path]:
-    return [checkpoint_path(model_name, folder, dataset, threat_model) for folder in (model_dir, _shipped())]
+def _places(model_name: str, target: Target) -> list[Path]:
+    """The files that may hold the weights; they are downloaded to the first."""
+    folders = (target.model_dir, _shipped())
+    return [checkpoint_path(model_name, folder, target.dataset, target.threat_model) for folder in folders]
 
 
-def _find_weights(model_name: str, model_dir: str | Path, dataset: str, threat_model: str) -> Path | None:
-    places = _places(model_name, model_dir, dataset, threat_model)
+def _find_weights(model_name: str, target: Target) -> Path | None:
+    places = _places(model_name, target)
     for path in places:
         if path.is_file():
             return path
@@ -265,8 +266,9 @@ def _find_weights(model_name: str, model_dir: str | Path, dataset: str, threat_m
     return None
 
 
-def _not_found(model_name: str, model_dir: str | Path, dataset: str, threat_model: str) -> str:
-    places = _places(model_name, model_dir, dataset, threat_model)
+def _not_found(model_name: str, target: Target) -> str:
+    dataset, threat_model, model_dir = target.dataset, target.threat_model, str(target.model_dir)
+    places = _places(model_name, target)
     lines = [f"model_name: no model {model_name!r} for {dataset}, {threat_model}. Looked for"]
     lines += [f"  {path.absolute()}" for path in places]
     lines += ["  and, beside these names, a card (.json) with a place to download from."]
@@ -276,14 +278,17 @@ def _not_found(model_name: str, model_dir: str | Path, dataset: str, threat_mode
         ModelName.parse(model_name)
     except ValueError:
         return "\n".join([*lines, f"No recipe has this name either.{nearest_names(model_name, all_model_names())}"])
-    options = {"--dataset": (dataset, "cifar10"), "--threat-model": (threat_model, "Linf")}
-    options["--model-dir"] = (str(model_dir), "./models")
+    options = {
+        "--dataset": (dataset, "cifar10"),
+        "--threat-model": (threat_model, "Linf"),
+        "--model-dir": (model_dir, "models"),
+    }
     chosen = [f" {option} {shlex.quote(value)}" for option, (value, default) in options.items() if value != default]
     return "\n".join([*lines, f"To train it: freqrob train {model_name}{''.join(chosen)}"])
 
 
-def _card_from_name(model_name: str, dataset: str, threat_model: str, path: Path, state: Mapping[str, Tensor]) -> Card:
-    """What the name alone says of weights that came without a card; ``state`` says how large a PCA is."""
+def _card_from_name(model_name: str, target: Target, path: Path, state: Mapping[str, Tensor]) -> Card:
+    """The card that a name alone gives weights that came without one; ``state`` says how large a PCA is."""
     name = ModelName.parse(model_name)
     front_ends = variant_front_ends(name.variant, (3, 32, 32))
     if name.variant == "pca" and {"front_ends.0.mean", "front_ends.0.components"} <= state.keys():
@@ -291,21 +296,22 @@ def _card_from_name(model_name: str, dataset: str, threat_model: str, path: Path
         front_ends = variant_front_ends(name.variant, shape, components=(*components, 0)[0])
     assumed = "".join(f" behind {spec['name']}" for spec in front_ends)
     warnings.warn(f"{path} has no card: taken as {name.architecture}{assumed} on pixels in [0, 1]", stacklevel=5)
-    return Card(str(name), name.architecture, dataset, threat_model, DATASET_CLASSES[dataset], front_ends)
+    return Card(str(name), name.architecture, target.dataset, target.threat_model, target.num_classes, front_ends)
 
 
-def _check_card(card: Card, model_name: str, dataset: str, threat_model: str, path: Path) -> None:
-    asked = {"dataset": dataset, "threat_model": threat_model}
-    with suppress(ValueError):  # a name of the user's own: its card alone says what it is
-        asked["architecture"] = ModelName.parse(model_name).architecture
-    for key, value in asked.items():
+def _check_card(card: Card, model_name: str, target: Target, path: Path) -> None:
+    expected = {"dataset": target.dataset, "threat_model": target.threat_model}
+    with suppress(ValueError):  # a name outside the grammar, which says nothing about the architecture
+        expected["architecture"] = ModelName.parse(model_name).architecture
+    for key, value in expected.items():
         if getattr(card, key) != value:
             raise CheckpointError(f"{path}: its card says {key} {getattr(card, key)!r}, asked for {value!r}")
 
 
 def _create_model(card: Card, path: Path) -> FrontEnded:
     try:
-        return with_front_ends(create_network(card.architecture, card.num_classes), card.front_ends)
+        channels = DATASETS[card.dataset].channels if card.dataset in DATASETS else 3
+        return with_front_ends(create_network(card.architecture, card.num_classes, channels), card.front_ends)
     except ValueError as error:
         reason = brief(str(error))
         raise CheckpointError(f"{path}: its card names a model that cannot be created: {reason}") from error

@@ -51,43 +51,43 @@ class PluginModel:
 
 
 def plugin_models() -> list[PluginModel]:
-    """What the installed packages offer; a malformed name is left out with a warning."""
-    found = []
+    """The models of the installed packages; a malformed name is left out with a warning."""
+    models = []
     for entry_point in installed(GROUP):
         package = package_of(entry_point)
         parts = entry_point.name.split(".", 2)
         if len(parts) == 3:
             dataset, threat_model, name = parts
-            found.append(PluginModel(name, dataset, threat_model, package, entry_point))
+            models.append(PluginModel(name, dataset, threat_model, package, entry_point))
         else:
             expected = f"package {package}: entry point {entry_point.name!r} of {GROUP} is left out, expected a name"
             warnings.warn(f"{expected} <dataset>.<threat model>.<model name>", stacklevel=2)
-    return found
+    return models
 
 
 def find_plugin(name: str, dataset: str, threat_model: str) -> PluginModel | None:
     """The plug-in model of this name. Raises ValueError when several packages offer it."""
     key = (name, dataset, threat_model)
-    found = [model for model in plugin_models() if (model.name, model.dataset, model.threat_model) == key]
-    if len(found) > 1:
-        packages = " and ".join(sorted(model.package for model in found))
+    offered = [model for model in plugin_models() if (model.name, model.dataset, model.threat_model) == key]
+    if len(offered) > 1:
+        packages = " and ".join(sorted(model.package for model in offered))
         raise ValueError(f"model_name: {name!r} for {dataset}, {threat_model} is offered by {packages}: uninstall one")
-    return found[0] if found else None
+    return offered[0] if offered else None
 
 
 @contextmanager
 def failures_named(source: str) -> Iterator[None]:
-    """Raise ValueError of one line, which names ``source``, for whatever other people's code fails with.
+    """Raise a ValueError of one line that names ``source`` for any exception in other people's code.
 
-    ValueError, OSError and ImportError stay as they are: their messages are for people.
+    ValueError, OSError and ImportError pass unchanged: their messages are written for users.
     """
     try:
         yield
     except (ValueError, OSError, ImportError):
         raise
     except Exception as error:
-        said = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
-        raise ValueError(f"{source} failed: {said}") from error
+        reason = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+        raise ValueError(f"{source} failed: {reason}") from error
 
 
 def build(
@@ -95,7 +95,7 @@ def build(
 ) -> nn.Module:
     """Call ``builder`` with the arguments, and with ``num_classes`` if it has such a parameter and they do not have it.
 
-    A ``builder`` that is a model already is taken as it is. Raises ValueError, which names ``source``, for anything
+    A ``builder`` that is a model already is returned unchanged. Raises ValueError, which names ``source``, for anything
     that cannot be called so or does not return an ``nn.Module``.
     """
     if isinstance(builder, nn.Module):

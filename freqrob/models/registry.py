@@ -1,14 +1,15 @@
-"""Registries of models: architectures, sources, names of defences, and names `[<variant>_]<defence>_<architecture>`."""
+"""Registries of architectures, sources, defences and exporters, and the grammar of models' names."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, is_dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from freqrob.runtime.parameters import check_counts, checked, nearest_names
-from freqrob.runtime.registry import Names, Registry
+from freqrob.runtime.registry import Registry
 
 Builder = Callable[..., nn.Module]
 _ARCHITECTURES: Registry[Builder] = Registry("architecture", "freqrob.architectures")
@@ -22,17 +23,16 @@ def _is_defense(kind: Any) -> bool:
     return isinstance(kind, type) and is_dataclass(kind) and all(hasattr(kind, name) for name in needed)
 
 
-DEFENSES: Registry[type] = Registry(  # which freqrob.defenses registers; a model's name is read without it
+DEFENSES: Registry[type] = Registry(  # filled by freqrob.defenses, which reading a name need not import
     "defense", "freqrob.defenses", _is_defense, "a dataclass with adversarial and double_backward that can be called",
     ("standard", "pgd_at", "trades", "mart", "fgsm", "grad_align", "jafr", "jafr_minus", "fgsm_jafr", "fgsm_jafr_minus",
      "augmix", "neural_similarity"),
 )  # fmt: skip
-DEFENSE_NAMES = Names(DEFENSES)
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a model is opened for.
+    """The data set and threat model that a model is opened for.
 
     Attributes:
         dataset, threat_model: as ``load_model`` takes them.
@@ -57,7 +57,8 @@ EXPORTERS: Registry[Exporter] = Registry("exporter", "freqrob.exporters")
 def register_architecture(name: str) -> Callable[[Builder], Builder]:
     """Decorator: ``create_network(name)`` calls the decorated function with ``num_classes``.
 
-    Raises ValueError when the name is taken. Other packages: entry-point group ``freqrob.architectures``.
+    It is given ``in_channels`` too where images have another number of channels than 3. Raises ValueError when the name
+    is taken. Other packages: entry-point group ``freqrob.architectures``.
     """
     return _ARCHITECTURES.register(name)
 
@@ -105,31 +106,36 @@ def register_exporter(name: str) -> Callable[[Exporter], Exporter]:
     """Decorator: ``freqrob export --to name`` calls the decorated function, to write a model's card in another format.
 
     ``exporter(model_name, out, model_dir, dataset, threat_model, title=…, link=…, authors=…, venue=…)`` returns the
-    files that it wrote, and what they lack with what would give it. Raises ValueError when the name is taken. Other
+    files that it wrote, and the missing entries with a remedy for each. Raises ValueError when the name is taken. Other
     packages: entry-point group ``freqrob.exporters``.
     """
     return EXPORTERS.register(name)
 
 
 @checked
-def create_network(architecture: str, num_classes: int = 10) -> nn.Module:
-    """A freshly initialised network: (N, 3, H, W) → logits (N, num_classes), without any front end.
+def create_network(architecture: str, num_classes: int = 10, in_channels: int = 3) -> nn.Module:
+    """A freshly initialised network: (N, in_channels, H, W) → logits (N, num_classes), without any front end.
 
-    Raises ValueError for an unknown architecture, with the nearest names, and for fewer than one class.
+    Raises ValueError for an unknown architecture, with the nearest names, for fewer than one class or channel, and for
+    an architecture of another package that takes RGB images only.
     """
     builder = _ARCHITECTURES.find(architecture)
-    check_counts(num_classes=num_classes)
-    return builder(num_classes=num_classes)
+    check_counts(num_classes=num_classes, in_channels=in_channels)
+    if in_channels == 3:
+        return builder(num_classes=num_classes)
+    if "in_channels" not in signature(builder).parameters:
+        raise ValueError(f"in_channels: {architecture} takes images of 3 channels only, got {in_channels}")
+    return builder(num_classes=num_classes, in_channels=in_channels)
 
 
 @checked
 @dataclass(frozen=True)
 class ModelName:
-    """A model's name in its parts; ``str()`` gives the name back.
+    """The parts of a model's name; ``str()`` joins them.
 
     ``variant``: None, ``"bass"`` (trained on CIFAR-B), ``"bassmix"`` (BaSS as an augmentation), or a fixed front end
     in training and when loaded: ``"bassfront"`` (BaSS), ``"blur"``, ``"pca"``. ``jafr_minus`` is JaFR(−): the
-    regulariser with its sign turned.
+    regulariser with the opposite sign.
     """
 
     variant: str | None

@@ -1,4 +1,4 @@
-"""A model for the time of a measurement: in eval mode, and afterwards as it was."""
+"""Context managers that put a model in eval mode for a measurement and restore its state afterwards."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def bare(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """The bare model in eval mode for a while: batch statistics are neither used nor changed."""
+    """The bare model in eval mode, which neither uses nor changes batch statistics; modes are restored on exit."""
     was_training, modes = model.training, [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -58,19 +58,19 @@ def measuring(model: nn.Module) -> Iterator[nn.Module]:
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """For a while a model's tensors take no gradient, so that ``backward`` neither fills them nor calls their hooks."""
-    taking = [tensor for tensor in _leaves(model) if tensor.requires_grad]
-    for tensor in taking:
+    """Within the block a model's tensors need no gradient: ``backward`` neither fills theirs nor calls their hooks."""
+    trainable = [tensor for tensor in _leaves(model) if tensor.requires_grad]
+    for tensor in trainable:
         tensor.requires_grad_(False)
     try:
         yield
     finally:
-        for tensor in taking:
+        for tensor in trainable:
             tensor.requires_grad_(True)
 
 
 def _leaves(model: nn.Module) -> list[Tensor]:
-    """The parameters, buffers and other tensors of the modules that may have a gradient of their own."""
+    """The parameters, buffers and other tensors of the modules that may have a gradient."""
     if not isinstance(model, nn.Module):
         return []
     attributes = (value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor))
@@ -79,6 +79,6 @@ def _leaves(model: nn.Module) -> list[Tensor]:
 
 
 def device_of(model: nn.Module, images: Tensor | None = None) -> torch.device:
-    """Where a model is; a model without tensors is where the images are, or else on the CPU."""
+    """The device of a model; of one without tensors, that of the images, or else the CPU."""
     tensor = next(chain(model.parameters(), model.buffers()), images)
     return torch.device("cpu") if tensor is None else tensor.device

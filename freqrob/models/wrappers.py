@@ -1,4 +1,4 @@
-"""Models that stand around other models: PyTorch's wrappers and Foolbox's."""
+"""Models that wrap other models: PyTorch's wrappers and Foolbox's."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def with_children(model: nn.Module, children: Mapping[str, nn.Module | None]) -> nn.Module:
-    """A module that shares all with ``model`` but some children, which are others, or missing where None is given.
+    """A module that shares everything with ``model`` but some children, which are replaced, or removed by None.
 
     Hooks and children that are added to one of the two later are not added to the other.
     """
@@ -41,9 +41,9 @@ def with_children(model: nn.Module, children: Mapping[str, nn.Module | None]) ->
 
 
 def as_module(model: Any) -> nn.Module:
-    """A model of Python's as freqrob's functions take it: pixels (N, C, H, W) in [0, 1] → logits (N, K).
+    """An ``nn.Module`` on pixels (N, C, H, W) in [0, 1] that returns logits (N, K).
 
-    An ``nn.Module`` comes back as it is. A Foolbox model is wrapped: its bounds become [0, 1], its preprocessing is
+    An ``nn.Module`` is returned unchanged. A Foolbox model is wrapped: its bounds become [0, 1], its preprocessing is
     part of the module, gradients with respect to the images go through. It stays on its device.
 
     Raises TypeError for anything else.
@@ -67,6 +67,7 @@ class FoolboxModule(nn.Module):
         self._bounds = tuple(model.bounds)
         while _is_around_another(model):
             model = model._model
+        # Foolbox 3.3 keeps the network in the closure of ``_model`` only; use a public attribute when there is one
         inner = getattr(model, "_model", None)
         self.network = inspect.getclosurevars(inner).nonlocals.get("model") if inspect.isfunction(inner) else None
         if isinstance(self.network, nn.Module):

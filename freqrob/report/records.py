@@ -20,7 +20,7 @@ from freqrob.diagnostics.spectrum import Spectrum
 from freqrob.evaluation.corruptions import CorruptionAccuracy
 from freqrob.models.cards import Card, CheckpointError
 from freqrob.models.loading import check_names, load_card
-from freqrob.models.registry import DEFENSE_NAMES, VARIANTS, ModelName
+from freqrob.models.registry import DEFENSES, VARIANTS, ModelName
 from freqrob.runtime.reading import Count, Label, Share, brief, fitted, printable, read_json
 
 EXPECTED = (
@@ -440,8 +440,8 @@ def _family(name: str) -> tuple[int, str, int, str]:
     try:
         parts = ModelName.parse(name)
     except ValueError:
-        return len(DEFENSE_NAMES), "", 0, ""
-    return DEFENSE_NAMES.index(parts.defense), parts.architecture, (None, *VARIANTS).index(parts.variant), name
+        return len(DEFENSES), "", 0, ""
+    return [*DEFENSES].index(parts.defense), parts.architecture, (None, *VARIANTS).index(parts.variant), name
 
 
 def origins(records: Records) -> Iterator[tuple[str, str, Origin]]:

@@ -1,1 +1,1 @@
-"""What every room needs: files, caches, processes, threads, progress, provenance."""
+"""Shared by all packages: files, caches, registries, processes, threads, progress, provenance."""

@@ -1,4 +1,4 @@
-"""Where freqrob keeps what it can make again: measured results and native kernels."""
+"""The cache folder: measured results, native kernels, compiled code."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ def check_cache(folder: Path) -> None:
 
 
 def set_matplotlib_folder() -> None:
-    """Where matplotlib cannot keep its list of fonts in the home folder, let it do so in the cache.
+    """Let matplotlib keep its list of fonts in the cache where it cannot in the home folder.
 
-    It would make a new temporary folder in each process, warn in two lines and look for fonts again.
+    Otherwise each process makes a temporary folder, warns in two lines and searches for fonts again.
     """
     if "MPLCONFIGDIR" in os.environ:
         return
@@ -87,7 +87,7 @@ def set_matplotlib_folder() -> None:
 
 
 def set_compile_folder() -> None:
-    """Let torch.compile keep the code that it makes in the cache, unless TORCHINDUCTOR_CACHE_DIR is set.
+    """Let torch.compile keep its code in the cache, unless TORCHINDUCTOR_CACHE_DIR is set.
 
     By default it loads code from /tmp/torchinductor_USER, whoever created that folder. To be called before
     ``torch._dynamo`` is imported. Raises OSError if no folder can be used.

@@ -1,4 +1,4 @@
-"""Drawing into files: no back end is needed, and a failure ends no run."""
+"""Drawing into files: without a matplotlib back end, and without ending a run on a failure."""
 
 from __future__ import annotations
 

@@ -78,9 +78,8 @@ def temporary_beside(path: Path) -> Iterator[Path]:
     """An empty file in the folder of ``path``, to be written and renamed to ``path``; removed at the end if it is left.
 
     The folder is created if it is absent. The writer holds a lock (``flock``) on the file, so that
-    ``remove_abandoned``, which runs first, can tell the files of killed writers from those in use. Raises
-    NoSpaceError when what is done with the file fails for lack of space, also if only as the cause of a RuntimeError,
-    as in ``torch.save``.
+    ``remove_abandoned``, which runs first, can tell the files of killed writers from those in use. Raises NoSpaceError
+    when the block fails for lack of space, also if that is the cause of a RuntimeError, as in ``torch.save``.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,6 +99,16 @@ def temporary_beside(path: Path) -> Iterator[Path]:
             remedy = f"Free space there, or choose another folder{kept}"
             raise NoSpaceError(cause.errno, f"could not write {path}: {os.strerror(cause.errno)}. {remedy}") from error
         raise
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """``temporary_beside``, whose file is synced and renamed to ``path`` at the end, unless the block raises."""
+    with temporary_beside(path) as new:
+        yield new
+        with new.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(new, path)
 
 
 @contextmanager
@@ -234,9 +243,8 @@ def sha256_of(path: Path) -> str:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file that is complete before it replaces an earlier one. Raises OSError."""
-    with temporary_beside(path) as new:
-        write_synced(new, content)
-        os.replace(new, path)
+    with replacing(path) as new:
+        new.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -248,12 +256,8 @@ def write_torch(path: Path, content: Any) -> None:
     """Save tensors and what holds them, as ``torch.save`` does. Raises OSError."""
     import torch
 
-    with temporary_beside(path) as new:
-        with new.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, path)
+    with replacing(path) as new, new.open("wb") as file:
+        torch.save(content, file)
 
 
 def write_npy(path: Path, shape: tuple[int, ...], blocks: Iterable["np.ndarray"]) -> None:
@@ -264,16 +268,12 @@ def write_npy(path: Path, shape: tuple[int, ...], blocks: Iterable["np.ndarray"]
     """
     from numpy.lib import format
 
-    with temporary_beside(path) as new:
+    with replacing(path) as new, new.open("wb") as file:
         if shutil.disk_usage(path.parent).free < math.prod(shape):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        with new.open("wb") as file:
-            format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-            for block in blocks:
-                file.write(block.data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, path)
+        format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        for block in blocks:
+            file.write(block.data)
 
 
 def as_json(content: Any, argument: str = "content") -> str:

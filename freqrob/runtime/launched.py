@@ -1,4 +1,4 @@
-"""How this process was launched: alone, or with others by torchrun, srun or a person. Imports no torch."""
+"""How this process was launched: alone, or with others by torchrun, srun or by hand. Does not import torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parameters: as people write them on a command line, and what they have to be.
+"""Parameters: read from a command line, and checked for types and ranges.
 
 ``checked`` checks the types of a function's arguments and converts the numbers of NumPy and PyTorch to Python's, so
 that ``np.float32(0.5)`` and ``0.5`` give the same cards, JSON files and cache keys. The ``check_*`` check ranges.
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from fractions import Fraction
-from functools import cache, wraps
+from functools import cache, partial, wraps
 from inspect import signature
 from numbers import Integral, Real
 from pathlib import Path
@@ -45,7 +45,7 @@ def keyword_hints(function: Callable[..., Any]) -> dict[str, Any]:
 
 def shown_hint(hint: Any) -> str:
     """``Sequence[int]``, ``float | None``, ``int``; ``true or false`` for ``bool``."""
-    if get_origin(hint) in (Union, UnionType):  # spelled alike: for a default of None, Python 3.10 gives Optional
+    if get_origin(hint) in (Union, UnionType):  # written alike: for a default of None, Python 3.10 gives Optional
         return " | ".join(shown_hint(one) for one in get_args(hint))
     if get_args(hint):
         return re.sub(r"\b(\w+\.)+(?=\w)", "", str(hint))
@@ -53,7 +53,7 @@ def shown_hint(hint: Any) -> str:
     return {"bool": "true or false", "Tensor": "a torch.Tensor", "NoneType": "None"}.get(name, name)
 
 
-def fits(value: object, hint: Any) -> bool:
+def fits(value: Any, hint: Any) -> bool:
     """Whether a value is of a type such as ``float``, ``int | None``, ``Sequence[int]`` or ``Callable[..., Tensor]``.
 
     A bool is not a number, a string not a sequence, and a string is a path. An ``nn.Module`` may be any callable, such
@@ -67,13 +67,11 @@ def fits(value: object, hint: Any) -> bool:
     if origin is Literal:
         return isinstance(value, tuple({type(one) for one in of})) and value in of
     if origin in (Sequence, list, tuple):
-        return (
-            isinstance(value, origin) and not isinstance(value, str | bytes) and all(fits(one, of[0]) for one in value)
-        )
+        is_sequence = isinstance(value, origin) and not isinstance(value, str | bytes)
+        return is_sequence and all(fits(item, of[0]) for item in value)
     if origin in (Mapping, dict):
-        return isinstance(value, origin) and all(
-            fits(one, kind) for item in value.items() for one, kind in zip(item, of, strict=True)
-        )
+        is_mapping = isinstance(value, origin)
+        return is_mapping and all(fits(key, of[0]) and fits(item, of[1]) for key, item in value.items())
     if hint in (int, float):
         return is_number(value) and (hint is float or isinstance(value, Integral))
     if hint is Path:
@@ -116,9 +114,9 @@ def to_python(value: Any, hint: Any) -> Any:
 def checked(subject: F) -> F:
     """Decorate a function, or a class whose ``__init__`` takes the arguments, to check them by their annotations.
 
-    Each argument goes through ``to_python``. The decorator raises, naming the argument, ValueError for what is not a
-    string, path, bool or choice where one is expected, and TypeError for another type of object. Whether something is
-    the right kind of number, or sequence of numbers, is left to the function, which knows the range.
+    Each argument goes through ``to_python``. The decorator raises, naming the argument, ValueError for a value that is
+    not a string, path, bool or choice where one is expected, and TypeError for another type of object. Whether
+    something is the right kind of number, or sequence of numbers, is left to the function, which knows the range.
     """
     if isinstance(subject, type):
         subject.__init__ = checked(subject.__init__)  # pyright: ignore[reportAttributeAccessIssue]
@@ -150,11 +148,8 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
 def _mentions(hint: Any, *kinds: Any) -> bool:
     """Whether a hint is one of some types, or made of them: ``Sequence[int] | None`` of ``int``."""
     origin = get_origin(hint)
-    return (
-        hint in kinds
-        or origin in kinds
-        or (origin is not Callable and any(_mentions(one, *kinds) for one in get_args(hint)))
-    )
+    parts = () if origin is Callable else get_args(hint)
+    return hint in kinds or origin in kinds or any(_mentions(part, *kinds) for part in parts)
 
 
 def shown(value: object) -> str:
@@ -186,62 +181,36 @@ def check_choices(known: Iterable[str], **values: str) -> None:
             raise ValueError(f"{name}: expected one of {', '.join(known)}, got {shown(value)}{near and '.' + near}")
 
 
-def check_pixels(**values: float) -> None:
-    """Raise ValueError unless each is a distance in pixels of [0, 1], above 0."""
-    _check_numbers("pixels in (0, 1], such as 8/255", lambda value: 0 < value <= 1, values)
+def _number_check(expected: str, holds: Callable[[Any], bool]) -> Callable[..., None]:
+    """A function that raises ValueError, naming the argument, unless each of its keyword arguments is such a number."""
+
+    def check(**values: float) -> None:
+        for name, value in values.items():
+            if not is_number(value) or not holds(value):
+                raise ValueError(f"{name}: expected {expected}, got {shown(value)}")
+
+    return check
 
 
-def check_positive(**values: float) -> None:
-    """Raise ValueError unless each is a finite number above 0."""
-    _check_numbers("a positive number", lambda value: 0 < value <= LARGEST, values)
-
-
-def check_not_negative(**values: float) -> None:
-    """Raise ValueError unless each is a finite number from 0 on."""
-    _check_numbers("a number from 0 on", lambda value: 0 <= value <= LARGEST, values)
-
-
-def check_shares(**values: float) -> None:
-    """Raise ValueError unless each is a number from 0 to 1."""
-    _check_numbers("a number in [0, 1]", lambda value: 0 <= value <= 1, values)
-
-
-def check_weights(**values: float) -> None:
-    """Raise ValueError unless each is a finite number."""
-    _check_numbers("a finite number", lambda value: -LARGEST <= value <= LARGEST, values)
-
-
-def _check_numbers(expected: str, holds: Callable[[Any], bool], values: Mapping[str, Any]) -> None:
-    for name, value in values.items():
-        if not is_number(value) or not holds(value):
-            raise ValueError(f"{name}: expected {expected}, got {shown(value)}")
+check_pixels = _number_check("pixels in (0, 1], such as 8/255", lambda value: 0 < value <= 1)
+check_positive = _number_check("a positive number", lambda value: 0 < value <= LARGEST)
+check_not_negative = _number_check("a number from 0 on", lambda value: 0 <= value <= LARGEST)
+check_shares = _number_check("a number in [0, 1]", lambda value: 0 <= value <= 1)
+check_weights = _number_check("a finite number", lambda value: -LARGEST <= value <= LARGEST)
 
 
 def check_integers(least: int, most: int | None = None, **values: int) -> None:
-    """Raise ValueError unless each is an integer from ``least`` on, and at most ``most``."""
+    """Raise ValueError unless each is an integer from ``least`` on, at most ``most``, and one that PyTorch can hold."""
     for name, value in values.items():
         if not fits(value, int) or value < least or (most is not None and value > most):
             limits = f"from {least} on" if most is None else f"from {least} to {most}"
             raise ValueError(f"{name}: expected an integer {limits}, got {shown(value)}")
-
-
-def check_counts(**values: int) -> None:
-    """Raise ValueError unless each is an integer from 1 on, and less than 2⁶³."""
-    check_integers(1, **values)
-    _check_int64(values)
-
-
-def check_seeds(**values: int) -> None:
-    """Raise ValueError unless each is an integer from 0 on, and less than 2⁶³."""
-    check_integers(0, **values)
-    _check_int64(values)
-
-
-def _check_int64(values: Mapping[str, int]) -> None:
-    """Raise ValueError for what PyTorch cannot hold."""
-    for name, value in values.items():
         if value >= 2**63:
             raise ValueError(f"{name}: expected an integer below 2^63, got {value}")
+
+
+check_counts = partial(check_integers, 1)
+check_seeds = partial(check_integers, 0)
 
 
 def is_number(value: object) -> bool:

@@ -1,8 +1,8 @@
-"""What is checked of images before they are used.
+"""Checks of images before they are used.
 
-Shapes and dtypes are always checked. Ranges cost a pass over the images and, on a GPU, a synchronisation: what measures
-or attacks checks all images once (``check_labelled`` in ``freqrob.data.datasets``), what transforms them or classifies
-them looks at the first plane alone, and only on the CPU.
+Shapes and dtypes are always checked. Ranges cost a pass over the images and, on a GPU, a synchronisation: measurements
+and attacks check all images once (``check_labelled`` in ``freqrob.data.datasets``), transforms and models check the
+first plane only, and only on the CPU.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ class NotPrivateError(OSError):
 
 
 def private_folder(root: Path, *names: str, create: bool = False) -> Path:
-    """The real path of ``root/name/…``, once it is certain that no other user can change what it leads to.
+    """The real path of ``root/name/…``, checked so that no other user can change the folder that it leads to.
 
     Every folder from ``/`` to ``root`` has to belong to this user or to root, and nobody else may write to it unless
     its sticky bit is set, as for ``/tmp``; a folder in such a folder must not be a mount point, where a file system of

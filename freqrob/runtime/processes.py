@@ -1,4 +1,4 @@
-"""Processes that work together: how a command joins them, what they tell each other, and how they end together.
+"""Processes that work together: joining a group, exchanging results, and ending together.
 
 Library functions use the ``torch.distributed`` group that their caller has initialised, and work alone without one.
 Only ``process_group``, which the command line enters, creates one.

@@ -1,10 +1,10 @@
-"""Progress: what functions that take long are given to show how far they are."""
+"""Progress: a callback for functions that take long."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-Track = Callable[[Iterable, str, int], Iterable]  # called with items, what they are in words, and how many
+Track = Callable[[Iterable, str, int], Iterable]  # called with items, a description, and their number
 
 
 def untracked(items: Iterable, _what: str, _count: int) -> Iterable:

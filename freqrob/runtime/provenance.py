@@ -1,4 +1,4 @@
-"""Where a number comes from: the commit and the versions that made it."""
+"""Provenance of numbers: the commit, versions and machine that made them."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def commit() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that numbers depend on."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in ("freqrob", "torch", "torchvision", "numpy"):
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def provenance(command: str = "") -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Files that others may have made or damaged, one function for each kind.
 
-A reader checks what a file says of itself (kind, sizes, shapes) before it allocates memory for it, executes nothing
-that is in it, and does not wait for a pipe. What cannot be used raises ValueError: one line that names the file.
-What is not there raises FileNotFoundError, what may not be read another OSError, both of which name it too.
+A reader checks the kind, sizes and shapes that a file declares before it allocates memory, executes nothing in the
+file, and does not wait for a pipe. An unusable file raises ValueError: one line that names the file. A missing file
+raises FileNotFoundError, one without permission another OSError, both of which name it too.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LARGEST_ARRAYS = 1 << 31  # bytes, 2 GiB
 LARGEST_IMAGE = 1 << 26  # pixels; the largest image of ImageNet has 61 million
 SHARED = 8  # how many tensors of a file may share their values on average, as tied weights do
 
-# A model, an attack, a data set: what is shown to people and may be part of a file's name.
+# The name of a model, an attack or a data set, which is printed and may be part of a file's name.
 Label = Annotated[str, msgspec.Meta(max_length=200, pattern=r"\A[^\x00-\x1f\x7f-\x9f\ud800-\udfff]*\Z")]
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -120,11 +120,11 @@ def read_npz(
         size = sum(_declared_bytes(archive, member) for member in members.values())
         if size > at_most:
             raise ValueError(f"its arrays have {size:,} bytes, expected at most {at_most:,}")
-        found = {}
+        arrays = {}
         for name, member in members.items():
             with archive.open(member) as content:
-                found[name] = format.read_array(content, allow_pickle=False)
-        return found
+                arrays[name] = format.read_array(content, allow_pickle=False)
+        return arrays
 
 
 def _declared_bytes(archive: ZipFile, member: ZipInfo) -> int:
@@ -147,6 +147,15 @@ def map_npy(path: str | Path) -> np.ndarray:
     open_file(path).close()
     with damage_named(path, "a whole .npy file of a plain array"):
         return format.open_memmap(path, mode="r")
+
+
+def holds_npy(path: str | Path, shape: tuple[int, ...]) -> bool:
+    """Whether a file is an intact .npy file of uint8 of this shape."""
+    try:
+        array = map_npy(path)
+    except (FileNotFoundError, ValueError):
+        return False
+    return array.shape == shape and array.dtype.name == "uint8"
 
 
 def read_image(path: str | Path) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Registries: what there is of a kind, by name, in freqrob and in packages that plug into it.
+"""Registries: objects of one kind by name, from freqrob and from packages that extend it.
 
 A package registers an object by an entry point, which has the object's name::
 
@@ -36,7 +36,7 @@ class Registry(MutableMapping[str, T]):
         group: the group of entry points by which other packages register.
         accepts: whether an object is of the kind.
         expected: what ``accepts`` accepts, in words.
-        names: freqrob's own names, where they must be known before the modules are imported that register them.
+        names: freqrob's names, if they must be known before the modules that register them are imported.
     """
 
     def __init__(
@@ -53,9 +53,9 @@ class Registry(MutableMapping[str, T]):
         self._homes: dict[str, tuple[str, str]] = {}  # module and qualified name of what was decorated
 
     def register(self, name: str, make: Callable[[Any], T] = lambda value: value) -> Callable[[Decorated], Decorated]:
-        """Decorator: add what is decorated, or what ``make`` makes of it, under a name.
+        """Decorator: add the decorated object, or ``make`` of it, under a name.
 
-        What is defined again, as when a notebook's cell runs again, takes the place of what it was. Raises ValueError
+        A definition that is repeated, as when a notebook's cell runs again, replaces the earlier one. Raises ValueError
         when the name is taken or is not a name, TypeError for an object of another kind.
         """
         if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -93,20 +93,20 @@ class Registry(MutableMapping[str, T]):
 
     def offered(self) -> dict[str, EntryPoint]:
         """Entry points of other packages by name. Warns of those that cannot be used, and leaves them out."""
-        found: dict[str, EntryPoint] = {}
+        offered: dict[str, EntryPoint] = {}
         for one in installed(self.group):
             if not _NAME.fullmatch(one.name):
                 reason = "expected letters, digits and '_', a letter first"
             elif one.name in self._own and self._package(one.name) != _top(one.value):
                 reason = f"freqrob has a {self.kind} of this name"
-            elif one.name in found:
-                reason = f"package {package_of(found[one.name])} offers one of this name; uninstall one of the two"
+            elif one.name in offered:
+                reason = f"package {package_of(offered[one.name])} offers one of this name; uninstall one of the two"
             else:
-                found[one.name] = one
+                offered[one.name] = one
                 continue
             left_out = f"{self.kind} {one.name!r} of package {package_of(one)}: left out, {reason}"
             warnings.warn(left_out, stacklevel=1)  # one place, so that it is shown once
-        return found
+        return offered
 
     def __getitem__(self, name: str) -> T:
         """The object of that name; KeyError for an unknown one.
@@ -152,19 +152,6 @@ class Registry(MutableMapping[str, T]):
     def _package(self, name: str) -> str:
         """The import name of the package that used the decorator; "" if none did."""
         return _top(self._homes.get(name, ("", ""))[0])
-
-
-class Names(Sequence[str]):
-    """The names in a registry, in its order: always those of now."""
-
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
-
-    def __getitem__(self, index: Any) -> Any:
-        return tuple(self._registry)[index]
-
-    def __len__(self) -> int:
-        return len(self._registry)
 
 
 def installed(group: str) -> tuple[EntryPoint, ...]:

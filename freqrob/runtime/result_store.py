@@ -36,7 +36,7 @@ class Samples:
     key's is set aside under the ending ``.damaged``, with a warning, and its samples are measured again.
 
     Args:
-        folder: where the file lies, created if absent; None keeps everything in memory.
+        folder: of the file, created if absent; None keeps everything in memory.
         key: all that the values depend on, such as ``subject_key``, ``data_hash`` and an attack's parameters.
         count: of samples.
         prefix: of the file's name, for people.
@@ -105,13 +105,13 @@ class Samples:
                 expected = f"{known.dtype} {(count, *known.shape[1:])}"
                 raise ValueError(f"{name}: got {value.dtype} {tuple(value.shape)}, expected {expected}")
 
-    def _merge(self, found: Mapping[str, Tensor]) -> None:
-        """Take what a file has and this process has not."""
-        if not found:
+    def _merge(self, stored: Mapping[str, Tensor]) -> None:
+        """Take the values that only the file has."""
+        if not stored:
             return
-        new = found[DONE] & ~self.done
-        for name in found.keys() - {DONE}:
-            self._values.setdefault(name, torch.zeros_like(found[name]))[new] = found[name][new]
+        new = stored[DONE] & ~self.done
+        for name in stored.keys() - {DONE}:
+            self._values.setdefault(name, torch.zeros_like(stored[name]))[new] = stored[name][new]
         self.done |= new
 
     def _read(self) -> dict[str, Tensor]:
@@ -141,7 +141,7 @@ class Samples:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Alone among the processes that share the folder; what one that was killed left unfinished is removed."""
+        """Exclude the other processes that share the folder, and remove unfinished files of killed ones."""
         if self.path is None:
             yield
             return

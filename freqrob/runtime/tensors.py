@@ -1,4 +1,4 @@
-"""Which tensors freqrob computes with."""
+"""Checks of tensors."""
 
 from __future__ import annotations
 

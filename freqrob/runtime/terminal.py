@@ -45,7 +45,7 @@ def lenient_output() -> Iterator[None]:
     """Let nothing that is printed raise, neither a character that the terminal lacks nor a closed pipe nor a full disk.
 
     At the end, raises SystemExit(1) where standard output was incomplete, and says why unless its reader closed it, as
-    ``| head`` does. What is lost of standard error, such as progress, counts for nothing.
+    ``| head`` does. Lost standard error, such as progress, is ignored.
     """
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = map(_lenient, before)
@@ -68,7 +68,7 @@ def lenient_output() -> Iterator[None]:
 
 
 def _lenient(stream: TextIO | None) -> TextIO | None:
-    """None, a closed stream, stays what it is."""
+    """The stream as an ``_Output``; None, a closed stream, is returned unchanged."""
     if not isinstance(stream, io.TextIOWrapper):
         return stream
     stream.flush()

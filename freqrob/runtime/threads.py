@@ -1,4 +1,4 @@
-"""Threads of a command: as many as the CPUs that it may use, and hardly any spinning while they wait.
+"""Threads of a command: as many as the CPUs that it may use, with little spinning while they wait.
 
 libgomp and MKL read the environment when torch is imported, so ``set_defaults`` has to come before.
 """

@@ -135,7 +135,10 @@ class Recipe:
         """The fixed modules before the network, from the input on, as a card has them."""
         about = DATASETS[self.dataset]
         first = variant_front_ends(
-            self.parsed.variant, (3, about.size, about.size), components=self.components, weighting=self.weighting
+            self.parsed.variant,
+            (about.channels, about.size, about.size),
+            components=self.components,
+            weighting=self.weighting,
         )
         normalize = {"name": "normalize", "mean": list(about.mean), "std": list(about.std)}
         return [*first, normalize] if self.normalize else first

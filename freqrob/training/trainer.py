@@ -191,7 +191,7 @@ class _State:
     def __init__(
         self, recipe: Recipe, train_set: ImageSet, fabric: Fabric, run: RunFolder, earlier: dict[str, Any] | None
     ) -> None:
-        network = create_network(recipe.parsed.architecture, len(train_set.classes))
+        network = create_network(recipe.parsed.architecture, len(train_set.classes), train_set.images.shape[1])
         model = with_front_ends(network, recipe.front_ends)
         for front_end in model.front_ends if earlier is None else ():
             if isinstance(front_end, PCA):

@@ -21,8 +21,9 @@ from typer.testing import CliRunner
 
 from freqrob import cli
 from freqrob.data import balance, corruption_arrays, load_cifar_b, load_dataset
+from freqrob.data.archives import Archive
 from freqrob.data.cifar_b import write_cifar_b
-from freqrob.data.corruption_arrays import Published, load_corruptions, write_corruptions
+from freqrob.data.corruption_arrays import load_corruptions, write_corruptions
 from freqrob.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt, photographs
 from freqrob.data.datasets import ImageSet
 from freqrob.data.hybrid import hybrid_images, partners, write_hybrids
@@ -88,7 +89,7 @@ class TestCorruptedArrays:
 
     def test_do_not_depend_on_how_many_are_made_at_once(self, few, tmp_path, monkeypatch):
         write_corruptions(few, tmp_path / "a", ["glass_blur"], about=ABOUT)
-        monkeypatch.setattr(corruption_arrays, "_CHUNK", 4)
+        monkeypatch.setattr(corruption_arrays, "CHUNK", 4)
         write_corruptions(few, tmp_path / "b", ["glass_blur"], about=ABOUT)
         assert (tmp_path / "a" / "glass_blur.npy").read_bytes() == (tmp_path / "b" / "glass_blur.npy").read_bytes()
 
@@ -230,7 +231,7 @@ class TestReading:
         with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=tmp_path / "www")) as server:
             threading.Thread(target=server.serve_forever, daemon=True).start()
             url = f"http://127.0.0.1:{server.server_port}/CIFAR-10-C.tar"
-            monkeypatch.setitem(corruption_arrays.PUBLISHED, "cifar10", Published("CIFAR-10-C", url, md5))
+            monkeypatch.setitem(corruption_arrays.PUBLISHED, "cifar10", Archive("CIFAR-10-C", url, md5))
             yield tmp_path / "www" / "CIFAR-10-C.tar"
             server.shutdown()
 

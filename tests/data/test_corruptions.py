@@ -319,7 +319,7 @@ def test_more_severe_is_further_from_the_image(images, ice, name):
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_an_image_does_not_depend_on_its_batch(images, ice, name, monkeypatch):
-    monkeypatch.setattr("freqrob.data.corruptions._CHUNK", 3)
+    monkeypatch.setattr("freqrob.data.corruptions.CHUNK", 3)
     together = corrupt(images, name, 3, seed=5, first=100, frost=ice)
     assert together.shape == images.shape and together.dtype == torch.uint8
     for i in (0, 3, 6):

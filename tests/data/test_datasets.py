@@ -17,7 +17,8 @@ import torch
 import torchvision
 from PIL import Image
 
-from freqrob.data import DATASETS, datasets, image_files, imagenet, load_dataset
+from freqrob.data import DATASETS, DatasetInfo, datasets, image_files, imagenet, load_dataset
+from freqrob.data.archives import Archive
 from freqrob.data.image_files import ImageFiles, decode
 from freqrob.models.loading import DATASET_CLASSES
 
@@ -169,6 +170,24 @@ class TestRequests:
         assert list(DATASETS) == ["cifar10", "cifar100", "svhn", "tiny_imagenet", "restricted_imagenet"]
         assert DATASET_CLASSES == {**{name: info.classes for name, info in DATASETS.items()}, "imagenet": 1000}
         assert [name for name, info in DATASETS.items() if not info.flip] == ["svhn"]
+
+
+class TestRegistration:
+    def test_any_map_style_dataset_is_read_into_memory(self, monkeypatch, tmp_path):
+        images = torch.arange(40, dtype=torch.uint8).view(10, 1, 2, 2)
+
+        def load(data_dir, part, download):
+            return torch.utils.data.TensorDataset(images, torch.arange(10) % 2)
+
+        info = DatasetInfo(2, 2, (0.5,), (0.25,), load=load)
+        monkeypatch.setitem(DATASETS, "grey", info)
+        random_state = torch.get_rng_state()
+        found = load_dataset("grey", "test", tmp_path)
+        assert torch.equal(torch.get_rng_state(), random_state)
+        assert torch.equal(found.images, images) and found.classes == ("0", "1") and info.channels == 1
+        assert len(load_dataset("grey", "train", tmp_path)) == 9
+        image, label = found[3]
+        assert torch.equal(image, images[3]) and label == 1 and len(found[:4]) == 4
 
 
 class TestCIFARAndSVHN:
@@ -472,11 +491,11 @@ def tiny_archive(server, tiny_source, monkeypatch):
         for path in sorted(tiny_source.rglob("*.*")):
             zipped.write(path, path.relative_to(tiny_source.parent))
         zipped.writestr("../outside.txt", "must not be written outside")
-    monkeypatch.setattr(imagenet, "TINY_IMAGENET_URL", f"{address}/{archive.name}")
-    monkeypatch.setattr(datasets, "TINY_IMAGENET_URL", f"{address}/{archive.name}")
 
     def accept():
-        monkeypatch.setattr(imagenet, "TINY_IMAGENET_MD5", hashlib.md5(archive.read_bytes()).hexdigest())
+        md5 = hashlib.md5(archive.read_bytes()).hexdigest()
+        served = Archive("tiny-imagenet-200", f"{address}/{archive.name}", md5)
+        monkeypatch.setattr(imagenet, "TINY_IMAGENET", served)
 
     accept()
     return archive, accept, handler

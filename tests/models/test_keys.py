@@ -9,7 +9,7 @@ import warnings
 from argparse import Namespace
 from collections import defaultdict
 from contextlib import contextmanager
-from functools import partial, partialmethod
+from functools import lru_cache, partial, partialmethod
 from random import Random
 
 import numpy as np
@@ -149,7 +149,7 @@ FOREIGN = [
     {"made_by": chained(300)}, {"made_by": torch.eye(2).to_sparse()}, {"made_by": torch.empty(2, device="meta")},
     {"made_by": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)}, {"made_by": torch.Generator()},
     {"made_by": np.array([Holding()])}, {"made_by": Holding().forward},
-    {"made_by": Random(0)}, {"made_by": defaultdict(lambda: 1)},
+    {"made_by": Random(0)}, {"made_by": defaultdict(lambda: 1)}, {"made_by": lru_cache(chained)},
     {"made_by": torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])},
 ]  # fmt: skip
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from freqrob.models import checkpoints, create_network, list_architectures, registry
 from freqrob.models.cards import Card, CheckpointError
 from freqrob.models.front_ends import FrontEnded, with_front_ends
-from freqrob.models.registry import DEFENSE_NAMES, VARIANTS, ModelName
+from freqrob.models.registry import DEFENSES, VARIANTS, ModelName
 
 PARAMETERS = {
     "rn20": 269_722,  # He et al. 2016, Table 6: 0.27 M
@@ -64,6 +64,19 @@ def test_parameters_and_shapes(architecture):
         for size in (32, 64):
             assert network(torch.empty(2, 3, size, size)).shape == (2, 10)
         assert create_network(architecture, num_classes=200)(torch.empty(2, 3, 64, 64)).shape == (2, 200)
+
+
+@pytest.mark.parametrize("architecture", PARAMETERS)
+def test_images_of_one_channel(architecture):
+    with torch.device("meta"):
+        assert create_network(architecture, 4, in_channels=1)(torch.empty(2, 1, 32, 32)).shape == (2, 4)
+
+
+def test_an_architecture_for_colour_images_only(tiny):
+    with pytest.raises(ValueError, match="in_channels: tiny takes images of 3 channels only, got 1"):
+        create_network("tiny", in_channels=1)
+    with pytest.raises(ValueError, match="in_channels: expected an integer from 1 on, got 0"):
+        create_network("rn20", in_channels=0)
 
 
 @pytest.mark.parametrize("architecture", ["rn20", "prn18", "wrn40_2", "resnext29", "densenet"])
@@ -172,7 +185,7 @@ def test_kernels_are_drawn_by_their_fan_out(architecture):
 # Names
 
 PARTS = st.tuples(
-    st.sampled_from([None, *VARIANTS]), st.sampled_from(DEFENSE_NAMES), st.sampled_from(list_architectures())
+    st.sampled_from([None, *VARIANTS]), st.sampled_from([*DEFENSES]), st.sampled_from(list_architectures())
 )
 
 
@@ -185,7 +198,7 @@ def test_names_round_trip(parts):
     assert ModelName.parse(str(name)) == name
 
 
-@given(st.text() | st.builds("_".join, st.lists(st.sampled_from([*VARIANTS, *DEFENSE_NAMES, *list_architectures()]))))
+@given(st.text() | st.builds("_".join, st.lists(st.sampled_from([*VARIANTS, *DEFENSES, *list_architectures()]))))
 def test_names_are_parsed_or_refused(text):
     if text in NAMES:
         assert str(ModelName.parse(text)) == text

@@ -106,15 +106,15 @@ def use_sources(folder):
     """Take data sets from the server of ``sources``, know the architecture ``small``, find modules in the folder."""
     from torchvision.datasets import CIFAR10
 
-    from freqrob.data import corruption_arrays, datasets, imagenet
+    from freqrob.data import corruption_arrays, imagenet
+    from freqrob.data.archives import Archive
     from freqrob.models import registry
 
     registry._ARCHITECTURES["small"] = small
     sys.path.insert(0, str(folder))
     known = json.loads((folder / "sources.json").read_text())
-    imagenet.TINY_IMAGENET_URL, imagenet.TINY_IMAGENET_MD5 = known[TINY]
-    datasets.TINY_IMAGENET_URL = known[TINY][0]
-    corruption_arrays.PUBLISHED["cifar10"] = corruption_arrays.Published("CIFAR-10-C", *known[CORRUPTED])
+    imagenet.TINY_IMAGENET = Archive("tiny-imagenet-200", *known[TINY])
+    corruption_arrays.PUBLISHED["cifar10"] = Archive("CIFAR-10-C", *known[CORRUPTED])
     CIFAR10.url, CIFAR10.tgz_md5 = known[CIFAR]
     CIFAR10.train_list, CIFAR10.test_list = [known["train"]], [known["test"]]
     CIFAR10.meta = {**CIFAR10.meta, "md5": known["batches.meta"][1]}

@@ -11,37 +11,30 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from freqrob.data.corruptions import blur, digital, noise, spatter, weather  # noqa: F401 they register what they hold
+from freqrob.data.corruptions import blur, digital, noise, spatter, weather  # noqa: F401 they register corruptions
 from freqrob.data.corruptions.photographs import find_frost, read_frost
-from freqrob.data.corruptions.registry import REGISTERED, SEVERITIES, Corruption
+from freqrob.data.corruptions.registry import CORRUPTIONS, SEVERITIES, Corruption, register_corruption
 from freqrob.data.corruptions.streams import Streams
 from freqrob.runtime.parameters import check_choices, check_integers, check_seeds, checked
 
-__all__ = ["CORRUPTIONS", "SEVERITIES", "Corruption", "corrupt", "find_frost"]
-
-_ORDER = (
-    "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
-    "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression", "speckle_noise",
-    "gaussian_blur", "spatter", "saturate",
-)  # fmt: skip
-CORRUPTIONS = {name: REGISTERED[name] for name in _ORDER}
-"""All 19 by name: the benchmark's 15, then the four extra ones."""
+__all__ = ["CORRUPTIONS", "SEVERITIES", "Corruption", "corrupt", "find_frost", "register_corruption"]
 
 LEAST_SIZE = 16
-_CHUNK = 500
+CHUNK = 500  # images that are corrupted at a time
 
 
 @checked
 def corrupt(
     images: Tensor, name: str, severity: int, *, seed: int = 0, first: int = 0, frost: str | Path | None = None
 ) -> Tensor:
-    """Images as they look at one severity of one corruption, with the parameters that the benchmark has at 32×32.
+    """Corrupt images by one corruption at one severity, with the benchmark's parameters for 32×32.
 
-    Parameters in pixels are the same at any other size, but for those of ``elastic_transform``, which scale with it,
-    and of ``pixelate``, which are a share. Fractions of grey levels are dropped, as in the benchmark's arrays.
+    Parameters in pixels are the same at any other size, except those of ``elastic_transform``, which scale with it,
+    and of ``pixelate``, which are shares. Fractions of grey levels are dropped, as in the benchmark's arrays.
 
-    What is random in an image depends on ``seed``, ``name``, ``severity`` and the image's number in its data set, not
-    on the images around it: ``corrupt(images[100:200], …, first=100)`` is the same as ``corrupt(images, …)[100:200]``.
+    The random numbers of an image depend on ``seed``, ``name``, ``severity`` and the image's number in its data set,
+    not on the images around it: ``corrupt(images[100:200], …, first=100)`` is the same as ``corrupt(images,
+    …)[100:200]``.
 
     Args:
         images: (N, 3, H, W) uint8, H and W at least 16, on any device.
@@ -62,18 +55,25 @@ def corrupt(
 
     Source: Hendrycks & Dietterich, ICLR 2019; hendrycks/robustness, ``make_cifar_c.py``.
     """
-    _check(images, name, severity, seed, first)
+    if images.dtype != torch.uint8:
+        raise TypeError(f"images: expected uint8 in 0–255, got {images.dtype}")
+    if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < LEAST_SIZE:
+        expected = f"(N, 3, H, W) with H and W of at least {LEAST_SIZE}"
+        raise ValueError(f"images: expected {expected}, got shape {tuple(images.shape)}")
+    check_choices(CORRUPTIONS, name=name)
+    check_integers(1, len(SEVERITIES), severity=severity)
+    check_integers(0, first=first)
+    check_seeds(seed=seed)
     chosen = CORRUPTIONS[name]
     parameters = dict(chosen.levels[severity - 1])
     if name == "frost":
         parameters["photographs"] = _photographs(frost, (images.shape[-2], images.shape[-1]))
     corrupted = torch.empty_like(images, memory_format=torch.contiguous_format)
-    for start in range(0, len(images), _CHUNK):
-        chunk = images[start : start + _CHUNK].contiguous()
-        random = Streams(
-            len(chunk), seed=seed, purpose=(name, severity), first=first + start, device=images.device
-        )  # fmt: skip
-        corrupted[start : start + _CHUNK] = chosen.apply(chunk, random, **parameters)
+    for start in range(0, len(images), CHUNK):
+        chunk = images[start : start + CHUNK].contiguous()
+        purpose, number = (name, severity), first + start
+        random = Streams(len(chunk), seed=seed, purpose=purpose, first=number, device=images.device)
+        corrupted[start : start + CHUNK] = chosen.apply(chunk, random, **parameters)
     return corrupted
 
 
@@ -85,15 +85,3 @@ def _photographs(folder: str | Path | None, size: tuple[int, int]) -> list[Tenso
         if height < size[0] or width < size[1]:
             raise ValueError(f"frost: a fifth of {path} is {height}×{width}, less than images of {size[0]}×{size[1]}")
     return photographs
-
-
-def _check(images: Tensor, name: str, severity: int, seed: int, first: int) -> None:
-    if images.dtype != torch.uint8:
-        raise TypeError(f"images: expected uint8 in 0–255, got {images.dtype}")
-    if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < LEAST_SIZE:
-        expected = f"(N, 3, H, W) with H and W of at least {LEAST_SIZE}"
-        raise ValueError(f"images: expected {expected}, got shape {tuple(images.shape)}")
-    check_choices(CORRUPTIONS, name=name)
-    check_integers(1, len(SEVERITIES), severity=severity)
-    check_seeds(seed=seed)
-    check_integers(0, first=first)

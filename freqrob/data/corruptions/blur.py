@@ -10,11 +10,11 @@ from torch import Tensor
 
 from freqrob.data.corruptions import filters
 from freqrob.data.corruptions.filters import correlate, gaussian, pixels, to_bytes, zoomed
-from freqrob.data.corruptions.registry import corruption
+from freqrob.data.corruptions.registry import register_corruption
 from freqrob.data.corruptions.streams import Streams
 
 
-@corruption("blur", "medium", radius=(0.3, 0.4, 0.5, 1, 1.5), sigma=(0.4, 0.5, 0.6, 0.2, 0.1))
+@register_corruption("blur", "medium", radius=(0.3, 0.4, 0.5, 1, 1.5), sigma=(0.4, 0.5, 0.6, 0.2, 0.1))
 def defocus_blur(images: Tensor, _random: Streams, radius: float, sigma: float) -> Tensor:
     """A disc of light, its edge smoothed by 3 × 3 taps of a Gaussian."""
     return to_bytes(correlate(pixels(images), _disc(radius, sigma)))
@@ -29,7 +29,7 @@ def _disc(radius: float, sigma: float) -> Tensor:
     return correlate((disc / disc.sum())[None, None], smooth[:, None] * smooth, border="constant")[0, 0]
 
 
-@corruption("blur", "medium", sigma=(0.05, 0.25, 0.4, 0.25, 0.4), rounds=(1, 1, 1, 2, 2))
+@register_corruption("blur", "medium", sigma=(0.05, 0.25, 0.4, 0.25, 0.4), rounds=(1, 1, 1, 2, 2))
 def glass_blur(images: Tensor, random: Streams, sigma: float, rounds: int) -> Tensor:
     """Blurred, locally shuffled, blurred.
 
@@ -48,13 +48,13 @@ def glass_blur(images: Tensor, random: Streams, sigma: float, rounds: int) -> Te
     return to_bytes(gaussian(pixels(shuffled), sigma))
 
 
-@corruption("blur", "medium", radius=(6, 6, 6, 8, 9), sigma=(1, 1.5, 2, 2, 2.5))
+@register_corruption("blur", "medium", radius=(6, 6, 6, 8, 9), sigma=(1, 1.5, 2, 2, 2.5))
 def motion_blur(images: Tensor, random: Streams, radius: int, sigma: float) -> Tensor:
     """Along a line between −45° and 45°."""
     return filters.motion_blur(images, radius, sigma, random.uniform(-45, 45))
 
 
-@corruption("blur", "medium", end=(1.06, 1.11, 1.16, 1.21, 1.26))
+@register_corruption("blur", "medium", end=(1.06, 1.11, 1.16, 1.21, 1.26))
 def zoom_blur(images: Tensor, _random: Streams, end: float) -> Tensor:
     """The mean of the image and its zooms by 1, 1.01, 1.02, …, added up in single precision.
 
@@ -68,7 +68,7 @@ def zoom_blur(images: Tensor, _random: Streams, end: float) -> Tensor:
     return to_bytes((x + total) / (len(factors) + 1))
 
 
-@corruption("extra", sigma=(0.4, 0.6, 0.7, 0.8, 1))
+@register_corruption("extra", sigma=(0.4, 0.6, 0.7, 0.8, 1))
 def gaussian_blur(images: Tensor, _random: Streams, sigma: float) -> Tensor:
     """Gaussian of σ pixels."""
     return to_bytes(gaussian(pixels(images), sigma))

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from freqrob.data.corruptions.filters import gaussian, pixels, to_bytes
 from freqrob.data.corruptions.hsv import compose, decompose
-from freqrob.data.corruptions.registry import corruption
+from freqrob.data.corruptions.registry import register_corruption
 from freqrob.data.corruptions.streams import Streams
 
 
-@corruption("digital", "low", kept=(0.75, 0.5, 0.4, 0.3, 0.15))
+@register_corruption("digital", "low", kept=(0.75, 0.5, 0.4, 0.3, 0.15))
 def contrast(images: Tensor, _random: Streams, kept: float) -> Tensor:
     """Nearer to the mean of the channel."""
     x = pixels(images)
@@ -23,7 +23,7 @@ def contrast(images: Tensor, _random: Streams, kept: float) -> Tensor:
     return to_bytes((x - mean) * kept + mean)
 
 
-@corruption(
+@register_corruption(
     "digital", "medium",
     strength=(0, 0.05, 0.08, 0.1, 0.1), sigma=(0, 0.2, 0.06, 0.04, 0.03), jitter=(0.08, 0.07, 0.06, 0.05, 0.03),
 )  # fmt: skip
@@ -67,7 +67,7 @@ def _sample(x: Tensor, places: Tensor, align_corners: bool) -> Tensor:
     return F.grid_sample(x, places.to(x), padding_mode="reflection", align_corners=align_corners)
 
 
-@corruption("digital", "medium", kept=(0.95, 0.9, 0.85, 0.75, 0.65))
+@register_corruption("digital", "medium", kept=(0.95, 0.9, 0.85, 0.75, 0.65))
 def pixelate(images: Tensor, _random: Streams, kept: float) -> Tensor:
     """Fewer pixels, shown at the former size; both by the mean of those whose middle is in the new pixel, as Pillow."""
     height, width = images.shape[-2:]
@@ -89,7 +89,7 @@ def _box(old: int, new: int) -> Tensor:
     return inside / inside.sum(1, keepdim=True)
 
 
-@corruption("digital", "medium", quality=(80, 65, 58, 50, 40))
+@register_corruption("digital", "medium", quality=(80, 65, 58, 50, 40))
 def jpeg_compression(images: Tensor, _random: Streams, quality: int) -> Tensor:
     """To JPEG and back, by Pillow on the CPU."""
     from PIL import Image  # torchvision brings it
@@ -103,7 +103,7 @@ def jpeg_compression(images: Tensor, _random: Streams, quality: int) -> Tensor:
     return torch.from_numpy(made).to(images.device).permute(0, 3, 1, 2).contiguous()
 
 
-@corruption("extra", factor=(0.3, 0.1, 1.5, 2, 2.5), added=(0, 0, 0, 0.1, 0.2))
+@register_corruption("extra", factor=(0.3, 0.1, 1.5, 2, 2.5), added=(0, 0, 0, 0.1, 0.2))
 def saturate(images: Tensor, _random: Streams, factor: float, added: float) -> Tensor:
     """Another saturation in hue, saturation, value; where it grows, grey becomes red, as it does in the benchmark."""
     lack, saturation, value = decompose(pixels(images))

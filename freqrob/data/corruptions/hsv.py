@@ -1,4 +1,4 @@
-"""Colours as hue, saturation and value, but for the hue's six cases."""
+"""Colours as hue, saturation and value, without the six cases of the hue."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def decompose(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What a colour x (N, 3, H, W) lacks to white by its hue alone, its saturation and its value, (N, 1, H, W) each.
+    """The distance of a colour's hue from white (N, 3, H, W), its saturation and its value (N, 1, H, W).
 
     x = V (1 − S·lack): ``lack`` is 0 in the strongest channel and 1 in the weakest; grey counts as red.
     """

@@ -1,34 +1,34 @@
-"""Noise of which each pixel has its own."""
+"""Pixelwise noise."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from freqrob.data.corruptions.filters import pixels, to_bytes
-from freqrob.data.corruptions.registry import corruption
+from freqrob.data.corruptions.registry import register_corruption
 from freqrob.data.corruptions.streams import Streams
 
 
-@corruption("noise", "high", sigma=(0.04, 0.06, 0.08, 0.09, 0.10))
+@register_corruption("noise", "high", sigma=(0.04, 0.06, 0.08, 0.09, 0.10))
 def gaussian_noise(images: Tensor, random: Streams, sigma: float) -> Tensor:
     """x + N(0, σ²)."""
     return to_bytes(pixels(images) + sigma * random.normal(*images.shape[1:]))
 
 
-@corruption("noise", "high", photons=(500, 250, 100, 75, 50))
+@register_corruption("noise", "high", photons=(500, 250, 100, 75, 50))
 def shot_noise(images: Tensor, random: Streams, photons: int) -> Tensor:
     """Poisson(c·x) / c: white is c photons."""
     return to_bytes(random.poisson(pixels(images) * photons) / photons)
 
 
-@corruption("noise", "high", share=(0.01, 0.02, 0.03, 0.05, 0.07))
+@register_corruption("noise", "high", share=(0.01, 0.02, 0.03, 0.05, 0.07))
 def impulse_noise(images: Tensor, random: Streams, share: float) -> Tensor:
     """Salt and pepper: a share of all values becomes 255 or 0, which are equally likely."""
     drawn = random.uniform(0, 1, *images.shape[1:])
     return images.masked_fill(drawn < share, 255).masked_fill(drawn < share / 2, 0)
 
 
-@corruption("extra", sigma=(0.06, 0.10, 0.12, 0.16, 0.20))
+@register_corruption("extra", sigma=(0.06, 0.10, 0.12, 0.16, 0.20))
 def speckle_noise(images: Tensor, random: Streams, sigma: float) -> Tensor:
     """x + x·N(0, σ²)."""
     x = pixels(images)

@@ -24,14 +24,14 @@ def find_frost(folder: str | Path | None = None) -> list[Path]:
     Raises FileNotFoundError, which says how to get them.
     """
     if folder is None:
-        found = next(filter(None, map(_in_package, PACKAGES)), [])
+        paths = next(filter(None, map(_in_package, PACKAGES)), [])
         where = f"none of {', '.join(PACKAGES)} is installed"
     else:
-        found = _chosen(Path(folder).expanduser().glob("*"))
+        paths = _chosen(Path(folder).expanduser().glob("*"))
         where = f"not all five are in {folder}"
-    if not found:
+    if not paths:
         raise FileNotFoundError(f"frost: needs photographs of ice that freqrob may not ship, and {where}: {HOW}")
-    return found
+    return paths
 
 
 def _in_package(name: str) -> list[Path]:
@@ -49,7 +49,7 @@ def _chosen(paths) -> list[Path]:
 
 @lru_cache(maxsize=2)
 def read_frost(paths: tuple[Path, ...]) -> list[Tensor]:
-    """Each (3, h, w) uint8 at a fifth of its size. Raises ValueError, which names the file, for what is no image."""
+    """Each (3, h, w) uint8 at a fifth of its size. Raises ValueError, naming the file, if it is not an image."""
     return [_read(path) for path in paths]
 
 

@@ -1,4 +1,4 @@
-"""Which corruptions there are: each with its severities, its group, and what the others need to know of it."""
+"""The registry of corruptions: each with its group, its frequency band and its parameters at five severities."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor
+
+from freqrob.runtime.registry import Registry
 
 Group = Literal["noise", "blur", "weather", "digital", "extra"]
 Band = Literal["low", "medium", "high"]
@@ -32,15 +34,24 @@ class Corruption:
     apply: Callable[..., Tensor]
 
 
-REGISTERED: dict[str, Corruption] = {}
+CORRUPTIONS: Registry[Corruption] = Registry(
+    "corruption", "freqrob.corruptions", lambda value: isinstance(value, Corruption), "a Corruption",
+    ("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
+     "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression", "speckle_noise",
+     "gaussian_blur", "spatter", "saturate"),
+)  # fmt: skip
+"""All 19 by name: the benchmark's 15, then the four extra ones; then those of other packages."""
 
 
-def corruption(group: Group, band: Band | None = None, **levels: tuple) -> Callable:
-    """Register a function under its name; each of ``levels`` is a parameter's values at severity 1 to 5."""
+def register_corruption(group: Group, band: Band | None = None, **levels: tuple) -> Callable:
+    """Decorator: add a function under its name; each of ``levels`` is a parameter's values at severity 1 to 5.
+
+    Raises ValueError when the name is taken. Other packages: entry-point group ``freqrob.corruptions``.
+    """
+    at_each = tuple(dict(zip(levels, values, strict=True)) for values in zip(*levels.values(), strict=True))
 
     def register(apply: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        at_each = tuple(dict(zip(levels, values, strict=True)) for values in zip(*levels.values(), strict=True))
-        REGISTERED[apply.__name__] = Corruption(apply.__name__, group, band, at_each, apply)
-        return apply
+        name = apply.__name__
+        return CORRUPTIONS.register(name, lambda apply: Corruption(name, group, band, at_each, apply))(apply)
 
     return register

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from freqrob.data.corruptions.filters import correlate, gaussian, pixels, to_bytes
-from freqrob.data.corruptions.registry import corruption
+from freqrob.data.corruptions.registry import register_corruption
 from freqrob.data.corruptions.streams import Streams
 
 WATER, MUD = (175, 238, 238), (63, 42, 20)
@@ -17,7 +17,7 @@ FARTHEST = 20.0
 EMBOSS = ((-2, -1, 0), (-1, 1, 1), (0, 1, 2))
 
 
-@corruption(
+@register_corruption(
     "extra",
     mean=(0.62, 0.65, 0.65, 0.65, 0.65), std=(0.1, 0.1, 0.3, 0.1, 0.1), sigma=(0.7, 0.8, 1, 0.7, 0.5),
     threshold=(0.7, 0.7, 0.69, 0.69, 0.68), k=(0.5, 0.5, 0.5, 0.6, 0.6), is_mud=(False, False, False, True, True),

@@ -1,4 +1,4 @@
-"""Random numbers of which each image has its own, whatever batch it is in."""
+"""Random numbers for each image, independent of its batch."""
 
 from __future__ import annotations
 

@@ -7,13 +7,13 @@ from torch import Tensor
 
 from freqrob.data.corruptions.filters import motion_blur, pixels, to_bytes, zoomed
 from freqrob.data.corruptions.hsv import compose, decompose
-from freqrob.data.corruptions.registry import corruption
+from freqrob.data.corruptions.registry import register_corruption
 from freqrob.data.corruptions.streams import Streams
 
 LUMA = (0.299, 0.587, 0.114)
 
 
-@corruption(
+@register_corruption(
     "weather", "low",
     mean=(0.1, 0.1, 0.15, 0.25, 0.3), std=(0.2, 0.2, 0.3, 0.3, 0.3), zoom=(1, 1, 1.75, 2.25, 1.25),
     threshold=(0.6, 0.5, 0.55, 0.6, 0.65), radius=(8, 10, 10, 12, 14), sigma=(3, 4, 4, 6, 12),
@@ -33,7 +33,7 @@ def snow(
     return to_bytes(x + flakes + flakes.flip(-2, -1))
 
 
-@corruption("weather", "low", image=(1, 1, 0.9, 0.85, 0.75), ice=(0.2, 0.3, 0.4, 0.4, 0.45))
+@register_corruption("weather", "low", image=(1, 1, 0.9, 0.85, 0.75), ice=(0.2, 0.3, 0.4, 0.4, 0.45))
 def frost(images: Tensor, random: Streams, image: float, ice: float, photographs: list[Tensor]) -> Tensor:
     """A weighted sum with a random window out of one of the ``photographs`` (3, h, w) of ice, clipped."""
     height, width = images.shape[-2:]
@@ -47,7 +47,7 @@ def frost(images: Tensor, random: Streams, image: float, ice: float, photographs
     return frozen.clamp(0, 255).to(torch.uint8)
 
 
-@corruption("weather", "low", amount=(0.2, 0.5, 0.75, 1, 1.5), decay=(3, 3, 2.5, 2, 1.75))
+@register_corruption("weather", "low", amount=(0.2, 0.5, 0.75, 1, 1.5), decay=(3, 3, 2.5, 2, 1.75))
 def fog(images: Tensor, random: Streams, amount: float, decay: float) -> Tensor:
     """A random height map over the image, which keeps its brightest value."""
     height, width = images.shape[-2:]
@@ -81,7 +81,7 @@ def plasma(noise: Tensor, decay: float) -> Tensor:
     return heights / heights.amax((1, 2), keepdim=True)
 
 
-@corruption("weather", "low", added=(0.05, 0.1, 0.15, 0.2, 0.3))
+@register_corruption("weather", "low", added=(0.05, 0.1, 0.15, 0.2, 0.3))
 def brightness(images: Tensor, _random: Streams, added: float) -> Tensor:
     """More of the value in hue, saturation, value."""
     lack, saturation, value = decompose(pixels(images))

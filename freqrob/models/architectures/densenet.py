@@ -10,8 +10,8 @@ from freqrob.models.registry import register_architecture
 
 
 @register_architecture("densenet")
-def densenet(num_classes: int = 10) -> nn.Module:
-    """DenseNet-BC, L = 100, k = 12: 0.77 M parameters. (N, 3, H, W) → logits (N, num_classes).
+def densenet(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
+    """DenseNet-BC, L = 100, k = 12: 0.77 M parameters. (N, in_channels, H, W) → logits (N, num_classes).
 
     The paper's CIFAR network: torchvision's class with a 3×3 convolution alone for a stem.
     """
@@ -19,7 +19,7 @@ def densenet(num_classes: int = 10) -> nn.Module:
 
     growth_rate, layers = 12, (100 - 4) // 6
     network = DenseNet(growth_rate, (layers, layers, layers), 2 * growth_rate, num_classes=num_classes)  # pyright: ignore[reportArgumentType]
-    network.features.conv0 = conv3x3(3, 2 * growth_rate)
+    network.features.conv0 = conv3x3(in_channels, 2 * growth_rate)
     for large_images_only in ("norm0", "relu0", "pool0"):
         delattr(network.features, large_images_only)
     init_fan_out(network)

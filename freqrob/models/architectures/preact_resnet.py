@@ -35,7 +35,7 @@ class PreActBlock(nn.Module):
 
 
 class PreActResNet(nn.Module):
-    """Four stages of 64, 128, 256, 512 channels. Takes (N, 3, H, W), returns logits (N, num_classes)."""
+    """Four stages of 64, 128, 256, 512 channels. Takes (N, in_channels, H, W), returns logits (N, num_classes)."""
 
     def __init__(
         self,
@@ -43,10 +43,11 @@ class PreActResNet(nn.Module):
         num_classes: int = 10,
         final_norm: bool = True,
         raw_shortcut: bool = False,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         block = partial(PreActBlock, raw_shortcut=raw_shortcut)
-        self.conv1 = conv3x3(3, 64)
+        self.conv1 = conv3x3(in_channels, 64)
         self.layer1 = stage(block, 64, 64, blocks[0], stride=1)
         self.layer2 = stage(block, 64, 128, blocks[1], stride=2)
         self.layer3 = stage(block, 128, 256, blocks[2], stride=2)
@@ -62,19 +63,19 @@ class PreActResNet(nn.Module):
 
 
 @register_architecture("prn18")
-def prn18(num_classes: int = 10) -> PreActResNet:
+def prn18(num_classes: int = 10, in_channels: int = 3) -> PreActResNet:
     """PreActResNet-18 with the final batch norm and ReLU, 11.17 M parameters."""
-    return PreActResNet((2, 2, 2, 2), num_classes)
+    return PreActResNet((2, 2, 2, 2), num_classes, in_channels=in_channels)
 
 
 @register_architecture("prn18_jafr")
-def prn18_jafr(num_classes: int = 10) -> PreActResNet:
+def prn18_jafr(num_classes: int = 10, in_channels: int = 3) -> PreActResNet:
     """PreActResNet-18 as ``alvinchangw/JaFR_IJCAI2022`` trains it.
 
     No final batch norm and ReLU, projections take the raw x, convolutions N(0, √(2/(k²·out))),
     the linear layer N(0, √(2/in)) with zero bias.
     """
-    network = PreActResNet((2, 2, 2, 2), num_classes, final_norm=False, raw_shortcut=True)
+    network = PreActResNet((2, 2, 2, 2), num_classes, final_norm=False, raw_shortcut=True, in_channels=in_channels)
     init_fan_out(network)
     nn.init.normal_(network.linear.weight, 0.0, math.sqrt(2.0 / network.linear.in_features))
     nn.init.zeros_(network.linear.bias)

@@ -6,15 +6,7 @@ State dicts are those of ``robustbench.model_zoo.architectures.resnet``: ``ResNe
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freqrob.models.architectures.blocks import (
-    BasicBlock,
-    Block,
-    conv1x1,
-    conv3x3,
-    global_average,
-    projection,
-    stage,
-)
+from freqrob.models.architectures.blocks import BasicBlock, Block, conv1x1, conv3x3, global_average, projection, stage
 from freqrob.models.registry import register_architecture
 
 
@@ -43,11 +35,13 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Four stages of ``width``, 2, 4 and 8 times as many channels. (N, 3, H, W) → logits (N, num_classes)."""
+    """Four stages of ``width``, 2, 4 and 8 times as many channels. (N, in_channels, H, W) → logits (N, num_classes)."""
 
-    def __init__(self, block: Block, blocks: tuple[int, int, int, int], width: int, num_classes: int = 10) -> None:
+    def __init__(
+        self, block: Block, blocks: tuple[int, int, int, int], width: int, num_classes: int, in_channels: int
+    ) -> None:
         super().__init__()
-        self.conv1 = conv3x3(3, 64)
+        self.conv1 = conv3x3(in_channels, 64)
         self.bn1 = nn.BatchNorm2d(64)
         self.layer1 = stage(block, 64, width, blocks[0], stride=1)
         self.layer2 = stage(block, width, 2 * width, blocks[1], stride=2)
@@ -62,12 +56,12 @@ class ResNet(nn.Module):
 
 
 @register_architecture("rn18")
-def rn18(num_classes: int = 10) -> ResNet:
+def rn18(num_classes: int = 10, in_channels: int = 3) -> ResNet:
     """ResNet-18, 11.17 M parameters."""
-    return ResNet(BasicBlock, (2, 2, 2, 2), 64, num_classes)
+    return ResNet(BasicBlock, (2, 2, 2, 2), 64, num_classes, in_channels)
 
 
 @register_architecture("rn50")
-def rn50(num_classes: int = 10) -> ResNet:
+def rn50(num_classes: int = 10, in_channels: int = 3) -> ResNet:
     """ResNet-50, 23.52 M parameters."""
-    return ResNet(Bottleneck, (3, 4, 6, 3), 256, num_classes)
+    return ResNet(Bottleneck, (3, 4, 6, 3), 256, num_classes, in_channels)

@@ -28,13 +28,13 @@ def _pad_block(in_planes: int, planes: int, stride: int) -> BasicBlock:
 class CifarResNet(nn.Module):
     """ResNet of depth 6n + 2: three stages of 16, 32, 64 channels, option-A shortcuts.
 
-    Takes (N, 3, H, W), returns logits (N, num_classes).
+    Takes (N, in_channels, H, W), returns logits (N, num_classes).
     """
 
-    def __init__(self, depth: int = 20, num_classes: int = 10) -> None:
+    def __init__(self, depth: int, num_classes: int, in_channels: int) -> None:
         super().__init__()
         blocks = (depth - 2) // 6
-        self.conv1 = conv3x3(3, 16)
+        self.conv1 = conv3x3(in_channels, 16)
         self.bn1 = nn.BatchNorm2d(16)
         self.layer1 = stage(_pad_block, 16, 16, blocks, stride=1)
         self.layer2 = stage(_pad_block, 16, 32, blocks, stride=2)
@@ -51,6 +51,6 @@ class CifarResNet(nn.Module):
 
 
 @register_architecture("rn20")
-def rn20(num_classes: int = 10) -> CifarResNet:
+def rn20(num_classes: int = 10, in_channels: int = 3) -> CifarResNet:
     """ResNet-20 for CIFAR, 0.27 M parameters."""
-    return CifarResNet(20, num_classes)
+    return CifarResNet(20, num_classes, in_channels)

@@ -37,12 +37,12 @@ class ResNeXtBlock(nn.Module):
 
 
 class CifarResNeXt(nn.Module):
-    """Three stages of 256, 512, 1024 channels, depth 9n + 2. (N, 3, H, W) → logits (N, num_classes)."""
+    """Three stages of 256, 512, 1024 channels, depth 9n + 2. (N, in_channels, H, W) → logits (N, num_classes)."""
 
-    def __init__(self, depth: int, cardinality: int, base_width: int, num_classes: int = 10) -> None:
+    def __init__(self, depth: int, cardinality: int, base_width: int, num_classes: int, in_channels: int) -> None:
         super().__init__()
         block, blocks = partial(ResNeXtBlock, cardinality=cardinality, base_width=base_width), (depth - 2) // 9
-        self.conv_1_3x3 = conv3x3(3, 64)
+        self.conv_1_3x3 = conv3x3(in_channels, 64)
         self.bn_1 = nn.BatchNorm2d(64)
         self.stage_1 = stage(block, 64, 256, blocks, stride=1)
         self.stage_2 = stage(block, 256, 512, blocks, stride=2)
@@ -59,6 +59,6 @@ class CifarResNeXt(nn.Module):
 
 
 @register_architecture("resnext29")
-def resnext29(num_classes: int = 10) -> CifarResNeXt:
+def resnext29(num_classes: int = 10, in_channels: int = 3) -> CifarResNeXt:
     """ResNeXt-29, 4×32d, as AugMix uses it, 6.81 M parameters."""
-    return CifarResNeXt(29, cardinality=4, base_width=32, num_classes=num_classes)
+    return CifarResNeXt(29, cardinality=4, base_width=32, num_classes=num_classes, in_channels=in_channels)

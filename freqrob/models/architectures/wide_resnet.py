@@ -40,15 +40,13 @@ class WideStage(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """WRN-depth-widen_factor, depth = 6n + 4. Takes (N, 3, H, W), returns logits (N, num_classes)."""
+    """WRN-depth-widen_factor, depth = 6n + 4. Takes (N, in_channels, H, W), returns logits (N, num_classes)."""
 
-    def __init__(self, depth: int, widen_factor: int, num_classes: int = 10) -> None:
+    def __init__(self, depth: int, widen_factor: int, num_classes: int, in_channels: int) -> None:
         super().__init__()
-        if (depth - 4) % 6:
-            raise ValueError(f"depth: got {depth}, expected 6n + 4 (16, 22, 28, 34, 40, ...)")
         blocks = (depth - 4) // 6
         widths = [16 * widen_factor, 32 * widen_factor, 64 * widen_factor]
-        self.conv1 = conv3x3(3, 16)
+        self.conv1 = conv3x3(in_channels, 16)
         self.block1 = WideStage(16, widths[0], blocks, stride=1)
         self.block2 = WideStage(widths[0], widths[1], blocks, stride=2)
         self.block3 = WideStage(widths[1], widths[2], blocks, stride=2)
@@ -63,18 +61,18 @@ class WideResNet(nn.Module):
 
 
 @register_architecture("wrn34")
-def wrn34(num_classes: int = 10) -> WideResNet:
+def wrn34(num_classes: int = 10, in_channels: int = 3) -> WideResNet:
     """WRN-34-10, 46.16 M parameters."""
-    return WideResNet(34, 10, num_classes)
+    return WideResNet(34, 10, num_classes, in_channels)
 
 
 @register_architecture("wrn28")
-def wrn28(num_classes: int = 10) -> WideResNet:
+def wrn28(num_classes: int = 10, in_channels: int = 3) -> WideResNet:
     """WRN-28-10, 36.48 M parameters."""
-    return WideResNet(28, 10, num_classes)
+    return WideResNet(28, 10, num_classes, in_channels)
 
 
 @register_architecture("wrn40_2")
-def wrn40_2(num_classes: int = 10) -> WideResNet:
+def wrn40_2(num_classes: int = 10, in_channels: int = 3) -> WideResNet:
     """WRN-40-2, 2.24 M parameters."""
-    return WideResNet(40, 2, num_classes)
+    return WideResNet(40, 2, num_classes, in_channels)

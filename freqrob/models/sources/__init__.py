@@ -1,4 +1,4 @@
-"""Models from anywhere: ``open_model`` reads what a command line names, ``as_module`` takes what Python holds."""
+"""Models from other packages: ``open_model`` by name, ``as_module`` from an object."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from freqrob.models.loading import check_names, load_model, target_of
+from freqrob.models.loading import load_model, target_of
 from freqrob.models.plugins import failures_named
 from freqrob.models.registry import SOURCES, Target, list_sources, register_source
 from freqrob.models.sources import hub, timm, torchvision  # noqa: F401 they register their sources
@@ -36,15 +36,15 @@ def open_model(
     ``timm:NAME``                   pretrained, behind timm's own input size and normalisation
     ``torchvision:NAME``            the same of torchvision; ``?weights=IMAGENET1K_V1`` for others than the default ones
     ``hub:OWNER/REPO[:REF]:MODEL``  of torch.hub, **which runs the repository's code**: only with ``?trust_repo=True``
-    ``package.module:function``     what the function returns; modules of the working directory are found
+    ``package.module:function``     the function's return value; its module may be in the working directory
     =============================== ====================================================================================
 
     ``SOURCE:REST`` is opened by the source that ``register_source`` gave this name. Other packages add sources by the
     entry-point group ``freqrob.sources``; ``list_sources()`` has all of them.
 
     The last two take arguments: ``hub:me/zoo:net?trust_repo=True&pretrained=True``, ``mine.nets:wide?width=4``. A
-    function that has a parameter ``num_classes`` gets the data set's unless it is given. What weights it loads, and
-    that pixels are normalised, is the function's affair.
+    function that has a parameter ``num_classes`` gets the data set's unless it is given. Loading
+    weights and normalising pixels is up to the function.
 
     Raises:
         ValueError: a spec, name or argument that is not known, a model with another number of classes, or code that
@@ -52,7 +52,7 @@ def open_model(
         ImportError: the package that the spec needs is not installed, or the function's module cannot be imported.
         FileNotFoundError, CheckpointError, OSError: as ``load_model``.
     """
-    dataset, threat_model = check_names(dataset, threat_model)
+    target = target_of(dataset, threat_model, model_dir)
     if checkpoint := re.fullmatch(r"(\w[\w.+-]*)=(.+)", spec):
         name, path = checkpoint.groups()
         return load_model(name, model_dir, dataset, threat_model, custom_checkpoint=path)
@@ -61,7 +61,6 @@ def open_model(
         return load_model(spec, model_dir, dataset, threat_model)
     if not source or not name:
         raise ValueError(f"model: got {spec!r}, expected {grammar()}")
-    target = target_of(dataset, threat_model, model_dir)
     with failures_named(f"model: {spec}"):
         model = SOURCES[source](name, target) if source in SOURCES else open_function(spec, target)
         return model.cpu().eval()

@@ -1,4 +1,4 @@
-"""What several sources need: arguments of a spec, packages that may be missing, pickles that run no code."""
+"""Shared by the sources: arguments of a spec, missing packages, errors of downloads, pickles that run no code."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ast
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -48,8 +48,23 @@ def required(package: str, spec: str) -> ModuleType:
 
 
 def announce(text: str) -> None:
-    """Say something on stderr."""
+    """Print a text on stderr."""
     print(text, file=sys.stderr)
+
+
+@contextmanager
+def loading(spec: str, setting: str) -> Iterator[None]:
+    """Raise errors that name ``spec`` for those of another package, whose output goes to stderr.
+
+    ``setting`` is the environment variable that gives the folder of its downloads.
+    """
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    except RuntimeError as error:
+        raise ValueError(f"model: {spec} cannot be loaded: {error}") from error
+    except OSError as error:
+        raise OSError(f"model: could not download {spec} ({error}); {setting} says where to") from error
 
 
 @contextmanager

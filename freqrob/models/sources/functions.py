@@ -1,4 +1,4 @@
-"""``package.module:function``: what a function of the user's returns."""
+"""``package.module:function``: models that a user's function returns."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ from freqrob.runtime.parameters import nearest_names
 
 
 def open_function(spec: str, target: Target) -> nn.Module:
-    """The function's model; modules of the working directory are found. Raises ImportError for no such module."""
+    """The function's model; the working directory is searched too. Raises ImportError if there is no such module."""
     path, arguments = read_arguments(spec)
     module_name, _, function_name = path.partition(":")
     with _importable_from(os.getcwd()):

@@ -1,8 +1,6 @@
 """``hub:OWNER/REPO[:REF]:MODEL?trust_repo=True``: models of torch.hub."""
 
-import sys
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -12,12 +10,12 @@ from torch import nn
 
 from freqrob.models.plugins import build
 from freqrob.models.registry import Target, register_source
-from freqrob.models.sources.common import announce, read_arguments
+from freqrob.models.sources.common import announce, loading, read_arguments
 
 
 @register_source("hub")
 def open_hub(path: str, target: Target) -> nn.Module:
-    """What the repository's function returns; its code is run only if the user says that it is trusted."""
+    """The model that the repository's function returns; its code is run only if the user trusts it explicitly."""
     spec = f"hub:{path}"
     path, arguments = read_arguments(path)
     repository, colon, name = path.rpartition(":")
@@ -32,11 +30,6 @@ def open_hub(path: str, target: Target) -> nn.Module:
         )
     announce(f"Running the code of {where} with torch.hub, which keeps what it downloads in {torch.hub.get_dir()}")
     origin = {"source": "local"} if local else {"trust_repo": True}
-    try:
-        with redirect_stdout(sys.stderr):
-            builder = partial(torch.hub.load, repository, name, **origin)
-            return build(cast(Callable[..., nn.Module], builder), spec, target.num_classes, arguments)
-    except RuntimeError as error:
-        raise ValueError(f"model: {spec} cannot be loaded: {error}") from error
-    except OSError as error:
-        raise OSError(f"model: could not download {spec} ({error}); TORCH_HOME says where to") from error
+    builder = cast(Callable[..., nn.Module], partial(torch.hub.load, repository, name, **origin))
+    with loading(spec, "TORCH_HOME"):
+        return build(builder, spec, target.num_classes, arguments)

@@ -1,13 +1,10 @@
 """``timm:NAME``: pretrained models of timm."""
 
-import sys
-from contextlib import redirect_stdout
-
 from torch import nn
 
 from freqrob.models.front_ends import FrontEnded, InputSize, Normalize
 from freqrob.models.registry import Target, register_source
-from freqrob.models.sources.common import announce, required, tensors_only
+from freqrob.models.sources.common import announce, loading, required, tensors_only
 from freqrob.runtime.parameters import nearest_names
 
 
@@ -18,18 +15,14 @@ def open_timm(name: str, target: Target) -> nn.Module:
     timm = required("timm", spec)
     if not timm.is_model(name):
         raise ValueError(f"model: timm has no {name!r}.{nearest_names(name, timm.list_models())}")
-    try:
+    with loading(spec, "HF_HOME"):
         settings = timm.models.get_pretrained_cfg(name)
         if settings and settings.num_classes != target.num_classes:
             have = f"{spec} has {settings.num_classes} classes"
             raise ValueError(f"model: {have}, the data set has {target.num_classes}")
         announce(f"Loading {name} with timm, which downloads its weights where they are not in its cache")
-        with tensors_only(), redirect_stdout(sys.stderr):
+        with tensors_only():
             network = timm.create_model(name, pretrained=True)
-    except RuntimeError as error:
-        raise ValueError(f"model: {spec} has no pretrained weights that can be loaded: {error}") from error
-    except OSError as error:
-        raise OSError(f"model: could not download {spec} ({error}); HF_HOME says where to") from error
     if settings is None:  # a plug-in's, which is complete in itself
         return network
     return FrontEnded([InputSize(settings.input_size[1:]), Normalize(settings.mean, settings.std)], network)

@@ -1,13 +1,10 @@
 """``torchvision:NAME`` and ``torchvision:NAME?weights=IMAGENET1K_V1``: pretrained classifiers of torchvision."""
 
-import sys
-from contextlib import redirect_stdout
-
 from torch import nn
 
 from freqrob.models.front_ends import FrontEnded, InputSize, Normalize
 from freqrob.models.registry import Target, register_source
-from freqrob.models.sources.common import announce, read_arguments, required, tensors_only
+from freqrob.models.sources.common import announce, loading, read_arguments, required, tensors_only
 from freqrob.runtime.parameters import nearest_names
 
 
@@ -29,19 +26,14 @@ def open_torchvision(path: str, target: Target) -> nn.Module:
     if arguments:
         raise ValueError(f"model: {spec} takes the argument weights alone, got {', '.join(arguments)}")
     if wanted not in offered.__members__:
-        had = ", ".join(offered.__members__) or "none"
-        raise ValueError(f"model: {name} of torchvision has no weights {wanted!r}, expected one of {had}")
+        names = ", ".join(offered.__members__) or "none"
+        raise ValueError(f"model: {name} of torchvision has no weights {wanted!r}, expected one of {names}")
     weights = offered[wanted]
     classes = len(weights.meta["categories"])
     if classes != target.num_classes:
         raise ValueError(f"model: {spec} has {classes} classes, the data set has {target.num_classes}")
     announce(f"Loading {name} with torchvision, which downloads {weights.url} where it is not in its cache")
-    try:
-        with tensors_only(), redirect_stdout(sys.stderr):
-            network = models.get_model(name, weights=weights)
-    except RuntimeError as error:
-        raise ValueError(f"model: {spec} cannot be loaded: {error}") from error
-    except OSError as error:
-        raise OSError(f"model: could not download {spec} ({error}); TORCH_HOME says where to") from error
+    with loading(spec, "TORCH_HOME"), tensors_only():
+        network = models.get_model(name, weights=weights)
     preset = weights.transforms()
     return FrontEnded([InputSize(2 * preset.crop_size), Normalize(preset.mean, preset.std)], network)
