@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -69,17 +70,19 @@ def write_corruptions(
         The types that were made now.
 
     Raises:
-        ValueError: an unknown type, or ``folder`` holds corruptions of other images or another seed.
+        ValueError: an unknown type, or ``folder`` holds corruptions of other images, another seed or other photographs.
         FileExistsError: ``folder`` holds arrays that were not made here.
         FileNotFoundError: ``frost`` without photographs.
         OSError: a full disk.
     """
     _check_types(types)
     check_seeds(seed=seed)
-    if "frost" in types:
-        find_frost(frost)
+    photographs = _digest(map(Path.read_bytes, find_frost(frost))) if "frost" in types else ""
     folder, labels = Path(folder).expanduser(), dataset.labels.cpu().numpy()
-    header = {"note": "made by freqrob, not the published arrays", **about, "seed": seed, "images": len(dataset)}
+    header = {
+        "note": "made by freqrob, not the published arrays", **about, "seed": seed, "images": len(dataset),
+        "sha256_of_images": _digest([dataset.images.cpu().numpy(), labels]),
+    }  # fmt: skip
     check_folder(folder, "folder")
     as_json(header, "about")
     with locked(folder / ".lock"):
@@ -87,6 +90,8 @@ def write_corruptions(
         made_before = _manifest(folder, header)
         if not made_before:
             write_json(folder / MANIFEST, {**header, "types": {}, **provenance(command)})
+    if photographs and made_before.get("frost", {}).get("sha256_of_photographs", photographs) != photographs:
+        raise ValueError(f"frost: {folder} holds frost made of other photographs; choose another folder")
     shape = (len(SEVERITIES) * len(dataset), *dataset.images.shape[2:], 3)
     wanted = dict.fromkeys(types)
     missing = [name for name in wanted if name not in made_before or not holds_npy(folder / f"{name}.npy", shape)]
@@ -99,10 +104,20 @@ def write_corruptions(
         blocks = _blocks(dataset.images, islice(tracked, len(SEVERITIES) * len(starts)), seed, frost)
         write_npy(folder / f"{name}.npy", shape, blocks)
         made = {name: {"severities": CORRUPTIONS[name].levels, "sha256": sha256_of(folder / f"{name}.npy")}}
+        if name == "frost":
+            made[name]["sha256_of_photographs"] = photographs
         with locked(folder / ".lock"):  # another process may have made other types meanwhile
             all_made = {**_manifest(folder, header), **made}
             write_json(folder / MANIFEST, {**header, "types": all_made, **provenance(command)})
     return missing
+
+
+def _digest(parts: Iterable[bytes | np.ndarray]) -> str:
+    """SHA-256 of bytes and arrays, one after the other."""
+    digest = sha256()
+    for part in parts:
+        digest.update(part if isinstance(part, bytes) else np.ascontiguousarray(part))
+    return digest.hexdigest()
 
 
 def _blocks(images: Tensor, steps: Iterable[tuple[str, int, int]], seed: int, frost: Any) -> Iterator[np.ndarray]:
@@ -122,7 +137,8 @@ def _manifest(folder: Path, header: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in header.items():
         if content.get(key) != value:
             held = brief(str(content.get(key)))
-            raise ValueError(f"out: {folder} holds corruptions of {key} {held}, asked for {value}")
+            what = "other images" if key == "sha256_of_images" else f"{key} {held}, asked for {value}"
+            raise ValueError(f"out: {folder} holds corruptions of {what}; choose another folder")
     return content["types"]
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from freqrob.models.cards import Card, CheckpointError
-from freqrob.runtime.files import sha256_of, temporary_beside, write_synced, write_text
+from freqrob.runtime.files import locked, sha256_of, temporary_beside, write_synced, write_text
 from freqrob.runtime.parameters import checked
 from freqrob.runtime.reading import read_safetensors, read_torch
 
@@ -66,10 +66,13 @@ def add_results(path: str | Path, results: Iterable[Mapping[str, Any]]) -> Card:
     def replaces(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
         return all(new[key] == old[key] for key in new.keys() & old.keys() if key != "accuracy")
 
-    card, new = Card.read(card_path(path)), [dict(result) for result in results]
-    kept = [old for old in card.results if not any(replaces(result, old) for result in new)]
-    card = replace(card, results=[*kept, *new])
-    write_text(card_path(path), card.to_json())
+    written, new = card_path(path), [dict(result) for result in results]
+    Card.read(written)  # before a lock file is made beside it
+    with locked(written.with_name(f".{written.name}.lock")):
+        card = Card.read(written)
+        kept = [old for old in card.results if not any(replaces(result, old) for result in new)]
+        card = replace(card, results=[*kept, *new])
+        write_text(written, card.to_json())
     return card
 
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from importlib.util import find_spec
 from inspect import signature
@@ -375,6 +376,14 @@ def test_a_card_s_older_results_are_replaced_by_fuller_ones(tmp_path):
     save(path, create_network("tiny").state_dict(), Card("a", "tiny", results=results))
     new = {**old, "step_size": 0.1, "norm": "Linf", "accuracy": 0.4}
     assert add_results(path, [new]).results == [*results[1:], new]
+
+
+def test_a_card_keeps_the_results_of_writers_at_one_time(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save(path, create_network("tiny").state_dict(), Card("a", "tiny"))
+    with ThreadPoolExecutor(4) as writers:
+        [*writers.map(lambda seed: add_results(path, [{"protocol": "bass", "seed": seed}]), range(40))]
+    assert sorted(result["seed"] for result in Card.read(path.with_suffix(".json")).results) == [*range(40)]
 
 
 @pytest.mark.parametrize(

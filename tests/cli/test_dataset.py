@@ -9,6 +9,7 @@ import pickle
 import signal
 import tarfile
 import threading
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -131,9 +132,24 @@ class TestCorruptedArrays:
             write_corruptions(few, tmp_path, ["fog"], about=ABOUT, seed=1)
         with pytest.raises(ValueError, match="holds corruptions of bass None, asked for amplitude"):
             write_corruptions(few, tmp_path, ["fog"], about={**ABOUT, "bass": "amplitude"})
+        for other in (replace(few, images=few.images.flip(0)), replace(few, labels=few.labels.flip(0))):
+            with pytest.raises(ValueError, match="holds corruptions of other images; choose another folder"):
+                write_corruptions(other, tmp_path, ["contrast"], about=ABOUT)
         (tmp_path / "generated.json").unlink()
         with pytest.raises(FileExistsError, match="holds contrast.npy, which was not made here"):
             write_corruptions(few, tmp_path, ["fog"], about=ABOUT)
+
+    def test_frost_of_other_photographs_is_not_taken_for_these(self, few, tmp_path):
+        for folder, level in (("white", 255), ("black", 0)):
+            (tmp_path / folder).mkdir()
+            for n in range(1, 6):
+                Image.new("RGB", (200, 200), (level,) * 3).save(tmp_path / folder / f"frost{n}.png")
+        out = tmp_path / "out"
+        options = {"about": ABOUT, "frost": tmp_path / "white"}
+        assert write_corruptions(few, out, ["frost"], **options) == ["frost"]
+        assert write_corruptions(few, out, ["frost"], **options) == [], "the same photographs"
+        with pytest.raises(ValueError, match="frost: .* made of other photographs; choose another folder"):
+            write_corruptions(few, out, ["frost"], about=ABOUT, frost=tmp_path / "black")
 
     def test_a_full_disk_is_an_error_and_leaves_what_was_whole(self, few, tmp_path, monkeypatch):
         write_corruptions(few, tmp_path, ["contrast"], about=ABOUT)
