@@ -6,7 +6,6 @@ Source of the checks: Athalye et al., ICML 2018; Carlini et al., "On evaluating 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from freqrob.evaluation.accuracy import Result, evaluate
 from freqrob.models.front_ends import InputSize, Normalize, front_ends_of, without_front_end
 from freqrob.runtime.parameters import check_counts, checked
 from freqrob.runtime.progress import Track, untracked
+from freqrob.runtime.statistics import sign_test
 
 LEVEL = 0.01
 HARMLESS = (Normalize, InputSize)  # affine maps: what they let through of a gradient is all of it
@@ -138,9 +138,3 @@ def _compare(white: Result, other: Result) -> Comparison:
     alone = int((white.correct & ~other.correct).sum())
     missed = int((~white.correct & other.correct).sum())
     return Comparison(other.attack.name, other.accuracy, alone, missed, sign_test(alone, missed))
-
-
-def sign_test(more: int, fewer: int) -> float:
-    """P(X ≥ more) for X ~ Binomial(more + fewer, ½)."""
-    trials = more + fewer
-    return sum(comb(trials, k) for k in range(more, trials + 1)) / 2**trials

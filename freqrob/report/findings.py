@@ -12,10 +12,10 @@ from markupsafe import Markup
 from freqrob.diagnostics.registry import all_diagnostics
 from freqrob.diagnostics.spectrum import Spectrum
 from freqrob.evaluation.corruptions import GROUPS
-from freqrob.report.records import Accuracy, Origin, Records
+from freqrob.report.records import Accuracy, Records
 from freqrob.report.summary import Column, conditions_of, headline, title_of
 from freqrob.runtime.figures import drawing
-from freqrob.runtime.statistics import rank_correlation
+from freqrob.runtime.statistics import rank_correlation, wilson_interval
 
 LEAST_MODELS = 5  # of which a rank correlation can be told from chance
 LEVEL = 0.05
@@ -45,10 +45,10 @@ def caveats(records: Records) -> list[Markup]:
     attacked = [one for model in records.models for one in model.accuracies if one.attack != "clean"]
     fewest = min((one.images for model in records.models for one in model.accuracies), default=FEW_IMAGES)
     if fewest < FEW_IMAGES:
-        widest = Accuracy("", "", "", 0, None, fewest, 0, 0.5, Origin(None, {})).interval
+        low, high = wilson_interval(0.5, fewest)
         found.append(_say("Some accuracies are on {} images only: there one image is {} percentage points, and a 95 % "
                           "interval reaches up to ±{} points.", fewest, f"{100 / fewest:.2g}",
-                          f"{50 * (widest[1] - widest[0]):.2g}"))  # fmt: skip
+                          f"{50 * (high - low):.2g}"))  # fmt: skip
     least = min((one.of.images for model in records.models for one in model.measurements.values()), default=FEW_IMAGES)
     if least < FEW_IMAGES / 10:
         found.append(_say("Some diagnostics are of {} images only; their curves and maps are noisy.", least))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from math import sqrt
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +21,7 @@ from freqrob.models.cards import Card, CheckpointError
 from freqrob.models.loading import check_names, load_card
 from freqrob.models.registry import DEFENSE_NAMES, VARIANTS, ModelName
 from freqrob.runtime.reading import Count, Label, Share, brief, fitted, printable, read_json
+from freqrob.runtime.statistics import wilson_interval
 
 EXPECTED = (
     "expected a folder that `freqrob diagnose --out` wrote, or a JSON file of `freqrob evaluate --out` or "
@@ -133,11 +133,8 @@ class Accuracy:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval of the accuracy on all images, were these drawn from them."""
-        n, z = self.images, 1.96
-        centre = (self.accuracy + z**2 / (2 * n)) / (1 + z**2 / n)
-        margin = z * sqrt(self.accuracy * (1 - self.accuracy) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-        return max(centre - margin, 0.0), min(centre + margin, 1.0)
+        """Wilson's 95 % interval."""
+        return wilson_interval(self.accuracy, self.images)
 
 
 @dataclass(frozen=True)
