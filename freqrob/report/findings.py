@@ -13,7 +13,7 @@ from freqrob.diagnostics.registry import all_diagnostics
 from freqrob.diagnostics.spectrum import Spectrum
 from freqrob.evaluation.corruptions import GROUPS
 from freqrob.report.records import Accuracy, Records
-from freqrob.report.summary import Column, conditions_of, headline, title_of
+from freqrob.report.summary import SummaryColumn, conditions_of, headline, title_of
 from freqrob.runtime.figures import drawing
 from freqrob.runtime.statistics import rank_correlation, wilson_interval
 
@@ -22,7 +22,7 @@ LEVEL = 0.05
 FEW_IMAGES = 1000
 
 
-def findings(records: Records, columns: Sequence[Column]) -> list[Markup]:
+def findings(records: Records, columns: Sequence[SummaryColumn]) -> list[Markup]:
     """The few sentences that the measurements support, the most important first; each names its numbers."""
     found = [
         _most_robust(records),
@@ -119,7 +119,7 @@ def _protocols(records: Records) -> Markup | None:
     )  # fmt: skip
 
 
-def _relation(records: Records, column: Column) -> Markup | None:
+def _relation(records: Records, column: SummaryColumn) -> Markup | None:
     """The range of a diagnostic over the models that were measured alike, and whether it goes with robust accuracy."""
     entries = zip(records.models, column.entries, strict=True)
     found = {
@@ -130,9 +130,9 @@ def _relation(records: Records, column: Column) -> Markup | None:
     if len(found) < 2:
         return None
     low, high = min(found, key=found.__getitem__), max(found, key=found.__getitem__)
-    least, most = column.shown(found[low]), f"{column.shown(found[high])} {column.unit}".strip()
+    least, most = column.written(found[low]), f"{column.written(found[high])} {column.unit}".strip()
     sentence = _say("{} ({}; {}) ", column.title, column.hint, column.conditions)
-    if column.shown(found[low]) == column.shown(found[high]):
+    if column.written(found[low]) == column.written(found[high]):
         return sentence + _say("is {} for all of {} models.", most, len(found))
     sentence += _say("lies between {} ({}) and {} ({})", least, _code(low), most, _code(high))
     robust = {name: one.accuracy for name, one in _robust(records).items() if name in found}
@@ -153,7 +153,7 @@ def _of_diagnostics(records: Records) -> list[Markup]:
     return found
 
 
-def _corruptions(records: Records, columns: Sequence[Column]) -> Markup | None:
+def _corruptions(records: Records, columns: Sequence[SummaryColumn]) -> Markup | None:
     """The best mean over the types, and the type that costs most."""
     column = next((column for column in columns if column.key == "corruptions 15 types"), None)
     if column is None:

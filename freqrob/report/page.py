@@ -22,7 +22,7 @@ from freqrob.report.figures import inline, inline_scale, png_uri, save, swatch
 from freqrob.report.findings import caveats, findings
 from freqrob.report.pictures import CORRUPTIONS, SPECTRA, pictures
 from freqrob.report.records import Accuracy, ModelRecord, Records, origins, read_runs
-from freqrob.report.summary import Column, columns, settings, title_of
+from freqrob.report.summary import SummaryColumn, columns, settings, title_of
 from freqrob.runtime.figures import drawing
 from freqrob.runtime.files import check_file, check_folder, write_csv, write_json, write_text
 from freqrob.runtime.parameters import checked
@@ -188,7 +188,7 @@ def _spans(labels: Iterable[str]) -> list[tuple[str, int]]:
     return [(label, len(list(same))) for label, same in groupby(labels)]
 
 
-def _footnotes(summary: Sequence[Column]) -> dict[str, str]:
+def _footnotes(summary: Sequence[SummaryColumn]) -> dict[str, str]:
     """Conditions that differ from those in the head of a column, with a letter each."""
     others = {e.conditions: "" for column in summary for e in column.entries if e and e.conditions != column.conditions}
     return {conditions: chr(ord("a") + index % 26) * (1 + index // 26) for index, conditions in enumerate(others)}
