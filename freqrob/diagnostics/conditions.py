@@ -20,10 +20,10 @@ def described(conditions: Conditions, words: Words = MappingProxyType({})) -> st
     return ", ".join(found + [_word(name, value, words) for name, value in left.items()])
 
 
-def unlike(measured: Mapping[str, Conditions], words: Words) -> dict[str, list[str]]:
-    """The names of measurements of a kind by the conditions in which some differ; nothing where none do."""
-    every = next(iter(measured.values()), {})
-    written = {key: {_word(key, conditions[key], words) for conditions in measured.values()} for key in every}
+def group_by_condition(measured: Mapping[str, Conditions], words: Words) -> dict[str, list[str]]:
+    """The names of measurements of a kind by the conditions that differ between them; empty where none do."""
+    first = next(iter(measured.values()), {})
+    written = {key: {_word(key, conditions[key], words) for conditions in measured.values()} for key in first}
     differing = [key for key, each in written.items() if len(each) > 1]
     groups: dict[str, list[str]] = {}
     for name, conditions in measured.items() if differing else ():

@@ -314,7 +314,7 @@ class HeatMap(Diagnostic):
             else:
                 section = Section("heatmaps", "Errors under single waves", "errors under single waves", 60)
                 what = "Error rate when"
-            every = "" if found.said(name, "every") == "1" else ", every {every} cycles per image"
+            every = "" if found.in_words(name, "every") == "1" else ", every {every} cycles per image"
             quantity = f"move of the features of {layer}" if layer else "error rate"
             yield picture_of_maps(
                 name, f"By single waves: {quantity}.", models, partial(plot_heatmap, largest=largest),

@@ -26,7 +26,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 from markupsafe import Markup, escape
 from torch import Tensor
 
-from freqrob.diagnostics.conditions import value_in_words
+from freqrob.diagnostics.conditions import group_by_condition, value_in_words
 from freqrob.diagnostics.drawing import Panel, Picture, Section, Styles
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.runtime.parameters import checked, keyword_hints
@@ -104,16 +104,16 @@ class Measurements:
     def __getitem__(self, name: str) -> Mapping[str, Any]:
         return self.of.get(name, {})
 
-    def names(self, start: str) -> list[str]:
-        """The names that start so, in alphabetical order."""
+    def names(self, start: str = "") -> list[str]:
+        """The names of diagnostics that start so, in alphabetical order."""
         return sorted(name for name in self.of if name.startswith(start))
 
     def styles_of(self, name: str) -> Styles:
         """The styles of the models that have a measurement of that name."""
         return {model: self.styles[model] for model in self[name]}
 
-    def said(self, name: str, field: str) -> str:
-        """A field over the models: "500", "50 or 500"; ``source`` is the images that were measured on."""
+    def in_words(self, name: str, field: str) -> str:
+        """The values of a field: "500", "50 or 500"; ``source`` is the images that were measured on."""
         if field == "source":
             values = [*self.sources.get(name, {}).values()]
         else:
@@ -124,10 +124,18 @@ class Measurements:
         """All that a measurement was made under, the images' source among it."""
         return {"source": self.sources[name][model], **self[name][model].conditions}
 
+    def group_by_condition(self, *names: str) -> dict[str, list[str]]:
+        """The models by the conditions that differ between their measurements of some names, which are of one kind."""
+        models = [(name, model) for name in names for model in self[name]]
+        labels = [model if len(names) == 1 else f"{model} ({name.rpartition('_')[2]})" for name, model in models]
+        conditions = [self.conditions(name, model) for name, model in models]
+        words = self[models[0][0]][models[0][1]].words if models else {}
+        return group_by_condition(dict(zip(labels, conditions, strict=True)), words)
+
     def caption(self, name: str, text: str) -> Markup:
-        """A text with markup, in which ``{images}`` and the like stand for what ``said`` says of a field."""
+        """A text with markup, in which ``{images}`` and the like stand for what ``in_words`` gives for a field."""
         fields = {field for _, field, *_ in Formatter().parse(text) if field}
-        return Markup(text).format(**{field: self.said(name, field) for field in fields})
+        return Markup(text).format(**{field: self.in_words(name, field) for field in fields})
 
 
 class Diagnostic:

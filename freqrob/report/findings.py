@@ -55,10 +55,11 @@ def caveats(records: Records) -> list[Markup]:
     if attacked and not any(one.attack.startswith("AutoAttack") for one in attacked):
         found.append(_say("No model was attacked with AutoAttack: robust accuracies under weaker attacks are upper "
                           "bounds of robustness."))  # fmt: skip
-    kinds = groupby(records.named(""), key=records.kind_of)
-    if unlike := [kind for kind, names in kinds if records.unlike(*names)]:
+    measurements = records.measurements()
+    kinds = groupby(measurements.names(), key=lambda name: next(iter(measurements[name].values())).file_name)
+    if differing := [kind for kind, names in kinds if measurements.group_by_condition(*names)]:
         found.append(_say("Models were not measured alike, and do not compare without care, in {}: the captions say "
-                          "how.", _names(unlike)))  # fmt: skip
+                          "how.", _names(differing)))  # fmt: skip
     if any(model.corrupted and model.corrupted.accuracy.generated for model in records.models):
         found.append(_say("The corrupted images were made by freqrob; figures on the published CIFAR-10-C differ a "
                           "little."))  # fmt: skip

@@ -21,7 +21,8 @@ from freqrob.report.data import COLUMNS, Links, as_dict, copy_data, tidy_rows
 from freqrob.report.figures import inline, inline_scale, png_uri, save, swatch
 from freqrob.report.findings import caveats, findings
 from freqrob.report.pictures import CORRUPTIONS, SPECTRA, pictures
-from freqrob.report.records import Accuracy, ModelRecord, Records, origins, read_runs
+from freqrob.report.records import Accuracy, ModelRecord, Records, origins
+from freqrob.report.runs import read_runs
 from freqrob.report.summary import SummaryColumn, columns, settings, title_of
 from freqrob.runtime.figures import drawing
 from freqrob.runtime.files import check_file, check_folder, write_csv, write_json, write_text
@@ -142,6 +143,7 @@ def render(
     return templates.get_template("report.html").render(
         title=title or _title(records.models),
         records=records,
+        measurements=records.measurements(),
         pictures=drawn,
         sections={section: its for section, its in _sections(drawn).items() if section not in (CORRUPTIONS, SPECTRA)},
         columns=summary,
