@@ -9,18 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from rich.table import Table
 
-from freqrob.cli.app import (
-    INTERRUPTED,
-    DataDir,
-    Download,
-    Seed,
-    command_line,
-    fraction,
-    print_line,
-    print_resume_hint,
-    print_table,
-    usable_device,
-)
+from freqrob.cli import options
+from freqrob.cli.measuring import INTERRUPTED, usable_device
+from freqrob.cli.printing import command_line, print_line, print_resume_hint, print_table
 from freqrob.cli.progress import progress_bars
 from freqrob.runtime.files import check_folder
 
@@ -44,7 +35,7 @@ Out = Annotated[Path, typer.Option(metavar="DIR", help="Where the files are writ
 @dataset_group.command()
 def corrupt(
     out: Out,
-    data: DataDir = Path("data"),
+    data: options.DataDir = Path("data"),
     dataset: Cifar = "cifar10",
     types: Annotated[
         list[str] | None, typer.Option("--type", metavar="TYPE", help="Only this one; repeatable. All 19 by default.")
@@ -52,10 +43,10 @@ def corrupt(
     bass: Annotated[
         bool, typer.Option("--bass", help="Of the balanced images (CIFAR10-B-C), not the natural.")
     ] = False,
-    seed: Seed = 0,
+    seed: options.Seed = 0,
     frost: Annotated[Path | None, typer.Option(metavar="DIR", help="Photographs frost1 … frost5 (.png, .jpg).")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto: a GPU where there is one.")] = "auto",
-    download: Download = False,
+    download: options.Download = False,
 ) -> None:
     """Corrupt the test set as CIFAR-10-C does: 19 types, 5 severities each, in the benchmark's own layout.
 
@@ -78,7 +69,7 @@ def corrupt(
 
     if dataset not in PUBLISHED:
         raise ValueError(f"dataset: expected one of {', '.join(PUBLISHED)}, got {dataset!r}")
-    options = {"--dataset": dataset, "--type": types, "--seed": seed}
+    given = {"--dataset": dataset, "--type": types, "--seed": seed}
     types = types or _possible(list(CORRUPTIONS), frost)
     chosen = load_dataset(dataset, "test", data, download=download)
     chosen = replace(chosen, images=chosen.images.to(usable_device(device)))
@@ -87,7 +78,7 @@ def corrupt(
         with progress_bars() as (track, _log):
             made = write_corruptions(
                 balance(chosen) if bass else chosen, out, types, about=about, seed=seed, frost=frost,
-                command=command_line("dataset", options, "corrupt", *(["--bass"] if bass else [])), track=track,
+                command=command_line("dataset", given, "corrupt", *(["--bass"] if bass else [])), track=track,
             )  # fmt: skip
     except KeyboardInterrupt:
         are_kept = any((out / f"{name}.npy").is_file() for name in types)
@@ -115,10 +106,10 @@ def _possible(types: list[str], frost: Path | None) -> list[str]:
 @dataset_group.command()
 def bass(
     out: Out,
-    data: DataDir = Path("data"),
+    data: options.DataDir = Path("data"),
     dataset: Cifar = "cifar10",
     weighting: Annotated[str, typer.Option(help="amplitude: the authors' code; power: as printed.")] = "amplitude",
-    download: Download = False,
+    download: options.Download = False,
 ) -> None:
     """Write CIFAR-B: all of CIFAR-10 or CIFAR-100 through BaSS, in the original files' format.
 
@@ -133,11 +124,11 @@ def bass(
     check_folder(out)
     from freqrob.data.cifar_b import write_cifar_b
 
-    options = {"--dataset": dataset, "--weighting": weighting}
+    given = {"--dataset": dataset, "--weighting": weighting}
     with progress_bars() as (track, _log):
         folder = write_cifar_b(
             data, out, dataset, weighting=cast("Weighting", weighting), download=download,
-            command=command_line("dataset", options, "bass"), track=track,
+            command=command_line("dataset", given, "bass"), track=track,
         )  # fmt: skip
     print_line(f"Wrote {folder}")
 
@@ -145,22 +136,22 @@ def bass(
 @dataset_group.command()
 def hybrid(
     out: Out,
-    data: DataDir = Path("data"),
+    data: options.DataDir = Path("data"),
     dataset: DatasetName = "cifar10",
     images: Annotated[int, typer.Option(help="How many, the first of the test set; 0 for all.")] = 1000,
     frequencies: Annotated[
         list[float] | None,
         typer.Option(
             "--frequency",
-            parser=fraction,
+            parser=options.fraction,
             metavar="F",
             help="Mixing frequency in cycles/pixel, 0 to 0.707; repeatable. Li et al.'s 18.",
         ),
     ] = None,
-    seed: Seed = 0,
+    seed: options.Seed = 0,
     floats: Annotated[bool, typer.Option("--float", help="float32 in [0, 1], four times the size, not uint8.")] = False,
     png: Annotated[int, typer.Option(metavar="N", help="Rows of a contact sheet to look at, hybrid.png.")] = 0,
-    download: Download = False,
+    download: options.Download = False,
 ) -> None:
     """Write hybrid images: the low frequencies of one test image, the high ones of one of another class.
 
@@ -179,13 +170,13 @@ def hybrid(
 
     if images < 0 or png < 0:
         raise ValueError(f"images, png: expected numbers from 0 on, got {images} and {png}")
-    options = {"--dataset": dataset, "--images": images, "--frequency": frequencies, "--seed": seed, "--png": png}
+    given = {"--dataset": dataset, "--images": images, "--frequency": frequencies, "--seed": seed, "--png": png}
     with progress_bars() as (track, _log):
         chosen = load_dataset(dataset, "test", data, download=download, track=track)[: images or None]
         path = write_hybrids(
             chosen, out, frequencies=frequencies or MIXING_FREQUENCIES, seed=seed, floats=floats, sheet=png,
             about={"dataset": dataset, "split": "test"},
-            command=command_line("dataset", options, "hybrid", *(["--float"] if floats else [])), track=track,
+            command=command_line("dataset", given, "hybrid", *(["--float"] if floats else [])), track=track,
         )  # fmt: skip
     print_line(f"Wrote {path}")
 
@@ -193,13 +184,13 @@ def hybrid(
 @dataset_group.command()
 def spectrum(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the measurements are written.")] = Path("spectra"),
-    data: DataDir = Path("data"),
+    data: options.DataDir = Path("data"),
     dataset: DatasetName = "cifar10",
     bass: Annotated[bool, typer.Option("--bass", help="Of the balanced images as well.")] = False,
     corruptions: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Of corrupted images as well, and of what each type adds.")
     ] = None,
-    download: Download = False,
+    download: options.Download = False,
 ) -> None:
     """Measure the spectra of a test set: the power law, the 80/20 boundary, the entropy, ln B_low.
 
@@ -216,8 +207,8 @@ def spectrum(
     from freqrob.data import balance, load_dataset
     from freqrob.runtime.provenance import provenance
 
-    options = {"--dataset": dataset, "--corruptions": str(corruptions) if corruptions else None}
-    command = command_line("dataset", options, "spectrum", *(["--bass"] if bass else []))
+    given = {"--dataset": dataset, "--corruptions": str(corruptions) if corruptions else None}
+    command = command_line("dataset", given, "spectrum", *(["--bass"] if bass else []))
     with progress_bars() as (track, _log):
         chosen = load_dataset(dataset, "test", data, download=download, track=track)
         corrupted = corruptions and _load_corruptions(corruptions, dataset, chosen)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from freqrob.cli.app import Seed, command_line, print_line
-from freqrob.cli.evaluate import accuracy_table, warnings_as_lines
+from freqrob.cli import options
+from freqrob.cli.evaluate import accuracy_table
+from freqrob.cli.printing import command_line, print_line, warnings_as_lines
 from freqrob.cli.progress import Track, prefixed, progress_bars
 from freqrob.runtime.files import check_folder
 
@@ -28,7 +29,7 @@ def demo(
     images: Annotated[
         int | None, typer.Option(metavar="N", help="Measure models on the first N: 20 samples, or 1000 of CIFAR-10.")
     ] = None,
-    seed: Seed = 0,
+    seed: options.Seed = 0,
     model_dir: Annotated[
         Path | None, typer.Option("--model-dir", metavar="DIR", help="Your CIFAR-10 L∞ models as well as the shipped.")
     ] = None,
@@ -61,8 +62,8 @@ def demo(
         raise ValueError(f"images: expected 1 to {len(dataset)} (the images there are), got {count}")
     partners(dataset.labels[:count], seed)  # raises where hybrid images cannot be made of so few
     names, folder = _demo_models(model_dir)
-    options = {"--data": data, "--images": images, "--seed": seed, "--model-dir": model_dir}
-    command, measured = command_line("demo", options), out / "data"
+    given = {"--data": data, "--images": images, "--seed": seed, "--model-dir": model_dir}
+    command, measured = command_line("demo", given), out / "data"
     about = {**provenance(command), "source": source}
     with progress_bars() as (track, _log):
         spectra = _measure_images(dataset, measured / "images", about)
@@ -79,7 +80,7 @@ def demo(
             title=f"freqrob demo: spectra and robustness on {count:,} CIFAR-10 images",
             command=command, model_dir=folder, track=track,
         )  # fmt: skip
-    accuracy_table(list(results.items()), f"Accuracy (%) on {count:,} images")
+    accuracy_table(results, f"Accuracy (%) on {count:,} images")
     print_line(f"Wrote {page} with results.json, results.csv, figures/ and data/ beside it.")
 
 

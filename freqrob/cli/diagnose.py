@@ -14,34 +14,20 @@ from rich.padding import Padding
 from rich.table import Column, Table
 from rich.text import Text
 
-from freqrob.cli.app import (
-    INTERRUPTED,
-    CacheKey,
-    DataDir,
-    Download,
-    ModelDir,
-    NoCache,
-    command_line,
-    in_process_group,
-    key_of,
-    print_kept_results,
-    print_line,
-    rank,
-    results_folder,
-)
-from freqrob.cli.evaluate import device_of_rank, naming, open_models, say, warnings_as_lines
-from freqrob.cli.progress import prefixed, progress_bars
+from freqrob.cli import measuring, options
+from freqrob.cli.printing import command_line, print_line, print_warning, rank, warnings_as_lines
+from freqrob.cli.progress import prefixed
 from freqrob.runtime.files import check_folder
 from freqrob.runtime.parameters import read_setting
 from freqrob.runtime.reading import read_json
 
 
-@in_process_group()
+@measuring.in_process_group()
 def diagnose(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL…", help="As `freqrob evaluate` takes them.")],
-    data: DataDir = Path("data"),
-    dataset: Annotated[str, typer.Option(help="The data set, of whose test split images are taken.")] = "cifar10",
-    threat_model: Annotated[str, typer.Option(help="The threat model the models were trained for.")] = "Linf",
+    models: options.OtherModels,
+    data: options.DataDir = Path("data"),
+    dataset: Annotated[str, typer.Option(help="The data set; images of its test split are measured.")] = "cifar10",
+    threat_model: options.ThreatModel = "Linf",
     preset: Annotated[
         str, typer.Option(help="quick: a minute a small model on two cores; full: what a paper would show.")
     ] = "quick",
@@ -54,18 +40,18 @@ def diagnose(
             help="A setting of one diagnostic, of those above; a list as '[0,1]', a fraction as 8/255; repeatable.",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="A folder a model is written here.")] = Path("diagnosis"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Output folder, with a folder for each model.")] = Path(
+        "diagnosis"
+    ),
     batch_size: Annotated[
         int | None, typer.Option(help="Images at a time; by default 250 of 32×32 pixels, fewer of larger ones.")
     ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where what is done is kept; by default in freqrob's cache.")
-    ] = None,
-    cache_key: CacheKey = None,
-    no_cache: NoCache = False,
-    download: Download = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto: a GPU where there is one.")] = "auto",
-    model_dir: ModelDir = Path("models"),
+    cache: options.CacheDir = None,
+    cache_key: options.CacheKey = None,
+    no_cache: options.NoCache = False,
+    download: options.Download = False,
+    device: options.Device = "auto",
+    model_dir: options.ModelDir = Path("models"),
 ) -> None:
     """Where in the spectrum models are sensitive: every diagnostic, saved as arrays (NPZ) and JSON.
 
@@ -80,60 +66,54 @@ def diagnose(
 
     DIAGNOSTICS
 
-    What they mean is in the documentation of `freqrob.diagnostics`. A run that was stopped goes on where it was; what
-    was measured once is not measured again.
+    What they mean is in the documentation of `freqrob.diagnostics`. A run that was stopped continues; finished batches
+    are not measured again.
     """
-    kept = results_folder(cache, no_cache)
-    from freqrob.data import load_dataset
+    results = measuring.results_folder(cache, no_cache)
     from freqrob.diagnostics import diagnose as measure
     from freqrob.diagnostics import expected_seconds
     from freqrob.diagnostics.per_sample import Counted
-    from freqrob.runtime.processes import propagate_failure, rank_and_world, rank_zero_first
+    from freqrob.runtime.processes import rank_and_world
     from freqrob.runtime.provenance import provenance
 
     only = list(dict.fromkeys(only or []))
     folders = {name: out / re.sub(r"[^A-Za-z0-9.+=-]+", "_", name) for name in dict.fromkeys(models)}
-    with propagate_failure():
-        if rank() == 0:
+    with measuring.on_first_rank() as is_first:
+        if is_first:
             _check_folders(folders)
-    where = device_of_rank(device)
-    networks = open_models(list(folders), model_dir, dataset, threat_model)
-    with progress_bars(quiet=rank() > 0) as (track, _log), rank_zero_first():
-        chosen = load_dataset(dataset, "test", data, download=download, track=track)
+    where = measuring.device_of_rank(device)
+    networks = measuring.open_models(folders, model_dir, dataset, threat_model)
+    chosen = measuring.load_images(dataset, "test", data, download)
     how = {
         "preset": preset, "only": only, "settings": _by_diagnostic(settings or []),
         "classes": len(chosen.classes) or None, "batch_size": batch_size,
     }  # fmt: skip
     seconds = 0.0
     for name, network in networks.items():
-        with naming(name):
-            seconds += expected_seconds(network.to(where), chosen.images, chosen.labels, **how) / rank_and_world()[1]
-        network.cpu()
+        with measuring.model_on(where, name, network) as model:
+            seconds += expected_seconds(model, chosen.images, chosen.labels, **how) / rank_and_world()[1]
     if rank() == 0:
-        print_line(f"about {max(seconds / 60, 0.1):.1f} minutes, less what is done", stderr=True)
-    options = {
+        print_line(f"about {max(seconds / 60, 0.1):.1f} minutes, less for what is cached", stderr=True)
+    given = {
         "--dataset": dataset, "--threat-model": threat_model, "--preset": preset, "--only": only, "--set": settings
     }  # fmt: skip
-    source, found, unmeasured = f"{dataset} test", {}, []
-    try:
-        with progress_bars(quiet=rank() > 0) as (track, _log):
-            for name, network in networks.items():
-                about = {**provenance(command_line("diagnose", options, name)), "model": name, "source": source}
-                counted, key = Counted(prefixed(track, name)), key_of(name, cache_key)
-                with warnings_as_lines(name), naming(name):
-                    found[name] = measure(
-                        network.to(where), chosen.images, chosen.labels, out=folders[name] if rank() == 0 else None,
-                        about=about, cache=kept, cache_key=key, track=counted, **how,
-                    )  # fmt: skip
-                unmeasured += [] if counted.any else [name]
-                network.cpu()
-    except KeyboardInterrupt:
-        print_kept_results(kept)
-        raise typer.Exit(INTERRUPTED) from None
+    measured, cached = {}, []
+    with measuring.progress_of(results) as track:
+        for name, network in networks.items():
+            about = {**provenance(command_line("diagnose", given, name)), "model": name, "source": f"{dataset} test"}
+            counted = Counted(prefixed(track, name))
+            with measuring.model_on(where, name, network) as model:
+                measured[name] = measure(
+                    model, chosen.images, chosen.labels, out=folders[name] if rank() == 0 else None, about=about,
+                    cache=results, cache_key=measuring.key_of(name, cache_key), track=counted, **how,
+                )  # fmt: skip
+            cached += [] if counted.any else [name]
     if rank() == 0:
-        _table(found)
-        if unmeasured:
-            say(f"{', '.join(unmeasured)}: all of it was kept from earlier runs in {kept}; --no-cache measures again")
+        _table(measured)
+        if cached:
+            print_warning(
+                f"{', '.join(cached)}: all of it was kept from earlier runs in {results}; --no-cache measures again"
+            )
         print_line(f"Wrote {', '.join(map(str, folders.values()))}")
 
 

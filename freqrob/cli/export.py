@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from freqrob.cli.app import ModelDir, print_line
+from freqrob.cli import options
+from freqrob.cli.printing import print_line
 
 
 def export(
@@ -20,7 +21,7 @@ def export(
     authors: Annotated[str, typer.Option(help="The paper's authors, with commas between them.")] = "",
     venue: Annotated[str, typer.Option(help="Where it appeared, such as `NeurIPS 2023`.")] = "",
     to: Annotated[str, typer.Option(metavar="FORMAT", help="For whom; packages may add others.")] = "robustbench",
-    model_dir: ModelDir = Path("models"),
+    model_dir: options.ModelDir = Path("models"),
 ) -> None:
     """Write a model's card as RobustBench wants it: its model_info JSON and the text of a "[New Model]" issue.
 

@@ -9,8 +9,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from freqrob.cli.app import ModelDir, print_table
-from freqrob.cli.evaluate import say, warnings_as_lines
+from freqrob.cli import options
+from freqrob.cli.printing import print_table, print_warning, warnings_as_lines
 
 if TYPE_CHECKING:
     from freqrob.models.cards import Card
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def models(
     pattern: Annotated[str, typer.Argument(help='A shell-style pattern, in quotes: `"*bass*"`.')] = "*",
-    model_dir: ModelDir = Path("models"),
+    model_dir: options.ModelDir = Path("models"),
 ) -> None:
     """List the models that `load_model` can load, with what their cards say; those of other packages too.
 
@@ -47,7 +47,7 @@ def models(
             card = _card(name, model_dir, dataset, threat)
             origin = card.architecture if card else _origin(name, dataset, threat)
         except CheckpointError as error:
-            say(str(error))
+            print_warning(str(error))
             card, origin = None, "card not usable"
         results = _card_results(card) if card else [("", "", "")]
         about = f"{escape(name)}\n[dim]{escape(origin)}, {dataset}, {threat}[/dim]"

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from freqrob.cli.app import ModelDir, command_line, print_line
-from freqrob.cli.evaluate import warnings_as_lines
+from freqrob.cli import options
+from freqrob.cli.printing import command_line, print_line, warnings_as_lines
 from freqrob.cli.progress import progress_bars
 from freqrob.runtime.files import check_folder
 
@@ -26,7 +26,7 @@ def report(
     cards: Annotated[bool, typer.Option(help="Add the accuracies on the cards of shipped and of your models.")] = True,
     dataset: Annotated[str, typer.Option(help="The data set, of the cards.")] = "cifar10",
     threat_model: Annotated[str, typer.Option(help="The threat model, of the cards.")] = "Linf",
-    model_dir: ModelDir = Path("models"),
+    model_dir: options.ModelDir = Path("models"),
 ) -> None:
     """Draw what was measured of models, side by side, as one page: report/index.html.
 
@@ -43,10 +43,10 @@ def report(
     check_folder(out)
     from freqrob.report import write_report
 
-    options = {"--title": title or None, "--dataset": dataset, "--threat-model": threat_model}
+    given = {"--title": title or None, "--dataset": dataset, "--threat-model": threat_model}
     with progress_bars() as (track, _log), warnings_as_lines():
         page = write_report(
             runs, out, title=title, cards=cards, model_dir=model_dir, dataset=dataset, threat_model=threat_model,
-            command=command_line("report", options, *map(str, runs)) + ("" if cards else " --no-cards"), track=track,
+            command=command_line("report", given, *map(str, runs)) + ("" if cards else " --no-cards"), track=track,
         )  # fmt: skip
     print_line(f"Wrote {page} with results.json, results.csv, figures/ and data/ beside it.")

@@ -9,18 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from freqrob.cli.app import (
-    INTERRUPTED,
-    DataDir,
-    Download,
-    ModelDir,
-    in_process_group,
-    pixels,
-    print_line,
-    print_resume_hint,
-    print_table,
-    rank,
-)
+from freqrob.cli import options
+from freqrob.cli.measuring import INTERRUPTED, in_process_group
+from freqrob.cli.printing import pixels, print_line, print_resume_hint, print_table, rank
 from freqrob.cli.progress import progress_bars
 from freqrob.runtime.cache import set_compile_folder
 
@@ -38,8 +29,8 @@ def train(
         str, typer.Option(help="cifar10, cifar100, svhn, tiny_imagenet or restricted_imagenet.")
     ] = "cifar10",
     threat_model: Annotated[str, typer.Option(help="The threat model; Linf.")] = "Linf",
-    data: DataDir = Path("data"),
-    model_dir: ModelDir = Path("models"),
+    data: options.DataDir = Path("data"),
+    model_dir: options.ModelDir = Path("models"),
     epochs: Annotated[int | None, typer.Option(help="Passes over the training split.")] = None,
     lr: Annotated[float | None, typer.Option(help="The peak of the learning rate.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images a step, of all devices together.")] = None,
@@ -50,7 +41,7 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any setting that `freqrob recipes RECIPE` shows; repeatable."),
     ] = None,
-    download: Download = False,
+    download: options.Download = False,
     checkpoint_minutes: Annotated[float, typer.Option(min=0, help="Between checkpoints within an epoch.")] = 10,
     accelerator: Annotated[str, typer.Option(help="As Lightning Fabric names it: auto, cpu, cuda, …")] = "auto",
     compile: Annotated[bool, typer.Option("--compile", help="Compile the network (torch.compile).")] = False,
