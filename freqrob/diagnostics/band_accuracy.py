@@ -98,13 +98,11 @@ def band_accuracy(
     all of the spectrum.
 
     Args:
-        model: images (N, C, H, W) in [0, 1] to logits (N, K).
-        images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64.
         width: of the band-pass filters, an odd number of rings at 32 pixels; larger images have the same band in
             cycles/pixel.
         eps, steps: of the attack: its L∞ radius in pixels of [0, 1], and its gradient steps in each band.
         attacked: how many images, the first ones; all by default, 0 for none.
-        batch_size, cache, cache_key, track: as for ``per_sample``.
+        model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``.
 
     Raises:
         ValueError: a width that is not odd and positive, settings of the attack out of range, or images and labels that
@@ -124,8 +122,8 @@ def band_accuracy(
     ring, at = torch.arange(rings.rings), measured[:, None]
     filters = {"low": ring <= at, "high": ring >= at, "band": (ring - at).abs() <= width * every // 2}
 
-    def seen(model: nn.Module, numbers: Tensor, device: torch.device) -> dict[str, Tensor]:
-        natural, classes = to_pixels(images[numbers]).to(device), labels[numbers].to(device)
+    def seen(model: nn.Module, indices: Tensor, device: torch.device) -> dict[str, Tensor]:
+        natural, classes = to_pixels(images[indices]).to(device), labels[indices].to(device)
 
         def correct(kept: Tensor) -> Tensor:
             weights = (kept | (ring == 0)).to(natural)
@@ -164,8 +162,8 @@ def _robust(
     if not bands:
         return torch.zeros(0, dtype=torch.float64)
 
-    def robust_mask(model: nn.Module, numbers: Tensor, device: torch.device) -> dict[str, Tensor]:
-        natural, classes = to_pixels(images[numbers]).to(device), labels[numbers].to(device)
+    def robust_mask(model: nn.Module, indices: Tensor, device: torch.device) -> dict[str, Tensor]:
+        natural, classes = to_pixels(images[indices]).to(device), labels[indices].to(device)
         found = [band_pgd(model, natural, classes, band, eps=eps, steps=steps) for band in bands]
         under_attack = torch.stack([classified(model(perturbed), classes) for perturbed in found], 1)
         return {"robust": under_attack & classified(model(natural), classes)[:, None]}
@@ -257,5 +255,4 @@ class AccuracyByBand(Diagnostic):
                 "in a band of {width} rings around it; {images} images of {source}. The mark on the right is "
                 f"the accuracy on the images as they are.{of_attack}",
             ),
-            drawn_by="plot_bands, plot_robust_bands", compared=[["band_accuracy"]],
         )  # fmt: skip

@@ -81,8 +81,8 @@ class Picture:
         downward: whether the vertical axis runs down.
         section: of the page, where it stands; one for all figures that name none by default.
         caption: below it, which may have markup.
-        drawn_by: the names of the functions that draw it.
-        compared: names of diagnostics, some at a time; the caption says which models were not measured alike by them.
+        compared: names of diagnostics, in groups of one kind, by default that of the figure; the caption says which
+            models were not measured alike by them.
     """
 
     name: str
@@ -95,8 +95,13 @@ class Picture:
     downward: bool = False
     section: Section = Section("figures", "Figures", "figures")
     caption: str = ""
-    drawn_by: str = ""
     compared: Sequence[Sequence[str]] = ()
+
+    @property
+    def drawn_by(self) -> str:
+        """The names of the functions that draw the panels, for those who draw on Axes of their own."""
+        names = [getattr(getattr(panel.draw, "func", panel.draw), "__name__", "") for panel in self.panels]
+        return ", ".join(dict.fromkeys(name for name in names if name.startswith("plot_")))
 
 
 def picture_of_maps(

@@ -102,8 +102,6 @@ def fourier_heatmap(
     Of f and −f one is measured, the one that ``fourier_frequencies`` has, so the map is symmetric about DC.
 
     Args:
-        model: images (N, C, H, W) in [0, 1] to logits (N, K).
-        images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64.
         norm: ‖v‖₂ of each channel; by default the published one for sides of 32 and 224 pixels, and at others that of
             32 times side / 32, as ‖·‖₂ grows.
         basis: ``"cosine"``: cosines, a random sign for each image, channel and frequency. ``"cosine_sine"``: cos + sin,
@@ -114,7 +112,7 @@ def fourier_heatmap(
         seed: of the signs.
         precision: ``"bfloat16"`` runs the network under autocast: more than twice as fast where the machine multiplies
             so; the few images that lie at a class's border may change sides.
-        batch_size, cache, cache_key, track: as for ``per_sample``.
+        model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``.
 
     Raises:
         ValueError: an unknown basis or precision, a layer that is not there or gives no tensor, a norm or
@@ -140,9 +138,9 @@ def fourier_heatmap(
         _check_layer(as_module(model), layer, images)
     frequencies = fourier_frequencies(height, width, every)
 
-    def moved(model: nn.Module, numbers: Tensor, device: torch.device) -> dict[str, Tensor]:
-        natural, classes = to_pixels(images[numbers]).to(device), labels[numbers].to(device)
-        signs = _signs(seed, numbers, len(frequencies), images.shape[1], basis).to(device)
+    def moved(model: nn.Module, indices: Tensor, device: torch.device) -> dict[str, Tensor]:
+        natural, classes = to_pixels(images[indices]).to(device), labels[indices].to(device)
+        signs = _signs(seed, indices, len(frequencies), images.shape[1], basis).to(device)
         with _Watched(model, layer) as watched, torch.autocast(device.type, torch.bfloat16, precision == "bfloat16"):
             own = watched(natural)
             changes = []
@@ -210,11 +208,11 @@ def fourier_wave(frequency: Tensor, height: int, width: int, basis: Basis = "cos
     return (wave / wave.norm()).float()
 
 
-def _signs(seed: int, numbers: Tensor, waves: int, channels: int, basis: Basis) -> Tensor:
-    """(len(numbers), waves, channels) of ±1; those of an image depend on the seed and its number alone."""
+def _signs(seed: int, indices: Tensor, waves: int, channels: int, basis: Basis) -> Tensor:
+    """(len(indices), waves, channels) of ±1; those of an image depend on the seed and its index alone."""
     if basis == "cosine_sine":
-        return torch.ones(len(numbers), waves, channels)
-    drawn = [np.random.default_rng((seed, number)).integers(2, size=(waves, channels)) for number in numbers.tolist()]
+        return torch.ones(len(indices), waves, channels)
+    drawn = [np.random.default_rng((seed, index)).integers(2, size=(waves, channels)) for index in indices.tolist()]
     return torch.from_numpy(np.stack(drawn)).float() * 2 - 1
 
 
@@ -325,5 +323,4 @@ class HeatMap(Diagnostic):
                     f"DC in the middle{every}; all on one scale; basis {{basis}}, {{images}} images of "
                     f"{{source}} (Yin et al., NeurIPS 2019{'' if layer else ', Fig. 3'}).",
                 ),
-                drawn_by="plot_heatmap", compared=[[name]],
             )  # fmt: skip

@@ -77,11 +77,10 @@ def hybrid_reliance(
     """Classify hybrid images, of each image's low frequencies and those of one of another class above.
 
     Args:
-        model: images (N, C, H, W) in [0, 1] to logits (N, K).
-        images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64; no class may have more than half.
         frequencies: where the halves meet, in cycles/pixel; the authors' by default.
         seeds: each gives every image another partner, as the authors' do.
-        batch_size, cache, cache_key, track: as for ``per_sample``.
+        model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``; no class may have more than
+            half of the images.
 
     Raises:
         ValueError: no frequencies or seeds, or ones that do not ascend; frequencies that are not from 0 to √½, seeds
@@ -101,9 +100,9 @@ def hybrid_reliance(
     for seed in seeds:
         partner = partners(labels, seed)
 
-        def both(model: nn.Module, numbers: Tensor, device: torch.device, partner=partner) -> dict[str, Tensor]:
-            ours, theirs = (to_pixels(images[index]).to(device) for index in (numbers, partner[numbers]))
-            own, other = (labels[index].to(device) for index in (numbers, partner[numbers]))
+        def both(model: nn.Module, indices: Tensor, device: torch.device, partner=partner) -> dict[str, Tensor]:
+            ours, theirs = (to_pixels(images[index]).to(device) for index in (indices, partner[indices]))
+            own, other = (labels[index].to(device) for index in (indices, partner[indices]))
             seen = [model(hybrid_images(ours, theirs, frequency)) for frequency in frequencies]
             low, high = ([classified(logits, classes) for logits in seen] for classes in (own, other))
             return {"low": torch.stack(low, 1), "high": torch.stack(high, 1)}
@@ -221,7 +220,6 @@ class Hybrid(Diagnostic):
                     "the more it relies on low frequencies. {images} images of {source}, seeds {seeds}, bars from the "
                     "least to the most of them (Li et al., PLoS Comput. Biol. 2023, Fig. 5a).",
                 ),
-                drawn_by="plot_hybrid", compared=[["hybrid"]],
             )  # fmt: skip
         both = {
             name: (measured, smallest[name]) for name, measured in models.items()
@@ -238,5 +236,5 @@ class Hybrid(Diagnostic):
                     "The median size of minimal perturbations with quartiles against f<sub>rev</sub>, bars from the "
                     "lowest to the highest of the seeds (Li et al., Fig. 5b)."
                 ),
-                drawn_by="plot_reversal", compared=[["hybrid"], ["minimal_perturbation"]],
+                compared=[["hybrid"], ["minimal_perturbation"]],
             )  # fmt: skip

@@ -67,11 +67,9 @@ def jacobian_spectrum(
     """Mean over images and channels of |rfft2(∇ₓ CE)|, CE the mean over a batch.
 
     Args:
-        model: images (N, C, H, W) in [0, 1] to logits (N, K).
-        images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64.
         batch: each image's own gradient is divided by it, as JaFR's batches of 128 do: the scale of the spectrum, and
             ln B_low where its offset of 1e-5 bites, depend on it.
-        batch_size, cache, cache_key, track: as for ``per_sample``; the result does not depend on them.
+        model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``.
 
     Raises:
         ValueError: a batch without images, or images and labels that do not fit.
@@ -81,8 +79,8 @@ def jacobian_spectrum(
     check_labelled(images, labels)
     check_counts(batch=batch)
 
-    def amplitudes(model: nn.Module, numbers: Tensor, device: torch.device) -> dict[str, Tensor]:
-        gradient = input_gradient(model, to_pixels(images[numbers]).to(device), labels[numbers].to(device))
+    def amplitudes(model: nn.Module, indices: Tensor, device: torch.device) -> dict[str, Tensor]:
+        gradient = input_gradient(model, to_pixels(images[indices]).to(device), labels[indices].to(device))
         return {"amplitude": rfft2(gradient / batch).abs().mean(1).double().sum(0)}
 
     key = {"diagnostic": "jacobian", "batch": batch}
@@ -155,5 +153,4 @@ class Jacobian(Diagnostic):
                     "loss over batches of {batch} (Chan et al., IJCAI 2022). Adversarially trained models are said to "
                     "be darker towards the edge.",
                 ),
-                drawn_by="plot_jacobian", compared=[["jacobian"]],
             )  # fmt: skip

@@ -93,13 +93,11 @@ def loss_landscape(
     high frequencies, give it ``split(images).low_pass(images)``, then ``high_pass``, clipped to [0, 1].
 
     Args:
-        model: images (N, C, H, W) in [0, 1] to logits (N, K).
-        images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64.
         span: the largest |a| and |b|.
         points: along each direction, odd, 5 or more.
         seed: of the directions.
-        batch_size: images at a time.
-        cache, cache_key, track: as for ``per_sample``; each point is kept when it is done.
+        model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``; each point is cached when it
+            is done.
 
     Raises:
         ValueError: a span that is not positive, an even number of points or fewer than 5, a seed below 0, images and
@@ -269,7 +267,7 @@ class LandscapeOnLowFrequencies(Landscape):
                 "low (LFC) or the high frequencies (HFC); directions of seed {seed} (Lin et al., NeurIPS 2023, Fig. 1 "
                 "and 4; Li et al., NeurIPS 2018). High and flat on HFC is what Lin et al. call under-fitting.",
             ),
-            drawn_by="plot_landscape", compared=[["loss_landscape_low", "loss_landscape_high"]],
+            compared=[["loss_landscape_low", "loss_landscape_high"]],
         )  # fmt: skip
 
     def findings(self, found: Measurements) -> Iterator[Markup]:

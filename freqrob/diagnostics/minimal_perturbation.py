@@ -109,25 +109,19 @@ class MinimalPerturbationSpectrum(Measurement):
         cls, found: MinimalPerturbations, spectrum: PerturbationSpectrum, search: MinimalPerturbation
     ) -> MinimalPerturbationSpectrum:
         """The measurement, of what a search found and of the spectrum of its successes."""
+        of_spectrum = {name: value for name, value in vars(spectrum).items() if name in cls.__annotations__}
         low, high = spectrum.half_power_interval
         return cls(
+            **{**of_spectrum, "images": len(found.success)},
             distances=found.distances,
             success=found.success,
-            power=spectrum.power,
-            frequencies=spectrum.frequencies,
-            profile=spectrum.profile,
-            radii=spectrum.radii,
-            cumulative=spectrum.cumulative,
-            half_power_frequency=spectrum.half_power_frequency,
             half_power_low=low,
             half_power_high=high,
-            exact_half_power_frequency=spectrum.exact_half_power_frequency,
             attack=stable_repr(search.attack),
             norm=search.minimal_attack.norm,
             steps=search.attack.steps,  # pyright: ignore[reportAttributeAccessIssue]  # a field of those used here
             repeats=search.repeats,
             seed=search.seed,
-            images=len(found.success),
         )
 
     @property
@@ -160,14 +154,12 @@ def minimal_perturbation(
     of those of 1,000.
 
     Args:
-        model: images (N, C, H, W) in [0, 1] to logits (N, K).
-        images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64; no class may have more than half.
         norm: "Linf" or "L2".
         steps: of each attack.
         repeats: attacks from other starts.
         seed: of targets, starts and the bootstrap.
-        batch_size: images at a time.
-        cache, cache_key, track: as for ``per_sample``.
+        model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``; no class may have more than
+            half of the images.
 
     Raises:
         ValueError: an unknown norm, a count below 1, or images and labels that do not fit.
@@ -327,7 +319,7 @@ class SmallestPerturbations(Diagnostic):
                 "targeted attack), DC left out, each in multiples of its own mean, all on one scale; {images} images "
                 "of {source}; {attack} (Li et al., PLoS Comput. Biol. 2023, Fig. 4a).",
             ),
-            drawn_by="plot_perturbation_spectrum", compared=[["minimal_perturbation"]],
+            compared=[["minimal_perturbation"]],
         )  # fmt: skip
         styles = {name: found.styles[name] for name in models}
         sizes = [
@@ -344,5 +336,5 @@ class SmallestPerturbations(Diagnostic):
                 "median size with quartiles, of those that were found, against f<sub>0.5</sub> with its bootstrap 95 % "
                 "interval; the dashed line is white noise. The best of {repeats} run(s) (Li et al., Fig. 4b and 4c).",
             ),
-            drawn_by="plot_perturbation_profiles, plot_perturbation_sizes", compared=[["minimal_perturbation"]],
+            compared=[["minimal_perturbation"]],
         )  # fmt: skip

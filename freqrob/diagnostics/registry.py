@@ -193,7 +193,6 @@ class Diagnostic:
                 self.name, about, [Panel("", partial(self.plot, found[self.name], styles=styles))], (6.4, 3.8), styles,
                 section=self.section or Section(self.name, self.help, self.name),
                 caption=escape(f"{about} ") + found.caption(self.name, "{images} images of {source}."),
-                compared=[[self.name]],
             )  # fmt: skip
 
     def findings(self, found: Measurements) -> Iterator[Markup]:

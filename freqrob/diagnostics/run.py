@@ -22,7 +22,7 @@ from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
 from freqrob.models.state import bare, device_of, measuring
 from freqrob.runtime.files import as_json, check_file
-from freqrob.runtime.parameters import check_counts, checked, fits, nearest_names, shown_hint, to_python
+from freqrob.runtime.parameters import check_choices, check_counts, checked, fits, nearest_names, shown_hint, to_python
 from freqrob.runtime.process_state import random_state
 from freqrob.runtime.processes import propagate_failure, rank_and_world
 from freqrob.runtime.progress import Track, untracked
@@ -169,8 +169,7 @@ def _planned(
     preset: Preset, only: Sequence[str], settings: Settings, size: tuple[int, int]
 ) -> dict[str, dict[str, Any]]:
     """The settings of each diagnostic, of the right names and types."""
-    if preset not in get_args(Preset):
-        raise ValueError(f"preset: expected one of {', '.join(get_args(Preset))}, got {preset!r}")
+    check_choices(get_args(Preset), preset=preset)
     if isinstance(only, str):
         raise ValueError(f"only: expected a sequence of names, such as [{only!r}], got {only!r}")
     for name in only:
@@ -181,41 +180,35 @@ def _planned(
         chosen = {name: get_diagnostic(name) for name in only}
     else:
         chosen = {name: diagnostic for name, diagnostic in all_diagnostics().items() if diagnostic.is_possible}
-    for name, given in settings.items():
+    for name in settings:
         if name not in chosen:
             near = nearest_names(name, chosen)
             raise ValueError(f"settings: {name!r} is not measured, expected any of {', '.join(chosen)}.{near}")
-        _check_types(chosen[name], given)
-    plans = {
-        name: {"images": 0, **diagnostic.presets.get(preset, {}), **_as_python(diagnostic, settings.get(name, {}))}
-        for name, diagnostic in chosen.items()
-    }
-    return {
-        name: {key: value(*size) if callable(value) else value for key, value in its.items()}
-        for name, its in plans.items()
-    }
+    plans = {}
+    for name, diagnostic in chosen.items():
+        given = _as_settings(diagnostic, settings.get(name, {}))
+        plan = {"images": 0, **diagnostic.presets.get(preset, {}), **given}
+        plans[name] = {key: value(*size) if callable(value) else value for key, value in plan.items()}
+    return plans
 
 
-def _check_types(diagnostic: Diagnostic, given: Mapping[str, Any]) -> None:
-    name, hints = diagnostic.name, diagnostic.hints
+def _as_settings(diagnostic: Diagnostic, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the right names and types, with the numbers of NumPy and PyTorch as Python's."""
+    name, hints, settings = diagnostic.name, diagnostic.hints, {}
     for key, value in given.items():
         if key not in hints:
             near = nearest_names(key, hints)
             raise ValueError(f"{name}: no setting {key!r}, expected any of {', '.join(hints)}.{near}")
-        if not fits(to_python(value, hints[key]), hints[key]):
+        settings[key] = to_python(value, hints[key])
+        if not fits(settings[key], hints[key]):
             raise ValueError(f"{name}: {key}: expected {shown_hint(hints[key])}, got {value!r}")
-    if given.get("images", 0) < 0:
-        raise ValueError(f"{name}: images: expected how many, or 0 for all, got {given['images']}")
-
-
-def _as_python(diagnostic: Diagnostic, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of the right types with the numbers of NumPy and PyTorch as Python's."""
-    hints = diagnostic.hints
-    return {key: to_python(value, hints[key]) for key, value in given.items()}
+    if settings.get("images", 0) < 0:
+        raise ValueError(f"{name}: images: expected how many, or 0 for all, got {settings['images']}")
+    return settings
 
 
 class _Begins(Exception):
-    """A diagnostic has found its settings fit, and would begin to measure."""
+    """Raised where a diagnostic has checked its settings and begins to measure."""
 
 
 def _try_settings(
@@ -226,9 +219,9 @@ def _try_settings(
     cache: Path | None = None,
     cache_key: str | None = None,
 ) -> None:
-    """Raise ValueError for settings out of range, which a diagnostic finds out before it tracks what it measures.
+    """Raise ValueError for settings out of range, which a diagnostic checks before it tracks what it measures.
 
-    Several processes need the ``cache``, of which one alone has no use here.
+    Only several processes need the ``cache`` for that.
     """
 
     def begin(*_: Any) -> Iterable:
@@ -254,14 +247,9 @@ def _check_model(
     """Raise for a model that these diagnostics cannot measure, as ``warn_of_model`` does; warn as it does."""
     if classes is not None:
         check_counts(classes=classes)
-    some = _some(model, images, labels, batch_size)
+    device, few = device_of(model, images), slice(min(PROBED, batch_size))
+    some = to_pixels(images[few].clone()).to(device), labels[few].to(device)
     needing = ", ".join(name for name in plans if get_diagnostic(name).needs_gradients)
     instead = ", ".join(name for name, one in all_diagnostics().items() if not one.needs_gradients)
     with explained(batch_size), random_state(), measuring(model) as subject, channels_last(subject):
         warn_of_model(subject, *some, all_labels=labels, classes=classes, needed_by=needing, instead=instead)
-
-
-def _some(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
-    """A few images as pixels of their own, and their labels, where the model is."""
-    device, few = device_of(model, images), slice(min(PROBED, batch_size))
-    return to_pixels(images[few].clone()).to(device), labels[few].to(device)

@@ -82,13 +82,11 @@ def sensitivity(
     """Project each image's input gradient, its channels' mean, on the Fourier basis and sort by magnitude.
 
     Args:
-        model: images (N, C, H, W) in [0, 1] to logits (N, K).
-        images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64.
         boundary_ring: the first ring of the high frequencies. By default 5 at 32×32, where the paper draws r = 4.98
             for CIFAR-10; at other sizes one more than ``split(images).boundary``, or the last ring.
         ranks: whose frequencies are kept, as density plots want them; from 0. By default those of 0, 9 and 99 that
             there are.
-        batch_size, cache, cache_key, track: as for ``per_sample``.
+        model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``.
 
     Raises:
         ValueError: a ring or a rank that is not there, or images and labels that do not fit.
@@ -108,14 +106,14 @@ def sensitivity(
     if not fits(ranks, Sequence[int]) or not ranks or not all(0 <= rank < len(radius) for rank in ranks):
         raise ValueError(f"ranks: expected some of 0 to {len(radius) - 1}, got {ranks!r}")
 
-    def projected(model: nn.Module, numbers: Tensor, device: torch.device) -> dict[str, Tensor]:
-        gradient = input_gradient(model, to_pixels(images[numbers]).to(device), labels[numbers].to(device)).mean(1)
+    def projected(model: nn.Module, indices: Tensor, device: torch.device) -> dict[str, Tensor]:
+        gradient = input_gradient(model, to_pixels(images[indices]).to(device), labels[indices].to(device)).mean(1)
         magnitude, order = rfft2(gradient).abs().flatten(1).sort(dim=1, descending=True)
         largest = gradient.abs().amax((1, 2), keepdim=True)  # whose square float32 may not hold
         power = ring_sum(gradient / torch.where(largest > 0, largest, 1), rings).double()
         high = power[:, boundary_ring:].sum(1) / power.sum(1)
         radii = radius[order[:, list(ranks)].cpu()]
-        missing = batch_size - len(numbers)  # of the last batch
+        missing = batch_size - len(indices)  # of the last batch
         each = {"radii": pad(radii, (0, 0, 0, missing)), "high": pad(high, (0, missing))}
         return {"magnitude": magnitude.double().sum(0), **each}
 
@@ -219,5 +217,4 @@ class SensitivityByFrequency(Diagnostic):
                 f"the mean over {{images}} images of {{source}}.{of_densities if densities else ''} (Lin et al., "
                 "NeurIPS 2023, Eq. 3 and Fig. 2).",
             ),
-            drawn_by="plot_sensitivity, plot_sensitive_radii", compared=[["sensitivity"]],
         )  # fmt: skip

@@ -38,7 +38,7 @@ def _spectra(records: Records) -> Iterator[Picture]:
             "spectra", "The images' mean power by frequency, and the share of it within a radius.",
             [Panel("power of a coefficient", partial(plots.plot_power, spectra=sets, styles=drawn_as)),
              Panel("share within a radius", partial(plots.plot_cumulative, spectra=sets, styles=drawn_as))],
-            legend=drawn_as, section=SPECTRA, drawn_by="plot_power, plot_cumulative",
+            legend=drawn_as, section=SPECTRA,
         )  # fmt: skip
 
 
@@ -57,5 +57,4 @@ def _corruptions(records: Records) -> Iterator[Picture]:
         panel = Panel("accuracy (%) by type", partial(plots.plot_corruptions, models=models))
         yield Picture(
             "corruptions", "Accuracy by type of corruption.", [panel], size, section=CORRUPTIONS,
-            drawn_by="plot_corruptions",
         )  # fmt: skip
