@@ -29,7 +29,7 @@ def diagnose(
     dataset: Annotated[str, typer.Option(help="The data set; images of its test split are measured.")] = "cifar10",
     threat_model: options.ThreatModel = "Linf",
     preset: Annotated[
-        str, typer.Option(help="quick: a minute a small model on two cores; full: what a paper would show.")
+        str, typer.Option(help="quick: about a minute for a small model on two cores; full: as in a paper.")
     ] = "quick",
     only: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this diagnostic; repeatable.")] = None,
     settings: Annotated[
@@ -37,7 +37,7 @@ def diagnose(
         typer.Option(
             "--set",
             metavar="NAME.KEY=VALUE",
-            help="A setting of one diagnostic, of those above; a list as '[0,1]', a fraction as 8/255; repeatable.",
+            help="A setting of one diagnostic, as listed above; a list as '[0,1]', a fraction as 8/255; repeatable.",
         ),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Output folder, with a folder for each model.")] = Path(
@@ -53,7 +53,7 @@ def diagnose(
     device: options.Device = "auto",
     model_dir: options.ModelDir = Path("models"),
 ) -> None:
-    """Where in the spectrum models are sensitive: every diagnostic, saved as arrays (NPZ) and JSON.
+    """Measure where in the spectrum models are sensitive; every diagnostic is saved as arrays (NPZ) and JSON.
 
     Examples:
 
@@ -62,7 +62,7 @@ def diagnose(
     - `freqrob diagnose pgd_at_rn20 --set fourier_heatmap.images=1000 --set 'hybrid.seeds=[0,1]'`
     - `torchrun --nproc-per-node 4 -m freqrob diagnose pgd_at_rn20 --preset full`
 
-    The diagnostics, and their settings beside `images` (how many, 0 for all) and `batch_size`:
+    The diagnostics and their settings; all have `images` (how many, 0 for all) and `batch_size` too:
 
     DIAGNOSTICS
 
@@ -118,7 +118,7 @@ def diagnose(
 
 
 class DiagnoseCommand(typer.core.TyperCommand):
-    """`freqrob diagnose`, whose help lists the diagnostics when it is asked for: only then are they imported."""
+    """`freqrob diagnose`, whose help imports and lists the diagnostics only when it is shown."""
 
     # As in freqrob.cli.app: Typer annotates a private base of typer.Context.
     def format_help(self, ctx: typer.Context, formatter: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -139,12 +139,12 @@ def diagnostics_in_words() -> str:
 
 
 def _check_folders(folders: dict[str, Path]) -> None:
-    """Raise ValueError where two models would share a folder, now or with an earlier run; OSError as check_folder."""
+    """Raise ValueError if two models would share a folder, also with an earlier run; OSError as check_folder."""
     for name, folder in folders.items():
         check_folder(folder)
         there = [other for other, its in folders.items() if its == folder] + [_model_in(folder, name)]
         if other := next((other for other in there if other != name), ""):
-            raise ValueError(f"out: {folder} is the folder of {name}, and of {other}: give each an --out of its own")
+            raise ValueError(f"out: {folder} is the folder of {name}, and of {other}: give each its own --out")
 
 
 def _model_in(folder: Path, name: str) -> str:
@@ -173,7 +173,7 @@ def _by_diagnostic(texts: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def _table(found: dict[str, dict]) -> None:
-    """The columns of each diagnostic, models across, or down where the terminal is too narrow for that."""
+    """Print the columns of each diagnostic, models across, or down if the terminal is too narrow for that."""
     from freqrob.diagnostics import get_diagnostic
 
     figures = {
@@ -189,7 +189,7 @@ def _table(found: dict[str, dict]) -> None:
 
 
 def _across(names: list[str], figures: dict[str, list[str]]) -> Table:
-    """A line a figure, a column a model."""
+    """A row for each number, a column for each model."""
     table = Table("", *(Column(Text(name)) for name in names))
     for title, values in figures.items():
         table.add_row(title, *values)
@@ -197,7 +197,7 @@ def _across(names: list[str], figures: dict[str, list[str]]) -> Table:
 
 
 def _down(names: list[str], figures: dict[str, list[str]]) -> Table:
-    """Below each figure a line a model."""
+    """Below each number a row for each model."""
     table = Table(Column(overflow="fold"), Column(overflow="fold"), show_header=False)
     for title, values in figures.items():
         table.add_row(Text(title, "bold"))

@@ -38,7 +38,7 @@ def evaluate(
         list[str],
         typer.Argument(
             metavar="MODEL…",
-            help="Names, as `freqrob models` lists them; `NAME=weights.pt`, `robustbench:NAME`, `timm:NAME`, "
+            help="Names that `freqrob models` lists; `NAME=weights.pt`, `robustbench:NAME`, `timm:NAME`, "
             "`torchvision:NAME`, `hub:OWNER/REPO:MODEL` or `package.module:function`.",
         ),
     ],

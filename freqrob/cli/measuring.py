@@ -28,7 +28,7 @@ INTERRUPTED = 130  # an exit code
 
 
 def in_process_group(*, gpus: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A decorator of commands that the processes that were launched together run as one group (``process_group``)."""
+    """Decorate a command to run as one process group (``process_group``) if several processes were launched."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)
@@ -58,9 +58,9 @@ def usable_device(name: str) -> torch.device:
 
 
 def results_folder(cache: Path | None, no_cache: bool) -> Path | None:
-    """Where finished batches are kept, in freqrob's cache by default; None with ``no_cache``.
+    """The cache directory for finished batches, freqrob's own by default; None with ``no_cache``.
 
-    Raises ValueError for both options, OSError if no folder can be written in.
+    Raises ValueError for both options, OSError if no folder can be written.
     """
     if cache and no_cache:
         raise ValueError("cache: expected --cache or --no-cache, got both")
@@ -86,7 +86,7 @@ def results_folder(cache: Path | None, no_cache: bool) -> Path | None:
 
 
 def key_of(name: str, cache_key: str | None) -> str | None:
-    """The ``cache_key`` of one of several models, whose code differs."""
+    """A ``cache_key`` for each of several models, whose code differs."""
     return cache_key and f"{name} {cache_key}"
 
 

@@ -1,4 +1,4 @@
-"""`freqrob models` and `freqrob doctor`: what there is on this machine."""
+"""`freqrob models` and `freqrob doctor`: what is installed on this machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def models(
     pattern: Annotated[str, typer.Argument(help='A shell-style pattern, in quotes: `"*bass*"`.')] = "*",
     model_dir: options.ModelDir = Path("models"),
 ) -> None:
-    """List the models that `load_model` can load, with what their cards say; those of other packages too.
+    """List the models that `load_model` can load, those of other packages included, with the numbers on their cards.
 
     Examples:
 
@@ -66,7 +66,7 @@ def _card(name: str, model_dir: Path, dataset: str, threat: str) -> Card | None:
 
 
 def _origin(name: str, dataset: str, threat: str) -> str:
-    """What there is to say of a model without card."""
+    """The package of a model without a card, if it is of another package."""
     from freqrob.models.plugins import find_plugin
 
     plugin = find_plugin(name, dataset, threat)
@@ -84,8 +84,8 @@ def _card_results(card: Card) -> list[tuple[str, str, str]]:
     return lines or [("", "none", "")]
 
 
-def doctor(rebuild: Annotated[bool, typer.Option("--rebuild", help="Build the kernels again.")] = False) -> None:
-    """Say whether the native kernels are there, and what to do where they are not.
+def doctor(rebuild: Annotated[bool, typer.Option("--rebuild", help="Rebuild the kernels.")] = False) -> None:
+    """Check the native kernels, and say what to do if they are missing.
 
     Examples:
 

@@ -8,7 +8,7 @@ import typer
 
 
 def fraction(text: str) -> float:
-    """A number as people write ε: 8/255, 0.03."""
+    """A number such as 8/255 or 0.03."""
     try:
         return float(Fraction(text))
     except (ValueError, ZeroDivisionError, OverflowError):

@@ -19,7 +19,7 @@ from freqrob.runtime.reading import printable
 
 
 def rank() -> int:
-    """Which of the processes that torchrun or SLURM started this is."""
+    """The rank of this process among those that torchrun or SLURM started."""
     return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
 
 
@@ -63,7 +63,7 @@ def print_written(paths: Iterable[Path]) -> None:
 
 
 def print_resume_hint(what: str, kept: bool = True) -> None:
-    """After Ctrl-C: what is kept, if anything, and the command that started this process, where it is known."""
+    """Print, after Ctrl-C, what is kept and the command that continues, if it is known."""
     if rank() > 0:
         return
     is_launched = {"WORLD_SIZE", "SLURM_NTASKS"} & os.environ.keys()  # by a command that is not known here
@@ -83,13 +83,13 @@ def _this_command() -> str:
 
 
 def pixels(value: float, norm: str = "Linf") -> str:
-    """As people write them: 8/255, 0.031; lengths in L2: 0.5."""
+    """A radius in L∞ as 8/255 or 0.031, one in L2 as 0.5."""
     levels = round(255 * value, 6)
     return f"{levels:g}/255" if norm == "Linf" and levels == int(levels) else f"{value:g}"
 
 
 def command_line(name: str, options: dict[str, Any], *arguments: str) -> str:
-    """The command line that makes the same numbers, but for where data and models lie, for the record."""
+    """The command line that gives the same numbers, without the folders of data and models, for the record."""
     given = []
     for option, value in options.items():
         for one in value if isinstance(value, list) else [value]:

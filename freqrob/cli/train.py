@@ -32,34 +32,34 @@ def train(
     data: options.DataDir = Path("data"),
     model_dir: options.ModelDir = Path("models"),
     epochs: Annotated[int | None, typer.Option(help="Passes over the training split.")] = None,
-    lr: Annotated[float | None, typer.Option(help="The peak of the learning rate.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images a step, of all devices together.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
-    gamma: Annotated[float | None, typer.Option(help="The probability that bassmix_ balances an image.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per step, over all devices.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
+    gamma: Annotated[float | None, typer.Option(help="Probability that bassmix_ balances an image.")] = None,
     precision: Annotated[str | None, typer.Option(help="bf16-mixed, 16-mixed or 32-true.")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any setting that `freqrob recipes RECIPE` shows; repeatable."),
     ] = None,
     download: options.Download = False,
-    checkpoint_minutes: Annotated[float, typer.Option(min=0, help="Between checkpoints within an epoch.")] = 10,
+    checkpoint_minutes: Annotated[float, typer.Option(min=0, help="Minutes between checkpoints within an epoch.")] = 10,
     accelerator: Annotated[str, typer.Option(help="As Lightning Fabric names it: auto, cpu, cuda, …")] = "auto",
     compile: Annotated[bool, typer.Option("--compile", help="Compile the network (torch.compile).")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write the metrics for TensorBoard too.")] = False,
 ) -> None:
-    """Train a recipe, or go on with a run that was stopped.
+    """Train a recipe, or continue a run that was stopped.
 
-    A name has its settings, the paper's where there is one: `freqrob recipes RECIPE` shows them. What is given here
-    replaces them. Examples:
+    Each recipe has default settings, from a paper if there is one; `freqrob recipes RECIPE` shows them. Options replace
+    them. Examples:
 
     - `freqrob train standard_rn20 --data ./data --download`
     - `freqrob train bass_trades_wrn34 --dataset cifar10 --data ./data`
     - `freqrob train pgd_at_rn18 --epochs 30 --set schedule=triangle --set steps=7 --set eps=4/255`
     - `torchrun --nproc-per-node 8 -m freqrob train pgd_at_rn18 --data ./data`, and likewise under SLURM's `srun`
 
-    Ctrl-C stops after the step and keeps a checkpoint; the same command goes on where it was. The best epoch by
-    validation accuracy is kept in DIR/cifar10/Linf/RECIPE.safetensors, where `load_model` finds it; its folder has the
-    metrics (JSONL, CSV) and curves.png.
+    Ctrl-C stops after the current step and keeps a checkpoint; the same command continues the run. The epoch with the
+    best validation accuracy is in DIR/cifar10/Linf/RECIPE.safetensors, where `load_model` finds it; the folder beside
+    it has the metrics (JSONL, CSV) and curves.png.
     """
     if compile:
         set_compile_folder()
@@ -91,9 +91,9 @@ def train(
 
 def recipes(
     pattern: Annotated[str, typer.Argument(help='A shell-style pattern, in quotes: `"*trades*"`.')] = "*",
-    dataset: Annotated[str | None, typer.Option(help="Only those for this data set.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Only recipes for this data set.")] = None,
 ) -> None:
-    """List the recipes that have settings of their own, and where these come from; all settings of a single one.
+    """List the presets and their sources; if only one matches, show all its settings.
 
     Examples:
 

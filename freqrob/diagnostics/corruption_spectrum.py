@@ -10,8 +10,8 @@ from torch import Tensor
 
 from freqrob.data.datasets import to_pixels
 from freqrob.diagnostics.measurement import Measurement
+from freqrob.diagnostics.spectrum import check_image_set
 from freqrob.runtime.parameters import checked
-from freqrob.runtime.pixels import check_scale
 from freqrob.spectral.jacobian import log_b_low
 from freqrob.spectral.ops import check_images, mean_amplitude
 
@@ -57,9 +57,7 @@ def corruption_spectrum(images: Tensor, corrupted: Iterable[Tensor]) -> Corrupti
 
     Source: Chan et al., IJCAI 2022, Table 1; its code takes pixels in [0, 1] and ln B_low of each severity's mean.
     """
-    check_images(images)
-    if images.ndim != 4 or 0 in images.shape:
-        raise ValueError(f"images: expected (N, C, H, W) with N ≥ 1, got shape {tuple(images.shape)}")
+    check_image_set(images)
     maps = [_mean_change(images, other) for other in corrupted]
     if not maps:
         raise ValueError("corrupted: expected a tensor for each severity, got none")
@@ -73,8 +71,7 @@ def _mean_change(images: Tensor, corrupted: Tensor) -> Tensor:
     check_images(corrupted, "corrupted")
     if corrupted.shape != images.shape:
         raise ValueError(f"corrupted: expected the images' shape {tuple(images.shape)}, got {tuple(corrupted.shape)}")
-    check_scale(images[:1].cpu())
-    check_scale(corrupted[:1].cpu(), "corrupted")
+    check_image_set(corrupted, "corrupted")
     some = max(1, AT_ONCE // images[0].numel())
     chunks = zip(images.split(some), corrupted.to(images.device).split(some), strict=True)
     changes = (len(x) * mean_amplitude(to_pixels(other) - to_pixels(x)).double() for x, other in chunks)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -135,26 +136,32 @@ def fourier_heatmap(
         raise ValueError(f"every: expected at most {most}, {reason}, got {every}")
     check_seeds(seed=seed)
     if layer:
-        _check_layer(as_module(model), layer, images)
+        _try_layer(as_module(model), layer, to_pixels(images[:2]))
     frequencies = fourier_frequencies(height, width, every)
 
-    def moved(model: nn.Module, indices: Tensor, device: torch.device) -> dict[str, Tensor]:
+    def changes_of(model: nn.Module, indices: Tensor, device: torch.device) -> dict[str, Tensor]:
         natural, classes = to_pixels(images[indices]).to(device), labels[indices].to(device)
         signs = _signs(seed, indices, len(frequencies), images.shape[1], basis).to(device)
-        with _Watched(model, layer) as watched, torch.autocast(device.type, torch.bfloat16, precision == "bfloat16"):
-            own = watched(natural)
+        with _answering(model, layer) as answer, torch.autocast(device.type, torch.bfloat16, precision == "bfloat16"):
+            unperturbed = answer(natural)
+
+            def change(images: Tensor) -> Tensor:
+                """The distance of the features, or whether the class is wrong: (N,) float32."""
+                moved = answer(images)
+                return (moved - unperturbed).norm(dim=1) if layer else (~classified(moved, classes)).float()
+
             changes = []
             for sign, frequency in zip(signs.unbind(1), frequencies, strict=True):
                 wave = norm * sign[:, :, None, None] * fourier_wave(frequency, height, width, basis).to(device)
-                changes.append(watched.change(own, (natural + wave).clamp(0, 1), classes))
-            return {"change": torch.stack(changes, 1), "own": watched.change(own, natural, classes)}
+                changes.append(change((natural + wave).clamp(0, 1)))
+            return {"change": torch.stack(changes, 1), "own": change(natural)}
 
     key = {
         "diagnostic": "fourier_heatmap", "norm": norm, "basis": basis, "every": every, "layer": layer,
         "seed": seed, "precision": precision, "waves": len(frequencies),
     }  # fmt: skip
     found = per_sample(
-        moved, model, images, labels, key=key, what="Fourier heat map", batch_size=batch_size,
+        changes_of, model, images, labels, key=key, what="Fourier heat map", batch_size=batch_size,
         cache=cache, cache_key=cache_key, track=track,
     )  # fmt: skip
     rows, columns = (_multiples(size, every) for size in (height, width))
@@ -216,47 +223,37 @@ def _signs(seed: int, indices: Tensor, waves: int, channels: int, basis: Basis) 
     return torch.from_numpy(np.stack(drawn)).float() * 2 - 1
 
 
-def _check_layer(model: nn.Module, layer: str, images: Tensor) -> None:
-    """Raise ValueError for a layer that cannot be watched."""
-    with (
-        random_state(), measuring(model) as subject, channels_last(subject), torch.no_grad(),
-        _Watched(subject, layer) as watched,
-    ):  # fmt: skip
-        watched(to_pixels(images[:2]).to(device_of(model, images)))
+@contextmanager
+def _answering(model: nn.Module, layer: str) -> Iterator[Callable[[Tensor], Tensor]]:
+    """A function from images to the logits, or to the flattened features of a layer: (N, K) float32."""
+    if not layer:
+        yield lambda images: model(images).float()
+        return
+    outputs: list[Tensor] = []
 
-
-class _Watched:
-    """A model whose answer is its logits, or the features of one of its layers."""
-
-    def __init__(self, model: nn.Module, layer: str) -> None:
-        self.model, self.layer, self.features, self.handle = model, layer, None, None
-
-    def __enter__(self) -> _Watched:
-        if self.layer:
-            self.handle = find_layer(self.model, self.layer).register_forward_hook(self._keep)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.handle:
-            self.handle.remove()
-
-    def _keep(self, _module: nn.Module, _inputs: object, output: Any) -> None:
+    def keep(_module: nn.Module, _inputs: object, output: Any) -> None:
         if not isinstance(output, Tensor):
-            raise ValueError(f"layer: {self.layer!r} gives a {type(output).__name__}, expected a tensor")
-        self.features = output.clone()  # what follows may work in place
+            raise ValueError(f"layer: {layer!r} gives a {type(output).__name__}, expected a tensor")
+        outputs[:] = [output.clone()]  # what follows may work in place
 
-    def __call__(self, images: Tensor) -> Tensor:
-        logits = self.model(images)
-        if not self.layer:
-            return logits.float()
-        if self.features is None:
-            raise ValueError(f"layer: the network does not call {self.layer!r}")
-        return self.features.flatten(1).float()
+    def features(images: Tensor) -> Tensor:
+        model(images)
+        if not outputs:
+            raise ValueError(f"layer: the network does not call {layer!r}")
+        return outputs[0].flatten(1).float()
 
-    def change(self, own: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        """How far the features are from ``own``, or whether the class is wrong: (N,) float32."""
-        answer = self(images)
-        return (answer - own).norm(dim=1) if self.layer else (~classified(answer, labels)).float()
+    hook = find_layer(model, layer).register_forward_hook(keep)
+    try:
+        yield features
+    finally:
+        hook.remove()
+
+
+def _try_layer(model: nn.Module, layer: str, images: Tensor) -> None:
+    """Raise ValueError for a layer whose features cannot be compared."""
+    with random_state(), measuring(model) as subject, channels_last(subject), torch.no_grad():
+        with _answering(subject, layer) as answer:
+            answer(images.to(device_of(model, images)))
 
 
 def twice_as_coarse(height: int, width: int) -> int:

@@ -1,4 +1,4 @@
-"""What every diagnostic gives: a frozen dataclass of tensors and numbers, saved as NPZ with JSON beside it."""
+"""The result of a diagnostic: a frozen dataclass of tensors and numbers, saved as NPZ with JSON beside it."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ class _Saved(Struct):
 
 
 class Measurement:
-    """Base of the diagnostics' frozen dataclasses, whose fields are tensors, or what JSON holds.
+    """Base class of the diagnostics' frozen dataclasses, whose fields are tensors or what JSON can hold.
 
     Attributes:
-        kind: the diagnostic's name, by which it is saved.
-        units: of the fields that have one.
-        shapes: of the tensors; a dimension is named after the field that is as long or says how long, or has a name of
-            its own, such as ``"rings"``, that is equally long wherever it stands.
-        flags: the tensors of bools.
-        settings: the fields that say how it was measured: where they differ, measurements do not compare.
-        words: how the report writes the values of ``settings``; by default "batch 128".
-        images: a field of every subclass, how many were measured on.
+        kind: name under which it is saved.
+        units: units by field.
+        shapes: named dimensions by tensor; fields of the same name give their lengths, and other names, such as
+            ``"rings"``, have the same length in all tensors.
+        flags: names of the boolean tensors.
+        settings: names of the fields that measurements must share to be compared.
+        words: functions that write the values of ``settings`` in the report; by default "batch 128".
+        images: a field of every subclass, the number of images.
     """
 
     # Subclasses assign these without annotations: get_type_hints of Python 3.10 fails on a plain ClassVar.
@@ -51,7 +51,7 @@ class Measurement:
 
     @property
     def suffix(self) -> str:
-        """What tells its files from others of its kind, such as a layer's name."""
+        """Part of the file name that distinguishes measurements of one kind, such as a layer's name."""
         return ""
 
     @property
@@ -61,7 +61,7 @@ class Measurement:
 
     @property
     def conditions(self) -> dict[str, Any]:
-        """The settings by name, as JSON holds them; 1 and 1.0 are one."""
+        """The settings by name, as JSON holds them; 1 and 1.0 are equal."""
         hints, values = get_type_hints(type(self)), {name: getattr(self, name) for name in self.settings}
         plain: dict[str, Any] = {
             name: value.tolist() if isinstance(value, Tensor) else value for name, value in values.items()
@@ -69,7 +69,7 @@ class Measurement:
         return {name: float(value) if hints.get(name) is float else value for name, value in plain.items()}
 
     def scalars(self) -> dict[str, Any]:
-        """The fields that are no tensors."""
+        """The fields that are not tensors."""
         return {name: value for name, value in self._values() if not isinstance(value, Tensor)}
 
     def tensors(self) -> dict[str, Tensor]:
@@ -77,15 +77,15 @@ class Measurement:
         return {name: value for name, value in self._values() if isinstance(value, Tensor)}
 
     def _values(self) -> list[tuple[str, Any]]:
-        own = fields(self)  # pyright: ignore[reportArgumentType]  # subclasses are dataclasses
-        return [(field.name, getattr(self, field.name)) for field in own]
+        declared = fields(self)  # pyright: ignore[reportArgumentType]  # subclasses are dataclasses
+        return [(field.name, getattr(self, field.name)) for field in declared]
 
     def save(self, folder: str | Path, name: str = "", about: Mapping[str, Any] | None = None) -> Path:
         """Write ``<name>.npz`` with the tensors, then ``<name>.json`` with the rest, units and ``about``.
 
-        ``name`` is the kind unless given, and goes on with ``_<suffix>`` where there is one; ``about`` says what was
-        measured: model, data, provenance. Returns the JSON's path. Both are complete before they replace earlier ones;
-        a number that is not finite is null in the JSON, and a NaN when it is read. Raises OSError, or ValueError for
+        ``name`` is the kind by default, followed by ``_<suffix>`` if there is one; ``about`` describes the model, the
+        data and the provenance. Returns the JSON's path. Both files are complete before they replace earlier ones;
+        a number that is not finite is null in the JSON, and NaN when it is read. Raises OSError, or ValueError for
         an ``about`` that JSON cannot hold.
         """
         path = Path(folder) / f"{'_'.join(filter(None, (name, self.suffix))) if name else self.file_name}.json"
@@ -110,9 +110,9 @@ class Measurement:
             values = read_json(path, _Saved).values
             values = {name: math.nan if value is None else value for name, value in values.items()}
             arrays = read_npz(path.with_suffix(".npz"), at_most=LARGEST)
-            found = cls(**values, **{name: torch.from_numpy(array) for name, array in arrays.items()})
-            found._check()
-            return found
+            measurement = cls(**values, **{name: torch.from_numpy(array) for name, array in arrays.items()})
+            measurement._check()
+            return measurement
         except (ValueError, TypeError) as error:
             reason = brief(str(error).removeprefix(f"{path}: ").removesuffix(f"; {REMEDY}"))
             raise ValueError(f"{path}: not a measurement of {cls.kind} ({reason}); {REMEDY}") from error

@@ -53,27 +53,28 @@ def per_sample(
     cache_key: str | None = None,
     track: Track = untracked,
 ) -> Samples:
-    """Values of each image, measured batch by batch.
+    """Measure values of each image, batch by batch.
 
-    With a ``cache``, each batch is kept there when it is done, so that a run that was killed goes on and a second call
-    measures nothing. In an initialised ``torch.distributed`` group the batches are shared out over the processes, which
-    then need a cache that all of them see.
+    With a ``cache``, each finished batch is kept there, so that a run that was killed continues and a second call
+    measures nothing. In an initialised ``torch.distributed`` group the processes share the batches, and need a cache
+    that all of them see.
 
     Args:
         measure: called as measure(model, indices, device) with the model in eval mode and the indices of some images;
             gives values (len(indices), …) by name.
-        model: an nn.Module or a Foolbox model; measured in eval mode, without gradients unless ``measure`` asks.
+        model: images (N, C, H, W) in [0, 1] to logits (N, K), an nn.Module or a Foolbox model; measured in eval mode,
+            without gradients unless ``measure`` enables them.
         images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64.
-        key: what the values depend on besides model and data, as JSON holds it.
+        key: the settings that the values depend on, as JSON can hold them.
         what: what is measured, for the progress bar and the file's name.
         batch_size: images at a time.
-        cache: a folder of ``Samples``; None keeps nothing.
+        cache: a folder of ``Samples``; None caches nothing.
         cache_key: as for ``evaluate``.
         track: wraps iterables in a progress bar.
 
     Raises:
-        TypeError, ValueError: no model; images and labels that do not fit; several processes without a cache, or with a
-            model that is not cached without a ``cache_key``.
+        TypeError, ValueError: not a model; images and labels that do not fit; several processes without a cache, or
+            with a model that needs a ``cache_key`` to be cached.
         OSError: the cache cannot be written.
     """
     batches, model = _batches(images, labels, batch_size), as_module(model)
@@ -94,7 +95,7 @@ def per_batch(
 ) -> Samples:
     """As ``per_sample``, but ``measure`` gives values of the batch as a whole: (batches, …) by name.
 
-    For what would be large if it were kept of each image, such as spectra.
+    For values that would take much space for each image, such as spectra.
     """
     batches, model = _batches(images, labels, batch_size), as_module(model)
     measure_batch = _explained(measure, model, images, labels, batch_size)

@@ -1,8 +1,8 @@
 """The registry of diagnostics: how each measures a model, what that costs, and how it is shown.
 
-A diagnostic is one file that registers a subclass of ``Diagnostic``. ``freqrob diagnose``, its help and its table, and
-the report take it from here. The modules of ``freqrob.diagnostics`` are found in their folder; other packages name
-theirs by the entry-point group ``freqrob.diagnostics``, diagnostic by diagnostic the module that registers it::
+A diagnostic is one file that registers a subclass of ``Diagnostic``. ``freqrob diagnose``, its help and table, and the
+report iterate over the registry. The modules of ``freqrob.diagnostics`` are found in their folder; other packages have
+an entry point in the group ``freqrob.diagnostics`` for each diagnostic, which names the module that registers it::
 
     [project.entry-points."freqrob.diagnostics"]
     brightness = "my_package.brightness"
@@ -41,22 +41,21 @@ class Column:
     """A number of a measurement that tables show.
 
     Attributes:
-        label: its line in the table of ``freqrob diagnose``; "" if it is not shown there.
-        value: called with a measurement, gives the number, NaN where there is none; None for a column that has only
-            ``text``.
-        text: called with a measurement, gives the number as the table of ``freqrob diagnose`` shows it; by default
-            ``value`` with its digits.
+        label: its row in the table of ``freqrob diagnose``; "" if it is not shown there.
+        value: from a measurement to the number, NaN if there is none; None for a column that has only ``text``.
+        text: from a measurement to the number as the table of ``freqrob diagnose`` shows it; by default ``value`` with
+            ``digits``.
         title: its head in the report's summary, which may have markup; "" if it is not shown there.
         key: its name in the report.
-        group: the columns of the summary that it stands with.
-        unit: "%" where values are shares and shown times 100.
-        digits: after the point.
+        group: the head above the columns that it belongs to.
+        unit: "%" for shares, which are shown times 100.
+        digits: after the decimal point.
         help: what it is, in a sentence.
         hint: how to read it, in a few words.
-        none: what it means that a measurement has no number.
-        part: called with a measurement, says of which part of the images the number is; "" if of all.
+        none: why a measurement may have no number.
+        part: from a measurement to the part of the images that the number is of; "" for all.
         is_compared: whether the findings compare it with robust accuracy.
-        order: of the summary's columns; the lowest comes first.
+        order: position among the columns, ascending.
     """
 
     label: str = ""
@@ -89,12 +88,12 @@ def number(value: float, spec: str) -> str:
 
 @dataclass(frozen=True)
 class Measurements:
-    """What was measured of several models, side by side; ``found["jacobian"]`` is a mapping from models to it.
+    """The measurements of several models; ``measurements["jacobian"]`` maps models to theirs.
 
     Attributes:
-        of: by diagnostic and model. A heat map of a layer has a name of its own: ``"fourier_heatmap_<layer>"``.
-        sources: likewise, the images that were measured on, in words: "cifar10 test".
-        styles: of every model, how it is drawn.
+        of: measurements by diagnostic and model. Heat maps of a layer are called ``"fourier_heatmap_<layer>"``.
+        sources: the images that were measured on, by diagnostic and model: "cifar10 test".
+        styles: how each model is drawn.
     """
 
     of: Mapping[str, Mapping[str, Any]]
@@ -121,7 +120,7 @@ class Measurements:
         return " or ".join(dict.fromkeys(value_in_words(value, field) for value in values if value not in ("", [])))
 
     def conditions(self, name: str, model: str) -> dict[str, Any]:
-        """All that a measurement was made under, the images' source among it."""
+        """The settings of a measurement and the source of its images."""
         return {"source": self.sources[name][model], **self[name][model].conditions}
 
     def group_by_condition(self, *names: str) -> dict[str, list[str]]:
@@ -139,23 +138,23 @@ class Measurements:
 
 
 class Diagnostic:
-    """Base of the diagnostics: what is measured, at which cost, and how it is shown.
+    """Base class of diagnostics: what is measured, what that costs, and how it is shown.
 
     Attributes:
         name: as it is registered.
-        measure: called as measure(model, images, labels, **settings), gives a ``measurement``. Its keyword-only
-            parameters are the settings, among them ``batch_size``, ``cache``, ``cache_key`` and ``track`` as for
+        measure: function of (model, images, labels, **settings) that returns a ``measurement``. Its keyword-only
+            parameters are the settings; ``batch_size``, ``cache``, ``cache_key`` and ``track`` are as for
             ``per_sample``.
-        measurement: the class of what is measured.
+        measurement: the class of the result.
         help: what is measured, in one line.
         presets: the settings of each preset, with ``images`` for how many images (0 for all); a function of (height,
             width) gives a setting that depends on the images' size.
         columns: the numbers that tables show.
-        plot: called as plot(measurements, axes, styles), draws measurements by model; for one panel that shows all.
-        section: of the report's page, where ``plot`` is shown.
+        plot: function of (measurements by model, axes, styles) that draws one panel with all models.
+        section: section of the report's page that shows ``plot``.
         needs_gradients: whether it needs the gradient with respect to the images.
-        package: the package that it needs besides freqrob's own dependencies.
-        order: of the diagnostics; the lowest is measured and listed first.
+        package: a package that it needs besides freqrob's dependencies.
+        order: position among the diagnostics, ascending.
     """
 
     name: str = ""
@@ -171,22 +170,19 @@ class Diagnostic:
     order: int = 100
 
     def cost(self, settings: Mapping[str, Any], size: tuple[int, int]) -> float:
-        """How often the network sees each image of ``size`` (height, width).
+        """Forward passes for each image of ``size`` (height, width).
 
-        A backward pass counts as two; other work counts as the passes of an rn20 that take as long. ``settings`` has
-        all of them, and ``images``.
+        A backward pass counts as two; other work counts as the passes of an rn20 that take as long. ``settings`` are
+        complete and include ``images``.
         """
         return 1
 
     def sees(self, images: Tensor) -> Tensor:
-        """The images that are measured on, made of those of the data set."""
+        """The images to measure on, computed from those of the data set."""
         return images
 
     def figures(self, found: Measurements) -> Iterator[Picture]:
-        """The report's figures; none where nothing that they show was measured.
-
-        By default one panel with all models, which ``plot(measurements, axes, styles)`` draws, if there is one.
-        """
+        """The report's figures of what was measured; by default one panel that ``plot`` draws, if there is one."""
         if self.plot is not None and found[self.name]:
             styles, about = found.styles_of(self.name), f"{self.help[:1].upper()}{self.help[1:]}"
             yield Picture(
@@ -196,7 +192,7 @@ class Diagnostic:
             )  # fmt: skip
 
     def findings(self, found: Measurements) -> Iterator[Markup]:
-        """Sentences that the measurements support, beside those that compare ``columns`` with robust accuracy."""
+        """Sentences about the measurements, besides those that compare ``columns`` with robust accuracy."""
         yield from ()
 
     @property
@@ -228,8 +224,8 @@ DIAGNOSTICS: Registry[Diagnostic] = Registry(
 def register_diagnostic(name: str) -> Callable[[D], D]:
     """Decorator: register a subclass of ``Diagnostic`` under a name.
 
-    Raises ValueError for a name that is not one or that another class has, and TypeError for a class that does not say
-    what it measures.
+    Raises ValueError for an invalid name or one that another class has, TypeError for a class without ``measure`` and
+    ``measurement``.
     """
 
     def make(kind: Any) -> Diagnostic:
@@ -256,10 +252,10 @@ def list_diagnostics(pattern: str = "*") -> list[str]:
 
 @checked
 def get_diagnostic(name: str) -> Diagnostic:
-    """The diagnostic of this name; of another package, it is imported.
+    """The diagnostic of this name, which is imported if it is of another package.
 
-    Raises ValueError for an unknown name, with the nearest ones, ImportError, naming the package, for a diagnostic of
-    another package that cannot be imported, and TypeError for one that is none.
+    Raises ValueError for an unknown name, with the nearest ones; ImportError or TypeError for a diagnostic of another
+    package that cannot be imported or is not a ``Diagnostic``.
     """
     _import_own()
     return DIAGNOSTICS.find(name)

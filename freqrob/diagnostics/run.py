@@ -1,4 +1,4 @@
-"""All diagnostics of a model at once, as quick as a look or as long as a paper takes."""
+"""All diagnostics of a model at once."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def expected_seconds(
     classes: int | None = None,
     batch_size: int | None = None,
 ) -> float:
-    """About how long ``diagnose`` takes, from the time of one batch. Raises what it does before it measures."""
+    """Estimate how long ``diagnose`` takes from the time of one batch. Raises as ``diagnose`` before it measures."""
     check_labelled(images, labels)
     batch_size = default_batch_size(images) if batch_size is None else batch_size
     check_counts(batch_size=batch_size)
@@ -86,42 +86,41 @@ def diagnose(
     cache_key: str | None = None,
     track: Track = untracked,
 ) -> dict[str, Measurement]:
-    """Where in the spectrum a model is sensitive, by every diagnostic.
+    """Measure where in the spectrum a model is sensitive, by every diagnostic.
 
     Args:
         model: images (N, C, H, W) in [0, 1] to logits (N, K), or a Foolbox model; measured in eval mode.
-        images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64. Diagnostics that are costly measure the
-            first ones; of images that come class by class, as ImageNet's do, the first in a random order, always the
-            same.
+        images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64. Costly diagnostics measure the first
+            ones; images that are sorted by class, as ImageNet's are, are first put in a fixed random order.
         preset: ``"quick"``, under a minute for a small model on two cores, with every other frequency of the heat map;
-            ``"full"``, what a paper would show.
-        only: the diagnostics to run, of ``list_diagnostics()``; all by default, but those whose package is not
-            installed, of which a warning tells.
-        settings: what replaces the preset's, by diagnostic: ``{"fourier_heatmap": {"norm": 2.0, "images": 200}}``; the
-            names are those of the diagnostic's function, and ``"images"`` is how many (0 for all).
+            ``"full"``, as in a paper.
+        only: the diagnostics to run, of ``list_diagnostics()``; by default all whose package is installed, with a
+            warning about the others.
+        settings: replace the preset's, by diagnostic: ``{"fourier_heatmap": {"norm": 2.0, "images": 200}}``; the names
+            are the parameters of the diagnostic's function, and ``"images"`` is how many (0 for all).
         classes: as for ``evaluate``.
-        out: a folder where each is saved, as ``<name>.npz`` and ``<name>.json``; a layer's as ``<name>_<layer>``. The
-            JSON says which network it was (``model_hash``), and whether all of it came ``from_cache``.
-        about: what the JSON says besides, such as the model's name and the provenance.
+        out: folder for ``<name>.npz`` and ``<name>.json`` of each, ``<name>_<layer>`` for a layer. The JSON has the
+            hash of the network (``model_hash``) and whether all of it came ``from_cache``.
+        about: more entries of the JSON, such as the model's name and the provenance.
         batch_size: images at a time; by default 250 of 32×32 pixels, fewer of larger ones.
-        cache: a folder where what is measured is kept, so that a run that was stopped goes on.
+        cache: cache directory, so that a run that was stopped continues.
         cache_key: as for ``evaluate``.
         track: wraps iterables in a progress bar.
 
     Returns:
-        What was measured, by the diagnostic's name.
+        The measurements by the diagnostic's name.
 
     Raises:
         TypeError: no model.
-        ValueError: before anything is measured: an unknown preset, diagnostic or setting, or one out of range; images
-            and labels that do not fit, or are too small or too few for a diagnostic; a model that does not give logits
-            of the images, for each class, or no gradient where a diagnostic needs it; an ``about`` that JSON cannot
+        ValueError: before anything is measured, for an unknown preset, diagnostic or setting, or one out of range;
+            images and labels that do not fit, or are too small or too few for a diagnostic; a model that does not give
+            logits of the images for each class, or no gradient if a diagnostic needs it; an ``about`` that JSON cannot
             hold.
-        OSError: ``out`` cannot be written; found out before anything is measured, except for a full disk.
+        OSError: ``out`` cannot be written; raised before anything is measured, except for a full disk.
         torch.OutOfMemoryError: too many images at a time for the memory.
         ImportError: one of ``only`` needs a package that is not installed.
 
-    Warns of a model whose numbers mislead, as ``checks.warn_of_model`` finds out, and where nothing can be cached.
+    Warns as ``checks.warn_of_model`` about models whose numbers mislead, and if nothing can be cached.
     """
     check_labelled(images, labels)
     plans, found = _planned(preset, only, settings, (images.shape[-2], images.shape[-1])), {}
@@ -159,7 +158,7 @@ def default_batch_size(images: Tensor) -> int:
 
 
 def _order(labels: Tensor) -> Tensor | slice:
-    """A random order, always the same, of images that come class by class; of others the one they have."""
+    """A fixed random order for images that are sorted by class; the given order for others."""
     if (labels.diff() < 0).any():
         return slice(None)
     return torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))

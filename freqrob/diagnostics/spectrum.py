@@ -80,10 +80,7 @@ def spectrum(images: Tensor) -> Spectrum:
 
     Source: Lin et al., NeurIPS 2023, Eq. 1 and 2 and Theorem 1; Chan et al., IJCAI 2022, B_low.
     """
-    check_images(images)
-    if images.ndim != 4 or 0 in images.shape:
-        raise ValueError(f"images: expected (N, C, H, W) with N ≥ 1, got shape {tuple(images.shape)}")
-    check_scale(images[:1].cpu())
+    check_image_set(images)
     power, rings = mean_power(images).cpu(), RingMap.of(images)
     share = profile_of(power, rings)
     parts, law = split_of(share, rings), power_law_of(power, rings)
@@ -106,6 +103,14 @@ def spectrum(images: Tensor) -> Spectrum:
         largest_entropy=log(len(share) - 1),
         log_b_low=log_b_low(amplitude).item(),
     )
+
+
+def check_image_set(images: Tensor, name: str = "images") -> None:
+    """Raise ValueError unless images are (N, C, H, W), N ≥ 1, and not in 0–255, by the first channel; TypeError."""
+    check_images(images, name)
+    if images.ndim != 4 or 0 in images.shape:
+        raise ValueError(f"{name}: expected (N, C, H, W) with N ≥ 1, got shape {tuple(images.shape)}")
+    check_scale(images[:1].cpu(), name)
 
 
 def total_amplitude(images: Tensor) -> Tensor:

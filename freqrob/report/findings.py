@@ -122,12 +122,7 @@ def _protocols(records: Records) -> Markup | None:
 
 def _relation(records: Records, column: SummaryColumn) -> Markup | None:
     """The range of a diagnostic over the models that were measured alike, and whether it goes with robust accuracy."""
-    entries = zip(records.models, column.entries, strict=True)
-    found = {
-        model.name: one.value
-        for model, one in entries
-        if one and one.value is not None and one.conditions == column.conditions
-    }
+    found = column.alike(records.models)
     if len(found) < 2:
         return None
     low, high = min(found, key=found.__getitem__), max(found, key=found.__getitem__)
@@ -159,18 +154,14 @@ def _corruptions(records: Records, columns: Sequence[SummaryColumn]) -> Markup |
     column = next((column for column in columns if column.key == "corruptions 15 types"), None)
     if column is None:
         return None
-    entries = zip(records.models, column.entries, strict=True)
-    found = {
-        m.name: m.corrupted.accuracy
-        for m, one in entries
-        if m.corrupted and one and one.conditions == column.conditions
-    }
-    best = max(found, key=lambda name: found[name].means()["15 types"])
-    of_type = {kind: fmean(one.of_type(kind) for one in found.values()) for kind in GROUPS["15 types"]}
+    means = column.alike(records.models)
+    best = max(means, key=means.__getitem__)
+    accuracies = [model.corrupted.accuracy for model in records.models if model.corrupted and model.name in means]
+    of_type = {kind: fmean(accuracy.of_type(kind) for accuracy in accuracies) for kind in GROUPS["15 types"]}
     hardest = min(of_type, key=of_type.__getitem__)
     return _say(
         "On corrupted images (15 types; {}) {} is best of {} with {}; the hardest type is {}, {} over them.",
-        column.conditions, _code(best), len(found), _percent(found[best].means()["15 types"]),
+        column.conditions, _code(best), len(means), _percent(means[best]),
         hardest.replace("_", " "), _percent(of_type[hardest]),
     )  # fmt: skip
 

@@ -45,6 +45,14 @@ class SummaryColumn(Column):
         """Those of most entries."""
         return Counter(entry.conditions for entry in self.entries if entry).most_common(1)[0][0]
 
+    def alike(self, models: Sequence[ModelRecord]) -> dict[str, float]:
+        """The numbers of the models, in the order of ``entries``, that were measured under these conditions."""
+        return {
+            model.name: entry.value
+            for model, entry in zip(models, self.entries, strict=True)
+            if entry and entry.value is not None and entry.conditions == self.conditions
+        }
+
     @property
     def has_none(self) -> bool:
         """Whether a measurement has no number."""
