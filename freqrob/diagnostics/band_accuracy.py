@@ -8,7 +8,7 @@ from functools import partial
 from itertools import pairwise
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.data.hybrid import CORNER
 from freqrob.diagnostics.drawing import FREQUENCY, Panel, Picture, Section, Styles, shares_upward, styled
 from freqrob.diagnostics.fourier_heatmap import coarseness
-from freqrob.diagnostics.measurement import Measurement
+from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.diagnostics.per_sample import per_sample
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
 from freqrob.runtime.parameters import check_counts, check_integers, check_pixels, checked, fits
@@ -51,25 +51,17 @@ class BandAccuracy(Measurement):
     """
 
     kind = "band_accuracy"
-    units = {
-        "frequencies": "cycles/pixel", "robust_frequencies": "cycles/pixel", "low": "share", "high": "share",
-        "band": "share", "robust": "share", "eps": "pixels of [0, 1]",
-    }  # fmt: skip
-    shapes = {
-        **dict.fromkeys(("frequencies", "low", "high", "band"), ("rings",)),
-        **dict.fromkeys(("robust", "robust_frequencies"), ("bands",)),
-    }
     settings = ("images", "width", "eps", "steps", "attacked")
 
-    frequencies: Tensor
-    low: Tensor
-    high: Tensor
-    band: Tensor
-    robust: Tensor
-    robust_frequencies: Tensor
+    frequencies: Annotated[Tensor, Quantity("rings", unit="cycles/pixel")]
+    low: Annotated[Tensor, Quantity("rings", unit="share")]
+    high: Annotated[Tensor, Quantity("rings", unit="share")]
+    band: Annotated[Tensor, Quantity("rings", unit="share")]
+    robust: Annotated[Tensor, Quantity("bands", unit="share")]
+    robust_frequencies: Annotated[Tensor, Quantity("bands", unit="cycles/pixel")]
     accuracy: float
     width: int
-    eps: float
+    eps: Annotated[float, Quantity(unit="pixels of [0, 1]")]
     steps: int
     images: int
     attacked: int

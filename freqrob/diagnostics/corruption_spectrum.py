@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from freqrob.data.datasets import to_pixels
-from freqrob.diagnostics.measurement import Measurement
+from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.diagnostics.spectrum import check_image_set
 from freqrob.runtime.parameters import checked
 from freqrob.spectral.jacobian import log_b_low
@@ -31,11 +32,9 @@ class CorruptionSpectrum(Measurement):
     """
 
     kind = "corruption_spectrum"
-    units = {"amplitude": "pixels of [0, 1]"}
-    shapes = {"log_b_low": ("severities",), "amplitude": ("severities", "height", "columns")}
 
-    amplitude: Tensor
-    log_b_low: Tensor
+    amplitude: Annotated[Tensor, Quantity("severities height columns", unit="pixels of [0, 1]")]
+    log_b_low: Annotated[Tensor, Quantity("severities")]
     mean_log_b_low: float
     log_b_low_of_all: float
     images: int

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from freqrob.attacks.gradient import classified
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.defenses.neural_similarity import find_layer
 from freqrob.diagnostics.drawing import Picture, Scale, Section, draw_map, picture_of_maps
-from freqrob.diagnostics.measurement import Measurement
+from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.diagnostics.per_sample import per_sample
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
 from freqrob.models.layout import channels_last
@@ -55,20 +55,13 @@ class FourierHeatmap(Measurement):
     """
 
     kind = "fourier_heatmap"
-    units = {
-        "change": "share of images, or the features' own", "vertical": "cycles/pixel", "horizontal": "cycles/pixel",
-        "norm": "pixels of [0, 1]",
-    }  # fmt: skip
-    shapes = {
-        "vertical": ("vertical",), "horizontal": ("horizontal",), "change": ("vertical", "horizontal"),
-    }  # fmt: skip
     settings = ("images", "norm", "basis", "every", "seed", "precision")
 
-    change: Tensor
-    vertical: Tensor
-    horizontal: Tensor
+    change: Annotated[Tensor, Quantity("vertical horizontal", unit="share of images, or the features' own")]
+    vertical: Annotated[Tensor, Quantity("vertical", unit="cycles/pixel")]
+    horizontal: Annotated[Tensor, Quantity("horizontal", unit="cycles/pixel")]
     unperturbed: float
-    norm: float
+    norm: Annotated[float, Quantity(unit="pixels of [0, 1]")]
     basis: str
     every: int
     layer: str

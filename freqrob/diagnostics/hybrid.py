@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from freqrob.attacks.gradient import classified
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.data.hybrid import MIXING_FREQUENCIES, check_frequencies, hybrid_images, partners
 from freqrob.diagnostics.drawing import FREQUENCY, GREY, Panel, Picture, Section, Styles, styled
-from freqrob.diagnostics.measurement import Measurement
+from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.diagnostics.minimal_perturbation import MinimalPerturbationSpectrum, by_norm, draw_size, name_of_size
 from freqrob.diagnostics.per_sample import per_sample
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
@@ -42,21 +42,16 @@ class HybridReliance(Measurement):
     """
 
     kind = "hybrid"
-    units = {"frequencies": "cycles/pixel", "reversal": "cycles/pixel"}
-    shapes = {
-        "frequencies": ("frequencies",), "low": ("seeds", "frequencies"), "high": ("seeds", "frequencies"),
-        "reversal": ("seeds",),
-    }  # fmt: skip
     settings = ("images", "seeds", "frequencies")
     words = {
         "frequencies": lambda values: "Li et al.’s frequencies" if list(values) == list(MIXING_FREQUENCIES)
         else f"frequencies {', '.join(f'{value:g}' for value in values)}"
     }  # fmt: skip
 
-    frequencies: Tensor
-    low: Tensor
-    high: Tensor
-    reversal: Tensor
+    frequencies: Annotated[Tensor, Quantity("frequencies", unit="cycles/pixel")]
+    low: Annotated[Tensor, Quantity("seeds frequencies")]
+    high: Annotated[Tensor, Quantity("seeds frequencies")]
+    reversal: Annotated[Tensor, Quantity("seeds", unit="cycles/pixel")]
     images: int
     seeds: list[int]
 

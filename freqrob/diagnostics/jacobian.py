@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import isfinite, nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from markupsafe import Markup
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from freqrob.attacks import input_gradient
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.diagnostics.drawing import Picture, Scale, Section, draw_map, logarithmic, picture_of_maps, shared_limits
-from freqrob.diagnostics.measurement import Measurement
+from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.diagnostics.per_sample import per_batch
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
 from freqrob.runtime.parameters import check_counts, checked
@@ -42,11 +42,9 @@ class JacobianSpectrum(Measurement):
     """
 
     kind = "jacobian"
-    units = {"amplitude": "mean loss of a batch per pixel of [0, 1]"}
-    shapes = {"amplitude": ("height", "columns")}
     settings = ("images", "batch")
 
-    amplitude: Tensor
+    amplitude: Annotated[Tensor, Quantity("height columns", unit="mean loss of a batch per pixel of [0, 1]")]
     log_b_low: float
     batch: int
     images: int

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from freqrob.attacks.checks import explained
 from freqrob.attacks.gradient import classified
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.diagnostics.drawing import MAP, Panel, Picture, Scale, Section, logarithmic
-from freqrob.diagnostics.measurement import Measurement
+from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.diagnostics.per_sample import shared_out
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
 from freqrob.models.sources import as_module
@@ -49,14 +49,12 @@ class LossLandscape(Measurement):
     """
 
     kind = "loss_landscape"
-    units = {"steps": "norms of the filters", "loss": "nats", "variation": "nats"}
-    shapes = {"steps": ("points",), "loss": ("points", "points"), "accuracy": ("points", "points")}
     settings = ("images", "span", "points", "seed")
 
-    steps: Tensor
-    loss: Tensor
-    accuracy: Tensor
-    variation: float
+    steps: Annotated[Tensor, Quantity("points", unit="norms of the filters")]
+    loss: Annotated[Tensor, Quantity("points points", unit="nats")]
+    accuracy: Annotated[Tensor, Quantity("points points")]
+    variation: Annotated[float, Quantity(unit="nats")]
     sharpness: float
     images: int
     seed: int

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_type_hints
+from typing import Annotated, Any, ClassVar, TypeVar, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -26,15 +27,27 @@ class _Saved(Struct):
     values: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Quantity:
+    """A note on a field: ``Annotated[Tensor, Quantity("rings", unit="cycles/pixel")]``.
+
+    Attributes:
+        dimensions: names of a tensor's dimensions, such as "seeds frequencies". Fields of the same name give their
+            lengths, and other names, such as "rings", have the same length in all tensors.
+        unit: "" if there is none.
+        dtype: of a tensor; None for any floating-point type.
+    """
+
+    dimensions: str = ""
+    unit: str = ""
+    dtype: torch.dtype | None = None
+
+
 class Measurement:
     """Base class of the diagnostics' frozen dataclasses, whose fields are tensors or what JSON can hold.
 
     Attributes:
         kind: name under which it is saved.
-        units: units by field.
-        shapes: named dimensions by tensor; fields of the same name give their lengths, and other names, such as
-            ``"rings"``, have the same length in all tensors.
-        flags: names of the boolean tensors.
         settings: names of the fields that measurements must share to be compared.
         words: functions that write the values of ``settings`` in the report; by default "batch 128".
         images: a field of every subclass, the number of images.
@@ -42,9 +55,6 @@ class Measurement:
 
     # Subclasses assign these without annotations: get_type_hints of Python 3.10 fails on a plain ClassVar.
     kind: ClassVar[str]
-    units: ClassVar[Mapping[str, str]] = {}
-    shapes: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    flags: ClassVar[tuple[str, ...]] = ()
     settings: ClassVar[tuple[str, ...]] = ("images",)
     words: ClassVar[Mapping[str, Callable[[Any], str]]] = {}
     images: int
@@ -68,6 +78,18 @@ class Measurement:
         }
         return {name: float(value) if hints.get(name) is float else value for name, value in plain.items()}
 
+    @classmethod
+    @cache
+    def quantities(cls) -> dict[str, Quantity]:
+        """The notes on the fields that have one."""
+        hints = get_type_hints(cls, include_extras=True)
+        return {name: hint.__metadata__[0] for name, hint in hints.items() if get_origin(hint) is Annotated}
+
+    @property
+    def units(self) -> dict[str, str]:
+        """The units of the fields that have one."""
+        return {name: quantity.unit for name, quantity in self.quantities().items() if quantity.unit}
+
     def scalars(self) -> dict[str, Any]:
         """The fields that are not tensors."""
         return {name: value for name, value in self._values() if not isinstance(value, Tensor)}
@@ -90,7 +112,7 @@ class Measurement:
         """
         path = Path(folder) / f"{'_'.join(filter(None, (name, self.suffix))) if name else self.file_name}.json"
         values = {name: None if _is_not_finite(value) else value for name, value in self.scalars().items()}
-        content = {**(about or {}), "kind": self.kind, "units": dict(self.units), "values": values}
+        content = {**(about or {}), "kind": self.kind, "units": self.units, "values": values}
         as_json(content, "about")  # before an NPZ is there without its JSON
         arrays: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in self.tensors().items()}
         content_npz = io.BytesIO()
@@ -126,12 +148,14 @@ class Measurement:
             if isinstance(value, str):
                 fitted(value, Label, name)  # pyright: ignore[reportArgumentType]  # an Annotated str is no type[T]
         lengths = {name: len(value) if isinstance(value, list) else value for name, value in self.scalars().items()}
-        for name, dimensions in self.shapes.items():
-            values = getattr(self, name)
+        tensors = self.tensors()
+        for name, quantity in self.quantities().items():
+            if (values := tensors.get(name)) is None:
+                continue
             shape = tuple(values.shape)
-            if values.dtype != torch.bool if name in self.flags else not values.is_floating_point():
-                expected = "bools" if name in self.flags else "floats"
-                raise ValueError(f"{name}: expected {expected}, got {values.dtype}")
+            if values.dtype != quantity.dtype if quantity.dtype else not values.is_floating_point():
+                raise ValueError(f"{name}: expected {quantity.dtype or 'floats'}, got {values.dtype}")
+            dimensions = quantity.dimensions.split()
             lengths = dict(zip(dimensions, shape, strict=False)) | lengths
             expected = tuple(lengths.get(dimension, "any") for dimension in dimensions)
             if shape != expected:

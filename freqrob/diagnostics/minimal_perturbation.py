@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import isfinite, nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from freqrob.diagnostics.drawing import (
     shared_limits,
     styled,
 )
-from freqrob.diagnostics.measurement import Measurement
+from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
 from freqrob.runtime.parameters import check_counts, check_seeds, checked, stable_repr
 from freqrob.runtime.progress import Track, untracked
@@ -73,30 +73,19 @@ class MinimalPerturbationSpectrum(Measurement):
     """
 
     kind = "minimal_perturbation"
-    units = {
-        "distances": "pixels of [0, 1]", "power": "pixels² of [0, 1]", "profile": "pixels² of [0, 1]",
-        "frequencies": "cycles/pixel", "radii": "cycles/pixel", "half_power_frequency": "cycles/pixel",
-        "half_power_low": "cycles/pixel", "half_power_high": "cycles/pixel",
-        "exact_half_power_frequency": "cycles/pixel",
-    }  # fmt: skip
-    shapes = {
-        "distances": ("images",), "success": ("images",), "power": ("height", "width"), "frequencies": ("rings",),
-        "profile": ("rings",), "radii": ("radii",), "cumulative": ("radii",),
-    }  # fmt: skip
-    flags = ("success",)
     settings = ("images", "norm", "steps", "repeats", "seed")
 
-    distances: Tensor
-    success: Tensor
-    power: Tensor
-    frequencies: Tensor
-    profile: Tensor
-    radii: Tensor
-    cumulative: Tensor
-    half_power_frequency: float
-    half_power_low: float
-    half_power_high: float
-    exact_half_power_frequency: float
+    distances: Annotated[Tensor, Quantity("images", unit="pixels of [0, 1]")]
+    success: Annotated[Tensor, Quantity("images", dtype=torch.bool)]
+    power: Annotated[Tensor, Quantity("height width", unit="pixels² of [0, 1]")]
+    frequencies: Annotated[Tensor, Quantity("rings", unit="cycles/pixel")]
+    profile: Annotated[Tensor, Quantity("rings", unit="pixels² of [0, 1]")]
+    radii: Annotated[Tensor, Quantity("radii", unit="cycles/pixel")]
+    cumulative: Annotated[Tensor, Quantity("radii")]
+    half_power_frequency: Annotated[float, Quantity(unit="cycles/pixel")]
+    half_power_low: Annotated[float, Quantity(unit="cycles/pixel")]
+    half_power_high: Annotated[float, Quantity(unit="cycles/pixel")]
+    exact_half_power_frequency: Annotated[float, Quantity(unit="cycles/pixel")]
     attack: str
     norm: str
     steps: int

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from freqrob.attacks import input_gradient
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.data.hybrid import frequency_radius
 from freqrob.diagnostics.drawing import FREQUENCY, GREY, Panel, Picture, Section, Styles, plain_ticks, styled
-from freqrob.diagnostics.measurement import Measurement
+from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.diagnostics.per_sample import per_batch
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, number, register_diagnostic
 from freqrob.runtime.parameters import checked, fits
@@ -48,16 +48,14 @@ class Sensitivity(Measurement):
     """
 
     kind = "sensitivity"
-    units = {"radii": "cycles/pixel", "boundary": "cycles/pixel", "magnitude": "loss per pixel of [0, 1]"}
-    shapes = {"magnitude": ("coefficients",), "radii": ("images", "ranks"), "high_share": ("images",)}
     settings = ("images", "boundary")
     words = {"boundary": "HFC from {:.4g} cycles/pixel on".format}
 
-    magnitude: Tensor
+    magnitude: Annotated[Tensor, Quantity("coefficients", unit="loss per pixel of [0, 1]")]
     ranks: list[int]
-    radii: Tensor
-    boundary: float
-    high_share: Tensor
+    radii: Annotated[Tensor, Quantity("images ranks", unit="cycles/pixel")]
+    boundary: Annotated[float, Quantity(unit="cycles/pixel")]
+    high_share: Annotated[Tensor, Quantity("images")]
     images: int
 
     @property

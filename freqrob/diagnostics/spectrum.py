@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import log
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from freqrob.data.datasets import to_pixels
-from freqrob.diagnostics.measurement import Measurement
+from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.runtime.parameters import checked
 from freqrob.runtime.pixels import check_scale
 from freqrob.spectral.jacobian import log_b_low
@@ -39,30 +40,22 @@ class Spectrum(Measurement):
     """
 
     kind = "spectrum"
-    units = {
-        "frequencies": "cycles/pixel", "boundary_radius": "cycles/pixel", "power": "pixels² of [0, 1]",
-        "amplitude": "pixels of [0, 1]", "entropy": "nats", "largest_entropy": "nats",
-    }  # fmt: skip
-    shapes = {
-        **dict.fromkeys(("frequencies", "power", "share", "cumulative"), ("rings",)),
-        "amplitude": ("height", "columns"),
-    }
 
-    frequencies: Tensor
-    power: Tensor
-    share: Tensor
-    cumulative: Tensor
-    amplitude: Tensor
+    frequencies: Annotated[Tensor, Quantity("rings", unit="cycles/pixel")]
+    power: Annotated[Tensor, Quantity("rings", unit="pixels² of [0, 1]")]
+    share: Annotated[Tensor, Quantity("rings")]
+    cumulative: Annotated[Tensor, Quantity("rings")]
+    amplitude: Annotated[Tensor, Quantity("height columns", unit="pixels of [0, 1]")]
     images: int
     boundary: int
-    boundary_radius: float
+    boundary_radius: Annotated[float, Quantity(unit="cycles/pixel")]
     boundary_fraction: float
     boundary_share: float
     alpha: float
     scale: float
     r_squared: float
-    entropy: float
-    largest_entropy: float
+    entropy: Annotated[float, Quantity(unit="nats")]
+    largest_entropy: Annotated[float, Quantity(unit="nats")]
     log_b_low: float
 
 
