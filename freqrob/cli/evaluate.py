@@ -126,10 +126,7 @@ def evaluate(
             _check_cards(weights)
     where = measuring.device_of_rank(device)
     networks = measuring.open_models(models, model_dir, dataset, threat_model)
-    chosen = measuring.load_images(dataset, split, data, download)
-    if images is not None and images > len(chosen):
-        raise ValueError(f"images: expected 1 to {len(chosen)}, the images of the {split} split, got {images}")
-    chosen, protocol = chosen[:images], list(dict.fromkeys(protocol))
+    chosen, protocol = measuring.load_images(dataset, split, data, download, images), list(dict.fromkeys(protocol))
     classes = len(chosen.classes) or None  # of data whose classes have no names the number is not known
     _check_answers(networks, chosen, where)
     evaluations: list[Evaluation] = []

@@ -152,13 +152,19 @@ def open_models(models: Iterable[str], model_dir: Path, dataset: str, threat_mod
     return networks
 
 
-def load_images(dataset: str, split: str, data: Path, download: bool) -> ImageSet:
-    """A split of a data set, with a progress bar. The first process downloads and decodes what is missing."""
+def load_images(dataset: str, split: str, data: Path, download: bool, count: int | None = None) -> ImageSet:
+    """The first ``count`` images of a split. The first process downloads and decodes what is missing.
+
+    Raises ValueError for more images than there are.
+    """
     from freqrob.data import load_dataset
     from freqrob.runtime.processes import rank_zero_first
 
     with progress_bars(quiet=rank() > 0) as (track, _log), rank_zero_first():
-        return load_dataset(dataset, cast("Split", split), data, download=download, track=track)
+        images = load_dataset(dataset, cast("Split", split), data, download=download, track=track)
+    if count is not None and count > len(images):
+        raise ValueError(f"images: expected 1 to {len(images)}, the images of the {split} split, got {count}")
+    return images[:count]
 
 
 @contextmanager

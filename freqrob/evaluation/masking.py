@@ -1,4 +1,4 @@
-"""Whether a front end hides gradients: attacks that do without its gradient must not be stronger than one that uses it.
+"""Check front ends for gradient masking: attacks without its gradient must not be stronger than one that uses it.
 
 Source of the checks: Athalye et al., ICML 2018; Carlini et al., "On evaluating adversarial robustness", 2019.
 """
@@ -29,9 +29,8 @@ class Comparison:
     Attributes:
         attack: its name.
         accuracy: share of the images that stay correctly classified under it.
-        only_it_breaks, only_white_box_breaks: how many images.
-        p_value: McNemar's exact test, one-sided: the probability that so many of the images that only one of the two
-            breaks fall to this attack, were both equally strong.
+        only_it_breaks, only_white_box_breaks: number of images that only one of the two attacks breaks.
+        p_value: one-sided exact McNemar test of whether this attack is stronger.
     """
 
     attack: str
@@ -43,9 +42,9 @@ class Comparison:
 
 @dataclass(frozen=True)
 class MaskingCheck:
-    """What ``check_masking`` found; ``comparisons`` with Square and with transfer from the bare network.
+    """The result of ``check_masking``; ``comparisons`` with Square and with transfer from the bare network.
 
-    ``from_cache`` says whether all of it was found in the cache.
+    ``from_cache`` says whether all of it came from the cache.
     """
 
     white_box: Result
@@ -105,11 +104,11 @@ def check_masking(
     cache_key: str | None = None,
     track: Track = untracked,
 ) -> MaskingCheck:
-    """Attack a model with a front end by its gradient and without; where the latter is stronger, the former is blind.
+    """Attack a model with a front end with and without its gradient; if the latter is stronger, gradients are masked.
 
-    Without: Square, which sees logits only, and what the same PGD finds on the bare network. Each is compared with the
-    white-box attack over the same images: 8 that only it breaks, where only the white-box attack breaks none, are more
-    than noise.
+    The attacks without it are Square, which sees only logits, and transfer of PGD's adversarial examples from the bare
+    network. Each is compared with the white-box attack on the same images: 8 images that only it breaks, while only the
+    white-box attack breaks none, are more than noise.
 
     Args:
         model: with a front end, as ``load_model`` gives it: (N, C, H, W) in [0, 1] to logits.

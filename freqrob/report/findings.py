@@ -1,4 +1,4 @@
-"""What the numbers say, in sentences that are computed from them, and what they do not say."""
+"""Sentences about the numbers, computed from them, and caveats."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FEW_IMAGES = 1000
 
 
 def findings(records: Records, columns: Sequence[SummaryColumn]) -> list[Markup]:
-    """The few sentences that the measurements support, the most important first; each names its numbers."""
+    """The sentences that the measurements support, the most important first; each has its numbers."""
     found = [
         _most_robust(records),
         _protocols(records),
@@ -41,7 +41,7 @@ def caveats(records: Records) -> list[Markup]:
     suspects = [model.name for model in records.models if model.masking == "suspected"]
     if suspects:
         found.append(_say("Gradient masking is suspected: attacks without gradients break {} more often than PGD does. "
-                          "Their robust accuracies are not to be trusted.", _names(suspects)))  # fmt: skip
+                          "Do not trust their robust accuracies.", _names(suspects)))  # fmt: skip
     attacked = [one for model in records.models for one in model.accuracies if one.attack != "clean"]
     fewest = min((one.images for model in records.models for one in model.accuracies), default=FEW_IMAGES)
     if fewest < FEW_IMAGES:
@@ -67,7 +67,7 @@ def caveats(records: Records) -> list[Markup]:
 
 
 def _robust(records: Records) -> dict[str, Accuracy]:
-    """Accuracies under the headline attack of the models that were measured under the same conditions as most."""
+    """Accuracies under the headline attack, of the models that were measured under the most common conditions."""
     setting = headline(records.models)
     best = {model.name: one for model in records.models if setting and (one := model.best(setting))}
     usual = Counter(map(conditions_of, best.values())).most_common(1)
@@ -75,7 +75,7 @@ def _robust(records: Records) -> dict[str, Accuracy]:
 
 
 def _most_robust(records: Records) -> Markup | None:
-    """Which model is most robust to the headline attack, and which ones cannot be told from it on so many images."""
+    """The model that is most robust to the headline attack, and those within its confidence interval."""
     found = _robust(records)
     if not found:
         return None
@@ -99,7 +99,7 @@ def _most_robust(records: Records) -> Markup | None:
 
 
 def _protocols(records: Records) -> Markup | None:
-    """The model whose robust accuracy depends most on the protocol, where it does by more than noise."""
+    """The model whose robust accuracy depends most on the protocol, if the difference is more than noise."""
     chosen = [headline(records.models, protocol) for protocol in ("bass", "natural", "natural+bass")]
     at = [setting for setting in chosen if setting is not None]
     if len(at) < len(chosen) or len({setting[1:] for setting in at}) > 1:
@@ -121,7 +121,7 @@ def _protocols(records: Records) -> Markup | None:
 
 
 def _relation(records: Records, column: SummaryColumn) -> Markup | None:
-    """The range of a diagnostic over the models that were measured alike, and whether it goes with robust accuracy."""
+    """The range of a diagnostic over models that were measured alike, and its correlation with robust accuracy."""
     found = column.alike(records.models)
     if len(found) < 2:
         return None
@@ -150,7 +150,7 @@ def _of_diagnostics(records: Records) -> list[Markup]:
 
 
 def _corruptions(records: Records, columns: Sequence[SummaryColumn]) -> Markup | None:
-    """The best mean over the types, and the type that costs most."""
+    """The model with the best mean over the types, and the type with the lowest accuracy."""
     column = next((column for column in columns if column.key == "corruptions 15 types"), None)
     if column is None:
         return None

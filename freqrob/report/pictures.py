@@ -1,4 +1,4 @@
-"""Which figures a report has: accuracies on corrupted images, the images' spectra, and those of the diagnostics."""
+"""The figures of a report: accuracies on corrupted images, the images' spectra, and those of the diagnostics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SPECTRA = Section("spectra", "The images’ long tail", "the images’ spectra",
 
 
 def pictures(records: Records) -> dict[str, Picture]:
-    """By name, in the order of the page; a model looks the same in all of them. Warns of what cannot be drawn."""
+    """The figures by name, in the order of the page; models have the same style in all. Warns if drawing fails."""
     drawers: dict[str, Callable[[], Iterable[Picture]]] = {
         "corruptions": partial(_corruptions, records), "spectra": partial(_spectra, records)
     }  # fmt: skip

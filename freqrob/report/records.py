@@ -20,7 +20,7 @@ from freqrob.runtime.statistics import wilson_interval
 
 @dataclass(frozen=True)
 class Origin:
-    """Where numbers come from: a file, and what it says of itself, such as command, commit, versions and date.
+    """The file that numbers come from, with its head: command, commit, versions, date.
 
     ``path`` is None for a model's card.
     """
@@ -50,7 +50,7 @@ class Accuracy:
 
     @property
     def setting(self) -> tuple[str, str, str, float]:
-        """What makes accuracies comparable: protocol, attack, norm and ε. Clean ones have no ball."""
+        """What accuracies must share to be compared: protocol, attack, norm and ε. Clean ones have no ball."""
         clean = self.attack == "clean"
         return self.protocol, self.attack, "" if clean else self.norm, 0.0 if clean else round(self.eps, 6)
 
@@ -62,7 +62,7 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Corrupted:
-    """Accuracy on corruptions; ``mce`` where it was measured against a ``baseline``."""
+    """Accuracy on corruptions, and ``mce`` if it was measured against a ``baseline``."""
 
     accuracy: CorruptionAccuracy
     baseline: str
@@ -71,10 +71,11 @@ class Corrupted:
 
     @property
     def conditions(self) -> str:
-        found = self.accuracy
-        balanced = f", balanced ({found.bass})" if found.bass else ""
-        made = "made by freqrob" if found.generated else "as published"
-        return f"{found.images:,} images of {found.dataset} a severity, {made}{balanced}, protocol {found.protocol}"
+        measured = self.accuracy
+        balanced = f", balanced ({measured.bass})" if measured.bass else ""
+        made = "made by freqrob" if measured.generated else "as published"
+        images = f"{measured.images:,} images of {measured.dataset} a severity"
+        return f"{images}, {made}{balanced}, protocol {measured.protocol}"
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Measured:
 
     @property
     def conditions(self) -> Conditions:
-        """All that it was measured under, the images' source among it."""
+        """Its settings and the source of its images."""
         return {"source": self.origin.source, **self.of.conditions}
 
     def same_values(self, other: Measured) -> bool:
@@ -98,7 +99,7 @@ class Measured:
 
 @dataclass(eq=False)
 class ModelRecord:
-    """All that is known of a model: measurements by the diagnostic's name, accuracies, and what its card says."""
+    """All that the runs hold of a model: measurements by the diagnostic's name, accuracies, and its card."""
 
     name: str
     card: Card | None = None
@@ -110,26 +111,26 @@ class ModelRecord:
 
     @property
     def corrupted(self) -> Corrupted | None:
-        """The accuracies on corruptions that are shown: natural ones first, then on more images, then the last."""
+        """The accuracies on corruptions to show: natural ones first, then on more images, then the last."""
         return max(
             reversed(self.corruptions),
-            key=lambda found: (found.accuracy.protocol == "natural", found.accuracy.images), default=None,
+            key=lambda each: (each.accuracy.protocol == "natural", each.accuracy.images), default=None,
         )  # fmt: skip
 
     def best(self, setting: tuple[str, str, str, float]) -> Accuracy | None:
-        """Of the accuracies in a setting the one on the most images; of equals the last."""
-        fitting = [found for found in self.accuracies if found.setting == setting]
-        return max(reversed(fitting), key=lambda found: found.images, default=None)
+        """The accuracy in a setting on the most images; of equals the last."""
+        fitting = [accuracy for accuracy in self.accuracies if accuracy.setting == setting]
+        return max(reversed(fitting), key=lambda accuracy: accuracy.images, default=None)
 
 
 @dataclass(frozen=True)
 class Records:
-    """What all runs hold.
+    """The contents of all runs.
 
     Attributes:
-        models: what was measured of each model.
-        spectra: of images, by the name of the set.
-        notes: on what was left out and why.
+        models: the records of the models.
+        spectra: spectra of images, by the name of the set.
+        notes: what was left out and why.
     """
 
     models: list[ModelRecord]
@@ -137,7 +138,7 @@ class Records:
     notes: list[str]
 
     def measurements(self) -> Measurements:
-        """What the diagnostics measured, for their figures and findings."""
+        """The diagnostics' measurements, for their figures and findings."""
         measured: dict[str, dict[str, Measured]] = {}
         for model in self.models:
             for name, its in model.measurements.items():
@@ -150,7 +151,7 @@ class Records:
 
 
 def origins(records: Records) -> Iterator[tuple[str, str, Origin]]:
-    """What was measured of what, and the file that says so."""
+    """Subject, kind of measurement and origin of all that was measured."""
     for name, measured in records.spectra.items():
         yield name, "spectrum", measured.origin
     for model in records.models:

@@ -29,7 +29,7 @@ MOST_EPS = 1e9
 
 
 class _About(Struct):
-    """What is read of the file of a measurement, beside the measurement; others are shown as they are."""
+    """Checked entries of a measurement's file; others are shown as they are."""
 
     model: Label = ""
     model_hash: Label = ""
@@ -56,7 +56,7 @@ class _Masking(Struct):
 
 
 class _Evaluation(Struct):
-    """What is read of a file of ``freqrob evaluate``."""
+    """A file of ``freqrob evaluate``."""
 
     results: list[_Row]
     masking: dict[Label, _Masking] = {}
@@ -78,7 +78,7 @@ class _CorruptionRow(Struct):
 
 
 class _Corruptions(Struct):
-    """What is read of a file of ``freqrob corruptions``."""
+    """A file of ``freqrob corruptions``."""
 
     results: list[_CorruptionRow]
     source: Label = ""
@@ -95,21 +95,21 @@ def read_runs(
     dataset: str = "cifar10",
     threat_model: str = "Linf",
 ) -> Records:
-    """Read runs and match models over them by name.
+    """Read runs and match models between them by name.
 
     Of two measurements of a kind the one on more images is kept, of equals the last; of accuracies on corruptions those
-    under the protocol ``natural``, with a note on the others. What is damaged in a folder is left out, with a note.
+    under the protocol ``natural``, with a note about the others. Damaged files in a folder are left out, with a note.
 
     Args:
-        runs: folders that ``freqrob diagnose`` wrote, with a folder a model or one model's own; JSON files of
-            ``freqrob evaluate`` and ``freqrob corruptions``, or folders of those.
+        runs: folders that ``freqrob diagnose`` wrote, for all models or for one; JSON files of ``freqrob evaluate`` and
+            ``freqrob corruptions``, or folders of those.
         cards: whether accuracies on models' cards are added.
         model_dir, dataset, threat_model: where the cards are, as for ``load_card``.
 
     Raises:
-        FileNotFoundError: a run that is not there.
-        ValueError: one that is no run, a JSON file given by name that is damaged, or runs without anything to report;
-            an unknown ``dataset`` or ``threat_model``.
+        FileNotFoundError: a run does not exist.
+        ValueError: a file or folder that is not a run, a damaged JSON file, or runs without anything to report; an
+            unknown ``dataset`` or ``threat_model``.
     """
     check_names(dataset, threat_model)
     records = Records([], {}, [])
@@ -277,7 +277,7 @@ def _of_card(card: Card, threat_model: str) -> list[Accuracy]:
 
 
 def _family(name: str) -> tuple[int, str, int, str]:
-    """Sorts a model beside those that differ from it by BaSS alone, undefended ones first."""
+    """A key that sorts models that differ only in BaSS side by side, undefended ones first."""
     try:
         parts = ModelName.parse(name)
     except ValueError:

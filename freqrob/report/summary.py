@@ -1,4 +1,4 @@
-"""The summary: one number of each measurement a model, with what it was measured on."""
+"""The summary: for each model one number of each measurement, with its conditions."""
 
 from __future__ import annotations
 
@@ -19,10 +19,7 @@ Setting = tuple[str, str, str, float]
 
 @dataclass(frozen=True)
 class Entry:
-    """A number and the conditions under which it was measured, in words: "10,000 images, seed 0".
-
-    The number is None where what was measured has none.
-    """
+    """A number, None if the measurement has none, and its conditions in words: "10,000 images, seed 0"."""
 
     value: float | None
     conditions: str
@@ -70,7 +67,7 @@ def columns(models: Sequence[ModelRecord]) -> list[SummaryColumn]:
 
 
 def settings(models: Sequence[ModelRecord]) -> list[Setting]:
-    """All settings in which an accuracy was measured: protocols in their order, clean first, attacks by strength."""
+    """All settings with an accuracy: protocols in their order, clean first, attacks by strength."""
 
     def order(setting: Setting) -> tuple:
         protocol, attack, norm, eps = setting
@@ -81,7 +78,7 @@ def settings(models: Sequence[ModelRecord]) -> list[Setting]:
 
 
 def headline(models: Sequence[ModelRecord], protocol: str = "natural") -> Setting | None:
-    """The attack that stands for robustness under a protocol: most models have it; of several, the strongest one."""
+    """The attack that most models were evaluated under, by protocol; of several, the strongest."""
     attacked = [setting for setting in settings(models) if setting[0] == protocol and setting[1] != "clean"]
     return max(attacked, key=lambda setting: (_count(models, setting), -_strength(setting[1])), default=None)
 
@@ -163,5 +160,5 @@ def _count(models: Sequence[ModelRecord], setting: Setting) -> int:
 
 
 def _strength(attack: str) -> int:
-    """Of an attack's name; smaller is stronger."""
+    """The rank of an attack by its name; smaller is stronger."""
     return next((index for index, name in enumerate(STRENGTH) if attack.startswith(name)), len(STRENGTH))
