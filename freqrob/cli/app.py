@@ -32,7 +32,7 @@ class _Group(typer.core.TyperGroup):
 
 
 def _mendable(error: Exception) -> bool:
-    """Whether the message says what to do; of RuntimeErrors those about the native kernels and about memory do."""
+    """Whether the message has a remedy; among RuntimeErrors, those about native kernels and memory have one."""
     known = {"freqrob.spectral.native": "NativeError", "torch": "OutOfMemoryError"}
     kinds = tuple(getattr(sys.modules[name], kind) for name, kind in known.items() if name in sys.modules)
     return not isinstance(error, RuntimeError) or isinstance(error, kinds)

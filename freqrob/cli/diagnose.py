@@ -160,7 +160,7 @@ def _by_diagnostic(texts: list[str]) -> dict[str, dict[str, Any]]:
     """``["hybrid.seeds=[0]"]`` as ``{"hybrid": {"seeds": [0]}}``."""
     from freqrob.diagnostics import get_diagnostic, list_diagnostics
 
-    found: dict[str, dict[str, Any]] = {}
+    settings: dict[str, dict[str, Any]] = {}
     for text in texts:
         name, _, setting = text.partition(".")
         if not (name.isidentifier() and re.match(r"\w+=.", setting)):
@@ -168,24 +168,24 @@ def _by_diagnostic(texts: list[str]) -> dict[str, dict[str, Any]]:
         key, value = read_setting(setting)
         if not isinstance(value, str) and name in list_diagnostics() and get_diagnostic(name).hints.get(key) is str:
             value = setting.partition("=")[2]  # a layer called 0
-        found.setdefault(name, {})[key] = value
-    return found
+        settings.setdefault(name, {})[key] = value
+    return settings
 
 
-def _table(found: dict[str, dict]) -> None:
+def _table(models: dict[str, dict]) -> None:
     """Print the columns of each diagnostic, models across, or down if the terminal is too narrow for that."""
     from freqrob.diagnostics import get_diagnostic
 
     figures = {
-        column.label: [column.shown(measured[name]) for measured in found.values()]
-        for name in next(iter(found.values()), ())
+        column.label: [column.shown(measurements[name]) for measurements in models.values()]
+        for name in next(iter(models.values()), ())
         for column in get_diagnostic(name).columns
         if column.label
     }
     if figures:
-        console, wide = Console(), _across(list(found), figures)
+        console, wide = Console(), _across(list(models), figures)
         needed = console.measure(wide, options=console.options.update(max_width=10_000)).maximum
-        console.print(wide if needed <= console.width else _down(list(found), figures))
+        console.print(wide if needed <= console.width else _down(list(models), figures))
 
 
 def _across(names: list[str], figures: dict[str, list[str]]) -> Table:

@@ -1,4 +1,4 @@
-"""What the commands that measure models share: files and models before, progress and errors during, messages after."""
+"""Shared by the commands that measure models: checks of files, models, progress, errors, messages."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def results_folder(cache: Path | None, no_cache: bool) -> Path | None:
     if reasons and launch and launch.world_size > launch.local_world_size:
         raise OSError(f"cache: {'; '.join(reasons)}, and machines have no temporary folder in common; {remedy}")
     if reasons and rank() == 0:
-        told = f"Results are kept in {folder}, perhaps only until the next boot: {'; '.join(reasons)}"
-        print_line(f"{told}. To change that, {remedy}.", stderr=True)
+        message = f"Results are kept in {folder}, perhaps only until the next boot: {'; '.join(reasons)}"
+        print_line(f"{message}. To change that, {remedy}.", stderr=True)
     return folder
 
 

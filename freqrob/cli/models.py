@@ -31,18 +31,18 @@ def models(
     from freqrob.models.loading import DATASET_CLASSES, THREAT_MODELS, list_models
 
     with warnings_as_lines():
-        found = [
+        known = [
             (name, dataset, threat)
             for dataset in DATASET_CLASSES
             for threat in THREAT_MODELS
             for name in list_models(pattern, dataset, threat, model_dir)
         ]
-    if not found:
+    if not known:
         raise FileNotFoundError(
             f"no model matches {pattern!r} in the package or in {model_dir}. Train one: freqrob train pgd_at_rn20"
         )
     table = Table("model", "protocol", "accuracy on its card (%)", "images")
-    for name, dataset, threat in found:
+    for name, dataset, threat in known:
         try:
             card = _card(name, model_dir, dataset, threat)
             origin = card.architecture if card else _origin(name, dataset, threat)
@@ -75,12 +75,12 @@ def _origin(name: str, dataset: str, threat: str) -> str:
 
 def _card_results(card: Card) -> list[tuple[str, str, str]]:
     """A line for each protocol: ``("natural", "clean 76.0, PGD-20 31.0", "10,000")``."""
-    found: dict[tuple[str, int], list[str]] = {}
+    by_protocol: dict[tuple[str, int], list[str]] = {}
     for result in card.results:
         key = (result.get("protocol", "?"), result.get("images", 0))
         accuracy = f"{100 * result['accuracy']:.1f}" if "accuracy" in result else "?"
-        found.setdefault(key, []).append(f"{result.get('attack', '?')} {accuracy}")
-    lines = [(protocol, ", ".join(shown), f"{count:,}") for (protocol, count), shown in found.items()]
+        by_protocol.setdefault(key, []).append(f"{result.get('attack', '?')} {accuracy}")
+    lines = [(protocol, ", ".join(shown), f"{count:,}") for (protocol, count), shown in by_protocol.items()]
     return lines or [("", "none", "")]
 
 

@@ -1,4 +1,4 @@
-"""What commands print, and how a command line is written."""
+"""Lines, tables and warnings that commands print, and command lines as text."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ def print_written(paths: Iterable[Path]) -> None:
         print_line(f"Wrote {path}")
 
 
-def print_resume_hint(what: str, kept: bool = True) -> None:
+def print_resume_hint(message: str, kept: bool = True) -> None:
     """Print, after Ctrl-C, what is kept and the command that continues, if it is known."""
     if rank() > 0:
         return
     is_launched = {"WORLD_SIZE", "SLURM_NTASKS"} & os.environ.keys()  # by a command that is not known here
     command = "." if is_launched else f":\n  {_this_command()}"
-    how = f"{what}; the same command goes on from there" if kept else "Nothing is kept; the same command starts over"
+    how = f"{message}; the same command goes on from there" if kept else "Nothing is kept; the same command starts over"
     print_line(f"Stopped. {how}{command}", stderr=True)
 
 

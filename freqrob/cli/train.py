@@ -107,18 +107,18 @@ def recipes(
 
     if dataset not in (None, *DATASETS):
         raise ValueError(f"dataset: expected one of {', '.join(DATASETS)}, got {dataset!r}")
-    found = [preset for preset in list_presets(pattern) if dataset in (None, preset.recipe.dataset)]
-    if not found and set(pattern) & set("*?["):
+    presets = [preset for preset in list_presets(pattern) if dataset in (None, preset.recipe.dataset)]
+    if not presets and set(pattern) & set("*?["):
         raise ValueError(f"no recipe matches {pattern!r}; `freqrob recipes` lists them all")
-    if not found:
+    if not presets:
         _show_recipe(recipe_for(pattern, dataset or "cifar10"), "No preset has this name: the settings of its family.")
         return
-    if len({preset.recipe.name for preset in found}) == 1:
-        for preset in found:
+    if len({preset.recipe.name for preset in presets}) == 1:
+        for preset in presets:
             _show_recipe(preset.recipe, f"From {_source(preset)}. {preset.assumed}".strip())
         return
     table = Table("recipe", "data set", "epochs", "lr", "from")
-    for preset in found:
+    for preset in presets:
         chosen = preset.recipe
         table.add_row(chosen.name, chosen.dataset, str(chosen.epochs), f"{chosen.lr:g}", _source(preset))
     print_table(table)

@@ -1,4 +1,4 @@
-"""The spectrum of what a corruption adds to images, and its ln B_low, severity by severity."""
+"""The spectrum that a corruption adds to images, and its ln B_low, by severity."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class CorruptionSpectrum(Measurement):
         log_b_low: (severities,) ln B_low of each; larger where low frequencies prevail; white noise has 3.53 at 32×32.
         mean_log_b_low: their mean.
         log_b_low_of_all: ln B_low of the mean of ``amplitude`` over the severities, in which strong ones weigh more.
-        images: how many at each severity.
+        images: number of images at each severity.
     """
 
     kind = "corruption_spectrum"

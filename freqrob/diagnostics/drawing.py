@@ -115,12 +115,12 @@ def picture_of_maps(
 
 def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Arguments of ``Axes.plot`` for each name, which differ in black and white too."""
-    found = {}
+    by_name = {}
     for index, name in enumerate(dict.fromkeys(names)):
         turn, at = divmod(index, len(COLOURS))
         marker, dash = MARKERS[(at + turn) % len(MARKERS)], DASHES[turn % len(DASHES)]
-        found[name] = {"color": COLOURS[at], "marker": marker, "linestyle": dash, "markersize": 4, "linewidth": 1.5}
-    return found
+        by_name[name] = {"color": COLOURS[at], "marker": marker, "linestyle": dash, "markersize": 4, "linewidth": 1.5}
+    return by_name
 
 
 def styled(models: Mapping[str, Measured], chosen: Styles | None) -> Iterator[tuple[str, Measured, dict[str, Any]]]:

@@ -39,19 +39,19 @@ NORMS = {32: 4.0, 224: 15.7}  # of a channel, pixels in [0, 1], as published for
 
 @dataclass(frozen=True)
 class FourierHeatmap(Measurement):
-    """What a wave of each frequency does to a model.
+    """The effect of a wave of each frequency on a model.
 
     Attributes:
-        change: (Y, X), DC at (Y//2, X//2): the error rate under that wave; or, of a layer, the mean ‖h(x+v) − h(x)‖₂.
+        change: (Y, X), DC at (Y//2, X//2): the error rate under that wave; for a layer the mean ‖h(x+v) − h(x)‖₂.
             ``change[1:, 1:]`` is centred for even sizes, as gatheluck draws it.
         vertical, horizontal: (Y,) and (X,) frequencies of its rows and columns, ascending.
-        unperturbed: the error rate without a wave; of a layer 0.
+        unperturbed: the error rate without a wave; 0 for a layer.
         norm: ‖v‖₂ of a channel before clipping.
         basis: "cosine_sine" or "cosine".
-        every: which frequencies were measured: the multiples of so many cycles per image; 1 is all of them.
+        every: multiples of this number of cycles per image were measured; 1 for all frequencies.
         layer: the module whose features are compared; "" for errors.
-        images, seed: how many images, and of the signs.
-        precision: of the network's products, "float32" or "bfloat16".
+        images, seed: number of images, and seed of the signs.
+        precision: precision of the network's products, "float32" or "bfloat16".
     """
 
     kind = "fourier_heatmap"
@@ -93,19 +93,19 @@ def fourier_heatmap(
 ) -> FourierHeatmap:
     """Add norm · (±wave) to every image, one frequency after the other, clip to [0, 1], and classify.
 
-    Of f and −f one is measured, the one that ``fourier_frequencies`` has, so the map is symmetric about DC.
+    Only one of f and −f is measured, that of ``fourier_frequencies``, so the map is symmetric about DC.
 
     Args:
-        norm: ‖v‖₂ of each channel; by default the published one for sides of 32 and 224 pixels, and at others that of
-            32 times side / 32, as ‖·‖₂ grows.
-        basis: ``"cosine"``: cosines, a random sign for each image, channel and frequency. ``"cosine_sine"``: cos + sin,
-            in all channels alike and without signs.
-        every: measure waves whose cycles per image are multiples of it, vertically and horizontally; by default
+        norm: ‖v‖₂ of each channel; by default the published one for sides of 32 and 224 pixels, and that of 32 times
+            side / 32 for others, as ‖·‖₂ grows.
+        basis: ``"cosine"``: cosines with a random sign for each image, channel and frequency. ``"cosine_sine"``: cos +
+            sin, the same in all channels and without signs.
+        every: measure multiples of this number of cycles per image, vertically and horizontally; by default
             ``coarseness``, so that the map has about 32×32 points from DC to Nyquist at any size.
-        layer: the dotted name of a module, such as ``"layer1"``: how far its features move, instead of errors.
-        seed: of the signs.
-        precision: ``"bfloat16"`` runs the network under autocast: more than twice as fast where the machine multiplies
-            so; the few images that lie at a class's border may change sides.
+        layer: dotted name of a module, such as ``"layer1"``, to measure how far its features move instead of errors.
+        seed: seed of the signs.
+        precision: ``"bfloat16"`` runs the network under autocast: more than twice as fast if the hardware supports it;
+            a few images at the border between classes may change sides.
         model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``.
 
     Raises:
@@ -153,13 +153,13 @@ def fourier_heatmap(
         "diagnostic": "fourier_heatmap", "norm": norm, "basis": basis, "every": every, "layer": layer,
         "seed": seed, "precision": precision, "waves": len(frequencies),
     }  # fmt: skip
-    found = per_sample(
+    samples = per_sample(
         changes_of, model, images, labels, key=key, what="Fourier heat map", batch_size=batch_size,
         cache=cache, cache_key=cache_key, track=track,
     )  # fmt: skip
     rows, columns = (_multiples(size, every) for size in (height, width))
     change = torch.empty(len(rows), len(columns), dtype=torch.float64)
-    for (ky, kx), value in zip(frequencies.tolist(), found["change"].double().mean(0), strict=True):
+    for (ky, kx), value in zip(frequencies.tolist(), samples["change"].double().mean(0), strict=True):
         change[rows.index(ky), columns.index(kx)] = value
         # The Nyquist frequency −N/2 is its own mirror.
         change[rows.index(-ky if -ky in rows else ky), columns.index(-kx if -kx in columns else kx)] = value
@@ -167,7 +167,7 @@ def fourier_heatmap(
         change=change,
         vertical=torch.tensor(rows, dtype=torch.float64) / height,
         horizontal=torch.tensor(columns, dtype=torch.float64) / width,
-        unperturbed=found["own"].double().mean().item(),
+        unperturbed=samples["own"].double().mean().item(),
         norm=norm,
         basis=basis,
         every=every,
@@ -179,7 +179,7 @@ def fourier_heatmap(
 
 
 def coarseness(height: int, width: int) -> int:
-    """Of how many frequencies one is measured by default: 1 at 32×32, 2 at 64×64, 7 at 224×224."""
+    """The default of ``every``: 1 at 32×32, 2 at 64×64, 7 at 224×224."""
     return max(1, round(max(height, width) / 32))
 
 
@@ -190,10 +190,10 @@ def _multiples(size: int, every: int) -> list[int]:
 
 def fourier_frequencies(height: int, width: int, every: int = 1) -> Tensor:
     """(K, 2) vertical and horizontal frequencies in cycles per image, multiples of ``every``, one of each f and −f."""
-    found = torch.cartesian_prod(*(torch.tensor(_multiples(size, every)) for size in (height, width)))
+    frequencies = torch.cartesian_prod(*(torch.tensor(_multiples(size, every)) for size in (height, width)))
     size = torch.tensor([height, width])
-    order, mirror = (frequency % size @ torch.tensor([width, 1]) for frequency in (found, -found))
-    return found[order <= mirror]
+    order, mirror = (frequency % size @ torch.tensor([width, 1]) for frequency in (frequencies, -frequencies))
+    return frequencies[order <= mirror]
 
 
 def fourier_wave(frequency: Tensor, height: int, width: int, basis: Basis = "cosine") -> Tensor:
@@ -250,7 +250,7 @@ def _try_layer(model: nn.Module, layer: str, images: Tensor) -> None:
 
 
 def twice_as_coarse(height: int, width: int) -> int:
-    """Of how many frequencies a quick heat map measures one."""
+    """``every`` of a quick heat map."""
     return min(2 * coarseness(height, width), max(1, max(height, width) // 2))
 
 
@@ -260,7 +260,7 @@ def under_a_wave(mean: Tensor, layer: str) -> str:
 
 
 def plot_heatmap(axes: Axes, measured: FourierHeatmap, largest: float | None = None) -> AxesImage:
-    """The Fourier heat map, DC in the middle; on a scale up to ``largest``, so that models can be compared.
+    """Draw the Fourier heat map, DC in the middle; a scale up to ``largest`` makes models comparable.
 
     Returns the image, for a colour bar. Source: Yin et al., NeurIPS 2019, Fig. 3.
     """
@@ -271,7 +271,7 @@ def plot_heatmap(axes: Axes, measured: FourierHeatmap, largest: float | None = N
 
 
 def heatmap_limit(heatmaps: Iterable[FourierHeatmap]) -> float:
-    """The largest change of all, which is the end of a scale; 1 where nothing changes."""
+    """The largest change of all, for the end of a scale; 1 if nothing changes."""
     return max((one.change.nan_to_num(0, 0, 0).max().item() for one in heatmaps), default=0.0) or 1.0
 
 
@@ -289,11 +289,11 @@ class HeatMap(Diagnostic):
     def cost(self, settings: Mapping[str, Any], size: tuple[int, int]) -> float:
         return len(fourier_frequencies(*size, settings["every"] or coarseness(*size)))
 
-    def figures(self, found: Measurements) -> Iterator[Picture]:
+    def figures(self, measurements: Measurements) -> Iterator[Picture]:
         from matplotlib.colors import Normalize
 
-        for name in found.names("fourier_heatmap"):
-            models = found[name]
+        for name in measurements.names("fourier_heatmap"):
+            models = measurements[name]
             layer, largest = next(iter(models.values())).layer, heatmap_limit(models.values())
             if layer:
                 title = Markup("Features of <code>{}</code> under single waves").format(layer)
@@ -302,12 +302,12 @@ class HeatMap(Diagnostic):
             else:
                 section = Section("heatmaps", "Errors under single waves", "errors under single waves", 60)
                 what = "Error rate when"
-            every = "" if found.in_words(name, "every") == "1" else ", every {every} cycles per image"
+            every = "" if measurements.in_words(name, "every") == "1" else ", every {every} cycles per image"
             quantity = f"move of the features of {layer}" if layer else "error rate"
             yield picture_of_maps(
                 name, f"By single waves: {quantity}.", models, partial(plot_heatmap, largest=largest),
                 Scale(Normalize(0, largest), f"{quantity} under a wave"), section=section,
-                caption=found.caption(
+                caption=measurements.caption(
                     name,
                     f"{what} one Fourier wave of ℓ₂ norm {{norm}} a channel is added to every image, by its frequency, "
                     f"DC in the middle{every}; all on one scale; basis {{basis}}, {{images}} images of "

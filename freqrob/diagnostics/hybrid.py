@@ -1,4 +1,4 @@
-"""Which half of a hybrid image a model follows, by the frequency at which the halves meet."""
+"""The half of a hybrid image that a model follows, by the frequency at which the halves meet."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HybridReliance(Measurement):
-    """Which half of hybrid images a model sees.
+    """The half of hybrid images that a model follows.
 
     Attributes:
-        frequencies: (F,) where the halves meet, ascending.
-        low, high: (seeds, F) shares of the hybrid images classified as their low or their high frequencies' image.
-        reversal: (seeds,) f_rev, at which the model begins to follow the low frequencies: where low − high, straight
-            between the ``frequencies``, first rises through 0; NaN where it does not.
-        images: how many hybrid images at each frequency and seed.
-        seeds: of the partners.
+        frequencies: (F,) mixing frequencies, ascending.
+        low, high: (seeds, F) shares of the hybrid images classified as the image of their low or high frequencies.
+        reversal: (seeds,) f_rev, from which on the model follows the low frequencies: where low − high, interpolated
+            linearly, first rises through 0; NaN if it does not.
+        images: number of hybrid images at each frequency and seed.
+        seeds: seeds of the partners.
     """
 
     kind = "hybrid"
@@ -69,11 +69,11 @@ def hybrid_reliance(
     cache_key: str | None = None,
     track: Track = untracked,
 ) -> HybridReliance:
-    """Classify hybrid images, of each image's low frequencies and those of one of another class above.
+    """Classify hybrid images: the low frequencies of each image, the high ones of an image of another class.
 
     Args:
-        frequencies: where the halves meet, in cycles/pixel; the authors' by default.
-        seeds: each gives every image another partner, as the authors' do.
+        frequencies: mixing frequencies in cycles/pixel; the authors' by default.
+        seeds: seeds of the partners; each gives every image another one.
         model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``; no class may have more than
             half of the images.
 
@@ -103,12 +103,12 @@ def hybrid_reliance(
             return {"low": torch.stack(low, 1), "high": torch.stack(high, 1)}
 
         key = {"diagnostic": "hybrid", "frequencies": list(frequencies), "seed": seed}
-        found = per_sample(
+        samples = per_sample(
             both, model, images, labels, key=key, what=f"hybrid {seed}", batch_size=batch_size, cache=cache,
             cache_key=cache_key, track=track,
         )  # fmt: skip
-        low.append(found["low"].double().mean(0))
-        high.append(found["high"].double().mean(0))
+        low.append(samples["low"].double().mean(0))
+        high.append(samples["high"].double().mean(0))
     low, high = torch.stack(low), torch.stack(high)
     at = torch.tensor(frequencies, dtype=torch.float64)
     reversal = torch.stack([rises_through_zero(at, gap) for gap in low - high])
@@ -116,7 +116,7 @@ def hybrid_reliance(
 
 
 def rises_through_zero(x: Tensor, y: Tensor) -> Tensor:
-    """Where y(x), straight between its points, first comes from below 0 to 0 or above; NaN where it does not."""
+    """The first x where y(x), interpolated linearly, rises through 0; NaN if there is none."""
     rises = ((y[:-1] < 0) & (y[1:] >= 0)).nonzero().flatten()
     if not len(rises):
         return x.new_tensor(torch.nan)
@@ -125,7 +125,7 @@ def rises_through_zero(x: Tensor, y: Tensor) -> Tensor:
 
 
 def mean_over_seeds(values: Tensor) -> str:
-    """0.231 (0.225 to 0.240), and of how many seeds where some have none."""
+    """The mean and range, "0.231 (0.225 to 0.240)", with the number of seeds if some have none."""
     known = values[~values.isnan()]
     if not len(known):
         return "none"
@@ -136,10 +136,10 @@ def mean_over_seeds(values: Tensor) -> str:
 
 
 def plot_hybrid(axes: Axes, models: Mapping[str, HybridReliance], styles: Styles | None = None) -> None:
-    """How much more often a hybrid image is seen as its low than as its high frequencies' image, by where they meet.
+    """Draw p(low) − p(high) of hybrid images by mixing frequency.
 
-    Means over the seeds, a bar from the least to the most; the reversal frequency as a tick on the line of zero, on a
-    line from the lowest to the highest.
+    Means over the seeds, with bars from the lowest to the highest; the reversal frequency is a tick on the zero line,
+    with its range.
     Source: Li et al., PLoS Comput. Biol. 2023, Fig. 5.
     """
     axes.axhline(0, color=GREY, linewidth=1)
@@ -198,17 +198,17 @@ class Hybrid(Diagnostic):
     def cost(self, settings: Mapping[str, Any], size: tuple[int, int]) -> float:
         return len(settings["frequencies"]) * len(settings["seeds"])
 
-    def figures(self, found: Measurements) -> Iterator[Picture]:
-        models, smallest = found["hybrid"], found["minimal_perturbation"]
+    def figures(self, measurements: Measurements) -> Iterator[Picture]:
+        models, smallest = measurements["hybrid"], measurements["minimal_perturbation"]
         section = Section("hybrid", "Hybrid images: which half is seen", "hybrid images", 50)
         if models:
-            styles = found.styles_of("hybrid")
+            styles = measurements.styles_of("hybrid")
             yield Picture(
                 "hybrid",
                 "How much more often hybrid images are seen as their low than as their high frequencies' image.",
                 [Panel("hybrid images", partial(plot_hybrid, models=models, styles=styles))], (6.4, 3.8), styles,
                 section=section,
-                caption=found.caption(
+                caption=measurements.caption(
                     "hybrid",
                     "Hybrids have one image’s frequencies below the mixing frequency and those of another class above. "
                     "Above 0 the model follows the low half more often; the tick on 0 is f<sub>rev</sub>, the earlier, "
@@ -221,7 +221,7 @@ class Hybrid(Diagnostic):
             if name in smallest and smallest[name].success.any() and not measured.reversal.isnan().all()
         }  # fmt: skip
         if both:
-            styles = {name: found.styles[name] for name in both}
+            styles = {name: measurements.styles[name] for name in both}
             yield Picture(
                 "reversal", "The size of minimal perturbations against the reversal frequency on hybrid images.",
                 [Panel("size against reversal frequency", partial(plot_reversal, models=some, styles=styles))

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from torch import Tensor, nn
 
 from freqrob.attacks import input_gradient
-from freqrob.data.datasets import check_labelled, to_pixels
+from freqrob.data.datasets import to_pixels
 from freqrob.diagnostics.drawing import Picture, Scale, Section, draw_map, logarithmic, picture_of_maps, shared_limits
 from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.diagnostics.per_sample import per_batch
@@ -35,10 +35,10 @@ class JacobianSpectrum(Measurement):
 
     Attributes:
         amplitude: (H, W//2+1) mean |rfft2| over images and channels, DC at [0, 0].
-        log_b_low: ln B_low of it; larger where low frequencies prevail; white noise has 3.53 at 32×32; NaN where all
-            gradients are zero.
-        batch: of how many images the mean loss is differentiated.
-        images: how many were measured.
+        log_b_low: its ln B_low; larger if low frequencies prevail; 3.53 for white noise at 32×32; NaN if all gradients
+            are zero.
+        batch: number of images in the mean of the loss.
+        images: number of images.
     """
 
     kind = "jacobian"
@@ -65,8 +65,8 @@ def jacobian_spectrum(
     """Mean over images and channels of |rfft2(∇ₓ CE)|, CE the mean over a batch.
 
     Args:
-        batch: each image's own gradient is divided by it, as JaFR's batches of 128 do: the scale of the spectrum, and
-            ln B_low where its offset of 1e-5 bites, depend on it.
+        batch: each image's gradient is divided by it, as in JaFR's batches of 128. The scale of the spectrum depends on
+            it, and so does ln B_low if its offset of 1e-5 matters.
         model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``.
 
     Raises:
@@ -74,7 +74,6 @@ def jacobian_spectrum(
 
     Source: Chan et al., IJCAI 2022, the Jacobian's Fourier spectrum and B_low; mean-reduced loss as in its code.
     """
-    check_labelled(images, labels)
     check_counts(batch=batch)
 
     def amplitudes(model: nn.Module, indices: Tensor, device: torch.device) -> dict[str, Tensor]:
@@ -82,11 +81,11 @@ def jacobian_spectrum(
         return {"amplitude": rfft2(gradient / batch).abs().mean(1).double().sum(0)}
 
     key = {"diagnostic": "jacobian", "batch": batch}
-    found = per_batch(
+    sums = per_batch(
         amplitudes, model, images, labels, key=key, what="Jacobian", batch_size=batch_size,
         cache=cache, cache_key=cache_key, track=track,
     )  # fmt: skip
-    amplitude = (found["amplitude"].sum(0) / len(images)).float()
+    amplitude = (sums["amplitude"].sum(0) / len(images)).float()
     return JacobianSpectrum(amplitude, log_b_low(amplitude).item() if amplitude.any() else nan, batch, len(images))
 
 
@@ -134,8 +133,8 @@ class Jacobian(Diagnostic):
     def cost(self, settings: Mapping[str, Any], size: tuple[int, int]) -> float:
         return 3
 
-    def figures(self, found: Measurements) -> Iterator[Picture]:
-        models = {name: measured for name, measured in found["jacobian"].items() if isfinite(measured.log_b_low)}
+    def figures(self, measurements: Measurements) -> Iterator[Picture]:
+        models = {name: measured for name, measured in measurements["jacobian"].items() if isfinite(measured.log_b_low)}
         if models:
             limits = shared_limits([jacobian_map(measured) for measured in models.values()])
             yield picture_of_maps(
@@ -144,7 +143,7 @@ class Jacobian(Diagnostic):
                 section=Section(
                     "jacobian", "Where the models look: spectra of the input gradient", "spectra of input gradients", 10
                 ),
-                caption=found.caption(
+                caption=measurements.caption(
                     "jacobian",
                     "Mean amplitude of the Fourier transform of the loss’s gradient with respect to the image, DC in "
                     "the middle, each map in multiples of its own mean, all on one scale; {images} images of {source}, "

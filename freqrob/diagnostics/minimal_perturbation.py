@@ -14,10 +14,10 @@ import torch
 from markupsafe import Markup
 from torch import Tensor, nn
 
-from freqrob.attacks.balls import Norm, check_norm
+from freqrob.attacks.balls import Norm
 from freqrob.attacks.brendel_bethge import BrendelBethge
 from freqrob.attacks.minimal_perturbation import MinimalPerturbation, MinimalPerturbations
-from freqrob.data.datasets import check_labelled, to_pixels
+from freqrob.data.datasets import to_pixels
 from freqrob.diagnostics.drawing import (
     FREQUENCY,
     GREY,
@@ -35,7 +35,7 @@ from freqrob.diagnostics.drawing import (
 )
 from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
-from freqrob.runtime.parameters import check_counts, check_seeds, checked, stable_repr
+from freqrob.runtime.parameters import checked, stable_repr
 from freqrob.runtime.progress import Track, untracked
 from freqrob.spectral.perturbation import CORNER, GRID, PerturbationSpectrum, analyze_spectrum
 from freqrob.spectral.rings import RingMap
@@ -51,15 +51,15 @@ WHITE_NOISE = 0.396  # f_0.5 in cycles/pixel on the grid of Li et al., for image
 
 @dataclass(frozen=True)
 class MinimalPerturbationSpectrum(Measurement):
-    """How large the smallest perturbations towards another image's label are, and of which frequencies.
+    """Sizes and spectrum of the smallest perturbations towards another image's label.
 
-    ``of`` takes what ``MinimalPerturbation`` found by any attack, also one of Foolbox.
+    ``of`` takes the results of ``MinimalPerturbation`` with any attack, also one of Foolbox.
 
     Attributes:
         distances: (N,) in ``norm``; infinite without success.
-        success: (N,) bool.
+        success: (N,) mask of the images with a perturbation.
         power: (H, W) mean |DFT|² over the successes and channels, DC at [0, 0] and set to 0.
-        frequencies: (rings,) where each ring begins.
+        frequencies: (rings,) lower edge of each ring.
         profile: (rings,) mean of ``power`` over each ring.
         radii: (25,) from 0 to √½.
         cumulative: (25,) the share of the power within each of ``radii``.
@@ -67,8 +67,8 @@ class MinimalPerturbationSpectrum(Measurement):
         half_power_low, half_power_high: its 95 % bootstrap interval over the images.
         exact_half_power_frequency: the smallest radius of a coefficient within which half of the power lies; white
             noise has 0.400.
-        attack, norm, steps, repeats, seed: how the perturbations were found.
-        images: N. Where no perturbation was found, or none that changes more than the mean, the spectrum and f_0.5 are
+        attack, norm, steps, repeats, seed: settings of the search.
+        images: N. If no perturbation was found, or none that changes more than the mean, the spectrum and f_0.5 are
             NaN.
     """
 
@@ -115,7 +115,7 @@ class MinimalPerturbationSpectrum(Measurement):
 
     @property
     def quartiles(self) -> tuple[float, float, float]:
-        """Of the distances where a perturbation was found: a quarter, half and three quarters are smaller, or NaN."""
+        """The quartiles of the distances of the perturbations that were found, or NaN."""
         found = self.distances[self.success].double()
         lower, median, upper = (found.quantile(share).item() if len(found) else nan for share in (0.25, 0.5, 0.75))
         return lower, median, upper
@@ -136,17 +136,17 @@ def minimal_perturbation(
     cache_key: str | None = None,
     track: Track = untracked,
 ) -> MinimalPerturbationSpectrum:
-    """Lead each image to the label of another one by as little as possible, and take the spectrum of the differences.
+    """Find the smallest perturbations that lead to the label of another image, and take their spectrum.
 
-    Brendel–Bethge attacks, targeted at a fixed derangement of the labels, from starts of PGD;
-    the smallest of the repeats is kept. Of rn20 on CIFAR-10, 50 steps find distances within 3 % and f_0.5 within 0.003
-    of those of 1,000.
+    The attacks are Brendel–Bethge's, targeted at a fixed derangement of the labels and started from PGD; the smallest
+    perturbation of the repeats is kept. For rn20 on CIFAR-10, 50 steps find distances within 3 % and f_0.5 within 0.003
+    of those of 1,000 steps.
 
     Args:
         norm: "Linf" or "L2".
-        steps: of each attack.
-        repeats: attacks from other starts.
-        seed: of targets, starts and the bootstrap.
+        steps: steps of each attack.
+        repeats: number of attacks, from different starts.
+        seed: seed of targets, starts and the bootstrap.
         model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``; no class may have more than
             half of the images.
 
@@ -155,14 +155,10 @@ def minimal_perturbation(
 
     Source: Li et al., PLoS Comput. Biol. 2023, Fig. 2, 4 and 6: L∞, 1,000 images, 1,000 steps, several repeats.
     """
-    check_norm(norm)
-    check_counts(steps=steps, repeats=repeats, batch_size=batch_size)
-    check_seeds(seed=seed)
-    check_labelled(images, labels)
-    how = MinimalPerturbation(BrendelBethge(norm, steps=steps), repeats=repeats, seed=seed, batch_size=batch_size)
-    found = how(model, images, labels, cache=cache, cache_key=cache_key, track=track)
+    search = MinimalPerturbation(BrendelBethge(norm, steps=steps), repeats=repeats, seed=seed, batch_size=batch_size)
+    found = search(model, images, labels, cache=cache, cache_key=cache_key, track=track)
     spectrum = _spectrum(found.perturbed[found.success], to_pixels(images).cpu()[found.success], seed)
-    return MinimalPerturbationSpectrum.of(found, spectrum, how)
+    return MinimalPerturbationSpectrum.of(found, spectrum, search)
 
 
 def _spectrum(perturbed: Tensor, images: Tensor, seed: int) -> PerturbationSpectrum:
@@ -177,7 +173,7 @@ def _spectrum(perturbed: Tensor, images: Tensor, seed: int) -> PerturbationSpect
 
 
 def distance(value: float, norm: str, success: Tensor) -> str:
-    """18.6/255, and of how many images where some have none."""
+    """A distance, "18.6/255", with the number of images if some have none."""
     if not success.any():
         return "none found"
     some = "" if success.all() else f" (found for {success.sum()} of {len(success)})"
@@ -255,7 +251,7 @@ def name_of_size(measured: Iterable[MinimalPerturbationSpectrum]) -> str:
 
 
 def by_norm(models: Mapping[str, Any], norm_of: Callable[[Any], str]) -> list[dict[str, Any]]:
-    """The models apart by norm, as lengths in one do not compare with those in another."""
+    """The models grouped by norm, because lengths in different norms do not compare."""
     norms = dict.fromkeys(map(norm_of, models.values()))
     return [{name: found for name, found in models.items() if norm_of(found) == norm} for norm in norms]
 
@@ -289,9 +285,9 @@ class SmallestPerturbations(Diagnostic):
     def cost(self, settings: Mapping[str, Any], size: tuple[int, int]) -> float:
         return settings["repeats"] * (200 + settings["steps"])  # 200 for the starts
 
-    def figures(self, found: Measurements) -> Iterator[Picture]:
+    def figures(self, measurements: Measurements) -> Iterator[Picture]:
         models = {
-            name: measured for name, measured in found["minimal_perturbation"].items()
+            name: measured for name, measured in measurements["minimal_perturbation"].items()
             if isfinite(measured.half_power_frequency)
         }  # fmt: skip
         if not models:
@@ -302,7 +298,7 @@ class SmallestPerturbations(Diagnostic):
             "perturbation_spectra", "Spectra of minimal adversarial perturbations as maps.", models,
             partial(plot_perturbation_spectrum, limits=limits),
             Scale(logarithmic(limits), "mean |DFT|² ÷ its mean over the map"), section=section,
-            caption=found.caption(
+            caption=measurements.caption(
                 "minimal_perturbation",
                 "Mean power spectra of the smallest perturbations found that lead to the label of another image (a "
                 "targeted attack), DC left out, each in multiples of its own mean, all on one scale; {images} images "
@@ -310,7 +306,7 @@ class SmallestPerturbations(Diagnostic):
             ),
             compared=[["minimal_perturbation"]],
         )  # fmt: skip
-        styles = {name: found.styles[name] for name in models}
+        styles = {name: measurements.styles[name] for name in models}
         sizes = [
             Panel("size against half-power frequency", partial(plot_perturbation_sizes, models=some, styles=styles))
             for some in by_norm(models, lambda measured: measured.norm)
@@ -319,7 +315,7 @@ class SmallestPerturbations(Diagnostic):
             "perturbations", "Radial profiles of minimal perturbations, and their size against f_0.5.",
             [Panel("radial profiles", partial(plot_perturbation_profiles, models=models, styles=styles)), *sizes],
             legend=styles, section=section,
-            caption=found.caption(
+            caption=measurements.caption(
                 "minimal_perturbation",
                 "Left their radial profiles, dotted f<sub>0.5</sub>, below which half of the power lies. Right the "
                 "median size with quartiles, of those that were found, against f<sub>0.5</sub> with its bootstrap 95 % "

@@ -25,7 +25,7 @@ Measure = Callable[[nn.Module, Tensor, torch.device], dict[str, Tensor]]
 
 
 class Counted:
-    """A ``track`` that counts what went through it."""
+    """A ``track`` that counts its items."""
 
     def __init__(self, track: Track) -> None:
         self.track, self.items = track, 0
@@ -36,7 +36,7 @@ class Counted:
 
     @property
     def any(self) -> bool:
-        """Whether anything went through, in any of the processes, all of which have to ask."""
+        """Whether any process tracked an item. Every process has to call it."""
         return bool(merged([torch.tensor(self.items > 0)])[0])
 
 

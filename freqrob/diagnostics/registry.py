@@ -181,17 +181,18 @@ class Diagnostic:
         """The images to measure on, computed from those of the data set."""
         return images
 
-    def figures(self, found: Measurements) -> Iterator[Picture]:
+    def figures(self, measurements: Measurements) -> Iterator[Picture]:
         """The report's figures of what was measured; by default one panel that ``plot`` draws, if there is one."""
-        if self.plot is not None and found[self.name]:
-            styles, about = found.styles_of(self.name), f"{self.help[:1].upper()}{self.help[1:]}"
+        if self.plot is not None and measurements[self.name]:
+            styles, about = measurements.styles_of(self.name), f"{self.help[:1].upper()}{self.help[1:]}"
+            panel = Panel("", partial(self.plot, measurements[self.name], styles=styles))
             yield Picture(
-                self.name, about, [Panel("", partial(self.plot, found[self.name], styles=styles))], (6.4, 3.8), styles,
+                self.name, about, [panel], (6.4, 3.8), styles,
                 section=self.section or Section(self.name, self.help, self.name),
-                caption=escape(f"{about} ") + found.caption(self.name, "{images} images of {source}."),
+                caption=escape(f"{about} ") + measurements.caption(self.name, "{images} images of {source}."),
             )  # fmt: skip
 
-    def findings(self, found: Measurements) -> Iterator[Markup]:
+    def findings(self, measurements: Measurements) -> Iterator[Markup]:
         """Sentences about the measurements, besides those that compare ``columns`` with robust accuracy."""
         yield from ()
 
@@ -263,13 +264,13 @@ def get_diagnostic(name: str) -> Diagnostic:
 
 def all_diagnostics() -> dict[str, Diagnostic]:
     """All diagnostics by name. Warns of those of other packages that cannot be used, which are left out."""
-    found = {}
+    diagnostics = {}
     for name in list_diagnostics():
         try:
-            found[name] = get_diagnostic(name)
+            diagnostics[name] = get_diagnostic(name)
         except (ImportError, TypeError) as error:
             warnings.warn(str(error), stacklevel=1)  # one place, so that it is shown once
-    return found
+    return diagnostics
 
 
 @cache

@@ -123,7 +123,7 @@ def diagnose(
     Warns as ``checks.warn_of_model`` about models whose numbers mislead, and if nothing can be cached.
     """
     check_labelled(images, labels)
-    plans, found = _planned(preset, only, settings, (images.shape[-2], images.shape[-1])), {}
+    plans, measurements = _planned(preset, only, settings, (images.shape[-2], images.shape[-1])), {}
     for name, diagnostic in {} if only else all_diagnostics().items():
         if name not in plans:
             warnings.warn(f"{name} is left out: it needs {diagnostic.package}", stacklevel=3)
@@ -144,12 +144,12 @@ def diagnose(
         chosen, measured = slice(its.pop("images") or None), Counted(track)
         how = {"batch_size": batch_size, "cache": cache, "cache_key": cache_key, "track": measured, **its}
         diagnostic = get_diagnostic(name)
-        found[name] = diagnostic.measure(model, diagnostic.sees(images[chosen]), labels[chosen], **how)
+        measurements[name] = diagnostic.measure(model, diagnostic.sees(images[chosen]), labels[chosen], **how)
         from_cache = not measured.any  # of all processes, one of which saves
         with propagate_failure():
             if out is not None:
-                found[name].save(out, name, {**about, "from_cache": from_cache})
-    return found
+                measurements[name].save(out, name, {**about, "from_cache": from_cache})
+    return measurements
 
 
 def default_batch_size(images: Tensor) -> int:

@@ -35,13 +35,13 @@ RANKS = (0, 9, 99)
 
 @dataclass(frozen=True)
 class Sensitivity(Measurement):
-    """Where the gradient of the loss with respect to an image is large.
+    """The spectrum of the gradient of the loss with respect to an image.
 
     Attributes:
         magnitude: (K,) mean magnitude of an image's coefficients by rank, the largest first; K = H·(W//2+1).
-        ranks: whose frequencies are kept, from 0.
+        ranks: ranks whose frequencies are in ``radii``, from 0.
         radii: (N, ranks) frequency of each image's coefficient of that rank.
-        boundary: where the high frequencies begin.
+        boundary: lower edge of the high frequencies.
         high_share: (N,) share of each gradient's power at or above ``boundary``, all of the spectrum, channels' mean;
             NaN where the gradient is zero.
         images: N.
@@ -82,8 +82,7 @@ def sensitivity(
     Args:
         boundary_ring: the first ring of the high frequencies. By default 5 at 32×32, where the paper draws r = 4.98
             for CIFAR-10; at other sizes one more than ``split(images).boundary``, or the last ring.
-        ranks: whose frequencies are kept, as density plots want them; from 0. By default those of 0, 9 and 99 that
-            there are.
+        ranks: ranks whose frequencies are kept for density plots, from 0; by default 0, 9 and 99 if they exist.
         model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``.
 
     Raises:
@@ -116,16 +115,16 @@ def sensitivity(
         return {"magnitude": magnitude.double().sum(0), **each}
 
     key = {"diagnostic": "sensitivity", "no gradient": "nan", "boundary_ring": boundary_ring, "ranks": list(ranks)}
-    found = per_batch(
+    batches = per_batch(
         projected, model, images, labels, key=key, what="sensitivity", batch_size=batch_size,
         cache=cache, cache_key=cache_key, track=track,
     )  # fmt: skip
     return Sensitivity(
-        magnitude=found["magnitude"].sum(0) / len(images),
+        magnitude=batches["magnitude"].sum(0) / len(images),
         ranks=list(ranks),
-        radii=found["radii"].flatten(0, 1)[: len(images)],
+        radii=batches["radii"].flatten(0, 1)[: len(images)],
         boundary=rings.radii[boundary_ring].item(),
-        high_share=found["high"].flatten()[: len(images)],
+        high_share=batches["high"].flatten()[: len(images)],
         images=len(images),
     )
 
@@ -190,8 +189,8 @@ class SensitivityByFrequency(Diagnostic):
     def cost(self, settings: Mapping[str, Any], size: tuple[int, int]) -> float:
         return 3
 
-    def figures(self, found: Measurements) -> Iterator[Picture]:
-        models, styles = found["sensitivity"], found.styles_of("sensitivity")
+    def figures(self, measurements: Measurements) -> Iterator[Picture]:
+        models, styles = measurements["sensitivity"], measurements.styles_of("sensitivity")
         if not models:
             return
         ranks = [rank for rank in next(iter(models.values())).ranks if all(rank in m.ranks for m in models.values())]
@@ -209,7 +208,7 @@ class SensitivityByFrequency(Diagnostic):
             "sensitivity", "Magnitudes of the gradient's coefficients by rank, and at which frequency they lie.",
             [by_rank, *densities], legend=styles,
             section=Section("sensitivity", "Sensitivity by rank and by frequency", "sensitivity by frequency", 20),
-            caption=found.caption(
+            caption=measurements.caption(
                 "sensitivity",
                 "First the magnitude of the gradient’s coefficients on the Fourier basis, sorted within each image, "
                 f"the mean over {{images}} images of {{source}}.{of_densities if densities else ''} (Lin et al., "

@@ -21,21 +21,21 @@ from freqrob.spectral.rings import RingMap
 
 @dataclass(frozen=True)
 class Spectrum(Measurement):
-    """The long tail of images, and how far they are of low frequency.
+    """The long tail of images' spectra, and how much low frequencies prevail.
 
     Attributes:
-        frequencies: (rings,) where each ring begins; ring 0 is DC.
+        frequencies: (rings,) lower edge of each ring; ring 0 is DC.
         power: (rings,) mean |F|² of a coefficient, over the ring, images and channels.
         share: (rings,) π_i, the share of each ring in the power; 0 for DC, which is left out.
         cumulative: (rings,) the share of the power within each ring's outer radius.
         amplitude: (H, W//2+1) mean |rfft2| over images and channels, DC at [0, 0].
-        images: how many.
-        boundary: the last ring of the low frequencies (LFC), which hold ``boundary_share`` of the power: at least 80 %,
-            and of no smaller disc.
-        boundary_radius: where that ring ends.
+        images: number of images.
+        boundary: the last ring of the low frequencies (LFC), the smallest disc with at least 80 % of the power; it has
+            ``boundary_share``.
+        boundary_radius: upper edge of that ring.
         boundary_fraction: the same, as a share of the largest radius, the corner's.
         alpha, scale, r_squared: of the power law, power ≈ scale · f^(−alpha), fitted in logarithms.
-        entropy, largest_entropy: of ``share``, and what it would be were all rings alike.
+        entropy, largest_entropy: entropy of ``share``, and that of equal shares.
         log_b_low: ln B_low of ``amplitude``; larger where low frequencies prevail; white noise has 3.53 at 32×32.
     """
 

@@ -40,7 +40,7 @@ GROUPS = _groups()
 
 @dataclass(frozen=True)
 class CorruptionAccuracy:
-    """How many corrupted images a model classifies correctly.
+    """Accuracy of a model on corrupted images.
 
     Attributes:
         dataset: name of the data set.

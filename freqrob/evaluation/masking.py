@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from freqrob.attacks import PGD, Square, Transfer
 from freqrob.evaluation.accuracy import Result, evaluate
 from freqrob.models.front_ends import InputSize, Normalize, front_ends_of, without_front_end
-from freqrob.runtime.parameters import check_counts, checked
+from freqrob.runtime.parameters import checked
 from freqrob.runtime.progress import Track, untracked
 from freqrob.runtime.statistics import sign_test
 
@@ -120,7 +120,6 @@ def check_masking(
         ValueError: the model has no front end beyond a normalisation; or as ``evaluate``.
         ImportError: Square's package is not installed.
     """
-    check_counts(queries=queries)
     if not has_front_end(model):
         raise ValueError("model: expected a FrontEnded with a front end other than a normalisation")
     white_box = white_box or PGD()

@@ -36,7 +36,7 @@ def findings(records: Records, columns: Sequence[SummaryColumn]) -> list[Markup]
 
 
 def caveats(records: Records) -> list[Markup]:
-    """What a reader has to know before quoting a number."""
+    """Warnings for readers who quote a number."""
     found = []
     suspects = [model.name for model in records.models if model.masking == "suspected"]
     if suspects:
@@ -167,7 +167,7 @@ def _corruptions(records: Records, columns: Sequence[SummaryColumn]) -> Markup |
 
 
 def _long_tail(records: Records) -> Markup | None:
-    """Where 80 % of each set's power lies."""
+    """The radius that holds 80 % of each set's power."""
     sets = {name: one.of for name, one in records.spectra.items() if isinstance(one.of, Spectrum)}
     each = [
         _say("{} % of the largest radius ({}, α = {})", f"{100 * s.boundary_fraction:.0f}", name, f"{s.alpha:.2f}")

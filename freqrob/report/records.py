@@ -1,4 +1,4 @@
-"""What was measured of each model, and the files that say so."""
+"""Measurements of each model, and the files that they come from."""
 
 from __future__ import annotations
 
