@@ -47,6 +47,7 @@ def in_process_group(*, gpus: bool = False) -> Callable[[Callable[..., None]], C
 
 
 def usable_device(name: str) -> torch.device:
+    """The device of that name; for "auto" a GPU if there is one. Raises ValueError if it cannot be used."""
     import torch
 
     if name == "auto":
