@@ -4,58 +4,51 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.table import Table
 
-from freqrob.cli.app import (
-    INTERRUPTED,
-    DataDir,
-    Download,
-    Seed,
-    command_line,
-    fraction,
-    print_line,
-    print_resume_hint,
-    print_table,
-    usable_device,
-)
+from freqrob.cli import options
+from freqrob.cli.measuring import INTERRUPTED, usable_device
+from freqrob.cli.printing import command_line, print_line, print_resume_hint, print_table
 from freqrob.cli.progress import progress_bars
 from freqrob.runtime.files import check_folder
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from freqrob.data import ImageSet
     from freqrob.data.corruption_arrays import CorruptionArrays
-    from freqrob.runtime.progress import Track
+    from freqrob.diagnostics import Spectrum
     from freqrob.spectral.reference import Weighting
 
 dataset_group = typer.Typer(
-    no_args_is_help=True, rich_markup_mode="markdown", help="Write data sets that others read, and measure them."
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Write data sets in common formats, and measure their spectra.",
 )
 
 Cifar = Annotated[str, typer.Option(help="cifar10 or cifar100.")]
-DatasetName = Annotated[str, typer.Option(help="The data set, of whose test split images are taken.")]
-Out = Annotated[Path, typer.Option(metavar="DIR", help="Where the files are written.")]
+DatasetName = Annotated[str, typer.Option(help="The data set; its test split is used.")]
+Out = Annotated[Path, typer.Option(metavar="DIR", help="Output folder.")]
 
 
 @dataset_group.command()
 def corrupt(
     out: Out,
-    data: DataDir = Path("data"),
+    data: options.DataDir = Path("data"),
     dataset: Cifar = "cifar10",
     types: Annotated[
-        list[str] | None, typer.Option("--type", metavar="TYPE", help="Only this one; repeatable. All 19 by default.")
+        list[str] | None, typer.Option("--type", metavar="TYPE", help="Only this type; repeatable. All 19 by default.")
     ] = None,
     bass: Annotated[
-        bool, typer.Option("--bass", help="Of the balanced images (CIFAR10-B-C), not the natural.")
+        bool, typer.Option("--bass", help="Corrupt the balanced images (CIFAR10-B-C), not the natural ones.")
     ] = False,
-    seed: Seed = 0,
-    frost: Annotated[Path | None, typer.Option(metavar="DIR", help="Photographs frost1 … frost5 (.png, .jpg).")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto: a GPU where there is one.")] = "auto",
-    download: Download = False,
+    seed: options.Seed = 0,
+    frost: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of photographs frost1 … frost5 (.png, .jpg).")
+    ] = None,
+    device: options.Device = "auto",
+    download: options.Download = False,
 ) -> None:
     """Corrupt the test set as CIFAR-10-C does: 19 types, 5 severities each, in the benchmark's own layout.
 
@@ -64,12 +57,12 @@ def corrupt(
     - `freqrob dataset corrupt --data ./data --out ./data/cifar10-c`
     - `freqrob dataset corrupt --data ./data --out ./data/cifar10-b-c --bass --type fog --type contrast`
 
-    These are not the published arrays (https://zenodo.org/records/2535967), which published numbers are on: the
-    parameters are theirs, the random numbers are not. `generated.json`, beside the files, says so, and how they were
-    made. A type is one file (154 MB) of all severities. Ctrl-C keeps those that are whole; the same command goes on.
+    These are not the published arrays (https://zenodo.org/records/2535967) that published numbers are on: they have
+    the same parameters, but other random numbers. `generated.json`, beside the files, says so, and how they were made.
+    A type is one file (154 MB) with all severities. Ctrl-C keeps the finished types; the same command continues.
 
-    **frost** needs photographs of ice that freqrob may not ship: `pip install imagecorruptions-imaug` brings them, or
-    give a folder. Without them it is left out, unless `--type frost` asks for it.
+    **frost** needs photographs of ice that freqrob may not ship: `pip install imagecorruptions-imaug` installs them, or
+    give a folder. Without them frost is left out, unless `--type frost` asks for it.
     """
     check_folder(out)
     from freqrob.data import balance, load_dataset
@@ -78,7 +71,7 @@ def corrupt(
 
     if dataset not in PUBLISHED:
         raise ValueError(f"dataset: expected one of {', '.join(PUBLISHED)}, got {dataset!r}")
-    options = {"--dataset": dataset, "--type": types, "--seed": seed}
+    given = {"--dataset": dataset, "--type": types, "--seed": seed}
     types = types or _possible(list(CORRUPTIONS), frost)
     chosen = load_dataset(dataset, "test", data, download=download)
     chosen = replace(chosen, images=chosen.images.to(usable_device(device)))
@@ -87,7 +80,7 @@ def corrupt(
         with progress_bars() as (track, _log):
             made = write_corruptions(
                 balance(chosen) if bass else chosen, out, types, about=about, seed=seed, frost=frost,
-                command=command_line("dataset", options, "corrupt", *(["--bass"] if bass else [])), track=track,
+                command=command_line("dataset", given, "corrupt", *(["--bass"] if bass else [])), track=track,
             )  # fmt: skip
     except KeyboardInterrupt:
         are_kept = any((out / f"{name}.npy").is_file() for name in types)
@@ -115,10 +108,10 @@ def _possible(types: list[str], frost: Path | None) -> list[str]:
 @dataset_group.command()
 def bass(
     out: Out,
-    data: DataDir = Path("data"),
+    data: options.DataDir = Path("data"),
     dataset: Cifar = "cifar10",
     weighting: Annotated[str, typer.Option(help="amplitude: the authors' code; power: as printed.")] = "amplitude",
-    download: Download = False,
+    download: options.Download = False,
 ) -> None:
     """Write CIFAR-B: all of CIFAR-10 or CIFAR-100 through BaSS, in the original files' format.
 
@@ -127,17 +120,17 @@ def bass(
     - `freqrob dataset bass --data ./data --out ./cifar-b`
     - `freqrob dataset bass --data ./data --out ./cifar-b-power --dataset cifar100 --weighting power`
 
-    Whatever reads `cifar-10-batches-py/` reads the new one, but for programs that check the original's MD5 sums, as
-    torchvision does. `freqrob.data.load_cifar_b` checks the new sums, which are in its `cifar_b.json`.
+    Programs that read `cifar-10-batches-py/` read the new folder too, unless they check the original's MD5 sums, as
+    torchvision does. `freqrob.data.load_cifar_b` checks the new sums, which are in `cifar_b.json`.
     """
     check_folder(out)
     from freqrob.data.cifar_b import write_cifar_b
 
-    options = {"--dataset": dataset, "--weighting": weighting}
+    given = {"--dataset": dataset, "--weighting": weighting}
     with progress_bars() as (track, _log):
         folder = write_cifar_b(
             data, out, dataset, weighting=cast("Weighting", weighting), download=download,
-            command=command_line("dataset", options, "bass"), track=track,
+            command=command_line("dataset", given, "bass"), track=track,
         )  # fmt: skip
     print_line(f"Wrote {folder}")
 
@@ -145,22 +138,24 @@ def bass(
 @dataset_group.command()
 def hybrid(
     out: Out,
-    data: DataDir = Path("data"),
+    data: options.DataDir = Path("data"),
     dataset: DatasetName = "cifar10",
-    images: Annotated[int, typer.Option(help="How many, the first of the test set; 0 for all.")] = 1000,
+    images: Annotated[int, typer.Option(help="How many, the first of the test split; 0 for all.")] = 1000,
     frequencies: Annotated[
         list[float] | None,
         typer.Option(
             "--frequency",
-            parser=fraction,
+            parser=options.fraction,
             metavar="F",
-            help="Mixing frequency in cycles/pixel, 0 to 0.707; repeatable. Li et al.'s 18.",
+            help="Mixing frequency in cycles/pixel, 0 to 0.707; repeatable. Li et al.'s 18 by default.",
         ),
     ] = None,
-    seed: Seed = 0,
-    floats: Annotated[bool, typer.Option("--float", help="float32 in [0, 1], four times the size, not uint8.")] = False,
-    png: Annotated[int, typer.Option(metavar="N", help="Rows of a contact sheet to look at, hybrid.png.")] = 0,
-    download: Download = False,
+    seed: options.Seed = 0,
+    floats: Annotated[
+        bool, typer.Option("--float", help="Write float32 in [0, 1], four times the size of uint8.")
+    ] = False,
+    png: Annotated[int, typer.Option(metavar="N", help="Write a contact sheet with N rows, hybrid.png.")] = 0,
+    download: options.Download = False,
 ) -> None:
     """Write hybrid images: the low frequencies of one test image, the high ones of one of another class.
 
@@ -169,9 +164,9 @@ def hybrid(
     - `freqrob dataset hybrid --data ./data --out ./hybrid --png 12`
     - `freqrob dataset hybrid --data ./data --out ./hybrid --frequency 0.1 --frequency 0.2 --images 0`
 
-    `hybrid.npz` has `images` (frequencies, N, C, H, W), `frequencies`, `low_labels`, `high_labels` and `partners`:
-    whose high frequencies each image has. They are those on which `freqrob diagnose` measures the reversal frequency
-    at the same seed and images, but for rounding without `--float`. `hybrid.json` says how they were made.
+    `hybrid.npz` has `images` (frequencies, N, C, H, W), `frequencies`, `low_labels`, `high_labels` and `partners`, the
+    indices of the images that give the high frequencies. With the same seed and images, `freqrob diagnose` measures the
+    reversal frequency on these images (without `--float` they are rounded). `hybrid.json` says how they were made.
     """
     check_folder(out)
     from freqrob.data import load_dataset
@@ -179,27 +174,27 @@ def hybrid(
 
     if images < 0 or png < 0:
         raise ValueError(f"images, png: expected numbers from 0 on, got {images} and {png}")
-    options = {"--dataset": dataset, "--images": images, "--frequency": frequencies, "--seed": seed, "--png": png}
+    given = {"--dataset": dataset, "--images": images, "--frequency": frequencies, "--seed": seed, "--png": png}
     with progress_bars() as (track, _log):
         chosen = load_dataset(dataset, "test", data, download=download, track=track)[: images or None]
         path = write_hybrids(
             chosen, out, frequencies=frequencies or MIXING_FREQUENCIES, seed=seed, floats=floats, sheet=png,
             about={"dataset": dataset, "split": "test"},
-            command=command_line("dataset", options, "hybrid", *(["--float"] if floats else [])), track=track,
+            command=command_line("dataset", given, "hybrid", *(["--float"] if floats else [])), track=track,
         )  # fmt: skip
     print_line(f"Wrote {path}")
 
 
 @dataset_group.command()
 def spectrum(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the measurements are written.")] = Path("spectra"),
-    data: DataDir = Path("data"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Output folder.")] = Path("spectra"),
+    data: options.DataDir = Path("data"),
     dataset: DatasetName = "cifar10",
-    bass: Annotated[bool, typer.Option("--bass", help="Of the balanced images as well.")] = False,
+    bass: Annotated[bool, typer.Option("--bass", help="Measure the balanced images too.")] = False,
     corruptions: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Of corrupted images as well, and of what each type adds.")
+        Path | None, typer.Option(metavar="DIR", help="Measure corrupted images too, and what each type adds.")
     ] = None,
-    download: Download = False,
+    download: options.Download = False,
 ) -> None:
     """Measure the spectra of a test set: the power law, the 80/20 boundary, the entropy, ln B_low.
 
@@ -208,41 +203,31 @@ def spectrum(
     - `freqrob dataset spectrum --data ./data --bass`
     - `freqrob dataset spectrum --data ./data --corruptions ./data/cifar10-c --out ./spectra`
 
-    Writes `natural`, `bass`, and a type's name, as arrays (`.npz`) and JSON; `<type>_change` is the spectrum of
-    x' − x, whose ln B_low Chan et al. (2022) list in their Table 1. Corruptions are the published arrays or those of
+    Writes `natural`, `bass`, and the names of the types, as arrays (`.npz`) and JSON; `<type>_change` is the spectrum
+    of x' − x; Chan et al. (2022) list its ln B_low in Table 1. Corruptions are the published arrays or those of
     `freqrob dataset corrupt`.
     """
     check_folder(out)
     from freqrob.data import balance, load_dataset
+    from freqrob.diagnostics.data_spectra import save_corruption_spectra, save_spectra
     from freqrob.runtime.provenance import provenance
 
-    options = {"--dataset": dataset, "--corruptions": str(corruptions) if corruptions else None}
-    command = command_line("dataset", options, "spectrum", *(["--bass"] if bass else []))
+    given = {"--dataset": dataset, "--corruptions": str(corruptions) if corruptions else None}
+    command = command_line("dataset", given, "spectrum", *(["--bass"] if bass else []))
     with progress_bars() as (track, _log):
         chosen = load_dataset(dataset, "test", data, download=download, track=track)
-        corrupted = corruptions and _load_corruptions(corruptions, dataset, chosen)
+        arrays = _load_corruptions(corruptions, dataset, chosen) if corruptions else None
         sets = {"natural": chosen.images} | ({"bass": balance(chosen).images} if bass else {})
         about = {**provenance(command), "source": f"{dataset} test"}
-        rows = _measure_sets(sets, out, about, track)
-        if corrupted:
-            rows += _measure_corruptions(chosen, corrupted, out, about, track)
+        spectra = save_spectra(sets, out, about, track)
+        changes = save_corruption_spectra(chosen, arrays, out, about, track) if arrays else {}
     table = Table("images", "α", "80 % within (cycles/pixel)", "entropy (nats)", "ln B_low", "ln B_low of x' − x")
-    for row in rows:
-        table.add_row(*row)
+    for name, measured in spectra.items():
+        table.add_row(name, *_figures(measured))
+    for name, (measured, change) in changes.items():
+        table.add_row(name, *_figures(measured), f"{change.mean_log_b_low:.2f}")
     print_table(table)
     print_line(f"Wrote {out}")
-
-
-def _measure_sets(sets: dict[str, Tensor], out: Path, about: dict[str, Any], track: Track) -> list[tuple[str, ...]]:
-    from freqrob.diagnostics import spectrum as measure
-
-    rows = []
-    for name, images in track(sets.items(), "spectra", len(sets)):
-        found = measure(images)
-        found.save(out, name, {**about, "set": name})
-        figures = (found.alpha, 2), (found.boundary_radius, 3), (found.entropy, 2), (found.log_b_low, 2)
-        rows.append((name, *(f"{value:.{digits}f}" for value, digits in figures)))
-    return rows
 
 
 def _load_corruptions(folder: Path, dataset: str, chosen: ImageSet) -> CorruptionArrays:
@@ -257,23 +242,9 @@ def _load_corruptions(folder: Path, dataset: str, chosen: ImageSet) -> Corruptio
     return arrays
 
 
-def _measure_corruptions(
-    chosen: ImageSet, arrays: CorruptionArrays, out: Path, about: dict[str, Any], track: Track
-) -> list[tuple[str, ...]]:
-    """Of each type all severities together, and what they add to the images that they were made of."""
-    import numpy as np
-    import torch
-
-    from freqrob.data import balance
-    from freqrob.data.corruptions import SEVERITIES
-    from freqrob.diagnostics import corruption_spectrum
-
-    rows, clean = [], chosen[: len(arrays.labels)]
-    clean = balance(clean) if (arrays.generated or {}).get("bass") else clean
-    for name in track(arrays.types, "corruptions", len(arrays.types)):
-        everything = torch.from_numpy(np.array(arrays.arrays[name])).permute(0, 3, 1, 2)
-        (row,) = _measure_sets({name: everything}, out, about, lambda items, *_: items)
-        change = corruption_spectrum(clean.images, (arrays.images(name, severity) for severity in SEVERITIES))
-        change.save(out, f"{name}_change", {**about, "set": name})
-        rows.append((*row, f"{change.mean_log_b_low:.2f}"))
-    return rows
+def _figures(measured: Spectrum) -> tuple[str, ...]:
+    """α, where 80 % of the power lies, the entropy and ln B_low."""
+    return (
+        f"{measured.alpha:.2f}", f"{measured.boundary_radius:.3f}", f"{measured.entropy:.2f}",
+        f"{measured.log_b_low:.2f}",
+    )  # fmt: skip

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from freqrob.cli.app import Seed, command_line, print_line
-from freqrob.cli.evaluate import accuracy_table, warnings_as_lines
+from freqrob.cli import options
+from freqrob.cli.evaluate import accuracy_table
+from freqrob.cli.printing import command_line, print_line, warnings_as_lines
 from freqrob.cli.progress import Track, prefixed, progress_bars
 from freqrob.runtime.files import check_folder
 
@@ -21,21 +22,27 @@ FREQUENCIES = (0.0, 0.03, 0.055, 0.095, 0.165, 0.285, 0.5)  # every third of the
 
 
 def demo(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the page is written.")] = Path("report"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Output folder.")] = Path("report"),
     data: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="CIFAR-10's folder; 20 of its images without it.")
+        Path | None, typer.Option(metavar="DIR", help="Folder of CIFAR-10; without it, 20 sample images.")
     ] = None,
     images: Annotated[
-        int | None, typer.Option(metavar="N", help="Measure models on the first N: 20 samples, or 1000 of CIFAR-10.")
+        int | None,
+        typer.Option(
+            metavar="N", help="Measure models on the first N images; 20 samples or 1000 of CIFAR-10 by default."
+        ),
     ] = None,
-    seed: Seed = 0,
+    seed: options.Seed = 0,
     model_dir: Annotated[
-        Path | None, typer.Option("--model-dir", metavar="DIR", help="Your CIFAR-10 L∞ models as well as the shipped.")
+        Path | None,
+        typer.Option(
+            "--model-dir", metavar="DIR", help="Folder with your CIFAR-10 L∞ models, to add to the shipped ones."
+        ),
     ] = None,
 ) -> None:
     """Measure the shipped models on real images and report on them: report/index.html.
 
-    Needs no network. It is the page that `freqrob report` draws, of few images; measure your own with
+    Needs no network. The page is the one that `freqrob report` draws, on few images; measure your models with
     `freqrob evaluate` and `freqrob diagnose`. Examples:
 
     - `freqrob demo`
@@ -61,8 +68,8 @@ def demo(
         raise ValueError(f"images: expected 1 to {len(dataset)} (the images there are), got {count}")
     partners(dataset.labels[:count], seed)  # raises where hybrid images cannot be made of so few
     names, folder = _demo_models(model_dir)
-    options = {"--data": data, "--images": images, "--seed": seed, "--model-dir": model_dir}
-    command, measured = command_line("demo", options), out / "data"
+    given = {"--data": data, "--images": images, "--seed": seed, "--model-dir": model_dir}
+    command, measured = command_line("demo", given), out / "data"
     about = {**provenance(command), "source": source}
     with progress_bars() as (track, _log):
         spectra = _measure_images(dataset, measured / "images", about)
@@ -79,7 +86,7 @@ def demo(
             title=f"freqrob demo: spectra and robustness on {count:,} CIFAR-10 images",
             command=command, model_dir=folder, track=track,
         )  # fmt: skip
-    accuracy_table(list(results.items()), f"Accuracy (%) on {count:,} images")
+    accuracy_table(results, f"Accuracy (%) on {count:,} images")
     print_line(f"Wrote {page} with results.json, results.csv, figures/ and data/ beside it.")
 
 
@@ -97,7 +104,7 @@ def _demo_models(model_dir: Path | None) -> tuple[list[str], Path]:
 
 
 def _measure_images(dataset: ImageSet, folder: Path, about: dict[str, Any]) -> list[Path]:
-    """The spectra of the images and of their BaSS twins, left in a folder: the JSON files."""
+    """Save the spectra of the images and of their BaSS twins in a folder. Returns the JSON files."""
     from freqrob.data.cifar_b import balance
     from freqrob.diagnostics import spectrum
 
@@ -108,7 +115,7 @@ def _measure_images(dataset: ImageSet, folder: Path, about: dict[str, Any]) -> l
 def _measure_model(
     name: str, model_dir: Path, chosen: ImageSet, seed: int, folder: Path, about: dict[str, Any], track: Track
 ) -> list[Result]:
-    """The accuracies of a model under all protocols; diagnostics that are quick are left in a folder."""
+    """The accuracies of a model under all protocols; the quick diagnostics are saved in a folder."""
     from freqrob.attacks import PGD, Clean
     from freqrob.diagnostics import (
         band_accuracy,

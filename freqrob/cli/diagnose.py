@@ -14,36 +14,22 @@ from rich.padding import Padding
 from rich.table import Column, Table
 from rich.text import Text
 
-from freqrob.cli.app import (
-    INTERRUPTED,
-    CacheKey,
-    DataDir,
-    Download,
-    ModelDir,
-    NoCache,
-    command_line,
-    in_process_group,
-    key_of,
-    print_kept_results,
-    print_line,
-    rank,
-    results_folder,
-)
-from freqrob.cli.evaluate import device_of_rank, naming, open_models, say, warnings_as_lines
-from freqrob.cli.progress import prefixed, progress_bars
+from freqrob.cli import measuring, options
+from freqrob.cli.printing import command_line, print_line, print_warning, rank, warnings_as_lines
+from freqrob.cli.progress import prefixed
 from freqrob.runtime.files import check_folder
 from freqrob.runtime.parameters import read_setting
 from freqrob.runtime.reading import read_json
 
 
-@in_process_group()
+@measuring.in_process_group()
 def diagnose(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL…", help="As `freqrob evaluate` takes them.")],
-    data: DataDir = Path("data"),
-    dataset: Annotated[str, typer.Option(help="The data set, of whose test split images are taken.")] = "cifar10",
-    threat_model: Annotated[str, typer.Option(help="The threat model the models were trained for.")] = "Linf",
+    models: options.OtherModels,
+    data: options.DataDir = Path("data"),
+    dataset: Annotated[str, typer.Option(help="The data set; images of its test split are measured.")] = "cifar10",
+    threat_model: options.ThreatModel = "Linf",
     preset: Annotated[
-        str, typer.Option(help="quick: a minute a small model on two cores; full: what a paper would show.")
+        str, typer.Option(help="quick: about a minute for a small model on two cores; full: as in a paper.")
     ] = "quick",
     only: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this diagnostic; repeatable.")] = None,
     settings: Annotated[
@@ -51,23 +37,23 @@ def diagnose(
         typer.Option(
             "--set",
             metavar="NAME.KEY=VALUE",
-            help="A setting of one diagnostic, of those above; a list as '[0,1]', a fraction as 8/255; repeatable.",
+            help="A setting of one diagnostic, as listed above; a list as '[0,1]', a fraction as 8/255; repeatable.",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="A folder a model is written here.")] = Path("diagnosis"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Output folder, with a folder for each model.")] = Path(
+        "diagnosis"
+    ),
     batch_size: Annotated[
         int | None, typer.Option(help="Images at a time; by default 250 of 32×32 pixels, fewer of larger ones.")
     ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where what is done is kept; by default in freqrob's cache.")
-    ] = None,
-    cache_key: CacheKey = None,
-    no_cache: NoCache = False,
-    download: Download = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto: a GPU where there is one.")] = "auto",
-    model_dir: ModelDir = Path("models"),
+    cache: options.CacheDir = None,
+    cache_key: options.CacheKey = None,
+    no_cache: options.NoCache = False,
+    download: options.Download = False,
+    device: options.Device = "auto",
+    model_dir: options.ModelDir = Path("models"),
 ) -> None:
-    """Where in the spectrum models are sensitive: every diagnostic, saved as arrays (NPZ) and JSON.
+    """Measure where in the spectrum models are sensitive; every diagnostic is saved as arrays (NPZ) and JSON.
 
     Examples:
 
@@ -76,69 +62,63 @@ def diagnose(
     - `freqrob diagnose pgd_at_rn20 --set fourier_heatmap.images=1000 --set 'hybrid.seeds=[0,1]'`
     - `torchrun --nproc-per-node 4 -m freqrob diagnose pgd_at_rn20 --preset full`
 
-    The diagnostics, and their settings beside `images` (how many, 0 for all) and `batch_size`:
+    The diagnostics and their settings; all have `images` (how many, 0 for all) and `batch_size` too:
 
     DIAGNOSTICS
 
-    What they mean is in the documentation of `freqrob.diagnostics`. A run that was stopped goes on where it was; what
-    was measured once is not measured again.
+    What they mean is in the documentation of `freqrob.diagnostics`. A run that was stopped continues; finished batches
+    are not measured again.
     """
-    kept = results_folder(cache, no_cache)
-    from freqrob.data import load_dataset
+    results = measuring.results_folder(cache, no_cache)
     from freqrob.diagnostics import diagnose as measure
     from freqrob.diagnostics import expected_seconds
     from freqrob.diagnostics.per_sample import Counted
-    from freqrob.runtime.processes import propagate_failure, rank_and_world, rank_zero_first
+    from freqrob.runtime.processes import rank_and_world
     from freqrob.runtime.provenance import provenance
 
     only = list(dict.fromkeys(only or []))
     folders = {name: out / re.sub(r"[^A-Za-z0-9.+=-]+", "_", name) for name in dict.fromkeys(models)}
-    with propagate_failure():
-        if rank() == 0:
+    with measuring.on_first_rank() as is_first:
+        if is_first:
             _check_folders(folders)
-    where = device_of_rank(device)
-    networks = open_models(list(folders), model_dir, dataset, threat_model)
-    with progress_bars(quiet=rank() > 0) as (track, _log), rank_zero_first():
-        chosen = load_dataset(dataset, "test", data, download=download, track=track)
+    where = measuring.device_of_rank(device)
+    networks = measuring.open_models(folders, model_dir, dataset, threat_model)
+    chosen = measuring.load_images(dataset, "test", data, download)
     how = {
         "preset": preset, "only": only, "settings": _by_diagnostic(settings or []),
         "classes": len(chosen.classes) or None, "batch_size": batch_size,
     }  # fmt: skip
     seconds = 0.0
     for name, network in networks.items():
-        with naming(name):
-            seconds += expected_seconds(network.to(where), chosen.images, chosen.labels, **how) / rank_and_world()[1]
-        network.cpu()
+        with measuring.model_on(where, name, network) as model:
+            seconds += expected_seconds(model, chosen.images, chosen.labels, **how) / rank_and_world()[1]
     if rank() == 0:
-        print_line(f"about {max(seconds / 60, 0.1):.1f} minutes, less what is done", stderr=True)
-    options = {
+        print_line(f"about {max(seconds / 60, 0.1):.1f} minutes, less for what is cached", stderr=True)
+    given = {
         "--dataset": dataset, "--threat-model": threat_model, "--preset": preset, "--only": only, "--set": settings
     }  # fmt: skip
-    source, found, unmeasured = f"{dataset} test", {}, []
-    try:
-        with progress_bars(quiet=rank() > 0) as (track, _log):
-            for name, network in networks.items():
-                about = {**provenance(command_line("diagnose", options, name)), "model": name, "source": source}
-                counted, key = Counted(prefixed(track, name)), key_of(name, cache_key)
-                with warnings_as_lines(name), naming(name):
-                    found[name] = measure(
-                        network.to(where), chosen.images, chosen.labels, out=folders[name] if rank() == 0 else None,
-                        about=about, cache=kept, cache_key=key, track=counted, **how,
-                    )  # fmt: skip
-                unmeasured += [] if counted.any else [name]
-                network.cpu()
-    except KeyboardInterrupt:
-        print_kept_results(kept)
-        raise typer.Exit(INTERRUPTED) from None
+    measured, cached = {}, []
+    with measuring.progress_of(results) as track:
+        for name, network in networks.items():
+            about = {**provenance(command_line("diagnose", given, name)), "model": name, "source": f"{dataset} test"}
+            counted = Counted(prefixed(track, name))
+            with measuring.model_on(where, name, network) as model:
+                measured[name] = measure(
+                    model, chosen.images, chosen.labels, out=folders[name] if rank() == 0 else None, about=about,
+                    cache=results, cache_key=measuring.key_of(name, cache_key), track=counted, **how,
+                )  # fmt: skip
+            cached += [] if counted.any else [name]
     if rank() == 0:
-        _table(found)
-        if unmeasured:
-            say(f"{', '.join(unmeasured)}: all of it was kept from earlier runs in {kept}; --no-cache measures again")
+        _table(measured)
+        if cached:
+            print_warning(
+                f"{', '.join(cached)}: all of it was kept from earlier runs in {results}; --no-cache measures again"
+            )
         print_line(f"Wrote {', '.join(map(str, folders.values()))}")
 
 
 class DiagnoseCommand(typer.core.TyperCommand):
-    """`freqrob diagnose`, whose help lists the diagnostics when it is asked for: only then are they imported."""
+    """`freqrob diagnose`, whose help imports and lists the diagnostics only when it is shown."""
 
     # As in freqrob.cli.app: Typer annotates a private base of typer.Context.
     def format_help(self, ctx: typer.Context, formatter: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -159,12 +139,12 @@ def diagnostics_in_words() -> str:
 
 
 def _check_folders(folders: dict[str, Path]) -> None:
-    """Raise ValueError where two models would share a folder, now or with an earlier run; OSError as check_folder."""
+    """Raise ValueError if two models would share a folder, also with an earlier run; OSError as check_folder."""
     for name, folder in folders.items():
         check_folder(folder)
         there = [other for other, its in folders.items() if its == folder] + [_model_in(folder, name)]
         if other := next((other for other in there if other != name), ""):
-            raise ValueError(f"out: {folder} is the folder of {name}, and of {other}: give each an --out of its own")
+            raise ValueError(f"out: {folder} is the folder of {name}, and of {other}: give each its own --out")
 
 
 def _model_in(folder: Path, name: str) -> str:
@@ -180,7 +160,7 @@ def _by_diagnostic(texts: list[str]) -> dict[str, dict[str, Any]]:
     """``["hybrid.seeds=[0]"]`` as ``{"hybrid": {"seeds": [0]}}``."""
     from freqrob.diagnostics import get_diagnostic, list_diagnostics
 
-    found: dict[str, dict[str, Any]] = {}
+    settings: dict[str, dict[str, Any]] = {}
     for text in texts:
         name, _, setting = text.partition(".")
         if not (name.isidentifier() and re.match(r"\w+=.", setting)):
@@ -188,28 +168,28 @@ def _by_diagnostic(texts: list[str]) -> dict[str, dict[str, Any]]:
         key, value = read_setting(setting)
         if not isinstance(value, str) and name in list_diagnostics() and get_diagnostic(name).hints.get(key) is str:
             value = setting.partition("=")[2]  # a layer called 0
-        found.setdefault(name, {})[key] = value
-    return found
+        settings.setdefault(name, {})[key] = value
+    return settings
 
 
-def _table(found: dict[str, dict]) -> None:
-    """The columns of each diagnostic, models across, or down where the terminal is too narrow for that."""
+def _table(models: dict[str, dict]) -> None:
+    """Print the columns of each diagnostic, models across, or down if the terminal is too narrow for that."""
     from freqrob.diagnostics import get_diagnostic
 
     figures = {
-        column.label: [column.shown(measured[name]) for measured in found.values()]
-        for name in next(iter(found.values()), ())
+        column.label: [column.shown(measurements[name]) for measurements in models.values()]
+        for name in next(iter(models.values()), ())
         for column in get_diagnostic(name).columns
         if column.label
     }
     if figures:
-        console, wide = Console(), _across(list(found), figures)
+        console, wide = Console(), _across(list(models), figures)
         needed = console.measure(wide, options=console.options.update(max_width=10_000)).maximum
-        console.print(wide if needed <= console.width else _down(list(found), figures))
+        console.print(wide if needed <= console.width else _down(list(models), figures))
 
 
 def _across(names: list[str], figures: dict[str, list[str]]) -> Table:
-    """A line a figure, a column a model."""
+    """A row for each number, a column for each model."""
     table = Table("", *(Column(Text(name)) for name in names))
     for title, values in figures.items():
         table.add_row(title, *values)
@@ -217,7 +197,7 @@ def _across(names: list[str], figures: dict[str, list[str]]) -> Table:
 
 
 def _down(names: list[str], figures: dict[str, list[str]]) -> Table:
-    """Below each figure a line a model."""
+    """Below each number a row for each model."""
     table = Table(Column(overflow="fold"), Column(overflow="fold"), show_header=False)
     for title, values in figures.items():
         table.add_row(Text(title, "bold"))

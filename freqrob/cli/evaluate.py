@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from importlib import resources
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -15,31 +12,11 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from freqrob.cli.app import (
-    INTERRUPTED,
-    CacheKey,
-    DataDir,
-    Download,
-    ModelDir,
-    NoCache,
-    Seed,
-    command_line,
-    fraction,
-    in_process_group,
-    key_of,
-    pixels,
-    print_kept_results,
-    print_line,
-    print_table,
-    rank,
-    results_folder,
-    usable_device,
-)
-from freqrob.cli.progress import prefixed, progress_bars
+from freqrob.cli import measuring, options
+from freqrob.cli.printing import command_line, pixels, print_line, print_table, print_written, rank
+from freqrob.cli.progress import prefixed
 from freqrob.runtime.files import check_file
-from freqrob.runtime.launched import launched
 from freqrob.runtime.parameters import check_counts, check_integers
-from freqrob.runtime.reading import printable
 
 if TYPE_CHECKING:
     import torch
@@ -47,70 +24,59 @@ if TYPE_CHECKING:
 
     from freqrob.attacks import PGD, Attack
     from freqrob.attacks.balls import Norm
-    from freqrob.data.datasets import ImageSet, Split
+    from freqrob.data.datasets import ImageSet
     from freqrob.evaluation import MaskingCheck, Result
+    from freqrob.evaluation.files import Evaluation
 
 PROTOCOLS = ("natural", "natural+bass", "bass")
 ATTACKS = ("clean", "fgsm", "pgd-20")
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """What was found of a model."""
-
-    name: str
-    model_hash: str
-    results: list[Result]
-    masking: MaskingCheck | None
-
-
-@in_process_group()
+@measuring.in_process_group()
 def evaluate(
     models: Annotated[
         list[str],
         typer.Argument(
             metavar="MODEL…",
-            help="Names, as `freqrob models` lists them; `NAME=weights.pt`, `robustbench:NAME`, `timm:NAME`, "
+            help="Names that `freqrob models` lists; `NAME=weights.pt`, `robustbench:NAME`, `timm:NAME`, "
             "`torchvision:NAME`, `hub:OWNER/REPO:MODEL` or `package.module:function`.",
         ),
     ],
-    data: DataDir = Path("data"),
+    data: options.DataDir = Path("data"),
     dataset: Annotated[str, typer.Option(help="The data set.")] = "cifar10",
-    threat_model: Annotated[str, typer.Option(help="The threat model the models were trained for.")] = "Linf",
+    threat_model: options.ThreatModel = "Linf",
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     images: Annotated[int | None, typer.Option(metavar="N", help="The first N images; all by default.")] = None,
     protocol: Annotated[list[str], typer.Option(help=f"{', '.join(PROTOCOLS)}; repeatable.")] = list(PROTOCOLS),  # noqa: B006
-    attack: Annotated[list[str], typer.Option(help="As below; repeatable.")] = list(ATTACKS),  # noqa: B006
+    attack: Annotated[list[str], typer.Option(help="An attack, as below; repeatable.")] = list(ATTACKS),  # noqa: B006
     eps: Annotated[
-        float | None, typer.Option(parser=fraction, metavar="ε", help="Radius of the ball; 8/255 in L∞, 0.5 in L2.")
+        float | None,
+        typer.Option(parser=options.fraction, metavar="ε", help="Radius of the ball; 8/255 in L∞, 0.5 in L2."),
     ] = None,
     norm: Annotated[
         str | None, typer.Option(help="Linf or L2; that of --threat-model by default, Linf for corruptions.")
     ] = None,
     step_size: Annotated[
-        float | None, typer.Option(parser=fraction, metavar="α", help="Step of PGD; a quarter of ε by default.")
+        float | None, typer.Option(parser=options.fraction, metavar="α", help="Step of PGD; a quarter of ε by default.")
     ] = None,
-    seed: Seed = 0,
-    batch_size: Annotated[int, typer.Option(help="Images at a time; each batch is kept when it is done.")] = 250,
-    cache: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where finished batches are kept; by default in freqrob's cache.")
-    ] = None,
-    cache_key: CacheKey = None,
-    no_cache: NoCache = False,
+    seed: options.Seed = 0,
+    batch_size: Annotated[int, typer.Option(help="Images at a time; each finished batch is cached.")] = 250,
+    cache: options.CacheDir = None,
+    cache_key: options.CacheKey = None,
+    no_cache: options.NoCache = False,
     masking_images: Annotated[
-        int, typer.Option(metavar="N", help="Check front ends for gradient masking on the first N images; 0: do not.")
+        int, typer.Option(metavar="N", help="Check front ends for gradient masking on the first N images; 0: no check.")
     ] = 200,
     masking_queries: Annotated[int, typer.Option(metavar="N", help="Square's queries in that check.")] = 500,
-    download: Download = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto: a GPU where there is one.")] = "auto",
-    model_dir: ModelDir = Path("models"),
-    out: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="results.json or results.csv; repeatable for both.")
-    ] = None,
+    download: options.Download = False,
+    device: options.Device = "auto",
+    model_dir: options.ModelDir = Path("models"),
+    out: options.ResultFiles = None,
     samples: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A CSV file of every image: whether it stays correct.")
+        Path | None,
+        typer.Option(metavar="FILE", help="CSV file with a row for each image: whether it stays correctly classified."),
     ] = None,
-    card: Annotated[bool, typer.Option("--card", help="Keep the results in the models' cards in --model-dir.")] = False,
+    card: Annotated[bool, typer.Option("--card", help="Add the results to the models' cards in --model-dir.")] = False,
 ) -> None:
     """Accuracy of models under attacks, all protocols side by side.
 
@@ -127,13 +93,13 @@ def evaluate(
     `band_pgd-STEPS:FIRST-LAST` (perturbations in some rings of the spectrum), `foolbox:NAME`, or an attack of another
     installed package.
 
-    **natural**: the ball lies around the natural image, the model is as it loads (RobustBench's). **natural+bass**: the
-    same with BaSS before the model, attacked through. **bass**: the images are balanced first, ball and gradient lie
-    behind BaSS (Lin et al.'s).
+    **natural** (RobustBench's): the ball is around the natural image, the model is as it loads. **natural+bass**: the
+    same with BaSS before the model; the attack goes through BaSS. **bass** (Lin et al.'s): the images are balanced
+    first; the ball is around the balanced image.
 
-    A run that was stopped goes on where it was; what was measured once is not measured again. Models with a fixed
-    front end are also attacked without its gradient, by Square and by transfer from the bare network: if that is
-    stronger than PGD-20 through it, the front end masks gradients, and a line in red says so.
+    A run that was stopped continues; finished batches are not measured again. Models with a fixed front end are also
+    attacked without its gradient, by Square and by transfer from the bare network. If these attacks are stronger than
+    PGD-20 through the front end, it masks gradients, and a line in red says so.
     """
     if images is not None:
         check_counts(images=images)
@@ -141,268 +107,122 @@ def evaluate(
     check_counts(masking_queries=masking_queries)
     if card and split != "test":
         raise ValueError(f"card: cards hold accuracies on the test split, got --split {split}")
-    folder = results_folder(cache, no_cache)
+    folder, out = measuring.results_folder(cache, no_cache), out or []
     from freqrob.attacks import parse_attack
-    from freqrob.attacks.checks import check_answers
-    from freqrob.data import load_dataset
-    from freqrob.data.datasets import to_pixels
     from freqrob.evaluation import evaluate as measure
+    from freqrob.evaluation.files import Evaluation, write_results, write_samples
     from freqrob.models.checkpoints import add_results, card_path
     from freqrob.models.keys import data_hash, model_hash
     from freqrob.models.loading import checkpoint_path
-    from freqrob.runtime.processes import propagate_failure, rank_zero_first
     from freqrob.runtime.provenance import provenance
 
     norm = cast("Norm", norm or ("L2" if threat_model == "L2" else "Linf"))  # which parse_attack checks
     attacks = [parse_attack(text, eps=eps, norm=norm, step_size=step_size) for text in dict.fromkeys(attack)]
     white_box = cast("PGD", parse_attack("pgd-20", eps=eps, norm=norm, step_size=step_size))
-    with propagate_failure():
-        if rank() == 0:
-            check_outputs(out or [], samples, card_paths(models, model_dir, dataset, threat_model))
-            _check_cards(models if card else [], model_dir, dataset, threat_model)
-    where = device_of_rank(device)
-    networks = open_models(models, model_dir, dataset, threat_model)
-    with progress_bars(quiet=rank() > 0) as (track, _log), rank_zero_first():
-        chosen = load_dataset(dataset, cast("Split", split), data, download=download, track=track)
-    if images is not None and images > len(chosen):
-        raise ValueError(f"images: expected 1 to {len(chosen)}, the images of the {split} split, got {images}")
-    chosen, protocol = chosen[:images], list(dict.fromkeys(protocol))
+    weights = {name: checkpoint_path(name, model_dir, dataset, threat_model) for name in models if card}
+    with measuring.on_first_rank() as is_first:
+        if is_first:
+            measuring.check_outputs(out, samples, measuring.card_paths(models, model_dir, dataset, threat_model))
+            _check_cards(weights)
+    where = measuring.device_of_rank(device)
+    networks = measuring.open_models(models, model_dir, dataset, threat_model)
+    chosen, protocol = measuring.load_images(dataset, split, data, download, images), list(dict.fromkeys(protocol))
     classes = len(chosen.classes) or None  # of data whose classes have no names the number is not known
-    for name, network in networks.items() if len(networks) > 1 else ():  # before the first one is measured
-        with naming(name):
-            check_answers(network.to(where), to_pixels(chosen.images[:2]).to(where), chosen.labels, classes)
-        network.cpu()
-    found, title = [], f"Accuracy (%) on {len(chosen):,} images of {dataset}'s {split} split"
-    try:
-        with progress_bars(quiet=rank() > 0) as (track, _log):
-            for name, network in networks.items():
-                how = {
-                    "batch_size": batch_size, "seed": seed, "cache": folder, "cache_key": key_of(name, cache_key),
-                    "classes": classes, "track": prefixed(track, name),
-                }  # fmt: skip
-                with warnings_as_lines(name), naming(name):
-                    results = measure(network.to(where), chosen.images, chosen.labels, protocols=protocol,
-                                      attacks=attacks, **how)  # fmt: skip
-                    masking = None
-                    if masking_images:
-                        masking = _masking(network, chosen[:masking_images], white_box, masking_queries, how)
-                found.append(_Measured(name, model_hash(network), results, masking))
-                network.cpu()
-    except KeyboardInterrupt:
-        print_kept_results(folder)
-        raise typer.Exit(INTERRUPTED) from None
-    except Exception:
-        _print_found(found, title)  # of the models before, whose results may be kept nowhere
-        raise
+    _check_answers(networks, chosen, where)
+    evaluations: list[Evaluation] = []
+    show = partial(_print_accuracies, evaluations, f"{len(chosen):,} images of {dataset}'s {split} split")
+    with measuring.progress_of(folder, show) as track:
+        for name, network in networks.items():
+            how = {
+                "batch_size": batch_size, "seed": seed, "cache": folder, "cache_key": measuring.key_of(name, cache_key),
+                "classes": classes, "track": prefixed(track, name),
+            }  # fmt: skip
+            with measuring.model_on(where, name, network) as model:
+                results = measure(model, chosen.images, chosen.labels, protocols=protocol, attacks=attacks, **how)
+                masking = _masking(model, chosen, masking_images, white_box, masking_queries, how)
+                evaluations.append(Evaluation(name, model_hash(model), results, masking))
     if rank() > 0:
         return
-    options = {
+    given = {
         "--dataset": dataset, "--threat-model": threat_model, "--split": split, "--images": images,
         "--protocol": protocol, "--attack": attack, "--eps": pixels(white_box.eps, norm), "--norm": norm,
         "--step-size": step_size, "--seed": seed, "--batch-size": batch_size, "--masking-images": masking_images,
         "--masking-queries": masking_queries,
     }  # fmt: skip
-    record = {
-        **provenance(command_line("evaluate", options, *models)),
-        "source": f"{dataset} {split}",
+    about = {
+        **provenance(command_line("evaluate", given, *models)), "source": f"{dataset} {split}",
         "data_hash": data_hash(chosen.images, chosen.labels),
-    }
-    cards = [checkpoint_path(model.name, model_dir, dataset, threat_model) for model in found] if card else []
-    with ExitStack() as last:  # calls all of these, whichever fails, in the opposite order
-        last.callback(_print_found, found, title)
-        for weights, model in zip(cards, found, strict=False):
-            last.callback(add_results, weights, [result.as_dict() for result in model.results])
-        if samples is not None:
-            last.callback(_write_samples, samples, found, chosen.labels)
-        for path in reversed(out or []):
-            last.callback(_write_results, path, found, record)
-    for model in found:
+    }  # fmt: skip
+    measuring.call_all(
+        *(partial(write_results, path, evaluations, about) for path in out),
+        *(partial(write_samples, path, evaluations, chosen.labels) for path in [samples] if path is not None),
+        *(partial(add_results, weights[model.name], [result.as_dict() for result in model.results])
+          for model in evaluations if card),
+        show,
+    )  # fmt: skip
+    for model in evaluations:
         cached = [f"{result.protocol} {result.attack.name}" for result in model.results if result.from_cache]
-        say_what_was_cached(model.name, folder, cached, len(model.results))
-    print_written([*(out or []), *filter(None, [samples]), *map(card_path, cards)])
+        measuring.print_cached(model.name, folder, cached, len(model.results))
+    print_written([*out, *filter(None, [samples]), *map(card_path, weights.values())])
 
 
-def check_outputs(results: list[Path], samples: Path | None, inputs: Iterable[Path]) -> None:
-    """Raise ValueError or OSError, before anything is measured, for files that cannot be written or are read."""
-    inputs = list(inputs)
-    for path in results:
-        if path.suffix not in (".json", ".csv"):
-            raise ValueError(f"out: expected a name ending in .json or .csv, got {path}")
-        check_file(path, "out", inputs)
-    if samples is not None:
-        if samples.suffix != ".csv":
-            raise ValueError(f"samples: expected a name ending in .csv, got {samples}")
-        check_file(samples, "samples", inputs)
-        if samples.resolve() in [path.resolve() for path in results]:
-            raise ValueError(f"samples: expected another file than --out, got {samples} for both")
-
-
-def card_paths(models: list[str], model_dir: Path, dataset: str, threat_model: str) -> Iterator[Path]:
-    """Where the cards lie, if there are any, of models that are given by a name or as ``NAME=weights.pt``."""
+def _check_cards(weights: dict[str, Path]) -> None:
+    """Raise OSError for models without a card that can be written."""
     from freqrob.models.checkpoints import card_path
-    from freqrob.models.loading import checkpoint_path
 
-    for spec in models:
-        if re.fullmatch(r"\w[\w.+-]*", spec):
-            yield card_path(checkpoint_path(spec, model_dir, dataset, threat_model))
-        elif checkpoint := re.fullmatch(r"\w[\w.+-]*=(.+)", spec):
-            yield card_path(Path(checkpoint[1]))
+    for name, path in weights.items():
+        if not card_path(path).is_file():
+            raise FileNotFoundError(f"card: {name} has none in --model-dir, there is no {card_path(path)}")
+        check_file(card_path(path), "card")
 
 
-def _check_cards(models: list[str], model_dir: Path, dataset: str, threat_model: str) -> None:
-    from freqrob.models.checkpoints import card_path
-    from freqrob.models.loading import checkpoint_path
+def _check_answers(networks: dict[str, nn.Module], chosen: ImageSet, device: torch.device) -> None:
+    """Raise ValueError for models that cannot be measured on these images, before the first of several is."""
+    from freqrob.attacks.checks import check_answers
+    from freqrob.data.datasets import to_pixels
 
-    for name in models:
-        path = card_path(checkpoint_path(name, model_dir, dataset, threat_model))
-        if not path.is_file():
-            raise FileNotFoundError(f"card: {name} has none in --model-dir, there is no {path}")
-        check_file(path, "card")
-
-
-def device_of_rank(name: str) -> torch.device:
-    """As asked for; of several GPUs each process of those that were launched together takes its own."""
-    device, launch = usable_device(name), launched()
-    if name == "auto" and device.type == "cuda" and launch:
-        import torch
-
-        return usable_device(f"cuda:{launch.local_rank % torch.cuda.device_count()}")
-    return device
-
-
-def open_models(models: list[str], model_dir: Path, dataset: str, threat_model: str) -> dict[str, nn.Module]:
-    """The models by name; says which are the package's own. The first process downloads what is missing."""
-    from freqrob.models.sources import open_model
-    from freqrob.runtime.processes import rank_zero_first
-
-    with warnings_as_lines(), rank_zero_first():
-        networks = {name: open_model(name, model_dir, dataset, threat_model) for name in models}
-    say_what_was_shipped(models, model_dir, dataset, threat_model)
-    return networks
-
-
-def say_what_was_shipped(models: list[str], model_dir: Path, dataset: str, threat_model: str) -> None:
-    """Nobody takes the package's model for one that they trained."""
-    from freqrob.models.loading import checkpoint_path
-
-    shipped = Path(str(resources.files("freqrob.models") / "weights"))
-    for name in filter(re.compile(r"[\w.+-]+").fullmatch, models):
-        own, ours = (checkpoint_path(name, folder, dataset, threat_model) for folder in (model_dir, shipped))
-        if ours.is_file() and not own.is_file():
-            say(f"{name}: none in {model_dir}, so this is the one that comes with freqrob")
-
-
-@contextmanager
-def naming(name: str) -> Iterator[None]:
-    """Let errors about a model say which one it is."""
-    try:
-        yield
-    except ValueError as error:
-        if not str(error).startswith("model:"):
-            raise
-        raise ValueError(f"{name}: {error}") from error
+    for name, network in networks.items() if len(networks) > 1 else ():
+        with measuring.model_on(device, name, network) as model:
+            images = to_pixels(chosen.images[:2]).to(device)
+            check_answers(model, images, chosen.labels, len(chosen.classes) or None)
 
 
 def _masking(
-    network: nn.Module, chosen: ImageSet, white_box: PGD, queries: int, how: dict[str, Any]
+    model: nn.Module, chosen: ImageSet, count: int, white_box: PGD, queries: int, how: dict[str, Any]
 ) -> MaskingCheck | None:
-    """The check of a model that has a front end, on what images there are for it."""
+    """The check of a model that has a front end on the first ``count`` images, if Square is installed."""
     from freqrob.evaluation.masking import check_masking, has_front_end
 
-    if not has_front_end(network):
+    if not count or not has_front_end(model):
         return None
+    images, labels = chosen.images[:count], chosen.labels[:count]
     try:
-        return check_masking(network, chosen.images, chosen.labels, white_box=white_box, queries=queries, **how)
+        return check_masking(model, images, labels, white_box=white_box, queries=queries, **how)
     except ImportError as error:
         warnings.warn(f"not checked for gradient masking ({error})", stacklevel=2)
         return None
 
 
-def _print_found(found: list[_Measured], title: str) -> None:
-    """The accuracies and the checks for masking, from one process."""
+def _print_accuracies(evaluations: list[Evaluation], images: str) -> None:
+    """Print the accuracies and the checks for gradient masking, from one process."""
     if rank() > 0:
         return
-    accuracy_table([(model.name, model.results) for model in found], title)
-    for model in found:
+    accuracy_table({model.name: model.results for model in evaluations}, f"Accuracy (%) on {images}")
+    for model in evaluations:
         if model.masking is not None:
-            colour = "red" if model.masking.suspects else "green"
-            print_line(f"{model.name}: {model.masking}", colour)
+            print_line(f"{model.name}: {model.masking}", "red" if model.masking.suspects else "green")
 
 
-def say_what_was_cached(name: str, folder: Path | None, cached: list[str], count: int) -> None:
-    """Which of a model's results were measured by earlier runs."""
-    if cached:
-        what = "all results" if len(cached) == count else ", ".join(cached)
-        say(f"{name}: {what} from earlier runs, kept in {folder}; --no-cache measures again")
-
-
-@contextmanager
-def warnings_as_lines(name: str = "") -> Iterator[None]:
-    """Each warning once a model, as a line under its name; from one process."""
-
-    def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        say(f"{name}: {message}" if name else str(message))
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("default", UserWarning)
-        warnings.showwarning = show
-        yield
-
-
-def say(text: str) -> None:
-    """A line in yellow, from one process."""
-    if rank() == 0:
-        print_line(printable(text), "yellow", stderr=True)
-
-
-def _write_results(path: Path, found: list[_Measured], record: dict[str, Any]) -> None:
-    from freqrob.runtime.files import write_csv, write_json
-
-    rows = [
-        {
-            "model": model.name, **result.as_dict(), "model_hash": model.model_hash, "data_hash": record["data_hash"],
-            "from_cache": result.from_cache,
-        }
-        for model in found
-        for result in model.results
-    ]  # fmt: skip
-    if path.suffix == ".csv":
-        write_csv(path, rows, list(dict.fromkeys(key for row in rows for key in row)))
-    else:
-        masking = {model.name: model.masking.as_dict() for model in found if model.masking is not None}
-        write_json(path, {**record, "results": rows, "masking": masking})
-
-
-def _write_samples(path: Path, found: list[_Measured], labels: torch.Tensor) -> None:
-    from freqrob.runtime.files import write_csv
-
-    rows = [
-        {
-            "model": model.name, "protocol": result.protocol, "attack": result.attack.name, "index": index,
-            "label": label, "correct": int(correct),
-        }
-        for model in found
-        for result in model.results
-        for index, (label, correct) in enumerate(zip(labels.tolist(), result.correct.tolist(), strict=True))
-    ]  # fmt: skip
-    write_csv(path, rows, ["model", "protocol", "attack", "index", "label", "correct"])
-
-
-def print_written(paths: Iterable[Path]) -> None:
-    for path in paths:
-        print_line(f"Wrote {path}")
-
-
-def accuracy_table(results: list[tuple[str, list[Result]]], title: str) -> None:
-    """Models down, protocols across, the accuracies of all attacks in a cell."""
+def accuracy_table(results: Mapping[str, Sequence[Result]], title: str) -> None:
+    """Print models down, protocols across, the accuracies of all attacks in a cell."""
     if not results:
         return
-    _, first = results[0]
+    first = next(iter(results.values()))
     protocols = list(dict.fromkeys(result.protocol for result in first))
     attacks = dict.fromkeys(_at_radius(result.attack) for result in first)
     table = Table("model", *protocols)
-    for name, found in results:
-        cells = ([result for result in found if result.protocol == protocol] for protocol in protocols)
+    for name, measured in results.items():
+        cells = ([result for result in measured if result.protocol == protocol] for protocol in protocols)
         table.add_row(escape(name), *(" / ".join(f"{100 * result.accuracy:.1f}" for result in cell) for cell in cells))
     print_line(f"{title}: {' / '.join(attacks)}")
     print_table(table)

@@ -7,22 +7,27 @@ from typing import Annotated
 
 import typer
 
-from freqrob.cli.app import ModelDir, print_line
+from freqrob.cli import options
+from freqrob.cli.printing import print_line
 
 
 def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A name, as `freqrob models` lists them.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="For MODEL.json and MODEL.md.")] = Path("export"),
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Output folder for MODEL.json and MODEL.md.")
+    ] = Path("export"),
     dataset: Annotated[str, typer.Option(help="cifar10, cifar100 or imagenet.")] = "cifar10",
     threat_model: Annotated[str, typer.Option(help="Linf, L2 or corruptions.")] = "Linf",
     title: Annotated[str, typer.Option(help="The paper's title.")] = "",
     link: Annotated[str, typer.Option(help="The paper's URL.")] = "",
     authors: Annotated[str, typer.Option(help="The paper's authors, with commas between them.")] = "",
     venue: Annotated[str, typer.Option(help="Where it appeared, such as `NeurIPS 2023`.")] = "",
-    to: Annotated[str, typer.Option(metavar="FORMAT", help="For whom; packages may add others.")] = "robustbench",
-    model_dir: ModelDir = Path("models"),
+    to: Annotated[
+        str, typer.Option(metavar="FORMAT", help="Format of the export; packages may add others.")
+    ] = "robustbench",
+    model_dir: options.ModelDir = Path("models"),
 ) -> None:
-    """Write a model's card as RobustBench wants it: its model_info JSON and the text of a "[New Model]" issue.
+    """Write a model's card in RobustBench's format: its model_info JSON and the text of a "[New Model]" issue.
 
     Examples:
 
@@ -30,7 +35,7 @@ def export(
     - `freqrob export bass_trades_wrn34 --out claim/ --title "…" --link https://… --authors "…" --venue "NeurIPS 2023"`
 
     Only measured numbers are written: clean and AutoAttack accuracy under the protocol **natural** on RobustBench's
-    number of images. What is missing is said, with the command that measures it.
+    number of images. Missing numbers are listed with the command that measures them.
     """
     from freqrob.models.registry import EXPORTERS
 

@@ -1,4 +1,4 @@
-"""`freqrob models` and `freqrob doctor`: what there is on this machine."""
+"""`freqrob models` and `freqrob doctor`: what is installed on this machine."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from freqrob.cli.app import ModelDir, print_table
-from freqrob.cli.evaluate import say, warnings_as_lines
+from freqrob.cli import options
+from freqrob.cli.printing import print_table, print_warning, warnings_as_lines
 
 if TYPE_CHECKING:
     from freqrob.models.cards import Card
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 def models(
     pattern: Annotated[str, typer.Argument(help='A shell-style pattern, in quotes: `"*bass*"`.')] = "*",
-    model_dir: ModelDir = Path("models"),
+    model_dir: options.ModelDir = Path("models"),
 ) -> None:
-    """List the models that `load_model` can load, with what their cards say; those of other packages too.
+    """List the models that `load_model` can load, those of other packages included, with the numbers on their cards.
 
     Examples:
 
@@ -31,23 +31,23 @@ def models(
     from freqrob.models.loading import DATASET_CLASSES, THREAT_MODELS, list_models
 
     with warnings_as_lines():
-        found = [
+        known = [
             (name, dataset, threat)
             for dataset in DATASET_CLASSES
             for threat in THREAT_MODELS
             for name in list_models(pattern, dataset, threat, model_dir)
         ]
-    if not found:
+    if not known:
         raise FileNotFoundError(
             f"no model matches {pattern!r} in the package or in {model_dir}. Train one: freqrob train pgd_at_rn20"
         )
     table = Table("model", "protocol", "accuracy on its card (%)", "images")
-    for name, dataset, threat in found:
+    for name, dataset, threat in known:
         try:
             card = _card(name, model_dir, dataset, threat)
             origin = card.architecture if card else _origin(name, dataset, threat)
         except CheckpointError as error:
-            say(str(error))
+            print_warning(str(error))
             card, origin = None, "card not usable"
         results = _card_results(card) if card else [("", "", "")]
         about = f"{escape(name)}\n[dim]{escape(origin)}, {dataset}, {threat}[/dim]"
@@ -66,7 +66,7 @@ def _card(name: str, model_dir: Path, dataset: str, threat: str) -> Card | None:
 
 
 def _origin(name: str, dataset: str, threat: str) -> str:
-    """What there is to say of a model without card."""
+    """The package of a model without a card, if it is of another package."""
     from freqrob.models.plugins import find_plugin
 
     plugin = find_plugin(name, dataset, threat)
@@ -75,17 +75,17 @@ def _origin(name: str, dataset: str, threat: str) -> str:
 
 def _card_results(card: Card) -> list[tuple[str, str, str]]:
     """A line for each protocol: ``("natural", "clean 76.0, PGD-20 31.0", "10,000")``."""
-    found: dict[tuple[str, int], list[str]] = {}
+    by_protocol: dict[tuple[str, int], list[str]] = {}
     for result in card.results:
         key = (result.get("protocol", "?"), result.get("images", 0))
         accuracy = f"{100 * result['accuracy']:.1f}" if "accuracy" in result else "?"
-        found.setdefault(key, []).append(f"{result.get('attack', '?')} {accuracy}")
-    lines = [(protocol, ", ".join(shown), f"{count:,}") for (protocol, count), shown in found.items()]
+        by_protocol.setdefault(key, []).append(f"{result.get('attack', '?')} {accuracy}")
+    lines = [(protocol, ", ".join(shown), f"{count:,}") for (protocol, count), shown in by_protocol.items()]
     return lines or [("", "none", "")]
 
 
-def doctor(rebuild: Annotated[bool, typer.Option("--rebuild", help="Build the kernels again.")] = False) -> None:
-    """Say whether the native kernels are there, and what to do where they are not.
+def doctor(rebuild: Annotated[bool, typer.Option("--rebuild", help="Rebuild the kernels.")] = False) -> None:
+    """Check the native kernels, and say what to do if they are missing.
 
     Examples:
 

@@ -9,18 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from freqrob.cli.app import (
-    INTERRUPTED,
-    DataDir,
-    Download,
-    ModelDir,
-    in_process_group,
-    pixels,
-    print_line,
-    print_resume_hint,
-    print_table,
-    rank,
-)
+from freqrob.cli import options
+from freqrob.cli.measuring import INTERRUPTED, in_process_group
+from freqrob.cli.printing import pixels, print_line, print_resume_hint, print_table, rank
 from freqrob.cli.progress import progress_bars
 from freqrob.runtime.cache import set_compile_folder
 
@@ -38,37 +29,37 @@ def train(
         str, typer.Option(help="cifar10, cifar100, svhn, tiny_imagenet or restricted_imagenet.")
     ] = "cifar10",
     threat_model: Annotated[str, typer.Option(help="The threat model; Linf.")] = "Linf",
-    data: DataDir = Path("data"),
-    model_dir: ModelDir = Path("models"),
+    data: options.DataDir = Path("data"),
+    model_dir: options.ModelDir = Path("models"),
     epochs: Annotated[int | None, typer.Option(help="Passes over the training split.")] = None,
-    lr: Annotated[float | None, typer.Option(help="The peak of the learning rate.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images a step, of all devices together.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
-    gamma: Annotated[float | None, typer.Option(help="The probability that bassmix_ balances an image.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per step, over all devices.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
+    gamma: Annotated[float | None, typer.Option(help="Probability that bassmix_ balances an image.")] = None,
     precision: Annotated[str | None, typer.Option(help="bf16-mixed, 16-mixed or 32-true.")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any setting that `freqrob recipes RECIPE` shows; repeatable."),
     ] = None,
-    download: Download = False,
-    checkpoint_minutes: Annotated[float, typer.Option(min=0, help="Between checkpoints within an epoch.")] = 10,
+    download: options.Download = False,
+    checkpoint_minutes: Annotated[float, typer.Option(min=0, help="Minutes between checkpoints within an epoch.")] = 10,
     accelerator: Annotated[str, typer.Option(help="As Lightning Fabric names it: auto, cpu, cuda, …")] = "auto",
     compile: Annotated[bool, typer.Option("--compile", help="Compile the network (torch.compile).")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write the metrics for TensorBoard too.")] = False,
 ) -> None:
-    """Train a recipe, or go on with a run that was stopped.
+    """Train a recipe, or continue a run that was stopped.
 
-    A name has its settings, the paper's where there is one: `freqrob recipes RECIPE` shows them. What is given here
-    replaces them. Examples:
+    Each recipe has default settings, from a paper if there is one; `freqrob recipes RECIPE` shows them. Options replace
+    them. Examples:
 
     - `freqrob train standard_rn20 --data ./data --download`
     - `freqrob train bass_trades_wrn34 --dataset cifar10 --data ./data`
     - `freqrob train pgd_at_rn18 --epochs 30 --set schedule=triangle --set steps=7 --set eps=4/255`
     - `torchrun --nproc-per-node 8 -m freqrob train pgd_at_rn18 --data ./data`, and likewise under SLURM's `srun`
 
-    Ctrl-C stops after the step and keeps a checkpoint; the same command goes on where it was. The best epoch by
-    validation accuracy is kept in DIR/cifar10/Linf/RECIPE.safetensors, where `load_model` finds it; its folder has the
-    metrics (JSONL, CSV) and curves.png.
+    Ctrl-C stops after the current step and keeps a checkpoint; the same command continues the run. The epoch with the
+    best validation accuracy is in DIR/cifar10/Linf/RECIPE.safetensors, where `load_model` finds it; the folder beside
+    it has the metrics (JSONL, CSV) and curves.png.
     """
     if compile:
         set_compile_folder()
@@ -100,9 +91,9 @@ def train(
 
 def recipes(
     pattern: Annotated[str, typer.Argument(help='A shell-style pattern, in quotes: `"*trades*"`.')] = "*",
-    dataset: Annotated[str | None, typer.Option(help="Only those for this data set.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Only recipes for this data set.")] = None,
 ) -> None:
-    """List the recipes that have settings of their own, and where these come from; all settings of a single one.
+    """List the presets and their sources; if only one matches, show all its settings.
 
     Examples:
 
@@ -116,18 +107,18 @@ def recipes(
 
     if dataset not in (None, *DATASETS):
         raise ValueError(f"dataset: expected one of {', '.join(DATASETS)}, got {dataset!r}")
-    found = [preset for preset in list_presets(pattern) if dataset in (None, preset.recipe.dataset)]
-    if not found and set(pattern) & set("*?["):
+    presets = [preset for preset in list_presets(pattern) if dataset in (None, preset.recipe.dataset)]
+    if not presets and set(pattern) & set("*?["):
         raise ValueError(f"no recipe matches {pattern!r}; `freqrob recipes` lists them all")
-    if not found:
+    if not presets:
         _show_recipe(recipe_for(pattern, dataset or "cifar10"), "No preset has this name: the settings of its family.")
         return
-    if len({preset.recipe.name for preset in found}) == 1:
-        for preset in found:
+    if len({preset.recipe.name for preset in presets}) == 1:
+        for preset in presets:
             _show_recipe(preset.recipe, f"From {_source(preset)}. {preset.assumed}".strip())
         return
     table = Table("recipe", "data set", "epochs", "lr", "from")
-    for preset in found:
+    for preset in presets:
         chosen = preset.recipe
         table.add_row(chosen.name, chosen.dataset, str(chosen.epochs), f"{chosen.lr:g}", _source(preset))
     print_table(table)

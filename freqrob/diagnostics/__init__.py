@@ -6,7 +6,7 @@ from freqrob.diagnostics.fourier_heatmap import FourierHeatmap, fourier_heatmap
 from freqrob.diagnostics.hybrid import HybridReliance, hybrid_reliance
 from freqrob.diagnostics.jacobian import JacobianSpectrum, jacobian_spectrum
 from freqrob.diagnostics.loss_landscape import LossLandscape, loss_landscape
-from freqrob.diagnostics.measurement import Measurement
+from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.diagnostics.minimal_perturbation import MinimalPerturbationSpectrum, minimal_perturbation
 from freqrob.diagnostics.registry import (
     Column,
@@ -30,6 +30,7 @@ __all__ = [
     "LossLandscape",
     "Measurement",
     "MinimalPerturbationSpectrum",
+    "Quantity",
     "Sensitivity",
     "Spectrum",
     "band_accuracy",

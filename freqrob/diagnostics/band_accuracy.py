@@ -1,4 +1,4 @@
-"""Accuracy on what filters leave of the images, and under perturbations that are confined to a band."""
+"""Accuracy on filtered images, and under perturbations that are confined to a band."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import partial
 from itertools import pairwise
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.data.hybrid import CORNER
 from freqrob.diagnostics.drawing import FREQUENCY, Panel, Picture, Section, Styles, shares_upward, styled
 from freqrob.diagnostics.fourier_heatmap import coarseness
-from freqrob.diagnostics.measurement import Measurement
+from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.diagnostics.per_sample import per_sample
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
 from freqrob.runtime.parameters import check_counts, check_integers, check_pixels, checked, fits
@@ -36,40 +36,32 @@ class BandAccuracy(Measurement):
     """Accuracy on filtered images, by ring, and robust accuracy by the band that perturbations are confined to.
 
     Attributes:
-        frequencies: (K,) where each measured ring i begins: every one at 32×32, every seventh at 224×224, and the last.
+        frequencies: (K,) lower edge of each measured ring i: all at 32×32, every seventh at 224×224, and the last.
         low: (K,) accuracy on the rings 0 to i.
         high: (K,) on the rings from i on, and the mean (ring 0).
         band: (K,) on the rings i − width // 2 to i + width // 2, and the mean.
         robust: (bands,) share of the attacked images that are classified correctly, also under band-limited PGD; empty
             where no image was attacked.
-        robust_frequencies: (bands,) where each of its bands begins; it ends where the next one begins.
-        accuracy: on the images as they are.
-        width: of the bands of ``band``, in rings.
-        eps, steps: of the attack, in L∞.
-        images: how many were filtered.
-        attacked: how many were attacked, the first ones.
+        robust_frequencies: (bands,) lower edge of each band of the attack, which is the upper edge of the one before.
+        accuracy: on the images without a filter.
+        width: width of the bands of ``band``, in rings.
+        eps, steps: radius in L∞ and steps of the attack.
+        images: number of filtered images.
+        attacked: number of attacked images, the first ones.
     """
 
     kind = "band_accuracy"
-    units = {
-        "frequencies": "cycles/pixel", "robust_frequencies": "cycles/pixel", "low": "share", "high": "share",
-        "band": "share", "robust": "share", "eps": "pixels of [0, 1]",
-    }  # fmt: skip
-    shapes = {
-        **dict.fromkeys(("frequencies", "low", "high", "band"), ("rings",)),
-        **dict.fromkeys(("robust", "robust_frequencies"), ("bands",)),
-    }
     settings = ("images", "width", "eps", "steps", "attacked")
 
-    frequencies: Tensor
-    low: Tensor
-    high: Tensor
-    band: Tensor
-    robust: Tensor
-    robust_frequencies: Tensor
+    frequencies: Annotated[Tensor, Quantity("rings", unit="cycles/pixel")]
+    low: Annotated[Tensor, Quantity("rings", unit="share")]
+    high: Annotated[Tensor, Quantity("rings", unit="share")]
+    band: Annotated[Tensor, Quantity("rings", unit="share")]
+    robust: Annotated[Tensor, Quantity("bands", unit="share")]
+    robust_frequencies: Annotated[Tensor, Quantity("bands", unit="cycles/pixel")]
     accuracy: float
     width: int
-    eps: float
+    eps: Annotated[float, Quantity(unit="pixels of [0, 1]")]
     steps: int
     images: int
     attacked: int
@@ -94,17 +86,15 @@ def band_accuracy(
 
     A filter keeps some rings and the mean; the result is clipped to [0, 1].
 
-    The attack is ``freqrob.attacks.band.band_pgd``, from the image, once in each of the ``octaves``, which together are
-    all of the spectrum.
+    The attack is ``freqrob.attacks.band.band_pgd``, from the image, once in each of the ``octaves``, which cover the
+    spectrum.
 
     Args:
-        model: images (N, C, H, W) in [0, 1] to logits (N, K).
-        images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64.
-        width: of the band-pass filters, an odd number of rings at 32 pixels; larger images have the same band in
+        width: width of the band-pass filters, an odd number of rings at 32 pixels; larger images have the same band in
             cycles/pixel.
-        eps, steps: of the attack: its L∞ radius in pixels of [0, 1], and its gradient steps in each band.
-        attacked: how many images, the first ones; all by default, 0 for none.
-        batch_size, cache, cache_key, track: as for ``per_sample``.
+        eps, steps: L∞ radius of the attack in pixels of [0, 1], and its gradient steps in each band.
+        attacked: number of images to attack, the first ones; all by default, 0 for none.
+        model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``.
 
     Raises:
         ValueError: a width that is not odd and positive, settings of the attack out of range, or images and labels that
@@ -124,8 +114,8 @@ def band_accuracy(
     ring, at = torch.arange(rings.rings), measured[:, None]
     filters = {"low": ring <= at, "high": ring >= at, "band": (ring - at).abs() <= width * every // 2}
 
-    def seen(model: nn.Module, numbers: Tensor, device: torch.device) -> dict[str, Tensor]:
-        natural, classes = to_pixels(images[numbers]).to(device), labels[numbers].to(device)
+    def seen(model: nn.Module, indices: Tensor, device: torch.device) -> dict[str, Tensor]:
+        natural, classes = to_pixels(images[indices]).to(device), labels[indices].to(device)
 
         def correct(kept: Tensor) -> Tensor:
             weights = (kept | (ring == 0)).to(natural)
@@ -137,8 +127,8 @@ def band_accuracy(
 
     how = {"batch_size": batch_size, "cache": cache, "cache_key": cache_key, "track": track}
     key = {"diagnostic": "band_accuracy", "width": width, "every": every}
-    found = per_sample(seen, model, images, labels, key=key, what="band accuracy", **how)
-    low, high, band, own = (found[name].double().mean(0) for name in ("low", "high", "band", "own"))
+    samples = per_sample(seen, model, images, labels, key=key, what="band accuracy", **how)
+    low, high, band, own = (samples[name].double().mean(0) for name in ("low", "high", "band", "own"))
     bands = octaves(rings) if attacked else []
     robust = _robust(model, images[:attacked], labels[:attacked], bands, eps, steps, **how)
     return BandAccuracy(
@@ -164,8 +154,8 @@ def _robust(
     if not bands:
         return torch.zeros(0, dtype=torch.float64)
 
-    def robust_mask(model: nn.Module, numbers: Tensor, device: torch.device) -> dict[str, Tensor]:
-        natural, classes = to_pixels(images[numbers]).to(device), labels[numbers].to(device)
+    def robust_mask(model: nn.Module, indices: Tensor, device: torch.device) -> dict[str, Tensor]:
+        natural, classes = to_pixels(images[indices]).to(device), labels[indices].to(device)
         found = [band_pgd(model, natural, classes, band, eps=eps, steps=steps) for band in bands]
         under_attack = torch.stack([classified(model(perturbed), classes) for perturbed in found], 1)
         return {"robust": under_attack & classified(model(natural), classes)[:, None]}
@@ -176,9 +166,9 @@ def _robust(
 
 
 def octaves(rings: RingMap) -> list[range]:
-    """Bands that double in frequency, which have all rings: from 0, 1/16, 1/8, 1/4 and 1/2 cycles/pixel on.
+    """Bands from 0, 1/16, 1/8, 1/4 and 1/2 cycles/pixel on, which cover all rings.
 
-    Those that are between two rings, at sizes below 16, are left out.
+    Bands without rings, at sizes below 16, are left out.
     """
     side = max(rings.height, rings.width)
     edges = [0, *(ceil(side * frequency) for frequency in (1 / 16, 1 / 8, 1 / 4, 1 / 2)), rings.rings]
@@ -188,7 +178,7 @@ def octaves(rings: RingMap) -> list[range]:
 def plot_bands(axes: Axes, models: Mapping[str, BandAccuracy], kind: str = "low", styles: Styles | None = None) -> None:
     """Accuracy on filtered images: rings up to a radius (``low``), from it on (``high``), or around it (``band``).
 
-    The short line on the right is the accuracy on the images as they are. Raises ValueError for another kind.
+    The short line on the right is the accuracy without a filter. Raises ValueError for another kind.
     """
     words = {"low": "highest {} left", "high": "lowest {} left, beside the mean", "band": "{} of the band left"}
     if kind not in words:
@@ -201,7 +191,7 @@ def plot_bands(axes: Axes, models: Mapping[str, BandAccuracy], kind: str = "low"
 
 
 def plot_robust_bands(axes: Axes, models: Mapping[str, BandAccuracy], styles: Styles | None = None) -> None:
-    """Robust accuracy under PGD whose perturbation is confined to a band of rings; the same bands for all models."""
+    """Robust accuracy under PGD with the perturbation confined to a band of rings; all models have the same bands."""
     for name, measured, style in styled(models, styles):
         axes.plot(range(len(measured.robust)), measured.robust.numpy(), label=name, **style)
         ends = [*(f"{frequency:.4g}" for frequency in measured.robust_frequencies.tolist()), f"{CORNER:.2f}"]
@@ -231,8 +221,8 @@ class AccuracyByBand(Diagnostic):
         share = min(images if attacked is None else attacked, images) / images
         return 70 + share * 5 * 3 * settings["steps"]  # 3 filters of some 23 rings; 5 bands
 
-    def figures(self, found: Measurements) -> Iterator[Picture]:
-        models, styles = found["band_accuracy"], found.styles_of("band_accuracy")
+    def figures(self, measurements: Measurements) -> Iterator[Picture]:
+        models, styles = measurements["band_accuracy"], measurements.styles_of("band_accuracy")
         if not models:
             return
         titles = {"low": "low-passed", "high": "high-passed", "band": "band-passed"}
@@ -251,11 +241,10 @@ class AccuracyByBand(Diagnostic):
         yield Picture(
             "band_accuracy", "Accuracy on filtered images, and under attacks confined to a band.", panels,
             legend=styles, section=Section("bands", "Accuracy by frequency band", "accuracy by frequency band", 70),
-            caption=found.caption(
+            caption=measurements.caption(
                 "band_accuracy",
                 "Accuracy on filtered images. The filter keeps the mean and the rings up to a radius, from it on, or "
                 "in a band of {width} rings around it; {images} images of {source}. The mark on the right is "
                 f"the accuracy on the images as they are.{of_attack}",
             ),
-            drawn_by="plot_bands, plot_robust_bands", compared=[["band_accuracy"]],
         )  # fmt: skip

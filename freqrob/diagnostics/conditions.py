@@ -11,19 +11,19 @@ Words = Mapping[str, Callable[[Any], str]]
 
 
 def described(conditions: Conditions, words: Words = MappingProxyType({})) -> str:
-    """Conditions in words, such as "500 images of cifar10 test, batch 128": what reads alike is alike.
+    """Conditions in words, such as "500 images of cifar10 test, batch 128"; equal words mean equal conditions.
 
-    ``words`` say, by the condition's name, how a value is written; by default "batch 128".
+    ``words`` are functions that write a value, by the condition's name; by default "batch 128".
     """
     left = dict(conditions)
     found = [images_of(left.pop("images"), left.pop("source", ""))] if "images" in left else []
     return ", ".join(found + [_word(name, value, words) for name, value in left.items()])
 
 
-def unlike(measured: Mapping[str, Conditions], words: Words) -> dict[str, list[str]]:
-    """The names of measurements of a kind by the conditions in which some differ; nothing where none do."""
-    every = next(iter(measured.values()), {})
-    written = {key: {_word(key, conditions[key], words) for conditions in measured.values()} for key in every}
+def group_by_condition(measured: Mapping[str, Conditions], words: Words) -> dict[str, list[str]]:
+    """The names of measurements of a kind by the conditions that differ between them; empty where none do."""
+    first = next(iter(measured.values()), {})
+    written = {key: {_word(key, conditions[key], words) for conditions in measured.values()} for key in first}
     differing = [key for key, each in written.items() if len(each) > 1]
     groups: dict[str, list[str]] = {}
     for name, conditions in measured.items() if differing else ():
@@ -32,12 +32,12 @@ def unlike(measured: Mapping[str, Conditions], words: Words) -> dict[str, list[s
 
 
 def images_of(count: int, source: str) -> str:
-    """How many images of what, such as "500 images of cifar10 test"."""
+    """A number of images and their source, such as "500 images of cifar10 test"."""
     return f"{count:,} images" + (f" of {source}" if source else "")
 
 
 def pixels(value: float) -> str:
-    """As people write them: 8/255, 0.031."""
+    """A distance as 8/255 or 0.031."""
     levels = round(255.0 * value, 3)
     return f"{levels:g}/255" if levels.is_integer() else f"{value:g}"
 

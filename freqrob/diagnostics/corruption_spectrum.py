@@ -1,17 +1,18 @@
-"""The spectrum of what a corruption adds to images, and its ln B_low, severity by severity."""
+"""The spectrum that a corruption adds to images, and its ln B_low, by severity."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from freqrob.data.datasets import to_pixels
-from freqrob.diagnostics.measurement import Measurement
+from freqrob.diagnostics.measurement import Measurement, Quantity
+from freqrob.diagnostics.spectrum import check_image_set
 from freqrob.runtime.parameters import checked
-from freqrob.runtime.pixels import check_scale
 from freqrob.spectral.jacobian import log_b_low
 from freqrob.spectral.ops import check_images, mean_amplitude
 
@@ -27,15 +28,13 @@ class CorruptionSpectrum(Measurement):
         log_b_low: (severities,) ln B_low of each; larger where low frequencies prevail; white noise has 3.53 at 32×32.
         mean_log_b_low: their mean.
         log_b_low_of_all: ln B_low of the mean of ``amplitude`` over the severities, in which strong ones weigh more.
-        images: how many at each severity.
+        images: number of images at each severity.
     """
 
     kind = "corruption_spectrum"
-    units = {"amplitude": "pixels of [0, 1]"}
-    shapes = {"log_b_low": ("severities",), "amplitude": ("severities", "height", "columns")}
 
-    amplitude: Tensor
-    log_b_low: Tensor
+    amplitude: Annotated[Tensor, Quantity("severities height columns", unit="pixels of [0, 1]")]
+    log_b_low: Annotated[Tensor, Quantity("severities")]
     mean_log_b_low: float
     log_b_low_of_all: float
     images: int
@@ -57,9 +56,7 @@ def corruption_spectrum(images: Tensor, corrupted: Iterable[Tensor]) -> Corrupti
 
     Source: Chan et al., IJCAI 2022, Table 1; its code takes pixels in [0, 1] and ln B_low of each severity's mean.
     """
-    check_images(images)
-    if images.ndim != 4 or 0 in images.shape:
-        raise ValueError(f"images: expected (N, C, H, W) with N ≥ 1, got shape {tuple(images.shape)}")
+    check_image_set(images)
     maps = [_mean_change(images, other) for other in corrupted]
     if not maps:
         raise ValueError("corrupted: expected a tensor for each severity, got none")
@@ -73,8 +70,7 @@ def _mean_change(images: Tensor, corrupted: Tensor) -> Tensor:
     check_images(corrupted, "corrupted")
     if corrupted.shape != images.shape:
         raise ValueError(f"corrupted: expected the images' shape {tuple(images.shape)}, got {tuple(corrupted.shape)}")
-    check_scale(images[:1].cpu())
-    check_scale(corrupted[:1].cpu(), "corrupted")
+    check_image_set(corrupted, "corrupted")
     some = max(1, AT_ONCE // images[0].numel())
     chunks = zip(images.split(some), corrupted.to(images.device).split(some), strict=True)
     changes = (len(x) * mean_amplitude(to_pixels(other) - to_pixels(x)).double() for x, other in chunks)

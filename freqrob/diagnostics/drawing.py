@@ -1,8 +1,8 @@
-"""What the diagnostics' figures are made of: panels, colours, maps of a spectrum. matplotlib is imported to draw only.
+"""Parts of the diagnostics' figures: panels, colours, maps of a spectrum. matplotlib is only imported to draw.
 
-Where a function draws several models, they are a mapping from names to measurements, and each gets a colour of Okabe
-and Ito's, which the colour-blind can tell apart, a marker and a dash: ``styles`` has enough for 21. Pass the same
-``styles`` to several figures, so that a model looks the same in all of them.
+Functions that draw several models take a mapping from names to measurements. Each model gets a colour of Okabe and
+Ito's palette, which colour-blind readers can tell apart, a marker and a dash; ``styles`` has enough for 21. Pass the
+same ``styles`` to several figures, so that a model looks the same in all of them.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Section:
     Attributes:
         id: its address on the page.
         title: its heading, which may have markup.
-        contents: what it shows, for the list at the head of the page; may have markup.
-        order: of the sections; the lowest comes first.
+        contents: its entry in the list at the top of the page, which may have markup.
+        order: position among the sections, ascending.
     """
 
     id: str
@@ -52,7 +52,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Panel:
-    """A part of a figure that has Axes of its own: what is written above it, and what draws it."""
+    """A part of a figure with its own Axes: its title and the function that draws it."""
 
     title: str
     draw: Callable[[Axes], Any]
@@ -71,18 +71,18 @@ class Picture:
     """A figure.
 
     Attributes:
-        name: of its files.
-        about: what it shows, for those who do not see it.
-        panels: side by side.
-        size: of a panel in inches.
-        legend: of names, how each is drawn, as ``styles`` gives it.
-        scale: of the colours.
-        labels: of the axes, when all panels share them and do without their own.
-        downward: whether the vertical axis runs down.
-        section: of the page, where it stands; one for all figures that name none by default.
-        caption: below it, which may have markup.
-        drawn_by: the names of the functions that draw it.
-        compared: names of diagnostics, some at a time; the caption says which models were not measured alike by them.
+        name: name of its files.
+        about: description for screen readers.
+        panels: panels, side by side.
+        size: size of a panel in inches.
+        legend: how each model is drawn, from ``styles``.
+        scale: colours that all panels share.
+        labels: labels of both axes, if all panels share them.
+        downward: whether the vertical axis points down.
+        section: section of the page; by default one for all figures without a section.
+        caption: text below it, which may have markup.
+        compared: names of diagnostics, in groups of one kind, by default that of the figure; the caption says which
+            models were not measured alike by them.
     """
 
     name: str
@@ -95,8 +95,13 @@ class Picture:
     downward: bool = False
     section: Section = Section("figures", "Figures", "figures")
     caption: str = ""
-    drawn_by: str = ""
     compared: Sequence[Sequence[str]] = ()
+
+    @property
+    def drawn_by(self) -> str:
+        """The names of the functions that draw the panels, for those who draw on Axes of their own."""
+        names = [getattr(getattr(panel.draw, "func", panel.draw), "__name__", "") for panel in self.panels]
+        return ", ".join(dict.fromkeys(name for name in names if name.startswith("plot_")))
 
 
 def picture_of_maps(
@@ -109,13 +114,13 @@ def picture_of_maps(
 
 
 def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """For each name the arguments of ``Axes.plot`` that tell it from the others, in black and white too."""
-    found = {}
+    """Arguments of ``Axes.plot`` for each name, which differ in black and white too."""
+    by_name = {}
     for index, name in enumerate(dict.fromkeys(names)):
         turn, at = divmod(index, len(COLOURS))
         marker, dash = MARKERS[(at + turn) % len(MARKERS)], DASHES[turn % len(DASHES)]
-        found[name] = {"color": COLOURS[at], "marker": marker, "linestyle": dash, "markersize": 4, "linewidth": 1.5}
-    return found
+        by_name[name] = {"color": COLOURS[at], "marker": marker, "linestyle": dash, "markersize": 4, "linewidth": 1.5}
+    return by_name
 
 
 def styled(models: Mapping[str, Measured], chosen: Styles | None) -> Iterator[tuple[str, Measured, dict[str, Any]]]:
@@ -126,13 +131,13 @@ def styled(models: Mapping[str, Measured], chosen: Styles | None) -> Iterator[tu
 
 
 def folded(name: str, width: int) -> str:
-    """A name in lines of at most ``width`` characters, which end after a sign or a space where they can."""
+    """A name in lines of at most ``width`` characters, which end after a symbol or a space if possible."""
     lines = re.findall(rf".{{1,{width}}}(?:(?<=[\W_])|\Z)|.{{{width}}}", name, re.DOTALL)
     return "\n".join(line.strip() for line in lines)
 
 
 def shared_limits(maps: Sequence[Tensor], span: float = 1e3) -> tuple[float, float]:
-    """A logarithmic scale that holds several maps, down to a share of 1/``span`` of the largest value."""
+    """Limits of a logarithmic scale for several maps, down to 1/``span`` of the largest value."""
     known = [m[(m > 0) & m.isfinite()] for m in maps]
     smallest = min((m.min().item() for m in known if len(m)), default=0.5)
     largest = max((m.max().item() for m in known if len(m)), default=2.0)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from freqrob.attacks.gradient import classified
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.defenses.neural_similarity import find_layer
 from freqrob.diagnostics.drawing import Picture, Scale, Section, draw_map, picture_of_maps
-from freqrob.diagnostics.measurement import Measurement
+from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.diagnostics.per_sample import per_sample
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
 from freqrob.models.layout import channels_last
@@ -38,36 +39,29 @@ NORMS = {32: 4.0, 224: 15.7}  # of a channel, pixels in [0, 1], as published for
 
 @dataclass(frozen=True)
 class FourierHeatmap(Measurement):
-    """What a wave of each frequency does to a model.
+    """The effect of a wave of each frequency on a model.
 
     Attributes:
-        change: (Y, X), DC at (Y//2, X//2): the error rate under that wave; or, of a layer, the mean ‖h(x+v) − h(x)‖₂.
+        change: (Y, X), DC at (Y//2, X//2): the error rate under that wave; for a layer the mean ‖h(x+v) − h(x)‖₂.
             ``change[1:, 1:]`` is centred for even sizes, as gatheluck draws it.
         vertical, horizontal: (Y,) and (X,) frequencies of its rows and columns, ascending.
-        unperturbed: the error rate without a wave; of a layer 0.
+        unperturbed: the error rate without a wave; 0 for a layer.
         norm: ‖v‖₂ of a channel before clipping.
         basis: "cosine_sine" or "cosine".
-        every: which frequencies were measured: the multiples of so many cycles per image; 1 is all of them.
+        every: multiples of this number of cycles per image were measured; 1 for all frequencies.
         layer: the module whose features are compared; "" for errors.
-        images, seed: how many images, and of the signs.
-        precision: of the network's products, "float32" or "bfloat16".
+        images, seed: number of images, and seed of the signs.
+        precision: precision of the network's products, "float32" or "bfloat16".
     """
 
     kind = "fourier_heatmap"
-    units = {
-        "change": "share of images, or the features' own", "vertical": "cycles/pixel", "horizontal": "cycles/pixel",
-        "norm": "pixels of [0, 1]",
-    }  # fmt: skip
-    shapes = {
-        "vertical": ("vertical",), "horizontal": ("horizontal",), "change": ("vertical", "horizontal"),
-    }  # fmt: skip
     settings = ("images", "norm", "basis", "every", "seed", "precision")
 
-    change: Tensor
-    vertical: Tensor
-    horizontal: Tensor
+    change: Annotated[Tensor, Quantity("vertical horizontal", unit="share of images, or the features' own")]
+    vertical: Annotated[Tensor, Quantity("vertical", unit="cycles/pixel")]
+    horizontal: Annotated[Tensor, Quantity("horizontal", unit="cycles/pixel")]
     unperturbed: float
-    norm: float
+    norm: Annotated[float, Quantity(unit="pixels of [0, 1]")]
     basis: str
     every: int
     layer: str
@@ -99,22 +93,20 @@ def fourier_heatmap(
 ) -> FourierHeatmap:
     """Add norm · (±wave) to every image, one frequency after the other, clip to [0, 1], and classify.
 
-    Of f and −f one is measured, the one that ``fourier_frequencies`` has, so the map is symmetric about DC.
+    Only one of f and −f is measured, that of ``fourier_frequencies``, so the map is symmetric about DC.
 
     Args:
-        model: images (N, C, H, W) in [0, 1] to logits (N, K).
-        images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64.
-        norm: ‖v‖₂ of each channel; by default the published one for sides of 32 and 224 pixels, and at others that of
-            32 times side / 32, as ‖·‖₂ grows.
-        basis: ``"cosine"``: cosines, a random sign for each image, channel and frequency. ``"cosine_sine"``: cos + sin,
-            in all channels alike and without signs.
-        every: measure waves whose cycles per image are multiples of it, vertically and horizontally; by default
+        norm: ‖v‖₂ of each channel; by default the published one for sides of 32 and 224 pixels, and that of 32 times
+            side / 32 for others, as ‖·‖₂ grows.
+        basis: ``"cosine"``: cosines with a random sign for each image, channel and frequency. ``"cosine_sine"``: cos +
+            sin, the same in all channels and without signs.
+        every: measure multiples of this number of cycles per image, vertically and horizontally; by default
             ``coarseness``, so that the map has about 32×32 points from DC to Nyquist at any size.
-        layer: the dotted name of a module, such as ``"layer1"``: how far its features move, instead of errors.
-        seed: of the signs.
-        precision: ``"bfloat16"`` runs the network under autocast: more than twice as fast where the machine multiplies
-            so; the few images that lie at a class's border may change sides.
-        batch_size, cache, cache_key, track: as for ``per_sample``.
+        layer: dotted name of a module, such as ``"layer1"``, to measure how far its features move instead of errors.
+        seed: seed of the signs.
+        precision: ``"bfloat16"`` runs the network under autocast: more than twice as fast if the hardware supports it;
+            a few images at the border between classes may change sides.
+        model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``.
 
     Raises:
         ValueError: an unknown basis or precision, a layer that is not there or gives no tensor, a norm or
@@ -137,31 +129,37 @@ def fourier_heatmap(
         raise ValueError(f"every: expected at most {most}, {reason}, got {every}")
     check_seeds(seed=seed)
     if layer:
-        _check_layer(as_module(model), layer, images)
+        _try_layer(as_module(model), layer, to_pixels(images[:2]))
     frequencies = fourier_frequencies(height, width, every)
 
-    def moved(model: nn.Module, numbers: Tensor, device: torch.device) -> dict[str, Tensor]:
-        natural, classes = to_pixels(images[numbers]).to(device), labels[numbers].to(device)
-        signs = _signs(seed, numbers, len(frequencies), images.shape[1], basis).to(device)
-        with _Watched(model, layer) as watched, torch.autocast(device.type, torch.bfloat16, precision == "bfloat16"):
-            own = watched(natural)
+    def changes_of(model: nn.Module, indices: Tensor, device: torch.device) -> dict[str, Tensor]:
+        natural, classes = to_pixels(images[indices]).to(device), labels[indices].to(device)
+        signs = _signs(seed, indices, len(frequencies), images.shape[1], basis).to(device)
+        with _answering(model, layer) as answer, torch.autocast(device.type, torch.bfloat16, precision == "bfloat16"):
+            unperturbed = answer(natural)
+
+            def change(images: Tensor) -> Tensor:
+                """The distance of the features, or whether the class is wrong: (N,) float32."""
+                moved = answer(images)
+                return (moved - unperturbed).norm(dim=1) if layer else (~classified(moved, classes)).float()
+
             changes = []
             for sign, frequency in zip(signs.unbind(1), frequencies, strict=True):
                 wave = norm * sign[:, :, None, None] * fourier_wave(frequency, height, width, basis).to(device)
-                changes.append(watched.change(own, (natural + wave).clamp(0, 1), classes))
-            return {"change": torch.stack(changes, 1), "own": watched.change(own, natural, classes)}
+                changes.append(change((natural + wave).clamp(0, 1)))
+            return {"change": torch.stack(changes, 1), "own": change(natural)}
 
     key = {
         "diagnostic": "fourier_heatmap", "norm": norm, "basis": basis, "every": every, "layer": layer,
         "seed": seed, "precision": precision, "waves": len(frequencies),
     }  # fmt: skip
-    found = per_sample(
-        moved, model, images, labels, key=key, what="Fourier heat map", batch_size=batch_size,
+    samples = per_sample(
+        changes_of, model, images, labels, key=key, what="Fourier heat map", batch_size=batch_size,
         cache=cache, cache_key=cache_key, track=track,
     )  # fmt: skip
     rows, columns = (_multiples(size, every) for size in (height, width))
     change = torch.empty(len(rows), len(columns), dtype=torch.float64)
-    for (ky, kx), value in zip(frequencies.tolist(), found["change"].double().mean(0), strict=True):
+    for (ky, kx), value in zip(frequencies.tolist(), samples["change"].double().mean(0), strict=True):
         change[rows.index(ky), columns.index(kx)] = value
         # The Nyquist frequency −N/2 is its own mirror.
         change[rows.index(-ky if -ky in rows else ky), columns.index(-kx if -kx in columns else kx)] = value
@@ -169,7 +167,7 @@ def fourier_heatmap(
         change=change,
         vertical=torch.tensor(rows, dtype=torch.float64) / height,
         horizontal=torch.tensor(columns, dtype=torch.float64) / width,
-        unperturbed=found["own"].double().mean().item(),
+        unperturbed=samples["own"].double().mean().item(),
         norm=norm,
         basis=basis,
         every=every,
@@ -181,7 +179,7 @@ def fourier_heatmap(
 
 
 def coarseness(height: int, width: int) -> int:
-    """Of how many frequencies one is measured by default: 1 at 32×32, 2 at 64×64, 7 at 224×224."""
+    """The default of ``every``: 1 at 32×32, 2 at 64×64, 7 at 224×224."""
     return max(1, round(max(height, width) / 32))
 
 
@@ -192,10 +190,10 @@ def _multiples(size: int, every: int) -> list[int]:
 
 def fourier_frequencies(height: int, width: int, every: int = 1) -> Tensor:
     """(K, 2) vertical and horizontal frequencies in cycles per image, multiples of ``every``, one of each f and −f."""
-    found = torch.cartesian_prod(*(torch.tensor(_multiples(size, every)) for size in (height, width)))
+    frequencies = torch.cartesian_prod(*(torch.tensor(_multiples(size, every)) for size in (height, width)))
     size = torch.tensor([height, width])
-    order, mirror = (frequency % size @ torch.tensor([width, 1]) for frequency in (found, -found))
-    return found[order <= mirror]
+    order, mirror = (frequency % size @ torch.tensor([width, 1]) for frequency in (frequencies, -frequencies))
+    return frequencies[order <= mirror]
 
 
 def fourier_wave(frequency: Tensor, height: int, width: int, basis: Basis = "cosine") -> Tensor:
@@ -210,59 +208,49 @@ def fourier_wave(frequency: Tensor, height: int, width: int, basis: Basis = "cos
     return (wave / wave.norm()).float()
 
 
-def _signs(seed: int, numbers: Tensor, waves: int, channels: int, basis: Basis) -> Tensor:
-    """(len(numbers), waves, channels) of ±1; those of an image depend on the seed and its number alone."""
+def _signs(seed: int, indices: Tensor, waves: int, channels: int, basis: Basis) -> Tensor:
+    """(len(indices), waves, channels) of ±1; those of an image depend on the seed and its index alone."""
     if basis == "cosine_sine":
-        return torch.ones(len(numbers), waves, channels)
-    drawn = [np.random.default_rng((seed, number)).integers(2, size=(waves, channels)) for number in numbers.tolist()]
+        return torch.ones(len(indices), waves, channels)
+    drawn = [np.random.default_rng((seed, index)).integers(2, size=(waves, channels)) for index in indices.tolist()]
     return torch.from_numpy(np.stack(drawn)).float() * 2 - 1
 
 
-def _check_layer(model: nn.Module, layer: str, images: Tensor) -> None:
-    """Raise ValueError for a layer that cannot be watched."""
-    with (
-        random_state(), measuring(model) as subject, channels_last(subject), torch.no_grad(),
-        _Watched(subject, layer) as watched,
-    ):  # fmt: skip
-        watched(to_pixels(images[:2]).to(device_of(model, images)))
+@contextmanager
+def _answering(model: nn.Module, layer: str) -> Iterator[Callable[[Tensor], Tensor]]:
+    """A function from images to the logits, or to the flattened features of a layer: (N, K) float32."""
+    if not layer:
+        yield lambda images: model(images).float()
+        return
+    outputs: list[Tensor] = []
 
-
-class _Watched:
-    """A model whose answer is its logits, or the features of one of its layers."""
-
-    def __init__(self, model: nn.Module, layer: str) -> None:
-        self.model, self.layer, self.features, self.handle = model, layer, None, None
-
-    def __enter__(self) -> _Watched:
-        if self.layer:
-            self.handle = find_layer(self.model, self.layer).register_forward_hook(self._keep)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.handle:
-            self.handle.remove()
-
-    def _keep(self, _module: nn.Module, _inputs: object, output: Any) -> None:
+    def keep(_module: nn.Module, _inputs: object, output: Any) -> None:
         if not isinstance(output, Tensor):
-            raise ValueError(f"layer: {self.layer!r} gives a {type(output).__name__}, expected a tensor")
-        self.features = output.clone()  # what follows may work in place
+            raise ValueError(f"layer: {layer!r} gives a {type(output).__name__}, expected a tensor")
+        outputs[:] = [output.clone()]  # what follows may work in place
 
-    def __call__(self, images: Tensor) -> Tensor:
-        logits = self.model(images)
-        if not self.layer:
-            return logits.float()
-        if self.features is None:
-            raise ValueError(f"layer: the network does not call {self.layer!r}")
-        return self.features.flatten(1).float()
+    def features(images: Tensor) -> Tensor:
+        model(images)
+        if not outputs:
+            raise ValueError(f"layer: the network does not call {layer!r}")
+        return outputs[0].flatten(1).float()
 
-    def change(self, own: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        """How far the features are from ``own``, or whether the class is wrong: (N,) float32."""
-        answer = self(images)
-        return (answer - own).norm(dim=1) if self.layer else (~classified(answer, labels)).float()
+    hook = find_layer(model, layer).register_forward_hook(keep)
+    try:
+        yield features
+    finally:
+        hook.remove()
+
+
+def _try_layer(model: nn.Module, layer: str, images: Tensor) -> None:
+    """Raise ValueError for a layer whose features cannot be compared."""
+    with random_state(), measuring(model) as subject, channels_last(subject), torch.no_grad():
+        with _answering(subject, layer) as answer:
+            answer(images.to(device_of(model, images)))
 
 
 def twice_as_coarse(height: int, width: int) -> int:
-    """Of how many frequencies a quick heat map measures one."""
+    """``every`` of a quick heat map."""
     return min(2 * coarseness(height, width), max(1, max(height, width) // 2))
 
 
@@ -272,7 +260,7 @@ def under_a_wave(mean: Tensor, layer: str) -> str:
 
 
 def plot_heatmap(axes: Axes, measured: FourierHeatmap, largest: float | None = None) -> AxesImage:
-    """The Fourier heat map, DC in the middle; on a scale up to ``largest``, so that models can be compared.
+    """Draw the Fourier heat map, DC in the middle; a scale up to ``largest`` makes models comparable.
 
     Returns the image, for a colour bar. Source: Yin et al., NeurIPS 2019, Fig. 3.
     """
@@ -283,7 +271,7 @@ def plot_heatmap(axes: Axes, measured: FourierHeatmap, largest: float | None = N
 
 
 def heatmap_limit(heatmaps: Iterable[FourierHeatmap]) -> float:
-    """The largest change of all, which is the end of a scale; 1 where nothing changes."""
+    """The largest change of all, for the end of a scale; 1 if nothing changes."""
     return max((one.change.nan_to_num(0, 0, 0).max().item() for one in heatmaps), default=0.0) or 1.0
 
 
@@ -301,11 +289,11 @@ class HeatMap(Diagnostic):
     def cost(self, settings: Mapping[str, Any], size: tuple[int, int]) -> float:
         return len(fourier_frequencies(*size, settings["every"] or coarseness(*size)))
 
-    def figures(self, found: Measurements) -> Iterator[Picture]:
+    def figures(self, measurements: Measurements) -> Iterator[Picture]:
         from matplotlib.colors import Normalize
 
-        for name in found.names("fourier_heatmap"):
-            models = found[name]
+        for name in measurements.names("fourier_heatmap"):
+            models = measurements[name]
             layer, largest = next(iter(models.values())).layer, heatmap_limit(models.values())
             if layer:
                 title = Markup("Features of <code>{}</code> under single waves").format(layer)
@@ -314,16 +302,15 @@ class HeatMap(Diagnostic):
             else:
                 section = Section("heatmaps", "Errors under single waves", "errors under single waves", 60)
                 what = "Error rate when"
-            every = "" if found.said(name, "every") == "1" else ", every {every} cycles per image"
+            every = "" if measurements.in_words(name, "every") == "1" else ", every {every} cycles per image"
             quantity = f"move of the features of {layer}" if layer else "error rate"
             yield picture_of_maps(
                 name, f"By single waves: {quantity}.", models, partial(plot_heatmap, largest=largest),
                 Scale(Normalize(0, largest), f"{quantity} under a wave"), section=section,
-                caption=found.caption(
+                caption=measurements.caption(
                     name,
                     f"{what} one Fourier wave of ℓ₂ norm {{norm}} a channel is added to every image, by its frequency, "
                     f"DC in the middle{every}; all on one scale; basis {{basis}}, {{images}} images of "
                     f"{{source}} (Yin et al., NeurIPS 2019{'' if layer else ', Fig. 3'}).",
                 ),
-                drawn_by="plot_heatmap", compared=[[name]],
             )  # fmt: skip

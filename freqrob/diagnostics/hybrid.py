@@ -1,4 +1,4 @@
-"""Which half of a hybrid image a model follows, by the frequency at which the halves meet."""
+"""The half of a hybrid image that a model follows, by the frequency at which the halves meet."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from freqrob.attacks.gradient import classified
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.data.hybrid import MIXING_FREQUENCIES, check_frequencies, hybrid_images, partners
 from freqrob.diagnostics.drawing import FREQUENCY, GREY, Panel, Picture, Section, Styles, styled
-from freqrob.diagnostics.measurement import Measurement
+from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.diagnostics.minimal_perturbation import MinimalPerturbationSpectrum, by_norm, draw_size, name_of_size
 from freqrob.diagnostics.per_sample import per_sample
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
@@ -30,33 +30,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HybridReliance(Measurement):
-    """Which half of hybrid images a model sees.
+    """The half of hybrid images that a model follows.
 
     Attributes:
-        frequencies: (F,) where the halves meet, ascending.
-        low, high: (seeds, F) shares of the hybrid images classified as their low or their high frequencies' image.
-        reversal: (seeds,) f_rev, at which the model begins to follow the low frequencies: where low − high, straight
-            between the ``frequencies``, first rises through 0; NaN where it does not.
-        images: how many hybrid images at each frequency and seed.
-        seeds: of the partners.
+        frequencies: (F,) mixing frequencies, ascending.
+        low, high: (seeds, F) shares of the hybrid images classified as the image of their low or high frequencies.
+        reversal: (seeds,) f_rev, from which on the model follows the low frequencies: where low − high, interpolated
+            linearly, first rises through 0; NaN if it does not.
+        images: number of hybrid images at each frequency and seed.
+        seeds: seeds of the partners.
     """
 
     kind = "hybrid"
-    units = {"frequencies": "cycles/pixel", "reversal": "cycles/pixel"}
-    shapes = {
-        "frequencies": ("frequencies",), "low": ("seeds", "frequencies"), "high": ("seeds", "frequencies"),
-        "reversal": ("seeds",),
-    }  # fmt: skip
     settings = ("images", "seeds", "frequencies")
     words = {
         "frequencies": lambda values: "Li et al.’s frequencies" if list(values) == list(MIXING_FREQUENCIES)
         else f"frequencies {', '.join(f'{value:g}' for value in values)}"
     }  # fmt: skip
 
-    frequencies: Tensor
-    low: Tensor
-    high: Tensor
-    reversal: Tensor
+    frequencies: Annotated[Tensor, Quantity("frequencies", unit="cycles/pixel")]
+    low: Annotated[Tensor, Quantity("seeds frequencies")]
+    high: Annotated[Tensor, Quantity("seeds frequencies")]
+    reversal: Annotated[Tensor, Quantity("seeds", unit="cycles/pixel")]
     images: int
     seeds: list[int]
 
@@ -74,14 +69,13 @@ def hybrid_reliance(
     cache_key: str | None = None,
     track: Track = untracked,
 ) -> HybridReliance:
-    """Classify hybrid images, of each image's low frequencies and those of one of another class above.
+    """Classify hybrid images: the low frequencies of each image, the high ones of an image of another class.
 
     Args:
-        model: images (N, C, H, W) in [0, 1] to logits (N, K).
-        images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64; no class may have more than half.
-        frequencies: where the halves meet, in cycles/pixel; the authors' by default.
-        seeds: each gives every image another partner, as the authors' do.
-        batch_size, cache, cache_key, track: as for ``per_sample``.
+        frequencies: mixing frequencies in cycles/pixel; the authors' by default.
+        seeds: seeds of the partners; each gives every image another one.
+        model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``; no class may have more than
+            half of the images.
 
     Raises:
         ValueError: no frequencies or seeds, or ones that do not ascend; frequencies that are not from 0 to √½, seeds
@@ -101,20 +95,20 @@ def hybrid_reliance(
     for seed in seeds:
         partner = partners(labels, seed)
 
-        def both(model: nn.Module, numbers: Tensor, device: torch.device, partner=partner) -> dict[str, Tensor]:
-            ours, theirs = (to_pixels(images[index]).to(device) for index in (numbers, partner[numbers]))
-            own, other = (labels[index].to(device) for index in (numbers, partner[numbers]))
+        def both(model: nn.Module, indices: Tensor, device: torch.device, partner=partner) -> dict[str, Tensor]:
+            ours, theirs = (to_pixels(images[index]).to(device) for index in (indices, partner[indices]))
+            own, other = (labels[index].to(device) for index in (indices, partner[indices]))
             seen = [model(hybrid_images(ours, theirs, frequency)) for frequency in frequencies]
             low, high = ([classified(logits, classes) for logits in seen] for classes in (own, other))
             return {"low": torch.stack(low, 1), "high": torch.stack(high, 1)}
 
         key = {"diagnostic": "hybrid", "frequencies": list(frequencies), "seed": seed}
-        found = per_sample(
+        samples = per_sample(
             both, model, images, labels, key=key, what=f"hybrid {seed}", batch_size=batch_size, cache=cache,
             cache_key=cache_key, track=track,
         )  # fmt: skip
-        low.append(found["low"].double().mean(0))
-        high.append(found["high"].double().mean(0))
+        low.append(samples["low"].double().mean(0))
+        high.append(samples["high"].double().mean(0))
     low, high = torch.stack(low), torch.stack(high)
     at = torch.tensor(frequencies, dtype=torch.float64)
     reversal = torch.stack([rises_through_zero(at, gap) for gap in low - high])
@@ -122,7 +116,7 @@ def hybrid_reliance(
 
 
 def rises_through_zero(x: Tensor, y: Tensor) -> Tensor:
-    """Where y(x), straight between its points, first comes from below 0 to 0 or above; NaN where it does not."""
+    """The first x where y(x), interpolated linearly, rises through 0; NaN if there is none."""
     rises = ((y[:-1] < 0) & (y[1:] >= 0)).nonzero().flatten()
     if not len(rises):
         return x.new_tensor(torch.nan)
@@ -131,7 +125,7 @@ def rises_through_zero(x: Tensor, y: Tensor) -> Tensor:
 
 
 def mean_over_seeds(values: Tensor) -> str:
-    """0.231 (0.225 to 0.240), and of how many seeds where some have none."""
+    """The mean and range, "0.231 (0.225 to 0.240)", with the number of seeds if some have none."""
     known = values[~values.isnan()]
     if not len(known):
         return "none"
@@ -142,10 +136,10 @@ def mean_over_seeds(values: Tensor) -> str:
 
 
 def plot_hybrid(axes: Axes, models: Mapping[str, HybridReliance], styles: Styles | None = None) -> None:
-    """How much more often a hybrid image is seen as its low than as its high frequencies' image, by where they meet.
+    """Draw p(low) − p(high) of hybrid images by mixing frequency.
 
-    Means over the seeds, a bar from the least to the most; the reversal frequency as a tick on the line of zero, on a
-    line from the lowest to the highest.
+    Means over the seeds, with bars from the lowest to the highest; the reversal frequency is a tick on the zero line,
+    with its range.
     Source: Li et al., PLoS Comput. Biol. 2023, Fig. 5.
     """
     axes.axhline(0, color=GREY, linewidth=1)
@@ -204,31 +198,30 @@ class Hybrid(Diagnostic):
     def cost(self, settings: Mapping[str, Any], size: tuple[int, int]) -> float:
         return len(settings["frequencies"]) * len(settings["seeds"])
 
-    def figures(self, found: Measurements) -> Iterator[Picture]:
-        models, smallest = found["hybrid"], found["minimal_perturbation"]
+    def figures(self, measurements: Measurements) -> Iterator[Picture]:
+        models, smallest = measurements["hybrid"], measurements["minimal_perturbation"]
         section = Section("hybrid", "Hybrid images: which half is seen", "hybrid images", 50)
         if models:
-            styles = found.styles_of("hybrid")
+            styles = measurements.styles_of("hybrid")
             yield Picture(
                 "hybrid",
                 "How much more often hybrid images are seen as their low than as their high frequencies' image.",
                 [Panel("hybrid images", partial(plot_hybrid, models=models, styles=styles))], (6.4, 3.8), styles,
                 section=section,
-                caption=found.caption(
+                caption=measurements.caption(
                     "hybrid",
                     "Hybrids have one image’s frequencies below the mixing frequency and those of another class above. "
                     "Above 0 the model follows the low half more often; the tick on 0 is f<sub>rev</sub>, the earlier, "
                     "the more it relies on low frequencies. {images} images of {source}, seeds {seeds}, bars from the "
                     "least to the most of them (Li et al., PLoS Comput. Biol. 2023, Fig. 5a).",
                 ),
-                drawn_by="plot_hybrid", compared=[["hybrid"]],
             )  # fmt: skip
         both = {
             name: (measured, smallest[name]) for name, measured in models.items()
             if name in smallest and smallest[name].success.any() and not measured.reversal.isnan().all()
         }  # fmt: skip
         if both:
-            styles = {name: found.styles[name] for name in both}
+            styles = {name: measurements.styles[name] for name in both}
             yield Picture(
                 "reversal", "The size of minimal perturbations against the reversal frequency on hybrid images.",
                 [Panel("size against reversal frequency", partial(plot_reversal, models=some, styles=styles))
@@ -238,5 +231,5 @@ class Hybrid(Diagnostic):
                     "The median size of minimal perturbations with quartiles against f<sub>rev</sub>, bars from the "
                     "lowest to the highest of the seeds (Li et al., Fig. 5b)."
                 ),
-                drawn_by="plot_reversal", compared=[["hybrid"], ["minimal_perturbation"]],
+                compared=[["hybrid"], ["minimal_perturbation"]],
             )  # fmt: skip

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from functools import partial
 from math import isfinite, nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from markupsafe import Markup
 from torch import Tensor, nn
 
 from freqrob.attacks import input_gradient
-from freqrob.data.datasets import check_labelled, to_pixels
+from freqrob.data.datasets import to_pixels
 from freqrob.diagnostics.drawing import Picture, Scale, Section, draw_map, logarithmic, picture_of_maps, shared_limits
-from freqrob.diagnostics.measurement import Measurement
+from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.diagnostics.per_sample import per_batch
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
 from freqrob.runtime.parameters import check_counts, checked
@@ -35,18 +35,16 @@ class JacobianSpectrum(Measurement):
 
     Attributes:
         amplitude: (H, W//2+1) mean |rfft2| over images and channels, DC at [0, 0].
-        log_b_low: ln B_low of it; larger where low frequencies prevail; white noise has 3.53 at 32×32; NaN where all
-            gradients are zero.
-        batch: of how many images the mean loss is differentiated.
-        images: how many were measured.
+        log_b_low: its ln B_low; larger if low frequencies prevail; 3.53 for white noise at 32×32; NaN if all gradients
+            are zero.
+        batch: number of images in the mean of the loss.
+        images: number of images.
     """
 
     kind = "jacobian"
-    units = {"amplitude": "mean loss of a batch per pixel of [0, 1]"}
-    shapes = {"amplitude": ("height", "columns")}
     settings = ("images", "batch")
 
-    amplitude: Tensor
+    amplitude: Annotated[Tensor, Quantity("height columns", unit="mean loss of a batch per pixel of [0, 1]")]
     log_b_low: float
     batch: int
     images: int
@@ -67,30 +65,27 @@ def jacobian_spectrum(
     """Mean over images and channels of |rfft2(∇ₓ CE)|, CE the mean over a batch.
 
     Args:
-        model: images (N, C, H, W) in [0, 1] to logits (N, K).
-        images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64.
-        batch: each image's own gradient is divided by it, as JaFR's batches of 128 do: the scale of the spectrum, and
-            ln B_low where its offset of 1e-5 bites, depend on it.
-        batch_size, cache, cache_key, track: as for ``per_sample``; the result does not depend on them.
+        batch: each image's gradient is divided by it, as in JaFR's batches of 128. The scale of the spectrum depends on
+            it, and so does ln B_low if its offset of 1e-5 matters.
+        model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``.
 
     Raises:
         ValueError: a batch without images, or images and labels that do not fit.
 
     Source: Chan et al., IJCAI 2022, the Jacobian's Fourier spectrum and B_low; mean-reduced loss as in its code.
     """
-    check_labelled(images, labels)
     check_counts(batch=batch)
 
-    def amplitudes(model: nn.Module, numbers: Tensor, device: torch.device) -> dict[str, Tensor]:
-        gradient = input_gradient(model, to_pixels(images[numbers]).to(device), labels[numbers].to(device))
+    def amplitudes(model: nn.Module, indices: Tensor, device: torch.device) -> dict[str, Tensor]:
+        gradient = input_gradient(model, to_pixels(images[indices]).to(device), labels[indices].to(device))
         return {"amplitude": rfft2(gradient / batch).abs().mean(1).double().sum(0)}
 
     key = {"diagnostic": "jacobian", "batch": batch}
-    found = per_batch(
+    sums = per_batch(
         amplitudes, model, images, labels, key=key, what="Jacobian", batch_size=batch_size,
         cache=cache, cache_key=cache_key, track=track,
     )  # fmt: skip
-    amplitude = (found["amplitude"].sum(0) / len(images)).float()
+    amplitude = (sums["amplitude"].sum(0) / len(images)).float()
     return JacobianSpectrum(amplitude, log_b_low(amplitude).item() if amplitude.any() else nan, batch, len(images))
 
 
@@ -138,8 +133,8 @@ class Jacobian(Diagnostic):
     def cost(self, settings: Mapping[str, Any], size: tuple[int, int]) -> float:
         return 3
 
-    def figures(self, found: Measurements) -> Iterator[Picture]:
-        models = {name: measured for name, measured in found["jacobian"].items() if isfinite(measured.log_b_low)}
+    def figures(self, measurements: Measurements) -> Iterator[Picture]:
+        models = {name: measured for name, measured in measurements["jacobian"].items() if isfinite(measured.log_b_low)}
         if models:
             limits = shared_limits([jacobian_map(measured) for measured in models.values()])
             yield picture_of_maps(
@@ -148,12 +143,11 @@ class Jacobian(Diagnostic):
                 section=Section(
                     "jacobian", "Where the models look: spectra of the input gradient", "spectra of input gradients", 10
                 ),
-                caption=found.caption(
+                caption=measurements.caption(
                     "jacobian",
                     "Mean amplitude of the Fourier transform of the loss’s gradient with respect to the image, DC in "
                     "the middle, each map in multiples of its own mean, all on one scale; {images} images of {source}, "
                     "loss over batches of {batch} (Chan et al., IJCAI 2022). Adversarially trained models are said to "
                     "be darker towards the edge.",
                 ),
-                drawn_by="plot_jacobian", compared=[["jacobian"]],
             )  # fmt: skip

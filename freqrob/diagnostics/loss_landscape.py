@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from freqrob.attacks.checks import explained
 from freqrob.attacks.gradient import classified
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.diagnostics.drawing import MAP, Panel, Picture, Scale, Section, logarithmic
-from freqrob.diagnostics.measurement import Measurement
+from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.diagnostics.per_sample import shared_out
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
 from freqrob.models.sources import as_module
@@ -40,23 +40,21 @@ class LossLandscape(Measurement):
     """The loss L(a, b) of weights w + a·d₁ + b·d₂.
 
     Attributes:
-        steps: (S,) of a and of b, 0 in the middle; 1 is a step as long as each filter.
+        steps: (S,) values of a and of b, 0 in the middle; 1 is a step as long as each filter.
         loss, accuracy: (S, S), a down, b across: mean cross-entropy in nats, and share of the images.
-        variation: mean of |L − L(0, 0)| over the points within half the span: 0 where the loss is flat. It may fall
-            around the weights, which are a minimum of the training loss alone.
-        sharpness: the largest L − L(0, 0) of them over 1 + L(0, 0).
-        images, seed: how many images, and of the directions.
+        variation: mean of |L − L(0, 0)| over the points within half the span: 0 for a flat loss. The loss may be lower
+            around the weights, which are a minimum of the training loss only.
+        sharpness: the largest L − L(0, 0) of these points, divided by 1 + L(0, 0).
+        images, seed: number of images, and seed of the directions.
     """
 
     kind = "loss_landscape"
-    units = {"steps": "norms of the filters", "loss": "nats", "variation": "nats"}
-    shapes = {"steps": ("points",), "loss": ("points", "points"), "accuracy": ("points", "points")}
     settings = ("images", "span", "points", "seed")
 
-    steps: Tensor
-    loss: Tensor
-    accuracy: Tensor
-    variation: float
+    steps: Annotated[Tensor, Quantity("points", unit="norms of the filters")]
+    loss: Annotated[Tensor, Quantity("points points", unit="nats")]
+    accuracy: Annotated[Tensor, Quantity("points points")]
+    variation: Annotated[float, Quantity(unit="nats")]
     sharpness: float
     images: int
     seed: int
@@ -88,18 +86,16 @@ def loss_landscape(
 ) -> LossLandscape:
     """Measure the loss on a square of weights around the model's.
 
-    Each direction is normal noise, scaled filter by filter to the norm of the model's own; biases, batch norms and
-    other vectors stay as they are, and batch norms keep their statistics. To see how well a model fits the low and the
-    high frequencies, give it ``split(images).low_pass(images)``, then ``high_pass``, clipped to [0, 1].
+    Each direction is normal noise, scaled to the norm of the model's weights filter by filter. Biases, batch norms and
+    other vectors do not move, and batch norms keep their statistics. To see how well a model fits the low and the high
+    frequencies, measure on ``split(images).low_pass(images)``, then ``high_pass``, clipped to [0, 1].
 
     Args:
-        model: images (N, C, H, W) in [0, 1] to logits (N, K).
-        images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64.
         span: the largest |a| and |b|.
-        points: along each direction, odd, 5 or more.
-        seed: of the directions.
-        batch_size: images at a time.
-        cache, cache_key, track: as for ``per_sample``; each point is kept when it is done.
+        points: number of points along each direction, odd, 5 or more.
+        seed: seed of the directions.
+        model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``; each point is cached when it
+            is done.
 
     Raises:
         ValueError: a span that is not positive, an even number of points or fewer than 5, a seed below 0, images and
@@ -116,26 +112,26 @@ def loss_landscape(
     model = as_module(model)
     steps = torch.linspace(-span, span, points, dtype=torch.float64)
     generator = torch.Generator().manual_seed(int(seed))
-    own = dict(model.named_parameters())
-    if any(weight.is_inference() for weight in own.values()):
+    parameters = dict(model.named_parameters())
+    if any(weight.is_inference() for weight in parameters.values()):
         raise ValueError("model: its weights were made under torch.inference_mode, and cannot be moved")
-    if not any(weight.ndim > 1 for weight in own.values()):
+    if not any(weight.ndim > 1 for weight in parameters.values()):
         warnings.warn("model: it has no weights to move, so its landscape is flat", stacklevel=2)
-    one, other = ({name: _direction(weight, generator) for name, weight in own.items()} for _ in range(2))
+    d1, d2 = ({name: _direction(weight, generator) for name, weight in parameters.items()} for _ in range(2))
 
     def at(subject: nn.Module, point: Tensor) -> dict[str, Tensor]:
         a, b = (steps[index].item() for index in divmod(int(point), points))
-        weights = {name: own[name] + a * one[name] + b * other[name] for name in own}
-        with explained(batch_size), _moved(own, weights):
+        weights = {name: parameters[name] + a * d1[name] + b * d2[name] for name in parameters}
+        with explained(batch_size), _moved(parameters, weights):
             loss, correct = _loss(subject, images, labels, batch_size)
         return {"loss": loss[None], "accuracy": correct[None]}
 
     key = {"diagnostic": "loss_landscape", "span": span, "points": points, "seed": seed}
     chunks = torch.arange(points * points).split(1)
-    found = shared_out(
+    samples = shared_out(
         at, model, images, labels, chunks, key=key, what="loss landscape", cache=cache, cache_key=cache_key, track=track
     )
-    loss, accuracy = (found[name].view(points, points) for name in ("loss", "accuracy"))
+    loss, accuracy = (samples[name].view(points, points) for name in ("loss", "accuracy"))
     centre = loss[points // 2, points // 2]
     near = (loss - centre)[steps[:, None].hypot(steps) <= span / 2]
     sharpness = (near.max() / (1 + centre)).item()
@@ -143,7 +139,7 @@ def loss_landscape(
 
 
 def _direction(weight: Tensor, generator: torch.Generator) -> Tensor:
-    """Noise like a weight, each of whose filters is as long as the weight's; of vectors nothing."""
+    """Noise in the shape of a weight, scaled to the norms of its filters; zeros for vectors."""
     noise = torch.randn(weight.shape, generator=generator, dtype=torch.float32).to(weight)
     if weight.ndim < 2:
         return torch.zeros_like(weight)
@@ -153,15 +149,15 @@ def _direction(weight: Tensor, generator: torch.Generator) -> Tensor:
 
 
 @contextmanager
-def _moved(own: dict[str, nn.Parameter], weights: dict[str, Tensor]) -> Iterator[None]:
-    """Parameters that for a while are other weights; ``functional_call`` would be as good, but for scripted models."""
-    data = {name: parameter.data for name, parameter in own.items()}
+def _moved(parameters: dict[str, nn.Parameter], weights: dict[str, Tensor]) -> Iterator[None]:
+    """Give parameters other weights for a while; ``functional_call`` does not work with scripted models."""
+    data = {name: parameter.data for name, parameter in parameters.items()}
     try:
-        for name, parameter in own.items():
+        for name, parameter in parameters.items():
             parameter.data = weights[name]
         yield
     finally:
-        for name, parameter in own.items():
+        for name, parameter in parameters.items():
             parameter.data = data[name]
 
 
@@ -179,7 +175,7 @@ def _loss(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> 
 def plot_landscape(
     axes: Axes, measured: LossLandscape, levels: int = 12, limits: tuple[float, float] | None = None
 ) -> QuadContourSet:
-    """Contours of the loss around the weights, where a cross stands; returns them, for a colour bar.
+    """Draw contours of the loss around the weights, which a cross marks; returns them, for a colour bar.
 
     ``landscape_limits`` makes models comparable. Source: Lin et al., NeurIPS 2023, Fig. 1 and 4; Li et al., NeurIPS
     2018.
@@ -243,16 +239,16 @@ class LandscapeOnLowFrequencies(Landscape):
     def sees(self, images: Tensor) -> Tensor:
         return low_half(images)
 
-    def figures(self, found: Measurements) -> Iterator[Picture]:
+    def figures(self, measurements: Measurements) -> Iterator[Picture]:
         """One figure of both halves."""
-        halves = {"LFC": found["loss_landscape_low"], "HFC": found["loss_landscape_high"]}
+        halves = {"LFC": measurements["loss_landscape_low"], "HFC": measurements["loss_landscape_high"]}
         every = [measured for models in halves.values() for measured in models.values()]
         if not every:
             return
         limits = landscape_limits(every)
         panels = [
             Panel(f"{name}, {half}", partial(plot_landscape, measured=models[name], limits=limits))
-            for name in found.styles for half, models in halves.items() if name in models
+            for name in measurements.styles for half, models in halves.items() if name in models
         ]  # fmt: skip
         yield Picture(
             "loss_landscapes", "The loss around the weights, on the low and on the high frequencies of the images.",
@@ -262,21 +258,23 @@ class LandscapeOnLowFrequencies(Landscape):
                 "landscapes", "The loss around the weights, on low and on high frequencies",
                 "the loss around the weights", 30,
             ),
-            caption=found.caption(
+            caption=measurements.caption(
                 "loss_landscape_low" if halves["LFC"] else "loss_landscape_high",
                 "Cross-entropy along two random filter-normalised directions a and b; the cross is the model, 1 a step "
                 "as long as each filter. {images} images of {source}, of which an 80/20 split of the power leaves the "
                 "low (LFC) or the high frequencies (HFC); directions of seed {seed} (Lin et al., NeurIPS 2023, Fig. 1 "
                 "and 4; Li et al., NeurIPS 2018). High and flat on HFC is what Lin et al. call under-fitting.",
             ),
-            drawn_by="plot_landscape", compared=[["loss_landscape_low", "loss_landscape_high"]],
+            compared=[["loss_landscape_low", "loss_landscape_high"]],
         )  # fmt: skip
 
-    def findings(self, found: Measurements) -> Iterator[Markup]:
+    def findings(self, measurements: Measurements) -> Iterator[Markup]:
         """Whether the loss is higher and flatter on high than on low frequencies: Lin et al.'s under-fitting of HFC."""
         names = "loss_landscape_low", "loss_landscape_high"
-        low, high = (found[name] for name in names)
-        alike = [m for m in low if m in high and found.conditions(names[0], m) == found.conditions(names[1], m)]
+        low, high = (measurements[name] for name in names)
+        alike = [
+            m for m in low if m in high and measurements.conditions(names[0], m) == measurements.conditions(names[1], m)
+        ]
         if alike:
             middle = [len(low[model].steps) // 2 for model in alike]
             higher = sum(high[m].loss[i, i] > low[m].loss[i, i] for m, i in zip(alike, middle, strict=True))

@@ -1,13 +1,14 @@
-"""What every diagnostic gives: a frozen dataclass of tensors and numbers, saved as NPZ with JSON beside it."""
+"""The result of a diagnostic: a frozen dataclass of tensors and numbers, saved as NPZ with JSON beside it."""
 
 from __future__ import annotations
 
 import io
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_type_hints
+from typing import Annotated, Any, ClassVar, TypeVar, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -26,32 +27,41 @@ class _Saved(Struct):
     values: dict[str, Any]
 
 
-class Measurement:
-    """Base of the diagnostics' frozen dataclasses, whose fields are tensors, or what JSON holds.
+@dataclass(frozen=True)
+class Quantity:
+    """A note on a field: ``Annotated[Tensor, Quantity("rings", unit="cycles/pixel")]``.
 
     Attributes:
-        kind: the diagnostic's name, by which it is saved.
-        units: of the fields that have one.
-        shapes: of the tensors; a dimension is named after the field that is as long or says how long, or has a name of
-            its own, such as ``"rings"``, that is equally long wherever it stands.
-        flags: the tensors of bools.
-        settings: the fields that say how it was measured: where they differ, measurements do not compare.
-        words: how the report writes the values of ``settings``; by default "batch 128".
-        images: a field of every subclass, how many were measured on.
+        dimensions: names of a tensor's dimensions, such as "seeds frequencies". Fields of the same name give their
+            lengths, and other names, such as "rings", have the same length in all tensors.
+        unit: "" if there is none.
+        dtype: of a tensor; None for any floating-point type.
+    """
+
+    dimensions: str = ""
+    unit: str = ""
+    dtype: torch.dtype | None = None
+
+
+class Measurement:
+    """Base class of the diagnostics' frozen dataclasses, whose fields are tensors or what JSON can hold.
+
+    Attributes:
+        kind: name under which it is saved.
+        settings: names of the fields that measurements must share to be compared.
+        words: functions that write the values of ``settings`` in the report; by default "batch 128".
+        images: a field of every subclass, the number of images.
     """
 
     # Subclasses assign these without annotations: get_type_hints of Python 3.10 fails on a plain ClassVar.
     kind: ClassVar[str]
-    units: ClassVar[Mapping[str, str]] = {}
-    shapes: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    flags: ClassVar[tuple[str, ...]] = ()
     settings: ClassVar[tuple[str, ...]] = ("images",)
     words: ClassVar[Mapping[str, Callable[[Any], str]]] = {}
     images: int
 
     @property
     def suffix(self) -> str:
-        """What tells its files from others of its kind, such as a layer's name."""
+        """Part of the file name that distinguishes measurements of one kind, such as a layer's name."""
         return ""
 
     @property
@@ -61,15 +71,27 @@ class Measurement:
 
     @property
     def conditions(self) -> dict[str, Any]:
-        """The settings by name, as JSON holds them; 1 and 1.0 are one."""
+        """The settings by name, as JSON holds them; 1 and 1.0 are equal."""
         hints, values = get_type_hints(type(self)), {name: getattr(self, name) for name in self.settings}
         plain: dict[str, Any] = {
             name: value.tolist() if isinstance(value, Tensor) else value for name, value in values.items()
         }
         return {name: float(value) if hints.get(name) is float else value for name, value in plain.items()}
 
+    @classmethod
+    @cache
+    def quantities(cls) -> dict[str, Quantity]:
+        """The notes on the fields that have one."""
+        hints = get_type_hints(cls, include_extras=True)
+        return {name: hint.__metadata__[0] for name, hint in hints.items() if get_origin(hint) is Annotated}
+
+    @property
+    def units(self) -> dict[str, str]:
+        """The units of the fields that have one."""
+        return {name: quantity.unit for name, quantity in self.quantities().items() if quantity.unit}
+
     def scalars(self) -> dict[str, Any]:
-        """The fields that are no tensors."""
+        """The fields that are not tensors."""
         return {name: value for name, value in self._values() if not isinstance(value, Tensor)}
 
     def tensors(self) -> dict[str, Tensor]:
@@ -77,20 +99,20 @@ class Measurement:
         return {name: value for name, value in self._values() if isinstance(value, Tensor)}
 
     def _values(self) -> list[tuple[str, Any]]:
-        own = fields(self)  # pyright: ignore[reportArgumentType]  # subclasses are dataclasses
-        return [(field.name, getattr(self, field.name)) for field in own]
+        declared = fields(self)  # pyright: ignore[reportArgumentType]  # subclasses are dataclasses
+        return [(field.name, getattr(self, field.name)) for field in declared]
 
     def save(self, folder: str | Path, name: str = "", about: Mapping[str, Any] | None = None) -> Path:
         """Write ``<name>.npz`` with the tensors, then ``<name>.json`` with the rest, units and ``about``.
 
-        ``name`` is the kind unless given, and goes on with ``_<suffix>`` where there is one; ``about`` says what was
-        measured: model, data, provenance. Returns the JSON's path. Both are complete before they replace earlier ones;
-        a number that is not finite is null in the JSON, and a NaN when it is read. Raises OSError, or ValueError for
+        ``name`` is the kind by default, followed by ``_<suffix>`` if there is one; ``about`` describes the model, the
+        data and the provenance. Returns the JSON's path. Both files are complete before they replace earlier ones;
+        a number that is not finite is null in the JSON, and NaN when it is read. Raises OSError, or ValueError for
         an ``about`` that JSON cannot hold.
         """
         path = Path(folder) / f"{'_'.join(filter(None, (name, self.suffix))) if name else self.file_name}.json"
         values = {name: None if _is_not_finite(value) else value for name, value in self.scalars().items()}
-        content = {**(about or {}), "kind": self.kind, "units": dict(self.units), "values": values}
+        content = {**(about or {}), "kind": self.kind, "units": self.units, "values": values}
         as_json(content, "about")  # before an NPZ is there without its JSON
         arrays: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in self.tensors().items()}
         content_npz = io.BytesIO()
@@ -110,9 +132,9 @@ class Measurement:
             values = read_json(path, _Saved).values
             values = {name: math.nan if value is None else value for name, value in values.items()}
             arrays = read_npz(path.with_suffix(".npz"), at_most=LARGEST)
-            found = cls(**values, **{name: torch.from_numpy(array) for name, array in arrays.items()})
-            found._check()
-            return found
+            measurement = cls(**values, **{name: torch.from_numpy(array) for name, array in arrays.items()})
+            measurement._check()
+            return measurement
         except (ValueError, TypeError) as error:
             reason = brief(str(error).removeprefix(f"{path}: ").removesuffix(f"; {REMEDY}"))
             raise ValueError(f"{path}: not a measurement of {cls.kind} ({reason}); {REMEDY}") from error
@@ -126,12 +148,14 @@ class Measurement:
             if isinstance(value, str):
                 fitted(value, Label, name)  # pyright: ignore[reportArgumentType]  # an Annotated str is no type[T]
         lengths = {name: len(value) if isinstance(value, list) else value for name, value in self.scalars().items()}
-        for name, dimensions in self.shapes.items():
-            values = getattr(self, name)
+        tensors = self.tensors()
+        for name, quantity in self.quantities().items():
+            if (values := tensors.get(name)) is None:
+                continue
             shape = tuple(values.shape)
-            if values.dtype != torch.bool if name in self.flags else not values.is_floating_point():
-                expected = "bools" if name in self.flags else "floats"
-                raise ValueError(f"{name}: expected {expected}, got {values.dtype}")
+            if values.dtype != quantity.dtype if quantity.dtype else not values.is_floating_point():
+                raise ValueError(f"{name}: expected {quantity.dtype or 'floats'}, got {values.dtype}")
+            dimensions = quantity.dimensions.split()
             lengths = dict(zip(dimensions, shape, strict=False)) | lengths
             expected = tuple(lengths.get(dimension, "any") for dimension in dimensions)
             if shape != expected:

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from functools import partial
 from math import isfinite, nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
 from markupsafe import Markup
 from torch import Tensor, nn
 
-from freqrob.attacks.balls import Norm, check_norm
+from freqrob.attacks.balls import Norm
 from freqrob.attacks.brendel_bethge import BrendelBethge
 from freqrob.attacks.minimal_perturbation import MinimalPerturbation, MinimalPerturbations
-from freqrob.data.datasets import check_labelled, to_pixels
+from freqrob.data.datasets import to_pixels
 from freqrob.diagnostics.drawing import (
     FREQUENCY,
     GREY,
@@ -33,9 +33,9 @@ from freqrob.diagnostics.drawing import (
     shared_limits,
     styled,
 )
-from freqrob.diagnostics.measurement import Measurement
+from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
-from freqrob.runtime.parameters import check_counts, check_seeds, checked, stable_repr
+from freqrob.runtime.parameters import checked, stable_repr
 from freqrob.runtime.progress import Track, untracked
 from freqrob.spectral.perturbation import CORNER, GRID, PerturbationSpectrum, analyze_spectrum
 from freqrob.spectral.rings import RingMap
@@ -51,15 +51,15 @@ WHITE_NOISE = 0.396  # f_0.5 in cycles/pixel on the grid of Li et al., for image
 
 @dataclass(frozen=True)
 class MinimalPerturbationSpectrum(Measurement):
-    """How large the smallest perturbations towards another image's label are, and of which frequencies.
+    """Sizes and spectrum of the smallest perturbations towards another image's label.
 
-    ``of`` takes what ``MinimalPerturbation`` found by any attack, also one of Foolbox.
+    ``of`` takes the results of ``MinimalPerturbation`` with any attack, also one of Foolbox.
 
     Attributes:
         distances: (N,) in ``norm``; infinite without success.
-        success: (N,) bool.
+        success: (N,) mask of the images with a perturbation.
         power: (H, W) mean |DFT|² over the successes and channels, DC at [0, 0] and set to 0.
-        frequencies: (rings,) where each ring begins.
+        frequencies: (rings,) lower edge of each ring.
         profile: (rings,) mean of ``power`` over each ring.
         radii: (25,) from 0 to √½.
         cumulative: (25,) the share of the power within each of ``radii``.
@@ -67,36 +67,25 @@ class MinimalPerturbationSpectrum(Measurement):
         half_power_low, half_power_high: its 95 % bootstrap interval over the images.
         exact_half_power_frequency: the smallest radius of a coefficient within which half of the power lies; white
             noise has 0.400.
-        attack, norm, steps, repeats, seed: how the perturbations were found.
-        images: N. Where no perturbation was found, or none that changes more than the mean, the spectrum and f_0.5 are
+        attack, norm, steps, repeats, seed: settings of the search.
+        images: N. If no perturbation was found, or none that changes more than the mean, the spectrum and f_0.5 are
             NaN.
     """
 
     kind = "minimal_perturbation"
-    units = {
-        "distances": "pixels of [0, 1]", "power": "pixels² of [0, 1]", "profile": "pixels² of [0, 1]",
-        "frequencies": "cycles/pixel", "radii": "cycles/pixel", "half_power_frequency": "cycles/pixel",
-        "half_power_low": "cycles/pixel", "half_power_high": "cycles/pixel",
-        "exact_half_power_frequency": "cycles/pixel",
-    }  # fmt: skip
-    shapes = {
-        "distances": ("images",), "success": ("images",), "power": ("height", "width"), "frequencies": ("rings",),
-        "profile": ("rings",), "radii": ("radii",), "cumulative": ("radii",),
-    }  # fmt: skip
-    flags = ("success",)
     settings = ("images", "norm", "steps", "repeats", "seed")
 
-    distances: Tensor
-    success: Tensor
-    power: Tensor
-    frequencies: Tensor
-    profile: Tensor
-    radii: Tensor
-    cumulative: Tensor
-    half_power_frequency: float
-    half_power_low: float
-    half_power_high: float
-    exact_half_power_frequency: float
+    distances: Annotated[Tensor, Quantity("images", unit="pixels of [0, 1]")]
+    success: Annotated[Tensor, Quantity("images", dtype=torch.bool)]
+    power: Annotated[Tensor, Quantity("height width", unit="pixels² of [0, 1]")]
+    frequencies: Annotated[Tensor, Quantity("rings", unit="cycles/pixel")]
+    profile: Annotated[Tensor, Quantity("rings", unit="pixels² of [0, 1]")]
+    radii: Annotated[Tensor, Quantity("radii", unit="cycles/pixel")]
+    cumulative: Annotated[Tensor, Quantity("radii")]
+    half_power_frequency: Annotated[float, Quantity(unit="cycles/pixel")]
+    half_power_low: Annotated[float, Quantity(unit="cycles/pixel")]
+    half_power_high: Annotated[float, Quantity(unit="cycles/pixel")]
+    exact_half_power_frequency: Annotated[float, Quantity(unit="cycles/pixel")]
     attack: str
     norm: str
     steps: int
@@ -109,30 +98,24 @@ class MinimalPerturbationSpectrum(Measurement):
         cls, found: MinimalPerturbations, spectrum: PerturbationSpectrum, search: MinimalPerturbation
     ) -> MinimalPerturbationSpectrum:
         """The measurement, of what a search found and of the spectrum of its successes."""
+        of_spectrum = {name: value for name, value in vars(spectrum).items() if name in cls.__annotations__}
         low, high = spectrum.half_power_interval
         return cls(
+            **{**of_spectrum, "images": len(found.success)},
             distances=found.distances,
             success=found.success,
-            power=spectrum.power,
-            frequencies=spectrum.frequencies,
-            profile=spectrum.profile,
-            radii=spectrum.radii,
-            cumulative=spectrum.cumulative,
-            half_power_frequency=spectrum.half_power_frequency,
             half_power_low=low,
             half_power_high=high,
-            exact_half_power_frequency=spectrum.exact_half_power_frequency,
             attack=stable_repr(search.attack),
             norm=search.minimal_attack.norm,
             steps=search.attack.steps,  # pyright: ignore[reportAttributeAccessIssue]  # a field of those used here
             repeats=search.repeats,
             seed=search.seed,
-            images=len(found.success),
         )
 
     @property
     def quartiles(self) -> tuple[float, float, float]:
-        """Of the distances where a perturbation was found: a quarter, half and three quarters are smaller, or NaN."""
+        """The quartiles of the distances of the perturbations that were found, or NaN."""
         found = self.distances[self.success].double()
         lower, median, upper = (found.quantile(share).item() if len(found) else nan for share in (0.25, 0.5, 0.75))
         return lower, median, upper
@@ -153,35 +136,29 @@ def minimal_perturbation(
     cache_key: str | None = None,
     track: Track = untracked,
 ) -> MinimalPerturbationSpectrum:
-    """Lead each image to the label of another one by as little as possible, and take the spectrum of the differences.
+    """Find the smallest perturbations that lead to the label of another image, and take their spectrum.
 
-    Brendel–Bethge attacks, targeted at a fixed derangement of the labels, from starts of PGD;
-    the smallest of the repeats is kept. Of rn20 on CIFAR-10, 50 steps find distances within 3 % and f_0.5 within 0.003
-    of those of 1,000.
+    The attacks are Brendel–Bethge's, targeted at a fixed derangement of the labels and started from PGD; the smallest
+    perturbation of the repeats is kept. For rn20 on CIFAR-10, 50 steps find distances within 3 % and f_0.5 within 0.003
+    of those of 1,000 steps.
 
     Args:
-        model: images (N, C, H, W) in [0, 1] to logits (N, K).
-        images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64; no class may have more than half.
         norm: "Linf" or "L2".
-        steps: of each attack.
-        repeats: attacks from other starts.
-        seed: of targets, starts and the bootstrap.
-        batch_size: images at a time.
-        cache, cache_key, track: as for ``per_sample``.
+        steps: steps of each attack.
+        repeats: number of attacks, from different starts.
+        seed: seed of targets, starts and the bootstrap.
+        model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``; no class may have more than
+            half of the images.
 
     Raises:
         ValueError: an unknown norm, a count below 1, or images and labels that do not fit.
 
     Source: Li et al., PLoS Comput. Biol. 2023, Fig. 2, 4 and 6: L∞, 1,000 images, 1,000 steps, several repeats.
     """
-    check_norm(norm)
-    check_counts(steps=steps, repeats=repeats, batch_size=batch_size)
-    check_seeds(seed=seed)
-    check_labelled(images, labels)
-    how = MinimalPerturbation(BrendelBethge(norm, steps=steps), repeats=repeats, seed=seed, batch_size=batch_size)
-    found = how(model, images, labels, cache=cache, cache_key=cache_key, track=track)
+    search = MinimalPerturbation(BrendelBethge(norm, steps=steps), repeats=repeats, seed=seed, batch_size=batch_size)
+    found = search(model, images, labels, cache=cache, cache_key=cache_key, track=track)
     spectrum = _spectrum(found.perturbed[found.success], to_pixels(images).cpu()[found.success], seed)
-    return MinimalPerturbationSpectrum.of(found, spectrum, how)
+    return MinimalPerturbationSpectrum.of(found, spectrum, search)
 
 
 def _spectrum(perturbed: Tensor, images: Tensor, seed: int) -> PerturbationSpectrum:
@@ -196,7 +173,7 @@ def _spectrum(perturbed: Tensor, images: Tensor, seed: int) -> PerturbationSpect
 
 
 def distance(value: float, norm: str, success: Tensor) -> str:
-    """18.6/255, and of how many images where some have none."""
+    """A distance, "18.6/255", with the number of images if some have none."""
     if not success.any():
         return "none found"
     some = "" if success.all() else f" (found for {success.sum()} of {len(success)})"
@@ -274,7 +251,7 @@ def name_of_size(measured: Iterable[MinimalPerturbationSpectrum]) -> str:
 
 
 def by_norm(models: Mapping[str, Any], norm_of: Callable[[Any], str]) -> list[dict[str, Any]]:
-    """The models apart by norm, as lengths in one do not compare with those in another."""
+    """The models grouped by norm, because lengths in different norms do not compare."""
     norms = dict.fromkeys(map(norm_of, models.values()))
     return [{name: found for name, found in models.items() if norm_of(found) == norm} for norm in norms]
 
@@ -308,9 +285,9 @@ class SmallestPerturbations(Diagnostic):
     def cost(self, settings: Mapping[str, Any], size: tuple[int, int]) -> float:
         return settings["repeats"] * (200 + settings["steps"])  # 200 for the starts
 
-    def figures(self, found: Measurements) -> Iterator[Picture]:
+    def figures(self, measurements: Measurements) -> Iterator[Picture]:
         models = {
-            name: measured for name, measured in found["minimal_perturbation"].items()
+            name: measured for name, measured in measurements["minimal_perturbation"].items()
             if isfinite(measured.half_power_frequency)
         }  # fmt: skip
         if not models:
@@ -321,15 +298,15 @@ class SmallestPerturbations(Diagnostic):
             "perturbation_spectra", "Spectra of minimal adversarial perturbations as maps.", models,
             partial(plot_perturbation_spectrum, limits=limits),
             Scale(logarithmic(limits), "mean |DFT|² ÷ its mean over the map"), section=section,
-            caption=found.caption(
+            caption=measurements.caption(
                 "minimal_perturbation",
                 "Mean power spectra of the smallest perturbations found that lead to the label of another image (a "
                 "targeted attack), DC left out, each in multiples of its own mean, all on one scale; {images} images "
                 "of {source}; {attack} (Li et al., PLoS Comput. Biol. 2023, Fig. 4a).",
             ),
-            drawn_by="plot_perturbation_spectrum", compared=[["minimal_perturbation"]],
+            compared=[["minimal_perturbation"]],
         )  # fmt: skip
-        styles = {name: found.styles[name] for name in models}
+        styles = {name: measurements.styles[name] for name in models}
         sizes = [
             Panel("size against half-power frequency", partial(plot_perturbation_sizes, models=some, styles=styles))
             for some in by_norm(models, lambda measured: measured.norm)
@@ -338,11 +315,11 @@ class SmallestPerturbations(Diagnostic):
             "perturbations", "Radial profiles of minimal perturbations, and their size against f_0.5.",
             [Panel("radial profiles", partial(plot_perturbation_profiles, models=models, styles=styles)), *sizes],
             legend=styles, section=section,
-            caption=found.caption(
+            caption=measurements.caption(
                 "minimal_perturbation",
                 "Left their radial profiles, dotted f<sub>0.5</sub>, below which half of the power lies. Right the "
                 "median size with quartiles, of those that were found, against f<sub>0.5</sub> with its bootstrap 95 % "
                 "interval; the dashed line is white noise. The best of {repeats} run(s) (Li et al., Fig. 4b and 4c).",
             ),
-            drawn_by="plot_perturbation_profiles, plot_perturbation_sizes", compared=[["minimal_perturbation"]],
+            compared=[["minimal_perturbation"]],
         )  # fmt: skip

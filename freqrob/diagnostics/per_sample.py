@@ -1,4 +1,4 @@
-"""Measuring image by image: kept as it goes, shared out over processes."""
+"""Measuring image by image, with a cache and shared between processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Measure = Callable[[nn.Module, Tensor, torch.device], dict[str, Tensor]]
 
 
 class Counted:
-    """A ``track`` that counts what went through it."""
+    """A ``track`` that counts its items."""
 
     def __init__(self, track: Track) -> None:
         self.track, self.items = track, 0
@@ -36,7 +36,7 @@ class Counted:
 
     @property
     def any(self) -> bool:
-        """Whether anything went through, in any of the processes, all of which have to ask."""
+        """Whether any process tracked an item. Every process has to call it."""
         return bool(merged([torch.tensor(self.items > 0)])[0])
 
 
@@ -53,38 +53,34 @@ def per_sample(
     cache_key: str | None = None,
     track: Track = untracked,
 ) -> Samples:
-    """Values of each image, measured batch by batch.
+    """Measure values of each image, batch by batch.
 
-    With a ``cache``, each batch is kept there when it is done, so that a run that was killed goes on and a second call
-    measures nothing. In an initialised ``torch.distributed`` group the batches are shared out over the processes, which
-    then need a cache that all of them see.
+    With a ``cache``, each finished batch is kept there, so that a run that was killed continues and a second call
+    measures nothing. In an initialised ``torch.distributed`` group the processes share the batches, and need a cache
+    that all of them see.
 
     Args:
-        measure: called as measure(model, numbers, device) with the model in eval mode and the numbers of some images;
-            gives values (len(numbers), …) by name.
-        model: an nn.Module or a Foolbox model; measured in eval mode, without gradients unless ``measure`` asks.
+        measure: called as measure(model, indices, device) with the model in eval mode and the indices of some images;
+            gives values (len(indices), …) by name.
+        model: images (N, C, H, W) in [0, 1] to logits (N, K), an nn.Module or a Foolbox model; measured in eval mode,
+            without gradients unless ``measure`` enables them.
         images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64.
-        key: what the values depend on besides model and data, as JSON holds it.
+        key: the settings that the values depend on, as JSON can hold them.
         what: what is measured, for the progress bar and the file's name.
         batch_size: images at a time.
-        cache: a folder of ``Samples``; None keeps nothing.
+        cache: a folder of ``Samples``; None caches nothing.
         cache_key: as for ``evaluate``.
         track: wraps iterables in a progress bar.
 
     Raises:
-        TypeError, ValueError: no model; images and labels that do not fit; several processes without a cache, or with a
-            model that is not cached without a ``cache_key``.
+        TypeError, ValueError: not a model; images and labels that do not fit; several processes without a cache, or
+            with a model that needs a ``cache_key`` to be cached.
         OSError: the cache cannot be written.
     """
-    chunks, model = _chunks(images, labels, batch_size), as_module(model)
-    device = device_of(model, images)
-
-    def on_device(subject: nn.Module, numbers: Tensor) -> dict[str, Tensor]:
-        with explained(batch_size, lambda: _check(subject, images, labels, numbers, device)):
-            return measure(subject, numbers, device)
-
+    batches, model = _batches(images, labels, batch_size), as_module(model)
+    measure_batch = _explained(measure, model, images, labels, batch_size)
     how = {"key": key, "what": what, "cache": cache, "cache_key": cache_key, "track": track}
-    return shared_out(on_device, model, images, labels, chunks, **how)
+    return shared_out(measure_batch, model, images, labels, batches, **how)
 
 
 def per_batch(
@@ -94,39 +90,44 @@ def per_batch(
     labels: Tensor,
     *,
     key: Mapping[str, Any],
-    what: str,
     batch_size: int = 250,
-    cache: Path | None = None,
-    cache_key: str | None = None,
-    track: Track = untracked,
+    **how: Any,
 ) -> Samples:
     """As ``per_sample``, but ``measure`` gives values of the batch as a whole: (batches, …) by name.
 
-    For what would be large if it were kept of each image, such as spectra.
+    For values that would take much space for each image, such as spectra.
     """
-    chunks, model = _chunks(images, labels, batch_size), as_module(model)
-    device = device_of(model, images)
+    batches, model = _batches(images, labels, batch_size), as_module(model)
+    measure_batch = _explained(measure, model, images, labels, batch_size)
 
-    def on_device(subject: nn.Module, number: Tensor) -> dict[str, Tensor]:
-        with explained(batch_size, lambda: _check(subject, images, labels, chunks[number], device)):
-            return {name: value[None] for name, value in measure(subject, chunks[number], device).items()}
+    def of_batch(subject: nn.Module, number: Tensor) -> dict[str, Tensor]:
+        return {name: value[None] for name, value in measure_batch(subject, batches[number]).items()}
 
-    numbers = torch.arange(len(chunks)).split(1)
-    key = {**key, "batch_size": batch_size}
-    how = {"key": key, "what": what, "cache": cache, "cache_key": cache_key, "track": track}
-    return shared_out(on_device, model, images, labels, numbers, **how)
+    numbers = torch.arange(len(batches)).split(1)
+    return shared_out(of_batch, model, images, labels, numbers, key={**key, "batch_size": batch_size}, **how)
 
 
-def _check(model: nn.Module, images: Tensor, labels: Tensor, numbers: Tensor, device: torch.device) -> None:
-    """Raise ValueError for a model that fails on some images."""
-    check_answers(model, to_pixels(images[numbers]).to(device), labels[numbers].to(device))
-
-
-def _chunks(images: Tensor, labels: Tensor, batch_size: int) -> tuple[Tensor, ...]:
-    """The numbers of the images of each batch; raises for images and labels that do not fit."""
+def _batches(images: Tensor, labels: Tensor, batch_size: int) -> tuple[Tensor, ...]:
+    """The indices of the images of each batch. Raises ValueError for images and labels that do not fit."""
     check_labelled(images, labels)
     check_counts(batch_size=batch_size)
     return torch.arange(len(images)).split(int(batch_size))
+
+
+def _explained(
+    measure: Measure, model: nn.Module, images: Tensor, labels: Tensor, batch_size: int
+) -> Callable[[nn.Module, Tensor], dict[str, Tensor]]:
+    """``measure`` on the model's device; an error says what is wrong with the model, or the memory."""
+    device = device_of(model, images)
+
+    def measure_batch(subject: nn.Module, indices: Tensor) -> dict[str, Tensor]:
+        def check() -> None:
+            check_answers(subject, to_pixels(images[indices]).to(device), labels[indices].to(device))
+
+        with explained(batch_size, check):
+            return measure(subject, indices, device)
+
+    return measure_batch
 
 
 def shared_out(
@@ -142,7 +143,7 @@ def shared_out(
     cache_key: str | None,
     track: Track,
 ) -> Samples:
-    """As ``per_sample``, of any numbers from 0 on, some in each of ``chunks``, which are what processes share."""
+    """As ``per_sample``, of any items numbered from 0 on; processes share the ``chunks`` of their numbers."""
     rank, world = rank_and_world()
     cache = shared_cache(cache, cache_key, world, bare(model))
     if cache is not None:

@@ -1,8 +1,8 @@
 """The registry of diagnostics: how each measures a model, what that costs, and how it is shown.
 
-A diagnostic is one file that registers a subclass of ``Diagnostic``. ``freqrob diagnose``, its help and its table, and
-the report take it from here. The modules of ``freqrob.diagnostics`` are found in their folder; other packages name
-theirs by the entry-point group ``freqrob.diagnostics``, diagnostic by diagnostic the module that registers it::
+A diagnostic is one file that registers a subclass of ``Diagnostic``. ``freqrob diagnose``, its help and table, and the
+report iterate over the registry. The modules of ``freqrob.diagnostics`` are found in their folder; other packages have
+an entry point in the group ``freqrob.diagnostics`` for each diagnostic, which names the module that registers it::
 
     [project.entry-points."freqrob.diagnostics"]
     brightness = "my_package.brightness"
@@ -26,7 +26,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 from markupsafe import Markup, escape
 from torch import Tensor
 
-from freqrob.diagnostics.conditions import value_in_words
+from freqrob.diagnostics.conditions import group_by_condition, value_in_words
 from freqrob.diagnostics.drawing import Panel, Picture, Section, Styles
 from freqrob.diagnostics.measurement import Measurement
 from freqrob.runtime.parameters import checked, keyword_hints
@@ -41,22 +41,21 @@ class Column:
     """A number of a measurement that tables show.
 
     Attributes:
-        label: its line in the table of ``freqrob diagnose``; "" if it is not shown there.
-        value: called with a measurement, gives the number, NaN where there is none; None for a column that has only
-            ``text``.
-        text: called with a measurement, gives the number as the table of ``freqrob diagnose`` shows it; by default
-            ``value`` with its digits.
+        label: its row in the table of ``freqrob diagnose``; "" if it is not shown there.
+        value: from a measurement to the number, NaN if there is none; None for a column that has only ``text``.
+        text: from a measurement to the number as the table of ``freqrob diagnose`` shows it; by default ``value`` with
+            ``digits``.
         title: its head in the report's summary, which may have markup; "" if it is not shown there.
         key: its name in the report.
-        group: the columns of the summary that it stands with.
-        unit: "%" where values are shares and shown times 100.
-        digits: after the point.
+        group: the head above the columns that it belongs to.
+        unit: "%" for shares, which are shown times 100.
+        digits: after the decimal point.
         help: what it is, in a sentence.
         hint: how to read it, in a few words.
-        none: what it means that a measurement has no number.
-        part: called with a measurement, says of which part of the images the number is; "" if of all.
+        none: why a measurement may have no number.
+        part: from a measurement to the part of the images that the number is of; "" for all.
         is_compared: whether the findings compare it with robust accuracy.
-        order: of the summary's columns; the lowest comes first.
+        order: position among the columns, ascending.
     """
 
     label: str = ""
@@ -89,12 +88,12 @@ def number(value: float, spec: str) -> str:
 
 @dataclass(frozen=True)
 class Measurements:
-    """What was measured of several models, side by side; ``found["jacobian"]`` is a mapping from models to it.
+    """The measurements of several models; ``measurements["jacobian"]`` maps models to theirs.
 
     Attributes:
-        of: by diagnostic and model. A heat map of a layer has a name of its own: ``"fourier_heatmap_<layer>"``.
-        sources: likewise, the images that were measured on, in words: "cifar10 test".
-        styles: of every model, how it is drawn.
+        of: measurements by diagnostic and model. Heat maps of a layer are called ``"fourier_heatmap_<layer>"``.
+        sources: the images that were measured on, by diagnostic and model: "cifar10 test".
+        styles: how each model is drawn.
     """
 
     of: Mapping[str, Mapping[str, Any]]
@@ -104,16 +103,16 @@ class Measurements:
     def __getitem__(self, name: str) -> Mapping[str, Any]:
         return self.of.get(name, {})
 
-    def names(self, start: str) -> list[str]:
-        """The names that start so, in alphabetical order."""
+    def names(self, start: str = "") -> list[str]:
+        """The names of diagnostics that start so, in alphabetical order."""
         return sorted(name for name in self.of if name.startswith(start))
 
     def styles_of(self, name: str) -> Styles:
         """The styles of the models that have a measurement of that name."""
         return {model: self.styles[model] for model in self[name]}
 
-    def said(self, name: str, field: str) -> str:
-        """A field over the models: "500", "50 or 500"; ``source`` is the images that were measured on."""
+    def in_words(self, name: str, field: str) -> str:
+        """The values of a field: "500", "50 or 500"; ``source`` is the images that were measured on."""
         if field == "source":
             values = [*self.sources.get(name, {}).values()]
         else:
@@ -121,33 +120,41 @@ class Measurements:
         return " or ".join(dict.fromkeys(value_in_words(value, field) for value in values if value not in ("", [])))
 
     def conditions(self, name: str, model: str) -> dict[str, Any]:
-        """All that a measurement was made under, the images' source among it."""
+        """The settings of a measurement and the source of its images."""
         return {"source": self.sources[name][model], **self[name][model].conditions}
 
+    def group_by_condition(self, *names: str) -> dict[str, list[str]]:
+        """The models by the conditions that differ between their measurements of some names, which are of one kind."""
+        models = [(name, model) for name in names for model in self[name]]
+        labels = [model if len(names) == 1 else f"{model} ({name.rpartition('_')[2]})" for name, model in models]
+        conditions = [self.conditions(name, model) for name, model in models]
+        words = self[models[0][0]][models[0][1]].words if models else {}
+        return group_by_condition(dict(zip(labels, conditions, strict=True)), words)
+
     def caption(self, name: str, text: str) -> Markup:
-        """A text with markup, in which ``{images}`` and the like stand for what ``said`` says of a field."""
+        """A text with markup, in which ``{images}`` and the like stand for what ``in_words`` gives for a field."""
         fields = {field for _, field, *_ in Formatter().parse(text) if field}
-        return Markup(text).format(**{field: self.said(name, field) for field in fields})
+        return Markup(text).format(**{field: self.in_words(name, field) for field in fields})
 
 
 class Diagnostic:
-    """Base of the diagnostics: what is measured, at which cost, and how it is shown.
+    """Base class of diagnostics: what is measured, what that costs, and how it is shown.
 
     Attributes:
         name: as it is registered.
-        measure: called as measure(model, images, labels, **settings), gives a ``measurement``. Its keyword-only
-            parameters are the settings, among them ``batch_size``, ``cache``, ``cache_key`` and ``track`` as for
+        measure: function of (model, images, labels, **settings) that returns a ``measurement``. Its keyword-only
+            parameters are the settings; ``batch_size``, ``cache``, ``cache_key`` and ``track`` are as for
             ``per_sample``.
-        measurement: the class of what is measured.
+        measurement: the class of the result.
         help: what is measured, in one line.
         presets: the settings of each preset, with ``images`` for how many images (0 for all); a function of (height,
             width) gives a setting that depends on the images' size.
         columns: the numbers that tables show.
-        plot: called as plot(measurements, axes, styles), draws measurements by model; for one panel that shows all.
-        section: of the report's page, where ``plot`` is shown.
+        plot: function of (measurements by model, axes, styles) that draws one panel with all models.
+        section: section of the report's page that shows ``plot``.
         needs_gradients: whether it needs the gradient with respect to the images.
-        package: the package that it needs besides freqrob's own dependencies.
-        order: of the diagnostics; the lowest is measured and listed first.
+        package: a package that it needs besides freqrob's dependencies.
+        order: position among the diagnostics, ascending.
     """
 
     name: str = ""
@@ -163,33 +170,30 @@ class Diagnostic:
     order: int = 100
 
     def cost(self, settings: Mapping[str, Any], size: tuple[int, int]) -> float:
-        """How often the network sees each image of ``size`` (height, width).
+        """Forward passes for each image of ``size`` (height, width).
 
-        A backward pass counts as two; other work counts as the passes of an rn20 that take as long. ``settings`` has
-        all of them, and ``images``.
+        A backward pass counts as two; other work counts as the passes of an rn20 that take as long. ``settings`` are
+        complete and include ``images``.
         """
         return 1
 
     def sees(self, images: Tensor) -> Tensor:
-        """The images that are measured on, made of those of the data set."""
+        """The images to measure on, computed from those of the data set."""
         return images
 
-    def figures(self, found: Measurements) -> Iterator[Picture]:
-        """The report's figures; none where nothing that they show was measured.
-
-        By default one panel with all models, which ``plot(measurements, axes, styles)`` draws, if there is one.
-        """
-        if self.plot is not None and found[self.name]:
-            styles, about = found.styles_of(self.name), f"{self.help[:1].upper()}{self.help[1:]}"
+    def figures(self, measurements: Measurements) -> Iterator[Picture]:
+        """The report's figures of what was measured; by default one panel that ``plot`` draws, if there is one."""
+        if self.plot is not None and measurements[self.name]:
+            styles, about = measurements.styles_of(self.name), f"{self.help[:1].upper()}{self.help[1:]}"
+            panel = Panel("", partial(self.plot, measurements[self.name], styles=styles))
             yield Picture(
-                self.name, about, [Panel("", partial(self.plot, found[self.name], styles=styles))], (6.4, 3.8), styles,
+                self.name, about, [panel], (6.4, 3.8), styles,
                 section=self.section or Section(self.name, self.help, self.name),
-                caption=escape(f"{about} ") + found.caption(self.name, "{images} images of {source}."),
-                compared=[[self.name]],
+                caption=escape(f"{about} ") + measurements.caption(self.name, "{images} images of {source}."),
             )  # fmt: skip
 
-    def findings(self, found: Measurements) -> Iterator[Markup]:
-        """Sentences that the measurements support, beside those that compare ``columns`` with robust accuracy."""
+    def findings(self, measurements: Measurements) -> Iterator[Markup]:
+        """Sentences about the measurements, besides those that compare ``columns`` with robust accuracy."""
         yield from ()
 
     @property
@@ -221,8 +225,8 @@ DIAGNOSTICS: Registry[Diagnostic] = Registry(
 def register_diagnostic(name: str) -> Callable[[D], D]:
     """Decorator: register a subclass of ``Diagnostic`` under a name.
 
-    Raises ValueError for a name that is not one or that another class has, and TypeError for a class that does not say
-    what it measures.
+    Raises ValueError for an invalid name or one that another class has, TypeError for a class without ``measure`` and
+    ``measurement``.
     """
 
     def make(kind: Any) -> Diagnostic:
@@ -249,10 +253,10 @@ def list_diagnostics(pattern: str = "*") -> list[str]:
 
 @checked
 def get_diagnostic(name: str) -> Diagnostic:
-    """The diagnostic of this name; of another package, it is imported.
+    """The diagnostic of this name, which is imported if it is of another package.
 
-    Raises ValueError for an unknown name, with the nearest ones, ImportError, naming the package, for a diagnostic of
-    another package that cannot be imported, and TypeError for one that is none.
+    Raises ValueError for an unknown name, with the nearest ones; ImportError or TypeError for a diagnostic of another
+    package that cannot be imported or is not a ``Diagnostic``.
     """
     _import_own()
     return DIAGNOSTICS.find(name)
@@ -260,13 +264,13 @@ def get_diagnostic(name: str) -> Diagnostic:
 
 def all_diagnostics() -> dict[str, Diagnostic]:
     """All diagnostics by name. Warns of those of other packages that cannot be used, which are left out."""
-    found = {}
+    diagnostics = {}
     for name in list_diagnostics():
         try:
-            found[name] = get_diagnostic(name)
+            diagnostics[name] = get_diagnostic(name)
         except (ImportError, TypeError) as error:
             warnings.warn(str(error), stacklevel=1)  # one place, so that it is shown once
-    return found
+    return diagnostics
 
 
 @cache

@@ -1,4 +1,4 @@
-"""All diagnostics of a model at once, as quick as a look or as long as a paper takes."""
+"""All diagnostics of a model at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
 from freqrob.models.state import bare, device_of, measuring
 from freqrob.runtime.files import as_json, check_file
-from freqrob.runtime.parameters import check_counts, checked, fits, nearest_names, shown_hint, to_python
+from freqrob.runtime.parameters import check_choices, check_counts, checked, fits, nearest_names, shown_hint, to_python
 from freqrob.runtime.process_state import random_state
 from freqrob.runtime.processes import propagate_failure, rank_and_world
 from freqrob.runtime.progress import Track, untracked
@@ -44,7 +44,7 @@ def expected_seconds(
     classes: int | None = None,
     batch_size: int | None = None,
 ) -> float:
-    """About how long ``diagnose`` takes, from the time of one batch. Raises what it does before it measures."""
+    """Estimate how long ``diagnose`` takes from the time of one batch. Raises as ``diagnose`` before it measures."""
     check_labelled(images, labels)
     batch_size = default_batch_size(images) if batch_size is None else batch_size
     check_counts(batch_size=batch_size)
@@ -86,45 +86,44 @@ def diagnose(
     cache_key: str | None = None,
     track: Track = untracked,
 ) -> dict[str, Measurement]:
-    """Where in the spectrum a model is sensitive, by every diagnostic.
+    """Measure where in the spectrum a model is sensitive, by every diagnostic.
 
     Args:
         model: images (N, C, H, W) in [0, 1] to logits (N, K), or a Foolbox model; measured in eval mode.
-        images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64. Diagnostics that are costly measure the
-            first ones; of images that come class by class, as ImageNet's do, the first in a random order, always the
-            same.
+        images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64. Costly diagnostics measure the first
+            ones; images that are sorted by class, as ImageNet's are, are first put in a fixed random order.
         preset: ``"quick"``, under a minute for a small model on two cores, with every other frequency of the heat map;
-            ``"full"``, what a paper would show.
-        only: the diagnostics to run, of ``list_diagnostics()``; all by default, but those whose package is not
-            installed, of which a warning tells.
-        settings: what replaces the preset's, by diagnostic: ``{"fourier_heatmap": {"norm": 2.0, "images": 200}}``; the
-            names are those of the diagnostic's function, and ``"images"`` is how many (0 for all).
+            ``"full"``, as in a paper.
+        only: the diagnostics to run, of ``list_diagnostics()``; by default all whose package is installed, with a
+            warning about the others.
+        settings: replace the preset's, by diagnostic: ``{"fourier_heatmap": {"norm": 2.0, "images": 200}}``; the names
+            are the parameters of the diagnostic's function, and ``"images"`` is how many (0 for all).
         classes: as for ``evaluate``.
-        out: a folder where each is saved, as ``<name>.npz`` and ``<name>.json``; a layer's as ``<name>_<layer>``. The
-            JSON says which network it was (``model_hash``), and whether all of it came ``from_cache``.
-        about: what the JSON says besides, such as the model's name and the provenance.
+        out: folder for ``<name>.npz`` and ``<name>.json`` of each, ``<name>_<layer>`` for a layer. The JSON has the
+            hash of the network (``model_hash``) and whether all of it came ``from_cache``.
+        about: more entries of the JSON, such as the model's name and the provenance.
         batch_size: images at a time; by default 250 of 32×32 pixels, fewer of larger ones.
-        cache: a folder where what is measured is kept, so that a run that was stopped goes on.
+        cache: cache directory, so that a run that was stopped continues.
         cache_key: as for ``evaluate``.
         track: wraps iterables in a progress bar.
 
     Returns:
-        What was measured, by the diagnostic's name.
+        The measurements by the diagnostic's name.
 
     Raises:
         TypeError: no model.
-        ValueError: before anything is measured: an unknown preset, diagnostic or setting, or one out of range; images
-            and labels that do not fit, or are too small or too few for a diagnostic; a model that does not give logits
-            of the images, for each class, or no gradient where a diagnostic needs it; an ``about`` that JSON cannot
+        ValueError: before anything is measured, for an unknown preset, diagnostic or setting, or one out of range;
+            images and labels that do not fit, or are too small or too few for a diagnostic; a model that does not give
+            logits of the images for each class, or no gradient if a diagnostic needs it; an ``about`` that JSON cannot
             hold.
-        OSError: ``out`` cannot be written; found out before anything is measured, except for a full disk.
+        OSError: ``out`` cannot be written; raised before anything is measured, except for a full disk.
         torch.OutOfMemoryError: too many images at a time for the memory.
         ImportError: one of ``only`` needs a package that is not installed.
 
-    Warns of a model whose numbers mislead, as ``checks.warn_of_model`` finds out, and where nothing can be cached.
+    Warns as ``checks.warn_of_model`` about models whose numbers mislead, and if nothing can be cached.
     """
     check_labelled(images, labels)
-    plans, found = _planned(preset, only, settings, (images.shape[-2], images.shape[-1])), {}
+    plans, measurements = _planned(preset, only, settings, (images.shape[-2], images.shape[-1])), {}
     for name, diagnostic in {} if only else all_diagnostics().items():
         if name not in plans:
             warnings.warn(f"{name} is left out: it needs {diagnostic.package}", stacklevel=3)
@@ -145,12 +144,12 @@ def diagnose(
         chosen, measured = slice(its.pop("images") or None), Counted(track)
         how = {"batch_size": batch_size, "cache": cache, "cache_key": cache_key, "track": measured, **its}
         diagnostic = get_diagnostic(name)
-        found[name] = diagnostic.measure(model, diagnostic.sees(images[chosen]), labels[chosen], **how)
+        measurements[name] = diagnostic.measure(model, diagnostic.sees(images[chosen]), labels[chosen], **how)
         from_cache = not measured.any  # of all processes, one of which saves
         with propagate_failure():
             if out is not None:
-                found[name].save(out, name, {**about, "from_cache": from_cache})
-    return found
+                measurements[name].save(out, name, {**about, "from_cache": from_cache})
+    return measurements
 
 
 def default_batch_size(images: Tensor) -> int:
@@ -159,7 +158,7 @@ def default_batch_size(images: Tensor) -> int:
 
 
 def _order(labels: Tensor) -> Tensor | slice:
-    """A random order, always the same, of images that come class by class; of others the one they have."""
+    """A fixed random order for images that are sorted by class; the given order for others."""
     if (labels.diff() < 0).any():
         return slice(None)
     return torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
@@ -169,8 +168,7 @@ def _planned(
     preset: Preset, only: Sequence[str], settings: Settings, size: tuple[int, int]
 ) -> dict[str, dict[str, Any]]:
     """The settings of each diagnostic, of the right names and types."""
-    if preset not in get_args(Preset):
-        raise ValueError(f"preset: expected one of {', '.join(get_args(Preset))}, got {preset!r}")
+    check_choices(get_args(Preset), preset=preset)
     if isinstance(only, str):
         raise ValueError(f"only: expected a sequence of names, such as [{only!r}], got {only!r}")
     for name in only:
@@ -181,41 +179,35 @@ def _planned(
         chosen = {name: get_diagnostic(name) for name in only}
     else:
         chosen = {name: diagnostic for name, diagnostic in all_diagnostics().items() if diagnostic.is_possible}
-    for name, given in settings.items():
+    for name in settings:
         if name not in chosen:
             near = nearest_names(name, chosen)
             raise ValueError(f"settings: {name!r} is not measured, expected any of {', '.join(chosen)}.{near}")
-        _check_types(chosen[name], given)
-    plans = {
-        name: {"images": 0, **diagnostic.presets.get(preset, {}), **_as_python(diagnostic, settings.get(name, {}))}
-        for name, diagnostic in chosen.items()
-    }
-    return {
-        name: {key: value(*size) if callable(value) else value for key, value in its.items()}
-        for name, its in plans.items()
-    }
+    plans = {}
+    for name, diagnostic in chosen.items():
+        given = _as_settings(diagnostic, settings.get(name, {}))
+        plan = {"images": 0, **diagnostic.presets.get(preset, {}), **given}
+        plans[name] = {key: value(*size) if callable(value) else value for key, value in plan.items()}
+    return plans
 
 
-def _check_types(diagnostic: Diagnostic, given: Mapping[str, Any]) -> None:
-    name, hints = diagnostic.name, diagnostic.hints
+def _as_settings(diagnostic: Diagnostic, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the right names and types, with the numbers of NumPy and PyTorch as Python's."""
+    name, hints, settings = diagnostic.name, diagnostic.hints, {}
     for key, value in given.items():
         if key not in hints:
             near = nearest_names(key, hints)
             raise ValueError(f"{name}: no setting {key!r}, expected any of {', '.join(hints)}.{near}")
-        if not fits(to_python(value, hints[key]), hints[key]):
+        settings[key] = to_python(value, hints[key])
+        if not fits(settings[key], hints[key]):
             raise ValueError(f"{name}: {key}: expected {shown_hint(hints[key])}, got {value!r}")
-    if given.get("images", 0) < 0:
-        raise ValueError(f"{name}: images: expected how many, or 0 for all, got {given['images']}")
-
-
-def _as_python(diagnostic: Diagnostic, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of the right types with the numbers of NumPy and PyTorch as Python's."""
-    hints = diagnostic.hints
-    return {key: to_python(value, hints[key]) for key, value in given.items()}
+    if settings.get("images", 0) < 0:
+        raise ValueError(f"{name}: images: expected how many, or 0 for all, got {settings['images']}")
+    return settings
 
 
 class _Begins(Exception):
-    """A diagnostic has found its settings fit, and would begin to measure."""
+    """Raised where a diagnostic has checked its settings and begins to measure."""
 
 
 def _try_settings(
@@ -226,9 +218,9 @@ def _try_settings(
     cache: Path | None = None,
     cache_key: str | None = None,
 ) -> None:
-    """Raise ValueError for settings out of range, which a diagnostic finds out before it tracks what it measures.
+    """Raise ValueError for settings out of range, which a diagnostic checks before it tracks what it measures.
 
-    Several processes need the ``cache``, of which one alone has no use here.
+    Only several processes need the ``cache`` for that.
     """
 
     def begin(*_: Any) -> Iterable:
@@ -254,14 +246,9 @@ def _check_model(
     """Raise for a model that these diagnostics cannot measure, as ``warn_of_model`` does; warn as it does."""
     if classes is not None:
         check_counts(classes=classes)
-    some = _some(model, images, labels, batch_size)
+    device, few = device_of(model, images), slice(min(PROBED, batch_size))
+    some = to_pixels(images[few].clone()).to(device), labels[few].to(device)
     needing = ", ".join(name for name in plans if get_diagnostic(name).needs_gradients)
     instead = ", ".join(name for name, one in all_diagnostics().items() if not one.needs_gradients)
     with explained(batch_size), random_state(), measuring(model) as subject, channels_last(subject):
         warn_of_model(subject, *some, all_labels=labels, classes=classes, needed_by=needing, instead=instead)
-
-
-def _some(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
-    """A few images as pixels of their own, and their labels, where the model is."""
-    device, few = device_of(model, images), slice(min(PROBED, batch_size))
-    return to_pixels(images[few].clone()).to(device), labels[few].to(device)

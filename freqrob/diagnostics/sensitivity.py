@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from freqrob.attacks import input_gradient
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.data.hybrid import frequency_radius
 from freqrob.diagnostics.drawing import FREQUENCY, GREY, Panel, Picture, Section, Styles, plain_ticks, styled
-from freqrob.diagnostics.measurement import Measurement
+from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.diagnostics.per_sample import per_batch
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, number, register_diagnostic
 from freqrob.runtime.parameters import checked, fits
@@ -35,29 +35,27 @@ RANKS = (0, 9, 99)
 
 @dataclass(frozen=True)
 class Sensitivity(Measurement):
-    """Where the gradient of the loss with respect to an image is large.
+    """The spectrum of the gradient of the loss with respect to an image.
 
     Attributes:
         magnitude: (K,) mean magnitude of an image's coefficients by rank, the largest first; K = H·(W//2+1).
-        ranks: whose frequencies are kept, from 0.
+        ranks: ranks whose frequencies are in ``radii``, from 0.
         radii: (N, ranks) frequency of each image's coefficient of that rank.
-        boundary: where the high frequencies begin.
+        boundary: lower edge of the high frequencies.
         high_share: (N,) share of each gradient's power at or above ``boundary``, all of the spectrum, channels' mean;
             NaN where the gradient is zero.
         images: N.
     """
 
     kind = "sensitivity"
-    units = {"radii": "cycles/pixel", "boundary": "cycles/pixel", "magnitude": "loss per pixel of [0, 1]"}
-    shapes = {"magnitude": ("coefficients",), "radii": ("images", "ranks"), "high_share": ("images",)}
     settings = ("images", "boundary")
     words = {"boundary": "HFC from {:.4g} cycles/pixel on".format}
 
-    magnitude: Tensor
+    magnitude: Annotated[Tensor, Quantity("coefficients", unit="loss per pixel of [0, 1]")]
     ranks: list[int]
-    radii: Tensor
-    boundary: float
-    high_share: Tensor
+    radii: Annotated[Tensor, Quantity("images ranks", unit="cycles/pixel")]
+    boundary: Annotated[float, Quantity(unit="cycles/pixel")]
+    high_share: Annotated[Tensor, Quantity("images")]
     images: int
 
     @property
@@ -82,13 +80,10 @@ def sensitivity(
     """Project each image's input gradient, its channels' mean, on the Fourier basis and sort by magnitude.
 
     Args:
-        model: images (N, C, H, W) in [0, 1] to logits (N, K).
-        images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64.
         boundary_ring: the first ring of the high frequencies. By default 5 at 32×32, where the paper draws r = 4.98
             for CIFAR-10; at other sizes one more than ``split(images).boundary``, or the last ring.
-        ranks: whose frequencies are kept, as density plots want them; from 0. By default those of 0, 9 and 99 that
-            there are.
-        batch_size, cache, cache_key, track: as for ``per_sample``.
+        ranks: ranks whose frequencies are kept for density plots, from 0; by default 0, 9 and 99 if they exist.
+        model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``.
 
     Raises:
         ValueError: a ring or a rank that is not there, or images and labels that do not fit.
@@ -108,28 +103,28 @@ def sensitivity(
     if not fits(ranks, Sequence[int]) or not ranks or not all(0 <= rank < len(radius) for rank in ranks):
         raise ValueError(f"ranks: expected some of 0 to {len(radius) - 1}, got {ranks!r}")
 
-    def projected(model: nn.Module, numbers: Tensor, device: torch.device) -> dict[str, Tensor]:
-        gradient = input_gradient(model, to_pixels(images[numbers]).to(device), labels[numbers].to(device)).mean(1)
+    def projected(model: nn.Module, indices: Tensor, device: torch.device) -> dict[str, Tensor]:
+        gradient = input_gradient(model, to_pixels(images[indices]).to(device), labels[indices].to(device)).mean(1)
         magnitude, order = rfft2(gradient).abs().flatten(1).sort(dim=1, descending=True)
         largest = gradient.abs().amax((1, 2), keepdim=True)  # whose square float32 may not hold
         power = ring_sum(gradient / torch.where(largest > 0, largest, 1), rings).double()
         high = power[:, boundary_ring:].sum(1) / power.sum(1)
         radii = radius[order[:, list(ranks)].cpu()]
-        missing = batch_size - len(numbers)  # of the last batch
+        missing = batch_size - len(indices)  # of the last batch
         each = {"radii": pad(radii, (0, 0, 0, missing)), "high": pad(high, (0, missing))}
         return {"magnitude": magnitude.double().sum(0), **each}
 
     key = {"diagnostic": "sensitivity", "no gradient": "nan", "boundary_ring": boundary_ring, "ranks": list(ranks)}
-    found = per_batch(
+    batches = per_batch(
         projected, model, images, labels, key=key, what="sensitivity", batch_size=batch_size,
         cache=cache, cache_key=cache_key, track=track,
     )  # fmt: skip
     return Sensitivity(
-        magnitude=found["magnitude"].sum(0) / len(images),
+        magnitude=batches["magnitude"].sum(0) / len(images),
         ranks=list(ranks),
-        radii=found["radii"].flatten(0, 1)[: len(images)],
+        radii=batches["radii"].flatten(0, 1)[: len(images)],
         boundary=rings.radii[boundary_ring].item(),
-        high_share=found["high"].flatten()[: len(images)],
+        high_share=batches["high"].flatten()[: len(images)],
         images=len(images),
     )
 
@@ -156,16 +151,18 @@ def plot_sensitive_radii(
     A Gaussian kernel of Scott's width. The grey line is where the high frequencies begin. Raises ValueError for a rank
     that was not kept. Source: Lin et al., NeurIPS 2023, Fig. 2.
     """
+    from scipy.stats import norm
+
+    at = np.linspace(0, 0.75, 300)
     for name, measured, style in styled(models, styles):
         if rank not in measured.ranks:
             raise ValueError(f"rank: {name} has {', '.join(map(str, measured.ranks))}, got {rank}")
-        radii = measured.radii[~measured.high_share.isnan(), measured.ranks.index(rank)].double()  # with a gradient
+        radii = measured.radii[~measured.high_share.isnan(), measured.ranks.index(rank)].double().numpy()
         if not len(radii):
             continue
-        width = max(radii.std(unbiased=False).item() * len(radii) ** -0.2, 0.005)
-        at = torch.linspace(0, 0.75, 300, dtype=torch.float64)
-        kernels = torch.exp(-0.5 * ((at[:, None] - radii) / width).square()) / (width * (2 * torch.pi) ** 0.5)
-        axes.plot(at.numpy(), kernels.mean(1).numpy(), label=name, **{**style, "markevery": 0.15})
+        width = max(radii.std() * len(radii) ** -0.2, 0.005)  # gaussian_kde takes no equal values
+        density = norm.pdf(at[:, None], radii, width).mean(1)
+        axes.plot(at, density, label=name, **{**style, "markevery": 0.15})
         axes.axvline(measured.boundary, color=GREY, linewidth=1)
     axes.set(xlabel=f"{FREQUENCY} of coefficient {rank + 1}", ylabel="density")
     axes.set_ylim(bottom=0)
@@ -192,8 +189,8 @@ class SensitivityByFrequency(Diagnostic):
     def cost(self, settings: Mapping[str, Any], size: tuple[int, int]) -> float:
         return 3
 
-    def figures(self, found: Measurements) -> Iterator[Picture]:
-        models, styles = found["sensitivity"], found.styles_of("sensitivity")
+    def figures(self, measurements: Measurements) -> Iterator[Picture]:
+        models, styles = measurements["sensitivity"], measurements.styles_of("sensitivity")
         if not models:
             return
         ranks = [rank for rank in next(iter(models.values())).ranks if all(rank in m.ranks for m in models.values())]
@@ -211,11 +208,10 @@ class SensitivityByFrequency(Diagnostic):
             "sensitivity", "Magnitudes of the gradient's coefficients by rank, and at which frequency they lie.",
             [by_rank, *densities], legend=styles,
             section=Section("sensitivity", "Sensitivity by rank and by frequency", "sensitivity by frequency", 20),
-            caption=found.caption(
+            caption=measurements.caption(
                 "sensitivity",
                 "First the magnitude of the gradient’s coefficients on the Fourier basis, sorted within each image, "
                 f"the mean over {{images}} images of {{source}}.{of_densities if densities else ''} (Lin et al., "
                 "NeurIPS 2023, Eq. 3 and Fig. 2).",
             ),
-            drawn_by="plot_sensitivity, plot_sensitive_radii", compared=[["sensitivity"]],
         )  # fmt: skip

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import log
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from freqrob.data.datasets import to_pixels
-from freqrob.diagnostics.measurement import Measurement
+from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.runtime.parameters import checked
 from freqrob.runtime.pixels import check_scale
 from freqrob.spectral.jacobian import log_b_low
@@ -20,49 +21,41 @@ from freqrob.spectral.rings import RingMap
 
 @dataclass(frozen=True)
 class Spectrum(Measurement):
-    """The long tail of images, and how far they are of low frequency.
+    """The long tail of images' spectra, and how much low frequencies prevail.
 
     Attributes:
-        frequencies: (rings,) where each ring begins; ring 0 is DC.
+        frequencies: (rings,) lower edge of each ring; ring 0 is DC.
         power: (rings,) mean |F|² of a coefficient, over the ring, images and channels.
         share: (rings,) π_i, the share of each ring in the power; 0 for DC, which is left out.
         cumulative: (rings,) the share of the power within each ring's outer radius.
         amplitude: (H, W//2+1) mean |rfft2| over images and channels, DC at [0, 0].
-        images: how many.
-        boundary: the last ring of the low frequencies (LFC), which hold ``boundary_share`` of the power: at least 80 %,
-            and of no smaller disc.
-        boundary_radius: where that ring ends.
+        images: number of images.
+        boundary: the last ring of the low frequencies (LFC), the smallest disc with at least 80 % of the power; it has
+            ``boundary_share``.
+        boundary_radius: upper edge of that ring.
         boundary_fraction: the same, as a share of the largest radius, the corner's.
         alpha, scale, r_squared: of the power law, power ≈ scale · f^(−alpha), fitted in logarithms.
-        entropy, largest_entropy: of ``share``, and what it would be were all rings alike.
+        entropy, largest_entropy: entropy of ``share``, and that of equal shares.
         log_b_low: ln B_low of ``amplitude``; larger where low frequencies prevail; white noise has 3.53 at 32×32.
     """
 
     kind = "spectrum"
-    units = {
-        "frequencies": "cycles/pixel", "boundary_radius": "cycles/pixel", "power": "pixels² of [0, 1]",
-        "amplitude": "pixels of [0, 1]", "entropy": "nats", "largest_entropy": "nats",
-    }  # fmt: skip
-    shapes = {
-        **dict.fromkeys(("frequencies", "power", "share", "cumulative"), ("rings",)),
-        "amplitude": ("height", "columns"),
-    }
 
-    frequencies: Tensor
-    power: Tensor
-    share: Tensor
-    cumulative: Tensor
-    amplitude: Tensor
+    frequencies: Annotated[Tensor, Quantity("rings", unit="cycles/pixel")]
+    power: Annotated[Tensor, Quantity("rings", unit="pixels² of [0, 1]")]
+    share: Annotated[Tensor, Quantity("rings")]
+    cumulative: Annotated[Tensor, Quantity("rings")]
+    amplitude: Annotated[Tensor, Quantity("height columns", unit="pixels of [0, 1]")]
     images: int
     boundary: int
-    boundary_radius: float
+    boundary_radius: Annotated[float, Quantity(unit="cycles/pixel")]
     boundary_fraction: float
     boundary_share: float
     alpha: float
     scale: float
     r_squared: float
-    entropy: float
-    largest_entropy: float
+    entropy: Annotated[float, Quantity(unit="nats")]
+    largest_entropy: Annotated[float, Quantity(unit="nats")]
     log_b_low: float
 
 
@@ -80,10 +73,7 @@ def spectrum(images: Tensor) -> Spectrum:
 
     Source: Lin et al., NeurIPS 2023, Eq. 1 and 2 and Theorem 1; Chan et al., IJCAI 2022, B_low.
     """
-    check_images(images)
-    if images.ndim != 4 or 0 in images.shape:
-        raise ValueError(f"images: expected (N, C, H, W) with N ≥ 1, got shape {tuple(images.shape)}")
-    check_scale(images[:1].cpu())
+    check_image_set(images)
     power, rings = mean_power(images).cpu(), RingMap.of(images)
     share = profile_of(power, rings)
     parts, law = split_of(share, rings), power_law_of(power, rings)
@@ -106,6 +96,14 @@ def spectrum(images: Tensor) -> Spectrum:
         largest_entropy=log(len(share) - 1),
         log_b_low=log_b_low(amplitude).item(),
     )
+
+
+def check_image_set(images: Tensor, name: str = "images") -> None:
+    """Raise ValueError unless images are (N, C, H, W), N ≥ 1, and not in 0–255, by the first channel; TypeError."""
+    check_images(images, name)
+    if images.ndim != 4 or 0 in images.shape:
+        raise ValueError(f"{name}: expected (N, C, H, W) with N ≥ 1, got shape {tuple(images.shape)}")
+    check_scale(images[:1].cpu(), name)
 
 
 def total_amplitude(images: Tensor) -> Tensor:

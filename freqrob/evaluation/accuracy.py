@@ -35,8 +35,8 @@ PROTOCOLS = ("natural", "natural+bass", "bass")
 class Result:
     """One measured accuracy, with all that it depends on.
 
-    ``accuracy`` is a share of ``images``; ``correct`` (N,) bool says which of them stay correctly classified;
-    ``from_cache`` whether all of it was found in the cache.
+    ``accuracy`` is a share of ``images``; ``correct`` is the (N,) mask of the images that stay correctly classified;
+    ``from_cache`` says whether all of it came from the cache.
     """
 
     protocol: str
@@ -49,8 +49,8 @@ class Result:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers and words: protocol, the attack's name and parameters, images, seed and accuracy."""
-        found = {"images": self.images, "seed": self.seed, "accuracy": self.accuracy}
-        return {"protocol": self.protocol, **self.attack.as_dict(), **found}
+        measured = {"images": self.images, "seed": self.seed, "accuracy": self.accuracy}
+        return {"protocol": self.protocol, **self.attack.as_dict(), **measured}
 
 
 @checked
@@ -70,57 +70,56 @@ def evaluate(
 ) -> list[Result]:
     """Measure a model's accuracy for each protocol and attack.
 
-    ``natural``: the ball lies around the natural image, the model is taken as it is, the gradient goes through all of
-    it. ``natural+bass``: the same with BaSS before the model, attacked through. ``bass``: the images are balanced first
-    (as uint8) and ball and gradient lie behind BaSS, as in Lin et al., NeurIPS 2023.
+    ``natural``: the ball is around the natural image, and the gradient goes through the whole model. ``natural+bass``:
+    the same with BaSS before the model; the attack goes through BaSS. ``bass``: the images are balanced first (as
+    uint8), and the ball is around the balanced image, as in Lin et al., NeurIPS 2023.
 
-    BaSS never comes twice. Where it is one of the model's front ends already (``bassfront_``), ``natural+bass`` is
-    ``natural``; and ``bass`` balances the images as that front end does, and measures the model without it.
+    BaSS is never applied twice. If it is one of the model's front ends (``bassfront_``), ``natural+bass`` is
+    ``natural``, and ``bass`` balances the images as that front end does and measures the model without it.
 
-    An image counts as broken when the clean image is misclassified, or what an attack finds is: any iterate of PGD from
-    any of its starts, the last point of each of AutoAttack's attacks. What is broken already is not attacked again.
+    An image counts as broken if the clean image or an adversarial example is misclassified: any iterate of PGD from any
+    of its starts, the last point of each of AutoAttack's attacks. Broken images are not attacked again.
 
-    Clean, FGSM and PGD give the same numbers for any ``batch_size``, AutoAttack and Square only for the same one: their
-    packages draw their random numbers for a batch.
+    Clean, FGSM and PGD give the same numbers for any ``batch_size``; AutoAttack and Square do not, because their
+    packages draw random numbers batch by batch.
 
-    With a ``cache``, each batch is kept there when it is done, so that a run that was killed goes on, and a second call
-    with the same arguments measures nothing. Where the model or an attack runs code that is not part of an installed
-    release, such as a class of your own, or has hooks, a change of that code could not be noticed: nothing is cached
-    then, unless you give a ``cache_key`` (see ``freqrob.models.keys``).
+    With a ``cache``, each finished batch is kept there, so that a run that was killed continues, and a second call with
+    the same arguments measures nothing. Code that is not part of an installed release, such as a class of your own, and
+    hooks could change unnoticed: a model or an attack with such code is only cached with a ``cache_key`` (see
+    ``freqrob.models.keys``).
 
-    In an initialised ``torch.distributed`` group, such as the one of ``freqrob evaluate`` under torchrun, the processes
+    In an initialised ``torch.distributed`` group, such as that of ``freqrob evaluate`` under torchrun, the processes
     share the batches. Each process has to call this function, and each gets all results.
 
     Args:
-        model: images (N, C, H, W) in [0, 1] to logits (N, K), or a Foolbox model; measured in eval mode, then left as
-            it was.
+        model: images (N, C, H, W) in [0, 1] to logits (N, K), or a Foolbox model; measured in eval mode, and restored.
         images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64; on any device.
-        protocols: of ``PROTOCOLS``.
-        attacks: which, in which order; a string is what ``freqrob.attacks.parse_attack`` makes of it, such as
-            "clean", "pgd-50-10" or "autoattack".
-        classes: how many the data set has, where that is known: a model that tells another number apart is refused.
-            Otherwise a warning says where a model seems to know other classes than those of the labels.
+        protocols: some of ``PROTOCOLS``.
+        attacks: attacks in the order of the results; strings, such as "clean", "pgd-50-10" or "autoattack", are parsed
+            by ``freqrob.attacks.parse_attack``.
+        classes: number of classes of the data set, if known; models with another number are refused. Otherwise models
+            that seem to have other classes than the labels cause a warning.
         batch_size: images at a time.
-        seed: of everything random, ≥ 0; each attack starts from it.
-        cache: a folder of ``Samples``; None keeps nothing.
-        cache_key: a string that stands for the code that ``cache`` cannot see; change it along with that code. Tensors,
-            attributes and class names are seen with it as well.
+        seed: random seed, ≥ 0; each attack starts from it.
+        cache: a folder of ``Samples``; None caches nothing.
+        cache_key: a string for the code that the cache cannot see; change it along with that code. Changes of tensors,
+            attributes and class names are noticed in any case.
         track: wraps iterables in a progress bar.
 
     Returns:
         A result for each protocol and attack, in that order.
 
     Raises:
-        TypeError: no nn.Module and no Foolbox model.
+        TypeError: ``model`` is neither an nn.Module nor a Foolbox model.
         ValueError: an unknown protocol or attack, no images, labels that do not fit, or a model that does not give
-            logits of the images, for each class, or no gradient where an attack needs it.
+            logits of the images for each class, or no gradient if an attack needs it.
         torch.OutOfMemoryError: too many images at a time for the memory.
         ImportError: AutoAttack or Square without a package that has them.
         OSError: the cache cannot be written.
         ProcessFailure: (an OSError) another process of the group failed.
 
-    Warns of models whose numbers mislead, as ``checks.warn_of_model`` finds out, when it measures anything; where
-    nothing can be cached; and of a damaged file in the cache, which is set aside.
+    Warns as ``checks.warn_of_model`` about models whose numbers mislead, if anything is measured; if nothing can be
+    cached; and about damaged files in the cache, which are set aside.
     """
     check_labelled(images, labels)
     for protocol in protocols:
@@ -138,7 +137,7 @@ def evaluate(
         cache = usable_cache(cache, cache_key, bare, *attacks)
         measured: dict[str, list[tuple[Tensor, bool]]] = {}
         for protocol in protocols:
-            same_as = "natural" if protocol == "natural+bass" and _own_bass(bare) else protocol
+            same_as = "natural" if protocol == "natural+bass" and _bass_of(bare) else protocol
             if same_as not in measured:
                 subject = _Subject(*_under(same_as, bare, images), labels, classes, seed, batch_size, cache, cache_key)
                 with channels_last(subject.model):
@@ -151,12 +150,12 @@ def evaluate(
 
 
 def _check_described(attack: Attack) -> None:
-    """Raise TypeError, before anything is measured, for an attack that no result could name."""
+    """Raise TypeError, before anything is measured, for an attack that cannot be written in a result."""
     try:
         hash(attack)
         json.dumps(attack.as_dict(), default=operator.index)
     except ImportError:
-        return  # of the package that it needs, which its run says as well
+        return  # the attack's package is missing, which its run reports too
     except (TypeError, ValueError) as error:
         raise TypeError(
             f"attack: expected a frozen dataclass with hashable fields, or with as_dict() that gives plain values, got "
@@ -164,25 +163,24 @@ def _check_described(attack: Attack) -> None:
         ) from error
 
 
-def _own_bass(model: nn.Module) -> BaSS | None:
+def _bass_of(model: nn.Module) -> BaSS | None:
     """The BaSS among the model's front ends, if there is one."""
     return next((module for module in front_ends_of(model) if isinstance(module, BaSS)), None)
 
 
 def _under(protocol: str, model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
-    """What is attacked under a protocol: a model and images."""
-    own = _own_bass(model)
+    """The model and the images that are attacked under a protocol."""
     if protocol == "natural+bass":
-        model = FrontEnded([BaSS()], model).eval()
+        return FrontEnded([BaSS()], model).eval(), images
     if protocol == "bass":
-        images = _balanced(images, own or BaSS())
-        if own is not None:
-            model = without_front_end(model, own)
+        front_end = _bass_of(model)
+        images = _balanced(images, front_end or BaSS())
+        return (without_front_end(model, front_end) if front_end else model), images
     return model, images
 
 
 def _balanced(images: Tensor, how: BaSS) -> Tensor:
-    """BaSS on grey levels, as the authors' test set has it."""
+    """BaSS on grey levels, as in the authors' test set."""
     grey = images if images.dtype == torch.uint8 else (images * 255).round().to(torch.uint8)
     return bass(grey, weighting=how.weighting, pixel_scale=how.pixel_scale)
 
@@ -206,7 +204,7 @@ class _Subject:
         return to_pixels(self.images[index]).to(device), self.labels[index].to(device)
 
     def samples(self, attack: Attack) -> Samples:
-        """What of an attack was measured already, ``correct`` of each image."""
+        """The cached results of an attack: ``correct`` of each image."""
         if self.cache is None:
             return Samples(None, {}, len(self.images))
         batch_size = self.batch_size if attack.batched else None
@@ -235,7 +233,7 @@ def _correct(subject: _Subject, attacks: Sequence[Attack], protocol: str, track:
 def _share(
     subject: _Subject, attacks: Sequence[Attack], protocol: str, track: Track
 ) -> tuple[dict[Attack, Samples], set[Attack]]:
-    """What this process measures and what the cache has, by attack; and the attacks that were not all cached."""
+    """Measure this process's batches. Returns all results by attack, and the attacks that were not all cached."""
     rank, world = rank_and_world()
     chunks = torch.arange(len(subject.images)).split(int(subject.batch_size))[rank::world]
     kept: dict[Attack, Samples] = {}
@@ -268,7 +266,7 @@ def _warn_of_model(subject: _Subject, chunk: Tensor, attacks: Sequence[Attack]) 
 
 
 def _measure(subject: _Subject, attack: Attack, chunk: Tensor, before: Samples | None, kept: Samples) -> None:
-    """Attack the images of a chunk that are not done yet and that the attack ``before`` left correctly classified."""
+    """Attack the images of a chunk that are not done and stay correctly classified under the attack ``before``."""
     index = chunk[~kept.done[chunk]]
     is_robust = torch.ones(len(index), dtype=torch.bool) if before is None else before["correct"][index]
     left = index[is_robust]

@@ -40,18 +40,17 @@ GROUPS = _groups()
 
 @dataclass(frozen=True)
 class CorruptionAccuracy:
-    """How many corrupted images a model classifies correctly.
+    """Accuracy of a model on corrupted images.
 
     Attributes:
-        dataset: whose corruptions they are.
+        dataset: name of the data set.
         protocol: as in ``evaluate``.
-        images: how many at each severity of each type.
-        bass: the weighting of BaSS by which the images were balanced before they were corrupted, or None.
-        generated: whether they were made by freqrob; if not, they are as published.
-        accuracies: of each type a share of ``images`` at severity 1 to 5.
-        standard_errors: of each of ``means()``, were the images drawn again; an image counts once, however many ways it
-            is corrupted in.
-        from_cache: of each type, whether the accuracy at severity 1 to 5 was found in the cache.
+        images: number of images at each severity of each type.
+        bass: weighting of BaSS, if the images were balanced before they were corrupted, or None.
+        generated: whether freqrob made the corruptions; otherwise they are the published ones.
+        accuracies: by type, the accuracies at severity 1 to 5.
+        standard_errors: of each of ``means()`` over draws of the images, which count once for all their corruptions.
+        from_cache: by type, whether the accuracies at severity 1 to 5 came from the cache.
     """
 
     dataset: str
@@ -70,30 +69,30 @@ class CorruptionAccuracy:
     def means(self) -> dict[str, float]:
         """The mean over types and severities of each of ``GROUPS`` of which all types were measured, and of ``all``.
 
-        ``"15 types"`` is what RobustBench reports; ``"all"`` is over whatever types were measured.
+        ``"15 types"`` is the mean that RobustBench reports; ``"all"`` is over the types that were measured.
         """
         whole = _whole_groups(self.accuracies)
         return {group: _mean([self.of_type(name) for name in types]) for group, types in whole.items()}
 
     def mce(self, baseline: CorruptionAccuracy) -> float:
-        """The mean over types of the error, as a share of the baseline's on the same type; 1 for the baseline itself.
+        """The mean over the measured types of the error divided by the baseline's; 1 for the baseline itself.
 
-        It is over the types that were measured, which says what it may be compared with: the benchmark's mCE is over
-        15, Chan et al.'s over 19 (in percent).
+        Compare it with values over the same types only: the benchmark's mCE is over 15, Chan et al.'s over 19 (in
+        percent).
 
         Raises:
             ValueError: the baseline was measured on something else, or makes no error on a type.
 
         Source: Hendrycks & Dietterich, ICLR 2019, section 4.
         """
-        for what in ("dataset", "images", "bass", "generated"):
-            own, other = getattr(self, what), getattr(baseline, what)
-            if own != other:
-                raise ValueError(f"baseline: was measured with {what} {other}, expected {own}")
+        for name in ("dataset", "images", "bass", "generated"):
+            expected, other = getattr(self, name), getattr(baseline, name)
+            if other != expected:
+                raise ValueError(f"baseline: was measured with {name} {other}, expected {expected}")
         if self.accuracies.keys() != baseline.accuracies.keys():
             raise ValueError(f"baseline: was measured on {', '.join(baseline.accuracies)}, not on the same types")
         if flawless := [name for name in baseline.accuracies if baseline.of_type(name) == 1]:
-            raise ValueError(f"baseline: makes no error on {flawless[0]}, so that nothing is a share of it")
+            raise ValueError(f"baseline: makes no error on {flawless[0]}, so that no error can be divided by it")
         return _mean([(1 - self.of_type(name)) / (1 - baseline.of_type(name)) for name in self.accuracies])
 
     def as_dict(self) -> dict[str, Any]:
@@ -116,13 +115,13 @@ def evaluate_corruptions(
 ) -> CorruptionAccuracy:
     """Measure a model on every severity of every type in ``corruptions``.
 
-    Each is one ``evaluate`` of the clean accuracy, so that with a ``cache`` a run that was killed goes on, and the
-    processes of an initialised ``torch.distributed`` group share the work.
+    Each is one ``evaluate`` of the clean accuracy: with a ``cache`` a run that was killed continues, and the processes
+    of an initialised ``torch.distributed`` group share the work.
 
     Args:
         model: images (N, C, H, W) in [0, 1] to logits (N, K).
-        corruptions: what ``load_corruptions`` found.
-        images: the first so many of each severity; None for all.
+        corruptions: from ``load_corruptions``.
+        images: number of images of each severity, the first ones; None for all.
         protocol, batch_size, cache, cache_key: as for ``evaluate``.
         track: wraps the types and severities in a progress bar.
 

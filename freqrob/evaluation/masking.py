@@ -1,4 +1,4 @@
-"""Whether a front end hides gradients: attacks that do without its gradient must not be stronger than one that uses it.
+"""Check front ends for gradient masking: attacks without its gradient must not be stronger than one that uses it.
 
 Source of the checks: Athalye et al., ICML 2018; Carlini et al., "On evaluating adversarial robustness", 2019.
 """
@@ -6,7 +6,6 @@ Source of the checks: Athalye et al., ICML 2018; Carlini et al., "On evaluating 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ from torch import Tensor, nn
 from freqrob.attacks import PGD, Square, Transfer
 from freqrob.evaluation.accuracy import Result, evaluate
 from freqrob.models.front_ends import InputSize, Normalize, front_ends_of, without_front_end
-from freqrob.runtime.parameters import check_counts, checked
+from freqrob.runtime.parameters import checked
 from freqrob.runtime.progress import Track, untracked
+from freqrob.runtime.statistics import sign_test
 
 LEVEL = 0.01
 HARMLESS = (Normalize, InputSize)  # affine maps: what they let through of a gradient is all of it
@@ -29,9 +29,8 @@ class Comparison:
     Attributes:
         attack: its name.
         accuracy: share of the images that stay correctly classified under it.
-        only_it_breaks, only_white_box_breaks: how many images.
-        p_value: McNemar's exact test, one-sided: the probability that so many of the images that only one of the two
-            breaks fall to this attack, were both equally strong.
+        only_it_breaks, only_white_box_breaks: number of images that only one of the two attacks breaks.
+        p_value: one-sided exact McNemar test of whether this attack is stronger.
     """
 
     attack: str
@@ -43,9 +42,9 @@ class Comparison:
 
 @dataclass(frozen=True)
 class MaskingCheck:
-    """What ``check_masking`` found; ``comparisons`` with Square and with transfer from the bare network.
+    """The result of ``check_masking``; ``comparisons`` with Square and with transfer from the bare network.
 
-    ``from_cache`` says whether all of it was found in the cache.
+    ``from_cache`` says whether all of it came from the cache.
     """
 
     white_box: Result
@@ -105,11 +104,11 @@ def check_masking(
     cache_key: str | None = None,
     track: Track = untracked,
 ) -> MaskingCheck:
-    """Attack a model with a front end by its gradient and without; where the latter is stronger, the former is blind.
+    """Attack a model with a front end with and without its gradient; if the latter is stronger, gradients are masked.
 
-    Without: Square, which sees logits only, and what the same PGD finds on the bare network. Each is compared with the
-    white-box attack over the same images: 8 that only it breaks, where only the white-box attack breaks none, are more
-    than noise.
+    The attacks without it are Square, which sees only logits, and transfer of PGD's adversarial examples from the bare
+    network. Each is compared with the white-box attack on the same images: 8 images that only it breaks, while only the
+    white-box attack breaks none, are more than noise.
 
     Args:
         model: with a front end, as ``load_model`` gives it: (N, C, H, W) in [0, 1] to logits.
@@ -121,7 +120,6 @@ def check_masking(
         ValueError: the model has no front end beyond a normalisation; or as ``evaluate``.
         ImportError: Square's package is not installed.
     """
-    check_counts(queries=queries)
     if not has_front_end(model):
         raise ValueError("model: expected a FrontEnded with a front end other than a normalisation")
     white_box = white_box or PGD()
@@ -138,9 +136,3 @@ def _compare(white: Result, other: Result) -> Comparison:
     alone = int((white.correct & ~other.correct).sum())
     missed = int((~white.correct & other.correct).sum())
     return Comparison(other.attack.name, other.accuracy, alone, missed, sign_test(alone, missed))
-
-
-def sign_test(more: int, fewer: int) -> float:
-    """P(X ≥ more) for X ~ Binomial(more + fewer, ½)."""
-    trials = more + fewer
-    return sum(comb(trials, k) for k in range(more, trials + 1)) / 2**trials

@@ -1,4 +1,4 @@
-"""The report's numbers as files: results.json, results.csv, and copies of what they were read from."""
+"""The report's numbers as files: results.json, results.csv, and copies of the files that they were read from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from torch import Tensor
 
-from freqrob.diagnostics.measurement import Measurement
+from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.evaluation.corruptions import CorruptionAccuracy
 from freqrob.report.records import Accuracy, Measured, ModelRecord, Origin, Records, origins
 from freqrob.runtime.files import write_bytes
@@ -23,9 +23,9 @@ Links = Mapping[Path, list[str]]
 
 
 def copy_data(records: Records, out: Path) -> dict[Path, list[str]]:
-    """Copy the files that numbers were read from to ``out/data``, unless they lie there: their addresses in ``out``.
+    """Copy the files that numbers were read from to ``out/data``, unless they are there, for a measurement both files.
 
-    Of a measurement these are the JSON and the NPZ. Raises OSError.
+    Returns their addresses relative to ``out``. Raises OSError.
     """
     links: dict[Path, list[str]] = {}
     out = out.resolve()
@@ -45,19 +45,19 @@ def copy_data(records: Records, out: Path) -> dict[Path, list[str]]:
 
 
 def _folder(path: Path, records: Records) -> str:
-    """The folder of its model, as ``freqrob diagnose`` named it; none for accuracies."""
+    """The folder of a measurement's model, as ``freqrob diagnose`` named it; "" for accuracies."""
     measured = [one for model in records.models for one in model.measurements.values()] + [*records.spectra.values()]
     return path.resolve().parent.name if any(one.origin.path == path for one in measured) else ""
 
 
 def _free(path: Path, taken: set[Path]) -> Path:
-    """The path, or one like it that no other file of this report has."""
+    """The path, or one with a number if another file of this report has it."""
     candidates = (path.with_name(f"{path.stem}-{n}{path.suffix}") for n in range(2, len(taken) + 3))
     return next(one for one in (path, *candidates) if one not in taken)
 
 
 def as_dict(records: Records, links: Links) -> dict[str, Any]:
-    """Every number but the maps, which the NPZ files have, for JSON."""
+    """All numbers except maps, which are in the NPZ files, for JSON."""
     return {
         "models": [_model(model, links) for model in records.models],
         "spectra": {name: _measured(one, links) for name, one in records.spectra.items()},
@@ -85,13 +85,13 @@ def _model(model: ModelRecord, links: Links) -> dict[str, Any]:
 def _measured(one: Measured, links: Links) -> dict[str, Any]:
     curves = {name: _plain(tensor.tolist()) for name, tensor, _ in _curves(one.of)}
     return {
-        "from": _from(one.origin, links), "kind": one.of.kind, **dict(one.origin.about), "units": dict(one.of.units),
+        "from": _from(one.origin, links), "kind": one.of.kind, **dict(one.origin.about), "units": one.of.units,
         **{name: _plain(value) for name, value in one.of.scalars().items()}, **curves,
     }  # fmt: skip
 
 
 def _plain(value: Any) -> Any:
-    """Numbers and lists of them as JSON has them: what is not finite is null."""
+    """Numbers and lists of them for JSON, with null for what is not finite."""
     if isinstance(value, list):
         return [_plain(one) for one in value]
     return None if isinstance(value, float) and not isfinite(value) else value
@@ -151,11 +151,11 @@ def _measurement_rows(subject: str, what: str, measured: Measured) -> Iterator[d
 
 
 def _curves(one: Measurement) -> Iterator[tuple[str, Tensor, Tensor | None]]:
-    """A measurement's tensors but maps and those with a number an image, each with the frequencies that it is over."""
+    """A measurement's tensors and their frequencies, except maps and tensors with a number for each image."""
     tensors = one.tensors()
     for name, tensor in tensors.items():
         places = [tensors[at] for at in (f"{name}_frequencies", "frequencies") if at in tensors and at != name]
         over = next((at for at in places if at.shape == tensor.shape[-1:]), None)
         is_curve = tensor.ndim == 1 or (tensor.ndim == 2 and over is not None)
-        if is_curve and tensor.numel() and "images" not in one.shapes.get(name, ()):
+        if is_curve and tensor.numel() and "images" not in one.quantities().get(name, Quantity()).dimensions.split():
             yield name, tensor, over

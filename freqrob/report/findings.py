@@ -1,4 +1,4 @@
-"""What the numbers say, in sentences that are computed from them, and what they do not say."""
+"""Sentences about the numbers, computed from them, and caveats."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from markupsafe import Markup
 from freqrob.diagnostics.registry import all_diagnostics
 from freqrob.diagnostics.spectrum import Spectrum
 from freqrob.evaluation.corruptions import GROUPS
-from freqrob.report.records import Accuracy, Origin, Records
-from freqrob.report.summary import Column, conditions_of, headline, title_of
+from freqrob.report.records import Accuracy, Records
+from freqrob.report.summary import SummaryColumn, conditions_of, headline, title_of
 from freqrob.runtime.figures import drawing
-from freqrob.runtime.statistics import rank_correlation
+from freqrob.runtime.statistics import rank_correlation, wilson_interval
 
 LEAST_MODELS = 5  # of which a rank correlation can be told from chance
 LEVEL = 0.05
 FEW_IMAGES = 1000
 
 
-def findings(records: Records, columns: Sequence[Column]) -> list[Markup]:
-    """The few sentences that the measurements support, the most important first; each names its numbers."""
+def findings(records: Records, columns: Sequence[SummaryColumn]) -> list[Markup]:
+    """The sentences that the measurements support, the most important first; each has its numbers."""
     found = [
         _most_robust(records),
         _protocols(records),
@@ -36,29 +36,30 @@ def findings(records: Records, columns: Sequence[Column]) -> list[Markup]:
 
 
 def caveats(records: Records) -> list[Markup]:
-    """What a reader has to know before quoting a number."""
+    """Warnings for readers who quote a number."""
     found = []
     suspects = [model.name for model in records.models if model.masking == "suspected"]
     if suspects:
         found.append(_say("Gradient masking is suspected: attacks without gradients break {} more often than PGD does. "
-                          "Their robust accuracies are not to be trusted.", _names(suspects)))  # fmt: skip
+                          "Do not trust their robust accuracies.", _names(suspects)))  # fmt: skip
     attacked = [one for model in records.models for one in model.accuracies if one.attack != "clean"]
     fewest = min((one.images for model in records.models for one in model.accuracies), default=FEW_IMAGES)
     if fewest < FEW_IMAGES:
-        widest = Accuracy("", "", "", 0, None, fewest, 0, 0.5, Origin(None, {})).interval
+        low, high = wilson_interval(0.5, fewest)
         found.append(_say("Some accuracies are on {} images only: there one image is {} percentage points, and a 95 % "
                           "interval reaches up to ±{} points.", fewest, f"{100 / fewest:.2g}",
-                          f"{50 * (widest[1] - widest[0]):.2g}"))  # fmt: skip
+                          f"{50 * (high - low):.2g}"))  # fmt: skip
     least = min((one.of.images for model in records.models for one in model.measurements.values()), default=FEW_IMAGES)
     if least < FEW_IMAGES / 10:
         found.append(_say("Some diagnostics are of {} images only; their curves and maps are noisy.", least))
     if attacked and not any(one.attack.startswith("AutoAttack") for one in attacked):
         found.append(_say("No model was attacked with AutoAttack: robust accuracies under weaker attacks are upper "
                           "bounds of robustness."))  # fmt: skip
-    kinds = groupby(records.named(""), key=records.kind_of)
-    if unlike := [kind for kind, names in kinds if records.unlike(*names)]:
+    measurements = records.measurements()
+    kinds = groupby(measurements.names(), key=lambda name: next(iter(measurements[name].values())).file_name)
+    if differing := [kind for kind, names in kinds if measurements.group_by_condition(*names)]:
         found.append(_say("Models were not measured alike, and do not compare without care, in {}: the captions say "
-                          "how.", _names(unlike)))  # fmt: skip
+                          "how.", _names(differing)))  # fmt: skip
     if any(model.corrupted and model.corrupted.accuracy.generated for model in records.models):
         found.append(_say("The corrupted images were made by freqrob; figures on the published CIFAR-10-C differ a "
                           "little."))  # fmt: skip
@@ -66,7 +67,7 @@ def caveats(records: Records) -> list[Markup]:
 
 
 def _robust(records: Records) -> dict[str, Accuracy]:
-    """Accuracies under the headline attack of the models that were measured under the same conditions as most."""
+    """Accuracies under the headline attack, of the models that were measured under the most common conditions."""
     setting = headline(records.models)
     best = {model.name: one for model in records.models if setting and (one := model.best(setting))}
     usual = Counter(map(conditions_of, best.values())).most_common(1)
@@ -74,7 +75,7 @@ def _robust(records: Records) -> dict[str, Accuracy]:
 
 
 def _most_robust(records: Records) -> Markup | None:
-    """Which model is most robust to the headline attack, and which ones cannot be told from it on so many images."""
+    """The model that is most robust to the headline attack, and those within its confidence interval."""
     found = _robust(records)
     if not found:
         return None
@@ -98,7 +99,7 @@ def _most_robust(records: Records) -> Markup | None:
 
 
 def _protocols(records: Records) -> Markup | None:
-    """The model whose robust accuracy depends most on the protocol, where it does by more than noise."""
+    """The model whose robust accuracy depends most on the protocol, if the difference is more than noise."""
     chosen = [headline(records.models, protocol) for protocol in ("bass", "natural", "natural+bass")]
     at = [setting for setting in chosen if setting is not None]
     if len(at) < len(chosen) or len({setting[1:] for setting in at}) > 1:
@@ -119,20 +120,15 @@ def _protocols(records: Records) -> Markup | None:
     )  # fmt: skip
 
 
-def _relation(records: Records, column: Column) -> Markup | None:
-    """The range of a diagnostic over the models that were measured alike, and whether it goes with robust accuracy."""
-    entries = zip(records.models, column.entries, strict=True)
-    found = {
-        model.name: one.value
-        for model, one in entries
-        if one and one.value is not None and one.conditions == column.conditions
-    }
+def _relation(records: Records, column: SummaryColumn) -> Markup | None:
+    """The range of a diagnostic over models that were measured alike, and its correlation with robust accuracy."""
+    found = column.alike(records.models)
     if len(found) < 2:
         return None
     low, high = min(found, key=found.__getitem__), max(found, key=found.__getitem__)
-    least, most = column.shown(found[low]), f"{column.shown(found[high])} {column.unit}".strip()
+    least, most = column.written(found[low]), f"{column.written(found[high])} {column.unit}".strip()
     sentence = _say("{} ({}; {}) ", column.title, column.hint, column.conditions)
-    if column.shown(found[low]) == column.shown(found[high]):
+    if column.written(found[low]) == column.written(found[high]):
         return sentence + _say("is {} for all of {} models.", most, len(found))
     sentence += _say("lies between {} ({}) and {} ({})", least, _code(low), most, _code(high))
     robust = {name: one.accuracy for name, one in _robust(records).items() if name in found}
@@ -153,29 +149,25 @@ def _of_diagnostics(records: Records) -> list[Markup]:
     return found
 
 
-def _corruptions(records: Records, columns: Sequence[Column]) -> Markup | None:
-    """The best mean over the types, and the type that costs most."""
+def _corruptions(records: Records, columns: Sequence[SummaryColumn]) -> Markup | None:
+    """The model with the best mean over the types, and the type with the lowest accuracy."""
     column = next((column for column in columns if column.key == "corruptions 15 types"), None)
     if column is None:
         return None
-    entries = zip(records.models, column.entries, strict=True)
-    found = {
-        m.name: m.corrupted.accuracy
-        for m, one in entries
-        if m.corrupted and one and one.conditions == column.conditions
-    }
-    best = max(found, key=lambda name: found[name].means()["15 types"])
-    of_type = {kind: fmean(one.of_type(kind) for one in found.values()) for kind in GROUPS["15 types"]}
+    means = column.alike(records.models)
+    best = max(means, key=means.__getitem__)
+    accuracies = [model.corrupted.accuracy for model in records.models if model.corrupted and model.name in means]
+    of_type = {kind: fmean(accuracy.of_type(kind) for accuracy in accuracies) for kind in GROUPS["15 types"]}
     hardest = min(of_type, key=of_type.__getitem__)
     return _say(
         "On corrupted images (15 types; {}) {} is best of {} with {}; the hardest type is {}, {} over them.",
-        column.conditions, _code(best), len(found), _percent(found[best].means()["15 types"]),
+        column.conditions, _code(best), len(means), _percent(means[best]),
         hardest.replace("_", " "), _percent(of_type[hardest]),
     )  # fmt: skip
 
 
 def _long_tail(records: Records) -> Markup | None:
-    """Where 80 % of each set's power lies."""
+    """The radius that holds 80 % of each set's power."""
     sets = {name: one.of for name, one in records.spectra.items() if isinstance(one.of, Spectrum)}
     each = [
         _say("{} % of the largest radius ({}, α = {})", f"{100 * s.boundary_fraction:.0f}", name, f"{s.alpha:.2f}")

@@ -1,4 +1,4 @@
-"""The page: records drawn into one HTML file that needs nothing else, with figures and data as files beside it."""
+"""The page: one self-contained HTML file, with figures and data as files beside it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from freqrob.report.data import COLUMNS, Links, as_dict, copy_data, tidy_rows
 from freqrob.report.figures import inline, inline_scale, png_uri, save, swatch
 from freqrob.report.findings import caveats, findings
 from freqrob.report.pictures import CORRUPTIONS, SPECTRA, pictures
-from freqrob.report.records import Accuracy, ModelRecord, Records, origins, read_runs
-from freqrob.report.summary import Column, columns, settings, title_of
+from freqrob.report.records import Accuracy, ModelRecord, Records, origins
+from freqrob.report.runs import read_runs
+from freqrob.report.summary import SummaryColumn, columns, settings, title_of
 from freqrob.runtime.figures import drawing
 from freqrob.runtime.files import check_file, check_folder, write_csv, write_json, write_text
 from freqrob.runtime.parameters import checked
@@ -47,19 +48,20 @@ def write_report(
     threat_model: str = "Linf",
     track: Track = untracked,
 ) -> Path:
-    """Draw what was measured of models, side by side, into the folder ``out``.
+    """Draw measurements of models, side by side, into the folder ``out``.
 
-    ``index.html`` needs no other file. Beside it: its numbers, ``results.json`` and ``results.csv``; its figures in
-    ``figures/``, as SVG and PNG; what they were read from, in ``data/``. Each file is complete before it replaces an
-    earlier one, the page comes last. Figures of an earlier report that this one has not are removed; data stay.
+    ``index.html`` needs no other file. Beside it are its numbers, ``results.json`` and ``results.csv``; its figures in
+    ``figures/``, as SVG and PNG; and the files that they were read from, in ``data/``. Each file is complete before it
+    replaces an earlier one; the page is written last. Figures of an earlier report that are not in this one are
+    removed; data stay.
 
     Args:
         runs: folders that ``freqrob diagnose`` wrote, and JSON files of ``freqrob evaluate`` and ``freqrob
-            corruptions``; a model is what has the same name in them.
-        title: of the page.
-        gallery: images of which the first are shown beside their BaSS twins.
+            corruptions``; the same name in several runs is the same model.
+        title: title of the page.
+        gallery: images, the first of which are shown beside their BaSS twins.
         command: the command line that makes the page, for the record.
-        cards: whether accuracies on models' cards are shown too.
+        cards: whether to add the accuracies on models' cards.
         model_dir, dataset, threat_model: where the cards are, as for ``load_card``.
         track: wraps iterables in a progress bar.
 
@@ -67,11 +69,11 @@ def write_report(
         The path of the page.
 
     Raises:
-        FileNotFoundError, ValueError: a run that is not there, or is none, or is damaged, or would be overwritten by
+        FileNotFoundError, ValueError: a run that does not exist, is not a run, is damaged, or would be overwritten by
             the report; nothing to report.
         OSError: the folder cannot be written, or its ``results.json`` is not that of a report.
 
-    Warns of what was left out, which the page says too, and of figures that cannot be drawn.
+    Warns about what was left out, as the page does too, and about figures that cannot be drawn.
     """
     out = Path(out)
     check_folder(out)
@@ -100,7 +102,7 @@ def write_report(
 
 
 def _saved(pictures: Mapping[str, Picture], folder: Path, track: Track) -> dict[str, Picture]:
-    """The pictures that could be drawn, as files; a warning for each of the others."""
+    """Save the pictures as files. Returns those that could be drawn; warns about the others."""
     saved = {}
     for name, picture in track(pictures.items(), "figures", len(pictures)):
         with drawing(name):
@@ -147,6 +149,7 @@ def render(
     return templates.get_template("report.html").render(
         title=title or _title(records.models),
         records=records,
+        measurements=records.measurements(),
         pictures=drawn,
         sections={section: its for section, its in _sections(drawn).items() if section not in (CORRUPTIONS, SPECTRA)},
         columns=summary,
@@ -173,7 +176,7 @@ def _title(models: Sequence[ModelRecord]) -> str:
 
 
 def _contents(records: Records, drawn: Mapping[str, Picture]) -> Iterator[tuple[str, str]]:
-    """The sections with something measured, in the order of the page, and what that is."""
+    """The ids of the sections that have measurements, in the order of the page, and their contents in words."""
     if any(model.accuracies for model in records.models):
         yield "accuracy", "accuracy under attack, by protocol"
     for section in _sections(drawn):
@@ -189,11 +192,11 @@ def _sections(drawn: Mapping[str, Picture]) -> dict[Section, list[Picture]]:
 
 
 def _spans(labels: Iterable[str]) -> list[tuple[str, int]]:
-    """Runs of equal labels and how long they are, as heads of a table have them."""
+    """Runs of equal labels and their lengths, for the head of a table."""
     return [(label, len(list(same))) for label, same in groupby(labels)]
 
 
-def _footnotes(summary: Sequence[Column]) -> dict[str, str]:
+def _footnotes(summary: Sequence[SummaryColumn]) -> dict[str, str]:
     """Conditions that differ from those in the head of a column, with a letter each."""
     others = {e.conditions: "" for column in summary for e in column.entries if e and e.conditions != column.conditions}
     return {conditions: chr(ord("a") + index % 26) * (1 + index // 26) for index, conditions in enumerate(others)}
@@ -201,14 +204,14 @@ def _footnotes(summary: Sequence[Column]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the table of accuracies: what it was measured on, and a cell a setting."""
+    """A row of the table of accuracies: what it was measured on, and a cell for each setting."""
 
     origin: str
     cells: dict[tuple, Accuracy]
 
 
 def _lines(model: ModelRecord) -> list[Line]:
-    """A line for each file and number of images."""
+    """A row for each file, number of images and seed."""
     lines: dict[str, dict[tuple, Accuracy]] = {}
     for one in model.accuracies:
         origin = "card" if one.origin.path is None else one.origin.path.name
@@ -226,12 +229,12 @@ def _pairs(natural: ImageSet) -> list[dict[str, str]]:
 
 
 def _made(records: Records, links: Links) -> list[dict[str, Any]]:
-    """How numbers were made: what files say of themselves, with the files that say the same together, by model."""
+    """How numbers were made: the heads of the files, and for each head its files by model."""
     groups: dict[str, dict[str, Any]] = {}
     for subject, what, origin in origins(records):
         if origin.path is not None:
-            said = {key: origin.about.get(key, "") for key in ("command", "date", "machine", "commit", "versions")}
-            said |= {"source": origin.source, "from_cache": origin.about.get("from_cache", False)}
-            group = groups.setdefault(json.dumps(said, sort_keys=True, default=str), {**said, "files": {}})
+            head = {key: origin.about.get(key, "") for key in ("command", "date", "machine", "commit", "versions")}
+            head |= {"source": origin.source, "from_cache": origin.about.get("from_cache", False)}
+            group = groups.setdefault(json.dumps(head, sort_keys=True, default=str), {**head, "files": {}})
             group["files"].setdefault(subject, []).append((what, links[origin.path]))
     return list(groups.values())

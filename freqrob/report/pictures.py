@@ -1,4 +1,4 @@
-"""Which figures a report has: accuracies on corrupted images, the images' spectra, and those of the diagnostics."""
+"""The figures of a report: accuracies on corrupted images, the images' spectra, and those of the diagnostics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SPECTRA = Section("spectra", "The images’ long tail", "the images’ spectra",
 
 
 def pictures(records: Records) -> dict[str, Picture]:
-    """By name, in the order of the page; a model looks the same in all of them. Warns of what cannot be drawn."""
+    """The figures by name, in the order of the page; models have the same style in all. Warns if drawing fails."""
     drawers: dict[str, Callable[[], Iterable[Picture]]] = {
         "corruptions": partial(_corruptions, records), "spectra": partial(_spectra, records)
     }  # fmt: skip
@@ -38,7 +38,7 @@ def _spectra(records: Records) -> Iterator[Picture]:
             "spectra", "The images' mean power by frequency, and the share of it within a radius.",
             [Panel("power of a coefficient", partial(plots.plot_power, spectra=sets, styles=drawn_as)),
              Panel("share within a radius", partial(plots.plot_cumulative, spectra=sets, styles=drawn_as))],
-            legend=drawn_as, section=SPECTRA, drawn_by="plot_power, plot_cumulative",
+            legend=drawn_as, section=SPECTRA,
         )  # fmt: skip
 
 
@@ -57,5 +57,4 @@ def _corruptions(records: Records) -> Iterator[Picture]:
         panel = Panel("accuracy (%) by type", partial(plots.plot_corruptions, models=models))
         yield Picture(
             "corruptions", "Accuracy by type of corruption.", [panel], size, section=CORRUPTIONS,
-            drawn_by="plot_corruptions",
         )  # fmt: skip

@@ -1,14 +1,13 @@
-"""The summary: one number of each measurement a model, with what it was measured on."""
+"""The summary: for each model one number of each measurement, with its conditions."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from freqrob import diagnostics
 from freqrob.diagnostics.conditions import ball, described, images_of, pixels
-from freqrob.diagnostics.registry import all_diagnostics
+from freqrob.diagnostics.registry import Column, all_diagnostics
 from freqrob.evaluation import PROTOCOLS
 from freqrob.report.records import Accuracy, Measured, ModelRecord
 from freqrob.runtime.figures import drawing
@@ -20,67 +19,55 @@ Setting = tuple[str, str, str, float]
 
 @dataclass(frozen=True)
 class Entry:
-    """A number and the conditions under which it was measured, in words: "10,000 images, seed 0".
-
-    The number is None where what was measured has none.
-    """
+    """A number, None if the measurement has none, and its conditions in words: "10,000 images, seed 0"."""
 
     value: float | None
     conditions: str
 
 
 @dataclass(frozen=True)
-class Column:
-    """A quantity of the summary.
+class SummaryColumn(Column):
+    """A column of the summary.
 
     Attributes:
-        key: its name in files.
-        group, title: heads of the table, of which the title may have markup.
-        help: what it is, in a sentence.
-        unit: "%" where values are shares and shown times 100.
-        digits: after the point.
         entries: of each model, in the models' order; None where it was not measured.
-        hint: what more of it means, in a few words.
-        none: what it means that a measurement has none.
         is_accuracy: whether values are shares of images.
-        is_compared: whether the findings compare it with robust accuracy.
     """
 
-    key: str
-    group: str
-    title: str
-    help: str
-    unit: str
-    digits: int
-    entries: tuple[Entry | None, ...]
-    hint: str = ""
-    none: str = ""
-    is_accuracy: bool = True
-    is_compared: bool = False
+    entries: tuple[Entry | None, ...] = ()
+    is_accuracy: bool = False
 
     @property
     def conditions(self) -> str:
         """Those of most entries."""
         return Counter(entry.conditions for entry in self.entries if entry).most_common(1)[0][0]
 
+    def alike(self, models: Sequence[ModelRecord]) -> dict[str, float]:
+        """The numbers of the models, in the order of ``entries``, that were measured under these conditions."""
+        return {
+            model.name: entry.value
+            for model, entry in zip(models, self.entries, strict=True)
+            if entry and entry.value is not None and entry.conditions == self.conditions
+        }
+
     @property
     def has_none(self) -> bool:
-        """Whether a measurement of it has none."""
+        """Whether a measurement has no number."""
         return any(entry and entry.value is None for entry in self.entries)
 
-    def shown(self, value: float) -> str:
+    def written(self, value: float) -> str:
         """A value as the table has it, without its unit."""
         return f"{100 * value if self.unit == '%' else value:.{self.digits}f}"
 
 
-def columns(models: Sequence[ModelRecord]) -> list[Column]:
+def columns(models: Sequence[ModelRecord]) -> list[SummaryColumn]:
     """The quantities that at least one model has: accuracies by protocol, corruptions, diagnostics."""
     found = [*_accuracies(models), *_corruptions(models), *_diagnostics(models)]
     return [column for column in found if any(column.entries)]
 
 
 def settings(models: Sequence[ModelRecord]) -> list[Setting]:
-    """All settings in which an accuracy was measured: protocols in their order, clean first, attacks by strength."""
+    """All settings with an accuracy: protocols in their order, clean first, attacks by strength."""
 
     def order(setting: Setting) -> tuple:
         protocol, attack, norm, eps = setting
@@ -91,7 +78,7 @@ def settings(models: Sequence[ModelRecord]) -> list[Setting]:
 
 
 def headline(models: Sequence[ModelRecord], protocol: str = "natural") -> Setting | None:
-    """The attack that stands for robustness under a protocol: most models have it; of several, the strongest one."""
+    """The attack that most models were evaluated under, by protocol; of several, the strongest."""
     attacked = [setting for setting in settings(models) if setting[0] == protocol and setting[1] != "clean"]
     return max(attacked, key=lambda setting: (_count(models, setting), -_strength(setting[1])), default=None)
 
@@ -107,7 +94,7 @@ def conditions_of(found: Accuracy) -> str:
     return f"{images_of(found.images, found.origin.source)}, seed {found.seed}{step}"
 
 
-def _accuracies(models: Sequence[ModelRecord]) -> Iterator[Column]:
+def _accuracies(models: Sequence[ModelRecord]) -> Iterator[SummaryColumn]:
     """Clean accuracy and the headline attack of each protocol."""
     chosen = [headline(models, protocol) for protocol in dict.fromkeys(one[0] for one in settings(models))]
     for setting in settings(models):
@@ -117,25 +104,28 @@ def _accuracies(models: Sequence[ModelRecord]) -> Iterator[Column]:
         best = [model.best(setting) for model in models]
         entries = tuple(found and Entry(found.accuracy, conditions_of(found)) for found in best)
         what = "Accuracy" if attack == "clean" else f"Accuracy under {title_of(setting)}"
-        yield Column(
-            f"{protocol} {attack}", f"protocol {protocol}", title_of(setting), f"{what}, protocol {protocol}.", "%", 1,
-            entries,
+        yield SummaryColumn(
+            title=title_of(setting), key=f"{protocol} {attack}", group=f"protocol {protocol}", unit="%", digits=1,
+            help=f"{what}, protocol {protocol}.", is_compared=False, entries=entries, is_accuracy=True,
         )  # fmt: skip
 
 
-def _corruptions(models: Sequence[ModelRecord]) -> Iterator[Column]:
+def _corruptions(models: Sequence[ModelRecord]) -> Iterator[SummaryColumn]:
+    column = SummaryColumn(group="corruptions", unit="%", digits=1, is_compared=False)
     for group in GROUPS:
-        entries = tuple(_corruption_entry(model, group) for model in models)
-        text = f"Accuracy on corrupted images, the mean over severities and types ({group})."
-        yield Column(f"corruptions {group}", "corruptions", group, text, "%", 1, entries)
+        yield replace(
+            column, title=group, key=f"corruptions {group}", is_accuracy=True,
+            help=f"Accuracy on corrupted images, the mean over severities and types ({group}).",
+            entries=tuple(_corruption_entry(model, group) for model in models),
+        )  # fmt: skip
     entries = tuple(
         Entry(model.corrupted.mce, f"{model.corrupted.conditions}, baseline {model.corrupted.baseline}")
         if model.corrupted and model.corrupted.mce is not None
         else None
         for model in models
     )
-    text = "Mean corruption error, a share of the baseline's."
-    yield Column("mce", "corruptions", "mCE", text, "%", 1, entries, is_accuracy=False)
+    help = "Mean corruption error, a share of the baseline's."
+    yield replace(column, title="mCE", key="mce", help=help, entries=entries)
 
 
 def _corruption_entry(model: ModelRecord, group: str) -> Entry | None:
@@ -145,18 +135,15 @@ def _corruption_entry(model: ModelRecord, group: str) -> Entry | None:
     return Entry(means[group], found.conditions) if group in means else None
 
 
-def _diagnostics(models: Sequence[ModelRecord]) -> Iterator[Column]:
+def _diagnostics(models: Sequence[ModelRecord]) -> Iterator[SummaryColumn]:
     every = [(name, one) for name, diagnostic in all_diagnostics().items() for one in diagnostic.columns if one.title]
     for name, one in sorted(every, key=lambda each: each[1].order):
         with drawing(f"column {one.key} of {name}"):
             entries = tuple(_diagnostic_entry(one, model.measurements.get(name)) for model in models)
-            yield Column(
-                one.key, one.group, one.title, one.help, one.unit, one.digits, entries, one.hint, one.none,
-                is_accuracy=False, is_compared=one.is_compared,
-            )  # fmt: skip
+            yield SummaryColumn(**vars(one), entries=entries)
 
 
-def _diagnostic_entry(one: diagnostics.Column, measured: Measured | None) -> Entry | None:
+def _diagnostic_entry(one: Column, measured: Measured | None) -> Entry | None:
     if measured is None:
         return None
     if one.value is None:
@@ -173,5 +160,5 @@ def _count(models: Sequence[ModelRecord], setting: Setting) -> int:
 
 
 def _strength(attack: str) -> int:
-    """Of an attack's name; smaller is stronger."""
+    """The rank of an attack by its name; smaller is stronger."""
     return next((index for index, name in enumerate(STRENGTH) if attack.startswith(name)), len(STRENGTH))

@@ -1,26 +1,38 @@
-"""What is chance and what is not."""
+"""Which differences are more than chance. SciPy is imported where it is used, as that takes a second."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import numpy as np
+from math import sqrt
+from typing import Any
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float], draws: int = 20_000) -> tuple[float, float]:
-    """Spearman's ρ, and how often ranks drawn at random are as far from 0 (two-sided, seeded).
+    """Spearman's ρ and its two-sided p-value by permutation: of all orders where they are few, else of ``draws``.
 
-    Equal values share their mean rank. Where all of ``x`` or all of ``y`` are equal, or there are none: (0, 1).
+    Where all of ``x`` or all of ``y`` are equal, or there are none: (0, 1).
     """
+    from scipy.stats import PermutationMethod, pearsonr, rankdata
+
     if len(set(x)) < 2 or len(set(y)) < 2:
         return 0.0, 1.0
-    a, b = (_ranks(np.asarray(values, float)) for values in (x, y))
-    a, b = a - a.mean(), b - b.mean()
-    length = float(np.sqrt((a @ a) * (b @ b)))
-    drawn = np.random.default_rng(0).permuted(np.tile(b, (draws, 1)), axis=1) @ a / length
-    rho = float(a @ b) / length
-    return rho, float((1 + (np.abs(drawn) >= abs(rho) - 1e-12).sum()) / (1 + draws))
+    found: Any = pearsonr(rankdata(x), rankdata(y), method=PermutationMethod(n_resamples=draws, rng=0))
+    return float(found.statistic), float(found.pvalue)
 
 
-def _ranks(values: np.ndarray) -> np.ndarray:
-    return ((values[:, None] > values).sum(1) + (values[:, None] >= values).sum(1) + 1) / 2
+def wilson_interval(share: float, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of ``count`` images, were these drawn from all images.
+
+    SciPy's takes the whole number of successes, which a rounded share on a card does not give.
+    """
+    z = 1.96
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    margin = z * sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
+    return max(centre - margin, 0.0), min(centre + margin, 1.0)
+
+
+def sign_test(more: int, fewer: int) -> float:
+    """P(X ≥ more) for X ~ Binomial(more + fewer, ½)."""
+    from scipy.stats import binom
+
+    return float(binom.sf(more - 1, more + fewer, 0.5))

@@ -120,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace, command: str) -> None:
     from freqrob_foolbox import MinimalPerturbation
 
-    from freqrob.cli.app import usable_device
+    from freqrob.cli.measuring import usable_device
     from freqrob.cli.progress import prefixed, progress_bars
     from freqrob.models.sources import open_model
     from freqrob.runtime.files import check_file

@@ -42,7 +42,8 @@ from freqrob.report.data import COLUMNS, copy_data
 from freqrob.report.figures import STYLE, VARIABLES, inline_scale, png_uri, whole
 from freqrob.report.findings import caveats, findings
 from freqrob.report.pictures import pictures
-from freqrob.report.records import Accuracy, Measured, ModelRecord, Origin, Records, read_runs
+from freqrob.report.records import Accuracy, Measured, ModelRecord, Origin, Records
+from freqrob.report.runs import read_runs
 from freqrob.report.summary import columns
 from freqrob.runtime.files import write_text
 from freqrob.runtime.reading import read_image
@@ -572,7 +573,10 @@ def test_a_whole_number_is_as_good_as_its_float(tmp_path):
         found = replace(measurements(0)["fourier_heatmap"], norm=norm)
         found.save(tmp_path / name, about={**ABOUT, "model": name})
     records = read_runs([tmp_path], cards=False)
-    assert records.unlike("fourier_heatmap") == {"norm 4": ["three"], "norm 2": ["one", "two"]}
+    assert records.measurements().group_by_condition("fourier_heatmap") == {
+        "norm 4": ["three"],
+        "norm 2": ["one", "two"],
+    }
     (note,) = read_runs([tmp_path / "one", tmp_path / "one"], cards=False).notes or [""]
     assert note == ""
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import freqrob
 import freqrob.models
 from freqrob import cli
-from freqrob.cli.app import results_folder
+from freqrob.cli.measuring import results_folder
 from freqrob.data import load_dataset
 from freqrob.data.corruption_arrays import load_corruptions
 from freqrob.data.samples import sample_images

@@ -27,7 +27,7 @@ from freqrob.models.front_ends import with_front_ends
 from freqrob.models.loading import LONGEST_NAME, checkpoint_path, load_card
 from freqrob.report import write_report
 from freqrob.report.page import _figures_of
-from freqrob.report.records import read_runs
+from freqrob.report.runs import read_runs
 from freqrob.runtime.files import temporary_beside
 from freqrob.runtime.result_store import Samples
 from tests.support import measurements as made_up

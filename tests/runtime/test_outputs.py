@@ -253,7 +253,7 @@ def test_the_demo_refuses_too_few_images_before_it_measures(here, models, unmeas
 
 
 def test_spectra_of_corruptions_are_looked_for_before_anything_is_measured(here, models, monkeypatch):
-    monkeypatch.setattr("freqrob.diagnostics.spectrum", lambda *_: pytest.fail("a spectrum was measured"))
+    monkeypatch.setattr("freqrob.diagnostics.data_spectra.spectrum", lambda *_: pytest.fail("a spectrum was measured"))
     assert "no corruptions of cifar10" in refused(models, "dataset", "spectrum", "--corruptions", "none")
 
 

@@ -191,7 +191,7 @@ if find_spec("robustbench"):
 
 RESULTS = {  # what functions return, and abstract classes
     "register_attack", "register_diagnostic", "MinimalAttack", "Attack", "Diagnostic", "Column", "Result",
-    "MaskingCheck", "Measurement", "DatasetInfo", "PerturbationSpectrum", "MinimalPerturbations",
+    "MaskingCheck", "Measurement", "Quantity", "DatasetInfo", "PerturbationSpectrum", "MinimalPerturbations",
     "Start", "Export", "BandAccuracy", "CorruptionSpectrum", "FourierHeatmap", "HybridReliance", "JacobianSpectrum",
     "LossLandscape", "MinimalPerturbationSpectrum", "Sensitivity", "Spectrum",
 }  # fmt: skip

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from freqrob.attacks.gradient import classified
 from freqrob.data.datasets import to_pixels
-from freqrob.diagnostics import Column, Diagnostic, Measurement, register_diagnostic
+from freqrob.diagnostics import Column, Diagnostic, Measurement, Quantity, register_diagnostic
 from freqrob.diagnostics.drawing import Section, shares_upward, styled
 from freqrob.diagnostics.per_sample import per_sample
 from freqrob.runtime.progress import Track, untracked
@@ -29,12 +29,10 @@ class BrightnessAccuracy(Measurement):
     """
 
     kind = "brightness"
-    units = {"offsets": "pixels of [0, 1]"}
-    shapes = {"offsets": ("offsets",), "accuracy": ("offsets",)}
     settings = ("images", "offsets")
 
-    offsets: Tensor
-    accuracy: Tensor
+    offsets: Annotated[Tensor, Quantity("offsets", unit="pixels of [0, 1]")]
+    accuracy: Annotated[Tensor, Quantity("offsets")]
     images: int
 
 

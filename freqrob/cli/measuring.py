@@ -1,0 +1,213 @@
+"""Shared by the commands that measure models: checks of files, models, progress, errors, messages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import typer
+
+from freqrob.cli.printing import print_line, print_resume_hint, print_warning, rank, warnings_as_lines
+from freqrob.cli.progress import Track, progress_bars
+from freqrob.runtime.files import check_file
+from freqrob.runtime.launched import launched
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from freqrob.data.datasets import ImageSet, Split
+
+
+INTERRUPTED = 130  # an exit code
+
+
+def in_process_group(*, gpus: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorate a command to run as one process group (``process_group``) if several processes were launched."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def together(*arguments: Any, **options: Any) -> None:
+            if launched() is None:
+                command(*arguments, **options)
+                return
+            from freqrob.runtime.processes import process_group
+
+            with process_group(gpus=gpus):
+                command(*arguments, **options)
+
+        return together
+
+    return decorate
+
+
+def usable_device(name: str) -> torch.device:
+    """The device of that name; for "auto" a GPU if there is one. Raises ValueError if it cannot be used."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device: cannot use {name!r} ({str(error).splitlines()[0]})") from error
+
+
+def results_folder(cache: Path | None, no_cache: bool) -> Path | None:
+    """The cache directory for finished batches, freqrob's own by default; None with ``no_cache``.
+
+    Raises ValueError for both options, OSError if no folder can be written.
+    """
+    if cache and no_cache:
+        raise ValueError("cache: expected --cache or --no-cache, got both")
+    if no_cache:
+        return None
+    from freqrob.runtime.cache import check_cache, usable_folder
+
+    if cache:
+        check_cache(cache)
+        return cache
+    remedy = "give --cache DIR, set FREQROB_CACHE, or keep nothing with --no-cache"
+    try:
+        folder, reasons = usable_folder("results")
+    except OSError as error:
+        raise OSError(f"cache: {error}; {remedy}") from error
+    launch = launched()
+    if reasons and launch and launch.world_size > launch.local_world_size:
+        raise OSError(f"cache: {'; '.join(reasons)}, and machines have no temporary folder in common; {remedy}")
+    if reasons and rank() == 0:
+        message = f"Results are kept in {folder}, perhaps only until the next boot: {'; '.join(reasons)}"
+        print_line(f"{message}. To change that, {remedy}.", stderr=True)
+    return folder
+
+
+def key_of(name: str, cache_key: str | None) -> str | None:
+    """A ``cache_key`` for each of several models, whose code differs."""
+    return cache_key and f"{name} {cache_key}"
+
+
+def check_outputs(results: Sequence[Path], samples: Path | None, inputs: Iterable[Path]) -> None:
+    """Raise ValueError or OSError, before anything is measured, for files that cannot be written or are read."""
+    inputs = list(inputs)
+    for path in results:
+        if path.suffix not in (".json", ".csv"):
+            raise ValueError(f"out: expected a name ending in .json or .csv, got {path}")
+        check_file(path, "out", inputs)
+    if samples is not None:
+        if samples.suffix != ".csv":
+            raise ValueError(f"samples: expected a name ending in .csv, got {samples}")
+        check_file(samples, "samples", inputs)
+        if samples.resolve() in [path.resolve() for path in results]:
+            raise ValueError(f"samples: expected another file than --out, got {samples} for both")
+
+
+@contextmanager
+def on_first_rank() -> Iterator[bool]:
+    """Whether this process is the first of the group; where it fails, all of them end."""
+    from freqrob.runtime.processes import propagate_failure
+
+    with propagate_failure():
+        yield rank() == 0
+
+
+def card_paths(models: Iterable[str], model_dir: Path, dataset: str, threat_model: str) -> Iterator[Path]:
+    """The cards, if there are any, of models that are given by a name or as ``NAME=weights.pt``."""
+    from freqrob.models.checkpoints import card_path
+    from freqrob.models.loading import checkpoint_path
+
+    for spec in models:
+        if re.fullmatch(r"\w[\w.+-]*", spec):
+            yield card_path(checkpoint_path(spec, model_dir, dataset, threat_model))
+        elif checkpoint := re.fullmatch(r"\w[\w.+-]*=(.+)", spec):
+            yield card_path(Path(checkpoint[1]))
+
+
+def device_of_rank(name: str) -> torch.device:
+    """The device of that name; of several GPUs each process of those that were launched together takes its own."""
+    device, launch = usable_device(name), launched()
+    if name == "auto" and device.type == "cuda" and launch:
+        import torch
+
+        return usable_device(f"cuda:{launch.local_rank % torch.cuda.device_count()}")
+    return device
+
+
+def open_models(models: Iterable[str], model_dir: Path, dataset: str, threat_model: str) -> dict[str, nn.Module]:
+    """The models by name. The first process downloads what is missing. Prints which come with the package."""
+    from freqrob.models.loading import checkpoint_path
+    from freqrob.models.sources import open_model
+    from freqrob.runtime.processes import rank_zero_first
+
+    with warnings_as_lines(), rank_zero_first():
+        networks = {name: open_model(name, model_dir, dataset, threat_model) for name in models}
+    package = Path(str(resources.files("freqrob.models") / "weights"))
+    for name in filter(re.compile(r"[\w.+-]+").fullmatch, networks):
+        trained, shipped = (checkpoint_path(name, folder, dataset, threat_model) for folder in (model_dir, package))
+        if shipped.is_file() and not trained.is_file():
+            print_warning(f"{name}: none in {model_dir}, so this is the one that comes with freqrob")
+    return networks
+
+
+def load_images(dataset: str, split: str, data: Path, download: bool, count: int | None = None) -> ImageSet:
+    """The first ``count`` images of a split. The first process downloads and decodes what is missing.
+
+    Raises ValueError for more images than there are.
+    """
+    from freqrob.data import load_dataset
+    from freqrob.runtime.processes import rank_zero_first
+
+    with progress_bars(quiet=rank() > 0) as (track, _log), rank_zero_first():
+        images = load_dataset(dataset, cast("Split", split), data, download=download, track=track)
+    if count is not None and count > len(images):
+        raise ValueError(f"images: expected 1 to {len(images)}, the images of the {split} split, got {count}")
+    return images[:count]
+
+
+@contextmanager
+def progress_of(results: Path | None, show: Callable[[], None] = lambda: None) -> Iterator[Track]:
+    """A progress bar while models are measured. After Ctrl-C, print what is kept in the folder ``results``.
+
+    After an error, ``show`` the numbers of the models before, which may be kept nowhere.
+    """
+    try:
+        with progress_bars(quiet=rank() > 0) as (track, _log):
+            yield track
+    except KeyboardInterrupt:
+        if results is not None:
+            print_resume_hint(f"What was measured is kept in {results}", any(results.glob("*.safetensors")))
+        raise typer.Exit(INTERRUPTED) from None
+    except Exception:
+        show()
+        raise
+
+
+@contextmanager
+def model_on(device: torch.device, name: str, network: nn.Module) -> Iterator[nn.Module]:
+    """A model on a device for a while; warnings and errors about it have its name."""
+    with warnings_as_lines(name):
+        try:
+            yield network.to(device)
+        except ValueError as error:
+            if not str(error).startswith("model:"):
+                raise
+            raise ValueError(f"{name}: {error}") from error
+    network.cpu()
+
+
+def call_all(*steps: Callable[[], Any]) -> None:
+    """Call all of these in their order, whichever fails; then raise."""
+    with ExitStack() as stack:  # which calls in the opposite order
+        for step in reversed(steps):
+            stack.callback(step)
+
+
+def print_cached(name: str, folder: Path | None, cached: list[str], count: int) -> None:
+    """Print which of the ``count`` results of a model were measured by earlier runs."""
+    if cached:
+        which = "all results" if len(cached) == count else ", ".join(cached)
+        print_warning(f"{name}: {which} from earlier runs, kept in {folder}; --no-cache measures again")

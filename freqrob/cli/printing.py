@@ -1,0 +1,97 @@
+"""Lines, tables and warnings that commands print, and command lines as text."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from freqrob.runtime.reading import printable
+
+
+def rank() -> int:
+    """The rank of this process among those that torchrun or SLURM started."""
+    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
+
+
+def print_line(text: str, style: str | None = None, *, stderr: bool = False) -> None:
+    """Print text as it is; a long line is not broken."""
+    Console(stderr=stderr, soft_wrap=True).print(text, style=style, highlight=False, markup=False)
+
+
+def print_table(table: Table) -> None:
+    """Print a table without cutting off names or numbers, even if the terminal is too narrow for it."""
+    for column in table.columns:
+        column.overflow = "fold"
+    console = Console()
+    needed = console.measure(table, options=console.options.update(max_width=10_000))
+    Console(width=max(console.width, needed.minimum if console.is_terminal else needed.maximum)).print(table)
+
+
+@contextmanager
+def warnings_as_lines(name: str = "") -> Iterator[None]:
+    """Print each warning once a model, as a line with its name; from one process."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        print_warning(f"{name}: {message}" if name else str(message))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = show
+        yield
+
+
+def print_warning(text: str) -> None:
+    """Print a line in yellow, from one process."""
+    if rank() == 0:
+        print_line(printable(text), "yellow", stderr=True)
+
+
+def print_written(paths: Iterable[Path]) -> None:
+    """Print a line for each file."""
+    for path in paths:
+        print_line(f"Wrote {path}")
+
+
+def print_resume_hint(message: str, kept: bool = True) -> None:
+    """Print, after Ctrl-C, what is kept and the command that continues, if it is known."""
+    if rank() > 0:
+        return
+    is_launched = {"WORLD_SIZE", "SLURM_NTASKS"} & os.environ.keys()  # by a command that is not known here
+    command = "." if is_launched else f":\n  {_this_command()}"
+    how = f"{message}; the same command goes on from there" if kept else "Nothing is kept; the same command starts over"
+    print_line(f"Stopped. {how}{command}", stderr=True)
+
+
+def _this_command() -> str:
+    """The command line that started this process, to be pasted into the same shell."""
+    program = [sys.argv[0]]
+    if Path(sys.argv[0]).name == "__main__.py":
+        program = [sys.executable, "-m", "freqrob"]
+    elif shutil.which("freqrob") == sys.argv[0]:
+        program = ["freqrob"]
+    return shlex.join([*program, *sys.argv[1:]])
+
+
+def pixels(value: float, norm: str = "Linf") -> str:
+    """A radius in L∞ as 8/255 or 0.031, one in L2 as 0.5."""
+    levels = round(255 * value, 6)
+    return f"{levels:g}/255" if norm == "Linf" and levels == int(levels) else f"{value:g}"
+
+
+def command_line(name: str, options: dict[str, Any], *arguments: str) -> str:
+    """The command line that gives the same numbers, without the folders of data and models, for the record."""
+    given = []
+    for option, value in options.items():
+        for one in value if isinstance(value, list) else [value]:
+            given += [] if one is None else [option, str(one)]
+    return shlex.join(["freqrob", name, *arguments, *given])

@@ -1,0 +1,53 @@
+"""Spectra of a data set: of its images, of corrupted ones, and of what each corruption adds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from freqrob.data.cifar_b import balance
+from freqrob.data.corruption_arrays import CorruptionArrays
+from freqrob.data.corruptions import SEVERITIES
+from freqrob.data.datasets import ImageSet
+from freqrob.diagnostics.corruption_spectrum import CorruptionSpectrum, corruption_spectrum
+from freqrob.diagnostics.spectrum import Spectrum, spectrum
+from freqrob.runtime.progress import Track, untracked
+
+
+def save_spectra(
+    sets: Mapping[str, Tensor], folder: str | Path, about: Mapping[str, Any], track: Track = untracked
+) -> dict[str, Spectrum]:
+    """Measure the spectrum of each set of images, and save it under the name of the set with ``about``."""
+    spectra = {}
+    for name, images in track(sets.items(), "spectra", len(sets)):
+        spectra[name] = spectrum(images)
+        spectra[name].save(folder, name, {**about, "set": name})
+    return spectra
+
+
+def save_corruption_spectra(
+    images: ImageSet,
+    corruptions: CorruptionArrays,
+    folder: str | Path,
+    about: Mapping[str, Any],
+    track: Track = untracked,
+) -> dict[str, tuple[Spectrum, CorruptionSpectrum]]:
+    """Measure the spectra of all severities together and of what they add to the images, by type.
+
+    They are saved as ``<type>`` and ``<type>_change``. ``images`` are those that were corrupted, as they are before
+    BaSS; the changes are to their balanced twins where these were corrupted.
+    """
+    spectra, clean = {}, images[: len(corruptions.labels)]
+    clean = balance(clean) if (corruptions.generated or {}).get("bass") else clean
+    for name in track(corruptions.types, "corruptions", len(corruptions.types)):
+        severities = torch.from_numpy(np.array(corruptions.arrays[name])).permute(0, 3, 1, 2)
+        corrupted = save_spectra({name: severities}, folder, about)[name]
+        change = corruption_spectrum(clean.images, (corruptions.images(name, severity) for severity in SEVERITIES))
+        change.save(folder, f"{name}_change", {**about, "set": name})
+        spectra[name] = corrupted, change
+    return spectra

@@ -1,0 +1,86 @@
+"""Files of accuracies, which ``freqrob.report`` reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from freqrob.evaluation.accuracy import Result
+from freqrob.evaluation.corruptions import CorruptionAccuracy
+from freqrob.evaluation.masking import MaskingCheck
+from freqrob.runtime import files
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The results of one model, by its name and hash, and the check for gradient masking if there was one."""
+
+    name: str
+    model_hash: str
+    results: Sequence[Result]
+    masking: MaskingCheck | None = None
+
+
+def write_results(path: Path, evaluations: Sequence[Evaluation], about: Mapping[str, Any]) -> None:
+    """Write accuracies as JSON with ``about``, or as CSV, by the ending of ``path``. Raises OSError.
+
+    ``about`` is what ``freqrob.runtime.provenance.provenance`` gives, with ``source`` and ``data_hash``.
+    """
+    rows = [
+        {
+            "model": model.name, **result.as_dict(), "model_hash": model.model_hash, "data_hash": about["data_hash"],
+            "from_cache": result.from_cache,
+        }
+        for model in evaluations
+        for result in model.results
+    ]  # fmt: skip
+    if path.suffix == ".csv":
+        files.write_csv(path, rows, list(dict.fromkeys(key for row in rows for key in row)))
+    else:
+        masking = {model.name: model.masking.as_dict() for model in evaluations if model.masking is not None}
+        files.write_json(path, {**about, "results": rows, "masking": masking})
+
+
+def write_samples(path: Path, evaluations: Sequence[Evaluation], labels: Tensor) -> None:
+    """Write a CSV file with a row for each image: whether it stays correctly classified. Raises OSError."""
+    rows = [
+        {
+            "model": model.name, "protocol": result.protocol, "attack": result.attack.name, "index": index,
+            "label": label, "correct": int(correct),
+        }
+        for model in evaluations
+        for result in model.results
+        for index, (label, correct) in enumerate(zip(labels.tolist(), result.correct.tolist(), strict=True))
+    ]  # fmt: skip
+    files.write_csv(path, rows, ["model", "protocol", "attack", "index", "label", "correct"])
+
+
+def write_corruption_results(
+    path: Path,
+    models: Mapping[str, CorruptionAccuracy],
+    about: Mapping[str, Any],
+    baseline: str | None = None,
+    mce: Mapping[str, float] | None = None,
+) -> None:
+    """Write accuracies on corruptions as JSON with ``about`` and ``mce``, or as CSV. Raises OSError."""
+    if path.suffix == ".csv":
+        rows = [
+            {
+                "model": name, "protocol": accuracy.protocol, "images": accuracy.images, "type": kind,
+                "severity": severity, "accuracy": share, "from_cache": accuracy.from_cache[kind][severity - 1],
+            }
+            for name, accuracy in models.items()
+            for kind, at in accuracy.accuracies.items()
+            for severity, share in enumerate(at, 1)
+        ]  # fmt: skip
+        files.write_csv(path, rows, list(rows[0]))
+    else:
+        results = [
+            {"model": name, **accuracy.as_dict(), **({"baseline": baseline, "mce": mce[name]} if mce else {})}
+            for name, accuracy in models.items()
+        ]
+        files.write_json(path, {**about, "results": results})
