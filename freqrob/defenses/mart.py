@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from freqrob.attacks import pgd
 from freqrob.models.registry import register_defense
 from freqrob.models.state import evaluating
-from freqrob.runtime.parameters import check_counts, check_pixels, check_weights, checked
+from freqrob.runtime.parameters import Count, Pixels, Weight, checked
 
 
 @register_defense("mart")
@@ -28,18 +28,13 @@ class MART:
     zhiyugege/Frequency-Long-Tailed-Investigation.
     """
 
-    eps: float = 0.031
-    step_size: float = 0.007
-    steps: int = 10
-    beta: float = 5.0
+    eps: Pixels = 0.031
+    step_size: Pixels = 0.007
+    steps: Count = 10
+    beta: Weight = 5.0
 
     adversarial: ClassVar[bool] = True
     double_backward: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check_pixels(eps=self.eps, step_size=self.step_size)
-        check_counts(steps=self.steps)
-        check_weights(beta=self.beta)
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         with evaluating(model) as network:

@@ -7,20 +7,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from msgspec import Meta
 from torch import Tensor, nn
 
 from freqrob.data.datasets import to_pixels
 from freqrob.models.front_ends import network_of
 from freqrob.models.registry import register_defense
-from freqrob.runtime.parameters import check_counts, check_weights, checked
+from freqrob.runtime.parameters import Weight, checked
 from freqrob.runtime.reading import read_npz
 
 LARGEST = 0.9999  # of a similarity, since arctanh 1 = ∞
+Stimuli = Annotated[int, Meta(ge=3, le=2**63 - 1, description="at least 3 (two, centred, are always opposite)")]
+LayerName = Annotated[str, Meta(min_length=1, description="the name of a module")]
 
 
 @register_defense("neural_similarity")
@@ -51,22 +54,16 @@ class NeuralSimilarity:
     """
 
     targets: str = ""
-    layer: str = "layer1"
-    weight: float = 20.0
-    stimuli: int = 32
+    layer: LayerName = "layer1"
+    weight: Weight = 20.0
+    stimuli: Stimuli = 32
 
     adversarial: ClassVar[bool] = False
     double_backward: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        for name, example in (("targets", "the path of an .npz file"), ("layer", "the name of a module")):
-            value = getattr(self, name)
-            if not isinstance(value, str) or not value:
-                raise ValueError(f"{name}: expected {example}, got {value!r}")
-        check_weights(weight=self.weight)
-        check_counts(stimuli=self.stimuli)
-        if self.stimuli < 3:
-            raise ValueError(f"stimuli: expected at least 3 (two, centred, are always opposite), got {self.stimuli}")
+        if not self.targets:  # it has no default
+            raise ValueError("targets: expected the path of an .npz file, got ''")
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         stimuli, target = self.draw()

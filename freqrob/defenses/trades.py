@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from freqrob.attacks import pgd
 from freqrob.models.registry import register_defense
 from freqrob.models.state import evaluating
-from freqrob.runtime.parameters import check_counts, check_pixels, check_weights, checked
+from freqrob.runtime.parameters import Count, Pixels, Weight, checked
 
 
 @register_defense("trades")
@@ -25,18 +25,13 @@ class TRADES:
     Source: Zhang et al., ICML 2019, Eq. 5; yaodongyu/TRADES.
     """
 
-    eps: float = 8 / 255
-    step_size: float = 2 / 255
-    steps: int = 10
-    beta: float = 6.0
+    eps: Pixels = 8 / 255
+    step_size: Pixels = 2 / 255
+    steps: Count = 10
+    beta: Weight = 6.0
 
     adversarial: ClassVar[bool] = True
     double_backward: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check_pixels(eps=self.eps, step_size=self.step_size)
-        check_counts(steps=self.steps)
-        check_weights(beta=self.beta)
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         attacked = self.attack(model, images, labels)
