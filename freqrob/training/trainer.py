@@ -115,7 +115,7 @@ def train(
             if fabric.is_global_zero:
                 held.enter_context(run.locked())
         with propagate_failure():
-            state = _State(recipe, train_set, fabric, run, run.read(len(batches)))
+            state = _State(recipe, train_set, len(batches), fabric, run, run.read(len(batches)))
             if state.history and not weights.is_file():
                 raise FileNotFoundError(f"{weights}: missing, though trained; remove {run.folder} to train again")
         state.check_shared()
@@ -138,8 +138,8 @@ def train(
             images, labels = batches[step]
             images = images.contiguous(memory_format=torch.channels_last)
             torch.manual_seed(_seed(recipe.seed, step, fabric.global_rank))
-            for group in state.optimizer.param_groups:
-                group["lr"] = recipe.lr_at(step, len(batches))
+            if step > state.scheduler.last_epoch:
+                state.scheduler.step()
             with fabric.autocast():
                 loss = defense(model, images, labels)
             state.optimizer.zero_grad()
@@ -189,7 +189,13 @@ class _State:
     """All that changes as a run goes on: what a checkpoint holds, at its start or as ``earlier`` saved."""
 
     def __init__(
-        self, recipe: Recipe, train_set: ImageSet, fabric: Fabric, run: RunFolder, earlier: dict[str, Any] | None
+        self,
+        recipe: Recipe,
+        train_set: ImageSet,
+        epoch_steps: int,
+        fabric: Fabric,
+        run: RunFolder,
+        earlier: dict[str, Any] | None,
     ) -> None:
         network = create_network(recipe.parsed.architecture, len(train_set.classes))
         model = with_front_ends(network, recipe.front_ends)
@@ -200,8 +206,8 @@ class _State:
         self.model = cast(FrontEnded, fabric.to_device(model.to(memory_format=torch.channels_last)))
         self.optimizer: Any = fabric.setup_optimizers(
             torch.optim.SGD(
-                network.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay,
-                nesterov=recipe.nesterov,
+                [{"params": network.parameters(), "initial_lr": recipe.lr}], recipe.lr, recipe.momentum,
+                weight_decay=recipe.weight_decay, nesterov=recipe.nesterov,
             )
         )  # fmt: skip
         self.average = None
@@ -212,6 +218,7 @@ class _State:
         if earlier is not None:
             with run.damage_named():
                 self._load(earlier)
+        self.scheduler = recipe.lr_scheduler(self.optimizer.optimizer, epoch_steps, self.step)
         self.model.train()
 
     @property
