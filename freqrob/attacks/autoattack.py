@@ -14,12 +14,12 @@ from typing import Any, ClassVar, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from freqrob.attacks.balls import RADII, Norm, check_radius
+from freqrob.attacks.balls import RADII, Norm
 from freqrob.attacks.base import Attack
 from freqrob.attacks.checks import check_answers, check_gradient
 from freqrob.attacks.registry import Name, register_attack
 from freqrob.models.state import frozen
-from freqrob.runtime.parameters import check_choices, checked
+from freqrob.runtime.parameters import checked
 from freqrob.runtime.process_state import default_dtype
 
 Version = Literal["standard", "plus", "rand", "custom"]
@@ -56,8 +56,7 @@ class AutoAttack(Attack):
     batched: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_radius(self.norm, eps=self.eps)
-        check_choices((*VERSIONS, "custom"), version=self.version)
+        super().__post_init__()
         if bool(self.attacks) != (self.version == "custom"):
             raise ValueError(f"attacks: version {self.version!r} takes {'some' if not self.attacks else 'none'}")
         for attack in self.attacks:

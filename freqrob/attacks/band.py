@@ -24,7 +24,7 @@ from freqrob.attacks.gradient import (
     warn_of_stuck,
 )
 from freqrob.attacks.registry import Name, register_attack
-from freqrob.runtime.parameters import check_counts, check_positive, checked, fits, shown, to_python
+from freqrob.runtime.parameters import Count, Positive, checked, fits, shown, to_python
 from freqrob.spectral.ops import ring_filter
 from freqrob.spectral.rings import RingMap
 
@@ -123,8 +123,8 @@ def band_pgd(
     rings: Iterable[int],
     *,
     eps: float = 8 / 255,
-    steps: int = 20,
-    rel_stepsize: float | None = None,
+    steps: Count = 20,
+    rel_stepsize: Positive | None = None,
     norm: Norm = "Linf",
 ) -> Tensor:
     """Projected gradient ascent on the cross-entropy, from the images, with perturbations confined to rings.
@@ -151,9 +151,7 @@ def band_pgd(
         ValueError: parameters out of range, or rings that the images do not have.
     """
     check_radius(norm, eps=eps)
-    check_counts(steps=steps)
     rel_stepsize = 2.5 / steps if rel_stepsize is None else rel_stepsize
-    check_positive(rel_stepsize=rel_stepsize)
     check_attacked(images, labels)
     images = images.detach()
     with torch.inference_mode(False):
@@ -179,17 +177,14 @@ class BandPGD(Attack):
     """
 
     rings: Iterable[int]
-    steps: int = 20
+    steps: Count = 20
     eps: float = RADII["Linf"]
-    rel_stepsize: float | None = None
+    rel_stepsize: Positive | None = None
     norm: Norm = "Linf"
     examples: ClassVar[tuple[str, ...]] = ("band_pgd-20:0-4",)
 
     def __post_init__(self) -> None:
-        check_counts(steps=self.steps)
-        check_radius(self.norm, eps=self.eps)
-        if self.rel_stepsize is not None:
-            check_positive(rel_stepsize=self.rel_stepsize)
+        super().__post_init__()
         object.__setattr__(self, "rings", Band(self.rings).rings)
 
     @classmethod

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from freqrob.attacks.balls import BALLS, Norm
+from freqrob.attacks.balls import BALLS, Norm, check_radius
 from freqrob.attacks.gradient import check_attacked, check_one_each, classify, unlike_images
 from freqrob.models.sources import as_module
 from freqrob.models.state import measuring
@@ -42,6 +42,9 @@ class Attack(ABC):
     examples: ClassVar[tuple[str, ...]] = ()
     batched: ClassVar[bool] = False
     uses_gradients: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_radius(self.norm, eps=self.eps)
 
     @property
     @abstractmethod

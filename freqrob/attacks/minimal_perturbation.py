@@ -1,7 +1,5 @@
 """The smallest perturbations of many images, as Li et al. (PLoS Computational Biology 2023) look for them."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -25,7 +23,7 @@ from freqrob.models.keys import data_hash, hash_of, shared_cache, subject_key
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
 from freqrob.models.state import bare, device_of, frozen, measuring
-from freqrob.runtime.parameters import check_counts, check_pixels, check_seeds, checked, stable_repr
+from freqrob.runtime.parameters import Count, Natural, Pixels, checked, stable_repr
 from freqrob.runtime.process_state import default_dtype, random_state
 from freqrob.runtime.processes import propagate_failure, rank_and_world
 from freqrob.runtime.progress import Track, untracked
@@ -90,16 +88,10 @@ class MinimalPerturbation:
 
     attack: MinimalAttack = field(default_factory=BrendelBethge)
     targeted: bool = True
-    repeats: int = 1
-    seed: int = 0
-    batch_size: int = 20
-    start_eps: float | None = 0.5
-
-    def __post_init__(self) -> None:
-        check_counts(repeats=self.repeats, batch_size=self.batch_size)
-        check_seeds(seed=self.seed)
-        if self.start_eps is not None:
-            check_pixels(start_eps=self.start_eps)
+    repeats: Count = 1
+    seed: Natural = 0
+    batch_size: Count = 20
+    start_eps: Pixels | None = 0.5
 
     @checked
     def __call__(
@@ -187,11 +179,11 @@ class _Search:
         name, (rank, world) = type(self.how.attack).__name__, rank_and_world()
         with propagate_failure():
             samples = Samples(self.cache, {**self.key, "repeat": repeat}, len(self.images), prefix=name)
-            chunks = torch.arange(len(self.images)).split(int(self.how.batch_size))[rank::world]
+            chunks = torch.arange(len(self.images)).split(self.how.batch_size)[rank::world]
             batches = [left for chunk in chunks if len(left := chunk[~samples.done[chunk]])]
             for numbers in self.track(batches, f"{name} {repeat + 1}/{self.how.repeats}", len(batches)):
                 seed = self.how.seed, repeat, int(numbers[0])
-                with explained(int(self.how.batch_size)), random_state(*seed), default_dtype(torch.float32):
+                with explained(self.how.batch_size), random_state(*seed), default_dtype(torch.float32):
                     self._attack(samples, numbers)
         samples.gather()
         return samples

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from freqrob.attacks import Attack, AutoAttack, parse_attack
 from freqrob.attacks.autoattack import Version
-from freqrob.attacks.balls import RADII, Norm, check_radius
+from freqrob.attacks.balls import RADII, Norm
 from freqrob.attacks.checks import explained
 from freqrob.attacks.registry import Name
 from freqrob.models.state import frozen
-from freqrob.runtime.parameters import check_counts, check_seeds, checked, nearest_names, stable_repr
+from freqrob.runtime.parameters import Count, Natural, checked, nearest_names, stable_repr
 from freqrob_foolbox.problem import FoolboxProblem
 
 DISTANCES = {"Linf": linf, "L2": l2}
@@ -43,11 +43,9 @@ class FreqrobAttack(FixedEpsilonAttack):
     """
 
     @checked
-    def __init__(self, attack: Attack | str, *, seed: int = 0, batch_size: int = 250) -> None:
-        check_counts(batch_size=batch_size)
-        check_seeds(seed=seed)
+    def __init__(self, attack: Attack | str, *, seed: Natural = 0, batch_size: Count = 250) -> None:
         self.attack = parse_attack(attack) if isinstance(attack, str) else attack
-        self.seed, self.batch_size = seed, int(batch_size)
+        self.seed, self.batch_size = seed, batch_size
 
     @property
     def distance(self) -> Any:
@@ -121,7 +119,7 @@ class FoolboxAttack(Attack):
     batched: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_radius(self.norm, eps=self.eps)
+        super().__post_init__()
         if not isinstance(self.attack, AttackWithDistance):
             raise TypeError(f"attack: expected an attack of Foolbox, got {type(self.attack).__name__}")
         kind, distance = type(self.attack).__name__, _distance(self.attack)

@@ -21,7 +21,7 @@ from freqrob.attacks.balls import BALLS, Norm, check_radius, over_pixels
 from freqrob.attacks.band import Band, BandBall, climb
 from freqrob.attacks.losses import largest_other, logit_of
 from freqrob.models.state import measuring
-from freqrob.runtime.parameters import check_counts, check_positive, checked
+from freqrob.runtime.parameters import Count, Positive, checked
 from freqrob.runtime.process_state import default_dtype
 from freqrob_foolbox.problem import FoolboxProblem
 
@@ -54,10 +54,8 @@ class BandPGD(FixedEpsilonAttack, ABC):
 
     @checked
     def __init__(
-        self, rings: Iterable[int], *, steps: int = 40, rel_stepsize: float = 0.1, random_start: bool = True
+        self, rings: Iterable[int], *, steps: Count = 40, rel_stepsize: Positive = 0.1, random_start: bool = True
     ) -> None:
-        check_counts(steps=steps)
-        check_positive(rel_stepsize=rel_stepsize)
         self.band, self.steps, self.rel_stepsize, self.random_start = Band(rings), steps, rel_stepsize, random_start
 
     def run(self, model: Model, inputs: Any, criterion: Any, *, epsilon: float, **kwargs: Any) -> Any:
@@ -109,10 +107,8 @@ class BandMinimization(MinimizationAttack, ABC):
 
     @checked
     def __init__(
-        self, rings: Iterable[int], *, binary_search_steps: int = 10, steps: int = 20, rel_stepsize: float = 0.1
+        self, rings: Iterable[int], *, binary_search_steps: Count = 10, steps: Count = 20, rel_stepsize: Positive = 0.1
     ) -> None:
-        check_counts(binary_search_steps=binary_search_steps, steps=steps)
-        check_positive(rel_stepsize=rel_stepsize)
         self.band, self.binary_search_steps = Band(rings), binary_search_steps
         self.steps, self.rel_stepsize = steps, rel_stepsize
 
