@@ -30,7 +30,6 @@ from freqrob.runtime.files import check_file
 from freqrob.runtime.parameters import check_not_negative, checked
 from freqrob.runtime.processes import propagate_failure, rank_zero_first
 from freqrob.runtime.provenance import commit, versions
-from freqrob.spectral.balance import balance_some
 from freqrob.training.batch_norm import differentiate_twice
 from freqrob.training.launch import graceful_shutdown, launch, share_buffers
 from freqrob.training.recipe import Recipe
@@ -107,7 +106,7 @@ def train(
     batches = Batches(
         train_set, recipe.batch_size, seed=recipe.seed, crop=recipe.crop,
         flip=recipe.flip and DATASETS[recipe.dataset].flip,
-        transform=_balancing(recipe) if recipe.parsed.variant == "bassmix" else None,
+        transform=_random_bass(recipe) if recipe.parsed.variant == "bassmix" else None,
         device=fabric.device, rank=fabric.global_rank, world_size=fabric.world_size,
     )  # fmt: skip
     with ExitStack() as held:
@@ -331,14 +330,10 @@ def _validate(model: nn.Module, val_set: ImageSet, recipe: Recipe, fabric: Fabri
     return {**scores, "selection": scores["val_pgd10" if defense.adversarial else "val_clean"]}
 
 
-def _balancing(recipe: Recipe) -> Callable[[Tensor, torch.Generator], Tensor]:
-    """BaSS on a share of the images of each batch, as ``freqrob.data.transforms.RandomBaSS``."""
+def _random_bass(recipe: Recipe) -> Callable[[Tensor, torch.Generator], Tensor]:
+    from freqrob.data.transforms import RandomBaSS  # torchvision's transforms take a while to import
 
-    def transform(images: Tensor, generator: torch.Generator) -> Tensor:
-        chosen = torch.rand(len(images), generator=generator, dtype=torch.float32) < recipe.gamma
-        return balance_some(images, chosen, weighting=recipe.weighting)
-
-    return transform
+    return lambda images, generator: RandomBaSS(recipe.gamma, recipe.weighting, generator=generator)(images)
 
 
 @torch.no_grad()
