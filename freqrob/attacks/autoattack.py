@@ -5,8 +5,8 @@ Source: Croce and Hein, ICML 2020.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import import_module, metadata
 from typing import Any, ClassVar, Literal, cast
@@ -148,19 +148,12 @@ def run_components(
     queries: int | None = None,
 ) -> Tensor:
     """Adversarial images of some components, one batch. The packages compute in float32, on contiguous images."""
-    if not len(images):
-        return images
     dtype, images = images.dtype, images.detach().to(torch.float32, memory_format=torch.contiguous_format)
     if dtype != torch.float32:
         model = _InDtype(model, dtype).eval()
-    with prepared(model, components, images.dtype):
-        adversary, run = _adversary(attack, model, images.device, seed)
-        adversary.attacks_to_run = list(components)
-        adversary.square.n_queries = queries or adversary.square.n_queries
-        fit(adversary, model, images, labels)
-        with torch.inference_mode(False), torch.enable_grad():
-            found = run(images.clone(), labels.clone(), len(images))
-    return (found[0] if isinstance(found, tuple) else found).detach().to(dtype)
+    adversary = create_adversary(model, attack.norm, attack.eps, seed, attack.version, attack.attacks, images.device)
+    adversary.square.n_queries = queries or adversary.square.n_queries
+    return perturb(adversary, components, images, labels).to(dtype)
 
 
 class _InDtype(nn.Module):
@@ -174,52 +167,60 @@ class _InDtype(nn.Module):
         return self.network(images.to(self.dtype)).float()
 
 
-@contextmanager
-def prepared(model: nn.Module, components: Iterable[str], dtype: torch.dtype) -> Iterator[None]:
-    """What the packages expect around them: new tensors of the images' dtype, whatever the process's default is.
-
-    FAB calls ``backward()``, which would reach the model's own tensors too, so they take no gradient meanwhile; the
-    others ask for the gradient of the images alone.
-    """
-    by_backward = any(name.startswith("fab") for name in components)
-    with default_dtype(dtype), frozen(model) if by_backward else nullcontext():
-        yield
-
-
-def _adversary(
-    attack: AutoAttack, model: nn.Module, device: torch.device, seed: int
-) -> tuple[Any, Callable[[Tensor, Tensor, int], Any]]:
-    """The package's object, and what runs it on images, labels and a batch size."""
+def create_adversary(
+    model: nn.Module, norm: str, eps: float, seed: int | None, version: str, attacks: Sequence[str],
+    device: torch.device | str,
+) -> Any:  # fmt: skip
+    """The ``AutoAttack`` object of the installed package, which logs nothing."""
     name = package().split()[0]
-    own = name == "autoattack"
-    given = {"attacks_to_run": list(attack.attacks), "verbose": False} if own else {"attacks": attack.attacks or None}
+    if name == "autoattack":
+        options = {"attacks_to_run": list(attacks), "verbose": False}
+    else:
+        options = {"attacks": list(attacks) or None}
     adversary = import_module(name).AutoAttack(
-        model, norm=attack.norm, eps=attack.eps, seed=seed, version=attack.version, device=device, **given
+        model, norm=norm, eps=eps, seed=seed, version=version, device=device, **options
     )
     for part in (adversary, adversary.apgd, adversary.apgd_targeted):
-        part.logger = _Silent()  # evaluate warns once, of every attack; they do for each batch
-    size = "bs" if own else "batch_size"
-    return adversary, lambda images, labels, count: adversary.run_standard_evaluation(images, labels, **{size: count})
+        part.logger = _Silent()  # it would repeat its warnings for each batch
+    return adversary
 
 
-def fit(adversary: Any, model: nn.Module, images: Tensor, labels: Tensor) -> None:
-    """Give an adversary no more targets than other classes, and its Square logits of the images' dtype.
+def perturb(adversary: Any, components: Sequence[str], images: Tensor, labels: Tensor) -> Tensor:
+    """The adversarial images of one batch by some components of ``create_adversary``'s object.
 
-    Raises ValueError where a loss has too few, and for a model that gives no logits or no gradient.
+    FAB calls ``backward()``, which would reach the model's own tensors too, so they take no gradient meanwhile; the
+    others ask for the gradient of the images alone. Raises ValueError as ``check_components``.
     """
-    logits = check_answers(model, images[:1], labels[:1])
-    classes = logits.shape[1]
-    if logits.dtype != images.dtype:  # as under autocast; Square writes losses into tensors of the logits' dtype
-        adversary.square.predict = lambda images: model(images).to(images.dtype)
-    by_gradient = ", ".join(name for name in adversary.attacks_to_run if name != "square")
+    model, classes = adversary.model, check_components(adversary.model, components, images, labels)
+    for targeted in (adversary.apgd_targeted, adversary.fab):
+        targeted.n_target_classes = min(targeted.n_target_classes, classes - 1)
+    # As under autocast; Square writes losses into tensors of the logits' dtype
+    adversary.square.predict = lambda images: model(images).to(images.dtype)
+    adversary.attacks_to_run = list(components)
+    by_backward = any(name.startswith("fab") for name in components)
+    batch_size = {"bs" if package().startswith("autoattack ") else "batch_size": len(images)}
+    with (
+        default_dtype(images.dtype), frozen(model) if by_backward else nullcontext(),
+        torch.inference_mode(False), torch.enable_grad(),
+    ):  # fmt: skip
+        adversarial = adversary.run_standard_evaluation(images.clone(), labels.clone(), **batch_size)
+    return (adversarial[0] if isinstance(adversarial, tuple) else adversarial).detach()
+
+
+def check_components(model: nn.Module, components: Sequence[str], images: Tensor, labels: Tensor) -> int:
+    """The number of the model's classes.
+
+    Raises ValueError where a component needs more classes, and for a model without logits or a gradient.
+    """
+    classes = check_answers(model, images[:1], labels[:1]).shape[1]
+    by_gradient = ", ".join(name for name in components if name != "square")
     if by_gradient:
         check_gradient(model, images[:1], labels[:1], by_gradient, "square")
-    for component in adversary.attacks_to_run:
+    for component in components:
         if classes < FEWEST_CLASSES.get(component, 2):
             fewest = FEWEST_CLASSES[component]
             raise ValueError(f"attacks: {component} needs at least {fewest} classes, the model has {classes}")
-    for targeted in (adversary.apgd_targeted, adversary.fab):
-        targeted.n_target_classes = min(targeted.n_target_classes, classes - 1)
+    return classes
 
 
 class _Silent:
