@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -65,10 +66,7 @@ class FoolboxModule(nn.Module):
         super().__init__()
         self._model = model.transform_bounds((0, 1))
         self._bounds = tuple(model.bounds)
-        while _is_around_another(model):
-            model = model._model
-        inner = getattr(model, "_model", None)
-        self.network = inspect.getclosurevars(inner).nonlocals.get("model") if inspect.isfunction(inner) else None
+        self.network = _network_in(model)
         if isinstance(self.network, nn.Module):
             self.training = self.network.training
 
@@ -84,6 +82,19 @@ class FoolboxModule(nn.Module):
     def extra_repr(self) -> str:
         preprocessing = getattr(self._model, "_preprocess_args", None)
         return f"bounds={self._bounds}, preprocessing={preprocessing}"
+
+
+def _network_in(model: Any) -> Any:
+    """The network in a Foolbox model; None where it is not known, so that nothing is cached.
+
+    Foolbox 3.3 keeps it in a closure alone. This can go when ``PyTorchModel`` has it as an attribute.
+    """
+    if not getattr(sys.modules.get("foolbox"), "__version__", "").startswith("3.3."):
+        return None
+    while _is_around_another(model):
+        model = model._model
+    function = getattr(model, "_model", None)
+    return inspect.getclosurevars(function).nonlocals.get("model") if inspect.isfunction(function) else None
 
 
 def _is_around_another(model: Any) -> bool:
