@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module, metadata
 from typing import Any, ClassVar, Literal, cast
 
@@ -19,7 +19,7 @@ from freqrob.attacks.base import Attack
 from freqrob.attacks.checks import check_answers, check_gradient
 from freqrob.attacks.registry import Name, register_attack
 from freqrob.models.state import frozen
-from freqrob.runtime.parameters import checked
+from freqrob.runtime.parameters import check_choices, checked
 from freqrob.runtime.process_state import default_dtype
 
 Version = Literal["standard", "plus", "rand", "custom"]
@@ -41,7 +41,8 @@ class AutoAttack(Attack):
 
     ``version``: "standard" (RobustBench's), "plus", "rand" (for randomised models: gradients averaged over 20 passes),
     or "custom" with some ``attacks`` of apgd-ce, apgd-dlr, fab, square, apgd-t, fab-t. Parameters are the package's,
-    but for its 9 targets where there are fewer other classes.
+    but for its 9 targets where there are fewer other classes. With a ``component``, that attack alone is run, with the
+    parameters that it has in the ensemble.
 
     Raises ValueError for what the packages do not offer; ImportError, when it runs, where none is installed.
     """
@@ -50,6 +51,7 @@ class AutoAttack(Attack):
     attacks: tuple[str, ...] = ()
     eps: float = RADII["Linf"]
     norm: Norm = "Linf"
+    component: str = ""
     examples: ClassVar[tuple[str, ...]] = (
         "autoattack", "autoattack-rand", "autoattack-plus", "autoattack:apgd-ce,square"
     )  # fmt: skip
@@ -62,6 +64,8 @@ class AutoAttack(Attack):
         for attack in self.attacks:
             if attack not in COMPONENTS or self.attacks.count(attack) > 1:
                 raise ValueError(f"attacks: expected any of {', '.join(COMPONENTS)}, each once, got {attack!r}")
+        if self.component:
+            check_choices(self._ensemble, component=self.component)
 
     @classmethod
     def parse(cls, name: Name, *, eps: float, norm: Norm, step_size: float | None) -> AutoAttack:
@@ -76,11 +80,15 @@ class AutoAttack(Attack):
     @property
     def name(self) -> str:
         version = "" if self.version == "standard" else f" {'+'.join(self.attacks) or self.version}"
-        return f"AutoAttack{version}"
+        return f"AutoAttack{version}{self.component and ': ' + self.component}"
 
     @property
     def components(self) -> tuple[str, ...]:
-        """The attacks in their order."""
+        """The attacks that are run, in their order."""
+        return (self.component,) if self.component else self._ensemble
+
+    @property
+    def _ensemble(self) -> tuple[str, ...]:
         return self.attacks or VERSIONS[self.version]
 
     @property
@@ -89,40 +97,14 @@ class AutoAttack(Attack):
 
     @property
     def stages(self) -> tuple[Attack, ...]:
-        return tuple(_Component(self, name) for name in self.components)
+        return tuple(replace(self, component=name) for name in self.components)
 
     def as_dict(self) -> dict[str, Any]:
-        return {**super().as_dict(), "attacks": list(self.components), "package": package()}
+        record = {**super().as_dict(), "attacks": list(self._ensemble), "package": package()}
+        return {name: value for name, value in record.items() if value or name != "component"}
 
     def run(self, model: nn.Module, images: Tensor, labels: Tensor, *, indices: Tensor, seed: int) -> Tensor:
         return run_components(self, self.components, model, images, labels, seed)
-
-
-@dataclass(frozen=True)
-class _Component(Attack):
-    """One attack of the ensemble, with the parameters it has there."""
-
-    ensemble: AutoAttack
-    component: str
-    batched: ClassVar[bool] = True
-
-    @property
-    def eps(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.ensemble.eps
-
-    @property
-    def norm(self) -> Norm:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.ensemble.norm
-
-    @property
-    def name(self) -> str:
-        return f"{self.ensemble.name}: {self.component}"
-
-    def as_dict(self) -> dict[str, Any]:
-        return {**self.ensemble.as_dict(), "component": self.component}
-
-    def run(self, model: nn.Module, images: Tensor, labels: Tensor, *, indices: Tensor, seed: int) -> Tensor:
-        return run_components(self.ensemble, (self.component,), model, images, labels, seed)
 
 
 def package() -> str:

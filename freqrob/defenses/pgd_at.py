@@ -1,7 +1,7 @@
 """PGD adversarial training."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,6 +31,9 @@ class PGDAT:
     double_backward: ClassVar[bool] = False
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(model(self.attacked(model, images, labels)), labels)
+
+    def attacked(self, model: nn.Module, images: Tensor, labels: Tensor, **options: Any) -> Tensor:
+        """The images that ``pgd``, with its ``options``, finds on the network in eval mode."""
         with evaluating(model) as network:
-            attacked = pgd(network, images, labels, eps=self.eps, step_size=self.step_size, steps=self.steps)
-        return F.cross_entropy(model(attacked), labels)
+            return pgd(network, images, labels, eps=self.eps, step_size=self.step_size, steps=self.steps, **options)
