@@ -189,9 +189,9 @@ class BandPGD(Attack):
 
     @classmethod
     def parse(cls, name: Name, *, eps: float, norm: Norm, step_size: float | None) -> BandPGD:
-        found = [re.fullmatch("([0-9]{1,4})(?:-([0-9]{1,4}))?", option) for option in name.options]
-        ranges = [one.groups() for one in found if one]
-        if len(name.counts) != 1 or name.words or not ranges or len(ranges) < len(found):
+        matches = [re.fullmatch("([0-9]{1,4})(?:-([0-9]{1,4}))?", option) for option in name.options]
+        ranges = [match.groups() for match in matches if match]
+        if len(name.counts) != 1 or name.words or not ranges or len(ranges) < len(matches):
             raise name.error
         bounds = [(int(low), int(high or low)) for low, high in ranges]
         rings = tuple(ring for low, high in bounds for ring in range(low, high + 1))
@@ -226,16 +226,16 @@ def climb(
 
     Returns the last image on the way that is ``fooled``, or the last of all, settled; and whether it is fooled.
     """
-    images = found = ball.project(start)
+    images = last_fooled = ball.project(start)
     ever = torch.zeros(len(start), dtype=torch.bool, device=start.device)
     stuck = torch.zeros_like(ever)
     for _ in range(steps):
         gradient, logits = gradient_and_logits(model, images, lambda logits: gain(logits).sum())
         stuck, now = stuck | has_nan(logits) | has_nan(gradient), fooled(logits)
-        ever, found = ever | now, torch.where(over_pixels(now), images, found)
+        ever, last_fooled = ever | now, torch.where(over_pixels(now), images, last_fooled)
         images = ball.project(images + step * L2Ball.direction(ball.band.project(gradient.nan_to_num(0, 0, 0))))
     warn_of_stuck(stuck)
     with torch.no_grad():
         last = fooled(model(images)) | ~ever
-        settled = ball.settle(torch.where(over_pixels(last), images, found))
+        settled = ball.settle(torch.where(over_pixels(last), images, last_fooled))
         return settled, fooled(model(settled))

@@ -138,12 +138,12 @@ class Attack(ABC):
 
     def _adversarial(self, model: nn.Module, images: Tensor, labels: Tensor, indices: Tensor, seed: int) -> Tensor:
         """What ``run`` gives, checked. It gets copies: one that works in place would move the ball with the images."""
-        found = self.run(model, images.clone(), labels.clone(), indices=indices, seed=seed)
-        if got := unlike_images(found, images):
+        adversarial = self.run(model, images.clone(), labels.clone(), indices=indices, seed=seed)
+        if got := unlike_images(adversarial, images):
             expected = f"a tensor {tuple(images.shape)} {images.dtype} on {images.device}"
-            error = ValueError if isinstance(found, Tensor) else TypeError
+            error = ValueError if isinstance(adversarial, Tensor) else TypeError
             raise error(f"attack: expected {self.name} to give {expected}, got {got}")
-        return found.detach()
+        return adversarial.detach()
 
 
 def _lengths(norm: Norm, adversarial: Tensor, images: Tensor) -> Tensor:

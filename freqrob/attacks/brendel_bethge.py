@@ -169,8 +169,8 @@ def _boundary(problem: Problem, points: Tensor, which: Tensor) -> tuple[Tensor, 
 
 def _margins(problem: Problem, logits: Tensor, classes: Tensor) -> Tensor:
     """How far logits (N, K) are from meeting the criterion: negative where they clearly meet it."""
-    own, other = logit_of(logits, classes), largest_other(logits, classes)
-    ahead = other - own if problem.targeted else own - other
+    chosen, other = logit_of(logits, classes), largest_other(logits, classes)
+    ahead = other - chosen if problem.targeted else chosen - other
     return ahead + TIE * logits.detach().abs().amax(1)
 
 

@@ -74,11 +74,11 @@ def check_model(model: nn.Module, images: Tensor, labels: Tensor, gradients: boo
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether there was too little memory, of a GPU or of the machine."""
-    said = str(error).lower()
+    text = str(error).lower()
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(
-        words in said for words in ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+        words in text for words in ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
     )
 
 

@@ -50,12 +50,12 @@ def unlike_logits(logits: object, images: int) -> str:
     return ""
 
 
-def unlike_images(found: object, images: Tensor) -> str:
+def unlike_images(returned: object, images: Tensor) -> str:
     """What an attack gives that is not like its images in shape, dtype and device; "" if it is."""
-    if not isinstance(found, Tensor):
-        return type(found).__name__
-    is_like = found.shape == images.shape and found.dtype == images.dtype and found.device == images.device
-    return "" if is_like else f"{tuple(found.shape)} {found.dtype} on {found.device}"
+    if not isinstance(returned, Tensor):
+        return type(returned).__name__
+    is_like = returned.shape == images.shape and returned.dtype == images.dtype and returned.device == images.device
+    return "" if is_like else f"{tuple(returned.shape)} {returned.dtype} on {returned.device}"
 
 
 def check_one_each(labels: Tensor, what: str = "", **values: Tensor) -> None:

@@ -37,7 +37,7 @@ def with_children(model: nn.Module, children: Mapping[str, nn.Module | None]) ->
     """
     changed = copy.copy(model)
     vars(changed).update({name: copy.copy(held) for name, held in vars(model).items() if isinstance(held, dict)})
-    changed._modules = {name: one for name, one in {**model._modules, **children}.items() if one is not None}
+    changed._modules = {name: child for name, child in {**model._modules, **children}.items() if child is not None}
     return changed
 
 

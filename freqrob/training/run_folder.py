@@ -98,11 +98,11 @@ class RunFolder:
     def _check_progress(self, state: Checkpoint, steps_per_epoch: int) -> None:
         """Raise ValueError where the numbers of steps, epochs and losses contradict each other."""
         epochs, steps = divmod(state["step"], steps_per_epoch)
-        found = [line["epoch"] for line in state["history"]]
-        if len(found) != epochs or found != [*range(1, len(found) + 1)] or len(state["losses"]) != steps:
+        numbered = [line["epoch"] for line in state["history"]]
+        if len(numbered) != epochs or numbered != [*range(1, len(numbered) + 1)] or len(state["losses"]) != steps:
             raise ValueError(
-                f"after {state['step']:,} steps of {steps_per_epoch:,} an epoch it holds the metrics of {len(found):,} "
-                f"epochs and the losses of {len(state['losses']):,} steps since"
+                f"after {state['step']:,} steps of {steps_per_epoch:,} an epoch it holds the metrics of "
+                f"{len(numbered):,} epochs and the losses of {len(state['losses']):,} steps since"
             )
         if not all(map(isfinite, state["losses"])):
             raise ValueError("losses: expected finite numbers")

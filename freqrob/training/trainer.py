@@ -341,9 +341,9 @@ def _correct(model: nn.Module, images: Tensor, labels: Tensor) -> int:
     return int(classified(model(images), labels).sum())
 
 
-def _seed(*numbers: int) -> int:
-    """One seed out of several numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+def _seed(*key: int) -> int:
+    """One seed from several numbers."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
 
 
 def _card(recipe: Recipe, train_set: ImageSet, validation: dict[str, float], made_by: str) -> Card:

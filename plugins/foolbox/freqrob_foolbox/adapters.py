@@ -54,11 +54,11 @@ class FreqrobAttack(FixedEpsilonAttack):
     def run(self, model: Model, inputs: Any, criterion: Any, *, epsilon: float, **kwargs: Any) -> Any:
         problem = FoolboxProblem.read(model, inputs, criterion, kwargs, targets=False)
         attack = self.attack.with_eps(epsilon / problem.span)
-        numbers = torch.arange(len(problem.images))
+        indices = torch.arange(len(problem.images))
         with explained(self.batch_size):
             adversarial = [
-                attack(problem.model, problem.images[some], problem.classes[some], indices=some, seed=self.seed)
-                for some in numbers.split(self.batch_size)
+                attack(problem.model, problem.images[index], problem.classes[index], indices=index, seed=self.seed)
+                for index in indices.split(self.batch_size)
             ]
         return problem.answer(torch.cat(adversarial))
 

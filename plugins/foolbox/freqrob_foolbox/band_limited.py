@@ -129,11 +129,11 @@ class BandMinimization(MinimizationAttack, ABC):
             radius = over_pixels(eps)
             ball = BandBall(images, radius, self.norm, self.band)
             start = ball.project(best)
-            found, fooled = _ascend(problem, ball, start, self.rel_stepsize * radius, self.steps, self.norm, margin)
-            found = _shrink(problem, found, fooled)
-            size = length(found - images)
+            perturbed, fooled = _ascend(problem, ball, start, self.rel_stepsize * radius, self.steps, self.norm, margin)
+            perturbed = _shrink(problem, perturbed, fooled)
+            size = length(perturbed - images)
             closer = fooled & (size < upper)
-            best, upper = torch.where(over_pixels(closer), found, best), torch.where(closer, size, upper)
+            best, upper = torch.where(over_pixels(closer), perturbed, best), torch.where(closer, size, upper)
             lower = torch.where(fooled, lower, torch.maximum(lower, eps))
             eps = torch.where(upper.isinf(), 4 * lower, (lower + upper) / 2)
         return best
@@ -162,14 +162,14 @@ def _ascend(
     return climb(problem.model, ball, start, length, steps, partial(gain, problem), problem.fooled)
 
 
-def _shrink(problem: FoolboxProblem, found: Tensor, fooled: Tensor, halvings: int = 10) -> Tensor:
+def _shrink(problem: FoolboxProblem, perturbed: Tensor, fooled: Tensor, halvings: int = 10) -> Tensor:
     """Along the line to the image, the nearest point that a bisection finds to meet the criterion."""
-    low, high = torch.zeros_like(found[:, :1, :1, :1]), torch.ones_like(found[:, :1, :1, :1])
+    low, high = torch.zeros_like(perturbed[:, :1, :1, :1]), torch.ones_like(perturbed[:, :1, :1, :1])
     for _ in range(halvings if fooled.any() else 0):
         middle = (low + high) / 2
-        enough = over_pixels(problem.fooled(_logits(problem, torch.lerp(problem.images, found, middle))))
+        enough = over_pixels(problem.fooled(_logits(problem, torch.lerp(problem.images, perturbed, middle))))
         low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
-    return torch.where(over_pixels(fooled), torch.lerp(problem.images, found, high), found)
+    return torch.where(over_pixels(fooled), torch.lerp(problem.images, perturbed, high), perturbed)
 
 
 def margin(problem: FoolboxProblem, logits: Tensor) -> Tensor:

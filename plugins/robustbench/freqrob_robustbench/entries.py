@@ -37,13 +37,13 @@ def register(model_dir: str | Path = "./models") -> list[str]:
     import_robustbench()
     from robustbench.model_zoo import model_dicts
 
-    found = []
+    registered = []
     for dataset, threats in model_dicts.items():
         for threat, entries in threats.items():
             if dataset.value in DATASET_CLASSES and threat.value in THREAT_MODELS:
                 names = list_models("*", dataset, threat, model_dir)
-                found += [_add(name, dataset.value, threat.value, entries, Path(model_dir)) for name in names]
-    return sorted(filter(None, found))
+                registered += [_add(name, dataset.value, threat.value, entries, Path(model_dir)) for name in names]
+    return sorted(filter(None, registered))
 
 
 def _timm_name(name: str, dataset: str, threat_model: str) -> str:

@@ -75,12 +75,12 @@ def export(
         raise ValueError(f"dataset: RobustBench has {', '.join(TEST_IMAGES)}, {name} is for {card.dataset}")
     info = model_info(card, paper)
     missing = {key: remedy for key, remedy in _remedies(card).items() if info.get(key, "") is None}
-    found = Export(Path(out) / f"{name}.json", Path(out) / f"{name}.md", missing)
-    check_file(found.info, "out", [card_path(checkpoint_path(name, model_dir, dataset, threat_model))])
-    check_file(found.claim)
-    write_json(found.info, {key: value for key, value in info.items() if value is not None or key == "eps"})
-    write_text(found.claim, _claim(card, info, paper))
-    return found
+    files = Export(Path(out) / f"{name}.json", Path(out) / f"{name}.md", missing)
+    check_file(files.info, "out", [card_path(checkpoint_path(name, model_dir, dataset, threat_model))])
+    check_file(files.claim)
+    write_json(files.info, {key: value for key, value in info.items() if value is not None or key == "eps"})
+    write_text(files.claim, _claim(card, info, paper))
+    return files
 
 
 @register_exporter("robustbench")
@@ -88,8 +88,8 @@ def export_card(
     name: str, out: Path, model_dir: Path, dataset: str, threat_model: str, **paper: str
 ) -> tuple[list[Path], dict[str, str]]:
     """``export`` for ``freqrob export``."""
-    found = export(name, out, model_dir, dataset, threat_model, Paper(**paper))
-    return [found.info, found.claim], found.missing
+    files = export(name, out, model_dir, dataset, threat_model, Paper(**paper))
+    return [files.info, files.claim], files.missing
 
 
 def model_info(card: Card, paper: Paper = Paper()) -> dict[str, Any]:
