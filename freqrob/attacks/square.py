@@ -23,7 +23,7 @@ QUERIES = 5000
 @checked
 @dataclass(frozen=True)
 class Square(Attack):
-    """Random search with squares, which sees the model's outputs only: AutoAttack's, with another number of queries."""
+    """AutoAttack's Square attack with any number of queries; it sees the model's outputs only."""
 
     queries: Count = QUERIES
     eps: float = RADII["Linf"]

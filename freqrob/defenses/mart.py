@@ -1,4 +1,4 @@
-"""MART: adversarial training that minds misclassified images."""
+"""MART: adversarial training with a larger weight on misclassified images."""
 
 from dataclasses import dataclass
 

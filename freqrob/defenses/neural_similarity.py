@@ -1,4 +1,4 @@
-"""Neural similarity regularisation: images that look alike to a brain look alike to the network."""
+"""Neural similarity regularisation: the network represents images as similarly as a brain does."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ class NeuralSimilarity:
             ``similarity`` (K, K) float in [−1, 1], symmetric, of mean-centred responses; K from 3 on.
         layer: the dotted name of a module of the network, such as ``"layer1"`` or ``"layer2.0.conv1"``.
         weight: α; the authors' 20.
-        stimuli: how many a step sees, drawn again each time; all if there are no more.
+        stimuli: how many are drawn at each step; all if there are no more.
 
-    Called, it raises FileNotFoundError without ``targets``, and ValueError where that file, ``layer`` or the size of
-    the images is not as above.
+    A call raises FileNotFoundError for missing ``targets``, and ValueError if that file, ``layer`` or the size of the
+    images is not as above.
 
     Source: Li et al., NeurIPS 2019 (arXiv:1911.05072), Eq. 10 for the similarity to the network, hence arctanh, the
     centring and α; the mouse-regularised model of Li et al., PLoS Comput. Biol. 2023. No code of theirs was found.
@@ -111,7 +111,7 @@ def fisher(similarity: Tensor) -> Tensor:
 
 @contextmanager
 def recorded(model: nn.Module, layer: str) -> Iterator[list[Tensor]]:
-    """What a layer of the network puts out for a while, however the model is wrapped."""
+    """Record the outputs of a layer of the network, however the model is wrapped."""
     outputs: list[Tensor] = []
 
     def record(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -136,9 +136,9 @@ def find_layer(model: nn.Module, layer: str) -> nn.Module:
 
 
 def load_targets(path: str | Path) -> tuple[Tensor, Tensor]:
-    """Stimuli (K, 3, H, W) uint8 and similarity (K, K) float32 of an ``.npz`` as ``NeuralSimilarity`` wants it.
+    """Read stimuli (K, 3, H, W) uint8 and similarity (K, K) float32 from an ``.npz`` for ``NeuralSimilarity``.
 
-    Read once, and again when the file has changed. Raises FileNotFoundError, and ValueError saying what is wrong.
+    The file is read again only when it has changed. Raises FileNotFoundError, and ValueError for other contents.
     """
     path = Path(path).resolve()
     if not path.is_file():

@@ -31,7 +31,7 @@ class TRADES(PGDAT):
         return F.cross_entropy(clean, labels) + self.beta * divergence(clean, adversarial) / len(images)
 
     def attack(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """The images of the ball that are furthest, in KL divergence, from what the network says of their centre."""
+        """The images of the ball whose predictions differ most, in KL divergence, from those of the clean images."""
         with evaluating(model) as network, torch.no_grad():
             clean = network(images).float()
         return self.attacked(

@@ -1,4 +1,4 @@
-"""Models that stand around other models: PyTorch's wrappers and Foolbox's."""
+"""Wrappers around models: PyTorch's and Foolbox's."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ TRANSPARENT = (nn.DataParallel, DistributedDataParallel, AveragedModel)  # their
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside of DataParallel, DistributedDataParallel, AveragedModel and ``torch.compile``, if there are any.
+    """The model inside DataParallel, DistributedDataParallel, AveragedModel and ``torch.compile``, if there are any.
 
-    It computes what the wrapped model computes, on one device and uncompiled.
+    It computes the same, on one device and uncompiled.
     """
     while True:
         if isinstance(model, TRANSPARENT):
@@ -31,9 +31,9 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def with_children(model: nn.Module, children: Mapping[str, nn.Module | None]) -> nn.Module:
-    """A module that shares all with ``model`` but some children, which are others, or missing where None is given.
+    """A copy of ``model`` with other ``children``; None removes a child. Everything else is shared.
 
-    Hooks and children that are added to one of the two later are not added to the other.
+    Hooks and children that are added to the copy are not added to ``model``, nor the reverse.
     """
     changed = copy.copy(model)
     vars(changed).update({name: copy.copy(held) for name, held in vars(model).items() if isinstance(held, dict)})
@@ -42,10 +42,10 @@ def with_children(model: nn.Module, children: Mapping[str, nn.Module | None]) ->
 
 
 def as_module(model: Any) -> nn.Module:
-    """A model of Python's as freqrob's functions take it: pixels (N, C, H, W) in [0, 1] → logits (N, K).
+    """A model as a module: pixels (N, C, H, W) in [0, 1] → logits (N, K).
 
-    An ``nn.Module`` comes back as it is. A Foolbox model is wrapped: its bounds become [0, 1], its preprocessing is
-    part of the module, gradients with respect to the images go through. It stays on its device.
+    An ``nn.Module`` is returned unchanged. A Foolbox model is wrapped: its bounds become [0, 1], its preprocessing is
+    part of the module, and gradients with respect to the images pass. It stays on its device.
 
     Raises TypeError for anything else.
     """

@@ -30,7 +30,7 @@ class Recipe:
     """What a model name stands for, in full.
 
     Attributes:
-        name: ``[bass_|bassmix_|bassfront_|blur_|pca_]<defence>_<architecture>``.
+        name: of the model, ``[bass_|bassmix_|bassfront_|blur_|pca_]<defence>_<architecture>``.
         dataset, threat_model: as ``load_model`` takes them.
         epochs, batch_size: of the training split; a batch is that of all devices together.
         lr, schedule, milestones: the learning rate of a step. ``triangle`` rises linearly from 0 to ``lr`` over the

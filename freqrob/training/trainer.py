@@ -1,4 +1,4 @@
-"""The training loop: reads top to bottom, checkpoints as it goes, and goes on exactly where it was."""
+"""The training loop, with checkpoints from which a run resumes exactly."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from freqrob.models.front_ends import PCA, FrontEnded, with_front_ends
 from freqrob.models.loading import checkpoint_path
 from freqrob.models.state import evaluating
 from freqrob.runtime.files import check_file
-from freqrob.runtime.parameters import check_not_negative, checked
+from freqrob.runtime.parameters import NotNegative, checked
 from freqrob.runtime.processes import propagate_failure, rank_zero_first
 from freqrob.runtime.provenance import commit, versions
 from freqrob.training.batch_norm import differentiate_twice
@@ -50,12 +50,12 @@ def train(
     download: bool = False,
     accelerator: str = "auto",
     compile: bool = False,
-    checkpoint_minutes: float = 10,
+    checkpoint_minutes: NotNegative = 10,
     tensorboard: bool = False,
     track: Track = lambda items, *_: items,
     log: Callable[[str], None] = lambda _line: None,
 ) -> Path:
-    """Train a recipe; go on where an earlier run of the same recipe stopped.
+    """Train a recipe; resume where an earlier run of the same recipe stopped.
 
     ``model_dir/<dataset>/<threat>/<name>.safetensors`` with its card is the network of the best epoch by validation
     accuracy (under PGD-10 for defences that train against an attack), so that ``load_model(name, model_dir)`` finds
@@ -90,7 +90,6 @@ def train(
         OSError: files cannot be written, such as on a full disk; what was there before is intact.
         ProcessFailure: (an OSError) another process of the group failed.
     """
-    check_not_negative(checkpoint_minutes=checkpoint_minutes)
     weights = checkpoint_path(recipe.name, model_dir, recipe.dataset, recipe.threat_model)
     run = RunFolder(weights.with_suffix(""), recipe.as_dict(), tensorboard)
     made_by, defense = commit(), recipe.make_defense()
@@ -143,7 +142,7 @@ def train(
                 loss = defense(model, images, labels)
             state.optimizer.zero_grad()
             fabric.backward(loss)
-            # What one process meets, all of them act on: one that went on alone would wait for the others for ever
+            # All processes act on what one of them meets; otherwise they would wait for each other forever
             due = time.monotonic() - saved_at > 60 * checkpoint_minutes
             here = torch.hstack([loss.detach().float(), loss.new_tensor([stop.is_set(), due], dtype=torch.float32)])
             whole_loss, stops, due = cast(Tensor, fabric.all_reduce(here)).tolist()
@@ -185,7 +184,7 @@ def train(
 
 
 class _State:
-    """All that changes as a run goes on: what a checkpoint holds, at its start or as ``earlier`` saved."""
+    """The state of a run, which checkpoints hold: new, or as ``earlier`` saved."""
 
     def __init__(
         self,
@@ -222,7 +221,7 @@ class _State:
 
     @property
     def kept(self) -> FrontEnded:
-        """The model that is validated and saved."""
+        """The model that is validated and saved: the average, if there is one."""
         return cast(FrontEnded, self.average.module) if self.average else self.model
 
     def check_shared(self) -> None:
@@ -239,7 +238,7 @@ class _State:
         self.seconds += seconds
 
     def check_finite(self, run: RunFolder) -> None:
-        """Raise FloatingPointError before weights are kept that a gradient has spoilt."""
+        """Raise FloatingPointError if the weights are not finite, before they are saved."""
         if not all(parameter.isfinite().all() for parameter in self.model.network.parameters()):
             kept = "; the last checkpoint is intact" if run.last_checkpoint.is_file() else ""
             raise FloatingPointError(
@@ -296,7 +295,7 @@ class _State:
 
 def _load(recipe: Recipe, data_dir: str | Path, download: bool, track: Track) -> tuple[ImageSet, ImageSet]:
     """The training and the validation images."""
-    with rank_zero_first():  # the others find what the first one downloads and decodes
+    with rank_zero_first():  # it downloads and decodes for the others
         sets = [
             load_dataset(recipe.dataset, split, data_dir, download=download, track=track) for split in ("train", "val")
         ]
@@ -305,7 +304,7 @@ def _load(recipe: Recipe, data_dir: str | Path, download: bool, track: Track) ->
 
 
 def _validate(model: nn.Module, val_set: ImageSet, recipe: Recipe, fabric: Fabric, track: Track) -> dict[str, float]:
-    """Clean accuracy of the whole validation split; ``selection`` is what the best epoch is chosen by."""
+    """Accuracies on the validation split; ``selection`` chooses the best epoch."""
     defense, count = recipe.make_defense(), min(recipe.selection_images or len(val_set), len(val_set))
     starts = range(fabric.global_rank * VALIDATION_BATCH, len(val_set), fabric.world_size * VALIDATION_BATCH)
     clean = robust = 0
