@@ -1,8 +1,8 @@
 """Where the smallest adversarial perturbations of models lie in the spectrum: Fig. 4 of Li et al. for any models.
 
-Each model is attacked on the same images, targeted at the same labels, from starts that PGD finds, and the smallest
-perturbations are compared: mean |DFT|² of them, its radial profile, and their size against the half-power frequency
-f_0.5. Robust models that lean on low frequencies have large perturbations with a low f_0.5; white noise has 0.396
+Each model is attacked on the same images, targeted at the same labels, from starts that PGD finds. The smallest
+perturbations are compared by their mean |DFT|², its radial profile, and their size against the half-power frequency
+f_0.5. Robust models that rely on low frequencies have large perturbations with a low f_0.5; white noise has 0.396
 cycles/pixel.
 
 OUT gets boundary_spectrum.png and .svg (the figure), .csv (a row for each model) and .json (everything, with where it

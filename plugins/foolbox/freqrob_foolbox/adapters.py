@@ -1,4 +1,4 @@
-"""Attacks across the border: freqrob's as Foolbox's are called, and Foolbox's as freqrob's are."""
+"""Adapters: freqrob's attacks under Foolbox's contract, and Foolbox's under freqrob's."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ DISTANCES = {"Linf": linf, "L2": l2}
 class FreqrobAttack(FixedEpsilonAttack):
     """An attack of freqrob under Foolbox's contract: ``attack(model, inputs, criterion, epsilons=…)``.
 
-    ``epsilons`` replaces the attack's own ``eps``. Criteria: labels or Misclassification. An image on which the attack
-    has no success comes back as it is, or as what the attack found last.
+    ``epsilons`` replaces the attack's ``eps``. Criteria: labels or Misclassification. An image on which the attack
+    fails comes back unchanged, or as the attack's last iterate.
 
     Args:
         attack: any, or its name, such as "pgd-50-10".
@@ -66,8 +66,8 @@ class FreqrobAttack(FixedEpsilonAttack):
 class LinfAutoAttack(FreqrobAttack):
     """AutoAttack in the L∞ ball, from the package ``autoattack`` or else ``pyautoattack``.
 
-    An image that no part breaks comes back as it is. The model has to give logits, and to be deterministic (or
-    ``version="rand"``).
+    An image that stays correctly classified comes back unchanged. The model has to return logits, and to be
+    deterministic unless ``version="rand"``.
 
     Args:
         version: "standard" (RobustBench's), "plus", "rand" or "custom".
@@ -166,7 +166,7 @@ class FoolboxAttack(Attack):
 
 
 def _distance(attack: AttackWithDistance) -> Any:
-    """What an attack measures distances in. Raises ValueError for one that was made without, and needs it."""
+    """The distance of an attack. Raises ValueError for an attack that was created without the one that it needs."""
     try:
         return attack.distance
     except (ValueError, AttributeError) as error:
@@ -177,7 +177,7 @@ def _distance(attack: AttackWithDistance) -> Any:
 
 
 def _is_attack(value: Any) -> bool:
-    """Whether it is a class of attacks that can be made without arguments."""
+    """Whether it is a class of attacks that can be created without arguments."""
     if not (inspect.isclass(value) and issubclass(value, AttackWithDistance)) or inspect.isabstract(value):
         return False
     return all(each.default is not each.empty or each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD)

@@ -25,7 +25,7 @@ from freqrob.runtime.parameters import Count, Positive, checked
 from freqrob.runtime.process_state import default_dtype
 from freqrob_foolbox.problem import FoolboxProblem
 
-Gain = Callable[[FoolboxProblem, Tensor], Tensor]  # what an attack raises, of its problem and the logits: (N,)
+Gain = Callable[[FoolboxProblem, Tensor], Tensor]  # the objective of an attack: problem and logits to (N,)
 
 
 class BandPGD(FixedEpsilonAttack, ABC):
@@ -47,7 +47,7 @@ class BandPGD(FixedEpsilonAttack, ABC):
 
     Raises:
         ValueError: parameters out of range; on use, rings that the images do not have, another criterion.
-        TypeError: on use, inputs that are no PyTorch tensors.
+        TypeError: on use, inputs that are not PyTorch tensors.
     """
 
     norm: ClassVar[Norm]
