@@ -25,7 +25,7 @@ from msgspec import Meta
 F = TypeVar("F", bound=Callable[..., Any])
 LARGEST = sys.float_info.max
 
-# Types of arguments whose limits ``checked`` checks; each ``Meta`` describes its limit for the message
+# Types of numbers that ``checked`` checks too, range and all; each ``Meta`` describes its limit for the message
 _INT64 = Meta(le=2**63 - 1, description="an integer below 2^63")  # what PyTorch holds
 Count = Annotated[int, Meta(ge=1, description="an integer from 1 on"), _INT64]
 Natural = Annotated[int, Meta(ge=0, description="an integer from 0 on"), _INT64]
@@ -130,9 +130,8 @@ def checked(subject: F) -> F:
     """Decorate a function, or a class whose ``__init__`` takes the arguments, to check them by their annotations.
 
     Each argument goes through ``to_python``. The decorator raises, naming the argument, ValueError for what is not a
-    string, path, bool or choice where one is expected, and for numbers outside the limits of a type such as ``Count``,
-    and TypeError for another type of object. A number of a type without limits is left to the function, which knows
-    the range.
+    string, path, bool or choice where one is expected, and TypeError for another type of object. Whether something is
+    the right kind of number, or sequence of numbers, is left to the function, which knows the range.
     """
     if isinstance(subject, type):
         subject.__init__ = checked(subject.__init__)  # pyright: ignore[reportAttributeAccessIssue]
