@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqrob.attacks.balls import BALLS, RADII, L2Ball, Norm, check_radius, over_pixels
@@ -23,6 +22,7 @@ from freqrob.attacks.gradient import (
     has_nan,
     warn_of_stuck,
 )
+from freqrob.attacks.losses import cross_entropy
 from freqrob.attacks.registry import Name, register_attack
 from freqrob.runtime.parameters import Count, Positive, checked, fits, shown, to_python
 from freqrob.spectral.ops import ring_filter
@@ -32,7 +32,7 @@ TOLERANCE = 1e-4  # share of a perturbation's power that may lie outside its ban
 RELAXATION = 1.7  # of alternating projections; 1 to 2, and about this takes the fewest
 ITERATIONS, MOST_ITERATIONS = 10, 500  # at each step of an attack; at its end
 
-OfLogits = Callable[[Tensor], Tensor]  # logits (N, K) to (N,)
+OfLogits = Callable[[Tensor], Tensor]
 
 
 class Band:
@@ -89,7 +89,7 @@ class BandBall:
     """
 
     def __init__(self, images: Tensor, eps: Tensor, norm: Norm, band: Band) -> None:
-        self.images, self.band = images, band
+        self.images, self.norm, self.band = images, norm, band
         self._ball = BALLS[norm](images, eps)
 
     def project(self, points: Tensor) -> Tensor:
@@ -159,12 +159,11 @@ def band_pgd(
     ball = BandBall(images, torch.full_like(images[:, :1, :1, :1], eps), norm, Band(rings))
     classes = int(labels.max()) + 1
 
-    def loss(logits: Tensor) -> Tensor:
+    def gain(logits: Tensor) -> Tensor:
         check_logits(logits, len(images), labels=classes)
-        return F.cross_entropy(logits, labels, reduction="none")
+        return cross_entropy(logits, labels)
 
-    step = rel_stepsize * eps * (images[0].numel() ** 0.5 if norm == "Linf" else 1)
-    return climb(model, ball, images, step, steps, loss, lambda logits: ~classified(logits, labels))[0]
+    return climb(model, ball, images, rel_stepsize * eps, steps, gain, lambda logits: ~classified(logits, labels))[0]
 
 
 @register_attack("band_pgd")
@@ -222,18 +221,21 @@ def _ranges(rings: tuple[int, ...]) -> str:
 def climb(
     model: Model, ball: BandBall, start: Tensor, step: Tensor | float, steps: int, gain: OfLogits, fooled: OfLogits
 ) -> tuple[Tensor, Tensor]:
-    """Ascend ``gain`` in steps of Euclidean length ``step``, projected into the ball.
+    """Ascend ``gain``, summed over the images, in steps of length ``step``, projected into the ball.
+
+    The length is Euclidean in an L2 ball, the root mean square of the pixels in an L∞ ball.
 
     Returns the last image on the way that is ``fooled``, or the last of all, settled; and whether it is fooled.
     """
+    length = step * start[0].numel() ** 0.5 if ball.norm == "Linf" else step
     images = last_fooled = ball.project(start)
     ever = torch.zeros(len(start), dtype=torch.bool, device=start.device)
     stuck = torch.zeros_like(ever)
     for _ in range(steps):
-        gradient, logits = gradient_and_logits(model, images, lambda logits: gain(logits).sum())
+        gradient, logits = gradient_and_logits(model, images, gain)
         stuck, now = stuck | has_nan(logits) | has_nan(gradient), fooled(logits)
         ever, last_fooled = ever | now, torch.where(over_pixels(now), images, last_fooled)
-        images = ball.project(images + step * L2Ball.direction(ball.band.project(gradient.nan_to_num(0, 0, 0))))
+        images = ball.project(images + length * L2Ball.direction(ball.band.project(gradient.nan_to_num(0, 0, 0))))
     warn_of_stuck(stuck)
     with torch.no_grad():
         last = fooled(model(images)) | ~ever

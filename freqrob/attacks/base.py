@@ -14,7 +14,7 @@ from freqrob.attacks.balls import BALLS, Norm, check_radius
 from freqrob.attacks.gradient import check_attacked, check_one_each, classify, unlike_images
 from freqrob.models.sources import as_module
 from freqrob.models.state import measuring
-from freqrob.runtime.parameters import check_seeds, checked
+from freqrob.runtime.parameters import Natural, checked
 from freqrob.runtime.process_state import random_state
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Attack(ABC):
         *,
         generator: torch.Generator | None = None,
         indices: Tensor | None = None,
-        seed: int = 0,
+        seed: Natural = 0,
     ) -> Tensor:
         """Images in the balls around ``images``, misclassified where the attack succeeds.
 
@@ -108,7 +108,7 @@ class Attack(ABC):
             return images
         if generator is not None:
             seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
-        indices = _checked_indices(images, labels, indices, seed)
+        indices = _checked_indices(images, labels, indices)
         with random_state(seed, *indices[:1].tolist()), measuring(_as_module(model)) as model:
             return self._adversarial(model, images, labels, indices, seed)
 
@@ -118,14 +118,14 @@ class Attack(ABC):
 
     @checked
     def robust_mask(
-        self, model: nn.Module, images: Tensor, labels: Tensor, *, indices: Tensor | None = None, seed: int = 0
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, indices: Tensor | None = None, seed: Natural = 0
     ) -> Tensor:
         """Mask of the images that stay correctly classified: (N,) bool. Arguments as for a call.
 
         What the attack returns is classified again. Adversarial examples outside the ball or [0, 1] count as failed
         attacks, with a warning. Raises as a call, also for no images.
         """
-        indices = _checked_indices(images, labels, indices, seed)
+        indices = _checked_indices(images, labels, indices)
         with random_state(seed, *indices[:1].tolist()), measuring(_as_module(model)) as model:
             adversarial = self._adversarial(model, images, labels, indices, seed)
             correct = classify(model, adversarial, labels)
@@ -166,10 +166,9 @@ def _as_module(model: Any) -> Any:
         return model
 
 
-def _checked_indices(images: Tensor, labels: Tensor, indices: Tensor | None, seed: int) -> Tensor:
+def _checked_indices(images: Tensor, labels: Tensor, indices: Tensor | None) -> Tensor:
     """The images' indices, after a check of all arguments. Raises as ``check_attacked``."""
     check_attacked(images, labels)
-    check_seeds(seed=seed)
     if indices is None:
         return torch.arange(len(images))
     check_one_each(labels, indices=indices)

@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from foolbox import Model
 from foolbox.attacks.base import FixedEpsilonAttack, MinimizationAttack
 from foolbox.distances import l2, linf
@@ -19,13 +18,11 @@ from torch import Tensor
 
 from freqrob.attacks.balls import BALLS, Norm, check_radius, over_pixels
 from freqrob.attacks.band import Band, BandBall, climb
-from freqrob.attacks.losses import largest_other, logit_of
+from freqrob.attacks.losses import Loss, cross_entropy, margin
 from freqrob.models.state import measuring
 from freqrob.runtime.parameters import Count, Positive, checked
 from freqrob.runtime.process_state import default_dtype
 from freqrob_foolbox.problem import FoolboxProblem
-
-Gain = Callable[[FoolboxProblem, Tensor], Tensor]  # the objective of an attack: problem and logits to (N,)
 
 
 class BandPGD(FixedEpsilonAttack, ABC):
@@ -68,7 +65,7 @@ class BandPGD(FixedEpsilonAttack, ABC):
             start = images + eps * _scaled(self.band.project(torch.randn_like(images)), self.norm)
         ball = BandBall(images, eps, self.norm, self.band)
         with measuring(problem.model), default_dtype(problem.images.dtype):
-            found, _ = _ascend(problem, ball, start, self.rel_stepsize * eps, self.steps, self.norm, _cross_entropy)
+            found, _ = _ascend(problem, ball, start, self.rel_stepsize * eps, self.steps, cross_entropy)
         return problem.answer(found)
 
 
@@ -129,7 +126,7 @@ class BandMinimization(MinimizationAttack, ABC):
             radius = over_pixels(eps)
             ball = BandBall(images, radius, self.norm, self.band)
             start = ball.project(best)
-            perturbed, fooled = _ascend(problem, ball, start, self.rel_stepsize * radius, self.steps, self.norm, margin)
+            perturbed, fooled = _ascend(problem, ball, start, self.rel_stepsize * radius, self.steps, margin)
             perturbed = _shrink(problem, perturbed, fooled)
             size = length(perturbed - images)
             closer = fooled & (size < upper)
@@ -151,15 +148,13 @@ class L2BandMinimization(BandMinimization):
     norm, distance, first_eps = "L2", l2, 0.5
 
 
-# The ascent that both share
-
-
 def _ascend(
-    problem: FoolboxProblem, ball: BandBall, start: Tensor, step: Tensor, steps: int, norm: Norm, gain: Gain
+    problem: FoolboxProblem, ball: BandBall, start: Tensor, step: Tensor, steps: int, loss: Loss
 ) -> tuple[Tensor, Tensor]:
-    """``climb``, with ``step`` the root mean square of a step for L∞."""
-    length = step * start[0].numel() ** 0.5 if norm == "Linf" else step
-    return climb(problem.model, ball, start, length, steps, partial(gain, problem), problem.fooled)
+    """``climb`` on a loss, towards the targets of a targeted problem."""
+    targets = problem.classes if problem.targeted else None
+    gain = partial(loss, labels=problem.classes, targets=targets)
+    return climb(problem.model, ball, start, step, steps, gain, problem.fooled)
 
 
 def _shrink(problem: FoolboxProblem, perturbed: Tensor, fooled: Tensor, halvings: int = 10) -> Tensor:
@@ -170,17 +165,6 @@ def _shrink(problem: FoolboxProblem, perturbed: Tensor, fooled: Tensor, halvings
         enough = over_pixels(problem.fooled(_logits(problem, torch.lerp(problem.images, perturbed, middle))))
         low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
     return torch.where(over_pixels(fooled), torch.lerp(problem.images, perturbed, high), perturbed)
-
-
-def margin(problem: FoolboxProblem, logits: Tensor) -> Tensor:
-    """How far the logits are beyond the decision boundary: positive where the criterion is met."""
-    beyond = largest_other(logits, problem.classes) - logit_of(logits, problem.classes)
-    return -beyond if problem.targeted else beyond
-
-
-def _cross_entropy(problem: FoolboxProblem, logits: Tensor) -> Tensor:
-    loss = F.cross_entropy(logits, problem.classes, reduction="none")
-    return -loss if problem.targeted else loss
 
 
 @torch.no_grad()
