@@ -5,16 +5,16 @@ Source: Croce and Hein, ICML 2020.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from importlib import import_module, metadata
 from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from freqrob.attacks.balls import RADII, Norm, check_radius
+from freqrob.attacks.balls import RADII, Norm
 from freqrob.attacks.base import Attack
 from freqrob.attacks.checks import check_answers, check_gradient
 from freqrob.attacks.registry import Name, register_attack
@@ -41,7 +41,8 @@ class AutoAttack(Attack):
 
     ``version``: "standard" (RobustBench's), "plus", "rand" (for randomised models: gradients averaged over 20 passes),
     or "custom" with some ``attacks`` of apgd-ce, apgd-dlr, fab, square, apgd-t, fab-t. Parameters are the package's,
-    but for its 9 targets where there are fewer other classes.
+    but for its 9 targets where there are fewer other classes. With a ``component``, that attack alone is run, with the
+    parameters that it has in the ensemble.
 
     Raises ValueError for what the packages do not offer; ImportError, when it runs, where none is installed.
     """
@@ -50,19 +51,21 @@ class AutoAttack(Attack):
     attacks: tuple[str, ...] = ()
     eps: float = RADII["Linf"]
     norm: Norm = "Linf"
+    component: str = ""
     examples: ClassVar[tuple[str, ...]] = (
         "autoattack", "autoattack-rand", "autoattack-plus", "autoattack:apgd-ce,square"
     )  # fmt: skip
     batched: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_radius(self.norm, eps=self.eps)
-        check_choices((*VERSIONS, "custom"), version=self.version)
+        super().__post_init__()
         if bool(self.attacks) != (self.version == "custom"):
             raise ValueError(f"attacks: version {self.version!r} takes {'some' if not self.attacks else 'none'}")
         for attack in self.attacks:
             if attack not in COMPONENTS or self.attacks.count(attack) > 1:
                 raise ValueError(f"attacks: expected any of {', '.join(COMPONENTS)}, each once, got {attack!r}")
+        if self.component:
+            check_choices(self._ensemble, component=self.component)
 
     @classmethod
     def parse(cls, name: Name, *, eps: float, norm: Norm, step_size: float | None) -> AutoAttack:
@@ -77,11 +80,15 @@ class AutoAttack(Attack):
     @property
     def name(self) -> str:
         version = "" if self.version == "standard" else f" {'+'.join(self.attacks) or self.version}"
-        return f"AutoAttack{version}"
+        return f"AutoAttack{version}{self.component and ': ' + self.component}"
 
     @property
     def components(self) -> tuple[str, ...]:
-        """The attacks in their order."""
+        """The attacks that are run, in their order."""
+        return (self.component,) if self.component else self._ensemble
+
+    @property
+    def _ensemble(self) -> tuple[str, ...]:
         return self.attacks or VERSIONS[self.version]
 
     @property
@@ -90,40 +97,14 @@ class AutoAttack(Attack):
 
     @property
     def stages(self) -> tuple[Attack, ...]:
-        return tuple(_Component(self, name) for name in self.components)
+        return tuple(replace(self, component=name) for name in self.components)
 
     def as_dict(self) -> dict[str, Any]:
-        return {**super().as_dict(), "attacks": list(self.components), "package": package()}
+        record = {**super().as_dict(), "attacks": list(self._ensemble), "package": package()}
+        return {name: value for name, value in record.items() if value or name != "component"}
 
     def run(self, model: nn.Module, images: Tensor, labels: Tensor, *, indices: Tensor, seed: int) -> Tensor:
         return run_components(self, self.components, model, images, labels, seed)
-
-
-@dataclass(frozen=True)
-class _Component(Attack):
-    """One attack of the ensemble, with the parameters it has there."""
-
-    ensemble: AutoAttack
-    component: str
-    batched: ClassVar[bool] = True
-
-    @property
-    def eps(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.ensemble.eps
-
-    @property
-    def norm(self) -> Norm:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.ensemble.norm
-
-    @property
-    def name(self) -> str:
-        return f"{self.ensemble.name}: {self.component}"
-
-    def as_dict(self) -> dict[str, Any]:
-        return {**self.ensemble.as_dict(), "component": self.component}
-
-    def run(self, model: nn.Module, images: Tensor, labels: Tensor, *, indices: Tensor, seed: int) -> Tensor:
-        return run_components(self.ensemble, (self.component,), model, images, labels, seed)
 
 
 def package() -> str:
@@ -149,19 +130,12 @@ def run_components(
     queries: int | None = None,
 ) -> Tensor:
     """Adversarial images of some components, one batch. The packages compute in float32, on contiguous images."""
-    if not len(images):
-        return images
     dtype, images = images.dtype, images.detach().to(torch.float32, memory_format=torch.contiguous_format)
     if dtype != torch.float32:
         model = _InDtype(model, dtype).eval()
-    with prepared(model, components, images.dtype):
-        adversary, run = _adversary(attack, model, images.device, seed)
-        adversary.attacks_to_run = list(components)
-        adversary.square.n_queries = queries or adversary.square.n_queries
-        fit(adversary, model, images, labels)
-        with torch.inference_mode(False), torch.enable_grad():
-            found = run(images.clone(), labels.clone(), len(images))
-    return (found[0] if isinstance(found, tuple) else found).detach().to(dtype)
+    adversary = create_adversary(model, attack.norm, attack.eps, seed, attack.version, attack.attacks, images.device)
+    adversary.square.n_queries = queries or adversary.square.n_queries
+    return perturb(adversary, components, images, labels).to(dtype)
 
 
 class _InDtype(nn.Module):
@@ -175,52 +149,60 @@ class _InDtype(nn.Module):
         return self.network(images.to(self.dtype)).float()
 
 
-@contextmanager
-def prepared(model: nn.Module, components: Iterable[str], dtype: torch.dtype) -> Iterator[None]:
-    """What the packages expect around them: new tensors of the images' dtype, whatever the process's default is.
-
-    FAB calls ``backward()``, which would reach the model's own tensors too, so they take no gradient meanwhile; the
-    others ask for the gradient of the images alone.
-    """
-    by_backward = any(name.startswith("fab") for name in components)
-    with default_dtype(dtype), frozen(model) if by_backward else nullcontext():
-        yield
-
-
-def _adversary(
-    attack: AutoAttack, model: nn.Module, device: torch.device, seed: int
-) -> tuple[Any, Callable[[Tensor, Tensor, int], Any]]:
-    """The package's object, and what runs it on images, labels and a batch size."""
+def create_adversary(
+    model: nn.Module, norm: str, eps: float, seed: int | None, version: str, attacks: Sequence[str],
+    device: torch.device | str,
+) -> Any:  # fmt: skip
+    """The ``AutoAttack`` object of the installed package, which logs nothing."""
     name = package().split()[0]
-    own = name == "autoattack"
-    given = {"attacks_to_run": list(attack.attacks), "verbose": False} if own else {"attacks": attack.attacks or None}
+    if name == "autoattack":
+        options = {"attacks_to_run": list(attacks), "verbose": False}
+    else:
+        options = {"attacks": list(attacks) or None}
     adversary = import_module(name).AutoAttack(
-        model, norm=attack.norm, eps=attack.eps, seed=seed, version=attack.version, device=device, **given
+        model, norm=norm, eps=eps, seed=seed, version=version, device=device, **options
     )
     for part in (adversary, adversary.apgd, adversary.apgd_targeted):
-        part.logger = _Silent()  # evaluate warns once, of every attack; they do for each batch
-    size = "bs" if own else "batch_size"
-    return adversary, lambda images, labels, count: adversary.run_standard_evaluation(images, labels, **{size: count})
+        part.logger = _Silent()  # it would repeat its warnings for each batch
+    return adversary
 
 
-def fit(adversary: Any, model: nn.Module, images: Tensor, labels: Tensor) -> None:
-    """Give an adversary no more targets than other classes, and its Square logits of the images' dtype.
+def perturb(adversary: Any, components: Sequence[str], images: Tensor, labels: Tensor) -> Tensor:
+    """The adversarial images of one batch by some components of ``create_adversary``'s object.
 
-    Raises ValueError where a loss has too few, and for a model that gives no logits or no gradient.
+    FAB calls ``backward()``, which would reach the model's own tensors too, so they take no gradient meanwhile; the
+    others ask for the gradient of the images alone. Raises ValueError as ``check_components``.
     """
-    logits = check_answers(model, images[:1], labels[:1])
-    classes = logits.shape[1]
-    if logits.dtype != images.dtype:  # as under autocast; Square writes losses into tensors of the logits' dtype
-        adversary.square.predict = lambda images: model(images).to(images.dtype)
-    by_gradient = ", ".join(name for name in adversary.attacks_to_run if name != "square")
+    model, classes = adversary.model, check_components(adversary.model, components, images, labels)
+    for targeted in (adversary.apgd_targeted, adversary.fab):
+        targeted.n_target_classes = min(targeted.n_target_classes, classes - 1)
+    # As under autocast; Square writes losses into tensors of the logits' dtype
+    adversary.square.predict = lambda images: model(images).to(images.dtype)
+    adversary.attacks_to_run = list(components)
+    by_backward = any(name.startswith("fab") for name in components)
+    batch_size = {"bs" if package().startswith("autoattack ") else "batch_size": len(images)}
+    with (
+        default_dtype(images.dtype), frozen(model) if by_backward else nullcontext(),
+        torch.inference_mode(False), torch.enable_grad(),
+    ):  # fmt: skip
+        adversarial = adversary.run_standard_evaluation(images.clone(), labels.clone(), **batch_size)
+    return (adversarial[0] if isinstance(adversarial, tuple) else adversarial).detach()
+
+
+def check_components(model: nn.Module, components: Sequence[str], images: Tensor, labels: Tensor) -> int:
+    """The number of the model's classes.
+
+    Raises ValueError where a component needs more classes, and for a model without logits or a gradient.
+    """
+    classes = check_answers(model, images[:1], labels[:1]).shape[1]
+    by_gradient = ", ".join(name for name in components if name != "square")
     if by_gradient:
         check_gradient(model, images[:1], labels[:1], by_gradient, "square")
-    for component in adversary.attacks_to_run:
+    for component in components:
         if classes < FEWEST_CLASSES.get(component, 2):
             fewest = FEWEST_CLASSES[component]
             raise ValueError(f"attacks: {component} needs at least {fewest} classes, the model has {classes}")
-    for targeted in (adversary.apgd_targeted, adversary.fab):
-        targeted.n_target_classes = min(targeted.n_target_classes, classes - 1)
+    return classes
 
 
 class _Silent:

@@ -11,7 +11,7 @@ from torch import Tensor
 from freqrob.runtime.parameters import LARGEST, check_choices, is_number, shown
 
 Norm = Literal["Linf", "L2"]
-Images = Tensor | slice  # which of the images
+Images = Tensor | slice  # indices of some of the images
 
 
 class LinfBall:
@@ -32,7 +32,7 @@ class LinfBall:
 
     @staticmethod
     def direction(gradient: Tensor) -> Tensor:
-        """The step of length 1 that climbs most."""
+        """The steepest step of length 1."""
         return gradient.sign()
 
     @staticmethod
@@ -62,7 +62,7 @@ class L2Ball:
 
     @classmethod
     def direction(cls, gradient: Tensor) -> Tensor:
-        """The step of length 1 that climbs most; none where the gradient is zero."""
+        """The steepest step of length 1; zero where the gradient is zero."""
         gradient = gradient / over_pixels(LinfBall.length(gradient)).clamp(min=torch.finfo(gradient.dtype).tiny)
         return gradient / over_pixels(cls.length(gradient)).clamp(min=1)  # its largest entry is 1, or all are 0
 
@@ -89,7 +89,7 @@ def over_pixels(values: Tensor) -> Tensor:
 
 
 def check_norm(norm: str) -> None:
-    """Raise ValueError for a norm that has no ball."""
+    """Raise ValueError for an unknown norm."""
     check_choices(BALLS, norm=norm)
 
 

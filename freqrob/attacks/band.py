@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqrob.attacks.balls import BALLS, RADII, L2Ball, Norm, check_radius, over_pixels
@@ -23,8 +22,9 @@ from freqrob.attacks.gradient import (
     has_nan,
     warn_of_stuck,
 )
+from freqrob.attacks.losses import cross_entropy
 from freqrob.attacks.registry import Name, register_attack
-from freqrob.runtime.parameters import check_counts, check_positive, checked, fits, shown, to_python
+from freqrob.runtime.parameters import Count, Positive, checked, fits, shown, to_python
 from freqrob.spectral.ops import ring_filter
 from freqrob.spectral.rings import RingMap
 
@@ -32,7 +32,7 @@ TOLERANCE = 1e-4  # share of a perturbation's power that may lie outside its ban
 RELAXATION = 1.7  # of alternating projections; 1 to 2, and about this takes the fewest
 ITERATIONS, MOST_ITERATIONS = 10, 500  # at each step of an attack; at its end
 
-OfLogits = Callable[[Tensor], Tensor]  # logits (N, K) to (N,)
+OfLogits = Callable[[Tensor], Tensor]
 
 
 class Band:
@@ -89,7 +89,7 @@ class BandBall:
     """
 
     def __init__(self, images: Tensor, eps: Tensor, norm: Norm, band: Band) -> None:
-        self.images, self.band = images, band
+        self.images, self.norm, self.band = images, norm, band
         self._ball = BALLS[norm](images, eps)
 
     def project(self, points: Tensor) -> Tensor:
@@ -123,8 +123,8 @@ def band_pgd(
     rings: Iterable[int],
     *,
     eps: float = 8 / 255,
-    steps: int = 20,
-    rel_stepsize: float | None = None,
+    steps: Count = 20,
+    rel_stepsize: Positive | None = None,
     norm: Norm = "Linf",
 ) -> Tensor:
     """Projected gradient ascent on the cross-entropy, from the images, with perturbations confined to rings.
@@ -151,9 +151,7 @@ def band_pgd(
         ValueError: parameters out of range, or rings that the images do not have.
     """
     check_radius(norm, eps=eps)
-    check_counts(steps=steps)
     rel_stepsize = 2.5 / steps if rel_stepsize is None else rel_stepsize
-    check_positive(rel_stepsize=rel_stepsize)
     check_attacked(images, labels)
     images = images.detach()
     with torch.inference_mode(False):
@@ -161,12 +159,11 @@ def band_pgd(
     ball = BandBall(images, torch.full_like(images[:, :1, :1, :1], eps), norm, Band(rings))
     classes = int(labels.max()) + 1
 
-    def loss(logits: Tensor) -> Tensor:
+    def gain(logits: Tensor) -> Tensor:
         check_logits(logits, len(images), labels=classes)
-        return F.cross_entropy(logits, labels, reduction="none")
+        return cross_entropy(logits, labels)
 
-    step = rel_stepsize * eps * (images[0].numel() ** 0.5 if norm == "Linf" else 1)
-    return climb(model, ball, images, step, steps, loss, lambda logits: ~classified(logits, labels))[0]
+    return climb(model, ball, images, rel_stepsize * eps, steps, gain, lambda logits: ~classified(logits, labels))[0]
 
 
 @register_attack("band_pgd")
@@ -179,24 +176,21 @@ class BandPGD(Attack):
     """
 
     rings: Iterable[int]
-    steps: int = 20
+    steps: Count = 20
     eps: float = RADII["Linf"]
-    rel_stepsize: float | None = None
+    rel_stepsize: Positive | None = None
     norm: Norm = "Linf"
     examples: ClassVar[tuple[str, ...]] = ("band_pgd-20:0-4",)
 
     def __post_init__(self) -> None:
-        check_counts(steps=self.steps)
-        check_radius(self.norm, eps=self.eps)
-        if self.rel_stepsize is not None:
-            check_positive(rel_stepsize=self.rel_stepsize)
+        super().__post_init__()
         object.__setattr__(self, "rings", Band(self.rings).rings)
 
     @classmethod
     def parse(cls, name: Name, *, eps: float, norm: Norm, step_size: float | None) -> BandPGD:
-        found = [re.fullmatch("([0-9]{1,4})(?:-([0-9]{1,4}))?", option) for option in name.options]
-        ranges = [one.groups() for one in found if one]
-        if len(name.counts) != 1 or name.words or not ranges or len(ranges) < len(found):
+        matches = [re.fullmatch("([0-9]{1,4})(?:-([0-9]{1,4}))?", option) for option in name.options]
+        ranges = [match.groups() for match in matches if match]
+        if len(name.counts) != 1 or name.words or not ranges or len(ranges) < len(matches):
             raise name.error
         bounds = [(int(low), int(high or low)) for low, high in ranges]
         rings = tuple(ring for low, high in bounds for ring in range(low, high + 1))
@@ -227,20 +221,23 @@ def _ranges(rings: tuple[int, ...]) -> str:
 def climb(
     model: Model, ball: BandBall, start: Tensor, step: Tensor | float, steps: int, gain: OfLogits, fooled: OfLogits
 ) -> tuple[Tensor, Tensor]:
-    """Ascend ``gain`` in steps of Euclidean length ``step``, projected into the ball.
+    """Ascend ``gain``, summed over the images, in steps of length ``step``, projected into the ball.
+
+    The length is Euclidean in an L2 ball, the root mean square of the pixels in an L∞ ball.
 
     Returns the last image on the way that is ``fooled``, or the last of all, settled; and whether it is fooled.
     """
-    images = found = ball.project(start)
+    length = step * start[0].numel() ** 0.5 if ball.norm == "Linf" else step
+    images = last_fooled = ball.project(start)
     ever = torch.zeros(len(start), dtype=torch.bool, device=start.device)
     stuck = torch.zeros_like(ever)
     for _ in range(steps):
-        gradient, logits = gradient_and_logits(model, images, lambda logits: gain(logits).sum())
+        gradient, logits = gradient_and_logits(model, images, gain)
         stuck, now = stuck | has_nan(logits) | has_nan(gradient), fooled(logits)
-        ever, found = ever | now, torch.where(over_pixels(now), images, found)
-        images = ball.project(images + step * L2Ball.direction(ball.band.project(gradient.nan_to_num(0, 0, 0))))
+        ever, last_fooled = ever | now, torch.where(over_pixels(now), images, last_fooled)
+        images = ball.project(images + length * L2Ball.direction(ball.band.project(gradient.nan_to_num(0, 0, 0))))
     warn_of_stuck(stuck)
     with torch.no_grad():
         last = fooled(model(images)) | ~ever
-        settled = ball.settle(torch.where(over_pixels(last), images, found))
+        settled = ball.settle(torch.where(over_pixels(last), images, last_fooled))
         return settled, fooled(model(settled))

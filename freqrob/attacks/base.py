@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from freqrob.attacks.balls import BALLS, Norm
+from freqrob.attacks.balls import BALLS, Norm, check_radius
 from freqrob.attacks.gradient import check_attacked, check_one_each, classify, unlike_images
 from freqrob.models.sources import as_module
 from freqrob.models.state import measuring
-from freqrob.runtime.parameters import check_seeds, checked
+from freqrob.runtime.parameters import Natural, checked
 from freqrob.runtime.process_state import random_state
 
 if TYPE_CHECKING:
@@ -43,32 +43,35 @@ class Attack(ABC):
     batched: ClassVar[bool] = False
     uses_gradients: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        check_radius(self.norm, eps=self.eps)
+
     @property
     @abstractmethod
     def name(self) -> str:
-        """As papers and tables have it, without ε: "PGD-20"."""
+        """The name in papers and tables, without ε: "PGD-20"."""
 
     @property
     def stages(self) -> tuple[Attack, ...]:
-        """The attacks of an ensemble, each run on the images that are left; results are kept after each of them."""
+        """The attacks of an ensemble, in order; each runs on the images that are still correctly classified."""
         return (self,)
 
     @classmethod
     def parse(cls, name: Name, *, eps: float, norm: Norm, step_size: float | None) -> Attack:
-        """The attack from the name that a command line gives. Without options by default: ``cls(eps=…, norm=…)``."""
+        """The attack from its written name. By default the name has no options: ``cls(eps=…, norm=…)``."""
         if not name.is_bare:
             raise name.error
         return cls(eps=eps, norm=norm)  # pyright: ignore[reportCallIssue]
 
     def with_eps(self, eps: float) -> Attack:
-        """The attack in balls of another radius. Raises ValueError for one that has no field ``eps``."""
+        """The same attack with another radius. Raises ValueError for an attack without a field ``eps``."""
         try:
             return replace(cast(Any, self), eps=eps)
         except (TypeError, ValueError) as error:
             raise ValueError(f"attack: expected one whose radius can be set, got {self.name} ({error})") from error
 
     def as_dict(self) -> dict[str, Any]:
-        """The name as ``attack``, and all parameters."""
+        """The name, as ``attack``, and all parameters."""
         return {"attack": self.name, **asdict(cast(Any, self))}
 
     @checked
@@ -80,7 +83,7 @@ class Attack(ABC):
         *,
         generator: torch.Generator | None = None,
         indices: Tensor | None = None,
-        seed: int = 0,
+        seed: Natural = 0,
     ) -> Tensor:
         """Images in the balls around ``images``, misclassified where the attack succeeds.
 
@@ -90,9 +93,9 @@ class Attack(ABC):
         Args:
             model: images (N, C, H, W) in [0, 1] to logits (N, K), or a Foolbox model.
             images, labels: (N, C, H, W) float in [0, 1] and (N,) int64, on the model's device.
-            generator: draws the seed, if it is given.
-            indices: (N,) the images' indices in their data set, which their random draws depend on; 0 to N−1. An image
-                then has the same random start in every batch.
+            generator: draws the seed, if given.
+            indices: (N,) indices of the images in their data set, 0 to N−1 by default. Random numbers depend on them,
+                so an image has the same random start in every batch.
             seed: ≥ 0, of all random numbers, also of those that the model draws.
 
         Returns:
@@ -105,24 +108,24 @@ class Attack(ABC):
             return images
         if generator is not None:
             seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
-        indices = _checked_indices(images, labels, indices, seed)
+        indices = _checked_indices(images, labels, indices)
         with random_state(seed, *indices[:1].tolist()), measuring(_as_module(model)) as model:
             return self._adversarial(model, images, labels, indices, seed)
 
     @abstractmethod
     def run(self, model: nn.Module, images: Tensor, labels: Tensor, *, indices: Tensor, seed: int) -> Tensor:
-        """What ``__call__`` returns. Arguments are checked, the model is in eval mode, random numbers are seeded."""
+        """Compute what ``__call__`` returns. Arguments are checked, the model is in eval mode, the seed is set."""
 
     @checked
     def robust_mask(
-        self, model: nn.Module, images: Tensor, labels: Tensor, *, indices: Tensor | None = None, seed: int = 0
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, indices: Tensor | None = None, seed: Natural = 0
     ) -> Tensor:
         """Mask of the images that stay correctly classified: (N,) bool. Arguments as for a call.
 
         What the attack returns is classified again. Adversarial examples outside the ball or [0, 1] count as failed
         attacks, with a warning. Raises as a call, also for no images.
         """
-        indices = _checked_indices(images, labels, indices, seed)
+        indices = _checked_indices(images, labels, indices)
         with random_state(seed, *indices[:1].tolist()), measuring(_as_module(model)) as model:
             adversarial = self._adversarial(model, images, labels, indices, seed)
             correct = classify(model, adversarial, labels)
@@ -134,39 +137,38 @@ class Attack(ABC):
         return correct | ~is_valid
 
     def _adversarial(self, model: nn.Module, images: Tensor, labels: Tensor, indices: Tensor, seed: int) -> Tensor:
-        """What ``run`` gives, checked. It gets copies: one that works in place would move the ball with the images."""
-        found = self.run(model, images.clone(), labels.clone(), indices=indices, seed=seed)
-        if got := unlike_images(found, images):
+        """The result of ``run``, checked. It gets copies: an attack in place would move the ball with the images."""
+        adversarial = self.run(model, images.clone(), labels.clone(), indices=indices, seed=seed)
+        if got := unlike_images(adversarial, images):
             expected = f"a tensor {tuple(images.shape)} {images.dtype} on {images.device}"
-            error = ValueError if isinstance(found, Tensor) else TypeError
+            error = ValueError if isinstance(adversarial, Tensor) else TypeError
             raise error(f"attack: expected {self.name} to give {expected}, got {got}")
-        return found.detach()
+        return adversarial.detach()
 
 
 def _lengths(norm: Norm, adversarial: Tensor, images: Tensor) -> Tensor:
-    """(N,) of the perturbations, in a precision that does not round them."""
+    """(N,) lengths of the perturbations, in a precision that does not round them."""
     precise = torch.promote_types(images.dtype, torch.float32)
     return BALLS[norm].length(adversarial.to(precise) - images.to(precise))
 
 
 def _pixel_rounding(attack: Attack, images: Tensor) -> float:
-    """By how much the rounding of pixels to the images' dtype lengthens a perturbation: half precision is coarse."""
+    """How much longer rounding to the images' dtype makes a perturbation: half precision is coarse."""
     spacing = torch.finfo(images.dtype).eps / 2  # of numbers from 1/2 to 1
     return max(1e-6, spacing / 2 * (images[0].numel() ** 0.5 if attack.norm == "L2" else 1))
 
 
 def _as_module(model: Any) -> Any:
-    """A Foolbox model as a module, whose state can be restored; what is neither, such as a function, as it is."""
+    """A Foolbox model as a module, whose state can be restored; modules and functions unchanged."""
     try:
         return as_module(model)
     except TypeError:
         return model
 
 
-def _checked_indices(images: Tensor, labels: Tensor, indices: Tensor | None, seed: int) -> Tensor:
-    """The images' indices, where they and the labels can be attacked. Raises as ``check_attacked``."""
+def _checked_indices(images: Tensor, labels: Tensor, indices: Tensor | None) -> Tensor:
+    """The images' indices, after a check of all arguments. Raises as ``check_attacked``."""
     check_attacked(images, labels)
-    check_seeds(seed=seed)
     if indices is None:
         return torch.arange(len(images))
     check_one_each(labels, indices=indices)

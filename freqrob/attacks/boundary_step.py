@@ -94,17 +94,17 @@ class BoundaryStep(ABC):
         return base + sign * torch.minimum(kappa * speed, room), kappa
 
     def _newton(self, feasible: Tensor, ideal: Tensor) -> Tensor:
-        """The step of length r that solves the KKT conditions; `feasible` for the samples of which it is not found."""
+        """The step of length r that solves the KKT conditions; `feasible` for the samples where none is found."""
         kappa, theta, far = self._start(feasible)
         rounding = 4 * torch.finfo(theta.dtype).eps * _length(self.offset)
-        step, found = feasible, torch.zeros_like(far, dtype=torch.bool)
+        step, solved = feasible, torch.zeros_like(far, dtype=torch.bool)
         for _ in range(NEWTON_STEPS):
             step, by_kappa, by_theta = self._point(kappa, theta)
             length = _length(step)
             short, missing = self.radius - length, self.target - _dot(self.normal, step)
             close = PRECISION * (self.target.abs() + 0.01 * self.radius)
-            found = (missing.abs() <= close + rounding) & (short.abs() <= PRECISION * self.radius + rounding)
-            if found.all():
+            solved = (missing.abs() <= close + rounding) & (short.abs() <= PRECISION * self.radius + rounding)
+            if solved.all():
                 break
             reach_kappa, reach_theta = _dot(self.normal, by_kappa), _dot(self.normal, by_theta)
             square_kappa, square_theta = _dot(step, by_kappa), _dot(step, by_theta)  # of ‖δ‖² / 2
@@ -113,8 +113,8 @@ class BoundaryStep(ABC):
             new = _halfway(theta + change.nan_to_num(0, 0, 0), theta, ideal, far)
             change = (missing - reach_theta * (new - theta)) / reach_kappa
             change = torch.where(reach_kappa > 0, change, missing.sign() * (kappa.abs() + self.radius))
-            kappa, theta = torch.where(found, kappa, kappa + change), torch.where(found, theta, new)
-        return torch.where(found, step, feasible)
+            kappa, theta = torch.where(solved, kappa, kappa + change), torch.where(solved, theta, new)
+        return torch.where(solved, step, feasible)
 
 
 class L2Step(BoundaryStep):

@@ -9,12 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from freqrob.attacks.balls import BALLS, L2Ball, Norm, check_norm, over_pixels
+from freqrob.attacks.balls import BALLS, L2Ball, Norm, over_pixels
 from freqrob.attacks.boundary_step import L2Step, LinfStep
 from freqrob.attacks.gradient import gradient_of
 from freqrob.attacks.losses import largest_other, logit_of
 from freqrob.attacks.minimal import MinimalAttack, Problem
-from freqrob.runtime.parameters import check_counts, check_positive, check_shares, checked
+from freqrob.runtime.parameters import Count, Positive, Share, checked
 
 TIE = 1e-5  # logits nearer to each other than this share of the largest may be ordered otherwise in another batch
 STEPS = {"Linf": LinfStep, "L2": L2Step}
@@ -54,24 +54,15 @@ class BrendelBethge(MinimalAttack):
     """
 
     norm: Norm = "Linf"
-    overshoot: float = 1.1
-    steps: int = 1000
-    lr: float = 0.02
-    lr_decay: float = 0.5
-    lr_num_decay: int = 20
-    patience: int = 10
-    momentum: float = 0.8
-    binary_search_steps: int = 10
+    overshoot: Positive = 1.1
+    steps: Count = 1000
+    lr: Positive = 0.02
+    lr_decay: Positive = 0.5
+    lr_num_decay: Count = 20
+    patience: Count = 10
+    momentum: Share = 0.8
+    binary_search_steps: Count = 10
     needs_starts: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_norm(self.norm)
-        check_counts(
-            steps=self.steps, lr_num_decay=self.lr_num_decay, patience=self.patience,
-            binary_search_steps=self.binary_search_steps,
-        )  # fmt: skip
-        check_positive(overshoot=self.overshoot, lr=self.lr, lr_decay=self.lr_decay)
-        check_shares(momentum=self.momentum)
 
     @torch.no_grad()
     def run(self, problem: Problem, starts: Tensor | None = None, *, early_stop: float = 0.0) -> Tensor:
@@ -178,8 +169,8 @@ def _boundary(problem: Problem, points: Tensor, which: Tensor) -> tuple[Tensor, 
 
 def _margins(problem: Problem, logits: Tensor, classes: Tensor) -> Tensor:
     """How far logits (N, K) are from meeting the criterion: negative where they clearly meet it."""
-    own, other = logit_of(logits, classes), largest_other(logits, classes)
-    ahead = other - own if problem.targeted else own - other
+    chosen, other = logit_of(logits, classes), largest_other(logits, classes)
+    ahead = other - chosen if problem.targeted else chosen - other
     return ahead + TIE * logits.detach().abs().amax(1)
 
 

@@ -1,4 +1,4 @@
-"""What makes a model's numbers mean less than they seem to, found on a few images before it is attacked."""
+"""Checks of a model on a few images before it is attacked: whether it works, and whether its numbers mislead."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ BESIDE = 0.02  # what they may differ by for an image beside others: rounding, a
 
 
 def check_answers(model: nn.Module, images: Tensor, labels: Tensor, classes: int | None = None) -> Tensor:
-    """The logits of images on a model's device; ``labels`` are all that will be measured.
+    """Compute the logits of images on a model's device, and check them; ``labels`` are all that will be measured.
 
-    Raises ValueError unless they are (N, K) floats with one for each label, and with K the number of ``classes`` where
-    that is known, and for a model that changes its images; and torch.OutOfMemoryError.
+    Raises ValueError unless the logits are (N, K) floats with a class for each label, and K ``classes`` if that is
+    given; ValueError for a model that changes its images; and torch.OutOfMemoryError.
     """
     given = images.clone()
     try:
@@ -49,10 +49,10 @@ def _check_classes(given: int, labels: Tensor, classes: int | None) -> None:
 
 
 def check_gradient(model: nn.Module, images: Tensor, labels: Tensor, needed_by: str, instead: str = "") -> Tensor:
-    """The gradient of the loss with respect to the images, (N, C, H, W).
+    """Compute the gradient of the loss with respect to the images, (N, C, H, W).
 
-    Raises ValueError, which says what it is ``needed_by`` and what can be measured ``instead``, where the model has
-    none; and torch.OutOfMemoryError.
+    Raises ValueError for a model without one; the message says what it is ``needed_by`` and what can be measured
+    ``instead``. Raises torch.OutOfMemoryError.
     """
     try:
         return input_gradient(model, images, labels)
@@ -74,20 +74,20 @@ def check_model(model: nn.Module, images: Tensor, labels: Tensor, gradients: boo
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether there was too little memory, of a GPU or of the machine."""
-    said = str(error).lower()
+    text = str(error).lower()
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(
-        words in said for words in ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+        words in text for words in ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
     )
 
 
 @contextmanager
 def explained(batch_size: int, check: Callable[[], object] | None = None) -> Iterator[None]:
-    """Let the errors of a measurement say what to change.
+    """Add the remedy to the errors of a measurement.
 
-    Raises torch.OutOfMemoryError that names the batch size where memory ran out. After any other error ``check`` is
-    called, which may raise a better one: that the model fails on the images that were being measured.
+    Raises torch.OutOfMemoryError that names the batch size where memory ran out. After any other error, calls
+    ``check``, which may raise a clearer one: that the model fails on the images that were being measured.
     """
     try:
         yield
@@ -96,9 +96,8 @@ def explained(batch_size: int, check: Callable[[], object] | None = None) -> Ite
             if str(error).startswith("batch_size: "):
                 raise
             first = str(error).partition("\n")[0]
-            remedy = "take fewer (--batch-size)"
             raise torch.OutOfMemoryError(
-                f"batch_size: {batch_size} images at a time need too much memory; {remedy}. {first}"
+                f"batch_size: {batch_size} images at a time need too much memory; take fewer (--batch-size). {first}"
             ) from error
         if check is not None:
             check()
@@ -124,12 +123,16 @@ def warn_of_model(
 ) -> None:
     """Warn of a model whose numbers mislead.
 
-    Of one that is randomised, whose answers depend on the other images of a batch, that gives probabilities or what is
-    not finite, seems to know other classes than the labels', or has gradients that are zero.
+    Such a model is randomised, depends on the other images of a batch, returns probabilities or values that are not
+    finite, seems to have other classes than the labels, or has gradients that are zero.
 
-    Args as for an attack: (N, C, H, W) in [0, 1] and (N,) int64, on the model's device. Gradients are looked at where
-    they are ``needed_by`` something; ``all_labels`` are those of the whole data set. Raises as ``check_answers`` and
-    ``check_gradient``.
+    Args:
+        model, images, labels: as for an attack, on the model's device.
+        all_labels: of the whole data set.
+        classes: the number of the data set's classes, if known.
+        needed_by, instead: what needs gradients, if anything does, and what can be measured without them.
+
+    Raises as ``check_answers`` and ``check_gradient``.
     """
     first = check_answers(model, images, all_labels, classes)
     with torch.no_grad():
@@ -151,8 +154,8 @@ def warn_of_model(
         )
     elif _differ(first[:half], beside_others[:half], BESIDE):
         warnings.warn(
-            "model: its answer to an image depends on the others in the batch (is a batch norm in training mode?), so "
-            "that all numbers depend on the batch size and the order",
+            "model: its answer for an image depends on the others in the batch (is a batch norm in training mode?), so "
+            "all numbers depend on the batch size and the order",
             stacklevel=2,
         )
     elif _probabilities(first):

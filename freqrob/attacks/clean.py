@@ -1,4 +1,4 @@
-"""The images as they are."""
+"""No attack: clean accuracy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from freqrob.attacks.registry import Name, register_attack
 @register_attack("clean")
 @dataclass(frozen=True)
 class Clean(Attack):
-    """Nothing: the images as they are."""
+    """The images unchanged."""
 
     eps: float = field(default=0.0, init=False)
     norm: ClassVar[Norm] = "Linf"  # pyright: ignore[reportIncompatibleVariableOverride]

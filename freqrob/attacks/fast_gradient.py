@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from freqrob.attacks.balls import RADII, Norm, check_radius
+from freqrob.attacks.balls import RADII, Norm
 from freqrob.attacks.base import Attack
 from freqrob.attacks.gradient import Model
 from freqrob.attacks.projected_gradient import pgd
@@ -29,9 +29,6 @@ class FGSM(Attack):
 
     eps: float = RADII["Linf"]
     norm: Norm = "Linf"
-
-    def __post_init__(self) -> None:
-        check_radius(self.norm, eps=self.eps)
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""What attacks ask of a model: logits and the gradient with respect to the images; and what they check of both."""
+"""Logits and input gradients of a model, and the checks of both."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROUNDING = 1e-5  # by which augmented images may lie outside [0, 1]
 
 
 def check_attacked(images: Tensor, labels: Tensor) -> None:
-    """Raise unless an attack can begin at these images and labels: ``check_labelled``, but floats, rounded or not."""
+    """Raise as ``check_labelled``, but only floats can be attacked; rounding may leave [0, 1]."""
     check_values(images, "images")
     check_floats(images)
     check_labelled(images, labels, tolerance=ROUNDING)
@@ -38,7 +38,7 @@ def check_logits(logits: Tensor, images: int, **classes: int) -> None:
 
 
 def unlike_logits(logits: object, images: int) -> str:
-    """What a model gives that is not logits (images, K); "" if it is."""
+    """Describe a model's output that is not logits (images, K); "" if it is."""
     if not isinstance(logits, Tensor):
         return f"a {type(logits).__name__}"
     if logits.is_nested or logits.layout != torch.strided:
@@ -50,12 +50,12 @@ def unlike_logits(logits: object, images: int) -> str:
     return ""
 
 
-def unlike_images(found: object, images: Tensor) -> str:
-    """What an attack gives that is not like its images in shape, dtype and device; "" if it is."""
-    if not isinstance(found, Tensor):
-        return type(found).__name__
-    is_like = found.shape == images.shape and found.dtype == images.dtype and found.device == images.device
-    return "" if is_like else f"{tuple(found.shape)} {found.dtype} on {found.device}"
+def unlike_images(returned: object, images: Tensor) -> str:
+    """Describe an attack's result that differs from its images in shape, dtype or device; "" if it does not."""
+    if not isinstance(returned, Tensor):
+        return type(returned).__name__
+    is_like = returned.shape == images.shape and returned.dtype == images.dtype and returned.device == images.device
+    return "" if is_like else f"{tuple(returned.shape)} {returned.dtype} on {returned.device}"
 
 
 def check_one_each(labels: Tensor, what: str = "", **values: Tensor) -> None:
@@ -67,15 +67,15 @@ def check_one_each(labels: Tensor, what: str = "", **values: Tensor) -> None:
 
 
 def classified(logits: Tensor, labels: Tensor) -> Tensor:
-    """Which images are classified correctly: (N,) bool. Logits with a NaN or an infinity classify nothing."""
+    """Mask of the images that are correctly classified: (N,) bool. Logits that are not finite count as wrong."""
     return (logits.argmax(1) == labels) & logits.isfinite().all(1)
 
 
 @torch.no_grad()
 def classify(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Which images are classified correctly: (N,) bool. Raises ValueError for labels without a logit.
+    """Mask of the images that are correctly classified: (N,) bool. Raises ValueError for labels without a logit.
 
-    The model gets copies, so that one that works in place spoils nobody's images.
+    The model gets copies, as it may work in place.
     """
     logits = model(images.clone())
     check_logits(logits, len(images), labels=int(labels.max()) + 1)
@@ -83,7 +83,7 @@ def classify(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def has_nan(values: Tensor) -> Tensor:
-    """Which images (N, …) have a NaN: (N,) bool."""
+    """Mask of the images (N, …) with a NaN: (N,) bool."""
     return values.isnan().flatten(1).any(1)
 
 
@@ -95,7 +95,7 @@ def warn_of_stuck(stuck: Tensor) -> None:
 
 
 def gradient_of(value: Tensor, images: Tensor) -> Tensor:
-    """∂value/∂images of a scalar that a model was asked for. Raises ValueError where the model passes no gradient."""
+    """∂value/∂images of a scalar. Raises ValueError if the model passes no gradient."""
     gradient = torch.autograd.grad(value, images, allow_unused=True)[0] if value.requires_grad else None
     if gradient is None:
         raise ValueError(

@@ -27,7 +27,7 @@ class Problem:
     targeted: bool
 
     def fooled(self, logits: Tensor) -> Tensor:
-        """Which logits meet the criterion: (N,) bool; those with a NaN do not."""
+        """Mask of the logits that meet the criterion: (N,) bool; those with a NaN do not."""
         reached = logits.argmax(1) == self.classes
         return (reached if self.targeted else ~reached) & ~logits.isnan().any(1)
 

@@ -1,7 +1,5 @@
 """The smallest perturbations of many images, as Li et al. (PLoS Computational Biology 2023) look for them."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -25,7 +23,7 @@ from freqrob.models.keys import data_hash, hash_of, shared_cache, subject_key
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
 from freqrob.models.state import bare, device_of, frozen, measuring
-from freqrob.runtime.parameters import check_counts, check_pixels, check_seeds, checked, stable_repr
+from freqrob.runtime.parameters import Count, Natural, Pixels, checked, stable_repr
 from freqrob.runtime.process_state import default_dtype, random_state
 from freqrob.runtime.processes import propagate_failure, rank_and_world
 from freqrob.runtime.progress import Track, untracked
@@ -90,16 +88,10 @@ class MinimalPerturbation:
 
     attack: MinimalAttack = field(default_factory=BrendelBethge)
     targeted: bool = True
-    repeats: int = 1
-    seed: int = 0
-    batch_size: int = 20
-    start_eps: float | None = 0.5
-
-    def __post_init__(self) -> None:
-        check_counts(repeats=self.repeats, batch_size=self.batch_size)
-        check_seeds(seed=self.seed)
-        if self.start_eps is not None:
-            check_pixels(start_eps=self.start_eps)
+    repeats: Count = 1
+    seed: Natural = 0
+    batch_size: Count = 20
+    start_eps: Pixels | None = 0.5
 
     @checked
     def __call__(
@@ -187,32 +179,32 @@ class _Search:
         name, (rank, world) = type(self.how.attack).__name__, rank_and_world()
         with propagate_failure():
             samples = Samples(self.cache, {**self.key, "repeat": repeat}, len(self.images), prefix=name)
-            chunks = torch.arange(len(self.images)).split(int(self.how.batch_size))[rank::world]
+            chunks = torch.arange(len(self.images)).split(self.how.batch_size)[rank::world]
             batches = [left for chunk in chunks if len(left := chunk[~samples.done[chunk]])]
-            for numbers in self.track(batches, f"{name} {repeat + 1}/{self.how.repeats}", len(batches)):
-                seed = self.how.seed, repeat, int(numbers[0])
-                with explained(int(self.how.batch_size)), random_state(*seed), default_dtype(torch.float32):
-                    self._attack(samples, numbers)
+            for indices in self.track(batches, f"{name} {repeat + 1}/{self.how.repeats}", len(batches)):
+                seed = self.how.seed, repeat, int(indices[0])
+                with explained(self.how.batch_size), random_state(*seed), default_dtype(torch.float32):
+                    self._attack(samples, indices)
         samples.gather()
         return samples
 
-    def _attack(self, samples: Samples, numbers: Tensor) -> None:
+    def _attack(self, samples: Samples, indices: Tensor) -> None:
         """One batch. What becomes of an image on which the attack itself failed is not kept: it may be tried again."""
-        images, classes = self.images[numbers].to(self.device), self.classes[numbers].to(self.device)
+        images, classes = self.images[indices].to(self.device), self.classes[indices].to(self.device)
         problem = Problem(self.module, images, classes, self.how.targeted)
-        success = self._meets(self.predicted[numbers], classes)
+        success = self._meets(self.predicted[indices], classes)
         points, starts = self._starts(problem, success)
         left = (~success & (starts != Start.NONE)).nonzero().flatten()
         perturbed, done = images.clone(), torch.ones_like(success)
         if len(left):
-            found = self._perturb(_part(problem, left), points[left], numbers[left.cpu()])
-            perturbed[left], success[left], done[left] = found
+            results = self._perturb(_part(problem, left), points[left], indices[left.cpu()])
+            perturbed[left], success[left], done[left] = results
         perturbed = torch.where(over_pixels(success), perturbed, images)
         distance = torch.where(success, self.attack.distance(images, perturbed), torch.inf)
-        for number in numbers[(starts == Start.NONE).cpu()].tolist():
+        for number in indices[(starts == Start.NONE).cpu()].tolist():
             warnings.warn(f"image {number}: no starting point was found; the others go on", stacklevel=4)
         kept = {"perturbed": perturbed, "distance": distance, "success": success, "start": starts}
-        samples.put(numbers[done.cpu()], **{name: value[done] for name, value in kept.items()})
+        samples.put(indices[done.cpu()], **{name: value[done] for name, value in kept.items()})
 
     def _starts(self, problem: Problem, already: Tensor) -> tuple[Tensor, Tensor]:
         """Where the attack starts at each image, and what that is; at the image itself unless it needs more."""
@@ -222,8 +214,8 @@ class _Search:
         starts[~already] = Start.NONE
         if self.how.start_eps is not None:
             left = (starts == Start.NONE).nonzero().flatten()
-            found, success = _pgd_points(_part(problem, left), self.how.start_eps)
-            points[left[success]], starts[left[success]] = found[success], int(Start.PGD)
+            perturbed, success = _pgd_points(_part(problem, left), self.how.start_eps)
+            points[left[success]], starts[left[success]] = perturbed[success], int(Start.PGD)
         for here in (starts == Start.NONE).nonzero().flatten().tolist():
             others = self._meets(self.predicted, problem.classes[here]).nonzero().flatten().cpu()
             if len(others):
@@ -231,30 +223,30 @@ class _Search:
                 points[here], starts[here] = self.images[other].to(self.device), int(Start.OTHER)
         return points, starts
 
-    def _perturb(self, problem: Problem, points: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _perturb(self, problem: Problem, points: Tensor, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Perturbed images, success, and whether the attack came to its end; a batch on which it fails is split."""
         try:
-            found = self.attack.run(problem, points if self.attack.needs_starts else None)
-            if got := unlike_images(found, problem.images):  # it would be broadcast
+            perturbed = self.attack.run(problem, points if self.attack.needs_starts else None)
+            if got := unlike_images(perturbed, problem.images):  # it would be broadcast
                 expected = f"a tensor {tuple(problem.images.shape)} {problem.images.dtype} on {self.device}"
                 raise TypeError(f"attack: expected {type(self.attack).__name__} to give {expected}, got {got}")
-            outside = ((found < 0) | (found > 1)).flatten(1).any(1)
+            outside = ((perturbed < 0) | (perturbed > 1)).flatten(1).any(1)
             if outside.any():
                 what = f"{type(self.attack).__name__}: {int(outside.sum())} of its images left [0, 1]"
                 warnings.warn(f"{what}; they count as failed attacks", stacklevel=5)
-            success = problem.fooled(self.module(found)).detach() & ~outside
-            return found.detach(), success, torch.ones_like(success)
+            success = problem.fooled(self.module(perturbed)).detach() & ~outside
+            return perturbed.detach(), success, torch.ones_like(success)
         except (AssertionError, ValueError) as error:
-            if len(numbers) == 1:
+            if len(indices) == 1:
                 self.error = error
                 reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
-                warnings.warn(f"image {numbers[0]}: {reason}; the others go on", stacklevel=5)
+                warnings.warn(f"image {indices[0]}: {reason}; the others go on", stacklevel=5)
                 failed = torch.zeros_like(problem.classes, dtype=torch.bool)
                 return problem.images, failed, failed
-        halves = torch.arange(len(numbers), device=self.device).split(ceil(len(numbers) / 2))
-        first, second = (self._perturb(_part(problem, half), points[half], numbers[half.cpu()]) for half in halves)
-        found, success, done = (torch.cat(both) for both in zip(first, second, strict=True))
-        return found, success, done
+        halves = torch.arange(len(indices), device=self.device).split(ceil(len(indices) / 2))
+        first, second = (self._perturb(_part(problem, half), points[half], indices[half.cpu()]) for half in halves)
+        perturbed, success, done = (torch.cat(both) for both in zip(first, second, strict=True))
+        return perturbed, success, done
 
     def _meets(self, predicted: Tensor, classes: Tensor) -> Tensor:
         """Whether predictions meet the criterion: bool."""
@@ -275,12 +267,12 @@ def _part(problem: Problem, which: Tensor) -> Problem:
 
 def _pgd_points(problem: Problem, eps: float) -> tuple[Tensor, Tensor]:
     """What PGD finds in the L∞ ball, with Foolbox's steps, and where it meets the criterion."""
-    found = pgd(
+    perturbed = pgd(
         problem.model, problem.images, problem.classes, eps=eps, step_size=PGD_SHARE * eps, steps=PGD_STEPS,
         targets=problem.classes if problem.targeted else None,
     )  # fmt: skip
     with torch.no_grad():
-        return found, problem.fooled(problem.model(found))
+        return perturbed, problem.fooled(problem.model(perturbed))
 
 
 def _smallest(runs: Sequence[Samples], images: Tensor, classes: Tensor) -> MinimalPerturbations:

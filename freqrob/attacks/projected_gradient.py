@@ -24,7 +24,7 @@ from freqrob.attacks.gradient import (
 )
 from freqrob.attacks.losses import LOSSES, Loss, LossName, cross_entropy
 from freqrob.attacks.registry import Name, register_attack
-from freqrob.runtime.parameters import check_choices, check_counts, check_integers, checked
+from freqrob.runtime.parameters import Count, Natural, checked
 
 
 @checked
@@ -35,7 +35,7 @@ def pgd(
     *,
     eps: float = 8 / 255,
     step_size: float = 2 / 255,
-    steps: int = 10,
+    steps: Natural = 10,
     random_start: bool = True,
     start: Tensor | None = None,
     loss: Loss = cross_entropy,
@@ -78,7 +78,6 @@ def pgd(
     Source: Madry et al., ICLR 2018, Eq. 2.3.
     """
     check_radius(norm, eps=eps, step_size=step_size)
-    check_integers(0, steps=steps)
     check_attacked(images, labels)
     given = {"labels": labels}
     if targets is not None:
@@ -132,10 +131,10 @@ class PGD(Attack):
     Source: Madry et al., ICLR 2018; Croce and Hein, ICML 2020 (dlr, targets).
     """
 
-    steps: int = 20
+    steps: Count = 20
     eps: float = RADII["Linf"]
     step_size: float | None = None
-    restarts: int = 1
+    restarts: Count = 1
     norm: Norm = "Linf"
     random_start: bool = True
     loss: LossName = "ce"
@@ -143,10 +142,8 @@ class PGD(Attack):
     examples: ClassVar[tuple[str, ...]] = ("pgd-20", "pgd-50-10", "pgd-20-9:dlr,targeted")
 
     def __post_init__(self) -> None:
-        check_counts(steps=self.steps, restarts=self.restarts)
-        check_radius(self.norm, eps=self.eps)
+        super().__post_init__()
         check_radius(self.norm, step_size=self.step)
-        check_choices(LOSSES, loss=self.loss)
         if self.restarts > 1 and not (self.random_start or self.targeted):
             raise ValueError(f"restarts: expected 1 without a random start, got {self.restarts}")
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import chain
 
-from freqrob.attacks.balls import RADII, Norm, check_norm, check_radius
+from freqrob.attacks.balls import RADII, Norm, check_radius
 from freqrob.attacks.base import Attack
 from freqrob.runtime.parameters import checked, nearest_names, shown
 from freqrob.runtime.registry import Registry
@@ -49,33 +48,22 @@ class Name:
     """
 
     text: str
+    kind: str
+    counts: tuple[int, ...]
+    words: tuple[str, ...]
+    options: tuple[str, ...]
 
-    @cached_property
-    def _parts(self) -> tuple[str, list[str], list[str]]:
-        head, colon, tail = self.text.strip().lower().partition(":")
-        kind, *more = head.split("-")
-        return kind, more, re.split("[,:]", tail) if colon else []
-
-    @property
-    def kind(self) -> str:
-        return self._parts[0]
-
-    @property
-    def counts(self) -> tuple[int, ...]:
-        return tuple(int(part) for part in self._parts[1] if COUNT.fullmatch(part))
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        return tuple(self._parts[1][len(self.counts) :])
-
-    @property
-    def options(self) -> tuple[str, ...]:
-        return tuple(self._parts[2])
+    @classmethod
+    def read(cls, text: str) -> Name:
+        head, colon, tail = text.strip().lower().partition(":")
+        kind, *parts = head.split("-")
+        counts = tuple(int(part) for part in parts if COUNT.fullmatch(part))
+        return cls(text, kind, counts, tuple(parts[len(counts) :]), tuple(re.split("[,:]", tail)) if colon else ())
 
     @property
     def is_bare(self) -> bool:
         """Whether there is nothing beside the kind."""
-        return not (self._parts[1] or self._parts[2])
+        return not (self.counts or self.words or self.options)
 
     @property
     def error(self) -> ValueError:
@@ -99,12 +87,11 @@ def parse_attack(text: str, *, eps: float | None = None, norm: Norm = "Linf", st
         ValueError: another text, or parameters that the attack does not take.
         ImportError: the package that offers the attack cannot be imported.
     """
-    check_norm(norm)
     eps = RADII[norm] if eps is None else eps
     check_radius(norm, eps=eps)
     if step_size is not None:
         check_radius(norm, step_size=step_size)
-    name = Name(text)
+    name = Name.read(text)
     if name.kind not in ATTACKS:
         raise name.error
     return ATTACKS[name.kind].parse(name, eps=eps, norm=norm, step_size=step_size)

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from freqrob.attacks.autoattack import AutoAttack, package, run_components
-from freqrob.attacks.balls import RADII, Norm, check_radius
+from freqrob.attacks.balls import RADII, Norm
 from freqrob.attacks.base import Attack
 from freqrob.attacks.registry import Name, register_attack
-from freqrob.runtime.parameters import check_counts, checked
+from freqrob.runtime.parameters import Count, checked
 
 QUERIES = 5000
 
@@ -23,17 +23,13 @@ QUERIES = 5000
 @checked
 @dataclass(frozen=True)
 class Square(Attack):
-    """Random search with squares, which sees the model's outputs only: AutoAttack's, with another number of queries."""
+    """AutoAttack's Square attack with any number of queries; it sees the model's outputs only."""
 
-    queries: int = QUERIES
+    queries: Count = QUERIES
     eps: float = RADII["Linf"]
     norm: Norm = "Linf"
     batched: ClassVar[bool] = True
     uses_gradients: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check_counts(queries=self.queries)
-        check_radius(self.norm, eps=self.eps)
 
     @classmethod
     def parse(cls, name: Name, *, eps: float, norm: Norm, step_size: float | None) -> Square:

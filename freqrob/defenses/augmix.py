@@ -1,7 +1,7 @@
 """AugMix training: cross-entropy, and consistency between an image and two mixtures of it."""
 
 from dataclasses import dataclass
-from typing import ClassVar, get_args
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from freqrob.data.augmix import augmix, check_augmix
 from freqrob.models.registry import register_defense
-from freqrob.runtime.parameters import check_choices, check_weights, checked
+from freqrob.runtime.parameters import Weight, checked
 from freqrob.spectral.balance import Weighting, bass
 
 
@@ -30,7 +30,7 @@ class AugMix:
     width: int = 3
     depth: int = -1
     alpha: float = 1.0
-    weight: float = 12.0
+    weight: Weight = 12.0
     bass_view: bool = False
     weighting: Weighting = "amplitude"
 
@@ -39,8 +39,6 @@ class AugMix:
 
     def __post_init__(self) -> None:
         check_augmix(self.severity, self.width, self.depth, self.alpha)
-        check_weights(weight=self.weight)
-        check_choices(get_args(Weighting), weighting=self.weighting)
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         logits = model(torch.cat(self.views(images))).float()

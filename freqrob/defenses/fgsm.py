@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from freqrob.attacks import input_gradient
 from freqrob.models.registry import register_defense
 from freqrob.models.state import bare
-from freqrob.runtime.parameters import check_pixels, checked
+from freqrob.runtime.parameters import Pixels, checked
 
 
 @register_defense("fgsm")
@@ -23,13 +23,10 @@ class FGSM:
     Source: Goodfellow et al., ICLR 2015, Eq. 4; step and start as in alvinchangw/JaFR_IJCAI2022.
     """
 
-    eps: float = 8 / 255
+    eps: Pixels = 8 / 255
 
     adversarial: ClassVar[bool] = True
     double_backward: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check_pixels(eps=self.eps)
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         attacked = self.attacked(images, input_gradient(bare(model), images, labels))

@@ -13,7 +13,7 @@ from freqrob.defenses.fgsm import FGSM
 from freqrob.defenses.jafr import jacobian
 from freqrob.models.registry import register_defense
 from freqrob.models.state import bare
-from freqrob.runtime.parameters import check_weights, checked
+from freqrob.runtime.parameters import Weight, checked
 
 
 @register_defense("grad_align")
@@ -27,13 +27,9 @@ class GradAlign(FGSM):
     Source: Andriushchenko & Flammarion, NeurIPS 2020, Eq. 5; λ as in alvinchangw/JaFR_IJCAI2022.
     """
 
-    weight: float = 0.2
+    weight: Weight = 0.2
 
     double_backward: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_weights(weight=self.weight)
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         here = input_gradient(bare(model), images, labels)

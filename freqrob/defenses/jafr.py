@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from freqrob.defenses.fgsm import FGSM
 from freqrob.models.registry import register_defense
 from freqrob.models.state import bare
-from freqrob.runtime.parameters import check_weights, checked
+from freqrob.runtime.parameters import Weight, checked
 from freqrob.spectral.jacobian import log_b_low
 from freqrob.spectral.ops import mean_amplitude
 
@@ -29,13 +29,10 @@ class JaFR:
     Source: Chan et al., IJCAI 2022; alvinchangw/JaFR_IJCAI2022.
     """
 
-    weight: float = 0.001
+    weight: Weight = 0.001
 
     adversarial: ClassVar[bool] = False
     double_backward: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_weights(weight=self.weight)
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         images = images.detach().requires_grad_()
@@ -49,7 +46,7 @@ class JaFR:
 class JaFRMinus(JaFR):
     """``JaFR`` with λ < 0: towards high frequencies."""
 
-    weight: float = -0.001
+    weight: Weight = -0.001
 
 
 @register_defense("fgsm_jafr")
@@ -61,13 +58,9 @@ class FGSMJaFR(FGSM):
     Source: Chan et al., IJCAI 2022; alvinchangw/JaFR_IJCAI2022. The attack and the regulariser share a gradient.
     """
 
-    weight: float = 0.001
+    weight: Weight = 0.001
 
     double_backward: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_weights(weight=self.weight)
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         images = images.detach().requires_grad_()
@@ -82,7 +75,7 @@ class FGSMJaFR(FGSM):
 class FGSMJaFRMinus(FGSMJaFR):
     """``FGSMJaFR`` with λ < 0: towards high frequencies."""
 
-    weight: float = -0.001
+    weight: Weight = -0.001
 
 
 def jacobian(loss: Tensor, images: Tensor) -> Tensor:

@@ -1,22 +1,20 @@
-"""MART: adversarial training that minds misclassified images."""
+"""MART: adversarial training with a larger weight on misclassified images."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freqrob.attacks import pgd
+from freqrob.defenses.pgd_at import PGDAT
 from freqrob.models.registry import register_defense
-from freqrob.models.state import evaluating
-from freqrob.runtime.parameters import check_counts, check_pixels, check_weights, checked
+from freqrob.runtime.parameters import Pixels, Weight, checked
 
 
 @register_defense("mart")
 @checked
 @dataclass(frozen=True)
-class MART:
+class MART(PGDAT):
     """BCE(f(x'), y) + β · KL(f(x) ‖ f(x')) · (1 − p_y(x)), the mean over the batch, with
 
         BCE = −log p_y(x') − log(1 − max over k ≠ y of p_k(x')),
@@ -28,25 +26,12 @@ class MART:
     zhiyugege/Frequency-Long-Tailed-Investigation.
     """
 
-    eps: float = 0.031
-    step_size: float = 0.007
-    steps: int = 10
-    beta: float = 5.0
-
-    adversarial: ClassVar[bool] = True
-    double_backward: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check_pixels(eps=self.eps, step_size=self.step_size)
-        check_counts(steps=self.steps)
-        check_weights(beta=self.beta)
+    eps: Pixels = 0.031
+    step_size: Pixels = 0.007
+    beta: Weight = 5.0
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        with evaluating(model) as network:
-            attacked = pgd(
-                network, images, labels, eps=self.eps, step_size=self.step_size, steps=self.steps,
-                start=images + 0.001 * torch.randn_like(images),
-            )  # fmt: skip
+        attacked = self.attacked(model, images, labels, start=images + 0.001 * torch.randn_like(images))
         return self.loss(model(images).float(), model(attacked).float(), labels)
 
     def loss(self, clean: Tensor, adversarial: Tensor, labels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Neural similarity regularisation: images that look alike to a brain look alike to the network."""
+"""Neural similarity regularisation: the network represents images as similarly as a brain does."""
 
 from __future__ import annotations
 
@@ -7,20 +7,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from msgspec import Meta
 from torch import Tensor, nn
 
 from freqrob.data.datasets import to_pixels
 from freqrob.models.front_ends import network_of
 from freqrob.models.registry import register_defense
-from freqrob.runtime.parameters import check_counts, check_weights, checked
+from freqrob.runtime.parameters import Weight, checked
 from freqrob.runtime.reading import read_npz
 
 LARGEST = 0.9999  # of a similarity, since arctanh 1 = ∞
+Stimuli = Annotated[int, Meta(ge=3, le=2**63 - 1, description="at least 3 (two, centred, are always opposite)")]
+LayerName = Annotated[str, Meta(min_length=1, description="the name of a module")]
 
 
 @register_defense("neural_similarity")
@@ -41,32 +44,26 @@ class NeuralSimilarity:
             ``similarity`` (K, K) float in [−1, 1], symmetric, of mean-centred responses; K from 3 on.
         layer: the dotted name of a module of the network, such as ``"layer1"`` or ``"layer2.0.conv1"``.
         weight: α; the authors' 20.
-        stimuli: how many a step sees, drawn again each time; all if there are no more.
+        stimuli: how many are drawn at each step; all if there are no more.
 
-    Called, it raises FileNotFoundError without ``targets``, and ValueError where that file, ``layer`` or the size of
-    the images is not as above.
+    A call raises FileNotFoundError for missing ``targets``, and ValueError if that file, ``layer`` or the size of the
+    images is not as above.
 
     Source: Li et al., NeurIPS 2019 (arXiv:1911.05072), Eq. 10 for the similarity to the network, hence arctanh, the
     centring and α; the mouse-regularised model of Li et al., PLoS Comput. Biol. 2023. No code of theirs was found.
     """
 
     targets: str = ""
-    layer: str = "layer1"
-    weight: float = 20.0
-    stimuli: int = 32
+    layer: LayerName = "layer1"
+    weight: Weight = 20.0
+    stimuli: Stimuli = 32
 
     adversarial: ClassVar[bool] = False
     double_backward: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        for name, example in (("targets", "the path of an .npz file"), ("layer", "the name of a module")):
-            value = getattr(self, name)
-            if not isinstance(value, str) or not value:
-                raise ValueError(f"{name}: expected {example}, got {value!r}")
-        check_weights(weight=self.weight)
-        check_counts(stimuli=self.stimuli)
-        if self.stimuli < 3:
-            raise ValueError(f"stimuli: expected at least 3 (two, centred, are always opposite), got {self.stimuli}")
+        if not self.targets:  # it has no default
+            raise ValueError("targets: expected the path of an .npz file, got ''")
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         stimuli, target = self.draw()
@@ -114,7 +111,7 @@ def fisher(similarity: Tensor) -> Tensor:
 
 @contextmanager
 def recorded(model: nn.Module, layer: str) -> Iterator[list[Tensor]]:
-    """What a layer of the network puts out for a while, however the model is wrapped."""
+    """Record the outputs of a layer of the network, however the model is wrapped."""
     outputs: list[Tensor] = []
 
     def record(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -139,9 +136,9 @@ def find_layer(model: nn.Module, layer: str) -> nn.Module:
 
 
 def load_targets(path: str | Path) -> tuple[Tensor, Tensor]:
-    """Stimuli (K, 3, H, W) uint8 and similarity (K, K) float32 of an ``.npz`` as ``NeuralSimilarity`` wants it.
+    """Read stimuli (K, 3, H, W) uint8 and similarity (K, K) float32 from an ``.npz`` for ``NeuralSimilarity``.
 
-    Read once, and again when the file has changed. Raises FileNotFoundError, and ValueError saying what is wrong.
+    The file is read again only when it has changed. Raises FileNotFoundError, and ValueError for other contents.
     """
     path = Path(path).resolve()
     if not path.is_file():

@@ -1,7 +1,7 @@
 """PGD adversarial training."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from freqrob.attacks import pgd
 from freqrob.models.registry import register_defense
 from freqrob.models.state import evaluating
-from freqrob.runtime.parameters import check_counts, check_pixels, checked
+from freqrob.runtime.parameters import Count, Pixels, checked
 
 
 @register_defense("pgd_at")
@@ -23,18 +23,17 @@ class PGDAT:
     Source: Madry et al., ICLR 2018, Eq. 2.1; eval mode as in zhiyugege/Frequency-Long-Tailed-Investigation.
     """
 
-    eps: float = 8 / 255
-    step_size: float = 2 / 255
-    steps: int = 10
+    eps: Pixels = 8 / 255
+    step_size: Pixels = 2 / 255
+    steps: Count = 10
 
     adversarial: ClassVar[bool] = True
     double_backward: ClassVar[bool] = False
 
-    def __post_init__(self) -> None:
-        check_pixels(eps=self.eps, step_size=self.step_size)
-        check_counts(steps=self.steps)
-
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(model(self.attacked(model, images, labels)), labels)
+
+    def attacked(self, model: nn.Module, images: Tensor, labels: Tensor, **options: Any) -> Tensor:
+        """The images that ``pgd``, with its ``options``, finds on the network in eval mode."""
         with evaluating(model) as network:
-            attacked = pgd(network, images, labels, eps=self.eps, step_size=self.step_size, steps=self.steps)
-        return F.cross_entropy(model(attacked), labels)
+            return pgd(network, images, labels, eps=self.eps, step_size=self.step_size, steps=self.steps, **options)

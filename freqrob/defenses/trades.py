@@ -1,42 +1,29 @@
 """TRADES: adversarial training that trades accuracy for robustness."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freqrob.attacks import pgd
+from freqrob.defenses.pgd_at import PGDAT
 from freqrob.models.registry import register_defense
 from freqrob.models.state import evaluating
-from freqrob.runtime.parameters import check_counts, check_pixels, check_weights, checked
+from freqrob.runtime.parameters import Weight, checked
 
 
 @register_defense("trades")
 @checked
 @dataclass(frozen=True)
-class TRADES:
+class TRADES(PGDAT):
     """CE(f(x), y) + β · max over ‖δ‖∞ ≤ ε of KL(f(x) ‖ f(x + δ)).
 
-    The maximum is sought by PGD on the network in eval mode, from x + 0.001 · N(0, 1). ``eps`` and ``step_size`` are in
-    pixels of [0, 1].
+    The maximum is sought as by ``PGDAT``, but of the KL divergence, and from x + 0.001 · N(0, 1).
 
     Source: Zhang et al., ICML 2019, Eq. 5; yaodongyu/TRADES.
     """
 
-    eps: float = 8 / 255
-    step_size: float = 2 / 255
-    steps: int = 10
-    beta: float = 6.0
-
-    adversarial: ClassVar[bool] = True
-    double_backward: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check_pixels(eps=self.eps, step_size=self.step_size)
-        check_counts(steps=self.steps)
-        check_weights(beta=self.beta)
+    beta: Weight = 6.0
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         attacked = self.attack(model, images, labels)
@@ -44,15 +31,13 @@ class TRADES:
         return F.cross_entropy(clean, labels) + self.beta * divergence(clean, adversarial) / len(images)
 
     def attack(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """The images of the ball that are furthest, in KL divergence, from what the network says of their centre."""
-        with evaluating(model) as network:
-            with torch.no_grad():
-                clean = network(images).float()
-            return pgd(
-                network, images, labels, eps=self.eps, step_size=self.step_size, steps=self.steps,
-                start=images + 0.001 * torch.randn_like(images),
-                loss=lambda adversarial, _labels: divergence(clean, adversarial.float()),
-            )  # fmt: skip
+        """The images of the ball whose predictions differ most, in KL divergence, from those of the clean images."""
+        with evaluating(model) as network, torch.no_grad():
+            clean = network(images).float()
+        return self.attacked(
+            model, images, labels, start=images + 0.001 * torch.randn_like(images),
+            loss=lambda adversarial, _labels: divergence(clean, adversarial.float()),
+        )  # fmt: skip
 
 
 def divergence(clean: Tensor, adversarial: Tensor) -> Tensor:

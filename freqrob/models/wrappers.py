@@ -1,9 +1,10 @@
-"""Models that wrap other models: PyTorch's wrappers and Foolbox's."""
+"""Wrappers around models: PyTorch's and Foolbox's."""
 
 from __future__ import annotations
 
 import copy
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -16,9 +17,9 @@ TRANSPARENT = (nn.DataParallel, DistributedDataParallel, AveragedModel)  # their
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside of DataParallel, DistributedDataParallel, AveragedModel and ``torch.compile``, if there are any.
+    """The model inside DataParallel, DistributedDataParallel, AveragedModel and ``torch.compile``, if there are any.
 
-    It computes what the wrapped model computes, on one device and uncompiled.
+    It computes the same, on one device and uncompiled.
     """
     while True:
         if isinstance(model, TRANSPARENT):
@@ -30,21 +31,21 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def with_children(model: nn.Module, children: Mapping[str, nn.Module | None]) -> nn.Module:
-    """A module that shares everything with ``model`` but some children, which are replaced, or removed by None.
+    """A copy of ``model`` with other ``children``; None removes a child. Everything else is shared.
 
-    Hooks and children that are added to one of the two later are not added to the other.
+    Hooks and children that are added to the copy are not added to ``model``, nor the reverse.
     """
     changed = copy.copy(model)
     vars(changed).update({name: copy.copy(held) for name, held in vars(model).items() if isinstance(held, dict)})
-    changed._modules = {name: one for name, one in {**model._modules, **children}.items() if one is not None}
+    changed._modules = {name: child for name, child in {**model._modules, **children}.items() if child is not None}
     return changed
 
 
 def as_module(model: Any) -> nn.Module:
-    """An ``nn.Module`` on pixels (N, C, H, W) in [0, 1] that returns logits (N, K).
+    """A model as a module: pixels (N, C, H, W) in [0, 1] → logits (N, K).
 
     An ``nn.Module`` is returned unchanged. A Foolbox model is wrapped: its bounds become [0, 1], its preprocessing is
-    part of the module, gradients with respect to the images go through. It stays on its device.
+    part of the module, and gradients with respect to the images pass. It stays on its device.
 
     Raises TypeError for anything else.
     """
@@ -65,11 +66,7 @@ class FoolboxModule(nn.Module):
         super().__init__()
         self._model = model.transform_bounds((0, 1))
         self._bounds = tuple(model.bounds)
-        while _is_around_another(model):
-            model = model._model
-        # Foolbox 3.3 keeps the network in the closure of ``_model`` only; use a public attribute when there is one
-        inner = getattr(model, "_model", None)
-        self.network = inspect.getclosurevars(inner).nonlocals.get("model") if inspect.isfunction(inner) else None
+        self.network = _network_in(model)
         if isinstance(self.network, nn.Module):
             self.training = self.network.training
 
@@ -85,6 +82,19 @@ class FoolboxModule(nn.Module):
     def extra_repr(self) -> str:
         preprocessing = getattr(self._model, "_preprocess_args", None)
         return f"bounds={self._bounds}, preprocessing={preprocessing}"
+
+
+def _network_in(model: Any) -> Any:
+    """The network in a Foolbox model; None where it is not known, so that nothing is cached.
+
+    Foolbox 3.3 keeps it in a closure alone. This can go when ``PyTorchModel`` has it as an attribute.
+    """
+    if not getattr(sys.modules.get("foolbox"), "__version__", "").startswith("3.3."):
+        return None
+    while _is_around_another(model):
+        model = model._model
+    function = getattr(model, "_model", None)
+    return inspect.getclosurevars(function).nonlocals.get("model") if inspect.isfunction(function) else None
 
 
 def _is_around_another(model: Any) -> bool:

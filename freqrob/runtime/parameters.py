@@ -17,10 +17,23 @@ from inspect import signature
 from numbers import Integral, Real
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta
 
 F = TypeVar("F", bound=Callable[..., Any])
 LARGEST = sys.float_info.max
+
+# Types of numbers that ``checked`` checks too, range and all; each ``Meta`` describes its limit for the message
+_INT64 = Meta(le=2**63 - 1, description="an integer below 2^63")  # what PyTorch holds
+Count = Annotated[int, Meta(ge=1, description="an integer from 1 on"), _INT64]
+Natural = Annotated[int, Meta(ge=0, description="an integer from 0 on"), _INT64]
+Pixels = Annotated[float, Meta(gt=0, le=1, description="pixels in (0, 1], such as 8/255")]
+Positive = Annotated[float, Meta(description="a number"), Meta(gt=0, le=LARGEST, description="a positive number")]
+NotNegative = Annotated[float, Meta(ge=0, le=LARGEST, description="a number from 0 on")]
+Share = Annotated[float, Meta(ge=0, le=1, description="a number in [0, 1]")]
+Weight = Annotated[float, Meta(ge=-LARGEST, le=LARGEST, description="a finite number")]
 
 
 def read_setting(text: str) -> tuple[str, Any]:
@@ -124,25 +137,48 @@ def checked(subject: F) -> F:
     arguments = signature(subject)
     several = {one.name for one in arguments.parameters.values() if one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD)}
     hints = cache(lambda: get_type_hints(subject))  # not before the first call, when all modules are imported
+    limits = cache(lambda: get_type_hints(subject, include_extras=True))
 
     @wraps(subject)
     def checking(*args: Any, **kwargs: Any) -> Any:
         given = arguments.bind(*args, **kwargs)
         for name, value in given.arguments.items():
             if name in hints() and name not in several:
-                given.arguments[name] = _checked(name, value, hints()[name])
+                given.arguments[name] = _checked(name, value, hints()[name], limits()[name])
         return subject(*given.args, **given.kwargs)
 
     return cast(F, checking)
 
 
-def _checked(name: str, value: Any, hint: Any) -> Any:
+def _checked(name: str, value: Any, hint: Any, limited: Any) -> Any:
     value = to_python(value, hint)
-    left_to_the_function = _mentions(hint, int, float) or (isinstance(value, str) and _mentions(hint, Literal))
-    if left_to_the_function or fits(value, hint):
+    if limited != hint:
+        _check_limits(name, value, limited)
         return value
+    if _mentions(hint, int, float) or fits(value, hint):
+        return value
+    if isinstance(value, str) and _mentions(hint, Literal):
+        check_choices(_choices(hint), **{name: value})
     error = ValueError if _mentions(hint, str, bool, Path, Literal) else TypeError
     raise error(f"{name}: expected {shown_hint(hint)}, got {shown(value)}")
+
+
+def _check_limits(name: str, value: Any, limited: Any) -> None:
+    """Raise ValueError, with the limit's description, for a value that does not fit ``Count``, ``Pixels | None``, …"""
+    if value is None and type(None) in get_args(limited):
+        return
+    annotated = next(hint for hint in (limited, *get_args(limited)) if get_origin(hint) is Annotated)
+    for limit in annotated.__metadata__:
+        try:
+            msgspec.convert(value, Annotated[annotated.__origin__, limit])
+        except msgspec.ValidationError as error:
+            raise ValueError(f"{name}: expected {limit.description}, got {shown(value)}") from error
+
+
+def _choices(hint: Any) -> list[str]:
+    """The values of a ``Literal``, optional or not."""
+    literals = [each for each in (hint, *get_args(hint)) if get_origin(each) is Literal]
+    return [value for literal in literals for value in get_args(literal)]
 
 
 def _mentions(hint: Any, *kinds: Any) -> bool:

@@ -21,19 +21,28 @@ backward_of_batch_norm = torch.ops.aten.native_batch_norm_backward
 
 
 def differentiate_twice(network: nn.Module) -> nn.Module:
-    """Let the network's ``BatchNorm2d``s, in train mode, differentiate gradients with respect to their input fast.
+    """Replace the network's ``BatchNorm2d`` modules by ones that differentiate their gradients fast in train mode.
 
-    In place; parameters, buffers and results stay what they were. Gradients of the gradients with respect to γ and β
-    are not provided.
+    In place; the new modules share the parameters and buffers, and compute the same. They do not provide gradients of
+    gradients with respect to γ and β.
     """
-    for module in network.modules():
-        plain = type(module) is nn.BatchNorm2d and module.affine and module.track_running_stats
-        if plain and module.momentum is not None:
-            module.__class__ = _BatchNorm2d
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            if type(child) is not nn.BatchNorm2d:
+                continue
+            if child.affine and child.track_running_stats and child.momentum is not None:
+                setattr(parent, name, _BatchNorm2d.sharing(child))
     return network
 
 
 class _BatchNorm2d(nn.BatchNorm2d):
+    @classmethod
+    def sharing(cls, module: nn.BatchNorm2d) -> _BatchNorm2d:
+        """A module with the settings, parameters and buffers of another one."""
+        shared = cls(module.num_features, module.eps, module.momentum, device="meta").train(module.training)
+        shared.load_state_dict(module.state_dict(keep_vars=True), assign=True)
+        return shared
+
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training and torch.is_grad_enabled()):
             return super().forward(x)

@@ -1,4 +1,4 @@
-"""Which processes train together, and how they are asked to stop."""
+"""Processes that train together: devices, shared buffers, and a graceful stop."""
 
 # pyright: reportIncompatibleMethodOverride=false, reportAssignmentType=false
 # Fabric declares them as properties.
@@ -26,7 +26,7 @@ def launch(precision: str, accelerator: str = "auto") -> Fabric:
     """Fabric on one device, or on one device for each process of the initialised ``torch.distributed`` group (DDP).
 
     Raises:
-        ValueError: an accelerator that is not there, or several processes without a group.
+        ValueError: an accelerator that is not available, or several processes without a group.
     """
     started, (_, world_size) = launched(), rank_and_world()
     if started is not None and not dist.is_initialized():
@@ -56,7 +56,7 @@ def launch(precision: str, accelerator: str = "auto") -> Fabric:
 
 
 class _Group(ClusterEnvironment):
-    """The initialised group, as Fabric asks for it."""
+    """The initialised process group as a cluster environment of Fabric."""
 
     creates_processes_externally = True
     main_address, main_port = "", 0  # of a group that would have to be initialised
@@ -80,14 +80,14 @@ class _Group(ClusterEnvironment):
         return dist.get_rank() // started.local_world_size if started else 0
 
     def set_world_size(self, size: int) -> None:
-        """It is the group's."""
+        """Nothing: the group has it."""
 
     def set_global_rank(self, rank: int) -> None:
-        """It is the group's."""
+        """Nothing: the group has it."""
 
 
 def share_buffers(model: nn.Module) -> None:
-    """Give all ranks the batch statistics of the first one."""
+    """Copy the batch statistics of rank 0 to all ranks."""
     buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
     if not buffers:
         return

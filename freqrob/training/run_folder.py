@@ -1,4 +1,4 @@
-"""What a training run leaves on disk: checkpoints to go on from, metrics, curves, and a batch that broke it."""
+"""The files of a training run: checkpoints, metrics, curves, and the batch at which it failed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ History = list[dict[str, float]]
 
 
 class Epoch(TypedDict):
-    """What every line of the history has, among other numbers."""
+    """The keys that every line of the history has, among others."""
 
     epoch: int
     loss: float
@@ -31,7 +31,7 @@ class Epoch(TypedDict):
 
 
 class Checkpoint(TypedDict):
-    """What a run goes on from."""
+    """The file that a run resumes from."""
 
     recipe: dict[str, Any]
     step: int
@@ -47,10 +47,9 @@ class Checkpoint(TypedDict):
 class RunFolder:
     """The folder of one run.
 
-    ``last.ckpt`` to go on from, ``last.safetensors`` with its card, ``metrics.jsonl``, ``metrics.csv``, ``curves.png``,
-    and ``not_finite.pt``, the batch that broke it.
-
-    Every file is complete before it replaces an earlier one.
+    It holds ``last.ckpt``, from which the run resumes, ``last.safetensors`` with its card, ``metrics.jsonl``,
+    ``metrics.csv``, ``curves.png``, and ``not_finite.pt``, a batch whose loss was not finite. Every file is complete
+    before it replaces an earlier one.
     """
 
     def __init__(self, folder: Path, recipe: dict[str, Any], tensorboard: bool = False) -> None:
@@ -59,7 +58,7 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Raise ValueError where another process trains in this folder; remove what one that was killed left behind."""
+        """Raise ValueError if another process trains in this folder; remove the unfinished files of a killed one."""
         with ExitStack() as stack:
             try:
                 is_alone = stack.enter_context(locked(self.folder / ".lock", timeout=0))
@@ -70,7 +69,7 @@ class RunFolder:
             yield
 
     def _remove_unfinished(self) -> None:
-        """Remove what a killed writer left in the run's folder, and beside it of the weights and the card."""
+        """Remove unfinished files in the run's folder, and those of the weights and the card beside it."""
         remove_abandoned(self.folder)
         for suffix in (".safetensors", ".json"):
             remove_abandoned(self.folder.parent, self.folder.name + suffix)
@@ -96,20 +95,20 @@ class RunFolder:
         return state
 
     def _check_progress(self, state: Checkpoint, steps_per_epoch: int) -> None:
-        """Raise ValueError where the numbers of steps, epochs and losses contradict each other."""
+        """Raise ValueError if the numbers of steps, epochs and losses contradict each other."""
         epochs, steps = divmod(state["step"], steps_per_epoch)
-        found = [line["epoch"] for line in state["history"]]
-        if len(found) != epochs or found != [*range(1, len(found) + 1)] or len(state["losses"]) != steps:
+        numbered = [line["epoch"] for line in state["history"]]
+        if len(numbered) != epochs or numbered != [*range(1, len(numbered) + 1)] or len(state["losses"]) != steps:
             raise ValueError(
-                f"after {state['step']:,} steps of {steps_per_epoch:,} an epoch it holds the metrics of {len(found):,} "
-                f"epochs and the losses of {len(state['losses']):,} steps since"
+                f"after {state['step']:,} steps of {steps_per_epoch:,} an epoch it holds the metrics of "
+                f"{len(numbered):,} epochs and the losses of {len(state['losses']):,} steps since"
             )
         if not all(map(isfinite, state["losses"])):
             raise ValueError("losses: expected finite numbers")
 
     @contextmanager
     def damage_named(self) -> Iterator[None]:
-        """Raise CheckpointError, with the remedy, for whatever a damaged checkpoint makes its readers raise."""
+        """Turn any error in reading a damaged checkpoint into a CheckpointError with the remedy."""
         try:
             yield
         except (MemoryError, OSError):
@@ -147,12 +146,12 @@ class RunFolder:
 
     @property
     def last_checkpoint(self) -> Path:
-        """What a run goes on from."""
+        """The file that a run resumes from."""
         return self.folder / "last.ckpt"
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """What a run cannot go on without writing."""
+        """The files that a run must be able to write."""
         return self.last_checkpoint, self.last_weights, card_path(self.last_weights), *self.metrics
 
     @property

@@ -16,8 +16,8 @@ from freqrob.training.recipe import Recipe
 def parse_settings(recipe: str, texts: Iterable[str]) -> dict[str, Any]:
     """``["lr=0.3", "steps=3"]`` as ``{"lr": 0.3, "defense": {"steps": 3}}``, for ``recipe_for``.
 
-    Raises ValueError for what is no KEY=VALUE and for settings that neither the recipe nor its defence has, with the
-    nearest names.
+    Raises ValueError for text that is not KEY=VALUE, and for a setting that neither the recipe nor its defence has,
+    with the nearest names.
     """
     values, elsewhere = dict(map(read_setting, texts)), ("name", "dataset", "threat_model")
     of_defense = [field.name for field in fields(DEFENSES[ModelName.parse(recipe).defense])]

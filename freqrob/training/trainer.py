@@ -1,4 +1,4 @@
-"""The training loop: reads top to bottom, checkpoints as it goes, and goes on exactly where it was."""
+"""The training loop, with checkpoints from which a run resumes exactly."""
 
 from __future__ import annotations
 
@@ -27,10 +27,9 @@ from freqrob.models.front_ends import PCA, FrontEnded, with_front_ends
 from freqrob.models.loading import checkpoint_path
 from freqrob.models.state import evaluating
 from freqrob.runtime.files import check_file
-from freqrob.runtime.parameters import check_not_negative, checked
+from freqrob.runtime.parameters import NotNegative, checked
 from freqrob.runtime.processes import propagate_failure, rank_zero_first
 from freqrob.runtime.provenance import commit, versions
-from freqrob.spectral.balance import balance_some
 from freqrob.training.batch_norm import differentiate_twice
 from freqrob.training.launch import graceful_shutdown, launch, share_buffers
 from freqrob.training.recipe import Recipe
@@ -51,12 +50,12 @@ def train(
     download: bool = False,
     accelerator: str = "auto",
     compile: bool = False,
-    checkpoint_minutes: float = 10,
+    checkpoint_minutes: NotNegative = 10,
     tensorboard: bool = False,
     track: Track = lambda items, *_: items,
     log: Callable[[str], None] = lambda _line: None,
 ) -> Path:
-    """Train a recipe; go on where an earlier run of the same recipe stopped.
+    """Train a recipe; resume where an earlier run of the same recipe stopped.
 
     ``model_dir/<dataset>/<threat>/<name>.safetensors`` with its card is the network of the best epoch by validation
     accuracy (under PGD-10 for defences that train against an attack), so that ``load_model(name, model_dir)`` finds
@@ -91,7 +90,6 @@ def train(
         OSError: files cannot be written, such as on a full disk; what was there before is intact.
         ProcessFailure: (an OSError) another process of the group failed.
     """
-    check_not_negative(checkpoint_minutes=checkpoint_minutes)
     weights = checkpoint_path(recipe.name, model_dir, recipe.dataset, recipe.threat_model)
     run = RunFolder(weights.with_suffix(""), recipe.as_dict(), tensorboard)
     made_by, defense = commit(), recipe.make_defense()
@@ -107,7 +105,7 @@ def train(
     batches = Batches(
         train_set, recipe.batch_size, seed=recipe.seed, crop=recipe.crop,
         flip=recipe.flip and DATASETS[recipe.dataset].flip,
-        transform=_balancing(recipe) if recipe.parsed.variant == "bassmix" else None,
+        transform=_random_bass(recipe) if recipe.parsed.variant == "bassmix" else None,
         device=fabric.device, rank=fabric.global_rank, world_size=fabric.world_size,
     )  # fmt: skip
     with ExitStack() as held:
@@ -115,7 +113,7 @@ def train(
             if fabric.is_global_zero:
                 held.enter_context(run.locked())
         with propagate_failure():
-            state = _State(recipe, train_set, fabric, run, run.read(len(batches)))
+            state = _State(recipe, train_set, len(batches), fabric, run, run.read(len(batches)))
             if state.history and not weights.is_file():
                 raise FileNotFoundError(f"{weights}: missing, though trained; remove {run.folder} to train again")
         state.check_shared()
@@ -138,13 +136,13 @@ def train(
             images, labels = batches[step]
             images = images.contiguous(memory_format=torch.channels_last)
             torch.manual_seed(_seed(recipe.seed, step, fabric.global_rank))
-            for group in state.optimizer.param_groups:
-                group["lr"] = recipe.lr_at(step, len(batches))
+            if step > state.scheduler.last_epoch:
+                state.scheduler.step()
             with fabric.autocast():
                 loss = defense(model, images, labels)
             state.optimizer.zero_grad()
             fabric.backward(loss)
-            # What one process meets, all of them act on: one that went on alone would wait for the others for ever
+            # All processes act on what one of them meets; otherwise they would wait for each other forever
             due = time.monotonic() - saved_at > 60 * checkpoint_minutes
             here = torch.hstack([loss.detach().float(), loss.new_tensor([stop.is_set(), due], dtype=torch.float32)])
             whole_loss, stops, due = cast(Tensor, fabric.all_reduce(here)).tolist()
@@ -186,10 +184,16 @@ def train(
 
 
 class _State:
-    """All that changes as a run goes on: what a checkpoint holds, at its start or as ``earlier`` saved."""
+    """The state of a run, which checkpoints hold: new, or as ``earlier`` saved."""
 
     def __init__(
-        self, recipe: Recipe, train_set: ImageSet, fabric: Fabric, run: RunFolder, earlier: dict[str, Any] | None
+        self,
+        recipe: Recipe,
+        train_set: ImageSet,
+        epoch_steps: int,
+        fabric: Fabric,
+        run: RunFolder,
+        earlier: dict[str, Any] | None,
     ) -> None:
         network = create_network(recipe.parsed.architecture, len(train_set.classes), train_set.images.shape[1])
         model = with_front_ends(network, recipe.front_ends)
@@ -200,8 +204,8 @@ class _State:
         self.model = cast(FrontEnded, fabric.to_device(model.to(memory_format=torch.channels_last)))
         self.optimizer: Any = fabric.setup_optimizers(
             torch.optim.SGD(
-                network.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay,
-                nesterov=recipe.nesterov,
+                [{"params": network.parameters(), "initial_lr": recipe.lr}], recipe.lr, recipe.momentum,
+                weight_decay=recipe.weight_decay, nesterov=recipe.nesterov,
             )
         )  # fmt: skip
         self.average = None
@@ -212,11 +216,12 @@ class _State:
         if earlier is not None:
             with run.damage_named():
                 self._load(earlier)
+        self.scheduler = recipe.lr_scheduler(self.optimizer.optimizer, epoch_steps, self.step)
         self.model.train()
 
     @property
     def kept(self) -> FrontEnded:
-        """The model that is validated and saved."""
+        """The model that is validated and saved: the average, if there is one."""
         return cast(FrontEnded, self.average.module) if self.average else self.model
 
     def check_shared(self) -> None:
@@ -233,7 +238,7 @@ class _State:
         self.seconds += seconds
 
     def check_finite(self, run: RunFolder) -> None:
-        """Raise FloatingPointError before weights are kept that a gradient has spoilt."""
+        """Raise FloatingPointError if the weights are not finite, before they are saved."""
         if not all(parameter.isfinite().all() for parameter in self.model.network.parameters()):
             kept = "; the last checkpoint is intact" if run.last_checkpoint.is_file() else ""
             raise FloatingPointError(
@@ -290,7 +295,7 @@ class _State:
 
 def _load(recipe: Recipe, data_dir: str | Path, download: bool, track: Track) -> tuple[ImageSet, ImageSet]:
     """The training and the validation images."""
-    with rank_zero_first():  # the others find what the first one downloads and decodes
+    with rank_zero_first():  # it downloads and decodes for the others
         sets = [
             load_dataset(recipe.dataset, split, data_dir, download=download, track=track) for split in ("train", "val")
         ]
@@ -299,7 +304,7 @@ def _load(recipe: Recipe, data_dir: str | Path, download: bool, track: Track) ->
 
 
 def _validate(model: nn.Module, val_set: ImageSet, recipe: Recipe, fabric: Fabric, track: Track) -> dict[str, float]:
-    """Clean accuracy of the whole validation split; ``selection`` is what the best epoch is chosen by."""
+    """Accuracies on the validation split; ``selection`` chooses the best epoch."""
     defense, count = recipe.make_defense(), min(recipe.selection_images or len(val_set), len(val_set))
     starts = range(fabric.global_rank * VALIDATION_BATCH, len(val_set), fabric.world_size * VALIDATION_BATCH)
     clean = robust = 0
@@ -324,14 +329,10 @@ def _validate(model: nn.Module, val_set: ImageSet, recipe: Recipe, fabric: Fabri
     return {**scores, "selection": scores["val_pgd10" if defense.adversarial else "val_clean"]}
 
 
-def _balancing(recipe: Recipe) -> Callable[[Tensor, torch.Generator], Tensor]:
-    """BaSS on a share of the images of each batch, as ``freqrob.data.transforms.RandomBaSS``."""
+def _random_bass(recipe: Recipe) -> Callable[[Tensor, torch.Generator], Tensor]:
+    from freqrob.data.transforms import RandomBaSS  # torchvision's transforms take a while to import
 
-    def transform(images: Tensor, generator: torch.Generator) -> Tensor:
-        chosen = torch.rand(len(images), generator=generator, dtype=torch.float32) < recipe.gamma
-        return balance_some(images, chosen, weighting=recipe.weighting)
-
-    return transform
+    return lambda images, generator: RandomBaSS(recipe.gamma, recipe.weighting, generator=generator)(images)
 
 
 @torch.no_grad()
@@ -339,9 +340,9 @@ def _correct(model: nn.Module, images: Tensor, labels: Tensor) -> int:
     return int(classified(model(images), labels).sum())
 
 
-def _seed(*numbers: int) -> int:
-    """One seed out of several numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+def _seed(*key: int) -> int:
+    """One seed from several numbers."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
 
 
 def _card(recipe: Recipe, train_set: ImageSet, validation: dict[str, float], made_by: str) -> Card:

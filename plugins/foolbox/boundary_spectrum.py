@@ -1,8 +1,8 @@
 """Where the smallest adversarial perturbations of models lie in the spectrum: Fig. 4 of Li et al. for any models.
 
-Each model is attacked on the same images, targeted at the same labels, from starts that PGD finds, and the smallest
-perturbations are compared: mean |DFT|² of them, its radial profile, and their size against the half-power frequency
-f_0.5. Robust models that lean on low frequencies have large perturbations with a low f_0.5; white noise has 0.396
+Each model is attacked on the same images, targeted at the same labels, from starts that PGD finds. The smallest
+perturbations are compared by their mean |DFT|², its radial profile, and their size against the half-power frequency
+f_0.5. Robust models that rely on low frequencies have large perturbations with a low f_0.5; white noise has 0.396
 cycles/pixel.
 
 OUT gets boundary_spectrum.png and .svg (the figure), .csv (a row for each model) and .json (everything, with where it
@@ -17,7 +17,6 @@ import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -47,35 +46,13 @@ ATTACKS = {
     "hsj": "HopSkipJump, L2, from the model's decisions alone",
     "boundary": "Boundary, L2, from the model's decisions alone",
 }
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A model's smallest perturbations and their spectrum; distances of the successes, in the attack's norm."""
-
-    found: MinimalPerturbations
-    spectrum: MinimalPerturbationSpectrum
-
-    def row(self, model: str) -> dict[str, Any]:
-        spectrum, distances = self.spectrum, self.found.distances[self.found.success]
-        return {
-            "model": model,
-            "images": spectrum.images,
-            "successes": len(distances),
-            "median_distance": spectrum.quartiles[1],
-            "mean_distance": distances.mean().item(),
-            "half_power_frequency": spectrum.half_power_frequency,
-            "half_power_low": spectrum.half_power_low,
-            "half_power_high": spectrum.half_power_high,
-            "exact_half_power_frequency": spectrum.exact_half_power_frequency,
-        }
-
-    def details(self, model: str) -> dict[str, Any]:
-        spectrum, found = self.spectrum, self.found
-        curves = {name: getattr(spectrum, name).tolist() for name in ("frequencies", "profile", "radii", "cumulative")}
-        distances = [distance if math.isfinite(distance) else None for distance in found.distances.tolist()]
-        each = {"distances": distances, "targets": found.classes.tolist(), "starts": found.starts.tolist()}
-        return {**self.row(model), **curves, "power": spectrum.power.tolist(), **each}
+HALF_POWER = ("half_power_frequency", "half_power_low", "half_power_high", "exact_half_power_frequency")
+CURVES = ("frequencies", "profile", "radii", "cumulative", "power")
+ROW = ("model", "images", "successes", "median_distance", "mean_distance", *HALF_POWER)
+SUMMARY = (
+    "{model}: {successes} of {images} images, median distance {median_distance:.4g}, f_0.5 = "
+    "{half_power_frequency:.3f} ({half_power_low:.3f} to {half_power_high:.3f}) cycles/pixel"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -123,41 +100,47 @@ def _run(options: argparse.Namespace, command: str) -> None:
     from freqrob.cli.measuring import usable_device
     from freqrob.cli.progress import prefixed, progress_bars
     from freqrob.models.sources import open_model
-    from freqrob.runtime.files import check_file
+    from freqrob.runtime.files import check_file, write_csv, write_json
+    from freqrob.runtime.provenance import provenance
 
     if len(set(options.models)) < len(options.models):
         raise ValueError(f"models: expected each once, got {' '.join(options.models)}")
-    for kind in KINDS:
-        check_file(options.out / f"boundary_spectrum.{kind}")
+    files = [options.out / f"boundary_spectrum.{kind}" for kind in KINDS]
+    for path in files:
+        check_file(path)
     device, attack = usable_device(options.device), make_attack(options.attack, options.steps)
-    how = MinimalPerturbation(
+    search = MinimalPerturbation(
         attack, targeted=not options.untargeted, repeats=options.repeats, seed=options.seed,
         batch_size=options.batch_size,
     )  # fmt: skip
     places = options.model_dir, options.dataset, options.threat_model
     networks = {spec: open_model(spec, *places).to(device) for spec in options.models}
-    measured, left_out = {}, {}
+    spectra, details, left_out = {}, [], {}
     with progress_bars() as (track, log):
-        chosen = _images(options, track)
+        images = _images(options, track)
         for spec, network in networks.items():
-            found = how(
-                network, chosen.images, chosen.labels, cache=options.out / "cache", track=prefixed(track, spec)
+            found = search(
+                network, images.images, images.labels, cache=options.out / "cache", track=prefixed(track, spec)
             )  # fmt: skip
             try:
-                measured[spec] = analyse(found, chosen, how)
+                spectra[spec] = analyze(found, images, search)
             except ValueError as error:
                 left_out[spec] = str(error)
-            log(summary(spec, measured[spec]) if spec in measured else f"{spec} is left out: {left_out[spec]}")
-    if not measured:
+                log(f"{spec} is left out: {error}")
+            else:
+                details.append(describe(spec, found, spectra[spec]))
+                log(SUMMARY.format(**details[-1]))
+    if not spectra:
         raise ValueError(f"models: {left_out[options.models[0]]}")
-    source = f"{options.dataset} test" if options.data else "the CIFAR-10 images of Foolbox"
     settings = {
-        "attack": repr(attack), "images": len(chosen), "source": source, "targeted": how.targeted,
-        "repeats": how.repeats, "batch_size": how.batch_size, "seed": how.seed, "left_out": left_out,
+        "attack": repr(attack), "images": len(images), "targeted": search.targeted, "repeats": search.repeats,
+        "source": f"{options.dataset} test" if options.data else "the CIFAR-10 images of Foolbox",
+        "batch_size": search.batch_size, "seed": search.seed, "left_out": left_out,
     }  # fmt: skip
-    write(options.out, measured, settings, command)
-    paths = [options.out / f"boundary_spectrum.{kind}" for kind in KINDS]
-    print("Wrote", *(path for path in paths if path.is_file()))
+    write_csv(files[0], details, ROW)
+    write_json(files[1], {"provenance": provenance(command), "settings": settings, "models": details})
+    draw_files(files[2:], spectra)
+    print("Wrote", *(path for path in files if path.is_file()))
 
 
 def make_attack(name: str, steps: int | None) -> MinimizationAttack:
@@ -190,8 +173,8 @@ def _images(options: argparse.Namespace, track: Any) -> ImageSet:
     return images[: options.images]
 
 
-def analyse(found: MinimalPerturbations, images: ImageSet, search: MinimalPerturbation) -> Measured:
-    """The spectrum of the perturbations that were found. Raises ValueError where there are none."""
+def analyze(found: MinimalPerturbations, images: ImageSet, search: MinimalPerturbation) -> MinimalPerturbationSpectrum:
+    """The spectrum of the perturbations. Raises ValueError where there are none."""
     from freqrob_foolbox import analyze_spectrum
 
     from freqrob.data.datasets import to_pixels
@@ -199,39 +182,38 @@ def analyse(found: MinimalPerturbations, images: ImageSet, search: MinimalPertur
 
     if not found.success.any():
         raise ValueError("the attack found no perturbation of any image; more --steps may help")
-    perturbed, inputs = found.perturbed[found.success], to_pixels(images.images)[found.success]
-    spectrum = analyze_spectrum(perturbed, inputs, seed=search.seed)
-    return Measured(found, MinimalPerturbationSpectrum.of(found, spectrum, search))
+    clean = to_pixels(images.images)[found.success]
+    spectrum = analyze_spectrum(found.perturbed[found.success], clean, seed=search.seed)
+    return MinimalPerturbationSpectrum.of(found, spectrum, search)
 
 
-def summary(spec: str, measured: Measured) -> str:
-    row = measured.row(spec)
-    return (
-        f"{spec}: {row['successes']} of {row['images']} images, median distance {row['median_distance']:.4g}, "
-        f"f_0.5 = {row['half_power_frequency']:.3f} ({row['half_power_low']:.3f} to {row['half_power_high']:.3f}) "
-        "cycles/pixel"
-    )
+def describe(model: str, found: MinimalPerturbations, measured: MinimalPerturbationSpectrum) -> dict[str, Any]:
+    """What the JSON has of a model, its row of the table first; distances of images without success are None."""
+    distances = found.distances[found.success]
+    return {
+        "model": model,
+        "images": measured.images,
+        "successes": len(distances),
+        "median_distance": measured.quartiles[1],
+        "mean_distance": distances.mean().item(),
+        **{name: getattr(measured, name) for name in HALF_POWER},
+        **{name: getattr(measured, name).tolist() for name in CURVES},
+        "distances": [distance if math.isfinite(distance) else None for distance in found.distances.tolist()],
+        "targets": found.classes.tolist(),
+        "starts": found.starts.tolist(),
+    }
 
 
-def write(out: Path, measured: Mapping[str, Measured], settings: Mapping[str, Any], command: str) -> None:
-    """A row for each model, everything, and the figure. Raises OSError."""
+def draw_files(paths: Sequence[Path], spectra: Mapping[str, MinimalPerturbationSpectrum]) -> None:
+    """The figure in each format; where it cannot be drawn there is a warning, and no figure of an earlier run."""
     from freqrob.runtime.figures import drawing
-    from freqrob.runtime.files import temporary_beside, write_csv, write_json
-    from freqrob.runtime.provenance import provenance
+    from freqrob.runtime.files import temporary_beside
 
-    rows = [one.row(spec) for spec, one in measured.items()]
-    write_csv(out / "boundary_spectrum.csv", rows, list(rows[0]))
-    details = [one.details(spec) for spec, one in measured.items()]
-    write_json(
-        out / "boundary_spectrum.json",
-        {"provenance": provenance(command), "settings": dict(settings), "models": details},
-    )
-    figures = [out / f"boundary_spectrum.{kind}" for kind in ("png", "svg")]
-    for path in figures:
-        path.unlink(missing_ok=True)  # of an earlier run
+    for path in paths:
+        path.unlink(missing_ok=True)
     with drawing("boundary_spectrum"):
-        figure = draw({spec: one.spectrum for spec, one in measured.items()})
-        for path in figures:
+        figure = draw(spectra)
+        for path in paths:
             with temporary_beside(path) as new:
                 figure.savefig(new, format=path.suffix[1:], dpi=150)
                 new.replace(path)

@@ -186,6 +186,7 @@ def test_what_an_attack_does_not_use_is_checked_too(text, given):
         (lambda: AutoAttack("fast"), "version: expected one of standard, plus, rand, custom, got 'fast'"),
         (lambda: AutoAttack("custom"), "attacks: version 'custom' takes some"),
         (lambda: AutoAttack("rand", ("fab",)), "attacks: version 'rand' takes none"),
+        (lambda: AutoAttack("rand", component="fab"), "component: expected one of apgd-ce, apgd-dlr, got 'fab'"),
         (lambda: AutoAttack("custom", ("pgd",)), "attacks: expected any of apgd-ce, .*, got 'pgd'"),
         (lambda: AutoAttack("custom", ("fab", "fab")), "each once"),
         (lambda: Transfer(nn.Identity(), PGD(restarts=2)), "without restarts"),

@@ -34,7 +34,7 @@ from freqrob.evaluation.corruptions import evaluate_corruptions
 from freqrob.models import checkpoints, front_ends, loading, sources
 from freqrob.models.cards import Card
 from freqrob.report import write_report
-from freqrob.runtime.parameters import fits, shown, to_python
+from freqrob.runtime.parameters import Count, Pixels, Weight, checked, fits, shown, to_python
 from freqrob.spectral import balance, jacobian, longtail, ops, perturbation
 from freqrob.spectral.rings import RingMap
 
@@ -464,6 +464,40 @@ def test_tensors_without_a_value_are_not_numbers():
 )
 def test_fits(value, hint, expected):
     assert fits(value, hint) == expected
+
+
+@checked
+def limited(
+    steps: Count = 1, eps: Pixels | None = None, weight: Weight = 0.0, kind: typing.Literal["new", "old"] | None = None
+) -> tuple[Any, ...]:
+    return steps, eps, weight, kind
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"steps": 0}, "steps: expected an integer from 1 on, got 0"),
+        ({"steps": True}, "steps: expected an integer from 1 on, got True"),
+        ({"steps": 2.5}, "steps: expected an integer from 1 on, got 2.5"),
+        ({"steps": None}, "steps: expected an integer from 1 on, got None"),
+        ({"steps": 2**63}, r"steps: expected an integer below 2\^63, got 9223372036854775808"),
+        ({"steps": 10**400}, r"steps: expected an integer below 2\^63, got 1000"),
+        ({"eps": 8}, r"eps: expected pixels in \(0, 1\], such as 8/255, got 8"),
+        ({"eps": math.nan}, "eps: expected pixels .*, got nan"),
+        ({"eps": "8/255"}, "eps: expected pixels .*, got '8/255'"),
+        ({"weight": -math.inf}, "weight: expected a finite number, got -inf"),
+        ({"kind": "odl"}, "kind: expected one of new, old, got 'odl'. Nearest: old"),
+    ],
+)
+def test_limits_of_types(given, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        limited(**given)
+
+
+def test_values_within_the_limits_of_types_are_pythons():
+    values = limited(np.int64(2**62), np.float32(0.5), Fraction(-1, 2), "new")
+    assert values == (2**62, 0.5, -0.5, "new") and [type(value) for value in values[:3]] == [int, float, float]
+    assert limited(eps=None, weight=1) == (1, None, 1.0, None)
 
 
 def test_long_values_are_shortened_in_messages():

@@ -229,7 +229,7 @@ def test_three_steps_on_real_images(found, images):
     batch = 16 if model.architecture == "rn20" else 2
     if model.architecture != "rn20" and "steps" in recipe.defense:  # ten steps of attack would take minutes
         recipe = replace(recipe, defense={**recipe.defense, "steps": 1})
-    transform = trainer._balancing(recipe) if model.variant == "bassmix" else None
+    transform = trainer._random_bass(recipe) if model.variant == "bassmix" else None
     source = images[recipe.on_balanced_images]
     batches = Batches(source, batch, crop=recipe.crop, flip=recipe.flip, transform=transform)
     torch.manual_seed(0)

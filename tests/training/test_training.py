@@ -375,6 +375,25 @@ class TestRecipeReachesTheRun:
         assert rates[12:15] == pytest.approx([0.04, 0.08, 0.1])
         assert max(rates) == pytest.approx(0.1)
 
+    @pytest.mark.parametrize(
+        ("schedule", "rate"),
+        [
+            ("triangle", lambda step: 0.1 * min((step + 1) / 24, (60 - step - 1) / 36)),
+            ("steps", lambda step: 0.1 * min((step + 1) / 5, 1) * 0.1 ** ((step >= 20) + (step >= 40))),
+            ("cosine", lambda step: 0.05 * (1 + np.cos(np.pi * (step - 5) / 55)) if step >= 5 else 0.02 * (step + 1)),
+        ],
+    )
+    @pytest.mark.parametrize("first", [0, 1, 17])
+    def test_pytorchs_scheduler_gives_the_same_rates_also_of_a_resumed_run(self, schedule, rate, first):
+        made = recipe(epochs=6, lr=0.1, schedule=schedule, milestones=(2, 4), warmup_epochs=0.5)
+        optimizer = torch.optim.SGD([{"params": [nn.Parameter(torch.zeros(1))], "initial_lr": 0.1}], 0.1)
+        scheduler = made.lr_scheduler(optimizer, 10, first)
+        for step in range(first, 60):
+            assert optimizer.param_groups[0]["lr"] == pytest.approx(rate(step), rel=1e-12, abs=1e-15)
+            assert optimizer.param_groups[0]["lr"] == made.lr_at(step, 10)
+            optimizer.step()
+            scheduler.step()
+
 
 class TestRecipe:
     @pytest.mark.parametrize(

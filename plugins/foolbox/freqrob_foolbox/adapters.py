@@ -1,4 +1,4 @@
-"""Attacks across the border: freqrob's as Foolbox's are called, and Foolbox's as freqrob's are."""
+"""Adapters: freqrob's attacks under Foolbox's contract, and Foolbox's under freqrob's."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from freqrob.attacks import Attack, AutoAttack, parse_attack
 from freqrob.attacks.autoattack import Version
-from freqrob.attacks.balls import RADII, Norm, check_radius
+from freqrob.attacks.balls import RADII, Norm
 from freqrob.attacks.checks import explained
 from freqrob.attacks.registry import Name
 from freqrob.models.state import frozen
-from freqrob.runtime.parameters import check_counts, check_seeds, checked, nearest_names, stable_repr
+from freqrob.runtime.parameters import Count, Natural, checked, nearest_names, stable_repr
 from freqrob_foolbox.problem import FoolboxProblem
 
 DISTANCES = {"Linf": linf, "L2": l2}
@@ -30,8 +30,8 @@ DISTANCES = {"Linf": linf, "L2": l2}
 class FreqrobAttack(FixedEpsilonAttack):
     """An attack of freqrob under Foolbox's contract: ``attack(model, inputs, criterion, epsilons=…)``.
 
-    ``epsilons`` replaces the attack's own ``eps``. Criteria: labels or Misclassification. An image on which the attack
-    has no success comes back as it is, or as what the attack found last.
+    ``epsilons`` replaces the attack's ``eps``. Criteria: labels or Misclassification. An image on which the attack
+    fails comes back unchanged, or as the attack's last iterate.
 
     Args:
         attack: any, or its name, such as "pgd-50-10".
@@ -43,11 +43,9 @@ class FreqrobAttack(FixedEpsilonAttack):
     """
 
     @checked
-    def __init__(self, attack: Attack | str, *, seed: int = 0, batch_size: int = 250) -> None:
-        check_counts(batch_size=batch_size)
-        check_seeds(seed=seed)
+    def __init__(self, attack: Attack | str, *, seed: Natural = 0, batch_size: Count = 250) -> None:
         self.attack = parse_attack(attack) if isinstance(attack, str) else attack
-        self.seed, self.batch_size = seed, int(batch_size)
+        self.seed, self.batch_size = seed, batch_size
 
     @property
     def distance(self) -> Any:
@@ -56,11 +54,11 @@ class FreqrobAttack(FixedEpsilonAttack):
     def run(self, model: Model, inputs: Any, criterion: Any, *, epsilon: float, **kwargs: Any) -> Any:
         problem = FoolboxProblem.read(model, inputs, criterion, kwargs, targets=False)
         attack = self.attack.with_eps(epsilon / problem.span)
-        numbers = torch.arange(len(problem.images))
+        indices = torch.arange(len(problem.images))
         with explained(self.batch_size):
             adversarial = [
-                attack(problem.model, problem.images[some], problem.classes[some], indices=some, seed=self.seed)
-                for some in numbers.split(self.batch_size)
+                attack(problem.model, problem.images[index], problem.classes[index], indices=index, seed=self.seed)
+                for index in indices.split(self.batch_size)
             ]
         return problem.answer(torch.cat(adversarial))
 
@@ -68,8 +66,8 @@ class FreqrobAttack(FixedEpsilonAttack):
 class LinfAutoAttack(FreqrobAttack):
     """AutoAttack in the L∞ ball, from the package ``autoattack`` or else ``pyautoattack``.
 
-    An image that no part breaks comes back as it is. The model has to give logits, and to be deterministic (or
-    ``version="rand"``).
+    An image that stays correctly classified comes back unchanged. The model has to return logits, and to be
+    deterministic unless ``version="rand"``.
 
     Args:
         version: "standard" (RobustBench's), "plus", "rand" or "custom".
@@ -121,7 +119,7 @@ class FoolboxAttack(Attack):
     batched: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_radius(self.norm, eps=self.eps)
+        super().__post_init__()
         if not isinstance(self.attack, AttackWithDistance):
             raise TypeError(f"attack: expected an attack of Foolbox, got {type(self.attack).__name__}")
         kind, distance = type(self.attack).__name__, _distance(self.attack)
@@ -168,7 +166,7 @@ class FoolboxAttack(Attack):
 
 
 def _distance(attack: AttackWithDistance) -> Any:
-    """What an attack measures distances in. Raises ValueError for one that was made without, and needs it."""
+    """The distance of an attack. Raises ValueError for an attack that was created without the one that it needs."""
     try:
         return attack.distance
     except (ValueError, AttributeError) as error:
@@ -179,7 +177,7 @@ def _distance(attack: AttackWithDistance) -> Any:
 
 
 def _is_attack(value: Any) -> bool:
-    """Whether it is a class of attacks that can be made without arguments."""
+    """Whether it is a class of attacks that can be created without arguments."""
     if not (inspect.isclass(value) and issubclass(value, AttackWithDistance)) or inspect.isabstract(value):
         return False
     return all(each.default is not each.empty or each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD)

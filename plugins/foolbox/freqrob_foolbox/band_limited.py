@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from foolbox import Model
 from foolbox.attacks.base import FixedEpsilonAttack, MinimizationAttack
 from foolbox.distances import l2, linf
@@ -19,13 +18,11 @@ from torch import Tensor
 
 from freqrob.attacks.balls import BALLS, Norm, check_radius, over_pixels
 from freqrob.attacks.band import Band, BandBall, climb
-from freqrob.attacks.losses import largest_other, logit_of
+from freqrob.attacks.losses import Loss, cross_entropy, margin
 from freqrob.models.state import measuring
-from freqrob.runtime.parameters import check_counts, check_positive, checked
+from freqrob.runtime.parameters import Count, Positive, checked
 from freqrob.runtime.process_state import default_dtype
 from freqrob_foolbox.problem import FoolboxProblem
-
-Gain = Callable[[FoolboxProblem, Tensor], Tensor]  # what an attack raises, of its problem and the logits: (N,)
 
 
 class BandPGD(FixedEpsilonAttack, ABC):
@@ -47,17 +44,15 @@ class BandPGD(FixedEpsilonAttack, ABC):
 
     Raises:
         ValueError: parameters out of range; on use, rings that the images do not have, another criterion.
-        TypeError: on use, inputs that are no PyTorch tensors.
+        TypeError: on use, inputs that are not PyTorch tensors.
     """
 
     norm: ClassVar[Norm]
 
     @checked
     def __init__(
-        self, rings: Iterable[int], *, steps: int = 40, rel_stepsize: float = 0.1, random_start: bool = True
+        self, rings: Iterable[int], *, steps: Count = 40, rel_stepsize: Positive = 0.1, random_start: bool = True
     ) -> None:
-        check_counts(steps=steps)
-        check_positive(rel_stepsize=rel_stepsize)
         self.band, self.steps, self.rel_stepsize, self.random_start = Band(rings), steps, rel_stepsize, random_start
 
     def run(self, model: Model, inputs: Any, criterion: Any, *, epsilon: float, **kwargs: Any) -> Any:
@@ -70,7 +65,7 @@ class BandPGD(FixedEpsilonAttack, ABC):
             start = images + eps * _scaled(self.band.project(torch.randn_like(images)), self.norm)
         ball = BandBall(images, eps, self.norm, self.band)
         with measuring(problem.model), default_dtype(problem.images.dtype):
-            found, _ = _ascend(problem, ball, start, self.rel_stepsize * eps, self.steps, self.norm, _cross_entropy)
+            found, _ = _ascend(problem, ball, start, self.rel_stepsize * eps, self.steps, cross_entropy)
         return problem.answer(found)
 
 
@@ -109,10 +104,8 @@ class BandMinimization(MinimizationAttack, ABC):
 
     @checked
     def __init__(
-        self, rings: Iterable[int], *, binary_search_steps: int = 10, steps: int = 20, rel_stepsize: float = 0.1
+        self, rings: Iterable[int], *, binary_search_steps: Count = 10, steps: Count = 20, rel_stepsize: Positive = 0.1
     ) -> None:
-        check_counts(binary_search_steps=binary_search_steps, steps=steps)
-        check_positive(rel_stepsize=rel_stepsize)
         self.band, self.binary_search_steps = Band(rings), binary_search_steps
         self.steps, self.rel_stepsize = steps, rel_stepsize
 
@@ -133,11 +126,11 @@ class BandMinimization(MinimizationAttack, ABC):
             radius = over_pixels(eps)
             ball = BandBall(images, radius, self.norm, self.band)
             start = ball.project(best)
-            found, fooled = _ascend(problem, ball, start, self.rel_stepsize * radius, self.steps, self.norm, margin)
-            found = _shrink(problem, found, fooled)
-            size = length(found - images)
+            perturbed, fooled = _ascend(problem, ball, start, self.rel_stepsize * radius, self.steps, margin)
+            perturbed = _shrink(problem, perturbed, fooled)
+            size = length(perturbed - images)
             closer = fooled & (size < upper)
-            best, upper = torch.where(over_pixels(closer), found, best), torch.where(closer, size, upper)
+            best, upper = torch.where(over_pixels(closer), perturbed, best), torch.where(closer, size, upper)
             lower = torch.where(fooled, lower, torch.maximum(lower, eps))
             eps = torch.where(upper.isinf(), 4 * lower, (lower + upper) / 2)
         return best
@@ -155,36 +148,23 @@ class L2BandMinimization(BandMinimization):
     norm, distance, first_eps = "L2", l2, 0.5
 
 
-# The ascent that both share
-
-
 def _ascend(
-    problem: FoolboxProblem, ball: BandBall, start: Tensor, step: Tensor, steps: int, norm: Norm, gain: Gain
+    problem: FoolboxProblem, ball: BandBall, start: Tensor, step: Tensor, steps: int, loss: Loss
 ) -> tuple[Tensor, Tensor]:
-    """``climb``, with ``step`` the root mean square of a step for L∞."""
-    length = step * start[0].numel() ** 0.5 if norm == "Linf" else step
-    return climb(problem.model, ball, start, length, steps, partial(gain, problem), problem.fooled)
+    """``climb`` on a loss, towards the targets of a targeted problem."""
+    targets = problem.classes if problem.targeted else None
+    gain = partial(loss, labels=problem.classes, targets=targets)
+    return climb(problem.model, ball, start, step, steps, gain, problem.fooled)
 
 
-def _shrink(problem: FoolboxProblem, found: Tensor, fooled: Tensor, halvings: int = 10) -> Tensor:
+def _shrink(problem: FoolboxProblem, perturbed: Tensor, fooled: Tensor, halvings: int = 10) -> Tensor:
     """Along the line to the image, the nearest point that a bisection finds to meet the criterion."""
-    low, high = torch.zeros_like(found[:, :1, :1, :1]), torch.ones_like(found[:, :1, :1, :1])
+    low, high = torch.zeros_like(perturbed[:, :1, :1, :1]), torch.ones_like(perturbed[:, :1, :1, :1])
     for _ in range(halvings if fooled.any() else 0):
         middle = (low + high) / 2
-        enough = over_pixels(problem.fooled(_logits(problem, torch.lerp(problem.images, found, middle))))
+        enough = over_pixels(problem.fooled(_logits(problem, torch.lerp(problem.images, perturbed, middle))))
         low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
-    return torch.where(over_pixels(fooled), torch.lerp(problem.images, found, high), found)
-
-
-def margin(problem: FoolboxProblem, logits: Tensor) -> Tensor:
-    """How far the logits are beyond the decision boundary: positive where the criterion is met."""
-    beyond = largest_other(logits, problem.classes) - logit_of(logits, problem.classes)
-    return -beyond if problem.targeted else beyond
-
-
-def _cross_entropy(problem: FoolboxProblem, logits: Tensor) -> Tensor:
-    loss = F.cross_entropy(logits, problem.classes, reduction="none")
-    return -loss if problem.targeted else loss
+    return torch.where(over_pixels(fooled), torch.lerp(problem.images, perturbed, high), perturbed)
 
 
 @torch.no_grad()

@@ -69,7 +69,7 @@ class FoolboxMinimalAttack(MinimalAttack):
         model = PyTorchModel(problem.model, bounds=(0, 1), device=problem.images.device)
         kind = TargetedMisclassification if problem.targeted else Misclassification
         given: dict[str, Any] = {} if starts is None else {"starting_points": starts}
-        found, _, _ = self.attack(
+        perturbed, _, _ = self.attack(
             model, problem.images, kind(problem.classes), epsilons=early_stop or None, **given
         )  # fmt: skip
-        return found.detach()
+        return perturbed.detach()

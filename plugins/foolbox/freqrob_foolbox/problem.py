@@ -1,4 +1,4 @@
-"""What every attack here is given, read once: a Foolbox call in plain PyTorch, on pixels in [0, 1]."""
+"""The arguments of a Foolbox call in plain PyTorch, on pixels in [0, 1]."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class FoolboxProblem(Problem):
     def read(
         cls, model: Model, inputs: Any, criterion: Any, unknown: dict[str, Any], targets: bool = True
     ) -> FoolboxProblem:
-        """From the arguments of ``run``; ``unknown`` are keyword arguments that no one takes.
+        """Read the arguments of ``run``; ``unknown`` are keyword arguments that the attack does not have.
 
-        Raises TypeError for those and for what is no PyTorch tensor; ValueError for a criterion that is neither
-        Misclassification nor, with ``targets``, TargetedMisclassification, for inputs out of bounds, and for shapes
-        that do not fit.
+        Raises TypeError for those and for inputs that are not PyTorch tensors; ValueError for a criterion that is
+        neither Misclassification nor, with ``targets``, TargetedMisclassification, for inputs out of bounds, and for
+        shapes that do not fit.
         """
         raise_if_kwargs(unknown)
         x, restore = ep.astensor_(inputs)

@@ -1,48 +1,42 @@
-"""The package ``autoattack`` as RobustBench uses it, over ``pyautoattack``; with a state that evaluations go on from.
+"""The package ``autoattack`` as RobustBench uses it, over ``freqrob.attacks.autoattack``.
 
-It differs in its arguments' names, and returns one tensor where pyautoattack returns two. What pyautoattack writes of
-its state it cannot read back.
-
-Source: the interface of https://github.com/fra31/auto-attack.
+Unlike ``pyautoattack``'s, a state on disk can be read back. Source of the interface:
+https://github.com/fra31/auto-attack.
 """
-
-# pyright: reportIncompatibleMethodOverride=false, reportArgumentType=false, reportOptionalIterable=false
-# It has the arguments of the authors' package, which differ from those of the class that it extends.
 
 from __future__ import annotations
 
-import logging
-import sys
+import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
-import pyautoattack
 import torch
 from msgspec import Struct
-from pyautoattack import autoattack as implementation
-from pyautoattack import state as implementation_state
 from torch import Tensor, nn
 
-from freqrob.attacks.autoattack import fit, prepared
-from freqrob.attacks.checks import explained
+from freqrob.attacks.autoattack import create_adversary, perturb
+from freqrob.attacks.balls import BALLS
+from freqrob.attacks.checks import explained, warn_of_model
 from freqrob.attacks.gradient import check_attacked
 from freqrob.models.keys import data_hash, model_hash, unseen
 from freqrob.models.state import device_of, measuring
 from freqrob.runtime.files import check_file, write_json
-from freqrob.runtime.parameters import check_not_negative, checked
+from freqrob.runtime.parameters import NotNegative, checked
 from freqrob.runtime.process_state import random_state
 from freqrob.runtime.reading import read_json
 
+Log = Callable[[str], None]
 
-class AutoAttack(pyautoattack.AutoAttack):
+
+class AutoAttack:
     """AutoAttack with the arguments of the authors' package.
 
     ``device`` is the model's unless given. With ``verbose`` each step is printed; ``log_path`` keeps the same lines.
+    The package's attacks are attributes: ``apgd``, ``apgd_targeted``, ``fab`` and ``square``.
     Raises ValueError for a custom version without attacks, and for attacks with another version.
     """
 
@@ -51,7 +45,7 @@ class AutoAttack(pyautoattack.AutoAttack):
         self,
         model: nn.Module,
         norm: str = "Linf",
-        eps: float = 0.3,
+        eps: NotNegative = 0.3,
         seed: int | None = None,
         verbose: bool = True,
         attacks_to_run: Sequence[str] = (),
@@ -59,13 +53,19 @@ class AutoAttack(pyautoattack.AutoAttack):
         device: torch.device | str | None = None,
         log_path: str | Path | None = None,
     ) -> None:
-        check_not_negative(eps=eps)
-        if version == "custom" and not attacks_to_run:
-            raise ValueError("attacks_to_run: expected the attacks of the custom version, got none")
-        attacks = list(attacks_to_run) or None
-        device = device or device_of(model)
-        super().__init__(model, attacks=attacks, device=device, eps=eps, norm=norm, seed=seed, version=version)
-        self.verbose, self.log_path = verbose, log_path
+        if bool(attacks_to_run) != (version == "custom"):
+            expected = "the attacks of the custom version" if version == "custom" else f"none of version {version!r}"
+            raise ValueError(f"attacks_to_run: expected {expected}, got {', '.join(attacks_to_run) or 'none'}")
+        self.model, self.norm, self.epsilon, self.version = model, norm, eps, version
+        self.device, self.verbose, self.log_path = device or device_of(model), verbose, log_path
+        self._adversary = create_adversary(model, norm, eps, seed, version, attacks_to_run, self.device)
+        self.attacks_to_run: list[str] = list(self._adversary.attacks_to_run)
+
+    def __getattr__(self, name: str) -> Any:
+        """What else the package's object has."""
+        if name == "_adversary":  # of a copy that is being made
+            raise AttributeError(name)
+        return getattr(self._adversary, name)
 
     def run_standard_evaluation(
         self,
@@ -80,71 +80,91 @@ class AutoAttack(pyautoattack.AutoAttack):
         A run with ``state_path`` that was stopped goes on where it was; images that an earlier call broke come back as
         they were given, with their labels. Raises TypeError and ValueError for images that are not floats in [0, 1] and
         for their labels, ValueError for a state of another model, other images or another attack; warns where a change
-        of the model's code could not be noticed.
+        of the model's code could not be noticed, and of models whose numbers mislead.
         """
         check_attacked(x_orig, y_orig)
-        if state_path is None:
-            found = self._run(x_orig, y_orig, bs)
-        else:
-            if Path(state_path).exists() and (reason := unseen(self.model)):
-                about = f"a change of the model's code since then could not be noticed ({reason})"
-                warnings.warn(f"state_path: goes on with {state_path}; {about}", stacklevel=2)
-            subject = {"model": model_hash(self.model), "data": data_hash(x_orig, y_orig), "norm": self.norm}
-            subject |= {"eps": self.epsilon, "attacks": list(self.attacks_to_run)}
-            found = self._go_on(x_orig, y_orig, bs, EvaluationState.open(Path(state_path), subject, len(x_orig)))
-        return found if return_labels else found[0]
+        state = self._state(x_orig, y_orig, state_path)
+        with explained(bs), self._logging() as log, random_state(), measuring(self.model), torch.no_grad():
+            x_adv, y_adv = self._evaluate(x_orig, y_orig, bs, state, log)
+        return (x_adv, y_adv) if return_labels else x_adv
 
     def run_standard_evaluation_individual(
         self, x_orig: Tensor, y_orig: Tensor, bs: int = 250, return_labels: bool = False
     ) -> dict[str, Any]:
         """What ``run_standard_evaluation`` gives for each attack alone."""
-        attacks, found = self.attacks_to_run, {}
+        attacks, results = self.attacks_to_run, {}
         try:
             for attack in attacks:
                 self.attacks_to_run = [attack]
-                found[attack] = self.run_standard_evaluation(x_orig, y_orig, bs, return_labels)
+                results[attack] = self.run_standard_evaluation(x_orig, y_orig, bs, return_labels)
         finally:
             self.attacks_to_run = attacks
-        return found
+        return results
 
-    def _run(self, x_orig: Tensor, y_orig: Tensor, bs: int) -> tuple[Tensor, Tensor]:
-        with (
-            explained(bs), self._logging(), random_state(), measuring(self.model),
-            prepared(self.model, self.attacks_to_run, x_orig.dtype),
-        ):  # fmt: skip
-            fit(self, self.model, x_orig, y_orig)
-            return super().run_standard_evaluation(x_orig, y_orig, batch_size=bs)
+    def _state(self, x_orig: Tensor, y_orig: Tensor, path: str | Path | None) -> EvaluationState:
+        if path is None:
+            return EvaluationState(None, {}, torch.ones(len(x_orig), dtype=torch.bool))
+        if Path(path).exists() and (reason := unseen(self.model)):
+            about = f"a change of the model's code since then could not be noticed ({reason})"
+            warnings.warn(f"state_path: goes on with {path}; {about}", stacklevel=3)
+        subject = {"model": model_hash(self.model), "data": data_hash(x_orig, y_orig), "norm": self.norm}
+        subject |= {"eps": self.epsilon, "attacks": list(self.attacks_to_run)}
+        return EvaluationState.open(Path(path), subject, len(x_orig))
 
-    def _go_on(self, x_orig: Tensor, y_orig: Tensor, bs: int, state: EvaluationState) -> tuple[Tensor, Tensor]:
-        """The attacks that are left, on the images that are left."""
-        attacks, left = self.attacks_to_run, state.flags.nonzero().flatten()
-        x_adv, y_adv = x_orig.clone(), y_orig.clone()
-        self.attacks_to_run = [attack for attack in attacks if attack not in state.run_attacks]
-        try:
-            if len(left) and self.attacks_to_run:
-                with patch.object(implementation, "EvaluationState", _recorder(state, left)):
-                    x_adv[left], y_adv[left] = self._run(x_orig[left], y_orig[left], bs)
-        finally:
-            self.attacks_to_run = attacks
+    def _evaluate(
+        self, x_orig: Tensor, y_orig: Tensor, bs: int, state: EvaluationState, log: Log
+    ) -> tuple[Tensor, Tensor]:
+        """Each attack that is left, on the images that are left, batch by batch."""
+        x_adv, y_adv, began = x_orig.clone(), y_orig.clone(), time.monotonic()
+        attacks = [attack for attack in self.attacks_to_run if attack not in state.run_attacks]
+        if not attacks or not state.flags.any():
+            return x_adv, y_adv
+        log(f"using {self.version} version including {', '.join(attacks)}")
+        needed_by = ", ".join(attack for attack in attacks if attack != "square")
+        first = x_orig[:bs].to(self.device), y_orig[:bs].to(self.device)
+        warn_of_model(self.model, *first, all_labels=y_orig, needed_by=needed_by, instead="square")
+        if not state.run_attacks:
+            y_adv = torch.cat([self._classes(images) for images in x_orig.split(bs)]).to(y_orig)
+            state.flags &= (y_adv == y_orig).cpu()
+        log(f"initial accuracy: {state.accuracy:.2%}")
+        for attack in attacks:
+            batches = state.flags.nonzero().flatten().split(bs) if state.flags.any() else ()
+            for number, some in enumerate(batches, 1):
+                batch = x_orig[some].to(self.device), y_orig[some].to(self.device)
+                adversarial = perturb(self._adversary, [attack], *batch)
+                classes = self._classes(adversarial)
+                is_broken = (classes != batch[1]).cpu()
+                broken = some[is_broken]
+                x_adv[broken], y_adv[broken] = adversarial.to(x_adv)[is_broken], classes.to(y_adv)[is_broken]
+                state.flags[broken] = False
+                state.to_disk()
+                counts = f"{len(broken)} out of {len(some)} successfully perturbed"
+                log(f"{attack} - {number}/{len(batches)} - {counts}")
+            state.run_attacks.add(attack)
+            state.to_disk()
+            seconds = f"total time {time.monotonic() - began:.1f} s"
+            log(f"robust accuracy after {attack.upper()}: {state.accuracy:.2%} ({seconds})")
+        if self.norm in BALLS:
+            log(f"max {self.norm} perturbation: {BALLS[self.norm].length(x_adv - x_orig).max():.5f}")
+        log(f"robust accuracy: {state.accuracy:.2%}")
         return x_adv, y_adv
 
+    def _classes(self, images: Tensor) -> Tensor:
+        return self.model(images.to(self.device)).argmax(1)
+
     @contextmanager
-    def _logging(self) -> Iterator[None]:
-        handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)] if self.verbose else []
-        handlers += [logging.FileHandler(self.log_path)] if self.log_path else []
-        level, propagate = self.logger.level, self.logger.propagate
-        for handler in handlers:
-            self.logger.addHandler(handler)
-        self.logger.setLevel(logging.DEBUG if handlers else logging.WARNING)
-        self.logger.propagate = not handlers
-        try:
-            yield
-        finally:
-            self.logger.setLevel(level)
-            self.logger.propagate = propagate
-            for handler in handlers:
-                self.logger.removeHandler(handler)
-                handler.close()
+    def _logging(self) -> Iterator[Log]:
+        """What prints a line, and appends it to the file ``log_path``, where that is asked for."""
+        with ExitStack() as stack:
+            file = stack.enter_context(open(self.log_path, "a", encoding="utf-8")) if self.log_path else None
+
+            def log(line: str) -> None:
+                if self.verbose:
+                    print(line)
+                if file:
+                    print(line, file=file, flush=True)
+
+            yield log
 
 
 class _Saved(Struct):
@@ -157,9 +177,9 @@ class _Saved(Struct):
 
 @dataclass
 class EvaluationState:
-    """Which images are still correctly classified, in a JSON file; ``subject`` says what was evaluated."""
+    """Which images are still correctly classified, in a JSON file if any; ``subject`` says what was evaluated."""
 
-    path: Path
+    path: Path | None
     subject: dict[str, Any]
     flags: Tensor  # (N,) bool
     run_attacks: set[str] = field(default_factory=set)
@@ -189,23 +209,16 @@ class EvaluationState:
         return cls(Path(path), content.subject, flags, content.run_attacks)
 
     def to_disk(self) -> None:
+        if self.path is None:
+            return
         content = {"subject": self.subject, "run_attacks": sorted(self.run_attacks)}
         write_json(self.path, content | {"robust_flags": self.flags.tolist()})
+
+    @property
+    def accuracy(self) -> float:
+        return self.flags.double().mean().item()
 
     @property
     def robust_flags(self) -> Tensor:
         """(N,) as ``robustbench.eval`` reads them: numbers, which have a mean."""
         return self.flags.float()
-
-
-def _recorder(state: EvaluationState, left: Tensor) -> type:
-    """pyautoattack's state of an evaluation of the images ``left``, which writes to ``state`` after each batch."""
-
-    class Recorder(implementation_state.EvaluationState):
-        def to_disk(self, force: bool = False) -> None:
-            if self._robust_flags is not None:
-                state.flags[left] = self._robust_flags.cpu()
-            state.run_attacks |= self._run_attacks
-            state.to_disk()
-
-    return Recorder

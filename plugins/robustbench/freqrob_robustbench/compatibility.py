@@ -1,4 +1,4 @@
-"""``import robustbench`` where it would not work, and a word on installations that are not what they seem.
+"""Import RobustBench where it would fail, and warn of installations whose files were changed.
 
 Written for RobustBench 1.1.1, which needs ``pkg_resources``, which setuptools 82 dropped, and imports ``autoattack``,
 which is not on PyPI, where its own requirements bring ``pyautoattack``.
@@ -22,17 +22,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+WRITTEN_FOR = "1.1.1"
 NEEDS = ("robustbench", "timm", "huggingface_hub", "setuptools", "pyautoattack", "torch", "torchvision")
 
 
 def import_robustbench() -> ModuleType:
-    """The package ``robustbench``, imported with stand-ins for what it needs and is not there.
+    """Import the package ``robustbench``, with stand-ins for missing modules that it needs.
 
-    ``sys.modules`` holds no stand-in afterwards. ``benchmark`` is mended for data sets without AlexNet's results, that
-    is CIFAR's corruptions: the mCE, which is relative to them, is then NaN. Warns of files that are not RobustBench's
-    own, and of a huggingface_hub that timm cannot use.
+    ``sys.modules`` holds no stand-in afterwards. ``benchmark`` then works for data sets without AlexNet's results,
+    that is CIFAR's corruptions: the mCE, which is relative to them, is NaN. Warns of files that are not RobustBench's,
+    and of a huggingface_hub that timm cannot use.
 
-    Raises ImportError, which says what to install, where it still cannot be imported.
+    Raises ImportError, which says what to install, if it cannot be imported.
     """
     evaluation = sys.modules.get("robustbench.eval")
     if hasattr(getattr(evaluation, "corruptions_evaluation", None), "__wrapped__"):
@@ -55,7 +56,7 @@ def import_robustbench() -> ModuleType:
 
 @contextmanager
 def _stand_ins() -> Iterator[None]:
-    """What RobustBench imports and is missing is in ``sys.modules`` for a while."""
+    """Put stand-ins for missing modules that RobustBench imports into ``sys.modules``."""
     added: dict[str, ModuleType] = {}
     if _missing("pkg_resources"):
         added["pkg_resources"] = _pkg_resources()
@@ -81,7 +82,7 @@ def _missing(name: str) -> bool:
 
 
 def _pkg_resources() -> ModuleType:
-    """Of pkg_resources only what ``robustbench.loaders`` uses: the path of a file beside a module."""
+    """The part of pkg_resources that ``robustbench.loaders`` uses: the path of a file beside a module."""
     module = ModuleType("pkg_resources")
 
     def resource_filename(name: str, path: str) -> str:
@@ -107,9 +108,9 @@ def _installed(package: str) -> str:
 
 
 def changed_files() -> str:
-    """Which files of ``robustbench/`` are not those of the installed RobustBench's wheel, whose they are, and a remedy.
+    """A message about files of ``robustbench/`` that differ from its wheel: which, from what package, and the remedy.
 
-    Empty where all are. torchattacks, for one, brings an older copy of 25 of them.
+    "" if there are none. torchattacks, for example, overwrites 25 of them with older copies.
     """
     robustbench = distribution("robustbench")
     changed = _changed_files(robustbench)
@@ -131,7 +132,7 @@ def changed_files() -> str:
 
 
 def _changed_files(package: Distribution) -> list[str]:
-    """Modules that are missing, or whose hash differs from the one in the wheel's RECORD."""
+    """Modules that are missing, or whose hash is not that of the wheel's RECORD."""
     # Not Distribution.files: since Python 3.12 it leaves out the files that are missing.
     rows = csv.reader((package.read_text("RECORD") or "").splitlines())
     expected = {path: digest for path, digest, _ in rows if path.startswith("robustbench/") and path.endswith(".py")}
@@ -162,7 +163,8 @@ def _warn_of_unusable_hub() -> None:
 def _without_alexnet(evaluate: Callable[..., Any]) -> Callable[..., Any]:
     """``robustbench.eval.corruptions_evaluation``, whose last step, the mCE, fails on CIFAR: NaN instead.
 
-    Everything else is computed, and written to disk, before that step; so its accuracy is the one it had found.
+    Everything else is computed, and written to disk, before that step, so the accuracy is a local variable by then;
+    only its traceback has it. This can go when RobustBench returns an accuracy without AlexNet's results.
     """
 
     @functools.wraps(evaluate)
@@ -170,10 +172,8 @@ def _without_alexnet(evaluate: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return evaluate(*arguments, **options)
         except KeyError as error:
-            if error.args != ("AlexNet",):
-                raise
             inner = error.__traceback__ and error.__traceback__.tb_next
-            if inner is None:
+            if error.args != ("AlexNet",) or inner is None or version("robustbench") != WRITTEN_FOR:
                 raise
             return inner.tb_frame.f_locals["adv_accuracy"], nan
 

@@ -22,11 +22,11 @@ _PREPROCESSING = {"input_size": (3, 224, 224), "crop_pct": 0.875, "interpolation
 def register(model_dir: str | Path = "./models") -> list[str]:
     """Make every model that ``freqrob.list_models`` has for RobustBench's data sets an entry of RobustBench.
 
-    Afterwards ``robustbench.load_model(name, dataset=…, threat_model=…)`` gives what ``freqrob.load_model`` gives,
-    and ``robustbench.benchmark`` runs to its end. It works by timm, which RobustBench asks first, for the model
-    ``<name>_<dataset>_<threat model>`` in lower case; ``model_dicts`` lists it. An entry of RobustBench's or a model
-    of timm's is never replaced: such a name is left out with a warning. To be called again, with any ``model_dir``,
-    as often as one likes; a name that is there twice is then that of the last call.
+    Afterwards ``robustbench.load_model(name, dataset=…, threat_model=…)`` returns what ``freqrob.load_model`` returns,
+    and ``robustbench.benchmark`` runs to its end. The models are registered with timm, which RobustBench asks first,
+    as ``<name>_<dataset>_<threat model>`` in lower case, and listed in ``model_dicts``. No entry of RobustBench and no
+    model of timm is replaced: such a name is left out with a warning. A later call with another ``model_dir`` adds
+    models; for a name that both have, it replaces the earlier one.
 
     Returns:
         The names that timm knows freqrob's models by, sorted.
@@ -37,17 +37,17 @@ def register(model_dir: str | Path = "./models") -> list[str]:
     import_robustbench()
     from robustbench.model_zoo import model_dicts
 
-    found = []
+    registered = []
     for dataset, threats in model_dicts.items():
         for threat, entries in threats.items():
             if dataset.value in DATASET_CLASSES and threat.value in THREAT_MODELS:
                 names = list_models("*", dataset, threat, model_dir)
-                found += [_add(name, dataset.value, threat.value, entries, Path(model_dir)) for name in names]
-    return sorted(filter(None, found))
+                registered += [_add(name, dataset.value, threat.value, entries, Path(model_dir)) for name in names]
+    return sorted(filter(None, registered))
 
 
 def _timm_name(name: str, dataset: str, threat_model: str) -> str:
-    """As ``robustbench.utils.load_model`` writes it."""
+    """The name that ``robustbench.utils.load_model`` asks timm for."""
     return f"{name.lower().replace('-', '_')}_{dataset}_{threat_model.lower()}"
 
 
@@ -77,7 +77,7 @@ def _add(name: str, dataset: str, threat_model: str, entries: dict[str, dict], m
 
 
 def _creator(name: str, timm_name: str, dataset: str, threat_model: str) -> Callable[..., nn.Module]:
-    """What timm calls to create the model: always with its weights, which are what its name stands for."""
+    """The function that timm calls to create the model, always with its weights."""
 
     def create(
         pretrained: bool = True,
@@ -97,7 +97,7 @@ def _creator(name: str, timm_name: str, dataset: str, threat_model: str) -> Call
 
 
 def _take_bare_network(model: nn.Module, state: dict[str, Tensor], *_: Any) -> None:
-    """So that a custom checkpoint may be the network's alone, as freqrob and everyone writes them."""
+    """Let a custom checkpoint have the bare network's keys."""
     expected: Mapping[str, Tensor] = model.state_dict()
     for key in list(state):
         if key not in expected and f"network.{key}" in expected:

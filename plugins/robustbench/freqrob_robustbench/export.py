@@ -1,4 +1,4 @@
-"""A model's card as RobustBench wants it: the entry of ``model_info/`` and the text of a "[New Model]" issue."""
+"""Export a model's card to RobustBench: the entry of ``model_info/`` and the text of a "[New Model]" issue."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _FILL_IN = "**(fill in)**"
 @checked
 @dataclass(frozen=True)
 class Paper:
-    """What no card knows; what is empty stays absent from the JSON and is marked in the claim."""
+    """What no card has. Empty fields are left out of the JSON and marked in the claim."""
 
     title: str = ""
     link: str = ""
@@ -61,8 +61,8 @@ def export(
 ) -> Export:
     """Write ``<name>.json``, RobustBench's model_info, and ``<name>.md``, a claim for its leaderboard, into ``out``.
 
-    Every number is the card's, measured under the protocol ``natural``, with RobustBench's ε, on as many images as it
-    takes (10,000 of CIFAR, 5,000 of ImageNet); what was not measured so is absent. RobustBench need not be installed.
+    Every number is the card's, measured under the protocol ``natural``, with RobustBench's ε and number of images
+    (10,000 of CIFAR, 5,000 of ImageNet); other numbers are left out. RobustBench need not be installed.
 
     Raises:
         ValueError: a data set that RobustBench does not have, or an unknown threat model; or ``<name>.json`` would
@@ -75,12 +75,12 @@ def export(
         raise ValueError(f"dataset: RobustBench has {', '.join(TEST_IMAGES)}, {name} is for {card.dataset}")
     info = model_info(card, paper)
     missing = {key: remedy for key, remedy in _remedies(card).items() if info.get(key, "") is None}
-    found = Export(Path(out) / f"{name}.json", Path(out) / f"{name}.md", missing)
-    check_file(found.info, "out", [card_path(checkpoint_path(name, model_dir, dataset, threat_model))])
-    check_file(found.claim)
-    write_json(found.info, {key: value for key, value in info.items() if value is not None or key == "eps"})
-    write_text(found.claim, _claim(card, info, paper))
-    return found
+    files = Export(Path(out) / f"{name}.json", Path(out) / f"{name}.md", missing)
+    check_file(files.info, "out", [card_path(checkpoint_path(name, model_dir, dataset, threat_model))])
+    check_file(files.claim)
+    write_json(files.info, {key: value for key, value in info.items() if value is not None or key == "eps"})
+    write_text(files.claim, _claim(card, info, paper))
+    return files
 
 
 @register_exporter("robustbench")
@@ -88,8 +88,8 @@ def export_card(
     name: str, out: Path, model_dir: Path, dataset: str, threat_model: str, **paper: str
 ) -> tuple[list[Path], dict[str, str]]:
     """``export`` for ``freqrob export``."""
-    found = export(name, out, model_dir, dataset, threat_model, Paper(**paper))
-    return [found.info, found.claim], found.missing
+    files = export(name, out, model_dir, dataset, threat_model, Paper(**paper))
+    return [files.info, files.claim], files.missing
 
 
 def model_info(card: Card, paper: Paper = Paper()) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def model_info(card: Card, paper: Paper = Paper()) -> dict[str, Any]:
 
 
 def _remedies(card: Card) -> dict[str, str]:
-    """What would give a key that is not known."""
+    """How to get each key that may be missing."""
     images = f"{TEST_IMAGES[card.dataset]:,} images"
     measure = f"freqrob evaluate {card.name} --protocol natural --card --attack"
     paper = dict.fromkeys(("link", "name", "authors", "venue"), "your paper's")
@@ -128,7 +128,7 @@ def _remedies(card: Card) -> dict[str, str]:
 
 
 def _measured(card: Card, attack: str) -> Mapping[str, Any] | None:
-    """The card's result that RobustBench would have got, if there is one."""
+    """The card's result that was measured as RobustBench measures, if there is one."""
     for result in reversed(_natural(card)):
         like = result["attack"], result["images"]
         if like == (attack, TEST_IMAGES[card.dataset]) and (attack == "clean" or _same_ball(card, result)):
@@ -203,7 +203,7 @@ def _method(result: Mapping[str, Any]) -> str:
 
 
 def _other_measurements(card: Card) -> str:
-    """What else the card holds under the protocol ``natural``: no claims, but a reader may want them."""
+    """The card's other results under the protocol ``natural``, as information."""
     claimed = [_measured(card, "clean"), _measured(card, "AutoAttack")]
     others = [result for result in _natural(card) if result not in claimed]
     lines = [

@@ -32,8 +32,8 @@ def load_from_zoo(
 ) -> nn.Module:
     """A model of RobustBench's zoo, on the CPU in eval mode: pixels (N, C, H, W) in [0, 1] → logits (N, num_classes).
 
-    RobustBench downloads its weights (from Google Drive) where they are not in ``model_dir``; what goes from where to
-    where is said on stderr. Pickles are read as tensors only.
+    RobustBench downloads weights that are not in ``model_dir`` from Google Drive; a line on stderr says so. Pickles
+    are read as tensors only.
 
     Raises:
         ValueError: RobustBench has no such data set, threat model or name; the nearest names are given.
@@ -54,7 +54,7 @@ def load_from_zoo(
         if not path.is_file():
             print(f"Downloading {name} from Google Drive (id {drive}) to {path}, with RobustBench", file=sys.stderr)
     try:
-        for path in files:  # RobustBench does so too, but fails where another process is faster
+        for path in files:  # RobustBench does so too, but fails if another process is faster
             path.parent.mkdir(parents=True, exist_ok=True)
         with tensors_only(), redirect_stdout(sys.stderr):
             return utils.load_model(name, Path(model_dir).expanduser(), dataset, threat_model).eval()
