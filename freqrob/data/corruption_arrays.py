@@ -116,7 +116,7 @@ def _digest(parts: Iterable[bytes | np.ndarray]) -> str:
     """SHA-256 of bytes and arrays, one after the other."""
     digest = sha256()
     for part in parts:
-        digest.update(part if isinstance(part, bytes) else np.ascontiguousarray(part))
+        digest.update(part if isinstance(part, bytes) else np.ascontiguousarray(part).data)
     return digest.hexdigest()
 
 
