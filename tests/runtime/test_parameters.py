@@ -474,7 +474,7 @@ def limited(
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    "given, message",
     [
         ({"steps": 0}, "steps: expected an integer from 1 on, got 0"),
         ({"steps": True}, "steps: expected an integer from 1 on, got True"),

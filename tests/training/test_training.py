@@ -376,7 +376,7 @@ class TestRecipeReachesTheRun:
         assert max(rates) == pytest.approx(0.1)
 
     @pytest.mark.parametrize(
-        ("schedule", "rate"),
+        "schedule, rate",
         [
             ("triangle", lambda step: 0.1 * min((step + 1) / 24, (60 - step - 1) / 36)),
             ("steps", lambda step: 0.1 * min((step + 1) / 5, 1) * 0.1 ** ((step >= 20) + (step >= 40))),
