@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from cuda_compiles import Result, compile_source
 
-from freqrob.spectral import native
+from freqrob.spectral import build
 
-TOOLKIT = native.cuda_toolkit()
+TOOLKIT = build.cuda_toolkit()
 
 CLEAN = """
 #include "ring_geometry.h"

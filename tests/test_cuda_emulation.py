@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from freqrob.spectral import native, reference
+from freqrob.spectral import build, reference
 from freqrob.spectral.rings import RingMap
 
 pybind11 = pytest.importorskip("pybind11")
@@ -30,7 +30,7 @@ AMPLITUDE, PRODUCT = 0, 1
 def emulation(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     module = tmp_path_factory.mktemp("emulation") / "freqrob_emulation.so"
     includes = [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_path('include')}"]
-    source = native.source_folder() / "testing" / "emulation.cpp"
+    source = build.source_folder() / "testing" / "emulation.cpp"
     command = [*shlex.split(os.environ.get("CXX", "c++")), "-std=c++20", "-O1", "-shared", "-fPIC"]
     try:
         subprocess.run([*command, *includes, str(source), "-o", str(module)], check=True)

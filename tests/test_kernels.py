@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from freqrob.spectral import native, reference
+from freqrob.spectral import build, native, reference
 from freqrob.spectral.rings import RingMap
 
 pybind11 = pytest.importorskip("pybind11")
@@ -27,7 +27,7 @@ def internals(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
         pytest.skip(f"no native library: {native.status().reason}")
     module = tmp_path_factory.mktemp("bindings") / "freqrob_internals.so"
     includes = [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_path('include')}"]
-    source = native.source_folder() / "testing" / "bindings.cpp"
+    source = build.source_folder() / "testing" / "bindings.cpp"
     command = [
         *shlex.split(os.environ.get("CXX", "c++")),
         "-std=c++20",
