@@ -1,4 +1,4 @@
-// What the CPU's and the GPU's ops ask of tensors.
+// Shapes, checks and transforms of tensors, for the ops on CPU and GPU.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
