@@ -1,4 +1,4 @@
-"""What the scripts share: their options, the images, and how they end."""
+"""Options, images and exit codes that the scripts share."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def make_parser(description: str | None, record: str, *, data: bool = False) -> 
     """A parser with ``--out`` (by default the file ``record`` in results/), ``--quick`` and perhaps ``--data``."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, metavar="FILE", help=f"default: results/{record}")
-    parser.add_argument("--quick", action="store_true", help="seconds, to see that it runs; needs --out")
+    parser.add_argument("--quick", action="store_true", help="a smoke test of seconds; needs --out")
     if data:
-        parser.add_argument("--data", type=Path, metavar="DIR", help="CIFAR-10's folder; --quick does without it")
+        parser.add_argument("--data", type=Path, metavar="DIR", help="folder of CIFAR-10; not needed with --quick")
     parser.set_defaults(needs_data=data, record=record)
     return parser
 
@@ -38,12 +38,12 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> a
 
 
 def load_images(given: argparse.Namespace) -> ImageSet:
-    """CIFAR-10's test set, or its first 20 images, where there is no ``--data``."""
+    """CIFAR-10's test set, or its first 20 images without ``--data``."""
     return load_dataset("cifar10", "test", given.data) if given.data else sample_images()
 
 
 def run(main: Callable[[], object]) -> None:
-    """Call a script's main function and exit; what a user can mend is an error of one line."""
+    """Call a script's main function and exit; errors of usage are printed in one line."""
     with lenient_output():
         try:
             status = main()
