@@ -2,23 +2,20 @@
 
     python -m benchmarks.readme [--check]
 
-Each table stands between `<!-- NAME -->` and `<!-- /NAME -->`. With --check nothing is written; the exit code is 1
-if the README is not what `results/` says.
+Each table is between `<!-- NAME -->` and `<!-- /NAME -->`.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Callable, Sequence
 from math import isnan
 
 from benchmarks.records import NOT_MEASURED, ROOT, accuracy, gpus, log_b_low, measured, table
 from benchmarks.replication import claims
-from benchmarks.script import run
+from benchmarks.script import generate, run
 from freqrob.evaluation import PROTOCOLS
 from freqrob.models.registry import DEFENSE_NAMES, VARIANTS, ModelName
-from freqrob.runtime.files import write_text
 
 README = ROOT / "README.md"
 CEILING = "of the ceiling"
@@ -263,14 +260,7 @@ def filled(text: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true")
-    check = parser.parse_args(arguments).check
-    before = README.read_text()
-    after = filled(before)
-    if not check:
-        write_text(README, after)
-    return int(check and before != after)
+    return generate(README, lambda: filled(README.read_text()), __doc__, arguments)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.records import RESULTS
 from freqrob.data import ImageSet, load_dataset
 from freqrob.data.samples import sample_images
-from freqrob.runtime.files import check_file
+from freqrob.runtime.files import check_file, write_text
 from freqrob.runtime.terminal import lenient_output
 
 
@@ -40,6 +40,16 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> a
 def load_images(given: argparse.Namespace) -> ImageSet:
     """CIFAR-10's test set, or its first 20 images without ``--data``."""
     return load_dataset("cifar10", "test", given.data) if given.data else sample_images()
+
+
+def generate(path: Path, make: Callable[[], str], description: str | None, arguments: Sequence[str] | None) -> int:
+    """Write the text of a file; with ``--check`` only compare. The exit code: 1 if the check finds a difference."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the file would change")
+    check, text = parser.parse_args(arguments).check, make()
+    if not check:
+        write_text(path, text)
+    return int(check and not (path.is_file() and path.read_text() == text))
 
 
 def run(main: Callable[[], object]) -> None:
