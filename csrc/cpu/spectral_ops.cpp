@@ -1,4 +1,5 @@
-#include "spectral_ops.h"
+// The ops on CPU tensors; ops.cpp has their schemas, and freqrob/spectral/ops.py their definitions.
+#include <torch/csrc/stable/library.h>
 
 #include <cstdlib>
 #include <memory>
@@ -80,8 +81,6 @@ void run(const Fused<T>& fused, void (*kernel)(const Call&, Groups, void*), cons
   run(kernel, call, groups, fused.scratch_bytes(call.map));
 }
 
-}  // namespace
-
 Tensor ring_sum(const Tensor& input, const Tensor& half, int64_t rings, bool amplitude) {
   check_planes(input, "x");
   const Tensor x = torch::stable::contiguous(input);
@@ -94,8 +93,6 @@ Tensor ring_sum(const Tensor& input, const Tensor& half, int64_t rings, bool amp
   });
   return out;
 }
-
-namespace {
 
 Tensor filter(const Tensor& input, const Tensor& input_weights, const Tensor& half, double outside,
               bool over_amplitude) {
@@ -116,8 +113,6 @@ Tensor filter(const Tensor& input, const Tensor& input_weights, const Tensor& ha
   });
   return out;
 }
-
-}  // namespace
 
 Tensor ring_filter(const Tensor& x, const Tensor& weights, const Tensor& half, double outside) {
   return filter(x, weights, half, outside, false);
@@ -167,9 +162,7 @@ Tensor mean_amplitude(const Tensor& input) {
   return out;
 }
 
-namespace {
-
-/// What BaSS needs to know of the rings. a_i is the mean amplitude or the total power of ring i; the innermost and
+/// The rings for BaSS. a_i is the mean amplitude or the total power of ring i; the innermost and
 /// the outermost ring keep their weight, as do empty ones.
 template <class Real>
 struct BassRings {
@@ -209,8 +202,6 @@ void bass_of(const Tensor& x, const RingView& map, bool of_power, double pixel_s
   }
 }
 
-}  // namespace
-
 void bass_out(const Tensor& input, const Tensor& half, int64_t rings, bool of_power, double pixel_scale, Tensor out) {
   check_planes(input, "x");
   check_same(input, out, "out");
@@ -228,4 +219,15 @@ Tensor bass(const Tensor& input, const Tensor& half, int64_t rings, bool of_powe
   return out;
 }
 
+}  // namespace
 }  // namespace freqrob::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(freqrob, CPU, m) {
+  m.impl("ring_sum", TORCH_BOX(&freqrob::cpu::ring_sum));
+  m.impl("ring_filter", TORCH_BOX(&freqrob::cpu::ring_filter));
+  m.impl("ring_amplitude_backward", TORCH_BOX(&freqrob::cpu::ring_amplitude_backward));
+  m.impl("ring_dot", TORCH_BOX(&freqrob::cpu::ring_dot));
+  m.impl("mean_amplitude", TORCH_BOX(&freqrob::cpu::mean_amplitude));
+  m.impl("bass", TORCH_BOX(&freqrob::cpu::bass));
+  m.impl("bass_out", TORCH_BOX(&freqrob::cpu::bass_out));
+}
