@@ -17,12 +17,9 @@ using torch::stable::parallel_for;
 
 constexpr int64_t kKeptScratch = 64 << 20;
 
-RingView ring_view(const Tensor& x, const Tensor& half, int64_t rings) {
-  STD_TORCH_CHECK(half.scalar_type() == ScalarType::Int && half.is_cpu() && half.is_contiguous(),
-                  "half: expected a contiguous int32 CPU tensor");
-  STD_TORCH_CHECK(half.dim() == 2 && half.size(0) == height(x) && half.size(1) == width(x) / 2 + 1,
-                  "half: expected the shape (H, W//2+1) of rfft2");
-  const RingView map = {half.const_data_ptr<int32_t>(), height(x), width(x), rings};
+/// The kernels index by the entries of `half`.
+RingView valid_ring_view(const Tensor& x, const Tensor& half, int64_t rings) {
+  const RingView map = ring_view(x, half, rings);
   STD_TORCH_CHECK(is_valid(map), "half: expected rings from -1 to ", rings - 1);
   return map;
 }
@@ -84,7 +81,7 @@ void run(const Fused<T>& fused, void (*kernel)(const Call&, Groups, void*), cons
 Tensor ring_sum(const Tensor& input, const Tensor& half, int64_t rings, bool amplitude) {
   check_planes(input, "x");
   const Tensor x = torch::stable::contiguous(input);
-  const RingView map = ring_view(x, half, rings);
+  const RingView map = valid_ring_view(x, half, rings);
   Tensor out = torch::stable::new_empty(x, leading_and(x, {rings}));
   for_dtype(x, [&]<class T>(T) {
     const Fused<T>& fused = fused_for<T>(x);
@@ -98,7 +95,7 @@ Tensor filter(const Tensor& input, const Tensor& input_weights, const Tensor& ha
               bool over_amplitude) {
   check_planes(input, "x");
   const Tensor x = torch::stable::contiguous(input), weights = torch::stable::contiguous(input_weights);
-  const RingView map = ring_view(x, half, check_weights(weights, x));
+  const RingView map = valid_ring_view(x, half, check_weights(weights, x));
   Tensor out = torch::stable::empty_like(x);
   for_dtype(x, [&]<class T>(T) {
     const Fused<T>& fused = fused_for<T>(x);
@@ -126,7 +123,7 @@ Tensor ring_dot(const Tensor& input_x, const Tensor& input_y, const Tensor& half
   check_planes(input_x, "x");
   check_same(input_x, input_y, "y");
   const Tensor x = torch::stable::contiguous(input_x), y = torch::stable::contiguous(input_y);
-  const RingView map = ring_view(x, half, rings);
+  const RingView map = valid_ring_view(x, half, rings);
   Tensor out = torch::stable::new_empty(x, leading_and(x, {rings}));
   for_dtype(x, [&]<class T>(T) {
     const Fused<T>& fused = fused_for<T>(x);
@@ -207,7 +204,7 @@ void bass_out(const Tensor& input, const Tensor& half, int64_t rings, bool of_po
   check_same(input, out, "out");
   STD_TORCH_CHECK(out.is_contiguous(), "out: expected a contiguous tensor");
   const Tensor x = torch::stable::contiguous(input);
-  const RingView map = ring_view(x, half, rings);
+  const RingView map = valid_ring_view(x, half, rings);
   if (x.scalar_type() == ScalarType::Byte) return bass_of<uint8_t>(x, map, of_power, pixel_scale, out);
   for_dtype(x, [&]<class T>(T) { bass_of<T>(x, map, of_power, pixel_scale, out); });
 }
