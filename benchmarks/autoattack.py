@@ -1,9 +1,9 @@
-"""AutoAttack on the same images through three packages: ours, RobustBench's benchmark, and pyautoattack by hand.
+"""AutoAttack on the same images through three packages: freqrob, RobustBench's benchmark, and pyautoattack.
 
     python -m benchmarks.autoattack --data DIR [--model NAME] [--images 200] [--out FILE] [--quick]
 
-All images are one batch, on which the random numbers depend. RobustBench seeds by the clock, the other two by 0. What
-each package found is kept beside FILE when it is done, so that a run that was stopped goes on with the next.
+All images are one batch, because the random numbers depend on it. RobustBench takes its seed from the clock, the others
+use 0. FILE is written after each package, so an interrupted run resumes with the next one.
 """
 
 from __future__ import annotations

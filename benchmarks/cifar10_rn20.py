@@ -3,9 +3,9 @@
     python -m benchmarks.cifar10_rn20 --data DIR [--model-dir DIR] [--device cuda] [--out FILE] [--quick] [MODEL …]
 
 Clean, FGSM and PGD-20 accuracy at 8/255 on all 10,000 test images under each protocol; ln B_low of the Jacobian on the
-same images, natural and balanced. Without MODEL, every one in --model-dir, by default the package's. A model that was
-measured already, with the same weights, is not measured again, so that a run that was stopped goes on; several runs may
-share the file.
+same images, natural and balanced. Without MODEL, all models in --model-dir are measured, by default the shipped ones. A
+model whose weights have not changed is not measured again, so an interrupted run resumes; several runs may share the
+file.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ATTACKS = (Clean(), FGSM(), PGD(steps=20))
 
 
 def measure(name: str, model_dir: Path, test: ImageSet, device: str) -> dict[str, Any]:
-    """What the record says of a model."""
+    """The record of a model."""
     weights = checkpoint_path(name, model_dir, "cifar10", "Linf")
     model = load_model(name, model_dir).to(device)
 

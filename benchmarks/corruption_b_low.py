@@ -1,10 +1,10 @@
-"""ln B_low of what each of the 19 corruptions adds to CIFAR-10's test images, beside JaFR's Table 1.
+"""ln B_low of the change that each of the 19 corruptions makes to CIFAR-10's test images, as in JaFR's Table 1.
 
     python -m benchmarks.corruption_b_low --data DIR [--frost DIR] [--images N] [--out FILE] [--quick]
 
-The corruptions are generated here, in memory; about a minute a thousand images. Writes JSON and prints the types from
-low frequencies to high. Rank correlations are with the paper's column, where three of its values or more are at hand,
-and with Li et al.'s bands (low, medium, high) of the benchmark's 15 types.
+The corruptions are generated in memory, in about a minute per thousand images. Writes JSON and prints the types from
+low to high frequencies. Rank correlations are with the paper's column, if three or more of its values are known, and
+with Li et al.'s bands (low, medium, high) of the benchmark's 15 types.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from freqrob.runtime.files import write_json
 from freqrob.runtime.provenance import provenance
 from freqrob.runtime.statistics import rank_correlation
 
-PAPER = {"gaussian_noise": 3.62}  # Chan et al., IJCAI 2022, Table 1, last column: what of it is at hand
+PAPER = {"gaussian_noise": 3.62}  # Chan et al., IJCAI 2022, Table 1, last column: the known values
 BANDS = {"low": 2, "medium": 1, "high": 0}  # Li et al., PLoS Comput. Biol. 2023
 
 
@@ -39,7 +39,7 @@ def measure(images: Tensor, name: str, frost: Path | None) -> dict:
 
 
 def _correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
-    """Spearman's; None for fewer than three, which say nothing."""
+    """Spearman's rank correlation; None for fewer than three pairs."""
     return round(rank_correlation(*zip(*pairs, strict=True))[0], 4) if len(pairs) >= 3 else None
 
 

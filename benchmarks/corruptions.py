@@ -1,11 +1,11 @@
-"""How long it takes to corrupt images as CIFAR-10-C does.
+"""Time to corrupt images as CIFAR-10-C does.
 
     python -m benchmarks.corruptions --data DIR [--frost DIR] [--images 1000] [--threads 2] [--out FILE]
                                      [--quick]
 
-Times every severity of every type on the first images of CIFAR-10's test set, one sample each: the first undisturbed by
-other processes, or what there is after a minute. Writes JSON with each type's seconds for 10,000 images, by the clock
-and of CPU time, and their total over all sets, extrapolated from the images that were timed.
+Times every severity of every type on the first images of CIFAR-10's test set, with one sample each: the first one that
+other processes do not disturb, or the last one after a minute. Writes JSON with each type's elapsed and CPU seconds for
+10,000 images, extrapolated from the timed images, and their total over all sets.
 """
 
 from __future__ import annotations

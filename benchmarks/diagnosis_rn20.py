@@ -2,9 +2,9 @@
 
     python -m benchmarks.diagnosis_rn20 --data DIR [--model-dir DIR] [--cache DIR] [--out FILE] [--quick] [MODEL …]
 
-Gradients, loss landscapes, hybrid images and minimal perturbations on the first images of the test set, as many as
-`SETTINGS` says; about two minutes a model. Without MODEL, every one in --model-dir, by default the package's. What was
-measured with the same weights and settings is not measured again.
+Gradients, loss landscapes, hybrid images and minimal perturbations on the first images of the test set; `SETTINGS` has
+their numbers. About two minutes per model. Without MODEL, all models in --model-dir are measured, by default the
+shipped ones. Results with the same weights and settings are not measured again.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _landscape(
     seeds: Sequence[int],
     **settings: Any,
 ) -> dict[str, Any]:
-    """The loss, and its variation: the mean over a pair of random directions a seed, and the standard error of that."""
+    """The loss, and its variation: mean and standard error over one pair of random directions per seed."""
     half_of_them = sees(images)
     found = [loss_landscape(model, half_of_them, labels, seed=seed, **settings) for seed in seeds]
     middle, each = len(found[0].steps) // 2, [one.variation for one in found]
@@ -94,7 +94,7 @@ DIAGNOSTICS: dict[str, Callable[..., dict[str, Any]]] = {
 def measure(
     name: str, what: str, settings: dict[str, Any], model_dir: Path, test: ImageSet, cache: Path | None
 ) -> dict[str, Any]:
-    """What the record says of a model by one diagnostic."""
+    """The record of a model and one diagnostic."""
     print(f"{name}: {what}", flush=True)
     its = dict(settings)
     chosen = test[: its.pop("images")]
@@ -106,7 +106,7 @@ def measure(
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__, "diagnosis_rn20.json", data=True)
     parser.add_argument("--model-dir", type=Path, default=SHIPPED)
-    parser.add_argument("--cache", type=Path, help="where what is done is kept, so that a run that was stopped goes on")
+    parser.add_argument("--cache", type=Path, help="cache directory, so that an interrupted run resumes")
     parser.add_argument("models", nargs="*", metavar="MODEL")
     given = parse(parser, arguments)
     test = load_images(given)

@@ -1,10 +1,10 @@
-"""How long a Fourier heat map takes: all waves of 32×32 on CIFAR-10's test images.
+"""Time of a Fourier heat map: all waves of 32×32 on CIFAR-10's test images.
 
     python -m benchmarks.fourier_heatmap --data DIR [--model pgd_at_rn20] [--images 250] [--threads 2] [--out FILE]
                                          [--quick]
 
-One run in each precision, in batches of 250; writes JSON with the seconds for 1,000 images, extrapolated from those
-that were measured, and how far the maps differ.
+Runs once in each precision, in batches of 250. Writes JSON with the seconds for 1,000 images, extrapolated from the
+measured ones, and the difference of the maps.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ def main(given: Sequence[str] | None = None) -> None:
         taken, quiet = sample(timed, 1)
         seconds[precision], undisturbed = round(taken * IMAGES / len(test), 1), undisturbed and quiet
         print(f"{precision}: {seconds[precision]:.0f} s for {IMAGES:,} images", flush=True)
-    apart = (maps["bfloat16"] - maps["float32"]).abs()
+    difference = (maps["bfloat16"] - maps["float32"]).abs()
     command = f"python -m benchmarks.fourier_heatmap --data DIR --model {arguments.model} --images {len(test)}"
     record = {
         **provenance(command), "source": "cifar10 test", "model": arguments.model, "threads": arguments.threads,
         "waves": len(fourier_frequencies(*test.images.shape[-2:], every)), "images": len(test),
         "extrapolated_to": IMAGES, "seconds": seconds, "undisturbed": undisturbed,
-        "mean_difference": apart.mean().item(), "largest_difference": apart.max().item(),
+        "mean_difference": difference.mean().item(), "largest_difference": difference.max().item(),
     }  # fmt: skip
     write_json(arguments.out, record)
-    print(f"error rates differ by {100 * apart.mean():.2f} % in the mean, {100 * apart.max():.1f} % at most")
+    print(f"error rates differ by {100 * difference.mean():.2f} % on average, {100 * difference.max():.1f} % at most")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The parts of `benchmarks/gpu.sh` that are Python: name the device, build, run every op once, gather the numbers."""
+"""The Python parts of `benchmarks/gpu.sh`: name the device, build, run every op once, gather the numbers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def calls(x: Tensor, weights: Tensor, rings: RingMap) -> dict[str, Callable[[Mod
 
 
 def short(device: str) -> None:
-    """Each op of a few planes against float64. Raises ValueError where it is far off."""
+    """Compare each op on a few planes with float64. Raises ValueError for a large difference."""
     generator = torch.Generator().manual_seed(0)
     for height, width in SHORT_SIZES:
         rings = RingMap(height, width)
@@ -59,16 +59,14 @@ def short(device: str) -> None:
             if not far < 1e-5:
                 raise ValueError(f"{name} of {height}×{width}: {far:.2g} from float64")
         in_bytes = (255 * x).round().to(torch.uint8)
-        if (
-            not (ops.balance(in_bytes.to(device), rings).cpu().int() - ops.balance(in_bytes, rings).int()).abs().max()
-            <= 1
-        ):
+        levels = ops.balance(in_bytes.to(device), rings).cpu().int() - ops.balance(in_bytes, rings).int()
+        if levels.abs().max() > 1:
             raise ValueError(f"bass of uint8 {height}×{width}: more than a grey level from the CPU's")
     print(f"every op at {', '.join(f'{h}×{w}' for h, w in SHORT_SIZES)}: as float64")
 
 
 def record(work: Path, device: str, out: Path) -> Path:
-    """Gather the stages and the benchmarks that a run left in ``work``."""
+    """Gather the stages and the benchmarks of a run from ``work``."""
     stages = {}
     for line in (work / "stages.tsv").read_text().splitlines():
         stage, result, seconds = line.split("\t")

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Builds, tests and measures on a machine with a GPU and no network, in at most 8 minutes; no stage hides another's
-# failure, the exit code is 1 if any failed. Run from anywhere in a checkout.
+# Builds, tests and measures on a machine with a GPU and no network, in at most 8 minutes. A stage that fails
+# does not stop the others; the exit code is then 1. Run from anywhere in a checkout.
 usage="usage: benchmarks/gpu.sh [--only test|bench|train] [--out DIR] [--wheels DIR] [--device cuda|cpu] [--quick]
                         [--train RECIPE... --minutes N --data DIR [--from DIR] [--set KEY=VALUE]...]
 
 --only     test: build, tests marked cuda, compute-sanitizer. bench: build, spectral and training benchmarks. train: build,
            training. Without it: all, training if --train is given.
---out      where gpu_<name>.json goes (results/), and what was trained: models.tar.NN, weights in float16, cards, curves
-           and the checkpoints to go on from where they are small, in pieces under 16 MB: cat models.tar.* | tar x
+--out      where gpu_<name>.json goes (results/), and the trained models: models.tar.NN has weights in float16, cards,
+           curves, and small checkpoints to resume from, in pieces under 16 MB: cat models.tar.* | tar x
 --wheels   Python packages that the machine lacks, as wheels
---train    train these recipes one after another for --minutes, with the data set in --data; --from: go on from the pieces
-           that an earlier call left there
+--train    train these recipes one after another for --minutes, with the data set in --data; --from: resume from the
+           pieces that an earlier call wrote there
 --device   cpu: a dry run, written to dry_run.json; --quick: seconds instead of minutes for the benchmarks"
 
 set -u
@@ -68,7 +68,7 @@ if [[ -n $wheels ]]; then
     PYTHONPATH=$work/site:$PYTHONPATH
 fi
 
-# stage NAME SECONDS COMMAND...: its log's last lines, and whether it passed; exit code 77 says that it cannot be done here
+# stage NAME SECONDS COMMAND...: runs it, prints the end of its log and its result; exit code 77: not possible here
 stage() {
     local name=$1 limit=$2 began=$SECONDS code=124 result=passed
     shift 2

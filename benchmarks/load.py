@@ -1,4 +1,4 @@
-"""How long `freqrob demo` takes on a quiet machine and beside busy processes, by how OpenMP's threads wait.
+"""Time of `freqrob demo` on a quiet machine and with other busy processes, by OpenMP's wait policy.
 
     python -m benchmarks.load [--images 20] [--repeats 3] [--busy 0 1 2] [--out FILE] [--quick]
 
@@ -85,7 +85,7 @@ def main(given: Sequence[str] | None = None) -> None:
                     seconds[name].append(round(seconds_of(timed, SETTINGS[name]), 1))
         for name, measured in seconds.items():
             rows.append({"busy": busy, "setting": name, "seconds": measured, "median": median(measured)})
-            print(f"beside {busy} busy processes, {name}: {median(measured)} s of {measured}", flush=True)
+            print(f"with {busy} busy processes, {name}: {median(measured)} s of {measured}", flush=True)
         write_json(arguments.out, {**provenance(command), "images": arguments.images, "rows": rows})
 
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.longtail NAME=FOLDER … [--cifar10 DIR] [--out FILE] [--quick]
 
-FOLDER holds images of one size, in subfolders or not. Writes JSON and prints a table.
+FOLDER and its subfolders hold images of one size. Writes JSON and prints a table.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def read_folder(folder: Path) -> Tensor:
 
 
 def measure(name: str, images: Tensor) -> dict:
-    """What the long tail of these images looks like, and what BaSS makes of it."""
+    """Power law, 80/20 boundary and entropy of images, before and after BaSS."""
     row = {"images": name, "count": len(images), "height": images.shape[-2], "width": images.shape[-1]}
     weightings = {"natural": images, "amplitude": bass(images), "power": bass(images, weighting="power")}
     for weighting, pixels in weightings.items():

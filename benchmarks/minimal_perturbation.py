@@ -1,12 +1,13 @@
-"""Minimal perturbations by Foolbox's Brendel–Bethge attacks, by ours and by Foolbox's FMN.
+"""Minimal perturbations by the Brendel–Bethge attacks of Foolbox and freqrob, and by Foolbox's FMN.
 
     python -m benchmarks.minimal_perturbation --data DIR [--model NAME] [--steps N] [--device cuda] [--quick]
 
-All attack the same correctly classified images for as many steps, the Brendel–Bethge attacks from the same starting
-points, all images at once; FMN starts at the images. Numba's compilation, which Foolbox's need once a process, is timed
-by itself. Ours is given channels_last images, the others contiguous ones, of which they would make contiguous ones; it
-stops on images that come no closer, and with `patience=steps` it makes all steps, as Foolbox's does. `passes` is how
-often the network saw an image, `cpu_s` the time of all cores of this process, `undisturbed` whether others used them.
+All attacks use the same correctly classified images and number of steps, all images at once. The Brendel–Bethge attacks
+have the same starting points; FMN starts at the images. Numba's compilation, which Foolbox's attacks need once per
+process, is timed separately. freqrob's attack gets channels_last images, the others contiguous ones, because they would
+convert them. It stops on images that come no closer; with a large `patience` it makes all steps, as Foolbox's does.
+`passes` is the number of times that the network saw an image, `cpu_s` the CPU time of this process, `undisturbed`
+whether other processes used few CPU seconds.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ ATTACKS: dict[str, dict[str, Callable[..., MinimizationAttack]]] = {
 
 
 def correct_images(model: nn.Module, dataset: ImageSet, count: int, device: str) -> tuple[Tensor, Tensor]:
-    """The first so many images that the model classifies correctly, and their labels."""
+    """The first ``count`` images that the model classifies correctly, and their labels."""
     taken = slice(0, 4 * count)
     images, labels = dataset.images[taken].to(device).float() / 255, dataset.labels[taken].to(device)
     with torch.no_grad():
@@ -61,7 +62,7 @@ def correct_images(model: nn.Module, dataset: ImageSet, count: int, device: str)
 def compile_seconds(
     attack: MinimizationAttack, model: PyTorchModel, images: Tensor, labels: Tensor, **starts: Tensor
 ) -> float:
-    """Of the first run, less the second."""
+    """Seconds of the first run minus those of the second."""
     seconds = [sample(lambda: attack(model, images, labels, epsilons=None, **starts), 1)[0] for _ in range(2)]
     return seconds[0] - seconds[1]
 
@@ -74,7 +75,7 @@ def measured(
     labels: Tensor,
     **starts: Tensor,
 ) -> dict[str, Any]:
-    """One run on all images: how long it took, how often the network inside the model saw one, how far they are."""
+    """One run on all images: its time, the network's passes per image, and the distances."""
     results: list[tuple[Tensor, Tensor]] = []
     seen: list[int] = []
 
@@ -104,7 +105,7 @@ def measured(
 def rows(
     network: nn.Module, images: Tensor, labels: Tensor, steps: int, norms: list[str], left_out: Collection[str] = ()
 ) -> Iterator[dict[str, Any]]:
-    """A row for each attack of each norm; ours are compared to the first one, Foolbox's Brendel–Bethge attack."""
+    """A row for each attack of each norm; times are relative to the first one, Foolbox's Brendel–Bethge attack."""
     model = PyTorchModel(network, bounds=(0, 1), device=images.device)
     torch.manual_seed(0)
     starts = attacks.LinearSearchBlendedUniformNoiseAttack(steps=100).run(model, images, labels)

@@ -1,7 +1,7 @@
-"""The spectral ops, and the ways to write them in PyTorch and NumPy that freqrob is measured against.
+"""The spectral ops in PyTorch and NumPy, for comparison with freqrob.
 
-All take planes (n, H, W) of float32 unless said, then what else the op needs, then ``Rings``. BaSS's weights are those
-of the authors' formula, which every ring of a natural image has a share in.
+All functions take planes (n, H, W), float32 unless named otherwise, then other arguments of the op, then ``Rings``.
+BaSS's weights follow the authors' formula, without the treatment of empty rings, which natural images do not have.
 """
 
 from __future__ import annotations
@@ -198,10 +198,10 @@ Call = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Op:
-    """An op: what it is given besides the planes, freqrob's version, and the others' by name.
+    """An op: freqrob's version, the others by name, and the function that makes its inputs from planes.
 
-    ``transforms`` counts the real 2-D FFTs a plane takes; ``tolerance`` is how far the others' results may lie from
-    freqrob's: in parts of white for BaSS, else relative.
+    ``transforms`` counts the real 2-D FFTs per plane; ``tolerance`` is the largest difference to freqrob's result that
+    is accepted: relative to white for BaSS, else relative.
     """
 
     name: str

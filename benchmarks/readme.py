@@ -2,29 +2,26 @@
 
     python -m benchmarks.readme [--check]
 
-Each table stands between `<!-- NAME -->` and `<!-- /NAME -->`. With --check nothing is written; the exit code is 1
-if the README is not what `results/` says.
+Each table is between `<!-- NAME -->` and `<!-- /NAME -->`.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Callable, Sequence
 from math import isnan
 
 from benchmarks.records import NOT_MEASURED, ROOT, accuracy, gpus, log_b_low, measured, table
 from benchmarks.replication import claims
-from benchmarks.script import run
+from benchmarks.script import generate, run
 from freqrob.evaluation import PROTOCOLS
 from freqrob.models.registry import DEFENSES, VARIANTS, ModelName
-from freqrob.runtime.files import write_text
 
 README = ROOT / "README.md"
 CEILING = "of the ceiling"
 CEILING_NOTE = (
-    "The ceiling is a copy of the bytes that must be moved, or the transforms' 5/2·N·log₂N flops at the rate of a "
-    "float32 matrix product if that takes longer, each measured in the same run. "
+    "The ceiling is the time to copy the bytes that must be moved, or the transforms' 5/2·N·log₂N flops at the rate of "
+    "a float32 matrix product if that takes longer, both measured in the same run. "
 )
 
 
@@ -47,9 +44,10 @@ def models() -> str:
     note = (
         f"{' / '.join(attacks)} accuracy (%) on the {attacked['images']:,} images of CIFAR-10's test set; L∞, ε = "
         f"{255 * attacked['eps']:.0f}/255, step {255 * attacked['step_size']:.0f}/255 from a random start, seed "
-        f"{attacked['seed']}; an image that any iterate breaks counts as broken. ln B_low: of the Jacobian on natural "
-        "images, higher where it is of lower frequency. ResNet-20s of 0.27 M parameters, trained on two CPU cores as "
-        '`freqrob recipes "*rn20"` says, one seed: small twins to compare, not a state of the art. –: not measured.'
+        f"{attacked['seed']}; an image counts as broken if any iterate is misclassified. ln B_low: of the input "
+        "gradient on natural images, larger for lower frequencies. The models are ResNet-20s of 0.27 M parameters, "
+        'trained on two CPU cores with the recipes that `freqrob recipes "*rn20"` lists, one seed each: they compare '
+        "defences and are not the state of the art. –: not measured."
     )
     header = ["model", *(f"`{p}`" for p in PROTOCOLS), "ln B_low"]
     return f"{table(header, rows)}\n\n{note}"
@@ -60,13 +58,13 @@ def shown(value: float) -> str:
 
 
 def family(name: str) -> tuple[int, int]:
-    """Sorts twins beside each other."""
+    """Sort key that puts the variants of a defence next to each other."""
     parts = ModelName.parse(name)
     return [*DEFENSES].index(parts.defense), (None, *VARIANTS).index(parts.variant)
 
 
 def longtail() -> str:
-    """Where the long tail's boundary lies, and what BaSS does to it."""
+    """The power law and the 80/20 boundary, before and after BaSS."""
     record = measured("longtail.json")
     rows = []
     for row in record["rows"]:
@@ -78,8 +76,9 @@ def longtail() -> str:
         ])  # fmt: skip
     header = ["images", "α", "amplitude", "power", "80/20 boundary, % of the largest radius", "amplitude", "power"]
     note = (
-        "α: power falls as f^−α; columns 2 to 4 for natural images and after each weighting of BaSS, then the same for "
-        "the smallest disc that holds 80 % of the power, DC left out. The paper says that it lies near 20 %."
+        "α: the power falls as f^−α. Columns 2 to 4 have it for natural images and after each weighting of BaSS, "
+        "columns 5 to 7 likewise the radius of the smallest disc that holds 80 % of the power without DC. The paper "
+        "gives about 20 % for natural images."
     )
     return f"{table(header, rows)}\n\n{note}"
 
@@ -95,17 +94,17 @@ class Speeds:
                 self.rows.setdefault(row["workload"], {})[row["candidate"]] = row
 
     def time(self, workload: str, what: str = "ms") -> str:
-        """freqrob's own."""
+        """freqrob's time."""
         ms = self.rows.get(workload, {}).get("freqrob", {}).get(what)
         return "" if ms is None else f"{1e3 * ms:.1f} µs" if ms < 0.1 else f"{ms:.2f} ms"
 
     def ratio(self, workload: str, kind: str) -> str:
-        """By how much the fastest candidate is slower whose name begins like that."""
+        """How much slower the fastest candidate is whose name starts with ``kind``."""
         found = [row["ratio"] for name, row in self.rows.get(workload, {}).items() if name.startswith(kind)]
         return f"{min(found):.1f} ×" if found else ""
 
     def of_ceiling(self, workload: str) -> str:
-        """How near freqrob's best comes to the copy of the bytes, or to the transforms' flops if they take longer."""
+        """freqrob's best time relative to the ceiling."""
         rows = self.rows.get(workload, {})
         if "copy" not in rows:
             return ""
@@ -127,7 +126,7 @@ class Speeds:
 
 
 def speed() -> str:
-    """The spectral ops against their peers of the same run, on the CPU and on each GPU that was at hand."""
+    """The spectral ops against other implementations in the same run, on the CPU and on each measured GPU."""
     record = measured("spectral_cpu.json")
     cpu, found = Speeds(record), [gpu for gpu in gpus() if "spectral" in gpu]
     machines = {"CPU": cpu, **{gpu["name"]: Speeds(gpu["spectral"]) for gpu in found}}
@@ -146,8 +145,8 @@ def speed() -> str:
     body = [[workload, *cells] for workload, *cells in zip(workloads, *columns, strict=True)]
     loops = (cpu.ratio(workload, "NumPy loop") for workload in workloads)
     note = (
-        "Time for a whole batch, float32 unless said; the others as multiples of freqrob's time in the same run, "
-        f"medians. The authors' NumPy loop takes {', '.join(filter(None, loops))} on the CPU. "
+        "Median time for a whole batch, float32 unless named otherwise; the other columns are multiples of freqrob's "
+        f"time in the same run. The authors' NumPy loop takes {', '.join(filter(None, loops))} on the CPU. "
         f"{CEILING_NOTE if any(CEILING in title for title in header) else ''}"
         f"CPU: {record['machine']}, {record['threads']} threads, {record['isa']}, torch {record['versions']['torch']}. "
     )
@@ -160,7 +159,7 @@ def speed() -> str:
 
 
 def training_table(record: dict) -> str:
-    """A step of each defence against a plain loop, and what the spectrum costs in it."""
+    """A training step of each defence against a plain loop, and the share of the spectral part."""
     steps = [row for row in record["rows"] if "ratio" in row]
     header = ["a training step", "images/s", "a plain loop takes"]
     rows = [[row["what"], f"{row['images_per_s']:,.0f}", f"{row['ratio']:.1f} ×"] for row in steps]
@@ -182,10 +181,10 @@ def training_table(record: dict) -> str:
 
 
 def training() -> str:
-    """The training steps on the CPU and on each GPU that was at hand."""
+    """The training steps on the CPU and on each measured GPU."""
     records = [measured("training_cpu.json"), *(record for gpu in gpus() for record in gpu.get("training", ()))]
     note = (
-        "The plain loop is float32 PyTorch with a DataLoader; attacks are PGD-10; medians of the same run. "
+        "The plain loop is float32 PyTorch with a DataLoader; attacks are PGD-10; times are medians of the same run. "
         "`python -m benchmarks.training` measures your machine."
     )
     if len(records) == 1:
@@ -194,7 +193,7 @@ def training() -> str:
 
 
 def evaluation() -> str:
-    """What was checked of evaluations: other packages' answers, and how long it takes."""
+    """Checks of evaluations against other packages, and their times."""
     rows = []
     if record := measured("autoattack.json"):
         found = ", ".join(f"{100 * one['robust']:.1f} % ({name})" for name, one in record["packages"].items())
@@ -210,25 +209,25 @@ def evaluation() -> str:
         rows.append([of, found, "freqrob evaluate standard_rn18=model_test.pt"])
     if record := measured("corruptions_cpu.json"):
         sets = sum(len(row["seconds"]) for row in record["rows"])
-        of = f"CIFAR-10-C made here, {sets} sets of {record['extrapolated_to']:,} images"
+        of = f"CIFAR-10-C made with freqrob, {sets} sets of {record['extrapolated_to']:,} images"
         rows.append([of, f"{record['total_seconds']:.0f} s", "python -m benchmarks.corruptions"])
     if record := measured("fourier_heatmap_cpu.json"):
         of = f"Fourier heat map of `{record['model']}`, {record['waves']} waves on {record['extrapolated_to']:,} images"
         each = ", ".join(f"{precision} {seconds:.0f} s" for precision, seconds in record["seconds"].items())
-        apart = f"{100 * record['largest_difference']:.1f} % at most"
-        rows.append([of, f"{each}; error rates apart by {apart}", "python -m benchmarks.fourier_heatmap"])
+        most = f"{100 * record['largest_difference']:.1f} %"
+        rows.append([of, f"{each}; error rates differ by at most {most}", "python -m benchmarks.fourier_heatmap"])
     if record := measured("minimal_perturbation_cpu.json"):
         rows += _minimal_perturbations(record)
-    note = "CIFAR-10's test set, seed 0 (RobustBench seeds by the clock); times on two CPU cores."
-    return f"{table(['what', 'found', 'command'], [[*row[:2], f'`{row[2]}`'] for row in rows])}\n\n{note}"
+    note = "CIFAR-10's test set, seed 0 (RobustBench takes its seed from the clock); times on two CPU cores."
+    return f"{table(['measurement', 'result', 'command'], [[*row[:2], f'`{row[2]}`'] for row in rows])}\n\n{note}"
 
 
 def _minimal_perturbations(record: dict) -> list[list[str]]:
-    """A row for each norm: our Brendel-Bethge attack and FMN beside Foolbox's Brendel-Bethge."""
+    """A row per norm: freqrob's Brendel-Bethge attack and FMN against Foolbox's Brendel-Bethge."""
     rows = []
     for norm in dict.fromkeys(row["norm"] for row in record["rows"]):
         by = {row["attack"]: row for row in record["rows"] if row["norm"] == norm}
-        names = {"foolbox": "Foolbox", "freqrob": "freqrob", "freqrob, all steps": "freqrob without patience",
+        names = {"foolbox": "Foolbox", "freqrob": "freqrob", "freqrob, all steps": "freqrob, Foolbox's schedule",
                  "fmn": "Foolbox's FMN"}  # fmt: skip
         found = "; ".join(
             f"{names[name]}: {row['times_as_fast']:.1f} ×, median {row['median_distance']:.4f}"
@@ -250,7 +249,7 @@ TABLES = {
 
 
 def filled(text: str) -> str:
-    """The README's text with every table renewed."""
+    """The README's text with new tables."""
     for name, make in TABLES.items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         if not pattern.search(text):
@@ -261,14 +260,7 @@ def filled(text: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true")
-    check = parser.parse_args(arguments).check
-    before = README.read_text()
-    after = filled(before)
-    if not check:
-        write_text(README, after)
-    return int(check and before != after)
+    return generate(README, lambda: filled(README.read_text()), __doc__, arguments)
 
 
 if __name__ == "__main__":

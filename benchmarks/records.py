@@ -1,4 +1,4 @@
-"""What `results/` holds, as the tables that are made of it read it."""
+"""The records in `results/`, for the tables that are made from them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ NOT_MEASURED = "not measured yet"
 
 
 def measured(name: str | Path) -> dict:
-    """A file of results, by its name there or its own path, or nothing where there is none yet."""
+    """A record, by its name in results/ or its path; empty if it does not exist."""
     path = RESULTS / name
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def gpus() -> list[dict]:
-    """What `benchmarks/gpu.sh` recorded, a record for each GPU."""
+    """The records of `benchmarks/gpu.sh`, one per GPU."""
     return [json.loads(path.read_text()) for path in sorted(RESULTS.glob("gpu_*.json"))]
 
 
@@ -28,12 +28,12 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def accuracy(record: dict, model: str, protocol: str, attack: str) -> float:
-    """A share; NaN where it was not measured."""
+    """A share; NaN if it was not measured."""
     results = record.get(model, {}).get("results", ())
     found = (r["accuracy"] for r in results if (r["protocol"], r["attack"]) == (protocol, attack))
     return next(found, nan)
 
 
 def log_b_low(record: dict, model: str) -> float:
-    """On natural images; NaN where it was not measured."""
+    """ln B_low on natural images; NaN if it was not measured."""
     return record.get(model, {}).get("log_b_low", {}).get("natural", nan)

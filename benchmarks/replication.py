@@ -1,14 +1,12 @@
-"""Which claims of the three papers hold here: write `results/replication.md` from the records in `results/`.
+"""Check the claims of the three papers against the records in `results/`, and write `results/replication.md`.
 
     python -m benchmarks.replication [--check]
 
-A row for each table and figure: what the paper says, what was measured here and on what, whether it holds, and the
-command that measures it. With --check nothing is written; the exit code is 1 if the file is not what the records say.
+Each row has a claim, its table or figure, the measurement, whether the claim holds, and the command that measures it.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,9 +14,8 @@ from math import hypot, isnan, nan
 
 from benchmarks.diagnosis_rn20 import SETTINGS
 from benchmarks.records import NOT_MEASURED, RESULTS, accuracy, log_b_low, measured, table
-from benchmarks.script import run
+from benchmarks.script import generate, run
 from freqrob.data.corruptions import CORRUPTIONS
-from freqrob.runtime.files import write_text
 from freqrob.runtime.statistics import rank_correlation
 
 REPLICATION = RESULTS / "replication.md"
@@ -29,7 +26,7 @@ CORRUPTED = {
     "natural+bass": "freqrob corruptions MODEL … --data DIR --images 1000 --protocol natural+bass",
 }
 CORRUPTION_RECORDS = {"natural": "corruptions_rn20.json", "natural+bass": "corruptions_rn20_bass.json"}
-TREND = 0.5  # how large a rank correlation has to be to be called one
+TREND = 0.5  # least absolute rank correlation of a trend
 LIN = "Lin et al., NeurIPS 2023 (BaSS)"
 CHAN = "Chan et al., IJCAI 2022 (JaFR)"
 LI = "Li et al., PLoS Comput. Biol. 2023 (low-frequency reliance)"
@@ -38,11 +35,11 @@ Quantity = Callable[[str], tuple[float, float]]  # of a model: its value and sta
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim and what became of it.
+    """A claim of a paper and its test.
 
     Attributes:
-        found: what was measured; empty where nothing was.
-        headline: whether the README shows it.
+        found: the measured values; empty if they are missing.
+        headline: whether the README shows the claim.
     """
 
     paper: str
@@ -61,7 +58,7 @@ def findings() -> list[Finding]:
 
 
 def claims() -> str:
-    """The claims on accuracies and ln B_low that were measured, as the README shows them."""
+    """The README's table of the measured claims on accuracies and ln B_low."""
     rows = [
         [f.claim if f.claim.startswith("…") else f"{f.paper.partition(',')[0]}: {f.claim}", f.found, f.holds]
         for f in findings()
@@ -256,7 +253,7 @@ def _compared(
 
 
 def _falling(paper: str, where: str, claim: str, models: Mapping[str, tuple[float, float]], what: str) -> Finding:
-    """The claim is that over the models the second quantity falls as the first rises; ``what`` they are."""
+    """The claim is that over the models the second quantity falls as the first rises; ``what`` names both."""
     known = {name: point for name, point in models.items() if not isnan(sum(point))}
     if len(known) < 3:
         return Finding(paper, where, claim, "", "", DIAGNOSES)
@@ -268,7 +265,7 @@ def _falling(paper: str, where: str, claim: str, models: Mapping[str, tuple[floa
 
 
 def _rises(points: Sequence[tuple[float, float]]) -> str:
-    """Whether values rise from each to the next: "within noise" where none does or falls by more than that."""
+    """Whether each value is larger than the one before; "within noise" if no difference exceeds the noise."""
     steps = [(b - a, 2 * hypot(error, other)) for (a, error), (b, other) in pairwise(points)]
     still = all(abs(step) <= noise for step, noise in steps)
     return "within noise" if still else _of_all([step > noise for step, noise in steps])
@@ -279,7 +276,7 @@ def _of_all(true: Sequence[bool]) -> str:
 
 
 def _accuracy(protocol: str = "natural", attack: str = "PGD-20") -> Quantity:
-    """On the 10,000 test images, in percent; NaN where it was not measured, as all quantities."""
+    """Accuracy on the 10,000 test images, in percent; like all quantities NaN if it was not measured."""
     record = measured("cifar10_rn20.json")
 
     def quantity(model: str) -> tuple[float, float]:
@@ -295,7 +292,7 @@ def _log_b_low() -> Quantity:
 
 
 def _diagnosed(key: str, scale: float = 1, error: str = "") -> Quantity:
-    """What the diagnosis of a model says under that key, and under that of its error."""
+    """A number of a model's diagnosis, by its key and that of its standard error."""
     record = measured("diagnosis_rn20.json")
 
     def quantity(model: str) -> tuple[float, float]:
@@ -348,13 +345,7 @@ def replication() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true")
-    check, text = parser.parse_args(arguments).check, replication()
-    same = REPLICATION.is_file() and REPLICATION.read_text() == text
-    if not check:
-        write_text(REPLICATION, text)
-    return int(check and not same)
+    return generate(REPLICATION, replication, __doc__, arguments)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the scripts share: their options, the images, and how they end."""
+"""Options, images and exit codes that the scripts share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.records import RESULTS
 from freqrob.data import ImageSet, load_dataset
 from freqrob.data.samples import sample_images
-from freqrob.runtime.files import check_file
+from freqrob.runtime.files import check_file, write_text
 from freqrob.runtime.terminal import lenient_output
 
 
@@ -18,9 +18,9 @@ def make_parser(description: str | None, record: str, *, data: bool = False) -> 
     """A parser with ``--out`` (by default the file ``record`` in results/), ``--quick`` and perhaps ``--data``."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, metavar="FILE", help=f"default: results/{record}")
-    parser.add_argument("--quick", action="store_true", help="seconds, to see that it runs; needs --out")
+    parser.add_argument("--quick", action="store_true", help="a smoke test of seconds; needs --out")
     if data:
-        parser.add_argument("--data", type=Path, metavar="DIR", help="CIFAR-10's folder; --quick does without it")
+        parser.add_argument("--data", type=Path, metavar="DIR", help="folder of CIFAR-10; not needed with --quick")
     parser.set_defaults(needs_data=data, record=record)
     return parser
 
@@ -38,12 +38,22 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> a
 
 
 def load_images(given: argparse.Namespace) -> ImageSet:
-    """CIFAR-10's test set, or its first 20 images, where there is no ``--data``."""
+    """CIFAR-10's test set, or its first 20 images without ``--data``."""
     return load_dataset("cifar10", "test", given.data) if given.data else sample_images()
 
 
+def generate(path: Path, make: Callable[[], str], description: str | None, arguments: Sequence[str] | None) -> int:
+    """Write the text of a file; with ``--check`` only compare. The exit code: 1 if the check finds a difference."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the file would change")
+    check, text = parser.parse_args(arguments).check, make()
+    if not check:
+        write_text(path, text)
+    return int(check and not (path.is_file() and path.read_text() == text))
+
+
 def run(main: Callable[[], object]) -> None:
-    """Call a script's main function and exit; what a user can mend is an error of one line."""
+    """Call a script's main function and exit; errors of usage are printed in one line."""
     with lenient_output():
         try:
             status = main()

@@ -2,19 +2,19 @@
 
     python -m benchmarks.spectral [--device cuda] [--full | --quick]
 
-Candidates of a row are timed in turn, so that whatever else the machine does meets them all. Times are medians for a
-whole batch of images of 3 channels; ratios are to ``freqrob`` in the same row; every candidate's numbers are compared
-with freqrob's. ``copy`` moves as many bytes as the op has to read and write, ``FFT alone`` is torch's own of the same
-planes. The head of the JSON has the rate of a float32 matrix product, to hold the transforms' 5/2·N·log₂N flops
-against.
+Candidates of a row are timed in turn, so that other load on the machine affects all of them. Times are medians for a
+whole batch of images of 3 channels; ratios are relative to ``freqrob`` in the same row; the results of every candidate
+are compared with freqrob's. ``copy`` moves as many bytes as the op has to read and write, ``FFT alone`` is torch's FFT
+of the same planes. The head of the JSON has the rate of a float32 matrix product, for comparison with the transforms'
+5/2·N·log₂N flops.
 
-On the CPU a sample during which other processes took a noticeable share of the machine is thrown away. glibc may map
-every large buffer again, page by page: so BaSS is measured with ``out=`` too, and its middle batches once more with
-freed memory kept (memory "kept") rather than as the process finds it ("fresh").
+On the CPU a sample is discarded if other processes used a noticeable share of the machine. glibc may map every large
+buffer again, page by page, so BaSS is also measured with ``out=``, and its middle batches also with freed memory kept
+(memory "kept") instead of the default ("fresh").
 
-On a GPU ``ms`` is by its own clock for calls from Python in a row, launches included where they take longer;
-``graph_ms`` is a call's share in a replayed CUDA graph. Inputs rotate through as many sets as are four times the L2
-with their results, at most 64 sets: small batches find themselves in the L2, those of ``copy`` too.
+On a GPU ``ms`` is measured with CUDA events around consecutive calls from Python, and includes launches where they take
+longer; ``graph_ms`` is the time of a call in a replayed CUDA graph. Inputs rotate through enough sets to fill four
+times the L2 cache with their results, but at most 64 sets: small batches stay in the L2 cache, those of ``copy`` too.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ MIDDLE = {32: 256, 64: 64, 224: 16}
 LARGE = {32: 4096, 64: 1024, 224: 64}
 PATIENCE = 6.0  # seconds to wait for quiet samples of a candidate
 MAX_SETS, MAX_NUMPY_PLANES = 64, 24
-LONG = 2e-3  # seconds a call, above which launching it is nothing
+LONG = 2e-3  # seconds per call, above which its launch does not matter
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What is computed on how many images of 3 channels."""
+    """An op on a number of images of 3 channels."""
 
     op: Op
     images: int
@@ -101,7 +101,7 @@ def every() -> Iterator[Workload]:
 
 
 def tiny() -> Iterator[Workload]:
-    """Seconds, to see that it runs."""
+    """A smoke test of seconds."""
     for op in OPS.values():
         yield Workload(op, 2, 32)
     yield Workload(OPS["bass"], 1, 64)
@@ -109,13 +109,13 @@ def tiny() -> Iterator[Workload]:
 
 
 def fits(workload: Workload, device: str) -> bool:
-    """Whether there is memory for the inputs, two results of each candidate, and the spectra between."""
+    """Whether memory suffices for the inputs, two results of each candidate, and temporary spectra."""
     free = torch.cuda.mem_get_info()[0] if device == "cuda" else available_memory()
     return 20 * 4 * 3 * workload.images * workload.size**2 < 0.8 * free
 
 
 def available_memory() -> int:
-    """Bytes that the system could give, or half of all where it does not tell."""
+    """Bytes of available memory; half of all memory if the system does not report it."""
     with contextlib.suppress(OSError, ValueError):
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
@@ -127,7 +127,7 @@ def available_memory() -> int:
 
 
 def natural(planes: int, size: int, device: str) -> Tensor:
-    """Planes in [0, 1] whose amplitude falls as 1/f, as that of photographs does; 192 different ones."""
+    """Planes in [0, 1] whose amplitude falls as 1/f, as in photographs; at most 192 different ones."""
     generator = torch.Generator(device).manual_seed(0)
     frequency = torch.fft.fftfreq(size)[:, None].hypot(torch.fft.rfftfreq(size)) + 1 / size
     noise = torch.randn(min(planes, 192), size, size, generator=generator, device=device)
@@ -148,7 +148,7 @@ def sets_for(moved: int, device: str) -> int:
 
 
 def candidates(workload: Workload, device: str, compile: bool) -> tuple[dict[str, Candidate], int]:
-    """All versions of the workload's op that there are here, and the bytes that it has to move."""
+    """All available versions of the workload's op, and the bytes that it has to move."""
     op, size = workload.op, workload.size
     rings = Rings.of(RingMap(size, size), device)
     given = op.inputs(natural(3 * workload.images, size, device), rings)
@@ -199,7 +199,7 @@ def triton_versions(op: str, size: int) -> dict[str, Callable[..., Tensor]]:
 
 
 def difference(workload: Workload, result: Tensor, expected: Tensor) -> float:
-    """How far a result lies from freqrob's: for BaSS in parts of white, else relative to its ring's largest number."""
+    """Largest difference to freqrob's result: for BaSS relative to white, else to the largest number of the ring."""
     far = (result.float() - expected.float()).abs()
     if workload.op.name.startswith("bass"):
         return far.max().item() / (WHITE if expected.dtype == torch.uint8 else 1)
@@ -208,7 +208,7 @@ def difference(workload: Workload, result: Tensor, expected: Tensor) -> float:
 
 
 def check(workload: Workload, found: dict[str, Candidate]) -> tuple[dict[str, float], list[str]]:
-    """Every peer's difference, and why some are taken out of ``found``: they fail, or compute something else."""
+    """The difference of every candidate, and the reasons why some, removed from ``found``, fail or differ too much."""
     expected = found["freqrob"].call(*found["freqrob"].inputs[0])
     far, failures = {}, []
     for name, candidate in [*found.items()]:
@@ -221,7 +221,7 @@ def check(workload: Workload, found: dict[str, Candidate]) -> tuple[dict[str, fl
             else:
                 far[name] = difference(workload, result, expected)
             failure = "" if far[name] <= workload.op.tolerance else f"differs by {far[name]:.2g} from freqrob"
-        except Exception as error:  # whatever a compiler of another's meets must not cost the rest of the run
+        except Exception as error:  # a failure in another package must not end the run
             failure = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         if failure:
             failures.append(f"{workload.name}, {name}: {failure}")
@@ -233,7 +233,7 @@ def check(workload: Workload, found: dict[str, Candidate]) -> tuple[dict[str, fl
 
 
 def keep_freed_memory() -> None:
-    """Have glibc reuse large buffers instead of mapping each again; nothing happens with another C library."""
+    """Let glibc reuse large buffers instead of mapping each again; no effect with another C library."""
     m_trim_threshold, m_mmap_threshold = -1, -3
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
@@ -245,7 +245,7 @@ Sampler = Callable[[], tuple[float, bool]]
 
 
 def cpu_samplers(candidate: Candidate, seconds: float, patience: float) -> dict[str, Sampler]:
-    """How to take one sample of a call's time: seconds, and whether undisturbed."""
+    """Functions that take one sample of a call's time: seconds, and whether it was undisturbed."""
     call = Rotation(candidate.call, candidate.inputs)
     took = min(sample(call, 1)[0] for _ in range(3))
     calls = max(1, round(seconds / took))
@@ -253,7 +253,7 @@ def cpu_samplers(candidate: Candidate, seconds: float, patience: float) -> dict[
 
 
 def cuda_samplers(candidate: Candidate, seconds: float, _patience: float) -> dict[str, Sampler]:
-    """The same by the GPU's clock, and replayed from a CUDA graph."""
+    """The same with CUDA events, and for replays of a CUDA graph."""
     call, sets = Rotation(candidate.call, candidate.inputs), len(candidate.inputs)
     took = min(event_seconds(call, max(2, sets)) for _ in range(2))
     calls = sets * max(1, round(seconds / took / sets))
@@ -271,7 +271,7 @@ def cuda_samplers(candidate: Candidate, seconds: float, _patience: float) -> dic
 def measure(
     workload: Workload, device: str, memory: str, *, compile: bool, seconds: float, repeats: int, patience: float
 ) -> tuple[list[dict[str, object]], list[str]]:
-    """A row for each candidate, and why there is none for others."""
+    """A row for each candidate, and the failures of the others."""
     found, moved = candidates(workload, device, compile)
     far, failures = check(workload, found)
     samplers_of = cuda_samplers if device == "cuda" else cpu_samplers
@@ -302,7 +302,7 @@ def measure(
 
 
 def launch() -> dict[str, float]:
-    """Microseconds of the least that a GPU can be asked to do: from Python, and in a CUDA graph."""
+    """Microseconds of a minimal kernel: launched from Python, and in a CUDA graph."""
     one = torch.zeros(1, device="cuda")
 
     def least() -> None:
@@ -332,7 +332,7 @@ def table(rows: list[dict[str, object]]) -> str:
 
 
 def circumstances(device: str, quick: bool) -> dict[str, object]:
-    """What the numbers depend on, and what they are held against."""
+    """The conditions of the measurement, and the machine's rate of a matrix product."""
     size = 256 if quick else 8192 if device == "cuda" else 1024
     found = {"threads": torch.get_num_threads(), "device": device, "isa": torch.ops.freqrob.isa()}
     found["product_tflops"] = round(product_rate(device, torch.float32, size) / 1e12, 4)
@@ -386,11 +386,11 @@ def main(arguments: list[str] | None = None) -> None:
                 if workload.op.name not in given.only or not again:
                     continue
                 if time.monotonic() > deadline or not fits(workload, given.device):
-                    left_out.append(f"{workload.name}, {memory}: for want of time or memory")
+                    left_out.append(f"{workload.name}, {memory}: not enough time or memory")
                     continue
                 try:
                     found, failed = measure(workload, given.device, memory, **how)
-                except RuntimeError as error:  # on a GPU the other workloads' numbers are worth having all the same
+                except RuntimeError as error:  # the other workloads can still be measured
                     found, failed = [], [f"{workload.name}: {error}"]
                 failures += failed
                 if found:

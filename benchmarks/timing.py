@@ -1,4 +1,4 @@
-"""Timing on a machine that may have other things to do, and on a GPU."""
+"""Timing on a machine with other load, and on a GPU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FOREIGN_SHARE = 0.1  # of one core, above which a sample does not count
 
 
 def busy_seconds() -> float | None:
-    """CPU seconds that all processes of the machine have used, or None where /proc does not tell."""
+    """CPU seconds that all processes of the machine have used; None without /proc."""
     try:
         user, nice, system, _, _, irq, softirq, *_ = map(int, Path("/proc/stat").read_text().split(maxsplit=11)[1:11])
     except (OSError, ValueError):
@@ -24,7 +24,7 @@ def busy_seconds() -> float | None:
 
 
 def sample(call: Callable[[], object], calls: int) -> tuple[float, bool]:
-    """Seconds a call, and whether other processes left the machine alone meanwhile."""
+    """Seconds per call, and whether other processes used little of the machine meanwhile."""
     before, own, start = busy_seconds(), time.process_time(), time.perf_counter()
     for _ in range(calls):
         call()
@@ -46,7 +46,7 @@ def quiet_sample(call: Callable[[], object], calls: int, deadline: float) -> tup
 class Rotation:
     """Calls a function on one set of inputs after another and keeps as many results.
 
-    Where the sets and their results are together larger than a cache, no call finds anything of its own in it.
+    If the sets and their results are together larger than a cache, no call finds its data in the cache.
     """
 
     def __init__(self, call: Callable[..., object], inputs: Sequence[tuple[Any, ...]]) -> None:
@@ -59,7 +59,7 @@ class Rotation:
 
 
 def event_seconds(call: Callable[[], object], calls: int, event: Callable[[], Any] | None = None) -> float:
-    """Seconds a call, of so many in a row, by the GPU's clock: where launching takes longer than running, of that."""
+    """Seconds per call of ``calls`` consecutive ones, from CUDA events; launches count where they take longer."""
     event = event or partial(torch.cuda.Event, enable_timing=True)
     begin, end = event(), event()
     begin.record()
@@ -71,7 +71,7 @@ def event_seconds(call: Callable[[], object], calls: int, event: Callable[[], An
 
 
 def captured(call: Callable[[], object], calls: int) -> Callable[[], None]:
-    """A CUDA graph of so many calls in a row, warmed up before; calling it replays it."""
+    """A CUDA graph of ``calls`` consecutive calls, which were warmed up before; calling the result replays it."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         for _ in range(calls):
@@ -80,7 +80,7 @@ def captured(call: Callable[[], object], calls: int) -> Callable[[], None]:
 
 
 def product_rate(device: str, dtype: torch.dtype, size: int, repeats: int = 15) -> float:
-    """Flop/s of a square matrix product of random numbers: the best of so many, as it is a ceiling to others."""
+    """Flop/s of a square matrix product of random numbers: the best of ``repeats``, because it serves as a ceiling."""
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
 
     def product() -> None:

@@ -1,10 +1,10 @@
-"""Train recipes one after another within a time budget; the same call goes on where the last one stopped.
+"""Train recipes one after another within a time budget; the same call resumes where the last one stopped.
 
     python -m benchmarks.train_for --minutes 20 --data DIR --out DIR RECIPE …  [--set KEY=VALUE]
 
-What is trained so far is left in --out as one archive of weights in float16, cards, metrics and curves, in pieces of at
-most 15 MB: `cat models.tar.* | tar x`. The checkpoints to go on from are in it where they are small; --from takes up
-such pieces on another machine. For machines that are lent by the minute; it needs neither Typer nor Rich.
+The trained models are written to --out as one archive of weights in float16, cards, metrics and curves, in pieces of at
+most 15 MB: `cat models.tar.* | tar x`. It includes the checkpoints for resuming if they are small; --from resumes from
+such pieces on another machine. It is meant for machines that are lent by the minute, and needs neither Typer nor Rich.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PIECE, CHECKPOINTS = 15_000_000, 45_000_000  # bytes
 
 
 def hand_over(model_dir: Path, out: Path) -> None:
-    """Write what models and runs have left in ``model_dir``, with the checkpoints to go on from if they are small."""
+    """Archive the models and runs in ``model_dir``, with the checkpoints for resuming if they are small."""
     files = [path for path in sorted(model_dir.rglob("*")) if path.suffix in (".safetensors", ".json", ".csv", ".png")]
     last = [path for path in sorted(model_dir.rglob("last.*")) if path.is_file()]
     files = [path for path in files if path not in last]
@@ -45,7 +45,7 @@ def hand_over(model_dir: Path, out: Path) -> None:
 
 
 def take_up(pieces: Path, model_dir: Path) -> None:
-    """Unpack what an earlier call handed over, unless ``model_dir`` has something already, which is newer."""
+    """Unpack the archive of an earlier call, unless ``model_dir`` exists, which is newer."""
     found = sorted(pieces.glob("models.tar.*"))
     if not found:
         raise SystemExit(f"--from: no models.tar.NN in {pieces}")
@@ -64,7 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model-dir", type=Path, default=Path("models"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as `freqrob train` takes it")
-    parser.add_argument("--from", type=Path, dest="pieces", metavar="DIR", help="go on from an earlier call's --out")
+    parser.add_argument(
+        "--from", type=Path, dest="pieces", metavar="DIR", help="resume from the --out of an earlier call"
+    )
     given = parser.parse_args(arguments)
     check_folder(given.out)
     if given.pieces:

@@ -1,13 +1,13 @@
 """A training step of each defence against a straightforward loop of the same loss.
 
-Ours is the trainer's step: ``Batches``, bf16 autocast, channels_last, ``freqrob.defenses``. The other is what the
-papers' code amounts to: a DataLoader with torchvision's transforms, float32, contiguous tensors, the loss written down
-as it is published. Both make a batch out of images in memory and take one SGD step of the same network; candidates of a
-row are timed in turn; times are medians. The last rows are parts of a step: making the batch, by itself; BaSS of the
-batch on the fly, beside a step of PGD-AT; ln B_low with its derivative, beside a step of JaFR.
+``freqrob`` is the trainer's step: ``Batches``, bf16 autocast, channels_last, ``freqrob.defenses``. ``plain`` is a loop
+as in the papers' code: a DataLoader with torchvision's transforms, float32, contiguous tensors, and the loss as
+published. Both make a batch from images in memory and take one SGD step of the same network. Candidates of a row are
+timed in turn; times are medians. The last rows are parts of a step: making the batch; BaSS of the batch on the fly,
+relative to a step of PGD-AT; ln B_low with its derivative, relative to a step of JaFR.
 
-On a GPU `utilisation` is the rate of our step's convolutions and matrix products, attacks included, as a share of the
-rate of one large bf16 matrix product of the same run.
+On a GPU `utilisation` is the rate of freqrob's convolutions and matrix products, attacks included, relative to the rate
+of one large bf16 matrix product in the same run.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PATIENCE = 30.0  # seconds to wait for quiet samples on the CPU
 DEFENSES_MEASURED = ("standard", "pgd_at", "trades", "mart", "fgsm", "grad_align", "jafr", "fgsm_jafr", "augmix")
 
 
-# The losses as one would write them first
+# The losses in plain PyTorch
 
 
 def plain_attack(model: nn.Module, x: Tensor, start: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
@@ -160,7 +160,7 @@ def plain_batches(dataset: ImageSet, batch_size: int, device: str) -> Iterator[t
 
 
 class Step:
-    """One step of training; called, it takes it."""
+    """One training step, taken by a call."""
 
     def __init__(self, loss: Callable, architecture: str, batches: Iterator, device: str) -> None:
         self.ours = not isfunction(loss)
@@ -196,7 +196,7 @@ class LogBLow:
 
 
 def waited(call: Callable[[], object]) -> Callable[[], None]:
-    """The call, until a GPU is done with it."""
+    """The call, followed by a synchronisation with the GPU."""
 
     def until_done() -> None:
         call()
@@ -219,7 +219,7 @@ class Flops(TorchDispatchMode):
 
 
 def flops_of(step: Callable[[], object]) -> int:
-    """Of the convolutions and matrix products of one step, forward and backward."""
+    """Flops of the convolutions and matrix products of one step, forward and backward."""
     with Flops() as counter:
         step()
     return counter.count
@@ -243,7 +243,7 @@ def rows(
     architecture: str, batch_size: int, device: str, repeats: int, only: list[str], *,
     product: float | None = None, patience: float = 0.0,
 ) -> list[dict[str, object]]:  # fmt: skip
-    """A row for each defence and each part; given the flop/s of a matrix product, what share of it a step reaches."""
+    """A row for each defence and each part; with the flop/s of a matrix product also the utilisation."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (8 * batch_size, 3, 32, 32), dtype=torch.uint8, generator=generator)
     dataset = ImageSet(images, torch.randint(10, (len(images),), generator=generator), ())

@@ -126,7 +126,7 @@ struct TwinSpectra {
   Complex<V> a, b;
 };
 
-/// Takes a + ib apart: z is its spectrum at k, mirror that at -k.
+/// Separates the spectrum of a + ib: z is its value at k, mirror that at -k.
 template <class V>
 FREQROB_INLINE TwinSpectra<V> separate(Complex<V> z, Complex<V> mirror) {
   return {{z.re + mirror.re, z.im - mirror.im}, {z.im + mirror.im, mirror.re - z.re}};

@@ -3,7 +3,6 @@
 #include <string>
 
 #include "cpu/kernels.h"
-#include "cpu/spectral_ops.h"
 
 namespace {
 
@@ -25,16 +24,6 @@ STABLE_TORCH_LIBRARY(freqrob, m) {
   m.def("bass(Tensor x, Tensor half, int rings, bool of_power, float pixel_scale) -> Tensor");
   m.def("bass_out(Tensor x, Tensor half, int rings, bool of_power, float pixel_scale, Tensor(a!) out) -> ()");
   m.def("isa() -> str");
-}
-
-STABLE_TORCH_LIBRARY_IMPL(freqrob, CPU, m) {
-  m.impl("ring_sum", TORCH_BOX(&freqrob::cpu::ring_sum));
-  m.impl("ring_filter", TORCH_BOX(&freqrob::cpu::ring_filter));
-  m.impl("ring_amplitude_backward", TORCH_BOX(&freqrob::cpu::ring_amplitude_backward));
-  m.impl("ring_dot", TORCH_BOX(&freqrob::cpu::ring_dot));
-  m.impl("mean_amplitude", TORCH_BOX(&freqrob::cpu::mean_amplitude));
-  m.impl("bass", TORCH_BOX(&freqrob::cpu::bass));
-  m.impl("bass_out", TORCH_BOX(&freqrob::cpu::bass_out));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(freqrob, CompositeExplicitAutograd, m) {

@@ -1,4 +1,4 @@
-// What follows from a ring map alone: multiplicities, counts, validity.
+// Properties of a ring map: multiplicities, counts, validity.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 
 namespace freqrob {
 
-/// Which ring each coefficient of rfft2 lies on: `half` is (height, width/2 + 1); -1 is on no ring.
+/// Which ring each coefficient of rfft2 lies on: `half` is (height, width/2 + 1), with -1 for none.
 struct RingView {
   const int32_t* half;
   int64_t height;

@@ -83,7 +83,7 @@ struct AnySize {
   /// Reads scale · plane and transforms its columns.
   template <class Pixel>
   __attribute__((noinline)) void load(const Pixel* plane, T scale, Complex<V>* spectrum) const {
-    const T half = T(0.5) * scale;  // as two columns are told apart into twice their transforms
+    const T half = T(0.5) * scale;  // because separate() gives twice the transforms
     for (int64_t k = (bands - 1) * pitch; k < bands * pitch; ++k) spectrum[k] = Complex<V>{};
     for (int64_t x = 0; x < width; x += 2 * kLanes) {
       for (int64_t y = 0; y < height; ++y) {
@@ -121,70 +121,30 @@ struct AnySize {
     }
   }
 
-  /// Transposes the squares of a band.
-  static void turn(const Complex<V>* from, Complex<V>* to, int64_t pitch) {
-    for (int64_t x = 0; x < pitch; x += kLanes) {
-      V block[kLanes];
-      FREQROB_UNROLL
-      for (int l = 0; l < kLanes; ++l) block[l] = from[x + l].re;
-      transpose(block);
-      FREQROB_UNROLL
-      for (int l = 0; l < kLanes; ++l) to[x + l].re = block[l];
-      FREQROB_UNROLL
-      for (int l = 0; l < kLanes; ++l) block[l] = from[x + l].im;
-      transpose(block);
-      FREQROB_UNROLL
-      for (int l = 0; l < kLanes; ++l) to[x + l].im = block[l];
-    }
-  }
-
   __attribute__((noinline)) void transform_rows(Complex<V>* band) const {
     const bool is_even = steps_of(width) % 2 == 0;
     Complex<V>* const from = is_even ? band : other;
-    turn(band, from, pitch);
+    transpose_squares(band, from, pitch);
     any_fft<-1>(of_rows, from, is_even ? other : band);
   }
 
   __attribute__((noinline)) void transform_rows_back(Complex<V>* band) const {
-    turn(any_fft<1>(of_rows, band, other), band, pitch);
+    transpose_squares(any_fft<1>(of_rows, band, other), band, pitch);
   }
 
-  template <class Value, class... Spectra>
-  __attribute__((noinline)) void sum(Value value, Spectra*... spectra) const {
-    rings.clear_sums();
-    for (int64_t band = 0; band < bands; ++band) {
-      (transform_rows(spectra + band * pitch), ...);
-      V times;  // the other half is the mirror of this one, but for two rows that are their own
-      for (int l = 0; l < kLanes; ++l) times[l] = T(0.5) * multiplicity(band * kLanes + l, height);
-      const int32_t* const entries = entries_of(band);
-      for (int64_t kx = 0; kx < width; ++kx) {
-        rings.add(entries + kx * kLanes, value(spectra[band * pitch + kx]...) * times);
-      }
-    }
+  template <class Value, class... Band>
+  __attribute__((noinline)) void sum_band(int64_t index, Value value, const Band*... band) const {
+    V times;  // the other half is the mirror of this one, except for two rows that are their own
+    for (int l = 0; l < kLanes; ++l) times[l] = T(0.5) * multiplicity(index * kLanes + l, height);
+    const int32_t* const entries = entries_of(index);
+    for (int64_t kx = 0; kx < width; ++kx) rings.add(entries + kx * kLanes, value(band[kx]...) * times);
   }
 
   template <class Weigh>
-  __attribute__((noinline)) void weigh_band(int64_t band, Complex<V>* spectrum, Weigh factor) const {
-    const int32_t* const entries = entries_of(band);
+  __attribute__((noinline)) void weigh_band(int64_t index, Complex<V>* band, Weigh factor) const {
+    const int32_t* const entries = entries_of(index);
     for (int64_t kx = 0; kx < width; ++kx) {
-      spectrum[kx] = spectrum[kx] * factor(look_up(rings.gains, entries + kx * kLanes), spectrum[kx]);
-    }
-  }
-
-  template <class Weigh>
-  void filter(Complex<V>* spectrum, Weigh factor) const {
-    for (int64_t band = 0; band < bands; ++band) {
-      transform_rows(spectrum + band * pitch);
-      weigh_band(band, spectrum + band * pitch, factor);
-      transform_rows_back(spectrum + band * pitch);
-    }
-  }
-
-  template <class Weigh>
-  void weigh(Complex<V>* spectrum, Weigh factor) const {
-    for (int64_t band = 0; band < bands; ++band) {
-      weigh_band(band, spectrum + band * pitch, factor);
-      transform_rows_back(spectrum + band * pitch);
+      band[kx] = band[kx] * factor(look_up(rings.gains, entries + kx * kLanes), band[kx]);
     }
   }
 

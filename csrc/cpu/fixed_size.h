@@ -13,37 +13,17 @@ namespace {
 // 0 is the transform of row 0 + i · row N/2.
 
 template <int N>
-constexpr int kBands = N / 2 / kLanes;
-template <int N>
 constexpr int64_t kElements = N / 2 * N / kLanes;
 
 FREQROB_INLINE Complex<float> first_lane(const Spectrum& z) {
   return {z.re[0], z.im[0]};
 }
 
-/// Transposes the squares of a band.
-template <int N>
-void turn_band(Spectrum* band) {
-  for (int x = 0; x < N; x += kLanes) {
-    Lanes re[kLanes], im[kLanes];
-    FREQROB_UNROLL
-    for (int l = 0; l < kLanes; ++l) re[l] = band[x + l].re;
-    transpose(re);
-    FREQROB_UNROLL
-    for (int l = 0; l < kLanes; ++l) band[x + l].re = re[l];
-    FREQROB_UNROLL
-    for (int l = 0; l < kLanes; ++l) im[l] = band[x + l].im;
-    transpose(im);
-    FREQROB_UNROLL
-    for (int l = 0; l < kLanes; ++l) band[x + l].im = im[l];
-  }
-}
-
 /// Reads scale · plane and transforms its columns; element band · N + x + l is the row ky = kLanes · band + l of the
 /// columns x, x + 1, …
 template <int N, class Pixel>
 __attribute__((noinline)) void load_columns(const Pixel* plane, float scale, Spectrum* line, Spectrum* spectrum) {
-  const float half = 0.5f * scale;  // as two columns are told apart into twice their transforms
+  const float half = 0.5f * scale;  // because separate() gives twice the transforms
   for (int x = 0; x < N; x += 2 * kLanes) {
     transform<N>(line, [=](int y) __attribute__((always_inline)) -> Spectrum {
       const Pixel* row = plane + y * N + x;
@@ -86,65 +66,17 @@ __attribute__((noinline)) void store_columns(const Spectrum* spectrum, Spectrum*
   }
 }
 
-template <int N>
-__attribute__((noinline)) void transform_rows(Spectrum* band) {
-  turn_band<N>(band);
-  transform<N>(band, [=](int x) __attribute__((always_inline)) { return band[x]; });
-}
-
-template <int N>
-__attribute__((noinline)) void transform_rows_back(Spectrum* band) {
-  transform_back<N>(band, [=](int x, Spectrum value) __attribute__((always_inline)) { band[x] = value; });
-  turn_band<N>(band);
-}
-
 /// Twice the rows 0 (a) and N/2 (b) at kx.
 template <int N>
 FREQROB_INLINE TwinSpectra<float> edge_rows(const Spectrum* band, int kx) {
   return separate(first_lane(band[position<N>(kx)]), first_lane(band[position<N>((N - kx) % N)]));
 }
 
-/// Adds value(spectra…) of a band to the rings' sums.
-template <int N, class Value, class... Band>
-__attribute__((noinline)) void sum_band(const RingTable<float>& rings, int index, Value value, const Band*... band) {
-  const int32_t* entries = rings.entries + index * N * kLanes;
-  for (int n = 0; n < N; ++n) rings.add(entries + n * kLanes, value(band[n]...));
-  if (index != 0) return;
-  for (int kx = 0; kx <= N / 2; ++kx) {
-    const double times = 0.5 * multiplicity(kx, N);
-    rings.sums[rings.entry(kx)] += times * value((edge_rows<N>(band, kx).a * 0.5f)...);
-    rings.sums[rings.entry(rings.half_index(N / 2, kx))] += times * value((edge_rows<N>(band, kx).b * 0.5f)...);
-  }
-}
-
-template <int N, class Weigh>
-__attribute__((noinline)) void weigh_band(const RingTable<float>& rings, int index, Spectrum* band, Weigh factor) {
-  const int32_t* entries = rings.entries + index * N * kLanes;
-  for (int n = 0; n < N; ++n) {
-    Lanes by = factor(look_up(rings.gains, entries + n * kLanes), band[n]);
-    if (index == 0) by[0] = 1;
-    band[n] = band[n] * by;
-  }
-  if (index != 0) return;
-  for (int kx = 0; kx <= N / 2; ++kx) {
-    const auto twice = edge_rows<N>(band, kx);
-    const float a = factor(rings.gains[rings.entry(kx)], twice.a * 0.5f);
-    const float b = factor(rings.gains[rings.entry(rings.half_index(N / 2, kx))], twice.b * 0.5f);
-    Spectrum& at = band[position<N>(kx)];
-    Spectrum& opposite = band[position<N>((N - kx) % N)];
-    Complex<float> z = first_lane(at), mirror = first_lane(opposite);
-    if (&at == &opposite) {
-      z = mirror = {a * z.re, b * z.im};
-    } else {
-      weigh(z, mirror, 0.5f * (a + b), 0.5f * (a - b));
-    }
-    opposite.re[0] = mirror.re, opposite.im[0] = mirror.im;
-    at.re[0] = z.re, at.im[0] = z.im;
-  }
-}
-
 template <int N>
 struct FixedSize {
+  static constexpr int bands = N / 2 / kLanes;
+  static constexpr int pitch = N;  // elements of a band
+
   RingTable<float> rings;
   Spectrum* line;
   Spectrum* first;
@@ -158,7 +90,7 @@ struct FixedSize {
 
   void prepare() const {
     if (rings.map.half == nullptr) return;
-    for (int band = 0; band < kBands<N>; ++band) {
+    for (int band = 0; band < bands; ++band) {
       for (int kx = 0; kx < N; ++kx) {
         int32_t* to = rings.entries + (band * N + position<N>(kx)) * kLanes;
         for (int l = band == 0; l < kLanes; ++l) to[l] = rings.entry(rings.half_index(band * kLanes + l, kx));
@@ -172,29 +104,51 @@ struct FixedSize {
     load_columns<N>(x, scale, line, spectrum);
   }
 
-  template <class Value, class... Spectra>
-  FREQROB_INLINE void sum(Value value, Spectra*... spectra) const {
-    rings.clear_sums();
-    for (int band = 0; band < kBands<N>; ++band) {
-      (transform_rows<N>(spectra + band * N), ...);
-      sum_band<N>(rings, band, value, spectra + band * N...);
+  __attribute__((noinline)) void transform_rows(Spectrum* band) const {
+    transpose_squares(band, band, N);
+    transform<N>(band, [=](int x) __attribute__((always_inline)) { return band[x]; });
+  }
+
+  __attribute__((noinline)) void transform_rows_back(Spectrum* band) const {
+    transform_back<N>(band, [=](int x, Spectrum value) __attribute__((always_inline)) { band[x] = value; });
+    transpose_squares(band, band, N);
+  }
+
+  template <class Value, class... Band>
+  __attribute__((noinline)) void sum_band(int64_t index, Value value, const Band*... band) const {
+    const int32_t* entries = rings.entries + index * N * kLanes;
+    for (int n = 0; n < N; ++n) rings.add(entries + n * kLanes, value(band[n]...));
+    if (index != 0) return;
+    for (int kx = 0; kx <= N / 2; ++kx) {
+      const double times = 0.5 * multiplicity(kx, N);
+      rings.sums[rings.entry(kx)] += times * value((edge_rows<N>(band, kx).a * 0.5f)...);
+      rings.sums[rings.entry(rings.half_index(N / 2, kx))] += times * value((edge_rows<N>(band, kx).b * 0.5f)...);
     }
   }
 
   template <class Weigh>
-  FREQROB_INLINE void filter(Spectrum* spectrum, Weigh factor) const {
-    for (Spectrum* band = spectrum; band < spectrum + kElements<N>; band += N) {
-      transform_rows<N>(band);
-      weigh_band<N>(rings, (band - spectrum) / N, band, factor);
-      transform_rows_back<N>(band);
+  __attribute__((noinline)) void weigh_band(int64_t index, Spectrum* band, Weigh factor) const {
+    const int32_t* entries = rings.entries + index * N * kLanes;
+    for (int n = 0; n < N; ++n) {
+      Lanes by = factor(look_up(rings.gains, entries + n * kLanes), band[n]);
+      if (index == 0) by[0] = 1;
+      band[n] = band[n] * by;
     }
-  }
-
-  template <class Weigh>
-  FREQROB_INLINE void weigh(Spectrum* spectrum, Weigh factor) const {
-    for (Spectrum* band = spectrum; band < spectrum + kElements<N>; band += N) {
-      weigh_band<N>(rings, (band - spectrum) / N, band, factor);
-      transform_rows_back<N>(band);
+    if (index != 0) return;
+    for (int kx = 0; kx <= N / 2; ++kx) {
+      const auto twice = edge_rows<N>(band, kx);
+      const float a = factor(rings.gains[rings.entry(kx)], twice.a * 0.5f);
+      const float b = factor(rings.gains[rings.entry(rings.half_index(N / 2, kx))], twice.b * 0.5f);
+      Spectrum& at = band[position<N>(kx)];
+      Spectrum& opposite = band[position<N>((N - kx) % N)];
+      Complex<float> z = first_lane(at), mirror = first_lane(opposite);
+      if (&at == &opposite) {
+        z = mirror = {a * z.re, b * z.im};
+      } else {
+        weigh(z, mirror, 0.5f * (a + b), 0.5f * (a - b));
+      }
+      opposite.re[0] = mirror.re, opposite.im[0] = mirror.im;
+      at.re[0] = z.re, at.im[0] = z.im;
     }
   }
 
@@ -210,7 +164,7 @@ struct FixedSize {
   }
 
   void add_amplitudes(float unscale, double* sums) const {
-    for (int band = 0; band < kBands<N>; ++band) transform_rows<N>(first + band * N);
+    for (int band = 0; band < bands; ++band) transform_rows(first + band * N);
     for (int64_t n = 0; n < kElements<N>; ++n) {
       float values[kLanes];
       freqrob::cpu::FREQROB_ISA::store(values, Amplitude{}(first[n]) * unscale);

@@ -1,4 +1,4 @@
-// What both kinds of fused kernels are made of.
+// Parts of both kinds of fused kernels.
 #pragma once
 
 #include "../fft.h"

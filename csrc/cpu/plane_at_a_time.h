@@ -37,7 +37,7 @@ int64_t scratch_bytes(const RingView& map) {
 }
 
 /// Sums and gains of rings. Entry 0 is of the coefficients on no ring, 1 + i of ring i, rings + 1 of what is no
-/// coefficient; every entry has a place for each lane, lest neighbours wait for each other.
+/// coefficient; every entry has a place for each lane, so that neighbours do not wait for each other.
 template <class T>
 struct RingTable {
   using V = Vector<T>;
@@ -92,47 +92,94 @@ struct RingTable {
   }
 };
 
+/// Transposes the squares of a band; `to` may be `from`.
+template <class V>
+FREQROB_INLINE void transpose_squares(const Complex<V>* from, Complex<V>* to, int64_t length) {
+  constexpr int kSide = sizeof(V) / sizeof(V{}[0]);
+  for (int64_t x = 0; x < length; x += kSide) {
+    V block[kSide];
+    FREQROB_UNROLL
+    for (int l = 0; l < kSide; ++l) block[l] = from[x + l].re;
+    transpose(block);
+    FREQROB_UNROLL
+    for (int l = 0; l < kSide; ++l) to[x + l].re = block[l];
+    FREQROB_UNROLL
+    for (int l = 0; l < kSide; ++l) block[l] = from[x + l].im;
+    transpose(block);
+    FREQROB_UNROLL
+    for (int l = 0; l < kSide; ++l) to[x + l].im = block[l];
+  }
+}
+
+/// Transforms the rows of spectra whose columns are transformed, and sums value(spectra…) over the rings.
+template <class Plane, class Value, class... Spectra>
+void sum_rings(const Plane& work, Value value, Spectra*... spectra) {
+  work.rings.clear_sums();
+  for (int64_t band = 0; band < work.bands; ++band) {
+    (work.transform_rows(spectra + band * work.pitch), ...);
+    work.sum_band(band, value, spectra + band * work.pitch...);
+  }
+}
+
 template <class Plane>
-FREQROB_INLINE void sum_rings(const Plane& plane, bool amplitude) {
-  amplitude ? plane.sum(Amplitude{}, plane.first) : plane.sum(Power{}, plane.first);
+void sum_rings(const Plane& work, bool amplitude) {
+  amplitude ? sum_rings(work, Amplitude{}, work.first) : sum_rings(work, Power{}, work.first);
+}
+
+/// Weighs a spectrum by the gains of its rings and transforms its rows back, first forward unless they have been.
+template <class Plane, class Weigh>
+void weigh_rings(const Plane& work, Weigh factor, bool is_transformed) {
+  for (int64_t index = 0; index < work.bands; ++index) {
+    auto* const band = work.first + index * work.pitch;
+    if (!is_transformed) work.transform_rows(band);
+    work.weigh_band(index, band, factor);
+    work.transform_rows_back(band);
+  }
+}
+
+/// Reads a plane and transforms its columns; returns what brought its pixels near 1, and undoes that.
+template <class Plane, class Pixel, class Spectrum>
+auto load_plane(const Plane& work, const Pixel* plane, Spectrum* spectrum) {
+  const auto power = normaliser(plane, work.rings.map.height * work.rings.map.width);
+  work.load(plane, power.scale, spectrum);
+  return power;
+}
+
+/// Calls task(work, index of a plane, pixels before the plane).
+template <class Plane, class Call, class Task>
+void for_planes(const Call& call, Groups planes, void* scratch, Task task) {
+  Memory memory(scratch);
+  const Plane work(memory, call.map);
+  work.prepare();
+  for (int64_t plane = planes.begin; plane < planes.end; ++plane) {
+    task(work, plane, plane * call.map.height * call.map.width);
+  }
 }
 
 template <class Plane, class T>
 void ring_sum(const RingSum<T>& call, Groups planes, void* scratch) {
-  Memory memory(scratch);
-  const Plane work(memory, call.map);
-  const int64_t pixels = call.map.height * call.map.width, rings = call.map.rings;
-  work.prepare();
-  for (int64_t plane = planes.begin; plane < planes.end; ++plane) {
-    const T* x = call.x + plane * pixels;
-    const Normaliser<T> power = normaliser(x, pixels);
-    const double unscale = power.unscale;
-    work.load(x, power.scale, work.first);
+  for_planes<Plane>(call, planes, scratch, [&](const Plane& work, int64_t plane, int64_t offset) {
+    const double unscale = load_plane(work, call.x + offset, work.first).unscale;
     sum_rings(work, call.amplitude);
-    T* out = call.out + plane * rings;
-    for (int64_t ring = 0; ring < rings; ++ring) {
+    T* const out = call.out + plane * call.map.rings;
+    for (int64_t ring = 0; ring < call.map.rings; ++ring) {
       out[ring] = static_cast<T>(work.rings.ring_sum(ring) * unscale * (call.amplitude ? 1 : unscale));
     }
-  }
+  });
 }
 
 template <class Plane, class T, class Weigh>
 void filter_planes(const RingFilter<T>& call, Groups planes, void* scratch, Weigh factor) {
-  Memory memory(scratch);
-  const Plane work(memory, call.map);
-  const int64_t pixels = call.map.height * call.map.width, rings = call.map.rings;
-  work.prepare();
-  for (int64_t plane = planes.begin; plane < planes.end; ++plane) {
-    const T* x = call.x + plane * pixels;
-    const T* weights = call.weights + plane * rings;
-    const Normaliser<T> power = normaliser(x, pixels), weight = weights_normaliser(weights, rings, call.outside);
-    const T unscale = call.over_amplitude ? power.unscale * power.scale : power.unscale;
+  for_planes<Plane>(call, planes, scratch, [&](const Plane& work, int64_t plane, int64_t offset) {
+    const T* const weights = call.weights + plane * call.map.rings;
+    const Normaliser<T> weight = weights_normaliser(weights, call.map.rings, call.outside);
     work.rings.set_gains(factor, call.outside * weight.scale,
                          [=](int64_t ring) { return weights[ring] * weight.scale; });
-    work.load(x, power.scale, work.first);
-    work.filter(work.first, factor);
-    work.store(work.first, call.out + plane * pixels, unscale * weight.unscale, AsIs{});
-  }
+    const Normaliser<T> power = load_plane(work, call.x + offset, work.first);
+    const T unscale = call.over_amplitude ? power.unscale * power.scale : power.unscale;
+    weigh_rings(work, factor, false);
+    work.store(work.first, call.out + offset, unscale * weight.unscale, AsIs{});
+  });
 }
 
 template <class Plane, class T>
@@ -143,22 +190,16 @@ void ring_filter(const RingFilter<T>& call, Groups planes, void* scratch) {
 
 template <class Plane, class T>
 void ring_dot(const RingDot<T>& call, Groups planes, void* scratch) {
-  Memory memory(scratch);
-  const Plane work(memory, call.map);
-  const int64_t pixels = call.map.height * call.map.width, rings = call.map.rings;
-  work.prepare();
-  for (int64_t plane = planes.begin; plane < planes.end; ++plane) {
-    const T* x = call.x + plane * pixels;
-    const T* y = call.y + plane * pixels;
-    const Normaliser<T> x_power = normaliser(x, pixels), y_power = normaliser(y, pixels);
-    work.load(x, x_power.scale, work.first);
-    work.load(y, y_power.scale, work.second);
-    work.sum(Product{}, work.first, work.second);
-    T* out = call.out + plane * rings;
-    for (int64_t ring = 0; ring < rings; ++ring) {
-      out[ring] = static_cast<T>(work.rings.ring_sum(ring) / pixels * x_power.unscale * y_power.unscale);
+  const int64_t pixels = call.map.height * call.map.width;
+  for_planes<Plane>(call, planes, scratch, [&](const Plane& work, int64_t plane, int64_t offset) {
+    const T x_unscale = load_plane(work, call.x + offset, work.first).unscale;
+    const T y_unscale = load_plane(work, call.y + offset, work.second).unscale;
+    sum_rings(work, Product{}, work.first, work.second);
+    T* const out = call.out + plane * call.map.rings;
+    for (int64_t ring = 0; ring < call.map.rings; ++ring) {
+      out[ring] = static_cast<T>(work.rings.ring_sum(ring) / pixels * x_unscale * y_unscale);
     }
-  }
+  });
 }
 
 /// Sums in the order of a Plane's spectrum first, as the order of rfft2 would scatter every vector.
@@ -173,10 +214,7 @@ void amplitude_map(const AmplitudeMap<T>& call, Groups maps, void* scratch) {
     work.clear_amplitudes(sums);
     const int64_t first = map * kPlanesPerMap, last = first + kPlanesPerMap;
     for (int64_t plane = first; plane < last && plane < call.planes; ++plane) {
-      const T* x = call.x + plane * pixels;
-      const Normaliser<T> power = normaliser(x, pixels);
-      work.load(x, power.scale, work.first);
-      work.add_amplitudes(power.unscale, sums);
+      work.add_amplitudes(load_plane(work, call.x + plane * pixels, work.first).unscale, sums);
     }
     work.store_amplitudes(sums, call.out + map * call.map.height * call.map.columns());
   }
@@ -186,7 +224,7 @@ void amplitude_map(const AmplitudeMap<T>& call, Groups maps, void* scratch) {
 template <class T, class Pixel>
 double bass_gains_of(const RingTable<T>& rings, const Bass<Pixel>& call, double unscale) {
   const double amplitude = unscale * call.unit, unit = call.of_power ? amplitude * amplitude : amplitude;
-  double* const profile = rings.sums;  // ring i of it lies below what ring i is summed from
+  double* const profile = rings.sums;  // entry i precedes the sums of ring i
   for (int64_t i = 0; i < call.map.rings; ++i) profile[i] = rings.ring_sum(i) * unit * call.norms[i];
   const auto total = bass_gains<ScalarMath>(profile, 1, call.weighable, call.map.rings, call.of_power);
   rings.set_gains(ByGain{}, T(1), [=](int64_t ring) { return static_cast<T>(profile[ring]); });
@@ -195,26 +233,22 @@ double bass_gains_of(const RingTable<T>& rings, const Bass<Pixel>& call, double 
 
 template <class Plane, class Pixel>
 void bass(const Bass<Pixel>& call, Groups planes, void* scratch) {
-  Memory memory(scratch);
-  const Plane work(memory, call.map);
   const int64_t pixels = call.map.height * call.map.width;
-  work.prepare();
-  for (int64_t plane = planes.begin; plane < planes.end; ++plane) {
-    const Pixel* x = call.x + plane * pixels;
-    Pixel* out = call.out + plane * pixels;
-    const auto power = normaliser(x, pixels);
-    work.load(x, power.scale, work.first);
+  for_planes<Plane>(call, planes, scratch, [&](const Plane& work, int64_t, int64_t offset) {
+    const Pixel* const x = call.x + offset;
+    Pixel* const out = call.out + offset;
+    const auto power = load_plane(work, x, work.first);
     sum_rings(work, !call.of_power);
     const double changed = power.scale > 0 ? bass_gains_of(work.rings, call, power.unscale) : __builtin_nan("");
     if (!(changed >= 0)) {
       for (int64_t i = 0; i < pixels; ++i) out[i] = static_cast<Pixel>(__builtin_nanf(""));
-    } else if (changed < 2) {  // unchanged by definition: it is copied, lest rounding change it
+    } else if (changed < 2) {  // unchanged by definition: copied, because rounding would change it
       if (out != x) __builtin_memcpy(out, x, pixels * sizeof(Pixel));
     } else {
-      work.weigh(work.first, ByGain{});
+      weigh_rings(work, ByGain{}, true);
       work.store(work.first, out, power.unscale, Clipped<decltype(power.scale)>{call.white});
     }
-  }
+  });
 }
 
 }  // namespace

@@ -1,10 +1,10 @@
 // The fused kernels that take one plane to a vector lane: transform, rings and inverse transform of a group of planes
-// with one read and one write of the images. No lane ever meets another one, so the result of a plane does not depend
-// on its neighbours, nor on whether it has any. Included once by each instruction set's file after its target pragma.
+// with one read and one write of the images. Lanes are never combined, so the result of a plane does not depend on its
+// neighbours, nor on whether it has any. Included once by each instruction set's file after its target pragma.
 //
-// Of a real plane the rows y and y + N/2 are transformed as one complex row. Taken apart, the columns 0 < kx < N/2 of
-// its spectrum stay where kx and N - kx were, twice their value; columns 0 and N/2, which come from real numbers, are
-// transformed as one complex column.
+// The rows y and y + N/2 of a real plane are transformed as one complex row. After their separation the columns
+// 0 < kx < N/2 of the spectrum stay at kx and N - kx, with twice their value; columns 0 and N/2, which come from real
+// numbers, are transformed as one complex column.
 #pragma once
 
 #include "../bass_gains.h"
@@ -57,8 +57,8 @@ Group<Pixel> gather(const Pixel* x, int64_t planes, int64_t index) {
   return group;
 }
 
-/// How many planes are written at a time: rows alike of planes that lie a multiple of 4 KiB apart share one set of the
-/// first-level cache. The numbers are measured.
+/// How many planes are written at a time: the same row of planes that are a multiple of 4 KiB apart is in one set of
+/// the first-level cache. The numbers are measured.
 template <int N, class Pixel>
 constexpr int planes_at_a_time() {
   constexpr int64_t kApart = N * N * sizeof(Pixel);
@@ -148,7 +148,7 @@ struct Column {
   }
 };
 
-/// Takes the rows y and y + N/2 of a column apart, transforms it and calls visit(ky, coefficient).
+/// Separates the rows y and y + N/2 of a column, transforms it and calls visit(ky, coefficient).
 template <int N, bool IsEdge, class Visit>
 FREQROB_INLINE void transform_column(Column<N> column, Visit visit) {
   constexpr int kOuter = N / 8;
@@ -271,7 +271,7 @@ void weigh_rings(Spectrum* spectrum, const RingView& map, Lanes* gains, Weigh fa
   transform_column_back<N, true>(edges, [](int, const Spectrum& z) __attribute__((always_inline)) { return z; });
 }
 
-/// Writes one value a ring and plane, times both scales: one after the other, as their product may overflow.
+/// Writes a value per ring and plane, times both scales: one after the other, because their product may overflow.
 FREQROB_INLINE void store_rings(const Lanes* rings, int64_t count, Lanes scale, Lanes other_scale, int64_t planes,
                                 float* out) {
   for (int64_t i = 0; i < count; ++i) {
@@ -280,7 +280,7 @@ FREQROB_INLINE void store_rings(const Lanes* rings, int64_t count, Lanes scale, 
   }
 }
 
-/// What a kernel works on: spectra of one or two groups, a value a ring, a plane that nobody reads.
+/// Memory of a kernel: spectra of one or two groups, a value per ring, a plane for results that are discarded.
 template <int N>
 struct Workspace {
   static constexpr int64_t kElements = N / 2 * kStride<N>;
@@ -315,7 +315,7 @@ void ring_sum(const RingSum<float>& call, Groups groups, void* scratch) {
   }
 }
 
-/// Spreads the weights of the group's planes over the lanes, each plane's brought near 1, and returns what undoes that.
+/// Spreads the weights of the group's planes over the lanes, brings each plane's near 1, and returns what undoes that.
 Lanes load_weights(const RingFilter<float>& call, int64_t index, int64_t planes, Lanes* gains) {
   const int64_t rings = call.map.rings;
   const float* weights = call.weights + index * kLanes * rings;
@@ -411,7 +411,8 @@ Lanes bass_gains_of(const Bass<Pixel>& call, Lanes* rings, Lanes& unscale) {
   return total.eligible;
 }
 
-/// A plane with fewer than two eligible rings is unchanged by definition: it is copied, lest rounding change it.
+/// A plane with fewer than two eligible rings is unchanged by definition: it is copied, because rounding would change
+/// it.
 template <int N, class Pixel>
 void keep_unchanged(const Group<Pixel>& group, Lanes eligible, Pixel** target, Pixel* sink) {
   for (int64_t plane = 0; plane < group.planes; ++plane) {

@@ -1,4 +1,5 @@
-#include "spectral_ops.h"
+// The ops on CPU tensors; ops.cpp has their schemas, and freqrob/spectral/ops.py their definitions.
+#include <torch/csrc/stable/library.h>
 
 #include <cstdlib>
 #include <memory>
@@ -16,12 +17,9 @@ using torch::stable::parallel_for;
 
 constexpr int64_t kKeptScratch = 64 << 20;
 
-RingView ring_view(const Tensor& x, const Tensor& half, int64_t rings) {
-  STD_TORCH_CHECK(half.scalar_type() == ScalarType::Int && half.is_cpu() && half.is_contiguous(),
-                  "half: expected a contiguous int32 CPU tensor");
-  STD_TORCH_CHECK(half.dim() == 2 && half.size(0) == height(x) && half.size(1) == width(x) / 2 + 1,
-                  "half: expected the shape (H, W//2+1) of rfft2");
-  const RingView map = {half.const_data_ptr<int32_t>(), height(x), width(x), rings};
+/// The kernels index by the entries of `half`.
+RingView valid_ring_view(const Tensor& x, const Tensor& half, int64_t rings) {
+  const RingView map = ring_view(x, half, rings);
   STD_TORCH_CHECK(is_valid(map), "half: expected rings from -1 to ", rings - 1);
   return map;
 }
@@ -80,12 +78,10 @@ void run(const Fused<T>& fused, void (*kernel)(const Call&, Groups, void*), cons
   run(kernel, call, groups, fused.scratch_bytes(call.map));
 }
 
-}  // namespace
-
 Tensor ring_sum(const Tensor& input, const Tensor& half, int64_t rings, bool amplitude) {
   check_planes(input, "x");
   const Tensor x = torch::stable::contiguous(input);
-  const RingView map = ring_view(x, half, rings);
+  const RingView map = valid_ring_view(x, half, rings);
   Tensor out = torch::stable::new_empty(x, leading_and(x, {rings}));
   for_dtype(x, [&]<class T>(T) {
     const Fused<T>& fused = fused_for<T>(x);
@@ -95,13 +91,11 @@ Tensor ring_sum(const Tensor& input, const Tensor& half, int64_t rings, bool amp
   return out;
 }
 
-namespace {
-
 Tensor filter(const Tensor& input, const Tensor& input_weights, const Tensor& half, double outside,
               bool over_amplitude) {
   check_planes(input, "x");
   const Tensor x = torch::stable::contiguous(input), weights = torch::stable::contiguous(input_weights);
-  const RingView map = ring_view(x, half, check_weights(weights, x));
+  const RingView map = valid_ring_view(x, half, check_weights(weights, x));
   Tensor out = torch::stable::empty_like(x);
   for_dtype(x, [&]<class T>(T) {
     const Fused<T>& fused = fused_for<T>(x);
@@ -117,8 +111,6 @@ Tensor filter(const Tensor& input, const Tensor& input_weights, const Tensor& ha
   return out;
 }
 
-}  // namespace
-
 Tensor ring_filter(const Tensor& x, const Tensor& weights, const Tensor& half, double outside) {
   return filter(x, weights, half, outside, false);
 }
@@ -131,7 +123,7 @@ Tensor ring_dot(const Tensor& input_x, const Tensor& input_y, const Tensor& half
   check_planes(input_x, "x");
   check_same(input_x, input_y, "y");
   const Tensor x = torch::stable::contiguous(input_x), y = torch::stable::contiguous(input_y);
-  const RingView map = ring_view(x, half, rings);
+  const RingView map = valid_ring_view(x, half, rings);
   Tensor out = torch::stable::new_empty(x, leading_and(x, {rings}));
   for_dtype(x, [&]<class T>(T) {
     const Fused<T>& fused = fused_for<T>(x);
@@ -167,9 +159,7 @@ Tensor mean_amplitude(const Tensor& input) {
   return out;
 }
 
-namespace {
-
-/// What BaSS needs to know of the rings. a_i is the mean amplitude or the total power of ring i; the innermost and
+/// The rings for BaSS. a_i is the mean amplitude or the total power of ring i; the innermost and
 /// the outermost ring keep their weight, as do empty ones.
 template <class Real>
 struct BassRings {
@@ -209,14 +199,12 @@ void bass_of(const Tensor& x, const RingView& map, bool of_power, double pixel_s
   }
 }
 
-}  // namespace
-
 void bass_out(const Tensor& input, const Tensor& half, int64_t rings, bool of_power, double pixel_scale, Tensor out) {
   check_planes(input, "x");
   check_same(input, out, "out");
   STD_TORCH_CHECK(out.is_contiguous(), "out: expected a contiguous tensor");
   const Tensor x = torch::stable::contiguous(input);
-  const RingView map = ring_view(x, half, rings);
+  const RingView map = valid_ring_view(x, half, rings);
   if (x.scalar_type() == ScalarType::Byte) return bass_of<uint8_t>(x, map, of_power, pixel_scale, out);
   for_dtype(x, [&]<class T>(T) { bass_of<T>(x, map, of_power, pixel_scale, out); });
 }
@@ -228,4 +216,15 @@ Tensor bass(const Tensor& input, const Tensor& half, int64_t rings, bool of_powe
   return out;
 }
 
+}  // namespace
 }  // namespace freqrob::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(freqrob, CPU, m) {
+  m.impl("ring_sum", TORCH_BOX(&freqrob::cpu::ring_sum));
+  m.impl("ring_filter", TORCH_BOX(&freqrob::cpu::ring_filter));
+  m.impl("ring_amplitude_backward", TORCH_BOX(&freqrob::cpu::ring_amplitude_backward));
+  m.impl("ring_dot", TORCH_BOX(&freqrob::cpu::ring_dot));
+  m.impl("mean_amplitude", TORCH_BOX(&freqrob::cpu::mean_amplitude));
+  m.impl("bass", TORCH_BOX(&freqrob::cpu::bass));
+  m.impl("bass_out", TORCH_BOX(&freqrob::cpu::bass_out));
+}

@@ -6,13 +6,13 @@
 
 namespace freqrob {
 
-/// What a team knows of a plane's rings, and what it makes of that; each array has `rings` + 1 entries, of which the
-/// last is of the coefficients on no ring.
+/// Input and output of a team for a plane's rings; each array has `rings` + 1 entries, the last of them for the
+/// coefficients on no ring.
 struct BassProfile {
   const int* multiplicity;  // how many coefficients of fft2 a ring has
   int rings;
   const float* sums;          // over each ring, of |F| or |F|²
-  BassTotals<float>* shares;  // in passing
+  BassTotals<float>* shares;  // temporary
   float* gains;               // out
 };
 

@@ -1,4 +1,4 @@
-// What a launch has to know of the GPU.
+// Numbers for launches.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -11,7 +11,7 @@
 
 namespace freqrob::passes {
 
-/// What a coefficient adds: |x|, or Re(x · ȳ), which is |x|² if both are one.
+/// The summand of a coefficient: |x|, or Re(x · ȳ), which is |x|² if both are one.
 enum class Summand : int32_t { kAmplitude, kProduct };
 
 /// Sums over rings, of each part of each plane.
@@ -40,7 +40,7 @@ FREQROB_DEVICE float summand(const RingSums& call, int64_t at) {
   return x.re * y.re + x.im * y.im;
 }
 
-/// The ring of an entry of a map; `rings` if it is on none, or is no ring of this map.
+/// The ring of an entry of a map; `rings` if the entry is -1 or not a ring of this map.
 FREQROB_DEVICE int ring_at(const RingView& map, int64_t k) {
   const auto rings = static_cast<uint32_t>(map.rings), found = static_cast<uint32_t>(map.half[k]);
   return static_cast<int>(found < rings ? found : rings);

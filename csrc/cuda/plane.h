@@ -1,12 +1,12 @@
-// One square plane of 32 or 64 pixels, its spectrum and its rings, by a team of threads: what a fused CUDA kernel does,
-// on registers and shared memory alone. The code says what every thread does up to the next barrier, in the order in
-// which it happens, so that a CPU can run it too, one thread after the other: that is how tests prove it.
+// The fused CUDA kernels' work on one square plane of 32 or 64 pixels, its spectrum and its rings, by a team of
+// threads, in registers and shared memory. The code is written as what every thread does up to the next barrier, so a
+// CPU can run it too, one thread after the other: this is how it is tested.
 //
 // A real plane of N × N has N/2 independent columns of complex numbers, and so a team transforms N/2 lines:
 //   1. two neighbouring columns as one complex line, a + ib;
-//   2. these lines taken apart, the rows ky = 1 … N/2 - 1 of the spectrum, and as one line 0 the rows 0 and N/2, which
+//   2. after their separation, the rows ky = 1 … N/2 - 1 of the spectrum, and as one line 0 the rows 0 and N/2, which
 //      come from real numbers: P = F(0, ·) + i F(N/2, ·).
-// No two images share a line: nothing of one, nor a NaN, reaches another.
+// No two images share a line, so a NaN in one image does not reach another.
 #pragma once
 
 #include <cstdint>
@@ -67,7 +67,7 @@ struct Line {
   Complex<float> values[Shape::kValues];
 };
 
-/// The rings of half a spectrum, rows 0 … N/2 with all columns, and what BaSS has to know of them.
+/// The rings of half a spectrum, rows 0 … N/2 with all columns, and their sizes.
 template <int N>
 struct Rings {
   static constexpr int kPitch = N + 4;  // bytes: as words, odd
@@ -78,7 +78,7 @@ struct Rings {
   FREQROB_DEVICE int at(int ky, int kx) const { return of[ky * kPitch + kx]; }
 };
 
-/// What a team shares. Spectra in passing and sums over rings are never there at once.
+/// The shared memory of a team: a spectrum while it is regrouped, or sums over rings, never both at once.
 template <class Shape>
 struct Shared {
   union {
@@ -93,7 +93,7 @@ struct Shared {
   };
 };
 
-/// Reads a map as of rfft2, `half` (N, N/2 + 1); whatever is no ring of it counts as none.
+/// Reads a map in the layout of rfft2, `half` (N, N/2 + 1); an entry that is not a ring of it counts as none.
 template <int N, class Team>
 FREQROB_DEVICE void load_rings(Team team, const int32_t* half, int count, Rings<N>& rings) {
   team.each([&](int t) {
@@ -203,7 +203,7 @@ FREQROB_DEVICE void load_plane(Team team, const Pixel* x, Lines& lines) {
   });
 }
 
-/// Writes what `neighbours(at, values)` makes of the two pixels at that offset.
+/// Writes the pixels neighbours(at, values) at each offset `at`.
 template <class Shape, class Pixel, class Team, class Lines, class Make>
 FREQROB_DEVICE void store_plane(Team team, const Lines& lines, Pixel* out, Make neighbours) {
   team.each([&](int t) {

@@ -19,20 +19,29 @@ namespace {
 template <class T>
 using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
 
-/// Transforms lines (lines, size), a line a lane.
+/// Binds a transform of lines (lines, size), one line per lane.
 template <class T, class Kernel>
-Array<std::complex<T>> fft(Kernel kernel, int64_t lanes, const Array<std::complex<T>>& lines, bool inverse) {
-  if (lines.ndim() != 2 || lines.shape(0) != lanes) throw py::value_error("lines: expected (lanes, size)");
-  Array<std::complex<T>> out({lines.shape(0), lines.shape(1)});
-  kernel(lines.shape(1), inverse, reinterpret_cast<const T*>(lines.data()), reinterpret_cast<T*>(out.mutable_data()));
-  return out;
+void define_fft(py::module_& m, const char* name, Kernel cpu::Kernels::* kernel) {
+  using Lines = Array<std::complex<T>>;
+  m.def(name, [kernel](const std::string& isa, const Lines& lines, bool inverse) {
+    const cpu::Kernels& kernels = cpu::kernels_for(isa.c_str());
+    const int64_t lanes = kernels.lanes * sizeof(float) / sizeof(T);
+    if (lines.ndim() != 2 || lines.shape(0) != lanes) throw py::value_error("lines: expected (lanes, size)");
+    Lines out({lines.shape(0), lines.shape(1)});
+    const auto* in = reinterpret_cast<const T*>(lines.data());
+    (kernels.*kernel)(lines.shape(1), inverse, in, reinterpret_cast<T*>(out.mutable_data()));
+    return out;
+  });
 }
 
+/// Binds the transposition of a block (lanes, lanes).
 template <class T, class Kernel>
-Array<T> transpose(Kernel kernel, const Array<T>& block) {
-  Array<T> out({block.shape(0), block.shape(1)});
-  kernel(block.data(), out.mutable_data());
-  return out;
+void define_transpose(py::module_& m, const char* name, Kernel cpu::Kernels::* kernel) {
+  m.def(name, [kernel](const std::string& isa, const Array<T>& block) {
+    Array<T> out({block.shape(0), block.shape(1)});
+    (cpu::kernels_for(isa.c_str()).*kernel)(block.data(), out.mutable_data());
+    return out;
+  });
 }
 
 Array<float> natural_log(const std::string& isa, const Array<float>& values) {
@@ -64,24 +73,11 @@ std::pair<Array<double>, double> gains(Array<double> profile, const Array<bool>&
 
 PYBIND11_MODULE(freqrob_internals, m) {
   m.def("lanes", [](const std::string& isa) { return cpu::kernels_for(isa.c_str()).lanes; });
-  m.def("fft", [](const std::string& isa, const Array<std::complex<float>>& lines, bool inverse) {
-    const cpu::Kernels& kernels = cpu::kernels_for(isa.c_str());
-    return fft(kernels.fft_lanes, kernels.lanes, lines, inverse);
-  });
-  m.def("any_fft", [](const std::string& isa, const Array<std::complex<float>>& lines, bool inverse) {
-    const cpu::Kernels& kernels = cpu::kernels_for(isa.c_str());
-    return fft(kernels.any_fft_lanes, kernels.lanes, lines, inverse);
-  });
-  m.def("any_fft_double", [](const std::string& isa, const Array<std::complex<double>>& lines, bool inverse) {
-    const cpu::Kernels& kernels = cpu::kernels_for(isa.c_str());
-    return fft(kernels.any_fft_double_lanes, kernels.lanes / 2, lines, inverse);
-  });
-  m.def("transpose", [](const std::string& isa, const Array<float>& block) {
-    return transpose(cpu::kernels_for(isa.c_str()).transpose_lanes, block);
-  });
-  m.def("transpose_double", [](const std::string& isa, const Array<double>& block) {
-    return transpose(cpu::kernels_for(isa.c_str()).transpose_double_lanes, block);
-  });
+  define_fft<float>(m, "fft", &cpu::Kernels::fft_lanes);
+  define_fft<float>(m, "any_fft", &cpu::Kernels::any_fft_lanes);
+  define_fft<double>(m, "any_fft_double", &cpu::Kernels::any_fft_double_lanes);
+  define_transpose<float>(m, "transpose", &cpu::Kernels::transpose_lanes);
+  define_transpose<double>(m, "transpose_double", &cpu::Kernels::transpose_double_lanes);
   m.def("log", &natural_log);
   m.def("multiplicity", [](int64_t kx, int64_t width) { return multiplicity(kx, width); });
   m.def("ring_counts", &ring_counts);

@@ -7,20 +7,15 @@ from typing import TYPE_CHECKING
 
 from freqrob.runtime.lazy import lazy_names
 
-_HOMES = {
-    "BaSS": "freqrob.spectral.balance",
-    "RingMap": "freqrob.spectral.rings",
-    "analyze_spectrum": "freqrob.spectral.perturbation",
-    "bass": "freqrob.spectral.balance",
-    "log_b_low": "freqrob.spectral.jacobian",
-    "mean_amplitude": "freqrob.spectral.ops",
-    "mean_power": "freqrob.spectral.longtail",
-    "power_profile": "freqrob.spectral.longtail",
-    "radial_power": "freqrob.spectral.longtail",
-    "ring_dot": "freqrob.spectral.ops",
-    "ring_filter": "freqrob.spectral.ops",
-    "ring_sum": "freqrob.spectral.ops",
+_NAMES = {
+    "balance": ("BaSS", "bass"),
+    "jacobian": ("log_b_low",),
+    "longtail": ("mean_power", "power_profile", "radial_power"),
+    "ops": ("mean_amplitude", "ring_dot", "ring_filter", "ring_sum"),
+    "perturbation": ("analyze_spectrum",),
+    "rings": ("RingMap",),
 }
+_HOMES = {name: f"freqrob.spectral.{module}" for module, names in _NAMES.items() for name in names}
 
 __all__ = [
     "BaSS",

@@ -1,4 +1,4 @@
-"""Balance Spectrum Sampling (BaSS): re-weight each ring of an image's spectrum so that power is less long-tailed."""
+"""Balance Spectrum Sampling (BaSS): weigh each ring of an image's spectrum so that its power is less long-tailed."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ def bass(
 
         w_i = [ln a_i / Σ_j ln a_j] / [a_i / Σ_j a_j],
 
-    F is multiplied on ring i by w_i (``amplitude``) or √w_i (``power``: there w_i is a ratio of powers, so that the
-    power of a ring becomes proportional to its logarithm and Σ a_i is conserved). DC and the outermost ring keep
-    their value. The result is clipped to the pixels' range.
+    F is multiplied on ring i by w_i (``amplitude``), or by √w_i (``power``: w_i is then a ratio of powers, so the power
+    of a ring becomes proportional to its logarithm, and Σ a_i is conserved). DC and the outermost ring are unchanged.
+    The result is clipped to the pixels' range.
 
     Args:
-        images: (..., H, W) pixels, float in [0, 1] or uint8 in 0–255, usually (N, C, H, W). Not differentiable
-            here: ``BaSS`` is.
-        weighting: ``"amplitude"``, the authors' code, which takes amplitudes; on uint8 it is theirs within one grey
-            level (bit for bit in float64). ``"power"``, Eq. 1 and 4 with ‖·‖² as printed.
-        pixel_scale: the value of white on which the logarithms are taken; the authors' 255 by default.
-        empty_rings: what to do with rings where a_i ≤ 1, whose logarithm has no share (constant channels, synthetic
-            images). ``"keep"`` leaves them alone. ``"as_published"`` follows the formula as published, with
-            a_i + 1e-8: it amplifies rounding noise, a linear ramp becomes black and white stripes.
-        out: where to write, of the shape and dtype of ``images`` and contiguous.
+        images: (..., H, W) pixels, float in [0, 1] or uint8 in 0–255, usually (N, C, H, W). Gradients do not flow
+            through this function; use ``BaSS`` for that.
+        weighting: ``"amplitude"`` follows the authors' code, which uses amplitudes; on uint8 the results differ by at
+            most one grey level (by none in float64). ``"power"`` follows Eq. 1 and 4 with ‖·‖² as printed.
+        pixel_scale: the value of white for the logarithms; 255 by default, as in the authors' code.
+        empty_rings: treatment of rings with a_i ≤ 1, whose logarithm is not positive (constant channels, synthetic
+            images). ``"keep"`` leaves them unchanged. ``"as_published"`` follows the published formula, with
+            a_i + 1e-8: it amplifies rounding noise, and turns a linear ramp into black and white stripes.
+        out: contiguous tensor for the result, with the shape and dtype of ``images``.
 
     Returns:
-        The balanced images, same shape and dtype; a channel without a ring to balance comes back as it came,
-        and a channel with a NaN or an infinity as NaN (float).
+        The balanced images, same shape and dtype. A channel without a ring to balance is returned unchanged, a float
+        channel with a NaN or an infinity as NaN.
 
     Raises:
         TypeError: ``images`` is not a tensor of floats or uint8, or ``out`` is of another dtype.
@@ -71,17 +71,16 @@ def bass(
     if out is not None:
         check_out(out, images)
     images = images.detach()
-    exact = images.double() if images.is_floating_point() else images  # float32's rounding noise is not theirs
+    exact = images.double() if images.is_floating_point() else images  # rounding noise is amplified
     balanced = reference.balance(exact, rings, weighting=weighting, pixel_scale=pixel_scale, empty_rings=empty_rings)
     return balanced.to(images.dtype) if out is None else out.copy_(balanced)
 
 
 class BaSS(nn.Module):
-    """BaSS as a differentiable front end: (N, C, H, W) floats in [0, 1] in, the same out.
+    """BaSS as a differentiable front end, for (N, C, H, W) floats in [0, 1].
 
-    The gradient goes through the weights as well as through the filter, to any order. Where no gradient is asked
-    for, the fused ``bass`` runs. Arguments, errors and source as for ``bass``, but for floats that look like grey
-    levels, of which it warns.
+    The gradient flows through the weights and the filter, to any order. Without a gradient the fused op is used.
+    Arguments, errors and source are those of ``bass``, except that floats that look like grey levels give a warning.
     """
 
     @checked
@@ -110,7 +109,7 @@ class BaSS(nn.Module):
 def balance_some(
     images: Tensor, chosen: Tensor, *, weighting: Weighting = "amplitude", pixel_scale: float = 255.0
 ) -> Tensor:
-    """The images (C, H, W) or (N, C, H, W), of which those ``chosen``, (N,) bool, are balanced."""
+    """Balance those of the images (C, H, W) or (N, C, H, W) that are ``chosen``, (N,) bool, and keep the others."""
     if images.ndim not in (3, 4):
         raise ValueError(f"images: expected (C, H, W) or (N, C, H, W), got {tuple(images.shape)}")
     batch, chosen = (images if images.ndim == 4 else images[None]).clone(), chosen.to(images.device)

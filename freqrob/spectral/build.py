@@ -21,23 +21,6 @@ from types import ModuleType
 
 import torch
 
-__all__ = [
-    "BuildParameters",
-    "NativeError",
-    "Plan",
-    "Tool",
-    "build_parameters",
-    "check_compiler",
-    "compile_library",
-    "cuda_toolkit",
-    "find_compiler",
-    "library_digest",
-    "plan_build",
-    "source_digest",
-    "source_folder",
-    "usable_toolkit",
-]
-
 PACKAGE = Path(__file__).resolve().parents[1]
 LIBRARY = "freqrob.so"
 OLDEST_COMPILER = {"g++": 11, "clang": 14}
@@ -50,7 +33,7 @@ COMPILER_ADVICE = (
 
 
 class NativeError(RuntimeError):
-    """Why there is no native library. `lasting` says that trying again with the same key would fail again."""
+    """Why there is no native library. `lasting`: another attempt with the same key would fail too."""
 
     def __init__(self, cause: str, advice: str = "", log: Path | None = None, lasting: bool = False):
         super().__init__(cause)
@@ -59,7 +42,7 @@ class NativeError(RuntimeError):
 
 @dataclass(frozen=True)
 class BuildParameters:
-    """What a build of `csrc/` needs, for the build on first use and for `setup.py` alike."""
+    """Sources and flags of the native library."""
 
     sources: tuple[str, ...]
     include: tuple[str, ...]
@@ -79,11 +62,13 @@ class Tool:
 
 @dataclass(frozen=True)
 class Plan:
+    """A build on first use, and its place in the cache."""
+
     parameters: BuildParameters
     compiler: Tool | None
     toolkit: Tool | None
-    base: str  # digest of all that a library must agree with to be usable here
-    key: str  # base and what compiled it
+    base: str  # digest of everything that decides whether a library can be used here
+    key: str  # base, and a digest of the compilers
     notes: tuple[str, ...]
 
 
@@ -99,35 +84,27 @@ def source_folder() -> Path:
 
 
 def build_parameters(toolkit: Tool | None = None) -> BuildParameters:
-    """Sources and flags of the native library; `csrc/cuda/*.cu` is left out where `toolkit` is None.
+    """Sources and flags of the native library; without a `toolkit` `csrc/cuda/*.cu` is left out.
 
     There is no -march=native: the library picks AVX-512, AVX2 or baseline when it runs, so machines may share a cache.
     """
     folder = source_folder()
-    target = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # the stable ABI of torch 2.10
+    common = ("-O3", "-std=c++20", "-DTORCH_TARGET_VERSION=0x020a000000000000")  # the stable ABI of torch 2.10
     cpp = [*sorted(folder.glob("*.cpp")), *sorted((folder / "cpu").glob("*.cpp"))]
     cuda = sorted((folder / "cuda").glob("*.cu")) if toolkit else []
     return BuildParameters(
         sources=tuple(map(str, [*cpp, *cuda])),
         include=(str(folder),),
-        cflags=("-O3", "-std=c++20", target, "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"),
-        cuda_flags=(
-            "-O3",
-            "-std=c++20",
-            "-DUSE_CUDA",
-            target,
-            "-Xcompiler=-fvisibility=hidden",
-            *_gencode(cuda),
-            *_host(),
-        ),
+        cflags=(*common, "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"),
+        cuda_flags=(*common, "-DUSE_CUDA", "-Xcompiler=-fvisibility=hidden", *_gencode(cuda), *_host_compiler()),
         ldflags=("-Wl,--as-needed", "-Wl,--strip-all") if sys.platform == "linux" else (),
         cuda=bool(cuda),
     )
 
 
 def _gencode(cuda_sources: list[Path]) -> list[str]:
-    """nvcc's flags for this machine's GPUs, or for DEFAULT_ARCHS; none where torch will read TORCH_CUDA_ARCH_LIST."""
-    if not cuda_sources or os.environ.get("TORCH_CUDA_ARCH_LIST", "native") not in ("", "native"):
+    """nvcc's flags for this machine's GPUs, or else for DEFAULT_ARCHS; none if torch reads TORCH_CUDA_ARCH_LIST."""
+    if not cuda_sources or _architectures_are_given():
         return []
     seen = ";".join(f"{major}.{minor}" for major, minor in _capabilities())
     flags = []
@@ -139,14 +116,18 @@ def _gencode(cuda_sources: list[Path]) -> list[str]:
     return flags
 
 
-def _host() -> list[str]:
-    """The compiler behind nvcc must be the one of the C++ sources: conda's, say, and no gcc on PATH."""
-    named = os.environ.get("CXX", "")
-    return [f"-ccbin={named}"] if named and " " not in named else []
+def _architectures_are_given() -> bool:
+    return os.environ.get("TORCH_CUDA_ARCH_LIST", "native") not in ("", "native")
+
+
+def _host_compiler() -> list[str]:
+    """nvcc's flag to use the compiler of the C++ sources, such as conda's: there may be no gcc on PATH."""
+    compiler = os.environ.get("CXX", "")
+    return [f"-ccbin={compiler}"] if compiler and " " not in compiler else []
 
 
 def source_digest() -> str:
-    """sha256 of what the library is built from, file names included."""
+    """sha256 of the library's sources and their file names."""
     digest, folder = hashlib.sha256(), source_folder()
     files = [file for part in ("", "cpu", "cuda") for file in sorted((folder / part).glob("*"))]
     for file in (file for file in files if file.suffix in {".h", ".cpp", ".cuh", ".cu"}):
@@ -157,18 +138,14 @@ def source_digest() -> str:
 
 def plan_build(policy: str, cuda: bool = True) -> Plan:
     compiler = find_compiler()
-    toolkit, notes = usable_toolkit(policy) if cuda and _is_gpu_wanted() else (None, ())
+    # Compiling CUDA kernels takes minutes, for nothing if there is no GPU, unless architectures are asked for.
+    is_gpu_wanted = bool(_capabilities()) or _architectures_are_given()
+    toolkit, notes = usable_toolkit(policy) if cuda and is_gpu_wanted else (None, ())
     parameters = build_parameters(toolkit)
     flags = [*parameters.cflags, *(parameters.cuda_flags if parameters.cuda else ()), *parameters.ldflags]
     base = _digest(source_digest(), *flags, torch.__version__, torch.version.cuda, platform.machine(), parameters.cuda)
     made_by = _digest(compiler, toolkit, os.environ.get("TORCH_CUDA_ARCH_LIST") if toolkit else None)
     return Plan(parameters, compiler, toolkit, base, f"{base}-{made_by}", notes)
-
-
-def _is_gpu_wanted() -> bool:
-    """Whether a build on first use has CUDA kernels: compiling them where there is no GPU takes minutes for nothing.
-    TORCH_CUDA_ARCH_LIST asks for them all the same."""
-    return bool(_capabilities()) or os.environ.get("TORCH_CUDA_ARCH_LIST", "native") not in ("", "native")
 
 
 def _digest(*parts: object) -> str:
@@ -179,7 +156,7 @@ def _digest(*parts: object) -> str:
 
 
 def find_compiler() -> Tool | None:
-    """The C++ compiler (CXX, else c++), or None where there is none; its version is the first line of --version."""
+    """The C++ compiler (CXX, else c++) and the first line of its --version; None if it does not run."""
     command = os.environ.get("CXX", "c++")
     try:
         text = subprocess.run([*shlex.split(command), "--version"], capture_output=True, text=True, timeout=30).stdout
@@ -189,21 +166,21 @@ def find_compiler() -> Tool | None:
 
 
 def check_compiler(compiler: Tool | None) -> None:
+    """Raise NativeError unless the compiler knows C++20."""
     if compiler is None:
         raise NativeError(f"no C++ compiler: {os.environ.get('CXX', 'c++')!r} is not on PATH", COMPILER_ADVICE)
     name = "clang" if "clang" in compiler.version else "g++"
-    found = re.search(r"(\d+)\.\d+", re.sub(r"\([^)]*\)", "", compiler.version))
-    if found is None or int(found[1]) < OLDEST_COMPILER[name]:
-        what = f"{compiler.path!r} is {compiler.version!r}"
-        raise NativeError(f"{what}, C++20 needs {name} {OLDEST_COMPILER[name]} or newer", COMPILER_ADVICE)
+    version = re.search(r"(\d+)\.\d+", re.sub(r"\([^)]*\)", "", compiler.version))
+    if version is None or int(version[1]) < OLDEST_COMPILER[name]:
+        given = f"{compiler.path!r} is {compiler.version!r}"
+        raise NativeError(f"{given}, C++20 needs {name} {OLDEST_COMPILER[name]} or newer", COMPILER_ADVICE)
 
 
 def cuda_toolkit() -> Tool | None:
-    """The CUDA toolkit's root folder and version, or None where there is no nvcc."""
-    named = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    nvcc = shutil.which("nvcc")
-    guesses = [named] if named else [nvcc and Path(nvcc).resolve().parents[1], "/usr/local/cuda"]
-    for root in map(Path, filter(None, guesses)):
+    """The CUDA toolkit's root folder and version; None without nvcc."""
+    home, nvcc = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH"), shutil.which("nvcc")
+    candidates = [home] if home else [nvcc and Path(nvcc).resolve().parents[1], "/usr/local/cuda"]
+    for root in map(Path, filter(None, candidates)):
         # An nvcc on PATH may be a wrapper script: only a folder with the headers is a toolkit.
         if (root / "bin/nvcc").exists() and (root / "include/cuda_runtime.h").exists():
             return Tool(str(root), _nvcc_version(root))
@@ -211,38 +188,39 @@ def cuda_toolkit() -> Tool | None:
 
 
 def _nvcc_version(root: Path) -> str:
-    with contextlib.suppress(OSError, ValueError, KeyError):  # an order faster than running nvcc
+    with contextlib.suppress(OSError, ValueError, KeyError):  # ten times faster than running nvcc
         return json.loads((root / "version.json").read_text())["cuda"]["version"]
     try:
         text = subprocess.run([root / "bin/nvcc", "--version"], capture_output=True, text=True, timeout=60).stdout
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
-    found = re.search(r"release (\d+\.\d+)", text)
-    return found[1] if found else "unknown"
+    release = re.search(r"release (\d+\.\d+)", text)
+    return release[1] if release else "unknown"
 
 
 def usable_toolkit(policy: str) -> tuple[Tool | None, tuple[str, ...]]:
-    """The toolkit to compile CUDA sources with, if there are any, and what to tell the user about it.
+    """The toolkit to compile CUDA sources with, if there are any, and notes for the user.
 
-    Under the policy `require`, one whose major version is not torch's raises; otherwise CPU sources are built alone.
+    If its major version is not torch's, the policy `require` raises NativeError; otherwise the toolkit is not used.
     """
-    if torch.version.cuda is None or not any(source_folder().glob("cuda/*.cu")):
+    wanted = torch.version.cuda
+    if wanted is None or not any(source_folder().glob("cuda/*.cu")):
         return None, ()
     toolkit = cuda_toolkit()
     if toolkit is None:
-        return None, (f"no CUDA kernels: nvcc {torch.version.cuda} was not found (set CUDA_HOME)",)
-    versions = f"nvcc is CUDA {toolkit.version}, torch was built with CUDA {torch.version.cuda}"
-    if toolkit.version.split(".")[0] != torch.version.cuda.split(".")[0]:
+        return None, (f"no CUDA kernels: nvcc {wanted} was not found (set CUDA_HOME)",)
+    versions = f"nvcc is CUDA {toolkit.version}, torch was built with CUDA {wanted}"
+    if toolkit.version.split(".")[0] != wanted.split(".")[0]:
         if policy == "require":
-            raise NativeError(f"{versions}: the major versions differ", f"install CUDA {torch.version.cuda}'s nvcc")
+            raise NativeError(f"{versions}: the major versions differ", f"install CUDA {wanted}'s nvcc")
         return None, (f"no CUDA kernels: {versions}, and the major versions differ",)
-    if toolkit.version.split(".")[:2] != torch.version.cuda.split(".")[:2]:
+    if toolkit.version.split(".")[:2] != wanted.split(".")[:2]:
         return toolkit, (f"{versions}: the minor versions differ, which usually works",)
     return toolkit, ()
 
 
 def _capabilities() -> list[tuple[int, int]]:
-    """Compute capabilities of this machine's GPUs, from NVML: CUDA, once asked, would not survive a later fork."""
+    """Compute capabilities of this machine's GPUs, from NVML: after a call of CUDA this process could not fork."""
     try:
         nvml = ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:
@@ -251,19 +229,20 @@ def _capabilities() -> list[tuple[int, int]]:
         return []
     count, major, minor, handle = ctypes.c_uint(), ctypes.c_int(), ctypes.c_int(), ctypes.c_void_p()
     nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
-    found = set()
+    capabilities = set()
     for index in range(count.value):
         nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle))
         if nvml.nvmlDeviceGetCudaComputeCapability(handle, ctypes.byref(major), ctypes.byref(minor)) == 0:
-            found.add((major.value, minor.value))
+            capabilities.add((major.value, minor.value))
     nvml.nvmlShutdown()
-    return sorted(found)
+    return sorted(capabilities)
 
 
 # Build
 
 
 def compile_library(plan: Plan, folder: Path) -> Path:
+    """Compile the library of `plan` in `folder`; returns its path."""
     parameters = plan.parameters
     with _build_environment(plan) as cpp_extension:
         # "Standalone" is torch's way to build without loading: only a library that is in its place is loaded.
@@ -284,12 +263,12 @@ def compile_library(plan: Plan, folder: Path) -> Path:
 
 @contextlib.contextmanager
 def _build_environment(plan: Plan) -> Iterator[ModuleType]:
-    """torch's builder, its CUDA_HOME put right, and ninja's folder on PATH (where an unactivated venv's is not)."""
-    quiet = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # importing it remarks on a GPU that is not there
+    """torch's builder with CUDA_HOME from `plan`, and ninja on PATH (without activation a venv's folder is not)."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # the import warns if there is no GPU
     from torch.utils import cpp_extension
 
-    logging.disable(quiet)
+    logging.disable(level)
     path, cuda_home = os.environ.get("PATH"), cpp_extension.CUDA_HOME
     with contextlib.suppress(ImportError):
         import ninja
@@ -304,11 +283,3 @@ def _build_environment(plan: Plan) -> Iterator[ModuleType]:
         os.environ.pop("PATH", None)
         if path is not None:
             os.environ["PATH"] = path
-
-
-def library_digest(library: Path) -> str | None:
-    """sha256 of what was built; loading a truncated library would kill the process."""
-    try:
-        return hashlib.sha256(library.read_bytes()).hexdigest()
-    except OSError:
-        return None

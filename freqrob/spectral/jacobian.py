@@ -1,4 +1,4 @@
-"""The frequency content of Jacobians, as JaFR measures it."""
+"""ln B_low, JaFR's measure of the frequencies in a Jacobian."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ OFFSET = 1e-5
 
 @checked
 def log_b_low(amplitude: Tensor) -> Tensor:
-    """ln B_low: how much of a Jacobian's amplitude is of low frequency.
+    """ln B_low: how strongly low frequencies dominate the amplitude of a Jacobian.
 
     With M the quadrant of non-negative frequencies (DC at [0, 0]) and α falling linearly from 1 to −1,
 
         B_low = Σ_i Π_j M_ij^α_j + Σ_j Π_i M_ij^α_i,
 
-    both M and α offset by 1e-5. Computed from logarithms, where the reference multiplies powers in float32.
+    where 1e-5 is added to M and α. It is computed from logarithms; the reference multiplies powers in float32.
 
     Args:
-        amplitude: (H, W//2+1), the mean of |rfft2| over images and channels, as ``ops.mean_amplitude`` gives it.
+        amplitude: (H, W//2+1), the mean of |rfft2| over images and channels, from ``ops.mean_amplitude``.
 
     Returns:
-        A scalar; ln 34 ≈ 3.53 for white noise at 32×32, larger where low frequencies prevail. Differentiable.
+        A scalar: ln 34 ≈ 3.53 for white noise at 32×32, larger if low frequencies dominate. Differentiable.
 
     Raises:
         ValueError: ``amplitude`` is not a matrix of at least 2×2.
@@ -34,7 +34,7 @@ def log_b_low(amplitude: Tensor) -> Tensor:
     if amplitude.ndim != 2 or min(amplitude.shape) < 2:
         raise ValueError(f"amplitude: expected (H, W//2+1) of at least 2×2, got shape {tuple(amplitude.shape)}")
     log_m = (amplitude[: amplitude.shape[0] // 2 + 1] + OFFSET).log()
-    with torch.autocast(amplitude.device.type, enabled=False):  # which would multiply in half precision
+    with torch.autocast(amplitude.device.type, enabled=False):  # autocast would multiply in half precision
         rows = log_m @ _exponents(log_m.shape[1], log_m)
         columns = _exponents(log_m.shape[0], log_m) @ log_m
     return torch.logsumexp(torch.cat([rows, columns]), 0)

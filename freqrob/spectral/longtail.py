@@ -13,8 +13,8 @@ from freqrob.spectral import ops
 from freqrob.spectral.ops import check_images, check_pixel_scale, check_planes
 from freqrob.spectral.rings import RingMap, Rule
 
-ROUNDING = 1e-12  # of DC's power: what the transform of a constant float32 image leaves elsewhere
-AT_ONCE = 1 << 24  # pixels whose spectra are taken together
+ROUNDING = 1e-12  # relative to DC's power: rounding noise of the transform of a constant float32 image
+AT_ONCE = 1 << 24  # pixels that are transformed together
 
 
 def radial_power(images: Tensor, *, rule: Rule = "trunc", pixel_scale: float = 1.0, mean: bool = False) -> Tensor:
@@ -22,9 +22,9 @@ def radial_power(images: Tensor, *, rule: Rule = "trunc", pixel_scale: float = 1
 
     Args:
         images: (..., H, W), float in [0, 1] or uint8; usually (N, C, H, W).
-        rule: which ring a coefficient lies on, see ``RingMap``.
-        pixel_scale: the value of white in which the spectrum is taken.
-        mean: the mean over the ring's coefficients instead of their sum; 0 for an empty ring.
+        rule: of the rings, see ``RingMap``.
+        pixel_scale: the value of white; pixels are multiplied by it.
+        mean: return the mean over each ring instead of the sum; 0 for an empty ring.
 
     Returns:
         (..., rings) float; ring 0 is DC.
@@ -47,11 +47,11 @@ def radial_power(images: Tensor, *, rule: Rule = "trunc", pixel_scale: float = 1
 
 @checked
 def mean_power(images: Tensor, *, rule: Rule = "trunc") -> Tensor:
-    """|F|² of the coefficients of each ring, its mean over the ring and over all planes, some planes at a time.
+    """Mean |F|² of a coefficient of each ring, over the ring and all planes; memory does not grow with their number.
 
     Args:
-        images: (..., H, W), float in [0, 1] or uint8, at least one; on the device they are on.
-        rule: which ring a coefficient lies on.
+        images: (..., H, W), float in [0, 1] or uint8, at least one, on any device.
+        rule: of the rings.
 
     Returns:
         (rings,) float64; ring 0 is DC; 0 for an empty ring.
@@ -72,14 +72,14 @@ def mean_power(images: Tensor, *, rule: Rule = "trunc") -> Tensor:
 
 @checked
 def power_profile(images: Tensor, *, rule: Rule = "trunc") -> Tensor:
-    """π_i: the share of ring i in the power of the images, DC left out, so that Σ π_i = 1.
+    """π_i: the share of ring i in the power of the images without DC, so that Σ π_i = 1.
 
     Args:
         images: (N, C, H, W), float in [0, 1] or uint8, at least one; the power is averaged over images and channels.
-        rule: which ring a coefficient lies on.
+        rule: of the rings.
 
     Returns:
-        (rings,) float64, π_0 = 0; all zero for images that are constant.
+        (rings,) float64, π_0 = 0; all zero for constant images.
 
     Raises:
         ValueError: no images.
@@ -90,7 +90,7 @@ def power_profile(images: Tensor, *, rule: Rule = "trunc") -> Tensor:
 
 
 def profile_of(power: Tensor, rings: RingMap) -> Tensor:
-    """``power_profile`` of images whose ``mean_power`` is known."""
+    """``power_profile`` from the ``mean_power`` of images."""
     power = power * rings.counts.to(power)
     dc, power[0] = power[0].item(), 0
     if power.sum() <= ROUNDING * dc:
@@ -105,7 +105,7 @@ class Split:
     Attributes:
         rings: the ring map.
         boundary: the last ring of the LFC.
-        share: the share of the power, DC left out, that the LFC holds.
+        share: the share of the LFC in the power without DC.
     """
 
     rings: RingMap
@@ -114,13 +114,13 @@ class Split:
 
     @property
     def radius(self) -> float:
-        """The boundary's radius in cycles/pixel: where its ring ends."""
+        """The outer radius of the boundary ring in cycles/pixel."""
         end = self.boundary + (1 if self.rings.rule == "trunc" else 0.5)
         return end / max(self.rings.height, self.rings.width)
 
     @property
     def radius_fraction(self) -> float:
-        """The boundary's radius as a share of the largest one, the corner's."""
+        """``radius`` relative to the largest one, the corner's."""
         height, width = self.rings.height, self.rings.width
         corner = hypot((height // 2) / height, (width // 2) / width)
         return min(self.radius / corner, 1.0)
@@ -140,25 +140,23 @@ class Split:
         return self._filter(images, torch.arange(self.rings.rings) <= self.boundary)
 
     def high_pass(self, images: Tensor) -> Tensor:
-        """The HFC of float images (..., H, W), around 0. ``low_pass + high_pass`` is the image."""
+        """The HFC of float images (..., H, W), with mean 0. ``low_pass + high_pass`` is the image."""
         return self._filter(images, torch.arange(self.rings.rings) > self.boundary)
 
     def _filter(self, images: Tensor, kept: Tensor) -> Tensor:
         check_planes(images, "images")
-        if images.shape[-2:] != (self.rings.height, self.rings.width):
-            raise ValueError(
-                f"images: expected {self.rings.height}×{self.rings.width} pixels, got shape {tuple(images.shape)}"
-            )
-        weights = kept.to(images).expand(*images.shape[:-2], -1)
-        return ops.ring_filter(images, weights, self.rings)
+        height, width = self.rings.height, self.rings.width
+        if images.shape[-2:] != (height, width):
+            raise ValueError(f"images: expected {height}×{width} pixels, got shape {tuple(images.shape)}")
+        return ops.ring_filter(images, kept.to(images), self.rings)
 
 
 @checked
 def split(images: Tensor, *, share: float = 0.8, rule: Rule = "trunc") -> Split:
-    """The smallest disc of rings that holds ``share`` of the images' power, DC left out: the 80/20 split.
+    """The smallest disc of rings that holds ``share`` of the images' power without DC: the 80/20 split.
 
     Raises:
-        ValueError: ``share`` outside (0, 1], no images, or constant ones, which have no power to split.
+        ValueError: ``share`` outside (0, 1], no images, or constant images, which have no power to split.
 
     Source: Lin et al., NeurIPS 2023, Eq. 2.
     """
@@ -168,7 +166,7 @@ def split(images: Tensor, *, share: float = 0.8, rule: Rule = "trunc") -> Split:
 
 
 def split_of(profile: Tensor, rings: RingMap, share: float = 0.8) -> Split:
-    """``split`` of images whose ``power_profile`` is known."""
+    """``split`` from the ``power_profile`` of images."""
     held = profile.cumsum(0)
     if not held[-1] > 0:
         raise ValueError("images: constant or not finite, there is no power to split")
@@ -189,9 +187,9 @@ class PowerLaw:
 def fit_power_law(images: Tensor, *, rule: Rule = "trunc") -> PowerLaw:
     """Fit the mean power of a coefficient against its frequency, by least squares in logarithms.
 
-    The rings between DC and Nyquist (0.5 cycles/pixel) count, each once and at the frequency where it begins; the
-    corners beyond do not, nor empty rings. For power that is exactly f^(−α) the rings' width makes α come out up to
-    5 % low at 32×32.
+    The fit uses the rings between DC and Nyquist (0.5 cycles/pixel) that are not empty, with equal weights and at the
+    frequency where each begins. Because rings have a width, α is up to 5 % too low at 32×32 for power that is exactly
+    f^(−α).
 
     Raises:
         ValueError: fewer than two rings with power.
@@ -200,18 +198,18 @@ def fit_power_law(images: Tensor, *, rule: Rule = "trunc") -> PowerLaw:
 
 
 def power_law_of(power: Tensor, rings: RingMap) -> PowerLaw:
-    """``fit_power_law`` to images whose ``mean_power`` is known."""
+    """``fit_power_law`` from the ``mean_power`` of images."""
     power = power.cpu()
     fitted = (rings.radii > 0) & (rings.radii < 0.5) & (power > 0)
     if fitted.sum() < 2:
         raise ValueError(f"images: expected power on at least two rings, got it on {int(fitted.sum())}")
-    x, y = rings.radii[fitted].log(), power[fitted].log()
-    slope = ((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum()
-    residual = (y - y.mean() - slope * (x - x.mean())).square().sum()
-    total = (y - y.mean()).square().sum()
+    log_radius, log_power = rings.radii[fitted].log(), power[fitted].log()
+    x, y = log_radius - log_radius.mean(), log_power - log_power.mean()
+    slope = (x * y).sum() / x.square().sum()
+    residual, total = (y - slope * x).square().sum(), y.square().sum()
     return PowerLaw(
         alpha=-slope.item(),
-        scale=(y.mean() - slope * x.mean()).exp().item(),
+        scale=(log_power.mean() - slope * log_radius.mean()).exp().item(),
         r_squared=1 - (residual / total).item() if total > 0 else 1.0,
     )
 
@@ -222,13 +220,13 @@ def spectral_entropy(profile: Tensor, k: int | None = None) -> Tensor:
 
     Args:
         profile: (..., rings) non-negative, DC first, as ``power_profile`` or ``radial_power`` give it.
-        k: the last ring that counts; all of them by default.
+        k: the last ring to include; all of them by default.
 
     Returns:
-        (...) in [0, ln k]: ln k where power is spread evenly; 0 where one ring has it all, or there is none.
+        (...) in [0, ln k]: ln k if all rings have equal power; 0 if one ring has all power, or without power.
 
     Raises:
-        ValueError: a ``k`` without a ring, or negative power.
+        ValueError: ``k`` is not a ring, or negative power.
 
     Source: Lin et al., NeurIPS 2023, Theorem 1.
     """

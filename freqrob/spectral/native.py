@@ -1,8 +1,8 @@
 """Find, build and load the native kernels of `csrc/`.
 
 A library was either built ahead of time into the package (`FREQROB_AOT=1 pip install …`), or it is built on first use
-into a cache that the user alone can write to. Whatever goes wrong, the cause is kept in one line, and plain PyTorch
-takes over unless `FREQROB_NATIVE=require`.
+into a cache that the user alone can write to. If that fails, the cause is kept in one line, and plain PyTorch takes
+over unless `FREQROB_NATIVE=require`.
 """
 
 from __future__ import annotations
@@ -23,44 +23,17 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import torch
 
 from freqrob.runtime.cache import REMEDY, cache_folder, usable_folder
-from freqrob.runtime.files import write_text
+from freqrob.runtime.files import sha256_of, write_text
 from freqrob.runtime.private import NotPrivateError, open_private, private_folder
-from freqrob.spectral.build import (
-    COMPILER_ADVICE,
-    LIBRARY,
-    PACKAGE,
-    NativeError,
-    Plan,
-    Tool,
-    build_parameters,
-    check_compiler,
-    compile_library,
-    cuda_toolkit,
-    find_compiler,
-    library_digest,
-    plan_build,
-    source_digest,
-    source_folder,
-    usable_toolkit,
-)
+from freqrob.spectral import build
+from freqrob.spectral.build import LIBRARY, PACKAGE, NativeError, Plan, source_digest
 
-__all__ = [
-    "NativeError",
-    "Status",
-    "Tool",
-    "build_parameters",
-    "cuda_toolkit",
-    "doctor",
-    "load",
-    "source_folder",
-    "status",
-    "usable_toolkit",
-]
+__all__ = ["NativeError", "Status", "doctor", "load", "source_digest", "status"]
 
 POLICIES = ("auto", "require", "off")
 LOCK_SECONDS = 900
@@ -68,34 +41,45 @@ LARGEST_RECORD = 1 << 16  # bytes
 DESCRIPTORS = Path("/proc/self/fd")
 
 
-@dataclass(frozen=True)
-class Status:
-    """What `freqrob doctor` prints: see `status`."""
+@dataclass(frozen=True, kw_only=True)
+class _Outcome:
+    path: Path | None = None
+    kind: Literal["aot", "jit"] | None = None
+    build_seconds: float | None = None
+    error: NativeError | None = None
+    notes: tuple[str, ...] = ()  # what is missing although the library is loaded, such as the CUDA kernels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status(_Outcome):
+    """The state of the native kernels, and the tools that a build here would use."""
 
     policy: str
-    loaded: bool
-    kind: str | None  # "aot", "jit"
-    path: Path | None
-    reason: str | None  # why native kernels are not loaded
-    advice: str | None  # what to install or set
-    notes: tuple[str, ...]  # what is missing though the library is loaded, e.g. the CUDA kernels
-    log: Path | None
-    build_seconds: float | None
     compiler: str | None
-    torch: str
-    torch_cuda: str | None
     cuda_toolkit: str | None
     isa: str | None
     cache: Path
 
+    @property
+    def loaded(self) -> bool:
+        return self.path is not None
 
-@dataclass(frozen=True)
-class _Outcome:
-    path: Path | None = None
-    kind: str | None = None
-    seconds: float | None = None
-    error: NativeError | None = None
-    notes: tuple[str, ...] = ()
+    @property
+    def reason(self) -> str | None:
+        """Why the kernels are not loaded."""
+        if self.loaded or self.error:
+            return self.error.cause if self.error else None
+        return "FREQROB_NATIVE=off" if self.policy == "off" else "not asked for yet"
+
+    @property
+    def advice(self) -> str | None:
+        """What to install or set."""
+        return self.error.advice if self.error else None
+
+    @property
+    def log(self) -> Path | None:
+        """The compiler's output, if a build failed."""
+        return self.error.log if self.error else None
 
 
 _guard = threading.RLock()
@@ -103,113 +87,23 @@ _outcome: _Outcome | None = None
 _warned = False
 
 
-# Where to keep it
-
-
-def _entries(plan: Plan, refused: list[str]) -> list[Path]:
-    """Folders of the cache that may hold the library of `plan`. Without a compiler any one that was built from the same
-    sources will do: a cluster's compute nodes often have none, and share a home with one that has."""
-    pattern, entries = plan.key if plan.compiler else f"{plan.base}-*", []
-    with contextlib.suppress(OSError):  # a cache that is refused: `_writable_entry` says so
-        for name in sorted(entry.name for entry in private_folder(cache_folder(), "native").glob(pattern)):
-            try:
-                entries.append(private_folder(cache_folder(), "native", name))
-            except NotPrivateError as error:
-                refused.append(f"not used: {error}")
-    return entries
-
-
-def _writable_entry(key: str, refused: list[str]) -> Path:
-    """`key` in the cache, created if missing, or in the temporary folder where the cache is refused or read-only."""
-    try:
-        entry, reasons = usable_folder("native", key, for_code=True)
-    except OSError as error:
-        raise NativeError(str(error), REMEDY) from error
-    if reasons:
-        refused.append(f"the kernels are kept in {entry.parent}, because {'; '.join(reasons)}; {REMEDY}")
-    return entry
-
-
-def _record(file: Path, refused: list[str], like: Path | None = None, **fields: Any) -> dict[str, Any] | None:
-    """A JSON object that has the `fields`, by type; None if it is missing, refused or anything else."""
-    try:
-        with open_private(file, like) as opened:
-            record = json.loads(opened.read(LARGEST_RECORD))
-    except NotPrivateError as error:
-        refused.append(f"not used: {error}")
-        return None
-    except (OSError, ValueError, RecursionError):
-        return None
-    good = isinstance(record, dict) and all(isinstance(record.get(name), kind) for name, kind in fields.items())
-    return record if good else None
-
-
-def _write(file: Path, text: str) -> None:
-    write_text(file, text)
-    file.chmod(0o600)  # whatever the umask
-
-
-# Build
-
-
-def _build(plan: Plan, entry: Path) -> dict[str, Any]:
-    """Build the library of `plan` into `entry`, whose lock is held; its record. A failure that will last is kept."""
-    check_compiler(plan.compiler)
-    for leftover in entry.glob("build-*"):  # of a builder that was killed, torch's own lock file among it
-        shutil.rmtree(leftover, ignore_errors=True)
-    start = time.monotonic()
-    try:
-        with tempfile.TemporaryDirectory(prefix="build-", dir=entry, ignore_cleanup_errors=True) as folder:
-            library = compile_library(plan, Path(folder))
-            library.chmod(0o600)
-            compiler = plan.compiler.version if plan.compiler else ""
-            record: dict[str, Any] = {"sha256": library_digest(library), "compiler": compiler}
-            record["seconds"] = round(time.monotonic() - start, 2)
-            os.replace(library, entry / LIBRARY)
-        _write(entry / "built.json", json.dumps(record))
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        raise _explained(error, entry) from error
-    (entry / "failed.json").unlink(missing_ok=True)
-    return record
-
-
-def _explained(error: BaseException, entry: Path) -> NativeError:
-    """`error` as one line of cause, its whole text in `entry`'s log, remembered there if it will happen again."""
-    text, log = str(error), entry / "build.log"
-    full = getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in text
-    killed = "Killed" in text
-    if full:
-        cause, advice = f"the disk is full at {entry} or {tempfile.gettempdir()}", "free some space"
-    elif killed:
-        cause, advice = "the compiler was killed, most likely for want of memory", "set MAX_JOBS=1"
-    else:
-        cause, advice = _first_error(text), "read the log, then `freqrob doctor --rebuild`"
-    kept = NativeError(cause, advice, log, lasting=not (full or killed))
-    try:
-        _write(log, text)
-        if kept.lasting:
-            _write(entry / "failed.json", json.dumps({"cause": cause, "advice": advice}))
-    except (OSError, ValueError):  # ValueError: what the compiler printed is not text
-        kept.log = None
-    return kept
-
-
-def _first_error(log: str) -> str:
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    telling = [line for line in lines if re.search(r"\b(error|fatal|cannot find|not found)\b", line)]
-    return (telling or lines or ["the build failed"])[0][:300]
-
-
 # Load
 
 
 def load(rebuild: bool = False) -> bool:
-    """Load the native kernels, building them if need be, once a process; whether they are there.
+    """Load the native kernels and return whether they are available; the first call in a process builds them if needed.
 
     The environment variable FREQROB_NATIVE says what a failure means: `auto` (default) warns once and leaves the work
-    to plain PyTorch, `require` raises RuntimeError with the cause and the log's path, `off` never loads. Any other
-    value raises ValueError. A failure is remembered, in the process and for the same sources, flags and tools on disk;
-    `rebuild=True` forgets it and builds again (a library already loaded stays in use until the process ends).
+    to plain PyTorch, `require` raises RuntimeError with the cause and the log's path, `off` never loads. A failure is
+    remembered in the process, and on disk for the same sources, flags and tools.
+
+    Args:
+        rebuild: forget an earlier failure and build again. A library that is already loaded stays in use until the
+            process ends.
+
+    Raises:
+        ValueError: FREQROB_NATIVE has another value.
+        NativeError: there are no kernels, under `require`.
     """
     global _outcome, _warned
     policy = _policy()
@@ -221,16 +115,15 @@ def load(rebuild: bool = False) -> bool:
     error = _outcome.error
     if error is None:
         return True
-    message = f"freqrob's native kernels are not available: {error.cause}"
-    parts = (*_outcome.notes, error.advice, error.log and f"log: {error.log}")
-    message += "".join(f"; {part}" for part in parts if part)
+    parts = (error.cause, *_outcome.notes, error.advice, error.log and f"log: {error.log}")
+    message = f"freqrob's native kernels are not available: {'; '.join(str(part) for part in parts if part)}"
     if policy == "require":
         raise NativeError(message) from error
     if not _warned:
         _warned = True
         warnings.warn(
-            f"{message}. Plain PyTorch is used instead, which is slower (`freqrob doctor` says more, "
-            "FREQROB_NATIVE=off silences this).",
+            f"{message}. Plain PyTorch is used instead, which is slower (`freqrob doctor` gives details, "
+            "FREQROB_NATIVE=off turns this warning off).",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -245,6 +138,7 @@ def _policy() -> str:
 
 
 def _attempt(policy: str, rebuild: bool, before: _Outcome | None) -> _Outcome:
+    """The outcome of one attempt. The functions below append to `refused` which files are not used, and why."""
     refused: list[str] = []
     if before and before.path:
         return _rebuilt_for_later(policy, before, refused)
@@ -253,13 +147,13 @@ def _attempt(policy: str, rebuild: bool, before: _Outcome | None) -> _Outcome:
             raise NativeError("they are built on Linux and macOS only")
         library, unusable = (None, None) if rebuild else _ahead_of_time(refused)
         if library:
-            return _Outcome(library, "aot")
+            return _Outcome(path=library, kind="aot")
         outcome = _just_in_time(policy, rebuild, refused)
         note = (f"the library in the package is passed over: {unusable}",) if unusable else ()
         return replace(outcome, notes=(*outcome.notes, *note))
     except NativeError as error:
         cause = error
-    except (OSError, RuntimeError, ValueError) as error:  # an unreadable folder, say
+    except (OSError, RuntimeError, ValueError) as error:  # an unreadable folder, for example
         cause = NativeError(f"{type(error).__name__}: {error}")
     return _Outcome(error=cause, notes=tuple(dict.fromkeys(refused)))
 
@@ -267,18 +161,17 @@ def _attempt(policy: str, rebuild: bool, before: _Outcome | None) -> _Outcome:
 def _rebuilt_for_later(policy: str, before: _Outcome, refused: list[str]) -> _Outcome:
     """Build again for the next process: the ops of `before` are registered here, and cannot be a second time."""
     try:
-        plan = plan_build(policy)
-        entry = _writable_entry(plan.key, refused)
-        with _locked(entry):
+        plan = build.plan_build(policy)
+        with _locked_entry(plan, refused) as entry:
             record = _build(plan, entry)
     except NativeError as error:
         return replace(before, notes=(*refused, f"the new build failed: {error.cause}"))
     notes = (*plan.notes, *refused, "the new build is for the next process")
-    return replace(before, seconds=record["seconds"], notes=notes)
+    return replace(before, build_seconds=record["seconds"], notes=notes)
 
 
 def _ahead_of_time(refused: list[str]) -> tuple[Path | None, str | None]:
-    """Load the library built into the package; else why there is one that cannot be used here.
+    """Load the library built into the package: its path, or None and the reason why it cannot be used here.
 
     Whoever can change this module is trusted with the library beside it.
     """
@@ -300,51 +193,52 @@ def _ahead_of_time(refused: list[str]) -> tuple[Path | None, str | None]:
 
 
 def _just_in_time(policy: str, rebuild: bool, refused: list[str]) -> _Outcome:
-    """The library of all sources; under the policy `auto` that of the CPU sources alone where it cannot be had."""
-    plan = plan_build(policy)
+    """The library of all sources; under the policy `auto` that of the CPU sources alone if the CUDA build fails."""
+    plan = build.plan_build(policy)
     try:
-        outcome = _found_or_built(plan, rebuild, refused)
+        outcome = _cached_or_built(plan, rebuild, refused)
     except NativeError as error:
         if policy == "require" or not plan.parameters.cuda:
             raise
         note = f"no CUDA kernels: {error.cause}" + (f" (log: {error.log})" if error.log else "")
-        outcome = _found_or_built(replace(plan_build(policy, cuda=False), notes=(*plan.notes, note)), rebuild, refused)
+        cpu_plan = replace(build.plan_build(policy, cuda=False), notes=(*plan.notes, note))
+        outcome = _cached_or_built(cpu_plan, rebuild, refused)
     outcome = replace(outcome, notes=(*outcome.notes, *dict.fromkeys(refused)))
     for note in outcome.notes:
         warnings.warn(f"freqrob: {note}", RuntimeWarning, stacklevel=5)
     return outcome
 
 
-def _found_or_built(plan: Plan, rebuild: bool, refused: list[str]) -> _Outcome:
+def _cached_or_built(plan: Plan, rebuild: bool, refused: list[str]) -> _Outcome:
     for entry in [] if rebuild else _entries(plan, refused):
         if outcome := _loaded(entry, plan, refused):
             return outcome
-        if plan.compiler:
-            _raise_if_failed(entry, refused)
-    entry = _writable_entry(plan.key, refused)
-    with _locked(entry):
-        if not rebuild:  # what another process did while this one waited for the lock
-            if outcome := _loaded(entry, plan, refused):
-                return outcome
-            _raise_if_failed(entry, refused)
+    with _locked_entry(plan, refused) as entry:
+        if not rebuild and (outcome := _loaded(entry, plan, refused)):  # built while this process waited for the lock
+            return outcome
         record = _build(plan, entry)
         try:
             _load_intact(entry / LIBRARY, record["sha256"])
         except OSError as error:
             raise _explained(error, entry) from error
-    return _Outcome(entry / LIBRARY, "jit", record["seconds"], notes=plan.notes)
+    return _Outcome(path=entry / LIBRARY, kind="jit", build_seconds=record["seconds"], notes=plan.notes)
 
 
 def _loaded(entry: Path, plan: Plan, refused: list[str]) -> _Outcome | None:
-    """The library in `entry`, loaded; None if it is missing, not what was built, refused, or cannot be linked here."""
+    """Load the library in `entry`; None if it is missing, not what was built, refused, or cannot be linked here.
+
+    Raises NativeError if the build of `plan` is known to fail.
+    """
     record = _record(entry / "built.json", refused, sha256=str, seconds=float)
     try:
         if record and _load_intact(entry / LIBRARY, record["sha256"]):
-            return _Outcome(entry / LIBRARY, "jit", record["seconds"], notes=plan.notes)
+            return _Outcome(path=entry / LIBRARY, kind="jit", build_seconds=record["seconds"], notes=plan.notes)
     except NotPrivateError as error:
         refused.append(f"not used: {error}")
-    except OSError:  # linked against another glibc or torch, say
+    except OSError:  # linked against another glibc or torch, for example
         pass
+    if plan.compiler and (failure := _record(entry / "failed.json", refused, cause=str, advice=str)):
+        raise NativeError(failure["cause"], failure["advice"], entry / "build.log", lasting=True)
     return None
 
 
@@ -383,22 +277,44 @@ def _load_descriptor(file: BinaryIO) -> None:
 
 
 def _load_copy(content: bytes) -> None:
-    """Where descriptors have no names, as on macOS: from a new folder, which is empty when this returns."""
+    """Load from a new temporary folder, removed afterwards: where descriptors have no names, as on macOS."""
     with tempfile.TemporaryDirectory() as folder:
         copy = private_folder(Path(folder).parent, Path(folder).name) / LIBRARY
         copy.write_bytes(content)
         ctypes.CDLL(str(copy))
 
 
-def _raise_if_failed(entry: Path, refused: list[str]) -> None:
-    if failure := _record(entry / "failed.json", refused, cause=str, advice=str):
-        raise NativeError(failure["cause"], failure["advice"], entry / "build.log", lasting=True)
+# The cache
+
+
+def _entries(plan: Plan, refused: list[str]) -> list[Path]:
+    """Folders of the cache that may hold the library of `plan`.
+
+    Without a compiler any library built from the same sources will do: the compute nodes of a cluster often have no
+    compiler, and share a home with a node that has one.
+    """
+    pattern, entries = plan.key if plan.compiler else f"{plan.base}-*", []
+    with contextlib.suppress(OSError):  # a cache that is refused: `_locked_entry` reports it
+        for name in sorted(entry.name for entry in private_folder(cache_folder(), "native").glob(pattern)):
+            try:
+                entries.append(private_folder(cache_folder(), "native", name))
+            except NotPrivateError as error:
+                refused.append(f"not used: {error}")
+    return entries
 
 
 @contextlib.contextmanager
-def _locked(entry: Path) -> Iterator[None]:
+def _locked_entry(plan: Plan, refused: list[str]) -> Iterator[Path]:
+    """The folder for the library of `plan`, created if missing and locked; in the temporary folder if the cache cannot
+    be used."""
     from filelock import FileLock, Timeout
 
+    try:
+        entry, reasons = usable_folder("native", plan.key, for_code=True)
+    except OSError as error:
+        raise NativeError(str(error), REMEDY) from error
+    if reasons:
+        refused.append(f"the kernels are kept in {entry.parent}, because {'; '.join(reasons)}; {REMEDY}")
     # The kernel drops this lock when its holder dies, so a lock file left behind is harmless.
     try:
         lock = FileLock(entry / "lock").acquire(timeout=LOCK_SECONDS)
@@ -407,33 +323,89 @@ def _locked(entry: Path) -> Iterator[None]:
     except (OSError, NotImplementedError) as error:
         raise NativeError(f"{entry / 'lock'} cannot be locked: {error}", "set FREQROB_CACHE to a local disk") from error
     with lock:
-        yield
+        yield entry
 
 
-# Tell
+def _record(file: Path, refused: list[str], like: Path | None = None, **fields: Any) -> dict[str, Any] | None:
+    """A JSON object that has the `fields`, by type; None if it is missing, refused or anything else."""
+    try:
+        with open_private(file, like) as opened:
+            record = json.loads(opened.read(LARGEST_RECORD))
+    except NotPrivateError as error:
+        refused.append(f"not used: {error}")
+        return None
+    except (OSError, ValueError, RecursionError):
+        return None
+    is_valid = isinstance(record, dict) and all(isinstance(record.get(name), kind) for name, kind in fields.items())
+    return record if is_valid else None
+
+
+def _write(file: Path, text: str) -> None:
+    write_text(file, text)
+    file.chmod(0o600)  # whatever the umask
+
+
+# Build
+
+
+def _build(plan: Plan, entry: Path) -> dict[str, Any]:
+    """Build the library of `plan` into `entry`, whose lock is held; returns its record. Lasting failures are kept."""
+    build.check_compiler(plan.compiler)
+    for leftover in entry.glob("build-*"):  # of a builder that was killed, torch's own lock file among it
+        shutil.rmtree(leftover, ignore_errors=True)
+    start = time.monotonic()
+    try:
+        with tempfile.TemporaryDirectory(prefix="build-", dir=entry, ignore_cleanup_errors=True) as folder:
+            library = build.compile_library(plan, Path(folder))
+            library.chmod(0o600)
+            record: dict[str, Any] = {"sha256": sha256_of(library), "seconds": round(time.monotonic() - start, 2)}
+            os.replace(library, entry / LIBRARY)
+        _write(entry / "built.json", json.dumps(record))
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        raise _explained(error, entry) from error
+    (entry / "failed.json").unlink(missing_ok=True)
+    return record
+
+
+def _explained(error: BaseException, entry: Path) -> NativeError:
+    """`error` as one line of cause. Its whole text goes to `entry`'s log; a lasting failure is remembered there."""
+    text, log = str(error), entry / "build.log"
+    is_full = getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in text
+    is_killed = "Killed" in text
+    if is_full:
+        cause, advice = f"the disk is full at {entry} or {tempfile.gettempdir()}", "free some space"
+    elif is_killed:
+        cause, advice = "the compiler was killed, most likely for lack of memory", "set MAX_JOBS=1"
+    else:
+        cause, advice = _first_error(text), "read the log, then `freqrob doctor --rebuild`"
+    explained = NativeError(cause, advice, log, lasting=not (is_full or is_killed))
+    try:
+        _write(log, text)
+        if explained.lasting:
+            _write(entry / "failed.json", json.dumps({"cause": cause, "advice": advice}))
+    except (OSError, ValueError):  # ValueError: the compiler's output is not text
+        explained.log = None
+    return explained
+
+
+def _first_error(log: str) -> str:
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    telling = [line for line in lines if re.search(r"\b(error|fatal|cannot find|not found)\b", line)]
+    return (telling or lines or ["the build failed"])[0][:300]
+
+
+# Report
 
 
 def status() -> Status:
-    """What is loaded and what a build here would use; it neither builds nor loads anything."""
-    policy, outcome = _policy(), _outcome or _Outcome()
-    error, toolkit, compiler = outcome.error, cuda_toolkit() if torch.version.cuda else None, find_compiler()
-    reason = error.cause if error else None
-    if outcome.path is None and reason is None:
-        reason = "FREQROB_NATIVE=off" if policy == "off" else "not asked for yet"
+    """The state of the kernels in this process; neither builds nor loads anything."""
+    outcome = _outcome or _Outcome()
+    compiler, toolkit = build.find_compiler(), build.cuda_toolkit() if torch.version.cuda else None
     return Status(
-        policy=policy,
-        loaded=outcome.path is not None,
-        kind=outcome.kind,
-        path=outcome.path,
-        reason=reason,
-        advice=error.advice if error else None,
-        notes=outcome.notes,
-        log=error.log if error else None,
-        build_seconds=outcome.seconds,
-        compiler=f"{compiler.path}: {compiler.version}" if compiler else None,
-        torch=torch.__version__,
-        torch_cuda=torch.version.cuda,
-        cuda_toolkit=f"{toolkit.path}: {toolkit.version}" if toolkit else None,
+        **vars(outcome),
+        policy=_policy(),
+        compiler=compiler and f"{compiler.path}: {compiler.version}",
+        cuda_toolkit=toolkit and f"{toolkit.path}: {toolkit.version}",
         isa=_isa() if outcome.path else None,
         cache=cache_folder(),
     )
@@ -447,24 +419,24 @@ def _isa() -> str | None:
 
 
 def doctor(rebuild: bool = False) -> str:
-    """Try to load the kernels, and say in plain text what was found, and what to do where they are missing."""
+    """Try to load the kernels, and report in plain text the result and, without kernels, the remedy."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         with contextlib.suppress(RuntimeError):
             load(rebuild)
-    found = status()
+    state, cuda = status(), torch.version.cuda
     rows = [
-        ("native kernels", f"loaded ({found.kind})" if found.loaded else f"not loaded: {found.reason}"),
-        ("what to do", found.advice),
-        ("log", found.log),
-        *(("note", note) for note in found.notes),
-        ("library", found.path),
-        ("instruction set", found.isa),
-        ("build time", found.build_seconds and f"{found.build_seconds:.1f} s"),
-        ("policy", f"FREQROB_NATIVE={found.policy}"),
-        ("cache", found.cache),
-        ("C++ compiler", found.compiler or f"none ({COMPILER_ADVICE})"),
-        ("torch", f"{found.torch}, {f'CUDA {found.torch_cuda}' if found.torch_cuda else 'CPU only'}"),
-        ("CUDA toolkit", found.cuda_toolkit or "none"),
+        ("native kernels", f"loaded ({state.kind})" if state.loaded else f"not loaded: {state.reason}"),
+        ("what to do", state.advice),
+        ("log", state.log),
+        *(("note", note) for note in state.notes),
+        ("library", state.path),
+        ("instruction set", state.isa),
+        ("build time", state.build_seconds and f"{state.build_seconds:.1f} s"),
+        ("policy", f"FREQROB_NATIVE={state.policy}"),
+        ("cache", state.cache),
+        ("C++ compiler", state.compiler or f"none ({build.COMPILER_ADVICE})"),
+        ("torch", f"{torch.__version__}, {f'CUDA {cuda}' if cuda else 'CPU only'}"),
+        ("CUDA toolkit", state.cuda_toolkit or "none"),
     ]
     return "\n".join(f"{name:16} {value}" for name, value in rows if value)

@@ -1,16 +1,19 @@
 """The spectral ops: ring sums, ring filters, ring products, mean amplitudes and BaSS.
 
-Planes are the last two dimensions of a tensor, any number of leading dimensions may precede them. F is the
-unnormalised ``fft2`` of a plane; a sum over a ring runs over the full spectrum, mirrored half included.
+The last two dimensions of a tensor are a plane; there may be any number of leading dimensions. F is the unnormalised
+``fft2`` of a plane. A sum over a ring runs over the full spectrum, mirrored half included. ``ring_map`` is the ring map
+of the planes' size, ``RingMap(H, W)`` by default. All ops raise TypeError for a tensor that is not floating-point and
+dense or whose dtype differs from that of ``x``, and ValueError for fewer than two dimensions, planes without pixels,
+another device than that of ``x``, and a ``ring_map`` of another size.
 
-float32 tensors, and on the CPU float64 ones, go through the native kernels of ``csrc/``, everything else through
-``freqrob.spectral.reference``, and so does all with ``FREQROB_NATIVE=off``. Half precision is computed in float32: sums
-come back in float32, images in the dtype that came. All ops but ``balance`` differentiate to any order. A plane with a
-NaN or an infinity gives numbers that are not finite, and changes no other plane.
+float32 tensors, on the CPU also float64, go through the native kernels of ``csrc/``; other tensors, and all with
+``FREQROB_NATIVE=off``, go through ``freqrob.spectral.reference``. Half precision is computed in float32: sums come back
+in float32, images in their own dtype. All ops but ``balance`` are differentiable to any order. A plane with a NaN or an
+infinity gives results that are not finite, and does not affect other planes.
 
-On the CPU the native kernels give a plane the same bits alone and in any batch: whatever its place and its neighbours,
-the number of threads, and the layout and address of the tensor. The bits depend on the instruction set (AVX-512, AVX2,
-baseline). What holds in plain PyTorch is said in ``freqrob.spectral.reference``.
+On the CPU the native kernels give a plane the same bits alone and in any batch, independent of its position, its
+neighbours, the number of threads, and the layout and address of the tensor. The bits depend on the instruction set
+(AVX-512, AVX2, baseline). ``freqrob.spectral.reference`` describes what plain PyTorch guarantees.
 """
 
 from __future__ import annotations
@@ -26,17 +29,16 @@ from freqrob.runtime.pixels import check_channels_first
 from freqrob.runtime.tensors import FLOATS, check_dense
 from freqrob.spectral import native, reference
 from freqrob.spectral.reference import HALF_PRECISION, irfft2, rfft2, widen
-from freqrob.spectral.rings import RingMap, constant_when_compiled
+from freqrob.spectral.rings import RingMap, constant_when_compiled, multiplicity
 
 __all__ = ["balance", "mean_amplitude", "ring_dot", "ring_filter", "ring_sum"]
 
 FLOAT32 = torch.finfo(torch.float32)
 NATIVE_DTYPES = {
-    "cpu": (torch.float32, torch.float64, *HALF_PRECISION),
-    "cuda": (torch.float32, *HALF_PRECISION),
+    "cpu": (torch.float32, torch.float64, torch.uint8, *HALF_PRECISION),
+    "cuda": (torch.float32, torch.uint8, *HALF_PRECISION),
 }
-NATIVE_PIXELS = {device: (*dtypes, torch.uint8) for device, dtypes in NATIVE_DTYPES.items()}
-AS_THEY_ARE = {  # the pixels that the native op takes; float32 in place of others
+NATIVE_PIXELS = {  # dtypes that the native BaSS reads and writes; others are converted to float32 and back
     "cpu": (torch.float32, torch.float64, torch.uint8),
     "cuda": (torch.float32, torch.bfloat16, torch.uint8),
 }
@@ -47,16 +49,12 @@ def ring_sum(x: Tensor, ring_map: RingMap | None = None, of: str = "power") -> T
 
     Args:
         x: (..., H, W) floats.
-        ring_map: the rings of H × W; ``RingMap(H, W)`` if None.
+        ring_map: see the module.
         of: ``"power"`` for |F|², ``"amplitude"`` for |F|.
 
     Returns:
         (..., rings), in the units of x squared (``power``: Σ over the rings = H·W·Σ x²) or of x. The gradient of
         |F| at F = 0 is taken as 0.
-
-    Raises:
-        TypeError: ``x`` is not a floating-point tensor.
-        ValueError: fewer than two dimensions, planes without pixels, a ``ring_map`` of another size, an unknown ``of``.
 
     Source: Lin et al., NeurIPS 2023, Eq. 1 (``power``) and their ``BaSS_cifar.py`` (``amplitude``).
     """
@@ -76,20 +74,17 @@ def ring_filter(x: Tensor, weights: Tensor, ring_map: RingMap | None = None) -> 
     Args:
         x: (..., H, W) floats.
         weights: (..., rings), of the dtype of ``x``; its leading dimensions and those of ``x`` are broadcast.
-        ring_map: the rings of H × W; ``RingMap(H, W)`` if None.
+        ring_map: see the module.
 
     Returns:
         (..., H, W) in the dtype of ``x``.
-
-    Raises:
-        TypeError: ``x`` is not a floating-point tensor, ``weights`` is of another dtype.
-        ValueError: fewer than two dimensions, planes without pixels, a ``ring_map`` of another size, ``weights`` for
-            another number of rings or with leading dimensions that do not broadcast.
     """
     check_planes(x, "x")
     _check_like(weights, x, "weights")
     ring_map = _rings_for(x, ring_map)
-    _check_weights(weights, ring_map)
+    rings = ring_map.rings
+    if weights.ndim < 1 or weights.shape[-1] != rings:
+        raise ValueError(f"weights: expected (..., {rings}), one for each ring, got shape {tuple(weights.shape)}")
     try:
         leading = torch.broadcast_shapes(x.shape[:-2], weights.shape[:-1])
     except RuntimeError:
@@ -107,14 +102,10 @@ def ring_dot(x: Tensor, y: Tensor, ring_map: RingMap | None = None) -> Tensor:
 
     Args:
         x, y: (..., H, W) floats of one shape and dtype.
-        ring_map: the rings of H × W; ``RingMap(H, W)`` if None.
+        ring_map: see the module.
 
     Returns:
         (..., rings); its sum over the rings is Σ x·y over the plane.
-
-    Raises:
-        TypeError: ``x`` is not a floating-point tensor, ``y`` is of another dtype.
-        ValueError: fewer than two dimensions, planes without pixels, unlike shapes, a ``ring_map`` of another size.
     """
     check_planes(x, "x")
     _check_like(y, x, "y")
@@ -128,17 +119,13 @@ def ring_dot(x: Tensor, y: Tensor, ring_map: RingMap | None = None) -> Tensor:
 
 
 def mean_amplitude(x: Tensor) -> Tensor:
-    """Mean of |rfft2(x)| over all planes; on the CPU the same bits for any number of threads.
+    """Mean of |rfft2(x)| over all planes, on the CPU with the same bits for any number of threads.
 
     Args:
         x: (..., H, W) floats, at least one plane.
 
     Returns:
         (H, W//2+1), DC at [0, 0]. The gradient of |F| at F = 0 is taken as 0.
-
-    Raises:
-        TypeError: ``x`` is not a floating-point tensor.
-        ValueError: fewer than two dimensions, planes without pixels, no plane.
 
     Source: Chan et al., IJCAI 2022, the map M of the Jacobian's spectrum; alvinchangw/JaFR_IJCAI2022.
     """
@@ -158,25 +145,18 @@ def balance(
     pixel_scale: float = 255.0,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Balance Spectrum Sampling of every plane, without a gradient; ``freqrob.bass`` says what it is.
+    """Balance Spectrum Sampling of every plane, without a gradient; ``freqrob.bass`` defines and checks it.
 
     Args:
         x: (..., H, W) pixels, float in [0, 1] or uint8.
-        ring_map: the rings of H × W; ``RingMap(H, W)`` if None.
-        weighting: ``"amplitude"`` (amplitudes) or ``"power"``.
-        pixel_scale: the value of white on which the logarithms are taken.
-        out: where to write, like ``x``; may be ``x`` itself, and must not overlap it otherwise.
+        ring_map: see the module.
+        weighting: ``"amplitude"`` or ``"power"``.
+        pixel_scale: the value of white for the logarithms.
+        out: tensor for the result, with the shape and dtype of ``x``; may be ``x`` itself, but not overlap it
+            otherwise.
 
     Returns:
         The balanced planes in the shape and dtype of ``x``; ``out`` if given.
-
-    Raises:
-        TypeError: ``x`` is no dense tensor of floats or uint8, ``out`` is of another dtype.
-        ValueError: fewer than two dimensions, planes without pixels, a ``ring_map`` of another size, an unknown
-            ``weighting``, a ``pixel_scale`` that is not positive, ``out`` of another shape or device or with pixels
-            that share memory.
-
-    Source: Lin et al., NeurIPS 2023, Eq. 1 and 4; zhiyugege/Frequency-Long-Tailed-Investigation, ``BaSS_cifar.py``.
     """
     check_planes(x, "x", bytes_too=True)
     if not isinstance(weighting, str) or weighting not in ("amplitude", "power"):
@@ -186,16 +166,16 @@ def balance(
     if out is not None:
         check_out(out, x)
     x = x.detach()
-    if not _is_native(x, NATIVE_PIXELS):
+    if not _is_native(x):
         y = reference.balance(x, ring_map, weighting=weighting, pixel_scale=pixel_scale)
         return y if out is None else out.copy_(y)
     half, rings = _geometry(ring_map, x)
-    of_power, scale = weighting == "power", float(pixel_scale)
-    as_it_is = x.dtype in AS_THEY_ARE[x.device.type]
-    if as_it_is and out is not None and out.is_contiguous() and not out.is_neg():
-        torch.ops.freqrob.bass_out(x, half, rings, of_power, scale, out)
+    options = (half, rings, weighting == "power", float(pixel_scale))
+    is_direct = x.dtype in NATIVE_PIXELS[x.device.type]
+    if is_direct and out is not None and out.is_contiguous() and not out.is_neg():
+        torch.ops.freqrob.bass_out(x, *options, out)
         return out
-    y = torch.ops.freqrob.bass(x if as_it_is else widen(x), half, rings, of_power, scale).to(x.dtype)
+    y = torch.ops.freqrob.bass(x if is_direct else widen(x), *options).to(x.dtype)
     return y if out is None else out.copy_(y)
 
 
@@ -212,7 +192,7 @@ def check_planes(x: Tensor, name: str, bytes_too: bool = False) -> None:
 
 
 def check_images(images: Tensor, name: str = "images") -> None:
-    """Raise unless they are planes (..., H, W), float or uint8, and do not look like (..., H, W, C)."""
+    """Raise unless ``images`` is (..., H, W), float or uint8, and does not look like (..., H, W, C)."""
     check_planes(images, name, bytes_too=True)
     check_channels_first(images, name)
 
@@ -225,14 +205,8 @@ def _check_like(other: Tensor, x: Tensor, name: str) -> None:
         raise ValueError(f"{name}: expected the device of x, {x.device}, got {other.device}")
 
 
-def _check_weights(weights: Tensor, ring_map: RingMap) -> None:
-    rings = ring_map.rings
-    if weights.ndim < 1 or weights.shape[-1] != rings:
-        raise ValueError(f"weights: expected (..., {rings}), one for each ring, got shape {tuple(weights.shape)}")
-
-
 def check_pixel_scale(pixel_scale: float) -> None:
-    """Raise unless white has a positive value that a float32 holds."""
+    """Raise unless ``pixel_scale``, the value of white, is a positive number that float32 holds."""
     if not is_number(pixel_scale):
         raise TypeError(f"pixel_scale: expected a number, got {type(pixel_scale).__name__}")
     if not FLOAT32.tiny <= pixel_scale <= FLOAT32.max:
@@ -265,13 +239,13 @@ def _rings_for(x: Tensor, ring_map: RingMap | None) -> RingMap:
 # Native ops
 
 
-def _is_native(x: Tensor, dtypes: dict[str, tuple[torch.dtype, ...]] = NATIVE_DTYPES) -> bool:
-    return x.dtype in dtypes.get(x.device.type, ()) and _registered(x.device.type)
+def _is_native(x: Tensor) -> bool:
+    return x.dtype in NATIVE_DTYPES.get(x.device.type, ()) and _registered(x.device.type)
 
 
 @constant_when_compiled
 def _registered(device: str) -> bool:
-    """Whether the native ops are there for such a device, with their shapes and derivatives."""
+    """Whether the native ops are available for a type of device, with their shapes and derivatives."""
     if not native.load():
         return False
     _register()
@@ -279,7 +253,7 @@ def _registered(device: str) -> bool:
 
 
 def _geometry(ring_map: RingMap, x: Tensor) -> tuple[Tensor, int]:
-    """What the native ops are told of the rings."""
+    """The arguments of the native ops that describe the rings."""
     return ring_map.half_on(x.device), ring_map.rings
 
 
@@ -288,7 +262,7 @@ def _register() -> None:
     """Shapes and derivatives of the native ops, once their library is loaded.
 
     ``ring_filter`` and ``ring_dot`` are closed under differentiation: ∂filter/∂x = filter(g, w),
-    ∂filter/∂w = dot(g, x), ∂dot/∂x = filter(y, g), where the filter of a sum's gradient drops what is on no ring.
+    ∂filter/∂w = dot(g, x), ∂dot/∂x = filter(y, g). In the gradient of a sum the filter drops coefficients on no ring.
     """
     fake, autograd = torch.library.register_fake, torch.library.register_autograd
     fake("freqrob::ring_sum", lambda x, half, rings, amplitude: x.new_empty(*x.shape[:-2], rings))
@@ -298,21 +272,22 @@ def _register() -> None:
     fake("freqrob::mean_amplitude", lambda x: x.new_empty(x.shape[-2], x.shape[-1] // 2 + 1))
     fake("freqrob::bass", lambda x, half, rings, of_power, pixel_scale: x.new_empty(x.shape))
     fake("freqrob::bass_out", lambda x, half, rings, of_power, pixel_scale, out: None)
-    autograd("freqrob::ring_sum", _ring_sum_backward, setup_context=_save_ring_sum)
-    autograd("freqrob::ring_filter", _ring_filter_backward, setup_context=_save_ring_filter)
-    autograd("freqrob::ring_dot", _ring_dot_backward, setup_context=_save_ring_dot)
-    autograd("freqrob::mean_amplitude", _mean_amplitude_backward, setup_context=_save_mean_amplitude)
+    autograd("freqrob::ring_sum", _ring_sum_backward, setup_context=_save)
+    autograd("freqrob::ring_filter", _ring_filter_backward, setup_context=_save)
+    autograd("freqrob::ring_dot", _ring_dot_backward, setup_context=_save)
+    autograd("freqrob::mean_amplitude", _mean_amplitude_backward, setup_context=_save)
 
 
-def _save_ring_sum(ctx, inputs, output) -> None:
-    x, half, _, ctx.amplitude = inputs
-    ctx.save_for_backward(x, half)
+def _save(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*(value for value in inputs if isinstance(value, Tensor)))
+    ctx.options = tuple(value for value in inputs if not isinstance(value, Tensor))
 
 
 def _ring_sum_backward(ctx, grad: Tensor):
     x, half = ctx.saved_tensors
+    _, amplitude = ctx.options
     pixels = x.shape[-2] * x.shape[-1]
-    if not ctx.amplitude:
+    if not amplitude:
         return 2 * pixels * torch.ops.freqrob.ring_filter(x, grad, half, 0.0), None, None, None
     if x.device.type == "cpu" and not torch.is_grad_enabled():
         return torch.ops.freqrob.ring_amplitude_backward(grad, x, half), None, None, None
@@ -320,22 +295,11 @@ def _ring_sum_backward(ctx, grad: Tensor):
     return pixels * irfft2(gain * _phase(rfft2(x)), s=x.shape[-2:]), None, None, None
 
 
-def _save_ring_filter(ctx, inputs, output) -> None:
-    x, weights, half, ctx.outside = inputs
-    ctx.save_for_backward(x, weights, half)
-
-
 def _ring_filter_backward(ctx, grad: Tensor):
     x, weights, half = ctx.saved_tensors
-    grad_x = torch.ops.freqrob.ring_filter(grad, weights, half, ctx.outside) if ctx.needs_input_grad[0] else None
-    rings = weights.shape[-1]
-    grad_weights = torch.ops.freqrob.ring_dot(grad, x, half, rings) if ctx.needs_input_grad[1] else None
+    grad_x = torch.ops.freqrob.ring_filter(grad, weights, half, *ctx.options) if ctx.needs_input_grad[0] else None
+    grad_weights = torch.ops.freqrob.ring_dot(grad, x, half, weights.shape[-1]) if ctx.needs_input_grad[1] else None
     return grad_x, grad_weights, None, None
-
-
-def _save_ring_dot(ctx, inputs, output) -> None:
-    x, y, half, _ = inputs
-    ctx.save_for_backward(x, y, half)
 
 
 def _ring_dot_backward(ctx, grad: Tensor):
@@ -345,17 +309,12 @@ def _ring_dot_backward(ctx, grad: Tensor):
     return grad_x, grad_y, None, None
 
 
-def _save_mean_amplitude(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs)
-
-
 def _mean_amplitude_backward(ctx, grad: Tensor) -> Tensor:
     (x,) = ctx.saved_tensors
     height, width = x.shape[-2:]
-    column = torch.arange(width // 2 + 1, device=x.device)
-    multiplicity = torch.where((column == 0) | (2 * column == width), 1, 2)
     planes = x.numel() / (height * width)
-    adjoint = irfft2(grad / multiplicity * _phase(rfft2(x)), s=(height, width))  # of rfft2, over H·W
+    each = grad / multiplicity(width, x.device)
+    adjoint = irfft2(each * _phase(rfft2(x)), s=(height, width))  # of rfft2, over H·W
     return adjoint * (height * width / planes)
 
 

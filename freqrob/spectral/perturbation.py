@@ -1,4 +1,4 @@
-"""The spectrum of adversarial perturbations, and the frequency below which half of their power lies."""
+"""The spectrum of adversarial perturbations, and their half-power frequency."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from freqrob.runtime.pixels import has_channels_last
 from freqrob.spectral.rings import RingMap
 
 DataFormat = Literal["channels_first", "channels_last"]
-GRID = 25  # points at which Li et al. take the cumulative power
-CORNER = 0.5**0.5  # cycles/pixel, the highest frequency of all
-ROUNDING = 1e-9  # by which radii may differ and be the same
+GRID = 25  # radii at which Li et al. compute the cumulative power
+CORNER = 0.5**0.5  # cycles/pixel, the highest frequency
+ROUNDING = 1e-9  # radii that differ by less are equal
 CHUNK = 64  # images at a time
 
 
 @dataclass(frozen=True)
 class PerturbationSpectrum:
-    """What ``analyze_spectrum`` measured; tensors are float64 on the CPU, frequencies in cycles/pixel.
+    """Result of ``analyze_spectrum``; tensors are float64 on the CPU, frequencies in cycles/pixel.
 
     Attributes:
         power: (H, W) mean |DFT|² over images and channels, DC at [0, 0] and set to 0.
@@ -30,12 +30,12 @@ class PerturbationSpectrum:
         profile: (rings,) mean of ``power`` over each ring; 0 for DC and for a ring without coefficients.
         radii: (25,) from 0 to √½.
         cumulative: (25,) the share of the power within each of ``radii``.
-        half_power_frequency: f_0.5, where ``cumulative`` crosses one half, interpolated linearly, as Li et al. take it.
-            White noise of 32 × 32 pixels has 0.396.
-        half_power_interval: bootstrap percentiles of it over the images, such as the 2.5th and the 97.5th.
-        exact_half_power_frequency: the smallest radius of a coefficient within which half of the power lies; white
+        half_power_frequency: f_0.5, where ``cumulative`` crosses one half, interpolated linearly as in Li et al. White
+            noise of 32 × 32 pixels has 0.396.
+        half_power_interval: bootstrap confidence interval of it over the images.
+        exact_half_power_frequency: the smallest radius of a coefficient within which there is half of the power; white
             noise has 0.400.
-        images: how many.
+        images: their number.
     """
 
     power: Tensor
@@ -59,22 +59,22 @@ def analyze_spectrum(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> PerturbationSpectrum:
-    """Which frequencies the perturbations ``raw − inputs`` are made of.
+    """Measure the mean power spectrum of the perturbations ``raw − inputs``.
 
-    |DFT|² is averaged over images and channels, so that a large perturbation weighs more than a small one; DC, the mean
-    of each channel, is left out.
+    |DFT|² is averaged over images and channels, so a large perturbation has more weight than a small one. DC, the mean
+    of each channel, is excluded.
 
     Args:
-        raw: perturbed images, (N, C, H, W), as an attack returned them for one ε: a NumPy array, a PyTorch, JAX or
-            TensorFlow tensor, or one of EagerPy.
-        inputs: the images themselves, of the same shape and kind.
+        raw: perturbed images, (N, C, H, W), as an attack returned them for one ε: a NumPy array, or a tensor of
+            PyTorch, JAX, TensorFlow or EagerPy.
+        inputs: the original images, of the same shape and type.
         data_format: "channels_last" for (N, H, W, C), as Foolbox names it.
-        resamples: bootstrap samples, drawn from the images with replacement.
+        resamples: number of bootstrap samples, drawn from the images with replacement.
         confidence: of the interval, in (0, 1).
         seed: of the bootstrap.
 
     Raises:
-        TypeError: no array or tensor of floats.
+        TypeError: ``raw`` or ``inputs`` is not an array or tensor of floats.
         ValueError: different shapes, a shape that looks like the other ``data_format``, no images, values that are not
             finite, perturbations that are constant or zero in every image, or options out of range.
 
@@ -90,9 +90,9 @@ def analyze_spectrum(
     radii = torch.linspace(0, CORNER, GRID, dtype=torch.float64)
     within = (radius <= radii[:, None, None] + ROUNDING).flatten(1).double()  # (25, H·W)
     each = power.flatten(1) @ within.T  # (N, 25)
-    draws = torch.Generator().manual_seed(int(seed))
-    drawn = torch.randint(len(each), (resamples, len(each)), generator=draws)
-    resampled = torch.stack([each[numbers].mean(0) for numbers in drawn])  # (resamples, 25)
+    generator = torch.Generator().manual_seed(int(seed))
+    drawn = torch.randint(len(each), (resamples, len(each)), generator=generator)
+    resampled = torch.stack([each[indices].mean(0) for indices in drawn])  # (resamples, 25)
     tails = torch.tensor([(1 - confidence) / 2, (1 + confidence) / 2], dtype=torch.float64)
     low, high = torch.nanquantile(_half_way(radii, resampled), tails)
     rings = RingMap.of(total)
@@ -130,7 +130,7 @@ def _perturbations(raw: Any, inputs: Any, data_format: str) -> Tensor:
 
 
 def _as_torch(value: Any, name: str) -> Tensor:
-    value = getattr(value, "raw", value)  # of EagerPy
+    value = getattr(value, "raw", value)  # of an EagerPy tensor
     if not isinstance(value, Tensor):
         if not hasattr(value, "__array__"):
             kind = type(value).__name__
@@ -149,7 +149,7 @@ def _powers(delta: Tensor) -> Tensor:
     """The mean over channels of each image's |DFT|², without DC: (N, H, W)."""
     power = torch.cat([torch.fft.fft2(chunk).abs().square().mean(1) for chunk in delta.split(CHUNK)])
     power[:, 0, 0] = 0
-    if not power.sum() > (1e-12 * delta.abs().max() * delta[0, 0].numel()) ** 2:  # what rounding leaves of a constant
+    if not power.sum() > (1e-12 * delta.abs().max() * delta[0, 0].numel()) ** 2:  # rounding noise of a constant
         raise ValueError("raw: expected perturbed images, got inputs plus a constant in every image")
     return power
 
@@ -161,7 +161,7 @@ def _radius(height: int, width: int) -> Tensor:
 
 
 def _half_way(radii: Tensor, cumulative: Tensor) -> Tensor:
-    """Where cumulative power (…, 25) crosses half of its end, interpolated linearly: (…); NaN without power."""
+    """The radius (…) at which cumulative power (…, 25) reaches half of its last value; NaN without power."""
     half = cumulative[..., -1:] / 2
     after = (cumulative >= half).double().argmax(-1, keepdim=True).clamp(min=1)  # the first; DC has no power
     above, below = (cumulative.gather(-1, after - step) for step in (0, 1))
@@ -170,7 +170,7 @@ def _half_way(radii: Tensor, cumulative: Tensor) -> Tensor:
 
 
 def _exact(radius: Tensor, share: Tensor) -> float:
-    """The smallest radius within which half of the power lies; coefficients of one radius come together."""
+    """The smallest radius within which there is half of the power; coefficients of one radius count together."""
     order = radius.argsort(stable=True)
     reached = share[order].cumsum(0) >= 0.5 - ROUNDING
     return radius[order][reached.double().argmax()].item()

@@ -1,11 +1,11 @@
-"""Every spectral op in plain PyTorch: the oracle of the tests and the fallback where no native kernel serves.
+"""Every spectral op in plain PyTorch: the reference of the tests, and the fallback without a native kernel.
 
-The functions take any floating dtype that ``torch.fft`` takes and differentiate through autograd to any order.
-Half precision is computed in float32: sums come back in float32, images in the dtype that came. Names, shapes and
-meaning are those of ``freqrob.spectral.ops``.
+Names, shapes and definitions are those of ``freqrob.spectral.ops``. The functions take any floating dtype of
+``torch.fft`` and are differentiable to any order. Half precision is computed in float32: sums come back in float32,
+images in their own dtype.
 
 Unlike the native kernels, these functions do not guarantee that the result of a plane is independent of its batch: that
-is up to ``torch.fft``. Measured with MKL 2024.2 (AVX-512, AVX2 and SSE4.2), batches of 1 to 3000 planes, 20 sizes,
+depends on ``torch.fft``. Measured with MKL 2024.2 (AVX-512, AVX2 and SSE4.2), batches of 1 to 3000 planes, 20 sizes,
 float32 and float64: at a given number of threads, all batches of two or more planes give a plane the same bits, while
 MKL rounds a single plane differently. Here a single plane is therefore transformed together with a copy. ``irfft2``
 also rounds differently on one thread and on several. Gradients may differ in the last bit for sizes such as 12×9, where
@@ -28,7 +28,7 @@ HALF_PRECISION = (torch.float16, torch.bfloat16)
 
 
 def _amplitude(spectrum: Tensor) -> Tensor:
-    """|F| whose gradient at F = 0 is 0, where that of ``abs`` would be NaN in second order."""
+    """|F| with gradient 0 at F = 0; the second derivative of ``abs`` is NaN there."""
     power = spectrum.real.square() + spectrum.imag.square()
     empty = power == 0
     return torch.where(empty, 0, torch.where(empty, 1, power).sqrt())
@@ -47,13 +47,13 @@ def widen(x: Tensor) -> Tensor:
 
 
 def rfft2(x: Tensor) -> Tensor:
-    """``torch.fft.rfft2``, of an empty batch too (which MKL refuses before torch 2.15) and of half precision."""
+    """``torch.fft.rfft2``, also of half precision and of an empty batch, for which MKL raises before torch 2.15."""
     x = widen(x)
     return _of_two(torch.fft.rfft2, x) if x.numel() else x[..., : x.shape[-1] // 2 + 1] + 0j
 
 
 def irfft2(spectrum: Tensor, s: Sequence[int]) -> Tensor:
-    """``torch.fft.irfft2``, of an empty batch too."""
+    """``torch.fft.irfft2``, also of an empty batch."""
     if spectrum.numel():
         return _of_two(lambda planes: torch.fft.irfft2(planes, s=s), spectrum)
     return spectrum.real.new_zeros(*spectrum.shape[:-2], *s) + spectrum.real.sum()
@@ -75,7 +75,7 @@ def ring_sum(x: Tensor, ring_map: RingMap, of: str = "power") -> Tensor:
 
 def ring_filter(x: Tensor, weights: Tensor, ring_map: RingMap) -> Tensor:
     ring = ring_map.half_on(x.device)
-    # Of an index_select the gradient is summed in the order of the indices, whatever the number of threads.
+    # The gradient of index_select is summed in the order of the indices, independent of the number of threads.
     gain = weights.index_select(-1, ring.flatten()).unflatten(-1, ring.shape)
     return irfft2(rfft2(x) * gain, s=x.shape[-2:]).to(x.dtype)
 
@@ -98,21 +98,21 @@ def bass_profile(v: Tensor, ring_map: RingMap, weighting: str, ring_sum: Callabl
 
 
 def bass_weights(profile: Tensor, *, empty_rings: str = "keep") -> Tensor:
-    """w_i = [ln a_i / Σ_j ln a_j] / [a_i / Σ_j a_j] from a profile a (..., rings); 1 where a ring is left alone.
+    """w_i = [ln a_i / Σ_j ln a_j] / [a_i / Σ_j a_j] from a profile a (..., rings); 1 for a ring that is not weighed.
 
-    Ring 0 (DC) and the outermost ring (the corner) take no part. A ring whose a_i ≤ 1 has no positive share of the
-    logarithms; it takes no part either, unless ``empty_rings="as_published"``.
+    Ring 0 (DC) and the outermost ring (the corner) are not weighed; neither is a ring with a_i ≤ 1, which has no
+    positive share of the logarithms, unless ``empty_rings="as_published"``.
     """
-    takes_part = torch.zeros_like(profile, dtype=torch.bool)
-    takes_part[..., 1:-1] = True
+    is_weighed = torch.zeros_like(profile, dtype=torch.bool)
+    is_weighed[..., 1:-1] = True
     if empty_rings == "as_published":
         profile = profile + 1e-8
     else:
-        takes_part &= ~(profile <= 1)  # NaN takes part, and shows
-    a = torch.where(takes_part, profile, 1)
+        is_weighed &= ~(profile <= 1)  # a NaN is weighed, so that it is visible in the result
+    a = torch.where(is_weighed, profile, 1)
     log_share = a.log() / a.log().sum(-1, keepdim=True)
-    share = a / torch.where(takes_part, profile, 0).sum(-1, keepdim=True)
-    return torch.where(takes_part, log_share / share, 1)
+    share = a / torch.where(is_weighed, profile, 0).sum(-1, keepdim=True)
+    return torch.where(is_weighed, log_share / share, 1)
 
 
 def balance(
@@ -124,5 +124,5 @@ def balance(
     weights = bass_weights(bass_profile(v, ring_map, weighting), empty_rings=empty_rings)
     gain = weights if weighting == "amplitude" else weights.sqrt()
     y = ring_filter(v, gain, ring_map).clamp(0, pixel_scale) / scale
-    untouched = (weights == 1).all(-1)[..., None, None]  # rounding must not change an image that BaSS leaves alone
-    return torch.where(untouched, x, y.to(x.dtype))
+    is_unchanged = (weights == 1).all(-1)[..., None, None]  # rounding must not change such an image
+    return torch.where(is_unchanged, x, y.to(x.dtype))

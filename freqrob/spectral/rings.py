@@ -19,14 +19,14 @@ Rule = Literal["trunc", "round"]
 class RingMap:
     """The rings of the spectrum of a ``height × width`` image.
 
-    Coefficient (ky, kx), counted from the centre (H//2, W//2) of the shifted spectrum, lies at the radius
+    Coefficient (ky, kx), counted from the centre (H//2, W//2) of the shifted spectrum, has the radius
     ``r = N · |f|``, where f = (ky/H, kx/W) is its frequency in cycles/pixel and N = max(H, W). For a square
     image that is the distance from the centre in coefficients. Its ring is r truncated (``rule="trunc"``, as in
     BaSS and most radial profiles) or rounded half up (``rule="round"``). This module is the only definition:
     the native kernels receive ``half`` as an argument.
 
-    The map is symmetric, ring(−k) = ring(k), so that ``half`` (the layout of ``torch.fft.rfft2``) says it all.
-    Integers decide, so no coefficient changes its ring with the machine or the dtype.
+    The map is symmetric, ring(−k) = ring(k), so ``half`` (the layout of ``torch.fft.rfft2``) determines it. It is
+    computed with integers, so it does not depend on the machine or a dtype.
 
     Attributes:
         height, width: image size in pixels, each at least 1.
@@ -34,7 +34,7 @@ class RingMap:
 
     Raises:
         ValueError: a size below 1 or an unknown rule.
-        TypeError: a size that is no integer.
+        TypeError: a size that is not an integer.
 
     Source: the rings of zhiyugege/Frequency-Long-Tailed-Investigation, ``BaSS_cifar.py`` (square images).
     """
@@ -80,11 +80,7 @@ class RingMap:
     @property
     def multiplicity(self) -> Tensor:
         """How many coefficients of ``fft2`` each column of ``rfft2`` stands for: (W//2+1,) int64, 1 or 2."""
-        both = torch.full((self.width // 2 + 1,), 2, device="cpu")
-        both[0] = 1
-        if self.width % 2 == 0:
-            both[-1] = 1
-        return both
+        return multiplicity(self.width, "cpu")
 
     @property
     def rings(self) -> int:
@@ -102,8 +98,14 @@ class RingMap:
         return torch.arange(self.rings, dtype=torch.float64, device="cpu") / max(self.height, self.width)
 
     def half_on(self, device: torch.device) -> Tensor:
-        """``half`` on a device, made once for each: not to be written to."""
+        """``half`` on a device, cached: do not write to it."""
         return _constants(self.height, self.width, self.rule, str(device))[0]
+
+
+def multiplicity(width: int, device: torch.device | str) -> Tensor:
+    """``RingMap.multiplicity`` of planes of a width, on a device."""
+    column = torch.arange(width // 2 + 1, device=device)
+    return torch.where((column == 0) | (2 * column == width), 1, 2)
 
 
 def _distance(size: int) -> Tensor:

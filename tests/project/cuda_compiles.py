@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from freqrob.spectral import native
+from freqrob.spectral import build
 
 ARCHITECTURES = ("80", "90", "100")
 JOBS = 2
@@ -45,13 +45,13 @@ class Result:
         return self.failure or "; ".join(self.spills) or summary
 
 
-def compile_command(toolkit: native.Tool, source: Path, architectures: tuple[str, ...]) -> list[str]:
+def compile_command(toolkit: build.Tool, source: Path, architectures: tuple[str, ...]) -> list[str]:
     """What torch's builder would run on `source`, but for these architectures, and stricter."""
     logging.disable(logging.WARNING)  # importing the builder remarks on a GPU that is not there
     from torch.utils import cpp_extension
 
     logging.disable(logging.NOTSET)
-    parameters = native.build_parameters(toolkit)
+    parameters = build.build_parameters(toolkit)
     return [
         f"{toolkit.path}/bin/nvcc",
         "-c",
@@ -67,7 +67,7 @@ def compile_command(toolkit: native.Tool, source: Path, architectures: tuple[str
     ]
 
 
-def compile_source(toolkit: native.Tool, source: Path, architectures: tuple[str, ...] = ARCHITECTURES) -> Result:
+def compile_source(toolkit: build.Tool, source: Path, architectures: tuple[str, ...] = ARCHITECTURES) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         command = [*compile_command(toolkit, source, architectures), "-o", f"{folder}/object.o"]
         run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -86,7 +86,7 @@ def result_of(output: str) -> Result:
     return Result(kernels=len(registers), registers=max(registers, default=0), spills=tuple(spills))
 
 
-def known_architectures(toolkit: native.Tool) -> tuple[str, ...]:
+def known_architectures(toolkit: build.Tool) -> tuple[str, ...]:
     """Those that this nvcc compiles for."""
     command = [f"{toolkit.path}/bin/nvcc", "--list-gpu-code"]
     known = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
@@ -94,8 +94,8 @@ def known_architectures(toolkit: native.Tool) -> tuple[str, ...]:
 
 
 def main(sources: list[str]) -> int:
-    toolkit = native.cuda_toolkit()
-    files = [Path(source) for source in sources] or sorted(native.source_folder().glob("cuda/*.cu"))
+    toolkit = build.cuda_toolkit()
+    files = [Path(source) for source in sources] or sorted(build.source_folder().glob("cuda/*.cu"))
     if toolkit is None or not files:
         print("CUDA sources not compiled:", "there are none" if toolkit else "no nvcc (set CUDA_HOME)")
         return 0

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from freqrob.spectral import native
+from freqrob.spectral import build
 from tests.project.cuda_compiles import Result, compile_source
 
-TOOLKIT = native.cuda_toolkit()
+TOOLKIT = build.cuda_toolkit()
 
 CLEAN = """
 #include "ring_geometry.h"

@@ -163,7 +163,7 @@ def elsewhere(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 RUN = """
 import json, resource, sys
 import freqrob, torch
-from freqrob.spectral import native, ops, reference
+from freqrob.spectral import build, native, ops, reference
 from freqrob.spectral.rings import RingMap
 
 native.load()
@@ -172,7 +172,7 @@ x = torch.rand(1, 3, 32, 32)
 error = (ops.balance(x) - reference.balance(x.double(), RingMap(32, 32))).abs().max().item()
 logits = freqrob.load_model("bass_pgd_at_rn20")(x)
 print(json.dumps({
-    "at home": freqrob.__file__.startswith(sys.prefix) and str(native.source_folder()).startswith(sys.prefix),
+    "at home": freqrob.__file__.startswith(sys.prefix) and str(build.source_folder()).startswith(sys.prefix),
     "torch": "torch==" + torch.__version__.partition("+")[0],
     "kind": found.kind,
     "path": str(found.path),

@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from freqrob.spectral import native
+from freqrob.spectral import build
 
 
 @pytest.fixture
@@ -34,11 +34,11 @@ def compile_module(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPat
     folder = cache.mkdir("freqrob-modules") if cache else tmp_path_factory.mktemp("modules")
 
     def compile_module(name: str, file: str, *arguments: str) -> ModuleType:
-        source = native.source_folder() / "testing" / file
+        source = build.source_folder() / "testing" / file
         command = [*shlex.split(os.environ.get("CXX", "c++")), "-std=c++20", "-O1", "-shared", "-fPIC"]
         command += [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_path('include')}", str(source), *arguments]
         key = hashlib.sha256(repr((command, pybind11.__version__)).encode())
-        for path in sorted(native.source_folder().rglob("*.*")):
+        for path in sorted(build.source_folder().rglob("*.*")):
             key.update(path.read_bytes())
         module = folder / f"{name}-{key.hexdigest()[:20]}.so"
         if not module.exists():

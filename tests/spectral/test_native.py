@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from freqrob.runtime.files import sha256_of
 from freqrob.spectral import build, native
 from tests.support.users import STRANGER, exchanging, give, needs_linux, needs_root
 
@@ -194,7 +195,7 @@ def assert_fell_back(outcome: Outcome, cause: str) -> None:
 
 def test_a_stale_lock_neither_hangs_nor_reaches_torch(world):
     """A builder was killed: its folder is left with torch's lock file in it, and so is the outer lock file."""
-    stuck = "import time; native.compile_library = lambda plan, folder: ((folder / 'lock').touch(), time.sleep(600))"
+    stuck = "import time; build.compile_library = lambda plan, folder: ((folder / 'lock').touch(), time.sleep(600))"
     spy = """
         from torch.utils import cpp_extension
         real, seen = cpp_extension.load, []
@@ -443,7 +444,7 @@ def test_an_exchange_of_folders_between_check_and_load_runs_nothing_foreign(copy
 @needs_cuda
 def test_cuda_sources_build_for_a_gpu_that_torch_does_not_see(world):
     """torch's own list of architectures ends in an IndexError there."""
-    if native.cuda_toolkit() is None:
+    if build.cuda_toolkit() is None:
         pytest.skip("no nvcc")
     add_cuda(world)
     outcome = world.load(a_gpu(9, 0), CUDA_VISIBLE_DEVICES="")
@@ -468,7 +469,7 @@ def test_architectures_are_those_of_the_gpus_then_the_default(monkeypatch, world
 
     def gencode(gpus: list[tuple[int, int]]) -> list[str]:
         monkeypatch.setattr(build, "_capabilities", lambda: gpus)
-        flags = native.build_parameters(native.Tool("/toolkit", "13.0")).cuda_flags
+        flags = build.build_parameters(build.Tool("/toolkit", "13.0")).cuda_flags
         return [flag.removeprefix("-gencode=") for flag in flags if "arch" in flag]
 
     assert gencode([(8, 9)]) == ["arch=compute_89,code=sm_89", "arch=compute_89,code=compute_89"]
@@ -532,7 +533,7 @@ def test_cuda_of_another_minor_version_only_warns(monkeypatch, world):
     add_cuda(world)
     monkeypatch.setattr(build, "source_folder", lambda: world.sources)
     monkeypatch.setenv("CUDA_HOME", fake_toolkit(world, torch.version.cuda.split(".")[0] + ".99"))
-    toolkit, notes = native.usable_toolkit("require")
+    toolkit, notes = build.usable_toolkit("require")
     assert toolkit is not None
     (note,) = notes
     assert "minor versions differ" in note
@@ -540,7 +541,7 @@ def test_cuda_of_another_minor_version_only_warns(monkeypatch, world):
 
 def test_the_library_runs_on_other_cpus_than_the_one_that_built_it():
     """-march=native in a cache on a shared home ends in SIGILL: instruction sets are chosen when the library runs."""
-    parameters = native.build_parameters()
+    parameters = build.build_parameters()
     flags = " ".join([*parameters.cflags, *parameters.cuda_flags, *parameters.ldflags])
     assert not any(word in flags for word in ("-march", "-mavx", "-mtune", "-ffast-math", "-fopenmp"))
 
@@ -630,7 +631,7 @@ def test_sources_flags_and_tools_each_give_a_library_of_their_own(monkeypatch, w
     keys.append(build.plan_build("auto").key)
     monkeypatch.setenv("CXX", str(world.tool("g++", "echo 'g++ (GCC) 99.1.0'")))
     keys.append(build.plan_build("auto").key)
-    parameters = native.build_parameters()
+    parameters = build.build_parameters()
     changed = replace(parameters, cflags=(*parameters.cflags, "-g"))
     monkeypatch.setattr(build, "build_parameters", lambda toolkit: changed)
     keys.append(build.plan_build("auto").key)
@@ -737,7 +738,7 @@ def ahead_of_time(world: World, **record: object) -> str:
     digest = world.load(FREQROB_NATIVE="off", after="native.source_digest()").after
     library = package / "_native.so"
     library.write_bytes((world.entry / "freqrob.so").read_bytes())
-    made = {"sources": digest, "cuda": None, "sha256": native.library_digest(library)}
+    made = {"sources": digest, "cuda": None, "sha256": sha256_of(library)}
     (package / "_native.json").write_text(json.dumps(made | record))
     return f"native.PACKAGE = Path({str(package)!r})"
 
