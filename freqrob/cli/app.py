@@ -27,7 +27,7 @@ class _Group(typer.core.TyperGroup):
             if ctx.params.get("debug") or not _mendable(error):
                 raise
             text = escape(printable(str(error)))
-            Console(stderr=True, soft_wrap=True).print(f"[red]Error:[/red] {text}", highlight=False)
+            Console(emoji=False, stderr=True, soft_wrap=True).print(f"[red]Error:[/red] {text}", highlight=False)
             raise typer.Exit(USAGE_ERROR) from error
 
 

@@ -14,6 +14,7 @@ from freqrob.cli.measuring import INTERRUPTED, usable_device
 from freqrob.cli.printing import command_line, print_line, print_resume_hint, print_table
 from freqrob.cli.progress import progress_bars
 from freqrob.runtime.files import check_folder
+from freqrob.runtime.parameters import check_integers
 
 if TYPE_CHECKING:
     from freqrob.data import ImageSet
@@ -140,7 +141,9 @@ def hybrid(
     out: Out,
     data: options.DataDir = Path("data"),
     dataset: DatasetName = "cifar10",
-    images: Annotated[int, typer.Option(help="How many, the first of the test split; 0 for all.")] = 1000,
+    images: Annotated[
+        int | None, typer.Option(metavar="N", help="The first N test images, 0 for all; at most 1000 by default.")
+    ] = None,
     frequencies: Annotated[
         list[float] | None,
         typer.Option(
@@ -172,14 +175,15 @@ def hybrid(
     from freqrob.data import load_dataset
     from freqrob.data.hybrid import MIXING_FREQUENCIES, write_hybrids
 
-    if images < 0 or png < 0:
-        raise ValueError(f"images, png: expected numbers from 0 on, got {images} and {png}")
+    check_integers(0, png=png, images=images or 0)
     given = {"--dataset": dataset, "--images": images, "--frequency": frequencies, "--seed": seed, "--png": png}
     with progress_bars() as (track, _log):
-        chosen = load_dataset(dataset, "test", data, download=download, track=track)[: images or None]
+        chosen = load_dataset(dataset, "test", data, download=download, track=track)
+        if images and images > len(chosen):
+            raise ValueError(f"images: expected at most {len(chosen)}, the images of the test set, got {images}")
         path = write_hybrids(
-            chosen, out, frequencies=frequencies or MIXING_FREQUENCIES, seed=seed, floats=floats, sheet=png,
-            about={"dataset": dataset, "split": "test"},
+            chosen[: 1000 if images is None else images or None], out, seed=seed, floats=floats, sheet=png,
+            frequencies=frequencies or MIXING_FREQUENCIES, about={"dataset": dataset, "split": "test"},
             command=command_line("dataset", given, "hybrid", *(["--float"] if floats else [])), track=track,
         )  # fmt: skip
     print_line(f"Wrote {path}")

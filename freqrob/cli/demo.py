@@ -15,6 +15,8 @@ from freqrob.cli.progress import Track, prefixed, progress_bars
 from freqrob.runtime.files import check_folder
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from freqrob.data import ImageSet
     from freqrob.evaluation import Result
 
@@ -52,6 +54,7 @@ def demo(
     check_folder(out)
     from freqrob.data.hybrid import partners
     from freqrob.data.samples import sample_images
+    from freqrob.models import load_model
     from freqrob.report import write_report
     from freqrob.runtime.files import write_json
     from freqrob.runtime.provenance import provenance
@@ -73,12 +76,15 @@ def demo(
     about = {**provenance(command), "source": source}
     with progress_bars() as (track, _log):
         spectra = _measure_images(dataset, measured / "images", about)
-        results = {
-            name: _measure_model(name, folder, dataset[:count], seed, measured / name, about, prefixed(track, name))
-            for name in names
-        }
-    rows = [{"model": name, **result.as_dict()} for name, found in results.items() for result in found]
-    write_json(measured / "accuracy.json", {**about, "results": rows})
+        models = {name: load_model(name, folder) for name in names}  # before anything is measured
+        results: dict[str, list[Result]] = {}
+        rows: list[dict[str, Any]] = []
+        for name, model in models.items():
+            results[name] = _measure_model(
+                name, model, dataset[:count], seed, measured / name, about, prefixed(track, name)
+            )
+            rows += [{"model": name, **result.as_dict()} for result in results[name]]
+            write_json(measured / "accuracy.json", {**about, "results": rows})
     accuracy = [measured / "accuracy.json"] if rows else []
     with progress_bars() as (track, _log), warnings_as_lines():
         page = write_report(
@@ -113,7 +119,7 @@ def _measure_images(dataset: ImageSet, folder: Path, about: dict[str, Any]) -> l
 
 
 def _measure_model(
-    name: str, model_dir: Path, chosen: ImageSet, seed: int, folder: Path, about: dict[str, Any], track: Track
+    name: str, model: nn.Module, chosen: ImageSet, seed: int, folder: Path, about: dict[str, Any], track: Track
 ) -> list[Result]:
     """The accuracies of a model under all protocols; the quick diagnostics are saved in a folder."""
     from freqrob.attacks import PGD, Clean
@@ -125,9 +131,7 @@ def _measure_model(
         sensitivity,
     )
     from freqrob.evaluation import evaluate
-    from freqrob.models import load_model
 
-    model = load_model(name, model_dir)
     subject = model, chosen.images, chosen.labels
     for measurement in (
         jacobian_spectrum(*subject, track=track),

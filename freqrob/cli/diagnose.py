@@ -183,7 +183,7 @@ def _table(models: dict[str, dict]) -> None:
         if column.label
     }
     if figures:
-        console, wide = Console(), _across(list(models), figures)
+        console, wide = Console(emoji=False), _across(list(models), figures)
         needed = console.measure(wide, options=console.options.update(max_width=10_000)).maximum
         console.print(wide if needed <= console.width else _down(list(models), figures))
 

@@ -172,14 +172,15 @@ def load_images(dataset: str, split: str, data: Path, download: bool, count: int
 def progress_of(results: Path | None, show: Callable[[], None] = lambda: None) -> Iterator[Track]:
     """A progress bar while models are measured. After Ctrl-C, print what is kept in the folder ``results``.
 
-    After an error, ``show`` the numbers of the models before, which may be kept nowhere.
+    After Ctrl-C and after an error, ``show`` the numbers of the models before, which may be kept nowhere.
     """
     try:
         with progress_bars(quiet=rank() > 0) as (track, _log):
             yield track
     except KeyboardInterrupt:
-        if results is not None:
-            print_resume_hint(f"What was measured is kept in {results}", any(results.glob("*.safetensors")))
+        show()
+        kept = results is not None and any(results.glob("*.safetensors"))
+        print_resume_hint(f"What was measured is kept in {results}", kept)
         raise typer.Exit(INTERRUPTED) from None
     except Exception:
         show()

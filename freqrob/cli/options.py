@@ -1,18 +1,22 @@
 """Options that several commands have."""
 
-from fractions import Fraction
+from math import isfinite
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from freqrob.runtime.parameters import read_number
+
 
 def fraction(text: str) -> float:
     """A number such as 8/255 or 0.03."""
     try:
-        return float(Fraction(text))
-    except (ValueError, ZeroDivisionError, OverflowError):
-        raise typer.BadParameter(f"expected a number such as 8/255 or 0.03, got {text!r}") from None
+        if isfinite(number := read_number(text)):
+            return number
+    except ValueError:
+        pass
+    raise typer.BadParameter(f"expected a number such as 8/255 or 0.03, got {text!r}")
 
 
 OtherModels = Annotated[list[str], typer.Argument(metavar="MODEL…", help="As `freqrob evaluate` takes them.")]

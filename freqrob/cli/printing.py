@@ -25,16 +25,17 @@ def rank() -> int:
 
 def print_line(text: str, style: str | None = None, *, stderr: bool = False) -> None:
     """Print text as it is; a long line is not broken."""
-    Console(stderr=stderr, soft_wrap=True).print(text, style=style, highlight=False, markup=False)
+    Console(emoji=False, stderr=stderr, soft_wrap=True).print(text, style=style, highlight=False, markup=False)
 
 
 def print_table(table: Table) -> None:
     """Print a table without cutting off names or numbers, even if the terminal is too narrow for it."""
     for column in table.columns:
         column.overflow = "fold"
-    console = Console()
+    console = Console(emoji=False)
     needed = console.measure(table, options=console.options.update(max_width=10_000))
-    Console(width=max(console.width, needed.minimum if console.is_terminal else needed.maximum)).print(table)
+    width = max(console.width, needed.minimum if console.is_terminal else needed.maximum)
+    Console(emoji=False, width=width).print(table)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ def progress_bars(quiet: bool = False) -> Iterator[tuple[Track, Callable[[str], 
         bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn(), _Throughput(),
         bars.TimeElapsedColumn(), bars.TextColumn("left"), bars.TimeRemainingColumn(),
     )  # fmt: skip
-    console, printed_at = Console(stderr=True), time.monotonic()
+    console, printed_at = Console(emoji=False, stderr=True), time.monotonic()
     progress = bars.Progress(
         *columns, console=console, transient=True, disable=quiet or not console.is_terminal, speed_estimate_period=300
     )

@@ -72,7 +72,7 @@ class _CorruptionRow(Struct):
     generated: bool
     accuracies: Annotated[dict[Label, tuple[Share, Share, Share, Share, Share]], Meta(min_length=1)]
     standard_errors: dict[str, float] = {}
-    from_cache: dict[str, Any] = {}
+    from_cache: dict[str, tuple[bool, ...]] = {}
     baseline: Label = ""
     mce: Annotated[float, Meta(ge=0)] | None = None
 

@@ -36,16 +36,24 @@ Share = Annotated[float, Meta(ge=0, le=1, description="a number in [0, 1]")]
 Weight = Annotated[float, Meta(ge=-LARGEST, le=LARGEST, description="a finite number")]
 
 
+def read_number(text: str) -> float:
+    """A number such as 8/255 or 0.03. Raises ValueError."""
+    try:
+        return float(text) if "/" not in text else float(Fraction(text))
+    except (ZeroDivisionError, OverflowError) as error:
+        raise ValueError(f"expected a number such as 8/255 or 0.03, got {shown(text)}") from error
+
+
 def read_setting(text: str) -> tuple[str, Any]:
     """``"steps=3"`` as ("steps", 3); values are JSON, fractions such as 8/255, or text. Raises ValueError."""
     key, equals, value = text.partition("=")
     if not (key and equals and value):
         raise ValueError(f"--set: expected KEY=VALUE, got {text!r}")
     plain = {"none": "null"}.get(value.lower(), value.lower())
-    for read in (json.loads, lambda _: json.loads(plain), lambda number: float(Fraction(number))):
+    for read in (json.loads, lambda _: json.loads(plain), read_number):
         try:
             return key, read(value)
-        except (ValueError, ZeroDivisionError):
+        except ValueError:
             continue
     return key, value
 

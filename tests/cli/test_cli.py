@@ -161,6 +161,14 @@ def test_demo_refuses_bad_input(few_images, model_dir, tmp_path):
     assert "images: expected 1 to 4" in error_of("demo", *out, "--model-dir", model_dir, "--images", 0)
 
 
+def test_demo_opens_all_models_before_it_measures_the_first(few_images, model_dir, tmp_path, monkeypatch):
+    shutil.copytree(model_dir, tmp_path / "models")
+    last = tmp_path / "models" / "cifar10" / "Linf" / "bassmix_standard_tiny.safetensors"
+    last.write_bytes(b"cut short")
+    monkeypatch.setattr("freqrob.diagnostics.jacobian_spectrum", lambda *_, **__: pytest.fail("a model was measured"))
+    assert str(last) in error_of("demo", "--out", tmp_path / "report", "--model-dir", tmp_path / "models")
+
+
 def test_demo_without_its_data_says_where_it_looked(tmp_path):
     assert "no intact CIFAR-10" in error_of("demo", "--out", tmp_path / "r", "--data", tmp_path / "none")
 
@@ -286,6 +294,24 @@ def test_interrupted_evaluation_says_how_to_go_on(few_images, model_dir, monkeyp
     assert result.output.splitlines()[-1] == "  freqrob evaluate standard_tiny"
 
 
+def test_interrupted_evaluation_shows_the_models_before(few_images, model_dir, monkeypatch):
+    def interrupted_at_the_second(*arguments, **options):
+        if measured:
+            raise KeyboardInterrupt
+        measured.append(evaluate(*arguments, **options))
+        return measured[0]
+
+    measured = []
+    monkeypatch.setattr("freqrob.evaluation.evaluate", interrupted_at_the_second)
+    result = run(
+        "evaluate", "standard_tiny", "bassmix_standard_tiny", "--model-dir", model_dir, "--attack", "clean",
+        "--protocol", "natural", "--no-cache",
+    )  # fmt: skip
+    assert result.exit_code == 130
+    assert f"│ standard_tiny │ {100 * measured[0][0].accuracy:.1f}" in result.stdout
+    assert "Nothing is kept; the same command starts over" in result.stderr
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -399,6 +425,11 @@ def test_a_card_keeps_the_results_of_writers_at_one_time(tmp_path):
         (["standard_tiny", "--samples", "samples.json"], "samples: expected a name ending in .csv"),
         (["timm:no_such_model"], "no_such_model"),
         (["standard_tiny", "--eps", "big"], "expected a number such as 8/255"),
+        (["standard_tiny", "--eps", "1e999999999"], "expected a number such as 8/255"),
+        (["standard_tiny", "--eps", "+1E999999999/255"], "expected a number such as 8/255"),
+        (["standard_tiny", "--eps", "8/0"], "expected a number such as 8/255"),
+        (["standard_tiny", "--eps", "nan"], "expected a number such as 8/255"),
+        ([":five:"], ":five:"),
         (["standard_tiny", "--attack", "pgd-0"], "steps: expected an integer from 1 on"),
         (["standard_tiny", "--images", "0"], "images: expected an integer from 1 on, got 0"),
         (["standard_tiny", "--device", "abacus"], "device: cannot use 'abacus'"),

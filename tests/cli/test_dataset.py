@@ -519,6 +519,7 @@ def test_mixing_frequencies_are_written_as_fractions_too_up_to_the_corner(cifar,
     with np.load(tmp_path / "a" / "hybrid.npz") as file:
         assert file["frequencies"].tolist() == [0.125, 0, 0.5**0.5]
         assert np.allclose(file["images"][2], load_dataset("cifar10", "test", cifar)[:10].images / 255, atol=1e-6)
+    assert "images: expected at most" in error_of("hybrid", "--data", cifar, "--out", tmp_path / "b", "--images", 99999)
     assert "got 'low'" in error_of("hybrid", "--data", cifar, "--out", tmp_path / "b", "--frequency", "low")
     assert "frequencies: expected" in error_of("hybrid", "--data", cifar, "--out", tmp_path / "b", "--frequency", "1")
 

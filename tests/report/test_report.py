@@ -681,6 +681,15 @@ def test_corruptions_are_summed_up(tmp_path):
     assert "two is best of 2 with 75.0 %; the hardest type is gaussian noise, 62.5 % over them." in sentence
 
 
+def test_a_damaged_file_of_corruptions_is_named(tmp_path):
+    path = corrupted(tmp_path / "c.json", one=0.5)
+    content = json.loads(path.read_text())
+    content["results"][0]["from_cache"] = {"fog": True}
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"c\.json.*from_cache"):
+        read_runs([path], cards=False)
+
+
 def test_spectra_of_two_data_sets_stand_side_by_side(tmp_path):
     for number, source in enumerate(("cifar10 test", "svhn test", "svhn test")):
         folder, images = tmp_path / str(number), random(3 + number, 3, 32, 32)
