@@ -31,10 +31,8 @@ def read_folder(folder: Path) -> Tensor:
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise FileNotFoundError(f"{folder}: no images")
-    pixels = []
-    for path in paths:
-        pixels.append(np.array(read_image(path)))
-    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
+    pixels = np.stack([np.array(read_image(path)) for path in paths])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
 def measure(name: str, images: Tensor) -> dict:

@@ -66,4 +66,5 @@ class _Throughput(bars.ProgressColumn):
 
 
 def prefixed(track: Track, name: str) -> Track:
+    """A progress bar whose text begins with a name."""
     return lambda items, what, *sizes: track(items, f"{name}: {what}", *sizes)

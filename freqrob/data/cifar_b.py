@@ -180,6 +180,6 @@ class _ArraysOnly(pickle.Unpickler):
     _ALLOWED = {"ndarray": np.ndarray, "dtype": np.dtype, "_reconstruct": np.empty(0).__reduce__()[0]}
 
     def find_class(self, module: str, name: str) -> Any:
-        if module.split(".")[0] == "numpy" and name in self._ALLOWED:
+        if module.partition(".")[0] == "numpy" and name in self._ALLOWED:
             return self._ALLOWED[name]
         raise ValueError(f"data_dir: a file of the data set asks for {module}.{name}, which is not executed")

@@ -128,7 +128,7 @@ def _tiny_validation(root: Path, wnids: list[str]) -> list[tuple[str, int]]:
 
 
 def _words(root: Path) -> dict[str, str]:
-    """The first word for each WordNet id in ``words.txt``: "n01443537\\tgoldfish, Carassius auratus"."""
+    r"""The first word for each WordNet id in ``words.txt``: "n01443537\tgoldfish, Carassius auratus"."""
     listed = root / "words.txt"
     text = read_text(listed) if listed.is_file() else ""
     return dict(re.findall(r"^(n\d{8})\t([^,\n]+)", text, re.MULTILINE))

@@ -15,7 +15,9 @@ from freqrob.runtime.parameters import Pixels, Weight, checked
 @checked
 @dataclass(frozen=True)
 class MART(PGDAT):
-    """BCE(f(x'), y) + β · KL(f(x) ‖ f(x')) · (1 − p_y(x)), the mean over the batch, with
+    """MART: BCE(f(x'), y) + β · KL(f(x) ‖ f(x')) · (1 − p_y(x)), the mean over the batch.
+
+    With ::
 
         BCE = −log p_y(x') − log(1 − max over k ≠ y of p_k(x')),
 

@@ -202,6 +202,8 @@ def plot_robust_bands(axes: Axes, models: Mapping[str, BandAccuracy], styles: St
 
 @register_diagnostic("band_accuracy")
 class AccuracyByBand(Diagnostic):
+    """``band_accuracy`` as a diagnostic."""
+
     measure = staticmethod(band_accuracy)
     measurement = BandAccuracy
     help = "accuracy on low-, high- and band-passed images, and under PGD confined to a band."

@@ -277,6 +277,8 @@ def heatmap_limit(heatmaps: Iterable[FourierHeatmap]) -> float:
 
 @register_diagnostic("fourier_heatmap")
 class HeatMap(Diagnostic):
+    """``fourier_heatmap`` as a diagnostic."""
+
     measure = staticmethod(fourier_heatmap)
     measurement = FourierHeatmap
     help = "errors when one wave is added (Yin et al.)."

@@ -178,6 +178,8 @@ def plot_reversal(
 
 @register_diagnostic("hybrid")
 class Hybrid(Diagnostic):
+    """``hybrid_reliance`` as a diagnostic."""
+
     measure = staticmethod(hybrid_reliance)
     measurement = HybridReliance
     help = "which half of hybrid images the model follows, and the frequency where that turns (Li et al.)."

@@ -114,6 +114,8 @@ def shifted_map(half: Tensor, width: int) -> Tensor:
 
 @register_diagnostic("jacobian")
 class Jacobian(Diagnostic):
+    """``jacobian_spectrum`` as a diagnostic."""
+
     measure = staticmethod(jacobian_spectrum)
     measurement = JacobianSpectrum
     help = "the gradient's spectrum and ln B_low (Chan et al.)."

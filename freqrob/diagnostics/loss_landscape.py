@@ -232,6 +232,8 @@ def _variation(half: str, short: str, order: int) -> Column:
 
 @register_diagnostic("loss_landscape_low")
 class LandscapeOnLowFrequencies(Landscape):
+    """``loss_landscape`` on the low frequencies of the images, as a diagnostic."""
+
     help = "the loss around the weights, on the low frequencies of the images (Lin et al.)."
     columns = (_variation("low", "LFC", 50),)
     order = 70
@@ -287,6 +289,8 @@ class LandscapeOnLowFrequencies(Landscape):
 
 @register_diagnostic("loss_landscape_high")
 class LandscapeOnHighFrequencies(Landscape):
+    """``loss_landscape`` on the high frequencies of the images, as a diagnostic."""
+
     help = "the loss around the weights, on the high frequencies of the images (Lin et al.)."
     columns = (_variation("high", "HFC", 60),)
     order = 80

@@ -258,6 +258,8 @@ def by_norm(models: Mapping[str, Any], norm_of: Callable[[Any], str]) -> list[di
 
 @register_diagnostic("minimal_perturbation")
 class SmallestPerturbations(Diagnostic):
+    """``minimal_perturbation`` as a diagnostic."""
+
     measure = staticmethod(minimal_perturbation)
     measurement = MinimalPerturbationSpectrum
     help = "the spectrum of the smallest perturbations that lead to the label of another image, and f_0.5 (Li et al.)."

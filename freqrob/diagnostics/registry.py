@@ -18,6 +18,7 @@ from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from inspect import signature
+from math import isnan
 from pathlib import Path
 from pkgutil import iter_modules
 from string import Formatter
@@ -83,7 +84,7 @@ class Column:
 
 def number(value: float, spec: str) -> str:
     """A number by a format specification; "none" for NaN."""
-    return "none" if value != value else f"{value:{spec}}".replace("%", " %")
+    return "none" if isnan(value) else f"{value:{spec}}".replace("%", " %")
 
 
 @dataclass(frozen=True)

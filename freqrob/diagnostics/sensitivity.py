@@ -170,6 +170,8 @@ def plot_sensitive_radii(
 
 @register_diagnostic("sensitivity")
 class SensitivityByFrequency(Diagnostic):
+    """``sensitivity`` as a diagnostic."""
+
     measure = staticmethod(sensitivity)
     measurement = Sensitivity
     help = "the gradient on the Fourier basis, its share of high frequencies (Lin et al.)."

@@ -28,7 +28,7 @@ def card_path(path: str | Path) -> Path:
 
 
 def checkpoint_state(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict of ``model``, with front ends or bare, without the prefix ``network.``"""
+    """The state dict of ``model``, with front ends or bare, without the prefix ``network`` of its keys."""
     return {key.removeprefix("network."): value for key, value in model.state_dict().items()}
 
 

@@ -318,7 +318,7 @@ def _name(value: Any) -> str:
 
 
 def _article(value: Any) -> str:
-    """ "a nets.Net" of a class, "nets.prepare" of a function."""
+    """Name a class "a nets.Net", a function "nets.prepare"."""
     name = _name(value).removeprefix("builtins.")
     return f"a {name}" if isinstance(value, type) else name
 

@@ -71,7 +71,7 @@ def write_report(
     Raises:
         FileNotFoundError, ValueError: a run that does not exist, is not a run, is damaged, or would be overwritten by
             the report; nothing to report.
-        OSError: the folder cannot be written, or its ``results.json`` is not that of a report.
+        OSError: the folder cannot be written, or its ``results.json`` is another command's.
 
     Warns about what was left out, as the page does too, and about figures that cannot be drawn.
     """
@@ -112,21 +112,22 @@ def _saved(pictures: Mapping[str, Picture], folder: Path, track: Track) -> dict[
 
 
 class _Earlier(Struct):
-    figures: list[str]
+    figures: list[str] | None = None
+    results: Any = None  # of other commands
 
 
 def _figures_of(results: Path) -> set[str]:
-    """The names of the figures of an earlier report; none if there was none.
+    """The names of the figures of an earlier report; none if there was none, or if its file is damaged.
 
-    Raises FileExistsError where ``results`` is a file of something else, such as ``freqrob evaluate``.
+    Raises FileExistsError where ``results`` is a file of another command, such as ``freqrob evaluate``.
     """
     try:
-        names = read_json(results, _Earlier).figures
-    except FileNotFoundError:
+        earlier = read_json(results, _Earlier)
+    except (FileNotFoundError, ValueError):
         return set()
-    except ValueError as error:
-        raise FileExistsError(f"out: {results} is not that of a report; choose another folder") from error
-    return {name for name in names if re.fullmatch(r"[\w.+-]{1,200}", name)}
+    if earlier.figures is None and earlier.results is not None:
+        raise FileExistsError(f"out: {results} is not that of a report; choose another folder")
+    return {name for name in earlier.figures or () if re.fullmatch(r"[\w.+-]{1,200}", name)}
 
 
 def render(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import isnan
 
 from freqrob.diagnostics.conditions import ball, described, images_of, pixels
 from freqrob.diagnostics.registry import Column, all_diagnostics
@@ -90,6 +91,7 @@ def title_of(setting: Setting) -> str:
 
 
 def conditions_of(found: Accuracy) -> str:
+    """The images, seed and step of an accuracy, in words."""
     step = f", step {pixels(found.step_size)}" if found.step_size and found.attack.startswith("PGD") else ""
     return f"{images_of(found.images, found.origin.source)}, seed {found.seed}{step}"
 
@@ -149,7 +151,7 @@ def _diagnostic_entry(one: Column, measured: Measured | None) -> Entry | None:
     if one.value is None:
         raise TypeError("a column with a title needs a value")
     value = one.value(measured.of)
-    known = value == value
+    known = not isnan(value)
     part = one.part(measured.of) if known else ""
     conditions = ", ".join(filter(None, (described(measured.conditions, measured.of.words), part)))
     return Entry(value if known else None, conditions)

@@ -248,7 +248,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """``write_bytes`` of text in UTF-8; bytes of a file name that are not UTF-8 as in ``\\udcff``, which JSON reads."""
+    r"""``write_bytes`` of text in UTF-8; bytes of a file name that are not UTF-8 as in ``\udcff``, which JSON reads."""
     write_bytes(path, text.encode(errors="backslashreplace"))
 
 

@@ -74,7 +74,7 @@ def shown_hint(hint: Any) -> str:
     return {"bool": "true or false", "Tensor": "a torch.Tensor", "NoneType": "None"}.get(name, name)
 
 
-def fits(value: Any, hint: Any) -> bool:
+def fits(value: Any, hint: Any) -> bool:  # noqa: PLR0911 - a kind of type each
     """Whether a value is of a type such as ``float``, ``int | None``, ``Sequence[int]`` or ``Callable[..., Tensor]``.
 
     A bool is not a number, a string not a sequence, and a string is a path. An ``nn.Module`` may be any callable, such
@@ -172,7 +172,7 @@ def _checked(name: str, value: Any, hint: Any, limited: Any) -> Any:
 
 
 def _check_limits(name: str, value: Any, limited: Any) -> None:
-    """Raise ValueError, with the limit's description, for a value that does not fit ``Count``, ``Pixels | None``, …"""
+    """Raise ValueError, with the limit's description, for a value that does not fit ``Count`` or ``Pixels | None``."""
     if value is None and type(None) in get_args(limited):
         return
     annotated = next(hint for hint in (limited, *get_args(limited)) if get_origin(hint) is Annotated)

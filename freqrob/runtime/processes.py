@@ -73,7 +73,7 @@ def _join(launch: Launch, gpus: bool) -> None:
         from lightning_fabric.plugins.environments import SLURMEnvironment
 
         nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_NODELIST") or "127.0.0.1"
-        job, step = (int(os.environ.get(f"SLURM_{name}", 0)) for name in ("JOB_ID", "STEP_ID"))
+        job, step = (int(os.environ.get(f"SLURM_{name}", "0")) for name in ("JOB_ID", "STEP_ID"))
         os.environ.setdefault("MASTER_ADDR", SLURMEnvironment.resolve_root_node_address(nodes))
         os.environ.setdefault("MASTER_PORT", str(15_000 + (job + step) % 10_000))
     nccl = gpus and torch.cuda.is_available() and dist.is_nccl_available()
@@ -156,7 +156,7 @@ _control: tuple[Any, Any] | None = None  # the initialised group, and ours of th
 
 def _control_group() -> Any:
     """A gloo group of all processes, in which they wait for each other without a limit."""
-    global _control
+    global _control  # noqa: PLW0603 - one group a process
     if _control is None or _control[0] is not dist.group.WORLD:
         dist.barrier()  # raises where a process is gone, for which new_group would wait
         _control = dist.group.WORLD, dist.new_group(backend="gloo", timeout=UNLIMITED)

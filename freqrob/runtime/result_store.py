@@ -120,7 +120,7 @@ class Samples:
         try:
             open_file(self.path).close()
             with safe_open(self.path, "pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not iterable
                 key = (file.metadata() or {}).get("key")
             sizes = {len(tensor) for tensor in tensors.values()}
             whole = key == self.key and DONE in tensors and len(tensors) > 1 and sizes == {len(self.done)}

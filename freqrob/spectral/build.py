@@ -137,6 +137,7 @@ def source_digest() -> str:
 
 
 def plan_build(policy: str, cuda: bool = True) -> Plan:
+    """Plan a build of the native library: its sources, compilers and flags."""
     compiler = find_compiler()
     # Compiling CUDA kernels takes minutes, for nothing if there is no GPU, unless architectures are asked for.
     is_gpu_wanted = bool(_capabilities()) or _architectures_are_given()
@@ -159,7 +160,9 @@ def find_compiler() -> Tool | None:
     """The C++ compiler (CXX, else c++) and the first line of its --version; None if it does not run."""
     command = os.environ.get("CXX", "c++")
     try:
-        text = subprocess.run([*shlex.split(command), "--version"], capture_output=True, text=True, timeout=30).stdout
+        text = subprocess.run(
+            [*shlex.split(command), "--version"], capture_output=True, text=True, timeout=30, check=False
+        ).stdout
     except (OSError, ValueError, subprocess.TimeoutExpired):  # ValueError: a quote that is not closed
         return None
     return Tool(command, text.partition("\n")[0])
@@ -191,7 +194,9 @@ def _nvcc_version(root: Path) -> str:
     with contextlib.suppress(OSError, ValueError, KeyError):  # ten times faster than running nvcc
         return json.loads((root / "version.json").read_text())["cuda"]["version"]
     try:
-        text = subprocess.run([root / "bin/nvcc", "--version"], capture_output=True, text=True, timeout=60).stdout
+        text = subprocess.run(
+            [root / "bin/nvcc", "--version"], capture_output=True, text=True, timeout=60, check=False
+        ).stdout
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
     release = re.search(r"release (\d+\.\d+)", text)

@@ -105,7 +105,7 @@ def load(rebuild: bool = False) -> bool:
         ValueError: FREQROB_NATIVE has another value.
         NativeError: there are no kernels, under `require`.
     """
-    global _outcome, _warned
+    global _outcome, _warned  # noqa: PLW0603 - one library a process
     policy = _policy()
     if policy == "off":
         return False
@@ -305,8 +305,10 @@ def _entries(plan: Plan, refused: list[str]) -> list[Path]:
 
 @contextlib.contextmanager
 def _locked_entry(plan: Plan, refused: list[str]) -> Iterator[Path]:
-    """The folder for the library of `plan`, created if missing and locked; in the temporary folder if the cache cannot
-    be used."""
+    """The folder for the library of `plan`, created if missing and locked.
+
+    It is in the temporary folder if the cache cannot be used.
+    """
     from filelock import FileLock, Timeout
 
     try:

@@ -67,6 +67,7 @@ def _of_two(transform: Callable[[Tensor], Tensor], planes: Tensor) -> Tensor:
 
 
 def ring_sum(x: Tensor, ring_map: RingMap, of: str = "power") -> Tensor:
+    """``freqrob.spectral.ops.ring_sum`` with PyTorch's FFT."""
     spectrum = rfft2(x)
     if of == "amplitude":
         return _sum_rings(_amplitude(spectrum), ring_map)
@@ -74,6 +75,7 @@ def ring_sum(x: Tensor, ring_map: RingMap, of: str = "power") -> Tensor:
 
 
 def ring_filter(x: Tensor, weights: Tensor, ring_map: RingMap) -> Tensor:
+    """``freqrob.spectral.ops.ring_filter`` with PyTorch's FFT."""
     ring = ring_map.half_on(x.device)
     # The gradient of index_select is summed in the order of the indices, independent of the number of threads.
     gain = weights.index_select(-1, ring.flatten()).unflatten(-1, ring.shape)
@@ -81,12 +83,14 @@ def ring_filter(x: Tensor, weights: Tensor, ring_map: RingMap) -> Tensor:
 
 
 def ring_dot(x: Tensor, y: Tensor, ring_map: RingMap) -> Tensor:
+    """``freqrob.spectral.ops.ring_dot`` with PyTorch's FFT."""
     a, b = rfft2(x), rfft2(y)
     product = a.real * b.real + a.imag * b.imag  # a lazy conj() would be wrong under torch.compile
     return _sum_rings(product, ring_map) / (x.shape[-2] * x.shape[-1])
 
 
 def mean_amplitude(x: Tensor) -> Tensor:
+    """``freqrob.spectral.ops.mean_amplitude`` with PyTorch's FFT."""
     return _amplitude(rfft2(x)).flatten(0, -3).mean(0)
 
 
@@ -118,6 +122,7 @@ def bass_weights(profile: Tensor, *, empty_rings: str = "keep") -> Tensor:
 def balance(
     x: Tensor, ring_map: RingMap, *, weighting: str = "amplitude", pixel_scale: float = 255.0, empty_rings: str = "keep"
 ) -> Tensor:
+    """``freqrob.spectral.ops.balance`` with PyTorch's FFT; ``empty_rings`` as for ``freqrob.bass``."""
     quantised = x.dtype == torch.uint8
     scale = pixel_scale / (255 if quantised else 1)
     v = (x.double() if quantised else widen(x)) * scale

@@ -22,9 +22,9 @@ def parse_settings(recipe: str, texts: Iterable[str]) -> dict[str, Any]:
     values, elsewhere = dict(map(read_setting, texts)), ("name", "dataset", "threat_model")
     of_defense = [field.name for field in fields(DEFENSES[ModelName.parse(recipe).defense])]
     of_recipe = [field.name for field in fields(Recipe) if field.name not in (*elsewhere, "defense")]
-    for key in values:
+    for key, value in values.items():
         if key in elsewhere:
-            raise ValueError(f"--set: {key} is an argument or option of its own, got {key}={values[key]}")
+            raise ValueError(f"--set: {key} is an argument or option of its own, got {key}={value}")
         if key not in of_recipe + of_defense:
             raise ValueError(
                 f"--set: {recipe} has no setting {key}, expected any of {', '.join(of_recipe + of_defense)}."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any, cast
@@ -126,37 +127,26 @@ def train(
 
         steps, saved_at = recipe.epochs * len(batches), time.monotonic()
         if state.step < steps and fabric.is_global_zero:
-            where = f"{fabric.world_size} × {fabric.device.type}" if fabric.world_size > 1 else str(fabric.device)
-            resumed = f" from step {state.step:,} on" if state.step else ""
-            counts = f"{len(train_set):,} images, {steps:,} steps{resumed}"
-            log(f"trains {recipe.name} on {where}, {recipe.precision}, {counts}")
+            log(f"trains {state}, {len(train_set):,} images, {steps:,} steps")
         stop = held.enter_context(graceful_shutdown())
         for step in track(range(state.step, steps), recipe.name, steps, recipe.batch_size):
             began = time.monotonic()
             images, labels = batches[step]
             images = images.contiguous(memory_format=torch.channels_last)
             torch.manual_seed(_seed(recipe.seed, step, fabric.global_rank))
-            if step > state.scheduler.last_epoch:
-                state.scheduler.step()
-            with fabric.autocast():
-                loss = defense(model, images, labels)
-            state.optimizer.zero_grad()
-            fabric.backward(loss)
+            loss = state.backward(partial(defense, model, images, labels))
             # All processes act on what one of them meets; otherwise they would wait for each other forever
             due = time.monotonic() - saved_at > 60 * checkpoint_minutes
             here = torch.hstack([loss.detach().float(), loss.new_tensor([stop.is_set(), due], dtype=torch.float32)])
-            whole_loss, stops, due = cast(Tensor, fabric.all_reduce(here)).tolist()
-            if not isfinite(whole_loss):
+            mean_loss, stops, due = cast(Tensor, fabric.all_reduce(here)).tolist()
+            if not isfinite(mean_loss):
                 if not isfinite(loss.item()):
                     run.write_batch(images, labels, step, state.model.network.state_dict())
                 raise FloatingPointError(
-                    f"the loss became {whole_loss} in step {step + 1}; the batch and the network are in "
+                    f"the loss became {mean_loss} in step {step + 1}; the batch and the network are in "
                     f"{run.bad_batch}. Train in another model_dir with a lower lr (now {recipe.lr}) or more precision"
                 )
-            state.optimizer.step()
-            if fabric.world_size > 1:
-                share_buffers(state.model.network)
-            state.stepped(whole_loss, time.monotonic() - began)
+            state.update(mean_loss, began)
 
             epoch_ends = state.step % len(batches) == 0
             if not (epoch_ends or stops or due):
@@ -166,15 +156,10 @@ def train(
                 with fabric.autocast():
                     state.end_epoch(_validate(state.kept, val_set, recipe, fabric, track))
             with propagate_failure():
-                if epoch_ends and fabric.is_global_zero:
-                    card = _card(recipe, train_set, state.history[-1], made_by)
-                    for path in (weights, run.last_weights) if state.is_best else (run.last_weights,):
-                        save(path, checkpoint_state(state.kept), card, torch.float16)
-                    run.write_metrics(state.history)
                 if fabric.is_global_zero:
-                    run.write(state.as_dict())
-                if epoch_ends and fabric.is_global_zero:
-                    run.draw_metrics(state.history)
+                    state.save(
+                        run, weights, _card(recipe, train_set, state.history[-1], made_by) if epoch_ends else None
+                    )
             if epoch_ends and fabric.is_global_zero:
                 log("  ".join(f"{key} {value:.4g}" for key, value in state.history[-1].items()))
             saved_at = time.monotonic()
@@ -230,12 +215,42 @@ class _State:
         if all_steps != self.step * self.fabric.world_size:
             raise ValueError("model_dir: the processes find different checkpoints, expected a folder that all share")
 
-    def stepped(self, loss: float, seconds: float) -> None:
+    def __str__(self) -> str:
+        fabric = self.fabric
+        where = f"{fabric.world_size} × {fabric.device.type}" if fabric.world_size > 1 else str(fabric.device)
+        resumed = f", from step {self.step:,} on" if self.step else ""
+        return f"{self.recipe.name} on {where}, {self.recipe.precision}{resumed}"
+
+    def backward(self, loss_of_batch: Callable[[], Tensor]) -> Tensor:
+        """Compute the loss and its gradients, at the learning rate of this step."""
+        if self.step > self.scheduler.last_epoch:
+            self.scheduler.step()
+        with self.fabric.autocast():
+            loss = loss_of_batch()
+        self.optimizer.zero_grad()
+        self.fabric.backward(loss)
+        return loss
+
+    def update(self, loss: float, began: float) -> None:
+        """Update the weights after a finite ``loss``, the mean over all processes, of a step that ``began``."""
+        self.optimizer.step()
+        if self.fabric.world_size > 1:
+            share_buffers(self.model.network)
         if self.average:
             self.average.update_parameters(self.model)
         self.step += 1
         self.losses.append(loss)
-        self.seconds += seconds
+        self.seconds += time.monotonic() - began
+
+    def save(self, run: RunFolder, weights: Path, card: Card | None) -> None:
+        """Write a checkpoint; at the end of an epoch, with a ``card``, weights and metrics too."""
+        if card is not None:
+            for path in (weights, run.last_weights) if self.is_best else (run.last_weights,):
+                save(path, checkpoint_state(self.kept), card, torch.float16)
+            run.write_metrics(self.history)
+        run.write(self.as_dict())
+        if card is not None:
+            run.draw_metrics(self.history)
 
     def check_finite(self, run: RunFolder) -> None:
         """Raise FloatingPointError if the weights are not finite, before they are saved."""

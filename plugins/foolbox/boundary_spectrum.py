@@ -56,6 +56,7 @@ SUMMARY = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the script; returns its exit code."""
     options = _parser().parse_args(arguments)
     try:
         _run(options, shlex.join(["python", "plugins/foolbox/boundary_spectrum.py", *(arguments or sys.argv[1:])]))

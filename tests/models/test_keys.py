@@ -246,9 +246,9 @@ def without_a_place(model):
         (hooked("register_forward_hook"), "Sequential.1 has hooks"),
         (hooked("register_forward_pre_hook"), "Sequential.1 has hooks"),
         (hooked("register_full_backward_hook"), "Sequential.1 has hooks"),
-        (patched, "Sequential.1.forward is test_evaluation_keys.patched.<locals>.<lambda>"),
-        (of_my_own, "Sequential.1 is a test_evaluation_keys.Linear"),
-        (without_a_place, "Sequential.1 is a test_evaluation_keys.Holding"),
+        (patched, "Sequential.1.forward is tests.models.test_keys.patched.<locals>.<lambda>"),
+        (of_my_own, "Sequential.1 is a tests.models.test_keys.Linear"),
+        (without_a_place, "Sequential.1 is a tests.models.test_keys.Holding"),
         (lambda model: model.compile(backend="eager"), "Sequential is compiled"),
     ],
 )
@@ -349,8 +349,8 @@ class Own(FGSM):
 def test_of_attacks_of_ones_own_nothing_is_cached(tmp_path):
     model = nn.Linear(2, 2)
     assert cached(tmp_path, model, Clean(), PGD(), Transfer(nn.ReLU())) == "cached"
-    assert "(Own is a test_evaluation_keys.Own)" in cached(tmp_path, model, Clean(), Own())
-    assert "(Transfer.source is a test_evaluation_keys.Holding)" in cached(tmp_path, model, Transfer(Holding()))
+    assert "(Own is a tests.models.test_keys.Own)" in cached(tmp_path, model, Clean(), Own())
+    assert "(Transfer.source is a tests.models.test_keys.Holding)" in cached(tmp_path, model, Transfer(Holding()))
 
 
 # What users see

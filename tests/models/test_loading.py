@@ -315,7 +315,8 @@ def serving(files: dict[str, bytes], cut: int = 0):
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             if self.path not in files:
-                return self.send_error(404, "no such weights")
+                self.send_error(404, "no such weights")
+                return
             content = files[self.path]
             self.send_response(200)
             self.send_header("Content-Length", str(len(content)))

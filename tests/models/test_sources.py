@@ -148,7 +148,7 @@ def test_a_source_of_ones_own(here, sources):
         ("a:b?c=1", Target("cifar100", "L2", 100, Path("there"))),
         ("a", Target("cifar10", "corruptions", 10, Path("models"))),
     ]
-    with pytest.raises(ValueError, match="source 'mine' is already registered by test_sources"):
+    with pytest.raises(ValueError, match="source 'mine' is already registered by tests.models.test_sources"):
         register_source("mine")(lambda name, target: None)
     assert register_source("mine")(mine) is mine, "as when a notebook's cell runs again"
 

@@ -325,13 +325,13 @@ class TestRecipeReachesTheRun:
 
     def test_the_average_of_the_weights_is_validated_and_kept(self, asked, tmp_path, monkeypatch):
         steps, validated = [], []
-        stepped, validate = trainer._State.stepped, trainer._validate
+        update, validate = trainer._State.update, trainer._validate
 
         def record(state, *a):
+            update(state, *a)
             steps.append(copied(state.model.network))
-            stepped(state, *a)
 
-        monkeypatch.setattr(trainer._State, "stepped", record)
+        monkeypatch.setattr(trainer._State, "update", record)
         monkeypatch.setattr(
             trainer, "_validate", lambda model, *a: validated.append(copied(model)) or validate(model, *a)
         )

@@ -45,7 +45,7 @@ def gaussian(x: Tensor, sigma: float, *, reflect: bool = False, truncate: float 
 
 
 def _reflected(size: int, radius: int) -> Tensor:
-    """Where a pixel comes from if the image is mirrored at its outer edges: … 1 0 | 0 1 2 …"""
+    """Where a pixel comes from if the image is mirrored at its outer edges, … 1 0 | 0 1 2 …."""
     at = torch.arange(-radius, size + radius) % (2 * size)
     return torch.minimum(at, 2 * size - 1 - at)
 
@@ -90,9 +90,9 @@ def motion_blur(images: Tensor, radius: int, sigma: float, degrees: Tensor) -> T
     count, channels, height, width = images.shape
     source = images.float().flatten(2)
     blurred = torch.zeros_like(source)
-    for weight, rows, columns in _taps(radius, sigma, degrees):
-        rows = (rows + torch.arange(height, device=images.device)).clamp(0, height - 1)
-        columns = (columns + torch.arange(width, device=images.device)).clamp(0, width - 1)
+    for weight, down, right in _taps(radius, sigma, degrees):
+        rows = (down + torch.arange(height, device=images.device)).clamp(0, height - 1)
+        columns = (right + torch.arange(width, device=images.device)).clamp(0, width - 1)
         at = (rows[:, :, None] * width + columns[:, None, :]).view(count, 1, -1)
         blurred += weight * source.gather(2, at.expand(-1, channels, -1))
     sixteen_bits = (257 * blurred + 0.5).int()
