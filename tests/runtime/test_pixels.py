@@ -306,14 +306,33 @@ def test_robustbenchs_autoattack_names_what_it_cannot_attack():
         ({"steps": -1}, "steps: expected an integer from 0 on, got -1"),
         ({"norm": "L1"}, "norm: expected one of Linf, L2, got 'L1'"),
         ({"images": IMAGES[:0], "labels": LABELS[:0]}, "images: expected .* with N ≥ 1"),
-        ({"start": IMAGES[:3]}, r"start: expected the images' \(6, 3, 32, 32\) torch.float32, got \(3,"),
+        ({"start": IMAGES[:3]}, r"start: expected the images' \(6, 3, 32, 32\) torch.float32 on cpu, got \(3,"),
         ({"start": (IMAGES * 255).byte()}, "start: .* got .* torch.uint8"),
+        ({"start": IMAGES.double()}, r"start: expected .* torch.float32 on cpu, got .* torch.float64 on cpu; use"),
+        ({"start": IMAGES.double(), "steps": 0}, "start: expected .* got .* torch.float64"),
+        ({"start": IMAGES.to(torch.float8_e4m3fn)}, "start: .* got .* torch.float8_e4m3fn"),
         ({"start": IMAGES * math.nan}, "start: expected finite pixels"),
     ],
 )
 def test_pgd_names_settings_out_of_range(options, message):
     with pytest.raises(ValueError, match=message):
         pgd(**{"model": NETWORK, "images": IMAGES, "labels": LABELS, **options})
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+@pytest.mark.parametrize(
+    "change, got",
+    [
+        (lambda x: x.to("meta"), "one on the meta device"),
+        (lambda x: x.to_sparse(), "torch.sparse_coo; use start.to_dense"),
+        (lambda x: torch.nested.as_nested_tensor(list(x)), "a nested one"),
+    ],
+    ids=["meta", "sparse", "nested"],
+)
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_pgd_starts_from_dense_values_only(change, got, steps):
+    with pytest.raises(TypeError, match=f"^start: expected .* got {got}"):
+        pgd(NETWORK, IMAGES, LABELS, start=change(IMAGES), steps=steps)
 
 
 def test_images_rounded_beyond_white_are_attacked():
