@@ -59,8 +59,9 @@ def unlike_images(returned: object, images: Tensor) -> str:
 
 
 def check_one_each(labels: Tensor, what: str = "", **values: Tensor) -> None:
-    """Raise ValueError unless each is (N,) int64 from 0 on, one for each of the labels."""
+    """Raise ValueError unless each is (N,) int64 from 0 on, one for each label; TypeError as ``check_values``."""
     for name, value in values.items():
+        check_values(value, name)
         if value.shape != labels.shape or value.dtype != torch.int64 or value.min() < 0:
             got = f"{tuple(value.shape)} {value.dtype}" + (f" with {value.min()}" if value.numel() else "")
             raise ValueError(f"{name}: expected ({len(labels)},) int64 {what}from 0 on, got {got}")

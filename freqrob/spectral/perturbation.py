@@ -11,6 +11,7 @@ from torch import Tensor
 
 from freqrob.runtime.parameters import check_choices, check_counts, check_seeds, checked, is_number, shown
 from freqrob.runtime.pixels import has_channels_last
+from freqrob.runtime.tensors import check_values
 from freqrob.spectral.rings import RingMap
 
 DataFormat = Literal["channels_first", "channels_last"]
@@ -74,7 +75,7 @@ def analyze_spectrum(
         seed: of the bootstrap.
 
     Raises:
-        TypeError: no array or tensor of floats.
+        TypeError: no array or dense tensor of floats, or a tensor on the meta device.
         ValueError: different shapes, a shape that looks like the other ``data_format``, no images, values that are not
             finite, perturbations that are constant or zero in every image, or options out of range.
 
@@ -140,6 +141,7 @@ def _as_torch(value: Any, name: str) -> Tensor:
         if value.dtype.kind not in "fiub":
             raise TypeError(f"{name}: expected floats, got {value.dtype}")
         value = torch.from_numpy(value)
+    check_values(value, name)
     if not value.is_floating_point():
         raise TypeError(f"{name}: expected floats, got {value.dtype}")
     return value.detach().cpu()

@@ -17,11 +17,12 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import freqrob
 from freqrob import bass, diagnose, evaluate, load_model, radial_power
 from freqrob.attacks import FGSM, PGD, Clean, fgsm, input_gradient, pgd
-from freqrob.attacks.band import band_pgd
+from freqrob.attacks.band import Band, band_pgd
+from freqrob.attacks.minimal_perturbation import MinimalPerturbation
 from freqrob.data import ImageSet, balance
 from freqrob.data.augmix import augmix
 from freqrob.data.datasets import to_pixels
-from freqrob.data.hybrid import hybrid_images
+from freqrob.data.hybrid import derange, hybrid_images, partners
 from freqrob.data.samples import sample_images
 from freqrob.data.transforms import RandomBaSS
 from freqrob.diagnostics import corruption_spectrum, spectrum
@@ -29,7 +30,9 @@ from freqrob.models.cards import CheckpointError
 from freqrob.models.front_ends import PCA, Blur, FrontEnded, Normalize
 from freqrob.runtime.pixels import has_channels_last
 from freqrob.spectral.balance import BaSS
-from freqrob.spectral.longtail import fit_power_law, mean_power, power_profile, split
+from freqrob.spectral.jacobian import log_b_low
+from freqrob.spectral.longtail import fit_power_law, mean_power, power_profile, spectral_entropy, split
+from freqrob.spectral.perturbation import analyze_spectrum
 
 torch.manual_seed(0)
 IMAGES = torch.rand(6, 3, 32, 32)
@@ -239,6 +242,55 @@ def test_fake_and_meta_tensors_go_through():
         assert bass(mode.from_tensor(IMAGES)).shape == IMAGES.shape
         assert PLAIN(mode.from_tensor(IMAGES)).shape == (6, 3)
     assert bass(IMAGES.to("meta")).shape == IMAGES.shape
+
+
+# Tensors without dense values
+
+VALUES = {
+    **{name: ("images", OF_IMAGES[name]) for name in OF_IMAGES},
+    "hybrid_images": ("low", lambda x: hybrid_images(x, IMAGES, 0.1)),
+    "hybrid_images, high": ("high", lambda x: hybrid_images(IMAGES, x, 0.1)),
+    "corruption_spectrum": ("images", lambda x: corruption_spectrum(x, [IMAGES])),
+    "corruption_spectrum, corrupted": ("corrupted", lambda x: corruption_spectrum(IMAGES, [x])),
+    "analyze_spectrum, raw": ("raw", lambda x: analyze_spectrum(x, IMAGES)),
+    "analyze_spectrum, inputs": ("inputs", lambda x: analyze_spectrum(IMAGES, x)),
+    "spectral_entropy": ("profile", spectral_entropy),
+    "log_b_low": ("amplitude", log_b_low),
+    "Band": ("images", lambda x: Band([1]).project(x)),
+    "FGSM": ("images", lambda x: FGSM()(NETWORK, x, LABELS)),
+    "derange": ("labels", derange),
+    "partners": ("labels", partners),
+    "pgd, targets": ("targets", lambda x: pgd(NETWORK, IMAGES, LABELS, targets=x)),
+    "FGSM, indices": ("indices", lambda x: FGSM()(NETWORK, IMAGES, LABELS, indices=x)),
+    "MinimalPerturbation": ("targets", lambda x: MinimalPerturbation()(NETWORK, IMAGES, LABELS, targets=x)),
+}
+del VALUES["balance"], VALUES["ImageSet"]  # which OF_IMAGES gives bytes
+OF_LABELS = ("labels", "targets", "indices")
+SHAPE_ONLY = ("bass", "BaSS", "BaSS with a gradient", "radial_power", "mean_power", "augmix", "Band")  # also on meta
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("name", VALUES)
+@pytest.mark.parametrize(
+    "kind, change",
+    [
+        ("torch.sparse_coo", lambda x: x.to_sparse()),
+        ("a nested one", lambda x: torch.nested.as_nested_tensor(list(x))),
+        ("one on the meta device", lambda x: x.to("meta")),
+    ],
+    ids=["sparse", "nested", "meta"],
+)
+def test_tensors_without_dense_values_are_refused(name, kind, change):
+    argument, call = VALUES[name]
+    given = change(LABELS if argument in OF_LABELS else IMAGES)
+    if given.is_meta and name in SHAPE_ONLY:
+        assert call(given).is_meta
+    elif given.is_meta and name.startswith("hybrid_images"):
+        with pytest.raises(ValueError, match="^high: expected .* on (cpu|meta), as low, got .* on (cpu|meta)"):
+            call(given)
+    else:
+        with pytest.raises(TypeError, match=f"^{argument}: expected a .*tensor.*, got {kind}"):
+            call(given)
 
 
 # Attacks
