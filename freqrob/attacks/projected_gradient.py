@@ -20,6 +20,7 @@ from freqrob.attacks.gradient import (
     classify,
     gradient_and_logits,
     has_nan,
+    logits_of,
     unlike_images,
     warn_of_stuck,
 )
@@ -75,7 +76,7 @@ def pgd(
         ValueError: images outside [0, 1] or NaN, or not (N, C, H, W); labels or targets that are not (N,) int64 classes
             of the model; ``eps`` or ``step_size`` that are not in [0, 1], for L2 not finite and ≥ 0; ``steps`` that are
             not an integer ≥ 0; a ``start`` that is NaN, or not of the images' shape, dtype and device; an unknown
-            ``norm``.
+            ``norm``; a model that fails on the images, such as one of another dtype.
 
     Warns of logits and gradients that are NaN.
 
@@ -215,7 +216,7 @@ def _generator(*key: int) -> torch.Generator:
 @torch.no_grad()
 def _likeliest_wrong_classes(model: nn.Module, images: Tensor, labels: Tensor, count: int) -> Tensor:
     """(N, count) the most probable classes beside the labels, the most probable first; fewer where there are fewer."""
-    logits = model(images)
+    logits = logits_of(model, images)
     check_logits(logits, len(images), labels=int(labels.max()) + 1)
     wrong = logits.scatter(1, labels[:, None], -torch.inf)
     return wrong.topk(min(count, logits.shape[1] - 1), dim=1).indices
