@@ -188,6 +188,22 @@ def test_a_front_end_refuses_what_is_not_floats(module, dtype):
         module(IMAGES.to(dtype))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [torch.Tensor.to_sparse, lambda x: torch.nested.as_nested_tensor(list(x))],
+    ids=["sparse", "nested"],
+)
+@pytest.mark.parametrize(
+    "module",
+    [Normalize(HALF, HALF), Blur(), PCA(2, (3, 32, 32)), FrontEnded([], NETWORK), FrontEnded([BaSS()], NETWORK)],
+    ids=lambda module: type(module).__name__,
+)
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_front_end_refuses_what_is_not_dense(module, change):
+    with pytest.raises(TypeError, match="images: expected a dense tensor, got a sparse or nested one"):
+        module(change(IMAGES))
+
+
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int32, torch.int64, torch.complex64])
 @pytest.mark.filterwarnings("ignore:Casting complex values")
 def test_other_dtypes_are_not_pixels(dtype):
