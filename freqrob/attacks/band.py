@@ -25,7 +25,7 @@ from freqrob.attacks.gradient import (
 from freqrob.attacks.losses import cross_entropy
 from freqrob.attacks.registry import Name, register_attack
 from freqrob.runtime.parameters import Count, Positive, checked, fits, shown, to_python
-from freqrob.spectral.ops import ring_filter
+from freqrob.spectral.ops import check_planes, ring_filter
 from freqrob.spectral.rings import RingMap
 
 TOLERANCE = 1e-4  # share of a perturbation's power that may lie outside its band: 1 % of its amplitude
@@ -60,6 +60,7 @@ class Band:
 
     def project(self, images: Tensor) -> Tensor:
         """The nearest images of the band. Raises ValueError for a ring that images of this size do not have."""
+        check_planes(images, "images")
         ring_map = RingMap.of(images)
         if self.rings[-1] >= ring_map.rings:
             size = "×".join(map(str, images.shape[-2:]))

@@ -16,6 +16,7 @@ from freqrob.models.sources import as_module
 from freqrob.models.state import measuring
 from freqrob.runtime.parameters import Natural, checked
 from freqrob.runtime.process_state import random_state
+from freqrob.runtime.tensors import check_dense
 
 if TYPE_CHECKING:
     from freqrob.attacks.registry import Name
@@ -104,6 +105,7 @@ class Attack(ABC):
         Raises:
             TypeError, ValueError: images and labels that do not fit, as for ``freqrob.attacks.pgd``.
         """
+        check_dense(images, "images")
         if images.shape[:1] == (0,):
             return images
         if generator is not None:

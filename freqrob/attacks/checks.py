@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from freqrob.attacks.gradient import input_gradient, unlike_logits
+from freqrob.attacks.gradient import describe_failure, input_gradient, is_out_of_memory, unlike_logits
 
 SAME = 1e-4  # of the logits' norm: what two passes may differ by; AutoAttack's packages take the same
 UNLIKELY = 1e-3  # a chance at which labels are taken to be of fewer classes than the model's
@@ -29,7 +29,7 @@ def check_answers(model: nn.Module, images: Tensor, labels: Tensor, classes: int
     except Exception as error:  # whatever a network raises
         if is_out_of_memory(error):
             raise
-        raise ValueError(f"model: {_failure(model, images, error)}") from error
+        raise ValueError(f"model: {describe_failure(model, images, error)}") from error
     if got := unlike_logits(logits, len(images)):
         raise ValueError(f"model: expected it to give logits (N, K), got {got}")
     if not torch.equal(given, images):
@@ -62,7 +62,9 @@ def check_gradient(model: nn.Module, images: Tensor, labels: Tensor, needed_by: 
         if isinstance(error, ValueError) and str(error).startswith("model: its logits have no gradient"):
             other = f"; measure {instead} instead" if instead else ""
             raise ValueError(f"{error}, which is needed by {needed_by}{other}") from error
-        raise ValueError(f"model: with gradients {_failure(model, images, error)}") from error
+        if isinstance(error, ValueError) and isinstance(error.__cause__, RuntimeError):  # explained by the attack
+            error = error.__cause__
+        raise ValueError(f"model: with gradients {describe_failure(model, images, error)}") from error
 
 
 def check_model(model: nn.Module, images: Tensor, labels: Tensor, gradients: bool) -> None:
@@ -70,16 +72,6 @@ def check_model(model: nn.Module, images: Tensor, labels: Tensor, gradients: boo
     check_answers(model, images, labels)
     if gradients:
         check_gradient(model, images, labels, "attacks by gradient")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether there was too little memory, of a GPU or of the machine."""
-    text = str(error).lower()
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(
-        words in text for words in ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
-    )
 
 
 @contextmanager
@@ -102,13 +94,6 @@ def explained(batch_size: int, check: Callable[[], object] | None = None) -> Ite
         if check is not None:
             check()
         raise
-
-
-def _failure(model: nn.Module, images: Tensor, error: Exception) -> str:
-    reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
-    others = {tensor.dtype for tensor in model.parameters() if tensor.dtype != images.dtype}
-    remedy = f" (its parameters are {', '.join(map(str, others))}: use model.float())" if others else ""
-    return f"it fails on images {tuple(images.shape)} {images.dtype}: {reason}{remedy}"
 
 
 def warn_of_model(

@@ -25,6 +25,36 @@ def check_attacked(images: Tensor, labels: Tensor) -> None:
     check_labelled(images, labels, tolerance=ROUNDING)
 
 
+def logits_of(model: Model, images: Tensor) -> Tensor:
+    """The model's output, not checked yet. Raises ValueError, from PyTorch's error, where it fails on such images."""
+    try:
+        return model(images)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        raise ValueError(f"model: {describe_failure(model, images, error)}") from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether there was too little memory, of a GPU or of the machine."""
+    text = str(error).lower()
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        words in text for words in ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+    )
+
+
+def describe_failure(model: Model, images: Tensor, error: BaseException) -> str:
+    """ "it fails on images …", with the first line of the error, and the remedy where dtypes differ."""
+    reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+    parameters = model.parameters() if isinstance(model, nn.Module) else ()
+    others = sorted({str(tensor.dtype) for tensor in parameters} - {str(images.dtype)})
+    use = "model.float()" if images.dtype == torch.float32 else " or ".join(f"images.to({other})" for other in others)
+    remedy = f" (its parameters are {', '.join(others)}: use {use})" if others else ""
+    return f"it fails on images {tuple(images.shape)} {images.dtype}: {reason}{remedy}"
+
+
 def check_logits(logits: Tensor, images: int, **classes: int) -> None:
     """Raise ValueError unless logits are (images, K) with K at least the number of ``classes`` that an argument has.
 
@@ -59,8 +89,9 @@ def unlike_images(returned: object, images: Tensor) -> str:
 
 
 def check_one_each(labels: Tensor, what: str = "", **values: Tensor) -> None:
-    """Raise ValueError unless each is (N,) int64 from 0 on, one for each of the labels."""
+    """Raise ValueError unless each is (N,) int64 from 0 on, one for each label; TypeError as ``check_values``."""
     for name, value in values.items():
+        check_values(value, name)
         if value.shape != labels.shape or value.dtype != torch.int64 or value.min() < 0:
             got = f"{tuple(value.shape)} {value.dtype}" + (f" with {value.min()}" if value.numel() else "")
             raise ValueError(f"{name}: expected ({len(labels)},) int64 {what}from 0 on, got {got}")
@@ -73,11 +104,13 @@ def classified(logits: Tensor, labels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def classify(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Mask of the images that are correctly classified: (N,) bool. Raises ValueError for labels without a logit.
+    """Mask of the images that are correctly classified: (N,) bool.
+
+    Raises ValueError for labels without a logit, and as ``logits_of``.
 
     The model gets copies, as it may work in place.
     """
-    logits = model(images.clone())
+    logits = logits_of(model, images.clone())
     check_logits(logits, len(images), labels=int(labels.max()) + 1)
     return classified(logits, labels)
 
@@ -118,9 +151,12 @@ def input_gradient(model: Model, images: Tensor, labels: Tensor) -> Tensor:
 def gradient_and_logits(
     model: Model, images: Tensor, loss: Loss, *labels: Tensor, **classes: int
 ) -> tuple[Tensor, Tensor]:
-    """∇ₓ loss(model(x), *labels) and the logits, detached; ``classes`` as for ``check_logits``."""
+    """∇ₓ loss(model(x), *labels) and the logits, detached; ``classes`` as for ``check_logits``.
+
+    Raises ValueError as ``logits_of``, ``check_logits`` and ``gradient_of``.
+    """
     with torch.inference_mode(False), torch.enable_grad():
         images, labels = images.detach().clone().requires_grad_(), tuple(each.clone() for each in labels)
-        logits = model(images)
+        logits = logits_of(model, images)
         check_logits(logits, len(images), **classes)
         return gradient_of(loss(logits, *labels), images), logits.detach()

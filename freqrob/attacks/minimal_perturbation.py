@@ -28,6 +28,7 @@ from freqrob.runtime.process_state import default_dtype, random_state
 from freqrob.runtime.processes import propagate_failure, rank_and_world
 from freqrob.runtime.progress import Track, untracked
 from freqrob.runtime.result_store import Samples
+from freqrob.runtime.tensors import check_values
 
 PREDICTED = 250  # images at a time
 PGD_STEPS, PGD_SHARE = 40, 0.01 / 0.3  # of the PGD that finds starts, and the share of its radius that is a step
@@ -118,6 +119,7 @@ class MinimalPerturbation:
             track: wraps iterables in a progress bar.
 
         Raises:
+            TypeError: images, labels or targets that are not dense tensors with values.
             ValueError: images, labels or targets of a wrong kind, targets for an untargeted run, labels that cannot be
                 deranged; what the attack raises, where it fails on every image.
             OSError: the cache cannot be written.
@@ -145,6 +147,7 @@ class MinimalPerturbation:
     def _classes(self, labels: Tensor, targets: Tensor | None) -> Tensor:
         if targets is None:
             return derange(labels, self.seed) if self.targeted else labels
+        check_values(targets, "targets")
         if not self.targeted or targets.shape != labels.shape or targets.dtype != torch.int64:
             got = f"{tuple(targets.shape)} {targets.dtype}{'' if self.targeted else ' for an untargeted run'}"
             raise ValueError(f"targets: expected ({len(labels)},) int64, got {got}")

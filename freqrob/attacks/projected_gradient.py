@@ -20,11 +20,14 @@ from freqrob.attacks.gradient import (
     classify,
     gradient_and_logits,
     has_nan,
+    logits_of,
+    unlike_images,
     warn_of_stuck,
 )
 from freqrob.attacks.losses import LOSSES, Loss, LossName, cross_entropy
 from freqrob.attacks.registry import Name, register_attack
 from freqrob.runtime.parameters import Count, Natural, checked
+from freqrob.runtime.tensors import check_values
 
 
 @checked
@@ -55,7 +58,7 @@ def pgd(
         eps, step_size: in pixels of [0, 1]; for L2, of the whole image.
         steps: gradient steps; 0 gives the (random) start.
         random_start: start from a uniform point of the ball; else from the image.
-        start: the images to start from instead, like ``images``; projected into the ball first.
+        start: the images to start from instead, of their shape, dtype and device; projected into the ball first.
         loss: (logits, labels) to a scalar, summed over the images; with ``stop_when_fooled``, of the images left.
         targets: (N,) int64, classes to reach, which ``loss`` then takes as a third argument, as those of
             ``freqrob.attacks.losses`` do.
@@ -68,10 +71,12 @@ def pgd(
         The adversarial images, same shape, detached. Pixels whose gradient is NaN do not move.
 
     Raises:
-        TypeError: ``images`` are not a floating-point tensor, or another argument is of a wrong type.
+        TypeError: ``images`` are not a floating-point tensor, ``start`` is not a dense tensor with values, or another
+            argument is of a wrong type.
         ValueError: images outside [0, 1] or NaN, or not (N, C, H, W); labels or targets that are not (N,) int64 classes
             of the model; ``eps`` or ``step_size`` that are not in [0, 1], for L2 not finite and ≥ 0; ``steps`` that are
-            not an integer ≥ 0; a ``start`` of another shape, or NaN; an unknown ``norm``.
+            not an integer ≥ 0; a ``start`` that is NaN, or not of the images' shape, dtype and device; an unknown
+            ``norm``; a model that fails on the images, such as one of another dtype.
 
     Warns of logits and gradients that are NaN.
 
@@ -107,9 +112,12 @@ def pgd(
 
 
 def _checked_start(start: Tensor, images: Tensor) -> Tensor:
-    if start.shape != images.shape or not start.is_floating_point():
-        expected, got = (f"{tuple(value.shape)} {value.dtype}" for value in (images, start))
-        raise ValueError(f"start: expected the images' {expected}, got {got}")
+    """The start, detached. Raises ValueError unless it is like the images; TypeError unless dense, with values."""
+    check_values(start, "start")
+    if got := unlike_images(start, images):
+        expected = f"{tuple(images.shape)} {images.dtype} on {images.device}"
+        remedy = "; use start.to(images)" if start.shape == images.shape else ""
+        raise ValueError(f"start: expected the images' {expected}, got {got}{remedy}")
     if not start.isfinite().all():
         raise ValueError("start: expected finite pixels, got NaN or an infinity")
     return start.detach()
@@ -208,7 +216,7 @@ def _generator(*key: int) -> torch.Generator:
 @torch.no_grad()
 def _likeliest_wrong_classes(model: nn.Module, images: Tensor, labels: Tensor, count: int) -> Tensor:
     """(N, count) the most probable classes beside the labels, the most probable first; fewer where there are fewer."""
-    logits = model(images)
+    logits = logits_of(model, images)
     check_logits(logits, len(images), labels=int(labels.max()) + 1)
     wrong = logits.scatter(1, labels[:, None], -torch.inf)
     return wrong.topk(min(count, logits.shape[1] - 1), dim=1).indices

@@ -17,6 +17,7 @@ from freqrob.runtime.parameters import check_integers, check_seeds, check_weight
 from freqrob.runtime.pixels import check_channels_first, check_scale
 from freqrob.runtime.progress import Track, untracked
 from freqrob.runtime.provenance import provenance
+from freqrob.runtime.tensors import check_dense, check_values
 from freqrob.spectral.ops import check_planes
 from freqrob.spectral.reference import irfft2, rfft2
 
@@ -56,9 +57,9 @@ def hybrid_images(low: Tensor, high: Tensor, frequency: float) -> Tensor:
         also at 0.5.
 
     Raises:
-        TypeError: images that are not floats.
-        ValueError: images of different shapes, that look like (N, H, W, C), or whose first plane shows that they are
-            not in [0, 1] (on the CPU); a ``frequency`` that is not a number.
+        TypeError: images that are not dense tensors of floats.
+        ValueError: images of different shapes, dtypes or devices, that look like (N, H, W, C), or whose first plane
+            shows that they are not in [0, 1] (on the CPU); a ``frequency`` that is not a number.
 
     Source: Li et al., PLoS Comput. Biol. 2023; ``lizhe07/robust-arena``, ``roarena/einmon.py``, where the frequency
     is given as a share of Nyquist.
@@ -66,8 +67,10 @@ def hybrid_images(low: Tensor, high: Tensor, frequency: float) -> Tensor:
     check_planes(low, "low")
     check_channels_first(low, "low")
     check_weights(frequency=frequency)
-    if high.shape != low.shape or high.dtype != low.dtype:
-        raise ValueError(f"high: expected {tuple(low.shape)} {low.dtype}, got {tuple(high.shape)} {high.dtype}")
+    check_dense(high, "high")
+    expected, got = (f"{tuple(one.shape)} {one.dtype} on {one.device}" for one in (low, high))
+    if got != expected:
+        raise ValueError(f"high: expected {expected}, as low, got {got}")
     check_scale(low, "low")
     check_scale(high, "high")
     height, width = low.shape[-2:]
@@ -80,8 +83,10 @@ def hybrid_images(low: Tensor, high: Tensor, frequency: float) -> Tensor:
 def derange(labels: Tensor, seed: int = 0) -> Tensor:
     """A random permutation of the labels (N,) in which each one differs from the label that was there.
 
-    Raises ValueError if more than half of the labels are equal, so that there is none.
+    Raises ValueError if more than half of the labels are equal, so that there is none; TypeError for labels that are
+    not a dense tensor with values.
     """
+    check_values(labels, "labels")
     if labels.ndim != 1 or labels.dtype != torch.int64 or (labels < 0).any():
         raise ValueError(f"labels: expected (N,) int64 from 0 on, got {tuple(labels.shape)} {labels.dtype}")
     check_seeds(seed=seed)

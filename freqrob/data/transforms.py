@@ -13,6 +13,7 @@ from torchvision.transforms.v2 import functional
 from torchvision.transforms.v2.functional import is_pure_tensor
 
 from freqrob.runtime.parameters import check_choices, check_shares, checked
+from freqrob.runtime.tensors import check_values
 from freqrob.spectral.balance import Weighting, balance_some
 from freqrob.spectral.ops import check_images, check_pixel_scale
 
@@ -30,6 +31,7 @@ class RandomBaSS(v2.Transform):
         generator: source of the random numbers; torch's default generator if None.
 
     Raises:
+        TypeError: when called, images that are not dense tensors of floats or uint8 with values.
         ValueError: arguments out of range; when called, images of another shape, or inputs that are batches of
             different sizes.
 
@@ -62,6 +64,9 @@ class RandomBaSS(v2.Transform):
         self.p, self.pixel_scale, self.generator = p, pixel_scale, generator
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        for one in flat_inputs:
+            if isinstance(one, Tensor):
+                check_values(one, "images")
         counts = {len(one) if isinstance(one, Tensor) and one.ndim == 4 else 1 for one in flat_inputs}
         if len(counts) > 1:
             raise ValueError(f"images: expected batches of one size, got {sorted(counts)} images")

@@ -50,7 +50,7 @@ def corruption_spectrum(images: Tensor, corrupted: Iterable[Tensor]) -> Corrupti
             ``(arrays.images("fog", severity) for severity in SEVERITIES)`` of ``load_corruptions`` keeps one at a time.
 
     Raises:
-        TypeError: not tensors of floats or uint8.
+        TypeError: not dense tensors of floats or uint8, or on the meta device.
         ValueError: shapes that do not fit or look like (N, H, W, C), no severity, floats in 0–255 (by the
             first channel), or pixels that are not finite.
 

@@ -13,6 +13,7 @@ from freqrob.data.datasets import to_pixels
 from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.runtime.parameters import checked
 from freqrob.runtime.pixels import check_scale
+from freqrob.runtime.tensors import check_values
 from freqrob.spectral.jacobian import log_b_low
 from freqrob.spectral.longtail import AT_ONCE, mean_power, power_law_of, profile_of, spectral_entropy, split_of
 from freqrob.spectral.ops import check_images, mean_amplitude
@@ -67,7 +68,7 @@ def spectrum(images: Tensor) -> Spectrum:
         images: (N, C, H, W), uint8 or float in [0, 1], or differences of such; N ≥ 1, on any device.
 
     Raises:
-        TypeError: not a tensor of floats or uint8.
+        TypeError: not a dense tensor of floats or uint8, or one on the meta device.
         ValueError: another shape, among them those that look like (N, H, W, C), no images, floats in 0–255 (by the
             first channel), or images that are constant or not finite and have no power to measure.
 
@@ -100,6 +101,7 @@ def spectrum(images: Tensor) -> Spectrum:
 
 def check_image_set(images: Tensor, name: str = "images") -> None:
     """Raise ValueError unless images are (N, C, H, W), N ≥ 1, and not in 0–255, by the first channel; TypeError."""
+    check_values(images, name)
     check_images(images, name)
     if images.ndim != 4 or 0 in images.shape:
         raise ValueError(f"{name}: expected (N, C, H, W) with N ≥ 1, got shape {tuple(images.shape)}")

@@ -36,8 +36,12 @@ def check_channels_first(images: Tensor, name: str = "images") -> None:
 
 
 def check_floats(images: Tensor, name: str = "images") -> None:
-    """Raise TypeError for a tensor of another type than floating point."""
-    if isinstance(images, Tensor) and not images.is_floating_point():  # torch.fx traces with what is not a tensor
+    """Raise TypeError for a tensor of another type than floating point, or one that is not dense."""
+    if not isinstance(images, Tensor):  # what torch.fx traces with
+        return
+    if images.is_nested or images.layout != torch.strided:
+        raise TypeError(f"{name}: expected a dense tensor, got a sparse or nested one; use to_dense() or torch.stack")
+    if not images.is_floating_point():
         remedy = f"; use {name} / 255" if images.dtype == torch.uint8 else ""
         raise TypeError(f"{name}: expected floats in [0, 1], got {images.dtype}{remedy}")
 

@@ -21,6 +21,18 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
+def seed_everything(seed: int) -> None:
+    """Seed the global random generators of PyTorch (all devices), NumPy and Python.
+
+    Takes any integer from 0 on. NumPy refuses seeds of more than 32 bits, and PyTorch's CPU generator ignores their
+    upper bits, so such seeds are hashed to 32 bits.
+    """
+    number = seed if seed < 2**32 else int(np.random.SeedSequence(seed).generate_state(1)[0])
+    torch.manual_seed(number)
+    np.random.seed(number)
+    random.seed(number)
+
+
 @contextmanager
 def random_state(*seed: int) -> Iterator[None]:
     """Restore the global random generators of PyTorch, NumPy and Python on exit; with a ``seed``, start from it.

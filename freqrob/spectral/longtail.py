@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from freqrob.runtime.parameters import check_integers, checked, is_number, shown, to_python
+from freqrob.runtime.tensors import check_values
 from freqrob.spectral import ops
 from freqrob.spectral.ops import check_images, check_pixel_scale, check_planes
 from freqrob.spectral.rings import RingMap, Rule
@@ -82,10 +83,11 @@ def power_profile(images: Tensor, *, rule: Rule = "trunc") -> Tensor:
         (rings,) float64, π_0 = 0; all zero for constant images.
 
     Raises:
-        ValueError: no images.
+        TypeError, ValueError: as ``mean_power``; TypeError for images on the meta device.
 
     Source: Lin et al., NeurIPS 2023, Eq. 1.
     """
+    check_values(images, "images")
     return profile_of(mean_power(images, rule=rule), RingMap.of(images, rule))
 
 
@@ -156,7 +158,8 @@ def split(images: Tensor, *, share: float = 0.8, rule: Rule = "trunc") -> Split:
     """The smallest disc of rings that holds ``share`` of the images' power without DC: the 80/20 split.
 
     Raises:
-        ValueError: ``share`` outside (0, 1], no images, or constant images, which have no power to split.
+        TypeError, ValueError: as ``power_profile``.
+        ValueError: ``share`` outside (0, 1], or constant images, which have no power to split.
 
     Source: Lin et al., NeurIPS 2023, Eq. 2.
     """
@@ -192,8 +195,9 @@ def fit_power_law(images: Tensor, *, rule: Rule = "trunc") -> PowerLaw:
     f^(−α).
 
     Raises:
-        ValueError: fewer than two rings with power.
+        TypeError, ValueError: as ``power_profile``; ValueError for fewer than two rings with power.
     """
+    check_values(images, "images")
     return power_law_of(mean_power(images, rule=rule), RingMap.of(images, rule))
 
 
@@ -226,10 +230,12 @@ def spectral_entropy(profile: Tensor, k: int | None = None) -> Tensor:
         (...) in [0, ln k]: ln k if all rings have equal power; 0 if one ring has all power, or without power.
 
     Raises:
+        TypeError: ``profile`` is not a dense tensor with values.
         ValueError: ``k`` is not a ring, or negative power.
 
     Source: Lin et al., NeurIPS 2023, Theorem 1.
     """
+    check_values(profile, "profile")
     if profile.ndim < 1 or profile.shape[-1] < 2:
         raise ValueError(f"profile: expected (..., rings) with two rings or more, got shape {tuple(profile.shape)}")
     last = profile.shape[-1] - 1

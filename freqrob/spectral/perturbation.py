@@ -7,15 +7,18 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from freqrob.runtime.parameters import check_choices, check_counts, check_seeds, checked, is_number, shown
 from freqrob.runtime.pixels import has_channels_last
+from freqrob.runtime.tensors import check_values
 from freqrob.spectral.rings import RingMap
 
 DataFormat = Literal["channels_first", "channels_last"]
 GRID = 25  # radii at which Li et al. compute the cumulative power
 CORNER = 0.5**0.5  # cycles/pixel, the highest frequency
+NUMPY_FLOATS = tuple(map(np.dtype, (np.float16, np.float32, np.float64)))
 ROUNDING = 1e-9  # radii that differ by less are equal
 CHUNK = 64  # images at a time
 
@@ -74,7 +77,8 @@ def analyze_spectrum(
         seed: of the bootstrap.
 
     Raises:
-        TypeError: ``raw`` or ``inputs`` is not an array or tensor of floats.
+        TypeError: ``raw`` or ``inputs`` is not an array or dense tensor of floats, has masked values or another byte
+            order than the machine's, or is on the meta device.
         ValueError: different shapes, a shape that looks like the other ``data_format``, no images, values that are not
             finite, perturbations that are constant or zero in every image, or options out of range.
 
@@ -136,13 +140,28 @@ def _as_torch(value: Any, name: str) -> Tensor:
             kind = type(value).__name__
             hint = "; a list of ε gives a list of images: pass one of them" if isinstance(value, list | tuple) else ""
             raise TypeError(f"{name}: expected a NumPy array or a tensor, got {kind}{hint}")
-        value = np.array(value)
-        if value.dtype.kind not in "fiub":
-            raise TypeError(f"{name}: expected floats, got {value.dtype}")
-        value = torch.from_numpy(value)
+        value = torch.from_numpy(_as_numpy(value, name))
+    check_values(value, name)
     if not value.is_floating_point():
         raise TypeError(f"{name}: expected floats, got {value.dtype}")
     return value.detach().cpu()
+
+
+def _as_numpy(value: Any, name: str) -> NDArray:
+    """A copy as an array that PyTorch takes. Raises TypeError for other dtypes, byte orders and masks."""
+    if np.ma.is_masked(value):
+        raise TypeError(f"{name}: expected an array without a mask, got masked values; use {name}.filled()")
+    try:
+        array = np.array(value)
+    except (TypeError, ValueError, RuntimeError) as error:  # of another package, such as for arrays on a GPU
+        raise TypeError(
+            f"{name}: expected an array that NumPy can read, got {type(value).__name__}: {error}"
+        ) from error
+    if array.dtype not in NUMPY_FLOATS:
+        expected = "floats of 16, 32 or 64 bits in the machine's byte order"
+        remedy = f"; use {name}.astype(float)" if array.dtype.kind == "f" else ""
+        raise TypeError(f"{name}: expected {expected}, got {array.dtype}{remedy}")
+    return array
 
 
 def _powers(delta: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from freqrob.models.loading import checkpoint_path
 from freqrob.models.state import evaluating
 from freqrob.runtime.files import check_file
 from freqrob.runtime.parameters import NotNegative, checked
+from freqrob.runtime.process_state import seed_everything
 from freqrob.runtime.processes import propagate_failure, rank_zero_first
 from freqrob.runtime.provenance import commit, versions
 from freqrob.training.batch_norm import differentiate_twice
@@ -101,7 +102,7 @@ def train(
         if fabric.is_global_zero:
             for path in (weights, card_path(weights), *run.files):  # before minutes of work, not after
                 check_file(path, "model_dir")
-    fabric.seed_everything(recipe.seed, verbose=False)
+    seed_everything(recipe.seed)
     train_set, val_set = _load(recipe, data_dir, download, track)
     batches = Batches(
         train_set, recipe.batch_size, seed=recipe.seed, crop=recipe.crop,

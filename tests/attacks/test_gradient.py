@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from freqrob.attacks import fgsm, input_gradient, pgd
+from freqrob.attacks import FGSM, PGD, Clean, fgsm, input_gradient, pgd
 from freqrob.attacks.balls import L2Ball, LinfBall
+from freqrob.attacks.band import band_pgd
 from freqrob.attacks.gradient import classified
 from freqrob.models.state import device_of, evaluating
 
@@ -220,3 +221,54 @@ def test_training_draws_what_it_always_drew(network):
     noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(5))
     start = pgd(network, x, y, steps=0, generator=torch.Generator().manual_seed(5))
     assert torch.equal(start, (x + EPS * (2 * noise - 1)).clamp(0, 1))
+
+
+def convolution():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+
+
+ATTACKS = {
+    "pgd": pgd,
+    "fgsm": fgsm,
+    "input_gradient": input_gradient,
+    "band_pgd": lambda *given: band_pgd(*given, [1], steps=1),
+    "FGSM": lambda *given: FGSM()(*given),
+    "targeted PGD": lambda *given: PGD(1, targeted=True)(*given),
+    "Clean": lambda *given: Clean().robust_mask(*given),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
+class TestAModelThatFails:
+    """The error says on which images, as that of evaluate, and keeps PyTorch's as its cause."""
+
+    @pytest.mark.parametrize(
+        "of_model, of_images, use",
+        [
+            (torch.float32, torch.float64, r"torch.float32: use images.to\(torch.float32\)"),
+            (torch.float64, torch.float32, r"torch.float64: use model.float\(\)"),
+            (torch.bfloat16, torch.float32, r"torch.bfloat16: use model.float\(\)"),
+        ],
+    )
+    def test_for_the_dtype(self, attack, of_model, of_images, use):
+        images, labels = batch(4)
+        failure = rf"^model: it fails on images \(4, 3, 8, 8\) {of_images}: RuntimeError: .*\(its parameters are {use}"
+        with pytest.raises(ValueError, match=failure) as raised:
+            attack(convolution().to(of_model), images.to(of_images), labels)
+        assert isinstance(raised.value.__cause__, RuntimeError)
+
+    def test_for_the_channels(self, attack):
+        images, labels = batch(4)
+        with pytest.raises(
+            ValueError, match=r"^model: it fails on images \(4, 1, 8, 8\) .*RuntimeError: .*channels"
+        ) as raised:
+            attack(convolution(), images[:, :1], labels)
+        assert isinstance(raised.value.__cause__, RuntimeError)
+
+    def test_but_not_for_too_little_memory(self, attack):
+        def model(images):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+        with pytest.raises(torch.OutOfMemoryError, match="^CUDA out of memory"):
+            attack(model, *batch(4))

@@ -168,3 +168,29 @@ def test_what_cannot_be_analysed_is_refused_by_name(change, error, message):
     raw, images = white_noise(3, size=8)
     with pytest.raises(error, match=message):
         analyze_spectrum(**{"raw": raw, "inputs": images, **change(images)})
+
+
+class Unreadable:
+    """An array of another package, which NumPy cannot read, such as one of CuPy."""
+
+    def __array__(self, *_args, **_options):
+        raise TypeError("Implicit conversion to a NumPy array is not allowed.")
+
+
+@pytest.mark.parametrize("name", ["raw", "inputs"])
+@pytest.mark.parametrize(
+    "change, got",
+    [
+        (lambda x: x.astype(x.dtype.newbyteorder()), r"[<>]f8; use \w+.astype\(float\)"),
+        (lambda x: x.astype(np.longdouble), rf"{np.dtype(np.longdouble)}; use \w+.astype\(float\)"),
+        (lambda x: np.ma.masked_array(x, x > 0.5), r"masked values; use \w+.filled\(\)"),
+        (lambda x: x.astype(np.uint16), "uint16$"),
+        (lambda x: x.astype(object), "object$"),
+        (lambda x: x + 0j, "complex128$"),
+        (lambda _: Unreadable(), "Unreadable: Implicit conversion"),
+    ],
+)
+def test_odd_arrays_are_refused_by_name(change, got, name):
+    arrays = dict(zip(("raw", "inputs"), (x.numpy() for x in white_noise(3, size=8)), strict=True))
+    with pytest.raises(TypeError, match=f"^{name}: expected .*, got {got}"):
+        analyze_spectrum(**{**arrays, name: change(arrays[name])})

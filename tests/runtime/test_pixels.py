@@ -17,11 +17,12 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import freqrob
 from freqrob import bass, diagnose, evaluate, load_model, radial_power
 from freqrob.attacks import FGSM, PGD, Clean, fgsm, input_gradient, pgd
-from freqrob.attacks.band import band_pgd
+from freqrob.attacks.band import Band, band_pgd
+from freqrob.attacks.minimal_perturbation import MinimalPerturbation
 from freqrob.data import ImageSet, balance
 from freqrob.data.augmix import augmix
 from freqrob.data.datasets import to_pixels
-from freqrob.data.hybrid import hybrid_images
+from freqrob.data.hybrid import derange, hybrid_images, partners
 from freqrob.data.samples import sample_images
 from freqrob.data.transforms import RandomBaSS
 from freqrob.diagnostics import corruption_spectrum, spectrum
@@ -29,7 +30,9 @@ from freqrob.models.cards import CheckpointError
 from freqrob.models.front_ends import PCA, Blur, FrontEnded, Normalize
 from freqrob.runtime.pixels import has_channels_last
 from freqrob.spectral.balance import BaSS
-from freqrob.spectral.longtail import fit_power_law, mean_power, power_profile, split
+from freqrob.spectral.jacobian import log_b_low
+from freqrob.spectral.longtail import fit_power_law, mean_power, power_profile, spectral_entropy, split
+from freqrob.spectral.perturbation import analyze_spectrum
 
 torch.manual_seed(0)
 IMAGES = torch.rand(6, 3, 32, 32)
@@ -185,6 +188,22 @@ def test_a_front_end_refuses_what_is_not_floats(module, dtype):
         module(IMAGES.to(dtype))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [torch.Tensor.to_sparse, lambda x: torch.nested.as_nested_tensor(list(x))],
+    ids=["sparse", "nested"],
+)
+@pytest.mark.parametrize(
+    "module",
+    [Normalize(HALF, HALF), Blur(), PCA(2, (3, 32, 32)), FrontEnded([], NETWORK), FrontEnded([BaSS()], NETWORK)],
+    ids=lambda module: type(module).__name__,
+)
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_front_end_refuses_what_is_not_dense(module, change):
+    with pytest.raises(TypeError, match="images: expected a dense tensor, got a sparse or nested one"):
+        module(change(IMAGES))
+
+
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int32, torch.int64, torch.complex64])
 @pytest.mark.filterwarnings("ignore:Casting complex values")
 def test_other_dtypes_are_not_pixels(dtype):
@@ -239,6 +258,55 @@ def test_fake_and_meta_tensors_go_through():
         assert bass(mode.from_tensor(IMAGES)).shape == IMAGES.shape
         assert PLAIN(mode.from_tensor(IMAGES)).shape == (6, 3)
     assert bass(IMAGES.to("meta")).shape == IMAGES.shape
+
+
+# Tensors without dense values
+
+VALUES = {
+    **{name: ("images", OF_IMAGES[name]) for name in OF_IMAGES},
+    "hybrid_images": ("low", lambda x: hybrid_images(x, IMAGES, 0.1)),
+    "hybrid_images, high": ("high", lambda x: hybrid_images(IMAGES, x, 0.1)),
+    "corruption_spectrum": ("images", lambda x: corruption_spectrum(x, [IMAGES])),
+    "corruption_spectrum, corrupted": ("corrupted", lambda x: corruption_spectrum(IMAGES, [x])),
+    "analyze_spectrum, raw": ("raw", lambda x: analyze_spectrum(x, IMAGES)),
+    "analyze_spectrum, inputs": ("inputs", lambda x: analyze_spectrum(IMAGES, x)),
+    "spectral_entropy": ("profile", spectral_entropy),
+    "log_b_low": ("amplitude", log_b_low),
+    "Band": ("images", lambda x: Band([1]).project(x)),
+    "FGSM": ("images", lambda x: FGSM()(NETWORK, x, LABELS)),
+    "derange": ("labels", derange),
+    "partners": ("labels", partners),
+    "pgd, targets": ("targets", lambda x: pgd(NETWORK, IMAGES, LABELS, targets=x)),
+    "FGSM, indices": ("indices", lambda x: FGSM()(NETWORK, IMAGES, LABELS, indices=x)),
+    "MinimalPerturbation": ("targets", lambda x: MinimalPerturbation()(NETWORK, IMAGES, LABELS, targets=x)),
+}
+del VALUES["balance"], VALUES["ImageSet"]  # which OF_IMAGES gives bytes
+OF_LABELS = ("labels", "targets", "indices")
+SHAPE_ONLY = ("bass", "BaSS", "BaSS with a gradient", "radial_power", "mean_power", "augmix", "Band")  # also on meta
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("name", VALUES)
+@pytest.mark.parametrize(
+    "kind, change",
+    [
+        ("torch.sparse_coo", lambda x: x.to_sparse()),
+        ("a nested one", lambda x: torch.nested.as_nested_tensor(list(x))),
+        ("one on the meta device", lambda x: x.to("meta")),
+    ],
+    ids=["sparse", "nested", "meta"],
+)
+def test_tensors_without_dense_values_are_refused(name, kind, change):
+    argument, call = VALUES[name]
+    given = change(LABELS if argument in OF_LABELS else IMAGES)
+    if given.is_meta and name in SHAPE_ONLY:
+        assert call(given).is_meta
+    elif given.is_meta and name.startswith("hybrid_images"):
+        with pytest.raises(ValueError, match="^high: expected .* on (cpu|meta), as low, got .* on (cpu|meta)"):
+            call(given)
+    else:
+        with pytest.raises(TypeError, match=f"^{argument}: expected a .*tensor.*, got {kind}"):
+            call(given)
 
 
 # Attacks
@@ -306,14 +374,33 @@ def test_robustbenchs_autoattack_names_what_it_cannot_attack():
         ({"steps": -1}, "steps: expected an integer from 0 on, got -1"),
         ({"norm": "L1"}, "norm: expected one of Linf, L2, got 'L1'"),
         ({"images": IMAGES[:0], "labels": LABELS[:0]}, "images: expected .* with N ≥ 1"),
-        ({"start": IMAGES[:3]}, r"start: expected the images' \(6, 3, 32, 32\) torch.float32, got \(3,"),
+        ({"start": IMAGES[:3]}, r"start: expected the images' \(6, 3, 32, 32\) torch.float32 on cpu, got \(3,"),
         ({"start": (IMAGES * 255).byte()}, "start: .* got .* torch.uint8"),
+        ({"start": IMAGES.double()}, r"start: expected .* torch.float32 on cpu, got .* torch.float64 on cpu; use"),
+        ({"start": IMAGES.double(), "steps": 0}, "start: expected .* got .* torch.float64"),
+        ({"start": IMAGES.to(torch.float8_e4m3fn)}, "start: .* got .* torch.float8_e4m3fn"),
         ({"start": IMAGES * math.nan}, "start: expected finite pixels"),
     ],
 )
 def test_pgd_names_settings_out_of_range(options, message):
     with pytest.raises(ValueError, match=message):
         pgd(**{"model": NETWORK, "images": IMAGES, "labels": LABELS, **options})
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+@pytest.mark.parametrize(
+    "change, got",
+    [
+        (lambda x: x.to("meta"), "one on the meta device"),
+        (lambda x: x.to_sparse(), "torch.sparse_coo; use start.to_dense"),
+        (lambda x: torch.nested.as_nested_tensor(list(x)), "a nested one"),
+    ],
+    ids=["meta", "sparse", "nested"],
+)
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_pgd_starts_from_dense_values_only(change, got, steps):
+    with pytest.raises(TypeError, match=f"^start: expected .* got {got}"):
+        pgd(NETWORK, IMAGES, LABELS, start=change(IMAGES), steps=steps)
 
 
 def test_images_rounded_beyond_white_are_attacked():

@@ -150,6 +150,14 @@ class TestRun:
         )
         assert torch.equal(first, again) and (first - other).abs().max() > 1e-3
 
+    @pytest.mark.parametrize("seed", [2**32, 2**63 - 1])
+    def test_a_seed_may_have_more_than_32_bits(self, asked, tmp_path, seed):
+        low, high = (
+            load_file(train(recipe(epochs=1, lr=1e-9, seed=one), model_dir=tmp_path / str(one)))["3.bias"]
+            for one in (seed % 2**32, seed)
+        )
+        assert (low - high).abs().max() > 1e-3
+
     def test_compile(self, asked, tmp_path, monkeypatch):
         compiled = []
         monkeypatch.setattr(nn.Module, "compile", lambda module: compiled.append(module))
