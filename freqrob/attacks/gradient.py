@@ -46,7 +46,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def describe_failure(model: Model, images: Tensor, error: BaseException) -> str:
-    """ "it fails on images …", with the first line of the error, and the remedy where dtypes differ."""
+    """Describe a failed call as "it fails on images …", with the remedy where dtypes differ."""
     reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
     parameters = model.parameters() if isinstance(model, nn.Module) else ()
     others = sorted({str(tensor.dtype) for tensor in parameters} - {str(images.dtype)})
