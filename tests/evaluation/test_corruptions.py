@@ -213,7 +213,7 @@ def test_the_command_says_what_was_measured_by_earlier_runs(folder, tmp_path):
     first = run(folder, *asked[:3], "--type", "shot_noise")
     part, whole = (run(folder, *asked) for _ in range(2))
     assert "earlier runs" not in first.output
-    assert f"pgd_at_tiny: shot_noise from earlier runs, kept in {folder / 'cache'}" in part.stderr
+    assert f"pgd_at_tiny: shot_noise from earlier runs, cached in {folder / 'cache'}" in part.stderr
     assert "pgd_at_tiny: all results from earlier runs" in whole.stderr and part.stdout == whole.stdout
     assert {row["from_cache"] for row in csv.DictReader((tmp_path / "c.csv").open())} == {"True"}
 
