@@ -1,4 +1,4 @@
-"""`freqrob models` and `freqrob doctor`: what is installed on this machine."""
+"""`freqrob models` and `freqrob doctor`: the installed models and kernels."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def print_written(paths: Iterable[Path]) -> None:
 
 
 def print_resume_hint(message: str, kept: bool = True) -> None:
-    """Print, after Ctrl-C, what is kept and the command that continues, if it is known."""
+    """Print, after Ctrl-C, what is kept and, if known, the command that resumes."""
     if rank() > 0:
         return
     is_launched = {"WORLD_SIZE", "SLURM_NTASKS"} & os.environ.keys()  # by an unknown command

@@ -116,7 +116,7 @@ def shifted_map(half: Tensor, width: int) -> Tensor:
 class Jacobian(Diagnostic):
     measure = staticmethod(jacobian_spectrum)
     measurement = JacobianSpectrum
-    help = "the gradient's spectrum and ln B_low (Chan et al.)."
+    help = "spectrum of the input gradient, and ln B_low (Chan et al.)."
     presets = {"quick": {"images": 500}, "full": {"images": 0}}
     needs_gradients = True
     order = 10

@@ -231,7 +231,7 @@ def _variation(half: str, short: str, order: int) -> Column:
 
 @register_diagnostic("loss_landscape_low")
 class LandscapeOnLowFrequencies(Landscape):
-    help = "the loss around the weights, on the low frequencies of the images (Lin et al.)."
+    help = "loss around the weights, on the low frequencies of the images (Lin et al.)."
     columns = (_variation("low", "LFC", 50),)
     order = 70
 
@@ -286,7 +286,7 @@ class LandscapeOnLowFrequencies(Landscape):
 
 @register_diagnostic("loss_landscape_high")
 class LandscapeOnHighFrequencies(Landscape):
-    help = "the loss around the weights, on the high frequencies of the images (Lin et al.)."
+    help = "loss around the weights, on the high frequencies of the images (Lin et al.)."
     columns = (_variation("high", "HFC", 60),)
     order = 80
 
