@@ -1,6 +1,6 @@
-"""The command line; `freqrob --help` says which commands there are.
+"""The command line; `freqrob --help` lists the commands.
 
-Only what `--help` needs is imported here; torch comes with the command that uses it.
+Only the imports that `--help` needs are at the top level; commands import torch when they run.
 """
 
 from freqrob.cli.app import app

@@ -1,4 +1,4 @@
-"""The program and its errors."""
+"""The command-line app and its error messages."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ USAGE_ERROR = 2
 
 
 class _Group(typer.core.TyperGroup):
-    """Shows what went wrong in one red line, or as a traceback with --debug."""
+    """Prints errors in one red line, or as a traceback with --debug."""
 
     # Typer's contexts are typer.Context, though it annotates their base, which is private.
     def invoke(self, ctx: typer.Context) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         try:
             return super().invoke(ctx)
         except (ValueError, OSError, ImportError, FloatingPointError, RuntimeError) as error:
-            if ctx.params.get("debug") or not _mendable(error):
+            if ctx.params.get("debug") or not _has_remedy(error):
                 raise
             text = escape(printable(str(error)))
             Console(emoji=False, stderr=True, soft_wrap=True).print(f"[red]Error:[/red] {text}", highlight=False)
             raise typer.Exit(USAGE_ERROR) from error
 
 
-def _mendable(error: Exception) -> bool:
-    """Whether the message has a remedy; among RuntimeErrors, those about native kernels and memory have one."""
+def _has_remedy(error: Exception) -> bool:
+    """Whether the message names a remedy; of RuntimeErrors, only those about native kernels and memory do."""
     known = {"freqrob.spectral.native": "NativeError", "torch": "OutOfMemoryError"}
     kinds = tuple(getattr(sys.modules[name], kind) for name, kind in known.items() if name in sys.modules)
     return not isinstance(error, RuntimeError) or isinstance(error, kinds)

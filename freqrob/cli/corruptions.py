@@ -22,22 +22,23 @@ if TYPE_CHECKING:
 def corruptions(
     models: options.OtherModels,
     data: Annotated[
-        Path, typer.Option("--data", metavar="DIR", help="The published CIFAR-10-C, or `freqrob dataset corrupt`'s.")
+        Path,
+        typer.Option("--data", metavar="DIR", help="Folder of CIFAR-10-C, published or by `freqrob dataset corrupt`."),
     ] = Path("data"),
     dataset: Annotated[str, typer.Option(help="cifar10 or cifar100.")] = "cifar10",
     threat_model: options.ThreatModel = "Linf",
     types: Annotated[
         list[str] | None,
-        typer.Option("--type", metavar="TYPE", help="Only this type; repeatable. All that are there by default."),
+        typer.Option("--type", metavar="TYPE", help="Only this type; repeatable. All types present by default."),
     ] = None,
     images: Annotated[
-        int | None, typer.Option(metavar="N", help="The first N of each severity; all by default.")
+        int | None, typer.Option(metavar="N", help="Use the first N of each severity; all by default.")
     ] = None,
-    protocol: Annotated[str, typer.Option(help="natural, or natural+bass: BaSS before the model.")] = "natural",
+    protocol: Annotated[str, typer.Option(help="natural, or natural+bass (BaSS in front of the model).")] = "natural",
     baseline: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Report mCE: errors as shares of this model's.")
+        str | None, typer.Option(metavar="MODEL", help="Report the mCE: errors relative to this model's.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 500,
+    batch_size: Annotated[int, typer.Option(help="Images per batch.")] = 500,
     cache: options.CacheDir = None,
     cache_key: options.CacheKey = None,
     no_cache: options.NoCache = False,
@@ -46,7 +47,7 @@ def corruptions(
     model_dir: options.ModelDir = Path("models"),
     out: options.ResultFiles = None,
 ) -> None:
-    """Accuracy of models on corrupted images: by type and severity, means by the papers' groups, mCE.
+    """Measure the accuracy of models on corrupted images, by type, severity and group, and the mCE.
 
     Examples:
 
@@ -54,9 +55,9 @@ def corruptions(
     - `freqrob corruptions trades_rn20 pgd_at_rn20 --data ./data/cifar10-c --baseline standard_rn20 --out c.json`
 
     **15 types** is RobustBench's mean. **noise, blur, weather, digital** are the benchmark's groups of these 15,
-    **extra** are the four beside them; **low, medium, high** are the frequencies that types change most (Li et al.).
-    A group has no mean if one of its types is missing. **mCE** is over all types that are there; the baseline's is
-    100 %.
+    **extra** holds the other four; **low, medium, high** group types by the frequencies that they change most (Li et
+    al.). A group has a mean only if all its types are present. **mCE** averages over all types present; the baseline's
+    is 100 %.
     """
     folder, out = measuring.results_folder(cache, no_cache), out or []
     from freqrob.data.corruption_arrays import MANIFEST, load_corruptions
@@ -104,7 +105,7 @@ def corruptions(
 
 
 def _mce(measured: dict[str, CorruptionAccuracy], baseline: str | None) -> tuple[dict[str, float], ValueError | None]:
-    """Each model's mCE, if there is a baseline; or the error of a baseline that gives none, which is raised last."""
+    """Each model's mCE, if there is a baseline, and the error of an unusable baseline, to be raised last."""
     if baseline is None:
         return {}, None
     try:
@@ -114,7 +115,7 @@ def _mce(measured: dict[str, CorruptionAccuracy], baseline: str | None) -> tuple
 
 
 def corruption_table(measured: dict[str, CorruptionAccuracy], mce: dict[str, float]) -> None:
-    """Print each model's types by severities; then groups down, models across; from one process."""
+    """Print accuracies by type and severity for each model, then by group and model, on rank 0 only."""
     if not measured or rank() > 0:
         return
     first = next(iter(measured.values()))

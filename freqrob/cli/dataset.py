@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 dataset_group = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Write data sets in common formats, and measure their spectra.",
+    help="Write corrupted, balanced and hybrid data sets, and measure spectra.",
 )
 
 Cifar = Annotated[str, typer.Option(help="cifar10 or cifar100.")]
-DatasetName = Annotated[str, typer.Option(help="The data set; its test split is used.")]
+DatasetName = Annotated[str, typer.Option(help="Data set; its test split is used.")]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Output folder.")]
 
 
@@ -51,19 +51,19 @@ def corrupt(
     device: options.Device = "auto",
     download: options.Download = False,
 ) -> None:
-    """Corrupt the test set as CIFAR-10-C does: 19 types, 5 severities each, in the benchmark's own layout.
+    """Corrupt the test set as in CIFAR-10-C: 19 types with 5 severities each, in the benchmark's layout.
 
     Examples:
 
     - `freqrob dataset corrupt --data ./data --out ./data/cifar10-c`
     - `freqrob dataset corrupt --data ./data --out ./data/cifar10-b-c --bass --type fog --type contrast`
 
-    These are not the published arrays (https://zenodo.org/records/2535967) that published numbers are on: they have
-    the same parameters, but other random numbers. `generated.json`, beside the files, says so, and how they were made.
-    A type is one file (154 MB) with all severities. Ctrl-C keeps the finished types; the same command continues.
+    The published arrays (https://zenodo.org/records/2535967), on which published numbers are measured, have the same
+    parameters but other random numbers. `generated.json`, in the same folder, records how the files were made. Each
+    type is one file (154 MB) with all severities. Ctrl-C keeps the finished types; run the same command to resume.
 
-    **frost** needs photographs of ice that freqrob may not ship: `pip install imagecorruptions-imaug` installs them, or
-    give a folder. Without them frost is left out, unless `--type frost` asks for it.
+    **frost** needs photographs of ice that freqrob may not ship: run `pip install imagecorruptions-imaug`, or pass
+    `--frost DIR`. Without them frost is left out; with `--type frost` that is an error.
     """
     check_folder(out)
     from freqrob.data import balance, load_dataset
@@ -85,14 +85,14 @@ def corrupt(
             )  # fmt: skip
     except KeyboardInterrupt:
         are_kept = any((out / f"{name}.npy").is_file() for name in types)
-        print_resume_hint(f"The types that are whole are in {out}", are_kept)
+        print_resume_hint(f"Finished types are in {out}", are_kept)
         raise typer.Exit(INTERRUPTED) from None
-    before = f", {len(types) - len(made)} were there" if len(made) < len(types) else ""
+    before = f", {len(types) - len(made)} already there" if len(made) < len(types) else ""
     print_line(f"Wrote {len(made)} of {len(types)} types{before}: {out}")
 
 
 def _possible(types: list[str], frost: Path | None) -> list[str]:
-    """All types, but frost only where there are photographs; says so."""
+    """Leave out frost, with a message, if its photographs are missing."""
     from freqrob.data.corruptions import find_frost
 
     try:
@@ -100,7 +100,7 @@ def _possible(types: list[str], frost: Path | None) -> list[str]:
     except FileNotFoundError as error:
         if frost is not None:
             raise
-        left = f"Means over types will be over {len(types) - 1} of {len(types)}."
+        left = f"Means will be over {len(types) - 1} of {len(types)} types."
         print_line(f"Left out: {error}. {left}", "yellow", stderr=True)
         return [name for name in types if name != "frost"]
     return types
@@ -111,17 +111,19 @@ def bass(
     out: Out,
     data: options.DataDir = Path("data"),
     dataset: Cifar = "cifar10",
-    weighting: Annotated[str, typer.Option(help="amplitude: the authors' code; power: as printed.")] = "amplitude",
+    weighting: Annotated[
+        str, typer.Option(help="amplitude: the authors' code; power: the printed equations.")
+    ] = "amplitude",
     download: options.Download = False,
 ) -> None:
-    """Write CIFAR-B: all of CIFAR-10 or CIFAR-100 through BaSS, in the original files' format.
+    """Write CIFAR-B: CIFAR-10 or CIFAR-100 balanced by BaSS, in the original files' format.
 
     Examples:
 
     - `freqrob dataset bass --data ./data --out ./cifar-b`
     - `freqrob dataset bass --data ./data --out ./cifar-b-power --dataset cifar100 --weighting power`
 
-    Programs that read `cifar-10-batches-py/` read the new folder too, unless they check the original's MD5 sums, as
+    Programs that read `cifar-10-batches-py/` can read the new folder unless they check the original MD5 sums, as
     torchvision does. `freqrob.data.load_cifar_b` checks the new sums, which are in `cifar_b.json`.
     """
     check_folder(out)
@@ -142,7 +144,7 @@ def hybrid(
     data: options.DataDir = Path("data"),
     dataset: DatasetName = "cifar10",
     images: Annotated[
-        int | None, typer.Option(metavar="N", help="The first N test images, 0 for all; at most 1000 by default.")
+        int | None, typer.Option(metavar="N", help="Use the first N test images, 0 for all; up to 1000 by default.")
     ] = None,
     frequencies: Annotated[
         list[float] | None,
@@ -157,10 +159,10 @@ def hybrid(
     floats: Annotated[
         bool, typer.Option("--float", help="Write float32 in [0, 1], four times the size of uint8.")
     ] = False,
-    png: Annotated[int, typer.Option(metavar="N", help="Write a contact sheet with N rows, hybrid.png.")] = 0,
+    png: Annotated[int, typer.Option(metavar="N", help="Also write a contact sheet with N rows, hybrid.png.")] = 0,
     download: options.Download = False,
 ) -> None:
-    """Write hybrid images: the low frequencies of one test image, the high ones of one of another class.
+    """Write hybrid images: low frequencies of one test image, high frequencies of one from another class.
 
     Examples:
 
@@ -169,7 +171,7 @@ def hybrid(
 
     `hybrid.npz` has `images` (frequencies, N, C, H, W), `frequencies`, `low_labels`, `high_labels` and `partners`, the
     indices of the images that give the high frequencies. With the same seed and images, `freqrob diagnose` measures the
-    reversal frequency on these images (without `--float` they are rounded). `hybrid.json` says how they were made.
+    reversal frequency on these images (without `--float` they are rounded). `hybrid.json` records how they were made.
     """
     check_folder(out)
     from freqrob.data import load_dataset
@@ -180,7 +182,7 @@ def hybrid(
     with progress_bars() as (track, _log):
         chosen = load_dataset(dataset, "test", data, download=download, track=track)
         if images and images > len(chosen):
-            raise ValueError(f"images: expected at most {len(chosen)}, the images of the test set, got {images}")
+            raise ValueError(f"images: expected at most {len(chosen)} (size of the test set), got {images}")
         path = write_hybrids(
             chosen[: 1000 if images is None else images or None], out, seed=seed, floats=floats, sheet=png,
             frequencies=frequencies or MIXING_FREQUENCIES, about={"dataset": dataset, "split": "test"},
@@ -194,21 +196,21 @@ def spectrum(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Output folder.")] = Path("spectra"),
     data: options.DataDir = Path("data"),
     dataset: DatasetName = "cifar10",
-    bass: Annotated[bool, typer.Option("--bass", help="Measure the balanced images too.")] = False,
+    bass: Annotated[bool, typer.Option("--bass", help="Also measure the balanced images.")] = False,
     corruptions: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Measure corrupted images too, and what each type adds.")
+        Path | None, typer.Option(metavar="DIR", help="Also measure these corrupted images, and what each type adds.")
     ] = None,
     download: options.Download = False,
 ) -> None:
-    """Measure the spectra of a test set: the power law, the 80/20 boundary, the entropy, ln B_low.
+    """Measure spectra of a test set: power law, 80/20 boundary, entropy and ln B_low.
 
     Examples:
 
     - `freqrob dataset spectrum --data ./data --bass`
     - `freqrob dataset spectrum --data ./data --corruptions ./data/cifar10-c --out ./spectra`
 
-    Writes `natural`, `bass`, and the names of the types, as arrays (`.npz`) and JSON; `<type>_change` is the spectrum
-    of x' − x; Chan et al. (2022) list its ln B_low in Table 1. Corruptions are the published arrays or those of
+    Writes `natural`, `bass` and `<type>` as arrays (`.npz`) and JSON; `<type>_change` is the spectrum of x' − x. Chan
+    et al. (2022) list its ln B_low in Table 1. Corruptions are the published arrays or those of
     `freqrob dataset corrupt`.
     """
     check_folder(out)
@@ -235,19 +237,19 @@ def spectrum(
 
 
 def _load_corruptions(folder: Path, dataset: str, chosen: ImageSet) -> CorruptionArrays:
-    """Corruptions of the first of the chosen images. Raises ValueError for those of other images."""
+    """Load corruptions of the chosen images. Raises ValueError if they are of other images."""
     import torch
 
     from freqrob.data.corruption_arrays import load_corruptions
 
     arrays = load_corruptions(folder, dataset)
     if not torch.equal(chosen.labels[: len(arrays.labels)], arrays.labels):
-        raise ValueError(f"corruptions: {arrays.folder} is of other images than {dataset}'s test set")
+        raise ValueError(f"corruptions: the images in {arrays.folder} are not corruptions of {dataset}'s test set")
     return arrays
 
 
 def _figures(measured: Spectrum) -> tuple[str, ...]:
-    """α, where 80 % of the power lies, the entropy and ln B_low."""
+    """α, the radius of 80 % of the power, the entropy and ln B_low."""
     return (
         f"{measured.alpha:.2f}", f"{measured.boundary_radius:.3f}", f"{measured.entropy:.2f}",
         f"{measured.log_b_low:.2f}",

@@ -20,31 +20,27 @@ if TYPE_CHECKING:
     from freqrob.data import ImageSet
     from freqrob.evaluation import Result
 
-FREQUENCIES = (0.0, 0.03, 0.055, 0.095, 0.165, 0.285, 0.5)  # every third of the authors', where hybrids are mixed
+FREQUENCIES = (0.0, 0.03, 0.055, 0.095, 0.165, 0.285, 0.5)  # of mixing hybrids, every third of the authors'
 
 
 def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Output folder.")] = Path("report"),
     data: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of CIFAR-10; without it, 20 sample images.")
+        Path | None, typer.Option(metavar="DIR", help="Folder of CIFAR-10; without it, 20 sample images are used.")
     ] = None,
     images: Annotated[
         int | None,
-        typer.Option(
-            metavar="N", help="Measure models on the first N images; 20 samples or 1000 of CIFAR-10 by default."
-        ),
+        typer.Option(metavar="N", help="Use the first N images; by default 20 samples, or 1000 with --data."),
     ] = None,
     seed: options.Seed = 0,
     model_dir: Annotated[
         Path | None,
-        typer.Option(
-            "--model-dir", metavar="DIR", help="Folder with your CIFAR-10 L∞ models, to add to the shipped ones."
-        ),
+        typer.Option("--model-dir", metavar="DIR", help="Also measure the CIFAR-10 L∞ models in this folder."),
     ] = None,
 ) -> None:
-    """Measure the shipped models on real images and report on them: report/index.html.
+    """Measure the shipped models on sample images and write a report: report/index.html.
 
-    Needs no network. The page is the one that `freqrob report` draws, on few images; measure your models with
+    Needs no network. The page is that of `freqrob report`, on few images; to measure your own models, use
     `freqrob evaluate` and `freqrob diagnose`. Examples:
 
     - `freqrob demo`
@@ -68,8 +64,8 @@ def demo(
         dataset, source = load_dataset("cifar10", "test", data), "CIFAR-10's test set"
         count = 1000 if images is None else images
     if not 1 <= count <= len(dataset):
-        raise ValueError(f"images: expected 1 to {len(dataset)} (the images there are), got {count}")
-    partners(dataset.labels[:count], seed)  # raises where hybrid images cannot be made of so few
+        raise ValueError(f"images: expected 1 to {len(dataset)} (the number of images), got {count}")
+    partners(dataset.labels[:count], seed)  # raises if these are too few for hybrid images
     names, folder = _demo_models(model_dir)
     given = {"--data": data, "--images": images, "--seed": seed, "--model-dir": model_dir}
     command, measured = command_line("demo", given), out / "data"
@@ -100,7 +96,7 @@ def _demo_models(model_dir: Path | None) -> tuple[list[str], Path]:
     from freqrob.models import list_models
 
     shipped = Path(str(resources.files("freqrob.models") / "weights"))
-    folder = model_dir or shipped  # not ./models: what was trained there may take minutes to measure
+    folder = model_dir or shipped  # not ./models: models there may take minutes to measure
     if not folder.is_dir():
         raise FileNotFoundError(f"model_dir: no folder {folder}")
     names = list_models(dataset="cifar10", threat_model="Linf", model_dir=folder)
@@ -110,7 +106,7 @@ def _demo_models(model_dir: Path | None) -> tuple[list[str], Path]:
 
 
 def _measure_images(dataset: ImageSet, folder: Path, about: dict[str, Any]) -> list[Path]:
-    """Save the spectra of the images and of their BaSS twins in a folder. Returns the JSON files."""
+    """Save the spectra of the natural and the balanced images in a folder. Returns the JSON files."""
     from freqrob.data.cifar_b import balance
     from freqrob.diagnostics import spectrum
 
@@ -121,7 +117,7 @@ def _measure_images(dataset: ImageSet, folder: Path, about: dict[str, Any]) -> l
 def _measure_model(
     name: str, model: nn.Module, chosen: ImageSet, seed: int, folder: Path, about: dict[str, Any], track: Track
 ) -> list[Result]:
-    """The accuracies of a model under all protocols; the quick diagnostics are saved in a folder."""
+    """Measure a model's accuracies under all protocols, and save quick diagnostics in a folder."""
     from freqrob.attacks import PGD, Clean
     from freqrob.diagnostics import (
         band_accuracy,

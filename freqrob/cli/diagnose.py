@@ -26,25 +26,27 @@ from freqrob.runtime.reading import read_json
 def diagnose(
     models: options.OtherModels,
     data: options.DataDir = Path("data"),
-    dataset: Annotated[str, typer.Option(help="The data set; images of its test split are measured.")] = "cifar10",
+    dataset: Annotated[str, typer.Option(help="Data set; its test split is used.")] = "cifar10",
     threat_model: options.ThreatModel = "Linf",
     preset: Annotated[
-        str, typer.Option(help="quick: about a minute for a small model on two cores; full: as in a paper.")
+        str, typer.Option(help="quick: about a minute per small model on two cores; full: as in the papers.")
     ] = "quick",
-    only: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this diagnostic; repeatable.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Run only this diagnostic; repeatable.")
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="NAME.KEY=VALUE",
-            help="A setting of one diagnostic, as listed above; a list as '[0,1]', a fraction as 8/255; repeatable.",
+            help="Setting of a diagnostic, see above; write lists as '[0,1]', fractions as 8/255; repeatable.",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Output folder, with a folder for each model.")] = Path(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Output folder, with one folder per model.")] = Path(
         "diagnosis"
     ),
     batch_size: Annotated[
-        int | None, typer.Option(help="Images at a time; by default 250 of 32×32 pixels, fewer of larger ones.")
+        int | None, typer.Option(help="Images per batch; by default 250 at 32×32 pixels, fewer at larger sizes.")
     ] = None,
     cache: options.CacheDir = None,
     cache_key: options.CacheKey = None,
@@ -53,7 +55,7 @@ def diagnose(
     device: options.Device = "auto",
     model_dir: options.ModelDir = Path("models"),
 ) -> None:
-    """Measure where in the spectrum models are sensitive; every diagnostic is saved as arrays (NPZ) and JSON.
+    """Run the frequency diagnostics on models; save the results as arrays (NPZ) and JSON.
 
     Examples:
 
@@ -62,12 +64,12 @@ def diagnose(
     - `freqrob diagnose pgd_at_rn20 --set fourier_heatmap.images=1000 --set 'hybrid.seeds=[0,1]'`
     - `torchrun --nproc-per-node 4 -m freqrob diagnose pgd_at_rn20 --preset full`
 
-    The diagnostics and their settings; all have `images` (how many, 0 for all) and `batch_size` too:
+    The diagnostics and their settings; all also have `images` (number of images, 0 for all) and `batch_size`:
 
     DIAGNOSTICS
 
-    What they mean is in the documentation of `freqrob.diagnostics`. A run that was stopped continues; finished batches
-    are not measured again.
+    The documentation of `freqrob.diagnostics` explains them. An interrupted run resumes; finished batches are not
+    measured again.
     """
     results = measuring.results_folder(cache, no_cache)
     from freqrob.diagnostics import diagnose as measure
@@ -84,16 +86,16 @@ def diagnose(
     where = measuring.device_of_rank(device)
     networks = measuring.open_models(folders, model_dir, dataset, threat_model)
     chosen = measuring.load_images(dataset, "test", data, download)
-    how = {
+    common = {
         "preset": preset, "only": only, "settings": _by_diagnostic(settings or []),
         "classes": len(chosen.classes) or None, "batch_size": batch_size,
     }  # fmt: skip
     seconds = 0.0
     for name, network in networks.items():
         with measuring.model_on(where, name, network) as model:
-            seconds += expected_seconds(model, chosen.images, chosen.labels, **how) / rank_and_world()[1]
+            seconds += expected_seconds(model, chosen.images, chosen.labels, **common) / rank_and_world()[1]
     if rank() == 0:
-        print_line(f"about {max(seconds / 60, 0.1):.1f} minutes, less for what is cached", stderr=True)
+        print_line(f"about {max(seconds / 60, 0.1):.1f} minutes, less if results are cached", stderr=True)
     given = {
         "--dataset": dataset, "--threat-model": threat_model, "--preset": preset, "--only": only, "--set": settings
     }  # fmt: skip
@@ -105,20 +107,19 @@ def diagnose(
             with measuring.model_on(where, name, network) as model:
                 measured[name] = measure(
                     model, chosen.images, chosen.labels, out=folders[name] if rank() == 0 else None, about=about,
-                    cache=results, cache_key=measuring.key_of(name, cache_key), track=counted, **how,
+                    cache=results, cache_key=measuring.key_of(name, cache_key), track=counted, **common,
                 )  # fmt: skip
             cached += [] if counted.any else [name]
     if rank() == 0:
         _table(measured)
         if cached:
-            print_warning(
-                f"{', '.join(cached)}: all of it was kept from earlier runs in {results}; --no-cache measures again"
-            )
+            which = f"all results from earlier runs, cached in {results}"
+            print_warning(f"{', '.join(cached)}: {which}; --no-cache measures again")
         print_line(f"Wrote {', '.join(map(str, folders.values()))}")
 
 
 class DiagnoseCommand(typer.core.TyperCommand):
-    """`freqrob diagnose`, whose help imports and lists the diagnostics only when it is shown."""
+    """`freqrob diagnose`; the diagnostics are imported and listed only when its help is shown."""
 
     # As in freqrob.cli.app: Typer annotates a private base of typer.Context.
     def format_help(self, ctx: typer.Context, formatter: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -128,7 +129,7 @@ class DiagnoseCommand(typer.core.TyperCommand):
 
 
 def diagnostics_in_words() -> str:
-    """A list in Markdown: each diagnostic, what it measures, and its settings."""
+    """Markdown list of the diagnostics with their descriptions and settings."""
     from freqrob.diagnostics.registry import all_diagnostics
 
     lines = []
@@ -139,16 +140,16 @@ def diagnostics_in_words() -> str:
 
 
 def _check_folders(folders: dict[str, Path]) -> None:
-    """Raise ValueError if two models would share a folder, also with an earlier run; OSError as check_folder."""
+    """Raise ValueError if models share a folder, also with an earlier run; OSError as ``check_folder``."""
     for name, folder in folders.items():
         check_folder(folder)
         there = [other for other, its in folders.items() if its == folder] + [_model_in(folder, name)]
         if other := next((other for other in there if other != name), ""):
-            raise ValueError(f"out: {folder} is the folder of {name}, and of {other}: give each its own --out")
+            raise ValueError(f"out: {folder} is the folder of both {name} and {other}; run each with its own --out")
 
 
 def _model_in(folder: Path, name: str) -> str:
-    """Another model whose measurements are in a folder; ``name`` if there is none."""
+    """Name of another model with measurements in a folder; ``name`` if there is none."""
     for path in folder.glob("*.npz"):
         with suppress(OSError, ValueError):
             if (other := read_json(path.with_suffix(".json"), dict[str, Any]).get("model", name)) != name:
@@ -167,13 +168,13 @@ def _by_diagnostic(texts: list[str]) -> dict[str, dict[str, Any]]:
             raise ValueError(f"--set: expected NAME.KEY=VALUE, such as hybrid.seeds=[0,1], got {text!r}")
         key, value = read_setting(setting)
         if not isinstance(value, str) and name in list_diagnostics() and get_diagnostic(name).hints.get(key) is str:
-            value = setting.partition("=")[2]  # a layer called 0
+            value = setting.partition("=")[2]  # a layer named 0
         settings.setdefault(name, {})[key] = value
     return settings
 
 
 def _table(models: dict[str, dict]) -> None:
-    """Print the columns of each diagnostic, models across, or down if the terminal is too narrow for that."""
+    """Print the diagnostics' numbers with a column per model, or a row per model on narrow terminals."""
     from freqrob.diagnostics import get_diagnostic
 
     figures = {
@@ -189,7 +190,7 @@ def _table(models: dict[str, dict]) -> None:
 
 
 def _across(names: list[str], figures: dict[str, list[str]]) -> Table:
-    """A row for each number, a column for each model."""
+    """One row per number, one column per model."""
     table = Table("", *(Column(Text(name)) for name in names))
     for title, values in figures.items():
         table.add_row(title, *values)
@@ -197,7 +198,7 @@ def _across(names: list[str], figures: dict[str, list[str]]) -> Table:
 
 
 def _down(names: list[str], figures: dict[str, list[str]]) -> Table:
-    """Below each number a row for each model."""
+    """One row per model below each number."""
     table = Table(Column(overflow="fold"), Column(overflow="fold"), show_header=False)
     for title, values in figures.items():
         table.add_row(Text(title, "bold"))

@@ -43,42 +43,42 @@ def evaluate(
         ),
     ],
     data: options.DataDir = Path("data"),
-    dataset: Annotated[str, typer.Option(help="The data set.")] = "cifar10",
+    dataset: Annotated[str, typer.Option(help="Data set.")] = "cifar10",
     threat_model: options.ThreatModel = "Linf",
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
-    images: Annotated[int | None, typer.Option(metavar="N", help="The first N images; all by default.")] = None,
+    images: Annotated[int | None, typer.Option(metavar="N", help="Use the first N images; all by default.")] = None,
     protocol: Annotated[list[str], typer.Option(help=f"{', '.join(PROTOCOLS)}; repeatable.")] = list(PROTOCOLS),  # noqa: B006
-    attack: Annotated[list[str], typer.Option(help="An attack, as below; repeatable.")] = list(ATTACKS),  # noqa: B006
+    attack: Annotated[list[str], typer.Option(help="Attack, see above; repeatable.")] = list(ATTACKS),  # noqa: B006
     eps: Annotated[
         float | None,
         typer.Option(parser=options.fraction, metavar="ε", help="Radius of the ball; 8/255 in L∞, 0.5 in L2."),
     ] = None,
     norm: Annotated[
-        str | None, typer.Option(help="Linf or L2; that of --threat-model by default, Linf for corruptions.")
+        str | None, typer.Option(help="Linf or L2; by default as --threat-model, Linf for corruptions.")
     ] = None,
     step_size: Annotated[
-        float | None, typer.Option(parser=options.fraction, metavar="α", help="Step of PGD; a quarter of ε by default.")
+        float | None, typer.Option(parser=options.fraction, metavar="α", help="Step size of PGD; ε/4 by default.")
     ] = None,
     seed: options.Seed = 0,
-    batch_size: Annotated[int, typer.Option(help="Images at a time; each finished batch is cached.")] = 250,
+    batch_size: Annotated[int, typer.Option(help="Images per batch; each finished batch is cached.")] = 250,
     cache: options.CacheDir = None,
     cache_key: options.CacheKey = None,
     no_cache: options.NoCache = False,
     masking_images: Annotated[
-        int, typer.Option(metavar="N", help="Check front ends for gradient masking on the first N images; 0: no check.")
+        int, typer.Option(metavar="N", help="Check front ends for gradient masking on the first N images; 0 for none.")
     ] = 200,
-    masking_queries: Annotated[int, typer.Option(metavar="N", help="Square's queries in that check.")] = 500,
+    masking_queries: Annotated[int, typer.Option(metavar="N", help="Queries per image of Square in that check.")] = 500,
     download: options.Download = False,
     device: options.Device = "auto",
     model_dir: options.ModelDir = Path("models"),
     out: options.ResultFiles = None,
     samples: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="CSV file with a row for each image: whether it stays correctly classified."),
+        typer.Option(metavar="FILE", help="CSV file with one row per image: whether it stays correctly classified."),
     ] = None,
     card: Annotated[bool, typer.Option("--card", help="Add the results to the models' cards in --model-dir.")] = False,
 ) -> None:
-    """Accuracy of models under attacks, all protocols side by side.
+    """Measure the accuracy of models under attack, by protocol.
 
     Examples:
 
@@ -89,17 +89,17 @@ def evaluate(
 
     **--attack** is `clean`, `fgsm`, `pgd-STEPS[-RESTARTS]` (`:cw` or `:dlr` for another loss, `:targeted` for the most
     probable wrong classes), `autoattack`, `autoattack-rand` (for randomised models), `autoattack-plus`,
-    `autoattack:ATTACK,…` (of apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square), `square[-QUERIES]`,
+    `autoattack:ATTACK,…` (from apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square), `square[-QUERIES]`,
     `band_pgd-STEPS:FIRST-LAST` (perturbations in some rings of the spectrum), `foolbox:NAME`, or an attack of another
     installed package.
 
-    **natural** (RobustBench's): the ball is around the natural image, the model is as it loads. **natural+bass**: the
-    same with BaSS before the model; the attack goes through BaSS. **bass** (Lin et al.'s): the images are balanced
-    first; the ball is around the balanced image.
+    **natural** (RobustBench's): attack the model as loaded, in a ball around the natural image. **natural+bass**: the
+    same with BaSS in front of the model; the attack differentiates through BaSS. **bass** (Lin et al.'s): balance the
+    images first, then attack in a ball around the balanced image.
 
-    A run that was stopped continues; finished batches are not measured again. Models with a fixed front end are also
-    attacked without its gradient, by Square and by transfer from the bare network. If these attacks are stronger than
-    PGD-20 through the front end, it masks gradients, and a line in red says so.
+    An interrupted run resumes; finished batches are not measured again. Models with a fixed front end are also attacked
+    without its gradient, by Square and by transfer from the bare network. If such an attack is stronger than PGD-20
+    through the front end, gradients are masked, and a red line warns of it.
     """
     if images is not None:
         check_counts(images=images)
@@ -127,19 +127,19 @@ def evaluate(
     where = measuring.device_of_rank(device)
     networks = measuring.open_models(models, model_dir, dataset, threat_model)
     chosen, protocol = measuring.load_images(dataset, split, data, download, images), list(dict.fromkeys(protocol))
-    classes = len(chosen.classes) or None  # of data whose classes have no names the number is not known
+    classes = len(chosen.classes) or None  # unknown if the classes have no names
     _check_answers(networks, chosen, where)
     evaluations: list[Evaluation] = []
     show = partial(_print_accuracies, evaluations, f"{len(chosen):,} images of {dataset}'s {split} split")
     with measuring.progress_of(folder, show) as track:
         for name, network in networks.items():
-            how = {
+            common = {
                 "batch_size": batch_size, "seed": seed, "cache": folder, "cache_key": measuring.key_of(name, cache_key),
                 "classes": classes, "track": prefixed(track, name),
             }  # fmt: skip
             with measuring.model_on(where, name, network) as model:
-                results = measure(model, chosen.images, chosen.labels, protocols=protocol, attacks=attacks, **how)
-                masking = _masking(model, chosen, masking_images, white_box, masking_queries, how)
+                results = measure(model, chosen.images, chosen.labels, protocols=protocol, attacks=attacks, **common)
+                masking = _masking(model, chosen, masking_images, white_box, masking_queries, common)
                 evaluations.append(Evaluation(name, model_hash(model), results, masking))
     if rank() > 0:
         return
@@ -167,17 +167,17 @@ def evaluate(
 
 
 def _check_cards(weights: dict[str, Path]) -> None:
-    """Raise OSError for models without a card that can be written."""
+    """Raise OSError unless every model has a writable card."""
     from freqrob.models.checkpoints import card_path
 
     for name, path in weights.items():
         if not card_path(path).is_file():
-            raise FileNotFoundError(f"card: {name} has none in --model-dir, there is no {card_path(path)}")
+            raise FileNotFoundError(f"card: {name} has no card in --model-dir, expected {card_path(path)}")
         check_file(card_path(path), "card")
 
 
 def _check_answers(networks: dict[str, nn.Module], chosen: ImageSet, device: torch.device) -> None:
-    """Raise ValueError for models that cannot be measured on these images, before the first of several is."""
+    """Raise ValueError if one of several models does not fit the images, before any is measured."""
     from freqrob.attacks.checks import check_answers
     from freqrob.data.datasets import to_pixels
 
@@ -188,23 +188,23 @@ def _check_answers(networks: dict[str, nn.Module], chosen: ImageSet, device: tor
 
 
 def _masking(
-    model: nn.Module, chosen: ImageSet, count: int, white_box: PGD, queries: int, how: dict[str, Any]
+    model: nn.Module, chosen: ImageSet, count: int, white_box: PGD, queries: int, common: dict[str, Any]
 ) -> MaskingCheck | None:
-    """The check of a model that has a front end on the first ``count`` images, if Square is installed."""
+    """Check a model with a front end on the first ``count`` images, if Square is installed."""
     from freqrob.evaluation.masking import check_masking, has_front_end
 
     if not count or not has_front_end(model):
         return None
     images, labels = chosen.images[:count], chosen.labels[:count]
     try:
-        return check_masking(model, images, labels, white_box=white_box, queries=queries, **how)
+        return check_masking(model, images, labels, white_box=white_box, queries=queries, **common)
     except ImportError as error:
         warnings.warn(f"not checked for gradient masking ({error})", stacklevel=2)
         return None
 
 
 def _print_accuracies(evaluations: list[Evaluation], images: str) -> None:
-    """Print the accuracies and the checks for gradient masking, from one process."""
+    """Print the accuracies and the checks for gradient masking, on rank 0 only."""
     if rank() > 0:
         return
     accuracy_table({model.name: model.results for model in evaluations}, f"Accuracy (%) on {images}")
@@ -214,7 +214,7 @@ def _print_accuracies(evaluations: list[Evaluation], images: str) -> None:
 
 
 def accuracy_table(results: Mapping[str, Sequence[Result]], title: str) -> None:
-    """Print models down, protocols across, the accuracies of all attacks in a cell."""
+    """Print a row per model and a column per protocol; a cell has the accuracies of all attacks."""
     if not results:
         return
     first = next(iter(results.values()))

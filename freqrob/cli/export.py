@@ -12,7 +12,7 @@ from freqrob.cli.printing import print_line
 
 
 def export(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name, as `freqrob models` lists them.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of a model that `freqrob models` lists.")],
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Output folder for MODEL.json and MODEL.md.")
     ] = Path("export"),
@@ -20,10 +20,10 @@ def export(
     threat_model: Annotated[str, typer.Option(help="Linf, L2 or corruptions.")] = "Linf",
     title: Annotated[str, typer.Option(help="The paper's title.")] = "",
     link: Annotated[str, typer.Option(help="The paper's URL.")] = "",
-    authors: Annotated[str, typer.Option(help="The paper's authors, with commas between them.")] = "",
-    venue: Annotated[str, typer.Option(help="Where it appeared, such as `NeurIPS 2023`.")] = "",
+    authors: Annotated[str, typer.Option(help="The paper's authors, separated by commas.")] = "",
+    venue: Annotated[str, typer.Option(help="Venue, such as `NeurIPS 2023`.")] = "",
     to: Annotated[
-        str, typer.Option(metavar="FORMAT", help="Format of the export; packages may add others.")
+        str, typer.Option(metavar="FORMAT", help="Format of the export; packages can add others.")
     ] = "robustbench",
     model_dir: options.ModelDir = Path("models"),
 ) -> None:
@@ -35,7 +35,7 @@ def export(
     - `freqrob export bass_trades_wrn34 --out claim/ --title "…" --link https://… --authors "…" --venue "NeurIPS 2023"`
 
     Only measured numbers are written: clean and AutoAttack accuracy under the protocol **natural** on RobustBench's
-    number of images. Missing numbers are listed with the command that measures them.
+    number of images. Missing numbers are listed with the commands that measure them.
     """
     from freqrob.models.registry import EXPORTERS
 
@@ -44,6 +44,6 @@ def export(
     for path in files:
         print_line(f"Wrote {path}")
     if missing:
-        print_line("Not in it:")
+        print_line("Missing:")
     for key, remedy in missing.items():
         print_line(f"  {key}: {remedy}")

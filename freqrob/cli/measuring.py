@@ -1,4 +1,4 @@
-"""Shared by the commands that measure models: checks of files, models, progress, errors, messages."""
+"""Steps shared by the commands that measure models: checks, loading, progress, errors, messages."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def in_process_group(*, gpus: bool = False) -> Callable[[Callable[..., None]], C
 
 
 def usable_device(name: str) -> torch.device:
-    """The device of that name; for "auto" a GPU if there is one. Raises ValueError if it cannot be used."""
+    """Device of that name; "auto" is a GPU if there is one. Raises ValueError if it cannot be used."""
     import torch
 
     if name == "auto":
@@ -61,7 +61,7 @@ def usable_device(name: str) -> torch.device:
 def results_folder(cache: Path | None, no_cache: bool) -> Path | None:
     """The cache directory for finished batches, freqrob's own by default; None with ``no_cache``.
 
-    Raises ValueError for both options, OSError if no folder can be written.
+    Raises ValueError if both are given, OSError if no folder can be written.
     """
     if cache and no_cache:
         raise ValueError("cache: expected --cache or --no-cache, got both")
@@ -72,27 +72,27 @@ def results_folder(cache: Path | None, no_cache: bool) -> Path | None:
     if cache:
         check_cache(cache)
         return cache
-    remedy = "give --cache DIR, set FREQROB_CACHE, or keep nothing with --no-cache"
+    remedy = "pass --cache DIR, set FREQROB_CACHE, or pass --no-cache"
     try:
         folder, reasons = usable_folder("results")
     except OSError as error:
         raise OSError(f"cache: {error}; {remedy}") from error
     launch = launched()
     if reasons and launch and launch.world_size > launch.local_world_size:
-        raise OSError(f"cache: {'; '.join(reasons)}, and machines have no temporary folder in common; {remedy}")
+        raise OSError(f"cache: {'; '.join(reasons)}, and the machines share no temporary folder; {remedy}")
     if reasons and rank() == 0:
-        message = f"Results are kept in {folder}, perhaps only until the next boot: {'; '.join(reasons)}"
+        message = f"Results are cached in {folder}, perhaps only until the next boot: {'; '.join(reasons)}"
         print_line(f"{message}. To change that, {remedy}.", stderr=True)
     return folder
 
 
 def key_of(name: str, cache_key: str | None) -> str | None:
-    """A ``cache_key`` for each of several models, whose code differs."""
+    """Cache key of one of several models, whose code differs."""
     return cache_key and f"{name} {cache_key}"
 
 
 def check_outputs(results: Sequence[Path], samples: Path | None, inputs: Iterable[Path]) -> None:
-    """Raise ValueError or OSError, before anything is measured, for files that cannot be written or are read."""
+    """Raise ValueError or OSError for output files that cannot be written or are also inputs."""
     inputs = list(inputs)
     for path in results:
         if path.suffix not in (".json", ".csv"):
@@ -103,12 +103,12 @@ def check_outputs(results: Sequence[Path], samples: Path | None, inputs: Iterabl
             raise ValueError(f"samples: expected a name ending in .csv, got {samples}")
         check_file(samples, "samples", inputs)
         if samples.resolve() in [path.resolve() for path in results]:
-            raise ValueError(f"samples: expected another file than --out, got {samples} for both")
+            raise ValueError(f"samples: expected a different file than --out, got {samples} for both")
 
 
 @contextmanager
 def on_first_rank() -> Iterator[bool]:
-    """Whether this process is the first of the group; where it fails, all of them end."""
+    """Whether this process has rank 0; if the block fails, all processes end."""
     from freqrob.runtime.processes import propagate_failure
 
     with propagate_failure():
@@ -116,7 +116,7 @@ def on_first_rank() -> Iterator[bool]:
 
 
 def card_paths(models: Iterable[str], model_dir: Path, dataset: str, threat_model: str) -> Iterator[Path]:
-    """The cards, if there are any, of models that are given by a name or as ``NAME=weights.pt``."""
+    """Paths of the cards of models given by name or as ``NAME=weights.pt``; they may not exist."""
     from freqrob.models.checkpoints import card_path
     from freqrob.models.loading import checkpoint_path
 
@@ -128,7 +128,7 @@ def card_paths(models: Iterable[str], model_dir: Path, dataset: str, threat_mode
 
 
 def device_of_rank(name: str) -> torch.device:
-    """The device of that name; of several GPUs each process of those that were launched together takes its own."""
+    """Device of that name; with "auto", each launched process uses its own GPU."""
     device, launch = usable_device(name), launched()
     if name == "auto" and device.type == "cuda" and launch:
         import torch
@@ -138,7 +138,7 @@ def device_of_rank(name: str) -> torch.device:
 
 
 def open_models(models: Iterable[str], model_dir: Path, dataset: str, threat_model: str) -> dict[str, nn.Module]:
-    """The models by name. The first process downloads what is missing. Prints which come with the package."""
+    """Load models by name. Rank 0 downloads missing weights. Warns if a model is the one shipped with freqrob."""
     from freqrob.models.loading import checkpoint_path
     from freqrob.models.sources import open_model
     from freqrob.runtime.processes import rank_zero_first
@@ -149,14 +149,14 @@ def open_models(models: Iterable[str], model_dir: Path, dataset: str, threat_mod
     for name in filter(re.compile(r"[\w.+-]+").fullmatch, networks):
         trained, shipped = (checkpoint_path(name, folder, dataset, threat_model) for folder in (model_dir, package))
         if shipped.is_file() and not trained.is_file():
-            print_warning(f"{name}: none in {model_dir}, so this is the one that comes with freqrob")
+            print_warning(f"{name}: not in {model_dir}; using the model shipped with freqrob")
     return networks
 
 
 def load_images(dataset: str, split: str, data: Path, download: bool, count: int | None = None) -> ImageSet:
-    """The first ``count`` images of a split. The first process downloads and decodes what is missing.
+    """Load the first ``count`` images of a split. Rank 0 downloads and decodes missing files.
 
-    Raises ValueError for more images than there are.
+    Raises ValueError if the split has fewer images.
     """
     from freqrob.data import load_dataset
     from freqrob.runtime.processes import rank_zero_first
@@ -164,15 +164,15 @@ def load_images(dataset: str, split: str, data: Path, download: bool, count: int
     with progress_bars(quiet=rank() > 0) as (track, _log), rank_zero_first():
         images = load_dataset(dataset, cast("Split", split), data, download=download, track=track)
     if count is not None and count > len(images):
-        raise ValueError(f"images: expected 1 to {len(images)}, the images of the {split} split, got {count}")
+        raise ValueError(f"images: expected 1 to {len(images)} (size of the {split} split), got {count}")
     return images[:count]
 
 
 @contextmanager
 def progress_of(results: Path | None, show: Callable[[], None] = lambda: None) -> Iterator[Track]:
-    """A progress bar while models are measured. After Ctrl-C, print what is kept in the folder ``results``.
+    """Show a progress bar while models are measured; after Ctrl-C, print how to resume from ``results``.
 
-    After Ctrl-C and after an error, ``show`` the numbers of the models before, which may be kept nowhere.
+    After Ctrl-C and after an error, ``show`` prints the numbers of finished models, which may not be saved.
     """
     try:
         with progress_bars(quiet=rank() > 0) as (track, _log):
@@ -180,7 +180,7 @@ def progress_of(results: Path | None, show: Callable[[], None] = lambda: None) -
     except KeyboardInterrupt:
         show()
         kept = results is not None and any(results.glob("*.safetensors"))
-        print_resume_hint(f"What was measured is kept in {results}", kept)
+        print_resume_hint(f"Finished batches are cached in {results}", kept)
         raise typer.Exit(INTERRUPTED) from None
     except Exception:
         show()
@@ -189,7 +189,7 @@ def progress_of(results: Path | None, show: Callable[[], None] = lambda: None) -
 
 @contextmanager
 def model_on(device: torch.device, name: str, network: nn.Module) -> Iterator[nn.Module]:
-    """A model on a device for a while; warnings and errors about it have its name."""
+    """Move a model to a device and back; warnings and errors about it start with its name."""
     with warnings_as_lines(name):
         try:
             yield network.to(device)
@@ -201,14 +201,14 @@ def model_on(device: torch.device, name: str, network: nn.Module) -> Iterator[nn
 
 
 def call_all(*steps: Callable[[], Any]) -> None:
-    """Call all of these in their order, whichever fails; then raise."""
-    with ExitStack() as stack:  # which calls in the opposite order
+    """Call all steps in order, even if some fail; then raise."""
+    with ExitStack() as stack:  # calls in reverse order
         for step in reversed(steps):
             stack.callback(step)
 
 
 def print_cached(name: str, folder: Path | None, cached: list[str], count: int) -> None:
-    """Print which of the ``count`` results of a model were measured by earlier runs."""
+    """Print which of the ``count`` results of a model came from the cache."""
     if cached:
         which = "all results" if len(cached) == count else ", ".join(cached)
-        print_warning(f"{name}: {which} from earlier runs, kept in {folder}; --no-cache measures again")
+        print_warning(f"{name}: {which} from earlier runs, cached in {folder}; --no-cache measures again")

@@ -1,4 +1,4 @@
-"""`freqrob models` and `freqrob doctor`: what is installed on this machine."""
+"""`freqrob models` and `freqrob doctor`: the installed models and kernels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def models(
     pattern: Annotated[str, typer.Argument(help='A shell-style pattern, in quotes: `"*bass*"`.')] = "*",
     model_dir: options.ModelDir = Path("models"),
 ) -> None:
-    """List the models that `load_model` can load, those of other packages included, with the numbers on their cards.
+    """List the models that `load_model` can load, including those of other packages, with their cards' accuracies.
 
     Examples:
 
@@ -66,7 +66,7 @@ def _card(name: str, model_dir: Path, dataset: str, threat: str) -> Card | None:
 
 
 def _origin(name: str, dataset: str, threat: str) -> str:
-    """The package of a model without a card, if it is of another package."""
+    """Describe a model without a card by its package, if it has one."""
     from freqrob.models.plugins import find_plugin
 
     plugin = find_plugin(name, dataset, threat)
@@ -74,7 +74,7 @@ def _origin(name: str, dataset: str, threat: str) -> str:
 
 
 def _card_results(card: Card) -> list[tuple[str, str, str]]:
-    """A line for each protocol: ``("natural", "clean 76.0, PGD-20 31.0", "10,000")``."""
+    """One line per protocol: ``("natural", "clean 76.0, PGD-20 31.0", "10,000")``."""
     by_protocol: dict[tuple[str, int], list[str]] = {}
     for result in card.results:
         key = (result.get("protocol", "?"), result.get("images", 0))
@@ -85,7 +85,7 @@ def _card_results(card: Card) -> list[tuple[str, str, str]]:
 
 
 def doctor(rebuild: Annotated[bool, typer.Option("--rebuild", help="Rebuild the kernels.")] = False) -> None:
-    """Check the native kernels, and say what to do if they are missing.
+    """Report whether the native kernels work and, if not, how to fix that.
 
     Examples:
 

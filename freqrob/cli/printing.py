@@ -19,12 +19,12 @@ from freqrob.runtime.reading import printable
 
 
 def rank() -> int:
-    """The rank of this process among those that torchrun or SLURM started."""
+    """Rank of this process under torchrun or SLURM, otherwise 0."""
     return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
 
 
 def print_line(text: str, style: str | None = None, *, stderr: bool = False) -> None:
-    """Print text as it is; a long line is not broken."""
+    """Print text without markup; long lines are not broken."""
     Console(emoji=False, stderr=stderr, soft_wrap=True).print(text, style=style, highlight=False, markup=False)
 
 
@@ -40,7 +40,7 @@ def print_table(table: Table) -> None:
 
 @contextmanager
 def warnings_as_lines(name: str = "") -> Iterator[None]:
-    """Print each warning once a model, as a line with its name; from one process."""
+    """Print each warning once as a line that starts with the model's name, on rank 0 only."""
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
         print_warning(f"{name}: {message}" if name else str(message))
@@ -52,7 +52,7 @@ def warnings_as_lines(name: str = "") -> Iterator[None]:
 
 
 def print_warning(text: str) -> None:
-    """Print a line in yellow, from one process."""
+    """Print a yellow line, on rank 0 only."""
     if rank() == 0:
         print_line(printable(text), "yellow", stderr=True)
 
@@ -64,13 +64,13 @@ def print_written(paths: Iterable[Path]) -> None:
 
 
 def print_resume_hint(message: str, kept: bool = True) -> None:
-    """Print, after Ctrl-C, what is kept and the command that continues, if it is known."""
+    """Print, after Ctrl-C, what is kept and, if known, the command that resumes."""
     if rank() > 0:
         return
-    is_launched = {"WORLD_SIZE", "SLURM_NTASKS"} & os.environ.keys()  # by a command that is not known here
+    is_launched = {"WORLD_SIZE", "SLURM_NTASKS"} & os.environ.keys()  # by an unknown command
     command = "." if is_launched else f":\n  {_this_command()}"
-    how = f"{message}; the same command goes on from there" if kept else "Nothing is kept; the same command starts over"
-    print_line(f"Stopped. {how}{command}", stderr=True)
+    state = f"{message}; to resume" if kept else "Nothing is kept; to start over"
+    print_line(f"Stopped. {state}, run the same command{command}", stderr=True)
 
 
 def _this_command() -> str:
@@ -84,15 +84,15 @@ def _this_command() -> str:
 
 
 def pixels(value: float, norm: str = "Linf") -> str:
-    """A radius in L∞ as 8/255 or 0.031, one in L2 as 0.5."""
+    """Format ε: 8/255 or 0.031 in L∞, 0.5 in L2."""
     levels = round(255 * value, 6)
     return f"{levels:g}/255" if norm == "Linf" and levels == int(levels) else f"{value:g}"
 
 
 def command_line(name: str, options: dict[str, Any], *arguments: str) -> str:
-    """The command line that gives the same numbers, without the folders of data and models, for the record."""
+    """Command line that reproduces the numbers, without the folders of data and models."""
     given = []
     for option, value in options.items():
-        for one in value if isinstance(value, list) else [value]:
-            given += [] if one is None else [option, str(one)]
+        for item in value if isinstance(value, list) else [value]:
+            given += [] if item is None else [option, str(item)]
     return shlex.join(["freqrob", name, *arguments, *given])

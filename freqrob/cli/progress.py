@@ -1,4 +1,4 @@
-"""Progress bars on a terminal, a line a minute in a batch job's log."""
+"""Progress bars on a terminal, one line per minute in a batch job's log."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LINE_SECONDS = 60  # between lines of progress in a log
 
 @contextmanager
 def progress_bars(quiet: bool = False) -> Iterator[tuple[Track, Callable[[str], None]]]:
-    """A ``track`` that shows a bar with the time left while its iterable runs, and a ``log`` that prints above it.
+    """Give ``track``, which shows a progress bar for an iterable, and ``log``, which prints above the bar.
 
     With ``images`` per item, the bar shows images per second. If a sized iterable has fewer items than ``count``, the
     others count as done. Without a terminal, such as in a batch job's log, a line is printed every ``LINE_SECONDS``.

@@ -22,13 +22,13 @@ def report(
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Output folder.")] = Path("report"),
-    title: Annotated[str, typer.Option(help="Title of the page; the models' names by default.")] = "",
-    cards: Annotated[bool, typer.Option(help="Add the accuracies on the cards of shipped models and of yours.")] = True,
-    dataset: Annotated[str, typer.Option(help="The data set of the cards.")] = "cifar10",
-    threat_model: Annotated[str, typer.Option(help="The threat model of the cards.")] = "Linf",
+    title: Annotated[str, typer.Option(help="Title of the page; by default the models' names.")] = "",
+    cards: Annotated[bool, typer.Option(help="Add the accuracies on the cards of shipped and your own models.")] = True,
+    dataset: Annotated[str, typer.Option(help="Data set of the cards.")] = "cifar10",
+    threat_model: Annotated[str, typer.Option(help="Threat model of the cards.")] = "Linf",
     model_dir: options.ModelDir = Path("models"),
 ) -> None:
-    """Draw what was measured of models, side by side, as one page: report/index.html.
+    """Write one HTML page that compares measured models: report/index.html.
 
     Examples:
 
@@ -36,10 +36,9 @@ def report(
     - `freqrob report diagnosis/ results.json corruptions.json --out paper/`
     - `freqrob report mine/diagnosis/ theirs/diagnosis/ --no-cards --title "Ours and theirs"`
 
-    Measurements with the same model name belong to one model. The page needs no network and no other file. Beside it
-    are its numbers (results.json, results.csv), every figure (figures/, SVG and PNG), and the files that they were read
-    from (data/). The functions that captions name, such as `freqrob.diagnostics.hybrid.plot_hybrid`, draw on your own
-    Axes too.
+    Runs are joined by model name. The page is self-contained. Its folder also holds the numbers (results.json,
+    results.csv), every figure (figures/, SVG and PNG) and the input files (data/). The functions named in the captions,
+    such as `freqrob.diagnostics.hybrid.plot_hybrid`, also draw on your own Axes.
     """
     check_folder(out)
     from freqrob.report import write_report

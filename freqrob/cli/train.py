@@ -28,38 +28,38 @@ def train(
     dataset: Annotated[
         str, typer.Option(help="cifar10, cifar100, svhn, tiny_imagenet or restricted_imagenet.")
     ] = "cifar10",
-    threat_model: Annotated[str, typer.Option(help="The threat model; Linf.")] = "Linf",
+    threat_model: Annotated[str, typer.Option(help="Threat model; Linf.")] = "Linf",
     data: options.DataDir = Path("data"),
     model_dir: options.ModelDir = Path("models"),
     epochs: Annotated[int | None, typer.Option(help="Passes over the training split.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per step, over all devices.")] = None,
     seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
-    gamma: Annotated[float | None, typer.Option(help="Probability that bassmix_ balances an image.")] = None,
+    gamma: Annotated[float | None, typer.Option(help="Probability with which bassmix_ balances an image.")] = None,
     precision: Annotated[str | None, typer.Option(help="bf16-mixed, 16-mixed or 32-true.")] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any setting that `freqrob recipes RECIPE` shows; repeatable."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Any setting that `freqrob recipes RECIPE` lists; repeatable."),
     ] = None,
     download: options.Download = False,
     checkpoint_minutes: Annotated[float, typer.Option(min=0, help="Minutes between checkpoints within an epoch.")] = 10,
-    accelerator: Annotated[str, typer.Option(help="As Lightning Fabric names it: auto, cpu, cuda, …")] = "auto",
+    accelerator: Annotated[str, typer.Option(help="Accelerator of Lightning Fabric: auto, cpu, cuda, …")] = "auto",
     compile: Annotated[bool, typer.Option("--compile", help="Compile the network (torch.compile).")] = False,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write the metrics for TensorBoard too.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard logs.")] = False,
 ) -> None:
-    """Train a recipe, or continue a run that was stopped.
+    """Train a recipe, or resume an interrupted run.
 
-    Each recipe has default settings, from a paper if there is one; `freqrob recipes RECIPE` shows them. Options replace
-    them. Examples:
+    Each recipe has default settings, from a paper if there is one; `freqrob recipes RECIPE` lists them. Options
+    override them. Examples:
 
     - `freqrob train standard_rn20 --data ./data --download`
     - `freqrob train bass_trades_wrn34 --dataset cifar10 --data ./data`
     - `freqrob train pgd_at_rn18 --epochs 30 --set schedule=triangle --set steps=7 --set eps=4/255`
     - `torchrun --nproc-per-node 8 -m freqrob train pgd_at_rn18 --data ./data`, and likewise under SLURM's `srun`
 
-    Ctrl-C stops after the current step and keeps a checkpoint; the same command continues the run. The epoch with the
-    best validation accuracy is in DIR/cifar10/Linf/RECIPE.safetensors, where `load_model` finds it; the folder beside
-    it has the metrics (JSONL, CSV) and curves.png.
+    Ctrl-C stops after the current step and writes a checkpoint; run the same command to resume. The weights with the
+    best validation accuracy are in DIR/cifar10/Linf/RECIPE.safetensors, where `load_model` finds them; the folder
+    RECIPE beside that file has the metrics (JSONL, CSV) and curves.png.
     """
     if compile:
         set_compile_folder()
@@ -74,7 +74,7 @@ def train(
     given = {key: value for key, value in given.items() if value is not None}
     given |= training.parse_settings(recipe, settings or [])
     chosen = training.recipe_for(recipe, dataset, threat_model, **given)
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the trainer says itself how it trains
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the trainer logs its own setup
     try:
         with explained(chosen.batch_size), progress_bars(quiet=rank() > 0) as (track, log):
             weights = training.train(
@@ -83,10 +83,10 @@ def train(
             )  # fmt: skip
     except KeyboardInterrupt:
         folder = checkpoint_path(chosen.name, model_dir, chosen.dataset, chosen.threat_model).with_suffix("")
-        print_resume_hint("What was trained is kept", RunFolder(folder, chosen.as_dict()).last_checkpoint.is_file())
+        print_resume_hint("A checkpoint is kept", RunFolder(folder, chosen.as_dict()).last_checkpoint.is_file())
         raise typer.Exit(INTERRUPTED) from None
     if rank() == 0:
-        print_line(f"The best epoch is in {weights}")
+        print_line(f"Wrote the weights of the best epoch: {weights}")
 
 
 def recipes(
@@ -111,7 +111,9 @@ def recipes(
     if not presets and set(pattern) & set("*?["):
         raise ValueError(f"no recipe matches {pattern!r}; `freqrob recipes` lists them all")
     if not presets:
-        _show_recipe(recipe_for(pattern, dataset or "cifar10"), "No preset has this name: the settings of its family.")
+        _show_recipe(
+            recipe_for(pattern, dataset or "cifar10"), "No preset has this name; these are its family's settings."
+        )
         return
     if len({preset.recipe.name for preset in presets}) == 1:
         for preset in presets:

@@ -1,4 +1,4 @@
-"""Frequency measurements of a model on images, one file each."""
+"""Diagnostics: frequency measurements of a model on images, one module each."""
 
 from freqrob.diagnostics.band_accuracy import BandAccuracy, band_accuracy
 from freqrob.diagnostics.corruption_spectrum import CorruptionSpectrum, corruption_spectrum

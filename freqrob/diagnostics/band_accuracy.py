@@ -1,4 +1,4 @@
-"""Accuracy on filtered images, and under perturbations that are confined to a band."""
+"""Accuracy on filtered images, and under perturbations confined to a frequency band."""
 
 from __future__ import annotations
 
@@ -33,17 +33,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BandAccuracy(Measurement):
-    """Accuracy on filtered images, by ring, and robust accuracy by the band that perturbations are confined to.
+    """Accuracy on filtered images by ring, and robust accuracy by the band of the perturbation.
 
     Attributes:
-        frequencies: (K,) lower edge of each measured ring i: all at 32×32, every seventh at 224×224, and the last.
+        frequencies: (K,) lower edge of each measured ring i: all rings at 32×32, every seventh and the last at 224×224.
         low: (K,) accuracy on the rings 0 to i.
-        high: (K,) on the rings from i on, and the mean (ring 0).
-        band: (K,) on the rings i − width // 2 to i + width // 2, and the mean.
-        robust: (bands,) share of the attacked images that are classified correctly, also under band-limited PGD; empty
-            where no image was attacked.
-        robust_frequencies: (bands,) lower edge of each band of the attack, which is the upper edge of the one before.
-        accuracy: on the images without a filter.
+        high: (K,) accuracy on the rings from i on and the mean (ring 0).
+        band: (K,) accuracy on the rings i − width // 2 to i + width // 2 and the mean.
+        robust: (bands,) robust accuracy under band-limited PGD on the attacked images; empty if none were.
+        robust_frequencies: (bands,) lower edge of each band of the attack; bands are adjacent.
+        accuracy: accuracy on the unfiltered images.
         width: width of the bands of ``band``, in rings.
         eps, steps: radius in L∞ and steps of the attack.
         images: number of filtered images.
@@ -86,8 +85,7 @@ def band_accuracy(
 
     A filter keeps some rings and the mean; the result is clipped to [0, 1].
 
-    The attack is ``freqrob.attacks.band.band_pgd``, from the image, once in each of the ``octaves``, which cover the
-    spectrum.
+    The attack is ``freqrob.attacks.band.band_pgd``, started from the image, once in each of the ``octaves``.
 
     Args:
         width: width of the band-pass filters, an odd number of rings at 32 pixels; larger images have the same band in
@@ -97,8 +95,8 @@ def band_accuracy(
         model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``.
 
     Raises:
-        ValueError: a width that is not odd and positive, settings of the attack out of range, or images and labels that
-            do not fit.
+        ValueError: a width that is not odd and positive, attack settings out of range, or images and labels that do not
+            fit.
     """
     check_labelled(images, labels)
     if not fits(width, int) or width < 1 or width % 2 == 0:
@@ -125,12 +123,12 @@ def band_accuracy(
         own = classified(model(natural), classes)
         return {"own": own} | {name: torch.stack([correct(kept) for kept in filters[name]], 1) for name in filters}
 
-    how = {"batch_size": batch_size, "cache": cache, "cache_key": cache_key, "track": track}
+    common = {"batch_size": batch_size, "cache": cache, "cache_key": cache_key, "track": track}
     key = {"diagnostic": "band_accuracy", "width": width, "every": every}
-    samples = per_sample(seen, model, images, labels, key=key, what="band accuracy", **how)
+    samples = per_sample(seen, model, images, labels, key=key, what="band accuracy", **common)
     low, high, band, own = (samples[name].double().mean(0) for name in ("low", "high", "band", "own"))
     bands = octaves(rings) if attacked else []
-    robust = _robust(model, images[:attacked], labels[:attacked], bands, eps, steps, **how)
+    robust = _robust(model, images[:attacked], labels[:attacked], bands, eps, steps, **common)
     return BandAccuracy(
         frequencies=rings.radii[measured],
         low=low,
@@ -148,9 +146,9 @@ def band_accuracy(
 
 
 def _robust(
-    model: nn.Module, images: Tensor, labels: Tensor, bands: list[range], eps: float, steps: int, **how: Any
+    model: nn.Module, images: Tensor, labels: Tensor, bands: list[range], eps: float, steps: int, **common: Any
 ) -> Tensor:
-    """The share of images that are classified correctly, also under band-limited PGD, by band."""
+    """Robust accuracy under band-limited PGD, by band."""
     if not bands:
         return torch.zeros(0, dtype=torch.float64)
 
@@ -161,12 +159,12 @@ def _robust(
         return {"robust": under_attack & classified(model(natural), classes)[:, None]}
 
     key = {"diagnostic": "band_pgd", "eps": eps, "steps": steps, "bands": [[band[0], band[-1]] for band in bands]}
-    found = per_sample(robust_mask, model, images, labels, key=key, what="band-limited PGD", **how)
+    found = per_sample(robust_mask, model, images, labels, key=key, what="band-limited PGD", **common)
     return found["robust"].double().mean(0)
 
 
 def octaves(rings: RingMap) -> list[range]:
-    """Bands from 0, 1/16, 1/8, 1/4 and 1/2 cycles/pixel on, which cover all rings.
+    """Divide all rings into bands that start at 0, 1/16, 1/8, 1/4 and 1/2 cycles/pixel.
 
     Bands without rings, at sizes below 16, are left out.
     """
@@ -176,11 +174,11 @@ def octaves(rings: RingMap) -> list[range]:
 
 
 def plot_bands(axes: Axes, models: Mapping[str, BandAccuracy], kind: str = "low", styles: Styles | None = None) -> None:
-    """Accuracy on filtered images: rings up to a radius (``low``), from it on (``high``), or around it (``band``).
+    """Draw accuracy on low-pass (``low``), high-pass (``high``) or band-pass (``band``) filtered images.
 
     The short line on the right is the accuracy without a filter. Raises ValueError for another kind.
     """
-    words = {"low": "highest {} left", "high": "lowest {} left, beside the mean", "band": "{} of the band left"}
+    words = {"low": "highest {} kept", "high": "lowest {} kept, besides the mean", "band": "{} of the band kept"}
     if kind not in words:
         raise ValueError(f"kind: expected one of {', '.join(words)}, got {kind!r}")
     for name, measured, style in styled(models, styles):
@@ -191,7 +189,7 @@ def plot_bands(axes: Axes, models: Mapping[str, BandAccuracy], kind: str = "low"
 
 
 def plot_robust_bands(axes: Axes, models: Mapping[str, BandAccuracy], styles: Styles | None = None) -> None:
-    """Robust accuracy under PGD with the perturbation confined to a band of rings; all models have the same bands."""
+    """Draw robust accuracy under PGD confined to a band of rings; all models must have the same bands."""
     for name, measured, style in styled(models, styles):
         axes.plot(range(len(measured.robust)), measured.robust.numpy(), label=name, **style)
         ends = [*(f"{frequency:.4g}" for frequency in measured.robust_frequencies.tolist()), f"{CORNER:.2f}"]
@@ -237,7 +235,7 @@ class AccuracyByBand(Diagnostic):
                 Panel("PGD confined to a band", partial(plot_robust_bands, models=attacked, styles=styles))
             )  # fmt: skip
             of_attack = (
-                " Last, what PGD leaves whose perturbation is confined to a band: L∞, ε = {eps}, {steps} steps from "
+                " Last, robust accuracy under PGD confined to a band: L∞, ε = {eps}, {steps} steps from "
                 "the image, protocol <code>natural</code>, the first {attacked} images."
             )
         yield Picture(
@@ -245,8 +243,8 @@ class AccuracyByBand(Diagnostic):
             legend=styles, section=Section("bands", "Accuracy by frequency band", "accuracy by frequency band", 70),
             caption=measurements.caption(
                 "band_accuracy",
-                "Accuracy on filtered images. The filter keeps the mean and the rings up to a radius, from it on, or "
-                "in a band of {width} rings around it; {images} images of {source}. The mark on the right is "
-                f"the accuracy on the images as they are.{of_attack}",
+                "Accuracy on filtered images. The filter keeps the mean and the rings below a radius, above it, or in "
+                "a band of {width} rings around it; {images} images of {source}. The mark on the right is the "
+                f"accuracy on the unfiltered images.{of_attack}",
             ),
         )  # fmt: skip

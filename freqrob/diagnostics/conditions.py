@@ -1,4 +1,4 @@
-"""Conditions of measurements, in words, and where they differ."""
+"""Conditions of measurements, described in words, and their differences."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Words = Mapping[str, Callable[[Any], str]]
 
 
 def described(conditions: Conditions, words: Words = MappingProxyType({})) -> str:
-    """Conditions in words, such as "500 images of cifar10 test, batch 128"; equal words mean equal conditions.
+    """Describe conditions, such as "500 images of cifar10 test, batch 128"; equal text means equal conditions.
 
     ``words`` are functions that write a value, by the condition's name; by default "batch 128".
     """
@@ -21,7 +21,7 @@ def described(conditions: Conditions, words: Words = MappingProxyType({})) -> st
 
 
 def group_by_condition(measured: Mapping[str, Conditions], words: Words) -> dict[str, list[str]]:
-    """The names of measurements of a kind by the conditions that differ between them; empty where none do."""
+    """Group measurements of a kind, by name, by the conditions that differ between them; empty if none differ."""
     first = next(iter(measured.values()), {})
     written = {key: {_word(key, conditions[key], words) for conditions in measured.values()} for key in first}
     differing = [key for key, each in written.items() if len(each) > 1]

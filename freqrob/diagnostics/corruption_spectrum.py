@@ -25,9 +25,9 @@ class CorruptionSpectrum(Measurement):
 
     Attributes:
         amplitude: (severities, H, W//2+1) mean |rfft2(x' − x)| over images and channels, DC at [0, 0].
-        log_b_low: (severities,) ln B_low of each; larger where low frequencies prevail; white noise has 3.53 at 32×32.
+        log_b_low: (severities,) ln B_low of each; larger if low frequencies dominate; 3.53 for white noise at 32×32.
         mean_log_b_low: their mean.
-        log_b_low_of_all: ln B_low of the mean of ``amplitude`` over the severities, in which strong ones weigh more.
+        log_b_low_of_all: ln B_low of the mean of ``amplitude`` over the severities; strong severities weigh more.
         images: number of images at each severity.
     """
 
@@ -42,7 +42,7 @@ class CorruptionSpectrum(Measurement):
 
 @checked
 def corruption_spectrum(images: Tensor, corrupted: Iterable[Tensor]) -> CorruptionSpectrum:
-    """Measure what a corruption does to images.
+    """Measure the spectrum that a corruption adds to images.
 
     Args:
         images: (N, C, H, W), uint8 or float in [0, 1], N ≥ 1.
@@ -50,9 +50,9 @@ def corruption_spectrum(images: Tensor, corrupted: Iterable[Tensor]) -> Corrupti
             ``(arrays.images("fog", severity) for severity in SEVERITIES)`` of ``load_corruptions`` keeps one at a time.
 
     Raises:
-        TypeError: not dense tensors of floats or uint8, or on the meta device.
-        ValueError: shapes that do not fit or look like (N, H, W, C), no severity, floats in 0–255 (by the
-            first channel), or pixels that are not finite.
+        TypeError: images are not dense tensors of floats or uint8, or are on the meta device.
+        ValueError: shapes that do not fit or look like (N, H, W, C), no severity, floats in 0–255 (judged by the first
+            channel), or pixels that are not finite.
 
     Source: Chan et al., IJCAI 2022, Table 1; its code takes pixels in [0, 1] and ln B_low of each severity's mean.
     """
@@ -66,7 +66,7 @@ def corruption_spectrum(images: Tensor, corrupted: Iterable[Tensor]) -> Corrupti
 
 
 def _mean_change(images: Tensor, corrupted: Tensor) -> Tensor:
-    """Mean |rfft2(x' − x)|, some images at a time: (H, W//2+1) float64 on the CPU."""
+    """Mean |rfft2(x' − x)|, computed in chunks: (H, W//2+1) float64 on the CPU."""
     check_images(corrupted, "corrupted")
     if corrupted.shape != images.shape:
         raise ValueError(f"corrupted: expected the images' shape {tuple(images.shape)}, got {tuple(corrupted.shape)}")
@@ -76,5 +76,5 @@ def _mean_change(images: Tensor, corrupted: Tensor) -> Tensor:
     changes = (len(x) * mean_amplitude(to_pixels(other) - to_pixels(x)).double() for x, other in chunks)
     total = sum(changes, torch.zeros((), dtype=torch.float64, device=images.device))
     if not total.isfinite().all():
-        raise ValueError("images, corrupted: expected finite pixels, got others")
+        raise ValueError("images, corrupted: expected finite pixels, got NaN or infinity")
     return (total / len(images)).cpu()

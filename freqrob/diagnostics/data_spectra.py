@@ -1,4 +1,4 @@
-"""Spectra of a data set: of its images, of corrupted ones, and of what each corruption adds."""
+"""Spectra of a data set's images, of corrupted images, and of each corruption's change."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def save_corruption_spectra(
     about: Mapping[str, Any],
     track: Track = untracked,
 ) -> dict[str, tuple[Spectrum, CorruptionSpectrum]]:
-    """Measure the spectra of all severities together and of what they add to the images, by type.
+    """Measure, by type, the spectra of the corrupted images and of their changes, over all severities.
 
-    They are saved as ``<type>`` and ``<type>_change``. ``images`` are those that were corrupted, as they are before
-    BaSS; the changes are to their balanced twins where these were corrupted.
+    They are saved as ``<type>`` and ``<type>_change``. ``images`` are the natural images. If the balanced images were
+    corrupted, changes are relative to those.
     """
     spectra, clean = {}, images[: len(corruptions.labels)]
     clean = balance(clean) if (corruptions.generated or {}).get("bass") else clean

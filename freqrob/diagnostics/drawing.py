@@ -75,14 +75,14 @@ class Picture:
         about: description for screen readers.
         panels: panels, side by side.
         size: size of a panel in inches.
-        legend: how each model is drawn, from ``styles``.
+        legend: style of each model, from ``styles``.
         scale: colours that all panels share.
         labels: labels of both axes, if all panels share them.
         downward: whether the vertical axis points down.
         section: section of the page; by default one for all figures without a section.
         caption: text below it, which may have markup.
-        compared: names of diagnostics, in groups of one kind, by default that of the figure; the caption says which
-            models were not measured alike by them.
+        compared: names of diagnostics, in groups of one kind, by default that of the figure; the caption names the
+            models that were measured under other conditions.
     """
 
     name: str
@@ -99,7 +99,7 @@ class Picture:
 
     @property
     def drawn_by(self) -> str:
-        """The names of the functions that draw the panels, for those who draw on Axes of their own."""
+        """Names of the functions that draw the panels, for drawing on your own Axes."""
         names = [getattr(getattr(panel.draw, "func", panel.draw), "__name__", "") for panel in self.panels]
         return ", ".join(dict.fromkeys(name for name in names if name.startswith("plot_")))
 
@@ -107,14 +107,14 @@ class Picture:
 def picture_of_maps(
     name: str, about: str, models: Mapping[str, Any], draw: Callable[..., Any], scale: Scale, **more: Any
 ) -> Picture:
-    """A figure with a map for each model, which ``draw(axes, measured)`` draws; ``more`` is of ``Picture``."""
+    """A figure with one map per model, drawn by ``draw(axes, measured)``; ``more`` are fields of ``Picture``."""
     panels = [Panel(model, partial(draw, measured=measured)) for model, measured in models.items()]
     labels = f"horizontal {FREQUENCY}", f"vertical {FREQUENCY}"
     return Picture(name, about, panels, MAP, scale=scale, labels=labels, downward=True, **more)
 
 
 def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Arguments of ``Axes.plot`` for each name, which differ in black and white too."""
+    """Arguments of ``Axes.plot`` for each name, distinguishable in black and white."""
     by_name = {}
     for index, name in enumerate(dict.fromkeys(names)):
         turn, at = divmod(index, len(COLOURS))
@@ -124,14 +124,14 @@ def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def styled(models: Mapping[str, Measured], chosen: Styles | None) -> Iterator[tuple[str, Measured, dict[str, Any]]]:
-    """Each model with how it is drawn."""
+    """Each model's name, measurement and style."""
     chosen = chosen or styles(models)
     for name, measured in models.items():
         yield name, measured, dict(chosen[name])
 
 
 def folded(name: str, width: int) -> str:
-    """A name in lines of at most ``width`` characters, which end after a symbol or a space if possible."""
+    """Wrap a name at ``width`` characters, after a symbol or a space if possible."""
     lines = re.findall(rf".{{1,{width}}}(?:(?<=[\W_])|\Z)|.{{{width}}}", name, re.DOTALL)
     return "\n".join(line.strip() for line in lines)
 
@@ -145,14 +145,14 @@ def shared_limits(maps: Sequence[Tensor], span: float = 1e3) -> tuple[float, flo
 
 
 def logarithmic(limits: tuple[float, float], clip: bool = False) -> Normalize:
-    """Colours that follow the logarithm of a value."""
+    """Logarithmic colour scale."""
     from matplotlib.colors import LogNorm
 
     return LogNorm(*limits, clip=clip)
 
 
 def draw_map(axes: Axes, values: Tensor, norm: Normalize, at: Sequence[Tensor] = ()) -> AxesImage:
-    """A spectrum with DC in the middle; ``at`` the frequencies of its rows and columns, of a whole DFT if none."""
+    """Draw a spectrum, DC in the middle; ``at`` are the frequencies of rows and columns, by default a DFT's."""
     from matplotlib.ticker import FixedFormatter, FixedLocator
 
     (top, bottom), (left, right) = map(_edges, at or [torch.fft.fftshift(torch.fft.fftfreq(n)) for n in values.shape])
@@ -168,13 +168,13 @@ def draw_map(axes: Axes, values: Tensor, norm: Normalize, at: Sequence[Tensor] =
 
 
 def _edges(frequencies: Tensor) -> tuple[float, float]:
-    """Where the first of a map's rows begins and the last one ends."""
+    """Lower edge of a map's first row and upper edge of its last."""
     half = (frequencies[1] - frequencies[0]).item() / 2 if len(frequencies) > 1 else 0.5
     return frequencies[0].item() - half, frequencies[-1].item() + half
 
 
 def plain_ticks(*logarithmic: Axis) -> None:
-    """Ticks at powers of ten, as numbers."""
+    """Label ticks at powers of ten as plain numbers."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     for axis in logarithmic:
@@ -183,7 +183,7 @@ def plain_ticks(*logarithmic: Axis) -> None:
 
 
 def shares_upward(axes: Axes) -> None:
-    """A vertical axis from 0 to 100 %."""
+    """Set the vertical axis to 0 to 100 %."""
     from matplotlib.ticker import PercentFormatter
 
     axes.set_ylim(0, 1.02)

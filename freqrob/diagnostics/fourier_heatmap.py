@@ -1,4 +1,4 @@
-"""The Fourier heat map: how a model errs when a single wave is added to its images."""
+"""Fourier heat map: error rate of a model with single Fourier waves added to its images."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NORMS = {32: 4.0, 224: 15.7}  # of a channel, pixels in [0, 1], as published for
 
 @dataclass(frozen=True)
 class FourierHeatmap(Measurement):
-    """The effect of a wave of each frequency on a model.
+    """Error rate of a model, or change of its features, with a wave of each frequency added.
 
     Attributes:
         change: (Y, X), DC at (Y//2, X//2): the error rate under that wave; for a layer the mean ‖h(x+v) − h(x)‖₂.
@@ -50,7 +50,7 @@ class FourierHeatmap(Measurement):
         basis: "cosine_sine" or "cosine".
         every: multiples of this number of cycles per image were measured; 1 for all frequencies.
         layer: the module whose features are compared; "" for errors.
-        images, seed: number of images, and seed of the signs.
+        images, seed: number of images and seed of the signs.
         precision: precision of the network's products, "float32" or "bfloat16".
     """
 
@@ -91,26 +91,26 @@ def fourier_heatmap(
     cache_key: str | None = None,
     track: Track = untracked,
 ) -> FourierHeatmap:
-    """Add norm · (±wave) to every image, one frequency after the other, clip to [0, 1], and classify.
+    """Classify images with norm · (±wave) added and clipped to [0, 1], for each frequency.
 
-    Only one of f and −f is measured, that of ``fourier_frequencies``, so the map is symmetric about DC.
+    Only one of f and −f is measured (see ``fourier_frequencies``); the map is symmetric about DC.
 
     Args:
-        norm: ‖v‖₂ of each channel; by default the published one for sides of 32 and 224 pixels, and that of 32 times
-            side / 32 for others, as ‖·‖₂ grows.
+        norm: ‖v‖₂ of each channel; by default the published value for sides of 32 and 224 pixels, and the value for 32
+            scaled by side / 32 for others.
         basis: ``"cosine"``: cosines with a random sign for each image, channel and frequency. ``"cosine_sine"``: cos +
-            sin, the same in all channels and without signs.
+            sin, the same in all channels, without random signs.
         every: measure multiples of this number of cycles per image, vertically and horizontally; by default
             ``coarseness``, so that the map has about 32×32 points from DC to Nyquist at any size.
         layer: dotted name of a module, such as ``"layer1"``, to measure how far its features move instead of errors.
         seed: seed of the signs.
         precision: ``"bfloat16"`` runs the network under autocast: more than twice as fast if the hardware supports it;
-            a few images at the border between classes may change sides.
+            the class of a few images may change.
         model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``.
 
     Raises:
-        ValueError: an unknown basis or precision, a layer that is not there or gives no tensor, a norm or
-            ``every`` that is not positive, or an ``every`` beyond half of the larger side.
+        ValueError: an unknown basis or precision, a layer that does not exist or returns no tensor, a norm or ``every``
+            that is not positive, or an ``every`` beyond half of the larger side.
 
     Source: Yin et al., NeurIPS 2019; ``google-research/frequency_analysis/freq_heatmap.py`` (without its ``rand_flip``,
     which loses the norm) and ``gatheluck/FourierHeatmap``.
@@ -125,7 +125,7 @@ def fourier_heatmap(
     every = coarseness(height, width) if every is None else every
     check_counts(every=every)
     if every > (most := max(1, side // 2)):
-        reason = "half of the images' larger side, beyond which there is DC alone"
+        reason = "half of the images' larger side"
         raise ValueError(f"every: expected at most {most}, {reason}, got {every}")
     check_seeds(seed=seed)
     if layer:
@@ -189,7 +189,7 @@ def _multiples(size: int, every: int) -> list[int]:
 
 
 def fourier_frequencies(height: int, width: int, every: int = 1) -> Tensor:
-    """(K, 2) vertical and horizontal frequencies in cycles per image, multiples of ``every``, one of each f and −f."""
+    """(K, 2) vertical and horizontal frequencies in cycles per image: multiples of ``every``, one of each ±f."""
     frequencies = torch.cartesian_prod(*(torch.tensor(_multiples(size, every)) for size in (height, width)))
     size = torch.tensor([height, width])
     order, mirror = (frequency % size @ torch.tensor([width, 1]) for frequency in (frequencies, -frequencies))
@@ -199,7 +199,7 @@ def fourier_frequencies(height: int, width: int, every: int = 1) -> Tensor:
 def fourier_wave(frequency: Tensor, height: int, width: int, basis: Basis = "cosine") -> Tensor:
     """The wave of (vertical, horizontal) cycles per image: (H, W) float32 with ‖·‖₂ = 1.
 
-    ``"cosine_sine"``: cos + sin, which is another wave at −f; ``"cosine"``: cos.
+    ``"cosine_sine"``: cos + sin, which differs between f and −f; ``"cosine"``: cos.
     """
     ky, kx = frequency.tolist()
     turns = ky * torch.arange(height)[:, None].double() / height + kx * torch.arange(width).double() / width
@@ -209,7 +209,7 @@ def fourier_wave(frequency: Tensor, height: int, width: int, basis: Basis = "cos
 
 
 def _signs(seed: int, indices: Tensor, waves: int, channels: int, basis: Basis) -> Tensor:
-    """(len(indices), waves, channels) of ±1; those of an image depend on the seed and its index alone."""
+    """(len(indices), waves, channels) of ±1; an image's signs depend only on the seed and its index."""
     if basis == "cosine_sine":
         return torch.ones(len(indices), waves, channels)
     drawn = [np.random.default_rng((seed, index)).integers(2, size=(waves, channels)) for index in indices.tolist()]
@@ -227,7 +227,7 @@ def _answering(model: nn.Module, layer: str) -> Iterator[Callable[[Tensor], Tens
     def keep(_module: nn.Module, _inputs: object, output: Any) -> None:
         if not isinstance(output, Tensor):
             raise ValueError(f"layer: {layer!r} gives a {type(output).__name__}, expected a tensor")
-        outputs[:] = [output.clone()]  # what follows may work in place
+        outputs[:] = [output.clone()]  # later layers may work in place
 
     def features(images: Tensor) -> Tensor:
         model(images)
@@ -260,7 +260,7 @@ def under_a_wave(mean: Tensor, layer: str) -> str:
 
 
 def plot_heatmap(axes: Axes, measured: FourierHeatmap, largest: float | None = None) -> AxesImage:
-    """Draw the Fourier heat map, DC in the middle; a scale up to ``largest`` makes models comparable.
+    """Draw the Fourier heat map, DC in the middle; use one ``largest`` to compare models.
 
     Returns the image, for a colour bar. Source: Yin et al., NeurIPS 2019, Fig. 3.
     """
@@ -271,7 +271,7 @@ def plot_heatmap(axes: Axes, measured: FourierHeatmap, largest: float | None = N
 
 
 def heatmap_limit(heatmaps: Iterable[FourierHeatmap]) -> float:
-    """The largest change of all, for the end of a scale; 1 if nothing changes."""
+    """Largest change of all maps, to end a common scale; 1 if nothing changes."""
     return max((one.change.nan_to_num(0, 0, 0).max().item() for one in heatmaps), default=0.0) or 1.0
 
 
@@ -281,7 +281,7 @@ class HeatMap(Diagnostic):
 
     measure = staticmethod(fourier_heatmap)
     measurement = FourierHeatmap
-    help = "errors when one wave is added (Yin et al.)."
+    help = "error rate with one Fourier wave added (Yin et al.)."
     presets = {"quick": {"images": 60, "every": twice_as_coarse}, "full": {"images": 1000}}
     order = 60
     columns = (
@@ -305,13 +305,13 @@ class HeatMap(Diagnostic):
                 section = Section("heatmaps", "Errors under single waves", "errors under single waves", 60)
                 what = "Error rate when"
             every = "" if measurements.in_words(name, "every") == "1" else ", every {every} cycles per image"
-            quantity = f"move of the features of {layer}" if layer else "error rate"
+            quantity = f"change of the features of {layer}" if layer else "error rate"
             yield picture_of_maps(
-                name, f"By single waves: {quantity}.", models, partial(plot_heatmap, largest=largest),
+                name, f"Maps of the {quantity} under single waves.", models, partial(plot_heatmap, largest=largest),
                 Scale(Normalize(0, largest), f"{quantity} under a wave"), section=section,
                 caption=measurements.caption(
                     name,
-                    f"{what} one Fourier wave of ℓ₂ norm {{norm}} a channel is added to every image, by its frequency, "
+                    f"{what} one Fourier wave of ℓ₂ norm {{norm}} per channel is added to every image, by frequency, "
                     f"DC in the middle{every}; all on one scale; basis {{basis}}, {{images}} images of "
                     f"{{source}} (Yin et al., NeurIPS 2019{'' if layer else ', Fig. 3'}).",
                 ),

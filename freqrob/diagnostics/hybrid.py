@@ -1,4 +1,4 @@
-"""The half of a hybrid image that a model follows, by the frequency at which the halves meet."""
+"""Classification of hybrid images by their low or high frequencies, over the mixing frequency."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HybridReliance(Measurement):
-    """The half of hybrid images that a model follows.
+    """Shares of hybrid images that a model classifies by their low and by their high frequencies.
 
     Attributes:
         frequencies: (F,) mixing frequencies, ascending.
         low, high: (seeds, F) shares of the hybrid images classified as the image of their low or high frequencies.
-        reversal: (seeds,) f_rev, from which on the model follows the low frequencies: where low − high, interpolated
-            linearly, first rises through 0; NaN if it does not.
+        reversal: (seeds,) reversal frequency f_rev: the first zero crossing of low − high from below, interpolated
+            linearly; NaN without one.
         images: number of hybrid images at each frequency and seed.
         seeds: seeds of the partners.
     """
@@ -69,17 +69,17 @@ def hybrid_reliance(
     cache_key: str | None = None,
     track: Track = untracked,
 ) -> HybridReliance:
-    """Classify hybrid images: the low frequencies of each image, the high ones of an image of another class.
+    """Classify hybrid images: low frequencies of each image, high frequencies of one from another class.
 
     Args:
         frequencies: mixing frequencies in cycles/pixel; the authors' by default.
-        seeds: seeds of the partners; each gives every image another one.
+        seeds: seeds of the partners; each assigns different partners.
         model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``; no class may have more than
             half of the images.
 
     Raises:
-        ValueError: no frequencies or seeds, or ones that do not ascend; frequencies that are not from 0 to √½, seeds
-            below 0; or images and labels that do not fit.
+        ValueError: frequencies or seeds that are empty or not ascending, frequencies outside 0 to √½, negative seeds,
+            or images and labels that do not fit.
 
     Source: Li et al., PLoS Comput. Biol. 2023, Fig. 3 and 5; ``lizhe07/robust-arena``, ``roarena/einmon.py``.
     """
@@ -116,7 +116,7 @@ def hybrid_reliance(
 
 
 def rises_through_zero(x: Tensor, y: Tensor) -> Tensor:
-    """The first x where y(x), interpolated linearly, rises through 0; NaN if there is none."""
+    """The first x where y(x), interpolated linearly, rises through 0; NaN without one."""
     rises = ((y[:-1] < 0) & (y[1:] >= 0)).nonzero().flatten()
     if not len(rises):
         return x.new_tensor(torch.nan)
@@ -125,7 +125,7 @@ def rises_through_zero(x: Tensor, y: Tensor) -> Tensor:
 
 
 def mean_over_seeds(values: Tensor) -> str:
-    """The mean and range, "0.231 (0.225 to 0.240)", with the number of seeds if some have none."""
+    """The mean and range, "0.231 (0.225 to 0.240)", with the number of finite values if some are NaN."""
     known = values[~values.isnan()]
     if not len(known):
         return "none"
@@ -160,9 +160,9 @@ def plot_reversal(
     models: Mapping[str, tuple[HybridReliance, MinimalPerturbationSpectrum]],
     styles: Styles | None = None,
 ) -> None:
-    """The median size of minimal perturbations, with quartiles, against f_rev with its range over the seeds.
+    """Draw the median size of minimal perturbations, with quartiles, against f_rev, with its range over seeds.
 
-    Raises ValueError for a model that has none at any seed, and for models of different norms. Source: Li et al., PLoS
+    Raises ValueError for a model without f_rev at any seed, and for models of different norms. Source: Li et al., PLoS
     Comput. Biol. 2023, Fig. 5b.
     """
     for name, (hybrid, perturbation), style in styled(models, styles):
@@ -182,7 +182,7 @@ class Hybrid(Diagnostic):
 
     measure = staticmethod(hybrid_reliance)
     measurement = HybridReliance
-    help = "which half of hybrid images the model follows, and the frequency where that turns (Li et al.)."
+    help = "shares of hybrid images classified by low and high frequencies, and the reversal frequency (Li et al.)."
     presets = {"quick": {"images": 300, "seeds": (0,)}, "full": {"images": 0}}
     order = 30
     columns = (
@@ -190,9 +190,9 @@ class Hybrid(Diagnostic):
             "reversal frequency (cycles/pixel)", lambda measured: measured.reversal.nanmean().item(),
             lambda measured: mean_over_seeds(measured.reversal), title=Markup("f<sub>rev</sub>"),
             key="reversal_frequency", unit="cycles/pixel", digits=3,
-            help="From it on hybrid images are seen as the image of their low frequencies (Li et al.).",
-            hint="lower where low frequencies are relied on", none="p(low) − p(high) never rises through 0",
-            part=lambda m: "" if m.reversal.isfinite().all() else f"of the {m.reversal.isfinite().sum()} that have one",
+            help="Above it, hybrid images are classified by their low frequencies (Li et al.).",
+            hint="lower if the model relies on low frequencies", none="p(low) − p(high) never rises through 0",
+            part=lambda m: "" if m.reversal.isfinite().all() else f"of the {m.reversal.isfinite().sum()} with one",
             order=30,
         ),
     )  # fmt: skip
@@ -202,20 +202,20 @@ class Hybrid(Diagnostic):
 
     def figures(self, measurements: Measurements) -> Iterator[Picture]:
         models, smallest = measurements["hybrid"], measurements["minimal_perturbation"]
-        section = Section("hybrid", "Hybrid images: which half is seen", "hybrid images", 50)
+        section = Section("hybrid", "Hybrid images: low or high frequencies", "hybrid images", 50)
         if models:
             styles = measurements.styles_of("hybrid")
             yield Picture(
                 "hybrid",
-                "How much more often hybrid images are seen as their low than as their high frequencies' image.",
+                "Share of hybrid images classified by their low minus by their high frequencies.",
                 [Panel("hybrid images", partial(plot_hybrid, models=models, styles=styles))], (6.4, 3.8), styles,
                 section=section,
                 caption=measurements.caption(
                     "hybrid",
                     "Hybrids have one image’s frequencies below the mixing frequency and those of another class above. "
-                    "Above 0 the model follows the low half more often; the tick on 0 is f<sub>rev</sub>, the earlier, "
-                    "the more it relies on low frequencies. {images} images of {source}, seeds {seeds}, bars from the "
-                    "least to the most of them (Li et al., PLoS Comput. Biol. 2023, Fig. 5a).",
+                    "Above 0 the model follows the low frequencies more often; the tick on 0 is f<sub>rev</sub>, lower "
+                    "if the model relies more on low frequencies. {images} images of {source}, seeds {seeds}; bars are "
+                    "the range over the seeds (Li et al., PLoS Comput. Biol. 2023, Fig. 5a).",
                 ),
             )  # fmt: skip
         both = {

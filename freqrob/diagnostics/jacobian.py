@@ -1,4 +1,4 @@
-"""The Jacobian's spectrum: the gradient of the loss with respect to the image, frequency by frequency."""
+"""Spectrum of the Jacobian, the gradient of the loss with respect to the image."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class JacobianSpectrum(Measurement):
 
     Attributes:
         amplitude: (H, W//2+1) mean |rfft2| over images and channels, DC at [0, 0].
-        log_b_low: its ln B_low; larger if low frequencies prevail; 3.53 for white noise at 32×32; NaN if all gradients
+        log_b_low: its ln B_low; larger if low frequencies dominate; 3.53 for white noise at 32×32; NaN if all gradients
             are zero.
         batch: number of images in the mean of the loss.
         images: number of images.
@@ -90,7 +90,7 @@ def jacobian_spectrum(
 
 
 def plot_jacobian(axes: Axes, measured: JacobianSpectrum, limits: tuple[float, float] | None = None) -> AxesImage:
-    """The Jacobian's mean spectrum in multiples of its mean, DC in the middle, on a logarithmic scale of ``limits``.
+    """Draw the Jacobian's mean spectrum divided by its mean, DC in the middle, on a logarithmic scale.
 
     Returns the image, for a colour bar; ``shared_limits`` makes models comparable. Source: Chan et al., IJCAI 2022.
     """
@@ -118,16 +118,16 @@ class Jacobian(Diagnostic):
 
     measure = staticmethod(jacobian_spectrum)
     measurement = JacobianSpectrum
-    help = "the gradient's spectrum and ln B_low (Chan et al.)."
+    help = "spectrum of the input gradient, and ln B_low (Chan et al.)."
     presets = {"quick": {"images": 500}, "full": {"images": 0}}
     needs_gradients = True
     order = 10
     columns = (
         Column(
             "ln B_low", lambda measured: measured.log_b_low, title=Markup("ln B<sub>low</sub>"), key="log_b_low",
-            help="Of the input gradient’s mean spectrum (Chan et al.); white noise has 3.53 at 32×32. The gradient’s "
-            "level enters where it is small, so compare at one batch only.",
-            hint="higher where low frequencies prevail", none="all gradients are zero, or some are not finite",
+            help="ln B_low of the input gradient’s mean spectrum (Chan et al.); 3.53 for white noise at 32×32. It "
+            "depends on the scale of small gradients: compare only equal batches.",
+            hint="higher if low frequencies dominate", none="all gradients are zero, or some are not finite",
             order=10,
         ),
     )  # fmt: skip
@@ -143,12 +143,12 @@ class Jacobian(Diagnostic):
                 "jacobian", "Spectra of input gradients as maps.", models, partial(plot_jacobian, limits=limits),
                 Scale(logarithmic(limits), "mean |DFT| of the gradient ÷ its mean over the map"),
                 section=Section(
-                    "jacobian", "Where the models look: spectra of the input gradient", "spectra of input gradients", 10
+                    "jacobian", "Spectra of the input gradient", "spectra of input gradients", 10
                 ),
                 caption=measurements.caption(
                     "jacobian",
                     "Mean amplitude of the Fourier transform of the loss’s gradient with respect to the image, DC in "
-                    "the middle, each map in multiples of its own mean, all on one scale; {images} images of {source}, "
+                    "the middle, each map divided by its mean, all on one scale; {images} images of {source}, "
                     "loss over batches of {batch} (Chan et al., IJCAI 2022). Adversarially trained models are said to "
                     "be darker towards the edge.",
                 ),

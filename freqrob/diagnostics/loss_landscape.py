@@ -40,12 +40,12 @@ class LossLandscape(Measurement):
     """The loss L(a, b) of weights w + a·d₁ + b·d₂.
 
     Attributes:
-        steps: (S,) values of a and of b, 0 in the middle; 1 is a step as long as each filter.
+        steps: (S,) values of a and of b, 0 in the middle; 1 is one filter norm.
         loss, accuracy: (S, S), a down, b across: mean cross-entropy in nats, and share of the images.
-        variation: mean of |L − L(0, 0)| over the points within half the span: 0 for a flat loss. The loss may be lower
-            around the weights, which are a minimum of the training loss only.
+        variation: mean of |L − L(0, 0)| over the points within half the span: 0 for a flat loss. The loss can decrease
+            around the weights, which minimise only the training loss.
         sharpness: the largest L − L(0, 0) of these points, divided by 1 + L(0, 0).
-        images, seed: number of images, and seed of the directions.
+        images, seed: number of images and seed of the directions.
     """
 
     kind = "loss_landscape"
@@ -66,7 +66,7 @@ class LossLandscape(Measurement):
 
     @property
     def points(self) -> int:
-        """Along each direction."""
+        """Number of points along each direction."""
         return len(self.steps)
 
 
@@ -84,10 +84,10 @@ def loss_landscape(
     cache_key: str | None = None,
     track: Track = untracked,
 ) -> LossLandscape:
-    """Measure the loss on a square of weights around the model's.
+    """Measure the loss on a square grid of weights around the model's.
 
     Each direction is normal noise, scaled to the norm of the model's weights filter by filter. Biases, batch norms and
-    other vectors do not move, and batch norms keep their statistics. To see how well a model fits the low and the high
+    other vectors stay fixed, and batch norms keep their statistics. To see how well a model fits the low and the high
     frequencies, measure on ``split(images).low_pass(images)``, then ``high_pass``, clipped to [0, 1].
 
     Args:
@@ -99,7 +99,7 @@ def loss_landscape(
 
     Raises:
         ValueError: a span that is not positive, an even number of points or fewer than 5, a seed below 0, images and
-            labels that do not fit, or weights made under ``torch.inference_mode``.
+            labels that do not fit, or weights created under ``torch.inference_mode``.
 
     Source: Li et al., NeurIPS 2018, section 4 (filter normalisation); Lin et al., NeurIPS 2023, Fig. 1 and 4.
     """
@@ -107,14 +107,14 @@ def loss_landscape(
     check_counts(batch_size=batch_size)
     check_seeds(seed=seed)
     check_positive(span=span)
-    if not fits(points, int) or points < 5 or points % 2 == 0:  # of 3, the centre alone lies within half the span
+    if not fits(points, int) or points < 5 or points % 2 == 0:  # with 3, only the centre is within half the span
         raise ValueError(f"points: expected an odd number from 5 on, got {points!r}")
     model = as_module(model)
     steps = torch.linspace(-span, span, points, dtype=torch.float64)
     generator = torch.Generator().manual_seed(int(seed))
     parameters = dict(model.named_parameters())
     if any(weight.is_inference() for weight in parameters.values()):
-        raise ValueError("model: its weights were made under torch.inference_mode, and cannot be moved")
+        raise ValueError("model: its weights were created under torch.inference_mode and cannot be changed")
     if not any(weight.ndim > 1 for weight in parameters.values()):
         warnings.warn("model: it has no weights to move, so its landscape is flat", stacklevel=2)
     d1, d2 = ({name: _direction(weight, generator) for name, weight in parameters.items()} for _ in range(2))
@@ -150,7 +150,7 @@ def _direction(weight: Tensor, generator: torch.Generator) -> Tensor:
 
 @contextmanager
 def _moved(parameters: dict[str, nn.Parameter], weights: dict[str, Tensor]) -> Iterator[None]:
-    """Give parameters other weights for a while; ``functional_call`` does not work with scripted models."""
+    """Replace weights temporarily; ``functional_call`` does not work with scripted models."""
     data = {name: parameter.data for name, parameter in parameters.items()}
     try:
         for name, parameter in parameters.items():
@@ -175,7 +175,7 @@ def _loss(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> 
 def plot_landscape(
     axes: Axes, measured: LossLandscape, levels: int = 12, limits: tuple[float, float] | None = None
 ) -> QuadContourSet:
-    """Draw contours of the loss around the weights, which a cross marks; returns them, for a colour bar.
+    """Draw contours of the loss; a cross marks the weights. Returns the contours, for a colour bar.
 
     ``landscape_limits`` makes models comparable. Source: Lin et al., NeurIPS 2023, Fig. 1 and 4; Li et al., NeurIPS
     2018.
@@ -192,13 +192,13 @@ def plot_landscape(
 
 
 def landscape_limits(landscapes: Sequence[LossLandscape]) -> tuple[float, float]:
-    """The smallest and the largest loss, between 0.001 and 1000 nats: one scale of colours for all."""
+    """Smallest and largest loss, limited to 0.001 to 1000 nats, for a common colour scale."""
     losses = torch.cat([one.loss.nan_to_num(nan=1e3).flatten() for one in landscapes]).clamp(1e-3, 1e3)
     return losses.min().item(), max(losses.max().item(), 2 * losses.min().item())
 
 
 def low_half(images: Tensor) -> Tensor:
-    """The low frequencies (LFC) of images, clipped to [0, 1], as Lin et al.'s Fig. 1 has them."""
+    """The low frequencies (LFC) of images, clipped to [0, 1], as in Lin et al.'s Fig. 1."""
     pixels = to_pixels(images)
     return split(pixels).low_pass(pixels).clamp(0, 1)
 
@@ -224,9 +224,8 @@ def _variation(half: str, short: str, order: int) -> Column:
     return Column(
         f"variation of the loss, {half} frequencies", lambda measured: measured.variation,
         lambda measured: f"{measured.variation:.2f}", title=f"variation, {short}", key=f"loss_variation_{half}",
-        unit="nats", hint="0 where the loss is flat", is_compared=False, order=order,
-        help=f"How far the loss moves around the weights in the mean, on the {half} frequencies of the images (Lin et "
-        "al.).",
+        unit="nats", hint="0 for a flat loss", is_compared=False, order=order,
+        help=f"Mean change of the loss around the weights, on the {half} frequencies of the images (Lin et al.).",
     )  # fmt: skip
 
 
@@ -234,7 +233,7 @@ def _variation(half: str, short: str, order: int) -> Column:
 class LandscapeOnLowFrequencies(Landscape):
     """``loss_landscape`` on the low frequencies of the images, as a diagnostic."""
 
-    help = "the loss around the weights, on the low frequencies of the images (Lin et al.)."
+    help = "loss around the weights, on the low frequencies of the images (Lin et al.)."
     columns = (_variation("low", "LFC", 50),)
     order = 70
 
@@ -262,16 +261,16 @@ class LandscapeOnLowFrequencies(Landscape):
             ),
             caption=measurements.caption(
                 "loss_landscape_low" if halves["LFC"] else "loss_landscape_high",
-                "Cross-entropy along two random filter-normalised directions a and b; the cross is the model, 1 a step "
-                "as long as each filter. {images} images of {source}, of which an 80/20 split of the power leaves the "
-                "low (LFC) or the high frequencies (HFC); directions of seed {seed} (Lin et al., NeurIPS 2023, Fig. 1 "
+                "Cross-entropy along two random filter-normalised directions a and b; the cross is the model, 1 is one "
+                "filter norm. {images} images of {source}, split at 80 % of the power into low (LFC) and high "
+                "frequencies (HFC); directions of seed {seed} (Lin et al., NeurIPS 2023, Fig. 1 "
                 "and 4; Li et al., NeurIPS 2018). High and flat on HFC is what Lin et al. call under-fitting.",
             ),
             compared=[["loss_landscape_low", "loss_landscape_high"]],
         )  # fmt: skip
 
     def findings(self, measurements: Measurements) -> Iterator[Markup]:
-        """Whether the loss is higher and flatter on high than on low frequencies: Lin et al.'s under-fitting of HFC."""
+        """Compare the loss on high and low frequencies: higher and flatter is Lin et al.'s under-fitting of HFC."""
         names = "loss_landscape_low", "loss_landscape_high"
         low, high = (measurements[name] for name in names)
         alike = [
@@ -282,8 +281,8 @@ class LandscapeOnLowFrequencies(Landscape):
             higher = sum(high[m].loss[i, i] > low[m].loss[i, i] for m, i in zip(alike, middle, strict=True))
             flatter = sum(high[model].variation < low[model].variation for model in alike)
             yield Markup(
-                "On the high-frequency half of the images the loss is higher than on the low-frequency half for {} of "
-                "{} models, and around the weights it moves less for {} of them."
+                "The loss is higher on the high than on the low frequencies of the images for {} of {} models, and "
+                "flatter around the weights for {} of them."
             ).format(int(higher), len(alike), int(flatter))
 
 
@@ -291,7 +290,7 @@ class LandscapeOnLowFrequencies(Landscape):
 class LandscapeOnHighFrequencies(Landscape):
     """``loss_landscape`` on the high frequencies of the images, as a diagnostic."""
 
-    help = "the loss around the weights, on the high frequencies of the images (Lin et al.)."
+    help = "loss around the weights, on the high frequencies of the images (Lin et al.)."
     columns = (_variation("high", "HFC", 60),)
     order = 80
 

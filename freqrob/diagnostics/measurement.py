@@ -1,4 +1,4 @@
-"""The result of a diagnostic: a frozen dataclass of tensors and numbers, saved as NPZ with JSON beside it."""
+"""The result of a diagnostic: a frozen dataclass of tensors and numbers, saved as NPZ and JSON."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class Quantity:
 
 
 class Measurement:
-    """Base class of the diagnostics' frozen dataclasses, whose fields are tensors or what JSON can hold.
+    """Base class of the diagnostics' frozen dataclasses; fields are tensors or JSON values.
 
     Attributes:
         kind: name under which it is saved.
-        settings: names of the fields that measurements must share to be compared.
+        settings: names of the fields that must be equal for measurements to be comparable.
         words: functions that write the values of ``settings`` in the report; by default "batch 128".
         images: a field of every subclass, the number of images.
     """
@@ -66,7 +66,7 @@ class Measurement:
 
     @property
     def file_name(self) -> str:
-        """Its kind, and the suffix where there is one."""
+        """Kind, and suffix if there is one."""
         return "_".join(filter(None, (self.kind, self.suffix)))
 
     @property
@@ -81,13 +81,13 @@ class Measurement:
     @classmethod
     @cache
     def quantities(cls) -> dict[str, Quantity]:
-        """The notes on the fields that have one."""
+        """``Quantity`` of each field that has one."""
         hints = get_type_hints(cls, include_extras=True)
         return {name: hint.__metadata__[0] for name, hint in hints.items() if get_origin(hint) is Annotated}
 
     @property
     def units(self) -> dict[str, str]:
-        """The units of the fields that have one."""
+        """Unit of each field that has one."""
         return {name: quantity.unit for name, quantity in self.quantities().items() if quantity.unit}
 
     def scalars(self) -> dict[str, Any]:
@@ -113,7 +113,7 @@ class Measurement:
         path = Path(folder) / f"{'_'.join(filter(None, (name, self.suffix))) if name else self.file_name}.json"
         values = {name: None if _is_not_finite(value) else value for name, value in self.scalars().items()}
         content = {**(about or {}), "kind": self.kind, "units": self.units, "values": values}
-        as_json(content, "about")  # before an NPZ is there without its JSON
+        as_json(content, "about")  # so that no NPZ is left without its JSON
         arrays: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in self.tensors().items()}
         content_npz = io.BytesIO()
         np.savez_compressed(content_npz, **arrays)
@@ -125,7 +125,7 @@ class Measurement:
     def load(cls: type[Self], folder: str | Path, name: str = "") -> Self:
         """Read what ``save`` wrote under that name.
 
-        Raises FileNotFoundError, or ValueError, naming the file, for one that is damaged or another diagnostic's.
+        Raises FileNotFoundError, or ValueError that names the file if it is damaged or of another diagnostic.
         """
         path = Path(folder) / f"{name or cls.kind}.json"
         try:
@@ -140,13 +140,13 @@ class Measurement:
             raise ValueError(f"{path}: not a measurement of {cls.kind} ({reason}); {REMEDY}") from error
 
     def _check(self) -> None:
-        """Raise ValueError for a field of another type than the class says, or a tensor of another shape."""
+        """Raise ValueError for a field of the wrong type or shape."""
         hints = get_type_hints(type(self))
         for name, value in self._values():
             if not fits(value, hints[name]):
                 raise ValueError(f"{name}: expected {shown_hint(hints[name])}, got {value!r}")
             if isinstance(value, str):
-                fitted(value, Label, name)  # pyright: ignore[reportArgumentType]  # an Annotated str is no type[T]
+                fitted(value, Label, name)  # pyright: ignore[reportArgumentType]  # an Annotated str is not a type[T]
         lengths = {name: len(value) if isinstance(value, list) else value for name, value in self.scalars().items()}
         tensors = self.tensors()
         for name, quantity in self.quantities().items():

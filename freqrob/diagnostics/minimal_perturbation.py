@@ -1,4 +1,4 @@
-"""The spectrum of the smallest perturbations that change a model's answer, by a boundary attack."""
+"""Spectrum of the smallest perturbations that change the predicted class, by a boundary attack."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ WHITE_NOISE = 0.396  # f_0.5 in cycles/pixel on the grid of Li et al., for image
 class MinimalPerturbationSpectrum(Measurement):
     """Sizes and spectrum of the smallest perturbations towards another image's label.
 
-    ``of`` takes the results of ``MinimalPerturbation`` with any attack, also one of Foolbox.
+    ``of`` takes results of ``MinimalPerturbation`` with any attack, including Foolbox's.
 
     Attributes:
-        distances: (N,) in ``norm``; infinite without success.
+        distances: (N,) in ``norm``; infinite if no perturbation was found.
         success: (N,) mask of the images with a perturbation.
         power: (H, W) mean |DFT|² over the successes and channels, DC at [0, 0] and set to 0.
         frequencies: (rings,) lower edge of each ring.
@@ -65,8 +65,8 @@ class MinimalPerturbationSpectrum(Measurement):
         cumulative: (25,) the share of the power within each of ``radii``.
         half_power_frequency: f_0.5, where ``cumulative`` crosses one half; white noise of 32×32 pixels has 0.396.
         half_power_low, half_power_high: its 95 % bootstrap interval over the images.
-        exact_half_power_frequency: the smallest radius of a coefficient within which half of the power lies; white
-            noise has 0.400.
+        exact_half_power_frequency: the smallest coefficient radius that contains half of the power; white noise has
+            0.400.
         attack, norm, steps, repeats, seed: settings of the search.
         images: N. If no perturbation was found, or none that changes more than the mean, the spectrum and f_0.5 are
             NaN.
@@ -97,7 +97,7 @@ class MinimalPerturbationSpectrum(Measurement):
     def of(
         cls, found: MinimalPerturbations, spectrum: PerturbationSpectrum, search: MinimalPerturbation
     ) -> MinimalPerturbationSpectrum:
-        """The measurement, of what a search found and of the spectrum of its successes."""
+        """Measurement from the results of a search and the spectrum of its successes."""
         of_spectrum = {name: value for name, value in vars(spectrum).items() if name in cls.__annotations__}
         low, high = spectrum.half_power_interval
         return cls(
@@ -115,7 +115,7 @@ class MinimalPerturbationSpectrum(Measurement):
 
     @property
     def quartiles(self) -> tuple[float, float, float]:
-        """The quartiles of the distances of the perturbations that were found, or NaN."""
+        """Quartiles of the distances of the perturbations found; NaN without any."""
         found = self.distances[self.success].double()
         lower, median, upper = (found.quantile(share).item() if len(found) else nan for share in (0.25, 0.5, 0.75))
         return lower, median, upper
@@ -136,10 +136,10 @@ def minimal_perturbation(
     cache_key: str | None = None,
     track: Track = untracked,
 ) -> MinimalPerturbationSpectrum:
-    """Find the smallest perturbations that lead to the label of another image, and take their spectrum.
+    """Find the smallest targeted perturbations and measure their spectrum.
 
     The attacks are Brendel–Bethge's, targeted at a fixed derangement of the labels and started from PGD; the smallest
-    perturbation of the repeats is kept. For rn20 on CIFAR-10, 50 steps find distances within 3 % and f_0.5 within 0.003
+    perturbation of the repeats is kept. For rn20 on CIFAR-10, 50 steps give distances within 3 % and f_0.5 within 0.003
     of those of 1,000 steps.
 
     Args:
@@ -162,7 +162,7 @@ def minimal_perturbation(
 
 
 def _spectrum(perturbed: Tensor, images: Tensor, seed: int) -> PerturbationSpectrum:
-    """``analyze_spectrum``; NaN where there is no power beside DC to analyse."""
+    """``analyze_spectrum``; NaN if there is no power except at DC."""
     try:
         return analyze_spectrum(perturbed, images, seed=seed)
     except ValueError:  # no images, or perturbed ones that are images plus a constant
@@ -173,7 +173,7 @@ def _spectrum(perturbed: Tensor, images: Tensor, seed: int) -> PerturbationSpect
 
 
 def distance(value: float, norm: str, success: Tensor) -> str:
-    """A distance, "18.6/255", with the number of images if some have none."""
+    """Format a distance as "18.6/255", with the number of successes if some images have none."""
     if not success.any():
         return "none found"
     some = "" if success.all() else f" (found for {success.sum()} of {len(success)})"
@@ -181,14 +181,14 @@ def distance(value: float, norm: str, success: Tensor) -> str:
 
 
 def perturbation_map(measured: MinimalPerturbationSpectrum) -> Tensor:
-    """The mean |DFT|² of perturbations in multiples of its mean (H, W), DC, which is 0, at (H//2, W//2)."""
+    """Mean |DFT|² of perturbations divided by its mean: (H, W), with DC (0) at (H//2, W//2)."""
     return torch.fft.fftshift(measured.power / measured.power.mean())
 
 
 def plot_perturbation_spectrum(
     axes: Axes, measured: MinimalPerturbationSpectrum, limits: tuple[float, float] | None = None
 ) -> AxesImage:
-    """The mean |DFT|² of minimal perturbations in multiples of its mean, DC in the middle, on a logarithmic scale.
+    """Draw the mean |DFT|² of minimal perturbations divided by its mean, DC in the middle, logarithmic.
 
     Returns the image, for a colour bar; ``shared_limits`` makes models comparable. Source: Li et al., PLoS Comput.
     Biol. 2023, Fig. 4a.
@@ -200,7 +200,7 @@ def plot_perturbation_spectrum(
 def plot_perturbation_profiles(
     axes: Axes, models: Mapping[str, MinimalPerturbationSpectrum], styles: Styles | None = None
 ) -> None:
-    """Mean power of a coefficient of minimal perturbations against its radius, with f_0.5 as a vertical line.
+    """Draw the mean power of minimal perturbations against the radius, with f_0.5 as a vertical line.
 
     Source: Li et al., PLoS Comput. Biol. 2023, Fig. 4b.
     """
@@ -216,14 +216,14 @@ def plot_perturbation_profiles(
 def plot_perturbation_sizes(
     axes: Axes, models: Mapping[str, MinimalPerturbationSpectrum], styles: Styles | None = None
 ) -> None:
-    """The median size of minimal perturbations, with quartiles, against f_0.5 with its bootstrap interval.
+    """Draw the median size of minimal perturbations, with quartiles, against f_0.5 with its bootstrap interval.
 
     The dashed line is white noise's f_0.5. Sizes in L∞ are in grey levels of 255, in L2 with white as 1. Raises
     ValueError for models of different norms. Source: Li et al., PLoS Comput. Biol. 2023, Fig. 4c.
     """
     for name, measured, style in styled(models, styles):
         half, low, high = (getattr(measured, f"half_power_{what}") for what in ("frequency", "low", "high"))
-        across = np.abs([[low - half], [high - half]])  # a bootstrap's percentiles may leave the estimate out
+        across = np.abs([[low - half], [high - half]])  # bootstrap percentiles may exclude the estimate
         draw_size(axes, measured, half, across, name, style)
     axes.axvline(WHITE_NOISE, color=GREY, linestyle="--", linewidth=1)
     axes.set(xlabel="half-power frequency (cycles/pixel)", ylabel=name_of_size(models.values()))
@@ -233,7 +233,7 @@ def plot_perturbation_sizes(
 def draw_size(
     axes: Axes, measured: MinimalPerturbationSpectrum, x: float, across: ArrayLike, name: str, style: dict[str, Any]
 ) -> None:
-    """The median size with quartiles, at ``x`` with an interval of ``across`` below and above."""
+    """Draw the median size with quartiles at ``x``; ``across`` is the interval below and above ``x``."""
     scale = 255 if measured.norm == "Linf" else 1
     quarter, median, most = (scale * value for value in measured.quartiles)
     axes.errorbar(
@@ -243,7 +243,7 @@ def draw_size(
 
 
 def name_of_size(measured: Iterable[MinimalPerturbationSpectrum]) -> str:
-    """The label of an axis of sizes. Raises ValueError for sizes in several norms."""
+    """Axis label of sizes. Raises ValueError for sizes in several norms."""
     norms = sorted({one.norm for one in measured})
     if len(norms) > 1:
         raise ValueError(f"models: expected sizes in one norm, got {' and '.join(norms)}")
@@ -251,7 +251,7 @@ def name_of_size(measured: Iterable[MinimalPerturbationSpectrum]) -> str:
 
 
 def by_norm(models: Mapping[str, Any], norm_of: Callable[[Any], str]) -> list[dict[str, Any]]:
-    """The models grouped by norm, because lengths in different norms do not compare."""
+    """The models grouped by norm, because sizes in different norms are not comparable."""
     norms = dict.fromkeys(map(norm_of, models.values()))
     return [{name: found for name, found in models.items() if norm_of(found) == norm} for norm in norms]
 
@@ -262,7 +262,7 @@ class SmallestPerturbations(Diagnostic):
 
     measure = staticmethod(minimal_perturbation)
     measurement = MinimalPerturbationSpectrum
-    help = "the spectrum of the smallest perturbations that lead to the label of another image, and f_0.5 (Li et al.)."
+    help = "spectrum of the smallest targeted perturbations, and f_0.5 (Li et al.)."
     presets = {
         "quick": {"images": 20, "steps": 50, "repeats": 1, "batch_size": 20},
         "full": {"images": 1000, "batch_size": 20},
@@ -273,13 +273,13 @@ class SmallestPerturbations(Diagnostic):
         Column(
             "half-power frequency f_0.5 (cycles/pixel)", lambda measured: measured.half_power_frequency,
             title=Markup("f<sub>0.5</sub>"), key="half_power_frequency", unit="cycles/pixel", digits=3,
-            help="Below it lies half of the power of minimal perturbations (Li et al.); white noise has 0.396 "
+            help="Half of the power of minimal perturbations lies below it (Li et al.); white noise has 0.396 "
             "cycles/pixel.",
-            hint="lower where low frequencies prevail", none="no perturbation was found",
-            part=lambda m: "" if m.success.all() else f"of the {m.success.sum()} where one was found", order=20,
+            hint="lower if low frequencies dominate", none="no perturbation was found",
+            part=lambda m: "" if m.success.all() else f"of the {m.success.sum()} with a perturbation", order=20,
         ),
         Column(
-            "smallest perturbation to a given label, median",
+            "smallest targeted perturbation, median",
             text=lambda measured: distance(measured.quartiles[1], measured.norm, measured.success),
         ),
     )  # fmt: skip
@@ -302,9 +302,9 @@ class SmallestPerturbations(Diagnostic):
             Scale(logarithmic(limits), "mean |DFT|² ÷ its mean over the map"), section=section,
             caption=measurements.caption(
                 "minimal_perturbation",
-                "Mean power spectra of the smallest perturbations found that lead to the label of another image (a "
-                "targeted attack), DC left out, each in multiples of its own mean, all on one scale; {images} images "
-                "of {source}; {attack} (Li et al., PLoS Comput. Biol. 2023, Fig. 4a).",
+                "Mean power spectra of the smallest targeted perturbations found, without DC, each divided by its "
+                "mean, all on one scale; {images} images of {source}; {attack} (Li et al., PLoS Comput. Biol. 2023, "
+                "Fig. 4a).",
             ),
             compared=[["minimal_perturbation"]],
         )  # fmt: skip
@@ -319,9 +319,9 @@ class SmallestPerturbations(Diagnostic):
             legend=styles, section=section,
             caption=measurements.caption(
                 "minimal_perturbation",
-                "Left their radial profiles, dotted f<sub>0.5</sub>, below which half of the power lies. Right the "
-                "median size with quartiles, of those that were found, against f<sub>0.5</sub> with its bootstrap 95 % "
-                "interval; the dashed line is white noise. The best of {repeats} run(s) (Li et al., Fig. 4b and 4c).",
+                "Left: radial profiles; half of the power lies below f<sub>0.5</sub> (dotted). Right: median size "
+                "with quartiles of the perturbations found, against f<sub>0.5</sub> with its bootstrap 95 % interval; "
+                "the dashed line is white noise. The best of {repeats} run(s) (Li et al., Fig. 4b and 4c).",
             ),
             compared=[["minimal_perturbation"]],
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Measuring image by image, with a cache and shared between processes."""
+"""Measure values of each image, with a cache, in one or several processes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Counted:
 
     @property
     def any(self) -> bool:
-        """Whether any process tracked an item. Every process has to call it."""
+        """Whether any process tracked an item. Every process must call it."""
         return bool(merged([torch.tensor(self.items > 0)])[0])
 
 
@@ -55,9 +55,9 @@ def per_sample(
 ) -> Samples:
     """Measure values of each image, batch by batch.
 
-    With a ``cache``, each finished batch is kept there, so that a run that was killed continues and a second call
-    measures nothing. In an initialised ``torch.distributed`` group the processes share the batches, and need a cache
-    that all of them see.
+    With a ``cache``, each finished batch is cached: an interrupted run resumes, and a repeated call measures nothing.
+    In an initialised ``torch.distributed`` group the processes share the batches, and need a cache that all of them
+    see.
 
     Args:
         measure: called as measure(model, indices, device) with the model in eval mode and the indices of some images;
@@ -65,9 +65,9 @@ def per_sample(
         model: images (N, C, H, W) in [0, 1] to logits (N, K), an nn.Module or a Foolbox model; measured in eval mode,
             without gradients unless ``measure`` enables them.
         images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64.
-        key: the settings that the values depend on, as JSON can hold them.
+        key: the settings that the values depend on, as values that JSON can hold.
         what: what is measured, for the progress bar and the file's name.
-        batch_size: images at a time.
+        batch_size: images per batch.
         cache: a folder of ``Samples``; None caches nothing.
         cache_key: as for ``evaluate``.
         track: wraps iterables in a progress bar.
@@ -79,8 +79,8 @@ def per_sample(
     """
     batches, model = _batches(images, labels, batch_size), as_module(model)
     measure_batch = _explained(measure, model, images, labels, batch_size)
-    how = {"key": key, "what": what, "cache": cache, "cache_key": cache_key, "track": track}
-    return shared_out(measure_batch, model, images, labels, batches, **how)
+    common = {"key": key, "what": what, "cache": cache, "cache_key": cache_key, "track": track}
+    return shared_out(measure_batch, model, images, labels, batches, **common)
 
 
 def per_batch(
@@ -91,11 +91,11 @@ def per_batch(
     *,
     key: Mapping[str, Any],
     batch_size: int = 250,
-    **how: Any,
+    **common: Any,
 ) -> Samples:
     """As ``per_sample``, but ``measure`` gives values of the batch as a whole: (batches, …) by name.
 
-    For values that would take much space for each image, such as spectra.
+    For values that would take much space per image, such as spectra.
     """
     batches, model = _batches(images, labels, batch_size), as_module(model)
     measure_batch = _explained(measure, model, images, labels, batch_size)
@@ -104,7 +104,7 @@ def per_batch(
         return {name: value[None] for name, value in measure_batch(subject, batches[number]).items()}
 
     numbers = torch.arange(len(batches)).split(1)
-    return shared_out(of_batch, model, images, labels, numbers, key={**key, "batch_size": batch_size}, **how)
+    return shared_out(of_batch, model, images, labels, numbers, key={**key, "batch_size": batch_size}, **common)
 
 
 def _batches(images: Tensor, labels: Tensor, batch_size: int) -> tuple[Tensor, ...]:
@@ -117,7 +117,7 @@ def _batches(images: Tensor, labels: Tensor, batch_size: int) -> tuple[Tensor, .
 def _explained(
     measure: Measure, model: nn.Module, images: Tensor, labels: Tensor, batch_size: int
 ) -> Callable[[nn.Module, Tensor], dict[str, Tensor]]:
-    """``measure`` on the model's device; an error says what is wrong with the model, or the memory."""
+    """``measure`` on the model's device; errors explain problems with the model or the memory."""
     device = device_of(model, images)
 
     def measure_batch(subject: nn.Module, indices: Tensor) -> dict[str, Tensor]:
@@ -143,7 +143,7 @@ def shared_out(
     cache_key: str | None,
     track: Track,
 ) -> Samples:
-    """As ``per_sample``, of any items numbered from 0 on; processes share the ``chunks`` of their numbers."""
+    """As ``per_sample``, for items given by indices from 0 on; processes share the ``chunks`` of indices."""
     rank, world = rank_and_world()
     cache = shared_cache(cache, cache_key, world, bare(model))
     if cache is not None:

@@ -1,4 +1,4 @@
-"""The registry of diagnostics: how each measures a model, what that costs, and how it is shown.
+"""The registry of diagnostics: how each measures a model, its cost, and how it is shown.
 
 A diagnostic is one file that registers a subclass of ``Diagnostic``. ``freqrob diagnose``, its help and table, and the
 report iterate over the registry. The modules of ``freqrob.diagnostics`` are found in their folder; other packages have
@@ -39,22 +39,23 @@ D = TypeVar("D", bound="type[Diagnostic]")
 
 @dataclass(frozen=True)
 class Column:
-    """A number of a measurement that tables show.
+    """A number of a measurement, shown in tables.
 
     Attributes:
         label: its row in the table of ``freqrob diagnose``; "" if it is not shown there.
-        value: from a measurement to the number, NaN if there is none; None for a column that has only ``text``.
-        text: from a measurement to the number as the table of ``freqrob diagnose`` shows it; by default ``value`` with
+        value: function from a measurement to the number, NaN if there is none; None for a column that has only
+            ``text``.
+        text: function from a measurement to the text in the table of ``freqrob diagnose``; by default ``value`` with
             ``digits``.
-        title: its head in the report's summary, which may have markup; "" if it is not shown there.
+        title: its heading in the report's summary, which may have markup; "" if it is not shown there.
         key: its name in the report.
-        group: the head above the columns that it belongs to.
+        group: heading above its group of columns.
         unit: "%" for shares, which are shown times 100.
         digits: after the decimal point.
-        help: what it is, in a sentence.
+        help: its meaning, in a sentence.
         hint: how to read it, in a few words.
         none: why a measurement may have no number.
-        part: from a measurement to the part of the images that the number is of; "" for all.
+        part: function from a measurement to the part of the images that the number covers; "" for all.
         is_compared: whether the findings compare it with robust accuracy.
         order: position among the columns, ascending.
     """
@@ -93,8 +94,8 @@ class Measurements:
 
     Attributes:
         of: measurements by diagnostic and model. Heat maps of a layer are called ``"fourier_heatmap_<layer>"``.
-        sources: the images that were measured on, by diagnostic and model: "cifar10 test".
-        styles: how each model is drawn.
+        sources: the images measured, by diagnostic and model: "cifar10 test".
+        styles: style of each model in figures.
     """
 
     of: Mapping[str, Mapping[str, Any]]
@@ -105,7 +106,7 @@ class Measurements:
         return self.of.get(name, {})
 
     def names(self, start: str = "") -> list[str]:
-        """The names of diagnostics that start so, in alphabetical order."""
+        """The names of diagnostics that start with ``start``, in alphabetical order."""
         return sorted(name for name in self.of if name.startswith(start))
 
     def styles_of(self, name: str) -> Styles:
@@ -113,7 +114,7 @@ class Measurements:
         return {model: self.styles[model] for model in self[name]}
 
     def in_words(self, name: str, field: str) -> str:
-        """The values of a field: "500", "50 or 500"; ``source`` is the images that were measured on."""
+        """The values of a field: "500", "50 or 500"; ``source`` gives the images measured."""
         if field == "source":
             values = [*self.sources.get(name, {}).values()]
         else:
@@ -125,7 +126,7 @@ class Measurements:
         return {"source": self.sources[name][model], **self[name][model].conditions}
 
     def group_by_condition(self, *names: str) -> dict[str, list[str]]:
-        """The models by the conditions that differ between their measurements of some names, which are of one kind."""
+        """Models by the conditions that differ between their measurements ``names``, which are of one kind."""
         models = [(name, model) for name in names for model in self[name]]
         labels = [model if len(names) == 1 else f"{model} ({name.rpartition('_')[2]})" for name, model in models]
         conditions = [self.conditions(name, model) for name, model in models]
@@ -133,23 +134,23 @@ class Measurements:
         return group_by_condition(dict(zip(labels, conditions, strict=True)), words)
 
     def caption(self, name: str, text: str) -> Markup:
-        """A text with markup, in which ``{images}`` and the like stand for what ``in_words`` gives for a field."""
+        """Fill in a text with markup: ``{images}`` and other fields become their ``in_words``."""
         fields = {field for _, field, *_ in Formatter().parse(text) if field}
         return Markup(text).format(**{field: self.in_words(name, field) for field in fields})
 
 
 class Diagnostic:
-    """Base class of diagnostics: what is measured, what that costs, and how it is shown.
+    """Base class of diagnostics: the measurement, its cost, and how it is shown.
 
     Attributes:
-        name: as it is registered.
+        name: its registered name.
         measure: function of (model, images, labels, **settings) that returns a ``measurement``. Its keyword-only
             parameters are the settings; ``batch_size``, ``cache``, ``cache_key`` and ``track`` are as for
             ``per_sample``.
         measurement: the class of the result.
-        help: what is measured, in one line.
-        presets: the settings of each preset, with ``images`` for how many images (0 for all); a function of (height,
-            width) gives a setting that depends on the images' size.
+        help: description, in one line.
+        presets: the settings of each preset, with ``images`` as the number of images (0 for all); a function of
+            (height, width) gives a setting that depends on the images' size.
         columns: the numbers that tables show.
         plot: function of (measurements by model, axes, styles) that draws one panel with all models.
         section: section of the report's page that shows ``plot``.
@@ -183,7 +184,7 @@ class Diagnostic:
         return images
 
     def figures(self, measurements: Measurements) -> Iterator[Picture]:
-        """The report's figures of what was measured; by default one panel that ``plot`` draws, if there is one."""
+        """The report's figures of the measurements; by default one panel drawn by ``plot``, if given."""
         if self.plot is not None and measurements[self.name]:
             styles, about = measurements.styles_of(self.name), f"{self.help[:1].upper()}{self.help[1:]}"
             panel = Panel("", partial(self.plot, measurements[self.name], styles=styles))
@@ -226,8 +227,7 @@ DIAGNOSTICS: Registry[Diagnostic] = Registry(
 def register_diagnostic(name: str) -> Callable[[D], D]:
     """Decorator: register a subclass of ``Diagnostic`` under a name.
 
-    Raises ValueError for an invalid name or one that another class has, TypeError for a class without ``measure`` and
-    ``measurement``.
+    Raises ValueError for an invalid or taken name, TypeError for a class without ``measure`` and ``measurement``.
     """
 
     def make(kind: Any) -> Diagnostic:
@@ -246,7 +246,7 @@ def list_diagnostics(pattern: str = "*") -> list[str]:
 
     Other packages are not imported. Warns of entry points that cannot be used.
     """
-    _import_own()
+    _import_builtin()
     offered = DIAGNOSTICS.offered()
     own = sorted(set(DIAGNOSTICS) - offered.keys(), key=lambda name: (DIAGNOSTICS[name].order, name))
     return [name for name in (*own, *sorted(offered)) if fnmatchcase(name, pattern)]
@@ -254,17 +254,17 @@ def list_diagnostics(pattern: str = "*") -> list[str]:
 
 @checked
 def get_diagnostic(name: str) -> Diagnostic:
-    """The diagnostic of this name, which is imported if it is of another package.
+    """Get the diagnostic of this name; one of another package is imported.
 
     Raises ValueError for an unknown name, with the nearest ones; ImportError or TypeError for a diagnostic of another
     package that cannot be imported or is not a ``Diagnostic``.
     """
-    _import_own()
+    _import_builtin()
     return DIAGNOSTICS.find(name)
 
 
 def all_diagnostics() -> dict[str, Diagnostic]:
-    """All diagnostics by name. Warns of those of other packages that cannot be used, which are left out."""
+    """All diagnostics by name. Leaves out those of other packages that cannot be used, with a warning."""
     diagnostics = {}
     for name in list_diagnostics():
         try:
@@ -275,6 +275,6 @@ def all_diagnostics() -> dict[str, Diagnostic]:
 
 
 @cache
-def _import_own() -> None:
+def _import_builtin() -> None:
     for module in iter_modules([str(Path(__file__).parent)]):
         import_module(f"freqrob.diagnostics.{module.name}")

@@ -1,4 +1,4 @@
-"""All diagnostics of a model at once."""
+"""Run all diagnostics on a model."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def expected_seconds(
     classes: int | None = None,
     batch_size: int | None = None,
 ) -> float:
-    """Estimate how long ``diagnose`` takes from the time of one batch. Raises as ``diagnose`` before it measures."""
+    """Estimate the seconds that ``diagnose`` takes from the time of one batch. Raises as ``diagnose``."""
     check_labelled(images, labels)
     batch_size = default_batch_size(images) if batch_size is None else batch_size
     check_counts(batch_size=batch_size)
@@ -86,24 +86,25 @@ def diagnose(
     cache_key: str | None = None,
     track: Track = untracked,
 ) -> dict[str, Measurement]:
-    """Measure where in the spectrum a model is sensitive, by every diagnostic.
+    """Run the frequency diagnostics on a model.
 
     Args:
         model: images (N, C, H, W) in [0, 1] to logits (N, K), or a Foolbox model; measured in eval mode.
-        images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64. Costly diagnostics measure the first
-            ones; images that are sorted by class, as ImageNet's are, are first put in a fixed random order.
+        images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64. Costly diagnostics measure only the
+            first images; images sorted by class, as ImageNet's, are first shuffled in a fixed order.
         preset: ``"quick"``, under a minute for a small model on two cores, with every other frequency of the heat map;
             ``"full"``, as in a paper.
-        only: the diagnostics to run, of ``list_diagnostics()``; by default all whose package is installed, with a
+        only: the diagnostics to run, from ``list_diagnostics()``; by default all with installed packages, with a
             warning about the others.
-        settings: replace the preset's, by diagnostic: ``{"fourier_heatmap": {"norm": 2.0, "images": 200}}``; the names
-            are the parameters of the diagnostic's function, and ``"images"`` is how many (0 for all).
+        settings: settings that override the preset's, by diagnostic: ``{"fourier_heatmap": {"norm": 2.0, "images":
+            200}}``; the names are the parameters of the diagnostic's function, and ``"images"`` is the number of images
+            (0 for all).
         classes: as for ``evaluate``.
         out: folder for ``<name>.npz`` and ``<name>.json`` of each, ``<name>_<layer>`` for a layer. The JSON has the
-            hash of the network (``model_hash``) and whether all of it came ``from_cache``.
+            hash of the network (``model_hash``) and whether all results came ``from_cache``.
         about: more entries of the JSON, such as the model's name and the provenance.
-        batch_size: images at a time; by default 250 of 32×32 pixels, fewer of larger ones.
-        cache: cache directory, so that a run that was stopped continues.
+        batch_size: images per batch; by default 250 at 32×32 pixels, fewer at larger sizes.
+        cache: cache directory, from which an interrupted run resumes.
         cache_key: as for ``evaluate``.
         track: wraps iterables in a progress bar.
 
@@ -111,16 +112,16 @@ def diagnose(
         The measurements by the diagnostic's name.
 
     Raises:
-        TypeError: no model.
+        TypeError: ``model`` is not a model.
         ValueError: before anything is measured, for an unknown preset, diagnostic or setting, or one out of range;
             images and labels that do not fit, or are too small or too few for a diagnostic; a model that does not give
             logits of the images for each class, or no gradient if a diagnostic needs it; an ``about`` that JSON cannot
             hold.
         OSError: ``out`` cannot be written; raised before anything is measured, except for a full disk.
-        torch.OutOfMemoryError: too many images at a time for the memory.
+        torch.OutOfMemoryError: a batch is too large for the memory.
         ImportError: one of ``only`` needs a package that is not installed.
 
-    Warns as ``checks.warn_of_model`` about models whose numbers mislead, and if nothing can be cached.
+    Warns as ``checks.warn_of_model`` about models with misleading numbers, and if nothing can be cached.
     """
     check_labelled(images, labels)
     plans, measurements = _planned(preset, only, settings, (images.shape[-2], images.shape[-1])), {}
@@ -142,10 +143,10 @@ def diagnose(
     about = {**(about or {}), "model_hash": model_hash(model)} if out is not None else {}
     for name, its in plans.items():
         chosen, measured = slice(its.pop("images") or None), Counted(track)
-        how = {"batch_size": batch_size, "cache": cache, "cache_key": cache_key, "track": measured, **its}
+        common = {"batch_size": batch_size, "cache": cache, "cache_key": cache_key, "track": measured, **its}
         diagnostic = get_diagnostic(name)
-        measurements[name] = diagnostic.measure(model, diagnostic.sees(images[chosen]), labels[chosen], **how)
-        from_cache = not measured.any  # of all processes, one of which saves
+        measurements[name] = diagnostic.measure(model, diagnostic.sees(images[chosen]), labels[chosen], **common)
+        from_cache = not measured.any  # a collective call; only one process saves
         with propagate_failure():
             if out is not None:
                 measurements[name].save(out, name, {**about, "from_cache": from_cache})
@@ -153,7 +154,7 @@ def diagnose(
 
 
 def default_batch_size(images: Tensor) -> int:
-    """250 images of 32×32 pixels, fewer of larger ones."""
+    """250 images at 32×32 pixels, fewer at larger sizes."""
     return max(8, min(250, 250 * 32 * 32 // images[0, 0].numel()))
 
 
@@ -167,7 +168,7 @@ def _order(labels: Tensor) -> Tensor | slice:
 def _planned(
     preset: Preset, only: Sequence[str], settings: Settings, size: tuple[int, int]
 ) -> dict[str, dict[str, Any]]:
-    """The settings of each diagnostic, of the right names and types."""
+    """Settings of each diagnostic, with names and types checked."""
     check_choices(get_args(Preset), preset=preset)
     if isinstance(only, str):
         raise ValueError(f"only: expected a sequence of names, such as [{only!r}], got {only!r}")
@@ -192,7 +193,7 @@ def _planned(
 
 
 def _as_settings(diagnostic: Diagnostic, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of the right names and types, with the numbers of NumPy and PyTorch as Python's."""
+    """Check names and types of settings, and convert NumPy and PyTorch numbers to Python's."""
     name, hints, settings = diagnostic.name, diagnostic.hints, {}
     for key, value in given.items():
         if key not in hints:
@@ -202,12 +203,12 @@ def _as_settings(diagnostic: Diagnostic, given: Mapping[str, Any]) -> dict[str, 
         if not fits(settings[key], hints[key]):
             raise ValueError(f"{name}: {key}: expected {shown_hint(hints[key])}, got {value!r}")
     if settings.get("images", 0) < 0:
-        raise ValueError(f"{name}: images: expected how many, or 0 for all, got {settings['images']}")
+        raise ValueError(f"{name}: images: expected a count, or 0 for all, got {settings['images']}")
     return settings
 
 
 class _Begins(Exception):
-    """Raised where a diagnostic has checked its settings and begins to measure."""
+    """Raised when a diagnostic has checked its settings and begins to measure."""
 
 
 def _try_settings(
@@ -218,22 +219,22 @@ def _try_settings(
     cache: Path | None = None,
     cache_key: str | None = None,
 ) -> None:
-    """Raise ValueError for settings out of range, which a diagnostic checks before it tracks what it measures.
+    """Raise ValueError for settings out of range, by running each diagnostic up to its first ``track``.
 
-    Only several processes need the ``cache`` for that.
+    Only several processes need the ``cache`` here.
     """
 
     def begin(*_: Any) -> Iterable:
         raise _Begins
 
-    how = {"track": begin, "cache": cache if rank_and_world()[1] > 1 else None, "cache_key": cache_key}
+    common = {"track": begin, "cache": cache if rank_and_world()[1] > 1 else None, "cache_key": cache_key}
     for name, its in plans.items():
         chosen = slice(its["images"] or None)
         given = {key: value for key, value in its.items() if key != "images"}
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                get_diagnostic(name).measure(model, images[chosen], labels[chosen], **given, **how)
+                get_diagnostic(name).measure(model, images[chosen], labels[chosen], **given, **common)
         except _Begins:
             continue
         except ValueError as error:
@@ -243,7 +244,7 @@ def _try_settings(
 def _check_model(
     plans: Iterable[str], model: nn.Module, images: Tensor, labels: Tensor, classes: int | None, batch_size: int
 ) -> None:
-    """Raise for a model that these diagnostics cannot measure, as ``warn_of_model`` does; warn as it does."""
+    """Raise and warn as ``warn_of_model`` about a model that these diagnostics cannot measure."""
     if classes is not None:
         check_counts(classes=classes)
     device, few = device_of(model, images), slice(min(PROBED, batch_size))

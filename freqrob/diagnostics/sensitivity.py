@@ -1,4 +1,4 @@
-"""Sensitivity: the input gradient on the Fourier basis, its largest coefficients first."""
+"""Sensitivity: the input gradient in the Fourier basis, largest coefficients first."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ RANKS = (0, 9, 99)
 
 @dataclass(frozen=True)
 class Sensitivity(Measurement):
-    """The spectrum of the gradient of the loss with respect to an image.
+    """Spectrum of the loss gradient with respect to an image.
 
     Attributes:
         magnitude: (K,) mean magnitude of an image's coefficients by rank, the largest first; K = H·(W//2+1).
         ranks: ranks whose frequencies are in ``radii``, from 0.
         radii: (N, ranks) frequency of each image's coefficient of that rank.
         boundary: lower edge of the high frequencies.
-        high_share: (N,) share of each gradient's power at or above ``boundary``, all of the spectrum, channels' mean;
-            NaN where the gradient is zero.
+        high_share: (N,) share of the power of each gradient (mean over channels) at or above ``boundary``, over the
+            whole spectrum; NaN if the gradient is zero.
         images: N.
     """
 
@@ -60,7 +60,7 @@ class Sensitivity(Measurement):
 
     @property
     def mean_high_share(self) -> float:
-        """Over the images that have a gradient; NaN if none has."""
+        """Mean of ``high_share`` over the images with a gradient; NaN without any."""
         return self.high_share.nanmean().item()
 
 
@@ -77,7 +77,7 @@ def sensitivity(
     cache_key: str | None = None,
     track: Track = untracked,
 ) -> Sensitivity:
-    """Project each image's input gradient, its channels' mean, on the Fourier basis and sort by magnitude.
+    """Project each image's input gradient, averaged over channels, on the Fourier basis; sort by magnitude.
 
     Args:
         boundary_ring: the first ring of the high frequencies. By default 5 at 32×32, where the paper draws r = 4.98
@@ -86,7 +86,7 @@ def sensitivity(
         model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``.
 
     Raises:
-        ValueError: a ring or a rank that is not there, or images and labels that do not fit.
+        ValueError: a ring or rank out of range, or images and labels that do not fit.
 
     Source: Lin et al., NeurIPS 2023, Eq. 3 and Fig. 2; zhiyugege/Frequency-Long-Tailed-Investigation, which takes the
     mean over the channels first and the half plane of ``rfft2``.
@@ -106,7 +106,7 @@ def sensitivity(
     def projected(model: nn.Module, indices: Tensor, device: torch.device) -> dict[str, Tensor]:
         gradient = input_gradient(model, to_pixels(images[indices]).to(device), labels[indices].to(device)).mean(1)
         magnitude, order = rfft2(gradient).abs().flatten(1).sort(dim=1, descending=True)
-        largest = gradient.abs().amax((1, 2), keepdim=True)  # whose square float32 may not hold
+        largest = gradient.abs().amax((1, 2), keepdim=True)  # its square may be out of float32's range
         power = ring_sum(gradient / torch.where(largest > 0, largest, 1), rings).double()
         high = power[:, boundary_ring:].sum(1) / power.sum(1)
         radii = radius[order[:, list(ranks)].cpu()]
@@ -130,7 +130,7 @@ def sensitivity(
 
 
 def plot_sensitivity(axes: Axes, models: Mapping[str, Sensitivity], styles: Styles | None = None) -> None:
-    """Magnitude of a gradient's coefficients, the largest first, in multiples of their mean.
+    """Draw the magnitudes of a gradient's coefficients, largest first, divided by their mean.
 
     Source: Lin et al., NeurIPS 2023, Fig. 2.
     """
@@ -146,10 +146,10 @@ def plot_sensitivity(axes: Axes, models: Mapping[str, Sensitivity], styles: Styl
 def plot_sensitive_radii(
     axes: Axes, models: Mapping[str, Sensitivity], rank: int = 0, styles: Styles | None = None
 ) -> None:
-    """Density over the images of the frequency of a gradient's coefficient of a rank (from 0, the largest).
+    """Draw the density, over images, of the frequency of the coefficient of a rank (0 is the largest).
 
-    A Gaussian kernel of Scott's width. The grey line is where the high frequencies begin. Raises ValueError for a rank
-    that was not kept. Source: Lin et al., NeurIPS 2023, Fig. 2.
+    A Gaussian kernel of Scott's width. The grey line marks where the high frequencies begin. Raises ValueError for a
+    rank that was not kept. Source: Lin et al., NeurIPS 2023, Fig. 2.
     """
     from scipy.stats import norm
 
@@ -174,7 +174,7 @@ class SensitivityByFrequency(Diagnostic):
 
     measure = staticmethod(sensitivity)
     measurement = Sensitivity
-    help = "the gradient on the Fourier basis, its share of high frequencies (Lin et al.)."
+    help = "input gradient in the Fourier basis, and its share of high frequencies (Lin et al.)."
     presets = {"quick": {"images": 500}, "full": {"images": 0}}
     needs_gradients = True
     order = 20
@@ -184,7 +184,7 @@ class SensitivityByFrequency(Diagnostic):
             lambda measured: number(measured.mean_high_share, ".0%"), title="HFC share", key="high_share",
             unit="%", digits=1,
             help="The share of the input gradient’s power that lies in the high frequencies (Lin et al.).",
-            hint="higher where high frequencies prevail", none="all gradients are zero or not finite", order=40,
+            hint="higher if high frequencies dominate", none="all gradients are zero or not finite", order=40,
         ),
     )  # fmt: skip
 
@@ -203,17 +203,17 @@ class SensitivityByFrequency(Diagnostic):
             for rank in ranks
         ]  # fmt: skip
         of_densities = (
-            " Then at which frequency the coefficients of some ranks lie, a Gaussian kernel density; the grey line is "
+            " Then the frequencies of the coefficients of some ranks, as Gaussian kernel densities; the grey line is "
             "where HFC begins, {boundary} cycles/pixel"
         )
         yield Picture(
-            "sensitivity", "Magnitudes of the gradient's coefficients by rank, and at which frequency they lie.",
+            "sensitivity", "Magnitudes and frequencies of the gradient's coefficients by rank.",
             [by_rank, *densities], legend=styles,
             section=Section("sensitivity", "Sensitivity by rank and by frequency", "sensitivity by frequency", 20),
             caption=measurements.caption(
                 "sensitivity",
-                "First the magnitude of the gradient’s coefficients on the Fourier basis, sorted within each image, "
-                f"the mean over {{images}} images of {{source}}.{of_densities if densities else ''} (Lin et al., "
+                "First the magnitude of the gradient’s coefficients in the Fourier basis, sorted within each image, "
+                f"mean over {{images}} images of {{source}}.{of_densities if densities else ''} (Lin et al., "
                 "NeurIPS 2023, Eq. 3 and Fig. 2).",
             ),
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The spectrum of a set of images: natural ones, balanced ones, a corruption's."""
+"""Spectrum of a set of images, such as natural, balanced or corrupted ones."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from freqrob.spectral.rings import RingMap
 
 @dataclass(frozen=True)
 class Spectrum(Measurement):
-    """The long tail of images' spectra, and how much low frequencies prevail.
+    """Mean radial spectrum of images, its power law, 80/20 boundary, entropy and ln B_low.
 
     Attributes:
         frequencies: (rings,) lower edge of each ring; ring 0 is DC.
         power: (rings,) mean |F|² of a coefficient, over the ring, images and channels.
-        share: (rings,) π_i, the share of each ring in the power; 0 for DC, which is left out.
+        share: (rings,) π_i, the share of each ring in the power without DC.
         cumulative: (rings,) the share of the power within each ring's outer radius.
         amplitude: (H, W//2+1) mean |rfft2| over images and channels, DC at [0, 0].
         images: number of images.
-        boundary: the last ring of the low frequencies (LFC), the smallest disc with at least 80 % of the power; it has
-            ``boundary_share``.
+        boundary: the last ring of the low frequencies (LFC), the smallest disc with at least 80 % of the power;
+            ``boundary_share`` is its share.
         boundary_radius: upper edge of that ring.
-        boundary_fraction: the same, as a share of the largest radius, the corner's.
+        boundary_fraction: ``boundary_radius`` as a share of the largest radius.
         alpha, scale, r_squared: of the power law, power ≈ scale · f^(−alpha), fitted in logarithms.
-        entropy, largest_entropy: entropy of ``share``, and that of equal shares.
-        log_b_low: ln B_low of ``amplitude``; larger where low frequencies prevail; white noise has 3.53 at 32×32.
+        entropy, largest_entropy: entropy of ``share``, and its value for equal shares.
+        log_b_low: ln B_low of ``amplitude``; larger if low frequencies dominate; 3.53 for white noise at 32×32.
     """
 
     kind = "spectrum"
@@ -62,15 +62,15 @@ class Spectrum(Measurement):
 
 @checked
 def spectrum(images: Tensor) -> Spectrum:
-    """Measure the mean spectrum of images, each channel an image of its own.
+    """Measure the mean spectrum of images; each channel counts as an image.
 
     Args:
         images: (N, C, H, W), uint8 or float in [0, 1], or differences of such; N ≥ 1, on any device.
 
     Raises:
-        TypeError: not a dense tensor of floats or uint8, or one on the meta device.
-        ValueError: another shape, among them those that look like (N, H, W, C), no images, floats in 0–255 (by the
-            first channel), or images that are constant or not finite and have no power to measure.
+        TypeError: ``images`` is not a dense tensor of floats or uint8, or is on the meta device.
+        ValueError: another shape, such as (N, H, W, C), no images, floats in 0–255 (judged by the first channel), or
+            images that are constant or not finite.
 
     Source: Lin et al., NeurIPS 2023, Eq. 1 and 2 and Theorem 1; Chan et al., IJCAI 2022, B_low.
     """
@@ -109,6 +109,6 @@ def check_image_set(images: Tensor, name: str = "images") -> None:
 
 
 def total_amplitude(images: Tensor) -> Tensor:
-    """Σ over images (N, C, H, W) of the channels' mean |rfft2|, some at a time: (H, W//2+1) float64 on the CPU."""
+    """Σ over images (N, C, H, W) of the channels' mean |rfft2|, in chunks: (H, W//2+1) float64 on the CPU."""
     chunks = images.split(max(1, AT_ONCE // images[0].numel()))
     return torch.stack([len(chunk) * mean_amplitude(to_pixels(chunk)).double().cpu() for chunk in chunks]).sum(0)

@@ -33,7 +33,7 @@ PROTOCOLS = ("natural", "natural+bass", "bass")
 
 @dataclass(frozen=True)
 class Result:
-    """One measured accuracy, with all that it depends on.
+    """One measured accuracy, with everything that it depends on.
 
     ``accuracy`` is a share of ``images``; ``correct`` is the (N,) mask of the images that stay correctly classified;
     ``from_cache`` says whether all of it came from the cache.
@@ -48,7 +48,7 @@ class Result:
     from_cache: bool = field(default=False, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain numbers and words: protocol, the attack's name and parameters, images, seed and accuracy."""
+        """Plain values for JSON: protocol, attack and parameters, images, seed and accuracy."""
         measured = {"images": self.images, "seed": self.seed, "accuracy": self.accuracy}
         return {"protocol": self.protocol, **self.attack.as_dict(), **measured}
 
@@ -71,39 +71,38 @@ def evaluate(
     """Measure a model's accuracy for each protocol and attack.
 
     ``natural``: the ball is around the natural image, and the gradient goes through the whole model. ``natural+bass``:
-    the same with BaSS before the model; the attack goes through BaSS. ``bass``: the images are balanced first (as
-    uint8), and the ball is around the balanced image, as in Lin et al., NeurIPS 2023.
+    the same with BaSS in front of the model; the attack differentiates through BaSS. ``bass``: the images are balanced
+    first (as uint8), and the ball is around the balanced image, as in Lin et al., NeurIPS 2023.
 
     BaSS is never applied twice. If it is one of the model's front ends (``bassfront_``), ``natural+bass`` is
     ``natural``, and ``bass`` balances the images as that front end does and measures the model without it.
 
     An image counts as broken if the clean image or an adversarial example is misclassified: any iterate of PGD from any
-    of its starts, the last point of each of AutoAttack's attacks. Broken images are not attacked again.
+    start, or the final point of each of AutoAttack's attacks. Broken images are not attacked again.
 
     Clean, FGSM and PGD give the same numbers for any ``batch_size``; AutoAttack and Square do not, because their
     packages draw random numbers batch by batch.
 
-    With a ``cache``, each finished batch is kept there, so that a run that was killed continues, and a second call with
-    the same arguments measures nothing. Code that is not part of an installed release, such as a class of your own, and
-    hooks could change unnoticed: a model or an attack with such code is only cached with a ``cache_key`` (see
-    ``freqrob.models.keys``).
+    With a ``cache``, each finished batch is cached: an interrupted run resumes, and a repeated call measures nothing.
+    Hooks and code outside installed releases, such as your own classes, could change unnoticed: a model or an attack
+    with such code is only cached with a ``cache_key`` (see ``freqrob.models.keys``).
 
     In an initialised ``torch.distributed`` group, such as that of ``freqrob evaluate`` under torchrun, the processes
-    share the batches. Each process has to call this function, and each gets all results.
+    share the batches. Each process must call this function, and each gets all results.
 
     Args:
-        model: images (N, C, H, W) in [0, 1] to logits (N, K), or a Foolbox model; measured in eval mode, and restored.
+        model: images (N, C, H, W) in [0, 1] to logits (N, K), or a Foolbox model; measured in eval mode, then restored.
         images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64; on any device.
         protocols: some of ``PROTOCOLS``.
         attacks: attacks in the order of the results; strings, such as "clean", "pgd-50-10" or "autoattack", are parsed
             by ``freqrob.attacks.parse_attack``.
-        classes: number of classes of the data set, if known; models with another number are refused. Otherwise models
-            that seem to have other classes than the labels cause a warning.
-        batch_size: images at a time.
+        classes: number of classes of the data set, if known; a model with another number of logits raises ValueError.
+            Otherwise a model whose classes seem not to match the labels causes a warning.
+        batch_size: images per batch.
         seed: random seed, ≥ 0; each attack starts from it.
         cache: a folder of ``Samples``; None caches nothing.
-        cache_key: a string for the code that the cache cannot see; change it along with that code. Changes of tensors,
-            attributes and class names are noticed in any case.
+        cache_key: identifies code that the cache cannot see; change it along with that code. Changes of tensors,
+            attributes and class names are always noticed.
         track: wraps iterables in a progress bar.
 
     Returns:
@@ -113,12 +112,12 @@ def evaluate(
         TypeError: ``model`` is neither an nn.Module nor a Foolbox model.
         ValueError: an unknown protocol or attack, no images, labels that do not fit, or a model that does not give
             logits of the images for each class, or no gradient if an attack needs it.
-        torch.OutOfMemoryError: too many images at a time for the memory.
-        ImportError: AutoAttack or Square without a package that has them.
+        torch.OutOfMemoryError: a batch is too large for the memory.
+        ImportError: the package for AutoAttack or Square is not installed.
         OSError: the cache cannot be written.
         ProcessFailure: (an OSError) another process of the group failed.
 
-    Warns as ``checks.warn_of_model`` about models whose numbers mislead, if anything is measured; if nothing can be
+    Warns as ``checks.warn_of_model`` about models with misleading numbers, if anything is measured; if nothing can be
     cached; and about damaged files in the cache, which are set aside.
     """
     check_labelled(images, labels)
@@ -150,12 +149,12 @@ def evaluate(
 
 
 def _check_described(attack: Attack) -> None:
-    """Raise TypeError, before anything is measured, for an attack that cannot be written in a result."""
+    """Raise TypeError for an attack that cannot be written in a result."""
     try:
         hash(attack)
         json.dumps(attack.as_dict(), default=operator.index)
     except ImportError:
-        return  # the attack's package is missing, which its run reports too
+        return  # the package is missing; the attack's run reports that
     except (TypeError, ValueError) as error:
         raise TypeError(
             f"attack: expected a frozen dataclass with hashable fields, or with as_dict() that gives plain values, got "
@@ -169,7 +168,7 @@ def _bass_of(model: nn.Module) -> BaSS | None:
 
 
 def _under(protocol: str, model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
-    """The model and the images that are attacked under a protocol."""
+    """The model and the images attacked under a protocol."""
     if protocol == "natural+bass":
         return FrontEnded([BaSS()], model).eval(), images
     if protocol == "bass":
@@ -179,15 +178,15 @@ def _under(protocol: str, model: nn.Module, images: Tensor) -> tuple[nn.Module, 
     return model, images
 
 
-def _balanced(images: Tensor, how: BaSS) -> Tensor:
+def _balanced(images: Tensor, front_end: BaSS) -> Tensor:
     """BaSS on grey levels, as in the authors' test set."""
     grey = images if images.dtype == torch.uint8 else (images * 255).round().to(torch.uint8)
-    return bass(grey, weighting=how.weighting, pixel_scale=how.pixel_scale)
+    return bass(grey, weighting=front_end.weighting, pixel_scale=front_end.pixel_scale)
 
 
 @dataclass(frozen=True)
 class _Subject:
-    """A model and the images on which it is attacked, and where results are cached."""
+    """A model, the images on which it is attacked, and the cache of results."""
 
     model: nn.Module
     images: Tensor
@@ -199,7 +198,7 @@ class _Subject:
     cache_key: str | None
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Images as pixels, and labels, where the model is."""
+        """Images as pixels, and labels, on the model's device."""
         device = device_of(self.model, self.images)
         return to_pixels(self.images[index]).to(device), self.labels[index].to(device)
 
@@ -220,7 +219,7 @@ class _Subject:
 
 
 def _correct(subject: _Subject, attacks: Sequence[Attack], protocol: str, track: Track) -> list[tuple[Tensor, bool]]:
-    """For each attack which images stay correctly classified, (N,) bool, and whether all of them were cached."""
+    """Mask (N,) of the images that stay correctly classified, by attack, and whether all were cached."""
     with propagate_failure():
         kept, measured = _share(subject, attacks, protocol, track)
     nothing = torch.zeros(len(subject.images), dtype=torch.bool)
@@ -233,7 +232,7 @@ def _correct(subject: _Subject, attacks: Sequence[Attack], protocol: str, track:
 def _share(
     subject: _Subject, attacks: Sequence[Attack], protocol: str, track: Track
 ) -> tuple[dict[Attack, Samples], set[Attack]]:
-    """Measure this process's batches. Returns all results by attack, and the attacks that were not all cached."""
+    """Measure this process's batches. Returns all results by attack, and the attacks not fully cached."""
     rank, world = rank_and_world()
     chunks = torch.arange(len(subject.images)).split(int(subject.batch_size))[rank::world]
     kept: dict[Attack, Samples] = {}
@@ -266,7 +265,7 @@ def _warn_of_model(subject: _Subject, chunk: Tensor, attacks: Sequence[Attack]) 
 
 
 def _measure(subject: _Subject, attack: Attack, chunk: Tensor, before: Samples | None, kept: Samples) -> None:
-    """Attack the images of a chunk that are not done and stay correctly classified under the attack ``before``."""
+    """Attack the images of a chunk that are not measured and stay correctly classified under ``before``."""
     index = chunk[~kept.done[chunk]]
     is_robust = torch.ones(len(index), dtype=torch.bool) if before is None else before["correct"][index]
     left = index[is_robust]

@@ -49,7 +49,7 @@ class CorruptionAccuracy:
         bass: weighting of BaSS, if the images were balanced before they were corrupted, or None.
         generated: whether freqrob made the corruptions; otherwise they are the published ones.
         accuracies: by type, the accuracies at severity 1 to 5.
-        standard_errors: of each of ``means()`` over draws of the images, which count once for all their corruptions.
+        standard_errors: of each of ``means()``; an image counts once for all its corruptions.
         from_cache: by type, whether the accuracies at severity 1 to 5 came from the cache.
     """
 
@@ -67,7 +67,7 @@ class CorruptionAccuracy:
         return _mean(self.accuracies[name])
 
     def means(self) -> dict[str, float]:
-        """The mean over types and severities of each of ``GROUPS`` of which all types were measured, and of ``all``.
+        """The mean over types and severities of ``all`` and of each fully measured group of ``GROUPS``.
 
         ``"15 types"`` is the mean that RobustBench reports; ``"all"`` is over the types that were measured.
         """
@@ -81,7 +81,7 @@ class CorruptionAccuracy:
         percent).
 
         Raises:
-            ValueError: the baseline was measured on something else, or makes no error on a type.
+            ValueError: the baseline was measured under other conditions, or makes no error on a type.
 
         Source: Hendrycks & Dietterich, ICLR 2019, section 4.
         """
@@ -96,7 +96,7 @@ class CorruptionAccuracy:
         return _mean([(1 - self.of_type(name)) / (1 - baseline.of_type(name)) for name in self.accuracies])
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain numbers and words."""
+        """Plain values for JSON."""
         by_type = {key: {name: [*at] for name, at in vars(self)[key].items()} for key in ("accuracies", "from_cache")}
         return {**vars(self), **by_type, "means": self.means()}
 
@@ -115,31 +115,31 @@ def evaluate_corruptions(
 ) -> CorruptionAccuracy:
     """Measure a model on every severity of every type in ``corruptions``.
 
-    Each is one ``evaluate`` of the clean accuracy: with a ``cache`` a run that was killed continues, and the processes
-    of an initialised ``torch.distributed`` group share the work.
+    Each is one ``evaluate`` of the clean accuracy: with a ``cache``, an interrupted run resumes, and the processes of
+    an initialised ``torch.distributed`` group share the work.
 
     Args:
         model: images (N, C, H, W) in [0, 1] to logits (N, K).
         corruptions: from ``load_corruptions``.
-        images: number of images of each severity, the first ones; None for all.
+        images: use the first ``images`` of each severity; None for all.
         protocol, batch_size, cache, cache_key: as for ``evaluate``.
         track: wraps the types and severities in a progress bar.
 
     Raises:
-        ValueError: more images than there are, an unknown protocol, or a model of other classes than the data set's.
+        ValueError: more images than available, an unknown protocol, or a model with another number of classes.
         OSError: the cache cannot be written.
 
     Source: Hendrycks & Dietterich, ICLR 2019; RobustBench, ``clean_accuracy`` on the severities' slices.
     """
     count = len(corruptions.labels)
     if images is not None and (not fits(images, int) or not 1 <= images <= count):
-        raise ValueError(f"images: expected 1 to {count}, the images of each severity, got {images}")
+        raise ValueError(f"images: expected 1 to {count} (images of each severity), got {images}")
     labels, model = corruptions.labels[:images], as_module(model)
     cache = usable_cache(cache, cache_key, bare(model))
     sets = [(name, severity) for name in corruptions.types for severity in SEVERITIES]
     accuracies: dict[str, tuple[float, ...]] = {}
     from_cache: dict[str, tuple[bool, ...]] = {}
-    correct: dict[str, Tensor] = {}  # how often each image is, over the severities
+    correct: dict[str, Tensor] = {}  # how often each image occurs, over the severities
     for name, severity in track(sets, f"{protocol} corruptions", len(sets)):
         (result,) = evaluate(
             model, corruptions.images(name, severity)[:images], labels, protocols=[protocol], attacks=[Clean()],
@@ -161,7 +161,7 @@ def evaluate_corruptions(
 
 
 def _whole_groups(measured: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """Those of ``GROUPS`` of which all types were measured, and ``all``."""
+    """``all``, and the groups of ``GROUPS`` with all types measured."""
     whole = {group: types for group, types in GROUPS.items() if set(types) <= set(measured)}
     return {**whole, "all": tuple(measured)}
 

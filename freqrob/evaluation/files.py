@@ -17,7 +17,7 @@ from freqrob.runtime import files
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The results of one model, by its name and hash, and the check for gradient masking if there was one."""
+    """Results of one model, with its name and hash, and the check for gradient masking, if any."""
 
     name: str
     model_hash: str
@@ -26,9 +26,9 @@ class Evaluation:
 
 
 def write_results(path: Path, evaluations: Sequence[Evaluation], about: Mapping[str, Any]) -> None:
-    """Write accuracies as JSON with ``about``, or as CSV, by the ending of ``path``. Raises OSError.
+    """Write accuracies as JSON with ``about``, or as CSV, by the suffix of ``path``. Raises OSError.
 
-    ``about`` is what ``freqrob.runtime.provenance.provenance`` gives, with ``source`` and ``data_hash``.
+    ``about`` is the result of ``freqrob.runtime.provenance.provenance``, with ``source`` and ``data_hash``.
     """
     rows = [
         {
@@ -46,7 +46,7 @@ def write_results(path: Path, evaluations: Sequence[Evaluation], about: Mapping[
 
 
 def write_samples(path: Path, evaluations: Sequence[Evaluation], labels: Tensor) -> None:
-    """Write a CSV file with a row for each image: whether it stays correctly classified. Raises OSError."""
+    """Write a CSV file with one row per image: whether it stays correctly classified. Raises OSError."""
     rows = [
         {
             "model": model.name, "protocol": result.protocol, "attack": result.attack.name, "index": index,

@@ -1,4 +1,4 @@
-"""Check front ends for gradient masking: attacks without its gradient must not be stronger than one that uses it.
+"""Check front ends for gradient masking: attacks without their gradient must not be stronger than one with it.
 
 Source of the checks: Athalye et al., ICML 2018; Carlini et al., "On evaluating adversarial robustness", 2019.
 """
@@ -19,16 +19,16 @@ from freqrob.runtime.progress import Track, untracked
 from freqrob.runtime.statistics import sign_test
 
 LEVEL = 0.01
-HARMLESS = (Normalize, InputSize)  # affine maps: what they let through of a gradient is all of it
+HARMLESS = (Normalize, InputSize)  # affine maps do not mask gradients
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """An attack that does not see the front end's gradient, against the white-box attack on the same images.
+    """An attack without the front end's gradient, compared with the white-box attack on the same images.
 
     Attributes:
         attack: its name.
-        accuracy: share of the images that stay correctly classified under it.
+        accuracy: robust accuracy under it.
         only_it_breaks, only_white_box_breaks: number of images that only one of the two attacks breaks.
         p_value: one-sided exact McNemar test of whether this attack is stronger.
     """
@@ -42,7 +42,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class MaskingCheck:
-    """The result of ``check_masking``; ``comparisons`` with Square and with transfer from the bare network.
+    """The result of ``check_masking``; ``comparisons`` with Square and transfer from the bare network.
 
     ``from_cache`` says whether all of it came from the cache.
     """
@@ -54,7 +54,7 @@ class MaskingCheck:
 
     @property
     def suspects(self) -> list[Comparison]:
-        """The attacks that are stronger by more than noise: p < level / number of attacks (Bonferroni)."""
+        """The attacks that are significantly stronger: p < level / number of attacks (Bonferroni)."""
         return [one for one in self.comparisons if one.p_value < self.level / len(self.comparisons)]
 
     def as_dict(self) -> dict[str, Any]:
@@ -78,12 +78,12 @@ class MaskingCheck:
 
 
 def has_front_end(model: nn.Module) -> bool:
-    """Whether a fixed front end other than a normalisation or change of size could hide gradients."""
+    """Whether a fixed front end other than normalisation or resizing could mask gradients."""
     return not all(isinstance(module, HARMLESS) for module in front_ends_of(model))
 
 
 def bare_network(model: nn.Module) -> nn.Module:
-    """The network behind its normalisation and size alone."""
+    """The network with only its normalisation and resizing."""
     for module in front_ends_of(model):
         model = model if isinstance(module, HARMLESS) else without_front_end(model, module)
     return model
@@ -104,20 +104,20 @@ def check_masking(
     cache_key: str | None = None,
     track: Track = untracked,
 ) -> MaskingCheck:
-    """Attack a model with a front end with and without its gradient; if the latter is stronger, gradients are masked.
+    """Attack a model with and without its front end's gradient; if the latter is stronger, gradients are masked.
 
-    The attacks without it are Square, which sees only logits, and transfer of PGD's adversarial examples from the bare
-    network. Each is compared with the white-box attack on the same images: 8 images that only it breaks, while only the
-    white-box attack breaks none, are more than noise.
+    The attacks without it are Square, which uses only logits, and transfer of PGD's adversarial examples from the bare
+    network. Each is compared with the white-box attack on the same images: 8 images that only it breaks are significant
+    if the white-box attack alone breaks none.
 
     Args:
         model: with a front end, as ``load_model`` gives it: (N, C, H, W) in [0, 1] to logits.
-        white_box: through the front end; PGD-20 at 8/255 unless given.
-        queries: of Square, for each image.
+        white_box: attack through the front end; PGD-20 at 8/255 by default.
+        queries: number of queries per image of Square.
         images, labels, classes, batch_size, seed, cache, cache_key, track: as for ``evaluate``.
 
     Raises:
-        ValueError: the model has no front end beyond a normalisation; or as ``evaluate``.
+        ValueError: the model has no front end except a normalisation; or as ``evaluate``.
         ImportError: Square's package is not installed.
     """
     if not has_front_end(model):

@@ -1,4 +1,4 @@
-"""Measurements in, figures, tables and one self-contained HTML page out."""
+"""Write figures, tables and one self-contained HTML page from measurements."""
 
 from freqrob.runtime.figures import import_matplotlib
 

@@ -1,4 +1,4 @@
-"""The report's numbers as files: results.json, results.csv, and copies of the files that they were read from."""
+"""The report's numbers as files: results.json, results.csv, and copies of the input files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Links = Mapping[Path, list[str]]
 
 
 def copy_data(records: Records, out: Path) -> dict[Path, list[str]]:
-    """Copy the files that numbers were read from to ``out/data``, unless they are there, for a measurement both files.
+    """Copy the input files to ``out/data``, unless they are there; both files of a measurement.
 
     Returns their addresses relative to ``out``. Raises OSError.
     """
@@ -51,7 +51,7 @@ def _folder(path: Path, records: Records) -> str:
 
 
 def _free(path: Path, taken: set[Path]) -> Path:
-    """The path, or one with a number if another file of this report has it."""
+    """The path, numbered if another file of this report has it."""
     candidates = (path.with_name(f"{path.stem}-{n}{path.suffix}") for n in range(2, len(taken) + 3))
     return next(one for one in (path, *candidates) if one not in taken)
 
@@ -91,7 +91,7 @@ def _measured(one: Measured, links: Links) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Numbers and lists of them for JSON, with null for what is not finite."""
+    """Numbers and lists of them for JSON, with null for non-finite numbers."""
     if isinstance(value, list):
         return [_plain(one) for one in value]
     return None if isinstance(value, float) and not isfinite(value) else value
@@ -122,7 +122,7 @@ def tidy_rows(records: Records) -> Iterator[dict[str, Any]]:
 
 
 def _corruption_rows(subject: str, one: CorruptionAccuracy) -> Iterator[dict[str, Any]]:
-    """By type and severity (``index``), then means by group (without one)."""
+    """Rows by type and severity (``index``), then means by group (without ``index``)."""
     row = {"subject": subject, "from": "measured", "measurement": "corruptions", "protocol": one.protocol,
            "images": one.images, "source": one.dataset}  # fmt: skip
     for kind, shares in one.accuracies.items():
@@ -133,7 +133,7 @@ def _corruption_rows(subject: str, one: CorruptionAccuracy) -> Iterator[dict[str
 
 
 def _measurement_rows(subject: str, what: str, measured: Measured) -> Iterator[dict[str, Any]]:
-    """Numbers, then curves over ``frequencies``; of several curves, such as seeds', each has its ``index``."""
+    """Rows of numbers, then of curves over ``frequencies``; several curves, such as seeds', have an ``index``."""
     one = measured.of
     row = {"subject": subject, "from": "measured", "measurement": what, "images": one.images,
            "source": measured.origin.source}  # fmt: skip

@@ -28,14 +28,14 @@ from freqrob.diagnostics.drawing import COLOURS, GREY, Panel, Picture, Scale, fo
 from freqrob.runtime.files import write_bytes
 
 INK, MUTED, LINES = "#1b1f24", "#5b6470", "#d9dde3"
-# On the page these colours are its variables, which know of light and dark.
+# On the page these colours are CSS variables, set for light and dark mode.
 VARIABLES = {INK: "ink", MUTED: "muted", LINES: "line", to_hex(GREY): "grey"} | {
     colour: f"series-{index}" for index, colour in enumerate(COLOURS)
 }
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "freqrob",
-    "text.parse_math": False,  # models may be named in any way
+    "text.parse_math": False,  # names of models are arbitrary
     "font.family": "sans-serif",
     "font.size": 10,
     "text.color": INK,
@@ -54,9 +54,9 @@ STYLE: dict[Any, Any] = {
     "ytick.labelcolor": INK,
     "legend.frameon": False,
 }
-COLUMNS = 4  # of panels in a file
-LEGEND = 3  # inches of a column of names, of which a line takes 0.7
-LETTERS = 10  # of a name in an inch
+COLUMNS = 4  # of panels, at most, in a file
+LEGEND = 3  # inches per column of names; the line takes 0.7
+LETTERS = 10  # per inch of a name
 
 
 def inline(picture: Picture) -> list[tuple[str, Markup]]:
@@ -123,7 +123,7 @@ def _strip(picture: Picture, axes: Axes) -> None:
 
 
 def swatch(style: Mapping[str, Any]) -> Markup:
-    """A line with its marker, as a legend has it: an SVG element in the page's colours."""
+    """A line with its marker, as in a legend: an SVG element in the page's colours."""
     dash = style["linestyle"]
     dashes = "" if isinstance(dash, str) else " ".join(str(2 * length) for length in dash[1])
     marker = MarkerStyle(style["marker"])
@@ -146,7 +146,7 @@ def png_uri(image: Tensor) -> str:
 
 
 def _legend(figure: Figure, styles: Mapping[str, Mapping[str, Any]]) -> None:
-    """A legend below the panels, for which the figure grows."""
+    """Add a legend below the panels and enlarge the figure for it."""
     width, height = figure.get_size_inches()
     columns = int(width // LEGEND)
     handles = [
@@ -170,7 +170,7 @@ def _colour_bar(figure: Figure, scale: Scale, **where: Any) -> None:
 
 
 def _logarithmic_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten; over less than three decades 2 and 5 times these too; even steps where those are too few."""
+    """Powers of ten; also 2 and 5 times these below three decades; even steps if those are too few."""
     steps = (1, 2, 5) if high / low < 1e3 else (1,)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high]
@@ -193,7 +193,7 @@ def _png(figure: Figure) -> bytes:
 
 
 def _element(figure: Figure, prefix: str) -> Markup:
-    """The figure as an SVG element for a page: page colours, ids of its own, no metadata, no fixed size."""
+    """The figure as an SVG element for a page: page colours, unique ids, no metadata, no fixed size."""
     figure.patch.set_alpha(0)
     for axes in figure.axes:
         axes.patch.set_alpha(0)

@@ -1,4 +1,4 @@
-"""Sentences about the numbers, computed from them, and caveats."""
+"""Findings: sentences computed from the numbers, and caveats."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from freqrob.report.summary import SummaryColumn, conditions_of, headline, title
 from freqrob.runtime.figures import drawing
 from freqrob.runtime.statistics import rank_correlation, wilson_interval
 
-LEAST_MODELS = 5  # of which a rank correlation can be told from chance
+LEAST_MODELS = 5  # needed for a significant rank correlation
 LEVEL = 0.05
 FEW_IMAGES = 1000
 
@@ -36,7 +36,7 @@ def findings(records: Records, columns: Sequence[SummaryColumn]) -> list[Markup]
 
 
 def caveats(records: Records) -> list[Markup]:
-    """Warnings for readers who quote a number."""
+    """Warnings to read before quoting a number."""
     found = []
     suspects = [model.name for model in records.models if model.masking == "suspected"]
     if suspects:
@@ -46,23 +46,23 @@ def caveats(records: Records) -> list[Markup]:
     fewest = min((one.images for model in records.models for one in model.accuracies), default=FEW_IMAGES)
     if fewest < FEW_IMAGES:
         low, high = wilson_interval(0.5, fewest)
-        found.append(_say("Some accuracies are on {} images only: there one image is {} percentage points, and a 95 % "
+        found.append(_say("Some accuracies are on only {} images: one image counts {} percentage points, and a 95 % "
                           "interval reaches up to ±{} points.", fewest, f"{100 / fewest:.2g}",
                           f"{50 * (high - low):.2g}"))  # fmt: skip
     least = min((one.of.images for model in records.models for one in model.measurements.values()), default=FEW_IMAGES)
     if least < FEW_IMAGES / 10:
-        found.append(_say("Some diagnostics are of {} images only; their curves and maps are noisy.", least))
+        found.append(_say("Some diagnostics use only {} images; their curves and maps are noisy.", least))
     if attacked and not any(one.attack.startswith("AutoAttack") for one in attacked):
         found.append(_say("No model was attacked with AutoAttack: robust accuracies under weaker attacks are upper "
                           "bounds of robustness."))  # fmt: skip
     measurements = records.measurements()
     kinds = groupby(measurements.names(), key=lambda name: next(iter(measurements[name].values())).file_name)
     if differing := [kind for kind, names in kinds if measurements.group_by_condition(*names)]:
-        found.append(_say("Models were not measured alike, and do not compare without care, in {}: the captions say "
-                          "how.", _names(differing)))  # fmt: skip
+        found.append(_say("Models were measured under different conditions in {}: compare with care. The captions name "
+                          "the conditions.", _names(differing)))  # fmt: skip
     if any(model.corrupted and model.corrupted.accuracy.generated for model in records.models):
-        found.append(_say("The corrupted images were made by freqrob; figures on the published CIFAR-10-C differ a "
-                          "little."))  # fmt: skip
+        found.append(_say("The corrupted images were made by freqrob; numbers on the published CIFAR-10-C differ "
+                          "slightly."))  # fmt: skip
     return found
 
 
@@ -75,7 +75,7 @@ def _robust(records: Records) -> dict[str, Accuracy]:
 
 
 def _most_robust(records: Records) -> Markup | None:
-    """The model that is most robust to the headline attack, and those within its confidence interval."""
+    """The model most robust to the headline attack, and those with an overlapping confidence interval."""
     found = _robust(records)
     if not found:
         return None
@@ -93,13 +93,13 @@ def _most_robust(records: Records) -> Markup | None:
     least = min(one.accuracy for one in found.values())
     last = [name for name, one in found.items() if one.accuracy == least]
     sentence += _say(", the most of {} models", len(found))
-    sentence += _say("; on so many images {} cannot be told from it", _names(near)) if near else ""
+    sentence += _say("; intervals that overlap with it: {}", _names(near)) if near else ""
     ends = _say(". {} {} the least, {}", _names(last), "has" if len(last) == 1 else "have", _percent(least))
     return sentence + ("" if set(last) & {first, *near} else ends) + "."
 
 
 def _protocols(records: Records) -> Markup | None:
-    """The model whose robust accuracy depends most on the protocol, if the difference is more than noise."""
+    """The model with the largest difference between protocols, if it is significant."""
     chosen = [headline(records.models, protocol) for protocol in ("bass", "natural", "natural+bass")]
     at = [setting for setting in chosen if setting is not None]
     if len(at) < len(chosen) or len({setting[1:] for setting in at}) > 1:
@@ -115,14 +115,14 @@ def _protocols(records: Records) -> Markup | None:
     if not name:
         return None
     return _say(
-        "What is attacked decides: {} has {} ({}). Only {} compares with RobustBench’s leaderboards.",
+        "The protocol matters: {} has {} ({}). Only {} is comparable with RobustBench’s leaderboards.",
         _code(name), each, title_of(at[1]), _code("natural"),
     )  # fmt: skip
 
 
 def _relation(records: Records, column: SummaryColumn) -> Markup | None:
-    """The range of a diagnostic over models that were measured alike, and its correlation with robust accuracy."""
-    found = column.alike(records.models)
+    """The range of a diagnostic over comparable models, and its correlation with robust accuracy."""
+    found = column.comparable(records.models)
     if len(found) < 2:
         return None
     low, high = min(found, key=found.__getitem__), max(found, key=found.__getitem__)
@@ -130,14 +130,14 @@ def _relation(records: Records, column: SummaryColumn) -> Markup | None:
     sentence = _say("{} ({}; {}) ", column.title, column.hint, column.conditions)
     if column.written(found[low]) == column.written(found[high]):
         return sentence + _say("is {} for all of {} models.", most, len(found))
-    sentence += _say("lies between {} ({}) and {} ({})", least, _code(low), most, _code(high))
+    sentence += _say("ranges from {} ({}) to {} ({})", least, _code(low), most, _code(high))
     robust = {name: one.accuracy for name, one in _robust(records).items() if name in found}
     if len(robust) < LEAST_MODELS:
         return sentence + "."
     rho, p = rank_correlation([found[name] for name in robust], list(robust.values()))
     numbers = _say("Spearman’s ρ = {} over {} models, p = {}", f"{rho:.2f}".replace("-", "−"), len(robust), f"{p:.2g}")
     if p >= LEVEL:
-        return sentence + _say("; that it goes with robust accuracy cannot be told from chance ({}).", numbers)
+        return sentence + _say("; its correlation with robust accuracy is not significant ({}).", numbers)
     return sentence + _say("; it {} with robust accuracy ({}).", "rises" if rho > 0 else "falls", numbers)
 
 
@@ -154,20 +154,21 @@ def _corruptions(records: Records, columns: Sequence[SummaryColumn]) -> Markup |
     column = next((column for column in columns if column.key == "corruptions 15 types"), None)
     if column is None:
         return None
-    means = column.alike(records.models)
+    means = column.comparable(records.models)
     best = max(means, key=means.__getitem__)
     accuracies = [model.corrupted.accuracy for model in records.models if model.corrupted and model.name in means]
     of_type = {kind: fmean(accuracy.of_type(kind) for accuracy in accuracies) for kind in GROUPS["15 types"]}
     hardest = min(of_type, key=of_type.__getitem__)
     return _say(
-        "On corrupted images (15 types; {}) {} is best of {} with {}; the hardest type is {}, {} over them.",
+        "On corrupted images (15 types; {}) {} is the best of {} models with {}; the hardest type is {}, "
+        "with a mean of {}.",
         column.conditions, _code(best), len(means), _percent(means[best]),
         hardest.replace("_", " "), _percent(of_type[hardest]),
     )  # fmt: skip
 
 
 def _long_tail(records: Records) -> Markup | None:
-    """The radius that holds 80 % of each set's power."""
+    """The radius within which 80 % of each set's power lies."""
     sets = {name: one.of for name, one in records.spectra.items() if isinstance(one.of, Spectrum)}
     each = [
         _say("{} % of the largest radius ({}, α = {})", f"{100 * s.boundary_fraction:.0f}", name, f"{s.alpha:.2f}")
@@ -175,7 +176,7 @@ def _long_tail(records: Records) -> Markup | None:
     ]
     if not each:
         return None
-    return _say("80 % of the images’ power, the mean left out, lies within {}.", Markup(", ").join(each))
+    return _say("80 % of the images’ power, without the mean, lies within {}.", Markup(", ").join(each))
 
 
 def _say(text: str, /, *values: object) -> Markup:

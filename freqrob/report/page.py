@@ -1,4 +1,4 @@
-"""The page: one self-contained HTML file, with figures and data as files beside it."""
+"""The page: one self-contained HTML file, with figures and data in the same folder."""
 
 from __future__ import annotations
 
@@ -48,19 +48,19 @@ def write_report(
     threat_model: str = "Linf",
     track: Track = untracked,
 ) -> Path:
-    """Draw measurements of models, side by side, into the folder ``out``.
+    """Write a report that compares measurements of models into the folder ``out``.
 
-    ``index.html`` needs no other file. Beside it are its numbers, ``results.json`` and ``results.csv``; its figures in
-    ``figures/``, as SVG and PNG; and the files that they were read from, in ``data/``. Each file is complete before it
-    replaces an earlier one; the page is written last. Figures of an earlier report that are not in this one are
-    removed; data stay.
+    ``index.html`` needs no other file. The folder also holds the numbers (``results.json``, ``results.csv``), the
+    figures (``figures/``, SVG and PNG) and the input files (``data/``). Each file is complete before it replaces an
+    earlier one; the page is written last. Figures of an earlier report that are not in this one are removed; input
+    files are kept.
 
     Args:
         runs: folders that ``freqrob diagnose`` wrote, and JSON files of ``freqrob evaluate`` and ``freqrob
             corruptions``; the same name in several runs is the same model.
         title: title of the page.
-        gallery: images, the first of which are shown beside their BaSS twins.
-        command: the command line that makes the page, for the record.
+        gallery: images; the first ones are shown beside their balanced versions.
+        command: the command line, recorded on the page.
         cards: whether to add the accuracies on models' cards.
         model_dir, dataset, threat_model: where the cards are, as for ``load_card``.
         track: wraps iterables in a progress bar.
@@ -71,9 +71,9 @@ def write_report(
     Raises:
         FileNotFoundError, ValueError: a run that does not exist, is not a run, is damaged, or would be overwritten by
             the report; nothing to report.
-        OSError: the folder cannot be written, or its ``results.json`` is another command's.
+        OSError: the folder cannot be written, or its ``results.json`` was not written by a report.
 
-    Warns about what was left out, as the page does too, and about figures that cannot be drawn.
+    Warns, as does the page, about omitted input, and about figures that cannot be drawn.
     """
     out = Path(out)
     check_folder(out)
@@ -119,14 +119,14 @@ class _Earlier(Struct):
 def _figures_of(results: Path) -> set[str]:
     """The names of the figures of an earlier report; none if there was none, or if its file is damaged.
 
-    Raises FileExistsError where ``results`` is a file of another command, such as ``freqrob evaluate``.
+    Raises FileExistsError if ``results`` was written by something else, such as ``freqrob evaluate``.
     """
     try:
         earlier = read_json(results, _Earlier)
     except (FileNotFoundError, ValueError):
         return set()
     if earlier.figures is None and earlier.results is not None:
-        raise FileExistsError(f"out: {results} is not that of a report; choose another folder")
+        raise FileExistsError(f"out: {results} was not written by a report; choose another folder")
     return {name for name in earlier.figures or () if re.fullmatch(r"[\w.+-]{1,200}", name)}
 
 
@@ -139,7 +139,7 @@ def render(
     title: str = "",
     gallery: ImageSet | None = None,
 ) -> str:
-    """The page as text: no file, font, script or image outside it is needed."""
+    """Render the page as self-contained HTML, without external files, fonts, scripts or images."""
     templates = Environment(
         loader=PackageLoader("freqrob.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -198,14 +198,14 @@ def _spans(labels: Iterable[str]) -> list[tuple[str, int]]:
 
 
 def _footnotes(summary: Sequence[SummaryColumn]) -> dict[str, str]:
-    """Conditions that differ from those in the head of a column, with a letter each."""
+    """A letter for each condition that differs from that in the head of a column."""
     others = {e.conditions: "" for column in summary for e in column.entries if e and e.conditions != column.conditions}
     return {conditions: chr(ord("a") + index % 26) * (1 + index // 26) for index, conditions in enumerate(others)}
 
 
 @dataclass(frozen=True)
 class Line:
-    """A row of the table of accuracies: what it was measured on, and a cell for each setting."""
+    """A row of the table of accuracies: the images measured, and a cell for each setting."""
 
     origin: str
     cells: dict[tuple, Accuracy]
@@ -230,7 +230,7 @@ def _pairs(natural: ImageSet) -> list[dict[str, str]]:
 
 
 def _made(records: Records, links: Links) -> list[dict[str, Any]]:
-    """How numbers were made: the heads of the files, and for each head its files by model."""
+    """Provenance of the numbers: the heads of the files, and the files of each head by model."""
     groups: dict[str, dict[str, Any]] = {}
     for subject, what, origin in origins(records):
         if origin.path is not None:

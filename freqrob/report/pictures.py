@@ -1,4 +1,4 @@
-"""The figures of a report: accuracies on corrupted images, the images' spectra, and those of the diagnostics."""
+"""The figures of a report: accuracies on corrupted images, the images' spectra, and the diagnostics' figures."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _corruptions(records: Records) -> Iterator[Picture]:
     if models:
         types = max(len(found.accuracies) for found in models.values())
         names = [folded(name, plots.LABEL).split("\n") for name in models]
-        column = max(0.55, 0.3 * max(map(len, names)))  # names slant, so that a line of them takes more than its height
+        column = max(0.55, 0.3 * max(map(len, names)))  # slanted names take more than the height of a line
         longest = max(len(line) for lines in names for line in lines)
         size = max(4.6, 2.2 + column * len(models)), max(1.6, 0.6 + 0.055 * longest) + 0.24 * types
         panel = Panel("accuracy (%) by type", partial(plots.plot_corruptions, models=models))

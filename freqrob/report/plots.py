@@ -1,4 +1,4 @@
-"""Figures of the images' spectra and of accuracies on corrupted images, on the Axes that are given.
+"""Figures of the images' spectra and of accuracies on corrupted images, on given Axes.
 
 Each diagnostic's module has the functions that draw its figures, such as
 ``freqrob.diagnostics.hybrid.plot_hybrid(axes, models)``.
@@ -26,9 +26,9 @@ LABEL = 28  # characters of a name in a line beside a table
 
 
 def plot_power(axes: Axes, spectra: Mapping[str, Spectrum], styles: Styles | None = None) -> None:
-    """Mean power of a coefficient against its frequency, both logarithmic, with the power law fitted below Nyquist.
+    """Draw the mean power of a coefficient against frequency, both logarithmic, with the fitted power law.
 
-    A vertical line is where the high frequencies of that set begin. Source: Lin et al., NeurIPS 2023, Eq. 1 and 2.
+    A vertical line marks where the high frequencies of that set begin. Source: Lin et al., NeurIPS 2023, Eq. 1 and 2.
     """
     for name, measured, style in styled(spectra, styles):
         frequency, power = measured.frequencies[1:].numpy(), measured.power[1:].numpy()
@@ -42,7 +42,7 @@ def plot_power(axes: Axes, spectra: Mapping[str, Spectrum], styles: Styles | Non
 
 
 def plot_cumulative(axes: Axes, spectra: Mapping[str, Spectrum], styles: Styles | None = None) -> None:
-    """The share of the power within a radius; a vertical line is the smallest disc that holds 80 % of it.
+    """Draw the share of the power within a radius; a vertical line marks the smallest disc with 80 % of it.
 
     Source: Lin et al., NeurIPS 2023, Eq. 2.
     """
@@ -57,7 +57,7 @@ def plot_cumulative(axes: Axes, spectra: Mapping[str, Spectrum], styles: Styles 
 
 
 def plot_corruptions(axes: Axes, models: Mapping[str, CorruptionAccuracy]) -> AxesImage:
-    """Accuracy in percent by type of corruption, the mean over severities: types down, models across.
+    """Draw mean accuracy (%) over severities, with a row per type of corruption and a column per model.
 
     Returns the image, for a colour bar.
     """

@@ -20,7 +20,7 @@ from freqrob.runtime.statistics import wilson_interval
 
 @dataclass(frozen=True)
 class Origin:
-    """The file that numbers come from, with its head: command, commit, versions, date.
+    """File that numbers come from, with its head: command, commit, versions, date.
 
     ``path`` is None for a model's card.
     """
@@ -36,7 +36,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A share of images that were classified correctly under an attack, with all that it depends on."""
+    """Accuracy under an attack, with everything that it depends on."""
 
     protocol: str
     attack: str
@@ -50,7 +50,7 @@ class Accuracy:
 
     @property
     def setting(self) -> tuple[str, str, str, float]:
-        """What accuracies must share to be compared: protocol, attack, norm and ε. Clean ones have no ball."""
+        """Setting within which accuracies are comparable: protocol, attack, norm and ε; clean ones have no ball."""
         clean = self.attack == "clean"
         return self.protocol, self.attack, "" if clean else self.norm, 0.0 if clean else round(self.eps, 6)
 
@@ -91,7 +91,7 @@ class Measured:
         return {"source": self.origin.source, **self.of.conditions}
 
     def same_values(self, other: Measured) -> bool:
-        """Whether another measurement of the kind has the same numbers."""
+        """Whether another measurement of this kind has the same numbers."""
         mine, theirs = self.of.tensors(), other.of.tensors()
         same = repr(self.of.scalars()) == repr(other.of.scalars())  # NaN is NaN
         return same and all(np.array_equal(mine[name], theirs[name], equal_nan=True) for name in mine)
@@ -99,7 +99,7 @@ class Measured:
 
 @dataclass(eq=False)
 class ModelRecord:
-    """All that the runs hold of a model: measurements by the diagnostic's name, accuracies, and its card."""
+    """All measurements of a model in the runs: diagnostics by name, accuracies, and its card."""
 
     name: str
     card: Card | None = None
@@ -111,14 +111,14 @@ class ModelRecord:
 
     @property
     def corrupted(self) -> Corrupted | None:
-        """The accuracies on corruptions to show: natural ones first, then on more images, then the last."""
+        """The accuracies on corruptions to show: preferably natural, then on more images, then the last."""
         return max(
             reversed(self.corruptions),
             key=lambda each: (each.accuracy.protocol == "natural", each.accuracy.images), default=None,
         )  # fmt: skip
 
     def best(self, setting: tuple[str, str, str, float]) -> Accuracy | None:
-        """The accuracy in a setting on the most images; of equals the last."""
+        """The accuracy in a setting on the most images; the last on ties."""
         fitting = [accuracy for accuracy in self.accuracies if accuracy.setting == setting]
         return max(reversed(fitting), key=lambda accuracy: accuracy.images, default=None)
 
@@ -130,7 +130,7 @@ class Records:
     Attributes:
         models: the records of the models.
         spectra: spectra of images, by the name of the set.
-        notes: what was left out and why.
+        notes: omitted input, with reasons.
     """
 
     models: list[ModelRecord]
@@ -151,7 +151,7 @@ class Records:
 
 
 def origins(records: Records) -> Iterator[tuple[str, str, Origin]]:
-    """Subject, kind of measurement and origin of all that was measured."""
+    """Subject, kind and origin of all measurements."""
     for name, measured in records.spectra.items():
         yield name, "spectrum", measured.origin
     for model in records.models:

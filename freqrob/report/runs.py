@@ -1,4 +1,4 @@
-"""Runs in, one record a model out."""
+"""Read runs into one record per model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MOST_EPS = 1e9
 
 
 class _About(Struct):
-    """Checked entries of a measurement's file; others are shown as they are."""
+    """Checked entries of a measurement's file; other entries are shown unchecked."""
 
     model: Label = ""
     model_hash: Label = ""
@@ -97,8 +97,8 @@ def read_runs(
 ) -> Records:
     """Read runs and match models between them by name.
 
-    Of two measurements of a kind the one on more images is kept, of equals the last; of accuracies on corruptions those
-    under the protocol ``natural``, with a note about the others. Damaged files in a folder are left out, with a note.
+    Of several measurements of a kind, the one on the most images is kept, the last on ties. Accuracies on corruptions
+    are preferably those under the protocol ``natural``. Omitted measurements and damaged files in folders are noted.
 
     Args:
         runs: folders that ``freqrob diagnose`` wrote, for all models or for one; JSON files of ``freqrob evaluate`` and
@@ -126,17 +126,17 @@ def read_runs(
 
 
 def _read_run(run: Path, records: Records) -> None:
-    """Add what a file or folder holds. Raises ValueError for one that is not a run."""
+    """Add the content of a file or folder. Raises ValueError if it is not a run."""
     inside = sorted(run.glob("*.json")) + sorted(run.glob("*/*.json"))
     paths = list(filter(Path.is_file, inside)) if run.is_dir() else [run]
     data = run / "data" if (run / "index.html").is_file() else None  # of a report
     if not sum(_read_file(path, records, alone=path == run) for path in paths if path.parent != data):
-        reason = f"is a report, its runs are in {data}" if data and data.is_dir() else f"is no run, {EXPECTED}"
+        reason = f"is a report, its runs are in {data}" if data and data.is_dir() else f"is not a run, {EXPECTED}"
         raise ValueError(f"runs: {run} {reason}")
 
 
 def _read_file(path: Path, records: Records, alone: bool) -> bool:
-    """Add what a file holds; whether it is of a run. A damaged one is an error if ``alone``, otherwise a note."""
+    """Add a file's content. Returns whether it is of a run. Damaged files raise if ``alone``, otherwise are noted."""
     try:
         content = _content(path)
         read = _reader(content)
@@ -147,7 +147,7 @@ def _read_file(path: Path, records: Records, alone: bool) -> bool:
     except (ValueError, OSError) as error:
         if alone:
             raise
-        records.notes.append(printable(f"left out, as it is damaged: {error}"))
+        records.notes.append(printable(f"left out because it is damaged: {error}"))
         return True
 
 
@@ -155,13 +155,13 @@ def _content(path: Path) -> Any:
     try:
         return read_json(path)
     except FileNotFoundError:
-        raise FileNotFoundError(f"runs: there is no {path}, {EXPECTED}") from None
+        raise FileNotFoundError(f"runs: {path} does not exist, {EXPECTED}") from None
     except ValueError as error:
         raise ValueError(f"{error}, {EXPECTED}") from error
 
 
 def _reader(content: Any) -> Callable[[Path, dict[str, Any], Records], None] | None:
-    """The function that reads a file with this content, by the keys that it has; None if it is not of a run."""
+    """The function that reads a file with these keys; None if it is not of a run."""
     match content:
         case {"kind": _, "values": _}:
             return _read_measurement
@@ -185,7 +185,7 @@ def _read_measurement(path: Path, content: dict[str, Any], records: Records) -> 
     else:
         model = _model(records, read.model or path.parent.name, read.model_hash)
         kept, subject = model.measurements, model.name
-        has_suffix = kind.suffix is not Measurement.suffix  # and it tells them apart, whatever the file is called
+        has_suffix = kind.suffix is not Measurement.suffix  # it distinguishes them, whatever the file's name
         name = measured.of.file_name if has_suffix else path.stem
     before = kept.setdefault(name, measured)
     if measured.of.images >= before.of.images:
@@ -193,14 +193,14 @@ def _read_measurement(path: Path, content: dict[str, Any], records: Records) -> 
     if not measured.same_values(before):
         shown, other = (measured, before) if kept[name] is measured else (before, measured)
         conditions = {"shown": shown.conditions, "left out": other.conditions}
-        differing = " and not ".join(group_by_condition(conditions, kind.words)) or "measured alike"
+        differing = " and not ".join(group_by_condition(conditions, kind.words)) or "same conditions"
         records.notes.append(
             f"{subject}: of several measurements of {name} one is shown: {differing}, from {shown.origin.path}"
         )
 
 
 def _kind(path: Path, name: Any) -> type[Measurement]:
-    """The class of measurements of that name: of images, or of models by a diagnostic."""
+    """Class of the measurements of that name: spectra of images, or a diagnostic's."""
     of_models = {one.measurement.kind: one.measurement for one in all_diagnostics().values()}
     kinds = dict(sorted((OF_IMAGES | of_models).items()))
     if not isinstance(name, str) or name not in kinds:
@@ -233,7 +233,7 @@ def _accuracy(row: _Row, origin: Origin) -> Accuracy:
 
 
 def _model(records: Records, name: str, model_hash: str = "") -> ModelRecord:
-    """The record of a model, a new one if there is none, with the hash of another file."""
+    """The record of a model, created if there is none, with the hash of another file added."""
     model = next((model for model in records.models if model.name == name), None)
     if model is None:
         model = ModelRecord(name)
@@ -254,7 +254,7 @@ def _notes_on(model: ModelRecord) -> Iterator[str]:
 
 
 def _add_card(model: ModelRecord, records: Records, model_dir: str | Path, dataset: str, threat_model: str) -> None:
-    """Put the accuracies on a model's card before those of the runs, which win where both are on as many images."""
+    """Put the accuracies on a model's card before those of the runs, which win on ties in number of images."""
     try:
         model.card = load_card(model.name, model_dir, dataset, threat_model)
     except (CheckpointError, PermissionError) as error:
@@ -277,7 +277,7 @@ def _of_card(card: Card, threat_model: str) -> list[Accuracy]:
 
 
 def _family(name: str) -> tuple[int, str, int, str]:
-    """A key that sorts models that differ only in BaSS side by side, undefended ones first."""
+    """Sort key that puts models that differ only in BaSS side by side, undefended ones first."""
     try:
         parts = ModelName.parse(name)
     except ValueError:

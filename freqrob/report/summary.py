@@ -13,7 +13,7 @@ from freqrob.evaluation import PROTOCOLS
 from freqrob.report.records import Accuracy, Measured, ModelRecord
 from freqrob.runtime.figures import drawing
 
-STRENGTH = ("AutoAttack", "APGD", "Square", "PGD", "FGSM")  # an attack's name begins so; the strongest first
+STRENGTH = ("AutoAttack", "APGD", "Square", "PGD", "FGSM")  # prefixes of attacks' names; the strongest first
 GROUPS = ("noise", "blur", "weather", "digital", "extra", "15 types", "19 types")
 Setting = tuple[str, str, str, float]
 
@@ -31,7 +31,7 @@ class SummaryColumn(Column):
     """A column of the summary.
 
     Attributes:
-        entries: of each model, in the models' order; None where it was not measured.
+        entries: one per model, in the models' order; None if not measured.
         is_accuracy: whether values are shares of images.
     """
 
@@ -40,11 +40,11 @@ class SummaryColumn(Column):
 
     @property
     def conditions(self) -> str:
-        """Those of most entries."""
+        """The most common conditions of the entries."""
         return Counter(entry.conditions for entry in self.entries if entry).most_common(1)[0][0]
 
-    def alike(self, models: Sequence[ModelRecord]) -> dict[str, float]:
-        """The numbers of the models, in the order of ``entries``, that were measured under these conditions."""
+    def comparable(self, models: Sequence[ModelRecord]) -> dict[str, float]:
+        """The numbers of the models measured under ``conditions``, in the order of ``entries``."""
         return {
             model.name: entry.value
             for model, entry in zip(models, self.entries, strict=True)
@@ -53,11 +53,11 @@ class SummaryColumn(Column):
 
     @property
     def has_none(self) -> bool:
-        """Whether a measurement has no number."""
+        """Whether any measurement has no number."""
         return any(entry and entry.value is None for entry in self.entries)
 
     def written(self, value: float) -> str:
-        """A value as the table has it, without its unit."""
+        """A value as shown in the table, without its unit."""
         return f"{100 * value if self.unit == '%' else value:.{self.digits}f}"
 
 
@@ -68,7 +68,7 @@ def columns(models: Sequence[ModelRecord]) -> list[SummaryColumn]:
 
 
 def settings(models: Sequence[ModelRecord]) -> list[Setting]:
-    """All settings with an accuracy: protocols in their order, clean first, attacks by strength."""
+    """All settings with an accuracy: protocols in order, clean first, attacks by strength."""
 
     def order(setting: Setting) -> tuple:
         protocol, attack, norm, eps = setting
@@ -79,7 +79,7 @@ def settings(models: Sequence[ModelRecord]) -> list[Setting]:
 
 
 def headline(models: Sequence[ModelRecord], protocol: str = "natural") -> Setting | None:
-    """The attack that most models were evaluated under, by protocol; of several, the strongest."""
+    """The attack under which most models were evaluated, for a protocol; the strongest on ties."""
     attacked = [setting for setting in settings(models) if setting[0] == protocol and setting[1] != "clean"]
     return max(attacked, key=lambda setting: (_count(models, setting), -_strength(setting[1])), default=None)
 
@@ -117,7 +117,7 @@ def _corruptions(models: Sequence[ModelRecord]) -> Iterator[SummaryColumn]:
     for group in GROUPS:
         yield replace(
             column, title=group, key=f"corruptions {group}", is_accuracy=True,
-            help=f"Accuracy on corrupted images, the mean over severities and types ({group}).",
+            help=f"Mean accuracy on corrupted images over severities and types ({group}).",
             entries=tuple(_corruption_entry(model, group) for model in models),
         )  # fmt: skip
     entries = tuple(
@@ -126,7 +126,7 @@ def _corruptions(models: Sequence[ModelRecord]) -> Iterator[SummaryColumn]:
         else None
         for model in models
     )
-    help = "Mean corruption error, a share of the baseline's."
+    help = "Mean corruption error, relative to the baseline's."
     yield replace(column, title="mCE", key="mce", help=help, entries=entries)
 
 

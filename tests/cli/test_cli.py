@@ -216,13 +216,13 @@ def test_evaluate_measures_nothing_twice(few_images, model_dir, monkeypatch, own
     assert len(list((own_cache / "results").glob("*.safetensors"))) == 2, "clean and FGSM"
     measured_again = run("evaluate", "standard_tiny", *options, "--no-cache")
     more = run("evaluate", "standard_tiny", *options, "--attack", "pgd-1", "--out", own_cache / "r.json")
-    assert "standard_tiny: natural FGSM from earlier runs, kept in" in more.stderr
+    assert "standard_tiny: natural FGSM from earlier runs, cached in" in more.stderr
     rows = json.loads((own_cache / "r.json").read_text())["results"]
     assert {row["attack"]: row["from_cache"] for row in rows} == {"FGSM": True, "PGD-1": False}
     monkeypatch.setattr("torch.nn.functional.linear", lambda *_: pytest.fail("the model was called"))
     again = run("evaluate", "standard_tiny", *options)
     assert first.exit_code == again.exit_code == 0 and first.stdout == again.stdout == measured_again.stdout
-    said = f"standard_tiny: all results from earlier runs, kept in {own_cache / 'results'}; --no-cache measures again"
+    said = f"standard_tiny: all results from earlier runs, cached in {own_cache / 'results'}; --no-cache measures again"
     assert said in again.stderr and "earlier runs" not in first.stderr + measured_again.stderr
 
 
@@ -285,12 +285,12 @@ def test_interrupted_evaluation_says_how_to_go_on(few_images, model_dir, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr("freqrob.evaluation.evaluate", interrupted)
         result = run("evaluate", "standard_tiny", "--model-dir", model_dir)
-    assert result.exit_code == 130 and "Nothing is kept; the same command starts over" in result.output
+    assert result.exit_code == 130 and "Nothing is kept; to start over, run the same command" in result.output
     assert run("evaluate", "standard_tiny", "--model-dir", model_dir, "--attack", "clean").exit_code == 0
     monkeypatch.setattr("freqrob.evaluation.evaluate", interrupted)
     result = run("evaluate", "standard_tiny", "--model-dir", model_dir)
     assert result.exit_code == 130
-    assert f"What was measured is kept in {own_cache / 'results'}; the same command goes on" in result.output
+    assert f"Finished batches are cached in {own_cache / 'results'}; to resume" in result.output
     assert result.output.splitlines()[-1] == "  freqrob evaluate standard_tiny"
 
 
@@ -309,7 +309,7 @@ def test_interrupted_evaluation_shows_the_models_before(few_images, model_dir, m
     )  # fmt: skip
     assert result.exit_code == 130
     assert f"│ standard_tiny │ {100 * measured[0][0].accuracy:.1f}" in result.stdout
-    assert "Nothing is kept; the same command starts over" in result.stderr
+    assert "Nothing is kept; to start over, run the same command" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -380,7 +380,7 @@ def test_a_second_rank_evaluates_in_silence(few_images, model_dir, monkeypatch, 
 def test_evaluate_says_when_a_model_is_the_one_that_was_shipped(few_images, model_dir):
     shown = run("evaluate", "standard_rn20", "standard_tiny", "--model-dir", model_dir, "--images", 1)
     assert shown.exit_code == 0, shown.output
-    assert f"standard_rn20: none in {model_dir}, so this is the one that comes with freqrob" in shown.output
+    assert f"standard_rn20: not in {model_dir}; using the model shipped with freqrob" in shown.output
     assert "standard_tiny: none" not in shown.output
 
 
@@ -558,19 +558,19 @@ def test_interrupted_training_says_how_to_go_on(interrupted, monkeypatch, tmp_pa
     monkeypatch.setattr(sys, "argv", [program, "train", "standard_tiny", "--data", "my data"])
     monkeypatch.chdir(tmp_path)
     result = run("train", "standard_tiny", "--data", "my data")
-    assert result.exit_code == 130 and "Nothing is kept; the same command starts over:" in result.output
+    assert result.exit_code == 130 and "Nothing is kept; to start over, run the same command:" in result.output
     checkpoint = tmp_path / "models" / "cifar10" / "Linf" / "standard_tiny" / "last.ckpt"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.touch()
     result = run("train", "standard_tiny", "--data", "my data")
-    assert result.exit_code == 130 and "What was trained is kept; the same command goes on from there:" in result.output
+    assert result.exit_code == 130 and "A checkpoint is kept; to resume, run the same command:" in result.output
     assert result.output.splitlines()[-1] == f"  {shown} train standard_tiny --data 'my data'"
 
 
 @pytest.mark.parametrize("name", ["WORLD_SIZE", "SLURM_NTASKS"])
 def test_interrupted_training_does_not_know_what_launched_it(interrupted, monkeypatch, name):
     monkeypatch.setenv(name, "2")
-    assert run("train", "standard_tiny").output.splitlines()[-1].endswith("the same command starts over.")
+    assert run("train", "standard_tiny").output.splitlines()[-1].endswith("to start over, run the same command.")
 
 
 @pytest.mark.parametrize(

@@ -276,7 +276,7 @@ class TestCorruptCommand:
         assert torch.equal(found.labels, test.labels)
         expected = "freqrob dataset corrupt --dataset cifar10 --type fog --type saturate --seed 2"
         assert found.generated["command"] == expected
-        assert "Wrote 0 of 2 types, 2 were there" in run("corrupt", *options).output
+        assert "Wrote 0 of 2 types, 2 already there" in run("corrupt", *options).output
 
     def test_of_balanced_images(self, cifar, tmp_path):
         result = run("corrupt", "--data", cifar, "--out", tmp_path / "c", "--type", "contrast", "--bass")
@@ -308,9 +308,9 @@ class TestCorruptCommand:
         monkeypatch.setattr(corruption_arrays, "corrupt", stopped)
         command = ["corrupt", "--data", cifar, "--out", tmp_path / "c"]
         result = run(*command, "--type", "fog")
-        assert result.exit_code == 130 and "Nothing is kept; the same command starts over" in result.output
+        assert result.exit_code == 130 and "Nothing is kept; to start over, run the same command" in result.output
         result = run(*command, "--type", "contrast", "--type", "fog")
-        assert result.exit_code == 130 and f"are in {tmp_path / 'c'}; the same command goes on" in result.output
+        assert result.exit_code == 130 and f"are in {tmp_path / 'c'}; to resume, run the same command" in result.output
 
     @pytest.mark.parametrize(
         "arguments, message",
@@ -559,4 +559,4 @@ def test_corruptions_of_other_images_are_an_error(cifar, few, tmp_path):
     write_corruptions(few, tmp_path / "c", ["contrast"], about=ABOUT)
     command = ["dataset", "spectrum", "--data", str(cifar), "--corruptions", str(tmp_path / "c")]
     result = CliRunner().invoke(cli.app, [*command, "--out", str(tmp_path / "out")])
-    assert result.exit_code == 2 and "is of other images than cifar10's test set" in result.output
+    assert result.exit_code == 2 and "are not corruptions of cifar10's test set" in result.output

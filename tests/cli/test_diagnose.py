@@ -74,7 +74,7 @@ def test_measures_saves_and_shows(tmp_path):
 
 def test_no_model_takes_another_models_folder(tmp_path):
     result = run("a/b=w.pt", "a_b=w.pt", "--out", "found")
-    assert result.exit_code == 2 and "found/a_b=w.pt is the folder of a/b=w.pt, and of a_b=w.pt" in result.output
+    assert result.exit_code == 2 and "found/a_b=w.pt is the folder of both a/b=w.pt and a_b=w.pt" in result.output
     (tmp_path / "found" / "fgsm_rn20").mkdir(parents=True)
     for file, content in (("wandb.json", '{"model": {}}'), ("a.json", "{}"), ("b.json", '{"model": "fgsm/rn20"}')):
         (tmp_path / "found" / "fgsm_rn20" / file).write_text(content)
@@ -82,7 +82,7 @@ def test_no_model_takes_another_models_folder(tmp_path):
     _check_folders({"fgsm_rn20": tmp_path / "found" / "fgsm_rn20"})  # none of them is of a measurement
     (tmp_path / "found" / "fgsm_rn20" / "b.npz").write_text("")
     result = run("fgsm_rn20", "--only", "jacobian", "--out", "found")
-    assert result.exit_code == 2 and "found/fgsm_rn20 is the folder of fgsm_rn20, and of fgsm/rn20" in result.output
+    assert result.exit_code == 2 and "found/fgsm_rn20 is the folder of both fgsm_rn20 and fgsm/rn20" in result.output
 
 
 def test_settings_of_one_diagnostic_are_taken_and_recorded():
@@ -102,7 +102,7 @@ def test_a_second_run_finds_all_of_it_in_the_cache(monkeypatch):
     result = run("diagnosed_nets:net", "--only", "sensitivity", "--out", "again")
     assert result.exit_code == 0, result.output
     assert Sensitivity.load("again/diagnosed_nets_net").images == len(sample_images())
-    assert "diagnosed_nets:net: all of it was kept from earlier runs in" in result.stderr
+    assert "diagnosed_nets:net: all results from earlier runs, cached in" in result.stderr
 
 
 def test_without_the_cache_nothing_is_kept(tmp_path):
@@ -132,8 +132,8 @@ def test_ctrl_c_says_how_to_go_on_and_where_from(monkeypatch, tmp_path, measured
     monkeypatch.setattr("freqrob.diagnostics.diagnose", stop)
     result = run("diagnosed_nets:net")
     assert result.exit_code == 130
-    kept = f"What was measured is kept in {tmp_path / 'cache' / 'results'}; the same command goes on from there"
-    assert (kept if measured else "Stopped. Nothing is kept; the same command starts over") in result.stderr
+    kept = f"Finished batches are cached in {tmp_path / 'cache' / 'results'}; to resume, run the same command"
+    assert (kept if measured else "Stopped. Nothing is kept; to start over, run the same command") in result.stderr
 
 
 def test_numbers_of_the_table():
@@ -261,4 +261,4 @@ def test_two_processes_measure_what_one_does(tmp_path):
         kept.unlink()
     done = start(torchrun, "pair")
     again = {path.stem: json.loads(path.read_text())["from_cache"] for path in folders[0].glob("*.json")}
-    assert again == {**dict.fromkeys(found, True), "sensitivity": False} and "kept from earlier runs" not in done.stderr
+    assert again == {**dict.fromkeys(found, True), "sensitivity": False} and "from earlier runs" not in done.stderr

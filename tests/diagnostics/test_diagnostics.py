@@ -861,7 +861,7 @@ def test_the_callers_inference_mode_changes_nothing():
     with torch.inference_mode():
         found, made_here = diagnose(model, *of_waves(3), only=names), Linear(wave(3))
     assert all(equal(found[name], expected[name]) for name in names)
-    with pytest.raises(ValueError, match="model: its weights were made under torch.inference_mode"):
+    with pytest.raises(ValueError, match="model: its weights were created under torch.inference_mode"):
         diagnose(made_here, *of_waves(3), only=names[2:])
 
 

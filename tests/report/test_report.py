@@ -360,7 +360,7 @@ def test_results_of_another_command_are_not_overwritten(tmp_path):
     results = evaluation(tmp_path / "results.json", [row("one", 0.25)])
     other = evaluation(tmp_path / "b.json", [row("one", 0.5)])
     before = results.read_bytes()
-    with pytest.raises(FileExistsError, match=r"out: .*results\.json is not that of a report; choose another folder"):
+    with pytest.raises(FileExistsError, match=r"out: .*results\.json was not written by a report; choose another"):
         write_report([other], tmp_path)
     assert results.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.json", "results.json"]
@@ -416,8 +416,8 @@ def test_a_damaged_measurement_is_named_and_the_rest_is_drawn(runs, tmp_path):
     [
         ("{", "not usable JSON"),
         ('{"results": [], "x": NaN}', "not usable JSON"),
-        ('{"a": 1}', "is no run, expected a folder that `freqrob diagnose"),
-        ("[1]", "is no run"),
+        ('{"a": 1}', "is not a run, expected a folder that `freqrob diagnose"),
+        ("[1]", "is not a run"),
         ('{"kind": "aura", "values": {}}', "of kind 'aura', expected one of"),
         ('{"results": [{"model": "m", "attack": "clean", "accuracy": 2, "images": 1, "seed": 0, "protocol": "bass"}]}',
          "Expected `float` <= 1.0 - at `$.results[0].accuracy`; replace or remove it"),
@@ -437,12 +437,12 @@ def test_a_file_that_is_no_run_is_refused_by_name(tmp_path, content, message):
 
 
 def test_runs_that_are_not_there_or_empty_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no .*none, expected a folder"):
+    with pytest.raises(FileNotFoundError, match="none does not exist, expected a folder"):
         read_runs([tmp_path / "none"])
-    with pytest.raises(ValueError, match=f"{tmp_path} is no run"):
+    with pytest.raises(ValueError, match=f"{tmp_path} is not a run"):
         read_runs([tmp_path])
     (tmp_path / "a.json").write_text("{")
-    with pytest.raises(ValueError, match="nothing to report\nleft out, as it is damaged: .*a.json"):
+    with pytest.raises(ValueError, match="nothing to report\nleft out because it is damaged: .*a.json"):
         read_runs([tmp_path])
 
 
@@ -506,9 +506,9 @@ def test_what_was_not_measured_alike_is_not_compared(tmp_path):
     said = [text_of(sentence) for sentence in findings(records, columns(records.models))]
     assert not [sentence for sentence in said if sentence.startswith(("frev", "f0.5"))], said
     assert [sentence for sentence in said if sentence.startswith("ln Blow")], "was measured alike"
-    assert "for 1 of 1 models" in next(sentence for sentence in said if "high-frequency half" in sentence)
-    (caveat,) = [text_of(one) for one in caveats(records) if "alike" in one]
-    assert "in band_accuracy, fourier_heatmap, hybrid, loss_landscape, minimal_perturbation: the captions" in caveat
+    assert "for 1 of 1 models" in next(sentence for sentence in said if "on the high than on the low" in sentence)
+    (caveat,) = [text_of(one) for one in caveats(records) if "different conditions" in one]
+    assert "in band_accuracy, fourier_heatmap, hybrid, loss_landscape, minimal_perturbation: compare" in caveat
 
 
 def test_a_smaller_report_leaves_no_figures_of_a_larger_one(runs, tmp_path):
@@ -532,10 +532,10 @@ def test_captions_say_what_was_not_measured_alike(tmp_path):
         "band_accuracy": "one with ε = 8/255; two with ε = 2/255.",
         "loss_landscapes": "one (low), one (high), two (high) with seed 0; two (low) with seed 1.",
         "perturbations": "one with L∞; two with L2.",
-        "reversal": "one with seeds 0, 1; two with seeds 4, 5. Not measured alike: one with L∞; two with L2.",
+        "reversal": "one with seeds 0, 1; two with seeds 4, 5. Different conditions: one with L∞; two with L2.",
     }
     for name, text in expected.items():
-        assert f"Not measured alike: {text} Figure" in captions[name], captions[name]
+        assert f"Different conditions: {text} Figure" in captions[name], captions[name]
     assert "alike" not in captions["jacobian"]
     panels = re.search(r'id="figure-perturbations".*?</figure>', page, re.DOTALL)[0]
     assert panels.count("size against half-power") == 2, "a norm each"
@@ -550,8 +550,8 @@ def test_a_number_of_a_part_says_of_which(tmp_path):
         whole = replace(found, success=success | True) if kind != "hybrid" else found
         whole.save(tmp_path / "runs" / "whole", kind, about={**ABOUT, "model": "whole"})
     page = text_of(write_report([tmp_path / "runs"], tmp_path / "out").read_text())
-    assert "seeds 0, 1, Li et al.’s frequencies, of the 1 that have one" in page
-    assert "of the 3 where one was found" in page
+    assert "seeds 0, 1, Li et al.’s frequencies, of the 1 with one" in page
+    assert "of the 3 with a perturbation" in page
 
 
 def test_who_has_the_least_is_all_of_them():
@@ -592,7 +592,7 @@ def test_of_measurements_under_other_settings_the_note_says_which_is_shown(tmp_p
     assert read_runs([first, first], cards=False).notes == []
     replace(measurements(0)["hybrid"], low=random(2, 18, seed=1)).save(second, about={**ABOUT, "model": "one"})
     (note,) = read_runs([first, second], cards=False).notes
-    assert note.endswith(f"one is shown: measured alike, from {second / 'hybrid.json'}")
+    assert note.endswith(f"one is shown: same conditions, from {second / 'hybrid.json'}")
 
 
 def test_gradient_masking_is_the_first_caveat(tmp_path):
@@ -663,10 +663,10 @@ def test_the_most_robust_is_named_with_those_that_cannot_be_told_from_it():
     first, *_ = said([accuracy(0.36)], [accuracy(0.355)], [accuracy(0.1)])
     assert first == (
         "Under PGD-20, L∞, ε = 8/255 (protocol natural; 10,000 images of cifar10 test, seed 0, step 2/255), m0 "
-        "classifies 36.0 % of the images correctly (95 % interval 35.1 to 36.9 %), the most of 3 models; on so many "
-        "images m1 cannot be told from it. m2 has the least, 10.0 %."
+        "classifies 36.0 % of the images correctly (95 % interval 35.1 to 36.9 %), the most of 3 models; intervals "
+        "that overlap with it: m1. m2 has the least, 10.0 %."
     )
-    assert "cannot be told" not in said([accuracy(0.36)], [accuracy(0.3)])[0]
+    assert "overlap" not in said([accuracy(0.36)], [accuracy(0.3)])[0]
     assert said([accuracy(0.36, images=20)])[0].endswith("(95 % interval 18.9 to 57.7 %).")
 
 
@@ -678,7 +678,9 @@ def test_only_what_was_measured_alike_is_compared():
 def test_corruptions_are_summed_up(tmp_path):
     records = read_runs([corrupted(tmp_path / "c.json", one=0.5, two=0.75)], cards=False)
     (sentence,) = map(text_of, findings(records, columns(records.models)))
-    assert "two is best of 2 with 75.0 %; the hardest type is gaussian noise, 62.5 % over them." in sentence
+    assert (
+        "two is the best of 2 models with 75.0 %; the hardest type is gaussian noise, with a mean of 62.5" in sentence
+    )
 
 
 def test_a_damaged_file_of_corruptions_is_named(tmp_path):
@@ -743,10 +745,10 @@ def test_a_relation_with_robustness_needs_five_models_and_a_small_p():
         return next(text_of(s) for s in findings(Records(models, {}, []), columns(models)) if "B<sub>" in s)
 
     shares = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
-    assert "(m0) and 8.00 (m5); it rises with robust accuracy (Spearman’s ρ = 1.00 over 6" in told(range(3, 9), shares)
+    assert "(m0) to 8.00 (m5); it rises with robust accuracy (Spearman’s ρ = 1.00 over 6" in told(range(3, 9), shares)
     assert "it falls with robust accuracy (Spearman’s ρ = −1.00" in told(range(8, 2, -1), shares)
-    assert "cannot be told from chance" in told([3, 8, 4, 7, 5, 6], shares)
-    assert told([3, 4, 5, 6], shares[:4]).endswith("lies between 3.00 (m0) and 6.00 (m3).")
+    assert "is not significant" in told([3, 8, 4, 7, 5, 6], shares)
+    assert told([3, 4, 5, 6], shares[:4]).endswith("ranges from 3.00 (m0) to 6.00 (m3).")
     assert told([3, 3, 3], shares[:3]).endswith("is 3.00 for all of 3 models.")
 
 

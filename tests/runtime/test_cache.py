@@ -152,7 +152,7 @@ def test_a_command_without_a_writable_home_keeps_results_in_the_temporary_folder
     assert len(list((temporary / "results").glob("clean-*.safetensors"))) == 1
     for part in (temporary / "results", f"{home}/.cache/freqrob/results", "--cache", "FREQROB_CACHE", "--no-cache"):
         assert str(part) in result.stderr
-    assert "Results are kept in" not in evaluate("--no-cache").stderr
+    assert "Results are cached in" not in evaluate("--no-cache").stderr
 
 
 def test_a_command_that_can_keep_nothing_names_what_to_do(evaluate, monkeypatch, temporary):

@@ -285,7 +285,7 @@ class TestReports:
                 row["model"] = name
             path.write_text(json.dumps(content))
         made_up.evaluation(tmp_path / "run" / "good.json", [made_up.row("<i>good</i>", 0.5)])
-        with pytest.warns(UserWarning, match="left out, as it is damaged: .*; replace or remove it") as warned:
+        with pytest.warns(UserWarning, match="left out because it is damaged: .*; replace or remove it") as warned:
             page = write_report([tmp_path / "run"], tmp_path / "out", cards=False).read_text()
         assert len(warned) == 3 and "&lt;i&gt;good&lt;/i&gt;" in page and "<i>good" not in page
         assert len(page) < 1_000_000
@@ -294,7 +294,7 @@ class TestReports:
         good = made_up.evaluation(tmp_path / "good.json", [made_up.row("good", 0.5)])
         for name in (b"bad\xff.json", b"bad\n.json", b"bad\x1b[31m.json"):
             shutil.copy(good, os.path.join(os.fsencode(tmp_path), name))
-        with pytest.warns(UserWarning, match="left out, as it is damaged: .*bad") as warned:
+        with pytest.warns(UserWarning, match="left out because it is damaged: .*bad") as warned:
             write_report([tmp_path], tmp_path / "out", cards=False)
         assert len(warned) == 3
 

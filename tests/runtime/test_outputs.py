@@ -167,7 +167,7 @@ def test_every_csv_of_the_commands_quotes_the_names_of_models(here, models, monk
         (["--out", "folder.json"], "out: folder.json is a folder, expected a file"),
         (["--out", "/proc/new/r.json"], "out: /proc/new cannot be used"),
         (["--samples", "/proc/s.csv"], "samples: /proc cannot be used"),
-        (["--out", "same.csv", "--samples", "../here/same.csv"], "samples: expected another file than --out"),
+        (["--out", "same.csv", "--samples", "../here/same.csv"], "samples: expected a different file than --out"),
         (["--out", "models/cifar10/Linf/standard_tiny.json"], "is one of the files that are read"),
     ],
 )
