@@ -1,6 +1,6 @@
-"""Attacks, one family a file, and the contract that they share.
+"""Attacks, one family per file, and their common contract.
 
-``Attack`` is the contract, ``parse_attack`` gives an attack from its name, ``register_attack`` adds one.
+``Attack`` is the contract, ``parse_attack`` creates an attack from its name, ``register_attack`` adds one.
 """
 
 # Messages and --help name the attacks in the order in which they are registered here.

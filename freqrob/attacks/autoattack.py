@@ -1,4 +1,4 @@
-"""AutoAttack, through whichever of its packages is installed.
+"""AutoAttack, by one of its two packages.
 
 Source: Croce and Hein, ICML 2020.
 """
@@ -37,14 +37,14 @@ FEWEST_CLASSES = {"apgd-dlr": 3, "apgd-t": 4}  # the DLR loss is a ratio of diff
 @checked
 @dataclass(frozen=True)
 class AutoAttack(Attack):
-    """An ensemble of attacks, each on the images that the attacks before it left.
+    """An ensemble of attacks, each on the images that resisted the earlier ones.
 
     ``version``: "standard" (RobustBench's), "plus", "rand" (for randomised models: gradients averaged over 20 passes),
     or "custom" with some ``attacks`` of apgd-ce, apgd-dlr, fab, square, apgd-t, fab-t. Parameters are the package's,
-    but for its 9 targets where there are fewer other classes. With a ``component``, that attack alone is run, with the
-    parameters that it has in the ensemble.
+    except that there are fewer than 9 targets for fewer than 10 classes. With a ``component``, only that attack is run,
+    with its parameters in the ensemble.
 
-    Raises ValueError for what the packages do not offer; ImportError, when it runs, where none is installed.
+    Raises ValueError for values that the packages do not support; when run, ImportError if none is installed.
     """
 
     version: Version = "standard"
@@ -84,7 +84,7 @@ class AutoAttack(Attack):
 
     @property
     def components(self) -> tuple[str, ...]:
-        """The attacks that are run, in their order."""
+        """The attacks to run, in order."""
         return (self.component,) if self.component else self._ensemble
 
     @property
@@ -108,7 +108,7 @@ class AutoAttack(Attack):
 
 
 def package() -> str:
-    """The package that AutoAttack comes from, with its version: the authors' where installed, else pyautoattack."""
+    """Name and version of the package used: the authors' if installed, else pyautoattack."""
     for name in PACKAGES:
         try:
             return f"{name} {metadata.version(name)}"
@@ -129,7 +129,7 @@ def run_components(
     seed: int,
     queries: int | None = None,
 ) -> Tensor:
-    """Adversarial images of some components, one batch. The packages compute in float32, on contiguous images."""
+    """Adversarial examples of some components for one batch, computed in float32 on contiguous images."""
     dtype, images = images.dtype, images.detach().to(torch.float32, memory_format=torch.contiguous_format)
     if dtype != torch.float32:
         model = _InDtype(model, dtype).eval()
@@ -139,7 +139,7 @@ def run_components(
 
 
 class _InDtype(nn.Module):
-    """A model that takes and gives float32, and computes in another dtype."""
+    """A model with float32 inputs and outputs that computes in another dtype."""
 
     def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ def create_adversary(
     model: nn.Module, norm: str, eps: float, seed: int | None, version: str, attacks: Sequence[str],
     device: torch.device | str,
 ) -> Any:  # fmt: skip
-    """The ``AutoAttack`` object of the installed package, which logs nothing."""
+    """The ``AutoAttack`` object of the installed package, without logging."""
     name = package().split()[0]
     if name == "autoattack":
         options = {"attacks_to_run": list(attacks), "verbose": False}
@@ -168,10 +168,10 @@ def create_adversary(
 
 
 def perturb(adversary: Any, components: Sequence[str], images: Tensor, labels: Tensor) -> Tensor:
-    """The adversarial images of one batch by some components of ``create_adversary``'s object.
+    """Adversarial examples for one batch, by some components of ``create_adversary``'s object.
 
-    FAB calls ``backward()``, which would reach the model's own tensors too, so they take no gradient meanwhile; the
-    others ask for the gradient of the images alone. Raises ValueError as ``check_components``.
+    FAB calls ``backward()``, which would change the model's gradients too, so its tensors require none meanwhile; the
+    others compute only the gradient of the images. Raises ValueError as ``check_components``.
     """
     model, classes = adversary.model, check_components(adversary.model, components, images, labels)
     for targeted in (adversary.apgd_targeted, adversary.fab):
@@ -192,7 +192,7 @@ def perturb(adversary: Any, components: Sequence[str], images: Tensor, labels: T
 def check_components(model: nn.Module, components: Sequence[str], images: Tensor, labels: Tensor) -> int:
     """The number of the model's classes.
 
-    Raises ValueError where a component needs more classes, and for a model without logits or a gradient.
+    Raises ValueError if a component needs more classes, and for a model without logits or a gradient.
     """
     classes = check_answers(model, images[:1], labels[:1]).shape[1]
     by_gradient = ", ".join(name for name in components if name != "square")
@@ -206,7 +206,7 @@ def check_components(model: nn.Module, components: Sequence[str], images: Tensor
 
 
 class _Silent:
-    """A logger of either package that says nothing."""
+    """A logger for either package that prints nothing."""
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *_: None

@@ -1,4 +1,4 @@
-"""The balls in which attacks look for adversarial examples."""
+"""The balls in which attacks search for adversarial examples."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class L2Ball:
         self.images, self.eps = images, eps
 
     def project(self, points: Tensor, of: Images = slice(None)) -> Tensor:
-        """Points of the balls around some of the images: onto the sphere first, then clipped, which stays within."""
+        """Points of the balls around some of the images: projected onto the L2 ball, then clipped to [0, 1]."""
         offsets = points - self.images[of]
         length = over_pixels(self.length(offsets))
         return torch.where(length > self.eps, self.images[of] + self.eps / length * offsets, points).clamp(0, 1)
@@ -84,7 +84,7 @@ def _draw(
 
 
 def over_pixels(values: Tensor) -> Tensor:
-    """One value an image, (N,), as (N, 1, 1, 1)."""
+    """Reshape one value per image, (N,), to (N, 1, 1, 1)."""
     return values[:, None, None, None]
 
 

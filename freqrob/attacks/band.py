@@ -1,4 +1,4 @@
-"""Attacks whose perturbations lie in a band of the spectrum, in a ball around an image and in [0, 1]."""
+"""Attacks with perturbations confined to a band of the spectrum, in a ball around an image and in [0, 1]."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class Band:
     """Images (N, C, H, W) whose spectra are zero outside some rings of ``RingMap(H, W)``, in each channel.
 
     Args:
-        rings: numbers of rings; ring r of an N × N image holds the frequencies from r/N to (r+1)/N cycles/pixel,
-            ring 0 is the mean.
+        rings: ring numbers; ring r of an N × N image holds the frequencies from r/N to (r+1)/N cycles/pixel, ring 0 is
+            the mean.
 
     Raises:
-        ValueError: no ring, or one that is not an integer from 0 on.
+        ValueError: no ring, or a ring that is not an integer ≥ 0.
     """
 
     @checked
@@ -59,7 +59,7 @@ class Band:
         return f"Band({list(self.rings)})"
 
     def project(self, images: Tensor) -> Tensor:
-        """The nearest images of the band. Raises ValueError for a ring that images of this size do not have."""
+        """The nearest images in the band. Raises ValueError for a ring that images of this size do not have."""
         check_planes(images, "images")
         ring_map = RingMap.of(images)
         if self.rings[-1] >= ring_map.rings:
@@ -70,7 +70,7 @@ class Band:
         return ring_filter(images, weights, ring_map)
 
     def outside(self, images: Tensor) -> Tensor:
-        """The share of each image's power that lies outside the band: (N,), 0 for an image that is 0."""
+        """The share of each image's power outside the band: (N,), 0 for an all-zero image."""
         power, rest = (x.flatten(1).square().sum(1) for x in (images, images - self.project(images)))
         return torch.where(power > 0, rest / power, 0)
 
@@ -78,9 +78,9 @@ class Band:
 class BandBall:
     """The images x' with ‖x' − x‖ ≤ ε, x' − x in a band, and x' in [0, 1].
 
-    Three convex sets that all hold x. Alternating over-relaxed projections (Agmon 1954; Gubin et al. 1967) find a point
-    of all three; what comes out is always in the ball and in [0, 1], and nearly or, once settled, to ``TOLERANCE`` in
-    the band.
+    These are three convex sets that contain x. Alternating over-relaxed projections (Agmon 1954; Gubin et al. 1967)
+    find a point of all three. Results are always in the ball and in [0, 1], and approximately in the band, after
+    ``settle`` to ``TOLERANCE``.
 
     Args:
         images: x, (N, C, H, W) in [0, 1].
@@ -94,14 +94,14 @@ class BandBall:
         self._ball = BALLS[norm](images, eps)
 
     def project(self, points: Tensor) -> Tensor:
-        """Points of the ball and of [0, 1], nearly in the band; in L2, where [0, 1] is no limit, the nearest ones."""
+        """Project into the ball and [0, 1], approximately into the band (exactly in L2 if [0, 1] is inactive)."""
         points = self.images + self.band.project(points - self.images)
         for _ in range(ITERATIONS):
             points = self._towards_band(self._ball.project(points))
         return self._ball.project(points)
 
     def settle(self, points: Tensor) -> Tensor:
-        """Points of the ball and of [0, 1], in the band to ``TOLERANCE``; the image itself where none was found."""
+        """Points in the ball and [0, 1], in the band to ``TOLERANCE``; the image itself if none is found."""
         settled = torch.zeros(len(points), dtype=torch.bool, device=points.device)
         for _ in range(MOST_ITERATIONS // ITERATIONS):
             points = self.project(points)
@@ -130,22 +130,22 @@ def band_pgd(
 ) -> Tensor:
     """Projected gradient ascent on the cross-entropy, from the images, with perturbations confined to rings.
 
-    x ← Π( x + step · g_B / ‖g_B‖ ): g_B is the gradient's part in the band, Π leads into ball, band and [0, 1]. Not the
-    sign of g_B, even in L∞: it leaves the band, and what its projection climbs is another function.
+    x ← Π( x + step · g_B / ‖g_B‖ ): g_B is the gradient's part in the band, Π projects into ball, band and [0, 1]. The
+    sign of g_B is not used, even in L∞: it leaves the band, and its projection ascends another function.
 
     Args:
         model: images (N, C, H, W) in [0, 1] to logits (N, K); used in the mode it is in.
         images, labels: (N, C, H, W) floats in [0, 1] and (N,) int64.
-        rings: numbers of rings of ``RingMap(H, W)``; ring 0 is the mean.
+        rings: ring numbers of ``RingMap(H, W)``; ring 0 is the mean.
         eps: the ball's radius, pixels in [0, 1]; for L2, of the whole image.
         steps: gradient steps.
-        rel_stepsize: length of a step by ``eps``: of the whole step for L2, its root mean square for L∞; 2.5 / steps
-            by default.
+        rel_stepsize: length of a step divided by ``eps``: Euclidean for L2, root mean square for L∞; 2.5 / steps by
+            default.
         norm: "Linf" or "L2".
 
     Returns:
-        Images in the ball and in [0, 1], at most ``TOLERANCE`` of the power of whose perturbations lies outside the
-        band; one that was misclassified on the way, where there was one.
+        Images in the ball and in [0, 1], with at most ``TOLERANCE`` of the perturbation's power outside the band; the
+        last misclassified iterate, if there is one.
 
     Raises:
         TypeError, ValueError: images and labels that do not fit, as for ``freqrob.attacks.pgd``.
@@ -213,7 +213,7 @@ class BandPGD(Attack):
 
 
 def _ranges(rings: tuple[int, ...]) -> str:
-    """Ascending numbers in short: "0 to 4, 7"."""
+    """Ascending numbers as ranges: "0 to 4, 7"."""
     first = [ring for ring in rings if ring - 1 not in rings]
     last = [ring for ring in rings if ring + 1 not in rings]
     return ", ".join(f"{low} to {high}" if low < high else str(low) for low, high in zip(first, last, strict=True))
@@ -226,7 +226,7 @@ def climb(
 
     The length is Euclidean in an L2 ball, the root mean square of the pixels in an L∞ ball.
 
-    Returns the last image on the way that is ``fooled``, or the last of all, settled; and whether it is fooled.
+    Returns the last ``fooled`` iterate, or else the last iterate, settled; and whether it is fooled.
     """
     length = step * start[0].numel() ** 0.5 if ball.norm == "Linf" else step
     images = last_fooled = ball.project(start)

@@ -1,14 +1,14 @@
 """The constrained sub-problem of the Brendel–Bethge attack, solved for a whole batch at once.
 
-From a point near the decision boundary, the attack takes the step δ that comes nearest to the original image, which
-lies at d, along the linearised boundary (Brendel et al., NeurIPS 2019, Eq. 3):
+From a point near the decision boundary, the attack takes the step δ along the linearised boundary that comes nearest to
+the original image, at offset d (Brendel et al., NeurIPS 2019, Eq. 3):
 
     min ‖d − δ‖_p   such that   bᵀδ = c,   ‖δ‖₂ ≤ r,   low ≤ δ ≤ high
 
-Two steps are found by a monotone search each: `nearest`, the shortest onto the boundary, and `ideal`, the best without
-the trust region. If `nearest` is longer than r the boundary is out of reach, and the step goes as far towards it as it
-can; if `ideal` is no longer than r it is the answer; else the answer has the length r, and by the KKT conditions two
-numbers κ and θ determine it. Newton's method finds them from bᵀδ = c and ‖δ‖₂ = r.
+A monotone search finds each of two steps: `nearest`, the shortest onto the boundary, and `ideal`, the best without the
+trust region. If `nearest` is longer than r, the boundary is out of reach, and the step goes as far towards it as
+possible. If `ideal` is no longer than r, it is the solution. Otherwise the solution has the length r and, by the KKT
+conditions, two parameters κ and θ. Newton's method computes them from bᵀδ = c and ‖δ‖₂ = r.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ class BoundaryStep(ABC):
 
     @abstractmethod
     def _ideal(self) -> tuple[Tensor, Tensor]:
-        """The best step without the trust region, and its θ."""
+        """The optimal step without the trust region, and its θ."""
 
     @abstractmethod
     def _start(self, feasible: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """κ and θ for Newton's method to start from, given a feasible step, and a bound of θ on the other side."""
+        """Initial κ and θ of Newton's method, given a feasible step, and a bound of θ on the other side."""
 
     @abstractmethod
     def _point(self, kappa: Tensor, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -73,10 +73,10 @@ class BoundaryStep(ABC):
     def _towards(
         self, base: Tensor, speed: Tensor, distance: Tensor, radius: Tensor | float = torch.inf
     ) -> tuple[Tensor, Tensor]:
-        """base + sign(b · distance) min(κ speed, what the box leaves), moved by `distance` along b, and κ.
+        """base + sign(b · distance) min(κ speed, distance to the box), moved by `distance` along b, and κ.
 
-        Stops at the length `radius` of the movement, or where the box leaves nothing. The reach is concave in κ and
-        Newton's method comes from below: it never passes the solution, and meets it once the clipped pixels are known.
+        Stops at the length `radius` of the movement, or at the box. The reach is concave in κ: Newton's method
+        converges monotonically from below and is exact once the set of clipped pixels is fixed.
         """
         weight, sign = self.normal.abs(), self.normal.sign() * distance.sign()
         room = torch.where(sign > 0, self.high - base, base - self.low)
@@ -94,7 +94,7 @@ class BoundaryStep(ABC):
         return base + sign * torch.minimum(kappa * speed, room), kappa
 
     def _newton(self, feasible: Tensor, ideal: Tensor) -> Tensor:
-        """The step of length r that solves the KKT conditions; `feasible` for the samples where none is found."""
+        """The step of length r that solves the KKT conditions; `feasible` where Newton's method finds none."""
         kappa, theta, far = self._start(feasible)
         rounding = 4 * torch.finfo(theta.dtype).eps * _length(self.offset)
         step, solved = feasible, torch.zeros_like(far, dtype=torch.bool)
@@ -127,7 +127,7 @@ class L2Step(BoundaryStep):
     def _start(self, feasible: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         along = _dot(self.normal, self.offset)
         rest = (self.radius**2 - self.target**2) / (_dot(self.offset, self.offset) - along**2)
-        theta = rest.nan_to_num(1, 1, 0).clamp(0, 1).sqrt()  # the solution, were there no box
+        theta = rest.nan_to_num(1, 1, 0).clamp(0, 1).sqrt()  # the solution without the box
         return self.target - theta * along, theta, torch.zeros_like(theta)
 
     def _point(self, kappa: Tensor, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -165,7 +165,7 @@ def _length(a: Tensor) -> Tensor:
 
 
 def _at_length(radius: Tensor, inner: Tensor, outer: Tensor) -> Tensor:
-    """The point of length `radius` between two points: in any convex set that both are in."""
+    """The point of length `radius` between two points: it is in every convex set that contains both."""
     way = outer - inner
     square, half = _dot(way, way), _dot(way, inner)
     root = (half**2 + square * (radius**2 - _dot(inner, inner)).clamp(min=0)).sqrt()
@@ -173,6 +173,6 @@ def _at_length(radius: Tensor, inner: Tensor, outer: Tensor) -> Tensor:
 
 
 def _halfway(new: Tensor, old: Tensor, end: Tensor, other: Tensor) -> Tensor:
-    """New, but no farther from old than halfway to either end."""
+    """`new`, limited to halfway from `old` to either end."""
     middles = (old + end) / 2, (old + other) / 2
     return new.clamp(torch.minimum(*middles), torch.maximum(*middles))

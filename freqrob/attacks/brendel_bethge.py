@@ -1,4 +1,4 @@
-"""The Brendel–Bethge attack: each step of all images at once, on the device they are on."""
+"""The Brendel–Bethge attack, batched on the images' device."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ from freqrob.attacks.losses import largest_other, logit_of
 from freqrob.attacks.minimal import MinimalAttack, Problem
 from freqrob.runtime.parameters import Count, Positive, Share, checked
 
-TIE = 1e-5  # logits nearer to each other than this share of the largest may be ordered otherwise in another batch
+TIE = 1e-5  # logits that differ by less than this share of the largest may change their order in another batch
 STEPS = {"Linf": LinfStep, "L2": L2Step}
 
 
 @checked
 @dataclass(frozen=True)
 class BrendelBethge(MinimalAttack):
-    """Follows the decision boundary from an adversarial point to the one that is nearest to the image.
+    """Follows the decision boundary from an adversarial starting point to the point nearest to the image.
 
-    Each step is the best along the linearised boundary and within a trust region (``freqrob.attacks.boundary_step``);
-    the boundary's normal is a running mean of the gradients of the difference of logits. Unlike in Foolbox's
-    implementation, steps are computed for the whole batch on its device, and an image's do not depend on the batch:
-    Foolbox scales the trust region by the number of images; here its ``lr=1e-3`` with 20 images is ``lr=0.02``.
+    Each step is optimal along the linearised boundary within a trust region (``freqrob.attacks.boundary_step``); the
+    boundary's normal is a running mean of the gradients of the difference of logits. Unlike in Foolbox's
+    implementation, steps are computed for the whole batch on its device, and an image's steps do not depend on the
+    batch: Foolbox scales the trust region by the number of images; its ``lr=1e-3`` with 20 images is ``lr=0.02`` here.
 
-    An image that meets the criterion already comes back as it is; so does one whose starting point does not meet it,
-    with a warning. An image whose logits or gradient become infinite or NaN stays at the best point until then. Images
-    in channels_last format stay in it, which makes the gradients of many networks cheaper.
+    An image that meets the criterion already is returned unchanged; so is, with a warning, an image whose starting
+    point does not meet it. If an image's logits or gradient become infinite or NaN, its best point so far is returned.
+    The channels_last format is kept, which makes the gradients of many networks cheaper.
 
     Args:
         norm: "Linf" or "L2".
-        overshoot: how far each step goes, to land beyond the boundary: 1 is onto it.
-        steps: evaluations of the gradient, at most.
+        overshoot: step length relative to the distance to the boundary: above 1, steps end beyond the boundary.
+        steps: maximum number of gradient evaluations.
         lr: radius of the trust region, as a share of the number of pixels and channels.
-        lr_decay, lr_num_decay: its factor, and how many times it is applied in the course of the steps.
-        patience: an image that has come no closer in so many steps has the factor applied at once, and stops when it
-            has been applied ``lr_num_decay`` times; of 1000 steps 370 are left, and medians stay within 0.1 %.
-            ``patience=steps`` keeps to Foolbox's schedule.
-        momentum: of the running mean; 0 takes each gradient by itself.
+        lr_decay, lr_num_decay: factor of the radius, and the number of times that it is applied over the steps.
+        patience: after this number of steps without improvement, the factor is applied to an image at once; the image
+            stops after ``lr_num_decay`` times. This takes 370 of 1000 steps, and medians stay within 0.1 %.
+            ``patience=steps`` gives Foolbox's schedule.
+        momentum: of the running mean; 0 uses each gradient alone.
         binary_search_steps: from the starting point to the boundary.
 
     Raises:
         ValueError: parameters out of range.
 
     Source: Brendel, Rauber, Kümmerer, Ustyuzhaninov, Bethge, NeurIPS 2019, "Accurate, reliable and fast robustness
-    evaluation"; schedule and defaults those of Foolbox 3.3.4.
+    evaluation"; schedule and defaults are Foolbox 3.3.4's.
     """
 
     norm: Norm = "Linf"
@@ -72,8 +72,8 @@ class BrendelBethge(MinimalAttack):
         useful = problem.fooled(problem.model(starts)) & starts.isfinite().flatten(1).all(1)
         if failed := (~useful & ~already).nonzero().flatten().tolist():
             warnings.warn(
-                f"starting points: {len(failed)} of {len(starts)} do not meet the criterion; their images, number "
-                f"{', '.join(map(str, failed))}, come back as they are, and the others go on",
+                f"starting points: {len(failed)} of {len(starts)} do not meet the criterion; images "
+                f"{', '.join(map(str, failed))} are returned unchanged, the others are attacked",
                 stacklevel=2,
             )
         if len(left := (useful & ~already).nonzero().flatten()):
@@ -83,7 +83,7 @@ class BrendelBethge(MinimalAttack):
         return best
 
     def _follow_boundary(self, problem: Problem, starts: Tensor, enough: float) -> Tensor:
-        """The best points met on the way; an image goes no further once its distance is small enough."""
+        """The best points along the boundary; an image stops once its distance is at most ``enough``."""
         images, length = problem.images, BALLS[self.norm].length
         points = self._onto_boundary(problem, starts)
         best, shortest = points.clone(), length(points - images)
@@ -108,7 +108,7 @@ class BrendelBethge(MinimalAttack):
         return best
 
     def _onto_boundary(self, problem: Problem, starts: Tensor) -> Tensor:
-        """Points that meet the criterion close to the boundary, on the ways from the images to the starting points."""
+        """Points close to the boundary that meet the criterion, on the lines from images to starting points."""
         below, above = torch.zeros_like(starts[:, :1, :1, :1]), torch.ones_like(starts[:, :1, :1, :1])
         for _ in range(self.binary_search_steps):
             share = (below + above) / 2
@@ -118,7 +118,7 @@ class BrendelBethge(MinimalAttack):
         return self._between(problem.images, starts, above)
 
     def _moved(self, points: Tensor, images: Tensor, normals: Tensor, margins: Tensor, radii: Tensor) -> Tensor:
-        """The points after a step: where margin + ∇margin · step is slightly negative, at −0.1 or 0.1 of the margin."""
+        """The points after a step, where the linearised margin is slightly negative: −0.1, or 0.1 of the margin."""
         slope = L2Ball.length(normals).clamp(min=torch.finfo(normals.dtype).tiny)
         target = -margins * torch.where(margins > 0, self.overshoot, 2 - self.overshoot) / slope
         here = points.flatten(1)
@@ -133,14 +133,14 @@ class BrendelBethge(MinimalAttack):
         return (here + step).clamp(0, 1).reshape(points.shape)
 
     def _between(self, images: Tensor, starts: Tensor, share: Tensor) -> Tensor:
-        """From the images at 0 to the starting points at 1."""
+        """Interpolate between the images (share 0) and the starting points (share 1)."""
         if self.norm == "L2":
             return torch.lerp(images, starts, share)
         return images + (starts - images).clamp(-share, share)
 
 
 class _TrustRegions:
-    """The radius for each image, which shrinks in stages, sooner where an image comes no closer."""
+    """The trust-region radius of each image; it shrinks in stages, earlier without improvement."""
 
     def __init__(self, attack: BrendelBethge, images: Tensor) -> None:
         self.attack, self.largest = attack, attack.lr * images[0].numel()
@@ -148,7 +148,7 @@ class _TrustRegions:
         self.stage, self.steps, self.vain = torch.zeros(3, len(images), dtype=torch.int64, device=images.device)
 
     def after(self, closer: Tensor, which: Tensor) -> Tensor:
-        """Radii (N,) for the next step of some images; 0 for those with no stage left."""
+        """Radii (N,) for the next step of some images; 0 after the last stage."""
         steps, vain = self.steps[which] + 1, torch.where(closer, 0, self.vain[which] + 1)
         over = (steps > self.stage_steps) | (vain > self.attack.patience)
         self.stage[which] += over
@@ -168,14 +168,14 @@ def _boundary(problem: Problem, points: Tensor, which: Tensor) -> tuple[Tensor, 
 
 
 def _margins(problem: Problem, logits: Tensor, classes: Tensor) -> Tensor:
-    """How far logits (N, K) are from meeting the criterion: negative where they clearly meet it."""
+    """Distance of logits (N, K) from the criterion: negative if they clearly meet it."""
     chosen, other = logit_of(logits, classes), largest_other(logits, classes)
     ahead = other - chosen if problem.targeted else chosen - other
     return ahead + TIE * logits.detach().abs().amax(1)
 
 
 def _secured(problem: Problem, points: Tensor, starts: Tensor, which: Tensor) -> Tensor:
-    """The points, led back towards the starts by as little as makes them meet the criterion in this batch as well."""
+    """Move points back towards the starts by the least amount at which they meet the criterion in this batch too."""
     for share in (4.0**-k for k in range(10, -1, -1)):
         lost = which[~problem.fooled(problem.model(points))[which]]
         if len(lost) == 0:

@@ -1,4 +1,4 @@
-"""Checks of a model on a few images before it is attacked: whether it works, and whether its numbers mislead."""
+"""Checks of a model on a few images before an attack: whether it works, and whether its results may mislead."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from torch import Tensor, nn
 
 from freqrob.attacks.gradient import describe_failure, input_gradient, is_out_of_memory, unlike_logits
 
-SAME = 1e-4  # of the logits' norm: what two passes may differ by; AutoAttack's packages take the same
-UNLIKELY = 1e-3  # a chance at which labels are taken to be of fewer classes than the model's
-BESIDE = 0.02  # what they may differ by for an image beside others: rounding, also that of bfloat16
+SAME = 1e-4  # tolerance between two passes, relative to the logits' norm, as in AutoAttack's packages
+UNLIKELY = 1e-3  # probability below which the labels are assumed to have fewer classes than the model
+BESIDE = 0.02  # tolerance between an image alone and in a batch (rounding, also of bfloat16)
 
 
 def check_answers(model: nn.Module, images: Tensor, labels: Tensor, classes: int | None = None) -> Tensor:
-    """Compute the logits of images on a model's device, and check them; ``labels`` are all that will be measured.
+    """Compute the logits of images on a model's device, and check them; ``labels`` are those of the whole measurement.
 
-    Raises ValueError unless the logits are (N, K) floats with a class for each label, and K ``classes`` if that is
-    given; ValueError for a model that changes its images; and torch.OutOfMemoryError.
+    Raises ValueError unless the logits are (N, K) floats, K covers the labels and equals ``classes`` (if given), and
+    the model leaves its images unchanged. Raises torch.OutOfMemoryError.
     """
     given = images.clone()
     try:
         with torch.no_grad():
             logits = model(given)
-    except Exception as error:  # whatever a network raises
+    except Exception as error:  # a network may raise anything
         if is_out_of_memory(error):
             raise
         raise ValueError(f"model: {describe_failure(model, images, error)}") from error
     if got := unlike_logits(logits, len(images)):
         raise ValueError(f"model: expected it to give logits (N, K), got {got}")
     if not torch.equal(given, images):
-        raise ValueError("model: it changes its images in place, so that attacks lose them; use images.clone() in it")
+        raise ValueError("model: it changes its images in place, which breaks attacks; use images.clone() in it")
     _check_classes(logits.shape[1], labels, classes)
     return logits
 
@@ -51,8 +51,8 @@ def _check_classes(given: int, labels: Tensor, classes: int | None) -> None:
 def check_gradient(model: nn.Module, images: Tensor, labels: Tensor, needed_by: str, instead: str = "") -> Tensor:
     """Compute the gradient of the loss with respect to the images, (N, C, H, W).
 
-    Raises ValueError for a model without one; the message says what it is ``needed_by`` and what can be measured
-    ``instead``. Raises torch.OutOfMemoryError.
+    Raises ValueError for a model without gradient; the message includes ``needed_by``, and ``instead`` as the remedy.
+    Raises torch.OutOfMemoryError.
     """
     try:
         return input_gradient(model, images, labels)
@@ -68,7 +68,7 @@ def check_gradient(model: nn.Module, images: Tensor, labels: Tensor, needed_by: 
 
 
 def check_model(model: nn.Module, images: Tensor, labels: Tensor, gradients: bool) -> None:
-    """Raise, as ``check_answers`` and ``check_gradient``, for a model that fails on these images."""
+    """Raise as ``check_answers`` and ``check_gradient`` if the model fails on these images."""
     check_answers(model, images, labels)
     if gradients:
         check_gradient(model, images, labels, "attacks by gradient")
@@ -78,8 +78,8 @@ def check_model(model: nn.Module, images: Tensor, labels: Tensor, gradients: boo
 def explained(batch_size: int, check: Callable[[], object] | None = None) -> Iterator[None]:
     """Add the remedy to the errors of a measurement.
 
-    Raises torch.OutOfMemoryError that names the batch size where memory ran out. After any other error, calls
-    ``check``, which may raise a clearer one: that the model fails on the images that were being measured.
+    If memory is exhausted, raises torch.OutOfMemoryError that names the batch size. After any other error, calls
+    ``check``, which may raise a clearer one: that the model fails on the images of the measurement.
     """
     try:
         yield
@@ -106,16 +106,16 @@ def warn_of_model(
     needed_by: str = "",
     instead: str = "",
 ) -> None:
-    """Warn of a model whose numbers mislead.
+    """Warn about a model whose results may mislead.
 
     Such a model is randomised, depends on the other images of a batch, returns probabilities or values that are not
-    finite, seems to have other classes than the labels, or has gradients that are zero.
+    finite, seems to have other classes than the labels, or has zero gradients.
 
     Args:
         model, images, labels: as for an attack, on the model's device.
         all_labels: of the whole data set.
         classes: the number of the data set's classes, if known.
-        needed_by, instead: what needs gradients, if anything does, and what can be measured without them.
+        needed_by, instead: the measurement that needs gradients, if any, and one that does not.
 
     Raises as ``check_answers`` and ``check_gradient``.
     """
@@ -139,8 +139,8 @@ def warn_of_model(
         )
     elif _differ(first[:half], beside_others[:half], BESIDE):
         warnings.warn(
-            "model: its answer for an image depends on the others in the batch (is a batch norm in training mode?), so "
-            "all numbers depend on the batch size and the order",
+            "model: its output for an image depends on the others in the batch (is a batch norm in training mode?), so "
+            "all results depend on batch size and order",
             stacklevel=2,
         )
     elif _probabilities(first):
@@ -156,23 +156,23 @@ def warn_of_model(
         zero = int((check_gradient(model, images, labels, needed_by, instead).flatten(1) == 0).all(1).sum())
         if zero:
             warnings.warn(
-                f"model: the gradient of the loss is zero at {zero} of {len(images)} images, where attacks by gradient "
-                "see nothing and look weaker than they are, and spectra of gradients say nothing; measure square or "
-                "autoattack as well",
+                f"model: the gradient of the loss is zero at {zero} of {len(images)} images, where gradient-based "
+                "attacks fail and look weaker than they are, and spectra of gradients are meaningless; measure square "
+                "or autoattack as well",
                 stacklevel=2,
             )
 
 
 def _warn_of_classes(logits: Tensor, labels: Tensor) -> None:
-    """Warn where the labels are hardly of all the model's classes, and the model mostly predicts the others."""
+    """Warn if the labels hardly cover the model's classes, and the model mostly predicts the others."""
     classes, known = logits.shape[1], int(labels.max()) + 1
     beyond = int((logits.argmax(1) >= known).sum())
-    chance = (known / classes) ** len(labels)  # that so many labels of all classes leave out the last ones
+    chance = (known / classes) ** len(labels)  # that this many labels from all classes omit the last ones
     if chance < UNLIKELY and beyond > len(logits) / 2:
         warnings.warn(
-            f"model: it tells {classes} classes apart, the labels go from 0 to {known - 1}, and {beyond} of "
-            f"{len(logits)} predictions lie beyond them, which count as misclassified; if the labels number other "
-            "classes than the model's, wrap the model so that it gives one logit for each of theirs",
+            f"model: it has {classes} classes, the labels go from 0 to {known - 1}, and {beyond} of {len(logits)} "
+            "predictions are above them and count as misclassified; if the labels belong to other classes than the "
+            "model's, wrap the model so that it returns one logit for each class of the labels",
             stacklevel=3,
         )
 

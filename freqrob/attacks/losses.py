@@ -1,4 +1,4 @@
-"""Losses that attacks raise, summed over the images, so that each image's gradient is its own.
+"""Losses that attacks maximise, summed over the images, so that gradients of images are independent.
 
 Each takes logits (N, K), labels (N,) and, for a targeted attack, the classes to reach (N,).
 """
@@ -58,5 +58,5 @@ def logit_of(logits: Tensor, classes: Tensor) -> Tensor:
 
 
 def largest_other(logits: Tensor, classes: Tensor) -> Tensor:
-    """The largest logit beside that of the classes: (N,)."""
+    """The largest logit of the other classes: (N,)."""
     return logits.scatter(1, classes[:, None], -torch.inf).amax(1)

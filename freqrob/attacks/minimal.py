@@ -1,4 +1,4 @@
-"""The contract of attacks that look for the smallest perturbation, without a ball."""
+"""The contract of attacks that minimise the perturbation, without a ball."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class MinimalAttack(ABC):
     """Searches for the smallest perturbation that meets the criterion. Subclasses are frozen dataclasses.
 
     Attributes:
-        norm: in which perturbations are small.
+        norm: the minimised norm.
         needs_starts: whether it follows the decision boundary from a starting point that meets the criterion.
-        package: the package that it comes from, with its version; "" for freqrob.
+        package: name and version of its package; "" for freqrob.
     """
 
     norm: Norm
@@ -51,10 +51,10 @@ class MinimalAttack(ABC):
 
     @abstractmethod
     def run(self, problem: Problem, starts: Tensor | None = None, *, early_stop: float = 0.0) -> Tensor:
-        """The closest images (N, C, H, W) that meet the criterion; the image itself where nothing was found.
+        """The closest images (N, C, H, W) that meet the criterion; the image itself if none was found.
 
         Args:
             problem: the model, images and classes.
-            starts: like the images, and meeting the criterion; needed if ``needs_starts``.
+            starts: images of the same shape that meet the criterion; required if ``needs_starts``.
             early_stop: distance at which an image is close enough.
         """

@@ -1,4 +1,4 @@
-"""The smallest perturbations of many images, as Li et al. (PLoS Computational Biology 2023) look for them."""
+"""The smallest perturbations of many images, searched for as by Li et al. (PLoS Computational Biology 2023)."""
 
 import warnings
 from collections.abc import Sequence
@@ -31,26 +31,26 @@ from freqrob.runtime.result_store import Samples
 from freqrob.runtime.tensors import check_values
 
 PREDICTED = 250  # images at a time
-PGD_STEPS, PGD_SHARE = 40, 0.01 / 0.3  # of the PGD that finds starts, and the share of its radius that is a step
+PGD_STEPS, PGD_SHARE = 40, 0.01 / 0.3  # of the PGD that finds starts: steps, and step size relative to the radius
 
 
 class Start(IntEnum):
-    """Where an attack began."""
+    """Kind of starting point."""
 
     NONE = 0  # no starting point was found
-    IMAGE = 1  # at the image itself
-    PGD = 2  # at an image that PGD found in the large ball
-    OTHER = 3  # at another of the images, which meets the criterion
+    IMAGE = 1  # the image itself
+    PGD = 2  # an image that PGD found in the large ball
+    OTHER = 3  # another of the images, which meets the criterion
 
 
 @dataclass(frozen=True)
 class MinimalPerturbations:
-    """What ``MinimalPerturbation`` found for N images; all on the CPU.
+    """Result of ``MinimalPerturbation`` for N images, on the CPU.
 
     Attributes:
-        perturbed: (N, C, H, W) float32 in [0, 1], the closest images that meet the criterion; where there is no
-            success, the image itself.
-        distances: (N,) of them in the attack's distance, on pixels in [0, 1]; infinite without success.
+        perturbed: (N, C, H, W) float32 in [0, 1], the closest images that meet the criterion; the image itself without
+            success.
+        distances: (N,) in the attack's distance, on pixels in [0, 1]; infinite without success.
         success: (N,) bool.
         classes: (N,) the classes to reach or, untargeted, to leave.
         starts: (N,) values of ``Start``, of the repeat that was kept.
@@ -68,18 +68,18 @@ class MinimalPerturbations:
 class MinimalPerturbation:
     """Runs an attack on many images in batches, several times, and keeps the smallest perturbation of each image.
 
-    A targeted run aims at the labels of the images in another order, none at its own (``freqrob.data.hybrid.derange``).
-    Attacks that follow the decision boundary start from what targeted PGD finds at ``start_eps``, or else from one of
-    the other images that is classified as the target; others start at the image. An image that meets the criterion
-    already has the distance 0. Where no start is found, or an attack fails on an image, that image is reported in a
-    warning, and the others go on.
+    The targets of a targeted run are the labels in another order, different for each image
+    (``freqrob.data.hybrid.derange``). Attacks that follow the decision boundary start from the result of targeted PGD
+    at ``start_eps``, or else from another image that is classified as the target; other attacks start at the image. An
+    image that meets the criterion already has the distance 0. If no start is found or an attack fails on an image, a
+    warning names that image, and the others are still attacked.
 
     Args:
         attack: the L∞ Brendel–Bethge attack by default; ``freqrob_foolbox.MinimalPerturbation`` takes Foolbox's.
-        targeted: at other classes, as Li et al.; or merely away from the labels.
-        repeats: runs from other random starts, the smallest distance kept.
-        seed: of targets, starts and the attack's random numbers; the global random numbers are left as they were.
-        batch_size: images at a time. Foolbox's Brendel-Bethge attacks scale their steps with it; Li et al. have 20.
+        targeted: towards other classes, as in Li et al., instead of away from the labels.
+        repeats: runs from different random starts; the smallest distance is kept.
+        seed: of targets, starts and the attack's random numbers; the global generators are left unchanged.
+        batch_size: images at a time. Foolbox's Brendel-Bethge attacks scale their steps with it; Li et al. use 20.
         start_eps: L∞ radius, pixels in [0, 1], of the PGD that finds starts; None: only other images are starts.
 
     Raises:
@@ -109,13 +109,13 @@ class MinimalPerturbation:
         """The smallest perturbations of ``images``.
 
         Args:
-            model: pixels in [0, 1] → logits; or a Foolbox model of whatever bounds, for PyTorch tensors.
+            model: pixels in [0, 1] → logits; or a Foolbox model with any bounds, for PyTorch tensors.
             images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64.
             targets: (N,) int64, the classes to reach instead of those of ``derange``.
-            cache: a folder that keeps the results of each image, so that a run that was stopped goes on, and a second
-                one is instant; None keeps nothing. In an initialised ``torch.distributed`` group the batches are
-                shared out over the processes, which then need one that all of them see.
-            cache_key: as for ``freqrob.evaluation.evaluate``, where the model or the attack is code of your own.
+            cache: a folder for the results of each image, so that an interrupted run continues and a repeated one is
+                instant; None for no cache. In an initialised ``torch.distributed`` group the batches are distributed
+                over the processes, which need a cache that all of them share.
+            cache_key: as for ``freqrob.evaluation.evaluate``, if the model or the attack is your own code.
             track: wraps iterables in a progress bar.
 
         Raises:
@@ -141,7 +141,7 @@ class MinimalPerturbation:
 
     @property
     def minimal_attack(self) -> MinimalAttack:
-        """What is run."""
+        """The attack that is run."""
         return self.attack
 
     def _classes(self, labels: Tensor, targets: Tensor | None) -> Tensor:
@@ -158,43 +158,43 @@ class _Search:
     """The repeats of an attack on some images of one model."""
 
     def __init__(
-        self, how: MinimalPerturbation, module: nn.Module, images: Tensor, classes: Tensor, cache: Path | None,
+        self, settings: MinimalPerturbation, module: nn.Module, images: Tensor, classes: Tensor, cache: Path | None,
         cache_key: str | None, track: Track,
     ) -> None:  # fmt: skip
         self.device = device_of(module, images)
-        self.how, self.attack, self.module = how, how.minimal_attack, module
+        self.settings, self.attack, self.module = settings, settings.minimal_attack, module
         self.images, self.classes, self.track, self.cache = images, classes, track, cache
         self.key = {
             **subject_key(module, cache_key),
             "data": data_hash(images, classes),
-            "attack": f"{type(how.attack).__module__} {stable_repr(how.attack)}",
-            "attack_hash": hash_of(how.attack),
-            "targeted": how.targeted,
-            "seed": how.seed,
-            "batch_size": how.batch_size,
-            "start_eps": how.start_eps,
+            "attack": f"{type(settings.attack).__module__} {stable_repr(settings.attack)}",
+            "attack_hash": hash_of(settings.attack),
+            "targeted": settings.targeted,
+            "seed": settings.seed,
+            "batch_size": settings.batch_size,
+            "start_eps": settings.start_eps,
             "package": self.attack.package,
         }
         self.error: Exception | None = None
 
     def run(self, repeat: int) -> Samples:
-        """The batches that this process has; those of the others are read from the cache that they share."""
-        name, (rank, world) = type(self.how.attack).__name__, rank_and_world()
+        """Attack the batches of this process, and read those of the others from the shared cache."""
+        name, (rank, world) = type(self.settings.attack).__name__, rank_and_world()
         with propagate_failure():
             samples = Samples(self.cache, {**self.key, "repeat": repeat}, len(self.images), prefix=name)
-            chunks = torch.arange(len(self.images)).split(self.how.batch_size)[rank::world]
+            chunks = torch.arange(len(self.images)).split(self.settings.batch_size)[rank::world]
             batches = [left for chunk in chunks if len(left := chunk[~samples.done[chunk]])]
-            for indices in self.track(batches, f"{name} {repeat + 1}/{self.how.repeats}", len(batches)):
-                seed = self.how.seed, repeat, int(indices[0])
-                with explained(self.how.batch_size), random_state(*seed), default_dtype(torch.float32):
+            for indices in self.track(batches, f"{name} {repeat + 1}/{self.settings.repeats}", len(batches)):
+                seed = self.settings.seed, repeat, int(indices[0])
+                with explained(self.settings.batch_size), random_state(*seed), default_dtype(torch.float32):
                     self._attack(samples, indices)
         samples.gather()
         return samples
 
     def _attack(self, samples: Samples, indices: Tensor) -> None:
-        """One batch. What becomes of an image on which the attack itself failed is not kept: it may be tried again."""
+        """Attack one batch. Images on which the attack raised are not stored, so that they can be tried again."""
         images, classes = self.images[indices].to(self.device), self.classes[indices].to(self.device)
-        problem = Problem(self.module, images, classes, self.how.targeted)
+        problem = Problem(self.module, images, classes, self.settings.targeted)
         success = self._meets(self.predicted[indices], classes)
         points, starts = self._starts(problem, success)
         left = (~success & (starts != Start.NONE)).nonzero().flatten()
@@ -205,19 +205,19 @@ class _Search:
         perturbed = torch.where(over_pixels(success), perturbed, images)
         distance = torch.where(success, self.attack.distance(images, perturbed), torch.inf)
         for number in indices[(starts == Start.NONE).cpu()].tolist():
-            warnings.warn(f"image {number}: no starting point was found; the others go on", stacklevel=4)
+            warnings.warn(f"image {number}: no starting point was found; the others are attacked", stacklevel=4)
         kept = {"perturbed": perturbed, "distance": distance, "success": success, "start": starts}
         samples.put(indices[done.cpu()], **{name: value[done] for name, value in kept.items()})
 
     def _starts(self, problem: Problem, already: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the attack starts at each image, and what that is; at the image itself unless it needs more."""
+        """Starting point of each image, and its kind; the image itself if the attack needs no starts."""
         points, starts = problem.images.clone(), torch.full_like(problem.classes, Start.IMAGE)
         if not self.attack.needs_starts or already.all():
             return points, starts
         starts[~already] = Start.NONE
-        if self.how.start_eps is not None:
+        if self.settings.start_eps is not None:
             left = (starts == Start.NONE).nonzero().flatten()
-            perturbed, success = _pgd_points(_part(problem, left), self.how.start_eps)
+            perturbed, success = _pgd_points(_part(problem, left), self.settings.start_eps)
             points[left[success]], starts[left[success]] = perturbed[success], int(Start.PGD)
         for here in (starts == Start.NONE).nonzero().flatten().tolist():
             others = self._meets(self.predicted, problem.classes[here]).nonzero().flatten().cpu()
@@ -227,7 +227,7 @@ class _Search:
         return points, starts
 
     def _perturb(self, problem: Problem, points: Tensor, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Perturbed images, success, and whether the attack came to its end; a batch on which it fails is split."""
+        """Perturbed images, success, and whether the attack completed; a batch on which it fails is split."""
         try:
             perturbed = self.attack.run(problem, points if self.attack.needs_starts else None)
             if got := unlike_images(perturbed, problem.images):  # it would be broadcast
@@ -243,7 +243,7 @@ class _Search:
             if len(indices) == 1:
                 self.error = error
                 reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
-                warnings.warn(f"image {indices[0]}: {reason}; the others go on", stacklevel=5)
+                warnings.warn(f"image {indices[0]}: {reason}; the others are attacked", stacklevel=5)
                 failed = torch.zeros_like(problem.classes, dtype=torch.bool)
                 return problem.images, failed, failed
         halves = torch.arange(len(indices), device=self.device).split(ceil(len(indices) / 2))
@@ -253,23 +253,23 @@ class _Search:
 
     def _meets(self, predicted: Tensor, classes: Tensor) -> Tensor:
         """Whether predictions meet the criterion: bool."""
-        return predicted == classes if self.how.targeted else predicted != classes
+        return predicted == classes if self.settings.targeted else predicted != classes
 
     @cached_property
     @torch.no_grad()
     def predicted(self) -> Tensor:
-        """The class of each image: (N,). Raises ValueError for a model that gives no logits, or too few."""
+        """The predicted class of each image: (N,). Raises ValueError for a model with no or too few logits."""
         check_answers(self.module, self.images[:1].to(self.device), self.classes)
         return torch.cat([self.module(images.to(self.device)).argmax(1) for images in self.images.split(PREDICTED)])
 
 
 def _part(problem: Problem, which: Tensor) -> Problem:
-    """The problem of some of its images."""
+    """The problem restricted to some of its images."""
     return replace(problem, images=problem.images[which], classes=problem.classes[which])
 
 
 def _pgd_points(problem: Problem, eps: float) -> tuple[Tensor, Tensor]:
-    """What PGD finds in the L∞ ball, with Foolbox's steps, and where it meets the criterion."""
+    """Results of PGD in the L∞ ball with Foolbox's step size, and the mask of those that meet the criterion."""
     perturbed = pgd(
         problem.model, problem.images, problem.classes, eps=eps, step_size=PGD_SHARE * eps, steps=PGD_STEPS,
         targets=problem.classes if problem.targeted else None,
@@ -279,7 +279,7 @@ def _pgd_points(problem: Problem, eps: float) -> tuple[Tensor, Tensor]:
 
 
 def _smallest(runs: Sequence[Samples], images: Tensor, classes: Tensor) -> MinimalPerturbations:
-    """The best of the repeats of each image; an image that none of them finished has failed."""
+    """The best repeat of each image; an image without a finished repeat counts as failed."""
     best = MinimalPerturbations(
         perturbed=images.clone(),
         distances=torch.full((len(images),), torch.inf, dtype=torch.float32),

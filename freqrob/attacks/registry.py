@@ -1,4 +1,4 @@
-"""Attacks by the names that people write: "pgd-50-10", "autoattack"."""
+"""Attacks by name, such as "pgd-50-10" and "autoattack"."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def list_attacks(pattern: str = "*") -> list[str]:
 
 
 def attack_examples(imported: str = "") -> str:
-    """Names of attacks as they may be written, for messages and ``--help``.
+    """Examples of attack names, for messages and ``--help``.
 
-    Other packages' attacks give examples only where they are ``imported``.
+    Other packages' attacks are included only if ``imported``.
     """
     foreign = set(ATTACKS.foreign()) - {imported}
     examples = ((name,) if name in foreign else ATTACKS[name].examples or (name,) for name in ATTACKS)
@@ -37,14 +37,14 @@ def attack_examples(imported: str = "") -> str:
 
 @dataclass(frozen=True)
 class Name:
-    """A written name, taken apart: "pgd-50-10:cw" has the kind "pgd", the counts (50, 10) and the options ("cw",).
+    """A parsed attack name: "pgd-50-10:cw" has the kind "pgd", the counts (50, 10) and the options ("cw",).
 
     Attributes:
-        text: as it was written.
+        text: the unparsed name.
         kind: the registered name.
         counts: numbers after dashes.
         words: other words after dashes, which follow the counts.
-        options: what follows a colon, separated by "," or ":".
+        options: words after a colon, separated by "," or ":".
     """
 
     text: str
@@ -62,12 +62,12 @@ class Name:
 
     @property
     def is_bare(self) -> bool:
-        """Whether there is nothing beside the kind."""
+        """Whether the name is the kind alone."""
         return not (self.counts or self.words or self.options)
 
     @property
     def error(self) -> ValueError:
-        """For a name that the attack does not understand."""
+        """The error for a name that the attack cannot parse."""
         near = "" if self.kind in ATTACKS else nearest_names(self.kind, ATTACKS)
         expected = f"expected one such as {attack_examples(self.kind)}{near and '.' + near}"
         return ValueError(f"attack: got {shown(self.text)}, {expected}")
@@ -75,17 +75,17 @@ class Name:
 
 @checked
 def parse_attack(text: str, *, eps: float | None = None, norm: Norm = "Linf", step_size: float | None = None) -> Attack:
-    """An attack from its name: ``"pgd-50-10"`` is PGD with 50 steps and 10 restarts, ``"square-1000"`` 1,000 queries.
+    """Create an attack by name: ``"pgd-50-10"`` is PGD with 50 steps and 10 restarts, ``"square-1000"`` 1,000 queries.
 
     Args:
-        text: a name that ``list_attacks`` has, with its options: clean, fgsm, pgd-STEPS[-RESTARTS][:LOSS][:targeted],
+        text: a name of ``list_attacks`` with options: clean, fgsm, pgd-STEPS[-RESTARTS][:LOSS][:targeted],
             autoattack[-rand|-plus], autoattack:ATTACK,…, square[-QUERIES], …, with counts of at most 9 digits.
         eps, norm: the ball; eps is 8/255 in L∞ and 0.5 in L2 unless given.
         step_size: of PGD; eps/4 unless given.
 
     Raises:
         ValueError: another text, or parameters that the attack does not take.
-        ImportError: the package that offers the attack cannot be imported.
+        ImportError: the package of the attack cannot be imported.
     """
     eps = RADII[norm] if eps is None else eps
     check_radius(norm, eps=eps)

@@ -1,4 +1,4 @@
-"""Square: random search with squares, which sees the model's outputs only.
+"""Square: random search with squares, which uses only the model's outputs.
 
 Source: Andriushchenko et al., ECCV 2020.
 """
@@ -23,7 +23,7 @@ QUERIES = 5000
 @checked
 @dataclass(frozen=True)
 class Square(Attack):
-    """AutoAttack's Square attack with any number of queries; it sees the model's outputs only."""
+    """AutoAttack's Square attack with any number of queries; it uses only the model's outputs."""
 
     queries: Count = QUERIES
     eps: float = RADII["Linf"]

@@ -1,4 +1,4 @@
-"""Archives of data sets, fetched and unpacked by any number of processes at once."""
+"""Download and unpack archives of data sets, safely with several processes at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from freqrob.runtime.files import move_into_place, temporary_folder_beside
 
 @dataclass(frozen=True)
 class Archive:
-    """An archive on the web: the folder that it unpacks to, its address and its MD5 sum in hexadecimal."""
+    """An archive on the web: the folder that it unpacks to, its URL and its MD5 sum in hexadecimal."""
 
     folder: str
     url: str
@@ -18,9 +18,9 @@ class Archive:
 
 
 def fetch_archive(archive: Archive, into: Path, *, keep: bool = True) -> None:
-    """Download an archive and unpack its folder into the folder ``into``, unless it is there.
+    """Download an archive and unpack its folder into ``into``, unless the folder exists.
 
-    An intact archive in ``into`` is not downloaded again. Archive and folder appear when they are whole.
+    An intact archive in ``into`` is not downloaded again. Archive and folder appear only when complete.
 
     Args:
         archive: to download.
@@ -28,8 +28,8 @@ def fetch_archive(archive: Archive, into: Path, *, keep: bool = True) -> None:
         keep: leave the archive in ``into``.
 
     Raises:
-        RuntimeError, OSError, EOFError, HTTPException, zipfile.BadZipFile, tarfile.TarError, zlib.error: the transfer
-            failed, the checksum is another one, the archive is damaged, or files cannot be written.
+        RuntimeError, OSError, EOFError, HTTPException, zipfile.BadZipFile, tarfile.TarError, zlib.error: the download
+            failed, the checksum does not match, the archive is damaged, or files cannot be written.
     """
     from torchvision.datasets.utils import check_integrity, download_url, extract_archive
 

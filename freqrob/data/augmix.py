@@ -1,4 +1,4 @@
-"""AugMix: mixtures of chains of simple image operations, a batch at a time."""
+"""AugMix: mixtures of chains of simple image operations, computed by batch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_RANDOM_DEPTH = 3
 
 
 class Op(IntEnum):
-    """The operation of a step of a chain; NONE after the chain's end."""
+    """Operation of a step of a chain; NONE after the end."""
 
     NONE = 0
     AUTOCONTRAST = 1
@@ -41,7 +41,7 @@ GEOMETRIC = (Op.ROTATE, Op.SHEAR_X, Op.SHEAR_Y, Op.TRANSLATE_X, Op.TRANSLATE_Y)
 class Draws:
     """The random choices for N images: N independent AugMixes.
 
-    ``ops`` (depth, width, N) of ``Op``, ``levels`` (depth, width, N) from 0.1 on, ``signs`` (depth, width, N) of ±1;
+    ``ops`` (depth, width, N) of ``Op``, ``levels`` (depth, width, N) ≥ 0.1, ``signs`` (depth, width, N) of ±1;
     ``weights`` (width, N), w of the chains; ``mixing`` (N,), m, the share of the mixture.
     """
 
@@ -62,19 +62,19 @@ def augmix(
     alpha: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Mix each image with the ends of ``width`` chains of random operations: (1 − m) x + m Σ_k w_k chain_k(x).
+    """Mix each image with the results of ``width`` chains of random operations: (1 − m) x + m Σ_k w_k chain_k(x).
 
     m is Beta(α, α) and w Dirichlet(α, …, α). A step of a chain is one of nine operations: autocontrast, equalize,
-    posterize, solarize, rotate, shear and translate in x or y. Its level is uniform in [0.1, severity], of 10, and at
-    level 10 it rotates by 30°, shears by 0.3, translates by a third of the image, solarizes everything and posterizes
-    to 0 bits. Operations are Pillow's on 8-bit pixels, as the authors use them, for any dtype; the mixture
-    is rounded only at the end. Each image has its own draws and does not depend on the others.
+    posterize, solarize, rotate, shear and translate in x or y. Its level is uniform in [0.1, severity]; level 10
+    rotates by 30°, shears by 0.3, translates by a third of the image, solarizes everything and posterizes to 0 bits.
+    For any dtype, operations are Pillow's on 8-bit pixels, as in the authors' code; only the mixture is rounded, once.
+    Each image has its own draws and does not depend on the others.
 
     Args:
         images: (N, C, H, W) pixels, float in [0, 1] or uint8 in 0–255, on any device.
         severity: the highest level, 0.1 to 10.
-        width: chains an image.
-        depth: operations a chain; −1 draws 1 to 3 for each chain.
+        width: chains per image.
+        depth: operations per chain; −1 draws 1 to 3 for each chain.
         alpha: the concentration α of both distributions.
         generator: source of the random numbers; torch's default CPU generator if None.
 
@@ -83,8 +83,8 @@ def augmix(
 
     Raises:
         TypeError: ``images`` is not a tensor of floats or uint8.
-        ValueError: ``images`` does not have four dimensions, looks like (N, H, W, C), or has floats in 0–255 (on the
-            CPU, by the first channel); a parameter is out of range.
+        ValueError: ``images`` does not have four dimensions, looks like (N, H, W, C), or has floats in 0–255 (checked
+            in the first plane, on the CPU); a parameter is out of range.
 
     Source: Hendrycks et al., ICLR 2020, Algorithm 1; google-research/augmix, ``cifar.py`` and ``augmentations.py``.
     """
@@ -98,7 +98,7 @@ def augmix(
 
 
 def check_augmix(severity: float, width: int, depth: int, alpha: float) -> None:
-    """Raise ValueError, naming the parameter, for one that ``augmix`` does not take."""
+    """Raise ValueError, naming the parameter, for a value that ``augmix`` does not take."""
     if not is_number(severity) or not 0.1 <= severity <= 10:
         raise ValueError(f"severity: expected a level from 0.1 to 10, got {shown(severity)}")
     check_counts(width=width)
@@ -110,7 +110,7 @@ def check_augmix(severity: float, width: int, depth: int, alpha: float) -> None:
 def _draw(
     count: int, severity: float, width: int, depth: int, alpha: float, generator: torch.Generator | None = None
 ) -> Draws:
-    """Draw everything with NumPy (PyTorch has no public gamma distribution with a generator), seeded by PyTorch."""
+    """Draw with NumPy, seeded by PyTorch, which has no public gamma distribution with a generator."""
     device = generator.device if generator else "cpu"
     rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator, device=device)))
     shape = (depth if depth > 0 else MAX_RANDOM_DEPTH, width, count)
@@ -146,7 +146,7 @@ def _to_bytes(pixels: Tensor) -> Tensor:
 
 
 def _step(pixels: Tensor, ops: NDArray, levels: NDArray, signs: NDArray) -> None:
-    """One operation on each of M images (M, C, H, W) uint8, in place; those that have the same go together."""
+    """Apply an operation to each of M images (M, C, H, W) uint8, in place; equal operations are batched."""
     for group, apply in _APPLY.items():
         chosen = np.flatnonzero(np.isin(ops, group))
         if len(chosen):
@@ -182,9 +182,9 @@ def _of_image(values: NDArray, pixels: Tensor) -> Tensor:
 
 
 def _warp(pixels: Tensor, ops: NDArray, levels: NDArray, signs: NDArray) -> Tensor:
-    """Bilinear sampling as Pillow does it: the border's pixels extend to its outer edge, beyond is black.
+    """Bilinear sampling as in Pillow: border pixels extend to their outer edge, everything beyond is black.
 
-    Pillow drops the fraction; the small number keeps float32 from making 99.9999 of 100.
+    Pillow drops the fraction; the small number corrects float32's 99.9999 for 100.
     """
     height, width = pixels.shape[-2:]
     to_square = np.array([[2 / width, 0, -1], [0, 2 / height, -1]])  # the image is [−1, 1]²
@@ -198,7 +198,7 @@ def _warp(pixels: Tensor, ops: NDArray, levels: NDArray, signs: NDArray) -> Tens
 
 
 def _source(ops: NDArray, levels: NDArray, signs: NDArray, height: int, width: int) -> NDArray:
-    """Where a pixel comes from, (M, 3, 3): (x, y, 1) = A (x', y', 1), in pixels from the image's upper left corner."""
+    """Inverse affine maps A (M, 3, 3): (x, y, 1) = A (x', y', 1), in pixels from the upper left corner."""
 
     def magnitude(op: Op, at_level_10: float, whole: bool = True) -> NDArray:
         size = levels * at_level_10 / 10

@@ -1,4 +1,4 @@
-"""Batches of a data set that lives on the device, augmented a batch at a time."""
+"""Batches of a data set in device memory, augmented by batch."""
 
 from __future__ import annotations
 
@@ -21,23 +21,22 @@ _ORDER, _DRAWS = 0, 1  # purposes of streams of random numbers
 class Batches:
     """Shuffled, augmented batches: ``batches[step]`` is the batch of training step ``step``.
 
-    It depends on the arguments and ``step`` only, so that a run that is resumed in the middle of an epoch continues
-    with the same batches. ``step // len(batches)`` is the epoch, in which no image comes twice; ``len(batches)`` is the
-    steps of one epoch, and an incomplete last batch is dropped.
+    A batch depends only on the arguments and ``step``, so that a run resumed in the middle of an epoch gets the same
+    batches. ``len(batches)`` is the number of steps per epoch, without an incomplete last batch. The epoch is
+    ``step // len(batches)``; no image occurs twice in it.
 
-    Of several processes, each gets its ``rank``'s contiguous share of a batch; together they are bit for bit the batch
-    of a single process. Crop and flip work on the share only, ``transform`` on the whole batch in each process.
+    Each of several processes gets the contiguous share of its ``rank``; together the shares are bit for bit the batch
+    of a single process. Crop and flip process only the share, ``transform`` the whole batch in each process.
 
     Args:
-        dataset: the images; kept on ``device`` as a whole, but on the host where they would take more than half of
-            the free memory of a GPU.
-        batch_size: images a batch, of all processes together.
+        dataset: the images; kept on ``device``, or on the host if they need more than half of a GPU's free memory.
+        batch_size: images per batch, over all processes.
         seed: of the order and of the augmentation.
-        crop: a random window out of each image with 4 pixels around it, ``"reflect"`` (the BaSS code) or ``"zeros"``
-            (JaFR's); or None.
-        flip: each image mirrored left to right with probability ½.
-        transform: applied before crop and flip to the (N, C, H, W) float images in [0, 1] of the whole batch, given
-            a generator on the CPU; returns as many images.
+        crop: padding mode of the random crop (4 pixels): ``"reflect"`` (the BaSS code) or ``"zeros"`` (JaFR's); None
+            for no crop.
+        flip: mirror each image left to right with probability ½.
+        transform: applied before crop and flip to the (N, C, H, W) float images in [0, 1] of the whole batch, with
+            a generator on the CPU; returns the same number of images.
         device: of the batches.
         rank, world_size: index of this process, and the number of processes.
 
@@ -45,10 +44,10 @@ class Batches:
 
     Raises:
         ValueError: a batch larger than the data or not divisible by ``world_size``, an unknown ``crop``, a negative
-            ``seed``, a ``rank`` that is none of the processes.
+            ``seed``, a ``rank`` out of range.
     """
 
-    __iter__ = None  # steps go on beyond the epoch: a loop over them would not end
+    __iter__ = None  # steps continue after an epoch: a loop over them would not end
 
     @checked
     def __init__(
@@ -111,14 +110,14 @@ class Batches:
         return self._order
 
     def _moved(self, batch: Tensor) -> Tensor:
-        """A batch on the device of batches, from that of the data set."""
+        """Move a batch from the data set's device to the device of batches."""
         if batch.device.type == "cpu" and self.device.type == "cuda":
             batch = batch.pin_memory()
         return batch.to(self.device, non_blocking=True)
 
 
 def crop(images: Tensor, places: Tensor, kind: Crop) -> Tensor:
-    """The window of each image's own size at its row and column ``places`` (2, N) of the image with a padding of 4."""
+    """Pad images by 4 pixels and crop them to their size, at the rows and columns ``places`` (2, N)."""
     height, width = images.shape[-2:]
     padded = F.pad(images, [PADDING] * 4, mode="reflect" if kind == "reflect" else "constant")
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (N, C, 9, 9, H, W), a view
@@ -126,16 +125,16 @@ def crop(images: Tensor, places: Tensor, kind: Crop) -> Tensor:
 
 
 def flip(images: Tensor, mirrored: Tensor) -> Tensor:
-    """The images with those that ``mirrored`` (N,) marks turned left to right."""
+    """Mirror the images of the mask ``mirrored`` (N,) left to right."""
     return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
 
 
 def _fits(images: Tensor, device: torch.device) -> bool:
-    """Whether the whole data set can stay on the device and leave room for training."""
+    """Whether the whole data set fits on the device beside training."""
     return device.type != "cuda" or images.nbytes <= torch.cuda.mem_get_info(device)[0] // 2
 
 
 def _generator(seed: int, *stream: int) -> torch.Generator:
-    """Random numbers that are another stream's for another seed, purpose or number."""
+    """A generator whose stream is determined by the seed, purpose and number."""
     mixed = np.random.SeedSequence(seed, spawn_key=stream).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(mixed))

@@ -1,4 +1,4 @@
-"""CIFAR-B and CIFAR-100-B: data sets balanced by BaSS once, before any augmentation."""
+"""CIFAR-B and CIFAR-100-B: data sets balanced once by BaSS, before any augmentation."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ class _Manifest(Struct):
 
 @checked
 def balance(dataset: ImageSet, *, weighting: Weighting = "amplitude", chunk: int = 1024) -> ImageSet:
-    """Balance every image of a data set by BaSS; the result is uint8 in memory, also of a memory-mapped data set.
+    """Balance every image of a data set by BaSS; the result is uint8 in memory, also for a memory-mapped data set.
 
     Source: Lin et al., NeurIPS 2023, section 4; zhiyugege/Frequency-Long-Tailed-Investigation, ``BaSS_cifar.py``, which
-    writes its twin of CIFAR-10 to disk once.
+    writes its balanced CIFAR-10 to disk once.
     """
     check_choices(get_args(Weighting), weighting=weighting)
     check_counts(chunk=chunk)
-    from freqrob.spectral.balance import bass  # brings the native ops, which a data set's facts do without
+    from freqrob.spectral.balance import bass  # loads the native ops, which a data set's metadata do not need
 
     balanced = torch.empty(dataset.images.shape, dtype=torch.uint8, device=dataset.images.device)
     for images, out in zip(dataset.images.split(chunk), balanced.split(chunk), strict=True):
@@ -65,19 +65,19 @@ def write_cifar_b(
     command: str = "",
     track: Track = untracked,
 ) -> Path:
-    """Write CIFAR-10 or CIFAR-100 balanced by BaSS, in files that differ from the original ones in the pixels only.
+    """Write CIFAR-10 or CIFAR-100 balanced by BaSS, in files that differ from the original ones only in the pixels.
 
-    It is read like the original folder, except that torchvision, which checks MD5 sums, refuses it, so that it is not
-    mistaken for the original. ``load_cifar_b`` reads it and checks the SHA-256 sums of
-    ``cifar_b.json`` in that folder, which records how it was made.
+    Other code can read the folder like the original one. torchvision refuses it, because its MD5 sums differ, so that
+    the two are not confused. ``load_cifar_b`` reads it and checks the SHA-256 sums in its ``cifar_b.json``, which also
+    records how it was made.
 
     Args:
         data_dir: the folder that holds the original ``cifar-10-batches-py/`` or ``cifar-100-python/``.
-        out: the folder that gets a folder of the same name; it appears when it is whole.
+        out: the parent folder of a new folder of the same name, which appears only when complete.
         dataset: ``"cifar10"`` or ``"cifar100"``.
         weighting: of BaSS, ``"amplitude"`` or ``"power"``.
-        download: fetch the original where it is missing.
-        command: for the record.
+        download: fetch the original if it is missing.
+        command: recorded in ``cifar_b.json``.
         track: wraps the files in a progress bar.
 
     Returns:
@@ -86,7 +86,7 @@ def write_cifar_b(
     Raises:
         ValueError: an unknown data set or weighting.
         FileNotFoundError: the original is not in ``data_dir`` and ``download`` is off.
-        FileExistsError: ``out`` has such a folder already.
+        FileExistsError: ``out`` contains the folder already.
         OSError: a full disk.
 
     Source: Lin et al., NeurIPS 2023, section 4; zhiyugege/Frequency-Long-Tailed-Investigation, ``BaSS_cifar.py``.
@@ -95,7 +95,7 @@ def write_cifar_b(
     kind = _kind(dataset)
     source, target = (Path(folder).expanduser() / kind.base_folder for folder in (data_dir, out))
     if target.exists():
-        raise FileExistsError(f"out: {target} is there already; remove it, or choose another folder")
+        raise FileExistsError(f"out: {target} already exists; remove it, or choose another folder")
     check_folder(target)
     load_dataset(dataset, "test", data_dir, download=download)  # checks the MD5 sums of all files
     with temporary_folder_beside(target) as new:
@@ -115,13 +115,13 @@ def write_cifar_b(
 
 @checked
 def load_cifar_b(data_dir: str | Path, split: Split, dataset: str = "cifar10") -> ImageSet:
-    """A split of what ``write_cifar_b`` wrote: the same images in the same order as in that of ``load_dataset``.
+    """Read a split from a folder of ``write_cifar_b``, with the images in the order of ``load_dataset``.
 
-    Files are read without executing what a pickle may hold.
+    No code in the pickled files is executed.
 
     Raises:
         ValueError: an unknown data set or split, or a file that was changed.
-        FileNotFoundError: there is none in ``data_dir``.
+        FileNotFoundError: ``data_dir`` has no such folder.
     """
     kind = _kind(dataset)
     check_choices(get_args(Split), split=split)
@@ -150,19 +150,19 @@ def _kind(dataset: str) -> Any:
 
 
 def _balanced(content: bytes, weighting: Weighting) -> bytes:
-    """A batch's file with balanced pixels: 3,072 bytes an image, in one piece."""
+    """A batch file with balanced pixels: 3,072 bytes per image, contiguous."""
     batch = _unpickled(content)
     images = torch.from_numpy(batch["data"].copy()).view(-1, 3, 32, 32)
     balanced = balance(ImageSet(images, torch.tensor(_labels(batch)), ()), weighting=weighting)
     before, natural, after = content.partition(batch["data"].tobytes())
     if not natural:
-        raise ValueError("data_dir: the file of a batch does not hold its pixels in one piece")
+        raise ValueError("data_dir: the pixels in a batch file are not contiguous")
     return before + balanced.images.numpy().tobytes() + after
 
 
 def _read(path: Path, sums: dict[str, str]) -> bytes:
     if not path.is_file() or sha256_of(path) != sums.get(path.name):
-        raise ValueError(f"data_dir: {path} is not as it was written; make it again with `freqrob dataset bass`")
+        raise ValueError(f"data_dir: {path} was changed; make it again with `freqrob dataset bass`")
     return path.read_bytes()
 
 
@@ -175,11 +175,11 @@ def _unpickled(content: bytes) -> dict[str, Any]:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Reads NumPy arrays and Python's own types; raises for anything that could execute."""
+    """Unpickler for NumPy arrays and builtin types; raises for anything that could execute code."""
 
     _ALLOWED = {"ndarray": np.ndarray, "dtype": np.dtype, "_reconstruct": np.empty(0).__reduce__()[0]}
 
     def find_class(self, module: str, name: str) -> Any:
         if module.partition(".")[0] == "numpy" and name in self._ALLOWED:
             return self._ALLOWED[name]
-        raise ValueError(f"data_dir: a file of the data set asks for {module}.{name}, which is not executed")
+        raise ValueError(f"data_dir: a file of the data set refers to {module}.{name}, which is not executed")

@@ -1,4 +1,4 @@
-"""CIFAR-10-C and CIFAR-100-C on disk: the published arrays, and those made here in the same layout."""
+"""CIFAR-10-C and CIFAR-100-C on disk: the published arrays, and arrays made by freqrob in the same layout."""
 
 from __future__ import annotations
 
@@ -49,29 +49,28 @@ def write_corruptions(
     command: str = "",
     track: Track = untracked,
 ) -> list[str]:
-    """Write corrupted images as the benchmark's files: ``<type>.npy`` (5·N, H, W, 3) uint8, severity after severity.
+    """Write corrupted images in the benchmark's format: ``<type>.npy`` (5·N, H, W, 3) uint8, by ascending severity.
 
-    Beside them ``labels.npy``, the N labels five times, and ``generated.json``, which says that these are not the
-    published arrays, and how they were made. Each file appears when it is whole, and types whose files
-    are whole are not made again, so that a run that was stopped goes on. All five severities are written, since readers
-    find them by their place.
+    Also writes ``labels.npy``, the N labels five times, and ``generated.json``, which records that these are not the
+    published arrays, and how they were made. Files appear only when complete, and complete types are not made again, so
+    that an interrupted run continues. All five severities are written, because readers locate them by position.
 
     Args:
         dataset: N images, usually a test set.
         folder: created if absent.
-        types: which of ``CORRUPTIONS``.
+        types: names from ``CORRUPTIONS``.
         about: description of the images, such as ``{"dataset": "cifar10", "bass": None}``, for ``generated.json``.
-        seed: of everything random.
-        frost: the folder of photographs for the type of that name.
-        command: for the record.
+        seed: random seed.
+        frost: the folder of photographs for the type ``frost``.
+        command: recorded in ``generated.json``.
         track: wraps the work in a progress bar.
 
     Returns:
-        The types that were made now.
+        The types that this call made.
 
     Raises:
         ValueError: an unknown type, or ``folder`` holds corruptions of other images, another seed or other photographs.
-        FileExistsError: ``folder`` holds arrays that were not made here.
+        FileExistsError: ``folder`` holds arrays that freqrob did not make.
         FileNotFoundError: ``frost`` without photographs.
         OSError: a full disk.
     """
@@ -113,7 +112,7 @@ def write_corruptions(
 
 
 def _digest(parts: Iterable[bytes | np.ndarray]) -> str:
-    """SHA-256 of bytes and arrays, one after the other."""
+    """SHA-256 of the concatenated bytes and arrays."""
     digest = sha256()
     for part in parts:
         digest.update(part if isinstance(part, bytes) else np.ascontiguousarray(part).data)
@@ -132,12 +131,12 @@ def _manifest(folder: Path, header: Mapping[str, Any]) -> dict[str, Any]:
     content = _read_manifest(folder)
     if content is None:
         if arrays := sorted(path.name for path in folder.glob("*.npy") if path.name != LABELS):
-            raise FileExistsError(f"out: {folder} holds {arrays[0]}, which was not made here; choose another folder")
+            raise FileExistsError(f"out: {folder} holds {arrays[0]}, which freqrob did not make; choose another folder")
         return {}
     for key, value in header.items():
         if content.get(key) != value:
             held = brief(str(content.get(key)))
-            what = "other images" if key == "sha256_of_images" else f"{key} {held}, asked for {value}"
+            what = "other images" if key == "sha256_of_images" else f"{key} {held}, expected {value}"
             raise ValueError(f"out: {folder} holds corruptions of {what}; choose another folder")
     return content["types"]
 
@@ -152,7 +151,7 @@ class _Manifest(Struct):
 
 def _read_manifest(folder: Path) -> dict[str, Any] | None:
     path = folder / MANIFEST
-    if not path.exists():  # a folder or a pipe is an error, not a sign of the published arrays
+    if not path.exists():  # a folder or a pipe of this name is an error
         return None
     content = read_json(path, dict[str, Any])
     fitted(content, _Manifest, path)
@@ -161,14 +160,14 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class CorruptionArrays:
-    """Corrupted images on disk, as ``load_corruptions`` returns them.
+    """Corrupted images on disk, opened by ``load_corruptions``.
 
     Attributes:
-        folder: where the arrays are.
+        folder: of the arrays.
         dataset: the data set's name.
-        arrays: of each type, (5·N, H, W, 3) uint8, memory-mapped.
+        arrays: by type, (5·N, H, W, 3) uint8, memory-mapped.
         labels: (N,) int64, the same at each severity.
-        generated: the content of ``generated.json``; None where there is no such file, as for the published arrays.
+        generated: the content of ``generated.json``; None without that file, as for the published arrays.
     """
 
     folder: Path
@@ -183,7 +182,7 @@ class CorruptionArrays:
 
     @checked
     def images(self, name: str, severity: int) -> Tensor:
-        """(N, 3, H, W) uint8, in memory. Raises KeyError for a type that is not there, ValueError for a severity."""
+        """(N, 3, H, W) uint8, in memory. Raises KeyError for a missing type, ValueError for an unknown severity."""
         check_integers(1, len(SEVERITIES), severity=severity)
         count = len(self.labels)
         chosen = np.array(self.arrays[name][(severity - 1) * count : severity * count])
@@ -194,20 +193,19 @@ class CorruptionArrays:
 def load_corruptions(
     folder: str | Path, dataset: str = "cifar10", types: Sequence[str] | None = None, *, download: bool = False
 ) -> CorruptionArrays:
-    """The published CIFAR-10-C or CIFAR-100-C, or arrays that ``freqrob dataset corrupt`` made.
+    """Open the published CIFAR-10-C or CIFAR-100-C, or arrays that ``freqrob dataset corrupt`` made.
 
     Args:
-        folder: has ``labels.npy`` and a file a type, itself or in its ``CIFAR-10-C/`` or ``CIFAR-100-C/``.
+        folder: contains ``labels.npy`` and a file for each type, directly or in ``CIFAR-10-C/`` or ``CIFAR-100-C/``.
         dataset: ``"cifar10"`` or ``"cifar100"``.
-        types: the types that are wanted; None for all that are there.
-        download: fetch the published arrays into ``folder`` where there are none (2.9 GB from Zenodo, MD5 checked).
-            Without it nothing is fetched.
+        types: the required types; None for all in the folder.
+        download: fetch the published arrays into ``folder`` if it has none (2.9 GB from Zenodo, MD5 checked).
 
     Raises:
-        ValueError: an unknown data set or type, an array that is truncated, of another shape or kind, or labels that do
-            not fit.
-        FileNotFoundError: no arrays, or types that are missing; the message says which and how to get them.
-        OSError: a download that failed.
+        ValueError: an unknown data set or type, an array that is truncated or of another shape or dtype, or labels that
+            do not fit.
+        FileNotFoundError: no arrays, or missing types; the message says which and how to get them.
+        OSError: a failed download.
     """
     check_choices(PUBLISHED, dataset=dataset)
     _check_types(types or ())
@@ -219,8 +217,9 @@ def load_corruptions(
     wanted = types or [name for name in CORRUPTIONS if (root / f"{name}.npy").exists()]
     missing = [name for name in wanted if not (root / f"{name}.npy").exists()]
     if missing or not wanted:
-        how = "`freqrob dataset corrupt` makes the types that are missing, in a folder of its own."
-        raise FileNotFoundError(f"{root} has no {', '.join(f'{name}.npy' for name in missing or CORRUPTIONS)}. {how}")
+        remedy = "`freqrob dataset corrupt` makes missing types, in another folder."
+        files = ", ".join(f"{name}.npy" for name in missing or CORRUPTIONS)
+        raise FileNotFoundError(f"{root} has no {files}. {remedy}")
     expected = (len(SEVERITIES) * len(labels), DATASETS[dataset].size, DATASETS[dataset].size, 3)
     arrays = {name: map_npy(root / f"{name}.npy") for name in dict.fromkeys(wanted)}
     for name, array in arrays.items():
@@ -243,9 +242,9 @@ def _find(folder: Path, dataset: str, download: bool) -> Path:
         return existing
     if not download:
         raise FileNotFoundError(
-            f"no corruptions of {dataset} in {folder.absolute()} (expected {LABELS} and a file a type there or in "
-            f"{published.folder}/). Make them with `freqrob dataset corrupt`, or ask for a download of the published "
-            f"ones (--download; nothing is fetched without it), or fetch {published.url} and unpack it there."
+            f"no corruptions of {dataset} in {folder.absolute()} (expected {LABELS} and a file per type there or in "
+            f"{published.folder}/). Make them with `freqrob dataset corrupt`, or download the published "
+            f"ones with --download, or fetch {published.url} and unpack it there."
         )
     with explained(published.folder, folder, f"{published.folder}/", published.url, download=True):
         fetch_archive(published, folder, keep=False)
@@ -254,10 +253,10 @@ def _find(folder: Path, dataset: str, download: bool) -> Path:
 
 def _labels(root: Path, classes: int) -> Tensor:
     """(N,) of (5·N,)."""
-    every = map_npy(root / LABELS)
-    whole = every.ndim == 1 and every.dtype.kind in "iu" and len(every) and len(every) % len(SEVERITIES) == 0
-    if not whole or (np.tile(every[: len(every) // len(SEVERITIES)], len(SEVERITIES)) != every).any():
+    labels = map_npy(root / LABELS)
+    whole = labels.ndim == 1 and labels.dtype.kind in "iu" and len(labels) and len(labels) % len(SEVERITIES) == 0
+    if not whole or (np.tile(labels[: len(labels) // len(SEVERITIES)], len(SEVERITIES)) != labels).any():
         raise ValueError(f"{root / LABELS}: expected the same integers {len(SEVERITIES)} times")
-    if every.min() < 0 or every.max() >= classes:
-        raise ValueError(f"{root / LABELS}: expected classes below {classes}, got {every.min()} to {every.max()}")
-    return torch.from_numpy(every[: len(every) // len(SEVERITIES)].astype(np.int64))
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(f"{root / LABELS}: expected classes below {classes}, got {labels.min()} to {labels.max()}")
+    return torch.from_numpy(labels[: len(labels) // len(SEVERITIES)].astype(np.int64))

@@ -1,4 +1,4 @@
-"""Image data sets as uint8 tensors, with a validation split that is fixed once and for all."""
+"""Image data sets as uint8 tensors, with a fixed validation split."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ Loader = Callable[[Path, Part, bool], "Dataset | ImageFiles"]
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """Facts about a data set that are known before it is read.
+    """Metadata of a data set.
 
     Attributes:
-        classes: how many.
+        classes: number of classes.
         size: height and width of its images, in pixels.
-        mean, std: of each channel of the training set, of pixels in [0, 1], as they are usually published. There are
-            as many as ``channels``.
+        mean, std: the usual published values for each channel of the training set, for pixels in [0, 1]. Their number
+            is ``channels``.
         flip: whether mirroring an image left to right keeps its class.
         load: ``load(data_dir, part, download)`` reads the part ``"train"`` or ``"test"``: a map-style ``Dataset`` of
-            uint8 images (C, H, W) and labels, with ``classes`` if these have names. It is read into memory once, unless
-            it is an ``ImageSet``.
+            uint8 images (C, H, W) and labels, with ``classes`` if these have names. Unless it is an ``ImageSet``, it is
+            read into memory once.
     """
 
     classes: int
@@ -128,14 +128,14 @@ def load_dataset(
     download: bool = False,
     track: Track = untracked,
 ) -> ImageSet:
-    """A split of a data set.
+    """Load a split of a data set.
 
-    ``test`` is the data set's own test set, or its validation set where the labels of the test set are not public
-    (both ImageNets). ``val`` is a tenth of the training set but at most 5,000 images, drawn once with a fixed seed, and
-    ``train`` is the rest, so that a model is never selected on test data.
+    ``test`` is the data set's test set, or its validation set if the labels of the test set are not public (both
+    ImageNets). ``val`` is a tenth of the training set but at most 5,000 images, drawn with a fixed seed, and ``train``
+    is the rest, so that a model is never selected on test data.
 
-    Data sets that come as image files are decoded once, into an uncompressed copy in ``data_dir`` (1.2 GB for
-    tiny_imagenet, 13 GB for restricted_imagenet), which is memory-mapped: their images must not be written to.
+    Data sets of image files are decoded once, into an uncompressed copy in ``data_dir`` (1.2 GB for tiny_imagenet,
+    13 GB for restricted_imagenet), which is memory-mapped: do not write to their images.
 
     Args:
         name: one of ``list_datasets()``.
@@ -143,16 +143,16 @@ def load_dataset(
         data_dir: the folder that holds ``cifar-10-batches-py/``, ``cifar-100-python/``, ``train_32x32.mat`` and
             ``test_32x32.mat`` (svhn), ``tiny-imagenet-200/``, or ImageNet: ``train/`` and ``val/`` with its 1,000
             folders of classes, here or in ``imagenet/`` or ``ILSVRC2012/``.
-        download: fetch the data set into ``data_dir`` where it is missing, with torchvision's progress bar and the
-            published checksum (CIFAR 170 MB each, svhn 180 and 60 MB, tiny_imagenet 240 MB). Without it nothing is
-            fetched; restricted_imagenet cannot be.
+        download: fetch the data set into ``data_dir`` if it is missing, with torchvision's progress bar and the
+            published checksum (CIFAR 170 MB each, svhn 180 and 60 MB, tiny_imagenet 240 MB); not available for
+            restricted_imagenet.
         track: wraps the decoding of image files in a progress bar.
 
     Raises:
         ValueError: an unknown name or split, or a damaged image file.
         FileNotFoundError: the data set is not in ``data_dir`` and ``download`` is off.
         ImportError: svhn without SciPy, which reads its files.
-        OSError: a download that failed, or a full disk.
+        OSError: a failed download, or a full disk.
     """
     check_choices(DATASETS, dataset=name)
     check_choices(get_args(Split), split=split)
@@ -171,14 +171,16 @@ def load_dataset(
 
 def _in_memory(dataset: Dataset, classes: int) -> ImageSet:
     """All images of a map-style data set, with the names of its ``classes``, or numbers if they have none."""
-    loader = DataLoader(dataset, batch_size=1000, generator=torch.Generator())  # not the caller's random numbers
+    loader = DataLoader(
+        dataset, batch_size=1000, generator=torch.Generator()
+    )  # leaves the caller's random numbers unchanged
     images, labels = map(torch.cat, zip(*loader, strict=True))
     return ImageSet(images, labels, tuple(getattr(dataset, "classes", map(str, range(classes)))))
 
 
 @checked
 def members(count: int, split: Split) -> Tensor:
-    """Sorted numbers of the training images that are in ``train`` or ``val``. Raises ValueError for another split."""
+    """Sorted indices of the training images in ``train`` or ``val``. Raises ValueError for another split."""
     check_choices(("train", "val"), split=split)
     check_integers(0, count=count)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(SPLIT_SEED))
@@ -204,7 +206,7 @@ def _cifar(kind: type, title: str, folder: Path, part: Part, download: bool) -> 
     with explained(title, folder, f"{kind.base_folder}/", kind.url, download):
         if download:
             fetch_archive(Archive(kind.base_folder, kind.url, kind.tgz_md5), folder)
-        source = kind(folder, train=part == "train", download=download)  # which repairs a damaged one
+        source = kind(folder, train=part == "train", download=download)  # replaces a damaged one
     images = torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous()
     return ImageSet(images, torch.tensor(source.targets), tuple(source.classes))
 
@@ -243,7 +245,7 @@ def _restricted_imagenet(folder: Path, part: Part, _download: bool) -> ImageFile
 
 @contextmanager
 def explained(title: str, folder: Path, expected: str, url: str, download: bool) -> Iterator[None]:
-    """Turn torchvision's errors into ones that name the missing files, their folder and the remedy."""
+    """Turn torchvision's errors into errors that name the missing files, their folder and the remedy."""
     broken_off = (OSError, HTTPException, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error)
     try:
         yield
@@ -254,23 +256,23 @@ def explained(title: str, folder: Path, expected: str, url: str, download: bool)
         if not isinstance(error, RuntimeError):
             raise
         raise FileNotFoundError(
-            f"data_dir: no intact {title} in {folder.absolute()} (expected {expected} there). Ask for a download "
-            f"(--download; nothing is fetched without it), or fetch {url} and unpack it there."
+            f"data_dir: no intact {title} in {folder.absolute()} (expected {expected} there). Download it "
+            f"with --download, or fetch {url} and unpack it there."
         ) from error
 
 
 def to_pixels(images: Tensor) -> Tensor:
-    """Images as float32 in [0, 1]: uint8 divided by 255, floats as they are. Raises TypeError for other dtypes."""
+    """Images as float32 in [0, 1]: uint8 is divided by 255. Raises TypeError for other dtypes than uint8 and floats."""
     if not images.is_floating_point() and images.dtype != torch.uint8:
         raise TypeError(f"images: expected floats in [0, 1] or uint8, got {images.dtype}")
     return images.float() / 255 if images.dtype == torch.uint8 else images.float()
 
 
 def check_labelled(images: Tensor, labels: Tensor, *, tolerance: float = 0) -> None:
-    """Raise unless there is at least one image (N, C, H, W) of the right kind, and as many int64 labels (N,) from 0 on.
+    """Raise unless there is at least one valid image (N, C, H, W), with as many int64 labels (N,) ≥ 0.
 
-    TypeError for what is not a dense tensor of floats or uint8, or has no values; ValueError for shapes, among them
-    those that look like (N, H, W, C), for labels, and for floats outside [0, 1] by more than ``tolerance``.
+    TypeError unless images are a dense tensor of floats or uint8 with values; ValueError for wrong shapes (also those
+    that look like (N, H, W, C)), invalid labels, and floats outside [0, 1] by more than ``tolerance``.
     """
     check_values(images, "images")
     check_values(labels, "labels")

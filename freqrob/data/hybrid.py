@@ -40,26 +40,26 @@ def check_frequencies(frequencies: Sequence[float]) -> None:
         raise ValueError(f"frequencies: expected at least one, got {shown(frequencies)}")
     for frequency in frequencies:
         if not is_number(frequency) or not 0 <= frequency <= CORNER:
-            limits = f"from 0 to {CORNER:.3f} cycles/pixel, where the spectrum ends and all of the low image is kept"
+            limits = f"from 0 to {CORNER:.3f} cycles/pixel, the highest frequency of the spectrum"
             raise ValueError(f"frequencies: expected numbers {limits}, got {shown(frequency)}")
 
 
 @checked
 def hybrid_images(low: Tensor, high: Tensor, frequency: float) -> Tensor:
-    """The frequencies |f| ≤ ``frequency`` of ``low`` and the others of ``high``, clipped to [0, 1].
+    """Combine the frequencies |f| ≤ ``frequency`` of ``low`` with the others of ``high``, clipped to [0, 1].
 
     Args:
-        low, high: (..., H, W) float pixels in [0, 1], of one shape.
-        frequency: the mixing frequency in cycles/pixel, from 0 on, where ``low`` gives the mean only.
+        low, high: (..., H, W) float pixels in [0, 1], of the same shape.
+        frequency: the mixing frequency in cycles/pixel, ≥ 0; at 0, ``low`` gives only the mean.
 
     Returns:
-        Images like ``low``. The corners of the spectrum lie beyond Nyquist along the axes, 0.5: there ``high`` shows
-        also at 0.5.
+        Images of the shape and dtype of ``low``. At 0.5 (Nyquist along the axes) ``high`` still gives the corners of
+        the spectrum, where |f| > 0.5.
 
     Raises:
         TypeError: images that are not dense tensors of floats.
-        ValueError: images of different shapes, dtypes or devices, that look like (N, H, W, C), or whose first plane
-            shows that they are not in [0, 1] (on the CPU); a ``frequency`` that is not a number.
+        ValueError: images of different shapes, dtypes or devices, that look like (N, H, W, C), or not in [0, 1]
+            (checked in the first plane, on the CPU); a ``frequency`` that is not a number.
 
     Source: Li et al., PLoS Comput. Biol. 2023; ``lizhe07/robust-arena``, ``roarena/einmon.py``, where the frequency
     is given as a share of Nyquist.
@@ -81,10 +81,10 @@ def hybrid_images(low: Tensor, high: Tensor, frequency: float) -> Tensor:
 
 @checked
 def derange(labels: Tensor, seed: int = 0) -> Tensor:
-    """A random permutation of the labels (N,) in which each one differs from the label that was there.
+    """Permute the labels (N,) at random so that each position gets a different label.
 
-    Raises ValueError if more than half of the labels are equal, so that there is none; TypeError for labels that are
-    not a dense tensor with values.
+    Raises ValueError if more than half of the labels are equal, which makes this impossible, and TypeError for labels
+    that are not a dense tensor with values.
     """
     check_values(labels, "labels")
     if labels.ndim != 1 or labels.dtype != torch.int64 or (labels < 0).any():
@@ -104,7 +104,7 @@ def derange(labels: Tensor, seed: int = 0) -> Tensor:
 
 @checked
 def partners(labels: Tensor, seed: int = 0) -> Tensor:
-    """For each image the index of another one, drawn from the class that ``derange`` gives it: (N,) int64."""
+    """Index of another image for each image, drawn from the class that ``derange`` gives it: (N,) int64."""
     targets, draws = derange(labels, seed).cpu().numpy(), np.random.default_rng((seed, 1))
     chosen = np.empty_like(targets)
     for target in np.unique(targets):
@@ -126,29 +126,28 @@ def write_hybrids(
     command: str = "",
     track: Track = untracked,
 ) -> Path:
-    """Write ``hybrid.npz``, the hybrid images that ``hybrid_reliance`` shows a model, and ``hybrid.json`` about it.
+    """Write ``hybrid.npz``, the hybrid images of ``hybrid_reliance``, and ``hybrid.json`` with their description.
 
-    The arrays: ``images`` (F, N, C, H, W), of each mixing frequency; ``frequencies`` (F,) in cycles/pixel;
-    ``low_labels`` and ``high_labels`` (N,) int64; ``partners`` (N,), whose high frequencies each image has.
+    The arrays: ``images`` (F, N, C, H, W), by mixing frequency; ``frequencies`` (F,) in cycles/pixel; ``low_labels``
+    and ``high_labels`` (N,) int64; ``partners`` (N,), the indices of the images that give the high frequencies.
 
     Args:
-        dataset: N images, each the low half of N hybrids.
+        dataset: N images, which give the low frequencies of the N hybrids.
         folder: created if absent.
         frequencies: in cycles/pixel.
         seed: of the partners.
-        floats: float32 in [0, 1], as models are shown them; else rounded to uint8.
-        sheet: how many rows ``hybrid.png`` has, a contact sheet: an image, its hybrids from low to high frequencies,
+        floats: write float32 in [0, 1], as models get them, instead of rounding to uint8.
+        sheet: number of rows of the contact sheet ``hybrid.png``: an image, its hybrids from low to high frequencies,
             its partner. 0 for no sheet.
         about: description of the images, for the JSON.
-        command: for the record.
+        command: recorded in the JSON.
         track: wraps the work in a progress bar.
 
     Returns:
-        The path of ``hybrid.npz``. Each file is whole before it replaces an earlier one.
+        The path of ``hybrid.npz``. Each file is complete before it replaces an earlier one.
 
     Raises:
-        ValueError: no frequencies, or one that is not from 0 to √½; a seed below 0; labels more than half of which are
-            equal.
+        ValueError: no frequencies, or one outside [0, √½]; a negative seed; more than half of the labels are equal.
         OSError: a full disk.
     """
     check_frequencies(frequencies)
@@ -187,7 +186,7 @@ def write_hybrids(
 
 
 def _write_sheet(path: Path, rows: Sequence[Sequence[Tensor]], scale: int = 2, gap: int = 2) -> None:
-    """Images (C, H, W) in [0, 1], row by row, on white."""
+    """Write images (C, H, W) in [0, 1], row by row, on white."""
     from torchvision.utils import make_grid, save_image  # half a second that `import freqrob` must not cost
 
     images = torch.stack([image for row in rows for image in row])

@@ -1,4 +1,4 @@
-"""Data sets that are folders of image files: decoded once, in threads, then memory-mapped."""
+"""Data sets of image files: decoded once, by threads, then memory-mapped."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from freqrob.runtime.progress import Track
 from freqrob.runtime.reading import holds_npy, map_npy, read_image
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
-_CHUNK = 256  # images that are decoded before the progress bar moves
+_CHUNK = 256  # images per update of the progress bar
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class ImageFiles:
 
 
 def list_images(root: Path, folder: str) -> list[str]:
-    """Sorted names, relative to ``root``, of the images in one of its folders, or in the ``images/`` of that."""
+    """Sorted names, relative to ``root``, of the images in ``folder`` or ``folder/images``."""
     names = [name for name in _names_in(root / folder) if name.lower().endswith(SUFFIXES)]
     if not names and (root / folder / "images").is_dir():
         return list_images(root, f"{folder}/images")
@@ -50,7 +50,7 @@ def list_images(root: Path, folder: str) -> list[str]:
 
 
 def list_wnids(folder: Path) -> list[str]:
-    """Sorted names of the folders in ``folder`` that are called as WordNet's nouns are in ImageNet: n01440764."""
+    """Sorted names of the folders in ``folder`` that are WordNet ids, such as n01440764."""
     return [name for name in _names_in(folder) if re.fullmatch(r"n\d{8}", name) and (folder / name).is_dir()]
 
 
@@ -59,16 +59,15 @@ def _names_in(folder: Path) -> list[str]:
 
 
 def decode(files: ImageFiles, size: int, cache: Path, track: Track) -> Tensor:
-    """The images of ``files`` as (N, 3, size, size) uint8, memory-mapped: not to be written to.
+    """Decode ``files`` to (N, 3, size, size) uint8, memory-mapped: do not write to them.
 
-    They are decoded to RGB and resized as by torchvision's ``Resize((size, size))`` (bilinear with antialiasing), once:
-    into ``<cache>_<hash>.npy``, which replaces those of other hashes. The hash is of the files' names, sizes and times
-    of change, so that a replaced file is noticed. Where that folder is read-only, they are decoded into memory, with a
-    warning.
+    Images are decoded to RGB and resized as by torchvision's ``Resize((size, size))`` (bilinear with antialiasing),
+    once, into ``<cache>_<hash>.npy``, which replaces files with other hashes. The hash covers the files' names, sizes
+    and modification times, so that a replaced file is detected. If the folder is read-only, images are decoded into
+    memory, with a warning.
 
     Raises:
-        ValueError: a file that is not a PNG or JPEG, is damaged, or has more than 67 million pixels; the message names
-            it.
+        ValueError: a file is not a PNG or JPEG, is damaged, or has more than 67 million pixels; the message names it.
         OSError: a file is missing; the cache cannot be written for another reason than permission, such as a full disk.
     """
     shape = (len(files), 3, size, size)
@@ -90,7 +89,7 @@ def decode(files: ImageFiles, size: int, cache: Path, track: Track) -> Tensor:
 
 
 def _digest(files: ImageFiles) -> str:
-    """Of names, sizes and times of change. Raises OSError for a file that is missing."""
+    """Hash of the files' names, sizes and modification times. Raises OSError for a missing file."""
 
     def line(name: str) -> str:
         info = (files.root / name).stat()

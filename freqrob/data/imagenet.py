@@ -1,4 +1,4 @@
-"""Data sets made of ImageNet: Tiny ImageNet and Restricted ImageNet, as lists of image files."""
+"""Data sets derived from ImageNet: Tiny ImageNet and Restricted ImageNet, as lists of image files."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ RESTRICTED_IMAGENET = {  # first and last class of ImageNet, both included
 def tiny_imagenet(folder: Path, part: Part) -> ImageFiles:
     """The training or the labelled validation files of ``folder/tiny-imagenet-200/``; classes by sorted WordNet id.
 
-    Takes the validation set as the archive has it, or sorted into a folder a class; its order is that of the numbers
-    in the file names in both. Raises FileNotFoundError where files are missing.
+    The validation files may be in the archive's layout or in one folder per class; they are ordered by the numbers in
+    their names. Raises FileNotFoundError for missing files.
     """
     root = folder / TINY_IMAGENET.folder
     wnids = _tiny_wnids(root)
@@ -49,10 +49,10 @@ def tiny_imagenet(folder: Path, part: Part) -> ImageFiles:
 
 
 def restricted_imagenet(folder: Path, part: Part) -> ImageFiles:
-    """The files of nine super-classes of ImageNet, found in ``folder`` or its ``imagenet/`` or ``ILSVRC2012/``.
+    """The files of nine super-classes of ImageNet, in ``folder`` or its ``imagenet/`` or ``ILSVRC2012/``.
 
-    Needs ``train/<wnid>/`` or ``val/<wnid>/`` with all 1,000 WordNet ids, whose sorted positions are the class numbers.
-    Raises FileNotFoundError where files are missing.
+    Needs ``train/<wnid>/`` or ``val/<wnid>/`` with all 1,000 WordNet ids, whose sorted order numbers the classes.
+    Raises FileNotFoundError for missing files.
 
     Source: Tsipras et al., ICLR 2019; MadryLab/robustness, ``RESTRICTED_IMAGNET_RANGES``.
     """
@@ -63,9 +63,7 @@ def restricted_imagenet(folder: Path, part: Part) -> ImageFiles:
         counts = (f"  {(root / inside).absolute()}: {len(wnids):,} of them" for root, wnids in wnids_of.items())
         raise FileNotFoundError(
             f"data_dir: restricted_imagenet needs ImageNet's {IMAGENET_CLASSES:,} class folders (n01440764/, ...). "
-            "Looked for them in\n"
-            + "\n".join(counts)
-            + "\nImageNet cannot be fetched from here: register at https://image-net.org, "
+            "Searched\n" + "\n".join(counts) + "\nfreqrob cannot download ImageNet: register at https://image-net.org, "
             "download ILSVRC2012, and unpack its images into train/<class>/ and val/<class>/."
         )
     names = (
@@ -77,7 +75,7 @@ def restricted_imagenet(folder: Path, part: Part) -> ImageFiles:
 
 
 def _labelled(root: Path, names: Iterable[tuple[str, int]], classes: list[str], part: Part) -> ImageFiles:
-    """Files in an order that mixes the classes: by number for testing, shuffled for training."""
+    """Order files so that classes are mixed: by number for testing, shuffled for training."""
     names = sorted(names, key=lambda pair: _by_number(pair[0]))
     labels = torch.tensor([label for _, label in names], dtype=torch.int64)
     absent = sorted(set(range(len(classes))) - set(labels.tolist()))
@@ -93,7 +91,7 @@ def _labelled(root: Path, names: Iterable[tuple[str, int]], classes: list[str], 
 
 
 def _by_number(name: str) -> tuple[int, str]:
-    """A sort key: val_9.JPEG before val_10.JPEG, in whatever folders they are."""
+    """Sort key by number: val_9.JPEG before val_10.JPEG, in any folder."""
     file = name.rpartition("/")[2]
     return len(file), file
 
@@ -108,8 +106,8 @@ def _tiny_wnids(root: Path) -> list[str]:
     if len(wnids) != TINY_IMAGENET_CLASSES:
         raise FileNotFoundError(
             f"data_dir: no intact Tiny ImageNet in {root.parent.absolute()} (expected {root.name}/ with wnids.txt "
-            f"or {TINY_IMAGENET_CLASSES} folders in train/, found {len(wnids)} classes). Remove what is there "
-            f"and ask for a download (--download; nothing is fetched without it), or unpack {TINY_IMAGENET.url} there."
+            f"or {TINY_IMAGENET_CLASSES} folders in train/, found {len(wnids)} classes). Remove the folder "
+            f"and download it with --download, or unpack {TINY_IMAGENET.url} there."
         )
     return wnids
 

@@ -13,18 +13,18 @@ _CHUNK = 1024
 
 @checked
 def pca_components(dataset: ImageSet, count: int) -> tuple[Tensor, Tensor]:
-    """The mean image and the principal components of most variance, of pixels in [0, 1].
+    """The mean image and the first principal components of pixels in [0, 1].
 
     With D = C·H·W, the covariance is a (D, D) matrix in float64, and time grows as D³: a minute for 32×32 colour
     images, an hour for 64×64.
 
     Args:
         dataset: N images (C, H, W), usually a training set.
-        count: how many components, from 1 to the smaller of D and N − 1.
+        count: number of components, from 1 to the smaller of D and N − 1.
 
     Returns:
-        The mean (C, H, W) and the components (count, D), by falling variance, orthonormal, each up to its sign; both
-        float32.
+        The mean (C, H, W) and the components (count, D), orthonormal, by descending variance, with arbitrary signs;
+        both float32.
 
     Raises:
         ValueError: a ``count`` out of range.
@@ -42,6 +42,6 @@ def pca_components(dataset: ImageSet, count: int) -> tuple[Tensor, Tensor]:
         total += values.sum(0)
         products.addmm_(values.T, values)
     mean = total / len(dataset)
-    _variances, axes = torch.linalg.eigh(products / len(dataset) - mean.outer(mean))  # rising; one axis a column
+    _variances, axes = torch.linalg.eigh(products / len(dataset) - mean.outer(mean))  # ascending; one axis per column
     components = axes[:, -count:].flip(1).T.contiguous()
     return (mean / 255).view(dataset.images.shape[1:]).float(), components.float()

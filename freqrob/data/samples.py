@@ -1,4 +1,4 @@
-"""Twenty real CIFAR-10 images, for what must run without the data set."""
+"""Twenty CIFAR-10 images, for use without the data set."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LABELS = (3, 8, 8, 0, 6, 6, 1, 6, 3, 1, 0, 9, 5, 7, 9, 8, 5, 7, 8, 6)
 def sample_images() -> ImageSet:
     """The first 20 images of CIFAR-10's test set, (20, 3, 32, 32) uint8, with their labels.
 
-    They come with the package. Source: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
+    The package includes them. Source: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
 
     Raises:
         FileNotFoundError: the installation is incomplete.

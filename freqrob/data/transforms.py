@@ -1,4 +1,4 @@
-"""Augmentations as transforms of torchvision."""
+"""Augmentations as torchvision transforms."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from freqrob.spectral.ops import check_images, check_pixel_scale
 
 
 class RandomBaSS(v2.Transform):
-    """BaSS as an augmentation: each image is balanced with probability ``p``, as a whole.
+    """BaSS as an augmentation: each image, also of a batch, is balanced with probability ``p``.
 
     Called like transforms of ``torchvision.transforms.v2``, with a tensor, ``tv_tensors.Image`` or PIL image. Labels
-    and targets that are passed with it are returned unchanged. Tensors are (C, H, W) or (N, C, H, W), float in [0, 1]
-    or uint8; shape and dtype are kept. Each image of a batch is balanced or not on its own.
+    and targets that are passed along are returned unchanged. Tensors are (C, H, W) or (N, C, H, W), float in [0, 1]
+    or uint8; shape and dtype are kept.
 
     Args:
         p: the probability, γ in the paper, in [0, 1].

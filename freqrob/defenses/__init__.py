@@ -1,16 +1,16 @@
-"""Training losses, one file a defence.
+"""Training losses, one file per defence.
 
-A defence is called with a model in train mode, images (N, C, H, W) in [0, 1] and labels (N,), and returns the loss. Its
-``adversarial`` says that the best epoch is the most robust one, ``double_backward`` that it differentiates gradients.
+A defence is called with a model in train mode, images (N, C, H, W) in [0, 1] and labels (N,), and returns the loss. If
+``adversarial``, the most robust epoch is kept; if ``double_backward``, the loss differentiates gradients.
 
-A defence is a frozen dataclass whose fields are its settings, registered under the name that recipes know it by::
+A defence is a frozen dataclass with its settings as fields, registered under its name in recipes::
 
     @register_defense("my_defense")
     @dataclass(frozen=True)
     class MyDefense:
         weight: float = 1.0
 
-        adversarial: ClassVar[bool] = False  # if true, eps is a field: the radius of the attack that is validated with
+        adversarial: ClassVar[bool] = False  # if true, eps is a field: the radius of the validation attack
         double_backward: ClassVar[bool] = False
 
         def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor: ...

@@ -23,8 +23,8 @@ class JaFR:
     """CE(f(x), y) − λ · ln B_low of ∇ₓ CE(f(x), y), one number for the whole batch, the network in train mode.
 
     λ > 0 makes the network rely on low frequencies, λ < 0 (the paper's JaFR(−)) on high ones. The authors' code takes
-    the gradient in a second forward pass on the same batch, which changes nothing but the pace of batch norm's running
-    statistics; here the loss and its gradient come from one.
+    the gradient in a second forward pass on the same batch, which only doubles the updates of batch norm's running
+    statistics; here the loss and its gradient share one pass.
 
     Source: Chan et al., IJCAI 2022; alvinchangw/JaFR_IJCAI2022.
     """
@@ -84,7 +84,7 @@ def jacobian(loss: Tensor, images: Tensor) -> Tensor:
 
 
 def whole_batch_log_b_low(gradient: Tensor) -> Tensor:
-    """ln B_low of a batch's Jacobian, of which each rank of a distributed run holds its share of images."""
+    """ln B_low of a whole batch's Jacobian, from each rank's share of the images."""
     amplitude = mean_amplitude(gradient)
     if dist.is_available() and dist.is_initialized():
         whole, ranks = amplitude.detach().clone(), dist.get_world_size()

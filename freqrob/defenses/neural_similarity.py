@@ -1,4 +1,4 @@
-"""Neural similarity regularisation: the network represents images as similarly as a brain does."""
+"""Neural similarity regularisation: match the network's similarities between images to those of a brain."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ LayerName = Annotated[str, Meta(min_length=1, description="the name of a module"
 class NeuralSimilarity:
     """CE(f(x), y) + α · mean over pairs i < j of stimuli of (arctanh S_ij − arctanh T_ij)².
 
-    T_ij is the similarity of the stimuli i and j to a brain. S_ij is that to the network: the cosine of their features
-    in one layer, flattened, after the mean over the stimuli of the step is taken off. Both are clipped to ±0.9999.
+    T_ij is the similarity of a brain's responses to the stimuli i and j. S_ij is the network's similarity: the cosine
+    of flattened features of one layer, centred by their mean over the stimuli of the step. Both are clipped to ±0.9999.
 
-    The authors learn a weighted mean of the similarities of several layers, which ends on a single one, mostly that of
-    the first group of blocks; here it is chosen. They alternate batches of images and of stimuli; here the two share a
-    forward pass, and so the batch norms' statistics.
+    The authors learn a weighted mean of the similarities of several layers, which converges to a single layer, mostly
+    of the first group of blocks; here the layer is chosen. They alternate batches of images and stimuli; here the two
+    share a forward pass, and so the batch norm statistics.
 
     Args:
         targets: path of an ``.npz`` with ``images`` (K, 3, H, W) uint8, of the size of the images trained on, and
             ``similarity`` (K, K) float in [−1, 1], symmetric, of mean-centred responses; K from 3 on.
         layer: the dotted name of a module of the network, such as ``"layer1"`` or ``"layer2.0.conv1"``.
         weight: α; the authors' 20.
-        stimuli: how many are drawn at each step; all if there are no more.
+        stimuli: number drawn at each step; at most all of them.
 
     A call raises FileNotFoundError for missing ``targets``, and ValueError if that file, ``layer`` or the size of the
-    images is not as above.
+    images is invalid.
 
-    Source: Li et al., NeurIPS 2019 (arXiv:1911.05072), Eq. 10 for the similarity to the network, hence arctanh, the
-    centring and α; the mouse-regularised model of Li et al., PLoS Comput. Biol. 2023. No code of theirs was found.
+    Source: Li et al., NeurIPS 2019 (arXiv:1911.05072), Eq. 10 for the network's similarity, arctanh, centring and α;
+    the mouse-regularised model of Li et al., PLoS Comput. Biol. 2023. Their code is not published.
     """
 
     targets: str = ""
@@ -77,8 +77,8 @@ class NeuralSimilarity:
             logits = model(torch.cat([images, stimuli]))
         if not features:
             raise ValueError(f"layer: the network does not call {self.layer!r}, expected one that it does")
-        apart = similarity_loss(features[-1][len(images) :], target)
-        return F.cross_entropy(logits[: len(images)].float(), labels) + self.weight * apart
+        similarity_term = similarity_loss(features[-1][len(images) :], target)
+        return F.cross_entropy(logits[: len(images)].float(), labels) + self.weight * similarity_term
 
     def draw(self) -> tuple[Tensor, Tensor]:
         """The stimuli (k, 3, H, W) uint8 of one step, and their similarity (k, k) to the brain."""
@@ -92,8 +92,8 @@ class NeuralSimilarity:
 def similarity_loss(features: Tensor, target: Tensor) -> Tensor:
     """The mean over pairs i < j of (arctanh S_ij − arctanh T_ij)², from features (k, …) and T (k, k)."""
     i, j = torch.triu_indices(len(target), len(target), offset=1, device=target.device)
-    apart = fisher(similarity(features)[i, j]) - fisher(target[i, j])
-    return apart.square().mean()
+    difference = fisher(similarity(features)[i, j]) - fisher(target[i, j])
+    return difference.square().mean()
 
 
 def similarity(features: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ def fisher(similarity: Tensor) -> Tensor:
 
 @contextmanager
 def recorded(model: nn.Module, layer: str) -> Iterator[list[Tensor]]:
-    """Record the outputs of a layer of the network, however the model is wrapped."""
+    """Record the outputs of a layer of the network, also in a wrapped model."""
     outputs: list[Tensor] = []
 
     def record(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -125,7 +125,7 @@ def recorded(model: nn.Module, layer: str) -> Iterator[list[Tensor]]:
 
 
 def find_layer(model: nn.Module, layer: str) -> nn.Module:
-    """The module of that name in the network, inside of Fabric's and DDP's wrappers and behind its front ends."""
+    """The network's module of that name, inside Fabric's and DDP's wrappers and behind front ends."""
     while isinstance(inner := getattr(model, "module", None), nn.Module):
         model = inner
     modules = dict(network_of(model).named_modules())
@@ -142,7 +142,7 @@ def load_targets(path: str | Path) -> tuple[Tensor, Tensor]:
     """
     path = Path(path).resolve()
     if not path.is_file():
-        raise FileNotFoundError(f"targets: no file {path}; yours is given with --set targets=FILE.npz")
+        raise FileNotFoundError(f"targets: no file {path}; set yours with --set targets=FILE.npz")
     return _read(path, path.stat().st_mtime_ns)
 
 

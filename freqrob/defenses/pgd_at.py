@@ -16,7 +16,7 @@ from freqrob.runtime.parameters import Count, Pixels, checked
 @checked
 @dataclass(frozen=True)
 class PGDAT:
-    """max over ‖δ‖∞ ≤ ε of CE(f(x + δ), y), the maximum sought by PGD on the network in eval mode.
+    """max over ‖δ‖∞ ≤ ε of CE(f(x + δ), y), approximated by PGD on the network in eval mode.
 
     ``eps`` and ``step_size`` are in pixels of [0, 1].
 
@@ -34,6 +34,6 @@ class PGDAT:
         return F.cross_entropy(model(self.attacked(model, images, labels)), labels)
 
     def attacked(self, model: nn.Module, images: Tensor, labels: Tensor, **options: Any) -> Tensor:
-        """The images that ``pgd``, with its ``options``, finds on the network in eval mode."""
+        """Adversarial examples of ``pgd`` with ``options``, on the network in eval mode."""
         with evaluating(model) as network:
             return pgd(network, images, labels, eps=self.eps, step_size=self.step_size, steps=self.steps, **options)

@@ -1,4 +1,4 @@
-"""Cards: the JSON beside a checkpoint with its architecture, training recipe and results."""
+"""Cards: the JSON file of a checkpoint, with its architecture, training recipe and results."""
 
 import json
 import operator
@@ -12,7 +12,7 @@ from freqrob.runtime.reading import Count, Label, Share, decode_json, fitted, re
 
 
 class CheckpointError(ValueError):
-    """A checkpoint or its card cannot be used; the message names the file and what was expected."""
+    """A checkpoint or its card cannot be used; the message names the file and the expected content."""
 
 
 class _Result(Struct):
@@ -38,8 +38,8 @@ class Card:
 
     ``front_ends`` lists the modules before the network from the input on, each ``{"name": ..., **parameters}``;
     ``results`` lists measurements (protocol, attack, images, seed, accuracy, ...); ``recipe`` is everything that
-    determines the training run; ``sha256`` is that of the weights file. ``url``, or ``hf_repo`` with
-    ``hf_file`` and ``hf_revision``, says where the weights can be downloaded.
+    determines the training run; ``sha256`` is the hash of the weights file. ``url``, or ``hf_repo`` with
+    ``hf_file`` and ``hf_revision``, is the download location of the weights.
     """
 
     name: Label

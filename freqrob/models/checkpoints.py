@@ -1,7 +1,7 @@
-"""Checkpoints: a network's tensors in safetensors, and its card in JSON beside it.
+"""Checkpoints: a network's tensors in safetensors, and its card in a JSON file of the same name.
 
-The bare network's state dict is stored under its own names; the tensors that its front ends have learnt from data (PCA
-only) under ``front_ends.<index>.<name>``.
+The bare network's state dict keeps its names. Tensors that front ends have learnt from data (PCA only) are named
+``front_ends.<index>.<name>``.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from freqrob.runtime.reading import read_safetensors, read_torch
 
 
 def card_path(path: str | Path) -> Path:
-    """The path of the card of a weights file: the same name ending in .json."""
+    """The path of a weights file's card: the same name with the suffix .json."""
     return Path(path).with_suffix(".json")
 
 
@@ -34,13 +34,13 @@ def checkpoint_state(model: nn.Module) -> dict[str, Tensor]:
 
 @checked
 def save(path: str | Path, state: Mapping[str, Tensor], card: Card, dtype: torch.dtype | None = None) -> Card:
-    """Write ``state`` (of ``checkpoint_state``) to ``path`` (.safetensors) and the card, with its sha256, beside it.
+    """Write ``state`` (of ``checkpoint_state``) to ``path`` (.safetensors), and the card with its sha256.
 
-    ``dtype`` (``torch.float16``) is the storage type of floating-point kernels and matrices, principal components
-    among them (CIFAR-10's images move by a fiftieth of a grey level, by a sixth at most); vectors (batch norm,
-    biases), integers, and tensors that it would overflow keep their own. Both files are complete on disk
-    before either replaces an earlier one. Returns the card as written. Raises ValueError for another
-    suffix, OSError when writing fails (a full disk), with the earlier files intact.
+    ``dtype`` (``torch.float16``) is the storage type of floating-point kernels and matrices, including principal
+    components (which changes CIFAR-10's images by a fiftieth of a grey level, by a sixth at most). Vectors (batch norm,
+    biases), integers, and tensors that would overflow keep their dtype. Both files are complete on disk before either
+    replaces an earlier one. Returns the card as written. Raises ValueError for another suffix, OSError when writing
+    fails (a full disk), with the earlier files intact.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -50,24 +50,24 @@ def save(path: str | Path, state: Mapping[str, Tensor], card: Card, dtype: torch
     card = replace(card, sha256=hashlib.sha256(weights).hexdigest(), created=created)
     with temporary_beside(path) as new_weights:
         write_synced(new_weights, weights)
-        write_text(card_path(path), card.to_json())  # first: weights without a card would be taken as their name says
+        write_text(card_path(path), card.to_json())  # first: without a card, the name would determine the model
         os.replace(new_weights, path)
     return card
 
 
 @checked
 def add_results(path: str | Path, results: Iterable[Mapping[str, Any]]) -> Card:
-    """Write measurements into the card beside the weights at ``path``; returns the card.
+    """Write measurements into the card of the weights at ``path``; returns the card.
 
-    They replace earlier ones of the same protocol, attack, parameters, images and seed. Raises
-    FileNotFoundError without a card.
+    They replace earlier ones of the same protocol, attack, parameters, images and seed. Raises FileNotFoundError if
+    there is no card.
     """
 
     def replaces(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
         return all(new[key] == old[key] for key in new.keys() & old.keys() if key != "accuracy")
 
     written, new = card_path(path), [dict(result) for result in results]
-    Card.read(written)  # before a lock file is made beside it
+    Card.read(written)  # before a lock file is created
     with locked(written.with_name(f".{written.name}.lock")):
         card = Card.read(written)
         kept = [old for old in card.results if not any(replaces(result, old) for result in new)]
@@ -86,11 +86,11 @@ def _stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 @checked
 def load(path: str | Path) -> tuple[dict[str, Tensor], Card | None]:
-    """Read the state dict at ``path`` (.safetensors, .pt or .pth) and the card beside it, if there is one.
+    """Read the state dict at ``path`` (.safetensors, .pt or .pth) and its card, if there is one.
 
-    Floating-point tensors come back as float32, on the CPU. Pickles are read with ``weights_only=True`` only.
-    Raises FileNotFoundError, or CheckpointError for a file that is truncated, corrupt, not tensors only, or
-    whose sha256 is not its card's.
+    Floating-point tensors are returned as float32, on the CPU. Pickles are read with ``weights_only=True``.
+    Raises FileNotFoundError, or CheckpointError for a file that is truncated, corrupt, holds more than tensors, or
+    does not have the card's sha256.
     """
     path = Path(path)
     if not path.is_file():
@@ -103,12 +103,12 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], Card | None]:
 
 
 def check_sha256(path: Path, expected: str, shown_as: str | Path | None = None) -> None:
-    """Raise CheckpointError, naming ``shown_as`` or the path, when the file's sha256 is not ``expected``."""
+    """Raise CheckpointError, naming ``shown_as`` or the path, unless the file's sha256 is ``expected``."""
     actual = sha256_of(path)
     if actual != expected.lower():
         raise CheckpointError(
             f"{shown_as or path}: sha256 is {actual}, the card expects {expected}: "
-            "the file is incomplete, was changed, or is not the card's"
+            "the file is incomplete, was changed, or belongs to another card"
         )
 
 
@@ -123,7 +123,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _unwrap(path: Path, state: object) -> dict[str, Tensor]:
-    """The tensors by name, out of ``{"state_dict": ...}`` and DataParallel's ``module.`` prefix."""
+    """The tensors by name, without an enclosing ``{"state_dict": ...}`` and DataParallel's prefix ``module``."""
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -132,7 +132,7 @@ def _unwrap(path: Path, state: object) -> dict[str, Tensor]:
 
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor], source: str | Path, architecture: str) -> None:
-    """Copy ``state`` (as ``checkpoint_state`` names it) into ``model``, with front ends or bare.
+    """Copy ``state`` (with the names of ``checkpoint_state``) into ``model``, with front ends or bare.
 
     Raises CheckpointError as ``check_state``.
     """
@@ -143,8 +143,8 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], source: str | Path,
 def check_state(model: nn.Module, state: Mapping[str, Tensor], source: str | Path, architecture: str) -> None:
     """Raise CheckpointError unless ``state`` fits ``model``, which may be on the meta device.
 
-    The message names ``source``, the ``architecture`` and the keys that are missing, unexpected, of another shape, or
-    not floats where the model has floats.
+    The message names ``source``, the ``architecture``, and the keys that are missing, unexpected, of another shape, or
+    not floats although the model's are.
     """
     expected = checkpoint_state(model)
     problems = [f"{key} is missing" for key in expected if key not in state]

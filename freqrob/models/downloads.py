@@ -1,4 +1,4 @@
-"""Downloads: weights from the place that a card names, used only if their sha256 is the card's."""
+"""Downloads: weights from the location on a card, used only if their sha256 matches the card."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ _TIMEOUT_SECONDS = 30
 
 
 def download_url(card: Card) -> str:
-    """The address of a card's weights: its URL, or its file in a Hugging Face repository; "" if it names neither.
+    """Location of a card's weights: a URL, or a file in a Hugging Face repository; "" if the card names neither.
 
     The environment's ``HF_ENDPOINT`` replaces ``https://huggingface.co``, as in Hugging Face's own tools.
     """
@@ -28,10 +28,10 @@ def download_url(card: Card) -> str:
 
 
 def download(card: Card, path: Path) -> None:
-    """Fetch the card's weights (http, https or file URL) to ``path`` and write the card beside them.
+    """Download the card's weights (http, https or file URL) to ``path``, and write the card.
 
     Prints source and target on stderr. Raises CheckpointError when the card has no sha256 or the
-    download does not match it, OSError when the transfer or the writing fails; nothing partial is left.
+    download does not match it, OSError when downloading or writing fails; no partial file is left.
     """
     url = download_url(card)
     if not card.sha256:
@@ -41,7 +41,7 @@ def download(card: Card, path: Path) -> None:
         with temporary_beside(path) as weights:
             _transfer(url, weights)
             check_sha256(weights, card.sha256, shown_as=url)
-            write_text(card_path(path), card.to_json())  # first: weights alone would be taken as their name says
+            write_text(card_path(path), card.to_json())  # first: without a card, the name would determine the model
             os.replace(weights, path)
     except CheckpointError:
         raise
@@ -55,7 +55,7 @@ def _transfer(url: str, path: Path) -> None:
     parts, shows_progress = urlsplit(url), sys.stderr.isatty()
     if parts.scheme not in ("http", "https", "file"):
         raise ValueError(f"expected an http, https or file URL, got {parts.scheme or 'none'}")
-    if parts.scheme == "file":  # which urlopen would wait for if it is a pipe
+    if parts.scheme == "file":  # urlopen would wait for a pipe
         open_file(url2pathname(parts.path)).close()
     request = Request(url, headers={"User-Agent": "freqrob"})
     with urlopen(request, timeout=_TIMEOUT_SECONDS) as source, path.open("wb") as target:

@@ -19,8 +19,8 @@ FrontEndSpec = str | Mapping[str, Any]
 class Normalize(nn.Module):
     """(x − mean) / std by channel, for pixels (N, C, H, W) in [0, 1].
 
-    Mean and std are not in the state dict: a card has them. Raises ValueError when they are not finite numbers, differ
-    in length or a std is not positive; when called, TypeError for images that are not floats.
+    Mean and std are on the card, not in the state dict. Raises ValueError when they are not finite, differ in length,
+    or a std is not positive; when called, TypeError for images that are not floats.
     """
 
     mean: Tensor
@@ -47,7 +47,7 @@ class Blur(nn.Module):
     """Gaussian blur of each channel, for pixels (N, C, H, W) of any size, with circular padding.
 
     ``sigma`` is in pixels. The kernel has half-width ⌈2.5 σ⌉ (9×9 for σ = 1.5) and sum 1; it is fixed and not in the
-    state dict. Raises ValueError for a ``sigma`` that is not positive, or more than 1000; when called, TypeError for
+    state dict. Raises ValueError for a ``sigma`` that is not positive or exceeds 1000; when called, TypeError for
     images that are not floats.
 
     Source: Li et al., PLoS Comput. Biol. 2023; ``lizhe07/blur-net``.
@@ -87,17 +87,17 @@ class Blur(nn.Module):
 
 
 class PCA(nn.Module):
-    """μ + Wᵀ W (x − μ): pixels (N, C, H, W) projected on the first principal components of the training set.
+    """μ + Wᵀ W (x − μ): pixels (N, C, H, W) projected onto the first principal components of the training set.
 
-    μ and the orthonormal rows of W are NaN until ``set_components`` or a checkpoint gives them; they are in the state
-    dict as ``mean`` (C, H, W) and ``components`` (K, C·H·W).
+    μ and W, with orthonormal rows, are NaN until ``set_components`` or a checkpoint sets them. The state dict has them
+    as ``mean`` (C, H, W) and ``components`` (K, C·H·W).
 
     Args:
         components: K.
         shape: (C, H, W) of the images.
 
     Raises:
-        ValueError: a ``shape`` or number of ``components`` that cannot be; images of another shape.
+        ValueError: an invalid ``shape`` or number of ``components``; images of another shape.
         TypeError: images that are not floats.
 
     Source: Li et al., PLoS Comput. Biol. 2023 (K = 512 on CIFAR-10; its code is not published).
@@ -117,7 +117,7 @@ class PCA(nn.Module):
         self.register_buffer("components", torch.full((components, math.prod(shape)), math.nan))
 
     def set_components(self, mean: Tensor, components: Tensor) -> None:
-        """Copy in μ (C, H, W) and W (K, C·H·W). Raises ValueError for other shapes, NaN and infinity."""
+        """Set μ (C, H, W) and W (K, C·H·W). Raises ValueError for other shapes, NaN and infinity."""
         for name, new in (("mean", mean), ("components", components)):
             buffer = getattr(self, name)
             if new.shape != buffer.shape or not new.isfinite().all():
@@ -137,7 +137,7 @@ class PCA(nn.Module):
 
 
 class InputSize(nn.Module):
-    """Images (N, C, H, W) of another size are resampled to ``size`` (H, W): bilinear, antialiased, differentiable."""
+    """Resize images (N, C, H, W) of another size to ``size`` (H, W): bilinear, antialiased, differentiable."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ class InputSize(nn.Module):
 
 
 def _bass(**parameters: Any) -> nn.Module:
-    from freqrob.spectral.balance import BaSS  # brings the native ops, which most models do without
+    from freqrob.spectral.balance import BaSS  # loads the native ops, which most models do not need
 
     return BaSS(**parameters)
 
@@ -164,10 +164,10 @@ _FRONT_ENDS: dict[str, Callable[..., nn.Module]] = {"bass": _bass, "blur": Blur,
 def variant_front_ends(
     variant: str | None, shape: Sequence[int], *, components: int = 512, weighting: str = "amplitude"
 ) -> list[dict[str, Any]]:
-    """Specs of the front ends that a model name's variant stands for, in training and when loaded; mostly none.
+    """Specs of the front ends of a model name's variant, in training and when loaded; most variants have none.
 
-    ``shape`` (C, H, W) of the images and the number of ``components`` matter to ``"pca"``, ``weighting`` to
-    ``"bassfront"``.
+    ``"pca"`` uses the ``shape`` (C, H, W) of the images and the number of ``components``, ``"bassfront"`` the
+    ``weighting``.
     """
     specs = {
         "bassfront": {"name": "bass", "weighting": weighting},
@@ -178,13 +178,13 @@ def variant_front_ends(
 
 
 def front_end_name(spec: FrontEndSpec) -> str | None:
-    """The name in a spec: ``"bass"`` of ``"bass"`` and of ``{"name": "bass", ...}``."""
+    """The name in a spec: ``"bass"`` for ``"bass"`` and for ``{"name": "bass", ...}``."""
     return spec if isinstance(spec, str) else spec.get("name")
 
 
 @checked
 def create_front_end(spec: FrontEndSpec) -> nn.Module:
-    """The module for a name, or for ``{"name": ..., **parameters}`` as a card has it.
+    """The module for a name, or for ``{"name": ..., **parameters}`` as on a card.
 
     Raises ValueError for an unknown name or parameters that the front end does not take.
     """
@@ -201,9 +201,9 @@ def create_front_end(spec: FrontEndSpec) -> nn.Module:
 class FrontEnded(nn.Module):
     """``network(front_ends(images))``; ``model.network`` is the bare network.
 
-    Under autocast the front ends keep the images' precision. Raises TypeError for images that are not floats. Warns of
-    floats that look like grey levels in 0–255, by the first channel and on the CPU alone: looking at more would slow
-    every pass, and a GPU would have to be waited for. ``evaluate`` and ``diagnose`` look at all images.
+    Under autocast the front ends keep the images' precision. Raises TypeError for images that are not floats. Warns
+    about floats that look like grey levels in 0–255. To keep each pass fast, this checks the first plane only, and only
+    on the CPU; ``evaluate`` and ``diagnose`` check all images.
     """
 
     def __init__(self, front_ends: Iterable[nn.Module], network: nn.Module) -> None:
@@ -222,7 +222,7 @@ class FrontEnded(nn.Module):
 
 @checked
 def with_front_ends(network: nn.Module, specs: Iterable[FrontEndSpec]) -> FrontEnded:
-    """The network behind its front ends, in the order in which an image meets them.
+    """The network behind its front ends, in the order in which they are applied.
 
     Takes (N, C, H, W) pixels in [0, 1]; returns what the network returns. Raises ValueError as ``create_front_end``.
     """
@@ -230,12 +230,12 @@ def with_front_ends(network: nn.Module, specs: Iterable[FrontEndSpec]) -> FrontE
 
 
 def front_ends_of(model: nn.Module) -> list[nn.Module]:
-    """The front ends of a model, in the order in which an image meets them.
+    """The front ends of a model, in the order in which they are applied.
 
-    They are those of a ``FrontEnded``, and of another one that is its network, and the front ends of this module with
-    which an ``nn.Sequential`` begins. They are found inside DataParallel, DistributedDataParallel, AveragedModel,
-    ``torch.compile``, the first other stage of an ``nn.Sequential``, and Foolbox models. Raises TypeError for what is
-    neither a module nor a Foolbox model.
+    Includes those of a ``FrontEnded``, of a ``FrontEnded`` that is its network, and the front ends of this module at
+    the beginning of an ``nn.Sequential``. Looks inside DataParallel, DistributedDataParallel, AveragedModel,
+    ``torch.compile``, the first other stage of an ``nn.Sequential``, and Foolbox models. Raises TypeError unless
+    ``model`` is a module or a Foolbox model.
     """
     model = unwrapped(as_module(model))
     if isinstance(model, FrontEnded):
@@ -253,8 +253,8 @@ def front_ends_of(model: nn.Module) -> list[nn.Module]:
 def without_front_end(model: nn.Module, front_end: nn.Module) -> nn.Module:
     """A copy of a model without one of its ``front_ends_of``; it shares everything else with ``model``.
 
-    DataParallel, AveragedModel and ``torch.compile`` around the front end are left out, which changes no result. Raises
-    ValueError for a module that is not a front end of the model.
+    DataParallel, AveragedModel and ``torch.compile`` around the front end are removed, without effect on results.
+    Raises ValueError for a module that is not a front end of the model.
     """
     model = unwrapped(model)
     if all(one is not front_end for one in front_ends_of(model)):

@@ -1,10 +1,10 @@
-"""The key of a model and of data in the result store, and the models that have none.
+"""Keys of models and data in the result store.
 
 A model's key is the SHA-256 of its tensors, its other attributes, its ``repr``, and the names of its classes and
-functions. It determines the model if all of these are code of installed releases (freqrob's, Python's or those of
-``PACKAGES``, which the key names too) and nothing is hooked, replaced, compiled or scripted. Any other model is cached
-only under a ``cache_key`` that stands for its code. A function that a process replaces in the namespace of an installed
-module, such as ``torch.nn.functional.relu``, is not noticed.
+functions. It determines the model if all classes and functions belong to installed releases (freqrob, Python or
+``PACKAGES``, whose versions are part of the key) and nothing is hooked, replaced, compiled or scripted. Any other model
+is cached only with a ``cache_key`` that identifies its code. A function that a process replaces in the namespace of an
+installed module, such as ``torch.nn.functional.relu``, is not detected.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ PACKAGES = ("torch", "torchvision", "numpy", "timm", "robustbench", "foolbox", "
 PLAIN = {NoneType, bool, int, float, complex, str, bytes, range, torch.dtype, torch.device, torch.memory_format}
 OF_ALL_MODULES = vars(nn.Module()).keys() | {"_compiled_call_impl"}
 RANDOM = (random.Random, torch.Generator, np.random.Generator, np.random.BitGenerator, np.random.RandomState)
-DEEPEST = 60  # values in values
+DEEPEST = 60  # nested values
 
 
 def model_hash(model: nn.Module) -> str:
     """SHA-256 of a model's tensors, ``repr``, classes and attributes; the same on any device and in any process.
 
-    Models that differ elsewhere, such as in the code of a user's class, may share it: see ``usable_cache``. The
-    caller's autocast, which changes the model's logits, is part of it.
+    Models that differ otherwise, such as in the code of a user's class, may share it: see ``usable_cache``. It includes
+    the caller's autocast, which changes the model's logits.
     """
     return hash_of(model)
 
 
 def hash_of(subject: object) -> str:
-    """``model_hash`` of models; of other objects, such as attacks, SHA-256 of their class and attributes."""
+    """``model_hash`` of models; for other objects, such as attacks, the SHA-256 of their class and attributes."""
     return _Description(subject).digest.hexdigest()
 
 
@@ -67,23 +67,23 @@ def data_hash(images: Tensor, labels: Tensor) -> str:
 
 
 def unseen(*subjects: object) -> str:
-    """The first thing that no hash of models and attacks determines, such as a user's class; "" if there is none."""
+    """The first part of models and attacks that a hash does not determine, such as a user's class; "" if none."""
     return _Description(*subjects, tensors=False).unseen
 
 
 def usable_cache(cache: str | Path | None, cache_key: str | None, *subjects: object) -> Path | None:
-    """The folder ``cache`` where a key stands for the ``subjects``, models and attacks; else None, with a warning.
+    """The folder ``cache`` if a key determines the ``subjects`` (models and attacks); else None, with a warning.
 
-    Raises ValueError for a ``cache_key`` that is not a string, or empty.
+    Raises ValueError for a ``cache_key`` that is empty or not a string.
     """
     if cache_key is not None and not (isinstance(cache_key, str) and cache_key):
-        raise ValueError(f"cache_key: expected a string, not empty, got {cache_key!r}")
+        raise ValueError(f"cache_key: expected a non-empty string, got {cache_key!r}")
     if cache is None:
         return None
     if cache_key is None and (reason := unseen(*subjects)):
         warnings.warn(
-            f"cache: nothing is cached, because a change of the code could not be noticed ({reason}). To cache, give a "
-            "string that you change along with the code: cache_key=, or --cache-key",
+            f"cache: nothing is cached, because a change of the code could not be noticed ({reason}). To cache, pass "
+            "a string that you change along with the code: cache_key=, or --cache-key",
             stacklevel=3,
         )
         return None
@@ -91,7 +91,7 @@ def usable_cache(cache: str | Path | None, cache_key: str | None, *subjects: obj
 
 
 def shared_cache(cache: str | Path | None, cache_key: str | None, processes: int, *subjects: object) -> Path | None:
-    """As ``usable_cache``; raises ValueError where several processes would have no cache to share results in."""
+    """``usable_cache``; raises ValueError if several processes would have no cache for sharing results."""
     folder = usable_cache(cache, cache_key, *subjects)
     if folder is None and processes > 1:
         name, expected = ("cache", "a folder that all processes share") if cache is None else ("cache_key", "a string")
@@ -100,7 +100,7 @@ def shared_cache(cache: str | Path | None, cache_key: str | None, processes: int
 
 
 def subject_key(model: nn.Module, cache_key: str | None = None) -> dict[str, Any]:
-    """The part of a cache's key that stands for a model, its code and the code that measures it."""
+    """The part of a cache key that identifies a model, its code and the code that measures it."""
     described = _Description(model)
     key = {"code": code_version(), "packages": sorted(described.releases), "model": described.digest.hexdigest()}
     return key if cache_key is None else {**key, "cache_key": cache_key}
@@ -108,7 +108,7 @@ def subject_key(model: nn.Module, cache_key: str | None = None) -> dict[str, Any
 
 @functools.cache
 def code_version() -> str:
-    """freqrob's version and a digest of its sources as this process found them, its plug-ins' and kernels' included."""
+    """freqrob's version and a digest of its sources (with plug-ins and kernels) when this process imported them."""
     digest = hashlib.sha256()
     for folder in filter(None, map(_folder, OWN)):
         for path in sorted(folder.rglob("*.py")):
@@ -119,19 +119,19 @@ def code_version() -> str:
 
 
 class _Description:
-    """A digest of models and attacks, down to the values that they are made of.
+    """A digest of models and attacks and of all values in them.
 
     Attributes:
-        digest: SHA-256 of everything; without ``tensors`` their values are not read, and it means nothing.
-        unseen: the first thing that the digest does not determine, in a few words; "" if there is none.
-        releases: the packages, with their versions, that classes and functions belong to.
+        digest: SHA-256 of everything; meaningless without ``tensors``, whose values are not read then.
+        unseen: a short description of the first part that the digest does not determine; "" if there is none.
+        releases: the packages, with versions, that classes and functions belong to.
     """
 
     def __init__(self, *subjects: object, tensors: bool = True) -> None:
         self.digest, self.unseen, self.releases = hashlib.sha256(), "", set[str]()
         self._tensors = tensors
         self._classes: dict[type, bool] = {}  # whether they are installed code
-        self._met: dict[int, tuple[int, object]] = {}  # with the object, so that its id is given to no other
+        self._met: dict[int, tuple[int, object]] = {}  # with the object, so that its id is not reused
         for subject in subjects:
             self._see(type(subject).__name__, subject)
             if isinstance(subject, nn.Module):
@@ -146,7 +146,7 @@ class _Description:
         self.unseen = self.unseen or unseen
 
     def _see(self, place: str, value: object) -> None:
-        """Add a value and everything in it; ``place`` says where it is, as in ``Sequential.0.weight``."""
+        """Add a value and everything in it; ``place`` is its path, as in ``Sequential.0.weight``."""
         self._add(place, _name(type(value)))
         if type(value) in PLAIN or isinstance(value, np.dtype):
             self._add(repr(value))
@@ -190,7 +190,7 @@ class _Description:
             self._see(f"{place}.closure", [value.__defaults__, value.__kwdefaults__, cells])
 
     def _see_class(self, place: str, kind: type) -> bool:
-        """Add a class and those that it inherits from; whether all of them are installed code."""
+        """Add a class and its base classes; return whether all of them are installed code."""
         if kind not in self._classes:
             self._classes[kind] = all(self._is_installed(place, base) for base in kind.__mro__)
             for base in kind.__mro__ if self._classes[kind] else ():
@@ -211,7 +211,7 @@ class _Description:
     def _see_parts(self, place: str, value: Any) -> None:
         try:
             parts = list(_parts(value))
-        except Exception:  # whatever other people's code fails with
+        except Exception:  # third-party code may raise anything
             self._note(f"{place} is {_article(type(value))}, whose content is not known")
         else:
             for name, part in parts:
@@ -227,7 +227,7 @@ class _Description:
             self._note(f"{place} has hooks")
 
     def _is_installed(self, place: str, value: Any) -> bool:
-        """Whether a class, function or module belongs to an installed release, under its name if it is a class."""
+        """Whether a class, function or module belongs to an installed release, a class under its name there."""
         release = _release(_module_of(value))
         if not release or (isinstance(value, type) and _found(value.__module__, value.__qualname__) is not value):
             self._note(f"{place} is {_article(value)}")
@@ -237,7 +237,7 @@ class _Description:
 
 
 def _parts(value: Any) -> Iterator[tuple[object, object]]:
-    """The names and values of the parts of an object, in one order in every process; for most, what a pickle has."""
+    """Names and values of the parts of an object, mostly as in a pickle, in the same order in every process."""
     if isinstance(value, nn.Module):
         yield from sorted((name, part) for name, part in vars(value).items() if name not in OF_ALL_MODULES)
         for held in (value._parameters, value._buffers, value._modules):
@@ -271,9 +271,9 @@ def _autocast(model: nn.Module) -> list[str]:
 
 @functools.cache
 def _release(module: str | None) -> str:
-    """The installed release that a module belongs to; "" for another package, or one in an editable installation.
+    """The installed release that a module belongs to; "" for other packages and editable installations.
 
-    freqrob's own modules are known in any folder: ``code_version`` covers them.
+    freqrob's own modules are accepted in any folder: ``code_version`` covers them.
     """
     package = (module or "").partition(".")[0]
     file = getattr(sys.modules.get(package), "__file__", None) or ""
@@ -299,7 +299,7 @@ def _folder(package: str) -> Path | None:
 
 
 def _module_of(value: Any) -> str | None:
-    """The name of a module, or of the one that a class or function is in, whatever it is wrapped as."""
+    """The name of a module, or of the module of a class or function, also if that is wrapped."""
     if isinstance(value, ModuleType):
         return value.__name__
     return value.__globals__.get("__name__") if isinstance(value, FunctionType) else value.__module__

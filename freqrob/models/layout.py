@@ -1,4 +1,4 @@
-"""The memory layout of the images that a network is given."""
+"""The memory layout of a network's input images."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from freqrob.models.front_ends import network_of
 
 @contextmanager
 def channels_last(model: nn.Module) -> Iterator[None]:
-    """Within the block a network is given its images in channels_last, if that is faster and the network supports it.
+    """Within the block a network gets its images in channels_last, if that is faster and the network supports it.
 
     It is faster on the CPU and under autocast. Networks that use ``view``, or code for contiguous tensors, may not
-    support it, so it is tried with two of the first images. The network is given copies, in case it works in place.
-    Scripted and compiled networks are left alone, since they take no hooks.
+    support it, so it is tested with two of the first images. The network gets copies, in case it works in place.
+    Scripted and compiled networks are left unchanged, since they take no hooks.
     """
     model = network_of(model)
     if isinstance(model, torch.jit.ScriptModule) or model._compiled_call_impl is not None:
@@ -53,6 +53,6 @@ def _takes(model: nn.Module, images: Tensor, *others: object) -> bool:
             logits = model.forward(pair.clone(memory_format=torch.channels_last), *others)
             if logits.requires_grad:
                 torch.autograd.grad(logits.sum(), pair)
-    except Exception:  # an error that is not the layout's is raised again by the caller's pass
+    except Exception:  # an error of another cause is raised again by the caller's pass
         return False
     return True

@@ -48,7 +48,7 @@ class _Classes(Mapping[str, int]):
 
 DATASET_CLASSES = _Classes()
 THREAT_MODELS = ("Linf", "L2", "corruptions")
-LONGEST_NAME = 200  # bytes; with what temporary files add it is still a file's name
+LONGEST_NAME = 200  # bytes; temporary files have longer names
 _NAME = re.compile(r"\w[\w.+-]*")
 
 
@@ -66,28 +66,27 @@ def load_model(
     """A trained model on the CPU in eval mode: pixels (N, C, H, W) in [0, 1] → logits (N, num_classes).
 
     The weights come from the first of: ``custom_checkpoint`` (.safetensors, .pt, .pth);
-    ``model_dir/<dataset>/<threat_model>/<model_name>.safetensors``; the package; the address on a card in either of
-    the two, from which they are downloaded into ``model_dir``; a package that plugs into freqrob
-    (``freqrob.models.plugins``). The front ends of the model's card are included; ``model.network`` is the network
-    without them.
+    ``model_dir/<dataset>/<threat_model>/<model_name>.safetensors``; the package; a download into ``model_dir`` from the
+    location on a card in one of the two; a plug-in package (``freqrob.models.plugins``). The front ends of the model's
+    card are included; ``model.network`` is the network without them.
 
     Args:
         model_name: ``[bass_|bassmix_|bassfront_|blur_|pca_]<defence>_<architecture>``, or any name with a card.
         model_dir: folder of trained and downloaded models.
         dataset: cifar10, cifar100, svhn, tiny_imagenet, restricted_imagenet or imagenet, or RobustBench's enum.
         threat_model: Linf, L2 or corruptions (corruptions_3d means corruptions), or RobustBench's enum.
-        custom_checkpoint: a file to load instead of looking for one. Without a card beside it, its architecture and
-            front ends are those of ``model_name``, on pixels that are not normalised.
+        custom_checkpoint: the file to load. If it has no card (.json), its architecture and front ends are those of
+            ``model_name``, on pixels that are not normalised.
         front_end: a front end before all others: ``"bass"`` (protocol ``natural+bass``) or
             ``{"name": "bass", "weighting": "power"}``. Not ``"pca"``, whose components come with a trained model.
         source: ``"robustbench"`` loads RobustBench's model of this name, through RobustBench, which downloads it into
-            ``model_dir`` if it is missing. Any source that another package registered
+            ``model_dir`` if it is missing; or a source that another package registered
             (``freqrob.models.sources.register_source``).
 
     Raises:
         ValueError: an unknown data set, threat model, front end or source, or a BaSS before a model that has one.
         ImportError: the package that ``source`` or a plug-in needs is missing.
-        FileNotFoundError: no such model; the message lists the places that were searched and how to train it.
+        FileNotFoundError: no such model; the message lists the paths that were searched and how to train it.
         CheckpointError: (a ValueError) the file or its card is damaged or does not belong to this model.
         OSError: a download failed.
     """
@@ -96,7 +95,7 @@ def load_model(
         model = _load_from_freqrob(model_name, target, custom_checkpoint)
     elif custom_checkpoint:
         raise ValueError(
-            f"custom_checkpoint: {source}'s models have their own weights, got {str(custom_checkpoint)!r}; leave it out"
+            f"custom_checkpoint: {source}'s models have their own weights, got {str(custom_checkpoint)!r}; omit it"
         )
     else:
         model = _load_from(source, model_name, target)
@@ -127,8 +126,8 @@ def list_models(
 ) -> list[str]:
     """Sorted names that ``load_model`` can load, by a shell-style pattern: from the package, ``model_dir``, plug-ins.
 
-    Any data set and threat model unless one is given. Raises ValueError for unknown ones. Warns of JSON files that are
-    not cards, and leaves them out.
+    Includes all data sets and threat models unless one is given. Raises ValueError for unknown ones. Warns about JSON
+    files that are not cards, and skips them.
     """
     known_dataset, known_threat = check_names(dataset or "cifar10", threat_model or "Linf")
     datasets = [known_dataset] if dataset else list(DATASET_CLASSES)
@@ -151,7 +150,7 @@ def checkpoint_path(
     dataset: str | Enum = "cifar10",
     threat_model: str | Enum = "Linf",
 ) -> Path:
-    """``model_dir/<dataset>/<threat_model>/<model_name>.safetensors``: where training writes and loading looks first.
+    """``model_dir/<dataset>/<threat_model>/<model_name>.safetensors``: training writes it, loading tries it first.
 
     Raises ValueError for unknown data sets and threat models, and for a name that could leave the folder.
     """
@@ -167,7 +166,7 @@ def checkpoint_path(
 
 @checked
 def check_names(dataset: str | Enum, threat_model: str | Enum) -> tuple[str, str]:
-    """Both as plain names, from strings or from RobustBench's enums. Raises ValueError for unknown ones."""
+    """Both names as strings, from strings or RobustBench's enums. Raises ValueError for unknown ones."""
     dataset, threat_model = (str(getattr(name, "value", name)) for name in (dataset, threat_model))
     threat_model = threat_model.removesuffix("_3d")
     for name, value, known in (("dataset", dataset, DATASET_CLASSES), ("threat_model", threat_model, THREAT_MODELS)):
@@ -178,7 +177,7 @@ def check_names(dataset: str | Enum, threat_model: str | Enum) -> tuple[str, str
 
 
 def target_of(dataset: str | Enum, threat_model: str | Enum, model_dir: str | Path) -> Target:
-    """The data set, threat model and folder that a model is opened for. Raises ValueError as ``check_names``."""
+    """The ``Target`` of a data set, threat model and folder. Raises ValueError as ``check_names``."""
     dataset, threat_model = check_names(dataset, threat_model)
     return Target(dataset, threat_model, DATASET_CLASSES[dataset], Path(model_dir).expanduser())
 
@@ -221,7 +220,7 @@ def _shipped() -> Path:
 
 
 def _plugins() -> Iterator[PluginModel]:
-    """The models of plug-ins; warns of those that cannot be loaded: of unknown data sets, or with a shipped name."""
+    """The models of plug-ins; warns about those with an unknown data set or threat model or a shipped name."""
     for model in plugin_models():
         place = _shipped() / model.dataset / model.threat_model / f"{model.name}.safetensors"
         if model.dataset not in DATASET_CLASSES or model.threat_model not in THREAT_MODELS:
@@ -234,7 +233,7 @@ def _plugins() -> Iterator[PluginModel]:
 
 
 def _is_model(path: Path) -> bool:
-    """Whether ``path`` is weights, or a card with an address of weights. Warns of a JSON file that is not a card."""
+    """Whether ``path`` is a weights file, or a card with a download location. Warns about other JSON files."""
     if path.suffix == ".safetensors":
         return bool(_NAME.fullmatch(path.stem)) and path.is_file()
     weights = path.with_suffix(".safetensors")
@@ -271,7 +270,7 @@ def _not_found(model_name: str, target: Target) -> str:
     places = _places(model_name, target)
     lines = [f"model_name: no model {model_name!r} for {dataset}, {threat_model}. Looked for"]
     lines += [f"  {path.absolute()}" for path in places]
-    lines += ["  and, beside these names, a card (.json) with a place to download from."]
+    lines += ["  and cards (.json) of this name with a download location."]
     available = list_models("*", dataset, threat_model, model_dir)
     lines += [f"Loadable here: {', '.join(available) or 'none'}.{nearest_names(model_name, available)}"]
     try:
@@ -288,24 +287,24 @@ def _not_found(model_name: str, target: Target) -> str:
 
 
 def _card_from_name(model_name: str, target: Target, path: Path, state: Mapping[str, Tensor]) -> Card:
-    """The card that a name alone gives weights that came without one; ``state`` says how large a PCA is."""
+    """Infer a card from the model's name, for weights without a card; ``state`` gives the size of a PCA."""
     name = ModelName.parse(model_name)
     front_ends = variant_front_ends(name.variant, (3, 32, 32))
     if name.variant == "pca" and {"front_ends.0.mean", "front_ends.0.components"} <= state.keys():
         shape, components = (state[f"front_ends.0.{key}"].shape for key in ("mean", "components"))
         front_ends = variant_front_ends(name.variant, shape, components=(*components, 0)[0])
     assumed = "".join(f" behind {spec['name']}" for spec in front_ends)
-    warnings.warn(f"{path} has no card: taken as {name.architecture}{assumed} on pixels in [0, 1]", stacklevel=5)
+    warnings.warn(f"{path} has no card: loaded as {name.architecture}{assumed} on pixels in [0, 1]", stacklevel=5)
     return Card(str(name), name.architecture, target.dataset, target.threat_model, target.num_classes, front_ends)
 
 
 def _check_card(card: Card, model_name: str, target: Target, path: Path) -> None:
     expected = {"dataset": target.dataset, "threat_model": target.threat_model}
-    with suppress(ValueError):  # a name outside the grammar, which says nothing about the architecture
+    with suppress(ValueError):  # a name outside the grammar does not give an architecture
         expected["architecture"] = ModelName.parse(model_name).architecture
     for key, value in expected.items():
         if getattr(card, key) != value:
-            raise CheckpointError(f"{path}: its card says {key} {getattr(card, key)!r}, asked for {value!r}")
+            raise CheckpointError(f"{path}: expected {key} {value!r}, its card has {getattr(card, key)!r}")
 
 
 def _create_model(card: Card, path: Path) -> FrontEnded:
@@ -325,5 +324,5 @@ def _added(front_end: FrontEndSpec | None, model_name: str, model: FrontEnded) -
     if name == "bass" and any(type(own) is type(module) for own in front_ends_of(model)):
         raise ValueError(f"front_end: {model_name} already has BaSS as a front end")
     if module.state_dict():
-        raise ValueError(f"front_end: got {name!r}, whose tensors only a model trained behind it has")
+        raise ValueError(f"front_end: got {name!r}, which only a model trained with it has")
     return [module]

@@ -1,12 +1,12 @@
 """Models of other packages, by the entry-point group ``freqrob.models``.
 
-The name of an entry point is ``<dataset>.<threat model>.<model name>``, its object a function that returns the model:
-an ``nn.Module`` for pixels (N, C, H, W) in [0, 1]. It is called with ``num_classes`` if it has such a parameter::
+The name of an entry point is ``<dataset>.<threat model>.<model name>``. Its object is a function that returns the model
+(an ``nn.Module`` for pixels (N, C, H, W) in [0, 1]) and is called with ``num_classes`` if it has that parameter::
 
     [project.entry-points."freqrob.models"]
     "cifar10.Linf.my_model" = "my_package:my_model"
 
-Such models are listed without importing the package, and loaded where freqrob has none of that name.
+These models are listed without importing the package, and loaded if freqrob has no model of that name.
 """
 
 import inspect
@@ -40,7 +40,7 @@ class PluginModel:
     def open(self, num_classes: int) -> nn.Module:
         """Import the package and build the model.
 
-        Raises ImportError that names the package, ValueError as ``build`` and ``failures_named``.
+        Raises ImportError, which names the package; ValueError as ``build`` and ``failures_named``.
         """
         with failures_named(str(self)):
             try:
@@ -51,7 +51,7 @@ class PluginModel:
 
 
 def plugin_models() -> list[PluginModel]:
-    """The models of the installed packages; a malformed name is left out with a warning."""
+    """The models of the installed packages; malformed names are skipped with a warning."""
     models = []
     for entry_point in installed(GROUP):
         package = package_of(entry_point)
@@ -77,7 +77,7 @@ def find_plugin(name: str, dataset: str, threat_model: str) -> PluginModel | Non
 
 @contextmanager
 def failures_named(source: str) -> Iterator[None]:
-    """Raise a ValueError of one line that names ``source`` for any exception in other people's code.
+    """Turn any exception of third-party code into a one-line ValueError that names ``source``.
 
     ValueError, OSError and ImportError pass unchanged: their messages are written for users.
     """
@@ -93,10 +93,10 @@ def failures_named(source: str) -> Iterator[None]:
 def build(
     builder: Callable[..., nn.Module], source: str, num_classes: int, arguments: Mapping[str, Any] | None = None
 ) -> nn.Module:
-    """Call ``builder`` with the arguments, and with ``num_classes`` if it has such a parameter and they do not have it.
+    """Call ``builder`` with the arguments, and with ``num_classes`` if it takes that and the arguments lack it.
 
-    A ``builder`` that is a model already is returned unchanged. Raises ValueError, which names ``source``, for anything
-    that cannot be called so or does not return an ``nn.Module``.
+    A ``builder`` that is a model already is returned unchanged. Raises ValueError, which names ``source``, if
+    ``builder`` cannot be called so or does not return an ``nn.Module``.
     """
     if isinstance(builder, nn.Module):
         return builder
@@ -110,5 +110,5 @@ def build(
         raise ValueError(f"{source} cannot be called with {arguments or 'no arguments'}: {error}") from error
     model = builder(**arguments)
     if not isinstance(model, nn.Module):
-        raise ValueError(f"{source} gives a {type(model).__name__}, expected an nn.Module")
+        raise ValueError(f"{source} returns a {type(model).__name__}, expected an nn.Module")
     return model

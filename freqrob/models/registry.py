@@ -1,4 +1,4 @@
-"""Registries of architectures, sources, defences and exporters, and the grammar of models' names."""
+"""Registries of architectures, sources, defences and exporters, and the grammar of model names."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, is_dataclass
@@ -23,8 +23,8 @@ def _is_defense(kind: Any) -> bool:
     return isinstance(kind, type) and is_dataclass(kind) and all(hasattr(kind, name) for name in needed)
 
 
-DEFENSES: Registry[type] = Registry(  # filled by freqrob.defenses, which reading a name need not import
-    "defense", "freqrob.defenses", _is_defense, "a dataclass with adversarial and double_backward that can be called",
+DEFENSES: Registry[type] = Registry(  # filled by freqrob.defenses, which is not needed to parse a name
+    "defense", "freqrob.defenses", _is_defense, "a callable dataclass with adversarial and double_backward",
     ("standard", "pgd_at", "trades", "mart", "fgsm", "grad_align", "jafr", "jafr_minus", "fgsm_jafr", "fgsm_jafr_minus",
      "augmix", "neural_similarity"),
 )  # fmt: skip
@@ -32,7 +32,7 @@ DEFENSES: Registry[type] = Registry(  # filled by freqrob.defenses, which readin
 
 @dataclass(frozen=True)
 class Target:
-    """The data set and threat model that a model is opened for.
+    """The data set and threat model for which a model is opened.
 
     Attributes:
         dataset, threat_model: as ``load_model`` takes them.
@@ -57,8 +57,8 @@ EXPORTERS: Registry[Exporter] = Registry("exporter", "freqrob.exporters")
 def register_architecture(name: str) -> Callable[[Builder], Builder]:
     """Decorator: ``create_network(name)`` calls the decorated function with ``num_classes``.
 
-    It is given ``in_channels`` too where images have another number of channels than 3. Raises ValueError when the name
-    is taken. Other packages: entry-point group ``freqrob.architectures``.
+    It also gets ``in_channels`` if images do not have 3 channels. Raises ValueError when the name is taken. Other
+    packages: entry-point group ``freqrob.architectures``.
     """
     return _ARCHITECTURES.register(name)
 
@@ -71,9 +71,9 @@ def list_architectures(pattern: str = "*") -> list[str]:
 
 @checked
 def register_defense(name: str) -> Callable[[type], type]:
-    """Decorator: a frozen dataclass is the defence of that name, such as ``"trades"``, in recipes and models' names.
+    """Decorator: register a frozen dataclass as a defence, such as ``"trades"``, for recipes and model names.
 
-    ``defense(model, images, labels)`` is the loss of a batch; ``freqrob.defenses`` says more. Raises ValueError when
+    ``defense(model, images, labels)`` is the loss of a batch; see ``freqrob.defenses``. Raises ValueError when
     the name is taken. Other packages: entry-point group ``freqrob.defenses``.
     """
     return DEFENSES.register(name)
@@ -90,7 +90,7 @@ def register_source(name: str) -> Callable[[Source], Source]:
     """Decorator: ``open_model("name:rest")`` calls the decorated function with ``rest`` and a ``Target``.
 
     It returns an ``nn.Module`` for pixels (N, C, H, W) in [0, 1]. Raises ValueError when the name is taken. Other
-    packages: entry-point group ``freqrob.sources``; theirs are sources of ``load_model`` too.
+    packages: entry-point group ``freqrob.sources``, whose sources ``load_model`` takes too.
     """
     return SOURCES.register(name)
 
@@ -103,10 +103,10 @@ def list_sources(pattern: str = "*") -> list[str]:
 
 @checked
 def register_exporter(name: str) -> Callable[[Exporter], Exporter]:
-    """Decorator: ``freqrob export --to name`` calls the decorated function, to write a model's card in another format.
+    """Decorator: ``freqrob export --to name`` calls the decorated function to write a model's card in another format.
 
     ``exporter(model_name, out, model_dir, dataset, threat_model, title=…, link=…, authors=…, venue=…)`` returns the
-    files that it wrote, and the missing entries with a remedy for each. Raises ValueError when the name is taken. Other
+    written files, and the missing entries with a remedy for each. Raises ValueError when the name is taken. Other
     packages: entry-point group ``freqrob.exporters``.
     """
     return EXPORTERS.register(name)
@@ -114,10 +114,10 @@ def register_exporter(name: str) -> Callable[[Exporter], Exporter]:
 
 @checked
 def create_network(architecture: str, num_classes: int = 10, in_channels: int = 3) -> nn.Module:
-    """A freshly initialised network: (N, in_channels, H, W) → logits (N, num_classes), without any front end.
+    """A newly initialised network without front ends: (N, in_channels, H, W) → logits (N, num_classes).
 
-    Raises ValueError for an unknown architecture, with the nearest names, for fewer than one class or channel, and for
-    an architecture of another package that takes RGB images only.
+    Raises ValueError for an unknown architecture (with the nearest names), for fewer than one class or channel, and
+    for another number of channels than 3 if another package's architecture takes only RGB images.
     """
     builder = _ARCHITECTURES.find(architecture)
     check_counts(num_classes=num_classes, in_channels=in_channels)
@@ -131,7 +131,7 @@ def create_network(architecture: str, num_classes: int = 10, in_channels: int = 
 @checked
 @dataclass(frozen=True)
 class ModelName:
-    """The parts of a model's name; ``str()`` joins them.
+    """The parts of a model name; ``str()`` joins them.
 
     ``variant``: None, ``"bass"`` (trained on CIFAR-B), ``"bassmix"`` (BaSS as an augmentation), or a fixed front end
     in training and when loaded: ``"bassfront"`` (BaSS), ``"blur"``, ``"pca"``. ``jafr_minus`` is JaFR(−): the
@@ -154,9 +154,9 @@ class ModelName:
     @classmethod
     @checked
     def parse(cls, name: str) -> "ModelName":
-        """Read `[bass_|bassmix_|bassfront_|blur_|pca_]<defence>_<architecture>`, e.g. ``bass_pgd_at_rn20``.
+        """Parse `[bass_|bassmix_|bassfront_|blur_|pca_]<defence>_<architecture>`, e.g. ``bass_pgd_at_rn20``.
 
-        Raises ValueError with the grammar and the nearest names when the name does not follow it.
+        Raises ValueError, with the grammar and the nearest names, for any other name.
         """
         first, _, rest = name.partition("_")
         variant, rest = (first, rest) if first in VARIANTS else (None, name)
@@ -171,7 +171,7 @@ class ModelName:
 
 
 def all_model_names() -> list[str]:
-    """Every name that the grammar allows with the registered architectures, sorted."""
+    """Sorted names that the grammar allows with the registered architectures."""
     return sorted(
         str(ModelName(variant, defense, architecture))
         for variant in (None, *VARIANTS)

@@ -12,13 +12,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 def bare(model: nn.Module) -> nn.Module:
-    """The model without DDP's wrapper, for passes that give parameters no gradient to share among ranks."""
+    """The model without DDP's wrapper, for passes without parameter gradients to synchronise."""
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """The bare model in eval mode, which neither uses nor changes batch statistics; modes are restored on exit."""
+    """Yield the bare model in eval mode, without use or change of batch statistics; restore the modes on exit."""
     was_training, modes = model.training, [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -32,11 +32,11 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
 
 @contextmanager
 def measuring(model: nn.Module) -> Iterator[nn.Module]:
-    """The bare model in eval mode; the caller's model is restored on exit.
+    """Yield the bare model in eval mode; restore the caller's model on exit.
 
-    Restores the modes of all modules, and ``requires_grad`` and ``.grad`` of the model's tensors, which a backward pass
-    through the model would otherwise fill or add to. Also restores the grad mode of the process. A model that is not a
-    module has no such state, and is yielded as it is.
+    Restores the modes of all modules, ``requires_grad`` and ``.grad`` of the model's tensors (a backward pass would
+    fill or add to ``.grad``), and the process's grad mode. A model that is not a module has no such state and is
+    yielded unchanged.
     """
     if not isinstance(model, nn.Module):
         yield model
@@ -58,7 +58,7 @@ def measuring(model: nn.Module) -> Iterator[nn.Module]:
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Within the block a model's tensors need no gradient: ``backward`` neither fills theirs nor calls their hooks."""
+    """Within the block a model's tensors require no gradient: ``backward`` does not fill ``.grad`` or call hooks."""
     trainable = [tensor for tensor in _leaves(model) if tensor.requires_grad]
     for tensor in trainable:
         tensor.requires_grad_(False)
@@ -79,6 +79,6 @@ def _leaves(model: nn.Module) -> list[Tensor]:
 
 
 def device_of(model: nn.Module, images: Tensor | None = None) -> torch.device:
-    """The device of a model; of one without tensors, that of the images, or else the CPU."""
+    """Device of a model; for a model without tensors that of the images, or else the CPU."""
     tensor = next(chain(model.parameters(), model.buffers()), images)
     return torch.device("cpu") if tensor is None else tensor.device

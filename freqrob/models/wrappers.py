@@ -13,18 +13,18 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-TRANSPARENT = (nn.DataParallel, DistributedDataParallel, AveragedModel)  # their ``module`` computes what they compute
+TRANSPARENT = (nn.DataParallel, DistributedDataParallel, AveragedModel)  # each computes the same as its ``module``
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside DataParallel, DistributedDataParallel, AveragedModel and ``torch.compile``, if there are any.
+    """The model inside DataParallel, DistributedDataParallel, AveragedModel and ``torch.compile``.
 
-    It computes the same, on one device and uncompiled.
+    It computes the same, on one device and uncompiled. A model without a wrapper is returned unchanged.
     """
     while True:
         if isinstance(model, TRANSPARENT):
             model = cast(nn.Module, model.module)
-        elif type(model).__name__ == "OptimizedModule":  # whose class only torch._dynamo has, a second to import
+        elif type(model).__name__ == "OptimizedModule":  # by name: importing torch._dynamo takes a second
             model = cast(nn.Module, model._orig_mod)
         else:
             return model
@@ -33,7 +33,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def with_children(model: nn.Module, children: Mapping[str, nn.Module | None]) -> nn.Module:
     """A copy of ``model`` with other ``children``; None removes a child. Everything else is shared.
 
-    Hooks and children that are added to the copy are not added to ``model``, nor the reverse.
+    Hooks and children that are added to one of the two are not added to the other.
     """
     changed = copy.copy(model)
     vars(changed).update({name: copy.copy(held) for name, held in vars(model).items() if isinstance(held, dict)})
@@ -44,8 +44,8 @@ def with_children(model: nn.Module, children: Mapping[str, nn.Module | None]) ->
 def as_module(model: Any) -> nn.Module:
     """A model as a module: pixels (N, C, H, W) in [0, 1] → logits (N, K).
 
-    An ``nn.Module`` is returned unchanged. A Foolbox model is wrapped: its bounds become [0, 1], its preprocessing is
-    part of the module, and gradients with respect to the images pass. It stays on its device.
+    An ``nn.Module`` is returned unchanged. A Foolbox model is wrapped: its bounds become [0, 1], the module includes
+    its preprocessing, and is differentiable with respect to the images. It stays on its device.
 
     Raises TypeError for anything else.
     """
@@ -59,7 +59,7 @@ def as_module(model: Any) -> nn.Module:
 class FoolboxModule(nn.Module):
     """A Foolbox model as a module on pixels in [0, 1], for PyTorch tensors.
 
-    The network inside a ``PyTorchModel`` is a submodule, so that its parameters are seen.
+    The network inside a ``PyTorchModel`` is a submodule, so that its parameters are the module's.
     """
 
     def __init__(self, model: Any) -> None:
@@ -74,7 +74,7 @@ class FoolboxModule(nn.Module):
         return self._model(images)
 
     def with_network(self, network: nn.Module) -> FoolboxModule:
-        """The same bounds and preprocessing before another network; this module and its model stay as they are."""
+        """A copy with another network behind the same bounds and preprocessing."""
         changed = cast(FoolboxModule, with_children(self, {"network": network}))
         changed._model = _with_network(self._model, network)
         return changed
@@ -85,9 +85,9 @@ class FoolboxModule(nn.Module):
 
 
 def _network_in(model: Any) -> Any:
-    """The network in a Foolbox model; None where it is not known, so that nothing is cached.
+    """The network in a Foolbox model; None where it cannot be found, so that nothing is cached.
 
-    Foolbox 3.3 keeps it in a closure alone. This can go when ``PyTorchModel`` has it as an attribute.
+    Foolbox 3.3 keeps it only in a closure. Remove this when ``PyTorchModel`` has it as an attribute.
     """
     if not getattr(sys.modules.get("foolbox"), "__version__", "").startswith("3.3."):
         return None
@@ -110,7 +110,7 @@ def _with_network(model: Any, network: nn.Module) -> Any:
 
 
 def _called(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """What Foolbox's ``PyTorchModel`` calls: the logits take a gradient only if the images do."""
+    """The function that Foolbox's ``PyTorchModel`` calls: logits require a gradient only if the images do."""
 
     def call(images: Tensor) -> Tensor:
         with torch.set_grad_enabled(images.requires_grad):

@@ -1,1 +1,1 @@
-"""Shared by all packages: files, caches, registries, processes, threads, progress, provenance."""
+"""Shared infrastructure: files, caches, registries, processes, threads, progress, provenance."""

@@ -1,4 +1,4 @@
-"""The cache folder: measured results, native kernels, compiled code."""
+"""Cache folders of measured results, native kernels and compiled code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REMEDY = "set FREQROB_CACHE to a folder that belongs to you and that only you ca
 
 
 def cache_folder() -> Path:
-    """FREQROB_CACHE, else XDG_CACHE_HOME/freqrob, else ~/.cache/freqrob; it need not exist.
+    """FREQROB_CACHE, else XDG_CACHE_HOME/freqrob, else ~/.cache/freqrob; the folder may not exist yet.
 
     Without a home folder (HOME is not set and the user is not in the user database, as in some containers) it is the
     temporary folder that ``usable_folder`` falls back to.
@@ -24,7 +24,7 @@ def cache_folder() -> Path:
 
 
 def usable_folder(*names: str, for_code: bool = False) -> tuple[Path, list[str]]:
-    """A folder of the cache that files can be written in, created if missing, and why it is not in ``cache_folder()``.
+    """A writable folder of the cache, created if missing, and the reasons why it is not in ``cache_folder()``.
 
     The second choice is a folder of this user in the system's temporary folder (TMPDIR, /tmp), with mode 0700. The
     reasons are empty for the first choice.
@@ -32,10 +32,10 @@ def usable_folder(*names: str, for_code: bool = False) -> tuple[Path, list[str]]
     Args:
         names: the folder below the cache, such as ``"native", key``.
         for_code: refuse a cache that other users can change, or that is on a file system mounted noexec. A temporary
-            folder that other users can change is refused in any case.
+            folder that other users can change is always refused.
 
     Raises:
-        OSError: neither can be used; the message gives the reasons.
+        OSError: no folder can be used; the message gives the reasons.
     """
     reasons: list[str] = []
     choices: list[tuple[Path, tuple[str, ...], bool]] = [(_temporary_root(), (_temporary_name(), *names), True)]
@@ -59,7 +59,7 @@ def usable_folder(*names: str, for_code: bool = False) -> tuple[Path, list[str]]
 
 
 def check_cache(folder: Path) -> None:
-    """Create a folder for results. Raises OSError, with what to do, unless files can be written in it."""
+    """Create a folder for results. Raises OSError, with the remedy, if it is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -70,9 +70,9 @@ def check_cache(folder: Path) -> None:
 
 
 def set_matplotlib_folder() -> None:
-    """Let matplotlib keep its list of fonts in the cache where it cannot in the home folder.
+    """Point matplotlib's cache to freqrob's if the home folder is not writable.
 
-    Otherwise each process makes a temporary folder, warns in two lines and searches for fonts again.
+    Otherwise each process creates a temporary folder, warns, and rebuilds the font list.
     """
     if "MPLCONFIGDIR" in os.environ:
         return
@@ -87,10 +87,10 @@ def set_matplotlib_folder() -> None:
 
 
 def set_compile_folder() -> None:
-    """Let torch.compile keep its code in the cache, unless TORCHINDUCTOR_CACHE_DIR is set.
+    """Point torch.compile's code cache to freqrob's, unless TORCHINDUCTOR_CACHE_DIR is set.
 
-    By default it loads code from /tmp/torchinductor_USER, whoever created that folder. To be called before
-    ``torch._dynamo`` is imported. Raises OSError if no folder can be used.
+    Code in the default, /tmp/torchinductor_USER, may be another user's. Call this before ``torch._dynamo`` is
+    imported. Raises OSError if no folder can be used.
     """
     if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
         return
@@ -101,7 +101,7 @@ def set_compile_folder() -> None:
 
 
 def _named_folder() -> Path | None:
-    """The folder that the environment names, if it names one or the user has a home."""
+    """The folder from the environment or in the user's home, if any."""
     if named := os.environ.get("FREQROB_CACHE"):
         return Path(os.path.expanduser(named)).absolute()
     base = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
@@ -111,7 +111,7 @@ def _named_folder() -> Path | None:
 def _temporary_root() -> Path:
     try:
         return Path(tempfile.gettempdir())
-    except FileNotFoundError:  # none can be written to, which usable_folder will say
+    except FileNotFoundError:  # none is writable; usable_folder reports it
         return Path("/tmp")
 
 

@@ -1,4 +1,4 @@
-"""Drawing into files: without a matplotlib back end, and without ending a run on a failure."""
+"""Drawing into files, without a matplotlib back end and without ending a run on a failure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 
 @contextmanager
 def drawing(what: str) -> Iterator[None]:
-    """Turn whatever is raised into a warning that ``what`` was not drawn."""
+    """Turn any exception into a warning that ``what`` was not drawn."""
     try:
         yield
     except Exception as error:  # matplotlib, TensorBoard and torchvision raise anything
@@ -21,7 +21,7 @@ def drawing(what: str) -> Iterator[None]:
 def import_matplotlib() -> None:
     """Import matplotlib even where ``MPLBACKEND`` names a back end that is not installed, as in a notebook's shell.
 
-    matplotlib raises ValueError then, but figures that are saved need no back end.
+    matplotlib would raise ValueError, but saving a figure needs no back end.
     """
     if "matplotlib" in sys.modules:
         return

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside the target, synced, then renamed over it; and locks on them."""
+"""Atomic writes (a temporary file in the same folder, synced, then renamed) and file locks."""
 
 import csv
 import errno
@@ -24,20 +24,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-# Where a spreadsheet begins to evaluate
+# First characters that a spreadsheet evaluates
 FORMULA = re.compile(r"^(?=[=+\-@＝＋－＠\t\r])|(?<=[;\t\r\n])(?=[=+\-@＝＋－＠])")
 
-LONGEST_NAME = 220  # bytes, with which the name of ``temporary_beside`` still has less than 255
+LONGEST_NAME = 220  # bytes, so that the name of ``temporary_beside`` has less than 255
 
 
 def check_folder(folder: Path, argument: str = "out") -> None:
     """Raise OSError, naming the argument, unless files can be written in a folder; create nothing.
 
-    For use before minutes of work. The folder need not exist.
+    Call this before minutes of work. The folder may not exist yet.
     """
     existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))
     if not existing.is_dir():
-        raise NotADirectoryError(f"{argument}: {folder} is or lies in a file, expected a folder")
+        raise NotADirectoryError(f"{argument}: {folder} is a file or in a file, expected a folder")
     try:
         with tempfile.TemporaryFile(dir=existing):
             pass
@@ -49,7 +49,7 @@ def check_folder(folder: Path, argument: str = "out") -> None:
 def check_file(path: Path, argument: str = "out", inputs: Iterable[Path] = ()) -> None:
     """Raise OSError, naming the argument, unless a file can be written or replaced; create nothing.
 
-    Raises ValueError if it is one of the ``inputs``, the files that are read.
+    Raises ValueError if it is one of the ``inputs``, which are read.
     """
     if path.is_dir():
         raise IsADirectoryError(f"{argument}: {path} is a folder, expected a file")
@@ -58,7 +58,7 @@ def check_file(path: Path, argument: str = "out", inputs: Iterable[Path] = ()) -
     if len(os.fsencode(path.name)) > LONGEST_NAME:
         raise ValueError(f"{argument}: expected a name of at most {LONGEST_NAME} bytes, got {path.name}")
     if any(path.resolve() == one.resolve() for one in inputs):
-        raise ValueError(f"{argument}: {path} is one of the files that are read; choose another name")
+        raise ValueError(f"{argument}: {path} is an input file; choose another name")
     check_folder(path.parent, argument)
 
 
@@ -75,11 +75,11 @@ class NoSpaceError(OSError):
 
 @contextmanager
 def temporary_beside(path: Path) -> Iterator[Path]:
-    """An empty file in the folder of ``path``, to be written and renamed to ``path``; removed at the end if it is left.
+    """Yield an empty file in the folder of ``path``, to be written and renamed to ``path``; else it is removed.
 
-    The folder is created if it is absent. The writer holds a lock (``flock``) on the file, so that
-    ``remove_abandoned``, which runs first, can tell the files of killed writers from those in use. Raises NoSpaceError
-    when the block fails for lack of space, also if that is the cause of a RuntimeError, as in ``torch.save``.
+    Creates a missing folder. The writer holds a lock (``flock``) on the file, by which ``remove_abandoned``, which runs
+    first, distinguishes files in use from those of killed writers. Raises NoSpaceError when the block fails for lack of
+    space, also if that is the cause of a RuntimeError, as in ``torch.save``.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ def temporary_beside(path: Path) -> Iterator[Path]:
     except (OSError, RuntimeError) as error:
         cause = error if isinstance(error, OSError) else error.__context__
         if isinstance(cause, OSError) and cause.errno in _NO_SPACE:
-            kept = f"; {path.name} as it was before is intact" if path.exists() else ""
+            kept = f"; the earlier {path.name} is intact" if path.exists() else ""
             remedy = f"Free space there, or choose another folder{kept}"
             raise NoSpaceError(cause.errno, f"could not write {path}: {os.strerror(cause.errno)}. {remedy}") from error
         raise
@@ -103,7 +103,7 @@ def temporary_beside(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """``temporary_beside``, whose file is synced and renamed to ``path`` at the end, unless the block raises."""
+    """``temporary_beside``; the file is synced and renamed to ``path`` at the end, unless the block raises."""
     with temporary_beside(path) as new:
         yield new
         with new.open("rb") as file:
@@ -113,7 +113,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def temporary_folder_beside(path: Path) -> Iterator[Path]:
-    """An empty folder in the folder of ``path``; removed at the end, like that of a killed writer. See above."""
+    """Yield an empty folder in the folder of ``path``, and remove it at the end, as ``temporary_beside``."""
     with temporary_beside(path) as lock:
         folder = _folder_of(lock)
         folder.mkdir()
@@ -124,31 +124,31 @@ def temporary_folder_beside(path: Path) -> Iterator[Path]:
 
 
 def remove_abandoned(folder: Path, name: str | None = None) -> None:
-    """Remove the temporary files and folders that killed writers of ``folder/name``, or of any file, left behind.
+    """Remove temporary files and folders of killed writers of ``folder/name``, or of any file.
 
-    A file is abandoned if nobody holds the lock on it. Locks are reliable between processes of one kernel, containers
-    included; on a shared file system they may not be seen by other machines, so what another kernel made (an earlier
-    boot of the same machine, too) is removed only when it has not changed for a day. Where the file system has no locks
-    nothing is removed.
+    A file is abandoned if no process holds its lock. Locks are reliable between processes of one kernel, including
+    containers, but may be invisible to other machines on a shared file system. Files of another kernel (also of an
+    earlier boot of this machine) are therefore removed only if unchanged for a day. Nothing is removed if the file
+    system has no locks.
     """
     target = ".+" if name is None else re.escape(name)
     temporary = re.compile(rf"\.{target}\.([0-9a-f]+)\.[0-9a-f]{{8}}\.tmp", re.DOTALL)
-    with suppress(OSError):  # a folder that can be written but not listed
+    with suppress(OSError):  # a folder that is writable but cannot be listed
         for found in filter(None, map(temporary.fullmatch, os.listdir(folder))):
             _remove_if_abandoned(folder / found[0], same_kernel=found[1] == _kernel())
 
 
 def _locked_file(path: Path) -> tuple[Path, int]:
-    """A new file beside ``path`` and a descriptor that holds its lock."""
+    """A new file in the folder of ``path``, and a descriptor that holds its lock."""
     while True:
         temporary = path.with_name(f".{path.name}.{_kernel()}.{secrets.token_hex(4)}.tmp")
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:  # another process just took it for abandoned
+        except BlockingIOError:  # another process is removing it as abandoned
             os.close(descriptor)
             continue
-        except OSError:  # a file system without locks, where nothing is taken for abandoned
+        except OSError:  # a file system without locks, where nothing is removed
             return temporary, descriptor
         if temporary.exists():
             return temporary, descriptor
@@ -178,7 +178,7 @@ def _folder_of(file: Path) -> Path:
 
 @lru_cache(maxsize=1)
 def _kernel() -> str:
-    """Eight hexadecimal digits that differ between machines and boots: the processes that see each other's locks."""
+    """Eight hexadecimal digits that identify the machine and boot, within which locks are reliable."""
     try:
         name = Path("/proc/sys/kernel/random/boot_id").read_bytes()
     except OSError:  # not Linux
@@ -187,7 +187,7 @@ def _kernel() -> str:
 
 
 def move_into_place(new: Path, target: Path) -> bool:
-    """Rename a new folder to ``target``; False where there is one, such as another process's that was faster."""
+    """Rename a new folder to ``target``; return False if that exists, for instance from a faster process."""
     try:
         os.replace(new, target)
     except OSError as error:
@@ -199,18 +199,18 @@ def move_into_place(new: Path, target: Path) -> bool:
 
 @contextmanager
 def locked(path: Path, timeout: float = -1) -> Iterator[bool]:
-    """Hold the lock file ``path``, in a folder that is created if absent; alone among processes of any machine.
+    """Hold the lock file ``path`` exclusively, also among processes of other machines; create a missing folder.
 
-    The system releases it when a process ends, and the file stays. Yields whether it is held: where the file system
-    cannot lock, the block runs without.
+    The system releases the lock when the process ends; the file remains. Yields whether the lock is held: if the file
+    system cannot lock, the block runs without it.
 
     Args:
-        path: of a file that holds nothing else.
-        timeout: seconds to wait; by default for as long as it takes.
+        path: of a file without other content.
+        timeout: seconds to wait; without limit by default.
 
     Raises:
-        filelock.Timeout: another process holds it.
-        OSError: the file cannot be made.
+        filelock.Timeout: another process holds the lock.
+        OSError: the file cannot be created.
     """
     from filelock import FileLock
 
@@ -253,7 +253,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_torch(path: Path, content: Any) -> None:
-    """Save tensors and what holds them, as ``torch.save`` does. Raises OSError."""
+    """Save tensors in containers, like ``torch.save``. Raises OSError."""
     import torch
 
     with replacing(path) as new, new.open("wb") as file:
@@ -261,10 +261,10 @@ def write_torch(path: Path, content: Any) -> None:
 
 
 def write_npy(path: Path, shape: tuple[int, ...], blocks: Iterable["np.ndarray"]) -> None:
-    """Write a .npy file of uint8 block by block: a full disk raises OSError here, where a mapped file would kill.
+    """Write a .npy file of uint8 by blocks: a full disk raises OSError (with a memory map it kills the process).
 
-    Together, the blocks hold as many values as ``shape`` says, each of them contiguous. Raises NoSpaceError before the
-    first block where there is less space than the file needs.
+    The blocks are contiguous and together have as many values as ``shape``. Raises NoSpaceError before the first block
+    if the disk has too little space.
     """
     from numpy.lib import format
 
@@ -277,7 +277,7 @@ def write_npy(path: Path, shape: tuple[int, ...], blocks: Iterable["np.ndarray"]
 
 
 def as_json(content: Any, argument: str = "content") -> str:
-    """Indented JSON; NumPy's integers are integers. Raises ValueError, naming the argument, for other objects, NaN."""
+    """Indented JSON, also of NumPy integers. Raises ValueError, naming the argument, for other objects and NaN."""
     try:
         return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False, default=operator.index)
     except (TypeError, ValueError, RecursionError) as error:
@@ -292,11 +292,11 @@ def write_json(path: Path, content: Any) -> None:
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """Write rows under a header of ``columns``; missing values stay empty. Raises OSError.
 
-    Text that a spreadsheet would evaluate as a formula, such as a model called ``=1+1``, gets a single quote in front;
-    numbers stay numbers, negative ones too. Source: OWASP, "CSV Injection".
+    Text that a spreadsheet would evaluate as a formula, such as a model name ``=1+1``, is prefixed by a single quote;
+    numbers are unchanged, including negative ones. Source: OWASP, "CSV Injection".
     """
     text = io.StringIO()
-    table = csv.writer(text, lineterminator="\r\n")  # by which it knows that either character needs quotes
+    table = csv.writer(text, lineterminator="\r\n")  # so that it quotes either character
     table.writerow(map(_inert, columns))
     table.writerows([_inert(row.get(column, "")) for column in columns] for row in rows)
     write_text(path, text.getvalue().replace("\r\n", "\n"))

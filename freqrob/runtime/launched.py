@@ -11,7 +11,7 @@ class Launch:
     """This process among those that were launched together.
 
     Attributes:
-        rank, world_size: its number among all of them, and how many there are.
+        rank, world_size: its index among all of them, and their number.
         local_rank, local_world_size: the same on this machine.
         is_slurm: whether SLURM's ``srun`` launched them.
     """
@@ -24,11 +24,11 @@ class Launch:
 
 
 def launched() -> Launch | None:
-    """How this process was launched with others; None for a process that is alone.
+    """How this process was launched with others; None for a process that was launched alone.
 
-    torchrun sets ``RANK`` and ``WORLD_SIZE``, and so does a person who starts each process by hand, with
-    ``MASTER_ADDR`` and ``MASTER_PORT``; ``LOCAL_RANK`` and ``LOCAL_WORLD_SIZE`` then default to those of processes on
-    one machine. SLURM's variables count in a step of ``srun`` only: a batch script has them for one process too.
+    ``RANK`` and ``WORLD_SIZE`` are set by torchrun or, with ``MASTER_ADDR`` and ``MASTER_PORT``, by a person who starts
+    each process; ``LOCAL_RANK`` and ``LOCAL_WORLD_SIZE`` default to the values for one machine. SLURM's variables are
+    used only in a step of ``srun``, because a batch script of one process has them too.
 
     Raises:
         ValueError: a variable is not an integer, or ``RANK`` is not below ``WORLD_SIZE``.
@@ -48,7 +48,7 @@ def launched() -> Launch | None:
 
 
 def _in_a_step() -> bool:
-    """Whether ``srun`` started this process, and not for an interactive shell."""
+    """Whether ``srun`` started this process, except as an interactive shell."""
     step = {"SLURM_STEP_ID", "SLURM_STEPID"} & os.environ.keys()
     return bool(step) and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
 

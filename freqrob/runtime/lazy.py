@@ -8,7 +8,7 @@ from importlib import import_module
 
 
 def lazy_names(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """``__getattr__`` and ``__dir__`` of a package whose names are in the modules that ``homes`` gives."""
+    """``__getattr__`` and ``__dir__`` of a package; ``homes`` maps each name to its module."""
     names = vars(sys.modules[package])
 
     def get(name: str) -> object:

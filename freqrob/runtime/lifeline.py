@@ -1,4 +1,4 @@
-"""Notices when another process of a group ends, however it ends and whatever this one is doing."""
+"""Detect that another process of a group ended, in any way, whatever this process is doing."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from multiprocessing.connection import wait
 import torch
 import torch.distributed as dist
 
-GRACE = 10  # seconds for a process to end by itself, with its own message, after another one has ended
-KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}  # a machine that is lost: within 30 seconds
+GRACE = 10  # seconds for a process to end by itself, with its message, after another has ended
+KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}  # detects a lost machine within 30 seconds
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class Lifeline(threading.Thread):
     """Connections between the first process and each of the others, which the system closes when either ends.
 
-    torchrun ends its processes together. Those that srun or a person started would notice that one of them is gone
-    when they next wait for it, after hours perhaps, and in NCCL not even then. Nothing is sent but a token at first. A
-    closed connection sets ``is_cut``; the first process then closes the others, and those that have not closed their
-    own end after ``GRACE`` seconds are ended.
+    torchrun ends its processes together. Processes started by srun or a person would detect a missing one only when
+    they next wait for it, perhaps after hours, and with NCCL not even then. Only a token is sent, at the beginning. A
+    closed connection sets ``is_cut``; the first process then closes its other connections, and processes that have not
+    closed their end after ``GRACE`` seconds are ended.
 
-    All processes of the initialised group have to make one. It is started where there is a way to the first process
-    other than ``MASTER_PORT``.
+    All processes of the initialised group must create one. It is started if the first process can be reached on another
+    port than ``MASTER_PORT``.
     """
 
     def __init__(self) -> None:
@@ -61,11 +61,11 @@ class Lifeline(threading.Thread):
                 self._admit()
 
     def is_cut(self) -> bool:
-        """Whether another process ended before this one closed its end; waits for the news for a few seconds."""
+        """Whether another process ended before this one closed its end; waits a few seconds for the notification."""
         return self._cut.wait(GRACE / 2)
 
     def close(self) -> None:
-        """Watch no longer; the others take this for the end of the process."""
+        """Stop watching; the others treat this as the end of the process."""
         self._closed.set()
         for peer in self._peers:
             with suppress(OSError):
@@ -74,7 +74,7 @@ class Lifeline(threading.Thread):
             self.join()
 
     def _admit(self) -> None:
-        """Take up a connection of one of the processes, which shows the token, and of nobody else."""
+        """Accept the connection of a process that sends the token; refuse others."""
         listener = self._listener
         if listener is None:
             return
@@ -96,12 +96,12 @@ class Lifeline(threading.Thread):
             with suppress(OSError):
                 peer.shutdown(socket.SHUT_RDWR)
         if not self._closed.wait(GRACE):
-            print("Another of the processes that work together ended; so does this one", file=sys.stderr, flush=True)
+            print("Another process of the group ended; this one ends too", file=sys.stderr, flush=True)
             os._exit(1)
 
 
 def _listen(host: str, world_size: int) -> socket.socket:
-    """On this machine alone where the address says so, else where every machine reaches it."""
+    """Listen only on this machine if the address is local, else on all interfaces."""
     if host in _LOOPBACK:
         family = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, 0), family=family, backlog=world_size)

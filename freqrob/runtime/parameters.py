@@ -1,7 +1,7 @@
-"""Parameters: read from a command line, and checked for types and ranges.
+"""Parse parameters from a command line, and check types and ranges.
 
-``checked`` checks the types of a function's arguments and converts the numbers of NumPy and PyTorch to Python's, so
-that ``np.float32(0.5)`` and ``0.5`` give the same cards, JSON files and cache keys. The ``check_*`` check ranges.
+``checked`` checks the types of a function's arguments and converts numbers of NumPy and PyTorch to Python's, so that
+``np.float32(0.5)`` and ``0.5`` give the same cards, JSON files and cache keys. ``check_*`` functions check ranges.
 """
 
 import difflib
@@ -25,8 +25,8 @@ from msgspec import Meta
 F = TypeVar("F", bound=Callable[..., Any])
 LARGEST = sys.float_info.max
 
-# Types of numbers that ``checked`` checks too, range and all; each ``Meta`` describes its limit for the message
-_INT64 = Meta(le=2**63 - 1, description="an integer below 2^63")  # what PyTorch holds
+# Number types whose range ``checked`` checks too; each ``Meta`` describes its limit for the message
+_INT64 = Meta(le=2**63 - 1, description="an integer below 2^63")  # PyTorch's limit
 Count = Annotated[int, Meta(ge=1, description="an integer from 1 on"), _INT64]
 Natural = Annotated[int, Meta(ge=0, description="an integer from 0 on"), _INT64]
 Pixels = Annotated[float, Meta(gt=0, le=1, description="pixels in (0, 1], such as 8/255")]
@@ -45,7 +45,7 @@ def read_number(text: str) -> float:
 
 
 def read_setting(text: str) -> tuple[str, Any]:
-    """``"steps=3"`` as ("steps", 3); values are JSON, fractions such as 8/255, or text. Raises ValueError."""
+    """Parse ``"steps=3"`` into ("steps", 3); values are JSON, fractions such as 8/255, or text. Raises ValueError."""
     key, equals, value = text.partition("=")
     if not (key and equals and value):
         raise ValueError(f"--set: expected KEY=VALUE, got {text!r}")
@@ -66,7 +66,7 @@ def keyword_hints(function: Callable[..., Any]) -> dict[str, Any]:
 
 def shown_hint(hint: Any) -> str:
     """``Sequence[int]``, ``float | None``, ``int``; ``true or false`` for ``bool``."""
-    if get_origin(hint) in (Union, UnionType):  # written alike: for a default of None, Python 3.10 gives Optional
+    if get_origin(hint) in (Union, UnionType):  # normalised: for a default of None, Python 3.10 gives Optional
         return " | ".join(shown_hint(one) for one in get_args(hint))
     if get_args(hint):
         return re.sub(r"\b(\w+\.)+(?=\w)", "", str(hint))
@@ -106,11 +106,11 @@ def fits(value: Any, hint: Any) -> bool:  # noqa: PLR0911 - a kind of type each
 
 
 def to_python(value: Any, hint: Any) -> Any:
-    """A value with Python's numbers and strings where ``hint`` has them; one that does not fit comes back unchanged.
+    """Convert a value to Python's numbers and strings if ``hint`` has them; return other values unchanged.
 
-    ``np.float32(0.5)``, ``torch.tensor(0.5)``, ``Fraction(1, 2)`` and 0-dimensional arrays become 0.5 for ``float``,
-    the integer 1 becomes 1.0, arrays and tensors of one dimension lists for ``Sequence[float]``, lists tuples for
-    ``tuple[int, ...]``.
+    For ``float``, ``np.float32(0.5)``, ``torch.tensor(0.5)``, ``Fraction(1, 2)`` and 0-dimensional arrays become 0.5,
+    and the integer 1 becomes 1.0. One-dimensional arrays and tensors become lists for ``Sequence[float]``, lists become
+    tuples for ``tuple[int, ...]``.
     """
     if type(value) is hint:
         return value
@@ -133,11 +133,11 @@ def to_python(value: Any, hint: Any) -> Any:
 
 
 def checked(subject: F) -> F:
-    """Decorate a function, or a class whose ``__init__`` takes the arguments, to check them by their annotations.
+    """Decorator: check the arguments of a function, or of a class's ``__init__``, by their annotations.
 
-    Each argument goes through ``to_python``. The decorator raises, naming the argument, ValueError for a value that is
-    not a string, path, bool or choice where one is expected, and TypeError for another type of object. Whether
-    something is the right kind of number, or sequence of numbers, is left to the function, which knows the range.
+    Each argument goes through ``to_python``. A call raises, naming the argument, ValueError for a value that is not a
+    string, path, bool or choice where one is expected, and TypeError for another type of object. The function checks
+    numbers and sequences of numbers itself, because it knows their range.
     """
     if isinstance(subject, type):
         subject.__init__ = checked(subject.__init__)  # pyright: ignore[reportAttributeAccessIssue]
@@ -172,7 +172,7 @@ def _checked(name: str, value: Any, hint: Any, limited: Any) -> Any:
 
 
 def _check_limits(name: str, value: Any, limited: Any) -> None:
-    """Raise ValueError, with the limit's description, for a value that does not fit ``Count`` or ``Pixels | None``."""
+    """Raise ValueError, with the limit's description, for a value outside ``Count`` or ``Pixels | None``."""
     if value is None and type(None) in get_args(limited):
         return
     annotated = next(hint for hint in (limited, *get_args(limited)) if get_origin(hint) is Annotated)
@@ -190,14 +190,14 @@ def _choices(hint: Any) -> list[str]:
 
 
 def _mentions(hint: Any, *kinds: Any) -> bool:
-    """Whether a hint is one of some types, or made of them: ``Sequence[int] | None`` of ``int``."""
+    """Whether a type hint is or contains one of the given types: ``Sequence[int] | None`` contains ``int``."""
     origin = get_origin(hint)
     parts = () if origin is Callable else get_args(hint)
     return hint in kinds or origin in kinds or any(_mentions(part, *kinds) for part in parts)
 
 
 def shown(value: object) -> str:
-    """Numbers, strings, lists and classes as Python writes them, shortened; of other objects the type."""
+    """Shortened ``repr`` of numbers, strings, lists and classes; the type of other objects."""
     text = type(value).__name__
     if isinstance(value, str | Real | list | tuple | None | type):
         with suppress(ValueError):  # an integer of more digits than Python prints
@@ -211,7 +211,7 @@ def stable_repr(value: object) -> str:
 
 
 def nearest_names(name: str, known: Iterable[str]) -> str:
-    """``" Nearest: a, b."`` from ``known``, upper and lower case alike, or "" when nothing is near."""
+    """``" Nearest: a, b."`` from ``known``, ignoring case, or "" when nothing is near."""
     by_lower_case = {one.lower(): one for one in sorted(known)}
     near = difflib.get_close_matches(name[:100].lower(), by_lower_case, n=3, cutoff=0.5)
     return f" Nearest: {', '.join(by_lower_case[one] for one in near)}." if near else ""
@@ -226,7 +226,7 @@ def check_choices(known: Iterable[str], **values: str) -> None:
 
 
 def _number_check(expected: str, holds: Callable[[Any], bool]) -> Callable[..., None]:
-    """A function that raises ValueError, naming the argument, unless each of its keyword arguments is such a number."""
+    """A function that raises ValueError, naming the argument, unless ``holds`` is true for each keyword argument."""
 
     def check(**values: float) -> None:
         for name, value in values.items():
@@ -244,7 +244,7 @@ check_weights = _number_check("a finite number", lambda value: -LARGEST <= value
 
 
 def check_integers(least: int, most: int | None = None, **values: int) -> None:
-    """Raise ValueError unless each is an integer from ``least`` on, at most ``most``, and one that PyTorch can hold."""
+    """Raise ValueError unless each is an integer from ``least`` to ``most`` that fits into PyTorch's int64."""
     for name, value in values.items():
         if not fits(value, int) or value < least or (most is not None and value > most):
             limits = f"from {least} on" if most is None else f"from {least} to {most}"
@@ -258,5 +258,5 @@ check_seeds = partial(check_integers, 0)
 
 
 def is_number(value: object) -> bool:
-    """Whether it is a real number, of NumPy too, and not a bool."""
+    """Whether a value is a real number, also of NumPy, and not a bool."""
     return isinstance(value, Real) and not isinstance(value, bool)

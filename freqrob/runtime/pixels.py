@@ -1,8 +1,8 @@
-"""Checks of images before they are used.
+"""Checks of image tensors.
 
-Shapes and dtypes are always checked. Ranges cost a pass over the images and, on a GPU, a synchronisation: measurements
-and attacks check all images once (``check_labelled`` in ``freqrob.data.datasets``), transforms and models check the
-first plane only, and only on the CPU.
+Shapes and dtypes are always checked. Checking ranges costs a pass over the images and, on a GPU, a synchronisation:
+measurements and attacks check all images once (``check_labelled`` in ``freqrob.data.datasets``), transforms and models
+check the first plane only, and only on the CPU.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import warnings
 import torch
 from torch import Tensor
 
-TOO_BRIGHT = 10.0  # no image in [0, 1] comes near it, with whatever noise; almost every one in 0–255 exceeds it
+TOO_BRIGHT = 10.0  # far above images in [0, 1], even with noise; almost all images in 0–255 exceed it
 MOST_CHANNELS, SMALLEST_SIDE = 4, 8
 
 
 def has_channels_last(shape: tuple[int, ...]) -> bool:
     """Whether a shape looks like (..., H, W, C): up to 4 channels behind sides of 8 pixels or more.
 
-    Kernels and feature maps, such as (64, 64, 3, 3) and (N, 512, 4, 4), do not. Planes do that have at most 4 columns,
-    at least 8 rows, and 8 channels; ``freqrob.spectral.ops`` takes them.
+    Kernels and feature maps, such as (64, 64, 3, 3) and (N, 512, 4, 4), do not. Planes with at most 4 columns, at least
+    8 rows and at least 8 channels do; ``freqrob.spectral.ops`` takes them.
     """
     return len(shape) > 2 and 0 < shape[-1] <= MOST_CHANNELS and min(shape[-3], shape[-2]) >= SMALLEST_SIDE
 
@@ -36,8 +36,8 @@ def check_channels_first(images: Tensor, name: str = "images") -> None:
 
 
 def check_floats(images: Tensor, name: str = "images") -> None:
-    """Raise TypeError for a tensor of another type than floating point, or one that is not dense."""
-    if not isinstance(images, Tensor):  # what torch.fx traces with
+    """Raise TypeError for a tensor that is not floating point, or not dense."""
+    if not isinstance(images, Tensor):  # torch.fx traces with proxies
         return
     if images.is_nested or images.layout != torch.strided:
         raise TypeError(f"{name}: expected a dense tensor, got a sparse or nested one; use to_dense() or torch.stack")
@@ -47,7 +47,7 @@ def check_floats(images: Tensor, name: str = "images") -> None:
 
 
 def check_range(images: Tensor, name: str = "images", *, tolerance: float = 0) -> None:
-    """Raise ValueError for floats outside [0, 1] by more than ``tolerance``, and for NaN. Waits for a GPU."""
+    """Raise ValueError for floats outside [0, 1] by more than ``tolerance``, and for NaN. Synchronises a GPU."""
     if not images.is_floating_point() or images.numel() == 0:
         return
     least, most = torch.stack(images.detach().aminmax()).tolist()
@@ -63,13 +63,13 @@ def check_scale(images: Tensor, name: str = "images") -> None:
 
 
 def warn_of_scale(images: Tensor, name: str = "images") -> None:
-    """Warn where ``check_scale`` raises: for modules, which an attack may well give images that are out of range."""
+    """Warn where ``check_scale`` raises: for modules, because an attack may pass images that are out of range."""
     if message := _too_bright(images, name):
         warnings.warn(message, stacklevel=3)
 
 
 def _too_bright(images: Tensor, name: str) -> str:
-    """A message about floats as large as grey levels; "" where there is no cheap way to know."""
+    """A message about floats as large as grey levels; "" if checking would be expensive."""
     no_values = images.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing()
     if no_values or images.numel() == 0 or not images.is_floating_point():
         return ""
@@ -77,6 +77,6 @@ def _too_bright(images: Tensor, name: str) -> str:
         brightest = images.detach()[(0,) * (images.ndim - 2)].amax().item()
     except RuntimeError:  # fake tensors, and those under vmap, have no values
         return ""
-    if not isinstance(brightest, float) or not TOO_BRIGHT < brightest < math.inf:  # a symbol where make_fx traces
+    if not isinstance(brightest, float) or not TOO_BRIGHT < brightest < math.inf:  # a symbol while make_fx traces
         return ""
     return f"{name}: expected floats in [0, 1], got {brightest:g}; use {name} / 255"

@@ -10,21 +10,21 @@ from typing import BinaryIO
 
 
 class NotPrivateError(OSError):
-    """Another user can change a folder or file; the message says which one, and how."""
+    """Another user can change a folder or file; the message gives its path and the reason."""
 
 
 def private_folder(root: Path, *names: str, create: bool = False) -> Path:
-    """The real path of ``root/name/…``, checked so that no other user can change the folder that it leads to.
+    """The real path of ``root/name/…``, after checking that no other user can change the folder.
 
-    Every folder from ``/`` to ``root`` has to belong to this user or to root, and nobody else may write to it unless
-    its sticky bit is set, as for ``/tmp``; a folder in such a folder must not be a mount point, where a file system of
-    another user (FUSE) could show any owner. The folders ``names`` must not be symbolic links or sticky. Each folder is
-    checked before the next is looked up in it, and no other user can exchange what was checked, so the path stays safe
-    to use. With ``create``, missing folders are made in the same order, ``names`` with mode 0700: nothing is created in
-    a folder that was refused.
+    Every folder from ``/`` to ``root`` must belong to this user or to root, and nobody else may write to it unless
+    its sticky bit is set, as for ``/tmp``. A folder in a sticky folder must not be a mount point, because a file system
+    of another user (FUSE) could show any owner. The folders ``names`` must not be symbolic links or sticky. Each folder
+    is checked before the next is looked up in it, and no other user can replace a checked folder, so the path stays
+    safe to use. With ``create``, missing folders are created in the same order, ``names`` with mode 0700: nothing is
+    created in a refused folder.
 
-    A folder that its group can write to is refused, unless the group is the user's own: Debian, Ubuntu and Red Hat
-    give each user a group without other members, and a umask of 002. Debian's OpenSSH draws the same line.
+    A group-writable folder is refused, unless the group is the user's own: Debian, Ubuntu and Red Hat give each user a
+    group without other members, and a umask of 002. Debian's OpenSSH has the same rule.
 
     Raises:
         NotPrivateError: another user can change one of the folders.
@@ -52,11 +52,11 @@ def private_folder(root: Path, *names: str, create: bool = False) -> Path:
 
 
 def open_private(path: Path, like: Path | None = None) -> BinaryIO:
-    """Open a regular file for reading that belongs to this user or to root, and that nobody else can write to.
+    """Open for reading a regular file that belongs to this user or to root and that nobody else can write to.
 
-    Use only what is read from the open file: ``path`` may name another one by then. With ``like``, symbolic links are
-    followed, and the owner of that file and those who can write to it are accepted as well: for a file beside a Python
-    module, say, which they could change with the same effect.
+    Use only the open file: ``path`` may name another file by then. With ``like``, symbolic links are followed, and the
+    owner of that file and users who can write to it are accepted too: they could change that file, such as a Python
+    module, with the same effect.
 
     Raises:
         NotPrivateError: another user can change it, or it is a symbolic link, a pipe, a device or a folder.
@@ -95,8 +95,8 @@ def _lstat(folder: Path, mode: int | None) -> os.stat_result:
 
 
 def _check(path: Path, info: os.stat_result, owners: set[int], writable: int) -> None:
-    """Raise NotPrivateError if somebody but ``owners`` can write, through other mode bits than ``writable``."""
-    if os.name != "posix":  # Windows keeps the folders of a user private by itself, and has no such mode bits
+    """Raise NotPrivateError if users other than ``owners`` can write, except by the mode bits ``writable``."""
+    if os.name != "posix":  # Windows keeps a user's folders private, and has no such mode bits
         return
     if info.st_uid not in owners:
         raise NotPrivateError(f"{path} belongs to another user ({_user_name(info.st_uid)})")
@@ -109,14 +109,14 @@ def _check(path: Path, info: os.stat_result, owners: set[int], writable: int) ->
 
 
 def _owners() -> set[int]:
-    """Root and this user; not a user who has no number in the user namespace, and looks like everybody else there."""
+    """Root and this user, unless unmapped in the user namespace and so not distinguishable from others."""
     return {0, os.geteuid()} - _unmapped() if os.name == "posix" else set()
 
 
 def _unmapped() -> set[int]:
-    """In a user namespace (Apptainer, bubblewrap, rootless containers), the uid that stands for everybody not in it.
+    """In a user namespace (Apptainer, bubblewrap, rootless containers), the uid of all users outside it.
 
-    Often root is one of them, and ``/`` and ``/tmp`` belong to this uid. Only folders above one's own may.
+    Often these include root, and ``/`` and ``/tmp`` belong to this uid. Only folders above the user's own may.
     """
     with suppress(OSError, ValueError):
         if Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"]:
@@ -125,7 +125,7 @@ def _unmapped() -> set[int]:
 
 
 def _is_own_group(group: int) -> bool:
-    """Whether a group is the user's own: the primary one, of the user's name, with no other member; never root's."""
+    """Whether a group is the user's own: primary, with the user's name and no other member; never root's."""
     import grp
     import pwd
 
@@ -137,7 +137,7 @@ def _is_own_group(group: int) -> bool:
 
 
 def _has_acl(path: Path) -> bool:
-    """Whether an access control list gives more users access than the mode bits tell (where Python can see one)."""
+    """Whether an access control list gives more users access than the mode bits show (where Python can read it)."""
     try:
         return "system.posix_acl_access" in os.listxattr(path, follow_symlinks=False)
     except (AttributeError, OSError):  # not on Linux, or a file system without them

@@ -1,4 +1,4 @@
-"""State of the whole process that a measurement changes, and restores."""
+"""Process-wide state that a measurement changes and restores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """For a while tensors are created with this dtype, whatever the caller's default is."""
+    """Within the block tensors are created with this dtype, whatever the caller's default is."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -35,7 +35,7 @@ def seed_everything(seed: int) -> None:
 
 @contextmanager
 def random_state(*seed: int) -> Iterator[None]:
-    """Restore the global random generators of PyTorch, NumPy and Python on exit; with a ``seed``, start from it.
+    """Restore the global random generators of PyTorch, NumPy and Python on exit; seed them first if ``seed`` is given.
 
     Models that draw random numbers then get the same ones in every run, and take none from the caller's.
     """

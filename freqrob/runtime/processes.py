@@ -1,7 +1,7 @@
-"""Processes that work together: joining a group, exchanging results, and ending together.
+"""Process groups: joining, exchanging results, and ending together.
 
-Library functions use the ``torch.distributed`` group that their caller has initialised, and work alone without one.
-Only ``process_group``, which the command line enters, creates one.
+Library functions use the ``torch.distributed`` group that their caller has initialised, if any. Only
+``process_group``, which the command line uses, creates one.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from freqrob.runtime.launched import Launch, launched
 from freqrob.runtime.lifeline import Lifeline
 
 TIMEOUT = timedelta(minutes=10)  # to join, and for the collectives of a training step; NCCL's default
-# Others may download, decode or attack a batch for hours. One that ends is noticed at once, by its closed connections.
+# Other processes may work for hours. One that ends is detected at once, by its closed connections.
 UNLIMITED = timedelta(days=365)
 TELLING = timedelta(seconds=20)
-ENDED = "another of the processes that work together ended before its work was done"
+ENDED = "another process of the group ended before its work was done"
 
 
 class ProcessFailure(OSError):
@@ -32,17 +32,17 @@ class ProcessFailure(OSError):
 
 @contextmanager
 def process_group(*, gpus: bool = False) -> Iterator[None]:
-    """Join the processes that this one was launched with, and end together with them.
+    """Join the processes that were launched with this one, and end together with them.
 
-    All leave together: one that fails, or is killed, ends the others within half a minute, whatever they are doing. A
-    process that was launched alone, or that is in a group already, enters without effect.
+    A process that fails or is killed ends the others within half a minute, whatever they are doing. No effect in a
+    process that was launched alone or is in a group already.
 
     Args:
-        gpus: use NCCL for tensors on GPUs, one for each process, besides gloo for those on the CPU.
+        gpus: use NCCL for tensors on GPUs, one GPU per process, besides gloo for tensors on the CPU.
 
     Raises:
-        ValueError: the environment's variables do not fit together.
-        ProcessFailure: another process did not come, failed, or ended.
+        ValueError: the environment variables contradict each other.
+        ProcessFailure: another process did not join, failed, or ended.
     """
     launch = launched()
     if launch is None or dist.is_initialized():
@@ -57,7 +57,7 @@ def process_group(*, gpus: bool = False) -> Iterator[None]:
         _control_group()
         yield
         with propagate_failure():
-            pass  # until all are here: nobody leaves while another one may still fail
+            pass  # barrier: no process leaves while another can still fail
     except RuntimeError as error:  # of a collective, when another process is gone
         if (type(error) is RuntimeError or isinstance(error, dist.DistError)) and lifeline.is_cut():
             raise ProcessFailure(ENDED) from error
@@ -82,16 +82,16 @@ def _join(launch: Launch, gpus: bool) -> None:
 
 
 def rank_and_world() -> tuple[int, int]:
-    """The number of this process in the initialised group, and the number of processes; (0, 1) without a group."""
+    """The rank of this process in the initialised group, and the number of processes; (0, 1) without a group."""
     return (dist.get_rank(), dist.get_world_size()) if _in_a_group() else (0, 1)
 
 
 @contextmanager
 def propagate_failure() -> Iterator[None]:
-    """Wait at the end of the block until all processes are there; if any of them raised, all raise.
+    """Wait at the end of the block for all processes; if one of them raised, all raise.
 
-    A block holds no collectives of its own. A process that raises waits for the others for up to 20 seconds, and then
-    raises without them; they are told when they get to the end of the block.
+    The block must not call collectives. A process that raises waits up to 20 seconds for the others and then raises
+    without them; they learn of it at the end of the block.
 
     Raises:
         ProcessFailure: another process raised an exception in the block, or ended.
@@ -106,14 +106,14 @@ def propagate_failure() -> Iterator[None]:
             dist.all_reduce(torch.ones(1), group=_control_group(), async_op=True).wait(TELLING)
         raise
     if _all_reduce(torch.zeros(1), dist.ReduceOp.MAX).item():
-        raise ProcessFailure("another of the processes that work together failed; its own message says why")
+        raise ProcessFailure("another process of the group failed; its message gives the reason")
 
 
 @contextmanager
 def rank_zero_first() -> Iterator[None]:
-    """Run the block in the first process, then in the others, which find the files that the first one made.
+    """Run the block in the first process, then in the others, which can use the files that the first one made.
 
-    They wait for as long as it takes. Where the first process fails, the others do not run the block.
+    They wait without a limit. If the first process fails, the others do not run the block.
 
     Raises:
         ProcessFailure: as ``propagate_failure``.
@@ -128,7 +128,7 @@ def rank_zero_first() -> Iterator[None]:
 
 
 def merged(masks: Sequence[Tensor]) -> list[Tensor]:
-    """Masks of the same shape, true where any process has true; all processes have to call it.
+    """Logical or of the processes' masks, all of one shape; all processes must call it.
 
     Raises:
         ProcessFailure: another process ended.
@@ -151,13 +151,13 @@ def _all_reduce(tensor: Tensor, operation: Any) -> Tensor:
     return tensor
 
 
-_control: tuple[Any, Any] | None = None  # the initialised group, and ours of the same processes
+_control: tuple[Any, Any] | None = None  # the initialised group, and freqrob's of the same processes
 
 
 def _control_group() -> Any:
     """A gloo group of all processes, in which they wait for each other without a limit."""
     global _control  # noqa: PLW0603 - one group a process
     if _control is None or _control[0] is not dist.group.WORLD:
-        dist.barrier()  # raises where a process is gone, for which new_group would wait
+        dist.barrier()  # raises if a process is gone; new_group would wait for it
         _control = dist.group.WORLD, dist.new_group(backend="gloo", timeout=UNLIMITED)
     return _control[1]

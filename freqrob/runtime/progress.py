@@ -1,4 +1,4 @@
-"""Progress: a callback for functions that take long."""
+"""Progress: a callback for long-running functions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Provenance of numbers: the commit, versions and machine that made them."""
+"""Provenance of numbers: commit, versions and machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def commit() -> str:
-    """The commit of the source checkout that this package runs from, with ``+`` if it was changed; "" outside one."""
+    """The commit of the source checkout of this package, with ``+`` if files were changed; "" if not in a checkout."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return ""
@@ -46,7 +46,7 @@ def provenance(command: str = "") -> dict[str, Any]:
 
 
 def machine() -> str:
-    """The processor, how many cores this process may use, and the system; no host name."""
+    """The processor, number of usable cores, and system; no host name."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{_processor()}, {cores} cores, {platform.system()}"
 

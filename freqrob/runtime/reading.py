@@ -1,8 +1,8 @@
-"""Files that others may have made or damaged, one function for each kind.
+"""Readers of untrusted or damaged files, one function for each kind.
 
-A reader checks the kind, sizes and shapes that a file declares before it allocates memory, executes nothing in the
-file, and does not wait for a pipe. An unusable file raises ValueError: one line that names the file. A missing file
-raises FileNotFoundError, one without permission another OSError, both of which name it too.
+A reader checks the sizes and shapes in a file's header before it allocates memory, executes nothing in the file, and
+does not wait for a pipe. An unusable file raises ValueError, with one line that names it. A missing file raises
+FileNotFoundError, an unreadable one another OSError; both name it.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ REMEDY = "replace or remove it"
 LARGEST_TEXT = 1 << 24  # bytes, 16 MiB
 LARGEST_ARRAYS = 1 << 31  # bytes, 2 GiB
 LARGEST_IMAGE = 1 << 26  # pixels; the largest image of ImageNet has 61 million
-SHARED = 8  # how many tensors of a file may share their values on average, as tied weights do
+SHARED = 8  # tensors that may share their values on average, as tied weights do
 
-# The name of a model, an attack or a data set, which is printed and may be part of a file's name.
+# The name of a model, an attack or a data set; it is printed and may be part of a file name.
 Label = Annotated[str, msgspec.Meta(max_length=200, pattern=r"\A[^\x00-\x1f\x7f-\x9f\ud800-\udfff]*\Z")]
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 def printable(text: str) -> str:
-    """Text with escapes for control characters and undecodable bytes, as file names may have them; lines stay lines."""
+    """Escape control characters and undecodable bytes (as in file names), except line breaks."""
     return "".join(sign if sign.isprintable() or sign == "\n" else ascii(sign)[1:-1] for sign in text)
 
 
@@ -84,10 +84,10 @@ def read_json(path: str | Path, kind: Any = Any) -> Any:
 
 
 def decode_json(content: bytes, source: str | Path, kind: Any = Any) -> Any:
-    """JSON as ``kind``: a dataclass, a TypedDict (of which other keys are dropped), ``dict[str, int]``, or anything.
+    """Decode JSON to ``kind``: a dataclass, a TypedDict (other keys are dropped), ``dict[str, int]``, or anything.
 
-    Raises ValueError, which names ``source``, for what is not JSON (NaN and Infinity are not), is nested too deeply,
-    or does not fit ``kind``, with the place.
+    Raises ValueError, which names ``source``, for invalid JSON (also NaN and Infinity), too deep nesting, and values
+    that do not fit ``kind``, with their path.
     """
     try:
         return msgspec.json.decode(content.removeprefix(codecs.BOM_UTF8), type=kind)
@@ -98,7 +98,7 @@ def decode_json(content: bytes, source: str | Path, kind: Any = Any) -> Any:
 
 
 def fitted(value: object, kind: type[T], source: str | Path) -> T:
-    """What has been decoded already as ``kind``, or ValueError as from ``decode_json``."""
+    """Convert decoded JSON to ``kind``. Raises ValueError as ``decode_json``."""
     try:
         return msgspec.convert(value, kind)
     except (ValueError, RecursionError) as error:
@@ -108,9 +108,9 @@ def fitted(value: object, kind: type[T], source: str | Path) -> T:
 def read_npz(
     path: str | Path, names: Collection[str] | None = None, at_most: int = LARGEST_ARRAYS
 ) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file, or those of some ``names`` that are in it; nothing is unpickled.
+    """The arrays of an .npz file, or those among ``names`` that it has; nothing is unpickled.
 
-    Raises ValueError for a damaged file, and for more than ``at_most`` bytes of arrays, before any is read; OSError.
+    Raises ValueError for a damaged file and, before reading, for more than ``at_most`` bytes of arrays; OSError.
     """
     from numpy.lib import format
 
@@ -128,14 +128,14 @@ def read_npz(
 
 
 def _declared_bytes(archive: ZipFile, member: ZipInfo) -> int:
-    """How large the array is that the header of a .npy file declares."""
+    """Size of the array by the header of a .npy file, in bytes."""
     from numpy.lib import format
 
     with archive.open(member) as content:
         version = format.read_magic(content)
         read = format.read_array_header_1_0 if version == (1, 0) else format.read_array_header_2_0
         shape, _, dtype = read(content)
-    if min(shape, default=0) < 0:  # with which the sizes of all arrays would add up to less
+    if min(shape, default=0) < 0:  # would reduce the sum of the arrays' sizes
         raise ValueError(f"an array of shape {shape}")
     return math.prod(shape) * dtype.itemsize
 
@@ -177,24 +177,24 @@ def read_image(path: str | Path) -> Image.Image:
 
 
 def read_torch(path: str | Path) -> Any:
-    """What ``torch.save`` wrote, on the CPU: plain tensors, numbers, texts and what holds them; nothing is executed.
+    """Load a file of ``torch.save`` on the CPU: plain tensors, numbers, strings and containers; no code is executed.
 
     Raises ValueError for a damaged file, for other objects, for tensors that are sparse, nested, quantized or on the
-    meta device, and for contents that would take many times the memory that the file takes on disk; OSError.
+    meta device, and for content that would need many times the file's size in memory; OSError.
     """
     import torch
 
     with open_file(path) as file, damage_named(path, "an intact file of tensors"):
         size = os.fstat(file.fileno()).st_size
-        if is_zipfile(file):  # torch.save compresses nothing
+        if is_zipfile(file):  # torch.save does not compress
             with ZipFile(file) as archive:
                 if sum(member.file_size for member in archive.infolist()) > size:
-                    raise ValueError("it says that it holds more than it does")
+                    raise ValueError("its header declares more data than it has")
         file.seek(0)
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
-        except UnpicklingError as error:  # whose message tells how to execute it
-            raise ValueError("truncated, or with more in it than tensors, which is not executed") from error
+        except UnpicklingError as error:  # its message explains how to execute the file
+            raise ValueError("truncated, or it contains more than tensors, which is not executed") from error
         tensors = list(_tensors(content))
         for tensor in tensors:
             if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_nested or tensor.is_quantized:
@@ -215,7 +215,7 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
 
 @contextmanager
 def damage_named(path: str | Path, expected: str) -> Iterator[None]:
-    """Raise ValueError, which names the file, for whatever a library raises on a damaged one, of any type at all."""
+    """Turn any exception that a library raises on a damaged file into a ValueError that names the file."""
     try:
         yield
     except MemoryError:

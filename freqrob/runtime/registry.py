@@ -1,12 +1,12 @@
 """Registries: objects of one kind by name, from freqrob and from packages that extend it.
 
-A package registers an object by an entry point, which has the object's name::
+A package registers an object by an entry point with the object's name::
 
     [project.entry-points."freqrob.defenses"]
     my_defense = "my_package.my_defense:MyDefense"
 
-The name is known without importing the package, which is imported when the object is asked for. The entry point may
-name the module alone, if that uses the decorator.
+The name is known without importing the package; looking up the object imports it. The entry point may name only the
+module, if that uses the decorator.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Registry(MutableMapping[str, T]):
     """Objects of one kind by name: freqrob's, in the order of their registration, then those of other packages.
 
     Args:
-        kind: what messages and arguments call such an object, such as ``"defense"``.
-        group: the group of entry points by which other packages register.
+        kind: name of the kind in messages and arguments, such as ``"defense"``.
+        group: the entry-point group of other packages.
         accepts: whether an object is of the kind.
-        expected: what ``accepts`` accepts, in words.
+        expected: description of the objects that ``accepts`` accepts.
         names: freqrob's names, if they must be known before the modules that register them are imported.
     """
 
@@ -44,19 +44,19 @@ class Registry(MutableMapping[str, T]):
         kind: str,
         group: str,
         accepts: Callable[[Any], bool] = callable,
-        expected: str = "something that can be called",
+        expected: str = "a callable",
         names: Sequence[str] = (),
     ) -> None:
         self.kind, self.group = kind, group
         self._accepts, self._expected = accepts, expected
         self._own: dict[str, T | None] = dict.fromkeys(names)
-        self._homes: dict[str, tuple[str, str]] = {}  # module and qualified name of what was decorated
+        self._homes: dict[str, tuple[str, str]] = {}  # module and qualified name of the decorated object
 
     def register(self, name: str, make: Callable[[Any], T] = lambda value: value) -> Callable[[Decorated], Decorated]:
         """Decorator: add the decorated object, or ``make`` of it, under a name.
 
-        A definition that is repeated, as when a notebook's cell runs again, replaces the earlier one. Raises ValueError
-        when the name is taken or is not a name, TypeError for an object of another kind.
+        A repeated definition, as when a notebook's cell runs again, replaces the earlier one. Raises ValueError when
+        the name is taken or invalid, TypeError for an object of another kind.
         """
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ValueError(f"name: got {shown(name)}, expected letters, digits and '_', a letter first")
@@ -73,7 +73,7 @@ class Registry(MutableMapping[str, T]):
         return add
 
     def matching(self, pattern: str = "*") -> list[str]:
-        """Sorted names that match a shell-style pattern (``"wrn*"``). No package is imported for them."""
+        """Sorted names that match a shell-style pattern (``"wrn*"``), without importing other packages."""
         return sorted(name for name in self if fnmatchcase(name, pattern))
 
     def find(self, name: str) -> T:
@@ -88,11 +88,11 @@ class Registry(MutableMapping[str, T]):
             raise ValueError(f"{self.kind}: got {name!r}, {known}")
 
     def foreign(self) -> list[str]:
-        """Sorted names that other packages than freqrob registered."""
+        """Sorted names that other packages registered."""
         return [name for name in self.matching() if self._package(name) != _top(__name__)]
 
     def offered(self) -> dict[str, EntryPoint]:
-        """Entry points of other packages by name. Warns of those that cannot be used, and leaves them out."""
+        """Entry points of other packages by name. Warns about unusable ones, and skips them."""
         offered: dict[str, EntryPoint] = {}
         for one in installed(self.group):
             if not _NAME.fullmatch(one.name):
@@ -111,8 +111,8 @@ class Registry(MutableMapping[str, T]):
     def __getitem__(self, name: str) -> T:
         """The object of that name; KeyError for an unknown one.
 
-        Raises ImportError, which names the package, when that cannot be imported, its module does not register the
-        object, or the object is of another kind.
+        Raises ImportError, which names the package, if it cannot be imported, its module does not register the object,
+        or the object is of another kind.
         """
         if (value := self._own.get(name)) is not None:
             return value
@@ -120,7 +120,7 @@ class Registry(MutableMapping[str, T]):
         source = f"{self.kind} {name!r} of package {package_of(entry_point)}"
         try:
             value = entry_point.load()
-        except Exception as error:  # whatever other people's code fails with
+        except Exception as error:  # third-party code may raise anything
             reason = " ".join(f"{type(error).__name__}: {error}{_extra_for(entry_point, error)}".split())
             raise ImportError(f"{source} cannot be imported: {reason}") from error
         if (registered := self._own.get(name)) is not None:  # the module used the decorator
@@ -165,7 +165,7 @@ def package_of(entry_point: EntryPoint) -> str:
 
 
 def _extra_for(entry_point: EntryPoint, error: Exception) -> str:
-    """What to install where a module is missing, and the package has an extra of the object's name."""
+    """Installation hint for a missing module, if the package has an extra of the object's name."""
     extras = entry_point.dist.metadata.get_all("Provides-Extra") if entry_point.dist else None
     if not isinstance(error, ModuleNotFoundError) or entry_point.name not in (extras or ()):
         return ""

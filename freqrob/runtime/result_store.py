@@ -1,4 +1,4 @@
-"""Per-sample results on disk: a run that was killed goes on, and nothing is measured twice."""
+"""Per-sample results on disk: an interrupted run continues, and nothing is measured twice."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from freqrob.runtime.processes import merged, propagate_failure
 from freqrob.runtime.reading import open_file
 
 DONE = "done"
-SECONDS_TO_APPEAR = 60  # on NFS, a file that another machine has replaced; acdirmax's default
+SECONDS_TO_APPEAR = 60  # for a file that another machine replaced on NFS; acdirmax's default
 
 
 class Samples:
-    """Named values of each of ``count`` samples, kept in one file that any number of processes may share.
+    """Named values of each of ``count`` samples, in one file that processes may share.
 
-    The file is ``<prefix>-<hash of key>.safetensors``: each value a tensor (count, …), ``done`` (count,) bool, and
-    ``key`` as JSON in its metadata. Each ``put`` replaces it by a whole one. A file that is truncated or is another
-    key's is set aside under the ending ``.damaged``, with a warning, and its samples are measured again.
+    The file is ``<prefix>-<hash of key>.safetensors``: a tensor (count, …) for each value, ``done`` (count,) bool, and
+    ``key`` as JSON in its metadata. Each ``put`` replaces it atomically. A file that is truncated or has another key is
+    renamed with the suffix ``.damaged``, with a warning, and its samples are measured again.
 
     Args:
-        folder: of the file, created if absent; None keeps everything in memory.
-        key: all that the values depend on, such as ``subject_key``, ``data_hash`` and an attack's parameters.
-        count: of samples.
-        prefix: of the file's name, for people.
+        folder: of the file, created if absent; None keeps values in memory only.
+        key: everything that the values depend on, such as ``subject_key``, ``data_hash`` and an attack's parameters.
+        count: number of samples.
+        prefix: readable beginning of the file name.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the folder is not writable.
     """
 
     def __init__(self, folder: Path | None, key: Mapping[str, Any], count: int, prefix: str = "samples") -> None:
@@ -58,14 +58,14 @@ class Samples:
                 self._merge(self._read())
 
     def __getitem__(self, name: str) -> Tensor:
-        """A value of all samples, (count, …); where a sample is not ``done`` it is zero. Raises KeyError."""
+        """A value of all samples, (count, …), zero for samples that are not ``done``. Raises KeyError."""
         return self._values[name]
 
     def put(self, index: Tensor | slice, **values: Tensor) -> None:
-        """Keep the values of some samples, in the order of ``index``; what other processes put meanwhile is read.
+        """Store the values of some samples, in the order of ``index``, and read those that other processes stored.
 
-        The same names every time. Raises ValueError for other names, types or shapes than those before, OSError when
-        writing fails (a full disk), with the earlier file intact.
+        Each call has the same names. Raises ValueError for names, types or shapes that differ from earlier ones,
+        OSError when writing fails (a full disk), with the earlier file intact.
         """
         index = torch.arange(len(self.done))[index.cpu() if isinstance(index, Tensor) else index]
         with self._locked():
@@ -79,9 +79,9 @@ class Samples:
             self._write()
 
     def gather(self) -> None:
-        """Read what the processes of the initialised ``torch.distributed`` group have put; all of them have to call it.
+        """Read the values that all processes of the initialised ``torch.distributed`` group stored; all must call it.
 
-        Raises OSError where the file lacks some of it: the processes do not share the folder, or it cannot be locked.
+        Raises OSError if the file lacks some: the processes do not share the folder, or it cannot be locked.
         """
         (done,) = merged([self.done])
         with propagate_failure():
@@ -106,7 +106,7 @@ class Samples:
                 raise ValueError(f"{name}: got {value.dtype} {tuple(value.shape)}, expected {expected}")
 
     def _merge(self, stored: Mapping[str, Tensor]) -> None:
-        """Take the values that only the file has."""
+        """Add the values that only the file has."""
         if not stored:
             return
         new = stored[DONE] & ~self.done
@@ -126,12 +126,12 @@ class Samples:
             whole = key == self.key and DONE in tensors and len(tensors) > 1 and sizes == {len(self.done)}
             if whole and tensors[DONE].dtype == torch.bool and tensors[DONE].ndim == 1:
                 return tensors
-            reason = "it holds something else"
+            reason = "it has other content"
         except (SafetensorError, ValueError, TypeError) as error:  # TypeError: a tensor without a length
             reason = str(error)
         aside = self.path.with_suffix(".damaged")
         os.replace(self.path, aside)
-        warnings.warn(f"{self.path}: not usable ({reason}); set aside as {aside.name}, measured again", stacklevel=4)
+        warnings.warn(f"{self.path}: not usable ({reason}); renamed to {aside.name}, measured again", stacklevel=4)
         return {}
 
     def _write(self) -> None:

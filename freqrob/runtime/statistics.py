@@ -1,4 +1,4 @@
-"""Which differences are more than chance. SciPy is imported where it is used, as that takes a second."""
+"""Confidence intervals and tests. SciPy is imported when it is used, because that takes a second."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float], draws: int = 20_000) -> tuple[float, float]:
-    """Spearman's ρ and its two-sided p-value by permutation: of all orders where they are few, else of ``draws``.
+    """Spearman's ρ and its two-sided p-value by a test of all permutations, or ``draws`` if there are more.
 
-    Where all of ``x`` or all of ``y`` are equal, or there are none: (0, 1).
+    (0, 1) if ``x`` or ``y`` is constant or empty.
     """
     from scipy.stats import PermutationMethod, pearsonr, rankdata
 
     if len(set(x)) < 2 or len(set(y)) < 2:
         return 0.0, 1.0
-    found: Any = pearsonr(rankdata(x), rankdata(y), method=PermutationMethod(n_resamples=draws, rng=0))
-    return float(found.statistic), float(found.pvalue)
+    result: Any = pearsonr(rankdata(x), rankdata(y), method=PermutationMethod(n_resamples=draws, rng=0))
+    return float(result.statistic), float(result.pvalue)
 
 
 def wilson_interval(share: float, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share of ``count`` images, were these drawn from all images.
+    """Wilson's 95 % interval of a share of ``count`` images, regarded as a random sample.
 
-    SciPy's takes the whole number of successes, which a rounded share on a card does not give.
+    SciPy's version takes an integer number of successes, which a rounded share on a card does not give.
     """
     z = 1.96
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)

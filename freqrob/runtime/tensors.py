@@ -1,11 +1,11 @@
-"""Checks of tensors."""
+"""Checks of tensor types."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-FLOATS = {torch.float32, torch.float64, torch.float16, torch.bfloat16}  # not float8, in which nothing is computed
+FLOATS = {torch.float32, torch.float64, torch.float16, torch.bfloat16}  # not float8, which is for storage only
 
 
 def check_dense(x: object, name: str) -> None:

@@ -12,7 +12,7 @@ from typing import TextIO
 
 
 class _Output(io.TextIOWrapper):
-    """Replaces what its encoding lacks by "?", and drops what cannot be written, keeping the error in ``failure``."""
+    """Replaces unencodable characters by "?"; drops text that cannot be written and keeps the error in ``failure``."""
 
     failure: OSError | None = None
 
@@ -30,7 +30,7 @@ class _Output(io.TextIOWrapper):
             self._drop(error)
 
     def _drop(self, error: OSError) -> None:
-        """Send what is buffered, and all that follows, to the null device."""
+        """Send buffered and later text to the null device."""
         self.failure = self.failure or error
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, self.fileno())
@@ -42,10 +42,10 @@ _alive: list[TextIO] = []  # an _Output that is deleted would close the stream t
 
 @contextmanager
 def lenient_output() -> Iterator[None]:
-    """Let nothing that is printed raise, neither a character that the terminal lacks nor a closed pipe nor a full disk.
+    """Prevent printing from raising: on unencodable characters, a closed pipe or a full disk.
 
-    At the end, raises SystemExit(1) where standard output was incomplete, and says why unless its reader closed it, as
-    ``| head`` does. Lost standard error, such as progress, is ignored.
+    At the end, raises SystemExit(1) if standard output was incomplete, and prints the reason unless its reader closed
+    it, as ``| head`` does. Lost standard error, such as progress, is ignored.
     """
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = map(_lenient, before)

@@ -1,6 +1,6 @@
-"""Threads of a command: as many as the CPUs that it may use, with little spinning while they wait.
+"""Threads of a command: as many as usable CPUs, with little spinning while they wait.
 
-libgomp and MKL read the environment when torch is imported, so ``set_defaults`` has to come before.
+libgomp and MKL read the environment when torch is imported, so call ``set_defaults`` before.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ WAIT_SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
 def set_defaults(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Set ``GOMP_SPINCOUNT`` and, under a CPU quota, ``OMP_NUM_THREADS``, where the user has not.
+    """Set ``GOMP_SPINCOUNT`` and, under a CPU quota, ``OMP_NUM_THREADS``, unless the user has set them.
 
-    By default, OpenMP's threads spin for milliseconds while they wait for each other. Beside other busy processes they
-    spin for a thread that is not running, and a command can take several times its fair share of the time. Threads that
-    never spin (``OMP_WAIT_POLICY=PASSIVE``) take 1.7 times as long on a quiet machine: ``results/load_cpu.json``.
+    By default, OpenMP's threads spin for milliseconds while they wait for each other. On a busy machine they may spin
+    for a thread that is not running, and a command can take several times as long as its share of the CPUs requires.
+    Threads that never spin (``OMP_WAIT_POLICY=PASSIVE``) take 1.7 times as long on a quiet machine:
+    ``results/load_cpu.json``.
     """
     if not any(name in environment for name in WAIT_SETTINGS):
         environment["GOMP_SPINCOUNT"] = str(SPINS)
@@ -28,9 +29,9 @@ def set_defaults(environment: MutableMapping[str, str] = os.environ) -> None:
 
 
 def cpu_quota(root: Path = Path("/")) -> float | None:
-    """CPUs that the cgroups of this process allow it (Docker's ``--cpus``), or None without a quota.
+    """CPU quota of this process by its cgroups (Docker's ``--cpus``), or None without a quota.
 
-    The least of the quotas of its cgroup and of those above it, of cgroups v2 and v1.
+    The smallest quota of its cgroup and the cgroup's ancestors, in cgroups v2 and v1.
     """
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
@@ -47,7 +48,7 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
 
 
 def _quota(group: Path) -> float | None:
-    """CPUs that one cgroup allows: ``cpu.max`` in version 2, ``cpu.cfs_*_us`` in version 1."""
+    """CPU quota of one cgroup: ``cpu.max`` in version 2, ``cpu.cfs_*_us`` in version 1."""
     try:
         if (group / "cpu.max").exists():
             quota, period = (group / "cpu.max").read_text().split()

@@ -1,4 +1,4 @@
-"""A recipe goes in, a trained checkpoint comes out."""
+"""Training of checkpoints from recipes."""
 
 from freqrob.training.presets import preset, recipe_for
 from freqrob.training.recipe import Recipe

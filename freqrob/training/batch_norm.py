@@ -4,8 +4,8 @@ With x̂ = (x − μ)/σ over the N values of a channel and m the mean over them
 
     g_x = (γ/σ) P g,    P v = v − m(v) − x̂ m(v x̂).
 
-P is symmetric, so the derivative of ⟨u, g_x⟩ with respect to g is (γ/σ) P u: batch norm's backward once more. That with
-respect to x is −(1/σ) [m(g x̂) (γ/σ) P u + m(u x̂) g_x + x̂ m(u g_x)]. PyTorch's own formula takes some thirty passes.
+P is symmetric, so the derivative of ⟨u, g_x⟩ with respect to g is (γ/σ) P u: batch norm's backward again. With respect
+to x it is −(1/σ) [m(g x̂) (γ/σ) P u + m(u x̂) g_x + x̂ m(u g_x)]. PyTorch's own formula takes some thirty passes.
 """
 
 # pyright: reportIncompatibleMethodOverride=false, reportOptionalMemberAccess=false
@@ -23,8 +23,8 @@ backward_of_batch_norm = torch.ops.aten.native_batch_norm_backward
 def differentiate_twice(network: nn.Module) -> nn.Module:
     """Replace the network's ``BatchNorm2d`` modules by ones that differentiate their gradients fast in train mode.
 
-    In place; the new modules share the parameters and buffers, and compute the same. They do not provide gradients of
-    gradients with respect to γ and β.
+    Works in place; the new modules share parameters and buffers and compute the same. They have no second derivatives
+    with respect to γ and β.
     """
     for parent in list(network.modules()):
         for name, child in parent.named_children():

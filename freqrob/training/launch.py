@@ -32,7 +32,7 @@ def launch(precision: str, accelerator: str = "auto") -> Fabric:
     if started is not None and not dist.is_initialized():
         raise ValueError(
             f"process group: this is one of {started.world_size} processes that were launched together, and "
-            "torch.distributed is not initialized; call torch.distributed.init_process_group() before, or use the "
+            "torch.distributed is not initialized; call torch.distributed.init_process_group() first, or use the "
             "command `freqrob train`"
         )
     local_world_size = min(started.local_world_size if started else world_size, world_size)
@@ -99,9 +99,9 @@ def share_buffers(model: nn.Module) -> None:
 
 @contextmanager
 def graceful_shutdown() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C (SIGINT) or SIGTERM sets; a second one interrupts at once.
+    """Yield an event that the first Ctrl-C (SIGINT) or SIGTERM sets; a second one interrupts at once.
 
-    Outside the main thread, where Python takes no signals, it is never set.
+    Outside the main thread, where Python handles no signals, it is never set.
     """
     asked = threading.Event()
 

@@ -1,20 +1,20 @@
-"""Recipes with the papers' settings, to start from.
+"""Recipes with the papers' settings.
 
-The settings are those of the authors' scripts, which go before the papers' text where the two differ:
+The settings are those of the authors' scripts, also where the papers' text differs:
 
 - Lin et al., NeurIPS 2023 (BaSS): zhiyugege/Frequency-Long-Tailed-Investigation, ``Bag-of-Tricks-for-AT-master/`` for
   PGD-AT and ``MART/``. It has no training by TRADES or AugMix: see ``Preset.assumed``.
 - Chan et al., IJCAI 2022 (JaFR): alvinchangw/JaFR_IJCAI2022, ``example_scripts/``, on CIFAR-10 and CIFAR-100.
 - Hendrycks et al., ICLR 2020 (AugMix): google-research/augmix, ``README.md`` and ``cifar.py``.
 
-Which rows the papers' tables have is read off these scripts too. So there are no presets for what no script trains and
-nothing known replaces: Chan et al.'s models of SVHN and Tiny ImageNet, FGSM alone on CIFAR-100 (the script of that name
-adds GradAlign), BaSS on Restricted ImageNet, BaSS as an augmentation with probability γ. Of Lin et al.'s tables, 1 is
-known to be adversarial training with and without BaSS, and 4 to be corruptions; of Chan et al.'s, none.
+The rows of the papers' tables are inferred from these scripts too. There are no presets for models without a script or
+known settings: Chan et al.'s models of SVHN and Tiny ImageNet, FGSM alone on CIFAR-100 (the script of that name adds
+GradAlign), BaSS on Restricted ImageNet, BaSS as an augmentation with probability γ. Of Lin et al.'s tables, 1 is known
+to be adversarial training with and without BaSS, and 4 to be corruptions; of Chan et al.'s, none is known.
 
-Unlike the authors', no training set here has the images of the validation split, which choose the epoch that is kept:
-all of them, or, for freqrob's own presets, 1,000. Lin et al. choose it on test images; Chan et al. keep the last one,
-and one chosen on 256 training images.
+Unlike the authors', training sets here exclude the validation split, on which the best epoch is chosen (all its images,
+or 1,000 for freqrob's own presets). Lin et al. choose the epoch on test images; Chan et al. keep the last one, and one
+chosen on 256 training images.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from freqrob.training.recipe import Recipe
 
 @dataclass(frozen=True)
 class Preset:
-    """A recipe, and where it comes from.
+    """A recipe and its source.
 
     Attributes:
-        recipe: what is trained.
-        paper: ``"Lin et al. 2023"``, ``"Chan et al. 2022"``, or ``"freqrob"``: what a laptop's CPU can do.
-        tables: the paper's tables that have its numbers; none where it is not known which.
-        assumed: what the paper and its code leave open, disagree on, or do in another way, and what is done here.
+        recipe: the settings of the training run.
+        paper: ``"Lin et al. 2023"``, ``"Chan et al. 2022"``, or ``"freqrob"`` for runs that a laptop's CPU can do.
+        tables: the paper's tables with its numbers; empty if unknown.
+        assumed: settings that the paper and its code leave open, disagree on, or choose differently, with the choice.
     """
 
     recipe: Recipe
@@ -49,7 +49,7 @@ class Preset:
 
 @checked
 def preset(name: str, dataset: str = "cifar10", threat_model: str = "Linf") -> Preset | None:
-    """The preset of that model name, data set and threat model; None if there is none."""
+    """The preset of a model name, data set and threat model; None if there is none."""
     wanted = (name, dataset, threat_model)
     return next((p for p in _PRESETS if (p.recipe.name, p.recipe.dataset, p.recipe.threat_model) == wanted), None)
 
@@ -62,17 +62,16 @@ def list_presets(pattern: str = "*") -> list[Preset]:
 
 @checked
 def recipe_for(name: str, dataset: str = "cifar10", threat_model: str = "Linf", **overrides: Any) -> Recipe:
-    """The recipe of the preset, or else of the defence's family, with some of its fields overridden.
+    """The recipe of the preset, or else of the defence's family, with some fields overridden.
 
-    The families: ``pgd_at``, ``trades`` and ``mart`` as Lin et al. train them, ``augmix`` as Hendrycks et al. do, and
-    the other defences, and ``pgd_at`` with JaFR's network, as Chan et al. do, whose settings for CIFAR-10 stand for
-    all data sets but CIFAR-100; ``neural_similarity`` as ``standard``. Whatever is trained with the small ``rn20``,
-    which no paper uses: as freqrob's own presets.
+    The families: Lin et al.'s settings for ``pgd_at``, ``trades`` and ``mart``, Hendrycks et al.'s for ``augmix``, and
+    Chan et al.'s for the other defences and for ``pgd_at`` with JaFR's network (their CIFAR-10 settings for all data
+    sets but CIFAR-100). ``neural_similarity`` is trained as ``standard``. For ``rn20``, which no paper uses: freqrob's.
 
     Args:
         name, dataset, threat_model: as in ``Recipe``.
-        **overrides: other fields of ``Recipe``; ``defense`` is merged. With other ``epochs`` alone, the ``milestones``
-            move in proportion.
+        **overrides: other fields of ``Recipe``; ``defense`` is merged. If only ``epochs`` is given, ``milestones`` are
+            scaled in proportion.
 
     Raises:
         ValueError: a field that ``Recipe`` does not have, or a value that it does not take.
@@ -147,7 +146,7 @@ _QUICK_WITH = {
 
 
 def _settings(model: ModelName, dataset: str) -> dict[str, Any]:
-    """The fields of ``Recipe`` besides its first three."""
+    """The fields of ``Recipe`` after the first three."""
     defense, architecture = model.defense, model.architecture
     if architecture == "rn20":
         epochs = 20 if defense == "standard" else 10  # the others' steps cost two to four times as much
@@ -167,7 +166,7 @@ _AUGMIX_OPEN = (
 )
 _BASS_AUGMIX_OPEN = f"{_AUGMIX_OPEN} One of the two mixtures is of the balanced image."
 _PGD_OPEN = "PGD starts at random and sees the network in eval mode; the script's starts at the image, in train mode."
-_MINUS_OPEN = "No script trains JaFR(−): the settings of JaFR, with the sign of λ turned."
+_MINUS_OPEN = "No script trains JaFR(−): the settings of JaFR, with the opposite sign of λ."
 _LAMBDA_OPEN = "λ = 0.002 is the script's; the paper says 0.001."
 
 _BY_LIN, _BY_CHAN, _BY_US = "Lin et al. 2023", "Chan et al. 2022", "freqrob"

@@ -27,30 +27,29 @@ Epochs = Annotated[tuple[Annotated[int, Meta(ge=1)], ...], Meta(description="int
 @checked
 @dataclass(frozen=True)
 class Recipe:
-    """What a model name stands for, in full.
+    """All settings of a training run.
 
     Attributes:
         name: of the model, ``[bass_|bassmix_|bassfront_|blur_|pca_]<defence>_<architecture>``.
         dataset, threat_model: as ``load_model`` takes them.
-        epochs, batch_size: of the training split; a batch is that of all devices together.
+        epochs, batch_size: of the training split; a batch is shared by all devices.
         lr, schedule, milestones: the learning rate of a step. ``triangle`` rises linearly from 0 to ``lr`` over the
             first two fifths of the steps and falls linearly to 0 over the rest (Chan et al., IJCAI 2022, reference
             code); ``steps`` is divided by 10 at the beginning of each epoch of ``milestones``; ``cosine`` falls from
             ``lr`` to 0 by half a cosine.
-        warmup_epochs: over which ``steps`` and ``cosine`` rise linearly from 0 first.
+        warmup_epochs: epochs over which ``steps`` and ``cosine`` first rise linearly from 0.
         momentum, nesterov, weight_decay: of SGD, on every parameter.
-        ema: the decay of an exponential moving average of the weights, which is then validated and kept; none if 0.
-        crop: what lies in the 4 pixels around an image that a random window is taken from, ``"reflect"`` or
-            ``"zeros"``; None: no crop.
+        ema: the decay of an exponential moving average of the weights, which is validated and kept; 0 for none.
+        crop: padding mode of the random crop (4 pixels), ``"reflect"`` or ``"zeros"``; None: no crop.
         flip: mirror images at random, if the data set allows it.
         normalize: subtract the data set's mean and divide by its standard deviation, as the network's front end.
         gamma: the probability that ``bassmix_`` balances an image.
         weighting: of BaSS, ``"amplitude"`` or ``"power"``.
-        components: of ``pca_``, how many principal components are kept.
+        components: of ``pca_``, the number of principal components.
         precision: as Lightning Fabric names it.
         seed: of initialisation, order, augmentation and random starts.
-        selection_images: on how many validation images PGD-10 chooses the best epoch; all of them if 0.
-        defense: the defence's own parameters where they differ from its defaults.
+        selection_images: number of validation images on which PGD-10 chooses the best epoch; 0 for all of them.
+        defense: the defence's parameters that differ from its defaults.
     """
 
     name: str
@@ -81,7 +80,7 @@ class Recipe:
         ModelName.parse(self.name)
         check_choices(DATASETS, dataset=self.dataset)
         if self.threat_model != "Linf":
-            raise ValueError(f"threat_model: the attacks are L∞ ones yet, expected 'Linf', got {self.threat_model!r}")
+            raise ValueError(f"threat_model: training attacks are L∞ only, expected 'Linf', got {self.threat_model!r}")
         known = [field.name for field in fields(DEFENSES[self.parsed.defense])]
         if unknown := set(self.defense) - set(known):
             raise ValueError(
@@ -101,12 +100,12 @@ class Recipe:
 
     @property
     def on_balanced_images(self) -> bool:
-        """Whether training and validation images go through BaSS once and for all, as the authors' do."""
+        """Whether training and validation images are balanced once, before training, as in the authors' code."""
         return self.parsed.variant == "bass" and not getattr(self.make_defense(), "bass_view", False)
 
     @property
     def front_ends(self) -> list[dict[str, Any]]:
-        """The fixed modules before the network, from the input on, as a card has them."""
+        """The fixed modules before the network, in order of application, as on a card."""
         about = DATASETS[self.dataset]
         first = variant_front_ends(
             self.parsed.variant,

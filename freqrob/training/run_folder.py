@@ -58,7 +58,7 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Raise ValueError if another process trains in this folder; remove the unfinished files of a killed one."""
+        """Raise ValueError if another process trains in this folder; remove unfinished files of killed processes."""
         with ExitStack() as stack:
             try:
                 is_alone = stack.enter_context(locked(self.folder / ".lock", timeout=0))
@@ -69,7 +69,7 @@ class RunFolder:
             yield
 
     def _remove_unfinished(self) -> None:
-        """Remove unfinished files in the run's folder, and those of the weights and the card beside it."""
+        """Remove temporary files of killed writers in the run's folder and of the weights and the card."""
         remove_abandoned(self.folder)
         for suffix in (".safetensors", ".json"):
             remove_abandoned(self.folder.parent, self.folder.name + suffix)
@@ -77,8 +77,8 @@ class RunFolder:
     def read(self, steps_per_epoch: int) -> dict[str, Any] | None:
         """The last checkpoint, on the CPU, or None.
 
-        Raises CheckpointError for a damaged one, or one that no run of ``steps_per_epoch`` could have written;
-        ValueError for one of another recipe.
+        Raises CheckpointError for a damaged checkpoint, or one that contradicts ``steps_per_epoch``; ValueError for a
+        checkpoint of another recipe.
         """
         if not self.last_checkpoint.is_file():
             return None
@@ -95,7 +95,7 @@ class RunFolder:
         return state
 
     def _check_progress(self, state: Checkpoint, steps_per_epoch: int) -> None:
-        """Raise ValueError if the numbers of steps, epochs and losses contradict each other."""
+        """Raise ValueError if the counts of steps, epochs and losses contradict each other."""
         epochs, steps = divmod(state["step"], steps_per_epoch)
         numbered = [line["epoch"] for line in state["history"]]
         if len(numbered) != epochs or numbered != [*range(1, len(numbered) + 1)] or len(state["losses"]) != steps:
@@ -121,7 +121,7 @@ class RunFolder:
             ) from error
 
     def write(self, state: dict[str, Any]) -> None:
-        """Write ``last.ckpt``. Raises OSError, with an earlier one intact, when writing fails (a full disk)."""
+        """Write ``last.ckpt``. Raises OSError, with the earlier file intact, when writing fails (a full disk)."""
         write_torch(self.last_checkpoint, {"recipe": self.recipe, **state})
 
     def write_metrics(self, history: History) -> None:
@@ -169,7 +169,7 @@ class RunFolder:
         return self.folder / "not_finite.pt"
 
     def write_batch(self, images: Tensor, labels: Tensor, step: int, network: dict[str, Tensor]) -> None:
-        """Keep a batch whose loss is not finite, and the network: ``torch.load(path, weights_only=True)`` reads it."""
+        """Save a batch with a loss that is not finite, and the network, for ``torch.load(path, weights_only=True)``."""
         content = {"images": images.cpu(), "labels": labels.cpu(), "step": step, "network": network}
         write_torch(self.bad_batch, content)
 

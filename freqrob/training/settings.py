@@ -1,4 +1,4 @@
-"""Settings of a recipe as people write them on a command line."""
+"""Settings of a recipe from a command line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from freqrob.training.recipe import Recipe
 
 @checked
 def parse_settings(recipe: str, texts: Iterable[str]) -> dict[str, Any]:
-    """``["lr=0.3", "steps=3"]`` as ``{"lr": 0.3, "defense": {"steps": 3}}``, for ``recipe_for``.
+    """Parse ``["lr=0.3", "steps=3"]`` into ``{"lr": 0.3, "defense": {"steps": 3}}``, for ``recipe_for``.
 
     Raises ValueError for text that is not KEY=VALUE, and for a setting that neither the recipe nor its defence has,
     with the nearest names.

@@ -38,7 +38,7 @@ from freqrob.training.recipe import Recipe
 from freqrob.training.run_folder import RunFolder
 
 Track = Callable[..., Iterable]
-"""Wraps an iterable in a progress bar, given what it is, how long it is, and how many images an item has."""
+"""Wraps an iterable in a progress bar, given a description, its length, and the number of images per item."""
 
 VALIDATION_BATCH = 250
 
@@ -61,18 +61,17 @@ def train(
 
     ``model_dir/<dataset>/<threat>/<name>.safetensors`` with its card is the network of the best epoch by validation
     accuracy (under PGD-10 for defences that train against an attack), so that ``load_model(name, model_dir)`` finds
-    it. Beside it, ``<name>/`` holds ``last.ckpt``, a line for each epoch in ``metrics.jsonl`` and ``metrics.csv``, and
-    ``curves.png``.
+    it. The folder ``<name>/`` next to it holds ``last.ckpt``, a line for each epoch in ``metrics.jsonl`` and
+    ``metrics.csv``, and ``curves.png``.
 
-    What a step does depends on the recipe and the step's number alone, so a run that was interrupted or killed ends
-    with the weights of one that was not: bit for bit on one CPU thread. In an initialised ``torch.distributed`` group,
-    such as ``freqrob train`` makes under torchrun, the processes share each batch (DDP); batch norm normalises each
-    process's share by itself.
+    A step depends only on the recipe and the step's number, so an interrupted or killed run ends with the weights of an
+    uninterrupted one: bit for bit on one CPU thread. In an initialised ``torch.distributed`` group, such as that of
+    ``freqrob train`` under torchrun, the processes share each batch (DDP); batch norm normalises each share separately.
 
     Args:
-        recipe: what to train.
+        recipe: the settings of the run.
         data_dir, download: as for ``load_dataset``.
-        model_dir: where models and runs are kept.
+        model_dir: folder of models and runs.
         accelerator: as Lightning Fabric names it.
         compile: compile the network; not for defences that differentiate gradients (JaFR, GradAlign).
         checkpoint_minutes: the time between checkpoints within an epoch; each epoch ends with one.
@@ -87,9 +86,9 @@ def train(
         ValueError: a negative ``checkpoint_minutes``; ``model_dir`` holds a run of that name with another recipe, or a
             damaged checkpoint of it.
         FloatingPointError: the loss became NaN or infinite; the batch is saved, and an earlier checkpoint is intact.
-        FileNotFoundError: no data, or the weights of a run that was trained are gone.
-        KeyboardInterrupt: after Ctrl-C or SIGTERM, when the step is done and a checkpoint written.
-        OSError: files cannot be written, such as on a full disk; what was there before is intact.
+        FileNotFoundError: no data, or the weights of a finished run are missing.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, when the step is done and a checkpoint is written.
+        OSError: files cannot be written, such as on a full disk; earlier files are intact.
         ProcessFailure: (an OSError) another process of the group failed.
     """
     weights = checkpoint_path(recipe.name, model_dir, recipe.dataset, recipe.threat_model)
@@ -100,7 +99,7 @@ def train(
     fabric = launch(recipe.precision, accelerator)
     with propagate_failure():
         if fabric.is_global_zero:
-            for path in (weights, card_path(weights), *run.files):  # before minutes of work, not after
+            for path in (weights, card_path(weights), *run.files):  # before minutes of work
                 check_file(path, "model_dir")
     seed_everything(recipe.seed)
     train_set, val_set = _load(recipe, data_dir, download, track)
@@ -121,7 +120,7 @@ def train(
         state.check_shared()
         if defense.double_backward:
             differentiate_twice(state.model.network)
-        # Without Fabric's own wrapper, whose hooks forbid to differentiate gradients
+        # Without Fabric's wrapper, because its hooks prevent differentiating gradients
         model = fabric.strategy.setup_module(state.model)
         if compile:
             state.model.network.compile()
@@ -170,7 +169,7 @@ def train(
 
 
 class _State:
-    """The state of a run, which checkpoints hold: new, or as ``earlier`` saved."""
+    """The state of a run, saved in checkpoints: new, or restored from ``earlier``."""
 
     def __init__(
         self,
@@ -211,7 +210,7 @@ class _State:
         return cast(FrontEnded, self.average.module) if self.average else self.model
 
     def check_shared(self) -> None:
-        """Raise ValueError where the processes have read different checkpoints."""
+        """Raise ValueError if the processes have read different checkpoints."""
         all_steps = self.fabric.all_reduce(torch.tensor(self.step, device=self.fabric.device), reduce_op="sum")
         if all_steps != self.step * self.fabric.world_size:
             raise ValueError("model_dir: the processes find different checkpoints, expected a folder that all share")
@@ -297,9 +296,9 @@ class _State:
             if (momentum := self.optimizer.optimizer.state.get(parameter, {}).get("momentum_buffer")) is not None
         }
         if not momenta and self.recipe.momentum and saved["step"]:
-            raise ValueError("optimizer: without momentum, which the steps before gave it")
+            raise ValueError("optimizer: its momentum is missing after earlier steps")
         if any(momentum.shape != parameter.shape for parameter, momentum in momenta.items()):
-            raise ValueError("optimizer: not the momentum of this network")
+            raise ValueError("optimizer: its momentum does not fit this network")
         if self.average:
             self.average.load_state_dict(saved["average"])
         if saved["precision"]:

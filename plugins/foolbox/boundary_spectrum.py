@@ -1,13 +1,13 @@
-"""Where the smallest adversarial perturbations of models lie in the spectrum: Fig. 4 of Li et al. for any models.
+"""Spectrum of the minimal adversarial perturbations of models: Fig. 4 of Li et al. for any models.
 
-Each model is attacked on the same images, targeted at the same labels, from starts that PGD finds. The smallest
+Each model is attacked on the same images with the same target labels, from starts found by PGD. The smallest
 perturbations are compared by their mean |DFT|², its radial profile, and their size against the half-power frequency
 f_0.5. Robust models that rely on low frequencies have large perturbations with a low f_0.5; white noise has 0.396
 cycles/pixel.
 
-OUT gets boundary_spectrum.png and .svg (the figure), .csv (a row for each model) and .json (everything, with where it
-comes from). Every batch is kept in OUT/cache: a run that was stopped goes on with the same command, and more models or
-more --repeats reuse what is there.
+OUT gets boundary_spectrum.png and .svg (the figure), .csv (a row for each model) and .json (everything, with its
+provenance). Every batch is cached in OUT/cache: the same command resumes an interrupted run, and further models or
+--repeats reuse earlier results.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def _run(options: argparse.Namespace, command: str) -> None:
 
 
 def make_attack(name: str, steps: int | None) -> MinimizationAttack:
-    """An attack of ``ATTACKS`` with so many steps, or as many as it has by default."""
+    """An attack of ``ATTACKS`` with ``steps``, or its default number."""
     from foolbox import attacks as theirs
     from freqrob_foolbox import L2BrendelBethgeAttack, LinfinityBrendelBethgeAttack
 
@@ -175,7 +175,7 @@ def _images(options: argparse.Namespace, track: Any) -> ImageSet:
 
 
 def analyze(found: MinimalPerturbations, images: ImageSet, search: MinimalPerturbation) -> MinimalPerturbationSpectrum:
-    """The spectrum of the perturbations. Raises ValueError where there are none."""
+    """The spectrum of the perturbations. Raises ValueError if there are none."""
     from freqrob_foolbox import analyze_spectrum
 
     from freqrob.data.datasets import to_pixels
@@ -189,7 +189,7 @@ def analyze(found: MinimalPerturbations, images: ImageSet, search: MinimalPertur
 
 
 def describe(model: str, found: MinimalPerturbations, measured: MinimalPerturbationSpectrum) -> dict[str, Any]:
-    """What the JSON has of a model, its row of the table first; distances of images without success are None."""
+    """The JSON content for a model, starting with its table row; distances of images without success are None."""
     distances = found.distances[found.success]
     return {
         "model": model,
@@ -206,7 +206,7 @@ def describe(model: str, found: MinimalPerturbations, measured: MinimalPerturbat
 
 
 def draw_files(paths: Sequence[Path], spectra: Mapping[str, MinimalPerturbationSpectrum]) -> None:
-    """The figure in each format; where it cannot be drawn there is a warning, and no figure of an earlier run."""
+    """Write the figure in each format; if drawing fails, warn and remove figures of an earlier run."""
     from freqrob.runtime.figures import drawing
     from freqrob.runtime.files import temporary_beside
 

@@ -260,7 +260,7 @@ def test_a_start_that_is_not_adversarial_fails_only_its_own_image(norm, linear):
     model, x, y, starts = linear
     starts[1], starts[4] = x[1], torch.nan
     attack = ATTACKS[norm](steps=20)
-    with pytest.warns(UserWarning, match="2 of 6 do not meet the criterion; their images, number 1, 4"):
+    with pytest.warns(UserWarning, match="2 of 6 do not meet the criterion; images 1, 4"):
         raw, _, success = attack(wrapped(model), x, y, epsilons=None, starting_points=starts)
     assert success.tolist() == [True, False, True, True, False, True]
     assert torch.equal(raw[[1, 4]], x[[1, 4]])

@@ -132,7 +132,7 @@ def test_an_image_without_a_start_is_reported_and_the_others_go_on(network, imag
     targets[2] = CLASSES
     reachable = targets != CLASSES
     for start_eps in (None, 0.5):
-        with pytest.warns(UserWarning, match="image 2: no starting point was found; the others go on"):
+        with pytest.warns(UserWarning, match="image 2: no starting point was found; the others are attacked"):
             found = search(start_eps=start_eps)(network, images, labels, targets=targets)
         assert found.starts[2] == Start.NONE and not found.success[2] and found.distances[2] == torch.inf
         assert torch.equal(found.perturbed[2], images[2])
@@ -142,7 +142,7 @@ def test_an_image_without_a_start_is_reported_and_the_others_go_on(network, imag
 
 def test_an_attack_that_fails_on_one_image_goes_on_with_the_others(network, images, labels, tmp_path):
     fragile = images[5, 0, 0, 0].item()
-    with pytest.warns(UserWarning, match="image 5: AssertionError; the others go on"):
+    with pytest.warns(UserWarning, match="image 5: AssertionError; the others are attacked"):
         found = search(fragile)(network, images, labels, cache=tmp_path, cache_key=KEY)
     assert found.success.tolist() == [number != 5 for number in range(COUNT)]
     Walk.batches.clear()

@@ -425,7 +425,7 @@ def test_weights_are_seen_with_a_cache_key_too(tmp_path):
 
 @pytest.mark.parametrize("cache_key", ["", 3, b"a"])
 def test_a_cache_key_is_a_string(tmp_path, cache_key):
-    with pytest.raises(ValueError, match="cache_key: expected a string, not empty, got"):
+    with pytest.raises(ValueError, match="cache_key: expected a non-empty string, got"):
         usable_cache(tmp_path, cache_key, nn.ReLU())
 
 

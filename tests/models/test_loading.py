@@ -88,7 +88,7 @@ def test_what_is_on_disk_is_not_downloaded(tmp_path):
 def test_custom_checkpoint_without_card(tmp_path):
     torch.manual_seed(4)
     torch.save(create_network("rn20").state_dict(), tmp_path / "mine.pt")
-    with pytest.warns(UserWarning, match=r"mine.pt has no card: taken as rn20 on pixels"):
+    with pytest.warns(UserWarning, match=r"mine.pt has no card: loaded as rn20 on pixels"):
         model = load_model(NAME, custom_checkpoint=tmp_path / "mine.pt")
     assert same(model, logits(4, front_ends=()))
     with pytest.raises(FileNotFoundError, match="no.pt: no such checkpoint"):
@@ -117,9 +117,9 @@ def test_names_stay_in_the_folder(tmp_path, name):
 def test_a_card_of_something_else_is_refused(tmp_path):
     path, card = write_model(tmp_path)
     for change, complaint in {
-        ("dataset", "cifar100"): "card says dataset 'cifar100', asked for 'cifar10'",
-        ("threat_model", "L2"): "card says threat_model 'L2', asked for 'Linf'",
-        ("architecture", "rn18"): "card says architecture 'rn18', asked for 'rn20'",
+        ("dataset", "cifar100"): "expected dataset 'cifar10', its card has 'cifar100'",
+        ("threat_model", "L2"): "expected threat_model 'Linf', its card has 'L2'",
+        ("architecture", "rn18"): "expected architecture 'rn20', its card has 'rn18'",
         ("num_classes", 100): r"not the weights of rn20: linear.weight is \(10, 64\), expected \(100, 64\)",
         ("num_classes", 10**12): r"not the weights of rn20: linear.weight is \(10, 64\), expected \(10{12}, 64\)",
         ("num_classes", 0): r"Expected `int` >= 1 - at `\$.num_classes`",
@@ -158,7 +158,7 @@ def test_the_name_gives_weights_without_card_their_front_end(tmp_path, variant, 
     torch.manual_seed(4)
     torch.save(create_network("rn20").state_dict(), tmp_path / "bare.pt")
     behind = f" behind {expected}" if expected else ""
-    with pytest.warns(UserWarning, match=f"taken as rn20{behind} on pixels"):
+    with pytest.warns(UserWarning, match=f"loaded as rn20{behind} on pixels"):
         model = load_model(f"{variant}_pgd_at_rn20", custom_checkpoint=tmp_path / "bare.pt")
     assert same(model, logits(4, front_ends=[expected] if expected else []))
 
@@ -191,17 +191,17 @@ def test_principal_components_without_card(tmp_path):
     name = "pca_standard_rn20"
     path, saved = write_pca_model(tmp_path, replace(CARD, name=name, front_ends=[]))
     checkpoints.card_path(path).unlink()
-    with pytest.warns(UserWarning, match="taken as rn20 behind pca on pixels"):
+    with pytest.warns(UserWarning, match="loaded as rn20 behind pca on pixels"):
         assert same(load_model(name, custom_checkpoint=path), saved(IMAGES))
     torch.save(create_network("rn20").state_dict(), tmp_path / "bare.pt")
     with (
         pytest.raises(CheckpointError, match="front_ends.0.mean is missing"),
-        pytest.warns(UserWarning, match="taken as"),
+        pytest.warns(UserWarning, match="loaded as"),
     ):
         load_model(name, custom_checkpoint=tmp_path / "bare.pt")
     with (
         pytest.raises(CheckpointError, match="front_ends.0.* is unexpected"),
-        pytest.warns(UserWarning, match="taken as"),
+        pytest.warns(UserWarning, match="loaded as"),
     ):
         load_model("standard_rn20", custom_checkpoint=path)
 
@@ -210,7 +210,7 @@ def test_front_ends_that_cannot_be_added(tmp_path):
     write_model(tmp_path)
     with pytest.raises(ValueError, match="front_end: got 'blurr', expected one of bass, blur, normalize, pca"):
         load_model(NAME, tmp_path, front_end="blurr")
-    with pytest.raises(ValueError, match="front_end: got 'pca', whose tensors only a model trained behind it has"):
+    with pytest.raises(ValueError, match="front_end: got 'pca', which only a model trained with it has"):
         load_model(NAME, tmp_path, front_end="pca")
 
 

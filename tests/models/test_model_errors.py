@@ -423,10 +423,10 @@ def test_a_model_of_more_classes_than_the_data_set_has_is_refused(of_ten):
 
 
 def test_a_model_of_more_classes_than_the_labels_have_is_warned_of(of_ten):
-    message = "tells 100 classes apart, the labels go from 0 to 9, and .* of 40 predictions lie beyond them"
+    message = "it has 100 classes, the labels go from 0 to 9, and .* of 40 predictions are above them"
     with pytest.warns(UserWarning, match=message):
         evaluate(*of_ten, attacks=[Clean()])
-    with pytest.warns(UserWarning, match="tells 100 classes apart, the labels go from 0 to 9"):
+    with pytest.warns(UserWarning, match="it has 100 classes, the labels go from 0 to 9"):
         diagnose(*of_ten, only=["hybrid"])
 
 

@@ -167,7 +167,7 @@ def test_what_a_source_cannot_be_called(name):
 
 
 def test_what_a_source_cannot_be(sources):
-    with pytest.raises(TypeError, match="source 'mine': got 3, expected something that can be called"):
+    with pytest.raises(TypeError, match="source 'mine': got 3, expected a callable"):
         register_source("mine")(3)
 
 
@@ -301,7 +301,7 @@ def test_a_model_of_torchvision_stands_behind_its_input_size_and_normalisation(t
     [
         ("", "cifar100", "torchvision:freqrob_test_net has 10 classes, the data set has 100"),
         ("?weights=THIRD", "cifar10", "has no weights 'THIRD', expected one of FIRST, SECOND, HUNDRED, DEFAULT"),
-        ("?width=3", "cifar10", "takes the argument weights alone, got width"),
+        ("?width=3", "cifar10", "takes only the argument weights, got width"),
         ("s", "cifar10", "torchvision has no 'freqrob_test_nets'. Nearest: freqrob_test_net"),
     ],
 )

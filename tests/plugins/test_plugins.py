@@ -207,7 +207,9 @@ def test_broken_plugins_are_named_and_stop_nothing_else(installed):
     of_package = "of package freqrob-example-plugin"
     with pytest.raises(ImportError, match=f"architecture 'broken' {of_package} cannot be imported: ModuleNotFoundErr"):
         create_network("broken")
-    with pytest.raises(ImportError, match=f"defense 'not_one' {of_package}: got function, expected a dataclass"):
+    with pytest.raises(
+        ImportError, match=f"defense 'not_one' {of_package}: got function, expected a callable dataclass"
+    ):
         recipe_for("not_one_rn20")
     with pytest.warns(UserWarning, match=f"source 'mal-formed' {of_package}: left out, expected letters"):
         assert "mal-formed" not in list_sources()
@@ -254,7 +256,7 @@ def test_build_gives_the_number_of_classes_to_who_asks():
 @pytest.mark.parametrize(
     "builder, complaint",
     [
-        (lambda: 3, "it gives a int, expected an nn.Module"),
+        (lambda: 3, "it returns a int, expected an nn.Module"),
         (lambda width: 3, "it cannot be called with no arguments: missing a required argument: 'width'"),
         ("net", "it cannot be called .* 'net' is not a callable object"),
     ],

@@ -222,7 +222,7 @@ def test_a_download_names_the_folder_that_cannot_be_written_to(tmp_path, monkeyp
 def test_a_download_of_another_package_names_its_setting(monkeypatch, home):
     monkeypatch.setenv("HOME", home)
     monkeypatch.delenv("TORCH_HOME", raising=False)
-    with pytest.raises(OSError, match=r"could not download hub:me/zoo:net.* \(.*\); TORCH_HOME says where to"):
+    with pytest.raises(OSError, match=r"could not download hub:me/zoo:net.* \(.*\); TORCH_HOME sets the folder"):
         open_model("hub:me/zoo:net?trust_repo=True")
 
 

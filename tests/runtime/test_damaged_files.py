@@ -411,7 +411,7 @@ def test_a_state_of_an_evaluation(tmp_path):
 def test_kept_results_that_are_not_a_file_are_set_aside(tmp_path, make):
     path = Samples(tmp_path, {}, 3).path
     make(path)
-    with pytest.warns(UserWarning, match=f"{path}: not usable .*; set aside"):
+    with pytest.warns(UserWarning, match=f"{path}: not usable .*; renamed"):
         Samples(tmp_path, {}, 3).put(slice(None), value=torch.zeros(3))
     assert Samples(tmp_path, {}, 3).done.all()
     next(tmp_path.glob("*.damaged")).rename(tmp_path / "before")
@@ -424,7 +424,7 @@ def test_kept_results_that_are_not_a_file_are_set_aside(tmp_path, make):
 def test_kept_results_without_a_value_are_set_aside(tmp_path):
     path = Samples(tmp_path, {}, 3).path
     save_file({"done": torch.ones(3, dtype=torch.bool)}, path, {"key": Samples(None, {}, 3).key})
-    with pytest.warns(UserWarning, match=f"{path}: not usable .*; set aside"):
+    with pytest.warns(UserWarning, match=f"{path}: not usable .*; renamed"):
         assert not Samples(tmp_path, {}, 3).done.any()
 
 

@@ -86,7 +86,7 @@ def test_a_folder_that_cannot_be_written_is_refused_and_nothing_is_created(tmp_p
     (tmp_path / "broken").symlink_to(tmp_path / "nowhere" / "at all")
     check_folder(tmp_path / "new" / "folder")
     for path in ("file", "file/folder", "broken", "broken/folder"):
-        with pytest.raises(NotADirectoryError, match=f"out: .*{path} is or lies in a file, expected a folder"):
+        with pytest.raises(NotADirectoryError, match=f"out: .*{path} is a file or in a file, expected a folder"):
             check_folder(tmp_path / path)
     with pytest.raises(OSError, match="cache: /proc/new/folder cannot be used; no files can be written in /proc"):
         check_folder(Path("/proc/new/folder"), "cache")
@@ -103,8 +103,8 @@ def test_a_file_that_cannot_be_replaced_is_refused(tmp_path, monkeypatch):
         (".", IsADirectoryError, "out: . is a folder, expected a file"),
         ("/dev/null", FileExistsError, "out: /dev/null is a device"),
         ("/proc/new.json", OSError, "out: /proc cannot be used"),
-        ("../" + tmp_path.name + "/read.json", ValueError, "is one of the files that are read"),
-        ("link.json", ValueError, "is one of the files that are read"),
+        ("../" + tmp_path.name + "/read.json", ValueError, "is an input file"),
+        ("link.json", ValueError, "is an input file"),
         ("ä" * 111, ValueError, "out: expected a name of at most 220 bytes"),
     ):
         with pytest.raises(error, match=message):
@@ -168,7 +168,7 @@ def test_every_csv_of_the_commands_quotes_the_names_of_models(here, models, monk
         (["--out", "/proc/new/r.json"], "out: /proc/new cannot be used"),
         (["--samples", "/proc/s.csv"], "samples: /proc cannot be used"),
         (["--out", "same.csv", "--samples", "../here/same.csv"], "samples: expected a different file than --out"),
-        (["--out", "models/cifar10/Linf/standard_tiny.json"], "is one of the files that are read"),
+        (["--out", "models/cifar10/Linf/standard_tiny.json"], "is an input file"),
     ],
 )
 def test_evaluate_checks_what_it_would_write_before_it_measures(here, models, unmeasured, options, message):
@@ -180,9 +180,9 @@ def test_evaluate_checks_what_it_would_write_before_it_measures(here, models, un
 def test_no_command_overwrites_the_card_beside_given_weights(here, models, unmeasured):
     weights = models / "cifar10" / "Linf" / "standard_tiny.safetensors"
     out = ["--out", weights.with_suffix(".json")]
-    assert "is one of the files that are read" in refused(models, "evaluate", f"standard_tiny={weights}", *out)
-    assert "is one of the files that are read" in refused(models, "corruptions", f"standard_tiny={weights}", *out)
-    assert "is one of the files that are read" in refused(models, "export", "standard_tiny", "--out", weights.parent)
+    assert "is an input file" in refused(models, "evaluate", f"standard_tiny={weights}", *out)
+    assert "is an input file" in refused(models, "corruptions", f"standard_tiny={weights}", *out)
+    assert "is an input file" in refused(models, "export", "standard_tiny", "--out", weights.parent)
     assert Card.read(weights.with_suffix(".json")).name == "standard_tiny"
 
 
@@ -198,7 +198,7 @@ def test_evaluate_tries_every_model_before_it_measures_one(here, models, monkeyp
 def test_corruptions_checks_its_outputs_before_it_looks_for_images(here, models):
     Path("c").mkdir()
     Path("c/generated.json").touch()
-    for path, message in (("c", "ending in .json or .csv"), ("c/generated.json", "one of the files that are read")):
+    for path, message in (("c", "ending in .json or .csv"), ("c/generated.json", "is an input file")):
         assert message in refused(models, "corruptions", "standard_tiny", "--data", "c", "--out", path)
 
 
@@ -206,16 +206,16 @@ def test_a_report_does_not_overwrite_what_it_reads(here, models):
     assert run(models, "evaluate", "standard_tiny", *ON_CLEAN, "--out", "report/results.json").exit_code == 0
     before = Path("report/results.json").read_bytes()
     message = refused(models, "report", "report/results.json")
-    assert "out: report/results.json is one of the files that are read" in message
+    assert "out: report/results.json is an input file" in message
     assert Path("report/results.json").read_bytes() == before and os.listdir("report") == ["results.json"]
-    with pytest.raises(NotADirectoryError, match="out: /etc/hostname is or lies in a file"):
+    with pytest.raises(NotADirectoryError, match="out: /etc/hostname is a file or in a file"):
         write_report(["report/results.json"], "/etc/hostname")
 
 
 @pytest.mark.parametrize(
     "options, error, message",
     [
-        ({"out": "/etc/hostname"}, NotADirectoryError, "out: /etc/hostname is or lies in a file"),
+        ({"out": "/etc/hostname"}, NotADirectoryError, "out: /etc/hostname is a file or in a file"),
         ({"out": "taken"}, IsADirectoryError, "out: taken/jacobian.npz is a folder"),
         ({"out": "new", "about": {"tensor": torch.zeros(2)}}, ValueError, "about: expected what JSON can hold"),
         ({"out": "new", "about": {"share": float("nan")}}, ValueError, "about: expected what JSON can hold"),

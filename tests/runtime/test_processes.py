@@ -221,7 +221,7 @@ def assert_ended(process, said):
     """Within a minute."""
     process.join(60)
     assert process.exitcode == 1, said()
-    assert "Another of the processes that work together ended; so does this one" in said()
+    assert "Another process of the group ended; this one ends too" in said()
 
 
 class TestEnd:
@@ -345,7 +345,7 @@ def without_patience(folder, target):
 
 
 class TestTelling:
-    FAILED = "ProcessFailure: another of the processes that work together failed; its own message says why"
+    FAILED = "ProcessFailure: another process of the group failed; its message gives the reason"
 
     def told(self, noted, name):
         return [results[name] for results in noted[0]]
@@ -410,7 +410,7 @@ class TestLifeline:
             time.sleep(0.1)
         run.processes[0].kill()
         assert run.join(60) == [-signal.SIGKILL, 1, 1]
-        ended = "ProcessFailure: another of the processes that work together ended before its work was done"
+        ended = "ProcessFailure: another process of the group ended before its work was done"
         assert run.said().count(ended) == 2, run.said()
 
     def test_a_stranger_ends_nothing(self, tmp_path):

@@ -333,7 +333,7 @@ def assert_survives_a_full_disk(folder, whole, size, minutes, file, step):
     expected = os.path.normpath(run_of(cut) / file)
     raised = (cut / "raised").read_text()
     assert raised.startswith(f"NoSpaceError: could not write {expected}: File too large. Free space there")
-    assert raised.endswith(f"{os.path.basename(expected)} as it was before is intact")
+    assert raised.endswith(f"the earlier {os.path.basename(expected)} is intact")
     assert last(cut)["step"] == step
     model = load_model("standard_small", cut)
     assert model(torch.rand(1, 3, 32, 32)).isfinite().all()
@@ -376,7 +376,7 @@ def test_a_full_disk_stops_all_that_train_together(tmp_path):
         child.kill()
     first, second = ((tmp_path / str(rank) / "raised").read_text() for rank in range(2))
     assert "No space left" in first and "last.ckpt" in first
-    assert second.startswith("another of the processes")
+    assert second.startswith("another process of the group")
 
 
 def test_a_damaged_checkpoint_is_named(patch, tmp_path):

@@ -1,7 +1,7 @@
-"""The 19 corruptions of CIFAR-10-C, a batch at a time.
+"""The 19 corruptions of CIFAR-10-C, computed by batch.
 
-The benchmark's own arrays are what published numbers are on. Those made here have its parameters and its arithmetic,
-but other random numbers, and other versions of libraries.
+Published numbers use the benchmark's arrays. freqrob's corruptions have the same parameters and arithmetic, but other
+random numbers and library versions.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from freqrob.runtime.parameters import check_choices, check_integers, check_seed
 __all__ = ["CORRUPTIONS", "SEVERITIES", "Corruption", "corrupt", "find_frost", "register_corruption"]
 
 LEAST_SIZE = 16
-CHUNK = 500  # images that are corrupted at a time
+CHUNK = 500  # images per block
 
 
 @checked
@@ -29,19 +29,18 @@ def corrupt(
 ) -> Tensor:
     """Corrupt images by one corruption at one severity, with the benchmark's parameters for 32×32.
 
-    Parameters in pixels are the same at any other size, except those of ``elastic_transform``, which scale with it,
-    and of ``pixelate``, which are shares. Fractions of grey levels are dropped, as in the benchmark's arrays.
+    Parameters in pixels are the same for images of other sizes, except that those of ``elastic_transform`` scale with
+    the size and those of ``pixelate`` are shares. Grey levels are truncated, as in the benchmark's arrays.
 
-    The random numbers of an image depend on ``seed``, ``name``, ``severity`` and the image's number in its data set,
-    not on the images around it: ``corrupt(images[100:200], …, first=100)`` is the same as ``corrupt(images,
-    …)[100:200]``.
+    The random numbers of an image depend on ``seed``, ``name``, ``severity`` and the image's index in its data set,
+    not on its batch: ``corrupt(images[100:200], …, first=100)`` equals ``corrupt(images, …)[100:200]``.
 
     Args:
         images: (N, 3, H, W) uint8, H and W at least 16, on any device.
         name: one of ``CORRUPTIONS``.
         severity: 1 to 5.
-        seed: of everything random, from 0 on.
-        first: the number of ``images[0]`` in its data set.
+        seed: random seed ≥ 0.
+        first: the index of ``images[0]`` in its data set.
         frost: the folder of the five photographs that ``frost`` needs; None takes them from an installed
             ``imagecorruptions-imaug`` or ``imagecorruptions``.
 
@@ -50,7 +49,7 @@ def corrupt(
 
     Raises:
         TypeError: ``images`` is not a tensor of uint8.
-        ValueError: a shape, name, severity, seed or number that cannot be.
+        ValueError: an invalid shape, name, severity, seed or index.
         FileNotFoundError: ``frost`` without photographs; the message says how to get them.
 
     Source: Hendrycks & Dietterich, ICLR 2019; hendrycks/robustness, ``make_cifar_c.py``.

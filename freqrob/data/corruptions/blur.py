@@ -1,4 +1,4 @@
-"""Blurs: out of focus, through frosted glass, of motion, of zoom."""
+"""Blur corruptions: defocus, frosted glass, motion, zoom, Gaussian."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from freqrob.data.corruptions.streams import Streams
 
 @register_corruption("blur", "medium", radius=(0.3, 0.4, 0.5, 1, 1.5), sigma=(0.4, 0.5, 0.6, 0.2, 0.1))
 def defocus_blur(images: Tensor, _random: Streams, radius: float, sigma: float) -> Tensor:
-    """A disc of light, its edge smoothed by 3 × 3 taps of a Gaussian."""
+    """Blur by a disc with an edge smoothed by 3 × 3 taps of a Gaussian."""
     return to_bytes(correlate(pixels(images), _disc(radius, sigma)))
 
 
 def _disc(radius: float, sigma: float) -> Tensor:
-    """(5, 5) float32, as OpenCV holds it: what its sum lacks to 1 takes a grey level from flat regions."""
+    """Disc kernel, float32 as in OpenCV: its sum is slightly below 1, so flat regions lose a grey level."""
     at = torch.arange(-2, 3)
     disc = (at[:, None] ** 2 + at**2 <= radius**2).float()
     edge = exp(-1 / (2 * sigma**2))
@@ -31,11 +31,11 @@ def _disc(radius: float, sigma: float) -> Tensor:
 
 @register_corruption("blur", "medium", sigma=(0.05, 0.25, 0.4, 0.25, 0.4), rounds=(1, 1, 1, 2, 2))
 def glass_blur(images: Tensor, random: Streams, sigma: float, rounds: int) -> Tensor:
-    """Blurred, locally shuffled, blurred.
+    """Blur, shuffle pixels locally, and blur again.
 
-    A round goes from the lower right to the upper left and is meant to swap each pixel with one at most a pixel away:
-    itself, or its neighbour above, to the left, or both. The published generator swaps views of one array, which
-    copies the neighbour instead. As it has not been visited yet, a round is one gather from what was there before.
+    A round scans from the lower right to the upper left and is meant to swap each pixel with itself or its neighbour
+    above, to the left, or both. The published generator swaps views of one array, which copies the neighbour instead.
+    The scan has not reached that neighbour yet, so a round is one gather from the earlier pixels.
     """
     height, width = images.shape[-2:]
     shuffled = to_bytes(gaussian(pixels(images), sigma))
@@ -50,15 +50,15 @@ def glass_blur(images: Tensor, random: Streams, sigma: float, rounds: int) -> Te
 
 @register_corruption("blur", "medium", radius=(6, 6, 6, 8, 9), sigma=(1, 1.5, 2, 2, 2.5))
 def motion_blur(images: Tensor, random: Streams, radius: int, sigma: float) -> Tensor:
-    """Along a line between −45° and 45°."""
+    """Blur along a line at a random angle between −45° and 45°."""
     return filters.motion_blur(images, radius, sigma, random.uniform(-45, 45))
 
 
 @register_corruption("blur", "medium", end=(1.06, 1.11, 1.16, 1.21, 1.26))
 def zoom_blur(images: Tensor, _random: Streams, end: float) -> Tensor:
-    """The mean of the image and its zooms by 1, 1.01, 1.02, …, added up in single precision.
+    """The mean of the image and its zooms by 1, 1.01, 1.02, …, summed in single precision.
 
-    They end before ``end``; rounding lets ``arange`` reach 1.06 and 1.11 themselves, here as in the benchmark.
+    The factors end before ``end``, but rounding makes ``arange`` include 1.06 and 1.11, as in the benchmark.
     """
     x = pixels(images).float()
     factors = np.arange(1, end, 0.01).tolist()
@@ -70,5 +70,5 @@ def zoom_blur(images: Tensor, _random: Streams, end: float) -> Tensor:
 
 @register_corruption("extra", sigma=(0.4, 0.6, 0.7, 0.8, 1))
 def gaussian_blur(images: Tensor, _random: Streams, sigma: float) -> Tensor:
-    """Gaussian of σ pixels."""
+    """Gaussian blur with σ in pixels."""
     return to_bytes(gaussian(pixels(images), sigma))

@@ -1,4 +1,4 @@
-"""What cameras and files do to images: contrast, warps, large pixels, JPEG, saturation."""
+"""Digital corruptions: contrast, elastic transform, pixelation, JPEG, saturation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from freqrob.data.corruptions.streams import Streams
 
 @register_corruption("digital", "low", kept=(0.75, 0.5, 0.4, 0.3, 0.15))
 def contrast(images: Tensor, _random: Streams, kept: float) -> Tensor:
-    """Nearer to the mean of the channel."""
+    """Move pixels towards the mean of the channel."""
     x = pixels(images)
     mean = x.mean((-2, -1), keepdim=True)
     return to_bytes((x - mean) * kept + mean)
@@ -28,7 +28,7 @@ def contrast(images: Tensor, _random: Streams, kept: float) -> Tensor:
     strength=(0, 0.05, 0.08, 0.1, 0.1), sigma=(0, 0.2, 0.06, 0.04, 0.03), jitter=(0.08, 0.07, 0.06, 0.05, 0.03),
 )  # fmt: skip
 def elastic_transform(images: Tensor, random: Streams, strength: float, sigma: float, jitter: float) -> Tensor:
-    """A random affine map, then random displacements that vary over σ pixels; all three parameters times the size."""
+    """A random affine map, then random displacements smoothed over σ; all three parameters are shares of the size."""
     height, width = images.shape[-2:]
     size = min(height, width)
     x = _affine(pixels(images).float(), random.uniform(-jitter * size, jitter * size, 3, 2))
@@ -38,7 +38,7 @@ def elastic_transform(images: Tensor, random: Streams, strength: float, sigma: f
 
 
 def _affine(x: Tensor, jitter: Tensor) -> Tensor:
-    """Three corners of a square in the middle move by ``jitter`` (N, 3, 2), across and down, the image with them."""
+    """Warp so that three corners of a central square move by ``jitter`` (N, 3, 2), (across, down)."""
     height, width = x.shape[-2:]
     third = min(height, width) // 3
     corners = _extent(x) // 2 + third * jitter.new_tensor([[1, 1], [1, -1], [-1, -1]])
@@ -52,7 +52,7 @@ def _affine(x: Tensor, jitter: Tensor) -> Tensor:
 
 
 def _grid(x: Tensor) -> Tensor:
-    """Each pixel's place, (H, W, 2), across and down."""
+    """Pixel coordinates (H, W, 2), (across, down)."""
     down, across = (torch.arange(size, dtype=torch.float64, device=x.device) for size in x.shape[-2:])
     return torch.stack(torch.meshgrid(across, down, indexing="xy"), -1)
 
@@ -63,20 +63,20 @@ def _extent(x: Tensor) -> Tensor:
 
 
 def _sample(x: Tensor, places: Tensor, align_corners: bool) -> Tensor:
-    """Bilinear; beyond the border the image is mirrored at its outermost pixels or, not aligned, at their edge."""
+    """Bilinear sampling; the image is mirrored at its outermost pixels or, unless aligned, at their edge."""
     return F.grid_sample(x, places.to(x), padding_mode="reflection", align_corners=align_corners)
 
 
 @register_corruption("digital", "medium", kept=(0.95, 0.9, 0.85, 0.75, 0.65))
 def pixelate(images: Tensor, _random: Streams, kept: float) -> Tensor:
-    """Fewer pixels, shown at the former size; both by the mean of those whose middle is in the new pixel, as Pillow."""
+    """Downsample and upsample again, each by the mean of the pixels with their centre in the new one, as Pillow."""
     height, width = images.shape[-2:]
     fewer = (int(height * kept), int(width * kept))
     return _resized(_resized(images.double(), fewer), (height, width)).to(torch.uint8)
 
 
 def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Grey levels (N, C, H, W) at another size, rounded after each of the two axes."""
+    """Resize grey levels (N, C, H, W), rounding after each of the two axes."""
     down, across = (_box(old, new).to(x) for old, new in zip(x.shape[-2:], size, strict=True))
     return (down @ (x @ across.T + 0.5).floor() + 0.5).floor()
 
@@ -91,7 +91,7 @@ def _box(old: int, new: int) -> Tensor:
 
 @register_corruption("digital", "medium", quality=(80, 65, 58, 50, 40))
 def jpeg_compression(images: Tensor, _random: Streams, quality: int) -> Tensor:
-    """To JPEG and back, by Pillow on the CPU."""
+    """Compress to JPEG and decode, by Pillow on the CPU."""
     from PIL import Image  # torchvision brings it
 
     def compressed(image: np.ndarray) -> np.ndarray:
@@ -105,6 +105,6 @@ def jpeg_compression(images: Tensor, _random: Streams, quality: int) -> Tensor:
 
 @register_corruption("extra", factor=(0.3, 0.1, 1.5, 2, 2.5), added=(0, 0, 0, 0.1, 0.2))
 def saturate(images: Tensor, _random: Streams, factor: float, added: float) -> Tensor:
-    """Another saturation in hue, saturation, value; where it grows, grey becomes red, as it does in the benchmark."""
+    """Change the saturation in HSV; where it increases, grey becomes red, as in the benchmark."""
     lack, saturation, value = decompose(pixels(images))
     return to_bytes(compose(lack, (saturation * factor + added).clamp(0, 1), value))

@@ -18,14 +18,14 @@ def pixels(images: Tensor) -> Tensor:
 
 
 def to_bytes(x: Tensor) -> Tensor:
-    """[0, 1], clipped, as uint8: the fraction of a grey level is dropped, as the benchmark's arrays have it."""
+    """Clip to [0, 1] and convert to uint8, truncating as in the benchmark's arrays."""
     return (x.clamp(0, 1) * 255).to(torch.uint8)
 
 
 def gaussian(x: Tensor, sigma: float, *, reflect: bool = False, truncate: float = 4) -> Tensor:
-    """Gaussian blur of the last two axes; beyond the border lies its pixel, or the image mirrored at its outer edge.
+    """Gaussian blur of the last two axes; outside pixels repeat the border, or mirror the image (edge repeated).
 
-    In the order of additions of ``scipy.ndimage.gaussian_filter``, and so to the last bit.
+    Equals ``scipy.ndimage.gaussian_filter`` to the last bit, by the same order of additions.
     """
     radius = int(truncate * sigma + 0.5)
     if not radius:
@@ -51,7 +51,7 @@ def _reflected(size: int, radius: int) -> Tensor:
 
 
 def correlate(x: Tensor, kernel: Tensor, border: str = "reflect") -> Tensor:
-    """x (N, C, H, W) under an odd kernel (K, K); mirrored at the border's pixels, or ``border="replicate"``."""
+    """Correlate x (N, C, H, W) with an odd kernel (K, K); mirrored at border pixels, or ``border="replicate"``."""
     radius = len(kernel) // 2
     padded = F.pad(x, [radius] * 4, mode=border)
     total = torch.zeros_like(x)
@@ -62,14 +62,14 @@ def correlate(x: Tensor, kernel: Tensor, border: str = "reflect") -> Tensor:
 
 
 def zoomed(x: Tensor, factor: float) -> Tensor:
-    """The middle of x (…, H, W), zoomed to its size, bilinearly: ``scipy.ndimage.zoom`` of order 1, then trimmed."""
+    """The centre of x (…, H, W), enlarged bilinearly to the full size: ``scipy.ndimage.zoom`` of order 1, cropped."""
     down, across = (_zoom_matrix(size, factor).to(x) for size in x.shape[-2:])
     return down @ x @ across.T
 
 
 @lru_cache(maxsize=64)
 def _zoom_matrix(size: int, factor: float) -> Tensor:
-    """(size, size) float64: two weights a row."""
+    """(size, size) float64: two weights per row."""
     kept = ceil(size / factor)
     made = round(kept * factor)
     at = (torch.arange(size) + (made - size) // 2).double() * ((kept - 1) / (made - 1))
@@ -82,10 +82,10 @@ def _zoom_matrix(size: int, factor: float) -> Tensor:
 
 
 def motion_blur(images: Tensor, radius: int, sigma: float, degrees: Tensor) -> Tensor:
-    """Each of (N, C, H, W) uint8 smeared along a line at its angle (N,): ImageMagick's ``MotionBlurImage``.
+    """Blur each image (N, C, H, W) uint8 along a line at its angle (N,): ImageMagick's ``MotionBlurImage``.
 
     Half a Gaussian of 2·radius + 1 taps: x'(p) = Σ_i w_i x(p + o_i), where o_i is the pixel nearest to i steps along
-    the line, and beyond the border lies its pixel. Rounded to 16 bits, of which the upper 8 are kept.
+    the line, and outside pixels repeat the border. Rounded to 16 bits, of which the upper 8 are kept.
     """
     count, channels, height, width = images.shape
     source = images.float().flatten(2)

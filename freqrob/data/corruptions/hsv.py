@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def decompose(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The distance of a colour's hue from white (N, 3, H, W), its saturation and its value (N, 1, H, W).
+    """Decompose a colour x into ``lack`` (N, 3, H, W), saturation S and value V (N, 1, H, W).
 
     x = V (1 − S·lack): ``lack`` is 0 in the strongest channel and 1 in the weakest; grey counts as red.
     """
@@ -19,5 +19,5 @@ def decompose(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def compose(lack: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
-    """The colour x (N, 3, H, W) of these."""
+    """The colour x (N, 3, H, W): the inverse of ``decompose``."""
     return value * (1 - saturation * lack)

@@ -17,13 +17,13 @@ def gaussian_noise(images: Tensor, random: Streams, sigma: float) -> Tensor:
 
 @register_corruption("noise", "high", photons=(500, 250, 100, 75, 50))
 def shot_noise(images: Tensor, random: Streams, photons: int) -> Tensor:
-    """Poisson(c·x) / c: white is c photons."""
+    """Poisson(c·x) / c, where c is the photon count of white."""
     return to_bytes(random.poisson(pixels(images) * photons) / photons)
 
 
 @register_corruption("noise", "high", share=(0.01, 0.02, 0.03, 0.05, 0.07))
 def impulse_noise(images: Tensor, random: Streams, share: float) -> Tensor:
-    """Salt and pepper: a share of all values becomes 255 or 0, which are equally likely."""
+    """Salt and pepper: a share of all values becomes 255 or 0 with equal probability."""
     drawn = random.uniform(0, 1, *images.shape[1:])
     return images.masked_fill(drawn < share, 255).masked_fill(drawn < share / 2, 0)
 

@@ -1,4 +1,4 @@
-"""Five photographs of frost, which the corruption of that name needs and freqrob may not ship."""
+"""Five photographs of frost for the corruption ``frost``; freqrob may not ship them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from freqrob.runtime.reading import read_image
 
 NAMES = ("frost1", "frost2", "frost3", "frost4", "frost5")
 PACKAGES = ("imagecorruptions-imaug", "imagecorruptions")
-EVERY = 5  # the benchmark shrinks them to a fifth; OpenCV's bilinear filter then hits every fifth pixel exactly
+EVERY = 5  # the benchmark shrinks them to a fifth: OpenCV's bilinear filter then takes exactly every fifth pixel
 HOW = "pip install imagecorruptions-imaug, or give a folder with frost1 … frost5 as .png or .jpg (--frost DIR)"
 
 
 def find_frost(folder: str | Path | None = None) -> list[Path]:
-    """The five files in ``folder``, or else in an installed package that has them; nothing of it is imported.
+    """Find the five files in ``folder``, or else in an installed package, without importing it.
 
     Raises FileNotFoundError, which says how to get them.
     """
@@ -30,7 +30,7 @@ def find_frost(folder: str | Path | None = None) -> list[Path]:
         paths = _chosen(Path(folder).expanduser().glob("*"))
         where = f"not all five are in {folder}"
     if not paths:
-        raise FileNotFoundError(f"frost: needs photographs of ice that freqrob may not ship, and {where}: {HOW}")
+        raise FileNotFoundError(f"frost: needs photographs that freqrob may not ship, and {where}: {HOW}")
     return paths
 
 
@@ -49,7 +49,7 @@ def _chosen(paths) -> list[Path]:
 
 @lru_cache(maxsize=2)
 def read_frost(paths: tuple[Path, ...]) -> list[Tensor]:
-    """Each (3, h, w) uint8 at a fifth of its size. Raises ValueError, naming the file, if it is not an image."""
+    """Read each as (3, h, w) uint8 at a fifth of its size. Raises ValueError for a file that is not an image."""
     return [_read(path) for path in paths]
 
 

@@ -1,4 +1,4 @@
-"""The registry of corruptions: each with its group, its frequency band and its parameters at five severities."""
+"""Registry of corruptions: group, frequency band and parameters at five severities."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Corruption:
     """A type of corruption.
 
     Attributes:
-        name: as the benchmark's files are called.
-        group: of the benchmark's 15 types, or ``extra`` for the four beside them.
+        name: the name of the benchmark's file.
+        group: the benchmark's group of its 15 types, or ``extra`` for the remaining four.
         band: the frequencies it mostly changes, by Li et al. (PLoS Comput. Biol. 2023); None for the extra types.
         levels: the parameters at severity 1 to 5, by name.
         apply: images (N, 3, H, W) uint8, random streams for N images, parameters → the same shape and dtype.
@@ -40,11 +40,11 @@ CORRUPTIONS: Registry[Corruption] = Registry(
      "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression", "speckle_noise",
      "gaussian_blur", "spatter", "saturate"),
 )  # fmt: skip
-"""All 19 by name: the benchmark's 15, then the four extra ones; then those of other packages."""
+"""All 19 by name: the benchmark's 15, then the four extra types; then other packages' corruptions."""
 
 
 def register_corruption(group: Group, band: Band | None = None, **levels: tuple) -> Callable:
-    """Decorator: add a function under its name; each of ``levels`` is a parameter's values at severity 1 to 5.
+    """Decorator: register a function under its name; ``levels`` are each parameter's values at severity 1 to 5.
 
     Raises ValueError when the name is taken. Other packages: entry-point group ``freqrob.corruptions``.
     """

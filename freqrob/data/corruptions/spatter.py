@@ -25,7 +25,7 @@ EMBOSS = ((-2, -1, 0), (-1, 1, 1), (0, 1, 2))
 def spatter(
     images: Tensor, random: Streams, mean: float, std: float, sigma: float, threshold: float, k: float, is_mud: bool
 ) -> Tensor:
-    """Drops where smooth noise is above a threshold: of water, k strong, or of mud with an edge of σ = k."""
+    """Drops where smooth noise exceeds a threshold: water of strength k, or mud with edges blurred by σ = k."""
     x = pixels(images).float()
     liquid = gaussian(mean + std * random.normal(*images.shape[-2:]), sigma)[:, None]  # (N, 1, H, W)
     if is_mud:
@@ -40,8 +40,8 @@ def _colour(x: Tensor, levels: tuple[int, int, int]) -> Tensor:
 
 
 def _shine(liquid: Tensor) -> Tensor:
-    """How much water adds, at most 1: its height times an emboss of the distance to its edge, all on grey levels."""
-    drops = ((liquid * 255).int() & 255).double()  # what is above 1 starts again from black, as in the benchmark
+    """Brightness added by water, at most 1: its height times an embossed distance to its edge, in grey levels."""
+    drops = ((liquid * 255).int() & 255).double()  # values above 1 wrap around to black, as in the benchmark
     distance = _mean_of_nine(_distance(_edges(drops))).floor()
     relief = correlate(_equalized(distance), drops.new_tensor(EMBOSS)).clamp(0, 255)
     shine = drops * _mean_of_nine(relief).round()
@@ -54,7 +54,7 @@ def _mean_of_nine(x: Tensor) -> Tensor:
 
 
 def _edges(grey: Tensor, low: int = 50, high: int = 150) -> Tensor:
-    """Canny's edge detector as OpenCV has it: Sobel gradients in the L1 norm; (N, 1, H, W) bool."""
+    """Canny's edge detector as in OpenCV, with Sobel gradients in the L1 norm: (N, 1, H, W) bool."""
     sobel = grey.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]])
     across, down = (correlate(grey, kernel, "replicate") for kernel in (sobel, sobel.T))
     strength = across.abs() + down.abs()
@@ -68,7 +68,7 @@ def _edges(grey: Tensor, low: int = 50, high: int = 150) -> Tensor:
 
 
 def _is_ridge(strength: Tensor, across: Tensor, down: Tensor) -> Tensor:
-    """Where the gradient is stronger than on both sides of it, of which there are four."""
+    """Non-maximum suppression of the gradient in four directions."""
     height, width = strength.shape[-2:]
     padded = F.pad(strength, [1] * 4)
 
@@ -86,7 +86,7 @@ def _is_ridge(strength: Tensor, across: Tensor, down: Tensor) -> Tensor:
 
 
 def _distance(edges: Tensor) -> Tensor:
-    """To the nearest edge by steps, diagonal steps and knight's moves, at most ``FARTHEST``."""
+    """Distance to the nearest edge by steps, diagonal steps and knight's moves, at most ``FARTHEST``."""
     height, width = edges.shape[-2:]
     moves = [(1, STEP, 0, 1), (1, STEP, 1, 0), (1, DIAGONAL, 1, 1), (2, KNIGHT, 1, 2), (2, KNIGHT, 2, 1)]
     offsets = {(sign * a, other * b): cost for _, cost, a, b in moves for sign in (-1, 1) for other in (-1, 1)}
@@ -103,7 +103,7 @@ def _distance(edges: Tensor) -> Tensor:
 
 
 def _equalized(grey: Tensor) -> Tensor:
-    """Grey levels 0 to ``FARTHEST`` spread over 0 to 255 by their cumulative share; a single one stays."""
+    """Equalise grey levels 0 to ``FARTHEST`` over 0 to 255; an image of a single level is unchanged."""
     levels = grey.flatten(1).long()  # (N, H·W)
     counts = grey.new_zeros(len(grey), int(FARTHEST) + 1).scatter_add_(1, levels, torch.ones_like(levels).double())
     below = counts.cumsum(1)

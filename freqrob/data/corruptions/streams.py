@@ -12,9 +12,9 @@ from torch import Tensor
 
 
 class Streams:
-    """Random numbers for N images; what image i gets depends on ``seed``, ``purpose`` and its number ``first + i``.
+    """Random numbers for N images; those of image i depend on ``seed``, ``purpose`` and its index ``first + i``.
 
-    They are NumPy's, drawn on the CPU and moved to ``device``: a GPU gets the same.
+    They are drawn by NumPy on the CPU and moved to ``device``, so that every device gets the same.
     """
 
     def __init__(self, count: int, *, seed: int, purpose: tuple[str, int], first: int, device: torch.device) -> None:
@@ -33,7 +33,7 @@ class Streams:
         return self._draw(lambda generator: generator.uniform(low, high, shape))
 
     def integers(self, low: int, high: int, *shape: int) -> Tensor:
-        """(N, *shape) of the integers from ``low`` to below ``high``, int64."""
+        """(N, *shape) of integers in [low, high), int64."""
         return self._draw(lambda generator: generator.integers(low, high, shape))
 
     def poisson(self, rates: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ def snow(
     images: Tensor, random: Streams, mean: float, std: float, zoom: float, threshold: float, radius: int, sigma: float,
     colour: float,
 ) -> Tensor:  # fmt: skip
-    """Flakes, which are noise above a threshold, smeared as they fall, over an image paler by 1 − ``colour``."""
+    """Motion-blurred flakes (noise above a threshold) over an image made paler by 1 − ``colour``."""
     flakes = zoomed(mean + std * random.normal(*images.shape[-2:]), zoom)
     flakes = to_bytes(torch.where(flakes < threshold, 0, flakes))[:, None]
     flakes = pixels(motion_blur(flakes, radius, sigma, random.uniform(-135, -45)))
@@ -35,7 +35,7 @@ def snow(
 
 @register_corruption("weather", "low", image=(1, 1, 0.9, 0.85, 0.75), ice=(0.2, 0.3, 0.4, 0.4, 0.45))
 def frost(images: Tensor, random: Streams, image: float, ice: float, photographs: list[Tensor]) -> Tensor:
-    """A weighted sum with a random window out of one of the ``photographs`` (3, h, w) of ice, clipped."""
+    """A weighted sum with a random crop of one of the ``photographs`` (3, h, w), clipped."""
     height, width = images.shape[-2:]
     windows = []
     for which, place in zip(random.integers(0, len(photographs)), random.uniform(0, 1, 2), strict=True):
@@ -49,7 +49,7 @@ def frost(images: Tensor, random: Streams, image: float, ice: float, photographs
 
 @register_corruption("weather", "low", amount=(0.2, 0.5, 0.75, 1, 1.5), decay=(3, 3, 2.5, 2, 1.75))
 def fog(images: Tensor, random: Streams, amount: float, decay: float) -> Tensor:
-    """A random height map over the image, which keeps its brightest value."""
+    """Add a random height map to the image, and keep its maximum."""
     height, width = images.shape[-2:]
     size = 1 << (max(height, width) - 1).bit_length()
     mist = plasma(random.uniform(-1, 1, size, size), decay)[:, None, :height, :width]
@@ -61,8 +61,8 @@ def fog(images: Tensor, random: Streams, amount: float, decay: float) -> Tensor:
 def plasma(noise: Tensor, decay: float) -> Tensor:
     """Fractal height maps (N, S, S) in [0, 1] by the diamond-square algorithm, S a power of two, periodic.
 
-    Each point is the mean of its four neighbours at twice the distance and its own ``noise`` in [−1, 1], which counts
-    ``decay``² times less from one distance to the next.
+    Each point is the mean of its four neighbours at the present distance, plus its ``noise`` in [−1, 1], which is
+    divided by ``decay``² when the distance halves.
     """
     heights, step, wibble = torch.zeros_like(noise), noise.shape[-1], 100.0
     while step >= 2:
@@ -83,6 +83,6 @@ def plasma(noise: Tensor, decay: float) -> Tensor:
 
 @register_corruption("weather", "low", added=(0.05, 0.1, 0.15, 0.2, 0.3))
 def brightness(images: Tensor, _random: Streams, added: float) -> Tensor:
-    """More of the value in hue, saturation, value."""
+    """Increase the value in HSV."""
     lack, saturation, value = decompose(pixels(images))
     return to_bytes(compose(lack, saturation, (value + added).clamp(max=1)))

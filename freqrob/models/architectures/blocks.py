@@ -52,12 +52,12 @@ def stage(block: Block, in_planes: int, planes: int, blocks: int, stride: int) -
 
 
 def global_average(features: Tensor) -> Tensor:
-    """(N, C, H, W) → (N, C), whatever the resolution."""
+    """(N, C, H, W) → (N, C), for any resolution."""
     return features.mean(dim=(2, 3))
 
 
 def init_fan_out(network: nn.Module) -> None:
-    """Convolutions N(0, √(2 / (k²·out))), drawn in the order of ``network.modules()``."""
+    """Draw the convolutions' weights from N(0, √(2 / (k²·out))), in the order of ``network.modules()``."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels

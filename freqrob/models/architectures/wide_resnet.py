@@ -11,7 +11,7 @@ from freqrob.models.registry import register_architecture
 
 
 class WideBlock(nn.Module):
-    """Pre-activation block whose projection, where there is one, takes relu(bn(x))."""
+    """Pre-activation block; its projection, if any, takes relu(bn(x))."""
 
     def __init__(self, in_planes: int, planes: int, stride: int = 1) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class WideBlock(nn.Module):
 
 
 class WideStage(nn.Module):
-    """A stage of wide blocks under the name ``layer``, which public checkpoints have in their keys."""
+    """A stage of wide blocks, named ``layer`` as in the keys of public checkpoints."""
 
     def __init__(self, in_planes: int, planes: int, blocks: int, stride: int) -> None:
         super().__init__()

@@ -27,28 +27,28 @@ def open_model(
     dataset: str | Enum = "cifar10",
     threat_model: str | Enum = "Linf",
 ) -> nn.Module:
-    """The model that a spec names, on the CPU in eval mode: pixels (N, C, H, W) in [0, 1] → logits (N, K).
+    """The model of a spec, on the CPU in eval mode: pixels (N, C, H, W) in [0, 1] → logits (N, K).
 
     =============================== ====================================================================================
-    ``bass_pgd_at_rn20``            of freqrob or of a package that plugs into it, as ``load_model`` finds it
-    ``NAME=weights.pt``             a file with the weights of the network that NAME (of freqrob) stands for
+    ``bass_pgd_at_rn20``            a model of freqrob or a plug-in, loaded by ``load_model``
+    ``NAME=weights.pt``             a weights file for freqrob's network NAME
     ``robustbench:NAME``            of RobustBench's zoo for ``dataset`` and ``threat_model``, kept in ``model_dir``
-    ``timm:NAME``                   pretrained, behind timm's own input size and normalisation
-    ``torchvision:NAME``            the same of torchvision; ``?weights=IMAGENET1K_V1`` for others than the default ones
+    ``timm:NAME``                   pretrained, with timm's input size and normalisation
+    ``torchvision:NAME``            the same of torchvision; default weights unless ``?weights=IMAGENET1K_V1``
     ``hub:OWNER/REPO[:REF]:MODEL``  of torch.hub, **which runs the repository's code**: only with ``?trust_repo=True``
     ``package.module:function``     the function's return value; its module may be in the working directory
     =============================== ====================================================================================
 
-    ``SOURCE:REST`` is opened by the source that ``register_source`` gave this name. Other packages add sources by the
-    entry-point group ``freqrob.sources``; ``list_sources()`` has all of them.
+    ``SOURCE:REST`` is opened by the source registered as ``SOURCE`` (``register_source``). Other packages add sources
+    by the entry-point group ``freqrob.sources``; ``list_sources()`` lists all of them.
 
     The last two take arguments: ``hub:me/zoo:net?trust_repo=True&pretrained=True``, ``mine.nets:wide?width=4``. A
-    function that has a parameter ``num_classes`` gets the data set's unless it is given. Loading
-    weights and normalising pixels is up to the function.
+    parameter ``num_classes`` of the function defaults to the data set's. The function must load the weights and
+    normalise the pixels.
 
     Raises:
-        ValueError: a spec, name or argument that is not known, a model with another number of classes, or code that
-            fails, with its own error as the cause.
+        ValueError: an unknown spec, name or argument, a model with another number of classes, or code that
+            fails, with its error as the cause.
         ImportError: the package that the spec needs is not installed, or the function's module cannot be imported.
         FileNotFoundError, CheckpointError, OSError: as ``load_model``.
     """

@@ -15,13 +15,13 @@ from freqrob.models.registry import list_sources
 
 
 def grammar() -> str:
-    """What ``open_model`` takes."""
+    """Description of the specs that ``open_model`` accepts, for messages."""
     sources = ", ".join(f"{name}:…" for name in list_sources())
     return f"a name (`freqrob models` lists them), NAME=weights.pt, {sources} or package.module:function"
 
 
 def read_arguments(path: str) -> tuple[str, dict[str, Any]]:
-    """``"a:b?width=4&kind=wide"`` as ``("a:b", {"width": 4, "kind": "wide"})``."""
+    """Parse ``"a:b?width=4&kind=wide"`` into ``("a:b", {"width": 4, "kind": "wide"})``."""
     path, _, query = path.partition("?")
     arguments: dict[str, Any] = {}
     for pair in filter(None, query.split("&")):
@@ -36,7 +36,7 @@ def read_arguments(path: str) -> tuple[str, dict[str, Any]]:
 
 
 def required(package: str, spec: str) -> ModuleType:
-    """The package that a spec needs. Raises ImportError, which says how to install it."""
+    """Import the package that a spec needs. Raises ImportError, which says how to install it."""
     try:
         return import_module(package)
     except ModuleNotFoundError as error:
@@ -54,9 +54,9 @@ def announce(text: str) -> None:
 
 @contextmanager
 def loading(spec: str, setting: str) -> Iterator[None]:
-    """Raise errors that name ``spec`` for those of another package, whose output goes to stderr.
+    """Turn errors of another package into errors that name ``spec``, and send its output to stderr.
 
-    ``setting`` is the environment variable that gives the folder of its downloads.
+    ``setting`` is the environment variable that sets its download folder.
     """
     try:
         with redirect_stdout(sys.stderr):
@@ -64,12 +64,12 @@ def loading(spec: str, setting: str) -> Iterator[None]:
     except RuntimeError as error:
         raise ValueError(f"model: {spec} cannot be loaded: {error}") from error
     except OSError as error:
-        raise OSError(f"model: could not download {spec} ({error}); {setting} says where to") from error
+        raise OSError(f"model: could not download {spec} ({error}); {setting} sets the folder") from error
 
 
 @contextmanager
 def tensors_only() -> Iterator[None]:
-    """Whatever calls ``torch.load`` within reads tensors only: no pickle runs code, even where the caller allows it."""
+    """Within the block ``torch.load`` reads tensors only: no pickle runs code, even with ``weights_only=False``."""
     names = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
     before = {name: os.environ.pop(name, None) for name in names}
     os.environ[names[0]] = "1"

@@ -1,4 +1,4 @@
-"""``package.module:function``: models that a user's function returns."""
+"""``package.module:function``: models returned by a user's function."""
 
 import os
 import sys

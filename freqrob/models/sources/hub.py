@@ -15,7 +15,7 @@ from freqrob.models.sources.common import announce, loading, read_arguments
 
 @register_source("hub")
 def open_hub(path: str, target: Target) -> nn.Module:
-    """The model that the repository's function returns; its code is run only if the user trusts it explicitly."""
+    """The model that the repository's function returns; its code runs only with ``trust_repo=True``."""
     spec = f"hub:{path}"
     path, arguments = read_arguments(path)
     repository, colon, name = path.rpartition(":")
@@ -25,10 +25,10 @@ def open_hub(path: str, target: Target) -> nn.Module:
     where = repository if local else f"https://github.com/{repository.partition(':')[0]}"
     if arguments.pop("trust_repo", False) is not True:
         raise ValueError(
-            f"model: {spec} would run the code of {where} on this machine. If you trust it, say so: "
+            f"model: {spec} would run the code of {where} on this machine. If you trust it, use "
             f"{spec}{'&' if '?' in spec else '?'}trust_repo=True"
         )
-    announce(f"Running the code of {where} with torch.hub, which keeps what it downloads in {torch.hub.get_dir()}")
+    announce(f"Running the code of {where} with torch.hub, which downloads to {torch.hub.get_dir()}")
     origin = {"source": "local"} if local else {"trust_repo": True}
     builder = cast(Callable[..., nn.Module], partial(torch.hub.load, repository, name, **origin))
     with loading(spec, "TORCH_HOME"):

@@ -10,7 +10,7 @@ from freqrob.runtime.parameters import nearest_names
 
 @register_source("timm")
 def open_timm(name: str, target: Target) -> nn.Module:
-    """The model behind timm's own input size and normalisation, if it has as many classes as the data set."""
+    """The model with timm's input size and normalisation, if it has as many classes as the data set."""
     spec = f"timm:{name}"
     timm = required("timm", spec)
     if not timm.is_model(name):
@@ -20,9 +20,9 @@ def open_timm(name: str, target: Target) -> nn.Module:
         if settings and settings.num_classes != target.num_classes:
             have = f"{spec} has {settings.num_classes} classes"
             raise ValueError(f"model: {have}, the data set has {target.num_classes}")
-        announce(f"Loading {name} with timm, which downloads its weights where they are not in its cache")
+        announce(f"Loading {name} with timm, which downloads weights that are not in its cache")
         with tensors_only():
             network = timm.create_model(name, pretrained=True)
-    if settings is None:  # a plug-in's, which is complete in itself
+    if settings is None:  # a plug-in's, which needs nothing added
         return network
     return FrontEnded([InputSize(settings.input_size[1:]), Normalize(settings.mean, settings.std)], network)

@@ -10,7 +10,7 @@ from freqrob.runtime.parameters import nearest_names
 
 @register_source("torchvision")
 def open_torchvision(path: str, target: Target) -> nn.Module:
-    """The model behind the input size and normalisation of its weights.
+    """The model with the input size and normalisation of its weights.
 
     The weights are torchvision's default ones, or those of ``?weights=``; they must have as many classes as the data
     set.
@@ -24,7 +24,7 @@ def open_torchvision(path: str, target: Target) -> nn.Module:
     offered = models.get_model_weights(name)
     wanted = arguments.pop("weights", "DEFAULT")
     if arguments:
-        raise ValueError(f"model: {spec} takes the argument weights alone, got {', '.join(arguments)}")
+        raise ValueError(f"model: {spec} takes only the argument weights, got {', '.join(arguments)}")
     if wanted not in offered.__members__:
         names = ", ".join(offered.__members__) or "none"
         raise ValueError(f"model: {name} of torchvision has no weights {wanted!r}, expected one of {names}")
@@ -32,7 +32,7 @@ def open_torchvision(path: str, target: Target) -> nn.Module:
     classes = len(weights.meta["categories"])
     if classes != target.num_classes:
         raise ValueError(f"model: {spec} has {classes} classes, the data set has {target.num_classes}")
-    announce(f"Loading {name} with torchvision, which downloads {weights.url} where it is not in its cache")
+    announce(f"Loading {name} with torchvision, which downloads {weights.url} unless cached")
     with loading(spec, "TORCH_HOME"), tensors_only():
         network = models.get_model(name, weights=weights)
     preset = weights.transforms()

@@ -1,6 +1,6 @@
 """freqrob in Foolbox: attacks, minimal perturbations and the spectra of perturbations.
 
-Every attack is used as Foolbox's own are: ``attack(model, inputs, criterion, epsilons=…)`` → raw, clipped, success. The
+Attacks have Foolbox's interface: ``attack(model, inputs, criterion, epsilons=…)`` → raw, clipped, success. The
 names below are imported when first used, so that ``analyze_spectrum`` needs no Foolbox.
 """
 

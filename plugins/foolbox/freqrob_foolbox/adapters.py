@@ -31,10 +31,10 @@ class FreqrobAttack(FixedEpsilonAttack):
     """An attack of freqrob under Foolbox's contract: ``attack(model, inputs, criterion, epsilons=…)``.
 
     ``epsilons`` replaces the attack's ``eps``. Criteria: labels or Misclassification. An image on which the attack
-    fails comes back unchanged, or as the attack's last iterate.
+    fails is returned unchanged, or as the attack's last iterate.
 
     Args:
-        attack: any, or its name, such as "pgd-50-10".
+        attack: an attack or its name, such as "pgd-50-10".
         seed: of its random numbers.
         batch_size: images at a time.
 
@@ -66,8 +66,8 @@ class FreqrobAttack(FixedEpsilonAttack):
 class LinfAutoAttack(FreqrobAttack):
     """AutoAttack in the L∞ ball, from the package ``autoattack`` or else ``pyautoattack``.
 
-    An image that stays correctly classified comes back unchanged. The model has to return logits, and to be
-    deterministic unless ``version="rand"``.
+    An image that stays correctly classified is returned unchanged. The model must return logits, and be deterministic
+    unless ``version="rand"``.
 
     Args:
         version: "standard" (RobustBench's), "plus", "rand" or "custom".
@@ -75,7 +75,7 @@ class LinfAutoAttack(FreqrobAttack):
         seed, batch_size: as for ``FreqrobAttack``.
 
     Raises:
-        ValueError: what AutoAttack does not offer; on use, another criterion.
+        ValueError: values that AutoAttack does not support; on use, another criterion.
         ImportError: on use, neither package is installed.
 
     Source: Croce and Hein, ICML 2020.
@@ -101,7 +101,7 @@ class L2AutoAttack(LinfAutoAttack):
 class FoolboxAttack(Attack):
     """An attack of Foolbox under freqrob's contract; ``freqrob evaluate --attack foolbox:LinfDeepFoolAttack``.
 
-    Attacks that minimise the perturbation are clipped to the ball, as Foolbox does it.
+    Perturbations of attacks that minimise them are clipped to the ball, as in Foolbox.
 
     Args:
         attack: of ``foolbox.attacks``, untargeted and without starting points.
@@ -166,7 +166,7 @@ class FoolboxAttack(Attack):
 
 
 def _distance(attack: AttackWithDistance) -> Any:
-    """The distance of an attack. Raises ValueError for an attack that was created without the one that it needs."""
+    """Distance measure of an attack. Raises ValueError if the attack has none but needs one."""
     try:
         return attack.distance
     except (ValueError, AttributeError) as error:
@@ -177,7 +177,7 @@ def _distance(attack: AttackWithDistance) -> Any:
 
 
 def _is_attack(value: Any) -> bool:
-    """Whether it is a class of attacks that can be created without arguments."""
+    """Whether an object is an attack class that can be created without arguments."""
     if not (inspect.isclass(value) and issubclass(value, AttackWithDistance)) or inspect.isabstract(value):
         return False
     return all(each.default is not each.empty or each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD)

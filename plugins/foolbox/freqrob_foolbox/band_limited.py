@@ -28,19 +28,19 @@ from freqrob_foolbox.problem import FoolboxProblem
 class BandPGD(FixedEpsilonAttack, ABC):
     """Projected gradient ascent on the cross-entropy with perturbations confined to rings of the spectrum.
 
-    x ← Π( x + step · g_B / ‖g_B‖ ): g_B is the gradient's part in the band, Π leads into ball, band and bounds. Not the
-    sign of g_B, even in L∞: it leaves the band, and what its projection climbs is another function. The result lies in
-    the ball and in bounds; at most 10⁻⁴ of the power of its perturbation lies outside the band
-    (``freqrob.attacks.band.TOLERANCE``). An image for which no such perturbation was found comes back as it is.
+    x ← Π( x + step · g_B / ‖g_B‖ ): g_B is the gradient's part in the band, Π projects into ball, band and bounds. The
+    sign of g_B is not used, even in L∞: it leaves the band, and its projection ascends another function. The result is
+    in the ball and in bounds, with at most 10⁻⁴ of the perturbation's power outside the band
+    (``freqrob.attacks.band.TOLERANCE``). If no such perturbation is found, the image is returned unchanged.
 
     Use ``LinfBandPGD`` or ``L2BandPGD``. Criteria: labels, Misclassification, TargetedMisclassification. The random
     start uses PyTorch's global generator.
 
     Args:
-        rings: numbers of rings, ``range(5)`` for frequencies below 5/N cycles/pixel of N × N images; ring 0 is DC.
+        rings: ring numbers, ``range(5)`` for frequencies below 5/N cycles/pixel of N × N images; ring 0 is DC.
         steps: gradient steps.
-        rel_stepsize: length of a step by ε: of the whole step for L2, its root mean square for L∞.
-        random_start: start from white noise in the band, else from the image.
+        rel_stepsize: length of a step divided by ε: Euclidean for L2, root mean square for L∞.
+        random_start: start from white noise in the band instead of the image.
 
     Raises:
         ValueError: parameters out of range; on use, rings that the images do not have, another criterion.
@@ -82,18 +82,18 @@ class L2BandPGD(BandPGD):
 
 
 class BandMinimization(MinimizationAttack, ABC):
-    """The smallest perturbation confined to rings of the spectrum: a bisection of ε in each image for itself.
+    """The smallest perturbation confined to rings of the spectrum, by bisection of each image's ε.
 
-    Each search runs ``BandPGD``'s ascent, of the difference of logits, in the ball of radius ε. Where it succeeds, the
-    perturbation is shrunk along its ray to the decision boundary (which leaves it in the band) and bounds ε from above,
-    else ε is a lower bound; ε grows until the first success. Bounds and tolerance are those of ``BandPGD``.
+    Each search runs ``BandPGD``'s ascent of the difference of logits in the ball of radius ε. After a success, the
+    perturbation is shrunk along its ray to the decision boundary (it stays in the band) and bounds ε from above;
+    otherwise ε is a lower bound. ε grows until the first success. Bounds and tolerance are those of ``BandPGD``.
 
     Use ``LinfBandMinimization`` or ``L2BandMinimization``. Criteria as for ``BandPGD``. An image that meets the
-    criterion already, or for which nothing was found, comes back as it is.
+    criterion already, or for which no perturbation is found, is returned unchanged.
 
     Args:
-        rings: numbers of rings, ``range(5)`` for low frequencies, ``range(10, 23)`` for high ones of 32 × 32 images.
-        binary_search_steps: searches; after the first success each halves the interval of ε or better.
+        rings: ring numbers, ``range(5)`` for low frequencies, ``range(10, 23)`` for high ones of 32 × 32 images.
+        binary_search_steps: number of searches; after the first success each at least halves the interval of ε.
         steps, rel_stepsize: of each search, as for ``BandPGD``.
 
     Raises as ``BandPGD``.
@@ -158,7 +158,7 @@ def _ascend(
 
 
 def _shrink(problem: FoolboxProblem, perturbed: Tensor, fooled: Tensor, halvings: int = 10) -> Tensor:
-    """Along the line to the image, the nearest point that a bisection finds to meet the criterion."""
+    """The point nearest to the image, on the line to it, that meets the criterion; found by bisection."""
     low, high = torch.zeros_like(perturbed[:, :1, :1, :1]), torch.ones_like(perturbed[:, :1, :1, :1])
     for _ in range(halvings if fooled.any() else 0):
         middle = (low + high) / 2
@@ -173,6 +173,6 @@ def _logits(problem: FoolboxProblem, images: Tensor) -> Tensor:
 
 
 def _scaled(offsets: Tensor, norm: Norm) -> Tensor:
-    """To the length 1; zeros stay."""
+    """Scale to length 1; zeros stay zero."""
     length = over_pixels(BALLS[norm].length(offsets))
     return offsets / torch.where(length > 0, length, 1)

@@ -31,7 +31,7 @@ class BrendelBethgeAttack(MinimizationAttack, ABC):
     TargetedMisclassification. With ``epsilons`` that are all numbers, an image stops at a distance below the smallest.
 
     Args:
-        init_attack: finds starting points where ``starting_points`` are not given; blended uniform noise by default.
+        init_attack: finds starting points if ``starting_points`` is not given; blended uniform noise by default.
         overshoot, steps, lr, lr_decay, lr_num_decay, patience, momentum, binary_search_steps: as for ``BrendelBethge``.
 
     Raises:
@@ -74,7 +74,7 @@ class BrendelBethgeAttack(MinimizationAttack, ABC):
         early_stop: float | None = None,
         **kwargs: Any,
     ) -> Any:
-        """The nearest points that meet the criterion. ``starting_points``: like ``inputs``, and meeting it."""
+        """The nearest points that meet the criterion. ``starting_points``, of the shape of ``inputs``, must meet it."""
         problem = FoolboxProblem.read(model, inputs, criterion, kwargs)
         with measuring(problem.model), default_dtype(problem.images.dtype):
             if starting_points is None:
@@ -98,7 +98,7 @@ class LinfinityBrendelBethgeAttack(BrendelBethgeAttack):
 
 
 def _read_starts(problem: FoolboxProblem, starting_points: Any) -> Tensor:
-    """Starting points in [0, 1], rounding beyond it clipped."""
+    """Starting points in [0, 1], clipped for rounding."""
     starts = ep.astensor(starting_points).raw
     if not isinstance(starts, Tensor) or starts.dtype != problem.images.dtype:
         got = f"{getattr(starts, 'dtype', '')} {type(starts).__name__}".strip()

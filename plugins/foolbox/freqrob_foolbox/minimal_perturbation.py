@@ -1,4 +1,4 @@
-"""freqrob's search for minimal perturbations, with any attack of Foolbox that minimises."""
+"""freqrob's search for minimal perturbations, with any minimising attack of Foolbox."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class MinimalPerturbation(minimal_perturbation.MinimalPerturbation):
     """``freqrob.attacks.MinimalPerturbation`` with an ``attack`` of Foolbox, or one of this package, that minimises.
 
     FMN, DDN, C&W and the like start at the image. Foolbox's Brendel–Bethge attacks scale their steps with
-    ``batch_size``; Li et al. have 20.
+    ``batch_size``; Li et al. use 20.
 
     Raises:
         TypeError: ``attack`` is not a MinimizationAttack of Foolbox.
@@ -58,7 +58,7 @@ class FoolboxMinimalAttack(MinimalAttack):
 
     @property
     def needs_starts(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """FMN takes starts, and needs none."""
+        """FMN accepts starts but does not need them."""
         parameters = inspect.signature(self.attack.run).parameters
         return "starting_points" in parameters and not isinstance(self.attack, FMNAttackLp)
 

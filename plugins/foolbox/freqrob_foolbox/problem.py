@@ -1,4 +1,4 @@
-"""The arguments of a Foolbox call in plain PyTorch, on pixels in [0, 1]."""
+"""The arguments of a Foolbox attack converted to PyTorch, with pixels in [0, 1]."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from freqrob.runtime.tensors import FLOATS, check_values
 
 @dataclass(frozen=True)
 class FoolboxProblem(Problem):
-    """A problem that Foolbox poses: ``model`` is the Foolbox model, whatever its bounds, on pixels in [0, 1].
+    """The problem of a Foolbox call; ``model`` takes pixels in [0, 1] for any bounds of the Foolbox model.
 
     Attributes:
-        lower, span: the model's lower bound, and its upper one minus it.
-        restore: gives a tensor the type of the inputs.
+        lower, span: the model's lower bound, and the difference to its upper bound.
+        restore: converts a tensor to the type of the inputs.
     """
 
     lower: float
@@ -37,9 +37,9 @@ class FoolboxProblem(Problem):
     ) -> FoolboxProblem:
         """Read the arguments of ``run``; ``unknown`` are keyword arguments that the attack does not have.
 
-        Raises TypeError for those and for inputs that are not PyTorch tensors; ValueError for a criterion that is
-        neither Misclassification nor, with ``targets``, TargetedMisclassification, for inputs out of bounds, and for
-        shapes that do not fit.
+        Raises TypeError for unknown arguments and inputs that are not PyTorch tensors; ValueError for inputs out of
+        bounds, shapes that do not fit, and criteria other than Misclassification or, with ``targets``,
+        TargetedMisclassification.
         """
         raise_if_kwargs(unknown)
         x, restore = ep.astensor_(inputs)
@@ -68,7 +68,7 @@ class FoolboxProblem(Problem):
         return cls(as_module(model), pixels, classes, targeted, lower, span, restore)
 
     def answer(self, images: Tensor) -> Any:
-        """Images in [0, 1] as the caller's tensors, within the model's bounds."""
+        """Convert images in [0, 1] to the model's bounds and the caller's tensor type."""
         inside = torch.clamp(self.lower + self.span * images, self.lower, self.lower + self.span)
         return self.restore(ep.astensor(inside.detach()))
 

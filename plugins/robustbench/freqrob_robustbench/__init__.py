@@ -1,7 +1,7 @@
 """freqrob in RobustBench, and RobustBench's models in freqrob.
 
-After ``register()``, ``robustbench.load_model`` knows freqrob's models and ``robustbench.benchmark`` runs to its end.
-Importing this package imports neither RobustBench nor anything that it needs.
+After ``register()``, ``robustbench.load_model`` and ``robustbench.benchmark`` accept freqrob's models. Importing this
+package does not import RobustBench or its dependencies.
 """
 
 from freqrob_robustbench.compatibility import import_robustbench

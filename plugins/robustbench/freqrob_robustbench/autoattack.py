@@ -1,6 +1,6 @@
-"""The package ``autoattack`` as RobustBench uses it, over ``freqrob.attacks.autoattack``.
+"""The interface of the package ``autoattack`` for RobustBench, implemented by ``freqrob.attacks.autoattack``.
 
-Unlike ``pyautoattack``'s, a state on disk can be read back. Source of the interface:
+Unlike ``pyautoattack``, it can read its state from disk. Source of the interface:
 https://github.com/fra31/auto-attack.
 """
 
@@ -35,7 +35,7 @@ Log = Callable[[str], None]
 class AutoAttack:
     """AutoAttack with the arguments of the authors' package.
 
-    ``device`` is the model's unless given. With ``verbose`` each step is printed; ``log_path`` keeps the same lines.
+    ``device`` defaults to the model's. ``verbose`` prints each step; ``log_path`` is a file for the same lines.
     The package's attacks are attributes: ``apgd``, ``apgd_targeted``, ``fab`` and ``square``.
     Raises ValueError for a custom version without attacks, and for attacks with another version.
     """
@@ -62,8 +62,8 @@ class AutoAttack:
         self.attacks_to_run: list[str] = list(self._adversary.attacks_to_run)
 
     def __getattr__(self, name: str) -> Any:
-        """What else the package's object has."""
-        if name == "_adversary":  # of a copy that is being made
+        """Other attributes of the package's object."""
+        if name == "_adversary":  # while a copy is made
             raise AttributeError(name)
         return getattr(self._adversary, name)
 
@@ -75,12 +75,12 @@ class AutoAttack:
         return_labels: bool = False,
         state_path: str | Path | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Adversarial images (N, C, H, W) of images and labels (N,); with ``return_labels`` also their classes.
+        """Adversarial examples (N, C, H, W) of images and labels (N,); with ``return_labels`` also their classes.
 
-        A run with ``state_path`` that was stopped goes on where it was; images that an earlier call broke come back as
-        they were given, with their labels. Raises TypeError and ValueError for images that are not floats in [0, 1] and
-        for their labels, ValueError for a state of another model, other images or another attack; warns where a change
-        of the model's code could not be noticed, and of models whose numbers mislead.
+        With ``state_path`` an interrupted run resumes; images that an earlier call broke are returned unchanged, with
+        their labels. Raises TypeError and ValueError for images that are not floats in [0, 1] and for invalid labels,
+        ValueError for a state of another model, other images or another attack. Warns if a change of the model's code
+        could not be noticed, and about models whose results may mislead.
         """
         check_attacked(x_orig, y_orig)
         state = self._state(x_orig, y_orig, state_path)
@@ -91,7 +91,7 @@ class AutoAttack:
     def run_standard_evaluation_individual(
         self, x_orig: Tensor, y_orig: Tensor, bs: int = 250, return_labels: bool = False
     ) -> dict[str, Any]:
-        """What ``run_standard_evaluation`` gives for each attack alone."""
+        """Results of ``run_standard_evaluation`` for each attack on its own."""
         attacks, results = self.attacks_to_run, {}
         try:
             for attack in attacks:
@@ -114,7 +114,7 @@ class AutoAttack:
     def _evaluate(
         self, x_orig: Tensor, y_orig: Tensor, bs: int, state: EvaluationState, log: Log
     ) -> tuple[Tensor, Tensor]:
-        """Each attack that is left, on the images that are left, batch by batch."""
+        """Run the remaining attacks on the remaining images, batch by batch."""
         x_adv, y_adv, began = x_orig.clone(), y_orig.clone(), time.monotonic()
         attacks = [attack for attack in self.attacks_to_run if attack not in state.run_attacks]
         if not attacks or not state.flags.any():
@@ -154,7 +154,7 @@ class AutoAttack:
 
     @contextmanager
     def _logging(self) -> Iterator[Log]:
-        """What prints a line, and appends it to the file ``log_path``, where that is asked for."""
+        """Yield a function that prints a line if ``verbose`` and appends it to ``log_path`` if given."""
         with ExitStack() as stack:
             file = stack.enter_context(open(self.log_path, "a", encoding="utf-8")) if self.log_path else None
 
@@ -177,7 +177,7 @@ class _Saved(Struct):
 
 @dataclass
 class EvaluationState:
-    """Which images are still correctly classified, in a JSON file if any; ``subject`` says what was evaluated."""
+    """Mask of the robust images, in a JSON file if any; ``subject`` identifies the evaluation."""
 
     path: Path | None
     subject: dict[str, Any]
@@ -186,7 +186,7 @@ class EvaluationState:
 
     @classmethod
     def open(cls, path: Path, subject: dict[str, Any], count: int) -> EvaluationState:
-        """What the file says, or the beginning where there is none. Raises ValueError for another ``subject``."""
+        """The state in the file, or the initial state without one. Raises ValueError for another ``subject``."""
         check_file(path, "state_path")
         if not path.exists():
             return cls(path, subject, torch.ones(count, dtype=torch.bool))
@@ -200,7 +200,7 @@ class EvaluationState:
 
     @classmethod
     def from_disk(cls, path: str | Path) -> EvaluationState:
-        """Read a file. Raises FileNotFoundError, or ValueError for one that is damaged."""
+        """Read a file. Raises FileNotFoundError, or ValueError for a damaged file."""
         try:
             content = read_json(path, _Saved)
         except ValueError as error:
@@ -220,5 +220,5 @@ class EvaluationState:
 
     @property
     def robust_flags(self) -> Tensor:
-        """(N,) as ``robustbench.eval`` reads them: numbers, which have a mean."""
+        """The mask (N,) as numbers, of which ``robustbench.eval`` takes the mean."""
         return self.flags.float()

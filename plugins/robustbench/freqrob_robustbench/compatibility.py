@@ -1,7 +1,7 @@
-"""Import RobustBench where it would fail, and warn of installations whose files were changed.
+"""Import RobustBench where it would fail, and warn about installations with changed files.
 
-Written for RobustBench 1.1.1, which needs ``pkg_resources``, which setuptools 82 dropped, and imports ``autoattack``,
-which is not on PyPI, where its own requirements bring ``pyautoattack``.
+RobustBench 1.1.1 needs ``pkg_resources``, which setuptools 82 removed, and imports ``autoattack``, which is not on
+PyPI, although its requirements install ``pyautoattack``.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ NEEDS = ("robustbench", "timm", "huggingface_hub", "setuptools", "pyautoattack",
 def import_robustbench() -> ModuleType:
     """Import the package ``robustbench``, with stand-ins for missing modules that it needs.
 
-    ``sys.modules`` holds no stand-in afterwards. ``benchmark`` then works for data sets without AlexNet's results,
-    that is CIFAR's corruptions: the mCE, which is relative to them, is NaN. Warns of files that are not RobustBench's,
-    and of a huggingface_hub that timm cannot use.
+    Stand-ins are removed from ``sys.modules`` afterwards. ``benchmark`` then works for CIFAR's corruptions, which have
+    no results of AlexNet: the mCE, which is relative to them, is NaN. Warns about files that are not RobustBench's, and
+    about a huggingface_hub that timm cannot use.
 
     Raises ImportError, which says what to install, if it cannot be imported.
     """
@@ -82,7 +82,7 @@ def _missing(name: str) -> bool:
 
 
 def _pkg_resources() -> ModuleType:
-    """The part of pkg_resources that ``robustbench.loaders`` uses: the path of a file beside a module."""
+    """The part of pkg_resources that ``robustbench.loaders`` uses: the path of a file in a module's folder."""
     module = ModuleType("pkg_resources")
 
     def resource_filename(name: str, path: str) -> str:
@@ -161,10 +161,10 @@ def _warn_of_unusable_hub() -> None:
 
 
 def _without_alexnet(evaluate: Callable[..., Any]) -> Callable[..., Any]:
-    """``robustbench.eval.corruptions_evaluation``, whose last step, the mCE, fails on CIFAR: NaN instead.
+    """``robustbench.eval.corruptions_evaluation`` with NaN for the mCE, its last step, which fails on CIFAR.
 
-    Everything else is computed, and written to disk, before that step, so the accuracy is a local variable by then;
-    only its traceback has it. This can go when RobustBench returns an accuracy without AlexNet's results.
+    Everything else is computed and written before that step; the accuracy is a local variable by then, available only
+    from the traceback. Remove this when RobustBench returns an accuracy without AlexNet's results.
     """
 
     @functools.wraps(evaluate)

@@ -14,22 +14,22 @@ from freqrob.models.loading import DATASET_CLASSES, THREAT_MODELS, list_models, 
 from freqrob.runtime.parameters import checked
 from freqrob_robustbench.compatibility import import_robustbench
 
-_MODEL_DIRS: dict[str, Path] = {}  # of what is registered, by timm's name
+_MODEL_DIRS: dict[str, Path] = {}  # of the registered models, by timm's name
 _PREPROCESSING = {"input_size": (3, 224, 224), "crop_pct": 0.875, "interpolation": "bilinear"}
 
 
 @checked
 def register(model_dir: str | Path = "./models") -> list[str]:
-    """Make every model that ``freqrob.list_models`` has for RobustBench's data sets an entry of RobustBench.
+    """Add every model of ``freqrob.list_models`` for RobustBench's data sets to RobustBench.
 
-    Afterwards ``robustbench.load_model(name, dataset=…, threat_model=…)`` returns what ``freqrob.load_model`` returns,
-    and ``robustbench.benchmark`` runs to its end. The models are registered with timm, which RobustBench asks first,
-    as ``<name>_<dataset>_<threat model>`` in lower case, and listed in ``model_dicts``. No entry of RobustBench and no
-    model of timm is replaced: such a name is left out with a warning. A later call with another ``model_dir`` adds
-    models; for a name that both have, it replaces the earlier one.
+    Afterwards ``robustbench.load_model(name, dataset=…, threat_model=…)`` returns the model of ``freqrob.load_model``,
+    and ``robustbench.benchmark`` accepts it. The models are registered with timm, which RobustBench searches first, as
+    ``<name>_<dataset>_<threat model>`` in lower case, and listed in ``model_dicts``. Entries of RobustBench and models
+    of timm are not replaced: such a name is left out with a warning. A later call with another ``model_dir`` adds
+    models, and replaces earlier ones of the same name.
 
     Returns:
-        The names that timm knows freqrob's models by, sorted.
+        Sorted names of freqrob's models in timm.
 
     Raises:
         ImportError: RobustBench is missing or broken; the message says what to install.
@@ -52,7 +52,7 @@ def _timm_name(name: str, dataset: str, threat_model: str) -> str:
 
 
 def _add(name: str, dataset: str, threat_model: str, entries: dict[str, dict], model_dir: Path) -> str | None:
-    """Register one model; returns timm's name of it, or None where it is left out."""
+    """Register one model; return its name in timm, or None if it is left out."""
     import timm
 
     timm_name = _timm_name(name, dataset, threat_model)

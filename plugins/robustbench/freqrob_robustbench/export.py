@@ -33,7 +33,7 @@ _FILL_IN = "**(fill in)**"
 @checked
 @dataclass(frozen=True)
 class Paper:
-    """What no card has. Empty fields are left out of the JSON and marked in the claim."""
+    """Fields that a card does not have. Empty ones are left out of the JSON and marked in the claim."""
 
     title: str = ""
     link: str = ""
@@ -43,7 +43,7 @@ class Paper:
 
 @dataclass(frozen=True)
 class Export:
-    """The files written, JSON and Markdown, and the keys that the JSON lacks with what would give them."""
+    """The written files (JSON and Markdown), and the missing keys of the JSON with a remedy for each."""
 
     info: Path
     claim: Path
@@ -67,8 +67,8 @@ def export(
     Raises:
         ValueError: a data set that RobustBench does not have, or an unknown threat model; or ``<name>.json`` would
             overwrite the model's card.
-        FileNotFoundError: there is no card of this name.
-        OSError: ``out`` cannot be written.
+        FileNotFoundError: no card has this name.
+        OSError: ``out`` is not writable.
     """
     card = load_card(name, model_dir, dataset, threat_model)
     if card.dataset not in TEST_IMAGES:
@@ -93,7 +93,7 @@ def export_card(
 
 
 def model_info(card: Card, paper: Paper = Paper()) -> dict[str, Any]:
-    """RobustBench's keys, accuracies as text in percent; None where neither the card nor the paper knows."""
+    """RobustBench's keys, with accuracies as text in percent; None if neither card nor paper has the value."""
     behind = [str(front_end_name(spec)) for spec in card.front_ends if front_end_name(spec) != "normalize"]
     robust = "corruptions_acc" if card.threat_model == "corruptions" else "autoattack_acc"
     return {
@@ -128,7 +128,7 @@ def _remedies(card: Card) -> dict[str, str]:
 
 
 def _measured(card: Card, attack: str) -> Mapping[str, Any] | None:
-    """The card's result that was measured as RobustBench measures, if there is one."""
+    """The card's result under RobustBench's conditions, if any."""
     for result in reversed(_natural(card)):
         like = result["attack"], result["images"]
         if like == (attack, TEST_IMAGES[card.dataset]) and (attack == "clean" or _same_ball(card, result)):

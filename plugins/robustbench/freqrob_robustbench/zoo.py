@@ -32,7 +32,7 @@ def load_from_zoo(
 ) -> nn.Module:
     """A model of RobustBench's zoo, on the CPU in eval mode: pixels (N, C, H, W) in [0, 1] → logits (N, num_classes).
 
-    RobustBench downloads weights that are not in ``model_dir`` from Google Drive; a line on stderr says so. Pickles
+    RobustBench downloads weights that are not in ``model_dir`` from Google Drive, which is printed on stderr. Pickles
     are read as tensors only.
 
     Raises:
@@ -82,7 +82,7 @@ def _entries(dataset: str, threat_model: str) -> dict[str, dict]:
 
 
 def _files(name: str, drive: str | list[str] | None, folder: Path) -> dict[Path, str]:
-    """Where RobustBench keeps the weights, by their id on Google Drive; one file for each model of an ensemble."""
+    """RobustBench's paths of the weights, with their Google Drive ids; one file for each model of an ensemble."""
     if isinstance(drive, list):
         return {folder / f"{name}.pt_m{number}.pt": one for number, one in enumerate(drive)}
     return {folder / f"{name}.pt": drive} if drive else {}
