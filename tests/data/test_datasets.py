@@ -513,7 +513,7 @@ class TestDownloads:
         assert {path.name[:10] for path in folder.iterdir()} == {"tiny-image", "tiny_image"}, "no temporary folders"
 
     def test_nothing_is_fetched_unasked(self, tiny_archive, tmp_path):
-        with pytest.raises(FileNotFoundError, match="Download it with --download"):
+        with pytest.raises(FileNotFoundError, match="download it with --download"):
             load_dataset("tiny_imagenet", "test", tmp_path)
         assert tiny_archive[2].asked == 0 and not list(tmp_path.iterdir())
 

@@ -368,7 +368,10 @@ def test_full_disk_keeps_the_earlier_files(tmp_path, room, recipe, file):
     path, network, _ = saved(tmp_path)
     before = contents(tmp_path)
     changed = {key: value + 1 for key, value in network.state_dict().items()}
-    with pytest.raises(OSError, match=rf"could not write .*{file}: .*{file} .* is intact"), largest_file(room):
+    with (
+        pytest.raises(OSError, match=rf"could not write .*{file}: .* the earlier {file} is intact"),
+        largest_file(room),
+    ):
         checkpoints.save(path, changed, replace(CARD, recipe=recipe))
     assert contents(tmp_path) == before
 
