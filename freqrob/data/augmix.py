@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from freqrob.data.datasets import to_pixels
-from freqrob.runtime.parameters import check_counts, check_positive, checked, fits, is_number, shown
+from freqrob.runtime.parameters import Count, Positive, checked, fits, is_number, shown
 from freqrob.runtime.pixels import check_scale
 from freqrob.spectral.ops import check_images
 
@@ -57,9 +57,9 @@ def augmix(
     images: Tensor,
     *,
     severity: float = 3.0,
-    width: int = 3,
+    width: Count = 3,
     depth: int = -1,
-    alpha: float = 1.0,
+    alpha: Positive = 1.0,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Mix each image with the results of ``width`` chains of random operations: (1 − m) x + m Σ_k w_k chain_k(x).
@@ -92,19 +92,17 @@ def augmix(
     if images.ndim != 4:
         raise ValueError(f"images: expected (N, C, H, W), got {tuple(images.shape)}")
     check_scale(images)
-    check_augmix(severity, width, depth, alpha)
+    check_augmix(severity, depth)
     draws = _draw(len(images), severity, width, depth, alpha, generator)
     return _mix(images.detach(), draws)
 
 
-def check_augmix(severity: float, width: int, depth: int, alpha: float) -> None:
+def check_augmix(severity: float, depth: int) -> None:
     """Raise ValueError, naming the parameter, for a value that ``augmix`` does not take."""
     if not is_number(severity) or not 0.1 <= severity <= 10:
         raise ValueError(f"severity: expected a level from 0.1 to 10, got {shown(severity)}")
-    check_counts(width=width)
     if not fits(depth, int) or not (depth == -1 or depth >= 1):
         raise ValueError(f"depth: expected an integer from 1 on, or -1 for a random depth, got {shown(depth)}")
-    check_positive(alpha=alpha)
 
 
 def _draw(

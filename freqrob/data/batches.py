@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from freqrob.data.datasets import ImageSet, to_pixels
-from freqrob.runtime.parameters import check_choices, check_counts, check_integers, check_seeds, checked
+from freqrob.runtime.parameters import Count, Natural, check_integers, checked
 
 Crop = Literal["reflect", "zeros"]
 PADDING = 4
@@ -53,26 +53,21 @@ class Batches:
     def __init__(
         self,
         dataset: ImageSet,
-        batch_size: int,
+        batch_size: Count,
         *,
-        seed: int = 0,
+        seed: Natural = 0,
         crop: Crop | None = "reflect",
         flip: bool = True,
         transform: Callable[[Tensor, torch.Generator], Tensor] | None = None,
         device: torch.device | str = "cpu",
         rank: int = 0,
-        world_size: int = 1,
+        world_size: Natural = 1,
     ) -> None:
-        check_counts(batch_size=batch_size)
-        check_integers(0, world_size=world_size)
         check_integers(0, world_size - 1, rank=rank)
         if batch_size > len(dataset):
             raise ValueError(f"batch_size: expected at most {len(dataset)}, the number of images, got {batch_size}")
         if batch_size % world_size:
             raise ValueError(f"batch_size: expected a multiple of world_size ({world_size}), got {batch_size}")
-        if crop is not None:
-            check_choices(get_args(Crop), crop=crop)
-        check_seeds(seed=seed)
         self.device = torch.device(device)
         home = self.device if _fits(dataset.images, self.device) else torch.device("cpu")
         self.images, self.labels = dataset.images.to(home), dataset.labels.to(home)

@@ -6,7 +6,7 @@ import pickle
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from freqrob.runtime.files import (
     write_json,
     write_synced,
 )
-from freqrob.runtime.parameters import check_choices, check_counts, checked
+from freqrob.runtime.parameters import Count, check_choices, checked
 from freqrob.runtime.progress import Track, untracked
 from freqrob.runtime.provenance import provenance
 from freqrob.runtime.reading import damage_named, read_json
@@ -38,14 +38,12 @@ class _Manifest(Struct):
 
 
 @checked
-def balance(dataset: ImageSet, *, weighting: Weighting = "amplitude", chunk: int = 1024) -> ImageSet:
+def balance(dataset: ImageSet, *, weighting: Weighting = "amplitude", chunk: Count = 1024) -> ImageSet:
     """Balance every image of a data set by BaSS; the result is uint8 in memory, also for a memory-mapped data set.
 
     Source: Lin et al., NeurIPS 2023, section 4; zhiyugege/Frequency-Long-Tailed-Investigation, ``BaSS_cifar.py``, which
     writes its balanced CIFAR-10 to disk once.
     """
-    check_choices(get_args(Weighting), weighting=weighting)
-    check_counts(chunk=chunk)
     from freqrob.spectral.balance import bass  # loads the native ops, which a data set's metadata do not need
 
     balanced = torch.empty(dataset.images.shape, dtype=torch.uint8, device=dataset.images.device)
@@ -91,7 +89,6 @@ def write_cifar_b(
 
     Source: Lin et al., NeurIPS 2023, section 4; zhiyugege/Frequency-Long-Tailed-Investigation, ``BaSS_cifar.py``.
     """
-    check_choices(get_args(Weighting), weighting=weighting)
     kind = _kind(dataset)
     source, target = (Path(folder).expanduser() / kind.base_folder for folder in (data_dir, out))
     if target.exists():
@@ -124,7 +121,6 @@ def load_cifar_b(data_dir: str | Path, split: Split, dataset: str = "cifar10") -
         FileNotFoundError: ``data_dir`` has no such folder.
     """
     kind = _kind(dataset)
-    check_choices(get_args(Split), split=split)
     folder = Path(data_dir).expanduser() / kind.base_folder
     if not (folder / MANIFEST).is_file():
         raise FileNotFoundError(

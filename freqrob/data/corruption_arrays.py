@@ -18,7 +18,7 @@ from freqrob.data.archives import Archive, fetch_archive
 from freqrob.data.corruptions import CHUNK, CORRUPTIONS, SEVERITIES, corrupt, find_frost
 from freqrob.data.datasets import DATASETS, ImageSet, explained
 from freqrob.runtime.files import as_json, check_folder, locked, remove_abandoned, sha256_of, write_json, write_npy
-from freqrob.runtime.parameters import check_choices, check_integers, check_seeds, checked
+from freqrob.runtime.parameters import Natural, check_choices, check_integers, checked
 from freqrob.runtime.progress import Track, untracked
 from freqrob.runtime.provenance import provenance
 from freqrob.runtime.reading import Label, brief, fitted, holds_npy, map_npy, read_json
@@ -44,7 +44,7 @@ def write_corruptions(
     types: Sequence[str] = tuple(CORRUPTIONS),
     *,
     about: Mapping[str, Any],
-    seed: int = 0,
+    seed: Natural = 0,
     frost: str | Path | None = None,
     command: str = "",
     track: Track = untracked,
@@ -75,7 +75,6 @@ def write_corruptions(
         OSError: a full disk.
     """
     _check_types(types)
-    check_seeds(seed=seed)
     photographs = _digest(map(Path.read_bytes, find_frost(frost))) if "frost" in types else ""
     folder, labels = Path(folder).expanduser(), dataset.labels.cpu().numpy()
     header = {

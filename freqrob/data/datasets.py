@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, get_args, overload
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from freqrob.data.archives import Archive, fetch_archive
 from freqrob.data.image_files import ImageFiles, decode
 from freqrob.data.imagenet import Part
 from freqrob.runtime.files import check_folder, temporary_folder_beside
-from freqrob.runtime.parameters import check_choices, check_integers, checked
+from freqrob.runtime.parameters import Natural, check_choices, checked
 from freqrob.runtime.pixels import check_channels_first, check_range
 from freqrob.runtime.progress import Track, untracked
 from freqrob.runtime.registry import Registry
@@ -155,7 +155,6 @@ def load_dataset(
         OSError: a failed download, or a full disk.
     """
     check_choices(DATASETS, dataset=name)
-    check_choices(get_args(Split), split=split)
     folder = Path(data_dir).expanduser()
     load = DATASETS[name].load
     assert load is not None  # DATASETS has none without
@@ -179,10 +178,9 @@ def _in_memory(dataset: Dataset, classes: int) -> ImageSet:
 
 
 @checked
-def members(count: int, split: Split) -> Tensor:
+def members(count: Natural, split: Split) -> Tensor:
     """Sorted indices of the training images in ``train`` or ``val``. Raises ValueError for another split."""
     check_choices(("train", "val"), split=split)
-    check_integers(0, count=count)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(SPLIT_SEED))
     held_out = min(VALIDATION_IMAGES, count // 10)
     return (order[:held_out] if split == "val" else order[held_out:]).sort().values

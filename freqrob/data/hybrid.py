@@ -13,7 +13,7 @@ from torch import Tensor
 from freqrob.data.datasets import ImageSet, to_pixels
 from freqrob.runtime.figures import drawing
 from freqrob.runtime.files import as_json, check_folder, replacing, write_json
-from freqrob.runtime.parameters import check_integers, check_seeds, check_weights, checked, fits, is_number, shown
+from freqrob.runtime.parameters import Natural, Weight, checked, fits, is_number, shown
 from freqrob.runtime.pixels import check_channels_first, check_scale
 from freqrob.runtime.progress import Track, untracked
 from freqrob.runtime.provenance import provenance
@@ -45,7 +45,7 @@ def check_frequencies(frequencies: Sequence[float]) -> None:
 
 
 @checked
-def hybrid_images(low: Tensor, high: Tensor, frequency: float) -> Tensor:
+def hybrid_images(low: Tensor, high: Tensor, frequency: Weight) -> Tensor:
     """Combine the frequencies |f| ≤ ``frequency`` of ``low`` with the others of ``high``, clipped to [0, 1].
 
     Args:
@@ -66,7 +66,6 @@ def hybrid_images(low: Tensor, high: Tensor, frequency: float) -> Tensor:
     """
     check_planes(low, "low")
     check_channels_first(low, "low")
-    check_weights(frequency=frequency)
     check_dense(high, "high")
     expected, got = (f"{tuple(one.shape)} {one.dtype} on {one.device}" for one in (low, high))
     if got != expected:
@@ -80,7 +79,7 @@ def hybrid_images(low: Tensor, high: Tensor, frequency: float) -> Tensor:
 
 
 @checked
-def derange(labels: Tensor, seed: int = 0) -> Tensor:
+def derange(labels: Tensor, seed: Natural = 0) -> Tensor:
     """Permute the labels (N,) at random so that each position gets a different label.
 
     Raises ValueError if more than half of the labels are equal, which makes this impossible, and TypeError for labels
@@ -89,7 +88,6 @@ def derange(labels: Tensor, seed: int = 0) -> Tensor:
     check_values(labels, "labels")
     if labels.ndim != 1 or labels.dtype != torch.int64 or (labels < 0).any():
         raise ValueError(f"labels: expected (N,) int64 from 0 on, got {tuple(labels.shape)} {labels.dtype}")
-    check_seeds(seed=seed)
     classes, draws = labels.cpu().numpy(), np.random.default_rng(seed)
     counts = np.bincount(classes, minlength=1)
     if 2 * counts.max() > len(classes):
@@ -119,9 +117,9 @@ def write_hybrids(
     folder: str | Path,
     *,
     frequencies: Sequence[float] = MIXING_FREQUENCIES,
-    seed: int = 0,
+    seed: Natural = 0,
     floats: bool = False,
-    sheet: int = 0,
+    sheet: Natural = 0,
     about: Mapping[str, Any] | None = None,
     command: str = "",
     track: Track = untracked,
@@ -151,8 +149,6 @@ def write_hybrids(
         OSError: a full disk.
     """
     check_frequencies(frequencies)
-    check_seeds(seed=seed)
-    check_integers(0, sheet=sheet)
     check_folder(Path(folder), "folder")
     as_json(dict(about or {}), "about")
     folder, partner, pixels = Path(folder), partners(dataset.labels, seed), to_pixels(dataset.images)

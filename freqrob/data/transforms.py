@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import PIL.Image
 import torch
@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 from torchvision.transforms.v2.functional import is_pure_tensor
 
-from freqrob.runtime.parameters import check_choices, check_shares, checked
+from freqrob.runtime.parameters import Share, checked
 from freqrob.runtime.tensors import check_values
 from freqrob.spectral.balance import Weighting, balance_some
 from freqrob.spectral.ops import check_images, check_pixel_scale
@@ -51,14 +51,12 @@ class RandomBaSS(v2.Transform):
     @checked
     def __init__(
         self,
-        p: float = 0.5,
+        p: Share = 0.5,
         weighting: Weighting = "amplitude",
         pixel_scale: float = 255.0,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        check_shares(p=p)
-        check_choices(get_args(Weighting), weighting=weighting)
         check_pixel_scale(pixel_scale)
         self.weighting: Weighting = weighting
         self.p, self.pixel_scale, self.generator = p, pixel_scale, generator

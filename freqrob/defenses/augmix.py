@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from freqrob.data.augmix import augmix, check_augmix
 from freqrob.models.registry import register_defense
-from freqrob.runtime.parameters import Weight, checked
+from freqrob.runtime.parameters import Count, Positive, Weight, checked
 from freqrob.spectral.balance import Weighting, bass
 
 
@@ -27,9 +27,9 @@ class AugMix:
     """
 
     severity: float = 3.0
-    width: int = 3
+    width: Count = 3
     depth: int = -1
-    alpha: float = 1.0
+    alpha: Positive = 1.0
     weight: Weight = 12.0
     bass_view: bool = False
     weighting: Weighting = "amplitude"
@@ -38,7 +38,7 @@ class AugMix:
     double_backward: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_augmix(self.severity, self.width, self.depth, self.alpha)
+        check_augmix(self.severity, self.depth)
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         logits = model(torch.cat(self.views(images))).float()

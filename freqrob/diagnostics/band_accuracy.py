@@ -22,7 +22,7 @@ from freqrob.diagnostics.fourier_heatmap import coarseness
 from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.diagnostics.per_sample import per_sample
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
-from freqrob.runtime.parameters import check_counts, check_integers, check_pixels, checked, fits
+from freqrob.runtime.parameters import Count, Natural, Pixels, checked, fits
 from freqrob.runtime.progress import Track, untracked
 from freqrob.spectral.ops import ring_filter
 from freqrob.spectral.rings import RingMap
@@ -73,9 +73,9 @@ def band_accuracy(
     labels: Tensor,
     *,
     width: int = 5,
-    eps: float = 8 / 255,
-    steps: int = 20,
-    attacked: int | None = None,
+    eps: Pixels = 8 / 255,
+    steps: Count = 20,
+    attacked: Natural | None = None,
     batch_size: int = 250,
     cache: Path | None = None,
     cache_key: str | None = None,
@@ -102,10 +102,7 @@ def band_accuracy(
     if not fits(width, int) or width < 1 or width % 2 == 0:
         raise ValueError(f"width: expected an odd number of rings, got {width!r}")
     attacked = len(images) if attacked is None else attacked
-    check_integers(0, attacked=attacked)
     attacked = min(attacked, len(images))
-    check_pixels(eps=eps)
-    check_counts(steps=steps)
     rings = RingMap.of(images)
     every = coarseness(*images.shape[-2:])
     measured = torch.tensor(sorted({*range(0, rings.rings, every), rings.rings - 1}))

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, regis
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
 from freqrob.models.state import device_of, measuring
-from freqrob.runtime.parameters import check_choices, check_counts, check_positive, check_seeds, checked
+from freqrob.runtime.parameters import Count, Natural, Positive, checked
 from freqrob.runtime.process_state import random_state
 from freqrob.runtime.progress import Track, untracked
 
@@ -80,11 +80,11 @@ def fourier_heatmap(
     images: Tensor,
     labels: Tensor,
     *,
-    norm: float | None = None,
+    norm: Positive | None = None,
     basis: Basis = "cosine",
-    every: int | None = None,
+    every: Count | None = None,
     layer: str = "",
-    seed: int = 0,
+    seed: Natural = 0,
     precision: Precision = "float32",
     batch_size: int = 250,
     cache: Path | None = None,
@@ -116,18 +116,13 @@ def fourier_heatmap(
     which loses the norm) and ``gatheluck/FourierHeatmap``.
     """
     check_labelled(images, labels)
-    check_choices(get_args(Basis), basis=basis)
-    check_choices(get_args(Precision), precision=precision)
     height, width = images.shape[-2:]
     side = max(height, width)
     norm = NORMS.get(side, NORMS[32] * side / 32) if norm is None else norm
-    check_positive(norm=norm)
     every = coarseness(height, width) if every is None else every
-    check_counts(every=every)
     if every > (most := max(1, side // 2)):
         reason = "half of the images' larger side"
         raise ValueError(f"every: expected at most {most}, {reason}, got {every}")
-    check_seeds(seed=seed)
     if layer:
         _try_layer(as_module(model), layer, to_pixels(images[:2]))
     frequencies = fourier_frequencies(height, width, every)

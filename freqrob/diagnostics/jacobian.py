@@ -19,7 +19,7 @@ from freqrob.diagnostics.drawing import Picture, Scale, Section, draw_map, logar
 from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.diagnostics.per_sample import per_batch
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
-from freqrob.runtime.parameters import check_counts, checked
+from freqrob.runtime.parameters import Count, checked
 from freqrob.runtime.progress import Track, untracked
 from freqrob.spectral.jacobian import log_b_low
 from freqrob.spectral.reference import rfft2
@@ -56,7 +56,7 @@ def jacobian_spectrum(
     images: Tensor,
     labels: Tensor,
     *,
-    batch: int = 128,
+    batch: Count = 128,
     batch_size: int = 250,
     cache: Path | None = None,
     cache_key: str | None = None,
@@ -74,7 +74,6 @@ def jacobian_spectrum(
 
     Source: Chan et al., IJCAI 2022, the Jacobian's Fourier spectrum and B_low; mean-reduced loss as in its code.
     """
-    check_counts(batch=batch)
 
     def amplitudes(model: nn.Module, indices: Tensor, device: torch.device) -> dict[str, Tensor]:
         gradient = input_gradient(model, to_pixels(images[indices]).to(device), labels[indices].to(device))

@@ -26,7 +26,7 @@ from freqrob.diagnostics.per_sample import shared_out
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
 from freqrob.models.sources import as_module
 from freqrob.models.state import device_of
-from freqrob.runtime.parameters import check_counts, check_positive, check_seeds, checked, fits
+from freqrob.runtime.parameters import Count, Natural, Positive, checked, fits
 from freqrob.runtime.progress import Track, untracked
 from freqrob.spectral.longtail import split
 
@@ -76,10 +76,10 @@ def loss_landscape(
     images: Tensor,
     labels: Tensor,
     *,
-    span: float = 1.0,
+    span: Positive = 1.0,
     points: int = 21,
-    seed: int = 0,
-    batch_size: int = 250,
+    seed: Natural = 0,
+    batch_size: Count = 250,
     cache: Path | None = None,
     cache_key: str | None = None,
     track: Track = untracked,
@@ -104,9 +104,6 @@ def loss_landscape(
     Source: Li et al., NeurIPS 2018, section 4 (filter normalisation); Lin et al., NeurIPS 2023, Fig. 1 and 4.
     """
     check_labelled(images, labels)
-    check_counts(batch_size=batch_size)
-    check_seeds(seed=seed)
-    check_positive(span=span)
     if not fits(points, int) or points < 5 or points % 2 == 0:  # with 3, only the centre is within half the span
         raise ValueError(f"points: expected an odd number from 5 on, got {points!r}")
     model = as_module(model)

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,14 @@ from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
 from freqrob.models.state import bare, device_of, measuring
 from freqrob.runtime.files import as_json, check_file
-from freqrob.runtime.parameters import check_choices, check_counts, checked, fits, nearest_names, shown_hint, to_python
+from freqrob.runtime.parameters import (
+    Count,
+    checked,
+    fits,
+    nearest_names,
+    shown_hint,
+    to_python,
+)
 from freqrob.runtime.process_state import random_state
 from freqrob.runtime.processes import propagate_failure, rank_and_world
 from freqrob.runtime.progress import Track, untracked
@@ -41,13 +48,12 @@ def expected_seconds(
     preset: Preset = "quick",
     only: Sequence[str] = (),
     settings: Settings = NONE,
-    classes: int | None = None,
-    batch_size: int | None = None,
+    classes: Count | None = None,
+    batch_size: Count | None = None,
 ) -> float:
     """Estimate the seconds that ``diagnose`` takes from the time of one batch. Raises as ``diagnose``."""
     check_labelled(images, labels)
     batch_size = default_batch_size(images) if batch_size is None else batch_size
-    check_counts(batch_size=batch_size)
     size = images.shape[-2], images.shape[-1]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -78,10 +84,10 @@ def diagnose(
     preset: Preset = "quick",
     only: Sequence[str] = (),
     settings: Settings = NONE,
-    classes: int | None = None,
+    classes: Count | None = None,
     out: str | Path | None = None,
     about: Mapping[str, Any] | None = None,
-    batch_size: int | None = None,
+    batch_size: Count | None = None,
     cache: str | Path | None = None,
     cache_key: str | None = None,
     track: Track = untracked,
@@ -129,7 +135,6 @@ def diagnose(
         if name not in plans:
             warnings.warn(f"{name} is left out: it needs {diagnostic.package}", stacklevel=3)
     batch_size = default_batch_size(images) if batch_size is None else batch_size
-    check_counts(batch_size=batch_size)
     with propagate_failure():
         if out is not None:
             as_json(dict(about or {}), "about")
@@ -169,7 +174,6 @@ def _planned(
     preset: Preset, only: Sequence[str], settings: Settings, size: tuple[int, int]
 ) -> dict[str, dict[str, Any]]:
     """Settings of each diagnostic, with names and types checked."""
-    check_choices(get_args(Preset), preset=preset)
     if isinstance(only, str):
         raise ValueError(f"only: expected a sequence of names, such as [{only!r}], got {only!r}")
     for name in only:
@@ -245,8 +249,6 @@ def _check_model(
     plans: Iterable[str], model: nn.Module, images: Tensor, labels: Tensor, classes: int | None, batch_size: int
 ) -> None:
     """Raise and warn as ``warn_of_model`` about a model that these diagnostics cannot measure."""
-    if classes is not None:
-        check_counts(classes=classes)
     device, few = device_of(model, images), slice(min(PROBED, batch_size))
     some = to_pixels(images[few].clone()).to(device), labels[few].to(device)
     needing = ", ".join(name for name in plans if get_diagnostic(name).needs_gradients)

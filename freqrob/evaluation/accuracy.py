@@ -21,7 +21,7 @@ from freqrob.models.keys import data_hash, hash_of, subject_key, usable_cache
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
 from freqrob.models.state import device_of, measuring
-from freqrob.runtime.parameters import check_counts, check_seeds, checked
+from freqrob.runtime.parameters import Count, Natural, checked
 from freqrob.runtime.process_state import random_state
 from freqrob.runtime.processes import merged, propagate_failure, rank_and_world
 from freqrob.runtime.progress import Track, untracked
@@ -61,9 +61,9 @@ def evaluate(
     *,
     protocols: Sequence[str] = PROTOCOLS,
     attacks: Sequence[Attack | str] = (Clean(), PGD()),
-    classes: int | None = None,
-    batch_size: int = 250,
-    seed: int = 0,
+    classes: Count | None = None,
+    batch_size: Count = 250,
+    seed: Natural = 0,
     cache: str | Path | None = None,
     cache_key: str | None = None,
     track: Track = untracked,
@@ -127,10 +127,6 @@ def evaluate(
     attacks = [parse_attack(attack) if isinstance(attack, str) else attack for attack in attacks]
     for attack in attacks:
         _check_described(attack)
-    check_counts(batch_size=batch_size)
-    if classes is not None:
-        check_counts(classes=classes)
-    check_seeds(seed=seed)
     results = []
     with random_state(seed), measuring(as_module(model)) as bare:
         cache = usable_cache(cache, cache_key, bare, *attacks)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from freqrob.runtime.parameters import check_counts, checked, nearest_names
+from freqrob.runtime.parameters import Count, checked, nearest_names
 from freqrob.runtime.registry import Registry
 
 Builder = Callable[..., nn.Module]
@@ -113,14 +113,13 @@ def register_exporter(name: str) -> Callable[[Exporter], Exporter]:
 
 
 @checked
-def create_network(architecture: str, num_classes: int = 10, in_channels: int = 3) -> nn.Module:
+def create_network(architecture: str, num_classes: Count = 10, in_channels: Count = 3) -> nn.Module:
     """A newly initialised network without front ends: (N, in_channels, H, W) → logits (N, num_classes).
 
     Raises ValueError for an unknown architecture (with the nearest names), for fewer than one class or channel, and
     for another number of channels than 3 if another package's architecture takes only RGB images.
     """
     builder = _ARCHITECTURES.find(architecture)
-    check_counts(num_classes=num_classes, in_channels=in_channels)
     if in_channels == 3:
         return builder(num_classes=num_classes)
     if "in_channels" not in signature(builder).parameters:

@@ -225,24 +225,6 @@ def check_choices(known: Iterable[str], **values: str) -> None:
             raise ValueError(f"{name}: expected one of {', '.join(known)}, got {shown(value)}{near and '.' + near}")
 
 
-def _number_check(expected: str, holds: Callable[[Any], bool]) -> Callable[..., None]:
-    """A function that raises ValueError, naming the argument, unless ``holds`` is true for each keyword argument."""
-
-    def check(**values: float) -> None:
-        for name, value in values.items():
-            if not is_number(value) or not holds(value):
-                raise ValueError(f"{name}: expected {expected}, got {shown(value)}")
-
-    return check
-
-
-check_pixels = _number_check("pixels in (0, 1], such as 8/255", lambda value: 0 < value <= 1)
-check_positive = _number_check("a positive number", lambda value: 0 < value <= LARGEST)
-check_not_negative = _number_check("a number from 0 on", lambda value: 0 <= value <= LARGEST)
-check_shares = _number_check("a number in [0, 1]", lambda value: 0 <= value <= 1)
-check_weights = _number_check("a finite number", lambda value: -LARGEST <= value <= LARGEST)
-
-
 def check_integers(least: int, most: int | None = None, **values: int) -> None:
     """Raise ValueError unless each is an integer from ``least`` to ``most`` that fits into PyTorch's int64."""
     for name, value in values.items():

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from freqrob.runtime.parameters import check_choices, check_counts, check_seeds, checked, is_number, shown
+from freqrob.runtime.parameters import Count, Natural, checked, is_number, shown
 from freqrob.runtime.pixels import has_channels_last
 from freqrob.runtime.tensors import check_values
 from freqrob.spectral.rings import RingMap
@@ -58,9 +58,9 @@ def analyze_spectrum(
     inputs: Any,
     *,
     data_format: DataFormat = "channels_first",
-    resamples: int = 1000,
+    resamples: Count = 1000,
     confidence: float = 0.95,
-    seed: int = 0,
+    seed: Natural = 0,
 ) -> PerturbationSpectrum:
     """Measure the mean power spectrum of the perturbations ``raw − inputs``.
 
@@ -84,8 +84,6 @@ def analyze_spectrum(
 
     Source: Li et al., PLoS Computational Biology 2023.
     """
-    check_counts(resamples=resamples)
-    check_seeds(seed=seed)
     if not (is_number(confidence) and 0 < confidence < 1):
         raise ValueError(f"confidence: expected a number between 0 and 1, got {shown(confidence)}")
     power = _powers(_perturbations(raw, inputs, data_format))  # (N, H, W)
@@ -120,7 +118,6 @@ def _perturbations(raw: Any, inputs: Any, data_format: str) -> Tensor:
     if perturbed.shape != images.shape or images.ndim != 4 or 0 in images.shape:
         got = f"{tuple(perturbed.shape)} and {tuple(images.shape)}"
         raise ValueError(f"raw, inputs: expected one shape (N, C, H, W), none of them 0, got {got}")
-    check_choices(get_args(DataFormat), data_format=data_format)
     channels_first = data_format == "channels_first"
     if has_channels_last((images if channels_first else images.movedim(1, -1)).shape):
         other = "channels_last" if channels_first else "channels_first"

@@ -15,7 +15,7 @@ from freqrob.data.corruptions import blur, digital, noise, spatter, weather  # n
 from freqrob.data.corruptions.photographs import find_frost, read_frost
 from freqrob.data.corruptions.registry import CORRUPTIONS, SEVERITIES, Corruption, register_corruption
 from freqrob.data.corruptions.streams import Streams
-from freqrob.runtime.parameters import check_choices, check_integers, check_seeds, checked
+from freqrob.runtime.parameters import Natural, check_choices, check_integers, checked
 
 __all__ = ["CORRUPTIONS", "SEVERITIES", "Corruption", "corrupt", "find_frost", "register_corruption"]
 
@@ -25,7 +25,7 @@ CHUNK = 500  # images per block
 
 @checked
 def corrupt(
-    images: Tensor, name: str, severity: int, *, seed: int = 0, first: int = 0, frost: str | Path | None = None
+    images: Tensor, name: str, severity: int, *, seed: Natural = 0, first: Natural = 0, frost: str | Path | None = None
 ) -> Tensor:
     """Corrupt images by one corruption at one severity, with the benchmark's parameters for 32×32.
 
@@ -61,8 +61,6 @@ def corrupt(
         raise ValueError(f"images: expected {expected}, got shape {tuple(images.shape)}")
     check_choices(CORRUPTIONS, name=name)
     check_integers(1, len(SEVERITIES), severity=severity)
-    check_integers(0, first=first)
-    check_seeds(seed=seed)
     chosen = CORRUPTIONS[name]
     parameters = dict(chosen.levels[severity - 1])
     if name == "frost":
