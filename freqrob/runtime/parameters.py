@@ -136,8 +136,8 @@ def checked(subject: F) -> F:
     """Decorator: check the arguments of a function, or of a class's ``__init__``, by their annotations.
 
     Each argument goes through ``to_python``. A call raises, naming the argument, ValueError for a value that is not a
-    string, path, bool or choice where one is expected, and TypeError for another type of object. The function checks
-    numbers and sequences of numbers itself, because it knows their range.
+    string, path, bool or choice where one is expected, and TypeError for another type of object. Numbers of types such
+    as ``Count`` and ``Pixels`` are checked, range and all; the function checks other numbers and sequences of numbers.
     """
     if isinstance(subject, type):
         subject.__init__ = checked(subject.__init__)  # pyright: ignore[reportAttributeAccessIssue]
@@ -161,8 +161,7 @@ def checked(subject: F) -> F:
 def _checked(name: str, value: Any, hint: Any, limited: Any) -> Any:
     value = to_python(value, hint)
     if limited != hint:
-        _check_limits(name, value, limited)
-        return value
+        return _in_limits(name, value, limited)
     if _mentions(hint, int, float) or fits(value, hint):
         return value
     if isinstance(value, str) and _mentions(hint, Literal):
@@ -171,16 +170,17 @@ def _checked(name: str, value: Any, hint: Any, limited: Any) -> Any:
     raise error(f"{name}: expected {shown_hint(hint)}, got {shown(value)}")
 
 
-def _check_limits(name: str, value: Any, limited: Any) -> None:
-    """Raise ValueError, with the limit's description, for a value outside ``Count`` or ``Pixels | None``."""
+def _in_limits(name: str, value: Any, limited: Any) -> Any:
+    """The value of ``Count`` or ``Pixels | None``; raises ValueError, with the limit's description, for another."""
     if value is None and type(None) in get_args(limited):
-        return
+        return None
     annotated = next(hint for hint in (limited, *get_args(limited)) if get_origin(hint) is Annotated)
     for limit in annotated.__metadata__:
         try:
-            msgspec.convert(value, Annotated[annotated.__origin__, limit])
+            value = msgspec.convert(value, Annotated[annotated.__origin__, limit])  # of Decimals too
         except msgspec.ValidationError as error:
             raise ValueError(f"{name}: expected {limit.description}, got {shown(value)}") from error
+    return value
 
 
 def _choices(hint: Any) -> list[str]:

@@ -132,7 +132,7 @@ class Recipe:
         if step < warmup:
             return min((step + 1) / warmup, 1)
         if self.schedule == "cosine":
-            return (1 + cos(pi * (step - warmup) / (steps - warmup))) / 2
+            return (1 + cos(pi * (step - warmup) / max(steps - warmup, 1))) / 2
         return 0.1 ** sum(step >= epoch * epoch_steps for epoch in self.milestones)
 
     def make_defense(self):

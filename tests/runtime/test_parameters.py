@@ -10,6 +10,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from decimal import Decimal
 from fractions import Fraction
 from importlib import import_module
 from importlib.util import find_spec
@@ -498,6 +499,8 @@ def test_values_within_the_limits_of_types_are_pythons():
     values = limited(np.int64(2**62), np.float32(0.5), Fraction(-1, 2), "new")
     assert values == (2**62, 0.5, -0.5, "new") and [type(value) for value in values[:3]] == [int, float, float]
     assert limited(eps=None, weight=1) == (1, None, 1.0, None)
+    decimal = limited(eps=Decimal("0.5"))[1]
+    assert decimal == 0.5 and type(decimal) is float
 
 
 def test_long_values_are_shortened_in_messages():

@@ -382,6 +382,7 @@ class TestRecipeReachesTheRun:
         assert rates[:11] == pytest.approx([0.01 * step for step in range(1, 11)] + [0.1])
         assert rates[12:15] == pytest.approx([0.04, 0.08, 0.1])
         assert max(rates) == pytest.approx(0.1)
+        recipe(epochs=4, schedule=schedule, warmup_epochs=4).lr_at(40, 10)  # as after the last step of a run
 
     @pytest.mark.parametrize(
         "schedule, rate",
