@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from freqrob.data.datasets import to_pixels
 from freqrob.models.front_ends import network_of
 from freqrob.models.registry import register_defense
+from freqrob.runtime.files import sha256_of
 from freqrob.runtime.parameters import Weight, checked
 from freqrob.runtime.reading import read_npz
 
@@ -64,6 +65,11 @@ class NeuralSimilarity:
     def __post_init__(self) -> None:
         if not self.targets:  # it has no default
             raise ValueError("targets: expected the path of an .npz file, got ''")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The parameters, and the SHA-256 of the file of targets if it exists."""
+        path = Path(self.targets)
+        return {**asdict(self), "targets_sha256": sha256_of(path) if path.is_file() else ""}
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         stimuli, target = self.draw()

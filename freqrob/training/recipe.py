@@ -143,4 +143,6 @@ class Recipe:
 
     def as_dict(self) -> dict[str, Any]:
         """For the card: every field, and the defence's parameters with its defaults filled in."""
-        return {**asdict(self), "milestones": list(self.milestones), "defense": asdict(self.make_defense())}
+        defense = self.make_defense()
+        parameters = defense.as_dict() if hasattr(defense, "as_dict") else asdict(defense)
+        return {**asdict(self), "milestones": list(self.milestones), "defense": parameters}

@@ -15,6 +15,7 @@ from freqrob.defenses import neural_similarity
 from freqrob.defenses.neural_similarity import NeuralSimilarity, find_layer, load_targets, similarity, similarity_loss
 from freqrob.models import create_network
 from freqrob.models.front_ends import with_front_ends
+from freqrob.training import recipe_for
 
 K = 12
 
@@ -193,6 +194,14 @@ def test_the_file_is_read_once_and_again_when_it_changes(targets, monkeypatch):
     np.savez(targets, **arrays(seed=1))
     os.utime(targets, ns=(1, 1))
     assert not torch.equal(load_targets(targets)[0], first[0])
+
+
+def test_a_recipe_tells_other_targets_in_the_same_file(targets):
+    recipe = recipe_for("neural_similarity_rn20", defense={"targets": targets})
+    before = recipe.as_dict()
+    assert before["defense"]["targets"] == targets and recipe.as_dict() == before
+    np.savez(targets, **arrays(seed=1))
+    assert recipe.as_dict() != before
 
 
 def changed(name, make):

@@ -270,6 +270,20 @@ def test_attacks_that_do_not_go_with_the_version_are_refused(network):
         AutoAttack(network, version="standard", attacks_to_run=["square"])
 
 
+@pytest.mark.parametrize(
+    "name, value", [("version", "x"), ("norm", "L7"), ("seed", 1.5), ("seed", 2**64), ("seed", -1)]
+)
+def test_arguments_out_of_range_are_named(network, name, value):
+    with pytest.raises(ValueError, match=f"^{name}: expected"):
+        AutoAttack(network, **{name: value})
+
+
+@pytest.mark.parametrize("bs", [0, -1, 1.5])
+def test_batch_sizes_out_of_range_are_named(network, bs):
+    with pytest.raises(ValueError, match="^bs: expected an integer from 1 on"):
+        attack(network).run_standard_evaluation(IMAGES, LABELS, bs=bs)
+
+
 def test_a_stopped_attack_goes_on_to_the_same_flags(network, tmp_path):
     whole, stopped = tmp_path / "whole.json", tmp_path / "stopped.json"
     attack(network).run_standard_evaluation(IMAGES, LABELS, bs=2, state_path=whole)
@@ -305,6 +319,10 @@ def test_a_state_of_something_else_is_refused(network, tmp_path):
     attack(network).run_standard_evaluation(IMAGES, LABELS, state_path=state)
     with pytest.raises(ValueError, match="state.json is of another data, eps; remove it"):
         attack(network, eps=1 / 255).run_standard_evaluation(IMAGES[:5], LABELS[:5], state_path=state)
+    changed = attack(network)
+    changed.version, changed.apgd.n_iter = "rand", 1
+    with pytest.raises(ValueError, match="state.json is of another version, parameters of the attacks; remove it"):
+        changed.run_standard_evaluation(IMAGES, LABELS, state_path=state)
     with torch.no_grad():
         network[1].bias += 1
     with pytest.raises(ValueError, match="state.json is of another model; remove it"):

@@ -12,24 +12,31 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from msgspec import Struct
 from torch import Tensor, nn
 
-from freqrob.attacks.autoattack import create_adversary, perturb
+from freqrob.attacks.autoattack import Version, create_adversary, perturb
 from freqrob.attacks.balls import BALLS
 from freqrob.attacks.checks import explained, warn_of_model
 from freqrob.attacks.gradient import check_attacked
 from freqrob.models.keys import data_hash, model_hash, unseen
 from freqrob.models.state import device_of, measuring
 from freqrob.runtime.files import check_file, write_json
-from freqrob.runtime.parameters import NotNegative, checked
+from freqrob.runtime.parameters import Natural, NotNegative, check_counts, checked
 from freqrob.runtime.process_state import random_state
 from freqrob.runtime.reading import read_json
 
 Log = Callable[[str], None]
+# Attributes of the package's attacks that users change, in a state file
+PARAMETERS = {
+    "apgd": ("n_iter", "n_restarts", "eot_iter"),
+    "apgd_targeted": ("n_iter", "n_restarts"),
+    "fab": ("n_iter", "n_restarts"),
+    "square": ("n_queries", "n_restarts"),
+}
 
 
 class AutoAttack:
@@ -44,12 +51,12 @@ class AutoAttack:
     def __init__(
         self,
         model: nn.Module,
-        norm: str = "Linf",
+        norm: Literal["Linf", "L2", "L1"] = "Linf",
         eps: NotNegative = 0.3,
-        seed: int | None = None,
+        seed: Natural | None = None,
         verbose: bool = True,
         attacks_to_run: Sequence[str] = (),
-        version: str = "standard",
+        version: Version = "standard",
         device: torch.device | str | None = None,
         log_path: str | Path | None = None,
     ) -> None:
@@ -83,6 +90,7 @@ class AutoAttack:
         could not be noticed, and about models whose results may mislead.
         """
         check_attacked(x_orig, y_orig)
+        check_counts(bs=bs)
         state = self._state(x_orig, y_orig, state_path)
         with explained(bs), self._logging() as log, random_state(), measuring(self.model), torch.no_grad():
             x_adv, y_adv = self._evaluate(x_orig, y_orig, bs, state, log)
@@ -107,8 +115,17 @@ class AutoAttack:
         if Path(path).exists() and (reason := unseen(self.model)):
             about = f"a change of the model's code since then could not be noticed ({reason})"
             warnings.warn(f"state_path: goes on with {path}; {about}", stacklevel=3)
-        subject = {"model": model_hash(self.model), "data": data_hash(x_orig, y_orig), "norm": self.norm}
-        subject |= {"eps": self.epsilon, "attacks": list(self.attacks_to_run)}
+        subject: dict[str, Any] = {
+            "model": model_hash(self.model),
+            "data": data_hash(x_orig, y_orig),
+            "norm": self.norm,
+        }
+        subject |= {"eps": self.epsilon, "attacks": list(self.attacks_to_run), "version": self.version}
+        subject["parameters of the attacks"] = {
+            f"{attack}.{name}": getattr(getattr(self, attack), name)
+            for attack, names in PARAMETERS.items()
+            for name in names
+        }
         return EvaluationState.open(Path(path), subject, len(x_orig))
 
     def _evaluate(
