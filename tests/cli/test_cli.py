@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from importlib.util import find_spec
 from inspect import signature
@@ -25,7 +24,7 @@ from freqrob.data.datasets import ImageSet
 from freqrob.evaluation import PROTOCOLS, evaluate
 from freqrob.models import create_network, list_models
 from freqrob.models.cards import Card
-from freqrob.models.checkpoints import add_results, save
+from freqrob.models.checkpoints import save
 from freqrob.runtime.parameters import read_setting
 from freqrob.training import Recipe, recipe_for, train
 
@@ -394,22 +393,6 @@ def test_evaluate_keeps_results_in_the_card(few_images, model_dir, tmp_path):
     assert counts == [2] * 3 + [3] * 3, "once for each protocol; a repetition replaces"
     clean = [result for result in card.results if result["attack"] == "clean"]
     assert len(clean) == 1 + 2 * 3, "of 10,000 images as before"
-
-
-def test_a_card_s_older_results_are_replaced_by_fuller_ones(tmp_path):
-    path, old = tmp_path / "a.safetensors", {"protocol": "bass", "attack": "PGD-1", "images": 9, "accuracy": 0.5}
-    results = [{**old, "step_size": 0.1}, {**old, "step_size": 0.2}, {**old, "images": 8}]
-    save(path, create_network("tiny").state_dict(), Card("a", "tiny", results=results))
-    new = {**old, "step_size": 0.1, "norm": "Linf", "accuracy": 0.4}
-    assert add_results(path, [new]).results == [*results[1:], new]
-
-
-def test_a_card_keeps_the_results_of_writers_at_one_time(tmp_path):
-    path = tmp_path / "a.safetensors"
-    save(path, create_network("tiny").state_dict(), Card("a", "tiny"))
-    with ThreadPoolExecutor(4) as writers:
-        [*writers.map(lambda seed: add_results(path, [{"protocol": "bass", "seed": seed}]), range(40))]
-    assert sorted(result["seed"] for result in Card.read(path.with_suffix(".json")).results) == [*range(40)]
 
 
 @pytest.mark.parametrize(
