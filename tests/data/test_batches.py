@@ -1,27 +1,19 @@
-"""Image sets, their balanced twins, batches and augmentation, principal components."""
+"""Batches and their augmentation."""
 
-import subprocess
-import sys
 from itertools import islice
 
-import numpy as np
 import pytest
 import torch
 
-from freqrob.data import Batches, ImageSet, balance, batches, pca_components
+from freqrob.data import Batches, ImageSet, batches
 from freqrob.data.batches import crop, flip
-from freqrob.spectral.balance import balance_some, bass
+from freqrob.spectral.balance import balance_some
+from tests.support.image_sets import images
 
 
 def half_balanced(x, generator):
     """BaSS on about half of the images."""
     return balance_some(x, torch.rand(len(x), generator=generator) < 0.5)
-
-
-def images(number: int, size: int = 32) -> ImageSet:
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (number, 3, size, size), dtype=torch.uint8, generator=generator)
-    return ImageSet(pixels, torch.arange(number) % 10, tuple("abcdefghij"))
 
 
 def plain(*arguments, **options) -> Batches:
@@ -30,49 +22,6 @@ def plain(*arguments, **options) -> Batches:
 
 def epoch(given: Batches, number: int = 0) -> list:
     return [given[number * len(given) + i] for i in range(len(given))]
-
-
-@pytest.mark.parametrize(
-    "pixels, labels, message",
-    [
-        (torch.zeros(2, 3, 4, 4), torch.zeros(2, dtype=torch.int64), "images.*float32"),
-        (torch.zeros(2, 4, 4, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64), "images"),
-        (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64), "labels"),
-        (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(2), "labels.*float32"),
-        (torch.zeros(0, 3, 4, 4, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64), "images.*N ≥ 1"),
-    ],
-)
-def test_what_is_no_image_set(pixels, labels, message):
-    with pytest.raises(ValueError, match=message):
-        ImageSet(pixels, labels, ())
-
-
-def test_labels_without_a_name_are_refused():
-    with pytest.raises(ValueError, match="labels: expected classes below 2, the number of names, got 2"):
-        ImageSet(images(3).images, torch.arange(3), ("a", "b"))
-
-
-def test_what_is_known_of_a_data_set_costs_no_kernels_and_no_torchvision():
-    code = "import freqrob.data, sys; assert not {'torchvision', 'freqrob.spectral.ops'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-class TestBalance:
-    def test_is_bass_of_every_image(self):
-        dataset = images(70)
-        balanced = balance(dataset, chunk=32)
-        assert torch.equal(balanced.images, bass(dataset.images))
-        assert torch.equal(balanced.labels, dataset.labels)
-
-    @pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
-    def test_of_a_memory_mapped_data_set_is_in_memory(self, tmp_path):
-        dataset = images(20)
-        np.save(tmp_path / "images.npy", dataset.images.numpy())
-        mapped = ImageSet(torch.from_numpy(np.load(tmp_path / "images.npy", mmap_mode="r")), dataset.labels, ())
-        balanced = balance(mapped, weighting="power")
-        assert torch.equal(balanced.images, bass(dataset.images, weighting="power"))
-        assert torch.equal(mapped.images, dataset.images)
-        balanced.images.zero_()  # kills the process where it is mapped
 
 
 class TestBatches:
@@ -223,33 +172,3 @@ def test_flip_mirrors_those_that_are_marked():
     x = torch.rand(3, 1, 4, 4)
     flipped = flip(x, torch.tensor([True, False, True]))
     assert torch.equal(flipped, torch.stack([x[0].flip(-1), x[1], x[2].flip(-1)]))
-
-
-class TestPCA:
-    def few(self) -> ImageSet:
-        """Images whose components are known apart: values spread more along the first axes."""
-        generator = torch.Generator().manual_seed(1)
-        spread = torch.linspace(60, 1, 3 * 4 * 4).view(3, 4, 4)
-        values = 128 + spread * torch.randn(300, 3, 4, 4, generator=generator)
-        return ImageSet(values.clamp(0, 255).to(torch.uint8), torch.zeros(300, dtype=torch.int64), ())
-
-    def test_is_numpys_svd(self, monkeypatch):
-        monkeypatch.setattr("freqrob.data.pca._CHUNK", 64)
-        dataset = self.few()
-        mean, components = pca_components(dataset, 10)
-        flat = dataset.images.double().flatten(1).numpy() / 255
-        expected = np.linalg.svd(flat - flat.mean(0), full_matrices=False)[2][:10]
-        signs = np.sign((components.numpy() * expected).sum(1, keepdims=True))
-        assert mean.shape == (3, 4, 4) and mean.dtype == components.dtype == torch.float32
-        np.testing.assert_allclose(mean.flatten(), flat.mean(0), rtol=1e-6)
-        np.testing.assert_allclose(components.numpy() * signs, expected, atol=1e-6)
-
-    def test_all_components_keep_the_image(self):
-        mean, components = pca_components(self.few(), 48)
-        x = torch.rand(2, 48)
-        torch.testing.assert_close((x - mean.flatten()) @ components.T @ components + mean.flatten(), x)
-
-    @pytest.mark.parametrize("number, wanted", [(300, 0), (300, 49), (20, 20), (1, 1)])
-    def test_a_count_out_of_range(self, number, wanted):
-        with pytest.raises(ValueError, match=f"count.*{wanted}$"):
-            pca_components(self.few()[:number], wanted)

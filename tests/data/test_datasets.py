@@ -6,6 +6,8 @@ import hashlib
 import http.server
 import io
 import pickle
+import subprocess
+import sys
 import tarfile
 import threading
 import warnings
@@ -17,10 +19,11 @@ import torch
 import torchvision
 from PIL import Image
 
-from freqrob.data import DATASETS, DatasetInfo, datasets, image_files, imagenet, load_dataset
+from freqrob.data import DATASETS, DatasetInfo, ImageSet, datasets, image_files, imagenet, load_dataset
 from freqrob.data.archives import Archive
 from freqrob.data.image_files import ImageFiles, decode
 from freqrob.models.loading import DATASET_CLASSES
+from tests.support.image_sets import images
 
 WNIDS = [f"n{10_000_000 + 7 * i}" for i in range(1000)]
 
@@ -577,3 +580,28 @@ class TestDownloads:
         assert len(load_dataset("svhn", "test", new, download=True)) == 20
         with pytest.raises(OSError, match="could not fetch SVHN.*404"):
             load_dataset("svhn", "train", new, download=True)
+
+
+@pytest.mark.parametrize(
+    "pixels, labels, message",
+    [
+        (torch.zeros(2, 3, 4, 4), torch.zeros(2, dtype=torch.int64), "images.*float32"),
+        (torch.zeros(2, 4, 4, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64), "images"),
+        (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64), "labels"),
+        (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(2), "labels.*float32"),
+        (torch.zeros(0, 3, 4, 4, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64), "images.*N ≥ 1"),
+    ],
+)
+def test_what_is_no_image_set(pixels, labels, message):
+    with pytest.raises(ValueError, match=message):
+        ImageSet(pixels, labels, ())
+
+
+def test_labels_without_a_name_are_refused():
+    with pytest.raises(ValueError, match="labels: expected classes below 2, the number of names, got 2"):
+        ImageSet(images(3).images, torch.arange(3), ("a", "b"))
+
+
+def test_what_is_known_of_a_data_set_costs_no_kernels_and_no_torchvision():
+    code = "import freqrob.data, sys; assert not {'torchvision', 'freqrob.spectral.ops'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -298,8 +299,6 @@ def test_a_full_disk_is_named_with_the_remedy(small_disk, write, name):
 
 
 def test_a_size_limit_is_named_too(tmp_path):
-    import resource
-
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
@@ -346,3 +345,16 @@ def test_a_file_that_is_written_has_the_users_permissions(tmp_path):
     finally:
         os.umask(before)
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+
+
+def test_text_is_whole_or_absent(tmp_path):
+    (tmp_path / "page.html").write_text("before")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_text(tmp_path / "page.html", "after")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+    assert (tmp_path / "page.html").read_text() == "before"

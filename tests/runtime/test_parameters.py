@@ -35,7 +35,7 @@ from freqrob.evaluation.corruptions import evaluate_corruptions
 from freqrob.models import checkpoints, front_ends, loading, sources
 from freqrob.models.cards import Card
 from freqrob.report import write_report
-from freqrob.runtime.parameters import Count, Pixels, Weight, checked, fits, shown, to_python
+from freqrob.runtime.parameters import Count, Pixels, Weight, checked, fits, read_setting, shown, to_python
 from freqrob.spectral import balance, jacobian, longtail, ops, perturbation
 from freqrob.spectral.rings import RingMap
 
@@ -516,3 +516,19 @@ def test_warnings_point_at_the_caller():
     with pytest.warns(UserWarning, match="logits or gradients are NaN at 6 of 6 images") as told:
         attacks.pgd(Broken(), IMAGES, LABELS, steps=1)
     assert told[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    "text, value",
+    [
+        ("a=3", 3),
+        ("a=8/255", 8 / 255),
+        ("a=kl", "kl"),
+        ("a=true", True),
+        ("a=False", False),
+        ("a=None", None),
+        ("a=1/0", "1/0"),
+    ],
+)
+def test_settings_are_read_as_people_write_them(text, value):
+    assert read_setting(text) == ("a", value)

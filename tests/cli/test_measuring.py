@@ -1,0 +1,52 @@
+"""What `freqrob evaluate` and `freqrob diagnose` do in common."""
+
+import sys
+
+import pytest
+
+from tests.support.command_line import run
+
+pytestmark = pytest.mark.usefixtures("tiny", "wide_terminal", "own_cache")
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch):
+    """A network of the user's own in the working directory, whose ``forward`` calls another module."""
+    (tmp_path / "cached_nets.py").write_text(
+        "import cached_helpers\nfrom torch import nn\n\n\nclass Net(nn.Linear):\n    def forward(self, images):\n"
+        "        return cached_helpers.prepare(super().forward(images.flatten(1)))\n\n\n"
+        "def net(classes=10):\n    net = Net(3072, classes)\n    net.load_state_dict("
+        "{name: weight.new_zeros(weight.shape) for name, weight in net.state_dict().items()})\n    return net\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    yield "cached_nets:net"
+    forget_own_module()
+
+
+def forget_own_module():
+    for name in ("cached_nets", "cached_helpers"):
+        sys.modules.pop(name, None)
+
+
+def write_helpers(favourite):
+    """Let the network answer with one class, as a process that is started after this has it."""
+    with open("cached_helpers.py", "w") as file:
+        file.write(f"def prepare(logits):\n    logits[:, {favourite}] += 2\n    return logits\n")
+    forget_own_module()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "diagnose"])
+def test_of_a_users_own_code_nothing_is_cached_without_a_key(few_images, own_module, own_cache, command):
+    asked = ["--protocol", "natural", "--attack", "clean"] if command == "evaluate" else ["--only", "hybrid"]
+    for favourite in (0, 9):  # the labels are 0 to 3
+        write_helpers(favourite)
+        result = run(command, own_module, *asked)
+        assert result.exit_code == 0, result.output
+        reason = "because a change of the code could not be noticed (Net is a cached_nets.Net)"
+        assert result.stderr.count(f"cached_nets:net: cache: nothing is cached, {reason}") == 1
+        assert "--cache-key" in result.stderr and not list(own_cache.rglob("*.safetensors"))
+        assert command == "diagnose" or ("25.0" if favourite == 0 else "0.0") in result.stdout
+    for number in range(2):
+        result = run(command, own_module, *asked, "--cache-key", "9")
+        assert result.exit_code == 0 and "nothing is cached" not in result.output
+        assert ("earlier runs" in result.stderr) == (number == 1)

@@ -1,0 +1,43 @@
+"""Hybrid images: what each frequency is taken from, and the pairs of images that they mix."""
+
+import numpy as np
+import pytest
+import torch
+
+from freqrob.data.hybrid import MIXING_FREQUENCIES, derange, hybrid_images, partners
+from tests.support.waves import SIZE
+
+
+def test_a_hybrid_has_the_spectra_of_its_halves():
+    low, high = 0.3 + 0.4 * torch.rand(2, 4, 3, SIZE, SIZE)
+    mixed = torch.fft.fft2(hybrid_images(low, high, 0.2))
+    radius = np.hypot(*np.meshgrid(np.fft.fftfreq(SIZE), np.fft.fftfreq(SIZE)))
+    inside = torch.from_numpy(radius <= 0.2)
+    unclipped = torch.fft.ifft2(torch.where(inside, torch.fft.fft2(low), torch.fft.fft2(high))).real
+    kept = ((unclipped > 0) & (unclipped < 1)).flatten(1).all(1)
+    expected = torch.where(inside, torch.fft.fft2(low), torch.fft.fft2(high))
+    assert kept.any() and (mixed - expected)[kept].abs().max() < 1e-3
+
+
+def test_at_nyquist_the_corners_still_come_from_the_high_image():
+    """Facts of the authors' masks: 229 of 1,024 coefficients lie beyond."""
+    low, high = torch.rand(2, 1, 3, SIZE, SIZE)
+    assert not torch.equal(hybrid_images(low, high, 0.5), low)
+    radius = np.hypot(*np.meshgrid(np.fft.fftfreq(SIZE), np.fft.fftfreq(SIZE)))
+    assert (radius > 0.5).sum() == 229 and MIXING_FREQUENCIES[-1] == 0.5
+    assert torch.allclose(hybrid_images(low, high, 0.71), low, atol=1e-6)
+
+
+@pytest.mark.parametrize("labels", [[0, 1], [0, 0, 1, 2], [1] * 5 + [0] * 3 + [4] * 2, list(range(10)) * 7])
+def test_a_derangement_keeps_no_label_and_all_of_them(labels):
+    labels = torch.tensor(labels)
+    for seed in range(20):
+        targets = derange(labels, seed)
+        assert (targets != labels).all() and torch.equal(targets.sort().values, labels.sort().values)
+        assert torch.equal(labels[partners(labels, seed)], targets)
+    assert torch.equal(derange(labels, 3), derange(labels, 3))
+
+
+def test_no_derangement_of_mostly_one_label():
+    with pytest.raises(ValueError, match="labels: more than half"):
+        derange(torch.tensor([0, 0, 0, 1]))

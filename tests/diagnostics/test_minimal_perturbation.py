@@ -1,0 +1,96 @@
+"""The smallest perturbations' spectrum: linear models, the authors' analysis transcribed, interruptions."""
+
+import numpy as np
+import pytest
+import torch
+
+from freqrob.attacks import BrendelBethge, MinimalPerturbation
+from freqrob.diagnostics.minimal_perturbation import minimal_perturbation
+from tests.support.every_diagnostic import Counting
+from tests.support.waves import SIZE, Linear, of_waves, wave
+
+
+def test_the_spectrum_of_perturbations_of_a_linear_model_is_that_of_its_signs():
+    """The smallest L∞ perturbation of a linear model is ε · sign w, in L2 it is along w."""
+    weight = 0.1 * torch.randn(3, SIZE, SIZE, generator=torch.Generator().manual_seed(4))
+    images = 0.5 + 0.02 * torch.randn(6, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(5))
+    model = Linear(weight, threshold=(images * weight).flatten(1).sum(1).median().item() + 0.01)
+    labels = model(images).argmax(1)
+    images, labels = torch.cat([images, images.flip(0)]), torch.cat([labels, labels.flip(0)])
+    margins = ((images * weight).flatten(1).sum(1) - model.threshold).abs()
+    for norm, direction in (("Linf", weight.sign()), ("L2", weight)):
+        found = minimal_perturbation(model, images, labels, norm=norm, steps=100, repeats=1)
+        assert found.success.all() and found.images == 12 and found.norm == norm
+        expected = margins / (weight.abs().sum() if norm == "Linf" else weight.norm())
+        assert torch.allclose(found.distances, expected.float(), rtol=0.05)
+        power = np.abs(np.fft.fft2(direction.double().numpy())) ** 2
+        power = torch.from_numpy(power.mean(0))
+        power[0, 0] = 0
+        share, ideal = found.power / found.power.sum(), power / power.sum()
+        assert (share - ideal).abs().sum() < 0.1
+        radius = torch.from_numpy(np.hypot(*np.meshgrid(np.fft.fftfreq(SIZE), np.fft.fftfreq(SIZE))))
+        assert found.cumulative[12] == pytest.approx(ideal[radius <= found.radii[12] + 1e-9].sum().item(), abs=0.02)
+
+
+def test_the_smallest_perturbations_of_real_images_transcribed(real):
+    """Li et al.'s analysis in NumPy: channels' means off, mean power first, cumulative over 25 radii, interpolated."""
+    model, images, labels = real
+    images, labels = images[:4], labels[:4]
+    found = minimal_perturbation(model, images, labels, steps=10, repeats=1, seed=2)
+    how = MinimalPerturbation(BrendelBethge(steps=10), seed=2)
+    perturbed = how(model, images, labels).perturbed.double().numpy()
+    delta = (perturbed - images.double().numpy() / 255)[found.success.numpy()]
+    power = (np.abs(np.fft.fft2(delta - delta.mean((2, 3), keepdims=True))) ** 2).mean((0, 1))
+    radius = np.hypot(np.fft.fftfreq(SIZE)[:, None], np.fft.fftfreq(SIZE))
+    radii = np.linspace(0, 0.5**0.5, 25)
+    cumulative = np.array([power[(radius <= r + 1e-9) & (radius > 0)].sum() for r in radii])
+    cumulative /= cumulative[-1]
+    assert found.cumulative.numpy() == pytest.approx(cumulative, abs=1e-6)
+    assert found.half_power_frequency == pytest.approx(np.interp(0.5, cumulative, radii), abs=1e-6)
+    assert found.distances.numpy()[found.success] == pytest.approx(np.abs(delta).max((1, 2, 3)), abs=1e-6)
+
+
+def test_perturbations_that_change_the_mean_alone_have_no_half_power_frequency(tmp_path):
+    images = torch.cat([torch.full((2, 3, SIZE, SIZE), 0.45), torch.full((2, 3, SIZE, SIZE), 0.55)])
+    mean = Linear(0.01 * torch.ones(3, SIZE, SIZE), threshold=0.5 * 0.01 * 3 * SIZE * SIZE)
+    found = minimal_perturbation(mean, images, torch.tensor([0, 0, 1, 1]), steps=30, repeats=1)
+    assert found.success.all() and torch.allclose(found.distances, torch.full((4,), 0.05), rtol=0.05)
+    found.save(tmp_path)
+    again = type(found).load(tmp_path)
+    for spectrum in (found, again):
+        assert np.isnan(spectrum.half_power_frequency) or spectrum.power.sum() < 1e-3 * 1024**2 * 0.05**2
+
+
+def test_a_search_that_was_stopped_goes_on_and_a_second_one_attacks_nothing(tmp_path):
+    model, data = Counting(Linear(wave(3))), of_waves(3)
+    how = {"steps": 3, "repeats": 2, "batch_size": 4}
+
+    def stops(items, *_):
+        yield next(iter(items))
+        raise KeyboardInterrupt
+
+    whole = minimal_perturbation(model, *data, **how)
+    calls, model.calls = model.calls, 0
+    with pytest.raises(KeyboardInterrupt):
+        minimal_perturbation(model, *data, cache=tmp_path, cache_key="1", track=stops, **how)
+    assert 0 < model.calls < calls
+    model.calls = 0
+    first = minimal_perturbation(model, *data, cache=tmp_path, cache_key="1", **how)
+    assert 0 < model.calls < calls
+    model.calls = 0
+    again = minimal_perturbation(model, *data, cache=tmp_path, cache_key="1", **how)
+    assert model.calls == 0
+    for one, other in ((first, again), (first, whole)):
+        assert all(torch.equal(value, other.tensors()[key]) for key, value in one.tensors().items())
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda data: minimal_perturbation(Linear(wave(3)), *data, steps="3"), "steps: expected .*, got '3'"),
+        (lambda data: minimal_perturbation(Linear(wave(3)), *data, repeats=1.5), "repeats: expected .*, got 1.5"),
+    ],
+)
+def test_bad_settings_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(of_waves(3))
