@@ -25,6 +25,7 @@ from freqrob.runtime.files import check_folder, temporary_folder_beside
 from freqrob.runtime.parameters import Natural, check_choices, checked
 from freqrob.runtime.pixels import check_channels_first, check_range
 from freqrob.runtime.progress import Track, untracked
+from freqrob.runtime.reading import brief
 from freqrob.runtime.registry import Registry
 from freqrob.runtime.tensors import FLOATS, check_values
 
@@ -159,7 +160,10 @@ def load_dataset(
     load = DATASETS[name].load
     assert load is not None  # DATASETS has none without
     loaded = load(folder, "test" if split == "test" else "train", download)
-    whole = loaded if isinstance(loaded, ImageSet | ImageFiles) else _in_memory(loaded, DATASETS[name].classes)
+    whole = loaded if isinstance(loaded, ImageSet | ImageFiles) else _in_memory(loaded, name)
+    if isinstance(whole, ImageSet) and whole.images.shape[1] != DATASETS[name].channels:
+        expected = f"{DATASETS[name].channels}, as many as its mean has"
+        raise ValueError(f"dataset: the images of {name} have {whole.images.shape[1]} channels, expected {expected}")
     chosen = whole if split == "test" else whole[members(len(whole), split)]
     if isinstance(chosen, ImageSet):
         return chosen
@@ -168,13 +172,16 @@ def load_dataset(
     return ImageSet(images, chosen.labels, chosen.classes)
 
 
-def _in_memory(dataset: Dataset, classes: int) -> ImageSet:
+def _in_memory(dataset: Dataset, name: str) -> ImageSet:
     """All images of a map-style data set, with the names of its ``classes``, or numbers if they have none."""
-    loader = DataLoader(
-        dataset, batch_size=1000, generator=torch.Generator()
-    )  # leaves the caller's random numbers unchanged
-    images, labels = map(torch.cat, zip(*loader, strict=True))
-    return ImageSet(images, labels, tuple(getattr(dataset, "classes", map(str, range(classes)))))
+    try:
+        # The generator leaves the caller's random numbers unchanged
+        loader = DataLoader(dataset, batch_size=1000, generator=torch.Generator())
+        images, labels = map(torch.cat, zip(*loader, strict=True))
+        return ImageSet(images, labels, tuple(getattr(dataset, "classes", map(str, range(DATASETS[name].classes)))))
+    except (TypeError, ValueError, RuntimeError) as error:
+        expected = "pairs of an image, uint8 (C, H, W) of one size, and an integer label"
+        raise ValueError(f"dataset: expected {name} to hold {expected}: {brief(str(error))}") from error
 
 
 @checked

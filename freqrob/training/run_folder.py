@@ -87,7 +87,8 @@ class RunFolder:
             fitted(state, Checkpoint, self.last_checkpoint)
             fitted(state["history"], list[Epoch], "history")
             self._check_progress(state, steps_per_epoch)
-        if (made_for := state["recipe"]) != self.recipe:
+            is_same = bool((made_for := state["recipe"]) == self.recipe)
+        if not is_same:
             raise ValueError(
                 f"recipe: {self.folder} holds a run with other settings ({_differences(made_for, self.recipe)}); "
                 "repeat its command, choose another model_dir, or remove it"
@@ -103,8 +104,8 @@ class RunFolder:
                 f"after {state['step']:,} steps of {steps_per_epoch:,} an epoch it holds the metrics of "
                 f"{len(numbered):,} epochs and the losses of {len(state['losses']):,} steps since"
             )
-        if not all(map(isfinite, state["losses"])):
-            raise ValueError("losses: expected finite numbers")
+        if not all(map(isfinite, [*state["losses"], state["seconds"]])):
+            raise ValueError("losses, seconds: expected finite numbers")
 
     @contextmanager
     def damage_named(self) -> Iterator[None]:

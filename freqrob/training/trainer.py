@@ -286,8 +286,6 @@ class _State:
 
     def _load(self, saved: dict[str, Any]) -> None:
         load_into(self.model, saved["network"], "network", self.recipe.parsed.architecture)
-        if not all(parameter.isfinite().all() for parameter in self.model.network.parameters()):
-            raise ValueError("network: its weights are not finite")
         settings = self.optimizer.state_dict()["param_groups"]  # the recipe's
         self.optimizer.load_state_dict({"state": saved["optimizer"]["state"], "param_groups": settings})
         momenta = {
@@ -301,6 +299,10 @@ class _State:
             raise ValueError("optimizer: its momentum does not fit this network")
         if self.average:
             self.average.load_state_dict(saved["average"])
+        average = self.average.state_dict() if self.average else {}
+        for name, values in {"network": self.model.state_dict(), "optimizer": momenta, "average": average}.items():
+            if not all(value.isfinite().all() for value in values.values()):
+                raise ValueError(f"{name}: holds values that are not finite")
         if saved["precision"]:
             self.fabric.strategy.precision.load_state_dict(saved["precision"])
         self.step, self.history, self.losses, self.seconds = (

@@ -192,6 +192,26 @@ class TestRegistration:
         image, label = found[3]
         assert torch.equal(image, images[3]) and label == 1 and len(found[:4]) == 4
 
+    @pytest.mark.parametrize(
+        "dataset, message",
+        [
+            ([(Image.new("L", (2, 2)), 0)], "hold pairs of an image, uint8"),
+            ([(torch.zeros(1, 2, 2, dtype=torch.uint8), 0, 7)], "hold pairs of an image, uint8"),
+            ([(torch.zeros(1, n, 2, dtype=torch.uint8), 0) for n in (2, 3)], "hold pairs of an image, uint8"),
+            ([(torch.zeros(1, 2, 2, dtype=torch.uint8), "cat")], "hold pairs of an image, uint8"),
+            ([(torch.zeros(1, 2, 2), 0)], "hold pairs of an image, uint8"),
+            ([], "hold pairs of an image, uint8"),
+            (7, "hold pairs of an image, uint8"),
+            ([(torch.zeros(3, 2, 2, dtype=torch.uint8), 0)], "3 channels, expected 1, as many as its mean has"),
+        ],
+        ids=["Pillow", "triples", "sizes", "names", "floats", "empty", "number", "channels"],
+    )
+    def test_other_data_sets_are_named(self, monkeypatch, tmp_path, dataset, message):
+        info = DatasetInfo(2, 2, (0.5,), (0.25,), load=lambda *_: dataset)
+        monkeypatch.setitem(DATASETS, "grey", info)
+        with pytest.raises(ValueError, match=f"^dataset: .*grey.*{message}"):
+            load_dataset("grey", "test", tmp_path)
+
 
 class TestCIFARAndSVHN:
     def test_a_changed_file_is_refused(self, cifar10):

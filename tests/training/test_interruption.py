@@ -440,6 +440,9 @@ DAMAGES = {
     "no momentum": momenta(lambda value: None),
     "a momentum of other shapes": momenta(lambda value: value.flatten()),
     "a momentum that is a number": momenta(lambda value: 1.0),
+    "a momentum of NaN": momenta(lambda value: value * math.nan),
+    "seconds that are NaN": sets(seconds=math.nan),
+    "a recipe with a tensor": lambda state: state["recipe"].update(lr=torch.zeros(3)),
     "a list": lambda state: state.clear(),
 }
 
