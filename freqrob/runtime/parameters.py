@@ -30,7 +30,7 @@ _INT64 = Meta(le=2**63 - 1, description="an integer below 2^63")  # PyTorch's li
 Count = Annotated[int, Meta(ge=1, description="an integer from 1 on"), _INT64]
 Natural = Annotated[int, Meta(ge=0, description="an integer from 0 on"), _INT64]
 Pixels = Annotated[float, Meta(gt=0, le=1, description="pixels in (0, 1], such as 8/255")]
-Positive = Annotated[float, Meta(description="a number"), Meta(gt=0, le=LARGEST, description="a positive number")]
+Positive = Annotated[float, Meta(gt=0, le=LARGEST, description="a positive number")]
 NotNegative = Annotated[float, Meta(ge=0, le=LARGEST, description="a number from 0 on")]
 Share = Annotated[float, Meta(ge=0, le=1, description="a number in [0, 1]")]
 Weight = Annotated[float, Meta(ge=-LARGEST, le=LARGEST, description="a finite number")]

@@ -416,7 +416,7 @@ class TestRecipe:
             ({"epochs": 1.5}, "epochs"),
             ({"epochs": True}, "epochs: expected an integer"),
             ({"flip": "False"}, "flip: expected true or false"),
-            ({"lr": "high"}, "lr: expected a number"),
+            ({"lr": "high"}, "lr: expected a positive number"),
             ({"milestones": 5}, "milestones: expected integers"),
             ({"name": "jafr_rn20", "precision": "16-mixed"}, "precision.*underflow"),
             ({"batch_size": 0}, "batch_size"),
