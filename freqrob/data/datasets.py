@@ -161,15 +161,24 @@ def load_dataset(
     assert load is not None  # DATASETS has none without
     loaded = load(folder, "test" if split == "test" else "train", download)
     whole = loaded if isinstance(loaded, ImageSet | ImageFiles) else _in_memory(loaded, name)
-    if isinstance(whole, ImageSet) and whole.images.shape[1] != DATASETS[name].channels:
-        expected = f"{DATASETS[name].channels}, as many as its mean has"
-        raise ValueError(f"dataset: the images of {name} have {whole.images.shape[1]} channels, expected {expected}")
+    if isinstance(whole, ImageSet):
+        _check_as_registered(whole, name)
     chosen = whole if split == "test" else whole[members(len(whole), split)]
     if isinstance(chosen, ImageSet):
         return chosen
     size = DATASETS[name].size
     images = decode(chosen, size, folder / f"{name}_{split}_{size}px", track)
     return ImageSet(images, chosen.labels, chosen.classes)
+
+
+def _check_as_registered(images: ImageSet, name: str) -> None:
+    """Raise ValueError for other channels or classes, with which a trained model could not be loaded."""
+    channels, names, info = images.images.shape[1], len(images.classes), DATASETS[name]
+    if channels != info.channels:
+        expected = f"{info.channels}, as many as its mean has"
+        raise ValueError(f"dataset: the images of {name} have {channels} channels, expected {expected}")
+    if names not in (0, info.classes):
+        raise ValueError(f"dataset: {name} names {names} classes, expected {info.classes}, as it is registered with")
 
 
 def _in_memory(dataset: Dataset, name: str) -> ImageSet:

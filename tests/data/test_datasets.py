@@ -203,8 +203,9 @@ class TestRegistration:
             ([], "hold pairs of an image, uint8"),
             (7, "hold pairs of an image, uint8"),
             ([(torch.zeros(3, 2, 2, dtype=torch.uint8), 0)], "3 channels, expected 1, as many as its mean has"),
+            (ImageSet(torch.zeros(1, 1, 2, 2).byte(), torch.zeros(1).long(), ("a", "b", "c")), "3 classes, expected 2"),
         ],
-        ids=["Pillow", "triples", "sizes", "names", "floats", "empty", "number", "channels"],
+        ids=["Pillow", "triples", "sizes", "names", "floats", "empty", "number", "channels", "classes"],
     )
     def test_other_data_sets_are_named(self, monkeypatch, tmp_path, dataset, message):
         info = DatasetInfo(2, 2, (0.5,), (0.25,), load=lambda *_: dataset)
