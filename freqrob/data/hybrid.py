@@ -20,18 +20,12 @@ from freqrob.runtime.provenance import provenance
 from freqrob.runtime.tensors import check_dense, check_values
 from freqrob.spectral.ops import check_planes
 from freqrob.spectral.reference import irfft2, rfft2
+from freqrob.spectral.rings import frequency_radius
 
 NYQUIST, CORNER = 0.5, 0.5**0.5  # cycles/pixel, along the axes and between them
 MIXING_FREQUENCIES = tuple(
     NYQUIST * share / 100 for share in (0, 3, 4, 5, 6, 8, 9, 11, 13, 15, 17, 19, 22, 27, 33, 42, 57, 100)
 )
-
-
-def frequency_radius(height: int, width: int) -> Tensor:
-    """|f| of each coefficient of ``rfft2``: (H, W//2+1) float64, cycles/pixel, DC at [0, 0]."""
-    fy = torch.fft.fftfreq(height, dtype=torch.float64)
-    fx = torch.fft.rfftfreq(width, dtype=torch.float64)
-    return fy[:, None].hypot(fx)
 
 
 def check_frequencies(frequencies: Sequence[float]) -> None:
@@ -73,7 +67,7 @@ def hybrid_images(low: Tensor, high: Tensor, frequency: Weight) -> Tensor:
     check_scale(low, "low")
     check_scale(high, "high")
     height, width = low.shape[-2:]
-    from_low = (frequency_radius(height, width) <= frequency).to(low.device)
+    from_low = (frequency_radius(height, width)[:, : width // 2 + 1] <= frequency).to(low.device)
     mixed = irfft2(torch.where(from_low, rfft2(low), rfft2(high)), s=(height, width))
     return mixed.clamp(0, 1).to(low.dtype)
 

@@ -15,7 +15,6 @@ from torch.nn.functional import pad
 
 from freqrob.attacks import input_gradient
 from freqrob.data.datasets import check_labelled, to_pixels
-from freqrob.data.hybrid import frequency_radius
 from freqrob.diagnostics.drawing import FREQUENCY, GREY, Panel, Picture, Section, Styles, plain_ticks, styled
 from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.diagnostics.per_sample import per_batch
@@ -25,7 +24,7 @@ from freqrob.runtime.progress import Track, untracked
 from freqrob.spectral.longtail import split
 from freqrob.spectral.ops import ring_sum
 from freqrob.spectral.reference import rfft2
-from freqrob.spectral.rings import RingMap
+from freqrob.spectral.rings import RingMap, frequency_radius
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,7 +92,7 @@ def sensitivity(
     """
     check_labelled(images, labels)
     height, width = images.shape[-2:]
-    rings, radius = RingMap(height, width), frequency_radius(height, width).flatten()
+    rings, radius = RingMap(height, width), frequency_radius(height, width)[:, : width // 2 + 1].flatten()
     if boundary_ring is None:
         boundary_ring = 5 if max(height, width) == 32 else min(split(images).boundary + 1, rings.rings - 1)
     if ranks is None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from freqrob.runtime.parameters import Count, Natural, checked, is_number, shown
 from freqrob.runtime.pixels import has_channels_last
 from freqrob.runtime.tensors import check_values
-from freqrob.spectral.rings import RingMap
+from freqrob.spectral.rings import RingMap, frequency_radius
 
 DataFormat = Literal["channels_first", "channels_last"]
 GRID = 25  # radii at which Li et al. compute the cumulative power
@@ -88,7 +88,7 @@ def analyze_spectrum(
         raise ValueError(f"confidence: expected a number between 0 and 1, got {shown(confidence)}")
     power = _powers(_perturbations(raw, inputs, data_format))  # (N, H, W)
     total = power.mean(0)
-    radius, share = _radius(*total.shape), total / total.sum()
+    radius, share = frequency_radius(*total.shape), total / total.sum()
     radii = torch.linspace(0, CORNER, GRID, dtype=torch.float64)
     within = (radius <= radii[:, None, None] + ROUNDING).flatten(1).double()  # (25, H·W)
     each = power.flatten(1) @ within.T  # (N, 25)
@@ -168,12 +168,6 @@ def _powers(delta: Tensor) -> Tensor:
     if not power.sum() > (1e-12 * delta.abs().max() * delta[0, 0].numel()) ** 2:  # rounding noise of a constant
         raise ValueError("raw: expected perturbed images, got inputs plus a constant in every image")
     return power
-
-
-def _radius(height: int, width: int) -> Tensor:
-    """|f| of each coefficient of ``fft2`` in cycles/pixel: (H, W)."""
-    fy, fx = (torch.fft.fftfreq(size, dtype=torch.float64) for size in (height, width))
-    return torch.hypot(fy[:, None], fx[None])
 
 
 def _half_way(radii: Tensor, cumulative: Tensor) -> Tensor:

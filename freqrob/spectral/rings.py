@@ -148,3 +148,9 @@ def _half(height: int, width: int, rule: Rule) -> Tensor:
 def _isqrt(n: Tensor) -> Tensor:
     """⌊√n⌋, exact below 2⁵² because IEEE square roots are correctly rounded."""
     return n.double().sqrt().long()
+
+
+def frequency_radius(height: int, width: int) -> Tensor:
+    """|f| of each coefficient of ``fft2``: (H, W) float64, cycles/pixel, DC at [0, 0]."""
+    fy, fx = (torch.fft.fftfreq(size, dtype=torch.float64) for size in (height, width))
+    return torch.hypot(fy[:, None], fx)
