@@ -19,7 +19,7 @@ from freqrob.attacks.minimal import MinimalAttack, Problem
 from freqrob.attacks.projected_gradient import pgd
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.data.hybrid import derange
-from freqrob.models.keys import data_hash, hash_of, shared_cache, subject_key
+from freqrob.models.keys import hash_of, shared_cache, subject_key
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
 from freqrob.models.state import bare, device_of, frozen, measuring
@@ -28,7 +28,7 @@ from freqrob.runtime.process_state import default_dtype, random_state
 from freqrob.runtime.processes import propagate_failure, rank_and_world
 from freqrob.runtime.progress import Track, untracked
 from freqrob.runtime.result_store import Samples
-from freqrob.runtime.tensors import check_values
+from freqrob.runtime.tensors import check_values, data_hash
 
 PREDICTED = 250  # images at a time
 PGD_STEPS, PGD_SHARE = 40, 0.01 / 0.3  # of the PGD that finds starts: steps, and step size relative to the radius

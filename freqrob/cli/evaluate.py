@@ -112,9 +112,10 @@ def evaluate(
     from freqrob.evaluation import evaluate as measure
     from freqrob.evaluation.files import Evaluation, write_results, write_samples
     from freqrob.models.checkpoints import add_results, card_path
-    from freqrob.models.keys import data_hash, model_hash
+    from freqrob.models.keys import model_hash
     from freqrob.models.loading import checkpoint_path
     from freqrob.runtime.provenance import provenance
+    from freqrob.runtime.tensors import data_hash
 
     norm = cast("Norm", norm or ("L2" if threat_model == "L2" else "Linf"))  # which parse_attack checks
     attacks = [parse_attack(text, eps=eps, norm=norm, step_size=step_size) for text in dict.fromkeys(attack)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from freqrob.runtime.parameters import Natural, check_choices, check_integers, c
 from freqrob.runtime.progress import Track, untracked
 from freqrob.runtime.provenance import provenance
 from freqrob.runtime.reading import Label, brief, fitted, holds_npy, map_npy, read_json
+from freqrob.runtime.tensors import data_hash
 
 MANIFEST = "generated.json"
 LABELS = "labels.npy"
@@ -75,11 +75,11 @@ def write_corruptions(
         OSError: a full disk.
     """
     _check_types(types)
-    photographs = _digest(map(Path.read_bytes, find_frost(frost))) if "frost" in types else ""
+    photographs = [*map(sha256_of, find_frost(frost))] if "frost" in types else []
     folder, labels = Path(folder).expanduser(), dataset.labels.cpu().numpy()
     header = {
         "note": "made by freqrob, not the published arrays", **about, "seed": seed, "images": len(dataset),
-        "sha256_of_images": _digest([dataset.images.cpu().numpy(), labels]),
+        "data_hash": data_hash(dataset.images, dataset.labels),
     }  # fmt: skip
     check_folder(folder, "folder")
     as_json(header, "about")
@@ -110,14 +110,6 @@ def write_corruptions(
     return missing
 
 
-def _digest(parts: Iterable[bytes | np.ndarray]) -> str:
-    """SHA-256 of the concatenated bytes and arrays."""
-    digest = sha256()
-    for part in parts:
-        digest.update(part if isinstance(part, bytes) else np.ascontiguousarray(part).data)
-    return digest.hexdigest()
-
-
 def _blocks(images: Tensor, steps: Iterable[tuple[str, int, int]], seed: int, frost: Any) -> Iterator[np.ndarray]:
     """(n, H, W, 3) each, in the order of the file."""
     for name, severity, start in steps:
@@ -135,7 +127,7 @@ def _manifest(folder: Path, header: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in header.items():
         if content.get(key) != value:
             held = brief(str(content.get(key)))
-            what = "other images" if key == "sha256_of_images" else f"{key} {held}, expected {value}"
+            what = "other images" if key == "data_hash" else f"{key} {held}, expected {value}"
             raise ValueError(f"out: {folder} holds corruptions of {what}; choose another folder")
     return content["types"]
 

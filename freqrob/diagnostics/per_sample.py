@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from freqrob.attacks.checks import check_answers, explained
 from freqrob.data.datasets import check_labelled, to_pixels
-from freqrob.models.keys import data_hash, shared_cache, subject_key
+from freqrob.models.keys import shared_cache, subject_key
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
 from freqrob.models.state import bare, device_of, measuring
@@ -20,6 +20,7 @@ from freqrob.runtime.process_state import random_state
 from freqrob.runtime.processes import merged, propagate_failure, rank_and_world
 from freqrob.runtime.progress import Track, untracked
 from freqrob.runtime.result_store import Samples
+from freqrob.runtime.tensors import data_hash
 
 Measure = Callable[[nn.Module, Tensor, torch.device], dict[str, Tensor]]
 

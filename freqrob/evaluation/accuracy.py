@@ -17,7 +17,7 @@ from freqrob.attacks import PGD, Attack, Clean, parse_attack
 from freqrob.attacks.checks import check_model, explained, warn_of_model
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.models.front_ends import FrontEnded, front_ends_of, without_front_end
-from freqrob.models.keys import data_hash, hash_of, subject_key, usable_cache
+from freqrob.models.keys import hash_of, subject_key, usable_cache
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
 from freqrob.models.state import device_of, measuring
@@ -26,6 +26,7 @@ from freqrob.runtime.process_state import random_state
 from freqrob.runtime.processes import merged, propagate_failure, rank_and_world
 from freqrob.runtime.progress import Track, untracked
 from freqrob.runtime.result_store import Samples
+from freqrob.runtime.tensors import data_hash
 from freqrob.spectral.balance import BaSS, bass
 
 PROTOCOLS = ("natural", "natural+bass", "bass")

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 
 from freqrob import __version__
 from freqrob.runtime.parameters import stable_repr
+from freqrob.runtime.tensors import update_digest
 from freqrob.spectral import native
 
 OWN = ("freqrob", "freqrob_foolbox", "freqrob_robustbench")
@@ -56,14 +57,6 @@ def model_hash(model: nn.Module) -> str:
 def hash_of(subject: object) -> str:
     """``model_hash`` of models; for other objects, such as attacks, the SHA-256 of their class and attributes."""
     return _Description(subject).digest.hexdigest()
-
-
-def data_hash(images: Tensor, labels: Tensor) -> str:
-    """SHA-256 of images and labels, their types and shapes; the same on any device."""
-    digest = hashlib.sha256()
-    for tensor in (images, labels):
-        _update(digest, tensor)
-    return digest.hexdigest()
 
 
 def unseen(*subjects: object) -> str:
@@ -178,7 +171,7 @@ class _Description:
         if not is_plain or value.is_nested or value.is_meta or value.is_quantized:
             self._note(f"{place} is {_article(type(value))} without plain values")
         elif self._tensors:
-            _update(self.digest, value)
+            update_digest(self.digest, value)
 
     def _see_code(self, place: str, value: Any) -> None:
         """Add a class, function or module by name, and the defaults and closure of a function."""
@@ -321,11 +314,6 @@ def _article(value: Any) -> str:
     """Name a class "a nets.Net", a function "nets.prepare"."""
     name = _name(value).removeprefix("builtins.")
     return f"a {name}" if isinstance(value, type) else name
-
-
-def _update(digest: Any, tensor: Tensor) -> None:
-    digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-    digest.update(tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().flatten().view(torch.uint8).numpy())
 
 
 code_version()  # before any source is edited while this process runs

@@ -1,6 +1,9 @@
-"""Checks of tensor types."""
+"""Checks of tensor types, and hashes of tensors."""
 
 from __future__ import annotations
+
+import hashlib
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,3 +26,17 @@ def check_values(x: object, name: str) -> None:
     assert isinstance(x, Tensor)
     if x.is_meta:
         raise TypeError(f"{name}: expected a tensor with values, got one on the meta device")
+
+
+def data_hash(images: Tensor, labels: Tensor) -> str:
+    """SHA-256 of images and labels, their types and shapes; the same on any device."""
+    digest = hashlib.sha256()
+    for tensor in (images, labels):
+        update_digest(digest, tensor)
+    return digest.hexdigest()
+
+
+def update_digest(digest: Any, tensor: Tensor) -> None:
+    """Add a tensor's dtype, shape and values to a digest of hashlib."""
+    digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    digest.update(tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().flatten().view(torch.uint8).numpy())

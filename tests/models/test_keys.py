@@ -24,8 +24,9 @@ from freqrob.attacks import FGSM, PGD, Clean, Transfer
 from freqrob.evaluation import evaluate
 from freqrob.models import keys
 from freqrob.models.front_ends import with_front_ends
-from freqrob.models.keys import data_hash, model_hash, shared_cache, subject_key, usable_cache
+from freqrob.models.keys import model_hash, shared_cache, subject_key, usable_cache
 from freqrob.models.registry import create_network
+from freqrob.runtime.tensors import data_hash
 
 
 class Holding(nn.Identity):

@@ -22,12 +22,13 @@ from freqrob.attacks.autoattack import Version, create_adversary, perturb
 from freqrob.attacks.balls import BALLS
 from freqrob.attacks.checks import explained, warn_of_model
 from freqrob.attacks.gradient import check_attacked
-from freqrob.models.keys import data_hash, model_hash, unseen
+from freqrob.models.keys import model_hash, unseen
 from freqrob.models.state import device_of, measuring
 from freqrob.runtime.files import check_file, write_json
 from freqrob.runtime.parameters import Natural, NotNegative, check_counts, checked
 from freqrob.runtime.process_state import random_state
 from freqrob.runtime.reading import read_json
+from freqrob.runtime.tensors import data_hash
 
 Log = Callable[[str], None]
 # Attributes of the package's attacks that users change, in a state file
@@ -237,5 +238,5 @@ class EvaluationState:
 
     @property
     def robust_flags(self) -> Tensor:
-        """The mask (N,) as numbers, of which ``robustbench.eval`` takes the mean."""
+        """The mask (N,) as 0.0 and 1.0, because ``robustbench.eval`` computes its mean."""
         return self.flags.float()
