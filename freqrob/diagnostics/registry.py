@@ -144,9 +144,9 @@ class Diagnostic:
 
     Attributes:
         name: its registered name.
-        measure: function of (model, images, labels, **settings) that returns a ``measurement``. Its keyword-only
-            parameters are the settings; ``batch_size``, ``cache``, ``cache_key`` and ``track`` are as for
-            ``per_sample``.
+        measure: function of (model, images, labels, **settings) that returns a ``measurement``. Its settings are its
+            keyword-only parameters. It also takes ``batch_size``, ``cache``, ``cache_key`` and ``track``, with the
+            meaning that they have in ``per_sample``.
         measurement: the class of the result.
         help: description, in one line.
         presets: the settings of each preset, with ``images`` as the number of images (0 for all); a function of

@@ -139,7 +139,7 @@ def evaluate_corruptions(
     sets = [(name, severity) for name in corruptions.types for severity in SEVERITIES]
     accuracies: dict[str, tuple[float, ...]] = {}
     from_cache: dict[str, tuple[bool, ...]] = {}
-    correct: dict[str, Tensor] = {}  # how often each image occurs, over the severities
+    correct: dict[str, Tensor] = {}  # for each image, the share of severities at which it is correct
     for name, severity in track(sets, f"{protocol} corruptions", len(sets)):
         (result,) = evaluate(
             model, corruptions.images(name, severity)[:images], labels, protocols=[protocol], attacks=[Clean()],

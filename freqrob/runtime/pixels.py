@@ -39,7 +39,7 @@ def check_floats(images: Tensor, name: str = "images") -> None:
     """Raise TypeError for a tensor that is not floating point, or not dense."""
     if not isinstance(images, Tensor):  # torch.fx traces with proxies
         return
-    if images.is_nested or images.layout != torch.strided:
+    if images.is_nested or images.layout != torch.strided:  # as ``check_dense``, which TorchScript does not compile
         raise TypeError(f"{name}: expected a dense tensor, got a sparse or nested one; use to_dense() or torch.stack")
     if not images.is_floating_point():
         remedy = f"; use {name} / 255" if images.dtype == torch.uint8 else ""

@@ -44,10 +44,7 @@ def random_state(*seed: int) -> Iterator[None]:
     with torch.random.fork_rng(gpus):
         try:
             if seed:
-                number = int(np.random.SeedSequence(seed).generate_state(1)[0])
-                torch.manual_seed(number)
-                np.random.seed(number)
-                random.seed(number)
+                seed_everything(int(np.random.SeedSequence(seed).generate_state(1)[0]))
             yield
         finally:
             np.random.set_state(numpy_state)

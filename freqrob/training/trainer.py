@@ -157,9 +157,8 @@ def train(
                     state.end_epoch(_validate(state.kept, val_set, recipe, fabric, track))
             with propagate_failure():
                 if fabric.is_global_zero:
-                    state.save(
-                        run, weights, _card(recipe, train_set, state.history[-1], made_by) if epoch_ends else None
-                    )
+                    card = _card(recipe, run.recipe, train_set, state.history[-1], made_by) if epoch_ends else None
+                    state.save(run, weights, card)
             if epoch_ends and fabric.is_global_zero:
                 log("  ".join(f"{key} {value:.4g}" for key, value in state.history[-1].items()))
             saved_at = time.monotonic()
@@ -362,7 +361,9 @@ def _seed(*key: int) -> int:
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
 
 
-def _card(recipe: Recipe, train_set: ImageSet, validation: dict[str, float], made_by: str) -> Card:
+def _card(
+    recipe: Recipe, settings: dict[str, Any], train_set: ImageSet, validation: dict[str, float], made_by: str
+) -> Card:
     return Card(
         name=recipe.name,
         architecture=recipe.parsed.architecture,
@@ -370,7 +371,7 @@ def _card(recipe: Recipe, train_set: ImageSet, validation: dict[str, float], mad
         threat_model=recipe.threat_model,
         num_classes=len(train_set.classes),
         front_ends=recipe.front_ends,
-        recipe={**recipe.as_dict(), "selected": validation},
+        recipe={**settings, "selected": validation},
         commit=made_by,
         versions=versions(),
     )

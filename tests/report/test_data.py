@@ -52,6 +52,6 @@ def test_files_of_one_name_do_not_overwrite_each_other(tmp_path):
     assert [copy.name for copy in copies] == ["results-2.json", "results.json"]
     assert [json.loads(copy.read_text())["results"][0]["seed"] for copy in copies] == [2, 1]
     more = evaluation(tmp_path / "3" / "results.json", [row("one", 0.75, seed=3)])
-    write_report([more, copies[1], copies[0]], tmp_path / "out")  # of which two are read where they lie
+    write_report([more, copies[1], copies[0]], tmp_path / "out")  # two of them are in the output folder already
     seeds = [json.loads(path.read_text())["results"][0]["seed"] for path in (tmp_path / "out" / "data").iterdir()]
     assert sorted(seeds) == [1, 2, 3]

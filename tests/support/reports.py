@@ -1,4 +1,4 @@
-"""Runs of which reports are made, and the text of what is written."""
+"""Runs that reports are made from, and helpers that read a report's text."""
 
 import re
 from dataclasses import replace

@@ -85,7 +85,7 @@ def motion_blur(images: Tensor, radius: int, sigma: float, degrees: Tensor) -> T
     """Blur each image (N, C, H, W) uint8 along a line at its angle (N,): ImageMagick's ``MotionBlurImage``.
 
     Half a Gaussian of 2·radius + 1 taps: x'(p) = Σ_i w_i x(p + o_i), where o_i is the pixel nearest to i steps along
-    the line, and outside pixels repeat the border. Rounded to 16 bits, of which the upper 8 are kept.
+    the line; pixels outside the image repeat its border. The sum is rounded to 16 bits and cut to its upper 8 bits.
     """
     count, channels, height, width = images.shape
     source = images.float().flatten(2)
