@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from math import cos, pi
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
-from torch.optim import Optimizer
+from torch import Generator, Tensor, nn
+from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from freqrob.data import DATASETS
@@ -119,6 +121,19 @@ class Recipe:
         )
         normalize = {"name": "normalize", "mean": list(about.mean), "std": list(about.std)}
         return [*first, normalize] if self.normalize else first
+
+    def make_transform(self) -> Callable[[Tensor, Generator], Tensor] | None:
+        """The augmentation of whole batches before crop and flip: BaSS for ``bassmix_``, else None."""
+        if self.parsed.variant != "bassmix":
+            return None
+        from freqrob.data.transforms import RandomBaSS  # torchvision's transforms take a while to import
+
+        return lambda images, generator: RandomBaSS(self.gamma, self.weighting, generator=generator)(images)
+
+    def make_optimizer(self, network: nn.Module) -> SGD:
+        """SGD on all parameters of the network, for ``lr_scheduler``."""
+        parameters = [{"params": network.parameters(), "initial_lr": self.lr}]
+        return SGD(parameters, self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov)
 
     def lr_at(self, step: int, epoch_steps: int) -> float:
         """The learning rate of step ``step`` (from 0) of a run of ``epoch_steps`` steps an epoch."""

@@ -326,8 +326,8 @@ class TestRecipeReachesTheRun:
             assert front_ends[0].mean.flatten().tolist() == pytest.approx(DATASETS["cifar100"].mean)
 
     def test_the_optimizer(self, asked, tmp_path, monkeypatch):
-        made, sgd = [], torch.optim.SGD
-        monkeypatch.setattr(torch.optim, "SGD", lambda *a, **k: made.append(sgd(*a, **k)) or made[0])
+        made, make = [], Recipe.make_optimizer
+        monkeypatch.setattr(Recipe, "make_optimizer", lambda *a: made.append(make(*a)) or made[0])
         train(recipe(epochs=1, momentum=0.8, weight_decay=0.01, nesterov=True), model_dir=tmp_path)
         (group,) = made[0].param_groups
         assert (group["momentum"], group["weight_decay"], group["nesterov"]) == (0.8, 0.01, True)
