@@ -327,7 +327,7 @@ def test_three_steps_on_real_images(found, images):
     source = images[recipe.on_balanced_images]
     batches = Batches(source, batch, crop=recipe.crop, flip=recipe.flip, transform=recipe.make_transform())
     torch.manual_seed(0)
-    network = create_network(model.architecture, DATASETS[recipe.dataset].classes)
+    network = create_network(model.architecture, max(DATASETS[recipe.dataset].classes, 10))  # the images have ten
     whole, defense = with_front_ends(network, recipe.front_ends).train(), recipe.make_defense()
     for front_end in whole.front_ends:
         if isinstance(front_end, PCA):
