@@ -19,7 +19,7 @@ from freqrob.diagnostics import (
     spectrum,
 )
 from freqrob.diagnostics.band_accuracy import plot_bands, plot_robust_bands
-from freqrob.diagnostics.drawing import folded, shared_limits, styles
+from freqrob.diagnostics.drawing import draw_quadrant, folded, logarithmic, shared_limits, styles
 from freqrob.diagnostics.fourier_heatmap import heatmap_limit, plot_heatmap
 from freqrob.diagnostics.hybrid import plot_hybrid, plot_reversal
 from freqrob.diagnostics.jacobian import jacobian_map, plot_jacobian, shifted_map
@@ -280,3 +280,13 @@ def test_corruptions_by_type_and_model(axes):
     assert np.allclose(image.get_array().filled(-1), [[-1, 20], [70, 40]])
     assert [text.get_text() for text in axes.texts] == ["–", "20", "70", "40"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["snow", "fog"]
+
+
+def test_a_quadrant_has_dc_at_the_top_left_and_no_negative_frequencies():
+    half = torch.arange(1.0, 32 * 17 + 1).view(32, 17)
+    axes = Figure().subplots()
+    image = draw_quadrant(axes, half, logarithmic((1, 600)))
+    assert np.array_equal(image.get_array(), half[:17].numpy())
+    left, right, bottom, top = image.get_extent()
+    assert left < 0 < right and top < 0 < bottom, "DC is at the top left, and rows go down"
+    assert (left + right) / 2 == pytest.approx(0.25) and right - left == pytest.approx(17 / 32)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from freqrob.attacks import input_gradient
-from freqrob.diagnostics.jacobian import jacobian_spectrum
+from freqrob.diagnostics.jacobian import jacobian_pictures, jacobian_spectrum
 from freqrob.spectral.jacobian import log_b_low
 from freqrob.spectral.ops import mean_amplitude
 from tests.support.waves import SIZE, Linear, of_waves, wave
@@ -70,3 +70,16 @@ def test_low_frequencies_raise_log_b_low():
 def test_bad_settings_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(of_waves(3))
+
+
+def test_pictures_of_jacobians_are_the_gradients_around_grey():
+    images, labels = of_waves(3)
+    pictures = jacobian_pictures(Linear(wave(3)), images, labels)
+    assert pictures.shape == images.shape and pictures.min() >= 0 and pictures.max() <= 1
+    gradient = input_gradient(Linear(wave(3)), images, labels)
+    for picture, one in zip(pictures, gradient, strict=True):
+        torch.testing.assert_close((picture - 0.5) * 2 * one.abs().max(), one)
+
+
+def test_a_constant_model_has_a_grey_jacobian():
+    assert (jacobian_pictures(Linear(torch.zeros_like(wave(3))), *of_waves(3)) == 0.5).all()
