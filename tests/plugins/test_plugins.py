@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from freqrob import cli
 from freqrob.attacks import Clean, list_attacks, parse_attack
 from freqrob.data import DATASETS, ImageSet, list_datasets, load_dataset
-from freqrob.data.samples import CIFAR10_CLASSES
+from freqrob.data.samples import CIFAR10_CLASSES, sample_images
 from freqrob.defenses import DEFENSES, list_defenses
 from freqrob.diagnostics import Diagnostic, Measurement, diagnose, get_diagnostic, list_diagnostics
 from freqrob.diagnostics.drawing import Panel, Picture
@@ -36,6 +36,8 @@ from freqrob.models.plugins import build
 from freqrob.models.registry import ModelName
 from freqrob.models.sources import open_model
 from freqrob.report import write_report
+from freqrob.reproduction import SCALES, Lab, get_experiment, list_experiments, reproduce
+from freqrob.reproduction.experiment import EXPERIMENTS
 from freqrob.runtime import registry as registry_module
 from freqrob.runtime.registry import Registry
 from freqrob.training import parse_settings, recipe_for, train
@@ -66,6 +68,7 @@ def installed(site, monkeypatch, tmp_path):
         DEFENSES,
         DATASETS,
         DIAGNOSTICS,
+        EXPERIMENTS,
     ):  # which forget what is imported here
         monkeypatch.setattr(each, "_own", dict(each._own))
         monkeypatch.setattr(each, "_homes", dict(each._homes))
@@ -406,3 +409,17 @@ def test_a_diagnostic_is_registered_once_and_has_what_it_needs(monkeypatch):
         register_diagnostic("my-own")
     with pytest.raises(TypeError, match="^mine: expected a subclass of Diagnostic with measure and measurement, got"):
         register_diagnostic("mine")(type("Empty", (Diagnostic,), {}))
+
+
+def test_an_experiment_of_a_plugin_is_listed_measured_and_judged(installed, monkeypatch, tmp_path):
+    monkeypatch.setattr("freqrob.reproduction.lab.load_dataset", lambda *_arguments, **_options: sample_images())
+    assert list_experiments("roe2026:*") == ["roe2026:fig1"] and not imported()
+    figure = get_experiment("roe2026:fig1")
+    lab = Lab(SCALES["rn20"], model_dir=tmp_path / "models", cache=tmp_path / "cache")
+    result = reproduce(figure, lab, tmp_path / "out")
+    assert {row: (one.numbers["accuracy"].value, one.model) for row, one in result.rows.items()} == {
+        "standard": (95.0, "standard_rn20"), "PGD-AT": (25.0, "pgd_at_rn20"),
+    }  # fmt: skip
+    assert [claim["verdict"] for claim in result.claims] == ["holds"]
+    with pytest.warns(UserWarning, match=r"'nameless' .*left out, expected PAPER:TABLE"):
+        list_experiments()
