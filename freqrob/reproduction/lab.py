@@ -14,7 +14,7 @@ from torch import nn
 
 from freqrob.attacks import Attack
 from freqrob.data import ImageSet, balance, load_dataset
-from freqrob.data.corruption_arrays import load_corruptions, write_corruptions
+from freqrob.data.corruption_arrays import CorruptionArrays, load_corruptions, write_corruptions
 from freqrob.data.corruptions import CORRUPTIONS
 from freqrob.data.datasets import DATASETS, Split
 from freqrob.evaluation import Result, evaluate
@@ -145,25 +145,31 @@ class Lab:
     def corruptions(
         self, model: nn.Module, subject: Subject, *, bass: bool = False, types: Sequence[str] = tuple(CORRUPTIONS)
     ) -> CorruptionAccuracy:
-        """Accuracies on corrupted test images: the published arrays in ``data``, or else made once, in the cache.
+        """Accuracies on ``corruption_arrays``."""
+        arrays = self.corruption_arrays(subject.dataset, bass=bass, types=types)
+        count = self.count("corruptions", len(arrays.labels))
+        return evaluate_corruptions(model, arrays, images=count, cache=self.cache, track=self.track)
+
+    def corruption_arrays(
+        self, dataset: str, *, bass: bool = False, types: Sequence[str] = tuple(CORRUPTIONS)
+    ) -> CorruptionArrays:
+        """Corrupted test images: the published arrays in ``data``, or else made once, in the cache.
 
         With ``bass``, the images are balanced before they are corrupted, as in Lin et al.'s CIFAR10-B-C.
         """
         try:
             if bass:
                 raise FileNotFoundError
-            arrays = load_corruptions(self.data, subject.dataset, types)
+            return load_corruptions(self.data, dataset, types)
         except FileNotFoundError:
-            images = self.test_set(subject.dataset, "corruptions")
+            images = self.test_set(dataset, "corruptions")
             weighting = "amplitude" if bass else None
             root = self.cache or Path(tempfile.gettempdir())
-            folder = root / "corruptions" / f"{subject.dataset}{'-b' if bass else ''}-{len(images)}"
+            folder = root / "corruptions" / f"{dataset}{'-b' if bass else ''}-{len(images)}"
             chosen = balance(images) if bass else images
-            about = {"dataset": subject.dataset, "bass": weighting}
+            about = {"dataset": dataset, "bass": weighting}
             write_corruptions(chosen, folder, types, about=about, frost=self.frost, track=self.track)
-            arrays = load_corruptions(folder, subject.dataset, types)
-        count = self.count("corruptions", len(arrays.labels))
-        return evaluate_corruptions(model, arrays, images=count, cache=self.cache, track=self.track)
+            return load_corruptions(folder, dataset, types)
 
 
 def percentage(result: Result) -> Number:
