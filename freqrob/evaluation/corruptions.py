@@ -49,8 +49,8 @@ class CorruptionAccuracy:
         bass: weighting of BaSS, if the images were balanced before they were corrupted, or None.
         generated: whether freqrob made the corruptions; otherwise they are the published ones.
         accuracies: by type, the accuracies at severity 1 to 5.
-        standard_errors: of each of ``means()`` and of each type's mean over severities; an image counts once for all its
-            corruptions.
+        standard_errors: of each of ``means()``, and of each type's mean over severities; an image counts once for all
+            its corruptions.
         from_cache: by type, whether the accuracies at severity 1 to 5 came from the cache.
     """
 
