@@ -178,7 +178,9 @@ def draw_quadrant(axes: Axes, amplitude: Tensor, norm: Normalize) -> AxesImage:
     image = axes.imshow(
         quarter.numpy(), norm=norm, cmap="viridis", extent=(left, right, bottom, top), interpolation="none"
     )
-    axes.set(xticks=[], yticks=[], xlabel="horizontal frequency →", ylabel="← vertical frequency")
+    axes.set(xticks=[], yticks=[])
+    axes.set_xlabel("horizontal frequency →", fontsize="small")
+    axes.set_ylabel("← vertical frequency", fontsize="small")
     axes.grid(False)
     return image
 
