@@ -86,3 +86,10 @@ def few():
 
     images = torch.randint(256, (6, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     return ImageSet(images, torch.tensor([3, 1, 4, 1, 5, 9]), tuple("abcdefghij"))
+
+
+@pytest.fixture
+def axes():
+    from matplotlib.figure import Figure
+
+    return Figure().subplots()
