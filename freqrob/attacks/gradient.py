@@ -84,17 +84,18 @@ def unlike_images(returned: object, images: Tensor) -> str:
     """Describe an attack's result that differs from its images in shape, dtype or device; "" if it does not."""
     if not isinstance(returned, Tensor):
         return type(returned).__name__
-    is_like = returned.shape == images.shape and returned.dtype == images.dtype and returned.device == images.device
-    return "" if is_like else f"{tuple(returned.shape)} {returned.dtype} on {returned.device}"
+    if (returned.shape, returned.dtype, returned.device) == (images.shape, images.dtype, images.device):
+        return ""
+    return f"{tuple(returned.shape)} {returned.dtype} on {returned.device}"
 
 
-def check_one_each(labels: Tensor, what: str = "", **values: Tensor) -> None:
+def check_one_each(labels: Tensor, description: str = "", **values: Tensor) -> None:
     """Raise ValueError unless each is (N,) int64 from 0 on, one for each label; TypeError as ``check_values``."""
     for name, value in values.items():
         check_values(value, name)
         if value.shape != labels.shape or value.dtype != torch.int64 or value.min() < 0:
             got = f"{tuple(value.shape)} {value.dtype}" + (f" with {value.min()}" if value.numel() else "")
-            raise ValueError(f"{name}: expected ({len(labels)},) int64 {what}from 0 on, got {got}")
+            raise ValueError(f"{name}: expected ({len(labels)},) int64 {description}from 0 on, got {got}")
 
 
 def classified(logits: Tensor, labels: Tensor) -> Tensor:
@@ -123,8 +124,8 @@ def has_nan(values: Tensor) -> Tensor:
 def warn_of_stuck(stuck: Tensor) -> None:
     """Warn of the images (N,) bool that an attack could not move, at one step at least."""
     if stuck.any():
-        what = f"its logits or gradients are NaN at {int(stuck.sum())} of {len(stuck)} images, which do not move there"
-        warnings.warn(f"model: {what}", stacklevel=4)
+        count = f"{int(stuck.sum())} of {len(stuck)} images"
+        warnings.warn(f"model: its logits or gradients are NaN at {count}, which do not move there", stacklevel=4)
 
 
 def gradient_of(value: Tensor, images: Tensor) -> Tensor:

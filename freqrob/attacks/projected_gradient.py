@@ -167,8 +167,8 @@ class PGD(Attack):
     @property
     def name(self) -> str:
         counts = f"{self.steps}-{self.restarts}" if self.restarts > 1 else str(self.steps)
-        more = ["" if self.random_start else "from the image", "" if self.loss == "ce" else f"on {self.loss}"]
-        return " ".join(filter(None, ["targeted" if self.targeted else "", f"PGD-{counts}", *more]))
+        settings = ["" if self.random_start else "from the image", "" if self.loss == "ce" else f"on {self.loss}"]
+        return " ".join(filter(None, ["targeted" if self.targeted else "", f"PGD-{counts}", *settings]))
 
     @property
     def step(self) -> float:
@@ -181,14 +181,14 @@ class PGD(Attack):
         targets = _likeliest_wrong_classes(model, images, labels, self.restarts) if self.targeted else None
         adversarial, robust = images, torch.arange(len(images), device=images.device)
         for restart in range(self.restarts if targets is None else targets.shape[1]):
-            left = images[robust], labels[robust]
-            aims = {} if targets is None else {"targets": targets[robust, restart]}
+            part = images[robust], labels[robust]
+            target = {} if targets is None else {"targets": targets[robust, restart]}
             attacked = self.ascend(
-                model, *left, indices[robust.cpu()], seed, restart, stop_when_fooled=True, **aims
+                model, *part, indices[robust.cpu()], seed, restart, stop_when_fooled=True, **target
             )  # fmt: skip
             adversarial = adversarial.index_copy(0, robust, attacked)
             if restart + 1 < self.restarts:
-                robust = robust[classify(model, attacked, left[1])]
+                robust = robust[classify(model, attacked, part[1])]
             if not len(robust):
                 break
         return adversarial

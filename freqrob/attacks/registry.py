@@ -68,8 +68,8 @@ class Name:
     @property
     def error(self) -> ValueError:
         """The error for a name that the attack cannot parse."""
-        near = "" if self.kind in ATTACKS else nearest_names(self.kind, ATTACKS)
-        expected = f"expected one such as {attack_examples(self.kind)}{near and '.' + near}"
+        hint = "" if self.kind in ATTACKS else nearest_names(self.kind, ATTACKS)
+        expected = f"expected one such as {attack_examples(self.kind)}{hint and '.' + hint}"
         return ValueError(f"attack: got {shown(self.text)}, {expected}")
 
 

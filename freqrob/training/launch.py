@@ -103,19 +103,19 @@ def graceful_shutdown() -> Iterator[threading.Event]:
 
     Outside the main thread, where Python handles no signals, it is never set.
     """
-    asked = threading.Event()
+    requested = threading.Event()
 
-    def ask(_signal: int, _frame: object) -> None:
-        if asked.is_set():
+    def request(_signal: int, _frame: object) -> None:
+        if requested.is_set():
             raise KeyboardInterrupt
-        asked.set()
+        requested.set()
 
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield requested
         return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked
+        yield requested
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -183,6 +183,6 @@ def _summary_writer() -> type:
     return SummaryWriter
 
 
-def _differences(one: dict[str, Any], other: dict[str, Any]) -> str:
-    keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
-    return ", ".join(f"{key} {one.get(key)!r}, now {other.get(key)!r}" for key in keys)
+def _differences(earlier: dict[str, Any], now: dict[str, Any]) -> str:
+    keys = [key for key in {**earlier, **now} if earlier.get(key) != now.get(key)]
+    return ", ".join(f"{key} {earlier.get(key)!r}, now {now.get(key)!r}" for key in keys)
