@@ -30,8 +30,8 @@ class BrendelBethge(MinimalAttack):
     implementation, steps are computed for the whole batch on its device, and an image's steps do not depend on the
     batch: Foolbox scales the trust region by the number of images; its ``lr=1e-3`` with 20 images is ``lr=0.02`` here.
 
-    An image that meets the criterion already is returned unchanged; so is, with a warning, an image whose starting
-    point does not meet it. If an image's logits or gradient become infinite or NaN, its best point so far is returned.
+    An image that already meets the criterion is returned unchanged. So is an image whose starting point does not meet
+    it, with a warning. If an image's logits or gradient become infinite or NaN, its best point so far is returned.
     The channels_last format is kept, which makes the gradients of many networks cheaper.
 
     Args:
@@ -40,11 +40,11 @@ class BrendelBethge(MinimalAttack):
         steps: maximum number of gradient evaluations.
         lr: radius of the trust region, as a share of the number of pixels and channels.
         lr_decay, lr_num_decay: factor of the radius, and the number of times that it is applied over the steps.
-        patience: after this number of steps without improvement, the factor is applied to an image at once; the image
-            stops after ``lr_num_decay`` times. This takes 370 of 1000 steps, and medians stay within 0.1 %.
+        patience: number of steps without improvement after which an image's radius is decayed early; the image stops
+            after ``lr_num_decay`` decays. The default takes 370 of 1000 steps and changes medians by at most 0.1 %.
             ``patience=steps`` gives Foolbox's schedule.
-        momentum: of the running mean; 0 uses each gradient alone.
-        binary_search_steps: from the starting point to the boundary.
+        momentum: weight of the earlier gradients in the running mean; 0 uses only the current one.
+        binary_search_steps: steps of the search for the boundary between the image and the starting point.
 
     Raises:
         ValueError: parameters out of range.
@@ -175,7 +175,7 @@ def _margins(problem: Problem, logits: Tensor, classes: Tensor) -> Tensor:
 
 
 def _secured(problem: Problem, points: Tensor, starts: Tensor, indices: Tensor) -> Tensor:
-    """Move points back towards the starts by the least amount at which they meet the criterion in this batch too."""
+    """Move points that fail the criterion in the whole batch towards their starts, as little as possible."""
     for share in (4.0**-k for k in range(10, -1, -1)):
         failing = indices[~problem.fooled(problem.model(points))[indices]]
         if len(failing) == 0:

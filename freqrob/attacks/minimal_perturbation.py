@@ -71,7 +71,7 @@ class MinimalPerturbation:
     The targets of a targeted run are the labels in another order, different for each image
     (``freqrob.data.hybrid.derange``). Attacks that follow the decision boundary start from the result of targeted PGD
     at ``start_eps``, or else from another image that is classified as the target; other attacks start at the image. An
-    image that meets the criterion already has the distance 0. If no start is found or an attack fails on an image, a
+    image that already meets the criterion has distance 0. If no start is found or an attack fails on an image, a
     warning names that image, and the others are still attacked.
 
     Args:
@@ -121,7 +121,7 @@ class MinimalPerturbation:
         Raises:
             TypeError: images, labels or targets that are not dense tensors with values.
             ValueError: images, labels or targets of a wrong kind, targets for an untargeted run, labels that cannot be
-                deranged; what the attack raises, where it fails on every image.
+                deranged; or the attack's error, if it fails on every image.
             OSError: the cache cannot be written.
         """
         check_labelled(images, labels)
@@ -230,7 +230,7 @@ class _Search:
         """Perturbed images, success, and whether the attack completed; a batch on which it fails is split."""
         try:
             perturbed = self.attack.run(problem, points if self.attack.needs_starts else None)
-            if got := unlike_images(perturbed, problem.images):  # it would be broadcast
+            if got := unlike_images(perturbed, problem.images):  # otherwise it would be broadcast
                 expected = f"a tensor {tuple(problem.images.shape)} {problem.images.dtype} on {self.device}"
                 raise TypeError(f"attack: expected {type(self.attack).__name__} to give {expected}, got {got}")
             outside = ((perturbed < 0) | (perturbed > 1)).flatten(1).any(1)
@@ -288,7 +288,7 @@ def _smallest(runs: Sequence[Samples], images: Tensor, classes: Tensor) -> Minim
         starts=torch.full((len(images),), Start.NONE.value),
     )
     for run in (run for run in runs if run.done.any()):
-        closer = run["success"] & (run["distance"] < best.distances)  # never where it is a NaN
+        closer = run["success"] & (run["distance"] < best.distances)  # false for NaN
         first = run.done & (best.starts == Start.NONE)
         best.starts[closer | first] = run["start"][closer | first]
         for tensor, name in ((best.perturbed, "perturbed"), (best.distances, "distance"), (best.success, "success")):

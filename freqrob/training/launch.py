@@ -59,7 +59,7 @@ class _Group(ClusterEnvironment):
     """The initialised process group as a cluster environment of Fabric."""
 
     creates_processes_externally = True
-    main_address, main_port = "", 0  # of a group that would have to be initialised
+    main_address, main_port = "", 0  # not used: the group is already initialised
 
     @staticmethod
     def detect() -> bool:
@@ -80,10 +80,10 @@ class _Group(ClusterEnvironment):
         return dist.get_rank() // started.local_world_size if started else 0
 
     def set_world_size(self, size: int) -> None:
-        """Nothing: the group has it."""
+        """Do nothing: the process group determines it."""
 
     def set_global_rank(self, rank: int) -> None:
-        """Nothing: the group has it."""
+        """Do nothing: the process group determines it."""
 
 
 def share_buffers(model: nn.Module) -> None:
