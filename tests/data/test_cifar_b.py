@@ -115,7 +115,7 @@ class TestCifarB:
         record = json.loads((folder / "cifar_b.json").read_text())
         record["sha256"]["test_batch"] = hashlib.sha256((folder / "test_batch").read_bytes()).hexdigest()
         (folder / "cifar_b.json").write_text(json.dumps(record))
-        with pytest.raises(ValueError, match=f"refers to {io.open.__module__}.open, which is not executed"):
+        with pytest.raises(ValueError, match=f"refers to {io.open.__module__}.open, .*not executed"):
             load_cifar_b(tmp_path / "b", "test")
         assert not (tmp_path / "sprung").exists()
 

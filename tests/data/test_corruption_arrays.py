@@ -143,11 +143,11 @@ class TestReading:
         assert all(isinstance(array, np.memmap) for array in load_corruptions(folder).arrays.values())
 
     def test_says_what_is_missing(self, folder, tmp_path):
-        with pytest.raises(FileNotFoundError, match="has no snow.npy, spatter.npy. `freqrob dataset corrupt` makes"):
+        with pytest.raises(FileNotFoundError, match="no snow.npy, spatter.npy. `freqrob dataset corrupt`"):
             load_corruptions(folder, types=["fog", "snow", "spatter"])
         with pytest.raises(ValueError, match="types: expected some of gaussian_noise, .* got 'rain'"):
             load_corruptions(folder, types=["rain"])
-        with pytest.raises(FileNotFoundError, match="no corruptions of cifar10 in .*--download.*zenodo.org/records/25"):
+        with pytest.raises(FileNotFoundError, match="no corruptions of cifar10 .*--download"):
             load_corruptions(tmp_path / "nothing")
         with pytest.raises(ValueError, match="dataset: expected one of cifar10, cifar100, got 'svhn'"):
             load_corruptions(folder, "svhn")
