@@ -213,7 +213,7 @@ def test_natural_images_have_a_long_tail(natural_images):
 
 
 def test_entropy_of_natural_images_decreases_and_rises_by_bass(natural_images):
-    """Sec. 3.3.1: the bands of the head have more entropy than those of the tail; Sec. 3.3.2: a balanced spectrum has a larger entropy."""
+    """Sec. 3.3.1: bands of the head have more entropy than those of the tail; 3.3.2: balanced spectra have more."""
     for size, images in natural_images.items():
         entropies, boundary = spectral_entropy(power_profile(images)), split(images).boundary
         assert entropies[1 : boundary + 1].min() > entropies[boundary + 1 :].max(), size
