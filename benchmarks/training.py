@@ -17,7 +17,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from inspect import isfunction
 from itertools import count
 
 import torch
@@ -30,13 +29,13 @@ from benchmarks.script import make_parser, parse, run
 from benchmarks.timing import product_rate, quiet_sample
 from freqrob.data import DATASETS, Batches, ImageSet
 from freqrob.data.transforms import RandomBaSS
-from freqrob.defenses import DEFENSES
 from freqrob.defenses.jafr import whole_batch_log_b_low
 from freqrob.models import create_network
 from freqrob.models.front_ends import with_front_ends
 from freqrob.runtime.files import write_json
 from freqrob.runtime.provenance import provenance
-from freqrob.training.batch_norm import differentiate_twice
+from freqrob.training import Recipe
+from freqrob.training.cost import TrainingStep
 
 EPS, STEP, STEPS = 8 / 255, 2 / 255, 10
 PATIENCE = 30.0  # seconds to wait for quiet samples on the CPU
@@ -140,9 +139,7 @@ def plain_augmix(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 def our_batches(dataset: ImageSet, batch_size: int, device: str) -> Iterator[tuple[Tensor, Tensor]]:
     batches = Batches(dataset, batch_size, device=device)
-    for step in count():
-        images, labels = batches[step]
-        yield images.contiguous(memory_format=torch.channels_last), labels
+    return (batches[step] for step in count())
 
 
 def plain_batches(dataset: ImageSet, batch_size: int, device: str) -> Iterator[tuple[Tensor, Tensor]]:
@@ -159,26 +156,19 @@ def plain_batches(dataset: ImageSet, batch_size: int, device: str) -> Iterator[t
             yield images.to(device), labels.to(device)
 
 
-class Step:
-    """One training step, taken by a call."""
+class PlainStep:
+    """One training step as in the papers' code, taken by a call."""
 
     def __init__(self, loss: Callable, architecture: str, batches: Iterator, device: str) -> None:
-        self.ours = not isfunction(loss)
         about = DATASETS["cifar10"]
         torch.manual_seed(0)
         normalize = {"name": "normalize", "mean": about.mean, "std": about.std}
         self.loss, self.batches = loss, batches
         self.model = with_front_ends(create_network(architecture), [normalize]).to(device).train()
-        if self.ours:
-            self.model = self.model.to(memory_format=torch.channels_last)
-            if loss.double_backward:
-                differentiate_twice(self.model)
         self.optimizer = torch.optim.SGD(self.model.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)
 
     def __call__(self) -> None:
-        images, labels = next(self.batches)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.ours):
-            loss = self.loss(self.model, images, labels)
+        loss = self.loss(self.model, *next(self.batches))
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -260,8 +250,9 @@ def rows(
         })  # fmt: skip
 
     for name in only:
-        step = Step(DEFENSES[name](), architecture, ours, device)
-        compare(name, {"freqrob": step, "plain": Step(globals()[f"plain_{name}"], architecture, plain, device)})
+        torch.manual_seed(0)
+        step = TrainingStep(Recipe(f"{name}_{architecture}", lr=0.01), ours, device)
+        compare(name, {"freqrob": step, "plain": PlainStep(globals()[f"plain_{name}"], architecture, plain, device)})
         if product:
             found[-1]["utilisation"] = round(flops_of(step) / (took[name] / 1e3) / product, 4)
         print(found[-1], flush=True)

@@ -53,6 +53,18 @@ def tiny():
 
 
 @pytest.fixture
+def table1(monkeypatch):
+    """The experiment ``doe2026:table1``, registered for one test."""
+    from freqrob.reproduction.experiment import EXPERIMENTS, experiment
+    from tests.support.doe2026 import Table1
+
+    monkeypatch.setattr(Table1, "measured", 0)
+    experiment("doe2026:table1")(Table1)
+    yield EXPERIMENTS["doe2026:table1"]
+    del EXPERIMENTS["doe2026:table1"]
+
+
+@pytest.fixture
 def common() -> Iterator[Path]:
     """A folder that every user can enter, as pytest's own cannot be."""
     folder = Path(tempfile.mkdtemp(dir="/tmp")).resolve()

@@ -45,6 +45,7 @@ class DatasetInfo:
         mean, std: the usual published values for each channel of the training set, for pixels in [0, 1]. Their number
             is ``channels``.
         flip: whether mirroring an image left to right keeps its class.
+        train_images: number of images of the training part, for estimates of time; 0 if unknown.
         load: ``load(data_dir, part, download)`` reads the part ``"train"`` or ``"test"``: a map-style ``Dataset`` of
             uint8 images (C, H, W) and labels, with ``classes`` if these have names. Unless it is an ``ImageSet``, it is
             read into memory once.
@@ -55,6 +56,7 @@ class DatasetInfo:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     flip: bool = True
+    train_images: int = 0
     load: Loader | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -202,14 +204,18 @@ def members(count: Natural, split: Split) -> Tensor:
     return (order[:held_out] if split == "val" else order[held_out:]).sort().values
 
 
-@register_dataset("cifar10", DatasetInfo(10, 32, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)))
+@register_dataset(
+    "cifar10", DatasetInfo(10, 32, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), train_images=50_000)
+)
 def _cifar10(folder: Path, part: Part, download: bool) -> ImageSet:
     from torchvision.datasets import CIFAR10  # half a second that `import freqrob` must not cost
 
     return _cifar(CIFAR10, "CIFAR-10", folder, part, download)
 
 
-@register_dataset("cifar100", DatasetInfo(100, 32, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)))
+@register_dataset(
+    "cifar100", DatasetInfo(100, 32, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), train_images=50_000)
+)
 def _cifar100(folder: Path, part: Part, download: bool) -> ImageSet:
     from torchvision.datasets import CIFAR100
 
@@ -225,7 +231,9 @@ def _cifar(kind: type, title: str, folder: Path, part: Part, download: bool) -> 
     return ImageSet(images, torch.tensor(source.targets), tuple(source.classes))
 
 
-@register_dataset("svhn", DatasetInfo(10, 32, (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), flip=False))
+@register_dataset(
+    "svhn", DatasetInfo(10, 32, (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), flip=False, train_images=73_257)
+)
 def _svhn(folder: Path, part: Part, download: bool) -> ImageSet:
     from torchvision.datasets import SVHN
     from torchvision.datasets.utils import download_url
@@ -243,7 +251,9 @@ def _svhn(folder: Path, part: Part, download: bool) -> ImageSet:
     return ImageSet(images, torch.from_numpy(source.labels), tuple("0123456789"))
 
 
-@register_dataset("tiny_imagenet", DatasetInfo(200, 64, (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)))
+@register_dataset(
+    "tiny_imagenet", DatasetInfo(200, 64, (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821), train_images=100_000)
+)
 def _tiny_imagenet(folder: Path, part: Part, download: bool) -> ImageFiles:
     if download:
         archive = imagenet.TINY_IMAGENET

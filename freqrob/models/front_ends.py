@@ -162,16 +162,21 @@ _FRONT_ENDS: dict[str, Callable[..., nn.Module]] = {"bass": _bass, "blur": Blur,
 
 
 def variant_front_ends(
-    variant: str | None, shape: Sequence[int], *, components: int = 512, weighting: str = "amplitude"
+    variant: str | None,
+    shape: Sequence[int],
+    *,
+    components: int = 512,
+    weighting: str = "amplitude",
+    blur_sigma: float = 1.5,
 ) -> list[dict[str, Any]]:
     """Specs of the front ends of a model name's variant, in training and when loaded; most variants have none.
 
     ``"pca"`` uses the ``shape`` (C, H, W) of the images and the number of ``components``, ``"bassfront"`` the
-    ``weighting``.
+    ``weighting``, ``"blur"`` the ``blur_sigma`` (pixels).
     """
     specs = {
         "bassfront": {"name": "bass", "weighting": weighting},
-        "blur": {"name": "blur", "sigma": 1.5},
+        "blur": {"name": "blur", "sigma": blur_sigma},
         "pca": {"name": "pca", "components": components, "shape": list(shape)},
     }
     return [specs[variant]] if variant in specs else []

@@ -26,6 +26,7 @@ from freqrob.runtime.parameters import nearest_names, shown
 T = TypeVar("T")
 Decorated = TypeVar("Decorated")
 _NAME = re.compile(r"[A-Za-z]\w*")
+_FORM = "letters, digits and '_', a letter first"
 
 
 class Registry(MutableMapping[str, T]):
@@ -37,6 +38,7 @@ class Registry(MutableMapping[str, T]):
         accepts: whether an object is of the kind.
         expected: description of the objects that ``accepts`` accepts.
         names: freqrob's names, if they must be known before the modules that register them are imported.
+        pattern, form: the form of names, as a regular expression and in words.
     """
 
     def __init__(
@@ -46,8 +48,11 @@ class Registry(MutableMapping[str, T]):
         accepts: Callable[[Any], bool] = callable,
         expected: str = "a callable",
         names: Sequence[str] = (),
+        pattern: re.Pattern[str] = _NAME,
+        form: str = _FORM,
     ) -> None:
         self.kind, self.group = kind, group
+        self._pattern, self._form = pattern, form
         self._accepts, self._expected = accepts, expected
         self._own: dict[str, T | None] = dict.fromkeys(names)
         self._homes: dict[str, tuple[str, str]] = {}  # module and qualified name of the decorated object
@@ -58,8 +63,8 @@ class Registry(MutableMapping[str, T]):
         A repeated definition, as when a notebook's cell runs again, replaces the earlier one. Raises ValueError when
         the name is taken or invalid, TypeError for an object of another kind.
         """
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise ValueError(f"name: got {shown(name)}, expected letters, digits and '_', a letter first")
+        if not isinstance(name, str) or not self._pattern.fullmatch(name):
+            raise ValueError(f"name: got {shown(name)}, expected {self._form}")
 
         def add(value: Decorated) -> Decorated:
             made, home, before = make(value), _home(value), self._homes.get(name)
@@ -95,8 +100,8 @@ class Registry(MutableMapping[str, T]):
         """Entry points of other packages by name. Warns about unusable ones, and skips them."""
         offered: dict[str, EntryPoint] = {}
         for one in installed(self.group):
-            if not _NAME.fullmatch(one.name):
-                reason = "expected letters, digits and '_', a letter first"
+            if not self._pattern.fullmatch(one.name):
+                reason = f"expected {self._form}"
             elif one.name in self._own and self._package(one.name) != _top(one.value):
                 reason = f"freqrob has a {self.kind} of this name"
             elif one.name in offered:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from math import cos, pi
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
-from torch.optim import Optimizer
+from torch import Generator, Tensor, nn
+from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from freqrob.data import DATASETS
@@ -21,6 +23,7 @@ from freqrob.spectral.reference import Weighting
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 Schedule = Literal["triangle", "steps", "cosine"]
 Decay = Annotated[float, Meta(ge=0, lt=1, description="a decay in [0, 1)")]
+Sigma = Annotated[float, Meta(gt=0, le=1000, description="a positive number of pixels, at most 1000")]
 Epochs = Annotated[tuple[Annotated[int, Meta(ge=1)], ...], Meta(description="integers from 1 on")]
 
 
@@ -45,7 +48,8 @@ class Recipe:
         normalize: subtract the data set's mean and divide by its standard deviation, as the network's front end.
         gamma: the probability that ``bassmix_`` balances an image.
         weighting: of BaSS, ``"amplitude"`` or ``"power"``.
-        components: of ``pca_``, the number of principal components.
+        components: of ``pca_``, the number of principal components (Li et al.: 512 on CIFAR-10).
+        blur_sigma: of ``blur_``, the standard deviation in pixels (Li et al.: 1.5; from 1 to 3 in Fig. 5b).
         precision: as Lightning Fabric names it.
         seed: of initialisation, order, augmentation and random starts.
         selection_images: number of validation images on which PGD-10 chooses the best epoch; 0 for all of them.
@@ -71,6 +75,7 @@ class Recipe:
     gamma: Share = 0.5
     weighting: Weighting = "amplitude"
     components: Count = 512
+    blur_sigma: Sigma = 1.5
     precision: Precision = "bf16-mixed"
     seed: Natural = 0
     selection_images: Natural = 2000
@@ -112,9 +117,23 @@ class Recipe:
             (about.channels, about.size, about.size),
             components=self.components,
             weighting=self.weighting,
+            blur_sigma=self.blur_sigma,
         )
         normalize = {"name": "normalize", "mean": list(about.mean), "std": list(about.std)}
         return [*first, normalize] if self.normalize else first
+
+    def make_transform(self) -> Callable[[Tensor, Generator], Tensor] | None:
+        """The augmentation of whole batches before crop and flip: BaSS for ``bassmix_``, else None."""
+        if self.parsed.variant != "bassmix":
+            return None
+        from freqrob.data.transforms import RandomBaSS  # torchvision's transforms take a while to import
+
+        return lambda images, generator: RandomBaSS(self.gamma, self.weighting, generator=generator)(images)
+
+    def make_optimizer(self, network: nn.Module) -> SGD:
+        """SGD on all parameters of the network, for ``lr_scheduler``."""
+        parameters = [{"params": network.parameters(), "initial_lr": self.lr}]
+        return SGD(parameters, self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov)
 
     def lr_at(self, step: int, epoch_steps: int) -> float:
         """The learning rate of step ``step`` (from 0) of a run of ``epoch_steps`` steps an epoch."""

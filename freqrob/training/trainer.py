@@ -106,7 +106,7 @@ def train(
     batches = Batches(
         train_set, recipe.batch_size, seed=recipe.seed, crop=recipe.crop,
         flip=recipe.flip and DATASETS[recipe.dataset].flip,
-        transform=_random_bass(recipe) if recipe.parsed.variant == "bassmix" else None,
+        transform=recipe.make_transform(),
         device=fabric.device, rank=fabric.global_rank, world_size=fabric.world_size,
     )  # fmt: skip
     with ExitStack() as held:
@@ -186,12 +186,7 @@ class _State:
                 front_end.set_components(*pca_components(train_set, recipe.components))
         self.recipe, self.fabric = recipe, fabric
         self.model = cast(FrontEnded, fabric.to_device(model.to(memory_format=torch.channels_last)))
-        self.optimizer: Any = fabric.setup_optimizers(
-            torch.optim.SGD(
-                [{"params": network.parameters(), "initial_lr": recipe.lr}], recipe.lr, recipe.momentum,
-                weight_decay=recipe.weight_decay, nesterov=recipe.nesterov,
-            )
-        )  # fmt: skip
+        self.optimizer: Any = fabric.setup_optimizers(recipe.make_optimizer(network))
         self.average = None
         if recipe.ema:
             average = get_ema_multi_avg_fn(recipe.ema)
@@ -343,12 +338,6 @@ def _validate(model: nn.Module, val_set: ImageSet, recipe: Recipe, fabric: Fabri
     if defense.adversarial:
         scores["val_pgd10"] = robust / count
     return {**scores, "selection": scores["val_pgd10" if defense.adversarial else "val_clean"]}
-
-
-def _random_bass(recipe: Recipe) -> Callable[[Tensor, torch.Generator], Tensor]:
-    from freqrob.data.transforms import RandomBaSS  # torchvision's transforms take a while to import
-
-    return lambda images, generator: RandomBaSS(recipe.gamma, recipe.weighting, generator=generator)(images)
 
 
 @torch.no_grad()

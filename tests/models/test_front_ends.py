@@ -194,6 +194,8 @@ def test_specs_of_a_variant():
     assert all(variant_front_ends(variant, (3, 8, 8)) == [] for variant in (None, "bass", "bassmix"))
     (blur,) = map(front_ends.create_front_end, variant_front_ends("blur", (3, 8, 8)))
     assert isinstance(blur, Blur) and blur.sigma == 1.5
+    (wider,) = map(front_ends.create_front_end, variant_front_ends("blur", (3, 8, 8), blur_sigma=3))
+    assert wider.sigma == 3
     (pca,) = map(front_ends.create_front_end, variant_front_ends("pca", torch.Size((3, 8, 8)), components=9))
     assert pca.mean.shape == (3, 8, 8) and pca.components.shape == (9, 192)
     (bass,) = map(front_ends.create_front_end, variant_front_ends("bassfront", (3, 8, 8), weighting="power"))

@@ -441,9 +441,8 @@ def test_flops_of_a_step():
 def test_a_training_step_as_a_share_of_a_matrix_product(monkeypatch):
     monkeypatch.setattr(training, "median_ms", lambda candidates, *_: dict.fromkeys(candidates, (500.0, "1/1")))
     standard, batch = training.rows("rn20", 2, "cpu", 1, ["standard"], product=1e12)
-    step = training.Step(
-        training.DEFENSES["standard"](), "rn20", iter([(torch.rand(2, 3, 32, 32), torch.tensor([1, 2]))]), "cpu"
-    )
+    images = torch.rand(2, 3, 32, 32), torch.tensor([1, 2])
+    step = training.TrainingStep(training.Recipe("standard_rn20"), iter([images]), "cpu")
     assert standard["utilisation"] == round(training.flops_of(step) / 0.5e12, 4) > 0
     assert "utilisation" not in batch
 

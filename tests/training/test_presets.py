@@ -13,7 +13,7 @@ from freqrob.data.cifar_b import balance
 from freqrob.data.samples import sample_images
 from freqrob.models.front_ends import with_front_ends
 from freqrob.models.registry import create_network
-from freqrob.training import Recipe, trainer
+from freqrob.training import Recipe
 from freqrob.training.presets import list_presets, preset, recipe_for
 
 PRESETS = list_presets()
@@ -229,15 +229,12 @@ def test_three_steps_on_real_images(found, images):
     batch = 16 if model.architecture == "rn20" else 2
     if model.architecture != "rn20" and "steps" in recipe.defense:  # ten steps of attack would take minutes
         recipe = replace(recipe, defense={**recipe.defense, "steps": 1})
-    transform = trainer._random_bass(recipe) if model.variant == "bassmix" else None
     source = images[recipe.on_balanced_images]
-    batches = Batches(source, batch, crop=recipe.crop, flip=recipe.flip, transform=transform)
+    batches = Batches(source, batch, crop=recipe.crop, flip=recipe.flip, transform=recipe.make_transform())
     torch.manual_seed(0)
     network = create_network(model.architecture, DATASETS[recipe.dataset].classes)
     whole, defense = with_front_ends(network, recipe.front_ends).train(), recipe.make_defense()
-    sgd = torch.optim.SGD(
-        network.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov
-    )
+    sgd = recipe.make_optimizer(network)
     before = [parameter.detach().clone() for parameter in network.parameters()]
     for step in range(3):
         sgd.param_groups[0]["lr"] = recipe.lr_at(step, EPOCH_STEPS)

@@ -271,6 +271,8 @@ class TestVariants:
         assert torch.equal(batches_of[0]["data"].images, two_colours_split("train").images)
         blur, normalize = load_model("blur_standard_tiny", tmp_path).front_ends
         assert isinstance(blur, Blur) and blur.sigma == 1.5 and isinstance(normalize, Normalize)
+        train(recipe("blur_standard_tiny", epochs=1, blur_sigma=2), model_dir=tmp_path / "wider")
+        assert load_model("blur_standard_tiny", tmp_path / "wider").front_ends[0].sigma == 2
 
     def test_pca_is_that_of_the_training_images(self, asked, tmp_path, monkeypatch):
         monkeypatch.setitem(DATASETS, "cifar10", replace(DATASETS["cifar10"], size=8))
@@ -324,8 +326,8 @@ class TestRecipeReachesTheRun:
             assert front_ends[0].mean.flatten().tolist() == pytest.approx(DATASETS["cifar100"].mean)
 
     def test_the_optimizer(self, asked, tmp_path, monkeypatch):
-        made, sgd = [], torch.optim.SGD
-        monkeypatch.setattr(torch.optim, "SGD", lambda *a, **k: made.append(sgd(*a, **k)) or made[0])
+        made, make = [], Recipe.make_optimizer
+        monkeypatch.setattr(Recipe, "make_optimizer", lambda *a: made.append(make(*a)) or made[0])
         train(recipe(epochs=1, momentum=0.8, weight_decay=0.01, nesterov=True), model_dir=tmp_path)
         (group,) = made[0].param_groups
         assert (group["momentum"], group["weight_decay"], group["nesterov"]) == (0.8, 0.01, True)
@@ -421,6 +423,8 @@ class TestRecipe:
             ({"name": "jafr_rn20", "precision": "16-mixed"}, "precision.*underflow"),
             ({"batch_size": 0}, "batch_size"),
             ({"components": 0}, "components"),
+            ({"blur_sigma": 0}, "blur_sigma"),
+            ({"blur_sigma": 1001}, "blur_sigma"),
             ({"seed": -1}, "seed"),
             ({"selection_images": -5}, "selection_images"),
             ({"precision": "bf17"}, "precision"),

@@ -1,0 +1,194 @@
+"""`freqrob reproduce`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from freqrob.cli import measuring, options
+from freqrob.cli.printing import command_line, print_line, print_table, print_written, warnings_as_lines
+from freqrob.runtime.files import write_text
+from freqrob.runtime.launched import launched
+from freqrob.runtime.parameters import check_counts, check_integers
+
+if TYPE_CHECKING:
+    from freqrob.reproduction import Experiment, Lab, Reproduction
+
+SUMMARY = "summary.md"
+
+
+def reproduce(
+    experiments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME…]", help='Tables and figures, or shell-style patterns in quotes: `"lin2023:*"`.'),
+    ] = None,
+    scale: Annotated[str, typer.Option(help="rn20 (hours on a laptop's CPU) or paper.")] = "rn20",
+    data: options.DataDir = Path("data"),
+    models: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL,…", help="Measure these models instead: ROW=MODEL, or MODEL alone where any may be measured."
+        ),
+    ] = None,
+    images: Annotated[int | None, typer.Option(metavar="N", help="At most N images of each measurement.")] = None,
+    seed: options.Seed = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show recipes, commands, images and estimated hours; run nothing.")
+    ] = False,
+    no_train: Annotated[bool, typer.Option("--no-train", help="Measure only models that are trained already.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Measure rows again that are measured already.")] = False,
+    frost: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of the photographs for the corruption frost.")
+    ] = None,
+    cache: options.CacheDir = None,
+    no_cache: options.NoCache = False,
+    download: options.Download = False,
+    device: options.Device = "auto",
+    model_dir: options.ModelDir = Path("models"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of all results.")] = Path("reproduction"),
+) -> None:
+    """Reproduce tables and figures of papers by name, with the papers' own numbers and claims beside yours.
+
+    Without a name, list all: what each needs, and what is measured already. Examples:
+
+    - `freqrob reproduce`
+    - `freqrob reproduce lin2023:table1 --data ./data`
+    - `freqrob reproduce chan2022:table1 --scale paper --dry-run`
+    - `freqrob reproduce li2023:fig5 --models robustbench:Standard,robustbench:Carmon2019Unlabeled`
+
+    Models are loaded from --model-dir or the package, or else trained. The numbers, the paper's beside them, the
+    verdict on each claim and the figure are written to DIR/PAPER/TABLE/SCALE/ after each row: result.json, table.csv,
+    table.md, figure.png and .svg. DIR/summary.md has the claims of all experiments. Ctrl-C loses at most a batch or a
+    training step; the same command resumes.
+
+    At **--scale rn20**, a ResNet-20 (0.27 M parameters, 10 to 20 epochs) stands for ResNet-18 and WRN-40-2.
+    """
+    if launched() is not None:
+        raise ValueError("reproduce: runs in one process; train its recipes with `torchrun … freqrob train` first")
+    if images is not None:
+        check_counts(images=images)
+    check_integers(0, seed=seed)
+    from freqrob.reproduction import SCALES, Lab, get_experiment, list_experiments
+    from freqrob.runtime.parameters import check_choices
+
+    check_choices(SCALES, scale=scale)
+    lab = Lab(
+        SCALES[scale], data, model_dir, None, measuring.usable_device(device), device.partition(":")[0], images, seed,
+        download, not no_train, frost,
+    )  # fmt: skip
+    if not experiments:
+        _list(lab, out)
+        return
+    names = dict.fromkeys(
+        name for pattern in experiments for name in (list_experiments(pattern) or [get_experiment(pattern).name])
+    )
+    chosen, instead = [get_experiment(name) for name in names], [] if models is None else models.split(",")
+    if dry_run:
+        for experiment in chosen:
+            _plan(experiment, lab, instead)
+        return
+    folder = measuring.results_folder(cache, no_cache)
+    given = {"--scale": scale, "--models": models, "--images": images, "--seed": seed}
+    for experiment in chosen:
+        command = command_line("reproduce", given, experiment.name)
+        _run(experiment, replace(lab, cache=folder), out, instead, again, command)
+
+
+def _run(experiment: Experiment, lab: Lab, out: Path, models: list[str], again: bool, command: str) -> None:
+    """Run one experiment, and write the summary of all."""
+    from freqrob.cli.progress import progress_bars
+    from freqrob.reproduction import reproduce as run
+    from freqrob.reproduction.records import summary
+
+    try:
+        with progress_bars() as (track, log), warnings_as_lines():
+            lab = replace(lab, track=track, log=log)
+            result = run(experiment, lab, out, models=models, again=again, command=command)
+    except KeyboardInterrupt:
+        measuring.print_resume_hint(f"Finished rows are in {out}")
+        raise typer.Exit(measuring.INTERRUPTED) from None
+    write_text(out / SUMMARY, summary(out))
+    _print(experiment, result)
+    print_written([*result.files, out / SUMMARY])
+
+
+def _print(experiment: Experiment, result: Reproduction) -> None:
+    """Print the numbers, the claims and what is missing."""
+    from freqrob.reproduction.records import numbers_of
+
+    numbers = numbers_of(result.rows)
+    table = Table("measured / printed", *(escape(column.name) for column in experiment.columns))
+    for row in numbers.of:
+        cells = []
+        for column in experiment.columns:
+            printed = experiment.printed.get(row, {}).get(column.name)
+            cells.append(f"{numbers[row, column.name]}" + ("" if printed is None else f" / {printed}"))
+        table.add_row(escape(row), *cells)
+    print_line(f"{experiment.paper.short}, {experiment.where}: {experiment.title}")
+    print_table(table)
+    claims = Table("claim", "verdict", "numbers")
+    for claim in result.claims:
+        claims.add_row(escape(claim["claim"]), claim["verdict"], escape(claim["evidence"]))
+    if result.claims:
+        print_table(claims)
+    for row in result.rows.values():
+        if row.missing:
+            print_line(f"not measured: {row.subject}: {row.missing}", "yellow", stderr=True)
+
+
+def _list(lab: Lab, out: Path) -> None:
+    """Print every experiment: what it needs, how many of its models are there, and its verdicts."""
+    from freqrob.reproduction.experiment import all_experiments
+    from freqrob.reproduction.records import Record, judgements, numbers_of
+
+    table = Table("name", "shows", "needs", "models", "rows measured", "verdicts")
+    for experiment in all_experiments():
+        subjects = experiment.at(lab.scale)
+        trained = [subject for subject in subjects if subject.recipe]
+        models = f"{sum(map(lab.has_model, trained))} of {len(trained)}" if trained else ""
+        rows = Record(out, experiment, lab.scale.name).rows()
+        measured = sum(bool(row.numbers) for row in rows.values())
+        verdicts = Counter(claim["verdict"] for claim in judgements(experiment, numbers_of(rows)))
+        needs = [*dict.fromkeys(subject.dataset for subject in experiment.subjects), *filter(None, [experiment.needs])]
+        table.add_row(
+            escape(experiment.name), escape(f"{experiment.where}: {experiment.title}"), escape(", ".join(needs)),
+            models, f"{measured} of {len(experiment.subjects)}",
+            ", ".join(f"{number} {verdict}" for verdict, number in verdicts.items()),
+        )  # fmt: skip
+    print_table(table)
+    print_line(
+        f"At --scale {lab.scale.name}; measured rows are those in {out}. `freqrob reproduce NAME --dry-run` plans one."
+    )
+
+
+def _plan(experiment: Experiment, lab: Lab, models: list[str]) -> None:
+    """Print what would be trained and measured, with the estimated time of training."""
+    from freqrob.reproduction.lab import training_command
+    from freqrob.reproduction.run import chosen_subjects
+
+    print_line(f"{experiment.name}, {experiment.where}: {experiment.title}")
+    for key, value in experiment.conditions(lab.scale).items():
+        print_line(f"  {key}: {value}")
+    table = Table("row", "model", "training")
+    hours: list[float] = []
+    for subject in chosen_subjects(experiment, lab, models):
+        if lab.has_model(subject):
+            table.add_row(escape(subject.row), escape(subject.model_name), "is there" if subject.model_name else "")
+            continue
+        hours.append(lab.training_hours(subject))
+        command = " ".join(training_command(subject))
+        table.add_row(escape(subject.row), escape(subject.model_name), f"{command}: {hours[-1]:.3g} h")
+    print_table(table)
+    for subject in experiment.subjects:
+        if subject.at(lab.scale) is None:
+            print_line(f"not at this scale: {subject.row}")
+    if hours:
+        print_line(
+            f"About {sum(hours):.3g} hours of training on this {lab.device.type}, from a measured step of each recipe."
+        )

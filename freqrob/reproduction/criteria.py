@@ -1,0 +1,130 @@
+"""Criteria of claims: functions that return the ``judge`` of a ``Claim``.
+
+A cell is (row, column). A difference counts if it exceeds two standard errors; a smaller one is "within noise".
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from math import isnan
+
+from freqrob.reproduction.experiment import Judgement, Number, Numbers, Verdict
+from freqrob.runtime.statistics import rank_correlation
+
+Cell = tuple[str, str]
+Judge = Callable[[Numbers], Judgement]
+SIGNIFICANCE = 0.05
+
+
+def higher(cell: Cell, other: Cell, by: float = 0) -> Judge:
+    """The first number is higher than the second, by more than ``by``.
+
+    >>> numbers = Numbers({"a": {"x": Number(3, 0.1)}, "b": {"x": Number(2.9, 0.1)}})
+    >>> higher(("a", "x"), ("b", "x"))(numbers)
+    Judgement(verdict='within noise', evidence='a x 3.00±0.10, b x 2.90±0.10')
+    """
+
+    def judge(numbers: Numbers) -> Judgement:
+        one, two = numbers[cell], numbers[other]
+        evidence = f"{' '.join(cell)} {one}, {' '.join(other)} {two}"
+        return Judgement(_positive(one - two - Number(by, 0)), evidence)
+
+    return judge
+
+
+def near(cell: Cell, value: float, tolerance: float) -> Judge:
+    """The number is within ``tolerance`` of ``value``."""
+
+    def judge(numbers: Numbers) -> Judgement:
+        number = numbers[cell]
+        return Judgement(
+            _known(abs(number.value - value) <= tolerance, number), f"{' '.join(cell)} {number}, expected {value:g}"
+        )
+
+    return judge
+
+
+def increasing(rows: Sequence[str], column: str, *, descending: bool = False) -> Judge:
+    """Each row's number is higher than that of the row before; with ``descending`` lower.
+
+    It holds if no step goes significantly the other way and the last exceeds the first significantly.
+    """
+
+    def judge(numbers: Numbers) -> Judgement:
+        points = [numbers[row, column] for row in rows]
+        evidence = f"{column}: " + ", ".join(f"{row} {point}" for row, point in zip(rows, points, strict=True))
+        ordered = points[::-1] if descending else points
+        whole = _positive(ordered[-1] - ordered[0])
+        steps = [_positive(after - before) for before, after in pairwise(ordered)]
+        if "not measured" in steps:
+            return Judgement("not measured", evidence)
+        return Judgement("does not hold" if "does not hold" in steps else whole, evidence)
+
+    return judge
+
+
+def correlated(x: str, y: str, *, negatively: bool = False, least: int = 4) -> Judge:
+    """Over all rows, column ``y`` rises with ``x`` (Spearman's ρ, p < 0.05); with ``negatively`` it falls.
+
+    Fewer than ``least`` rows count as not measured: no order of three has p < 0.05.
+    """
+
+    def judge(numbers: Numbers) -> Judgement:
+        rows = [row for row in numbers.column(x) if row in numbers.column(y)]
+        if len(rows) < least:
+            return Judgement("not measured", f"{len(rows)} rows have {x} and {y}")
+        xs, ys = ([numbers[row, column].value for row in rows] for column in (x, y))
+        rho, p = rank_correlation(xs, ys)
+        evidence = f"Spearman's ρ of {x} and {y} {rho:.2f}, p = {p:.2g}, {len(rows)} rows"
+        if p >= SIGNIFICANCE:
+            return Judgement("within noise", evidence)
+        return Judgement("holds" if (rho < 0) == negatively else "does not hold", evidence)
+
+    return judge
+
+
+def every(*judges: Judge) -> Judge:
+    """All hold. Any that does not decides; then any that is not measured; then any within noise."""
+
+    def judge(numbers: Numbers) -> Judgement:
+        judgements = [judge(numbers) for judge in judges]
+        verdicts = [judgement.verdict for judgement in judgements]
+        order: tuple[Verdict, ...] = ("does not hold", "not measured", "within noise", "holds")
+        verdict: Verdict = next(verdict for verdict in order if verdict in verdicts)
+        evidence = "; ".join(judgement.evidence for judgement in judgements if judgement.verdict != "not measured")
+        return Judgement(verdict, evidence)
+
+    return judge
+
+
+def at_least(count: int, *judges: Judge) -> Judge:
+    """At least ``count`` hold; if fewer do, but as many are not lost, it is within noise."""
+
+    def judge(numbers: Numbers) -> Judgement:
+        verdicts = Counter(judge(numbers).verdict for judge in judges)
+        held, lost = verdicts["holds"], verdicts["does not hold"]
+        evidence = ", ".join(f"{number} {verdict}" for verdict, number in verdicts.items()) + f" of {len(judges)}"
+        if held >= count:
+            return Judgement("holds", evidence)
+        if len(judges) - lost < count:
+            return Judgement("does not hold", evidence)
+        return Judgement("not measured" if verdicts["not measured"] else "within noise", evidence)
+
+    return judge
+
+
+def _positive(difference: Number) -> Verdict:
+    if isnan(difference.value):
+        return "not measured"
+    noise = 0 if isnan(difference.error) else 2 * difference.error
+    if abs(difference.value) <= noise:
+        return "within noise"
+    return "holds" if difference.value > 0 else "does not hold"
+
+
+def _known(true: bool, number: Number) -> Verdict:
+    if isnan(number.value):
+        return "not measured"
+    return "holds" if true else "does not hold"

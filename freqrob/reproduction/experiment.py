@@ -1,0 +1,344 @@
+"""A table or figure of a paper as a runnable experiment: its rows, measurements, printed numbers and claims.
+
+An experiment is a subclass of ``Experiment``, registered with ``@experiment("lin2023:table1")``. ``freqrob reproduce``,
+its list and the summary of all results iterate over the registry. The modules of ``freqrob.reproduction`` are found in
+their folder; another package has an entry point in the group ``freqrob.experiments`` for each experiment, which names
+the module that registers it::
+
+    [project.entry-points."freqrob.experiments"]
+    "doe2026:table1" = "my_package.doe2026"
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cache
+from importlib import import_module
+from math import hypot, isnan, nan
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from freqrob.models.registry import ModelName
+from freqrob.runtime.parameters import checked
+from freqrob.runtime.registry import Registry
+from freqrob.training import Recipe, parse_settings, recipe_for
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import Tensor, nn
+
+    from freqrob.reproduction.lab import Lab
+
+Verdict = Literal["holds", "does not hold", "within noise", "not measured"]
+E = TypeVar("E", bound="type[Experiment]")
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A paper: its key in the names of experiments, and how it is cited."""
+
+    key: str
+    short: str
+    citation: str
+
+
+@dataclass(frozen=True)
+class Number:
+    """A value and its standard error (of printed numbers, the standard deviation that the paper gives); NaN: unknown.
+
+    The error is over images. It does not include the variation between trainings, of which there is one.
+    """
+
+    value: float = nan
+    error: float = nan
+
+    @classmethod
+    def percentage(cls, share: float, count: int) -> Number:
+        """A share of ``count`` images in percent, with the binomial standard error.
+
+        >>> Number.percentage(0.5, 100)
+        Number(value=50.0, error=5.0)
+        """
+        return cls(100 * share, 100 * (share * (1 - share) / count) ** 0.5)
+
+    def __str__(self) -> str:
+        """Two digits of the error, or four of the value.
+
+        >>> print(Number(35.912, 0.48), Number(0.22574))
+        35.91±0.48 0.2257
+        """
+        if isnan(self.value):
+            return "–"
+        if isnan(self.error) or self.error == 0:
+            return f"{self.value:.4g}"
+        digits = max(0, 1 - int(f"{self.error:e}".partition("e")[2]))
+        return f"{self.value:.{digits}f}±{self.error:.{digits}f}"
+
+    def __sub__(self, other: Number) -> Number:
+        """The difference. Unknown errors count as none."""
+        errors = (0 if isnan(error) else error for error in (self.error, other.error))
+        return Number(self.value - other.value, hypot(*errors))
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Numbers by row and column; ``numbers["row", "column"]`` is ``Number()``, NaN, if it is missing."""
+
+    of: Mapping[str, Mapping[str, Number]]
+
+    def __getitem__(self, cell: tuple[str, str]) -> Number:
+        row, column = cell
+        return self.of.get(row, {}).get(column, Number())
+
+    def column(self, column: str) -> dict[str, Number]:
+        """The rows that have a number in this column."""
+        return {row: self[row, column] for row in self.of if not isnan(self[row, column].value)}
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A verdict and the numbers that it rests on, in words."""
+
+    verdict: Verdict
+    evidence: str = ""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement of a paper and its criterion.
+
+    Attributes:
+        text: the statement, in the paper's words.
+        where: its place, such as "Section 4.1".
+        criterion: when it holds, in words: the paper's own criterion where it gives one.
+        judge: function from the measured numbers to a ``Judgement``; see ``freqrob.reproduction.criteria``.
+    """
+
+    text: str
+    where: str
+    criterion: str
+    judge: Callable[[Numbers], Judgement]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A measured quantity: its name, unit ("%", "cycles/pixel"), and how it is measured, in a sentence."""
+
+    name: str
+    unit: str = ""
+    help: str = ""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The size of networks, schedules and measurements.
+
+    Attributes:
+        name: "paper" for the paper's own, "rn20" for what two CPU cores can do.
+        small: the architecture that stands for each of the paper's; empty for the paper's own scale. Rows with an
+            architecture that none stands for are left out.
+        images: the number of images of each kind of measurement; 0 for the whole test set.
+    """
+
+    name: str
+    small: Mapping[str, str] = field(default_factory=dict)
+    images: Mapping[str, int] = field(default_factory=dict)
+
+    def architecture(self, name: str) -> str | None:
+        """The architecture that stands for the paper's; None if none does."""
+        return self.small.get(name) if self.small else name
+
+    def count(self, kind: str) -> int | None:
+        """The number of images of a kind of measurement; None for all."""
+        return self.images.get(kind, 0) or None
+
+
+_SMALL = {"rn18": "rn20", "prn18_jafr": "rn20", "wrn40_2": "rn20"}
+_FEW = {
+    "autoattack": 1000, "corruptions": 1000, "sensitivity": 1000, "hybrid": 1000, "minimal_perturbation": 100,
+    "loss_landscape": 200, "pgd-50-10": 1000,
+}  # fmt: skip
+SCALES = {
+    scale.name: scale for scale in (Scale("rn20", _SMALL, _FEW), Scale("paper", images={"minimal_perturbation": 1000}))
+}
+"""The scales by name. At ``rn20``, a ResNet-20 stands for ResNet-18 and WRN-40-2, on 10,000 test images or fewer."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A row of a table, or a point or curve of a figure: what is measured.
+
+    Attributes:
+        row: its name, the same at every scale.
+        recipe: name of the recipe that trains its model; "" if no model of ours belongs to the row.
+        dataset: of training and measurement.
+        settings: changes of the recipe, as for ``freqrob train --set``: ``("gamma=0.25",)``.
+        model: the model's name as for ``freqrob evaluate``, if it is not trained by a recipe: "robustbench:NAME".
+        threat_model: of ``model``.
+        options: what the experiment's ``measure`` needs to know besides, such as the protocol.
+    """
+
+    row: str
+    recipe: str = ""
+    dataset: str = "cifar10"
+    settings: tuple[str, ...] = ()
+    model: str = ""
+    threat_model: str = "Linf"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def model_name(self) -> str:
+        """The name under which its model is saved and loaded: the recipe's, with its changed settings."""
+        changed = (re.sub(r"[^\w.+-]+", "_", text.replace("=", "-")) for text in self.settings)
+        return self.model or "-".join([self.recipe, *changed])
+
+    def full_recipe(self) -> Recipe:
+        """The recipe with all its settings. Raises ValueError for settings that it does not have."""
+        return recipe_for(self.recipe, self.dataset, **parse_settings(self.recipe, self.settings))
+
+    def at(self, scale: Scale) -> Subject | None:
+        """The subject with the scale's architecture; None if none stands for the recipe's."""
+        if not self.recipe:
+            return self
+        parsed = ModelName.parse(self.recipe)
+        architecture = scale.architecture(parsed.architecture)
+        if architecture is None:
+            return None
+        name = self.recipe.removesuffix(parsed.architecture) + architecture
+        return Subject(self.row, name, self.dataset, self.settings, options=self.options)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an experiment measured of a subject: numbers by column, and arrays for the figure."""
+
+    numbers: Mapping[str, Number]
+    arrays: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Everything measured of an experiment: for its figure.
+
+    Attributes:
+        numbers: by row and column.
+        arrays: by row and name.
+        subjects: by row.
+    """
+
+    numbers: Numbers
+    arrays: Mapping[str, Mapping[str, Tensor]]
+    subjects: Mapping[str, Subject]
+
+
+class Experiment:
+    """Base class of experiments.
+
+    Attributes:
+        name: its registered name, ``"<paper>:<table or figure>"``.
+        paper: the paper.
+        where: the table, figure or section.
+        title: what it shows: the paper's caption, shortened.
+        needs: what a user has to bring besides the data sets of its recipes, in words; "" for nothing.
+        question: False for the paper's own claims, True for a question of ours about the same models.
+        subjects: its rows, with the paper's recipes.
+        columns: its measured quantities.
+        printed: the paper's numbers by row and column.
+        claims: the paper's statements about it.
+        takes_models: whether any models may be measured instead of its own, each a new row.
+        transposed: whether the paper prints its rows as columns.
+    """
+
+    name: str = ""
+    paper: Paper
+    where: str = ""
+    title: str = ""
+    needs: str = ""
+    question: bool = False
+    subjects: Sequence[Subject] = ()
+    columns: Sequence[Column] = ()
+    printed: Mapping[str, Mapping[str, Number]] = {}
+    claims: Sequence[Claim] = ()
+    takes_models: bool = False
+    transposed: bool = False
+
+    def at(self, scale: Scale) -> list[Subject]:
+        """The subjects that can be measured at a scale."""
+        return [small for subject in self.subjects if (small := subject.at(scale)) is not None]
+
+    def conditions(self, scale: Scale) -> Mapping[str, Any]:
+        """The settings of the measurement, for the record: numbers of images, attacks, protocols. JSON values."""
+        raise NotImplementedError
+
+    def measure(self, subject: Subject, model: nn.Module | None, lab: Lab) -> Measured:
+        """Measure a subject, with its model on the lab's device, under ``conditions(lab.scale)``.
+
+        Subjects without a recipe or model have None. Raises FileNotFoundError or ImportError if data or a package is
+        missing: the row then says so.
+        """
+        raise NotImplementedError
+
+    def plot(self, outcome: Outcome, figure: Figure) -> None:
+        """Draw the figure in the paper's form. Tables need none."""
+        raise NotImplementedError
+
+    @property
+    def is_drawn(self) -> bool:
+        return type(self).plot is not Experiment.plot
+
+
+EXPERIMENTS: Registry[Experiment] = Registry(
+    "experiment",
+    "freqrob.experiments",
+    lambda value: isinstance(value, Experiment),
+    "a module that registers a subclass of Experiment",
+    pattern=re.compile(r"[A-Za-z]\w*:\w+"),
+    form="PAPER:TABLE, of letters, digits and '_'",
+)
+
+
+@checked
+def experiment(name: str) -> Callable[[E], E]:
+    """Decorator: register a subclass of ``Experiment`` as ``"<paper>:<table or figure>"``.
+
+    Raises ValueError for an invalid or taken name, TypeError for a class that measures nothing or has no paper.
+    """
+
+    def make(kind: Any) -> Experiment:
+        complete = isinstance(kind, type) and issubclass(kind, Experiment) and kind.measure is not Experiment.measure
+        if not complete or not hasattr(kind, "paper"):
+            raise TypeError(f"{name}: expected a subclass of Experiment with paper and measure, got {kind!r}")
+        made = kind()
+        made.name = name
+        return made
+
+    return EXPERIMENTS.register(name, make)
+
+
+@checked
+def list_experiments(pattern: str = "*") -> list[str]:
+    """The names that match a shell-style pattern (``"lin2023:*"``): freqrob's, then those of other packages."""
+    _import_builtin()
+    return [name for name in EXPERIMENTS if fnmatchcase(name, pattern)]
+
+
+@checked
+def get_experiment(name: str) -> Experiment:
+    """Get the experiment of this name. Raises ValueError, with the nearest names, for an unknown one."""
+    _import_builtin()
+    return EXPERIMENTS.find(name)
+
+
+def all_experiments(pattern: str = "*") -> Iterator[Experiment]:
+    """The experiments whose names match a pattern."""
+    return map(get_experiment, list_experiments(pattern))
+
+
+@cache
+def _import_builtin() -> None:
+    for module in iter_modules([str(Path(__file__).parent)]):
+        import_module(f"freqrob.reproduction.{module.name}")

@@ -1,0 +1,190 @@
+"""What experiments measure with: models that are loaded or trained, images, corruptions, accuracies."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from math import nan
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from freqrob.attacks import Attack
+from freqrob.data import ImageSet, balance, load_dataset
+from freqrob.data.corruption_arrays import load_corruptions, write_corruptions
+from freqrob.data.corruptions import CORRUPTIONS
+from freqrob.data.datasets import DATASETS, Split
+from freqrob.evaluation import Result, evaluate
+from freqrob.evaluation.corruptions import CorruptionAccuracy, evaluate_corruptions
+from freqrob.models import load_model
+from freqrob.models.checkpoints import load, save
+from freqrob.models.loading import checkpoint_path, load_card
+from freqrob.models.sources import open_model
+from freqrob.reproduction.experiment import Number, Scale, Subject
+from freqrob.runtime.progress import Track, untracked
+from freqrob.training import train
+
+
+@dataclass(frozen=True)
+class Lab:
+    """Folders, device and settings of a reproduction.
+
+    Attributes:
+        scale: of networks and measurements.
+        data: folder of the data sets.
+        model_dir: folder of models; new ones are trained into it.
+        cache: folder of per-image results, corrupted images and decoded data; None caches no results.
+        device: of models that are measured.
+        accelerator: of trainings, as Lightning Fabric names it.
+        images: at most this many images of each measurement; None: as the scale says.
+        seed: of attacks and draws.
+        download: whether missing data sets are downloaded.
+        may_train: whether missing models are trained.
+        frost: folder of the photographs for the corruption ``frost``.
+        track: wraps iterables in a progress bar.
+        log: receives lines of text.
+    """
+
+    scale: Scale
+    data: Path = Path("data")
+    model_dir: Path = Path("models")
+    cache: Path | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    accelerator: str = "auto"
+    images: int | None = None
+    seed: int = 0
+    download: bool = False
+    may_train: bool = True
+    frost: Path | None = None
+    track: Track = untracked
+    log: Callable[[str], None] = lambda _line: None
+
+    def count(self, kind: str, available: int) -> int:
+        """The number of images of a kind of measurement, of those available."""
+        wanted = (self.scale.count(kind), self.images, available)
+        return min(number for number in wanted if number is not None)
+
+    def test_set(self, dataset: str, kind: str = "accuracy", split: Split = "test") -> ImageSet:
+        """The first images of a split, as many as this kind of measurement takes.
+
+        Raises FileNotFoundError if the data set is missing, with how to get it.
+        """
+        images = load_dataset(dataset, split, self.data, download=self.download, track=self.track)
+        return images[: self.count(kind, len(images))]
+
+    def has_model(self, subject: Subject) -> bool:
+        """Whether the model of a subject is trained, or another package's."""
+        if subject.model or not subject.recipe:
+            return True
+        try:
+            load_card(subject.model_name, self.model_dir, subject.dataset)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def model(self, subject: Subject) -> nn.Module:
+        """The model of a subject on the device; it is trained first if it is missing.
+
+        Warns if it was trained with other settings than the recipe's. Raises FileNotFoundError if it is missing and may
+        not be trained, and as ``open_model`` and ``train``.
+        """
+        if subject.model:
+            return open_model(subject.model, self.model_dir, subject.dataset, subject.threat_model).to(self.device)
+        if not self.has_model(subject):
+            self._train(subject)
+        if changed := changed_settings(subject, self.model_dir):
+            warnings.warn(f"{subject.model_name}: trained with {changed}", stacklevel=2)
+        return load_model(subject.model_name, self.model_dir, subject.dataset).to(self.device)
+
+    def training_hours(self, subject: Subject) -> float:
+        """Estimated hours of a subject's training on the device, from a few measured steps; NaN if unknown."""
+        from freqrob.training.cost import step_cost
+
+        recipe = subject.full_recipe()
+        images = DATASETS[recipe.dataset].train_images
+        if not images:
+            return nan
+        steps = recipe.epochs * (images // recipe.batch_size)
+        return steps * step_cost(recipe, str(self.device)).seconds / 3600
+
+    def _train(self, subject: Subject) -> None:
+        """Train into ``model_dir``; a recipe with changed settings in a folder of its own, then under its name."""
+        recipe, name = subject.full_recipe(), subject.model_name
+        if not self.may_train:
+            command = " ".join(training_command(subject))
+            raise FileNotFoundError(f"{name} is not trained: `{command}`, or `freqrob reproduce` without --no-train")
+        folder = self.model_dir / "changed" / name if subject.settings else self.model_dir
+        weights = train(
+            recipe, self.data, folder, download=self.download, accelerator=self.accelerator, track=self.track,
+            log=self.log,
+        )  # fmt: skip
+        if subject.settings:
+            state, card = load(weights)
+            assert card is not None
+            save(checkpoint_path(name, self.model_dir, subject.dataset), state, replace(card, name=name))
+
+    def accuracies(
+        self,
+        model: nn.Module,
+        subject: Subject,
+        attacks: Sequence[Attack | str],
+        *,
+        protocol: str = "natural",
+        kind: str = "accuracy",
+    ) -> dict[str, Number]:
+        """Accuracies in percent by the attacks' names, on the test set of the subject's data set."""
+        images = self.test_set(subject.dataset, kind)
+        results = evaluate(
+            model, images.images, images.labels, protocols=[protocol], attacks=attacks, seed=self.seed,
+            classes=DATASETS[subject.dataset].classes, cache=self.cache, track=self.track,
+        )  # fmt: skip
+        return {result.attack.name: percentage(result) for result in results}
+
+    def corruptions(
+        self, model: nn.Module, subject: Subject, *, bass: bool = False, types: Sequence[str] = tuple(CORRUPTIONS)
+    ) -> CorruptionAccuracy:
+        """Accuracies on corrupted test images: the published arrays in ``data``, or else made once, in the cache.
+
+        With ``bass``, the images are balanced before they are corrupted, as in Lin et al.'s CIFAR10-B-C.
+        """
+        try:
+            if bass:
+                raise FileNotFoundError
+            arrays = load_corruptions(self.data, subject.dataset, types)
+        except FileNotFoundError:
+            images = self.test_set(subject.dataset, "corruptions")
+            weighting = "amplitude" if bass else None
+            root = self.cache or Path(tempfile.gettempdir())
+            folder = root / "corruptions" / f"{subject.dataset}{'-b' if bass else ''}-{len(images)}"
+            chosen = balance(images) if bass else images
+            about = {"dataset": subject.dataset, "bass": weighting}
+            write_corruptions(chosen, folder, types, about=about, frost=self.frost, track=self.track)
+            arrays = load_corruptions(folder, subject.dataset, types)
+        count = self.count("corruptions", len(arrays.labels))
+        return evaluate_corruptions(model, arrays, images=count, cache=self.cache, track=self.track)
+
+
+def percentage(result: Result) -> Number:
+    """An accuracy in percent with its standard error over images."""
+    return Number.percentage(result.accuracy, result.images)
+
+
+def training_command(subject: Subject) -> list[str]:
+    """The command that trains a subject's recipe."""
+    dataset = [] if subject.dataset == "cifar10" else ["--dataset", subject.dataset]
+    changed = [part for text in subject.settings for part in ("--set", text)]
+    return ["freqrob", "train", subject.recipe, *dataset, *changed]
+
+
+def changed_settings(subject: Subject, model_dir: Path) -> str:
+    """Where the recipe on the card of a subject's model differs from the subject's recipe; "" for nowhere."""
+    trained = load_card(subject.model_name, model_dir, subject.dataset).recipe
+    if not trained:
+        return "unknown settings"
+    wanted = subject.full_recipe().as_dict()
+    skipped = ("precision", "seed", "selection_images")  # older cards lack younger settings
+    differing = [key for key in wanted if key in trained and key not in skipped and trained[key] != wanted[key]]
+    return ", ".join(f"{key} {trained[key]}, not {wanted[key]}" for key in differing)

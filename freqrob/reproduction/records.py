@@ -1,0 +1,292 @@
+"""The files of an experiment: ``result.json``, ``table.csv``, ``table.md``, the figure, and arrays by row.
+
+They lie in ``<out>/<paper>/<table or figure>/<scale>/``. ``summary`` writes one page about all experiments of ``out``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from msgspec import Struct
+from torch import Tensor
+
+from freqrob.reproduction.experiment import (
+    SCALES,
+    Experiment,
+    Judgement,
+    Measured,
+    Number,
+    Numbers,
+    Outcome,
+    Subject,
+    all_experiments,
+)
+from freqrob.runtime.figures import drawing, import_matplotlib
+from freqrob.runtime.files import write_bytes, write_csv, write_json, write_text
+from freqrob.runtime.reading import fitted, read_json, read_npz
+
+
+@dataclass(frozen=True)
+class Row:
+    """A measured row with its conditions and origin.
+
+    Attributes:
+        subject: the row's name.
+        model: name of the model; "" for none.
+        model_hash: of its weights and code; "" for none.
+        conditions: ``Experiment.conditions`` and the lab's settings.
+        numbers: by column.
+        missing: why the row has no numbers; "" if it has.
+        about: commit, versions, machine and date of the measurement.
+    """
+
+    subject: str
+    model: str = ""
+    model_hash: str = ""
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+    numbers: Mapping[str, Number] = field(default_factory=dict)
+    missing: str = ""
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+class _Number(Struct):
+    value: float | None = None
+    standard_error: float | None = None
+
+
+class _Row(Struct):
+    row: str
+    model: str = ""
+    model_hash: str = ""
+    conditions: dict[str, Any] = {}
+    numbers: dict[str, _Number] = {}
+    missing: str = ""
+    about: dict[str, Any] = {}
+
+
+class _Record(Struct):
+    rows: list[_Row] = []
+
+
+class Record:
+    """The files of one experiment at one scale."""
+
+    def __init__(self, out: Path, experiment: Experiment, scale: str) -> None:
+        paper, _, what = experiment.name.partition(":")
+        self.experiment, self.folder = experiment, out / paper / what / scale
+        self.json = self.folder / "result.json"
+
+    def rows(self) -> dict[str, Row]:
+        """The rows measured so far by name. Raises ValueError for a damaged file."""
+        if not self.json.is_file():
+            return {}
+        record = fitted(read_json(self.json), _Record, self.json)
+        return {
+            row.row: Row(
+                row.row, row.model, row.model_hash, row.conditions,
+                {name: _number(number) for name, number in row.numbers.items()}, row.missing, row.about,
+            )
+            for row in record.rows
+        }  # fmt: skip
+
+    def arrays(self, row: str) -> dict[str, Tensor]:
+        """The arrays of a row for the figure; empty without any."""
+        path = self._arrays_path(row)
+        return {name: torch.from_numpy(array) for name, array in read_npz(path).items()} if path.is_file() else {}
+
+    def write_arrays(self, row: str, arrays: Mapping[str, Tensor]) -> None:
+        """Write the arrays of a row as ``arrays/<row>.npz``."""
+        content = io.BytesIO()
+        plain: Any = {name: array.detach().cpu().numpy() for name, array in arrays.items()}
+        np.savez_compressed(content, **plain)
+        write_bytes(self._arrays_path(row), content.getvalue())
+
+    def write(self, rows: Mapping[str, Row], about: Mapping[str, Any]) -> None:
+        """Write the JSON, CSV and Markdown files of the rows, in the experiment's order."""
+        ordered, numbers = ordered_rows(self.experiment, rows), numbers_of(rows)
+        judged = judgements(self.experiment, numbers)
+        content = {
+            "experiment": self.experiment.name, "where": self.experiment.where, "title": self.experiment.title,
+            "paper": self.experiment.paper.citation, **about,
+            "columns": [asdict(column) for column in self.experiment.columns],
+            "rows": [_as_dict(row) for row in ordered],
+            "printed": {row: {name: _plain(number) for name, number in at.items()}
+                        for row, at in self.experiment.printed.items()},
+            "claims": judged,
+        }  # fmt: skip
+        write_json(self.json, content)
+        cells = list(_long_rows(self.experiment, numbers))
+        if cells:
+            write_csv(self.folder / "table.csv", cells, list(cells[0]))
+        write_text(self.folder / "table.md", markdown(self.experiment, rows))
+
+    def draw(self, rows: Mapping[str, Row], subjects: Sequence[Subject]) -> list[Path]:
+        """Draw the figure as PNG and SVG; a failure is a warning. Returns the files."""
+        if not self.experiment.is_drawn or not numbers_of(rows).of:
+            return []
+        paths = [self.folder / f"figure.{kind}" for kind in ("png", "svg")]
+        with drawing(str(paths[0])):
+            import_matplotlib()
+            from matplotlib.figure import Figure
+
+            figure = Figure(layout="constrained")
+            known = {subject.row: subject for subject in subjects}
+            arrays = {row: arrays for row in rows if (arrays := self.arrays(row))}
+            outcome = Outcome(numbers_of(rows), arrays, known)
+            self.experiment.plot(outcome, figure)
+            for path in paths:
+                content = io.BytesIO()
+                figure.savefig(content, format=path.suffix[1:], dpi=150)
+                write_bytes(path, content.getvalue())
+            return paths
+        return []
+
+    def _arrays_path(self, row: str) -> Path:
+        readable, digest = re.sub(r"[^A-Za-z0-9.]+", "-", row).strip("-"), hashlib.sha256(row.encode()).hexdigest()[:8]
+        return self.folder / "arrays" / f"{readable}-{digest}.npz"
+
+
+def row_of(measured: Measured, subject: Subject, **about: Any) -> Row:
+    """The row of a measurement."""
+    return Row(subject.row, subject.model_name, numbers=dict(measured.numbers), **about)
+
+
+def numbers_of(rows: Mapping[str, Row]) -> Numbers:
+    """The numbers of the rows that have some."""
+    return Numbers({name: row.numbers for name, row in rows.items() if row.numbers})
+
+
+def ordered_rows(experiment: Experiment, rows: Mapping[str, Row]) -> list[Row]:
+    """The rows in the experiment's order, then the others."""
+    order = [subject.row for subject in experiment.subjects]
+    return [rows[name] for name in dict.fromkeys([*order, *rows]) if name in rows]
+
+
+def judgements(experiment: Experiment, numbers: Numbers) -> list[dict[str, str]]:
+    """Each claim with its verdict and evidence."""
+    judged = []
+    for claim in experiment.claims:
+        judgement: Judgement = claim.judge(numbers)
+        judged.append({
+            "claim": claim.text, "where": claim.where, "criterion": claim.criterion, "verdict": judgement.verdict,
+            "evidence": judgement.evidence,
+        })  # fmt: skip
+    return judged
+
+
+def markdown(experiment: Experiment, rows: Mapping[str, Row]) -> str:
+    """The table with the paper's numbers beside the measured ones, and the claims with their verdicts."""
+    numbers = numbers_of(rows)
+    title = f"# {experiment.paper.short}, {experiment.where}: {experiment.title}\n"
+    notes = [f"- {column.name}{f' ({column.unit})' if column.unit else ''}: {column.help}"
+             for column in experiment.columns if column.help]  # fmt: skip
+    missing = [f"- {row.subject}: {row.missing}" for row in rows.values() if row.missing]
+    claims = [
+        [f"“{claim['claim']}” ({claim['where']})", claim["criterion"], claim["verdict"], claim["evidence"]]
+        for claim in judgements(experiment, numbers)
+    ]
+    parts = [title, "measured / printed in the paper\n", table(*_wide(experiment, numbers))]
+    parts += ["", *notes, *(["", "Not measured:", "", *missing] if missing else [])]
+    if claims:
+        parts += ["", table(["claim", "criterion", "verdict", "numbers"], claims)]
+    return "\n".join(parts) + "\n"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def summary(out: Path) -> str:
+    """The page about all claims: paper by paper, then the questions of our own; those not measured are listed too."""
+    experiments = list(all_experiments())
+    parts = ["# Claims of the papers, and what was measured\n", _SUMMARY_HEAD]
+    papers = dict.fromkeys(experiment.paper for experiment in experiments)
+    for paper in papers:
+        chosen = [one for one in experiments if one.paper == paper and not one.question]
+        parts.append(f"## {paper.citation}\n\n{_claims_table(out, chosen)}\n")
+    if questions := [one for one in experiments if one.question]:
+        parts.append(f"## Questions of our own\n\n{_claims_table(out, questions)}\n")
+    return "\n".join(parts)
+
+
+_SUMMARY_HEAD = (
+    "Written by `freqrob reproduce` from the `result.json` of each experiment, which has the commit, the machine and "
+    "the settings of every number. A verdict is by the criterion beside it; ± is one standard error over images, and "
+    "differences below two are within noise. Trainings have one seed. At the scale `rn20` the models are ResNet-20s of "
+    "0.27 M parameters on short schedules: “does not hold” says that a claim does not hold at this size, not that it "
+    "is false.\n"
+)
+
+
+def _claims_table(out: Path, experiments: Sequence[Experiment]) -> str:
+    body = []
+    for experiment in experiments:
+        for scale, claims in _measured_claims(out, experiment).items():
+            body += [
+                [f"`{experiment.name}`", f"“{claim['claim']}” ({claim['where']})" if not experiment.question
+                 else claim["claim"], claim["criterion"], claim["verdict"], claim["evidence"], scale]
+                for claim in claims
+            ]  # fmt: skip
+    return table(["experiment", "claim", "criterion", "verdict", "numbers", "scale"], body)
+
+
+def _measured_claims(out: Path, experiment: Experiment) -> dict[str, list[dict[str, str]]]:
+    """The judged claims at each scale that was measured; "–" if none was."""
+    rows = {scale: Record(out, experiment, scale).rows() for scale in SCALES}
+    known = {scale: numbers_of(at) for scale, at in rows.items() if at}
+    return {scale: judgements(experiment, numbers) for scale, numbers in (known or {"–": Numbers({})}).items()}
+
+
+def _wide(experiment: Experiment, numbers: Numbers) -> tuple[list[str], list[list[str]]]:
+    """The header and cells of the table, as the paper prints it: "measured / printed"."""
+    names = list(dict.fromkeys([*(s.row for s in experiment.subjects), *experiment.printed, *numbers.of]))
+    columns = [column.name for column in experiment.columns]
+
+    def cell(row: str, column: str) -> str:
+        printed = experiment.printed.get(row, {}).get(column)
+        return f"{numbers[row, column]}" + (f" / {printed}" if printed is not None else "")
+
+    if experiment.transposed:
+        return ["", *names], [[column, *(cell(row, column) for row in names)] for column in columns]
+    return ["", *columns], [[row, *(cell(row, column) for column in columns)] for row in names]
+
+
+def _long_rows(experiment: Experiment, numbers: Numbers) -> Iterator[dict[str, Any]]:
+    """A line for each number, with the paper's."""
+    for row in numbers.of:
+        for column in experiment.columns:
+            number, printed = numbers[row, column.name], experiment.printed.get(row, {}).get(column.name, Number())
+            yield {
+                "row": row, "column": column.name, "unit": column.unit, "value": number.value,
+                "standard_error": number.error, "printed": printed.value, "printed_deviation": printed.error,
+            }  # fmt: skip
+
+
+def _number(stored: _Number) -> Number:
+    values = (stored.value, stored.standard_error)
+    return Number(*(float("nan") if value is None else value for value in values))
+
+
+def _plain(number: Number) -> dict[str, float | None]:
+    value, error = (None if isnan(x) else x for x in (number.value, number.error))
+    return {"value": value, "standard_error": error}
+
+
+def _as_dict(row: Row) -> dict[str, Any]:
+    numbers = {name: _plain(number) for name, number in row.numbers.items()}
+    return {
+        "row": row.subject,
+        **{key: value for key, value in vars(row).items() if key != "subject"},
+        "numbers": numbers,
+    }

@@ -1,0 +1,110 @@
+"""Run an experiment: measure its rows one after another, and write and draw what is known after each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from freqrob.models.keys import model_hash
+from freqrob.reproduction.experiment import Experiment, Subject
+from freqrob.reproduction.lab import Lab
+from freqrob.reproduction.records import Record, Row, judgements, numbers_of, row_of
+from freqrob.runtime.files import as_json, check_folder
+from freqrob.runtime.provenance import provenance
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """The result of ``reproduce``: the rows by name, each claim with its verdict, and the written files."""
+
+    rows: Mapping[str, Row]
+    claims: Sequence[Mapping[str, str]]
+    files: Sequence[Path]
+
+
+def reproduce(
+    experiment: Experiment,
+    lab: Lab,
+    out: Path,
+    *,
+    models: Sequence[str] = (),
+    again: bool = False,
+    command: str = "",
+) -> Reproduction:
+    """Measure an experiment and write its files to ``out``.
+
+    A row that was measured with the same model and conditions is not measured again. A row whose data or packages are
+    missing says so, and the others are measured.
+
+    Args:
+        experiment: from ``get_experiment``.
+        lab: folders, device and scale.
+        out: folder of all results.
+        models: models to measure instead of the experiment's: ``ROW=MODEL``, or ``MODEL`` alone for a new row.
+        again: measure rows again that are known.
+        command: recorded in the files.
+
+    Raises:
+        ValueError: a row that the experiment does not have, or models that it does not take.
+        OSError: files cannot be written.
+    """
+    check_folder(out)
+    subjects = chosen_subjects(experiment, lab, models)
+    record = Record(out, experiment, lab.scale.name)
+    rows: dict[str, Row] = record.rows()
+    about = {"scale": lab.scale.name, **provenance(command)}
+    for subject in lab.track(subjects, experiment.name, len(subjects)):
+        lab.log(f"{experiment.name}: {subject.row}" + (f" ({subject.model_name})" if subject.model_name else ""))
+        rows[subject.row] = _measure(experiment, subject, lab, record, rows.get(subject.row), again, about)
+        record.write(rows, about)
+    files = [*record.draw(rows, subjects), *sorted(record.folder.glob("*.*"))]
+    return Reproduction(rows, judgements(experiment, numbers_of(rows)), list(dict.fromkeys(files)))
+
+
+def chosen_subjects(experiment: Experiment, lab: Lab, models: Sequence[str]) -> list[Subject]:
+    """The experiment's subjects at the lab's scale, with other models if given. Raises as ``reproduce``."""
+    own = {subject.row: subject for subject in experiment.at(lab.scale)}
+    if not models:
+        return list(own.values())
+    chosen = []
+    for text in models:
+        row, equals, name = text.partition("=")
+        if not equals and experiment.takes_models:
+            chosen.append(Subject(text, model=text, options={}))
+        elif equals and row in {subject.row for subject in experiment.subjects}:
+            like = next(subject for subject in experiment.subjects if subject.row == row)
+            chosen.append(replace(like, recipe="", settings=(), model=name))
+        else:
+            rows = ", ".join(f"{subject.row!r}" for subject in experiment.subjects)
+            kinds = "MODEL or ROW=MODEL" if experiment.takes_models else "ROW=MODEL"
+            raise ValueError(f"models: got {text!r}, expected {kinds} with a row of {rows}")
+    return chosen
+
+
+def _measure(
+    experiment: Experiment,
+    subject: Subject,
+    lab: Lab,
+    record: Record,
+    known: Row | None,
+    again: bool,
+    about: Mapping[str, Any],
+) -> Row:
+    settings = {**experiment.conditions(lab.scale), "seed": lab.seed, "images_at_most": lab.images}
+    conditions = json.loads(as_json(settings, "conditions"))
+    try:
+        model = lab.model(subject) if subject.model_name else None
+        key = model_hash(model) if model is not None else ""
+        if known and known.numbers and (known.model_hash, known.conditions) == (key, conditions) and not again:
+            return known
+        measured = experiment.measure(subject, model, lab)
+    except (FileNotFoundError, ImportError) as error:
+        if known and known.numbers:
+            return known
+        return Row(subject.row, subject.model_name, conditions=conditions, missing=str(error), about=about)
+    if measured.arrays:
+        record.write_arrays(subject.row, measured.arrays)
+    return row_of(measured, subject, model_hash=key, conditions=conditions, about=about)

@@ -1,0 +1,143 @@
+"""Cost of a training step on random images, for estimates and for the papers' comparisons of training time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
+
+import torch
+from torch import Tensor
+
+from freqrob.data import DATASETS, Batches, ImageSet
+from freqrob.models import create_network
+from freqrob.models.front_ends import PCA, with_front_ends
+from freqrob.runtime.parameters import Count, checked
+from freqrob.runtime.process_state import random_state
+from freqrob.training.batch_norm import differentiate_twice
+from freqrob.training.recipe import Recipe
+
+LEAST_IMAGES = 2  # of a batch whose statistics batch norm can use, whatever the size of the last maps
+SLOW_STEP = 2.0  # seconds: on the CPU batches are chosen to take no longer, and a slower step is measured once
+_AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Cost of a training step.
+
+    Attributes:
+        seconds: of a step of the recipe's batch size.
+        peak_bytes: the largest memory that PyTorch allocated on the GPU during the measured steps; None on the CPU.
+    """
+
+    seconds: float
+    peak_bytes: int | None
+
+
+class TrainingStep:
+    """A training step of a recipe, as the trainer takes it on one device; each call takes one and waits for its end.
+
+    The network is newly initialised. Front ends of principal components project onto the first pixels, because there is
+    no training set.
+
+    Args:
+        recipe: of the step. Its batch size and schedule are not used.
+        batches: images (N, C, H, W) in [0, 1] and labels (N,), on the device.
+        device: of the network.
+    """
+
+    def __init__(
+        self, recipe: Recipe, batches: Iterator[tuple[Tensor, Tensor]], device: torch.device | str = "cpu"
+    ) -> None:
+        about, self.batches, self.defense = DATASETS[recipe.dataset], batches, recipe.make_defense()
+        network = create_network(recipe.parsed.architecture, about.classes, about.channels)
+        model = with_front_ends(network, recipe.front_ends)
+        for front_end in model.front_ends:
+            if isinstance(front_end, PCA):
+                front_end.set_components(torch.zeros_like(front_end.mean), torch.eye(*front_end.components.shape))
+        self.model = model.to(device).to(memory_format=torch.channels_last).train()
+        if self.defense.double_backward:
+            differentiate_twice(network)
+        self.optimizer = recipe.make_optimizer(network)
+        self.dtype = _AUTOCAST.get(recipe.precision)
+
+    def __call__(self) -> None:
+        images, labels = next(self.batches)
+        images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(images.device.type, self.dtype, enabled=self.dtype is not None):
+            loss = self.defense(self.model, images, labels)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        loss.item()
+        if images.device.type == "cuda":
+            torch.cuda.synchronize(images.device)
+
+
+@checked
+def step_cost(recipe: Recipe, device: str = "cpu", batch_size: Count = 8, steps: Count = 2) -> StepCost:
+    """Measure the cost of a training step of a recipe on random images of its data set's shape.
+
+    The step makes its batch, attacks it if the defence does, and updates the weights. The time is the shortest of
+    ``steps`` steps after one that is not counted, multiplied by the ratio of the recipe's batch size to the
+    measured one: on a GPU, which small batches do not fill, give the recipe's own. On the CPU a slow network is
+    measured on fewer images, at least two, so that each preset takes seconds; other processes on the machine make the
+    time longer. Images that are balanced once, before training, cost nothing here.
+
+    Args:
+        recipe: of the step.
+        device: ``"cpu"``, ``"cuda"`` or another one of PyTorch's.
+        batch_size: images of a measured step.
+        steps: number of measured steps.
+
+    Returns:
+        Seconds of a step of ``recipe.batch_size`` images, and the peak memory at ``batch_size`` on a GPU.
+
+    Raises:
+        ValueError: fewer than one image or step.
+
+    Example:
+        >>> from freqrob.training import Recipe
+        >>> cost = step_cost(Recipe("standard_rn20"), batch_size=2, steps=1)
+        >>> cost.seconds > 0, cost.peak_bytes
+        (True, None)
+    """
+    with random_state(0):
+        if torch.device(device).type == "cuda":
+            return _on_gpu(recipe, device, batch_size, steps)
+        first = _seconds(_step(recipe, LEAST_IMAGES, device))
+        if first > SLOW_STEP:
+            return StepCost(first * recipe.batch_size / LEAST_IMAGES, None)
+        size = min(max(batch_size, LEAST_IMAGES), LEAST_IMAGES * max(1, int(SLOW_STEP / first)))
+        step = _step(recipe, size, device)
+        return StepCost(min(_seconds(step) for _ in range(steps)) * recipe.batch_size / size, None)
+
+
+def _on_gpu(recipe: Recipe, device: str, batch_size: int, steps: int) -> StepCost:
+    size = max(batch_size, LEAST_IMAGES)
+    step = _step(recipe, size, device)
+    step()
+    torch.cuda.reset_peak_memory_stats(device)
+    seconds = min(_seconds(step) for _ in range(steps))
+    return StepCost(seconds * recipe.batch_size / size, torch.cuda.max_memory_allocated(device))
+
+
+def _step(recipe: Recipe, batch_size: int, device: str) -> TrainingStep:
+    """A step on random images, with the recipe's augmentation."""
+    about, generator = DATASETS[recipe.dataset], torch.Generator().manual_seed(0)
+    shape = (batch_size, about.channels, about.size, about.size)
+    images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
+    labels = torch.randint(about.classes, (batch_size,), generator=generator)
+    batches = Batches(
+        ImageSet(images, labels, ()), batch_size, crop=recipe.crop, flip=recipe.flip and about.flip,
+        transform=recipe.make_transform(), device=device,
+    )  # fmt: skip
+    return TrainingStep(recipe, (batches[step] for step in count()), device)
+
+
+def _seconds(step: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    step()
+    return time.perf_counter() - began

@@ -1,0 +1,63 @@
+"""`freqrob reproduce`, through Typer's runner."""
+
+import json
+
+import pytest
+
+from freqrob.data.samples import sample_images
+from freqrob.reproduction import list_experiments
+from tests.support.command_line import error_of, run
+
+pytestmark = pytest.mark.usefixtures("wide_terminal", "own_cache")
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Twenty images as CIFAR-10's test set."""
+    monkeypatch.setattr("freqrob.reproduction.lab.load_dataset", lambda *_arguments, **_options: sample_images())
+
+
+def test_without_a_name_every_experiment_is_listed(table1, tmp_path):
+    result = run("reproduce", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert all(name in result.output for name in list_experiments())
+    assert "2 of 2" in result.output and "0 of 3" in result.output and "2 not measured" in result.output
+
+
+def test_an_experiment_prints_numbers_beside_the_papers_and_writes_them(table1, few, tmp_path):
+    result = run("reproduce", "doe2026:table1", "--out", tmp_path / "out", "--model-dir", tmp_path, "--images", 10)
+    assert result.exit_code == 0, result.output
+    assert "/ 83.5" in result.output and "PGD-AT is more robust" in result.output
+    record = json.loads((tmp_path / "out/doe2026/table1/rn20/result.json").read_text())
+    assert record["command"] == "freqrob reproduce doe2026:table1 --scale rn20 --images 10 --seed 0"
+    assert {row["conditions"]["images_at_most"] for row in record["rows"]} == {10}
+    assert "PGD-AT is more robust" in (tmp_path / "out/summary.md").read_text()
+    assert f"Wrote {tmp_path / 'out/summary.md'}" in result.output.replace("\n", "")
+
+
+def test_a_dry_run_shows_the_plan_and_writes_nothing(table1, tmp_path):
+    options = ["--scale", "paper", "--dry-run", "--out", tmp_path / "out", "--model-dir", tmp_path]
+    result = run("reproduce", "doe2026:table1", *options)
+    assert result.exit_code == 0, result.output
+    assert "freqrob train pgd_at_wrn34" in result.output and "hours of training" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_whose_data_are_missing_are_named(table1, tmp_path):
+    result = run("reproduce", "doe2026:table1", "--out", tmp_path / "out", "--data", tmp_path / "nowhere")
+    assert result.exit_code == 0, result.output
+    assert "not measured: PGD-AT, ResNet-18" in result.output and "nowhere" in result.output
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["doe2026:table2"], "doe2026:table1"),
+        (["doe2026:table1", "--scale", "large"], "paper"),
+        (["doe2026:table1", "--images", "0"], "images"),
+        (["doe2026:table1", "--seed", "-1"], "seed"),
+        (["doe2026:table1", "--models", "standard_rn20"], "ROW=MODEL"),
+    ],
+)
+def test_wrong_arguments_are_named(table1, few, tmp_path, arguments, words):
+    assert words in error_of("reproduce", *arguments, "--out", tmp_path)

@@ -1,0 +1,140 @@
+import csv
+import json
+import re
+from dataclasses import replace
+
+import pytest
+
+from freqrob.models import load_model
+from freqrob.models.cards import Card
+from freqrob.models.checkpoints import checkpoint_state, save
+from freqrob.models.loading import checkpoint_path
+from freqrob.reproduction import Measured, Subject, reproduce
+from freqrob.reproduction.records import summary
+from tests.support.doe2026 import ADVERSARIAL, STANDARD, Table1
+
+
+@pytest.fixture
+def folder(table1, lab, tmp_path):
+    reproduce(table1, lab, tmp_path / "out", command="freqrob reproduce doe2026:table1")
+    return tmp_path / "out" / "doe2026" / "table1" / "rn20"
+
+
+def test_every_file_is_written(folder):
+    record = json.loads((folder / "result.json").read_text())
+    numbers = {row["row"]: row["numbers"] for row in record["rows"]}
+    assert record["command"] == "freqrob reproduce doe2026:table1" and record["scale"] == "rn20"
+    assert numbers[ADVERSARIAL]["clean"] == {"value": 85.0, "standard_error": pytest.approx(7.984, abs=0.001)}
+    assert [row["model"] for row in record["rows"]] == ["pgd_at_rn20", "standard_rn20"]
+    assert record["printed"][ADVERSARIAL]["FGSM"] == {"value": 60, "standard_error": 0.5}
+    assert [claim["verdict"] for claim in record["claims"]] == ["holds", "not measured"]
+    assert (folder / "figure.png").read_bytes()[:4] == b"\x89PNG" and (folder / "figure.svg").is_file()
+    with (folder / "table.csv").open() as file:
+        first = next(csv.DictReader(file))
+    assert (first["row"], first["column"], first["value"], first["printed"]) == (ADVERSARIAL, "clean", "85.0", "83.5")
+    table = (folder / "table.md").read_text()
+    assert re.search(r"\| PGD-AT, ResNet-18 \| 85\.0±8\.0 / 83\.5 \|", table)
+    assert "“width helps” (Section 5)" in table
+
+
+def test_known_rows_are_not_measured_again_unless_model_conditions_or_user_say_so(folder, table1, lab, tmp_path):
+    assert Table1.measured == 2
+    reproduce(table1, lab, tmp_path / "out")
+    assert Table1.measured == 2
+    reproduce(table1, replace(lab, images=10), tmp_path / "out")
+    assert Table1.measured == 4
+    reproduce(table1, replace(lab, images=10), tmp_path / "out", again=True)
+    assert Table1.measured == 6
+    _save_another_network(lab)
+    reproduce(table1, replace(lab, images=10), tmp_path / "out")
+    assert Table1.measured == 7
+
+
+def _save_another_network(lab):
+    """``standard_rn20`` in the lab's folder with the weights of ``jafr_rn20``."""
+    card = Card("standard_rn20", "rn20", front_ends=[], recipe={})
+    save(checkpoint_path("standard_rn20", lab.model_dir), checkpoint_state(load_model("jafr_rn20")), card)
+
+
+def test_a_row_whose_data_are_missing_says_so_and_the_others_are_measured(table1, lab, tmp_path, monkeypatch):
+    measure = Table1.measure
+
+    def without_data(self, subject, model, lab):
+        if subject.row == ADVERSARIAL:
+            raise FileNotFoundError("no CIFAR-10 in ./data")
+        return measure(self, subject, model, lab)
+
+    monkeypatch.setattr(Table1, "measure", without_data)
+    rows = reproduce(table1, lab, tmp_path / "out").rows
+    assert rows[ADVERSARIAL].missing == "no CIFAR-10 in ./data" and not rows[ADVERSARIAL].numbers
+    assert rows[STANDARD].numbers
+    assert "- PGD-AT, ResNet-18: no CIFAR-10" in (tmp_path / "out/doe2026/table1/rn20/table.md").read_text()
+    monkeypatch.setattr(Table1, "measure", measure)
+    assert reproduce(table1, lab, tmp_path / "out").rows[ADVERSARIAL].numbers
+
+
+def test_finished_rows_are_kept_when_a_later_one_fails(table1, lab, tmp_path, monkeypatch):
+    measure = Table1.measure
+
+    def fails(self, subject, model, lab):
+        if subject.row == STANDARD:
+            raise RuntimeError("a fault of the code")
+        return measure(self, subject, model, lab)
+
+    monkeypatch.setattr(Table1, "measure", fails)
+    with pytest.raises(RuntimeError, match="a fault"):
+        reproduce(table1, lab, tmp_path / "out")
+    record = json.loads((tmp_path / "out/doe2026/table1/rn20/result.json").read_text())
+    assert [row["row"] for row in record["rows"]] == [ADVERSARIAL]
+
+
+def test_a_failing_figure_loses_nothing(table1, lab, tmp_path, monkeypatch):
+    monkeypatch.setattr(Table1, "plot", lambda *_arguments: 1 / 0)
+    with pytest.warns(UserWarning, match=r"figure\.png was not drawn"):
+        result = reproduce(table1, lab, tmp_path / "out")
+    assert {path.name for path in result.files} == {"result.json", "table.csv", "table.md"}
+
+
+def test_other_models_take_the_place_of_a_row(table1, lab, tmp_path):
+    result = reproduce(table1, lab, tmp_path / "out", models=[f"{ADVERSARIAL}=trades_rn20"])
+    assert {name: row.model for name, row in result.rows.items()} == {ADVERSARIAL: "trades_rn20"}
+    with pytest.raises(ValueError, match=r"models: got 'trades_rn20', expected ROW=MODEL with a row of 'PGD-AT"):
+        reproduce(table1, lab, tmp_path / "out", models=["trades_rn20"])
+
+
+def test_experiments_of_any_models_take_new_rows(table1, lab, tmp_path, monkeypatch):
+    monkeypatch.setattr(Table1, "takes_models", True)
+    result = reproduce(table1, lab, tmp_path / "out", models=["trades_rn20"])
+    assert list(result.rows) == ["trades_rn20"]
+
+
+def test_models_that_are_missing_are_not_trained_when_told_so(table1, lab, tmp_path, monkeypatch):
+    monkeypatch.setattr(Table1, "subjects", (Subject("ε", "fgsm_rn18", settings=("eps=16/255",)),))
+    rows = reproduce(table1, replace(lab, may_train=False), tmp_path / "out").rows
+    assert "freqrob train fgsm_rn20 --set eps=16/255" in rows["ε"].missing
+
+
+def test_the_summary_lists_every_claim_with_its_verdict(folder, tmp_path, table1):
+    text = summary(tmp_path / "out")
+    assert "## J. Doe, On nothing, 2026" in text
+    assert re.search(
+        r"\| `doe2026:table1` \| “PGD-AT is more robust” \(Section 4\) \| .* \| holds \| .* \| rn20 \|", text
+    )
+
+
+def test_arrays_of_rows_with_similar_names_do_not_replace_each_other(table1, lab, tmp_path, monkeypatch):
+    import torch
+
+    halves = (Subject("γ = ½", "pgd_at_rn18"), Subject("γ = ¼", "pgd_at_rn18"))
+    monkeypatch.setattr(Table1, "subjects", halves)
+    values = {"γ = ½": 0.5, "γ = ¼": 0.25}
+    monkeypatch.setattr(
+        Table1, "measure", lambda _self, one, _model, _lab: Measured({}, {"x": torch.tensor(values[one.row])})
+    )
+    seen = {}
+    monkeypatch.setattr(Table1, "plot", lambda _self, outcome, _figure: seen.update(outcome.arrays))
+    reproduce(table1, lab, tmp_path / "out")
+    from freqrob.reproduction.records import Record
+
+    record = Record(tmp_path / "out", table1, "rn20")
+    assert {row: record.arrays(row)["x"].item() for row in values} == pytest.approx(values)

@@ -1,0 +1,99 @@
+"""The measured step is the recipe's, and its time is scaled to the recipe's batch."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from freqrob.models.front_ends import PCA
+from freqrob.training import Recipe, cost
+from freqrob.training.cost import StepCost, TrainingStep, step_cost
+from freqrob.training.presets import list_presets
+
+STANDARD = Recipe("standard_rn20", precision="32-true", lr=0.5, momentum=0.0, weight_decay=0.1, batch_size=64)
+BATCH = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 3, 1, 2])
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """Batch sizes of the measured steps, which take as many seconds as the list ``seconds`` says, in turn."""
+    sizes, seconds = [], []
+
+    def time(step):
+        images, _ = next(step.batches)
+        sizes.append(len(images))
+        return seconds.pop(0)
+
+    monkeypatch.setattr(cost, "_seconds", time)
+    return sizes, seconds
+
+
+def test_a_step_is_one_of_sgd_on_the_defences_loss():
+    torch.manual_seed(0)
+    step = TrainingStep(STANDARD, iter([BATCH]))
+    before = {name: parameter.detach().clone() for name, parameter in step.model.named_parameters()}
+    step()
+    for name, parameter in step.model.named_parameters():
+        expected = before[name] - 0.5 * (parameter.grad + 0.1 * before[name])
+        torch.testing.assert_close(parameter.detach(), expected, msg=name)
+
+
+def test_a_step_attacks_as_the_recipe_says(monkeypatch):
+    from freqrob.defenses import pgd_at
+
+    seen, attack = [], pgd_at.pgd
+    monkeypatch.setattr(pgd_at, "pgd", lambda *a, **k: seen.append((len(a[1]), k["steps"])) or attack(*a, **k))
+    TrainingStep(Recipe("pgd_at_rn20", defense={"steps": 2}), iter([BATCH]))()
+    assert seen == [(4, 2)]
+
+
+def test_time_is_the_shortest_and_scaled_to_the_recipes_batch(timed):
+    sizes, seconds = timed
+    seconds += [0.01, 0.3, 0.2, 0.4]
+    assert step_cost(STANDARD, batch_size=16, steps=3) == StepCost(0.2 * 64 / 16, None)
+    assert sizes == [2, 16, 16, 16]
+
+
+@pytest.mark.parametrize("first, sizes, expected", [(0.6, [2, 6, 6], 0.9 * 64 / 6), (2.5, [2], 2.5 * 64 / 2)])
+def test_slow_networks_take_fewer_images(timed, first, sizes, expected):
+    measured, seconds = timed
+    seconds += [first, 0.9, 1.0]
+    assert step_cost(STANDARD).seconds == pytest.approx(expected)
+    assert measured == sizes
+
+
+def test_images_have_the_data_sets_shape_and_the_recipes_augmentation():
+    for recipe, size in ((STANDARD, 32), (replace(STANDARD, dataset="restricted_imagenet"), 128)):
+        images, labels = next(cost._step(recipe, 3, "cpu").batches)
+        assert images.shape == (3, 3, size, size) and labels.shape == (3,)
+    plain, balanced = (
+        next(cost._step(Recipe(name, gamma=1.0, crop=None, flip=False), 3, "cpu").batches)[0]
+        for name in ("standard_rn20", "bassmix_standard_rn20")
+    )
+    assert not torch.equal(plain, balanced)
+
+
+def test_principal_components_are_finite():
+    step = cost._step(Recipe("pca_standard_rn20", components=7), 2, "cpu")
+    (pca,) = (front_end for front_end in step.model.front_ends if isinstance(front_end, PCA))
+    assert pca.components.isfinite().all()
+    step()
+    assert all(parameter.isfinite().all() for parameter in step.model.parameters())
+
+
+def test_the_callers_random_numbers_stay():
+    before = torch.get_rng_state()
+    found = step_cost(STANDARD, batch_size=2, steps=1)
+    assert found.seconds > 0 and found.peak_bytes is None
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"steps": 0}])
+def test_wrong_counts(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        step_cost(STANDARD, **wrong)
+
+
+@pytest.mark.parametrize("defense", sorted({found.recipe.parsed.defense for found in list_presets("*_rn20")}))
+def test_every_defence_has_a_cost(defense):
+    assert step_cost(Recipe(f"{defense}_rn20"), batch_size=2, steps=1).seconds > 0
