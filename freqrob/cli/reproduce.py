@@ -31,9 +31,10 @@ def reproduce(
     scale: Annotated[str, typer.Option(help="rn20 (hours on a laptop's CPU) or paper.")] = "rn20",
     data: options.DataDir = Path("data"),
     models: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            metavar="MODEL,…", help="Measure these models instead: ROW=MODEL, or MODEL alone where any may be measured."
+            metavar="MODEL,…",
+            help="Measure these models instead; ROW=MODEL takes the place of a row. Repeatable.",
         ),
     ] = None,
     images: Annotated[int | None, typer.Option(metavar="N", help="At most N images of each measurement.")] = None,
@@ -88,13 +89,13 @@ def reproduce(
     names = dict.fromkeys(
         name for pattern in experiments for name in (list_experiments(pattern) or [get_experiment(pattern).name])
     )
-    chosen, instead = [get_experiment(name) for name in names], [] if models is None else models.split(",")
+    chosen, instead = [get_experiment(name) for name in names], models or []
     if dry_run:
         for experiment in chosen:
             _plan(experiment, lab, instead)
         return
     folder = measuring.results_folder(cache, no_cache)
-    given = {"--scale": scale, "--models": models, "--images": images, "--seed": seed}
+    given = {"--scale": scale, "--models": instead, "--images": images, "--seed": seed}
     for experiment in chosen:
         command = command_line("reproduce", given, experiment.name)
         _run(experiment, replace(lab, cache=folder), out, instead, again, command)

@@ -26,6 +26,7 @@ from freqrob.models.sources import open_model
 from freqrob.reproduction.experiment import Number, Scale, Subject
 from freqrob.runtime.progress import Track, untracked
 from freqrob.training import train
+from freqrob.training.cost import step_cost
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,6 @@ class Lab:
 
     def training_hours(self, subject: Subject) -> float:
         """Estimated hours of a subject's training on the device, from a few measured steps; NaN if unknown."""
-        from freqrob.training.cost import step_cost
-
         recipe = subject.full_recipe()
         images = DATASETS[recipe.dataset].train_images
         if not images:

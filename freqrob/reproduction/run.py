@@ -43,7 +43,8 @@ def reproduce(
         experiment: from ``get_experiment``.
         lab: folders, device and scale.
         out: folder of all results.
-        models: models to measure instead of the experiment's: ``ROW=MODEL``, or ``MODEL`` alone for a new row.
+        models: models to measure instead of the experiment's: ``ROW=MODEL``, or ``MODEL`` or ``MODEL,MODEL`` for new
+            rows.
         again: measure rows again that are known.
         command: recorded in the files.
 
@@ -71,12 +72,11 @@ def chosen_subjects(experiment: Experiment, lab: Lab, models: Sequence[str]) -> 
         return list(own.values())
     chosen = []
     for text in models:
-        row, equals, name = text.partition("=")
-        if not equals and experiment.takes_models:
-            chosen.append(Subject(text, model=text, options={}))
-        elif equals and row in {subject.row for subject in experiment.subjects}:
-            like = next(subject for subject in experiment.subjects if subject.row == row)
-            chosen.append(replace(like, recipe="", settings=(), model=name))
+        like = next((subject for subject in experiment.subjects if text.startswith(f"{subject.row}=")), None)
+        if like is not None:
+            chosen.append(replace(like, recipe="", settings=(), model=text.removeprefix(f"{like.row}=")))
+        elif experiment.takes_models:
+            chosen += [Subject(name, model=name) for name in text.split(",")]
         else:
             rows = ", ".join(f"{subject.row!r}" for subject in experiment.subjects)
             kinds = "MODEL or ROW=MODEL" if experiment.takes_models else "ROW=MODEL"

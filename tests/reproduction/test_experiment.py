@@ -47,7 +47,8 @@ def test_models_with_changed_settings_have_names_of_their_own_that_files_can_hav
     quarter = Subject("γ = ¼", "bassmix_standard_rn18", settings=("gamma=0.25",))
     assert quarter.model_name == "bassmix_standard_rn18-gamma-0.25"
     assert quarter.full_recipe().gamma == 0.25
-    assert quarter.at(SCALES["rn20"]).model_name == "bassmix_standard_rn20-gamma-0.25"
+    small = quarter.at(SCALES["rn20"])
+    assert small is not None and small.model_name == "bassmix_standard_rn20-gamma-0.25"
     assert Subject("ε", "fgsm_rn18", settings=("eps=16/255",)).model_name == "fgsm_rn18-eps-16_255"
 
 

@@ -104,8 +104,10 @@ def test_other_models_take_the_place_of_a_row(table1, lab, tmp_path):
 
 def test_experiments_of_any_models_take_new_rows(table1, lab, tmp_path, monkeypatch):
     monkeypatch.setattr(Table1, "takes_models", True)
-    result = reproduce(table1, lab, tmp_path / "out", models=["trades_rn20"])
-    assert list(result.rows) == ["trades_rn20"]
+    result = reproduce(table1, lab, tmp_path / "out", models=["trades_rn20,mart_rn20", f"{STANDARD}=jafr_rn20"])
+    assert {name: row.model for name, row in result.rows.items()} == {
+        "trades_rn20": "trades_rn20", "mart_rn20": "mart_rn20", STANDARD: "jafr_rn20",
+    }  # fmt: skip
 
 
 def test_models_that_are_missing_are_not_trained_when_told_so(table1, lab, tmp_path, monkeypatch):
