@@ -1,5 +1,6 @@
 """Fixtures that every test file may use."""
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -71,3 +72,36 @@ def common() -> Iterator[Path]:
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def cifar(tmp_path, monkeypatch) -> Path:
+    """A folder with CIFAR-10 of few images in its own format, which torchvision accepts."""
+    from torchvision.datasets import CIFAR10
+
+    from tests.support.image_sets import write_cifar10
+
+    folder = write_cifar10(tmp_path / "data" / CIFAR10.base_folder)
+    md5 = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    monkeypatch.setattr(CIFAR10, "train_list", [[name, md5[name]] for name in sorted(md5) if name.startswith("data")])
+    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", md5["test_batch"]]])
+    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": md5["batches.meta"]})
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def few():
+    """Six labelled images."""
+    import torch
+
+    from freqrob.data import ImageSet
+
+    images = torch.randint(256, (6, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    return ImageSet(images, torch.tensor([3, 1, 4, 1, 5, 9]), tuple("abcdefghij"))
+
+
+@pytest.fixture
+def axes():
+    from matplotlib.figure import Figure
+
+    return Figure().subplots()

@@ -1,4 +1,4 @@
-"""AutoAttack, by one of its two packages.
+"""AutoAttack, run by one of the two packages that have it.
 
 Source: Croce and Hein, ICML 2020.
 """
@@ -37,12 +37,12 @@ FEWEST_CLASSES = {"apgd-dlr": 3, "apgd-t": 4}  # the DLR loss is a ratio of diff
 @checked
 @dataclass(frozen=True)
 class AutoAttack(Attack):
-    """An ensemble of attacks, each on the images that resisted the earlier ones.
+    """An ensemble of attacks; each runs on the images that no earlier one broke.
 
     ``version``: "standard" (RobustBench's), "plus", "rand" (for randomised models: gradients averaged over 20 passes),
-    or "custom" with some ``attacks`` of apgd-ce, apgd-dlr, fab, square, apgd-t, fab-t. Parameters are the package's,
-    except that there are fewer than 9 targets for fewer than 10 classes. With a ``component``, only that attack is run,
-    with its parameters in the ensemble.
+    or "custom" with some ``attacks`` of apgd-ce, apgd-dlr, fab, square, apgd-t, fab-t. Parameters are the package's
+    defaults, except that targeted attacks have fewer than 9 targets if there are fewer than 10 classes. With a
+    ``component``, only that attack of the ensemble is run, with the same parameters.
 
     Raises ValueError for values that the packages do not support; when run, ImportError if none is installed.
     """
@@ -60,7 +60,7 @@ class AutoAttack(Attack):
     def __post_init__(self) -> None:
         super().__post_init__()
         if bool(self.attacks) != (self.version == "custom"):
-            raise ValueError(f"attacks: version {self.version!r} takes {'some' if not self.attacks else 'none'}")
+            raise ValueError(f"attacks: version {self.version!r} {'takes none' if self.attacks else 'needs some'}")
         for attack in self.attacks:
             if attack not in COMPONENTS or self.attacks.count(attack) > 1:
                 raise ValueError(f"attacks: expected any of {', '.join(COMPONENTS)}, each once, got {attack!r}")
@@ -163,20 +163,20 @@ def create_adversary(
         model, norm=norm, eps=eps, seed=seed, version=version, device=device, **options
     )
     for part in (adversary, adversary.apgd, adversary.apgd_targeted):
-        part.logger = _Silent()  # it would repeat its warnings for each batch
+        part.logger = _Silent()  # otherwise it repeats its warnings for each batch
     return adversary
 
 
 def perturb(adversary: Any, components: Sequence[str], images: Tensor, labels: Tensor) -> Tensor:
     """Adversarial examples for one batch, by some components of ``create_adversary``'s object.
 
-    FAB calls ``backward()``, which would change the model's gradients too, so its tensors require none meanwhile; the
-    others compute only the gradient of the images. Raises ValueError as ``check_components``.
+    FAB calls ``backward()``, which would also fill the ``.grad`` of the model's tensors, so these require no gradient
+    while it runs; the other attacks compute only the gradient of the images. Raises ValueError as ``check_components``.
     """
     model, classes = adversary.model, check_components(adversary.model, components, images, labels)
     for targeted in (adversary.apgd_targeted, adversary.fab):
         targeted.n_target_classes = min(targeted.n_target_classes, classes - 1)
-    # As under autocast; Square writes losses into tensors of the logits' dtype
+    # Square fails if logits have another dtype than the images, as under autocast
     adversary.square.predict = lambda images: model(images).to(images.dtype)
     adversary.attacks_to_run = list(components)
     by_backward = any(name.startswith("fab") for name in components)

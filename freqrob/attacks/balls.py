@@ -32,7 +32,7 @@ class LinfBall:
 
     @staticmethod
     def direction(gradient: Tensor) -> Tensor:
-        """The steepest step of length 1."""
+        """The direction of steepest ascent, with length 1 in this norm."""
         return gradient.sign()
 
     @staticmethod
@@ -62,13 +62,13 @@ class L2Ball:
 
     @classmethod
     def direction(cls, gradient: Tensor) -> Tensor:
-        """The steepest step of length 1; zero where the gradient is zero."""
+        """The direction of steepest ascent, with length 1 in this norm; zero if the gradient is zero."""
         gradient = gradient / over_pixels(LinfBall.length(gradient)).clamp(min=torch.finfo(gradient.dtype).tiny)
-        return gradient / over_pixels(cls.length(gradient)).clamp(min=1)  # its largest entry is 1, or all are 0
+        return gradient / over_pixels(cls.length(gradient)).clamp(min=1)  # its largest entry is 1, or the gradient is 0
 
     @staticmethod
     def length(offsets: Tensor) -> Tensor:
-        """(N,) Euclidean."""
+        """(N,) ‖offset‖₂."""
         return offsets.flatten(1).norm(dim=1)
 
 

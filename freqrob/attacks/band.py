@@ -29,8 +29,8 @@ from freqrob.spectral.ops import check_planes, ring_filter
 from freqrob.spectral.rings import RingMap
 
 TOLERANCE = 1e-4  # share of a perturbation's power that may lie outside its band: 1 % of its amplitude
-RELAXATION = 1.7  # of alternating projections; 1 to 2, and about this takes the fewest
-ITERATIONS, MOST_ITERATIONS = 10, 500  # at each step of an attack; at its end
+RELAXATION = 1.7  # of the alternating projections, between 1 and 2; values near this one need the fewest iterations
+ITERATIONS, MOST_ITERATIONS = 10, 500  # of the projections: in each step of an attack, and after the last step
 
 OfLogits = Callable[[Tensor], Tensor]
 
@@ -131,7 +131,7 @@ def band_pgd(
     """Projected gradient ascent on the cross-entropy, from the images, with perturbations confined to rings.
 
     x ← Π( x + step · g_B / ‖g_B‖ ): g_B is the gradient's part in the band, Π projects into ball, band and [0, 1]. The
-    sign of g_B is not used, even in L∞: it leaves the band, and its projection ascends another function.
+    sign of g_B is not used, even in L∞: it has components outside the band, and without them it may not ascend.
 
     Args:
         model: images (N, C, H, W) in [0, 1] to logits (N, K); used in the mode it is in.
@@ -156,7 +156,7 @@ def band_pgd(
     check_attacked(images, labels)
     images = images.detach()
     with torch.inference_mode(False):
-        labels = labels.clone()  # autograd keeps no tensor of inference mode
+        labels = labels.clone()  # autograd cannot save inference tensors
     ball = BandBall(images, torch.full_like(images[:, :1, :1, :1], eps), norm, Band(rings))
     classes = int(labels.max()) + 1
 
@@ -226,7 +226,8 @@ def climb(
 
     The length is Euclidean in an L2 ball, the root mean square of the pixels in an L∞ ball.
 
-    Returns the last ``fooled`` iterate, or else the last iterate, settled; and whether it is fooled.
+    Returns, after ``settle``, the last ``fooled`` iterate of each image, or its last iterate if none is fooled; and the
+    mask of the fooled images.
     """
     length = step * start[0].numel() ** 0.5 if ball.norm == "Linf" else step
     images = last_fooled = ball.project(start)

@@ -21,21 +21,21 @@ from freqrob.runtime.tensors import check_dense
 if TYPE_CHECKING:
     from freqrob.attacks.registry import Name
 
-ROUNDING = 1e-4  # of ε: how far beyond the ball an adversarial example may be
+ROUNDING = 1e-4  # tolerance of the radius of the ball, relative to ε
 
 
 class Attack(ABC):
     """Searches for adversarial examples in a ball. Subclasses are frozen dataclasses of their parameters.
 
-    A subclass has the fields ``eps`` and ``norm``, ``name`` and ``run``; ``register_attack`` makes it known to
-    ``parse_attack`` and to the command line.
+    A subclass defines the fields ``eps`` and ``norm``, the property ``name`` and the method ``run``. After
+    ``register_attack``, ``parse_attack`` and the command line accept its name.
 
     Attributes:
         eps: radius of the ball, pixels in [0, 1]; for L2, of the whole image.
         norm: "Linf" or "L2".
-        examples: names as ``parse_attack`` takes them, for messages and ``--help``; the registered name by default.
+        examples: names for ``parse_attack``, shown in messages and ``--help``; the registered name by default.
         batched: whether the result for an image depends on the other images of its batch.
-        uses_gradients: of the model.
+        uses_gradients: whether the attack uses gradients of the model.
     """
 
     eps: float
@@ -59,13 +59,13 @@ class Attack(ABC):
 
     @classmethod
     def parse(cls, name: Name, *, eps: float, norm: Norm, step_size: float | None) -> Attack:
-        """The attack from its written name. By default the name has no options: ``cls(eps=…, norm=…)``."""
+        """Create the attack from a parsed name; by default ``cls(eps=…, norm=…)``, for a name without options."""
         if not name.is_bare:
             raise name.error
         return cls(eps=eps, norm=norm)  # pyright: ignore[reportCallIssue]
 
     def with_eps(self, eps: float) -> Attack:
-        """The same attack with another radius. Raises ValueError for an attack without a field ``eps``."""
+        """The same attack with another radius. Raises ValueError if the radius cannot be set."""
         try:
             return replace(cast(Any, self), eps=eps)
         except (TypeError, ValueError) as error:
@@ -86,24 +86,24 @@ class Attack(ABC):
         indices: Tensor | None = None,
         seed: Natural = 0,
     ) -> Tensor:
-        """Images in the balls around ``images``, misclassified where the attack succeeds.
+        """Compute adversarial examples: images in the balls around ``images`` that the model should misclassify.
 
-        The model is attacked in eval mode, and nothing is left behind in it: no ``.grad``, no changed
-        ``requires_grad``, mode or hook. The global random generators are left alone.
+        The model is attacked in eval mode. Its mode, hooks, ``.grad`` and ``requires_grad`` are restored, and so are
+        the global random generators.
 
         Args:
             model: images (N, C, H, W) in [0, 1] to logits (N, K), or a Foolbox model.
             images, labels: (N, C, H, W) float in [0, 1] and (N,) int64, on the model's device.
-            generator: draws the seed, if given.
+            generator: if given, the seed is drawn from it.
             indices: (N,) indices of the images in their data set, 0 to N−1 by default. Random numbers depend on them,
                 so an image has the same random start in every batch.
-            seed: ≥ 0, of all random numbers, also of those that the model draws.
+            seed: ≥ 0, of all random numbers, including those that the model draws.
 
         Returns:
-            The adversarial examples, same shape, detached. No images give no images.
+            The adversarial examples, same shape, detached; an empty batch is returned unchanged.
 
         Raises:
-            TypeError, ValueError: images and labels that do not fit, as for ``freqrob.attacks.pgd``.
+            TypeError, ValueError: invalid images or labels, as for ``freqrob.attacks.pgd``.
         """
         check_dense(images, "images")
         if images.shape[:1] == (0,):
@@ -116,7 +116,7 @@ class Attack(ABC):
 
     @abstractmethod
     def run(self, model: nn.Module, images: Tensor, labels: Tensor, *, indices: Tensor, seed: int) -> Tensor:
-        """Compute what ``__call__`` returns. Arguments are checked, the model is in eval mode, the seed is set."""
+        """Compute the adversarial examples. The arguments are checked, the model is in eval mode, the seed is set."""
 
     @checked
     def robust_mask(
@@ -124,8 +124,8 @@ class Attack(ABC):
     ) -> Tensor:
         """Mask of the images that stay correctly classified: (N,) bool. Arguments as for a call.
 
-        What the attack returns is classified again. Adversarial examples outside the ball or [0, 1] count as failed
-        attacks, with a warning. Raises as a call, also for no images.
+        The adversarial examples are classified again. Those outside the ball or [0, 1] count as failed attacks, with a
+        warning. Raises the same errors as a call, and ValueError for an empty batch.
         """
         indices = _checked_indices(images, labels, indices)
         with random_state(seed, *indices[:1].tolist()), measuring(_as_module(model)) as model:
@@ -139,7 +139,7 @@ class Attack(ABC):
         return correct | ~is_valid
 
     def _adversarial(self, model: nn.Module, images: Tensor, labels: Tensor, indices: Tensor, seed: int) -> Tensor:
-        """The result of ``run``, checked. It gets copies: an attack in place would move the ball with the images."""
+        """The checked result of ``run``, which gets copies: an attack that works in place would change the ball."""
         adversarial = self.run(model, images.clone(), labels.clone(), indices=indices, seed=seed)
         if got := unlike_images(adversarial, images):
             expected = f"a tensor {tuple(images.shape)} {images.dtype} on {images.device}"
@@ -149,19 +149,19 @@ class Attack(ABC):
 
 
 def _lengths(norm: Norm, adversarial: Tensor, images: Tensor) -> Tensor:
-    """(N,) lengths of the perturbations, in a precision that does not round them."""
+    """(N,) lengths of the perturbations, computed in at least float32."""
     precise = torch.promote_types(images.dtype, torch.float32)
     return BALLS[norm].length(adversarial.to(precise) - images.to(precise))
 
 
 def _pixel_rounding(attack: Attack, images: Tensor) -> float:
-    """How much longer rounding to the images' dtype makes a perturbation: half precision is coarse."""
+    """By how much rounding to the images' dtype may lengthen a perturbation: much in half precision."""
     spacing = torch.finfo(images.dtype).eps / 2  # of numbers from 1/2 to 1
     return max(1e-6, spacing / 2 * (images[0].numel() ** 0.5 if attack.norm == "L2" else 1))
 
 
 def _as_module(model: Any) -> Any:
-    """A Foolbox model as a module, whose state can be restored; modules and functions unchanged."""
+    """Wrap a Foolbox model as a module, whose state can be restored; return other models unchanged."""
     try:
         return as_module(model)
     except TypeError:
@@ -169,7 +169,7 @@ def _as_module(model: Any) -> Any:
 
 
 def _checked_indices(images: Tensor, labels: Tensor, indices: Tensor | None) -> Tensor:
-    """The images' indices, after a check of all arguments. Raises as ``check_attacked``."""
+    """Check the arguments; return the images' indices, by default 0 to N−1. Raises as ``check_attacked``."""
     check_attacked(images, labels)
     if indices is None:
         return torch.arange(len(images))

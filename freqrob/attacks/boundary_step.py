@@ -19,8 +19,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-SEARCH_STEPS = 100  # a bound: each passes over breakpoints for good, and real images take 4
-NEWTON_STEPS = 25  # a bound: real images take 7
+SEARCH_STEPS = 100  # upper bound; each step rules out breakpoints, and real images need 4
+NEWTON_STEPS = 25  # upper bound; real images need 7
 PRECISION = 1e-3  # relative error of bᵀδ and ‖δ‖₂ at which Newton's method stops
 
 
@@ -143,7 +143,7 @@ class LinfStep(BoundaryStep):
     def _ideal(self) -> tuple[Tensor, Tensor]:
         distance, matters = self.target - _dot(self.normal, self.offset), self.normal.sign().abs()
         step, theta = self._towards(self.offset, matters, distance)
-        return (matters * step).clamp(self.offset - theta, self.offset + theta), theta  # the shortest such
+        return (matters * step).clamp(self.offset - theta, self.offset + theta), theta  # the shortest optimal step
 
     def _start(self, feasible: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         theta = (self.offset - feasible).abs().amax(1, keepdim=True)

@@ -30,8 +30,8 @@ class BrendelBethge(MinimalAttack):
     implementation, steps are computed for the whole batch on its device, and an image's steps do not depend on the
     batch: Foolbox scales the trust region by the number of images; its ``lr=1e-3`` with 20 images is ``lr=0.02`` here.
 
-    An image that meets the criterion already is returned unchanged; so is, with a warning, an image whose starting
-    point does not meet it. If an image's logits or gradient become infinite or NaN, its best point so far is returned.
+    An image that already meets the criterion is returned unchanged. So is an image whose starting point does not meet
+    it, with a warning. If an image's logits or gradient become infinite or NaN, its best point so far is returned.
     The channels_last format is kept, which makes the gradients of many networks cheaper.
 
     Args:
@@ -40,11 +40,11 @@ class BrendelBethge(MinimalAttack):
         steps: maximum number of gradient evaluations.
         lr: radius of the trust region, as a share of the number of pixels and channels.
         lr_decay, lr_num_decay: factor of the radius, and the number of times that it is applied over the steps.
-        patience: after this number of steps without improvement, the factor is applied to an image at once; the image
-            stops after ``lr_num_decay`` times. This takes 370 of 1000 steps, and medians stay within 0.1 %.
+        patience: number of steps without improvement after which an image's radius is decayed early; the image stops
+            after ``lr_num_decay`` decays. The default takes 370 of 1000 steps and changes medians by at most 0.1 %.
             ``patience=steps`` gives Foolbox's schedule.
-        momentum: of the running mean; 0 uses each gradient alone.
-        binary_search_steps: from the starting point to the boundary.
+        momentum: weight of the earlier gradients in the running mean; 0 uses only the current one.
+        binary_search_steps: steps of the search for the boundary between the image and the starting point.
 
     Raises:
         ValueError: parameters out of range.
@@ -77,13 +77,13 @@ class BrendelBethge(MinimalAttack):
                 stacklevel=2,
             )
         if len(left := (useful & ~already).nonzero().flatten()):
-            these = replace(problem, images=problem.images[left], classes=problem.classes[left])
-            best[left] = self._follow_boundary(these, starts[left], early_stop)
+            part = replace(problem, images=problem.images[left], classes=problem.classes[left])
+            best[left] = self._follow_boundary(part, starts[left], early_stop)
             best = _secured(problem, best, starts, left)
         return best
 
-    def _follow_boundary(self, problem: Problem, starts: Tensor, enough: float) -> Tensor:
-        """The best points along the boundary; an image stops once its distance is at most ``enough``."""
+    def _follow_boundary(self, problem: Problem, starts: Tensor, early_stop: float) -> Tensor:
+        """The best points along the boundary; an image stops once its distance is at most ``early_stop``."""
         images, length = problem.images, BALLS[self.norm].length
         points = self._onto_boundary(problem, starts)
         best, shortest = points.clone(), length(points - images)
@@ -98,11 +98,11 @@ class BrendelBethge(MinimalAttack):
             shortest[moving] = torch.where(closer, distance, shortest[moving])
             radii = trust.after(closer, moving)
             finite = margins.isfinite() & gradients.isfinite().flatten(1).all(1)
-            going = finite & (shortest[moving] > enough) & (radii > 0)
-            if not going.any():
+            continues = finite & (shortest[moving] > early_stop) & (radii > 0)
+            if not continues.any():
                 break
-            kept = (moving, now, clean, margins, gradients, radii)
-            moving, now, clean, margins, gradients, radii = (tensor[going] for tensor in kept)
+            state = (moving, now, clean, margins, gradients, radii)
+            moving, now, clean, margins, gradients, radii = (tensor[continues] for tensor in state)
             normals[moving] = torch.lerp(gradients, normals[moving], self.momentum if step else 0.0)
             points[moving] = self._moved(now, clean, normals[moving], margins, radii)
         return best
@@ -121,16 +121,16 @@ class BrendelBethge(MinimalAttack):
         """The points after a step, where the linearised margin is slightly negative: −0.1, or 0.1 of the margin."""
         slope = L2Ball.length(normals).clamp(min=torch.finfo(normals.dtype).tiny)
         target = -margins * torch.where(margins > 0, self.overshoot, 2 - self.overshoot) / slope
-        here = points.flatten(1)
+        flat = points.flatten(1)
         step = STEPS[self.norm](
-            offset=images.flatten(1) - here,
-            low=-here,
-            high=1 - here,
+            offset=images.flatten(1) - flat,
+            low=-flat,
+            high=1 - flat,
             normal=L2Ball.direction(normals).flatten(1),
             target=target[:, None],
             radius=radii.to(target)[:, None],
         ).solve()
-        return (here + step).clamp(0, 1).reshape(points.shape)
+        return (flat + step).clamp(0, 1).reshape(points.shape)
 
     def _between(self, images: Tensor, starts: Tensor, share: Tensor) -> Tensor:
         """Interpolate between the images (share 0) and the starting points (share 1)."""
@@ -147,38 +147,38 @@ class _TrustRegions:
         self.stage_steps = max(1, attack.steps // attack.lr_num_decay)
         self.stage, self.steps, self.vain = torch.zeros(3, len(images), dtype=torch.int64, device=images.device)
 
-    def after(self, closer: Tensor, which: Tensor) -> Tensor:
+    def after(self, closer: Tensor, indices: Tensor) -> Tensor:
         """Radii (N,) for the next step of some images; 0 after the last stage."""
-        steps, vain = self.steps[which] + 1, torch.where(closer, 0, self.vain[which] + 1)
+        steps, vain = self.steps[indices] + 1, torch.where(closer, 0, self.vain[indices] + 1)
         over = (steps > self.stage_steps) | (vain > self.attack.patience)
-        self.stage[which] += over
-        self.steps[which], self.vain[which] = torch.where(over, 1, steps), torch.where(over, 0, vain)
-        stage = self.stage[which]
+        self.stage[indices] += over
+        self.steps[indices], self.vain[indices] = torch.where(over, 1, steps), torch.where(over, 0, vain)
+        stage = self.stage[indices]
         return torch.where(stage < self.attack.lr_num_decay, self.largest * self.attack.lr_decay**stage, 0.0)
 
 
-def _boundary(problem: Problem, points: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+def _boundary(problem: Problem, points: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
     """The margins (N,) of points of some of the images, and their gradients (N, C, H, W)."""
-    whole = problem.images.is_contiguous(memory_format=torch.channels_last)
-    layout = torch.channels_last if whole else torch.contiguous_format
+    is_channels_last = problem.images.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if is_channels_last else torch.contiguous_format
     with torch.inference_mode(False), torch.enable_grad():
         points = points.detach().clone(memory_format=layout).requires_grad_()
-        margins = _margins(problem, problem.model(points), problem.classes[which])
+        margins = _margins(problem, problem.model(points), problem.classes[indices])
         return margins.detach(), gradient_of(margins.sum(), points)
 
 
 def _margins(problem: Problem, logits: Tensor, classes: Tensor) -> Tensor:
     """Distance of logits (N, K) from the criterion: negative if they clearly meet it."""
     chosen, other = logit_of(logits, classes), largest_other(logits, classes)
-    ahead = other - chosen if problem.targeted else chosen - other
-    return ahead + TIE * logits.detach().abs().amax(1)
+    margin = other - chosen if problem.targeted else chosen - other
+    return margin + TIE * logits.detach().abs().amax(1)
 
 
-def _secured(problem: Problem, points: Tensor, starts: Tensor, which: Tensor) -> Tensor:
-    """Move points back towards the starts by the least amount at which they meet the criterion in this batch too."""
+def _secured(problem: Problem, points: Tensor, starts: Tensor, indices: Tensor) -> Tensor:
+    """Move points that fail the criterion in the whole batch towards their starts, as little as possible."""
     for share in (4.0**-k for k in range(10, -1, -1)):
-        lost = which[~problem.fooled(problem.model(points))[which]]
-        if len(lost) == 0:
+        failing = indices[~problem.fooled(problem.model(points))[indices]]
+        if len(failing) == 0:
             break
-        points[lost] = torch.lerp(points[lost], starts[lost], share)
+        points[failing] = torch.lerp(points[failing], starts[failing], share)
     return points

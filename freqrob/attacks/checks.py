@@ -26,7 +26,7 @@ def check_answers(model: nn.Module, images: Tensor, labels: Tensor, classes: int
     try:
         with torch.no_grad():
             logits = model(given)
-    except Exception as error:  # a network may raise anything
+    except Exception as error:  # a user's network may raise any error
         if is_out_of_memory(error):
             raise
         raise ValueError(f"model: {describe_failure(model, images, error)}") from error
@@ -62,7 +62,7 @@ def check_gradient(model: nn.Module, images: Tensor, labels: Tensor, needed_by: 
         if isinstance(error, ValueError) and str(error).startswith("model: its logits have no gradient"):
             other = f"; measure {instead} instead" if instead else ""
             raise ValueError(f"{error}, which is needed by {needed_by}{other}") from error
-        if isinstance(error, ValueError) and isinstance(error.__cause__, RuntimeError):  # explained by the attack
+        if isinstance(error, ValueError) and isinstance(error.__cause__, RuntimeError):  # raised by logits_of
             error = error.__cause__
         raise ValueError(f"model: with gradients {describe_failure(model, images, error)}") from error
 
@@ -167,7 +167,7 @@ def _warn_of_classes(logits: Tensor, labels: Tensor) -> None:
     """Warn if the labels hardly cover the model's classes, and the model mostly predicts the others."""
     classes, known = logits.shape[1], int(labels.max()) + 1
     beyond = int((logits.argmax(1) >= known).sum())
-    chance = (known / classes) ** len(labels)  # that this many labels from all classes omit the last ones
+    chance = (known / classes) ** len(labels)  # probability that labels drawn from all classes omit the last ones
     if chance < UNLIKELY and beyond > len(logits) / 2:
         warnings.warn(
             f"model: it has {classes} classes, the labels go from 0 to {known - 1}, and {beyond} of {len(logits)} "

@@ -15,18 +15,18 @@ from freqrob.runtime.pixels import check_floats
 from freqrob.runtime.tensors import FLOATS, check_values
 
 Model = Callable[[Tensor], Tensor]
-ROUNDING = 1e-5  # by which augmented images may lie outside [0, 1]
+ROUNDING = 1e-5  # tolerance: rounding may move augmented images out of [0, 1]
 
 
 def check_attacked(images: Tensor, labels: Tensor) -> None:
-    """Raise as ``check_labelled``, but only floats can be attacked; rounding may leave [0, 1]."""
+    """Raise as ``check_labelled``, and for images that are not floats; [0, 1] may be exceeded by ``ROUNDING``."""
     check_values(images, "images")
     check_floats(images)
     check_labelled(images, labels, tolerance=ROUNDING)
 
 
 def logits_of(model: Model, images: Tensor) -> Tensor:
-    """The model's output, not checked yet. Raises ValueError, from PyTorch's error, where it fails on such images."""
+    """The model's output, unchecked. Raises ValueError, caused by PyTorch's error, if the model fails."""
     try:
         return model(images)
     except RuntimeError as error:
@@ -36,7 +36,7 @@ def logits_of(model: Model, images: Tensor) -> Tensor:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether there was too little memory, of a GPU or of the machine."""
+    """Whether the error means that the memory of a GPU or of the machine is exhausted."""
     text = str(error).lower()
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
@@ -56,9 +56,9 @@ def describe_failure(model: Model, images: Tensor, error: BaseException) -> str:
 
 
 def check_logits(logits: Tensor, images: int, **classes: int) -> None:
-    """Raise ValueError unless logits are (images, K) with K at least the number of ``classes`` that an argument has.
+    """Raise ValueError unless logits are (images, K), with K at least each argument's number of classes.
 
-    ``check_logits(logits, 8, labels=10)`` says that the argument ``labels`` has classes up to 9.
+    In ``check_logits(logits, 8, labels=10)`` there are 8 images, and the argument ``labels`` has classes up to 9.
     """
     if got := unlike_logits(logits, images):
         raise ValueError(f"model: expected it to give logits ({images}, K), got {got}")
@@ -84,17 +84,18 @@ def unlike_images(returned: object, images: Tensor) -> str:
     """Describe an attack's result that differs from its images in shape, dtype or device; "" if it does not."""
     if not isinstance(returned, Tensor):
         return type(returned).__name__
-    is_like = returned.shape == images.shape and returned.dtype == images.dtype and returned.device == images.device
-    return "" if is_like else f"{tuple(returned.shape)} {returned.dtype} on {returned.device}"
+    if (returned.shape, returned.dtype, returned.device) == (images.shape, images.dtype, images.device):
+        return ""
+    return f"{tuple(returned.shape)} {returned.dtype} on {returned.device}"
 
 
-def check_one_each(labels: Tensor, what: str = "", **values: Tensor) -> None:
-    """Raise ValueError unless each is (N,) int64 from 0 on, one for each label; TypeError as ``check_values``."""
+def check_one_each(labels: Tensor, description: str = "", **values: Tensor) -> None:
+    """Raise ValueError unless each value is (N,) int64 ≥ 0, as the labels are; TypeError as ``check_values``."""
     for name, value in values.items():
         check_values(value, name)
         if value.shape != labels.shape or value.dtype != torch.int64 or value.min() < 0:
             got = f"{tuple(value.shape)} {value.dtype}" + (f" with {value.min()}" if value.numel() else "")
-            raise ValueError(f"{name}: expected ({len(labels)},) int64 {what}from 0 on, got {got}")
+            raise ValueError(f"{name}: expected ({len(labels)},) int64 {description}from 0 on, got {got}")
 
 
 def classified(logits: Tensor, labels: Tensor) -> Tensor:
@@ -106,9 +107,8 @@ def classified(logits: Tensor, labels: Tensor) -> Tensor:
 def classify(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """Mask of the images that are correctly classified: (N,) bool.
 
-    Raises ValueError for labels without a logit, and as ``logits_of``.
-
-    The model gets copies, as it may work in place.
+    The model gets copies, in case it works in place. Raises ValueError if it has too few classes for the labels, and as
+    ``logits_of``.
     """
     logits = logits_of(model, images.clone())
     check_logits(logits, len(images), labels=int(labels.max()) + 1)
@@ -121,14 +121,14 @@ def has_nan(values: Tensor) -> Tensor:
 
 
 def warn_of_stuck(stuck: Tensor) -> None:
-    """Warn of the images (N,) bool that an attack could not move, at one step at least."""
+    """Warn if an attack could not move some images in at least one step; ``stuck`` is their mask, (N,) bool."""
     if stuck.any():
-        what = f"its logits or gradients are NaN at {int(stuck.sum())} of {len(stuck)} images, which do not move there"
-        warnings.warn(f"model: {what}", stacklevel=4)
+        count = f"{int(stuck.sum())} of {len(stuck)} images"
+        warnings.warn(f"model: its logits or gradients are NaN at {count}, which do not move there", stacklevel=4)
 
 
 def gradient_of(value: Tensor, images: Tensor) -> Tensor:
-    """∂value/∂images of a scalar. Raises ValueError if the model passes no gradient."""
+    """Gradient of a scalar with respect to the images. Raises ValueError if there is none."""
     gradient = torch.autograd.grad(value, images, allow_unused=True)[0] if value.requires_grad else None
     if gradient is None:
         raise ValueError(
@@ -140,9 +140,9 @@ def gradient_of(value: Tensor, images: Tensor) -> Tensor:
 
 @checked
 def input_gradient(model: Model, images: Tensor, labels: Tensor) -> Tensor:
-    """∇ₓ Σ_n CE(model(x_n), y_n): each image's own gradient, (N, C, H, W); parameters get none.
+    """∇ₓ Σ_n CE(model(x_n), y_n): each image's own gradient, (N, C, H, W).
 
-    Images and labels as for ``pgd``. Raises the same errors for them.
+    Parameters get no gradient. Images and labels are those of ``pgd``, with the same errors.
     """
     check_attacked(images, labels)
     return gradient_and_logits(model, images, cross_entropy, labels, labels=int(labels.max()) + 1)[0]

@@ -71,7 +71,7 @@ class MinimalPerturbation:
     The targets of a targeted run are the labels in another order, different for each image
     (``freqrob.data.hybrid.derange``). Attacks that follow the decision boundary start from the result of targeted PGD
     at ``start_eps``, or else from another image that is classified as the target; other attacks start at the image. An
-    image that meets the criterion already has the distance 0. If no start is found or an attack fails on an image, a
+    image that already meets the criterion has distance 0. If no start is found or an attack fails on an image, a
     warning names that image, and the others are still attacked.
 
     Args:
@@ -121,7 +121,7 @@ class MinimalPerturbation:
         Raises:
             TypeError: images, labels or targets that are not dense tensors with values.
             ValueError: images, labels or targets of a wrong kind, targets for an untargeted run, labels that cannot be
-                deranged; what the attack raises, where it fails on every image.
+                deranged; or the attack's error, if it fails on every image.
             OSError: the cache cannot be written.
         """
         check_labelled(images, labels)
@@ -204,10 +204,10 @@ class _Search:
             perturbed[left], success[left], done[left] = results
         perturbed = torch.where(over_pixels(success), perturbed, images)
         distance = torch.where(success, self.attack.distance(images, perturbed), torch.inf)
-        for number in indices[(starts == Start.NONE).cpu()].tolist():
-            warnings.warn(f"image {number}: no starting point was found; the others are attacked", stacklevel=4)
-        kept = {"perturbed": perturbed, "distance": distance, "success": success, "start": starts}
-        samples.put(indices[done.cpu()], **{name: value[done] for name, value in kept.items()})
+        for index in indices[(starts == Start.NONE).cpu()].tolist():
+            warnings.warn(f"image {index}: no starting point was found; the others are attacked", stacklevel=4)
+        content = {"perturbed": perturbed, "distance": distance, "success": success, "start": starts}
+        samples.put(indices[done.cpu()], **{name: value[done] for name, value in content.items()})
 
     def _starts(self, problem: Problem, already: Tensor) -> tuple[Tensor, Tensor]:
         """Starting point of each image, and its kind; the image itself if the attack needs no starts."""
@@ -219,24 +219,24 @@ class _Search:
             left = (starts == Start.NONE).nonzero().flatten()
             perturbed, success = _pgd_points(_part(problem, left), self.settings.start_eps)
             points[left[success]], starts[left[success]] = perturbed[success], int(Start.PGD)
-        for here in (starts == Start.NONE).nonzero().flatten().tolist():
-            others = self._meets(self.predicted, problem.classes[here]).nonzero().flatten().cpu()
+        for index in (starts == Start.NONE).nonzero().flatten().tolist():
+            others = self._meets(self.predicted, problem.classes[index]).nonzero().flatten().cpu()
             if len(others):
                 other = others[torch.randint(len(others), ())]
-                points[here], starts[here] = self.images[other].to(self.device), int(Start.OTHER)
+                points[index], starts[index] = self.images[other].to(self.device), int(Start.OTHER)
         return points, starts
 
     def _perturb(self, problem: Problem, points: Tensor, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Perturbed images, success, and whether the attack completed; a batch on which it fails is split."""
         try:
             perturbed = self.attack.run(problem, points if self.attack.needs_starts else None)
-            if got := unlike_images(perturbed, problem.images):  # it would be broadcast
+            if got := unlike_images(perturbed, problem.images):  # otherwise it would be broadcast
                 expected = f"a tensor {tuple(problem.images.shape)} {problem.images.dtype} on {self.device}"
                 raise TypeError(f"attack: expected {type(self.attack).__name__} to give {expected}, got {got}")
             outside = ((perturbed < 0) | (perturbed > 1)).flatten(1).any(1)
             if outside.any():
-                what = f"{type(self.attack).__name__}: {int(outside.sum())} of its images left [0, 1]"
-                warnings.warn(f"{what}; they count as failed attacks", stacklevel=5)
+                message = f"{type(self.attack).__name__}: {int(outside.sum())} of its images left [0, 1]"
+                warnings.warn(f"{message}; they count as failed attacks", stacklevel=5)
             success = problem.fooled(self.module(perturbed)).detach() & ~outside
             return perturbed.detach(), success, torch.ones_like(success)
         except (AssertionError, ValueError) as error:
@@ -263,9 +263,9 @@ class _Search:
         return torch.cat([self.module(images.to(self.device)).argmax(1) for images in self.images.split(PREDICTED)])
 
 
-def _part(problem: Problem, which: Tensor) -> Problem:
+def _part(problem: Problem, indices: Tensor) -> Problem:
     """The problem restricted to some of its images."""
-    return replace(problem, images=problem.images[which], classes=problem.classes[which])
+    return replace(problem, images=problem.images[indices], classes=problem.classes[indices])
 
 
 def _pgd_points(problem: Problem, eps: float) -> tuple[Tensor, Tensor]:
@@ -288,9 +288,9 @@ def _smallest(runs: Sequence[Samples], images: Tensor, classes: Tensor) -> Minim
         starts=torch.full((len(images),), Start.NONE.value),
     )
     for run in (run for run in runs if run.done.any()):
-        closer = run["success"] & (run["distance"] < best.distances)  # never where it is a NaN
+        closer = run["success"] & (run["distance"] < best.distances)  # false for NaN
         first = run.done & (best.starts == Start.NONE)
         best.starts[closer | first] = run["start"][closer | first]
-        for ours, name in ((best.perturbed, "perturbed"), (best.distances, "distance"), (best.success, "success")):
-            ours[closer] = run[name][closer]
+        for tensor, name in ((best.perturbed, "perturbed"), (best.distances, "distance"), (best.success, "success")):
+            tensor[closer] = run[name][closer]
     return best

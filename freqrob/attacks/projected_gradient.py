@@ -58,14 +58,14 @@ def pgd(
         eps, step_size: in pixels of [0, 1]; for L2, of the whole image.
         steps: gradient steps; 0 gives the (random) start.
         random_start: start from a uniform point of the ball; else from the image.
-        start: the images to start from instead, of their shape, dtype and device; projected into the ball first.
-        loss: (logits, labels) to a scalar, summed over the images; with ``stop_when_fooled``, of the images left.
-        targets: (N,) int64, classes to reach, which ``loss`` then takes as a third argument, as those of
-            ``freqrob.attacks.losses`` do.
+        start: images to start from instead, like ``images`` in shape, dtype and device; projected into the ball first.
+        loss: maps (logits, labels) to a scalar, the sum over the images (that are not fooled yet, if these stop).
+        targets: (N,) int64, classes to reach; passed to ``loss`` as a third argument, which those of
+            ``freqrob.attacks.losses`` accept.
         norm: "Linf" or "L2".
-        stop_when_fooled: an image stays where it is first misclassified, and costs no more gradients: the accuracy
-            under this attack counts an image as broken if any iterate breaks it.
-        generator: of the random start.
+        stop_when_fooled: return the first misclassified iterate of each image, and compute no gradients after it. The
+            accuracy under the attack then counts an image as broken if any iterate is misclassified.
+        generator: draws the random start.
 
     Returns:
         The adversarial images, same shape, detached. Pixels whose gradient is NaN do not move.
@@ -74,11 +74,11 @@ def pgd(
         TypeError: ``images`` are not a floating-point tensor, ``start`` is not a dense tensor with values, or another
             argument is of a wrong type.
         ValueError: images outside [0, 1] or NaN, or not (N, C, H, W); labels or targets that are not (N,) int64 classes
-            of the model; ``eps`` or ``step_size`` that are not in [0, 1], for L2 not finite and ≥ 0; ``steps`` that are
-            not an integer ≥ 0; a ``start`` that is NaN, or not of the images' shape, dtype and device; an unknown
-            ``norm``; a model that fails on the images, such as one of another dtype.
+            of the model; ``eps`` or ``step_size`` outside [0, 1] (in L2: negative or not finite); ``steps`` that is not
+            an integer ≥ 0; a ``start`` with NaN or infinite pixels or another shape, dtype or device than the images;
+            an unknown ``norm``; a model that fails on the images, such as one of another dtype.
 
-    Warns of logits and gradients that are NaN.
+    Warns about logits and gradients that are NaN.
 
     Source: Madry et al., ICLR 2018, Eq. 2.3.
     """
@@ -112,7 +112,7 @@ def pgd(
 
 
 def _checked_start(start: Tensor, images: Tensor) -> Tensor:
-    """The start, detached. Raises ValueError unless it is like the images; TypeError unless dense, with values."""
+    """The start, detached. Raises ValueError if it is not finite or not like the images; TypeError if not dense."""
     check_values(start, "start")
     if got := unlike_images(start, images):
         expected = f"{tuple(images.shape)} {images.dtype} on {images.device}"
@@ -127,14 +127,14 @@ def _checked_start(start: Tensor, images: Tensor) -> Tensor:
 @checked
 @dataclass(frozen=True)
 class PGD(Attack):
-    """Projected gradient ascent; any iterate that is misclassified breaks the image.
+    """Projected gradient ascent with restarts; an image is broken if any iterate is misclassified.
 
-    ``step_size`` is eps/4 unless given. Each of ``restarts`` begins at a uniform point of the ball, which depends on
-    the seed and the image's index only; without ``random_start`` the one run begins at the image itself.
+    ``step_size`` is eps/4 unless given. Each restart begins at a uniform point of the ball, which depends only on the
+    seed, the restart and the image's index. Without ``random_start`` there is one run, from the image itself.
 
     ``loss``: "ce" (cross-entropy), "cw" (margin of the logits) or "dlr" (difference of logits ratio); see
-    ``freqrob.attacks.losses``. If ``targeted``, restart r goes for the r-th most probable of the wrong classes of the
-    clean image, as AutoAttack's targeted attacks do; there are at most as many restarts as wrong classes.
+    ``freqrob.attacks.losses``. If ``targeted``, the target of restart r is the r-th most probable wrong class of
+    the clean image, as in AutoAttack; there are at most as many restarts as wrong classes.
 
     Source: Madry et al., ICLR 2018; Croce and Hein, ICML 2020 (dlr, targets).
     """
@@ -167,8 +167,8 @@ class PGD(Attack):
     @property
     def name(self) -> str:
         counts = f"{self.steps}-{self.restarts}" if self.restarts > 1 else str(self.steps)
-        more = ["" if self.random_start else "from the image", "" if self.loss == "ce" else f"on {self.loss}"]
-        return " ".join(filter(None, ["targeted" if self.targeted else "", f"PGD-{counts}", *more]))
+        settings = ["" if self.random_start else "from the image", "" if self.loss == "ce" else f"on {self.loss}"]
+        return " ".join(filter(None, ["targeted" if self.targeted else "", f"PGD-{counts}", *settings]))
 
     @property
     def step(self) -> float:
@@ -181,14 +181,14 @@ class PGD(Attack):
         targets = _likeliest_wrong_classes(model, images, labels, self.restarts) if self.targeted else None
         adversarial, robust = images, torch.arange(len(images), device=images.device)
         for restart in range(self.restarts if targets is None else targets.shape[1]):
-            left = images[robust], labels[robust]
-            aims = {} if targets is None else {"targets": targets[robust, restart]}
+            part = images[robust], labels[robust]
+            target = {} if targets is None else {"targets": targets[robust, restart]}
             attacked = self.ascend(
-                model, *left, indices[robust.cpu()], seed, restart, stop_when_fooled=True, **aims
+                model, *part, indices[robust.cpu()], seed, restart, stop_when_fooled=True, **target
             )  # fmt: skip
             adversarial = adversarial.index_copy(0, robust, attacked)
             if restart + 1 < self.restarts:
-                robust = robust[classify(model, attacked, left[1])]
+                robust = robust[classify(model, attacked, part[1])]
             if not len(robust):
                 break
         return adversarial
@@ -215,7 +215,7 @@ def _generator(*key: int) -> torch.Generator:
 
 @torch.no_grad()
 def _likeliest_wrong_classes(model: nn.Module, images: Tensor, labels: Tensor, count: int) -> Tensor:
-    """(N, count) the most probable classes beside the labels, the most probable first; fewer where there are fewer."""
+    """The ``count`` most probable wrong classes of each image, in descending order: (N, count), or (N, K − 1)."""
     logits = logits_of(model, images)
     check_logits(logits, len(images), labels=int(labels.max()) + 1)
     wrong = logits.scatter(1, labels[:, None], -torch.inf)

@@ -21,7 +21,7 @@ register_attack = ATTACKS.register
 
 @checked
 def list_attacks(pattern: str = "*") -> list[str]:
-    """Names of the registered attacks, other packages' included, that match a pattern such as ``"*pgd*"``."""
+    """Names of registered attacks, including those of other packages, that match a pattern such as ``"*pgd*"``."""
     return ATTACKS.matching(pattern)
 
 
@@ -68,8 +68,8 @@ class Name:
     @property
     def error(self) -> ValueError:
         """The error for a name that the attack cannot parse."""
-        near = "" if self.kind in ATTACKS else nearest_names(self.kind, ATTACKS)
-        expected = f"expected one such as {attack_examples(self.kind)}{near and '.' + near}"
+        hint = "" if self.kind in ATTACKS else nearest_names(self.kind, ATTACKS)
+        expected = f"expected one such as {attack_examples(self.kind)}{hint and '.' + hint}"
         return ValueError(f"attack: got {shown(self.text)}, {expected}")
 
 
@@ -84,7 +84,7 @@ def parse_attack(text: str, *, eps: float | None = None, norm: Norm = "Linf", st
         step_size: of PGD; eps/4 unless given.
 
     Raises:
-        ValueError: another text, or parameters that the attack does not take.
+        ValueError: an unknown name, or parameters that the attack does not take.
         ImportError: the package of the attack cannot be imported.
     """
     eps = RADII[norm] if eps is None else eps

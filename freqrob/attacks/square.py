@@ -45,5 +45,5 @@ class Square(Attack):
         return {**super().as_dict(), "package": package()}
 
     def run(self, model: nn.Module, images: Tensor, labels: Tensor, *, indices: Tensor, seed: int) -> Tensor:
-        alone = AutoAttack("custom", ("square",), self.eps, self.norm)
-        return run_components(alone, alone.components, model, images, labels, seed, queries=self.queries)
+        ensemble = AutoAttack("custom", ("square",), self.eps, self.norm)
+        return run_components(ensemble, ensemble.components, model, images, labels, seed, queries=self.queries)

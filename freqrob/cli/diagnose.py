@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from freqrob.cli import measuring, options
-from freqrob.cli.printing import command_line, print_line, print_warning, rank, warnings_as_lines
+from freqrob.cli.printing import command_line, print_line, rank, warnings_as_lines
 from freqrob.cli.progress import prefixed
 from freqrob.runtime.files import check_folder
 from freqrob.runtime.parameters import read_setting
@@ -112,9 +112,7 @@ def diagnose(
             cached += [] if counted.any else [name]
     if rank() == 0:
         _table(measured)
-        if cached:
-            which = f"all results from earlier runs, cached in {results}"
-            print_warning(f"{', '.join(cached)}: {which}; --no-cache measures again")
+        measuring.print_cached(", ".join(cached), results, cached, len(cached))
         print_line(f"Wrote {', '.join(map(str, folders.values()))}")
 
 
@@ -143,8 +141,8 @@ def _check_folders(folders: dict[str, Path]) -> None:
     """Raise ValueError if models share a folder, also with an earlier run; OSError as ``check_folder``."""
     for name, folder in folders.items():
         check_folder(folder)
-        there = [other for other, its in folders.items() if its == folder] + [_model_in(folder, name)]
-        if other := next((other for other in there if other != name), ""):
+        sharing = [other for other, path in folders.items() if path == folder] + [_model_in(folder, name)]
+        if other := next((other for other in sharing if other != name), ""):
             raise ValueError(f"out: {folder} is the folder of both {name} and {other}; run each with its own --out")
 
 

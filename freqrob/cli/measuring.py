@@ -210,5 +210,5 @@ def call_all(*steps: Callable[[], Any]) -> None:
 def print_cached(name: str, folder: Path | None, cached: list[str], count: int) -> None:
     """Print which of the ``count`` results of a model came from the cache."""
     if cached:
-        which = "all results" if len(cached) == count else ", ".join(cached)
-        print_warning(f"{name}: {which} from earlier runs, cached in {folder}; --no-cache measures again")
+        subject = "all results" if len(cached) == count else ", ".join(cached)
+        print_warning(f"{name}: {subject} from earlier runs, cached in {folder}; --no-cache measures again")

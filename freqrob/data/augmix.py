@@ -198,13 +198,13 @@ def _warp(pixels: Tensor, ops: NDArray, levels: NDArray, signs: NDArray) -> Tens
 def _source(ops: NDArray, levels: NDArray, signs: NDArray, height: int, width: int) -> NDArray:
     """Inverse affine maps A (M, 3, 3): (x, y, 1) = A (x', y', 1), in pixels from the upper left corner."""
 
-    def magnitude(op: Op, at_level_10: float, whole: bool = True) -> NDArray:
+    def magnitude(op: Op, at_level_10: float, integer: bool = True) -> NDArray:
         size = levels * at_level_10 / 10
-        return np.where(ops == op, signs * (np.trunc(size) if whole else size), 0)
+        return np.where(ops == op, signs * (np.trunc(size) if integer else size), 0)
 
     angle = np.deg2rad(magnitude(Op.ROTATE, 30))
     cos, sin, x, y = np.cos(angle), np.sin(angle), width / 2, height / 2
-    shear_x, shear_y = magnitude(Op.SHEAR_X, 0.3, whole=False), magnitude(Op.SHEAR_Y, 0.3, whole=False)
+    shear_x, shear_y = magnitude(Op.SHEAR_X, 0.3, integer=False), magnitude(Op.SHEAR_Y, 0.3, integer=False)
     row_x = [cos, shear_x - sin, x - cos * x + sin * y + magnitude(Op.TRANSLATE_X, width / 3)]
     row_y = [shear_y + sin, cos, y - sin * x - cos * y + magnitude(Op.TRANSLATE_Y, height / 3)]
     row_1 = np.tile([[0], [0], [1]], len(ops))

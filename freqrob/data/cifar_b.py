@@ -134,8 +134,8 @@ def load_cifar_b(data_dir: str | Path, split: Split, dataset: str = "cifar10") -
         batches = [_unpickled(content) for content in contents]
         images = torch.from_numpy(np.concatenate([batch["data"] for batch in batches])).view(-1, 3, 32, 32)
         labels = torch.tensor([label for batch in batches for label in _labels(batch)])
-        whole = ImageSet(images, labels, tuple(map(str, _unpickled(meta)[kind.meta["key"]])))
-    return whole if split == "test" else whole[members(len(whole), split)]
+        image_set = ImageSet(images, labels, tuple(map(str, _unpickled(meta)[kind.meta["key"]])))
+    return image_set if split == "test" else image_set[members(len(image_set), split)]
 
 
 def _kind(dataset: str) -> Any:

@@ -126,9 +126,9 @@ def _manifest(folder: Path, header: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     for key, value in header.items():
         if content.get(key) != value:
-            held = brief(str(content.get(key)))
-            what = "other images" if key == "data_hash" else f"{key} {held}, expected {value}"
-            raise ValueError(f"out: {folder} holds corruptions of {what}; choose another folder")
+            actual = brief(str(content.get(key)))
+            difference = "other images" if key == "data_hash" else f"{key} {actual}, expected {value}"
+            raise ValueError(f"out: {folder} holds corruptions of {difference}; choose another folder")
     return content["types"]
 
 
@@ -245,8 +245,8 @@ def _find(folder: Path, dataset: str, download: bool) -> Path:
 def _labels(root: Path, classes: int) -> Tensor:
     """(N,) of (5·N,)."""
     labels = map_npy(root / LABELS)
-    whole = labels.ndim == 1 and labels.dtype.kind in "iu" and len(labels) and len(labels) % len(SEVERITIES) == 0
-    if not whole or (np.tile(labels[: len(labels) // len(SEVERITIES)], len(SEVERITIES)) != labels).any():
+    is_repeated = labels.ndim == 1 and labels.dtype.kind in "iu" and len(labels) and len(labels) % len(SEVERITIES) == 0
+    if not is_repeated or (np.tile(labels[: len(labels) // len(SEVERITIES)], len(SEVERITIES)) != labels).any():
         raise ValueError(f"{root / LABELS}: expected the same integers {len(SEVERITIES)} times")
     if labels.min() < 0 or labels.max() >= classes:
         raise ValueError(f"{root / LABELS}: expected classes below {classes}, got {labels.min()} to {labels.max()}")

@@ -61,7 +61,7 @@ def hybrid_images(low: Tensor, high: Tensor, frequency: Weight) -> Tensor:
     check_planes(low, "low")
     check_channels_first(low, "low")
     check_dense(high, "high")
-    expected, got = (f"{tuple(one.shape)} {one.dtype} on {one.device}" for one in (low, high))
+    expected, got = (f"{tuple(image.shape)} {image.dtype} on {image.device}" for image in (low, high))
     if got != expected:
         raise ValueError(f"high: expected {expected}, as low, got {got}")
     check_scale(low, "low")

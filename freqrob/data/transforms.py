@@ -62,10 +62,10 @@ class RandomBaSS(v2.Transform):
         self.p, self.pixel_scale, self.generator = p, pixel_scale, generator
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        for one in flat_inputs:
-            if isinstance(one, Tensor):
-                check_values(one, "images")
-        counts = {len(one) if isinstance(one, Tensor) and one.ndim == 4 else 1 for one in flat_inputs}
+        for image in flat_inputs:
+            if isinstance(image, Tensor):
+                check_values(image, "images")
+        counts = {len(image) if isinstance(image, Tensor) and image.ndim == 4 else 1 for image in flat_inputs}
         if len(counts) > 1:
             raise ValueError(f"images: expected batches of one size, got {sorted(counts)} images")
         shape = (*counts,)

@@ -32,8 +32,8 @@ class GradAlign(FGSM):
     double_backward: ClassVar[bool] = True
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        here = input_gradient(bare(model), images, labels)
-        near = images + self.eps * (2 * torch.rand_like(images) - 1)
-        there = jacobian(cross_entropy(bare(model)(near.requires_grad_()), labels), near)
-        misaligned = 1 - F.cosine_similarity(here.flatten(1), there.flatten(1)).mean()
-        return F.cross_entropy(model(self.attacked(images, here)), labels) + self.weight * misaligned
+        gradient = input_gradient(bare(model), images, labels)
+        moved = images + self.eps * (2 * torch.rand_like(images) - 1)
+        moved_gradient = jacobian(cross_entropy(bare(model)(moved.requires_grad_()), labels), moved)
+        misaligned = 1 - F.cosine_similarity(gradient.flatten(1), moved_gradient.flatten(1)).mean()
+        return F.cross_entropy(model(self.attacked(images, gradient)), labels) + self.weight * misaligned

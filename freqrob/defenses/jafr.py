@@ -87,9 +87,9 @@ def whole_batch_log_b_low(gradient: Tensor) -> Tensor:
     """ln B_low of a whole batch's Jacobian, from each rank's share of the images."""
     amplitude = mean_amplitude(gradient)
     if dist.is_available() and dist.is_initialized():
-        whole, ranks = amplitude.detach().clone(), dist.get_world_size()
-        dist.all_reduce(whole)
+        total, ranks = amplitude.detach().clone(), dist.get_world_size()
+        dist.all_reduce(total)
         # The other ranks' part is a constant: the mean of the ranks' gradients is then that of the whole batch. Over
         # the ranks once more because the whole batch's loss is a mean over that many times more images.
-        amplitude = (amplitude + (whole / ranks - amplitude).detach()) / ranks
+        amplitude = (amplitude + (total / ranks - amplitude).detach()) / ranks
     return log_b_low(amplitude)

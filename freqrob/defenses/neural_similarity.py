@@ -136,8 +136,8 @@ def find_layer(model: nn.Module, layer: str) -> nn.Module:
         model = inner
     modules = dict(network_of(model).named_modules())
     if not layer or layer not in modules:
-        there = ", ".join(name for name in modules if name)
-        raise ValueError(f"layer: the network has no module {layer!r}, expected one of {there}")
+        names = ", ".join(name for name in modules if name)
+        raise ValueError(f"layer: the network has no module {layer!r}, expected one of {names}")
     return modules[layer]
 
 

@@ -72,8 +72,8 @@ class CorruptionAccuracy:
 
         ``"15 types"`` is the mean that RobustBench reports; ``"all"`` is over the types that were measured.
         """
-        whole = _whole_groups(self.accuracies)
-        return {group: _mean([self.of_type(name) for name in types]) for group, types in whole.items()}
+        groups = _whole_groups(self.accuracies)
+        return {group: _mean([self.of_type(name) for name in types]) for group, types in groups.items()}
 
     def mce(self, baseline: CorruptionAccuracy) -> float:
         """The mean over the measured types of the error divided by the baseline's; 1 for the baseline itself.
@@ -163,8 +163,8 @@ def evaluate_corruptions(
 
 def _whole_groups(measured: Collection[str]) -> dict[str, tuple[str, ...]]:
     """``all``, and the groups of ``GROUPS`` with all types measured."""
-    whole = {group: types for group, types in GROUPS.items() if set(types) <= set(measured)}
-    return {**whole, "all": tuple(measured)}
+    groups = {group: types for group, types in GROUPS.items() if set(types) <= set(measured)}
+    return {**groups, "all": tuple(measured)}
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -55,7 +55,8 @@ class MaskingCheck:
     @property
     def suspects(self) -> list[Comparison]:
         """The attacks that are significantly stronger: p < level / number of attacks (Bonferroni)."""
-        return [one for one in self.comparisons if one.p_value < self.level / len(self.comparisons)]
+        level = self.level / len(self.comparisons)
+        return [comparison for comparison in self.comparisons if comparison.p_value < level]
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -63,7 +64,7 @@ class MaskingCheck:
             "level": self.level,
             "from_cache": self.from_cache,
             "white_box": self.white_box.as_dict(),
-            "comparisons": [asdict(one) for one in self.comparisons],
+            "comparisons": [asdict(comparison) for comparison in self.comparisons],
         }
 
     def __str__(self) -> str:
@@ -71,9 +72,9 @@ class MaskingCheck:
         head = "gradient masking is suspected: " if self.suspects else "no sign of gradient masking: "
         against = self.white_box.attack.name
         return head + "; ".join(
-            f"{one.attack} breaks {one.only_it_breaks} images that {against} does not, {against} "
-            f"{one.only_white_box_breaks} that it does not (p = {one.p_value:.2g})"
-            for one in shown
+            f"{comparison.attack} breaks {comparison.only_it_breaks} images that {against} does not, {against} "
+            f"{comparison.only_white_box_breaks} that it does not (p = {comparison.p_value:.2g})"
+            for comparison in shown
         )
 
 
@@ -133,6 +134,6 @@ def check_masking(
 
 
 def _compare(white: Result, other: Result) -> Comparison:
-    alone = int((white.correct & ~other.correct).sum())
-    missed = int((~white.correct & other.correct).sum())
-    return Comparison(other.attack.name, other.accuracy, alone, missed, sign_test(alone, missed))
+    only_other = int((white.correct & ~other.correct).sum())
+    only_white = int((~white.correct & other.correct).sum())
+    return Comparison(other.attack.name, other.accuracy, only_other, only_white, sign_test(only_other, only_white))

@@ -37,7 +37,7 @@ def save(path: str | Path, state: Mapping[str, Tensor], card: Card, dtype: torch
     """Write ``state`` (of ``checkpoint_state``) to ``path`` (.safetensors), and the card with its sha256.
 
     ``dtype`` (``torch.float16``) is the storage type of floating-point kernels and matrices, including principal
-    components (which changes CIFAR-10's images by a fiftieth of a grey level, by a sixth at most). Vectors (batch norm,
+    components (which changes CIFAR-10's images by 1/50 grey level, at most 1/6). Vectors (batch norm,
     biases), integers, and tensors that would overflow keep their dtype. Both files are complete on disk before either
     replaces an earlier one. Returns the card as written. Raises ValueError for another suffix, OSError when writing
     fails (a full disk), with the earlier files intact.
@@ -50,7 +50,7 @@ def save(path: str | Path, state: Mapping[str, Tensor], card: Card, dtype: torch
     card = replace(card, sha256=hashlib.sha256(weights).hexdigest(), created=created)
     with temporary_beside(path) as new_weights:
         write_synced(new_weights, weights)
-        write_text(card_path(path), card.to_json())  # first: without a card, the name would determine the model
+        write_text(card_path(path), card.to_json())  # first: weights without a card are loaded as their name says
         os.replace(new_weights, path)
     return card
 

@@ -41,7 +41,7 @@ def download(card: Card, path: Path) -> None:
         with temporary_beside(path) as weights:
             _transfer(url, weights)
             check_sha256(weights, card.sha256, shown_as=url)
-            write_text(card_path(path), card.to_json())  # first: without a card, the name would determine the model
+            write_text(card_path(path), card.to_json())  # first: weights without a card are loaded as their name says
             os.replace(weights, path)
     except CheckpointError:
         raise

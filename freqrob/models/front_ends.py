@@ -262,17 +262,17 @@ def without_front_end(model: nn.Module, front_end: nn.Module) -> nn.Module:
     Raises ValueError for a module that is not a front end of the model.
     """
     model = unwrapped(model)
-    if all(one is not front_end for one in front_ends_of(model)):
+    if all(child is not front_end for child in front_ends_of(model)):
         raise ValueError(f"front_end: got {type(front_end).__name__}, expected one of front_ends_of(model)")
     if isinstance(model, FoolboxModule):
         return model.with_network(without_front_end(cast(nn.Module, model.network), front_end))
     inside = model.front_ends if isinstance(model, FrontEnded) else model
-    if name := next((name for name, one in inside._modules.items() if one is front_end), None):
+    if name := next((name for name, child in inside._modules.items() if child is front_end), None):
         shorter = with_children(inside, {name: None})
         return shorter if inside is model else with_children(model, {"front_ends": shorter})
     if isinstance(model, FrontEnded):
         return with_children(model, {"network": without_front_end(model.network, front_end)})
-    name, stage = next((name, one) for name, one in model.named_children() if not _is_front_end(one))
+    name, stage = next((name, child) for name, child in model.named_children() if not _is_front_end(child))
     return with_children(model, {name: without_front_end(stage, front_end)})
 
 

@@ -222,7 +222,7 @@ class _Description:
     def _is_installed(self, place: str, value: Any) -> bool:
         """Whether a class, function or module belongs to an installed release, a class under its name there."""
         release = _release(_module_of(value))
-        if not release or (isinstance(value, type) and _found(value.__module__, value.__qualname__) is not value):
+        if not release or (isinstance(value, type) and _attribute(value.__module__, value.__qualname__) is not value):
             self._note(f"{place} is {_article(value)}")
             return False
         self.releases.add(release)
@@ -298,7 +298,7 @@ def _module_of(value: Any) -> str | None:
     return value.__globals__.get("__name__") if isinstance(value, FunctionType) else value.__module__
 
 
-def _found(module: str, name: str) -> object:
+def _attribute(module: str, name: str) -> object:
     """The attribute of a module under a dotted name; None if there is none."""
     try:
         return attrgetter(name)(sys.modules.get(module))

@@ -45,7 +45,7 @@ class _ChannelsLast:
 
 
 def _takes(model: nn.Module, images: Tensor, *others: object) -> bool:
-    """Whether a network supports images in channels_last, their gradient too. A single image would not show it."""
+    """Whether a network and its gradient support images in channels_last; tested on two, as one fits both layouts."""
     devices = [images.device] if images.is_cuda else []
     try:
         with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices):

@@ -171,8 +171,8 @@ def check_names(dataset: str | Enum, threat_model: str | Enum) -> tuple[str, str
     threat_model = threat_model.removesuffix("_3d")
     for name, value, known in (("dataset", dataset, DATASET_CLASSES), ("threat_model", threat_model, THREAT_MODELS)):
         if value not in known:
-            near = nearest_names(value, known)
-            raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(known)}.{near}")
+            hint = nearest_names(value, known)
+            raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(known)}.{hint}")
     return dataset, threat_model
 
 
@@ -186,9 +186,9 @@ def _load_from(source: str, model_name: str, target: Target) -> FrontEnded:
     """A model of another package's source."""
     zoos = SOURCES.foreign()
     if source not in zoos:
-        near = nearest_names(source, zoos)
+        hint = nearest_names(source, zoos)
         opened = f" open_model({source + ':NAME'!r}) opens its models." if source in SOURCES else ""
-        raise ValueError(f"source: got {source!r}, expected one of {', '.join(['freqrob', *zoos])}.{near}{opened}")
+        raise ValueError(f"source: got {source!r}, expected one of {', '.join(['freqrob', *zoos])}.{hint}{opened}")
     model = SOURCES[source](model_name, target)
     return model if isinstance(model, FrontEnded) else FrontEnded([], model.cpu())
 
@@ -321,7 +321,7 @@ def _added(front_end: FrontEndSpec | None, model_name: str, model: FrontEnded) -
     if front_end is None:
         return []
     name, module = front_end_name(front_end), create_front_end(front_end)
-    if name == "bass" and any(type(own) is type(module) for own in front_ends_of(model)):
+    if name == "bass" and any(type(existing) is type(module) for existing in front_ends_of(model)):
         raise ValueError(f"front_end: {model_name} already has BaSS as a front end")
     if module.state_dict():
         raise ValueError(f"front_end: got {name!r}, which only a model trained with it has")

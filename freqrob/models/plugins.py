@@ -95,8 +95,8 @@ def build(
 ) -> nn.Module:
     """Call ``builder`` with the arguments, and with ``num_classes`` if it takes that and the arguments lack it.
 
-    A ``builder`` that is a model already is returned unchanged. Raises ValueError, which names ``source``, if
-    ``builder`` cannot be called so or does not return an ``nn.Module``.
+    A ``builder`` that is already a model is returned unchanged. Raises ValueError, which names ``source``, if
+    ``builder`` cannot be called with these arguments or does not return an ``nn.Module``.
     """
     if isinstance(builder, nn.Module):
         return builder

@@ -46,54 +46,56 @@ def copy_data(records: Records, out: Path) -> dict[Path, list[str]]:
 
 def _folder(path: Path, records: Records) -> str:
     """The folder of a measurement's model, as ``freqrob diagnose`` named it; "" for accuracies."""
-    measured = [one for model in records.models for one in model.measurements.values()] + [*records.spectra.values()]
-    return path.resolve().parent.name if any(one.origin.path == path for one in measured) else ""
+    items = [item for model in records.models for item in model.measurements.values()] + [*records.spectra.values()]
+    return path.resolve().parent.name if any(item.origin.path == path for item in items) else ""
 
 
 def _free(path: Path, taken: set[Path]) -> Path:
     """The path, numbered if another file of this report has it."""
     candidates = (path.with_name(f"{path.stem}-{n}{path.suffix}") for n in range(2, len(taken) + 3))
-    return next(one for one in (path, *candidates) if one not in taken)
+    return next(candidate for candidate in (path, *candidates) if candidate not in taken)
 
 
 def as_dict(records: Records, links: Links) -> dict[str, Any]:
     """All numbers except maps, which are in the NPZ files, for JSON."""
     return {
         "models": [_model(model, links) for model in records.models],
-        "spectra": {name: _measured(one, links) for name, one in records.spectra.items()},
+        "spectra": {name: _measured(measured, links) for name, measured in records.spectra.items()},
         "notes": records.notes,
     }
 
 
 def _model(model: ModelRecord, links: Links) -> dict[str, Any]:
-    found: dict[str, Any] = {"name": model.name}
+    entry: dict[str, Any] = {"name": model.name}
     if model.card is not None:
         card = model.card
-        found["card"] = {"architecture": card.architecture, "sha256": card.sha256, "created": card.created,
+        entry["card"] = {"architecture": card.architecture, "sha256": card.sha256, "created": card.created,
                          "commit": card.commit, "recipe": card.recipe}  # fmt: skip
-    found["accuracies"] = [{"from": _from(one.origin, links), **_accuracy(one)} for one in model.accuracies]
+    entry["accuracies"] = [
+        {"from": _from(accuracy.origin, links), **_accuracy(accuracy)} for accuracy in model.accuracies
+    ]
     if model.masking:
-        found["masking"] = model.masking
+        entry["masking"] = model.masking
     if model.corrupted is not None:
-        one = model.corrupted
-        mce = {} if one.mce is None else {"baseline": one.baseline, "mce": one.mce}
-        found["corruptions"] = {"from": _from(one.origin, links), **one.accuracy.as_dict(), **mce}
-    found["measurements"] = {name: _measured(one, links) for name, one in model.measurements.items()}
-    return found
+        corrupted = model.corrupted
+        mce = {} if corrupted.mce is None else {"baseline": corrupted.baseline, "mce": corrupted.mce}
+        entry["corruptions"] = {"from": _from(corrupted.origin, links), **corrupted.accuracy.as_dict(), **mce}
+    entry["measurements"] = {name: _measured(item, links) for name, item in model.measurements.items()}
+    return entry
 
 
-def _measured(one: Measured, links: Links) -> dict[str, Any]:
-    curves = {name: _plain(tensor.tolist()) for name, tensor, _ in _curves(one.of)}
+def _measured(measured: Measured, links: Links) -> dict[str, Any]:
+    curves = {name: _plain(tensor.tolist()) for name, tensor, _ in _curves(measured.of)}
     return {
-        "from": _from(one.origin, links), "kind": one.of.kind, **dict(one.origin.about), "units": one.of.units,
-        **{name: _plain(value) for name, value in one.of.scalars().items()}, **curves,
+        "from": _from(measured.origin, links), "kind": measured.of.kind, **dict(measured.origin.about),
+        "units": measured.of.units, **{name: _plain(value) for name, value in measured.of.scalars().items()}, **curves,
     }  # fmt: skip
 
 
 def _plain(value: Any) -> Any:
     """Numbers and lists of them for JSON, with null for non-finite numbers."""
     if isinstance(value, list):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     return None if isinstance(value, float) and not isfinite(value) else value
 
 
@@ -101,9 +103,9 @@ def _from(origin: Origin, links: Links) -> str | list[str]:
     return "card" if origin.path is None else links[origin.path]
 
 
-def _accuracy(one: Accuracy) -> dict[str, Any]:
-    values = {key: value for key, value in vars(one).items() if key != "origin" and value is not None}
-    return {**values, "interval_95": list(one.interval)}
+def _accuracy(accuracy: Accuracy) -> dict[str, Any]:
+    values = {key: value for key, value in vars(accuracy).items() if key != "origin" and value is not None}
+    return {**values, "interval_95": list(accuracy.interval)}
 
 
 def tidy_rows(records: Records) -> Iterator[dict[str, Any]]:
@@ -111,51 +113,52 @@ def tidy_rows(records: Records) -> Iterator[dict[str, Any]]:
     for name, measured in records.spectra.items():
         yield from _measurement_rows(name, "spectrum", measured)
     for model in records.models:
-        for one in model.accuracies:
-            origin = "card" if one.origin.path is None else "measured"
+        for accuracy in model.accuracies:
+            origin = "card" if accuracy.origin.path is None else "measured"
             row = {"subject": model.name, "from": origin, "measurement": "accuracy", "quantity": "accuracy"}
-            yield {**row, **_accuracy(one), "value": one.accuracy, "source": one.origin.source}
+            yield {**row, **_accuracy(accuracy), "value": accuracy.accuracy, "source": accuracy.origin.source}
         if model.corrupted is not None:
             yield from _corruption_rows(model.name, model.corrupted.accuracy)
-        for what, measured in model.measurements.items():
-            yield from _measurement_rows(model.name, what, measured)
+        for name, measured in model.measurements.items():
+            yield from _measurement_rows(model.name, name, measured)
 
 
-def _corruption_rows(subject: str, one: CorruptionAccuracy) -> Iterator[dict[str, Any]]:
+def _corruption_rows(subject: str, accuracy: CorruptionAccuracy) -> Iterator[dict[str, Any]]:
     """Rows by type and severity (``index``), then means by group (without ``index``)."""
-    row = {"subject": subject, "from": "measured", "measurement": "corruptions", "protocol": one.protocol,
-           "images": one.images, "source": one.dataset}  # fmt: skip
-    for kind, shares in one.accuracies.items():
+    row = {"subject": subject, "from": "measured", "measurement": "corruptions", "protocol": accuracy.protocol,
+           "images": accuracy.images, "source": accuracy.dataset}  # fmt: skip
+    for kind, shares in accuracy.accuracies.items():
         for severity, share in enumerate(shares, 1):
             yield {**row, "quantity": kind, "value": share, "index": severity}
-    for group, share in one.means().items():
+    for group, share in accuracy.means().items():
         yield {**row, "quantity": f"mean {group}", "value": share}
 
 
-def _measurement_rows(subject: str, what: str, measured: Measured) -> Iterator[dict[str, Any]]:
+def _measurement_rows(subject: str, name: str, measured: Measured) -> Iterator[dict[str, Any]]:
     """Rows of numbers, then of curves over ``frequencies``; several curves, such as seeds', have an ``index``."""
-    one = measured.of
-    row = {"subject": subject, "from": "measured", "measurement": what, "images": one.images,
+    measurement = measured.of
+    row = {"subject": subject, "from": "measured", "measurement": name, "images": measurement.images,
            "source": measured.origin.source}  # fmt: skip
-    for quantity, value in one.scalars().items():
+    for quantity, value in measurement.scalars().items():
         if isinstance(value, int | float) and quantity != "images":
-            yield {**row, "quantity": quantity, "value": value, "unit": one.units.get(quantity, "")}
-    for quantity, tensor, over in _curves(one):
+            yield {**row, "quantity": quantity, "value": value, "unit": measurement.units.get(quantity, "")}
+    for quantity, tensor, over in _curves(measurement):
         curves = tensor.reshape(-1, tensor.shape[-1]).tolist()
         for number, curve in enumerate(curves):
             for position, value in enumerate(curve):
                 place = {"frequency": over[position].item()} if over is not None else {"index": position}
-                which = {"index": number} if len(curves) > 1 else {}
-                unit = one.units.get(quantity, "")
-                yield {**row, "quantity": quantity, "value": value, "unit": unit, **place, **which}
+                curve_index = {"index": number} if len(curves) > 1 else {}
+                unit = measurement.units.get(quantity, "")
+                yield {**row, "quantity": quantity, "value": value, "unit": unit, **place, **curve_index}
 
 
-def _curves(one: Measurement) -> Iterator[tuple[str, Tensor, Tensor | None]]:
+def _curves(measurement: Measurement) -> Iterator[tuple[str, Tensor, Tensor | None]]:
     """A measurement's tensors and their frequencies, except maps and tensors with a number for each image."""
-    tensors = one.tensors()
+    tensors = measurement.tensors()
     for name, tensor in tensors.items():
         places = [tensors[at] for at in (f"{name}_frequencies", "frequencies") if at in tensors and at != name]
         over = next((at for at in places if at.shape == tensor.shape[-1:]), None)
         is_curve = tensor.ndim == 1 or (tensor.ndim == 2 and over is not None)
-        if is_curve and tensor.numel() and "images" not in one.quantities().get(name, Quantity()).dimensions.split():
+        dimensions = measurement.quantities().get(name, Quantity()).dimensions.split()
+        if is_curve and tensor.numel() and "images" not in dimensions:
             yield name, tensor, over

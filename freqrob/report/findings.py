@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from statistics import fmean
 
@@ -24,7 +24,7 @@ FEW_IMAGES = 1000
 
 def findings(records: Records, columns: Sequence[SummaryColumn]) -> list[Markup]:
     """The sentences that the measurements support, the most important first; each has its numbers."""
-    found = [
+    sentences = [
         _most_robust(records),
         _protocols(records),
         *(_relation(records, column) for column in columns if column.is_compared),
@@ -32,121 +32,131 @@ def findings(records: Records, columns: Sequence[SummaryColumn]) -> list[Markup]
         _corruptions(records, columns),
         _long_tail(records),
     ]
-    return [sentence for sentence in found if sentence]
+    return [sentence for sentence in sentences if sentence]
 
 
-def caveats(records: Records) -> list[Markup]:
+def caveats(records: Records) -> Iterator[Markup]:
     """Warnings to read before quoting a number."""
-    found = []
     suspects = [model.name for model in records.models if model.masking == "suspected"]
     if suspects:
-        found.append(_say("Gradient masking is suspected: attacks without gradients break {} more often than PGD does. "
-                          "Do not trust their robust accuracies.", _names(suspects)))  # fmt: skip
-    attacked = [one for model in records.models for one in model.accuracies if one.attack != "clean"]
-    fewest = min((one.images for model in records.models for one in model.accuracies), default=FEW_IMAGES)
+        yield _say(
+            "Gradient masking is suspected: attacks without gradients break {} more often than PGD does. "
+            "Do not trust their robust accuracies.",
+            _names(suspects),
+        )
+    accuracies = [accuracy for model in records.models for accuracy in model.accuracies]
+    fewest = min((accuracy.images for accuracy in accuracies), default=FEW_IMAGES)
     if fewest < FEW_IMAGES:
         low, high = wilson_interval(0.5, fewest)
-        found.append(_say("Some accuracies are on only {} images: one image counts {} percentage points, and a 95 % "
-                          "interval reaches up to ±{} points.", fewest, f"{100 / fewest:.2g}",
-                          f"{50 * (high - low):.2g}"))  # fmt: skip
-    least = min((one.of.images for model in records.models for one in model.measurements.values()), default=FEW_IMAGES)
-    if least < FEW_IMAGES / 10:
-        found.append(_say("Some diagnostics use only {} images; their curves and maps are noisy.", least))
-    if attacked and not any(one.attack.startswith("AutoAttack") for one in attacked):
-        found.append(_say("No model was attacked with AutoAttack: robust accuracies under weaker attacks are upper "
-                          "bounds of robustness."))  # fmt: skip
+        yield _say(
+            "Some accuracies are on only {} images: one image counts {} percentage points, and a 95 % interval reaches "
+            "up to ±{} points.",
+            fewest, f"{100 / fewest:.2g}", f"{50 * (high - low):.2g}",
+        )  # fmt: skip
+    counts = [measured.of.images for model in records.models for measured in model.measurements.values()]
+    if (fewest := min(counts, default=FEW_IMAGES)) < FEW_IMAGES / 10:
+        yield _say("Some diagnostics use only {} images; their curves and maps are noisy.", fewest)
+    attacks = {accuracy.attack for accuracy in accuracies} - {"clean"}
+    if attacks and not any(attack.startswith("AutoAttack") for attack in attacks):
+        yield _say(
+            "No model was attacked with AutoAttack: robust accuracies under weaker attacks are upper bounds of "
+            "robustness."
+        )
     measurements = records.measurements()
     kinds = groupby(measurements.names(), key=lambda name: next(iter(measurements[name].values())).file_name)
     if differing := [kind for kind, names in kinds if measurements.group_by_condition(*names)]:
-        found.append(_say("Models were measured under different conditions in {}: compare with care. The captions name "
-                          "the conditions.", _names(differing)))  # fmt: skip
+        yield _say(
+            "Models were measured under different conditions in {}: compare with care. The captions name the "
+            "conditions.",
+            _names(differing),
+        )
     if any(model.corrupted and model.corrupted.accuracy.generated for model in records.models):
-        found.append(_say("The corrupted images were made by freqrob; numbers on the published CIFAR-10-C differ "
-                          "slightly."))  # fmt: skip
-    return found
+        yield _say("The corrupted images were made by freqrob; numbers on the published CIFAR-10-C differ slightly.")
 
 
 def _robust(records: Records) -> dict[str, Accuracy]:
     """Accuracies under the headline attack, of the models that were measured under the most common conditions."""
     setting = headline(records.models)
-    best = {model.name: one for model in records.models if setting and (one := model.best(setting))}
+    best = {model.name: accuracy for model in records.models if setting and (accuracy := model.best(setting))}
     usual = Counter(map(conditions_of, best.values())).most_common(1)
-    return {name: one for name, one in best.items() if conditions_of(one) == usual[0][0]}
+    return {name: accuracy for name, accuracy in best.items() if conditions_of(accuracy) == usual[0][0]}
 
 
 def _most_robust(records: Records) -> Markup | None:
     """The model most robust to the headline attack, and those with an overlapping confidence interval."""
-    found = _robust(records)
-    if not found:
+    robust = _robust(records)
+    if not robust:
         return None
-    first = max(found, key=lambda name: found[name].accuracy)
-    best = found[first]
+    first = max(robust, key=lambda name: robust[name].accuracy)
+    best = robust[first]
     low, high = best.interval
     sentence = _say(
         "Under {} (protocol {}; {}), {} classifies {} of the images correctly (95 % interval {} to {})",
         title_of(best.setting), _code(best.protocol), conditions_of(best), _code(first), _percent(best.accuracy),
         f"{100 * low:.1f}", _percent(high),
     )  # fmt: skip
-    if len(found) == 1:
+    if len(robust) == 1:
         return sentence + "."
-    near = [name for name, one in found.items() if name != first and one.interval[1] >= low]
-    least = min(one.accuracy for one in found.values())
-    last = [name for name, one in found.items() if one.accuracy == least]
-    sentence += _say(", the most of {} models", len(found))
-    sentence += _say("; intervals that overlap with it: {}", _names(near)) if near else ""
+    overlapping = [name for name, accuracy in robust.items() if name != first and accuracy.interval[1] >= low]
+    least = min(accuracy.accuracy for accuracy in robust.values())
+    last = [name for name, accuracy in robust.items() if accuracy.accuracy == least]
+    sentence += _say(", the most of {} models", len(robust))
+    sentence += _say("; intervals that overlap with it: {}", _names(overlapping)) if overlapping else ""
     ends = _say(". {} {} the least, {}", _names(last), "has" if len(last) == 1 else "have", _percent(least))
-    return sentence + ("" if set(last) & {first, *near} else ends) + "."
+    return sentence + ("" if set(last) & {first, *overlapping} else ends) + "."
 
 
 def _protocols(records: Records) -> Markup | None:
     """The model with the largest difference between protocols, if it is significant."""
     chosen = [headline(records.models, protocol) for protocol in ("bass", "natural", "natural+bass")]
-    at = [setting for setting in chosen if setting is not None]
-    if len(at) < len(chosen) or len({setting[1:] for setting in at}) > 1:
+    settings = [setting for setting in chosen if setting is not None]
+    if len(settings) < len(chosen) or len({setting[1:] for setting in settings}) > 1:
         return None
-    name, found, gap = "", [], 0.0
+    name, accuracies, gap = "", [], 0.0
     for model in records.models:
-        three = [one for setting in at if (one := model.best(setting)) is not None]
-        if len(three) == len(at):
-            least, _, most = sorted(three, key=lambda one: one.accuracy)
+        by_protocol = [best for setting in settings if (best := model.best(setting)) is not None]
+        if len(by_protocol) == len(settings):
+            least, _, most = sorted(by_protocol, key=lambda best: best.accuracy)
             if most.interval[0] > least.interval[1] and most.accuracy - least.accuracy > gap:
-                name, found, gap = model.name, three, most.accuracy - least.accuracy
-    each = Markup(", ").join(_say("{} under {}", _percent(one.accuracy), _code(one.protocol)) for one in found)
+                name, accuracies, gap = model.name, by_protocol, most.accuracy - least.accuracy
+    each = Markup(", ").join(_say("{} under {}", _percent(best.accuracy), _code(best.protocol)) for best in accuracies)
     if not name:
         return None
     return _say(
         "The protocol matters: {} has {} ({}). Only {} is comparable with RobustBench’s leaderboards.",
-        _code(name), each, title_of(at[1]), _code("natural"),
+        _code(name), each, title_of(settings[1]), _code("natural"),
     )  # fmt: skip
 
 
 def _relation(records: Records, column: SummaryColumn) -> Markup | None:
     """The range of a diagnostic over comparable models, and its correlation with robust accuracy."""
-    found = column.comparable(records.models)
-    if len(found) < 2:
+    values = column.comparable(records.models)
+    if len(values) < 2:
         return None
-    low, high = min(found, key=found.__getitem__), max(found, key=found.__getitem__)
-    least, most = column.written(found[low]), f"{column.written(found[high])} {column.unit}".strip()
+    low, high = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
+    least, most = column.written(values[low]), f"{column.written(values[high])} {column.unit}".strip()
     sentence = _say("{} ({}; {}) ", column.title, column.hint, column.conditions)
-    if column.written(found[low]) == column.written(found[high]):
-        return sentence + _say("is {} for all of {} models.", most, len(found))
+    if column.written(values[low]) == column.written(values[high]):
+        return sentence + _say("is {} for all of {} models.", most, len(values))
     sentence += _say("ranges from {} ({}) to {} ({})", least, _code(low), most, _code(high))
-    robust = {name: one.accuracy for name, one in _robust(records).items() if name in found}
+    robust = {name: best.accuracy for name, best in _robust(records).items() if name in values}
     if len(robust) < LEAST_MODELS:
         return sentence + "."
-    rho, p = rank_correlation([found[name] for name in robust], list(robust.values()))
-    numbers = _say("Spearman’s ρ = {} over {} models, p = {}", f"{rho:.2f}".replace("-", "−"), len(robust), f"{p:.2g}")
+    rho, p = rank_correlation([values[name] for name in robust], list(robust.values()))
+    correlation = _say(
+        "Spearman’s ρ = {} over {} models, p = {}", f"{rho:.2f}".replace("-", "−"), len(robust), f"{p:.2g}"
+    )
     if p >= LEVEL:
-        return sentence + _say("; its correlation with robust accuracy is not significant ({}).", numbers)
-    return sentence + _say("; it {} with robust accuracy ({}).", "rises" if rho > 0 else "falls", numbers)
+        return sentence + _say("; its correlation with robust accuracy is not significant ({}).", correlation)
+    return sentence + _say("; it {} with robust accuracy ({}).", "rises" if rho > 0 else "falls", correlation)
 
 
 def _of_diagnostics(records: Records) -> list[Markup]:
-    measurements, found = records.measurements(), []
+    measurements, sentences = records.measurements(), []
     for name, diagnostic in all_diagnostics().items():
         with drawing(f"findings of {name}"):
-            found += diagnostic.findings(measurements)
-    return found
+            sentences += diagnostic.findings(measurements)
+    return sentences
 
 
 def _corruptions(records: Records, columns: Sequence[SummaryColumn]) -> Markup | None:
@@ -169,7 +179,7 @@ def _corruptions(records: Records, columns: Sequence[SummaryColumn]) -> Markup |
 
 def _long_tail(records: Records) -> Markup | None:
     """The radius within which 80 % of each set's power lies."""
-    sets = {name: one.of for name, one in records.spectra.items() if isinstance(one.of, Spectrum)}
+    sets = {name: measured.of for name, measured in records.spectra.items() if isinstance(measured.of, Spectrum)}
     each = [
         _say("{} % of the largest radius ({}, α = {})", f"{100 * s.boundary_fraction:.0f}", name, f"{s.alpha:.2f}")
         for name, s in list(sets.items())[:3]

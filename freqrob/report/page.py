@@ -87,8 +87,8 @@ def write_report(
     drawn = pictures(records)
     links, about = copy_data(records, out), provenance(command)
     summary = columns(records.models)
-    found = [one.striptags() for one in findings(records, summary)]
-    numbers = {**about, "findings": found, "figures": [*drawn], **as_dict(records, links)}
+    sentences = [finding.striptags() for finding in findings(records, summary)]
+    numbers = {**about, "findings": sentences, "figures": [*drawn], **as_dict(records, links)}
     write_json(out / "results.json", numbers)
     write_csv(out / "results.csv", list(tidy_rows(records)), COLUMNS)
     drawn = _saved(drawn, out / "figures", track)
@@ -152,12 +152,12 @@ def render(
         records=records,
         measurements=records.measurements(),
         pictures=drawn,
-        sections={section: its for section, its in _sections(drawn).items() if section not in (CORRUPTIONS, SPECTRA)},
+        sections={key: value for key, value in _sections(drawn).items() if key not in (CORRUPTIONS, SPECTRA)},
         columns=summary,
         contents=_contents(records, drawn),
         footnotes=_footnotes(summary),
         findings=findings(records, summary),
-        caveats=caveats(records),
+        caveats=list(caveats(records)),
         settings=settings(records.models),
         title_of=title_of,
         protocols=_spans(setting[0] for setting in settings(records.models)),
@@ -186,10 +186,10 @@ def _contents(records: Records, drawn: Mapping[str, Picture]) -> Iterator[tuple[
 
 def _sections(drawn: Mapping[str, Picture]) -> dict[Section, list[Picture]]:
     """The sections of the page with figures, in their order, and the figures."""
-    found: dict[Section, list[Picture]] = {}
+    sections: dict[Section, list[Picture]] = {}
     for picture in drawn.values():
-        found.setdefault(picture.section, []).append(picture)
-    return found
+        sections.setdefault(picture.section, []).append(picture)
+    return sections
 
 
 def _spans(labels: Iterable[str]) -> list[tuple[str, int]]:
@@ -214,9 +214,10 @@ class Line:
 def _lines(model: ModelRecord) -> list[Line]:
     """A row for each file, number of images and seed."""
     lines: dict[str, dict[tuple, Accuracy]] = {}
-    for one in model.accuracies:
-        origin = "card" if one.origin.path is None else one.origin.path.name
-        lines.setdefault(f"{origin}: {one.images:,} images, seed {one.seed}", {})[one.setting] = one
+    for accuracy in model.accuracies:
+        origin = "card" if accuracy.origin.path is None else accuracy.origin.path.name
+        cells = lines.setdefault(f"{origin}: {accuracy.images:,} images, seed {accuracy.seed}", {})
+        cells[accuracy.setting] = accuracy
     return [Line(origin, cells) for origin, cells in lines.items()]
 
 
@@ -232,10 +233,10 @@ def _pairs(natural: ImageSet) -> list[dict[str, str]]:
 def _made(records: Records, links: Links) -> list[dict[str, Any]]:
     """Provenance of the numbers: the heads of the files, and the files of each head by model."""
     groups: dict[str, dict[str, Any]] = {}
-    for subject, what, origin in origins(records):
+    for subject, kind, origin in origins(records):
         if origin.path is not None:
             head = {key: origin.about.get(key, "") for key in ("command", "date", "machine", "commit", "versions")}
             head |= {"source": origin.source, "from_cache": origin.about.get("from_cache", False)}
             group = groups.setdefault(json.dumps(head, sort_keys=True, default=str), {**head, "files": {}})
-            group["files"].setdefault(subject, []).append((what, links[origin.path]))
+            group["files"].setdefault(subject, []).append((kind, links[origin.path]))
     return list(groups.values())

@@ -22,16 +22,16 @@ def pictures(records: Records) -> dict[str, Picture]:
         "corruptions": partial(_corruptions, records), "spectra": partial(_spectra, records)
     }  # fmt: skip
     measurements = records.measurements()
-    drawers |= {name: partial(one.figures, measurements) for name, one in all_diagnostics().items()}
-    found: list[Picture] = []
+    drawers |= {name: partial(diagnostic.figures, measurements) for name, diagnostic in all_diagnostics().items()}
+    drawn: list[Picture] = []
     for name, draw in drawers.items():
         with drawing(name):
-            found += draw()
-    return {one.name: one for one in sorted(found, key=lambda one: one.section.order)}
+            drawn += draw()
+    return {picture.name: picture for picture in sorted(drawn, key=lambda picture: picture.section.order)}
 
 
 def _spectra(records: Records) -> Iterator[Picture]:
-    sets = {name: one.of for name, one in records.spectra.items() if isinstance(one.of, Spectrum)}
+    sets = {name: measured.of for name, measured in records.spectra.items() if isinstance(measured.of, Spectrum)}
     if sets:
         drawn_as = styles(sets)
         yield Picture(
@@ -43,13 +43,13 @@ def _spectra(records: Records) -> Iterator[Picture]:
 
 
 def _corruptions(records: Records) -> Iterator[Picture]:
-    found = {model.name: model.corrupted.accuracy for model in records.models if model.corrupted}
+    accuracies = {model.name: model.corrupted.accuracy for model in records.models if model.corrupted}
     models = {
         name if accuracy.protocol == "natural" else f"{name}, {accuracy.protocol}": accuracy
-        for name, accuracy in found.items()
+        for name, accuracy in accuracies.items()
     }
     if models:
-        types = max(len(found.accuracies) for found in models.values())
+        types = max(len(accuracy.accuracies) for accuracy in models.values())
         names = [folded(name, plots.LABEL).split("\n") for name in models]
         column = max(0.55, 0.3 * max(map(len, names)))  # slanted names take more than the height of a line
         longest = max(len(line) for lines in names for line in lines)

@@ -92,9 +92,10 @@ class Measured:
 
     def same_values(self, other: Measured) -> bool:
         """Whether another measurement of this kind has the same numbers."""
-        mine, theirs = self.of.tensors(), other.of.tensors()
-        same = repr(self.of.scalars()) == repr(other.of.scalars())  # NaN is NaN
-        return same and all(np.array_equal(mine[name], theirs[name], equal_nan=True) for name in mine)
+        if repr(self.of.scalars()) != repr(other.of.scalars()):  # NaN is NaN
+            return False
+        tensors = other.of.tensors()
+        return all(np.array_equal(tensor, tensors[name], equal_nan=True) for name, tensor in self.of.tensors().items())
 
 
 @dataclass(eq=False)
@@ -141,11 +142,11 @@ class Records:
         """The diagnostics' measurements, for their figures and findings."""
         measured: dict[str, dict[str, Measured]] = {}
         for model in self.models:
-            for name, its in model.measurements.items():
-                measured.setdefault(name, {})[model.name] = its
+            for name, item in model.measurements.items():
+                measured.setdefault(name, {})[model.name] = item
         return Measurements(
-            {name: {model: one.of for model, one in its.items()} for name, its in measured.items()},
-            {name: {model: one.origin.source for model, one in its.items()} for name, its in measured.items()},
+            {name: {model: item.of for model, item in items.items()} for name, items in measured.items()},
+            {name: {model: item.origin.source for model, item in items.items()} for name, items in measured.items()},
             styles(model.name for model in self.models),
         )
 
@@ -155,9 +156,9 @@ def origins(records: Records) -> Iterator[tuple[str, str, Origin]]:
     for name, measured in records.spectra.items():
         yield name, "spectrum", measured.origin
     for model in records.models:
-        for what, measured in model.measurements.items():
-            yield model.name, what, measured.origin
-        for origin in {id(found.origin): found.origin for found in model.accuracies}.values():
+        for diagnostic, measured in model.measurements.items():
+            yield model.name, diagnostic, measured.origin
+        for origin in {id(accuracy.origin): accuracy.origin for accuracy in model.accuracies}.values():
             yield model.name, "accuracy" if origin.path else "card", origin
         if model.corrupted is not None:
             yield model.name, "corruptions", model.corrupted.origin

@@ -130,13 +130,13 @@ def _read_run(run: Path, records: Records) -> None:
     inside = sorted(run.glob("*.json")) + sorted(run.glob("*/*.json"))
     paths = list(filter(Path.is_file, inside)) if run.is_dir() else [run]
     data = run / "data" if (run / "index.html").is_file() else None  # of a report
-    if not sum(_read_file(path, records, alone=path == run) for path in paths if path.parent != data):
+    if not sum(_read_file(path, records, strict=path == run) for path in paths if path.parent != data):
         reason = f"is a report, its runs are in {data}" if data and data.is_dir() else f"is not a run, {EXPECTED}"
         raise ValueError(f"runs: {run} {reason}")
 
 
-def _read_file(path: Path, records: Records, alone: bool) -> bool:
-    """Add a file's content. Returns whether it is of a run. Damaged files raise if ``alone``, otherwise are noted."""
+def _read_file(path: Path, records: Records, strict: bool) -> bool:
+    """Add a file's content. Returns whether it is of a run. Damaged files raise if ``strict``, otherwise are noted."""
     try:
         content = _content(path)
         read = _reader(content)
@@ -145,7 +145,7 @@ def _read_file(path: Path, records: Records, alone: bool) -> bool:
             read(path, content, records)
         return read is not None
     except (ValueError, OSError) as error:
-        if alone:
+        if strict:
             raise
         records.notes.append(printable(f"left out because it is damaged: {error}"))
         return True
@@ -201,7 +201,7 @@ def _read_measurement(path: Path, content: dict[str, Any], records: Records) -> 
 
 def _kind(path: Path, name: Any) -> type[Measurement]:
     """Class of the measurements of that name: spectra of images, or a diagnostic's."""
-    of_models = {one.measurement.kind: one.measurement for one in all_diagnostics().values()}
+    of_models = {diagnostic.measurement.kind: diagnostic.measurement for diagnostic in all_diagnostics().values()}
     kinds = dict(sorted((OF_IMAGES | of_models).items()))
     if not isinstance(name, str) or name not in kinds:
         raise ValueError(f"{path}: of kind {brief(repr(name), 40)}, expected one of {', '.join(kinds)}")
@@ -219,7 +219,7 @@ def _read_evaluation(path: Path, content: dict[str, Any], records: Records) -> N
 def _read_corruptions(path: Path, content: dict[str, Any], records: Records) -> None:
     read, origin = fitted(content, _Corruptions, path), _origin(path, content)
     for row in read.results:
-        accuracy = CorruptionAccuracy(**{one.name: getattr(row, one.name) for one in fields(CorruptionAccuracy)})
+        accuracy = CorruptionAccuracy(**{field.name: getattr(row, field.name) for field in fields(CorruptionAccuracy)})
         _model(records, row.model).corruptions.append(Corrupted(accuracy, row.baseline, row.mce, origin))
 
 
@@ -228,7 +228,7 @@ def _origin(path: Path, content: Mapping[str, Any]) -> Origin:
 
 
 def _accuracy(row: _Row, origin: Origin) -> Accuracy:
-    values = {one.name: getattr(row, one.name) for one in fields(Accuracy) if one.name != "origin"}
+    values = {field.name: getattr(row, field.name) for field in fields(Accuracy) if field.name != "origin"}
     return Accuracy(**values, origin=origin)
 
 
@@ -245,7 +245,7 @@ def _model(records: Records, name: str, model_hash: str = "") -> ModelRecord:
 def _notes_on(model: ModelRecord) -> Iterator[str]:
     """Accuracies that are not shown, and hashes that differ."""
     shown = model.corrupted
-    for conditions in sorted({one.conditions for one in model.corruptions}):
+    for conditions in sorted({corrupted.conditions for corrupted in model.corruptions}):
         if shown is not None and conditions != shown.conditions:
             yield f"{model.name}: accuracies on corruptions are left out: {conditions}"
     if len(model.hashes) > 1:

@@ -63,8 +63,8 @@ class SummaryColumn(Column):
 
 def columns(models: Sequence[ModelRecord]) -> list[SummaryColumn]:
     """The quantities that at least one model has: accuracies by protocol, corruptions, diagnostics."""
-    found = [*_accuracies(models), *_corruptions(models), *_diagnostics(models)]
-    return [column for column in found if any(column.entries)]
+    candidates = [*_accuracies(models), *_corruptions(models), *_diagnostics(models)]
+    return [column for column in candidates if any(column.entries)]
 
 
 def settings(models: Sequence[ModelRecord]) -> list[Setting]:
@@ -75,7 +75,7 @@ def settings(models: Sequence[ModelRecord]) -> list[Setting]:
         known = PROTOCOLS.index(protocol) if protocol in PROTOCOLS else len(PROTOCOLS)
         return known, protocol, attack != "clean", norm, eps, -_strength(attack), attack
 
-    return sorted({found.setting for model in models for found in model.accuracies}, key=order)
+    return sorted({accuracy.setting for model in models for accuracy in model.accuracies}, key=order)
 
 
 def headline(models: Sequence[ModelRecord], protocol: str = "natural") -> Setting | None:
@@ -90,25 +90,25 @@ def title_of(setting: Setting) -> str:
     return attack if attack == "clean" else f"{attack}, {ball(norm, eps)}"
 
 
-def conditions_of(found: Accuracy) -> str:
+def conditions_of(accuracy: Accuracy) -> str:
     """The images, seed and step of an accuracy, in words."""
-    step = f", step {pixels(found.step_size)}" if found.step_size and found.attack.startswith("PGD") else ""
-    return f"{images_of(found.images, found.origin.source)}, seed {found.seed}{step}"
+    step = f", step {pixels(accuracy.step_size)}" if accuracy.step_size and accuracy.attack.startswith("PGD") else ""
+    return f"{images_of(accuracy.images, accuracy.origin.source)}, seed {accuracy.seed}{step}"
 
 
 def _accuracies(models: Sequence[ModelRecord]) -> Iterator[SummaryColumn]:
     """Clean accuracy and the headline attack of each protocol."""
-    chosen = [headline(models, protocol) for protocol in dict.fromkeys(one[0] for one in settings(models))]
+    chosen = [headline(models, protocol) for protocol in dict.fromkeys(setting[0] for setting in settings(models))]
     for setting in settings(models):
         if setting[1] != "clean" and setting not in chosen:
             continue
         protocol, attack, *_ = setting
-        best = [model.best(setting) for model in models]
-        entries = tuple(found and Entry(found.accuracy, conditions_of(found)) for found in best)
-        what = "Accuracy" if attack == "clean" else f"Accuracy under {title_of(setting)}"
+        accuracies = [model.best(setting) for model in models]
+        entries = tuple(best and Entry(best.accuracy, conditions_of(best)) for best in accuracies)
+        description = "Accuracy" if attack == "clean" else f"Accuracy under {title_of(setting)}"
         yield SummaryColumn(
             title=title_of(setting), key=f"{protocol} {attack}", group=f"protocol {protocol}", unit="%", digits=1,
-            help=f"{what}, protocol {protocol}.", is_compared=False, entries=entries, is_accuracy=True,
+            help=f"{description}, protocol {protocol}.", is_compared=False, entries=entries, is_accuracy=True,
         )  # fmt: skip
 
 
@@ -131,28 +131,33 @@ def _corruptions(models: Sequence[ModelRecord]) -> Iterator[SummaryColumn]:
 
 
 def _corruption_entry(model: ModelRecord, group: str) -> Entry | None:
-    if (found := model.corrupted) is None:
+    if (corrupted := model.corrupted) is None:
         return None
-    means = found.accuracy.means()
-    return Entry(means[group], found.conditions) if group in means else None
+    means = corrupted.accuracy.means()
+    return Entry(means[group], corrupted.conditions) if group in means else None
 
 
 def _diagnostics(models: Sequence[ModelRecord]) -> Iterator[SummaryColumn]:
-    every = [(name, one) for name, diagnostic in all_diagnostics().items() for one in diagnostic.columns if one.title]
-    for name, one in sorted(every, key=lambda each: each[1].order):
-        with drawing(f"column {one.key} of {name}"):
-            entries = tuple(_diagnostic_entry(one, model.measurements.get(name)) for model in models)
-            yield SummaryColumn(**vars(one), entries=entries)
+    titled = [
+        (name, column)
+        for name, diagnostic in all_diagnostics().items()
+        for column in diagnostic.columns
+        if column.title
+    ]
+    for name, column in sorted(titled, key=lambda pair: pair[1].order):
+        with drawing(f"column {column.key} of {name}"):
+            entries = tuple(_diagnostic_entry(column, model.measurements.get(name)) for model in models)
+            yield SummaryColumn(**vars(column), entries=entries)
 
 
-def _diagnostic_entry(one: Column, measured: Measured | None) -> Entry | None:
+def _diagnostic_entry(column: Column, measured: Measured | None) -> Entry | None:
     if measured is None:
         return None
-    if one.value is None:
+    if column.value is None:
         raise TypeError("a column with a title needs a value")
-    value = one.value(measured.of)
+    value = column.value(measured.of)
     known = not isnan(value)
-    part = one.part(measured.of) if known else ""
+    part = column.part(measured.of) if known else ""
     conditions = ", ".join(filter(None, (described(measured.conditions, measured.of.words), part)))
     return Entry(value if known else None, conditions)
 

@@ -57,7 +57,7 @@ def check_file(path: Path, argument: str = "out", inputs: Iterable[Path] = ()) -
         raise FileExistsError(f"{argument}: {path} is a device, a pipe or a mount point, expected a file")
     if len(os.fsencode(path.name)) > LONGEST_NAME:
         raise ValueError(f"{argument}: expected a name of at most {LONGEST_NAME} bytes, got {path.name}")
-    if any(path.resolve() == one.resolve() for one in inputs):
+    if any(path.resolve() == file.resolve() for file in inputs):
         raise ValueError(f"{argument}: {path} is an input file; choose another name")
     check_folder(path.parent, argument)
 
@@ -134,8 +134,8 @@ def remove_abandoned(folder: Path, name: str | None = None) -> None:
     target = ".+" if name is None else re.escape(name)
     temporary = re.compile(rf"\.{target}\.([0-9a-f]+)\.[0-9a-f]{{8}}\.tmp", re.DOTALL)
     with suppress(OSError):  # a folder that is writable but cannot be listed
-        for found in filter(None, map(temporary.fullmatch, os.listdir(folder))):
-            _remove_if_abandoned(folder / found[0], same_kernel=found[1] == _kernel())
+        for match in filter(None, map(temporary.fullmatch, os.listdir(folder))):
+            _remove_if_abandoned(folder / match[0], same_kernel=match[1] == _kernel())
 
 
 def _locked_file(path: Path) -> tuple[Path, int]:

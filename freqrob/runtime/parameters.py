@@ -61,13 +61,13 @@ def read_setting(text: str) -> tuple[str, Any]:
 def keyword_hints(function: Callable[..., Any]) -> dict[str, Any]:
     """The types of a function's keyword-only parameters, by name."""
     parameters, hints = signature(function).parameters.values(), get_type_hints(function)
-    return {one.name: hints[one.name] for one in parameters if one.kind is one.KEYWORD_ONLY}
+    return {p.name: hints[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
 def shown_hint(hint: Any) -> str:
     """``Sequence[int]``, ``float | None``, ``int``; ``true or false`` for ``bool``."""
     if get_origin(hint) in (Union, UnionType):  # normalised: for a default of None, Python 3.10 gives Optional
-        return " | ".join(shown_hint(one) for one in get_args(hint))
+        return " | ".join(shown_hint(part) for part in get_args(hint))
     if get_args(hint):
         return re.sub(r"\b(\w+\.)+(?=\w)", "", str(hint))
     name = getattr(hint, "__name__", str(hint))
@@ -80,19 +80,19 @@ def fits(value: Any, hint: Any) -> bool:  # noqa: PLR0911 - a kind of type each
     A bool is not a number, a string not a sequence, and a string is a path. An ``nn.Module`` may be any callable, such
     as a Foolbox model: ``freqrob.models.sources.as_module`` is stricter.
     """
-    origin, of = get_origin(hint), get_args(hint)
+    origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
         return True
     if origin in (Union, UnionType):
-        return any(fits(value, one) for one in of)
+        return any(fits(value, argument) for argument in arguments)
     if origin is Literal:
-        return isinstance(value, tuple({type(one) for one in of})) and value in of
+        return isinstance(value, tuple({type(argument) for argument in arguments})) and value in arguments
     if origin in (Sequence, list, tuple):
         is_sequence = isinstance(value, origin) and not isinstance(value, str | bytes)
-        return is_sequence and all(fits(item, of[0]) for item in value)
+        return is_sequence and all(fits(item, arguments[0]) for item in value)
     if origin in (Mapping, dict):
         is_mapping = isinstance(value, origin)
-        return is_mapping and all(fits(key, of[0]) and fits(item, of[1]) for key, item in value.items())
+        return is_mapping and all(fits(key, arguments[0]) and fits(item, arguments[1]) for key, item in value.items())
     if hint in (int, float):
         return is_number(value) and (hint is float or isinstance(value, Integral))
     if hint is Path:
@@ -114,15 +114,15 @@ def to_python(value: Any, hint: Any) -> Any:
     """
     if type(value) is hint:
         return value
-    origin, of = get_origin(hint), get_args(hint)
+    origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
-        converted = [to_python(value, one) for one in of]
-        return next((new for new, one in zip(converted, of, strict=True) if fits(new, one)), value)
-    if origin in (Sequence, Iterable, list, tuple) and of:
+        converted = [to_python(value, argument) for argument in arguments]
+        return next((new for new, argument in zip(converted, arguments, strict=True) if fits(new, argument)), value)
+    if origin in (Sequence, Iterable, list, tuple) and arguments:
         if getattr(value, "ndim", None) == 1 and hasattr(value, "tolist"):
             value = value.tolist()
         kind = tuple if origin is tuple else type(value)
-        return kind(to_python(one, of[0]) for one in value) if type(value) in (list, tuple) else value
+        return kind(to_python(item, arguments[0]) for item in value) if type(value) in (list, tuple) else value
     if hint in (int, float, bool, str) and getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
         with suppress(RuntimeError, ValueError):  # a tensor without values, such as on the meta device
             value = value.item()
@@ -143,7 +143,7 @@ def checked(subject: F) -> F:
         subject.__init__ = checked(subject.__init__)  # pyright: ignore[reportAttributeAccessIssue]
         return cast(F, subject)
     arguments = signature(subject)
-    several = {one.name for one in arguments.parameters.values() if one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD)}
+    variadic = {p.name for p in arguments.parameters.values() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
     hints = cache(lambda: get_type_hints(subject))  # not before the first call, when all modules are imported
     limits = cache(lambda: get_type_hints(subject, include_extras=True))
 
@@ -151,7 +151,7 @@ def checked(subject: F) -> F:
     def checking(*args: Any, **kwargs: Any) -> Any:
         given = arguments.bind(*args, **kwargs)
         for name, value in given.arguments.items():
-            if name in hints() and name not in several:
+            if name in hints() and name not in variadic:
                 given.arguments[name] = _checked(name, value, hints()[name], limits()[name])
         return subject(*given.args, **given.kwargs)
 
@@ -212,17 +212,17 @@ def stable_repr(value: object) -> str:
 
 def nearest_names(name: str, known: Iterable[str]) -> str:
     """``" Nearest: a, b."`` from ``known``, ignoring case, or "" when nothing is near."""
-    by_lower_case = {one.lower(): one for one in sorted(known)}
-    near = difflib.get_close_matches(name[:100].lower(), by_lower_case, n=3, cutoff=0.5)
-    return f" Nearest: {', '.join(by_lower_case[one] for one in near)}." if near else ""
+    by_lower_case = {candidate.lower(): candidate for candidate in sorted(known)}
+    nearest = difflib.get_close_matches(name[:100].lower(), by_lower_case, n=3, cutoff=0.5)
+    return f" Nearest: {', '.join(by_lower_case[key] for key in nearest)}." if nearest else ""
 
 
 def check_choices(known: Iterable[str], **values: str) -> None:
     """Raise ValueError, with the nearest names, unless each is one of the ``known`` names."""
     for name, value in values.items():
         if not isinstance(value, str) or value not in known:
-            near = nearest_names(value, known) if isinstance(value, str) else ""
-            raise ValueError(f"{name}: expected one of {', '.join(known)}, got {shown(value)}{near and '.' + near}")
+            hint = nearest_names(value, known) if isinstance(value, str) else ""
+            raise ValueError(f"{name}: expected one of {', '.join(known)}, got {shown(value)}{hint and '.' + hint}")
 
 
 def check_integers(least: int, most: int | None = None, **values: int) -> None:

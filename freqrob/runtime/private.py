@@ -104,8 +104,8 @@ def _check(path: Path, info: os.stat_result, owners: set[int], writable: int) ->
     if excess & 0o020 and _is_own_group(info.st_gid) and not _has_acl(path):
         excess &= ~0o020
     if excess:
-        who = "everybody" if excess & 0o002 else "its group"
-        raise NotPrivateError(f"{path} can be written to by {who} (mode {stat.S_IMODE(info.st_mode):04o})")
+        writers = "everybody" if excess & 0o002 else "its group"
+        raise NotPrivateError(f"{path} can be written to by {writers} (mode {stat.S_IMODE(info.st_mode):04o})")
 
 
 def _owners() -> set[int]:

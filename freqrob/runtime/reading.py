@@ -232,5 +232,5 @@ def _tensors(content: object) -> Iterator[Tensor]:
     if isinstance(content, Tensor):
         yield content
     elif isinstance(content, Mapping | Sequence) and not isinstance(content, str | bytes):
-        for one in content.values() if isinstance(content, Mapping) else content:
-            yield from _tensors(one)
+        for item in content.values() if isinstance(content, Mapping) else content:
+            yield from _tensors(item)

@@ -99,17 +99,18 @@ class Registry(MutableMapping[str, T]):
     def offered(self) -> dict[str, EntryPoint]:
         """Entry points of other packages by name. Warns about unusable ones, and skips them."""
         offered: dict[str, EntryPoint] = {}
-        for one in installed(self.group):
-            if not self._pattern.fullmatch(one.name):
+        for entry_point in installed(self.group):
+            if not self._pattern.fullmatch(entry_point.name):
                 reason = f"expected {self._form}"
-            elif one.name in self._own and self._package(one.name) != _top(one.value):
+            elif entry_point.name in self._own and self._package(entry_point.name) != _top(entry_point.value):
                 reason = f"freqrob has a {self.kind} of this name"
-            elif one.name in offered:
-                reason = f"package {package_of(offered[one.name])} offers one of this name; uninstall one of the two"
+            elif entry_point.name in offered:
+                other = package_of(offered[entry_point.name])
+                reason = f"package {other} offers one of this name; uninstall one of the two"
             else:
-                offered[one.name] = one
+                offered[entry_point.name] = entry_point
                 continue
-            left_out = f"{self.kind} {one.name!r} of package {package_of(one)}: left out, {reason}"
+            left_out = f"{self.kind} {entry_point.name!r} of package {package_of(entry_point)}: left out, {reason}"
             warnings.warn(left_out, stacklevel=1)  # one place, so that it is shown once
         return offered
 

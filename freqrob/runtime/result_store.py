@@ -123,8 +123,8 @@ class Samples:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not iterable
                 key = (file.metadata() or {}).get("key")
             sizes = {len(tensor) for tensor in tensors.values()}
-            whole = key == self.key and DONE in tensors and len(tensors) > 1 and sizes == {len(self.done)}
-            if whole and tensors[DONE].dtype == torch.bool and tensors[DONE].ndim == 1:
+            is_complete = key == self.key and DONE in tensors and len(tensors) > 1 and sizes == {len(self.done)}
+            if is_complete and tensors[DONE].dtype == torch.bool and tensors[DONE].ndim == 1:
                 return tensors
             reason = "it has other content"
         except (SafetensorError, ValueError, TypeError) as error:  # TypeError: a tensor without a length

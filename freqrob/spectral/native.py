@@ -175,8 +175,8 @@ def _ahead_of_time(refused: list[str]) -> tuple[Path | None, str | None]:
 
     Whoever can change this module is trusted with the library beside it.
     """
-    here, no_cuda = Path(__file__), type(None)
-    record = _record(PACKAGE / "_native.json", refused, here, sources=str, sha256=str, cuda=(str, no_cuda))
+    module, no_cuda = Path(__file__), type(None)
+    record = _record(PACKAGE / "_native.json", refused, module, sources=str, sha256=str, cuda=(str, no_cuda))
     if record is None:
         return None, None
     if record["sources"] != source_digest():
@@ -185,7 +185,7 @@ def _ahead_of_time(refused: list[str]) -> tuple[Path | None, str | None]:
         return None, f"it was built for CUDA {record['cuda']}"
     for library in PACKAGE.glob("_native*.so"):
         try:
-            if _load_intact(library, record["sha256"], here):
+            if _load_intact(library, record["sha256"], module):
                 return library, None
         except OSError as error:
             return None, f"it does not load ({error})"

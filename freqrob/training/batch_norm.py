@@ -5,7 +5,7 @@ With x̂ = (x − μ)/σ over the N values of a channel and m the mean over them
     g_x = (γ/σ) P g,    P v = v − m(v) − x̂ m(v x̂).
 
 P is symmetric, so the derivative of ⟨u, g_x⟩ with respect to g is (γ/σ) P u: batch norm's backward again. With respect
-to x it is −(1/σ) [m(g x̂) (γ/σ) P u + m(u x̂) g_x + x̂ m(u g_x)]. PyTorch's own formula takes some thirty passes.
+to x it is −(1/σ) [m(g x̂) (γ/σ) P u + m(u x̂) g_x + x̂ m(u g_x)]. PyTorch's own formula takes about thirty passes.
 """
 
 # pyright: reportIncompatibleMethodOverride=false, reportOptionalMemberAccess=false

@@ -59,7 +59,7 @@ class _Group(ClusterEnvironment):
     """The initialised process group as a cluster environment of Fabric."""
 
     creates_processes_externally = True
-    main_address, main_port = "", 0  # of a group that would have to be initialised
+    main_address, main_port = "", 0  # not used: the group is already initialised
 
     @staticmethod
     def detect() -> bool:
@@ -80,10 +80,10 @@ class _Group(ClusterEnvironment):
         return dist.get_rank() // started.local_world_size if started else 0
 
     def set_world_size(self, size: int) -> None:
-        """Nothing: the group has it."""
+        """Do nothing: the process group determines it."""
 
     def set_global_rank(self, rank: int) -> None:
-        """Nothing: the group has it."""
+        """Do nothing: the process group determines it."""
 
 
 def share_buffers(model: nn.Module) -> None:
@@ -103,19 +103,19 @@ def graceful_shutdown() -> Iterator[threading.Event]:
 
     Outside the main thread, where Python handles no signals, it is never set.
     """
-    asked = threading.Event()
+    requested = threading.Event()
 
-    def ask(_signal: int, _frame: object) -> None:
-        if asked.is_set():
+    def request(_signal: int, _frame: object) -> None:
+        if requested.is_set():
             raise KeyboardInterrupt
-        asked.set()
+        requested.set()
 
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield requested
         return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked
+        yield requested
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

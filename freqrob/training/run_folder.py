@@ -22,7 +22,7 @@ History = list[dict[str, float]]
 
 
 class Epoch(TypedDict):
-    """The keys that every line of the history has, among others."""
+    """The required keys of a line of the history."""
 
     epoch: int
     loss: float
@@ -126,7 +126,7 @@ class RunFolder:
         write_torch(self.last_checkpoint, {"recipe": self.recipe, **state})
 
     def write_metrics(self, history: History) -> None:
-        """Write a line for each epoch, and hand the last one to TensorBoard, whose failures are warnings."""
+        """Write a line for each epoch, and pass the last one to TensorBoard; its failures are only warnings."""
         lines, table = self.metrics
         write_text(lines, "".join(json.dumps(line) + "\n" for line in history))
         write_csv(table, history, list(history[0]))
@@ -183,6 +183,6 @@ def _summary_writer() -> type:
     return SummaryWriter
 
 
-def _differences(one: dict[str, Any], other: dict[str, Any]) -> str:
-    keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
-    return ", ".join(f"{key} {one.get(key)!r}, now {other.get(key)!r}" for key in keys)
+def _differences(earlier: dict[str, Any], now: dict[str, Any]) -> str:
+    keys = [key for key in {**earlier, **now} if earlier.get(key) != now.get(key)]
+    return ", ".join(f"{key} {earlier.get(key)!r}, now {now.get(key)!r}" for key in keys)

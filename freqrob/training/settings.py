@@ -24,7 +24,7 @@ def parse_settings(recipe: str, texts: Iterable[str]) -> dict[str, Any]:
     of_recipe = [field.name for field in fields(Recipe) if field.name not in (*elsewhere, "defense")]
     for key, value in values.items():
         if key in elsewhere:
-            raise ValueError(f"--set: {key} is an argument or option of its own, got {key}={value}")
+            raise ValueError(f"--set: {key} has its own argument or option, got {key}={value}")
         if key not in of_recipe + of_defense:
             raise ValueError(
                 f"--set: {recipe} has no setting {key}, expected any of {', '.join(of_recipe + of_defense)}."

@@ -135,10 +135,10 @@ def train(
             images = images.contiguous(memory_format=torch.channels_last)
             torch.manual_seed(_seed(recipe.seed, step, fabric.global_rank))
             loss = state.backward(partial(defense, model, images, labels))
-            # All processes act on what one of them meets; otherwise they would wait for each other forever
+            # All processes stop, save or fail together; otherwise they would wait for each other forever
             due = time.monotonic() - saved_at > 60 * checkpoint_minutes
-            here = torch.hstack([loss.detach().float(), loss.new_tensor([stop.is_set(), due], dtype=torch.float32)])
-            mean_loss, stops, due = cast(Tensor, fabric.all_reduce(here)).tolist()
+            local = torch.hstack([loss.detach().float(), loss.new_tensor([stop.is_set(), due], dtype=torch.float32)])
+            mean_loss, stops, due = cast(Tensor, fabric.all_reduce(local)).tolist()
             if not isfinite(mean_loss):
                 if not isfinite(loss.item()):
                     run.write_batch(images, labels, step, state.model.network.state_dict())

@@ -120,16 +120,16 @@ def _run(options: argparse.Namespace, command: str) -> None:
     with progress_bars() as (track, log):
         images = _images(options, track)
         for spec, network in networks.items():
-            found = search(
+            perturbations = search(
                 network, images.images, images.labels, cache=options.out / "cache", track=prefixed(track, spec)
             )  # fmt: skip
             try:
-                spectra[spec] = analyze(found, images, search)
+                spectra[spec] = analyze(perturbations, images, search)
             except ValueError as error:
                 left_out[spec] = str(error)
                 log(f"{spec} is left out: {error}")
             else:
-                details.append(describe(spec, found, spectra[spec]))
+                details.append(describe(spec, perturbations, spectra[spec]))
                 log(SUMMARY.format(**details[-1]))
     if not spectra:
         raise ValueError(f"models: {left_out[options.models[0]]}")
@@ -146,19 +146,24 @@ def _run(options: argparse.Namespace, command: str) -> None:
 
 def make_attack(name: str, steps: int | None) -> MinimizationAttack:
     """An attack of ``ATTACKS`` with ``steps``, or its default number."""
-    from foolbox import attacks as theirs
+    import foolbox
     from freqrob_foolbox import L2BrendelBethgeAttack, LinfinityBrendelBethgeAttack
 
     from freqrob.runtime.parameters import check_counts
 
     kinds = {
-        "bb": LinfinityBrendelBethgeAttack, "bb_l2": L2BrendelBethgeAttack, "fmn": theirs.LInfFMNAttack,
-        "fmn_l2": theirs.L2FMNAttack, "ddn": theirs.DDNAttack, "cw": theirs.L2CarliniWagnerAttack,
-        "hsj": theirs.HopSkipJumpAttack, "boundary": theirs.BoundaryAttack,
-    }  # fmt: skip
-    given = {} if steps is None else {"steps": steps}
-    check_counts(**given)
-    return kinds[name](**given)
+        "bb": LinfinityBrendelBethgeAttack,
+        "bb_l2": L2BrendelBethgeAttack,
+        "fmn": foolbox.attacks.LInfFMNAttack,
+        "fmn_l2": foolbox.attacks.L2FMNAttack,
+        "ddn": foolbox.attacks.DDNAttack,
+        "cw": foolbox.attacks.L2CarliniWagnerAttack,
+        "hsj": foolbox.attacks.HopSkipJumpAttack,
+        "boundary": foolbox.attacks.BoundaryAttack,
+    }
+    arguments = {} if steps is None else {"steps": steps}
+    check_counts(**arguments)
+    return kinds[name](**arguments)
 
 
 def _images(options: argparse.Namespace, track: Any) -> ImageSet:
@@ -174,23 +179,25 @@ def _images(options: argparse.Namespace, track: Any) -> ImageSet:
     return images[: options.images]
 
 
-def analyze(found: MinimalPerturbations, images: ImageSet, search: MinimalPerturbation) -> MinimalPerturbationSpectrum:
+def analyze(
+    perturbations: MinimalPerturbations, images: ImageSet, search: MinimalPerturbation
+) -> MinimalPerturbationSpectrum:
     """The spectrum of the perturbations. Raises ValueError if there are none."""
     from freqrob_foolbox import analyze_spectrum
 
     from freqrob.data.datasets import to_pixels
     from freqrob.diagnostics import MinimalPerturbationSpectrum
 
-    if not found.success.any():
+    if not perturbations.success.any():
         raise ValueError("the attack found no perturbation of any image; more --steps may help")
-    clean = to_pixels(images.images)[found.success]
-    spectrum = analyze_spectrum(found.perturbed[found.success], clean, seed=search.seed)
-    return MinimalPerturbationSpectrum.of(found, spectrum, search)
+    clean = to_pixels(images.images)[perturbations.success]
+    spectrum = analyze_spectrum(perturbations.perturbed[perturbations.success], clean, seed=search.seed)
+    return MinimalPerturbationSpectrum.of(perturbations, spectrum, search)
 
 
-def describe(model: str, found: MinimalPerturbations, measured: MinimalPerturbationSpectrum) -> dict[str, Any]:
+def describe(model: str, perturbations: MinimalPerturbations, measured: MinimalPerturbationSpectrum) -> dict[str, Any]:
     """The JSON content for a model, starting with its table row; distances of images without success are None."""
-    distances = found.distances[found.success]
+    distances = perturbations.distances[perturbations.success]
     return {
         "model": model,
         "images": measured.images,
@@ -199,9 +206,9 @@ def describe(model: str, found: MinimalPerturbations, measured: MinimalPerturbat
         "mean_distance": distances.mean().item(),
         **{name: getattr(measured, name) for name in HALF_POWER},
         **{name: getattr(measured, name).tolist() for name in CURVES},
-        "distances": [distance if math.isfinite(distance) else None for distance in found.distances.tolist()],
-        "targets": found.classes.tolist(),
-        "starts": found.starts.tolist(),
+        "distances": [distance if math.isfinite(distance) else None for distance in perturbations.distances.tolist()],
+        "targets": perturbations.classes.tolist(),
+        "starts": perturbations.starts.tolist(),
     }
 
 
@@ -240,10 +247,10 @@ def draw(models: Mapping[str, MinimalPerturbationSpectrum]) -> Figure:
     figure = Figure(figsize=(max(9, 2.6 * columns), 2.7 * rows + 4.2), layout="constrained")
     above, below = cast(Sequence[SubFigure], figure.subfigures(2, 1, height_ratios=[2.7 * rows, 4.2]))
     panels = above.subplots(rows, columns, squeeze=False).flatten()
-    limits = shared_limits([perturbation_map(one) for one in models.values()], span=1e5)
+    limits = shared_limits([perturbation_map(spectrum) for spectrum in models.values()], span=1e5)
     images = []
-    for axes, (spec, one) in zip(panels, models.items(), strict=False):
-        images.append(plot_perturbation_spectrum(axes, one, limits))
+    for axes, (spec, spectrum) in zip(panels, models.items(), strict=False):
+        images.append(plot_perturbation_spectrum(axes, spectrum, limits))
         axes.set_title(spec, fontsize="medium", parse_math=False)
         axes.set(xlabel="", ylabel="")
     for axes in panels[len(models) :]:

@@ -184,7 +184,7 @@ def test_what_an_attack_does_not_use_is_checked_too(text, given):
         (lambda: Square(0), "queries"),
         (lambda: Square(eps="8/255"), "eps"),
         (lambda: AutoAttack("fast"), "version: expected one of standard, plus, rand, custom, got 'fast'"),
-        (lambda: AutoAttack("custom"), "attacks: version 'custom' takes some"),
+        (lambda: AutoAttack("custom"), "attacks: version 'custom' needs some"),
         (lambda: AutoAttack("rand", ("fab",)), "attacks: version 'rand' takes none"),
         (lambda: AutoAttack("rand", component="fab"), "component: expected one of apgd-ce, apgd-dlr, got 'fab'"),
         (lambda: AutoAttack("custom", ("pgd",)), "attacks: expected any of apgd-ce, .*, got 'pgd'"),

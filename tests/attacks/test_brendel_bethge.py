@@ -373,7 +373,7 @@ def test_bad_starts_and_parameters_are_named(linear):
         attack.run(wrapped(model), x, y, starting_points=starts[:3])
     with pytest.raises(TypeError, match="starting_points: expected a PyTorch tensor of torch.float32"):
         attack.run(wrapped(model), x, y, starting_points=starts.double())
-    with pytest.raises(TypeError, match="inputs: expected a PyTorch tensor of floats, got float32 ndarray"):
+    with pytest.raises(TypeError, match="inputs: expected a PyTorch tensor .*ndarray"):
         attack.run(wrapped(model), x.numpy(), y.numpy())
     with pytest.raises(ValueError, match="steps"):
         L2BrendelBethgeAttack(steps=0)

@@ -225,7 +225,7 @@ def test_attacks_of_foolbox_are_called_by_name(network, batch):
     pytest.importorskip("foolbox")
     attack = parse_attack("foolbox:lInfDeepFoolAttack", eps=2 / 255)
     assert attack.name == "Foolbox LinfDeepFoolAttack" and attack.as_dict()["package"].startswith("foolbox ")
-    with pytest.raises(ValueError, match="Foolbox has no attack 'linfdeepfol'.*Nearest: LinfDeepFoolAttack"):
+    with pytest.raises(ValueError, match="'linfdeepfol'.*Nearest: LinfDeepFoolAttack"):
         parse_attack("foolbox:linfdeepfol")
     with pytest.raises(ValueError, match="norm: expected that of LinfDeepFoolAttack"):
         parse_attack("foolbox:LinfDeepFoolAttack", norm="L2")
@@ -266,7 +266,7 @@ class Returns(Attack):
 )
 def test_what_an_attack_gives_is_checked(network, batch, give, error, got):
     for call in (Returns(give), Returns(give).robust_mask):
-        with pytest.raises(error, match=rf"attack: expected returns to give a tensor \(30, 3, 8, 8\).*got .*{got}"):
+        with pytest.raises(error, match=f"attack: expected returns .*got .*{got}"):
             call(network, *batch)
 
 
@@ -353,18 +353,18 @@ def test_attacks_of_foolbox_that_need_more_say_what(network, batch):
 
     assert parse_attack("foolbox:LinearSearchContrastReductionAttack", norm="L2").norm == "L2"
     assert parse_attack("foolbox:L2PGD", norm="L2").norm == "L2"
-    with pytest.raises(ValueError, match="norm: expected that of L2ProjectedGradientDescentAttack, 'L2', got 'Linf'"):
+    with pytest.raises(ValueError, match="norm: expected .* 'L2', got 'Linf'"):
         parse_attack("foolbox:L2PGD")
-    with pytest.raises(ValueError, match="attack: expected one that measures distances in Linf or L2, got L0FMNAttack"):
+    with pytest.raises(ValueError, match="attack: .*distances in Linf or L2, got L0FMNAttack"):
         parse_attack("foolbox:L0FMNAttack")
     for kind in (foolbox.attacks.PointwiseAttack, foolbox.attacks.GaussianBlurAttack):
-        with pytest.raises(ValueError, match=rf"got {kind.__name__} without; use {kind.__name__}\(distance="):
+        with pytest.raises(ValueError, match=f"use {kind.__name__}\\(distance="):
             FoolboxAttack(kind())
     for name in ("GenAttack", "DatasetAttack", "BinarizationRefinementAttack"):
         attack = parse_attack(f"foolbox:{name}")
-        with pytest.raises(ValueError, match=f"attack: Foolbox {name} fails .*; expected an attack that needs no"):
+        with pytest.raises(ValueError, match=f"attack: Foolbox {name} fails .*needs no"):
             attack(network, *batch)
-    with pytest.raises(ValueError, match="got 'foolbox', expected one such as .*foolbox:LinfDeepFoolAttack"):
+    with pytest.raises(ValueError, match="got 'foolbox', .*foolbox:LinfDeepFoolAttack"):
         parse_attack("foolbox")
 
 

@@ -260,9 +260,7 @@ class TestAModelThatFails:
 
     def test_for_the_channels(self, attack):
         images, labels = batch(4)
-        with pytest.raises(
-            ValueError, match=r"^model: it fails on images \(4, 1, 8, 8\) .*RuntimeError: .*channels"
-        ) as raised:
+        with pytest.raises(ValueError, match=r"^model: .* \(4, 1, 8, 8\) .*RuntimeError: .*channels") as raised:
             attack(convolution(), images[:, :1], labels)
         assert isinstance(raised.value.__cause__, RuntimeError)
 

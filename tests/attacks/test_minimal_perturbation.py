@@ -132,7 +132,7 @@ def test_an_image_without_a_start_is_reported_and_the_others_go_on(network, imag
     targets[2] = CLASSES
     reachable = targets != CLASSES
     for start_eps in (None, 0.5):
-        with pytest.warns(UserWarning, match="image 2: no starting point was found; the others are attacked"):
+        with pytest.warns(UserWarning, match="image 2: no starting point was found"):
             found = search(start_eps=start_eps)(network, images, labels, targets=targets)
         assert found.starts[2] == Start.NONE and not found.success[2] and found.distances[2] == torch.inf
         assert torch.equal(found.perturbed[2], images[2])

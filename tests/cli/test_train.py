@@ -107,7 +107,7 @@ def test_interrupted_training_does_not_know_what_launched_it(interrupted, monkey
         (["pgd_at_tiny", "--set", "temperature=2"], "pgd_at_tiny has no setting temperature, expected any of epochs,"),
         (["pgd_at_tiny", "--set", "step=2"], "Nearest: steps"),
         (["standard_tiny", "--set", "epoch=2"], "Nearest: epochs"),
-        (["pgd_at_tiny", "--set", "dataset=svhn"], "--set: dataset is an argument or option"),
+        (["pgd_at_tiny", "--set", "dataset=svhn"], "--set: dataset has its own argument or option"),
         (["pgd_at_tiny", "--set", "flip=maybe"], "flip: expected true or false, got 'maybe'"),
         (["pgd_at_tiny", "--set", "lr=high"], "lr: expected a positive number, got 'high'"),
         (["pgd_at_tiny", "--dataset", "mnist"], "dataset: expected one of"),

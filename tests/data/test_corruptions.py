@@ -430,7 +430,7 @@ def test_bad_input_is_named(changes, error, message):
 class TestFrost:
     def test_without_photographs_says_how_to_get_them(self, monkeypatch, tmp_path):
         monkeypatch.setattr(photographs, "PACKAGES", ("no-such-package",))
-        with pytest.raises(FileNotFoundError, match="no-such-package is installed: pip install imagecorruptions-imaug"):
+        with pytest.raises(FileNotFoundError, match="no-such-package .* pip install imagecorruptions-imaug"):
             corrupt(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "frost", 1)
         (tmp_path / "frost1.png").write_bytes(b"")
         with pytest.raises(FileNotFoundError, match=f"not all five are in {tmp_path}: .*--frost DIR"):

@@ -274,7 +274,7 @@ class TestTinyImageNet:
     def test_a_missing_class_is_not_passed_over(self, tiny):
         for file in (tiny / "tiny-imagenet-200" / "train" / WNIDS[7] / "images").iterdir():
             file.unlink()
-        with pytest.raises(FileNotFoundError, match=f"lacks train images of 1 of its 200 classes, first of {WNIDS[7]}"):
+        with pytest.raises(FileNotFoundError, match=f"train images of 1 of its 200 classes, .* {WNIDS[7]}"):
             load_dataset("tiny_imagenet", "train", tiny)
 
     def test_an_image_without_annotation_is_named(self, tiny):
@@ -364,7 +364,7 @@ class TestDecoding:
     def test_grey_levels_of_16_bits_are_refused(self, tmp_path):
         """Pillow would clip them: nearly all would be white."""
         Image.fromarray(np.full((8, 8), 20_000, np.uint16)).save(tmp_path / "deep.png")
-        with pytest.raises(ValueError, match=r"deep.png: not an intact image \(it has grey levels of 16 bits"):
+        with pytest.raises(ValueError, match=r"deep.png: not an intact .*16 bits"):
             decode(self.files(tmp_path, "deep.png"), 8, tmp_path / "cache", no_bar)
 
     @pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR broken"])
@@ -544,7 +544,7 @@ class TestDownloads:
     def test_a_wrong_checksum_is_refused(self, tiny_archive, tmp_path):
         archive, _, _ = tiny_archive
         archive.write_bytes(archive.read_bytes() + b"x")
-        with pytest.raises(OSError, match=f"could not fetch Tiny ImageNet from http.*into {tmp_path}.*corrupted"):
+        with pytest.raises(OSError, match=f"Tiny ImageNet from http.*into {tmp_path}.*corrupted"):
             load_dataset("tiny_imagenet", "test", tmp_path, download=True)
         assert not (tmp_path / "tiny-imagenet-200").exists()
 

@@ -1,10 +1,10 @@
-"""Hybrid images: what each frequency is taken from, and the pairs of images that they mix."""
+"""Hybrid images: what each frequency is taken from, the pairs of images that they mix, and their file."""
 
 import numpy as np
 import pytest
 import torch
 
-from freqrob.data.hybrid import MIXING_FREQUENCIES, derange, hybrid_images, partners
+from freqrob.data.hybrid import MIXING_FREQUENCIES, derange, hybrid_images, partners, write_hybrids
 from tests.support.waves import SIZE
 
 
@@ -41,3 +41,40 @@ def test_a_derangement_keeps_no_label_and_all_of_them(labels):
 def test_no_derangement_of_mostly_one_label():
     with pytest.raises(ValueError, match="labels: more than half"):
         derange(torch.tensor([0, 0, 0, 1]))
+
+
+def test_hybrid_images_of_bytes_are_rounded_and_whole_or_absent(few, tmp_path, monkeypatch):
+    path = write_hybrids(few, tmp_path / "a", frequencies=(0.2,))
+    with np.load(path) as file:
+        images = torch.from_numpy(file["images"])
+    assert images.dtype == torch.uint8 and not (tmp_path / "a" / "hybrid.png").exists()
+    floats = few.images / 255
+    expected = hybrid_images(floats, floats[partners(few.labels)], 0.2)
+    assert (images[0] / 255 - expected).abs().max() <= 0.5001 / 255
+    before = path.read_bytes()
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_hybrids(few, tmp_path / "a", frequencies=(0.1,))
+    assert path.read_bytes() == before and len(list((tmp_path / "a").iterdir())) == 2
+    with pytest.raises(ValueError, match="frequencies: expected at least one"):
+        write_hybrids(few, tmp_path, frequencies=())
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"frequencies": (0.1, -1)}, "frequencies: expected numbers from 0 to 0.707 .*, got -1"),
+        ({"frequencies": (5,)}, "frequencies: expected numbers from 0 to 0.707 cycles.pixel, .* got 5"),
+        ({"frequencies": (float("nan"),)}, "frequencies: expected numbers .*, got nan"),
+        ({"frequencies": ("0.1",)}, "frequencies: expected numbers .*, got '0.1'"),
+        ({"seed": -1}, "seed: expected an integer from 0 on, got -1"),
+    ],
+)
+def test_hybrid_images_that_cannot_be_mixed_are_refused_before_anything_is_written(few, tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        write_hybrids(few, tmp_path / "a", **settings)
+    assert not (tmp_path / "a").exists()

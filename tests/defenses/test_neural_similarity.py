@@ -168,7 +168,7 @@ def test_similarity_is_computed_in_float32_under_autocast():
 @pytest.mark.parametrize("layer", ["layer9", "layer1.7", "network"])
 def test_an_unknown_layer_lists_those_there_are(targets, layer):
     model = create_network("rn20", 10)
-    with pytest.raises(ValueError, match=f"layer: .*{layer!r}, expected one of conv1, .*layer1.0.conv1.*, linear"):
+    with pytest.raises(ValueError, match=f"layer: .*{layer!r}, .*layer1.0.conv1.*, linear"):
         NeuralSimilarity(targets, layer=layer)(model, torch.rand(2, 3, 8, 8), torch.zeros(2).long())
 
 
@@ -181,7 +181,7 @@ def test_a_layer_that_is_not_called(targets):
 
 
 def test_sizes_must_agree(targets):
-    with pytest.raises(ValueError, match=r"targets: .*\(3, 8, 8\), expected the size of the images, \(3, 32, 32\)"):
+    with pytest.raises(ValueError, match=r"targets: .*\(3, 8, 8\), .*\(3, 32, 32\)"):
         NeuralSimilarity(targets)(tiny(), torch.rand(2, 3, 32, 32), torch.zeros(2).long())
 
 

@@ -1,12 +1,21 @@
 """Accuracy by band: models that see one frequency, and the filters transcribed."""
 
+from dataclasses import replace
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 
-from freqrob.diagnostics.band_accuracy import band_accuracy, octaves
+from freqrob.diagnostics.band_accuracy import BandAccuracy, band_accuracy, octaves, plot_bands, plot_robust_bands
 from freqrob.spectral.rings import RingMap
+from tests.support.figures import line
 from tests.support.waves import SIZE, Linear, of_waves, wave
+
+BANDS = BandAccuracy(
+    torch.arange(23) / 32, torch.rand(23), torch.rand(23), torch.rand(23), torch.rand(3), torch.tensor([0, 0.125, 0.5]),
+    0.9, 5, 8 / 255, 20, 10, 10,
+)  # fmt: skip
 
 
 def test_a_model_that_sees_the_mean_does_not_care_for_bands():
@@ -76,3 +85,32 @@ def test_only_as_many_images_are_attacked_as_asked_for():
 def test_bad_settings_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(of_waves(3))
+
+
+@pytest.mark.parametrize("kind", ["low", "high", "band"])
+def test_bands(axes, kind):
+    plot_bands(axes, {"one": BANDS, "two": BANDS}, kind)
+    assert np.allclose(line(axes, "two")[:, 1], getattr(BANDS, kind))
+
+
+def test_bands_of_another_kind(axes):
+    with pytest.raises(ValueError, match="kind: expected one of low, high, band, got 'middle'"):
+        plot_bands(axes, {"one": BANDS}, "middle")
+
+
+def test_bands_of_robust_accuracy_are_named_to_the_digit(axes):
+    begins = torch.tensor([0, 0.0625, 0.125, 0.25, 0.5])
+    plot_robust_bands(axes, {"one": replace(BANDS, robust=torch.rand(5), robust_frequencies=begins)})
+    axes.figure.set_size_inches(4.6, 3.2)
+    axes.figure.canvas.draw()
+    labels = axes.get_xticklabels()
+    assert [label.get_text() for label in labels] == [
+        "0–\n0.0625", "0.0625–\n0.125", "0.125–\n0.25", "0.25–\n0.5", "0.5–\n0.71",
+    ]  # fmt: skip
+    extents = [label.get_window_extent() for label in labels]
+    assert all(one.x1 < other.x0 for one, other in pairwise(extents))
+
+
+def test_robust_accuracy_by_band(axes):
+    plot_robust_bands(axes, {"one": BANDS})
+    assert np.allclose(line(axes, "one")[:, 1], BANDS.robust)

@@ -1,13 +1,26 @@
 """Fourier heat maps: the basis, models that see one wave, and both authors' bases transcribed."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from freqrob.diagnostics.fourier_heatmap import NORMS, fourier_frequencies, fourier_heatmap, fourier_wave
+from freqrob.diagnostics.fourier_heatmap import (
+    NORMS,
+    FourierHeatmap,
+    fourier_frequencies,
+    fourier_heatmap,
+    fourier_wave,
+    heatmap_limit,
+    plot_heatmap,
+)
 from freqrob.diagnostics.run import diagnose
 from tests.support.waves import SIZE, Linear, of_waves, wave
+
+PLACES = torch.arange(-16, 16) / 32
+HEATMAP = FourierHeatmap(torch.rand(32, 32).double(), PLACES, PLACES, 0.1, 4.0, "cosine", 1, "", 10, 0)
 
 
 @pytest.mark.parametrize("basis", ["cosine_sine", "cosine"])
@@ -195,3 +208,23 @@ def test_layers_that_give_no_tensor_are_named():
 def test_bad_settings_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(of_waves(3))
+
+
+def test_heat_maps_share_a_scale(axes):
+    image = plot_heatmap(axes, HEATMAP, largest=0.5)
+    assert np.array_equal(image.get_array(), HEATMAP.change) and image.get_clim() == (0, 0.5)
+    left, right, bottom, top = image.get_extent()
+    assert (left, right) == (-0.5 - 0.5 / 32, 0.5 - 0.5 / 32) and (bottom, top) == (right, left)
+
+
+def test_a_coarse_heat_map_has_its_frequencies(axes):
+    every = slice(0, 32, 4)
+    coarse = replace(HEATMAP, change=torch.rand(8, 8), vertical=PLACES[every], horizontal=PLACES[every], every=4)
+    assert plot_heatmap(axes, coarse).get_extent() == [-0.5625, 0.4375, 0.4375, -0.5625]
+
+
+def test_a_heat_map_that_is_not_finite_spoils_no_other():
+    broken, sound = torch.full((4, 4), torch.nan), torch.arange(1.0, 17).view(4, 4)
+    change = [replace(HEATMAP, change=one) for one in (broken, sound)]
+    assert heatmap_limit(change) == heatmap_limit(change[::-1]) == 16
+    assert heatmap_limit([replace(HEATMAP, change=0 * sound)]) == 1, "no scale of nothing"

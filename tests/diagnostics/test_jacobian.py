@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from freqrob.attacks import input_gradient
-from freqrob.diagnostics.jacobian import jacobian_spectrum
+from freqrob.diagnostics.drawing import shared_limits
+from freqrob.diagnostics.jacobian import JacobianSpectrum, jacobian_map, jacobian_spectrum, plot_jacobian, shifted_map
 from freqrob.spectral.jacobian import log_b_low
 from freqrob.spectral.ops import mean_amplitude
 from tests.support.waves import SIZE, Linear, of_waves, wave
@@ -70,3 +71,24 @@ def test_low_frequencies_raise_log_b_low():
 def test_bad_settings_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(of_waves(3))
+
+
+@pytest.mark.parametrize("height, width", [(32, 32), (8, 6), (5, 7), (6, 5)])
+def test_shifted_map_is_the_whole_spectrum(height, width):
+    image = torch.randn(height, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = torch.fft.fftshift(torch.fft.fft2(image)).abs()
+    torch.testing.assert_close(shifted_map(torch.fft.rfft2(image).abs(), width), expected)
+
+
+def test_jacobians_share_a_scale_that_holds_them(axes):
+    steep = torch.ones(8, 5)
+    steep[0, 0] = 100
+    flat, steep = (JacobianSpectrum(amplitude, 3.5, 128, 10) for amplitude in (torch.ones(8, 5), steep))
+    limits = shared_limits([jacobian_map(one) for one in (flat, steep)])
+    image = plot_jacobian(axes, steep, limits)
+    assert image.get_clim() == limits and image.get_array().max() == pytest.approx(limits[1])
+    assert image.get_array()[4, 4] == image.get_array().max(), "DC in the middle"
+
+
+def test_a_dead_gradient_is_drawn(axes):
+    assert (plot_jacobian(axes, JacobianSpectrum(torch.zeros(32, 17), 0.0, 128, 10)).get_array() == 0).all()

@@ -11,10 +11,20 @@ import torch.nn.functional as F
 from torch import nn
 
 from freqrob.data.samples import sample_images
-from freqrob.diagnostics.loss_landscape import LossLandscape, component, loss_landscape
+from freqrob.diagnostics.loss_landscape import (
+    LossLandscape,
+    component,
+    landscape_limits,
+    loss_landscape,
+    plot_landscape,
+)
 from freqrob.models import load_model
 from freqrob.spectral.longtail import radial_power, split
 from tests.support.waves import SIZE, Linear, of_waves, wave
+
+LANDSCAPE = LossLandscape(
+    torch.linspace(-1, 1, 5).double(), torch.rand(5, 5).double() + 0.1, torch.rand(5, 5).double(), 0.1, 0.2, 10, 0
+)
 
 
 def test_the_landscape_of_a_linear_model_by_hand():
@@ -157,3 +167,16 @@ def test_a_landscape_without_weights_is_told():
 def test_bad_settings_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(of_waves(3))
+
+
+def test_a_landscape_has_its_model_in_the_middle(axes):
+    contours = plot_landscape(axes, LANDSCAPE)
+    assert len(contours.levels) == 12 and axes.get_lines()[0].get_xydata().tolist() == [[0, 0]]
+
+
+def test_landscapes_share_a_scale_and_survive_losses_that_are_not_finite(axes):
+    loss = torch.tensor([[1.0, torch.nan, torch.inf], [0.5, 0.1, 2], [1, 1, 1]]).double()
+    wild = LossLandscape(torch.linspace(-1, 1, 3).double(), loss, loss, 0.1, 0.2, 10, 0)
+    low, high = landscape_limits([wild, LANDSCAPE])
+    assert (low, high) == (pytest.approx(0.1), 1000)
+    assert plot_landscape(axes, wild, limits=(low, high)).levels[[0, -1]] == pytest.approx([low, high])

@@ -1,12 +1,23 @@
 """The smallest perturbations' spectrum: linear models, the authors' analysis transcribed, interruptions."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from freqrob.attacks import BrendelBethge, MinimalPerturbation
-from freqrob.diagnostics.minimal_perturbation import minimal_perturbation
+from freqrob.diagnostics.drawing import shared_limits
+from freqrob.diagnostics.minimal_perturbation import (
+    minimal_perturbation,
+    perturbation_map,
+    plot_perturbation_profiles,
+    plot_perturbation_sizes,
+    plot_perturbation_spectrum,
+)
 from tests.support.every_diagnostic import Counting
+from tests.support.figures import line
+from tests.support.measurements import PERTURBATIONS, POWER
 from tests.support.waves import SIZE, Linear, of_waves, wave
 
 
@@ -94,3 +105,31 @@ def test_a_search_that_was_stopped_goes_on_and_a_second_one_attacks_nothing(tmp_
 def test_bad_settings_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(of_waves(3))
+
+
+def test_perturbations_as_a_map_with_dc_in_the_middle(axes):
+    whole = perturbation_map(PERTURBATIONS)
+    limits = shared_limits([whole])
+    image = plot_perturbation_spectrum(axes, PERTURBATIONS, limits)
+    assert whole[16, 16] == 0 and whole.mean() == pytest.approx(1) and image.get_clim() == limits
+    assert image.get_array()[16, 17] == POWER[0, 1] / POWER.mean()
+
+
+def test_profiles_of_perturbations_leave_dc_out(axes):
+    plot_perturbation_profiles(axes, {"one": PERTURBATIONS})
+    assert np.allclose(line(axes, "one")[:, 1], PERTURBATIONS.profile[1:] / POWER.mean())
+    assert axes.get_lines()[1].get_xdata()[0] == 0.25
+
+
+def test_sizes_of_perturbations_are_those_of_the_successes(axes):
+    plot_perturbation_sizes(axes, {"one": PERTURBATIONS})
+    point, _, (across, up) = axes.containers[0]
+    assert point.get_xydata().tolist() == [[0.25, pytest.approx(2)]]
+    assert np.allclose(across.get_segments()[0][:, 0], [0.2, 0.35])
+    assert np.allclose(up.get_segments()[0][:, 1], [1.5, 2.5])
+    assert axes.get_ylabel() == "L∞ distance (grey levels of 255)"
+
+
+def test_sizes_in_two_norms_share_no_axis(axes):
+    with pytest.raises(ValueError, match="models: expected sizes in one norm, got L2 and Linf"):
+        plot_perturbation_sizes(axes, {"one": PERTURBATIONS, "l2": replace(PERTURBATIONS, norm="L2")})

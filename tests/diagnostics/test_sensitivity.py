@@ -1,14 +1,23 @@
 """The gradient's spectrum, sorted, against NumPy's."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from freqrob.attacks import input_gradient
+from freqrob.diagnostics.drawing import styles
 from freqrob.diagnostics.run import diagnose
-from freqrob.diagnostics.sensitivity import sensitivity
+from freqrob.diagnostics.sensitivity import Sensitivity, plot_sensitive_radii, plot_sensitivity, sensitivity
 from freqrob.models import load_model
+from tests.support.figures import line
 from tests.support.waves import SIZE, Linear, of_waves, wave
+
+SENSITIVITY = Sensitivity(
+    torch.rand(544).sort(descending=True).values.double(), [0, 9], 0.3 + 0.02 * torch.randn(200, 2), 5 / 32,
+    torch.rand(200), 200,
+)  # fmt: skip
 
 
 def test_the_gradient_of_a_linear_model_has_its_weights_spectrum():
@@ -61,3 +70,39 @@ def test_the_share_of_high_frequencies_does_not_depend_on_the_gradients_size():
 def test_bad_settings_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(of_waves(3))
+
+
+def test_sensitivity_by_rank(axes):
+    plot_sensitivity(axes, {"one": SENSITIVITY})
+    drawn = line(axes, "one")
+    assert drawn[0, 0] == 1 and np.allclose(drawn[:, 1].mean(), 1)
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_a_model_without_gradient_leaves_the_others_their_panel(axes, value):
+    flat = replace(SENSITIVITY, magnitude=torch.full_like(SENSITIVITY.magnitude, value))
+    plot_sensitivity(axes, {"flat": flat, "one": SENSITIVITY})
+    axes.figure.canvas.draw()
+    assert axes.get_legend_handles_labels()[1] == ["one"]
+
+
+def test_the_density_of_radii_is_one_and_peaks_where_they_are(axes):
+    plot_sensitive_radii(axes, {"one": SENSITIVITY}, rank=9)
+    x, density = line(axes, "one").T
+    assert np.trapezoid(density, x) == pytest.approx(1, abs=0.01)
+    assert x[density.argmax()] == pytest.approx(0.3, abs=0.02)
+    with pytest.raises(ValueError, match="rank: one has 0, 9, got 3"):
+        plot_sensitive_radii(axes, {"one": SENSITIVITY}, rank=3)
+
+
+def test_images_without_a_gradient_have_no_place_in_the_spectrum(axes):
+    some = replace(SENSITIVITY, high_share=torch.full_like(SENSITIVITY.high_share, torch.nan))
+    plot_sensitive_radii(axes, {"none": some}, rank=SENSITIVITY.ranks[0])
+    assert not axes.get_lines()
+
+
+def test_a_model_keeps_its_style_where_others_are_missing(axes):
+    chosen = styles(["one", "two", "three"])
+    plot_sensitivity(axes, {"three": SENSITIVITY}, chosen)
+    (drawn,) = axes.get_lines()
+    assert (drawn.get_color(), drawn.get_marker()) == (chosen["three"]["color"], chosen["three"]["marker"])

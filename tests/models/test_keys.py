@@ -432,7 +432,7 @@ def test_a_cache_key_is_a_string(tmp_path, cache_key):
 
 def test_processes_that_share_results_need_a_cache_and_a_key(tmp_path):
     assert shared_cache(tmp_path, None, 2, nn.ReLU()) == tmp_path and shared_cache(None, None, 1, Holding()) is None
-    with pytest.raises(ValueError, match="^cache: .*expected a folder that all processes share, got None"):
+    with pytest.raises(ValueError, match="^cache: .*all processes share, got None"):
         shared_cache(None, None, 2, nn.ReLU())
     with pytest.raises(ValueError, match="^cache_key: .*expected a string"), pytest.warns(match="nothing is cached"):
         shared_cache(tmp_path, None, 2, Holding())

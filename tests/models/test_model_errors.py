@@ -98,7 +98,7 @@ class TestWithoutGradient:
     @NEEDS_AUTOATTACK
     @pytest.mark.parametrize("component", ["apgd-ce", "apgd-dlr", "fab"])
     def test_are_refused_by_each_attack_of_autoattack(self, name, batch, component):
-        with pytest.raises(ValueError, match=f"{self.message}.*needed by {component}; measure square instead"):
+        with pytest.raises(ValueError, match=f"{self.message}.*by {component}; measure square instead"):
             AutoAttack("custom", (component,))(BLIND[name](), *batch)
 
     @NEEDS_FOOLBOX
@@ -223,7 +223,7 @@ def test_a_model_that_fails_later_is_named_too(batch):
     images, labels = batch
     model = Wrapped(of_four)
     labels = torch.where(torch.arange(12) < 3, labels, (model(images).argmax(1) + 1) % CLASSES)
-    with pytest.raises(ValueError, match=r"model: it fails on images \([123], 3, 8, 8\) torch.float32: RuntimeError"):
+    with pytest.raises(ValueError, match=r"model: it fails on images \([123], 3, 8, 8\)"):
         evaluate(model, images, labels, attacks=[PGD(2)], protocols=["natural"])
 
 
@@ -340,7 +340,7 @@ def test_images_of_other_dtypes_are_refused(dtype, measure, batch):
 def test_images_without_pixels_are_refused(empty, measure, batch):
     images, labels = batch
     nothing = images.narrow(empty, 0, 0)
-    with pytest.raises(ValueError, match=f"^images: expected .*≥ 1.*got shape {re.escape(str(tuple(nothing.shape)))}"):
+    with pytest.raises(ValueError, match=f"^images: .*≥ 1.*{re.escape(str(tuple(nothing.shape)))}"):
         MEASURING[measure](network(), nothing, labels[: len(nothing)])
 
 
@@ -355,7 +355,7 @@ def test_attacks_for_foolbox_refuse_tensors_without_dense_values(name, batch):
     model, (change, message) = foolbox.PyTorchModel(network(), bounds=(0, 1), device="cpu"), ODD[name]
     with pytest.raises(TypeError, match=f"^inputs: .*{message}"):
         LinfBandPGD(range(3)).run(model, change(images), labels, epsilon=0.1)
-    with pytest.raises(TypeError, match="^inputs: expected a PyTorch tensor of floats, got torch.float8"):
+    with pytest.raises(TypeError, match="^inputs: .*tensor of floats, got torch.float8"):
         LinfBandPGD(range(3)).run(model, images.to(torch.float8_e4m3fn), labels, epsilon=0.1)
 
 

@@ -120,9 +120,7 @@ def test_it_is_imported_without_any_of_the_packages():
 def test_sources_are_listed_and_a_wrong_one_gets_the_nearest(here):
     assert {"hub", "robustbench", "timm", "torchvision"} <= set(list_sources())
     assert list_sources("t*") == ["timm", "torchvision"]
-    with pytest.raises(
-        ImportError, match="expected a name .*, hub:….*Cannot import 'torchvison:.*Nearest: torchvision"
-    ):
+    with pytest.raises(ImportError, match="Cannot import 'torchvison:.*Nearest: torchvision"):
         open_model("torchvison:resnet18")
 
 
@@ -148,7 +146,7 @@ def test_a_source_of_ones_own(here, sources):
         ("a:b?c=1", Target("cifar100", "L2", 100, Path("there"))),
         ("a", Target("cifar10", "corruptions", 10, Path("models"))),
     ]
-    with pytest.raises(ValueError, match="source 'mine' is already registered by tests.models.test_sources"):
+    with pytest.raises(ValueError, match="'mine' is already registered by .*test_sources"):
         register_source("mine")(lambda name, target: None)
     assert register_source("mine")(mine) is mine, "as when a notebook's cell runs again"
 
@@ -162,7 +160,7 @@ def test_bass_does_not_come_before_a_model_of_a_source_that_has_it_inside(source
 
 @pytest.mark.parametrize("name", ["", "two words", "a:b", "1st"])
 def test_what_a_source_cannot_be_called(name):
-    with pytest.raises(ValueError, match="name: got .*, expected letters, digits and '_', a letter first"):
+    with pytest.raises(ValueError, match="name: got .*, expected letters.* a letter first"):
         register_source(name)
 
 
@@ -183,7 +181,7 @@ def repository(here) -> str:
 
 
 def test_code_of_torch_hub_is_not_run_unless_the_user_trusts_it(here, repository):
-    with pytest.raises(ValueError, match=r"would run the code of .*zoo on this machine.*net\?width=2&trust_repo=True"):
+    with pytest.raises(ValueError, match=r"code of .*zoo on .*net\?width=2&trust_repo=True"):
         open_model(f"hub:{repository}:net?width=2")
     assert not (here / "executed").exists()
 
@@ -197,7 +195,7 @@ def test_a_trusted_repository_of_torch_hub(here, repository, capsys):
 
 
 def test_a_model_that_a_repository_of_torch_hub_does_not_have(here, repository):
-    with pytest.raises(ValueError, match="zoo:nett.trust_repo=True cannot be loaded: Cannot find callable nett"):
+    with pytest.raises(ValueError, match="zoo:nett.trust_repo=True .*Cannot find callable nett"):
         open_model(f"hub:{repository}:nett?trust_repo=True")
 
 
@@ -341,7 +339,7 @@ def test_no_pickle_runs_code_where_only_tensors_are_read(here, monkeypatch):
 def test_a_module_comes_back_as_it_is():
     model = nn.Identity()
     assert as_module(model) is model
-    with pytest.raises(TypeError, match="model: got function, expected an nn.Module or a Foolbox model"):
+    with pytest.raises(TypeError, match="model: got function, expected an nn.Module"):
         as_module(lambda images: images)
 
 

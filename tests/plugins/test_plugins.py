@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from freqrob import cli
 from freqrob.attacks import Clean, list_attacks, parse_attack
 from freqrob.data import DATASETS, ImageSet, list_datasets, load_dataset
-from freqrob.data.samples import CIFAR10_CLASSES
+from freqrob.data.samples import CIFAR10_CLASSES, sample_images
 from freqrob.defenses import DEFENSES, list_defenses
 from freqrob.diagnostics import Diagnostic, Measurement, diagnose, get_diagnostic, list_diagnostics
 from freqrob.diagnostics.drawing import Panel, Picture
@@ -36,6 +36,8 @@ from freqrob.models.plugins import build
 from freqrob.models.registry import ModelName
 from freqrob.models.sources import open_model
 from freqrob.report import write_report
+from freqrob.reproduction import SCALES, Lab, get_experiment, list_experiments, reproduce
+from freqrob.reproduction.experiment import EXPERIMENTS
 from freqrob.runtime import registry as registry_module
 from freqrob.runtime.registry import Registry
 from freqrob.training import parse_settings, recipe_for, train
@@ -66,6 +68,7 @@ def installed(site, monkeypatch, tmp_path):
         DEFENSES,
         DATASETS,
         DIAGNOSTICS,
+        EXPERIMENTS,
     ):  # which forget what is imported here
         monkeypatch.setattr(each, "_own", dict(each._own))
         monkeypatch.setattr(each, "_homes", dict(each._homes))
@@ -101,19 +104,19 @@ def test_a_front_end_comes_before_a_plugins_model(installed):
 
 def test_a_plugin_never_takes_the_place_of_a_shipped_model(installed):
     assert type(load_model("pgd_at_rn20").network).__name__ == "CifarResNet"
-    with pytest.warns(UserWarning, match="'pgd_at_rn20' .* of package freqrob-example-plugin: .* freqrob's own"):
+    with pytest.warns(UserWarning, match="'pgd_at_rn20' .* freqrob-example-plugin: .* freqrob's own"):
         assert list_models("pgd_at_rn20") == ["pgd_at_rn20"]
 
 
 def test_names_that_cannot_be_are_left_out_with_a_warning(installed):
-    with pytest.warns(UserWarning, match="'elsewhere' for cifar-10, Linf .* left out, expected a data set"):
+    with pytest.warns(UserWarning, match="'elsewhere' for cifar-10, Linf .* expected a data set"):
         assert "elsewhere" not in list_models()
-    with pytest.warns(UserWarning, match="freqrob-example-plugin: entry point 'malformed' .* is left out"):
+    with pytest.warns(UserWarning, match="plugin: entry point 'malformed' .* is left out"):
         assert "malformed" not in list_models()
 
 
 def test_a_plugin_that_cannot_be_imported_is_named(installed):
-    with pytest.raises(ImportError, match="'broken' for cifar10, Linf of package freqrob-example-plugin cannot be imp"):
+    with pytest.raises(ImportError, match="'broken' for cifar10, Linf .* cannot be imp"):
         load_model("broken")
 
 
@@ -176,7 +179,7 @@ def test_a_plugins_source_is_opened(installed, monkeypatch):
     assert open_model("constant:3")(IMAGES).argmax(1).tolist() == [3, 3]
     assert open_model("constant:1", dataset="two_colours")(IMAGES).shape == (2, 2)
     assert load_model("4", source="constant", front_end="bass")(IMAGES).argmax(1).tolist() == [4, 4]
-    with pytest.raises(ValueError, match="expected one of freqrob, constant, robustbench. Nearest: constant"):
+    with pytest.raises(ValueError, match="freqrob, constant, robustbench. Nearest: constant"):
         load_model("4", source="constnat")
 
 
@@ -205,13 +208,11 @@ def test_the_command_line_finds_what_a_plugin_brings(installed, tmp_path, monkey
 
 def test_broken_plugins_are_named_and_stop_nothing_else(installed):
     of_package = "of package freqrob-example-plugin"
-    with pytest.raises(ImportError, match=f"architecture 'broken' {of_package} cannot be imported: ModuleNotFoundErr"):
+    with pytest.raises(ImportError, match=f"'broken' {of_package} cannot be imported: ModuleNotFoundErr"):
         create_network("broken")
-    with pytest.raises(
-        ImportError, match=f"defense 'not_one' {of_package}: got function, expected a callable dataclass"
-    ):
+    with pytest.raises(ImportError, match=f"'not_one' {of_package}: .*expected a callable dataclass"):
         recipe_for("not_one_rn20")
-    with pytest.warns(UserWarning, match=f"source 'mal-formed' {of_package}: left out, expected letters"):
+    with pytest.warns(UserWarning, match=f"'mal-formed' {of_package}: .*expected letters"):
         assert "mal-formed" not in list_sources()
     with pytest.warns(UserWarning, match=f"architecture 'rn20' {of_package}: left out, freqrob has a"):
         assert "rn20" in list_architectures()
@@ -240,7 +241,7 @@ def test_of_two_packages_with_one_name_the_second_is_left_out(installed, monkeyp
     things = Registry("thing", "freqrob.sources")
     (one,) = (point for point in registry_module.installed("freqrob.sources") if point.name == "constant")
     monkeypatch.setattr(registry_module, "installed", lambda group: (one, one))
-    with pytest.warns(UserWarning, match="left out, package freqrob-example-plugin offers one of this name; uninstall"):
+    with pytest.warns(UserWarning, match="left out, package freqrob-example-plugin .*uninstall"):
         assert list(things) == ["constant"]
 
 
@@ -289,7 +290,7 @@ def test_diagnostics_need_matplotlib_to_draw_only():
 def test_an_unknown_diagnostic_gets_the_nearest_names():
     with pytest.raises(
         ValueError,
-        match="^diagnostic: got 'jacobean', expected one of band_accuracy, .*sensitivity. Nearest: jacobian.$",
+        match="^diagnostic: got 'jacobean', .*Nearest: jacobian.$",
     ):
         get_diagnostic("jacobean")
 
@@ -318,11 +319,9 @@ def test_a_diagnostic_that_cannot_be_imported_is_named_and_breaks_no_other(insta
 
 def test_a_diagnostic_never_takes_the_place_of_freqrobs_own(installed):
     of_package = "of package freqrob-example-plugin"
-    with pytest.warns(
-        UserWarning, match=f"diagnostic 'hybrid' {of_package}: left out, freqrob has a diagnostic of this"
-    ):
+    with pytest.warns(UserWarning, match=f"'hybrid' {of_package}: left out, freqrob has"):
         assert type(get_diagnostic("hybrid")).__module__ == "freqrob.diagnostics.hybrid" and list_diagnostics()
-    with pytest.warns(UserWarning, match=f"'not-a-name' {of_package}: left out, expected letters, digits and '_'"):
+    with pytest.warns(UserWarning, match=f"'not-a-name' {of_package}: .*expected letters"):
         list_diagnostics()
 
 
@@ -374,7 +373,7 @@ def test_a_diagnostic_that_cannot_be_shown_spoils_no_report(installed, monkeypat
     with (
         pytest.warns(UserWarning, match="^brightness was not drawn .KeyError"),
         pytest.warns(UserWarning, match="^findings of brightness was not drawn .KeyError"),
-        pytest.warns(UserWarning, match="^column worst_brightness of brightness was not drawn .KeyError"),
+        pytest.warns(UserWarning, match="^column worst_brightness of brightness .*KeyError"),
     ):
         page = write_report(["found"], "page", cards=False).read_text()
     assert 'id="figure-jacobian"' in page and "ln B<sub>low</sub>" in page
@@ -398,11 +397,23 @@ def test_a_diagnostic_is_registered_once_and_has_what_it_needs(monkeypatch):
 
     assert register_diagnostic("mine")(Mine) is Mine and get_diagnostic("mine").name == "mine"
     register_diagnostic("mine")(Mine)  # as when a notebook's cell runs again
-    with pytest.raises(
-        ValueError, match="^name: diagnostic 'hybrid' is already registered by freqrob.diagnostics.hybrid; choose"
-    ):
+    with pytest.raises(ValueError, match="^name: diagnostic 'hybrid' is already registered"):
         register_diagnostic("hybrid")(Mine)
     with pytest.raises(ValueError, match="^name: got 'my-own', expected letters, digits and '_'"):
         register_diagnostic("my-own")
-    with pytest.raises(TypeError, match="^mine: expected a subclass of Diagnostic with measure and measurement, got"):
+    with pytest.raises(TypeError, match="^mine: expected a subclass of Diagnostic"):
         register_diagnostic("mine")(type("Empty", (Diagnostic,), {}))
+
+
+def test_an_experiment_of_a_plugin_is_listed_measured_and_judged(installed, monkeypatch, tmp_path):
+    monkeypatch.setattr("freqrob.reproduction.lab.load_dataset", lambda *_arguments, **_options: sample_images())
+    assert list_experiments("roe2026:*") == ["roe2026:fig1"] and not imported()
+    figure = get_experiment("roe2026:fig1")
+    lab = Lab(SCALES["rn20"], model_dir=tmp_path / "models", cache=tmp_path / "cache")
+    result = reproduce(figure, lab, tmp_path / "out")
+    assert {row: (one.numbers["accuracy"].value, one.model) for row, one in result.rows.items()} == {
+        "standard": (95.0, "standard_rn20"), "PGD-AT": (25.0, "pgd_at_rn20"),
+    }  # fmt: skip
+    assert [claim["verdict"] for claim in result.claims] == ["holds"]
+    with pytest.warns(UserWarning, match=r"'nameless' .*left out, expected PAPER:TABLE"):
+        list_experiments()

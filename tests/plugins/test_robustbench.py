@@ -104,7 +104,7 @@ def test_no_entry_of_robustbench_is_replaced(robustbench, tmp_path):
     before = zoo["Standard"]
     for name in ("Standard", "standard"):
         write_model(tmp_path, name)
-    with pytest.warns(UserWarning, match="standard for cifar10, Linf is not registered: RobustBench lists 'Standard'"):
+    with pytest.warns(UserWarning, match="standard for cifar10, Linf .* lists 'Standard'"):
         assert "standard_cifar10_linf" not in register(tmp_path)
     assert zoo["Standard"] is before and "standard" not in zoo
 
@@ -114,14 +114,14 @@ def test_no_model_of_timm_is_replaced(robustbench, tmp_path, monkeypatch):
 
     monkeypatch.setitem(timm.models._registry._model_entrypoints, "theirs_cifar10_linf", before := object())
     write_model(tmp_path, "theirs")
-    with pytest.warns(UserWarning, match="theirs for cifar10, Linf is not registered: timm has 'theirs_cifar10_linf'"):
+    with pytest.warns(UserWarning, match="theirs for cifar10, Linf .*'theirs_cifar10_linf'"):
         register(tmp_path)
     assert timm.models._registry._model_entrypoints["theirs_cifar10_linf"] is before
 
 
 def test_a_name_that_timm_cannot_hold_is_left_out(robustbench, tmp_path):
     write_model(tmp_path, "mine.v2")
-    with pytest.warns(UserWarning, match="mine.v2 for cifar10, Linf is not registered: timm takes what follows a dot"):
+    with pytest.warns(UserWarning, match="mine.v2 for cifar10, Linf .* follows a dot"):
         register(tmp_path)
 
 
@@ -264,7 +264,7 @@ def test_the_adapter_prints_only_where_asked_and_leaves_logging_as_it_was(networ
 
 
 def test_attacks_that_do_not_go_with_the_version_are_refused(network):
-    with pytest.raises(ValueError, match="attacks_to_run: expected the attacks of the custom version, got none"):
+    with pytest.raises(ValueError, match="attacks_to_run: expected .*custom version, got none"):
         AutoAttack(network, version="custom")
     with pytest.raises(ValueError, match="attacks_to_run"):
         AutoAttack(network, version="standard", attacks_to_run=["square"])
@@ -321,14 +321,14 @@ def test_a_state_of_something_else_is_refused(network, tmp_path):
         attack(network, eps=1 / 255).run_standard_evaluation(IMAGES[:5], LABELS[:5], state_path=state)
     changed = attack(network)
     changed.version, changed.apgd.n_iter = "rand", 1
-    with pytest.raises(ValueError, match="state.json is of another version, parameters of the attacks; remove it"):
+    with pytest.raises(ValueError, match="another version, parameters of the attacks; remove it"):
         changed.run_standard_evaluation(IMAGES, LABELS, state_path=state)
     with torch.no_grad():
         network[1].bias += 1
     with pytest.raises(ValueError, match="state.json is of another model; remove it"):
         attack(network).run_standard_evaluation(IMAGES, LABELS, state_path=state)
     state.write_text('{"subject": {}')
-    with pytest.raises(ValueError, match="state.json: not usable JSON .* remove it, it does not hold the state"):
+    with pytest.raises(ValueError, match="state.json: not usable JSON .* remove it"):
         attack(network).run_standard_evaluation(IMAGES, LABELS, state_path=state)
 
 
@@ -447,7 +447,7 @@ def test_an_import_that_cannot_be_mended_says_what_to_install(monkeypatch, fault
     monkeypatch.delitem(sys.modules, "robustbench.eval", raising=False)
     monkeypatch.setattr(compatibility, "import_module", fail)
     monkeypatch.setattr(compatibility, "_missing", lambda name: False)
-    with pytest.raises(ImportError, match=f"RobustBench cannot be used: .*{advice}.*Here: robustbench 1.1.1, timm"):
+    with pytest.raises(ImportError, match=f"cannot be used: .*{advice}.*Here: robustbench 1.1.1"):
         import_robustbench()
 
 
@@ -464,7 +464,7 @@ def test_robustbench_that_is_not_installed(monkeypatch):
 
     monkeypatch.delitem(sys.modules, "robustbench.eval", raising=False)
     monkeypatch.setattr(compatibility, "distribution", fail)
-    with pytest.raises(ImportError, match=r"RobustBench is not installed: pip install 'freqrob\[robustbench\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'freqrob\[robustbench\]'"):
         freqrob.load_model("Wong2020Fast", source="robustbench")
 
 
@@ -502,23 +502,23 @@ def test_a_front_end_comes_before_a_model_of_robustbench(zoo):
 
 
 def test_a_name_that_robustbench_does_not_have(robustbench):
-    with pytest.raises(ValueError, match="RobustBench has no 'Wong2020Fats' for cifar10, Linf. Nearest: Wong2020Fast"):
+    with pytest.raises(ValueError, match="'Wong2020Fats' for cifar10, Linf. Nearest: Wong2020Fast"):
         freqrob.load_model("Wong2020Fats", source="robustbench")
-    with pytest.raises(ValueError, match="RobustBench has no svhn, Linf, but cifar10, Linf; cifar10, L2"):
+    with pytest.raises(ValueError, match="has no svhn, Linf, but cifar10, Linf; cifar10, L2"):
         load_from_zoo("Wong2020Fast", dataset="svhn")
 
 
 def test_what_source_cannot_be():
     with pytest.raises(ValueError, match="source: got 'timm', expected one of freqrob, robustbench"):
         freqrob.load_model("resnet18", source="timm")
-    with pytest.raises(ValueError, match="custom_checkpoint: robustbench's models have their own weights, got 'w.pt'"):
+    with pytest.raises(ValueError, match="custom_checkpoint: robustbench's .*got 'w.pt'"):
         freqrob.load_model("Wong2020Fast", source="robustbench", custom_checkpoint="w.pt")
 
 
 def test_a_download_is_announced_and_if_it_fails_a_place_for_the_file(robustbench, tmp_path, capsys, monkeypatch):
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    with pytest.raises(OSError, match=r"could not download Wong2020Fast .*put .*Wong2020Fast.pt \(Google Drive id 1Re"):
+    with pytest.raises(OSError, match="not download Wong2020Fast .*put .*Google Drive id 1Re"):
         load_from_zoo("Wong2020Fast", tmp_path)
     captured = capsys.readouterr()
     assert "Downloading Wong2020Fast from Google Drive (id 1Re--_lf3jCEw9bnQqGkjw3J7v2tSZKrv) to " in captured.err
@@ -615,7 +615,7 @@ def test_a_front_end_is_told(tmp_path):
 
 
 def test_a_data_set_that_robustbench_does_not_have_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="dataset: RobustBench has cifar10, .*, trades_rn20 is for svhn"):
+    with pytest.raises(ValueError, match="dataset: .*cifar10, .*, trades_rn20 is for svhn"):
         exported(tmp_path, replace(CARD, dataset="svhn"))
 
 

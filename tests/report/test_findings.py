@@ -34,7 +34,7 @@ def test_who_has_the_least_is_all_of_them():
 
 def test_gradient_masking_is_the_first_caveat(tmp_path):
     run = evaluation(tmp_path / "r.json", [row("one", 0.5)], masking={"one": {"masking_suspected": True}})
-    assert "Gradient masking is suspected" in caveats(read_runs([run], cards=False))[0]
+    assert "Gradient masking is suspected" in next(caveats(read_runs([run], cards=False)))
 
 
 def test_the_most_robust_is_named_with_those_that_cannot_be_told_from_it():

@@ -121,7 +121,7 @@ def test_a_temporary_folder_of_someone_else_is_refused(monkeypatch, tmp_path, te
         give(temporary, STRANGER)
     else:
         pytest.skip("only root can give a folder away")
-    with pytest.raises(OSError, match=f"in /dev/null/home/.*; .*{temporary} (is a symbolic link|belongs to|is a file)"):
+    with pytest.raises(OSError, match=f"{temporary} (is a symbolic link|belongs to|is a file)"):
         usable_folder("results")
     assert not list(tmp_path.glob("**/results"))
 
@@ -177,7 +177,7 @@ def test_machines_that_share_no_temporary_folder_need_a_cache(monkeypatch):
     monkeypatch.setenv("HOME", "/dev/null/home")
     for name, value in {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(OSError, match="^cache: no files can be written in /dev/null/home.*--cache DIR"):
+    with pytest.raises(OSError, match="^cache: .* in /dev/null/home.*--cache DIR"):
         results_folder(None, no_cache=False)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert results_folder(None, no_cache=False) == usable_folder("results")[0]
@@ -222,7 +222,7 @@ def test_a_download_names_the_folder_that_cannot_be_written_to(tmp_path, monkeyp
 def test_a_download_of_another_package_names_its_setting(monkeypatch, home):
     monkeypatch.setenv("HOME", home)
     monkeypatch.delenv("TORCH_HOME", raising=False)
-    with pytest.raises(OSError, match=r"could not download hub:me/zoo:net.* \(.*\); TORCH_HOME sets the folder"):
+    with pytest.raises(OSError, match="download hub:me/zoo:net.*TORCH_HOME sets the folder"):
         open_model("hub:me/zoo:net?trust_repo=True")
 
 

@@ -111,7 +111,7 @@ class TestCards:
         large = {"name": "pca", "components": 10**7, "shape": [3, 10**4, 10**4]}
         for changes in ({"num_classes": 10**12}, {"front_ends": [*FRONT_ENDS[:2], large]}):
             card_path(model).write_text(json.dumps({**content, **changes}))
-            with pytest.raises(CheckpointError, match=f"{model}: not the weights of tiny: .* is .*, expected .*0000"):
+            with pytest.raises(CheckpointError, match=f"{model}: not the weights .*, expected .*0000"):
                 load_model("standard_tiny", tmp_path)
 
     def test_a_name_that_no_file_can_have(self, tmp_path):
@@ -155,7 +155,7 @@ class TestWeights:
         path = card_path(checkpoint_path("standard_tiny", tmp_path))
         path.parent.mkdir(parents=True)
         path.write_text(Card("standard_tiny", "tiny", url=url, sha256="0" * 64).to_json())
-        with pytest.raises(OSError, match=f"could not download {url}.*expected a file, got a pipe or a device"):
+        with pytest.raises(OSError, match=f"could not download {url}.*got a pipe"):
             load_model("standard_tiny", tmp_path)
 
     def test_are_not_downloaded_from_other_places(self, tmp_path):
@@ -221,7 +221,7 @@ class TestReports:
         content = json.loads(path.read_text())
         content["values"]["layer"] = "a" * 100_000
         path.write_text(json.dumps(content))
-        with pytest.raises(ValueError, match="fourier_heatmap.json: not a measurement .*layer: .* of length <= 200"):
+        with pytest.raises(ValueError, match="fourier_heatmap.json: .*layer: .* of length <= 200"):
             write_report([tmp_path / "run"], tmp_path / "out", cards=False)
 
     @pytest.mark.parametrize("kind, name, value", [
@@ -257,7 +257,7 @@ class TestReports:
         arrays = dict(np.load(path))
         other = bool if arrays[name].dtype != bool else float
         np.savez(path, **{**arrays, name: arrays[name].astype(other)})
-        with pytest.raises(ValueError, match=f"{kind}.json: not a measurement of {kind} .{name}: expected"):
+        with pytest.raises(ValueError, match=f"{kind}.json: not a measurement .*{name}: expected"):
             read_runs([tmp_path / "run"], cards=False)
 
     @pytest.mark.slow

@@ -293,7 +293,7 @@ def test_a_full_disk_is_named_with_the_remedy(small_disk, write, name):
     if write not in READ_FIRST:
         path = small_disk / name
         path.write_bytes(b"")
-        with pytest.raises(OSError, match="Free space there, or choose another folder; the earlier .* is intact"):
+        with pytest.raises(OSError, match="Free space there, .* the earlier .* is intact"):
             write(small_disk)
         assert path.read_bytes() == b""
 
@@ -302,7 +302,7 @@ def test_a_size_limit_is_named_too(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-        with pytest.raises(OSError, match=f"could not write {tmp_path}/file: File too large. Free space") as raised:
+        with pytest.raises(OSError, match=f"{tmp_path}/file: File too large. Free space") as raised:
             write_text(tmp_path / "file", "x" * 2000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

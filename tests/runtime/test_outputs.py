@@ -88,7 +88,7 @@ def test_a_folder_that_cannot_be_written_is_refused_and_nothing_is_created(tmp_p
     for path in ("file", "file/folder", "broken", "broken/folder"):
         with pytest.raises(NotADirectoryError, match=f"out: .*{path} is a file or in a file, expected a folder"):
             check_folder(tmp_path / path)
-    with pytest.raises(OSError, match="cache: /proc/new/folder cannot be used; no files can be written in /proc"):
+    with pytest.raises(OSError, match="cache: /proc/new/folder cannot be used; .*/proc"):
         check_folder(Path("/proc/new/folder"), "cache")
     assert {path.name for path in tmp_path.iterdir()} == {"file", "broken"}
 

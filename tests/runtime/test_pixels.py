@@ -71,7 +71,7 @@ OF_IMAGES = {
 @pytest.mark.parametrize("call", OF_IMAGES.values(), ids=OF_IMAGES)
 def test_channels_in_the_last_place_are_refused(call):
     call(IMAGES)
-    with pytest.raises(ValueError, match=r"(images|low): expected .*C, H, W.* got shape \(6, 32, 32, 3\), .*movedim"):
+    with pytest.raises(ValueError, match=r"(images|low): .*C, H, W.* \(6, 32, 32, 3\), .*movedim"):
         call(IMAGES.movedim(1, -1))
 
 
@@ -121,7 +121,7 @@ def test_foolbox_attacks_and_spectra_refuse_the_other_format():
     with pytest.raises(ValueError, match=r"inputs: expected .*got shape \(6, 32, 32, 3\)"):
         LinfBandPGD([1], steps=1)(model, last, LABELS, epsilons=0.1)
     for raw, inputs, given, other in ((last.flip(1), last, "first", "last"), (IMAGES.flip(2), IMAGES, "last", "first")):
-        with pytest.raises(ValueError, match=f"data_format: got 'channels_{given}', .* looks like 'channels_{other}'"):
+        with pytest.raises(ValueError, match=f"data_format: .*{given}', .* like 'channels_{other}'"):
             analyze_spectrum(raw, inputs, data_format=f"channels_{given}")
     with pytest.raises(ValueError, match=r"epsilons: expected pixels in \[0, 1\], .*got 8.0"):
         LinfBandPGD([1], steps=1)(model, IMAGES, LABELS, epsilons=8)
@@ -153,7 +153,7 @@ def test_one_of_two_in_grey_levels_is_refused():
 @pytest.mark.parametrize("grad", [True, False])
 def test_a_module_warns_of_grey_levels_as_floats(make, grad):
     module = make()
-    with pytest.warns(UserWarning, match=r"images: expected floats in \[0, 1\], got 2.*; use images / 255"):
+    with pytest.warns(UserWarning, match=r"images: expected floats .*, got 2.*; use images / 255"):
         module((IMAGES * 255).requires_grad_(grad))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -172,7 +172,7 @@ def test_a_shipped_model_warns_of_grey_levels_and_refuses_bytes():
     with torch.no_grad():
         with pytest.warns(UserWarning, match="use images / 255"):
             model(real.float())
-        with pytest.raises(TypeError, match=r"images: expected floats in \[0, 1\], got torch.uint8; use images / 255"):
+        with pytest.raises(TypeError, match="images: .*, got torch.uint8; use images / 255"):
             model(real)
         assert (model(real / 255).argmax(1) == sample_images().labels).float().mean() > 0.5
 
@@ -302,7 +302,7 @@ def test_tensors_without_dense_values_are_refused(name, kind, change):
     if given.is_meta and name in SHAPE_ONLY:
         assert call(given).is_meta
     elif given.is_meta and name.startswith("hybrid_images"):
-        with pytest.raises(ValueError, match="^high: expected .* on (cpu|meta), as low, got .* on (cpu|meta)"):
+        with pytest.raises(ValueError, match="^high: .*, as low, got .* on (cpu|meta)"):
             call(given)
     else:
         with pytest.raises(TypeError, match=f"^{argument}: expected a .*tensor.*, got {kind}"):

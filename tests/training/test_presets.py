@@ -189,7 +189,7 @@ def test_fewer_epochs_move_the_milestones():
 
 
 def test_what_cannot_be_overridden():
-    with pytest.raises(ValueError, match=r"no field epoch, lrs, expected any of name, .*\bepochs, .*\blr, "):
+    with pytest.raises(ValueError, match=r"no field epoch, lrs, .*\bepochs, .*\blr, "):
         recipe_for("mart_rn18", epoch=3, lrs=None, lr=0.1)
     with pytest.raises(ValueError, match="mart has no parameter gamma"):
         recipe_for("mart_rn18", defense={"gamma": 1})

@@ -20,8 +20,8 @@ class Streams:
     def __init__(self, count: int, *, seed: int, purpose: tuple[str, int], first: int, device: torch.device) -> None:
         name, number = purpose
         key = (zlib.crc32(name.encode()), number)
-        seeds = (np.random.SeedSequence(seed, spawn_key=(*key, first + i)) for i in range(count))
-        self._generators = [np.random.Generator(np.random.PCG64(one)) for one in seeds]
+        sequences = (np.random.SeedSequence(seed, spawn_key=(*key, first + i)) for i in range(count))
+        self._generators = [np.random.Generator(np.random.PCG64(sequence)) for sequence in sequences]
         self._device = device
 
     def normal(self, *shape: int) -> Tensor:

@@ -38,8 +38,8 @@ def frost(images: Tensor, random: Streams, image: float, ice: float, photographs
     """A weighted sum with a random crop of one of the ``photographs`` (3, h, w), clipped."""
     height, width = images.shape[-2:]
     windows = []
-    for which, place in zip(random.integers(0, len(photographs)), random.uniform(0, 1, 2), strict=True):
-        photograph = photographs[which]
+    for index, place in zip(random.integers(0, len(photographs)), random.uniform(0, 1, 2), strict=True):
+        photograph = photographs[index]
         spare = place.new_tensor(photograph.shape[1:]) - place.new_tensor([height, width])
         top, left = (place * spare).long().tolist()
         windows.append(photograph[:, top : top + height, left : left + width])

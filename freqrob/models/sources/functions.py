@@ -25,8 +25,8 @@ def open_function(spec: str, target: Target) -> nn.Module:
             wrong = f"got {spec!r}, expected {grammar()}. Cannot import {path!r}: {error}."
             raise ImportError(f"model: {wrong}{nearest_names(module_name, list_sources())}") from error
         if not hasattr(module, function_name):
-            near = nearest_names(function_name, (name for name in vars(module) if not name.startswith("_")))
-            raise ValueError(f"model: {module_name} has no {function_name!r}.{near}")
+            hint = nearest_names(function_name, (name for name in vars(module) if not name.startswith("_")))
+            raise ValueError(f"model: {module_name} has no {function_name!r}.{hint}")
         return build(getattr(module, function_name), spec, target.num_classes, arguments)
 
 

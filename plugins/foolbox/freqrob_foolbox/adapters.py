@@ -123,7 +123,7 @@ class FoolboxAttack(Attack):
         if not isinstance(self.attack, AttackWithDistance):
             raise TypeError(f"attack: expected an attack of Foolbox, got {type(self.attack).__name__}")
         kind, distance = type(self.attack).__name__, _distance(self.attack)
-        norm = next((norm for norm, one in DISTANCES.items() if one.p == getattr(distance, "p", None)), None)
+        norm = next((norm for norm, known in DISTANCES.items() if known.p == getattr(distance, "p", None)), None)
         if norm is None:
             raise ValueError(f"attack: expected one that measures distances in Linf or L2, got {kind} with {distance}")
         if norm != self.norm:
@@ -135,8 +135,8 @@ class FoolboxAttack(Attack):
             raise name.error
         known = {kind.lower(): kind for kind, value in vars(foolbox.attacks).items() if _is_attack(value)}
         if name.options[0] not in known:
-            near = nearest_names(name.options[0], known.values())
-            raise ValueError(f"attack: Foolbox has no attack {name.options[0]!r}, or it needs arguments.{near}")
+            hint = nearest_names(name.options[0], known.values())
+            raise ValueError(f"attack: Foolbox has no attack {name.options[0]!r}, or it needs arguments.{hint}")
         kind = getattr(foolbox.attacks, known[name.options[0]])
         given = {"distance": DISTANCES[norm]} if "distance" in inspect.signature(kind).parameters else {}
         return cls(kind(**given), eps, norm)

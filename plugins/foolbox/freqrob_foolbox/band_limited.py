@@ -65,8 +65,8 @@ class BandPGD(FixedEpsilonAttack, ABC):
             start = images + eps * _scaled(self.band.project(torch.randn_like(images)), self.norm)
         ball = BandBall(images, eps, self.norm, self.band)
         with measuring(problem.model), default_dtype(problem.images.dtype):
-            found, _ = _ascend(problem, ball, start, self.rel_stepsize * eps, self.steps, cross_entropy)
-        return problem.answer(found)
+            adversarial, _ = _ascend(problem, ball, start, self.rel_stepsize * eps, self.steps, cross_entropy)
+        return problem.answer(adversarial)
 
 
 class LinfBandPGD(BandPGD):

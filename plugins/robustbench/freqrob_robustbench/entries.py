@@ -57,10 +57,10 @@ def _add(name: str, dataset: str, threat_model: str, entries: dict[str, dict], m
 
     timm_name = _timm_name(name, dataset, threat_model)
     ours = timm_name in _MODEL_DIRS and name in entries
-    theirs = {_timm_name(entry, dataset, threat_model): entry for entry in entries if entry != name or not ours}
+    others = {_timm_name(entry, dataset, threat_model): entry for entry in entries if entry != name or not ours}
     reason = ""
-    if timm_name in theirs:
-        reason = f"RobustBench lists {theirs[timm_name]!r}"
+    if timm_name in others:
+        reason = f"RobustBench lists {others[timm_name]!r}"
     elif not ours and timm.is_model(timm_name):
         reason = f"timm has {timm_name!r}"
     elif "." in name:

@@ -74,7 +74,11 @@ def load_from_zoo(
 def _entries(dataset: str, threat_model: str) -> dict[str, dict]:
     from robustbench.model_zoo import model_dicts
 
-    known = {(data.value, threat.value): found for data, all_ in model_dicts.items() for threat, found in all_.items()}
+    known = {
+        (data.value, threat.value): entries
+        for data, by_threat in model_dicts.items()
+        for threat, entries in by_threat.items()
+    }
     if (dataset, threat_model) not in known:
         pairs = "; ".join(f"{data}, {threat}" for data, threat in known)
         raise ValueError(f"dataset, threat_model: RobustBench has no {dataset}, {threat_model}, but {pairs}")
@@ -84,5 +88,5 @@ def _entries(dataset: str, threat_model: str) -> dict[str, dict]:
 def _files(name: str, drive: str | list[str] | None, folder: Path) -> dict[Path, str]:
     """RobustBench's paths of the weights, with their Google Drive ids; one file for each model of an ensemble."""
     if isinstance(drive, list):
-        return {folder / f"{name}.pt_m{number}.pt": one for number, one in enumerate(drive)}
+        return {folder / f"{name}.pt_m{number}.pt": drive_id for number, drive_id in enumerate(drive)}
     return {folder / f"{name}.pt": drive} if drive else {}
