@@ -90,8 +90,10 @@ class Lab:
         """The model of a subject on the device; it is trained first if it is missing.
 
         Warns if it was trained with other settings than the recipe's. Raises FileNotFoundError if it is missing and may
-        not be trained, and as ``open_model`` and ``train``.
+        not be trained, or if its data set is not registered, and as ``open_model`` and ``train``.
         """
+        if subject.dataset not in DATASETS:
+            raise FileNotFoundError(f"dataset: no data set {subject.dataset!r} is registered")
         if subject.model:
             return open_model(subject.model, self.model_dir, subject.dataset, subject.threat_model).to(self.device)
         if not self.has_model(subject):
@@ -143,11 +145,18 @@ class Lab:
         return {result.attack.name: percentage(result) for result in results}
 
     def corruptions(
-        self, model: nn.Module, subject: Subject, *, bass: bool = False, types: Sequence[str] = tuple(CORRUPTIONS)
+        self,
+        model: nn.Module,
+        subject: Subject,
+        *,
+        bass: bool = False,
+        protocol: str = "natural",
+        types: Sequence[str] = tuple(CORRUPTIONS),
     ) -> CorruptionAccuracy:
         """Accuracies on corrupted test images: the published arrays in ``data``, or else made once, in the cache.
 
-        With ``bass``, the images are balanced before they are corrupted, as in Lin et al.'s CIFAR10-B-C.
+        With ``bass``, the images are balanced before they are corrupted, as in Lin et al.'s CIFAR10-B-C; the protocol
+        ``natural+bass`` balances them afterwards.
         """
         try:
             if bass:
@@ -163,7 +172,7 @@ class Lab:
             write_corruptions(chosen, folder, types, about=about, frost=self.frost, track=self.track)
             arrays = load_corruptions(folder, subject.dataset, types)
         count = self.count("corruptions", len(arrays.labels))
-        return evaluate_corruptions(model, arrays, images=count, cache=self.cache, track=self.track)
+        return evaluate_corruptions(model, arrays, images=count, protocol=protocol, cache=self.cache, track=self.track)
 
 
 def percentage(result: Result) -> Number:
