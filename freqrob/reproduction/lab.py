@@ -115,9 +115,9 @@ class Lab:
         """Train into ``model_dir``; a recipe with changed settings in a folder of its own, then under its name."""
         recipe, name = subject.full_recipe(), subject.model_name
         if not self.may_train:
-            command = " ".join(training_command(subject))
+            command = " ".join(training_command(subject, self.model_dir))
             raise FileNotFoundError(f"{name} is not trained: `{command}`, or `freqrob reproduce` without --no-train")
-        folder = self.model_dir / "changed" / name if subject.settings else self.model_dir
+        folder = training_folder(subject, self.model_dir)
         weights = train(
             recipe, self.data, folder, download=self.download, accelerator=self.accelerator, track=self.track,
             log=self.log,
@@ -180,11 +180,21 @@ def percentage(result: Result) -> Number:
     return Number.percentage(result.accuracy, result.images)
 
 
-def training_command(subject: Subject) -> list[str]:
-    """The command that trains a subject's recipe."""
+def training_folder(subject: Subject, model_dir: Path) -> Path:
+    """The folder in which a subject's recipe is trained: with changed settings one of its own.
+
+    ``freqrob train`` saves a model under its recipe's name, which recipes with other settings share.
+    """
+    return model_dir / "changed" / subject.model_name if subject.settings else model_dir
+
+
+def training_command(subject: Subject, model_dir: Path) -> list[str]:
+    """The command that trains a subject's recipe; ``Lab.model`` then takes the finished run."""
     dataset = [] if subject.dataset == "cifar10" else ["--dataset", subject.dataset]
     changed = [part for text in subject.settings for part in ("--set", text)]
-    return ["freqrob", "train", subject.recipe, *dataset, *changed]
+    folder = training_folder(subject, model_dir)
+    elsewhere = [] if folder == Path("models") else ["--model-dir", str(folder)]
+    return ["freqrob", "train", subject.recipe, *dataset, *changed, *elsewhere]
 
 
 def changed_settings(subject: Subject, model_dir: Path) -> str:
