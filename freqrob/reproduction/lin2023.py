@@ -117,6 +117,8 @@ class LongTail(Experiment):
         for images, (after, weighting) in product(IMAGE_SETS, WEIGHTINGS.items())
     )
     columns = (
+        Column("images", help="their number"),
+        Column("pixels", help="their width"),
         Column("α", help="the mean power of a coefficient falls as f^−α"),
         Column("R²", help="of the fit in logarithms"),
         Column("boundary", "cycles/pixel", "radius of the smallest disc with 80 % of the power without DC"),
@@ -188,6 +190,8 @@ class LongTail(Experiment):
         law, parts, entropies = power_law_of(power, rings), split_of(share, rings), spectral_entropy(share)
         low, high = entropies[1 : parts.boundary + 1], entropies[parts.boundary + 1 :]
         numbers = {
+            "images": len(pixels),
+            "pixels": pixels.shape[-1],
             "α": law.alpha, "R²": law.r_squared, "boundary": parts.radius,
             "boundary radius": 100 * parts.radius_fraction,
             "bands with more power than the one before": int((share[1:].diff() > 0).sum()),
