@@ -21,7 +21,7 @@ from freqrob.runtime.files import write_json
 from freqrob.runtime.provenance import provenance
 from freqrob.runtime.reading import read_image
 from freqrob.spectral.balance import bass
-from freqrob.spectral.longtail import fit_power_law, power_profile, spectral_entropy, split
+from freqrob.spectral.longtail import fit_power_law, power_profile, split, total_spectral_entropy
 
 SUFFIXES = {".png", ".jpg", ".jpeg"}
 
@@ -47,7 +47,7 @@ def measure(name: str, images: Tensor) -> dict:
             "boundary_ring": parts.boundary,
             "boundary_cycles_per_pixel": parts.radius,
             "boundary_share_of_largest_radius": parts.radius_fraction,
-            "entropy_nats": spectral_entropy(power_profile(pixels)).item(),
+            "entropy_nats": total_spectral_entropy(power_profile(pixels)).item(),
         }
     return row
 

@@ -54,10 +54,10 @@ def corruptions(
     - `freqrob corruptions bass_pgd_at_rn20 --data ./data --download`
     - `freqrob corruptions trades_rn20 pgd_at_rn20 --data ./data/cifar10-c --baseline standard_rn20 --out c.json`
 
-    **15 types** is RobustBench's mean. **noise, blur, weather, digital** are the benchmark's groups of these 15,
-    **extra** holds the other four; **low, medium, high** group types by the frequencies that they change most (Li et
-    al.). A group has a mean only if all its types are present. **mCE** averages over all types present; the baseline's
-    is 100 %.
+    **15 types** is RobustBench's mean. **noise, blur, weather, digital** group all 19 types by kind, as Lin et al.'s
+    Table 4 does (4, 5, 4 and 6 types); **low, medium, high** group the 15 by the frequencies that they change most (Li
+    et al.). A group has a mean only if all its types are present. **mCE** averages over all types present; the
+    baseline's is 100 %.
     """
     folder, out = measuring.results_folder(cache, no_cache), out or []
     from freqrob.data.corruption_arrays import MANIFEST, load_corruptions

@@ -140,3 +140,19 @@ def test_arrays_of_rows_with_similar_names_do_not_replace_each_other(table1, lab
 
     record = Record(tmp_path / "out", table1, "rn20")
     assert {row: record.arrays(row)["x"].item() for row in values} == pytest.approx(values)
+
+
+def test_recipes_with_changed_settings_are_trained_in_folders_of_their_own(tmp_path):
+    from pathlib import Path
+
+    from freqrob.reproduction.lab import training_command
+
+    quarter, half = (
+        Subject(f"γ = {gamma}", "bassmix_standard_rn20", settings=(f"gamma={gamma}",)) for gamma in (0.25, 0.5)
+    )
+    commands = [training_command(subject, tmp_path) for subject in (quarter, half)]
+    assert [command[3:5] for command in commands] == [["--set", "gamma=0.25"], ["--set", "gamma=0.5"]]
+    assert commands[0][-1] == str(tmp_path / "changed" / quarter.model_name) != commands[1][-1]
+    plain = Subject("a", "bassmix_standard_rn20")
+    assert training_command(plain, Path("models")) == ["freqrob", "train", "bassmix_standard_rn20"]
+    assert training_command(plain, tmp_path)[-2:] == ["--model-dir", str(tmp_path)]
