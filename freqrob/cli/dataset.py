@@ -14,7 +14,7 @@ from freqrob.cli.measuring import INTERRUPTED, usable_device
 from freqrob.cli.printing import command_line, print_line, print_resume_hint, print_table
 from freqrob.cli.progress import progress_bars
 from freqrob.runtime.files import check_folder
-from freqrob.runtime.parameters import check_integers
+from freqrob.runtime.parameters import check_choices, check_integers
 
 if TYPE_CHECKING:
     from freqrob.data import ImageSet
@@ -70,8 +70,7 @@ def corrupt(
     from freqrob.data.corruption_arrays import PUBLISHED, write_corruptions
     from freqrob.data.corruptions import CORRUPTIONS
 
-    if dataset not in PUBLISHED:
-        raise ValueError(f"dataset: expected one of {', '.join(PUBLISHED)}, got {dataset!r}")
+    check_choices(PUBLISHED, dataset=dataset)
     given = {"--dataset": dataset, "--type": types, "--seed": seed}
     types = types or _possible(list(CORRUPTIONS), frost)
     chosen = load_dataset(dataset, "test", data, download=download)

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import wraps
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -139,15 +138,16 @@ def device_of_rank(name: str) -> torch.device:
 
 def open_models(models: Iterable[str], model_dir: Path, dataset: str, threat_model: str) -> dict[str, nn.Module]:
     """Load models by name. Rank 0 downloads missing weights. Warns if a model is the one shipped with freqrob."""
-    from freqrob.models.loading import checkpoint_path
+    from freqrob.models.loading import checkpoint_path, shipped_folder
     from freqrob.models.sources import open_model
     from freqrob.runtime.processes import rank_zero_first
 
     with warnings_as_lines(), rank_zero_first():
         networks = {name: open_model(name, model_dir, dataset, threat_model) for name in models}
-    package = Path(str(resources.files("freqrob.models") / "weights"))
     for name in filter(re.compile(r"[\w.+-]+").fullmatch, networks):
-        trained, shipped = (checkpoint_path(name, folder, dataset, threat_model) for folder in (model_dir, package))
+        trained, shipped = (
+            checkpoint_path(name, folder, dataset, threat_model) for folder in (model_dir, shipped_folder())
+        )
         if shipped.is_file() and not trained.is_file():
             print_warning(f"{name}: not in {model_dir}; using the model shipped with freqrob")
     return networks

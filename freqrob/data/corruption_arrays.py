@@ -222,8 +222,7 @@ def load_corruptions(
 
 def _check_types(types: Sequence[str]) -> None:
     for name in types:
-        if name not in CORRUPTIONS:
-            raise ValueError(f"types: expected some of {', '.join(CORRUPTIONS)}, got {name!r}")
+        check_choices(CORRUPTIONS, types=name)
 
 
 def _find(folder: Path, dataset: str, download: bool) -> Path:

@@ -134,7 +134,7 @@ def list_models(
     threats = [known_threat] if threat_model else list(THREAT_MODELS)
     folders = [
         root / dataset / threat
-        for root in (Path(model_dir).expanduser(), _shipped())
+        for root in (Path(model_dir).expanduser(), shipped_folder())
         for dataset in datasets
         for threat in threats
     ]
@@ -215,14 +215,15 @@ def _load_checkpoint(path: Path, model_name: str, target: Target) -> FrontEnded:
     return model
 
 
-def _shipped() -> Path:
+def shipped_folder() -> Path:
+    """The folder of the models in the package."""
     return Path(str(resources.files("freqrob.models") / "weights"))
 
 
 def _plugins() -> Iterator[PluginModel]:
     """The models of plug-ins; warns about those with an unknown data set or threat model or a shipped name."""
     for model in plugin_models():
-        place = _shipped() / model.dataset / model.threat_model / f"{model.name}.safetensors"
+        place = shipped_folder() / model.dataset / model.threat_model / f"{model.name}.safetensors"
         if model.dataset not in DATASET_CLASSES or model.threat_model not in THREAT_MODELS:
             known = f"{', '.join(DATASET_CLASSES)} and {', '.join(THREAT_MODELS)}"
             warnings.warn(f"{model}: left out, expected a data set and a threat model of {known}", stacklevel=3)
@@ -248,7 +249,7 @@ def _is_model(path: Path) -> bool:
 
 def _places(model_name: str, target: Target) -> list[Path]:
     """The files that may hold the weights; they are downloaded to the first."""
-    folders = (target.model_dir, _shipped())
+    folders = (target.model_dir, shipped_folder())
     return [checkpoint_path(model_name, folder, target.dataset, target.threat_model) for folder in folders]
 
 

@@ -200,7 +200,7 @@ def test_evaluate_keeps_results_in_the_card(few_images, model_dir, tmp_path):
         (["standard_tiny", "--attack", "pgd-0"], "steps: expected an integer from 1 on"),
         (["standard_tiny", "--images", "0"], "images: expected an integer from 1 on, got 0"),
         (["standard_tiny", "--device", "abacus"], "device: cannot use 'abacus'"),
-        (["standard_tiny", "--protocol", "autoattack"], "protocols: expected some of"),
+        (["standard_tiny", "--protocol", "autoattack"], "protocols: expected one of"),
         (["standard_tiny", "--out", "results.txt"], "ending in .json or .csv"),
     ],
 )

@@ -264,7 +264,7 @@ def test_the_command_takes_types_and_a_number_of_images(folder, tmp_path):
     [
         (["--type", "fog"], "has no fog.npy"),
         (["--images", "13"], "images: expected 1 to 12"),
-        (["--protocol", "other"], "protocols: expected some of"),
+        (["--protocol", "other"], "protocols: expected one of"),
         (["--dataset", "svhn"], "svhn"),
         (["--out", "c.txt"], "ending in .json or .csv"),
         (["--no-cache"], "expected --cache or --no-cache"),
