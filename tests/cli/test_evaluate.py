@@ -12,6 +12,7 @@ from freqrob.evaluation import PROTOCOLS, evaluate
 from freqrob.models import create_network
 from freqrob.models.cards import Card
 from freqrob.models.checkpoints import save
+from freqrob.runtime.launched import Launch
 from tests.support.command_line import error_of, run
 
 pytestmark = pytest.mark.usefixtures("tiny", "wide_terminal", "own_cache")
@@ -153,11 +154,22 @@ def test_evaluate_names_the_model_in_a_warning(few_images, model_dir, monkeypatc
 
 
 def test_a_second_rank_evaluates_in_silence(few_images, model_dir, monkeypatch, tmp_path):
-    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr("freqrob.cli.printing.launched", lambda: Launch(1, 2, 1, 2))
     result = run(
         "evaluate", "standard_rn20", "--model-dir", model_dir, "--attack", "clean", "--out", tmp_path / "r.csv"
     )
     assert (result.exit_code, result.output) == (0, "") and not (tmp_path / "r.csv").exists()
+
+
+@pytest.mark.parametrize("variables", [{"RANK": "16"}, {"RANK": "high"}, {"SLURM_PROCID": "3"}, {"WORLD_SIZE": "2"}])
+def test_variables_that_say_nothing_about_a_launch_change_nothing(
+    few_images, model_dir, monkeypatch, tmp_path, variables
+):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    options = ["--model-dir", model_dir, "--protocol", "natural", "--attack", "clean", "--out", tmp_path / "r.csv"]
+    result = run("evaluate", "standard_tiny", *options)
+    assert result.exit_code == 0 and "Wrote" in result.output and (tmp_path / "r.csv").is_file()
 
 
 def test_evaluate_says_when_a_model_is_the_one_that_was_shipped(few_images, model_dir):
