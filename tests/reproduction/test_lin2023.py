@@ -153,7 +153,7 @@ def letters(text):
 def test_the_long_tail_is_that_of_the_library(lab, weighting, after):
     """What `freqrob.spectral.longtail` gives for the same images, before and after BaSS."""
     one = get_experiment("lin2023:longtail")
-    subject = next(s for s in one.subjects if s.row == lin._long_tail_row("CIFAR10", after))
+    subject = next(s for s in one.subjects if s.row == lin.long_tail_row("CIFAR10", after))
     found = one.measure(subject, None, lab).numbers
     images = sample_images().images
     pixels = bass(images, weighting=weighting) if weighting else images
