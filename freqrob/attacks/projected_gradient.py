@@ -133,8 +133,13 @@ class PGD(Attack):
     seed, the restart and the image's index. Without ``random_start`` there is one run, from the image itself.
 
     ``loss``: "ce" (cross-entropy), "cw" (margin of the logits) or "dlr" (difference of logits ratio); see
-    ``freqrob.attacks.losses``. If ``targeted``, the target of restart r is the r-th most probable wrong class of
-    the clean image, as in AutoAttack; there are at most as many restarts as wrong classes.
+    ``freqrob.attacks.losses``. "pgd-50-10:cw", with steps of eps/4, is what the JaFR and GradAlign repositories call CW
+    (Chan et al., IJCAI 2022, Table 7): PGD on the margin in the L∞ ball, not Carlini and Wagner's L2 optimisation. They
+    ascend −relu(z_y − max_{i≠y} z_i + 50), whose gradient has the same sign while the margin is above −50, and keep the
+    last iterates with the largest cross-entropy; here any misclassified iterate counts.
+
+    If ``targeted``, the target of restart r is the r-th most probable wrong class of the clean image, as in AutoAttack;
+    there are at most as many restarts as wrong classes.
 
     Source: Madry et al., ICLR 2018; Croce and Hein, ICML 2020 (dlr, targets).
     """

@@ -103,7 +103,7 @@ def recipes(
     """
     from freqrob.data import DATASETS
     from freqrob.training import recipe_for
-    from freqrob.training.presets import list_presets
+    from freqrob.training.presets import list_presets, without_source
 
     if dataset not in (None, *DATASETS):
         raise ValueError(f"dataset: expected one of {', '.join(DATASETS)}, got {dataset!r}")
@@ -111,9 +111,8 @@ def recipes(
     if not presets and set(pattern) & set("*?["):
         raise ValueError(f"no recipe matches {pattern!r}; `freqrob recipes` lists them all")
     if not presets:
-        _show_recipe(
-            recipe_for(pattern, dataset or "cifar10"), "No preset has this name; these are its family's settings."
-        )
+        guess = recipe_for(pattern, dataset or "cifar10")
+        _show_recipe(guess, f"Note: {without_source(guess)}.")
         return
     if len({preset.recipe.name for preset in presets}) == 1:
         for preset in presets:

@@ -167,6 +167,33 @@ def draw_map(axes: Axes, values: Tensor, norm: Normalize, at: Sequence[Tensor] =
     return image
 
 
+def draw_quadrant(axes: Axes, amplitude: Tensor, norm: Normalize) -> AxesImage:
+    """Draw the quadrant of non-negative frequencies of |rfft2| (H, W//2+1), DC at the top left, as in JaFR's figures.
+
+    Vertical frequencies rise downwards, horizontal ones to the right. Source: Chan et al., IJCAI 2022, Fig. 1.
+    """
+    quarter = quadrant(amplitude)
+    rows, columns = (torch.linspace(0, 0.5, count) for count in quarter.shape)
+    (top, bottom), (left, right) = _edges(rows), _edges(columns)
+    image = axes.imshow(
+        quarter.numpy(), norm=norm, cmap="viridis", extent=(left, right, bottom, top), interpolation="none"
+    )
+    axes.set(xticks=[], yticks=[])
+    axes.set_xlabel("horizontal frequency →", fontsize="small")
+    axes.set_ylabel("← vertical frequency", fontsize="small")
+    axes.grid(False)
+    return image
+
+
+def quadrant(amplitude: Tensor) -> Tensor:
+    """The rows 0 to H//2 of |rfft2| (H, W//2+1): non-negative frequencies, DC at [0, 0].
+
+    >>> quadrant(torch.zeros(32, 17)).shape
+    torch.Size([17, 17])
+    """
+    return amplitude[: amplitude.shape[0] // 2 + 1]
+
+
 def _edges(frequencies: Tensor) -> tuple[float, float]:
     """Lower edge of a map's first row and upper edge of its last."""
     half = (frequencies[1] - frequencies[0]).item() / 2 if len(frequencies) > 1 else 0.5

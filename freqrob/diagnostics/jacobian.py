@@ -19,6 +19,7 @@ from freqrob.diagnostics.drawing import Picture, Scale, Section, draw_map, logar
 from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.diagnostics.per_sample import per_batch
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
+from freqrob.models.state import measuring
 from freqrob.runtime.parameters import Count, checked
 from freqrob.runtime.progress import Track, untracked
 from freqrob.spectral.jacobian import log_b_low
@@ -86,6 +87,28 @@ def jacobian_spectrum(
     )  # fmt: skip
     amplitude = (sums["amplitude"].sum(0) / len(images)).float()
     return JacobianSpectrum(amplitude, log_b_low(amplitude).item() if amplitude.any() else nan, batch, len(images))
+
+
+@checked
+def jacobian_pictures(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Pictures of ∇ₓ CE in [0, 1], (N, C, H, W) on the CPU, with a gradient of zero at ½.
+
+    Each image's gradient is divided by twice its largest absolute value, because gradients of models differ by orders
+    of magnitude. Raises as ``input_gradient``.
+
+    Source: Chan et al., IJCAI 2022, Table 2, which does not say how its pictures are scaled.
+    """
+    with measuring(model) as subject:
+        gradient = input_gradient(subject, to_pixels(images), labels).cpu()
+    largest = gradient.abs().amax((1, 2, 3), keepdim=True)
+    return 0.5 + gradient / (2 * torch.where(largest > 0, largest, 1))
+
+
+def plot_picture(axes: Axes, picture: Tensor) -> AxesImage:
+    """Draw an image or a picture of a Jacobian, (C, H, W) in [0, 1], without axes."""
+    axes.set_axis_off()
+    pixels = picture.permute(1, 2, 0) if len(picture) == 3 else picture[0]
+    return axes.imshow(pixels.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="none")
 
 
 def plot_jacobian(axes: Axes, measured: JacobianSpectrum, limits: tuple[float, float] | None = None) -> AxesImage:

@@ -50,7 +50,8 @@ class CorruptionAccuracy:
         bass: weighting of BaSS, if the images were balanced before they were corrupted, or None.
         generated: whether freqrob made the corruptions; otherwise they are the published ones.
         accuracies: by type, the accuracies at severity 1 to 5.
-        standard_errors: of each of ``means()``; an image counts once for all its corruptions.
+        standard_errors: of each of ``means()``, and of each type's mean over severities; an image counts once for all
+            its corruptions.
         from_cache: by type, whether the accuracies at severity 1 to 5 came from the cache.
     """
 
@@ -152,7 +153,7 @@ def evaluate_corruptions(
         correct[name] = correct.get(name, 0) + result.correct.double() / len(SEVERITIES)
     errors = {
         group: torch.stack([correct[name] for name in types]).mean(0).std(correction=0).item() / len(labels) ** 0.5
-        for group, types in _whole_groups(accuracies).items()
+        for group, types in [*_whole_groups(accuracies).items(), *((name, (name,)) for name in accuracies)]
     }
     generated = corruptions.generated or {}
     return CorruptionAccuracy(

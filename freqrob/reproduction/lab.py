@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,7 @@ from torch import nn
 
 from freqrob.attacks import Attack
 from freqrob.data import ImageSet, balance, load_dataset
-from freqrob.data.corruption_arrays import load_corruptions, write_corruptions
+from freqrob.data.corruption_arrays import CorruptionArrays, load_corruptions, write_corruptions
 from freqrob.data.corruptions import CORRUPTIONS
 from freqrob.data.datasets import DATASETS, Split
 from freqrob.evaluation import Result, evaluate
@@ -37,7 +36,7 @@ class Lab:
         scale: of networks and measurements.
         data: folder of the data sets.
         model_dir: folder of models; new ones are trained into it.
-        cache: folder of per-image results, corrupted images and decoded data; None caches no results.
+        cache: folder of per-image results and of corrupted images; None caches no results.
         device: of models that are measured.
         accelerator: of trainings, as Lightning Fabric names it.
         images: at most this many images of each measurement; None: as the scale says.
@@ -153,26 +152,30 @@ class Lab:
         protocol: str = "natural",
         types: Sequence[str] = tuple(CORRUPTIONS),
     ) -> CorruptionAccuracy:
-        """Accuracies on corrupted test images: the published arrays in ``data``, or else made once, in the cache.
+        """Accuracies on ``corruption_arrays``, under ``natural``, or ``natural+bass``, which balances them."""
+        arrays = self.corruption_arrays(subject.dataset, bass=bass, types=types)
+        count = self.count("corruptions", len(arrays.labels))
+        return evaluate_corruptions(model, arrays, images=count, protocol=protocol, cache=self.cache, track=self.track)
 
-        With ``bass``, the images are balanced before they are corrupted, as in Lin et al.'s CIFAR10-B-C; the protocol
-        ``natural+bass`` balances them afterwards.
+    def corruption_arrays(
+        self, dataset: str, *, bass: bool = False, types: Sequence[str] = tuple(CORRUPTIONS)
+    ) -> CorruptionArrays:
+        """Corrupted test images: the published arrays in ``data``, or else made once, in the cache.
+
+        With ``bass``, the images are balanced before they are corrupted, as in Lin et al.'s CIFAR10-B-C.
         """
         try:
             if bass:
                 raise FileNotFoundError
-            arrays = load_corruptions(self.data, subject.dataset, types)
+            return load_corruptions(self.data, dataset, types)
         except FileNotFoundError:
-            images = self.test_set(subject.dataset, "corruptions")
+            images = self.test_set(dataset, "corruptions")
             weighting = "amplitude" if bass else None
-            root = self.cache or Path(tempfile.gettempdir())
-            folder = root / "corruptions" / f"{subject.dataset}{'-b' if bass else ''}-{len(images)}"
+            folder = (self.cache or self.model_dir) / "corruptions" / f"{dataset}{'-b' if bass else ''}-{len(images)}"
             chosen = balance(images) if bass else images
-            about = {"dataset": subject.dataset, "bass": weighting}
+            about = {"dataset": dataset, "bass": weighting}
             write_corruptions(chosen, folder, types, about=about, frost=self.frost, track=self.track)
-            arrays = load_corruptions(folder, subject.dataset, types)
-        count = self.count("corruptions", len(arrays.labels))
-        return evaluate_corruptions(model, arrays, images=count, protocol=protocol, cache=self.cache, track=self.track)
+            return load_corruptions(folder, dataset, types)
 
 
 def percentage(result: Result) -> Number:

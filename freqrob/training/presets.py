@@ -1,20 +1,19 @@
 """Recipes with the papers' settings.
 
-The settings are those of the authors' scripts, also where the papers' text differs:
+Where a paper's text and its authors' scripts differ, the settings are the scripts' unless this list says otherwise; the
+difference is in ``Preset.assumed``, and ``recipe_for`` and ``freqrob train --set`` take the other value.
 
-- Lin et al., NeurIPS 2023 (BaSS): zhiyugege/Frequency-Long-Tailed-Investigation, ``Bag-of-Tricks-for-AT-master/`` for
-  PGD-AT and ``MART/``. It has no training by TRADES or AugMix: see ``Preset.assumed``.
-- Chan et al., IJCAI 2022 (JaFR): alvinchangw/JaFR_IJCAI2022, ``example_scripts/``, on CIFAR-10 and CIFAR-100.
+- Lin et al., NeurIPS 2023 (BaSS), Tables 1, 3 and 4 and Figures 1, 3 and 4; scripts for PGD-AT and MART on CIFAR-10 in
+  zhiyugege/Frequency-Long-Tailed-Investigation. The attacks are those of the text, ε = 8/255 in steps of 2/255 for all
+  defences (Section 4.3), because Table 1 compares them at one ε; the MART script has 0.031 and 0.007.
+- Chan et al., IJCAI 2022 (JaFR), Section 4, Tables 1 to 6; scripts for CIFAR-10 and CIFAR-100 in
+  alvinchangw/JaFR_IJCAI2022. SVHN and Tiny ImageNet have none: the settings are the text's.
+- Li et al., PLoS Comput. Biol. 2023, Section "Model training"; lizhe07/blur-net, ``train.py``.
 - Hendrycks et al., ICLR 2020 (AugMix): google-research/augmix, ``README.md`` and ``cifar.py``.
 
-The rows of the papers' tables are inferred from these scripts too. There are no presets for models without a script or
-known settings: Chan et al.'s models of SVHN and Tiny ImageNet, FGSM alone on CIFAR-100 (the script of that name adds
-GradAlign), BaSS on Restricted ImageNet, BaSS as an augmentation with probability γ. Of Lin et al.'s tables, 1 is known
-to be adversarial training with and without BaSS, and 4 to be corruptions; of Chan et al.'s, none is known.
-
 Unlike the authors', training sets here exclude the validation split, on which the best epoch is chosen (all its images,
-or 1,000 for freqrob's own presets). Lin et al. choose the epoch on test images; Chan et al. keep the last one, and one
-chosen on 256 training images.
+or 1,000 for freqrob's own presets), because a model must not be chosen on test images. Lin et al. choose the epoch on
+test images; Chan et al. keep the last one, and one chosen on 256 training images.
 """
 
 from __future__ import annotations
@@ -36,8 +35,9 @@ class Preset:
 
     Attributes:
         recipe: the settings of the training run.
-        paper: ``"Lin et al. 2023"``, ``"Chan et al. 2022"``, or ``"freqrob"`` for runs that a laptop's CPU can do.
-        tables: the paper's tables with its numbers; empty if unknown.
+        paper: ``"Lin et al. 2023"``, ``"Chan et al. 2022"``, ``"Li et al. 2023"``, or ``"freqrob"`` for runs that a
+            laptop's CPU can do.
+        tables: the paper's tables and figures with such a model; empty if there are none.
         assumed: settings that the paper and its code leave open, disagree on, or choose differently, with the choice.
     """
 
@@ -64,9 +64,11 @@ def list_presets(pattern: str = "*") -> list[Preset]:
 def recipe_for(name: str, dataset: str = "cifar10", threat_model: str = "Linf", **overrides: Any) -> Recipe:
     """The recipe of the preset, or else of the defence's family, with some fields overridden.
 
-    The families: Lin et al.'s settings for ``pgd_at``, ``trades`` and ``mart``, Hendrycks et al.'s for ``augmix``, and
-    Chan et al.'s for the other defences and for ``pgd_at`` with JaFR's network (their CIFAR-10 settings for all data
-    sets but CIFAR-100). ``neural_similarity`` is trained as ``standard``. For ``rn20``, which no paper uses: freqrob's.
+    The families: Lin et al.'s settings for ``pgd_at``, ``trades`` and ``mart`` and for standard training of ``rn18``,
+    Hendrycks et al.'s for ``augmix``, Li et al.'s for standard training behind ``blur_`` and ``pca_``, and Chan et
+    al.'s for the other defences and for ``pgd_at`` with JaFR's network (those of CIFAR-10 for other data sets than
+    theirs). ``neural_similarity`` is trained as ``standard``. For ``rn20``, which no paper uses: freqrob's.
+    ``without_source`` says which recipes are such a guess.
 
     Args:
         name, dataset, threat_model: as in ``Recipe``.
@@ -90,21 +92,46 @@ def recipe_for(name: str, dataset: str = "cifar10", threat_model: str = "Linf", 
     return Recipe(name, dataset, threat_model, **{**settings, **overrides, "defense": defense})
 
 
+@checked
+def without_source(recipe: Recipe) -> str:
+    """A sentence that says whose settings a recipe's defaults are if no preset has its name and data set; else "".
+
+    >>> without_source(recipe_for("jafr_prn18_jafr", "svhn"))
+    ''
+    >>> print(without_source(recipe_for("jafr_prn18", "svhn")))
+    no paper or preset gives settings for jafr_prn18 on svhn; its defaults are those of jafr_prn18_jafr on svhn
+    """
+    if preset(recipe.name, recipe.dataset, recipe.threat_model):
+        return ""
+    defaults, defense = _settings(recipe.parsed, recipe.dataset), recipe.parsed.defense
+
+    def differing(other: Recipe) -> list[str]:
+        theirs = _settings(other.parsed, other.dataset)
+        ours, theirs = ({**one, **one.get("defense", {}), "defense": None} for one in (defaults, theirs))
+        return [key for key in ours | theirs if ours.get(key) != theirs.get(key)]
+
+    found = [p.recipe for p in _PRESETS]
+    like = min(
+        found, key=lambda one: (len(differing(one)), one.parsed.defense != defense, one.dataset != recipe.dataset)
+    )
+    but = f", but for {', '.join(differing(like))}" if differing(like) else ""
+    return (
+        f"no paper or preset gives settings for {recipe.name} on {recipe.dataset}; its defaults are those of "
+        f"{like.name} on {like.dataset}{but}"
+    )
+
+
 _PAPERS = {"batch_size": 128, "momentum": 0.9, "weight_decay": 5e-4, "precision": "32-true", "selection_images": 0}
 
 _PGD = {"eps": 8 / 255, "step_size": 2 / 255, "steps": 10}
-_PGD_AT = _PAPERS | {
+_LIN_STANDARD = _PAPERS | {
     "epochs": 110, "lr": 0.1, "schedule": "steps", "milestones": (100, 105), "crop": "reflect", "normalize": True,
-    "defense": _PGD,
 }  # fmt: skip
-_TRADES = _PGD_AT | {
-    "weight_decay": 2e-4, "crop": "zeros", "normalize": False,
-    "defense": {"eps": 0.031, "step_size": 0.007, "steps": 10, "beta": 6.0},
-}  # fmt: skip
+_PGD_AT = _LIN_STANDARD | {"defense": _PGD}
+_TRADES = _PGD_AT | {"weight_decay": 2e-4, "crop": "zeros", "normalize": False, "defense": _PGD | {"beta": 6.0}}
 _MART = _PAPERS | {
     "epochs": 120, "lr": 0.01, "schedule": "steps", "milestones": (74, 89, 99),  # the script's 75th, 90th, 100th
-    "weight_decay": 3.5e-3, "crop": "zeros", "normalize": False,
-    "defense": {"eps": 0.031, "step_size": 0.007, "steps": 10, "beta": 5.0},
+    "weight_decay": 3.5e-3, "crop": "zeros", "normalize": False, "defense": _PGD | {"beta": 5.0},
 }  # fmt: skip
 _AUGMIX = _PAPERS | {
     "epochs": 100, "lr": 0.1, "schedule": "cosine", "nesterov": True, "crop": "zeros", "normalize": True,
@@ -113,24 +140,29 @@ _AUGMIX = _PAPERS | {
 _FAMILIES = {"pgd_at": _PGD_AT, "trades": _TRADES, "mart": _MART, "augmix": _AUGMIX}
 _WITH_ARCHITECTURE = {
     ("augmix", "resnext29"): {"epochs": 200},
+    ("augmix", "rn50"): {"epochs": 200},
     ("augmix", "densenet"): {"epochs": 200, "weight_decay": 1e-4},
 }
+_ON_RESTRICTED_IMAGENET = {"eps": 4 / 255, "step_size": 1 / 255}
 
-_CHAN = _PAPERS | {"epochs": 30, "lr": 0.2, "schedule": "triangle", "crop": "zeros", "normalize": False}
-_WITH_DEFENSE = {
-    "pgd_at": {"lr": 0.3, "defense": _PGD},
-    "fgsm": {"defense": {"eps": 8 / 255}},
-    "grad_align": {"lr": 0.3, "defense": {"eps": 8 / 255, "weight": 0.2}},
-    "jafr": {"defense": {"weight": 0.001}},
-    "jafr_minus": {"defense": {"weight": -0.001}},
-    "fgsm_jafr": {"lr": 0.3, "defense": {"eps": 8 / 255, "weight": 0.001}},
-    "fgsm_jafr_minus": {"lr": 0.3, "defense": {"eps": 8 / 255, "weight": -0.001}},
+_LI = _PAPERS | {
+    "batch_size": 32, "epochs": 48, "lr": 0.01, "schedule": "cosine", "weight_decay": 1e-4, "crop": "zeros",
+    "normalize": True,
+}  # fmt: skip
+
+_CHAN = _PAPERS | {"epochs": 30, "schedule": "triangle", "crop": "zeros", "normalize": False}
+_CHAN_ON = {"svhn": {"epochs": 15}}
+_CHAN_LR = {
+    "cifar10": {"standard": 0.2, "jafr": 0.2, "fgsm": 0.2, "fgsm_jafr": 0.3, "grad_align": 0.3, "pgd_at": 0.3},
+    "cifar100": {"standard": 0.2, "jafr": 0.1, "fgsm": 0.3, "fgsm_jafr": 0.3, "grad_align": 0.3, "pgd_at": 0.3},
+    "tiny_imagenet": {"standard": 0.2, "jafr": 0.1, "fgsm": 0.3, "fgsm_jafr": 0.3, "grad_align": 0.3, "pgd_at": 0.3},
+    "svhn": dict.fromkeys(("standard", "jafr", "fgsm", "fgsm_jafr", "grad_align", "pgd_at"), 0.05),
 }
-_ON_DATASET = {
-    ("jafr", "cifar100"): {"lr": 0.1},
-    ("jafr_minus", "cifar100"): {"lr": 0.1},
-    ("fgsm_jafr", "cifar100"): {"defense": {"eps": 8 / 255, "weight": 0.002}},
-    ("fgsm_jafr_minus", "cifar100"): {"defense": {"eps": 8 / 255, "weight": -0.002}},
+_CHAN_WEIGHT = {  # λ of JaFR and of GradAlign
+    "cifar10": {"jafr": 0.001, "fgsm_jafr": 0.001, "grad_align": 0.2},
+    "cifar100": {"jafr": 0.001, "fgsm_jafr": 0.002, "grad_align": 0.2},
+    "tiny_imagenet": {"jafr": 0.002, "fgsm_jafr": 0.002, "grad_align": 0.2},
+    "svhn": {"jafr": 0.001, "fgsm_jafr": 0.05, "grad_align": 2.5},
 }
 
 _QUICK = {
@@ -151,27 +183,76 @@ def _settings(model: ModelName, dataset: str) -> dict[str, Any]:
     if architecture == "rn20":
         epochs = 20 if defense == "standard" else 10  # the others' steps cost two to four times as much
         return _QUICK | {"epochs": epochs} | _QUICK_WITH.get(defense, {})
+    if defense == "standard" and model.variant in ("blur", "pca"):
+        return _LI
+    if defense in ("standard", "neural_similarity") and architecture == "rn18":
+        return _LIN_STANDARD
     if defense in _FAMILIES and (defense, architecture) != ("pgd_at", "prn18_jafr"):
-        return _FAMILIES[defense] | _WITH_ARCHITECTURE.get((defense, architecture), {})
-    return _CHAN | _WITH_DEFENSE.get(defense, {}) | _ON_DATASET.get((defense, dataset), {})
+        return _of_lin(defense, architecture, dataset)
+    return _of_chan(defense, dataset)
 
 
+def _of_lin(defense: str, architecture: str, dataset: str) -> dict[str, Any]:
+    settings = _FAMILIES[defense] | _WITH_ARCHITECTURE.get((defense, architecture), {})
+    if dataset == "restricted_imagenet" and "eps" in settings["defense"]:
+        settings |= {"defense": settings["defense"] | _ON_RESTRICTED_IMAGENET}
+    return settings
+
+
+def _of_chan(defense: str, dataset: str) -> dict[str, Any]:
+    of = dataset if dataset in _CHAN_LR else "cifar10"
+    positive = defense.removesuffix("_minus")
+    settings = _CHAN | _CHAN_ON.get(of, {}) | {"lr": _CHAN_LR[of].get(positive, _CHAN_LR[of]["standard"])}
+    if defense == "pgd_at":
+        return settings | {"defense": _PGD}
+    parameters = {"eps": 8 / 255} if positive in ("fgsm", "grad_align", "fgsm_jafr") else {}
+    if weight := _CHAN_WEIGHT[of].get(positive):
+        parameters["weight"] = weight if positive == defense else -weight
+    return settings | ({"defense": parameters} if parameters else {})
+
+
+_RN18_OPEN = (
+    "The authors' standard training is not published: the settings of their PGD-AT, without the attack. γ is a setting."
+)
 _TRADES_OPEN = (
-    "The authors' training is not published, nor which networks. Attack, β = 6, weight decay, crop, no normalisation: "
-    "TRADES' own (Zhang et al. 2019). Epochs and learning rate: those of PGD-AT. Networks: those of its script."
+    "The authors' training is not published. Attack: the paper's (Section 4.3). β = 6, weight decay, crop, no "
+    "normalisation: TRADES' own (Zhang et al. 2019), whose attack has eps=0.031 and step_size=0.007. Epochs and "
+    "learning rate: those of PGD-AT."
+)
+_MART_OPEN = "Attack: the paper's (Section 4.3); the script has eps=0.031 and step_size=0.007."
+_CIFAR100_OPEN = "The settings of CIFAR-10; the paper has no others."
+_RESTRICTED_OPEN = (
+    "Attack: the paper's (Section 4.3). The rest is not published: the settings of CIFAR-10, on images of 128×128 "
+    "pixels, to which the authors' code resizes."
 )
 _AUGMIX_OPEN = (
-    "The authors' training is not published, nor which networks. Hendrycks et al.'s, but normalised by the mean and "
-    "standard deviation of the data set, not by ½ and ½."
+    "The authors' training is not published. Hendrycks et al.'s, but normalised by the mean and standard deviation of "
+    "the data set, not by ½ and ½."
 )
-_BASS_AUGMIX_OPEN = f"{_AUGMIX_OPEN} One of the two mixtures is of the balanced image."
+_RN50_OPEN = f"{_AUGMIX_OPEN} ResNet-50, which they do not train on CIFAR: as ResNeXt-29."
+_BASS_AUGMIX_OPEN = "One of the two mixtures is of the balanced image (Section 4.4)."
 _PGD_OPEN = "PGD starts at random and sees the network in eval mode; the script's starts at the image, in train mode."
-_MINUS_OPEN = "No script trains JaFR(−): the settings of JaFR, with the opposite sign of λ."
-_LAMBDA_OPEN = "λ = 0.002 is the script's; the paper says 0.001."
+_MINUS_OPEN = "Neither text nor script has JaFR(−)'s λ: the settings of JaFR, with the opposite sign of λ."
+_LAMBDA_OPEN = (
+    "λ = 0.002 is the script's. The paper's sentence (“similar to that in CIFAR-10, except for the learning rates and "
+    "λ_freq = 0.001 values”) reads as 0.001, which is CIFAR-10's too: set weight=0.001."
+)
+_FGSM100_OPEN = "Learning rate: the paper's; no script trains FGSM alone."
+_SVHN_OPEN = (
+    "No script; the text's settings. The authors' code would raise the attack linearly over the first five epochs on "
+    "SVHN, which is left out here."
+)
+_SVHN_ALIGN_OPEN = f"{_SVHN_OPEN} λ = 2.5 of GradAlign: Andriushchenko & Flammarion's script for SVHN at ε = 8/255."
+_TINY_OPEN = "No script; the text's settings."
+_LI_OPEN = (
+    "Settings of the authors' train.py. Its learning rate is one of four (0.001 to 0.01), chosen on validation images; "
+    "which is not published: 0.01, the default. It is multiplied by 0.3 every 4 epochs and restarts every 12; here it "
+    "falls by half a cosine. The code of the PCA model is not published: trained as the blur models."
+)
 
-_BY_LIN, _BY_CHAN, _BY_US = "Lin et al. 2023", "Chan et al. 2022", "freqrob"
+_BY_LIN, _BY_CHAN, _BY_LI, _BY_US = "Lin et al. 2023", "Chan et al. 2022", "Li et al. 2023", "freqrob"
 _BASS = ("", "bass_")
-_OF_AUGMIX = "wrn40_2 resnext29 densenet"
+_WITH_AUGMIX = "wrn40_2 densenet resnext29"
 
 
 def _rows(
@@ -188,22 +269,59 @@ def _rows(
         yield Preset(recipe_for(f"{variant}{defense}_{architecture}", dataset), paper, tables, assumed)
 
 
+def _lin() -> Iterator[Preset]:
+    """Figures 1, 3 and 4, Tables 1, 3 and 4."""
+    figures = ("Fig. 1", "Fig. 3", "Fig. 4")
+    yield from _rows(
+        _BY_LIN, "standard", "rn18", variants=("", "bassmix_", "bass_"), tables=figures, assumed=_RN18_OPEN
+    )
+    for defense, assumed in (("pgd_at", ""), ("trades", _TRADES_OPEN), ("mart", _MART_OPEN)):
+        for dataset, more in (("cifar10", ""), ("cifar100", _CIFAR100_OPEN)):
+            both = f"{assumed} {more}".strip()
+            yield from _rows(_BY_LIN, defense, "rn18 wrn34", dataset, variants=_BASS, tables=("Table 1",), assumed=both)
+    yield from _rows(
+        _BY_LIN, "pgd_at trades", "rn50", "restricted_imagenet", variants=_BASS, tables=("Table 3",),
+        assumed=_RESTRICTED_OPEN,
+    )  # fmt: skip
+    for dataset, architectures in product(("cifar10", "cifar100"), (_WITH_AUGMIX, "rn50")):
+        assumed = _RN50_OPEN if architectures == "rn50" else _AUGMIX_OPEN
+        for variant, more in (("", ""), ("bass_", f" {_BASS_AUGMIX_OPEN}")):
+            yield from _rows(
+                _BY_LIN, "augmix", architectures, dataset, variants=(variant,), tables=("Table 4",),
+                assumed=assumed + more,
+            )  # fmt: skip
+
+
+def _chan() -> Iterator[Preset]:
+    """Tables 1 to 6; JaFR(−) is in Tables 1 and 2 only."""
+    tables = {"cifar10": "Table 4", "cifar100": "Table 5", "svhn": "Table 3", "tiny_imagenet": "Table 6"}
+    of_table_1 = ("standard", "jafr", "fgsm_jafr_minus", "fgsm", "fgsm_jafr", "pgd_at")
+    on = {"svhn": _SVHN_OPEN, "tiny_imagenet": _TINY_OPEN}
+    more = {
+        ("fgsm", "cifar100"): _FGSM100_OPEN, ("fgsm_jafr", "cifar100"): _LAMBDA_OPEN,
+        ("fgsm_jafr_minus", "cifar100"): _LAMBDA_OPEN, ("grad_align", "svhn"): _SVHN_ALIGN_OPEN,
+    }  # fmt: skip
+    for dataset, defense in product(tables, ("standard", "jafr", "fgsm", "fgsm_jafr", "grad_align", "pgd_at")):
+        assumed = [more.get((defense, dataset), on.get(dataset, "")), _PGD_OPEN if defense == "pgd_at" else ""]
+        first = ("Table 1", "Table 2") if dataset == "cifar10" and defense in of_table_1 else ()
+        found = tuple(sorted((*first, tables[dataset])))
+        if dataset == "cifar10" and defense == "grad_align":
+            found = ("Table 2", "Table 4")
+        yield from _rows(
+            _BY_CHAN, defense, "prn18_jafr", dataset, tables=found, assumed=" ".join(filter(None, assumed))
+        )
+    for dataset, defense in product(("cifar10", "cifar100"), ("jafr_minus", "fgsm_jafr_minus")):
+        assumed = f"{_MINUS_OPEN} {more.get((defense, dataset), '')}".strip()
+        found = ("Table 1", "Table 2") if (defense, dataset) == ("fgsm_jafr_minus", "cifar10") else ()
+        yield from _rows(_BY_CHAN, defense, "prn18_jafr", dataset, tables=found, assumed=assumed)
+
+
 _PRESETS = (
-    *_rows(_BY_LIN, "pgd_at", "rn18 wrn34", variants=_BASS, tables=("Table 1",)),
-    *_rows(_BY_LIN, "trades", "rn18 wrn34", variants=_BASS, tables=("Table 1",), assumed=_TRADES_OPEN),
-    *_rows(_BY_LIN, "mart", "rn18", variants=_BASS, tables=("Table 1",)),
-    *_rows(_BY_LIN, "mart", "rn18", "cifar100", variants=_BASS),
-    *_rows(_BY_LIN, "augmix", _OF_AUGMIX, tables=("Table 4",), assumed=_AUGMIX_OPEN),
-    *_rows(_BY_LIN, "augmix", _OF_AUGMIX, variants=("bass_",), tables=("Table 4",), assumed=_BASS_AUGMIX_OPEN),
-    *_rows(_BY_CHAN, "standard fgsm grad_align jafr fgsm_jafr", "prn18_jafr"),
-    *_rows(_BY_CHAN, "pgd_at", "prn18_jafr", assumed=_PGD_OPEN),
-    *_rows(_BY_CHAN, "jafr_minus fgsm_jafr_minus", "prn18_jafr", assumed=_MINUS_OPEN),
-    *_rows(_BY_CHAN, "standard grad_align jafr", "prn18_jafr", "cifar100"),
-    *_rows(_BY_CHAN, "fgsm_jafr", "prn18_jafr", "cifar100", assumed=_LAMBDA_OPEN),
-    *_rows(_BY_CHAN, "pgd_at", "prn18_jafr", "cifar100", assumed=_PGD_OPEN),
-    *_rows(_BY_CHAN, "jafr_minus", "prn18_jafr", "cifar100", assumed=_MINUS_OPEN),
-    *_rows(_BY_CHAN, "fgsm_jafr_minus", "prn18_jafr", "cifar100", assumed=f"{_MINUS_OPEN} {_LAMBDA_OPEN}"),
+    *_lin(),
+    *_chan(),
+    *_rows(_BY_LI, "standard", "rn18", variants=("blur_", "pca_"), tables=("Fig. 4", "Fig. 5"), assumed=_LI_OPEN),
     *_rows(_BY_US, "standard pgd_at", "rn20", variants=("", "bass_", "bassmix_", "bassfront_")),
+    *_rows(_BY_US, "standard", "rn20", variants=("blur_", "pca_")),
     *_rows(
         _BY_US, "trades mart fgsm grad_align jafr jafr_minus fgsm_jafr fgsm_jafr_minus augmix", "rn20", variants=_BASS
     ),

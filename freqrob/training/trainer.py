@@ -34,6 +34,7 @@ from freqrob.runtime.processes import propagate_failure, rank_zero_first
 from freqrob.runtime.provenance import commit, versions
 from freqrob.training.batch_norm import differentiate_twice
 from freqrob.training.launch import graceful_shutdown, launch, share_buffers
+from freqrob.training.presets import without_source
 from freqrob.training.recipe import Recipe
 from freqrob.training.run_folder import RunFolder
 
@@ -127,7 +128,7 @@ def train(
 
         steps, saved_at = recipe.epochs * len(batches), time.monotonic()
         if state.step < steps and fabric.is_global_zero:
-            log(f"trains {state}, {len(train_set):,} images, {steps:,} steps")
+            log(f"trains {state}, {len(train_set):,} images, {steps:,} steps{_note(recipe)}")
         stop = held.enter_context(graceful_shutdown())
         for step in track(range(state.step, steps), recipe.name, steps, recipe.batch_size):
             began = time.monotonic()
@@ -338,6 +339,11 @@ def _validate(model: nn.Module, val_set: ImageSet, recipe: Recipe, fabric: Fabri
     if defense.adversarial:
         scores["val_pgd10"] = robust / count
     return {**scores, "selection": scores["val_pgd10" if defense.adversarial else "val_clean"]}
+
+
+def _note(recipe: Recipe) -> str:
+    guess = without_source(recipe)
+    return f"; {guess}" if guess else ""
 
 
 @torch.no_grad()

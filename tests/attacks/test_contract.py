@@ -125,6 +125,23 @@ def test_losses_are_those_of_the_papers(loss, labels_only, targeted):
     assert LOSSES[loss](LOGITS, LABELS, TARGETS).item() == pytest.approx(targeted)
 
 
+def test_cw_climbs_as_in_the_jafr_repository():
+    """Its loss is the mean of −relu(z_y − max_{i≠y} z_i + 50)."""
+    for loss in (LOSSES["cw"], lambda z, y: -torch.relu(z[range(2), y] - torch.stack([z[0, 2], z[1, 1]]) + 50).mean()):
+        logits = LOGITS.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(logits, LABELS), logits)
+        assert gradient.sign().tolist() == [[-1, 0, 1, 0], [0, 1, -1, 0]]
+
+
+def test_attacks_of_chans_tables():
+    """Section 4.2: "PGD uses 50 gradient iterations and 10 restarts with a step size of ε/4"."""
+    pgd, cw, fgsm = (parse_attack(name) for name in ("pgd-50-10", "pgd-50-10:cw", "fgsm"))
+    for attack in (pgd, cw):
+        assert (attack.steps, attack.restarts, attack.eps, attack.norm) == (50, 10, 8 / 255, "Linf")
+        assert attack.step == attack.eps / 4 and attack.random_start
+    assert cw.loss == "cw" and fgsm.as_dict()["step_size"] == fgsm.eps == 8 / 255
+
+
 def test_dlr_does_not_depend_on_scale_or_shift():
     dlr = LOSSES["dlr"]
     for arguments in ((LABELS,), (LABELS, TARGETS)):

@@ -57,7 +57,7 @@ def test_recipes_are_listed_with_their_source():
 def test_recipes_without_a_preset_are_shown_too():
     shown = " ".join(run("recipes", "pgd_at_rn50", "--dataset", "svhn").output.split())
     assert "pgd_at_rn50 on svhn" in shown and "milestones │ [100, 105]" in shown and "defence steps │ 10" in shown
-    assert "No preset has this name" in shown
+    assert "no paper or preset gives settings for pgd_at_rn50 on svhn; its defaults are those of pgd_at_rn18" in shown
     assert "Nearest: pgd_at_rn50" in error_of("recipes", "pgd_at_rn51")
 
 

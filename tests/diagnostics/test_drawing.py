@@ -1,9 +1,11 @@
-"""Parts of figures: styles, shared limits, folded names."""
+"""Parts of figures: styles, shared limits, folded names, spectra in JaFR's layout."""
 
+import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
-from freqrob.diagnostics.drawing import folded, shared_limits, styles
+from freqrob.diagnostics.drawing import draw_quadrant, folded, logarithmic, shared_limits, styles
 
 
 def test_a_map_that_is_not_finite_spoils_no_other():
@@ -31,3 +33,13 @@ def test_21_models_can_be_told_apart_in_black_and_white_too():
 )
 def test_names_are_folded_after_signs_where_they_can_be(name, lines):
     assert folded(name, 23).split("\n") == lines
+
+
+def test_a_quadrant_has_dc_at_the_top_left_and_no_negative_frequencies():
+    half = torch.arange(1.0, 32 * 17 + 1).view(32, 17)
+    axes = Figure().subplots()
+    image = draw_quadrant(axes, half, logarithmic((1, 600)))
+    assert np.array_equal(image.get_array(), half[:17].numpy())
+    left, right, bottom, top = image.get_extent()
+    assert left < 0 < right and top < 0 < bottom, "DC is at the top left, and rows go down"
+    assert (left + right) / 2 == pytest.approx(0.25) and right - left == pytest.approx(17 / 32)

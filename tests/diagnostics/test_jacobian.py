@@ -8,7 +8,14 @@ from torch import nn
 
 from freqrob.attacks import input_gradient
 from freqrob.diagnostics.drawing import shared_limits
-from freqrob.diagnostics.jacobian import JacobianSpectrum, jacobian_map, jacobian_spectrum, plot_jacobian, shifted_map
+from freqrob.diagnostics.jacobian import (
+    JacobianSpectrum,
+    jacobian_map,
+    jacobian_pictures,
+    jacobian_spectrum,
+    plot_jacobian,
+    shifted_map,
+)
 from freqrob.spectral.jacobian import log_b_low
 from freqrob.spectral.ops import mean_amplitude
 from tests.support.waves import SIZE, Linear, of_waves, wave
@@ -92,3 +99,16 @@ def test_jacobians_share_a_scale_that_holds_them(axes):
 
 def test_a_dead_gradient_is_drawn(axes):
     assert (plot_jacobian(axes, JacobianSpectrum(torch.zeros(32, 17), 0.0, 128, 10)).get_array() == 0).all()
+
+
+def test_pictures_of_jacobians_are_the_gradients_around_grey():
+    images, labels = of_waves(3)
+    pictures = jacobian_pictures(Linear(wave(3)), images, labels)
+    assert pictures.shape == images.shape and pictures.min() >= 0 and pictures.max() <= 1
+    gradient = input_gradient(Linear(wave(3)), images, labels)
+    for picture, one in zip(pictures, gradient, strict=True):
+        torch.testing.assert_close((picture - 0.5) * 2 * one.abs().max(), one)
+
+
+def test_a_constant_model_has_a_grey_jacobian():
+    assert (jacobian_pictures(Linear(torch.zeros_like(wave(3))), *of_waves(3)) == 0.5).all()

@@ -67,7 +67,8 @@ def test_the_standard_error_counts_an_image_once(arrays):
     found = evaluate_corruptions(Brightest(), arrays)
     wrong = np.arange(COUNT)[:, None] < np.array(SEVERITIES)
     expected = (1 - wrong.mean(1)).std() / COUNT**0.5
-    assert found.standard_errors == {"all": pytest.approx(expected)} and found.as_dict()["standard_errors"]
+    assert found.standard_errors == {"all": pytest.approx(expected), "fog": pytest.approx(expected)}
+    assert found.as_dict()["standard_errors"]
     twice = dict.fromkeys(("fog", "snow"), arrays.arrays["fog"])
     alike = CorruptionArrays(None, "cifar10", twice, arrays.labels, None)
     assert evaluate_corruptions(Brightest(), alike).standard_errors["all"] == pytest.approx(expected)
