@@ -205,7 +205,10 @@ def changed_settings(subject: Subject, model_dir: Path) -> str:
     trained = load_card(subject.model_name, model_dir, subject.dataset).recipe
     if not trained:
         return "unknown settings"
-    wanted = subject.full_recipe().as_dict()
-    skipped = ("precision", "seed", "selection_images")  # older cards lack younger settings
-    differing = [key for key in wanted if key in trained and key not in skipped and trained[key] != wanted[key]]
-    return ", ".join(f"{key} {trained[key]}, not {wanted[key]}" for key in differing)
+    skipped = ("precision", "seed", "selection_images")
+    trained, wanted = (
+        {**recipe, **recipe.get("defense", {}), "defense": None}
+        for recipe in (trained, subject.full_recipe().as_dict())
+    )
+    shared = [key for key in wanted if key in trained and key not in skipped]  # older cards lack younger settings
+    return ", ".join(f"{key} {trained[key]}, not {wanted[key]}" for key in shared if trained[key] != wanted[key])

@@ -57,6 +57,14 @@ def test_recipes_are_those_of_the_tables():
     assert all(s.full_recipe().make_defense().bass_view == ("BaSS" in s.row) for s in table4.subjects)
 
 
+@pytest.mark.parametrize("name, factor", [("table1", 8), ("table3", 4)])
+def test_training_attacks_are_those_of_the_text(name, factor):
+    """Sec. 4.3: ε = 8/255 in steps of 2/255 in both training and test, on Restricted ImageNet 4/255 and 1/255."""
+    for subject in get_experiment(f"lin2023:{name}").subjects:
+        defense = subject.full_recipe().make_defense()
+        assert (defense.eps, defense.step_size) == (factor / 255, factor / 4 / 255), subject.row
+
+
 def test_gammas_are_recipes_of_their_own():
     rows = {s.row: s.full_recipe() for s in get_experiment("lin2023:fig3").at(RN20)}
     assert [rows[row].gamma for row in ("γ = ¼", "γ = ½", "γ = ¾")] == [0.25, 0.5, 0.75]
@@ -153,7 +161,7 @@ def letters(text):
 def test_the_long_tail_is_that_of_the_library(lab, weighting, after):
     """What `freqrob.spectral.longtail` gives for the same images, before and after BaSS."""
     one = get_experiment("lin2023:longtail")
-    subject = next(s for s in one.subjects if s.row == lin._long_tail_row("CIFAR10", after))
+    subject = next(s for s in one.subjects if s.row == lin.long_tail_row("CIFAR10", after))
     found = one.measure(subject, None, lab).numbers
     images = sample_images().images
     pixels = bass(images, weighting=weighting) if weighting else images
