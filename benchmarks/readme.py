@@ -1,25 +1,33 @@
-"""Write the README's tables from `results/`.
+"""Write the README's tables from `results/` and the cards, and judge the claims in `results/reproduction/` again.
 
     python -m benchmarks.readme [--check]
 
-Each table is between `<!-- NAME -->` and `<!-- /NAME -->`.
+Each table is between `<!-- NAME -->` and `<!-- /NAME -->`. With --check, nothing is written.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Sequence
-from math import isnan
+from math import isnan, nan
+from typing import get_args
 
-from benchmarks.records import NOT_MEASURED, ROOT, accuracy, gpus, log_b_low, measured, table
-from benchmarks.replication import claims
+from benchmarks.records import NOT_MEASURED, RESULTS, ROOT, gpus, measured
 from benchmarks.script import generate, run
 from freqrob.evaluation import PROTOCOLS
+from freqrob.models import list_models
+from freqrob.models.cards import Card
+from freqrob.models.loading import load_card, shipped_folder
 from freqrob.models.registry import DEFENSES, VARIANTS, ModelName
-from freqrob.reproduction.lin2023 import IMAGE_SETS, WEIGHTINGS, long_tail_row
+from freqrob.reproduction import get_experiment
+from freqrob.reproduction.experiment import Verdict, all_experiments
+from freqrob.reproduction.records import Record, numbers_of, refresh, table, verdicts
 
-LONG_TAIL = "reproduction/lin2023/longtail/rn20/result.json"  # of freqrob reproduce lin2023:longtail
 README = ROOT / "README.md"
+SHIPPED = shipped_folder()
+REPRODUCTION = RESULTS / "reproduction"
+VERDICTS = get_args(Verdict)
 CEILING = "of the ceiling"
 CEILING_NOTE = (
     "The ceiling is the time to copy the bytes that must be moved, or the transforms' 5/2·N·log₂N flops at the rate of "
@@ -28,31 +36,40 @@ CEILING_NOTE = (
 
 
 def models() -> str:
-    """Accuracies of the small models, a column for each protocol, and ln B_low."""
-    record = measured("cifar10_rn20.json")
-    if not record:
-        return NOT_MEASURED
-    fullest = max((model["results"] for model in record.values()), key=len)
+    """Accuracies on the cards of the shipped models, a column for each protocol."""
+    cards = {name: load_card(name, SHIPPED) for name in list_models("*_rn20", "cifar10", "Linf", SHIPPED)}
+    fullest = max((card.results for card in cards.values()), key=len)
     attacks = list(dict.fromkeys(result["attack"] for result in fullest))
     rows = [
-        [
-            f"`{name}`",
-            *(" / ".join(shown(100 * accuracy(record, name, p, a)) for a in attacks) for p in PROTOCOLS),
-            shown(log_b_low(record, name)),
-        ]
-        for name in sorted(record, key=family)
+        [f"`{name}`", *(" / ".join(shown(100 * accuracy(cards[name], p, a)) for a in attacks) for p in PROTOCOLS)]
+        for name in sorted(cards, key=family)
     ]
-    attacked = next(iter(record.values()))["results"][-1]
+    attacked = fullest[-1]
     note = (
         f"{' / '.join(attacks)} accuracy (%) on the {attacked['images']:,} images of CIFAR-10's test set; L∞, ε = "
         f"{255 * attacked['eps']:.0f}/255, step {255 * attacked['step_size']:.0f}/255 from a random start, seed "
-        f"{attacked['seed']}; an image counts as broken if any iterate is misclassified. ln B_low: of the input "
-        "gradient on natural images, larger for lower frequencies. The models are ResNet-20s of 0.27 M parameters, "
-        'trained on two CPU cores with the recipes that `freqrob recipes "*rn20"` lists, one seed each: they compare '
-        "defences and are not the state of the art. –: not measured."
+        f"{attacked['seed']}; an image counts as broken if any iterate is misclassified. The models are ResNet-20s of "
+        '0.27 M parameters, trained on two CPU cores with the recipes that `freqrob recipes "*rn20"` lists, one seed '
+        "each: they compare defences and are not the state of the art. –: not measured."
     )
-    header = ["model", *(f"`{p}`" for p in PROTOCOLS), "ln B_low"]
-    return f"{table(header, rows)}\n\n{note}"
+    return f"{table(['model', *(f'`{p}`' for p in PROTOCOLS)], rows)}\n\n{note}"
+
+
+def accuracy(card: Card, protocol: str, attack: str) -> float:
+    """A share; NaN if it was not measured."""
+    found = (r["accuracy"] for r in card.results if (r["protocol"], r["attack"]) == (protocol, attack))
+    return next(found, nan)
+
+
+def claims() -> str:
+    """The number of claims of each verdict, for the tables and figures that were measured."""
+    rows = []
+    for experiment in all_experiments():
+        for scale, counts in verdicts(REPRODUCTION, experiment).items():
+            if set(counts) - {"not measured"}:
+                shows = f"{experiment.where}: {experiment.title}"
+                rows.append([f"`{experiment.name}`", shows, scale, *(str(counts[name] or "") for name in VERDICTS)])
+    return table(["name", "shows", "scale", *VERDICTS], rows) if rows else NOT_MEASURED
 
 
 def shown(value: float) -> str:
@@ -67,26 +84,19 @@ def family(name: str) -> tuple[int, int]:
 
 def longtail() -> str:
     """The power law, the 80/20 boundary and the entropy, before and after BaSS."""
-    rows = {row["row"]: row["numbers"] for row in measured(LONG_TAIL).get("rows", ())}
-    if not rows:
+    experiment = get_experiment("lin2023:longtail")
+    numbers = numbers_of(Record(REPRODUCTION, experiment, "rn20").rows())
+    if not numbers.of:
         return NOT_MEASURED
-
-    def numbers(images: str, what: str, form: str) -> list[str]:
-        return [format(rows[long_tail_row(images, after)][what]["value"], form) for after in WEIGHTINGS]
-
-    lines = [
-        [f"{name} ({rows[name]['images']['value']:,} at {rows[name]['pixels']['value']} pixels)",
-         *numbers(name, "entropy", ".2f"), *numbers(name, "α", ".2f"), *numbers(name, "boundary radius", ".0f")]
-        for name in IMAGE_SETS
-    ]  # fmt: skip
-    after = ["amplitude", "power"]
-    header = ["images", "entropy (nats)", *after, "α", *after, "80/20 boundary, % of the largest radius", *after]
+    columns = ("images", "pixels", "α", "boundary radius", "entropy")
+    units = {column.name: column.unit for column in experiment.columns}
+    header = ["", *(f"{name} ({units[name]})" if units[name] else name for name in columns)]
+    rows = [[row, *(f"{numbers[row, name]}" for name in columns)] for row in numbers.of]
     note = (
-        "Natural images, then after each weighting of BaSS. Entropy: Σ H_k over rings, largest for a flat spectrum; "
-        "α: the power of a coefficient falls as f^−α; boundary: the radius of the smallest disc that holds 80 % of the "
-        "power without DC. The paper gives 20 %."
+        "α: the power falls as f^−α. The boundary is the radius of the smallest disc that holds 80 % of the power "
+        "without DC; the paper gives about 20 % for natural images. Entropy: Σ −π_k ln π_k over the rings."
     )
-    return f"{table(header, lines)}\n\n{note}"
+    return f"{table(header, rows)}\n\n{note}"
 
 
 class Speeds:
@@ -266,6 +276,8 @@ def filled(text: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    if "--check" not in (sys.argv[1:] if arguments is None else arguments):
+        refresh(REPRODUCTION)
     return generate(README, lambda: filled(README.read_text()), __doc__, arguments)
 
 

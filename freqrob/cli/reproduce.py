@@ -20,8 +20,6 @@ from freqrob.runtime.parameters import check_counts, check_integers
 if TYPE_CHECKING:
     from freqrob.reproduction import Experiment, Lab, Reproduction
 
-SUMMARY = "summary.md"
-
 
 def reproduce(
     experiments: Annotated[
@@ -105,7 +103,7 @@ def _run(experiment: Experiment, lab: Lab, out: Path, models: list[str], again: 
     """Run one experiment, and write the summary of all."""
     from freqrob.cli.progress import progress_bars
     from freqrob.reproduction import reproduce as run
-    from freqrob.reproduction.records import summary
+    from freqrob.reproduction.records import SUMMARY, summary
 
     try:
         with progress_bars() as (track, log), warnings_as_lines():

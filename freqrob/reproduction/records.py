@@ -8,8 +8,10 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,8 @@ from freqrob.reproduction.experiment import (
 from freqrob.runtime.figures import drawing, import_matplotlib
 from freqrob.runtime.files import write_bytes, write_csv, write_json, write_text
 from freqrob.runtime.reading import fitted, read_json, read_npz
+
+SUMMARY = "summary.md"
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,12 @@ class _Row(Struct):
 
 class _Record(Struct):
     rows: list[_Row] = []
+    scale: str = ""
+    command: str = ""
+    commit: str = ""
+    versions: dict[str, str] = {}
+    machine: str = ""
+    date: str = ""
 
 
 class Record:
@@ -97,6 +107,11 @@ class Record:
             )
             for row in record.rows
         }  # fmt: skip
+
+    def about(self) -> dict[str, Any]:
+        """The scale, and the command, commit, versions, machine and date of the last call that wrote the files."""
+        record = fitted(read_json(self.json), _Record, self.json)
+        return {name: getattr(record, name) for name in record.__struct_fields__ if name != "rows"}
 
     def arrays(self, row: str) -> dict[str, Tensor]:
         """The arrays of a row for the figure; empty without any."""
@@ -218,6 +233,23 @@ def summary(out: Path) -> str:
     if questions := [one for one in experiments if one.question]:
         parts.append(f"## Questions of our own\n\n{_claims_table(out, questions)}\n")
     return "\n".join(parts)
+
+
+def verdicts(out: Path, experiment: Experiment) -> dict[str, Counter[str]]:
+    """The number of claims of each verdict, by scale; "–" if nothing was measured."""
+    return {
+        scale: Counter(claim["verdict"] for claim in claims)
+        for scale, claims in _measured_claims(out, experiment).items()
+    }
+
+
+def refresh(out: Path) -> None:
+    """Judge the claims again from the recorded numbers, and rewrite every text; nothing is measured or drawn."""
+    for experiment, scale in product(all_experiments(), SCALES):
+        record = Record(out, experiment, scale)
+        if record.json.is_file():
+            record.write(record.rows(), record.about())
+    write_text(out / SUMMARY, summary(out))
 
 
 _SUMMARY_HEAD = (

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from benchmarks import readme, records, replication
+from benchmarks import readme, records
 from freqrob.data.samples import sample_images
 from freqrob.models import load_model
 from freqrob.spectral import native
@@ -45,17 +45,6 @@ def packages():
     found = json.loads(Path("out.json").read_text())["packages"]
     assert found.keys() == {"freqrob", "pyautoattack"}
     assert {(one["clean"], one["robust"]) for one in found.values()} == {(1.0, 0.0)}
-
-
-def accuracies():
-    found = json.loads(Path("out.json").read_text())["standard_rn20"]
-    assert {one["images"] for one in found["results"]} == {20} and len(found["results"]) == 9
-    assert found["log_b_low"].keys() == {"natural", "balanced", "images"}
-
-
-def diagnoses():
-    found = json.loads(Path("out.json").read_text())["standard_rn20"]
-    assert found.keys() > {"hybrid", "minimal_perturbation", "loss_landscape_high"}
 
 
 def heat_maps():
@@ -89,10 +78,7 @@ def nothing():
 # By script: arguments, and what is asserted of the files that it leaves in the working directory
 RUNS = {
     "benchmarks/autoattack.py": [(QUICK, packages)],
-    "benchmarks/cifar10_rn20.py": [((*QUICK, "standard_rn20"), accuracies)],
-    "benchmarks/corruption_b_low.py": [((*QUICK, "--frost", "frost"), rows_of(19))],
     "benchmarks/corruptions.py": [((*ONE_THREAD, "--frost", "frost"), rows_of(19))],
-    "benchmarks/diagnosis_rn20.py": [((*QUICK, "standard_rn20"), diagnoses)],
     "benchmarks/fourier_heatmap.py": [(ONE_THREAD, heat_maps)],
     "benchmarks/gpu.py": [
         (("name", "--device", "cpu"), nothing),
@@ -103,7 +89,6 @@ RUNS = {
     "benchmarks/load.py": [(QUICK, rows_of(1))],
     "benchmarks/minimal_perturbation.py": [(ONE_THREAD, rows_of(6))],
     "benchmarks/readme.py": [(("--check",), nothing)],
-    "benchmarks/replication.py": [(("--check",), nothing)],
     "benchmarks/spectral.py": [((*ONE_THREAD, "--only", "ring_sum"), lambda: json.loads(Path("out.json").read_text()))],
     "benchmarks/train_for.py": [
         (("standard_tiny", "--minutes", "9", "--data", "none", "--model-dir", "new", "--out", "pieces",
@@ -195,10 +180,9 @@ def test_the_tables_are_written_where_they_belong(tmp_path, monkeypatch):
     text = readme.README.read_text()
     emptied = re.sub(r"(<!-- speed -->\n).*?(<!-- /speed -->)", r"\1\2", text, flags=re.DOTALL)
     monkeypatch.setattr(readme, "README", tmp_path / "README.md")
-    monkeypatch.setattr(replication, "REPLICATION", tmp_path / "replication.md")
+    monkeypatch.setattr(readme, "refresh", lambda _folder: None)
     readme.README.write_text(emptied)
-    for module in (readme, replication):
-        assert [module.main(arguments) for arguments in (["--check"], [], ["--check"])] == [1, 0, 0]
+    assert [readme.main(arguments) for arguments in (["--check"], [], ["--check"])] == [1, 0, 0]
     assert readme.README.read_text() == text != emptied
 
 
@@ -219,7 +203,7 @@ def test_a_script_is_called_from_any_folder(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
     reader, writer = os.pipe()
     os.close(reader)
-    for command in (["-m", "benchmarks.replication", "--help"], [ROOT / "plugins/foolbox/boundary_spectrum.py", "-h"]):
+    for command in (["-m", "benchmarks.readme", "--help"], [ROOT / "plugins/foolbox/boundary_spectrum.py", "-h"]):
         done = subprocess.run(
             [sys.executable, *map(str, command)], env=environment, cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE
         )
