@@ -249,6 +249,7 @@ def test_the_ceiling_is_the_longer_of_copy_and_flops():
 
 def test_the_table_of_models_shows_the_cards(tmp_path, monkeypatch):
     monkeypatch.setattr(readme, "SHIPPED", tmp_path)
+    monkeypatch.setattr(readme, "list_models", lambda *_: ["jafr_rn20", "mart_rn20"])
     folder = tmp_path / "cifar10/Linf"
     folder.mkdir(parents=True)
     results = [
@@ -259,7 +260,7 @@ def test_the_table_of_models_shows_the_cards(tmp_path, monkeypatch):
     for name in ("jafr_rn20", "mart_rn20"):
         save(folder / f"{name}.safetensors", {}, Card(name, "rn20", results=results))
     shown = cells(readme.models())
-    assert [name for name in shown if "rn20" in name][:2] == ["`mart_rn20`", "`jafr_rn20`"]
+    assert [*shown][2:] == ["`mart_rn20`", "`jafr_rn20`"]
     assert shown["`jafr_rn20`"][1:] == ["50.0 / 50.0 / 50.0", "– / – / –", "50.0 / 50.0 / 50.0"]
 
 
