@@ -34,6 +34,7 @@ Out = Annotated[Path, typer.Option(metavar="DIR", help="Output folder.")]
 
 
 @dataset_group.command()
+@options.with_home
 def corrupt(
     out: Out,
     data: options.DataDir = Path("data"),
@@ -107,6 +108,7 @@ def _possible(types: list[str], frost: Path | None) -> list[str]:
 
 
 @dataset_group.command()
+@options.with_home
 def bass(
     out: Out,
     data: options.DataDir = Path("data"),
@@ -139,6 +141,7 @@ def bass(
 
 
 @dataset_group.command()
+@options.with_home
 def hybrid(
     out: Out,
     data: options.DataDir = Path("data"),
@@ -192,6 +195,7 @@ def hybrid(
 
 
 @dataset_group.command()
+@options.with_home
 def spectrum(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Output folder.")] = Path("spectra"),
     data: options.DataDir = Path("data"),

@@ -30,6 +30,14 @@ FORMULA = re.compile(r"^(?=[=+\-@＝＋－＠\t\r])|(?<=[;\t\r\n])(?=[=+\-@＝�
 LONGEST_NAME = 220  # bytes, so that the name of ``temporary_beside`` has less than 255
 
 
+def expanded(path: str | Path, argument: str) -> Path:
+    """Replace a leading ``~`` or ``~user`` by the home folder; ValueError, naming the argument, if that is unknown."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{argument}: {path} begins with a home folder that is not known; write it in full") from error
+
+
 def check_folder(folder: Path, argument: str = "out") -> None:
     """Raise OSError, naming the argument, unless files can be written in a folder; create nothing.
 

@@ -55,6 +55,17 @@ def test_evaluate_writes_each_image(few_images, model_dir, tmp_path):
         assert sum(correct) / 4 == result["accuracy"]
 
 
+def test_a_home_folder_that_the_shell_left_in_an_option_is_found(few_images, model_dir, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    options = ["--model-dir", model_dir, "--protocol", "natural", "--attack", "clean"]
+    result = run("evaluate", "standard_tiny", *options, "--out=~/a/r.json", "--samples=~/s.csv", "--cache=~/c")
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c", "s.csv"]
+    error = error_of("evaluate", "standard_tiny", *options, "--out=~nobody-has-this-name/r.json")
+    assert "out: ~nobody-has-this-name/r.json begins with a home folder that is not known" in " ".join(error.split())
+
+
 def test_evaluate_measures_nothing_twice(few_images, model_dir, monkeypatch, own_cache):
     options = ["--model-dir", model_dir, "--protocol", "natural", "--attack", "fgsm"]
     first = run("evaluate", "standard_tiny", *options)

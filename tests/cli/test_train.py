@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from freqrob.training import recipe_for
 from freqrob.runtime.launched import Launch
+from freqrob.training import recipe_for
 from tests.support.command_line import error_of, run
 
 pytestmark = pytest.mark.usefixtures("tiny", "wide_terminal", "own_cache")
