@@ -209,7 +209,8 @@ def move_into_place(new: Path, target: Path) -> bool:
 def locked(path: Path, timeout: float = -1) -> Iterator[bool]:
     """Hold the lock file ``path`` exclusively, also among processes of other machines; create a missing folder.
 
-    The system releases the lock when the process ends; the file remains. Yields whether the lock is held: if the file
+    The system releases the lock when the process ends; the file remains, and has the folder's permissions, so that all
+    users who can write there can lock. Yields whether the lock is held: if the file
     system cannot lock, the block runs without it.
 
     Args:
@@ -223,7 +224,7 @@ def locked(path: Path, timeout: float = -1) -> Iterator[bool]:
     from filelock import FileLock
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
+    lock = FileLock(path, mode=path.parent.stat().st_mode & 0o666)
     with suppress(NotImplementedError):
         lock.acquire(timeout=timeout)
     try:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -40,6 +41,7 @@ from freqrob.runtime.files import (
 from freqrob.runtime.result_store import Samples
 from freqrob.training.curves import draw_curves
 from freqrob.training.run_folder import RunFolder
+from tests.support.users import STRANGER, as_user, needs_root
 
 forks = multiprocessing.get_context("fork")
 TWO_DAYS = 2 * 24 * 60 * 60
@@ -366,6 +368,22 @@ def test_text_is_whole_or_absent(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
     assert (tmp_path / "page.html").read_text() == "before"
+
+
+@pytest.mark.parametrize("mode, expected", [(0o777, 0o666), (0o775, 0o664), (0o755, 0o644), (0o700, 0o600)])
+def test_who_can_write_in_a_folder_can_lock_there(tmp_path, mode, expected):
+    tmp_path.chmod(mode)
+    with files.locked(tmp_path / ".lock"):
+        assert stat.S_IMODE((tmp_path / ".lock").stat().st_mode) == expected
+
+
+@needs_root
+def test_users_share_a_folder_of_results(common):
+    common.chmod(0o777)
+    Samples(common, {"a": 1}, 3).put(torch.arange(2), value=torch.ones(2))
+    assert as_user(STRANGER, lambda: Samples(common, {"a": 1}, 3).done.tolist()) == [True, True, False]
+    answer = as_user(STRANGER, lambda: write_corruptions(images(), common / "c", ["fog"], about={}))
+    assert answer == ["fog"]
 
 
 class TestHome:
