@@ -13,6 +13,7 @@ from rich.table import Table
 from freqrob.cli import measuring, options
 from freqrob.cli.printing import command_line, print_line, print_table, print_written, rank
 from freqrob.cli.progress import prefixed
+from freqrob.runtime.files import followed
 
 if TYPE_CHECKING:
     from freqrob.evaluation.corruptions import CorruptionAccuracy
@@ -59,7 +60,7 @@ def corruptions(
     al.). A group has a mean only if all its types are present. **mCE** averages over all types present; the baseline's
     is 100 %.
     """
-    folder, out = measuring.results_folder(cache, no_cache), out or []
+    folder, out = measuring.results_folder(cache, no_cache), [followed(path) for path in out or []]
     from freqrob.data.corruption_arrays import MANIFEST, load_corruptions
     from freqrob.evaluation.corruptions import evaluate_corruptions
     from freqrob.evaluation.files import write_corruption_results

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -102,7 +103,7 @@ def check_outputs(results: Sequence[Path], samples: Path | None, inputs: Iterabl
         if samples.suffix != ".csv":
             raise ValueError(f"samples: expected a name ending in .csv, got {samples}")
         check_file(samples, "samples", inputs)
-        if samples.resolve() in [path.resolve() for path in results]:
+        if os.path.realpath(samples) in map(os.path.realpath, results):
             raise ValueError(f"samples: expected a different file than --out, got {samples} for both")
 
 

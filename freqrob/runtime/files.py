@@ -38,6 +38,11 @@ def expanded(path: str | Path, argument: str) -> Path:
         raise ValueError(f"{argument}: {path} begins with a home folder that is not known; write it in full") from error
 
 
+def followed(path: Path) -> Path:
+    """The file that a symbolic link leads to, so that it is written and the link kept; other paths unchanged."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
 def check_folder(folder: Path, argument: str = "out") -> None:
     """Raise OSError, naming the argument, unless files can be written in a folder; create nothing.
 
@@ -61,11 +66,13 @@ def check_file(path: Path, argument: str = "out", inputs: Iterable[Path] = ()) -
     """
     if path.is_dir():
         raise IsADirectoryError(f"{argument}: {path} is a folder, expected a file")
+    if followed(path).is_symlink():
+        raise FileExistsError(f"{argument}: {path} is a loop of symbolic links, expected a file")
     if path.exists() and (not path.is_file() or path.is_mount()):
         raise FileExistsError(f"{argument}: {path} is a device, a pipe or a mount point, expected a file")
     if len(os.fsencode(path.name)) > LONGEST_NAME:
         raise ValueError(f"{argument}: expected a name of at most {LONGEST_NAME} bytes, got {path.name}")
-    if any(path.resolve() == one.resolve() for one in inputs):
+    if os.path.realpath(path) in map(os.path.realpath, inputs):
         raise ValueError(f"{argument}: {path} is an input file; choose another name")
     check_folder(path.parent, argument)
 

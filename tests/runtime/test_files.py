@@ -415,5 +415,6 @@ class TestHome:
 
     def test_results_are_written_there(self, monkeypatch, tmp_path):
         monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.chdir(tmp_path)
         spectrum(images().images).save("~/spectra")
         assert (tmp_path / "spectra" / "spectrum.json").is_file()
