@@ -17,6 +17,7 @@ from freqrob.cli.printing import print_line, print_resume_hint, print_warning, r
 from freqrob.cli.progress import Track, progress_bars
 from freqrob.runtime.files import check_file
 from freqrob.runtime.launched import launched
+from freqrob.runtime.reading import brief
 
 if TYPE_CHECKING:
     import torch
@@ -54,9 +55,11 @@ def usable_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device: cannot use {name!r} ({str(error).splitlines()[0]})") from error
+        probe = torch.zeros(1, device=name)
+        probe.item()  # the meta device has no values
+        return probe.device
+    except (RuntimeError, AssertionError, ImportError) as error:  # ImportError: of a device's own package
+        raise ValueError(f"device: cannot use {name!r} ({brief(str(error), 150)})") from error
 
 
 def results_folder(cache: Path | None, no_cache: bool) -> Path | None:

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from freqrob.cli.measuring import usable_device
 from tests.support.command_line import error_of, run
 
 pytestmark = pytest.mark.usefixtures("tiny", "wide_terminal", "own_cache")
@@ -50,6 +51,13 @@ def test_of_a_users_own_code_nothing_is_cached_without_a_key(few_images, own_mod
         result = run(command, own_module, *asked, "--cache-key", "9")
         assert result.exit_code == 0 and "nothing is cached" not in result.output
         assert ("earlier runs" in result.stderr) == (number == 1)
+
+
+@pytest.mark.parametrize("name", ["meta", "hpu", "xla", "vulkan", "tpu", "cuda:99", ""])
+def test_a_device_that_cannot_be_used_is_named_in_brief(name):
+    with pytest.raises(ValueError, match=f"^device: cannot use '{name}' \\(.{{5,160}}\\)$"):
+        usable_device(name)
+    assert usable_device("cpu").type == "cpu"
 
 
 class TestLinks:
