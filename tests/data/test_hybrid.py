@@ -41,3 +41,11 @@ def test_a_derangement_keeps_no_label_and_all_of_them(labels):
 def test_no_derangement_of_mostly_one_label():
     with pytest.raises(ValueError, match="labels: more than half"):
         derange(torch.tensor([0, 0, 0, 1]))
+
+
+@pytest.mark.parametrize("frequency", [-0.1, 1.01, 16, float("nan")])
+def test_a_frequency_in_other_units_is_refused(frequency):
+    """16 cycles/image would be all of the low image."""
+    images = torch.rand(2, 3, 32, 32)
+    with pytest.raises(ValueError, match="^frequency: expected cycles/pixel from 0 to 1 .cycles/image divided by size"):
+        hybrid_images(images, images.flip(0), frequency)
