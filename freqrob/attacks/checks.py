@@ -45,6 +45,10 @@ def _check_classes(given: int, labels: Tensor, classes: int | None) -> None:
         )
     if given <= (last := int(labels.max())):
         raise ValueError(f"model: expected {last + 1} classes or more, as the labels have, got {given}")
+    if given < 2:
+        raise ValueError(
+            f"model: expected logits of 2 classes or more, got {given}; let it give torch.cat([-logit, logit], 1) / 2"
+        )
     if classes is not None and given != classes:
         raise ValueError(
             f"model: expected {classes} classes, as the data set has, got {given}; wrap the model so that it gives one "

@@ -75,10 +75,12 @@ def diagnose(
     from freqrob.diagnostics import diagnose as measure
     from freqrob.diagnostics import expected_seconds
     from freqrob.diagnostics.per_sample import Counted
+    from freqrob.diagnostics.run import check_only
     from freqrob.runtime.processes import rank_and_world
     from freqrob.runtime.provenance import provenance
 
-    only = list(dict.fromkeys(only or []))
+    only, changed = list(dict.fromkeys(only or [])), _by_diagnostic(settings or [])
+    check_only(only)
     folders = {name: out / re.sub(r"[^A-Za-z0-9.+=-]+", "_", name) for name in dict.fromkeys(models)}
     with measuring.on_first_rank() as is_first:
         if is_first:
@@ -87,7 +89,7 @@ def diagnose(
     networks = measuring.open_models(folders, model_dir, dataset, threat_model)
     chosen = measuring.load_images(dataset, "test", data, download)
     common = {
-        "preset": preset, "only": only, "settings": _by_diagnostic(settings or []),
+        "preset": preset, "only": only, "settings": changed,
         "classes": len(chosen.classes) or None, "batch_size": batch_size,
     }  # fmt: skip
     seconds = 0.0

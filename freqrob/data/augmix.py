@@ -83,14 +83,16 @@ def augmix(
 
     Raises:
         TypeError: ``images`` is not a tensor of floats or uint8.
-        ValueError: ``images`` does not have four dimensions, looks like (N, H, W, C), or has floats in 0–255 (checked
-            in the first plane, on the CPU); a parameter is out of range.
+        ValueError: ``images`` does not have four dimensions, or not 1 or 3 channels, looks like (N, H, W, C), or has
+            floats in 0–255 (checked in the first plane, on the CPU); a parameter is out of range.
 
     Source: Hendrycks et al., ICLR 2020, Algorithm 1; google-research/augmix, ``cifar.py`` and ``augmentations.py``.
     """
     check_images(images)
     if images.ndim != 4:
         raise ValueError(f"images: expected (N, C, H, W), got {tuple(images.shape)}")
+    if images.shape[1] not in (1, 3):  # torchvision's operations take no others
+        raise ValueError(f"images: expected 1 or 3 channels, got {images.shape[1]}")
     check_scale(images)
     check_augmix(severity, depth)
     draws = _draw(len(images), severity, width, depth, alpha, generator)

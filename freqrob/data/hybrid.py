@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from msgspec import Meta
 from torch import Tensor
 
 from freqrob.data.datasets import ImageSet, to_pixels
 from freqrob.runtime.figures import drawing
 from freqrob.runtime.files import as_json, check_folder, expanded, replacing, write_json
-from freqrob.runtime.parameters import Natural, Weight, checked, fits, is_number, shown
+from freqrob.runtime.parameters import Natural, checked, fits, is_number, shown
 from freqrob.runtime.pixels import check_channels_first, check_scale
 from freqrob.runtime.progress import Track, untracked
 from freqrob.runtime.provenance import provenance
@@ -28,6 +29,9 @@ MIXING_FREQUENCIES = tuple(
 )
 
 
+Frequency = Annotated[float, Meta(ge=0, le=1, description="cycles/pixel from 0 to 1 (cycles/image divided by size)")]
+
+
 def check_frequencies(frequencies: Sequence[float]) -> None:
     """Raise ValueError unless there is a mixing frequency, and each is a number from 0 to √½ cycles/pixel."""
     if not fits(frequencies, Sequence[Any]) or len(frequencies) == 0:
@@ -39,12 +43,13 @@ def check_frequencies(frequencies: Sequence[float]) -> None:
 
 
 @checked
-def hybrid_images(low: Tensor, high: Tensor, frequency: Weight) -> Tensor:
+def hybrid_images(low: Tensor, high: Tensor, frequency: Frequency) -> Tensor:
     """Combine the frequencies |f| ≤ ``frequency`` of ``low`` with the others of ``high``, clipped to [0, 1].
 
     Args:
         low, high: (..., H, W) float pixels in [0, 1], of the same shape.
-        frequency: the mixing frequency in cycles/pixel, ≥ 0; at 0, ``low`` gives only the mean.
+        frequency: the mixing frequency in cycles/pixel, from 0 to 1; at 0, ``low`` gives only the mean, from √½ on
+            everything.
 
     Returns:
         Images of the shape and dtype of ``low``. At 0.5 (Nyquist along the axes) ``high`` still gives the corners of
@@ -53,7 +58,7 @@ def hybrid_images(low: Tensor, high: Tensor, frequency: Weight) -> Tensor:
     Raises:
         TypeError: images that are not dense tensors of floats.
         ValueError: images of different shapes, dtypes or devices, that look like (N, H, W, C), or not in [0, 1]
-            (checked in the first plane, on the CPU); a ``frequency`` that is not a number.
+            (checked in the first plane, on the CPU); a ``frequency`` out of range.
 
     Source: Li et al., PLoS Comput. Biol. 2023; ``lizhe07/robust-arena``, ``roarena/einmon.py``, where the frequency
     is given as a share of Nyquist.

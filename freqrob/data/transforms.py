@@ -32,8 +32,8 @@ class RandomBaSS(v2.Transform):
 
     Raises:
         TypeError: when called, images that are not dense tensors of floats or uint8 with values.
-        ValueError: arguments out of range; when called, images of another shape, or inputs that are batches of
-            different sizes.
+        ValueError: arguments out of range; when called, images of another shape, PIL images of another mode than L and
+            RGB, or inputs that are batches of different sizes.
 
     Source: Lin et al., NeurIPS 2023, the augmentation with rate γ (its code is not published).
 
@@ -65,6 +65,8 @@ class RandomBaSS(v2.Transform):
         for image in flat_inputs:
             if isinstance(image, Tensor):
                 check_values(image, "images")
+            elif image.mode not in ("L", "RGB"):  # palette indices and alpha are no brightness
+                raise ValueError(f"images: expected a PIL image of mode L or RGB, got {image.mode}; use convert('RGB')")
         counts = {len(image) if isinstance(image, Tensor) and image.ndim == 4 else 1 for image in flat_inputs}
         if len(counts) > 1:
             raise ValueError(f"images: expected batches of one size, got {sorted(counts)} images")

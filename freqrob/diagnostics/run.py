@@ -171,16 +171,21 @@ def _order(labels: Tensor) -> Tensor | slice:
     return torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
 
 
-def _planned(
-    preset: Preset, only: Sequence[str], settings: Settings, size: tuple[int, int]
-) -> dict[str, dict[str, Any]]:
-    """Settings of each diagnostic, with names and types checked."""
+def check_only(only: Sequence[str]) -> None:
+    """Raise ValueError, with the nearest names, unless these are names of diagnostics."""
     if isinstance(only, str):
         raise ValueError(f"only: expected a sequence of names, such as [{only!r}], got {only!r}")
     for name in only:
         if name not in (known := list_diagnostics()):
             near = nearest_names(name, known)
             raise ValueError(f"only: got {name!r}, expected some of {', '.join(known)}.{near}")
+
+
+def _planned(
+    preset: Preset, only: Sequence[str], settings: Settings, size: tuple[int, int]
+) -> dict[str, dict[str, Any]]:
+    """Settings of each diagnostic, with names and types checked."""
+    check_only(only)
     if only:
         chosen = {name: get_diagnostic(name) for name in only}
     else:

@@ -249,7 +249,7 @@ def _capabilities() -> list[tuple[int, int]]:
 def compile_library(plan: Plan, folder: Path) -> Path:
     """Compile the library of `plan` in `folder`; returns its path."""
     parameters = plan.parameters
-    with _build_environment(plan) as cpp_extension:
+    with _build_environment(plan, folder) as cpp_extension:
         # "Standalone" is torch's way to build without loading: only a library that is in its place is loaded.
         library = cpp_extension.load(
             LIBRARY,
@@ -267,14 +267,22 @@ def compile_library(plan: Plan, folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _build_environment(plan: Plan) -> Iterator[ModuleType]:
-    """torch's builder with CUDA_HOME from `plan`, and ninja on PATH (without activation a venv's folder is not)."""
+def _build_environment(plan: Plan, folder: Path) -> Iterator[ModuleType]:
+    """torch's builder with CUDA_HOME from `plan`, and ninja on PATH (without activation a venv's folder is not).
+
+    A CXX of several words, such as `ccache g++`, becomes a script in `folder`, because torch takes one word.
+    """
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)  # the import warns if there is no GPU
     from torch.utils import cpp_extension
 
     logging.disable(level)
-    path, cuda_home = os.environ.get("PATH"), cpp_extension.CUDA_HOME
+    path, compiler, cuda_home = os.environ.get("PATH"), os.environ.get("CXX", ""), cpp_extension.CUDA_HOME
+    if len(words := shlex.split(compiler)) > 1:
+        script = folder / "c++"
+        script.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
+        script.chmod(0o700)
+        os.environ["CXX"] = str(script)
     with contextlib.suppress(ImportError):
         import ninja
 
@@ -285,6 +293,8 @@ def _build_environment(plan: Plan) -> Iterator[ModuleType]:
         yield cpp_extension
     finally:
         cpp_extension.CUDA_HOME = cuda_home
+        if compiler:
+            os.environ["CXX"] = compiler
         os.environ.pop("PATH", None)
         if path is not None:
             os.environ["PATH"] = path

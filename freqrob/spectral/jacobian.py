@@ -28,12 +28,14 @@ def log_b_low(amplitude: Tensor) -> Tensor:
         A scalar: ln 34 ≈ 3.53 for white noise at 32×32, larger if low frequencies dominate. Differentiable.
 
     Raises:
-        TypeError: ``amplitude`` is not a dense tensor with values.
+        TypeError: ``amplitude`` is not a dense tensor of floats with values.
         ValueError: ``amplitude`` is not a matrix of at least 2×2.
 
     Source: Chan et al., IJCAI 2022; alvinchangw/JaFR_IJCAI2022, which reports ln B_low as B_low.
     """
     check_values(amplitude, "amplitude")
+    if not amplitude.is_floating_point():
+        raise TypeError(f"amplitude: expected floats, got {amplitude.dtype}; see mean_amplitude")
     if amplitude.ndim != 2 or min(amplitude.shape) < 2:
         raise ValueError(f"amplitude: expected (H, W//2+1) of at least 2×2, got shape {tuple(amplitude.shape)}")
     log_m = (amplitude[: amplitude.shape[0] // 2 + 1] + OFFSET).log()

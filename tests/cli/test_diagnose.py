@@ -196,6 +196,13 @@ def test_a_model_of_other_classes_is_refused():
     assert said in result.output
 
 
+@pytest.mark.parametrize("arguments", [["--only", "hibrid"], ["--set", "hybrid=1"]])
+def test_names_are_checked_before_models_and_data_are_loaded(monkeypatch, arguments):
+    monkeypatch.setattr("freqrob.data.load_dataset", lambda *_, **__: pytest.fail("it looked for the data"))
+    result = run("no_such_model", *arguments)
+    assert result.exit_code == 2 and result.output.startswith(("Error: only: got 'hibrid'", "Error: --set: expected"))
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

@@ -203,6 +203,8 @@ def test_other_images_are_refused():
         augmix(photographs(1)[0])
     with pytest.raises(TypeError, match="images"):
         augmix(photographs(1).int())
+    with pytest.raises(ValueError, match="^images: expected 1 or 3 channels, got 4"):
+        augmix(torch.rand(2, 4, 32, 32))
 
 
 def test_torchvision_is_imported_only_when_used():

@@ -78,3 +78,11 @@ def test_hybrid_images_that_cannot_be_mixed_are_refused_before_anything_is_writt
     with pytest.raises(ValueError, match=message):
         write_hybrids(few, tmp_path / "a", **settings)
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("frequency", [-0.1, 1.01, 16, float("nan")])
+def test_a_frequency_in_other_units_is_refused(frequency):
+    """16 cycles/image would be all of the low image."""
+    images = torch.rand(2, 3, 32, 32)
+    with pytest.raises(ValueError, match="^frequency: expected cycles/pixel from 0 to 1 .cycles/image divided by size"):
+        hybrid_images(images, images.flip(0), frequency)

@@ -96,3 +96,10 @@ def test_works_in_a_composition():
     image = (noise(3, 16, 16) * 255).to(torch.uint8)
     torch.testing.assert_close(transform(image), bass(image).float() / 255)
     assert "p=1.0" in repr(transform)
+
+
+@pytest.mark.parametrize("mode", ["P", "1", "LA", "RGBA", "CMYK", "I;16"])
+def test_pil_images_whose_values_are_not_brightness_are_refused(mode):
+    with pytest.raises(ValueError, match=f"^images: expected a PIL image of mode L or RGB, got {mode}; use convert"):
+        RandomBaSS(1.0)(Image.new(mode, (8, 8)))
+    assert RandomBaSS(1.0)(Image.new("L", (8, 8), 3)).mode == "L"

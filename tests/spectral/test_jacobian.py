@@ -51,3 +51,10 @@ def test_gradient():
 def test_bad_input(shape):
     with pytest.raises(ValueError, match="amplitude"):
         log_b_low(torch.ones(shape))
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int64])
+def test_only_amplitudes_are_taken(dtype):
+    """A spectrum without ``abs`` would give a complex number."""
+    with pytest.raises(TypeError, match=f"^amplitude: expected floats, got {dtype}; see mean_amplitude"):
+        log_b_low(torch.ones(8, 5, dtype=dtype))

@@ -227,6 +227,12 @@ def test_ninja_missing_altogether(world):
     assert_fell_back(outcome, "Ninja is required")
 
 
+def test_a_compiler_behind_another_command(world):
+    command = f"env LANG=C {world.compiler}"  # as "ccache g++"
+    outcome = world.load(CXX=command, after="__import__('os').environ['CXX']")
+    assert outcome.loaded and outcome.after == command and world.compilations == 1
+
+
 def test_no_compiler(world):
     outcome = world.load(CXX="c++", PATH=str(world.cache))
     assert_fell_back(outcome, "no C++ compiler: 'c++' is not on PATH")
