@@ -8,10 +8,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
+from pickle import UnpicklingError
 from types import ModuleType
 from typing import Any
 
+from freqrob.models.cards import CheckpointError
 from freqrob.models.registry import list_sources
+from freqrob.runtime.reading import without_advice
 
 
 def grammar() -> str:
@@ -61,7 +64,7 @@ def loading(spec: str, setting: str) -> Iterator[None]:
     try:
         with redirect_stdout(sys.stderr):
             yield
-    except RuntimeError as error:
+    except (RuntimeError, CheckpointError) as error:
         raise ValueError(f"model: {spec} cannot be loaded: {error}") from error
     except OSError as error:
         raise OSError(f"model: could not download {spec} ({error}); {setting} sets the folder") from error
@@ -69,12 +72,19 @@ def loading(spec: str, setting: str) -> Iterator[None]:
 
 @contextmanager
 def tensors_only() -> Iterator[None]:
-    """Within the block ``torch.load`` reads tensors only: no pickle runs code, even with ``weights_only=False``."""
+    """Within the block ``torch.load`` reads tensors only: no pickle runs code, even with ``weights_only=False``.
+
+    Raises CheckpointError, which names the type, for a file that holds more.
+    """
     names = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
     before = {name: os.environ.pop(name, None) for name in names}
     os.environ[names[0]] = "1"
     try:
         yield
+    except (UnpicklingError, RuntimeError) as error:
+        if (reason := without_advice(error)) == str(error):
+            raise
+        raise CheckpointError(reason) from None
     finally:
         del os.environ[names[0]]
         os.environ.update({name: value for name, value in before.items() if value is not None})

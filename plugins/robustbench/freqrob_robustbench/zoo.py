@@ -14,6 +14,7 @@ from freqrob.models.front_ends import FrontEnded
 from freqrob.models.sources import Target, register_source, tensors_only
 from freqrob.runtime.files import check_folder
 from freqrob.runtime.parameters import checked, nearest_names
+from freqrob.runtime.reading import brief, mistaken_for_data
 from freqrob_robustbench.compatibility import import_robustbench
 
 
@@ -66,9 +67,13 @@ def load_from_zoo(
             raise OSError(f"model_name: could not download {name} of RobustBench ({error}); {by_hand}") from error
         if not files:
             raise
-        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         where = " or ".join(map(str, files))
-        raise CheckpointError(f"{where}: damaged, or more than tensors, which would run code ({reason})") from error
+        if instead := next(filter(None, map(mistaken_for_data, files)), ""):
+            raise CheckpointError(f"{where}: {instead}") from error
+        if isinstance(error, CheckpointError):
+            raise CheckpointError(f"{where}: {error}") from error
+        reason = f"{type(error).__name__}: {brief(str(error))}"
+        raise CheckpointError(f"{where}: damaged, or not the weights of {name} ({reason})") from error
 
 
 def _entries(dataset: str, threat_model: str) -> dict[str, dict]:
