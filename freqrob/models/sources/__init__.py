@@ -26,6 +26,8 @@ def open_model(
     model_dir: str | Path = "./models",
     dataset: str | Enum = "cifar10",
     threat_model: str | Enum = "Linf",
+    *,
+    weights: str | None = None,
 ) -> nn.Module:
     """The model of a spec, on the CPU in eval mode: pixels (N, C, H, W) in [0, 1] → logits (N, K).
 
@@ -42,20 +44,24 @@ def open_model(
     ``SOURCE:REST`` is opened by the source registered as ``SOURCE`` (``register_source``). Other packages add sources
     by the entry-point group ``freqrob.sources``; ``list_sources()`` lists all of them.
 
+    ``weights`` chooses from the state dicts in a weights file, as in ``load_model``.
+
     The last two take arguments: ``hub:me/zoo:net?trust_repo=True&pretrained=True``, ``mine.nets:wide?width=4``. A
     parameter ``num_classes`` of the function defaults to the data set's. The function must load the weights and
     normalise the pixels.
 
     Raises:
-        ValueError: an unknown spec, name or argument, a model with another number of classes, or code that
-            fails, with its error as the cause.
+        ValueError: an unknown spec, name or argument, a model with another number of classes, ``weights`` that the
+            file does not have or for another spec, or code that fails, with its error as the cause.
         ImportError: the package that the spec needs is not installed, or the function's module cannot be imported.
         FileNotFoundError, CheckpointError, OSError: as ``load_model``.
     """
     target = target_of(dataset, threat_model, model_dir)
     if checkpoint := re.fullmatch(r"(\w[\w.+-]*)=(.+)", spec):
         name, path = checkpoint.groups()
-        return load_model(name, model_dir, dataset, threat_model, custom_checkpoint=path)
+        return load_model(name, model_dir, dataset, threat_model, custom_checkpoint=path, weights=weights)
+    if weights is not None:
+        raise ValueError(f"weights: got {weights!r} for {spec}, expected a model NAME=FILE, with weights in a file")
     source, colon, name = spec.partition(":")
     if not colon:
         return load_model(spec, model_dir, dataset, threat_model)
