@@ -1,9 +1,11 @@
 """Front ends: fixed differentiable modules between the pixels and the network."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,9 @@ from torch.nn import functional
 from freqrob.models.wrappers import TRANSPARENT, FoolboxModule, as_module, unwrapped, with_children
 from freqrob.runtime.parameters import checked, fits, is_number
 from freqrob.runtime.pixels import check_batch, check_channels, check_channels_first, check_floats, warn_of_scale
+
+if TYPE_CHECKING:
+    from freqrob.models.preprocessing import Preprocessing
 
 FrontEndSpec = str | Mapping[str, Any]
 
@@ -216,12 +221,17 @@ class FrontEnded(nn.Module):
     floats, and ValueError for other shapes than (N, C, H, W), also those that look like (N, H, W, C). Warns about
     floats that look like grey levels in 0–255. To keep each pass fast, this checks the first plane only, and only on
     the CPU; ``evaluate`` and ``diagnose`` check all images.
+
+    ``preprocessing`` is what photographs go through before the model, if it is known; the model does not apply it.
     """
 
-    def __init__(self, front_ends: Iterable[nn.Module], network: nn.Module) -> None:
+    def __init__(
+        self, front_ends: Iterable[nn.Module], network: nn.Module, preprocessing: Preprocessing | None = None
+    ) -> None:
         super().__init__()
         self.front_ends = nn.Sequential(*front_ends)
         self.network = network
+        self.preprocessing = preprocessing
 
     def forward(self, images: Tensor) -> Tensor:
         check_batch(images)

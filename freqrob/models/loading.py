@@ -109,7 +109,8 @@ def load_model(
         )
     else:
         model = _load_from(source, model_name, target)
-    return FrontEnded([*_added(front_end, model_name, model), *model.front_ends], model.network).eval()
+    front_ends = [*_added(front_end, model_name, model), *model.front_ends]
+    return FrontEnded(front_ends, model.network, model.preprocessing).eval()
 
 
 @checked

@@ -1,5 +1,6 @@
 """open_model and as_module: models from files, functions, timm, torch.hub and Foolbox."""
 
+import hashlib
 import importlib
 import os
 import subprocess
@@ -15,10 +16,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from freqrob.data.datasets import DATASETS, DatasetInfo, register_dataset
 from freqrob.models import load_model, registry
 from freqrob.models.cards import CheckpointError
 from freqrob.models.front_ends import InputSize, Normalize
 from freqrob.models.keys import model_hash, usable_cache
+from freqrob.models.preprocessing import Preprocessing, preprocessing_of
 from freqrob.models.sources import (
     Target,
     as_module,
@@ -249,6 +252,37 @@ def test_a_model_of_timm_with_other_classes_is_refused_before_a_download(timm_na
         open_model(f"timm:{timm_name}s")
 
 
+def test_a_model_of_timm_on_a_data_set_of_ones_own(timm_name, monkeypatch):
+    monkeypatch.setattr(DATASETS, "_own", dict(DATASETS._own))
+    monkeypatch.setattr(DATASETS, "_homes", dict(DATASETS._homes))
+    register_dataset("mine", DatasetInfo(10, 28, (0.5,) * 3, (0.5,) * 3))(lambda *_: None)
+    register_dataset("grey", DatasetInfo(10, 28, (0.5,), (0.5,)))(lambda *_: None)
+    assert open_model(f"timm:{timm_name}", dataset="mine")(torch.rand(2, 3, 28, 28)).shape == (2, 10)
+    with pytest.raises(ValueError, match=f"timm:{timm_name} takes images with 3 channels, grey has 1; open"):
+        open_model(f"timm:{timm_name}", dataset="grey")
+
+
+@torch.no_grad()
+def test_a_model_of_timm_on_the_hub(timm_name, monkeypatch):
+    import timm
+
+    settings = vars(timm.models.get_pretrained_cfg(timm_name)) | {"std": (0.9, 0.9, 0.9)}
+    asked = []
+
+    def config(name, *_, **__):
+        asked.append(name)
+        return dict(settings), timm_name, {}
+
+    for module in (timm.models, timm.models._factory):
+        monkeypatch.setattr(module, "load_model_config_from_hf", config)
+    model = open_model(f"timm:hf-hub:me/{timm_name}")
+    assert set(asked) == {f"me/{timm_name}"} and model.front_ends[1].std.unique() == torch.tensor(0.9)
+    network = timm.create_model(timm_name, pretrained=True).eval()
+    torch.testing.assert_close(model(IMAGES), network(model.front_ends(IMAGES)))
+    with pytest.raises(ValueError, match="timm has no 'hf-hub:'"):
+        open_model("timm:hf-hub:")
+
+
 # torchvision
 
 
@@ -289,7 +323,9 @@ def torchvision_name(tmp_path, monkeypatch) -> str:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("query, seed", [("", 2), ("?weights=FIRST", 1)])
+@pytest.mark.parametrize(
+    "query, seed", [("", 2), ("?weights=FIRST", 1), ("?weights=Test_Net_Weights.FIRST", 1), ("?weights=DEFAULT", 2)]
+)
 def test_a_model_of_torchvision_stands_behind_its_input_size_and_normalisation(torchvision_name, query, seed, tmp_path):
     model = open_model(f"torchvision:{torchvision_name}{query}")
     network = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.Flatten(), nn.Linear(4 * 11 * 11, 10))
@@ -317,6 +353,31 @@ def test_what_torchvision_does_not_have(torchvision_name, query, dataset, compla
 def test_torchvisions_own_models_are_for_imagenet():
     with pytest.raises(ValueError, match="torchvision:resnet18 has 1000 classes, the data set has 10"):
         open_model("torchvision:resnet18")
+
+
+def test_a_download_of_torchvision_is_checked_against_its_hash(tmp_path, monkeypatch, capsys):
+    from torchvision import models
+
+    torch.manual_seed(0)
+    path = tmp_path / "weights.pth"
+    torch.save(models.squeezenet1_1().state_dict(), path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    weights = models.SqueezeNet1_1_Weights.IMAGENET1K_V1.value
+    before = weights.url
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    try:
+        for name in ("weights-00000000.pth", f"weights-{digest}.pth"):
+            path = path.rename(tmp_path / name)
+            object.__setattr__(weights, "url", path.as_uri())
+            if "0000" in name:
+                with pytest.raises(ValueError, match="torchvision:squeezenet1_1 cannot be loaded: invalid hash value"):
+                    open_model("torchvision:squeezenet1_1", dataset="imagenet")
+        model = open_model("torchvision:squeezenet1_1", dataset="imagenet")
+    finally:
+        object.__setattr__(weights, "url", before)
+    assert model(IMAGES).shape == (2, 1000) and preprocessing_of(model) == Preprocessing(256, 224)
+    captured = capsys.readouterr()
+    assert captured.out == "" and "100%" in captured.err, "torchvision's progress bar"
 
 
 def test_images_of_the_right_size_are_not_resampled():

@@ -35,7 +35,7 @@ def open_model(
     ``bass_pgd_at_rn20``            a model of freqrob or a plug-in, loaded by ``load_model``
     ``NAME=weights.pt``             a weights file for freqrob's network NAME
     ``robustbench:NAME``            of RobustBench's zoo for ``dataset`` and ``threat_model``, kept in ``model_dir``
-    ``timm:NAME``                   pretrained, with timm's input size and normalisation
+    ``timm:NAME``                   pretrained, with timm's input size and normalisation; also ``timm:hf-hub:USER/NAME``
     ``torchvision:NAME``            the same of torchvision; default weights unless ``?weights=IMAGENET1K_V1``
     ``hub:OWNER/REPO[:REF]:MODEL``  of torch.hub, **which runs the repository's code**: only with ``?trust_repo=True``
     ``package.module:function``     the function's return value; its module may be in the working directory
@@ -44,7 +44,8 @@ def open_model(
     ``SOURCE:REST`` is opened by the source registered as ``SOURCE`` (``register_source``). Other packages add sources
     by the entry-point group ``freqrob.sources``; ``list_sources()`` lists all of them.
 
-    ``weights`` chooses from the state dicts in a weights file, as in ``load_model``.
+    ``freqrob.models.preprocessing.preprocessing_of(model)`` is what photographs go through before a model of timm,
+    torchvision or RobustBench. ``weights`` chooses from the state dicts in a weights file, as in ``load_model``.
 
     The last two take arguments: ``hub:me/zoo:net?trust_repo=True&pretrained=True``, ``mine.nets:wide?width=4``. A
     parameter ``num_classes`` of the function defaults to the data set's. The function must load the weights and

@@ -12,8 +12,9 @@ from pickle import UnpicklingError
 from types import ModuleType
 from typing import Any
 
+from freqrob.data.datasets import DATASETS
 from freqrob.models.cards import CheckpointError
-from freqrob.models.registry import list_sources
+from freqrob.models.registry import Target, list_sources
 from freqrob.runtime.reading import without_advice
 
 
@@ -48,6 +49,18 @@ def required(package: str, spec: str) -> ModuleType:
         raise ImportError(
             f"model: {spec} needs {error.name}, which is not installed: pip install {error.name}"
         ) from error
+
+
+def check_target(spec: str, target: Target, classes: int | None, channels: int | None) -> None:
+    """Raise ValueError unless a model of so many classes and channels, if known, fits the data set."""
+    if classes not in (None, target.num_classes):
+        raise ValueError(f"model: {spec} has {classes} classes, the data set has {target.num_classes}")
+    of_images = DATASETS[target.dataset].channels if target.dataset in DATASETS else 3
+    if channels not in (None, of_images):
+        raise ValueError(
+            f"model: {spec} takes images with {channels} channel{'s' * (channels != 1)}, {target.dataset} has "
+            f"{of_images}; open a function that converts them, package.module:function"
+        )
 
 
 def announce(text: str) -> None:

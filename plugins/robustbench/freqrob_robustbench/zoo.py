@@ -6,11 +6,13 @@ import sys
 from contextlib import redirect_stdout
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from freqrob.models.cards import CheckpointError
 from freqrob.models.front_ends import FrontEnded
+from freqrob.models.preprocessing import Preprocessing
 from freqrob.models.sources import Target, register_source, tensors_only
 from freqrob.runtime.files import check_folder
 from freqrob.runtime.parameters import checked, nearest_names
@@ -20,8 +22,18 @@ from freqrob_robustbench.compatibility import import_robustbench
 
 @register_source("robustbench")
 def open_from_zoo(name: str, target: Target) -> nn.Module:
-    """``robustbench:NAME``, and ``load_model`` with ``source="robustbench"``."""
-    return FrontEnded([], load_from_zoo(name, target.model_dir, target.dataset, target.threat_model))
+    """``robustbench:NAME``, and ``load_model`` with ``source="robustbench"``, with RobustBench's preprocessing."""
+    model = load_from_zoo(name, target.model_dir, target.dataset, target.threat_model)
+    return FrontEnded([], model, _preprocessing(name, target))
+
+
+def _preprocessing(name: str, target: Target) -> Preprocessing | None:
+    from robustbench.data import get_preprocessing
+    from robustbench.model_zoo.enums import BenchmarkDataset, ThreatModel
+
+    dataset, threat_model = BenchmarkDataset(target.dataset), ThreatModel(target.threat_model)
+    transforms: Any = get_preprocessing(dataset, threat_model, name, None)
+    return Preprocessing.of_transforms(transforms.transforms)
 
 
 @checked
