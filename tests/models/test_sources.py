@@ -124,7 +124,7 @@ def test_it_is_imported_without_any_of_the_packages():
 
 
 def test_sources_are_listed_and_a_wrong_one_gets_the_nearest(here):
-    assert {"hub", "robustbench", "timm", "torchvision"} <= set(list_sources())
+    assert {"hub", "onnx", "robustbench", "timm", "torchvision"} <= set(list_sources())
     assert list_sources("t*") == ["timm", "torchvision"]
     with pytest.raises(
         ImportError, match="expected a name .*, hub:….*Cannot import 'torchvison:.*Nearest: torchvision"

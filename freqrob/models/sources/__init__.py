@@ -11,7 +11,7 @@ from torch import nn
 from freqrob.models.loading import load_model, target_of
 from freqrob.models.plugins import failures_named
 from freqrob.models.registry import SOURCES, Target, list_sources, register_source
-from freqrob.models.sources import hub, timm, torchvision  # noqa: F401 they register their sources
+from freqrob.models.sources import hub, onnx, timm, torchvision  # noqa: F401 they register their sources
 from freqrob.models.sources.common import grammar, tensors_only
 from freqrob.models.sources.functions import open_function
 from freqrob.models.wrappers import as_module
@@ -37,6 +37,7 @@ def open_model(
     ``robustbench:NAME``            of RobustBench's zoo for ``dataset`` and ``threat_model``, kept in ``model_dir``
     ``timm:NAME``                   pretrained, with timm's input size and normalisation; also ``timm:hf-hub:USER/NAME``
     ``torchvision:NAME``            the same of torchvision; default weights unless ``?weights=IMAGENET1K_V1``
+    ``onnx:FILE``                   by ONNX Runtime, without gradients; ``?mean=(…)&std=(…)`` normalises the pixels
     ``hub:OWNER/REPO[:REF]:MODEL``  of torch.hub, **which runs the repository's code**: only with ``?trust_repo=True``
     ``package.module:function``     the function's return value; its module may be in the working directory
     =============================== ====================================================================================
