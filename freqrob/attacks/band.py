@@ -25,6 +25,7 @@ from freqrob.attacks.gradient import (
 from freqrob.attacks.losses import cross_entropy
 from freqrob.attacks.registry import Name, register_attack
 from freqrob.runtime.parameters import Count, Positive, checked, fits, shown, to_python
+from freqrob.runtime.pixels import check_channels_first
 from freqrob.spectral.ops import check_planes, ring_filter
 from freqrob.spectral.rings import RingMap
 
@@ -59,8 +60,12 @@ class Band:
         return f"Band({list(self.rings)})"
 
     def project(self, images: Tensor) -> Tensor:
-        """The nearest images in the band. Raises ValueError for a ring that images of this size do not have."""
+        """The nearest images in the band.
+
+        Raises ValueError for a ring that images of this size do not have, and for images that look like (N, H, W, C).
+        """
         check_planes(images, "images")
+        check_channels_first(images)
         ring_map = RingMap.of(images)
         if self.rings[-1] >= ring_map.rings:
             size = "×".join(map(str, images.shape[-2:]))

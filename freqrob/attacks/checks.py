@@ -117,7 +117,7 @@ def warn_of_model(
     """Warn about a model whose results may mislead.
 
     Such a model is randomised, depends on the other images of a batch, returns probabilities or values that are not
-    finite, seems to have other classes than the labels, or has zero gradients.
+    finite, repeats grey images in each channel, seems to have other classes than the labels, or has zero gradients.
 
     Args:
         model, images, labels: as for an attack, on the model's device.
@@ -158,6 +158,7 @@ def warn_of_model(
             "without its softmax",
             stacklevel=2,
         )
+    _warn_of_grey(model, images, first)
     if classes is None:
         _warn_of_classes(first, all_labels)
     if needed_by:
@@ -169,6 +170,28 @@ def warn_of_model(
                 "or autoattack as well",
                 stacklevel=2,
             )
+
+
+def _warn_of_grey(model: nn.Module, images: Tensor, logits: Tensor) -> None:
+    """Warn if images have one channel and the model takes three, because its normalisation repeats the channel."""
+    if images.shape[1] != 1:
+        return
+    try:
+        with torch.no_grad():
+            of_three = model(images.expand(-1, 3, -1, -1).clone())
+    except Exception:  # a model for one channel may raise anything
+        return
+    if (
+        not unlike_logits(of_three, len(images))
+        and of_three.shape == logits.shape
+        and not _differ(logits, of_three, SAME)
+    ):
+        warnings.warn(
+            "model: the images have one channel, and the model takes three, so that each of them gets the same values "
+            "(its normalisation broadcasts); if it is meant for colour images, measure those, or "
+            "images.expand(-1, 3, -1, -1) to attack each channel on its own",
+            stacklevel=3,
+        )
 
 
 def _warn_of_classes(logits: Tensor, labels: Tensor) -> None:

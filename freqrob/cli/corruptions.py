@@ -46,6 +46,7 @@ def corruptions(
     download: options.Download = False,
     device: options.Device = "auto",
     model_dir: options.ModelDir = Path("models"),
+    weights: options.Weights = None,
     out: options.ResultFiles = None,
 ) -> None:
     """Measure the accuracy of models on corrupted images, by type, severity and group, and the mCE.
@@ -74,7 +75,7 @@ def corruptions(
                 out, None, [*measuring.card_paths(names, model_dir, dataset, threat_model), data / MANIFEST]
             )
     where = measuring.device_of_rank(device)
-    networks = measuring.open_models(names, model_dir, dataset, threat_model)
+    networks = measuring.open_models(names, model_dir, dataset, threat_model, weights)
     with rank_zero_first():
         arrays = load_corruptions(data, dataset, types, download=download)
     measured: dict[str, CorruptionAccuracy] = {}
@@ -89,7 +90,7 @@ def corruptions(
         return
     mce, problem = _mce(measured, baseline)
     given = {
-        "--dataset": dataset, "--threat-model": threat_model, "--type": types, "--images": images,
+        "--dataset": dataset, "--threat-model": threat_model, "--weights": weights, "--type": types, "--images": images,
         "--protocol": protocol, "--baseline": baseline,
     }  # fmt: skip
     about = provenance(command_line("corruptions", given, *models))

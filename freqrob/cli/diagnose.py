@@ -54,6 +54,7 @@ def diagnose(
     download: options.Download = False,
     device: options.Device = "auto",
     model_dir: options.ModelDir = Path("models"),
+    weights: options.Weights = None,
 ) -> None:
     """Run the frequency diagnostics on models; save the results as arrays (NPZ) and JSON.
 
@@ -86,11 +87,11 @@ def diagnose(
         if is_first:
             _check_folders(folders)
     where = measuring.device_of_rank(device)
-    networks = measuring.open_models(folders, model_dir, dataset, threat_model)
+    networks = measuring.open_models(folders, model_dir, dataset, threat_model, weights)
     chosen = measuring.load_images(dataset, "test", data, download)
     common = {
         "preset": preset, "only": only, "settings": changed,
-        "classes": len(chosen.classes) or None, "batch_size": batch_size,
+        "classes": measuring.class_count(dataset, chosen), "batch_size": batch_size,
     }  # fmt: skip
     seconds = 0.0
     for name, network in networks.items():
@@ -99,7 +100,8 @@ def diagnose(
     if rank() == 0:
         print_line(f"about {max(seconds / 60, 0.1):.1f} minutes, less if results are cached", stderr=True)
     given = {
-        "--dataset": dataset, "--threat-model": threat_model, "--preset": preset, "--only": only, "--set": settings
+        "--dataset": dataset, "--threat-model": threat_model, "--weights": weights, "--preset": preset, "--only": only,
+        "--set": settings,
     }  # fmt: skip
     measured, cached = {}, []
     with measuring.progress_of(results) as track:

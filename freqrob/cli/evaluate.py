@@ -39,7 +39,7 @@ def evaluate(
         typer.Argument(
             metavar="MODEL…",
             help="Names that `freqrob models` lists; `NAME=weights.pt`, `robustbench:NAME`, `timm:NAME`, "
-            "`torchvision:NAME`, `hub:OWNER/REPO:MODEL` or `package.module:function`.",
+            "`torchvision:NAME`, `onnx:FILE`, `hub:OWNER/REPO:MODEL` or `package.module:function`.",
         ),
     ],
     data: options.DataDir = Path("data"),
@@ -71,6 +71,7 @@ def evaluate(
     download: options.Download = False,
     device: options.Device = "auto",
     model_dir: options.ModelDir = Path("models"),
+    weights: options.Weights = None,
     out: options.ResultFiles = None,
     samples: Annotated[
         Path | None,
@@ -121,16 +122,16 @@ def evaluate(
     norm = cast("Norm", norm or ("L2" if threat_model == "L2" else "Linf"))  # which parse_attack checks
     attacks = [parse_attack(text, eps=eps, norm=norm, step_size=step_size) for text in dict.fromkeys(attack)]
     white_box = cast("PGD", parse_attack("pgd-20", eps=eps, norm=norm, step_size=step_size))
-    weights = {name: checkpoint_path(name, model_dir, dataset, threat_model) for name in models if card}
+    places = {name: checkpoint_path(name, model_dir, dataset, threat_model) for name in models if card}
     with measuring.on_first_rank() as is_first:
         if is_first:
             measuring.check_outputs(out, samples, measuring.card_paths(models, model_dir, dataset, threat_model))
-            _check_cards(weights)
+            _check_cards(places)
     where = measuring.device_of_rank(device)
-    networks = measuring.open_models(models, model_dir, dataset, threat_model)
+    networks = measuring.open_models(models, model_dir, dataset, threat_model, weights)
     chosen, protocol = measuring.load_images(dataset, split, data, download, images), list(dict.fromkeys(protocol))
-    classes = len(chosen.classes) or None  # unknown if the classes have no names
-    _check_answers(networks, chosen, where)
+    classes = measuring.class_count(dataset, chosen)
+    _check_answers(networks, chosen, where, classes)
     evaluations: list[Evaluation] = []
     show = partial(_print_accuracies, evaluations, f"{len(chosen):,} images of {dataset}'s {split} split")
     with measuring.progress_of(folder, show) as track:
@@ -146,10 +147,10 @@ def evaluate(
     if rank() > 0:
         return
     given = {
-        "--dataset": dataset, "--threat-model": threat_model, "--split": split, "--images": images,
-        "--protocol": protocol, "--attack": attack, "--eps": pixels(white_box.eps, norm), "--norm": norm,
-        "--step-size": step_size, "--seed": seed, "--batch-size": batch_size, "--masking-images": masking_images,
-        "--masking-queries": masking_queries,
+        "--dataset": dataset, "--threat-model": threat_model, "--weights": weights, "--split": split,
+        "--images": images, "--protocol": protocol, "--attack": attack, "--eps": pixels(white_box.eps, norm),
+        "--norm": norm, "--step-size": step_size, "--seed": seed, "--batch-size": batch_size,
+        "--masking-images": masking_images, "--masking-queries": masking_queries,
     }  # fmt: skip
     about = {
         **provenance(command_line("evaluate", given, *models)), "source": f"{dataset} {split}",
@@ -158,14 +159,14 @@ def evaluate(
     measuring.call_all(
         *(partial(write_results, path, evaluations, about) for path in out),
         *(partial(write_samples, path, evaluations, chosen.labels) for path in [samples] if path is not None),
-        *(partial(add_results, weights[model.name], [result.as_dict() for result in model.results])
+        *(partial(add_results, places[model.name], [result.as_dict() for result in model.results])
           for model in evaluations if card),
         show,
     )  # fmt: skip
     for model in evaluations:
         cached = [f"{result.protocol} {result.attack.name}" for result in model.results if result.from_cache]
         measuring.print_cached(model.name, folder, cached, len(model.results))
-    print_written([*out, *filter(None, [samples]), *map(card_path, weights.values())])
+    print_written([*out, *filter(None, [samples]), *map(card_path, places.values())])
 
 
 def _check_cards(weights: dict[str, Path]) -> None:
@@ -178,7 +179,7 @@ def _check_cards(weights: dict[str, Path]) -> None:
         check_file(card_path(path), "card")
 
 
-def _check_answers(networks: dict[str, nn.Module], chosen: ImageSet, device: torch.device) -> None:
+def _check_answers(networks: dict[str, nn.Module], chosen: ImageSet, device: torch.device, classes: int | None) -> None:
     """Raise ValueError if one of several models does not fit the images, before any is measured."""
     from freqrob.attacks.checks import check_answers
     from freqrob.data.datasets import to_pixels
@@ -186,7 +187,7 @@ def _check_answers(networks: dict[str, nn.Module], chosen: ImageSet, device: tor
     for name, network in networks.items() if len(networks) > 1 else ():
         with measuring.model_on(device, name, network) as model:
             images = to_pixels(chosen.images[:2]).to(device)
-            check_answers(model, images, chosen.labels, len(chosen.classes) or None)
+            check_answers(model, images, chosen.labels, classes)
 
 
 def _masking(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 
 INTERRUPTED = 130  # an exit code
+_FILE = re.compile(r"\w[\w.+-]*=(.+)")  # a model given as NAME=FILE
 
 
 def in_process_group(*, gpus: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -126,7 +127,7 @@ def card_paths(models: Iterable[str], model_dir: Path, dataset: str, threat_mode
     for spec in models:
         if re.fullmatch(r"\w[\w.+-]*", spec):
             yield card_path(checkpoint_path(spec, model_dir, dataset, threat_model))
-        elif checkpoint := re.fullmatch(r"\w[\w.+-]*=(.+)", spec):
+        elif checkpoint := _FILE.fullmatch(spec):
             yield card_path(Path(checkpoint[1]))
 
 
@@ -140,14 +141,23 @@ def device_of_rank(name: str) -> torch.device:
     return device
 
 
-def open_models(models: Iterable[str], model_dir: Path, dataset: str, threat_model: str) -> dict[str, nn.Module]:
-    """Load models by name. Rank 0 downloads missing weights. Warns if a model is the one shipped with freqrob."""
+def open_models(
+    models: Iterable[str], model_dir: Path, dataset: str, threat_model: str, weights: str | None = None
+) -> dict[str, nn.Module]:
+    """Load models by name. Rank 0 downloads missing weights. Warns if a model is the one shipped with freqrob.
+
+    ``weights`` chooses a state dict in each file; raises ValueError if no model is given as ``NAME=FILE``.
+    """
     from freqrob.models.loading import checkpoint_path, shipped_folder
     from freqrob.models.sources import open_model
     from freqrob.runtime.processes import rank_zero_first
 
+    models = list(models)
+    chosen = {name: {"weights": weights} for name in models if weights is not None and _FILE.fullmatch(name)}
+    if weights is not None and not chosen:
+        raise ValueError(f"weights: expected a model NAME=FILE for --weights {weights}, got {', '.join(models)}")
     with warnings_as_lines(), rank_zero_first():
-        networks = {name: open_model(name, model_dir, dataset, threat_model) for name in models}
+        networks = {name: open_model(name, model_dir, dataset, threat_model, **chosen.get(name, {})) for name in models}
     for name in filter(re.compile(r"[\w.+-]+").fullmatch, networks):
         trained, shipped = (
             checkpoint_path(name, folder, dataset, threat_model) for folder in (model_dir, shipped_folder())
@@ -170,6 +180,13 @@ def load_images(dataset: str, split: str, data: Path, download: bool, count: int
     if count is not None and count > len(images):
         raise ValueError(f"images: expected 1 to {len(images)} (size of the {split} split), got {count}")
     return images[:count]
+
+
+def class_count(dataset: str, images: ImageSet) -> int | None:
+    """Number of classes of loaded images, which may have no names for them; None if it is unknown."""
+    from freqrob.data.datasets import DATASETS
+
+    return len(images.classes) or (DATASETS[dataset].classes if dataset in DATASETS else None)
 
 
 @contextmanager

@@ -42,6 +42,13 @@ OtherModels = Annotated[list[str], typer.Argument(metavar="MODEL…", help="Mode
 ThreatModel = Annotated[str, typer.Option(help="Threat model that the models were trained for.")]
 DataDir = Annotated[Path, typer.Option("--data", metavar="DIR", help="Folder of the unpacked data sets.")]
 ModelDir = Annotated[Path, typer.Option("--model-dir", metavar="DIR", help="Folder of trained models.")]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY",
+        help="Which state dict of files given as NAME=FILE: ema for averaged weights, or its key in the file.",
+    ),
+]
 Download = Annotated[bool, typer.Option("--download", help="Download the data set if it is missing.")]
 Seed = Annotated[int, typer.Option(help="Random seed.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto uses a GPU if there is one.")]

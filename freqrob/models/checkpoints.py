@@ -6,7 +6,8 @@ The bare network's state dict keeps its names. Tensors that front ends have lear
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,9 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from freqrob.models.cards import Card, CheckpointError
+from freqrob.models.state_dicts import is_averaged, select_state
 from freqrob.runtime.files import locked, sha256_of, temporary_beside, write_synced, write_text
 from freqrob.runtime.parameters import checked
-from freqrob.runtime.reading import read_safetensors, read_torch
+from freqrob.runtime.reading import brief, mistaken_for_data, read_safetensors, read_torch
+
+SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".th", ".pth.tar")
 
 
 def card_path(path: str | Path) -> Path:
@@ -85,12 +89,15 @@ def _stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 
 @checked
-def load(path: str | Path) -> tuple[dict[str, Tensor], Card | None]:
-    """Read the state dict at ``path`` (.safetensors, .pt or .pth) and its card, if there is one.
+def load(path: str | Path, weights: str | None = None) -> tuple[dict[str, Tensor], Card | None]:
+    """Read the state dict at ``path`` (``SUFFIXES``, in any case) and its card, if there is one.
 
-    Floating-point tensors are returned as float32, on the CPU. Pickles are read with ``weights_only=True``.
-    Raises FileNotFoundError, or CheckpointError for a file that is truncated, corrupt, holds more than tensors, or
-    does not have the card's sha256.
+    Floating-point tensors are returned as float32, on the CPU. Pickles are read with ``weights_only=True``. State dicts
+    in files of other programs may be nested: ``weights`` chooses one of several, as for ``select_state``; without it,
+    a choice is named in a warning.
+
+    Raises FileNotFoundError; ValueError for ``weights`` that the file does not have; CheckpointError for a file that is
+    truncated, corrupt, a web page or a Git LFS pointer, holds more than tensors, or does not have the card's sha256.
     """
     path = Path(path)
     if not path.is_file():
@@ -98,13 +105,18 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], Card | None]:
     card = Card.read(card_path(path)) if card_path(path).is_file() else None
     if card is not None and card.sha256:
         check_sha256(path, card.sha256)
-    state = _read_state(path)
+    state, key, others = select_state(_read(path), path, weights)
+    if weights is None and (others or is_averaged(key)):
+        also = f"; it also has {', '.join(map(brief, others))}, which weights= (--weights) chooses" if others else ""
+        warnings.warn(f"{path}: read {brief(key)}{also}", stacklevel=3)
     return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}, card
 
 
 def check_sha256(path: Path, expected: str, shown_as: str | Path | None = None) -> None:
     """Raise CheckpointError, naming ``shown_as`` or the path, unless the file's sha256 is ``expected``."""
     actual = sha256_of(path)
+    if actual != expected.lower() and (instead := mistaken_for_data(path)):
+        raise CheckpointError(f"{shown_as or path}: {instead}")
     if actual != expected.lower():
         raise CheckpointError(
             f"{shown_as or path}: sha256 is {actual}, the card expects {expected}: "
@@ -112,23 +124,14 @@ def check_sha256(path: Path, expected: str, shown_as: str | Path | None = None) 
         )
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
-    readers = {".safetensors": read_safetensors, ".pt": read_torch, ".pth": read_torch}
-    if path.suffix not in readers:
-        raise CheckpointError(f"{path}: expected a file ending in {', '.join(readers)}")
+def _read(path: Path) -> object:
+    name = path.name.lower()
+    if not name.endswith(SUFFIXES):
+        raise CheckpointError(f"{path}: expected a file ending in {', '.join(SUFFIXES)}")
     try:
-        return _unwrap(path, readers[path.suffix](path))
+        return (read_safetensors if name.endswith(".safetensors") else read_torch)(path)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
-
-
-def _unwrap(path: Path, state: object) -> dict[str, Tensor]:
-    """The tensors by name, without an enclosing ``{"state_dict": ...}`` and DataParallel's prefix ``module``."""
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path}: expected a state dict (tensors by name), got {type(state).__name__}")
-    return {str(key).removeprefix("module."): value for key, value in state.items()}
 
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor], source: str | Path, architecture: str) -> None:
@@ -143,23 +146,36 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], source: str | Path,
 def check_state(model: nn.Module, state: Mapping[str, Tensor], source: str | Path, architecture: str) -> None:
     """Raise CheckpointError unless ``state`` fits ``model``, which may be on the meta device.
 
-    The message names ``source``, the ``architecture``, and the keys that are missing, unexpected, of another shape, or
-    not floats although the model's are.
+    The message names ``source``, the ``architecture``, the keys that are missing, unexpected, of another shape, or not
+    floats although the model's are, some expected and found keys, and the remedy.
     """
     expected = checkpoint_state(model)
-    problems = [f"{key} is missing" for key in expected if key not in state]
-    problems += [f"{key} is unexpected" for key in state if key not in expected]
+    missing = [f"{key} is missing" for key in expected if key not in state]
+    unexpected = [f"{key} is unexpected" for key in state if key not in expected]
     both = [(key, state[key], value) for key, value in expected.items() if key in state]
-    problems += [
+    shapes = [
         f"{key} is {tuple(tensor.shape)}, expected {tuple(value.shape)}"
         for key, tensor, value in both
         if tensor.shape != value.shape
     ]
-    problems += [
+    dtypes = [
         f"{key} is {tensor.dtype}, expected {value.dtype}"
         for key, tensor, value in both
         if tensor.is_complex() or (value.is_floating_point() and not tensor.is_floating_point())
     ]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise CheckpointError(f"{source}: not the weights of {architecture}: {'; '.join(problems[:3])}{more}")
+    problems = missing + unexpected + shapes + dtypes
+    if not problems:
+        return
+    more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+    listed = "; ".join(brief(problem) for problem in problems[:3])
+    remedy = "choose the data set and the architecture that they were trained with"
+    if missing or unexpected:
+        counts = f"Expected {_some(expected)}, found {_some(state)}"
+        remedy = f"{counts}. Name the weights' own architecture, or open them as package.module:function"
+    raise CheckpointError(f"{source}: not the weights of {architecture}: {listed}{more}. {remedy}")
+
+
+def _some(keys: Collection[str]) -> str:
+    """``"130 keys (conv1.weight, bn1.weight, …)"``."""
+    shown = ", ".join(brief(key, 60) for key in [*keys][:2])
+    return f"{len(keys)} keys ({shown}{', …' if len(keys) > 2 else ''})"

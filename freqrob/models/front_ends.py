@@ -1,9 +1,11 @@
 """Front ends: fixed differentiable modules between the pixels and the network."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +13,10 @@ from torch.nn import functional
 
 from freqrob.models.wrappers import TRANSPARENT, FoolboxModule, as_module, unwrapped, with_children
 from freqrob.runtime.parameters import checked, fits, is_number
-from freqrob.runtime.pixels import check_floats, warn_of_scale
+from freqrob.runtime.pixels import check_batch, check_channels, check_channels_first, check_floats, warn_of_scale
+
+if TYPE_CHECKING:
+    from freqrob.models.preprocessing import Preprocessing
 
 FrontEndSpec = str | Mapping[str, Any]
 
@@ -20,7 +25,8 @@ class Normalize(nn.Module):
     """(x − mean) / std by channel, for pixels (N, C, H, W) in [0, 1].
 
     Mean and std are on the card, not in the state dict. Raises ValueError when they are not finite, differ in length,
-    or a std is not positive; when called, TypeError for images that are not floats.
+    or a std is not positive; when called, TypeError for images that are not floats, and ValueError for another number
+    of channels, unless there is a single mean for all.
     """
 
     mean: Tensor
@@ -37,6 +43,8 @@ class Normalize(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         check_floats(images)
+        if not torch.jit.is_scripting() and self.mean.shape[0] > 1:
+            check_channels(images, self.mean.shape[0])
         return (images - self.mean) / self.std
 
     def extra_repr(self) -> str:
@@ -48,7 +56,7 @@ class Blur(nn.Module):
 
     ``sigma`` is in pixels. The kernel has half-width ⌈2.5 σ⌉ (9×9 for σ = 1.5) and sum 1; it is fixed and not in the
     state dict. Raises ValueError for a ``sigma`` that is not positive or exceeds 1000; when called, TypeError for
-    images that are not floats.
+    images that are not floats, and ValueError for those that look like (N, H, W, C).
 
     Source: Li et al., PLoS Comput. Biol. 2023; ``lizhe07/blur-net``.
     """
@@ -69,6 +77,8 @@ class Blur(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         check_floats(images)
+        if not torch.jit.is_scripting():
+            check_channels_first(images)
         height, width = images.shape[-2:]
         return self._circulant(height, images) @ images @ self._circulant(width, images)
 
@@ -144,6 +154,7 @@ class InputSize(nn.Module):
         self.size = tuple(size)
 
     def forward(self, images: Tensor) -> Tensor:
+        check_batch(images)
         if images.shape[-2:] == self.size:
             return images
         return functional.interpolate(images, self.size, mode="bilinear", antialias=True)
@@ -206,18 +217,24 @@ def create_front_end(spec: FrontEndSpec) -> nn.Module:
 class FrontEnded(nn.Module):
     """``network(front_ends(images))``; ``model.network`` is the bare network.
 
-    Under autocast the front ends keep the images' precision. Raises TypeError for images that are not floats. Warns
-    about floats that look like grey levels in 0–255. To keep each pass fast, this checks the first plane only, and only
-    on the CPU; ``evaluate`` and ``diagnose`` check all images.
+    Under autocast the front ends keep the images' precision. Raises TypeError for images that are not a tensor of
+    floats, and ValueError for other shapes than (N, C, H, W), also those that look like (N, H, W, C). Warns about
+    floats that look like grey levels in 0–255. To keep each pass fast, this checks the first plane only, and only on
+    the CPU; ``evaluate`` and ``diagnose`` check all images.
+
+    ``preprocessing`` is what photographs go through before the model, if it is known; the model does not apply it.
     """
 
-    def __init__(self, front_ends: Iterable[nn.Module], network: nn.Module) -> None:
+    def __init__(
+        self, front_ends: Iterable[nn.Module], network: nn.Module, preprocessing: Preprocessing | None = None
+    ) -> None:
         super().__init__()
         self.front_ends = nn.Sequential(*front_ends)
         self.network = network
+        self.preprocessing = preprocessing
 
     def forward(self, images: Tensor) -> Tensor:
-        check_floats(images)
+        check_batch(images)
         warn_of_scale(images)
         kind = images.device.type
         with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():

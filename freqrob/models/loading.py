@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from freqrob.data.datasets import DATASETS
 from freqrob.models.cards import Card, CheckpointError
-from freqrob.models.checkpoints import card_path, check_state, load, load_into
+from freqrob.models.checkpoints import card_path, check_state, checkpoint_state, load, load_into
 from freqrob.models.downloads import download, download_url
 from freqrob.models.front_ends import (
     FrontEnded,
@@ -29,6 +29,7 @@ from freqrob.models.front_ends import (
 )
 from freqrob.models.plugins import PluginModel, find_plugin, plugin_models
 from freqrob.models.registry import SOURCES, ModelName, Target, all_model_names, create_network
+from freqrob.models.state_dicts import fit_keys
 from freqrob.runtime.files import expanded
 from freqrob.runtime.parameters import checked, nearest_names
 from freqrob.runtime.reading import brief
@@ -63,10 +64,11 @@ def load_model(
     *,
     front_end: FrontEndSpec | None = None,
     source: str = "freqrob",
+    weights: str | None = None,
 ) -> FrontEnded:
     """A trained model on the CPU in eval mode: pixels (N, C, H, W) in [0, 1] → logits (N, num_classes).
 
-    The weights come from the first of: ``custom_checkpoint`` (.safetensors, .pt, .pth);
+    The weights come from the first of: ``custom_checkpoint``;
     ``model_dir/<dataset>/<threat_model>/<model_name>.safetensors``; the package; a download into ``model_dir`` from the
     location on a card in one of the two; a plug-in package (``freqrob.models.plugins``). The front ends of the model's
     card are included; ``model.network`` is the network without them.
@@ -76,31 +78,40 @@ def load_model(
         model_dir: folder of trained and downloaded models.
         dataset: cifar10, cifar100, svhn, tiny_imagenet, restricted_imagenet or imagenet, or RobustBench's enum.
         threat_model: Linf, L2 or corruptions (corruptions_3d means corruptions), or RobustBench's enum.
-        custom_checkpoint: the file to load. If it has no card (.json), its architecture and front ends are those of
-            ``model_name``, on pixels that are not normalised.
+        custom_checkpoint: the file to load (.safetensors, .pt, .pth, .ckpt, .bin, .th, .pth.tar). If it has no card
+            (.json), its architecture and front ends are those of ``model_name``, on pixels that are not normalised, and
+            a warning names the prefix of wrappers, such as ``module.``, that is removed from its keys.
         front_end: a front end before all others: ``"bass"`` (protocol ``natural+bass``) or
             ``{"name": "bass", "weighting": "power"}``. Not ``"pca"``, whose components come with a trained model.
         source: ``"robustbench"`` loads RobustBench's model of this name, through RobustBench, which downloads it into
             ``model_dir`` if it is missing; or a source that another package registered
             (``freqrob.models.sources.register_source``).
+        weights: which of several state dicts in ``custom_checkpoint``: ``"ema"`` for averaged weights, or a key of the
+            file, such as ``"model_ema"``. By default those that are not averaged; a warning names the others.
 
     Raises:
-        ValueError: an unknown data set, threat model, front end or source, or a BaSS before a model that has one.
+        ValueError: an unknown data set, threat model, front end or source, a BaSS before a model that has one, or
+            ``weights`` that the file does not have.
         ImportError: the package that ``source`` or a plug-in needs is missing.
         FileNotFoundError: no such model; the message lists the paths that were searched and how to train it.
         CheckpointError: (a ValueError) the file or its card is damaged or does not belong to this model.
         OSError: a download failed.
     """
     target = target_of(dataset, threat_model, model_dir)
+    if weights is not None and not custom_checkpoint:
+        raise ValueError(
+            f"weights: got {weights!r}, which chooses from the weights in a file: expected a custom_checkpoint too"
+        )
     if source == "freqrob":
-        model = _load_from_freqrob(model_name, target, custom_checkpoint)
+        model = _load_from_freqrob(model_name, target, custom_checkpoint, weights)
     elif custom_checkpoint:
         raise ValueError(
             f"custom_checkpoint: {source}'s models have their own weights, got {str(custom_checkpoint)!r}; omit it"
         )
     else:
         model = _load_from(source, model_name, target)
-    return FrontEnded([*_added(front_end, model_name, model), *model.front_ends], model.network).eval()
+    front_ends = [*_added(front_end, model_name, model), *model.front_ends]
+    return FrontEnded(front_ends, model.network, model.preprocessing).eval()
 
 
 @checked
@@ -194,23 +205,27 @@ def _load_from(source: str, model_name: str, target: Target) -> FrontEnded:
     return model if isinstance(model, FrontEnded) else FrontEnded([], model.cpu())
 
 
-def _load_from_freqrob(model_name: str, target: Target, checkpoint: str | Path) -> FrontEnded:
+def _load_from_freqrob(model_name: str, target: Target, checkpoint: str | Path, weights: str | None) -> FrontEnded:
     path = expanded(checkpoint, "custom_checkpoint") if checkpoint else _find_weights(model_name, target)
     if path is not None:
-        return _load_checkpoint(path, model_name, target)
+        return _load_checkpoint(path, model_name, target, weights)
     plugin = find_plugin(model_name, target.dataset, target.threat_model)
     if plugin is None:
         raise FileNotFoundError(_not_found(model_name, target))
     return FrontEnded([], plugin.open(target.num_classes).cpu())
 
 
-def _load_checkpoint(path: Path, model_name: str, target: Target) -> FrontEnded:
-    state, card = load(path)
+def _load_checkpoint(path: Path, model_name: str, target: Target, weights: str | None) -> FrontEnded:
+    state, card = load(path, weights)
     if card is None:
         card = _card_from_name(model_name, target, path, state)
     _check_card(card, model_name, target, path)
     with torch.device("meta"):  # before a damaged card makes it allocate memory
-        check_state(_create_model(card, path), state, path, card.architecture)
+        empty = _create_model(card, path)
+        state, prefix = fit_keys(state, checkpoint_state(empty).keys())
+        check_state(empty, state, path, card.architecture)
+    if prefix and prefix != "network.":  # of FrontEnded itself
+        warnings.warn(f"{path}: loaded without the prefix {prefix!r} of its keys", stacklevel=5)
     model = _create_model(card, path)
     load_into(model, state, path, card.architecture)
     return model
@@ -292,9 +307,15 @@ def _card_from_name(model_name: str, target: Target, path: Path, state: Mapping[
     """Infer a card from the model's name, for weights without a card; ``state`` gives the size of a PCA."""
     name = ModelName.parse(model_name)
     front_ends = variant_front_ends(name.variant, (3, 32, 32))
-    if name.variant == "pca" and {"front_ends.0.mean", "front_ends.0.components"} <= state.keys():
-        shape, components = (state[f"front_ends.0.{key}"].shape for key in ("mean", "components"))
-        front_ends = variant_front_ends(name.variant, shape, components=(*components, 0)[0])
+    in_front = {
+        name: tensor.shape
+        for key, tensor in state.items()
+        for name in ("mean", "components")
+        if f".{key}".endswith(f".front_ends.0.{name}")
+    }
+    if name.variant == "pca" and len(in_front) == 2:
+        components = (*in_front["components"], 0)[0]
+        front_ends = variant_front_ends(name.variant, in_front["mean"], components=components)
     assumed = "".join(f" behind {spec['name']}" for spec in front_ends)
     warnings.warn(f"{path} has no card: loaded as {name.architecture}{assumed} on pixels in [0, 1]", stacklevel=5)
     return Card(str(name), name.architecture, target.dataset, target.threat_model, target.num_classes, front_ends)

@@ -19,6 +19,7 @@ from typing import Any
 
 from torch import nn
 
+from freqrob.runtime.reading import without_advice
 from freqrob.runtime.registry import installed, package_of
 
 GROUP = "freqrob.models"
@@ -86,8 +87,9 @@ def failures_named(source: str) -> Iterator[None]:
     except (ValueError, OSError, ImportError):
         raise
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
-        raise ValueError(f"{source} failed: {reason}") from error
+        message = without_advice(error)
+        reason = " ".join(f"{type(error).__name__}: {message}".split()).removesuffix(":")
+        raise ValueError(f"{source} failed: {reason}") from (error if message == str(error) else None)
 
 
 def build(

@@ -167,7 +167,17 @@ def _checked(name: str, value: Any, hint: Any, limited: Any) -> Any:
     if isinstance(value, str) and _mentions(hint, Literal):
         check_choices(_choices(hint), **{name: value})
     error = ValueError if _mentions(hint, str, bool, Path, Literal) else TypeError
-    raise error(f"{name}: expected {shown_hint(hint)}, got {shown(value)}")
+    remedy = _remedy(name, value, hint)
+    raise error(f"{name}: expected {shown_hint(hint)}, got {type(value).__name__ if remedy else shown(value)}{remedy}")
+
+
+def _remedy(name: str, value: Any, hint: Any) -> str:
+    """The call that makes a tensor, where one is expected."""
+    if "torch.Tensor" not in shown_hint(hint):
+        return ""
+    from freqrob.runtime.pixels import tensor_remedy  # imports torch
+
+    return tensor_remedy(value, name)
 
 
 def _in_limits(name: str, value: Any, limited: Any) -> Any:

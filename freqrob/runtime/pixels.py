@@ -11,7 +11,7 @@ import math
 import warnings
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 TOO_BRIGHT = 10.0  # far above images in [0, 1], even with noise; almost all images in 0–255 exceed it
 MOST_CHANNELS, SMALLEST_SIDE = 4, 8
@@ -28,6 +28,8 @@ def has_channels_last(shape: tuple[int, ...]) -> bool:
 
 def check_channels_first(images: Tensor, name: str = "images") -> None:
     """Raise ValueError for images that look like (N, H, W, C)."""
+    if torch.jit.is_tracing():  # a trace would warn of each comparison
+        return
     if has_channels_last(images.shape):
         raise ValueError(
             f"{name}: expected (..., C, H, W), got shape {tuple(images.shape)}, which looks like (..., H, W, C); "
@@ -35,10 +37,47 @@ def check_channels_first(images: Tensor, name: str = "images") -> None:
         )
 
 
-def check_floats(images: Tensor, name: str = "images") -> None:
-    """Raise TypeError for a tensor that is not floating point, or not dense."""
-    if not isinstance(images, Tensor):  # torch.fx traces with proxies
+def tensor_remedy(value: object, name: str) -> str:
+    """``"; use …"``: the call that makes a tensor of an array, a PIL image or a list of tensors; "" for others."""
+    if hasattr(value, "__array_interface__") and hasattr(value, "shape"):  # of NumPy
+        last = ".movedim(-1, -3)" if has_channels_last(value.shape) else ""  # pyright: ignore[reportAttributeAccessIssue]
+        return f"; use torch.from_numpy({name}){last}"
+    if type(value).__module__.startswith("PIL."):
+        return f"; use torchvision.transforms.v2.functional.pil_to_tensor({name})[None]"
+    if isinstance(value, list | tuple) and value and all(isinstance(one, Tensor) for one in value):
+        return f"; use torch.stack({name})"
+    return ""
+
+
+def check_batch(images: Tensor, name: str = "images") -> None:
+    """Raise ValueError unless images are (N, C, H, W), TypeError unless they are a dense tensor of floats."""
+    check_floats(images, name)
+    if not isinstance(images, Tensor) or torch.jit.is_tracing():
         return
+    check_channels_first(images, name)
+    if images.ndim != 4:
+        remedy = f"; use {name}[None] for a single image" if images.ndim == 3 else ""
+        raise ValueError(f"{name}: expected (N, C, H, W), got shape {tuple(images.shape)}{remedy}")
+
+
+def check_channels(images: Tensor, channels: int, name: str = "images") -> None:
+    """Raise ValueError for images (..., C, H, W) of another number of channels, which would be broadcast."""
+    if not isinstance(images, Tensor) or torch.jit.is_tracing():
+        return
+    check_channels_first(images, name)
+    if images.ndim < 3 or images.shape[-3] != channels:
+        is_grey = images.ndim == 4 and images.shape[1] == 1
+        remedy = f"; if grey images are meant, use {name}.expand(-1, {channels}, -1, -1)" if is_grey else ""
+        got = f"shape {tuple(images.shape)}{remedy}"
+        raise ValueError(f"{name}: expected (N, {channels}, H, W), as the model's mean and std have, got {got}")
+
+
+def check_floats(images: Tensor, name: str = "images") -> None:
+    """Raise TypeError unless images are a dense tensor of floats."""
+    if not isinstance(images, Tensor):
+        if isinstance(images, fx.Proxy):
+            return
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(images).__name__}{tensor_remedy(images, name)}")
     if images.is_nested or images.layout != torch.strided:  # as ``check_dense``, which TorchScript does not compile
         raise TypeError(f"{name}: expected a dense tensor, got a sparse or nested one; use to_dense() or torch.stack")
     if not images.is_floating_point():

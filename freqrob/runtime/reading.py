@@ -7,15 +7,18 @@ FileNotFoundError, an unreadable one another OSError; both name it.
 
 from __future__ import annotations
 
+import builtins
 import codecs
 import math
 import os
+import re
 import stat
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, TypeVar
+from typing import IO, TYPE_CHECKING, Annotated, Any, BinaryIO, TypeVar, cast
 from zipfile import ZipFile, ZipInfo, is_zipfile
 
 import msgspec
@@ -31,6 +34,15 @@ LARGEST_TEXT = 1 << 24  # bytes, 16 MiB
 LARGEST_ARRAYS = 1 << 31  # bytes, 2 GiB
 LARGEST_IMAGE = 1 << 26  # pixels; the largest image of ImageNet has 61 million
 SHARED = 8  # tensors that may share their values on average, as tied weights do
+_REBUILD = ("numpy.", "torch.", "_codecs.encode")  # functions that arrays and tensors are rebuilt with
+_RUN = (
+    "commands.",
+    "ctypes.",
+    "importlib.",
+    "multiprocessing.",
+    "runpy.",
+    "subprocess.",
+)  # their types run code too
 
 # The name of a model, an attack or a data set; it is printed and may be part of a file name.
 Label = Annotated[str, msgspec.Meta(max_length=200, pattern=r"\A[^\x00-\x1f\x7f-\x9f\ud800-\udfff]*\Z")]
@@ -179,11 +191,13 @@ def read_image(path: str | Path) -> Image.Image:
 def read_torch(path: str | Path) -> Any:
     """Load a file of ``torch.save`` on the CPU: plain tensors, numbers, strings and containers; no code is executed.
 
-    Raises ValueError for a damaged file, for other objects, for tensors that are sparse, nested, quantized or on the
-    meta device, and for content that would need many times the file's size in memory; OSError.
+    Raises ValueError for a damaged file, for a web page or a Git LFS pointer in its place, for other objects, with
+    their types, for tensors that are sparse, nested, quantized or on the meta device, and for content that would need
+    many times the file's size in memory; OSError.
     """
     import torch
 
+    refused = ""
     with open_file(path) as file, damage_named(path, "an intact file of tensors"):
         size = os.fstat(file.fileno()).st_size
         if is_zipfile(file):  # torch.save does not compress
@@ -193,24 +207,106 @@ def read_torch(path: str | Path) -> Any:
         file.seek(0)
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
-        except UnpicklingError as error:  # its message explains how to execute the file
-            raise ValueError("truncated, or it contains more than tensors, which is not executed") from error
-        tensors = list(_tensors(content))
-        for tensor in tensors:
-            if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_nested or tensor.is_quantized:
-                raise ValueError("it has a tensor that is sparse, nested, quantized or meta, expected dense ones")
-        if sum(tensor.numel() * tensor.element_size() for tensor in tensors) > SHARED * size:
-            raise ValueError("its tensors are far larger than the file")
-        return content
+        except (UnpicklingError, RuntimeError) as error:
+            if not (refused := why_refused(error, _types_in(file))):
+                raise ValueError(mistaken_for_data(path) or without_advice(error)) from None
+        else:
+            tensors = list(_tensors(content))
+            for tensor in tensors:
+                if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_nested or tensor.is_quantized:
+                    raise ValueError("it has a tensor that is sparse, nested, quantized or meta, expected dense ones")
+            if sum(tensor.numel() * tensor.element_size() for tensor in tensors) > SHARED * size:
+                raise ValueError("its tensors are far larger than the file")
+            return content
+    raise ValueError(f"{path}: {refused}")
+
+
+def why_refused(error: BaseException, types: Sequence[str] = ()) -> str:
+    """Describe the content that ``torch.load`` did not unpickle, with the remedy; "" for another error.
+
+    PyTorch's own message explains how to execute the file, and is not part of the description. ``types`` are the names
+    of all such types in the file, if they are known.
+    """
+    if "TorchScript archive" in str(error):
+        return (
+            "it is a TorchScript archive, which holds code, expected a state dict: save model.state_dict() with "
+            "torch.save, or open the archive as package.module:function, a function that returns torch.jit.load(…)"
+        )
+    found = re.search(r"GLOBAL (\S+) (?:was not an allowed global|whose module)", str(error))
+    if not found:
+        return ""
+    names = list(dict.fromkeys([found[1], *types]))
+    if calls := [name for name in names if _is_call(name)]:
+        return (
+            f"it calls {brief(calls[0])}, which could run any code, and was not executed: expected tensors only. Get "
+            "the weights from another source"
+        )
+    shown = ", ".join(map(brief, names[:3])) + ("" if len(names) <= 3 else f" and {len(names) - 3} more types")
+    return (
+        f"it contains {shown}, and only tensors, numbers, strings and containers are read, so that nothing in the file "
+        "is executed. Save the state dict alone: torch.save(model.state_dict(), …). Or, if you trust the file and "
+        f"these types, call torch.serialization.add_safe_globals([{', '.join(map(brief, names[:3]))}]) in Python, "
+        "then load it"
+    )
+
+
+def without_advice(error: BaseException) -> str:
+    """The message of an error, without PyTorch's advice to execute a file that ``torch.load`` refused."""
+    if isinstance(error, UnpicklingError) or "weights_only" in str(error):
+        return why_refused(error) or "truncated, or it contains more than tensors, which is not executed"
+    return str(error)
+
+
+def _is_call(name: str) -> bool:
+    """Whether a global of a pickle is a function, by its name; builtins come without a module.
+
+    Nothing is imported: the names of functions in modules that are not imported are those in lower case.
+    """
+    if name.startswith((*_REBUILD, *_RUN)):
+        return name.startswith(_RUN)
+    module, dot, path = name.partition(".")
+    found: Any = sys.modules.get(module) if dot else builtins
+    for part in (path if dot else name).split("."):
+        found = getattr(found, part, None)
+    return not isinstance(found, type) if found is not None else name.rpartition(".")[2].islower()
+
+
+def _types_in(file: BinaryIO) -> list[str]:
+    """The names of types in a file of ``torch.save`` that ``torch.load`` would refuse; [] if they are not known."""
+    from torch.serialization import get_unsafe_globals_in_checkpoint
+
+    with suppress(Exception):  # damaged pickles, and files of before PyTorch 1.6
+        file.seek(0)
+        names = get_unsafe_globals_in_checkpoint(cast("IO[bytes]", file))
+        return sorted(name.removeprefix("builtins.") for name in names)
+    return []
+
+
+def mistaken_for_data(path: str | Path) -> str:
+    """Describe a web page or a Git LFS pointer that was saved in place of a file, with the remedy; "" for others."""
+    with open_file(path) as file:
+        head = file.read(1024).removeprefix(codecs.BOM_UTF8).lstrip().lower()
+    if head.startswith(b"version https://git-lfs.github.com/"):
+        return "it is a Git LFS pointer, not the file itself: run `git lfs pull` where it was cloned, or download it"
+    if head.startswith((b"<!doctype html", b"<html", b"<head")) or (head.startswith(b"<") and b"<html" in head):
+        return (
+            "it is an HTML page, not the file itself: download it again; the link may ask for a login or a confirmation"
+        )
+    if head.startswith(b"<?xml"):
+        return "it is an XML text, such as a server's error, not the file itself: download it again"
+    return ""
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Raises ValueError for a damaged file; OSError."""
+    """The tensors of a safetensors file. Raises ValueError for a damaged file, as ``read_torch``; OSError."""
     import safetensors.torch
 
     open_file(path).close()
     with damage_named(path, "an intact safetensors file"):
-        return safetensors.torch.load_file(path)
+        try:
+            return safetensors.torch.load_file(path)
+        except Exception as error:
+            raise ValueError(mistaken_for_data(path) or str(error)) from error
 
 
 @contextmanager

@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from freqrob.runtime.pixels import tensor_remedy
+
 FLOATS = {torch.float32, torch.float64, torch.float16, torch.bfloat16}  # not float8, which is for storage only
 
 
 def check_dense(x: object, name: str) -> None:
     """Raise TypeError unless ``x`` is a dense tensor: not sparse, not nested."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}")
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}{tensor_remedy(x, name)}")
     if x.is_nested or x.layout != torch.strided:
         got, remedy = ("a nested one", "torch.stack") if x.is_nested else (x.layout, f"{name}.to_dense()")
         raise TypeError(f"{name}: expected a dense tensor, got {got}; use {remedy}")

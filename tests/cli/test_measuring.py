@@ -1,10 +1,14 @@
 """What `freqrob evaluate` and `freqrob diagnose` do in common."""
 
 import sys
+from dataclasses import replace
 
 import pytest
+import torch
 
 from freqrob.cli.measuring import usable_device
+from freqrob.data.corruption_arrays import write_corruptions
+from freqrob.models import create_network
 from tests.support.command_line import error_of, run
 
 pytestmark = pytest.mark.usefixtures("tiny", "wide_terminal", "own_cache")
@@ -85,3 +89,41 @@ class TestLinks:
             arguments = [*self.OPTIONS, "--model-dir", model_dir, option, tmp_path / path]
             assert reason in error_of("evaluate", "standard_tiny", *arguments)
         assert (tmp_path / "loop.csv").is_symlink()
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("command", ["evaluate", "diagnose", "corruptions"])
+def test_a_model_of_other_classes_than_the_data_set_s_is_named(
+    few_images, own_module, tmp_path, monkeypatch, command, named
+):
+    """A model of 100 classes would have an accuracy of 0 % on ten, and a data set may not name its classes."""
+    write_helpers(99)
+    images = few_images if named else replace(few_images, classes=())
+    monkeypatch.setattr("freqrob.data.load_dataset", lambda *_, **__: images)
+    write_corruptions(few_images, tmp_path / "corrupted", ["contrast"], about={"dataset": "cifar10", "bass": None})
+    asked = {"evaluate": ["--protocol", "natural"], "diagnose": ["--only", "hybrid"]}
+    asked["corruptions"] = ["--data", tmp_path / "corrupted"]
+    message = "cached_nets:net?classes=100: model: expected 10 classes, as the data set has, got 100; wrap the model"
+    assert message in error_of(command, f"{own_module}?classes=100", *asked[command])
+
+
+@pytest.mark.parametrize("command", ["evaluate", "diagnose"])
+def test_averaged_weights_of_a_file_are_measured(few_images, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    states = [create_network("tiny").state_dict() for _ in range(2)]
+    for state, favourite in zip(states, (0, 9), strict=True):  # the labels are 0 to 3
+        state["3.weight"].zero_()
+        state["3.bias"][favourite] = 50
+    torch.save({"state_dict": states[1], "state_dict_ema": states[0]}, "mine.ckpt")
+    asked = ["--protocol", "natural", "--attack", "clean"] if command == "evaluate" else ["--only", "hybrid"]
+    plain = run(command, "standard_tiny=mine.ckpt", *asked)
+    assert plain.exit_code == 0 and "read state_dict; it also has state_dict_ema, which weights=" in plain.stderr
+    averaged = run(command, "standard_tiny=mine.ckpt", *asked, "--weights", "ema", "--out", f"{command}.json")
+    assert averaged.exit_code == 0 and "read state_dict" not in averaged.stderr
+    if command == "evaluate":
+        assert "0.0" in plain.stdout and "25.0" in averaged.stdout
+        assert "--weights ema" in (tmp_path / "evaluate.json").read_text()
+    message = "weights: mine.ckpt has no 'best', but state_dict, state_dict_ema"
+    assert message in error_of(command, "standard_tiny=mine.ckpt", *asked, "--weights", "best")
+    message = "weights: expected a model NAME=FILE for --weights ema, got standard_tiny"
+    assert message in error_of(command, "standard_tiny", *asked, "--weights", "ema")

@@ -66,7 +66,7 @@ def test_principal_components_are_saved_with_the_network(tmp_path):
     images = torch.rand(2, 3, 4, 4)
     torch.testing.assert_close(again(images), model(images), rtol=1e-2, atol=1e-2)
     for key in in_front:
-        with pytest.raises(CheckpointError, match=f"not the weights of rn20: {key} is missing$"):
+        with pytest.raises(CheckpointError, match=f"not the weights of rn20: {key} is missing\\. Expected"):
             checkpoints.load_into(again, {k: v for k, v in stored.items() if k != key}, path, "rn20")
         with pytest.raises(CheckpointError, match=r"front_ends.1\..* is unexpected"):
             checkpoints.load_into(model.network, stored, path, "rn20")
@@ -187,20 +187,46 @@ def test_corrupt_files(tmp_path, suffix, content):
 def test_missing_and_unknown_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"x.safetensors: no such checkpoint"):
         checkpoints.load(tmp_path / "x.safetensors")
-    (tmp_path / "x.ckpt").touch()
-    with pytest.raises(CheckpointError, match=r"x.ckpt: expected a file ending in .safetensors, .pt, .pth"):
-        checkpoints.load(tmp_path / "x.ckpt")
+    (tmp_path / "x.tar").touch()
+    with pytest.raises(CheckpointError, match=r"x.tar: expected a file ending in .safetensors, .pt, .*, .pth.tar"):
+        checkpoints.load(tmp_path / "x.tar")
 
 
-def test_pickles_of_tensors(tmp_path):
-    network = create_network("rn20")
-    parallel = {f"module.{key}": value for key, value in network.state_dict().items()}
-    wrapped = {"state_dict": parallel, "epoch": 3}
-    for name, content in {"plain.pt": network.state_dict(), "wrapped.pth": wrapped}.items():
-        torch.save(content, tmp_path / name)
-        state, card = checkpoints.load(tmp_path / name)
-        assert card is None
-        assert all(torch.equal(state[key], value) for key, value in network.state_dict().items())
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".ckpt", ".bin", ".th", ".pth.tar", ".PT", ".Pth.Tar", ".CKPT"])
+def test_pickles_of_tensors(tmp_path, suffix):
+    state = create_network("rn20").state_dict()
+    for content in (state, {"state_dict": state, "epoch": 3}):
+        torch.save(content, tmp_path / f"x{suffix}")
+        found, card = checkpoints.load(tmp_path / f"x{suffix}")
+        assert card is None and found.keys() == state.keys()
+        assert all(torch.equal(found[key], value) for key, value in state.items())
+
+
+def test_safetensors_in_upper_case(tmp_path):
+    path, network, _ = saved(tmp_path)
+    path.rename(tmp_path / "other.SAFETENSORS")
+    assert checkpoints.load(tmp_path / "other.SAFETENSORS")[0].keys() == network.state_dict().keys()
+
+
+@pytest.mark.parametrize("name", ["x.pt", "x.safetensors", "pgd_at_rn20.safetensors"])
+@pytest.mark.parametrize(
+    "content, called",
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+            "a Git LFS pointer.*git lfs",
+        ),
+        (b"\n<!DOCTYPE html><html><title>Google Drive - Virus scan warning</title>", "an HTML page.*download it again"),
+        (b"<!-- moved --><HTML></HTML>", "an HTML page"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "an XML text"),
+    ],
+)
+def test_what_was_saved_in_place_of_weights_is_named(tmp_path, name, content, called):
+    """With a card too, whose hash it does not have."""
+    saved(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"{name}: .*it is {called}"):
+        checkpoints.load(tmp_path / name)
 
 
 class Evil:
@@ -213,27 +239,27 @@ class Evil:
 
 def test_pickles_of_anything_else_are_refused_and_not_run(tmp_path):
     torch.save({"state_dict": Evil(tmp_path / "ran")}, tmp_path / "x.pt")
-    with pytest.raises(CheckpointError, match=r"x.pt: not an intact file of tensors .* not executed"):
+    with pytest.raises(CheckpointError, match="x.pt: it calls posix.mkdir, which .* was not executed"):
         checkpoints.load(tmp_path / "x.pt")
     assert not (tmp_path / "ran").exists()
 
 
 def test_a_list_is_no_state_dict(tmp_path):
     torch.save([torch.zeros(1)], tmp_path / "x.pt")
-    with pytest.raises(CheckpointError, match=r"x.pt: expected a state dict .* got list"):
+    with pytest.raises(CheckpointError, match=r"x.pt: expected a state dict .* got a list"):
         checkpoints.load(tmp_path / "x.pt")
 
 
 def test_state_that_does_not_fit_is_named():
     network = create_network("rn20")
     state = network.state_dict()
-    with pytest.raises(CheckpointError, match=r"a.pt: not the weights of rn20: conv1.weight is missing$"):
+    with pytest.raises(CheckpointError, match=r"a.pt: not the weights of rn20: conv1.weight is missing\. Expected"):
         checkpoints.load_into(network, {k: v for k, v in state.items() if k != "conv1.weight"}, "a.pt", "rn20")
-    with pytest.raises(CheckpointError, match="extra is unexpected$"):
+    with pytest.raises(CheckpointError, match="extra is unexpected\\. Expected"):
         checkpoints.load_into(network, {**state, "extra": torch.zeros(1)}, "a.pt", "rn20")
-    with pytest.raises(CheckpointError, match=r"linear.bias is \(100,\), expected \(10,\)$"):
+    with pytest.raises(CheckpointError, match=r"linear.bias is \(100,\), expected \(10,\)\. choose"):
         checkpoints.load_into(network, {**state, "linear.bias": torch.zeros(100)}, "a.pt", "rn20")
-    with pytest.raises(CheckpointError, match=r"not the weights of rn20: .* and \d+ more$"):
+    with pytest.raises(CheckpointError, match=r"not the weights of rn20: .* and \d+ more\."):
         checkpoints.load_into(network, create_network("wrn40_2").state_dict(), "a.pt", "rn20")
 
 

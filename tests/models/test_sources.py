@@ -1,11 +1,14 @@
 """open_model and as_module: models from files, functions, timm, torch.hub and Foolbox."""
 
+import hashlib
 import importlib
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from functools import partial
 from pathlib import Path
+from traceback import format_exception
 from types import ModuleType
 
 import pytest
@@ -13,9 +16,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from freqrob.data.datasets import DATASETS, DatasetInfo, register_dataset
 from freqrob.models import load_model, registry
+from freqrob.models.cards import CheckpointError
 from freqrob.models.front_ends import InputSize, Normalize
 from freqrob.models.keys import model_hash, usable_cache
+from freqrob.models.preprocessing import Preprocessing, preprocessing_of
 from freqrob.models.sources import (
     Target,
     as_module,
@@ -118,7 +124,7 @@ def test_it_is_imported_without_any_of_the_packages():
 
 
 def test_sources_are_listed_and_a_wrong_one_gets_the_nearest(here):
-    assert {"hub", "robustbench", "timm", "torchvision"} <= set(list_sources())
+    assert {"hub", "onnx", "robustbench", "timm", "torchvision"} <= set(list_sources())
     assert list_sources("t*") == ["timm", "torchvision"]
     with pytest.raises(ImportError, match="Cannot import 'torchvison:.*Nearest: torchvision"):
         open_model("torchvison:resnet18")
@@ -244,6 +250,37 @@ def test_a_model_of_timm_with_other_classes_is_refused_before_a_download(timm_na
         open_model(f"timm:{timm_name}s")
 
 
+def test_a_model_of_timm_on_a_data_set_of_ones_own(timm_name, monkeypatch):
+    monkeypatch.setattr(DATASETS, "_own", dict(DATASETS._own))
+    monkeypatch.setattr(DATASETS, "_homes", dict(DATASETS._homes))
+    register_dataset("mine", DatasetInfo(10, 28, (0.5,) * 3, (0.5,) * 3))(lambda *_: None)
+    register_dataset("grey", DatasetInfo(10, 28, (0.5,), (0.5,)))(lambda *_: None)
+    assert open_model(f"timm:{timm_name}", dataset="mine")(torch.rand(2, 3, 28, 28)).shape == (2, 10)
+    with pytest.raises(ValueError, match=f"timm:{timm_name} takes images with 3 channels, grey has 1; open"):
+        open_model(f"timm:{timm_name}", dataset="grey")
+
+
+@torch.no_grad()
+def test_a_model_of_timm_on_the_hub(timm_name, monkeypatch):
+    import timm
+
+    settings = vars(timm.models.get_pretrained_cfg(timm_name)) | {"std": (0.9, 0.9, 0.9)}
+    asked = []
+
+    def config(name, *_, **__):
+        asked.append(name)
+        return dict(settings), timm_name, {}
+
+    for module in (timm.models, timm.models._factory):
+        monkeypatch.setattr(module, "load_model_config_from_hf", config)
+    model = open_model(f"timm:hf-hub:me/{timm_name}")
+    assert set(asked) == {f"me/{timm_name}"} and model.front_ends[1].std.unique() == torch.tensor(0.9)
+    network = timm.create_model(timm_name, pretrained=True).eval()
+    torch.testing.assert_close(model(IMAGES), network(model.front_ends(IMAGES)))
+    with pytest.raises(ValueError, match="timm has no 'hf-hub:'"):
+        open_model("timm:hf-hub:")
+
+
 # torchvision
 
 
@@ -284,7 +321,9 @@ def torchvision_name(tmp_path, monkeypatch) -> str:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("query, seed", [("", 2), ("?weights=FIRST", 1)])
+@pytest.mark.parametrize(
+    "query, seed", [("", 2), ("?weights=FIRST", 1), ("?weights=Test_Net_Weights.FIRST", 1), ("?weights=DEFAULT", 2)]
+)
 def test_a_model_of_torchvision_stands_behind_its_input_size_and_normalisation(torchvision_name, query, seed, tmp_path):
     model = open_model(f"torchvision:{torchvision_name}{query}")
     network = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.Flatten(), nn.Linear(4 * 11 * 11, 10))
@@ -314,6 +353,31 @@ def test_torchvisions_own_models_are_for_imagenet():
         open_model("torchvision:resnet18")
 
 
+def test_a_download_of_torchvision_is_checked_against_its_hash(tmp_path, monkeypatch, capsys):
+    from torchvision import models
+
+    torch.manual_seed(0)
+    path = tmp_path / "weights.pth"
+    torch.save(models.squeezenet1_1().state_dict(), path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    weights = models.SqueezeNet1_1_Weights.IMAGENET1K_V1.value
+    before = weights.url
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    try:
+        for name in ("weights-00000000.pth", f"weights-{digest}.pth"):
+            path = path.rename(tmp_path / name)
+            object.__setattr__(weights, "url", path.as_uri())
+            if "0000" in name:
+                with pytest.raises(ValueError, match="torchvision:squeezenet1_1 cannot be loaded: invalid hash value"):
+                    open_model("torchvision:squeezenet1_1", dataset="imagenet")
+        model = open_model("torchvision:squeezenet1_1", dataset="imagenet")
+    finally:
+        object.__setattr__(weights, "url", before)
+    assert model(IMAGES).shape == (2, 1000) and preprocessing_of(model) == Preprocessing(256, 224)
+    captured = capsys.readouterr()
+    assert captured.out == "" and "100%" in captured.err, "torchvision's progress bar"
+
+
 def test_images_of_the_right_size_are_not_resampled():
     assert InputSize((32, 32))(IMAGES) is IMAGES
 
@@ -326,11 +390,32 @@ class Malicious:
 def test_no_pickle_runs_code_where_only_tensors_are_read(here, monkeypatch):
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     torch.save({"weights": Malicious()}, here / "weights.pt")
-    with tensors_only(), pytest.raises(Exception, match="weights_only|Weights only"):
+    with pytest.raises(CheckpointError, match="it calls .*open, which could run any code"), tensors_only():
         torch.load(here / "weights.pt", weights_only=False)
     assert not (here / "executed").exists()
     assert os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] == "1"
     assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
+
+
+def test_the_way_to_run_a_pickle_is_not_told(here, timm_name):
+    import timm
+
+    path = timm.models.get_pretrained_cfg(timm_name).file
+    tensors = Path(path).read_bytes()
+    torch.save({"state_dict": {}, "args": Namespace()}, path)
+    (here / "loading_nets.py").write_text(f"import torch\ndef net(): return torch.load({path!r}, weights_only=True)")
+    complaint = "it contains argparse.Namespace, .*torch.serialization.add_safe_globals"
+    try:
+        for spec, failed in (
+            (f"timm:{timm_name}", "cannot be loaded"),
+            ("loading_nets:net", "failed: UnpicklingError"),
+        ):
+            with pytest.raises(ValueError, match=f"model: {spec} {failed}: {complaint}") as raised:
+                open_model(spec)
+            assert "weights_only" not in "".join(format_exception(raised.value)).partition("loading_nets.py")[0]
+            assert "weights_only" not in str(raised.value)
+    finally:
+        Path(path).write_bytes(tensors)
 
 
 # Models that Python holds

@@ -1,5 +1,6 @@
 """freqrob_robustbench: entries, benchmarks, broken installations, RobustBench's own models, exported claims."""
 
+import argparse
 import hashlib
 import json
 import logging
@@ -7,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import traceback
 from base64 import urlsafe_b64encode
 from dataclasses import replace
 from importlib.metadata import distribution
@@ -21,6 +23,7 @@ from typer.testing import CliRunner
 import freqrob
 from freqrob.models import checkpoints, create_network, list_models, loading
 from freqrob.models.cards import Card, CheckpointError
+from freqrob.models.preprocessing import preprocessing_of
 
 pytest.importorskip("timm")
 pytest.importorskip("pyautoattack")
@@ -495,6 +498,27 @@ def test_a_model_of_robustbench_by_source_and_by_spec(zoo, capsys):
 
 
 @torch.no_grad()
+def test_a_model_of_robustbench_for_imagenet_has_its_preprocessing(robustbench, tmp_path):
+    from PIL import Image
+    from robustbench.data import PREPROCESSINGS
+    from robustbench.model_zoo.imagenet import linf
+
+    from freqrob.models.sources import open_model
+
+    network, path = linf["Salman2020Do_R18"]["model"]().eval(), tmp_path / "imagenet" / "Linf" / "Salman2020Do_R18.pt"
+    path.parent.mkdir(parents=True)
+    torch.save({key.removeprefix("model."): value.half() for key, value in network.model.state_dict().items()}, path)
+    model = open_model("robustbench:Salman2020Do_R18", tmp_path, "imagenet")
+    photograph = Image.fromarray(torch.randint(256, (300, 400, 3), dtype=torch.uint8).numpy())
+    found = preprocessing_of(model)(photograph)
+    assert torch.equal(found, (255 * PREPROCESSINGS["Res256Crop224"](photograph)).round().byte())
+    assert model(found[None] / 255).shape == (1, 1000)
+    loaded = freqrob.load_model("Salman2020Do_R18", tmp_path, "imagenet", source="robustbench", front_end="bass")
+    assert str(preprocessing_of(loaded)) == "resize 256 (bilinear), center crop 224"
+    assert preprocessing_of(open_model("standard_rn20")) is None
+
+
+@torch.no_grad()
 def test_a_front_end_comes_before_a_model_of_robustbench(zoo):
     folder, network = zoo
     model = freqrob.load_model("Wong2020Fast", folder, source="robustbench", front_end="bass")
@@ -532,15 +556,25 @@ class Malicious:
         return (open, ("executed", "w"))
 
 
-@pytest.mark.parametrize("content", [{"state_dict": {"weight": Malicious()}}, None])
-def test_a_file_that_is_not_tensors_only_is_refused_and_not_run(robustbench, tmp_path, monkeypatch, content):
+@pytest.mark.parametrize(
+    "content, complaint",
+    [
+        ({"state_dict": {"weight": Malicious()}}, "it calls .*open, which could run any code, and was not executed"),
+        ({"state_dict": {}, "args": argparse.Namespace()}, r"it contains argparse.Namespace, .*add_safe_globals"),
+        ({"state_dict": {"weight": torch.zeros(1)}}, "damaged, or not the weights of Wong2020Fast"),
+        (b"truncated", "damaged, or not the weights of Wong2020Fast"),
+        (b"<!DOCTYPE html><html><title>Google Drive", "it is an HTML page"),
+    ],
+)
+def test_a_file_that_is_not_tensors_only_is_refused_and_not_run(robustbench, tmp_path, monkeypatch, content, complaint):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     path = tmp_path / "cifar10" / "Linf" / "Wong2020Fast.pt"
     path.parent.mkdir(parents=True)
-    torch.save(content, path) if content else path.write_bytes(b"truncated")
-    with pytest.raises(CheckpointError, match="Wong2020Fast.pt: damaged, or more than tensors"):
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    with pytest.raises(CheckpointError, match=f"Wong2020Fast.pt: {complaint}") as raised:
         load_from_zoo("Wong2020Fast", tmp_path)
+    assert "Re-running" not in "".join(traceback.format_exception(raised.value))
     assert not (tmp_path / "executed").exists()
 
 

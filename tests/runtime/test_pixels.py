@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from torchvision.transforms.v2.functional import to_pil_image
 
 import freqrob
 from freqrob import bass, diagnose, evaluate, load_model, radial_power
@@ -21,13 +23,14 @@ from freqrob.attacks.band import Band, band_pgd
 from freqrob.attacks.minimal_perturbation import MinimalPerturbation
 from freqrob.data import ImageSet, balance
 from freqrob.data.augmix import augmix
+from freqrob.data.corruptions import corrupt
 from freqrob.data.datasets import to_pixels
 from freqrob.data.hybrid import derange, hybrid_images, partners
 from freqrob.data.samples import sample_images
 from freqrob.data.transforms import RandomBaSS
 from freqrob.diagnostics import corruption_spectrum, spectrum
 from freqrob.models.cards import CheckpointError
-from freqrob.models.front_ends import PCA, Blur, FrontEnded, Normalize
+from freqrob.models.front_ends import PCA, Blur, FrontEnded, InputSize, Normalize
 from freqrob.runtime.pixels import has_channels_last
 from freqrob.spectral.balance import BaSS
 from freqrob.spectral.jacobian import log_b_low
@@ -82,6 +85,107 @@ def test_the_remedy_gives_the_right_numbers(call):
         call(real.movedim(1, -1))
     found, expected = call(real.movedim(1, -1).movedim(-1, -3)), call(real)
     assert torch.equal(getattr(found, "power", found), getattr(expected, "power", expected))
+
+
+MODULES = {
+    "Normalize": Normalize([0.5] * 3, [0.5] * 3), "Blur": Blur(), "InputSize": InputSize((16, 16)),
+    "FrontEnded": FrontEnded([], NETWORK), "a front end": FrontEnded([Normalize([0.5] * 3, [0.5] * 3)], NETWORK),
+    "Band": Band([1]).project, "a shipped model": load_model("pgd_at_rn20"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("module", MODULES.values(), ids=MODULES)
+def test_models_and_front_ends_refuse_channels_in_the_last_place(module):
+    module(IMAGES)
+    with pytest.raises(ValueError, match=r"images: .* got shape \(6, 32, 32, 3\), .*; use images.movedim\(-1, -3\)"):
+        module(IMAGES.movedim(1, -1))
+
+
+def test_corruptions_refuse_the_other_layout_and_floats():
+    grey_levels = (IMAGES * 255).byte()
+    with pytest.raises(ValueError, match=r"got shape \(6, 32, 32, 3\), .*; use images.movedim\(-1, -3\)"):
+        corrupt(grey_levels.movedim(1, -1), "fog", 1)
+    with pytest.raises(TypeError, match=r"got torch.float32; use \(images \* 255\).round\(\).byte\(\)"):
+        corrupt(IMAGES, "fog", 1)
+
+
+def test_a_model_refuses_images_that_are_not_a_batch():
+    model = MODULES["a shipped model"]
+    for shape, remedy in (((3, 32, 32), r"; use images\[None\] for a single image$"), ((32, 32), "$")):
+        got = re.escape(f"images: expected (N, C, H, W), got shape {shape}")
+        with pytest.raises(ValueError, match=got + remedy):
+            model(torch.rand(shape))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_images_of_other_channels_are_not_broadcast(channels):
+    images = torch.rand(6, channels, 32, 32)
+    message = rf"images: expected \(N, 3, H, W\), as the model's mean and std have, got shape \(6, {channels}, 32, 32\)"
+    message += "; if grey images are meant, use images.expand.-1, 3, -1, -1.$" if channels == 1 else "$"
+    for name in ("Normalize", "a front end", "a shipped model"):
+        with pytest.raises(ValueError, match=message):
+            MODULES[name](images)
+    with pytest.raises(ValueError, match=f"model: it fails on images .*{message}"):
+        evaluate(MODULES["a front end"], images, LABELS, attacks=[Clean()])
+    one = Normalize([0.5], [0.25])
+    torch.testing.assert_close(one(images), (images - 0.5) / 0.25)
+
+
+class Broadcasting(nn.Module):
+    """A colour network with a normalisation of its own, which takes grey images without a word."""
+
+    def forward(self, images):
+        return NETWORK((images - torch.full((1, 3, 1, 1), 0.5)) / 0.5)
+
+
+class Grey(nn.Module):
+    """A network for grey images."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(1, 3, 32)
+
+    def forward(self, images):
+        return self.layer(images).flatten(1)
+
+
+def test_grey_images_that_a_model_repeats_are_warned_of(recwarn):
+    grey = IMAGES[:, :1]
+    with pytest.warns(
+        UserWarning, match=r"model: the images have one channel, .*three.* images.expand\(-1, 3, -1, -1\)"
+    ):
+        evaluate(Broadcasting(), grey, LABELS, attacks=[Clean()], protocols=["natural"])
+    with pytest.warns(UserWarning, match="model: the images have one channel"):
+        diagnose(Broadcasting(), grey, LABELS, only=["hybrid"])
+    recwarn.clear()
+    evaluate(Broadcasting(), IMAGES, LABELS, attacks=[Clean()], protocols=["natural"])
+    evaluate(Grey().eval(), grey, LABELS, attacks=[Clean()], protocols=["natural"])
+    assert not [warning for warning in recwarn if "channel" in str(warning.message)]
+
+
+# Arrays
+
+
+@pytest.mark.parametrize(
+    "change, remedy",
+    [
+        (lambda x: x.numpy(), r"ndarray; use torch.from_numpy\(images\)$"),
+        (lambda x: x.movedim(1, -1).numpy(), r"ndarray; use torch.from_numpy\(images\).movedim\(-1, -3\)$"),
+        (lambda x: to_pil_image(x[0]), r"Image; use torchvision.*pil_to_tensor\(images\)\[None\]$"),
+        (list, r"list; use torch.stack\(images\)$"),
+        (lambda x: {"images": x}, "dict$"),
+    ],
+)
+@pytest.mark.parametrize(
+    "call",
+    [
+        bass, radial_power, spectrum, OF_IMAGES["mean_power"], OF_IMAGES["evaluate"], OF_IMAGES["diagnose"],
+        MODULES["a shipped model"], MODULES["Blur"], OF_IMAGES["pgd"],
+    ],
+)  # fmt: skip
+def test_what_is_no_tensor_is_refused_with_the_call_that_makes_one(call, change, remedy):
+    with pytest.raises(TypeError, match=f"images: expected a torch.Tensor, got {remedy}"):
+        call(change(IMAGES))
 
 
 def test_one_image_with_channels_in_the_last_place_is_refused():

@@ -1,9 +1,14 @@
 """Damaged and hostile files are refused by name, in one line, without waiting, executing or filling memory."""
 
+import argparse
 import codecs
+import datetime
 import json
 import os
 import pickle
+import re
+import subprocess
+import traceback
 import zipfile
 from pathlib import Path
 
@@ -296,3 +301,57 @@ class TestNothingIsExecuted:
         torch.save({"a": Trap(tmp_path / "sprung")}, tmp_path / "a.pt")
         message = refusal(read_torch, tmp_path / "a.pt")
         assert "not executed" in message and "weights_only" not in message
+
+    @pytest.mark.parametrize("zipped", [True, False])
+    @pytest.mark.parametrize(
+        "content, types",
+        [
+            ({"args": argparse.Namespace(lr=0.1)}, "argparse.Namespace"),
+            (torch.nn.Linear(2, 2), "torch.nn.modules.linear.Linear"),
+            ({"accuracy": np.float64(0.5)}, r"numpy\._?core.multiarray.scalar"),
+            ({"day": datetime.date(2020, 1, 1)}, "datetime.date"),
+        ],
+    )
+    def test_types_that_are_not_read_are_named_with_the_safe_way(self, tmp_path, content, types, zipped):
+        torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+        message = refusal(read_torch, tmp_path / "a.pt")
+        assert re.search(f"a.pt: it contains {types}[, ].*torch.save.model.state_dict", message)
+        assert re.search(rf"torch.serialization.add_safe_globals\(\[{types}", message)
+        assert "weights_only" not in message
+
+    def test_what_the_user_allows_is_read(self, tmp_path):
+        torch.save({"args": argparse.Namespace(lr=0.1)}, tmp_path / "a.pt")
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            assert read_torch(tmp_path / "a.pt") == {"args": argparse.Namespace(lr=0.1)}
+
+    @pytest.mark.parametrize(
+        "call, name",
+        [
+            ((eval, ("1",)), "eval"),
+            ((os.mkdir, ("a",)), "posix.mkdir"),
+            ((subprocess.Popen, ("a",)), r"\w+.Popen"),
+        ],
+    )
+    def test_no_way_is_told_to_calls(self, tmp_path, call, name):
+        class Calls:
+            def __reduce__(self):
+                return call
+
+        torch.save({"a": Calls(), "b": argparse.Namespace()}, tmp_path / "a.pt")
+        message = refusal(read_torch, tmp_path / "a.pt")
+        assert re.search(f"it calls {name}, which could run any code, and was not executed", message)
+        assert "safe_globals" not in message and "weights_only" not in message
+
+    @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore:.*torch.jit:FutureWarning")
+    def test_scripted_models_are_named(self, tmp_path):
+        torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "a.pt")
+        message = refusal(read_torch, tmp_path / "a.pt")
+        assert "it is a TorchScript archive" in message and "weights_only" not in message
+
+    def test_no_traceback_shows_how(self, tmp_path):
+        torch.save({"a": argparse.Namespace()}, tmp_path / "a.pt")
+        (tmp_path / "b.pt").write_bytes(pickle.dumps({"a": argparse.Namespace()}))
+        for name in ("a.pt", "b.pt"):
+            with pytest.raises(ValueError, match=name) as raised:
+                read_torch(tmp_path / name)
+            assert "weights_only" not in "".join(traceback.format_exception(raised.value))

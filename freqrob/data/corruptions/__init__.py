@@ -16,6 +16,7 @@ from freqrob.data.corruptions.photographs import find_frost, read_frost
 from freqrob.data.corruptions.registry import CORRUPTIONS, SEVERITIES, Corruption, register_corruption
 from freqrob.data.corruptions.streams import Streams
 from freqrob.runtime.parameters import Natural, check_choices, check_integers, checked
+from freqrob.runtime.pixels import check_channels_first
 
 __all__ = ["CORRUPTIONS", "SEVERITIES", "Corruption", "corrupt", "find_frost", "register_corruption"]
 
@@ -55,7 +56,9 @@ def corrupt(
     Source: Hendrycks & Dietterich, ICLR 2019; hendrycks/robustness, ``make_cifar_c.py``.
     """
     if images.dtype != torch.uint8:
-        raise TypeError(f"images: expected uint8 in 0–255, got {images.dtype}")
+        remedy = "; use (images * 255).round().byte()" if images.is_floating_point() else ""
+        raise TypeError(f"images: expected uint8 in 0–255, got {images.dtype}{remedy}")
+    check_channels_first(images)
     if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < LEAST_SIZE:
         expected = f"(N, 3, H, W) with H and W of at least {LEAST_SIZE}"
         raise ValueError(f"images: expected {expected}, got shape {tuple(images.shape)}")

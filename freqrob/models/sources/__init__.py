@@ -11,7 +11,7 @@ from torch import nn
 from freqrob.models.loading import load_model, target_of
 from freqrob.models.plugins import failures_named
 from freqrob.models.registry import SOURCES, Target, list_sources, register_source
-from freqrob.models.sources import hub, timm, torchvision  # noqa: F401 they register their sources
+from freqrob.models.sources import hub, onnx, timm, torchvision  # noqa: F401 they register their sources
 from freqrob.models.sources.common import grammar, tensors_only
 from freqrob.models.sources.functions import open_function
 from freqrob.models.wrappers import as_module
@@ -26,6 +26,8 @@ def open_model(
     model_dir: str | Path = "./models",
     dataset: str | Enum = "cifar10",
     threat_model: str | Enum = "Linf",
+    *,
+    weights: str | None = None,
 ) -> nn.Module:
     """The model of a spec, on the CPU in eval mode: pixels (N, C, H, W) in [0, 1] → logits (N, K).
 
@@ -33,8 +35,9 @@ def open_model(
     ``bass_pgd_at_rn20``            a model of freqrob or a plug-in, loaded by ``load_model``
     ``NAME=weights.pt``             a weights file for freqrob's network NAME
     ``robustbench:NAME``            of RobustBench's zoo for ``dataset`` and ``threat_model``, kept in ``model_dir``
-    ``timm:NAME``                   pretrained, with timm's input size and normalisation
+    ``timm:NAME``                   pretrained, with timm's input size and normalisation; also ``timm:hf-hub:USER/NAME``
     ``torchvision:NAME``            the same of torchvision; default weights unless ``?weights=IMAGENET1K_V1``
+    ``onnx:FILE``                   by ONNX Runtime, without gradients; ``?mean=(…)&std=(…)`` normalises the pixels
     ``hub:OWNER/REPO[:REF]:MODEL``  of torch.hub, **which runs the repository's code**: only with ``?trust_repo=True``
     ``package.module:function``     the function's return value; its module may be in the working directory
     =============================== ====================================================================================
@@ -42,20 +45,25 @@ def open_model(
     ``SOURCE:REST`` is opened by the source registered as ``SOURCE`` (``register_source``). Other packages add sources
     by the entry-point group ``freqrob.sources``; ``list_sources()`` lists all of them.
 
+    ``freqrob.models.preprocessing.preprocessing_of(model)`` is what photographs go through before a model of timm,
+    torchvision or RobustBench. ``weights`` chooses from the state dicts in a weights file, as in ``load_model``.
+
     The last two take arguments: ``hub:me/zoo:net?trust_repo=True&pretrained=True``, ``mine.nets:wide?width=4``. A
     parameter ``num_classes`` of the function defaults to the data set's. The function must load the weights and
     normalise the pixels.
 
     Raises:
-        ValueError: an unknown spec, name or argument, a model with another number of classes, or code that
-            fails, with its error as the cause.
+        ValueError: an unknown spec, name or argument, a model with another number of classes, ``weights`` that the
+            file does not have or for another spec, or code that fails, with its error as the cause.
         ImportError: the package that the spec needs is not installed, or the function's module cannot be imported.
         FileNotFoundError, CheckpointError, OSError: as ``load_model``.
     """
     target = target_of(dataset, threat_model, model_dir)
     if checkpoint := re.fullmatch(r"(\w[\w.+-]*)=(.+)", spec):
         name, path = checkpoint.groups()
-        return load_model(name, model_dir, dataset, threat_model, custom_checkpoint=path)
+        return load_model(name, model_dir, dataset, threat_model, custom_checkpoint=path, weights=weights)
+    if weights is not None:
+        raise ValueError(f"weights: got {weights!r} for {spec}, expected a model NAME=FILE, with weights in a file")
     source, colon, name = spec.partition(":")
     if not colon:
         return load_model(spec, model_dir, dataset, threat_model)

@@ -8,10 +8,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
+from pickle import UnpicklingError
 from types import ModuleType
 from typing import Any
 
-from freqrob.models.registry import list_sources
+from freqrob.data.datasets import DATASETS
+from freqrob.models.cards import CheckpointError
+from freqrob.models.registry import Target, list_sources
+from freqrob.runtime.reading import without_advice
 
 
 def grammar() -> str:
@@ -47,6 +51,18 @@ def required(package: str, spec: str) -> ModuleType:
         ) from error
 
 
+def check_target(spec: str, target: Target, classes: int | None, channels: int | None) -> None:
+    """Raise ValueError unless a model of so many classes and channels, if known, fits the data set."""
+    if classes not in (None, target.num_classes):
+        raise ValueError(f"model: {spec} has {classes} classes, the data set has {target.num_classes}")
+    of_images = DATASETS[target.dataset].channels if target.dataset in DATASETS else 3
+    if channels not in (None, of_images):
+        raise ValueError(
+            f"model: {spec} takes images with {channels} channel{'s' * (channels != 1)}, {target.dataset} has "
+            f"{of_images}; open a function that converts them, package.module:function"
+        )
+
+
 def announce(text: str) -> None:
     """Print a text on stderr."""
     print(text, file=sys.stderr)
@@ -61,7 +77,7 @@ def loading(spec: str, setting: str) -> Iterator[None]:
     try:
         with redirect_stdout(sys.stderr):
             yield
-    except RuntimeError as error:
+    except (RuntimeError, CheckpointError) as error:
         raise ValueError(f"model: {spec} cannot be loaded: {error}") from error
     except OSError as error:
         raise OSError(f"model: could not download {spec} ({error}); {setting} sets the folder") from error
@@ -69,12 +85,19 @@ def loading(spec: str, setting: str) -> Iterator[None]:
 
 @contextmanager
 def tensors_only() -> Iterator[None]:
-    """Within the block ``torch.load`` reads tensors only: no pickle runs code, even with ``weights_only=False``."""
+    """Within the block ``torch.load`` reads tensors only: no pickle runs code, even with ``weights_only=False``.
+
+    Raises CheckpointError, which names the type, for a file that holds more.
+    """
     names = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
     before = {name: os.environ.pop(name, None) for name in names}
     os.environ[names[0]] = "1"
     try:
         yield
+    except (UnpicklingError, RuntimeError) as error:
+        if (reason := without_advice(error)) == str(error):
+            raise
+        raise CheckpointError(reason) from None
     finally:
         del os.environ[names[0]]
         os.environ.update({name: value for name, value in before.items() if value is not None})

@@ -1,10 +1,14 @@
-"""``torchvision:NAME`` and ``torchvision:NAME?weights=IMAGENET1K_V1``: pretrained classifiers of torchvision."""
+"""``torchvision:NAME`` and ``torchvision:NAME?weights=IMAGENET1K_V1``: pretrained classifiers of torchvision.
+
+torchvision downloads the weights with a progress bar, and checks the hash in their name.
+"""
 
 from torch import nn
 
 from freqrob.models.front_ends import FrontEnded, InputSize, Normalize
+from freqrob.models.preprocessing import Preprocessing
 from freqrob.models.registry import Target, register_source
-from freqrob.models.sources.common import announce, loading, read_arguments, required, tensors_only
+from freqrob.models.sources.common import announce, check_target, loading, read_arguments, required, tensors_only
 from freqrob.runtime.parameters import nearest_names
 
 
@@ -12,8 +16,8 @@ from freqrob.runtime.parameters import nearest_names
 def open_torchvision(path: str, target: Target) -> nn.Module:
     """The model with the input size and normalisation of its weights.
 
-    The weights are torchvision's default ones, or those of ``?weights=``; they must have as many classes as the data
-    set.
+    The weights are torchvision's default ones, or those of ``?weights=``, by the name in their enum with or without the
+    enum's own; they must have as many classes as the data set.
     """
     spec = f"torchvision:{path}"
     models = required("torchvision.models", spec)
@@ -22,18 +26,17 @@ def open_torchvision(path: str, target: Target) -> nn.Module:
     if name not in known:
         raise ValueError(f"model: torchvision has no {name!r}.{nearest_names(name, known)}")
     offered = models.get_model_weights(name)
-    wanted = arguments.pop("weights", "DEFAULT")
+    wanted = str(arguments.pop("weights", "DEFAULT")).removeprefix(f"{offered.__name__}.")
     if arguments:
         raise ValueError(f"model: {spec} takes only the argument weights, got {', '.join(arguments)}")
     if wanted not in offered.__members__:
         names = ", ".join(offered.__members__) or "none"
         raise ValueError(f"model: {name} of torchvision has no weights {wanted!r}, expected one of {names}")
     weights = offered[wanted]
-    classes = len(weights.meta["categories"])
-    if classes != target.num_classes:
-        raise ValueError(f"model: {spec} has {classes} classes, the data set has {target.num_classes}")
+    check_target(spec, target, len(weights.meta["categories"]), channels=3)
     announce(f"Loading {name} with torchvision, which downloads {weights.url} unless cached")
     with loading(spec, "TORCH_HOME"), tensors_only():
         network = models.get_model(name, weights=weights)
     preset = weights.transforms()
-    return FrontEnded([InputSize(2 * preset.crop_size), Normalize(preset.mean, preset.std)], network)
+    front_ends = [InputSize(2 * preset.crop_size), Normalize(preset.mean, preset.std)]
+    return FrontEnded(front_ends, network, Preprocessing.of_preset(preset))

@@ -6,21 +6,34 @@ import sys
 from contextlib import redirect_stdout
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from freqrob.models.cards import CheckpointError
 from freqrob.models.front_ends import FrontEnded
+from freqrob.models.preprocessing import Preprocessing
 from freqrob.models.sources import Target, register_source, tensors_only
 from freqrob.runtime.files import check_folder, expanded
 from freqrob.runtime.parameters import checked, nearest_names
+from freqrob.runtime.reading import brief, mistaken_for_data
 from freqrob_robustbench.compatibility import import_robustbench
 
 
 @register_source("robustbench")
 def open_from_zoo(name: str, target: Target) -> nn.Module:
-    """``robustbench:NAME``, and ``load_model`` with ``source="robustbench"``."""
-    return FrontEnded([], load_from_zoo(name, target.model_dir, target.dataset, target.threat_model))
+    """``robustbench:NAME``, and ``load_model`` with ``source="robustbench"``, with RobustBench's preprocessing."""
+    model = load_from_zoo(name, target.model_dir, target.dataset, target.threat_model)
+    return FrontEnded([], model, _preprocessing(name, target))
+
+
+def _preprocessing(name: str, target: Target) -> Preprocessing | None:
+    from robustbench.data import get_preprocessing
+    from robustbench.model_zoo.enums import BenchmarkDataset, ThreatModel
+
+    dataset, threat_model = BenchmarkDataset(target.dataset), ThreatModel(target.threat_model)
+    transforms: Any = get_preprocessing(dataset, threat_model, name, None)
+    return Preprocessing.of_transforms(transforms.transforms)
 
 
 @checked
@@ -67,9 +80,13 @@ def load_from_zoo(
             raise OSError(f"model_name: could not download {name} of RobustBench ({error}); {by_hand}") from error
         if not files:
             raise
-        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         where = " or ".join(map(str, files))
-        raise CheckpointError(f"{where}: damaged, or more than tensors, which would run code ({reason})") from error
+        if instead := next(filter(None, map(mistaken_for_data, files)), ""):
+            raise CheckpointError(f"{where}: {instead}") from error
+        if isinstance(error, CheckpointError):
+            raise CheckpointError(f"{where}: {error}") from error
+        reason = f"{type(error).__name__}: {brief(str(error))}"
+        raise CheckpointError(f"{where}: damaged, or not the weights of {name} ({reason})") from error
 
 
 def _entries(dataset: str, threat_model: str) -> dict[str, dict]:
