@@ -407,7 +407,10 @@ BEYOND = "top one beyond the boundary"
 
 @experiment("lin2023:fig2")
 class Figure2(Experiment):
-    """The gradient's coefficients by rank, and where the largest ones lie."""
+    """The gradient's coefficients by rank, and where the largest ones lie.
+
+    The text names no network for Tiny-ImageNet and ImageNet; here they have a ResNet-18 as CIFAR10 does.
+    """
 
     paper, where = LIN, "Figure 2"
     title = "Model sensitivity to frequency components, natural training at 32, 64 and 224 pixels"
