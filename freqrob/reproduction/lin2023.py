@@ -1,8 +1,8 @@
 """Lin et al., NeurIPS 2023 (BaSS): Figures 1 to 4, Tables 1 to 4, and the statements of Sections 2 to 4.
 
-Misprints of the text that matter here: Sec. 2.2 prints the decreasing trend of π_i as π_k1 < π_k2; Theorem 1's limit
-for k → 0 is −∞, not ∞; Sec. 4.3 refers to Table 3 where Table 2 is meant; Sec. 3.3.1 calls a smaller α a stronger long
-tail, see ``freqrob.spectral.longtail.PowerLaw``.
+Misprints of the text that matter here: Sec. 2.2 prints the decreasing trend of π_i as π_k1 < π_k2; the min over n of
+Eq. 2's HFC is always 0, a max is meant; Theorem 1's limit for k → 0 is −∞, not ∞; Sec. 4.3 refers to Table 3 where
+Table 2 is meant; Sec. 3.3.1 calls a smaller α a stronger long tail, see ``freqrob.spectral.longtail.PowerLaw``.
 
 Protocols. Lin et al. train *and test* adversarially trained BaSS models on balanced images: the attack comes after BaSS
 and its ball is around the balanced image (their scripts process the test set). This is the protocol ``bass``, and the
@@ -407,7 +407,10 @@ BEYOND = "top one beyond the boundary"
 
 @experiment("lin2023:fig2")
 class Figure2(Experiment):
-    """The gradient's coefficients by rank, and where the largest ones lie."""
+    """The gradient's coefficients by rank, and where the largest ones lie.
+
+    The text names no network for Tiny-ImageNet and ImageNet; here they have a ResNet-18 as CIFAR10 does.
+    """
 
     paper, where = LIN, "Figure 2"
     title = "Model sensitivity to frequency components, natural training at 32, 64 and 224 pixels"

@@ -161,9 +161,9 @@ class Split:
 def split(images: Tensor, *, share: float = 0.8, rule: Rule = "trunc") -> Split:
     """The smallest disc of rings that holds ``share`` of the images' power without DC: the 80/20 split.
 
-    Eq. 2 as printed leaves the ring at which the sum crosses 80 % in neither part or in both; here it belongs to the
-    low frequencies, as the boundary in the authors' figures has it (radius 4.98 of CIFAR-10's spectrum). The shares are
-    those of ``power_profile``.
+    Eq. 2 as printed puts the ring at which the sum crosses 80 % into the high frequencies (if its min over n, which is
+    0, is read as the max). Here it belongs to the low ones, as in the authors' figures: their boundary for CIFAR-10 is
+    radius 4.98, and the sum crosses on ring 4. The shares are those of ``power_profile``.
 
     Raises:
         TypeError, ValueError: as ``power_profile``.

@@ -81,6 +81,16 @@ def test_split_masks_and_images():
     assert torch.allclose(parts.high_pass(x).mean((-1, -2)), torch.zeros(4, 1, dtype=torch.float64), atol=1e-9)
 
 
+@pytest.mark.parametrize("alpha", [1.0, 2.0, 3.0])
+def test_split_beside_equation_2_as_printed(alpha):
+    """LFC up to max n with Σ_{i≤n} π_i ≤ 80 %, HFC from max n with Σ_{i≥n} π_i ≥ 20 %: one ring further here."""
+    x = power_law_images(alpha)
+    pi, boundary = power_profile(x), split(x).boundary
+    low = max(n for n in range(len(pi)) if sum(pi[: n + 1]) <= 0.8)
+    high = max(n for n in range(len(pi)) if sum(pi[n:]) >= 0.2)
+    assert low == boundary - 1 and high == boundary
+
+
 def test_split_units():
     wave = torch.cos(2 * math.pi * 4 * torch.arange(32) / 32).expand(1, 1, 32, 32).double()
     parts = split(wave)
