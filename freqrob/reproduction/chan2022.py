@@ -740,9 +740,7 @@ class Complexity(Experiment):
     def _cost(self, name: str, lab: Lab) -> StepCost:
         recipe = Subject("", name, "tiny_imagenet").at(lab.scale)
         assert recipe is not None
-        full = recipe.full_recipe()
-        on_gpu = lab.device.type == "cuda"
-        return step_cost(full, str(lab.device), full.batch_size if on_gpu else 8, steps=5)
+        return step_cost(recipe.full_recipe(), str(lab.device), steps=5)
 
 
 # A question of our own

@@ -183,7 +183,7 @@ def test_table_1_measures_b_low_accuracies_and_mce(lab, monkeypatch):
 def test_complexity_is_of_steps_at_the_size_of_tiny_imagenet(lab, monkeypatch):
     asked = []
 
-    def cost(recipe, device, batch_size, steps):
+    def cost(recipe, device, steps):
         asked.append((recipe.name, recipe.dataset, recipe.batch_size))
         return StepCost(2.0 if "pgd" in recipe.name else 0.5, None)
 
