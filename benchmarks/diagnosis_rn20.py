@@ -22,7 +22,7 @@ from benchmarks.records import measured
 from benchmarks.script import load_images, make_parser, parse, run
 from freqrob.data.datasets import ImageSet
 from freqrob.diagnostics import hybrid_reliance, loss_landscape, minimal_perturbation, sensitivity
-from freqrob.diagnostics.loss_landscape import high_half, low_half
+from freqrob.diagnostics.loss_landscape import Component, component
 from freqrob.models import list_models, load_model
 from freqrob.models.loading import checkpoint_path
 from freqrob.runtime.files import sha256_of, write_json
@@ -67,8 +67,7 @@ def _minimal_perturbation(*given: Any, **settings: Any) -> dict[str, Any]:
 
 
 def _landscape(
-    half: str,
-    sees: Callable[[Tensor], Tensor],
+    half: Component,
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
@@ -77,7 +76,7 @@ def _landscape(
     **settings: Any,
 ) -> dict[str, Any]:
     """The loss, and its variation: mean and standard error over one pair of random directions per seed."""
-    half_of_them = sees(images)
+    half_of_them = component(images, half)
     found = [loss_landscape(model, half_of_them, labels, seed=seed, **settings) for seed in seeds]
     middle, each = len(found[0].steps) // 2, [one.variation for one in found]
     numbers = {f"loss_on_{half}": found[0].loss[middle, middle].item(), f"variation_on_{half}": fmean(each)}
@@ -86,8 +85,8 @@ def _landscape(
 
 DIAGNOSTICS: dict[str, Callable[..., dict[str, Any]]] = {
     "sensitivity": _sensitivity, "hybrid": _hybrid, "minimal_perturbation": _minimal_perturbation,
-    "loss_landscape_low": partial(_landscape, "low", low_half),
-    "loss_landscape_high": partial(_landscape, "high", high_half),
+    "loss_landscape_low": partial(_landscape, "low"),
+    "loss_landscape_high": partial(_landscape, "high"),
 }  # fmt: skip
 
 

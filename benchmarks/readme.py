@@ -16,7 +16,9 @@ from benchmarks.replication import claims
 from benchmarks.script import generate, run
 from freqrob.evaluation import PROTOCOLS
 from freqrob.models.registry import DEFENSES, VARIANTS, ModelName
+from freqrob.reproduction.lin2023 import IMAGE_SETS, WEIGHTINGS, long_tail_row
 
+LONG_TAIL = "reproduction/lin2023/longtail/rn20/result.json"  # of freqrob reproduce lin2023:longtail
 README = ROOT / "README.md"
 CEILING = "of the ceiling"
 CEILING_NOTE = (
@@ -64,23 +66,27 @@ def family(name: str) -> tuple[int, int]:
 
 
 def longtail() -> str:
-    """The power law and the 80/20 boundary, before and after BaSS."""
-    record = measured("longtail.json")
-    rows = []
-    for row in record["rows"]:
-        natural, amplitude, power = (row[name] for name in ("natural", "amplitude", "power"))
-        rows.append([
-            f"{row['images']} ({row['count']:,} at {row['height']}×{row['width']})",
-            *(f"{found['alpha']:.2f}" for found in (natural, amplitude, power)),
-            *(f"{100 * found['boundary_share_of_largest_radius']:.0f}" for found in (natural, amplitude, power)),
-        ])  # fmt: skip
-    header = ["images", "α", "amplitude", "power", "80/20 boundary, % of the largest radius", "amplitude", "power"]
+    """The power law, the 80/20 boundary and the entropy, before and after BaSS."""
+    rows = {row["row"]: row["numbers"] for row in measured(LONG_TAIL).get("rows", ())}
+    if not rows:
+        return NOT_MEASURED
+
+    def numbers(images: str, what: str, form: str) -> list[str]:
+        return [format(rows[long_tail_row(images, after)][what]["value"], form) for after in WEIGHTINGS]
+
+    lines = [
+        [f"{name} ({rows[name]['images']['value']:,} at {rows[name]['pixels']['value']} pixels)",
+         *numbers(name, "entropy", ".2f"), *numbers(name, "α", ".2f"), *numbers(name, "boundary radius", ".0f")]
+        for name in IMAGE_SETS
+    ]  # fmt: skip
+    after = ["amplitude", "power"]
+    header = ["images", "entropy (nats)", *after, "α", *after, "80/20 boundary, % of the largest radius", *after]
     note = (
-        "α: the power falls as f^−α. Columns 2 to 4 have it for natural images and after each weighting of BaSS, "
-        "columns 5 to 7 likewise the radius of the smallest disc that holds 80 % of the power without DC. The paper "
-        "gives about 20 % for natural images."
+        "Natural images, then after each weighting of BaSS. Entropy: Σ H_k over rings, largest for a flat spectrum; "
+        "α: the power of a coefficient falls as f^−α; boundary: the radius of the smallest disc that holds 80 % of the "
+        "power without DC. The paper gives 20 %."
     )
-    return f"{table(header, rows)}\n\n{note}"
+    return f"{table(header, lines)}\n\n{note}"
 
 
 class Speeds:

@@ -53,7 +53,7 @@ class Finding:
 
 def findings() -> list[Finding]:
     """All claims, paper by paper."""
-    return [*_long_tail(), *_sensitivity(), *_landscapes(), *_balanced_twins(), *_trend_with_gamma(),
+    return [*_sensitivity(), *_landscapes(), *_balanced_twins(), *_trend_with_gamma(),
             *_jacobians(), *_corruption_b_low(), *_corruption_trade(), *_reliance(), *_blur()]  # fmt: skip
 
 
@@ -65,28 +65,6 @@ def claims() -> str:
         if f.headline and f.found
     ]
     return table(["claim", "here: PGD-20 accuracy (%) or ln B_low", "holds"], rows) if rows else NOT_MEASURED
-
-
-def _long_tail() -> Iterator[Finding]:
-    rows = measured("longtail.json").get("rows", ())
-    command = "python -m benchmarks.longtail"
-    shares = [100 * row["natural"]["boundary_share_of_largest_radius"] for row in rows]
-    yield Finding(
-        LIN, "the long tail", "80 % of the power lies within about 20 % of the spectrum",
-        "; ".join(
-            f"{row['images']}: {share:.0f} % of the largest radius" for row, share in zip(rows, shares, strict=True)
-        ),
-        _of_all([abs(share - 20) <= 5 for share in shares]), command,
-    )  # fmt: skip
-    alphas = [tuple(row[kind]["alpha"] for kind in ("natural", "amplitude", "power")) for row in rows]
-    yield Finding(
-        LIN, "BaSS", "BaSS makes the tail less long",
-        "; ".join(
-            f"{row['images']}: α {natural:.2f} → {amplitude:.2f} (their code), {power:.2f} (their equations)"
-            for row, (natural, amplitude, power) in zip(rows, alphas, strict=True)
-        ),
-        _of_all([max(amplitude, power) < natural for natural, amplitude, power in alphas]), command,
-    )  # fmt: skip
 
 
 def _sensitivity() -> Iterator[Finding]:

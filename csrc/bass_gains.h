@@ -7,6 +7,14 @@
 
 namespace freqrob {
 
+/// What turns the sum of |F| or |F|² over a ring of `count` coefficients, in pixels of 1 / `unit`, into its a: the mean
+/// of |F|, or the integral of |F|² over the angle, 2π times its mean.
+template <class Real>
+FREQROB_INLINE Real bass_norm(Real count, Real unit, bool of_power) {
+  constexpr Real kTwoPi = static_cast<Real>(6.283185307179586);
+  return (of_power ? kTwoPi * unit * unit : unit) / count;
+}
+
 /// Sums over the eligible rings of a plane; V is a scalar, or a vector with one plane to a lane.
 template <class V>
 struct BassTotals {
@@ -32,10 +40,11 @@ FREQROB_INLINE V bass_gain(V quotient, V ratio, bool of_power) {
   return quotient > 0 ? gain : V{} + 1;
 }
 
-/// Turns a profile a into gains of F in place, over the rings that may change (`weighable`); 1 elsewhere. a is of
-/// amplitudes, or with `of_power` of powers, and then the gain is √w. Ring i is at profile[stride · i].
+/// Turns a profile a into gains of F in place, over the rings that may change (`weighable`); 1 elsewhere. a is the mean
+/// amplitude of a ring, or with `of_power` 2π times its mean power, and then the gain is √w. Ring i is at
+/// profile[stride · i].
 ///
-/// Source: Lin et al., NeurIPS 2023, Eq. 4; zhiyugege/Frequency-Long-Tailed-Investigation, BaSS_cifar.py.
+/// Source: Lin et al., NeurIPS 2023, Eq. 1 and 4; zhiyugege/Frequency-Long-Tailed-Investigation, BaSS_cifar.py.
 template <class Math, class V>
 FREQROB_INLINE BassTotals<V> bass_gains(V* profile, int64_t stride, const bool* weighable, int64_t rings,
                                         bool of_power) {

@@ -7,6 +7,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "../bass_gains.h"
 #include "../tensors.h"
 #include "kernels.h"
 
@@ -159,8 +160,7 @@ Tensor mean_amplitude(const Tensor& input) {
   return out;
 }
 
-/// The rings for BaSS. a_i is the mean amplitude or the total power of ring i; the innermost and
-/// the outermost ring keep their weight, as do empty ones.
+/// The rings for BaSS; the innermost and the outermost ring keep their weight, as do empty ones.
 template <class Real>
 struct BassRings {
   std::vector<Real> norms;
@@ -171,7 +171,7 @@ struct BassRings {
     count_rings(map, counts.data());
     for (int64_t ring = 0; ring < map.rings; ++ring) {
       weighable[ring] = ring > 0 && ring < map.rings - 1 && counts[ring] > 0;
-      if (!of_power && counts[ring] > 0) norms[ring] = static_cast<Real>(1.0 / counts[ring]);
+      if (counts[ring] > 0) norms[ring] = static_cast<Real>(bass_norm<double>(counts[ring], 1, of_power));
     }
   }
 };

@@ -23,7 +23,7 @@ FREQROB_DEVICE bool bass_gains_of(Team team, const BassProfile& of, float unit, 
   team.each([&](int t) {
     for (int ring = t; ring <= of.rings; ring += Team::kThreads) {
       const bool may_change = 0 < ring && ring < of.rings - 1 && of.multiplicity[ring] > 0;
-      const float norm = of_power ? unit * unit : unit / of.multiplicity[ring];
+      const float norm = bass_norm<float>(of.multiplicity[ring], unit, of_power);
       of.shares[ring] = may_change ? bass_share<FloatMath>(of.sums[ring] * norm) : BassTotals<float>{};
     }
   });

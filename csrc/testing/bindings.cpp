@@ -83,5 +83,6 @@ PYBIND11_MODULE(freqrob_internals, m) {
   m.def("ring_counts", &ring_counts);
   m.def("is_valid",
         [](const Array<int32_t>& half, int64_t width, int64_t rings) { return is_valid(view(half, width, rings)); });
+  m.def("bass_norm", &bass_norm<double>);
   m.def("bass_gains", &gains);
 }

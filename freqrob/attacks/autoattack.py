@@ -31,6 +31,7 @@ VERSIONS = {
 }
 COMPONENTS = VERSIONS["plus"]
 FEWEST_CLASSES = {"apgd-dlr": 3, "apgd-t": 4}  # the DLR loss is a ratio of differences between the largest logits
+LEAST_HEIGHT = 5  # of images for Square in L2, which starts from squares of a fifth of it
 
 
 @register_attack("autoattack")
@@ -173,7 +174,8 @@ def perturb(adversary: Any, components: Sequence[str], images: Tensor, labels: T
     FAB calls ``backward()``, which would also fill the ``.grad`` of the model's tensors, so these require no gradient
     while it runs; the other attacks compute only the gradient of the images. Raises ValueError as ``check_components``.
     """
-    model, classes = adversary.model, check_components(adversary.model, components, images, labels)
+    model = adversary.model
+    classes = check_components(model, components, images, labels, adversary.norm)
     for targeted in (adversary.apgd_targeted, adversary.fab):
         targeted.n_target_classes = min(targeted.n_target_classes, classes - 1)
     # Square fails if logits have another dtype than the images, as under autocast
@@ -189,19 +191,21 @@ def perturb(adversary: Any, components: Sequence[str], images: Tensor, labels: T
     return (adversarial[0] if isinstance(adversarial, tuple) else adversarial).detach()
 
 
-def check_components(model: nn.Module, components: Sequence[str], images: Tensor, labels: Tensor) -> int:
+def check_components(model: nn.Module, components: Sequence[str], images: Tensor, labels: Tensor, norm: str) -> int:
     """The number of the model's classes.
 
-    Raises ValueError if a component needs more classes, and for a model without logits or a gradient.
+    Raises ValueError if a component needs more classes or larger images, and for a model without logits or a gradient.
     """
     classes = check_answers(model, images[:1], labels[:1]).shape[1]
     by_gradient = ", ".join(name for name in components if name != "square")
     if by_gradient:
         check_gradient(model, images[:1], labels[:1], by_gradient, "square")
     for component in components:
-        if classes < FEWEST_CLASSES.get(component, 2):
-            fewest = FEWEST_CLASSES[component]
+        if classes < (fewest := FEWEST_CLASSES.get(component, 2)):
             raise ValueError(f"attacks: {component} needs at least {fewest} classes, the model has {classes}")
+    if "square" in components and norm == "L2" and images.shape[2] < LEAST_HEIGHT:
+        got = f"got shape {tuple(images.shape)}"
+        raise ValueError(f"images: Square in L2 needs a height of {LEAST_HEIGHT} pixels or more, {got}")
     return classes
 
 

@@ -19,8 +19,8 @@ BESIDE = 0.02  # tolerance between an image alone and in a batch (rounding, also
 def check_answers(model: nn.Module, images: Tensor, labels: Tensor, classes: int | None = None) -> Tensor:
     """Compute the logits of images on a model's device, and check them; ``labels`` are those of the whole measurement.
 
-    Raises ValueError unless the logits are (N, K) floats, K covers the labels and equals ``classes`` (if given), and
-    the model leaves its images unchanged. Raises torch.OutOfMemoryError.
+    Raises ValueError unless the logits are (N, K) floats, K is 2 or more, covers the labels and equals ``classes`` (if
+    given), and the model leaves its images unchanged. Raises torch.OutOfMemoryError.
     """
     given = images.clone()
     try:
@@ -39,6 +39,10 @@ def check_answers(model: nn.Module, images: Tensor, labels: Tensor, classes: int
 
 
 def _check_classes(given: int, labels: Tensor, classes: int | None) -> None:
+    if given < 2:
+        raise ValueError(
+            f"model: expected logits of 2 classes or more, got {given}; let it give torch.cat([-logit, logit], 1) / 2"
+        )
     if given <= (last := int(labels.max())):
         raise ValueError(f"model: expected {last + 1} classes or more, as the labels have, got {given}")
     if classes is not None and given != classes:

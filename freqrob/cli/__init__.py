@@ -11,6 +11,7 @@ from freqrob.cli.diagnose import DiagnoseCommand, diagnose
 from freqrob.cli.evaluate import evaluate
 from freqrob.cli.export import export
 from freqrob.cli.models import doctor, models
+from freqrob.cli.options import with_home
 from freqrob.cli.report import report
 from freqrob.cli.reproduce import reproduce
 from freqrob.cli.train import recipes, train
@@ -18,7 +19,7 @@ from freqrob.runtime import cache, threads
 from freqrob.runtime.terminal import lenient_output
 
 for command in (demo, train, recipes, evaluate, corruptions, diagnose, report, reproduce, models, export, doctor):
-    app.command(cls=DiagnoseCommand if command is diagnose else None)(command)
+    app.command(cls=DiagnoseCommand if command is diagnose else None)(with_home(command))
 app.add_typer(dataset_group, name="dataset")
 
 

@@ -23,10 +23,10 @@ class _Group(typer.core.TyperGroup):
     def invoke(self, ctx: typer.Context) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         try:
             return super().invoke(ctx)
-        except (ValueError, OSError, ImportError, FloatingPointError, RuntimeError) as error:
+        except (ValueError, OSError, ImportError, FloatingPointError, MemoryError, RuntimeError) as error:
             if ctx.params.get("debug") or not _has_remedy(error):
                 raise
-            text = escape(printable(str(error)))
+            text = escape(printable(str(error) or "out of memory"))
             Console(emoji=False, stderr=True, soft_wrap=True).print(f"[red]Error:[/red] {text}", highlight=False)
             raise typer.Exit(USAGE_ERROR) from error
 
@@ -35,7 +35,11 @@ def _has_remedy(error: Exception) -> bool:
     """Whether the message names a remedy; of RuntimeErrors, only those about native kernels and memory do."""
     known = {"freqrob.spectral.native": "NativeError", "torch": "OutOfMemoryError"}
     kinds = tuple(getattr(sys.modules[name], kind) for name, kind in known.items() if name in sys.modules)
-    return not isinstance(error, RuntimeError) or isinstance(error, kinds)
+    if not isinstance(error, RuntimeError) or isinstance(error, kinds):
+        return True
+    from freqrob.attacks.gradient import is_out_of_memory  # imports torch
+
+    return is_out_of_memory(error)
 
 
 app = typer.Typer(

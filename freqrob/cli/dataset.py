@@ -14,7 +14,7 @@ from freqrob.cli.measuring import INTERRUPTED, usable_device
 from freqrob.cli.printing import command_line, print_line, print_resume_hint, print_table
 from freqrob.cli.progress import progress_bars
 from freqrob.runtime.files import check_folder
-from freqrob.runtime.parameters import check_integers
+from freqrob.runtime.parameters import check_choices, check_integers
 
 if TYPE_CHECKING:
     from freqrob.data import ImageSet
@@ -34,6 +34,7 @@ Out = Annotated[Path, typer.Option(metavar="DIR", help="Output folder.")]
 
 
 @dataset_group.command()
+@options.with_home
 def corrupt(
     out: Out,
     data: options.DataDir = Path("data"),
@@ -70,8 +71,7 @@ def corrupt(
     from freqrob.data.corruption_arrays import PUBLISHED, write_corruptions
     from freqrob.data.corruptions import CORRUPTIONS
 
-    if dataset not in PUBLISHED:
-        raise ValueError(f"dataset: expected one of {', '.join(PUBLISHED)}, got {dataset!r}")
+    check_choices(PUBLISHED, dataset=dataset)
     given = {"--dataset": dataset, "--type": types, "--seed": seed}
     types = types or _possible(list(CORRUPTIONS), frost)
     chosen = load_dataset(dataset, "test", data, download=download)
@@ -107,6 +107,7 @@ def _possible(types: list[str], frost: Path | None) -> list[str]:
 
 
 @dataset_group.command()
+@options.with_home
 def bass(
     out: Out,
     data: options.DataDir = Path("data"),
@@ -139,6 +140,7 @@ def bass(
 
 
 @dataset_group.command()
+@options.with_home
 def hybrid(
     out: Out,
     data: options.DataDir = Path("data"),
@@ -192,6 +194,7 @@ def hybrid(
 
 
 @dataset_group.command()
+@options.with_home
 def spectrum(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Output folder.")] = Path("spectra"),
     data: options.DataDir = Path("data"),

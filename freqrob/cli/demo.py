@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,8 +47,10 @@ def demo(
     - `freqrob demo --model-dir ./models`
     """
     check_folder(out)
+    from freqrob.data.cifar_b import balance
     from freqrob.data.hybrid import partners
     from freqrob.data.samples import sample_images
+    from freqrob.diagnostics.data_spectra import save_spectra
     from freqrob.models import load_model
     from freqrob.report import write_report
     from freqrob.runtime.files import write_json
@@ -71,7 +72,7 @@ def demo(
     command, measured = command_line("demo", given), out / "data"
     about = {**provenance(command), "source": source}
     with progress_bars() as (track, _log):
-        spectra = _measure_images(dataset, measured / "images", about)
+        save_spectra({"natural": dataset.images, "BaSS": balance(dataset).images}, measured / "images", about, track)
         models = {name: load_model(name, folder) for name in names}  # before anything is measured
         results: dict[str, list[Result]] = {}
         rows: list[dict[str, Any]] = []
@@ -84,7 +85,7 @@ def demo(
     accuracy = [measured / "accuracy.json"] if rows else []
     with progress_bars() as (track, _log), warnings_as_lines():
         page = write_report(
-            [*spectra, *(measured / name for name in names), *accuracy], out, gallery=dataset,
+            [measured / "images", *(measured / name for name in names), *accuracy], out, gallery=dataset,
             title=f"freqrob demo: spectra and robustness on {count:,} CIFAR-10 images",
             command=command, model_dir=folder, track=track,
         )  # fmt: skip
@@ -94,24 +95,15 @@ def demo(
 
 def _demo_models(model_dir: Path | None) -> tuple[list[str], Path]:
     from freqrob.models import list_models
+    from freqrob.models.loading import shipped_folder
 
-    shipped = Path(str(resources.files("freqrob.models") / "weights"))
-    folder = model_dir or shipped  # not ./models: models there may take minutes to measure
+    folder = model_dir or shipped_folder()  # not ./models: models there may take minutes to measure
     if not folder.is_dir():
         raise FileNotFoundError(f"model_dir: no folder {folder}")
     names = list_models(dataset="cifar10", threat_model="Linf", model_dir=folder)
     if not names:
         print_line("No model is installed: the page shows images and spectra only.", "yellow", stderr=True)
     return names, folder
-
-
-def _measure_images(dataset: ImageSet, folder: Path, about: dict[str, Any]) -> list[Path]:
-    """Save the spectra of the natural and the balanced images in a folder. Returns the JSON files."""
-    from freqrob.data.cifar_b import balance
-    from freqrob.diagnostics import spectrum
-
-    sets = {"natural": dataset.images, "BaSS": balance(dataset).images}
-    return [spectrum(images).save(folder, name, about) for name, images in sets.items()]
 
 
 def _measure_model(

@@ -122,7 +122,7 @@ class DiagnoseCommand(typer.core.TyperCommand):
     # As in freqrob.cli.app: Typer annotates a private base of typer.Context.
     def format_help(self, ctx: typer.Context, formatter: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         with warnings_as_lines():
-            self.help = self.help.replace("DIAGNOSTICS", diagnostics_in_words())
+            self.help = (self.help or "").replace("DIAGNOSTICS", diagnostics_in_words())  # None under python -OO
         super().format_help(ctx, formatter)
 
 

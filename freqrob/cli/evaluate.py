@@ -15,7 +15,7 @@ from rich.table import Table
 from freqrob.cli import measuring, options
 from freqrob.cli.printing import command_line, pixels, print_line, print_table, print_written, rank
 from freqrob.cli.progress import prefixed
-from freqrob.runtime.files import check_file
+from freqrob.runtime.files import check_file, followed
 from freqrob.runtime.parameters import check_counts, check_integers
 
 if TYPE_CHECKING:
@@ -107,7 +107,8 @@ def evaluate(
     check_counts(masking_queries=masking_queries)
     if card and split != "test":
         raise ValueError(f"card: cards hold accuracies on the test split, got --split {split}")
-    folder, out = measuring.results_folder(cache, no_cache), out or []
+    folder, out = measuring.results_folder(cache, no_cache), [followed(path) for path in out or []]
+    samples = samples and followed(samples)
     from freqrob.attacks import parse_attack
     from freqrob.evaluation import evaluate as measure
     from freqrob.evaluation.files import Evaluation, write_results, write_samples

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import wraps
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,6 +16,7 @@ from freqrob.cli.printing import print_line, print_resume_hint, print_warning, r
 from freqrob.cli.progress import Track, progress_bars
 from freqrob.runtime.files import check_file
 from freqrob.runtime.launched import launched
+from freqrob.runtime.reading import brief
 
 if TYPE_CHECKING:
     import torch
@@ -53,9 +54,11 @@ def usable_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device: cannot use {name!r} ({str(error).splitlines()[0]})") from error
+        probe = torch.zeros(1, device=name)
+        probe.item()  # the meta device has no values
+        return probe.device
+    except (RuntimeError, AssertionError, ImportError) as error:  # ImportError: of a device's own package
+        raise ValueError(f"device: cannot use {name!r} ({brief(str(error), 150)})") from error
 
 
 def results_folder(cache: Path | None, no_cache: bool) -> Path | None:
@@ -102,7 +105,7 @@ def check_outputs(results: Sequence[Path], samples: Path | None, inputs: Iterabl
         if samples.suffix != ".csv":
             raise ValueError(f"samples: expected a name ending in .csv, got {samples}")
         check_file(samples, "samples", inputs)
-        if samples.resolve() in [path.resolve() for path in results]:
+        if os.path.realpath(samples) in map(os.path.realpath, results):
             raise ValueError(f"samples: expected a different file than --out, got {samples} for both")
 
 
@@ -139,15 +142,16 @@ def device_of_rank(name: str) -> torch.device:
 
 def open_models(models: Iterable[str], model_dir: Path, dataset: str, threat_model: str) -> dict[str, nn.Module]:
     """Load models by name. Rank 0 downloads missing weights. Warns if a model is the one shipped with freqrob."""
-    from freqrob.models.loading import checkpoint_path
+    from freqrob.models.loading import checkpoint_path, shipped_folder
     from freqrob.models.sources import open_model
     from freqrob.runtime.processes import rank_zero_first
 
     with warnings_as_lines(), rank_zero_first():
         networks = {name: open_model(name, model_dir, dataset, threat_model) for name in models}
-    package = Path(str(resources.files("freqrob.models") / "weights"))
     for name in filter(re.compile(r"[\w.+-]+").fullmatch, networks):
-        trained, shipped = (checkpoint_path(name, folder, dataset, threat_model) for folder in (model_dir, package))
+        trained, shipped = (
+            checkpoint_path(name, folder, dataset, threat_model) for folder in (model_dir, shipped_folder())
+        )
         if shipped.is_file() and not trained.is_file():
             print_warning(f"{name}: not in {model_dir}; using the model shipped with freqrob")
     return networks

@@ -1,11 +1,14 @@
 """Options shared by several commands."""
 
+from collections.abc import Callable
+from functools import wraps
 from math import isfinite
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from freqrob.runtime.files import expanded
 from freqrob.runtime.parameters import read_number
 
 
@@ -17,6 +20,22 @@ def fraction(text: str) -> float:
     except ValueError:
         pass
     raise typer.BadParameter(f"expected a number such as 8/255 or 0.03, got {text!r}")
+
+
+def with_home(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace a leading ``~`` in the paths that a command gets: shells do not in ``--out=~/results.json``."""
+
+    @wraps(command)
+    def called(**options: Any) -> None:
+        return command(**{name: _with_home(name, value) for name, value in options.items()})
+
+    return called
+
+
+def _with_home(name: str, value: Any) -> Any:
+    if isinstance(value, list):
+        return [_with_home(name, one) for one in value]
+    return expanded(value, name) if isinstance(value, Path) else value
 
 
 OtherModels = Annotated[list[str], typer.Argument(metavar="MODEL…", help="Models, as for `freqrob evaluate`.")]

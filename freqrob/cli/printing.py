@@ -15,12 +15,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from freqrob.runtime.launched import launched
 from freqrob.runtime.reading import printable
 
 
 def rank() -> int:
-    """Rank of this process under torchrun or SLURM, otherwise 0."""
-    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
+    """Rank of this process among those launched together, otherwise 0. Raises ValueError as ``launched``."""
+    launch = launched()
+    return launch.rank if launch else 0
 
 
 def print_line(text: str, style: str | None = None, *, stderr: bool = False) -> None:

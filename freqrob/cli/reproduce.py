@@ -183,7 +183,7 @@ def _plan(experiment: Experiment, lab: Lab, models: list[str]) -> None:
             table.add_row(escape(subject.row), escape(subject.model_name), "is there" if subject.model_name else "")
             continue
         hours.append(lab.training_hours(subject))
-        command = " ".join(training_command(subject))
+        command = " ".join(training_command(subject, lab.model_dir))
         table.add_row(escape(subject.row), escape(subject.model_name), f"{command}: {hours[-1]:.3g} h")
     print_table(table)
     for subject in experiment.subjects:

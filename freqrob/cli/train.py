@@ -14,6 +14,7 @@ from freqrob.cli.measuring import INTERRUPTED, in_process_group
 from freqrob.cli.printing import pixels, print_line, print_resume_hint, print_table, rank
 from freqrob.cli.progress import progress_bars
 from freqrob.runtime.cache import set_compile_folder
+from freqrob.runtime.parameters import check_choices
 
 if TYPE_CHECKING:
     from freqrob.training import Recipe
@@ -105,8 +106,8 @@ def recipes(
     from freqrob.training import recipe_for
     from freqrob.training.presets import list_presets, without_source
 
-    if dataset not in (None, *DATASETS):
-        raise ValueError(f"dataset: expected one of {', '.join(DATASETS)}, got {dataset!r}")
+    if dataset is not None:
+        check_choices(DATASETS, dataset=dataset)
     presets = [preset for preset in list_presets(pattern) if dataset in (None, preset.recipe.dataset)]
     if not presets and set(pattern) & set("*?["):
         raise ValueError(f"no recipe matches {pattern!r}; `freqrob recipes` lists them all")

@@ -15,6 +15,7 @@ from msgspec import Struct
 from freqrob.data.datasets import ImageSet, Split, load_dataset, members
 from freqrob.runtime.files import (
     check_folder,
+    expanded,
     move_into_place,
     sha256_of,
     temporary_folder_beside,
@@ -90,7 +91,8 @@ def write_cifar_b(
     Source: Lin et al., NeurIPS 2023, section 4; zhiyugege/Frequency-Long-Tailed-Investigation, ``BaSS_cifar.py``.
     """
     kind = _kind(dataset)
-    source, target = (Path(folder).expanduser() / kind.base_folder for folder in (data_dir, out))
+    source = expanded(data_dir, "data_dir") / kind.base_folder
+    target = expanded(out, "out") / kind.base_folder
     if target.exists():
         raise FileExistsError(f"out: {target} already exists; remove it, or choose another folder")
     check_folder(target)
@@ -121,7 +123,7 @@ def load_cifar_b(data_dir: str | Path, split: Split, dataset: str = "cifar10") -
         FileNotFoundError: ``data_dir`` has no such folder.
     """
     kind = _kind(dataset)
-    folder = Path(data_dir).expanduser() / kind.base_folder
+    folder = expanded(data_dir, "data_dir") / kind.base_folder
     if not (folder / MANIFEST).is_file():
         raise FileNotFoundError(
             f"data_dir: no {folder / MANIFEST}; `freqrob dataset bass --data ORIGINAL --out {data_dir}` makes it"

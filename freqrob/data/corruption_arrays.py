@@ -16,7 +16,16 @@ from torch import Tensor
 from freqrob.data.archives import Archive, fetch_archive
 from freqrob.data.corruptions import CHUNK, CORRUPTIONS, SEVERITIES, corrupt, find_frost
 from freqrob.data.datasets import DATASETS, ImageSet, explained
-from freqrob.runtime.files import as_json, check_folder, locked, remove_abandoned, sha256_of, write_json, write_npy
+from freqrob.runtime.files import (
+    as_json,
+    check_folder,
+    expanded,
+    locked,
+    remove_abandoned,
+    sha256_of,
+    write_json,
+    write_npy,
+)
 from freqrob.runtime.parameters import Natural, check_choices, check_integers, checked
 from freqrob.runtime.progress import Track, untracked
 from freqrob.runtime.provenance import provenance
@@ -76,7 +85,7 @@ def write_corruptions(
     """
     _check_types(types)
     photographs = [*map(sha256_of, find_frost(frost))] if "frost" in types else []
-    folder, labels = Path(folder).expanduser(), dataset.labels.cpu().numpy()
+    folder, labels = expanded(folder, "folder"), dataset.labels.cpu().numpy()
     header = {
         "note": "made by freqrob, not the published arrays", **about, "seed": seed, "images": len(dataset),
         "data_hash": data_hash(dataset.images, dataset.labels),
@@ -200,7 +209,7 @@ def load_corruptions(
     """
     check_choices(PUBLISHED, dataset=dataset)
     _check_types(types or ())
-    root = _find(Path(folder).expanduser(), dataset, download)
+    root = _find(expanded(folder, "folder"), dataset, download)
     generated = _read_manifest(root)
     if generated is not None and (made_of := generated.get("dataset")) != dataset:
         raise ValueError(f"dataset: {root} was made of {made_of}, got {dataset!r}")
@@ -222,8 +231,7 @@ def load_corruptions(
 
 def _check_types(types: Sequence[str]) -> None:
     for name in types:
-        if name not in CORRUPTIONS:
-            raise ValueError(f"types: expected some of {', '.join(CORRUPTIONS)}, got {name!r}")
+        check_choices(CORRUPTIONS, types=name)
 
 
 def _find(folder: Path, dataset: str, download: bool) -> Path:

@@ -21,7 +21,7 @@ from freqrob.data import imagenet
 from freqrob.data.archives import Archive, fetch_archive
 from freqrob.data.image_files import ImageFiles, decode
 from freqrob.data.imagenet import Part
-from freqrob.runtime.files import check_folder, temporary_folder_beside
+from freqrob.runtime.files import check_folder, expanded, temporary_folder_beside
 from freqrob.runtime.parameters import Natural, check_choices, checked
 from freqrob.runtime.pixels import check_channels_first, check_range
 from freqrob.runtime.progress import Track, untracked
@@ -158,7 +158,7 @@ def load_dataset(
         OSError: a failed download, or a full disk.
     """
     check_choices(DATASETS, dataset=name)
-    folder = Path(data_dir).expanduser()
+    folder = expanded(data_dir, "data_dir")
     load = DATASETS[name].load
     assert load is not None  # DATASETS has none without
     loaded = load(folder, "test" if split == "test" else "train", download)

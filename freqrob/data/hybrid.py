@@ -12,7 +12,7 @@ from torch import Tensor
 
 from freqrob.data.datasets import ImageSet, to_pixels
 from freqrob.runtime.figures import drawing
-from freqrob.runtime.files import as_json, check_folder, replacing, write_json
+from freqrob.runtime.files import as_json, check_folder, expanded, replacing, write_json
 from freqrob.runtime.parameters import Natural, Weight, checked, fits, is_number, shown
 from freqrob.runtime.pixels import check_channels_first, check_scale
 from freqrob.runtime.progress import Track, untracked
@@ -143,9 +143,10 @@ def write_hybrids(
         OSError: a full disk.
     """
     check_frequencies(frequencies)
-    check_folder(Path(folder), "folder")
+    folder = expanded(folder, "folder")
+    check_folder(folder, "folder")
     as_json(dict(about or {}), "about")
-    folder, partner, pixels = Path(folder), partners(dataset.labels, seed), to_pixels(dataset.images)
+    partner, pixels = partners(dataset.labels, seed), to_pixels(dataset.images)
     mixed = []
     for frequency in track(frequencies, "hybrid images", len(frequencies)):
         hybrids = hybrid_images(pixels, pixels[partner], frequency)

@@ -122,6 +122,11 @@ def _tiny_validation(root: Path, wnids: list[str]) -> list[tuple[str, int]]:
     label_of = {f"val/images/{name}": number[wnid] for name, wnid in annotated if wnid in number}
     if unlabelled := [name for name in in_one_folder if name not in label_of]:
         raise FileNotFoundError(f"{root.absolute() / 'val'}: val_annotations.txt does not label {unlabelled[0]}")
+    if missing := sorted(label_of.keys() - set(in_one_folder)):
+        raise FileNotFoundError(
+            f"data_dir: {root.absolute()} lacks {len(missing):,} of its {len(label_of):,} validation images, first "
+            f"{missing[0]}; unpack it again"
+        )
     return [(name, label_of[name]) for name in in_one_folder]
 
 

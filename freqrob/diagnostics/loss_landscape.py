@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -26,9 +26,11 @@ from freqrob.diagnostics.per_sample import shared_out
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
 from freqrob.models.sources import as_module
 from freqrob.models.state import device_of
-from freqrob.runtime.parameters import Count, Natural, Positive, checked, fits
+from freqrob.runtime.parameters import Count, Natural, Positive, check_choices, checked, fits
 from freqrob.runtime.progress import Track, untracked
 from freqrob.spectral.longtail import split
+
+Component = Literal["low", "high"]
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,6 +48,9 @@ class LossLandscape(Measurement):
             around the weights, which minimise only the training loss.
         sharpness: the largest L − L(0, 0) of these points, divided by 1 + L(0, 0).
         images, seed: number of images and seed of the directions.
+
+    Lin et al. (Sec. 3.1) judge how well a model has converged by how steep the surface is at the model, and by how far
+    the model is from a minimum: ``steepness``, ``distance_to_minimum`` and ``depth``.
     """
 
     kind = "loss_landscape"
@@ -69,6 +74,38 @@ class LossLandscape(Measurement):
         """Number of points along each direction."""
         return len(self.steps)
 
+    @property
+    def steepness(self) -> float:
+        """|∇L| at the weights, by central differences over one step: nats per filter norm; 0 at a minimum.
+
+        The finer the grid, the closer to the derivative.
+        """
+        middle, step = self.points // 2, 2 * self.span / (self.points - 1)
+        down = self.loss[middle + 1, middle] - self.loss[middle - 1, middle]
+        across = self.loss[middle, middle + 1] - self.loss[middle, middle - 1]
+        return (torch.hypot(down, across) / (2 * step)).item()
+
+    @property
+    def distance_to_minimum(self) -> float:
+        """Distance of the weights from the smallest loss of the surface, in filter norms.
+
+        If that loss is at the edge of the surface, at least one of |a| and |b| is ``span``, and the distance is a lower
+        bound. NaN if the loss is not finite anywhere.
+        """
+        a, b = divmod(self._lowest, self.points)
+        return torch.hypot(self.steps[a], self.steps[b]).item() if self.loss.isfinite().any() else nan
+
+    @property
+    def depth(self) -> float:
+        """L(0, 0) minus the smallest loss of the surface, in nats: what the model could still gain along it."""
+        middle = self.points // 2
+        return (self.loss[middle, middle] - self.loss.flatten()[self._lowest]).item()
+
+    @property
+    def _lowest(self) -> int:
+        """The index of the smallest loss in the flattened surface."""
+        return int(torch.where(self.loss.isfinite(), self.loss, torch.inf).argmin())
+
 
 @checked
 def loss_landscape(
@@ -88,14 +125,14 @@ def loss_landscape(
 
     Each direction is normal noise, scaled to the norm of the model's weights filter by filter. Biases, batch norms and
     other vectors stay fixed, and batch norms keep their statistics. To see how well a model fits the low and the high
-    frequencies, measure on ``split(images).low_pass(images)``, then ``high_pass``, clipped to [0, 1].
+    frequencies, measure on the ``component`` of the images that has them.
 
     Args:
         span: the largest |a| and |b|.
         points: number of points along each direction, odd, 5 or more.
         seed: seed of the directions.
-        model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``; each point is cached when it
-            is done.
+        model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``, but the images may also be
+            components of images, between −1 and 2; each point is cached when it is done.
 
     Raises:
         ValueError: a span that is not positive, an even number of points or fewer than 5, a seed below 0, images and
@@ -103,7 +140,7 @@ def loss_landscape(
 
     Source: Li et al., NeurIPS 2018, section 4 (filter normalisation); Lin et al., NeurIPS 2023, Fig. 1 and 4.
     """
-    check_labelled(images, labels)
+    check_labelled(images, labels, tolerance=1)  # components of images have negative values
     if not fits(points, int) or points < 5 or points % 2 == 0:  # with 3, only the centre is within half the span
         raise ValueError(f"points: expected an odd number from 5 on, got {points!r}")
     model = as_module(model)
@@ -194,16 +231,45 @@ def landscape_limits(landscapes: Sequence[LossLandscape]) -> tuple[float, float]
     return losses.min().item(), max(losses.max().item(), 2 * losses.min().item())
 
 
-def low_half(images: Tensor) -> Tensor:
-    """The low frequencies (LFC) of images, clipped to [0, 1], as in Lin et al.'s Fig. 1."""
-    pixels = to_pixels(images)
-    return split(pixels).low_pass(pixels).clamp(0, 1)
+@checked
+def component(images: Tensor, part: Component, *, clip: bool = False) -> Tensor:
+    """The low-frequency (LFC) or high-frequency component (HFC) of images, split at 80 % of their power.
 
+    Lin et al. do not publish how they make the images of Fig. 1 and 4. Two readings:
 
-def high_half(images: Tensor) -> Tensor:
-    """The high frequencies (HFC) of images, clipped to [0, 1]."""
+    - ``clip=False`` (default): the inverse transform of exactly the coefficients of Eq. 2. The HFC has mean 0, so half
+      of its pixels are negative; the LFC exceeds [0, 1] a little. Networks take such inputs, because their first layer
+      and normalisation are linear.
+    - ``clip=True``: clipped to [0, 1], as the authors' ``BaSS_cifar.py`` clips the images that it makes. This zeroes
+      the negative half of the HFC, and of the power that is left 36 % lies in DC and the low rings (1,000 test images
+      of CIFAR-10), which the HFC must not contain: therefore it is not the default.
+
+    Args:
+        images: (N, C, H, W), uint8 or float in [0, 1]; the boundary is that of these images together.
+        part: ``"low"`` or ``"high"``.
+        clip: see above.
+
+    Returns:
+        (N, C, H, W) float32.
+
+    Raises:
+        TypeError, ValueError: as ``freqrob.spectral.longtail.split``; ValueError for another ``part``.
+
+    Source: Lin et al., NeurIPS 2023, Eq. 2, Fig. 1 and 4.
+
+    Examples:
+        >>> import torch
+        >>> from freqrob.diagnostics.loss_landscape import component
+        >>> images = torch.rand(4, 3, 32, 32)
+        >>> low, high = component(images, "low"), component(images, "high")
+        >>> torch.allclose(low + high, images, atol=1e-5), bool(component(images, "high", clip=True).min() == 0)
+        (True, True)
+    """
+    check_choices(get_args(Component), part=part)
     pixels = to_pixels(images)
-    return split(pixels).high_pass(pixels).clamp(0, 1)
+    parts = split(pixels)
+    filtered = parts.low_pass(pixels) if part == "low" else parts.high_pass(pixels)
+    return filtered.clamp(0, 1) if clip else filtered
 
 
 class Landscape(Diagnostic):
@@ -217,13 +283,22 @@ class Landscape(Diagnostic):
         return settings["points"] ** 2
 
 
-def _variation(half: str, short: str, order: int) -> Column:
-    return Column(
+def _columns(half: str, short: str, order: int) -> tuple[Column, ...]:
+    variation = Column(
         f"variation of the loss, {half} frequencies", lambda measured: measured.variation,
         lambda measured: f"{measured.variation:.2f}", title=f"variation, {short}", key=f"loss_variation_{half}",
         unit="nats", hint="0 for a flat loss", is_compared=False, order=order,
-        help=f"Mean change of the loss around the weights, on the {half} frequencies of the images (Lin et al.).",
+        help=f"Mean change of the loss around the weights, on the {half} frequencies of the images.",
     )  # fmt: skip
+    steepness = Column(
+        f"steepness of the loss at the weights, {half} frequencies", lambda measured: measured.steepness,
+        unit="nats", order=order + 1, help="Gradient norm per filter norm; 0 at a minimum (Lin et al.).",
+    )  # fmt: skip
+    distance = Column(
+        f"distance to the smallest loss, {half} frequencies", lambda measured: measured.distance_to_minimum,
+        unit="norms of the filters", order=order + 2, help="Distance along the two directions (Lin et al.).",
+    )  # fmt: skip
+    return variation, steepness, distance
 
 
 @register_diagnostic("loss_landscape_low")
@@ -231,11 +306,11 @@ class LandscapeOnLowFrequencies(Landscape):
     """``loss_landscape`` on the low frequencies of the images, as a diagnostic."""
 
     help = "loss around the weights, on the low frequencies of the images (Lin et al.)."
-    columns = (_variation("low", "LFC", 50),)
+    columns = _columns("low", "LFC", 50)
     order = 70
 
     def sees(self, images: Tensor) -> Tensor:
-        return low_half(images)
+        return component(images, "low")
 
     def figures(self, measurements: Measurements) -> Iterator[Picture]:
         """One figure of both halves."""
@@ -261,26 +336,26 @@ class LandscapeOnLowFrequencies(Landscape):
                 "Cross-entropy along two random filter-normalised directions a and b; the cross is the model, 1 is one "
                 "filter norm. {images} images of {source}, split at 80 % of the power into low (LFC) and high "
                 "frequencies (HFC); directions of seed {seed} (Lin et al., NeurIPS 2023, Fig. 1 "
-                "and 4; Li et al., NeurIPS 2018). High and flat on HFC is what Lin et al. call under-fitting.",
+                "and 4; Li et al., NeurIPS 2018). A model in a steep region, far from the minimum, is what Lin et al. "
+                "call under-fitting.",
             ),
             compared=[["loss_landscape_low", "loss_landscape_high"]],
         )  # fmt: skip
 
     def findings(self, measurements: Measurements) -> Iterator[Markup]:
-        """Compare the loss on high and low frequencies: higher and flatter is Lin et al.'s under-fitting of HFC."""
+        """Compare the loss on high and low frequencies: steeper and farther is Lin et al.'s under-fitting of HFC."""
         names = "loss_landscape_low", "loss_landscape_high"
         low, high = (measurements[name] for name in names)
         alike = [
             m for m in low if m in high and measurements.conditions(names[0], m) == measurements.conditions(names[1], m)
         ]
         if alike:
-            middle = [len(low[model].steps) // 2 for model in alike]
-            higher = sum(high[m].loss[i, i] > low[m].loss[i, i] for m, i in zip(alike, middle, strict=True))
-            flatter = sum(high[model].variation < low[model].variation for model in alike)
+            steeper = sum(high[model].steepness > low[model].steepness for model in alike)
+            farther = sum(high[model].distance_to_minimum > low[model].distance_to_minimum for model in alike)
             yield Markup(
-                "The loss is higher on the high than on the low frequencies of the images for {} of {} models, and "
-                "flatter around the weights for {} of them."
-            ).format(int(higher), len(alike), int(flatter))
+                "At the weights, the loss is steeper on the high than on the low frequencies of the images for {} of "
+                "{} models, and its smallest value is farther away for {} of them."
+            ).format(steeper, len(alike), farther)
 
 
 @register_diagnostic("loss_landscape_high")
@@ -288,8 +363,8 @@ class LandscapeOnHighFrequencies(Landscape):
     """``loss_landscape`` on the high frequencies of the images, as a diagnostic."""
 
     help = "loss around the weights, on the high frequencies of the images (Lin et al.)."
-    columns = (_variation("high", "HFC", 60),)
+    columns = _columns("high", "HFC", 60)
     order = 80
 
     def sees(self, images: Tensor) -> Tensor:
-        return high_half(images)
+        return component(images, "high")

@@ -15,7 +15,7 @@ import torch
 from msgspec import Struct
 from torch import Tensor
 
-from freqrob.runtime.files import as_json, write_bytes, write_json
+from freqrob.runtime.files import as_json, expanded, write_bytes, write_json
 from freqrob.runtime.parameters import fits, shown_hint
 from freqrob.runtime.reading import REMEDY, Label, brief, fitted, read_json, read_npz
 
@@ -110,7 +110,8 @@ class Measurement:
         a number that is not finite is null in the JSON, and NaN when it is read. Raises OSError, or ValueError for
         an ``about`` that JSON cannot hold.
         """
-        path = Path(folder) / f"{'_'.join(filter(None, (name, self.suffix))) if name else self.file_name}.json"
+        name = "_".join(filter(None, (name, self.suffix))) if name else self.file_name
+        path = expanded(folder, "folder") / f"{name}.json"
         values = {name: None if _is_not_finite(value) else value for name, value in self.scalars().items()}
         content = {**(about or {}), "kind": self.kind, "units": self.units, "values": values}
         as_json(content, "about")  # so that no NPZ is left without its JSON
@@ -127,7 +128,7 @@ class Measurement:
 
         Raises FileNotFoundError, or ValueError that names the file if it is damaged or of another diagnostic.
         """
-        path = Path(folder) / f"{name or cls.kind}.json"
+        path = expanded(folder, "folder") / f"{name or cls.kind}.json"
         try:
             values = read_json(path, _Saved).values
             values = {name: math.nan if value is None else value for name, value in values.items()}

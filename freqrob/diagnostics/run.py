@@ -21,7 +21,7 @@ from freqrob.models.keys import model_hash, shared_cache
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
 from freqrob.models.state import bare, device_of, measuring
-from freqrob.runtime.files import as_json, check_file
+from freqrob.runtime.files import as_json, check_file, expanded
 from freqrob.runtime.parameters import (
     Count,
     checked,
@@ -137,8 +137,9 @@ def diagnose(
     batch_size = default_batch_size(images) if batch_size is None else batch_size
     with propagate_failure():
         if out is not None:
+            out = expanded(out, "out")
             as_json(dict(about or {}), "about")
-            for path in (Path(out) / f"{name}.{kind}" for name in plans for kind in ("npz", "json")):
+            for path in (out / f"{name}.{kind}" for name in plans for kind in ("npz", "json")):
                 check_file(path)
     model, order = as_module(model), _order(labels)
     cache = shared_cache(cache, cache_key, rank_and_world()[1], bare(model))

@@ -142,6 +142,17 @@ def plot_sensitivity(axes: Axes, models: Mapping[str, Sensitivity], styles: Styl
     plain_ticks(axes.xaxis, axes.yaxis)
 
 
+def radius_density(radii: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Density of frequencies (N,), N ≥ 1, at the points ``at`` (M,): a Gaussian kernel of Scott's width, ≥ 0.005.
+
+    Source: Lin et al., NeurIPS 2023, Sec. 3.2.2, whose notebook draws seaborn's ``kdeplot``, with Scott's width too.
+    """
+    from scipy.stats import norm
+
+    width = max(radii.std() * len(radii) ** -0.2, 0.005)  # gaussian_kde takes no equal values
+    return norm.pdf(at[:, None], radii, width).mean(1)
+
+
 def plot_sensitive_radii(
     axes: Axes, models: Mapping[str, Sensitivity], rank: int = 0, styles: Styles | None = None
 ) -> None:
@@ -150,8 +161,6 @@ def plot_sensitive_radii(
     A Gaussian kernel of Scott's width. The grey line marks where the high frequencies begin. Raises ValueError for a
     rank that was not kept. Source: Lin et al., NeurIPS 2023, Fig. 2.
     """
-    from scipy.stats import norm
-
     at = np.linspace(0, 0.75, 300)
     for name, measured, style in styled(models, styles):
         if rank not in measured.ranks:
@@ -159,9 +168,7 @@ def plot_sensitive_radii(
         radii = measured.radii[~measured.high_share.isnan(), measured.ranks.index(rank)].double().numpy()
         if not len(radii):
             continue
-        width = max(radii.std() * len(radii) ** -0.2, 0.005)  # gaussian_kde takes no equal values
-        density = norm.pdf(at[:, None], radii, width).mean(1)
-        axes.plot(at, density, label=name, **{**style, "markevery": 0.15})
+        axes.plot(at, radius_density(radii, at), label=name, **{**style, "markevery": 0.15})
         axes.axvline(measured.boundary, color=GREY, linewidth=1)
     axes.set(xlabel=f"{FREQUENCY} of coefficient {rank + 1}", ylabel="density")
     axes.set_ylim(bottom=0)

@@ -15,7 +15,7 @@ from freqrob.runtime.parameters import checked
 from freqrob.runtime.pixels import check_scale
 from freqrob.runtime.tensors import check_values
 from freqrob.spectral.jacobian import log_b_low
-from freqrob.spectral.longtail import AT_ONCE, mean_power, power_law_of, profile_of, spectral_entropy, split_of
+from freqrob.spectral.longtail import AT_ONCE, mean_power, power_law_of, profile_of, split_of, total_spectral_entropy
 from freqrob.spectral.ops import check_images, mean_amplitude
 from freqrob.spectral.rings import RingMap
 
@@ -93,7 +93,7 @@ def spectrum(images: Tensor) -> Spectrum:
         alpha=law.alpha,
         scale=law.scale,
         r_squared=law.r_squared,
-        entropy=spectral_entropy(share).item(),
+        entropy=total_spectral_entropy(share).item(),
         largest_entropy=log(len(share) - 1),
         log_b_low=log_b_low(amplitude).item(),
     )

@@ -21,7 +21,7 @@ from freqrob.models.keys import hash_of, subject_key, usable_cache
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
 from freqrob.models.state import device_of, measuring
-from freqrob.runtime.parameters import Count, Natural, checked
+from freqrob.runtime.parameters import Count, Natural, check_choices, checked
 from freqrob.runtime.process_state import random_state
 from freqrob.runtime.processes import merged, propagate_failure, rank_and_world
 from freqrob.runtime.progress import Track, untracked
@@ -123,8 +123,7 @@ def evaluate(
     """
     check_labelled(images, labels)
     for protocol in protocols:
-        if protocol not in PROTOCOLS:
-            raise ValueError(f"protocols: expected some of {', '.join(PROTOCOLS)}, got {protocol!r}")
+        check_choices(PROTOCOLS, protocols=protocol)
     attacks = [parse_attack(attack) if isinstance(attack, str) else attack for attack in attacks]
     for attack in attacks:
         _check_described(attack)

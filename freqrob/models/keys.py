@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from freqrob import __version__
+from freqrob.runtime.files import expanded
 from freqrob.runtime.parameters import stable_repr
 from freqrob.runtime.tensors import update_digest
 from freqrob.spectral import native
@@ -80,7 +81,7 @@ def usable_cache(cache: str | Path | None, cache_key: str | None, *subjects: obj
             stacklevel=3,
         )
         return None
-    return Path(cache)
+    return expanded(cache, "cache")
 
 
 def shared_cache(cache: str | Path | None, cache_key: str | None, processes: int, *subjects: object) -> Path | None:

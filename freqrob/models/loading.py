@@ -29,6 +29,7 @@ from freqrob.models.front_ends import (
 )
 from freqrob.models.plugins import PluginModel, find_plugin, plugin_models
 from freqrob.models.registry import SOURCES, ModelName, Target, all_model_names, create_network
+from freqrob.runtime.files import expanded
 from freqrob.runtime.parameters import checked, nearest_names
 from freqrob.runtime.reading import brief
 
@@ -134,7 +135,7 @@ def list_models(
     threats = [known_threat] if threat_model else list(THREAT_MODELS)
     folders = [
         root / dataset / threat
-        for root in (Path(model_dir).expanduser(), _shipped())
+        for root in (expanded(model_dir, "model_dir"), shipped_folder())
         for dataset in datasets
         for threat in threats
     ]
@@ -161,7 +162,7 @@ def checkpoint_path(
         )
     if not _NAME.fullmatch(model_name):
         raise ValueError(f"model_name: got {model_name!r}, expected letters, digits, '_', '-', '+' and '.' only")
-    return Path(model_dir).expanduser() / dataset / threat_model / f"{model_name}.safetensors"
+    return expanded(model_dir, "model_dir") / dataset / threat_model / f"{model_name}.safetensors"
 
 
 @checked
@@ -179,7 +180,7 @@ def check_names(dataset: str | Enum, threat_model: str | Enum) -> tuple[str, str
 def target_of(dataset: str | Enum, threat_model: str | Enum, model_dir: str | Path) -> Target:
     """The ``Target`` of a data set, threat model and folder. Raises ValueError as ``check_names``."""
     dataset, threat_model = check_names(dataset, threat_model)
-    return Target(dataset, threat_model, DATASET_CLASSES[dataset], Path(model_dir).expanduser())
+    return Target(dataset, threat_model, DATASET_CLASSES[dataset], expanded(model_dir, "model_dir"))
 
 
 def _load_from(source: str, model_name: str, target: Target) -> FrontEnded:
@@ -194,7 +195,7 @@ def _load_from(source: str, model_name: str, target: Target) -> FrontEnded:
 
 
 def _load_from_freqrob(model_name: str, target: Target, checkpoint: str | Path) -> FrontEnded:
-    path = Path(checkpoint).expanduser() if checkpoint else _find_weights(model_name, target)
+    path = expanded(checkpoint, "custom_checkpoint") if checkpoint else _find_weights(model_name, target)
     if path is not None:
         return _load_checkpoint(path, model_name, target)
     plugin = find_plugin(model_name, target.dataset, target.threat_model)
@@ -215,14 +216,15 @@ def _load_checkpoint(path: Path, model_name: str, target: Target) -> FrontEnded:
     return model
 
 
-def _shipped() -> Path:
+def shipped_folder() -> Path:
+    """The folder of the models in the package."""
     return Path(str(resources.files("freqrob.models") / "weights"))
 
 
 def _plugins() -> Iterator[PluginModel]:
     """The models of plug-ins; warns about those with an unknown data set or threat model or a shipped name."""
     for model in plugin_models():
-        place = _shipped() / model.dataset / model.threat_model / f"{model.name}.safetensors"
+        place = shipped_folder() / model.dataset / model.threat_model / f"{model.name}.safetensors"
         if model.dataset not in DATASET_CLASSES or model.threat_model not in THREAT_MODELS:
             known = f"{', '.join(DATASET_CLASSES)} and {', '.join(THREAT_MODELS)}"
             warnings.warn(f"{model}: left out, expected a data set and a threat model of {known}", stacklevel=3)
@@ -248,7 +250,7 @@ def _is_model(path: Path) -> bool:
 
 def _places(model_name: str, target: Target) -> list[Path]:
     """The files that may hold the weights; they are downloaded to the first."""
-    folders = (target.model_dir, _shipped())
+    folders = (target.model_dir, shipped_folder())
     return [checkpoint_path(model_name, folder, target.dataset, target.threat_model) for folder in folders]
 
 

@@ -25,7 +25,7 @@ from freqrob.report.records import Accuracy, ModelRecord, Records, origins
 from freqrob.report.runs import read_runs
 from freqrob.report.summary import SummaryColumn, columns, settings, title_of
 from freqrob.runtime.figures import drawing
-from freqrob.runtime.files import check_file, check_folder, write_csv, write_json, write_text
+from freqrob.runtime.files import check_file, check_folder, expanded, write_csv, write_json, write_text
 from freqrob.runtime.parameters import checked
 from freqrob.runtime.progress import Track, untracked
 from freqrob.runtime.provenance import provenance
@@ -75,7 +75,7 @@ def write_report(
 
     Warns, as does the page, about omitted input, and about figures that cannot be drawn.
     """
-    out = Path(out)
+    out = expanded(out, "out")
     check_folder(out)
     records = read_runs(runs, cards=cards, model_dir=model_dir, dataset=dataset, threat_model=threat_model)
     for note in records.notes:

@@ -14,7 +14,7 @@ from freqrob.report.records import Accuracy, Measured, ModelRecord
 from freqrob.runtime.figures import drawing
 
 STRENGTH = ("AutoAttack", "APGD", "Square", "PGD", "FGSM")  # prefixes of attacks' names; the strongest first
-GROUPS = ("noise", "blur", "weather", "digital", "extra", "15 types", "19 types")
+GROUPS = ("noise", "blur", "weather", "digital", "15 types", "19 types")
 Setting = tuple[str, str, str, float]
 
 

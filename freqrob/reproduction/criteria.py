@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from math import isnan
+from math import hypot, inf, isnan
+from statistics import fmean
 
 from freqrob.reproduction.experiment import Judgement, Number, Numbers, Verdict
 from freqrob.runtime.statistics import rank_correlation
@@ -30,6 +31,48 @@ def higher(cell: Cell, other: Cell, by: float = 0) -> Judge:
         one, two = numbers[cell], numbers[other]
         evidence = f"{' '.join(cell)} {one}, {' '.join(other)} {two}"
         return Judgement(_positive(one - two - Number(by, 0)), evidence)
+
+    return judge
+
+
+def above(cell: Cell, value: float) -> Judge:
+    """The number is larger than ``value``."""
+
+    def judge(numbers: Numbers) -> Judgement:
+        number = numbers[cell]
+        return Judgement(_positive(number - Number(value, 0)), f"{' '.join(cell)} {number}, expected over {value:g}")
+
+    return judge
+
+
+def below(cell: Cell, value: float) -> Judge:
+    """The number is smaller than ``value``."""
+
+    def judge(numbers: Numbers) -> Judgement:
+        number = numbers[cell]
+        return Judgement(_positive(Number(value, 0) - number), f"{' '.join(cell)} {number}, expected under {value:g}")
+
+    return judge
+
+
+def mean_gain(pairs: Sequence[tuple[str, str]], column: str, *, least: float = 0, most: float = inf) -> Judge:
+    """The second rows of those pairs that are measured exceed the first by ``least`` to ``most`` on average.
+
+    >>> numbers = Numbers({"a": {"x": Number(1, 0.1)}, "b": {"x": Number(5, 0.1)}})
+    >>> mean_gain([("a", "b"), ("c", "d")], "x", least=3)(numbers)
+    Judgement(verdict='holds', evidence='x gains 4.00±0.14, mean of 1 pair')
+    """
+
+    def judge(numbers: Numbers) -> Judgement:
+        gains = [numbers[after, column] - numbers[before, column] for before, after in pairs]
+        known = [gain for gain in gains if not isnan(gain.value)]
+        if not known:
+            return Judgement("not measured")
+        mean = Number(fmean(gain.value for gain in known), hypot(*(gain.error for gain in known)) / len(known))
+        evidence = f"{column} gains {mean}, mean of {len(known)} pair{'s' if len(known) > 1 else ''}"
+        if most < inf and mean.value > least:
+            return Judgement(_positive(Number(most, 0) - mean), evidence)
+        return Judgement(_positive(mean - Number(least, 0)), evidence)
 
     return judge
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib import import_module
-from math import hypot, isnan, nan
+from math import hypot, isfinite, isnan, nan
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -66,7 +66,7 @@ class Number:
         return cls(100 * share, 100 * (share * (1 - share) / count) ** 0.5)
 
     def __str__(self) -> str:
-        """Two digits of the error, or four of the value.
+        """Two digits of the error, or four of the value; whole numbers are whole.
 
         >>> print(Number(35.912, 0.48), Number(0.22574))
         35.91±0.48 0.2257
@@ -74,7 +74,8 @@ class Number:
         if isnan(self.value):
             return "–"
         if isnan(self.error) or self.error == 0:
-            return f"{self.value:.4g}"
+            is_whole = isfinite(self.value) and self.value == int(self.value) and abs(self.value) < 1e6
+            return f"{self.value:,.0f}" if is_whole else f"{self.value:.4g}"
         digits = max(0, 1 - int(f"{self.error:e}".partition("e")[2]))
         return f"{self.value:.{digits}f}±{self.error:.{digits}f}"
 

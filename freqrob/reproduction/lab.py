@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,7 +36,7 @@ class Lab:
         scale: of networks and measurements.
         data: folder of the data sets.
         model_dir: folder of models; new ones are trained into it.
-        cache: folder of per-image results, corrupted images and decoded data; None caches no results.
+        cache: folder of per-image results and of corrupted images; None caches no results.
         device: of models that are measured.
         accelerator: of trainings, as Lightning Fabric names it.
         images: at most this many images of each measurement; None: as the scale says.
@@ -90,8 +89,10 @@ class Lab:
         """The model of a subject on the device; it is trained first if it is missing.
 
         Warns if it was trained with other settings than the recipe's. Raises FileNotFoundError if it is missing and may
-        not be trained, and as ``open_model`` and ``train``.
+        not be trained, or if its data set is not registered, and as ``open_model`` and ``train``.
         """
+        if subject.dataset not in DATASETS:
+            raise FileNotFoundError(f"dataset: no data set {subject.dataset!r} is registered")
         if subject.model:
             return open_model(subject.model, self.model_dir, subject.dataset, subject.threat_model).to(self.device)
         if not self.has_model(subject):
@@ -113,9 +114,9 @@ class Lab:
         """Train into ``model_dir``; a recipe with changed settings in a folder of its own, then under its name."""
         recipe, name = subject.full_recipe(), subject.model_name
         if not self.may_train:
-            command = " ".join(training_command(subject))
+            command = " ".join(training_command(subject, self.model_dir))
             raise FileNotFoundError(f"{name} is not trained: `{command}`, or `freqrob reproduce` without --no-train")
-        folder = self.model_dir / "changed" / name if subject.settings else self.model_dir
+        folder = training_folder(subject, self.model_dir)
         weights = train(
             recipe, self.data, folder, download=self.download, accelerator=self.accelerator, track=self.track,
             log=self.log,
@@ -143,12 +144,18 @@ class Lab:
         return {result.attack.name: percentage(result) for result in results}
 
     def corruptions(
-        self, model: nn.Module, subject: Subject, *, bass: bool = False, types: Sequence[str] = tuple(CORRUPTIONS)
+        self,
+        model: nn.Module,
+        subject: Subject,
+        *,
+        bass: bool = False,
+        protocol: str = "natural",
+        types: Sequence[str] = tuple(CORRUPTIONS),
     ) -> CorruptionAccuracy:
-        """Accuracies on ``corruption_arrays``."""
+        """Accuracies on ``corruption_arrays``, under ``natural``, or ``natural+bass``, which balances them."""
         arrays = self.corruption_arrays(subject.dataset, bass=bass, types=types)
         count = self.count("corruptions", len(arrays.labels))
-        return evaluate_corruptions(model, arrays, images=count, cache=self.cache, track=self.track)
+        return evaluate_corruptions(model, arrays, images=count, protocol=protocol, cache=self.cache, track=self.track)
 
     def corruption_arrays(
         self, dataset: str, *, bass: bool = False, types: Sequence[str] = tuple(CORRUPTIONS)
@@ -164,8 +171,7 @@ class Lab:
         except FileNotFoundError:
             images = self.test_set(dataset, "corruptions")
             weighting = "amplitude" if bass else None
-            root = self.cache or Path(tempfile.gettempdir())
-            folder = root / "corruptions" / f"{dataset}{'-b' if bass else ''}-{len(images)}"
+            folder = (self.cache or self.model_dir) / "corruptions" / f"{dataset}{'-b' if bass else ''}-{len(images)}"
             chosen = balance(images) if bass else images
             about = {"dataset": dataset, "bass": weighting}
             write_corruptions(chosen, folder, types, about=about, frost=self.frost, track=self.track)
@@ -177,11 +183,21 @@ def percentage(result: Result) -> Number:
     return Number.percentage(result.accuracy, result.images)
 
 
-def training_command(subject: Subject) -> list[str]:
-    """The command that trains a subject's recipe."""
+def training_folder(subject: Subject, model_dir: Path) -> Path:
+    """The folder in which a subject's recipe is trained: with changed settings one of its own.
+
+    ``freqrob train`` saves a model under its recipe's name, which recipes with other settings share.
+    """
+    return model_dir / "changed" / subject.model_name if subject.settings else model_dir
+
+
+def training_command(subject: Subject, model_dir: Path) -> list[str]:
+    """The command that trains a subject's recipe; ``Lab.model`` then takes the finished run."""
     dataset = [] if subject.dataset == "cifar10" else ["--dataset", subject.dataset]
     changed = [part for text in subject.settings for part in ("--set", text)]
-    return ["freqrob", "train", subject.recipe, *dataset, *changed]
+    folder = training_folder(subject, model_dir)
+    elsewhere = [] if folder == Path("models") else ["--model-dir", str(folder)]
+    return ["freqrob", "train", subject.recipe, *dataset, *changed, *elsewhere]
 
 
 def changed_settings(subject: Subject, model_dir: Path) -> str:
@@ -189,7 +205,10 @@ def changed_settings(subject: Subject, model_dir: Path) -> str:
     trained = load_card(subject.model_name, model_dir, subject.dataset).recipe
     if not trained:
         return "unknown settings"
-    wanted = subject.full_recipe().as_dict()
-    skipped = ("precision", "seed", "selection_images")  # older cards lack younger settings
-    differing = [key for key in wanted if key in trained and key not in skipped and trained[key] != wanted[key]]
-    return ", ".join(f"{key} {trained[key]}, not {wanted[key]}" for key in differing)
+    skipped = ("precision", "seed", "selection_images")
+    trained, wanted = (
+        {**recipe, **recipe.get("defense", {}), "defense": None}
+        for recipe in (trained, subject.full_recipe().as_dict())
+    )
+    shared = [key for key in wanted if key in trained and key not in skipped]  # older cards lack younger settings
+    return ", ".join(f"{key} {trained[key]}, not {wanted[key]}" for key in shared if trained[key] != wanted[key])

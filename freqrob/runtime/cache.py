@@ -17,8 +17,8 @@ REMEDY = "set FREQROB_CACHE to a folder that belongs to you and that only you ca
 def cache_folder() -> Path:
     """FREQROB_CACHE, else XDG_CACHE_HOME/freqrob, else ~/.cache/freqrob; the folder may not exist yet.
 
-    Without a home folder (HOME is not set and the user is not in the user database, as in some containers) it is the
-    temporary folder that ``usable_folder`` falls back to.
+    Without a home folder (HOME is not set and the user is not in the user database, as in some containers), or if
+    FREQROB_CACHE begins with that of an unknown user, it is the temporary folder that ``usable_folder`` falls back to.
     """
     return _named_folder() or Path(_temporary_root(), _temporary_name())
 
@@ -42,7 +42,8 @@ def usable_folder(*names: str, for_code: bool = False) -> tuple[Path, list[str]]
     if named := _named_folder():
         choices.insert(0, (named, names, for_code))
     else:
-        reasons.append("there is no home folder (HOME is not set)")
+        name = "FREQROB_CACHE" if os.environ.get("FREQROB_CACHE") else "HOME"
+        reasons.append(f"there is no home folder ({name} is {os.environ.get(name) or 'not set'})")
     for root, parts, strict in choices:
         try:
             folder = _make_folder(root, parts, strict)
@@ -102,10 +103,11 @@ def set_compile_folder() -> None:
 
 def _named_folder() -> Path | None:
     """The folder from the environment or in the user's home, if any."""
-    if named := os.environ.get("FREQROB_CACHE"):
-        return Path(os.path.expanduser(named)).absolute()
-    base = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    return None if base.startswith("~") else Path(base).absolute() / "freqrob"
+    chosen = os.environ.get("FREQROB_CACHE")
+    base = os.path.expanduser(chosen or os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    if base.startswith("~"):
+        return None
+    return Path(base).absolute() if chosen else Path(base).absolute() / "freqrob"
 
 
 def _temporary_root() -> Path:

@@ -30,6 +30,19 @@ FORMULA = re.compile(r"^(?=[=+\-@＝＋－＠\t\r])|(?<=[;\t\r\n])(?=[=+\-@＝�
 LONGEST_NAME = 220  # bytes, so that the name of ``temporary_beside`` has less than 255
 
 
+def expanded(path: str | Path, argument: str) -> Path:
+    """Replace a leading ``~`` or ``~user`` by the home folder; ValueError, naming the argument, if that is unknown."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{argument}: {path} begins with a home folder that is not known; write it in full") from error
+
+
+def followed(path: Path) -> Path:
+    """The file that a symbolic link leads to, so that it is written and the link kept; other paths unchanged."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
 def check_folder(folder: Path, argument: str = "out") -> None:
     """Raise OSError, naming the argument, unless files can be written in a folder; create nothing.
 
@@ -53,11 +66,13 @@ def check_file(path: Path, argument: str = "out", inputs: Iterable[Path] = ()) -
     """
     if path.is_dir():
         raise IsADirectoryError(f"{argument}: {path} is a folder, expected a file")
+    if followed(path).is_symlink():
+        raise FileExistsError(f"{argument}: {path} is a loop of symbolic links, expected a file")
     if path.exists() and (not path.is_file() or path.is_mount()):
         raise FileExistsError(f"{argument}: {path} is a device, a pipe or a mount point, expected a file")
     if len(os.fsencode(path.name)) > LONGEST_NAME:
         raise ValueError(f"{argument}: expected a name of at most {LONGEST_NAME} bytes, got {path.name}")
-    if any(path.resolve() == file.resolve() for file in inputs):
+    if os.path.realpath(path) in map(os.path.realpath, inputs):
         raise ValueError(f"{argument}: {path} is an input file; choose another name")
     check_folder(path.parent, argument)
 
@@ -201,7 +216,8 @@ def move_into_place(new: Path, target: Path) -> bool:
 def locked(path: Path, timeout: float = -1) -> Iterator[bool]:
     """Hold the lock file ``path`` exclusively, also among processes of other machines; create a missing folder.
 
-    The system releases the lock when the process ends; the file remains. Yields whether the lock is held: if the file
+    The system releases the lock when the process ends; the file remains, and has the folder's permissions, so that all
+    users who can write there can lock. Yields whether the lock is held: if the file
     system cannot lock, the block runs without it.
 
     Args:
@@ -215,7 +231,7 @@ def locked(path: Path, timeout: float = -1) -> Iterator[bool]:
     from filelock import FileLock
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
+    lock = FileLock(path, mode=path.parent.stat().st_mode & 0o666)
     with suppress(NotImplementedError):
         lock.acquire(timeout=timeout)
     try:

@@ -27,20 +27,23 @@ def bass(
 ) -> Tensor:
     """Balance the spectrum of each channel of each image.
 
-    With F the spectrum of a channel, a_i the mean of |F| over ring i (``amplitude``) or the sum of |F|² over it
-    (``power``), rings by the rule ``trunc``, and i running over those between DC and the outermost one,
+    With F the spectrum of a channel, a_i the mean of |F| over ring i (``amplitude``) or the integral of |F|² over the
+    angle (``power``: AI(r_i) of Eq. 1, 2π times the mean of |F|² over ring i), rings by the rule ``trunc``, and i
+    running over those between DC and the outermost one,
 
         w_i = [ln a_i / Σ_j ln a_j] / [a_i / Σ_j a_j],
 
-    F is multiplied on ring i by w_i (``amplitude``), or by √w_i (``power``: w_i is then a ratio of powers, so the power
-    of a ring becomes proportional to its logarithm, and Σ a_i is conserved). DC and the outermost ring are unchanged.
-    The result is clipped to the pixels' range.
+    F is multiplied on ring i by w_i (``amplitude``), or by √w_i (``power``: w_i is then a ratio of powers, so the a_i
+    of the result is proportional to the logarithm of that of the image, and Σ a_i is conserved). DC and the outermost
+    ring are unchanged. The result is clipped to the pixels' range.
+
+    The shares of power in ``freqrob.spectral.longtail`` are of ring sums instead, because they are shares of a total.
 
     Args:
         images: (..., H, W) pixels, float in [0, 1] or uint8 in 0–255, usually (N, C, H, W). Gradients do not flow
             through this function; use ``BaSS`` for that.
         weighting: ``"amplitude"`` follows the authors' code, which uses amplitudes; on uint8 the results differ by at
-            most one grey level (by none in float64). ``"power"`` follows Eq. 1 and 4 with ‖·‖² as printed.
+            most one grey level (by none in float64). ``"power"`` follows Eq. 1 and 4 as printed.
         pixel_scale: the value of white for the logarithms; 255 by default, as in the authors' code.
         empty_rings: treatment of rings with a_i ≤ 1, whose logarithm is not positive (constant channels, synthetic
             images). ``"keep"`` leaves them unchanged. ``"as_published"`` follows the published formula, with

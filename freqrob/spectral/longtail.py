@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import hypot
+from math import hypot, inf, isfinite, log
 
 import torch
 from torch import Tensor
 
-from freqrob.runtime.parameters import check_integers, checked, is_number, shown, to_python
+from freqrob.runtime.parameters import checked, is_number, shown, to_python
 from freqrob.runtime.tensors import check_values
 from freqrob.spectral import ops
 from freqrob.spectral.ops import check_images, check_pixel_scale, check_planes
@@ -75,6 +75,10 @@ def mean_power(images: Tensor, *, rule: Rule = "trunc") -> Tensor:
 def power_profile(images: Tensor, *, rule: Rule = "trunc") -> Tensor:
     """π_i: the share of ring i in the power of the images without DC, so that Σ π_i = 1.
 
+    The power of a ring is the sum over its coefficients, not the integral over the angle of Eq. 1 (2π times their
+    mean): Sec. 2.2 and Eq. 2 speak of the proportion of the total power of the spectrum, and only sums add up to it.
+    DC is left out because it holds most of the power of natural images, so that the 80/20 boundary would be at DC.
+
     Args:
         images: (N, C, H, W), float in [0, 1] or uint8, at least one; the power is averaged over images and channels.
         rule: of the rings.
@@ -85,7 +89,7 @@ def power_profile(images: Tensor, *, rule: Rule = "trunc") -> Tensor:
     Raises:
         TypeError, ValueError: as ``mean_power``; TypeError for images on the meta device.
 
-    Source: Lin et al., NeurIPS 2023, Eq. 1.
+    Source: Lin et al., NeurIPS 2023, Sec. 2.2.
     """
     check_values(images, "images")
     return profile_of(mean_power(images, rule=rule), RingMap.of(images, rule))
@@ -157,6 +161,10 @@ class Split:
 def split(images: Tensor, *, share: float = 0.8, rule: Rule = "trunc") -> Split:
     """The smallest disc of rings that holds ``share`` of the images' power without DC: the 80/20 split.
 
+    Eq. 2 as printed leaves the ring at which the sum crosses 80 % in neither part or in both; here it belongs to the
+    low frequencies, as the boundary in the authors' figures has it (radius 4.98 of CIFAR-10's spectrum). The shares are
+    those of ``power_profile``.
+
     Raises:
         TypeError, ValueError: as ``power_profile``.
         ValueError: ``share`` outside (0, 1], or constant images, which have no power to split.
@@ -179,7 +187,15 @@ def split_of(profile: Tensor, rings: RingMap, share: float = 0.8) -> Split:
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """power(f) ≈ ``scale`` · f^(−``alpha``), f in cycles/pixel; ``r_squared`` of the fit in logarithms."""
+    """power(f) ≈ ``scale`` · f^(−``alpha``), f in cycles/pixel; ``r_squared`` of the fit in logarithms.
+
+    A larger ``alpha`` means that the power falls faster, so that the tail holds a smaller share of it. Lin et al. (Sec.
+    3.3.1) say of the same parameter that "its smaller value indicates a more significant long-tailed effect". Their
+    density p(ξ = k) ∝ k^(−α) says the opposite if the effect is the imbalance of head and tail that their Sec. 2.2
+    describes: for α = 0 all bands are equal. Their sentence is true of a density's tail in the sense of probability
+    theory, where a small α is a heavy tail. Because of the two readings, whether a spectrum is more balanced is judged
+    here by its entropy, ``total_spectral_entropy``: in both, a flat spectrum has the largest.
+    """
 
     alpha: float
     scale: float
@@ -219,31 +235,126 @@ def power_law_of(power: Tensor, rings: RingMap) -> PowerLaw:
 
 
 @checked
-def spectral_entropy(profile: Tensor, k: int | None = None) -> Tensor:
-    """H_k = −Σ_{i ≤ k} π_i ln π_i in nats, π renormalised over the rings 1 to k (0 ln 0 = 0).
+def spectral_entropy(profile: Tensor) -> Tensor:
+    """H_k = −π_k ln π_k of every band k in nats, with π_k its share of the power without DC (0 ln 0 = 0).
+
+    A band's entropy is at most 1/e, which it has where π_k = 1/e.
 
     Args:
-        profile: (..., rings) non-negative, DC first, as ``power_profile`` or ``radial_power`` give it.
-        k: the last ring to include; all of them by default.
+        profile: (..., rings) non-negative, DC first, as ``power_profile`` or ``radial_power`` give it; it need not be
+            normalised. The sum over a ring is meant, not its mean.
 
     Returns:
-        (...) in [0, ln k]: ln k if all rings have equal power; 0 if one ring has all power, or without power.
+        (..., rings) in [0, 1/e]; 0 for ring 0 (DC), for a band without power, and for one that has all of it.
 
     Raises:
         TypeError: ``profile`` is not a dense tensor with values.
-        ValueError: ``k`` is not a ring, or negative power.
+        ValueError: fewer than two rings, or negative power.
 
-    Source: Lin et al., NeurIPS 2023, Theorem 1.
+    Source: Lin et al., NeurIPS 2023, Sec. 3.3.1.
+
+    Examples:
+        >>> import torch
+        >>> from freqrob.spectral.longtail import spectral_entropy
+        >>> spectral_entropy(torch.tensor([9.0, 3.0, 1.0, 0.0]))
+        tensor([0.0000, 0.2158, 0.3466, 0.0000])
     """
     check_values(profile, "profile")
     if profile.ndim < 1 or profile.shape[-1] < 2:
         raise ValueError(f"profile: expected (..., rings) with two rings or more, got shape {tuple(profile.shape)}")
-    last = profile.shape[-1] - 1
-    k = last if k is None else k
-    check_integers(1, last, k=k)
     if (profile < 0).any():
         raise ValueError("profile: expected powers, got negative numbers")
-    counted = profile[..., 1 : k + 1]
-    total = counted.sum(-1, keepdim=True)
-    share = counted / torch.where(total > 0, total, 1)
-    return torch.special.entr(share).sum(-1)
+    power = torch.cat([torch.zeros_like(profile[..., :1]), profile[..., 1:]], -1)
+    total = power.sum(-1, keepdim=True)
+    return torch.special.entr(power / torch.where(total > 0, total, 1))
+
+
+@checked
+def total_spectral_entropy(profile: Tensor) -> Tensor:
+    """Σ_k H_k in nats: the entropy of the whole spectrum, largest if all bands hold the same power.
+
+    Args:
+        profile: as for ``spectral_entropy``.
+
+    Returns:
+        (...) in [0, ln(rings − 1)]: ln(rings − 1) for a flat profile; 0 if one ring has all power, or without power.
+
+    Raises:
+        TypeError, ValueError: as ``spectral_entropy``.
+
+    Source: Lin et al., NeurIPS 2023, Sec. 3.3.1 and Theorem 2.
+
+    Examples:
+        >>> import torch
+        >>> from freqrob.spectral.longtail import total_spectral_entropy
+        >>> total_spectral_entropy(torch.ones(23)).item()  # ln 22
+        3.0910...
+    """
+    return spectral_entropy(profile).sum(-1)
+
+
+def power_law_normalizer(alpha: float, lowest: float, highest: float) -> float:
+    """A(α) = (1 − α) / (ξ_h^(1−α) − ξ_l^(1−α)), with which p(k) = A(α) k^(−α) is a density on [ξ_l, ξ_h].
+
+    A(α) is positive for every α. For α = 1 it is the limit, 1 / ln(ξ_h / ξ_l).
+
+    Args:
+        alpha: exponent of the density, a finite number.
+        lowest, highest: ξ_l and ξ_h, 0 < ξ_l < ξ_h.
+
+    Raises:
+        ValueError: an ``alpha`` that is not finite, or an interval that is empty or does not start above 0.
+
+    Source: Lin et al., NeurIPS 2023, Sec. 3.3.1 and Theorem 1.
+
+    Examples:
+        >>> from freqrob.spectral.longtail import power_law_normalizer
+        >>> power_law_normalizer(2.0, 1.0, 2.0)
+        2.0
+    """
+    if not is_number(alpha) or not isfinite(alpha):
+        raise ValueError(f"alpha: expected a finite number, got {shown(alpha)}")
+    if not is_number(lowest) or not is_number(highest) or not 0 < lowest < highest < inf:
+        raise ValueError(f"lowest, highest: expected 0 < lowest < highest, got {shown(lowest)} and {shown(highest)}")
+    if alpha == 1:
+        return 1 / log(highest / lowest)
+    return (1 - alpha) / (highest ** (1 - alpha) - lowest ** (1 - alpha))
+
+
+def power_law_entropy(bands: Tensor, alpha: float, lowest: float = 1.0, highest: float = 22.0) -> Tensor:
+    """Theorem 1's closed form: H_k = (α A(α) ln k + H(A(α))) k^(−α), with H(A) = −A ln A.
+
+    It is −p(k) ln p(k) for the density p(k) = A(α) k^(−α). For α > 0 it
+
+    - tends to 0 for k → ∞, as the theorem says;
+    - tends to **−∞** for k → 0, where the theorem says +∞. That is an erratum: α A(α) > 0 and ln k → −∞, so the
+      bracket falls without bound while k^(−α) grows. +∞ is impossible for any α, because −p ln p is at most 1/e (for
+      α < 0 the limit is 0, for α = 0 H_k is the constant H(A)).
+    - increases up to k = (e A(α))^(1/α), where it is 1/e, and decreases from there. The bands of an image start at
+      k = 1; whether the entropy decreases over all of them depends on A(α).
+
+    Args:
+        bands: k > 0, any shape.
+        alpha: exponent of the density.
+        lowest, highest: ξ_l and ξ_h, the smallest and largest band; by default those of a 32×32 image.
+
+    Returns:
+        H_k in nats, in the shape of ``bands``, float64.
+
+    Raises:
+        TypeError: ``bands`` is not a dense tensor with values.
+        ValueError: a band that is not positive, or as ``power_law_normalizer``.
+
+    Source: Lin et al., NeurIPS 2023, Theorem 1.
+
+    Examples:
+        >>> import torch
+        >>> from freqrob.spectral.longtail import power_law_entropy
+        >>> [round(h, 3) for h in power_law_entropy(torch.tensor([0.1, 1.0, 2.0, 4.0, 1e9]), alpha=2.0).tolist()]
+        [-487.32, -0.049, 0.351, 0.178, 0.0]
+    """
+    check_values(bands, "bands")
+    if not (bands > 0).all():
+        raise ValueError("bands: expected positive numbers, got zero, a negative number or NaN")
+    a, k = power_law_normalizer(alpha, lowest, highest), bands.double()
+    return (alpha * a * k.log() - a * log(a)) * k**-alpha

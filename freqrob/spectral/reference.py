@@ -15,6 +15,7 @@ PyTorch computes the last elements of a tensor with scalar instead of vector ins
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import pi
 from typing import Literal
 
 import torch
@@ -95,10 +96,12 @@ def mean_amplitude(x: Tensor) -> Tensor:
 
 
 def bass_profile(v: Tensor, ring_map: RingMap, weighting: str, ring_sum: Callable[..., Tensor] = ring_sum) -> Tensor:
-    """a_i (..., rings): the mean of |F| over ring i (``amplitude``), or π_i, the sum of |F|² over it (``power``)."""
-    if weighting == "power":
-        return ring_sum(v, ring_map, "power")
-    return ring_sum(v, ring_map, "amplitude") / ring_map.counts.to(v.device).clamp(min=1)
+    """a_i (..., rings): the mean of |F| over ring i (``amplitude``), or 2π times that of |F|² (``power``).
+
+    The latter is the azimuthal integral AI(r_i) of Lin et al., NeurIPS 2023, Eq. 1: ∫ |F|² dφ over [0, 2π].
+    """
+    mean = ring_sum(v, ring_map, weighting) / ring_map.counts.to(v.device).clamp(min=1)
+    return 2 * pi * mean if weighting == "power" else mean
 
 
 def bass_weights(profile: Tensor, *, empty_rings: str = "keep") -> Tensor:

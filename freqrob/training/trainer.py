@@ -23,7 +23,7 @@ from freqrob.data.datasets import to_pixels
 from freqrob.data.pca import pca_components
 from freqrob.models import create_network
 from freqrob.models.cards import Card
-from freqrob.models.checkpoints import card_path, checkpoint_state, load_into, save
+from freqrob.models.checkpoints import card_path, check_state, checkpoint_state, load_into, save
 from freqrob.models.front_ends import PCA, FrontEnded, with_front_ends
 from freqrob.models.loading import checkpoint_path
 from freqrob.models.state import evaluating
@@ -281,6 +281,9 @@ class _State:
 
     def _load(self, saved: dict[str, Any]) -> None:
         load_into(self.model, saved["network"], "network", self.recipe.parsed.architecture)
+        for one in saved["optimizer"]["state"].values():
+            if (momentum := one["momentum_buffer"]) is not None and not _is_updatable(momentum):
+                raise ValueError("optimizer: its momentum is not of floats that can be updated")
         settings = self.optimizer.state_dict()["param_groups"]  # the recipe's
         self.optimizer.load_state_dict({"state": saved["optimizer"]["state"], "param_groups": settings})
         momenta = {
@@ -293,6 +296,9 @@ class _State:
         if any(momentum.shape != parameter.shape for parameter, momentum in momenta.items()):
             raise ValueError("optimizer: its momentum does not fit this network")
         if self.average:
+            weights = {key.removeprefix("module."): value for key, value in saved["average"].items()}
+            weights = {key.removeprefix("network."): value for key, value in weights.items() if key != "n_averaged"}
+            check_state(self.average.module, weights, "average", self.recipe.parsed.architecture)
             self.average.load_state_dict(saved["average"])
         average = self.average.state_dict() if self.average else {}
         for name, values in {"network": self.model.state_dict(), "optimizer": momenta, "average": average}.items():
@@ -303,6 +309,11 @@ class _State:
         self.step, self.history, self.losses, self.seconds = (
             saved[name] for name in ("step", "history", "losses", "seconds")
         )
+
+
+def _is_updatable(tensor: Tensor) -> bool:
+    """Whether a tensor is floating-point and has memory of its own for each value: it is not expanded."""
+    return tensor.is_floating_point() and 0 not in tensor.stride()
 
 
 def _load(recipe: Recipe, data_dir: str | Path, download: bool, track: Track) -> tuple[ImageSet, ImageSet]:

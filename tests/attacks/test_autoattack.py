@@ -148,6 +148,23 @@ def test_the_package_s_warnings_are_not_repeated_for_each_batch(network, batch, 
     assert not caplog.records and capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("attack", ["pgd-1", "autoattack", "autoattack:fab", "square-2"])
+def test_a_single_logit_is_refused_with_the_remedy(attack):
+    network, images, labels = nn.Sequential(nn.Flatten(), nn.Linear(192, 1)), torch.rand(4, 3, 8, 8), torch.zeros(4)
+    with pytest.raises(ValueError, match="^model: expected logits of 2 classes or more, got 1; let it give torch.cat"):
+        evaluate(network, images, labels.long(), protocols=["natural"], attacks=[attack])
+
+
+@pytest.mark.parametrize("height, width", [(1, 16), (2, 2), (4, 8)])
+def test_square_in_l2_names_the_height_that_it_needs(height, width):
+    torch.manual_seed(0)
+    network, images = nn.Sequential(nn.Flatten(), nn.Linear(3 * height * width, 4)), torch.rand(4, 3, height, width)
+    labels = network(images).argmax(1)
+    with pytest.raises(ValueError, match="^images: Square in L2 needs a height of 5 pixels or more, got shape"):
+        Square(2, 0.5, "L2")(network, images, labels)
+    assert Square(2, 0.1, "Linf")(network, images, labels).shape == images.shape
+
+
 @pytest.mark.parametrize("classes, attack", [(2, "apgd-dlr"), (3, "apgd-t")])
 def test_too_few_classes_for_a_loss_are_named(classes, attack):
     network, images = nn.Sequential(nn.Flatten(), nn.Linear(192, classes)), torch.rand(4, 3, 8, 8)

@@ -14,7 +14,7 @@ from freqrob.cli.evaluate import ATTACKS
 from freqrob.cli.evaluate import PROTOCOLS as OFFERED
 from freqrob.evaluation import PROTOCOLS, evaluate
 from freqrob.training import Recipe, train
-from tests.support.command_line import run
+from tests.support.command_line import error_of, run
 
 pytestmark = pytest.mark.usefixtures("tiny", "wide_terminal", "own_cache")
 COMMANDS = (
@@ -74,6 +74,28 @@ def test_what_fails_leaves_no_folders(few_images, model_dir, tmp_path, monkeypat
     models = ["--model-dir", model_dir] if command[0] in ("evaluate", "diagnose") else []
     assert run(*command, *models).exit_code == 2
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "error, shown",
+    [
+        (MemoryError("Unable to allocate 2.06 GiB for an array"), "Error: Unable to allocate 2.06 GiB for an array"),
+        (MemoryError(), "Error: out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "Error: DefaultCPUAllocator: can't allo"),
+    ],
+)
+def test_too_little_memory_is_an_error_without_a_traceback(monkeypatch, error, shown):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("freqrob.data.load_dataset", fail)
+    assert error_of("dataset", "spectrum").startswith(shown)
+    assert run("--debug", "dataset", "spectrum").exception is error
+
+
+def test_help_is_shown_without_docstrings():
+    command = [sys.executable, "-OO", "-m", "freqrob", "diagnose", "--help"]
+    assert "--preset" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def test_debug_shows_where_an_error_came_from(model_dir, tmp_path):

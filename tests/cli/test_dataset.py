@@ -85,7 +85,7 @@ class TestCorruptCommand:
     @pytest.mark.parametrize(
         "arguments, message",
         [
-            (["--type", "rain"], "types: expected some of gaussian_noise"),
+            (["--type", "rain"], "types: expected one of gaussian_noise"),
             (["--dataset", "svhn"], "dataset: expected one of cifar10, cifar100, got 'svhn'"),
             (["--seed", "-1"], "seed: expected an integer from 0 on"),
             (["--type", "fog", "--device", "abacus"], "device: cannot use 'abacus'"),

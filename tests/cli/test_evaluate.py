@@ -12,6 +12,7 @@ from freqrob.evaluation import PROTOCOLS, evaluate
 from freqrob.models import create_network
 from freqrob.models.cards import Card
 from freqrob.models.checkpoints import save
+from freqrob.runtime.launched import Launch
 from tests.support.command_line import error_of, run
 
 pytestmark = pytest.mark.usefixtures("tiny", "wide_terminal", "own_cache")
@@ -52,6 +53,17 @@ def test_evaluate_writes_each_image(few_images, model_dir, tmp_path):
     for result in json.loads((tmp_path / "r.json").read_text())["results"]:
         correct = [int(row["correct"]) for row in rows if row["attack"] == result["attack"]]
         assert sum(correct) / 4 == result["accuracy"]
+
+
+def test_a_home_folder_that_the_shell_left_in_an_option_is_found(few_images, model_dir, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    options = ["--model-dir", model_dir, "--protocol", "natural", "--attack", "clean"]
+    result = run("evaluate", "standard_tiny", *options, "--out=~/a/r.json", "--samples=~/s.csv", "--cache=~/c")
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c", "s.csv"]
+    error = error_of("evaluate", "standard_tiny", *options, "--out=~nobody-has-this-name/r.json")
+    assert "out: ~nobody-has-this-name/r.json begins with a home folder that is not known" in " ".join(error.split())
 
 
 def test_evaluate_measures_nothing_twice(few_images, model_dir, monkeypatch, own_cache):
@@ -153,11 +165,22 @@ def test_evaluate_names_the_model_in_a_warning(few_images, model_dir, monkeypatc
 
 
 def test_a_second_rank_evaluates_in_silence(few_images, model_dir, monkeypatch, tmp_path):
-    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr("freqrob.cli.printing.launched", lambda: Launch(1, 2, 1, 2))
     result = run(
         "evaluate", "standard_rn20", "--model-dir", model_dir, "--attack", "clean", "--out", tmp_path / "r.csv"
     )
     assert (result.exit_code, result.output) == (0, "") and not (tmp_path / "r.csv").exists()
+
+
+@pytest.mark.parametrize("variables", [{"RANK": "16"}, {"RANK": "high"}, {"SLURM_PROCID": "3"}, {"WORLD_SIZE": "2"}])
+def test_variables_that_say_nothing_about_a_launch_change_nothing(
+    few_images, model_dir, monkeypatch, tmp_path, variables
+):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    options = ["--model-dir", model_dir, "--protocol", "natural", "--attack", "clean", "--out", tmp_path / "r.csv"]
+    result = run("evaluate", "standard_tiny", *options)
+    assert result.exit_code == 0 and "Wrote" in result.output and (tmp_path / "r.csv").is_file()
 
 
 def test_evaluate_says_when_a_model_is_the_one_that_was_shipped(few_images, model_dir):
@@ -200,7 +223,7 @@ def test_evaluate_keeps_results_in_the_card(few_images, model_dir, tmp_path):
         (["standard_tiny", "--attack", "pgd-0"], "steps: expected an integer from 1 on"),
         (["standard_tiny", "--images", "0"], "images: expected an integer from 1 on, got 0"),
         (["standard_tiny", "--device", "abacus"], "device: cannot use 'abacus'"),
-        (["standard_tiny", "--protocol", "autoattack"], "protocols: expected some of"),
+        (["standard_tiny", "--protocol", "autoattack"], "protocols: expected one of"),
         (["standard_tiny", "--out", "results.txt"], "ending in .json or .csv"),
     ],
 )

@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from tests.support.command_line import run
+from freqrob.cli.measuring import usable_device
+from tests.support.command_line import error_of, run
 
 pytestmark = pytest.mark.usefixtures("tiny", "wide_terminal", "own_cache")
 
@@ -50,3 +51,37 @@ def test_of_a_users_own_code_nothing_is_cached_without_a_key(few_images, own_mod
         result = run(command, own_module, *asked, "--cache-key", "9")
         assert result.exit_code == 0 and "nothing is cached" not in result.output
         assert ("earlier runs" in result.stderr) == (number == 1)
+
+
+@pytest.mark.parametrize("name", ["meta", "hpu", "xla", "vulkan", "tpu", "cuda:99", ""])
+def test_a_device_that_cannot_be_used_is_named_in_brief(name):
+    with pytest.raises(ValueError, match=f"^device: cannot use '{name}' \\(.{{5,160}}\\)$"):
+        usable_device(name)
+    assert usable_device("cpu").type == "cpu"
+
+
+class TestLinks:
+    OPTIONS = ("--protocol", "natural", "--attack", "clean")
+
+    @pytest.mark.parametrize("exists", [True, False])
+    def test_results_are_written_to_the_file_that_a_link_leads_to(self, few_images, model_dir, tmp_path, exists):
+        (tmp_path / "folder").mkdir()
+        links = {option: tmp_path / f"link{option}" for option in ("a.json", "b.csv")}
+        for link in links.values():
+            target = tmp_path / "folder" / link.name
+            target.write_text("old") if exists else None
+            link.symlink_to(target)
+        written = ["--out", links["a.json"], "--samples", links["b.csv"]]
+        result = run("evaluate", "standard_tiny", "--model-dir", model_dir, *self.OPTIONS, *written)
+        assert result.exit_code == 0, result.output
+        for link in links.values():
+            assert link.is_symlink() and len((tmp_path / "folder" / link.name).read_text()) > 50
+
+    @pytest.mark.parametrize("option", ["--out", "--samples"])
+    def test_a_loop_is_an_error(self, few_images, model_dir, tmp_path, option):
+        (tmp_path / "loop.csv").symlink_to("loop.csv")
+        (tmp_path / "loop").symlink_to("loop")
+        for path, reason in {"loop.csv": "is a loop of symbolic links", "loop/a.csv": "expected a folder"}.items():
+            arguments = [*self.OPTIONS, "--model-dir", model_dir, option, tmp_path / path]
+            assert reason in error_of("evaluate", "standard_tiny", *arguments)
+        assert (tmp_path / "loop.csv").is_symlink()

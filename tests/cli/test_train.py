@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from freqrob.runtime.launched import Launch
 from freqrob.training import recipe_for
 from tests.support.command_line import error_of, run
 
@@ -41,7 +42,7 @@ def test_a_second_rank_is_silent(monkeypatch, tmp_path):
         return list(track(range(3), "what", 3))
 
     monkeypatch.setattr("freqrob.training.train", fake)
-    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr("freqrob.cli.printing.launched", lambda: Launch(1, 2, 1, 2))
     assert run("train", "standard_tiny").output.strip() == ""
 
 

@@ -145,7 +145,7 @@ class TestReading:
     def test_says_what_is_missing(self, folder, tmp_path):
         with pytest.raises(FileNotFoundError, match="no snow.npy, spatter.npy. `freqrob dataset corrupt`"):
             load_corruptions(folder, types=["fog", "snow", "spatter"])
-        with pytest.raises(ValueError, match="types: expected some of gaussian_noise, .* got 'rain'"):
+        with pytest.raises(ValueError, match="types: expected one of gaussian_noise, .* got 'rain'"):
             load_corruptions(folder, types=["rain"])
         with pytest.raises(FileNotFoundError, match="no corruptions of cifar10 .*--download"):
             load_corruptions(tmp_path / "nothing")

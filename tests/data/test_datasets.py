@@ -277,6 +277,12 @@ class TestTinyImageNet:
         with pytest.raises(FileNotFoundError, match=f"train images of 1 of its 200 classes, .* {WNIDS[7]}"):
             load_dataset("tiny_imagenet", "train", tiny)
 
+    def test_a_missing_validation_image_is_not_passed_over(self, tiny):
+        (tiny / "tiny-imagenet-200" / "val" / "images" / "val_7.JPEG").unlink()
+        expected = "lacks 1 of its 200 validation images, first val/images/val_7.JPEG; unpack it again"
+        with pytest.raises(FileNotFoundError, match=expected):
+            load_dataset("tiny_imagenet", "test", tiny)
+
     def test_an_image_without_annotation_is_named(self, tiny):
         annotations = tiny / "tiny-imagenet-200" / "val" / "val_annotations.txt"
         lines = annotations.read_text().splitlines(keepends=True)
@@ -434,13 +440,16 @@ class TestCache:
         load_dataset("tiny_imagenet", "val", tiny)
         of_val, old = next(tiny.glob("*_val_*.npy")), next(tiny.glob("*_test_*.npy"))
         images = tiny / "tiny-imagenet-200" / "val" / "images"
-        (tiny / "tiny-imagenet-200" / "val" / "val_annotations.txt").open("a").write(f"val_200.JPEG\t{WNIDS[3]}\t0\n")
+        annotations = tiny / "tiny-imagenet-200" / "val" / "val_annotations.txt"
+        annotated = annotations.read_text()
+        annotations.unlink()  # a link
+        annotations.write_text(f"{annotated}val_200.JPEG\t{WNIDS[3]}\t0\n")
         write_image(images / "val_200.JPEG", (3, 200, 255))
         test = load_dataset("tiny_imagenet", "test", tiny)
         assert len(test) == 201 and colours(test)[200] == (3, 200, 255) and test.labels[200] == 3
         assert not old.exists() and of_val.exists()
         (images / "val_200.JPEG").rename(images / "val_201.JPEG")
-        (tiny / "tiny-imagenet-200" / "val" / "val_annotations.txt").open("a").write(f"val_201.JPEG\t{WNIDS[3]}\t0\n")
+        annotations.write_text(f"{annotated}val_201.JPEG\t{WNIDS[3]}\t0\n")
         current = next(tiny.glob("*_test_*.npy"))
         load_dataset("tiny_imagenet", "test", tiny)
         assert not current.exists(), "as many files, another name"

@@ -1,5 +1,8 @@
 """The loss around the weights, by hand and transcribed; the model stays as it was."""
 
+import doctest
+import math
+import sys
 from copy import deepcopy
 
 import pytest
@@ -7,8 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from freqrob.diagnostics.loss_landscape import LossLandscape, landscape_limits, loss_landscape, plot_landscape
+from freqrob.data.samples import sample_images
+from freqrob.diagnostics.loss_landscape import (
+    LossLandscape,
+    component,
+    landscape_limits,
+    loss_landscape,
+    plot_landscape,
+)
 from freqrob.models import load_model
+from freqrob.spectral.longtail import radial_power, split
 from tests.support.waves import SIZE, Linear, of_waves, wave
 
 LANDSCAPE = LossLandscape(
@@ -54,6 +65,55 @@ def test_the_landscape_on_real_images_transcribed(real):
     expected = F.cross_entropy(moved(images / 255), labels).item()
     assert found.loss[2, 4].item() == pytest.approx(expected, rel=1e-3)
     assert found.loss[2, 2].item() == pytest.approx(F.cross_entropy(model(images / 255), labels).item(), rel=1e-4)
+
+
+def surface(loss_of, span=1.0, points=21):
+    """The landscape of a function of (a, b)."""
+    steps = torch.linspace(-span, span, points, dtype=torch.float64)
+    loss = loss_of(steps[:, None], steps)
+    return LossLandscape(steps, loss, torch.zeros_like(loss), 0.0, 0.0, 1, 0)
+
+
+def test_steepness_and_distance_of_a_bowl():
+    bowl = surface(lambda a, b: 2 + 3 * (a - 0.3) ** 2 + 0.5 * (b + 0.4) ** 2)
+    assert bowl.steepness == pytest.approx(torch.tensor([3 * 2 * -0.3, 0.5 * 2 * 0.4]).norm().item())
+    assert bowl.distance_to_minimum == pytest.approx(0.5)
+    assert bowl.depth == pytest.approx(3 * 0.09 + 0.5 * 0.16)
+    centred = surface(lambda a, b: 1 + a**2 + 9 * b**2, span=0.5, points=5)
+    assert (centred.steepness, centred.distance_to_minimum, centred.depth) == (0, 0, 0)
+
+
+def test_a_surface_that_is_not_finite_somewhere():
+    broken = surface(lambda a, b: torch.where(a > 0.5, torch.nan, 1 + (a + 0.6).abs() + b.abs()))
+    assert broken.distance_to_minimum == pytest.approx(0.6)
+    assert math.isnan(surface(lambda a, b: a * b * torch.nan).distance_to_minimum)
+
+
+def test_components_are_those_of_equation_2():
+    """LFC + HFC is the image; the HFC has no coefficient of the low rings, unless it is clipped."""
+    images = sample_images().images
+    low, high = component(images, "low"), component(images, "high")
+    boundary = split(images).boundary
+    assert torch.allclose(low + high, images / 255, atol=1e-5)
+    in_low_rings = [
+        (radial_power(x)[..., : boundary + 1].sum() / radial_power(x).sum()).item()
+        for x in (high, component(images, "high", clip=True))
+    ]
+    assert in_low_rings[0] < 1e-10 and in_low_rings[1] > 0.2
+    clipped = component(images, "low", clip=True)
+    assert torch.equal(clipped, low.clamp(0, 1)) and high.min() < -0.1
+    with pytest.raises(ValueError, match="part: expected one of low, high, got 'middle'"):
+        component(images, "middle")
+
+
+def test_the_landscape_takes_components():
+    images, labels = of_waves(3)
+    found = loss_landscape(Linear(wave(3)), component(images, "high"), labels, points=5)
+    assert found.loss.isfinite().all()
+
+
+def test_examples_in_docstrings():
+    assert doctest.testmod(sys.modules[component.__module__]).failed == 0
 
 
 def test_the_landscape_leaves_the_model_as_it_was():

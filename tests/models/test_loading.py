@@ -261,8 +261,8 @@ def test_load_card(tmp_path):
 
 def test_shipped_folder_is_in_the_package(monkeypatch):
     monkeypatch.undo()
-    assert loading._shipped() == Path(loading.__file__).parent / "weights"
-    assert loading._shipped().is_dir()
+    assert loading.shipped_folder() == Path(loading.__file__).parent / "weights"
+    assert loading.shipped_folder().is_dir()
 
 
 def test_a_malformed_card_is_named(tmp_path):

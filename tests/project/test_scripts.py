@@ -101,7 +101,6 @@ RUNS = {
         (("record", "--device", "cpu", "--work", "work", "--out", "gpu"), gpu_record),
     ],
     "benchmarks/load.py": [(QUICK, rows_of(1))],
-    "benchmarks/longtail.py": [((*QUICK, "ice=frost"), rows_of(2))],
     "benchmarks/minimal_perturbation.py": [(ONE_THREAD, rows_of(6))],
     "benchmarks/readme.py": [(("--check",), nothing)],
     "benchmarks/replication.py": [(("--check",), nothing)],

@@ -1,7 +1,9 @@
+from math import inf
+
 import pytest
 
 from freqrob.reproduction import Number
-from freqrob.reproduction.criteria import at_least, correlated, every, higher, increasing, near
+from freqrob.reproduction.criteria import above, at_least, below, correlated, every, higher, increasing, mean_gain, near
 from freqrob.reproduction.experiment import Numbers
 
 NUMBERS = Numbers({
@@ -57,3 +59,30 @@ def test_a_weak_correlation_is_within_noise():
 def test_evidence_names_the_cells_and_their_numbers():
     assert HIGHER(NUMBERS).evidence == "a x 3.00±0.10, c x 1.00±0.10"
     assert at_least(2, HIGHER, LOWER, LOWER)(NUMBERS).evidence == "1 holds, 2 does not hold of 3"
+
+
+@pytest.mark.parametrize(
+    "judge, verdict",
+    [
+        (above(("a", "x"), 2.5), "holds"),
+        (above(("a", "x"), 3.1), "within noise"),
+        (above(("a", "x"), 3.5), "does not hold"),
+        (above(("f", "x"), 3.5), "not measured"),
+        (below(("a", "x"), 3.5), "holds"),
+        (below(("a", "x"), 2.5), "does not hold"),
+        (mean_gain([("c", "a"), ("e", "b")], "x", least=2.5), "holds"),
+        (mean_gain([("c", "a"), ("e", "b")], "x", least=2.9), "within noise"),
+        (mean_gain([("c", "a"), ("e", "b")], "x", least=3.5), "does not hold"),
+        (mean_gain([("c", "a"), ("e", "b")], "x", least=-inf, most=3.5), "holds"),
+        (mean_gain([("c", "a"), ("e", "b")], "x", least=-inf, most=2.5), "does not hold"),
+        (mean_gain([("c", "a"), ("c", "b")], "x", least=2.2, most=9), "does not hold"),
+        (mean_gain([("a", "f")], "x"), "not measured"),
+    ],
+)
+def test_thresholds_and_mean_gains(judge, verdict):
+    assert judge(NUMBERS).verdict == verdict
+
+
+def test_a_mean_gain_leaves_out_what_is_not_measured():
+    judgement = mean_gain([("c", "a"), ("f", "g")], "x")(NUMBERS)
+    assert judgement.evidence == "x gains 2.00±0.14, mean of 1 pair"

@@ -17,6 +17,8 @@ from tests.support.doe2026 import ADVERSARIAL, STANDARD, WIDE, Table1
         (Number(0.12345, 0.00056), "0.12345±0.00056"),
         (Number(0.22574), "0.2257"),
         (Number(84, 0), "84"),
+        (Number(10_000), "10,000"),
+        (Number(float("inf")), "inf"),
         (Number(), "–"),
     ],
 )

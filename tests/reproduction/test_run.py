@@ -11,6 +11,7 @@ from freqrob.models.checkpoints import checkpoint_state, save
 from freqrob.models.loading import checkpoint_path
 from freqrob.reproduction import Measured, Subject, reproduce
 from freqrob.reproduction.records import summary
+from freqrob.training import recipe_for
 from tests.support.doe2026 import ADVERSARIAL, STANDARD, Table1
 
 
@@ -140,3 +141,38 @@ def test_arrays_of_rows_with_similar_names_do_not_replace_each_other(table1, lab
 
     record = Record(tmp_path / "out", table1, "rn20")
     assert {row: record.arrays(row)["x"].item() for row in values} == pytest.approx(values)
+
+
+def test_recipes_with_changed_settings_are_trained_in_folders_of_their_own(tmp_path):
+    from pathlib import Path
+
+    from freqrob.reproduction.lab import training_command
+
+    quarter, half = (
+        Subject(f"γ = {gamma}", "bassmix_standard_rn20", settings=(f"gamma={gamma}",)) for gamma in (0.25, 0.5)
+    )
+    commands = [training_command(subject, tmp_path) for subject in (quarter, half)]
+    assert [command[3:5] for command in commands] == [["--set", "gamma=0.25"], ["--set", "gamma=0.5"]]
+    assert commands[0][-1] == str(tmp_path / "changed" / quarter.model_name) != commands[1][-1]
+    plain = Subject("a", "bassmix_standard_rn20")
+    assert training_command(plain, Path("models")) == ["freqrob", "train", "bassmix_standard_rn20"]
+    assert training_command(plain, tmp_path)[-2:] == ["--model-dir", str(tmp_path)]
+
+
+def test_settings_that_older_cards_lack_do_not_differ(lab):
+    """Nor does an integer in place of the same float; the shipped AugMix's card lacks its defence's weighting."""
+    from freqrob.reproduction.lab import changed_settings
+
+    assert changed_settings(Subject("a", "bassmix_standard_rn20"), lab.model_dir) == ""
+    assert changed_settings(Subject("a", "augmix_rn20"), lab.model_dir) == ""
+
+
+def test_a_model_trained_with_other_settings_is_told(lab):
+    from freqrob.reproduction.lab import changed_settings
+
+    recipe = recipe_for("pgd_at_rn20", lr=0.2, defense={"eps": 4 / 255})
+    card = Card("pgd_at_rn20", "rn20", recipe=recipe.as_dict(), front_ends=[])
+    save(checkpoint_path("pgd_at_rn20", lab.model_dir), checkpoint_state(load_model("pgd_at_rn20")), card)
+    changed = changed_settings(Subject("a", "pgd_at_rn20"), lab.model_dir)
+    assert "lr 0.2, not 0.1" in changed and f"eps {4 / 255}, not {8 / 255}" in changed
+    assert "weight_decay" not in changed

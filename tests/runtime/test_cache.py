@@ -60,6 +60,15 @@ def test_the_environment_names_the_folder(monkeypatch, tmp_path):
     assert not list((tmp_path / "home").iterdir())
 
 
+def test_without_the_home_folder_that_is_named_it_is_a_temporary_folder(monkeypatch, tmp_path, temporary):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FREQROB_CACHE", "~nobody-has-this-name/cache")
+    folder, reasons = usable_folder("results")
+    assert folder == temporary / "results" and cache_folder() == temporary
+    assert reasons == ["there is no home folder (FREQROB_CACHE is ~nobody-has-this-name/cache)"]
+    assert not list(tmp_path.glob("~*"))
+
+
 def test_it_is_created_for_the_user_alone(tmp_path):
     folder, reasons = usable_folder("native", "key", for_code=True)
     assert folder == cache_folder() / "native" / "key" and not reasons

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -16,14 +17,18 @@ import pytest
 import torch
 from torch import nn
 
-from freqrob.data import ImageSet
-from freqrob.data.corruption_arrays import write_corruptions
+from freqrob import diagnose, evaluate
+from freqrob.data import ImageSet, load_cifar_b, load_dataset
+from freqrob.data.corruption_arrays import load_corruptions, write_corruptions
+from freqrob.data.corruptions import find_frost
 from freqrob.data.hybrid import write_hybrids
 from freqrob.data.image_files import ImageFiles, decode
 from freqrob.diagnostics import spectrum
+from freqrob.models import list_models, load_model
 from freqrob.models.cards import Card
 from freqrob.models.checkpoints import save
 from freqrob.models.downloads import download
+from freqrob.report import write_report
 from freqrob.runtime import files
 from freqrob.runtime.files import (
     temporary_beside,
@@ -36,6 +41,7 @@ from freqrob.runtime.files import (
 from freqrob.runtime.result_store import Samples
 from freqrob.training.curves import draw_curves
 from freqrob.training.run_folder import RunFolder
+from tests.support.users import STRANGER, as_user, needs_root
 
 forks = multiprocessing.get_context("fork")
 TWO_DAYS = 2 * 24 * 60 * 60
@@ -44,6 +50,10 @@ TWO_DAYS = 2 * 24 * 60 * 60
 def images(count=20):
     pixels = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     return ImageSet(pixels, torch.arange(count) % 10, tuple("abcdefghij"))
+
+
+def pair():
+    return torch.rand(2, 1, 2, 2), torch.tensor([0, 1])
 
 
 def killed(write, *arguments):
@@ -358,3 +368,53 @@ def test_text_is_whole_or_absent(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
     assert (tmp_path / "page.html").read_text() == "before"
+
+
+@pytest.mark.parametrize("mode, expected", [(0o777, 0o666), (0o775, 0o664), (0o755, 0o644), (0o700, 0o600)])
+def test_who_can_write_in_a_folder_can_lock_there(tmp_path, mode, expected):
+    tmp_path.chmod(mode)
+    with files.locked(tmp_path / ".lock"):
+        assert stat.S_IMODE((tmp_path / ".lock").stat().st_mode) == expected
+
+
+@needs_root
+def test_users_share_a_folder_of_results(common):
+    common.chmod(0o777)
+    Samples(common, {"a": 1}, 3).put(torch.arange(2), value=torch.ones(2))
+    assert as_user(STRANGER, lambda: Samples(common, {"a": 1}, 3).done.tolist()) == [True, True, False]
+    answer = as_user(STRANGER, lambda: write_corruptions(images(), common / "c", ["fog"], about={}))
+    assert answer == ["fog"]
+
+
+class TestHome:
+    UNKNOWN = "~nobody-has-this-name/place"
+
+    @pytest.mark.parametrize(
+        "argument, call",
+        [
+            ("data_dir", lambda path: load_dataset("cifar10", "test", path)),
+            ("data_dir", lambda path: load_cifar_b(path, "test")),
+            ("folder", lambda path: load_corruptions(path, "cifar10")),
+            ("folder", lambda path: write_corruptions(images(), path, ["fog"], about={})),
+            ("folder", lambda path: write_hybrids(images(), path, frequencies=[0.1])),
+            ("frost", lambda path: find_frost(path)),
+            ("model_dir", lambda path: list_models(model_dir=path)),
+            ("model_dir", lambda path: load_model("standard_rn20", path)),
+            ("custom_checkpoint", lambda path: load_model("standard_rn20", custom_checkpoint=f"{path}.pt")),
+            ("cache", lambda path: evaluate(nn.Flatten(), *pair(), cache=path)),
+            ("out", lambda path: diagnose(nn.Flatten(), *pair(), out=path)),
+            ("out", lambda path: write_report([], path)),
+            ("folder", lambda path: spectrum(images().images).save(path)),
+        ],
+    )
+    def test_one_that_is_not_known_is_an_error_that_names_the_argument(self, monkeypatch, tmp_path, argument, call):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(ValueError, match=f"^{argument}: {self.UNKNOWN}.* home folder that is not known"):
+            call(self.UNKNOWN)
+        assert not list(tmp_path.iterdir())
+
+    def test_results_are_written_there(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.chdir(tmp_path)
+        spectrum(images().images).save("~/spectra")
+        assert (tmp_path / "spectra" / "spectrum.json").is_file()

@@ -146,6 +146,7 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
     longtail.split: {"images": IMAGES},
     longtail.fit_power_law: {"images": IMAGES},
     longtail.spectral_entropy: {"profile": torch.rand(8)},
+    longtail.total_spectral_entropy: {"profile": torch.rand(8)},
     jacobian.log_b_low: {"amplitude": torch.rand(8, 5)},
     RingMap: {"height": 8, "width": 8},
     ops.ring_sum: {"x": IMAGES},

@@ -1,5 +1,6 @@
 """BaSS against the authors' output, on degenerate images, as a module and as an augmentation."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,6 +9,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from freqrob.spectral import reference
 from freqrob.spectral.balance import BaSS, bass
+from freqrob.spectral.longtail import fit_power_law
 from freqrob.spectral.rings import RingMap
 
 NATURAL = 60  # of the golden images; then a constant, a ramp and two noise images
@@ -88,13 +90,41 @@ def test_empty_rings_keep_their_coefficients():
     assert (reference.bass_weights(profile)[profile <= 1] == 1).all()
 
 
-def test_power_reading_makes_power_follow_its_logarithm():
-    smooth = torch.nn.functional.avg_pool2d(noise(4, 1, 36, 36, dtype=torch.float64), 5, 1) * 0.1 + 0.45
-    rings = RingMap(32, 32)
-    before, after = (reference.ring_sum(x * 255, rings)[..., 1:-1] for x in (smooth, bass(smooth, weighting="power")))
-    ratio = after / before.log()
-    assert torch.allclose(ratio, ratio.mean(-1, keepdim=True).expand_as(ratio), rtol=1e-6), "power ∝ ln π"
-    assert torch.allclose(after.sum(-1), before.sum(-1)), "and is conserved"
+def azimuthal_integral(image, ring):
+    """Eq. 1 of Lin et al.: ∫ ‖X[r cos φ, r sin φ]‖² dφ over [0, 2π], the coefficients of a ring at equal angles."""
+    spectrum = np.fft.fftshift(np.fft.fft2(image))
+    height, width = image.shape
+    on_ring = (
+        np.trunc(np.hypot(*np.ogrid[-(height // 2) : (height + 1) // 2, -(width // 2) : (width + 1) // 2])) == ring
+    )
+    values = np.abs(spectrum[on_ring]) ** 2
+    return np.sum(values * 2 * np.pi / len(values))
+
+
+def test_power_is_equations_1_and_4_as_printed():
+    """π̂_i = log AI(r_i) / Σ_j log AI(r_j) (Eq. 4) of the image is the share of ring i in Σ AI of the result."""
+    image = torch.nn.functional.avg_pool2d(noise(1, 1, 36, 36, dtype=torch.float64), 5, 1) * 0.1 + 0.45
+    balanced = bass(image, weighting="power")
+    before, after = (
+        np.array([azimuthal_integral(255 * x[0, 0].numpy(), ring) for ring in range(1, 22)]) for x in (image, balanced)
+    )
+    assert np.allclose(after / after.sum(), np.log(before) / np.log(before).sum())
+    assert after.sum() == pytest.approx(before.sum()), "and Σ AI is conserved"
+
+
+def test_power_of_cifar10_against_ring_sums(images):
+    """Means over rings give other images than sums over rings, and a flatter spectrum."""
+
+    def of_sums(v):
+        rings = RingMap(32, 32)
+        weights = reference.bass_weights(reference.ring_sum(v, rings, "power"))
+        return reference.ring_filter(v, weights.sqrt(), rings).clamp(0, 255)
+
+    natural = images[:NATURAL].double()
+    printed, summed = bass(natural / 255, weighting="power") * 255, of_sums(natural)
+    assert (printed - summed).abs().mean().item() == pytest.approx(22, abs=2)
+    alphas = [fit_power_law(x / 255).alpha for x in (printed, summed)]
+    assert alphas == pytest.approx([0.57, 1.15], abs=0.05)
 
 
 def test_amplitude_is_conserved_by_the_official_reading():

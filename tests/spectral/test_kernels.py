@@ -93,6 +93,12 @@ def test_ring_geometry(internals: ModuleType, size: tuple[int, int], rule: str) 
     assert internals.ring_counts(np.full_like(half, -1), width, rings.rings).sum() == 0
 
 
+def test_bass_norm(internals: ModuleType) -> None:
+    """The mean of |F|, and Eq. 1 of Lin et al.: 2π times the mean of |F|²."""
+    assert internals.bass_norm(12, 255, False) == 255 / 12
+    assert internals.bass_norm(12, 255, True) == pytest.approx(2 * np.pi * 255**2 / 12)
+
+
 @pytest.mark.parametrize("of_power", [False, True])
 def test_bass_gains(internals: ModuleType, of_power: bool) -> None:
     profile = np.exp(np.random.default_rng(1).uniform(-2, 12, 23))

@@ -1,5 +1,6 @@
 """Profiles, the 80/20 split, the power law and the entropy: on images made to order and on real ones."""
 
+import doctest
 import math
 
 import numpy as np
@@ -7,7 +8,18 @@ import pytest
 import torch
 from PIL import Image
 
-from freqrob.spectral.longtail import fit_power_law, power_profile, radial_power, spectral_entropy, split
+from freqrob.spectral import longtail
+from freqrob.spectral.balance import bass
+from freqrob.spectral.longtail import (
+    fit_power_law,
+    power_law_entropy,
+    power_law_normalizer,
+    power_profile,
+    radial_power,
+    spectral_entropy,
+    split,
+    total_spectral_entropy,
+)
 from freqrob.spectral.rings import RingMap
 
 
@@ -82,12 +94,70 @@ def test_the_whole_spectrum_ends_at_the_largest_radius():
     assert split(torch.rand(2, 3, 32, 32), share=1.0).radius_fraction == 1
 
 
-def test_entropy():
-    assert spectral_entropy(torch.tensor([9.0, 1, 1, 1, 1])) == pytest.approx(math.log(4))
-    assert spectral_entropy(torch.tensor([9.0, 0, 5, 0])) == 0
-    assert spectral_entropy(torch.zeros(3)) == 0
-    assert spectral_entropy(torch.tensor([9.0, 1, 1, 8, 8]), k=2) == pytest.approx(math.log(2))
-    assert spectral_entropy(torch.rand(5, 3, 23)).shape == (5, 3)
+def test_entropy_of_each_band():
+    """Against Sec. 3.3.1 of Lin et al., H_k = −π_k log π_k, transcribed."""
+    profile = torch.rand(5, 3, 23, dtype=torch.float64)
+    found = spectral_entropy(profile)
+    assert found.shape == (5, 3, 23) and (found[..., 0] == 0).all()
+    pi = profile[2, 1, 1:] / profile[2, 1, 1:].sum()
+    assert torch.allclose(found[2, 1, 1:], -pi * pi.log())
+    assert spectral_entropy(torch.tensor([9.0, 1, 1, 8, 8]))[1].item() == pytest.approx(math.log(18) / 18)
+    assert (spectral_entropy(torch.tensor([9.0, 0, 5, 0])) == 0).all()
+    assert (spectral_entropy(torch.zeros(3)) == 0).all()
+    assert not spectral_entropy(torch.tensor([math.nan, 1, 1])).isnan().any(), "DC takes no part"
+
+
+def test_total_entropy():
+    assert total_spectral_entropy(torch.tensor([9.0, 1, 1, 1, 1])) == pytest.approx(math.log(4))
+    assert total_spectral_entropy(torch.tensor([9.0, 0, 5, 0])) == 0
+    assert total_spectral_entropy(torch.rand(5, 3, 23)).shape == (5, 3)
+
+
+INTERVALS = [(0.5, 1, 22), (1.0, 1, 22), (1.5, 1, 45), (2.75, 1, 22), (2.75, 2, 158), (3.2, 0.3, 9)]
+
+
+@pytest.mark.parametrize("alpha, low, high", INTERVALS)
+def test_theorem_1_as_printed(alpha, low, high):
+    """H_k = (α A_α log k + H(A(α))) · k^−α, transcribed, and −p log p of a density that integrates to 1."""
+    k = torch.linspace(low, high, 200_001, dtype=torch.float64)
+    a = 1 / math.log(high / low) if alpha == 1 else (1 - alpha) * (high ** (1 - alpha) - low ** (1 - alpha)) ** -1
+    printed = (alpha * a * torch.log(k) + -a * math.log(a)) * k**-alpha
+    density = power_law_normalizer(alpha, low, high) * k**-alpha
+    found = power_law_entropy(k, alpha, low, high)
+    assert power_law_normalizer(alpha, low, high) == pytest.approx(a)
+    assert torch.allclose(found, printed)
+    assert torch.allclose(found, -density * density.log())
+    assert torch.trapezoid(density, k).item() == pytest.approx(1, abs=1e-6)
+    assert found.max() <= 1 / math.e + 1e-12
+
+
+def test_the_normalizer_is_continuous_at_one():
+    assert power_law_normalizer(1.0, 2, 30) == pytest.approx(power_law_normalizer(1 + 1e-7, 2, 30), rel=1e-5)
+
+
+@pytest.mark.parametrize("alpha, low, high", INTERVALS)
+def test_limits_of_theorem_1(alpha, low, high):
+    """H_k → 0 for k → ∞; for k → 0 it tends to −∞, where the paper prints +∞."""
+    large = power_law_entropy(10.0 ** torch.arange(10, 91, 10).double(), alpha, low, high)
+    assert (large > 0).all() and (large.diff() < 0).all() and large[-1] < 1e-40
+    small = power_law_entropy(10.0 ** -torch.arange(4, 90, 10).double(), alpha, low, high)
+    assert (small < 0).all() and (small.diff() < 0).all() and small[-1] < -1e20
+    top = (math.e * power_law_normalizer(alpha, low, high)) ** (1 / alpha)
+    around = power_law_entropy(torch.tensor([0.9, 1, 1.1]).double() * top, alpha, low, high)
+    assert around[1].item() == pytest.approx(1 / math.e)
+    assert around[0] < around[1] > around[2]
+
+
+def test_limits_at_zero_for_other_signs():
+    near_zero = torch.tensor([1e-200], dtype=torch.float64)
+    assert power_law_entropy(near_zero, -1.0).item() == pytest.approx(0, abs=1e-150)
+    a = 1 / 21
+    assert power_law_entropy(near_zero, 0.0).item() == pytest.approx(-a * math.log(a))
+
+
+def test_examples_in_docstrings():
+    found = doctest.testmod(longtail, optionflags=doctest.ELLIPSIS)
+    assert found.failed == 0 < found.attempted
 
 
 @pytest.mark.parametrize(
@@ -99,8 +169,13 @@ def test_entropy():
         (lambda: split(torch.rand(1, 1, 8, 8), share=0), "share"),
         (lambda: split(torch.rand(1, 1, 8, 8)).low_pass(torch.rand(1, 1, 9, 8)), "images"),
         (lambda: fit_power_law(torch.rand(1, 1, 1, 1)), "images"),
-        (lambda: spectral_entropy(torch.rand(5), k=5), "k"),
+        (lambda: spectral_entropy(torch.rand(1)), "profile"),
         (lambda: spectral_entropy(-torch.rand(5)), "profile"),
+        (lambda: power_law_entropy(torch.tensor([0.0]), 2.0), "bands"),
+        (lambda: power_law_entropy(torch.tensor([math.nan]), 2.0), "bands"),
+        (lambda: power_law_normalizer(math.inf, 1, 2), "alpha"),
+        (lambda: power_law_normalizer(2.0, 2, 2), "lowest, highest"),
+        (lambda: power_law_normalizer(2.0, 0, 2), "lowest, highest"),
     ],
 )
 def test_bad_input(call, message):
@@ -135,3 +210,13 @@ def test_natural_images_have_a_long_tail(natural_images):
     assert fractions[32] == pytest.approx(0.22, abs=0.05)
     assert fractions[64] == pytest.approx(0.20, abs=0.05)
     assert fractions[224] < 0.12, "the paper's 20 % does not hold at ImageNet's resolution"
+
+
+def test_entropy_of_natural_images_decreases_and_rises_by_bass(natural_images):
+    """Sec. 3.3.1: bands of the head have more entropy than those of the tail; 3.3.2: balanced spectra have more."""
+    for size, images in natural_images.items():
+        entropies, boundary = spectral_entropy(power_profile(images)), split(images).boundary
+        assert entropies[1 : boundary + 1].min() > entropies[boundary + 1 :].max(), size
+        assert entropies[1:].argmax() == 0
+        total = [total_spectral_entropy(power_profile(x)) for x in (images, bass(images))]
+        assert total[1] > total[0] + 1

@@ -441,6 +441,8 @@ DAMAGES = {
     "a momentum of other shapes": momenta(lambda value: value.flatten()),
     "a momentum that is a number": momenta(lambda value: 1.0),
     "a momentum of NaN": momenta(lambda value: value * math.nan),
+    "a momentum of integers": momenta(lambda value: value.long()),
+    "an expanded momentum": momenta(lambda value: value.new_zeros(1).expand(value.shape)),
     "seconds that are NaN": sets(seconds=math.nan),
     "a recipe with a tensor": lambda state: state["recipe"].update(lr=torch.zeros(3)),
     "a list": lambda state: state.clear(),
@@ -468,6 +470,17 @@ def test_a_checkpoint_that_loads_but_is_damaged_is_named(patch, tmp_path, one_ep
     torch.save(state, path)
     with pytest.raises(CheckpointError, match=f"{path}: not usable .*; remove {path.parent}"):
         train(recipe(epochs=1), model_dir=tmp_path)
+
+
+@pytest.mark.parametrize("damage", [lambda value: value.long(), lambda value: value[None]])
+def test_a_damaged_average_is_named(patch, tmp_path, damage):
+    chosen = recipe("bassmix_standard_small", epochs=1, warmup_epochs=0.0)
+    path = train(chosen, model_dir=tmp_path).with_suffix("") / "last.ckpt"
+    state = torch.load(path, weights_only=True)
+    state["average"] = {name: damage(value) if value.ndim else value for name, value in state["average"].items()}
+    torch.save(state, path)
+    with pytest.raises(CheckpointError, match=f"{path}: not usable .*average"):
+        train(chosen, model_dir=tmp_path)
 
 
 @pytest.mark.parametrize("name", ["last.ckpt", "last.safetensors", "metrics.csv", "../{}.safetensors", "../{}.json"])

@@ -68,7 +68,7 @@ def zoom_blur(images: Tensor, _random: Streams, end: float) -> Tensor:
     return to_bytes((x + total) / (len(factors) + 1))
 
 
-@register_corruption("extra", sigma=(0.4, 0.6, 0.7, 0.8, 1))
+@register_corruption("blur", extra=True, sigma=(0.4, 0.6, 0.7, 0.8, 1))
 def gaussian_blur(images: Tensor, _random: Streams, sigma: float) -> Tensor:
     """Gaussian blur with σ in pixels."""
     return to_bytes(gaussian(pixels(images), sigma))

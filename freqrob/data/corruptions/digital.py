@@ -103,7 +103,7 @@ def jpeg_compression(images: Tensor, _random: Streams, quality: int) -> Tensor:
     return torch.from_numpy(made).to(images.device).permute(0, 3, 1, 2).contiguous()
 
 
-@register_corruption("extra", factor=(0.3, 0.1, 1.5, 2, 2.5), added=(0, 0, 0, 0.1, 0.2))
+@register_corruption("digital", extra=True, factor=(0.3, 0.1, 1.5, 2, 2.5), added=(0, 0, 0, 0.1, 0.2))
 def saturate(images: Tensor, _random: Streams, factor: float, added: float) -> Tensor:
     """Change the saturation in HSV; where it increases, grey becomes red, as in the benchmark."""
     lack, saturation, value = decompose(pixels(images))

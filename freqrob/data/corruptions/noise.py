@@ -28,7 +28,7 @@ def impulse_noise(images: Tensor, random: Streams, share: float) -> Tensor:
     return images.masked_fill(drawn < share, 255).masked_fill(drawn < share / 2, 0)
 
 
-@register_corruption("extra", sigma=(0.06, 0.10, 0.12, 0.16, 0.20))
+@register_corruption("noise", extra=True, sigma=(0.06, 0.10, 0.12, 0.16, 0.20))
 def speckle_noise(images: Tensor, random: Streams, sigma: float) -> Tensor:
     """x + x·N(0, σ²)."""
     x = pixels(images)

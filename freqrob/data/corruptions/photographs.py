@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from freqrob.runtime.files import expanded
 from freqrob.runtime.reading import read_image
 
 NAMES = ("frost1", "frost2", "frost3", "frost4", "frost5")
@@ -27,7 +28,7 @@ def find_frost(folder: str | Path | None = None) -> list[Path]:
         paths = next(filter(None, map(_in_package, PACKAGES)), [])
         where = f"none of {', '.join(PACKAGES)} is installed"
     else:
-        paths = _chosen(Path(folder).expanduser().glob("*"))
+        paths = _chosen(expanded(folder, "frost").glob("*"))
         where = f"not all five are in {folder}"
     if not paths:
         raise FileNotFoundError(f"frost: needs photographs that freqrob may not ship, and {where}: {HOW}")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from freqrob.runtime.registry import Registry
 
-Group = Literal["noise", "blur", "weather", "digital", "extra"]
+Group = Literal["noise", "blur", "weather", "digital"]
 Band = Literal["low", "medium", "high"]
 SEVERITIES = (1, 2, 3, 4, 5)
 
@@ -21,8 +21,9 @@ class Corruption:
 
     Attributes:
         name: the name of the benchmark's file.
-        group: the benchmark's group of its 15 types, or ``extra`` for the remaining four.
+        group: the kind of corruption; the four extra types belong to one as well, as in Lin et al.'s Table 4.
         band: the frequencies it mostly changes, by Li et al. (PLoS Comput. Biol. 2023); None for the extra types.
+        extra: whether the type is not among the benchmark's 15, which RobustBench uses.
         levels: the parameters at severity 1 to 5, by name.
         apply: images (N, 3, H, W) uint8, random streams for N images, parameters → the same shape and dtype.
     """
@@ -32,6 +33,7 @@ class Corruption:
     band: Band | None
     levels: tuple[dict[str, Any], ...]
     apply: Callable[..., Tensor]
+    extra: bool = False
 
 
 CORRUPTIONS: Registry[Corruption] = Registry(
@@ -43,7 +45,7 @@ CORRUPTIONS: Registry[Corruption] = Registry(
 """All 19 by name: the benchmark's 15, then the four extra types; then other packages' corruptions."""
 
 
-def register_corruption(group: Group, band: Band | None = None, **levels: tuple) -> Callable:
+def register_corruption(group: Group, band: Band | None = None, *, extra: bool = False, **levels: tuple) -> Callable:
     """Decorator: register a function under its name; ``levels`` are each parameter's values at severity 1 to 5.
 
     Raises ValueError when the name is taken. Other packages: entry-point group ``freqrob.corruptions``.
@@ -52,6 +54,6 @@ def register_corruption(group: Group, band: Band | None = None, **levels: tuple)
 
     def register(apply: Callable[..., Tensor]) -> Callable[..., Tensor]:
         name = apply.__name__
-        return CORRUPTIONS.register(name, lambda apply: Corruption(name, group, band, at_each, apply))(apply)
+        return CORRUPTIONS.register(name, lambda apply: Corruption(name, group, band, at_each, apply, extra))(apply)
 
     return register

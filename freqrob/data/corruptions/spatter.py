@@ -18,7 +18,7 @@ EMBOSS = ((-2, -1, 0), (-1, 1, 1), (0, 1, 2))
 
 
 @register_corruption(
-    "extra",
+    "digital", extra=True,
     mean=(0.62, 0.65, 0.65, 0.65, 0.65), std=(0.1, 0.1, 0.3, 0.1, 0.1), sigma=(0.7, 0.8, 1, 0.7, 0.5),
     threshold=(0.7, 0.7, 0.69, 0.69, 0.68), k=(0.5, 0.5, 0.5, 0.6, 0.6), is_mud=(False, False, False, True, True),
 )  # fmt: skip

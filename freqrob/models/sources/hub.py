@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -11,6 +10,7 @@ from torch import nn
 from freqrob.models.plugins import build
 from freqrob.models.registry import Target, register_source
 from freqrob.models.sources.common import announce, loading, read_arguments
+from freqrob.runtime.files import expanded
 
 
 @register_source("hub")
@@ -21,7 +21,7 @@ def open_hub(path: str, target: Target) -> nn.Module:
     repository, colon, name = path.rpartition(":")
     if not colon or "/" not in repository:
         raise ValueError(f"model: got {spec!r}, expected hub:OWNER/REPO:MODEL")
-    local = Path(repository).expanduser().is_dir()
+    local = expanded(repository, "model").is_dir()
     where = repository if local else f"https://github.com/{repository.partition(':')[0]}"
     if arguments.pop("trust_repo", False) is not True:
         raise ValueError(

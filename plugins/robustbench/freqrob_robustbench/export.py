@@ -16,7 +16,7 @@ from freqrob.models.downloads import download_url
 from freqrob.models.front_ends import front_end_name
 from freqrob.models.loading import checkpoint_path, load_card
 from freqrob.models.registry import register_exporter
-from freqrob.runtime.files import check_file, write_json, write_text
+from freqrob.runtime.files import check_file, expanded, write_json, write_text
 from freqrob.runtime.parameters import checked
 
 TEST_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "imagenet": 5_000}  # that RobustBench evaluates on
@@ -75,7 +75,8 @@ def export(
         raise ValueError(f"dataset: RobustBench has {', '.join(TEST_IMAGES)}, {name} is for {card.dataset}")
     info = model_info(card, paper)
     missing = {key: remedy for key, remedy in _remedies(card).items() if info.get(key, "") is None}
-    files = Export(Path(out) / f"{name}.json", Path(out) / f"{name}.md", missing)
+    out = expanded(out, "out")
+    files = Export(out / f"{name}.json", out / f"{name}.md", missing)
     check_file(files.info, "out", [card_path(checkpoint_path(name, model_dir, dataset, threat_model))])
     check_file(files.claim)
     write_json(files.info, {key: value for key, value in info.items() if value is not None or key == "eps"})

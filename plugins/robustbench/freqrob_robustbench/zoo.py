@@ -12,7 +12,7 @@ from torch import nn
 from freqrob.models.cards import CheckpointError
 from freqrob.models.front_ends import FrontEnded
 from freqrob.models.sources import Target, register_source, tensors_only
-from freqrob.runtime.files import check_folder
+from freqrob.runtime.files import check_folder, expanded
 from freqrob.runtime.parameters import checked, nearest_names
 from freqrob_robustbench.compatibility import import_robustbench
 
@@ -49,7 +49,8 @@ def load_from_zoo(
         raise ValueError(
             f"model_name: RobustBench has no {name!r} for {dataset}, {threat_model}.{nearest_names(name, entries)}"
         )
-    files = _files(name, entries[name].get("gdrive_id"), Path(model_dir).expanduser() / dataset / threat_model)
+    root = expanded(model_dir, "model_dir")
+    files = _files(name, entries[name].get("gdrive_id"), root / dataset / threat_model)
     for path, drive in files.items():
         if not path.is_file():
             print(f"Downloading {name} from Google Drive (id {drive}) to {path}, with RobustBench", file=sys.stderr)
@@ -57,11 +58,11 @@ def load_from_zoo(
         for path in files:  # RobustBench does so too, but fails if another process is faster
             path.parent.mkdir(parents=True, exist_ok=True)
         with tensors_only(), redirect_stdout(sys.stderr):
-            return utils.load_model(name, Path(model_dir).expanduser(), dataset, threat_model).eval()
+            return utils.load_model(name, root, dataset, threat_model).eval()
     except Exception as error:  # gdown, requests, torch and RobustBench have each their own
         missing = [f"{path} (Google Drive id {drive})" for path, drive in files.items() if not path.is_file()]
         if missing:
-            check_folder(Path(model_dir).expanduser() / dataset / threat_model, "model_dir")
+            check_folder(root / dataset / threat_model, "model_dir")
             by_hand = f"put {' and '.join(missing)} there by hand"
             raise OSError(f"model_name: could not download {name} of RobustBench ({error}); {by_hand}") from error
         if not files:
