@@ -121,7 +121,7 @@ def _gain_falls_with_b_low(row: str, base: str) -> Judge:
         pairs = [(numbers[B_LOW, name].value, gain) for name, gain in gains.items()]
         if any(isnan(x) or isnan(y) for x, y in pairs):
             return Judgement("not measured")
-        rho, p = rank_correlation([x for x, _ in pairs], [gain for _, gain in pairs])
+        rho, p = rank_correlation([x for x, _ in pairs], [gain for _, gain in pairs], draws=2000)
         largest = sorted(gains, key=lambda name: -gains[name])[:3]
         evidence = f"Spearman's ρ of gain and B_low {rho:.2f}, p = {p:.2g}; largest gains " + ", ".join(
             f"{name} {gains[name]:+.2f}" for name in largest
@@ -155,7 +155,7 @@ def _as_printed(printed: Mapping[str, Number], tolerance: float) -> Judge:
             return Judgement("not measured")
         away = {name: abs(one - other) for name, one, other in zip(TYPES, ours, theirs, strict=True)}
         near, worst = sum(value <= tolerance for value in away.values()), max(away, key=lambda name: away[name])
-        rho, _ = rank_correlation(ours, theirs)
+        rho, _ = rank_correlation(ours, theirs, draws=1)
         evidence = f"{near} of {len(TYPES)}; largest difference {away[worst]:.3f} ({worst}); Spearman's ρ {rho:.4f}"
         return Judgement("holds" if near == len(TYPES) else "does not hold", evidence)
 
@@ -248,8 +248,9 @@ class _Corruptions(Experiment):
             "mean over the types of the error divided by the Standard row's recipe's; its error is that of the mean "
             "error over images, taken as independent of Standard's",
         ),
-        *(Column(name, "", f"{kind}: accuracy (%), the mean of five severities; in the column B_low, ln B_low of "
-                 "x' − x, the mean of five severities") for name, kind in COLUMNS_OF_TYPES.items()),
+        Column(TYPES[0], "", "this and the following columns: mean over five severities of the accuracy (%) on the "
+               "corruption; for B_low, of ln B_low of its change x' − x"),
+        *map(Column, TYPES[1:]),
     )  # fmt: skip
 
     def conditions(self, scale: Scale) -> Mapping[str, Any]:
@@ -740,9 +741,7 @@ class Complexity(Experiment):
     def _cost(self, name: str, lab: Lab) -> StepCost:
         recipe = Subject("", name, "tiny_imagenet").at(lab.scale)
         assert recipe is not None
-        full = recipe.full_recipe()
-        on_gpu = lab.device.type == "cuda"
-        return step_cost(full, str(lab.device), full.batch_size if on_gpu else 8, steps=5)
+        return step_cost(recipe.full_recipe(), str(lab.device), steps=5)
 
 
 # A question of our own

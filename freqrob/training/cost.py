@@ -13,13 +13,13 @@ from torch import Tensor
 from freqrob.data import DATASETS, Batches, ImageSet
 from freqrob.models import create_network
 from freqrob.models.front_ends import PCA, with_front_ends
-from freqrob.runtime.parameters import Count, checked
+from freqrob.runtime.parameters import Count, check_integers, checked
 from freqrob.runtime.process_state import random_state
 from freqrob.training.batch_norm import differentiate_twice
 from freqrob.training.recipe import Recipe
 
 LEAST_IMAGES = 2  # of a batch whose statistics batch norm can use, whatever the size of the last maps
-SLOW_STEP = 2.0  # seconds: on the CPU batches are chosen to take no longer, and a slower step is measured once
+ENOUGH = 2.0  # seconds of a step on the CPU, whose batch is then large enough
 _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -77,51 +77,47 @@ class TrainingStep:
 
 
 @checked
-def step_cost(recipe: Recipe, device: str = "cpu", batch_size: Count = 8, steps: Count = 2) -> StepCost:
+def step_cost(recipe: Recipe, device: str = "cpu", batch_size: Count | None = None, steps: Count = 2) -> StepCost:
     """Measure the cost of a training step of a recipe on random images of its data set's shape.
 
     The step makes its batch, attacks it if the defence does, and updates the weights. The time is the shortest of
-    ``steps`` steps after one that is not counted, multiplied by the ratio of the recipe's batch size to the
-    measured one: on a GPU, which small batches do not fill, give the recipe's own. On the CPU a slow network is
-    measured on fewer images, at least two, so that each preset takes seconds; other processes on the machine make the
-    time longer. Images that are balanced once, before training, cost nothing here.
+    ``steps`` steps, the first of which also loads code. Other processes on the machine make it longer. Images that are
+    balanced once, before training, cost nothing here.
 
     Args:
         recipe: of the step.
         device: ``"cpu"``, ``"cuda"`` or another one of PyTorch's.
-        batch_size: images of a measured step.
-        steps: number of measured steps.
+        batch_size: images of a measured step; the recipe's unless given. On the CPU at most these: batches grow from 2
+            images until a step takes two seconds, and its time is scaled in proportion, so that each preset takes
+            seconds.
+        steps: number of measured steps, at least 2.
 
     Returns:
-        Seconds of a step of ``recipe.batch_size`` images, and the peak memory at ``batch_size`` on a GPU.
+        Seconds of a step of ``recipe.batch_size`` images, and on a GPU the peak memory at ``batch_size``.
 
     Raises:
-        ValueError: fewer than one image or step.
+        ValueError: no image, or fewer than two steps.
 
     Example:
         >>> from freqrob.training import Recipe
-        >>> cost = step_cost(Recipe("standard_rn20"), batch_size=2, steps=1)
+        >>> cost = step_cost(Recipe("standard_rn20"), batch_size=2)
         >>> cost.seconds > 0, cost.peak_bytes
         (True, None)
     """
+    check_integers(2, steps=steps)
+    on_gpu, most = torch.device(device).type == "cuda", max(batch_size or recipe.batch_size, LEAST_IMAGES)
+    size = most if on_gpu else LEAST_IMAGES
     with random_state(0):
-        if torch.device(device).type == "cuda":
-            return _on_gpu(recipe, device, batch_size, steps)
-        first = _seconds(_step(recipe, LEAST_IMAGES, device))
-        if first > SLOW_STEP:
-            return StepCost(first * recipe.batch_size / LEAST_IMAGES, None)
-        size = min(max(batch_size, LEAST_IMAGES), LEAST_IMAGES * max(1, int(SLOW_STEP / first)))
-        step = _step(recipe, size, device)
-        return StepCost(min(_seconds(step) for _ in range(steps)) * recipe.batch_size / size, None)
-
-
-def _on_gpu(recipe: Recipe, device: str, batch_size: int, steps: int) -> StepCost:
-    size = max(batch_size, LEAST_IMAGES)
-    step = _step(recipe, size, device)
-    step()
-    torch.cuda.reset_peak_memory_stats(device)
-    seconds = min(_seconds(step) for _ in range(steps))
-    return StepCost(seconds * recipe.batch_size / size, torch.cuda.max_memory_allocated(device))
+        while True:
+            step = _step(recipe, size, device)
+            if on_gpu:
+                torch.cuda.reset_peak_memory_stats(device)
+            seconds = min(_seconds(step) for _ in range(steps))
+            if size == most or seconds > ENOUGH:
+                break
+            size = min(most, 4 * size)
+    peak = torch.cuda.max_memory_allocated(device) if on_gpu else None
+    return StepCost(seconds * recipe.batch_size / size, peak)
 
 
 def _step(recipe: Recipe, batch_size: int, device: str) -> TrainingStep:

@@ -9,9 +9,13 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+from freqrob.data.corruptions import SEVERITIES, corrupt
+from freqrob.data.samples import sample_images
+from freqrob.diagnostics import corruption_spectrum
 from freqrob.reproduction import Number, Subject, chan2022, get_experiment, list_experiments
 from freqrob.reproduction.chan2022 import B_LOW, BOTH, FGSM, JAFR, MINUS, PGD, STANDARD, TYPES, shares
 from freqrob.reproduction.experiment import Numbers, Outcome
+from freqrob.runtime.statistics import rank_correlation
 from freqrob.training.cost import StepCost
 
 NAMES = list_experiments("chan2022:*")
@@ -180,10 +184,22 @@ def test_table_1_measures_b_low_accuracies_and_mce(lab, monkeypatch):
     assert of_jafr["mCE"].value == pytest.approx(100 * sum(ratios) / 2)
 
 
+def test_b_low_orders_the_corruptions_as_the_paper_prints_it():
+    """On 20 images; frost needs photographs that are not shipped."""
+    printed, images = get_experiment("chan2022:table1").printed[B_LOW], sample_images().images
+    kinds = {name: kind for name, kind in chan2022.COLUMNS_OF_TYPES.items() if kind != "frost"}
+    measured = [
+        corruption_spectrum(images, (corrupt(images, kind, severity) for severity in SEVERITIES)).mean_log_b_low
+        for kind in kinds.values()
+    ]
+    rho, _ = rank_correlation(measured, [printed[name].value for name in kinds], draws=100)
+    assert rho > 0.98, dict(zip(kinds, measured, strict=True))
+
+
 def test_complexity_is_of_steps_at_the_size_of_tiny_imagenet(lab, monkeypatch):
     asked = []
 
-    def cost(recipe, device, batch_size, steps):
+    def cost(recipe, device, steps):
         asked.append((recipe.name, recipe.dataset, recipe.batch_size))
         return StepCost(2.0 if "pgd" in recipe.name else 0.5, None)
 
