@@ -73,7 +73,10 @@ def train(
         "epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed, "gamma": gamma, "precision": precision
     }  # fmt: skip
     given = {key: value for key, value in given.items() if value is not None}
-    given |= training.parse_settings(recipe, settings or [])
+    changed = training.parse_settings(recipe, settings or [])
+    if twice := sorted(given.keys() & changed.keys()):
+        raise ValueError(f"--set: {twice[0]} is also given by --{twice[0].replace('_', '-')}; give it once")
+    given |= changed
     chosen = training.recipe_for(recipe, dataset, threat_model, **given)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the trainer logs its own setup
     try:

@@ -109,6 +109,10 @@ def test_interrupted_training_does_not_know_what_launched_it(interrupted, monkey
         (["pgd_at_tiny", "--set", "step=2"], "Nearest: steps"),
         (["standard_tiny", "--set", "epoch=2"], "Nearest: epochs"),
         (["pgd_at_tiny", "--set", "dataset=svhn"], "--set: dataset has its own argument or option"),
+        (
+            ["pgd_at_tiny", "--batch-size", "8", "--set", "batch_size=9"],
+            "--set: batch_size is also given by --batch-size",
+        ),
         (["pgd_at_tiny", "--set", "flip=maybe"], "flip: expected true or false, got 'maybe'"),
         (["pgd_at_tiny", "--set", "lr=high"], "lr: expected a positive number, got 'high'"),
         (["pgd_at_tiny", "--dataset", "mnist"], "dataset: expected one of"),
