@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from freqrob.models.cards import CheckpointError
 from freqrob.runtime.reading import brief
@@ -85,7 +85,9 @@ def fit_keys(state: Mapping[str, Tensor], expected: Collection[str]) -> tuple[di
 
 
 def _state_dicts(content: object, key: str = "") -> Iterator[tuple[str, Mapping[str, Tensor]]]:
-    """The state dicts in a file, by their keys, joined by dots."""
+    """The state dicts in a file, by their keys, joined by dots; those of whole models that the user let be read too."""
+    if isinstance(content, nn.Module):
+        content = content.state_dict()
     if not isinstance(content, Mapping):
         return
     if content and all(isinstance(value, Tensor) for value in content.values()):

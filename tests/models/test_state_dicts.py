@@ -10,6 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from freqrob.models import create_network, load_model, open_model
 from freqrob.models.cards import CheckpointError
+from freqrob.models.checkpoints import load
 from freqrob.models.front_ends import with_front_ends
 from freqrob.models.state_dicts import fit_keys, select_state
 from tests.support.networks import randomise
@@ -72,6 +73,17 @@ def test_several_of_unknown_names_are_listed():
 def test_files_without_a_state_dict_say_what_they_hold(content, got):
     with pytest.raises(CheckpointError, match=rf"a.pt: expected a state dict \(tensors by name\), got {got}"):
         select_state(content, "a.pt")
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, lambda model: {"model": model, "epoch": 1}])
+def test_a_whole_model_whose_types_are_allowed_is_a_state_dict(tmp_path, wrap):
+    model = nn.Sequential(nn.Linear(2, 3))
+    torch.save(wrap(model), tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="it contains torch.nn.modules.container.Sequential, .*add_safe_globals"):
+        load(tmp_path / "a.pt")
+    with torch.serialization.safe_globals([nn.Sequential, nn.Linear]):
+        state, _ = load(tmp_path / "a.pt")
+    assert same(state, model.state_dict())
 
 
 # Prefixes
