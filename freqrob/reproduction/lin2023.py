@@ -365,7 +365,8 @@ GAMMAS = {"γ = 0": 0.0, "γ = ¼": 0.25, "γ = ½": 0.5, "γ = ¾": 0.75, "γ =
 def _with_gamma(row: str, defense: str = "standard", network: str = "rn18", **options: Any) -> Subject:
     """The model whose training images are balanced with probability γ.
 
-    ``standard`` and ``bass_standard`` are γ = 0 and 1; γ = ½ is the default of ``bassmix_``.
+    ``standard`` and ``bass_standard`` are γ = 0 and 1; γ = ½ is the default of ``bassmix_``. The epoch of γ = 1 is
+    chosen on balanced validation images, those of the others on natural ones.
     """
     gamma = GAMMAS[row]
     variant = {0.0: "", 1.0: "bass_"}.get(gamma, "bassmix_")
@@ -466,6 +467,8 @@ class Figure2(Experiment):
         ranks = [min(round(share * coefficients), coefficients - 1) for share in RANKS.values()]
         found = sensitivity(model, test.images, test.labels, ranks=ranks, cache=lab.cache, track=lab.track)
         radii = found.radii[~found.high_share.isnan()].double()
+        if not len(radii):
+            return Measured({"boundary": Number(found.boundary)})
         at = torch.linspace(0, 0.75, 300, dtype=torch.float64)
         densities = torch.stack([torch.from_numpy(radius_density(one.numpy(), at.numpy())) for one in radii.T])
         peaks = at[densities.argmax(1)]
