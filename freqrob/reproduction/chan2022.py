@@ -248,8 +248,8 @@ class _Corruptions(Experiment):
             "mean over the types of the error divided by the Standard row's recipe's; its error is that of the mean "
             "error over images, taken as independent of Standard's",
         ),
-        Column(TYPES[0], "", "this and the following columns: accuracy (%) on the corruption, the mean of five severities;"
-               " for B_low, ln B_low of its change x' − x, the mean of five severities"),
+        Column(TYPES[0], "", "this and the following columns: mean over five severities of the accuracy (%) on the "
+               "corruption; for B_low, of ln B_low of its change x' − x"),
         *map(Column, TYPES[1:]),
     )  # fmt: skip
 
