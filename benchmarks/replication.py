@@ -15,7 +15,6 @@ from math import hypot, isnan, nan
 from benchmarks.diagnosis_rn20 import SETTINGS
 from benchmarks.records import NOT_MEASURED, RESULTS, accuracy, log_b_low, measured, table
 from benchmarks.script import generate, run
-from freqrob.data.corruptions import CORRUPTIONS
 from freqrob.runtime.statistics import rank_correlation
 
 REPLICATION = RESULTS / "replication.md"
@@ -54,7 +53,7 @@ class Finding:
 def findings() -> list[Finding]:
     """All claims, paper by paper."""
     return [*_sensitivity(), *_landscapes(), *_balanced_twins(), *_trend_with_gamma(),
-            *_jacobians(), *_corruption_b_low(), *_corruption_trade(), *_reliance(), *_blur()]  # fmt: skip
+            *_jacobians(), *_corruption_trade(), *_reliance(), *_blur()]  # fmt: skip
 
 
 def claims() -> str:
@@ -142,27 +141,6 @@ def _jacobians() -> Iterator[Finding]:
         ("JaFR makes FGSM training more robust to PGD", "fgsm_jafr_rn20", "fgsm_rn20", _accuracy()),
     ):
         yield _compared(CHAN, "Table 2", claim, ACCURACIES, (of, quantity), (base, quantity), headline=True)
-
-
-def _corruption_b_low() -> Iterator[Finding]:
-    record = measured("corruption_b_low.json")
-    rows = {row["type"]: row["log_b_low"] for row in record.get("rows", ())}
-    noise = [rows[name] for name in rows if CORRUPTIONS[name].band == "high"]
-    weather = [rows[name] for name in rows if CORRUPTIONS[name].band == "low"]
-    command = "python -m benchmarks.corruption_b_low --data DIR"
-    yield Finding(
-        CHAN, "Table 1, ln B_low", "ln B_low orders corruptions from weather (low frequencies) to noise (high)",
-        f"{', '.join(f'{name} {value:.1f}' for name, value in rows.items())}; rank correlation with the benchmark's "
-        f"low, medium and high band {record['rank_correlation_with_bands']:.2f} ({record['images']:,} images)"
-        if rows else "",
-        _of_all([max(noise) < min(weather)]) if rows else "", command,
-    )  # fmt: skip
-    known = [row for row in record.get("rows", ()) if row["paper"] is not None]
-    yield Finding(
-        CHAN, "Table 1, ln B_low", "Gaussian noise has 3.62, near white noise's 3.53",
-        "; ".join(f"{row['type']}: {row['log_b_low']:.2f} (paper {row['paper']})" for row in known),
-        _of_all([abs(row["log_b_low"] - row["paper"]) < 0.2 for row in known]), command,
-    )  # fmt: skip
 
 
 def _corruption_trade() -> Iterator[Finding]:

@@ -1,6 +1,5 @@
 """Spectra of images and of corruptions: white noise, waves, and independent transcriptions on real images."""
 
-import json
 import math
 import sys
 
@@ -8,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import corruption_b_low
 from freqrob.data.corruptions import SEVERITIES, corrupt
 from freqrob.data.samples import sample_images
 from freqrob.diagnostics import CorruptionSpectrum, Spectrum, corruption_spectrum, spectrum
@@ -134,17 +132,3 @@ def test_a_corruption_saved_and_loaded(tmp_path):
 def test_what_is_no_corruption_of_the_images_is_an_error(corrupted, message):
     with pytest.raises(ValueError, match=message):
         corruption_spectrum(torch.rand(2, 3, 32, 32), corrupted)
-
-
-def test_the_record_of_all_corruptions(tmp_path, monkeypatch):
-    monkeypatch.setattr(corruption_b_low, "load_images", lambda _: sample_images())
-    monkeypatch.setattr(corruption_b_low, "find_frost", lambda _: [])
-    types = ("gaussian_noise", "fog", "contrast", "defocus_blur")
-    monkeypatch.setattr(corruption_b_low, "CORRUPTIONS", {name: corruption_b_low.CORRUPTIONS[name] for name in types})
-    corruption_b_low.main(["--data", "x", "--images", "20", "--out", str(tmp_path / "record.json")])
-    record = json.loads((tmp_path / "record.json").read_text())
-    assert record["images"] == 20 and record["from_low_to_high"][-1] == "gaussian_noise"
-    values = {row["type"]: row for row in record["rows"]}
-    assert values["gaussian_noise"]["paper"] == 3.62 and values["fog"]["paper"] is None
-    assert values["fog"]["log_b_low"] > values["defocus_blur"]["log_b_low"] > values["gaussian_noise"]["log_b_low"]
-    assert record["rank_correlation_with_paper"] is None and record["rank_correlation_with_bands"] > 0.9

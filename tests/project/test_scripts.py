@@ -90,7 +90,6 @@ def nothing():
 RUNS = {
     "benchmarks/autoattack.py": [(QUICK, packages)],
     "benchmarks/cifar10_rn20.py": [((*QUICK, "standard_rn20"), accuracies)],
-    "benchmarks/corruption_b_low.py": [((*QUICK, "--frost", "frost"), rows_of(19))],
     "benchmarks/corruptions.py": [((*ONE_THREAD, "--frost", "frost"), rows_of(19))],
     "benchmarks/diagnosis_rn20.py": [((*QUICK, "standard_rn20"), diagnoses)],
     "benchmarks/fourier_heatmap.py": [(ONE_THREAD, heat_maps)],
