@@ -19,7 +19,8 @@ def log_b_low(amplitude: Tensor) -> Tensor:
 
         B_low = Σ_i Π_j M_ij^α_j + Σ_j Π_i M_ij^α_i,
 
-    where 1e-5 is added to M and α. It is computed from logarithms; the reference multiplies powers in float32.
+    where 1e-5 is added to M and α, as in the authors' code; the paper's Eq. 10 has no offset. It is computed from
+    logarithms; the code multiplies powers in float32.
 
     Args:
         amplitude: (H, W//2+1), the mean of |rfft2| over images and channels, from ``ops.mean_amplitude``.
@@ -31,7 +32,7 @@ def log_b_low(amplitude: Tensor) -> Tensor:
         TypeError: ``amplitude`` is not a dense tensor of floats with values.
         ValueError: ``amplitude`` is not a matrix of at least 2×2.
 
-    Source: Chan et al., IJCAI 2022; alvinchangw/JaFR_IJCAI2022, which reports ln B_low as B_low.
+    Source: Chan et al., IJCAI 2022, Eq. 8 to 11; alvinchangw/JaFR_IJCAI2022, which reports ln B_low as B_low.
     """
     check_values(amplitude, "amplitude")
     if not amplitude.is_floating_point():
