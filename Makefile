@@ -1,9 +1,10 @@
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.freqrob-ready
+DOCS_READY := $(VENV)/.freqrob-docs-ready
 REPORT ?= report
 
-.PHONY: demo test test-all test-all-pythons sanitize cuda lint format clean
+.PHONY: demo test test-all test-all-pythons sanitize cuda lint docs format clean
 
 demo: $(READY)
 	$(VENV)/bin/freqrob demo --out $(REPORT)/
@@ -34,6 +35,10 @@ lint: $(READY)
 	@files="$$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')"; \
 	if [ -n "$$files" ]; then $(VENV)/bin/clang-format --dry-run --Werror $$files; fi
 
+# The manual: docs/_build/html/index.html. Once the packages are installed, no network is needed.
+docs: $(DOCS_READY)
+	$(VENV)/bin/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs docs/_build/html
+
 format: $(READY)
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
@@ -46,5 +51,9 @@ $(READY): pyproject.toml setup.py
 	$(VENV)/bin/python -m pip install --editable '.[all,test]'
 	touch $@
 
+$(DOCS_READY): $(READY)
+	$(VENV)/bin/python -m pip install --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf build dist *.egg-info .venv*/.freqrob-ready
+	rm -rf build dist *.egg-info .venv*/.freqrob-ready .venv*/.freqrob-docs-ready docs/_build docs/gallery
