@@ -89,12 +89,17 @@ class Lab:
         """The model of a subject on the device; it is trained first if it is missing.
 
         Warns if it was trained with other settings than the recipe's. Raises FileNotFoundError if it is missing and may
-        not be trained, or if its data set is not registered, and as ``open_model`` and ``train``.
+        not be trained, if its data set is not registered, or if another package's model cannot be downloaded; else as
+        ``open_model`` and ``train``.
         """
         if subject.dataset not in DATASETS:
             raise FileNotFoundError(f"dataset: no data set {subject.dataset!r} is registered")
         if subject.model:
-            return open_model(subject.model, self.model_dir, subject.dataset, subject.threat_model).to(self.device)
+            try:
+                model = open_model(subject.model, self.model_dir, subject.dataset, subject.threat_model)
+            except OSError as error:  # such as a download that failed
+                raise FileNotFoundError(str(error)) from error
+            return model.to(self.device)
         if not self.has_model(subject):
             self._train(subject)
         if changed := changed_settings(subject, self.model_dir):

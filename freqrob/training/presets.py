@@ -73,7 +73,7 @@ def recipe_for(name: str, dataset: str = "cifar10", threat_model: str = "Linf", 
     Args:
         name, dataset, threat_model: as in ``Recipe``.
         **overrides: other fields of ``Recipe``; ``defense`` is merged. If only ``epochs`` is given, ``milestones`` are
-            scaled in proportion.
+            scaled in proportion; those that fall on the first or last epoch's end are left out.
 
     Raises:
         ValueError: a field that ``Recipe`` does not have, or a value that it does not take.
@@ -87,7 +87,8 @@ def recipe_for(name: str, dataset: str = "cifar10", threat_model: str = "Linf", 
     if not isinstance(given, Mapping):
         raise ValueError(f"defense: expected the defence's parameters by name, got {shown(given)}")
     if isinstance(epochs, int) and "milestones" in settings:
-        settings["milestones"] = tuple(round(at * epochs / settings["epochs"]) for at in settings["milestones"])
+        scaled = (round(at * epochs / settings["epochs"]) for at in settings["milestones"])
+        settings["milestones"] = tuple(at for at in scaled if 0 < at < epochs)
     defense = {**settings.get("defense", {}), **given}
     return Recipe(name, dataset, threat_model, **{**settings, **overrides, "defense": defense})
 

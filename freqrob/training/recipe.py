@@ -96,6 +96,12 @@ class Recipe:
             raise ValueError(f"weighting: {self.weighting!r}, but the defence's is {self.defense['weighting']!r}")
         made = self.make_defense()
         object.__setattr__(self, "defense", {name: getattr(made, name) for name in self.defense})  # Python's numbers
+        if self.schedule == "steps" and any(epoch >= self.epochs for epoch in self.milestones):
+            raise ValueError(
+                f"milestones: expected epochs below {self.epochs}, the number of epochs, got {self.milestones}"
+            )
+        if self.schedule != "triangle" and self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs: expected less than {self.epochs} epochs, got {self.warmup_epochs}")
         if made.double_backward and self.precision == "16-mixed":
             raise ValueError(f"precision: the gradients that {self.parsed.defense} differentiates underflow in float16")
 

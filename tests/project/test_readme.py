@@ -63,6 +63,7 @@ REPLACED = {  # what needs a download or hours
     "robustbench:Carmon2019Unlabeled": "standard_rn20",
     "robustbench:Wong2020Fast": "standard_rn20",
     "bass_trades_wrn34": "bass_trades_tiny",
+    "lin2023:table1": "lin2023:theorem1",
     "200": "20",
 }
 ADDED = {

@@ -176,3 +176,14 @@ def test_a_model_trained_with_other_settings_is_told(lab):
     changed = changed_settings(Subject("a", "pgd_at_rn20"), lab.model_dir)
     assert "lr 0.2, not 0.1" in changed and f"eps {4 / 255}, not {8 / 255}" in changed
     assert "weight_decay" not in changed
+
+
+def test_a_row_whose_model_cannot_be_downloaded_says_so_and_the_others_are_measured(table1, lab, tmp_path, monkeypatch):
+    def offline(*_arguments):
+        raise OSError("could not download Carmon2019Unlabeled")
+
+    monkeypatch.setattr("freqrob.reproduction.lab.open_model", offline)
+    foreign = Subject(ADVERSARIAL, model="robustbench:Carmon2019Unlabeled")
+    monkeypatch.setattr(Table1, "subjects", (foreign, Subject(STANDARD, "standard_rn18")))
+    rows = reproduce(table1, lab, tmp_path / "out").rows
+    assert rows[ADVERSARIAL].missing == "could not download Carmon2019Unlabeled" and rows[STANDARD].numbers

@@ -345,3 +345,21 @@ def test_three_steps_on_real_images(found, images):
     after = list(network.parameters())
     assert all(parameter.isfinite().all() for parameter in after)
     assert all(not torch.equal(old, new) for old, new in zip(before, after, strict=True)), "every parameter learns"
+
+
+@pytest.mark.parametrize(
+    "settings, argument",
+    [
+        ({"schedule": "steps", "milestones": (5,)}, "milestones"),
+        ({"schedule": "steps", "warmup_epochs": 5}, "warmup_epochs"),
+        ({"schedule": "cosine", "warmup_epochs": 6}, "warmup_epochs"),
+    ],
+)
+def test_a_schedule_that_does_not_fit_the_epochs_is_refused(settings, argument):
+    with pytest.raises(ValueError, match=f"^{argument}: expected .*5"):
+        Recipe("standard_rn20", epochs=5, **settings)
+
+
+def test_milestones_of_few_epochs_are_those_within():
+    assert recipe_for("mart_rn18", epochs=2).milestones == (1, 1)
+    assert recipe_for("pgd_at_rn18", epochs=1).milestones == ()
