@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from freqrob.attacks import parse_attack
+from freqrob.data.corruption_arrays import CorruptionArrays
 from freqrob.data.corruptions import SEVERITIES
 from freqrob.data.datasets import to_pixels
 from freqrob.diagnostics import corruption_spectrum, jacobian_spectrum, spectrum
@@ -157,9 +158,16 @@ def _as_printed(printed: Mapping[str, Number], tolerance: float) -> Judge:
         near, worst = sum(value <= tolerance for value in away.values()), max(away, key=lambda name: away[name])
         rho, _ = rank_correlation(ours, theirs, draws=1)
         evidence = f"{near} of {len(TYPES)}; largest difference {away[worst]:.3f} ({worst}); Spearman's ρ {rho:.4f}"
-        return Judgement("holds" if near == len(TYPES) else "does not hold", evidence)
+        clear = [name for name in TYPES if away[name] > tolerance + 2 * _noise(numbers[B_LOW, name])]
+        if near == len(TYPES):
+            return Judgement("holds", evidence)
+        return Judgement("does not hold" if clear else "within noise", evidence)
 
     return judge
+
+
+def _noise(number: Number) -> float:
+    return 0 if isnan(number.error) else number.error
 
 
 def _trade(row: str, base: str) -> Judge:
@@ -234,6 +242,11 @@ def _corruption_claims(wins: int, pgd_wins: int, *, standard_too: bool) -> list[
     return claims
 
 
+def _parts(count: int) -> list[slice]:
+    """Four parts of the images, from whose B_low the error of B_low is estimated; none of fewer than 40 images."""
+    return [slice(part * count // 4, (part + 1) * count // 4) for part in range(4)] if count >= 40 else []
+
+
 class _Corruptions(Experiment):
     """Accuracy by type of corruption, mCE, and B_low of what each type changes."""
 
@@ -276,9 +289,15 @@ class _Corruptions(Experiment):
         clean = lab.test_set(self.dataset, "corruptions").images
         numbers = {}
         for name, kind in lab.track(COLUMNS_OF_TYPES.items(), B_LOW, len(COLUMNS_OF_TYPES)):
-            changed = (arrays.images(kind, severity)[: len(clean)] for severity in SEVERITIES)
-            numbers[name] = Number(corruption_spectrum(clean, changed).mean_log_b_low)
+            whole, *parts = (self._change(clean, arrays, kind, part) for part in (slice(None), *_parts(len(clean))))
+            error = torch.tensor(parts).std().item() / len(parts) ** 0.5 if len(parts) > 1 else nan
+            numbers[name] = Number(whole, error)
         return numbers
+
+    def _change(self, clean: Tensor, arrays: CorruptionArrays, kind: str, part: slice) -> float:
+        """ln B_low of what a corruption changes in a part of the images, the mean of the severities."""
+        changed = (arrays.images(kind, severity)[: len(clean)][part] for severity in SEVERITIES)
+        return corruption_spectrum(clean[part], changed).mean_log_b_low
 
 
 @experiment("chan2022:table1")
@@ -323,7 +342,8 @@ class Table1(_Corruptions):
         ),
         Claim(
             "B_low: Fog 12.85, Saturate 12.28, Contrast 12.14, …, Shot 3.68, Impulse 3.63, Gauss. N 3.62", "Table 1",
-            "each of the 19 values is within 0.05 of the printed one", _as_printed(printed[B_LOW], 0.05),
+            "each of the 19 values is within 0.05 of the printed one, or within two standard errors more (noise)",
+            _as_printed(printed[B_LOW], 0.05),
         ),
     )  # fmt: skip
 
@@ -739,7 +759,8 @@ class Complexity(Experiment):
         })  # fmt: skip
 
     def _cost(self, name: str, lab: Lab) -> StepCost:
-        recipe = Subject("", name, "tiny_imagenet").at(lab.scale)
+        settings = ("steps=10", "step_size=2/255") if name.startswith("pgd_at") else ()  # the paper's, at all scales
+        recipe = Subject("", name, "tiny_imagenet", settings).at(lab.scale)
         assert recipe is not None
         return step_cost(recipe.full_recipe(), str(lab.device), steps=5)
 
