@@ -39,6 +39,9 @@ class SmallestPGD(MinimalAttack):
     Raises:
         ValueError: an unknown norm, a count below 1, or a radius that is not positive.
 
+    >>> SmallestPGD(steps=10).name
+    'PGD-10 in balls of 9 radii'
+
     Source: Madry et al., ICLR 2018; as a source of candidates, Li et al., PLoS Comput. Biol. 2023, Methods.
     """
 
