@@ -313,7 +313,10 @@ class _State:
             check_state(self.average.module, weights, "average", self.recipe.parsed.architecture)
             self.average.load_state_dict(saved["average"])
         average = self.average.state_dict() if self.average else {}
-        for name, values in {"network": self.model.state_dict(), "optimizer": momenta, "average": average}.items():
+        parts = dict(enumerate(value for module in self.parts for value in module.state_dict().values()))
+        for name, values in {
+            "network": self.model.state_dict(), "parts": parts, "optimizer": momenta, "average": average
+        }.items():  # fmt: skip
             if not all(value.isfinite().all() for value in values.values()):
                 raise ValueError(f"{name}: holds values that are not finite")
         if saved["precision"]:
