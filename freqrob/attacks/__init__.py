@@ -14,7 +14,8 @@ from freqrob.attacks.band import Band, BandPGD, band_pgd
 from freqrob.attacks.transfer import Transfer
 from freqrob.attacks.brendel_bethge import BrendelBethge
 from freqrob.attacks.minimal import MinimalAttack
-from freqrob.attacks.minimal_perturbation import MinimalPerturbation, MinimalPerturbations
+from freqrob.attacks.smallest_pgd import SmallestPGD
+from freqrob.attacks.minimal_perturbation import MinimalPerturbation, MinimalPerturbations, closest
 from freqrob.attacks.base import Attack
 from freqrob.attacks.gradient import input_gradient
 from freqrob.attacks.registry import list_attacks, parse_attack, register_attack
@@ -32,9 +33,11 @@ __all__ = [
     "MinimalAttack",
     "MinimalPerturbation",
     "MinimalPerturbations",
+    "SmallestPGD",
     "Square",
     "Transfer",
     "band_pgd",
+    "closest",
     "fgsm",
     "input_gradient",
     "list_attacks",

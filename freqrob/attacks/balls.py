@@ -57,7 +57,8 @@ class L2Ball:
         """A uniform point of each ball, clipped to [0, 1]: a uniform direction, at ε u^(1/d)."""
         dimensions = self.images[0].numel()
         direction = self.direction(_draw(torch.randn, self.images, self.images.shape, generator))
-        radius = self.eps * _draw(torch.rand, self.images, self.images.shape[:1], generator) ** (1 / dimensions)
+        eps = self.eps.flatten() if isinstance(self.eps, Tensor) else self.eps
+        radius = eps * _draw(torch.rand, self.images, self.images.shape[:1], generator) ** (1 / dimensions)
         return (self.images + over_pixels(radius) * direction).clamp(0, 1)
 
     @classmethod

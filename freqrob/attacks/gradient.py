@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 
@@ -46,12 +47,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def describe_failure(model: Model, images: Tensor, error: BaseException) -> str:
-    """Describe a failed call as "it fails on images …", with the remedy where dtypes differ."""
+    """Describe a failed call as "it fails on images …", with the remedy where dtypes or numbers of channels differ."""
     reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
     parameters = model.parameters() if isinstance(model, nn.Module) else ()
     others = sorted({str(tensor.dtype) for tensor in parameters} - {str(images.dtype)})
     use = "model.float()" if images.dtype == torch.float32 else " or ".join(f"images.to({other})" for other in others)
     remedy = f" (its parameters are {', '.join(others)}: use {use})" if others else ""
+    if channels := re.search(r"to have ([13]) channels, but got ([13]) channels", reason):
+        kind = "grayscale images, --grayscale" if channels[1] == "1" else "colour images, without --grayscale"
+        remedy = f" (it takes {kind})"
     return f"it fails on images {tuple(images.shape)} {images.dtype}: {reason}{remedy}"
 
 

@@ -27,6 +27,7 @@ def corruptions(
         typer.Option("--data", metavar="DIR", help="Folder of CIFAR-10-C, published or by `freqrob dataset corrupt`."),
     ] = Path("data"),
     dataset: Annotated[str, typer.Option(help="cifar10 or cifar100.")] = "cifar10",
+    grayscale: options.Grayscale = False,
     threat_model: options.ThreatModel = "Linf",
     types: Annotated[
         list[str] | None,
@@ -62,6 +63,7 @@ def corruptions(
     baseline's is 100 %.
     """
     folder, out = measuring.results_folder(cache, no_cache), [followed(path) for path in out or []]
+    dataset = measuring.named_dataset(dataset, grayscale)
     from freqrob.data.corruption_arrays import MANIFEST, load_corruptions
     from freqrob.evaluation.corruptions import evaluate_corruptions
     from freqrob.evaluation.files import write_corruption_results

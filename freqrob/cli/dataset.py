@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from freqrob.cli import options
-from freqrob.cli.measuring import INTERRUPTED, usable_device
+from freqrob.cli.measuring import INTERRUPTED, named_dataset, usable_device
 from freqrob.cli.printing import command_line, print_line, print_resume_hint, print_table
 from freqrob.cli.progress import progress_bars
 from freqrob.runtime.files import check_folder
@@ -61,7 +61,8 @@ def corrupt(
 
     The published arrays (https://zenodo.org/records/2535967), on which published numbers are measured, have the same
     parameters but other random numbers. `generated.json`, in the same folder, records how the files were made. Each
-    type is one file (154 MB) with all severities. Ctrl-C keeps the finished types; run the same command to resume.
+    type is one file (154 MB) with all severities, in colour; commands with `--grayscale` convert them when they read
+    them. Ctrl-C keeps the finished types; run the same command to resume.
 
     **frost** needs photographs of ice that freqrob may not ship: run `pip install imagecorruptions-imaug`, or pass
     `--frost DIR`. Without them frost is left out; with `--type frost` that is an error.
@@ -145,6 +146,7 @@ def hybrid(
     out: Out,
     data: options.DataDir = Path("data"),
     dataset: DatasetName = "cifar10",
+    grayscale: options.Grayscale = False,
     images: Annotated[
         int | None, typer.Option(metavar="N", help="Use the first N test images, 0 for all; up to 1000 by default.")
     ] = None,
@@ -176,6 +178,7 @@ def hybrid(
     reversal frequency on these images (without `--float` they are rounded). `hybrid.json` records how they were made.
     """
     check_folder(out)
+    dataset = named_dataset(dataset, grayscale)
     from freqrob.data import load_dataset
     from freqrob.data.hybrid import MIXING_FREQUENCIES, write_hybrids
 
@@ -199,6 +202,7 @@ def spectrum(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Output folder.")] = Path("spectra"),
     data: options.DataDir = Path("data"),
     dataset: DatasetName = "cifar10",
+    grayscale: options.Grayscale = False,
     bass: Annotated[bool, typer.Option("--bass", help="Also measure the balanced images.")] = False,
     corruptions: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Also measure these corrupted images, and what each type adds.")
@@ -217,6 +221,7 @@ def spectrum(
     `freqrob dataset corrupt`.
     """
     check_folder(out)
+    dataset = named_dataset(dataset, grayscale)
     from freqrob.data import balance, load_dataset
     from freqrob.diagnostics.data_spectra import save_corruption_spectra, save_spectra
     from freqrob.runtime.provenance import provenance

@@ -27,6 +27,7 @@ def diagnose(
     models: options.OtherModels,
     data: options.DataDir = Path("data"),
     dataset: Annotated[str, typer.Option(help="Data set; its test split is used.")] = "cifar10",
+    grayscale: options.Grayscale = False,
     threat_model: options.ThreatModel = "Linf",
     preset: Annotated[
         str, typer.Option(help="quick: about a minute per small model on two cores; full: as in the papers.")
@@ -72,7 +73,7 @@ def diagnose(
     The documentation of `freqrob.diagnostics` explains them. An interrupted run resumes; finished batches are not
     measured again.
     """
-    results = measuring.results_folder(cache, no_cache)
+    results, dataset = measuring.results_folder(cache, no_cache), measuring.named_dataset(dataset, grayscale)
     from freqrob.diagnostics import diagnose as measure
     from freqrob.diagnostics import expected_seconds
     from freqrob.diagnostics.per_sample import Counted

@@ -44,6 +44,7 @@ def evaluate(
     ],
     data: options.DataDir = Path("data"),
     dataset: Annotated[str, typer.Option(help="Data set.")] = "cifar10",
+    grayscale: options.Grayscale = False,
     threat_model: options.ThreatModel = "Linf",
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     images: Annotated[int | None, typer.Option(metavar="N", help="Use the first N images; all by default.")] = None,
@@ -110,6 +111,7 @@ def evaluate(
         raise ValueError(f"card: cards hold accuracies on the test split, got --split {split}")
     folder, out = measuring.results_folder(cache, no_cache), [followed(path) for path in out or []]
     samples = samples and followed(samples)
+    dataset = measuring.named_dataset(dataset, grayscale)
     from freqrob.attacks import parse_attack
     from freqrob.evaluation import evaluate as measure
     from freqrob.evaluation.files import Evaluation, write_results, write_samples

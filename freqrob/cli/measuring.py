@@ -48,6 +48,13 @@ def in_process_group(*, gpus: bool = False) -> Callable[[Callable[..., None]], C
     return decorate
 
 
+def named_dataset(dataset: str, grayscale: bool) -> str:
+    """Name of a data set, or of the same one in grey levels."""
+    from freqrob.data.grayscale import grayscale_name
+
+    return grayscale_name(dataset) if grayscale else dataset
+
+
 def usable_device(name: str) -> torch.device:
     """Device of that name; "auto" is a GPU if there is one. Raises ValueError if it cannot be used."""
     import torch

@@ -28,12 +28,12 @@ def models(
     - `freqrob models "bass*" --model-dir ./models`
     """
     from freqrob.models.cards import CheckpointError
-    from freqrob.models.loading import DATASET_CLASSES, THREAT_MODELS, list_models
+    from freqrob.models.loading import THREAT_MODELS, all_datasets, list_models
 
     with warnings_as_lines():
         known = [
             (name, dataset, threat)
-            for dataset in DATASET_CLASSES
+            for dataset in all_datasets()
             for threat in THREAT_MODELS
             for name in list_models(pattern, dataset, threat, model_dir)
         ]

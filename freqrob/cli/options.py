@@ -40,6 +40,9 @@ def _with_home(name: str, value: Any) -> Any:
 
 OtherModels = Annotated[list[str], typer.Argument(metavar="MODEL…", help="Models, as for `freqrob evaluate`.")]
 ThreatModel = Annotated[str, typer.Option(help="Threat model that the models were trained for.")]
+Grayscale = Annotated[
+    bool, typer.Option("--grayscale", help="Convert images to grey levels (one channel), after any corruption.")
+]
 DataDir = Annotated[Path, typer.Option("--data", metavar="DIR", help="Folder of the unpacked data sets.")]
 ModelDir = Annotated[Path, typer.Option("--model-dir", metavar="DIR", help="Folder of trained models.")]
 Weights = Annotated[

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from freqrob.cli import options
+from freqrob.cli.measuring import named_dataset
 from freqrob.cli.printing import command_line, print_line, warnings_as_lines
 from freqrob.cli.progress import progress_bars
 from freqrob.runtime.files import check_folder
@@ -25,6 +26,7 @@ def report(
     title: Annotated[str, typer.Option(help="Title of the page; by default the models' names.")] = "",
     cards: Annotated[bool, typer.Option(help="Add the accuracies on the cards of shipped and your own models.")] = True,
     dataset: Annotated[str, typer.Option(help="Data set of the cards.")] = "cifar10",
+    grayscale: Annotated[bool, typer.Option("--grayscale", help="Cards of models of grayscale images.")] = False,
     threat_model: Annotated[str, typer.Option(help="Threat model of the cards.")] = "Linf",
     model_dir: options.ModelDir = Path("models"),
 ) -> None:
@@ -43,6 +45,7 @@ def report(
     check_folder(out)
     from freqrob.report import write_report
 
+    dataset = named_dataset(dataset, grayscale)
     given = {"--title": title or None, "--dataset": dataset, "--threat-model": threat_model}
     with progress_bars() as (track, _log), warnings_as_lines():
         page = write_report(

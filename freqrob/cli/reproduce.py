@@ -180,8 +180,12 @@ def _plan(experiment: Experiment, lab: Lab, models: list[str]) -> None:
         if lab.has_model(subject):
             table.add_row(escape(subject.row), escape(subject.model_name), "is there" if subject.model_name else "")
             continue
-        hours.append(lab.training_hours(subject))
         command = " ".join(training_command(subject, lab.model_dir))
+        try:
+            hours.append(lab.training_hours(subject))
+        except FileNotFoundError as error:
+            table.add_row(escape(subject.row), escape(subject.model_name), escape(f"{command}: {error}"))
+            continue
         table.add_row(escape(subject.row), escape(subject.model_name), f"{command}: {hours[-1]:.3g} h")
     print_table(table)
     for subject in experiment.subjects:

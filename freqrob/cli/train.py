@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from freqrob.cli import options
-from freqrob.cli.measuring import INTERRUPTED, in_process_group
+from freqrob.cli.measuring import INTERRUPTED, in_process_group, named_dataset
 from freqrob.cli.printing import pixels, print_line, print_resume_hint, print_table, rank
 from freqrob.cli.progress import progress_bars
 from freqrob.runtime.cache import set_compile_folder
@@ -29,6 +29,7 @@ def train(
     dataset: Annotated[
         str, typer.Option(help="cifar10, cifar100, svhn, tiny_imagenet or restricted_imagenet.")
     ] = "cifar10",
+    grayscale: options.Grayscale = False,
     threat_model: Annotated[str, typer.Option(help="Threat model; Linf.")] = "Linf",
     data: options.DataDir = Path("data"),
     model_dir: options.ModelDir = Path("models"),
@@ -77,7 +78,7 @@ def train(
     if twice := sorted(given.keys() & changed.keys()):
         raise ValueError(f"--set: {twice[0]} is also given by --{twice[0].replace('_', '-')}; give it once")
     given |= changed
-    chosen = training.recipe_for(recipe, dataset, threat_model, **given)
+    chosen = training.recipe_for(recipe, named_dataset(dataset, grayscale), threat_model, **given)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the trainer logs its own setup
     try:
         with explained(chosen.batch_size), progress_bars(quiet=rank() > 0) as (track, log):

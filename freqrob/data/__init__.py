@@ -3,6 +3,7 @@
 from freqrob.data.batches import Batches
 from freqrob.data.cifar_b import balance, load_cifar_b
 from freqrob.data.datasets import DATASETS, DatasetInfo, ImageSet, list_datasets, load_dataset, register_dataset
+from freqrob.data.grayscale import grayscale_name, to_grayscale
 from freqrob.data.pca import pca_components
 
 __all__ = [
@@ -11,9 +12,11 @@ __all__ = [
     "DatasetInfo",
     "ImageSet",
     "balance",
+    "grayscale_name",
     "list_datasets",
     "load_cifar_b",
     "load_dataset",
     "pca_components",
     "register_dataset",
+    "to_grayscale",
 ]

@@ -16,6 +16,7 @@ from torch import Tensor
 from freqrob.data.archives import Archive, fetch_archive
 from freqrob.data.corruptions import CHUNK, CORRUPTIONS, SEVERITIES, corrupt, find_frost
 from freqrob.data.datasets import DATASETS, ImageSet, explained
+from freqrob.data.grayscale import colour_name, to_grayscale
 from freqrob.runtime.files import (
     as_json,
     check_folder,
@@ -164,7 +165,8 @@ class CorruptionArrays:
 
     Attributes:
         folder: of the arrays.
-        dataset: the data set's name.
+        dataset: the data set's name. With the suffix ``_grayscale``, ``images`` are converted to grey levels after the
+            corruption; ``arrays`` are in colour.
         arrays: by type, (5·N, H, W, 3) uint8, memory-mapped.
         labels: (N,) int64, the same at each severity.
         generated: the content of ``generated.json``; None without that file, as for the published arrays.
@@ -182,11 +184,12 @@ class CorruptionArrays:
 
     @checked
     def images(self, name: str, severity: int) -> Tensor:
-        """(N, 3, H, W) uint8, in memory. Raises KeyError for a missing type, ValueError for an unknown severity."""
+        """(N, C, H, W) uint8, in memory. Raises KeyError for a missing type, ValueError for an unknown severity."""
         check_integers(1, len(SEVERITIES), severity=severity)
         count = len(self.labels)
         chosen = np.array(self.arrays[name][(severity - 1) * count : severity * count])
-        return torch.from_numpy(chosen).permute(0, 3, 1, 2).contiguous()
+        images = torch.from_numpy(chosen).permute(0, 3, 1, 2).contiguous()
+        return images if colour_name(self.dataset) == self.dataset else to_grayscale(images)
 
 
 @checked
@@ -197,7 +200,7 @@ def load_corruptions(
 
     Args:
         folder: contains ``labels.npy`` and a file for each type, directly or in ``CIFAR-10-C/`` or ``CIFAR-100-C/``.
-        dataset: ``"cifar10"`` or ``"cifar100"``.
+        dataset: ``"cifar10"`` or ``"cifar100"``, with the suffix ``_grayscale`` for the same arrays in grey levels.
         types: the required types; None for all in the folder.
         download: fetch the published arrays into ``folder`` if it has none (2.9 GB from Zenodo, MD5 checked).
 
@@ -207,11 +210,12 @@ def load_corruptions(
         FileNotFoundError: no arrays, or missing types; the message says which and how to get them.
         OSError: a failed download.
     """
-    check_choices(PUBLISHED, dataset=dataset)
+    colours = colour_name(dataset)
+    check_choices(PUBLISHED, dataset=colours)
     _check_types(types or ())
-    root = _find(expanded(folder, "folder"), dataset, download)
+    root = _find(expanded(folder, "folder"), colours, download)
     generated = _read_manifest(root)
-    if generated is not None and (made_of := generated.get("dataset")) != dataset:
+    if generated is not None and (made_of := generated.get("dataset")) != colours:
         raise ValueError(f"dataset: {root} was made of {made_of}, got {dataset!r}")
     labels = _labels(root, DATASETS[dataset].classes)
     wanted = types or [name for name in CORRUPTIONS if (root / f"{name}.npy").exists()]

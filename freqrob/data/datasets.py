@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from freqrob.data import imagenet
 from freqrob.data.archives import Archive, fetch_archive
+from freqrob.data.grayscale import LUMA, SUFFIX, colour_name, to_grayscale
 from freqrob.data.image_files import ImageFiles, decode
 from freqrob.data.imagenet import Part
 from freqrob.runtime.files import check_folder, expanded, temporary_folder_beside
@@ -64,7 +65,35 @@ class DatasetInfo:
         return len(self.mean)
 
 
-DATASETS: Registry[DatasetInfo] = Registry(
+class _DatasetRegistry(Registry[DatasetInfo]):
+    """Data sets by name; ``<name>_grayscale`` is a colour data set in grey levels, without being registered."""
+
+    def __getitem__(self, name: str) -> DatasetInfo:
+        colours = None if super().__contains__(name) else self._colours(name)
+        return super().__getitem__(name) if colours is None else _in_grayscale(colours)
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or self._colours(name) is not None
+
+    def _colours(self, name: object) -> DatasetInfo | None:
+        """The colour data set that ``name`` has in grey levels."""
+        if not isinstance(name, str) or not name.endswith(SUFFIX) or not super().__contains__(colour_name(name)):
+            return None
+        about = super().__getitem__(colour_name(name))
+        return about if about.channels == len(LUMA) else None
+
+
+def _in_grayscale(about: DatasetInfo) -> DatasetInfo:
+    """The metadata of a colour data set in grey levels.
+
+    The mean is that of the luma. The standard deviation is the luma's if the channels rise and fall together, which
+    those of photographs nearly do: .2466 for CIFAR-10, whose own is .2392.
+    """
+    mean, std = (sum(w * v for w, v in zip(LUMA, values, strict=True)) for values in (about.mean, about.std))
+    return replace(about, mean=(round(mean, 4),), std=(round(std, 4),))
+
+
+DATASETS: Registry[DatasetInfo] = _DatasetRegistry(
     "dataset",
     "freqrob.datasets",
     lambda about: isinstance(about, DatasetInfo) and about.load is not None,
@@ -141,7 +170,8 @@ def load_dataset(
     13 GB for restricted_imagenet), which is memory-mapped: do not write to their images.
 
     Args:
-        name: one of ``list_datasets()``.
+        name: one of ``list_datasets()``; with the suffix ``_grayscale``, its images in grey levels (``to_grayscale``),
+            (N, 1, H, W), which are always in memory.
         split: ``"train"``, ``"val"`` or ``"test"``.
         data_dir: the folder that holds ``cifar-10-batches-py/``, ``cifar-100-python/``, ``train_32x32.mat`` and
             ``test_32x32.mat`` (svhn), ``tiny-imagenet-200/``, or ImageNet: ``train/`` and ``val/`` with its 1,000
@@ -159,6 +189,9 @@ def load_dataset(
     """
     check_choices(DATASETS, dataset=name)
     folder = expanded(data_dir, "data_dir")
+    if name not in list(DATASETS):  # in grey levels
+        loaded = load_dataset(colour_name(name), split, folder, download=download, track=track)
+        return replace(loaded, images=to_grayscale(loaded.images))
     load = DATASETS[name].load
     assert load is not None  # DATASETS has none without
     loaded = load(folder, "test" if split == "test" else "train", download)

@@ -15,6 +15,10 @@ A defence is a frozen dataclass with its settings as fields, registered under it
 
         def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor: ...
 
+A defence whose loss has parameters of its own, such as a readout, has a method ``make_parts(model)``, which returns
+them as a module. They are trained, checkpointed and resumed with the network, but not saved with it; the defence is
+then called with the module as its fourth argument.
+
 Other packages register theirs by the entry-point group ``freqrob.defenses``, and ``freqrob train my_defense_rn20``
 finds them.
 """
@@ -24,6 +28,7 @@ from freqrob.defenses.fgsm import FGSM
 from freqrob.defenses.grad_align import GradAlign
 from freqrob.defenses.jafr import FGSMJaFR, FGSMJaFRMinus, JaFR, JaFRMinus
 from freqrob.defenses.mart import MART
+from freqrob.defenses.neural_response import NeuralResponse
 from freqrob.defenses.neural_similarity import NeuralSimilarity
 from freqrob.defenses.pgd_at import PGDAT
 from freqrob.defenses.standard import Standard
@@ -42,6 +47,7 @@ __all__ = [
     "GradAlign",
     "JaFR",
     "JaFRMinus",
+    "NeuralResponse",
     "NeuralSimilarity",
     "Standard",
     "list_defenses",

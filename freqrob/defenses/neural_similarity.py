@@ -41,7 +41,7 @@ class NeuralSimilarity:
     share a forward pass, and so the batch norm statistics.
 
     Args:
-        targets: path of an ``.npz`` with ``images`` (K, 3, H, W) uint8, of the size of the images trained on, and
+        targets: path of an ``.npz`` with ``images`` (K, C, H, W) uint8, like the images trained on, and
             ``similarity`` (K, K) float in [−1, 1], symmetric, of mean-centred responses; K from 3 on.
         layer: the dotted name of a module of the network, such as ``"layer1"`` or ``"layer2.0.conv1"``.
         weight: α; the authors' 20.
@@ -87,7 +87,7 @@ class NeuralSimilarity:
         return F.cross_entropy(logits[: len(images)].float(), labels) + self.weight * similarity_term
 
     def draw(self) -> tuple[Tensor, Tensor]:
-        """The stimuli (k, 3, H, W) uint8 of one step, and their similarity (k, k) to the brain."""
+        """The stimuli (k, C, H, W) uint8 of one step, and their similarity (k, k) to the brain."""
         stimuli, similarity = load_targets(self.targets)
         if self.stimuli >= len(stimuli):
             return stimuli, similarity
@@ -142,13 +142,13 @@ def find_layer(model: nn.Module, layer: str) -> nn.Module:
 
 
 def load_targets(path: str | Path) -> tuple[Tensor, Tensor]:
-    """Read stimuli (K, 3, H, W) uint8 and similarity (K, K) float32 from an ``.npz`` for ``NeuralSimilarity``.
+    """Read stimuli (K, C, H, W) uint8 and similarity (K, K) float32 from an ``.npz`` for ``NeuralSimilarity``.
 
     The file is read again only when it has changed. Raises FileNotFoundError, and ValueError for other contents.
     """
-    path = Path(path).resolve()
-    if not path.is_file():
+    if not Path(path).is_file():
         raise FileNotFoundError(f"targets: no file {path}; set yours with --set targets=FILE.npz")
+    path = Path(path).resolve()
     return _read(path, path.stat().st_mtime_ns)
 
 
@@ -168,7 +168,7 @@ def _check(path: Path, images: np.ndarray, similarity: np.ndarray) -> None:
     count = len(images) if images.ndim else 0
     for name, array, good, expected in (
         ("images", images, images.dtype == np.uint8, "uint8"),
-        ("images", images, images.ndim == 4 and images.shape[1:2] == (3,) and count >= 3, "(K, 3, H, W), K from 3 on"),
+        ("images", images, images.ndim == 4 and images.shape[1] in (1, 3) and count >= 3, "(K, C, H, W), K from 3 on"),
         ("similarity", similarity, np.issubdtype(similarity.dtype, np.floating), "floats"),
         ("similarity", similarity, similarity.shape == (count, count), f"({count}, {count})"),
     ):

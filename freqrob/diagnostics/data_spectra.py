@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,9 +44,9 @@ def save_corruption_spectra(
     spectra, clean = {}, images[: len(corruptions.labels)]
     clean = balance(clean) if (corruptions.generated or {}).get("bass") else clean
     for name in track(corruptions.types, "corruptions", len(corruptions.types)):
-        severities = torch.from_numpy(np.array(corruptions.arrays[name])).permute(0, 3, 1, 2)
-        corrupted = save_spectra({name: severities}, folder, about)[name]
-        change = corruption_spectrum(clean.images, (corruptions.images(name, severity) for severity in SEVERITIES))
+        severities = [corruptions.images(name, severity) for severity in SEVERITIES]
+        corrupted = save_spectra({name: torch.cat(severities)}, folder, about)[name]
+        change = corruption_spectrum(clean.images, severities)
         change.save(folder, f"{name}_change", {**about, "set": name})
         spectra[name] = corrupted, change
     return spectra

@@ -15,10 +15,9 @@ from torch import Tensor, nn
 
 from freqrob.attacks.gradient import classified
 from freqrob.data.datasets import check_labelled, to_pixels
-from freqrob.data.hybrid import MIXING_FREQUENCIES, check_frequencies, hybrid_images, partners
-from freqrob.diagnostics.drawing import FREQUENCY, GREY, Panel, Picture, Section, Styles, styled
+from freqrob.data.hybrid import MIXING_FREQUENCIES, NYQUIST, check_frequencies, hybrid_images, partners
+from freqrob.diagnostics.drawing import GREY, Panel, Picture, Section, Styles, styled
 from freqrob.diagnostics.measurement import Measurement, Quantity
-from freqrob.diagnostics.minimal_perturbation import MinimalPerturbationSpectrum, by_norm, draw_size, name_of_size
 from freqrob.diagnostics.per_sample import per_sample
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
 from freqrob.runtime.parameters import check_seeds, checked, fits, shown
@@ -26,6 +25,9 @@ from freqrob.runtime.progress import Track, untracked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+
+HYBRID = Section("hybrid", "Hybrid images: low or high frequencies", "hybrid images", 50)
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class HybridReliance(Measurement):
         frequencies: (F,) mixing frequencies, ascending.
         low, high: (seeds, F) shares of the hybrid images classified as the image of their low or high frequencies.
         reversal: (seeds,) reversal frequency f_rev: the first zero crossing of low − high from below, interpolated
-            linearly; NaN without one.
+            linearly; NaN without one. Li et al. print it in units of Nyquist, as ``reversal_nyquist`` is.
         images: number of hybrid images at each frequency and seed.
         seeds: seeds of the partners.
     """
@@ -55,6 +57,11 @@ class HybridReliance(Measurement):
     images: int
     seeds: list[int]
 
+    @property
+    def reversal_nyquist(self) -> Tensor:
+        """(seeds,) f_rev in units of the Nyquist frequency, 0.5 cycles/pixel, as Li et al. print it."""
+        return self.reversal / NYQUIST
+
 
 @checked
 def hybrid_reliance(
@@ -72,7 +79,8 @@ def hybrid_reliance(
     """Classify hybrid images: low frequencies of each image, high frequencies of one from another class.
 
     Args:
-        frequencies: mixing frequencies in cycles/pixel; the authors' by default.
+        frequencies: mixing frequencies in cycles/pixel; the authors' by default, who give them in units of Nyquist (0.5
+            cycles/pixel).
         seeds: seeds of the partners; each assigns different partners.
         model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``; no class may have more than
             half of the images.
@@ -124,56 +132,41 @@ def rises_through_zero(x: Tensor, y: Tensor) -> Tensor:
     return x[i] - y[i] * (x[i + 1] - x[i]) / (y[i + 1] - y[i])
 
 
-def mean_over_seeds(values: Tensor) -> str:
-    """The mean and range, "0.231 (0.225 to 0.240)", with the number of finite values if some are NaN."""
-    known = values[~values.isnan()]
+def reversal_in_words(reversal: Tensor) -> str:
+    """f_rev in units of Nyquist as Li et al. print it, and in cycles/pixel: "0.528 ± 0.001 (0.264)".
+
+    ``reversal`` (seeds,) is in cycles/pixel. The standard deviation is over the seeds. The number of finite values
+    follows if some are NaN.
+    """
+    known = reversal[~reversal.isnan()].double()
     if not len(known):
         return "none"
-    spread = f"{known.min():.3f} to {known.max():.3f}" if len(known) > 1 else ""
-    some = f"{len(known)} of {len(values)} seeds" if len(known) < len(values) else ""
-    about = ", ".join(filter(None, (spread, some)))
-    return f"{known.mean():.3f}" + (f" ({about})" if about else "")
+    spread = f" ± {(known / NYQUIST).std():.3f}" if len(known) > 1 else ""
+    some = f", {len(known)} of {len(reversal)} seeds" if len(known) < len(reversal) else ""
+    return f"{known.mean() / NYQUIST:.3f}{spread} ({known.mean():.3f}){some}"
 
 
 def plot_hybrid(axes: Axes, models: Mapping[str, HybridReliance], styles: Styles | None = None) -> None:
-    """Draw p(low) − p(high) of hybrid images by mixing frequency.
+    """Draw p(low) − p(high) of hybrid images by mixing frequency, in units of Nyquist.
 
     Means over the seeds, with bars from the lowest to the highest; the reversal frequency is a tick on the zero line,
-    with its range.
-    Source: Li et al., PLoS Comput. Biol. 2023, Fig. 5.
+    with its range. The upper axis has cycles/pixel.
+    Source: Li et al., PLoS Comput. Biol. 2023, Fig. 3b and 5a.
     """
     axes.axhline(0, color=GREY, linewidth=1)
     for name, measured, style in styled(models, styles):
         gap = (measured.low - measured.high).numpy()
         mean = gap.mean(0)
         spread = np.abs(np.stack([gap.min(0), gap.max(0)]) - mean)
-        axes.errorbar(measured.frequencies.numpy(), mean, spread, label=name, **style)
-        reversal = measured.reversal[~measured.reversal.isnan()]
+        axes.errorbar((measured.frequencies / NYQUIST).numpy(), mean, spread, label=name, **style)
+        reversal = measured.reversal_nyquist[~measured.reversal.isnan()]
         if len(reversal):
             axes.plot(reversal.mean(), 0, "|", color=style["color"], markersize=16, markeredgewidth=2)
             axes.hlines(0, reversal.min(), reversal.max(), color=style["color"], linewidth=4)
-    axes.set(xlabel="mixing " + FREQUENCY, ylabel="p(low) − p(high)", ylim=(-1.02, 1.02))
-
-
-def plot_reversal(
-    axes: Axes,
-    models: Mapping[str, tuple[HybridReliance, MinimalPerturbationSpectrum]],
-    styles: Styles | None = None,
-) -> None:
-    """Draw the median size of minimal perturbations, with quartiles, against f_rev, with its range over seeds.
-
-    Raises ValueError for a model without f_rev at any seed, and for models of different norms. Source: Li et al., PLoS
-    Comput. Biol. 2023, Fig. 5b.
-    """
-    for name, (hybrid, perturbation), style in styled(models, styles):
-        known = hybrid.reversal[~hybrid.reversal.isnan()].numpy()
-        if not len(known):
-            raise ValueError(f"models: {name} has no reversal frequency at any seed")
-        across = [[known.mean() - known.min()], [known.max() - known.mean()]]
-        draw_size(axes, perturbation, known.mean(), across, name, style)
-    sizes = name_of_size([perturbation for _, perturbation in models.values()])
-    axes.set(xlabel="reversal frequency (cycles/pixel)", ylabel=sizes)
-    axes.set_ylim(bottom=0)
+    axes.set(xlabel="mixing frequency ÷ Nyquist", ylabel="p(low) − p(high)", ylim=(-1.02, 1.02))
+    to_cycles, to_nyquist = (lambda f: np.asarray(f) * NYQUIST), (lambda f: np.asarray(f) / NYQUIST)
+    upper = axes.secondary_xaxis("top", functions=(to_cycles, to_nyquist))
+    upper.set_xlabel("cycles/pixel")
 
 
 @register_diagnostic("hybrid")
@@ -187,10 +180,11 @@ class Hybrid(Diagnostic):
     order = 30
     columns = (
         Column(
-            "reversal frequency (cycles/pixel)", lambda measured: measured.reversal.nanmean().item(),
-            lambda measured: mean_over_seeds(measured.reversal), title=Markup("f<sub>rev</sub>"),
-            key="reversal_frequency", unit="cycles/pixel", digits=3,
-            help="Above it, hybrid images are classified by their low frequencies (Li et al.).",
+            "reversal frequency ÷ Nyquist (cycles/pixel)", lambda measured: measured.reversal_nyquist.nanmean().item(),
+            lambda measured: reversal_in_words(measured.reversal), title=Markup("f<sub>rev</sub>"),
+            key="reversal_frequency_nyquist", unit="Nyquist", digits=3,
+            help="Above it, hybrid images are classified by their low frequencies; in units of Nyquist, 0.5 "
+            "cycles/pixel, as Li et al. print it.",
             hint="lower if the model relies on low frequencies", none="p(low) − p(high) never rises through 0",
             part=lambda m: "" if m.reversal.isfinite().all() else f"of the {m.reversal.isfinite().sum()} with one",
             order=30,
@@ -201,37 +195,20 @@ class Hybrid(Diagnostic):
         return len(settings["frequencies"]) * len(settings["seeds"])
 
     def figures(self, measurements: Measurements) -> Iterator[Picture]:
-        models, smallest = measurements["hybrid"], measurements["minimal_perturbation"]
-        section = Section("hybrid", "Hybrid images: low or high frequencies", "hybrid images", 50)
+        models = measurements["hybrid"]
         if models:
             styles = measurements.styles_of("hybrid")
             yield Picture(
                 "hybrid",
                 "Share of hybrid images classified by their low minus by their high frequencies.",
                 [Panel("hybrid images", partial(plot_hybrid, models=models, styles=styles))], (6.4, 3.8), styles,
-                section=section,
+                section=HYBRID,
                 caption=measurements.caption(
                     "hybrid",
                     "Hybrids have one image’s frequencies below the mixing frequency and those of another class above. "
                     "Above 0 the model follows the low frequencies more often; the tick on 0 is f<sub>rev</sub>, lower "
-                    "if the model relies more on low frequencies. {images} images of {source}, seeds {seeds}; bars are "
-                    "the range over the seeds (Li et al., PLoS Comput. Biol. 2023, Fig. 5a).",
+                    "if the model relies more on low frequencies, in units of Nyquist (0.5 cycles/pixel). {images} "
+                    "images of {source}, seeds {seeds}; bars are the range over the seeds (Li et al., PLoS Comput. "
+                    "Biol. 2023, Fig. 3b and 5a).",
                 ),
-            )  # fmt: skip
-        both = {
-            name: (measured, smallest[name]) for name, measured in models.items()
-            if name in smallest and smallest[name].success.any() and not measured.reversal.isnan().all()
-        }  # fmt: skip
-        if both:
-            styles = {name: measurements.styles[name] for name in both}
-            yield Picture(
-                "reversal", "The size of minimal perturbations against the reversal frequency on hybrid images.",
-                [Panel("size against reversal frequency", partial(plot_reversal, models=some, styles=styles))
-                 for some in by_norm(both, lambda measured: measured[1].norm)],
-                (6.4, 3.8), styles, section=section,
-                caption=Markup(
-                    "The median size of minimal perturbations with quartiles against f<sub>rev</sub>, bars from the "
-                    "lowest to the highest of the seeds (Li et al., Fig. 5b)."
-                ),
-                compared=[["hybrid"], ["minimal_perturbation"]],
             )  # fmt: skip

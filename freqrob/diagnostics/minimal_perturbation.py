@@ -1,11 +1,11 @@
-"""Spectrum of the smallest perturbations that change the predicted class, by a boundary attack."""
+"""Sizes and spectrum of the smallest perturbations that change the predicted class, by boundary attacks and PGD."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from math import isfinite, nan
+from math import isfinite, isinf, isnan, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from freqrob.attacks.balls import Norm
 from freqrob.attacks.brendel_bethge import BrendelBethge
-from freqrob.attacks.minimal_perturbation import MinimalPerturbation, MinimalPerturbations
+from freqrob.attacks.minimal_perturbation import MinimalPerturbation, MinimalPerturbations, closest
+from freqrob.attacks.smallest_pgd import SmallestPGD
 from freqrob.data.datasets import to_pixels
 from freqrob.diagnostics.drawing import (
     FREQUENCY,
@@ -29,13 +30,13 @@ from freqrob.diagnostics.drawing import (
     draw_map,
     logarithmic,
     picture_of_maps,
-    plain_ticks,
     shared_limits,
+    shares_upward,
     styled,
 )
 from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
-from freqrob.runtime.parameters import checked, stable_repr
+from freqrob.runtime.parameters import Natural, checked, stable_repr
 from freqrob.runtime.progress import Track, untracked
 from freqrob.spectral.perturbation import CORNER, GRID, PerturbationSpectrum, analyze_spectrum
 from freqrob.spectral.rings import RingMap
@@ -43,7 +44,6 @@ from freqrob.spectral.rings import RingMap
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
-    from numpy.typing import ArrayLike
 
 
 WHITE_NOISE = 0.396  # f_0.5 in cycles/pixel on the grid of Li et al., for images of 32 × 32
@@ -58,6 +58,7 @@ class MinimalPerturbationSpectrum(Measurement):
     Attributes:
         distances: (N,) in ``norm``; infinite if no perturbation was found.
         success: (N,) mask of the images with a perturbation.
+        by_pgd: (N,) mask of the images whose smallest perturbation is one of PGD.
         power: (H, W) mean |DFT|² over the successes and channels, DC at [0, 0] and set to 0.
         frequencies: (rings,) lower edge of each ring.
         profile: (rings,) mean of ``power`` over each ring.
@@ -67,16 +68,17 @@ class MinimalPerturbationSpectrum(Measurement):
         half_power_low, half_power_high: its 95 % bootstrap interval over the images.
         exact_half_power_frequency: the smallest coefficient radius that contains half of the power; white noise has
             0.400.
-        attack, norm, steps, repeats, seed: settings of the search.
+        attack, norm, steps, pgd_steps, repeats, seed: settings of the search.
         images: N. If no perturbation was found, or none that changes more than the mean, the spectrum and f_0.5 are
             NaN.
     """
 
     kind = "minimal_perturbation"
-    settings = ("images", "norm", "steps", "repeats", "seed")
+    settings = ("images", "norm", "steps", "pgd_steps", "repeats", "seed")
 
     distances: Annotated[Tensor, Quantity("images", unit="pixels of [0, 1]")]
     success: Annotated[Tensor, Quantity("images", dtype=torch.bool)]
+    by_pgd: Annotated[Tensor, Quantity("images", dtype=torch.bool)]
     power: Annotated[Tensor, Quantity("height width", unit="pixels² of [0, 1]")]
     frequencies: Annotated[Tensor, Quantity("rings", unit="cycles/pixel")]
     profile: Annotated[Tensor, Quantity("rings", unit="pixels² of [0, 1]")]
@@ -89,15 +91,23 @@ class MinimalPerturbationSpectrum(Measurement):
     attack: str
     norm: str
     steps: int
+    pgd_steps: int
     repeats: int
     seed: int
     images: int
 
     @classmethod
     def of(
-        cls, found: MinimalPerturbations, spectrum: PerturbationSpectrum, search: MinimalPerturbation
+        cls,
+        found: MinimalPerturbations,
+        spectrum: PerturbationSpectrum,
+        search: MinimalPerturbation,
+        pgd: tuple[SmallestPGD, Tensor] | None = None,
     ) -> MinimalPerturbationSpectrum:
-        """Measurement from the results of a search and the spectrum of its successes."""
+        """Measurement from the results of a search and the spectrum of its successes.
+
+        ``pgd`` is the attack that also gave candidates, and the mask (N,) of the images at which they are smallest.
+        """
         of_spectrum = {name: value for name, value in vars(spectrum).items() if name in cls.__annotations__}
         low, high = spectrum.half_power_interval
         return cls(
@@ -106,19 +116,34 @@ class MinimalPerturbationSpectrum(Measurement):
             success=found.success,
             half_power_low=low,
             half_power_high=high,
-            attack=stable_repr(search.attack),
+            by_pgd=torch.zeros_like(found.success) if pgd is None else pgd[1],
+            attack=stable_repr(search.attack) + (f" and {pgd[0].name}" if pgd else ""),
             norm=search.minimal_attack.norm,
             steps=search.attack.steps,  # pyright: ignore[reportAttributeAccessIssue]  # a field of those used here
+            pgd_steps=pgd[0].steps if pgd else 0,
             repeats=search.repeats,
             seed=search.seed,
         )
 
     @property
-    def quartiles(self) -> tuple[float, float, float]:
-        """Quartiles of the distances of the perturbations found; NaN without any."""
+    def mean(self) -> float:
+        """Mean distance of the perturbations found, which Li et al. call the robustness of a model; NaN without any."""
+        return self.distances[self.success].double().mean().item()
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of these distances over the images; NaN for fewer than two."""
         found = self.distances[self.success].double()
-        lower, median, upper = (found.quantile(share).item() if len(found) else nan for share in (0.25, 0.5, 0.75))
-        return lower, median, upper
+        return found.std().item() if len(found) > 1 else nan
+
+    def success_rate(self, budgets: Tensor) -> Tensor:
+        """Share of all images with a perturbation of at most each of ``budgets``: Li et al., Fig. 2b."""
+        return (self.distances <= budgets[..., None].to(self.distances)).double().mean(-1)
+
+    @property
+    def half_success(self) -> float:
+        """The smallest budget at which at least half of all images have a perturbation; infinite if there is none."""
+        return self.distances.sort().values[(len(self.distances) - 1) // 2].item()
 
 
 @checked
@@ -129,6 +154,7 @@ def minimal_perturbation(
     *,
     norm: Norm = "Linf",
     steps: int = 1000,
+    pgd_steps: Natural = 40,
     repeats: int = 3,
     seed: int = 0,
     batch_size: int = 20,
@@ -138,14 +164,16 @@ def minimal_perturbation(
 ) -> MinimalPerturbationSpectrum:
     """Find the smallest targeted perturbations and measure their spectrum.
 
-    The attacks are Brendel–Bethge's, targeted at a fixed derangement of the labels and started from PGD; the smallest
-    perturbation of the repeats is kept. For rn20 on CIFAR-10, 50 steps give distances within 3 % and f_0.5 within 0.003
+    The attacks are Brendel–Bethge's, started from PGD at ε = 0.5, and PGD in balls of several radii (``SmallestPGD``),
+    targeted at a fixed derangement of the labels; of all candidates of both attacks and all repeats, the smallest is
+    kept. For rn20 on CIFAR-10, 50 steps give distances within 3 % and f_0.5 within 0.003
     of those of 1,000 steps.
 
     Args:
         norm: "Linf" or "L2".
-        steps: steps of each attack.
-        repeats: number of attacks, from different starts.
+        steps: steps of each boundary attack.
+        pgd_steps: steps of PGD in each ball; 0 for boundary attacks alone.
+        repeats: runs of each attack, from different starts.
         seed: seed of targets, starts and the bootstrap.
         model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``; no class may have more than
             half of the images.
@@ -156,9 +184,14 @@ def minimal_perturbation(
     Source: Li et al., PLoS Comput. Biol. 2023, Fig. 2, 4 and 6: L∞, 1,000 images, 1,000 steps, several repeats.
     """
     search = MinimalPerturbation(BrendelBethge(norm, steps=steps), repeats=repeats, seed=seed, batch_size=batch_size)
-    found = search(model, images, labels, cache=cache, cache_key=cache_key, track=track)
+    how = {"cache": cache, "cache_key": cache_key, "track": track}
+    found, by_pgd = search(model, images, labels, **how), None
+    if pgd_steps:
+        attack, by_boundary = SmallestPGD(norm, steps=pgd_steps), found
+        found = closest([by_boundary, replace(search, attack=attack)(model, images, labels, **how)])
+        by_pgd = attack, found.distances < by_boundary.distances
     spectrum = _spectrum(found.perturbed[found.success], to_pixels(images).cpu()[found.success], seed)
-    return MinimalPerturbationSpectrum.of(found, spectrum, search)
+    return MinimalPerturbationSpectrum.of(found, spectrum, search, by_pgd)
 
 
 def _spectrum(perturbed: Tensor, images: Tensor, seed: int) -> PerturbationSpectrum:
@@ -172,12 +205,16 @@ def _spectrum(perturbed: Tensor, images: Tensor, seed: int) -> PerturbationSpect
         return PerturbationSpectrum(power, rings.radii, profile, radii, cumulative, nan, (nan, nan), nan, len(images))
 
 
-def distance(value: float, norm: str, success: Tensor) -> str:
-    """Format a distance as "18.6/255", with the number of successes if some images have none."""
-    if not success.any():
+def in_words(value: float, measured: MinimalPerturbationSpectrum, deviation: float | None = None) -> str:
+    """Format a size as "1.25/255" or, with a deviation, "(1.34 ± 0.70)/255", as Li et al. print it; L2 as it is."""
+    if not measured.success.any():
         return "none found"
-    some = "" if success.all() else f" (found for {success.sum()} of {len(success)})"
-    return (f"{255 * value:.1f}/255" if norm == "Linf" else f"{value:.3f} in {norm}") + some
+    if isinf(value):
+        return "not reached"
+    scale, unit = (255, "/255") if measured.norm == "Linf" else (1, f" in {measured.norm}")
+    number = f"{scale * value:.2f}" if scale > 1 else f"{value:.3f}"
+    spread = f"{scale * deviation:.2f}" if deviation is not None and scale > 1 else f"{deviation or nan:.3f}"
+    return (number if deviation is None else f"({number} ± {spread})") + unit
 
 
 def perturbation_map(measured: MinimalPerturbationSpectrum) -> Tensor:
@@ -200,23 +237,44 @@ def plot_perturbation_spectrum(
 def plot_perturbation_profiles(
     axes: Axes, models: Mapping[str, MinimalPerturbationSpectrum], styles: Styles | None = None
 ) -> None:
-    """Draw the mean power of minimal perturbations against the radius, with f_0.5 as a vertical line.
+    """Draw the share of the power of minimal perturbations within each radius, with f_0.5 as a vertical line.
 
-    Source: Li et al., PLoS Comput. Biol. 2023, Fig. 4b.
+    Source: Li et al., PLoS Comput. Biol. 2023, Fig. 2d and 4b.
     """
+    axes.axhline(0.5, color=GREY, linestyle="--", linewidth=1)
     for name, measured, style in styled(models, styles):
-        shown = measured.profile > 0
-        profile = (measured.profile / measured.power.mean())[shown]
-        axes.plot(measured.frequencies[shown].numpy(), profile.numpy(), label=name, **style)
+        axes.plot(measured.radii.numpy(), measured.cumulative.numpy(), label=name, **style)
         axes.axvline(measured.half_power_frequency, color=style["color"], linestyle=":", linewidth=1.2)
-    axes.set(yscale="log", xlabel=FREQUENCY, ylabel="mean |DFT|² of a ring ÷ mean")
-    plain_ticks(axes.yaxis)
+    shares_upward(axes)
+    axes.set(xlabel=FREQUENCY, ylabel="share of power below")
+
+
+def plot_success_rates(
+    axes: Axes, models: Mapping[str, MinimalPerturbationSpectrum], styles: Styles | None = None
+) -> None:
+    """Draw the success rate of targeted attacks against the perturbation budget, with the size at 50 % as a tick.
+
+    Budgets in L∞ are in grey levels of 255. Raises ValueError for models of different norms. Source: Li et al., PLoS
+    Comput. Biol. 2023, Fig. 2b.
+    """
+    found = torch.cat([one.distances[one.success] for one in models.values()])
+    budgets = torch.linspace(0, 1.05 * found.max().item() if len(found) else 1, 201, dtype=torch.float64)
+    axes.axhline(0.5, color=GREY, linestyle="--", linewidth=1)
+    for name, measured, style in styled(models, styles):
+        scale = _scale(measured)
+        rate = measured.success_rate(budgets).numpy()
+        axes.plot((scale * budgets).numpy(), rate, label=name, **{**style, "marker": "none"})
+        if isfinite(measured.half_success):
+            axes.plot(scale * measured.half_success, 0.5, style["marker"], color=style["color"], markersize=7)
+    shares_upward(axes)
+    axes.set(xlabel=name_of_size(models.values()).replace("distance", "budget"), ylabel="success rate")
+    axes.set_xlim(left=0)
 
 
 def plot_perturbation_sizes(
     axes: Axes, models: Mapping[str, MinimalPerturbationSpectrum], styles: Styles | None = None
 ) -> None:
-    """Draw the median size of minimal perturbations, with quartiles, against f_0.5 with its bootstrap interval.
+    """Draw the mean size of minimal perturbations, with its standard error, against f_0.5 and its bootstrap interval.
 
     The dashed line is white noise's f_0.5. Sizes in L∞ are in grey levels of 255, in L2 with white as 1. Raises
     ValueError for models of different norms. Source: Li et al., PLoS Comput. Biol. 2023, Fig. 4c.
@@ -224,22 +282,19 @@ def plot_perturbation_sizes(
     for name, measured, style in styled(models, styles):
         half, low, high = (getattr(measured, f"half_power_{what}") for what in ("frequency", "low", "high"))
         across = np.abs([[low - half], [high - half]])  # bootstrap percentiles may exclude the estimate
-        draw_size(axes, measured, half, across, name, style)
+        scale, error = _scale(measured), measured.deviation / int(measured.success.sum()) ** 0.5
+        axes.errorbar(
+            half, scale * measured.mean, yerr=None if isnan(error) else scale * error, xerr=across, label=name,
+            capsize=3, **{**style, "linestyle": "none", "markersize": 7},
+        )  # fmt: skip
     axes.axvline(WHITE_NOISE, color=GREY, linestyle="--", linewidth=1)
     axes.set(xlabel="half-power frequency (cycles/pixel)", ylabel=name_of_size(models.values()))
     axes.set_ylim(bottom=0)
 
 
-def draw_size(
-    axes: Axes, measured: MinimalPerturbationSpectrum, x: float, across: ArrayLike, name: str, style: dict[str, Any]
-) -> None:
-    """Draw the median size with quartiles at ``x``; ``across`` is the interval below and above ``x``."""
-    scale = 255 if measured.norm == "Linf" else 1
-    quarter, median, most = (scale * value for value in measured.quartiles)
-    axes.errorbar(
-        x, median, yerr=[[median - quarter], [most - median]], xerr=across, label=name, capsize=3,
-        **{**style, "linestyle": "none", "markersize": 7},
-    )  # fmt: skip
+def _scale(measured: MinimalPerturbationSpectrum) -> int:
+    """Grey levels of 255 in L∞."""
+    return 255 if measured.norm == "Linf" else 1
 
 
 def name_of_size(measured: Iterable[MinimalPerturbationSpectrum]) -> str:
@@ -256,6 +311,12 @@ def by_norm(models: Mapping[str, Any], norm_of: Callable[[Any], str]) -> list[di
     return [{name: found for name, found in models.items() if norm_of(found) == norm} for norm in norms]
 
 
+def _found(measured: MinimalPerturbationSpectrum) -> str:
+    """The number of images with a perturbation, if some have none."""
+    some = measured.success.any() and not measured.success.all()
+    return f", found for {measured.success.sum()} of {len(measured.success)}" if some else ""
+
+
 @register_diagnostic("minimal_perturbation")
 class SmallestPerturbations(Diagnostic):
     """``minimal_perturbation`` as a diagnostic."""
@@ -264,7 +325,7 @@ class SmallestPerturbations(Diagnostic):
     measurement = MinimalPerturbationSpectrum
     help = "spectrum of the smallest targeted perturbations, and f_0.5 (Li et al.)."
     presets = {
-        "quick": {"images": 20, "steps": 50, "repeats": 1, "batch_size": 20},
+        "quick": {"images": 20, "steps": 50, "pgd_steps": 10, "repeats": 1, "batch_size": 20},
         "full": {"images": 1000, "batch_size": 20},
     }
     needs_gradients = True
@@ -279,13 +340,15 @@ class SmallestPerturbations(Diagnostic):
             part=lambda m: "" if m.success.all() else f"of the {m.success.sum()} with a perturbation", order=20,
         ),
         Column(
-            "smallest targeted perturbation, median",
-            text=lambda measured: distance(measured.quartiles[1], measured.norm, measured.success),
+            "smallest targeted perturbation, mean ± s.d.",
+            text=lambda measured: in_words(measured.mean, measured, measured.deviation) + _found(measured),
         ),
+        Column("perturbation size with 50 % success", text=lambda measured: in_words(measured.half_success, measured)),
     )  # fmt: skip
 
     def cost(self, settings: Mapping[str, Any], size: tuple[int, int]) -> float:
-        return settings["repeats"] * (200 + settings["steps"])  # 200 for the starts
+        pgd = SmallestPGD().searches * (settings["pgd_steps"] + 1) if settings["pgd_steps"] else 0
+        return settings["repeats"] * (200 + settings["steps"] + pgd)  # 200 for the starts
 
     def figures(self, measurements: Measurements) -> Iterator[Picture]:
         models = {
@@ -309,19 +372,24 @@ class SmallestPerturbations(Diagnostic):
             compared=[["minimal_perturbation"]],
         )  # fmt: skip
         styles = {name: measurements.styles[name] for name in models}
-        sizes = [
-            Panel("size against half-power frequency", partial(plot_perturbation_sizes, models=some, styles=styles))
-            for some in by_norm(models, lambda measured: measured.norm)
-        ]
+        groups = by_norm(models, lambda measured: measured.norm)
+        of_sizes = [
+            Panel(title, partial(draw, models=some, styles=styles))
+            for title, draw in (("success rate against budget", plot_success_rates),
+                                ("mean size against half-power frequency", plot_perturbation_sizes))
+            for some in groups
+        ]  # fmt: skip
+        profiles = Panel("radial profiles", partial(plot_perturbation_profiles, models=models, styles=styles))
         yield Picture(
-            "perturbations", "Radial profiles of minimal perturbations, and their size against f_0.5.",
-            [Panel("radial profiles", partial(plot_perturbation_profiles, models=models, styles=styles)), *sizes],
+            "perturbations", "Cumulative radial profiles of minimal perturbations, success rates, and mean sizes.",
+            [profiles, *of_sizes],
             legend=styles, section=section,
             caption=measurements.caption(
                 "minimal_perturbation",
-                "Left: radial profiles; half of the power lies below f<sub>0.5</sub> (dotted). Right: median size "
-                "with quartiles of the perturbations found, against f<sub>0.5</sub> with its bootstrap 95 % interval; "
-                "the dashed line is white noise. The best of {repeats} run(s) (Li et al., Fig. 4b and 4c).",
+                "Share of the power below each frequency, half of it below f<sub>0.5</sub> (dotted); success rate of "
+                "targeted attacks against the perturbation budget; mean size of the perturbations found, with its "
+                "standard error, against f<sub>0.5</sub> with its bootstrap 95 % interval, and white noise (dashed). "
+                "The smallest of all candidates of {repeats} run(s) of each attack (Li et al., Fig. 4b, 2b and 4c).",
             ),
             compared=[["minimal_perturbation"]],
         )  # fmt: skip

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from freqrob.data.datasets import DATASETS
+from freqrob.data.grayscale import colour_name, grayscale_name
 from freqrob.models.cards import Card, CheckpointError
 from freqrob.models.checkpoints import card_path, check_state, checkpoint_state, load, load_into
 from freqrob.models.downloads import download, download_url
@@ -49,6 +50,14 @@ class _Classes(Mapping[str, int]):
 
 
 DATASET_CLASSES = _Classes()
+"""The number of classes by name; those in grey levels (``cifar10_grayscale``) are found, but not listed."""
+
+
+def all_datasets() -> list[str]:
+    """Names of the data sets for which there may be models, also of those in grey levels."""
+    return [*DATASET_CLASSES, *(name for name in map(grayscale_name, DATASETS) if name in DATASETS)]
+
+
 THREAT_MODELS = ("Linf", "L2", "corruptions")
 LONGEST_NAME = 200  # bytes; temporary files have longer names
 _NAME = re.compile(r"\w[\w.+-]*")
@@ -76,7 +85,8 @@ def load_model(
     Args:
         model_name: ``[bass_|bassmix_|bassfront_|blur_|pca_]<defence>_<architecture>``, or any name with a card.
         model_dir: folder of trained and downloaded models.
-        dataset: cifar10, cifar100, svhn, tiny_imagenet, restricted_imagenet or imagenet, or RobustBench's enum.
+        dataset: cifar10, cifar100, svhn, tiny_imagenet, restricted_imagenet or imagenet, or RobustBench's enum; the
+            suffix ``_grayscale`` means a model of images in grey levels.
         threat_model: Linf, L2 or corruptions (corruptions_3d means corruptions), or RobustBench's enum.
         custom_checkpoint: the file to load (.safetensors, .pt, .pth, .ckpt, .bin, .th, .pth.tar). If it has no card
             (.json), its architecture and front ends are those of ``model_name``, on pixels that are not normalised, and
@@ -142,7 +152,7 @@ def list_models(
     files that are not cards, and skips them.
     """
     known_dataset, known_threat = check_names(dataset or "cifar10", threat_model or "Linf")
-    datasets = [known_dataset] if dataset else list(DATASET_CLASSES)
+    datasets = [known_dataset] if dataset else [*DATASET_CLASSES, *map(grayscale_name, DATASETS)]
     threats = [known_threat] if threat_model else list(THREAT_MODELS)
     folders = [
         root / dataset / threat
@@ -290,6 +300,9 @@ def _not_found(model_name: str, target: Target) -> str:
     lines += ["  and cards (.json) of this name with a download location."]
     available = list_models("*", dataset, threat_model, model_dir)
     lines += [f"Loadable here: {', '.join(available) or 'none'}.{nearest_names(model_name, available)}"]
+    other = grayscale_name(dataset) if colour_name(dataset) == dataset else colour_name(dataset)
+    if other in DATASET_CLASSES and model_name in list_models("*", other, threat_model, model_dir):
+        lines += [f"It is there for {other}: {'add' if other != colour_name(other) else 'omit'} --grayscale."]
     try:
         ModelName.parse(model_name)
     except ValueError:
@@ -326,8 +339,9 @@ def _check_card(card: Card, model_name: str, target: Target, path: Path) -> None
     with suppress(ValueError):  # a name outside the grammar does not give an architecture
         expected["architecture"] = ModelName.parse(model_name).architecture
     for key, value in expected.items():
-        if getattr(card, key) != value:
-            raise CheckpointError(f"{path}: expected {key} {value!r}, its card has {getattr(card, key)!r}")
+        if (got := getattr(card, key)) != value:
+            remedy = f"; use dataset={got!r}" if key == "dataset" and colour_name(got) == colour_name(value) else ""
+            raise CheckpointError(f"{path}: expected {key} {value!r}, its card has {got!r}{remedy}")
 
 
 def _create_model(card: Card, path: Path) -> FrontEnded:

@@ -26,7 +26,7 @@ def _is_defense(kind: Any) -> bool:
 DEFENSES: Registry[type] = Registry(  # filled by freqrob.defenses, which is not needed to parse a name
     "defense", "freqrob.defenses", _is_defense, "a callable dataclass with adversarial and double_backward",
     ("standard", "pgd_at", "trades", "mart", "fgsm", "grad_align", "jafr", "jafr_minus", "fgsm_jafr", "fgsm_jafr_minus",
-     "augmix", "neural_similarity"),
+     "augmix", "neural_similarity", "neural_response"),
 )  # fmt: skip
 
 

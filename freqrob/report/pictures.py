@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
+from markupsafe import Markup
+
 from freqrob.diagnostics.drawing import Panel, Picture, Section, folded, styles
+from freqrob.diagnostics.hybrid import HYBRID
 from freqrob.diagnostics.registry import all_diagnostics
 from freqrob.diagnostics.spectrum import Spectrum
 from freqrob.report import plots
@@ -19,10 +22,11 @@ SPECTRA = Section("spectra", "The images’ long tail", "the images’ spectra",
 def pictures(records: Records) -> dict[str, Picture]:
     """The figures by name, in the order of the page; models have the same style in all. Warns if drawing fails."""
     drawers: dict[str, Callable[[], Iterable[Picture]]] = {
-        "corruptions": partial(_corruptions, records), "spectra": partial(_spectra, records)
+        "corruptions": partial(_corruptions, records), "spectra": partial(_spectra, records),
     }  # fmt: skip
     measurements = records.measurements()
     drawers |= {name: partial(diagnostic.figures, measurements) for name, diagnostic in all_diagnostics().items()}
+    drawers["reliance"] = partial(_reliance, records)
     drawn: list[Picture] = []
     for name, draw in drawers.items():
         with drawing(name):
@@ -57,4 +61,25 @@ def _corruptions(records: Records) -> Iterator[Picture]:
         panel = Panel("accuracy (%) by type", partial(plots.plot_corruptions, models=models))
         yield Picture(
             "corruptions", "Accuracy by type of corruption.", [panel], size, section=CORRUPTIONS,
+        )  # fmt: skip
+
+
+def _reliance(records: Records) -> Iterator[Picture]:
+    measurements = records.measurements()
+    models = {
+        model.name: (measurements["hybrid"][model.name], model.corrupted.accuracy)
+        for model in records.models
+        if model.corrupted and model.name in measurements["hybrid"]
+        and not measurements["hybrid"][model.name].reversal.isnan().all()
+    }  # fmt: skip
+    if models:
+        drawn_as = {name: measurements.styles[name] for name in models}
+        yield Picture(
+            "reliance", "Accuracy on corrupted images against the reversal frequency on hybrid images.",
+            [Panel("corruptions against hybrid images", partial(plots.plot_reliance, models=models, styles=drawn_as))],
+            (6.4, 3.8), drawn_as, section=HYBRID, compared=[["hybrid"]],
+            caption=Markup(
+                "Mean accuracy over types and severities of corruptions against f<sub>rev</sub> in units of Nyquist, "
+                "bars from the lowest to the highest of the seeds (Li et al., PLoS Comput. Biol. 2023, Fig. 5b)."
+            ),
         )  # fmt: skip

@@ -19,6 +19,7 @@ from freqrob.data.corruptions import CORRUPTIONS
 from freqrob.diagnostics.drawing import FREQUENCY, GREY, Styles, folded, plain_ticks, styled
 
 if TYPE_CHECKING:
+    from freqrob.diagnostics.hybrid import HybridReliance
     from freqrob.diagnostics.spectrum import Spectrum
     from freqrob.evaluation.corruptions import CorruptionAccuracy
 
@@ -73,6 +74,30 @@ def plot_corruptions(axes: Axes, models: Mapping[str, CorruptionAccuracy]) -> Ax
     axes.set_yticks(range(len(types)), [kind.replace("_", " ") for kind in types])
     axes.grid(False)
     return image
+
+
+def plot_reliance(
+    axes: Axes,
+    models: Mapping[str, tuple[HybridReliance, CorruptionAccuracy]],
+    styles: Styles | None = None,
+) -> None:
+    """Draw the accuracy on corrupted images against the reversal frequency on hybrid images, with its range over seeds.
+
+    The accuracy is the mean over all severities and the benchmark's 15 types, or the types measured if some are
+    missing. f_rev is in units of Nyquist. Raises ValueError for a model without f_rev at any seed. Source: Li et al.,
+    PLoS Comput. Biol. 2023, Fig. 5b.
+    """
+    for name, (hybrid, corruptions), style in styled(models, styles):
+        known = hybrid.reversal_nyquist[~hybrid.reversal.isnan()].numpy()
+        if not len(known):
+            raise ValueError(f"models: {name} has no reversal frequency at any seed")
+        across = [[known.mean() - known.min()], [known.max() - known.mean()]]
+        means = corruptions.means()
+        axes.errorbar(
+            known.mean(), 100 * means.get("15 types", means["all"]), xerr=across, label=name, capsize=3,
+            **{**style, "linestyle": "none", "markersize": 7},
+        )  # fmt: skip
+    axes.set(xlabel="reversal frequency ÷ Nyquist", ylabel="accuracy on corruptions (%)")
 
 
 def _logarithmic_frequency(axes: Axes) -> None:

@@ -16,6 +16,7 @@ from freqrob.data import ImageSet, balance, load_dataset
 from freqrob.data.corruption_arrays import CorruptionArrays, load_corruptions, write_corruptions
 from freqrob.data.corruptions import CORRUPTIONS
 from freqrob.data.datasets import DATASETS, Split
+from freqrob.data.grayscale import colour_name
 from freqrob.evaluation import Result, evaluate
 from freqrob.evaluation.corruptions import CorruptionAccuracy, evaluate_corruptions
 from freqrob.models import load_model
@@ -107,7 +108,10 @@ class Lab:
         return load_model(subject.model_name, self.model_dir, subject.dataset).to(self.device)
 
     def training_hours(self, subject: Subject) -> float:
-        """Estimated hours of a subject's training on the device, from a few measured steps; NaN if unknown."""
+        """Estimated hours of a subject's training on the device, from a few measured steps; NaN if unknown.
+
+        Raises FileNotFoundError if its defence needs a file that is missing.
+        """
         recipe = subject.full_recipe()
         images = DATASETS[recipe.dataset].train_images
         if not images:
@@ -167,18 +171,20 @@ class Lab:
     ) -> CorruptionArrays:
         """Corrupted test images: the published arrays in ``data``, or else made once, in the cache.
 
-        With ``bass``, the images are balanced before they are corrupted, as in Lin et al.'s CIFAR10-B-C.
+        With ``bass``, the images are balanced before they are corrupted, as in Lin et al.'s CIFAR10-B-C. Of a data set
+        in grey levels, the colour images are corrupted and then converted.
         """
         try:
             if bass:
                 raise FileNotFoundError
             return load_corruptions(self.data, dataset, types)
         except FileNotFoundError:
-            images = self.test_set(dataset, "corruptions")
+            colours = colour_name(dataset)
+            images = self.test_set(colours, "corruptions")
             weighting = "amplitude" if bass else None
-            folder = (self.cache or self.model_dir) / "corruptions" / f"{dataset}{'-b' if bass else ''}-{len(images)}"
+            folder = (self.cache or self.model_dir) / "corruptions" / f"{colours}{'-b' if bass else ''}-{len(images)}"
             chosen = balance(images) if bass else images
-            about = {"dataset": dataset, "bass": weighting}
+            about = {"dataset": colours, "bass": weighting}
             write_corruptions(chosen, folder, types, about=about, frost=self.frost, track=self.track)
             return load_corruptions(folder, dataset, types)
 

@@ -67,7 +67,8 @@ def check_channels(images: Tensor, channels: int, name: str = "images") -> None:
     check_channels_first(images, name)
     if images.ndim < 3 or images.shape[-3] != channels:
         is_grey = images.ndim == 4 and images.shape[1] == 1
-        remedy = f"; if grey images are meant, use {name}.expand(-1, {channels}, -1, -1)" if is_grey else ""
+        grey = f"; if grey images are meant, use {name}.expand(-1, {channels}, -1, -1)"
+        remedy = f"; use colour images (without --grayscale){grey}" if is_grey else ""
         got = f"shape {tuple(images.shape)}{remedy}"
         raise ValueError(f"{name}: expected (N, {channels}, H, W), as the model's mean and std have, got {got}")
 

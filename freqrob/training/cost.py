@@ -61,13 +61,16 @@ class TrainingStep:
         if self.defense.double_backward:
             differentiate_twice(network)
         self.optimizer = recipe.make_optimizer(network)
+        self.parts = [self.defense.make_parts(self.model)] if hasattr(self.defense, "make_parts") else []
+        for parts in self.parts:
+            recipe.add_parts(self.optimizer, parts)
         self.dtype = _AUTOCAST.get(recipe.precision)
 
     def __call__(self) -> None:
         images, labels = next(self.batches)
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(images.device.type, self.dtype, enabled=self.dtype is not None):
-            loss = self.defense(self.model, images, labels)
+            loss = self.defense(self.model, images, labels, *self.parts)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()

@@ -67,8 +67,8 @@ def recipe_for(name: str, dataset: str = "cifar10", threat_model: str = "Linf", 
     The families: Lin et al.'s settings for ``pgd_at``, ``trades`` and ``mart`` and for standard training of ``rn18``,
     Hendrycks et al.'s for ``augmix``, Li et al.'s for standard training behind ``blur_`` and ``pca_``, and Chan et
     al.'s for the other defences and for ``pgd_at`` with JaFR's network (those of CIFAR-10 for other data sets than
-    theirs). ``neural_similarity`` is trained as ``standard``. For ``rn20``, which no paper uses: freqrob's.
-    ``without_source`` says which recipes are such a guess.
+    theirs). ``neural_similarity`` and ``neural_response`` are trained as ``standard``. For ``rn20``, which no paper
+    uses: freqrob's. ``without_source`` says which recipes are such a guess.
 
     Args:
         name, dataset, threat_model: as in ``Recipe``.
@@ -186,7 +186,7 @@ def _settings(model: ModelName, dataset: str) -> dict[str, Any]:
         return _QUICK | {"epochs": epochs} | _QUICK_WITH.get(defense, {})
     if defense == "standard" and model.variant in ("blur", "pca"):
         return _LI
-    if defense in ("standard", "neural_similarity") and architecture == "rn18":
+    if defense in ("standard", "neural_similarity", "neural_response") and architecture == "rn18":
         return _LIN_STANDARD
     if defense in _FAMILIES and (defense, architecture) != ("pgd_at", "prn18_jafr"):
         return _of_lin(defense, architecture, dataset)

@@ -145,6 +145,11 @@ class Recipe:
         """The learning rate of step ``step`` (from 0) of a run of ``epoch_steps`` steps an epoch."""
         return self.lr * self._share_of_lr(step, epoch_steps)
 
+    def add_parts(self, optimizer: Optimizer, parts: nn.Module) -> None:
+        """Let the optimizer also train the parts of the defence's loss, without weight decay."""
+        group = {"params": list(parts.parameters()), "weight_decay": 0.0, "lr": self.lr, "initial_lr": self.lr}
+        optimizer.add_param_group(group)
+
     def lr_scheduler(self, optimizer: Optimizer, epoch_steps: int, step: int = 0) -> LambdaLR:
         """PyTorch's scheduler of a run, from ``step`` on. The optimizer's groups need an ``initial_lr``: ``lr``."""
         return LambdaLR(optimizer, lambda step: self._share_of_lr(step, epoch_steps), last_epoch=step - 1)

@@ -122,7 +122,7 @@ def train(
         if defense.double_backward:
             differentiate_twice(state.model.network)
         # Without Fabric's wrapper, because its hooks prevent differentiating gradients
-        model = fabric.strategy.setup_module(state.model)
+        model, *parts = map(fabric.strategy.setup_module, [state.model, *state.parts])
         if compile:
             state.model.network.compile()
 
@@ -135,7 +135,7 @@ def train(
             images, labels = batches[step]
             images = images.contiguous(memory_format=torch.channels_last)
             torch.manual_seed(_seed(recipe.seed, step, fabric.global_rank))
-            loss = state.backward(partial(defense, model, images, labels))
+            loss = state.backward(partial(defense, model, images, labels, *parts))
             # All processes stop, save or fail together; otherwise they would wait for each other forever
             due = time.monotonic() - saved_at > 60 * checkpoint_minutes
             local = torch.hstack([loss.detach().float(), loss.new_tensor([stop.is_set(), due], dtype=torch.float32)])
@@ -187,7 +187,11 @@ class _State:
                 front_end.set_components(*pca_components(train_set, recipe.components))
         self.recipe, self.fabric = recipe, fabric
         self.model = cast(FrontEnded, fabric.to_device(model.to(memory_format=torch.channels_last)))
-        self.optimizer: Any = fabric.setup_optimizers(recipe.make_optimizer(network))
+        defense, optimizer = recipe.make_defense(), recipe.make_optimizer(network)
+        self.parts: list[nn.Module] = [defense.make_parts(self.model)] if hasattr(defense, "make_parts") else []
+        for parts in self.parts:
+            recipe.add_parts(optimizer, parts)
+        self.optimizer: Any = fabric.setup_optimizers(optimizer)
         self.average = None
         if recipe.ema:
             average = get_ema_multi_avg_fn(recipe.ema)
@@ -249,12 +253,17 @@ class _State:
 
     def check_finite(self, run: RunFolder) -> None:
         """Raise FloatingPointError if the weights are not finite, before they are saved."""
-        if not all(parameter.isfinite().all() for parameter in self.model.network.parameters()):
+        if not all(parameter.isfinite().all() for parameter in self.trained):
             kept = "; the last checkpoint is intact" if run.last_checkpoint.is_file() else ""
             raise FloatingPointError(
                 f"the weights are not finite after step {self.step}{kept}. Train in another model_dir with a lower lr "
                 f"(now {self.recipe.lr}) or more precision"
             )
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters of the network and of the defence's parts."""
+        return [parameter for module in (self.model.network, *self.parts) for parameter in module.parameters()]
 
     @property
     def is_best(self) -> bool:
@@ -274,6 +283,7 @@ class _State:
         return {
             "network": checkpoint_state(self.model),
             "optimizer": self.optimizer.state_dict(),
+            "parts": [parts.state_dict() for parts in self.parts],
             "average": self.average.state_dict() if self.average else None,
             "precision": self.fabric.strategy.precision.state_dict(),
             **{name: getattr(self, name) for name in ("step", "history", "losses", "seconds")},
@@ -281,6 +291,8 @@ class _State:
 
     def _load(self, saved: dict[str, Any]) -> None:
         load_into(self.model, saved["network"], "network", self.recipe.parsed.architecture)
+        for parts, state in zip(self.parts, saved.get("parts", []), strict=True):
+            parts.load_state_dict(state)
         for one in saved["optimizer"]["state"].values():
             if (momentum := one["momentum_buffer"]) is not None and not _is_updatable(momentum):
                 raise ValueError("optimizer: its momentum is not of floats that can be updated")
@@ -288,7 +300,7 @@ class _State:
         self.optimizer.load_state_dict({"state": saved["optimizer"]["state"], "param_groups": settings})
         momenta = {
             parameter: momentum
-            for parameter in self.model.network.parameters()
+            for parameter in self.trained
             if (momentum := self.optimizer.optimizer.state.get(parameter, {}).get("momentum_buffer")) is not None
         }
         if not momenta and self.recipe.momentum and saved["step"]:
@@ -301,7 +313,10 @@ class _State:
             check_state(self.average.module, weights, "average", self.recipe.parsed.architecture)
             self.average.load_state_dict(saved["average"])
         average = self.average.state_dict() if self.average else {}
-        for name, values in {"network": self.model.state_dict(), "optimizer": momenta, "average": average}.items():
+        parts = dict(enumerate(value for module in self.parts for value in module.state_dict().values()))
+        for name, values in {
+            "network": self.model.state_dict(), "parts": parts, "optimizer": momenta, "average": average
+        }.items():  # fmt: skip
             if not all(value.isfinite().all() for value in values.values()):
                 raise ValueError(f"{name}: holds values that are not finite")
         if saved["precision"]:

@@ -202,8 +202,9 @@ def describe(model: str, perturbations: MinimalPerturbations, measured: MinimalP
         "model": model,
         "images": measured.images,
         "successes": len(distances),
-        "median_distance": measured.quartiles[1],
-        "mean_distance": distances.mean().item(),
+        "mean_distance": measured.mean,
+        "deviation": measured.deviation,
+        "half_success": measured.half_success,
         **{name: getattr(measured, name) for name in HALF_POWER},
         **{name: getattr(measured, name).tolist() for name in CURVES},
         "distances": [distance if math.isfinite(distance) else None for distance in perturbations.distances.tolist()],
@@ -259,9 +260,9 @@ def draw(models: Mapping[str, MinimalPerturbationSpectrum]) -> Figure:
     above.colorbar(images[-1], ax=list(panels[: len(models)]), label="mean |DFT|² ÷ its mean")
     profiles, sizes = below.subplots(1, 2)
     plot_perturbation_profiles(profiles, models)
-    profiles.set_title("radial profiles; dotted: f$_{0.5}$", fontsize="medium")
+    profiles.set_title("cumulative radial profiles; dotted: f$_{0.5}$", fontsize="medium")
     plot_perturbation_sizes(sizes, models)
-    sizes.set_title("size against f$_{0.5}$; quartiles, 95 %", fontsize="medium")
+    sizes.set_title("mean size against f$_{0.5}$; s.e., 95 %", fontsize="medium")
     handles, labels = sizes.get_legend_handles_labels()
     below.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False)
     return figure

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,9 +27,10 @@ from freqrob.diagnostics import (
     list_diagnostics,
 )
 from freqrob.diagnostics.fourier_heatmap import under_a_wave
-from freqrob.diagnostics.hybrid import mean_over_seeds
-from freqrob.diagnostics.minimal_perturbation import distance
+from freqrob.diagnostics.hybrid import reversal_in_words
+from freqrob.diagnostics.minimal_perturbation import in_words
 from freqrob.diagnostics.registry import number
+from tests.support.measurements import PERTURBATIONS
 
 NETWORK = """
 import torch
@@ -139,12 +141,15 @@ def test_ctrl_c_says_how_to_go_on_and_where_from(monkeypatch, tmp_path, measured
 def test_numbers_of_the_table():
     nan = float("nan")
     values = ([0.25, 0.5], [0.25, nan], [0.25], [nan, nan])
-    assert [mean_over_seeds(torch.tensor(each)) for each in values] == [
-        "0.375 (0.250 to 0.500)", "0.250 (1 of 2 seeds)", "0.250", "none",
+    assert [reversal_in_words(torch.tensor(each)) for each in values] == [
+        "0.750 ± 0.354 (0.375)", "0.500 (0.250), 1 of 2 seeds", "0.500 (0.250)", "none",
     ]  # fmt: skip
-    found = torch.tensor([True, True]), torch.tensor([True, False]), torch.tensor([False, False])
-    shown = [distance(0.5 / 255, "Linf", found[0]), distance(0.5, "L2", found[1]), distance(nan, "L2", found[2])]
-    assert shown == ["0.5/255", "0.500 in L2 (found for 1 of 2)", "none found"]
+    none = replace(PERTURBATIONS, success=PERTURBATIONS.success & False)
+    shown = [column.shown(PERTURBATIONS) for column in get_diagnostic("minimal_perturbation").columns]
+    assert shown == ["0.250", "(2.00 ± 1.00)/255, found for 3 of 4", "2.00/255"]
+    l2 = replace(PERTURBATIONS, norm="L2")
+    assert in_words(0.5, l2) == "0.500 in L2" and in_words(0.5, l2, 0.25) == "(0.500 ± 0.250) in L2"
+    assert in_words(nan, none) == "none found" and in_words(float("inf"), l2) == "not reached"
     assert (number(0.25, ".0%"), number(0.25, ".2f"), number(nan, ".0%")) == ("25 %", "0.25", "none")
     shown = under_a_wave(torch.tensor(0.125), ""), under_a_wave(torch.tensor(2.5), "conv1")
     assert shown == ("12 % errors", "conv1 moves 2.5")
@@ -168,7 +173,7 @@ def test_a_narrow_terminal_loses_nothing_of_the_table(monkeypatch, capsys):
     text = shown(monkeypatch, capsys, 80, *names, "Q" * 99)
     assert "…" not in text and max(map(len, text.splitlines())) <= 80
     assert [text.count(name) for name in names[:3]] == [2] * 3, "a line a figure"
-    assert text.count("4.12") == text.count("0.375 (0.250 to 0.500)") == 7
+    assert text.count("4.12") == text.count("0.750 ± 0.354 (0.375)") == 7
     assert text.count("Q") == 2 * 99, "folded"
 
 

@@ -13,7 +13,7 @@ from freqrob.data.samples import sample_images
 from freqrob.defenses import DEFENSES, FGSM, fgsm, grad_align, pgd_at
 from freqrob.models import create_network
 
-ELSEWHERE = {"augmix", "neural_similarity"}
+ELSEWHERE = {"augmix", "neural_similarity", "neural_response"}
 STEPS = 3
 ITERATED = ("pgd_at", "trades", "mart")
 ATTACK = {"eps": 0.1, "step_size": 0.04, "steps": STEPS}

@@ -224,7 +224,7 @@ def put(index, value):
         (changed("images", lambda x: x.astype(np.float32)), r"images of .* is float32 .*, expected uint8"),
         (
             changed("images", lambda x: x.transpose(0, 2, 3, 1)),
-            r"images of .* \(12, 8, 8, 3\), expected \(K, 3, H, W\)",
+            r"images of .* \(12, 8, 8, 3\), expected \(K, C, H, W\)",
         ),
         (changed("images", lambda x: x[:2]), r"images .*\(2, 3, 8, 8\), expected .* K from 3 on"),
         (changed("images", lambda x: np.uint8(0)), r"images .* uint8 \(\), expected"),

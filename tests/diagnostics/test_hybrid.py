@@ -1,14 +1,12 @@
 """The reliance on halves of hybrid images: models with a known answer, and the authors' steps transcribed."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 
 from freqrob.data.hybrid import MIXING_FREQUENCIES, partners
-from freqrob.diagnostics.hybrid import hybrid_reliance, plot_hybrid, plot_reversal, rises_through_zero
-from tests.support.measurements import FREQUENCIES, HYBRID, PERTURBATIONS
+from freqrob.diagnostics.hybrid import hybrid_reliance, plot_hybrid, rises_through_zero
+from tests.support.measurements import FREQUENCIES, HYBRID
 from tests.support.waves import SIZE, Linear, of_waves, wave
 
 
@@ -84,28 +82,9 @@ def test_bad_settings_are_named(call, message):
 def test_hybrid(axes):
     plot_hybrid(axes, {"one": HYBRID})
     (drawn,) = axes.containers
-    expected = np.stack([FREQUENCIES.numpy(), (HYBRID.low - HYBRID.high).mean(0).numpy()], 1)
-    assert np.allclose(drawn.lines[0].get_xydata(), expected)
-    assert [0.2, 0] in np.concatenate([one.get_xydata() for one in axes.get_lines()]).round(6).tolist()
-    known = HYBRID.reversal[~HYBRID.reversal.isnan()]
+    expected = np.stack([2 * FREQUENCIES.numpy(), (HYBRID.low - HYBRID.high).mean(0).numpy()], 1)
+    assert np.allclose(drawn.lines[0].get_xydata(), expected), "in units of Nyquist"
+    assert [0.4, 0] in np.concatenate([one.get_xydata() for one in axes.get_lines()]).round(6).tolist()
+    known = 2 * HYBRID.reversal[~HYBRID.reversal.isnan()]
     spread = axes.collections[-1].get_segments()[0]
     assert np.allclose(spread, [[known.min(), 0], [known.max(), 0]])
-
-
-def test_reversal(axes):
-    far = replace(HYBRID, reversal=torch.tensor([0.2, 0.3]))
-    plot_reversal(axes, {"one": (HYBRID, PERTURBATIONS), "far": (far, PERTURBATIONS)})
-    one, far = axes.containers
-    assert np.allclose(one.lines[0].get_xydata(), [[0.2, 2]]) and np.allclose(far.lines[0].get_xydata(), [[0.25, 2]])
-    across, _ = far.lines[2]
-    assert np.allclose(across.get_segments(), [[[0.2, 2], [0.3, 2]]])
-    assert axes.get_ylabel() == "L∞ distance (grey levels of 255)"
-
-
-def test_reversal_takes_sizes_in_one_norm_and_models_with_a_reversal_frequency(axes):
-    models = {"one": (HYBRID, PERTURBATIONS), "l2": (HYBRID, replace(PERTURBATIONS, norm="L2"))}
-    with pytest.raises(ValueError, match="models: expected sizes in one norm"):
-        plot_reversal(axes, models)
-    never = replace(HYBRID, reversal=HYBRID.reversal * torch.nan)
-    with pytest.raises(ValueError, match="models: one has no reversal frequency at any seed"):
-        plot_reversal(axes, {"one": (never, PERTURBATIONS)})

@@ -14,6 +14,7 @@ from freqrob.diagnostics.minimal_perturbation import (
     plot_perturbation_profiles,
     plot_perturbation_sizes,
     plot_perturbation_spectrum,
+    plot_success_rates,
 )
 from tests.support.every_diagnostic import Counting
 from tests.support.figures import line
@@ -115,18 +116,27 @@ def test_perturbations_as_a_map_with_dc_in_the_middle(axes):
     assert image.get_array()[16, 17] == POWER[0, 1] / POWER.mean()
 
 
-def test_profiles_of_perturbations_leave_dc_out(axes):
+def test_profiles_of_perturbations_are_cumulative(axes):
     plot_perturbation_profiles(axes, {"one": PERTURBATIONS})
-    assert np.allclose(line(axes, "one")[:, 1], PERTURBATIONS.profile[1:] / POWER.mean())
-    assert axes.get_lines()[1].get_xdata()[0] == 0.25
+    assert np.allclose(line(axes, "one"), np.stack([PERTURBATIONS.radii, PERTURBATIONS.cumulative], 1))
+    assert axes.get_lines()[2].get_xdata()[0] == 0.25
 
 
-def test_sizes_of_perturbations_are_those_of_the_successes(axes):
+def test_success_rates_rise_with_the_budget(axes):
+    plot_success_rates(axes, {"one": PERTURBATIONS})
+    budgets, rates = line(axes, "one").T
+    for budget, rate in ((0.5, 0), (1.5, 0.25), (2.5, 0.5), (3.1, 0.75)):
+        assert np.interp(budget, budgets, rates) == rate
+    assert axes.get_lines()[2].get_xydata().tolist() == [[pytest.approx(2), 0.5]]
+    assert axes.get_xlabel() == "L∞ budget (grey levels of 255)"
+
+
+def test_mean_sizes_are_those_of_the_successes(axes):
     plot_perturbation_sizes(axes, {"one": PERTURBATIONS})
     point, _, (across, up) = axes.containers[0]
-    assert point.get_xydata().tolist() == [[0.25, pytest.approx(2)]]
+    assert point.get_xydata().tolist() == [[0.25, pytest.approx(2)]], "the mean of 1, 2 and 3 grey levels"
     assert np.allclose(across.get_segments()[0][:, 0], [0.2, 0.35])
-    assert np.allclose(up.get_segments()[0][:, 1], [1.5, 2.5])
+    assert np.allclose(up.get_segments()[0][:, 1], [2 - 3**-0.5, 2 + 3**-0.5])
     assert axes.get_ylabel() == "L∞ distance (grey levels of 255)"
 
 

@@ -112,6 +112,20 @@ def test_jafr_initialisation():
     assert not network.linear.bias.any()
 
 
+def test_vgg19_is_torchvisions_without_its_large_head():
+    """The same features at 32×32, where torchvision's are one pixel; at 64×64 their mean over space."""
+    vgg = pytest.importorskip("torchvision").models.vgg19_bn(weights=None)
+    ours = randomise(create_network("vgg19")).double()
+    vgg.features.load_state_dict(ours.features.state_dict())
+    vgg = vgg.double().eval()
+    for size in (32, 64):
+        images = torch.rand(2, 3, size, size, dtype=torch.float64)
+        with torch.no_grad():
+            features = vgg.features(images)
+            assert features.shape[2:] == (size // 32, size // 32)
+            torch.testing.assert_close(ours(images), ours.classifier(features.mean((2, 3))))
+
+
 def test_densenet_is_the_papers_cifar_network():
     """A 3×3 convolution feeds the first dense block at full resolution; three blocks of 16, compression one half."""
     network = create_network("densenet")

@@ -59,7 +59,7 @@ def test_names_mean(text, parts):
 
 
 def test_every_name_is_different():
-    assert len(set(NAMES)) == 6 * 12 * len(PARAMETERS)
+    assert len(set(NAMES)) == 6 * 13 * len(PARAMETERS)
 
 
 def test_name_errors_name_the_argument_and_what_is_near():

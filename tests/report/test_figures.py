@@ -16,7 +16,7 @@ from tests.support.reports import LONG, as_in_a_file
 def test_every_figure_is_a_file_too(page, out):
     shown = re.findall(r'<figure class="picture" id="figure-([\w.]+)"', page)
     assert shown == [
-        "corruptions", "spectra", "jacobian", "sensitivity", "loss_landscapes", "hybrid", "fourier_heatmap",
+        "corruptions", "spectra", "jacobian", "sensitivity", "loss_landscapes", "hybrid", "reliance", "fourier_heatmap",
         "fourier_heatmap_block.0", "band_accuracy",
     ]  # fmt: skip
     for name in shown:

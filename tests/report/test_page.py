@@ -156,7 +156,6 @@ def test_captions_say_what_was_not_measured_alike(tmp_path):
         "band_accuracy": "one with ε = 8/255; two with ε = 2/255.",
         "loss_landscapes": "one (low), one (high), two (high) with seed 0; two (low) with seed 1.",
         "perturbations": "one with L∞; two with L2.",
-        "reversal": "one with seeds 0, 1; two with seeds 4, 5. Different conditions: one with L∞; two with L2.",
     }
     for name, text in expected.items():
         assert f"Different conditions: {text} Figure" in captions[name], captions[name]
@@ -169,8 +168,9 @@ def test_perturbations_are_drawn_where_some_were_found(tmp_path):
     def saved(name, half, success):
         power = random(32, 32) if success else torch.full((32, 32), torch.nan)
         MinimalPerturbationSpectrum(
-            random(20), torch.full((20,), success), power, torch.arange(23) / 32, random(23), random(25), random(25),
-            half, half, half, half, "BB(steps=50)", "Linf", 50, 3, 0, 20,
+            random(20), torch.full((20,), success), torch.zeros(20, dtype=torch.bool), power,
+            torch.arange(23) / 32, random(23), random(25), random(25),
+            half, half, half, half, "BB(steps=50)", "Linf", 50, 10, 3, 0, 20,
         ).save(tmp_path / "runs" / name, about={"model": name})  # fmt: skip
 
     saved("found", 0.125, True)

@@ -1,5 +1,7 @@
 """The report's figures of accuracy and of data: what is drawn is what was measured."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from freqrob.diagnostics import spectrum
 from freqrob.evaluation.corruptions import CorruptionAccuracy
 from freqrob.report import plots
 from tests.support.figures import line
+from tests.support.measurements import HYBRID
 
 SPECTRUM = spectrum(torch.rand(16, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
 
@@ -34,3 +37,15 @@ def test_corruptions_by_type_and_model(axes):
     assert np.allclose(image.get_array().filled(-1), [[-1, 20], [70, 40]])
     assert [text.get_text() for text in axes.texts] == ["–", "20", "70", "40"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["snow", "fog"]
+
+
+def test_corruptions_against_the_reversal_frequency(axes):
+    far = replace(HYBRID, reversal=torch.tensor([0.2, 0.3]))
+    corrupted = CorruptionAccuracy("cifar10", "natural", 10, None, True, {"fog": (0.5,) * 5, "snow": (0.7,) * 5})
+    plots.plot_reliance(axes, {"one": (HYBRID, corrupted), "far": (far, corrupted)})
+    one, far = axes.containers
+    assert np.allclose(one.lines[0].get_xydata(), [[0.4, 60]]) and np.allclose(far.lines[0].get_xydata(), [[0.5, 60]])
+    assert np.allclose(far.lines[2][0].get_segments(), [[[0.4, 60], [0.6, 60]]])
+    never = replace(HYBRID, reversal=HYBRID.reversal * torch.nan)
+    with pytest.raises(ValueError, match="models: one has no reversal frequency at any seed"):
+        plots.plot_reliance(axes, {"one": (never, corrupted)})

@@ -25,7 +25,7 @@ def test_summary_shows_what_was_measured_and_only_that(page):
     ]  # fmt: skip
     share = f"{100 * random(300, seed=0).mean():.1f}"
     assert models["pgd_at_tiny"] == [
-        "–", "43.8", "10.0", "50.0", *["62.5"] * 2, "4.12", "0.375", share, "0.25", "0.12",
+        "–", "43.8", "10.0", "50.0", *["62.5"] * 2, "4.12", "0.750", share, "0.25", "0.12",
     ]  # fmt: skip
     assert models[HOSTILE][:5] == ["75.0", "12.5", "–", "–", "–"] and models[HOSTILE][6] == "5.12"
     assert models["late"][1:] == ["30.0a", *["–"] * 9]
@@ -52,13 +52,13 @@ def test_what_was_measured_but_is_not_there_is_told_from_what_was_not_measured(t
     measurements(3)["jacobian"].save(tmp_path / "runs" / "without", about={"model": "without"})
     page = write_report([tmp_path / "runs"], tmp_path / "out").read_text()
     assert summary_table(page)[1] == {
-        "never": ["–", "none"], "other": ["–", "0.375"], "some": ["–", "0.375"], "without": ["7.12", "–"],
+        "never": ["–", "none"], "other": ["–", "0.750"], "some": ["–", "0.750"], "without": ["7.12", "–"],
     }  # fmt: skip
     assert re.search('<td class="absent" title="(.*?)">none</td>', page)[1] == (
         "measured: p(low) − p(high) never rises through 0"
     )
     assert "frev none: measured, but p(low) − p(high) never rises through 0." in text_of(page)
-    assert "is 0.375 cycles/pixel for all of 2 models." in text_of(page)
+    assert "is 0.750 Nyquist for all of 2 models." in text_of(page)
     found = json.loads((tmp_path / "out" / "results.json").read_text())["models"]
     assert found[0]["measurements"]["hybrid"]["reversal"] == [None, None]
     write_report([tmp_path / "runs" / "never"], tmp_path / "out")

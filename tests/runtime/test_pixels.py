@@ -121,7 +121,8 @@ def test_a_model_refuses_images_that_are_not_a_batch():
 def test_images_of_other_channels_are_not_broadcast(channels):
     images = torch.rand(6, channels, 32, 32)
     message = rf"images: expected \(N, 3, H, W\), as the model's mean and std have, got shape \(6, {channels}, 32, 32\)"
-    message += "; if grey images are meant, use images.expand.-1, 3, -1, -1.$" if channels == 1 else "$"
+    grey = "; use colour images .without --grayscale.; if grey images are meant, use images.expand.-1, 3, -1, -1.$"
+    message += grey if channels == 1 else "$"
     for name in ("Normalize", "a front end", "a shipped model"):
         with pytest.raises(ValueError, match=message):
             MODULES[name](images)

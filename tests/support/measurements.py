@@ -24,9 +24,11 @@ HYBRID = HybridReliance(
 POWER = torch.rand(32, 32, generator=torch.Generator().manual_seed(1)).double()
 POWER[0, 0] = 0
 PERTURBATIONS = MinimalPerturbationSpectrum(
-    torch.tensor([1, 2, 3, torch.inf]) / 255, torch.tensor([True, True, True, False]), POWER, torch.arange(23) / 32,
+    torch.tensor([1, 2, 3, torch.inf]) / 255, torch.tensor([True, True, True, False]),
+    torch.tensor([False, True, False, False]), POWER,
+    torch.arange(23) / 32,
     torch.arange(23) / 22.0, torch.linspace(0, 0.5**0.5, 25), torch.linspace(0, 1, 25), 0.25, 0.2, 0.35, 0.26, "BB",
-    "Linf", 50, 1, 0, 4,
+    "Linf", 50, 10, 1, 0, 4,
 )  # fmt: skip
 ABOUT = {
     "command": "freqrob diagnose <b>", "commit": "0123456789ab", "date": "2026-01-02T03:04:05+00:00",

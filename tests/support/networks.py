@@ -14,6 +14,7 @@ PARAMETERS = {
     "wrn28": 36_479_194,  # Zagoruyko and Komodakis 2016, Table 4: 36.5 M
     "wrn40_2": 2_243_546,  # Zagoruyko and Komodakis 2016, Table 4: 2.2 M
     "resnext29": 6_807_882,  # 4×32d: 6.81 M
+    "vgg19": 20_040_522,  # kuangliu/pytorch-cifar's VGG19: 16 convolutions with bias, batch norms, one linear layer
     "densenet": 769_162,  # Huang et al. 2017, Table 2: DenseNet-BC, L = 100, k = 12, 0.8 M
 }
 CARD = Card("pgd_at_rn20", "rn20", recipe={"epochs": 2}, results=[{"protocol": "natural", "accuracy": 0.5}])

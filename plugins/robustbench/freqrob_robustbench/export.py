@@ -24,8 +24,8 @@ _EPS = {"Linf": "8/255", "L2": "0.5"}  # of its leaderboards
 _IMAGENET_EPS = {"Linf": "4/255", "L2": "3"}
 _ARCHITECTURES = {
     "densenet": "DenseNet-BC-100-12", "prn18": "PreActResNet-18", "resnext29": "ResNeXt-29_32x4d", "rn18": "ResNet-18",
-    "rn20": "ResNet-20", "rn50": "ResNet-50", "wrn28": "WideResNet-28-10", "wrn34": "WideResNet-34-10",
-    "wrn40_2": "WideResNet-40-2",
+    "rn20": "ResNet-20", "rn50": "ResNet-50", "vgg19": "VGG-19", "wrn28": "WideResNet-28-10",
+    "wrn34": "WideResNet-34-10", "wrn40_2": "WideResNet-40-2",
 }  # fmt: skip
 _FILL_IN = "**(fill in)**"
 

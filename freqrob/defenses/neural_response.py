@@ -1,0 +1,215 @@
+"""Neural response regularisation: predict neurons' responses from features of the network, while it learns."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from msgspec import Meta
+from torch import Tensor, nn
+
+from freqrob.data.datasets import to_pixels
+from freqrob.defenses.neural_similarity import LayerName, recorded
+from freqrob.models.registry import register_defense
+from freqrob.models.state import device_of, evaluating
+from freqrob.runtime.files import sha256_of
+from freqrob.runtime.parameters import Weight, checked
+from freqrob.runtime.reading import read_npz
+
+ResponseLoss = Literal["poisson", "mse"]
+Drawn = Annotated[int, Meta(ge=1, le=2**63 - 1, description="at least 1")]
+LEAST_RATE = 1e-6  # of the Poisson loss's logarithm
+START_STIMULI, BATCH = 500, 100  # stimuli from which a readout starts, and how many at a time
+
+
+class SpatialReadout(nn.Module):
+    """r_n = ELU(Σ_xy m_n(x, y) Σ_c w_nc φ_c(x, y) + b_n) + 1: a factorised linear readout for each neuron.
+
+    Args:
+        neurons: their number.
+        shape: (C, H, W) of the features φ.
+
+    Its state dict has ``mask`` (neurons, H, W), ``weight`` (neurons, C) and ``bias`` (neurons,).
+
+    Source: Klindt, Ecker, Euler and Bethge, NeurIPS 2017: where a neuron looks, and what it sees there.
+
+    >>> SpatialReadout(7, (4, 5, 6))(torch.zeros(2, 4, 5, 6)).shape
+    torch.Size([2, 7])
+    """
+
+    def __init__(self, neurons: int, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        channels, height, width = shape
+        self.mask = nn.Parameter(torch.full((neurons, height, width), 1 / (height * width)))
+        self.weight = nn.Parameter(torch.randn(neurons, channels) / channels**0.5)
+        self.bias = nn.Parameter(torch.zeros(neurons))
+
+    @torch.no_grad()
+    def start_from(self, covariance: Tensor, mean: Tensor) -> None:
+        """Start where each neuron's responses covary with the features, and near its mean.
+
+        ``covariance`` is (neurons, C, H, W), ``mean`` (neurons,).
+        Both factors of a readout that starts anywhere have small gradients, and some neurons end in the wrong place.
+        """
+        strength = covariance.square().sum(1)  # (neurons, H, W)
+        self.mask.copy_(strength / strength.sum((1, 2), keepdim=True).clamp(min=LEAST_RATE))
+        at_peak = covariance.flatten(2)[torch.arange(len(strength)), :, strength.flatten(1).argmax(1)]
+        self.weight.copy_(at_peak / at_peak.norm(dim=1, keepdim=True).clamp(min=LEAST_RATE))
+        self.bias.copy_((mean - 1).clamp(min=-0.9))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Responses (k, neurons) ≥ 0 to features (k, C, H, W), in float32."""
+        seen = torch.einsum("kchw,nhw->knc", features.float(), self.mask)
+        return F.elu((seen * self.weight).sum(2) + self.bias) + 1
+
+    def sparsity(self) -> Tensor:
+        """The mean over neurons of Σ |m_n| · Σ |w_n|, which does not depend on how a scale is shared by the factors."""
+        return (self.mask.abs().sum((1, 2)) * self.weight.abs().sum(1)).mean()
+
+
+@register_defense("neural_response")
+@checked
+@dataclass(frozen=True)
+class NeuralResponse:
+    """CE(f(x), y) + α [ℓ(r̂, r) + γ · mean over neurons of Σ|m_n| Σ|w_n|]: images and neurons learnt together.
+
+    r̂ are the responses that a ``SpatialReadout`` predicts from one layer's features of the stimuli, and r those of the
+    neurons. ℓ is the mean over stimuli and neurons of r̂ − r ln r̂ (Poisson) or of (r̂ − r)². The readout is trained,
+    checkpointed and resumed with the run; the saved classifier does not have it. It has no weight decay.
+
+    The papers' text here does not say which layer, loss and weights were used. Defaults: Poisson loss with ELU + 1, as
+    is usual for counts of spikes in this line of work; "mse" is for responses of another kind, but not negative ones,
+    which the readout cannot give. Images and stimuli share a forward pass, and so the batch norm statistics.
+
+    Args:
+        targets: path of an ``.npz`` with ``images`` (K, C, H, W) uint8, like the images trained on, and ``responses``
+            (K, neurons) float, not negative.
+        layer: the dotted name of the last module of the network's core, such as ``"layer2"`` or ``"features.33"``.
+        weight: α.
+        sparsity: γ.
+        stimuli: number drawn at each step; at most all of them.
+        loss: "poisson" or "mse".
+
+    A call raises FileNotFoundError for missing ``targets``, and ValueError if that file, ``layer`` or the size of the
+    images is invalid.
+
+    Source: Safarani et al., NeurIPS 2021; the monkey-regularised model of Li et al., PLoS Comput. Biol. 2023; the
+    readout of Klindt et al., NeurIPS 2017.
+    """
+
+    targets: str = ""
+    layer: LayerName = "layer2"
+    weight: Weight = 1.0
+    sparsity: Weight = 1e-3
+    stimuli: Drawn = 32
+    loss: ResponseLoss = "poisson"
+
+    adversarial: ClassVar[bool] = False
+    double_backward: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not self.targets:  # it has no default
+            raise ValueError("targets: expected the path of an .npz file, got ''")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The parameters, and the SHA-256 of the file of targets if it exists."""
+        path = Path(self.targets)
+        return {**asdict(self), "targets_sha256": sha256_of(path) if path.is_file() else ""}
+
+    def make_parts(self, model: nn.Module) -> SpatialReadout:
+        """The readout, for the features that the layer has of the stimuli; it is trained with the network."""
+        images, responses = load_responses(self.targets)
+        chosen = slice(None, None, max(1, len(images) // START_STIMULI))
+        images, responses = images[chosen], responses[chosen].to(device := device_of(model))
+        with evaluating(model), torch.no_grad(), recorded(model, self.layer) as recordings:
+            for batch in images.split(BATCH):
+                model(to_pixels(batch).to(device))
+        if not recordings or recordings[-1].ndim != 4:
+            got = f"features {tuple(recordings[-1].shape)}" if recordings else "none"
+            raise ValueError(f"layer: expected {self.layer!r} to give features (N, C, H, W), got {got}")
+        features = torch.cat(recordings).float()
+        mean = responses.mean(0)
+        covariance = torch.einsum("kchw,kn->nchw", features - features.mean(0), responses - mean) / len(features)
+        channels, height, width = features.shape[1:]
+        readout = SpatialReadout(responses.shape[1], (channels, height, width)).to(device)
+        readout.start_from(covariance, mean)
+        return readout
+
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, parts: nn.Module) -> Tensor:
+        stimuli, responses = self.draw()
+        if stimuli.shape[1:] != images.shape[1:]:
+            raise ValueError(
+                f"targets: the stimuli of {self.targets} are {tuple(stimuli.shape[1:])}, "
+                f"expected the size of the images, {tuple(images.shape[1:])}"
+            )
+        stimuli, responses = to_pixels(stimuli.to(images.device)), responses.to(images.device)
+        with recorded(model, self.layer) as features:
+            logits = model(torch.cat([images, stimuli]))
+        if not features:
+            raise ValueError(f"layer: the network does not call {self.layer!r}, expected one that it does")
+        with torch.autocast(images.device.type, enabled=False):
+            predicted = parts(features[-1][len(images) :].float())
+            readout = cast(SpatialReadout, getattr(parts, "module", parts))  # inside DDP
+            response_term = response_loss(predicted, responses, self.loss) + self.sparsity * readout.sparsity()
+        return F.cross_entropy(logits[: len(images)].float(), labels) + self.weight * response_term
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """The stimuli (k, C, H, W) uint8 of one step, and the responses (k, neurons) to them."""
+        stimuli, responses = load_responses(self.targets)
+        if self.stimuli >= len(stimuli):
+            return stimuli, responses
+        chosen = torch.randperm(len(stimuli))[: self.stimuli]
+        return stimuli[chosen], responses[chosen]
+
+
+def response_loss(predicted: Tensor, responses: Tensor, loss: ResponseLoss) -> Tensor:
+    """The mean of r̂ − r ln r̂ (Poisson, without its constant) or of (r̂ − r)², over stimuli and neurons.
+
+    >>> response_loss(torch.tensor([[2.0]]), torch.tensor([[1.0]]), "mse")
+    tensor(1.)
+    """
+    if loss == "mse":
+        return F.mse_loss(predicted, responses)
+    return F.poisson_nll_loss(predicted, responses, log_input=False, eps=LEAST_RATE)
+
+
+def load_responses(path: str | Path) -> tuple[Tensor, Tensor]:
+    """Read stimuli (K, C, H, W) uint8 and responses (K, neurons) float32 from an ``.npz`` for ``NeuralResponse``.
+
+    The file is read again only when it has changed. Raises FileNotFoundError, and ValueError for other contents.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"targets: no file {path}; set yours with --set targets=FILE.npz")
+    path = Path(path).resolve()
+    return _read(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, _changed: int) -> tuple[Tensor, Tensor]:
+    try:
+        arrays = read_npz(path, ("images", "responses"))
+    except ValueError as error:
+        raise ValueError(f"targets: {error}") from error
+    if len(arrays) < 2:
+        raise ValueError(f"targets: {path} has {', '.join(arrays) or 'neither'}, expected images and responses")
+    _check(path, **arrays)
+    return torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["responses"].astype(np.float32))
+
+
+def _check(path: Path, images: np.ndarray, responses: np.ndarray) -> None:
+    count = len(images) if images.ndim else 0
+    for name, array, good, expected in (
+        ("images", images, images.dtype == np.uint8, "uint8"),
+        ("images", images, images.ndim == 4 and images.shape[1] in (1, 3) and count >= 1, "(K, C, H, W), K from 1 on"),
+        ("responses", responses, np.issubdtype(responses.dtype, np.floating), "floats"),
+        ("responses", responses, responses.ndim == 2 and len(responses) == count, f"({count}, neurons)"),
+    ):
+        if not good:
+            raise ValueError(f"targets: {name} of {path} is {array.dtype} {array.shape}, expected {expected}")
+    if not np.isfinite(responses).all() or responses.min(initial=0) < 0:
+        raise ValueError(f"targets: responses of {path} have values below 0 or not finite, expected neither")
