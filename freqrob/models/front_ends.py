@@ -1,7 +1,5 @@
 """Front ends: fixed differentiable modules between the pixels and the network."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -226,7 +224,7 @@ class FrontEnded(nn.Module):
     """
 
     def __init__(
-        self, front_ends: Iterable[nn.Module], network: nn.Module, preprocessing: Preprocessing | None = None
+        self, front_ends: Iterable[nn.Module], network: nn.Module, preprocessing: "Preprocessing | None" = None
     ) -> None:
         super().__init__()
         self.front_ends = nn.Sequential(*front_ends)

@@ -100,8 +100,8 @@ class Recipe:
             raise ValueError(
                 f"milestones: expected epochs below {self.epochs}, the number of epochs, got {self.milestones}"
             )
-        if self.schedule != "triangle" and self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs: expected less than {self.epochs} epochs, got {self.warmup_epochs}")
+        if self.schedule != "triangle" and self.warmup_epochs > self.epochs:
+            raise ValueError(f"warmup_epochs: expected at most {self.epochs} epochs, got {self.warmup_epochs}")
         if made.double_backward and self.precision == "16-mixed":
             raise ValueError(f"precision: the gradients that {self.parsed.defense} differentiates underflow in float16")
 

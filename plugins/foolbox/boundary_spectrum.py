@@ -48,9 +48,9 @@ ATTACKS = {
 }
 HALF_POWER = ("half_power_frequency", "half_power_low", "half_power_high", "exact_half_power_frequency")
 CURVES = ("frequencies", "profile", "radii", "cumulative", "power")
-ROW = ("model", "images", "successes", "median_distance", "mean_distance", *HALF_POWER)
+ROW = ("model", "images", "successes", "mean_distance", "deviation", "half_success", *HALF_POWER)
 SUMMARY = (
-    "{model}: {successes} of {images} images, median distance {median_distance:.4g}, f_0.5 = "
+    "{model}: {successes} of {images} images, mean distance {mean_distance:.4g}, f_0.5 = "
     "{half_power_frequency:.3f} ({half_power_low:.3f} to {half_power_high:.3f}) cycles/pixel"
 )
 

@@ -51,7 +51,7 @@ def same(one, other) -> bool:
 def test_a_name_and_a_file_of_weights_are_freqrobs(here):
     import freqrob.models.loading as loading
 
-    weights = loading.checkpoint_path("standard_rn20", loading._shipped())
+    weights = loading.checkpoint_path("standard_rn20", loading.shipped_folder())
     assert same(open_model("standard_rn20"), load_model("standard_rn20"))
     assert same(open_model(f"standard_rn20={weights}"), load_model("standard_rn20"))
 

@@ -150,7 +150,7 @@ def test_what_plugins_bring_is_listed_without_importing_them(installed):
     assert "label_smoothing" in list_defenses() and list(DEFENSES)[-2:] == ["label_smoothing", "not_one"]
     assert list_datasets("t*") == ["tiny_imagenet", "two_colours"] and "constant" in list_sources()
     assert ModelName.parse("bass_label_smoothing_patches") == ModelName("bass", "label_smoothing", "patches")
-    assert [*DEFENSES].index("label_smoothing") == 12
+    assert [*DEFENSES].index("label_smoothing") == 13
     assert not imported()
 
 

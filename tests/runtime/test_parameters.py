@@ -28,6 +28,7 @@ from freqrob import attacks, data, defenses, diagnostics, evaluation, models, tr
 from freqrob.attacks import PGD, AutoAttack, Clean, Square
 from freqrob.attacks.band import Band, band_pgd
 from freqrob.attacks.losses import cross_entropy
+from freqrob.attacks.minimal_perturbation import MinimalPerturbations
 from freqrob.data import augmix as augmix_module
 from freqrob.data import corruption_arrays, corruptions, hybrid, transforms
 from freqrob.data.datasets import members
@@ -44,6 +45,7 @@ IMAGES = torch.rand(6, 3, 8, 8)
 BYTES = (IMAGES * 255).byte()
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
 NETWORK = nn.Sequential(nn.Flatten(), nn.Linear(192, 3)).eval()
+PERTURBATIONS = MinimalPerturbations(IMAGES, torch.ones(6), torch.ones(6).bool(), LABELS, torch.zeros(6).long())
 OF_TEN = nn.Sequential(nn.Flatten(), nn.Linear(192, 10)).eval()  # classes, as CIFAR-10 has
 MODEL = front_ends.FrontEnded([balance.BaSS()], NETWORK).eval()
 SET = data.ImageSet(BYTES, LABELS, ("a", "b", "c"))
@@ -65,6 +67,8 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
     Band: {"rings": (1, 2)},
     attacks.BandPGD: {"rings": (1, 2)},
     attacks.BrendelBethge: {},
+    attacks.SmallestPGD: {},
+    attacks.closest: {"results": [PERTURBATIONS]},
     attacks.MinimalPerturbation: {"attack": attacks.BrendelBethge()},
     attacks.MinimalPerturbation(attacks.BrendelBethge(steps=1)): {**GIVEN, "targets": LABELS.roll(1)},
     perturbation.analyze_spectrum: {"raw": IMAGES.flip(-1), "inputs": IMAGES},
@@ -95,6 +99,8 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
     diagnostics.expected_seconds: {**GIVEN, "only": ["jacobian"], "settings": {}},
     data.load_dataset: {"name": "cifar10", "split": "test", "data_dir": HERE},
     data.list_datasets: {},
+    data.grayscale_name: {"dataset": "cifar10"},
+    data.to_grayscale: {"images": BYTES},
     data.register_dataset: {"name": "mine", "about": data.DATASETS["cifar10"]},
     data.Batches: {"dataset": SET, "batch_size": 2, "transform": lambda images, generator: images},
     data.ImageSet: {"images": BYTES, "labels": LABELS, "classes": ("a", "b", "c")},

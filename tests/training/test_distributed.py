@@ -271,7 +271,7 @@ def test_the_pair_does_all_its_jobs(attempt):
     attempt.check()
 
 
-@pytest.mark.parametrize("name", DEFENSES)
+@pytest.mark.parametrize("name", [name for name in DEFENSES if not hasattr(DEFENSES[name], "make_parts")])
 def test_gradients_are_those_of_the_whole_batch(pair, alone, name):
     assert all(gradient.abs().max() > 1e-4 for gradient in alone[name])
     for rank in range(WORLD):

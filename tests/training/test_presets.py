@@ -351,7 +351,7 @@ def test_three_steps_on_real_images(found, images):
     "settings, argument",
     [
         ({"schedule": "steps", "milestones": (5,)}, "milestones"),
-        ({"schedule": "steps", "warmup_epochs": 5}, "warmup_epochs"),
+        ({"schedule": "steps", "warmup_epochs": 5.5}, "warmup_epochs"),
         ({"schedule": "cosine", "warmup_epochs": 6}, "warmup_epochs"),
     ],
 )
