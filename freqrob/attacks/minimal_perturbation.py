@@ -63,6 +63,7 @@ class MinimalPerturbations:
     starts: Tensor
 
 
+@checked
 def closest(results: Sequence[MinimalPerturbations]) -> MinimalPerturbations:
     """The smallest perturbation of each image among the results of several attacks on the same images and classes.
 

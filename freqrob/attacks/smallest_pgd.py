@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from msgspec import Meta
 from torch import Tensor
 
 from freqrob.attacks.balls import BALLS, Norm, check_norm, over_pixels
 from freqrob.attacks.gradient import gradient_and_logits
 from freqrob.attacks.losses import cross_entropy
 from freqrob.attacks.minimal import MinimalAttack, Problem
-from freqrob.runtime.parameters import Count, checked
+from freqrob.runtime.parameters import Count, Positive, checked
 
 PATH = 2.5  # length of all steps relative to the radius, as Madry et al. have it
 SMALLEST = {"Linf": 0.01 / 255, "L2": 0.0005}  # radii at which the bisection begins
 LARGEST = {"Linf": 0.5, "L2": 20.0}
-
-Radius = Annotated[float, Meta(gt=0, description="a positive radius")]
 
 
 @checked
@@ -48,7 +45,7 @@ class SmallestPGD(MinimalAttack):
     norm: Norm = "Linf"
     steps: Count = 40
     searches: Count = 9
-    largest: Radius | None = None
+    largest: Positive | None = None
 
     needs_starts: ClassVar[bool] = False
 
