@@ -33,7 +33,7 @@ from freqrob.reproduction.experiment import (
     all_experiments,
 )
 from freqrob.runtime.figures import drawing, import_matplotlib
-from freqrob.runtime.files import write_bytes, write_csv, write_json, write_text
+from freqrob.runtime.files import locked, write_bytes, write_csv, write_json, write_text
 from freqrob.runtime.reading import fitted, read_json, read_npz
 
 SUMMARY = "summary.md"
@@ -124,6 +124,13 @@ class Record:
         plain: Any = {name: array.detach().cpu().numpy() for name, array in arrays.items()}
         np.savez_compressed(content, **plain)
         write_bytes(self._arrays_path(row), content.getvalue())
+
+    def add(self, row: Row, about: Mapping[str, Any]) -> dict[str, Row]:
+        """Add a row to those in the files, also if another process adds rows meanwhile. Returns all."""
+        with locked(self.json.with_suffix(".lock")):
+            rows = {**self.rows(), row.subject: row}
+            self.write(rows, about)
+        return rows
 
     def write(self, rows: Mapping[str, Row], about: Mapping[str, Any]) -> None:
         """Write the JSON, CSV and Markdown files of the rows, in the experiment's order."""

@@ -1,4 +1,4 @@
-"""Run an experiment: measure its rows one after another, and write and draw what is known after each."""
+"""Run an experiment: measure its rows one after another, write each when it is measured, and draw the figure."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def reproduce(
     about = {"scale": lab.scale.name, **provenance(command)}
     for subject in lab.track(subjects, experiment.name, len(subjects)):
         lab.log(f"{experiment.name}: {subject.row}" + (f" ({subject.model_name})" if subject.model_name else ""))
-        rows[subject.row] = _measure(experiment, subject, lab, record, rows.get(subject.row), again, about)
-        record.write(rows, about)
-    files = [*record.draw(rows, subjects), *sorted(record.folder.glob("*.*"))]
+        rows = record.add(_measure(experiment, subject, lab, record, rows.get(subject.row), again, about), about)
+    written = (path for path in record.folder.glob("*.*") if path.suffix != ".lock")
+    files = [*record.draw(rows, subjects), *sorted(written)]
     return Reproduction(rows, judgements(experiment, numbers_of(rows)), list(dict.fromkeys(files)))
 
 

@@ -9,10 +9,10 @@ from freqrob.models import load_model
 from freqrob.models.cards import Card
 from freqrob.models.checkpoints import checkpoint_state, save
 from freqrob.models.loading import checkpoint_path
-from freqrob.reproduction import Measured, Subject, reproduce
-from freqrob.reproduction.records import summary
+from freqrob.reproduction import Measured, Number, Subject, reproduce
+from freqrob.reproduction.records import Record, Row, summary
 from freqrob.training import recipe_for
-from tests.support.doe2026 import ADVERSARIAL, STANDARD, Table1
+from tests.support.doe2026 import ADVERSARIAL, STANDARD, WIDE, Table1
 
 
 @pytest.fixture
@@ -89,6 +89,18 @@ def test_finished_rows_are_kept_when_a_later_one_fails(table1, lab, tmp_path, mo
     assert [row["row"] for row in record["rows"]] == [ADVERSARIAL]
 
 
+def test_rows_that_another_process_adds_meanwhile_are_kept(table1, lab, tmp_path, monkeypatch):
+    out, measure = tmp_path / "out", Table1.measure
+
+    def beside_another(self, subject, model, lab):
+        Record(out, table1, "rn20").add(Row(WIDE, numbers={"clean": Number(1.0)}), {})
+        return measure(self, subject, model, lab)
+
+    monkeypatch.setattr(Table1, "measure", beside_another)
+    rows = reproduce(table1, lab, out, models=[f"{ADVERSARIAL}=trades_rn20"]).rows
+    assert set(rows) == set(Record(out, table1, "rn20").rows()) == {ADVERSARIAL, WIDE}
+
+
 def test_a_failing_figure_loses_nothing(table1, lab, tmp_path, monkeypatch):
     monkeypatch.setattr(Table1, "plot", lambda *_arguments: 1 / 0)
     with pytest.warns(UserWarning, match=r"figure\.png was not drawn"):
@@ -137,8 +149,6 @@ def test_arrays_of_rows_with_similar_names_do_not_replace_each_other(table1, lab
     seen = {}
     monkeypatch.setattr(Table1, "plot", lambda _self, outcome, _figure: seen.update(outcome.arrays))
     reproduce(table1, lab, tmp_path / "out")
-    from freqrob.reproduction.records import Record
-
     record = Record(tmp_path / "out", table1, "rn20")
     assert {row: record.arrays(row)["x"].item() for row in values} == pytest.approx(values)
 
