@@ -49,7 +49,8 @@ def reproduce(
         command: recorded in the files.
 
     Raises:
-        ValueError: a row that the experiment does not have, or models that it does not take.
+        ValueError: a row that the experiment does not have or that has no model, an empty name, or models that it does
+            not take.
         OSError: files cannot be written.
     """
     check_folder(out)
@@ -73,10 +74,15 @@ def chosen_subjects(experiment: Experiment, lab: Lab, models: Sequence[str]) -> 
     chosen = []
     for text in models:
         like = next((subject for subject in experiment.subjects if text.startswith(f"{subject.row}=")), None)
+        names = [text.removeprefix(f"{like.row}=")] if like is not None else text.split(",")
+        if not all(name.strip() for name in names):
+            raise ValueError(f"models: got {text!r}, expected a model's name after '=' and between commas")
+        if like is not None and not like.model_name:
+            raise ValueError(f"models: got {text!r}, but the row {like.row!r} is not measured on a model")
         if like is not None:
-            chosen.append(replace(like, recipe="", settings=(), model=text.removeprefix(f"{like.row}=")))
+            chosen.append(replace(like, recipe="", settings=(), model=names[0]))
         elif experiment.takes_models:
-            chosen += [Subject(name, model=name) for name in text.split(",")]
+            chosen += [Subject(name.strip(), model=name.strip()) for name in names]
         else:
             rows = ", ".join(f"{subject.row!r}" for subject in experiment.subjects)
             kinds = "MODEL or ROW=MODEL" if experiment.takes_models else "ROW=MODEL"

@@ -115,6 +115,17 @@ def test_other_models_take_the_place_of_a_row(table1, lab, tmp_path):
         reproduce(table1, lab, tmp_path / "out", models=["trades_rn20"])
 
 
+@pytest.mark.parametrize(
+    "text, words",
+    [(f"{STANDARD}=", "a model's name"), ("a,,b", "a model's name"), ("spectra=a", "'spectra' is not mea")],
+)
+def test_models_without_a_name_and_rows_without_a_model_are_refused(table1, lab, tmp_path, monkeypatch, text, words):
+    monkeypatch.setattr(Table1, "takes_models", True)
+    monkeypatch.setattr(Table1, "subjects", (*Table1.subjects, Subject("spectra")))
+    with pytest.raises(ValueError, match=words):
+        reproduce(table1, lab, tmp_path / "out", models=[text])
+
+
 def test_experiments_of_any_models_take_new_rows(table1, lab, tmp_path, monkeypatch):
     monkeypatch.setattr(Table1, "takes_models", True)
     result = reproduce(table1, lab, tmp_path / "out", models=["trades_rn20,mart_rn20", f"{STANDARD}=jafr_rn20"])
@@ -135,6 +146,24 @@ def test_the_summary_lists_every_claim_with_its_verdict(folder, tmp_path, table1
     assert re.search(
         r"\| `doe2026:table1` \| “PGD-AT is more robust” \(Section 4\) \| .* \| holds \| .* \| rn20 \|", text
     )
+
+
+def test_table_and_summary_tell_the_conditions(table1, lab, tmp_path):
+    out = tmp_path / "out"
+    table = out / "doe2026" / "table1" / "rn20" / "table.md"
+    reproduce(table1, replace(lab, images=10), out)
+    assert "Conditions:\n\n- attacks: clean, fgsm\n- seed: 0\n- images_at_most: 10\n" in table.read_text()
+    assert "| rn20, at most 10 images |" in summary(out)
+    reproduce(table1, lab, out, models=[f"{STANDARD}=jafr_rn20"])
+    assert f"Conditions of {ADVERSARIAL}:" in table.read_text() and f"Conditions of {STANDARD}:" in table.read_text()
+    assert "| rn20, rows under different conditions |" in summary(out)
+
+
+def test_a_long_message_stays_in_its_line_of_the_table(table1, lab, tmp_path):
+    reproduce(table1, lab, tmp_path / "out", models=[f"{STANDARD}=nothing_rn20"])
+    lines = (tmp_path / "out/doe2026/table1/rn20/table.md").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(f"- {STANDARD}: model_name: no model 'nothing_rn20'"))
+    assert "Nearest" in line
 
 
 def test_arrays_of_rows_with_similar_names_do_not_replace_each_other(table1, lab, tmp_path, monkeypatch):
