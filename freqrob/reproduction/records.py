@@ -304,20 +304,20 @@ def _conditions(rows: Sequence[Row]) -> list[str]:
     groups: dict[str, list[str]] = {}
     for row in rows:
         if row.numbers:
-            lines = (f"- {name}: {_in_words(value)}" for name, value in row.conditions.items() if value is not None)
+            lines = (f"- {name}: {in_words(value)}" for name, value in row.conditions.items() if value is not None)
             groups.setdefault("\n".join(lines), []).append(row.subject)
     if len(groups) == 1:
         return ["", "Conditions:", "", *groups]
     return [line for text, names in groups.items() for line in ("", f"Conditions of {', '.join(names)}:", "", text)]
 
 
-def _in_words(value: Any) -> str:
+def in_words(value: Any) -> str:
     """A JSON value in a line of text: ``steps 50, eps 0.03137``."""
     if isinstance(value, Mapping):
-        parts = (f"{key} {_in_words(part)}" for key, part in value.items())
+        parts = (f"{key} {in_words(part)}" for key, part in value.items())
         return ("; " if any(isinstance(part, Mapping) for part in value.values()) else ", ").join(parts)
     if isinstance(value, list):
-        return ", ".join(map(_in_words, value))
+        return ", ".join(map(in_words, value))
     return f"{value:.4g}" if isinstance(value, float) else f"{value}"
 
 
