@@ -118,6 +118,14 @@ class Record:
         path = self._arrays_path(row)
         return {name: torch.from_numpy(array) for name, array in read_npz(path).items()} if path.is_file() else {}
 
+    def has_whole_arrays(self, row: str) -> bool:
+        """Whether the file of a row's arrays, if there is one, can be read."""
+        try:
+            self.arrays(row)
+        except ValueError:
+            return False
+        return True
+
     def write_arrays(self, row: str, arrays: Mapping[str, Tensor]) -> None:
         """Write the arrays of a row as ``arrays/<row>.npz``."""
         content = io.BytesIO()

@@ -36,8 +36,8 @@ def reproduce(
 ) -> Reproduction:
     """Measure an experiment and write its files to ``out``.
 
-    A row that was measured with the same model and conditions is not measured again. A row whose data or packages are
-    missing says so, and the others are measured.
+    A row that was measured with the same model and conditions is not measured again, unless its arrays are damaged.
+    A row whose data or packages are missing says so, and the others are measured.
 
     Args:
         experiment: from ``get_experiment``.
@@ -61,8 +61,8 @@ def reproduce(
     for subject in lab.track(subjects, experiment.name, len(subjects)):
         lab.log(f"{experiment.name}: {subject.row}" + (f" ({subject.model_name})" if subject.model_name else ""))
         rows = record.add(_measure(experiment, subject, lab, record, rows.get(subject.row), again, about), about)
-    written = (path for path in record.folder.glob("*.*") if path.suffix != ".lock")
-    files = [*record.draw(rows, subjects), *sorted(written)]
+    texts = (record.folder / name for name in ("result.json", "table.csv", "table.md"))
+    files = [*record.draw(rows, subjects), *filter(Path.is_file, texts)]
     return Reproduction(rows, judgements(experiment, numbers_of(rows)), list(dict.fromkeys(files)))
 
 
@@ -104,7 +104,8 @@ def _measure(
     try:
         model = lab.model(subject) if subject.model_name else None
         key = model_hash(model) if model is not None else ""
-        if known and known.numbers and (known.model_hash, known.conditions) == (key, conditions) and not again:
+        is_known = known and known.numbers and (known.model_hash, known.conditions) == (key, conditions)
+        if known and is_known and not again and record.has_whole_arrays(subject.row):
             return known
         measured = experiment.measure(subject, model, lab)
     except (FileNotFoundError, ImportError) as error:
