@@ -71,7 +71,7 @@ def mean_gain(pairs: Sequence[tuple[str, str]], column: str, *, least: float = 0
             return Judgement("not measured")
         mean = Number(fmean(gain.value for gain in known), hypot(*(gain.error for gain in known)) / len(known))
         evidence = f"{column} gains {mean}, mean of {len(known)} pair{'s' if len(known) > 1 else ''}"
-        bounds = [_positive(mean - Number(least, 0)), _positive(Number(most, 0) - mean)]
+        bounds: list[Verdict] = [_positive(mean - Number(least, 0)), _positive(Number(most, 0) - mean)]
         return Judgement(_weakest(bounds), evidence)
 
     return judge
