@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -61,10 +62,10 @@ def reproduce(
     - `freqrob reproduce chan2022:table1 --scale paper --dry-run`
     - `freqrob reproduce li2023:fig5 --models robustbench:Standard,robustbench:Carmon2019Unlabeled`
 
-    Models are loaded from --model-dir or the package, or else trained. The numbers, the paper's beside them, the
-    verdict on each claim and the figure are written to DIR/PAPER/TABLE/SCALE/ after each row: result.json, table.csv,
-    table.md, figure.png and .svg. DIR/summary.md has the claims of all experiments. Ctrl-C loses at most a batch or a
-    training step; the same command resumes.
+    Models are loaded from --model-dir or the package, or else trained. After each row, its numbers, the paper's beside
+    them, and the verdict on each claim are written to DIR/PAPER/TABLE/SCALE/ as result.json, table.csv and table.md;
+    the figure follows at the end as figure.png and .svg. DIR/summary.md has the claims of all experiments. Ctrl-C loses
+    at most a batch or a training step; the same command resumes.
 
     At **--scale rn20**, a ResNet-20 (0.27 M parameters, 10 to 20 epochs) stands for ResNet-18 and WRN-40-2.
     """
@@ -169,24 +170,26 @@ def _list(lab: Lab, out: Path) -> None:
 def _plan(experiment: Experiment, lab: Lab, models: list[str]) -> None:
     """Print what would be trained and measured, with the estimated time of training."""
     from freqrob.reproduction.lab import training_command
+    from freqrob.reproduction.records import in_words
     from freqrob.reproduction.run import chosen_subjects
 
     print_line(f"{experiment.name}, {experiment.where}: {experiment.title}")
-    for key, value in experiment.conditions(lab.scale).items():
-        print_line(f"  {key}: {value}")
+    limit = {} if lab.images is None else {"images at most": lab.images}
+    for key, value in {**experiment.conditions(lab.scale), **limit}.items():
+        print_line(f"  {key}: {in_words(value)}")
     table = Table("row", "model", "training")
     hours: list[float] = []
     for subject in chosen_subjects(experiment, lab, models):
         if lab.has_model(subject):
-            table.add_row(escape(subject.row), escape(subject.model_name), "is there" if subject.model_name else "")
+            table.add_row(escape(subject.row), escape(subject.model_name), "none" if subject.model_name else "")
             continue
-        command = " ".join(training_command(subject, lab.model_dir))
+        command = shlex.join(training_command(subject, lab.model_dir, lab.data))
         try:
             hours.append(lab.training_hours(subject))
         except FileNotFoundError as error:
             table.add_row(escape(subject.row), escape(subject.model_name), escape(f"{command}: {error}"))
             continue
-        table.add_row(escape(subject.row), escape(subject.model_name), f"{command}: {hours[-1]:.3g} h")
+        table.add_row(escape(subject.row), escape(subject.model_name), escape(f"{command}: {hours[-1]:.3g} h"))
     print_table(table)
     for subject in experiment.subjects:
         if subject.at(lab.scale) is None:

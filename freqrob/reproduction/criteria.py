@@ -1,6 +1,7 @@
 """Criteria of claims: functions that return the ``judge`` of a ``Claim``.
 
 A cell is (row, column). A difference counts if it exceeds two standard errors; a smaller one is "within noise".
+Unknown errors count as none.
 """
 
 from __future__ import annotations
@@ -70,9 +71,8 @@ def mean_gain(pairs: Sequence[tuple[str, str]], column: str, *, least: float = 0
             return Judgement("not measured")
         mean = Number(fmean(gain.value for gain in known), hypot(*(gain.error for gain in known)) / len(known))
         evidence = f"{column} gains {mean}, mean of {len(known)} pair{'s' if len(known) > 1 else ''}"
-        if most < inf and mean.value > least:
-            return Judgement(_positive(Number(most, 0) - mean), evidence)
-        return Judgement(_positive(mean - Number(least, 0)), evidence)
+        bounds: list[Verdict] = [_positive(mean - Number(least, 0)), _positive(Number(most, 0) - mean)]
+        return Judgement(_weakest(bounds), evidence)
 
     return judge
 
@@ -133,9 +133,7 @@ def every(*judges: Judge) -> Judge:
 
     def judge(numbers: Numbers) -> Judgement:
         judgements = [judge(numbers) for judge in judges]
-        verdicts = [judgement.verdict for judgement in judgements]
-        order: tuple[Verdict, ...] = ("does not hold", "not measured", "within noise", "holds")
-        verdict: Verdict = next(verdict for verdict in order if verdict in verdicts)
+        verdict = _weakest([judgement.verdict for judgement in judgements])
         evidence = "; ".join(judgement.evidence for judgement in judgements if judgement.verdict != "not measured")
         return Judgement(verdict, evidence)
 
@@ -156,6 +154,11 @@ def at_least(count: int, *judges: Judge) -> Judge:
         return Judgement("not measured" if verdicts["not measured"] else "within noise", evidence)
 
     return judge
+
+
+def _weakest(verdicts: Sequence[Verdict]) -> Verdict:
+    order: tuple[Verdict, ...] = ("does not hold", "not measured", "within noise", "holds")
+    return next(verdict for verdict in order if verdict in verdicts)
 
 
 def _positive(difference: Number) -> Verdict:

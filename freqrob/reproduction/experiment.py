@@ -60,10 +60,14 @@ class Number:
     def percentage(cls, share: float, count: int) -> Number:
         """A share of ``count`` images in percent, with the binomial standard error.
 
-        >>> Number.percentage(0.5, 100)
+        The error is that of the share with two successes and two failures more (Agresti & Coull 1998), so that 0 % of
+        a few images has one.
+
+        >>> Number.percentage(0.5, 96)
         Number(value=50.0, error=5.0)
         """
-        return cls(100 * share, 100 * (share * (1 - share) / count) ** 0.5)
+        moderate = (share * count + 2) / (count + 4)
+        return cls(100 * share, 100 * (moderate * (1 - moderate) / (count + 4)) ** 0.5)
 
     def __str__(self) -> str:
         """Two digits of the error, or four of the value; whole numbers are whole.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -123,7 +124,7 @@ class Lab:
         """Train into ``model_dir``; a recipe with changed settings in a folder of its own, then under its name."""
         recipe, name = subject.full_recipe(), subject.model_name
         if not self.may_train:
-            command = " ".join(training_command(subject, self.model_dir))
+            command = shlex.join(training_command(subject, self.model_dir, self.data))
             raise FileNotFoundError(f"{name} is not trained: `{command}`, or `freqrob reproduce` without --no-train")
         folder = training_folder(subject, self.model_dir)
         weights = train(
@@ -202,12 +203,13 @@ def training_folder(subject: Subject, model_dir: Path) -> Path:
     return model_dir / "changed" / subject.model_name if subject.settings else model_dir
 
 
-def training_command(subject: Subject, model_dir: Path) -> list[str]:
+def training_command(subject: Subject, model_dir: Path, data: Path = Path("data")) -> list[str]:
     """The command that trains a subject's recipe; ``Lab.model`` then takes the finished run."""
     dataset = [] if subject.dataset == "cifar10" else ["--dataset", subject.dataset]
     changed = [part for text in subject.settings for part in ("--set", text)]
     folder = training_folder(subject, model_dir)
-    elsewhere = [] if folder == Path("models") else ["--model-dir", str(folder)]
+    elsewhere = [] if data == Path("data") else ["--data", str(data)]
+    elsewhere += [] if folder == Path("models") else ["--model-dir", str(folder)]
     return ["freqrob", "train", subject.recipe, *dataset, *changed, *elsewhere]
 
 

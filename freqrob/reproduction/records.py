@@ -9,7 +9,7 @@ import hashlib
 import io
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from math import isnan
@@ -118,6 +118,14 @@ class Record:
         path = self._arrays_path(row)
         return {name: torch.from_numpy(array) for name, array in read_npz(path).items()} if path.is_file() else {}
 
+    def has_whole_arrays(self, row: str) -> bool:
+        """Whether the file of a row's arrays, if there is one, can be read."""
+        try:
+            self.arrays(row)
+        except ValueError:
+            return False
+        return True
+
     def write_arrays(self, row: str, arrays: Mapping[str, Tensor]) -> None:
         """Write the arrays of a row as ``arrays/<row>.npz``."""
         content = io.BytesIO()
@@ -211,13 +219,16 @@ def markdown(experiment: Experiment, rows: Mapping[str, Row]) -> str:
     title = f"# {experiment.paper.short}, {experiment.where}: {experiment.title}\n"
     notes = [f"- {column.name}{f' ({column.unit})' if column.unit else ''}: {column.help}"
              for column in experiment.columns if column.help]  # fmt: skip
-    missing = [f"- {row.subject}: {row.missing}" for row in rows.values() if row.missing]
+    missing = [f"- {row.subject}: {' '.join(row.missing.split())}" for row in rows.values() if row.missing]
     claims = [
         [f"“{claim['claim']}” ({claim['where']})", claim["criterion"], claim["verdict"], claim["evidence"]]
         for claim in judgements(experiment, numbers)
     ]
     parts = [title, "measured / printed in the paper\n", table(*_wide(experiment, numbers))]
-    parts += ["", *notes, *(["", "Not measured:", "", *missing] if missing else [])]
+    parts += ["", *notes, *_conditions(list(rows.values()))]
+    if replaced := other_models(experiment, rows.values()):
+        parts += ["", f"Other models than the experiment's: {replaced}."]
+    parts += ["", "Not measured:", "", *missing] if missing else []
     if claims:
         parts += ["", table(["claim", "criterion", "verdict", "numbers"], claims)]
     return "\n".join(parts) + "\n"
@@ -262,7 +273,8 @@ def refresh(out: Path) -> None:
 _SUMMARY_HEAD = (
     "Written by `freqrob reproduce` from the `result.json` of each experiment, which has the commit, the machine and "
     "the settings of every number. A verdict is by the criterion beside it; ± is one standard error over images, and "
-    "differences below two are within noise. Trainings have one seed. At the scale `rn20` the models are ResNet-20s of "
+    "differences below two are within noise. A number without ± has no estimate of its error: any difference of two "
+    "such numbers counts. Trainings have one seed. At the scale `rn20` the models are ResNet-20s of "
     "0.27 M parameters on short schedules: “does not hold” says that a claim does not hold at this size, not that it "
     "is false.\n"
 )
@@ -272,12 +284,31 @@ def _claims_table(out: Path, experiments: Sequence[Experiment]) -> str:
     body = []
     for experiment in experiments:
         for scale, claims in _measured_claims(out, experiment).items():
+            rows = Record(out, experiment, scale).rows().values()
+            others = other_models(experiment, rows)
+            measured = f"{scale}{_limit(rows)}" + (f"; {others}" if others else "")
             body += [
                 [f"`{experiment.name}`", f"“{claim['claim']}” ({claim['where']})" if not experiment.question
-                 else claim["claim"], claim["criterion"], claim["verdict"], claim["evidence"], scale]
+                 else claim["claim"], claim["criterion"], claim["verdict"], claim["evidence"], measured]
                 for claim in claims
             ]  # fmt: skip
     return table(["experiment", "claim", "criterion", "verdict", "numbers", "scale"], body)
+
+
+def other_models(experiment: Experiment, rows: Iterable[Row]) -> str:
+    """The rows that were measured on another model than the experiment's at any scale; "" if none was."""
+    known = {(one.row, one.model_name) for scale in SCALES.values() for one in experiment.at(scale)}
+    rows = [row for row in rows if row.numbers and row.model and row.subject != row.model]
+    return ", ".join(f"{row.subject} is {row.model}" for row in rows if (row.subject, row.model) not in known)
+
+
+def _limit(rows: Iterable[Row]) -> str:
+    """What a reader of a verdict has to know of the conditions: fewer images than the scale's, or different ones."""
+    conditions = [row.conditions for row in rows if row.numbers]
+    if any(one != conditions[0] for one in conditions):
+        return ", rows under different conditions"
+    most = conditions[0].get("images_at_most") if conditions else None
+    return f", at most {most} images" if most else ""
 
 
 def _measured_claims(out: Path, experiment: Experiment) -> dict[str, list[dict[str, str]]]:
@@ -285,6 +316,28 @@ def _measured_claims(out: Path, experiment: Experiment) -> dict[str, list[dict[s
     rows = {scale: Record(out, experiment, scale).rows() for scale in SCALES}
     known = {scale: numbers_of(at) for scale, at in rows.items() if at}
     return {scale: judgements(experiment, numbers) for scale, numbers in (known or {"–": Numbers({})}).items()}
+
+
+def _conditions(rows: Sequence[Row]) -> list[str]:
+    """Lines of Markdown with the conditions of the measured rows; a list for each group of rows that share them."""
+    groups: dict[str, list[str]] = {}
+    for row in rows:
+        if row.numbers:
+            lines = (f"- {name}: {in_words(value)}" for name, value in row.conditions.items() if value is not None)
+            groups.setdefault("\n".join(lines), []).append(row.subject)
+    if len(groups) == 1:
+        return ["", "Conditions:", "", *groups]
+    return [line for text, names in groups.items() for line in ("", f"Conditions of {', '.join(names)}:", "", text)]
+
+
+def in_words(value: Any) -> str:
+    """A JSON value in a line of text: ``steps 50, eps 0.03137``."""
+    if isinstance(value, Mapping):
+        parts = (f"{key} {in_words(part)}" for key, part in value.items())
+        return ("; " if any(isinstance(part, Mapping) for part in value.values()) else ", ").join(parts)
+    if isinstance(value, list):
+        return ", ".join(map(in_words, value))
+    return f"{value:.4g}" if isinstance(value, float) else f"{value}"
 
 
 def _wide(experiment: Experiment, numbers: Numbers) -> tuple[list[str], list[list[str]]]:

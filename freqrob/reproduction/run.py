@@ -36,8 +36,8 @@ def reproduce(
 ) -> Reproduction:
     """Measure an experiment and write its files to ``out``.
 
-    A row that was measured with the same model and conditions is not measured again. A row whose data or packages are
-    missing says so, and the others are measured.
+    A row that was measured with the same model and conditions is not measured again, unless its arrays are damaged.
+    A row whose data or packages are missing says so, and the others are measured.
 
     Args:
         experiment: from ``get_experiment``.
@@ -49,7 +49,8 @@ def reproduce(
         command: recorded in the files.
 
     Raises:
-        ValueError: a row that the experiment does not have, or models that it does not take.
+        ValueError: a row that the experiment does not have or that has no model, an empty name, or models that it does
+            not take.
         OSError: files cannot be written.
     """
     check_folder(out)
@@ -60,8 +61,8 @@ def reproduce(
     for subject in lab.track(subjects, experiment.name, len(subjects)):
         lab.log(f"{experiment.name}: {subject.row}" + (f" ({subject.model_name})" if subject.model_name else ""))
         rows = record.add(_measure(experiment, subject, lab, record, rows.get(subject.row), again, about), about)
-    written = (path for path in record.folder.glob("*.*") if path.suffix != ".lock")
-    files = [*record.draw(rows, subjects), *sorted(written)]
+    texts = (record.folder / name for name in ("result.json", "table.csv", "table.md"))
+    files = [*record.draw(rows, subjects), *filter(Path.is_file, texts)]
     return Reproduction(rows, judgements(experiment, numbers_of(rows)), list(dict.fromkeys(files)))
 
 
@@ -73,10 +74,15 @@ def chosen_subjects(experiment: Experiment, lab: Lab, models: Sequence[str]) -> 
     chosen = []
     for text in models:
         like = next((subject for subject in experiment.subjects if text.startswith(f"{subject.row}=")), None)
+        names = [text.removeprefix(f"{like.row}=")] if like is not None else text.split(",")
+        if not all(name.strip() for name in names):
+            raise ValueError(f"models: got {text!r}, expected a model's name after '=' and between commas")
+        if like is not None and not like.model_name:
+            raise ValueError(f"models: got {text!r}, but the row {like.row!r} is not measured on a model")
         if like is not None:
-            chosen.append(replace(like, recipe="", settings=(), model=text.removeprefix(f"{like.row}=")))
+            chosen.append(replace(like, recipe="", settings=(), model=names[0]))
         elif experiment.takes_models:
-            chosen += [Subject(name, model=name) for name in text.split(",")]
+            chosen += [Subject(name.strip(), model=name.strip()) for name in names]
         else:
             rows = ", ".join(f"{subject.row!r}" for subject in experiment.subjects)
             kinds = "MODEL or ROW=MODEL" if experiment.takes_models else "ROW=MODEL"
@@ -98,10 +104,13 @@ def _measure(
     try:
         model = lab.model(subject) if subject.model_name else None
         key = model_hash(model) if model is not None else ""
-        if known and known.numbers and (known.model_hash, known.conditions) == (key, conditions) and not again:
+        is_known = known and known.numbers and (known.model_hash, known.conditions) == (key, conditions)
+        if known and is_known and not again and record.has_whole_arrays(subject.row):
             return known
         measured = experiment.measure(subject, model, lab)
-    except (FileNotFoundError, ImportError) as error:
+    except (FileNotFoundError, ImportError, ValueError) as error:
+        if isinstance(error, ValueError) and not str(error).startswith("model:"):
+            raise
         if known and known.numbers:
             return known
         return Row(subject.row, subject.model_name, conditions=conditions, missing=str(error), about=about)

@@ -37,9 +37,10 @@ def test_an_experiment_prints_numbers_beside_the_papers_and_writes_them(table1, 
 
 def test_a_dry_run_shows_the_plan_and_writes_nothing(table1, tmp_path):
     options = ["--scale", "paper", "--dry-run", "--out", tmp_path / "out", "--model-dir", tmp_path]
-    result = run("reproduce", "doe2026:table1", *options)
+    result = run("reproduce", "doe2026:table1", *options, "--data", "my data", "--images", 20)
     assert result.exit_code == 0, result.output
     assert "freqrob train pgd_at_wrn34" in result.output and "hours of training" in result.output
+    assert "--data 'my data'" in result.output and "images at most: 20" in result.output
     assert not (tmp_path / "out").exists()
 
 

@@ -76,6 +76,7 @@ def test_evidence_names_the_cells_and_their_numbers():
         (mean_gain([("c", "a"), ("e", "b")], "x", least=-inf, most=3.5), "holds"),
         (mean_gain([("c", "a"), ("e", "b")], "x", least=-inf, most=2.5), "does not hold"),
         (mean_gain([("c", "a"), ("c", "b")], "x", least=2.2, most=9), "does not hold"),
+        (mean_gain([("c", "a"), ("e", "b")], "x", least=2.9, most=9), "within noise"),
         (mean_gain([("a", "f")], "x"), "not measured"),
     ],
 )

@@ -25,7 +25,7 @@ def test_every_file_is_written(folder):
     record = json.loads((folder / "result.json").read_text())
     numbers = {row["row"]: row["numbers"] for row in record["rows"]}
     assert record["command"] == "freqrob reproduce doe2026:table1" and record["scale"] == "rn20"
-    assert numbers[ADVERSARIAL]["clean"] == {"value": 85.0, "standard_error": pytest.approx(7.984, abs=0.001)}
+    assert numbers[ADVERSARIAL]["clean"] == {"value": 85.0, "standard_error": pytest.approx(8.290, abs=0.001)}
     assert [row["model"] for row in record["rows"]] == ["pgd_at_rn20", "standard_rn20"]
     assert record["printed"][ADVERSARIAL]["FGSM"] == {"value": 60, "standard_error": 0.5}
     assert [claim["verdict"] for claim in record["claims"]] == ["holds", "not measured"]
@@ -34,7 +34,7 @@ def test_every_file_is_written(folder):
         first = next(csv.DictReader(file))
     assert (first["row"], first["column"], first["value"], first["printed"]) == (ADVERSARIAL, "clean", "85.0", "83.5")
     table = (folder / "table.md").read_text()
-    assert re.search(r"\| PGD-AT, ResNet-18 \| 85\.0±8\.0 / 83\.5 \|", table)
+    assert re.search(r"\| PGD-AT, ResNet-18 \| 85\.0±8\.3 / 83\.5 \|", table)
     assert "“width helps” (Section 5)" in table
 
 
@@ -101,7 +101,17 @@ def test_rows_that_another_process_adds_meanwhile_are_kept(table1, lab, tmp_path
     assert set(rows) == set(Record(out, table1, "rn20").rows()) == {ADVERSARIAL, WIDE}
 
 
+def test_rows_with_damaged_arrays_are_measured_again(folder, table1, lab, tmp_path):
+    damaged = min((folder / "arrays").iterdir())
+    damaged.write_bytes(damaged.read_bytes()[:50])
+    before = Table1.measured
+    reproduce(table1, lab, tmp_path / "out")
+    assert Table1.measured == before + 1
+    assert all(Record(tmp_path / "out", table1, "rn20").arrays(row) for row in (ADVERSARIAL, STANDARD))
+
+
 def test_a_failing_figure_loses_nothing(table1, lab, tmp_path, monkeypatch):
+    reproduce(table1, lab, tmp_path / "out")  # its figure is not counted as written by the next call
     monkeypatch.setattr(Table1, "plot", lambda *_arguments: 1 / 0)
     with pytest.warns(UserWarning, match=r"figure\.png was not drawn"):
         result = reproduce(table1, lab, tmp_path / "out")
@@ -113,6 +123,17 @@ def test_other_models_take_the_place_of_a_row(table1, lab, tmp_path):
     assert {name: row.model for name, row in result.rows.items()} == {ADVERSARIAL: "trades_rn20"}
     with pytest.raises(ValueError, match=r"models: got 'trades_rn20', expected ROW=MODEL with a row of 'PGD-AT"):
         reproduce(table1, lab, tmp_path / "out", models=["trades_rn20"])
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [(f"{STANDARD}=", "a model's name"), ("a,,b", "a model's name"), ("spectra=a", "'spectra' is not mea")],
+)
+def test_models_without_a_name_and_rows_without_a_model_are_refused(table1, lab, tmp_path, monkeypatch, text, words):
+    monkeypatch.setattr(Table1, "takes_models", True)
+    monkeypatch.setattr(Table1, "subjects", (*Table1.subjects, Subject("spectra")))
+    with pytest.raises(ValueError, match=words):
+        reproduce(table1, lab, tmp_path / "out", models=[text])
 
 
 def test_experiments_of_any_models_take_new_rows(table1, lab, tmp_path, monkeypatch):
@@ -135,6 +156,24 @@ def test_the_summary_lists_every_claim_with_its_verdict(folder, tmp_path, table1
     assert re.search(
         r"\| `doe2026:table1` \| “PGD-AT is more robust” \(Section 4\) \| .* \| holds \| .* \| rn20 \|", text
     )
+
+
+def test_table_and_summary_tell_the_conditions(table1, lab, tmp_path):
+    out = tmp_path / "out"
+    table = out / "doe2026" / "table1" / "rn20" / "table.md"
+    reproduce(table1, replace(lab, images=10), out)
+    assert "Conditions:\n\n- attacks: clean, fgsm\n- seed: 0\n- images_at_most: 10\n" in table.read_text()
+    assert "| rn20, at most 10 images |" in summary(out)
+    reproduce(table1, lab, out, models=[f"{STANDARD}=jafr_rn20"])
+    assert f"Conditions of {ADVERSARIAL}:" in table.read_text() and f"Conditions of {STANDARD}:" in table.read_text()
+    assert "| rn20, rows under different conditions" in summary(out)
+
+
+def test_a_long_message_stays_in_its_line_of_the_table(table1, lab, tmp_path):
+    reproduce(table1, lab, tmp_path / "out", models=[f"{STANDARD}=nothing_rn20"])
+    lines = (tmp_path / "out/doe2026/table1/rn20/table.md").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(f"- {STANDARD}: model_name: no model 'nothing_rn20'"))
+    assert "Nearest" in line
 
 
 def test_arrays_of_rows_with_similar_names_do_not_replace_each_other(table1, lab, tmp_path, monkeypatch):
@@ -197,3 +236,30 @@ def test_a_row_whose_model_cannot_be_downloaded_says_so_and_the_others_are_measu
     monkeypatch.setattr(Table1, "subjects", (foreign, Subject(STANDARD, "standard_rn18")))
     rows = reproduce(table1, lab, tmp_path / "out").rows
     assert rows[ADVERSARIAL].missing == "could not download Carmon2019Unlabeled" and rows[STANDARD].numbers
+
+
+def test_a_model_that_takes_the_place_of_a_row_is_named_in_the_texts(table1, lab, tmp_path):
+    reproduce(table1, lab, tmp_path / "out", models=[f"{ADVERSARIAL}=mart_rn20"])
+    named = f"{ADVERSARIAL} is mart_rn20"
+    assert (
+        f"Other models than the experiment's: {named}." in (tmp_path / "out/doe2026/table1/rn20/table.md").read_text()
+    )
+    assert named in summary(tmp_path / "out")
+    reproduce(table1, lab, tmp_path / "own")
+    assert "Other models" not in (tmp_path / "own/doe2026/table1/rn20/table.md").read_text()
+
+
+def test_a_model_that_cannot_be_measured_is_a_missing_row(table1, lab, tmp_path, monkeypatch):
+    measure = Table1.measure
+
+    def other_classes(self, subject, model, lab):
+        if subject.row == ADVERSARIAL:
+            raise ValueError("model: expected 10 classes, as the data set has, got 100")
+        return measure(self, subject, model, lab)
+
+    monkeypatch.setattr(Table1, "measure", other_classes)
+    rows = reproduce(table1, lab, tmp_path / "out").rows
+    assert "got 100" in rows[ADVERSARIAL].missing and rows[STANDARD].numbers
+    monkeypatch.setattr(Table1, "measure", lambda *_: int("a"))
+    with pytest.raises(ValueError, match="invalid literal"):
+        reproduce(table1, lab, tmp_path / "out", again=True)
