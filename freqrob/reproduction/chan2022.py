@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from freqrob.attacks import parse_attack
-from freqrob.data.corruption_arrays import CorruptionArrays
-from freqrob.data.corruptions import SEVERITIES
+from freqrob.data.corruptions import SEVERITIES, corrupt
 from freqrob.data.datasets import to_pixels
 from freqrob.diagnostics import corruption_spectrum, jacobian_spectrum, spectrum
 from freqrob.diagnostics.drawing import draw_quadrant, logarithmic, quadrant, shared_limits
@@ -268,7 +267,8 @@ class _Corruptions(Experiment):
 
     def conditions(self, scale: Scale) -> Mapping[str, Any]:
         return {"data": self.dataset, "corruptions": "19 types at severities 1 to 5",
-                "images of each severity": scale.count("corruptions") or "all"}  # fmt: skip
+                "images of each severity": scale.count("corruptions") or "all",
+                "images of B_low": scale.count("spectrum") or "all, corrupted by freqrob"}  # fmt: skip
 
     def measure(self, subject: Subject, model: nn.Module | None, lab: Lab) -> Measured:
         if model is None:
@@ -285,19 +285,17 @@ class _Corruptions(Experiment):
         return Measured({"Clean": numbers["clean"], "mCE": Number(100 * found.mce(base), 100 * error), **by_type})
 
     def _b_low(self, lab: Lab) -> dict[str, Number]:
-        arrays = lab.corruption_arrays(self.dataset)
-        clean = lab.test_set(self.dataset, "corruptions").images
-        numbers = {}
+        """ln B_low of what each type changes, the mean of the severities; its error is over parts of the images."""
+        clean, numbers = lab.test_set(self.dataset, "spectrum").images, {}
         for name, kind in lab.track(COLUMNS_OF_TYPES.items(), B_LOW, len(COLUMNS_OF_TYPES)):
-            whole, *parts = (self._change(clean, arrays, kind, part) for part in (slice(None), *_parts(len(clean))))
+            corrupted = [corrupt(clean, kind, severity, frost=lab.frost) for severity in SEVERITIES]
+            whole, *parts = (
+                corruption_spectrum(clean[part], (images[part] for images in corrupted)).mean_log_b_low
+                for part in (slice(None), *_parts(len(clean)))
+            )
             error = torch.tensor(parts).std().item() / len(parts) ** 0.5 if len(parts) > 1 else nan
             numbers[name] = Number(whole, error)
         return numbers
-
-    def _change(self, clean: Tensor, arrays: CorruptionArrays, kind: str, part: slice) -> float:
-        """ln B_low of what a corruption changes in a part of the images, the mean of the severities."""
-        changed = (arrays.images(kind, severity)[: len(clean)][part] for severity in SEVERITIES)
-        return corruption_spectrum(clean[part], changed).mean_log_b_low
 
 
 @experiment("chan2022:table1")
