@@ -79,8 +79,8 @@ def reproduce(
 
     check_choices(SCALES, scale=scale)
     lab = Lab(
-        SCALES[scale], data, model_dir, None, measuring.usable_device(device), device.partition(":")[0], images, seed,
-        download, not no_train, frost,
+        SCALES[scale], data, model_dir, device=measuring.usable_device(device), accelerator=device.partition(":")[0],
+        images=images, seed=seed, download=download, may_train=not no_train, frost=frost,
     )  # fmt: skip
     if not experiments:
         _list(lab, out)
@@ -120,16 +120,12 @@ def _run(experiment: Experiment, lab: Lab, out: Path, models: list[str], again: 
 
 def _print(experiment: Experiment, result: Reproduction) -> None:
     """Print the numbers, the claims and what is missing."""
-    from freqrob.reproduction.records import numbers_of
+    from freqrob.reproduction.records import cells_of, numbers_of
 
     numbers = numbers_of(result.rows)
     table = Table("measured / printed", *(escape(column.name) for column in experiment.columns))
     for row in numbers.of:
-        cells = []
-        for column in experiment.columns:
-            printed = experiment.printed.get(row, {}).get(column.name)
-            cells.append(f"{numbers[row, column.name]}" + ("" if printed is None else f" / {printed}"))
-        table.add_row(escape(row), *cells)
+        table.add_row(escape(row), *cells_of(experiment, numbers, row))
     print_line(f"{experiment.paper.short}, {experiment.where}: {experiment.title}")
     print_table(table)
     claims = Table("claim", "verdict", "numbers")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, cast
 
@@ -14,12 +13,18 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from freqrob.data.datasets import to_pixels
-from freqrob.defenses.neural_similarity import LayerName, recorded
+from freqrob.defenses.stimuli import (
+    LayerName,
+    check_arrays,
+    check_given,
+    load_stimuli,
+    pass_together,
+    recorded,
+    targets_hash,
+)
 from freqrob.models.registry import register_defense
 from freqrob.models.state import device_of, evaluating
-from freqrob.runtime.files import sha256_of
 from freqrob.runtime.parameters import Weight, checked
-from freqrob.runtime.reading import read_npz
 
 ResponseLoss = Literal["poisson", "mse"]
 Drawn = Annotated[int, Meta(ge=1, le=2**63 - 1, description="at least 1")]
@@ -113,13 +118,11 @@ class NeuralResponse:
     double_backward: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not self.targets:  # it has no default
-            raise ValueError("targets: expected the path of an .npz file, got ''")
+        check_given(self.targets)
 
     def as_dict(self) -> dict[str, Any]:
         """The parameters, and the SHA-256 of the file of targets if it exists."""
-        path = Path(self.targets)
-        return {**asdict(self), "targets_sha256": sha256_of(path) if path.is_file() else ""}
+        return {**asdict(self), "targets_sha256": targets_hash(self.targets)}
 
     def make_parts(self, model: nn.Module) -> SpatialReadout:
         """The readout, for the features that the layer has of the stimuli; it is trained with the network."""
@@ -142,21 +145,13 @@ class NeuralResponse:
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, parts: nn.Module) -> Tensor:
         stimuli, responses = self.draw()
-        if stimuli.shape[1:] != images.shape[1:]:
-            raise ValueError(
-                f"targets: the stimuli of {self.targets} are {tuple(stimuli.shape[1:])}, "
-                f"expected the size of the images, {tuple(images.shape[1:])}"
-            )
-        stimuli, responses = to_pixels(stimuli.to(images.device)), responses.to(images.device)
-        with recorded(model, self.layer) as features:
-            logits = model(torch.cat([images, stimuli]))
-        if not features:
-            raise ValueError(f"layer: the network does not call {self.layer!r}, expected one that it does")
+        logits, features = pass_together(model, self.layer, images, stimuli, self.targets)
         with torch.autocast(images.device.type, enabled=False):
-            predicted = parts(features[-1][len(images) :].float())
+            predicted = parts(features.float())
             readout = cast(SpatialReadout, getattr(parts, "module", parts))  # inside DDP
-            response_term = response_loss(predicted, responses, self.loss) + self.sparsity * readout.sparsity()
-        return F.cross_entropy(logits[: len(images)].float(), labels) + self.weight * response_term
+            response_term = response_loss(predicted, responses.to(images.device), self.loss)
+            response_term = response_term + self.sparsity * readout.sparsity()
+        return F.cross_entropy(logits, labels) + self.weight * response_term
 
     def draw(self) -> tuple[Tensor, Tensor]:
         """The stimuli (k, C, H, W) uint8 of one step, and the responses (k, neurons) to them."""
@@ -183,33 +178,10 @@ def load_responses(path: str | Path) -> tuple[Tensor, Tensor]:
 
     The file is read again only when it has changed. Raises FileNotFoundError, and ValueError for other contents.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"targets: no file {path}; set yours with --set targets=FILE.npz")
-    path = Path(path).resolve()
-    return _read(path, path.stat().st_mtime_ns)
-
-
-@lru_cache(maxsize=4)
-def _read(path: Path, _changed: int) -> tuple[Tensor, Tensor]:
-    try:
-        arrays = read_npz(path, ("images", "responses"))
-    except ValueError as error:
-        raise ValueError(f"targets: {error}") from error
-    if len(arrays) < 2:
-        raise ValueError(f"targets: {path} has {', '.join(arrays) or 'neither'}, expected images and responses")
-    _check(path, **arrays)
-    return torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["responses"].astype(np.float32))
+    return load_stimuli(path, "responses", _check)
 
 
 def _check(path: Path, images: np.ndarray, responses: np.ndarray) -> None:
-    count = len(images) if images.ndim else 0
-    for name, array, good, expected in (
-        ("images", images, images.dtype == np.uint8, "uint8"),
-        ("images", images, images.ndim == 4 and images.shape[1] in (1, 3) and count >= 1, "(K, C, H, W), K from 1 on"),
-        ("responses", responses, np.issubdtype(responses.dtype, np.floating), "floats"),
-        ("responses", responses, responses.ndim == 2 and len(responses) == count, f"({count}, neurons)"),
-    ):
-        if not good:
-            raise ValueError(f"targets: {name} of {path} is {array.dtype} {array.shape}, expected {expected}")
+    check_arrays(path, images, responses, "responses", least=1, columns="neurons")
     if not np.isfinite(responses).all() or responses.min(initial=0) < 0:
         raise ValueError(f"targets: responses of {path} have values below 0 or not finite, expected neither")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -15,16 +12,12 @@ import torch.nn.functional as F
 from msgspec import Meta
 from torch import Tensor, nn
 
-from freqrob.data.datasets import to_pixels
-from freqrob.models.front_ends import network_of
+from freqrob.defenses.stimuli import LayerName, check_arrays, check_given, load_stimuli, pass_together, targets_hash
 from freqrob.models.registry import register_defense
-from freqrob.runtime.files import sha256_of
 from freqrob.runtime.parameters import Weight, checked
-from freqrob.runtime.reading import read_npz
 
 LARGEST = 0.9999  # of a similarity, since arctanh 1 = ∞
 Stimuli = Annotated[int, Meta(ge=3, le=2**63 - 1, description="at least 3 (two, centred, are always opposite)")]
-LayerName = Annotated[str, Meta(min_length=1, description="the name of a module")]
 
 
 @register_defense("neural_similarity")
@@ -63,28 +56,17 @@ class NeuralSimilarity:
     double_backward: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not self.targets:  # it has no default
-            raise ValueError("targets: expected the path of an .npz file, got ''")
+        check_given(self.targets)
 
     def as_dict(self) -> dict[str, Any]:
         """The parameters, and the SHA-256 of the file of targets if it exists."""
-        path = Path(self.targets)
-        return {**asdict(self), "targets_sha256": sha256_of(path) if path.is_file() else ""}
+        return {**asdict(self), "targets_sha256": targets_hash(self.targets)}
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         stimuli, target = self.draw()
-        if stimuli.shape[1:] != images.shape[1:]:
-            raise ValueError(
-                f"targets: the stimuli of {self.targets} are {tuple(stimuli.shape[1:])}, "
-                f"expected the size of the images, {tuple(images.shape[1:])}"
-            )
-        stimuli, target = to_pixels(stimuli.to(images.device)), target.to(images.device)
-        with recorded(model, self.layer) as features:
-            logits = model(torch.cat([images, stimuli]))
-        if not features:
-            raise ValueError(f"layer: the network does not call {self.layer!r}, expected one that it does")
-        similarity_term = similarity_loss(features[-1][len(images) :], target)
-        return F.cross_entropy(logits[: len(images)].float(), labels) + self.weight * similarity_term
+        logits, features = pass_together(model, self.layer, images, stimuli, self.targets)
+        similarity_term = similarity_loss(features, target.to(images.device))
+        return F.cross_entropy(logits, labels) + self.weight * similarity_term
 
     def draw(self) -> tuple[Tensor, Tensor]:
         """The stimuli (k, C, H, W) uint8 of one step, and their similarity (k, k) to the brain."""
@@ -115,65 +97,16 @@ def fisher(similarity: Tensor) -> Tensor:
     return similarity.clamp(-LARGEST, LARGEST).atanh()
 
 
-@contextmanager
-def recorded(model: nn.Module, layer: str) -> Iterator[list[Tensor]]:
-    """Record the outputs of a layer of the network, also in a wrapped model."""
-    outputs: list[Tensor] = []
-
-    def record(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        outputs.append(output)
-
-    handle = find_layer(model, layer).register_forward_hook(record)
-    try:
-        yield outputs
-    finally:
-        handle.remove()
-
-
-def find_layer(model: nn.Module, layer: str) -> nn.Module:
-    """The network's module of that name, inside Fabric's and DDP's wrappers and behind front ends."""
-    while isinstance(inner := getattr(model, "module", None), nn.Module):
-        model = inner
-    modules = dict(network_of(model).named_modules())
-    if not layer or layer not in modules:
-        names = ", ".join(name for name in modules if name)
-        raise ValueError(f"layer: the network has no module {layer!r}, expected one of {names}")
-    return modules[layer]
-
-
 def load_targets(path: str | Path) -> tuple[Tensor, Tensor]:
     """Read stimuli (K, C, H, W) uint8 and similarity (K, K) float32 from an ``.npz`` for ``NeuralSimilarity``.
 
     The file is read again only when it has changed. Raises FileNotFoundError, and ValueError for other contents.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"targets: no file {path}; set yours with --set targets=FILE.npz")
-    path = Path(path).resolve()
-    return _read(path, path.stat().st_mtime_ns)
-
-
-@lru_cache(maxsize=4)
-def _read(path: Path, _changed: int) -> tuple[Tensor, Tensor]:
-    try:
-        arrays = read_npz(path, ("images", "similarity"))
-    except ValueError as error:
-        raise ValueError(f"targets: {error}") from error
-    if len(arrays) < 2:
-        raise ValueError(f"targets: {path} has {', '.join(arrays) or 'neither'}, expected images and similarity")
-    _check(path, **arrays)
-    return torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["similarity"].astype(np.float32))
+    return load_stimuli(path, "similarity", _check)
 
 
 def _check(path: Path, images: np.ndarray, similarity: np.ndarray) -> None:
-    count = len(images) if images.ndim else 0
-    for name, array, good, expected in (
-        ("images", images, images.dtype == np.uint8, "uint8"),
-        ("images", images, images.ndim == 4 and images.shape[1] in (1, 3) and count >= 3, "(K, C, H, W), K from 3 on"),
-        ("similarity", similarity, np.issubdtype(similarity.dtype, np.floating), "floats"),
-        ("similarity", similarity, similarity.shape == (count, count), f"({count}, {count})"),
-    ):
-        if not good:
-            raise ValueError(f"targets: {name} of {path} is {array.dtype} {array.shape}, expected {expected}")
+    check_arrays(path, images, similarity, "similarity", least=3, columns=len(images) if images.ndim else 0)
     if not np.isfinite(similarity).all():
         raise ValueError(f"targets: similarity of {path} has a NaN or an infinity, expected finite numbers")
     if np.abs(similarity).max() > 1 + 1e-5:

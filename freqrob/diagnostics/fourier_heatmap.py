@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from freqrob.attacks.gradient import classified
 from freqrob.data.datasets import check_labelled, to_pixels
-from freqrob.defenses.neural_similarity import find_layer
+from freqrob.defenses.stimuli import find_layer
 from freqrob.diagnostics.drawing import Picture, Scale, Section, draw_map, picture_of_maps
 from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.diagnostics.per_sample import per_sample

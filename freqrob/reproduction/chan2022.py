@@ -1,7 +1,8 @@
 """Chan et al., IJCAI 2022: Figure 1 and Tables 1 to 8.
 
-Figure 2 is a diagram of the method. Tables 7 and 8 are in the paper's appendix, of which the claims are quoted from the
-main text; their numbers are not at hand. What the paper prints as B_low is ln B_low, as in its code.
+Figure 2 is a diagram and has no numbers. Tables 7 and 8 are in the paper's appendix, which is not at hand: their claims
+are quoted from the main text, and their numbers are missing. What the paper prints as B_low is ln B_low, as its code
+has it.
 """
 
 from __future__ import annotations
@@ -624,7 +625,7 @@ class Table3(_Robustness):
 
 @experiment("chan2022:table4")
 class Table4(_Robustness):
-    """With FGSM AT + JaFR(-), of which the text speaks and the table does not."""
+    """The table's rows, and FGSM AT + JaFR(-), which only the text mentions."""
 
     where = "Table 4"
     title = "CIFAR-10, accuracy on clean and adversarial test images"

@@ -50,7 +50,7 @@ class Paper:
 class Number:
     """A value and its standard error (of printed numbers, the standard deviation that the paper gives); NaN: unknown.
 
-    The error is over images. It does not include the variation between trainings, of which there is one.
+    The error is over images. Each model is trained once, so the error does not include the variation between trainings.
     """
 
     value: float = nan
@@ -338,9 +338,9 @@ def get_experiment(name: str) -> Experiment:
     return EXPERIMENTS.find(name)
 
 
-def all_experiments(pattern: str = "*") -> Iterator[Experiment]:
-    """The experiments whose names match a pattern."""
-    return map(get_experiment, list_experiments(pattern))
+def all_experiments() -> Iterator[Experiment]:
+    """All experiments, in the order of ``list_experiments``."""
+    return map(get_experiment, list_experiments())
 
 
 @cache

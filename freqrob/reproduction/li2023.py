@@ -490,8 +490,8 @@ def _group(row: str) -> str:
 class _RobustModels(Experiment):
     paper = LI
     needs = (
-        "at the scale `paper`, the package robustbench and the weights of its models, of which the text names the "
-        "families only (Table B, with the base models, is in the appendix); the blur and PCA models are trained"
+        "at the scale `paper`, the package robustbench and the weights of its models (the text names only their "
+        "families; Table B of the appendix lists them and the base models); the blur and PCA models are trained"
     )
     takes_models = True
     zoo: Sequence[Subject] = _ZOO

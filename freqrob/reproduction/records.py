@@ -25,7 +25,6 @@ from freqrob.reproduction.experiment import (
     SCALES,
     Experiment,
     Judgement,
-    Measured,
     Number,
     Numbers,
     Outcome,
@@ -185,11 +184,6 @@ class Record:
         return self.folder / "arrays" / f"{readable}-{digest}.npz"
 
 
-def row_of(measured: Measured, subject: Subject, **about: Any) -> Row:
-    """The row of a measurement."""
-    return Row(subject.row, subject.model_name, numbers=dict(measured.numbers), **about)
-
-
 def numbers_of(rows: Mapping[str, Row]) -> Numbers:
     """The numbers of the rows that have some."""
     return Numbers({name: row.numbers for name, row in rows.items() if row.numbers})
@@ -256,8 +250,8 @@ def summary(out: Path) -> str:
 def verdicts(out: Path, experiment: Experiment) -> dict[str, Counter[str]]:
     """The number of claims of each verdict, by scale; "–" if nothing was measured."""
     return {
-        scale: Counter(claim["verdict"] for claim in claims)
-        for scale, claims in _measured_claims(out, experiment).items()
+        scale: Counter(claim["verdict"] for claim in judgements(experiment, numbers_of(rows)))
+        for scale, rows in _measured(out, experiment).items()
     }
 
 
@@ -283,14 +277,13 @@ _SUMMARY_HEAD = (
 def _claims_table(out: Path, experiments: Sequence[Experiment]) -> str:
     body = []
     for experiment in experiments:
-        for scale, claims in _measured_claims(out, experiment).items():
-            rows = Record(out, experiment, scale).rows().values()
-            others = other_models(experiment, rows)
-            measured = f"{scale}{_limit(rows)}" + (f"; {others}" if others else "")
+        for scale, rows in _measured(out, experiment).items():
+            others = other_models(experiment, rows.values())
+            measured = f"{scale}{_limit(rows.values())}" + (f"; {others}" if others else "")
             body += [
                 [f"`{experiment.name}`", f"“{claim['claim']}” ({claim['where']})" if not experiment.question
                  else claim["claim"], claim["criterion"], claim["verdict"], claim["evidence"], measured]
-                for claim in claims
+                for claim in judgements(experiment, numbers_of(rows))
             ]  # fmt: skip
     return table(["experiment", "claim", "criterion", "verdict", "numbers", "scale"], body)
 
@@ -311,11 +304,10 @@ def _limit(rows: Iterable[Row]) -> str:
     return f", at most {most} images" if most else ""
 
 
-def _measured_claims(out: Path, experiment: Experiment) -> dict[str, list[dict[str, str]]]:
-    """The judged claims at each scale that was measured; "–" if none was."""
+def _measured(out: Path, experiment: Experiment) -> dict[str, dict[str, Row]]:
+    """The rows at each scale that was measured; none at the scale "–" if none was."""
     rows = {scale: Record(out, experiment, scale).rows() for scale in SCALES}
-    known = {scale: numbers_of(at) for scale, at in rows.items() if at}
-    return {scale: judgements(experiment, numbers) for scale, numbers in (known or {"–": Numbers({})}).items()}
+    return {scale: at for scale, at in rows.items() if at} or {"–": {}}
 
 
 def _conditions(rows: Sequence[Row]) -> list[str]:
@@ -344,14 +336,19 @@ def _wide(experiment: Experiment, numbers: Numbers) -> tuple[list[str], list[lis
     """The header and cells of the table, as the paper prints it: "measured / printed"."""
     names = list(dict.fromkeys([*(s.row for s in experiment.subjects), *experiment.printed, *numbers.of]))
     columns = [column.name for column in experiment.columns]
-
-    def cell(row: str, column: str) -> str:
-        printed = experiment.printed.get(row, {}).get(column)
-        return f"{numbers[row, column]}" + (f" / {printed}" if printed is not None else "")
-
+    cells = {row: cells_of(experiment, numbers, row) for row in names}
     if experiment.transposed:
-        return ["", *names], [[column, *(cell(row, column) for row in names)] for column in columns]
-    return ["", *columns], [[row, *(cell(row, column) for column in columns)] for row in names]
+        return ["", *names], [[column, *(cells[row][i] for row in names)] for i, column in enumerate(columns)]
+    return ["", *columns], [[row, *cells[row]] for row in names]
+
+
+def cells_of(experiment: Experiment, numbers: Numbers, row: str) -> list[str]:
+    """The cells "measured / printed" of a row by column; the measured number alone where the paper prints none."""
+    printed = experiment.printed.get(row, {})
+    return [
+        f"{numbers[row, column.name]}" + (f" / {printed[column.name]}" if column.name in printed else "")
+        for column in experiment.columns
+    ]
 
 
 def _long_rows(experiment: Experiment, numbers: Numbers) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 from freqrob.models.keys import model_hash
 from freqrob.reproduction.experiment import Experiment, Subject
 from freqrob.reproduction.lab import Lab
-from freqrob.reproduction.records import Record, Row, judgements, numbers_of, row_of
+from freqrob.reproduction.records import Record, Row, judgements, numbers_of
 from freqrob.runtime.files import as_json, check_folder
 from freqrob.runtime.provenance import provenance
 
@@ -63,14 +63,13 @@ def reproduce(
         rows = record.add(_measure(experiment, subject, lab, record, rows.get(subject.row), again, about), about)
     texts = (record.folder / name for name in ("result.json", "table.csv", "table.md"))
     files = [*record.draw(rows, subjects), *filter(Path.is_file, texts)]
-    return Reproduction(rows, judgements(experiment, numbers_of(rows)), list(dict.fromkeys(files)))
+    return Reproduction(rows, judgements(experiment, numbers_of(rows)), files)
 
 
 def chosen_subjects(experiment: Experiment, lab: Lab, models: Sequence[str]) -> list[Subject]:
     """The experiment's subjects at the lab's scale, with other models if given. Raises as ``reproduce``."""
-    own = {subject.row: subject for subject in experiment.at(lab.scale)}
     if not models:
-        return list(own.values())
+        return experiment.at(lab.scale)
     chosen = []
     for text in models:
         like = next((subject for subject in experiment.subjects if text.startswith(f"{subject.row}=")), None)
@@ -116,4 +115,4 @@ def _measure(
         return Row(subject.row, subject.model_name, conditions=conditions, missing=str(error), about=about)
     if measured.arrays:
         record.write_arrays(subject.row, measured.arrays)
-    return row_of(measured, subject, model_hash=key, conditions=conditions, about=about)
+    return Row(subject.row, subject.model_name, key, conditions, dict(measured.numbers), about=about)

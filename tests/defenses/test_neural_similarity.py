@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import nn
 
-from freqrob.defenses import neural_similarity
-from freqrob.defenses.neural_similarity import NeuralSimilarity, find_layer, load_targets, similarity, similarity_loss
+from freqrob.defenses import stimuli
+from freqrob.defenses.neural_similarity import NeuralSimilarity, load_targets, similarity, similarity_loss
+from freqrob.defenses.stimuli import find_layer
 from freqrob.models import create_network
 from freqrob.models.front_ends import with_front_ends
 from freqrob.training import recipe_for
@@ -186,8 +187,8 @@ def test_sizes_must_agree(targets):
 
 
 def test_the_file_is_read_once_and_again_when_it_changes(targets, monkeypatch):
-    reads, read = [], neural_similarity.read_npz
-    monkeypatch.setattr(neural_similarity, "read_npz", lambda *given: reads.append(given) or read(*given))
+    reads, read = [], stimuli.read_npz
+    monkeypatch.setattr(stimuli, "read_npz", lambda *given: reads.append(given) or read(*given))
     first = load_targets(targets)
     assert load_targets(targets)[0] is first[0]
     assert len(reads) == 1

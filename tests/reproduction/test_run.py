@@ -57,15 +57,21 @@ def _save_another_network(lab):
     save(checkpoint_path("standard_rn20", lab.model_dir), checkpoint_state(load_model("jafr_rn20")), card)
 
 
-def test_a_row_whose_data_are_missing_says_so_and_the_others_are_measured(table1, lab, tmp_path, monkeypatch):
+def failing(row, error):
+    """``Table1.measure``, which raises ``error`` at a row."""
     measure = Table1.measure
 
-    def without_data(self, subject, model, lab):
-        if subject.row == ADVERSARIAL:
-            raise FileNotFoundError("no CIFAR-10 in ./data")
+    def fails(self, subject, model, lab):
+        if subject.row == row:
+            raise error
         return measure(self, subject, model, lab)
 
-    monkeypatch.setattr(Table1, "measure", without_data)
+    return fails
+
+
+def test_a_row_whose_data_are_missing_says_so_and_the_others_are_measured(table1, lab, tmp_path, monkeypatch):
+    measure = Table1.measure
+    monkeypatch.setattr(Table1, "measure", failing(ADVERSARIAL, FileNotFoundError("no CIFAR-10 in ./data")))
     rows = reproduce(table1, lab, tmp_path / "out").rows
     assert rows[ADVERSARIAL].missing == "no CIFAR-10 in ./data" and not rows[ADVERSARIAL].numbers
     assert rows[STANDARD].numbers
@@ -75,14 +81,7 @@ def test_a_row_whose_data_are_missing_says_so_and_the_others_are_measured(table1
 
 
 def test_finished_rows_are_kept_when_a_later_one_fails(table1, lab, tmp_path, monkeypatch):
-    measure = Table1.measure
-
-    def fails(self, subject, model, lab):
-        if subject.row == STANDARD:
-            raise RuntimeError("a fault of the code")
-        return measure(self, subject, model, lab)
-
-    monkeypatch.setattr(Table1, "measure", fails)
+    monkeypatch.setattr(Table1, "measure", failing(STANDARD, RuntimeError("a fault of the code")))
     with pytest.raises(RuntimeError, match="a fault"):
         reproduce(table1, lab, tmp_path / "out")
     record = json.loads((tmp_path / "out/doe2026/table1/rn20/result.json").read_text())
@@ -250,14 +249,8 @@ def test_a_model_that_takes_the_place_of_a_row_is_named_in_the_texts(table1, lab
 
 
 def test_a_model_that_cannot_be_measured_is_a_missing_row(table1, lab, tmp_path, monkeypatch):
-    measure = Table1.measure
-
-    def other_classes(self, subject, model, lab):
-        if subject.row == ADVERSARIAL:
-            raise ValueError("model: expected 10 classes, as the data set has, got 100")
-        return measure(self, subject, model, lab)
-
-    monkeypatch.setattr(Table1, "measure", other_classes)
+    error = ValueError("model: expected 10 classes, as the data set has, got 100")
+    monkeypatch.setattr(Table1, "measure", failing(ADVERSARIAL, error))
     rows = reproduce(table1, lab, tmp_path / "out").rows
     assert "got 100" in rows[ADVERSARIAL].missing and rows[STANDARD].numbers
     monkeypatch.setattr(Table1, "measure", lambda *_: int("a"))
