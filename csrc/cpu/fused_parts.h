@@ -10,6 +10,36 @@ namespace {
 
 using Spectrum = Complex<Lanes>;
 
+/// Hands out parts of the scratch memory, or measures how much of it there has to be.
+class Memory {
+ public:
+  /// A Workspace(memory, map) in `scratch`, and how much that takes.
+  template <class Workspace>
+  static Workspace of(void* scratch, const RingView& map) {
+    Memory memory(reinterpret_cast<uintptr_t>(scratch));
+    return Workspace(memory, map);
+  }
+
+  template <class Workspace>
+  static int64_t bytes_of(const RingView& map) {
+    Memory memory(0);
+    const Workspace unused(memory, map);
+    return memory.next_;
+  }
+
+  template <class T>
+  T* take(int64_t count) {
+    const uintptr_t begin = next_;
+    next_ += (count * sizeof(T) + 63) / 64 * 64;
+    return reinterpret_cast<T*>(begin);
+  }
+
+ private:
+  explicit Memory(uintptr_t begin) : next_(begin) {}
+
+  uintptr_t next_;
+};
+
 /// Transforms a line of N = 32 or 64 in place.
 template <int N, int Sign>
 __attribute__((noinline)) void fft_line(Spectrum* line) {

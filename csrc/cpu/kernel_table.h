@@ -2,9 +2,8 @@
 #pragma once
 
 #include "any_size.h"
+#include "few_planes.h"
 #include "fixed_size.h"
-#include "plane_per_lane.h"
-
 namespace freqrob::cpu::FREQROB_ISA {
 namespace {
 
@@ -12,13 +11,13 @@ template <int N>
 constexpr Fused<float> kPlanePerLane = {
     .planes_per_group = kLanes,
     .planes_per_map = kGroupsPerMap * kLanes,
-    .scratch_bytes = Workspace<N>::bytes,
-    .ring_sum = ring_sum<N>,
-    .ring_filter = ring_filter<N>,
-    .ring_dot = ring_dot<N>,
+    .scratch_bytes = few_planes::scratch_bytes<N>,
+    .ring_sum = few_planes::by_number<N, RingSum<float>, ring_sum<N>, few_planes::ring_sum<N>>,
+    .ring_filter = few_planes::by_number<N, RingFilter<float>, ring_filter<N>, few_planes::ring_filter<N>>,
+    .ring_dot = few_planes::by_number<N, RingDot<float>, ring_dot<N>, few_planes::ring_dot<N>>,
     .amplitude_map = amplitude_map<N>,
-    .bass = bass<N, float>,
-    .bass_uint8 = bass<N, uint8_t>,
+    .bass = few_planes::by_number<N, Bass<float>, bass<N, float>, few_planes::bass<N, float>>,
+    .bass_uint8 = few_planes::by_number<N, Bass<uint8_t>, bass<N, uint8_t>, few_planes::bass<N, uint8_t>>,
 };
 
 template <class Plane, class T>

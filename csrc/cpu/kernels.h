@@ -16,6 +16,12 @@ struct Groups {
   int64_t begin, end;
 };
 
+/// Memory for kernels, 64-byte aligned and of scratch_bytes(map). They leave in it what they prepare for a ring map.
+struct Scratch {
+  void* memory;
+  bool is_prepared;  // by a kernel of the same table for the same map
+};
+
 template <class T>
 struct RingSum {
   RingView map;
@@ -59,7 +65,7 @@ struct Bass {
 
   RingView map;
   const Real* norms;      // (rings): what makes a ring's sum its a_i
-  const bool* weighable;  // (rings): whether the ring's weight may differ from 1
+  const bool* weighable;  // (rings): whether the ring's weight may differ from 1; both are read to the end of a vector
   const Pixel* x;         // (planes, height, width)
   Pixel* out;             // (planes, height, width), may be x
   int64_t planes;
@@ -69,18 +75,18 @@ struct Bass {
 };
 
 /// The kernels for planes of one size, of floats or doubles. They work on groups of planes; callers spread the groups
-/// over threads. `scratch` is 64-byte aligned and holds scratch_bytes(map).
+/// over threads.
 template <class T>
 struct Fused {
   int64_t planes_per_group;
   int64_t planes_per_map;  // of amplitude_map
   int64_t (*scratch_bytes)(const RingView& map);
-  void (*ring_sum)(const RingSum<T>&, Groups, void* scratch);
-  void (*ring_filter)(const RingFilter<T>&, Groups, void* scratch);
-  void (*ring_dot)(const RingDot<T>&, Groups, void* scratch);
-  void (*amplitude_map)(const AmplitudeMap<T>&, Groups, void* scratch);
-  void (*bass)(const Bass<T>&, Groups, void* scratch);
-  void (*bass_uint8)(const Bass<uint8_t>&, Groups, void* scratch);  // of floats only
+  void (*ring_sum)(const RingSum<T>&, Groups, Scratch);
+  void (*ring_filter)(const RingFilter<T>&, Groups, Scratch);
+  void (*ring_dot)(const RingDot<T>&, Groups, Scratch);
+  void (*amplitude_map)(const AmplitudeMap<T>&, Groups, Scratch);
+  void (*bass)(const Bass<T>&, Groups, Scratch);
+  void (*bass_uint8)(const Bass<uint8_t>&, Groups, Scratch);  // of floats only
 };
 
 /// The kernels of one instruction set.

@@ -125,8 +125,9 @@ FREQROB_INLINE Lanes clip(Lanes v, float most) {
 #endif
 }
 
-/// Natural logarithm of positive normal numbers, within 2 ulp (the polynomial is Cephes logf's).
-FREQROB_INLINE Lanes log(Lanes v) {
+/// Natural logarithm of positive normal numbers, within 2 ulp (the polynomial is Cephes logf's). It is one function,
+/// because inline code gets its fused multiply-adds by its surroundings: kernels would differ in the last bit.
+__attribute__((noinline)) inline Lanes log(Lanes v) {
   constexpr int32_t kSqrtHalf = 0x3f3504f3;
   const Integers bits = Integers(v) - kSqrtHalf;
   const Lanes exponent = __builtin_convertvector(bits >> 23, Lanes);

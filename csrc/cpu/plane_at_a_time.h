@@ -10,30 +10,10 @@ namespace {
 
 constexpr int64_t kPlanesPerMap = 4;
 
-/// Hands out parts of the scratch memory, or measures how much of it there has to be.
-class Memory {
- public:
-  explicit Memory(void* begin) : next_(reinterpret_cast<uintptr_t>(begin)) {}
-
-  template <class T>
-  T* take(int64_t count) {
-    const uintptr_t begin = next_;
-    next_ += (count * sizeof(T) + 63) / 64 * 64;
-    return reinterpret_cast<T*>(begin);
-  }
-
-  int64_t used_from(const void* begin) const { return next_ - reinterpret_cast<uintptr_t>(begin); }
-
- private:
-  uintptr_t next_;
-};
-
 /// How much scratch memory a Plane takes.
 template <class Plane>
 int64_t scratch_bytes(const RingView& map) {
-  Memory memory(nullptr);
-  const Plane plane(memory, map);
-  return memory.used_from(nullptr);
+  return Memory::bytes_of<Plane>(map);
 }
 
 /// Sums and gains of rings. Entry 0 is of the coefficients on no ring, 1 + i of ring i, rings + 1 of what is no
@@ -147,17 +127,16 @@ auto load_plane(const Plane& work, const Pixel* plane, Spectrum* spectrum) {
 
 /// Calls task(work, index of a plane, pixels before the plane).
 template <class Plane, class Call, class Task>
-void for_planes(const Call& call, Groups planes, void* scratch, Task task) {
-  Memory memory(scratch);
-  const Plane work(memory, call.map);
-  work.prepare();
+void for_planes(const Call& call, Groups planes, Scratch scratch, Task task) {
+  const Plane work = Memory::of<Plane>(scratch.memory, call.map);
+  if (!scratch.is_prepared) work.prepare();
   for (int64_t plane = planes.begin; plane < planes.end; ++plane) {
     task(work, plane, plane * call.map.height * call.map.width);
   }
 }
 
 template <class Plane, class T>
-void ring_sum(const RingSum<T>& call, Groups planes, void* scratch) {
+void ring_sum(const RingSum<T>& call, Groups planes, Scratch scratch) {
   for_planes<Plane>(call, planes, scratch, [&](const Plane& work, int64_t plane, int64_t offset) {
     const double unscale = load_plane(work, call.x + offset, work.first).unscale;
     sum_rings(work, call.amplitude);
@@ -169,7 +148,7 @@ void ring_sum(const RingSum<T>& call, Groups planes, void* scratch) {
 }
 
 template <class Plane, class T, class Weigh>
-void filter_planes(const RingFilter<T>& call, Groups planes, void* scratch, Weigh factor) {
+void filter_planes(const RingFilter<T>& call, Groups planes, Scratch scratch, Weigh factor) {
   for_planes<Plane>(call, planes, scratch, [&](const Plane& work, int64_t plane, int64_t offset) {
     const T* const weights = call.weights + plane * call.map.rings;
     const Normaliser<T> weight = weights_normaliser(weights, call.map.rings, call.outside);
@@ -183,13 +162,13 @@ void filter_planes(const RingFilter<T>& call, Groups planes, void* scratch, Weig
 }
 
 template <class Plane, class T>
-void ring_filter(const RingFilter<T>& call, Groups planes, void* scratch) {
+void ring_filter(const RingFilter<T>& call, Groups planes, Scratch scratch) {
   if (call.over_amplitude) return filter_planes<Plane>(call, planes, scratch, ByGainOverAmplitude{});
   filter_planes<Plane>(call, planes, scratch, ByGain{});
 }
 
 template <class Plane, class T>
-void ring_dot(const RingDot<T>& call, Groups planes, void* scratch) {
+void ring_dot(const RingDot<T>& call, Groups planes, Scratch scratch) {
   const int64_t pixels = call.map.height * call.map.width;
   for_planes<Plane>(call, planes, scratch, [&](const Plane& work, int64_t plane, int64_t offset) {
     const T x_unscale = load_plane(work, call.x + offset, work.first).unscale;
@@ -204,11 +183,10 @@ void ring_dot(const RingDot<T>& call, Groups planes, void* scratch) {
 
 /// Sums in the order of a Plane's spectrum first, as the order of rfft2 would scatter every vector.
 template <class Plane, class T>
-void amplitude_map(const AmplitudeMap<T>& call, Groups maps, void* scratch) {
-  Memory memory(scratch);
-  const Plane work(memory, call.map);
+void amplitude_map(const AmplitudeMap<T>& call, Groups maps, Scratch scratch) {
+  const Plane work = Memory::of<Plane>(scratch.memory, call.map);
   const int64_t pixels = call.map.height * call.map.width;
-  work.prepare();
+  if (!scratch.is_prepared) work.prepare();
   double* const sums = reinterpret_cast<double*>(work.second);
   for (int64_t map = maps.begin; map < maps.end; ++map) {
     work.clear_amplitudes(sums);
@@ -232,7 +210,7 @@ double bass_gains_of(const RingTable<T>& rings, const Bass<Pixel>& call, double 
 }
 
 template <class Plane, class Pixel>
-void bass(const Bass<Pixel>& call, Groups planes, void* scratch) {
+void bass(const Bass<Pixel>& call, Groups planes, Scratch scratch) {
   const int64_t pixels = call.map.height * call.map.width;
   for_planes<Plane>(call, planes, scratch, [&](const Plane& work, int64_t, int64_t offset) {
     const Pixel* const x = call.x + offset;

@@ -91,16 +91,18 @@ FREQROB_INLINE void load_row(const Pixel* const* source, int64_t y, Put put) {
   }
 }
 
+/// Reads the rows y and y + N/2 of each plane as one complex row and transforms it.
+template <int N, class Pixel>
+FREQROB_INLINE void load_row_pair(const Pixel* const* source, int64_t y, Lanes scale, Spectrum* row) {
+  load_row<N>(source, y, [=](int x, Lanes v) __attribute__((always_inline)) { row[x].re = v * scale; });
+  load_row<N>(source, y + N / 2, [=](int x, Lanes v) __attribute__((always_inline)) { row[x].im = v * scale; });
+  fft_line<N, -1>(row);
+}
+
 /// Reads the planes and transforms their rows.
 template <int N, class Pixel>
 __attribute__((noinline)) void load_rows(const Group<Pixel>& group, Spectrum* spectrum) {
-  const Lanes scale = group.scale;
-  for (int64_t y = 0; y < N / 2; ++y) {
-    Spectrum* row = spectrum + y * kStride<N>;
-    load_row<N>(group.source, y, [=](int x, Lanes v) __attribute__((always_inline)) { row[x].re = v * scale; });
-    load_row<N>(group.source, y + N / 2, [=](int x, Lanes v) __attribute__((always_inline)) { row[x].im = v * scale; });
-    fft_line<N, -1>(row);
-  }
+  for (int64_t y = 0; y < N / 2; ++y) load_row_pair<N>(group.source, y, group.scale, spectrum + y * kStride<N>);
 }
 
 /// Transposes kLanes values of each plane and writes those of `Some` planes from the `first` on.
@@ -109,6 +111,21 @@ FREQROB_INLINE void store_block(Pixel* const* target, int first, int64_t y, int6
   transpose(block);
   FREQROB_UNROLL
   for (int l = 0; l < Some; ++l) store(target[first + l] + y * N + x, block[first + l]);
+}
+
+/// Writes finish(value) of a complex row to the rows y and y + N/2 of `Some` planes.
+template <int N, int Some, class Pixel, class Finish>
+FREQROB_INLINE void store_row_pair(const Spectrum* row, Pixel* const* target, int first, int64_t y, Lanes unscale,
+                                   Finish finish) {
+  for (int64_t x = 0; x < N; x += kLanes) {
+    Lanes block[kLanes];
+    FREQROB_UNROLL
+    for (int l = 0; l < kLanes; ++l) block[l] = finish(row[x + l].re * unscale);
+    store_block<N, Some>(target, first, y, x, block);
+    FREQROB_UNROLL
+    for (int l = 0; l < kLanes; ++l) block[l] = finish(row[x + l].im * unscale);
+    store_block<N, Some>(target, first, y + N / 2, x, block);
+  }
 }
 
 /// Transforms the rows back and writes finish(value) to the planes.
@@ -120,16 +137,7 @@ __attribute__((noinline)) void store_rows(Spectrum* spectrum, Pixel* const* targ
     FREQROB_UNROLL
     for (int first = 0; first < kLanes; first += kSome) {
       for (int64_t y = above; y < above + kRows; ++y) {
-        const Spectrum* row = spectrum + y * kStride<N>;
-        for (int64_t x = 0; x < N; x += kLanes) {
-          Lanes block[kLanes];
-          FREQROB_UNROLL
-          for (int l = 0; l < kLanes; ++l) block[l] = finish(row[x + l].re * unscale);
-          store_block<N, kSome>(target, first, y, x, block);
-          FREQROB_UNROLL
-          for (int l = 0; l < kLanes; ++l) block[l] = finish(row[x + l].im * unscale);
-          store_block<N, kSome>(target, first, y + N / 2, x, block);
-        }
+        store_row_pair<N, kSome>(spectrum + y * kStride<N>, target, first, y, unscale, finish);
       }
     }
   }
@@ -176,12 +184,12 @@ FREQROB_INLINE void transform_column(Column<N> column, Visit visit) {
       });
 }
 
-/// Transforms all columns of a group.
+/// Transforms the columns kx < columns.
 template <int N>
-void transform_columns(Spectrum* spectrum) {
+void transform_columns(Spectrum* spectrum, int64_t columns = N / 2) {
   const auto nothing = [](int, Spectrum) __attribute__((always_inline)) {};
   transform_column<N, true>(Column<N>(spectrum, 0), nothing);
-  for (int64_t kx = 1; kx < N / 2; ++kx) transform_column<N, false>(Column<N>(spectrum, kx), nothing);
+  for (int64_t kx = 1; kx < columns; ++kx) transform_column<N, false>(Column<N>(spectrum, kx), nothing);
 }
 
 /// Transforms a column back, times gain(ky), and puts its rows together.
@@ -203,26 +211,39 @@ FREQROB_INLINE void transform_column_back(Column<N> column, Gain gain) {
       });
 }
 
-/// Transforms the columns of a group and calls visit(ky, kx, times, twice the spectrum, twice each of the spectra of
-/// `others`, which have been transformed) on what determines the half spectrum: of the columns 0 and N/2 no more than
-/// 0 ≤ ky ≤ N/2. `times` is half the number of coefficients of the full spectrum that have this amplitude.
+/// Twice the columns 0 (a) and N/2 (b) at ky, when column 0 has been transformed.
+template <int N>
+FREQROB_INLINE TwinSpectra<Lanes> edges_at(Spectrum* spectrum, int64_t ky) {
+  const Column<N> column(spectrum, 0);
+  return separate(column[ky], column[(N - ky) % N]);
+}
+
+/// Transforms the columns kx < columns and calls visit(ky, kx, whether another coefficient mirrors it, twice the
+/// spectrum, twice each of the spectra of `others`, which have been transformed) on what determines the half spectrum:
+/// of the columns 0 and N/2 no more than 0 ≤ ky ≤ N/2.
 template <int N, class Visit, class... Others>
-FREQROB_INLINE void visit_spectrum(Visit visit, Spectrum* spectrum, Others*... others) {
-  const auto edges_at = [](Spectrum* of, int64_t ky) __attribute__((always_inline)) {
-    const Column<N> column(of, 0);
-    return separate(column[ky], column[(N - ky) % N]);
-  };
+FREQROB_INLINE void visit_spectrum(int64_t columns, Visit visit, Spectrum* spectrum, Others*... others) {
   transform_column<N, true>(Column<N>(spectrum, 0), [](int, Spectrum) __attribute__((always_inline)) {});
   for (int64_t ky = 0; ky <= N / 2; ++ky) {
-    const float times = multiplicity(ky, N) * 0.5f;
-    visit(ky, 0, times, edges_at(spectrum, ky).a, edges_at(others, ky).a...);
-    visit(ky, N / 2, times, edges_at(spectrum, ky).b, edges_at(others, ky).b...);
+    const bool has_mirror = multiplicity(ky, N) == 2;
+    visit(ky, 0, has_mirror, edges_at<N>(spectrum, ky).a, edges_at<N>(others, ky).a...);
+    visit(ky, N / 2, has_mirror, edges_at<N>(spectrum, ky).b, edges_at<N>(others, ky).b...);
   }
-  for (int64_t kx = 1; kx < N / 2; ++kx) {
+  for (int64_t kx = 1; kx < columns; ++kx) {
     transform_column<N, false>(Column<N>(spectrum, kx), [=](int ky, Spectrum z) __attribute__((always_inline)) {
-      visit(ky, kx, 1.0f, z, Column<N>(others, kx)[ky]...);
+      visit(ky, kx, true, z, Column<N>(others, kx)[ky]...);
     });
   }
+}
+
+/// Rounds, unlike a product that becomes part of a sum.
+__attribute__((noinline)) Lanes halved(Lanes v) {
+  return v * 0.5f;
+}
+
+/// What a coefficient adds to half of a sum over the full spectrum.
+FREQROB_INLINE Lanes share(bool has_mirror, Lanes value) {
+  return has_mirror ? value : halved(value);
 }
 
 /// Sums value(twice the spectrum, twice each of the others) over the rings, but half of it: rings[1 + i] of ring i,
@@ -231,8 +252,10 @@ template <int N, class Value, class... Spectra>
 void sum_rings(const RingView& map, Lanes* rings, Value value, Spectra*... spectra) {
   for (int64_t i = 0; i <= map.rings; ++i) rings[i] = Lanes{};
   visit_spectrum<N>(
-      [=, half = map.half](int64_t ky, int64_t kx, float times, auto... twice)
-          __attribute__((always_inline)) { rings[1 + half[ky * (N / 2 + 1) + kx]] += value(twice...) * times; },
+      N / 2,
+      [=, half = map.half](int64_t ky, int64_t kx, bool has_mirror, auto... twice) __attribute__((always_inline)) {
+        rings[1 + half[ky * (N / 2 + 1) + kx]] += share(has_mirror, value(twice...));
+      },
       spectra...);
 }
 
@@ -242,16 +265,17 @@ void sum_rings(Spectrum* spectrum, const RingView& map, Lanes* rings, bool ampli
   sum_rings<N>(map, rings, Power{}, spectrum);
 }
 
-/// Weighs ring i by gains[1 + i], the rest by gains[0], and transforms the columns back; spoils the gains.
+/// What gains are multiplied by: they weigh twice a spectrum.
 template <int N, class Weigh>
-void weigh_rings(Spectrum* spectrum, const RingView& map, Lanes* gains, Weigh factor) {
+constexpr float kGainUnit = std::is_same_v<Weigh, ByGain> ? 0.5 * Weigh::unit(N * N) : 1;
+
+/// Weighs ring i by gains[1 + i], the rest by gains[0], in kGainUnit, and transforms the columns kx < columns back.
+template <int N, class Weigh>
+__attribute__((noinline)) void weigh_columns(Spectrum* spectrum, const RingView& map, const Lanes* gains, Weigh factor,
+                                             int64_t columns) {
   constexpr int64_t kColumns = N / 2 + 1;
-  constexpr float kUnit = 0.5 * Weigh::unit(N * N);  // of twice a spectrum
-  if constexpr (std::is_same_v<Weigh, ByGain>) {
-    for (int64_t i = 0; i <= map.rings; ++i) gains[i] *= kUnit;
-  }
   ++gains;
-  for (int64_t kx = 1; kx < N / 2; ++kx) {
+  for (int64_t kx = 1; kx < columns; ++kx) {
     transform_column_back<N, false>(
         Column<N>(spectrum, kx), [=, half = map.half + kx](int ky, const Spectrum& z) __attribute__((always_inline)) {
           return z * factor(gains[half[ky * kColumns]], z);
@@ -269,6 +293,13 @@ void weigh_rings(Spectrum* spectrum, const RingView& map, Lanes* gains, Weigh fa
     }
   }
   transform_column_back<N, true>(edges, [](int, const Spectrum& z) __attribute__((always_inline)) { return z; });
+}
+
+/// The same for all columns and gains in their own unit, which it spoils.
+template <int N, class Weigh>
+void weigh_rings(Spectrum* spectrum, const RingView& map, Lanes* gains, Weigh factor) {
+  for (int64_t i = 0; i <= map.rings; ++i) gains[i] *= kGainUnit<N, Weigh>;
+  weigh_columns<N>(spectrum, map, gains, factor, N / 2);
 }
 
 /// Writes a value per ring and plane, times both scales: one after the other, because their product may overflow.
@@ -373,9 +404,9 @@ void ring_dot(const RingDot<float>& call, Groups groups, void* scratch) {
 }
 
 template <int N>
-void amplitude_map(const AmplitudeMap<float>& call, Groups maps, void* scratch) {
+void amplitude_map(const AmplitudeMap<float>& call, Groups maps, Scratch scratch) {
   constexpr int kColumns = N / 2 + 1;
-  const Workspace<N> work(scratch);
+  const Workspace<N> work(scratch.memory);
   Lanes* const sums = reinterpret_cast<Lanes*>(work.second);
   for (int64_t map = maps.begin; map < maps.end; ++map) {
     for (int64_t k = 0; k < N * kColumns; ++k) sums[k] = Lanes{};
@@ -383,9 +414,11 @@ void amplitude_map(const AmplitudeMap<float>& call, Groups maps, void* scratch) 
       if (index * kLanes >= call.planes) break;
       const auto group = gather<N>(call.x, call.planes, index);
       load_rows<N>(group, work.first);
-      visit_spectrum<N>([=, unscale = group.unscale * 0.5f](int64_t ky, int64_t kx, float, Spectrum twice)
-                            __attribute__((always_inline)) { sums[ky * kColumns + kx] += Amplitude{}(twice)*unscale; },
-                        work.first);
+      visit_spectrum<N>(
+          N / 2,
+          [=, unscale = group.unscale * 0.5f](int64_t ky, int64_t kx, bool, Spectrum twice)
+              __attribute__((always_inline)) { sums[ky * kColumns + kx] += Amplitude{}(twice)*unscale; },
+          work.first);
     }
     double* const out = call.out + map * N * kColumns;
     for (int64_t k = 0; k < N * kColumns; ++k) {

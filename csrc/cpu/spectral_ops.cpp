@@ -1,7 +1,9 @@
 // The ops on CPU tensors; ops.cpp has their schemas, and freqrob/spectral/ops.py their definitions.
 #include <torch/csrc/stable/library.h>
 
+#include <atomic>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <new>
 #include <type_traits>
@@ -18,11 +20,42 @@ using torch::stable::parallel_for;
 
 constexpr int64_t kKeptScratch = 64 << 20;
 
-/// The kernels index by the entries of `half`.
-RingView valid_ring_view(const Tensor& x, const Tensor& half, int64_t rings) {
+/// A ring map and what is known of it.
+struct KnownMap {
+  int64_t id;  // of no other map in this process
+  int64_t height, width, rings;
+  std::vector<int32_t> half;
+  std::vector<int64_t> counts;
+  bool covers_all;
+
+  explicit KnownMap(const RingView& map)
+      : height(map.height),
+        width(map.width),
+        rings(map.rings),
+        half(map.half, map.half + map.height * map.columns()),
+        covers_all(freqrob::covers_all(map)) {
+    static std::atomic<int64_t> maps = 0;
+    id = ++maps;
+    STD_TORCH_CHECK(is_valid(view()), "half: expected rings from -1 to ", rings - 1);
+    counts.resize(rings);
+    count_rings(view(), counts.data());
+  }
+
+  RingView view() const { return {half.data(), height, width, rings}; }
+
+  bool is(const RingView& map) const {
+    return height == map.height && width == map.width && rings == map.rings &&
+           std::memcmp(half.data(), map.half, half.size() * sizeof(int32_t)) == 0;
+  }
+};
+
+/// A map that was checked, as the kernels index by its entries. The last one is kept: to look at every entry of another
+/// takes longer than to transform an image.
+std::shared_ptr<const KnownMap> known_map(const Tensor& x, const Tensor& half, int64_t rings) {
+  thread_local std::shared_ptr<const KnownMap> last;
   const RingView map = ring_view(x, half, rings);
-  STD_TORCH_CHECK(is_valid(map), "half: expected rings from -1 to ", rings - 1);
-  return map;
+  if (!last || !last->is(map)) last = std::make_shared<const KnownMap>(map);
+  return last;
 }
 
 /// The fused kernels for planes like those of x.
@@ -43,51 +76,57 @@ void for_dtype(const Tensor& x, Task task) {
 struct Free {
   void operator()(void* memory) const { std::free(memory); }
 };
-using Scratch = std::unique_ptr<void, Free>;
+using OwnedMemory = std::unique_ptr<void, Free>;
 
-Scratch new_scratch(int64_t bytes) {
-  Scratch memory(std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096));
+OwnedMemory new_memory(int64_t bytes) {
+  OwnedMemory memory(std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096));
   if (!memory) throw std::bad_alloc();
   return memory;
 }
 
 /// This thread's work space, kept between calls: fresh pages would cost more than the transform of a small batch.
-void* kept_scratch(int64_t bytes) {
-  thread_local Scratch memory;
-  thread_local int64_t held = 0;
+Scratch kept_scratch(int64_t bytes, const void* kernels, int64_t map) {
+  thread_local OwnedMemory memory;
+  thread_local int64_t held = 0, prepared_map = 0;
+  thread_local const void* prepared_by = nullptr;
+  bool is_prepared = map > 0 && map == prepared_map && kernels == prepared_by;
   if (held < bytes) {
     held = 0;
     memory.reset();
-    memory = new_scratch(bytes);
+    memory = new_memory(bytes);
     held = bytes;
+    is_prepared = false;
   }
-  return memory.get();
+  prepared_map = map;
+  prepared_by = kernels;
+  return {memory.get(), is_prepared};
 }
 
-/// Spreads the groups of a fused kernel over torch's threads.
-template <class Call>
-void run(void (*kernel)(const Call&, Groups, void*), const Call& call, int64_t groups, int64_t scratch_bytes) {
+/// Spreads the groups of a fused kernel over torch's threads. `map` is the id of the ring map, 0 for none.
+template <class T, class Call>
+void run(const Fused<T>& fused, void (*kernel)(const Call&, Groups, Scratch), const Call& call, int64_t groups,
+         int64_t map) {
+  const int64_t bytes = fused.scratch_bytes(call.map);
   parallel_for(0, groups, 1, [&](int64_t begin, int64_t end) {
-    if (scratch_bytes <= kKeptScratch) return kernel(call, {begin, end}, kept_scratch(scratch_bytes));
-    kernel(call, {begin, end}, new_scratch(scratch_bytes).get());
+    if (bytes <= kKeptScratch) return kernel(call, {begin, end}, kept_scratch(bytes, &fused, map));
+    kernel(call, {begin, end}, {new_memory(bytes).get(), false});
   });
 }
 
 template <class T, class Call>
-void run(const Fused<T>& fused, void (*kernel)(const Call&, Groups, void*), const Call& call) {
-  const int64_t groups = (call.planes + fused.planes_per_group - 1) / fused.planes_per_group;
-  run(kernel, call, groups, fused.scratch_bytes(call.map));
+void run(const Fused<T>& fused, void (*kernel)(const Call&, Groups, Scratch), const Call& call, const KnownMap& map) {
+  run(fused, kernel, call, (call.planes + fused.planes_per_group - 1) / fused.planes_per_group, map.id);
 }
 
 Tensor ring_sum(const Tensor& input, const Tensor& half, int64_t rings, bool amplitude) {
   check_planes(input, "x");
   const Tensor x = torch::stable::contiguous(input);
-  const RingView map = valid_ring_view(x, half, rings);
+  const auto map = known_map(x, half, rings);
   Tensor out = torch::stable::new_empty(x, leading_and(x, {rings}));
   for_dtype(x, [&]<class T>(T) {
     const Fused<T>& fused = fused_for<T>(x);
-    const RingSum<T> call = {map, x.const_data_ptr<T>(), out.mutable_data_ptr<T>(), plane_count(x), amplitude};
-    run(fused, fused.ring_sum, call);
+    const RingSum<T> call = {map->view(), x.const_data_ptr<T>(), out.mutable_data_ptr<T>(), plane_count(x), amplitude};
+    run(fused, fused.ring_sum, call, *map);
   });
   return out;
 }
@@ -96,18 +135,18 @@ Tensor filter(const Tensor& input, const Tensor& input_weights, const Tensor& ha
               bool over_amplitude) {
   check_planes(input, "x");
   const Tensor x = torch::stable::contiguous(input), weights = torch::stable::contiguous(input_weights);
-  const RingView map = valid_ring_view(x, half, check_weights(weights, x));
+  const auto map = known_map(x, half, check_weights(weights, x));
   Tensor out = torch::stable::empty_like(x);
   for_dtype(x, [&]<class T>(T) {
     const Fused<T>& fused = fused_for<T>(x);
-    const RingFilter<T> call = {.map = map,
+    const RingFilter<T> call = {.map = map->view(),
                                 .x = x.const_data_ptr<T>(),
                                 .weights = weights.const_data_ptr<T>(),
                                 .out = out.mutable_data_ptr<T>(),
                                 .planes = plane_count(x),
-                                .outside = covers_all(map) ? T(0) : static_cast<T>(outside),
+                                .outside = map->covers_all ? T(0) : static_cast<T>(outside),
                                 .over_amplitude = over_amplitude};
-    run(fused, fused.ring_filter, call);
+    run(fused, fused.ring_filter, call, *map);
   });
   return out;
 }
@@ -124,13 +163,13 @@ Tensor ring_dot(const Tensor& input_x, const Tensor& input_y, const Tensor& half
   check_planes(input_x, "x");
   check_same(input_x, input_y, "y");
   const Tensor x = torch::stable::contiguous(input_x), y = torch::stable::contiguous(input_y);
-  const RingView map = valid_ring_view(x, half, rings);
+  const auto map = known_map(x, half, rings);
   Tensor out = torch::stable::new_empty(x, leading_and(x, {rings}));
   for_dtype(x, [&]<class T>(T) {
     const Fused<T>& fused = fused_for<T>(x);
-    const RingDot<T> call = {map, x.const_data_ptr<T>(), y.const_data_ptr<T>(), out.mutable_data_ptr<T>(),
+    const RingDot<T> call = {map->view(), x.const_data_ptr<T>(), y.const_data_ptr<T>(), out.mutable_data_ptr<T>(),
                              plane_count(x)};
-    run(fused, fused.ring_dot, call);
+    run(fused, fused.ring_dot, call, *map);
   });
   return out;
 }
@@ -149,7 +188,7 @@ Tensor mean_amplitude(const Tensor& input) {
     const int64_t groups = (planes + fused.planes_per_map - 1) / fused.planes_per_map;
     std::vector<double> sums(groups * coefficients);
     const AmplitudeMap<T> call = {map, x.const_data_ptr<T>(), sums.data(), planes};
-    run(fused.amplitude_map, call, groups, fused.scratch_bytes(map));
+    run(fused, fused.amplitude_map, call, groups, 0);
     T* const mean = out.mutable_data_ptr<T>();
     for (int64_t k = 0; k < coefficients; ++k) {
       double sum = 0;
@@ -163,26 +202,28 @@ Tensor mean_amplitude(const Tensor& input) {
 /// The rings for BaSS; the innermost and the outermost ring keep their weight, as do empty ones.
 template <class Real>
 struct BassRings {
+  static constexpr int64_t kPadding = 16;  // lanes of the widest vector
+
   std::vector<Real> norms;
   std::unique_ptr<bool[]> weighable;
 
-  BassRings(const RingView& map, bool of_power) : norms(map.rings, Real(1)), weighable(new bool[map.rings]) {
-    std::vector<int64_t> counts(map.rings);
-    count_rings(map, counts.data());
+  BassRings(const KnownMap& map, bool of_power)
+      : norms(map.rings + kPadding, Real(1)), weighable(new bool[map.rings + kPadding]()) {
     for (int64_t ring = 0; ring < map.rings; ++ring) {
-      weighable[ring] = ring > 0 && ring < map.rings - 1 && counts[ring] > 0;
-      if (counts[ring] > 0) norms[ring] = static_cast<Real>(bass_norm<double>(counts[ring], 1, of_power));
+      const int64_t count = map.counts[ring];
+      weighable[ring] = ring > 0 && ring < map.rings - 1 && count > 0;
+      if (count > 0) norms[ring] = static_cast<Real>(bass_norm<double>(count, 1, of_power));
     }
   }
 };
 
 template <class Pixel>
-void bass_of(const Tensor& x, const RingView& map, bool of_power, double pixel_scale, const Tensor& out) {
+void bass_of(const Tensor& x, const KnownMap& map, bool of_power, double pixel_scale, const Tensor& out) {
   using Real = typename Bass<Pixel>::Real;
   constexpr bool kIsByte = std::is_same_v<Pixel, uint8_t>;
   constexpr Real kWhite = kIsByte ? 255 : 1;
   const BassRings<Real> rings(map, of_power);
-  const Bass<Pixel> call = {.map = map,
+  const Bass<Pixel> call = {.map = map.view(),
                             .norms = rings.norms.data(),
                             .weighable = rings.weighable.get(),
                             .x = x.const_data_ptr<Pixel>(),
@@ -193,9 +234,9 @@ void bass_of(const Tensor& x, const RingView& map, bool of_power, double pixel_s
                             .of_power = of_power};
   const Fused<Real>& fused = fused_for<Real>(x);
   if constexpr (kIsByte) {
-    run(fused, fused.bass_uint8, call);
+    run(fused, fused.bass_uint8, call, map);
   } else {
-    run(fused, fused.bass, call);
+    run(fused, fused.bass, call, map);
   }
 }
 
@@ -204,9 +245,9 @@ void bass_out(const Tensor& input, const Tensor& half, int64_t rings, bool of_po
   check_same(input, out, "out");
   STD_TORCH_CHECK(out.is_contiguous(), "out: expected a contiguous tensor");
   const Tensor x = torch::stable::contiguous(input);
-  const RingView map = valid_ring_view(x, half, rings);
-  if (x.scalar_type() == ScalarType::Byte) return bass_of<uint8_t>(x, map, of_power, pixel_scale, out);
-  for_dtype(x, [&]<class T>(T) { bass_of<T>(x, map, of_power, pixel_scale, out); });
+  const auto map = known_map(x, half, rings);
+  if (x.scalar_type() == ScalarType::Byte) return bass_of<uint8_t>(x, *map, of_power, pixel_scale, out);
+  for_dtype(x, [&]<class T>(T) { bass_of<T>(x, *map, of_power, pixel_scale, out); });
 }
 
 Tensor bass(const Tensor& input, const Tensor& half, int64_t rings, bool of_power, double pixel_scale) {

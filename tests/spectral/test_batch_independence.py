@@ -116,6 +116,45 @@ def test_a_plane_alone_and_in_any_batch(size: tuple[int, int], dtype: torch.dtyp
 
 
 @needs_native
+@pytest.mark.parametrize("size", [(32, 32), (64, 64)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8], ids=str)
+def test_every_number_of_planes(size: tuple[int, int], dtype: torch.dtype) -> None:
+    """A few planes go one by one, more of them side by side."""
+    x = pictures(size, dtype)
+    for name in ops_for(dtype):
+        expected = one_by_one(OPS[name], x)
+        for planes in range(2, 22):
+            assert_same(OPS[name](x[-planes:]), expected[-planes:], (name, planes))
+
+
+@needs_native
+@pytest.mark.parametrize("size", [(32, 32), (64, 64)], ids=str)
+@pytest.mark.parametrize("rings", [1, 7, 31, 32, 63, 64, 150])
+def test_any_ring_map(size: tuple[int, int], rings: int) -> None:
+    """Rings without order, some empty, and coefficients on none; some pixels are so faint that their power is 0."""
+    columns = size[1] // 2 + 1
+    half = torch.randint(-1, rings, (size[0], columns), dtype=torch.int32)
+    for column in (0, columns - 1):
+        half[columns:, column] = half[1 : columns - 1, column].flip(0)
+    x = pictures(size, torch.float32, 19)
+    x[3, 1:], x[3, 0, 1:] = 1e-21 * x[4, 1:], 0
+    x[5, :], x[5, 0, 0], x[5, size[0] // 2, 0], x[5, 1, 1:4] = 0, 1, -1, 3e-21
+    weights, op = torch.randn(len(x), rings), torch.ops.freqrob
+    calls = {
+        "power": lambda x, w: op.ring_sum(x, half, rings, False),
+        "amplitude": lambda x, w: op.ring_sum(x, half, rings, True),
+        "filter": lambda x, w: op.ring_filter(x, w, half, 0.25),
+        "gradient": lambda x, w: op.ring_amplitude_backward(w, x, half),
+        "dot": lambda x, w: op.ring_dot(x, x.flip(-1), half, rings),
+        "BaSS": lambda x, w: op.bass(x, half, rings, False, 255.0),
+        "BaSS, power": lambda x, w: op.bass(x, half, rings, True, 255.0),
+    }
+    for name, call in calls.items():
+        expected = torch.cat([call(*pair) for pair in zip(x.split(1), weights.split(1), strict=True)])
+        assert_same(call(x, weights), expected, name)
+
+
+@needs_native
 @each_size
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_gradients_alone_and_in_any_batch(size: tuple[int, int], dtype: torch.dtype) -> None:
@@ -228,6 +267,11 @@ for size in t.SIZES:
     for dtype in t.DTYPES:
         t.test_a_plane_alone_and_in_any_batch(size, dtype)
         t.test_any_memory_layout(size, dtype)
+    if size in ((32, 32), (64, 64)):
+        t.test_every_number_of_planes(size, torch.float32)
+        t.test_every_number_of_planes(size, torch.uint8)
+        for rings in (7, 63, 150):
+            t.test_any_ring_map(size, rings)
     t.test_neighbours_of_any_value_change_nothing(size, torch.float32, float("nan"))
     t.test_gradients_alone_and_in_any_batch(size, torch.float32)
 print(torch.ops.freqrob.isa())

@@ -84,6 +84,23 @@ def test_coefficients_on_no_ring(size: tuple[int, int]) -> None:
 
 
 @needs_native
+@pytest.mark.parametrize("size", [(32, 32), (224, 224), (9, 12)])
+def test_what_is_kept_of_a_ring_map_is_not_used_for_another(size: tuple[int, int]) -> None:
+    maps = [RingMap(*size).half, RingMap(*size, "round").half]
+    images, rings, op = pictures(2, *size), RingMap(*size, "round").rings, torch.ops.freqrob
+    expected = [op.ring_sum(images, half, rings, False) for half in maps]
+    changing = maps[0].clone()
+    for i in (1, 0, 0, 1):
+        op.mean_amplitude(images)
+        op.ring_sum(images.double(), maps[0], rings, False)
+        assert torch.equal(op.ring_sum(images, changing.copy_(maps[i]), rings, False), expected[i])
+        op.bass(images, maps[1 - i], rings, False, 255.0)
+        assert torch.equal(op.ring_sum(images, changing, rings, False), expected[i])
+    with pytest.raises(RuntimeError, match="half: expected rings from -1 to"):
+        op.ring_sum(images, changing.fill_(rings), rings, False)
+
+
+@needs_native
 @pytest.mark.parametrize("amplitude", [False, True])
 def test_derivatives_beside_coefficients_on_no_ring(amplitude: bool) -> None:
     rings = RingMap(6, 5)
