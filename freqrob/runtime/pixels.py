@@ -110,8 +110,9 @@ def warn_of_scale(images: Tensor, name: str = "images") -> None:
 
 def _too_bright(images: Tensor, name: str) -> str:
     """A message about floats as large as grey levels; "" if checking would be expensive."""
-    no_values = images.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing()
-    if no_values or images.numel() == 0 or not images.is_floating_point():
+    if not images.is_floating_point() or images.numel() == 0:
+        return ""
+    if images.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return ""
     try:
         brightest = images.detach()[(0,) * (images.ndim - 2)].amax().item()

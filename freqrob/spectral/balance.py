@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from freqrob.runtime.parameters import check_choices, checked, to_python
 from freqrob.runtime.pixels import check_scale, warn_of_scale
 from freqrob.spectral import ops, reference
-from freqrob.spectral.ops import check_images, check_out, check_pixel_scale
+from freqrob.spectral.ops import WEIGHTINGS, check_images, check_out, check_pixel_scale
 from freqrob.spectral.reference import Weighting
 from freqrob.spectral.rings import RingMap
 
 EmptyRings = Literal["keep", "as_published"]
+EMPTY_RINGS = get_args(EmptyRings)
 
 
 def bass(
@@ -64,13 +65,13 @@ def bass(
     """
     check_images(images)
     check_scale(images)
-    check_choices(get_args(Weighting), weighting=weighting)
-    check_choices(get_args(EmptyRings), empty_rings=empty_rings)
+    check_choices(WEIGHTINGS, weighting=weighting)
+    check_choices(EMPTY_RINGS, empty_rings=empty_rings)
     pixel_scale = to_python(pixel_scale, float)
     check_pixel_scale(pixel_scale)
     rings = RingMap.of(images)
     if empty_rings == "keep":
-        return ops.balance(images, rings, weighting=weighting, pixel_scale=pixel_scale, out=out)
+        return ops.balance_checked(images, rings, weighting, pixel_scale, out)
     if out is not None:
         check_out(out, images)
     images = images.detach()
@@ -89,7 +90,7 @@ class BaSS(nn.Module):
     @checked
     def __init__(self, weighting: Weighting = "amplitude", pixel_scale: float = 255.0) -> None:
         super().__init__()
-        check_choices(get_args(Weighting), weighting=weighting)
+        check_choices(WEIGHTINGS, weighting=weighting)
         check_pixel_scale(pixel_scale)
         self.weighting: Weighting = weighting
         self.pixel_scale = pixel_scale
@@ -98,7 +99,7 @@ class BaSS(nn.Module):
         check_images(images)
         warn_of_scale(images)
         if not (torch.is_grad_enabled() and images.requires_grad):
-            return ops.balance(images, weighting=self.weighting, pixel_scale=self.pixel_scale)
+            return ops.balance_checked(images, RingMap.of(images), self.weighting, self.pixel_scale)
         rings = RingMap.of(images)
         v = reference.widen(images) * self.pixel_scale
         weights = reference.bass_weights(reference.bass_profile(v, rings, self.weighting, ops.ring_sum))
@@ -115,6 +116,8 @@ def balance_some(
     """Balance those of the images (C, H, W) or (N, C, H, W) that are ``chosen``, (N,) bool, and keep the others."""
     if images.ndim not in (3, 4):
         raise ValueError(f"images: expected (C, H, W) or (N, C, H, W), got {tuple(images.shape)}")
-    batch, chosen = (images if images.ndim == 4 else images[None]).clone(), chosen.to(images.device)
+    if len(chosen) == 1:
+        return bass(images, weighting=weighting, pixel_scale=pixel_scale) if chosen else images.clone()
+    batch, chosen = images.clone(), chosen.to(images.device)
     batch[chosen] = bass(batch[chosen], weighting=weighting, pixel_scale=pixel_scale)
-    return batch if images.ndim == 4 else batch[0]
+    return batch

@@ -109,13 +109,16 @@ def load(rebuild: bool = False) -> bool:
     policy = _policy()
     if policy == "off":
         return False
-    with _guard:
-        if rebuild or _outcome is None:
-            _outcome = _attempt(policy, rebuild, _outcome)
-    error = _outcome.error
+    outcome = _outcome
+    if rebuild or outcome is None:
+        with _guard:
+            if rebuild or _outcome is None:
+                _outcome = _attempt(policy, rebuild, _outcome)
+            outcome = _outcome
+    error = outcome.error
     if error is None:
         return True
-    parts = (error.cause, *_outcome.notes, error.advice, error.log and f"log: {error.log}")
+    parts = (error.cause, *outcome.notes, error.advice, error.log and f"log: {error.log}")
     message = f"freqrob's native kernels are not available: {'; '.join(str(part) for part in parts if part)}"
     if policy == "require":
         raise NativeError(message) from error

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from operator import index
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -33,7 +34,9 @@ from freqrob.spectral.rings import RingMap, constant_when_compiled, multiplicity
 
 __all__ = ["balance", "mean_amplitude", "ring_dot", "ring_filter", "ring_sum"]
 
-FLOAT32 = torch.finfo(torch.float32)
+LEAST, MOST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
+PIXELS = FLOATS | {torch.uint8}
+WEIGHTINGS = get_args(reference.Weighting)
 NATIVE_DTYPES = {
     "cpu": (torch.float32, torch.float64, torch.uint8, *HALF_PRECISION),
     "cuda": (torch.float32, torch.uint8, *HALF_PRECISION),
@@ -159,13 +162,20 @@ def balance(
         The balanced planes in the shape and dtype of ``x``; ``out`` if given.
     """
     check_planes(x, "x", bytes_too=True)
-    if not isinstance(weighting, str) or weighting not in ("amplitude", "power"):
+    if not isinstance(weighting, str) or weighting not in WEIGHTINGS:
         raise ValueError(f"weighting: expected 'amplitude' or 'power', got {weighting!r}")
     check_pixel_scale(pixel_scale)
-    ring_map = _rings_for(x, ring_map)
+    return balance_checked(x, _rings_for(x, ring_map), weighting, pixel_scale, out)
+
+
+def balance_checked(
+    x: Tensor, ring_map: RingMap, weighting: str, pixel_scale: float, out: Tensor | None = None
+) -> Tensor:
+    """``balance`` of arguments that have been checked, except ``out``: checks take longer than an image of 32×32."""
     if out is not None:
         check_out(out, x)
-    x = x.detach()
+    if x.requires_grad:
+        x = x.detach()
     if not _is_native(x):
         y = reference.balance(x, ring_map, weighting=weighting, pixel_scale=pixel_scale)
         return y if out is None else out.copy_(y)
@@ -175,7 +185,8 @@ def balance(
     if is_direct and out is not None and out.is_contiguous() and not out.is_neg():
         torch.ops.freqrob.bass_out(x, *options, out)
         return out
-    y = torch.ops.freqrob.bass(x if is_direct else widen(x), *options).to(x.dtype)
+    op = torch.ops.freqrob.bass.default
+    y = op(x, *options) if is_direct else op(widen(x), *options).to(x.dtype)
     return y if out is None else out.copy_(y)
 
 
@@ -185,7 +196,7 @@ def balance(
 def check_planes(x: Tensor, name: str, bytes_too: bool = False) -> None:
     """Raise unless ``x`` is (..., H, W) with at least one pixel a plane: floats, or with ``bytes_too`` uint8."""
     check_dense(x, name)
-    if x.dtype not in (FLOATS | {torch.uint8} if bytes_too else FLOATS):
+    if x.dtype not in (PIXELS if bytes_too else FLOATS):
         raise TypeError(f"{name}: expected floats{' or uint8' if bytes_too else ''}, got {x.dtype}")
     if x.ndim < 2 or 0 in x.shape[-2:]:
         raise ValueError(f"{name}: expected (..., H, W) with at least one pixel, got shape {tuple(x.shape)}")
@@ -209,7 +220,7 @@ def check_pixel_scale(pixel_scale: float) -> None:
     """Raise unless ``pixel_scale``, the value of white, is a positive number that float32 holds."""
     if not is_number(pixel_scale):
         raise TypeError(f"pixel_scale: expected a number, got {type(pixel_scale).__name__}")
-    if not FLOAT32.tiny <= pixel_scale <= FLOAT32.max:
+    if not LEAST <= pixel_scale <= MOST:
         raise ValueError(f"pixel_scale: expected a positive number within float32, got {pixel_scale!r}")
 
 
@@ -246,10 +257,7 @@ def _is_native(x: Tensor) -> bool:
 @constant_when_compiled
 def _registered(device: str) -> bool:
     """Whether the native ops are available for a type of device, with their shapes and derivatives."""
-    if not native.load():
-        return False
-    _register()
-    return torch._C._dispatch_has_kernel_for_dispatch_key("freqrob::bass", device.upper())
+    return native.load() and device.upper() in _register()
 
 
 def _geometry(ring_map: RingMap, x: Tensor) -> tuple[Tensor, int]:
@@ -258,8 +266,8 @@ def _geometry(ring_map: RingMap, x: Tensor) -> tuple[Tensor, int]:
 
 
 @lru_cache(maxsize=1)
-def _register() -> None:
-    """Shapes and derivatives of the native ops, once their library is loaded.
+def _register() -> list[str]:
+    """Register shapes and derivatives of the native ops, once their library is loaded; return what it has kernels for.
 
     ``ring_filter`` and ``ring_dot`` are closed under differentiation: ∂filter/∂x = filter(g, w),
     ∂filter/∂w = dot(g, x), ∂dot/∂x = filter(y, g). In the gradient of a sum the filter drops coefficients on no ring.
@@ -276,6 +284,8 @@ def _register() -> None:
     autograd("freqrob::ring_filter", _ring_filter_backward, setup_context=_save)
     autograd("freqrob::ring_dot", _ring_dot_backward, setup_context=_save)
     autograd("freqrob::mean_amplitude", _mean_amplitude_backward, setup_context=_save)
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    return [device for device in ("CPU", "CUDA") if has_kernel("freqrob::bass", device)]
 
 
 def _save(ctx, inputs, output) -> None:
