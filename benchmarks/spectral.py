@@ -10,7 +10,8 @@ of the same planes. The head of the JSON has the rate of a float32 matrix produc
 
 On the CPU a sample is discarded if other processes used a noticeable share of the machine. glibc may map every large
 buffer again, page by page, so BaSS is also measured with ``out=``, and its middle batches also with freed memory kept
-(memory "kept") instead of the default ("fresh").
+(memory "kept") instead of the default ("fresh"). One image of bytes is what a DataLoader's worker balances: there rows
+have the public function ``freqrob.bass`` with all its checks, and ``RandomBaSS`` beside torchvision's ``v2.Identity``.
 
 On a GPU ``ms`` is measured with CUDA events around consecutive calls from Python, and includes launches where they take
 longer; ``graph_ms`` is the time of a call in a replayed CUDA graph. Inputs rotate through enough sets to fill four
@@ -34,10 +35,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.fft import irfft2, rfft2
+from torchvision.transforms import v2
 
+import freqrob
 from benchmarks.peers import OPS, WHITE, Op, Rings, bass_numpy
 from benchmarks.script import make_parser, parse, run
 from benchmarks.timing import Rotation, captured, event_seconds, product_rate, quiet_sample, sample
+from freqrob.data.transforms import RandomBaSS
 from freqrob.runtime.files import write_json
 from freqrob.runtime.provenance import provenance
 from freqrob.spectral import native, ops
@@ -48,6 +52,7 @@ MIDDLE = {32: 256, 64: 64, 224: 16}
 LARGE = {32: 4096, 64: 1024, 224: 64}
 PATIENCE = 6.0  # seconds to wait for quiet samples of a candidate
 MAX_SETS, MAX_NUMPY_PLANES = 64, 24
+NOT_BASS = ("copy", "FFT alone", "v2.Identity")  # candidates that compute something else
 LONG = 2e-3  # seconds per call, above which its launch does not matter
 
 
@@ -88,6 +93,8 @@ def few(device: str) -> Iterator[Workload]:
     for size, ladder in LADDER.items():
         for images in ladder if gpu else (1, MIDDLE[size], LARGE[size]):
             yield Workload(OPS["bass"], images, size)
+    for size in () if gpu else LADDER:
+        yield Workload(OPS["bass uint8"], 1, size)
     for name, op in OPS.items():
         for size in LADDER if name != "bass" and (gpu or name != "bass bfloat16") else ():  # no bfloat16 kernel there
             yield Workload(op, LARGE[size], size)
@@ -104,6 +111,7 @@ def tiny() -> Iterator[Workload]:
     """A smoke test of seconds."""
     for op in OPS.values():
         yield Workload(op, 2, 32)
+    yield Workload(OPS["bass uint8"], 1, 32)
     yield Workload(OPS["bass"], 1, 64)
     yield Workload(OPS["bass"], 1, 224)
 
@@ -175,6 +183,9 @@ def candidates(workload: Workload, device: str, compile: bool) -> tuple[dict[str
     if workload == Workload(OPS["bass"], MIDDLE[size], size) and device == "cpu":
         numbers = (WHITE * given[0][:MAX_NUMPY_PLANES].double()).numpy()
         found["NumPy loop"] = Candidate(bass_numpy, [(numbers,)], len(numbers) / len(given[0]))
+    if workload == Workload(OPS["bass uint8"], 1, size) and device == "cpu":
+        public = {"freqrob.bass": freqrob.bass, "RandomBaSS": RandomBaSS(p=1.0), "v2.Identity": v2.Identity()}
+        found |= {name: Candidate(call, inputs) for name, call in public.items()}
     source = [torch.randint(256, (2, moved // 2), dtype=torch.uint8, device=device).unbind() for _ in inputs]
     found["copy"] = Candidate(lambda a, b: a.copy_(b), source)
     found["FFT alone"] = Candidate(lambda *some: transforms(op, *some), inputs)
@@ -212,7 +223,7 @@ def check(workload: Workload, found: dict[str, Candidate]) -> tuple[dict[str, fl
     expected = found["freqrob"].call(*found["freqrob"].inputs[0])
     far, failures = {}, []
     for name, candidate in [*found.items()]:
-        if name in ("freqrob", "copy", "FFT alone"):
+        if name in ("freqrob", *NOT_BASS):
             continue
         try:
             result = candidate.call(*candidate.inputs[0])
