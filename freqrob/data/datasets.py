@@ -50,6 +50,9 @@ class DatasetInfo:
         load: ``load(data_dir, part, download)`` reads the part ``"train"`` or ``"test"``: a map-style ``Dataset`` of
             uint8 images (C, H, W) and labels, with ``classes`` if these have names. Unless it is an ``ImageSet``, it is
             read into memory once.
+
+    >>> DatasetInfo(10, 32, mean=(0.5,), std=(0.25,)).channels
+    1
     """
 
     classes: int
@@ -112,7 +115,11 @@ def register_dataset(name: str, about: DatasetInfo) -> Callable[[Loader], Loader
 
 @checked
 def list_datasets(pattern: str = "*") -> list[str]:
-    """Sorted names of the data sets that match a shell-style pattern (``"cifar*"``)."""
+    """Sorted names of the data sets that match a shell-style pattern (``"cifar*"``).
+
+    >>> list_datasets("cifar*")
+    ['cifar10', 'cifar100']
+    """
     return DATASETS.matching(pattern)
 
 
@@ -122,6 +129,11 @@ class ImageSet(Dataset):
     """Images with labels: ``images`` (N, C, H, W) uint8 in 0–255, ``labels`` (N,) int64, names of the ``classes``.
 
     ``image_set[3]`` is an image (C, H, W) and its label; slices and index tensors give an ``ImageSet``.
+
+    >>> from freqrob.data.samples import sample_images
+    >>> samples = sample_images()
+    >>> len(samples), samples.images.shape, samples.classes[samples[0][1]]
+    (20, torch.Size([20, 3, 32, 32]), 'cat')
     """
 
     images: Tensor

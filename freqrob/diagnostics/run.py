@@ -51,7 +51,15 @@ def expected_seconds(
     classes: Count | None = None,
     batch_size: Count | None = None,
 ) -> float:
-    """Estimate the seconds that ``diagnose`` takes from the time of one batch. Raises as ``diagnose``."""
+    """Estimate the seconds that ``diagnose`` takes from the time of one batch. Raises as ``diagnose``.
+
+    >>> import freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> model = freqrob.load_model("standard_rn20")
+    >>> samples = sample_images()
+    >>> expected_seconds(model, samples.images, samples.labels, only=["jacobian"]) < 60
+    True
+    """
     check_labelled(images, labels)
     batch_size = default_batch_size(images) if batch_size is None else batch_size
     size = images.shape[-2], images.shape[-1]
@@ -128,6 +136,13 @@ def diagnose(
         ImportError: one of ``only`` needs a package that is not installed.
 
     Warns as ``checks.warn_of_model`` about models with misleading numbers, and if nothing can be cached.
+
+    >>> import freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> model = freqrob.load_model("standard_rn20")
+    >>> samples = sample_images()[:4]
+    >>> list(diagnose(model, samples.images, samples.labels, only=["jacobian"]))
+    ['jacobian']
     """
     check_labelled(images, labels)
     plans, measurements = _planned(preset, only, settings, (images.shape[-2], images.shape[-1])), {}
