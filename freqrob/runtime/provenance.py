@@ -12,6 +12,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from freqrob import __version__
+
 
 class Provenance(Struct, kw_only=True):
     """The entries that ``provenance`` writes; a file of another program may lack them."""
@@ -37,8 +39,8 @@ def commit() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that numbers depend on."""
-    installed = {"python": platform.python_version()}
-    for package in ("freqrob", "torch", "torchvision", "numpy"):
+    installed = {"python": platform.python_version(), "freqrob": __version__}
+    for package in ("torch", "torchvision", "numpy"):
         try:
             installed[package] = version(package)
         except PackageNotFoundError:
