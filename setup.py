@@ -79,7 +79,7 @@ setup(
     packages=sorted(folders),
     package_dir=folders,
     package_data={
-        "freqrob.data": ["*.png"],
+        "freqrob.data": ["*.png", "*.txt"],
         "freqrob.models": ["weights/**/*.safetensors", "weights/**/*.json"],
         "freqrob.report": ["*.html", "templates/*"],
         "freqrob.csrc": ["*.cpp", "*.h", "**/*.cpp", "**/*.h", "**/*.cu", "**/*.cuh"],

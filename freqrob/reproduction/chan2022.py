@@ -287,7 +287,7 @@ class _Corruptions(Experiment):
 
     def _b_low(self, lab: Lab) -> dict[str, Number]:
         """ln B_low of what each type changes, the mean of the severities; its error is over parts of the images."""
-        clean, numbers = lab.test_set(self.dataset, "spectrum").images, {}
+        clean, numbers = lab.test_set(self.dataset, "spectrum").tensor, {}
         for name, kind in lab.track(COLUMNS_OF_TYPES.items(), B_LOW, len(COLUMNS_OF_TYPES)):
             corrupted = [corrupt(clean, kind, severity, frost=lab.frost) for severity in SEVERITIES]
             whole, *parts = (
@@ -410,7 +410,7 @@ class _Spectra(Experiment):
         else:
             found = jacobian_spectrum(model, test.images, test.labels, batch=BATCH, cache=lab.cache, track=lab.track)
         numbers = {"ln B_low": Number(found.log_b_low), **shares(found.amplitude)}
-        return Measured(numbers, {"amplitude": found.amplitude, **self.more(model, test.images, test.labels, lab)})
+        return Measured(numbers, {"amplitude": found.amplitude, **self.more(model, test.tensor, test.labels, lab)})
 
     def more(self, model: nn.Module | None, images: Tensor, labels: Tensor, lab: Lab) -> Mapping[str, Tensor]:
         """Further arrays for the figure."""
