@@ -169,7 +169,7 @@ class Reader:
     def keys(self, numbers): return [str(number) for number in numbers]
     def read(self, chunks):
         for chunk in chunks:
-            yield torch.randint(256, (len(chunk), *self.size), dtype=torch.uint8)
+            yield torch.full((len(chunk), *self.size), chunk[0] % 256, dtype=torch.uint8)
 
 model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 10))
 labels = torch.arange({count}) % 10
