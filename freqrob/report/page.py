@@ -221,7 +221,7 @@ def _pairs(natural: ImageSet) -> list[dict[str, str]]:
     twins = balance(natural)
     return [
         {"label": natural.classes[label], "natural": png_uri(image), "bass": png_uri(twin)}
-        for image, twin, label in zip(natural.images, twins.images, natural.labels.tolist(), strict=True)
+        for image, twin, label in zip(natural.tensor, twins.tensor, natural.labels.tolist(), strict=True)
     ]
 
 
