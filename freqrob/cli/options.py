@@ -64,8 +64,7 @@ CacheDir = Annotated[
 CacheKey = Annotated[
     str | None,
     typer.Option(
-        metavar="TEXT",
-        help="Identifies your own code, to cache its results; change it when you change the code.",
+        metavar="TEXT", help="Identifies your own code, to cache its results; change it when you change the code."
     ),
 ]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Do not read or write the cache.")]

@@ -32,8 +32,7 @@ def reproduce(
     models: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="MODEL,…",
-            help="Measure these models instead; ROW=MODEL takes the place of a row. Repeatable.",
+            metavar="MODEL,…", help="Measure these models instead; ROW=MODEL takes the place of a row. Repeatable."
         ),
     ] = None,
     images: Annotated[int | None, typer.Option(metavar="N", help="At most N images of each measurement.")] = None,

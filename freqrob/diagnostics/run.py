@@ -22,14 +22,7 @@ from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
 from freqrob.models.state import bare, device_of, measuring
 from freqrob.runtime.files import as_json, check_file, expanded
-from freqrob.runtime.parameters import (
-    Count,
-    checked,
-    fits,
-    nearest_names,
-    shown_hint,
-    to_python,
-)
+from freqrob.runtime.parameters import Count, checked, fits, nearest_names, shown_hint, to_python
 from freqrob.runtime.process_state import random_state
 from freqrob.runtime.processes import propagate_failure, rank_and_world
 from freqrob.runtime.progress import Track, untracked

@@ -329,10 +329,7 @@ class Figure1(_Landscapes):
 
     where, title = "Figure 1", "Loss landscape of HFC (a) and LFC (b), natural training on CIFAR10"
     UNCLIPPED, CLIPPED = "ResNet-18", "ResNet-18, clipped"
-    subjects = (
-        Subject(UNCLIPPED, "standard_rn18"),
-        Subject(CLIPPED, "standard_rn18", options={"clip": True}),
-    )
+    subjects = (Subject(UNCLIPPED, "standard_rn18"), Subject(CLIPPED, "standard_rn18", options={"clip": True}))
     takes_models = True
     claims = (
         Claim(
@@ -645,10 +642,7 @@ class Gradients(_GradientShares):
     """Gradients of a model of CIFAR10 and one of CIFAR10-B, each on its own images."""
 
     where, title = "Section 4.2 (Appendix F.2.1)", "Gradients on CIFAR10 and CIFAR10-B"
-    subjects = (
-        Subject("CIFAR10", "standard_rn18"),
-        Subject(NEW_DATASET, "bass_standard_rn18", options={"bass": True}),
-    )
+    subjects = (Subject("CIFAR10", "standard_rn18"), Subject(NEW_DATASET, "bass_standard_rn18", options={"bass": True}))
     claims = (
         Claim(
             "the model trained on the CIFAR10-B dataset has a more balanced gradient distribution across different "

@@ -26,13 +26,7 @@ class Reproduction:
 
 
 def reproduce(
-    experiment: Experiment,
-    lab: Lab,
-    out: Path,
-    *,
-    models: Sequence[str] = (),
-    again: bool = False,
-    command: str = "",
+    experiment: Experiment, lab: Lab, out: Path, *, models: Sequence[str] = (), again: bool = False, command: str = ""
 ) -> Reproduction:
     """Measure an experiment and write its files to ``out``.
 

@@ -35,14 +35,7 @@ LARGEST_ARRAYS = 1 << 31  # bytes, 2 GiB
 LARGEST_IMAGE = 1 << 26  # pixels; the largest image of ImageNet has 61 million
 SHARED = 8  # tensors that may share their values on average, as tied weights do
 _REBUILD = ("numpy.", "torch.", "_codecs.encode")  # functions that arrays and tensors are rebuilt with
-_RUN = (
-    "commands.",
-    "ctypes.",
-    "importlib.",
-    "multiprocessing.",
-    "runpy.",
-    "subprocess.",
-)  # their types run code too
+_RUN = ("commands.", "ctypes.", "importlib.", "multiprocessing.", "runpy.", "subprocess.")  # their types run code too
 
 # The name of a model, an attack or a data set; it is printed and may be part of a file name.
 Label = Annotated[str, msgspec.Meta(max_length=200, pattern=r"\A[^\x00-\x1f\x7f-\x9f\ud800-\udfff]*\Z")]

@@ -38,10 +38,7 @@ def _preprocessing(name: str, target: Target) -> Preprocessing | None:
 
 @checked
 def load_from_zoo(
-    name: str,
-    model_dir: str | Path = "./models",
-    dataset: str | Enum = "cifar10",
-    threat_model: str | Enum = "Linf",
+    name: str, model_dir: str | Path = "./models", dataset: str | Enum = "cifar10", threat_model: str | Enum = "Linf"
 ) -> nn.Module:
     """A model of RobustBench's zoo, on the CPU in eval mode: pixels (N, C, H, W) in [0, 1] → logits (N, num_classes).
 
