@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -77,8 +77,7 @@ class BrendelBethge(MinimalAttack):
                 stacklevel=2,
             )
         if len(left := (useful & ~already).nonzero().flatten()):
-            part = replace(problem, images=problem.images[left], classes=problem.classes[left])
-            best[left] = self._follow_boundary(part, starts[left], early_stop)
+            best[left] = self._follow_boundary(problem.part(left), starts[left], early_stop)
             best = _secured(problem, best, starts, left)
         return best
 

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
 from math import ceil
@@ -218,7 +218,7 @@ class _Search:
         left = (~success & (starts != Start.NONE)).nonzero().flatten()
         perturbed, done = images.clone(), torch.ones_like(success)
         if len(left):
-            results = self._perturb(_part(problem, left), points[left], indices[left.cpu()])
+            results = self._perturb(problem.part(left), points[left], indices[left.cpu()])
             perturbed[left], success[left], done[left] = results
         perturbed = torch.where(over_pixels(success), perturbed, images)
         distance = torch.where(success, self.attack.distance(images, perturbed), torch.inf)
@@ -235,7 +235,7 @@ class _Search:
         starts[~already] = Start.NONE
         if self.settings.start_eps is not None:
             left = (starts == Start.NONE).nonzero().flatten()
-            perturbed, success = _pgd_points(_part(problem, left), self.settings.start_eps)
+            perturbed, success = _pgd_points(problem.part(left), self.settings.start_eps)
             points[left[success]], starts[left[success]] = perturbed[success], int(Start.PGD)
         for index in (starts == Start.NONE).nonzero().flatten().tolist():
             others = self._meets(self.predicted, problem.classes[index]).nonzero().flatten().cpu()
@@ -265,7 +265,7 @@ class _Search:
                 failed = torch.zeros_like(problem.classes, dtype=torch.bool)
                 return problem.images, failed, failed
         halves = torch.arange(len(indices), device=self.device).split(ceil(len(indices) / 2))
-        first, second = (self._perturb(_part(problem, half), points[half], indices[half.cpu()]) for half in halves)
+        first, second = (self._perturb(problem.part(half), points[half], indices[half.cpu()]) for half in halves)
         perturbed, success, done = (torch.cat(both) for both in zip(first, second, strict=True))
         return perturbed, success, done
 
@@ -279,11 +279,6 @@ class _Search:
         """The predicted class of each image: (N,). Raises ValueError for a model with no or too few logits."""
         check_answers(self.module, self.images[:1].to(self.device), self.classes)
         return torch.cat([self.module(images.to(self.device)).argmax(1) for images in self.images.split(PREDICTED)])
-
-
-def _part(problem: Problem, indices: Tensor) -> Problem:
-    """The problem restricted to some of its images."""
-    return replace(problem, images=problem.images[indices], classes=problem.classes[indices])
 
 
 def _pgd_points(problem: Problem, eps: float) -> tuple[Tensor, Tensor]:

@@ -188,9 +188,7 @@ class PGD(Attack):
         for restart in range(self.restarts if targets is None else targets.shape[1]):
             part = images[robust], labels[robust]
             target = {} if targets is None else {"targets": targets[robust, restart]}
-            attacked = self.ascend(
-                model, *part, indices[robust.cpu()], seed, restart, stop_when_fooled=True, **target
-            )  # fmt: skip
+            attacked = self.ascend(model, *part, indices[robust.cpu()], seed, restart, stop_when_fooled=True, **target)
             adversarial = adversarial.index_copy(0, robust, attacked)
             if restart + 1 < self.restarts:
                 robust = robust[classify(model, attacked, part[1])]

@@ -66,8 +66,7 @@ class SmallestPGD(MinimalAttack):
             success = self._ascend(problem, radius, best, distance)
             failed, reached = torch.where(success, failed, radius), torch.where(success, radius, reached)
             reached = torch.minimum(reached, distance)
-            never = distance.isinf()
-            radius = torch.where(never, reached, (failed * reached).sqrt())
+            radius = torch.where(distance.isinf(), reached, (failed * reached).sqrt())
             if (distance <= early_stop).all():
                 break
         return best

@@ -125,8 +125,7 @@ def corruption_table(measured: dict[str, CorruptionAccuracy], mce: dict[str, flo
     first = next(iter(measured.values()))
     made = "made by freqrob, not the published ones" if first.generated else "as published"
     of = f"{first.dataset}, balanced before ({first.bass})" if first.bass else first.dataset
-    title = f"Accuracy (%) on corruptions of {of}, {made}: {first.images:,} images each, protocol {first.protocol}"
-    print_line(title)
+    print_line(f"Accuracy (%) on corruptions of {of}, {made}: {first.images:,} images each, protocol {first.protocol}")
     for name, accuracy in measured.items():
         table = Table("severity", *map(str, range(1, 6)), "mean", title=escape(name), title_justify="left")
         for kind, at in accuracy.accuracies.items():

@@ -188,8 +188,7 @@ def _check_answers(networks: dict[str, nn.Module], chosen: ImageSet, device: tor
 
     for name, network in networks.items() if len(networks) > 1 else ():
         with measuring.model_on(device, name, network) as model:
-            images = to_pixels(chosen.images[:2]).to(device)
-            check_answers(model, images, chosen.labels, classes)
+            check_answers(model, to_pixels(chosen.images[:2]).to(device), chosen.labels, classes)
 
 
 def _masking(

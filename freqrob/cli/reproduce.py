@@ -144,8 +144,7 @@ def _list(lab: Lab, out: Path) -> None:
 
     table = Table("name", "shows", "needs", "models", "rows measured", "verdicts")
     for experiment in all_experiments():
-        subjects = experiment.at(lab.scale)
-        trained = [subject for subject in subjects if subject.recipe]
+        trained = [subject for subject in experiment.at(lab.scale) if subject.recipe]
         models = f"{sum(map(lab.has_model, trained))} of {len(trained)}" if trained else ""
         rows = Record(out, experiment, lab.scale.name).rows()
         measured = sum(bool(row.numbers) for row in rows.values())

@@ -65,8 +65,7 @@ class NeuralSimilarity:
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         stimuli, target = self.draw()
         logits, features = pass_together(model, self.layer, images, stimuli, self.targets)
-        similarity_term = similarity_loss(features, target.to(images.device))
-        return F.cross_entropy(logits, labels) + self.weight * similarity_term
+        return F.cross_entropy(logits, labels) + self.weight * similarity_loss(features, target.to(images.device))
 
     def draw(self) -> tuple[Tensor, Tensor]:
         """The stimuli (k, C, H, W) uint8 of one step, and their similarity (k, k) to the brain."""

@@ -121,8 +121,7 @@ def fourier_heatmap(
     norm = NORMS.get(side, NORMS[32] * side / 32) if norm is None else norm
     every = coarseness(height, width) if every is None else every
     if every > (most := max(1, side // 2)):
-        reason = "half of the images' larger side"
-        raise ValueError(f"every: expected at most {most}, {reason}, got {every}")
+        raise ValueError(f"every: expected at most {most}, half of the images' larger side, got {every}")
     if layer:
         _try_layer(as_module(model), layer, to_pixels(images[:2]))
     frequencies = fourier_frequencies(height, width, every)

@@ -165,8 +165,7 @@ def plot_hybrid(axes: Axes, models: Mapping[str, HybridReliance], styles: Styles
             axes.hlines(0, reversal.min(), reversal.max(), color=style["color"], linewidth=4)
     axes.set(xlabel="mixing frequency ÷ Nyquist", ylabel="p(low) − p(high)", ylim=(-1.02, 1.02))
     to_cycles, to_nyquist = (lambda f: np.asarray(f) * NYQUIST), (lambda f: np.asarray(f) / NYQUIST)
-    upper = axes.secondary_xaxis("top", functions=(to_cycles, to_nyquist))
-    upper.set_xlabel("cycles/pixel")
+    axes.secondary_xaxis("top", functions=(to_cycles, to_nyquist)).set_xlabel("cycles/pixel")
 
 
 @register_diagnostic("hybrid")

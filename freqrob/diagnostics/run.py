@@ -170,8 +170,7 @@ def check_only(only: Sequence[str]) -> None:
         raise ValueError(f"only: expected a sequence of names, such as [{only!r}], got {only!r}")
     for name in only:
         if name not in (known := list_diagnostics()):
-            near = nearest_names(name, known)
-            raise ValueError(f"only: got {name!r}, expected some of {', '.join(known)}.{near}")
+            raise ValueError(f"only: got {name!r}, expected some of {', '.join(known)}.{nearest_names(name, known)}")
 
 
 def _planned(
@@ -189,8 +188,7 @@ def _planned(
             raise ValueError(f"settings: {name!r} is not measured, expected any of {', '.join(chosen)}.{near}")
     plans = {}
     for name, diagnostic in chosen.items():
-        given = _as_settings(diagnostic, settings.get(name, {}))
-        plan = {"images": 0, **diagnostic.presets.get(preset, {}), **given}
+        plan = {"images": 0, **diagnostic.presets.get(preset, {}), **_as_settings(diagnostic, settings.get(name, {}))}
         plans[name] = {key: value(*size) if callable(value) else value for key, value in plan.items()}
     return plans
 

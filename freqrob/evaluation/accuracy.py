@@ -202,10 +202,9 @@ class _Subject:
         """The cached results of an attack: ``correct`` of each image."""
         if self.cache is None:
             return Samples(None, {}, len(self.images))
-        batch_size = self.batch_size if attack.batched else None
         key = {
             **self._key, "seed": self.seed, "attack": attack.as_dict(), "attack_hash": hash_of(attack),
-            "batch_size": batch_size,
+            "batch_size": self.batch_size if attack.batched else None,
         }  # fmt: skip
         return Samples(self.cache, key, len(self.images), attack.name)
 

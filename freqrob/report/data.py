@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from math import isfinite
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,7 +12,7 @@ from torch import Tensor
 from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.evaluation.corruptions import CorruptionAccuracy
 from freqrob.report.records import Accuracy, Measured, ModelRecord, Origin, Records, origins
-from freqrob.runtime.files import write_bytes
+from freqrob.runtime.files import plain, write_bytes
 
 COLUMNS = (
     "subject", "from", "measurement", "quantity", "value", "unit", "frequency", "index",
@@ -39,8 +38,7 @@ def copy_data(records: Records, out: Path) -> dict[Path, list[str]]:
             for file in files:
                 write_bytes(target.with_suffix(file.suffix), file.read_bytes())
         taken.add(target)
-        inside = target.relative_to(out)
-        links[path] = [quote(inside.with_suffix(file.suffix).as_posix()) for file in files]
+        links[path] = [quote(target.relative_to(out).with_suffix(file.suffix).as_posix()) for file in files]
     return links
 
 
@@ -85,18 +83,11 @@ def _model(model: ModelRecord, links: Links) -> dict[str, Any]:
 
 
 def _measured(measured: Measured, links: Links) -> dict[str, Any]:
-    curves = {name: _plain(tensor.tolist()) for name, tensor, _ in _curves(measured.of)}
+    curves = {name: plain(tensor.tolist()) for name, tensor, _ in _curves(measured.of)}
     return {
         "from": _from(measured.origin, links), "kind": measured.of.kind, **dict(measured.origin.about),
-        "units": measured.of.units, **{name: _plain(value) for name, value in measured.of.scalars().items()}, **curves,
+        "units": measured.of.units, **{name: plain(value) for name, value in measured.of.scalars().items()}, **curves,
     }  # fmt: skip
-
-
-def _plain(value: Any) -> Any:
-    """Numbers and lists of them for JSON, with null for non-finite numbers."""
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def _from(origin: Origin, links: Links) -> str | list[str]:

@@ -21,7 +21,7 @@ from freqrob.data.datasets import to_pixels
 from freqrob.diagnostics import corruption_spectrum, jacobian_spectrum, spectrum
 from freqrob.diagnostics.drawing import draw_quadrant, logarithmic, quadrant, shared_limits
 from freqrob.diagnostics.jacobian import jacobian_pictures, plot_picture
-from freqrob.reproduction.criteria import every, higher
+from freqrob.reproduction.criteria import every, higher, of_correlation
 from freqrob.reproduction.experiment import (
     Claim,
     Column,
@@ -123,13 +123,9 @@ def _gain_falls_with_b_low(row: str, base: str) -> Judge:
         if any(isnan(x) or isnan(y) for x, y in pairs):
             return Judgement("not measured")
         rho, p = rank_correlation([x for x, _ in pairs], [gain for _, gain in pairs], draws=2000)
-        largest = sorted(gains, key=lambda name: -gains[name])[:3]
-        evidence = f"Spearman's ρ of gain and B_low {rho:.2f}, p = {p:.2g}; largest gains " + ", ".join(
-            f"{name} {gains[name]:+.2f}" for name in largest
-        )
-        if p >= 0.05:
-            return Judgement("within noise", evidence)
-        return Judgement("holds" if rho < 0 else "does not hold", evidence)
+        largest = ", ".join(f"{name} {gains[name]:+.2f}" for name in sorted(gains, key=lambda name: -gains[name])[:3])
+        evidence = f"Spearman's ρ of gain and B_low {rho:.2f}, p = {p:.2g}; largest gains {largest}"
+        return Judgement(of_correlation(rho, p, negatively=True), evidence)
 
     return judge
 

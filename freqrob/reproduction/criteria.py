@@ -81,10 +81,10 @@ def near(cell: Cell, value: float, tolerance: float) -> Judge:
     """The number is within ``tolerance`` of ``value``."""
 
     def judge(numbers: Numbers) -> Judgement:
-        number = numbers[cell]
-        return Judgement(
-            _known(abs(number.value - value) <= tolerance, number), f"{' '.join(cell)} {number}, expected {value:g}"
-        )
+        number, verdict = numbers[cell], "not measured"
+        if not isnan(number.value):
+            verdict = "holds" if abs(number.value - value) <= tolerance else "does not hold"
+        return Judgement(verdict, f"{' '.join(cell)} {number}, expected {value:g}")
 
     return judge
 
@@ -108,24 +108,29 @@ def increasing(rows: Sequence[str], column: str, *, descending: bool = False) ->
     return judge
 
 
-def correlated(x: str, y: str, *, negatively: bool = False, least: int = 4) -> Judge:
+def correlated(x: str, y: str, *, negatively: bool = False) -> Judge:
     """Over all rows, column ``y`` rises with ``x`` (Spearman's ρ, p < 0.05); with ``negatively`` it falls.
 
-    Fewer than ``least`` rows count as not measured: no order of three has p < 0.05.
+    Fewer than four rows count as not measured: no order of three has p < 0.05.
     """
 
     def judge(numbers: Numbers) -> Judgement:
         rows = [row for row in numbers.column(x) if row in numbers.column(y)]
-        if len(rows) < least:
+        if len(rows) < 4:
             return Judgement("not measured", f"{len(rows)} rows have {x} and {y}")
         xs, ys = ([numbers[row, column].value for row in rows] for column in (x, y))
         rho, p = rank_correlation(xs, ys)
         evidence = f"Spearman's ρ of {x} and {y} {rho:.2f}, p = {p:.2g}, {len(rows)} rows"
-        if p >= SIGNIFICANCE:
-            return Judgement("within noise", evidence)
-        return Judgement("holds" if (rho < 0) == negatively else "does not hold", evidence)
+        return Judgement(of_correlation(rho, p, negatively), evidence)
 
     return judge
+
+
+def of_correlation(rho: float, p: float, negatively: bool) -> Verdict:
+    """Whether a rank correlation has the expected sign, with p < 0.05."""
+    if p >= SIGNIFICANCE:
+        return "within noise"
+    return "holds" if (rho < 0) == negatively else "does not hold"
 
 
 def every(*judges: Judge) -> Judge:
@@ -168,9 +173,3 @@ def _positive(difference: Number) -> Verdict:
     if abs(difference.value) <= noise:
         return "within noise"
     return "holds" if difference.value > 0 else "does not hold"
-
-
-def _known(true: bool, number: Number) -> Verdict:
-    if isnan(number.value):
-        return "not measured"
-    return "holds" if true else "does not hold"

@@ -16,7 +16,7 @@ from freqrob.attacks import Attack
 from freqrob.data import ImageSet, balance, load_dataset
 from freqrob.data.corruption_arrays import CorruptionArrays, load_corruptions, write_corruptions
 from freqrob.data.corruptions import CORRUPTIONS
-from freqrob.data.datasets import DATASETS, Split
+from freqrob.data.datasets import DATASETS
 from freqrob.data.grayscale import colour_name
 from freqrob.evaluation import Result, evaluate
 from freqrob.evaluation.corruptions import CorruptionAccuracy, evaluate_corruptions
@@ -69,12 +69,12 @@ class Lab:
         wanted = (self.scale.count(kind), self.images, available)
         return min(number for number in wanted if number is not None)
 
-    def test_set(self, dataset: str, kind: str = "accuracy", split: Split = "test") -> ImageSet:
-        """The first images of a split, as many as this kind of measurement takes.
+    def test_set(self, dataset: str, kind: str = "accuracy") -> ImageSet:
+        """The first images of the test split, as many as this kind of measurement takes.
 
         Raises FileNotFoundError if the data set is missing, with how to get it.
         """
-        images = load_dataset(dataset, split, self.data, download=self.download, track=self.track)
+        images = load_dataset(dataset, "test", self.data, download=self.download, track=self.track)
         return images[: self.count(kind, len(images))]
 
     def has_model(self, subject: Subject) -> bool:

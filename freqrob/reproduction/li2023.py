@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from freqrob.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from freqrob.data.datasets import DATASETS, to_pixels
+from freqrob.data.datasets import to_pixels
 from freqrob.data.hybrid import MIXING_FREQUENCIES, NYQUIST, hybrid_images, partners
 from freqrob.defenses.neural_similarity import load_targets
 from freqrob.diagnostics import hybrid_reliance, minimal_perturbation
@@ -154,8 +154,7 @@ def _difference_of_gains(more: str, less: str, base: str, model: str) -> Judge:
 
     def judge(numbers: Numbers) -> Judgement:
         gains = {column: numbers[model, column] - numbers[base, column] for column in (more, less)}
-        table = Numbers({"gain": gains})
-        return higher(("gain", more), ("gain", less))(table)
+        return higher(("gain", more), ("gain", less))(Numbers({"gain": gains}))
 
     return judge
 
@@ -346,10 +345,8 @@ class Figure2(Experiment):
                 if "severities" in arrays:
                     severity.plot(SEVERITIES, arrays["severities"], "o-", color=colour, label=row)
                 sizes = 255 * arrays["distances"].sort().values
-                share = torch.arange(1, len(sizes) + 1) / len(sizes)
-                success.plot(sizes, share, color=colour)
-                at = [outcome.numbers[row, band].value for band in BANDS]
-                bands.plot(BANDS, at, "o-", color=colour)
+                success.plot(sizes, torch.arange(1, len(sizes) + 1) / len(sizes), color=colour)
+                bands.plot(BANDS, [outcome.numbers[row, band].value for band in BANDS], "o-", color=colour)
                 _draw_profile(profile, arrays, colour, outcome.numbers[row, HALF_POWER].value, row)
             severity.set(xlabel="severity", ylabel="accuracy")
             success.set(xlabel="budget ε (grey levels of 255)", ylabel="success rate", ylim=(0, 1))
@@ -652,8 +649,7 @@ class Figure5(_RobustModels):
         gap.axhline(0, color=GREY, linewidth=1)
         for row, arrays in outcome.arrays.items():
             colour = _COLOURS.get(_group(row), GREY)
-            curve = (arrays["low"] - arrays["high"]).mean(0)
-            gap.plot(arrays["mixing"], curve, color=colour, alpha=0.5)
+            gap.plot(arrays["mixing"], (arrays["low"] - arrays["high"]).mean(0), color=colour, alpha=0.5)
         groups = {
             group: low - high for (group, low), high in zip(
                 _means_by_group(outcome, "low").items(), _means_by_group(outcome, "high").values(), strict=True)
@@ -730,8 +726,6 @@ class Figure6(Experiment):
         return {"perturbations": _perturbation_conditions(scale), "images": scale.count("hybrid")}
 
     def measure(self, subject: Subject, model: nn.Module | None, lab: Lab) -> Measured:
-        if subject.dataset not in DATASETS:
-            raise FileNotFoundError(f"dataset: no data set {subject.dataset!r} is registered")
         assert model is not None
         accuracy = Measured({ACCURACY: _mean_accuracy(_corruptions(model, subject, lab))})
         return _joined(_perturbations(model, subject, lab), _reversal(model, subject, lab), accuracy)

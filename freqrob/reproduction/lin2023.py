@@ -359,7 +359,7 @@ class Figure1(_Landscapes):
 GAMMAS = {"γ = 0": 0.0, "γ = ¼": 0.25, "γ = ½": 0.5, "γ = ¾": 0.75, "γ = 1": 1.0}
 
 
-def _with_gamma(row: str, defense: str = "standard", network: str = "rn18", **options: Any) -> Subject:
+def _with_gamma(row: str) -> Subject:
     """The model whose training images are balanced with probability γ.
 
     ``standard`` and ``bass_standard`` are γ = 0 and 1; γ = ½ is the default of ``bassmix_``. The epoch of γ = 1 is
@@ -368,7 +368,7 @@ def _with_gamma(row: str, defense: str = "standard", network: str = "rn18", **op
     gamma = GAMMAS[row]
     variant = {0.0: "", 1.0: "bass_"}.get(gamma, "bassmix_")
     settings = () if gamma in (0.0, 0.5, 1.0) else (f"gamma={gamma:g}",)
-    return Subject(row, f"{variant}{defense}_{network}", settings=settings, options=options)
+    return Subject(row, f"{variant}standard_rn18", settings=settings)
 
 
 @experiment("lin2023:fig4")

@@ -12,11 +12,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
-from math import isnan
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from msgspec import Struct
 from torch import Tensor
@@ -32,7 +30,7 @@ from freqrob.reproduction.experiment import (
     all_experiments,
 )
 from freqrob.runtime.figures import drawing, import_matplotlib
-from freqrob.runtime.files import locked, write_bytes, write_csv, write_json, write_text
+from freqrob.runtime.files import locked, plain, write_bytes, write_csv, write_json, write_npz, write_text
 from freqrob.runtime.reading import fitted, read_json, read_npz
 
 SUMMARY = "summary.md"
@@ -127,10 +125,7 @@ class Record:
 
     def write_arrays(self, row: str, arrays: Mapping[str, Tensor]) -> None:
         """Write the arrays of a row as ``arrays/<row>.npz``."""
-        content = io.BytesIO()
-        plain: Any = {name: array.detach().cpu().numpy() for name, array in arrays.items()}
-        np.savez_compressed(content, **plain)
-        write_bytes(self._arrays_path(row), content.getvalue())
+        write_npz(self._arrays_path(row), arrays)
 
     def add(self, row: Row, about: Mapping[str, Any]) -> dict[str, Row]:
         """Add a row to those in the files, also if another process adds rows meanwhile. Returns all."""
@@ -142,7 +137,6 @@ class Record:
     def write(self, rows: Mapping[str, Row], about: Mapping[str, Any]) -> None:
         """Write the JSON, CSV and Markdown files of the rows, in the experiment's order."""
         ordered, numbers = ordered_rows(self.experiment, rows), numbers_of(rows)
-        judged = judgements(self.experiment, numbers)
         content = {
             "experiment": self.experiment.name, "where": self.experiment.where, "title": self.experiment.title,
             "paper": self.experiment.paper.citation, **about,
@@ -150,7 +144,7 @@ class Record:
             "rows": [_as_dict(row) for row in ordered],
             "printed": {row: {name: _plain(number) for name, number in at.items()}
                         for row, at in self.experiment.printed.items()},
-            "claims": judged,
+            "claims": judgements(self.experiment, numbers),
         }  # fmt: skip
         write_json(self.json, content)
         cells = list(_long_rows(self.experiment, numbers))
@@ -238,8 +232,7 @@ def summary(out: Path) -> str:
     """The page about all claims: paper by paper, then the questions of our own; those not measured are listed too."""
     experiments = list(all_experiments())
     parts = ["# Claims of the papers, and what was measured\n", _SUMMARY_HEAD]
-    papers = dict.fromkeys(experiment.paper for experiment in experiments)
-    for paper in papers:
+    for paper in dict.fromkeys(experiment.paper for experiment in experiments):
         chosen = [one for one in experiments if one.paper == paper and not one.question]
         parts.append(f"## {paper.citation}\n\n{_claims_table(out, chosen)}\n")
     if questions := [one for one in experiments if one.question]:
@@ -368,14 +361,12 @@ def _number(stored: _Number) -> Number:
 
 
 def _plain(number: Number) -> dict[str, float | None]:
-    value, error = (None if isnan(x) else x for x in (number.value, number.error))
-    return {"value": value, "standard_error": error}
+    return {"value": plain(number.value), "standard_error": plain(number.error)}
 
 
 def _as_dict(row: Row) -> dict[str, Any]:
-    numbers = {name: _plain(number) for name, number in row.numbers.items()}
     return {
         "row": row.subject,
         **{key: value for key, value in vars(row).items() if key != "subject"},
-        "numbers": numbers,
+        "numbers": {name: _plain(number) for name, number in row.numbers.items()},
     }

@@ -78,8 +78,7 @@ def chosen_subjects(experiment: Experiment, lab: Lab, models: Sequence[str]) -> 
             chosen += [Subject(name.strip(), model=name.strip()) for name in names]
         else:
             rows = ", ".join(f"{subject.row!r}" for subject in experiment.subjects)
-            kinds = "MODEL or ROW=MODEL" if experiment.takes_models else "ROW=MODEL"
-            raise ValueError(f"models: got {text!r}, expected {kinds} with a row of {rows}")
+            raise ValueError(f"models: got {text!r}, expected ROW=MODEL with a row of {rows}")
     return chosen
 
 

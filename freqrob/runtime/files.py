@@ -276,6 +276,15 @@ def write_torch(path: Path, content: Any) -> None:
         torch.save(content, file)
 
 
+def write_npz(path: Path, tensors: Mapping[str, Any]) -> None:
+    """Write tensors by name as a compressed .npz file. Raises OSError."""
+    import numpy as np
+
+    content = io.BytesIO()
+    np.savez_compressed(content, **{name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()})
+    write_bytes(path, content.getvalue())
+
+
 def write_npy(path: Path, shape: tuple[int, ...], blocks: Iterable["np.ndarray"]) -> None:
     """Write a .npy file of uint8 by blocks: a full disk raises OSError (with a memory map it kills the process).
 
@@ -290,6 +299,13 @@ def write_npy(path: Path, shape: tuple[int, ...], blocks: Iterable["np.ndarray"]
         format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         for block in blocks:
             file.write(block.data)
+
+
+def plain(value: Any) -> Any:
+    """A number, or numbers in lists, for JSON: None in place of NaN and infinities."""
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def as_json(content: Any, argument: str = "content") -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from freqrob.runtime.threads import usable_cpus
 
 
 def commit() -> str:
@@ -47,8 +48,7 @@ def provenance(command: str = "") -> dict[str, Any]:
 
 def machine() -> str:
     """The processor, number of usable cores, and system; no host name."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{_processor()}, {cores} cores, {platform.system()}"
+    return f"{_processor()}, {usable_cpus()} cores, {platform.system()}"
 
 
 def _processor() -> str:

@@ -61,9 +61,7 @@ class TrainingStep:
         if self.defense.double_backward:
             differentiate_twice(network)
         self.optimizer = recipe.make_optimizer(network)
-        self.parts = [self.defense.make_parts(self.model)] if hasattr(self.defense, "make_parts") else []
-        for parts in self.parts:
-            recipe.add_parts(self.optimizer, parts)
+        self.parts = recipe.make_parts(self.model, self.optimizer)
         self.dtype = _AUTOCAST.get(recipe.precision)
 
     def __call__(self) -> None:

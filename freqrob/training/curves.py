@@ -24,8 +24,7 @@ def draw_curves(history: Sequence[Mapping[str, float]], path: Path, title: str =
     loss.set(xlabel="epoch", ylabel="training loss")
     for (key, label), colour in zip(LABELS.items(), ("#0072b2", "#d55e00"), strict=True):
         if key in history[0]:
-            values = [100 * line[key] for line in history]
-            accuracy.plot(epochs, values, "o-", markersize=3, color=colour, label=label)
+            accuracy.plot(epochs, [100 * line[key] for line in history], "o-", markersize=3, color=colour, label=label)
     best = max(history, key=lambda line: (line["selection"], line["epoch"]))
     accuracy.axvline(best["epoch"], color="0.7", linewidth=1, zorder=0, label=f"kept: epoch {best['epoch']:g}")
     accuracy.set(xlabel="epoch", ylabel="validation accuracy (%)")
