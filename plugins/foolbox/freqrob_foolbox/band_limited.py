@@ -24,6 +24,8 @@ from freqrob.runtime.parameters import Count, Positive, checked
 from freqrob.runtime.process_state import default_dtype
 from freqrob_foolbox.problem import FoolboxProblem
 
+HALVINGS = 10  # of the line from an image to a perturbed one
+
 
 class BandPGD(FixedEpsilonAttack, ABC):
     """Projected gradient ascent on the cross-entropy with perturbations confined to rings of the spectrum.
@@ -157,10 +159,10 @@ def _ascend(
     return climb(problem.model, ball, start, step, steps, gain, problem.fooled)
 
 
-def _shrink(problem: FoolboxProblem, perturbed: Tensor, fooled: Tensor, halvings: int = 10) -> Tensor:
+def _shrink(problem: FoolboxProblem, perturbed: Tensor, fooled: Tensor) -> Tensor:
     """The point nearest to the image, on the line to it, that meets the criterion; found by bisection."""
     low, high = torch.zeros_like(perturbed[:, :1, :1, :1]), torch.ones_like(perturbed[:, :1, :1, :1])
-    for _ in range(halvings if fooled.any() else 0):
+    for _ in range(HALVINGS if fooled.any() else 0):
         middle = (low + high) / 2
         enough = over_pixels(problem.fooled(_logits(problem, torch.lerp(problem.images, perturbed, middle))))
         low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
