@@ -76,9 +76,9 @@ class BrendelBethge(MinimalAttack):
                 f"{', '.join(map(str, failed))} are returned unchanged, the others are attacked",
                 stacklevel=2,
             )
-        if len(left := (useful & ~already).nonzero().flatten()):
-            best[left] = self._follow_boundary(problem.part(left), starts[left], early_stop)
-            best = _secured(problem, best, starts, left)
+        if len(remaining := (useful & ~already).nonzero().flatten()):
+            best[remaining] = self._follow_boundary(problem.part(remaining), starts[remaining], early_stop)
+            best = _secured(problem, best, starts, remaining)
         return best
 
     def _follow_boundary(self, problem: Problem, starts: Tensor, early_stop: float) -> Tensor:

@@ -97,8 +97,8 @@ def pgd(
     active: Tensor | slice = torch.arange(len(images), device=images.device) if stop_when_fooled else slice(None)
     stuck = torch.zeros_like(labels, dtype=torch.bool)
     for _ in range(steps):
-        left = (each[active] for each in given.values())
-        gradient, logits = gradient_and_logits(model, adversarial[active], loss, *left, **classes)
+        of_active = (each[active] for each in given.values())
+        gradient, logits = gradient_and_logits(model, adversarial[active], loss, *of_active, **classes)
         if isinstance(active, Tensor):
             correct = classified(logits, labels[active])
             active, gradient, logits = active[correct], gradient[correct], logits[correct]

@@ -78,9 +78,9 @@ class SmallestPGD(MinimalAttack):
         points, success = ball.random(), torch.zeros_like(problem.classes, dtype=torch.bool)
         for step in range(self.steps + 1):
             gradient, logits = gradient_and_logits(problem.model, points, cross_entropy, *aims)
-            here, fooled = self.distance(images, points), problem.fooled(logits)
-            closer = fooled & (here < distance)
-            best[closer], distance[closer], success = points[closer], here[closer], success | fooled
+            size, fooled = self.distance(images, points), problem.fooled(logits)
+            closer = fooled & (size < distance)
+            best[closer], distance[closer], success = points[closer], size[closer], success | fooled
             if step < self.steps:
                 points = ball.project(points + PATH / self.steps * eps * ball.direction(gradient.nan_to_num()))
         return success

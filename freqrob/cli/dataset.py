@@ -100,8 +100,8 @@ def _possible(types: list[str], frost: Path | None) -> list[str]:
     except FileNotFoundError as error:
         if frost is not None:
             raise
-        left = f"Means will be over {len(types) - 1} of {len(types)} types."
-        print_line(f"Left out: {error}. {left}", "yellow", stderr=True)
+        note = f"Means will be over {len(types) - 1} of {len(types)} types."
+        print_line(f"Left out: {error}. {note}", "yellow", stderr=True)
         return [name for name in types if name != "frost"]
     return types
 

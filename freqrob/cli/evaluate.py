@@ -125,10 +125,9 @@ def evaluate(
     attacks = [parse_attack(text, eps=eps, norm=norm, step_size=step_size) for text in dict.fromkeys(attack)]
     white_box = cast("PGD", parse_attack("pgd-20", eps=eps, norm=norm, step_size=step_size))
     places = {name: checkpoint_path(name, model_dir, dataset, threat_model) for name in models if card}
-    with measuring.on_first_rank() as is_first:
-        if is_first:
-            measuring.check_outputs(out, samples, measuring.card_paths(models, model_dir, dataset, threat_model))
-            _check_cards(places)
+    cards = measuring.card_paths(models, model_dir, dataset, threat_model)
+    measuring.on_first_rank(measuring.check_outputs, out, samples, cards)
+    measuring.on_first_rank(_check_cards, places)
     where = measuring.device_of_rank(device)
     networks = measuring.open_models(models, model_dir, dataset, threat_model, weights)
     chosen, protocol = measuring.load_images(dataset, split, data, download, images), list(dict.fromkeys(protocol))

@@ -1,6 +1,7 @@
 """Options shared by several commands."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from math import isfinite
 from pathlib import Path
@@ -14,11 +15,9 @@ from freqrob.runtime.parameters import read_number
 
 def fraction(text: str) -> float:
     """Parse a number such as 8/255 or 0.03."""
-    try:
+    with suppress(ValueError):
         if isfinite(number := read_number(text)):
             return number
-    except ValueError:
-        pass
     raise typer.BadParameter(f"expected a number such as 8/255 or 0.03, got {text!r}")
 
 
@@ -34,7 +33,7 @@ def with_home(command: Callable[..., None]) -> Callable[..., None]:
 
 def _with_home(name: str, value: Any) -> Any:
     if isinstance(value, list):
-        return [_with_home(name, one) for one in value]
+        return [_with_home(name, path) for path in value]
     return expanded(value, name) if isinstance(value, Path) else value
 
 

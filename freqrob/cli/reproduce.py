@@ -87,16 +87,16 @@ def reproduce(
     names = dict.fromkeys(
         name for pattern in experiments for name in (list_experiments(pattern) or [get_experiment(pattern).name])
     )
-    chosen, instead = [get_experiment(name) for name in names], models or []
+    chosen, replacements = [get_experiment(name) for name in names], models or []
     if dry_run:
         for experiment in chosen:
-            _plan(experiment, lab, instead)
+            _plan(experiment, lab, replacements)
         return
     folder = measuring.results_folder(cache, no_cache)
-    given = {"--scale": scale, "--models": instead, "--images": images, "--seed": seed}
+    given = {"--scale": scale, "--models": replacements, "--images": images, "--seed": seed}
     for experiment in chosen:
         command = command_line("reproduce", given, experiment.name)
-        _run(experiment, replace(lab, cache=folder), out, instead, again, command)
+        _run(experiment, replace(lab, cache=folder), out, replacements, again, command)
 
 
 def _run(experiment: Experiment, lab: Lab, out: Path, models: list[str], again: bool, command: str) -> None:

@@ -69,8 +69,8 @@ class SpatialReadout(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Responses (k, neurons) ≥ 0 to features (k, C, H, W), in float32."""
-        seen = torch.einsum("kchw,nhw->knc", features.float(), self.mask)
-        return F.elu((seen * self.weight).sum(2) + self.bias) + 1
+        pooled = torch.einsum("kchw,nhw->knc", features.float(), self.mask)
+        return F.elu((pooled * self.weight).sum(2) + self.bias) + 1
 
     def sparsity(self) -> Tensor:
         """The mean over neurons of Σ |m_n| · Σ |w_n|, which does not depend on how a scale is shared by the factors."""

@@ -69,15 +69,15 @@ def check_arrays(
     is_table = measured.ndim == 2 and len(measured) == count
     if isinstance(columns, int):
         is_table = measured.shape == (count, columns)
-    for what, array, good, expected in (
+    for array_name, array, is_valid, expected in (
         ("images", images, images.dtype == np.uint8, "uint8"),
         ("images", images, images.ndim == 4 and images.shape[1] in (1, 3) and count >= least,
          f"(K, C, H, W), K from {least} on"),
         (name, measured, np.issubdtype(measured.dtype, np.floating), "floats"),
         (name, measured, is_table, f"({count}, {columns})"),
     ):  # fmt: skip
-        if not good:
-            raise ValueError(f"targets: {what} of {path} is {array.dtype} {array.shape}, expected {expected}")
+        if not is_valid:
+            raise ValueError(f"targets: {array_name} of {path} is {array.dtype} {array.shape}, expected {expected}")
 
 
 def pass_together(model: nn.Module, layer: str, images: Tensor, stimuli: Tensor, targets: str) -> tuple[Tensor, Tensor]:

@@ -60,12 +60,12 @@ def expected_seconds(
         began = time.perf_counter()
         subject(batch).sum().item()
         each = (time.perf_counter() - began) / len(batch)
-    seen = 0
-    for name, its in plans.items():
+    passes = 0
+    for name, plan in plans.items():
         diagnostic = get_diagnostic(name)
-        given = {**diagnostic.defaults, **its, "images": min(its["images"] or len(images), len(images))}
-        seen += given["images"] * diagnostic.cost(given, size)
-    return each * seen
+        given = {**diagnostic.defaults, **plan, "images": min(plan["images"] or len(images), len(images))}
+        passes += given["images"] * diagnostic.cost(given, size)
+    return each * passes
 
 
 @checked
@@ -140,9 +140,9 @@ def diagnose(
     images, labels = images[order], labels[order]
     _try_settings(plans, model, images, labels, cache, cache_key)
     about = {**(about or {}), "model_hash": model_hash(model)} if out is not None else {}
-    for name, its in plans.items():
-        chosen, measured = slice(its.pop("images") or None), Counted(track)
-        common = {"batch_size": batch_size, "cache": cache, "cache_key": cache_key, "track": measured, **its}
+    for name, plan in plans.items():
+        chosen, measured = slice(plan.pop("images") or None), Counted(track)
+        common = {"batch_size": batch_size, "cache": cache, "cache_key": cache_key, "track": measured, **plan}
         diagnostic = get_diagnostic(name)
         measurements[name] = diagnostic.measure(model, diagnostic.sees(images[chosen]), labels[chosen], **common)
         from_cache = not measured.any  # a collective call; only one process saves
@@ -184,8 +184,8 @@ def _planned(
         chosen = {name: diagnostic for name, diagnostic in all_diagnostics().items() if diagnostic.is_possible}
     for name in settings:
         if name not in chosen:
-            near = nearest_names(name, chosen)
-            raise ValueError(f"settings: {name!r} is not measured, expected any of {', '.join(chosen)}.{near}")
+            hint = nearest_names(name, chosen)
+            raise ValueError(f"settings: {name!r} is not measured, expected any of {', '.join(chosen)}.{hint}")
     plans = {}
     for name, diagnostic in chosen.items():
         plan = {"images": 0, **diagnostic.presets.get(preset, {}), **_as_settings(diagnostic, settings.get(name, {}))}
@@ -198,8 +198,8 @@ def _as_settings(diagnostic: Diagnostic, given: Mapping[str, Any]) -> dict[str, 
     name, hints, settings = diagnostic.name, diagnostic.hints, {}
     for key, value in given.items():
         if key not in hints:
-            near = nearest_names(key, hints)
-            raise ValueError(f"{name}: no setting {key!r}, expected any of {', '.join(hints)}.{near}")
+            hint = nearest_names(key, hints)
+            raise ValueError(f"{name}: no setting {key!r}, expected any of {', '.join(hints)}.{hint}")
         settings[key] = to_python(value, hints[key])
         if not fits(settings[key], hints[key]):
             raise ValueError(f"{name}: {key}: expected {shown_hint(hints[key])}, got {value!r}")
@@ -229,9 +229,9 @@ def _try_settings(
         raise _Begins
 
     common = {"track": begin, "cache": cache if rank_and_world()[1] > 1 else None, "cache_key": cache_key}
-    for name, its in plans.items():
-        chosen = slice(its["images"] or None)
-        given = {key: value for key, value in its.items() if key != "images"}
+    for name, plan in plans.items():
+        chosen = slice(plan["images"] or None)
+        given = {key: value for key, value in plan.items() if key != "images"}
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -246,9 +246,9 @@ def _check_model(
     plans: Iterable[str], model: nn.Module, images: Tensor, labels: Tensor, classes: int | None, batch_size: int
 ) -> None:
     """Raise and warn as ``warn_of_model`` about a model that these diagnostics cannot measure."""
-    device, few = device_of(model, images), slice(min(PROBED, batch_size))
-    some = to_pixels(images[few].clone()).to(device), labels[few].to(device)
+    device, probed = device_of(model, images), slice(min(PROBED, batch_size))
+    batch = to_pixels(images[probed].clone()).to(device), labels[probed].to(device)
     needing = ", ".join(name for name in plans if get_diagnostic(name).needs_gradients)
-    instead = ", ".join(name for name, one in all_diagnostics().items() if not one.needs_gradients)
+    alternatives = ", ".join(name for name, diagnostic in all_diagnostics().items() if not diagnostic.needs_gradients)
     with explained(batch_size), random_state(), measuring(model) as subject, channels_last(subject):
-        warn_of_model(subject, *some, all_labels=labels, classes=classes, needed_by=needing, instead=instead)
+        warn_of_model(subject, *batch, all_labels=labels, classes=classes, needed_by=needing, alternative=alternatives)

@@ -255,7 +255,7 @@ def _warn_of_model(subject: _Subject, chunk: Tensor, attacks: Sequence[Attack]) 
     needed_by = ", ".join(dict.fromkeys(attack.name for attack in attacks if attack.uses_gradients))
     warn_of_model(
         subject.model, *subject.batch(chunk), all_labels=subject.labels, classes=subject.classes, needed_by=needed_by,
-        instead="clean or square",
+        alternative="clean or square",
     )  # fmt: skip
 
 
@@ -263,10 +263,10 @@ def _measure(subject: _Subject, attack: Attack, chunk: Tensor, before: Samples |
     """Attack the images of a chunk that are not measured and stay correctly classified under ``before``."""
     index = chunk[~kept.done[chunk]]
     is_robust = torch.ones(len(index), dtype=torch.bool) if before is None else before["correct"][index]
-    left = index[is_robust]
-    if len(left):
-        batch = subject.batch(left)
+    remaining = index[is_robust]
+    if len(remaining):
+        batch = subject.batch(remaining)
         with explained(subject.batch_size, lambda: check_model(subject.model, *batch, attack.uses_gradients)):
-            robust = attack.robust_mask(subject.model, *batch, indices=left, seed=subject.seed)
+            robust = attack.robust_mask(subject.model, *batch, indices=remaining, seed=subject.seed)
         is_robust = is_robust.masked_scatter(is_robust, robust.cpu())
     kept.put(index, correct=is_robust)

@@ -147,8 +147,12 @@ def _curves(measurement: Measurement) -> Iterator[tuple[str, Tensor, Tensor | No
     """A measurement's tensors and their frequencies, except maps and tensors with a number for each image."""
     tensors = measurement.tensors()
     for name, tensor in tensors.items():
-        places = [tensors[at] for at in (f"{name}_frequencies", "frequencies") if at in tensors and at != name]
-        over = next((at for at in places if at.shape == tensor.shape[-1:]), None)
+        places = [
+            tensors[candidate]
+            for candidate in (f"{name}_frequencies", "frequencies")
+            if candidate in tensors and candidate != name
+        ]
+        over = next((candidate for candidate in places if candidate.shape == tensor.shape[-1:]), None)
         is_curve = tensor.ndim == 1 or (tensor.ndim == 2 and over is not None)
         dimensions = measurement.quantities().get(name, Quantity()).dimensions.split()
         if is_curve and tensor.numel() and "images" not in dimensions:

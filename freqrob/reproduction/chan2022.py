@@ -147,23 +147,19 @@ def _as_printed(printed: Mapping[str, Number], tolerance: float) -> Judge:
     """Each B_low is within the tolerance of the printed one."""
 
     def judge(numbers: Numbers) -> Judgement:
-        ours, theirs = [numbers[B_LOW, name].value for name in TYPES], [printed[name].value for name in TYPES]
-        if any(map(isnan, ours)):
+        measured, expected = [numbers[B_LOW, name].value for name in TYPES], [printed[name].value for name in TYPES]
+        if any(map(isnan, measured)):
             return Judgement("not measured")
-        away = {name: abs(one - other) for name, one, other in zip(TYPES, ours, theirs, strict=True)}
-        near, worst = sum(value <= tolerance for value in away.values()), max(away, key=lambda name: away[name])
-        rho, _ = rank_correlation(ours, theirs, draws=1)
-        evidence = f"{near} of {len(TYPES)}; largest difference {away[worst]:.3f} ({worst}); Spearman's ρ {rho:.4f}"
-        clear = [name for name in TYPES if away[name] > tolerance + 2 * _noise(numbers[B_LOW, name])]
-        if near == len(TYPES):
+        away = {name: abs(ours - theirs) for name, ours, theirs in zip(TYPES, measured, expected, strict=True)}
+        close, worst = sum(value <= tolerance for value in away.values()), max(away, key=lambda name: away[name])
+        rho, _ = rank_correlation(measured, expected, draws=1)
+        evidence = f"{close} of {len(TYPES)}; largest difference {away[worst]:.3f} ({worst}); Spearman's ρ {rho:.4f}"
+        clear = [name for name in TYPES if away[name] > tolerance + 2 * numbers[B_LOW, name].known_error]
+        if close == len(TYPES):
             return Judgement("holds", evidence)
         return Judgement("does not hold" if clear else "within noise", evidence)
 
     return judge
-
-
-def _noise(number: Number) -> float:
-    return 0 if isnan(number.error) else number.error
 
 
 def _trade(row: str, base: str) -> Judge:
@@ -270,28 +266,28 @@ class _Corruptions(Experiment):
     def measure(self, subject: Subject, model: nn.Module | None, lab: Lab) -> Measured:
         if model is None:
             return Measured(self._b_low(lab))
-        found = lab.corruptions(model, subject)
+        corrupted = lab.corruptions(model, subject)
         numbers = lab.accuracies(model, subject, ["clean"], kind="corruptions")
         standard = self.at(lab.scale)[0]
-        base = found if subject == standard else lab.corruptions(lab.model(standard), standard)
-        error = found.standard_errors["all"] / (1 - base.means()["all"])
+        base = corrupted if subject == standard else lab.corruptions(lab.model(standard), standard)
+        error = corrupted.standard_errors["all"] / (1 - base.means()["all"])
         by_type = {
-            name: Number(100 * found.of_type(kind), 100 * found.standard_errors[kind])
+            name: Number(100 * corrupted.of_type(kind), 100 * corrupted.standard_errors[kind])
             for name, kind in COLUMNS_OF_TYPES.items()
         }
-        return Measured({"Clean": numbers["clean"], "mCE": Number(100 * found.mce(base), 100 * error), **by_type})
+        return Measured({"Clean": numbers["clean"], "mCE": Number(100 * corrupted.mce(base), 100 * error), **by_type})
 
     def _b_low(self, lab: Lab) -> dict[str, Number]:
         """ln B_low of what each type changes, the mean of the severities; its error is over parts of the images."""
         clean, numbers = lab.test_set(self.dataset, "spectrum").images, {}
         for name, kind in lab.track(COLUMNS_OF_TYPES.items(), B_LOW, len(COLUMNS_OF_TYPES)):
             corrupted = [corrupt(clean, kind, severity, frost=lab.frost) for severity in SEVERITIES]
-            whole, *parts = (
+            of_all, *parts = (
                 corruption_spectrum(clean[part], (images[part] for images in corrupted)).mean_log_b_low
                 for part in (slice(None), *_parts(len(clean)))
             )
             error = torch.tensor(parts).std().item() / len(parts) ** 0.5 if len(parts) > 1 else nan
-            numbers[name] = Number(whole, error)
+            numbers[name] = Number(of_all, error)
         return numbers
 
 
@@ -402,11 +398,11 @@ class _Spectra(Experiment):
     def measure(self, subject: Subject, model: nn.Module | None, lab: Lab) -> Measured:
         test = lab.test_set(subject.dataset, "jacobian")
         if model is None:
-            found = spectrum(test.images)
+            measured = spectrum(test.images)
         else:
-            found = jacobian_spectrum(model, test.images, test.labels, batch=BATCH, cache=lab.cache, track=lab.track)
-        numbers = {"ln B_low": Number(found.log_b_low), **shares(found.amplitude)}
-        return Measured(numbers, {"amplitude": found.amplitude, **self.more(model, test.images, test.labels, lab)})
+            measured = jacobian_spectrum(model, test.images, test.labels, batch=BATCH, cache=lab.cache, track=lab.track)
+        numbers = {"ln B_low": Number(measured.log_b_low), **shares(measured.amplitude)}
+        return Measured(numbers, {"amplitude": measured.amplitude, **self.more(model, test.images, test.labels, lab)})
 
     def more(self, model: nn.Module | None, images: Tensor, labels: Tensor, lab: Lab) -> Mapping[str, Tensor]:
         """Further arrays for the figure."""
@@ -747,10 +743,11 @@ class Complexity(Experiment):
         return {"images": "random, 64×64", "network": scale.architecture("prn18_jafr")}
 
     def measure(self, subject: Subject, model: nn.Module | None, lab: Lab) -> Measured:
-        standard, own = (self._cost(name, lab) for name in ("standard_prn18_jafr", subject.options["recipe"]))
-        peak = nan if own.peak_bytes is None else own.peak_bytes / 2**30
+        standard, cost = (self._cost(name, lab) for name in ("standard_prn18_jafr", subject.options["recipe"]))
+        peak = nan if cost.peak_bytes is None else cost.peak_bytes / 2**30
         return Measured({
-            "s/iter": Number(own.seconds), "ratio": Number(own.seconds / standard.seconds), "peak memory": Number(peak),
+            "s/iter": Number(cost.seconds), "ratio": Number(cost.seconds / standard.seconds),
+            "peak memory": Number(peak),
         })  # fmt: skip
 
     def _cost(self, name: str, lab: Lab) -> StepCost:

@@ -29,9 +29,9 @@ def higher(cell: Cell, other: Cell, by: float = 0) -> Judge:
     """
 
     def judge(numbers: Numbers) -> Judgement:
-        one, two = numbers[cell], numbers[other]
-        evidence = f"{' '.join(cell)} {one}, {' '.join(other)} {two}"
-        return Judgement(_positive(one - two - Number(by, 0)), evidence)
+        first, second = numbers[cell], numbers[other]
+        evidence = f"{' '.join(cell)} {first}, {' '.join(other)} {second}"
+        return Judgement(_positive(first - second - Number(by, 0)), evidence)
 
     return judge
 
@@ -99,11 +99,11 @@ def increasing(rows: Sequence[str], column: str, *, descending: bool = False) ->
         points = [numbers[row, column] for row in rows]
         evidence = f"{column}: " + ", ".join(f"{row} {point}" for row, point in zip(rows, points, strict=True))
         ordered = points[::-1] if descending else points
-        whole = _positive(ordered[-1] - ordered[0])
+        overall = _positive(ordered[-1] - ordered[0])
         steps = [_positive(after - before) for before, after in pairwise(ordered)]
         if "not measured" in steps:
             return Judgement("not measured", evidence)
-        return Judgement("does not hold" if "does not hold" in steps else whole, evidence)
+        return Judgement("does not hold" if "does not hold" in steps else overall, evidence)
 
     return judge
 
@@ -150,9 +150,9 @@ def at_least(count: int, *judges: Judge) -> Judge:
 
     def judge(numbers: Numbers) -> Judgement:
         verdicts = Counter(judge(numbers).verdict for judge in judges)
-        held, lost = verdicts["holds"], verdicts["does not hold"]
+        holding, lost = verdicts["holds"], verdicts["does not hold"]
         evidence = ", ".join(f"{number} {verdict}" for verdict, number in verdicts.items()) + f" of {len(judges)}"
-        if held >= count:
+        if holding >= count:
             return Judgement("holds", evidence)
         if len(judges) - lost < count:
             return Judgement("does not hold", evidence)
@@ -169,7 +169,6 @@ def _weakest(verdicts: Sequence[Verdict]) -> Verdict:
 def _positive(difference: Number) -> Verdict:
     if isnan(difference.value):
         return "not measured"
-    noise = 0 if isnan(difference.error) else 2 * difference.error
-    if abs(difference.value) <= noise:
+    if abs(difference.value) <= 2 * difference.known_error:
         return "within noise"
     return "holds" if difference.value > 0 else "does not hold"

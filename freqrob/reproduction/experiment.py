@@ -69,6 +69,11 @@ class Number:
         moderate = (share * count + 2) / (count + 4)
         return cls(100 * share, 100 * (moderate * (1 - moderate) / (count + 4)) ** 0.5)
 
+    @property
+    def known_error(self) -> float:
+        """The error, 0 if it is unknown."""
+        return 0.0 if isnan(self.error) else self.error
+
     def __str__(self) -> str:
         """Two digits of the error, or four of the value; whole numbers are whole.
 
@@ -85,8 +90,7 @@ class Number:
 
     def __sub__(self, other: Number) -> Number:
         """The difference. Unknown errors count as none."""
-        errors = (0 if isnan(error) else error for error in (self.error, other.error))
-        return Number(self.value - other.value, hypot(*errors))
+        return Number(self.value - other.value, hypot(self.known_error, other.known_error))
 
 
 @dataclass(frozen=True)

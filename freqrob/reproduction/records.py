@@ -6,7 +6,6 @@ They lie in ``<out>/<paper>/<table or figure>/<scale>/``. ``summary`` writes one
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,8 +28,8 @@ from freqrob.reproduction.experiment import (
     Subject,
     all_experiments,
 )
-from freqrob.runtime.figures import drawing, import_matplotlib
-from freqrob.runtime.files import locked, plain, write_bytes, write_csv, write_json, write_npz, write_text
+from freqrob.runtime.figures import drawing, import_matplotlib, save_figure
+from freqrob.runtime.files import locked, plain, write_csv, write_json, write_npz, write_text
 from freqrob.runtime.reading import fitted, read_json, read_npz
 
 SUMMARY = "summary.md"
@@ -88,8 +87,8 @@ class Record:
     """The files of one experiment at one scale."""
 
     def __init__(self, out: Path, experiment: Experiment, scale: str) -> None:
-        paper, _, what = experiment.name.partition(":")
-        self.experiment, self.folder = experiment, out / paper / what / scale
+        paper, _, name = experiment.name.partition(":")
+        self.experiment, self.folder = experiment, out / paper / name / scale
         self.json = self.folder / "result.json"
 
     def rows(self) -> dict[str, Row]:
@@ -142,8 +141,8 @@ class Record:
             "paper": self.experiment.paper.citation, **about,
             "columns": [asdict(column) for column in self.experiment.columns],
             "rows": [_as_dict(row) for row in ordered],
-            "printed": {row: {name: _plain(number) for name, number in at.items()}
-                        for row, at in self.experiment.printed.items()},
+            "printed": {row: {name: _plain(number) for name, number in cells_of_row.items()}
+                        for row, cells_of_row in self.experiment.printed.items()},
             "claims": judgements(self.experiment, numbers),
         }  # fmt: skip
         write_json(self.json, content)
@@ -162,14 +161,11 @@ class Record:
             from matplotlib.figure import Figure
 
             figure = Figure(layout="constrained")
-            known = {subject.row: subject for subject in subjects}
             arrays = {row: arrays for row in rows if (arrays := self.arrays(row))}
-            outcome = Outcome(numbers_of(rows), arrays, known)
-            self.experiment.plot(outcome, figure)
+            by_row = {subject.row: subject for subject in subjects}
+            self.experiment.plot(Outcome(numbers_of(rows), arrays, by_row), figure)
             for path in paths:
-                content = io.BytesIO()
-                figure.savefig(content, format=path.suffix[1:], dpi=150)
-                write_bytes(path, content.getvalue())
+                save_figure(figure, path)
             return paths
         return []
 
@@ -283,7 +279,7 @@ def _claims_table(out: Path, experiments: Sequence[Experiment]) -> str:
 
 def other_models(experiment: Experiment, rows: Iterable[Row]) -> str:
     """The rows that were measured on another model than the experiment's at any scale; "" if none was."""
-    known = {(one.row, one.model_name) for scale in SCALES.values() for one in experiment.at(scale)}
+    known = {(subject.row, subject.model_name) for scale in SCALES.values() for subject in experiment.at(scale)}
     rows = [row for row in rows if row.numbers and row.model and row.subject != row.model]
     return ", ".join(f"{row.subject} is {row.model}" for row in rows if (row.subject, row.model) not in known)
 
@@ -291,7 +287,7 @@ def other_models(experiment: Experiment, rows: Iterable[Row]) -> str:
 def _limit(rows: Iterable[Row]) -> str:
     """What a reader of a verdict has to know of the conditions: fewer images than the scale's, or different ones."""
     conditions = [row.conditions for row in rows if row.numbers]
-    if any(one != conditions[0] for one in conditions):
+    if any(other != conditions[0] for other in conditions):
         return ", rows under different conditions"
     most = conditions[0].get("images_at_most") if conditions else None
     return f", at most {most} images" if most else ""
@@ -300,7 +296,7 @@ def _limit(rows: Iterable[Row]) -> str:
 def _measured(out: Path, experiment: Experiment) -> dict[str, dict[str, Row]]:
     """The rows at each scale that was measured; none at the scale "–" if none was."""
     rows = {scale: Record(out, experiment, scale).rows() for scale in SCALES}
-    return {scale: at for scale, at in rows.items() if at} or {"–": {}}
+    return {scale: of_scale for scale, of_scale in rows.items() if of_scale} or {"–": {}}
 
 
 def _conditions(rows: Sequence[Row]) -> list[str]:

@@ -111,10 +111,10 @@ def train(
         transform=recipe.make_transform(),
         device=fabric.device, rank=fabric.global_rank, world_size=fabric.world_size,
     )  # fmt: skip
-    with ExitStack() as held:
+    with ExitStack() as stack:
         with propagate_failure():
             if fabric.is_global_zero:
-                held.enter_context(run.locked())
+                stack.enter_context(run.locked())
         with propagate_failure():
             state = _State(recipe, train_set, len(batches), fabric, run, run.read(len(batches)))
             if state.history and not weights.is_file():
@@ -130,7 +130,7 @@ def train(
         steps, saved_at = recipe.epochs * len(batches), time.monotonic()
         if state.step < steps and fabric.is_global_zero:
             log(f"trains {state}, {len(train_set):,} images, {steps:,} steps{_note(recipe)}")
-        stop = held.enter_context(graceful_shutdown())
+        stop = stack.enter_context(graceful_shutdown())
         for step in track(range(state.step, steps), recipe.name, steps, recipe.batch_size):
             began = time.monotonic()
             images, labels = batches[step]
