@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -45,8 +46,9 @@ class Row:
         model_hash: of its weights and code; "" for none.
         conditions: ``Experiment.conditions`` and the lab's settings.
         numbers: by column.
+        arrays: names of the arrays in its file.
         missing: why the row has no numbers; "" if it has.
-        about: commit, versions, machine and date of the measurement.
+        about: commit, versions, machine, date and seconds of the measurement, without training.
     """
 
     subject: str
@@ -54,6 +56,7 @@ class Row:
     model_hash: str = ""
     conditions: Mapping[str, Any] = field(default_factory=dict)
     numbers: Mapping[str, Number] = field(default_factory=dict)
+    arrays: Sequence[str] = ()
     missing: str = ""
     about: Mapping[str, Any] = field(default_factory=dict)
 
@@ -69,6 +72,7 @@ class _Row(Struct):
     model_hash: str = ""
     conditions: dict[str, Any] = {}
     numbers: dict[str, _Number] = {}
+    arrays: list[str] = []
     missing: str = ""
     about: dict[str, Any] = {}
 
@@ -99,7 +103,7 @@ class Record:
         return {
             row.row: Row(
                 row.row, row.model, row.model_hash, row.conditions,
-                {name: _number(number) for name, number in row.numbers.items()}, row.missing, row.about,
+                {name: _number(number) for name, number in row.numbers.items()}, row.arrays, row.missing, row.about,
             )
             for row in record.rows
         }  # fmt: skip
@@ -114,13 +118,12 @@ class Record:
         path = self._arrays_path(row)
         return {name: torch.from_numpy(array) for name, array in read_npz(path).items()} if path.is_file() else {}
 
-    def has_whole_arrays(self, row: str) -> bool:
-        """Whether the file of a row's arrays, if there is one, can be read."""
+    def has_whole_arrays(self, row: Row) -> bool:
+        """Whether the file of a row's arrays can be read and has all of them."""
         try:
-            self.arrays(row)
+            return set(row.arrays) <= self.arrays(row.subject).keys()
         except ValueError:
             return False
-        return True
 
     def write_arrays(self, row: str, arrays: Mapping[str, Tensor]) -> None:
         """Write the arrays of a row as ``arrays/<row>.npz``."""
@@ -293,10 +296,19 @@ def _limit(rows: Iterable[Row]) -> str:
     return f", at most {most} images" if most else ""
 
 
+def readable_rows(out: Path, experiment: Experiment, scale: str) -> dict[str, Row]:
+    """The rows of an experiment measured so far by name; a damaged file is a warning and has none."""
+    try:
+        return Record(out, experiment, scale).rows()
+    except ValueError as error:
+        warnings.warn(f"{error}; {experiment.name} counts as not measured", stacklevel=2)
+        return {}
+
+
 def _measured(out: Path, experiment: Experiment) -> dict[str, dict[str, Row]]:
     """The rows at each scale that was measured; none at the scale "–" if none was."""
-    rows = {scale: Record(out, experiment, scale).rows() for scale in SCALES}
-    return {scale: of_scale for scale, of_scale in rows.items() if of_scale} or {"–": {}}
+    rows = {scale: readable_rows(out, experiment, scale) for scale in SCALES}
+    return {scale: at for scale, at in rows.items() if at} or {"–": {}}
 
 
 def _conditions(rows: Sequence[Row]) -> list[str]:
