@@ -24,7 +24,11 @@ def corruptions(
     models: options.OtherModels,
     data: Annotated[
         Path,
-        typer.Option("--data", metavar="DIR", help="Folder of CIFAR-10-C, published or by `freqrob dataset corrupt`."),
+        typer.Option(
+            "--data",
+            metavar="DIR",
+            help="Folder of CIFAR-10-C: the published one, or one of `freqrob dataset corrupt`.",
+        ),
     ] = Path("data"),
     dataset: Annotated[str, typer.Option(help="cifar10 or cifar100.")] = "cifar10",
     grayscale: options.Grayscale = False,

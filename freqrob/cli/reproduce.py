@@ -32,16 +32,16 @@ def reproduce(
     models: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="MODEL,…", help="Measure these models instead; ROW=MODEL takes the place of a row. Repeatable."
+            metavar="MODEL,…", help="Measure these models instead; ROW=MODEL replaces the model of a row. Repeatable."
         ),
     ] = None,
-    images: Annotated[int | None, typer.Option(metavar="N", help="At most N images of each measurement.")] = None,
+    images: Annotated[int | None, typer.Option(metavar="N", help="Use at most N images in each measurement.")] = None,
     seed: options.Seed = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show recipes, commands, images and estimated hours; run nothing.")
     ] = False,
     no_train: Annotated[bool, typer.Option("--no-train", help="Measure only models that are trained already.")] = False,
-    again: Annotated[bool, typer.Option("--again", help="Measure rows again that are measured already.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Also measure the rows that have numbers already.")] = False,
     frost: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of the photographs for the corruption frost.")
     ] = None,

@@ -34,7 +34,7 @@ class NeuralSimilarity:
     share a forward pass, and so the batch norm statistics.
 
     Args:
-        targets: path of an ``.npz`` with ``images`` (K, C, H, W) uint8, like the images trained on, and
+        targets: path of an ``.npz`` with ``images`` (K, C, H, W) uint8, as large as the training images, and
             ``similarity`` (K, K) float in [−1, 1], symmetric, of mean-centred responses; K from 3 on.
         layer: the dotted name of a module of the network, such as ``"layer1"`` or ``"layer2.0.conv1"``.
         weight: α; the authors' 20.

@@ -1,4 +1,4 @@
-"""Stimuli with recordings of a brain: their files, and a network's features of them; shared by the neural defences."""
+"""Stimuli with recordings of a brain, for the neural defences: their files, and a network's features of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Check = Callable[[Path, np.ndarray, np.ndarray], None]
 
 
 def check_given(targets: str) -> None:
-    """Raise ValueError for the empty path that stands for none: ``targets`` has no default."""
+    """Raise ValueError for an empty path, the default of ``targets``, which the user must set."""
     if not targets:
         raise ValueError("targets: expected the path of an .npz file, got ''")
 

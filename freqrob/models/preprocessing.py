@@ -54,12 +54,12 @@ class Preprocessing:
 
     @classmethod
     def of_preset(cls, preset: Any) -> Preprocessing:
-        """That of torchvision's weights: ``weights.transforms()``."""
+        """The preprocessing of torchvision's weights: ``weights.transforms()``."""
         return cls(_sides(preset.resize_size), _crop(preset.crop_size), preset.interpolation.value)
 
     @classmethod
     def of_transforms(cls, transforms: Sequence[Any]) -> Preprocessing | None:
-        """That of a list of torchvision's transforms, such as RobustBench's; None if none resizes or crops."""
+        """The preprocessing of torchvision's transforms, such as RobustBench's; None if none resizes or crops."""
         found: dict[str, Any] = {}
         for transform in transforms:
             if type(transform).__name__ == "Resize":
@@ -70,7 +70,7 @@ class Preprocessing:
 
     @classmethod
     def of_timm(cls, settings: Any) -> Preprocessing | None:
-        """That of timm's evaluation, from a ``PretrainedCfg``; None where timm adds borders or images are not square.
+        """The preprocessing of timm's evaluation, from a ``PretrainedCfg``; None if it pads or images are not square.
 
         Source: ``timm.data.transforms_factory.transforms_imagenet_eval``.
         """

@@ -188,7 +188,7 @@ class Subject:
         settings: changes of the recipe, as for ``freqrob train --set``: ``("gamma=0.25",)``.
         model: the model's name as for ``freqrob evaluate``, if it is not trained by a recipe: "robustbench:NAME".
         threat_model: of ``model``.
-        options: what the experiment's ``measure`` needs to know besides, such as the protocol.
+        options: further settings for the experiment's ``measure``, such as the protocol.
     """
 
     row: str
@@ -252,7 +252,7 @@ class Experiment:
         paper: the paper.
         where: the table, figure or section.
         title: what it shows: the paper's caption, shortened.
-        needs: what a user has to bring besides the data sets of its recipes, in words; "" for nothing.
+        needs: what the user must provide besides the data sets of its recipes, in words; "" for nothing.
         question: False for the paper's own claims, True for a question of ours about the same models.
         subjects: its rows, with the paper's recipes.
         columns: its measured quantities.

@@ -41,7 +41,7 @@ class Lab:
         cache: folder of per-image results and of corrupted images; None caches no results.
         device: of models that are measured.
         accelerator: of trainings, as Lightning Fabric names it.
-        images: at most this many images of each measurement; None: as the scale says.
+        images: largest number of images of each measurement; None: that of the scale.
         seed: of attacks and draws.
         download: whether missing data sets are downloaded.
         may_train: whether missing models are trained.
@@ -196,7 +196,7 @@ def percentage(result: Result) -> Number:
 
 
 def training_folder(subject: Subject, model_dir: Path) -> Path:
-    """The folder in which a subject's recipe is trained: with changed settings one of its own.
+    """The folder in which a subject's recipe is trained; a recipe with changed settings has a folder of its own.
 
     ``freqrob train`` saves a model under its recipe's name, which recipes with other settings share.
     """
@@ -214,7 +214,7 @@ def training_command(subject: Subject, model_dir: Path, data: Path = Path("data"
 
 
 def changed_settings(subject: Subject, model_dir: Path) -> str:
-    """Where the recipe on the card of a subject's model differs from the subject's recipe; "" for nowhere."""
+    """How the recipe on the card of a subject's model differs from the subject's recipe; "" if it does not."""
     trained = load_card(subject.model_name, model_dir, subject.dataset).recipe
     if not trained:
         return "unknown settings"

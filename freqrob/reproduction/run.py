@@ -40,7 +40,7 @@ def reproduce(
         out: folder of all results.
         models: models to measure instead of the experiment's: ``ROW=MODEL``, or ``MODEL`` or ``MODEL,MODEL`` for new
             rows.
-        again: measure rows again that are known.
+        again: also measure the rows that have numbers already.
         command: recorded in the files.
 
     Raises:

@@ -230,7 +230,7 @@ _AUGMIX_OPEN = (
 _RN50_OPEN = f"{_AUGMIX_OPEN} ResNet-50, which they do not train on CIFAR: as ResNeXt-29."
 _BASS_AUGMIX_OPEN = "One of the two mixtures is of the balanced image (Section 4.4)."
 _PGD_OPEN = "PGD starts at random and sees the network in eval mode; the script's starts at the image, in train mode."
-_MINUS_OPEN = "Neither text nor script has JaFR(−)'s λ: the settings of JaFR, with the opposite sign of λ."
+_MINUS_OPEN = "Neither text nor script gives λ of JaFR(−): JaFR's settings, with the opposite sign of λ."
 _LAMBDA_OPEN = (
     "λ = 0.002 is the script's. The paper's sentence (“similar to that in CIFAR-10, except for the learning rates and "
     "λ_freq = 0.001 values”) reads as 0.001, which is CIFAR-10's too: set weight=0.001."
@@ -244,8 +244,8 @@ _SVHN_ALIGN_OPEN = f"{_SVHN_OPEN} λ = 2.5 of GradAlign: Andriushchenko & Flamma
 _TINY_OPEN = "No script; the text's settings."
 _LI_OPEN = (
     "Settings of the authors' train.py. Its learning rate is one of four (0.001 to 0.01), chosen on validation images; "
-    "which is not published: 0.01, the default. It is multiplied by 0.3 every 4 epochs and restarts every 12; here it "
-    "falls by half a cosine. The code of the PCA model is not published: trained as the blur models."
+    "the choice is not published: here 0.01, the default. It is multiplied by 0.3 every 4 epochs and restarts every "
+    "12; here it falls by half a cosine. The code of the PCA model is not published: trained as the blur models."
 )
 
 _BY_LIN, _BY_CHAN, _BY_LI, _BY_US = "Lin et al. 2023", "Chan et al. 2022", "Li et al. 2023", "freqrob"

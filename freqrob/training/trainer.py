@@ -118,7 +118,9 @@ def train(
         with propagate_failure():
             state = _State(recipe, train_set, len(batches), fabric, run, run.read(len(batches)))
             if state.history and not weights.is_file():
-                raise FileNotFoundError(f"{weights}: missing, though trained; remove {run.folder} to train again")
+                raise FileNotFoundError(
+                    f"{weights}: missing, although this run has trained it; remove {run.folder} to train again"
+                )
         state.check_shared()
         if defense.double_backward:
             differentiate_twice(state.model.network)

@@ -31,8 +31,8 @@ class BandPGD(FixedEpsilonAttack, ABC):
     """Projected gradient ascent on the cross-entropy with perturbations confined to rings of the spectrum.
 
     x ← Π( x + step · g_B / ‖g_B‖ ): g_B is the gradient's part in the band, Π projects into ball, band and bounds. The
-    sign of g_B is not used, even in L∞: it leaves the band, and its projection ascends another function. The result is
-    in the ball and in bounds, with at most 10⁻⁴ of the perturbation's power outside the band
+    sign of g_B is not used, even in L∞: it has components outside the band, and without them it may not ascend. The
+    result is in the ball and in bounds, with at most 10⁻⁴ of the perturbation's power outside the band
     (``freqrob.attacks.band.TOLERANCE``). If no such perturbation is found, the image is returned unchanged.
 
     Use ``LinfBandPGD`` or ``L2BandPGD``. Criteria: labels, Misclassification, TargetedMisclassification. The random

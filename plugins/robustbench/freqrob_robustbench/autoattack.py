@@ -115,7 +115,7 @@ class AutoAttack:
             return EvaluationState(None, {}, torch.ones(len(x_orig), dtype=torch.bool))
         if Path(path).exists() and (reason := unseen(self.model)):
             about = f"a change of the model's code since then could not be noticed ({reason})"
-            warnings.warn(f"state_path: goes on with {path}; {about}", stacklevel=3)
+            warnings.warn(f"state_path: resumes from {path}; {about}", stacklevel=3)
         subject: dict[str, Any] = {
             "model": model_hash(self.model),
             "data": data_hash(x_orig, y_orig),

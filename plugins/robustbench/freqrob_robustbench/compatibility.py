@@ -126,7 +126,7 @@ def changed_files() -> str:
     remove = "".join(f"pip uninstall {owner.name}; " for owner in owners)
     return (
         f"{len(changed)} files of {robustbench.locate_file('robustbench')} are not those of RobustBench "
-        f"{robustbench.version}{by} ({examples}): its numbers may not be RobustBench's. To mend it: "
+        f"{robustbench.version}{by} ({examples}): its numbers may not be RobustBench's. To repair it: "
         f"{remove}pip install --force-reinstall --no-deps robustbench=={robustbench.version}"
     )
 
