@@ -55,7 +55,7 @@ def evaluate(
         typer.Option(parser=options.fraction, metavar="ε", help="Radius of the ball; 8/255 in L∞, 0.5 in L2."),
     ] = None,
     norm: Annotated[
-        str | None, typer.Option(help="Linf or L2; by default as --threat-model, Linf for corruptions.")
+        str | None, typer.Option(help="Linf or L2; by default that of --threat-model, Linf for corruptions.")
     ] = None,
     step_size: Annotated[
         float | None, typer.Option(parser=options.fraction, metavar="α", help="Step size of PGD; ε/4 by default.")

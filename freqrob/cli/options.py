@@ -48,7 +48,7 @@ Weights = Annotated[
     str | None,
     typer.Option(
         metavar="KEY",
-        help="Which state dict of files given as NAME=FILE: ema for averaged weights, or its key in the file.",
+        help="Which state dict to load from NAME=FILE: ema for the averaged weights, or its key in the file.",
     ),
 ]
 Download = Annotated[bool, typer.Option("--download", help="Download the data set if it is missing.")]
