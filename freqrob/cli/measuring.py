@@ -121,13 +121,13 @@ def check_outputs(results: Sequence[Path], samples: Path | None, inputs: Iterabl
             raise ValueError(f"samples: expected a different file than --out, got {samples} for both")
 
 
-@contextmanager
-def on_first_rank() -> Iterator[bool]:
-    """Whether this process has rank 0; if the block fails, all processes end."""
+def on_first_rank(check: Callable[..., None], *arguments: Any) -> None:
+    """Call a check on rank 0 only; if it fails, all processes end."""
     from freqrob.runtime.processes import propagate_failure
 
     with propagate_failure():
-        yield rank() == 0
+        if rank() == 0:
+            check(*arguments)
 
 
 def card_paths(models: Iterable[str], model_dir: Path, dataset: str, threat_model: str) -> Iterator[Path]:

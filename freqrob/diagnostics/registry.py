@@ -250,8 +250,8 @@ def list_diagnostics(pattern: str = "*") -> list[str]:
     """
     _import_builtin()
     offered = DIAGNOSTICS.offered()
-    own = sorted(set(DIAGNOSTICS) - offered.keys(), key=lambda name: (DIAGNOSTICS[name].order, name))
-    return [name for name in (*own, *sorted(offered)) if fnmatchcase(name, pattern)]
+    builtin = sorted(set(DIAGNOSTICS) - offered.keys(), key=lambda name: (DIAGNOSTICS[name].order, name))
+    return [name for name in (*builtin, *sorted(offered)) if fnmatchcase(name, pattern)]
 
 
 @checked

@@ -225,10 +225,9 @@ class _Subject:
         """The cached results of an attack: ``correct`` of each image."""
         if self.cache is None:
             return Samples(None, {}, len(self.images))
-        batch_size = self.batch_size if attack.batched else None
         key = {
             **self._key, "seed": self.seed, "attack": attack.as_dict(), "attack_hash": hash_of(attack),
-            "batch_size": batch_size,
+            "batch_size": self.batch_size if attack.batched else None,
         }  # fmt: skip
         return Samples(self.cache, key, len(self.images), attack.name)
 
@@ -283,7 +282,7 @@ def _warn_of_model(subject: _Subject, chunk: Tensor, attacks: Sequence[Attack]) 
     needed_by = ", ".join(dict.fromkeys(attack.name for attack in attacks if attack.uses_gradients))
     warn_of_model(
         subject.model, *subject.batch(subject.images[chunk], chunk), all_labels=subject.labels,
-        classes=subject.classes, needed_by=needed_by, instead="clean or square",
+        classes=subject.classes, needed_by=needed_by, alternative="clean or square",
     )  # fmt: skip
 
 
@@ -294,10 +293,10 @@ def _measure(
     is_missing = ~kept.done[chunk]
     index = chunk[is_missing]
     is_robust = torch.ones(len(index), dtype=torch.bool) if before is None else before["correct"][index]
-    left = index[is_robust]
-    if len(left):
-        batch = subject.batch(images[is_missing][is_robust], left)
+    remaining = index[is_robust]
+    if len(remaining):
+        batch = subject.batch(images[is_missing][is_robust], remaining)
         with explained(subject.batch_size, lambda: check_model(subject.model, *batch, attack.uses_gradients)):
-            robust = attack.robust_mask(subject.model, *batch, indices=left, seed=subject.seed)
+            robust = attack.robust_mask(subject.model, *batch, indices=remaining, seed=subject.seed)
         is_robust = is_robust.masked_scatter(is_robust, robust.cpu())
     kept.put(index, correct=is_robust)
