@@ -7,6 +7,6 @@ from collections.abc import Callable, Iterable
 Track = Callable[[Iterable, str, int], Iterable]  # called with items, a description, and their number
 
 
-def untracked(items: Iterable, _what: str, _count: int) -> Iterable:
+def untracked(items: Iterable, _description: str, _count: int) -> Iterable:
     """A ``track`` that shows nothing."""
     return items
