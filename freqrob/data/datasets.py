@@ -261,6 +261,16 @@ def load_photographs(
     Raises:
         FileNotFoundError: no folder, no labels, or no images with a class.
         ValueError: ``classes`` that no image has, or labels that do not fit.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for kind in ("cat", "dog"):
+    ...     (folder / kind).mkdir()
+    ...     Image.new("RGB", (40, 30)).save(folder / kind / "1.png")
+    >>> photographs = load_photographs(folder)
+    >>> photographs.classes, photographs.labels
+    (('cat', 'dog'), tensor([0, 1]))
     """
     names = read_classes(expanded(classes, "classes")) if isinstance(classes, str | Path) else classes or ()
     found = find_photographs(expanded(folder, "folder"), names, expanded(labels, "labels") if labels else None)
@@ -275,7 +285,7 @@ def select_classes(images: ImageSet, classes: Sequence[str]) -> ImageSet:
 
     >>> from freqrob.data.samples import sample_images
     >>> select_classes(sample_images(), ["ship", "frog"]).labels
-    tensor([0, 0, 1, 1, 1, 1, 0, 1])
+    tensor([0, 0, 1, 1, 1, 0, 0, 1])
     """
     check_choices(images.classes, **{f"classes[{number}]": name for number, name in enumerate(classes)})
     if not classes or len(set(classes)) < len(classes):
