@@ -44,7 +44,7 @@ def models(names: Sequence[str] = ()) -> str:
     fullest = max((card.results for card in cards.values()), key=len)
     attacks = list(dict.fromkeys(result["attack"] for result in fullest))
     rows = [
-        [f"`{name}`", *(" / ".join(shown(100 * accuracy(cards[name], p, a)) for a in attacks) for p in PROTOCOLS)]
+        [f"`{name}`", *("\u00a0/\u00a0".join(shown(100 * accuracy(cards[name], p, a)) for a in attacks) for p in PROTOCOLS)]
         for name in sorted(cards, key=family)
     ]
     attacked = fullest[-1]

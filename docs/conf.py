@@ -47,6 +47,7 @@ html_static_path = ["_static"]
 html_css_files = ["freqrob.css"]
 html_theme_options = {"navigation_with_keys": True}
 html_copy_source = False
+html_domain_indices = False  # the reference has the modules
 html_show_sourcelink = False
 html_show_search_summary = False  # it fetches pages, which browsers refuse in a folder
 
