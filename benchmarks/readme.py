@@ -43,8 +43,9 @@ def models(names: Sequence[str] = ()) -> str:
     cards = {name: load_card(name, SHIPPED) for name in names or every}
     fullest = max((card.results for card in cards.values()), key=len)
     attacks = list(dict.fromkeys(result["attack"] for result in fullest))
+    between = "\u00a0/\u00a0"  # keeps a cell on one line
     rows = [
-        [f"`{name}`", *("\u00a0/\u00a0".join(shown(100 * accuracy(cards[name], p, a)) for a in attacks) for p in PROTOCOLS)]
+        [f"`{name}`", *(between.join(shown(100 * accuracy(cards[name], p, a)) for a in attacks) for p in PROTOCOLS)]
         for name in sorted(cards, key=family)
     ]
     attacked = fullest[-1]
