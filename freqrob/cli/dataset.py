@@ -76,7 +76,7 @@ def corrupt(
     given = {"--dataset": dataset, "--type": types, "--seed": seed}
     types = types or _possible(list(CORRUPTIONS), frost)
     chosen = load_dataset(dataset, "test", data, download=download)
-    chosen = replace(chosen, images=chosen.images.to(usable_device(device)))
+    chosen = replace(chosen, images=chosen.tensor.to(usable_device(device)))
     about = {"dataset": dataset, "bass": "amplitude" if bass else None}
     try:
         with progress_bars() as (track, _log):

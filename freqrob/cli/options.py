@@ -44,6 +44,26 @@ Grayscale = Annotated[
 ]
 DataDir = Annotated[Path, typer.Option("--data", metavar="DIR", help="Folder of the unpacked data sets.")]
 ModelDir = Annotated[Path, typer.Option("--model-dir", metavar="DIR", help="Folder of trained models.")]
+ClassesFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--classes",
+        metavar="FILE",
+        help="Only these classes, one per line in the order of the model's logits: sub-folders or WordNet ids.",
+    ),
+]
+LabelsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels", metavar="FILE", help="With --dataset folder: lines of an image's file name and its class."
+    ),
+]
+Resize = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Resize photographs to this shorter side; the model's preprocessing by default."),
+]
+Crop = Annotated[int | None, typer.Option(metavar="N", help="Then crop a square of this side.")]
+Interpolation = Annotated[str, typer.Option(help="Of --resize: nearest, bilinear or bicubic.")]
 Weights = Annotated[
     str | None,
     typer.Option(

@@ -17,6 +17,7 @@ from freqrob.attacks.band import band_pgd
 from freqrob.attacks.gradient import classified
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.data.hybrid import CORNER
+from freqrob.data.streams import Images
 from freqrob.diagnostics.drawing import FREQUENCY, Panel, Picture, Section, Styles, shares_upward, styled
 from freqrob.diagnostics.fourier_heatmap import coarseness
 from freqrob.diagnostics.measurement import Measurement, Quantity
@@ -69,7 +70,7 @@ class BandAccuracy(Measurement):
 @checked
 def band_accuracy(
     model: nn.Module,
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     *,
     width: int = 5,
@@ -103,7 +104,7 @@ def band_accuracy(
         raise ValueError(f"width: expected an odd number of rings, got {width!r}")
     attacked = len(images) if attacked is None else attacked
     attacked = min(attacked, len(images))
-    rings = RingMap.of(images)
+    rings = RingMap(images.shape[-2], images.shape[-1])
     every = coarseness(*images.shape[-2:])
     measured = torch.tensor(sorted({*range(0, rings.rings, every), rings.rings - 1}))
     ring, i = torch.arange(rings.rings), measured[:, None]
@@ -143,7 +144,7 @@ def band_accuracy(
 
 
 def _robust(
-    model: nn.Module, images: Tensor, labels: Tensor, bands: list[range], eps: float, steps: int, **common: Any
+    model: nn.Module, images: Images, labels: Tensor, bands: list[range], eps: float, steps: int, **common: Any
 ) -> Tensor:
     """Robust accuracy under band-limited PGD, by band."""
     if not bands:
@@ -204,6 +205,7 @@ class AccuracyByBand(Diagnostic):
     help = "accuracy on low-, high- and band-passed images, and under PGD confined to a band."
     presets = {"quick": {"images": 100, "steps": 10, "attacked": 40}, "full": {"images": 0, "attacked": 1000}}
     needs_gradients = True
+    streams = True
     order = 50
     columns = (
         Column(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from freqrob.attacks.gradient import classified
 from freqrob.data.datasets import check_labelled, to_pixels
+from freqrob.data.streams import Images
 from freqrob.defenses.stimuli import find_layer
 from freqrob.diagnostics.drawing import Picture, Scale, Section, draw_map, picture_of_maps
 from freqrob.diagnostics.measurement import Measurement, Quantity
@@ -77,7 +78,7 @@ class FourierHeatmap(Measurement):
 @checked
 def fourier_heatmap(
     model: nn.Module,
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     *,
     norm: Positive | None = None,
@@ -123,7 +124,7 @@ def fourier_heatmap(
     if every > (most := max(1, side // 2)):
         raise ValueError(f"every: expected at most {most}, half of the images' larger side, got {every}")
     if layer:
-        _try_layer(as_module(model), layer, to_pixels(images[:2]))
+        _try_layer(as_module(model), layer, to_pixels(images[torch.arange(min(2, len(images)))]))
     frequencies = fourier_frequencies(height, width, every)
 
     def changes_of(model: nn.Module, indices: Tensor, device: torch.device) -> dict[str, Tensor]:
@@ -277,6 +278,7 @@ class HeatMap(Diagnostic):
     measurement = FourierHeatmap
     help = "error rate with one Fourier wave added (Yin et al.)."
     presets = {"quick": {"images": 60, "every": twice_as_coarse}, "full": {"images": 1000}}
+    streams = True
     order = 60
     columns = (
         Column("mean under a wave", text=lambda measured: under_a_wave(measured.change.mean(), measured.layer)),

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from freqrob.attacks.gradient import classified
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.data.hybrid import MIXING_FREQUENCIES, NYQUIST, check_frequencies, hybrid_images, partners
+from freqrob.data.streams import Images
 from freqrob.diagnostics.drawing import GREY, Panel, Picture, Section, Styles, styled
 from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.diagnostics.per_sample import per_sample
@@ -66,7 +67,7 @@ class HybridReliance(Measurement):
 @checked
 def hybrid_reliance(
     model: nn.Module,
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     *,
     frequencies: Sequence[float] = MIXING_FREQUENCIES,
@@ -176,6 +177,7 @@ class Hybrid(Diagnostic):
     measurement = HybridReliance
     help = "shares of hybrid images classified by low and high frequencies, and the reversal frequency (Li et al.)."
     presets = {"quick": {"images": 300, "seeds": (0,)}, "full": {"images": 0}}
+    streams = True
     order = 30
     columns = (
         Column(

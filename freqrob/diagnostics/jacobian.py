@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from freqrob.attacks import input_gradient
 from freqrob.data.datasets import to_pixels
+from freqrob.data.streams import Images
 from freqrob.diagnostics.drawing import Picture, Scale, Section, draw_map, logarithmic, picture_of_maps, shared_limits
 from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.diagnostics.per_sample import per_batch
@@ -54,7 +55,7 @@ class JacobianSpectrum(Measurement):
 @checked
 def jacobian_spectrum(
     model: nn.Module,
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     *,
     batch: Count = 128,
@@ -143,6 +144,7 @@ class Jacobian(Diagnostic):
     help = "spectrum of the input gradient, and ln B_low (Chan et al.)."
     presets = {"quick": {"images": 500}, "full": {"images": 0}}
     needs_gradients = True
+    streams = True
     order = 10
     columns = (
         Column(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from freqrob.attacks.checks import check_answers, explained
 from freqrob.data.datasets import check_labelled, to_pixels
+from freqrob.data.streams import Images
 from freqrob.models.keys import shared_cache, subject_key
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
@@ -44,7 +45,7 @@ class Counted:
 def per_sample(
     measure: Measure,
     model: nn.Module,
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     *,
     key: Mapping[str, Any],
@@ -65,7 +66,7 @@ def per_sample(
             gives values (len(indices), …) by name.
         model: images (N, C, H, W) in [0, 1] to logits (N, K), an nn.Module or a Foolbox model; measured in eval mode,
             without gradients unless ``measure`` enables them.
-        images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64.
+        images, labels: (N, C, H, W), uint8 or float in [0, 1], a tensor or a stream, and (N,) int64.
         key: the settings that the values depend on, as values that JSON can hold.
         what: what is measured, for the progress bar and the file's name.
         batch_size: images per batch.
@@ -87,7 +88,7 @@ def per_sample(
 def per_batch(
     measure: Measure,
     model: nn.Module,
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     *,
     key: Mapping[str, Any],
@@ -108,7 +109,7 @@ def per_batch(
     return shared_out(of_batch, model, images, labels, numbers, key={**key, "batch_size": batch_size}, **common)
 
 
-def _batches(images: Tensor, labels: Tensor, batch_size: int) -> tuple[Tensor, ...]:
+def _batches(images: Images, labels: Tensor, batch_size: int) -> tuple[Tensor, ...]:
     """The indices of the images of each batch. Raises ValueError for images and labels that do not fit."""
     check_labelled(images, labels)
     check_counts(batch_size=batch_size)
@@ -116,7 +117,7 @@ def _batches(images: Tensor, labels: Tensor, batch_size: int) -> tuple[Tensor, .
 
 
 def _explained(
-    measure: Measure, model: nn.Module, images: Tensor, labels: Tensor, batch_size: int
+    measure: Measure, model: nn.Module, images: Images, labels: Tensor, batch_size: int
 ) -> Callable[[nn.Module, Tensor], dict[str, Tensor]]:
     """``measure`` on the model's device; errors explain problems with the model or the memory."""
     device = device_of(model, images)
@@ -134,7 +135,7 @@ def _explained(
 def shared_out(
     measure: Callable[[nn.Module, Tensor], dict[str, Tensor]],
     model: nn.Module,
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     chunks: Sequence[Tensor],
     *,

@@ -283,7 +283,7 @@ class _Corruptions(Experiment):
 
     def _b_low(self, lab: Lab) -> dict[str, Number]:
         """ln B_low of what each type changes, the mean of the severities; its error is over parts of the images."""
-        clean, numbers = lab.test_set(self.dataset, "spectrum").images, {}
+        clean, numbers = lab.test_set(self.dataset, "spectrum").tensor, {}
         for name, kind in lab.track(COLUMNS_OF_TYPES.items(), B_LOW, len(COLUMNS_OF_TYPES)):
             corrupted = [corrupt(clean, kind, severity, frost=lab.frost) for severity in SEVERITIES]
             of_all, *parts = (
@@ -424,7 +424,7 @@ class _Spectra(Experiment):
         if model is not None:
             images = spectrum(test.images).amplitude
             numbers |= _with_errors(lambda amplitude: {"distance": distance(amplitude, images)}, parts)
-        return Measured(numbers, {"amplitude": parts.mean(0), **self.more(model, test.images, test.labels, lab)})
+        return Measured(numbers, {"amplitude": parts.mean(0), **self.more(model, test.tensor, test.labels, lab)})
 
     @staticmethod
     def _amplitude(model: nn.Module | None, test: ImageSet, lab: Lab) -> Tensor:

@@ -91,7 +91,7 @@ def _perturbations(model: nn.Module, subject: Subject, lab: Lab) -> Measured:
     """Sizes, budget and spectrum of the smallest targeted perturbations."""
     images = lab.test_set(subject.dataset, "minimal_perturbation")
     smallest = minimal_perturbation(
-        model, images.images, images.labels, steps=STEPS[lab.scale.name], pgd_steps=PGD_STEPS[lab.scale.name],
+        model, images.tensor, images.labels, steps=STEPS[lab.scale.name], pgd_steps=PGD_STEPS[lab.scale.name],
         repeats=REPEATS[lab.scale.name], seed=lab.seed, cache=lab.cache, track=lab.track,
     )  # fmt: skip
     count, spread = max(1, int(smallest.success.sum())), smallest.half_power_high - smallest.half_power_low
@@ -846,7 +846,7 @@ class TableA(Experiment):
         return {"images": COUNTED, "severities": len(SEVERITIES)}
 
     def measure(self, subject: Subject, model: nn.Module | None, lab: Lab) -> Measured:
-        images = lab.test_set("cifar10", "corruptions")[:COUNTED].images
+        images = lab.test_set("cifar10", "corruptions")[:COUNTED].tensor
         clean = to_pixels(images)
         spectra = [
             analyze_spectrum(to_pixels(corrupt(images, subject.row, severity, frost=lab.frost)), clean, resamples=1)

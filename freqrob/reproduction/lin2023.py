@@ -92,7 +92,7 @@ def _images_of(name: str, lab: Lab) -> Tensor:
     """(N, 3, H, W) uint8. Raises FileNotFoundError with how to get them."""
     try:
         if name != "ImageNet":
-            return lab.test_set(IMAGE_SETS[name], "spectrum").images
+            return lab.test_set(IMAGE_SETS[name], "spectrum").tensor
     except FileNotFoundError:
         if name not in FOLDERS:
             raise
@@ -279,7 +279,7 @@ class _Landscapes(Experiment):
         assert model is not None
         test, numbers, arrays = lab.test_set(subject.dataset, "loss_landscape"), {}, {}
         for half, part in HALVES.items():
-            shown = component(test.images, part, clip=subject.options.get("clip", False))
+            shown = component(test.tensor, part, clip=subject.options.get("clip", False))
             landscapes = [
                 loss_landscape(
                     model, shown, test.labels, span=SPAN, points=_points(lab.scale), seed=lab.seed + pair,

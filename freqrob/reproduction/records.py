@@ -30,8 +30,10 @@ from freqrob.reproduction.experiment import (
     all_experiments,
 )
 from freqrob.runtime.figures import drawing, import_matplotlib, save_figure
-from freqrob.runtime.files import locked, plain, write_csv, write_json, write_npz, write_text
-from freqrob.runtime.reading import fitted, read_json, read_npz
+from freqrob.runtime.file_formats import FileFormat
+from freqrob.runtime.files import locked, plain, write_csv, write_npz, write_text
+from freqrob.runtime.provenance import Provenance
+from freqrob.runtime.reading import read_npz
 
 SUMMARY = "summary.md"
 
@@ -61,30 +63,59 @@ class Row:
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
-class _Number(Struct):
+class RecordedNumber(Struct):
+    """A number; null if it was not measured, or has no estimate of its error."""
+
     value: float | None = None
     standard_error: float | None = None
 
 
-class _Row(Struct):
+class RecordedColumn(Struct):
+    """A column of the table."""
+
+    name: str
+    unit: str = ""
+    help: str = ""
+
+
+class RecordedRow(Struct):
+    """A ``Row``."""
+
     row: str
     model: str = ""
     model_hash: str = ""
     conditions: dict[str, Any] = {}
-    numbers: dict[str, _Number] = {}
+    numbers: dict[str, RecordedNumber] = {}
     arrays: list[str] = []
     missing: str = ""
     about: dict[str, Any] = {}
 
 
-class _Record(Struct):
-    rows: list[_Row] = []
+class RecordedClaim(Struct):
+    """A claim of the paper, judged by the numbers."""
+
+    claim: str
+    where: str
+    criterion: str
+    verdict: str
+    evidence: str
+
+
+class RecordFile(Provenance, kw_only=True):
+    """The ``result.json`` of an experiment; ``printed`` are the paper's numbers by row and column."""
+
+    experiment: str = ""
+    where: str = ""
+    title: str = ""
+    paper: str = ""
     scale: str = ""
-    command: str = ""
-    commit: str = ""
-    versions: dict[str, str] = {}
-    machine: str = ""
-    date: str = ""
+    columns: list[RecordedColumn] = []
+    rows: list[RecordedRow] = []
+    printed: dict[str, dict[str, RecordedNumber]] = {}
+    claims: list[RecordedClaim] = []
+
+
+REPRODUCTION = FileFormat("reproduction", RecordFile)
 
 
 class Record:
@@ -99,7 +130,7 @@ class Record:
         """The rows measured so far by name. Raises ValueError for a damaged file."""
         if not self.json.is_file():
             return {}
-        record = fitted(read_json(self.json), _Record, self.json)
+        record = REPRODUCTION.read(self.json)
         return {
             row.row: Row(
                 row.row, row.model, row.model_hash, row.conditions,
@@ -110,8 +141,8 @@ class Record:
 
     def about(self) -> dict[str, Any]:
         """The scale, and the command, commit, versions, machine and date of the last call that wrote the files."""
-        record = fitted(read_json(self.json), _Record, self.json)
-        return {name: getattr(record, name) for name in record.__struct_fields__ if name != "rows"}
+        record = REPRODUCTION.read(self.json)
+        return {name: getattr(record, name) for name in ("scale", *Provenance.__struct_fields__)}
 
     def arrays(self, row: str) -> dict[str, Tensor]:
         """The arrays of a row for the figure; empty without any."""
@@ -148,7 +179,7 @@ class Record:
                         for row, cells_of_row in self.experiment.printed.items()},
             "claims": judgements(self.experiment, numbers),
         }  # fmt: skip
-        write_json(self.json, content)
+        REPRODUCTION.write(self.json, content)
         cells = list(_long_rows(self.experiment, numbers))
         if cells:
             write_csv(self.folder / "table.csv", cells, list(cells[0]))
@@ -363,7 +394,7 @@ def _long_rows(experiment: Experiment, numbers: Numbers) -> Iterator[dict[str, A
             }  # fmt: skip
 
 
-def _number(stored: _Number) -> Number:
+def _number(stored: RecordedNumber) -> Number:
     values = (stored.value, stored.standard_error)
     return Number(*(float("nan") if value is None else value for value in values))
 

@@ -9,7 +9,20 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+
+from freqrob import __version__
 from freqrob.runtime.threads import usable_cpus
+
+
+class Provenance(Struct, kw_only=True):
+    """The entries that ``provenance`` writes; a file of another program may lack them."""
+
+    command: str = ""
+    commit: str = ""
+    versions: dict[str, str] = {}
+    machine: str = ""
+    date: str = ""
 
 
 def commit() -> str:
@@ -26,8 +39,8 @@ def commit() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that numbers depend on."""
-    installed = {"python": platform.python_version()}
-    for package in ("freqrob", "torch", "torchvision", "numpy"):
+    installed = {"python": platform.python_version(), "freqrob": __version__}
+    for package in ("torch", "torchvision", "numpy"):
         try:
             installed[package] = version(package)
         except PackageNotFoundError:

@@ -340,7 +340,7 @@ def _validate(model: nn.Module, val_set: ImageSet, recipe: Recipe, fabric: Fabri
     clean = robust = 0
     with evaluating(model):
         for start in track(starts, "validation", len(starts), VALIDATION_BATCH):
-            images = to_pixels(val_set.images[start : start + VALIDATION_BATCH].to(fabric.device))
+            images = to_pixels(val_set.tensor[start : start + VALIDATION_BATCH].to(fabric.device))
             images = images.contiguous(memory_format=torch.channels_last)
             labels = val_set.labels[start : start + VALIDATION_BATCH].to(fabric.device)
             clean += _correct(model, images, labels)

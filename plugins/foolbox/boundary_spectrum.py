@@ -122,7 +122,7 @@ def _run(options: argparse.Namespace, command: str) -> None:
         images = _images(options, track)
         for spec, network in networks.items():
             perturbations = search(
-                network, images.images, images.labels, cache=options.out / "cache", track=prefixed(track, spec)
+                network, images.tensor, images.labels, cache=options.out / "cache", track=prefixed(track, spec)
             )  # fmt: skip
             try:
                 spectra[spec] = analyze(perturbations, images, search)
@@ -179,7 +179,7 @@ def analyze(
 
     if not perturbations.success.any():
         raise ValueError("the attack found no perturbation of any image; more --steps may help")
-    clean = to_pixels(images.images)[perturbations.success]
+    clean = to_pixels(images.tensor)[perturbations.success]
     spectrum = analyze_spectrum(perturbations.perturbed[perturbations.success], clean, seed=search.seed)
     return MinimalPerturbationSpectrum.of(perturbations, spectrum, search)
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import nn
 
+from freqrob.data.preprocessing import Preprocessing
 from freqrob.models.cards import CheckpointError
 from freqrob.models.front_ends import FrontEnded
-from freqrob.models.preprocessing import Preprocessing
 from freqrob.models.sources import Target, register_source, tensors_only
 from freqrob.runtime.files import check_folder, expanded
 from freqrob.runtime.parameters import checked, nearest_names
