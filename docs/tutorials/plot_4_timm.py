@@ -129,6 +129,9 @@ found = freqrob.diagnose(models["resnet18"], images, labels["resnet18"], only=["
 print(sorted(path.name for path in out.iterdir()))
 
 # %%
-# On the command line, ``timm:NAME`` opens a pretrained network with its normalisation:
-# ``freqrob diagnose timm:resnet18.a1_in1k --dataset NAME``. The data set is one that you register; the tutorial
-# :doc:`plot_8_plugin` shows how. It must have as many classes as the network.
+# Labelled photographs
+# --------------------
+#
+# :func:`freqrob.data.load_photographs` reads a folder with a sub-folder for each class, applies the model's own
+# preprocessing, and keeps only a batch in memory. On the command line, ``timm:NAME`` opens a pretrained network with
+# its normalisation: ``freqrob diagnose timm:resnet18.a1_in1k --dataset folder --data photographs/``.

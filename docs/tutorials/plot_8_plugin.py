@@ -32,10 +32,9 @@ line that registers it**; the command line and the report then find it. The file
 #    [project.entry-points."freqrob.datasets"]
 #    two_colours = "example_plugin.dataset:two_colours"
 #
-# After ``pip install .`` the names are known. To show what each does, this tutorial imports the modules by hand
-# instead.
+# After ``pip install .`` the names are known. This tutorial imports the modules by hand instead, to show what each
+# does; to run it, put ``tests/example_plugin`` into ``PYTHONPATH``.
 
-import sys
 import tempfile
 from pathlib import Path
 
@@ -45,7 +44,6 @@ import torch
 import freqrob
 from freqrob.data.samples import sample_images
 
-sys.path.insert(0, str(Path.cwd().parents[1] / "tests" / "example_plugin"))
 samples = sample_images()
 images, labels = samples.images, samples.labels
 models = {name: freqrob.load_model(name) for name in ("standard_rn20", "pgd_at_rn20")}

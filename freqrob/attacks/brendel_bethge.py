@@ -51,6 +51,9 @@ class BrendelBethge(MinimalAttack):
 
     Source: Brendel, Rauber, Kümmerer, Ustyuzhaninov, Bethge, NeurIPS 2019, "Accurate, reliable and fast robustness
     evaluation"; schedule and defaults are Foolbox 3.3.4's.
+
+    >>> BrendelBethge("L2", steps=100).norm
+    'L2'
     """
 
     norm: Norm = "Linf"

@@ -70,6 +70,13 @@ def closest(results: Sequence[MinimalPerturbations]) -> MinimalPerturbations:
     The first result wins ties. Raises ValueError for results of other images or classes.
 
     Source: Li et al., PLoS Comput. Biol. 2023, Methods: all candidates of several attacks and seeds.
+
+    >>> import torch
+    >>> yes, kind = torch.tensor([True, True]), torch.tensor([0, 0])
+    >>> near = MinimalPerturbations(torch.zeros(2, 3, 4, 4), torch.tensor([0.3, 0.1]), yes, kind, kind)
+    >>> far = MinimalPerturbations(torch.zeros(2, 3, 4, 4), torch.tensor([0.2, 0.4]), yes, kind, kind)
+    >>> closest([near, far]).distances
+    tensor([0.2000, 0.1000])
     """
     if not results or any(not torch.equal(result.classes, results[0].classes) for result in results):
         raise ValueError("results: expected at least one, all of the same images and classes")
@@ -103,6 +110,16 @@ class MinimalPerturbation:
     Raises:
         TypeError: ``attack`` is not a ``MinimalAttack``.
         ValueError: a count or radius out of range.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from freqrob.attacks import BrendelBethge
+    >>> _ = torch.manual_seed(0)
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    >>> images = torch.rand(6, 3, 2, 2)
+    >>> search = MinimalPerturbation(BrendelBethge(steps=5), targeted=False)
+    >>> search(network, images, network(images).argmax(1)).perturbed.shape
+    torch.Size([6, 3, 2, 2])
     """
 
     attack: MinimalAttack = field(default_factory=BrendelBethge)

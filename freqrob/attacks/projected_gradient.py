@@ -81,6 +81,14 @@ def pgd(
     Warns about logits and gradients that are NaN.
 
     Source: Madry et al., ICLR 2018, Eq. 2.3.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    >>> images, labels = torch.full((2, 3, 2, 2), 0.5), torch.tensor([0, 2])
+    >>> adversarial = pgd(network, images, labels, eps=0.1, step_size=0.05, steps=3)
+    >>> bool((adversarial - images).abs().max() <= 0.1 + 1e-6)
+    True
     """
     check_radius(norm, eps=eps, step_size=step_size)
     check_attacked(images, labels)
@@ -142,6 +150,9 @@ class PGD(Attack):
     there are at most as many restarts as wrong classes.
 
     Source: Madry et al., ICLR 2018; Croce and Hein, ICML 2020 (dlr, targets).
+
+    >>> PGD(50, restarts=10).name
+    'PGD-50-10'
     """
 
     steps: Count = 20

@@ -98,6 +98,13 @@ def band_accuracy(
     Raises:
         ValueError: a width that is not odd and positive, attack settings out of range, or images and labels that do not
             fit.
+
+    >>> import freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> model = freqrob.load_model("standard_rn20")
+    >>> samples = sample_images()[:4]
+    >>> band_accuracy(model, samples.images, samples.labels, steps=1).images
+    4
     """
     check_labelled(images, labels)
     if not fits(width, int) or width < 1 or width % 2 == 0:

@@ -55,6 +55,12 @@ def corruption_spectrum(images: Tensor, corrupted: Iterable[Tensor]) -> Corrupti
             channel), or pixels that are not finite.
 
     Source: Chan et al., IJCAI 2022, Table 1; its code takes pixels in [0, 1] and ln B_low of each severity's mean.
+
+    >>> from freqrob.data.corruptions import corrupt
+    >>> from freqrob.data.samples import sample_images
+    >>> images = sample_images().images
+    >>> corruption_spectrum(images, [corrupt(images, "fog", 3)]).images
+    20
     """
     check_image_set(images)
     maps = [_mean_change(images, other) for other in corrupted]

@@ -115,6 +115,12 @@ def fourier_heatmap(
 
     Source: Yin et al., NeurIPS 2019; ``google-research/frequency_analysis/freq_heatmap.py`` (without its ``rand_flip``,
     which loses the norm) and ``gatheluck/FourierHeatmap``.
+
+    >>> import freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> model, samples = freqrob.load_model("standard_rn20"), sample_images()[:4]
+    >>> fourier_heatmap(model, samples.images, samples.labels, every=16).images
+    4
     """
     check_labelled(images, labels)
     height, width = images.shape[-2:]

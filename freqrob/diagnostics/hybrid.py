@@ -91,6 +91,14 @@ def hybrid_reliance(
             or images and labels that do not fit.
 
     Source: Li et al., PLoS Comput. Biol. 2023, Fig. 3 and 5; ``lizhe07/robust-arena``, ``roarena/einmon.py``.
+
+    >>> import freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> model = freqrob.load_model("standard_rn20")
+    >>> samples = sample_images()
+    >>> measured = hybrid_reliance(model, samples.images, samples.labels, frequencies=[0.1, 0.3], seeds=(0,))
+    >>> measured.frequencies
+    tensor([0.1000, 0.3000], dtype=torch.float64)
     """
     check_labelled(images, labels)
     check_frequencies(frequencies)

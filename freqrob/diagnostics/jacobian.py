@@ -75,6 +75,13 @@ def jacobian_spectrum(
         ValueError: a batch without images, or images and labels that do not fit.
 
     Source: Chan et al., IJCAI 2022, the Jacobian's Fourier spectrum and B_low; mean-reduced loss as in its code.
+
+    >>> import freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> model = freqrob.load_model("standard_rn20")
+    >>> samples = sample_images()[:4]
+    >>> jacobian_spectrum(model, samples.images, samples.labels).amplitude.shape
+    torch.Size([32, 17])
     """
 
     def amplitudes(model: nn.Module, indices: Tensor, device: torch.device) -> dict[str, Tensor]:

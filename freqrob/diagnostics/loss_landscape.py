@@ -139,6 +139,12 @@ def loss_landscape(
             labels that do not fit, or weights created under ``torch.inference_mode``.
 
     Source: Li et al., NeurIPS 2018, section 4 (filter normalisation); Lin et al., NeurIPS 2023, Fig. 1 and 4.
+
+    >>> import freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> model, samples = freqrob.load_model("standard_rn20"), sample_images()[:4]
+    >>> loss_landscape(model, samples.images, samples.labels, points=5).loss.shape
+    torch.Size([5, 5])
     """
     check_labelled(images, labels, tolerance=1)  # components of images have negative values
     if not fits(points, int) or points < 5 or points % 2 == 0:  # with 3, only the centre is within half the span

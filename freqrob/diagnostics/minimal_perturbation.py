@@ -182,6 +182,14 @@ def minimal_perturbation(
         ValueError: an unknown norm, a count below 1, or images and labels that do not fit.
 
     Source: Li et al., PLoS Comput. Biol. 2023, Fig. 2, 4 and 6: L∞, 1,000 images, 1,000 steps, several repeats.
+
+    >>> import freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> model = freqrob.load_model("standard_rn20")
+    >>> samples = sample_images()[:4]
+    >>> found = minimal_perturbation(model, samples.images, samples.labels, steps=3, pgd_steps=2, repeats=1)
+    >>> found.distances.shape
+    torch.Size([4])
     """
     search = MinimalPerturbation(BrendelBethge(norm, steps=steps), repeats=repeats, seed=seed, batch_size=batch_size)
     common = {"cache": cache, "cache_key": cache_key, "track": track}

@@ -46,7 +46,14 @@ def expected_seconds(
     classes: Count | None = None,
     batch_size: Count | None = None,
 ) -> float:
-    """Estimate the seconds that ``diagnose`` takes from the time of one batch. Raises as ``diagnose``."""
+    """Estimate the seconds that ``diagnose`` takes from the time of one batch. Raises as ``diagnose``.
+
+    >>> import freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> model, samples = freqrob.load_model("standard_rn20"), sample_images()
+    >>> expected_seconds(model, samples.images, samples.labels, only=["jacobian"]) < 60
+    True
+    """
     images, labels, classes = inputs_of(as_module(model), data, labels, classes)
     batch_size = default_batch_size(images) if batch_size is None else batch_size
     size = images.shape[-2], images.shape[-1]
@@ -124,6 +131,13 @@ def diagnose(
         ImportError: one of ``only`` needs a package that is not installed.
 
     Warns as ``checks.warn_of_model`` about models with misleading numbers, and if nothing can be cached.
+
+    >>> import freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> model = freqrob.load_model("standard_rn20")
+    >>> samples = sample_images()[:4]
+    >>> list(diagnose(model, samples.images, samples.labels, only=["jacobian"]))
+    ['jacobian']
     """
     images, labels, classes = inputs_of(as_module(model), data, labels, classes, track)
     plans, measurements = _planned(preset, only, settings, (images.shape[-2], images.shape[-1])), {}

@@ -92,6 +92,14 @@ def sensitivity(
 
     Source: Lin et al., NeurIPS 2023, Eq. 3 and Fig. 2; zhiyugege/Frequency-Long-Tailed-Investigation, which takes the
     mean over the channels first and the half plane of ``rfft2``.
+
+    >>> import freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> model = freqrob.load_model("standard_rn20")
+    >>> samples = sample_images()[:4]
+    >>> measured = sensitivity(model, samples.images, samples.labels)
+    >>> measured.images
+    4
     """
     check_labelled(images, labels)
     height, width = images.shape[-2:]

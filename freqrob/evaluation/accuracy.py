@@ -43,6 +43,14 @@ class Result:
     ``accuracy`` is a share of ``images``; ``preprocessing`` is what photographs went through ("resize 256 (bilinear),
     center crop 224"), "" for other images; ``correct`` is the (N,) mask of the images that stay correctly classified;
     ``from_cache`` says whether all of it came from the cache.
+
+    >>> import freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> model = freqrob.load_model("standard_rn20")
+    >>> samples = sample_images()[:4]
+    >>> result = freqrob.evaluate(model, samples.images, samples.labels, protocols=["natural"], attacks=["pgd-2"])[0]
+    >>> result.protocol, result.attack.name, result.images, result.seed
+    ('natural', 'PGD-2', 4, 0)
     """
 
     protocol: str
@@ -132,6 +140,14 @@ def evaluate(
 
     Warns as ``checks.warn_of_model`` about models with misleading numbers, if anything is measured; if nothing can be
     cached; and about damaged files in the cache, which are set aside.
+
+    >>> import freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> model = freqrob.load_model("standard_rn20")
+    >>> samples = sample_images()
+    >>> results = evaluate(model, samples.images, samples.labels, attacks=["clean"])
+    >>> [(result.protocol, result.images) for result in results]
+    [('natural', 20), ('natural+bass', 20), ('bass', 20)]
     """
     for protocol in protocols:
         check_choices(PROTOCOLS, protocols=protocol)

@@ -330,14 +330,22 @@ def experiment(name: str) -> Callable[[E], E]:
 
 @checked
 def list_experiments(pattern: str = "*") -> list[str]:
-    """The names that match a shell-style pattern (``"lin2023:*"``): freqrob's, then those of other packages."""
+    """The names that match a shell-style pattern (``"lin2023:*"``): freqrob's, then those of other packages.
+
+    >>> list_experiments("chan2022:table[12]")
+    ['chan2022:table1', 'chan2022:table2']
+    """
     _import_builtin()
     return [name for name in EXPERIMENTS if fnmatchcase(name, pattern)]
 
 
 @checked
 def get_experiment(name: str) -> Experiment:
-    """Get the experiment of this name. Raises ValueError, with the nearest names, for an unknown one."""
+    """Get the experiment of this name. Raises ValueError, with the nearest names, for an unknown one.
+
+    >>> get_experiment("lin2023:theorem1").title
+    'Limits of the spectral entropy of a power law'
+    """
     _import_builtin()
     return EXPERIMENTS.find(name)
 

@@ -47,6 +47,14 @@ def reproduce(
         ValueError: a row that the experiment does not have or that has no model, an empty name, or models that it does
             not take.
         OSError: files cannot be written.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from freqrob.reproduction import SCALES, Lab, get_experiment
+    >>> lab = Lab(SCALES["rn20"])
+    >>> done = reproduce(get_experiment("lin2023:theorem1"), lab, Path(tempfile.mkdtemp()))
+    >>> [claim["verdict"] for claim in done.claims]
+    ['holds', 'does not hold']
     """
     check_folder(out)
     subjects = chosen_subjects(experiment, lab, models)

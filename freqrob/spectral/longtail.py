@@ -34,6 +34,10 @@ def radial_power(images: Tensor, *, rule: Rule = "trunc", pixel_scale: float = 1
         TypeError: ``images`` is not a tensor of floats or uint8.
         ValueError: fewer than two dimensions, an image without pixels, images that look like (N, H, W, C), a
             ``pixel_scale`` that is not positive. ``freqrob.spectral.ops.ring_sum`` takes planes of any shape.
+
+    >>> import torch
+    >>> radial_power(torch.rand(4, 3, 32, 32)).shape
+    torch.Size([4, 3, 23])
     """
     check_images(images)
     pixel_scale = to_python(pixel_scale, float)
@@ -59,6 +63,10 @@ def mean_power(images: Tensor, *, rule: Rule = "trunc") -> Tensor:
 
     Raises:
         TypeError, ValueError: as ``radial_power``; ValueError for no images.
+
+    >>> import torch
+    >>> mean_power(torch.rand(4, 3, 32, 32)).shape
+    torch.Size([23])
     """
     check_images(images)
     if images.numel() == 0:
@@ -89,6 +97,11 @@ def power_profile(images: Tensor, *, rule: Rule = "trunc") -> Tensor:
         TypeError, ValueError: as ``mean_power``; TypeError for images on the meta device.
 
     Source: Lin et al., NeurIPS 2023, Sec. 2.2.
+
+    >>> import torch
+    >>> profile = power_profile(torch.rand(4, 3, 32, 32))
+    >>> profile.shape, round(profile.sum().item(), 6)
+    (torch.Size([23]), 1.0)
     """
     check_values(images, "images")
     return profile_of(mean_power(images, rule=rule), RingMap.of(images, rule))

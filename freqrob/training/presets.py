@@ -49,7 +49,11 @@ class Preset:
 
 @checked
 def preset(name: str, dataset: str = "cifar10", threat_model: str = "Linf") -> Preset | None:
-    """The preset of a model name, data set and threat model; None if there is none."""
+    """The preset of a model name, data set and threat model; None if there is none.
+
+    >>> preset("bass_pgd_at_rn18").paper
+    'Lin et al. 2023'
+    """
     wanted = (name, dataset, threat_model)
     return next((p for p in _PRESETS if (p.recipe.name, p.recipe.dataset, p.recipe.threat_model) == wanted), None)
 
@@ -77,6 +81,9 @@ def recipe_for(name: str, dataset: str = "cifar10", threat_model: str = "Linf", 
 
     Raises:
         ValueError: a field that ``Recipe`` does not have, or a value that it does not take.
+
+    >>> recipe_for("pgd_at_rn18", epochs=55).milestones
+    (50, 52)
     """
     known = [field.name for field in fields(Recipe)]
     if unknown := [field for field in overrides if field not in known]:

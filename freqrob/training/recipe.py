@@ -54,6 +54,9 @@ class Recipe:
         seed: of initialisation, order, augmentation and random starts.
         selection_images: number of validation images on which PGD-10 chooses the best epoch; 0 for all of them.
         defense: the defence's parameters that differ from its defaults.
+
+    >>> Recipe("trades_rn20", epochs=2).parsed.defense
+    'trades'
     """
 
     name: str

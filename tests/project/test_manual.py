@@ -12,9 +12,9 @@ from freqrob import cli
 from freqrob.models import registry
 
 ROOT = Path(__file__).resolve().parents[2]
-GENERATED = {"_build", "gallery", "command-line.md"}
+GENERATED = r"_build|gallery|command-line\.md|results/.*20[0-9]{2}\.md"
 PAGES = [
-    *sorted(path for path in (ROOT / "docs").rglob("*.md") if not GENERATED & set(path.parts)),
+    *sorted(path for path in (ROOT / "docs").rglob("*.md") if not re.search(GENERATED, str(path.relative_to(ROOT)))),
     ROOT / "CONTRIBUTING.md",
     ROOT / "SECURITY.md",
 ]
