@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,6 +26,7 @@ from freqrob.attacks.gradient import (
 from freqrob.attacks.losses import LOSSES, Loss, LossName, cross_entropy
 from freqrob.attacks.registry import Name, register_attack
 from freqrob.runtime.parameters import Count, Natural, checked
+from freqrob.runtime.process_state import hashed_seed
 from freqrob.runtime.tensors import check_values
 
 
@@ -224,7 +224,7 @@ class PGD(Attack):
 
 def _generator(*key: int) -> torch.Generator:
     """Generator for the random numbers of one seed, image and restart."""
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+    return torch.Generator().manual_seed(hashed_seed(*key))
 
 
 @torch.no_grad()

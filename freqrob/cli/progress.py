@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-Track = Callable[..., Iterable]
+from freqrob.runtime.progress import Track
+
 LINE_SECONDS = 60  # between lines of progress in a log
 
 

@@ -279,7 +279,7 @@ def load_photographs(
 
 @checked
 def select_classes(images: ImageSet, classes: Sequence[str]) -> ImageSet:
-    """The images of some classes, which are numbered anew, in the order of ``classes``.
+    """The images of some classes, which are renumbered in the order of ``classes``.
 
     Raises ValueError for a class that the set does not have, or that is given twice.
 

@@ -381,10 +381,10 @@ class SmallestPerturbations(Diagnostic):
         )  # fmt: skip
         styles = {name: measurements.styles[name] for name in models}
         of_sizes = [
-            Panel(title, partial(draw, models=some, styles=styles))
+            Panel(title, partial(draw, models=group, styles=styles))
             for title, draw in (("success rate against budget", plot_success_rates),
                                 ("mean size against half-power frequency", plot_perturbation_sizes))
-            for some in by_norm(models, lambda measured: measured.norm)
+            for group in by_norm(models, lambda measured: measured.norm)
         ]  # fmt: skip
         yield Picture(
             "perturbations", "Cumulative radial profiles of minimal perturbations, success rates, and mean sizes.",

@@ -63,8 +63,8 @@ def expected_seconds(
         _check_model(plans, model, images, labels, classes, batch_size)
     if rank_and_world()[1] == 1:
         _try_settings(plans, model, images, labels[_order(labels)])
-    few = torch.arange(min(64, batch_size, len(images)))
-    batch = to_pixels(images[few]).to(device_of(model, images))
+    probed = torch.arange(min(64, batch_size, len(images)))
+    batch = to_pixels(images[probed]).to(device_of(model, images))
     with explained(batch_size), random_state(), measuring(model) as subject, channels_last(subject), torch.no_grad():
         subject(batch)
         began = time.perf_counter()
@@ -161,8 +161,8 @@ def diagnose(
         chosen, measured = slice(plan.pop("images") or None), Counted(track)
         common = {"batch_size": batch_size, "cache": cache, "cache_key": cache_key, "track": measured, **plan}
         diagnostic = get_diagnostic(name)
-        seen = images[chosen] if diagnostic.streams else diagnostic.sees(in_memory(images[chosen]))
-        measurements[name] = diagnostic.measure(model, seen, labels[chosen], **common)
+        shown = images[chosen] if diagnostic.streams else diagnostic.sees(in_memory(images[chosen]))
+        measurements[name] = diagnostic.measure(model, shown, labels[chosen], **common)
         from_cache = not measured.any  # a collective call; only one process saves
         with propagate_failure():
             if out is not None:

@@ -105,8 +105,8 @@ def sensitivity(
     height, width = images.shape[-2:]
     rings, radius = RingMap(height, width), frequency_radius(height, width)[:, : width // 2 + 1].flatten()
     if boundary_ring is None:
-        some = in_memory(images[:OF_STREAM]) if isinstance(images, ImageStream) else images
-        boundary_ring = 5 if max(height, width) == 32 else min(split(some).boundary + 1, rings.rings - 1)
+        sample = in_memory(images[:OF_STREAM]) if isinstance(images, ImageStream) else images
+        boundary_ring = 5 if max(height, width) == 32 else min(split(sample).boundary + 1, rings.rings - 1)
     if ranks is None:
         ranks = [rank for rank in RANKS if rank < len(radius)]
     if not fits(boundary_ring, int) or not 1 <= boundary_ring < rings.rings:

@@ -379,8 +379,8 @@ def shares(amplitude: Tensor) -> dict[str, float]:
         "top": (vertical <= 1 / 4).expand_as(quarter),
         "bottom right": (vertical > 1 / 4) & (horizontal > 1 / 4),
     }
-    whole = {"ln B_low": log_b_low(amplitude).item() if amplitude.any() else nan}
-    return whole | {name: 100 * (quarter[part].sum() / quarter.sum()).item() for name, part in parts.items()}
+    bias = {"ln B_low": log_b_low(amplitude).item() if amplitude.any() else nan}
+    return bias | {name: 100 * (quarter[part].sum() / quarter.sum()).item() for name, part in parts.items()}
 
 
 def distance(amplitude: Tensor, other: Tensor) -> float:
@@ -391,8 +391,8 @@ def distance(amplitude: Tensor, other: Tensor) -> float:
 
 def _with_errors(of: Callable[[Tensor], Mapping[str, float]], amplitudes: Tensor) -> dict[str, Number]:
     """Numbers of the mean of spectra of parts of the images, (parts, H, W//2+1), with errors over the parts."""
-    whole, parts = of(amplitudes.mean(0)), [of(amplitude) for amplitude in amplitudes]
-    return {name: Number(value, _error([part[name] for part in parts])) for name, value in whole.items()}
+    of_mean, parts = of(amplitudes.mean(0)), [of(amplitude) for amplitude in amplitudes]
+    return {name: Number(value, _error([part[name] for part in parts])) for name, value in of_mean.items()}
 
 
 def _error(parts: Sequence[float]) -> float:

@@ -512,7 +512,7 @@ class Figure4(_RobustModels):
 
     where = "Fig. 4"
     title = "Frequency analysis of adversarial attacks on robust models trained on CIFAR10"
-    preprocessed = tuple(one for one in _PREPROCESSED if one.row in (OUR_BLUR, "pca: K = 512"))
+    preprocessed = tuple(candidate for candidate in _PREPROCESSED if candidate.row in (OUR_BLUR, "pca: K = 512"))
     columns = (
         Column(SIZE, "/255", "of minimal perturbations; ± is the standard error"),
         Column(DEVIATION, "/255", "of the sizes over images"),

@@ -68,8 +68,8 @@ def check_channels(images: Tensor, channels: int) -> None:
     if images.ndim < 3 or images.shape[-3] != channels:
         got = f"shape {tuple(images.shape)}"
         if images.ndim == 4 and images.shape[1] == 1:
-            expanded = f"images.expand(-1, {channels}, -1, -1)"
-            got += f"; use colour images (without --grayscale), or {expanded} if grey ones are meant"
+            got += "; use colour images (without --grayscale); if grey images are meant, "
+            got += f"use images.expand(-1, {channels}, -1, -1)"
         raise ValueError(f"images: expected (N, {channels}, H, W), as the model's mean and std have, got {got}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from math import isfinite
@@ -31,15 +31,13 @@ from freqrob.runtime.files import check_file
 from freqrob.runtime.parameters import NotNegative, checked
 from freqrob.runtime.process_state import seed_everything
 from freqrob.runtime.processes import propagate_failure, rank_zero_first
+from freqrob.runtime.progress import Track, untracked
 from freqrob.runtime.provenance import commit, versions
 from freqrob.training.batch_norm import differentiate_twice
 from freqrob.training.launch import graceful_shutdown, launch, share_buffers
 from freqrob.training.presets import without_source
 from freqrob.training.recipe import Recipe
 from freqrob.training.run_folder import RunFolder
-
-Track = Callable[..., Iterable]
-"""Wraps an iterable in a progress bar, given a description, its length, and the number of images per item."""
 
 VALIDATION_BATCH = 250
 PROGRESS = ("step", "history", "losses", "seconds")  # of a run, in its checkpoints
@@ -56,7 +54,7 @@ def train(
     compile: bool = False,
     checkpoint_minutes: NotNegative = 10,
     tensorboard: bool = False,
-    track: Track = lambda items, *_: items,
+    track: Track = untracked,
     log: Callable[[str], None] = lambda _line: None,
 ) -> Path:
     """Train a recipe; resume where an earlier run of the same recipe stopped.
