@@ -15,7 +15,7 @@ from freqrob.diagnostics.registry import (
     list_diagnostics,
     register_diagnostic,
 )
-from freqrob.diagnostics.run import diagnose, expected_seconds
+from freqrob.diagnostics.run import Diagnosis, diagnose, expected_seconds
 from freqrob.diagnostics.sensitivity import Sensitivity, sensitivity
 from freqrob.diagnostics.spectrum import Spectrum, spectrum
 
@@ -23,6 +23,7 @@ __all__ = [
     "BandAccuracy",
     "Column",
     "CorruptionSpectrum",
+    "Diagnosis",
     "Diagnostic",
     "FourierHeatmap",
     "HybridReliance",

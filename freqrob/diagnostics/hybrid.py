@@ -146,7 +146,7 @@ def reversal_in_words(reversal: Tensor) -> str:
     return f"{known.mean() / NYQUIST:.3f}{spread} ({known.mean():.3f}){some}"
 
 
-def plot_hybrid(axes: Axes, models: Mapping[str, HybridReliance], styles: Styles | None = None) -> None:
+def plot_hybrid(axes: Axes, models: Mapping[str, HybridReliance], styles: Styles | None = None) -> Axes:
     """Draw p(low) − p(high) of hybrid images by mixing frequency, in units of Nyquist.
 
     Means over the seeds, with bars from the lowest to the highest; the reversal frequency is a tick on the zero line,
@@ -167,6 +167,7 @@ def plot_hybrid(axes: Axes, models: Mapping[str, HybridReliance], styles: Styles
     to_cycles, to_nyquist = (lambda f: np.asarray(f) * NYQUIST), (lambda f: np.asarray(f) / NYQUIST)
     upper = axes.secondary_xaxis("top", functions=(to_cycles, to_nyquist))
     upper.set_xlabel("cycles/pixel")
+    return axes
 
 
 @register_diagnostic("hybrid")
