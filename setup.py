@@ -80,7 +80,7 @@ setup(
     package_dir=folders,
     package_data={
         "freqrob": ["py.typed", "schemas/*.json"],
-        "freqrob.data": ["*.png"],
+        "freqrob.data": ["*.png", "*.txt"],
         "freqrob.models": ["weights/**/*.safetensors", "weights/**/*.json"],
         "freqrob.report": ["*.html", "templates/*"],
         "freqrob.csrc": ["*.cpp", "*.h", "**/*.cpp", "**/*.h", "**/*.cu", "**/*.cuh"],

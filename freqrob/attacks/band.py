@@ -76,8 +76,8 @@ class Band:
 
     def outside(self, images: Tensor) -> Tensor:
         """The share of each image's power outside the band: (N,), 0 for an all-zero image."""
-        power, rest = (x.flatten(1).square().sum(1) for x in (images, images - self.project(images)))
-        return torch.where(power > 0, rest / power, 0)
+        power, left_over = (x.flatten(1).square().sum(1) for x in (images, images - self.project(images)))
+        return torch.where(power > 0, left_over / power, 0)
 
 
 class BandBall:

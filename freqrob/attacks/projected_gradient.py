@@ -97,8 +97,8 @@ def pgd(
     active: Tensor | slice = torch.arange(len(images), device=images.device) if stop_when_fooled else slice(None)
     stuck = torch.zeros_like(labels, dtype=torch.bool)
     for _ in range(steps):
-        left = (each[active] for each in given.values())
-        gradient, logits = gradient_and_logits(model, adversarial[active], loss, *left, **classes)
+        of_active = (each[active] for each in given.values())
+        gradient, logits = gradient_and_logits(model, adversarial[active], loss, *of_active, **classes)
         if isinstance(active, Tensor):
             correct = classified(logits, labels[active])
             active, gradient, logits = active[correct], gradient[correct], logits[correct]
@@ -188,9 +188,7 @@ class PGD(Attack):
         for restart in range(self.restarts if targets is None else targets.shape[1]):
             part = images[robust], labels[robust]
             target = {} if targets is None else {"targets": targets[robust, restart]}
-            attacked = self.ascend(
-                model, *part, indices[robust.cpu()], seed, restart, stop_when_fooled=True, **target
-            )  # fmt: skip
+            attacked = self.ascend(model, *part, indices[robust.cpu()], seed, restart, stop_when_fooled=True, **target)
             adversarial = adversarial.index_copy(0, robust, attacked)
             if restart + 1 < self.restarts:
                 robust = robust[classify(model, attacked, part[1])]

@@ -160,7 +160,7 @@ def _balanced(content: bytes, weighting: Weighting) -> bytes:
     before, natural, after = content.partition(batch["data"].tobytes())
     if not natural:
         raise ValueError("data_dir: the pixels in a batch file are not contiguous")
-    return before + balanced.images.numpy().tobytes() + after
+    return before + balanced.tensor.numpy().tobytes() + after
 
 
 def _read(path: Path, sums: dict[str, str]) -> bytes:

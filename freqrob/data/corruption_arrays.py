@@ -109,7 +109,7 @@ def write_corruptions(
     steps = [(name, severity, start) for name in missing for severity in SEVERITIES for start in starts]
     tracked = iter(track(steps, "corrupting", len(steps)))
     for name in missing:
-        blocks = _blocks(dataset.images, islice(tracked, len(SEVERITIES) * len(starts)), seed, frost)
+        blocks = _blocks(dataset.tensor, islice(tracked, len(SEVERITIES) * len(starts)), seed, frost)
         write_npy(folder / f"{name}.npy", shape, blocks)
         made = {name: {"severities": CORRUPTIONS[name].levels, "sha256": sha256_of(folder / f"{name}.npy")}}
         if name == "frost":

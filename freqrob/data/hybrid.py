@@ -167,7 +167,7 @@ def write_hybrids(
     folder = expanded(folder, "folder")
     check_folder(folder, "folder")
     as_json(dict(about or {}), "about")
-    partner, pixels = partners(dataset.labels, seed), to_pixels(dataset.images)
+    partner, pixels = partners(dataset.labels, seed), to_pixels(dataset.tensor)
     mixed = []
     for frequency in track(frequencies, "hybrid images", len(frequencies)):
         hybrids = hybrid_images(pixels, pixels[partner], frequency)

@@ -6,7 +6,8 @@ import json
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ from torch import Tensor, nn
 
 from freqrob.attacks import PGD, Attack, Clean, parse_attack
 from freqrob.attacks.checks import check_model, explained, warn_of_model
-from freqrob.data.datasets import check_labelled, to_pixels
+from freqrob.data.datasets import to_pixels
+from freqrob.data.photographs import preprocessing_in_words
+from freqrob.data.streams import Images, ImageStream, batches
 from freqrob.models.front_ends import FrontEnded, front_ends_of, without_front_end
 from freqrob.models.keys import hash_of, subject_key, usable_cache
 from freqrob.models.layout import channels_last
+from freqrob.models.preprocessing import Data, inputs_of
 from freqrob.models.sources import as_module
 from freqrob.models.state import device_of, measuring
 from freqrob.runtime.html import html_table
@@ -38,7 +42,8 @@ PROTOCOLS = ("natural", "natural+bass", "bass")
 class Result:
     """One measured accuracy, with everything that it depends on.
 
-    ``accuracy`` is a share of ``images``; ``correct`` is the (N,) mask of the images that stay correctly classified;
+    ``accuracy`` is a share of ``images``; ``preprocessing`` is what photographs went through ("resize 256 (bilinear),
+    center crop 224"), "" for other images; ``correct`` is the (N,) mask of the images that stay correctly classified;
     ``from_cache`` says whether all of it came from the cache.
     """
 
@@ -49,11 +54,13 @@ class Result:
     accuracy: float
     correct: Tensor = field(compare=False, repr=False)
     from_cache: bool = field(default=False, compare=False)
+    preprocessing: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: protocol, attack and parameters, images, seed and accuracy."""
+        """Plain values for JSON: protocol, attack and parameters, images and what they went through, seed, accuracy."""
         measured = {"images": self.images, "seed": self.seed, "accuracy": self.accuracy}
-        return {"protocol": self.protocol, **self.attack.as_dict(), **measured}
+        prepared = {"preprocessing": self.preprocessing} if self.preprocessing else {}
+        return {"protocol": self.protocol, **self.attack.as_dict(), **measured, **prepared}
 
 
 class Results(list[Result]):
@@ -75,8 +82,8 @@ class Results(list[Result]):
 @checked
 def evaluate(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    data: Data,
+    labels: Tensor | None = None,
     *,
     protocols: Sequence[str] = PROTOCOLS,
     attacks: Sequence[Attack | str] = (Clean(), PGD()),
@@ -111,12 +118,17 @@ def evaluate(
 
     Args:
         model: images (N, C, H, W) in [0, 1] to logits (N, K), or a Foolbox model; measured in eval mode, then restored.
-        images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64; on any device.
+        data: images (N, C, H, W), uint8 or float in [0, 1], on any device; or an ``ImageSet`` (``load_dataset``,
+            ``load_photographs``), or PyTorch's ``Dataset`` or ``DataLoader`` of pairs of an image and a label. All but
+            tensors are read batch by batch, so that memory does not grow with their number. Photographs go through the
+            model's preprocessing (``preprocessing_of``), unless they have their own.
+        labels: (N,) int64, of images that are a tensor or a stream.
         protocols: some of ``PROTOCOLS``.
         attacks: attacks in the order of the results; strings, such as "clean", "pgd-50-10" or "autoattack", are parsed
             by ``freqrob.attacks.parse_attack``.
-        classes: number of classes of the data set, if known; a model with another number of logits raises ValueError.
-            Otherwise a model whose classes seem not to match the labels causes a warning.
+        classes: number of classes of the data set, if known, by default that of an ``ImageSet``; a model with another
+            number of logits raises ValueError. Otherwise a model whose classes seem not to match the labels causes a
+            warning.
         batch_size: images per batch.
         seed: random seed, ≥ 0; each attack starts from it.
         cache: a folder of ``Samples``; None caches nothing.
@@ -139,12 +151,12 @@ def evaluate(
     Warns as ``checks.warn_of_model`` about models with misleading numbers, if anything is measured; if nothing can be
     cached; and about damaged files in the cache, which are set aside.
     """
-    check_labelled(images, labels)
     for protocol in protocols:
         check_choices(PROTOCOLS, protocols=protocol)
     attacks = [parse_attack(attack) if isinstance(attack, str) else attack for attack in attacks]
     for attack in attacks:
         _check_described(attack)
+    images, labels, classes = inputs_of(as_module(model), data, labels, classes, track)
     results = Results()
     with random_state(seed), measuring(as_module(model)) as bare:
         cache = usable_cache(cache, cache_key, bare, *attacks)
@@ -156,7 +168,16 @@ def evaluate(
                 with channels_last(subject.model):
                     measured[same_as] = _correct(subject, attacks, protocol, track)
             results += [
-                Result(protocol, attack, len(images), seed, correct.sum().item() / len(images), correct, from_cache)
+                Result(
+                    protocol,
+                    attack,
+                    len(images),
+                    seed,
+                    correct.sum().item() / len(images),
+                    correct,
+                    from_cache,
+                    preprocessing_in_words(images),
+                )
                 for attack, (correct, from_cache) in zip(attacks, measured[same_as], strict=True)
             ]
     return results
@@ -181,13 +202,15 @@ def _bass_of(model: nn.Module) -> BaSS | None:
     return next((module for module in front_ends_of(model) if isinstance(module, BaSS)), None)
 
 
-def _under(protocol: str, model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
+def _under(protocol: str, model: nn.Module, images: Images) -> tuple[nn.Module, Images]:
     """The model and the images attacked under a protocol."""
     if protocol == "natural+bass":
         return FrontEnded([BaSS()], model).eval(), images
     if protocol == "bass":
         front_end = _bass_of(model)
-        images = _balanced(images, front_end or BaSS())
+        balanced = partial(_balanced, front_end=front_end or BaSS())
+        described = f"balanced by {front_end or BaSS()}"
+        images = images.map(balanced, described) if isinstance(images, ImageStream) else balanced(images)
         return (without_front_end(model, front_end) if front_end else model), images
     return model, images
 
@@ -203,7 +226,7 @@ class _Subject:
     """A model, the images on which it is attacked, and the cache of results."""
 
     model: nn.Module
-    images: Tensor
+    images: Images
     labels: Tensor
     classes: int | None
     seed: int
@@ -211,19 +234,18 @@ class _Subject:
     cache: Path | None
     cache_key: str | None
 
-    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+    def batch(self, images: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         """Images as pixels, and labels, on the model's device."""
         device = device_of(self.model, self.images)
-        return to_pixels(self.images[index]).to(device), self.labels[index].to(device)
+        return to_pixels(images).to(device), self.labels[index].to(device)
 
     def samples(self, attack: Attack) -> Samples:
         """The cached results of an attack: ``correct`` of each image."""
         if self.cache is None:
             return Samples(None, {}, len(self.images))
-        batch_size = self.batch_size if attack.batched else None
         key = {
             **self._key, "seed": self.seed, "attack": attack.as_dict(), "attack_hash": hash_of(attack),
-            "batch_size": batch_size,
+            "batch_size": self.batch_size if attack.batched else None,
         }  # fmt: skip
         return Samples(self.cache, key, len(self.images), attack.name)
 
@@ -264,8 +286,12 @@ def _share(
             with explained(subject.batch_size):
                 _warn_of_model(subject, chunks[0], attacks)
         measured |= {attack} if missing else set()
-        for chunk, before, stage in track(missing, f"{protocol} {attack.name}", len(chunks) * len(attack.stages)):
-            _measure(subject, stage, chunk, before, kept[stage])
+        tracked = track(missing, f"{protocol} {attack.name}", len(chunks) * len(attack.stages))
+        read = batches(subject.images, list(dict.fromkeys(chunk for chunk, *_ in missing)))
+        for _, stages in groupby(tracked, lambda work: id(work[0])):
+            images = next(read)
+            for chunk, before, stage in stages:
+                _measure(subject, stage, chunk, images, before, kept[stage])
     return kept, measured
 
 
@@ -273,19 +299,22 @@ def _warn_of_model(subject: _Subject, chunk: Tensor, attacks: Sequence[Attack]) 
     """``warn_of_model`` on one batch."""
     needed_by = ", ".join(dict.fromkeys(attack.name for attack in attacks if attack.uses_gradients))
     warn_of_model(
-        subject.model, *subject.batch(chunk), all_labels=subject.labels, classes=subject.classes, needed_by=needed_by,
-        instead="clean or square",
+        subject.model, *subject.batch(subject.images[chunk], chunk), all_labels=subject.labels,
+        classes=subject.classes, needed_by=needed_by, alternative="clean or square",
     )  # fmt: skip
 
 
-def _measure(subject: _Subject, attack: Attack, chunk: Tensor, before: Samples | None, kept: Samples) -> None:
-    """Attack the images of a chunk that are not measured and stay correctly classified under ``before``."""
-    index = chunk[~kept.done[chunk]]
+def _measure(
+    subject: _Subject, attack: Attack, chunk: Tensor, images: Tensor, before: Samples | None, kept: Samples
+) -> None:
+    """Attack the ``images`` of a chunk that are not measured and stay correctly classified under ``before``."""
+    is_missing = ~kept.done[chunk]
+    index = chunk[is_missing]
     is_robust = torch.ones(len(index), dtype=torch.bool) if before is None else before["correct"][index]
-    left = index[is_robust]
-    if len(left):
-        batch = subject.batch(left)
+    remaining = index[is_robust]
+    if len(remaining):
+        batch = subject.batch(images[is_missing][is_robust], remaining)
         with explained(subject.batch_size, lambda: check_model(subject.model, *batch, attack.uses_gradients)):
-            robust = attack.robust_mask(subject.model, *batch, indices=left, seed=subject.seed)
+            robust = attack.robust_mask(subject.model, *batch, indices=remaining, seed=subject.seed)
         is_robust = is_robust.masked_scatter(is_robust, robust.cpu())
     kept.put(index, correct=is_robust)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from freqrob.attacks import PGD, Square, Transfer
 from freqrob.evaluation.accuracy import Result, evaluate
 from freqrob.models.front_ends import InputSize, Normalize, front_ends_of, without_front_end
+from freqrob.models.preprocessing import Data
 from freqrob.runtime.parameters import checked
 from freqrob.runtime.progress import Track, untracked
 from freqrob.runtime.statistics import sign_test
@@ -93,8 +94,8 @@ def bare_network(model: nn.Module) -> nn.Module:
 @checked
 def check_masking(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    data: Data,
+    labels: Tensor | None = None,
     *,
     white_box: PGD | None = None,
     queries: int = 500,
@@ -115,7 +116,7 @@ def check_masking(
         model: with a front end, as ``load_model`` gives it: (N, C, H, W) in [0, 1] to logits.
         white_box: attack through the front end; PGD-20 at 8/255 by default.
         queries: number of queries per image of Square.
-        images, labels, classes, batch_size, seed, cache, cache_key, track: as for ``evaluate``.
+        data, labels, classes, batch_size, seed, cache, cache_key, track: as for ``evaluate``.
 
     Raises:
         ValueError: the model has no front end except a normalisation; or as ``evaluate``.
@@ -126,7 +127,7 @@ def check_masking(
     white_box = white_box or PGD()
     others = (Square(queries, white_box.eps, white_box.norm), Transfer(bare_network(model), white_box))
     white, *blind = evaluate(
-        model, images, labels, protocols=["natural"], attacks=[white_box, *others], classes=classes,
+        model, data, labels, protocols=["natural"], attacks=[white_box, *others], classes=classes,
         batch_size=batch_size, seed=seed, cache=cache, cache_key=cache_key, track=track,
     )  # fmt: skip
     from_cache = all(result.from_cache for result in (white, *blind))

@@ -14,7 +14,7 @@ from freqrob.runtime.parameters import checked, fits, is_number
 from freqrob.runtime.pixels import check_batch, check_channels, check_channels_first, check_floats, warn_of_scale
 
 if TYPE_CHECKING:
-    from freqrob.models.preprocessing import Preprocessing
+    from freqrob.data.preprocessing import Preprocessing
 
 FrontEndSpec = str | Mapping[str, Any]
 

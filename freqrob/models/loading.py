@@ -37,16 +37,16 @@ from freqrob.runtime.reading import brief
 
 
 class _Classes(Mapping[str, int]):
-    """The number of classes of each registered data set, and of ImageNet."""
+    """The number of classes of each registered data set."""
 
     def __getitem__(self, name: str) -> int:
-        return 1000 if name == "imagenet" else DATASETS[name].classes
+        return DATASETS[name].classes
 
     def __iter__(self) -> Iterator[str]:
-        return iter([*DATASETS, "imagenet"])
+        return iter(DATASETS)
 
     def __len__(self) -> int:
-        return len(DATASETS) + 1
+        return len(DATASETS)
 
 
 DATASET_CLASSES = _Classes()

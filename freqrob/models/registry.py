@@ -38,12 +38,14 @@ class Target:
         dataset, threat_model: as ``load_model`` takes them.
         num_classes: of the data set.
         model_dir: folder of downloaded models.
+        subset_of: the number of classes of a model that may be measured too, if those of the data set are some of them.
     """
 
     dataset: str
     threat_model: str
     num_classes: int
     model_dir: Path
+    subset_of: int | None = None
 
 
 Source = Callable[[str, Target], nn.Module]

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from freqrob.data.streams import Images
+
 
 def bare(model: nn.Module) -> nn.Module:
     """The model without DDP's wrapper, for passes without parameter gradients to synchronise."""
@@ -78,7 +80,7 @@ def _leaves(model: nn.Module) -> list[Tensor]:
     return [tensor for tensor in held.values() if tensor.is_leaf and not tensor.is_inference()]
 
 
-def device_of(model: nn.Module, images: Tensor | None = None) -> torch.device:
+def device_of(model: nn.Module, images: Images | None = None) -> torch.device:
     """Device of a model; for a model without tensors that of the images, or else the CPU."""
     tensor = next(chain(model.parameters(), model.buffers()), images)
     return torch.device("cpu") if tensor is None else tensor.device

@@ -218,10 +218,9 @@ def _lines(model: ModelRecord) -> list[Line]:
 
 def _pairs(natural: ImageSet) -> list[dict[str, str]]:
     natural = natural[:GALLERY]
-    twins = balance(natural)
     return [
         {"label": natural.classes[label], "natural": png_uri(image), "bass": png_uri(twin)}
-        for image, twin, label in zip(natural.images, twins.images, natural.labels.tolist(), strict=True)
+        for image, twin, label in zip(natural.tensor, balance(natural).tensor, natural.labels.tolist(), strict=True)
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,18 +37,12 @@ class Reproduction:
 
 
 def reproduce(
-    experiment: Experiment,
-    lab: Lab,
-    out: Path,
-    *,
-    models: Sequence[str] = (),
-    again: bool = False,
-    command: str = "",
+    experiment: Experiment, lab: Lab, out: Path, *, models: Sequence[str] = (), again: bool = False, command: str = ""
 ) -> Reproduction:
     """Measure an experiment and write its files to ``out``.
 
-    A row that was measured with the same model and conditions is not measured again, unless its arrays are damaged.
-    A row whose data or packages are missing says so, and the others are measured.
+    A row that was measured with the same model and conditions is not measured again, unless its arrays are missing or
+    damaged. A row whose data or packages are missing says so, and the others are measured.
 
     Args:
         experiment: from ``get_experiment``.
@@ -55,7 +50,7 @@ def reproduce(
         out: folder of all results.
         models: models to measure instead of the experiment's: ``ROW=MODEL``, or ``MODEL`` or ``MODEL,MODEL`` for new
             rows.
-        again: measure rows again that are known.
+        again: also measure the rows that have numbers already.
         command: recorded in the files.
 
     Raises:
@@ -94,8 +89,7 @@ def chosen_subjects(experiment: Experiment, lab: Lab, models: Sequence[str]) -> 
             chosen += [Subject(name.strip(), model=name.strip()) for name in names]
         else:
             rows = ", ".join(f"{subject.row!r}" for subject in experiment.subjects)
-            kinds = "MODEL or ROW=MODEL" if experiment.takes_models else "ROW=MODEL"
-            raise ValueError(f"models: got {text!r}, expected {kinds} with a row of {rows}")
+            raise ValueError(f"models: got {text!r}, expected ROW=MODEL with a row of {rows}")
     return chosen
 
 
@@ -114,8 +108,9 @@ def _measure(
         model = lab.model(subject) if subject.model_name else None
         key = model_hash(model) if model is not None else ""
         is_known = known and known.numbers and (known.model_hash, known.conditions) == (key, conditions)
-        if known and is_known and not again and record.has_whole_arrays(subject.row):
+        if known and is_known and not again and record.has_whole_arrays(known):
             return known
+        began = time.perf_counter()
         measured = experiment.measure(subject, model, lab)
     except (FileNotFoundError, ImportError, ValueError) as error:
         if isinstance(error, ValueError) and not str(error).startswith("model:"):
@@ -125,4 +120,6 @@ def _measure(
         return Row(subject.row, subject.model_name, conditions=conditions, missing=str(error), about=about)
     if measured.arrays:
         record.write_arrays(subject.row, measured.arrays)
-    return Row(subject.row, subject.model_name, key, conditions, dict(measured.numbers), about=about)
+    about = {**about, "seconds": round(time.perf_counter() - began, 1)}
+    numbers, arrays = dict(measured.numbers), sorted(measured.arrays)
+    return Row(subject.row, subject.model_name, key, conditions, numbers, arrays, about=about)

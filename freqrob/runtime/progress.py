@@ -12,7 +12,7 @@ Track = Callable[[Iterable, str, int], Iterable]  # called with items, a descrip
 REFRESH = 0.2  # seconds between updates in a notebook
 
 
-def untracked(items: Iterable, _what: str, _count: int) -> Iterable:
+def untracked(items: Iterable, _description: str, _count: int) -> Iterable:
     """A ``track`` that shows nothing."""
     return items
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from datetime import datetime, timezone
@@ -13,6 +12,7 @@ from typing import Any
 from msgspec import Struct
 
 from freqrob import __version__
+from freqrob.runtime.threads import usable_cpus
 
 
 class Provenance(Struct, kw_only=True):
@@ -61,8 +61,7 @@ def provenance(command: str = "") -> dict[str, Any]:
 
 def machine() -> str:
     """The processor, number of usable cores, and system; no host name."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{_processor()}, {cores} cores, {platform.system()}"
+    return f"{_processor()}, {usable_cpus()} cores, {platform.system()}"
 
 
 def _processor() -> str:

@@ -64,9 +64,8 @@ def mean_power(images: Tensor, *, rule: Rule = "trunc") -> Tensor:
     if images.numel() == 0:
         raise ValueError(f"images: expected at least one, got shape {tuple(images.shape)}")
     planes = images.reshape(-1, 1, *images.shape[-2:])
-    chunks = planes.split(max(1, AT_ONCE // planes[0].numel()))
     total = torch.zeros(RingMap.of(images, rule).rings, dtype=torch.float64, device=images.device)
-    for chunk in chunks:
+    for chunk in planes.split(max(1, AT_ONCE // planes[0].numel())):
         total += radial_power(chunk, rule=rule, mean=True).double().sum((0, 1))
     return total / len(planes)
 
@@ -178,11 +177,11 @@ def split(images: Tensor, *, share: float = 0.8, rule: Rule = "trunc") -> Split:
 
 def split_of(profile: Tensor, rings: RingMap, share: float = 0.8) -> Split:
     """``split`` from the ``power_profile`` of images."""
-    held = profile.cumsum(0)
-    if not held[-1] > 0:
+    cumulative = profile.cumsum(0)
+    if not cumulative[-1] > 0:
         raise ValueError("images: constant or not finite, there is no power to split")
-    boundary = int((held >= share * held[-1]).nonzero()[0])
-    return Split(rings, boundary, float(held[boundary]))
+    boundary = int((cumulative >= share * cumulative[-1]).nonzero()[0])
+    return Split(rings, boundary, float(cumulative[boundary]))
 
 
 @dataclass(frozen=True)
