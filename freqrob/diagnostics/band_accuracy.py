@@ -178,7 +178,7 @@ def octaves(rings: RingMap) -> list[range]:
     return [range(begin, end) for begin, end in pairwise(edges) if begin < end]
 
 
-def plot_bands(axes: Axes, models: Mapping[str, BandAccuracy], kind: str = "low", styles: Styles | None = None) -> None:
+def plot_bands(axes: Axes, models: Mapping[str, BandAccuracy], kind: str = "low", styles: Styles | None = None) -> Axes:
     """Draw accuracy on low-pass (``low``), high-pass (``high``) or band-pass (``band``) filtered images.
 
     The short line on the right is the accuracy without a filter. Raises ValueError for another kind.
@@ -191,9 +191,10 @@ def plot_bands(axes: Axes, models: Mapping[str, BandAccuracy], kind: str = "low"
         axes.axhline(measured.accuracy, 0.96, 1, color=style["color"], linewidth=2)
     axes.set(xlabel=words[kind].format(FREQUENCY), ylabel="accuracy")
     shares_upward(axes)
+    return axes
 
 
-def plot_robust_bands(axes: Axes, models: Mapping[str, BandAccuracy], styles: Styles | None = None) -> None:
+def plot_robust_bands(axes: Axes, models: Mapping[str, BandAccuracy], styles: Styles | None = None) -> Axes:
     """Draw robust accuracy under PGD confined to a band of rings; all models must have the same bands."""
     for name, measured, style in styled(models, styles):
         axes.plot(range(len(measured.robust)), measured.robust.numpy(), label=name, **style)
@@ -201,6 +202,7 @@ def plot_robust_bands(axes: Axes, models: Mapping[str, BandAccuracy], styles: St
         axes.set_xticks(range(len(measured.robust)), [f"{begin}–\n{end}" for begin, end in pairwise(ends)])
     axes.set(xlabel=f"{FREQUENCY} of the perturbation", ylabel="robust accuracy")
     shares_upward(axes)
+    return axes
 
 
 @register_diagnostic("band_accuracy")

@@ -155,7 +155,7 @@ def reversal_in_words(reversal: Tensor) -> str:
     return f"{known.mean() / NYQUIST:.3f}{spread} ({known.mean():.3f}){seeds}"
 
 
-def plot_hybrid(axes: Axes, models: Mapping[str, HybridReliance], styles: Styles | None = None) -> None:
+def plot_hybrid(axes: Axes, models: Mapping[str, HybridReliance], styles: Styles | None = None) -> Axes:
     """Draw p(low) − p(high) of hybrid images by mixing frequency, in units of Nyquist.
 
     Means over the seeds, with bars from the lowest to the highest; the reversal frequency is a tick on the zero line,
@@ -175,6 +175,7 @@ def plot_hybrid(axes: Axes, models: Mapping[str, HybridReliance], styles: Styles
     axes.set(xlabel="mixing frequency ÷ Nyquist", ylabel="p(low) − p(high)", ylim=(-1.02, 1.02))
     to_cycles, to_nyquist = (lambda f: np.asarray(f) * NYQUIST), (lambda f: np.asarray(f) / NYQUIST)
     axes.secondary_xaxis("top", functions=(to_cycles, to_nyquist)).set_xlabel("cycles/pixel")
+    return axes
 
 
 @register_diagnostic("hybrid")

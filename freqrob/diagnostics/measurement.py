@@ -15,7 +15,8 @@ from torch import Tensor
 
 from freqrob.runtime.file_formats import FileFormat
 from freqrob.runtime.files import as_json, expanded, plain, write_npz
-from freqrob.runtime.parameters import fits, shown_hint
+from freqrob.runtime.html import html_table
+from freqrob.runtime.parameters import fits, shown, shown_hint
 from freqrob.runtime.provenance import Provenance
 from freqrob.runtime.reading import REMEDY, Label, brief, fitted, read_npz
 
@@ -110,6 +111,13 @@ class Measurement:
     def units(self) -> dict[str, str]:
         """Unit of each field that has one."""
         return {name: quantity.unit for name, quantity in self.quantities().items() if quantity.unit}
+
+    def _repr_html_(self) -> str:
+        texts = {name: shown(value) for name, value in self.scalars().items()}
+        texts |= {name: f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+                  for name, tensor in self.tensors().items()}  # fmt: skip
+        rows = [[name, text, self.units.get(name, "")] for name, text in texts.items()]
+        return html_table(["field", "value", "unit"], rows, type(self).__name__)
 
     def scalars(self) -> dict[str, Any]:
         """The fields that are not tensors."""

@@ -244,7 +244,7 @@ def plot_perturbation_spectrum(
 
 def plot_perturbation_profiles(
     axes: Axes, models: Mapping[str, MinimalPerturbationSpectrum], styles: Styles | None = None
-) -> None:
+) -> Axes:
     """Draw the share of the power of minimal perturbations within each radius, with f_0.5 as a vertical line.
 
     Source: Li et al., PLoS Comput. Biol. 2023, Fig. 2d and 4b.
@@ -255,11 +255,12 @@ def plot_perturbation_profiles(
         axes.axvline(measured.half_power_frequency, color=style["color"], linestyle=":", linewidth=1.2)
     shares_upward(axes)
     axes.set(xlabel=FREQUENCY, ylabel="share of power below")
+    return axes
 
 
 def plot_success_rates(
     axes: Axes, models: Mapping[str, MinimalPerturbationSpectrum], styles: Styles | None = None
-) -> None:
+) -> Axes:
     """Draw the success rate of targeted attacks against the perturbation budget, with the size at 50 % as a tick.
 
     Budgets in L∞ are in grey levels of 255. Raises ValueError for models of different norms. Source: Li et al., PLoS
@@ -277,11 +278,12 @@ def plot_success_rates(
     shares_upward(axes)
     axes.set(xlabel=name_of_size(models.values()).replace("distance", "budget"), ylabel="success rate")
     axes.set_xlim(left=0)
+    return axes
 
 
 def plot_perturbation_sizes(
     axes: Axes, models: Mapping[str, MinimalPerturbationSpectrum], styles: Styles | None = None
-) -> None:
+) -> Axes:
     """Draw the mean size of minimal perturbations, with its standard error, against f_0.5 and its bootstrap interval.
 
     The dashed line is white noise's f_0.5. Sizes in L∞ are in grey levels of 255, in L2 with white as 1. Raises
@@ -298,6 +300,7 @@ def plot_perturbation_sizes(
     axes.axvline(WHITE_NOISE, color=GREY, linestyle="--", linewidth=1)
     axes.set(xlabel="half-power frequency (cycles/pixel)", ylabel=name_of_size(models.values()))
     axes.set_ylim(bottom=0)
+    return axes
 
 
 def _scale(measured: MinimalPerturbationSpectrum) -> int:

@@ -24,6 +24,7 @@ from freqrob.models.preprocessing import Data, inputs_of
 from freqrob.models.sources import as_module
 from freqrob.models.state import bare, device_of, measuring
 from freqrob.runtime.files import check_file, expanded
+from freqrob.runtime.html import html_table
 from freqrob.runtime.parameters import Count, checked, fits, nearest_names, shown_hint, to_python
 from freqrob.runtime.process_state import random_state
 from freqrob.runtime.processes import propagate_failure, rank_and_world
@@ -32,6 +33,19 @@ from freqrob.runtime.progress import Track, untracked
 Settings = Mapping[str, Mapping[str, Any]]
 NONE: Settings = MappingProxyType({})
 PROBED = 20  # images on which a model is tried before it is measured
+
+
+class Diagnosis(dict[str, Measurement]):
+    """Measurements by the diagnostic's name; notebooks show the numbers as a table."""
+
+    def _repr_html_(self) -> str:
+        rows = [
+            [name, column.label, column.shown(measured)]
+            for name, measured in self.items()
+            for column in get_diagnostic(name).columns
+            if column.label
+        ]
+        return html_table(["diagnostic", "number", "value"], rows)
 
 
 @checked
@@ -94,7 +108,7 @@ def diagnose(
     cache: str | Path | None = None,
     cache_key: str | None = None,
     track: Track = untracked,
-) -> dict[str, Measurement]:
+) -> Diagnosis:
     """Run the frequency diagnostics on a model.
 
     Args:
@@ -115,7 +129,7 @@ def diagnose(
         batch_size: images per batch; by default 250 at 32×32 pixels, fewer at larger sizes.
         cache: cache directory, from which an interrupted run resumes.
         cache_key: as for ``evaluate``.
-        track: wraps iterables in a progress bar.
+        track: wraps iterables in a progress bar, as ``freqrob.runtime.progress.progress_bar`` does.
 
     Returns:
         The measurements by the diagnostic's name.
@@ -140,7 +154,7 @@ def diagnose(
     ['jacobian']
     """
     images, labels, classes = inputs_of(as_module(model), data, labels, classes, track)
-    plans, measurements = _planned(preset, only, settings, (images.shape[-2], images.shape[-1])), {}
+    plans, measurements = _planned(preset, only, settings, (images.shape[-2], images.shape[-1])), Diagnosis()
     for name, diagnostic in {} if only else all_diagnostics().items():
         if name not in plans:
             warnings.warn(f"{name} is left out: it needs {diagnostic.package}", stacklevel=3)

@@ -140,7 +140,7 @@ def sensitivity(
     )
 
 
-def plot_sensitivity(axes: Axes, models: Mapping[str, Sensitivity], styles: Styles | None = None) -> None:
+def plot_sensitivity(axes: Axes, models: Mapping[str, Sensitivity], styles: Styles | None = None) -> Axes:
     """Draw the magnitudes of a gradient's coefficients, largest first, divided by their mean.
 
     Source: Lin et al., NeurIPS 2023, Fig. 2.
@@ -152,6 +152,7 @@ def plot_sensitivity(axes: Axes, models: Mapping[str, Sensitivity], styles: Styl
         axes.plot(np.arange(1, len(magnitude) + 1), magnitude, label=name, **{**style, "markevery": 0.15})
     axes.set(xlabel="rank of the coefficient", ylabel="magnitude ÷ mean", xscale="log", yscale="log")
     plain_ticks(axes.xaxis, axes.yaxis)
+    return axes
 
 
 def radius_density(radii: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -167,7 +168,7 @@ def radius_density(radii: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 def plot_sensitive_radii(
     axes: Axes, models: Mapping[str, Sensitivity], rank: int = 0, styles: Styles | None = None
-) -> None:
+) -> Axes:
     """Draw the density, over images, of the frequency of the coefficient of a rank (0 is the largest).
 
     A Gaussian kernel of Scott's width. The grey line marks where the high frequencies begin. Raises ValueError for a
@@ -184,6 +185,7 @@ def plot_sensitive_radii(
         axes.axvline(measured.boundary, color=GREY, linewidth=1)
     axes.set(xlabel=f"{FREQUENCY} of coefficient {rank + 1}", ylabel="density")
     axes.set_ylim(bottom=0)
+    return axes
 
 
 @register_diagnostic("sensitivity")

@@ -25,11 +25,13 @@ from freqrob.models.layout import channels_last
 from freqrob.models.preprocessing import Data, inputs_of
 from freqrob.models.sources import as_module
 from freqrob.models.state import device_of, measuring
+from freqrob.runtime.html import html_table
 from freqrob.runtime.parameters import Count, Natural, check_choices, checked
 from freqrob.runtime.process_state import random_state
 from freqrob.runtime.processes import merged, propagate_failure, rank_and_world
 from freqrob.runtime.progress import Track, untracked
 from freqrob.runtime.result_store import Samples
+from freqrob.runtime.statistics import wilson_interval
 from freqrob.runtime.tensors import data_hash
 from freqrob.spectral.balance import BaSS, bass
 
@@ -69,6 +71,22 @@ class Result:
         return {"protocol": self.protocol, **self.attack.as_dict(), **measured, **prepared}
 
 
+class Results(list[Result]):
+    """The results of ``evaluate``: a list that notebooks show as a table, with Wilson's 95 % intervals."""
+
+    def _repr_html_(self) -> str:
+        header = ("protocol", "attack", "norm", "ε", "images", "seed", "accuracy (%)", "95 % interval")
+        return html_table(header, map(self._cells, self), "Accuracy under attack")
+
+    @staticmethod
+    def _cells(result: Result) -> tuple[str, ...]:
+        attack = result.attack
+        ball = (attack.norm, f"{attack.eps:.4g}") if attack.eps else ("", "")
+        low, high = (f"{100 * bound:.1f}" for bound in wilson_interval(result.accuracy, result.images))
+        accuracy = f"{100 * result.accuracy:.1f}", f"{low} to {high}"
+        return result.protocol, attack.name, *ball, f"{result.images:,}", f"{result.seed}", *accuracy
+
+
 @checked
 def evaluate(
     model: nn.Module,
@@ -83,7 +101,7 @@ def evaluate(
     cache: str | Path | None = None,
     cache_key: str | None = None,
     track: Track = untracked,
-) -> list[Result]:
+) -> Results:
     """Measure a model's accuracy for each protocol and attack.
 
     ``natural``: the ball is around the natural image, and the gradient goes through the whole model. ``natural+bass``:
@@ -124,7 +142,7 @@ def evaluate(
         cache: a folder of ``Samples``; None caches nothing.
         cache_key: identifies code that the cache cannot see; change it along with that code. Changes of tensors,
             attributes and class names are always noticed.
-        track: wraps iterables in a progress bar.
+        track: wraps iterables in a progress bar, as ``freqrob.runtime.progress.progress_bar`` does.
 
     Returns:
         A result for each protocol and attack, in that order.
@@ -155,7 +173,7 @@ def evaluate(
     for attack in attacks:
         _check_described(attack)
     images, labels, classes = inputs_of(as_module(model), data, labels, classes, track)
-    results = []
+    results = Results()
     with random_state(seed), measuring(as_module(model)) as bare:
         cache = usable_cache(cache, cache_key, bare, *attacks)
         measured: dict[str, list[tuple[Tensor, bool]]] = {}

@@ -18,6 +18,7 @@ from freqrob.evaluation.accuracy import evaluate
 from freqrob.models.keys import usable_cache
 from freqrob.models.sources import as_module
 from freqrob.models.state import bare
+from freqrob.runtime.html import html_table
 from freqrob.runtime.parameters import checked, fits
 from freqrob.runtime.progress import Track, untracked
 
@@ -96,6 +97,14 @@ class CorruptionAccuracy:
         if flawless := [name for name in baseline.accuracies if baseline.of_type(name) == 1]:
             raise ValueError(f"baseline: makes no error on {flawless[0]}, so that no error can be divided by it")
         return _mean([(1 - self.of_type(name)) / (1 - baseline.of_type(name)) for name in self.accuracies])
+
+    def _repr_html_(self) -> str:
+        rows = [
+            [name, f"{100 * share:.1f}", f"{100 * error:.1f}" if (error := self.standard_errors.get(name)) else ""]
+            for name, share in {**self.means(), **{name: self.of_type(name) for name in self.accuracies}}.items()
+        ]
+        caption = f"{self.dataset}, {self.images:,} images a severity, protocol {self.protocol}"
+        return html_table(["corruptions", "accuracy (%)", "standard error"], rows, caption)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

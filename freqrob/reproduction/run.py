@@ -14,6 +14,7 @@ from freqrob.reproduction.experiment import Experiment, Subject
 from freqrob.reproduction.lab import Lab
 from freqrob.reproduction.records import Record, Row, judgements, numbers_of
 from freqrob.runtime.files import as_json, check_folder
+from freqrob.runtime.html import html_table
 from freqrob.runtime.provenance import provenance
 
 
@@ -24,6 +25,15 @@ class Reproduction:
     rows: Mapping[str, Row]
     claims: Sequence[Mapping[str, str]]
     files: Sequence[Path]
+
+    def _repr_html_(self) -> str:
+        columns = list(dict.fromkeys(name for row in self.rows.values() for name in row.numbers))
+        numbers = [
+            [name, *(row.numbers.get(column, "") for column in columns), row.missing] for name, row in self.rows.items()
+        ]
+        claims = [[claim["claim"], claim["verdict"], claim["evidence"]] for claim in self.claims]
+        table = html_table(["", *columns, "missing"], numbers)
+        return table + (html_table(["claim", "verdict", "numbers"], claims) if claims else "")
 
 
 def reproduce(

@@ -98,7 +98,7 @@ def decode_json(content: bytes, source: str | Path, kind: Any = Any) -> Any:
         return msgspec.json.decode(content.removeprefix(codecs.BOM_UTF8), type=kind)
     except msgspec.ValidationError as error:
         raise ValueError(f"{source}: {error}; {REMEDY}") from error
-    except (ValueError, RecursionError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise ValueError(f"{source}: not usable JSON ({error}); {REMEDY}") from error
 
 
@@ -106,7 +106,7 @@ def fitted(value: object, kind: type[T], source: str | Path) -> T:
     """Convert decoded JSON to ``kind``. Raises ValueError as ``decode_json``."""
     try:
         return msgspec.convert(value, kind)
-    except (ValueError, RecursionError) as error:
+    except (msgspec.ValidationError, ValueError, RecursionError) as error:
         raise ValueError(f"{source}: {error}; {REMEDY}") from error
 
 

@@ -1,11 +1,13 @@
 """Every JSON file that freqrob writes fits its schema, and readers refuse the files of a newer version."""
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import jsonschema
 import pytest
 import torch
+from packaging.version import Version
 from torch import nn
 
 from freqrob.attacks import FGSM, Clean
@@ -172,6 +174,7 @@ def test_committed_files_fit_their_schemas(one, path):
     check(one, json.loads(path.read_text()))
 
 
+@pytest.mark.skipif(Version(version("msgspec")) < Version("0.23"), reason="older msgspec writes the same differently")
 @pytest.mark.parametrize("one", FORMATS, ids=lambda one: one.name)
 def test_schemas_are_those_of_the_definitions(one):
     """``python -m freqrob.formats`` writes them."""
