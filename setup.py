@@ -79,11 +79,12 @@ setup(
     packages=sorted(folders),
     package_dir=folders,
     package_data={
+        "freqrob": ["py.typed", "schemas/*.json"],
         "freqrob.data": ["*.png", "*.txt"],
         "freqrob.models": ["weights/**/*.safetensors", "weights/**/*.json"],
         "freqrob.report": ["*.html", "templates/*"],
         "freqrob.csrc": ["*.cpp", "*.h", "**/*.cpp", "**/*.h", "**/*.cu", "**/*.cuh"],
-        **{name: ["py.typed"] for name in folders if "." not in name},
+        **{name: ["py.typed"] for name in folders if name.startswith("freqrob_") and "." not in name},
     },
     include_package_data=False,
     **(ahead_of_time() if os.environ.get("FREQROB_AOT") == "1" else {}),

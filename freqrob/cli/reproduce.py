@@ -19,7 +19,7 @@ from freqrob.runtime.launched import launched
 from freqrob.runtime.parameters import check_counts, check_integers
 
 if TYPE_CHECKING:
-    from freqrob.reproduction import Experiment, Lab, Reproduction
+    from freqrob.reproduction import Experiment, Lab, Reproduction, Subject
 
 
 def reproduce(
@@ -55,7 +55,7 @@ def reproduce(
 ) -> None:
     """Reproduce tables and figures of papers by name, with the papers' own numbers and claims beside yours.
 
-    Without a name, list all: what each needs, and what is measured already. Examples:
+    Without a name, list all: their data, models and verdicts; with --dry-run the hours of training too. Examples:
 
     - `freqrob reproduce`
     - `freqrob reproduce lin2023:table1 --data ./data`
@@ -83,7 +83,7 @@ def reproduce(
         images=images, seed=seed, download=download, may_train=not no_train, frost=frost,
     )  # fmt: skip
     if not experiments:
-        _list(lab, out)
+        _list(lab, out, with_hours=dry_run)
         return
     names = dict.fromkeys(
         name for pattern in experiments for name in (list_experiments(pattern) or [get_experiment(pattern).name])
@@ -113,7 +113,8 @@ def _run(experiment: Experiment, lab: Lab, out: Path, models: list[str], again: 
     except KeyboardInterrupt:
         measuring.print_resume_hint(f"Finished rows are in {out}")
         raise typer.Exit(measuring.INTERRUPTED) from None
-    write_text(out / SUMMARY, summary(out))
+    with warnings_as_lines():
+        write_text(out / SUMMARY, summary(out))
     _print(experiment, result)
     print_written([*result.files, out / SUMMARY])
 
@@ -138,29 +139,46 @@ def _print(experiment: Experiment, result: Reproduction) -> None:
             print_line(f"not measured: {row.subject}: {row.missing}", "yellow", stderr=True)
 
 
-def _list(lab: Lab, out: Path) -> None:
-    """Print every experiment: what it needs, how many of its models are there, and its verdicts."""
+def _list(lab: Lab, out: Path, with_hours: bool) -> None:
+    """Print every experiment: its data, how many of its models are trained, what is measured, and its verdicts."""
+    from freqrob.cli.progress import progress_bars
     from freqrob.reproduction.experiment import all_experiments
-    from freqrob.reproduction.records import Record, judgements, numbers_of
+    from freqrob.reproduction.records import judgements, numbers_of, readable_rows
 
-    table = Table("name", "shows", "needs", "models", "rows measured", "verdicts")
-    for experiment in all_experiments():
-        subjects = experiment.at(lab.scale)
-        trained = [subject for subject in subjects if subject.recipe]
-        models = f"{sum(map(lab.has_model, trained))} of {len(trained)}" if trained else ""
-        rows = Record(out, experiment, lab.scale.name).rows()
-        measured = sum(bool(row.numbers) for row in rows.values())
-        verdicts = Counter(claim["verdict"] for claim in judgements(experiment, numbers_of(rows)))
-        needs = [*dict.fromkeys(subject.dataset for subject in experiment.subjects), *filter(None, [experiment.needs])]
-        table.add_row(
-            escape(experiment.name), escape(f"{experiment.where}: {experiment.title}"), escape(", ".join(needs)),
-            models, f"{measured} of {len(experiment.subjects)}",
-            ", ".join(f"{number} {verdict}" for verdict, number in verdicts.items()),
-        )  # fmt: skip
+    hours_column = ["hours to train the others"] if with_hours else []
+    table = Table("name", "shows", "data", "models trained", *hours_column, "rows measured", "verdicts")
+    experiments = list(all_experiments())
+    with progress_bars() as (track, _), warnings_as_lines():
+        for experiment in track(experiments, "training times", len(experiments)) if with_hours else experiments:
+            trained = [subject for subject in experiment.at(lab.scale) if subject.recipe]
+            missing = [subject for subject in trained if not lab.has_model(subject)]
+            models = f"{len(trained) - len(missing)} of {len(trained)}" if trained else ""
+            hours = [_hours(lab, missing)] if with_hours else []
+            rows = readable_rows(out, experiment, lab.scale.name)
+            measured = sum(bool(row.numbers) for row in rows.values())
+            verdicts = Counter(claim["verdict"] for claim in judgements(experiment, numbers_of(rows)))
+            data = ", ".join(dict.fromkeys(subject.dataset for subject in experiment.subjects))
+            table.add_row(
+                escape(experiment.name), escape(f"{experiment.where}: {experiment.title}"), escape(data), models,
+                *hours, f"{measured} of {len(experiment.subjects)}",
+                ", ".join(f"{number} {verdict}" for verdict, number in verdicts.items()),
+            )  # fmt: skip
     print_table(table)
     print_line(
-        f"At --scale {lab.scale.name}; measured rows are those in {out}. `freqrob reproduce NAME --dry-run` plans one."
+        f"At --scale {lab.scale.name}; measured rows are those in {out}. `freqrob reproduce NAME --dry-run` plans one: "
+        "what it needs, the commands, the time; --dry-run without a name adds hours to this list."
     )
+
+
+def _hours(lab: Lab, missing: list[Subject]) -> str:
+    """Estimated hours of training of models; those that need a missing file are left out, and said."""
+    hours, left_out = 0.0, 0
+    for subject in missing:
+        try:
+            hours += lab.training_hours(subject)
+        except FileNotFoundError:
+            left_out += 1
+    return (f"{hours:.2g}" if len(missing) > left_out else "") + (f" + {left_out} unknown" if left_out else "")
 
 
 def _plan(experiment: Experiment, lab: Lab, models: list[str]) -> None:
@@ -170,6 +188,8 @@ def _plan(experiment: Experiment, lab: Lab, models: list[str]) -> None:
     from freqrob.reproduction.run import chosen_subjects
 
     print_line(f"{experiment.name}, {experiment.where}: {experiment.title}")
+    if experiment.needs:
+        print_line(f"  needs: {experiment.needs}")
     limit = {} if lab.images is None else {"images at most": lab.images}
     for key, value in {**experiment.conditions(lab.scale), **limit}.items():
         print_line(f"  {key}: {in_words(value)}")

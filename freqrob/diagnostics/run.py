@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from freqrob.attacks.checks import explained, warn_of_model
 from freqrob.data.datasets import to_pixels
 from freqrob.data.streams import Images, ImageStream, in_memory, select
-from freqrob.diagnostics.measurement import Measurement
+from freqrob.diagnostics.measurement import Measurement, check_about
 from freqrob.diagnostics.per_sample import Counted
 from freqrob.diagnostics.registry import Diagnostic, Preset, all_diagnostics, get_diagnostic, list_diagnostics
 from freqrob.models.keys import model_hash, shared_cache
@@ -23,7 +23,7 @@ from freqrob.models.layout import channels_last
 from freqrob.models.preprocessing import Data, inputs_of
 from freqrob.models.sources import as_module
 from freqrob.models.state import bare, device_of, measuring
-from freqrob.runtime.files import as_json, check_file, expanded
+from freqrob.runtime.files import check_file, expanded
 from freqrob.runtime.parameters import (
     Count,
     checked,
@@ -141,7 +141,7 @@ def diagnose(
     with propagate_failure():
         if out is not None:
             out = expanded(out, "out")
-            as_json(dict(about or {}), "about")
+            check_about(about)
             for path in (out / f"{name}.{kind}" for name in plans for kind in ("npz", "json")):
                 check_file(path)
     model, order = as_module(model), _order(labels)

@@ -8,18 +8,83 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
+from msgspec import Struct
 from torch import Tensor
 
 from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.evaluation.corruptions import CorruptionAccuracy
 from freqrob.report.records import Accuracy, Measured, ModelRecord, Origin, Records, origins
+from freqrob.runtime.file_formats import FileFormat
 from freqrob.runtime.files import write_bytes
+from freqrob.runtime.provenance import Provenance
+from freqrob.runtime.reading import Count, Label, Share
 
 COLUMNS = (
     "subject", "from", "measurement", "quantity", "value", "unit", "frequency", "index",
     "protocol", "attack", "norm", "eps", "step_size", "images", "seed", "source",
 )  # fmt: skip
 Links = Mapping[Path, list[str]]
+Sources = str | list[str]
+"""``"card"``, or the addresses of the files, relative to the report."""
+
+
+class ReportAccuracy(Struct, kw_only=True):
+    """An accuracy and its Wilson interval."""
+
+    files: Sources = msgspec.field(name="from")
+    protocol: Label
+    attack: Label
+    norm: Label
+    eps: float
+    step_size: float | None = None
+    images: Count
+    seed: int
+    accuracy: Share
+    interval_95: tuple[float, float]
+
+
+class ReportMeasurement(Struct, kw_only=True):
+    """A diagnostic's measurement: the other keys are its head, its numbers and its curves."""
+
+    files: Sources = msgspec.field(name="from")
+    kind: Label
+    units: dict[str, str] = {}
+
+
+class ReportCorruptions(Struct, kw_only=True):
+    """Accuracies on corruptions, as in a file of ``freqrob corruptions``."""
+
+    files: Sources = msgspec.field(name="from")
+    dataset: Label
+    protocol: Label
+    images: Count
+    accuracies: dict[Label, list[Share]]
+    means: dict[str, Share] = {}
+
+
+class ReportModel(Struct, kw_only=True):
+    """The measurements of a model, by name; ``card`` has what identifies it."""
+
+    name: Label
+    card: dict[str, Any] | None = None
+    accuracies: list[ReportAccuracy] = []
+    masking: str = ""
+    corruptions: ReportCorruptions | None = None
+    measurements: dict[str, ReportMeasurement] = {}
+
+
+class ReportFile(Provenance, kw_only=True):
+    """The ``results.json`` of a report: the numbers of the page."""
+
+    findings: list[str]
+    figures: list[str]
+    models: list[ReportModel]
+    spectra: dict[str, ReportMeasurement]
+    notes: list[str]
+
+
+REPORT = FileFormat("report", ReportFile)
 
 
 def copy_data(records: Records, out: Path) -> dict[Path, list[str]]:

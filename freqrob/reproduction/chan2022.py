@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import isnan, nan
+from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from freqrob.attacks import parse_attack
+from freqrob.data import ImageSet
 from freqrob.data.corruptions import SEVERITIES, corrupt
 from freqrob.data.datasets import to_pixels
 from freqrob.diagnostics import corruption_spectrum, jacobian_spectrum, spectrum
@@ -38,6 +40,7 @@ from freqrob.reproduction.experiment import (
 )
 from freqrob.reproduction.lab import Lab
 from freqrob.runtime.statistics import rank_correlation
+from freqrob.spectral import log_b_low
 from freqrob.training.cost import StepCost, step_cost
 
 if TYPE_CHECKING:
@@ -243,8 +246,9 @@ def _corruption_claims(wins: int, pgd_wins: int, *, standard_too: bool) -> list[
 
 
 def _parts(count: int) -> list[slice]:
-    """Four parts of the images, from whose B_low the error of B_low is estimated; none of fewer than 40 images."""
-    return [slice(part * count // 4, (part + 1) * count // 4) for part in range(4)] if count >= 40 else []
+    """Four parts of the images, for the errors of numbers of their mean spectrum; all in one of fewer than 40."""
+    number = 4 if count >= 40 else 1
+    return [slice(part * count // number, (part + 1) * count // number) for part in range(number)]
 
 
 class _Corruptions(Experiment):
@@ -294,8 +298,7 @@ class _Corruptions(Experiment):
                 corruption_spectrum(clean[part], (images[part] for images in corrupted)).mean_log_b_low
                 for part in (slice(None), *_parts(len(clean)))
             )
-            error = torch.tensor(parts).std().item() / len(parts) ** 0.5 if len(parts) > 1 else nan
-            numbers[name] = Number(whole, error)
+            numbers[name] = Number(whole, _error(parts))
         return numbers
 
 
@@ -368,11 +371,12 @@ SHARES = (
     Column("left", "%", "share at horizontal frequencies up to 1/4 cycles/pixel"),
     Column("top", "%", "share at vertical frequencies up to 1/4 cycles/pixel"),
     Column("bottom right", "%", "share at horizontal and vertical frequencies above 1/4 cycles/pixel"),
+    Column("distance", "%", "from the test images' own mean |F|: total variation distance, each divided by its sum"),
 )
 
 
-def shares(amplitude: Tensor) -> dict[str, Number]:
-    """The shares of ``SHARES`` of a mean |rfft2| (H, W//2+1)."""
+def shares(amplitude: Tensor) -> dict[str, float]:
+    """ln B_low and the shares of ``SHARES`` of a mean |rfft2| (H, W//2+1)."""
     quarter = quadrant(amplitude).double()
     vertical, horizontal = (torch.linspace(0, 0.5, count) for count in quarter.shape)
     vertical, horizontal = vertical[:, None], horizontal[None]
@@ -383,7 +387,25 @@ def shares(amplitude: Tensor) -> dict[str, Number]:
         "top": (vertical <= 1 / 4).expand_as(quarter),
         "bottom right": (vertical > 1 / 4) & (horizontal > 1 / 4),
     }
-    return {name: Number(100 * (quarter[part].sum() / quarter.sum()).item()) for name, part in parts.items()}
+    whole = {"ln B_low": log_b_low(amplitude).item() if amplitude.any() else nan}
+    return whole | {name: 100 * (quarter[part].sum() / quarter.sum()).item() for name, part in parts.items()}
+
+
+def distance(amplitude: Tensor, other: Tensor) -> float:
+    """Total variation distance in percent of two mean |rfft2| (H, W//2+1), each divided by its sum over a quadrant."""
+    first, second = (quadrant(each).double() / quadrant(each).double().sum() for each in (amplitude, other))
+    return 50 * (first - second).abs().sum().item()
+
+
+def _with_errors(of: Callable[[Tensor], Mapping[str, float]], amplitudes: Tensor) -> dict[str, Number]:
+    """Numbers of the mean of spectra of parts of the images, (parts, H, W//2+1), with errors over the parts."""
+    whole, parts = of(amplitudes.mean(0)), [of(amplitude) for amplitude in amplitudes]
+    return {name: Number(value, _error([part[name] for part in parts])) for name, value in whole.items()}
+
+
+def _error(parts: Sequence[float]) -> float:
+    """The standard error of a mean over parts of the images; NaN for a single part."""
+    return stdev(parts) / len(parts) ** 0.5 if len(parts) > 1 else nan
 
 
 def _shift(row: str, base: str) -> Judge:
@@ -405,12 +427,20 @@ class _Spectra(Experiment):
 
     def measure(self, subject: Subject, model: nn.Module | None, lab: Lab) -> Measured:
         test = lab.test_set(subject.dataset, "jacobian")
+        parts = torch.stack([self._amplitude(model, test[part], lab) for part in _parts(len(test))])
+        numbers = _with_errors(shares, parts)
+        if model is not None:
+            images = spectrum(test.images).amplitude
+            numbers |= _with_errors(lambda amplitude: {"distance": distance(amplitude, images)}, parts)
+        return Measured(numbers, {"amplitude": parts.mean(0), **self.more(model, test.tensor, test.labels, lab)})
+
+    @staticmethod
+    def _amplitude(model: nn.Module | None, test: ImageSet, lab: Lab) -> Tensor:
         if model is None:
-            found = spectrum(test.images)
-        else:
-            found = jacobian_spectrum(model, test.images, test.labels, batch=BATCH, cache=lab.cache, track=lab.track)
-        numbers = {"ln B_low": Number(found.log_b_low), **shares(found.amplitude)}
-        return Measured(numbers, {"amplitude": found.amplitude, **self.more(model, test.tensor, test.labels, lab)})
+            return spectrum(test.images).amplitude
+        return jacobian_spectrum(
+            model, test.images, test.labels, batch=BATCH, cache=lab.cache, track=lab.track
+        ).amplitude
 
     def more(self, model: nn.Module | None, images: Tensor, labels: Tensor, lab: Lab) -> Mapping[str, Tensor]:
         """Further arrays for the figure."""
@@ -504,6 +534,12 @@ class Table2(_Spectra):
             "concentrate the intensities on the lowest-frequency region (top-left)",
             "Section 4.1", "JaFR has a smaller share at the lowest frequencies than PGD AT",
             higher((PGD, "lowest"), (JAFR, "lowest")),
+        ),
+        Claim(
+            "When analyzing the Fourier profile of Jacobians of adversarially robust models (Table 2), we see that it "
+            "resembles the profile of the training data much more than the non-robust standard trained models.",
+            "Section 3", "PGD AT, FGSM AT + GradAlign and FGSM AT + JaFR have a smaller distance from the images than "
+            "Standard", every(*(higher((STANDARD, "distance"), (row, "distance")) for row in (PGD, ALIGN, BOTH))),
         ),
         Claim(
             "When JaFR is added to the FGSM AT model, we observe that its Jacobians (J) become more salient",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -32,8 +33,10 @@ from freqrob.reproduction.experiment import (
     all_experiments,
 )
 from freqrob.runtime.figures import drawing, import_matplotlib
-from freqrob.runtime.files import locked, write_bytes, write_csv, write_json, write_text
-from freqrob.runtime.reading import fitted, read_json, read_npz
+from freqrob.runtime.file_formats import FileFormat
+from freqrob.runtime.files import locked, write_bytes, write_csv, write_text
+from freqrob.runtime.provenance import Provenance
+from freqrob.runtime.reading import read_npz
 
 SUMMARY = "summary.md"
 
@@ -48,8 +51,9 @@ class Row:
         model_hash: of its weights and code; "" for none.
         conditions: ``Experiment.conditions`` and the lab's settings.
         numbers: by column.
+        arrays: names of the arrays in its file.
         missing: why the row has no numbers; "" if it has.
-        about: commit, versions, machine and date of the measurement.
+        about: commit, versions, machine, date and seconds of the measurement, without training.
     """
 
     subject: str
@@ -57,33 +61,64 @@ class Row:
     model_hash: str = ""
     conditions: Mapping[str, Any] = field(default_factory=dict)
     numbers: Mapping[str, Number] = field(default_factory=dict)
+    arrays: Sequence[str] = ()
     missing: str = ""
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
-class _Number(Struct):
+class RecordedNumber(Struct):
+    """A number; null if it was not measured, or has no estimate of its error."""
+
     value: float | None = None
     standard_error: float | None = None
 
 
-class _Row(Struct):
+class RecordedColumn(Struct):
+    """A column of the table."""
+
+    name: str
+    unit: str = ""
+    help: str = ""
+
+
+class RecordedRow(Struct):
+    """A ``Row``."""
+
     row: str
     model: str = ""
     model_hash: str = ""
     conditions: dict[str, Any] = {}
-    numbers: dict[str, _Number] = {}
+    numbers: dict[str, RecordedNumber] = {}
+    arrays: list[str] = []
     missing: str = ""
     about: dict[str, Any] = {}
 
 
-class _Record(Struct):
-    rows: list[_Row] = []
+class RecordedClaim(Struct):
+    """A claim of the paper, judged by the numbers."""
+
+    claim: str
+    where: str
+    criterion: str
+    verdict: str
+    evidence: str
+
+
+class RecordFile(Provenance, kw_only=True):
+    """The ``result.json`` of an experiment; ``printed`` are the paper's numbers by row and column."""
+
+    experiment: str = ""
+    where: str = ""
+    title: str = ""
+    paper: str = ""
     scale: str = ""
-    command: str = ""
-    commit: str = ""
-    versions: dict[str, str] = {}
-    machine: str = ""
-    date: str = ""
+    columns: list[RecordedColumn] = []
+    rows: list[RecordedRow] = []
+    printed: dict[str, dict[str, RecordedNumber]] = {}
+    claims: list[RecordedClaim] = []
+
+
+REPRODUCTION = FileFormat("reproduction", RecordFile)
 
 
 class Record:
@@ -98,32 +133,31 @@ class Record:
         """The rows measured so far by name. Raises ValueError for a damaged file."""
         if not self.json.is_file():
             return {}
-        record = fitted(read_json(self.json), _Record, self.json)
+        record = REPRODUCTION.read(self.json)
         return {
             row.row: Row(
                 row.row, row.model, row.model_hash, row.conditions,
-                {name: _number(number) for name, number in row.numbers.items()}, row.missing, row.about,
+                {name: _number(number) for name, number in row.numbers.items()}, row.arrays, row.missing, row.about,
             )
             for row in record.rows
         }  # fmt: skip
 
     def about(self) -> dict[str, Any]:
         """The scale, and the command, commit, versions, machine and date of the last call that wrote the files."""
-        record = fitted(read_json(self.json), _Record, self.json)
-        return {name: getattr(record, name) for name in record.__struct_fields__ if name != "rows"}
+        record = REPRODUCTION.read(self.json)
+        return {name: getattr(record, name) for name in ("scale", *Provenance.__struct_fields__)}
 
     def arrays(self, row: str) -> dict[str, Tensor]:
         """The arrays of a row for the figure; empty without any."""
         path = self._arrays_path(row)
         return {name: torch.from_numpy(array) for name, array in read_npz(path).items()} if path.is_file() else {}
 
-    def has_whole_arrays(self, row: str) -> bool:
-        """Whether the file of a row's arrays, if there is one, can be read."""
+    def has_whole_arrays(self, row: Row) -> bool:
+        """Whether the file of a row's arrays can be read and has all of them."""
         try:
-            self.arrays(row)
+            return set(row.arrays) <= self.arrays(row.subject).keys()
         except ValueError:
             return False
-        return True
 
     def write_arrays(self, row: str, arrays: Mapping[str, Tensor]) -> None:
         """Write the arrays of a row as ``arrays/<row>.npz``."""
@@ -152,7 +186,7 @@ class Record:
                         for row, at in self.experiment.printed.items()},
             "claims": judged,
         }  # fmt: skip
-        write_json(self.json, content)
+        REPRODUCTION.write(self.json, content)
         cells = list(_long_rows(self.experiment, numbers))
         if cells:
             write_csv(self.folder / "table.csv", cells, list(cells[0]))
@@ -304,9 +338,18 @@ def _limit(rows: Iterable[Row]) -> str:
     return f", at most {most} images" if most else ""
 
 
+def readable_rows(out: Path, experiment: Experiment, scale: str) -> dict[str, Row]:
+    """The rows of an experiment measured so far by name; a damaged file is a warning and has none."""
+    try:
+        return Record(out, experiment, scale).rows()
+    except ValueError as error:
+        warnings.warn(f"{error}; {experiment.name} counts as not measured", stacklevel=2)
+        return {}
+
+
 def _measured(out: Path, experiment: Experiment) -> dict[str, dict[str, Row]]:
     """The rows at each scale that was measured; none at the scale "–" if none was."""
-    rows = {scale: Record(out, experiment, scale).rows() for scale in SCALES}
+    rows = {scale: readable_rows(out, experiment, scale) for scale in SCALES}
     return {scale: at for scale, at in rows.items() if at} or {"–": {}}
 
 
@@ -362,7 +405,7 @@ def _long_rows(experiment: Experiment, numbers: Numbers) -> Iterator[dict[str, A
             }  # fmt: skip
 
 
-def _number(stored: _Number) -> Number:
+def _number(stored: RecordedNumber) -> Number:
     values = (stored.value, stored.standard_error)
     return Number(*(float("nan") if value is None else value for value in values))
 

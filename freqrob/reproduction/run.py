@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,8 +37,8 @@ def reproduce(
 ) -> Reproduction:
     """Measure an experiment and write its files to ``out``.
 
-    A row that was measured with the same model and conditions is not measured again, unless its arrays are damaged.
-    A row whose data or packages are missing says so, and the others are measured.
+    A row that was measured with the same model and conditions is not measured again, unless its arrays are missing or
+    damaged. A row whose data or packages are missing says so, and the others are measured.
 
     Args:
         experiment: from ``get_experiment``.
@@ -104,8 +105,9 @@ def _measure(
         model = lab.model(subject) if subject.model_name else None
         key = model_hash(model) if model is not None else ""
         is_known = known and known.numbers and (known.model_hash, known.conditions) == (key, conditions)
-        if known and is_known and not again and record.has_whole_arrays(subject.row):
+        if known and is_known and not again and record.has_whole_arrays(known):
             return known
+        began = time.perf_counter()
         measured = experiment.measure(subject, model, lab)
     except (FileNotFoundError, ImportError, ValueError) as error:
         if isinstance(error, ValueError) and not str(error).startswith("model:"):
@@ -115,4 +117,6 @@ def _measure(
         return Row(subject.row, subject.model_name, conditions=conditions, missing=str(error), about=about)
     if measured.arrays:
         record.write_arrays(subject.row, measured.arrays)
-    return Row(subject.row, subject.model_name, key, conditions, dict(measured.numbers), about=about)
+    about = {**about, "seconds": round(time.perf_counter() - began, 1)}
+    numbers, arrays = dict(measured.numbers), sorted(measured.arrays)
+    return Row(subject.row, subject.model_name, key, conditions, numbers, arrays, about=about)

@@ -10,6 +10,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+
+
+class Provenance(Struct, kw_only=True):
+    """The entries that ``provenance`` writes; a file of another program may lack them."""
+
+    command: str = ""
+    commit: str = ""
+    versions: dict[str, str] = {}
+    machine: str = ""
+    date: str = ""
+
 
 def commit() -> str:
     """The commit of the source checkout of this package, with ``+`` if files were changed; "" if not in a checkout."""

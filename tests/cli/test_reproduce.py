@@ -1,11 +1,12 @@
 """`freqrob reproduce`, through Typer's runner."""
 
 import json
+from importlib import import_module
 
 import pytest
 
 from freqrob.data.samples import sample_images
-from freqrob.reproduction import list_experiments
+from freqrob.reproduction import SCALES, Lab, get_experiment, list_experiments
 from tests.support.command_line import error_of, run
 
 pytestmark = pytest.mark.usefixtures("wide_terminal", "own_cache")
@@ -22,6 +23,27 @@ def test_without_a_name_every_experiment_is_listed(table1, tmp_path):
     assert result.exit_code == 0, result.output
     assert all(name in result.output for name in list_experiments())
     assert "2 of 2" in result.output and "0 of 3" in result.output and "2 not measured" in result.output
+
+
+def test_a_dry_run_without_a_name_adds_hours_of_training(table1, tmp_path, monkeypatch):
+    module = import_module("freqrob.reproduction.experiment")  # its package has a function of this name
+    table4, lab = get_experiment("chan2022:table4"), Lab(SCALES["rn20"], model_dir=tmp_path)
+    monkeypatch.setattr(module, "all_experiments", lambda: iter([table4]))
+    monkeypatch.setattr("freqrob.reproduction.lab.Lab.training_hours", lambda _lab, _subject: 1.25)
+    missing = sum(not lab.has_model(subject) for subject in table4.at(lab.scale))
+    result = run("reproduce", "--dry-run", "--out", tmp_path, "--model-dir", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "hours to train" in result.output and f" {1.25 * missing:.2g} " in result.output
+
+
+def test_a_damaged_record_does_not_stop_the_list(table1, tmp_path):
+    record = tmp_path / "doe2026/table1/rn20/result.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("{")
+    result = run("reproduce", "--out", tmp_path)
+    assert result.exit_code == 0 and "lin2023:table1" in result.output
+    assert "result.json" in result.output and "doe2026:table1 counts as not measured" in result.output
+    assert str(record) in error_of("reproduce", "doe2026:table1", "--out", tmp_path).replace("\n", "")
 
 
 def test_an_experiment_prints_numbers_beside_the_papers_and_writes_them(table1, few, tmp_path):

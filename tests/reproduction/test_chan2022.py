@@ -11,11 +11,12 @@ from matplotlib.figure import Figure
 
 from freqrob.data.corruptions import SEVERITIES, corrupt
 from freqrob.data.samples import sample_images
-from freqrob.diagnostics import corruption_spectrum
+from freqrob.diagnostics import corruption_spectrum, spectrum
 from freqrob.reproduction import Number, Subject, chan2022, get_experiment, list_experiments
-from freqrob.reproduction.chan2022 import B_LOW, BOTH, FGSM, JAFR, MINUS, PGD, STANDARD, TYPES, shares
+from freqrob.reproduction.chan2022 import B_LOW, BOTH, FGSM, JAFR, MINUS, PGD, STANDARD, TYPES, distance, shares
 from freqrob.reproduction.experiment import Numbers, Outcome
 from freqrob.runtime.statistics import rank_correlation
+from freqrob.spectral import log_b_low
 from freqrob.training.cost import StepCost
 
 NAMES = list_experiments("chan2022:*")
@@ -51,7 +52,7 @@ def test_the_printed_mce_is_the_mean_ratio_of_the_printed_errors(row):
     "name, expected",
     [
         ("chan2022:table1", ["holds"] * 3 + ["within noise"] * 3 + ["holds"] * 3),
-        ("chan2022:table2", ["holds"] + ["not measured"] * 5),
+        ("chan2022:table2", ["holds"] + ["not measured"] * 6),
         ("chan2022:table3", ["within noise", "does not hold", "within noise", "holds", "holds"]),
         ("chan2022:table4", ["does not hold"] * 2 + ["holds"] * 4 + ["not measured"]),
         ("chan2022:table5", ["within noise", "does not hold", "holds", "holds", "holds", "holds"]),
@@ -107,15 +108,25 @@ def test_gains_that_grow_with_b_low_do_not_hold():
 
 
 def test_shares_of_flat_and_of_single_frequencies():
-    flat = {name: number.value for name, number in shares(torch.ones(32, 17)).items()}
+    flat = shares(torch.ones(32, 17))
     assert flat["top left"] == pytest.approx(100 * 81 / 289) and flat["lowest"] == pytest.approx(100 * 25 / 289)
     assert flat["left"] == flat["top"] == pytest.approx(100 * 9 / 17)
     assert flat["bottom right"] == pytest.approx(100 * 64 / 289)
     vertical = torch.zeros(32, 17)
     vertical[16, 0] = 1  # horizontal frequency 0, vertical ½
-    assert {name: number.value for name, number in shares(vertical).items()} == {
+    assert shares(vertical).items() >= {
         "lowest": 0, "top left": 0, "left": 100, "top": 0, "bottom right": 0
-    }  # fmt: skip
+    }.items()  # fmt: skip
+    assert shares(torch.ones(32, 17))["ln B_low"] == pytest.approx(log_b_low(torch.ones(32, 17)).item())
+    assert isnan(shares(torch.zeros(32, 17))["ln B_low"])
+
+
+def test_distance_of_spectra_ignores_their_scale_and_is_100_without_overlap():
+    one, other = torch.zeros(32, 17), torch.zeros(32, 17)
+    one[0, 0], other[16, 16], half = 1, 5, torch.zeros(32, 17)
+    half[0, 0] = half[16, 16] = 2
+    assert distance(one, 3 * one) == 0 and distance(one, other) == pytest.approx(100)
+    assert distance(one, half) == pytest.approx(50)
 
 
 @pytest.mark.parametrize("name", ["chan2022:table4", "chan2022:table7", "chan2022:overfitting"])
@@ -168,10 +179,16 @@ def test_table_2_measures_and_draws(lab):
     assert len(drawn) == 3 and STANDARD in drawn[0].get_title()
 
 
-def test_figure_1_measures_images_and_draws_what_is_known(lab):
+def test_figure_1_measures_images_and_draws_what_is_known(lab, monkeypatch):
     experiment = get_experiment("chan2022:fig1")
     images = experiment.measure(subject_of(experiment, "CIFAR-10", lab), None, lab)
     assert images.numbers["ln B_low"].value > 10 and images.numbers["top left"].value > 60
+    assert "distance" not in images.numbers and isnan(images.numbers["left"].error), "too few images for errors"
+    monkeypatch.setattr(chan2022, "_parts", lambda count: [slice(0, 2), slice(2, 4)])
+    parts = experiment.measure(subject_of(experiment, "CIFAR-10", lab), None, replace(lab, images=4))
+    whole = spectrum(lab.test_set("cifar10").images[:4])
+    assert parts.numbers["ln B_low"].value == pytest.approx(whole.log_b_low, abs=1e-4)
+    assert 0 < parts.numbers["left"].error < 10
     figure = Figure()
     experiment.plot(Outcome(Numbers({"CIFAR-10": images.numbers}), {"CIFAR-10": images.arrays}, {}), figure)
     assert [bool(axes.images) for axes in figure.axes] == [True, False]

@@ -2,6 +2,7 @@ import csv
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -100,9 +101,13 @@ def test_rows_that_another_process_adds_meanwhile_are_kept(table1, lab, tmp_path
     assert set(rows) == set(Record(out, table1, "rn20").rows()) == {ADVERSARIAL, WIDE}
 
 
-def test_rows_with_damaged_arrays_are_measured_again(folder, table1, lab, tmp_path):
-    damaged = min((folder / "arrays").iterdir())
-    damaged.write_bytes(damaged.read_bytes()[:50])
+def cut(path):
+    path.write_bytes(path.read_bytes()[:50])
+
+
+@pytest.mark.parametrize("damage", [cut, Path.unlink], ids=["damaged", "missing"])
+def test_rows_with_damaged_or_missing_arrays_are_measured_again(folder, table1, lab, tmp_path, damage):
+    damage(min((folder / "arrays").iterdir()))
     before = Table1.measured
     reproduce(table1, lab, tmp_path / "out")
     assert Table1.measured == before + 1
