@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from freqrob.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from freqrob.data.datasets import DATASETS, to_pixels
+from freqrob.data.datasets import to_pixels
 from freqrob.data.hybrid import MIXING_FREQUENCIES, NYQUIST, hybrid_images, partners
 from freqrob.defenses.neural_similarity import load_targets
 from freqrob.diagnostics import hybrid_reliance, minimal_perturbation
@@ -89,7 +89,7 @@ NEEDS_NEURAL = (
 
 def _perturbations(model: nn.Module, subject: Subject, lab: Lab) -> Measured:
     """Sizes, budget and spectrum of the smallest targeted perturbations."""
-    images = lab.test_set(subject.dataset, "minimal_perturbation")
+    images = lab.test_set(subject.dataset, "minimal_perturbation", model=model)
     found = minimal_perturbation(
         model, images.tensor, images.labels, steps=STEPS[lab.scale.name], pgd_steps=PGD_STEPS[lab.scale.name],
         repeats=REPEATS[lab.scale.name], seed=lab.seed, cache=lab.cache, track=lab.track,
@@ -107,7 +107,7 @@ def _perturbations(model: nn.Module, subject: Subject, lab: Lab) -> Measured:
 
 def _reversal(model: nn.Module, subject: Subject, lab: Lab) -> Measured:
     """f_rev with its standard deviation over four sets of partners, and the curves."""
-    images = lab.test_set(subject.dataset, "hybrid")
+    images = lab.test_set(subject.dataset, "hybrid", model=model)
     found = hybrid_reliance(model, images.images, images.labels, cache=lab.cache, track=lab.track)
     known = found.reversal[~found.reversal.isnan()]
     cycles = Number(known.mean().item(), known.std().item() if len(known) > 1 else nan) if len(known) else Number()
@@ -295,7 +295,7 @@ class Figure2(Experiment):
         "Neural regularization boosts model robustness and makes it less sensitive to high frequency component of the "
         "input"
     )
-    needs = f"{NEEDS_NEURAL}; corruptions of Tiny ImageNet are not read, so its rows have perturbations only"
+    needs = f"{NEEDS_NEURAL}; Tiny-ImageNet-C in the folder of the data, without which its rows have perturbations only"
     subjects = tuple(NEURAL.values())
     columns = (
         Column(CLEAN, "%", "grayscale test images"),
@@ -326,9 +326,12 @@ class Figure2(Experiment):
         assert model is not None
         found = _perturbations(model, subject, lab)
         clean = Measured({CLEAN: lab.accuracies(model, subject, [CLEAN])[CLEAN]})
-        if subject.dataset != CIFAR:
+        try:
+            corrupted = _corruptions(model, subject, lab)
+        except FileNotFoundError:
+            if subject.dataset == CIFAR:
+                raise
             return _joined(clean, found)
-        corrupted = _corruptions(model, subject, lab)
         severities = torch.tensor([*corrupted.accuracies.values()]).mean(0)
         numbers = {f"severity {s}": Number(100 * severities[s - 1].item()) for s in SEVERITIES}
         means, errors = corrupted.means(), corrupted.standard_errors
@@ -733,8 +736,6 @@ class Figure6(Experiment):
         return {"perturbations": _perturbation_conditions(scale), "images": scale.count("hybrid")}
 
     def measure(self, subject: Subject, model: nn.Module | None, lab: Lab) -> Measured:
-        if subject.dataset not in DATASETS:
-            raise FileNotFoundError(f"dataset: no data set {subject.dataset!r} is registered")
         assert model is not None
         accuracy = Measured({ACCURACY: _mean_accuracy(_corruptions(model, subject, lab))})
         return _joined(_perturbations(model, subject, lab), _reversal(model, subject, lab), accuracy)
