@@ -25,9 +25,9 @@ FORMATS: tuple[FileFormat, ...] = (
 SCHEMAS = Path(__file__).parent / "schemas"
 
 
-def schema_path(one: FileFormat) -> Path:
+def schema_path(file_format: FileFormat) -> Path:
     """The file of a format's schema."""
-    return SCHEMAS / f"{one.name}-{one.version}.json"
+    return SCHEMAS / f"{file_format.name}-{file_format.version}.json"
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def corruptions(
         typer.Option(
             "--data",
             metavar="DIR",
-            help="Folder of CIFAR-10-C or ImageNet-C, or of `freqrob dataset corrupt`.",
+            help="Folder of CIFAR-10-C or ImageNet-C: the published one, or one of `freqrob dataset corrupt`.",
         ),
     ] = Path("data"),
     dataset: Annotated[str, typer.Option(help="cifar10, cifar100, imagenet or tiny_imagenet.")] = "cifar10",
@@ -86,11 +86,8 @@ def corruptions(
 
     others = [baseline] if baseline is not None and baseline != ALEXNET else []
     names = list(dict.fromkeys([*models, *others]))
-    with measuring.on_first_rank() as is_first:
-        if is_first:
-            measuring.check_outputs(
-                out, None, [*measuring.card_paths(names, model_dir, dataset, threat_model), data / MANIFEST]
-            )
+    inputs = [*measuring.card_paths(names, model_dir, dataset, threat_model), data / MANIFEST]
+    measuring.on_first_rank(measuring.check_outputs, out, None, inputs)
     where = measuring.device_of_rank(device)
     networks = measuring.open_models(names, model_dir, dataset, threat_model, weights)
     with rank_zero_first():
@@ -119,7 +116,7 @@ def corruptions(
         partial(corruption_table, measured, mce),
     )
     for name, accuracy in measured.items():
-        cached = [kind for kind, at in accuracy.from_cache.items() if all(at)]
+        cached = [kind for kind, severities in accuracy.from_cache.items() if all(severities)]
         measuring.print_cached(name, folder, cached, len(accuracy.accuracies))
     print_written(out)
     if problem is not None:
@@ -148,12 +145,11 @@ def corruption_table(measured: dict[str, CorruptionAccuracy], mce: dict[str, flo
     first = next(iter(measured.values()))
     made = "made by freqrob, not the published ones" if first.generated else "as published"
     of = f"{first.dataset}, balanced before ({first.bass})" if first.bass else first.dataset
-    title = f"Accuracy (%) on corruptions of {of}, {made}: {first.images:,} images each, protocol {first.protocol}"
-    print_line(title)
+    print_line(f"Accuracy (%) on corruptions of {of}, {made}: {first.images:,} images each, protocol {first.protocol}")
     for name, accuracy in measured.items():
         table = Table("severity", *map(str, range(1, 6)), "mean", title=escape(name), title_justify="left")
-        for kind, at in accuracy.accuracies.items():
-            table.add_row(kind, *map(_percent, (*at, accuracy.of_type(kind))))
+        for kind, severities in accuracy.accuracies.items():
+            table.add_row(kind, *map(_percent, (*severities, accuracy.of_type(kind))))
         print_table(table)
     table = Table("mean over", *map(escape, measured))
     for group in first.means():

@@ -111,13 +111,7 @@ def _measure_model(
 ) -> list[Result]:
     """Measure a model's accuracies under all protocols, and save quick diagnostics in a folder."""
     from freqrob.attacks import PGD, Clean
-    from freqrob.diagnostics import (
-        band_accuracy,
-        fourier_heatmap,
-        hybrid_reliance,
-        jacobian_spectrum,
-        sensitivity,
-    )
+    from freqrob.diagnostics import band_accuracy, fourier_heatmap, hybrid_reliance, jacobian_spectrum, sensitivity
     from freqrob.evaluation import evaluate
 
     subject = model, chosen.images, chosen.labels

@@ -90,9 +90,7 @@ def diagnose(
     only, changed = list(dict.fromkeys(only or [])), _by_diagnostic(settings or [])
     check_only(only)
     folders = {name: out / re.sub(r"[^A-Za-z0-9.+=-]+", "_", name) for name in dict.fromkeys(models)}
-    with measuring.on_first_rank() as is_first:
-        if is_first:
-            _check_folders(folders)
+    measuring.on_first_rank(_check_folders, folders)
     where = measuring.device_of_rank(device)
     selection = measuring.Selection(classes_file, labels_file, resize, crop, interpolation)
     read = partial(measuring.open_subject, dataset, "test", data, download, None, selection)

@@ -55,7 +55,7 @@ def evaluate(
         typer.Option(parser=options.fraction, metavar="ε", help="Radius of the ball; 8/255 in L∞, 0.5 in L2."),
     ] = None,
     norm: Annotated[
-        str | None, typer.Option(help="Linf or L2; by default as --threat-model, Linf for corruptions.")
+        str | None, typer.Option(help="Linf or L2; by default that of --threat-model, Linf for corruptions.")
     ] = None,
     step_size: Annotated[
         float | None, typer.Option(parser=options.fraction, metavar="α", help="Step size of PGD; ε/4 by default.")
@@ -130,10 +130,9 @@ def evaluate(
     attacks = [parse_attack(text, eps=eps, norm=norm, step_size=step_size) for text in dict.fromkeys(attack)]
     white_box = cast("PGD", parse_attack("pgd-20", eps=eps, norm=norm, step_size=step_size))
     places = {name: checkpoint_path(name, model_dir, dataset, threat_model) for name in models if card}
-    with measuring.on_first_rank() as is_first:
-        if is_first:
-            measuring.check_outputs(out, samples, measuring.card_paths(models, model_dir, dataset, threat_model))
-            _check_cards(places)
+    cards = measuring.card_paths(models, model_dir, dataset, threat_model)
+    measuring.on_first_rank(measuring.check_outputs, out, samples, cards)
+    measuring.on_first_rank(_check_cards, places)
     where = measuring.device_of_rank(device)
     selection = measuring.Selection(classes_file, labels_file, resize, crop, interpolation)
     read = partial(measuring.open_subject, dataset, split, data, download, images, selection)
@@ -197,8 +196,7 @@ def _check_answers(networks: dict[str, nn.Module], chosen: ImageSet, device: tor
 
     for name, network in networks.items() if len(networks) > 1 else ():
         with measuring.model_on(device, name, network) as model:
-            images = to_pixels(chosen[:2].tensor).to(device)
-            check_answers(model, images, chosen.labels, classes)
+            check_answers(model, to_pixels(chosen[:2].tensor).to(device), chosen.labels, classes)
 
 
 def _masking(

@@ -121,13 +121,13 @@ def check_outputs(results: Sequence[Path], samples: Path | None, inputs: Iterabl
             raise ValueError(f"samples: expected a different file than --out, got {samples} for both")
 
 
-@contextmanager
-def on_first_rank() -> Iterator[bool]:
-    """Whether this process has rank 0; if the block fails, all processes end."""
+def on_first_rank(check: Callable[..., None], *arguments: Any) -> None:
+    """Call a check on rank 0 only; if it fails, all processes end."""
     from freqrob.runtime.processes import propagate_failure
 
     with propagate_failure():
-        yield rank() == 0
+        if rank() == 0:
+            check(*arguments)
 
 
 def card_paths(models: Iterable[str], model_dir: Path, dataset: str, threat_model: str) -> Iterator[Path]:
@@ -250,19 +250,19 @@ def open_subject(
     classes = read_classes(selection.classes) if selection.classes else ()
     if dataset == FOLDER:
         images = load_photographs(data, classes=classes or None, labels=selection.labels)
-        whole = imagenet_wnids() if set(images.classes) <= set(imagenet_wnids()) else images.classes
+        all_classes = imagenet_wnids() if set(images.classes) <= set(imagenet_wnids()) else images.classes
     elif selection.labels:
         raise ValueError(f"labels: only --dataset {FOLDER} has none of its own, got --labels for {dataset}")
     else:
         images = load_images(dataset, split, data, download)
-        whole = images.classes
+        all_classes = images.classes
         images = select_classes(images, classes) if classes else images
     if count is not None and count > len(images):
         of = "the folder" if dataset == FOLDER else f"the {split} split"
         raise ValueError(f"images: expected 1 to {len(images)} (size of {of}), got {count}")
     images = replace(images, images=preprocessed(images.images, selection.preprocessing))[:count]
-    chosen = tuple(map(whole.index, images.classes)) if images.classes != whole else ()
-    return Subject(images, chosen, len(whole))
+    chosen = tuple(map(all_classes.index, images.classes)) if images.classes != all_classes else ()
+    return Subject(images, chosen, len(all_classes))
 
 
 def open_models_and_images(

@@ -1,6 +1,7 @@
 """Options shared by several commands."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from math import isfinite
 from pathlib import Path
@@ -14,11 +15,9 @@ from freqrob.runtime.parameters import read_number
 
 def fraction(text: str) -> float:
     """Parse a number such as 8/255 or 0.03."""
-    try:
+    with suppress(ValueError):
         if isfinite(number := read_number(text)):
             return number
-    except ValueError:
-        pass
     raise typer.BadParameter(f"expected a number such as 8/255 or 0.03, got {text!r}")
 
 
@@ -34,7 +33,7 @@ def with_home(command: Callable[..., None]) -> Callable[..., None]:
 
 def _with_home(name: str, value: Any) -> Any:
     if isinstance(value, list):
-        return [_with_home(name, one) for one in value]
+        return [_with_home(name, path) for path in value]
     return expanded(value, name) if isinstance(value, Path) else value
 
 
@@ -69,7 +68,7 @@ Weights = Annotated[
     str | None,
     typer.Option(
         metavar="KEY",
-        help="Which state dict of files given as NAME=FILE: ema for averaged weights, or its key in the file.",
+        help="Which state dict to load from NAME=FILE: ema for the averaged weights, or its key in the file.",
     ),
 ]
 Download = Annotated[bool, typer.Option("--download", help="Download the data set if it is missing.")]
@@ -84,8 +83,7 @@ CacheDir = Annotated[
 CacheKey = Annotated[
     str | None,
     typer.Option(
-        metavar="TEXT",
-        help="Identifies your own code, to cache its results; change it when you change the code.",
+        metavar="TEXT", help="Identifies your own code, to cache its results; change it when you change the code."
     ),
 ]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Do not read or write the cache.")]

@@ -1,4 +1,4 @@
-"""Data sets as tensors, their balanced twins, and augmented batches of them."""
+"""Data sets as tensors, balanced versions of them, and augmented batches."""
 
 from freqrob.data.batches import Batches
 from freqrob.data.cifar_b import balance, load_cifar_b

@@ -49,6 +49,11 @@ def balance(dataset: ImageSet, *, weighting: Weighting = "amplitude", chunk: Cou
 
     Source: Lin et al., NeurIPS 2023, section 4; zhiyugege/Frequency-Long-Tailed-Investigation, ``BaSS_cifar.py``, which
     writes its balanced CIFAR-10 to disk once.
+
+    >>> from freqrob.data.samples import sample_images
+    >>> balanced = balance(sample_images())
+    >>> balanced.images.shape, balanced.images.dtype
+    (torch.Size([20, 3, 32, 32]), torch.uint8)
     """
     from freqrob.spectral.balance import bass  # loads the native ops, which a data set's metadata do not need
 

@@ -54,6 +54,9 @@ class DatasetInfo:
             uint8 images (C, H, W) and labels, with ``classes`` if these have names. Unless it is an ``ImageSet``, it is
             read into memory once.
         streamed: whether files of images stay files, which are decoded each time that they are read.
+
+    >>> DatasetInfo(10, 32, mean=(0.5,), std=(0.25,)).channels
+    1
     """
 
     classes: int
@@ -117,7 +120,11 @@ def register_dataset(name: str, about: DatasetInfo) -> Callable[[Loader], Loader
 
 @checked
 def list_datasets(pattern: str = "*") -> list[str]:
-    """Sorted names of the data sets that match a shell-style pattern (``"cifar*"``)."""
+    """Sorted names of the data sets that match a shell-style pattern (``"cifar*"``).
+
+    >>> list_datasets("cifar*")
+    ['cifar10', 'cifar100']
+    """
     return DATASETS.matching(pattern)
 
 
@@ -128,6 +135,11 @@ class ImageSet(Dataset):
 
     ``image_set[3]`` is an image (C, H, W) and its label; slices and index tensors give an ``ImageSet``. The images of
     folders of photographs are an ``ImageStream``, which is read when it is indexed.
+
+    >>> from freqrob.data.samples import sample_images
+    >>> samples = sample_images()
+    >>> len(samples), samples.images.shape, samples.classes[samples[0][1]]
+    (20, torch.Size([20, 3, 32, 32]), 'cat')
     """
 
     images: Tensor | ImageStream
@@ -249,6 +261,16 @@ def load_photographs(
     Raises:
         FileNotFoundError: no folder, no labels, or no images with a class.
         ValueError: ``classes`` that no image has, or labels that do not fit.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for kind in ("cat", "dog"):
+    ...     (folder / kind).mkdir()
+    ...     Image.new("RGB", (40, 30)).save(folder / kind / "1.png")
+    >>> photographs = load_photographs(folder)
+    >>> photographs.classes, photographs.labels
+    (('cat', 'dog'), tensor([0, 1]))
     """
     names = read_classes(expanded(classes, "classes")) if isinstance(classes, str | Path) else classes or ()
     found = find_photographs(expanded(folder, "folder"), names, expanded(labels, "labels") if labels else None)
@@ -257,13 +279,13 @@ def load_photographs(
 
 @checked
 def select_classes(images: ImageSet, classes: Sequence[str]) -> ImageSet:
-    """The images of some classes, which are numbered anew, in the order of ``classes``.
+    """The images of some classes, which are renumbered in the order of ``classes``.
 
     Raises ValueError for a class that the set does not have, or that is given twice.
 
     >>> from freqrob.data.samples import sample_images
     >>> select_classes(sample_images(), ["ship", "frog"]).labels
-    tensor([0, 0, 1, 1, 1, 1, 0, 1])
+    tensor([0, 0, 1, 1, 1, 0, 0, 1])
     """
     check_choices(images.classes, **{f"classes[{number}]": name for number, name in enumerate(classes)})
     if not classes or len(set(classes)) < len(classes):

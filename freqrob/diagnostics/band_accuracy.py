@@ -98,6 +98,13 @@ def band_accuracy(
     Raises:
         ValueError: a width that is not odd and positive, attack settings out of range, or images and labels that do not
             fit.
+
+    >>> import freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> model = freqrob.load_model("standard_rn20")
+    >>> samples = sample_images()[:4]
+    >>> band_accuracy(model, samples.images, samples.labels, steps=1).images
+    4
     """
     check_labelled(images, labels)
     if not fits(width, int) or width < 1 or width % 2 == 0:
@@ -107,10 +114,10 @@ def band_accuracy(
     rings = RingMap(images.shape[-2], images.shape[-1])
     every = coarseness(*images.shape[-2:])
     measured = torch.tensor(sorted({*range(0, rings.rings, every), rings.rings - 1}))
-    ring, at = torch.arange(rings.rings), measured[:, None]
-    filters = {"low": ring <= at, "high": ring >= at, "band": (ring - at).abs() <= width * every // 2}
+    ring, i = torch.arange(rings.rings), measured[:, None]
+    filters = {"low": ring <= i, "high": ring >= i, "band": (ring - i).abs() <= width * every // 2}
 
-    def seen(model: nn.Module, indices: Tensor, device: torch.device) -> dict[str, Tensor]:
+    def classify_filtered(model: nn.Module, indices: Tensor, device: torch.device) -> dict[str, Tensor]:
         natural, classes = to_pixels(images[indices]).to(device), labels[indices].to(device)
 
         def correct(kept: Tensor) -> Tensor:
@@ -118,13 +125,13 @@ def band_accuracy(
             filtered = ring_filter(natural, weights.expand(*natural.shape[:2], -1), rings).clamp(0, 1)
             return classified(model(filtered), classes)
 
-        own = classified(model(natural), classes)
-        return {"own": own} | {name: torch.stack([correct(kept) for kept in filters[name]], 1) for name in filters}
+        clean = classified(model(natural), classes)
+        return {"own": clean} | {name: torch.stack([correct(kept) for kept in filters[name]], 1) for name in filters}
 
     common = {"batch_size": batch_size, "cache": cache, "cache_key": cache_key, "track": track}
     key = {"diagnostic": "band_accuracy", "width": width, "every": every}
-    samples = per_sample(seen, model, images, labels, key=key, what="band accuracy", **common)
-    low, high, band, own = (samples[name].double().mean(0) for name in ("low", "high", "band", "own"))
+    samples = per_sample(classify_filtered, model, images, labels, key=key, quantity="band accuracy", **common)
+    low, high, band, clean = (samples[name].double().mean(0) for name in ("low", "high", "band", "own"))
     bands = octaves(rings) if attacked else []
     robust = _robust(model, images[:attacked], labels[:attacked], bands, eps, steps, **common)
     return BandAccuracy(
@@ -134,7 +141,7 @@ def band_accuracy(
         band=band,
         robust=robust,
         robust_frequencies=rings.radii[[begin for begin, *_ in bands]],
-        accuracy=own.item(),
+        accuracy=clean.item(),
         width=width * every,
         eps=eps,
         steps=steps,
@@ -152,13 +159,13 @@ def _robust(
 
     def robust_mask(model: nn.Module, indices: Tensor, device: torch.device) -> dict[str, Tensor]:
         natural, classes = to_pixels(images[indices]).to(device), labels[indices].to(device)
-        found = [band_pgd(model, natural, classes, band, eps=eps, steps=steps) for band in bands]
-        under_attack = torch.stack([classified(model(perturbed), classes) for perturbed in found], 1)
+        adversarial = [band_pgd(model, natural, classes, band, eps=eps, steps=steps) for band in bands]
+        under_attack = torch.stack([classified(model(perturbed), classes) for perturbed in adversarial], 1)
         return {"robust": under_attack & classified(model(natural), classes)[:, None]}
 
     key = {"diagnostic": "band_pgd", "eps": eps, "steps": steps, "bands": [[band[0], band[-1]] for band in bands]}
-    found = per_sample(robust_mask, model, images, labels, key=key, what="band-limited PGD", **common)
-    return found["robust"].double().mean(0)
+    samples = per_sample(robust_mask, model, images, labels, key=key, quantity="band-limited PGD", **common)
+    return samples["robust"].double().mean(0)
 
 
 def octaves(rings: RingMap) -> list[range]:

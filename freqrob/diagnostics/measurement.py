@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -11,12 +10,11 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, get_origin, get_type_hints
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from freqrob.runtime.file_formats import FileFormat
-from freqrob.runtime.files import as_json, expanded, write_bytes
+from freqrob.runtime.files import as_json, expanded, plain, write_npz
 from freqrob.runtime.parameters import fits, shown_hint
 from freqrob.runtime.provenance import Provenance
 from freqrob.runtime.reading import REMEDY, Label, brief, fitted, read_npz
@@ -135,13 +133,10 @@ class Measurement:
         """
         name = "_".join(filter(None, (name, self.suffix))) if name else self.file_name
         path = expanded(folder, "folder") / f"{name}.json"
-        values = {name: None if _is_not_finite(value) else value for name, value in self.scalars().items()}
+        values = {name: plain(value) for name, value in self.scalars().items()}
         content = {**(about or {}), "kind": self.kind, "units": self.units, "values": values}
         check_about(about)  # so that no NPZ is left without its JSON
-        arrays: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in self.tensors().items()}
-        content_npz = io.BytesIO()
-        np.savez_compressed(content_npz, **arrays)
-        write_bytes(path.with_suffix(".npz"), content_npz.getvalue())
+        write_npz(path.with_suffix(".npz"), self.tensors())
         MEASUREMENT.write(path, content)
         return path
 
@@ -184,7 +179,3 @@ class Measurement:
             expected = tuple(lengths.get(dimension, "any") for dimension in dimensions)
             if shape != expected:
                 raise ValueError(f"{name}: expected shape ({', '.join(dimensions)}) = {expected}, got {shape}")
-
-
-def _is_not_finite(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)

@@ -32,9 +32,9 @@ class Counted:
     def __init__(self, track: Track) -> None:
         self.track, self.items = track, 0
 
-    def __call__(self, items: Iterable, what: str, count: int) -> Iterable:
+    def __call__(self, items: Iterable, quantity: str, count: int) -> Iterable:
         self.items += count
-        return self.track(items, what, count)
+        return self.track(items, quantity, count)
 
     @property
     def any(self) -> bool:
@@ -49,7 +49,7 @@ def per_sample(
     labels: Tensor,
     *,
     key: Mapping[str, Any],
-    what: str,
+    quantity: str,
     batch_size: int = 250,
     cache: Path | None = None,
     cache_key: str | None = None,
@@ -81,7 +81,7 @@ def per_sample(
     """
     batches, model = _batches(images, labels, batch_size), as_module(model)
     measure_batch = _explained(measure, model, images, labels, batch_size)
-    common = {"key": key, "what": what, "cache": cache, "cache_key": cache_key, "track": track}
+    common = {"key": key, "quantity": quantity, "cache": cache, "cache_key": cache_key, "track": track}
     return shared_out(measure_batch, model, images, labels, batches, **common)
 
 
@@ -140,7 +140,7 @@ def shared_out(
     chunks: Sequence[Tensor],
     *,
     key: Mapping[str, Any],
-    what: str,
+    quantity: str,
     cache: Path | None,
     cache_key: str | None,
     track: Track,
@@ -152,10 +152,10 @@ def shared_out(
         key = {**subject_key(bare(model), cache_key), "data": data_hash(images, labels), **key}
     count = sum(map(len, chunks))
     with propagate_failure():
-        samples = Samples(cache, key, count, what)
-        left = [chunk[~samples.done[chunk]] for chunk in chunks[rank::world] if not samples.done[chunk].all()]
+        samples = Samples(cache, key, count, quantity)
+        remaining = [chunk[~samples.done[chunk]] for chunk in chunks[rank::world] if not samples.done[chunk].all()]
         with measuring(model) as subject, channels_last(subject), torch.no_grad():
-            for numbers in track(left, what, len(left)):
+            for numbers in track(remaining, quantity, len(remaining)):
                 with random_state(int(numbers[0])):
                     values = measure(subject, numbers)
                 samples.put(numbers, **values)

@@ -247,11 +247,14 @@ def list_diagnostics(pattern: str = "*") -> list[str]:
     """The names that match a shell-style pattern (``"loss*"``): freqrob's in their order, then those of other packages.
 
     Other packages are not imported. Warns of entry points that cannot be used.
+
+    >>> list_diagnostics()[:3]
+    ['jacobian', 'sensitivity', 'hybrid']
     """
     _import_builtin()
     offered = DIAGNOSTICS.offered()
-    own = sorted(set(DIAGNOSTICS) - offered.keys(), key=lambda name: (DIAGNOSTICS[name].order, name))
-    return [name for name in (*own, *sorted(offered)) if fnmatchcase(name, pattern)]
+    builtin = sorted(set(DIAGNOSTICS) - offered.keys(), key=lambda name: (DIAGNOSTICS[name].order, name))
+    return [name for name in (*builtin, *sorted(offered)) if fnmatchcase(name, pattern)]
 
 
 @checked
@@ -260,6 +263,9 @@ def get_diagnostic(name: str) -> Diagnostic:
 
     Raises ValueError for an unknown name, with the nearest ones; ImportError or TypeError for a diagnostic of another
     package that cannot be imported or is not a ``Diagnostic``.
+
+    >>> get_diagnostic("hybrid").presets["full"]
+    {'images': 0}
     """
     _import_builtin()
     return DIAGNOSTICS.find(name)

@@ -24,14 +24,7 @@ from freqrob.models.preprocessing import Data, inputs_of
 from freqrob.models.sources import as_module
 from freqrob.models.state import bare, device_of, measuring
 from freqrob.runtime.files import check_file, expanded
-from freqrob.runtime.parameters import (
-    Count,
-    checked,
-    fits,
-    nearest_names,
-    shown_hint,
-    to_python,
-)
+from freqrob.runtime.parameters import Count, checked, fits, nearest_names, shown_hint, to_python
 from freqrob.runtime.process_state import random_state
 from freqrob.runtime.processes import propagate_failure, rank_and_world
 from freqrob.runtime.progress import Track, untracked
@@ -53,7 +46,14 @@ def expected_seconds(
     classes: Count | None = None,
     batch_size: Count | None = None,
 ) -> float:
-    """Estimate the seconds that ``diagnose`` takes from the time of one batch. Raises as ``diagnose``."""
+    """Estimate the seconds that ``diagnose`` takes from the time of one batch. Raises as ``diagnose``.
+
+    >>> import freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> model, samples = freqrob.load_model("standard_rn20"), sample_images()
+    >>> expected_seconds(model, samples.images, samples.labels, only=["jacobian"]) < 60
+    True
+    """
     images, labels, classes = inputs_of(as_module(model), data, labels, classes)
     batch_size = default_batch_size(images) if batch_size is None else batch_size
     size = images.shape[-2], images.shape[-1]
@@ -63,19 +63,19 @@ def expected_seconds(
         _check_model(plans, model, images, labels, classes, batch_size)
     if rank_and_world()[1] == 1:
         _try_settings(plans, model, images, labels[_order(labels)])
-    few = torch.arange(min(64, batch_size, len(images)))
-    batch = to_pixels(images[few]).to(device_of(model, images))
+    probed = torch.arange(min(64, batch_size, len(images)))
+    batch = to_pixels(images[probed]).to(device_of(model, images))
     with explained(batch_size), random_state(), measuring(model) as subject, channels_last(subject), torch.no_grad():
         subject(batch)
         began = time.perf_counter()
         subject(batch).sum().item()
         each = (time.perf_counter() - began) / len(batch)
-    seen = 0
-    for name, its in plans.items():
+    passes = 0
+    for name, plan in plans.items():
         diagnostic = get_diagnostic(name)
-        given = {**diagnostic.defaults, **its, "images": min(its["images"] or len(images), len(images))}
-        seen += given["images"] * diagnostic.cost(given, size)
-    return each * seen
+        given = {**diagnostic.defaults, **plan, "images": min(plan["images"] or len(images), len(images))}
+        passes += given["images"] * diagnostic.cost(given, size)
+    return each * passes
 
 
 @checked
@@ -131,6 +131,13 @@ def diagnose(
         ImportError: one of ``only`` needs a package that is not installed.
 
     Warns as ``checks.warn_of_model`` about models with misleading numbers, and if nothing can be cached.
+
+    >>> import freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> model = freqrob.load_model("standard_rn20")
+    >>> samples = sample_images()[:4]
+    >>> list(diagnose(model, samples.images, samples.labels, only=["jacobian"]))
+    ['jacobian']
     """
     images, labels, classes = inputs_of(as_module(model), data, labels, classes, track)
     plans, measurements = _planned(preset, only, settings, (images.shape[-2], images.shape[-1])), {}
@@ -150,12 +157,12 @@ def diagnose(
     images, labels = select(images, order), labels[order]
     _try_settings(plans, model, images, labels, cache, cache_key)
     about = {**(about or {}), "model_hash": model_hash(model)} if out is not None else {}
-    for name, its in plans.items():
-        chosen, measured = slice(its.pop("images") or None), Counted(track)
-        common = {"batch_size": batch_size, "cache": cache, "cache_key": cache_key, "track": measured, **its}
+    for name, plan in plans.items():
+        chosen, measured = slice(plan.pop("images") or None), Counted(track)
+        common = {"batch_size": batch_size, "cache": cache, "cache_key": cache_key, "track": measured, **plan}
         diagnostic = get_diagnostic(name)
-        seen = images[chosen] if diagnostic.streams else diagnostic.sees(in_memory(images[chosen]))
-        measurements[name] = diagnostic.measure(model, seen, labels[chosen], **common)
+        shown = images[chosen] if diagnostic.streams else diagnostic.sees(in_memory(images[chosen]))
+        measurements[name] = diagnostic.measure(model, shown, labels[chosen], **common)
         from_cache = not measured.any  # a collective call; only one process saves
         with propagate_failure():
             if out is not None:
@@ -182,8 +189,7 @@ def check_only(only: Sequence[str]) -> None:
         raise ValueError(f"only: expected a sequence of names, such as [{only!r}], got {only!r}")
     for name in only:
         if name not in (known := list_diagnostics()):
-            near = nearest_names(name, known)
-            raise ValueError(f"only: got {name!r}, expected some of {', '.join(known)}.{near}")
+            raise ValueError(f"only: got {name!r}, expected some of {', '.join(known)}.{nearest_names(name, known)}")
 
 
 def _planned(
@@ -197,12 +203,11 @@ def _planned(
         chosen = {name: diagnostic for name, diagnostic in all_diagnostics().items() if diagnostic.is_possible}
     for name in settings:
         if name not in chosen:
-            near = nearest_names(name, chosen)
-            raise ValueError(f"settings: {name!r} is not measured, expected any of {', '.join(chosen)}.{near}")
+            hint = nearest_names(name, chosen)
+            raise ValueError(f"settings: {name!r} is not measured, expected any of {', '.join(chosen)}.{hint}")
     plans = {}
     for name, diagnostic in chosen.items():
-        given = _as_settings(diagnostic, settings.get(name, {}))
-        plan = {"images": 0, **diagnostic.presets.get(preset, {}), **given}
+        plan = {"images": 0, **diagnostic.presets.get(preset, {}), **_as_settings(diagnostic, settings.get(name, {}))}
         plans[name] = {key: value(*size) if callable(value) else value for key, value in plan.items()}
     return plans
 
@@ -212,8 +217,8 @@ def _as_settings(diagnostic: Diagnostic, given: Mapping[str, Any]) -> dict[str, 
     name, hints, settings = diagnostic.name, diagnostic.hints, {}
     for key, value in given.items():
         if key not in hints:
-            near = nearest_names(key, hints)
-            raise ValueError(f"{name}: no setting {key!r}, expected any of {', '.join(hints)}.{near}")
+            hint = nearest_names(key, hints)
+            raise ValueError(f"{name}: no setting {key!r}, expected any of {', '.join(hints)}.{hint}")
         settings[key] = to_python(value, hints[key])
         if not fits(settings[key], hints[key]):
             raise ValueError(f"{name}: {key}: expected {shown_hint(hints[key])}, got {value!r}")
@@ -243,10 +248,10 @@ def _try_settings(
         raise _Begins
 
     common = {"track": begin, "cache": cache if rank_and_world()[1] > 1 else None, "cache_key": cache_key}
-    for name, its in plans.items():
-        chosen, diagnostic = slice(its["images"] or None), get_diagnostic(name)
+    for name, plan in plans.items():
+        chosen, diagnostic = slice(plan["images"] or None), get_diagnostic(name)
         tried = images[chosen] if diagnostic.streams else _unread(images[chosen])
-        given = {key: value for key, value in its.items() if key != "images"}
+        given = {key: value for key, value in plan.items() if key != "images"}
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -268,9 +273,9 @@ def _check_model(
     plans: Iterable[str], model: nn.Module, images: Images, labels: Tensor, classes: int | None, batch_size: int
 ) -> None:
     """Raise and warn as ``warn_of_model`` about a model that these diagnostics cannot measure."""
-    device, few = device_of(model, images), torch.arange(min(PROBED, batch_size, len(images)))
-    some = to_pixels(images[few]).to(device), labels[few].to(device)
+    device, probed = device_of(model, images), torch.arange(min(PROBED, batch_size, len(images)))
+    batch = to_pixels(images[probed]).to(device), labels[probed].to(device)
     needing = ", ".join(name for name in plans if get_diagnostic(name).needs_gradients)
-    instead = ", ".join(name for name, one in all_diagnostics().items() if not one.needs_gradients)
+    alternatives = ", ".join(name for name, diagnostic in all_diagnostics().items() if not diagnostic.needs_gradients)
     with explained(batch_size), random_state(), measuring(model) as subject, channels_last(subject):
-        warn_of_model(subject, *some, all_labels=labels, classes=classes, needed_by=needing, instead=instead)
+        warn_of_model(subject, *batch, all_labels=labels, classes=classes, needed_by=needing, alternative=alternatives)

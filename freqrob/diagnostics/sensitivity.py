@@ -92,13 +92,21 @@ def sensitivity(
 
     Source: Lin et al., NeurIPS 2023, Eq. 3 and Fig. 2; zhiyugege/Frequency-Long-Tailed-Investigation, which takes the
     mean over the channels first and the half plane of ``rfft2``.
+
+    >>> import freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> model = freqrob.load_model("standard_rn20")
+    >>> samples = sample_images()[:4]
+    >>> measured = sensitivity(model, samples.images, samples.labels)
+    >>> measured.images
+    4
     """
     check_labelled(images, labels)
     height, width = images.shape[-2:]
     rings, radius = RingMap(height, width), frequency_radius(height, width)[:, : width // 2 + 1].flatten()
     if boundary_ring is None:
-        some = in_memory(images[:OF_STREAM]) if isinstance(images, ImageStream) else images
-        boundary_ring = 5 if max(height, width) == 32 else min(split(some).boundary + 1, rings.rings - 1)
+        sample = in_memory(images[:OF_STREAM]) if isinstance(images, ImageStream) else images
+        boundary_ring = 5 if max(height, width) == 32 else min(split(sample).boundary + 1, rings.rings - 1)
     if ranks is None:
         ranks = [rank for rank in RANKS if rank < len(radius)]
     if not fits(boundary_ring, int) or not 1 <= boundary_ring < rings.rings:
@@ -119,7 +127,7 @@ def sensitivity(
 
     key = {"diagnostic": "sensitivity", "no gradient": "nan", "boundary_ring": boundary_ring, "ranks": list(ranks)}
     batches = per_batch(
-        projected, model, images, labels, key=key, what="sensitivity", batch_size=batch_size,
+        projected, model, images, labels, key=key, quantity="sensitivity", batch_size=batch_size,
         cache=cache, cache_key=cache_key, track=track,
     )  # fmt: skip
     return Sensitivity(
@@ -146,7 +154,7 @@ def plot_sensitivity(axes: Axes, models: Mapping[str, Sensitivity], styles: Styl
     plain_ticks(axes.xaxis, axes.yaxis)
 
 
-def radius_density(radii: np.ndarray, at: np.ndarray) -> np.ndarray:
+def radius_density(radii: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Density of frequencies (N,), N ≥ 1, at the points ``at`` (M,): a Gaussian kernel of Scott's width, ≥ 0.005.
 
     Source: Lin et al., NeurIPS 2023, Sec. 3.2.2, whose notebook draws seaborn's ``kdeplot``, with Scott's width too.
@@ -154,7 +162,7 @@ def radius_density(radii: np.ndarray, at: np.ndarray) -> np.ndarray:
     from scipy.stats import norm
 
     width = max(radii.std() * len(radii) ** -0.2, 0.005)  # gaussian_kde takes no equal values
-    return norm.pdf(at[:, None], radii, width).mean(1)
+    return norm.pdf(points[:, None], radii, width).mean(1)
 
 
 def plot_sensitive_radii(
@@ -165,14 +173,14 @@ def plot_sensitive_radii(
     A Gaussian kernel of Scott's width. The grey line marks where the high frequencies begin. Raises ValueError for a
     rank that was not kept. Source: Lin et al., NeurIPS 2023, Fig. 2.
     """
-    at = np.linspace(0, 0.75, 300)
+    points = np.linspace(0, 0.75, 300)
     for name, measured, style in styled(models, styles):
         if rank not in measured.ranks:
             raise ValueError(f"rank: {name} has {', '.join(map(str, measured.ranks))}, got {rank}")
         radii = measured.radii[~measured.high_share.isnan(), measured.ranks.index(rank)].double().numpy()
         if not len(radii):
             continue
-        axes.plot(at, radius_density(radii, at), label=name, **{**style, "markevery": 0.15})
+        axes.plot(points, radius_density(radii, points), label=name, **{**style, "markevery": 0.15})
         axes.axvline(measured.boundary, color=GREY, linewidth=1)
     axes.set(xlabel=f"{FREQUENCY} of coefficient {rank + 1}", ylabel="density")
     axes.set_ylim(bottom=0)

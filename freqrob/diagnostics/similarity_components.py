@@ -65,7 +65,7 @@ def similarity_components(
 
     S = Σ_i λ_i u_i u_iᵀ; the score √λ_i u_i of an image x is approximated by w_i · (x − x̄) with
     min_w ‖√λ_i u_i − (X − x̄) w‖² + ρ ‖w‖², as ridge regression, because images have more pixels than there are images.
-    A component and its field have no sign of their own.
+    The sign of a component and of its field is arbitrary.
 
     Args:
         images: (K, C, H, W) uint8 or floats in [0, 1].

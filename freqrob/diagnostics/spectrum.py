@@ -77,6 +77,11 @@ def spectrum(images: Images) -> Spectrum:
             images that are constant or not finite.
 
     Source: Lin et al., NeurIPS 2023, Eq. 1 and 2 and Theorem 1; Chan et al., IJCAI 2022, B_low.
+
+    >>> from freqrob.data.samples import sample_images
+    >>> measured = spectrum(sample_images().images)
+    >>> measured.images, f"{measured.alpha:.1f}"
+    (20, '2.7')
     """
     if isinstance(images, ImageStream):
         power, amplitude = _of_stream(images)

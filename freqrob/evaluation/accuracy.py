@@ -43,6 +43,14 @@ class Result:
     ``accuracy`` is a share of ``images``; ``preprocessing`` is what photographs went through ("resize 256 (bilinear),
     center crop 224"), "" for other images; ``correct`` is the (N,) mask of the images that stay correctly classified;
     ``from_cache`` says whether all of it came from the cache.
+
+    >>> import freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> model = freqrob.load_model("standard_rn20")
+    >>> samples = sample_images()[:4]
+    >>> result = freqrob.evaluate(model, samples.images, samples.labels, protocols=["natural"], attacks=["pgd-2"])[0]
+    >>> result.protocol, result.attack.name, result.images, result.seed
+    ('natural', 'PGD-2', 4, 0)
     """
 
     protocol: str
@@ -132,6 +140,14 @@ def evaluate(
 
     Warns as ``checks.warn_of_model`` about models with misleading numbers, if anything is measured; if nothing can be
     cached; and about damaged files in the cache, which are set aside.
+
+    >>> import freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> model = freqrob.load_model("standard_rn20")
+    >>> samples = sample_images()
+    >>> results = evaluate(model, samples.images, samples.labels, attacks=["clean"])
+    >>> [(result.protocol, result.images) for result in results]
+    [('natural', 20), ('natural+bass', 20), ('bass', 20)]
     """
     for protocol in protocols:
         check_choices(PROTOCOLS, protocols=protocol)
@@ -225,10 +241,9 @@ class _Subject:
         """The cached results of an attack: ``correct`` of each image."""
         if self.cache is None:
             return Samples(None, {}, len(self.images))
-        batch_size = self.batch_size if attack.batched else None
         key = {
             **self._key, "seed": self.seed, "attack": attack.as_dict(), "attack_hash": hash_of(attack),
-            "batch_size": batch_size,
+            "batch_size": self.batch_size if attack.batched else None,
         }  # fmt: skip
         return Samples(self.cache, key, len(self.images), attack.name)
 
@@ -283,7 +298,7 @@ def _warn_of_model(subject: _Subject, chunk: Tensor, attacks: Sequence[Attack]) 
     needed_by = ", ".join(dict.fromkeys(attack.name for attack in attacks if attack.uses_gradients))
     warn_of_model(
         subject.model, *subject.batch(subject.images[chunk], chunk), all_labels=subject.labels,
-        classes=subject.classes, needed_by=needed_by, instead="clean or square",
+        classes=subject.classes, needed_by=needed_by, alternative="clean or square",
     )  # fmt: skip
 
 
@@ -294,10 +309,10 @@ def _measure(
     is_missing = ~kept.done[chunk]
     index = chunk[is_missing]
     is_robust = torch.ones(len(index), dtype=torch.bool) if before is None else before["correct"][index]
-    left = index[is_robust]
-    if len(left):
-        batch = subject.batch(images[is_missing][is_robust], left)
+    remaining = index[is_robust]
+    if len(remaining):
+        batch = subject.batch(images[is_missing][is_robust], remaining)
         with explained(subject.batch_size, lambda: check_model(subject.model, *batch, attack.uses_gradients)):
-            robust = attack.robust_mask(subject.model, *batch, indices=left, seed=subject.seed)
+            robust = attack.robust_mask(subject.model, *batch, indices=remaining, seed=subject.seed)
         is_robust = is_robust.masked_scatter(is_robust, robust.cpu())
     kept.put(index, correct=is_robust)

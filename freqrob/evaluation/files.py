@@ -144,8 +144,8 @@ def write_corruption_results(
                 "severity": severity, "accuracy": share, "from_cache": accuracy.from_cache[kind][severity - 1],
             }
             for name, accuracy in models.items()
-            for kind, at in accuracy.accuracies.items()
-            for severity, share in enumerate(at, 1)
+            for kind, shares in accuracy.accuracies.items()
+            for severity, share in enumerate(shares, 1)
         ]  # fmt: skip
         files.write_csv(path, rows, list(rows[0]))
     else:

@@ -121,6 +121,13 @@ def check_masking(
     Raises:
         ValueError: the model has no front end except a normalisation; or as ``evaluate``.
         ImportError: Square's package is not installed.
+
+    >>> import freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> model, samples = freqrob.load_model("bassfront_pgd_at_rn20"), sample_images()[:4]
+    >>> check = check_masking(model, samples.images, samples.labels, queries=5)
+    >>> 0 <= check.white_box.accuracy <= 1
+    True
     """
     if not has_front_end(model):
         raise ValueError("model: expected a FrontEnded with a front end other than a normalisation")

@@ -73,6 +73,14 @@ def write_report(
         OSError: the folder cannot be written, or its ``results.json`` was not written by a report.
 
     Warns, as does the page, about omitted input, and about figures that cannot be drawn.
+
+    >>> import tempfile, freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> folder, samples = tempfile.mkdtemp(), sample_images()
+    >>> model, out = freqrob.load_model("standard_rn20"), f"{folder}/standard_rn20"
+    >>> measured = freqrob.diagnose(model, samples.images, samples.labels, only=["jacobian"], out=out)
+    >>> write_report([folder], f"{folder}/report").name
+    'index.html'
     """
     out = expanded(out, "out")
     check_folder(out)
@@ -218,10 +226,9 @@ def _lines(model: ModelRecord) -> list[Line]:
 
 def _pairs(natural: ImageSet) -> list[dict[str, str]]:
     natural = natural[:GALLERY]
-    twins = balance(natural)
     return [
         {"label": natural.classes[label], "natural": png_uri(image), "bass": png_uri(twin)}
-        for image, twin, label in zip(natural.tensor, twins.tensor, natural.labels.tolist(), strict=True)
+        for image, twin, label in zip(natural.tensor, balance(natural).tensor, natural.labels.tolist(), strict=True)
     ]
 
 

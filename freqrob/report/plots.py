@@ -77,9 +77,7 @@ def plot_corruptions(axes: Axes, models: Mapping[str, CorruptionAccuracy]) -> Ax
 
 
 def plot_reliance(
-    axes: Axes,
-    models: Mapping[str, tuple[HybridReliance, CorruptionAccuracy]],
-    styles: Styles | None = None,
+    axes: Axes, models: Mapping[str, tuple[HybridReliance, CorruptionAccuracy]], styles: Styles | None = None
 ) -> None:
     """Draw the accuracy on corrupted images against the reversal frequency on hybrid images, with its range over seeds.
 

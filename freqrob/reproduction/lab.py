@@ -17,7 +17,7 @@ from freqrob.data import ImageSet, balance, load_dataset
 from freqrob.data.corruption_arrays import PUBLISHED, CorruptionArrays, load_corruptions, write_corruptions
 from freqrob.data.corruption_folders import FOLDERS, CorruptionFolders, load_corruption_folders
 from freqrob.data.corruptions import CORRUPTIONS
-from freqrob.data.datasets import DATASETS, Split
+from freqrob.data.datasets import DATASETS
 from freqrob.data.grayscale import colour_name
 from freqrob.data.photographs import preprocessed
 from freqrob.evaluation import Result, evaluate
@@ -44,7 +44,7 @@ class Lab:
         cache: folder of per-image results and of corrupted images; None caches no results.
         device: of models that are measured.
         accelerator: of trainings, as Lightning Fabric names it.
-        images: at most this many images of each measurement; None: as the scale says.
+        images: largest number of images of each measurement; None: that of the scale.
         seed: of attacks and draws.
         download: whether missing data sets are downloaded.
         may_train: whether missing models are trained.
@@ -72,15 +72,13 @@ class Lab:
         wanted = (self.scale.count(kind), self.images, available)
         return min(number for number in wanted if number is not None)
 
-    def test_set(
-        self, dataset: str, kind: str = "accuracy", split: Split = "test", model: nn.Module | None = None
-    ) -> ImageSet:
-        """The first images of a split, as many as this kind of measurement takes.
+    def test_set(self, dataset: str, kind: str = "accuracy", model: nn.Module | None = None) -> ImageSet:
+        """The first images of the test split, as many as this kind of measurement takes.
 
         Photographs go through the preprocessing of the ``model``.
         Raises FileNotFoundError if the data set is missing, with how to get it.
         """
-        images = load_dataset(dataset, split, self.data, download=self.download, track=self.track)
+        images = load_dataset(dataset, "test", self.data, download=self.download, track=self.track)
         if model is not None:
             images = replace(images, images=preprocessed(images.images, preprocessing_of(model)))
         return images[: self.count(kind, len(images))]
@@ -208,7 +206,7 @@ def percentage(result: Result) -> Number:
 
 
 def training_folder(subject: Subject, model_dir: Path) -> Path:
-    """The folder in which a subject's recipe is trained: with changed settings one of its own.
+    """The folder in which a subject's recipe is trained; a recipe with changed settings has a folder of its own.
 
     ``freqrob train`` saves a model under its recipe's name, which recipes with other settings share.
     """
@@ -226,7 +224,7 @@ def training_command(subject: Subject, model_dir: Path, data: Path = Path("data"
 
 
 def changed_settings(subject: Subject, model_dir: Path) -> str:
-    """Where the recipe on the card of a subject's model differs from the subject's recipe; "" for nowhere."""
+    """How the recipe on the card of a subject's model differs from the subject's recipe; "" if it does not."""
     trained = load_card(subject.model_name, model_dir, subject.dataset).recipe
     if not trained:
         return "unknown settings"

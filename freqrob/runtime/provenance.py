@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from datetime import datetime, timezone
@@ -11,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
+
+from freqrob import __version__
+from freqrob.runtime.threads import usable_cpus
 
 
 class Provenance(Struct, kw_only=True):
@@ -37,8 +39,8 @@ def commit() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that numbers depend on."""
-    installed = {"python": platform.python_version()}
-    for package in ("freqrob", "torch", "torchvision", "numpy"):
+    installed = {"python": platform.python_version(), "freqrob": __version__}
+    for package in ("torch", "torchvision", "numpy"):
         try:
             installed[package] = version(package)
         except PackageNotFoundError:
@@ -59,8 +61,7 @@ def provenance(command: str = "") -> dict[str, Any]:
 
 def machine() -> str:
     """The processor, number of usable cores, and system; no host name."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{_processor()}, {cores} cores, {platform.system()}"
+    return f"{_processor()}, {usable_cpus()} cores, {platform.system()}"
 
 
 def _processor() -> str:

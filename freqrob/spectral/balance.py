@@ -61,6 +61,13 @@ def bass(
             ``empty_rings``, a ``pixel_scale`` that is not positive, an ``out`` of another shape.
 
     Source: Lin et al., NeurIPS 2023, Eq. 1 and 4; zhiyugege/Frequency-Long-Tailed-Investigation, ``BaSS_cifar.py``.
+
+    >>> import torch
+    >>> images = torch.rand(2, 3, 32, 32)
+    >>> bass(images).shape
+    torch.Size([2, 3, 32, 32])
+    >>> bass((255 * images).byte()).dtype
+    torch.uint8
     """
     check_images(images)
     check_scale(images)
@@ -84,6 +91,10 @@ class BaSS(nn.Module):
 
     The gradient flows through the weights and the filter, to any order. Without a gradient the fused op is used.
     Arguments, errors and source are those of ``bass``, except that floats that look like grey levels give a warning.
+
+    >>> import torch
+    >>> BaSS()(torch.rand(2, 3, 8, 8)).shape
+    torch.Size([2, 3, 8, 8])
     """
 
     @checked

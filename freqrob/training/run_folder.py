@@ -176,8 +176,7 @@ class RunFolder:
 
     def write_batch(self, images: Tensor, labels: Tensor, step: int, network: dict[str, Tensor]) -> None:
         """Save a batch with a loss that is not finite, and the network, for ``torch.load(path, weights_only=True)``."""
-        content = {"images": images.cpu(), "labels": labels.cpu(), "step": step, "network": network}
-        write_torch(self.bad_batch, content)
+        write_torch(self.bad_batch, {"images": images.cpu(), "labels": labels.cpu(), "step": step, "network": network})
 
 
 def _summary_writer() -> type:

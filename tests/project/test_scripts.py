@@ -178,7 +178,7 @@ def test_a_script_refuses_what_it_cannot_write_before_it_measures(script, folder
 
 def test_the_tables_are_written_where_they_belong(tmp_path, monkeypatch):
     text = readme.README.read_text()
-    emptied = re.sub(r"(<!-- speed -->\n).*?(<!-- /speed -->)", r"\1\2", text, flags=re.DOTALL)
+    emptied = re.sub(r"(<!-- some models -->\n).*?(<!-- /some models -->)", r"\1\2", text, flags=re.DOTALL)
     monkeypatch.setattr(readme, "README", tmp_path / "README.md")
     monkeypatch.setattr(readme, "refresh", lambda _folder: None)
     readme.README.write_text(emptied)

@@ -62,6 +62,10 @@ def open_model(
             file does not have or for another spec, or code that fails, with its error as the cause.
         ImportError: the package that the spec needs is not installed, or the function's module cannot be imported.
         FileNotFoundError, CheckpointError, OSError: as ``load_model``.
+
+    >>> import torch
+    >>> open_model("pgd_at_rn20")(torch.rand(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
     """
     target = target_of(dataset, threat_model, model_dir)
     target = replace(target, num_classes=num_classes or target.num_classes, subset_of=subset_of)
