@@ -99,7 +99,7 @@ def imagenet(folder: Path, part: Part) -> ImageFiles:
         raise ValueError(f"data_dir: {root / inside / unknown[0]} is not one of ImageNet's 1,000 classes")
     if found:
         files = [(name, wnid) for path, wnid in found for name in list_images(root, path)]
-        return labelled(root, sorted(files, key=lambda pair: _by_number(pair[0])), imagenet_wnids())
+        return labelled(root, sorted(files, key=lambda pair: by_number(pair[0])), imagenet_wnids())
     labels = next((root / name for name in GROUND_TRUTH if (root / name).is_file()), None)
     if labels is None:
         raise FileNotFoundError(
@@ -130,7 +130,7 @@ def robustbench_part(files: ImageFiles) -> ImageFiles:
 
 def _labelled(root: Path, names: Iterable[tuple[str, int]], classes: list[str], part: Part) -> ImageFiles:
     """Order files so that classes are mixed: by number for testing, shuffled for training."""
-    names = sorted(names, key=lambda pair: _by_number(pair[0]))
+    names = sorted(names, key=lambda pair: by_number(pair[0]))
     labels = torch.tensor([label for _, label in names], dtype=torch.int64)
     absent = sorted(set(range(len(classes))) - set(labels.tolist()))
     if absent:
@@ -144,7 +144,7 @@ def _labelled(root: Path, names: Iterable[tuple[str, int]], classes: list[str], 
     return files[torch.randperm(len(files), generator=torch.Generator().manual_seed(0))]
 
 
-def _by_number(name: str) -> tuple[int, str]:
+def by_number(name: str) -> tuple[int, str]:
     """Sort key by number: val_9.JPEG before val_10.JPEG, in any folder."""
     file = name.rpartition("/")[2]
     return len(file), file

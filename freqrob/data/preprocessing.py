@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
-from freqrob.runtime.parameters import check_counts, checked
+from freqrob.runtime.parameters import check_counts, checked, fits, shown
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -42,7 +42,10 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         for name, sides in (("resize", self.resize), ("crop", self.crop)):
-            for side in () if sides is None else (sides,) if isinstance(sides, int) else sides:
+            given: Any = (sides,) if fits(sides, int) else sides
+            if given is not None and not (isinstance(given, tuple) and 1 <= len(given) <= 2):
+                raise ValueError(f"{name}: expected a number of pixels, (height, width) or None, got {shown(sides)}")
+            for side in given or ():
                 check_counts(**{name: side})
 
     def __call__(self, image: Image.Image) -> Tensor:

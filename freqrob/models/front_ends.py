@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from freqrob.models.wrappers import TRANSPARENT, FoolboxModule, as_module, unwrapped, with_children
 from freqrob.runtime.parameters import checked, fits, is_number
-from freqrob.runtime.pixels import check_batch, check_channels, check_channels_first, check_floats, warn_of_scale
+from freqrob.runtime.pixels import check_batch, check_channels, check_channels_first, check_floats, check_scale_of_input
 
 if TYPE_CHECKING:
     from freqrob.data.preprocessing import Preprocessing
@@ -216,9 +216,9 @@ class FrontEnded(nn.Module):
     """``network(front_ends(images))``; ``model.network`` is the bare network.
 
     Under autocast the front ends keep the images' precision. Raises TypeError for images that are not a tensor of
-    floats, and ValueError for other shapes than (N, C, H, W), also those that look like (N, H, W, C). Warns about
-    floats that look like grey levels in 0–255. To keep each pass fast, this checks the first plane only, and only on
-    the CPU; ``evaluate`` and ``diagnose`` check all images.
+    floats, and ValueError for other shapes than (N, C, H, W), also those that look like (N, H, W, C), and for grey
+    levels in 0–255. Warns about other floats far above 1. To keep each pass fast, this checks the values of the first
+    plane only, and only on the CPU; ``evaluate`` and ``diagnose`` check all images.
 
     ``preprocessing`` is what photographs go through before the model, if it is known; the model does not apply it.
     """
@@ -233,7 +233,7 @@ class FrontEnded(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         check_batch(images)
-        warn_of_scale(images)
+        check_scale_of_input(images)
         kind = images.device.type
         with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
             images = self.front_ends(images)

@@ -89,7 +89,7 @@ NEEDS_NEURAL = (
 
 def _perturbations(model: nn.Module, subject: Subject, lab: Lab) -> Measured:
     """Sizes, budget and spectrum of the smallest targeted perturbations."""
-    images = lab.test_set(subject.dataset, "minimal_perturbation")
+    images = lab.test_set(subject.dataset, "minimal_perturbation", model=model)
     smallest = minimal_perturbation(
         model, images.tensor, images.labels, steps=STEPS[lab.scale.name], pgd_steps=PGD_STEPS[lab.scale.name],
         repeats=REPEATS[lab.scale.name], seed=lab.seed, cache=lab.cache, track=lab.track,
@@ -106,7 +106,7 @@ def _perturbations(model: nn.Module, subject: Subject, lab: Lab) -> Measured:
 
 def _reversal(model: nn.Module, subject: Subject, lab: Lab) -> Measured:
     """f_rev with its standard deviation over four sets of partners, and the curves."""
-    images = lab.test_set(subject.dataset, "hybrid")
+    images = lab.test_set(subject.dataset, "hybrid", model=model)
     hybrid = hybrid_reliance(model, images.images, images.labels, cache=lab.cache, track=lab.track)
     known = hybrid.reversal[~hybrid.reversal.isnan()]
     cycles = Number(known.mean().item(), known.std().item() if len(known) > 1 else nan) if len(known) else Number()
@@ -292,7 +292,7 @@ class Figure2(Experiment):
         "Neural regularization boosts model robustness and makes it less sensitive to high frequency component of the "
         "input"
     )
-    needs = f"{NEEDS_NEURAL}; corruptions of Tiny ImageNet are not read, so its rows have perturbations only"
+    needs = f"{NEEDS_NEURAL}; Tiny-ImageNet-C in the folder of the data, without which its rows have perturbations only"
     subjects = tuple(NEURAL.values())
     columns = (
         Column(CLEAN, "%", "grayscale test images"),
@@ -323,9 +323,12 @@ class Figure2(Experiment):
         assert model is not None
         perturbations = _perturbations(model, subject, lab)
         clean = Measured({CLEAN: lab.accuracies(model, subject, [CLEAN])[CLEAN]})
-        if subject.dataset != CIFAR:
+        try:
+            corrupted = _corruptions(model, subject, lab)
+        except FileNotFoundError:
+            if subject.dataset == CIFAR:
+                raise
             return _joined(clean, perturbations)
-        corrupted = _corruptions(model, subject, lab)
         severities = torch.tensor([*corrupted.accuracies.values()]).mean(0)
         numbers = {f"severity {s}": Number(100 * severities[s - 1].item()) for s in SEVERITIES}
         means, errors = corrupted.means(), corrupted.standard_errors

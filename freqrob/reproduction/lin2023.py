@@ -459,7 +459,7 @@ class Figure2(Experiment):
 
     def measure(self, subject: Subject, model: nn.Module | None, lab: Lab) -> Measured:
         assert model is not None
-        test = lab.test_set(subject.dataset, "sensitivity")
+        test = lab.test_set(subject.dataset, "sensitivity", model=model)
         coefficients = test.images.shape[-2] * (test.images.shape[-1] // 2 + 1)
         ranks = [min(round(share * coefficients), coefficients - 1) for share in RANKS.values()]
         measured = sensitivity(model, test.images, test.labels, ranks=ranks, cache=lab.cache, track=lab.track)
@@ -629,7 +629,7 @@ class _GradientShares(Experiment):
 
     def measure(self, subject: Subject, model: nn.Module | None, lab: Lab) -> Measured:
         assert model is not None
-        test = lab.test_set(subject.dataset, "sensitivity")
+        test = lab.test_set(subject.dataset, "sensitivity", model=model)
         chosen = balance(test) if subject.options.get("bass", False) else test
         measured: Sensitivity = sensitivity(model, chosen.images, chosen.labels, cache=lab.cache, track=lab.track)
         shares = measured.high_share[~measured.high_share.isnan()]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx
 
 TOO_BRIGHT = 10.0  # far above images in [0, 1], even with noise; almost all images in 0–255 exceed it
+OVER_WHITE = 1.5  # whole numbers above it are grey levels
 MOST_CHANNELS, SMALLEST_SIDE = 4, 8
 
 
@@ -100,25 +101,39 @@ def check_range(images: Tensor, tolerance: float = 0) -> None:
 
 def check_scale(images: Tensor, name: str = "images") -> None:
     """Raise ValueError for images on the CPU whose first plane shows that they are not in [0, 1] but in 0–255."""
-    if message := _too_bright(images, name):
-        raise ValueError(message)
+    if (brightest := _brightest(images)) > TOO_BRIGHT or (brightest > OVER_WHITE and _are_grey_levels(images)):
+        raise ValueError(_too_bright(brightest, name))
 
 
-def warn_of_scale(images: Tensor) -> None:
-    """Warn where ``check_scale`` raises: for modules, because an attack may pass images that are out of range."""
-    if message := _too_bright(images, "images"):
-        warnings.warn(message, stacklevel=3)
+def check_scale_of_input(images: Tensor) -> None:
+    """For modules: raise as ``check_scale`` for grey levels, and warn of other values that are as bright.
+
+    An attack may pass images that are out of range, but not whole numbers.
+    """
+    brightest = _brightest(images)
+    if brightest > OVER_WHITE and _are_grey_levels(images):
+        raise ValueError(_too_bright(brightest, "images"))
+    if brightest > TOO_BRIGHT:
+        warnings.warn(_too_bright(brightest, "images"), stacklevel=3)
 
 
-def _too_bright(images: Tensor, name: str) -> str:
-    """A message about floats as large as grey levels; "" if checking would be expensive."""
+def _too_bright(brightest: float, name: str) -> str:
+    return f"{name}: expected floats in [0, 1], got {brightest:g}; use {name} / 255"
+
+
+def _brightest(images: Tensor) -> float:
+    """The largest value of the first plane, if it is finite; 0 where looking would be expensive."""
     no_values = images.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing()
     if no_values or images.numel() == 0 or not images.is_floating_point():
-        return ""
+        return 0
     try:
         brightest = images.detach()[(0,) * (images.ndim - 2)].amax().item()
     except RuntimeError:  # fake tensors, and those under vmap, have no values
-        return ""
-    if not isinstance(brightest, float) or not TOO_BRIGHT < brightest < math.inf:  # a symbol while make_fx traces
-        return ""
-    return f"{name}: expected floats in [0, 1], got {brightest:g}; use {name} / 255"
+        return 0
+    return brightest if isinstance(brightest, float) and brightest < math.inf else 0  # a symbol while make_fx traces
+
+
+def _are_grey_levels(images: Tensor) -> bool:
+    """Whether the first plane has whole numbers from 0 to 255."""
+    plane = images.detach()[(0,) * (images.ndim - 2)]
+    return bool(((plane >= 0) & (plane <= 255) & (plane == plane.round())).all())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from freqrob.runtime.parameters import check_choices, checked, to_python
-from freqrob.runtime.pixels import check_scale, warn_of_scale
+from freqrob.runtime.pixels import check_scale, check_scale_of_input
 from freqrob.spectral import ops, reference
 from freqrob.spectral.ops import check_images, check_out, check_pixel_scale
 from freqrob.spectral.reference import Weighting
@@ -107,7 +107,7 @@ class BaSS(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         check_images(images)
-        warn_of_scale(images)
+        check_scale_of_input(images)
         if not (torch.is_grad_enabled() and images.requires_grad):
             return ops.balance(images, weighting=self.weighting, pixel_scale=self.pixel_scale)
         rings = RingMap.of(images)

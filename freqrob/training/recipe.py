@@ -87,6 +87,8 @@ class Recipe:
     def __post_init__(self) -> None:
         ModelName.parse(self.name)
         check_choices(DATASETS, dataset=self.dataset)
+        if DATASETS[self.dataset].streamed:
+            raise ValueError(f"dataset: trainings hold their images in memory, where {self.dataset} does not fit")
         if self.threat_model != "Linf":
             raise ValueError(f"threat_model: training attacks are L∞ only, expected 'Linf', got {self.threat_model!r}")
         known = [field.name for field in fields(DEFENSES[self.parsed.defense])]

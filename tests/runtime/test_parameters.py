@@ -98,6 +98,9 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
     diagnostics.list_diagnostics: {},
     diagnostics.diagnose: {**MEASURED, "only": ["jacobian"], "settings": {}},
     diagnostics.expected_seconds: {**MEASURED, "only": ["jacobian"], "settings": {}},
+    data.load_photographs: {"folder": HERE},
+    data.select_classes: {"images": SET, "classes": ["a"]},
+    data.Preprocessing: {},
     data.load_dataset: {"name": "cifar10", "split": "test", "data_dir": HERE},
     data.list_datasets: {},
     data.grayscale_name: {"dataset": "cifar10"},
@@ -202,7 +205,7 @@ RESULTS = {  # what functions return, and abstract classes
     "register_attack", "register_diagnostic", "MinimalAttack", "Attack", "Diagnostic", "Column", "Result",
     "MaskingCheck", "Measurement", "Quantity", "DatasetInfo", "PerturbationSpectrum", "MinimalPerturbations",
     "Start", "Export", "BandAccuracy", "CorruptionSpectrum", "FourierHeatmap", "HybridReliance", "JacobianSpectrum",
-    "LossLandscape", "MinimalPerturbationSpectrum", "Sensitivity", "Spectrum",
+    "LossLandscape", "MinimalPerturbationSpectrum", "Sensitivity", "Spectrum", "ImageStream",
 }  # fmt: skip
 WITHOUT_ARGUMENTS = {"Clean", "Standard", "import_robustbench"}
 
