@@ -21,6 +21,7 @@ from freqrob.models.keys import hash_of, subject_key, usable_cache
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
 from freqrob.models.state import device_of, measuring
+from freqrob.models.twins import COMPARED, fast_gradients
 from freqrob.runtime.parameters import Count, Natural, check_choices, checked
 from freqrob.runtime.process_state import random_state
 from freqrob.runtime.processes import merged, propagate_failure, rank_and_world
@@ -80,6 +81,9 @@ def evaluate(
 
     An image counts as broken if the clean image or an adversarial example is misclassified: any iterate of PGD from any
     start, or the final point of each of AutoAttack's attacks. Broken images are not attacked again.
+
+    Attacks of many steps use the model's twin (``freqrob.models.twins``), if it has one. An adversarial example counts
+    only if it fools the model itself; images that fool only the twin are attacked again on the model.
 
     Clean, FGSM and PGD give the same numbers for any ``batch_size``; AutoAttack and Square do not, because their
     packages draw random numbers batch by batch.
@@ -198,6 +202,12 @@ class _Subject:
         device = device_of(self.model, self.images)
         return to_pixels(self.images[index]).to(device), self.labels[index].to(device)
 
+    @cached_property
+    def twins(self) -> tuple[nn.Module, ...]:
+        """The model's twin, if it has one."""
+        twin = fast_gradients(self.model, self.batch(torch.arange(min(len(self.images), COMPARED)))[0])
+        return () if twin is self.model else (twin,)
+
     def samples(self, attack: Attack) -> Samples:
         """The cached results of an attack: ``correct`` of each image."""
         if self.cache is None:
@@ -268,6 +278,7 @@ def _measure(subject: _Subject, attack: Attack, chunk: Tensor, before: Samples |
     if len(left):
         batch = subject.batch(left)
         with explained(subject.batch_size, lambda: check_model(subject.model, *batch, attack.uses_gradients)):
-            robust = attack.robust_mask(subject.model, *batch, indices=left, seed=subject.seed)
+            twins = subject.twins if attack.uses_twins else ()
+            robust = attack.robust_mask(subject.model, *batch, indices=left, seed=subject.seed, twins=twins)
         is_robust = is_robust.masked_scatter(is_robust, robust.cpu())
     kept.put(index, correct=is_robust)
