@@ -84,6 +84,30 @@ def folded_twin(model: nn.Module, images: Tensor) -> nn.Module:
     return twin
 
 
+def in_bfloat16(model: nn.Module) -> nn.Module:
+    """A model that computes as ``model``, but its network under autocast to bfloat16; the logits are float32.
+
+    Front ends keep float32. Raises ValueError for a model that is not in float32, or on a device without autocast.
+    """
+    kinds = {(tensor.device.type, tensor.dtype) for tensor in model.parameters()}
+    for device, dtype in kinds:
+        if dtype != torch.float32 or not torch.amp.is_autocast_available(device):
+            got = f"one of {str(dtype).removeprefix('torch.')} on {device}"
+            raise ValueError(f"precision: expected float32 for {got}; bfloat16 needs a float32 model and autocast")
+    return _with_network(model, _InBfloat16)
+
+
+class _InBfloat16(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, torch.bfloat16):
+            return self.network(images).float()
+
+
 class Folded(nn.Module):
     """A network in eval mode with its batch norms folded into the convolutions before them; the rest is shared.
 

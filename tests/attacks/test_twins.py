@@ -79,3 +79,51 @@ def test_autoattack_takes_twins(model, labels):
     twin = (fast_gradients(model, IMAGES[:4]),)
     masks = [attack.robust_mask(model, IMAGES[:4], labels[:4], twins=twins) for twins in ((), twin)]
     assert torch.equal(*masks)
+
+
+def test_bfloat16_counts_what_fools_the_model_and_says_so(model, labels, tmp_path, monkeypatch):
+    attacks, precisions = (Clean(), PGD(steps=3)), []
+    monkeypatch.setattr(PGD, "run", _recorded(precisions))
+
+    def measure(precision):
+        return evaluate(
+            model, IMAGES, labels, protocols=["natural"], attacks=attacks, precision=precision, cache=tmp_path,
+            cache_key="test",
+        )  # fmt: skip
+
+    exact, low = measure("float32"), measure("bfloat16")
+    assert "bfloat16" in precisions
+    assert [result.as_dict()["precision"] for result in low] == ["float32", "bfloat16"], "the clean images are exact"
+    assert not low[1].from_cache and low[0].from_cache and measure("bfloat16")[1].from_cache
+    assert (exact[1].correct == low[1].correct).float().mean() >= 0.9
+
+
+def _recorded(precisions):
+    """PGD's ``run``, which also notes in what precision the model's convolutions compute."""
+    run = PGD.run
+
+    def recorded(self, model, images, labels, **options):
+        conv = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+        with conv.register_forward_hook(lambda _module, _inputs, output: precisions.append(str(output.dtype)[6:])):
+            return run(self, model, images, labels, **options)
+
+    return recorded
+
+
+def test_what_fools_only_the_twin_in_bfloat16_is_attacked_in_float32(model, labels, monkeypatch):
+    def robust(precision):
+        attacks = [PGD(steps=3)]
+        (result,) = evaluate(model, IMAGES, labels, protocols=["natural"], attacks=attacks, precision=precision)
+        return result.correct
+
+    exact = robust("float32")
+    monkeypatch.setattr(accuracy, "in_bfloat16", Fooled)
+    assert torch.equal(robust("bfloat16"), exact)
+
+
+def test_bfloat16_needs_a_model_in_float32(labels):
+    double = load_model("pgd_at_rn20").double().eval()
+    with pytest.raises(ValueError, match="precision: expected float32 for one of float64 on cpu"):
+        evaluate(double, IMAGES.double(), labels, attacks=["pgd-2"], protocols=["natural"], precision="bfloat16")
+    with pytest.raises(ValueError, match="precision: expected one of float32, bfloat16, got 'bf16'"):
+        evaluate(double, IMAGES.double(), labels, precision="bf16")  # pyright: ignore[reportArgumentType]
