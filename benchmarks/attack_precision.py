@@ -70,7 +70,7 @@ def main(given: Sequence[str] | None = None) -> None:
     options = f"--models {' '.join(arguments.models)} --images {arguments.images} --ensemble {arguments.ensemble}"
     command = f"python -m benchmarks.attack_precision --data DIR {options}"
     done = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
-    rows = done["results"] if done.get("command") == command else []
+    rows = done["rows"] if done.get("command") == command else []
     for text, count in counts.items():
         for name in arguments.models:
             for way in WAYS:
@@ -85,7 +85,7 @@ def main(given: Sequence[str] | None = None) -> None:
                     "attack": text, "model": name, "images": len(part), "attacked": way, "robust": accuracy,
                     "cpu_seconds": seconds,
                 })  # fmt: skip
-                write_json(arguments.out, {**provenance(command), "threads": 1, "results": rows})
+                write_json(arguments.out, {**provenance(command), "threads": 1, "rows": rows})
                 print(rows[-1], flush=True)
 
 
