@@ -194,6 +194,7 @@ class BandPGD(Attack):
     rel_stepsize: Positive | None = None
     norm: Norm = "Linf"
     examples: ClassVar[tuple[str, ...]] = ("band_pgd-20:0-4",)
+    uses_twins: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import cached_property
 from math import ceil
@@ -23,6 +23,7 @@ from freqrob.models.keys import hash_of, shared_cache, subject_key
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
 from freqrob.models.state import bare, device_of, frozen, measuring
+from freqrob.models.twins import COMPARED, fast_gradients
 from freqrob.runtime.parameters import Count, Natural, Pixels, checked, stable_repr
 from freqrob.runtime.process_state import default_dtype, random_state
 from freqrob.runtime.processes import propagate_failure, rank_and_world
@@ -198,6 +199,7 @@ class _Search:
     ) -> None:  # fmt: skip
         self.device = device_of(module, images)
         self.settings, self.attack, self.module = settings, settings.minimal_attack, module
+        self.twin = fast_gradients(module, images[:COMPARED].to(self.device))
         self.images, self.classes, self.track, self.cache = images, classes, track, cache
         self.key = {
             **subject_key(module, cache_key),
@@ -229,7 +231,7 @@ class _Search:
     def _attack(self, samples: Samples, indices: Tensor) -> None:
         """Attack one batch. Images on which the attack raised are not stored, so that they can be tried again."""
         images, classes = self.images[indices].to(self.device), self.classes[indices].to(self.device)
-        problem = Problem(self.module, images, classes, self.settings.targeted)
+        problem = Problem(self.twin, images, classes, self.settings.targeted)
         success = self._meets(self.predicted[indices], classes)
         points, starts = self._starts(problem, success)
         remaining = (~success & (starts != Start.NONE)).nonzero().flatten()
@@ -272,8 +274,14 @@ class _Search:
             if outside.any():
                 message = f"{type(self.attack).__name__}: {int(outside.sum())} of its images left [0, 1]"
                 warnings.warn(f"{message}; they count as failed attacks", stacklevel=5)
-            success = problem.fooled(self.module(perturbed)).detach() & ~outside
-            return perturbed.detach(), success, torch.ones_like(success)
+            success, done = problem.fooled(self.module(perturbed)).detach() & ~outside, torch.ones_like(outside)
+            if problem.model is not self.module:
+                only_twin = (problem.fooled(problem.model(perturbed)) & ~success & ~outside).nonzero().flatten()
+                if len(only_twin):
+                    part = replace(problem.part(only_twin), model=self.module)
+                    results = self._perturb(part, points[only_twin], indices[only_twin.cpu()])
+                    perturbed[only_twin], success[only_twin], done[only_twin] = results
+            return perturbed.detach(), success, done
         except (AssertionError, ValueError) as error:
             if len(indices) == 1:
                 self.error = error

@@ -164,6 +164,7 @@ class PGD(Attack):
     loss: LossName = "ce"
     targeted: bool = False
     examples: ClassVar[tuple[str, ...]] = ("pgd-20", "pgd-50-10", "pgd-20-9:dlr,targeted")
+    uses_twins: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

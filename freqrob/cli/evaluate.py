@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from freqrob.data.datasets import ImageSet
     from freqrob.evaluation import MaskingCheck, Result
     from freqrob.evaluation.files import Evaluation
+    from freqrob.models.twins import Precision
 
 PROTOCOLS = ("natural", "natural+bass", "bass")
 ATTACKS = ("clean", "fgsm", "pgd-20")
@@ -60,6 +61,13 @@ def evaluate(
     step_size: Annotated[
         float | None, typer.Option(parser=options.fraction, metavar="α", help="Step size of PGD; ε/4 by default.")
     ] = None,
+    attack_precision: Annotated[
+        str,
+        typer.Option(
+            metavar="TYPE",
+            help="float32, or bfloat16: attack in bfloat16 first, and in float32 where that does not fool the model.",
+        ),
+    ] = "float32",
     seed: options.Seed = 0,
     batch_size: Annotated[int, typer.Option(help="Images per batch; each finished batch is cached.")] = 250,
     cache: options.CacheDir = None,
@@ -151,7 +159,10 @@ def evaluate(
                 "classes": classes, "track": prefixed(track, name),
             }  # fmt: skip
             with measuring.model_on(where, name, network) as model:
-                results = measure(model, chosen.images, chosen.labels, protocols=protocol, attacks=attacks, **common)
+                results = measure(
+                    model, chosen.images, chosen.labels, protocols=protocol, attacks=attacks,
+                    precision=cast("Precision", attack_precision), **common,
+                )  # fmt: skip
                 masking = _masking(model, chosen, masking_images, white_box, masking_queries, common)
                 evaluations.append(Evaluation(name, model_hash(model), results, masking))
     if rank() > 0:
@@ -159,7 +170,8 @@ def evaluate(
     given = {
         "--dataset": dataset, "--threat-model": threat_model, "--weights": weights, "--split": split,
         "--images": images, "--protocol": protocol, "--attack": attack, "--eps": pixels(white_box.eps, norm),
-        **selection.as_options(), "--norm": norm, "--step-size": step_size, "--seed": seed, "--batch-size": batch_size,
+        **selection.as_options(), "--norm": norm, "--step-size": step_size, "--attack-precision": attack_precision,
+        "--seed": seed, "--batch-size": batch_size,
         "--masking-images": masking_images, "--masking-queries": masking_queries,
     }  # fmt: skip
     about = {

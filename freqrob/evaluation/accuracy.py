@@ -25,6 +25,7 @@ from freqrob.models.layout import channels_last
 from freqrob.models.preprocessing import Data, inputs_of
 from freqrob.models.sources import as_module
 from freqrob.models.state import device_of, measuring
+from freqrob.models.twins import COMPARED, Precision, fast_gradients, in_bfloat16
 from freqrob.runtime.html import html_table
 from freqrob.runtime.parameters import Count, Natural, check_choices, checked
 from freqrob.runtime.process_state import random_state
@@ -44,7 +45,7 @@ class Result:
 
     ``accuracy`` is a share of ``images``; ``preprocessing`` is what photographs went through ("resize 256 (bilinear),
     center crop 224"), "" for other images; ``correct`` is the (N,) mask of the images that stay correctly classified;
-    ``from_cache`` says whether all of it came from the cache.
+    ``from_cache`` says whether all of it came from the cache; ``precision`` is that of the attack's gradients.
 
     >>> import freqrob
     >>> from freqrob.data.samples import sample_images
@@ -63,10 +64,13 @@ class Result:
     correct: Tensor = field(compare=False, repr=False)
     from_cache: bool = field(default=False, compare=False)
     preprocessing: str = ""
+    precision: Precision = "float32"
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: protocol, attack and parameters, images and what they went through, seed, accuracy."""
-        measured = {"images": self.images, "seed": self.seed, "accuracy": self.accuracy}
+        """Plain values for JSON: protocol, attack, parameters, precision, images and preprocessing, seed, accuracy."""
+        measured = {
+            "precision": self.precision, "images": self.images, "seed": self.seed, "accuracy": self.accuracy,
+        }  # fmt: skip
         prepared = {"preprocessing": self.preprocessing} if self.preprocessing else {}
         return {"protocol": self.protocol, **self.attack.as_dict(), **measured, **prepared}
 
@@ -98,6 +102,7 @@ def evaluate(
     classes: Count | None = None,
     batch_size: Count = 250,
     seed: Natural = 0,
+    precision: Precision = "float32",
     cache: str | Path | None = None,
     cache_key: str | None = None,
     track: Track = untracked,
@@ -113,6 +118,9 @@ def evaluate(
 
     An image counts as broken if the clean image or an adversarial example is misclassified: any iterate of PGD from any
     start, or the final point of each of AutoAttack's attacks. Broken images are not attacked again.
+
+    Attacks of many steps use the model's twin (``freqrob.models.twins``), if it has one. An adversarial example counts
+    only if it fools the model itself; images that fool only the twin are attacked again on the model.
 
     Clean, FGSM and PGD give the same numbers for any ``batch_size``; AutoAttack and Square do not, because their
     packages draw random numbers batch by batch.
@@ -139,6 +147,9 @@ def evaluate(
             warning.
         batch_size: images per batch.
         seed: random seed, ≥ 0; each attack starts from it.
+        precision: "bfloat16" attacks a twin in bfloat16 first, by attacks of many gradients, and in float32 those of
+            its adversarial examples that do not fool the model; the others count. Faster on processors with bfloat16
+            arithmetic; the accuracy stays an upper bound.
         cache: a folder of ``Samples``; None caches nothing.
         cache_key: identifies code that the cache cannot see; change it along with that code. Changes of tensors,
             attributes and class names are always noticed.
@@ -149,8 +160,9 @@ def evaluate(
 
     Raises:
         TypeError: ``model`` is neither an nn.Module nor a Foolbox model.
-        ValueError: an unknown protocol or attack, no images, labels that do not fit, or a model that does not give
-            logits of the images for each class, or no gradient if an attack needs it.
+        ValueError: an unknown protocol, attack or precision, bfloat16 for a model that is not in float32, no images,
+            labels that do not fit, or a model that does not give logits of the images for each class, or no gradient if
+            an attack needs it.
         torch.OutOfMemoryError: a batch is too large for the memory.
         ImportError: the package for AutoAttack or Square is not installed.
         OSError: the cache cannot be written.
@@ -180,7 +192,9 @@ def evaluate(
         for protocol in protocols:
             same_as = "natural" if protocol == "natural+bass" and _bass_of(bare) else protocol
             if same_as not in measured:
-                subject = _Subject(*_under(same_as, bare, images), labels, classes, seed, batch_size, cache, cache_key)
+                subject = _Subject(
+                    *_under(same_as, bare, images), labels, classes, seed, precision, batch_size, cache, cache_key
+                )
                 with channels_last(subject.model):
                     measured[same_as] = _correct(subject, attacks, protocol, track)
             results += [
@@ -193,10 +207,16 @@ def evaluate(
                     correct,
                     from_cache,
                     preprocessing_in_words(images),
+                    precision_of(attack, precision),
                 )
                 for attack, (correct, from_cache) in zip(attacks, measured[same_as], strict=True)
             ]
     return results
+
+
+def precision_of(attack: Attack, precision: Precision) -> Precision:
+    """The precision in which an attack is first run, if a measurement has that ``precision``."""
+    return precision if attack.uses_twins and attack.uses_gradients else "float32"
 
 
 def _check_described(attack: Attack) -> None:
@@ -246,6 +266,7 @@ class _Subject:
     labels: Tensor
     classes: int | None
     seed: int
+    precision: Precision
     batch_size: int
     cache: Path | None
     cache_key: str | None
@@ -255,6 +276,20 @@ class _Subject:
         device = device_of(self.model, self.images)
         return to_pixels(images).to(device), self.labels[index].to(device)
 
+    def twins(self, attack: Attack) -> tuple[nn.Module, ...]:
+        """Faster models to attack first, the fastest first."""
+        folded = () if self._twin is self.model or not attack.uses_twins else (self._twin,)
+        return (self._low, *folded) if precision_of(attack, self.precision) == "bfloat16" else folded
+
+    @cached_property
+    def _twin(self) -> nn.Module:
+        few = torch.arange(min(len(self.images), COMPARED))
+        return fast_gradients(self.model, self.batch(self.images[few], few)[0])
+
+    @cached_property
+    def _low(self) -> nn.Module:
+        return in_bfloat16(self._twin)
+
     def samples(self, attack: Attack) -> Samples:
         """The cached results of an attack: ``correct`` of each image."""
         if self.cache is None:
@@ -262,6 +297,7 @@ class _Subject:
         key = {
             **self._key, "seed": self.seed, "attack": attack.as_dict(), "attack_hash": hash_of(attack),
             "batch_size": self.batch_size if attack.batched else None,
+            "precision": precision_of(attack, self.precision),
         }  # fmt: skip
         return Samples(self.cache, key, len(self.images), attack.name)
 
@@ -331,6 +367,8 @@ def _measure(
     if len(remaining):
         batch = subject.batch(images[is_missing][is_robust], remaining)
         with explained(subject.batch_size, lambda: check_model(subject.model, *batch, attack.uses_gradients)):
-            robust = attack.robust_mask(subject.model, *batch, indices=remaining, seed=subject.seed)
+            robust = attack.robust_mask(
+                subject.model, *batch, indices=remaining, seed=subject.seed, twins=subject.twins(attack)
+            )
         is_robust = is_robust.masked_scatter(is_robust, robust.cpu())
     kept.put(index, correct=is_robust)

@@ -264,7 +264,7 @@ def front_ends_of(model: nn.Module) -> list[nn.Module]:
         return front_ends_of(model.network) if isinstance(model.network, nn.Module) else []
     leading = []
     for stage in model.children() if _is_sequential(model) else ():
-        if not _is_front_end(stage):
+        if not is_front_end(stage):
             return leading + front_ends_of(stage)
         leading.append(stage)
     return leading
@@ -287,7 +287,7 @@ def without_front_end(model: nn.Module, front_end: nn.Module) -> nn.Module:
         return shorter if inside is model else with_children(model, {"front_ends": shorter})
     if isinstance(model, FrontEnded):
         return with_children(model, {"network": without_front_end(model.network, front_end)})
-    name, stage = next((name, child) for name, child in model.named_children() if not _is_front_end(child))
+    name, stage = next((name, child) for name, child in model.named_children() if not is_front_end(child))
     return with_children(model, {name: without_front_end(stage, front_end)})
 
 
@@ -302,8 +302,8 @@ def _is_sequential(model: nn.Module) -> bool:
     return isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward
 
 
-def _is_front_end(stage: nn.Module) -> bool:
-    """Whether a stage of an ``nn.Sequential`` is one of freqrob's front ends."""
+def is_front_end(stage: nn.Module) -> bool:
+    """Whether a module is one of freqrob's front ends."""
     from freqrob.spectral.balance import BaSS
 
     return isinstance(stage, (BaSS, Blur, InputSize, Normalize, PCA))

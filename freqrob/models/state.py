@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +79,12 @@ def _leaves(model: nn.Module) -> list[Tensor]:
     attributes = (value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor))
     held = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers(), attributes)}
     return [tensor for tensor in held.values() if tensor.is_leaf and not tensor.is_inference()]
+
+
+def hooks_of(module: nn.Module) -> list[Callable[..., Any]]:
+    """The hooks that a module calls in its passes, forward or backward."""
+    held = [value for name, value in vars(module).items() if name.endswith("_hooks") and "state_dict" not in name]
+    return [hook for hooks in held if isinstance(hooks, dict) for hook in hooks.values()]
 
 
 def device_of(model: nn.Module, images: Images | None = None) -> torch.device:

@@ -77,6 +77,7 @@ def nothing():
 
 # By script: arguments, and what is asserted of the files that it leaves in the working directory
 RUNS = {
+    "benchmarks/attack_precision.py": [(QUICK, rows_of(6))],
     "benchmarks/autoattack.py": [(QUICK, packages)],
     "benchmarks/corruptions.py": [((*ONE_THREAD, "--frost", "frost"), rows_of(19))],
     "benchmarks/fourier_heatmap.py": [(ONE_THREAD, heat_maps)],
