@@ -3,8 +3,9 @@ VENV := .venv
 READY := $(VENV)/.freqrob-ready
 DOCS_READY := $(VENV)/.freqrob-docs-ready
 REPORT ?= report
+EXTRAS ?= all,test
 
-.PHONY: demo test test-all test-all-pythons sanitize cuda lint docs format clean
+.PHONY: demo test test-all test-all-pythons test-oldest sanitize cuda lint docs format clean
 
 demo: $(READY)
 	$(VENV)/bin/freqrob demo --out $(REPORT)/
@@ -20,6 +21,10 @@ test-all: $(READY)
 test-all-pythons:
 	$(PYTHON) tests/project/all_pythons.py
 
+# The tests with the oldest versions of all dependencies; PYTHON is 3.10 or 3.11, which they have wheels for.
+test-oldest:
+	PIP_CONSTRAINT=$(CURDIR)/tests/oldest.txt $(MAKE) test VENV=.venv-oldest EXTRAS=test
+
 # The native code under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: $(READY)
 	$(VENV)/bin/python tests/project/sanitized.py
@@ -32,6 +37,8 @@ lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
+	$(VENV)/bin/zizmor --offline --quiet --persona pedantic .github
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@files="$$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')"; \
 	if [ -n "$$files" ]; then $(VENV)/bin/clang-format --dry-run --Werror $$files; fi
 
@@ -48,7 +55,7 @@ format: $(READY)
 $(READY): pyproject.toml setup.py
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --upgrade pip
-	$(VENV)/bin/python -m pip install --editable '.[all,test]'
+	$(VENV)/bin/python -m pip install --editable '.[$(EXTRAS)]'
 	touch $@
 
 $(DOCS_READY): $(READY)

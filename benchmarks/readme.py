@@ -1,8 +1,9 @@
-"""Write the README's tables from `results/` and the cards, and judge the claims in `results/reproduction/` again.
+"""Write the README's table from the cards, and judge the claims in `results/reproduction/` again.
 
     python -m benchmarks.readme [--check]
 
-Each table is between `<!-- NAME -->` and `<!-- /NAME -->`. With --check, nothing is written.
+A table is between `<!-- NAME -->` and `<!-- /NAME -->`. With --check, nothing is written. The pages in `docs/results/`
+have more tables; the manual's build fills them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import isnan, nan
 from typing import get_args
 
@@ -35,13 +37,15 @@ CEILING_NOTE = (
 )
 
 
-def models() -> str:
-    """Accuracies on the cards of the shipped models, a column for each protocol."""
-    cards = {name: load_card(name, SHIPPED) for name in list_models("*_rn20", "cifar10", "Linf", SHIPPED)}
+def models(names: Sequence[str] = ()) -> str:
+    """Accuracies on the cards of the shipped models, or of some, a column for each protocol."""
+    every = list_models("*_rn20", "cifar10", "Linf", SHIPPED)
+    cards = {name: load_card(name, SHIPPED) for name in names or every}
     fullest = max((card.results for card in cards.values()), key=len)
     attacks = list(dict.fromkeys(result["attack"] for result in fullest))
+    between = "\u00a0/\u00a0"  # keeps a cell on one line
     rows = [
-        [f"`{name}`", *(" / ".join(shown(100 * accuracy(cards[name], p, a)) for a in attacks) for p in PROTOCOLS)]
+        [f"`{name}`", *(between.join(shown(100 * accuracy(cards[name], p, a)) for a in attacks) for p in PROTOCOLS)]
         for name in sorted(cards, key=family)
     ]
     attacked = fullest[-1]
@@ -254,8 +258,9 @@ def _minimal_perturbations(record: dict) -> list[list[str]]:
     return rows
 
 
-TABLES = {
+TABLES: dict[str, Callable[[], str]] = {
     "models": models,
+    "some models": partial(models, ["standard_rn20", "pgd_at_rn20", "bass_pgd_at_rn20", "trades_rn20", "jafr_rn20"]),
     "evaluation": evaluation,
     "claims": claims,
     "longtail": longtail,
@@ -265,12 +270,14 @@ TABLES = {
 
 
 def filled(text: str) -> str:
-    """The README's text with new tables."""
-    for name, make in TABLES.items():
+    """A text with new tables. Raises ValueError for an unknown table, or one that does not end."""
+    for name in re.findall(r"<!-- (\w[\w ]*) -->", text):
+        if name not in TABLES:
+            raise ValueError(f"text: no table {name!r}, expected one of {', '.join(TABLES)}")
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         if not pattern.search(text):
-            raise SystemExit(f"{README.name}: no place for the table {name!r}")
-        content = make()
+            raise ValueError(f"text: the table {name!r} has no end, <!-- /{name} -->")
+        content = TABLES[name]()
         text = pattern.sub(lambda found, content=content: f"{found[1]}{content}\n{found[2]}", text)
     return text
 

@@ -10,8 +10,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("MPLBACKEND", "agg")
 
 DOCS = Path(__file__).resolve().parent
-PLUGINS = DOCS.parent / "plugins"
-sys.path[:0] = [str(DOCS / "_ext"), str(PLUGINS / "foolbox"), str(PLUGINS / "robustbench")]
+ROOT = DOCS.parent
+OWN = ("", "docs/_ext", "plugins/foolbox", "plugins/robustbench", "tests/example_plugin")
+sys.path[:0] = [str(ROOT / folder) for folder in OWN]
 
 from inventories import write_inventories  # noqa: E402
 
@@ -33,6 +34,7 @@ extensions = [
     "command_line",
     "docstrings",
     "public_names",
+    "results",
 ]
 exclude_patterns = ["_build", "_ext", "pictures", "tutorials/*.rst", "tutorials/*.py"]
 nitpicky = False
@@ -45,6 +47,7 @@ html_static_path = ["_static"]
 html_css_files = ["freqrob.css"]
 html_theme_options = {"navigation_with_keys": True}
 html_copy_source = False
+html_domain_indices = False  # the reference has the modules
 html_show_sourcelink = False
 html_show_search_summary = False  # it fetches pages, which browsers refuse in a folder
 

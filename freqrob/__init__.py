@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from freqrob.runtime.lazy import lazy_names
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _HOMES = {
     "load_model": "freqrob.models",

@@ -57,6 +57,7 @@ class AutoAttack(Attack):
         "autoattack", "autoattack-rand", "autoattack-plus", "autoattack:apgd-ce,square"
     )  # fmt: skip
     batched: ClassVar[bool] = True
+    uses_twins: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

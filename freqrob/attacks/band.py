@@ -76,8 +76,8 @@ class Band:
 
     def outside(self, images: Tensor) -> Tensor:
         """The share of each image's power outside the band: (N,), 0 for an all-zero image."""
-        power, rest = (x.flatten(1).square().sum(1) for x in (images, images - self.project(images)))
-        return torch.where(power > 0, rest / power, 0)
+        power, left_over = (x.flatten(1).square().sum(1) for x in (images, images - self.project(images)))
+        return torch.where(power > 0, left_over / power, 0)
 
 
 class BandBall:
@@ -155,6 +155,13 @@ def band_pgd(
     Raises:
         TypeError, ValueError: images and labels that do not fit, as for ``freqrob.attacks.pgd``.
         ValueError: parameters out of range, or rings that the images do not have.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    >>> images, labels = torch.full((2, 3, 8, 8), 0.5), torch.tensor([0, 2])
+    >>> band_pgd(network, images, labels, rings=range(3), eps=0.1, steps=2).shape
+    torch.Size([2, 3, 8, 8])
     """
     check_radius(norm, eps=eps)
     rel_stepsize = 2.5 / steps if rel_stepsize is None else rel_stepsize
@@ -187,6 +194,7 @@ class BandPGD(Attack):
     rel_stepsize: Positive | None = None
     norm: Norm = "Linf"
     examples: ClassVar[tuple[str, ...]] = ("band_pgd-20:0-4",)
+    uses_twins: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -14,6 +15,7 @@ from freqrob.attacks.balls import BALLS, Norm, check_radius
 from freqrob.attacks.gradient import check_attacked, check_one_each, classify, unlike_images
 from freqrob.models.sources import as_module
 from freqrob.models.state import measuring
+from freqrob.models.twins import fast_gradients
 from freqrob.runtime.parameters import Natural, checked
 from freqrob.runtime.process_state import random_state
 from freqrob.runtime.tensors import check_dense
@@ -21,6 +23,7 @@ from freqrob.runtime.tensors import check_dense
 if TYPE_CHECKING:
     from freqrob.attacks.registry import Name
 
+FEWEST = 16  # images that repay a twin
 ROUNDING = 1e-4  # tolerance of the radius of the ball, relative to ε
 
 
@@ -36,6 +39,8 @@ class Attack(ABC):
         examples: names for ``parse_attack``, shown in messages and ``--help``; the registered name by default.
         batched: whether the result for an image depends on the other images of its batch.
         uses_gradients: whether the attack uses gradients of the model.
+        uses_twins: whether it makes many passes, which repay a model's twin (``freqrob.models.twins``), and uses only
+            the model's logits and their gradients.
     """
 
     eps: float
@@ -43,6 +48,7 @@ class Attack(ABC):
     examples: ClassVar[tuple[str, ...]] = ()
     batched: ClassVar[bool] = False
     uses_gradients: ClassVar[bool] = True
+    uses_twins: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_radius(self.norm, eps=self.eps)
@@ -89,7 +95,8 @@ class Attack(ABC):
         """Compute adversarial examples: images in the balls around ``images`` that the model should misclassify.
 
         The model is attacked in eval mode. Its mode, hooks, ``.grad`` and ``requires_grad`` are restored, and so are
-        the global random generators.
+        the global random generators. Many images are attacked on the model's twin (``fast_gradients``), if it has one;
+        those that fool only the twin are attacked again on the model itself.
 
         Args:
             model: images (N, C, H, W) in [0, 1] to logits (N, K), or a Foolbox model.
@@ -112,7 +119,8 @@ class Attack(ABC):
             seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
         indices = _checked_indices(images, labels, indices)
         with random_state(seed, *indices[:1].tolist()), measuring(_as_module(model)) as model:
-            return self._adversarial(model, images, labels, indices, seed)
+            twins = self._twins(model, images)
+            return self._adversarial(model, images, labels, indices, seed, twins)
 
     @abstractmethod
     def run(self, model: nn.Module, images: Tensor, labels: Tensor, *, indices: Tensor, seed: int) -> Tensor:
@@ -120,16 +128,26 @@ class Attack(ABC):
 
     @checked
     def robust_mask(
-        self, model: nn.Module, images: Tensor, labels: Tensor, *, indices: Tensor | None = None, seed: Natural = 0
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        indices: Tensor | None = None,
+        seed: Natural = 0,
+        twins: Sequence[nn.Module] | None = None,
     ) -> Tensor:
         """Mask of the images that stay correctly classified: (N,) bool. Arguments as for a call.
 
-        The adversarial examples are classified again. Those outside the ball or [0, 1] count as failed attacks, with a
-        warning. Raises the same errors as a call, and ValueError for an empty batch.
+        The adversarial examples are classified again, by the model itself. Those outside the ball or [0, 1] count as
+        failed attacks, with a warning. Raises the same errors as a call, and ValueError for an empty batch.
+
+        ``twins``: faster models to attack first, the fastest first, in eval mode; by default as for a call.
         """
         indices = _checked_indices(images, labels, indices)
         with random_state(seed, *indices[:1].tolist()), measuring(_as_module(model)) as model:
-            adversarial = self._adversarial(model, images, labels, indices, seed)
+            twins = self._twins(model, images) if twins is None else twins
+            adversarial = self._adversarial(model, images, labels, indices, seed, twins)
             correct = classify(model, adversarial, labels)
         in_ball = _lengths(self.norm, adversarial, images) <= self.eps * (1 + ROUNDING) + _pixel_rounding(self, images)
         is_valid = in_ball & ((adversarial >= 0) & (adversarial <= 1)).flatten(1).all(1)
@@ -138,7 +156,30 @@ class Attack(ABC):
             warnings.warn(f"{self.name}: {outside}; they count as failed attacks", stacklevel=3)
         return correct | ~is_valid
 
-    def _adversarial(self, model: nn.Module, images: Tensor, labels: Tensor, indices: Tensor, seed: int) -> Tensor:
+    def _twins(self, model: nn.Module, images: Tensor) -> tuple[nn.Module, ...]:
+        """The model's twin, if it has one and the images are enough to repay it."""
+        if not self.uses_twins or len(images) < FEWEST:
+            return ()
+        twin = fast_gradients(model, images)
+        return () if twin is model else (twin,)
+
+    def _adversarial(
+        self, model: nn.Module, images: Tensor, labels: Tensor, indices: Tensor, seed: int, twins: Sequence[nn.Module]
+    ) -> Tensor:
+        """Attack the twins, then the model itself, each on the images whose examples fooled only the one before."""
+        adversarial, left = images.detach().clone(), torch.arange(len(images), device=images.device)
+        for subject in (*twins, model):
+            adversarial[left] = self._run(subject, images[left], labels[left], indices[left.cpu()], seed)
+            if subject is model:
+                break
+            for other, is_fooled in ((subject, True), (model, False)):
+                if len(left):
+                    left = left[classify(other, adversarial[left], labels[left]) != is_fooled]
+            if not len(left):
+                break
+        return adversarial
+
+    def _run(self, model: nn.Module, images: Tensor, labels: Tensor, indices: Tensor, seed: int) -> Tensor:
         """The checked result of ``run``, which gets copies: an attack that works in place would change the ball."""
         adversarial = self.run(model, images.clone(), labels.clone(), indices=indices, seed=seed)
         if got := unlike_images(adversarial, images):

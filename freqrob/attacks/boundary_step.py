@@ -126,8 +126,8 @@ class L2Step(BoundaryStep):
 
     def _start(self, feasible: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         along = _dot(self.normal, self.offset)
-        rest = (self.radius**2 - self.target**2) / (_dot(self.offset, self.offset) - along**2)
-        theta = rest.nan_to_num(1, 1, 0).clamp(0, 1).sqrt()  # the solution without the box
+        squared = (self.radius**2 - self.target**2) / (_dot(self.offset, self.offset) - along**2)
+        theta = squared.nan_to_num(1, 1, 0).clamp(0, 1).sqrt()  # the solution without the box
         return self.target - theta * along, theta, torch.zeros_like(theta)
 
     def _point(self, kappa: Tensor, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -166,10 +166,10 @@ def _length(a: Tensor) -> Tensor:
 
 def _at_length(radius: Tensor, inner: Tensor, outer: Tensor) -> Tensor:
     """The point of length `radius` between two points: it is in every convex set that contains both."""
-    way = outer - inner
-    square, half = _dot(way, way), _dot(way, inner)
+    difference = outer - inner
+    square, half = _dot(difference, difference), _dot(difference, inner)
     root = (half**2 + square * (radius**2 - _dot(inner, inner)).clamp(min=0)).sqrt()
-    return torch.addcmul(inner, ((root - half) / square).nan_to_num(0, 0, 0), way)
+    return torch.addcmul(inner, ((root - half) / square).nan_to_num(0, 0, 0), difference)
 
 
 def _halfway(new: Tensor, old: Tensor, end: Tensor, other: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -51,6 +51,9 @@ class BrendelBethge(MinimalAttack):
 
     Source: Brendel, Rauber, Kümmerer, Ustyuzhaninov, Bethge, NeurIPS 2019, "Accurate, reliable and fast robustness
     evaluation"; schedule and defaults are Foolbox 3.3.4's.
+
+    >>> BrendelBethge("L2", steps=100).norm
+    'L2'
     """
 
     norm: Norm = "Linf"
@@ -76,10 +79,9 @@ class BrendelBethge(MinimalAttack):
                 f"{', '.join(map(str, failed))} are returned unchanged, the others are attacked",
                 stacklevel=2,
             )
-        if len(left := (useful & ~already).nonzero().flatten()):
-            part = replace(problem, images=problem.images[left], classes=problem.classes[left])
-            best[left] = self._follow_boundary(part, starts[left], early_stop)
-            best = _secured(problem, best, starts, left)
+        if len(remaining := (useful & ~already).nonzero().flatten()):
+            best[remaining] = self._follow_boundary(problem.part(remaining), starts[remaining], early_stop)
+            best = _secured(problem, best, starts, remaining)
         return best
 
     def _follow_boundary(self, problem: Problem, starts: Tensor, early_stop: float) -> Tensor:

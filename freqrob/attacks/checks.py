@@ -52,7 +52,7 @@ def _check_classes(given: int, labels: Tensor, classes: int | None) -> None:
         )
 
 
-def check_gradient(model: nn.Module, images: Tensor, labels: Tensor, needed_by: str, instead: str = "") -> Tensor:
+def check_gradient(model: nn.Module, images: Tensor, labels: Tensor, needed_by: str, alternative: str = "") -> Tensor:
     """Compute the gradient of the loss with respect to the images, (N, C, H, W).
 
     Raises ValueError for a model without gradient; the message includes ``needed_by``, and ``instead`` as the remedy.
@@ -64,7 +64,7 @@ def check_gradient(model: nn.Module, images: Tensor, labels: Tensor, needed_by: 
         if is_out_of_memory(error):
             raise
         if isinstance(error, ValueError) and str(error).startswith("model: its logits have no gradient"):
-            other = f"; measure {instead} instead" if instead else ""
+            other = f"; measure {alternative} instead" if alternative else ""
             raise ValueError(f"{error}, which is needed by {needed_by}{other}") from error
         if isinstance(error, ValueError) and isinstance(error.__cause__, RuntimeError):  # raised by logits_of
             error = error.__cause__
@@ -108,7 +108,7 @@ def warn_of_model(
     all_labels: Tensor,
     classes: int | None = None,
     needed_by: str = "",
-    instead: str = "",
+    alternative: str = "",
 ) -> None:
     """Warn about a model whose results may mislead.
 
@@ -158,7 +158,7 @@ def warn_of_model(
     if classes is None:
         _warn_of_classes(first, all_labels)
     if needed_by:
-        zero = int((check_gradient(model, images, labels, needed_by, instead).flatten(1) == 0).all(1).sum())
+        zero = int((check_gradient(model, images, labels, needed_by, alternative).flatten(1) == 0).all(1).sum())
         if zero:
             warnings.warn(
                 f"model: the gradient of the loss is zero at {zero} of {len(images)} images, where gradient-based "

@@ -15,7 +15,11 @@ from freqrob.attacks.registry import Name, register_attack
 @register_attack("clean")
 @dataclass(frozen=True)
 class Clean(Attack):
-    """The images unchanged."""
+    """The images unchanged.
+
+    >>> Clean().name
+    'clean'
+    """
 
     eps: float = field(default=0.0, init=False)
     norm: ClassVar[Norm] = "Linf"  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -17,7 +17,15 @@ from freqrob.runtime.parameters import checked
 
 @checked
 def fgsm(model: Model, images: Tensor, labels: Tensor, *, eps: float = 8 / 255) -> Tensor:
-    """One full step of ``pgd`` from the image itself. Raises as ``pgd``. Source: Goodfellow et al., ICLR 2015."""
+    """One full step of ``pgd`` from the image itself. Raises as ``pgd``. Source: Goodfellow et al., ICLR 2015.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    >>> images, labels = torch.full((2, 3, 2, 2), 0.5), torch.tensor([0, 2])
+    >>> fgsm(network, images, labels, eps=0.1).shape
+    torch.Size([2, 3, 2, 2])
+    """
     return pgd(model, images, labels, eps=eps, step_size=eps, steps=1, random_start=False)
 
 
@@ -25,7 +33,11 @@ def fgsm(model: Model, images: Tensor, labels: Tensor, *, eps: float = 8 / 255) 
 @checked
 @dataclass(frozen=True)
 class FGSM(Attack):
-    """One full step from the image itself. Source: Goodfellow et al., ICLR 2015."""
+    """One full step from the image itself. Source: Goodfellow et al., ICLR 2015.
+
+    >>> FGSM(eps=4 / 255).name
+    'FGSM'
+    """
 
     eps: float = RADII["Linf"]
     norm: Norm = "Linf"

@@ -147,6 +147,12 @@ def input_gradient(model: Model, images: Tensor, labels: Tensor) -> Tensor:
     """∇ₓ Σ_n CE(model(x_n), y_n): each image's own gradient, (N, C, H, W).
 
     Parameters get no gradient. Images and labels are those of ``pgd``, with the same errors.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    >>> input_gradient(network, torch.rand(2, 3, 2, 2), torch.tensor([0, 2])).shape
+    torch.Size([2, 3, 2, 2])
     """
     check_attacked(images, labels)
     return gradient_and_logits(model, images, cross_entropy, labels, labels=int(labels.max()) + 1)[0]

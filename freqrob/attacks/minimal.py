@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -30,6 +30,10 @@ class Problem:
         """Mask of the logits that meet the criterion: (N,) bool; those with a NaN do not."""
         reached = logits.argmax(1) == self.classes
         return (reached if self.targeted else ~reached) & ~logits.isnan().any(1)
+
+    def part(self, indices: Tensor) -> Problem:
+        """The problem restricted to some of its images."""
+        return replace(self, images=self.images[indices], classes=self.classes[indices])
 
 
 class MinimalAttack(ABC):

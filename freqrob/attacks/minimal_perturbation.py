@@ -23,6 +23,7 @@ from freqrob.models.keys import hash_of, shared_cache, subject_key
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
 from freqrob.models.state import bare, device_of, frozen, measuring
+from freqrob.models.twins import COMPARED, fast_gradients
 from freqrob.runtime.parameters import Count, Natural, Pixels, checked, stable_repr
 from freqrob.runtime.process_state import default_dtype, random_state
 from freqrob.runtime.processes import propagate_failure, rank_and_world
@@ -70,12 +71,19 @@ def closest(results: Sequence[MinimalPerturbations]) -> MinimalPerturbations:
     The first result wins ties. Raises ValueError for results of other images or classes.
 
     Source: Li et al., PLoS Comput. Biol. 2023, Methods: all candidates of several attacks and seeds.
+
+    >>> import torch
+    >>> yes, kind = torch.tensor([True, True]), torch.tensor([0, 0])
+    >>> near = MinimalPerturbations(torch.zeros(2, 3, 4, 4), torch.tensor([0.3, 0.1]), yes, kind, kind)
+    >>> far = MinimalPerturbations(torch.zeros(2, 3, 4, 4), torch.tensor([0.2, 0.4]), yes, kind, kind)
+    >>> closest([near, far]).distances
+    tensor([0.2000, 0.1000])
     """
-    if not results or any(not torch.equal(one.classes, results[0].classes) for one in results):
+    if not results or any(not torch.equal(result.classes, results[0].classes) for result in results):
         raise ValueError("results: expected at least one, all of the same images and classes")
-    kept = torch.stack([one.distances for one in results]).argmin(0)
+    kept = torch.stack([result.distances for result in results]).argmin(0)
     values = {
-        name: torch.stack([getattr(one, name) for one in results])[kept, torch.arange(len(kept))]
+        name: torch.stack([getattr(result, name) for result in results])[kept, torch.arange(len(kept))]
         for name in ("perturbed", "distances", "success", "starts")
     }
     return MinimalPerturbations(**values, classes=results[0].classes)
@@ -103,6 +111,16 @@ class MinimalPerturbation:
     Raises:
         TypeError: ``attack`` is not a ``MinimalAttack``.
         ValueError: a count or radius out of range.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from freqrob.attacks import BrendelBethge
+    >>> _ = torch.manual_seed(0)
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    >>> images = torch.rand(6, 3, 2, 2)
+    >>> search = MinimalPerturbation(BrendelBethge(steps=5), targeted=False)
+    >>> search(network, images, network(images).argmax(1)).perturbed.shape
+    torch.Size([6, 3, 2, 2])
     """
 
     attack: MinimalAttack = field(default_factory=BrendelBethge)
@@ -181,6 +199,7 @@ class _Search:
     ) -> None:  # fmt: skip
         self.device = device_of(module, images)
         self.settings, self.attack, self.module = settings, settings.minimal_attack, module
+        self.twin = fast_gradients(module, images[:COMPARED].to(self.device))
         self.images, self.classes, self.track, self.cache = images, classes, track, cache
         self.key = {
             **subject_key(module, cache_key),
@@ -201,7 +220,7 @@ class _Search:
         with propagate_failure():
             samples = Samples(self.cache, {**self.key, "repeat": repeat}, len(self.images), prefix=name)
             chunks = torch.arange(len(self.images)).split(self.settings.batch_size)[rank::world]
-            batches = [left for chunk in chunks if len(left := chunk[~samples.done[chunk]])]
+            batches = [remaining for chunk in chunks if len(remaining := chunk[~samples.done[chunk]])]
             for indices in self.track(batches, f"{name} {repeat + 1}/{self.settings.repeats}", len(batches)):
                 seed = self.settings.seed, repeat, int(indices[0])
                 with explained(self.settings.batch_size), random_state(*seed), default_dtype(torch.float32):
@@ -212,14 +231,14 @@ class _Search:
     def _attack(self, samples: Samples, indices: Tensor) -> None:
         """Attack one batch. Images on which the attack raised are not stored, so that they can be tried again."""
         images, classes = self.images[indices].to(self.device), self.classes[indices].to(self.device)
-        problem = Problem(self.module, images, classes, self.settings.targeted)
+        problem = Problem(self.twin, images, classes, self.settings.targeted)
         success = self._meets(self.predicted[indices], classes)
         points, starts = self._starts(problem, success)
-        left = (~success & (starts != Start.NONE)).nonzero().flatten()
+        remaining = (~success & (starts != Start.NONE)).nonzero().flatten()
         perturbed, done = images.clone(), torch.ones_like(success)
-        if len(left):
-            results = self._perturb(_part(problem, left), points[left], indices[left.cpu()])
-            perturbed[left], success[left], done[left] = results
+        if len(remaining):
+            results = self._perturb(problem.part(remaining), points[remaining], indices[remaining.cpu()])
+            perturbed[remaining], success[remaining], done[remaining] = results
         perturbed = torch.where(over_pixels(success), perturbed, images)
         distance = torch.where(success, self.attack.distance(images, perturbed), torch.inf)
         for index in indices[(starts == Start.NONE).cpu()].tolist():
@@ -234,9 +253,9 @@ class _Search:
             return points, starts
         starts[~already] = Start.NONE
         if self.settings.start_eps is not None:
-            left = (starts == Start.NONE).nonzero().flatten()
-            perturbed, success = _pgd_points(_part(problem, left), self.settings.start_eps)
-            points[left[success]], starts[left[success]] = perturbed[success], int(Start.PGD)
+            remaining = (starts == Start.NONE).nonzero().flatten()
+            perturbed, success = _pgd_points(problem.part(remaining), self.settings.start_eps)
+            points[remaining[success]], starts[remaining[success]] = perturbed[success], int(Start.PGD)
         for index in (starts == Start.NONE).nonzero().flatten().tolist():
             others = self._meets(self.predicted, problem.classes[index]).nonzero().flatten().cpu()
             if len(others):
@@ -255,8 +274,14 @@ class _Search:
             if outside.any():
                 message = f"{type(self.attack).__name__}: {int(outside.sum())} of its images left [0, 1]"
                 warnings.warn(f"{message}; they count as failed attacks", stacklevel=5)
-            success = problem.fooled(self.module(perturbed)).detach() & ~outside
-            return perturbed.detach(), success, torch.ones_like(success)
+            success, done = problem.fooled(self.module(perturbed)).detach() & ~outside, torch.ones_like(outside)
+            if problem.model is not self.module:
+                only_twin = (problem.fooled(problem.model(perturbed)) & ~success & ~outside).nonzero().flatten()
+                if len(only_twin):
+                    part = replace(problem.part(only_twin), model=self.module)
+                    results = self._perturb(part, points[only_twin], indices[only_twin.cpu()])
+                    perturbed[only_twin], success[only_twin], done[only_twin] = results
+            return perturbed.detach(), success, done
         except (AssertionError, ValueError) as error:
             if len(indices) == 1:
                 self.error = error
@@ -265,7 +290,7 @@ class _Search:
                 failed = torch.zeros_like(problem.classes, dtype=torch.bool)
                 return problem.images, failed, failed
         halves = torch.arange(len(indices), device=self.device).split(ceil(len(indices) / 2))
-        first, second = (self._perturb(_part(problem, half), points[half], indices[half.cpu()]) for half in halves)
+        first, second = (self._perturb(problem.part(half), points[half], indices[half.cpu()]) for half in halves)
         perturbed, success, done = (torch.cat(both) for both in zip(first, second, strict=True))
         return perturbed, success, done
 
@@ -279,11 +304,6 @@ class _Search:
         """The predicted class of each image: (N,). Raises ValueError for a model with no or too few logits."""
         check_answers(self.module, self.images[:1].to(self.device), self.classes)
         return torch.cat([self.module(images.to(self.device)).argmax(1) for images in self.images.split(PREDICTED)])
-
-
-def _part(problem: Problem, indices: Tensor) -> Problem:
-    """The problem restricted to some of its images."""
-    return replace(problem, images=problem.images[indices], classes=problem.classes[indices])
 
 
 def _pgd_points(problem: Problem, eps: float) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,6 +26,7 @@ from freqrob.attacks.gradient import (
 from freqrob.attacks.losses import LOSSES, Loss, LossName, cross_entropy
 from freqrob.attacks.registry import Name, register_attack
 from freqrob.runtime.parameters import Count, Natural, checked
+from freqrob.runtime.process_state import hashed_seed
 from freqrob.runtime.tensors import check_values
 
 
@@ -81,6 +81,14 @@ def pgd(
     Warns about logits and gradients that are NaN.
 
     Source: Madry et al., ICLR 2018, Eq. 2.3.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    >>> images, labels = torch.full((2, 3, 2, 2), 0.5), torch.tensor([0, 2])
+    >>> adversarial = pgd(network, images, labels, eps=0.1, step_size=0.05, steps=3)
+    >>> bool((adversarial - images).abs().max() <= 0.1 + 1e-6)
+    True
     """
     check_radius(norm, eps=eps, step_size=step_size)
     check_attacked(images, labels)
@@ -97,8 +105,8 @@ def pgd(
     active: Tensor | slice = torch.arange(len(images), device=images.device) if stop_when_fooled else slice(None)
     stuck = torch.zeros_like(labels, dtype=torch.bool)
     for _ in range(steps):
-        left = (each[active] for each in given.values())
-        gradient, logits = gradient_and_logits(model, adversarial[active], loss, *left, **classes)
+        of_active = (each[active] for each in given.values())
+        gradient, logits = gradient_and_logits(model, adversarial[active], loss, *of_active, **classes)
         if isinstance(active, Tensor):
             correct = classified(logits, labels[active])
             active, gradient, logits = active[correct], gradient[correct], logits[correct]
@@ -142,6 +150,9 @@ class PGD(Attack):
     there are at most as many restarts as wrong classes.
 
     Source: Madry et al., ICLR 2018; Croce and Hein, ICML 2020 (dlr, targets).
+
+    >>> PGD(50, restarts=10).name
+    'PGD-50-10'
     """
 
     steps: Count = 20
@@ -153,6 +164,7 @@ class PGD(Attack):
     loss: LossName = "ce"
     targeted: bool = False
     examples: ClassVar[tuple[str, ...]] = ("pgd-20", "pgd-50-10", "pgd-20-9:dlr,targeted")
+    uses_twins: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -188,9 +200,7 @@ class PGD(Attack):
         for restart in range(self.restarts if targets is None else targets.shape[1]):
             part = images[robust], labels[robust]
             target = {} if targets is None else {"targets": targets[robust, restart]}
-            attacked = self.ascend(
-                model, *part, indices[robust.cpu()], seed, restart, stop_when_fooled=True, **target
-            )  # fmt: skip
+            attacked = self.ascend(model, *part, indices[robust.cpu()], seed, restart, stop_when_fooled=True, **target)
             adversarial = adversarial.index_copy(0, robust, attacked)
             if restart + 1 < self.restarts:
                 robust = robust[classify(model, attacked, part[1])]
@@ -215,7 +225,7 @@ class PGD(Attack):
 
 def _generator(*key: int) -> torch.Generator:
     """Generator for the random numbers of one seed, image and restart."""
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+    return torch.Generator().manual_seed(hashed_seed(*key))
 
 
 @torch.no_grad()

@@ -21,7 +21,11 @@ register_attack = ATTACKS.register
 
 @checked
 def list_attacks(pattern: str = "*") -> list[str]:
-    """Names of registered attacks, including those of other packages, that match a pattern such as ``"*pgd*"``."""
+    """Names of registered attacks, including those of other packages, that match a pattern such as ``"*pgd*"``.
+
+    >>> list_attacks("*pgd*")
+    ['band_pgd', 'pgd']
+    """
     return ATTACKS.matching(pattern)
 
 
@@ -86,6 +90,11 @@ def parse_attack(text: str, *, eps: float | None = None, norm: Norm = "Linf", st
     Raises:
         ValueError: an unknown name, or parameters that the attack does not take.
         ImportError: the package of the attack cannot be imported.
+
+    >>> parse_attack("pgd-50-10").restarts
+    10
+    >>> parse_attack("clean").name
+    'clean'
     """
     eps = RADII[norm] if eps is None else eps
     check_radius(norm, eps=eps)

@@ -24,13 +24,13 @@ LARGEST = {"Linf": 0.5, "L2": 20.0}
 class SmallestPGD(MinimalAttack):
     """PGD with random starts in balls of several radii; the closest iterate that meets the criterion is kept.
 
-    The radii of an image bisect, in ratio, those in which the last runs failed and succeeded, from the smallest to the
-    ``largest``. An image that the first run, in the ball of radius ``largest``, does not break is tried again there.
+    The first run is in the ball of radius ``largest``. Each further radius is the geometric mean of the largest radius
+    that failed and the smallest that succeeded. An image that no run has broken is tried again at ``largest``.
 
     Args:
         norm: "Linf" or "L2".
-        steps: gradient steps of each run, of 2.5/``steps`` of the radius; 40 as Foolbox has it.
-        searches: runs; 9 leave an interval of ratio 1.04.
+        steps: gradient steps of each run, each 2.5/``steps`` of the radius long; 40 as in Foolbox.
+        searches: number of runs; after 9, the two radii differ by a factor of 1.04.
         largest: radius of the largest ball, in pixels of [0, 1]; 0.5 in L∞ (Li et al.'s), 20 in L2 unless given.
 
     Raises:
@@ -66,8 +66,7 @@ class SmallestPGD(MinimalAttack):
             success = self._ascend(problem, radius, best, distance)
             failed, reached = torch.where(success, failed, radius), torch.where(success, radius, reached)
             reached = torch.minimum(reached, distance)
-            never = distance.isinf()
-            radius = torch.where(never, reached, (failed * reached).sqrt())
+            radius = torch.where(distance.isinf(), reached, (failed * reached).sqrt())
             if (distance <= early_stop).all():
                 break
         return best
@@ -79,9 +78,9 @@ class SmallestPGD(MinimalAttack):
         points, success = ball.random(), torch.zeros_like(problem.classes, dtype=torch.bool)
         for step in range(self.steps + 1):
             gradient, logits = gradient_and_logits(problem.model, points, cross_entropy, *aims)
-            here, fooled = self.distance(images, points), problem.fooled(logits)
-            closer = fooled & (here < distance)
-            best[closer], distance[closer], success = points[closer], here[closer], success | fooled
+            size, fooled = self.distance(images, points), problem.fooled(logits)
+            closer = fooled & (size < distance)
+            best[closer], distance[closer], success = points[closer], size[closer], success | fooled
             if step < self.steps:
                 points = ball.project(points + PATH / self.steps * eps * ball.direction(gradient.nan_to_num()))
         return success

@@ -29,6 +29,7 @@ class Square(Attack):
     eps: float = RADII["Linf"]
     norm: Norm = "Linf"
     batched: ClassVar[bool] = True
+    uses_twins: ClassVar[bool] = True
     uses_gradients: ClassVar[bool] = False
 
     @classmethod

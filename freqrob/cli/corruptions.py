@@ -19,14 +19,21 @@ if TYPE_CHECKING:
     from freqrob.evaluation.corruptions import CorruptionAccuracy
 
 
+ALEXNET = "alexnet"  # a baseline
+
+
 @measuring.in_process_group()
 def corruptions(
     models: options.OtherModels,
     data: Annotated[
         Path,
-        typer.Option("--data", metavar="DIR", help="Folder of CIFAR-10-C, published or by `freqrob dataset corrupt`."),
+        typer.Option(
+            "--data",
+            metavar="DIR",
+            help="Folder of CIFAR-10-C or ImageNet-C: the published one, or one of `freqrob dataset corrupt`.",
+        ),
     ] = Path("data"),
-    dataset: Annotated[str, typer.Option(help="cifar10 or cifar100.")] = "cifar10",
+    dataset: Annotated[str, typer.Option(help="cifar10, cifar100, imagenet or tiny_imagenet.")] = "cifar10",
     grayscale: options.Grayscale = False,
     threat_model: options.ThreatModel = "Linf",
     types: Annotated[
@@ -38,7 +45,11 @@ def corruptions(
     ] = None,
     protocol: Annotated[str, typer.Option(help="natural, or natural+bass (BaSS in front of the model).")] = "natural",
     baseline: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Report the mCE: errors relative to this model's.")
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Report the mCE: errors relative to this model's, or alexnet's published ones on ImageNet-C.",
+        ),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Images per batch.")] = 500,
     cache: options.CacheDir = None,
@@ -55,6 +66,7 @@ def corruptions(
     Examples:
 
     - `freqrob corruptions bass_pgd_at_rn20 --data ./data --download`
+    - `freqrob corruptions torchvision:resnet50 --dataset imagenet --data ./imagenet-c --baseline alexnet`
     - `freqrob corruptions trades_rn20 pgd_at_rn20 --data ./data/cifar10-c --baseline standard_rn20 --out c.json`
 
     **15 types** is RobustBench's mean. **noise, blur, weather, digital** group all 19 types by kind, as Lin et al.'s
@@ -65,21 +77,24 @@ def corruptions(
     folder, out = measuring.results_folder(cache, no_cache), [followed(path) for path in out or []]
     dataset = measuring.named_dataset(dataset, grayscale)
     from freqrob.data.corruption_arrays import MANIFEST, load_corruptions
+    from freqrob.data.corruption_folders import FOLDERS, load_corruption_folders
+    from freqrob.data.grayscale import colour_name
     from freqrob.evaluation.corruptions import evaluate_corruptions
     from freqrob.evaluation.files import write_corruption_results
     from freqrob.runtime.processes import rank_zero_first
     from freqrob.runtime.provenance import provenance
 
-    names = list(dict.fromkeys([*models, *filter(None, [baseline])]))
-    with measuring.on_first_rank() as is_first:
-        if is_first:
-            measuring.check_outputs(
-                out, None, [*measuring.card_paths(names, model_dir, dataset, threat_model), data / MANIFEST]
-            )
+    others = [baseline] if baseline is not None and baseline != ALEXNET else []
+    names = list(dict.fromkeys([*models, *others]))
+    inputs = [*measuring.card_paths(names, model_dir, dataset, threat_model), data / MANIFEST]
+    measuring.on_first_rank(measuring.check_outputs, out, None, inputs)
     where = measuring.device_of_rank(device)
     networks = measuring.open_models(names, model_dir, dataset, threat_model, weights)
     with rank_zero_first():
-        arrays = load_corruptions(data, dataset, types, download=download)
+        if colour_name(dataset) in FOLDERS:
+            arrays = load_corruption_folders(data, dataset, types)
+        else:
+            arrays = load_corruptions(data, dataset, types, download=download)
     measured: dict[str, CorruptionAccuracy] = {}
     with measuring.progress_of(folder, partial(corruption_table, measured, {})) as track:
         for name, network in networks.items():
@@ -101,7 +116,7 @@ def corruptions(
         partial(corruption_table, measured, mce),
     )
     for name, accuracy in measured.items():
-        cached = [kind for kind, at in accuracy.from_cache.items() if all(at)]
+        cached = [kind for kind, severities in accuracy.from_cache.items() if all(severities)]
         measuring.print_cached(name, folder, cached, len(accuracy.accuracies))
     print_written(out)
     if problem is not None:
@@ -109,10 +124,15 @@ def corruptions(
 
 
 def _mce(measured: dict[str, CorruptionAccuracy], baseline: str | None) -> tuple[dict[str, float], ValueError | None]:
-    """Each model's mCE, if there is a baseline, and the error of an unusable baseline, to be raised last."""
+    """Each model's mCE, if there is a baseline, and the error of an unusable baseline, to be raised last.
+
+    The baseline ``alexnet`` has AlexNet's published errors on ImageNet-C.
+    """
     if baseline is None:
         return {}, None
     try:
+        if baseline == ALEXNET:
+            return {name: accuracy.mce_to_alexnet() for name, accuracy in measured.items()}, None
         return {name: accuracy.mce(measured[baseline]) for name, accuracy in measured.items()}, None
     except ValueError as error:
         return {}, error
@@ -125,12 +145,11 @@ def corruption_table(measured: dict[str, CorruptionAccuracy], mce: dict[str, flo
     first = next(iter(measured.values()))
     made = "made by freqrob, not the published ones" if first.generated else "as published"
     of = f"{first.dataset}, balanced before ({first.bass})" if first.bass else first.dataset
-    title = f"Accuracy (%) on corruptions of {of}, {made}: {first.images:,} images each, protocol {first.protocol}"
-    print_line(title)
+    print_line(f"Accuracy (%) on corruptions of {of}, {made}: {first.images:,} images each, protocol {first.protocol}")
     for name, accuracy in measured.items():
         table = Table("severity", *map(str, range(1, 6)), "mean", title=escape(name), title_justify="left")
-        for kind, at in accuracy.accuracies.items():
-            table.add_row(kind, *map(_percent, (*at, accuracy.of_type(kind))))
+        for kind, severities in accuracy.accuracies.items():
+            table.add_row(kind, *map(_percent, (*severities, accuracy.of_type(kind))))
         print_table(table)
     table = Table("mean over", *map(escape, measured))
     for group in first.means():

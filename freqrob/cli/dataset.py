@@ -76,7 +76,7 @@ def corrupt(
     given = {"--dataset": dataset, "--type": types, "--seed": seed}
     types = types or _possible(list(CORRUPTIONS), frost)
     chosen = load_dataset(dataset, "test", data, download=download)
-    chosen = replace(chosen, images=chosen.images.to(usable_device(device)))
+    chosen = replace(chosen, images=chosen.tensor.to(usable_device(device)))
     about = {"dataset": dataset, "bass": "amplitude" if bass else None}
     try:
         with progress_bars() as (track, _log):
@@ -85,8 +85,7 @@ def corrupt(
                 command=command_line("dataset", given, "corrupt", *(["--bass"] if bass else [])), track=track,
             )  # fmt: skip
     except KeyboardInterrupt:
-        are_kept = any((out / f"{name}.npy").is_file() for name in types)
-        print_resume_hint(f"Finished types are in {out}", are_kept)
+        print_resume_hint(f"Finished types are in {out}", any((out / f"{name}.npy").is_file() for name in types))
         raise typer.Exit(INTERRUPTED) from None
     before = f", {len(types) - len(made)} already there" if len(made) < len(types) else ""
     print_line(f"Wrote {len(made)} of {len(types)} types{before}: {out}")
@@ -101,8 +100,8 @@ def _possible(types: list[str], frost: Path | None) -> list[str]:
     except FileNotFoundError as error:
         if frost is not None:
             raise
-        left = f"Means will be over {len(types) - 1} of {len(types)} types."
-        print_line(f"Left out: {error}. {left}", "yellow", stderr=True)
+        note = f"Means will be over {len(types) - 1} of {len(types)} types."
+        print_line(f"Left out: {error}. {note}", "yellow", stderr=True)
         return [name for name in types if name != "frost"]
     return types
 

@@ -51,9 +51,9 @@ def demo(
     from freqrob.data.hybrid import partners
     from freqrob.data.samples import sample_images
     from freqrob.diagnostics.data_spectra import save_spectra
+    from freqrob.evaluation.files import EVALUATION
     from freqrob.models import load_model
     from freqrob.report import write_report
-    from freqrob.runtime.files import write_json
     from freqrob.runtime.provenance import provenance
 
     if data is None:
@@ -81,7 +81,7 @@ def demo(
                 name, model, dataset[:count], seed, measured / name, about, prefixed(track, name)
             )
             rows += [{"model": name, **result.as_dict()} for result in results[name]]
-            write_json(measured / "accuracy.json", {**about, "results": rows})
+            EVALUATION.write(measured / "accuracy.json", {**about, "results": rows})
     accuracy = [measured / "accuracy.json"] if rows else []
     with progress_bars() as (track, _log), warnings_as_lines():
         page = write_report(
@@ -111,13 +111,7 @@ def _measure_model(
 ) -> list[Result]:
     """Measure a model's accuracies under all protocols, and save quick diagnostics in a folder."""
     from freqrob.attacks import PGD, Clean
-    from freqrob.diagnostics import (
-        band_accuracy,
-        fourier_heatmap,
-        hybrid_reliance,
-        jacobian_spectrum,
-        sensitivity,
-    )
+    from freqrob.diagnostics import band_accuracy, fourier_heatmap, hybrid_reliance, jacobian_spectrum, sensitivity
     from freqrob.evaluation import evaluate
 
     subject = model, chosen.images, chosen.labels

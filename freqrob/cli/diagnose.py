@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,6 +57,11 @@ def diagnose(
     device: options.Device = "auto",
     model_dir: options.ModelDir = Path("models"),
     weights: options.Weights = None,
+    classes_file: options.ClassesFile = None,
+    labels_file: options.LabelsFile = None,
+    resize: options.Resize = None,
+    crop: options.Crop = None,
+    interpolation: options.Interpolation = "bilinear",
 ) -> None:
     """Run the frequency diagnostics on models; save the results as arrays (NPZ) and JSON.
 
@@ -84,12 +90,14 @@ def diagnose(
     only, changed = list(dict.fromkeys(only or [])), _by_diagnostic(settings or [])
     check_only(only)
     folders = {name: out / re.sub(r"[^A-Za-z0-9.+=-]+", "_", name) for name in dict.fromkeys(models)}
-    with measuring.on_first_rank() as is_first:
-        if is_first:
-            _check_folders(folders)
+    measuring.on_first_rank(_check_folders, folders)
     where = measuring.device_of_rank(device)
-    networks = measuring.open_models(folders, model_dir, dataset, threat_model, weights)
-    chosen = measuring.load_images(dataset, "test", data, download)
+    selection = measuring.Selection(classes_file, labels_file, resize, crop, interpolation)
+    read = partial(measuring.open_subject, dataset, "test", data, download, None, selection)
+    networks, subject = measuring.open_models_and_images(
+        folders, model_dir, dataset, threat_model, weights, read, selection
+    )
+    chosen = subject.images
     common = {
         "preset": preset, "only": only, "settings": changed,
         "classes": measuring.class_count(dataset, chosen), "batch_size": batch_size,
@@ -102,12 +110,16 @@ def diagnose(
         print_line(f"about {max(seconds / 60, 0.1):.1f} minutes, less if results are cached", stderr=True)
     given = {
         "--dataset": dataset, "--threat-model": threat_model, "--weights": weights, "--preset": preset, "--only": only,
-        "--set": settings,
+        "--set": settings, **selection.as_options(),
     }  # fmt: skip
     measured, cached = {}, []
     with measuring.progress_of(results) as track:
         for name, network in networks.items():
-            about = {**provenance(command_line("diagnose", given, name)), "model": name, "source": f"{dataset} test"}
+            about = {
+                **provenance(command_line("diagnose", given, name)),
+                "model": name,
+                "source": measuring.source_of(dataset, "test", data),
+            }
             counted = Counted(prefixed(track, name))
             with measuring.model_on(where, name, network) as model:
                 measured[name] = measure(

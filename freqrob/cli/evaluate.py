@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from freqrob.data.datasets import ImageSet
     from freqrob.evaluation import MaskingCheck, Result
     from freqrob.evaluation.files import Evaluation
+    from freqrob.models.twins import Precision
 
 PROTOCOLS = ("natural", "natural+bass", "bass")
 ATTACKS = ("clean", "fgsm", "pgd-20")
@@ -55,11 +56,18 @@ def evaluate(
         typer.Option(parser=options.fraction, metavar="ε", help="Radius of the ball; 8/255 in L∞, 0.5 in L2."),
     ] = None,
     norm: Annotated[
-        str | None, typer.Option(help="Linf or L2; by default as --threat-model, Linf for corruptions.")
+        str | None, typer.Option(help="Linf or L2; by default that of --threat-model, Linf for corruptions.")
     ] = None,
     step_size: Annotated[
         float | None, typer.Option(parser=options.fraction, metavar="α", help="Step size of PGD; ε/4 by default.")
     ] = None,
+    attack_precision: Annotated[
+        str,
+        typer.Option(
+            metavar="TYPE",
+            help="float32, or bfloat16: attack in bfloat16 first, and in float32 where that does not fool the model.",
+        ),
+    ] = "float32",
     seed: options.Seed = 0,
     batch_size: Annotated[int, typer.Option(help="Images per batch; each finished batch is cached.")] = 250,
     cache: options.CacheDir = None,
@@ -73,6 +81,11 @@ def evaluate(
     device: options.Device = "auto",
     model_dir: options.ModelDir = Path("models"),
     weights: options.Weights = None,
+    classes_file: options.ClassesFile = None,
+    labels_file: options.LabelsFile = None,
+    resize: options.Resize = None,
+    crop: options.Crop = None,
+    interpolation: options.Interpolation = "bilinear",
     out: options.ResultFiles = None,
     samples: Annotated[
         Path | None,
@@ -125,17 +138,20 @@ def evaluate(
     attacks = [parse_attack(text, eps=eps, norm=norm, step_size=step_size) for text in dict.fromkeys(attack)]
     white_box = cast("PGD", parse_attack("pgd-20", eps=eps, norm=norm, step_size=step_size))
     places = {name: checkpoint_path(name, model_dir, dataset, threat_model) for name in models if card}
-    with measuring.on_first_rank() as is_first:
-        if is_first:
-            measuring.check_outputs(out, samples, measuring.card_paths(models, model_dir, dataset, threat_model))
-            _check_cards(places)
+    cards = measuring.card_paths(models, model_dir, dataset, threat_model)
+    measuring.on_first_rank(measuring.check_outputs, out, samples, cards)
+    measuring.on_first_rank(_check_cards, places)
     where = measuring.device_of_rank(device)
-    networks = measuring.open_models(models, model_dir, dataset, threat_model, weights)
-    chosen, protocol = measuring.load_images(dataset, split, data, download, images), list(dict.fromkeys(protocol))
+    selection = measuring.Selection(classes_file, labels_file, resize, crop, interpolation)
+    read = partial(measuring.open_subject, dataset, split, data, download, images, selection)
+    networks, subject = measuring.open_models_and_images(
+        models, model_dir, dataset, threat_model, weights, read, selection
+    )
+    chosen, protocol = subject.images, list(dict.fromkeys(protocol))
     classes = measuring.class_count(dataset, chosen)
     _check_answers(networks, chosen, where, classes)
     evaluations: list[Evaluation] = []
-    show = partial(_print_accuracies, evaluations, f"{len(chosen):,} images of {dataset}'s {split} split")
+    show = partial(_print_accuracies, evaluations, measuring.images_in_words(len(chosen), dataset, split, data))
     with measuring.progress_of(folder, show) as track:
         for name, network in networks.items():
             common = {
@@ -143,7 +159,10 @@ def evaluate(
                 "classes": classes, "track": prefixed(track, name),
             }  # fmt: skip
             with measuring.model_on(where, name, network) as model:
-                results = measure(model, chosen.images, chosen.labels, protocols=protocol, attacks=attacks, **common)
+                results = measure(
+                    model, chosen.images, chosen.labels, protocols=protocol, attacks=attacks,
+                    precision=cast("Precision", attack_precision), **common,
+                )  # fmt: skip
                 masking = _masking(model, chosen, masking_images, white_box, masking_queries, common)
                 evaluations.append(Evaluation(name, model_hash(model), results, masking))
     if rank() > 0:
@@ -151,11 +170,12 @@ def evaluate(
     given = {
         "--dataset": dataset, "--threat-model": threat_model, "--weights": weights, "--split": split,
         "--images": images, "--protocol": protocol, "--attack": attack, "--eps": pixels(white_box.eps, norm),
-        "--norm": norm, "--step-size": step_size, "--seed": seed, "--batch-size": batch_size,
+        **selection.as_options(), "--norm": norm, "--step-size": step_size, "--attack-precision": attack_precision,
+        "--seed": seed, "--batch-size": batch_size,
         "--masking-images": masking_images, "--masking-queries": masking_queries,
     }  # fmt: skip
     about = {
-        **provenance(command_line("evaluate", given, *models)), "source": f"{dataset} {split}",
+        **provenance(command_line("evaluate", given, *models)), "source": measuring.source_of(dataset, split, data),
         "data_hash": data_hash(chosen.images, chosen.labels),
     }  # fmt: skip
     measuring.call_all(
@@ -188,8 +208,7 @@ def _check_answers(networks: dict[str, nn.Module], chosen: ImageSet, device: tor
 
     for name, network in networks.items() if len(networks) > 1 else ():
         with measuring.model_on(device, name, network) as model:
-            images = to_pixels(chosen.images[:2]).to(device)
-            check_answers(model, images, chosen.labels, classes)
+            check_answers(model, to_pixels(chosen[:2].tensor).to(device), chosen.labels, classes)
 
 
 def _masking(

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -22,10 +23,13 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from freqrob.data import Preprocessing
     from freqrob.data.datasets import ImageSet, Split
+    from freqrob.data.preprocessing import Interpolation
 
 
 INTERRUPTED = 130  # an exit code
+FOLDER = "folder"  # the --dataset of a folder of photographs
 _FILE = re.compile(r"\w[\w.+-]*=(.+)")  # a model given as NAME=FILE
 
 
@@ -117,13 +121,13 @@ def check_outputs(results: Sequence[Path], samples: Path | None, inputs: Iterabl
             raise ValueError(f"samples: expected a different file than --out, got {samples} for both")
 
 
-@contextmanager
-def on_first_rank() -> Iterator[bool]:
-    """Whether this process has rank 0; if the block fails, all processes end."""
+def on_first_rank(check: Callable[..., None], *arguments: Any) -> None:
+    """Call a check on rank 0 only; if it fails, all processes end."""
     from freqrob.runtime.processes import propagate_failure
 
     with propagate_failure():
-        yield rank() == 0
+        if rank() == 0:
+            check(*arguments)
 
 
 def card_paths(models: Iterable[str], model_dir: Path, dataset: str, threat_model: str) -> Iterator[Path]:
@@ -149,22 +153,39 @@ def device_of_rank(name: str) -> torch.device:
 
 
 def open_models(
-    models: Iterable[str], model_dir: Path, dataset: str, threat_model: str, weights: str | None = None
+    models: Iterable[str],
+    model_dir: Path,
+    dataset: str,
+    threat_model: str,
+    weights: str | None = None,
+    subject: Subject | None = None,
 ) -> dict[str, nn.Module]:
     """Load models by name. Rank 0 downloads missing weights. Warns if a model is the one shipped with freqrob.
 
+    The models give logits for the classes of the ``subject``; by default for those of the data set.
     ``weights`` chooses a state dict in each file; raises ValueError if no model is given as ``NAME=FILE``.
     """
+    from freqrob.models.class_subset import with_classes
     from freqrob.models.loading import checkpoint_path, shipped_folder
     from freqrob.models.sources import open_model
     from freqrob.runtime.processes import rank_zero_first
 
     models = list(models)
-    chosen = {name: {"weights": weights} for name in models if weights is not None and _FILE.fullmatch(name)}
+    chosen: dict[str, dict[str, Any]] = {
+        name: {"weights": weights} for name in models if weights is not None and _FILE.fullmatch(name)
+    }
     if weights is not None and not chosen:
         raise ValueError(f"weights: expected a model NAME=FILE for --weights {weights}, got {', '.join(models)}")
     with warnings_as_lines(), rank_zero_first():
-        networks = {name: open_model(name, model_dir, dataset, threat_model, **chosen.get(name, {})) for name in models}
+        of: dict[str, Any] = (
+            {"num_classes": len(subject.images.classes) or None, "subset_of": subject.of or None} if subject else {}
+        )
+        networks = {
+            name: open_model(name, model_dir, dataset, threat_model, **{**of, **chosen.get(name, {})})
+            for name in models
+        }
+    if subject and subject.chosen:
+        networks = {name: with_classes(model, subject.chosen, subject.of) for name, model in networks.items()}
     for name in filter(re.compile(r"[\w.+-]+").fullmatch, networks):
         trained, shipped = (
             checkpoint_path(name, folder, dataset, threat_model) for folder in (model_dir, shipped_folder())
@@ -174,19 +195,109 @@ def open_models(
     return networks
 
 
-def load_images(dataset: str, split: str, data: Path, download: bool, count: int | None = None) -> ImageSet:
-    """Load the first ``count`` images of a split. Rank 0 downloads and decodes missing files.
+@dataclass(frozen=True)
+class Selection:
+    """What to read of photographs, and how: the options of a command.
 
-    Raises ValueError if the split has fewer images.
+    Attributes:
+        classes, labels: files, as for ``load_photographs``.
+        resize, crop, interpolation: the preprocessing, instead of the model's.
     """
+
+    classes: Path | None = None
+    labels: Path | None = None
+    resize: int | None = None
+    crop: int | None = None
+    interpolation: str = "bilinear"
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        from freqrob.data import Preprocessing
+
+        if self.resize is None and self.crop is None:
+            return None
+        return Preprocessing(self.resize, self.crop, cast("Interpolation", self.interpolation))
+
+    def as_options(self) -> dict[str, Any]:
+        """The options that were given."""
+        given = {f"--{name}": getattr(self, name) for name in ("classes", "labels", "resize", "crop")}
+        chosen = {"--interpolation": self.interpolation} if self.preprocessing else {}
+        return {**given, **chosen}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The images to measure on, and which of the models' classes they have.
+
+    Attributes:
+        images: of the data set.
+        chosen: the positions of the images' classes among all ``of`` classes, if they are some of them; else empty.
+        of: the number of classes of the whole data set.
+    """
+
+    images: ImageSet
+    chosen: tuple[int, ...] = ()
+    of: int = 0
+
+
+def open_subject(
+    dataset: str, split: str, data: Path, download: bool, count: int | None, selection: Selection
+) -> Subject:
+    """Load the images of a data set, or list those of ``folder``, and choose the classes and the first ``count``."""
+    from freqrob.data import load_photographs, select_classes
+    from freqrob.data.photographs import imagenet_wnids, preprocessed, read_classes
+
+    classes = read_classes(selection.classes) if selection.classes else ()
+    if dataset == FOLDER:
+        images = load_photographs(data, classes=classes or None, labels=selection.labels)
+        all_classes = imagenet_wnids() if set(images.classes) <= set(imagenet_wnids()) else images.classes
+    elif selection.labels:
+        raise ValueError(f"labels: only --dataset {FOLDER} has none of its own, got --labels for {dataset}")
+    else:
+        images = load_images(dataset, split, data, download)
+        all_classes = images.classes
+        images = select_classes(images, classes) if classes else images
+    if count is not None and count > len(images):
+        of = "the folder" if dataset == FOLDER else f"the {split} split"
+        raise ValueError(f"images: expected 1 to {len(images)} (size of {of}), got {count}")
+    images = replace(images, images=preprocessed(images.images, selection.preprocessing))[:count]
+    chosen = tuple(map(all_classes.index, images.classes)) if images.classes != all_classes else ()
+    return Subject(images, chosen, len(all_classes))
+
+
+def open_models_and_images(
+    models: Iterable[str],
+    model_dir: Path,
+    dataset: str,
+    threat_model: str,
+    weights: str | None,
+    read: Callable[[], Subject],
+    selection: Selection,
+) -> tuple[dict[str, nn.Module], Subject]:
+    """Open the models, and the images by ``read``: before the models where their classes depend on them."""
+    subject = read() if dataset == FOLDER or selection.classes else None
+    of = "imagenet" if dataset == FOLDER else dataset
+    networks = open_models(models, model_dir, of, threat_model, weights, subject)
+    return networks, subject or read()
+
+
+def source_of(dataset: str, split: str, data: Path) -> str:
+    """Description of the images: "cifar10 test", "folder photographs"."""
+    return f"{dataset} {data.resolve().name}" if dataset == FOLDER else f"{dataset} {split}"
+
+
+def images_in_words(count: int, dataset: str, split: str, data: Path) -> str:
+    """For tables: "1,000 images of cifar10's test split"."""
+    return f"{count:,} images of {data}" if dataset == FOLDER else f"{count:,} images of {dataset}'s {split} split"
+
+
+def load_images(dataset: str, split: str, data: Path, download: bool) -> ImageSet:
+    """Load the images of a split. Rank 0 downloads and decodes missing files."""
     from freqrob.data import load_dataset
     from freqrob.runtime.processes import rank_zero_first
 
     with progress_bars(quiet=rank() > 0) as (track, _log), rank_zero_first():
-        images = load_dataset(dataset, cast("Split", split), data, download=download, track=track)
-    if count is not None and count > len(images):
-        raise ValueError(f"images: expected 1 to {len(images)} (size of the {split} split), got {count}")
-    return images[:count]
+        return load_dataset(dataset, cast("Split", split), data, download=download, track=track)
 
 
 def class_count(dataset: str, images: ImageSet) -> int | None:

@@ -1,6 +1,7 @@
 """Options shared by several commands."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from math import isfinite
 from pathlib import Path
@@ -14,11 +15,9 @@ from freqrob.runtime.parameters import read_number
 
 def fraction(text: str) -> float:
     """Parse a number such as 8/255 or 0.03."""
-    try:
+    with suppress(ValueError):
         if isfinite(number := read_number(text)):
             return number
-    except ValueError:
-        pass
     raise typer.BadParameter(f"expected a number such as 8/255 or 0.03, got {text!r}")
 
 
@@ -34,7 +33,7 @@ def with_home(command: Callable[..., None]) -> Callable[..., None]:
 
 def _with_home(name: str, value: Any) -> Any:
     if isinstance(value, list):
-        return [_with_home(name, one) for one in value]
+        return [_with_home(name, path) for path in value]
     return expanded(value, name) if isinstance(value, Path) else value
 
 
@@ -45,11 +44,31 @@ Grayscale = Annotated[
 ]
 DataDir = Annotated[Path, typer.Option("--data", metavar="DIR", help="Folder of the unpacked data sets.")]
 ModelDir = Annotated[Path, typer.Option("--model-dir", metavar="DIR", help="Folder of trained models.")]
+ClassesFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--classes",
+        metavar="FILE",
+        help="Only these classes, one per line in the order of the model's logits: sub-folders or WordNet ids.",
+    ),
+]
+LabelsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels", metavar="FILE", help="With --dataset folder: lines of an image's file name and its class."
+    ),
+]
+Resize = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Resize photographs to this shorter side; the model's preprocessing by default."),
+]
+Crop = Annotated[int | None, typer.Option(metavar="N", help="Then crop a square of this side.")]
+Interpolation = Annotated[str, typer.Option(help="Of --resize: nearest, bilinear or bicubic.")]
 Weights = Annotated[
     str | None,
     typer.Option(
         metavar="KEY",
-        help="Which state dict of files given as NAME=FILE: ema for averaged weights, or its key in the file.",
+        help="Which state dict to load from NAME=FILE: ema for the averaged weights, or its key in the file.",
     ),
 ]
 Download = Annotated[bool, typer.Option("--download", help="Download the data set if it is missing.")]
@@ -64,8 +83,7 @@ CacheDir = Annotated[
 CacheKey = Annotated[
     str | None,
     typer.Option(
-        metavar="TEXT",
-        help="Identifies your own code, to cache its results; change it when you change the code.",
+        metavar="TEXT", help="Identifies your own code, to cache its results; change it when you change the code."
     ),
 ]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Do not read or write the cache.")]

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-Track = Callable[..., Iterable]
+from freqrob.runtime.progress import Track
+
 LINE_SECONDS = 60  # between lines of progress in a log
 
 
@@ -31,10 +32,10 @@ def progress_bars(quiet: bool = False) -> Iterator[tuple[Track, Callable[[str], 
         *columns, console=console, transient=True, disable=quiet or not console.is_terminal, speed_estimate_period=300
     )
 
-    def track(items: Iterable, what: str, count: int, images: int = 0) -> Iterator:
+    def track(items: Iterable, description: str, count: int, images: int = 0) -> Iterator:
         nonlocal printed_at
         done = count - len(items) if isinstance(items, Sized) else 0
-        task = progress.add_task(escape(what), total=count, completed=done, images=images)
+        task = progress.add_task(escape(description), total=count, completed=done, images=images)
         try:
             for item in items:
                 yield item
@@ -67,4 +68,4 @@ class _Throughput(bars.ProgressColumn):
 
 def prefixed(track: Track, name: str) -> Track:
     """A progress bar whose text begins with a name."""
-    return lambda items, what, *sizes: track(items, f"{name}: {what}", *sizes)
+    return lambda items, description, *sizes: track(items, f"{name}: {description}", *sizes)

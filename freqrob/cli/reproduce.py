@@ -32,17 +32,16 @@ def reproduce(
     models: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="MODEL,…",
-            help="Measure these models instead; ROW=MODEL takes the place of a row. Repeatable.",
+            metavar="MODEL,…", help="Measure these models instead; ROW=MODEL replaces the model of a row. Repeatable."
         ),
     ] = None,
-    images: Annotated[int | None, typer.Option(metavar="N", help="At most N images of each measurement.")] = None,
+    images: Annotated[int | None, typer.Option(metavar="N", help="Use at most N images in each measurement.")] = None,
     seed: options.Seed = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show recipes, commands, images and estimated hours; run nothing.")
     ] = False,
     no_train: Annotated[bool, typer.Option("--no-train", help="Measure only models that are trained already.")] = False,
-    again: Annotated[bool, typer.Option("--again", help="Measure rows again that are measured already.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Also measure the rows that have numbers already.")] = False,
     frost: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of the photographs for the corruption frost.")
     ] = None,
@@ -88,16 +87,16 @@ def reproduce(
     names = dict.fromkeys(
         name for pattern in experiments for name in (list_experiments(pattern) or [get_experiment(pattern).name])
     )
-    chosen, instead = [get_experiment(name) for name in names], models or []
+    chosen, replacements = [get_experiment(name) for name in names], models or []
     if dry_run:
         for experiment in chosen:
-            _plan(experiment, lab, instead)
+            _plan(experiment, lab, replacements)
         return
     folder = measuring.results_folder(cache, no_cache)
-    given = {"--scale": scale, "--models": instead, "--images": images, "--seed": seed}
+    given = {"--scale": scale, "--models": replacements, "--images": images, "--seed": seed}
     for experiment in chosen:
         command = command_line("reproduce", given, experiment.name)
-        _run(experiment, replace(lab, cache=folder), out, instead, again, command)
+        _run(experiment, replace(lab, cache=folder), out, replacements, again, command)
 
 
 def _run(experiment: Experiment, lab: Lab, out: Path, models: list[str], again: bool, command: str) -> None:

@@ -77,8 +77,7 @@ def train(
     changed = training.parse_settings(recipe, settings or [])
     if twice := sorted(given.keys() & changed.keys()):
         raise ValueError(f"--set: {twice[0]} is also given by --{twice[0].replace('_', '-')}; give it once")
-    given |= changed
-    chosen = training.recipe_for(recipe, named_dataset(dataset, grayscale), threat_model, **given)
+    chosen = training.recipe_for(recipe, named_dataset(dataset, grayscale), threat_model, **given, **changed)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the trainer logs its own setup
     try:
         with explained(chosen.batch_size), progress_bars(quiet=rank() > 0) as (track, log):

@@ -69,8 +69,8 @@ class Batches:
         if batch_size % world_size:
             raise ValueError(f"batch_size: expected a multiple of world_size ({world_size}), got {batch_size}")
         self.device = torch.device(device)
-        home = self.device if _fits(dataset.images, self.device) else torch.device("cpu")
-        self.images, self.labels = dataset.images.to(home), dataset.labels.to(home)
+        home = self.device if _fits(dataset.tensor, self.device) else torch.device("cpu")
+        self.images, self.labels = dataset.tensor.to(home), dataset.labels.to(home)
         self.crop: Crop | None = crop
         self.batch_size, self.seed, self.flip, self.transform = batch_size, seed, flip, transform
         share = batch_size // world_size

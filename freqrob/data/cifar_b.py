@@ -10,32 +10,37 @@ from typing import Any
 
 import numpy as np
 import torch
-from msgspec import Struct
 
 from freqrob.data.datasets import ImageSet, Split, load_dataset, members
+from freqrob.runtime.file_formats import FileFormat
 from freqrob.runtime.files import (
     check_folder,
     expanded,
     move_into_place,
     sha256_of,
     temporary_folder_beside,
-    write_json,
     write_synced,
 )
 from freqrob.runtime.parameters import Count, check_choices, checked
 from freqrob.runtime.progress import Track, untracked
-from freqrob.runtime.provenance import provenance
-from freqrob.runtime.reading import damage_named, read_json
+from freqrob.runtime.provenance import Provenance, provenance
+from freqrob.runtime.reading import Label, damage_named
 from freqrob.spectral.reference import Weighting
 
 MANIFEST = "cifar_b.json"
 KINDS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}  # torchvision's classes
 
 
-class _Manifest(Struct):
-    """The fields of ``cifar_b.json`` that are read."""
+class BalancedManifest(Provenance, kw_only=True):
+    """The file ``cifar_b.json``: SHA-256 by file, and how the images were balanced."""
 
     sha256: dict[str, str]
+    dataset: Label = ""
+    weighting: Label = ""
+    note: str = ""
+
+
+BALANCED = FileFormat("cifar_b", BalancedManifest)
 
 
 @checked
@@ -44,6 +49,11 @@ def balance(dataset: ImageSet, *, weighting: Weighting = "amplitude", chunk: Cou
 
     Source: Lin et al., NeurIPS 2023, section 4; zhiyugege/Frequency-Long-Tailed-Investigation, ``BaSS_cifar.py``, which
     writes its balanced CIFAR-10 to disk once.
+
+    >>> from freqrob.data.samples import sample_images
+    >>> balanced = balance(sample_images())
+    >>> balanced.images.shape, balanced.images.dtype
+    (torch.Size([20, 3, 32, 32]), torch.uint8)
     """
     from freqrob.spectral.balance import bass  # loads the native ops, which a data set's metadata do not need
 
@@ -106,7 +116,7 @@ def write_cifar_b(
         write_synced(folder / kind.meta["filename"], (source / kind.meta["filename"]).read_bytes())
         sums = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
         about = {"note": f"{dataset} through BaSS, not the original", "dataset": dataset, "weighting": weighting}
-        write_json(folder / MANIFEST, {**about, "sha256": sums, **provenance(command)})
+        BALANCED.write(folder / MANIFEST, {**about, "sha256": sums, **provenance(command)})
         if not move_into_place(folder, target):
             raise FileExistsError(f"out: {target} was made by another process meanwhile")
     return target
@@ -128,7 +138,7 @@ def load_cifar_b(data_dir: str | Path, split: Split, dataset: str = "cifar10") -
         raise FileNotFoundError(
             f"data_dir: no {folder / MANIFEST}; `freqrob dataset bass --data ORIGINAL --out {data_dir}` makes it"
         )
-    sums = read_json(folder / MANIFEST, _Manifest).sha256
+    sums = BALANCED.read(folder / MANIFEST).sha256
     files = kind.test_list if split == "test" else kind.train_list
     contents = [_read(folder / name, sums) for name, _md5 in files]
     meta = _read(folder / kind.meta["filename"], sums)
@@ -155,7 +165,7 @@ def _balanced(content: bytes, weighting: Weighting) -> bytes:
     before, natural, after = content.partition(batch["data"].tobytes())
     if not natural:
         raise ValueError("data_dir: the pixels in a batch file are not contiguous")
-    return before + balanced.images.numpy().tobytes() + after
+    return before + balanced.tensor.numpy().tobytes() + after
 
 
 def _read(path: Path, sums: dict[str, str]) -> bytes:

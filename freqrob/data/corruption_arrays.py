@@ -17,6 +17,7 @@ from freqrob.data.archives import Archive, fetch_archive
 from freqrob.data.corruptions import CHUNK, CORRUPTIONS, SEVERITIES, corrupt, find_frost
 from freqrob.data.datasets import DATASETS, ImageSet, explained
 from freqrob.data.grayscale import colour_name, to_grayscale
+from freqrob.runtime.file_formats import FileFormat
 from freqrob.runtime.files import (
     as_json,
     check_folder,
@@ -24,13 +25,12 @@ from freqrob.runtime.files import (
     locked,
     remove_abandoned,
     sha256_of,
-    write_json,
     write_npy,
 )
 from freqrob.runtime.parameters import Natural, check_choices, check_integers, checked
 from freqrob.runtime.progress import Track, untracked
-from freqrob.runtime.provenance import provenance
-from freqrob.runtime.reading import Label, brief, fitted, holds_npy, map_npy, read_json
+from freqrob.runtime.provenance import Provenance, provenance
+from freqrob.runtime.reading import Label, brief, holds_npy, map_npy, read_json
 from freqrob.runtime.tensors import data_hash
 
 MANIFEST = "generated.json"
@@ -97,7 +97,7 @@ def write_corruptions(
         remove_abandoned(folder)  # of other types too, which may never be written again
         made_before = _manifest(folder, header)
         if not made_before:
-            write_json(folder / MANIFEST, {**header, "types": {}, **provenance(command)})
+            GENERATED.write(folder / MANIFEST, {**header, "types": {}, **provenance(command)})
     if photographs and made_before.get("frost", {}).get("sha256_of_photographs", photographs) != photographs:
         raise ValueError(f"frost: {folder} holds frost made of other photographs; choose another folder")
     shape = (len(SEVERITIES) * len(dataset), *dataset.images.shape[2:], 3)
@@ -109,14 +109,14 @@ def write_corruptions(
     steps = [(name, severity, start) for name in missing for severity in SEVERITIES for start in starts]
     tracked = iter(track(steps, "corrupting", len(steps)))
     for name in missing:
-        blocks = _blocks(dataset.images, islice(tracked, len(SEVERITIES) * len(starts)), seed, frost)
+        blocks = _blocks(dataset.tensor, islice(tracked, len(SEVERITIES) * len(starts)), seed, frost)
         write_npy(folder / f"{name}.npy", shape, blocks)
         made = {name: {"severities": CORRUPTIONS[name].levels, "sha256": sha256_of(folder / f"{name}.npy")}}
         if name == "frost":
             made[name]["sha256_of_photographs"] = photographs
         with locked(folder / ".lock"):  # another process may have made other types meanwhile
             all_made = {**_manifest(folder, header), **made}
-            write_json(folder / MANIFEST, {**header, "types": all_made, **provenance(command)})
+            GENERATED.write(folder / MANIFEST, {**header, "types": all_made, **provenance(command)})
     return missing
 
 
@@ -142,12 +142,27 @@ def _manifest(folder: Path, header: Mapping[str, Any]) -> dict[str, Any]:
     return content["types"]
 
 
-class _Manifest(Struct):
-    """The fields of ``generated.json`` that are read."""
+class GeneratedType(Struct, kw_only=True):
+    """A type of corruption: its parameters by severity, the sum of its array, and of frost's photographs."""
 
-    types: dict[str, dict[str, Any]]
+    severities: list[Any] = []
+    sha256: str = ""
+    sha256_of_photographs: list[str] = []
+
+
+class GeneratedManifest(Provenance, kw_only=True):
+    """The file ``generated.json`` beside corrupted images that freqrob made."""
+
+    types: dict[str, GeneratedType]
     dataset: Label = ""
     bass: Label | None = None
+    seed: int = 0
+    images: int = 0
+    data_hash: str = ""
+    note: str = ""
+
+
+GENERATED = FileFormat("corruption_arrays", GeneratedManifest)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -155,7 +170,7 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
     if not path.exists():  # a folder or a pipe of this name is an error
         return None
     content = read_json(path, dict[str, Any])
-    fitted(content, _Manifest, path)
+    GENERATED.fit(content, path)
     return content
 
 

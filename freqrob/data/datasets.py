@@ -5,7 +5,7 @@ from __future__ import annotations
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from http.client import HTTPException
@@ -22,6 +22,9 @@ from freqrob.data.archives import Archive, fetch_archive
 from freqrob.data.grayscale import LUMA, SUFFIX, colour_name, to_grayscale
 from freqrob.data.image_files import ImageFiles, decode
 from freqrob.data.imagenet import Part
+from freqrob.data.photographs import Photographs, find_photographs, read_classes
+from freqrob.data.preprocessing import Preprocessing
+from freqrob.data.streams import Images, ImageStream, in_memory, select
 from freqrob.runtime.files import check_folder, expanded, temporary_folder_beside
 from freqrob.runtime.parameters import Natural, check_choices, checked
 from freqrob.runtime.pixels import check_channels_first, check_range
@@ -30,7 +33,7 @@ from freqrob.runtime.reading import brief
 from freqrob.runtime.registry import Registry
 from freqrob.runtime.tensors import FLOATS, check_values
 
-Split = Literal["train", "val", "test"]
+Split = Literal["train", "val", "test", "robustbench"]
 VALIDATION_IMAGES = 5000
 SPLIT_SEED = 0
 Loader = Callable[[Path, Part, bool], "Dataset | ImageFiles"]
@@ -50,6 +53,10 @@ class DatasetInfo:
         load: ``load(data_dir, part, download)`` reads the part ``"train"`` or ``"test"``: a map-style ``Dataset`` of
             uint8 images (C, H, W) and labels, with ``classes`` if these have names. Unless it is an ``ImageSet``, it is
             read into memory once.
+        streamed: whether files of images stay files, which are decoded each time that they are read.
+
+    >>> DatasetInfo(10, 32, mean=(0.5,), std=(0.25,)).channels
+    1
     """
 
     classes: int
@@ -59,6 +66,7 @@ class DatasetInfo:
     flip: bool = True
     train_images: int = 0
     load: Loader | None = field(default=None, compare=False, repr=False)
+    streamed: bool = False
 
     @property
     def channels(self) -> int:
@@ -112,7 +120,11 @@ def register_dataset(name: str, about: DatasetInfo) -> Callable[[Loader], Loader
 
 @checked
 def list_datasets(pattern: str = "*") -> list[str]:
-    """Sorted names of the data sets that match a shell-style pattern (``"cifar*"``)."""
+    """Sorted names of the data sets that match a shell-style pattern (``"cifar*"``).
+
+    >>> list_datasets("cifar*")
+    ['cifar10', 'cifar100']
+    """
     return DATASETS.matching(pattern)
 
 
@@ -121,10 +133,16 @@ def list_datasets(pattern: str = "*") -> list[str]:
 class ImageSet(Dataset):
     """Images with labels: ``images`` (N, C, H, W) uint8 in 0–255, ``labels`` (N,) int64, names of the ``classes``.
 
-    ``image_set[3]`` is an image (C, H, W) and its label; slices and index tensors give an ``ImageSet``.
+    ``image_set[3]`` is an image (C, H, W) and its label; slices and index tensors give an ``ImageSet``. The images of
+    folders of photographs are an ``ImageStream``, which is read when it is indexed.
+
+    >>> from freqrob.data.samples import sample_images
+    >>> samples = sample_images()
+    >>> len(samples), samples.images.shape, samples.classes[samples[0][1]]
+    (20, torch.Size([20, 3, 32, 32]), 'cat')
     """
 
-    images: Tensor
+    images: Tensor | ImageStream
     labels: Tensor
     classes: tuple[str, ...]
 
@@ -148,7 +166,12 @@ class ImageSet(Dataset):
     def __getitem__(self, index: int | Tensor | slice) -> tuple[Tensor, int] | ImageSet:
         if isinstance(index, int):
             return self.images[index], int(self.labels[index])
-        return replace(self, images=self.images[index], labels=self.labels[index])
+        return replace(self, images=select(self.images, index), labels=self.labels[index])
+
+    @property
+    def tensor(self) -> Tensor:
+        """The images in memory."""
+        return in_memory(self.images)
 
 
 @checked
@@ -191,19 +214,98 @@ def load_dataset(
     folder = expanded(data_dir, "data_dir")
     if name not in list(DATASETS):  # in grey levels
         loaded = load_dataset(colour_name(name), split, folder, download=download, track=track)
-        return replace(loaded, images=to_grayscale(loaded.images))
+        return replace(loaded, images=_in_grey_levels(loaded.images))
     load = DATASETS[name].load
     assert load is not None  # DATASETS has none without
-    loaded = load(folder, "test" if split == "test" else "train", download)
+    if split == "robustbench" and name != "imagenet":
+        raise ValueError(f"split: {name} has train, val and test, got 'robustbench', which are images of imagenet")
+    loaded = load(folder, "train" if split in ("train", "val") else "test", download)
     whole = loaded if isinstance(loaded, ImageSet | ImageFiles) else _in_memory(loaded, name)
     if isinstance(whole, ImageSet):
         _check_as_registered(whole, name)
-    chosen = whole if split == "test" else whole[members(len(whole), split)]
+    if split == "robustbench":
+        assert isinstance(whole, ImageFiles)
+        whole = imagenet.robustbench_part(whole)
+    chosen = whole[members(len(whole), split)] if split in ("train", "val") else whole
     if isinstance(chosen, ImageSet):
         return chosen
+    if DATASETS[name].streamed:
+        return _streamed(chosen)
     size = DATASETS[name].size
     images = decode(chosen, size, folder / f"{name}_{split}_{size}px", track)
     return ImageSet(images, chosen.labels, chosen.classes)
+
+
+@checked
+def load_photographs(
+    folder: str | Path,
+    *,
+    classes: Sequence[str] | Path | None = None,
+    labels: str | Path | None = None,
+    preprocessing: Preprocessing | None = None,
+) -> ImageSet:
+    """Your own photographs: PNG and JPEG files of any sizes, which are decoded when they are read.
+
+    The class of a file is its sub-folder, or the WordNet id that its name begins with, or its line in ``labels``.
+
+    Args:
+        folder: of the files.
+        classes: the classes in the order of the model's logits, or a file with one in each line; images of other
+            classes are left out. By default ImageNet's 1,000 if all classes are WordNet ids of these, or else the
+            sub-folders in alphabetical order, as for torchvision's ``ImageFolder``.
+        labels: a file with lines of a file's name and its class (name, WordNet id, or number from 0 on), separated by a
+            comma or white space; or of a class, in the order of the files' names.
+        preprocessing: what each photograph goes through; by default the model's (``preprocessing_of``), which a
+            measurement fills in, or none where the model names none.
+
+    Raises:
+        FileNotFoundError: no folder, no labels, or no images with a class.
+        ValueError: ``classes`` that no image has, or labels that do not fit.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for kind in ("cat", "dog"):
+    ...     (folder / kind).mkdir()
+    ...     Image.new("RGB", (40, 30)).save(folder / kind / "1.png")
+    >>> photographs = load_photographs(folder)
+    >>> photographs.classes, photographs.labels
+    (('cat', 'dog'), tensor([0, 1]))
+    """
+    names = read_classes(expanded(classes, "classes")) if isinstance(classes, str | Path) else classes or ()
+    found = find_photographs(expanded(folder, "folder"), names, expanded(labels, "labels") if labels else None)
+    return _streamed(found, preprocessing)
+
+
+@checked
+def select_classes(images: ImageSet, classes: Sequence[str]) -> ImageSet:
+    """The images of some classes, which are renumbered in the order of ``classes``.
+
+    Raises ValueError for a class that the set does not have, or that is given twice.
+
+    >>> from freqrob.data.samples import sample_images
+    >>> select_classes(sample_images(), ["ship", "frog"]).labels
+    tensor([0, 0, 1, 1, 1, 0, 0, 1])
+    """
+    check_choices(images.classes, **{f"classes[{number}]": name for number, name in enumerate(classes)})
+    if not classes or len(set(classes)) < len(classes):
+        raise ValueError(f"classes: expected each once, got {', '.join(classes) or 'none'}")
+    number = torch.full((len(images.classes),), -1)
+    number[[images.classes.index(name) for name in classes]] = torch.arange(len(classes))
+    labels = number[images.labels]
+    kept = (labels >= 0).nonzero().flatten()
+    if not len(kept):
+        raise ValueError(f"classes: no image is of one of these {len(classes)} classes")
+    return ImageSet(select(images.images, kept), labels[kept], tuple(classes))
+
+
+def _streamed(files: ImageFiles, preprocessing: Preprocessing | None = None) -> ImageSet:
+    return ImageSet(ImageStream.of(Photographs(files, preprocessing)), files.labels, files.classes)
+
+
+def _in_grey_levels(images: Images) -> Images:
+    """``to_grayscale``, of a stream when it is read."""
+    return images.map(to_grayscale, "grayscale", 1) if isinstance(images, ImageStream) else to_grayscale(images)
 
 
 def _check_as_registered(images: ImageSet, name: str) -> None:
@@ -300,6 +402,14 @@ def _restricted_imagenet(folder: Path, part: Part, _download: bool) -> ImageFile
     return imagenet.restricted_imagenet(folder, part)
 
 
+@register_dataset(
+    "imagenet",
+    DatasetInfo(1000, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), train_images=1_281_167, streamed=True),
+)
+def _imagenet(folder: Path, part: Part, _download: bool) -> ImageFiles:
+    return imagenet.imagenet(folder, part)
+
+
 @contextmanager
 def explained(title: str, folder: Path, expected: str, url: str, download: bool) -> Iterator[None]:
     """Turn torchvision's errors into errors that name the missing files, their folder and the remedy."""
@@ -325,22 +435,30 @@ def to_pixels(images: Tensor) -> Tensor:
     return images.float() / 255 if images.dtype == torch.uint8 else images.float()
 
 
-def check_labelled(images: Tensor, labels: Tensor, *, tolerance: float = 0) -> None:
+def check_labelled(images: Images, labels: Tensor, *, tolerance: float = 0) -> None:
     """Raise unless there is at least one valid image (N, C, H, W), with as many int64 labels (N,) ≥ 0.
 
     TypeError unless images are a dense tensor of floats or uint8 with values; ValueError for wrong shapes (also those
-    that look like (N, H, W, C)), invalid labels, and floats outside [0, 1] by more than ``tolerance``.
+    that look like (N, H, W, C)), invalid labels, and floats outside [0, 1] by more than ``tolerance``. The pixels of
+    a stream are checked when they are read.
     """
-    check_values(images, "images")
     check_values(labels, "labels")
+    if isinstance(images, ImageStream):
+        _check_labels(labels, len(images))
+        return
+    check_values(images, "images")
     if images.dtype not in FLOATS | {torch.uint8}:
         raise TypeError(f"images: expected floats in [0, 1] or uint8, got {images.dtype}")
     if images.ndim != 4 or 0 in images.shape:
         sizes = "N ≥ 1, C ≥ 1, H ≥ 1 and W ≥ 1"
         raise ValueError(f"images: expected (N, C, H, W) with {sizes}, got shape {tuple(images.shape)}")
     check_channels_first(images)
-    if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
-        raise ValueError(f"labels: expected ({len(images)},) int64, got {tuple(labels.shape)} {labels.dtype}")
+    _check_labels(labels, len(images))
+    check_range(images, tolerance=tolerance)
+
+
+def _check_labels(labels: Tensor, count: int) -> None:
+    if labels.shape != (count,) or labels.dtype != torch.int64 or not count:
+        raise ValueError(f"labels: expected ({count},) int64, got {tuple(labels.shape)} {labels.dtype}")
     if labels.min() < 0:
         raise ValueError(f"labels: expected classes from 0 on, got {labels.min().item()}")
-    check_range(images, tolerance=tolerance)

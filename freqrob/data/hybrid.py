@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -13,11 +13,13 @@ from torch import Tensor
 
 from freqrob.data.datasets import ImageSet, to_pixels
 from freqrob.runtime.figures import drawing
-from freqrob.runtime.files import as_json, check_folder, expanded, replacing, write_json
+from freqrob.runtime.file_formats import FileFormat
+from freqrob.runtime.files import as_json, check_folder, expanded, replacing
 from freqrob.runtime.parameters import Natural, checked, fits, is_number, shown
 from freqrob.runtime.pixels import check_channels_first, check_scale
 from freqrob.runtime.progress import Track, untracked
-from freqrob.runtime.provenance import provenance
+from freqrob.runtime.provenance import Provenance, provenance
+from freqrob.runtime.reading import Count, Label
 from freqrob.runtime.tensors import check_dense, check_values
 from freqrob.spectral.ops import check_planes
 from freqrob.spectral.reference import irfft2, rfft2
@@ -30,6 +32,20 @@ MIXING_FREQUENCIES = tuple(
 
 
 Frequency = Annotated[float, Meta(ge=0, le=1, description="cycles/pixel from 0 to 1 (cycles/image divided by size)")]
+
+
+class HybridFile(Provenance, kw_only=True):
+    """The file ``hybrid.json`` beside ``hybrid.npz``: how the images were made."""
+
+    seed: int
+    images: Count
+    frequencies: list[float]
+    dtype: Literal["float32", "uint8"]
+    dataset: Label = ""
+    split: Label = ""
+
+
+HYBRID = FileFormat("hybrid_images", HybridFile)
 
 
 def check_frequencies(frequencies: Sequence[float]) -> None:
@@ -151,7 +167,7 @@ def write_hybrids(
     folder = expanded(folder, "folder")
     check_folder(folder, "folder")
     as_json(dict(about or {}), "about")
-    partner, pixels = partners(dataset.labels, seed), to_pixels(dataset.images)
+    partner, pixels = partners(dataset.labels, seed), to_pixels(dataset.tensor)
     mixed = []
     for frequency in track(frequencies, "hybrid images", len(frequencies)):
         hybrids = hybrid_images(pixels, pixels[partner], frequency)
@@ -172,7 +188,7 @@ def write_hybrids(
         "frequencies": list(frequencies),
         "dtype": "float32" if floats else "uint8",
     }
-    write_json(folder / "hybrid.json", {**provenance(command), **(about or {}), **record})
+    HYBRID.write(folder / "hybrid.json", {**provenance(command), **(about or {}), **record})
     with drawing("hybrid.png"):
         (folder / "hybrid.png").unlink(missing_ok=True)  # of an earlier run
         if sheet:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ import torch
 
 from freqrob.data.archives import Archive
 from freqrob.data.image_files import ImageFiles, list_images, list_wnids
+from freqrob.data.photographs import OFFICIAL, find_photographs, imagenet_wnids, labelled
 from freqrob.runtime.reading import read_text
 
 Part = Literal["train", "test"]
@@ -19,8 +21,13 @@ TINY_IMAGENET = Archive(
     "tiny-imagenet-200", "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"
 )
 TINY_IMAGENET_CLASSES = 200
+_REGISTER = (
+    "freqrob cannot download ImageNet: register at https://image-net.org, download ILSVRC2012, and unpack its images "
+    "into"
+)
 
 IMAGENET_FOLDERS = ("", "imagenet", "ILSVRC2012")
+GROUND_TRUTH = ("ILSVRC2012_devkit_t12/data/" + OFFICIAL, OFFICIAL, "LOC_val_solution.csv", "val.txt")
 IMAGENET_CLASSES = 1000
 RESTRICTED_IMAGENET = {  # first and last class of ImageNet, both included
     "dog": (151, 268),
@@ -63,8 +70,7 @@ def restricted_imagenet(folder: Path, part: Part) -> ImageFiles:
         counts = (f"  {(root / inside).absolute()}: {len(wnids):,} of them" for root, wnids in wnids_of.items())
         raise FileNotFoundError(
             f"data_dir: restricted_imagenet needs ImageNet's {IMAGENET_CLASSES:,} class folders (n01440764/, ...). "
-            "Searched\n" + "\n".join(counts) + "\nfreqrob cannot download ImageNet: register at https://image-net.org, "
-            "download ILSVRC2012, and unpack its images into train/<class>/ and val/<class>/."
+            "Searched\n" + "\n".join(counts) + f"\n{_REGISTER} train/<class>/ and val/<class>/."
         )
     names = (
         (name, label)
@@ -74,9 +80,57 @@ def restricted_imagenet(folder: Path, part: Part) -> ImageFiles:
     return _labelled(root, names, list(RESTRICTED_IMAGENET), part)
 
 
+def imagenet(folder: Path, part: Part) -> ImageFiles:
+    """The training or validation files of ImageNet, in ``folder`` or its ``imagenet/`` or ``ILSVRC2012/``.
+
+    ``train/<wnid>/`` and ``val/<wnid>/``, of any of the 1,000 classes, or all validation files in ``val/`` and one of
+    ``GROUND_TRUTH`` beside it. Raises FileNotFoundError for missing files, ValueError for labels that do not fit.
+    """
+    inside = "val" if part == "test" else "train"
+    roots = [folder / name for name in IMAGENET_FOLDERS]
+    root = next((root for root in roots if (root / inside).is_dir()), None)
+    if root is None:
+        raise FileNotFoundError(
+            f"data_dir: no ImageNet in {folder.absolute()}: expected {inside}/ there or in imagenet/ or ILSVRC2012/. "
+            f"{_REGISTER} {inside}/<class>/"
+        )
+    found = [(f"{inside}/{wnid}", wnid) for wnid in list_wnids(root / inside)]
+    if unknown := [wnid for _, wnid in found if wnid not in imagenet_wnids()]:
+        raise ValueError(f"data_dir: {root / inside / unknown[0]} is not one of ImageNet's 1,000 classes")
+    if found:
+        files = [(name, wnid) for path, wnid in found for name in list_images(root, path)]
+        return labelled(root, sorted(files, key=lambda pair: by_number(pair[0])), imagenet_wnids())
+    labels = next((root / name for name in GROUND_TRUTH if (root / name).is_file()), None)
+    if labels is None:
+        raise FileNotFoundError(
+            f"data_dir: {root / inside} has no folders of classes (n01440764/, ...), and no file of labels is beside "
+            f"it: expected one of {', '.join(GROUND_TRUTH)} in {root.absolute()}"
+        )
+    return find_photographs(root / inside, imagenet_wnids(), labels)
+
+
+def robustbench_part(files: ImageFiles) -> ImageFiles:
+    """The 5,000 of ImageNet's validation files that RobustBench evaluates on, in its order.
+
+    Raises ImportError without robustbench, whose list it is; FileNotFoundError for a file that is not there.
+    """
+    package = find_spec("robustbench")
+    if package is None or not package.submodule_search_locations:
+        raise ImportError("split: the list of RobustBench's images needs robustbench: pip install robustbench")
+    listed = read_text(Path(package.submodule_search_locations[0]) / "helper_files" / "imagenet_test_image_ids.txt")
+    position = {name.rpartition("/")[2]: number for number, name in enumerate(files.names)}
+    names = [name.rpartition("/")[2] for name in listed.split()]
+    if missing := [name for name in names if name not in position]:
+        raise FileNotFoundError(
+            f"split: {files.root.absolute()} lacks {len(missing):,} of RobustBench's {len(names):,} images, first "
+            f"{missing[0]}"
+        )
+    return files[torch.tensor([position[name] for name in names])]
+
+
 def _labelled(root: Path, names: Iterable[tuple[str, int]], classes: list[str], part: Part) -> ImageFiles:
     """Order files so that classes are mixed: by number for testing, shuffled for training."""
-    names = sorted(names, key=lambda pair: _by_number(pair[0]))
+    names = sorted(names, key=lambda pair: by_number(pair[0]))
     labels = torch.tensor([label for _, label in names], dtype=torch.int64)
     absent = sorted(set(range(len(classes))) - set(labels.tolist()))
     if absent:
@@ -90,7 +144,7 @@ def _labelled(root: Path, names: Iterable[tuple[str, int]], classes: list[str], 
     return files[torch.randperm(len(files), generator=torch.Generator().manual_seed(0))]
 
 
-def _by_number(name: str) -> tuple[int, str]:
+def by_number(name: str) -> tuple[int, str]:
     """Sort key by number: val_9.JPEG before val_10.JPEG, in any folder."""
     file = name.rpartition("/")[2]
     return len(file), file

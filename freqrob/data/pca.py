@@ -30,6 +30,11 @@ def pca_components(dataset: ImageSet, count: int) -> tuple[Tensor, Tensor]:
         ValueError: a ``count`` out of range.
 
     Source: Li et al., PLoS Comput. Biol. 2023, whose PCA model keeps the first 512 components of CIFAR-10.
+
+    >>> from freqrob.data.samples import sample_images
+    >>> mean, components = pca_components(sample_images(), 5)
+    >>> components.shape
+    torch.Size([5, 3072])
     """
     pixels = dataset.images[0].numel()
     most = min(pixels, len(dataset) - 1)

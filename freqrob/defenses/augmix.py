@@ -41,8 +41,7 @@ class AugMix:
         check_augmix(self.severity, self.depth)
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        logits = model(torch.cat(self.views(images))).float()
-        clean, first, second = logits.chunk(3)
+        clean, first, second = model(torch.cat(self.views(images))).float().chunk(3)
         return self.loss(clean, first, second, labels)
 
     def views(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -26,6 +26,12 @@ class MART(PGDAT):
 
     Source: Wang et al., ICLR 2020, Eq. 11; YisenWang/MART, with β = 5, ε = 0.031 and steps of 0.007 as in
     zhiyugege/Frequency-Long-Tailed-Investigation.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    >>> MART(steps=2)(network, torch.rand(2, 3, 2, 2), torch.tensor([0, 2])).shape
+    torch.Size([])
     """
 
     eps: Pixels = 0.031

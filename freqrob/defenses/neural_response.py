@@ -59,7 +59,7 @@ class SpatialReadout(nn.Module):
         """Start where each neuron's responses covary with the features, and near its mean.
 
         ``covariance`` is (neurons, C, H, W), ``mean`` (neurons,).
-        Both factors of a readout that starts anywhere have small gradients, and some neurons end in the wrong place.
+        From a random start, the gradients of both factors are small, and some neurons converge to the wrong place.
         """
         strength = covariance.square().sum(1)  # (neurons, H, W)
         self.mask.copy_(strength / strength.sum((1, 2), keepdim=True).clamp(min=LEAST_RATE))
@@ -69,11 +69,11 @@ class SpatialReadout(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Responses (k, neurons) ≥ 0 to features (k, C, H, W), in float32."""
-        seen = torch.einsum("kchw,nhw->knc", features.float(), self.mask)
-        return F.elu((seen * self.weight).sum(2) + self.bias) + 1
+        pooled = torch.einsum("kchw,nhw->knc", features.float(), self.mask)
+        return F.elu((pooled * self.weight).sum(2) + self.bias) + 1
 
     def sparsity(self) -> Tensor:
-        """The mean over neurons of Σ |m_n| · Σ |w_n|, which does not depend on how a scale is shared by the factors."""
+        """The mean over neurons of Σ |m_n| · Σ |w_n|, the same if m_n is scaled by a number and w_n by its inverse."""
         return (self.mask.abs().sum((1, 2)) * self.weight.abs().sum(1)).mean()
 
 
@@ -81,19 +81,19 @@ class SpatialReadout(nn.Module):
 @checked
 @dataclass(frozen=True)
 class NeuralResponse:
-    """CE(f(x), y) + α [ℓ(r̂, r) + γ · mean over neurons of Σ|m_n| Σ|w_n|]: images and neurons learnt together.
+    """CE(f(x), y) + α [ℓ(r̂, r) + γ · mean over neurons of Σ|m_n| Σ|w_n|]: classify images and predict responses.
 
     r̂ are the responses that a ``SpatialReadout`` predicts from one layer's features of the stimuli, and r those of the
     neurons. ℓ is the mean over stimuli and neurons of r̂ − r ln r̂ (Poisson) or of (r̂ − r)². The readout is trained,
     checkpointed and resumed with the run; the saved classifier does not have it. It has no weight decay.
 
-    The papers' text here does not say which layer, loss and weights were used. Defaults: Poisson loss with ELU + 1, as
-    is usual for counts of spikes in this line of work; "mse" is for responses of another kind, but not negative ones,
-    which the readout cannot give. Images and stimuli share a forward pass, and so the batch norm statistics.
+    The main texts of the papers do not name the layer, the loss and the weights. The default is the Poisson loss with
+    ELU + 1, as usual for spike counts; "mse" suits other responses that are not negative, since the readout cannot
+    predict negative ones. Images and stimuli share a forward pass, and so the batch norm statistics.
 
     Args:
-        targets: path of an ``.npz`` with ``images`` (K, C, H, W) uint8, like the images trained on, and ``responses``
-            (K, neurons) float, not negative.
+        targets: path of an ``.npz`` with ``images`` (K, C, H, W) uint8, as large as the training images, and
+            ``responses`` (K, neurons) float, not negative.
         layer: the dotted name of the last module of the network's core, such as ``"layer2"`` or ``"features.33"``.
         weight: α.
         sparsity: γ.

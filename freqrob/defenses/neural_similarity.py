@@ -34,7 +34,7 @@ class NeuralSimilarity:
     share a forward pass, and so the batch norm statistics.
 
     Args:
-        targets: path of an ``.npz`` with ``images`` (K, C, H, W) uint8, like the images trained on, and
+        targets: path of an ``.npz`` with ``images`` (K, C, H, W) uint8, as large as the training images, and
             ``similarity`` (K, K) float in [−1, 1], symmetric, of mean-centred responses; K from 3 on.
         layer: the dotted name of a module of the network, such as ``"layer1"`` or ``"layer2.0.conv1"``.
         weight: α; the authors' 20.
@@ -65,8 +65,7 @@ class NeuralSimilarity:
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         stimuli, target = self.draw()
         logits, features = pass_together(model, self.layer, images, stimuli, self.targets)
-        similarity_term = similarity_loss(features, target.to(images.device))
-        return F.cross_entropy(logits, labels) + self.weight * similarity_term
+        return F.cross_entropy(logits, labels) + self.weight * similarity_loss(features, target.to(images.device))
 
     def draw(self) -> tuple[Tensor, Tensor]:
         """The stimuli (k, C, H, W) uint8 of one step, and their similarity (k, k) to the brain."""

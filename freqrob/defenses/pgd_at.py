@@ -21,6 +21,12 @@ class PGDAT:
     ``eps`` and ``step_size`` are in pixels of [0, 1].
 
     Source: Madry et al., ICLR 2018, Eq. 2.1; eval mode as in zhiyugege/Frequency-Long-Tailed-Investigation.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    >>> PGDAT(steps=2)(network, torch.rand(2, 3, 2, 2), torch.tensor([0, 2])).shape
+    torch.Size([])
     """
 
     eps: Pixels = 8 / 255

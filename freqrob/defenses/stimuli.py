@@ -1,4 +1,4 @@
-"""Stimuli with recordings of a brain: their files, and a network's features of them; shared by the neural defences."""
+"""Stimuli with recordings of a brain, for the neural defences: their files, and a network's features of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Check = Callable[[Path, np.ndarray, np.ndarray], None]
 
 
 def check_given(targets: str) -> None:
-    """Raise ValueError for the empty path that stands for none: ``targets`` has no default."""
+    """Raise ValueError for an empty path, the default of ``targets``, which the user must set."""
     if not targets:
         raise ValueError("targets: expected the path of an .npz file, got ''")
 
@@ -69,15 +69,15 @@ def check_arrays(
     is_table = measured.ndim == 2 and len(measured) == count
     if isinstance(columns, int):
         is_table = measured.shape == (count, columns)
-    for what, array, good, expected in (
+    for array_name, array, is_valid, expected in (
         ("images", images, images.dtype == np.uint8, "uint8"),
         ("images", images, images.ndim == 4 and images.shape[1] in (1, 3) and count >= least,
          f"(K, C, H, W), K from {least} on"),
         (name, measured, np.issubdtype(measured.dtype, np.floating), "floats"),
         (name, measured, is_table, f"({count}, {columns})"),
     ):  # fmt: skip
-        if not good:
-            raise ValueError(f"targets: {what} of {path} is {array.dtype} {array.shape}, expected {expected}")
+        if not is_valid:
+            raise ValueError(f"targets: {array_name} of {path} is {array.dtype} {array.shape}, expected {expected}")
 
 
 def pass_together(model: nn.Module, layer: str, images: Tensor, stimuli: Tensor, targets: str) -> tuple[Tensor, Tensor]:

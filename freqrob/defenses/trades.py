@@ -21,6 +21,12 @@ class TRADES(PGDAT):
     The maximum is approximated as in ``PGDAT``, but of the KL divergence and from x + 0.001 · N(0, 1).
 
     Source: Zhang et al., ICML 2019, Eq. 5; yaodongyu/TRADES.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    >>> TRADES(steps=2)(network, torch.rand(2, 3, 2, 2), torch.tensor([0, 2])).shape
+    torch.Size([])
     """
 
     beta: Weight = 6.0
@@ -34,6 +40,7 @@ class TRADES(PGDAT):
         """The images of the ball whose predictions differ most, in KL divergence, from those of the clean images."""
         with evaluating(model) as network, torch.no_grad():
             clean = network(images).float()
+        torch.clear_autocast_cache()  # torch 2.10 would use the weights that were cast without a gradient
         return self.attacked(
             model, images, labels, start=images + 0.001 * torch.randn_like(images),
             loss=lambda adversarial, _labels: divergence(clean, adversarial.float()),

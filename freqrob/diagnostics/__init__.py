@@ -8,14 +8,8 @@ from freqrob.diagnostics.jacobian import JacobianSpectrum, jacobian_spectrum
 from freqrob.diagnostics.loss_landscape import LossLandscape, loss_landscape
 from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.diagnostics.minimal_perturbation import MinimalPerturbationSpectrum, minimal_perturbation
-from freqrob.diagnostics.registry import (
-    Column,
-    Diagnostic,
-    get_diagnostic,
-    list_diagnostics,
-    register_diagnostic,
-)
-from freqrob.diagnostics.run import diagnose, expected_seconds
+from freqrob.diagnostics.registry import Column, Diagnostic, get_diagnostic, list_diagnostics, register_diagnostic
+from freqrob.diagnostics.run import Diagnosis, diagnose, expected_seconds
 from freqrob.diagnostics.sensitivity import Sensitivity, sensitivity
 from freqrob.diagnostics.spectrum import Spectrum, spectrum
 
@@ -23,6 +17,7 @@ __all__ = [
     "BandAccuracy",
     "Column",
     "CorruptionSpectrum",
+    "Diagnosis",
     "Diagnostic",
     "FourierHeatmap",
     "HybridReliance",

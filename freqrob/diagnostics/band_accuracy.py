@@ -17,6 +17,7 @@ from freqrob.attacks.band import band_pgd
 from freqrob.attacks.gradient import classified
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.data.hybrid import CORNER
+from freqrob.data.streams import Images
 from freqrob.diagnostics.drawing import FREQUENCY, Panel, Picture, Section, Styles, shares_upward, styled
 from freqrob.diagnostics.fourier_heatmap import coarseness
 from freqrob.diagnostics.measurement import Measurement, Quantity
@@ -69,7 +70,7 @@ class BandAccuracy(Measurement):
 @checked
 def band_accuracy(
     model: nn.Module,
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     *,
     width: int = 5,
@@ -97,19 +98,26 @@ def band_accuracy(
     Raises:
         ValueError: a width that is not odd and positive, attack settings out of range, or images and labels that do not
             fit.
+
+    >>> import freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> model = freqrob.load_model("standard_rn20")
+    >>> samples = sample_images()[:4]
+    >>> band_accuracy(model, samples.images, samples.labels, steps=1).images
+    4
     """
     check_labelled(images, labels)
     if not fits(width, int) or width < 1 or width % 2 == 0:
         raise ValueError(f"width: expected an odd number of rings, got {width!r}")
     attacked = len(images) if attacked is None else attacked
     attacked = min(attacked, len(images))
-    rings = RingMap.of(images)
+    rings = RingMap(images.shape[-2], images.shape[-1])
     every = coarseness(*images.shape[-2:])
     measured = torch.tensor(sorted({*range(0, rings.rings, every), rings.rings - 1}))
-    ring, at = torch.arange(rings.rings), measured[:, None]
-    filters = {"low": ring <= at, "high": ring >= at, "band": (ring - at).abs() <= width * every // 2}
+    ring, i = torch.arange(rings.rings), measured[:, None]
+    filters = {"low": ring <= i, "high": ring >= i, "band": (ring - i).abs() <= width * every // 2}
 
-    def seen(model: nn.Module, indices: Tensor, device: torch.device) -> dict[str, Tensor]:
+    def classify_filtered(model: nn.Module, indices: Tensor, device: torch.device) -> dict[str, Tensor]:
         natural, classes = to_pixels(images[indices]).to(device), labels[indices].to(device)
 
         def correct(kept: Tensor) -> Tensor:
@@ -117,13 +125,13 @@ def band_accuracy(
             filtered = ring_filter(natural, weights.expand(*natural.shape[:2], -1), rings).clamp(0, 1)
             return classified(model(filtered), classes)
 
-        own = classified(model(natural), classes)
-        return {"own": own} | {name: torch.stack([correct(kept) for kept in filters[name]], 1) for name in filters}
+        clean = classified(model(natural), classes)
+        return {"own": clean} | {name: torch.stack([correct(kept) for kept in filters[name]], 1) for name in filters}
 
     common = {"batch_size": batch_size, "cache": cache, "cache_key": cache_key, "track": track}
     key = {"diagnostic": "band_accuracy", "width": width, "every": every}
-    samples = per_sample(seen, model, images, labels, key=key, what="band accuracy", **common)
-    low, high, band, own = (samples[name].double().mean(0) for name in ("low", "high", "band", "own"))
+    samples = per_sample(classify_filtered, model, images, labels, key=key, quantity="band accuracy", **common)
+    low, high, band, clean = (samples[name].double().mean(0) for name in ("low", "high", "band", "own"))
     bands = octaves(rings) if attacked else []
     robust = _robust(model, images[:attacked], labels[:attacked], bands, eps, steps, **common)
     return BandAccuracy(
@@ -133,7 +141,7 @@ def band_accuracy(
         band=band,
         robust=robust,
         robust_frequencies=rings.radii[[begin for begin, *_ in bands]],
-        accuracy=own.item(),
+        accuracy=clean.item(),
         width=width * every,
         eps=eps,
         steps=steps,
@@ -143,7 +151,7 @@ def band_accuracy(
 
 
 def _robust(
-    model: nn.Module, images: Tensor, labels: Tensor, bands: list[range], eps: float, steps: int, **common: Any
+    model: nn.Module, images: Images, labels: Tensor, bands: list[range], eps: float, steps: int, **common: Any
 ) -> Tensor:
     """Robust accuracy under band-limited PGD, by band."""
     if not bands:
@@ -151,13 +159,13 @@ def _robust(
 
     def robust_mask(model: nn.Module, indices: Tensor, device: torch.device) -> dict[str, Tensor]:
         natural, classes = to_pixels(images[indices]).to(device), labels[indices].to(device)
-        found = [band_pgd(model, natural, classes, band, eps=eps, steps=steps) for band in bands]
-        under_attack = torch.stack([classified(model(perturbed), classes) for perturbed in found], 1)
+        adversarial = [band_pgd(model, natural, classes, band, eps=eps, steps=steps) for band in bands]
+        under_attack = torch.stack([classified(model(perturbed), classes) for perturbed in adversarial], 1)
         return {"robust": under_attack & classified(model(natural), classes)[:, None]}
 
     key = {"diagnostic": "band_pgd", "eps": eps, "steps": steps, "bands": [[band[0], band[-1]] for band in bands]}
-    found = per_sample(robust_mask, model, images, labels, key=key, what="band-limited PGD", **common)
-    return found["robust"].double().mean(0)
+    samples = per_sample(robust_mask, model, images, labels, key=key, quantity="band-limited PGD", **common)
+    return samples["robust"].double().mean(0)
 
 
 def octaves(rings: RingMap) -> list[range]:
@@ -170,7 +178,7 @@ def octaves(rings: RingMap) -> list[range]:
     return [range(begin, end) for begin, end in pairwise(edges) if begin < end]
 
 
-def plot_bands(axes: Axes, models: Mapping[str, BandAccuracy], kind: str = "low", styles: Styles | None = None) -> None:
+def plot_bands(axes: Axes, models: Mapping[str, BandAccuracy], kind: str = "low", styles: Styles | None = None) -> Axes:
     """Draw accuracy on low-pass (``low``), high-pass (``high``) or band-pass (``band``) filtered images.
 
     The short line on the right is the accuracy without a filter. Raises ValueError for another kind.
@@ -183,9 +191,10 @@ def plot_bands(axes: Axes, models: Mapping[str, BandAccuracy], kind: str = "low"
         axes.axhline(measured.accuracy, 0.96, 1, color=style["color"], linewidth=2)
     axes.set(xlabel=words[kind].format(FREQUENCY), ylabel="accuracy")
     shares_upward(axes)
+    return axes
 
 
-def plot_robust_bands(axes: Axes, models: Mapping[str, BandAccuracy], styles: Styles | None = None) -> None:
+def plot_robust_bands(axes: Axes, models: Mapping[str, BandAccuracy], styles: Styles | None = None) -> Axes:
     """Draw robust accuracy under PGD confined to a band of rings; all models must have the same bands."""
     for name, measured, style in styled(models, styles):
         axes.plot(range(len(measured.robust)), measured.robust.numpy(), label=name, **style)
@@ -193,6 +202,7 @@ def plot_robust_bands(axes: Axes, models: Mapping[str, BandAccuracy], styles: St
         axes.set_xticks(range(len(measured.robust)), [f"{begin}–\n{end}" for begin, end in pairwise(ends)])
     axes.set(xlabel=f"{FREQUENCY} of the perturbation", ylabel="robust accuracy")
     shares_upward(axes)
+    return axes
 
 
 @register_diagnostic("band_accuracy")
@@ -204,6 +214,7 @@ class AccuracyByBand(Diagnostic):
     help = "accuracy on low-, high- and band-passed images, and under PGD confined to a band."
     presets = {"quick": {"images": 100, "steps": 10, "attacked": 40}, "full": {"images": 0, "attacked": 1000}}
     needs_gradients = True
+    streams = True
     order = 50
     columns = (
         Column(

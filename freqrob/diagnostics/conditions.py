@@ -15,9 +15,9 @@ def described(conditions: Conditions, words: Words = MappingProxyType({})) -> st
 
     ``words`` are functions that write a value, by the condition's name; by default "batch 128".
     """
-    left = dict(conditions)
-    found = [images_of(left.pop("images"), left.pop("source", ""))] if "images" in left else []
-    return ", ".join(found + [_word(name, value, words) for name, value in left.items()])
+    remaining = dict(conditions)
+    parts = [images_of(remaining.pop("images"), remaining.pop("source", ""))] if "images" in remaining else []
+    return ", ".join(parts + [_word(name, value, words) for name, value in remaining.items()])
 
 
 def group_by_condition(measured: Mapping[str, Conditions], words: Words) -> dict[str, list[str]]:

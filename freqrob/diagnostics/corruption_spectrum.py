@@ -55,13 +55,19 @@ def corruption_spectrum(images: Tensor, corrupted: Iterable[Tensor]) -> Corrupti
             channel), or pixels that are not finite.
 
     Source: Chan et al., IJCAI 2022, Table 1; its code takes pixels in [0, 1] and ln B_low of each severity's mean.
+
+    >>> from freqrob.data.corruptions import corrupt
+    >>> from freqrob.data.samples import sample_images
+    >>> images = sample_images().images
+    >>> corruption_spectrum(images, [corrupt(images, "fog", 3)]).images
+    20
     """
     check_image_set(images)
     maps = [_mean_change(images, other) for other in corrupted]
     if not maps:
         raise ValueError("corrupted: expected a tensor for each severity, got none")
     amplitude = torch.stack(maps)
-    each, of_all = torch.stack([log_b_low(one) for one in maps]), log_b_low(amplitude.mean(0))
+    each, of_all = torch.stack([log_b_low(change) for change in maps]), log_b_low(amplitude.mean(0))
     return CorruptionSpectrum(amplitude.float(), each, each.mean().item(), of_all.item(), len(images))
 
 
@@ -71,8 +77,8 @@ def _mean_change(images: Tensor, corrupted: Tensor) -> Tensor:
     if corrupted.shape != images.shape:
         raise ValueError(f"corrupted: expected the images' shape {tuple(images.shape)}, got {tuple(corrupted.shape)}")
     check_image_set(corrupted, "corrupted")
-    some = max(1, AT_ONCE // images[0].numel())
-    chunks = zip(images.split(some), corrupted.to(images.device).split(some), strict=True)
+    chunk_size = max(1, AT_ONCE // images[0].numel())
+    chunks = zip(images.split(chunk_size), corrupted.to(images.device).split(chunk_size), strict=True)
     changes = (len(x) * mean_amplitude(to_pixels(other) - to_pixels(x)).double() for x, other in chunks)
     total = sum(changes, torch.zeros((), dtype=torch.float64, device=images.device))
     if not total.isfinite().all():

@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from freqrob.data.cifar_b import balance
 from freqrob.data.corruption_arrays import CorruptionArrays
 from freqrob.data.corruptions import SEVERITIES
 from freqrob.data.datasets import ImageSet
+from freqrob.data.streams import Images
 from freqrob.diagnostics.corruption_spectrum import CorruptionSpectrum, corruption_spectrum
 from freqrob.diagnostics.spectrum import Spectrum, spectrum
 from freqrob.runtime.progress import Track, untracked
 
 
 def save_spectra(
-    sets: Mapping[str, Tensor], folder: str | Path, about: Mapping[str, Any], track: Track = untracked
+    sets: Mapping[str, Images], folder: str | Path, about: Mapping[str, Any], track: Track = untracked
 ) -> dict[str, Spectrum]:
     """Measure the spectrum of each set of images, and save it under the name of the set with ``about``."""
     spectra = {}
@@ -46,7 +46,7 @@ def save_corruption_spectra(
     for name in track(corruptions.types, "corruptions", len(corruptions.types)):
         severities = [corruptions.images(name, severity) for severity in SEVERITIES]
         corrupted = save_spectra({name: torch.cat(severities)}, folder, about)[name]
-        change = corruption_spectrum(clean.images, severities)
+        change = corruption_spectrum(clean.tensor, severities)
         change.save(folder, f"{name}_change", {**about, "set": name})
         spectra[name] = corrupted, change
     return spectra

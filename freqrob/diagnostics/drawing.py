@@ -117,9 +117,9 @@ def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Arguments of ``Axes.plot`` for each name, distinguishable in black and white."""
     by_name = {}
     for index, name in enumerate(dict.fromkeys(names)):
-        turn, at = divmod(index, len(COLOURS))
-        marker, dash = MARKERS[(at + turn) % len(MARKERS)], DASHES[turn % len(DASHES)]
-        by_name[name] = {"color": COLOURS[at], "marker": marker, "linestyle": dash, "markersize": 4, "linewidth": 1.5}
+        turn, hue = divmod(index, len(COLOURS))
+        marker, dash = MARKERS[(hue + turn) % len(MARKERS)], DASHES[turn % len(DASHES)]
+        by_name[name] = {"color": COLOURS[hue], "marker": marker, "linestyle": dash, "markersize": 4, "linewidth": 1.5}
     return by_name
 
 
@@ -151,11 +151,13 @@ def logarithmic(limits: tuple[float, float], clip: bool = False) -> Normalize:
     return LogNorm(*limits, clip=clip)
 
 
-def draw_map(axes: Axes, values: Tensor, norm: Normalize, at: Sequence[Tensor] = ()) -> AxesImage:
+def draw_map(axes: Axes, values: Tensor, norm: Normalize, frequencies: Sequence[Tensor] = ()) -> AxesImage:
     """Draw a spectrum, DC in the middle; ``at`` are the frequencies of rows and columns, by default a DFT's."""
     from matplotlib.ticker import FixedFormatter, FixedLocator
 
-    (top, bottom), (left, right) = map(_edges, at or [torch.fft.fftshift(torch.fft.fftfreq(n)) for n in values.shape])
+    (top, bottom), (left, right) = map(
+        _edges, frequencies or [torch.fft.fftshift(torch.fft.fftfreq(n)) for n in values.shape]
+    )
     image = axes.imshow(
         values.numpy(), norm=norm, cmap="viridis", extent=(left, right, bottom, top), interpolation="none"
     )

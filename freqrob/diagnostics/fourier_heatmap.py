@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from freqrob.attacks.gradient import classified
 from freqrob.data.datasets import check_labelled, to_pixels
+from freqrob.data.streams import Images
 from freqrob.defenses.stimuli import find_layer
 from freqrob.diagnostics.drawing import Picture, Scale, Section, draw_map, picture_of_maps
 from freqrob.diagnostics.measurement import Measurement, Quantity
@@ -77,7 +78,7 @@ class FourierHeatmap(Measurement):
 @checked
 def fourier_heatmap(
     model: nn.Module,
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     *,
     norm: Positive | None = None,
@@ -114,6 +115,12 @@ def fourier_heatmap(
 
     Source: Yin et al., NeurIPS 2019; ``google-research/frequency_analysis/freq_heatmap.py`` (without its ``rand_flip``,
     which loses the norm) and ``gatheluck/FourierHeatmap``.
+
+    >>> import freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> model, samples = freqrob.load_model("standard_rn20"), sample_images()[:4]
+    >>> fourier_heatmap(model, samples.images, samples.labels, every=16).images
+    4
     """
     check_labelled(images, labels)
     height, width = images.shape[-2:]
@@ -121,10 +128,9 @@ def fourier_heatmap(
     norm = NORMS.get(side, NORMS[32] * side / 32) if norm is None else norm
     every = coarseness(height, width) if every is None else every
     if every > (most := max(1, side // 2)):
-        reason = "half of the images' larger side"
-        raise ValueError(f"every: expected at most {most}, {reason}, got {every}")
+        raise ValueError(f"every: expected at most {most}, half of the images' larger side, got {every}")
     if layer:
-        _try_layer(as_module(model), layer, to_pixels(images[:2]))
+        _try_layer(as_module(model), layer, to_pixels(images[torch.arange(min(2, len(images)))]))
     frequencies = fourier_frequencies(height, width, every)
 
     def changes_of(model: nn.Module, indices: Tensor, device: torch.device) -> dict[str, Tensor]:
@@ -149,7 +155,7 @@ def fourier_heatmap(
         "seed": seed, "precision": precision, "waves": len(frequencies),
     }  # fmt: skip
     samples = per_sample(
-        changes_of, model, images, labels, key=key, what="Fourier heat map", batch_size=batch_size,
+        changes_of, model, images, labels, key=key, quantity="Fourier heat map", batch_size=batch_size,
         cache=cache, cache_key=cache_key, track=track,
     )  # fmt: skip
     rows, columns = (_multiples(size, every) for size in (height, width))
@@ -267,7 +273,7 @@ def plot_heatmap(axes: Axes, measured: FourierHeatmap, largest: float | None = N
 
 def heatmap_limit(heatmaps: Iterable[FourierHeatmap]) -> float:
     """Largest change of all maps, to end a common scale; 1 if nothing changes."""
-    return max((one.change.nan_to_num(0, 0, 0).max().item() for one in heatmaps), default=0.0) or 1.0
+    return max((heatmap.change.nan_to_num(0, 0, 0).max().item() for heatmap in heatmaps), default=0.0) or 1.0
 
 
 @register_diagnostic("fourier_heatmap")
@@ -278,6 +284,7 @@ class HeatMap(Diagnostic):
     measurement = FourierHeatmap
     help = "error rate with one Fourier wave added (Yin et al.)."
     presets = {"quick": {"images": 60, "every": twice_as_coarse}, "full": {"images": 1000}}
+    streams = True
     order = 60
     columns = (
         Column("mean under a wave", text=lambda measured: under_a_wave(measured.change.mean(), measured.layer)),
@@ -295,10 +302,10 @@ class HeatMap(Diagnostic):
             if layer:
                 title = Markup("Features of <code>{}</code> under single waves").format(layer)
                 section = Section(name, title, f"features of {layer} under single waves", 60)
-                what = "Mean ℓ₂ distance that the features of <code>{layer}</code> move when"
+                effect = "Mean ℓ₂ distance that the features of <code>{layer}</code> move when"
             else:
                 section = Section("heatmaps", "Errors under single waves", "errors under single waves", 60)
-                what = "Error rate when"
+                effect = "Error rate when"
             every = "" if measurements.in_words(name, "every") == "1" else ", every {every} cycles per image"
             quantity = f"change of the features of {layer}" if layer else "error rate"
             yield picture_of_maps(
@@ -306,7 +313,7 @@ class HeatMap(Diagnostic):
                 Scale(Normalize(0, largest), f"{quantity} under a wave"), section=section,
                 caption=measurements.caption(
                     name,
-                    f"{what} one Fourier wave of ℓ₂ norm {{norm}} per channel is added to every image, by frequency, "
+                    f"{effect} one Fourier wave of ℓ₂ norm {{norm}} per channel is added to every image, by frequency, "
                     f"DC in the middle{every}; all on one scale; basis {{basis}}, {{images}} images of "
                     f"{{source}} (Yin et al., NeurIPS 2019{'' if layer else ', Fig. 3'}).",
                 ),

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from freqrob.attacks.gradient import classified
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.data.hybrid import MIXING_FREQUENCIES, NYQUIST, check_frequencies, hybrid_images, partners
+from freqrob.data.streams import Images
 from freqrob.diagnostics.drawing import GREY, Panel, Picture, Section, Styles, styled
 from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.diagnostics.per_sample import per_sample
@@ -66,7 +67,7 @@ class HybridReliance(Measurement):
 @checked
 def hybrid_reliance(
     model: nn.Module,
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     *,
     frequencies: Sequence[float] = MIXING_FREQUENCIES,
@@ -90,6 +91,14 @@ def hybrid_reliance(
             or images and labels that do not fit.
 
     Source: Li et al., PLoS Comput. Biol. 2023, Fig. 3 and 5; ``lizhe07/robust-arena``, ``roarena/einmon.py``.
+
+    >>> import freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> model = freqrob.load_model("standard_rn20")
+    >>> samples = sample_images()
+    >>> measured = hybrid_reliance(model, samples.images, samples.labels, frequencies=[0.1, 0.3], seeds=(0,))
+    >>> measured.frequencies
+    tensor([0.1000, 0.3000], dtype=torch.float64)
     """
     check_labelled(images, labels)
     check_frequencies(frequencies)
@@ -103,24 +112,24 @@ def hybrid_reliance(
     for seed in seeds:
         partner = partners(labels, seed)
 
-        def both(model: nn.Module, indices: Tensor, device: torch.device, partner=partner) -> dict[str, Tensor]:
-            ours, theirs = (to_pixels(images[index]).to(device) for index in (indices, partner[indices]))
-            own, other = (labels[index].to(device) for index in (indices, partner[indices]))
-            seen = [model(hybrid_images(ours, theirs, frequency)) for frequency in frequencies]
-            low, high = ([classified(logits, classes) for logits in seen] for classes in (own, other))
+        def classify(model: nn.Module, indices: Tensor, device: torch.device, partner=partner) -> dict[str, Tensor]:
+            low_images, high_images = (to_pixels(images[index]).to(device) for index in (indices, partner[indices]))
+            low_labels, high_labels = (labels[index].to(device) for index in (indices, partner[indices]))
+            outputs = [model(hybrid_images(low_images, high_images, frequency)) for frequency in frequencies]
+            low, high = ([classified(logits, classes) for logits in outputs] for classes in (low_labels, high_labels))
             return {"low": torch.stack(low, 1), "high": torch.stack(high, 1)}
 
         key = {"diagnostic": "hybrid", "frequencies": list(frequencies), "seed": seed}
         samples = per_sample(
-            both, model, images, labels, key=key, what=f"hybrid {seed}", batch_size=batch_size, cache=cache,
+            classify, model, images, labels, key=key, quantity=f"hybrid {seed}", batch_size=batch_size, cache=cache,
             cache_key=cache_key, track=track,
         )  # fmt: skip
         low.append(samples["low"].double().mean(0))
         high.append(samples["high"].double().mean(0))
     low, high = torch.stack(low), torch.stack(high)
-    at = torch.tensor(frequencies, dtype=torch.float64)
-    reversal = torch.stack([rises_through_zero(at, gap) for gap in low - high])
-    return HybridReliance(at, low, high, reversal, len(images), list(seeds))
+    mixing = torch.tensor(frequencies, dtype=torch.float64)
+    reversal = torch.stack([rises_through_zero(mixing, gap) for gap in low - high])
+    return HybridReliance(mixing, low, high, reversal, len(images), list(seeds))
 
 
 def rises_through_zero(x: Tensor, y: Tensor) -> Tensor:
@@ -142,11 +151,11 @@ def reversal_in_words(reversal: Tensor) -> str:
     if not len(known):
         return "none"
     spread = f" ± {(known / NYQUIST).std():.3f}" if len(known) > 1 else ""
-    some = f", {len(known)} of {len(reversal)} seeds" if len(known) < len(reversal) else ""
-    return f"{known.mean() / NYQUIST:.3f}{spread} ({known.mean():.3f}){some}"
+    seeds = f", {len(known)} of {len(reversal)} seeds" if len(known) < len(reversal) else ""
+    return f"{known.mean() / NYQUIST:.3f}{spread} ({known.mean():.3f}){seeds}"
 
 
-def plot_hybrid(axes: Axes, models: Mapping[str, HybridReliance], styles: Styles | None = None) -> None:
+def plot_hybrid(axes: Axes, models: Mapping[str, HybridReliance], styles: Styles | None = None) -> Axes:
     """Draw p(low) − p(high) of hybrid images by mixing frequency, in units of Nyquist.
 
     Means over the seeds, with bars from the lowest to the highest; the reversal frequency is a tick on the zero line,
@@ -165,8 +174,8 @@ def plot_hybrid(axes: Axes, models: Mapping[str, HybridReliance], styles: Styles
             axes.hlines(0, reversal.min(), reversal.max(), color=style["color"], linewidth=4)
     axes.set(xlabel="mixing frequency ÷ Nyquist", ylabel="p(low) − p(high)", ylim=(-1.02, 1.02))
     to_cycles, to_nyquist = (lambda f: np.asarray(f) * NYQUIST), (lambda f: np.asarray(f) / NYQUIST)
-    upper = axes.secondary_xaxis("top", functions=(to_cycles, to_nyquist))
-    upper.set_xlabel("cycles/pixel")
+    axes.secondary_xaxis("top", functions=(to_cycles, to_nyquist)).set_xlabel("cycles/pixel")
+    return axes
 
 
 @register_diagnostic("hybrid")
@@ -177,6 +186,7 @@ class Hybrid(Diagnostic):
     measurement = HybridReliance
     help = "shares of hybrid images classified by low and high frequencies, and the reversal frequency (Li et al.)."
     presets = {"quick": {"images": 300, "seeds": (0,)}, "full": {"images": 0}}
+    streams = True
     order = 30
     columns = (
         Column(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from freqrob.attacks import input_gradient
 from freqrob.data.datasets import to_pixels
+from freqrob.data.streams import Images
 from freqrob.diagnostics.drawing import Picture, Scale, Section, draw_map, logarithmic, picture_of_maps, shared_limits
 from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.diagnostics.per_sample import per_batch
@@ -54,7 +55,7 @@ class JacobianSpectrum(Measurement):
 @checked
 def jacobian_spectrum(
     model: nn.Module,
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     *,
     batch: Count = 128,
@@ -74,6 +75,13 @@ def jacobian_spectrum(
         ValueError: a batch without images, or images and labels that do not fit.
 
     Source: Chan et al., IJCAI 2022, the Jacobian's Fourier spectrum and B_low; mean-reduced loss as in its code.
+
+    >>> import freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> model = freqrob.load_model("standard_rn20")
+    >>> samples = sample_images()[:4]
+    >>> jacobian_spectrum(model, samples.images, samples.labels).amplitude.shape
+    torch.Size([32, 17])
     """
 
     def amplitudes(model: nn.Module, indices: Tensor, device: torch.device) -> dict[str, Tensor]:
@@ -82,7 +90,7 @@ def jacobian_spectrum(
 
     key = {"diagnostic": "jacobian", "batch": batch}
     sums = per_batch(
-        amplitudes, model, images, labels, key=key, what="Jacobian", batch_size=batch_size,
+        amplitudes, model, images, labels, key=key, quantity="Jacobian", batch_size=batch_size,
         cache=cache, cache_key=cache_key, track=track,
     )  # fmt: skip
     amplitude = (sums["amplitude"].sum(0) / len(images)).float()
@@ -116,15 +124,15 @@ def plot_jacobian(axes: Axes, measured: JacobianSpectrum, limits: tuple[float, f
 
     Returns the image, for a colour bar; ``shared_limits`` makes models comparable. Source: Chan et al., IJCAI 2022.
     """
-    whole = jacobian_map(measured)
-    return draw_map(axes, whole, logarithmic(limits or shared_limits([whole]), clip=True))
+    spectrum_map = jacobian_map(measured)
+    return draw_map(axes, spectrum_map, logarithmic(limits or shared_limits([spectrum_map]), clip=True))
 
 
 def jacobian_map(measured: JacobianSpectrum) -> Tensor:
     """The mean |DFT| of the Jacobian in multiples of its mean (H, W), DC at (H//2, W//2)."""
     height, columns = measured.amplitude.shape
-    whole = shifted_map(measured.amplitude, height if height // 2 + 1 == columns else 2 * (columns - 1))
-    return whole / torch.where(whole.mean() > 0, whole.mean(), 1)
+    spectrum_map = shifted_map(measured.amplitude, height if height // 2 + 1 == columns else 2 * (columns - 1))
+    return spectrum_map / torch.where(spectrum_map.mean() > 0, spectrum_map.mean(), 1)
 
 
 def shifted_map(half: Tensor, width: int) -> Tensor:
@@ -143,6 +151,7 @@ class Jacobian(Diagnostic):
     help = "spectrum of the input gradient, and ln B_low (Chan et al.)."
     presets = {"quick": {"images": 500}, "full": {"images": 0}}
     needs_gradients = True
+    streams = True
     order = 10
     columns = (
         Column(

@@ -139,6 +139,12 @@ def loss_landscape(
             labels that do not fit, or weights created under ``torch.inference_mode``.
 
     Source: Li et al., NeurIPS 2018, section 4 (filter normalisation); Lin et al., NeurIPS 2023, Fig. 1 and 4.
+
+    >>> import freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> model, samples = freqrob.load_model("standard_rn20"), sample_images()[:4]
+    >>> loss_landscape(model, samples.images, samples.labels, points=5).loss.shape
+    torch.Size([5, 5])
     """
     check_labelled(images, labels, tolerance=1)  # components of images have negative values
     if not fits(points, int) or points < 5 or points % 2 == 0:  # with 3, only the centre is within half the span
@@ -153,7 +159,7 @@ def loss_landscape(
         warnings.warn("model: it has no weights to move, so its landscape is flat", stacklevel=2)
     d1, d2 = ({name: _direction(weight, generator) for name, weight in parameters.items()} for _ in range(2))
 
-    def at(subject: nn.Module, point: Tensor) -> dict[str, Tensor]:
+    def loss_at(subject: nn.Module, point: Tensor) -> dict[str, Tensor]:
         a, b = (steps[index].item() for index in divmod(int(point), points))
         weights = {name: parameters[name] + a * d1[name] + b * d2[name] for name in parameters}
         with explained(batch_size), _moved(parameters, weights):
@@ -163,13 +169,14 @@ def loss_landscape(
     key = {"diagnostic": "loss_landscape", "span": span, "points": points, "seed": seed}
     chunks = torch.arange(points * points).split(1)
     samples = shared_out(
-        at, model, images, labels, chunks, key=key, what="loss landscape", cache=cache, cache_key=cache_key, track=track
-    )
+        loss_at, model, images, labels, chunks, key=key, quantity="loss landscape", cache=cache, cache_key=cache_key,
+        track=track,
+    )  # fmt: skip
     loss, accuracy = (samples[name].view(points, points) for name in ("loss", "accuracy"))
     centre = loss[points // 2, points // 2]
-    near = (loss - centre)[steps[:, None].hypot(steps) <= span / 2]
-    sharpness = (near.max() / (1 + centre)).item()
-    return LossLandscape(steps, loss, accuracy, near.abs().mean().item(), sharpness, len(images), seed)
+    changes = (loss - centre)[steps[:, None].hypot(steps) <= span / 2]
+    sharpness = (changes.max() / (1 + centre)).item()
+    return LossLandscape(steps, loss, accuracy, changes.abs().mean().item(), sharpness, len(images), seed)
 
 
 def _direction(weight: Tensor, generator: torch.Generator) -> Tensor:
@@ -199,8 +206,8 @@ def _loss(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> 
     """Mean cross-entropy and accuracy, float64."""
     device = device_of(model, images)
     loss = correct = torch.zeros((), dtype=torch.float64)
-    for some, classes in zip(images.split(int(batch_size)), labels.split(int(batch_size)), strict=True):
-        logits = model(to_pixels(some).to(device))
+    for batch, classes in zip(images.split(int(batch_size)), labels.split(int(batch_size)), strict=True):
+        logits = model(to_pixels(batch).to(device))
         loss = loss + F.cross_entropy(logits, classes.to(device), reduction="sum").double().cpu()
         correct = correct + classified(logits, classes.to(device)).sum().double().cpu()
     return loss / len(images), correct / len(images)
@@ -216,9 +223,9 @@ def plot_landscape(
     """
     steps, loss = measured.steps.numpy(), measured.loss.nan_to_num(nan=1e3).clamp(max=1e3).numpy()
     low, high = limits or landscape_limits([measured])
-    at = np.geomspace(low, high, levels)
+    contour_levels = np.geomspace(low, high, levels)
     norm = logarithmic((low, high))
-    contours = axes.contourf(steps, steps, loss, levels=at, norm=norm, cmap="viridis", extend="both")
+    contours = axes.contourf(steps, steps, loss, levels=contour_levels, norm=norm, cmap="viridis", extend="both")
     axes.plot(0, 0, "x", color="#d55e00", markersize=9, markeredgewidth=2)
     axes.set(xlabel="b (filter norms)", ylabel="a (filter norms)", aspect="equal")
     axes.locator_params(nbins=4)  # panels are small
@@ -227,7 +234,7 @@ def plot_landscape(
 
 def landscape_limits(landscapes: Sequence[LossLandscape]) -> tuple[float, float]:
     """Smallest and largest loss, limited to 0.001 to 1000 nats, for a common colour scale."""
-    losses = torch.cat([one.loss.nan_to_num(nan=1e3).flatten() for one in landscapes]).clamp(1e-3, 1e3)
+    losses = torch.cat([landscape.loss.nan_to_num(nan=1e3).flatten() for landscape in landscapes]).clamp(1e-3, 1e3)
     return losses.min().item(), max(losses.max().item(), 2 * losses.min().item())
 
 

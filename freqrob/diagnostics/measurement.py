@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -10,21 +10,43 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, get_origin, get_type_hints
 
-import numpy as np
 import torch
-from msgspec import Struct
 from torch import Tensor
 
-from freqrob.runtime.files import as_json, expanded, write_bytes, write_json
-from freqrob.runtime.parameters import fits, shown_hint
-from freqrob.runtime.reading import REMEDY, Label, brief, fitted, read_json, read_npz
+from freqrob.runtime.file_formats import FileFormat
+from freqrob.runtime.files import as_json, expanded, plain, write_npz
+from freqrob.runtime.html import html_table
+from freqrob.runtime.parameters import fits, shown, shown_hint
+from freqrob.runtime.provenance import Provenance
+from freqrob.runtime.reading import REMEDY, Label, brief, fitted, read_npz
 
 Self = TypeVar("Self", bound="Measurement")
 LARGEST = 1 << 28  # bytes of all arrays; those of real measurements have a few million
 
 
-class _Saved(Struct):
+class About(Provenance, kw_only=True):
+    """What a measurement's file says beside its values, if it is known."""
+
+    model: Label = ""
+    model_hash: Label = ""
+    source: Label = ""
+    from_cache: bool = False
+
+
+class MeasurementFile(About, kw_only=True):
+    """The JSON file of a measurement; ``values`` are the fields of its class that are not tensors."""
+
+    kind: Label
+    units: dict[str, str] = {}
     values: dict[str, Any]
+
+
+MEASUREMENT = FileFormat("measurement", MeasurementFile)
+
+
+def check_about(about: Mapping[str, Any] | None) -> None:
+    """Raise ValueError, naming the argument, for what a measurement's file cannot hold."""
+    fitted(json.loads(as_json(dict(about or {}), "about")), About, "about")
 
 
 @dataclass(frozen=True)
@@ -90,6 +112,13 @@ class Measurement:
         """Unit of each field that has one."""
         return {name: quantity.unit for name, quantity in self.quantities().items() if quantity.unit}
 
+    def _repr_html_(self) -> str:
+        texts = {name: shown(value) for name, value in self.scalars().items()}
+        texts |= {name: f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+                  for name, tensor in self.tensors().items()}  # fmt: skip
+        rows = [[name, text, self.units.get(name, "")] for name, text in texts.items()]
+        return html_table(["field", "value", "unit"], rows, type(self).__name__)
+
     def scalars(self) -> dict[str, Any]:
         """The fields that are not tensors."""
         return {name: value for name, value in self._values() if not isinstance(value, Tensor)}
@@ -108,18 +137,15 @@ class Measurement:
         ``name`` is the kind by default, followed by ``_<suffix>`` if there is one; ``about`` describes the model, the
         data and the provenance. Returns the JSON's path. Both files are complete before they replace earlier ones;
         a number that is not finite is null in the JSON, and NaN when it is read. Raises OSError, or ValueError for
-        an ``about`` that JSON cannot hold.
+        an ``about`` that JSON cannot hold or that is not as ``About``.
         """
         name = "_".join(filter(None, (name, self.suffix))) if name else self.file_name
         path = expanded(folder, "folder") / f"{name}.json"
-        values = {name: None if _is_not_finite(value) else value for name, value in self.scalars().items()}
+        values = {name: plain(value) for name, value in self.scalars().items()}
         content = {**(about or {}), "kind": self.kind, "units": self.units, "values": values}
-        as_json(content, "about")  # so that no NPZ is left without its JSON
-        arrays: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in self.tensors().items()}
-        content_npz = io.BytesIO()
-        np.savez_compressed(content_npz, **arrays)
-        write_bytes(path.with_suffix(".npz"), content_npz.getvalue())
-        write_json(path, content)
+        check_about(about)  # so that no NPZ is left without its JSON
+        write_npz(path.with_suffix(".npz"), self.tensors())
+        MEASUREMENT.write(path, content)
         return path
 
     @classmethod
@@ -130,7 +156,7 @@ class Measurement:
         """
         path = expanded(folder, "folder") / f"{name or cls.kind}.json"
         try:
-            values = read_json(path, _Saved).values
+            values = MEASUREMENT.read(path).values
             values = {name: math.nan if value is None else value for name, value in values.items()}
             arrays = read_npz(path.with_suffix(".npz"), at_most=LARGEST)
             measurement = cls(**values, **{name: torch.from_numpy(array) for name, array in arrays.items()})
@@ -161,7 +187,3 @@ class Measurement:
             expected = tuple(lengths.get(dimension, "any") for dimension in dimensions)
             if shape != expected:
                 raise ValueError(f"{name}: expected shape ({', '.join(dimensions)}) = {expected}, got {shape}")
-
-
-def _is_not_finite(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)

@@ -99,7 +99,7 @@ class MinimalPerturbationSpectrum(Measurement):
     @classmethod
     def of(
         cls,
-        found: MinimalPerturbations,
+        result: MinimalPerturbations,
         spectrum: PerturbationSpectrum,
         search: MinimalPerturbation,
         pgd: tuple[SmallestPGD, Tensor] | None = None,
@@ -111,12 +111,12 @@ class MinimalPerturbationSpectrum(Measurement):
         of_spectrum = {name: value for name, value in vars(spectrum).items() if name in cls.__annotations__}
         low, high = spectrum.half_power_interval
         return cls(
-            **{**of_spectrum, "images": len(found.success)},
-            distances=found.distances,
-            success=found.success,
+            **{**of_spectrum, "images": len(result.success)},
+            distances=result.distances,
+            success=result.success,
             half_power_low=low,
             half_power_high=high,
-            by_pgd=torch.zeros_like(found.success) if pgd is None else pgd[1],
+            by_pgd=torch.zeros_like(result.success) if pgd is None else pgd[1],
             attack=stable_repr(search.attack) + (f" and {pgd[0].name}" if pgd else ""),
             norm=search.minimal_attack.norm,
             steps=search.attack.steps,  # pyright: ignore[reportAttributeAccessIssue]  # a field of those used here
@@ -133,8 +133,8 @@ class MinimalPerturbationSpectrum(Measurement):
     @property
     def deviation(self) -> float:
         """Standard deviation of these distances over the images; NaN for fewer than two."""
-        found = self.distances[self.success].double()
-        return found.std().item() if len(found) > 1 else nan
+        distances = self.distances[self.success].double()
+        return distances.std().item() if len(distances) > 1 else nan
 
     def success_rate(self, budgets: Tensor) -> Tensor:
         """Share of all images with a perturbation of at most each of ``budgets``: Li et al., Fig. 2b."""
@@ -182,16 +182,24 @@ def minimal_perturbation(
         ValueError: an unknown norm, a count below 1, or images and labels that do not fit.
 
     Source: Li et al., PLoS Comput. Biol. 2023, Fig. 2, 4 and 6: L∞, 1,000 images, 1,000 steps, several repeats.
+
+    >>> import freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> model = freqrob.load_model("standard_rn20")
+    >>> samples = sample_images()[:4]
+    >>> found = minimal_perturbation(model, samples.images, samples.labels, steps=3, pgd_steps=2, repeats=1)
+    >>> found.distances.shape
+    torch.Size([4])
     """
     search = MinimalPerturbation(BrendelBethge(norm, steps=steps), repeats=repeats, seed=seed, batch_size=batch_size)
-    how = {"cache": cache, "cache_key": cache_key, "track": track}
-    found, by_pgd = search(model, images, labels, **how), None
+    common = {"cache": cache, "cache_key": cache_key, "track": track}
+    smallest, by_pgd = search(model, images, labels, **common), None
     if pgd_steps:
-        attack, by_boundary = SmallestPGD(norm, steps=pgd_steps), found
-        found = closest([by_boundary, replace(search, attack=attack)(model, images, labels, **how)])
-        by_pgd = attack, found.distances < by_boundary.distances
-    spectrum = _spectrum(found.perturbed[found.success], to_pixels(images).cpu()[found.success], seed)
-    return MinimalPerturbationSpectrum.of(found, spectrum, search, by_pgd)
+        attack, by_boundary = SmallestPGD(norm, steps=pgd_steps), smallest
+        smallest = closest([by_boundary, replace(search, attack=attack)(model, images, labels, **common)])
+        by_pgd = attack, smallest.distances < by_boundary.distances
+    spectrum = _spectrum(smallest.perturbed[smallest.success], to_pixels(images).cpu()[smallest.success], seed)
+    return MinimalPerturbationSpectrum.of(smallest, spectrum, search, by_pgd)
 
 
 def _spectrum(perturbed: Tensor, images: Tensor, seed: int) -> PerturbationSpectrum:
@@ -230,13 +238,13 @@ def plot_perturbation_spectrum(
     Returns the image, for a colour bar; ``shared_limits`` makes models comparable. Source: Li et al., PLoS Comput.
     Biol. 2023, Fig. 4a.
     """
-    whole = perturbation_map(measured)
-    return draw_map(axes, whole, logarithmic(limits or shared_limits([whole]), clip=True))
+    spectrum_map = perturbation_map(measured)
+    return draw_map(axes, spectrum_map, logarithmic(limits or shared_limits([spectrum_map]), clip=True))
 
 
 def plot_perturbation_profiles(
     axes: Axes, models: Mapping[str, MinimalPerturbationSpectrum], styles: Styles | None = None
-) -> None:
+) -> Axes:
     """Draw the share of the power of minimal perturbations within each radius, with f_0.5 as a vertical line.
 
     Source: Li et al., PLoS Comput. Biol. 2023, Fig. 2d and 4b.
@@ -247,18 +255,19 @@ def plot_perturbation_profiles(
         axes.axvline(measured.half_power_frequency, color=style["color"], linestyle=":", linewidth=1.2)
     shares_upward(axes)
     axes.set(xlabel=FREQUENCY, ylabel="share of power below")
+    return axes
 
 
 def plot_success_rates(
     axes: Axes, models: Mapping[str, MinimalPerturbationSpectrum], styles: Styles | None = None
-) -> None:
+) -> Axes:
     """Draw the success rate of targeted attacks against the perturbation budget, with the size at 50 % as a tick.
 
     Budgets in L∞ are in grey levels of 255. Raises ValueError for models of different norms. Source: Li et al., PLoS
     Comput. Biol. 2023, Fig. 2b.
     """
-    found = torch.cat([one.distances[one.success] for one in models.values()])
-    budgets = torch.linspace(0, 1.05 * found.max().item() if len(found) else 1, 201, dtype=torch.float64)
+    distances = torch.cat([measured_model.distances[measured_model.success] for measured_model in models.values()])
+    budgets = torch.linspace(0, 1.05 * distances.max().item() if len(distances) else 1, 201, dtype=torch.float64)
     axes.axhline(0.5, color=GREY, linestyle="--", linewidth=1)
     for name, measured, style in styled(models, styles):
         scale = _scale(measured)
@@ -269,18 +278,19 @@ def plot_success_rates(
     shares_upward(axes)
     axes.set(xlabel=name_of_size(models.values()).replace("distance", "budget"), ylabel="success rate")
     axes.set_xlim(left=0)
+    return axes
 
 
 def plot_perturbation_sizes(
     axes: Axes, models: Mapping[str, MinimalPerturbationSpectrum], styles: Styles | None = None
-) -> None:
+) -> Axes:
     """Draw the mean size of minimal perturbations, with its standard error, against f_0.5 and its bootstrap interval.
 
     The dashed line is white noise's f_0.5. Sizes in L∞ are in grey levels of 255, in L2 with white as 1. Raises
     ValueError for models of different norms. Source: Li et al., PLoS Comput. Biol. 2023, Fig. 4c.
     """
     for name, measured, style in styled(models, styles):
-        half, low, high = (getattr(measured, f"half_power_{what}") for what in ("frequency", "low", "high"))
+        half, low, high = (getattr(measured, f"half_power_{field}") for field in ("frequency", "low", "high"))
         across = np.abs([[low - half], [high - half]])  # bootstrap percentiles may exclude the estimate
         scale, error = _scale(measured), measured.deviation / int(measured.success.sum()) ** 0.5
         axes.errorbar(
@@ -290,6 +300,7 @@ def plot_perturbation_sizes(
     axes.axvline(WHITE_NOISE, color=GREY, linestyle="--", linewidth=1)
     axes.set(xlabel="half-power frequency (cycles/pixel)", ylabel=name_of_size(models.values()))
     axes.set_ylim(bottom=0)
+    return axes
 
 
 def _scale(measured: MinimalPerturbationSpectrum) -> int:
@@ -297,9 +308,9 @@ def _scale(measured: MinimalPerturbationSpectrum) -> int:
     return 255 if measured.norm == "Linf" else 1
 
 
-def name_of_size(measured: Iterable[MinimalPerturbationSpectrum]) -> str:
+def name_of_size(spectra: Iterable[MinimalPerturbationSpectrum]) -> str:
     """Axis label of sizes. Raises ValueError for sizes in several norms."""
-    norms = sorted({one.norm for one in measured})
+    norms = sorted({spectrum.norm for spectrum in spectra})
     if len(norms) > 1:
         raise ValueError(f"models: expected sizes in one norm, got {' and '.join(norms)}")
     return "L∞ distance (grey levels of 255)" if norms == ["Linf"] else f"{norms[0]} distance"
@@ -308,13 +319,13 @@ def name_of_size(measured: Iterable[MinimalPerturbationSpectrum]) -> str:
 def by_norm(models: Mapping[str, Any], norm_of: Callable[[Any], str]) -> list[dict[str, Any]]:
     """The models grouped by norm, because sizes in different norms are not comparable."""
     norms = dict.fromkeys(map(norm_of, models.values()))
-    return [{name: found for name, found in models.items() if norm_of(found) == norm} for norm in norms]
+    return [{name: measured for name, measured in models.items() if norm_of(measured) == norm} for norm in norms]
 
 
-def _found(measured: MinimalPerturbationSpectrum) -> str:
+def _success_in_words(measured: MinimalPerturbationSpectrum) -> str:
     """The number of images with a perturbation, if some have none."""
-    some = measured.success.any() and not measured.success.all()
-    return f", found for {measured.success.sum()} of {len(measured.success)}" if some else ""
+    is_partial = measured.success.any() and not measured.success.all()
+    return f", found for {measured.success.sum()} of {len(measured.success)}" if is_partial else ""
 
 
 @register_diagnostic("minimal_perturbation")
@@ -341,7 +352,7 @@ class SmallestPerturbations(Diagnostic):
         ),
         Column(
             "smallest targeted perturbation, mean ± s.d.",
-            text=lambda measured: in_words(measured.mean, measured, measured.deviation) + _found(measured),
+            text=lambda measured: in_words(measured.mean, measured, measured.deviation) + _success_in_words(measured),
         ),
         Column("perturbation size with 50 % success", text=lambda measured: in_words(measured.half_success, measured)),
     )  # fmt: skip
@@ -372,17 +383,15 @@ class SmallestPerturbations(Diagnostic):
             compared=[["minimal_perturbation"]],
         )  # fmt: skip
         styles = {name: measurements.styles[name] for name in models}
-        groups = by_norm(models, lambda measured: measured.norm)
         of_sizes = [
-            Panel(title, partial(draw, models=some, styles=styles))
+            Panel(title, partial(draw, models=group, styles=styles))
             for title, draw in (("success rate against budget", plot_success_rates),
                                 ("mean size against half-power frequency", plot_perturbation_sizes))
-            for some in groups
+            for group in by_norm(models, lambda measured: measured.norm)
         ]  # fmt: skip
-        profiles = Panel("radial profiles", partial(plot_perturbation_profiles, models=models, styles=styles))
         yield Picture(
             "perturbations", "Cumulative radial profiles of minimal perturbations, success rates, and mean sizes.",
-            [profiles, *of_sizes],
+            [Panel("radial profiles", partial(plot_perturbation_profiles, models=models, styles=styles)), *of_sizes],
             legend=styles, section=section,
             caption=measurements.caption(
                 "minimal_perturbation",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from freqrob.attacks.checks import check_answers, explained
 from freqrob.data.datasets import check_labelled, to_pixels
+from freqrob.data.streams import Images
 from freqrob.models.keys import shared_cache, subject_key
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
@@ -31,9 +32,9 @@ class Counted:
     def __init__(self, track: Track) -> None:
         self.track, self.items = track, 0
 
-    def __call__(self, items: Iterable, what: str, count: int) -> Iterable:
+    def __call__(self, items: Iterable, quantity: str, count: int) -> Iterable:
         self.items += count
-        return self.track(items, what, count)
+        return self.track(items, quantity, count)
 
     @property
     def any(self) -> bool:
@@ -44,11 +45,11 @@ class Counted:
 def per_sample(
     measure: Measure,
     model: nn.Module,
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     *,
     key: Mapping[str, Any],
-    what: str,
+    quantity: str,
     batch_size: int = 250,
     cache: Path | None = None,
     cache_key: str | None = None,
@@ -65,7 +66,7 @@ def per_sample(
             gives values (len(indices), …) by name.
         model: images (N, C, H, W) in [0, 1] to logits (N, K), an nn.Module or a Foolbox model; measured in eval mode,
             without gradients unless ``measure`` enables them.
-        images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64.
+        images, labels: (N, C, H, W), uint8 or float in [0, 1], a tensor or a stream, and (N,) int64.
         key: the settings that the values depend on, as values that JSON can hold.
         what: what is measured, for the progress bar and the file's name.
         batch_size: images per batch.
@@ -80,14 +81,14 @@ def per_sample(
     """
     batches, model = _batches(images, labels, batch_size), as_module(model)
     measure_batch = _explained(measure, model, images, labels, batch_size)
-    common = {"key": key, "what": what, "cache": cache, "cache_key": cache_key, "track": track}
+    common = {"key": key, "quantity": quantity, "cache": cache, "cache_key": cache_key, "track": track}
     return shared_out(measure_batch, model, images, labels, batches, **common)
 
 
 def per_batch(
     measure: Measure,
     model: nn.Module,
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     *,
     key: Mapping[str, Any],
@@ -108,7 +109,7 @@ def per_batch(
     return shared_out(of_batch, model, images, labels, numbers, key={**key, "batch_size": batch_size}, **common)
 
 
-def _batches(images: Tensor, labels: Tensor, batch_size: int) -> tuple[Tensor, ...]:
+def _batches(images: Images, labels: Tensor, batch_size: int) -> tuple[Tensor, ...]:
     """The indices of the images of each batch. Raises ValueError for images and labels that do not fit."""
     check_labelled(images, labels)
     check_counts(batch_size=batch_size)
@@ -116,7 +117,7 @@ def _batches(images: Tensor, labels: Tensor, batch_size: int) -> tuple[Tensor, .
 
 
 def _explained(
-    measure: Measure, model: nn.Module, images: Tensor, labels: Tensor, batch_size: int
+    measure: Measure, model: nn.Module, images: Images, labels: Tensor, batch_size: int
 ) -> Callable[[nn.Module, Tensor], dict[str, Tensor]]:
     """``measure`` on the model's device; errors explain problems with the model or the memory."""
     device = device_of(model, images)
@@ -134,12 +135,12 @@ def _explained(
 def shared_out(
     measure: Callable[[nn.Module, Tensor], dict[str, Tensor]],
     model: nn.Module,
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     chunks: Sequence[Tensor],
     *,
     key: Mapping[str, Any],
-    what: str,
+    quantity: str,
     cache: Path | None,
     cache_key: str | None,
     track: Track,
@@ -151,10 +152,10 @@ def shared_out(
         key = {**subject_key(bare(model), cache_key), "data": data_hash(images, labels), **key}
     count = sum(map(len, chunks))
     with propagate_failure():
-        samples = Samples(cache, key, count, what)
-        left = [chunk[~samples.done[chunk]] for chunk in chunks[rank::world] if not samples.done[chunk].all()]
+        samples = Samples(cache, key, count, quantity)
+        remaining = [chunk[~samples.done[chunk]] for chunk in chunks[rank::world] if not samples.done[chunk].all()]
         with measuring(model) as subject, channels_last(subject), torch.no_grad():
-            for numbers in track(left, what, len(left)):
+            for numbers in track(remaining, quantity, len(remaining)):
                 with random_state(int(numbers[0])):
                     values = measure(subject, numbers)
                 samples.put(numbers, **values)

@@ -155,6 +155,7 @@ class Diagnostic:
         plot: function of (measurements by model, axes, styles) that draws one panel with all models.
         section: section of the report's page that shows ``plot``.
         needs_gradients: whether it needs the gradient with respect to the images.
+        streams: whether ``measure`` takes an ``ImageStream`` and reads it batch by batch; otherwise it gets tensors.
         package: a package that it needs besides freqrob's dependencies.
         order: position among the diagnostics, ascending.
     """
@@ -168,6 +169,7 @@ class Diagnostic:
     plot: Callable[..., Any] | None = None
     section: Section | None = None
     needs_gradients: bool = False
+    streams: bool = False
     package: str = ""
     order: int = 100
 
@@ -180,7 +182,7 @@ class Diagnostic:
         return 1
 
     def sees(self, images: Tensor) -> Tensor:
-        """The images to measure on, computed from those of the data set."""
+        """The images to measure on, computed from those of the data set, if it does not stream."""
         return images
 
     def figures(self, measurements: Measurements) -> Iterator[Picture]:
@@ -245,11 +247,14 @@ def list_diagnostics(pattern: str = "*") -> list[str]:
     """The names that match a shell-style pattern (``"loss*"``): freqrob's in their order, then those of other packages.
 
     Other packages are not imported. Warns of entry points that cannot be used.
+
+    >>> list_diagnostics()[:3]
+    ['jacobian', 'sensitivity', 'hybrid']
     """
     _import_builtin()
     offered = DIAGNOSTICS.offered()
-    own = sorted(set(DIAGNOSTICS) - offered.keys(), key=lambda name: (DIAGNOSTICS[name].order, name))
-    return [name for name in (*own, *sorted(offered)) if fnmatchcase(name, pattern)]
+    builtin = sorted(set(DIAGNOSTICS) - offered.keys(), key=lambda name: (DIAGNOSTICS[name].order, name))
+    return [name for name in (*builtin, *sorted(offered)) if fnmatchcase(name, pattern)]
 
 
 @checked
@@ -258,6 +263,9 @@ def get_diagnostic(name: str) -> Diagnostic:
 
     Raises ValueError for an unknown name, with the nearest ones; ImportError or TypeError for a diagnostic of another
     package that cannot be imported or is not a ``Diagnostic``.
+
+    >>> get_diagnostic("hybrid").presets["full"]
+    {'images': 0}
     """
     _import_builtin()
     return DIAGNOSTICS.find(name)

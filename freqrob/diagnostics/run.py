@@ -13,23 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from freqrob.attacks.checks import explained, warn_of_model
-from freqrob.data.datasets import check_labelled, to_pixels
-from freqrob.diagnostics.measurement import Measurement
+from freqrob.data.datasets import to_pixels
+from freqrob.data.streams import Images, ImageStream, in_memory, select
+from freqrob.diagnostics.measurement import Measurement, check_about
 from freqrob.diagnostics.per_sample import Counted
 from freqrob.diagnostics.registry import Diagnostic, Preset, all_diagnostics, get_diagnostic, list_diagnostics
 from freqrob.models.keys import model_hash, shared_cache
 from freqrob.models.layout import channels_last
+from freqrob.models.preprocessing import Data, inputs_of
 from freqrob.models.sources import as_module
 from freqrob.models.state import bare, device_of, measuring
-from freqrob.runtime.files import as_json, check_file, expanded
-from freqrob.runtime.parameters import (
-    Count,
-    checked,
-    fits,
-    nearest_names,
-    shown_hint,
-    to_python,
-)
+from freqrob.runtime.files import check_file, expanded
+from freqrob.runtime.html import html_table
+from freqrob.runtime.parameters import Count, checked, fits, nearest_names, shown_hint, to_python
 from freqrob.runtime.process_state import random_state
 from freqrob.runtime.processes import propagate_failure, rank_and_world
 from freqrob.runtime.progress import Track, untracked
@@ -39,11 +35,24 @@ NONE: Settings = MappingProxyType({})
 PROBED = 20  # images on which a model is tried before it is measured
 
 
+class Diagnosis(dict[str, Measurement]):
+    """Measurements by the diagnostic's name; notebooks show the numbers as a table."""
+
+    def _repr_html_(self) -> str:
+        rows = [
+            [name, column.label, column.shown(measured)]
+            for name, measured in self.items()
+            for column in get_diagnostic(name).columns
+            if column.label
+        ]
+        return html_table(["diagnostic", "number", "value"], rows)
+
+
 @checked
 def expected_seconds(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    data: Data,
+    labels: Tensor | None = None,
     *,
     preset: Preset = "quick",
     only: Sequence[str] = (),
@@ -51,8 +60,15 @@ def expected_seconds(
     classes: Count | None = None,
     batch_size: Count | None = None,
 ) -> float:
-    """Estimate the seconds that ``diagnose`` takes from the time of one batch. Raises as ``diagnose``."""
-    check_labelled(images, labels)
+    """Estimate the seconds that ``diagnose`` takes from the time of one batch. Raises as ``diagnose``.
+
+    >>> import freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> model, samples = freqrob.load_model("standard_rn20"), sample_images()
+    >>> expected_seconds(model, samples.images, samples.labels, only=["jacobian"]) < 60
+    True
+    """
+    images, labels, classes = inputs_of(as_module(model), data, labels, classes)
     batch_size = default_batch_size(images) if batch_size is None else batch_size
     size = images.shape[-2], images.shape[-1]
     with warnings.catch_warnings():
@@ -61,25 +77,26 @@ def expected_seconds(
         _check_model(plans, model, images, labels, classes, batch_size)
     if rank_and_world()[1] == 1:
         _try_settings(plans, model, images, labels[_order(labels)])
-    batch = to_pixels(images[: min(64, batch_size)]).to(device_of(model, images))
+    probed = torch.arange(min(64, batch_size, len(images)))
+    batch = to_pixels(images[probed]).to(device_of(model, images))
     with explained(batch_size), random_state(), measuring(model) as subject, channels_last(subject), torch.no_grad():
         subject(batch)
         began = time.perf_counter()
         subject(batch).sum().item()
         each = (time.perf_counter() - began) / len(batch)
-    seen = 0
-    for name, its in plans.items():
+    passes = 0
+    for name, plan in plans.items():
         diagnostic = get_diagnostic(name)
-        given = {**diagnostic.defaults, **its, "images": min(its["images"] or len(images), len(images))}
-        seen += given["images"] * diagnostic.cost(given, size)
-    return each * seen
+        given = {**diagnostic.defaults, **plan, "images": min(plan["images"] or len(images), len(images))}
+        passes += given["images"] * diagnostic.cost(given, size)
+    return each * passes
 
 
 @checked
 def diagnose(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    data: Data,
+    labels: Tensor | None = None,
     *,
     preset: Preset = "quick",
     only: Sequence[str] = (),
@@ -91,13 +108,13 @@ def diagnose(
     cache: str | Path | None = None,
     cache_key: str | None = None,
     track: Track = untracked,
-) -> dict[str, Measurement]:
+) -> Diagnosis:
     """Run the frequency diagnostics on a model.
 
     Args:
         model: images (N, C, H, W) in [0, 1] to logits (N, K), or a Foolbox model; measured in eval mode.
-        images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64. Costly diagnostics measure only the
-            first images; images sorted by class, as ImageNet's, are first shuffled in a fixed order.
+        data, labels: as for ``evaluate``. Costly diagnostics measure only the first images; images sorted by class, as
+            ImageNet's, are first shuffled in a fixed order.
         preset: ``"quick"``, under a minute for a small model on two cores, with every other frequency of the heat map;
             ``"full"``, as in a paper.
         only: the diagnostics to run, from ``list_diagnostics()``; by default all with installed packages, with a
@@ -112,7 +129,7 @@ def diagnose(
         batch_size: images per batch; by default 250 at 32×32 pixels, fewer at larger sizes.
         cache: cache directory, from which an interrupted run resumes.
         cache_key: as for ``evaluate``.
-        track: wraps iterables in a progress bar.
+        track: wraps iterables in a progress bar, as ``freqrob.runtime.progress.progress_bar`` does.
 
     Returns:
         The measurements by the diagnostic's name.
@@ -128,9 +145,16 @@ def diagnose(
         ImportError: one of ``only`` needs a package that is not installed.
 
     Warns as ``checks.warn_of_model`` about models with misleading numbers, and if nothing can be cached.
+
+    >>> import freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> model = freqrob.load_model("standard_rn20")
+    >>> samples = sample_images()[:4]
+    >>> list(diagnose(model, samples.images, samples.labels, only=["jacobian"]))
+    ['jacobian']
     """
-    check_labelled(images, labels)
-    plans, measurements = _planned(preset, only, settings, (images.shape[-2], images.shape[-1])), {}
+    images, labels, classes = inputs_of(as_module(model), data, labels, classes, track)
+    plans, measurements = _planned(preset, only, settings, (images.shape[-2], images.shape[-1])), Diagnosis()
     for name, diagnostic in {} if only else all_diagnostics().items():
         if name not in plans:
             warnings.warn(f"{name} is left out: it needs {diagnostic.package}", stacklevel=3)
@@ -138,20 +162,21 @@ def diagnose(
     with propagate_failure():
         if out is not None:
             out = expanded(out, "out")
-            as_json(dict(about or {}), "about")
+            check_about(about)
             for path in (out / f"{name}.{kind}" for name in plans for kind in ("npz", "json")):
                 check_file(path)
     model, order = as_module(model), _order(labels)
     cache = shared_cache(cache, cache_key, rank_and_world()[1], bare(model))
     _check_model(plans, model, images, labels, classes, batch_size)
-    images, labels = images[order], labels[order]
+    images, labels = select(images, order), labels[order]
     _try_settings(plans, model, images, labels, cache, cache_key)
     about = {**(about or {}), "model_hash": model_hash(model)} if out is not None else {}
-    for name, its in plans.items():
-        chosen, measured = slice(its.pop("images") or None), Counted(track)
-        common = {"batch_size": batch_size, "cache": cache, "cache_key": cache_key, "track": measured, **its}
+    for name, plan in plans.items():
+        chosen, measured = slice(plan.pop("images") or None), Counted(track)
+        common = {"batch_size": batch_size, "cache": cache, "cache_key": cache_key, "track": measured, **plan}
         diagnostic = get_diagnostic(name)
-        measurements[name] = diagnostic.measure(model, diagnostic.sees(images[chosen]), labels[chosen], **common)
+        shown = images[chosen] if diagnostic.streams else diagnostic.sees(in_memory(images[chosen]))
+        measurements[name] = diagnostic.measure(model, shown, labels[chosen], **common)
         from_cache = not measured.any  # a collective call; only one process saves
         with propagate_failure():
             if out is not None:
@@ -159,9 +184,10 @@ def diagnose(
     return measurements
 
 
-def default_batch_size(images: Tensor) -> int:
+def default_batch_size(images: Images) -> int:
     """250 images at 32×32 pixels, fewer at larger sizes."""
-    return max(8, min(250, 250 * 32 * 32 // images[0, 0].numel()))
+    height, width = images.shape[-2:]
+    return max(8, min(250, 250 * 32 * 32 // (height * width)))
 
 
 def _order(labels: Tensor) -> Tensor | slice:
@@ -177,8 +203,7 @@ def check_only(only: Sequence[str]) -> None:
         raise ValueError(f"only: expected a sequence of names, such as [{only!r}], got {only!r}")
     for name in only:
         if name not in (known := list_diagnostics()):
-            near = nearest_names(name, known)
-            raise ValueError(f"only: got {name!r}, expected some of {', '.join(known)}.{near}")
+            raise ValueError(f"only: got {name!r}, expected some of {', '.join(known)}.{nearest_names(name, known)}")
 
 
 def _planned(
@@ -192,12 +217,11 @@ def _planned(
         chosen = {name: diagnostic for name, diagnostic in all_diagnostics().items() if diagnostic.is_possible}
     for name in settings:
         if name not in chosen:
-            near = nearest_names(name, chosen)
-            raise ValueError(f"settings: {name!r} is not measured, expected any of {', '.join(chosen)}.{near}")
+            hint = nearest_names(name, chosen)
+            raise ValueError(f"settings: {name!r} is not measured, expected any of {', '.join(chosen)}.{hint}")
     plans = {}
     for name, diagnostic in chosen.items():
-        given = _as_settings(diagnostic, settings.get(name, {}))
-        plan = {"images": 0, **diagnostic.presets.get(preset, {}), **given}
+        plan = {"images": 0, **diagnostic.presets.get(preset, {}), **_as_settings(diagnostic, settings.get(name, {}))}
         plans[name] = {key: value(*size) if callable(value) else value for key, value in plan.items()}
     return plans
 
@@ -207,8 +231,8 @@ def _as_settings(diagnostic: Diagnostic, given: Mapping[str, Any]) -> dict[str, 
     name, hints, settings = diagnostic.name, diagnostic.hints, {}
     for key, value in given.items():
         if key not in hints:
-            near = nearest_names(key, hints)
-            raise ValueError(f"{name}: no setting {key!r}, expected any of {', '.join(hints)}.{near}")
+            hint = nearest_names(key, hints)
+            raise ValueError(f"{name}: no setting {key!r}, expected any of {', '.join(hints)}.{hint}")
         settings[key] = to_python(value, hints[key])
         if not fits(settings[key], hints[key]):
             raise ValueError(f"{name}: {key}: expected {shown_hint(hints[key])}, got {value!r}")
@@ -224,7 +248,7 @@ class _Begins(Exception):
 def _try_settings(
     plans: Mapping[str, dict[str, Any]],
     model: nn.Module,
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     cache: Path | None = None,
     cache_key: str | None = None,
@@ -238,26 +262,34 @@ def _try_settings(
         raise _Begins
 
     common = {"track": begin, "cache": cache if rank_and_world()[1] > 1 else None, "cache_key": cache_key}
-    for name, its in plans.items():
-        chosen = slice(its["images"] or None)
-        given = {key: value for key, value in its.items() if key != "images"}
+    for name, plan in plans.items():
+        chosen, diagnostic = slice(plan["images"] or None), get_diagnostic(name)
+        tried = images[chosen] if diagnostic.streams else _unread(images[chosen])
+        given = {key: value for key, value in plan.items() if key != "images"}
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                get_diagnostic(name).measure(model, images[chosen], labels[chosen], **given, **common)
+                diagnostic.measure(model, tried, labels[chosen], **given, **common)
         except _Begins:
             continue
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
 
 
+def _unread(images: Images) -> Tensor:
+    """Images, or zeros in the shape of a stream's, without memory for each."""
+    if not isinstance(images, ImageStream):
+        return images
+    return torch.zeros((), dtype=images.dtype).expand(images.shape)
+
+
 def _check_model(
-    plans: Iterable[str], model: nn.Module, images: Tensor, labels: Tensor, classes: int | None, batch_size: int
+    plans: Iterable[str], model: nn.Module, images: Images, labels: Tensor, classes: int | None, batch_size: int
 ) -> None:
     """Raise and warn as ``warn_of_model`` about a model that these diagnostics cannot measure."""
-    device, few = device_of(model, images), slice(min(PROBED, batch_size))
-    some = to_pixels(images[few].clone()).to(device), labels[few].to(device)
+    device, probed = device_of(model, images), torch.arange(min(PROBED, batch_size, len(images)))
+    batch = to_pixels(images[probed]).to(device), labels[probed].to(device)
     needing = ", ".join(name for name in plans if get_diagnostic(name).needs_gradients)
-    instead = ", ".join(name for name, one in all_diagnostics().items() if not one.needs_gradients)
+    alternatives = ", ".join(name for name, diagnostic in all_diagnostics().items() if not diagnostic.needs_gradients)
     with explained(batch_size), random_state(), measuring(model) as subject, channels_last(subject):
-        warn_of_model(subject, *some, all_labels=labels, classes=classes, needed_by=needing, instead=instead)
+        warn_of_model(subject, *batch, all_labels=labels, classes=classes, needed_by=needing, alternative=alternatives)

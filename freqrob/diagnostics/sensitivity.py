@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 
 from freqrob.attacks import input_gradient
 from freqrob.data.datasets import check_labelled, to_pixels
+from freqrob.data.streams import Images, ImageStream, in_memory
 from freqrob.diagnostics.drawing import FREQUENCY, GREY, Panel, Picture, Section, Styles, plain_ticks, styled
 from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.diagnostics.per_sample import per_batch
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 RANKS = (0, 9, 99)
+OF_STREAM = 100  # images whose spectrum gives the boundary
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Sensitivity(Measurement):
 @checked
 def sensitivity(
     model: nn.Module,
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     *,
     boundary_ring: int | None = None,
@@ -80,7 +82,8 @@ def sensitivity(
 
     Args:
         boundary_ring: the first ring of the high frequencies. By default 5 at 32×32, where the paper draws r = 4.98
-            for CIFAR-10; at other sizes one more than ``split(images).boundary``, or the last ring.
+            for CIFAR-10; at other sizes one more than ``split(images).boundary``, or the last ring; of a stream, the
+            first 100 images count.
         ranks: ranks whose frequencies are kept for density plots, from 0; by default 0, 9 and 99 if they exist.
         model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``.
 
@@ -89,12 +92,21 @@ def sensitivity(
 
     Source: Lin et al., NeurIPS 2023, Eq. 3 and Fig. 2; zhiyugege/Frequency-Long-Tailed-Investigation, which takes the
     mean over the channels first and the half plane of ``rfft2``.
+
+    >>> import freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> model = freqrob.load_model("standard_rn20")
+    >>> samples = sample_images()[:4]
+    >>> measured = sensitivity(model, samples.images, samples.labels)
+    >>> measured.images
+    4
     """
     check_labelled(images, labels)
     height, width = images.shape[-2:]
     rings, radius = RingMap(height, width), frequency_radius(height, width)[:, : width // 2 + 1].flatten()
     if boundary_ring is None:
-        boundary_ring = 5 if max(height, width) == 32 else min(split(images).boundary + 1, rings.rings - 1)
+        sample = in_memory(images[:OF_STREAM]) if isinstance(images, ImageStream) else images
+        boundary_ring = 5 if max(height, width) == 32 else min(split(sample).boundary + 1, rings.rings - 1)
     if ranks is None:
         ranks = [rank for rank in RANKS if rank < len(radius)]
     if not fits(boundary_ring, int) or not 1 <= boundary_ring < rings.rings:
@@ -115,7 +127,7 @@ def sensitivity(
 
     key = {"diagnostic": "sensitivity", "no gradient": "nan", "boundary_ring": boundary_ring, "ranks": list(ranks)}
     batches = per_batch(
-        projected, model, images, labels, key=key, what="sensitivity", batch_size=batch_size,
+        projected, model, images, labels, key=key, quantity="sensitivity", batch_size=batch_size,
         cache=cache, cache_key=cache_key, track=track,
     )  # fmt: skip
     return Sensitivity(
@@ -128,7 +140,7 @@ def sensitivity(
     )
 
 
-def plot_sensitivity(axes: Axes, models: Mapping[str, Sensitivity], styles: Styles | None = None) -> None:
+def plot_sensitivity(axes: Axes, models: Mapping[str, Sensitivity], styles: Styles | None = None) -> Axes:
     """Draw the magnitudes of a gradient's coefficients, largest first, divided by their mean.
 
     Source: Lin et al., NeurIPS 2023, Fig. 2.
@@ -140,9 +152,10 @@ def plot_sensitivity(axes: Axes, models: Mapping[str, Sensitivity], styles: Styl
         axes.plot(np.arange(1, len(magnitude) + 1), magnitude, label=name, **{**style, "markevery": 0.15})
     axes.set(xlabel="rank of the coefficient", ylabel="magnitude ÷ mean", xscale="log", yscale="log")
     plain_ticks(axes.xaxis, axes.yaxis)
+    return axes
 
 
-def radius_density(radii: np.ndarray, at: np.ndarray) -> np.ndarray:
+def radius_density(radii: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Density of frequencies (N,), N ≥ 1, at the points ``at`` (M,): a Gaussian kernel of Scott's width, ≥ 0.005.
 
     Source: Lin et al., NeurIPS 2023, Sec. 3.2.2, whose notebook draws seaborn's ``kdeplot``, with Scott's width too.
@@ -150,28 +163,29 @@ def radius_density(radii: np.ndarray, at: np.ndarray) -> np.ndarray:
     from scipy.stats import norm
 
     width = max(radii.std() * len(radii) ** -0.2, 0.005)  # gaussian_kde takes no equal values
-    return norm.pdf(at[:, None], radii, width).mean(1)
+    return norm.pdf(points[:, None], radii, width).mean(1)
 
 
 def plot_sensitive_radii(
     axes: Axes, models: Mapping[str, Sensitivity], rank: int = 0, styles: Styles | None = None
-) -> None:
+) -> Axes:
     """Draw the density, over images, of the frequency of the coefficient of a rank (0 is the largest).
 
     A Gaussian kernel of Scott's width. The grey line marks where the high frequencies begin. Raises ValueError for a
     rank that was not kept. Source: Lin et al., NeurIPS 2023, Fig. 2.
     """
-    at = np.linspace(0, 0.75, 300)
+    points = np.linspace(0, 0.75, 300)
     for name, measured, style in styled(models, styles):
         if rank not in measured.ranks:
             raise ValueError(f"rank: {name} has {', '.join(map(str, measured.ranks))}, got {rank}")
         radii = measured.radii[~measured.high_share.isnan(), measured.ranks.index(rank)].double().numpy()
         if not len(radii):
             continue
-        axes.plot(at, radius_density(radii, at), label=name, **{**style, "markevery": 0.15})
+        axes.plot(points, radius_density(radii, points), label=name, **{**style, "markevery": 0.15})
         axes.axvline(measured.boundary, color=GREY, linewidth=1)
     axes.set(xlabel=f"{FREQUENCY} of coefficient {rank + 1}", ylabel="density")
     axes.set_ylim(bottom=0)
+    return axes
 
 
 @register_diagnostic("sensitivity")
@@ -183,6 +197,7 @@ class SensitivityByFrequency(Diagnostic):
     help = "input gradient in the Fourier basis, and its share of high frequencies (Lin et al.)."
     presets = {"quick": {"images": 500}, "full": {"images": 0}}
     needs_gradients = True
+    streams = True
     order = 20
     columns = (
         Column(

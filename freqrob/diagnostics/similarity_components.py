@@ -65,7 +65,7 @@ def similarity_components(
 
     S = Σ_i λ_i u_i u_iᵀ; the score √λ_i u_i of an image x is approximated by w_i · (x − x̄) with
     min_w ‖√λ_i u_i − (X − x̄) w‖² + ρ ‖w‖², as ridge regression, because images have more pixels than there are images.
-    A component and its field have no sign of their own.
+    The sign of a component and of its field is arbitrary.
 
     Args:
         images: (K, C, H, W) uint8 or floats in [0, 1].
@@ -116,13 +116,14 @@ def _left_out(scores: Tensor, hat: Tensor) -> Tensor:
     return 1 - residual.square().sum(0) / (scores - scores.mean(0)).square().sum(0)
 
 
-def plot_eigenvalues(axes: Axes, matrices: Mapping[str, SimilarityComponents], styles: Styles | None = None) -> None:
+def plot_eigenvalues(axes: Axes, matrices: Mapping[str, SimilarityComponents], styles: Styles | None = None) -> Axes:
     """Draw the share of each component in the sum of positive eigenvalues. Source: Li et al. 2023, Fig. D."""
     for name, components, style in styled(matrices, styles):
         positive = components.eigenvalues.clamp(min=0)
         share = (positive / positive.sum())[: 5 * len(components.fields)].numpy()
         axes.plot(range(1, len(share) + 1), share, label=name, **style)
     axes.set(xlabel="component", ylabel="share of the eigenvalues’ sum", yscale="log")
+    return axes
 
 
 def plot_receptive_field(axes: Axes, components: SimilarityComponents, index: int) -> AxesImage:

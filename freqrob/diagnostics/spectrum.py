@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from freqrob.data.datasets import to_pixels
+from freqrob.data.streams import Images, ImageStream
 from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.runtime.parameters import checked
 from freqrob.runtime.pixels import check_scale
@@ -18,6 +19,8 @@ from freqrob.spectral.jacobian import log_b_low
 from freqrob.spectral.longtail import AT_ONCE, mean_power, power_law_of, profile_of, split_of, total_spectral_entropy
 from freqrob.spectral.ops import check_images, mean_amplitude
 from freqrob.spectral.rings import RingMap
+
+CHUNK = 100  # images of a stream that are read together
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,12 @@ class Spectrum(Measurement):
 
 
 @checked
-def spectrum(images: Tensor) -> Spectrum:
+def spectrum(images: Images) -> Spectrum:
     """Measure the mean spectrum of images; each channel counts as an image.
 
     Args:
-        images: (N, C, H, W), uint8 or float in [0, 1], or differences of such; N ≥ 1, on any device.
+        images: (N, C, H, W), uint8 or float in [0, 1], or differences of such; a tensor on any device, or a stream;
+            N ≥ 1.
 
     Raises:
         TypeError: ``images`` is not a dense tensor of floats or uint8, or is on the meta device.
@@ -73,12 +77,20 @@ def spectrum(images: Tensor) -> Spectrum:
             images that are constant or not finite.
 
     Source: Lin et al., NeurIPS 2023, Eq. 1 and 2 and Theorem 1; Chan et al., IJCAI 2022, B_low.
+
+    >>> from freqrob.data.samples import sample_images
+    >>> measured = spectrum(sample_images().images)
+    >>> measured.images, f"{measured.alpha:.1f}"
+    (20, '2.7')
     """
-    check_image_set(images)
-    power, rings = mean_power(images).cpu(), RingMap.of(images)
+    if isinstance(images, ImageStream):
+        power, amplitude = _of_stream(images)
+    else:
+        check_image_set(images)
+        power, amplitude = mean_power(images).cpu(), total_amplitude(images) / len(images)
+    rings = RingMap(images.shape[-2], images.shape[-1])
     share = profile_of(power, rings)
     parts, law = split_of(share, rings), power_law_of(power, rings)
-    amplitude = total_amplitude(images) / len(images)
     return Spectrum(
         frequencies=rings.radii,
         power=power,
@@ -97,6 +109,16 @@ def spectrum(images: Tensor) -> Spectrum:
         largest_entropy=log(len(share) - 1),
         log_b_low=log_b_low(amplitude).item(),
     )
+
+
+def _of_stream(images: ImageStream) -> tuple[Tensor, Tensor]:
+    """Mean power of each ring, and mean amplitude (H, W//2+1), of one pass over the images."""
+    powers, amplitudes = [], []
+    for chunk in images.split(CHUNK):
+        check_image_set(chunk)
+        powers.append(len(chunk) * mean_power(chunk))
+        amplitudes.append(total_amplitude(chunk))
+    return torch.stack(powers).sum(0) / len(images), torch.stack(amplitudes).sum(0) / len(images)
 
 
 def check_image_set(images: Tensor, name: str = "images") -> None:

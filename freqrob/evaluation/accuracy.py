@@ -6,7 +6,8 @@ import json
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,23 @@ from torch import Tensor, nn
 
 from freqrob.attacks import PGD, Attack, Clean, parse_attack
 from freqrob.attacks.checks import check_model, explained, warn_of_model
-from freqrob.data.datasets import check_labelled, to_pixels
+from freqrob.data.datasets import to_pixels
+from freqrob.data.photographs import preprocessing_in_words
+from freqrob.data.streams import Images, ImageStream, batches
 from freqrob.models.front_ends import FrontEnded, front_ends_of, without_front_end
 from freqrob.models.keys import hash_of, subject_key, usable_cache
 from freqrob.models.layout import channels_last
+from freqrob.models.preprocessing import Data, inputs_of
 from freqrob.models.sources import as_module
 from freqrob.models.state import device_of, measuring
+from freqrob.models.twins import COMPARED, Precision, fast_gradients, in_bfloat16
+from freqrob.runtime.html import html_table
 from freqrob.runtime.parameters import Count, Natural, check_choices, checked
 from freqrob.runtime.process_state import random_state
 from freqrob.runtime.processes import merged, propagate_failure, rank_and_world
 from freqrob.runtime.progress import Track, untracked
 from freqrob.runtime.result_store import Samples
+from freqrob.runtime.statistics import wilson_interval
 from freqrob.runtime.tensors import data_hash
 from freqrob.spectral.balance import BaSS, bass
 
@@ -36,8 +43,17 @@ PROTOCOLS = ("natural", "natural+bass", "bass")
 class Result:
     """One measured accuracy, with everything that it depends on.
 
-    ``accuracy`` is a share of ``images``; ``correct`` is the (N,) mask of the images that stay correctly classified;
-    ``from_cache`` says whether all of it came from the cache.
+    ``accuracy`` is a share of ``images``; ``preprocessing`` is what photographs went through ("resize 256 (bilinear),
+    center crop 224"), "" for other images; ``correct`` is the (N,) mask of the images that stay correctly classified;
+    ``from_cache`` says whether all of it came from the cache; ``precision`` is that of the attack's gradients.
+
+    >>> import freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> model = freqrob.load_model("standard_rn20")
+    >>> samples = sample_images()[:4]
+    >>> result = freqrob.evaluate(model, samples.images, samples.labels, protocols=["natural"], attacks=["pgd-2"])[0]
+    >>> result.protocol, result.attack.name, result.images, result.seed
+    ('natural', 'PGD-2', 4, 0)
     """
 
     protocol: str
@@ -47,28 +63,50 @@ class Result:
     accuracy: float
     correct: Tensor = field(compare=False, repr=False)
     from_cache: bool = field(default=False, compare=False)
+    preprocessing: str = ""
+    precision: Precision = "float32"
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: protocol, attack and parameters, images, seed and accuracy."""
-        measured = {"images": self.images, "seed": self.seed, "accuracy": self.accuracy}
-        return {"protocol": self.protocol, **self.attack.as_dict(), **measured}
+        """Plain values for JSON: protocol, attack, parameters, precision, images and preprocessing, seed, accuracy."""
+        measured = {
+            "precision": self.precision, "images": self.images, "seed": self.seed, "accuracy": self.accuracy,
+        }  # fmt: skip
+        prepared = {"preprocessing": self.preprocessing} if self.preprocessing else {}
+        return {"protocol": self.protocol, **self.attack.as_dict(), **measured, **prepared}
+
+
+class Results(list[Result]):
+    """The results of ``evaluate``: a list that notebooks show as a table, with Wilson's 95 % intervals."""
+
+    def _repr_html_(self) -> str:
+        header = ("protocol", "attack", "norm", "ε", "images", "seed", "accuracy (%)", "95 % interval")
+        return html_table(header, map(self._cells, self), "Accuracy under attack")
+
+    @staticmethod
+    def _cells(result: Result) -> tuple[str, ...]:
+        attack = result.attack
+        ball = (attack.norm, f"{attack.eps:.4g}") if attack.eps else ("", "")
+        low, high = (f"{100 * bound:.1f}" for bound in wilson_interval(result.accuracy, result.images))
+        accuracy = f"{100 * result.accuracy:.1f}", f"{low} to {high}"
+        return result.protocol, attack.name, *ball, f"{result.images:,}", f"{result.seed}", *accuracy
 
 
 @checked
 def evaluate(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    data: Data,
+    labels: Tensor | None = None,
     *,
     protocols: Sequence[str] = PROTOCOLS,
     attacks: Sequence[Attack | str] = (Clean(), PGD()),
     classes: Count | None = None,
     batch_size: Count = 250,
     seed: Natural = 0,
+    precision: Precision = "float32",
     cache: str | Path | None = None,
     cache_key: str | None = None,
     track: Track = untracked,
-) -> list[Result]:
+) -> Results:
     """Measure a model's accuracy for each protocol and attack.
 
     ``natural``: the ball is around the natural image, and the gradient goes through the whole model. ``natural+bass``:
@@ -80,6 +118,9 @@ def evaluate(
 
     An image counts as broken if the clean image or an adversarial example is misclassified: any iterate of PGD from any
     start, or the final point of each of AutoAttack's attacks. Broken images are not attacked again.
+
+    Attacks of many steps use the model's twin (``freqrob.models.twins``), if it has one. An adversarial example counts
+    only if it fools the model itself; images that fool only the twin are attacked again on the model.
 
     Clean, FGSM and PGD give the same numbers for any ``batch_size``; AutoAttack and Square do not, because their
     packages draw random numbers batch by batch.
@@ -93,26 +134,35 @@ def evaluate(
 
     Args:
         model: images (N, C, H, W) in [0, 1] to logits (N, K), or a Foolbox model; measured in eval mode, then restored.
-        images, labels: (N, C, H, W), uint8 or float in [0, 1], and (N,) int64; on any device.
+        data: images (N, C, H, W), uint8 or float in [0, 1], on any device; or an ``ImageSet`` (``load_dataset``,
+            ``load_photographs``), or PyTorch's ``Dataset`` or ``DataLoader`` of pairs of an image and a label. All but
+            tensors are read batch by batch, so that memory does not grow with their number. Photographs go through the
+            model's preprocessing (``preprocessing_of``), unless they have their own.
+        labels: (N,) int64, of images that are a tensor or a stream.
         protocols: some of ``PROTOCOLS``.
         attacks: attacks in the order of the results; strings, such as "clean", "pgd-50-10" or "autoattack", are parsed
             by ``freqrob.attacks.parse_attack``.
-        classes: number of classes of the data set, if known; a model with another number of logits raises ValueError.
-            Otherwise a model whose classes seem not to match the labels causes a warning.
+        classes: number of classes of the data set, if known, by default that of an ``ImageSet``; a model with another
+            number of logits raises ValueError. Otherwise a model whose classes seem not to match the labels causes a
+            warning.
         batch_size: images per batch.
         seed: random seed, ≥ 0; each attack starts from it.
+        precision: "bfloat16" attacks a twin in bfloat16 first, by attacks of many gradients, and in float32 those of
+            its adversarial examples that do not fool the model; the others count. Faster on processors with bfloat16
+            arithmetic; the accuracy stays an upper bound.
         cache: a folder of ``Samples``; None caches nothing.
         cache_key: identifies code that the cache cannot see; change it along with that code. Changes of tensors,
             attributes and class names are always noticed.
-        track: wraps iterables in a progress bar.
+        track: wraps iterables in a progress bar, as ``freqrob.runtime.progress.progress_bar`` does.
 
     Returns:
         A result for each protocol and attack, in that order.
 
     Raises:
         TypeError: ``model`` is neither an nn.Module nor a Foolbox model.
-        ValueError: an unknown protocol or attack, no images, labels that do not fit, or a model that does not give
-            logits of the images for each class, or no gradient if an attack needs it.
+        ValueError: an unknown protocol, attack or precision, bfloat16 for a model that is not in float32, no images,
+            labels that do not fit, or a model that does not give logits of the images for each class, or no gradient if
+            an attack needs it.
         torch.OutOfMemoryError: a batch is too large for the memory.
         ImportError: the package for AutoAttack or Square is not installed.
         OSError: the cache cannot be written.
@@ -120,28 +170,53 @@ def evaluate(
 
     Warns as ``checks.warn_of_model`` about models with misleading numbers, if anything is measured; if nothing can be
     cached; and about damaged files in the cache, which are set aside.
+
+    >>> import freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> model = freqrob.load_model("standard_rn20")
+    >>> samples = sample_images()
+    >>> results = evaluate(model, samples.images, samples.labels, attacks=["clean"])
+    >>> [(result.protocol, result.images) for result in results]
+    [('natural', 20), ('natural+bass', 20), ('bass', 20)]
     """
-    check_labelled(images, labels)
     for protocol in protocols:
         check_choices(PROTOCOLS, protocols=protocol)
     attacks = [parse_attack(attack) if isinstance(attack, str) else attack for attack in attacks]
     for attack in attacks:
         _check_described(attack)
-    results = []
+    images, labels, classes = inputs_of(as_module(model), data, labels, classes, track)
+    results = Results()
     with random_state(seed), measuring(as_module(model)) as bare:
         cache = usable_cache(cache, cache_key, bare, *attacks)
         measured: dict[str, list[tuple[Tensor, bool]]] = {}
         for protocol in protocols:
             same_as = "natural" if protocol == "natural+bass" and _bass_of(bare) else protocol
             if same_as not in measured:
-                subject = _Subject(*_under(same_as, bare, images), labels, classes, seed, batch_size, cache, cache_key)
+                subject = _Subject(
+                    *_under(same_as, bare, images), labels, classes, seed, precision, batch_size, cache, cache_key
+                )
                 with channels_last(subject.model):
                     measured[same_as] = _correct(subject, attacks, protocol, track)
             results += [
-                Result(protocol, attack, len(images), seed, correct.sum().item() / len(images), correct, from_cache)
+                Result(
+                    protocol,
+                    attack,
+                    len(images),
+                    seed,
+                    correct.sum().item() / len(images),
+                    correct,
+                    from_cache,
+                    preprocessing_in_words(images),
+                    precision_of(attack, precision),
+                )
                 for attack, (correct, from_cache) in zip(attacks, measured[same_as], strict=True)
             ]
     return results
+
+
+def precision_of(attack: Attack, precision: Precision) -> Precision:
+    """The precision in which an attack is first run, if a measurement has that ``precision``."""
+    return precision if attack.uses_twins and attack.uses_gradients else "float32"
 
 
 def _check_described(attack: Attack) -> None:
@@ -163,13 +238,15 @@ def _bass_of(model: nn.Module) -> BaSS | None:
     return next((module for module in front_ends_of(model) if isinstance(module, BaSS)), None)
 
 
-def _under(protocol: str, model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
+def _under(protocol: str, model: nn.Module, images: Images) -> tuple[nn.Module, Images]:
     """The model and the images attacked under a protocol."""
     if protocol == "natural+bass":
         return FrontEnded([BaSS()], model).eval(), images
     if protocol == "bass":
         front_end = _bass_of(model)
-        images = _balanced(images, front_end or BaSS())
+        balanced = partial(_balanced, front_end=front_end or BaSS())
+        described = f"balanced by {front_end or BaSS()}"
+        images = images.map(balanced, described) if isinstance(images, ImageStream) else balanced(images)
         return (without_front_end(model, front_end) if front_end else model), images
     return model, images
 
@@ -185,27 +262,42 @@ class _Subject:
     """A model, the images on which it is attacked, and the cache of results."""
 
     model: nn.Module
-    images: Tensor
+    images: Images
     labels: Tensor
     classes: int | None
     seed: int
+    precision: Precision
     batch_size: int
     cache: Path | None
     cache_key: str | None
 
-    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+    def batch(self, images: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         """Images as pixels, and labels, on the model's device."""
         device = device_of(self.model, self.images)
-        return to_pixels(self.images[index]).to(device), self.labels[index].to(device)
+        return to_pixels(images).to(device), self.labels[index].to(device)
+
+    def twins(self, attack: Attack) -> tuple[nn.Module, ...]:
+        """Faster models to attack first, the fastest first."""
+        folded = () if self._twin is self.model or not attack.uses_twins else (self._twin,)
+        return (self._low, *folded) if precision_of(attack, self.precision) == "bfloat16" else folded
+
+    @cached_property
+    def _twin(self) -> nn.Module:
+        few = torch.arange(min(len(self.images), COMPARED))
+        return fast_gradients(self.model, self.batch(self.images[few], few)[0])
+
+    @cached_property
+    def _low(self) -> nn.Module:
+        return in_bfloat16(self._twin)
 
     def samples(self, attack: Attack) -> Samples:
         """The cached results of an attack: ``correct`` of each image."""
         if self.cache is None:
             return Samples(None, {}, len(self.images))
-        batch_size = self.batch_size if attack.batched else None
         key = {
             **self._key, "seed": self.seed, "attack": attack.as_dict(), "attack_hash": hash_of(attack),
-            "batch_size": batch_size,
+            "batch_size": self.batch_size if attack.batched else None,
+            "precision": precision_of(attack, self.precision),
         }  # fmt: skip
         return Samples(self.cache, key, len(self.images), attack.name)
 
@@ -246,8 +338,12 @@ def _share(
             with explained(subject.batch_size):
                 _warn_of_model(subject, chunks[0], attacks)
         measured |= {attack} if missing else set()
-        for chunk, before, stage in track(missing, f"{protocol} {attack.name}", len(chunks) * len(attack.stages)):
-            _measure(subject, stage, chunk, before, kept[stage])
+        tracked = track(missing, f"{protocol} {attack.name}", len(chunks) * len(attack.stages))
+        read = batches(subject.images, list(dict.fromkeys(chunk for chunk, *_ in missing)))
+        for _, stages in groupby(tracked, lambda work: id(work[0])):
+            images = next(read)
+            for chunk, before, stage in stages:
+                _measure(subject, stage, chunk, images, before, kept[stage])
     return kept, measured
 
 
@@ -255,19 +351,24 @@ def _warn_of_model(subject: _Subject, chunk: Tensor, attacks: Sequence[Attack]) 
     """``warn_of_model`` on one batch."""
     needed_by = ", ".join(dict.fromkeys(attack.name for attack in attacks if attack.uses_gradients))
     warn_of_model(
-        subject.model, *subject.batch(chunk), all_labels=subject.labels, classes=subject.classes, needed_by=needed_by,
-        instead="clean or square",
+        subject.model, *subject.batch(subject.images[chunk], chunk), all_labels=subject.labels,
+        classes=subject.classes, needed_by=needed_by, alternative="clean or square",
     )  # fmt: skip
 
 
-def _measure(subject: _Subject, attack: Attack, chunk: Tensor, before: Samples | None, kept: Samples) -> None:
-    """Attack the images of a chunk that are not measured and stay correctly classified under ``before``."""
-    index = chunk[~kept.done[chunk]]
+def _measure(
+    subject: _Subject, attack: Attack, chunk: Tensor, images: Tensor, before: Samples | None, kept: Samples
+) -> None:
+    """Attack the ``images`` of a chunk that are not measured and stay correctly classified under ``before``."""
+    is_missing = ~kept.done[chunk]
+    index = chunk[is_missing]
     is_robust = torch.ones(len(index), dtype=torch.bool) if before is None else before["correct"][index]
-    left = index[is_robust]
-    if len(left):
-        batch = subject.batch(left)
+    remaining = index[is_robust]
+    if len(remaining):
+        batch = subject.batch(images[is_missing][is_robust], remaining)
         with explained(subject.batch_size, lambda: check_model(subject.model, *batch, attack.uses_gradients)):
-            robust = attack.robust_mask(subject.model, *batch, indices=left, seed=subject.seed)
+            robust = attack.robust_mask(
+                subject.model, *batch, indices=remaining, seed=subject.seed, twins=subject.twins(attack)
+            )
         is_robust = is_robust.masked_scatter(is_robust, robust.cpu())
     kept.put(index, correct=is_robust)

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from freqrob.attacks import Clean
 from freqrob.data.corruption_arrays import CorruptionArrays
+from freqrob.data.corruption_folders import CorruptionFolders
 from freqrob.data.corruptions import CORRUPTIONS, SEVERITIES
 from freqrob.data.datasets import DATASETS
 from freqrob.evaluation.accuracy import evaluate
 from freqrob.models.keys import usable_cache
 from freqrob.models.sources import as_module
 from freqrob.models.state import bare
+from freqrob.runtime.html import html_table
 from freqrob.runtime.parameters import checked, fits
 from freqrob.runtime.progress import Track, untracked
 
@@ -37,6 +39,15 @@ GROUPS = _groups()
 """Types by kind, of all 19: noise 4, blur 5, weather 4 and digital 6 (Lin et al. 2023, Table 4, whose means they
 reproduce; the benchmark's own groups have 3, 4, 4 and 4), Li et al.'s bands (2023; low, medium, high), RobustBench's 15
 types, and all 19 (Chan et al. 2022)."""
+
+
+ALEXNET = {
+    "gaussian_noise": 0.886428, "shot_noise": 0.894468, "impulse_noise": 0.922640, "defocus_blur": 0.819880,
+    "glass_blur": 0.826268, "motion_blur": 0.785948, "zoom_blur": 0.798360, "snow": 0.866816, "frost": 0.826572,
+    "fog": 0.819324, "brightness": 0.564592, "contrast": 0.853204, "elastic_transform": 0.646056, "pixelate": 0.717840,
+    "jpeg_compression": 0.606500,
+}  # fmt: skip
+"""AlexNet's published error on each type of ImageNet-C, the mean over severities: hendrycks/robustness."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,17 @@ class CorruptionAccuracy:
         groups = _whole_groups(self.accuracies)
         return {group: _mean([self.of_type(name) for name in types]) for group, types in groups.items()}
 
+    def mce_to_alexnet(self) -> float:
+        """The mCE of ImageNet-C as it is published: over its 15 types, relative to AlexNet's errors, ``ALEXNET``.
+
+        Raises ValueError for another data set, or if not all of the 15 types were measured.
+        """
+        if self.dataset != "imagenet":
+            raise ValueError(f"dataset: AlexNet's errors are those on imagenet, got {self.dataset}")
+        if missing := [name for name in ALEXNET if name not in self.accuracies]:
+            raise ValueError(f"types: the published mCE is over 15 types, {', '.join(missing)} were not measured")
+        return _mean([(1 - self.of_type(name)) / error for name, error in ALEXNET.items()])
+
     def mce(self, baseline: CorruptionAccuracy) -> float:
         """The mean over the measured types of the error divided by the baseline's; 1 for the baseline itself.
 
@@ -97,6 +119,14 @@ class CorruptionAccuracy:
             raise ValueError(f"baseline: makes no error on {flawless[0]}, so that no error can be divided by it")
         return _mean([(1 - self.of_type(name)) / (1 - baseline.of_type(name)) for name in self.accuracies])
 
+    def _repr_html_(self) -> str:
+        rows = [
+            [name, f"{100 * share:.1f}", f"{100 * error:.1f}" if (error := self.standard_errors.get(name)) else ""]
+            for name, share in {**self.means(), **{name: self.of_type(name) for name in self.accuracies}}.items()
+        ]
+        caption = f"{self.dataset}, {self.images:,} images a severity, protocol {self.protocol}"
+        return html_table(["corruptions", "accuracy (%)", "standard error"], rows, caption)
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         by_type = {key: {name: [*at] for name, at in vars(self)[key].items()} for key in ("accuracies", "from_cache")}
@@ -106,7 +136,7 @@ class CorruptionAccuracy:
 @checked
 def evaluate_corruptions(
     model: nn.Module,
-    corruptions: CorruptionArrays,
+    corruptions: CorruptionArrays | CorruptionFolders,
     *,
     images: int | None = None,
     protocol: str = "natural",
@@ -122,7 +152,7 @@ def evaluate_corruptions(
 
     Args:
         model: images (N, C, H, W) in [0, 1] to logits (N, K).
-        corruptions: from ``load_corruptions``.
+        corruptions: from ``load_corruptions`` or ``load_corruption_folders``.
         images: use the first ``images`` of each severity; None for all.
         protocol, batch_size, cache, cache_key: as for ``evaluate``.
         track: wraps the types and severities in a progress bar.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from freqrob.attacks import PGD, Square, Transfer
 from freqrob.evaluation.accuracy import Result, evaluate
 from freqrob.models.front_ends import InputSize, Normalize, front_ends_of, without_front_end
+from freqrob.models.preprocessing import Data
 from freqrob.runtime.parameters import checked
 from freqrob.runtime.progress import Track, untracked
 from freqrob.runtime.statistics import sign_test
@@ -93,8 +94,8 @@ def bare_network(model: nn.Module) -> nn.Module:
 @checked
 def check_masking(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    data: Data,
+    labels: Tensor | None = None,
     *,
     white_box: PGD | None = None,
     queries: int = 500,
@@ -115,18 +116,25 @@ def check_masking(
         model: with a front end, as ``load_model`` gives it: (N, C, H, W) in [0, 1] to logits.
         white_box: attack through the front end; PGD-20 at 8/255 by default.
         queries: number of queries per image of Square.
-        images, labels, classes, batch_size, seed, cache, cache_key, track: as for ``evaluate``.
+        data, labels, classes, batch_size, seed, cache, cache_key, track: as for ``evaluate``.
 
     Raises:
         ValueError: the model has no front end except a normalisation; or as ``evaluate``.
         ImportError: Square's package is not installed.
+
+    >>> import freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> model, samples = freqrob.load_model("bassfront_pgd_at_rn20"), sample_images()[:4]
+    >>> check = check_masking(model, samples.images, samples.labels, queries=5)
+    >>> 0 <= check.white_box.accuracy <= 1
+    True
     """
     if not has_front_end(model):
         raise ValueError("model: expected a FrontEnded with a front end other than a normalisation")
     white_box = white_box or PGD()
     others = (Square(queries, white_box.eps, white_box.norm), Transfer(bare_network(model), white_box))
     white, *blind = evaluate(
-        model, images, labels, protocols=["natural"], attacks=[white_box, *others], classes=classes,
+        model, data, labels, protocols=["natural"], attacks=[white_box, *others], classes=classes,
         batch_size=batch_size, seed=seed, cache=cache, cache_key=cache_key, track=track,
     )  # fmt: skip
     from_cache = all(result.from_cache for result in (white, *blind))

@@ -8,14 +8,15 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from freqrob.runtime.reading import Count, Label, Share, decode_json, fitted, read_bytes
+from freqrob.runtime.file_formats import FileFormat
+from freqrob.runtime.reading import Count, Label, Share, read_bytes
 
 
 class CheckpointError(ValueError):
     """A checkpoint or its card cannot be used; the message names the file and the expected content."""
 
 
-class _Result(Struct):
+class CardResult(Struct):
     """The types of a result on a card; all fields may be missing."""
 
     protocol: Label = ""
@@ -28,7 +29,9 @@ class _Result(Struct):
     step_size: float | None = None
 
 
-class _FrontEnd(Struct):
+class CardFrontEnd(Struct):
+    """A module before the network; the other keys are its parameters."""
+
     name: Label
 
 
@@ -61,21 +64,19 @@ class Card:
 
     def to_json(self) -> str:
         """Indented JSON; ``Card.from_json`` reads it back to an equal card."""
-        return json.dumps(asdict(self), indent=2, default=operator.index) + "\n"
+        return json.dumps(CARD.versioned(asdict(self)), indent=2, default=operator.index) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes, source: str | Path = "card") -> "Card":
         """Read a card; unknown keys are ignored, so that older versions read newer cards.
 
-        Raises CheckpointError, which names ``source``, for malformed JSON, a missing key or a wrong type.
+        Raises CheckpointError, which names ``source``, for malformed JSON, a missing key, a wrong type, or a format of
+        a newer freqrob.
         """
         try:
-            card = decode_json(text.encode() if isinstance(text, str) else text, source, cls)
-            fitted(card.front_ends, list[_FrontEnd], f"{source}: front_ends")
-            fitted(card.results, list[_Result], f"{source}: results")
+            return CARD.decode(text.encode() if isinstance(text, str) else text, source)
         except ValueError as error:
             raise CheckpointError(str(error)) from error
-        return card
 
     @classmethod
     def read(cls, path: str | Path) -> "Card":
@@ -85,3 +86,6 @@ class Card:
         except ValueError as error:  # a folder, or far too long
             raise CheckpointError(str(error)) from error
         return cls.from_json(content, path)
+
+
+CARD = FileFormat("card", Card, parts={"front_ends": list[CardFrontEnd], "results": list[CardResult]})

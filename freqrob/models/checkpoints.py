@@ -146,8 +146,8 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], source: str | Path,
 def check_state(model: nn.Module, state: Mapping[str, Tensor], source: str | Path, architecture: str) -> None:
     """Raise CheckpointError unless ``state`` fits ``model``, which may be on the meta device.
 
-    The message names ``source``, the ``architecture``, the keys that are missing, unexpected, of another shape, or not
-    floats although the model's are, some expected and found keys, and the remedy.
+    The message names ``source``, the ``architecture``, keys that are missing, unexpected, of another shape or not of
+    floats, some of the expected keys and of those in the file, and the remedy.
     """
     expected = checkpoint_state(model)
     missing = [f"{key} is missing" for key in expected if key not in state]

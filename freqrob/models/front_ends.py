@@ -11,10 +11,10 @@ from torch.nn import functional
 
 from freqrob.models.wrappers import TRANSPARENT, FoolboxModule, as_module, unwrapped, with_children
 from freqrob.runtime.parameters import checked, fits, is_number
-from freqrob.runtime.pixels import check_batch, check_channels, check_channels_first, check_floats, warn_of_scale
+from freqrob.runtime.pixels import check_batch, check_channels, check_channels_first, check_floats, check_scale_of_input
 
 if TYPE_CHECKING:
-    from freqrob.models.preprocessing import Preprocessing
+    from freqrob.data.preprocessing import Preprocessing
 
 FrontEndSpec = str | Mapping[str, Any]
 
@@ -216,9 +216,9 @@ class FrontEnded(nn.Module):
     """``network(front_ends(images))``; ``model.network`` is the bare network.
 
     Under autocast the front ends keep the images' precision. Raises TypeError for images that are not a tensor of
-    floats, and ValueError for other shapes than (N, C, H, W), also those that look like (N, H, W, C). Warns about
-    floats that look like grey levels in 0–255. To keep each pass fast, this checks the first plane only, and only on
-    the CPU; ``evaluate`` and ``diagnose`` check all images.
+    floats, and ValueError for other shapes than (N, C, H, W), also those that look like (N, H, W, C), and for grey
+    levels in 0–255. Warns about other floats far above 1. To keep each pass fast, this checks the values of the first
+    plane only, and only on the CPU; ``evaluate`` and ``diagnose`` check all images.
 
     ``preprocessing`` is what photographs go through before the model, if it is known; the model does not apply it.
     """
@@ -233,7 +233,7 @@ class FrontEnded(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         check_batch(images)
-        warn_of_scale(images)
+        check_scale_of_input(images)
         kind = images.device.type
         with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
             images = self.front_ends(images)
@@ -264,7 +264,7 @@ def front_ends_of(model: nn.Module) -> list[nn.Module]:
         return front_ends_of(model.network) if isinstance(model.network, nn.Module) else []
     leading = []
     for stage in model.children() if _is_sequential(model) else ():
-        if not _is_front_end(stage):
+        if not is_front_end(stage):
             return leading + front_ends_of(stage)
         leading.append(stage)
     return leading
@@ -287,7 +287,7 @@ def without_front_end(model: nn.Module, front_end: nn.Module) -> nn.Module:
         return shorter if inside is model else with_children(model, {"front_ends": shorter})
     if isinstance(model, FrontEnded):
         return with_children(model, {"network": without_front_end(model.network, front_end)})
-    name, stage = next((name, child) for name, child in model.named_children() if not _is_front_end(child))
+    name, stage = next((name, child) for name, child in model.named_children() if not is_front_end(child))
     return with_children(model, {name: without_front_end(stage, front_end)})
 
 
@@ -302,8 +302,8 @@ def _is_sequential(model: nn.Module) -> bool:
     return isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward
 
 
-def _is_front_end(stage: nn.Module) -> bool:
-    """Whether a stage of an ``nn.Sequential`` is one of freqrob's front ends."""
+def is_front_end(stage: nn.Module) -> bool:
+    """Whether a module is one of freqrob's front ends."""
     from freqrob.spectral.balance import BaSS
 
     return isinstance(stage, (BaSS, Blur, InputSize, Normalize, PCA))

@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from freqrob import __version__
+from freqrob.models.state import hooks_of
 from freqrob.runtime.files import expanded
 from freqrob.runtime.parameters import stable_repr
 from freqrob.runtime.tensors import update_digest
@@ -217,7 +218,7 @@ class _Description:
             self._note(f"{place} is scripted or traced")
         if attributes.get("_compiled_call_impl") or type(module).__name__ == "OptimizedModule":
             self._note(f"{place} is compiled")
-        if any(name.endswith("_hooks") and "state_dict" not in name and value for name, value in attributes.items()):
+        if hooks_of(module):
             self._note(f"{place} has hooks")
 
     def _is_installed(self, place: str, value: Any) -> bool:

@@ -24,11 +24,11 @@ def channels_last(model: nn.Module) -> Iterator[None]:
     if isinstance(model, torch.jit.ScriptModule) or model._compiled_call_impl is not None:
         yield
         return
-    with model.register_forward_pre_hook(_ChannelsLast()):
+    with model.register_forward_pre_hook(ChannelsLast()):
         yield
 
 
-class _ChannelsLast:
+class ChannelsLast:
     """A hook before ``forward``."""
 
     takes_it: bool | None = None

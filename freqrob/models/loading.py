@@ -37,16 +37,16 @@ from freqrob.runtime.reading import brief
 
 
 class _Classes(Mapping[str, int]):
-    """The number of classes of each registered data set, and of ImageNet."""
+    """The number of classes of each registered data set."""
 
     def __getitem__(self, name: str) -> int:
-        return 1000 if name == "imagenet" else DATASETS[name].classes
+        return DATASETS[name].classes
 
     def __iter__(self) -> Iterator[str]:
-        return iter([*DATASETS, "imagenet"])
+        return iter(DATASETS)
 
     def __len__(self) -> int:
-        return len(DATASETS) + 1
+        return len(DATASETS)
 
 
 DATASET_CLASSES = _Classes()
@@ -106,6 +106,10 @@ def load_model(
         FileNotFoundError: no such model; the message lists the paths that were searched and how to train it.
         CheckpointError: (a ValueError) the file or its card is damaged or does not belong to this model.
         OSError: a download failed.
+
+    >>> import torch
+    >>> load_model("pgd_at_rn20")(torch.rand(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
     """
     target = target_of(dataset, threat_model, model_dir)
     if weights is not None and not custom_checkpoint:
@@ -150,6 +154,9 @@ def list_models(
 
     Includes all data sets and threat models unless one is given. Raises ValueError for unknown ones. Warns about JSON
     files that are not cards, and skips them.
+
+    >>> list_models("*trades*")
+    ['bass_trades_rn20', 'trades_rn20']
     """
     known_dataset, known_threat = check_names(dataset or "cifar10", threat_model or "Linf")
     datasets = [known_dataset] if dataset else [*DATASET_CLASSES, *map(grayscale_name, DATASETS)]

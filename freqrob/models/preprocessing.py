@@ -1,85 +1,49 @@
-"""What a photograph goes through before a model gets its pixels: resize, crop, interpolation."""
+"""What a model gets: its preprocessing of photographs, and the images of a data set."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from math import floor
-from typing import TYPE_CHECKING, Any, Literal
-
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from freqrob.data.datasets import ImageSet, check_labelled
+from freqrob.data.photographs import preprocessed
+from freqrob.data.preprocessing import Preprocessing
+from freqrob.data.streams import Images, ImageStream
+from freqrob.data.torch_datasets import stream_dataset
 from freqrob.models.front_ends import FrontEnded
 from freqrob.models.wrappers import unwrapped
+from freqrob.runtime.progress import Track, untracked
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-Size = int | tuple[int, int]
-Interpolation = Literal["nearest", "bilinear", "bicubic"]
+Data = Tensor | ImageStream | Dataset | DataLoader
 
 
-@dataclass(frozen=True)
-class Preprocessing:
-    """Resize a photograph, then crop its centre.
+def inputs_of(
+    model: nn.Module, data: Data, labels: Tensor | None, classes: int | None = None, track: Track = untracked
+) -> tuple[Images, Tensor, int | None]:
+    """Images with the model's preprocessing, their labels, and the number of classes, if it is known.
 
-    Called with a PIL image, it gives the pixels that a model takes, after division by 255: (3, H, W) uint8.
+    Args:
+        model: as ``open_model`` gives it.
+        data: images, with ``labels``; or a data set, a loader or an ``ImageSet``, which have the labels.
+        labels: (N,) int64, or None.
+        classes: the number of classes, if the caller knows it.
+        track: wraps the reading of a data set in a progress bar.
 
-    Attributes:
-        resize: the length of the shorter side, or (H, W); None to keep the size.
-        crop: the side of a square, or (H, W); None for the whole image.
-        interpolation: of the resizing, with antialiasing.
+    Raises ValueError for images without labels, labels given twice, and those that do not fit the images.
     """
-
-    resize: Size | None = None
-    crop: Size | None = None
-    interpolation: Interpolation = "bilinear"
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        from torchvision.transforms.v2 import functional
-
-        changed: Any = image.convert("RGB")
-        if self.resize is not None:
-            size = [self.resize] if isinstance(self.resize, int) else list(self.resize)
-            changed = functional.resize(changed, size, functional.InterpolationMode(self.interpolation))
-        if self.crop is not None:
-            size = [self.crop] * 2 if isinstance(self.crop, int) else list(self.crop)
-            changed = functional.center_crop(changed, size)
-        return functional.pil_to_tensor(changed)
-
-    def __str__(self) -> str:
-        steps = [f"resize {_shown(self.resize)} ({self.interpolation})"] if self.resize is not None else []
-        steps += [f"center crop {_shown(self.crop)}"] if self.crop is not None else []
-        return ", ".join(steps) or "none"
-
-    @classmethod
-    def of_preset(cls, preset: Any) -> Preprocessing:
-        """That of torchvision's weights: ``weights.transforms()``."""
-        return cls(_sides(preset.resize_size), _crop(preset.crop_size), preset.interpolation.value)
-
-    @classmethod
-    def of_transforms(cls, transforms: Sequence[Any]) -> Preprocessing | None:
-        """That of a list of torchvision's transforms, such as RobustBench's; None if none resizes or crops."""
-        found: dict[str, Any] = {}
-        for transform in transforms:
-            if type(transform).__name__ == "Resize":
-                found |= {"resize": _sides(transform.size), "interpolation": transform.interpolation.value}
-            elif type(transform).__name__ == "CenterCrop":
-                found |= {"crop": _crop(transform.size)}
-        return cls(**found) if found else None
-
-    @classmethod
-    def of_timm(cls, settings: Any) -> Preprocessing | None:
-        """That of timm's evaluation, from a ``PretrainedCfg``; None where timm adds borders or images are not square.
-
-        Source: ``timm.data.transforms_factory.transforms_imagenet_eval``.
-        """
-        height, width = settings.input_size[1:]
-        if height != width or settings.crop_mode == "border":
-            return None
-        side = floor(height / (settings.crop_pct or 0.875))
-        resize = (side, side) if settings.crop_mode == "squash" else side
-        return cls(resize, height, settings.interpolation or "bilinear")
+    has_labels = not isinstance(data, Tensor | ImageStream)
+    if has_labels == (labels is not None):
+        got = "a data set, which has them, and others" if has_labels else "None"
+        raise ValueError(f"labels: expected the classes of the images, once, got {got}")
+    if isinstance(data, ImageSet):
+        data, labels, classes = data.images, data.labels, classes or len(data.classes) or None
+    elif isinstance(data, TensorDataset) and len(data.tensors) == 2:
+        data, labels = data.tensors
+    elif isinstance(data, Dataset | DataLoader):
+        data, labels = stream_dataset(data, track)
+    assert labels is not None
+    check_labelled(data, labels)
+    return preprocessed(data, preprocessing_of(model)), labels, classes
 
 
 def preprocessing_of(model: nn.Module) -> Preprocessing | None:
@@ -90,19 +54,3 @@ def preprocessing_of(model: nn.Module) -> Preprocessing | None:
             return model.preprocessing
         model = unwrapped(model.network)
     return None
-
-
-def _sides(size: Any) -> Size:
-    """256 for 256 and [256]; (256, 256) stays a pair, which does not keep an image's proportions."""
-    sides = [size] if isinstance(size, int) else [int(side) for side in size]
-    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
-
-
-def _crop(size: Any) -> Size:
-    """One number for a square."""
-    sides = _sides(size)
-    return sides[0] if isinstance(sides, tuple) and sides[0] == sides[1] else sides
-
-
-def _shown(size: Size) -> str:
-    return str(size) if isinstance(size, int) else "×".join(map(str, size))

@@ -38,12 +38,14 @@ class Target:
         dataset, threat_model: as ``load_model`` takes them.
         num_classes: of the data set.
         model_dir: folder of downloaded models.
+        subset_of: the number of classes of a model that may be measured too, if those of the data set are some of them.
     """
 
     dataset: str
     threat_model: str
     num_classes: int
     model_dir: Path
+    subset_of: int | None = None
 
 
 Source = Callable[[str, Target], nn.Module]
@@ -65,7 +67,11 @@ def register_architecture(name: str) -> Callable[[Builder], Builder]:
 
 @checked
 def list_architectures(pattern: str = "*") -> list[str]:
-    """Sorted names of the architectures that match a shell-style pattern (``"wrn*"``)."""
+    """Sorted names of the architectures that match a shell-style pattern (``"wrn*"``).
+
+    >>> list_architectures("rn*")
+    ['rn18', 'rn20', 'rn50']
+    """
     return _ARCHITECTURES.matching(pattern)
 
 
@@ -81,7 +87,11 @@ def register_defense(name: str) -> Callable[[type], type]:
 
 @checked
 def list_defenses(pattern: str = "*") -> list[str]:
-    """Sorted names of the defences that match a shell-style pattern (``"*jafr*"``)."""
+    """Sorted names of the defences that match a shell-style pattern (``"*jafr*"``).
+
+    >>> list_defenses("*jafr*")
+    ['fgsm_jafr', 'fgsm_jafr_minus', 'jafr', 'jafr_minus']
+    """
     return DEFENSES.matching(pattern)
 
 
@@ -97,7 +107,11 @@ def register_source(name: str) -> Callable[[Source], Source]:
 
 @checked
 def list_sources(pattern: str = "*") -> list[str]:
-    """Sorted names of the sources that match a shell-style pattern."""
+    """Sorted names of the sources that match a shell-style pattern.
+
+    >>> "timm" in list_sources()
+    True
+    """
     return SOURCES.matching(pattern)
 
 
@@ -118,6 +132,10 @@ def create_network(architecture: str, num_classes: Count = 10, in_channels: Coun
 
     Raises ValueError for an unknown architecture (with the nearest names), for fewer than one class or channel, and
     for another number of channels than 3 if another package's architecture takes only RGB images.
+
+    >>> import torch
+    >>> create_network("rn20", num_classes=5)(torch.rand(1, 3, 32, 32)).shape
+    torch.Size([1, 5])
     """
     builder = _ARCHITECTURES.find(architecture)
     if in_channels == 3:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from freqrob.data.streams import Images
 
 
 def bare(model: nn.Module) -> nn.Module:
@@ -78,7 +81,13 @@ def _leaves(model: nn.Module) -> list[Tensor]:
     return [tensor for tensor in held.values() if tensor.is_leaf and not tensor.is_inference()]
 
 
-def device_of(model: nn.Module, images: Tensor | None = None) -> torch.device:
+def hooks_of(module: nn.Module) -> list[Callable[..., Any]]:
+    """The hooks that a module calls in its passes, forward or backward."""
+    held = [value for name, value in vars(module).items() if name.endswith("_hooks") and "state_dict" not in name]
+    return [hook for hooks in held if isinstance(hooks, dict) for hook in hooks.values()]
+
+
+def device_of(model: nn.Module, images: Images | None = None) -> torch.device:
     """Device of a model; for a model without tensors that of the images, or else the CPU."""
     tensor = next(chain(model.parameters(), model.buffers()), images)
     return torch.device("cpu") if tensor is None else tensor.device

@@ -33,8 +33,8 @@ def select_state(
         The state dict, its key (``""`` for the content itself), and the keys of the others.
 
     Raises:
-        CheckpointError: there is no state dict, or several of unknown keys.
-        ValueError: no state dict is what ``weights`` says.
+        CheckpointError: there is no state dict, or several under unknown keys.
+        ValueError: no state dict has the kind or the key ``weights``.
     """
     every = dict(_state_dicts(content))
     if not every:
@@ -63,7 +63,7 @@ def is_averaged(key: str) -> bool:
 def fit_keys(state: Mapping[str, Tensor], expected: Collection[str]) -> tuple[dict[str, Tensor], str]:
     """Rename the keys of ``state`` to the ``expected`` ones as far as wrappers explain the difference.
 
-    The prefix, some of ``PREFIXES`` one after another, that gives most of the expected keys is removed where it is.
+    Of all prefixes (one or more of ``PREFIXES`` in a row), that whose removal gives the most expected keys is removed.
     ``n_averaged`` of ``torch.optim.swa_utils.AveragedModel`` is left out. ``num_batches_tracked``, which a network in
     eval mode does not use, is added as 0 if it is missing.
 

@@ -3,23 +3,87 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from math import isfinite
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
+from msgspec import Struct
 from torch import Tensor
 
 from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.evaluation.corruptions import CorruptionAccuracy
 from freqrob.report.records import Accuracy, Measured, ModelRecord, Origin, Records, origins
-from freqrob.runtime.files import write_bytes
+from freqrob.runtime.file_formats import FileFormat
+from freqrob.runtime.files import plain, write_bytes
+from freqrob.runtime.provenance import Provenance
+from freqrob.runtime.reading import Count, Label, Share
 
 COLUMNS = (
     "subject", "from", "measurement", "quantity", "value", "unit", "frequency", "index",
     "protocol", "attack", "norm", "eps", "step_size", "images", "seed", "source",
 )  # fmt: skip
 Links = Mapping[Path, list[str]]
+Sources = str | list[str]
+"""``"card"``, or the addresses of the files, relative to the report."""
+
+
+class ReportAccuracy(Struct, kw_only=True):
+    """An accuracy and its Wilson interval."""
+
+    files: Sources = msgspec.field(name="from")
+    protocol: Label
+    attack: Label
+    norm: Label
+    eps: float
+    step_size: float | None = None
+    images: Count
+    seed: int
+    accuracy: Share
+    interval_95: tuple[float, float]
+
+
+class ReportMeasurement(Struct, kw_only=True):
+    """A diagnostic's measurement: the other keys are its head, its numbers and its curves."""
+
+    files: Sources = msgspec.field(name="from")
+    kind: Label
+    units: dict[str, str] = {}
+
+
+class ReportCorruptions(Struct, kw_only=True):
+    """Accuracies on corruptions, as in a file of ``freqrob corruptions``."""
+
+    files: Sources = msgspec.field(name="from")
+    dataset: Label
+    protocol: Label
+    images: Count
+    accuracies: dict[Label, list[Share]]
+    means: dict[str, Share] = {}
+
+
+class ReportModel(Struct, kw_only=True):
+    """The measurements of a model, by name; ``card`` has what identifies it."""
+
+    name: Label
+    card: dict[str, Any] | None = None
+    accuracies: list[ReportAccuracy] = []
+    masking: str = ""
+    corruptions: ReportCorruptions | None = None
+    measurements: dict[str, ReportMeasurement] = {}
+
+
+class ReportFile(Provenance, kw_only=True):
+    """The ``results.json`` of a report: the numbers of the page."""
+
+    findings: list[str]
+    figures: list[str]
+    models: list[ReportModel]
+    spectra: dict[str, ReportMeasurement]
+    notes: list[str]
+
+
+REPORT = FileFormat("report", ReportFile)
 
 
 def copy_data(records: Records, out: Path) -> dict[Path, list[str]]:
@@ -39,8 +103,7 @@ def copy_data(records: Records, out: Path) -> dict[Path, list[str]]:
             for file in files:
                 write_bytes(target.with_suffix(file.suffix), file.read_bytes())
         taken.add(target)
-        inside = target.relative_to(out)
-        links[path] = [quote(inside.with_suffix(file.suffix).as_posix()) for file in files]
+        links[path] = [quote(target.relative_to(out).with_suffix(file.suffix).as_posix()) for file in files]
     return links
 
 
@@ -85,18 +148,11 @@ def _model(model: ModelRecord, links: Links) -> dict[str, Any]:
 
 
 def _measured(measured: Measured, links: Links) -> dict[str, Any]:
-    curves = {name: _plain(tensor.tolist()) for name, tensor, _ in _curves(measured.of)}
+    curves = {name: plain(tensor.tolist()) for name, tensor, _ in _curves(measured.of)}
     return {
         "from": _from(measured.origin, links), "kind": measured.of.kind, **dict(measured.origin.about),
-        "units": measured.of.units, **{name: _plain(value) for name, value in measured.of.scalars().items()}, **curves,
+        "units": measured.of.units, **{name: plain(value) for name, value in measured.of.scalars().items()}, **curves,
     }  # fmt: skip
-
-
-def _plain(value: Any) -> Any:
-    """Numbers and lists of them for JSON, with null for non-finite numbers."""
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def _from(origin: Origin, links: Links) -> str | list[str]:
@@ -156,8 +212,12 @@ def _curves(measurement: Measurement) -> Iterator[tuple[str, Tensor, Tensor | No
     """A measurement's tensors and their frequencies, except maps and tensors with a number for each image."""
     tensors = measurement.tensors()
     for name, tensor in tensors.items():
-        places = [tensors[at] for at in (f"{name}_frequencies", "frequencies") if at in tensors and at != name]
-        over = next((at for at in places if at.shape == tensor.shape[-1:]), None)
+        places = [
+            tensors[candidate]
+            for candidate in (f"{name}_frequencies", "frequencies")
+            if candidate in tensors and candidate != name
+        ]
+        over = next((candidate for candidate in places if candidate.shape == tensor.shape[-1:]), None)
         is_curve = tensor.ndim == 1 or (tensor.ndim == 2 and over is not None)
         dimensions = measurement.quantities().get(name, Quantity()).dimensions.split()
         if is_curve and tensor.numel() and "images" not in dimensions:

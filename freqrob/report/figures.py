@@ -86,12 +86,12 @@ def inline_scale(picture: Picture) -> Markup:
 def save(picture: Picture, folder: Path) -> None:
     """Write ``<name>.svg`` and ``<name>.png`` with all panels, the legend and the colour bar. Raises OSError."""
     with rc_context(STYLE):
-        figure = whole(picture)
+        figure = draw_all(picture)
         for kind, print_as in (("svg", _svg), ("png", _png)):
             write_bytes(folder / f"{picture.name}.{kind}", print_as(figure))
 
 
-def whole(picture: Picture) -> Figure:
+def draw_all(picture: Picture) -> Figure:
     """All panels, the legend and the colour bar, to be called with the parameters of ``STYLE``."""
     columns = min(len(picture.panels), COLUMNS if picture.size[0] < 4 else 2)
     rows = math.ceil(len(picture.panels) / columns)

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from msgspec import Struct
 
 from freqrob.data.cifar_b import balance
 from freqrob.data.datasets import ImageSet
 from freqrob.diagnostics.drawing import Picture, Section
-from freqrob.report.data import COLUMNS, Links, as_dict, copy_data, tidy_rows
+from freqrob.report.data import COLUMNS, REPORT, Links, as_dict, copy_data, tidy_rows
 from freqrob.report.figures import inline, inline_scale, png_uri, save, swatch
 from freqrob.report.findings import caveats, findings
 from freqrob.report.pictures import CORRUPTIONS, SPECTRA, pictures
@@ -25,7 +24,7 @@ from freqrob.report.records import Accuracy, ModelRecord, Records, origins
 from freqrob.report.runs import read_runs
 from freqrob.report.summary import SummaryColumn, columns, settings, title_of
 from freqrob.runtime.figures import drawing
-from freqrob.runtime.files import check_file, check_folder, expanded, write_csv, write_json, write_text
+from freqrob.runtime.files import check_file, check_folder, expanded, write_csv, write_text
 from freqrob.runtime.parameters import checked
 from freqrob.runtime.progress import Track, untracked
 from freqrob.runtime.provenance import provenance
@@ -74,6 +73,14 @@ def write_report(
         OSError: the folder cannot be written, or its ``results.json`` was not written by a report.
 
     Warns, as does the page, about omitted input, and about figures that cannot be drawn.
+
+    >>> import tempfile, freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> folder, samples = tempfile.mkdtemp(), sample_images()
+    >>> model, out = freqrob.load_model("standard_rn20"), f"{folder}/standard_rn20"
+    >>> measured = freqrob.diagnose(model, samples.images, samples.labels, only=["jacobian"], out=out)
+    >>> write_report([folder], f"{folder}/report").name
+    'index.html'
     """
     out = expanded(out, "out")
     check_folder(out)
@@ -89,11 +96,11 @@ def write_report(
     summary = columns(records.models)
     sentences = [finding.striptags() for finding in findings(records, summary)]
     numbers = {**about, "findings": sentences, "figures": [*drawn], **as_dict(records, links)}
-    write_json(out / "results.json", numbers)
+    REPORT.write(out / "results.json", numbers)
     write_csv(out / "results.csv", list(tidy_rows(records)), COLUMNS)
     drawn = _saved(drawn, out / "figures", track)
     if [*drawn] != numbers["figures"]:
-        write_json(out / "results.json", {**numbers, "figures": [*drawn]})
+        REPORT.write(out / "results.json", {**numbers, "figures": [*drawn]})
     write_text(out / "index.html", render(records, drawn, links, about, title=title, gallery=gallery))
     for name in earlier - drawn.keys():
         for kind in ("svg", "png"):
@@ -111,23 +118,19 @@ def _saved(pictures: Mapping[str, Picture], folder: Path, track: Track) -> dict[
     return saved
 
 
-class _Earlier(Struct):
-    figures: list[str] | None = None
-    results: Any = None  # of other commands
-
-
 def _figures_of(results: Path) -> set[str]:
     """The names of the figures of an earlier report; none if there was none, or if its file is damaged.
 
     Raises FileExistsError if ``results`` was written by something else, such as ``freqrob evaluate``.
     """
     try:
-        earlier = read_json(results, _Earlier)
+        earlier = read_json(results, dict[str, Any])
+        if "results" in earlier and "figures" not in earlier:
+            raise FileExistsError(f"out: {results} was not written by a report; choose another folder")
+        figures = REPORT.fit(earlier, results).figures
     except (FileNotFoundError, ValueError):
         return set()
-    if earlier.figures is None and earlier.results is not None:
-        raise FileExistsError(f"out: {results} was not written by a report; choose another folder")
-    return {name for name in earlier.figures or () if re.fullmatch(r"[\w.+-]{1,200}", name)}
+    return {name for name in figures if re.fullmatch(r"[\w.+-]{1,200}", name)}
 
 
 def render(
@@ -223,10 +226,9 @@ def _lines(model: ModelRecord) -> list[Line]:
 
 def _pairs(natural: ImageSet) -> list[dict[str, str]]:
     natural = natural[:GALLERY]
-    twins = balance(natural)
     return [
         {"label": natural.classes[label], "natural": png_uri(image), "bass": png_uri(twin)}
-        for image, twin, label in zip(natural.images, twins.images, natural.labels.tolist(), strict=True)
+        for image, twin, label in zip(natural.tensor, balance(natural).tensor, natural.labels.tolist(), strict=True)
     ]
 
 

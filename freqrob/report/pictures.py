@@ -21,12 +21,12 @@ SPECTRA = Section("spectra", "The images’ long tail", "the images’ spectra",
 
 def pictures(records: Records) -> dict[str, Picture]:
     """The figures by name, in the order of the page; models have the same style in all. Warns if drawing fails."""
+    measurements = records.measurements()
     drawers: dict[str, Callable[[], Iterable[Picture]]] = {
         "corruptions": partial(_corruptions, records), "spectra": partial(_spectra, records),
+        **{name: partial(diagnostic.figures, measurements) for name, diagnostic in all_diagnostics().items()},
+        "reliance": partial(_reliance, records),
     }  # fmt: skip
-    measurements = records.measurements()
-    drawers |= {name: partial(diagnostic.figures, measurements) for name, diagnostic in all_diagnostics().items()}
-    drawers["reliance"] = partial(_reliance, records)
     drawn: list[Picture] = []
     for name, draw in drawers.items():
         with drawing(name):
@@ -59,9 +59,7 @@ def _corruptions(records: Records) -> Iterator[Picture]:
         longest = max(len(line) for lines in names for line in lines)
         size = max(4.6, 2.2 + column * len(models)), max(1.6, 0.6 + 0.055 * longest) + 0.24 * types
         panel = Panel("accuracy (%) by type", partial(plots.plot_corruptions, models=models))
-        yield Picture(
-            "corruptions", "Accuracy by type of corruption.", [panel], size, section=CORRUPTIONS,
-        )  # fmt: skip
+        yield Picture("corruptions", "Accuracy by type of corruption.", [panel], size, section=CORRUPTIONS)
 
 
 def _reliance(records: Records) -> Iterator[Picture]:

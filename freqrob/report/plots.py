@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 LABEL = 28  # characters of a name in a line beside a table
 
 
-def plot_power(axes: Axes, spectra: Mapping[str, Spectrum], styles: Styles | None = None) -> None:
+def plot_power(axes: Axes, spectra: Mapping[str, Spectrum], styles: Styles | None = None) -> Axes:
     """Draw the mean power of a coefficient against frequency, both logarithmic, with the fitted power law.
 
     A vertical line marks where the high frequencies of that set begin. Source: Lin et al., NeurIPS 2023, Eq. 1 and 2.
@@ -40,9 +40,10 @@ def plot_power(axes: Axes, spectra: Mapping[str, Spectrum], styles: Styles | Non
     axes.set(yscale="log", ylabel="mean |F|² of a coefficient (white = 1)")
     plain_ticks(axes.yaxis)
     _logarithmic_frequency(axes)
+    return axes
 
 
-def plot_cumulative(axes: Axes, spectra: Mapping[str, Spectrum], styles: Styles | None = None) -> None:
+def plot_cumulative(axes: Axes, spectra: Mapping[str, Spectrum], styles: Styles | None = None) -> Axes:
     """Draw the share of the power within a radius; a vertical line marks the smallest disc with 80 % of it.
 
     Source: Lin et al., NeurIPS 2023, Eq. 2.
@@ -55,6 +56,7 @@ def plot_cumulative(axes: Axes, spectra: Mapping[str, Spectrum], styles: Styles 
     axes.set(ylim=(0, 1.02), ylabel="share of the power within")
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     _logarithmic_frequency(axes)
+    return axes
 
 
 def plot_corruptions(axes: Axes, models: Mapping[str, CorruptionAccuracy]) -> AxesImage:
@@ -77,10 +79,8 @@ def plot_corruptions(axes: Axes, models: Mapping[str, CorruptionAccuracy]) -> Ax
 
 
 def plot_reliance(
-    axes: Axes,
-    models: Mapping[str, tuple[HybridReliance, CorruptionAccuracy]],
-    styles: Styles | None = None,
-) -> None:
+    axes: Axes, models: Mapping[str, tuple[HybridReliance, CorruptionAccuracy]], styles: Styles | None = None
+) -> Axes:
     """Draw the accuracy on corrupted images against the reversal frequency on hybrid images, with its range over seeds.
 
     The accuracy is the mean over all severities and the benchmark's 15 types, or the types measured if some are
@@ -98,6 +98,7 @@ def plot_reliance(
             **{**style, "linestyle": "none", "markersize": 7},
         )  # fmt: skip
     axes.set(xlabel="reversal frequency ÷ Nyquist", ylabel="accuracy on corruptions (%)")
+    return axes
 
 
 def _logarithmic_frequency(axes: Axes) -> None:

@@ -5,85 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
-
-from msgspec import Meta, Struct
+from typing import Any
 
 from freqrob.diagnostics.conditions import group_by_condition
 from freqrob.diagnostics.corruption_spectrum import CorruptionSpectrum
-from freqrob.diagnostics.measurement import Measurement
+from freqrob.diagnostics.measurement import MEASUREMENT, Measurement
 from freqrob.diagnostics.registry import all_diagnostics
 from freqrob.diagnostics.spectrum import Spectrum
 from freqrob.evaluation.corruptions import CorruptionAccuracy
+from freqrob.evaluation.files import CORRUPTION_RESULTS, EVALUATION, EvaluationRow
 from freqrob.models.cards import Card, CheckpointError
 from freqrob.models.loading import check_names, load_card
 from freqrob.models.registry import DEFENSES, VARIANTS, ModelName
 from freqrob.report.records import Accuracy, Corrupted, Measured, ModelRecord, Origin, Records
-from freqrob.runtime.reading import Count, Label, Share, brief, fitted, printable, read_json
+from freqrob.runtime.file_formats import VERSION
+from freqrob.runtime.reading import Label, brief, fitted, printable, read_json
 
 EXPECTED = (
     "expected a folder that `freqrob diagnose --out` wrote, or a JSON file of `freqrob evaluate --out` or "
     "`freqrob corruptions --out`"
 )
-MOST_EPS = 1e9
-
-
-class _About(Struct):
-    """Checked entries of a measurement's file; other entries are shown unchecked."""
-
-    model: Label = ""
-    model_hash: Label = ""
-    source: Label = ""
-
-
-class _Row(Struct):
-    """An accuracy, in a file of ``freqrob evaluate`` or on a card."""
-
-    model: Label
-    protocol: Label
-    attack: Label
-    images: Count
-    seed: int
-    accuracy: Share
-    norm: Label = "Linf"
-    eps: Annotated[float, Meta(ge=0, le=MOST_EPS)] = 0.0
-    step_size: Annotated[float, Meta(ge=0, le=MOST_EPS)] | None = None
-    model_hash: Label = ""
-
-
-class _Masking(Struct):
-    masking_suspected: bool = False
-
-
-class _Evaluation(Struct):
-    """A file of ``freqrob evaluate``."""
-
-    results: list[_Row]
-    masking: dict[Label, _Masking] = {}
-    source: Label = ""
-
-
-class _CorruptionRow(Struct):
-    model: Label
-    dataset: Label
-    protocol: Label
-    images: Count
-    bass: Label | None
-    generated: bool
-    accuracies: Annotated[dict[Label, tuple[Share, Share, Share, Share, Share]], Meta(min_length=1)]
-    standard_errors: dict[str, float] = {}
-    from_cache: dict[str, tuple[bool, ...]] = {}
-    baseline: Label = ""
-    mce: Annotated[float, Meta(ge=0)] | None = None
-
-
-class _Corruptions(Struct):
-    """A file of ``freqrob corruptions``."""
-
-    results: list[_CorruptionRow]
-    source: Label = ""
-
-
 OF_IMAGES = {kind.kind: kind for kind in (CorruptionSpectrum, Spectrum)}
 
 
@@ -174,8 +115,8 @@ def _reader(content: Any) -> Callable[[Path, dict[str, Any], Records], None] | N
 
 def _read_measurement(path: Path, content: dict[str, Any], records: Records) -> None:
     kind = _kind(path, content["kind"])
-    read = fitted(content, _About, path)
-    about = {key: value for key, value in content.items() if key not in ("kind", "units", "values")}
+    read = MEASUREMENT.fit(content, path)
+    about = {key: value for key, value in content.items() if key not in (VERSION, "kind", "units", "values")}
     measured = Measured(kind.load(path.parent, path.stem), Origin(path, about))
     if kind.kind in OF_IMAGES:
         kept, subject = records.spectra, path.parent.name
@@ -209,7 +150,7 @@ def _kind(path: Path, name: Any) -> type[Measurement]:
 
 
 def _read_evaluation(path: Path, content: dict[str, Any], records: Records) -> None:
-    read, origin = fitted(content, _Evaluation, path), _origin(path, content)
+    read, origin = EVALUATION.fit(content, path), _origin(path, content)
     for row in read.results:
         _model(records, row.model, row.model_hash).accuracies.append(_accuracy(row, origin))
     for name, check in read.masking.items():
@@ -217,17 +158,17 @@ def _read_evaluation(path: Path, content: dict[str, Any], records: Records) -> N
 
 
 def _read_corruptions(path: Path, content: dict[str, Any], records: Records) -> None:
-    read, origin = fitted(content, _Corruptions, path), _origin(path, content)
+    read, origin = CORRUPTION_RESULTS.fit(content, path), _origin(path, content)
     for row in read.results:
         accuracy = CorruptionAccuracy(**{field.name: getattr(row, field.name) for field in fields(CorruptionAccuracy)})
         _model(records, row.model).corruptions.append(Corrupted(accuracy, row.baseline, row.mce, origin))
 
 
 def _origin(path: Path, content: Mapping[str, Any]) -> Origin:
-    return Origin(path, {key: value for key, value in content.items() if key not in ("results", "masking")})
+    return Origin(path, {key: value for key, value in content.items() if key not in (VERSION, "results", "masking")})
 
 
-def _accuracy(row: _Row, origin: Origin) -> Accuracy:
+def _accuracy(row: EvaluationRow, origin: Origin) -> Accuracy:
     values = {field.name: getattr(row, field.name) for field in fields(Accuracy) if field.name != "origin"}
     return Accuracy(**values, origin=origin)
 
@@ -272,7 +213,7 @@ def _of_card(card: Card, threat_model: str) -> list[Accuracy]:
     """The accuracies on a card. Raises ValueError for one without its setting."""
     origin = Origin(None, {"source": f"{card.dataset} test", "commit": card.commit})
     about = {"model": card.name, "norm": "L2" if threat_model == "L2" else "Linf"}
-    rows = fitted([{**about, **row} for row in card.results], list[_Row], f"{card.name}'s card")
+    rows = fitted([{**about, **row} for row in card.results], list[EvaluationRow], f"{card.name}'s card")
     return [_accuracy(row, origin) for row in rows]
 
 

@@ -138,12 +138,7 @@ def _corruption_entry(model: ModelRecord, group: str) -> Entry | None:
 
 
 def _diagnostics(models: Sequence[ModelRecord]) -> Iterator[SummaryColumn]:
-    titled = [
-        (name, column)
-        for name, diagnostic in all_diagnostics().items()
-        for column in diagnostic.columns
-        if column.title
-    ]
+    titled = [(name, column) for name, kind in all_diagnostics().items() for column in kind.columns if column.title]
     for name, column in sorted(titled, key=lambda pair: pair[1].order):
         with drawing(f"column {column.key} of {name}"):
             entries = tuple(_diagnostic_entry(column, model.measurements.get(name)) for model in models)

@@ -23,7 +23,7 @@ from freqrob.data.datasets import to_pixels
 from freqrob.diagnostics import corruption_spectrum, jacobian_spectrum, spectrum
 from freqrob.diagnostics.drawing import draw_quadrant, logarithmic, quadrant, shared_limits
 from freqrob.diagnostics.jacobian import jacobian_pictures, plot_picture
-from freqrob.reproduction.criteria import every, higher
+from freqrob.reproduction.criteria import every, higher, of_correlation
 from freqrob.reproduction.experiment import (
     Claim,
     Column,
@@ -126,13 +126,9 @@ def _gain_falls_with_b_low(row: str, base: str) -> Judge:
         if any(isnan(x) or isnan(y) for x, y in pairs):
             return Judgement("not measured")
         rho, p = rank_correlation([x for x, _ in pairs], [gain for _, gain in pairs], draws=2000)
-        largest = sorted(gains, key=lambda name: -gains[name])[:3]
-        evidence = f"Spearman's ρ of gain and B_low {rho:.2f}, p = {p:.2g}; largest gains " + ", ".join(
-            f"{name} {gains[name]:+.2f}" for name in largest
-        )
-        if p >= 0.05:
-            return Judgement("within noise", evidence)
-        return Judgement("holds" if rho < 0 else "does not hold", evidence)
+        largest = ", ".join(f"{name} {gains[name]:+.2f}" for name in sorted(gains, key=lambda name: -gains[name])[:3])
+        evidence = f"Spearman's ρ of gain and B_low {rho:.2f}, p = {p:.2g}; largest gains {largest}"
+        return Judgement(of_correlation(rho, p, negatively=True), evidence)
 
     return judge
 
@@ -154,23 +150,19 @@ def _as_printed(printed: Mapping[str, Number], tolerance: float) -> Judge:
     """Each B_low is within the tolerance of the printed one."""
 
     def judge(numbers: Numbers) -> Judgement:
-        ours, theirs = [numbers[B_LOW, name].value for name in TYPES], [printed[name].value for name in TYPES]
-        if any(map(isnan, ours)):
+        measured, expected = [numbers[B_LOW, name].value for name in TYPES], [printed[name].value for name in TYPES]
+        if any(map(isnan, measured)):
             return Judgement("not measured")
-        away = {name: abs(one - other) for name, one, other in zip(TYPES, ours, theirs, strict=True)}
-        near, worst = sum(value <= tolerance for value in away.values()), max(away, key=lambda name: away[name])
-        rho, _ = rank_correlation(ours, theirs, draws=1)
-        evidence = f"{near} of {len(TYPES)}; largest difference {away[worst]:.3f} ({worst}); Spearman's ρ {rho:.4f}"
-        clear = [name for name in TYPES if away[name] > tolerance + 2 * _noise(numbers[B_LOW, name])]
-        if near == len(TYPES):
+        away = {name: abs(ours - theirs) for name, ours, theirs in zip(TYPES, measured, expected, strict=True)}
+        close, worst = sum(value <= tolerance for value in away.values()), max(away, key=lambda name: away[name])
+        rho, _ = rank_correlation(measured, expected, draws=1)
+        evidence = f"{close} of {len(TYPES)}; largest difference {away[worst]:.3f} ({worst}); Spearman's ρ {rho:.4f}"
+        clear = [name for name in TYPES if away[name] > tolerance + 2 * numbers[B_LOW, name].known_error]
+        if close == len(TYPES):
             return Judgement("holds", evidence)
         return Judgement("does not hold" if clear else "within noise", evidence)
 
     return judge
-
-
-def _noise(number: Number) -> float:
-    return 0 if isnan(number.error) else number.error
 
 
 def _trade(row: str, base: str) -> Judge:
@@ -278,27 +270,27 @@ class _Corruptions(Experiment):
     def measure(self, subject: Subject, model: nn.Module | None, lab: Lab) -> Measured:
         if model is None:
             return Measured(self._b_low(lab))
-        found = lab.corruptions(model, subject)
+        corrupted = lab.corruptions(model, subject)
         numbers = lab.accuracies(model, subject, ["clean"], kind="corruptions")
         standard = self.at(lab.scale)[0]
-        base = found if subject == standard else lab.corruptions(lab.model(standard), standard)
-        error = found.standard_errors["all"] / (1 - base.means()["all"])
+        base = corrupted if subject == standard else lab.corruptions(lab.model(standard), standard)
+        error = corrupted.standard_errors["all"] / (1 - base.means()["all"])
         by_type = {
-            name: Number(100 * found.of_type(kind), 100 * found.standard_errors[kind])
+            name: Number(100 * corrupted.of_type(kind), 100 * corrupted.standard_errors[kind])
             for name, kind in COLUMNS_OF_TYPES.items()
         }
-        return Measured({"Clean": numbers["clean"], "mCE": Number(100 * found.mce(base), 100 * error), **by_type})
+        return Measured({"Clean": numbers["clean"], "mCE": Number(100 * corrupted.mce(base), 100 * error), **by_type})
 
     def _b_low(self, lab: Lab) -> dict[str, Number]:
         """ln B_low of what each type changes, the mean of the severities; its error is over parts of the images."""
-        clean, numbers = lab.test_set(self.dataset, "spectrum").images, {}
+        clean, numbers = lab.test_set(self.dataset, "spectrum").tensor, {}
         for name, kind in lab.track(COLUMNS_OF_TYPES.items(), B_LOW, len(COLUMNS_OF_TYPES)):
             corrupted = [corrupt(clean, kind, severity, frost=lab.frost) for severity in SEVERITIES]
-            whole, *parts = (
+            of_all, *parts = (
                 corruption_spectrum(clean[part], (images[part] for images in corrupted)).mean_log_b_low
                 for part in (slice(None), *_parts(len(clean)))
             )
-            numbers[name] = Number(whole, _error(parts))
+            numbers[name] = Number(of_all, _error(parts))
         return numbers
 
 
@@ -387,8 +379,8 @@ def shares(amplitude: Tensor) -> dict[str, float]:
         "top": (vertical <= 1 / 4).expand_as(quarter),
         "bottom right": (vertical > 1 / 4) & (horizontal > 1 / 4),
     }
-    whole = {"ln B_low": log_b_low(amplitude).item() if amplitude.any() else nan}
-    return whole | {name: 100 * (quarter[part].sum() / quarter.sum()).item() for name, part in parts.items()}
+    bias = {"ln B_low": log_b_low(amplitude).item() if amplitude.any() else nan}
+    return bias | {name: 100 * (quarter[part].sum() / quarter.sum()).item() for name, part in parts.items()}
 
 
 def distance(amplitude: Tensor, other: Tensor) -> float:
@@ -399,8 +391,8 @@ def distance(amplitude: Tensor, other: Tensor) -> float:
 
 def _with_errors(of: Callable[[Tensor], Mapping[str, float]], amplitudes: Tensor) -> dict[str, Number]:
     """Numbers of the mean of spectra of parts of the images, (parts, H, W//2+1), with errors over the parts."""
-    whole, parts = of(amplitudes.mean(0)), [of(amplitude) for amplitude in amplitudes]
-    return {name: Number(value, _error([part[name] for part in parts])) for name, value in whole.items()}
+    of_mean, parts = of(amplitudes.mean(0)), [of(amplitude) for amplitude in amplitudes]
+    return {name: Number(value, _error([part[name] for part in parts])) for name, value in of_mean.items()}
 
 
 def _error(parts: Sequence[float]) -> float:
@@ -432,7 +424,7 @@ class _Spectra(Experiment):
         if model is not None:
             images = spectrum(test.images).amplitude
             numbers |= _with_errors(lambda amplitude: {"distance": distance(amplitude, images)}, parts)
-        return Measured(numbers, {"amplitude": parts.mean(0), **self.more(model, test.images, test.labels, lab)})
+        return Measured(numbers, {"amplitude": parts.mean(0), **self.more(model, test.tensor, test.labels, lab)})
 
     @staticmethod
     def _amplitude(model: nn.Module | None, test: ImageSet, lab: Lab) -> Tensor:
@@ -787,10 +779,11 @@ class Complexity(Experiment):
         return {"images": "random, 64×64", "network": scale.architecture("prn18_jafr")}
 
     def measure(self, subject: Subject, model: nn.Module | None, lab: Lab) -> Measured:
-        standard, own = (self._cost(name, lab) for name in ("standard_prn18_jafr", subject.options["recipe"]))
-        peak = nan if own.peak_bytes is None else own.peak_bytes / 2**30
+        standard, cost = (self._cost(name, lab) for name in ("standard_prn18_jafr", subject.options["recipe"]))
+        peak = nan if cost.peak_bytes is None else cost.peak_bytes / 2**30
         return Measured({
-            "s/iter": Number(own.seconds), "ratio": Number(own.seconds / standard.seconds), "peak memory": Number(peak),
+            "s/iter": Number(cost.seconds), "ratio": Number(cost.seconds / standard.seconds),
+            "peak memory": Number(peak),
         })  # fmt: skip
 
     def _cost(self, name: str, lab: Lab) -> StepCost:

@@ -29,9 +29,9 @@ def higher(cell: Cell, other: Cell, by: float = 0) -> Judge:
     """
 
     def judge(numbers: Numbers) -> Judgement:
-        one, two = numbers[cell], numbers[other]
-        evidence = f"{' '.join(cell)} {one}, {' '.join(other)} {two}"
-        return Judgement(_positive(one - two - Number(by, 0)), evidence)
+        first, second = numbers[cell], numbers[other]
+        evidence = f"{' '.join(cell)} {first}, {' '.join(other)} {second}"
+        return Judgement(_positive(first - second - Number(by, 0)), evidence)
 
     return judge
 
@@ -81,10 +81,10 @@ def near(cell: Cell, value: float, tolerance: float) -> Judge:
     """The number is within ``tolerance`` of ``value``."""
 
     def judge(numbers: Numbers) -> Judgement:
-        number = numbers[cell]
-        return Judgement(
-            _known(abs(number.value - value) <= tolerance, number), f"{' '.join(cell)} {number}, expected {value:g}"
-        )
+        number, verdict = numbers[cell], "not measured"
+        if not isnan(number.value):
+            verdict = "holds" if abs(number.value - value) <= tolerance else "does not hold"
+        return Judgement(verdict, f"{' '.join(cell)} {number}, expected {value:g}")
 
     return judge
 
@@ -99,37 +99,42 @@ def increasing(rows: Sequence[str], column: str, *, descending: bool = False) ->
         points = [numbers[row, column] for row in rows]
         evidence = f"{column}: " + ", ".join(f"{row} {point}" for row, point in zip(rows, points, strict=True))
         ordered = points[::-1] if descending else points
-        whole = _positive(ordered[-1] - ordered[0])
+        overall = _positive(ordered[-1] - ordered[0])
         steps = [_positive(after - before) for before, after in pairwise(ordered)]
         if "not measured" in steps:
             return Judgement("not measured", evidence)
-        return Judgement("does not hold" if "does not hold" in steps else whole, evidence)
+        return Judgement("does not hold" if "does not hold" in steps else overall, evidence)
 
     return judge
 
 
-def correlated(x: str, y: str, *, negatively: bool = False, least: int = 4) -> Judge:
+def correlated(x: str, y: str, *, negatively: bool = False) -> Judge:
     """Over all rows, column ``y`` rises with ``x`` (Spearman's ρ, p < 0.05); with ``negatively`` it falls.
 
-    Fewer than ``least`` rows count as not measured: no order of three has p < 0.05.
+    Fewer than four rows count as not measured: no order of three has p < 0.05.
     """
 
     def judge(numbers: Numbers) -> Judgement:
         rows = [row for row in numbers.column(x) if row in numbers.column(y)]
-        if len(rows) < least:
+        if len(rows) < 4:
             return Judgement("not measured", f"{len(rows)} rows have {x} and {y}")
         xs, ys = ([numbers[row, column].value for row in rows] for column in (x, y))
         rho, p = rank_correlation(xs, ys)
         evidence = f"Spearman's ρ of {x} and {y} {rho:.2f}, p = {p:.2g}, {len(rows)} rows"
-        if p >= SIGNIFICANCE:
-            return Judgement("within noise", evidence)
-        return Judgement("holds" if (rho < 0) == negatively else "does not hold", evidence)
+        return Judgement(of_correlation(rho, p, negatively), evidence)
 
     return judge
 
 
+def of_correlation(rho: float, p: float, negatively: bool) -> Verdict:
+    """Whether a rank correlation has the expected sign, with p < 0.05."""
+    if p >= SIGNIFICANCE:
+        return "within noise"
+    return "holds" if (rho < 0) == negatively else "does not hold"
+
+
 def every(*judges: Judge) -> Judge:
-    """All hold. Any that does not decides; then any that is not measured; then any within noise."""
+    """All hold. Otherwise the first of these that any has: does not hold, not measured, within noise."""
 
     def judge(numbers: Numbers) -> Judgement:
         judgements = [judge(numbers) for judge in judges]
@@ -141,13 +146,13 @@ def every(*judges: Judge) -> Judge:
 
 
 def at_least(count: int, *judges: Judge) -> Judge:
-    """At least ``count`` hold; if fewer do, but as many are not lost, it is within noise."""
+    """At least ``count`` hold. It does not hold if too many do not hold for that; otherwise it is within noise."""
 
     def judge(numbers: Numbers) -> Judgement:
         verdicts = Counter(judge(numbers).verdict for judge in judges)
-        held, lost = verdicts["holds"], verdicts["does not hold"]
+        holding, lost = verdicts["holds"], verdicts["does not hold"]
         evidence = ", ".join(f"{number} {verdict}" for verdict, number in verdicts.items()) + f" of {len(judges)}"
-        if held >= count:
+        if holding >= count:
             return Judgement("holds", evidence)
         if len(judges) - lost < count:
             return Judgement("does not hold", evidence)
@@ -164,13 +169,6 @@ def _weakest(verdicts: Sequence[Verdict]) -> Verdict:
 def _positive(difference: Number) -> Verdict:
     if isnan(difference.value):
         return "not measured"
-    noise = 0 if isnan(difference.error) else 2 * difference.error
-    if abs(difference.value) <= noise:
+    if abs(difference.value) <= 2 * difference.known_error:
         return "within noise"
     return "holds" if difference.value > 0 else "does not hold"
-
-
-def _known(true: bool, number: Number) -> Verdict:
-    if isnan(number.value):
-        return "not measured"
-    return "holds" if true else "does not hold"

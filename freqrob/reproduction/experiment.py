@@ -69,6 +69,11 @@ class Number:
         moderate = (share * count + 2) / (count + 4)
         return cls(100 * share, 100 * (moderate * (1 - moderate) / (count + 4)) ** 0.5)
 
+    @property
+    def known_error(self) -> float:
+        """The error, 0 if it is unknown."""
+        return 0.0 if isnan(self.error) else self.error
+
     def __str__(self) -> str:
         """Two digits of the error, or four of the value; whole numbers are whole.
 
@@ -85,8 +90,7 @@ class Number:
 
     def __sub__(self, other: Number) -> Number:
         """The difference. Unknown errors count as none."""
-        errors = (0 if isnan(error) else error for error in (self.error, other.error))
-        return Number(self.value - other.value, hypot(*errors))
+        return Number(self.value - other.value, hypot(self.known_error, other.known_error))
 
 
 @dataclass(frozen=True)
@@ -184,7 +188,7 @@ class Subject:
         settings: changes of the recipe, as for ``freqrob train --set``: ``("gamma=0.25",)``.
         model: the model's name as for ``freqrob evaluate``, if it is not trained by a recipe: "robustbench:NAME".
         threat_model: of ``model``.
-        options: what the experiment's ``measure`` needs to know besides, such as the protocol.
+        options: further settings for the experiment's ``measure``, such as the protocol.
     """
 
     row: str
@@ -248,7 +252,7 @@ class Experiment:
         paper: the paper.
         where: the table, figure or section.
         title: what it shows: the paper's caption, shortened.
-        needs: what a user has to bring besides the data sets of its recipes, in words; "" for nothing.
+        needs: what the user must provide besides the data sets of its recipes, in words; "" for nothing.
         question: False for the paper's own claims, True for a question of ours about the same models.
         subjects: its rows, with the paper's recipes.
         columns: its measured quantities.
@@ -326,14 +330,22 @@ def experiment(name: str) -> Callable[[E], E]:
 
 @checked
 def list_experiments(pattern: str = "*") -> list[str]:
-    """The names that match a shell-style pattern (``"lin2023:*"``): freqrob's, then those of other packages."""
+    """The names that match a shell-style pattern (``"lin2023:*"``): freqrob's, then those of other packages.
+
+    >>> list_experiments("chan2022:table[12]")
+    ['chan2022:table1', 'chan2022:table2']
+    """
     _import_builtin()
     return [name for name in EXPERIMENTS if fnmatchcase(name, pattern)]
 
 
 @checked
 def get_experiment(name: str) -> Experiment:
-    """Get the experiment of this name. Raises ValueError, with the nearest names, for an unknown one."""
+    """Get the experiment of this name. Raises ValueError, with the nearest names, for an unknown one.
+
+    >>> get_experiment("lin2023:theorem1").title
+    'Limits of the spectral entropy of a power law'
+    """
     _import_builtin()
     return EXPERIMENTS.find(name)
 

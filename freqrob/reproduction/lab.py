@@ -14,15 +14,18 @@ from torch import nn
 
 from freqrob.attacks import Attack
 from freqrob.data import ImageSet, balance, load_dataset
-from freqrob.data.corruption_arrays import CorruptionArrays, load_corruptions, write_corruptions
+from freqrob.data.corruption_arrays import PUBLISHED, CorruptionArrays, load_corruptions, write_corruptions
+from freqrob.data.corruption_folders import FOLDERS, CorruptionFolders, load_corruption_folders
 from freqrob.data.corruptions import CORRUPTIONS
-from freqrob.data.datasets import DATASETS, Split
+from freqrob.data.datasets import DATASETS
 from freqrob.data.grayscale import colour_name
+from freqrob.data.photographs import preprocessed
 from freqrob.evaluation import Result, evaluate
 from freqrob.evaluation.corruptions import CorruptionAccuracy, evaluate_corruptions
 from freqrob.models import load_model
 from freqrob.models.checkpoints import load, save
 from freqrob.models.loading import checkpoint_path, load_card
+from freqrob.models.preprocessing import preprocessing_of
 from freqrob.models.sources import open_model
 from freqrob.reproduction.experiment import Number, Scale, Subject
 from freqrob.runtime.progress import Track, untracked
@@ -41,7 +44,7 @@ class Lab:
         cache: folder of per-image results and of corrupted images; None caches no results.
         device: of models that are measured.
         accelerator: of trainings, as Lightning Fabric names it.
-        images: at most this many images of each measurement; None: as the scale says.
+        images: largest number of images of each measurement; None: that of the scale.
         seed: of attacks and draws.
         download: whether missing data sets are downloaded.
         may_train: whether missing models are trained.
@@ -69,12 +72,15 @@ class Lab:
         wanted = (self.scale.count(kind), self.images, available)
         return min(number for number in wanted if number is not None)
 
-    def test_set(self, dataset: str, kind: str = "accuracy", split: Split = "test") -> ImageSet:
-        """The first images of a split, as many as this kind of measurement takes.
+    def test_set(self, dataset: str, kind: str = "accuracy", model: nn.Module | None = None) -> ImageSet:
+        """The first images of the test split, as many as this kind of measurement takes.
 
+        Photographs go through the preprocessing of the ``model``.
         Raises FileNotFoundError if the data set is missing, with how to get it.
         """
-        images = load_dataset(dataset, split, self.data, download=self.download, track=self.track)
+        images = load_dataset(dataset, "test", self.data, download=self.download, track=self.track)
+        if model is not None:
+            images = replace(images, images=preprocessed(images.images, preprocessing_of(model)))
         return images[: self.count(kind, len(images))]
 
     def has_model(self, subject: Subject) -> bool:
@@ -169,7 +175,7 @@ class Lab:
 
     def corruption_arrays(
         self, dataset: str, *, bass: bool = False, types: Sequence[str] = tuple(CORRUPTIONS)
-    ) -> CorruptionArrays:
+    ) -> CorruptionArrays | CorruptionFolders:
         """Corrupted test images: the published arrays in ``data``, or else made once, in the cache.
 
         With ``bass``, the images are balanced before they are corrupted, as in Lin et al.'s CIFAR10-B-C. Of a data set
@@ -178,8 +184,12 @@ class Lab:
         try:
             if bass:
                 raise FileNotFoundError
+            if colour_name(dataset) in FOLDERS:
+                return load_corruption_folders(self.data, dataset, types)
             return load_corruptions(self.data, dataset, types)
         except FileNotFoundError:
+            if colour_name(dataset) not in PUBLISHED:
+                raise
             colours = colour_name(dataset)
             images = self.test_set(colours, "corruptions")
             weighting = "amplitude" if bass else None
@@ -196,7 +206,7 @@ def percentage(result: Result) -> Number:
 
 
 def training_folder(subject: Subject, model_dir: Path) -> Path:
-    """The folder in which a subject's recipe is trained: with changed settings one of its own.
+    """The folder in which a subject's recipe is trained; a recipe with changed settings has a folder of its own.
 
     ``freqrob train`` saves a model under its recipe's name, which recipes with other settings share.
     """
@@ -214,7 +224,7 @@ def training_command(subject: Subject, model_dir: Path, data: Path = Path("data"
 
 
 def changed_settings(subject: Subject, model_dir: Path) -> str:
-    """Where the recipe on the card of a subject's model differs from the subject's recipe; "" for nowhere."""
+    """How the recipe on the card of a subject's model differs from the subject's recipe; "" if it does not."""
     trained = load_card(subject.model_name, model_dir, subject.dataset).recipe
     if not trained:
         return "unknown settings"

@@ -12,7 +12,7 @@ The neural data are not published with the paper. A user who has some puts them 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import isnan, nan
+from math import hypot, isnan, nan
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, cast
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from freqrob.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from freqrob.data.datasets import DATASETS, to_pixels
+from freqrob.data.datasets import to_pixels
 from freqrob.data.hybrid import MIXING_FREQUENCIES, NYQUIST, hybrid_images, partners
 from freqrob.defenses.neural_similarity import load_targets
 from freqrob.diagnostics import hybrid_reliance, minimal_perturbation
@@ -89,30 +89,29 @@ NEEDS_NEURAL = (
 
 def _perturbations(model: nn.Module, subject: Subject, lab: Lab) -> Measured:
     """Sizes, budget and spectrum of the smallest targeted perturbations."""
-    images = lab.test_set(subject.dataset, "minimal_perturbation")
-    found = minimal_perturbation(
-        model, images.images, images.labels, steps=STEPS[lab.scale.name], pgd_steps=PGD_STEPS[lab.scale.name],
+    images = lab.test_set(subject.dataset, "minimal_perturbation", model=model)
+    smallest = minimal_perturbation(
+        model, images.tensor, images.labels, steps=STEPS[lab.scale.name], pgd_steps=PGD_STEPS[lab.scale.name],
         repeats=REPEATS[lab.scale.name], seed=lab.seed, cache=lab.cache, track=lab.track,
     )  # fmt: skip
-    count = max(1, int(found.success.sum()))
+    count, spread = max(1, int(smallest.success.sum())), smallest.half_power_high - smallest.half_power_low
     numbers = {
-        HALF_SUCCESS: Number(255 * found.half_success),
-        SIZE: Number(255 * found.mean, 255 * found.deviation / count**0.5),
-        DEVIATION: Number(255 * found.deviation),
-        HALF_POWER: Number(found.half_power_frequency, (found.half_power_high - found.half_power_low) / (2 * 1.96)),
+        HALF_SUCCESS: Number(255 * smallest.half_success),
+        SIZE: Number(255 * smallest.mean, 255 * smallest.deviation / count**0.5),
+        DEVIATION: Number(255 * smallest.deviation),
+        HALF_POWER: Number(smallest.half_power_frequency, spread / (2 * 1.96)),
     }
-    arrays = {name: getattr(found, name) for name in ("distances", "power", "radii", "cumulative")}
-    return Measured(numbers, arrays)
+    return Measured(numbers, {name: getattr(smallest, name) for name in ("distances", "power", "radii", "cumulative")})
 
 
 def _reversal(model: nn.Module, subject: Subject, lab: Lab) -> Measured:
     """f_rev with its standard deviation over four sets of partners, and the curves."""
-    images = lab.test_set(subject.dataset, "hybrid")
-    found = hybrid_reliance(model, images.images, images.labels, cache=lab.cache, track=lab.track)
-    known = found.reversal[~found.reversal.isnan()]
+    images = lab.test_set(subject.dataset, "hybrid", model=model)
+    hybrid = hybrid_reliance(model, images.images, images.labels, cache=lab.cache, track=lab.track)
+    known = hybrid.reversal[~hybrid.reversal.isnan()]
     cycles = Number(known.mean().item(), known.std().item() if len(known) > 1 else nan) if len(known) else Number()
     numbers = {REVERSAL: Number(cycles.value / NYQUIST, cycles.error / NYQUIST), REVERSAL_CYCLES: cycles}
-    return Measured(numbers, {"mixing": found.frequencies / NYQUIST, "low": found.low, "high": found.high})
+    return Measured(numbers, {"mixing": hybrid.frequencies / NYQUIST, "low": hybrid.low, "high": hybrid.high})
 
 
 def _corruptions(model: nn.Module, subject: Subject, lab: Lab) -> CorruptionAccuracy:
@@ -126,9 +125,9 @@ def _corruptions(model: nn.Module, subject: Subject, lab: Lab) -> CorruptionAccu
         return lab.corruptions(model, subject, types=[name for name in types if name != "frost"])
 
 
-def _mean_accuracy(found: CorruptionAccuracy) -> Number:
+def _mean_accuracy(accuracy: CorruptionAccuracy) -> Number:
     """The mean over the types measured and all severities, in percent."""
-    return Number(100 * found.means()["all"], 100 * found.standard_errors.get("all", nan))
+    return Number(100 * accuracy.means()["all"], 100 * accuracy.standard_errors.get("all", nan))
 
 
 def _joined(*parts: Measured) -> Measured:
@@ -154,8 +153,7 @@ def _difference_of_gains(more: str, less: str, base: str, model: str) -> Judge:
 
     def judge(numbers: Numbers) -> Judgement:
         gains = {column: numbers[model, column] - numbers[base, column] for column in (more, less)}
-        table = Numbers({"gain": gains})
-        return higher(("gain", more), ("gain", less))(table)
+        return higher(("gain", more), ("gain", less))(Numbers({"gain": gains}))
 
     return judge
 
@@ -165,13 +163,13 @@ def _against_base(column: str, groups: Sequence[str], *, smaller: bool) -> Judge
 
     def judge(numbers: Numbers) -> Judgement:
         base = _mean_of(numbers, column, ["base"])
-        rows = {row: one for row, one in numbers.column(column).items() if _group(row) in groups}
+        rows = {row: number for row, number in numbers.column(column).items() if _group(row) in groups}
         if isnan(base.value) or not rows:
             return Judgement("not measured")
-        table = Numbers({"base": {column: base}, **{row: {column: one} for row, one in rows.items()}})
+        table = Numbers({"base": {column: base}, **{row: {column: number} for row, number in rows.items()}})
         order = [(("base", column), (row, column)) if smaller else ((row, column), ("base", column)) for row in rows]
         judged = every(*(higher(*pair) for pair in order))(table)
-        listed = ", ".join(f"{row} {one}" for row, one in rows.items())
+        listed = ", ".join(f"{row} {number}" for row, number in rows.items())
         return Judgement(judged.verdict, f"{column} of base {base}, {listed}")
 
     return judge
@@ -183,7 +181,7 @@ def _groups_ordered(column: str, less: Sequence[str], more: Sequence[str]) -> Ju
     def judge(numbers: Numbers) -> Judgement:
         names = "/".join(less), "/".join(more)
         means = {
-            name: {column: _mean_of(numbers, column, which)} for name, which in zip(names, (less, more), strict=True)
+            name: {column: _mean_of(numbers, column, groups)} for name, groups in zip(names, (less, more), strict=True)
         }
         return higher((names[1], column), (names[0], column))(Numbers(means))
 
@@ -192,11 +190,10 @@ def _groups_ordered(column: str, less: Sequence[str], more: Sequence[str]) -> Ju
 
 def _mean_of(numbers: Numbers, column: str, groups: Sequence[str]) -> Number:
     """The mean over the measured rows of some groups; its error is that of the mean of their errors."""
-    rows = [one for row, one in numbers.column(column).items() if _group(row) in groups]
+    rows = [number for row, number in numbers.column(column).items() if _group(row) in groups]
     if not rows:
         return Number()
-    errors = [0 if isnan(one.error) else one.error for one in rows]
-    return Number(fmean(one.value for one in rows), sum(error**2 for error in errors) ** 0.5 / len(rows))
+    return Number(fmean(row.value for row in rows), hypot(*(row.known_error for row in rows)) / len(rows))
 
 
 def _group_beyond(column: str, group: str, limit: float) -> Judge:
@@ -211,13 +208,13 @@ def _group_beyond(column: str, group: str, limit: float) -> Judge:
 def _goldilocks(numbers: Numbers) -> Judgement:
     """The best blur is neither the least nor the most."""
     blurs = {row: numbers[row, ACCURACY] for row in SERIES}
-    if any(isnan(one.value) for one in blurs.values()):
+    if any(isnan(number.value) for number in blurs.values()):
         return Judgement("not measured")
     best = max(blurs, key=lambda row: blurs[row].value)
     first, last = SERIES[0], SERIES[-1]
     inside = max((row for row in SERIES[1:-1]), key=lambda row: blurs[row].value)
     judged = every(*(higher((inside, ACCURACY), (end, ACCURACY)) for end in (first, last)))(numbers)
-    listed = ", ".join(f"{row} {one}" for row, one in blurs.items())
+    listed = ", ".join(f"{row} {number}" for row, number in blurs.items())
     return Judgement(judged.verdict, f"best {best}: {listed}")
 
 
@@ -295,7 +292,7 @@ class Figure2(Experiment):
         "Neural regularization boosts model robustness and makes it less sensitive to high frequency component of the "
         "input"
     )
-    needs = f"{NEEDS_NEURAL}; corruptions of Tiny ImageNet are not read, so its rows have perturbations only"
+    needs = f"{NEEDS_NEURAL}; Tiny-ImageNet-C in the folder of the data, without which its rows have perturbations only"
     subjects = tuple(NEURAL.values())
     columns = (
         Column(CLEAN, "%", "grayscale test images"),
@@ -324,16 +321,19 @@ class Figure2(Experiment):
 
     def measure(self, subject: Subject, model: nn.Module | None, lab: Lab) -> Measured:
         assert model is not None
-        found = _perturbations(model, subject, lab)
+        perturbations = _perturbations(model, subject, lab)
         clean = Measured({CLEAN: lab.accuracies(model, subject, [CLEAN])[CLEAN]})
-        if subject.dataset != CIFAR:
-            return _joined(clean, found)
-        corrupted = _corruptions(model, subject, lab)
+        try:
+            corrupted = _corruptions(model, subject, lab)
+        except FileNotFoundError:
+            if subject.dataset == CIFAR:
+                raise
+            return _joined(clean, perturbations)
         severities = torch.tensor([*corrupted.accuracies.values()]).mean(0)
         numbers = {f"severity {s}": Number(100 * severities[s - 1].item()) for s in SEVERITIES}
         means, errors = corrupted.means(), corrupted.standard_errors
         numbers |= {band: Number(100 * means[band], 100 * errors[band]) for band in BANDS if band in means}
-        return _joined(clean, Measured(numbers, {"severities": severities}), found)
+        return _joined(clean, Measured(numbers, {"severities": severities}), perturbations)
 
     def plot(self, outcome: Outcome, figure: Figure) -> None:
         figure.set_size_inches(13, 3 * max(1, len(outcome.arrays) // 2))
@@ -346,10 +346,8 @@ class Figure2(Experiment):
                 if "severities" in arrays:
                     severity.plot(SEVERITIES, arrays["severities"], "o-", color=colour, label=row)
                 sizes = 255 * arrays["distances"].sort().values
-                share = torch.arange(1, len(sizes) + 1) / len(sizes)
-                success.plot(sizes, share, color=colour)
-                at = [outcome.numbers[row, band].value for band in BANDS]
-                bands.plot(BANDS, at, "o-", color=colour)
+                success.plot(sizes, torch.arange(1, len(sizes) + 1) / len(sizes), color=colour)
+                bands.plot(BANDS, [outcome.numbers[row, band].value for band in BANDS], "o-", color=colour)
                 _draw_profile(profile, arrays, colour, outcome.numbers[row, HALF_POWER].value, row)
             severity.set(xlabel="severity", ylabel="accuracy")
             success.set(xlabel="budget ε (grey levels of 255)", ylabel="success rate", ylim=(0, 1))
@@ -381,11 +379,11 @@ class _Hybrids(Experiment):
 
     def measure(self, subject: Subject, model: nn.Module | None, lab: Lab) -> Measured:
         assert model is not None
-        found = _reversal(model, subject, lab)
+        reversal = _reversal(model, subject, lab)
         images = lab.test_set(subject.dataset, "hybrid")
         low, high = (to_pixels(images.images[index]) for index in (0, int(partners(images.labels)[0])))
         mixed = [hybrid_images(low, high, f * NYQUIST)[0] for f in EXAMPLES]
-        return _joined(found, Measured({}, {"examples": torch.stack(mixed)}))
+        return _joined(reversal, Measured({}, {"examples": torch.stack(mixed)}))
 
     def plot(self, outcome: Outcome, figure: Figure) -> None:
         figure.set_size_inches(9, 5)
@@ -517,7 +515,7 @@ class Figure4(_RobustModels):
 
     where = "Fig. 4"
     title = "Frequency analysis of adversarial attacks on robust models trained on CIFAR10"
-    preprocessed = tuple(one for one in _PREPROCESSED if one.row in (OUR_BLUR, "pca: K = 512"))
+    preprocessed = tuple(candidate for candidate in _PREPROCESSED if candidate.row in (OUR_BLUR, "pca: K = 512"))
     columns = (
         Column(SIZE, "/255", "of minimal perturbations; ± is the standard error"),
         Column(DEVIATION, "/255", "of the sizes over images"),
@@ -600,10 +598,7 @@ class Figure5(_RobustModels):
 
     where = "Fig. 5"
     title = "Hybrid CIFAR10 image classification performance of robust models"
-    columns = (
-        *_Hybrids.columns,
-        Column(ACCURACY, "%", "mean accuracy over 15 corruptions and their severities"),
-    )
+    columns = (*_Hybrids.columns, Column(ACCURACY, "%", "mean accuracy over 15 corruptions and their severities"))
     claims = (
         Claim(
             "The result shows that all models are more robust to common corruptions than the baseline, even those "
@@ -655,8 +650,7 @@ class Figure5(_RobustModels):
         gap.axhline(0, color=GREY, linewidth=1)
         for row, arrays in outcome.arrays.items():
             colour = _COLOURS.get(_group(row), GREY)
-            curve = (arrays["low"] - arrays["high"]).mean(0)
-            gap.plot(arrays["mixing"], curve, color=colour, alpha=0.5)
+            gap.plot(arrays["mixing"], (arrays["low"] - arrays["high"]).mean(0), color=colour, alpha=0.5)
         groups = {
             group: low - high for (group, low), high in zip(
                 _means_by_group(outcome, "low").items(), _means_by_group(outcome, "high").values(), strict=True)
@@ -733,8 +727,6 @@ class Figure6(Experiment):
         return {"perturbations": _perturbation_conditions(scale), "images": scale.count("hybrid")}
 
     def measure(self, subject: Subject, model: nn.Module | None, lab: Lab) -> Measured:
-        if subject.dataset not in DATASETS:
-            raise FileNotFoundError(f"dataset: no data set {subject.dataset!r} is registered")
         assert model is not None
         accuracy = Measured({ACCURACY: _mean_accuracy(_corruptions(model, subject, lab))})
         return _joined(_perturbations(model, subject, lab), _reversal(model, subject, lab), accuracy)
@@ -743,8 +735,8 @@ class Figure6(Experiment):
         figure.set_size_inches(9, 4)
         sizes, scatter = figure.subplots(1, 2)
         for row in outcome.numbers.of:
-            at = outcome.numbers[row, HALF_POWER].value, outcome.numbers[row, SIZE].value
-            sizes.plot(*at, "o", color=_COLOURS.get(_group(row), GREY))
+            point = outcome.numbers[row, HALF_POWER].value, outcome.numbers[row, SIZE].value
+            sizes.plot(*point, "o", color=_COLOURS.get(_group(row), GREY))
         sizes.set(xlabel="f_0.5 (cycles/pixel)", ylabel="mean perturbation size (grey levels of 255)")
         draw_reliance(scatter, outcome.numbers)
 
@@ -792,13 +784,13 @@ class FigureD(Experiment):
 
     def measure(self, subject: Subject, model: nn.Module | None, lab: Lab) -> Measured:
         images, similarity = load_targets(Path(MOUSE))
-        found = similarity_components(images, similarity, FEW)
+        components = similarity_components(images, similarity, FEW)
         numbers = {
-            EXPLAINED: Number(100 * found.explained(FEW)),
-            FREQUENCY: Number(found.mean_frequencies.mean().item()),
-            FIT: Number(found.fit.mean().item()),
+            EXPLAINED: Number(100 * components.explained(FEW)),
+            FREQUENCY: Number(components.mean_frequencies.mean().item()),
+            FIT: Number(components.fit.mean().item()),
         }
-        return Measured(numbers, {"eigenvalues": found.eigenvalues, "fields": found.fields})
+        return Measured(numbers, {"eigenvalues": components.eigenvalues, "fields": components.fields})
 
     def plot(self, outcome: Outcome, figure: Figure) -> None:
         figure.set_size_inches(10, 4)
@@ -821,7 +813,7 @@ HALF = "f_0.5 of x' − x"
 def _bands_ordered(numbers: Numbers) -> Judgement:
     """The mean half-power frequency rises from the low to the high band."""
     known = numbers.column(HALF)
-    means = {band: [one.value for row, one in known.items() if CORRUPTIONS[row].band == band] for band in BANDS}
+    means = {band: [number.value for row, number in known.items() if CORRUPTIONS[row].band == band] for band in BANDS}
     if not all(means.values()):
         return Judgement("not measured")
     low, medium, high = (fmean(each) for each in means.values())
@@ -857,14 +849,14 @@ class TableA(Experiment):
         return {"images": COUNTED, "severities": len(SEVERITIES)}
 
     def measure(self, subject: Subject, model: nn.Module | None, lab: Lab) -> Measured:
-        images = lab.test_set("cifar10", "corruptions")[:COUNTED].images
+        images = lab.test_set("cifar10", "corruptions")[:COUNTED].tensor
         clean = to_pixels(images)
         spectra = [
             analyze_spectrum(to_pixels(corrupt(images, subject.row, severity, frost=lab.frost)), clean, resamples=1)
             for severity in SEVERITIES
         ]
-        power = torch.stack([one.power for one in spectra]).mean(0)
-        return Measured({HALF: Number(fmean(one.half_power_frequency for one in spectra))}, {"power": power})
+        power = torch.stack([spectrum.power for spectrum in spectra]).mean(0)
+        return Measured({HALF: Number(fmean(spectrum.half_power_frequency for spectrum in spectra))}, {"power": power})
 
     def plot(self, outcome: Outcome, figure: Figure) -> None:
         order = sorted(outcome.arrays, key=lambda row: BANDS.index(CORRUPTIONS[row].band))

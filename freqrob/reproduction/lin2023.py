@@ -72,7 +72,7 @@ Cells = Mapping[str, Mapping[str, Number]]
 
 def _printed(columns: Sequence[str], rows: Mapping[str, Sequence[float]]) -> dict[str, dict[str, Number]]:
     """The paper's numbers by row and column."""
-    return {row: {name: Number(x) for name, x in zip(columns, at, strict=True)} for row, at in rows.items()}
+    return {row: {name: Number(x) for name, x in zip(columns, numbers, strict=True)} for row, numbers in rows.items()}
 
 
 # Sections 2 and 3: the long tail
@@ -92,7 +92,7 @@ def _images_of(name: str, lab: Lab) -> Tensor:
     """(N, 3, H, W) uint8. Raises FileNotFoundError with how to get them."""
     try:
         if name != "ImageNet":
-            return lab.test_set(IMAGE_SETS[name], "spectrum").images
+            return lab.test_set(IMAGE_SETS[name], "spectrum").tensor
     except FileNotFoundError:
         if name not in FOLDERS:
             raise
@@ -243,8 +243,8 @@ class Theorem1(Experiment):
 
     def measure(self, subject: Subject, model: nn.Module | None, lab: Lab) -> Measured:
         bands = torch.logspace(-9, 9, 100_001, dtype=torch.float64)
-        found = power_law_entropy(bands, subject.options["alpha"], 1, 22)
-        values = (found[0], found[-1], found.max())
+        entropies = power_law_entropy(bands, subject.options["alpha"], 1, 22)
+        values = (entropies[0], entropies[-1], entropies.max())
         return Measured({c.name: Number(x.item()) for c, x in zip(self.columns, values, strict=True)})
 
 
@@ -279,16 +279,16 @@ class _Landscapes(Experiment):
         assert model is not None
         test, numbers, arrays = lab.test_set(subject.dataset, "loss_landscape"), {}, {}
         for half, part in HALVES.items():
-            shown = component(test.images, part, clip=subject.options.get("clip", False))
-            found = [
+            shown = component(test.tensor, part, clip=subject.options.get("clip", False))
+            landscapes = [
                 loss_landscape(
                     model, shown, test.labels, span=SPAN, points=_points(lab.scale), seed=lab.seed + pair,
                     cache=lab.cache, track=lab.track,
                 )
                 for pair in range(LANDSCAPE_SEEDS)
             ]  # fmt: skip
-            numbers |= {f"{name}, {half}": number for name, number in _quantities(found).items()}
-            arrays |= {half: found[0].loss, "steps": found[0].steps}
+            numbers |= {f"{name}, {half}": number for name, number in _quantities(landscapes).items()}
+            arrays |= {half: landscapes[0].loss, "steps": landscapes[0].steps}
         return Measured(numbers, arrays)
 
     def plot(self, outcome: Outcome, figure: Figure) -> None:
@@ -311,16 +311,16 @@ def _points(scale: Scale) -> int:
     return 41 if scale.name == "paper" else 11
 
 
-def _quantities(found: Sequence[LossLandscape]) -> dict[str, Number]:
+def _quantities(landscapes: Sequence[LossLandscape]) -> dict[str, Number]:
     """Means over the pairs of directions, with their standard errors; the loss at the weights has none."""
-    middle = found[0].points // 2
+    middle = landscapes[0].points // 2
     each = {
-        "steepness": [one.steepness for one in found],
-        "distance": [one.distance_to_minimum for one in found],
-        "depth": [one.depth for one in found],
+        "steepness": [landscape.steepness for landscape in landscapes],
+        "distance": [landscape.distance_to_minimum for landscape in landscapes],
+        "depth": [landscape.depth for landscape in landscapes],
     }
     numbers = {name: Number(fmean(values), stdev(values) / len(values) ** 0.5) for name, values in each.items()}
-    return {"loss": Number(found[0].loss[middle, middle].item()), **numbers}
+    return {"loss": Number(landscapes[0].loss[middle, middle].item()), **numbers}
 
 
 @experiment("lin2023:fig1")
@@ -329,10 +329,7 @@ class Figure1(_Landscapes):
 
     where, title = "Figure 1", "Loss landscape of HFC (a) and LFC (b), natural training on CIFAR10"
     UNCLIPPED, CLIPPED = "ResNet-18", "ResNet-18, clipped"
-    subjects = (
-        Subject(UNCLIPPED, "standard_rn18"),
-        Subject(CLIPPED, "standard_rn18", options={"clip": True}),
-    )
+    subjects = (Subject(UNCLIPPED, "standard_rn18"), Subject(CLIPPED, "standard_rn18", options={"clip": True}))
     takes_models = True
     claims = (
         Claim(
@@ -362,7 +359,7 @@ class Figure1(_Landscapes):
 GAMMAS = {"γ = 0": 0.0, "γ = ¼": 0.25, "γ = ½": 0.5, "γ = ¾": 0.75, "γ = 1": 1.0}
 
 
-def _with_gamma(row: str, defense: str = "standard", network: str = "rn18", **options: Any) -> Subject:
+def _with_gamma(row: str) -> Subject:
     """The model whose training images are balanced with probability γ.
 
     ``standard`` and ``bass_standard`` are γ = 0 and 1; γ = ½ is the default of ``bassmix_``. The epoch of γ = 1 is
@@ -371,7 +368,7 @@ def _with_gamma(row: str, defense: str = "standard", network: str = "rn18", **op
     gamma = GAMMAS[row]
     variant = {0.0: "", 1.0: "bass_"}.get(gamma, "bassmix_")
     settings = () if gamma in (0.0, 0.5, 1.0) else (f"gamma={gamma:g}",)
-    return Subject(row, f"{variant}{defense}_{network}", settings=settings, options=options)
+    return Subject(row, f"{variant}standard_rn18", settings=settings)
 
 
 @experiment("lin2023:fig4")
@@ -462,22 +459,22 @@ class Figure2(Experiment):
 
     def measure(self, subject: Subject, model: nn.Module | None, lab: Lab) -> Measured:
         assert model is not None
-        test = lab.test_set(subject.dataset, "sensitivity")
+        test = lab.test_set(subject.dataset, "sensitivity", model=model)
         coefficients = test.images.shape[-2] * (test.images.shape[-1] // 2 + 1)
         ranks = [min(round(share * coefficients), coefficients - 1) for share in RANKS.values()]
-        found = sensitivity(model, test.images, test.labels, ranks=ranks, cache=lab.cache, track=lab.track)
-        radii = found.radii[~found.high_share.isnan()].double()
+        measured = sensitivity(model, test.images, test.labels, ranks=ranks, cache=lab.cache, track=lab.track)
+        radii = measured.radii[~measured.high_share.isnan()].double()
         if not len(radii):
-            return Measured({"boundary": Number(found.boundary)})
-        at = torch.linspace(0, 0.75, 300, dtype=torch.float64)
-        densities = torch.stack([torch.from_numpy(radius_density(one.numpy(), at.numpy())) for one in radii.T])
-        peaks = at[densities.argmax(1)]
+            return Measured({"boundary": Number(measured.boundary)})
+        points = torch.linspace(0, 0.75, 300, dtype=torch.float64)
+        densities = torch.stack([torch.from_numpy(radius_density(x.numpy(), points.numpy())) for x in radii.T])
+        peaks = points[densities.argmax(1)]
         numbers = {f"peak, {rank}": Number(peak) for rank, peak in zip(RANKS, peaks.tolist(), strict=True)}
-        numbers["boundary"] = Number(found.boundary)
-        numbers[BEYOND] = Number.percentage((radii[:, 0] >= found.boundary).double().mean().item(), len(radii))
-        largest = found.magnitude[: ranks[1]].sum() / found.magnitude.sum()
+        numbers["boundary"] = Number(measured.boundary)
+        numbers[BEYOND] = Number.percentage((radii[:, 0] >= measured.boundary).double().mean().item(), len(radii))
+        largest = measured.magnitude[: ranks[1]].sum() / measured.magnitude.sum()
         numbers["top 20 %"] = Number(100 * largest.item())
-        return Measured(numbers, {"magnitude": found.magnitude, "densities": densities, "at": at})
+        return Measured(numbers, {"magnitude": measured.magnitude, "densities": densities, "at": points})
 
     def plot(self, outcome: Outcome, figure: Figure) -> None:
         rows = list(outcome.arrays)
@@ -506,10 +503,10 @@ def _at_eps(eps: int) -> str:
     return f"PGD-20, ε = {eps}/255"
 
 
-def _on_corruptions(found: CorruptionAccuracy, groups: Sequence[str]) -> dict[str, Number]:
+def _on_corruptions(accuracy: CorruptionAccuracy, groups: Sequence[str]) -> dict[str, Number]:
     """Mean accuracies in percent by group."""
-    means = found.means()
-    return {group: Number(100 * means[group], 100 * found.standard_errors.get(group, nan)) for group in groups}
+    means = accuracy.means()
+    return {group: Number(100 * means[group], 100 * accuracy.standard_errors.get(group, nan)) for group in groups}
 
 
 def _accuracy(model: nn.Module, subject: Subject, lab: Lab, attack: Attack, **settings: Any) -> Number:
@@ -588,7 +585,7 @@ class Figure3(Experiment):
         is_balanced = subject.options.get("bass", False)
         protocol = "bass" if is_balanced else "natural"
         attacks = {"clean": Clean(), **{_at_eps(eps): PGD(20, eps / 255) for eps in RADII}}
-        numbers = {name: _accuracy(model, subject, lab, one, protocol=protocol) for name, one in attacks.items()}
+        numbers = {name: _accuracy(model, subject, lab, attack, protocol=protocol) for name, attack in attacks.items()}
         return Measured(
             numbers | _on_corruptions(lab.corruptions(model, subject, bass=is_balanced), (*KINDS, "19 types"))
         )
@@ -602,7 +599,7 @@ class Figure3(Experiment):
         names = ["clean", "19 types", *(_at_eps(eps) for eps in RADII)]
         for shift, row, label in ((-0.2, "γ = 0", "CIFAR10"), (0.2, NEW_DATASET, NEW_DATASET)):
             heights = [outcome.numbers[row, name].value for name in names]
-            datasets.bar([at + shift for at in range(len(names))], heights, 0.4, label=label)
+            datasets.bar([place + shift for place in range(len(names))], heights, 0.4, label=label)
         datasets.set_xticks(range(len(names)), [name.replace("PGD-20, ", "") for name in names], fontsize="x-small")
         datasets.set(ylabel="accuracy (%)", title="(d) CIFAR10 and CIFAR10-B")
         for axes, title in ((clean, "(a) clean"), (corrupted, "(b) corruptions"), (attacked, "(c) PGD-20")):
@@ -632,12 +629,12 @@ class _GradientShares(Experiment):
 
     def measure(self, subject: Subject, model: nn.Module | None, lab: Lab) -> Measured:
         assert model is not None
-        test = lab.test_set(subject.dataset, "sensitivity")
+        test = lab.test_set(subject.dataset, "sensitivity", model=model)
         chosen = balance(test) if subject.options.get("bass", False) else test
-        found: Sensitivity = sensitivity(model, chosen.images, chosen.labels, cache=lab.cache, track=lab.track)
-        shares = found.high_share[~found.high_share.isnan()]
+        measured: Sensitivity = sensitivity(model, chosen.images, chosen.labels, cache=lab.cache, track=lab.track)
+        shares = measured.high_share[~measured.high_share.isnan()]
         error = shares.std(correction=0).item() / max(len(shares), 1) ** 0.5
-        return Measured({HIGH_SHARE: Number(100 * found.mean_high_share, 100 * error)})
+        return Measured({HIGH_SHARE: Number(100 * measured.mean_high_share, 100 * error)})
 
 
 @experiment("lin2023:gradients")
@@ -645,10 +642,7 @@ class Gradients(_GradientShares):
     """Gradients of a model of CIFAR10 and one of CIFAR10-B, each on its own images."""
 
     where, title = "Section 4.2 (Appendix F.2.1)", "Gradients on CIFAR10 and CIFAR10-B"
-    subjects = (
-        Subject("CIFAR10", "standard_rn18"),
-        Subject(NEW_DATASET, "bass_standard_rn18", options={"bass": True}),
-    )
+    subjects = (Subject("CIFAR10", "standard_rn18"), Subject(NEW_DATASET, "bass_standard_rn18", options={"bass": True}))
     claims = (
         Claim(
             "the model trained on the CIFAR10-B dataset has a more balanced gradient distribution across different "
@@ -1035,8 +1029,8 @@ class NaturalImages(Experiment):
         assert model is not None
         numbers = {}
         for protocol in PROTOCOLS:
-            found = lab.accuracies(model, subject, [Clean(), PGD(20, 8 / 255)], protocol=protocol)
-            numbers |= {f"{attack}, {protocol}": number for attack, number in found.items()}
+            accuracies = lab.accuracies(model, subject, [Clean(), PGD(20, 8 / 255)], protocol=protocol)
+            numbers |= {f"{attack}, {protocol}": number for attack, number in accuracies.items()}
         return Measured(numbers)
 
 
@@ -1061,12 +1055,12 @@ class CorruptionsThroughBass(Experiment):
     )
     claims = tuple(
         Claim(
-            f"Is accuracy on the 19 corruptions higher with BaSS {how} than without any? [{method}]",
+            f"Is accuracy on the 19 corruptions higher with BaSS {where_balanced} than without any? [{method}]",
             "Table 4", f"19 types, {protocol}, beside natural of its counterpart",
             higher((f"{method}{BASS}", f"19 types, {protocol}"), (method, "19 types, natural")),
         )
         for method in ("standard", "AugMix")
-        for how, protocol in (("in training and test", "natural+bass"), ("in training alone", "natural"))
+        for where_balanced, protocol in (("in training and test", "natural+bass"), ("in training alone", "natural"))
     )  # fmt: skip
 
     def conditions(self, scale: Scale) -> Mapping[str, Any]:
@@ -1076,8 +1070,8 @@ class CorruptionsThroughBass(Experiment):
         assert model is not None
         numbers = {}
         for protocol in ("natural", "natural+bass"):
-            found = _on_corruptions(lab.corruptions(model, subject, protocol=protocol), ["19 types"])
-            numbers[f"19 types, {protocol}"] = found["19 types"]
+            means = _on_corruptions(lab.corruptions(model, subject, protocol=protocol), ["19 types"])
+            numbers[f"19 types, {protocol}"] = means["19 types"]
         return Measured(numbers)
 
 

@@ -6,18 +6,15 @@ They lie in ``<out>/<paper>/<table or figure>/<scale>/``. ``summary`` writes one
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
-from math import isnan
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from msgspec import Struct
 from torch import Tensor
@@ -32,9 +29,11 @@ from freqrob.reproduction.experiment import (
     Subject,
     all_experiments,
 )
-from freqrob.runtime.figures import drawing, import_matplotlib
-from freqrob.runtime.files import locked, write_bytes, write_csv, write_json, write_text
-from freqrob.runtime.reading import fitted, read_json, read_npz
+from freqrob.runtime.figures import drawing, import_matplotlib, save_figure
+from freqrob.runtime.file_formats import FileFormat
+from freqrob.runtime.files import locked, plain, write_csv, write_npz, write_text
+from freqrob.runtime.provenance import Provenance
+from freqrob.runtime.reading import read_npz
 
 SUMMARY = "summary.md"
 
@@ -64,45 +63,74 @@ class Row:
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
-class _Number(Struct):
+class RecordedNumber(Struct):
+    """A number; null if it was not measured, or has no estimate of its error."""
+
     value: float | None = None
     standard_error: float | None = None
 
 
-class _Row(Struct):
+class RecordedColumn(Struct):
+    """A column of the table."""
+
+    name: str
+    unit: str = ""
+    help: str = ""
+
+
+class RecordedRow(Struct):
+    """A ``Row``."""
+
     row: str
     model: str = ""
     model_hash: str = ""
     conditions: dict[str, Any] = {}
-    numbers: dict[str, _Number] = {}
+    numbers: dict[str, RecordedNumber] = {}
     arrays: list[str] = []
     missing: str = ""
     about: dict[str, Any] = {}
 
 
-class _Record(Struct):
-    rows: list[_Row] = []
+class RecordedClaim(Struct):
+    """A claim of the paper, judged by the numbers."""
+
+    claim: str
+    where: str
+    criterion: str
+    verdict: str
+    evidence: str
+
+
+class RecordFile(Provenance, kw_only=True):
+    """The ``result.json`` of an experiment; ``printed`` are the paper's numbers by row and column."""
+
+    experiment: str = ""
+    where: str = ""
+    title: str = ""
+    paper: str = ""
     scale: str = ""
-    command: str = ""
-    commit: str = ""
-    versions: dict[str, str] = {}
-    machine: str = ""
-    date: str = ""
+    columns: list[RecordedColumn] = []
+    rows: list[RecordedRow] = []
+    printed: dict[str, dict[str, RecordedNumber]] = {}
+    claims: list[RecordedClaim] = []
+
+
+REPRODUCTION = FileFormat("reproduction", RecordFile)
 
 
 class Record:
     """The files of one experiment at one scale."""
 
     def __init__(self, out: Path, experiment: Experiment, scale: str) -> None:
-        paper, _, what = experiment.name.partition(":")
-        self.experiment, self.folder = experiment, out / paper / what / scale
+        paper, _, name = experiment.name.partition(":")
+        self.experiment, self.folder = experiment, out / paper / name / scale
         self.json = self.folder / "result.json"
 
     def rows(self) -> dict[str, Row]:
         """The rows measured so far by name. Raises ValueError for a damaged file."""
         if not self.json.is_file():
             return {}
-        record = fitted(read_json(self.json), _Record, self.json)
+        record = REPRODUCTION.read(self.json)
         return {
             row.row: Row(
                 row.row, row.model, row.model_hash, row.conditions,
@@ -113,8 +141,8 @@ class Record:
 
     def about(self) -> dict[str, Any]:
         """The scale, and the command, commit, versions, machine and date of the last call that wrote the files."""
-        record = fitted(read_json(self.json), _Record, self.json)
-        return {name: getattr(record, name) for name in record.__struct_fields__ if name != "rows"}
+        record = REPRODUCTION.read(self.json)
+        return {name: getattr(record, name) for name in ("scale", *Provenance.__struct_fields__)}
 
     def arrays(self, row: str) -> dict[str, Tensor]:
         """The arrays of a row for the figure; empty without any."""
@@ -130,10 +158,7 @@ class Record:
 
     def write_arrays(self, row: str, arrays: Mapping[str, Tensor]) -> None:
         """Write the arrays of a row as ``arrays/<row>.npz``."""
-        content = io.BytesIO()
-        plain: Any = {name: array.detach().cpu().numpy() for name, array in arrays.items()}
-        np.savez_compressed(content, **plain)
-        write_bytes(self._arrays_path(row), content.getvalue())
+        write_npz(self._arrays_path(row), arrays)
 
     def add(self, row: Row, about: Mapping[str, Any]) -> dict[str, Row]:
         """Add a row to those in the files, also if another process adds rows meanwhile. Returns all."""
@@ -145,17 +170,16 @@ class Record:
     def write(self, rows: Mapping[str, Row], about: Mapping[str, Any]) -> None:
         """Write the JSON, CSV and Markdown files of the rows, in the experiment's order."""
         ordered, numbers = ordered_rows(self.experiment, rows), numbers_of(rows)
-        judged = judgements(self.experiment, numbers)
         content = {
             "experiment": self.experiment.name, "where": self.experiment.where, "title": self.experiment.title,
             "paper": self.experiment.paper.citation, **about,
             "columns": [asdict(column) for column in self.experiment.columns],
             "rows": [_as_dict(row) for row in ordered],
-            "printed": {row: {name: _plain(number) for name, number in at.items()}
-                        for row, at in self.experiment.printed.items()},
-            "claims": judged,
+            "printed": {row: {name: _plain(number) for name, number in cells_of_row.items()}
+                        for row, cells_of_row in self.experiment.printed.items()},
+            "claims": judgements(self.experiment, numbers),
         }  # fmt: skip
-        write_json(self.json, content)
+        REPRODUCTION.write(self.json, content)
         cells = list(_long_rows(self.experiment, numbers))
         if cells:
             write_csv(self.folder / "table.csv", cells, list(cells[0]))
@@ -171,14 +195,11 @@ class Record:
             from matplotlib.figure import Figure
 
             figure = Figure(layout="constrained")
-            known = {subject.row: subject for subject in subjects}
             arrays = {row: arrays for row in rows if (arrays := self.arrays(row))}
-            outcome = Outcome(numbers_of(rows), arrays, known)
-            self.experiment.plot(outcome, figure)
+            by_row = {subject.row: subject for subject in subjects}
+            self.experiment.plot(Outcome(numbers_of(rows), arrays, by_row), figure)
             for path in paths:
-                content = io.BytesIO()
-                figure.savefig(content, format=path.suffix[1:], dpi=150)
-                write_bytes(path, content.getvalue())
+                save_figure(figure, path)
             return paths
         return []
 
@@ -241,8 +262,7 @@ def summary(out: Path) -> str:
     """The page about all claims: paper by paper, then the questions of our own; those not measured are listed too."""
     experiments = list(all_experiments())
     parts = ["# Claims of the papers, and what was measured\n", _SUMMARY_HEAD]
-    papers = dict.fromkeys(experiment.paper for experiment in experiments)
-    for paper in papers:
+    for paper in dict.fromkeys(experiment.paper for experiment in experiments):
         chosen = [one for one in experiments if one.paper == paper and not one.question]
         parts.append(f"## {paper.citation}\n\n{_claims_table(out, chosen)}\n")
     if questions := [one for one in experiments if one.question]:
@@ -293,7 +313,7 @@ def _claims_table(out: Path, experiments: Sequence[Experiment]) -> str:
 
 def other_models(experiment: Experiment, rows: Iterable[Row]) -> str:
     """The rows that were measured on another model than the experiment's at any scale; "" if none was."""
-    known = {(one.row, one.model_name) for scale in SCALES.values() for one in experiment.at(scale)}
+    known = {(subject.row, subject.model_name) for scale in SCALES.values() for subject in experiment.at(scale)}
     rows = [row for row in rows if row.numbers and row.model and row.subject != row.model]
     return ", ".join(f"{row.subject} is {row.model}" for row in rows if (row.subject, row.model) not in known)
 
@@ -301,7 +321,7 @@ def other_models(experiment: Experiment, rows: Iterable[Row]) -> str:
 def _limit(rows: Iterable[Row]) -> str:
     """What a reader of a verdict has to know of the conditions: fewer images than the scale's, or different ones."""
     conditions = [row.conditions for row in rows if row.numbers]
-    if any(one != conditions[0] for one in conditions):
+    if any(other != conditions[0] for other in conditions):
         return ", rows under different conditions"
     most = conditions[0].get("images_at_most") if conditions else None
     return f", at most {most} images" if most else ""
@@ -374,20 +394,18 @@ def _long_rows(experiment: Experiment, numbers: Numbers) -> Iterator[dict[str, A
             }  # fmt: skip
 
 
-def _number(stored: _Number) -> Number:
+def _number(stored: RecordedNumber) -> Number:
     values = (stored.value, stored.standard_error)
     return Number(*(float("nan") if value is None else value for value in values))
 
 
 def _plain(number: Number) -> dict[str, float | None]:
-    value, error = (None if isnan(x) else x for x in (number.value, number.error))
-    return {"value": value, "standard_error": error}
+    return {"value": plain(number.value), "standard_error": plain(number.error)}
 
 
 def _as_dict(row: Row) -> dict[str, Any]:
-    numbers = {name: _plain(number) for name, number in row.numbers.items()}
     return {
         "row": row.subject,
         **{key: value for key, value in vars(row).items() if key != "subject"},
-        "numbers": numbers,
+        "numbers": {name: _plain(number) for name, number in row.numbers.items()},
     }

@@ -14,6 +14,7 @@ from freqrob.reproduction.experiment import Experiment, Subject
 from freqrob.reproduction.lab import Lab
 from freqrob.reproduction.records import Record, Row, judgements, numbers_of
 from freqrob.runtime.files import as_json, check_folder
+from freqrob.runtime.html import html_table
 from freqrob.runtime.provenance import provenance
 
 
@@ -25,15 +26,18 @@ class Reproduction:
     claims: Sequence[Mapping[str, str]]
     files: Sequence[Path]
 
+    def _repr_html_(self) -> str:
+        columns = list(dict.fromkeys(name for row in self.rows.values() for name in row.numbers))
+        numbers = [
+            [name, *(row.numbers.get(column, "") for column in columns), row.missing] for name, row in self.rows.items()
+        ]
+        claims = [[claim["claim"], claim["verdict"], claim["evidence"]] for claim in self.claims]
+        table = html_table(["", *columns, "missing"], numbers)
+        return table + (html_table(["claim", "verdict", "numbers"], claims) if claims else "")
+
 
 def reproduce(
-    experiment: Experiment,
-    lab: Lab,
-    out: Path,
-    *,
-    models: Sequence[str] = (),
-    again: bool = False,
-    command: str = "",
+    experiment: Experiment, lab: Lab, out: Path, *, models: Sequence[str] = (), again: bool = False, command: str = ""
 ) -> Reproduction:
     """Measure an experiment and write its files to ``out``.
 
@@ -46,13 +50,21 @@ def reproduce(
         out: folder of all results.
         models: models to measure instead of the experiment's: ``ROW=MODEL``, or ``MODEL`` or ``MODEL,MODEL`` for new
             rows.
-        again: measure rows again that are known.
+        again: also measure the rows that have numbers already.
         command: recorded in the files.
 
     Raises:
         ValueError: a row that the experiment does not have or that has no model, an empty name, or models that it does
             not take.
         OSError: files cannot be written.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from freqrob.reproduction import SCALES, Lab, get_experiment
+    >>> lab = Lab(SCALES["rn20"])
+    >>> done = reproduce(get_experiment("lin2023:theorem1"), lab, Path(tempfile.mkdtemp()))
+    >>> [claim["verdict"] for claim in done.claims]
+    ['holds', 'does not hold']
     """
     check_folder(out)
     subjects = chosen_subjects(experiment, lab, models)
@@ -85,8 +97,7 @@ def chosen_subjects(experiment: Experiment, lab: Lab, models: Sequence[str]) -> 
             chosen += [Subject(name.strip(), model=name.strip()) for name in names]
         else:
             rows = ", ".join(f"{subject.row!r}" for subject in experiment.subjects)
-            kinds = "MODEL or ROW=MODEL" if experiment.takes_models else "ROW=MODEL"
-            raise ValueError(f"models: got {text!r}, expected {kinds} with a row of {rows}")
+            raise ValueError(f"models: got {text!r}, expected ROW=MODEL with a row of {rows}")
     return chosen
 
 

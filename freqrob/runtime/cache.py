@@ -17,8 +17,8 @@ REMEDY = "set FREQROB_CACHE to a folder that belongs to you and that only you ca
 def cache_folder() -> Path:
     """FREQROB_CACHE, else XDG_CACHE_HOME/freqrob, else ~/.cache/freqrob; the folder may not exist yet.
 
-    Without a home folder (HOME is not set and the user is not in the user database, as in some containers), or if
-    FREQROB_CACHE begins with that of an unknown user, it is the temporary folder that ``usable_folder`` falls back to.
+    It is the temporary folder that ``usable_folder`` falls back to if there is no home folder (HOME is not set and the
+    user is not in the user database, as in some containers), or if FREQROB_CACHE begins with an unknown ``~user``.
     """
     return _named_folder() or Path(_temporary_root(), _temporary_name())
 

@@ -7,15 +7,30 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from freqrob.runtime.files import write_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @contextmanager
-def drawing(what: str) -> Iterator[None]:
-    """Turn any exception into a warning that ``what`` was not drawn."""
+def drawing(subject: str) -> Iterator[None]:
+    """Turn any exception into a warning that ``subject`` was not drawn."""
     try:
         yield
     except Exception as error:  # matplotlib, TensorBoard and torchvision raise anything
-        warnings.warn(f"{what} was not drawn ({type(error).__name__}: {error})", stacklevel=3)
+        warnings.warn(f"{subject} was not drawn ({type(error).__name__}: {error})", stacklevel=3)
+
+
+def save_figure(figure: Figure, path: Path, dpi: int = 150) -> None:
+    """Write a figure in the format of the suffix; the file is complete before it replaces an earlier one."""
+    content = BytesIO()
+    figure.savefig(content, format=path.suffix[1:], dpi=dpi)
+    write_bytes(path, content.getvalue())
 
 
 def import_matplotlib() -> None:

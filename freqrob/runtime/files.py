@@ -90,11 +90,12 @@ class NoSpaceError(OSError):
 
 @contextmanager
 def temporary_beside(path: Path) -> Iterator[Path]:
-    """Yield an empty file in the folder of ``path``, to be written and renamed to ``path``; else it is removed.
+    """Yield an empty temporary file in the folder of ``path``; the caller writes it and renames it to ``path``.
 
-    Creates a missing folder. The writer holds a lock (``flock``) on the file, by which ``remove_abandoned``, which runs
-    first, distinguishes files in use from those of killed writers. Raises NoSpaceError when the block fails for lack of
-    space, also if that is the cause of a RuntimeError, as in ``torch.save``.
+    Creates a missing folder, and removes the file at the end unless it was renamed. The writer holds a lock (``flock``)
+    on the file, by which ``remove_abandoned``, which runs first, distinguishes files in use from those of killed
+    writers. Raises NoSpaceError when the block fails for lack of space, also if that is the cause of a RuntimeError, as
+    in ``torch.save``.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -264,7 +265,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    r"""``write_bytes`` of text in UTF-8; bytes of a file name that are not UTF-8 as in ``\udcff``, which JSON reads."""
+    r"""Write text in UTF-8; undecodable bytes of file names are written as in ``\udcff``, which JSON reads."""
     write_bytes(path, text.encode(errors="backslashreplace"))
 
 
@@ -274,6 +275,15 @@ def write_torch(path: Path, content: Any) -> None:
 
     with replacing(path) as new, new.open("wb") as file:
         torch.save(content, file)
+
+
+def write_npz(path: Path, tensors: Mapping[str, Any]) -> None:
+    """Write tensors by name as a compressed .npz file. Raises OSError."""
+    import numpy as np
+
+    content = io.BytesIO()
+    np.savez_compressed(content, **{name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()})
+    write_bytes(path, content.getvalue())
 
 
 def write_npy(path: Path, shape: tuple[int, ...], blocks: Iterable["np.ndarray"]) -> None:
@@ -290,6 +300,13 @@ def write_npy(path: Path, shape: tuple[int, ...], blocks: Iterable["np.ndarray"]
         format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         for block in blocks:
             file.write(block.data)
+
+
+def plain(value: Any) -> Any:
+    """A number, or numbers in lists, for JSON: None in place of NaN and infinities."""
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def as_json(content: Any, argument: str = "content") -> str:

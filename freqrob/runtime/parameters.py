@@ -136,8 +136,9 @@ def checked(subject: F) -> F:
     """Decorator: check the arguments of a function, or of a class's ``__init__``, by their annotations.
 
     Each argument goes through ``to_python``. A call raises, naming the argument, ValueError for a value that is not a
-    string, path, bool or choice where one is expected, and TypeError for another type of object. Numbers of types such
-    as ``Count`` and ``Pixels`` are checked, range and all; the function checks other numbers and sequences of numbers.
+    string, path, bool or choice where one is expected, and TypeError for another type of object. Types such as
+    ``Count`` and ``Pixels`` also limit the range of a number; other numbers, and sequences of numbers, are checked by
+    the function itself.
     """
     if isinstance(subject, type):
         subject.__init__ = checked(subject.__init__)  # pyright: ignore[reportAttributeAccessIssue]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx
 
 TOO_BRIGHT = 10.0  # far above images in [0, 1], even with noise; almost all images in 0–255 exceed it
+OVER_WHITE = 1.5  # whole numbers above it are grey levels
 MOST_CHANNELS, SMALLEST_SIDE = 4, 8
 
 
@@ -44,80 +45,96 @@ def tensor_remedy(value: object, name: str) -> str:
         return f"; use torch.from_numpy({name}){last}"
     if type(value).__module__.startswith("PIL."):
         return f"; use torchvision.transforms.v2.functional.pil_to_tensor({name})[None]"
-    if isinstance(value, list | tuple) and value and all(isinstance(one, Tensor) for one in value):
+    if isinstance(value, list | tuple) and value and all(isinstance(item, Tensor) for item in value):
         return f"; use torch.stack({name})"
     return ""
 
 
-def check_batch(images: Tensor, name: str = "images") -> None:
+def check_batch(images: Tensor) -> None:
     """Raise ValueError unless images are (N, C, H, W), TypeError unless they are a dense tensor of floats."""
-    check_floats(images, name)
+    check_floats(images)
     if not isinstance(images, Tensor) or torch.jit.is_tracing():
         return
-    check_channels_first(images, name)
+    check_channels_first(images)
     if images.ndim != 4:
-        remedy = f"; use {name}[None] for a single image" if images.ndim == 3 else ""
-        raise ValueError(f"{name}: expected (N, C, H, W), got shape {tuple(images.shape)}{remedy}")
+        remedy = "; use images[None] for a single image" if images.ndim == 3 else ""
+        raise ValueError(f"images: expected (N, C, H, W), got shape {tuple(images.shape)}{remedy}")
 
 
-def check_channels(images: Tensor, channels: int, name: str = "images") -> None:
+def check_channels(images: Tensor, channels: int) -> None:
     """Raise ValueError for images (..., C, H, W) of another number of channels, which would be broadcast."""
     if not isinstance(images, Tensor) or torch.jit.is_tracing():
         return
-    check_channels_first(images, name)
+    check_channels_first(images)
     if images.ndim < 3 or images.shape[-3] != channels:
-        is_grey = images.ndim == 4 and images.shape[1] == 1
-        grey = f"; if grey images are meant, use {name}.expand(-1, {channels}, -1, -1)"
-        remedy = f"; use colour images (without --grayscale){grey}" if is_grey else ""
-        got = f"shape {tuple(images.shape)}{remedy}"
-        raise ValueError(f"{name}: expected (N, {channels}, H, W), as the model's mean and std have, got {got}")
+        got = f"shape {tuple(images.shape)}"
+        if images.ndim == 4 and images.shape[1] == 1:
+            got += "; use colour images (without --grayscale); if grey images are meant, "
+            got += f"use images.expand(-1, {channels}, -1, -1)"
+        raise ValueError(f"images: expected (N, {channels}, H, W), as the model's mean and std have, got {got}")
 
 
-def check_floats(images: Tensor, name: str = "images") -> None:
+def check_floats(images: Tensor) -> None:
     """Raise TypeError unless images are a dense tensor of floats."""
     if not isinstance(images, Tensor):
         if isinstance(images, fx.Proxy):
             return
-        raise TypeError(f"{name}: expected a torch.Tensor, got {type(images).__name__}{tensor_remedy(images, name)}")
+        raise TypeError(
+            f"images: expected a torch.Tensor, got {type(images).__name__}{tensor_remedy(images, 'images')}"
+        )
     if images.is_nested or images.layout != torch.strided:  # as ``check_dense``, which TorchScript does not compile
-        raise TypeError(f"{name}: expected a dense tensor, got a sparse or nested one; use to_dense() or torch.stack")
+        raise TypeError("images: expected a dense tensor, got a sparse or nested one; use to_dense() or torch.stack")
     if not images.is_floating_point():
-        remedy = f"; use {name} / 255" if images.dtype == torch.uint8 else ""
-        raise TypeError(f"{name}: expected floats in [0, 1], got {images.dtype}{remedy}")
+        remedy = "; use images / 255" if images.dtype == torch.uint8 else ""
+        raise TypeError(f"images: expected floats in [0, 1], got {images.dtype}{remedy}")
 
 
-def check_range(images: Tensor, name: str = "images", *, tolerance: float = 0) -> None:
+def check_range(images: Tensor, tolerance: float = 0) -> None:
     """Raise ValueError for floats outside [0, 1] by more than ``tolerance``, and for NaN. Synchronises a GPU."""
     if not images.is_floating_point() or images.numel() == 0:
         return
     least, most = torch.stack(images.detach().aminmax()).tolist()
     if not (-tolerance <= least and most <= 1 + tolerance):  # also where they are NaN
-        remedy = f"; use {name} / 255" if most > TOO_BRIGHT else ""
-        raise ValueError(f"{name}: expected floats in [0, 1], got {least:.9g} to {most:.9g}{remedy}")
+        remedy = "; use images / 255" if most > TOO_BRIGHT else ""
+        raise ValueError(f"images: expected floats in [0, 1], got {least:.9g} to {most:.9g}{remedy}")
 
 
 def check_scale(images: Tensor, name: str = "images") -> None:
     """Raise ValueError for images on the CPU whose first plane shows that they are not in [0, 1] but in 0–255."""
-    if message := _too_bright(images, name):
-        raise ValueError(message)
+    if (brightest := _brightest(images)) > TOO_BRIGHT or (brightest > OVER_WHITE and _are_grey_levels(images)):
+        raise ValueError(_too_bright(brightest, name))
 
 
-def warn_of_scale(images: Tensor, name: str = "images") -> None:
-    """Warn where ``check_scale`` raises: for modules, because an attack may pass images that are out of range."""
-    if message := _too_bright(images, name):
-        warnings.warn(message, stacklevel=3)
+def check_scale_of_input(images: Tensor) -> None:
+    """For modules: raise as ``check_scale`` for grey levels, and warn of other values that are as bright.
+
+    An attack may pass images that are out of range, but not whole numbers.
+    """
+    brightest = _brightest(images)
+    if brightest > OVER_WHITE and _are_grey_levels(images):
+        raise ValueError(_too_bright(brightest, "images"))
+    if brightest > TOO_BRIGHT:
+        warnings.warn(_too_bright(brightest, "images"), stacklevel=3)
 
 
-def _too_bright(images: Tensor, name: str) -> str:
-    """A message about floats as large as grey levels; "" if checking would be expensive."""
+def _too_bright(brightest: float, name: str) -> str:
+    return f"{name}: expected floats in [0, 1], got {brightest:g}; use {name} / 255"
+
+
+def _brightest(images: Tensor) -> float:
+    """The largest value of the first plane, if it is finite; 0 where looking would be expensive."""
     if not images.is_floating_point() or images.numel() == 0:
-        return ""
+        return 0
     if images.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return ""
+        return 0
     try:
         brightest = images.detach()[(0,) * (images.ndim - 2)].amax().item()
     except RuntimeError:  # fake tensors, and those under vmap, have no values
-        return ""
-    if not isinstance(brightest, float) or not TOO_BRIGHT < brightest < math.inf:  # a symbol while make_fx traces
-        return ""
-    return f"{name}: expected floats in [0, 1], got {brightest:g}; use {name} / 255"
+        return 0
+    return brightest if isinstance(brightest, float) and brightest < math.inf else 0  # a symbol while make_fx traces
+
+
+def _are_grey_levels(images: Tensor) -> bool:
+    """Whether the first plane has whole numbers from 0 to 255."""
+    plane = images.detach()[(0,) * (images.ndim - 2)]
+    return bool(((plane >= 0) & (plane <= 255) & (plane == plane.round())).all())

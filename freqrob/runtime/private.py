@@ -130,10 +130,10 @@ def _is_own_group(group: int) -> bool:
     import pwd
 
     try:
-        user, about = pwd.getpwuid(os.geteuid()), grp.getgrgid(group)
+        user, record = pwd.getpwuid(os.geteuid()), grp.getgrgid(group)
     except KeyError:  # a number without a name, as in containers
         return False
-    return 0 != group == user.pw_gid and about.gr_name == user.pw_name and set(about.gr_mem) <= {user.pw_name}
+    return 0 != group == user.pw_gid and record.gr_name == user.pw_name and set(record.gr_mem) <= {user.pw_name}
 
 
 def _has_acl(path: Path) -> bool:

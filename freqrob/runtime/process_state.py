@@ -21,13 +21,18 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
+def hashed_seed(*key: int) -> int:
+    """A seed of 32 bits from several numbers, or from one of any size."""
+    return int(np.random.SeedSequence(key).generate_state(1)[0])
+
+
 def seed_everything(seed: int) -> None:
     """Seed the global random generators of PyTorch (all devices), NumPy and Python.
 
     Takes any integer from 0 on. NumPy refuses seeds of more than 32 bits, and PyTorch's CPU generator ignores their
     upper bits, so such seeds are hashed to 32 bits.
     """
-    number = seed if seed < 2**32 else int(np.random.SeedSequence(seed).generate_state(1)[0])
+    number = seed if seed < 2**32 else hashed_seed(seed)
     torch.manual_seed(number)
     np.random.seed(number)
     random.seed(number)
@@ -44,7 +49,7 @@ def random_state(*seed: int) -> Iterator[None]:
     with torch.random.fork_rng(gpus):
         try:
             if seed:
-                seed_everything(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+                seed_everything(hashed_seed(*seed))
             yield
         finally:
             np.random.set_state(numpy_state)

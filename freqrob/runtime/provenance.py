@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
+
+from freqrob import __version__
+from freqrob.runtime.threads import usable_cpus
+
+
+class Provenance(Struct, kw_only=True):
+    """The entries that ``provenance`` writes; a file of another program may lack them."""
+
+    command: str = ""
+    commit: str = ""
+    versions: dict[str, str] = {}
+    machine: str = ""
+    date: str = ""
 
 
 def commit() -> str:
@@ -25,8 +39,8 @@ def commit() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that numbers depend on."""
-    installed = {"python": platform.python_version()}
-    for package in ("freqrob", "torch", "torchvision", "numpy"):
+    installed = {"python": platform.python_version(), "freqrob": __version__}
+    for package in ("torch", "torchvision", "numpy"):
         try:
             installed[package] = version(package)
         except PackageNotFoundError:
@@ -47,8 +61,7 @@ def provenance(command: str = "") -> dict[str, Any]:
 
 def machine() -> str:
     """The processor, number of usable cores, and system; no host name."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{_processor()}, {cores} cores, {platform.system()}"
+    return f"{_processor()}, {usable_cpus()} cores, {platform.system()}"
 
 
 def _processor() -> str:

@@ -35,14 +35,7 @@ LARGEST_ARRAYS = 1 << 31  # bytes, 2 GiB
 LARGEST_IMAGE = 1 << 26  # pixels; the largest image of ImageNet has 61 million
 SHARED = 8  # tensors that may share their values on average, as tied weights do
 _REBUILD = ("numpy.", "torch.", "_codecs.encode")  # functions that arrays and tensors are rebuilt with
-_RUN = (
-    "commands.",
-    "ctypes.",
-    "importlib.",
-    "multiprocessing.",
-    "runpy.",
-    "subprocess.",
-)  # their types run code too
+_RUN = ("commands.", "ctypes.", "importlib.", "multiprocessing.", "runpy.", "subprocess.")  # their types run code too
 
 # The name of a model, an attack or a data set; it is printed and may be part of a file name.
 Label = Annotated[str, msgspec.Meta(max_length=200, pattern=r"\A[^\x00-\x1f\x7f-\x9f\ud800-\udfff]*\Z")]
@@ -105,7 +98,7 @@ def decode_json(content: bytes, source: str | Path, kind: Any = Any) -> Any:
         return msgspec.json.decode(content.removeprefix(codecs.BOM_UTF8), type=kind)
     except msgspec.ValidationError as error:
         raise ValueError(f"{source}: {error}; {REMEDY}") from error
-    except (ValueError, RecursionError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise ValueError(f"{source}: not usable JSON ({error}); {REMEDY}") from error
 
 
@@ -113,7 +106,7 @@ def fitted(value: object, kind: type[T], source: str | Path) -> T:
     """Convert decoded JSON to ``kind``. Raises ValueError as ``decode_json``."""
     try:
         return msgspec.convert(value, kind)
-    except (ValueError, RecursionError) as error:
+    except (msgspec.ValidationError, ValueError, RecursionError) as error:
         raise ValueError(f"{source}: {error}; {REMEDY}") from error
 
 
@@ -232,10 +225,10 @@ def why_refused(error: BaseException, types: Sequence[str] = ()) -> str:
             "it is a TorchScript archive, which holds code, expected a state dict: save model.state_dict() with "
             "torch.save, or open the archive as package.module:function, a function that returns torch.jit.load(…)"
         )
-    found = re.search(r"GLOBAL (\S+) (?:was not an allowed global|whose module)", str(error))
-    if not found:
+    refused = re.search(r"GLOBAL (\S+) (?:was not an allowed global|whose module)", str(error))
+    if not refused:
         return ""
-    names = list(dict.fromkeys([found[1], *types]))
+    names = list(dict.fromkeys([refused[1], *types]))
     if calls := [name for name in names if _is_call(name)]:
         return (
             f"it calls {brief(calls[0])}, which could run any code, and was not executed: expected tensors only. Get "
@@ -265,10 +258,10 @@ def _is_call(name: str) -> bool:
     if name.startswith((*_REBUILD, *_RUN)):
         return name.startswith(_RUN)
     module, dot, path = name.partition(".")
-    found: Any = sys.modules.get(module) if dot else builtins
+    value: Any = sys.modules.get(module) if dot else builtins
     for part in (path if dot else name).split("."):
-        found = getattr(found, part, None)
-    return not isinstance(found, type) if found is not None else name.rpartition(".")[2].islower()
+        value = getattr(value, part, None)
+    return not isinstance(value, type) if value is not None else name.rpartition(".")[2].islower()
 
 
 def _types_in(file: BinaryIO) -> list[str]:

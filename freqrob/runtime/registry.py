@@ -82,7 +82,7 @@ class Registry(MutableMapping[str, T]):
         return sorted(name for name in self if fnmatchcase(name, pattern))
 
     def find(self, name: str) -> T:
-        """The object of that name. Raises ValueError, with the nearest names, for an unknown one, or as ``[name]``."""
+        """The object of that name. Raises ValueError, with the nearest names, if unknown; else as ``self[name]``."""
         self.check(name)
         return self[name]
 

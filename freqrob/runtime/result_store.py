@@ -64,7 +64,7 @@ class Samples:
     def put(self, index: Tensor | slice, **values: Tensor) -> None:
         """Store the values of some samples, in the order of ``index``, and read those that other processes stored.
 
-        Each call has the same names. Raises ValueError for names, types or shapes that differ from earlier ones,
+        All calls must use the same names. Raises ValueError for names, types or shapes that differ from earlier ones,
         OSError when writing fails (a full disk), with the earlier file intact.
         """
         index = torch.arange(len(self.done))[index.cpu() if isinstance(index, Tensor) else index]

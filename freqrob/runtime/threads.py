@@ -25,7 +25,7 @@ def set_defaults(environment: MutableMapping[str, str] = os.environ) -> None:
     if not any(name in environment for name in WAIT_SETTINGS):
         environment["GOMP_SPINCOUNT"] = str(SPINS)
     if (quota := cpu_quota()) is not None:
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, min(math.ceil(quota), _cpus()))))
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, min(math.ceil(quota), usable_cpus()))))
 
 
 def cpu_quota(root: Path = Path("/")) -> float | None:
@@ -59,5 +59,6 @@ def _quota(group: Path) -> float | None:
         return None
 
 
-def _cpus() -> int:
+def usable_cpus() -> int:
+    """The number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

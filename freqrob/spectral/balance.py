@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from freqrob.runtime.parameters import check_choices, checked, to_python
-from freqrob.runtime.pixels import check_scale, warn_of_scale
+from freqrob.runtime.pixels import check_scale, check_scale_of_input
 from freqrob.spectral import ops, reference
 from freqrob.spectral.ops import WEIGHTINGS, check_images, check_out, check_pixel_scale
 from freqrob.spectral.reference import Weighting
@@ -62,6 +62,13 @@ def bass(
             ``empty_rings``, a ``pixel_scale`` that is not positive, an ``out`` of another shape.
 
     Source: Lin et al., NeurIPS 2023, Eq. 1 and 4; zhiyugege/Frequency-Long-Tailed-Investigation, ``BaSS_cifar.py``.
+
+    >>> import torch
+    >>> images = torch.rand(2, 3, 32, 32)
+    >>> bass(images).shape
+    torch.Size([2, 3, 32, 32])
+    >>> bass((255 * images).byte()).dtype
+    torch.uint8
     """
     check_images(images)
     check_scale(images)
@@ -85,6 +92,10 @@ class BaSS(nn.Module):
 
     The gradient flows through the weights and the filter, to any order. Without a gradient the fused op is used.
     Arguments, errors and source are those of ``bass``, except that floats that look like grey levels give a warning.
+
+    >>> import torch
+    >>> BaSS()(torch.rand(2, 3, 8, 8)).shape
+    torch.Size([2, 3, 8, 8])
     """
 
     @checked
@@ -97,7 +108,7 @@ class BaSS(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         check_images(images)
-        warn_of_scale(images)
+        check_scale_of_input(images)
         if not (torch.is_grad_enabled() and images.requires_grad):
             return ops.balance_checked(images, RingMap.of(images), self.weighting, self.pixel_scale)
         rings = RingMap.of(images)

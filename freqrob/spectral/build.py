@@ -106,9 +106,9 @@ def _gencode(cuda_sources: list[Path]) -> list[str]:
     """nvcc's flags for this machine's GPUs, or else for DEFAULT_ARCHS; none if torch reads TORCH_CUDA_ARCH_LIST."""
     if not cuda_sources or _architectures_are_given():
         return []
-    seen = ";".join(f"{major}.{minor}" for major, minor in _capabilities())
+    capabilities = ";".join(f"{major}.{minor}" for major, minor in _capabilities())
     flags = []
-    for arch in (f"{seen}+PTX" if seen else DEFAULT_ARCHS).split(";"):
+    for arch in (f"{capabilities}+PTX" if capabilities else DEFAULT_ARCHS).split(";"):
         number = arch.removesuffix("+PTX").replace(".", "")
         flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
         if arch.endswith("+PTX"):

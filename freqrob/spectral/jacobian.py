@@ -33,6 +33,10 @@ def log_b_low(amplitude: Tensor) -> Tensor:
         ValueError: ``amplitude`` is not a matrix of at least 2×2.
 
     Source: Chan et al., IJCAI 2022, Eq. 8 to 11; alvinchangw/JaFR_IJCAI2022, which reports ln B_low as B_low.
+
+    >>> import torch
+    >>> round(log_b_low(torch.ones(32, 17)).item(), 2)
+    3.53
     """
     check_values(amplitude, "amplitude")
     if not amplitude.is_floating_point():

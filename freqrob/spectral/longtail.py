@@ -34,6 +34,10 @@ def radial_power(images: Tensor, *, rule: Rule = "trunc", pixel_scale: float = 1
         TypeError: ``images`` is not a tensor of floats or uint8.
         ValueError: fewer than two dimensions, an image without pixels, images that look like (N, H, W, C), a
             ``pixel_scale`` that is not positive. ``freqrob.spectral.ops.ring_sum`` takes planes of any shape.
+
+    >>> import torch
+    >>> radial_power(torch.rand(4, 3, 32, 32)).shape
+    torch.Size([4, 3, 23])
     """
     check_images(images)
     pixel_scale = to_python(pixel_scale, float)
@@ -59,14 +63,17 @@ def mean_power(images: Tensor, *, rule: Rule = "trunc") -> Tensor:
 
     Raises:
         TypeError, ValueError: as ``radial_power``; ValueError for no images.
+
+    >>> import torch
+    >>> mean_power(torch.rand(4, 3, 32, 32)).shape
+    torch.Size([23])
     """
     check_images(images)
     if images.numel() == 0:
         raise ValueError(f"images: expected at least one, got shape {tuple(images.shape)}")
     planes = images.reshape(-1, 1, *images.shape[-2:])
-    chunks = planes.split(max(1, AT_ONCE // planes[0].numel()))
     total = torch.zeros(RingMap.of(images, rule).rings, dtype=torch.float64, device=images.device)
-    for chunk in chunks:
+    for chunk in planes.split(max(1, AT_ONCE // planes[0].numel())):
         total += radial_power(chunk, rule=rule, mean=True).double().sum((0, 1))
     return total / len(planes)
 
@@ -90,6 +97,11 @@ def power_profile(images: Tensor, *, rule: Rule = "trunc") -> Tensor:
         TypeError, ValueError: as ``mean_power``; TypeError for images on the meta device.
 
     Source: Lin et al., NeurIPS 2023, Sec. 2.2.
+
+    >>> import torch
+    >>> profile = power_profile(torch.rand(4, 3, 32, 32))
+    >>> profile.shape, round(profile.sum().item(), 6)
+    (torch.Size([23]), 1.0)
     """
     check_values(images, "images")
     return profile_of(mean_power(images, rule=rule), RingMap.of(images, rule))
@@ -178,11 +190,11 @@ def split(images: Tensor, *, share: float = 0.8, rule: Rule = "trunc") -> Split:
 
 def split_of(profile: Tensor, rings: RingMap, share: float = 0.8) -> Split:
     """``split`` from the ``power_profile`` of images."""
-    held = profile.cumsum(0)
-    if not held[-1] > 0:
+    cumulative = profile.cumsum(0)
+    if not cumulative[-1] > 0:
         raise ValueError("images: constant or not finite, there is no power to split")
-    boundary = int((held >= share * held[-1]).nonzero()[0])
-    return Split(rings, boundary, float(held[boundary]))
+    boundary = int((cumulative >= share * cumulative[-1]).nonzero()[0])
+    return Split(rings, boundary, float(cumulative[boundary]))
 
 
 @dataclass(frozen=True)

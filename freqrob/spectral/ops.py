@@ -60,6 +60,12 @@ def ring_sum(x: Tensor, ring_map: RingMap | None = None, of: str = "power") -> T
         |F| at F = 0 is taken as 0.
 
     Source: Lin et al., NeurIPS 2023, Eq. 1 (``power``) and their ``BaSS_cifar.py`` (``amplitude``).
+
+    >>> import torch
+    >>> from freqrob.spectral import RingMap
+    >>> x = torch.rand(4, 32, 32)
+    >>> ring_sum(x, RingMap.of(x), of="power").shape
+    torch.Size([4, 23])
     """
     check_planes(x, "x")
     if not isinstance(of, str) or of not in ("power", "amplitude"):
@@ -81,6 +87,13 @@ def ring_filter(x: Tensor, weights: Tensor, ring_map: RingMap | None = None) -> 
 
     Returns:
         (..., H, W) in the dtype of ``x``.
+
+    >>> import torch
+    >>> from freqrob.spectral import RingMap
+    >>> x = torch.rand(4, 32, 32)
+    >>> rings = RingMap.of(x)
+    >>> torch.allclose(ring_filter(x, torch.ones(rings.rings), rings), x, atol=1e-5)
+    True
     """
     check_planes(x, "x")
     _check_like(weights, x, "weights")
@@ -109,6 +122,12 @@ def ring_dot(x: Tensor, y: Tensor, ring_map: RingMap | None = None) -> Tensor:
 
     Returns:
         (..., rings); its sum over the rings is Σ x·y over the plane.
+
+    >>> import torch
+    >>> from freqrob.spectral import RingMap
+    >>> x, y = torch.rand(2, 4, 32, 32)
+    >>> ring_dot(x, y, RingMap.of(x)).shape
+    torch.Size([4, 23])
     """
     check_planes(x, "x")
     _check_like(y, x, "y")
@@ -131,6 +150,10 @@ def mean_amplitude(x: Tensor) -> Tensor:
         (H, W//2+1), DC at [0, 0]. The gradient of |F| at F = 0 is taken as 0.
 
     Source: Chan et al., IJCAI 2022, the map M of the Jacobian's spectrum; alvinchangw/JaFR_IJCAI2022.
+
+    >>> import torch
+    >>> mean_amplitude(torch.rand(4, 3, 32, 32)).shape
+    torch.Size([32, 17])
     """
     check_planes(x, "x")
     if x.numel() == 0:

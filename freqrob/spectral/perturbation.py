@@ -83,6 +83,12 @@ def analyze_spectrum(
             finite, perturbations that are constant or zero in every image, or options out of range.
 
     Source: Li et al., PLoS Computational Biology 2023.
+
+    >>> import torch
+    >>> images = torch.rand(4, 3, 32, 32)
+    >>> noise = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    >>> round(analyze_spectrum(images + 0.01 * noise, images, resamples=10).half_power_frequency, 2)
+    0.4
     """
     if not (is_number(confidence) and 0 < confidence < 1):
         raise ValueError(f"confidence: expected a number between 0 and 1, got {shown(confidence)}")

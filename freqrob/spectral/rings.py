@@ -37,6 +37,9 @@ class RingMap:
         TypeError: a size that is not an integer.
 
     Source: the rings of zhiyugege/Frequency-Long-Tailed-Investigation, ``BaSS_cifar.py`` (square images).
+
+    >>> RingMap(4, 4).counts
+    tensor([1, 8, 7])
     """
 
     height: int

@@ -37,13 +37,13 @@ class StepCost:
 
 
 class TrainingStep:
-    """A training step of a recipe, as the trainer takes it on one device; each call takes one and waits for its end.
+    """The training step of a recipe, as in the trainer, on one device; each call runs one step and waits for its end.
 
     The network is newly initialised. Front ends of principal components project onto the first pixels, because there is
     no training set.
 
     Args:
-        recipe: of the step. Its batch size and schedule are not used.
+        recipe: the recipe; its batch size and schedule are not used.
         batches: images (N, C, H, W) in [0, 1] and labels (N,), on the device.
         device: of the network.
     """
@@ -61,9 +61,7 @@ class TrainingStep:
         if self.defense.double_backward:
             differentiate_twice(network)
         self.optimizer = recipe.make_optimizer(network)
-        self.parts = [self.defense.make_parts(self.model)] if hasattr(self.defense, "make_parts") else []
-        for parts in self.parts:
-            recipe.add_parts(self.optimizer, parts)
+        self.parts = recipe.make_parts(self.model, self.optimizer)
         self.dtype = _AUTOCAST.get(recipe.precision)
 
     def __call__(self) -> None:
@@ -88,11 +86,11 @@ def step_cost(recipe: Recipe, device: str = "cpu", batch_size: Count | None = No
     balanced once, before training, cost nothing here.
 
     Args:
-        recipe: of the step.
+        recipe: the recipe.
         device: ``"cpu"``, ``"cuda"`` or another one of PyTorch's.
-        batch_size: images of a measured step; the recipe's unless given. On the CPU at most these: batches grow from 2
-            images until a step takes two seconds, and its time is scaled in proportion, so that each preset takes
-            seconds.
+        batch_size: images of a measured step, by default the recipe's. On the CPU this is the upper limit: batches grow
+            from 2 images until a step takes two seconds, and its time is scaled in proportion, so that measuring any
+            preset takes seconds.
         steps: number of measured steps, at least 2.
 
     Returns:

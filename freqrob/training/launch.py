@@ -9,6 +9,8 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,6 +19,7 @@ from lightning_fabric.plugins.environments import ClusterEnvironment
 from lightning_fabric.strategies import DDPStrategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from freqrob.runtime.launched import launched
 from freqrob.runtime.processes import rank_and_world
@@ -41,7 +44,7 @@ def launch(precision: str, accelerator: str = "auto") -> Fabric:
         fabric = Fabric(
             accelerator=accelerator,
             # The trainer keeps the ranks' batch statistics equal, also for the attacks before DDP's forward pass
-            strategy=DDPStrategy(cluster_environment=_Group(), broadcast_buffers=False) if world_size > 1 else "auto",
+            strategy=DDPStrategy(cluster_environment=_Group(), **_no_buffers()) if world_size > 1 else "auto",
             devices=local_world_size,
             num_nodes=nodes,
             precision=precision,  # pyright: ignore[reportArgumentType]
@@ -53,6 +56,12 @@ def launch(precision: str, accelerator: str = "auto") -> Fabric:
         ) from error
     torch.backends.cudnn.benchmark = True
     return fabric
+
+
+def _no_buffers() -> dict[str, Any]:
+    """The argument by which DDP's forward passes leave buffers alone; torch 2.13 has another name for it."""
+    known = signature(DistributedDataParallel).parameters
+    return {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
 
 
 class _Group(ClusterEnvironment):

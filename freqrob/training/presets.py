@@ -49,7 +49,11 @@ class Preset:
 
 @checked
 def preset(name: str, dataset: str = "cifar10", threat_model: str = "Linf") -> Preset | None:
-    """The preset of a model name, data set and threat model; None if there is none."""
+    """The preset of a model name, data set and threat model; None if there is none.
+
+    >>> preset("bass_pgd_at_rn18").paper
+    'Lin et al. 2023'
+    """
     wanted = (name, dataset, threat_model)
     return next((p for p in _PRESETS if (p.recipe.name, p.recipe.dataset, p.recipe.threat_model) == wanted), None)
 
@@ -77,18 +81,20 @@ def recipe_for(name: str, dataset: str = "cifar10", threat_model: str = "Linf", 
 
     Raises:
         ValueError: a field that ``Recipe`` does not have, or a value that it does not take.
+
+    >>> recipe_for("pgd_at_rn18", epochs=55).milestones
+    (50, 52)
     """
     known = [field.name for field in fields(Recipe)]
-    unknown = [field for field in overrides if field not in known]
-    if unknown:
+    if unknown := [field for field in overrides if field not in known]:
         raise ValueError(f"recipe: no field {', '.join(unknown)}, expected any of {', '.join(known)}")
     settings = _settings(ModelName.parse(name), dataset)
     epochs, given = to_python(overrides.get("epochs"), int), overrides.get("defense", {})
     if not isinstance(given, Mapping):
         raise ValueError(f"defense: expected the defence's parameters by name, got {shown(given)}")
     if isinstance(epochs, int) and "milestones" in settings:
-        scaled = (round(at * epochs / settings["epochs"]) for at in settings["milestones"])
-        settings["milestones"] = tuple(at for at in scaled if 0 < at < epochs)
+        scaled = (round(epoch * epochs / settings["epochs"]) for epoch in settings["milestones"])
+        settings["milestones"] = tuple(epoch for epoch in scaled if 0 < epoch < epochs)
     defense = {**settings.get("defense", {}), **given}
     return Recipe(name, dataset, threat_model, **{**settings, **overrides, "defense": defense})
 
@@ -107,14 +113,12 @@ def without_source(recipe: Recipe) -> str:
     defaults, defense = _settings(recipe.parsed, recipe.dataset), recipe.parsed.defense
 
     def differing(other: Recipe) -> list[str]:
-        theirs = _settings(other.parsed, other.dataset)
-        ours, theirs = ({**one, **one.get("defense", {}), "defense": None} for one in (defaults, theirs))
-        return [key for key in ours | theirs if ours.get(key) != theirs.get(key)]
+        others = _settings(other.parsed, other.dataset)
+        first, second = ({**s, **s.get("defense", {}), "defense": None} for s in (defaults, others))
+        return [key for key in first | second if first.get(key) != second.get(key)]
 
-    found = [p.recipe for p in _PRESETS]
-    like = min(
-        found, key=lambda one: (len(differing(one)), one.parsed.defense != defense, one.dataset != recipe.dataset)
-    )
+    recipes = [p.recipe for p in _PRESETS]
+    like = min(recipes, key=lambda r: (len(differing(r)), r.parsed.defense != defense, r.dataset != recipe.dataset))
     but = f", but for {', '.join(differing(like))}" if differing(like) else ""
     return (
         f"no paper or preset gives settings for {recipe.name} on {recipe.dataset}; its defaults are those of "
@@ -233,7 +237,7 @@ _AUGMIX_OPEN = (
 _RN50_OPEN = f"{_AUGMIX_OPEN} ResNet-50, which they do not train on CIFAR: as ResNeXt-29."
 _BASS_AUGMIX_OPEN = "One of the two mixtures is of the balanced image (Section 4.4)."
 _PGD_OPEN = "PGD starts at random and sees the network in eval mode; the script's starts at the image, in train mode."
-_MINUS_OPEN = "Neither text nor script has JaFR(−)'s λ: the settings of JaFR, with the opposite sign of λ."
+_MINUS_OPEN = "Neither text nor script gives λ of JaFR(−): JaFR's settings, with the opposite sign of λ."
 _LAMBDA_OPEN = (
     "λ = 0.002 is the script's. The paper's sentence (“similar to that in CIFAR-10, except for the learning rates and "
     "λ_freq = 0.001 values”) reads as 0.001, which is CIFAR-10's too: set weight=0.001."
@@ -247,8 +251,8 @@ _SVHN_ALIGN_OPEN = f"{_SVHN_OPEN} λ = 2.5 of GradAlign: Andriushchenko & Flamma
 _TINY_OPEN = "No script; the text's settings."
 _LI_OPEN = (
     "Settings of the authors' train.py. Its learning rate is one of four (0.001 to 0.01), chosen on validation images; "
-    "which is not published: 0.01, the default. It is multiplied by 0.3 every 4 epochs and restarts every 12; here it "
-    "falls by half a cosine. The code of the PCA model is not published: trained as the blur models."
+    "the choice is not published: here 0.01, the default. It is multiplied by 0.3 every 4 epochs and restarts every "
+    "12; here it falls by half a cosine. The code of the PCA model is not published: trained as the blur models."
 )
 
 _BY_LIN, _BY_CHAN, _BY_LI, _BY_US = "Lin et al. 2023", "Chan et al. 2022", "Li et al. 2023", "freqrob"
@@ -305,16 +309,16 @@ def _chan() -> Iterator[Preset]:
     for dataset, defense in product(tables, ("standard", "jafr", "fgsm", "fgsm_jafr", "grad_align", "pgd_at")):
         assumed = [more.get((defense, dataset), on.get(dataset, "")), _PGD_OPEN if defense == "pgd_at" else ""]
         first = ("Table 1", "Table 2") if dataset == "cifar10" and defense in of_table_1 else ()
-        found = tuple(sorted((*first, tables[dataset])))
+        in_tables = tuple(sorted((*first, tables[dataset])))
         if dataset == "cifar10" and defense == "grad_align":
-            found = ("Table 2", "Table 4")
+            in_tables = ("Table 2", "Table 4")
         yield from _rows(
-            _BY_CHAN, defense, "prn18_jafr", dataset, tables=found, assumed=" ".join(filter(None, assumed))
+            _BY_CHAN, defense, "prn18_jafr", dataset, tables=in_tables, assumed=" ".join(filter(None, assumed))
         )
     for dataset, defense in product(("cifar10", "cifar100"), ("jafr_minus", "fgsm_jafr_minus")):
         assumed = f"{_MINUS_OPEN} {more.get((defense, dataset), '')}".strip()
-        found = ("Table 1", "Table 2") if (defense, dataset) == ("fgsm_jafr_minus", "cifar10") else ()
-        yield from _rows(_BY_CHAN, defense, "prn18_jafr", dataset, tables=found, assumed=assumed)
+        in_tables = ("Table 1", "Table 2") if (defense, dataset) == ("fgsm_jafr_minus", "cifar10") else ()
+        yield from _rows(_BY_CHAN, defense, "prn18_jafr", dataset, tables=in_tables, assumed=assumed)
 
 
 _PRESETS = (

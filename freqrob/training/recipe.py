@@ -54,6 +54,9 @@ class Recipe:
         seed: of initialisation, order, augmentation and random starts.
         selection_images: number of validation images on which PGD-10 chooses the best epoch; 0 for all of them.
         defense: the defence's parameters that differ from its defaults.
+
+    >>> Recipe("trades_rn20", epochs=2).parsed.defense
+    'trades'
     """
 
     name: str
@@ -84,6 +87,8 @@ class Recipe:
     def __post_init__(self) -> None:
         ModelName.parse(self.name)
         check_choices(DATASETS, dataset=self.dataset)
+        if DATASETS[self.dataset].streamed:
+            raise ValueError(f"dataset: trainings hold their images in memory, where {self.dataset} does not fit")
         if self.threat_model != "Linf":
             raise ValueError(f"threat_model: training attacks are L∞ only, expected 'Linf', got {self.threat_model!r}")
         known = [field.name for field in fields(DEFENSES[self.parsed.defense])]
@@ -145,10 +150,14 @@ class Recipe:
         """The learning rate of step ``step`` (from 0) of a run of ``epoch_steps`` steps an epoch."""
         return self.lr * self._share_of_lr(step, epoch_steps)
 
-    def add_parts(self, optimizer: Optimizer, parts: nn.Module) -> None:
-        """Let the optimizer also train the parts of the defence's loss, without weight decay."""
-        group = {"params": list(parts.parameters()), "weight_decay": 0.0, "lr": self.lr, "initial_lr": self.lr}
-        optimizer.add_param_group(group)
+    def make_parts(self, model: nn.Module, optimizer: Optimizer) -> list[nn.Module]:
+        """The parts of the defence's loss, if it has any; the optimizer trains them too, without weight decay."""
+        defense = self.make_defense()
+        parts: list[nn.Module] = [defense.make_parts(model)] if hasattr(defense, "make_parts") else []
+        for part in parts:
+            group = {"params": list(part.parameters()), "weight_decay": 0.0, "lr": self.lr, "initial_lr": self.lr}
+            optimizer.add_param_group(group)
+        return parts
 
     def lr_scheduler(self, optimizer: Optimizer, epoch_steps: int, step: int = 0) -> LambdaLR:
         """PyTorch's scheduler of a run, from ``step`` on. The optimizer's groups need an ``initial_lr``: ``lr``."""

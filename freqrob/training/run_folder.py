@@ -15,6 +15,7 @@ from torch import Tensor
 from freqrob.models.cards import CheckpointError
 from freqrob.models.checkpoints import card_path
 from freqrob.runtime.figures import drawing
+from freqrob.runtime.file_formats import FileFormat
 from freqrob.runtime.files import locked, remove_abandoned, write_csv, write_text, write_torch
 from freqrob.runtime.reading import REMEDY, Share, fitted, read_torch
 
@@ -22,7 +23,7 @@ History = list[dict[str, float]]
 
 
 class Epoch(TypedDict):
-    """The required keys of a line of the history."""
+    """The required keys of a line of the history; the others are numbers too."""
 
     epoch: int
     loss: float
@@ -42,6 +43,10 @@ class Checkpoint(TypedDict):
     optimizer: dict[str, Any]
     average: dict[str, Any] | None
     precision: dict[str, Any]
+
+
+METRICS = FileFormat("metrics", Epoch)
+CHECKPOINT = FileFormat("checkpoint", Checkpoint)  # not of JSON, but of the same containers
 
 
 class RunFolder:
@@ -84,7 +89,7 @@ class RunFolder:
             return None
         with self.damage_named():
             state = read_torch(self.last_checkpoint)
-            fitted(state, Checkpoint, self.last_checkpoint)
+            CHECKPOINT.fit(state, self.last_checkpoint)
             fitted(state["history"], list[Epoch], "history")
             self._check_progress(state, steps_per_epoch)
             is_same = bool((made_for := state["recipe"]) == self.recipe)
@@ -123,12 +128,12 @@ class RunFolder:
 
     def write(self, state: dict[str, Any]) -> None:
         """Write ``last.ckpt``. Raises OSError, with the earlier file intact, when writing fails (a full disk)."""
-        write_torch(self.last_checkpoint, {"recipe": self.recipe, **state})
+        write_torch(self.last_checkpoint, CHECKPOINT.versioned({"recipe": self.recipe, **state}))
 
     def write_metrics(self, history: History) -> None:
         """Write a line for each epoch, and pass the last one to TensorBoard; its failures are only warnings."""
         lines, table = self.metrics
-        write_text(lines, "".join(json.dumps(line) + "\n" for line in history))
+        write_text(lines, "".join(json.dumps(METRICS.versioned(line)) + "\n" for line in history))
         write_csv(table, history, list(history[0]))
 
         if self.tensorboard:
@@ -171,8 +176,7 @@ class RunFolder:
 
     def write_batch(self, images: Tensor, labels: Tensor, step: int, network: dict[str, Tensor]) -> None:
         """Save a batch with a loss that is not finite, and the network, for ``torch.load(path, weights_only=True)``."""
-        content = {"images": images.cpu(), "labels": labels.cpu(), "step": step, "network": network}
-        write_torch(self.bad_batch, content)
+        write_torch(self.bad_batch, {"images": images.cpu(), "labels": labels.cpu(), "step": step, "network": network})
 
 
 def _summary_writer() -> type:

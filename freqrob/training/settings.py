@@ -18,6 +18,9 @@ def parse_settings(recipe: str, texts: Iterable[str]) -> dict[str, Any]:
 
     Raises ValueError for text that is not KEY=VALUE, and for a setting that neither the recipe nor its defence has,
     with the nearest names.
+
+    >>> parse_settings("pgd_at_rn20", ["lr=0.3", "steps=3"])
+    {'lr': 0.3, 'defense': {'steps': 3}}
     """
     values, elsewhere = dict(map(read_setting, texts)), ("name", "dataset", "threat_model")
     of_defense = [field.name for field in fields(DEFENSES[ModelName.parse(recipe).defense])]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from math import isfinite
@@ -31,6 +31,7 @@ from freqrob.runtime.files import check_file
 from freqrob.runtime.parameters import NotNegative, checked
 from freqrob.runtime.process_state import seed_everything
 from freqrob.runtime.processes import propagate_failure, rank_zero_first
+from freqrob.runtime.progress import Track, untracked
 from freqrob.runtime.provenance import commit, versions
 from freqrob.training.batch_norm import differentiate_twice
 from freqrob.training.launch import graceful_shutdown, launch, share_buffers
@@ -38,10 +39,8 @@ from freqrob.training.presets import without_source
 from freqrob.training.recipe import Recipe
 from freqrob.training.run_folder import RunFolder
 
-Track = Callable[..., Iterable]
-"""Wraps an iterable in a progress bar, given a description, its length, and the number of images per item."""
-
 VALIDATION_BATCH = 250
+PROGRESS = ("step", "history", "losses", "seconds")  # of a run, in its checkpoints
 
 
 @checked
@@ -55,7 +54,7 @@ def train(
     compile: bool = False,
     checkpoint_minutes: NotNegative = 10,
     tensorboard: bool = False,
-    track: Track = lambda items, *_: items,
+    track: Track = untracked,
     log: Callable[[str], None] = lambda _line: None,
 ) -> Path:
     """Train a recipe; resume where an earlier run of the same recipe stopped.
@@ -110,14 +109,16 @@ def train(
         transform=recipe.make_transform(),
         device=fabric.device, rank=fabric.global_rank, world_size=fabric.world_size,
     )  # fmt: skip
-    with ExitStack() as held:
+    with ExitStack() as stack:
         with propagate_failure():
             if fabric.is_global_zero:
-                held.enter_context(run.locked())
+                stack.enter_context(run.locked())
         with propagate_failure():
             state = _State(recipe, train_set, len(batches), fabric, run, run.read(len(batches)))
             if state.history and not weights.is_file():
-                raise FileNotFoundError(f"{weights}: missing, though trained; remove {run.folder} to train again")
+                raise FileNotFoundError(
+                    f"{weights}: missing, although this run has trained it; remove {run.folder} to train again"
+                )
         state.check_shared()
         if defense.double_backward:
             differentiate_twice(state.model.network)
@@ -129,7 +130,7 @@ def train(
         steps, saved_at = recipe.epochs * len(batches), time.monotonic()
         if state.step < steps and fabric.is_global_zero:
             log(f"trains {state}, {len(train_set):,} images, {steps:,} steps{_note(recipe)}")
-        stop = held.enter_context(graceful_shutdown())
+        stop = stack.enter_context(graceful_shutdown())
         for step in track(range(state.step, steps), recipe.name, steps, recipe.batch_size):
             began = time.monotonic()
             images, labels = batches[step]
@@ -187,15 +188,12 @@ class _State:
                 front_end.set_components(*pca_components(train_set, recipe.components))
         self.recipe, self.fabric = recipe, fabric
         self.model = cast(FrontEnded, fabric.to_device(model.to(memory_format=torch.channels_last)))
-        defense, optimizer = recipe.make_defense(), recipe.make_optimizer(network)
-        self.parts: list[nn.Module] = [defense.make_parts(self.model)] if hasattr(defense, "make_parts") else []
-        for parts in self.parts:
-            recipe.add_parts(optimizer, parts)
+        optimizer = recipe.make_optimizer(network)
+        self.parts = recipe.make_parts(self.model, optimizer)
         self.optimizer: Any = fabric.setup_optimizers(optimizer)
         self.average = None
         if recipe.ema:
-            average = get_ema_multi_avg_fn(recipe.ema)
-            self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
+            self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
         self.step, self.history, self.losses, self.seconds = 0, [], [], 0.0
         if earlier is not None:
             with run.damage_named():
@@ -286,15 +284,16 @@ class _State:
             "parts": [parts.state_dict() for parts in self.parts],
             "average": self.average.state_dict() if self.average else None,
             "precision": self.fabric.strategy.precision.state_dict(),
-            **{name: getattr(self, name) for name in ("step", "history", "losses", "seconds")},
+            **{name: getattr(self, name) for name in PROGRESS},
         }
 
     def _load(self, saved: dict[str, Any]) -> None:
         load_into(self.model, saved["network"], "network", self.recipe.parsed.architecture)
         for parts, state in zip(self.parts, saved.get("parts", []), strict=True):
             parts.load_state_dict(state)
-        for one in saved["optimizer"]["state"].values():
-            if (momentum := one["momentum_buffer"]) is not None and not _is_updatable(momentum):
+        for state in saved["optimizer"]["state"].values():
+            momentum = state["momentum_buffer"]
+            if momentum is not None and (not momentum.is_floating_point() or 0 in momentum.stride()):  # expanded
                 raise ValueError("optimizer: its momentum is not of floats that can be updated")
         settings = self.optimizer.state_dict()["param_groups"]  # the recipe's
         self.optimizer.load_state_dict({"state": saved["optimizer"]["state"], "param_groups": settings})
@@ -321,14 +320,7 @@ class _State:
                 raise ValueError(f"{name}: holds values that are not finite")
         if saved["precision"]:
             self.fabric.strategy.precision.load_state_dict(saved["precision"])
-        self.step, self.history, self.losses, self.seconds = (
-            saved[name] for name in ("step", "history", "losses", "seconds")
-        )
-
-
-def _is_updatable(tensor: Tensor) -> bool:
-    """Whether a tensor is floating-point and has memory of its own for each value: it is not expanded."""
-    return tensor.is_floating_point() and 0 not in tensor.stride()
+        self.step, self.history, self.losses, self.seconds = (saved[name] for name in PROGRESS)
 
 
 def _load(recipe: Recipe, data_dir: str | Path, download: bool, track: Track) -> tuple[ImageSet, ImageSet]:
@@ -348,7 +340,7 @@ def _validate(model: nn.Module, val_set: ImageSet, recipe: Recipe, fabric: Fabri
     clean = robust = 0
     with evaluating(model):
         for start in track(starts, "validation", len(starts), VALIDATION_BATCH):
-            images = to_pixels(val_set.images[start : start + VALIDATION_BATCH].to(fabric.device))
+            images = to_pixels(val_set.tensor[start : start + VALIDATION_BATCH].to(fabric.device))
             images = images.contiguous(memory_format=torch.channels_last)
             labels = val_set.labels[start : start + VALIDATION_BATCH].to(fabric.device)
             clean += _correct(model, images, labels)

@@ -17,13 +17,14 @@ import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from foolbox.attacks.base import MinimizationAttack
     from freqrob_foolbox import MinimalPerturbation, MinimalPerturbations
-    from matplotlib.figure import Figure
 
     from freqrob.data import ImageSet
     from freqrob.diagnostics import MinimalPerturbationSpectrum
@@ -36,15 +37,15 @@ EXAMPLES = """examples:
       the settings of Li et al.
 """
 KINDS = ("csv", "json", "png", "svg")
-ATTACKS = {
-    "bb": "L∞ Brendel-Bethge, the attack of Li et al.",
-    "bb_l2": "L2 Brendel-Bethge",
-    "fmn": "L∞ fast minimum norm",
-    "fmn_l2": "L2 fast minimum norm",
-    "ddn": "L2 decoupled direction and norm",
-    "cw": "L2 Carlini-Wagner",
-    "hsj": "HopSkipJump, L2, from the model's decisions alone",
-    "boundary": "Boundary, L2, from the model's decisions alone",
+ATTACKS = {  # module, class and description
+    "bb": ("freqrob_foolbox", "LinfinityBrendelBethgeAttack", "L∞ Brendel-Bethge, the attack of Li et al."),
+    "bb_l2": ("freqrob_foolbox", "L2BrendelBethgeAttack", "L2 Brendel-Bethge"),
+    "fmn": ("foolbox.attacks", "LInfFMNAttack", "L∞ fast minimum norm"),
+    "fmn_l2": ("foolbox.attacks", "L2FMNAttack", "L2 fast minimum norm"),
+    "ddn": ("foolbox.attacks", "DDNAttack", "L2 decoupled direction and norm"),
+    "cw": ("foolbox.attacks", "L2CarliniWagnerAttack", "L2 Carlini-Wagner"),
+    "hsj": ("foolbox.attacks", "HopSkipJumpAttack", "HopSkipJump, L2, from the model's decisions alone"),
+    "boundary": ("foolbox.attacks", "BoundaryAttack", "Boundary, L2, from the model's decisions alone"),
 }
 HALF_POWER = ("half_power_frequency", "half_power_low", "half_power_high", "exact_half_power_frequency")
 CURVES = ("frequencies", "profile", "radii", "cumulative", "power")
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _run(options, shlex.join(["python", "plugins/foolbox/boundary_spectrum.py", *(arguments or sys.argv[1:])]))
     except KeyboardInterrupt:
-        print(f"Stopped. The same command goes on with what {options.out / 'cache'} holds.", file=sys.stderr)
+        print(f"Stopped. Finished batches are in {options.out / 'cache'}; the same command resumes.", file=sys.stderr)
         return 130
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -76,13 +77,13 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("models", nargs="+", metavar="MODEL", help="a name (`freqrob models` lists them), NAME=weights.pt, "
         "robustbench:NAME, timm:NAME, torchvision:NAME, or package.module:function")  # fmt: skip
-    add("--data", type=Path, metavar="DIR", help="where the data set is; without it, 20 images that Foolbox brings")
+    add("--data", type=Path, metavar="DIR", help="where the data set is; without it, 20 sample images of CIFAR-10")
     add("--dataset", default="cifar10", help="default: %(default)s")
     add("--threat-model", default="Linf", help="of the models; default: %(default)s")
     add("--model-dir", type=Path, default=Path("models"), metavar="DIR", help="of trained models; default: %(default)s")
     add("--images", type=int, default=20, metavar="N", help="the first N test images; default: %(default)s, the paper "
         "has 1000")  # fmt: skip
-    attacks = "; ".join(f"{name}: {what}" for name, what in ATTACKS.items())
+    attacks = "; ".join(f"{name}: {description}" for name, (*_, description) in ATTACKS.items())
     add("--attack", choices=ATTACKS, default="bb", metavar="NAME", help=f"default: %(default)s. {attacks}")
     add("--steps", type=int, metavar="N", help="of the attack; its own default unless given (bb: 1000)")
     add("--repeats", type=int, default=1, metavar="N", help="runs from other starts, the smallest perturbation of each "
@@ -121,7 +122,7 @@ def _run(options: argparse.Namespace, command: str) -> None:
         images = _images(options, track)
         for spec, network in networks.items():
             perturbations = search(
-                network, images.images, images.labels, cache=options.out / "cache", track=prefixed(track, spec)
+                network, images.tensor, images.labels, cache=options.out / "cache", track=prefixed(track, spec)
             )  # fmt: skip
             try:
                 spectra[spec] = analyze(perturbations, images, search)
@@ -135,35 +136,23 @@ def _run(options: argparse.Namespace, command: str) -> None:
         raise ValueError(f"models: {left_out[options.models[0]]}")
     settings = {
         "attack": repr(attack), "images": len(images), "targeted": search.targeted, "repeats": search.repeats,
-        "source": f"{options.dataset} test" if options.data else "the CIFAR-10 images of Foolbox",
+        "source": f"{options.dataset} test" if options.data else "CIFAR-10's sample images",
         "batch_size": search.batch_size, "seed": search.seed, "left_out": left_out,
     }  # fmt: skip
     write_csv(files[0], details, ROW)
     write_json(files[1], {"provenance": provenance(command), "settings": settings, "models": details})
-    draw_files(files[2:], spectra)
+    draw(options.out, spectra)
     print("Wrote", *(path for path in files if path.is_file()))
 
 
 def make_attack(name: str, steps: int | None) -> MinimizationAttack:
     """An attack of ``ATTACKS`` with ``steps``, or its default number."""
-    import foolbox
-    from freqrob_foolbox import L2BrendelBethgeAttack, LinfinityBrendelBethgeAttack
-
     from freqrob.runtime.parameters import check_counts
 
-    kinds = {
-        "bb": LinfinityBrendelBethgeAttack,
-        "bb_l2": L2BrendelBethgeAttack,
-        "fmn": foolbox.attacks.LInfFMNAttack,
-        "fmn_l2": foolbox.attacks.L2FMNAttack,
-        "ddn": foolbox.attacks.DDNAttack,
-        "cw": foolbox.attacks.L2CarliniWagnerAttack,
-        "hsj": foolbox.attacks.HopSkipJumpAttack,
-        "boundary": foolbox.attacks.BoundaryAttack,
-    }
     arguments = {} if steps is None else {"steps": steps}
     check_counts(**arguments)
-    return kinds[name](**arguments)
+    module, kind, _ = ATTACKS[name]
+    return getattr(import_module(module), kind)(**arguments)
 
 
 def _images(options: argparse.Namespace, track: Any) -> ImageSet:
@@ -171,7 +160,7 @@ def _images(options: argparse.Namespace, track: Any) -> ImageSet:
     from freqrob.data.samples import sample_images
 
     if options.data is None and options.dataset != "cifar10":
-        raise ValueError(f"data: the images that Foolbox brings are CIFAR-10's; where is {options.dataset}?")
+        raise ValueError(f"data: the sample images are CIFAR-10's; pass the folder of {options.dataset}")
     images = load_dataset(options.dataset, "test", options.data, track=track) if options.data else sample_images()
     if not 1 <= options.images <= len(images):
         hint = "" if options.data else " without --data"
@@ -190,7 +179,7 @@ def analyze(
 
     if not perturbations.success.any():
         raise ValueError("the attack found no perturbation of any image; more --steps may help")
-    clean = to_pixels(images.images)[perturbations.success]
+    clean = to_pixels(images.tensor)[perturbations.success]
     spectrum = analyze_spectrum(perturbations.perturbed[perturbations.success], clean, seed=search.seed)
     return MinimalPerturbationSpectrum.of(perturbations, spectrum, search)
 
@@ -213,59 +202,40 @@ def describe(model: str, perturbations: MinimalPerturbations, measured: MinimalP
     }
 
 
-def draw_files(paths: Sequence[Path], spectra: Mapping[str, MinimalPerturbationSpectrum]) -> None:
-    """Write the figure in each format; if drawing fails, warn and remove figures of an earlier run."""
-    from freqrob.runtime.figures import drawing
-    from freqrob.runtime.files import temporary_beside
+def draw(folder: Path, models: Mapping[str, MinimalPerturbationSpectrum]) -> None:
+    """Draw mean spectra, radial profiles and size against f_0.5, as Fig. 4 of Li et al.; a failure is a warning.
 
-    for path in paths:
-        path.unlink(missing_ok=True)
-    with drawing("boundary_spectrum"):
-        figure = draw(spectra)
-        for path in paths:
-            with temporary_beside(path) as new:
-                figure.savefig(new, format=path.suffix[1:], dpi=150)
-                new.replace(path)
-
-
-def draw(models: Mapping[str, MinimalPerturbationSpectrum]) -> Figure:
-    """Mean spectra above, radial profiles and size against f_0.5 below, as Fig. 4 of Li et al."""
-    from freqrob.runtime.figures import import_matplotlib
-
-    import_matplotlib()
-    from matplotlib.figure import Figure, SubFigure
-
-    from freqrob.diagnostics.drawing import shared_limits
+    Writes boundary_spectrum.png and .svg; those of an earlier run are removed first.
+    """
+    from freqrob.diagnostics.drawing import Panel, Picture, Scale, logarithmic, shared_limits, styles
     from freqrob.diagnostics.minimal_perturbation import (
         perturbation_map,
         plot_perturbation_profiles,
         plot_perturbation_sizes,
         plot_perturbation_spectrum,
     )
+    from freqrob.report import figures
+    from freqrob.runtime.figures import drawing
 
-    columns = min(len(models), 5)
-    rows = math.ceil(len(models) / columns)
-    figure = Figure(figsize=(max(9, 2.6 * columns), 2.7 * rows + 4.2), layout="constrained")
-    above, below = cast(Sequence[SubFigure], figure.subfigures(2, 1, height_ratios=[2.7 * rows, 4.2]))
-    panels = above.subplots(rows, columns, squeeze=False).flatten()
-    limits = shared_limits([perturbation_map(spectrum) for spectrum in models.values()], span=1e5)
-    images = []
-    for axes, (spec, spectrum) in zip(panels, models.items(), strict=False):
-        images.append(plot_perturbation_spectrum(axes, spectrum, limits))
-        axes.set_title(spec, fontsize="medium", parse_math=False)
-        axes.set(xlabel="", ylabel="")
-    for axes in panels[len(models) :]:
-        axes.remove()
-    above.supxlabel("frequency (cycles/pixel)", fontsize="medium")
-    above.colorbar(images[-1], ax=list(panels[: len(models)]), label="mean |DFT|² ÷ its mean")
-    profiles, sizes = below.subplots(1, 2)
-    plot_perturbation_profiles(profiles, models)
-    profiles.set_title("cumulative radial profiles; dotted: f$_{0.5}$", fontsize="medium")
-    plot_perturbation_sizes(sizes, models)
-    sizes.set_title("mean size against f$_{0.5}$; s.e., 95 %", fontsize="medium")
-    handles, labels = sizes.get_legend_handles_labels()
-    below.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False)
-    return figure
+    for kind in ("png", "svg"):
+        (folder / f"boundary_spectrum.{kind}").unlink(missing_ok=True)
+    with drawing("boundary_spectrum"):
+        limits = shared_limits([perturbation_map(spectrum) for spectrum in models.values()], span=1e5)
+        legend = styles(models)
+        maps = [
+            Panel(name, partial(plot_perturbation_spectrum, measured=spectrum, limits=limits))
+            for name, spectrum in models.items()
+        ]
+        of_all = [
+            Panel(title, partial(plot, models=models, styles=legend))
+            for title, plot in (
+                ("radial profiles", plot_perturbation_profiles),
+                ("mean size against half-power frequency", plot_perturbation_sizes),
+            )
+        ]
+        scale = Scale(logarithmic(limits), "mean |DFT|² ÷ its mean over the map")
+        picture = Picture("boundary_spectrum", "", [*maps, *of_all], legend=legend, scale=scale)
+        figures.save(picture, folder)
 
 
 if __name__ == "__main__":

@@ -325,7 +325,7 @@ class TestCache:
         ids=lambda change: next(iter(change)),
     )
     def test_another_question_is_measured(self, grey, tmp_path, change):
-        asked = {"model": Counting(), "images": grey[0], "labels": grey[1], "attacks": [PGD(steps=2)]}
+        asked = {"model": Counting(), "data": grey[0], "labels": grey[1], "attacks": [PGD(steps=2)]}
         asked |= {"protocols": ["natural"], "cache": tmp_path, "cache_key": KEY}
         evaluate(**asked)
         files = len(list(tmp_path.glob("*.safetensors")))
@@ -440,16 +440,16 @@ class TestWarnings:
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"images": torch.full((100, 3, 8, 8), 200.0)}, "images.*200"),
+        ({"data": torch.full((100, 3, 8, 8), 200.0)}, "images.*200"),
         ({"labels": torch.full((100,), -1)}, "labels.*-1"),
         ({"batch_size": 0}, "batch_size"),
         ({"seed": -1}, "seed: expected an integer from 0 on, got -1"),
         ({"protocols": ["robustbench"]}, "protocols.*robustbench"),
-        ({"images": torch.zeros(0, 3, 8, 8)}, "images"),
+        ({"data": torch.zeros(0, 3, 8, 8)}, "images"),
         ({"labels": torch.zeros(3, dtype=torch.int64)}, "labels"),
     ],
 )
 def test_bad_input(grey, change, message):
-    arguments = {"images": grey[0], "labels": grey[1], **change}
+    arguments = {"data": grey[0], "labels": grey[1], **change}
     with pytest.raises(ValueError, match=message):
         evaluate(Brightness(), **arguments)

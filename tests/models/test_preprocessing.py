@@ -5,8 +5,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+from freqrob.data.preprocessing import Preprocessing
 from freqrob.models.front_ends import FrontEnded
-from freqrob.models.preprocessing import Preprocessing, preprocessing_of
+from freqrob.models.preprocessing import preprocessing_of
 
 
 @pytest.fixture(scope="module")

@@ -17,11 +17,12 @@ from torch import nn
 from torch.nn import functional
 
 from freqrob.data.datasets import DATASETS, DatasetInfo, register_dataset
+from freqrob.data.preprocessing import Preprocessing
 from freqrob.models import load_model, registry
 from freqrob.models.cards import CheckpointError
 from freqrob.models.front_ends import InputSize, Normalize
 from freqrob.models.keys import model_hash, usable_cache
-from freqrob.models.preprocessing import Preprocessing, preprocessing_of
+from freqrob.models.preprocessing import preprocessing_of
 from freqrob.models.sources import (
     Target,
     as_module,

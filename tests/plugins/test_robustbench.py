@@ -314,7 +314,7 @@ def test_a_state_is_not_trusted_in_silence_where_a_change_of_the_code_could_not_
     for model, said in ((network, 0), (Own(network), 1)):
         for _ in range(2):
             attack(model).run_standard_evaluation(IMAGES, LABELS, state_path=tmp_path / f"{said}.json")
-        assert sum("goes on with" in str(one.message) and "Own" in str(one.message) for one in recwarn.list) == said
+        assert sum("resumes from" in str(one.message) and "Own" in str(one.message) for one in recwarn.list) == said
 
 
 def test_a_state_of_something_else_is_refused(network, tmp_path):

@@ -18,7 +18,7 @@ ROOMS = (
     "runtime", "spectral", "data", "models", "attacks", "defenses", "training", "evaluation", "diagnostics", "report",
     "reproduction", "cli",
 )  # fmt: skip
-PLACED = {"freqrob.__main__": "cli"}
+PLACED = {"freqrob.__main__": "cli", "freqrob.formats": "cli"}
 FACADE = "freqrob"  # whose names are imported when they are first used
 
 

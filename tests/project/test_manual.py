@@ -12,9 +12,9 @@ from freqrob import cli
 from freqrob.models import registry
 
 ROOT = Path(__file__).resolve().parents[2]
-GENERATED = {"_build", "gallery", "command-line.md"}
+GENERATED = r"_build|gallery|command-line\.md|results/.*20[0-9]{2}\.md"
 PAGES = [
-    *sorted(path for path in (ROOT / "docs").rglob("*.md") if not GENERATED & set(path.parts)),
+    *sorted(path for path in (ROOT / "docs").rglob("*.md") if not re.search(GENERATED, str(path.relative_to(ROOT)))),
     ROOT / "CONTRIBUTING.md",
     ROOT / "SECURITY.md",
 ]
@@ -121,3 +121,13 @@ def test_the_entry_point_groups_are_those_that_registries_read():
     listed = set(re.findall(r"\| `(freqrob\.[a-z]+)` \|", (ROOT / "CONTRIBUTING.md").read_text()))
     read = re.findall(r'(?:"[a-z ]+",\s*|GROUP = )"(freqrob\.\w+)"', sources)
     assert listed == set(read)
+
+
+def test_the_plug_in_s_tutorial_shows_the_example_package():
+    """The files are included; the entry points are written out, and have to be the package's."""
+    page = (ROOT / "docs/tutorials/plot_8_plugin.py").read_text()
+    package = (ROOT / "tests/example_plugin/pyproject.toml").read_text()
+    for path in re.findall(r"literalinclude:: \.\./\.\./(\S+)", page):
+        assert (ROOT / path).is_file(), path
+    shown = re.findall(r'^#    (\[project\.entry-points.*|\w+ = "example_plugin.*)$', page, re.MULTILINE)
+    assert len(shown) == 8 and all(f"{line}\n" in package for line in shown)

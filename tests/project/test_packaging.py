@@ -38,7 +38,10 @@ print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
 assert "torch.utils.cpp_extension" not in sys.modules
 """
     added = python(code, FREQROB_CACHE=str(tmp_path / "cache")).split()
-    heavy = {"torchvision", "matplotlib", "lightning", "lightning_fabric", "typer", "rich", "jinja2", "robustbench"}
+    heavy = {
+        "torchvision", "matplotlib", "scipy", "lightning", "lightning_fabric", "typer", "rich", "jinja2", "foolbox",
+        "numba", "pandas", "timm", "robustbench",
+    }  # fmt: skip
     assert not heavy.intersection(added)
     assert not (tmp_path / "cache").exists()
 
@@ -114,6 +117,14 @@ def test_a_plain_wheel_is_pure_and_carries_sources_and_weights(plain_wheel):
     assert expected <= held, sorted(expected - held)
     assert {path.parts[0] for path in held if ".dist-info" not in path.parts[0]} == {"freqrob", *plugins()}
     assert not any(path.suffix == ".so" for path in held)
+
+
+@pytest.mark.slow
+def test_the_index_takes_the_distributions(plain_wheel):
+    files = [*plain_wheel.parent.iterdir()]
+    assert len(files) == 2
+    run = subprocess.run([sys.executable, "-m", "twine", "check", "--strict", *files], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout
 
 
 def test_packages_say_that_they_are_typed():

@@ -1,4 +1,4 @@
-"""The README says what was measured, and what it and the other READMEs tell to run does run."""
+"""The README and the results' pages say what was measured; what they and the guides tell to run does run."""
 
 import re
 import runpy
@@ -25,6 +25,8 @@ from freqrob.training import trainer
 from tests.support.two_colours import two_colours_split
 
 READMES = {path.parent.name: path for path in (readme.README, *readme.ROOT.glob("plugins/*/README.md"))}
+GUIDES = [readme.ROOT / f"docs/how-to/{name}.md" for name in ("first-report", "train")]
+RESULTS = sorted(readme.ROOT.glob("docs/results/*.md"))
 
 
 def test_tables_are_what_results_say():
@@ -32,12 +34,31 @@ def test_tables_are_what_results_say():
     assert readme.filled(text) == text, "run python -m benchmarks.readme"
 
 
-def test_the_model_in_five_lines_runs(tmp_path):
+def test_every_table_is_on_one_page():
+    pages = {path.name: re.findall(r"<!-- (\w[\w ]*) -->", path.read_text()) for path in (readme.README, *RESULTS)}
+    assert sorted(sum(pages.values(), [])) == sorted(readme.TABLES)
+    assert all("| --- |" in readme.filled(path.read_text()) for path in RESULTS if pages[path.name])
+
+
+def test_a_table_that_is_not_known_or_does_not_end_is_refused():
+    with pytest.raises(ValueError, match="no table 'modles', expected one of models, "):
+        readme.filled("<!-- modles -->\n<!-- /modles -->\n")
+    with pytest.raises(ValueError, match="the table 'models' has no end"):
+        readme.filled("<!-- models -->\n")
+
+
+def test_the_five_lines_run(tmp_path):
     code = re.search(r"```python\n(import torch, freqrob.*?)```", readme.README.read_text(), re.DOTALL)[1]
+    assert len(code.strip().splitlines()) == 2 + 5
     script = tmp_path / "five_lines.py"
     script.write_text(code)
-    with torch.no_grad():
-        assert runpy.run_path(str(script))["logits"].shape == (8, 10)
+    found = runpy.run_path(str(script))
+    assert found["balanced"].shape == (8, 3, 32, 32) and len(found["results"]) == 6
+    assert found["measured"]["jacobian"].images == 8
+
+
+def test_it_is_short():
+    assert len(readme.README.read_text().splitlines()) <= 90
 
 
 def test_what_it_links_to_is_there():
@@ -45,16 +66,15 @@ def test_what_it_links_to_is_there():
         assert (Path(readme.ROOT) / target).exists(), target
 
 
-def test_its_commands_are_understood_and_report_on_what_they_write():
-    lines = re.findall(r"^freqrob .*", readme.README.read_text().replace("\\\n", ""), re.MULTILINE)
-    assert len(lines) >= 5
+def test_the_guide_s_commands_report_on_what_they_write():
+    lines = [words for words in commands(GUIDES[0]) if words[0] == "freqrob"]
     written = []
-    for line in lines:
-        _, name, *arguments = shlex.split(line)
+    for _, name, *arguments in lines:
         given = typer.main.get_command(cli.app).commands[name].make_context(name, arguments).params
         assert not any(model.startswith("timm:") for model in given.get("models", [])), "of ImageNet's 1000 classes"
-        assert set(given.get("runs", [])) <= set(written), line
+        assert set(given.get("runs", [])) <= set(written), name
         written += given["out"] if isinstance(given.get("out"), list) else [given.get("out")]
+    assert len(lines) == 5
 
 
 # What the READMEs tell to run, on 20 images and by networks that take no time
@@ -90,9 +110,11 @@ def blocks(path, language):
 
 
 def commands(path):
-    """The lines of blocks without a language, without comments."""
-    text = "".join(blocks(path, "")).replace("\\\n", "")
-    return [shlex.split(line, comments=True) for line in text.splitlines() if line.strip()]
+    """The lines of blocks without a language and those after a $ in sessions, without comments."""
+    sessions = "".join(blocks(path, "console")).replace("\\\n", "").splitlines()
+    lines = "".join(blocks(path, "")).replace("\\\n", "").splitlines()
+    lines += [line[2:] for line in sessions if line.startswith("$ ")]
+    return [shlex.split(line, comments=True) for line in lines if line.strip()]
 
 
 @pytest.fixture
@@ -123,7 +145,9 @@ def workplace(tiny, tmp_path, monkeypatch):
 def run(program, *arguments):
     """A command as it is written there, but for REPLACED and ADDED."""
     arguments = [REPLACED.get(argument, argument) for argument in arguments]
-    if program == "freqrob":
+    if program == "freqrob" and arguments[0] == "demo":  # as tests/cli/test_demo.py runs it
+        typer.main.get_command(cli.app).commands["demo"].make_context("demo", arguments[1:])
+    elif program == "freqrob":
         result = CliRunner().invoke(cli.app, [*arguments, *ADDED.get(arguments[0], [])])
         assert result.exit_code == 0, result.output
     elif program == "python":
@@ -141,9 +165,10 @@ def run(program, *arguments):
         assert program == "make" and re.search(rf"^{arguments[0]}:", makefile, re.MULTILINE)
 
 
-def test_the_commands_of_the_readme_run(workplace):
-    for command in commands(readme.README):
-        run(*command)
+def test_the_commands_of_the_readme_and_the_guides_run(workplace):
+    for path in (readme.README, *GUIDES):
+        for command in commands(path):
+            run(*command)
     for path in ("results.json", "corruptions.json", "diagnosis/mine.nets_wide", "report/index.html"):
         assert Path(path).exists(), path
     assert Path("models/cifar10/Linf/bass_trades_tiny.safetensors").is_file()
@@ -157,24 +182,15 @@ def test_the_commands_of_a_plugin_s_readme_run(workplace, plugin, written):
 
 
 def test_the_commands_of_its_tables_are_of_scripts_and_run(workplace):
-    spans = re.findall(r"`((?:python -m|freqrob) [^`]*)`", "\n".join(path.read_text() for path in READMES.values()))
+    text = "\n".join(readme.filled(path.read_text()) for path in (*READMES.values(), *GUIDES, *RESULTS))
+    spans = re.findall(r"`((?:python -m|freqrob) [^`]*)`", text)
     modules = {span.split()[2] for span in spans if span.startswith("python -m")}
     scripts = [readme.ROOT / f"{name.replace('.', '/')}.py" for name in modules]
     assert len(scripts) > 5 and all('__name__ == "__main__"' in script.read_text() for script in scripts)
-    (evaluation,) = (span for span in spans if span.startswith("freqrob evaluate"))
+    (evaluation,) = (span for span in spans if span.startswith("freqrob evaluate "))
     weights = next(Path(folder) for folder in find_spec("pyautoattack").submodule_search_locations)
     shutil.copy(weights / "examples/model_test.pt", workplace)
     run(*shlex.split(evaluation), "--protocol", "natural", "--attack", "clean")
-
-
-def test_the_python_of_the_readme_runs(workplace):
-    first, *others = blocks(readme.README, "python")
-    found = {}
-    exec(first, found)
-    found["labels"] = found["logits"].argmax(1)
-    for code in others:
-        exec(code, found)
-    assert {path.name for path in workplace.glob("models/cifar10/Linf/*")} and found["logits"].shape == (8, 10)
 
 
 def test_the_python_of_foolbox_s_readme_runs(workplace):

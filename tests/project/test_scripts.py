@@ -77,6 +77,7 @@ def nothing():
 
 # By script: arguments, and what is asserted of the files that it leaves in the working directory
 RUNS = {
+    "benchmarks/attack_precision.py": [(QUICK, rows_of(6))],
     "benchmarks/autoattack.py": [(QUICK, packages)],
     "benchmarks/corruptions.py": [((*ONE_THREAD, "--frost", "frost"), rows_of(19))],
     "benchmarks/fourier_heatmap.py": [(ONE_THREAD, heat_maps)],
@@ -178,7 +179,7 @@ def test_a_script_refuses_what_it_cannot_write_before_it_measures(script, folder
 
 def test_the_tables_are_written_where_they_belong(tmp_path, monkeypatch):
     text = readme.README.read_text()
-    emptied = re.sub(r"(<!-- speed -->\n).*?(<!-- /speed -->)", r"\1\2", text, flags=re.DOTALL)
+    emptied = re.sub(r"(<!-- some models -->\n).*?(<!-- /some models -->)", r"\1\2", text, flags=re.DOTALL)
     monkeypatch.setattr(readme, "README", tmp_path / "README.md")
     monkeypatch.setattr(readme, "refresh", lambda _folder: None)
     readme.README.write_text(emptied)

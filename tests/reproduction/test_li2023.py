@@ -8,8 +8,15 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 
-from freqrob.reproduction import SCALES, Number, get_experiment, li2023, list_experiments, reproduce
+from freqrob.data import Preprocessing
+from freqrob.data.corruption_folders import load_corruption_folders
+from freqrob.data.corruptions import SEVERITIES
+from freqrob.data.photographs import imagenet_wnids
+from freqrob.evaluation.corruptions import GROUPS, evaluate_corruptions
+from freqrob.models.front_ends import FrontEnded
+from freqrob.reproduction import SCALES, Lab, Number, get_experiment, li2023, list_experiments, reproduce
 from freqrob.reproduction.experiment import Numbers
 from freqrob.reproduction.li2023 import (
     ACCURACY,
@@ -175,8 +182,6 @@ def test_what_neural_data_lack_is_said(quick, tmp_path, monkeypatch):
     assert "mouse_v1.npz" in found.rows["mouse V1"].missing
     found = reproduce(get_experiment("li2023:fig3"), quick, tmp_path / "out")
     assert "neural_similarity_rn20" in found.rows[MOUSE_MODEL].missing
-    found = reproduce(get_experiment("li2023:fig6"), quick, tmp_path / "out")
-    assert all("no data set 'imagenet'" in row.missing for row in found.rows.values())
 
 
 def test_components_of_neural_data_are_measured_and_drawn(quick, tmp_path, monkeypatch):
@@ -200,3 +205,27 @@ def test_corruptions_are_measured_and_drawn(quick, tmp_path):
     assert low < 0.2 < 0.35 < high
     outcome = li2023.Outcome(Numbers({}), {row: measured.arrays for row, measured in rows.items()}, {})
     table.plot(outcome, Figure())
+
+
+def test_figure_6_is_measured_on_photographs(tmp_path, monkeypatch):
+    """Of ImageNet and ImageNet-C as they are unpacked, with the network's own preprocessing."""
+    torch.manual_seed(0)
+    wnids = imagenet_wnids()[:2]
+    network = torch.nn.Sequential(torch.nn.AvgPool2d(8), torch.nn.Flatten(), torch.nn.Linear(48, 1000))
+    model = FrontEnded([], network, Preprocessing(40, 32)).eval()
+    pixels = torch.randint(256, (4, 48, 50, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for number, photograph in enumerate(pixels.numpy()):
+        file = f"{wnids[number % 2]}/ILSVRC2012_val_{number:08}.JPEG"
+        corrupted = [f"ImageNet-C/{name}/{severity}/{file}" for name in GROUPS["15 types"] for severity in SEVERITIES]
+        for path, size in ((f"val/{file}", (50, 48)), *((path, (32, 32)) for path in corrupted)):
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(photograph).resize(size).save(tmp_path / path)
+    figure = get_experiment("li2023:fig6")
+    lab = Lab(SCALES["rn20"], data=tmp_path, images=4)
+    for name, few in (("STEPS", 2), ("PGD_STEPS", 2), ("REPEATS", 1)):
+        monkeypatch.setattr(li2023, name, {"rn20": few})
+    found = figure.measure(figure.subjects[0], model, lab)
+    corruptions = load_corruption_folders(tmp_path)
+    expected = evaluate_corruptions(model, corruptions).means()["15 types"]
+    assert found.numbers[li2023.ACCURACY].value == pytest.approx(100 * expected)
+    assert found.arrays["low"].shape[1] > 1

@@ -56,6 +56,7 @@ ARRAYS = corruption_arrays.CorruptionArrays(
 )
 HERE = Path("nowhere")
 GIVEN = {"model": NETWORK, "images": IMAGES, "labels": LABELS}
+MEASURED = {"model": NETWORK, "data": IMAGES, "labels": LABELS}
 
 # A call that is right, for every public function and class; each of its arguments is then replaced by a wrong one.
 CALLS: dict[Callable[..., Any], dict[str, Any]] = {
@@ -72,7 +73,7 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
     attacks.MinimalPerturbation: {"attack": attacks.BrendelBethge()},
     attacks.MinimalPerturbation(attacks.BrendelBethge(steps=1)): {**GIVEN, "targets": LABELS.roll(1)},
     perturbation.analyze_spectrum: {"raw": IMAGES.flip(-1), "inputs": IMAGES},
-    evaluation.evaluate: {**GIVEN, "attacks": [Clean()], "protocols": ["natural"]},
+    evaluation.evaluate: {**MEASURED, "attacks": [Clean()], "protocols": ["natural"]},
     attacks.parse_attack: {"text": "pgd-2"},
     attacks.FGSM: {},
     PGD: {},
@@ -95,8 +96,11 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
     diagnostics.spectrum: {"images": IMAGES},
     diagnostics.get_diagnostic: {"name": "jacobian"},
     diagnostics.list_diagnostics: {},
-    diagnostics.diagnose: {**GIVEN, "only": ["jacobian"], "settings": {}},
-    diagnostics.expected_seconds: {**GIVEN, "only": ["jacobian"], "settings": {}},
+    diagnostics.diagnose: {**MEASURED, "only": ["jacobian"], "settings": {}},
+    diagnostics.expected_seconds: {**MEASURED, "only": ["jacobian"], "settings": {}},
+    data.load_photographs: {"folder": HERE},
+    data.select_classes: {"images": SET, "classes": ["a"]},
+    data.Preprocessing: {},
     data.load_dataset: {"name": "cifar10", "split": "test", "data_dir": HERE},
     data.list_datasets: {},
     data.grayscale_name: {"dataset": "cifar10"},
@@ -125,6 +129,7 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
     models.load_model: {"model_name": "pgd_at_rn20"},
     loading.load_card: {"model_name": "pgd_at_rn20"},
     loading.checkpoint_path: {"model_name": "pgd_at_rn20"},
+    models.fast_gradients: {"model": NETWORK, "images": IMAGES},
     models.list_models: {},
     models.list_architectures: {},
     models.register_architecture: {"name": "mine"},
@@ -201,7 +206,7 @@ RESULTS = {  # what functions return, and abstract classes
     "register_attack", "register_diagnostic", "MinimalAttack", "Attack", "Diagnostic", "Column", "Result",
     "MaskingCheck", "Measurement", "Quantity", "DatasetInfo", "PerturbationSpectrum", "MinimalPerturbations",
     "Start", "Export", "BandAccuracy", "CorruptionSpectrum", "FourierHeatmap", "HybridReliance", "JacobianSpectrum",
-    "LossLandscape", "MinimalPerturbationSpectrum", "Sensitivity", "Spectrum",
+    "LossLandscape", "MinimalPerturbationSpectrum", "Sensitivity", "Spectrum", "ImageStream",
 }  # fmt: skip
 WITHOUT_ARGUMENTS = {"Clean", "Standard", "import_robustbench"}
 
@@ -433,7 +438,7 @@ def test_settings_of_diagnostics_are_pythons_numbers_too():
     settings = {"fourier_heatmap": {"norm": torch.tensor(2.0), "every": np.array(4), "images": torch.tensor(4)}}
     plain = {"fourier_heatmap": {"norm": 2.0, "every": 4, "images": 4}}
     found, expected = (
-        diagnostics.diagnose(**GIVEN, only=["fourier_heatmap"], settings=given)["fourier_heatmap"]
+        diagnostics.diagnose(**MEASURED, only=["fourier_heatmap"], settings=given)["fourier_heatmap"]
         for given in (settings, plain)
     )
     assert found.scalars() == expected.scalars() and torch.equal(found.change, expected.change)

@@ -170,10 +170,10 @@ def test_grey_images_that_a_model_repeats_are_warned_of(recwarn):
 @pytest.mark.parametrize(
     "change, remedy",
     [
-        (lambda x: x.numpy(), r"ndarray; use torch.from_numpy\(images\)$"),
-        (lambda x: x.movedim(1, -1).numpy(), r"ndarray; use torch.from_numpy\(images\).movedim\(-1, -3\)$"),
-        (lambda x: to_pil_image(x[0]), r"Image; use torchvision.*pil_to_tensor\(images\)\[None\]$"),
-        (list, r"list; use torch.stack\(images\)$"),
+        (lambda x: x.numpy(), r"ndarray; use torch.from_numpy\((images|data)\)$"),
+        (lambda x: x.movedim(1, -1).numpy(), r"ndarray; use torch.from_numpy\((images|data)\).movedim\(-1, -3\)$"),
+        (lambda x: to_pil_image(x[0]), r"Image; use torchvision.*pil_to_tensor\((images|data)\)\[None\]$"),
+        (list, r"list; use torch.stack\((images|data)\)$"),
         (lambda x: {"images": x}, "dict$"),
     ],
 )
@@ -185,7 +185,7 @@ def test_grey_images_that_a_model_repeats_are_warned_of(recwarn):
     ],
 )  # fmt: skip
 def test_what_is_no_tensor_is_refused_with_the_call_that_makes_one(call, change, remedy):
-    with pytest.raises(TypeError, match=f"images: expected a torch.Tensor, got {remedy}"):
+    with pytest.raises(TypeError, match=rf"(images|data): expected a torch.Tensor( \| .*)?, got {remedy}"):
         call(change(IMAGES))
 
 
@@ -256,9 +256,12 @@ def test_one_of_two_in_grey_levels_is_refused():
     "make", [lambda: BaSS(), lambda: FrontEnded([], NETWORK), lambda: FrontEnded([Blur()], NETWORK)]
 )
 @pytest.mark.parametrize("grad", [True, False])
-def test_a_module_warns_of_grey_levels_as_floats(make, grad):
-    module = make()
-    with pytest.warns(UserWarning, match=r"images: expected floats .*, got 2.*; use images / 255"):
+def test_a_module_refuses_grey_levels_as_floats_and_warns_of_what_may_be_some(make, grad):
+    module, remedy = make(), r"images: expected floats .*, got {}; use images / 255"
+    for levels in ((IMAGES * 255).round(), (IMAGES * 2.4).round()):  # dark ones too
+        with pytest.raises(ValueError, match=remedy.format("2.*")):
+            module(levels.requires_grad_(grad))
+    with pytest.warns(UserWarning, match=remedy.format("2.*")):
         module((IMAGES * 255).requires_grad_(grad))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -272,10 +275,10 @@ def test_a_module_warns_of_grey_levels_as_floats(make, grad):
             module(images.clone().requires_grad_(grad))
 
 
-def test_a_shipped_model_warns_of_grey_levels_and_refuses_bytes():
+def test_a_shipped_model_refuses_grey_levels_and_bytes():
     model, real = load_model("pgd_at_rn20"), sample_images().images
     with torch.no_grad():
-        with pytest.warns(UserWarning, match="use images / 255"):
+        with pytest.raises(ValueError, match="use images / 255"):
             model(real.float())
         with pytest.raises(TypeError, match="images: .*, got torch.uint8; use images / 255"):
             model(real)

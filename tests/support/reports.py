@@ -7,7 +7,7 @@ from html import unescape
 from matplotlib import rc_context
 
 from freqrob.diagnostics import corruption_spectrum, spectrum
-from freqrob.report.figures import STYLE, whole
+from freqrob.report.figures import STYLE, draw_all
 from freqrob.report.records import Accuracy, Origin
 from tests.support.measurements import ABOUT, CLEAN, PERTURBATIONS, corrupted, evaluation, measurements, random, row
 
@@ -33,7 +33,7 @@ def summary_table(page):
 
 def as_in_a_file(picture):
     with rc_context(STYLE):
-        figure = whole(picture)
+        figure = draw_all(picture)
         figure.draw_without_rendering()
     return figure
 

@@ -234,7 +234,8 @@ def attempt(folder):
                 train(recipe(), model_dir=folder / "one_then_two", accelerator="cpu", checkpoint_minutes=0, track=track)
         assert last(folder / "one_then_two")["step"] == 8, "one process stopped in mid-epoch"
         torchrun = {"WORLD_SIZE": WORLD, "LOCAL_WORLD_SIZE": WORLD, "TORCHELASTIC_RUN_ID": "none"}
-        return run_pair(folder, [__file__, folder, *JOBS], **torchrun, MASTER_ADDR="localhost", MASTER_PORT=0)
+        torchrun |= {"MASTER_ADDR": "localhost", "MASTER_PORT": 0, "PYTHONWARNINGS": "error::FutureWarning"}
+        return run_pair(folder, [__file__, folder, *JOBS], **torchrun)
 
     return Attempt(make)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from freqrob.models.sources import hub, onnx, timm, torchvision  # noqa: F401 th
 from freqrob.models.sources.common import grammar, tensors_only
 from freqrob.models.sources.functions import open_function
 from freqrob.models.wrappers import as_module
-from freqrob.runtime.parameters import checked
+from freqrob.runtime.parameters import Count, checked
 
 __all__ = ["Target", "as_module", "list_sources", "open_model", "register_source", "tensors_only"]
 
@@ -28,6 +29,8 @@ def open_model(
     threat_model: str | Enum = "Linf",
     *,
     weights: str | None = None,
+    num_classes: Count | None = None,
+    subset_of: Count | None = None,
 ) -> nn.Module:
     """The model of a spec, on the CPU in eval mode: pixels (N, C, H, W) in [0, 1] → logits (N, K).
 
@@ -47,6 +50,8 @@ def open_model(
 
     ``freqrob.models.preprocessing.preprocessing_of(model)`` is what photographs go through before a model of timm,
     torchvision or RobustBench. ``weights`` chooses from the state dicts in a weights file, as in ``load_model``.
+    ``num_classes`` is the number of the images' classes, if it is not the data set's; a model of ``subset_of`` classes
+    is opened too (see ``freqrob.models.class_subset.with_classes``).
 
     The last two take arguments: ``hub:me/zoo:net?trust_repo=True&pretrained=True``, ``mine.nets:wide?width=4``. A
     parameter ``num_classes`` of the function defaults to the data set's. The function must load the weights and
@@ -57,8 +62,13 @@ def open_model(
             file does not have or for another spec, or code that fails, with its error as the cause.
         ImportError: the package that the spec needs is not installed, or the function's module cannot be imported.
         FileNotFoundError, CheckpointError, OSError: as ``load_model``.
+
+    >>> import torch
+    >>> open_model("pgd_at_rn20")(torch.rand(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
     """
     target = target_of(dataset, threat_model, model_dir)
+    target = replace(target, num_classes=num_classes or target.num_classes, subset_of=subset_of)
     if checkpoint := re.fullmatch(r"(\w[\w.+-]*)=(.+)", spec):
         name, path = checkpoint.groups()
         return load_model(name, model_dir, dataset, threat_model, custom_checkpoint=path, weights=weights)

@@ -52,8 +52,8 @@ def required(package: str, spec: str) -> ModuleType:
 
 
 def check_target(spec: str, target: Target, classes: int | None, channels: int | None) -> None:
-    """Raise ValueError unless a model of so many classes and channels, if known, fits the data set."""
-    if classes not in (None, target.num_classes):
+    """Raise ValueError unless the model's numbers of classes and channels, if known, fit the data set."""
+    if classes not in (None, target.num_classes, target.subset_of):
         raise ValueError(f"model: {spec} has {classes} classes, the data set has {target.num_classes}")
     of_images = DATASETS[target.dataset].channels if target.dataset in DATASETS else 3
     if channels not in (None, of_images):

@@ -97,7 +97,7 @@ class OnnxNetwork(nn.Module):
     Raises ValueError for a network of other inputs or outputs, and when called for images that require a gradient.
 
     Attributes:
-        size: (C, H, W) of the images, None where any is taken.
+        size: (C, H, W) of the images, None for a dimension of any size.
         classes: K, or None if the file does not say it.
     """
 
@@ -114,7 +114,7 @@ class OnnxNetwork(nn.Module):
         self.size = channels, height, width
         if width is not None and width <= MOST_CHANNELS < (channels or MOST_CHANNELS + 1):
             got = _signature(inputs[0])
-            raise ValueError(f"{path}: expected images (N, C, H, W), got (N, H, W, C), {got}; export it for the former")
+            raise ValueError(f"{path}: expected images (N, C, H, W), got (N, H, W, C), {got}; export as (N, C, H, W)")
         self._name, self._dtype = inputs[0].name, inputs[0].type
 
     def forward(self, images: Tensor) -> Tensor:

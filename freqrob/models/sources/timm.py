@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import nn
 
+from freqrob.data.preprocessing import Preprocessing
 from freqrob.models.front_ends import FrontEnded, InputSize, Normalize
-from freqrob.models.preprocessing import Preprocessing
 from freqrob.models.registry import Target, register_source
 from freqrob.models.sources.common import announce, check_target, loading, required, tensors_only
 from freqrob.runtime.parameters import nearest_names

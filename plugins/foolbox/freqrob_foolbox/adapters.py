@@ -117,6 +117,7 @@ class FoolboxAttack(Attack):
     norm: Norm = "Linf"
     examples: ClassVar[tuple[str, ...]] = ("foolbox:LinfDeepFoolAttack",)
     batched: ClassVar[bool] = True
+    uses_twins: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

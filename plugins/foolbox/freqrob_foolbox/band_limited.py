@@ -24,13 +24,15 @@ from freqrob.runtime.parameters import Count, Positive, checked
 from freqrob.runtime.process_state import default_dtype
 from freqrob_foolbox.problem import FoolboxProblem
 
+HALVINGS = 10  # of the line from an image to a perturbed one
+
 
 class BandPGD(FixedEpsilonAttack, ABC):
     """Projected gradient ascent on the cross-entropy with perturbations confined to rings of the spectrum.
 
     x ← Π( x + step · g_B / ‖g_B‖ ): g_B is the gradient's part in the band, Π projects into ball, band and bounds. The
-    sign of g_B is not used, even in L∞: it leaves the band, and its projection ascends another function. The result is
-    in the ball and in bounds, with at most 10⁻⁴ of the perturbation's power outside the band
+    sign of g_B is not used, even in L∞: it has components outside the band, and without them it may not ascend. The
+    result is in the ball and in bounds, with at most 10⁻⁴ of the perturbation's power outside the band
     (``freqrob.attacks.band.TOLERANCE``). If no such perturbation is found, the image is returned unchanged.
 
     Use ``LinfBandPGD`` or ``L2BandPGD``. Criteria: labels, Misclassification, TargetedMisclassification. The random
@@ -157,10 +159,10 @@ def _ascend(
     return climb(problem.model, ball, start, step, steps, gain, problem.fooled)
 
 
-def _shrink(problem: FoolboxProblem, perturbed: Tensor, fooled: Tensor, halvings: int = 10) -> Tensor:
+def _shrink(problem: FoolboxProblem, perturbed: Tensor, fooled: Tensor) -> Tensor:
     """The point nearest to the image, on the line to it, that meets the criterion; found by bisection."""
     low, high = torch.zeros_like(perturbed[:, :1, :1, :1]), torch.ones_like(perturbed[:, :1, :1, :1])
-    for _ in range(halvings if fooled.any() else 0):
+    for _ in range(HALVINGS if fooled.any() else 0):
         middle = (low + high) / 2
         enough = over_pixels(problem.fooled(_logits(problem, torch.lerp(problem.images, perturbed, middle))))
         low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)

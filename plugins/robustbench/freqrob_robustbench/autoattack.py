@@ -115,7 +115,7 @@ class AutoAttack:
             return EvaluationState(None, {}, torch.ones(len(x_orig), dtype=torch.bool))
         if Path(path).exists() and (reason := unseen(self.model)):
             about = f"a change of the model's code since then could not be noticed ({reason})"
-            warnings.warn(f"state_path: goes on with {path}; {about}", stacklevel=3)
+            warnings.warn(f"state_path: resumes from {path}; {about}", stacklevel=3)
         subject: dict[str, Any] = {
             "model": model_hash(self.model),
             "data": data_hash(x_orig, y_orig),
@@ -140,23 +140,23 @@ class AutoAttack:
         log(f"using {self.version} version including {', '.join(attacks)}")
         needed_by = ", ".join(attack for attack in attacks if attack != "square")
         first = x_orig[:bs].to(self.device), y_orig[:bs].to(self.device)
-        warn_of_model(self.model, *first, all_labels=y_orig, needed_by=needed_by, instead="square")
+        warn_of_model(self.model, *first, all_labels=y_orig, needed_by=needed_by, alternative="square")
         if not state.run_attacks:
             y_adv = torch.cat([self._classes(images) for images in x_orig.split(bs)]).to(y_orig)
             state.flags &= (y_adv == y_orig).cpu()
         log(f"initial accuracy: {state.accuracy:.2%}")
         for attack in attacks:
             batches = state.flags.nonzero().flatten().split(bs) if state.flags.any() else ()
-            for number, some in enumerate(batches, 1):
-                batch = x_orig[some].to(self.device), y_orig[some].to(self.device)
+            for number, indices in enumerate(batches, 1):
+                batch = x_orig[indices].to(self.device), y_orig[indices].to(self.device)
                 adversarial = perturb(self._adversary, [attack], *batch)
                 classes = self._classes(adversarial)
                 is_broken = (classes != batch[1]).cpu()
-                broken = some[is_broken]
+                broken = indices[is_broken]
                 x_adv[broken], y_adv[broken] = adversarial.to(x_adv)[is_broken], classes.to(y_adv)[is_broken]
                 state.flags[broken] = False
                 state.to_disk()
-                counts = f"{len(broken)} out of {len(some)} successfully perturbed"
+                counts = f"{len(broken)} out of {len(indices)} successfully perturbed"
                 log(f"{attack} - {number}/{len(batches)} - {counts}")
             state.run_attacks.add(attack)
             state.to_disk()

@@ -122,11 +122,11 @@ def changed_files() -> str:
         if other.name != robustbench.name and set(changed) & {str(file) for file in other.files or ()}
     ]
     by = "".join(f", overwritten by {owner.name} {owner.version}" for owner in owners)
-    some = ", ".join(changed[:3]) + (", …" if len(changed) > 3 else "")
+    examples = ", ".join(changed[:3]) + (", …" if len(changed) > 3 else "")
     remove = "".join(f"pip uninstall {owner.name}; " for owner in owners)
     return (
         f"{len(changed)} files of {robustbench.locate_file('robustbench')} are not those of RobustBench "
-        f"{robustbench.version}{by} ({some}): its numbers may not be RobustBench's. To mend it: "
+        f"{robustbench.version}{by} ({examples}): its numbers may not be RobustBench's. To repair it: "
         f"{remove}pip install --force-reinstall --no-deps robustbench=={robustbench.version}"
     )
 

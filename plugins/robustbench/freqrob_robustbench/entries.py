@@ -56,12 +56,12 @@ def _add(name: str, dataset: str, threat_model: str, entries: dict[str, dict], m
     import timm
 
     timm_name = _timm_name(name, dataset, threat_model)
-    ours = timm_name in _MODEL_DIRS and name in entries
-    others = {_timm_name(entry, dataset, threat_model): entry for entry in entries if entry != name or not ours}
+    is_ours = timm_name in _MODEL_DIRS and name in entries
+    others = {_timm_name(entry, dataset, threat_model): entry for entry in entries if entry != name or not is_ours}
     reason = ""
     if timm_name in others:
         reason = f"RobustBench lists {others[timm_name]!r}"
-    elif not ours and timm.is_model(timm_name):
+    elif not is_ours and timm.is_model(timm_name):
         reason = f"timm has {timm_name!r}"
     elif "." in name:
         reason = "timm takes what follows a dot for a tag"
@@ -69,7 +69,7 @@ def _add(name: str, dataset: str, threat_model: str, entries: dict[str, dict], m
         warnings.warn(f"{name} for {dataset}, {threat_model} is not registered: {reason}", stacklevel=3)
         return None
     _MODEL_DIRS[timm_name] = model_dir
-    if not ours:
+    if not is_ours:
         create = _creator(name, timm_name, dataset, threat_model)
         timm.models.register_model(create)
         entries[name] = {"model": functools.partial(create, pretrained=True), "gdrive_id": None}

@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import nn
 
+from freqrob.data.preprocessing import Preprocessing
 from freqrob.models.cards import CheckpointError
 from freqrob.models.front_ends import FrontEnded
-from freqrob.models.preprocessing import Preprocessing
 from freqrob.models.sources import Target, register_source, tensors_only
 from freqrob.runtime.files import check_folder, expanded
 from freqrob.runtime.parameters import checked, nearest_names
@@ -38,10 +38,7 @@ def _preprocessing(name: str, target: Target) -> Preprocessing | None:
 
 @checked
 def load_from_zoo(
-    name: str,
-    model_dir: str | Path = "./models",
-    dataset: str | Enum = "cifar10",
-    threat_model: str | Enum = "Linf",
+    name: str, model_dir: str | Path = "./models", dataset: str | Enum = "cifar10", threat_model: str | Enum = "Linf"
 ) -> nn.Module:
     """A model of RobustBench's zoo, on the CPU in eval mode: pixels (N, C, H, W) in [0, 1] → logits (N, num_classes).
 
@@ -80,13 +77,11 @@ def load_from_zoo(
             raise OSError(f"model_name: could not download {name} of RobustBench ({error}); {by_hand}") from error
         if not files:
             raise
-        where = " or ".join(map(str, files))
-        if instead := next(filter(None, map(mistaken_for_data, files)), ""):
-            raise CheckpointError(f"{where}: {instead}") from error
+        reason = f"damaged, or not the weights of {name} ({type(error).__name__}: {brief(str(error))})"
         if isinstance(error, CheckpointError):
-            raise CheckpointError(f"{where}: {error}") from error
-        reason = f"{type(error).__name__}: {brief(str(error))}"
-        raise CheckpointError(f"{where}: damaged, or not the weights of {name} ({reason})") from error
+            reason = str(error)
+        reason = next(filter(None, map(mistaken_for_data, files)), reason)
+        raise CheckpointError(f"{' or '.join(map(str, files))}: {reason}") from error
 
 
 def _entries(dataset: str, threat_model: str) -> dict[str, dict]:

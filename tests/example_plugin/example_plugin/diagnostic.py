@@ -55,8 +55,8 @@ def brightness_accuracy(
         return {"correct": torch.stack(found, 1)}
 
     found = per_sample(
-        correct, model, images, labels, key={"diagnostic": "brightness", "offsets": list(offsets)}, what="brightness",
-        batch_size=batch_size, cache=cache, cache_key=cache_key, track=track,
+        correct, model, images, labels, key={"diagnostic": "brightness", "offsets": list(offsets)},
+        quantity="brightness", batch_size=batch_size, cache=cache, cache_key=cache_key, track=track,
     )  # fmt: skip
     return BrightnessAccuracy(torch.tensor(offsets).double(), found["correct"].double().mean(0), len(images))
 

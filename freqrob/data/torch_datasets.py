@@ -1,0 +1,135 @@
+"""PyTorch's data sets and data loaders as streams of images."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, default_collate
+
+from freqrob.data.datasets import check_labelled
+from freqrob.data.streams import ImageStream
+from freqrob.runtime.progress import Track, untracked
+from freqrob.runtime.reading import brief
+from freqrob.runtime.tensors import update_digest
+
+CHUNK = 64  # images that are read together to identify them
+
+
+@dataclass(frozen=True)
+class DatasetReader:
+    """A ``Reader`` of a map-style data set.
+
+    Attributes:
+        dataset: pairs of an image and a label.
+        options: of the ``DataLoader``s that read it.
+        size, dtype: of each image.
+        hashes: SHA-256 of each image.
+    """
+
+    dataset: Dataset
+    options: dict[str, Any] = field(repr=False)
+    size: tuple[int, int, int]
+    dtype: torch.dtype
+    hashes: tuple[str, ...] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    def keys(self, numbers: Sequence[int]) -> list[str]:
+        return [self.hashes[number] for number in numbers]
+
+    def read(self, chunks: Iterable[Sequence[int]]) -> Iterator[Tensor]:
+        return (images for images, _ in _read(self.dataset, chunks, self.options))
+
+
+def stream_dataset(data: Dataset | DataLoader, track: Track = untracked) -> tuple[ImageStream, Tensor]:
+    """Images of a data set, or of the data set of a loader, by their number, and their labels (N,) int64.
+
+    All images are read once, to check and to identify them and for the labels; memory does not grow with their number.
+    A loader's workers and ``collate_fn`` are used; its batches and their order are not.
+
+    Raises:
+        TypeError: a data set without length and index.
+        ValueError: anything else than pairs of an image (C, H, W) of one size, uint8 or float in [0, 1], and a label.
+    """
+    dataset = data.dataset if isinstance(data, DataLoader) else data
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+        raise TypeError(
+            f"data: expected a map-style data set, with len() and an index, got {type(dataset).__name__}; results are "
+            "kept by the images' numbers"
+        )
+    options, numbers = _options(data), _numbers(data)
+    chunks = [numbers[start : start + CHUNK] for start in range(0, len(numbers), CHUNK)]
+    hashes: list[str] = []
+    labels: list[Tensor] = []
+    first: Tensor | None = None
+    batches = _read(dataset, chunks, options)
+    for _ in track(chunks, f"reading {len(numbers):,} images once", len(chunks)):
+        images, classes = next(batches)
+        first = images[:1] if first is None else first
+        _check(images, classes, first)
+        hashes += map(_hash, images)
+        labels.append(classes.long().cpu())
+    if first is None:
+        raise ValueError("data: expected at least one image, got none")
+    position = dict(zip(numbers, hashes, strict=True))
+    reader = DatasetReader(
+        dataset, options, (first.shape[1], first.shape[2], first.shape[3]), first.dtype,
+        tuple(position.get(number, "") for number in range(max(numbers) + 1)),
+    )  # fmt: skip
+    return ImageStream(reader, torch.tensor(numbers)), torch.cat(labels)
+
+
+def _numbers(data: Any) -> list[int]:
+    """The numbers of the images, in ascending order: those of a loader's sampler."""
+    sampler = getattr(data, "batch_sampler", None)
+    if not isinstance(data, DataLoader):
+        return list(range(len(data)))
+    with torch.random.fork_rng(devices=[]):
+        drawn = sampler.sampler if type(sampler) is BatchSampler else data.sampler if sampler is None else sampler
+        return sorted({number for item in drawn for number in (item if isinstance(item, list | tuple) else [item])})
+
+
+def _options(data: Dataset | DataLoader) -> dict[str, Any]:
+    if not isinstance(data, DataLoader):
+        return {"collate_fn": default_collate}
+    names = ("num_workers", "worker_init_fn", "multiprocessing_context")
+    collate: Callable[..., Any] = default_collate if data.batch_size is None else data.collate_fn
+    return {**{name: getattr(data, name) for name in names}, "collate_fn": collate}
+
+
+def _read(
+    dataset: Dataset, chunks: Iterable[Sequence[int]], options: dict[str, Any]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of images and labels. The generator leaves the caller's random numbers unchanged."""
+    loader = DataLoader(dataset, batch_sampler=list(map(list, chunks)), generator=torch.Generator(), **options)
+    for batch in loader:
+        if not isinstance(batch, list | tuple) or len(batch) < 2 or not all(isinstance(x, Tensor) for x in batch[:2]):
+            kinds = [type(x).__name__ for x in batch] if isinstance(batch, list | tuple) else type(batch).__name__
+            raise ValueError(f"data: expected pairs of an image and a label, as tensors, got {brief(str(kinds))}")
+        yield batch[0], batch[1]
+
+
+def _check(images: Tensor, labels: Tensor, first: Tensor) -> None:
+    """Raise ValueError for images or labels that cannot be measured."""
+    if images.shape[1:] != first.shape[1:] or images.dtype != first.dtype:
+        got = f"{tuple(images.shape[1:])} {images.dtype}"
+        raise ValueError(f"data: expected images {tuple(first.shape[1:])} {first.dtype} as the first, got {got}")
+    if labels.is_floating_point():
+        raise ValueError(f"data: expected integer labels, got {labels.dtype}")
+    try:
+        check_labelled(images, labels.long().cpu())
+    except (TypeError, ValueError) as error:
+        remedy = "; leave out its Normalize, which belongs into the model" if images.is_floating_point() else ""
+        raise ValueError(f"data: {error}{remedy}") from error
+
+
+def _hash(image: Tensor) -> str:
+    digest = hashlib.sha256()
+    update_digest(digest, image)
+    return digest.hexdigest()

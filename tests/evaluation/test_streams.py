@@ -1,0 +1,187 @@
+"""Photographs, PyTorch's data sets and its loaders give what their images give as tensors, batch by batch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+
+from freqrob.data import Preprocessing, load_photographs, photographs
+from freqrob.diagnostics import diagnose, list_diagnostics
+from freqrob.evaluation import evaluate
+from freqrob.models.front_ends import FrontEnded, Normalize
+from freqrob.runtime.reading import read_image
+
+SIZE, COUNT = 16, 12
+ATTACKS = ["clean", "fgsm", "pgd-2"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Twelve photographs of three classes, which the preprocessing makes 16×16."""
+    root = tmp_path_factory.mktemp("photographs")
+    pixels = torch.rand(COUNT, 5, 6, 3, generator=torch.Generator().manual_seed(0))
+    for number, few in enumerate(pixels):
+        path = root / "abc"[number % 3] / f"{number:02}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray((few * 255).byte().numpy()).resize((20 + number, 24)).save(path)
+    return root
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(196, 3))
+    return FrontEnded([Normalize((0.5,) * 3, (0.2,) * 3)], network, Preprocessing(18, SIZE)).eval()
+
+
+@pytest.fixture(scope="module")
+def tensors(folder):
+    found = load_photographs(folder, preprocessing=Preprocessing(18, SIZE))
+    return found.tensor, found.labels
+
+
+class Pairs(Dataset):
+    """A user's data set: floats in [0, 1] with labels, and nothing else that is known."""
+
+    def __init__(self, images, labels):
+        self.images, self.labels = images / 255, labels
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return self.images[index], int(self.labels[index])
+
+
+def correct(results):
+    return torch.stack([result.correct for result in results])
+
+
+def test_photographs_go_through_the_models_preprocessing(model, folder, tensors):
+    expected = evaluate(model, *tensors, attacks=ATTACKS, batch_size=5)
+    found = evaluate(model, load_photographs(folder), attacks=ATTACKS, batch_size=5)
+    assert torch.equal(correct(found), correct(expected)) and not correct(expected).all()
+    assert {result.as_dict()["preprocessing"] for result in found} == {"resize 18 (bilinear), center crop 16"}
+    assert "preprocessing" not in expected[0].as_dict()
+    other = evaluate(model, load_photographs(folder, preprocessing=Preprocessing(16, 16)), attacks=["clean"])
+    assert other[0].preprocessing == "resize 16 (bilinear), center crop 16"
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda pairs: pairs,
+        lambda pairs: DataLoader(pairs, 5, shuffle=True, drop_last=True),
+        lambda pairs: DataLoader(pairs, 5, num_workers=1),
+        lambda pairs: DataLoader(pairs, batch_size=None),
+        lambda pairs: TensorDataset(pairs.images, pairs.labels),
+    ],
+)
+def test_a_data_set_and_a_loader_give_what_their_images_give(model, tensors, wrap):
+    expected = evaluate(model, tensors[0] / 255, tensors[1], attacks=ATTACKS, batch_size=5)
+    state = torch.random.get_rng_state()
+    found = evaluate(model, wrap(Pairs(*tensors)), attacks=ATTACKS, batch_size=5)
+    assert torch.equal(correct(found), correct(expected))
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_a_part_of_a_data_set_is_that_part(model, tensors):
+    chosen = torch.tensor([1, 4, 6, 10])
+    expected = evaluate(model, tensors[0][chosen] / 255, tensors[1][chosen], attacks=["clean"])
+    pairs = Pairs(*tensors)
+    for data in (Subset(pairs, chosen.tolist()), DataLoader(pairs, 3, sampler=chosen.flip(0).tolist())):
+        assert torch.equal(correct(evaluate(model, data, attacks=["clean"])), correct(expected))
+
+
+def test_every_diagnostic_of_photographs_is_that_of_their_pixels(model, folder, tensors, tmp_path):
+    shorter = {"minimal_perturbation": {"steps": 2, "repeats": 1, "pgd_steps": 2}, "band_accuracy": {"steps": 2}}
+    shorter |= {f"loss_landscape_{half}": {"points": 5} for half in ("low", "high")}
+    expected = diagnose(model, *tensors, settings=shorter)
+    found = diagnose(model, load_photographs(folder), settings=shorter, out=tmp_path)
+    assert list(found) == list_diagnostics()
+    for name, measured in found.items():
+        for key, value in vars(expected[name]).items():
+            if isinstance(value, torch.Tensor):
+                assert torch.allclose(getattr(measured, key).double(), value.double(), equal_nan=True), (name, key)
+
+
+def test_a_run_that_was_stopped_reads_only_what_is_left(model, folder, tmp_path, monkeypatch):
+    class Stopped(Exception):
+        pass
+
+    def stop(items, what, count):
+        for number, item in enumerate(items):
+            if number == 2:
+                raise Stopped
+            yield item
+
+    options = {"attacks": ["clean"], "protocols": ["natural"], "batch_size": 3, "cache": tmp_path}
+    with pytest.raises(Stopped):
+        evaluate(model, load_photographs(folder), track=stop, **options)
+    read = []
+    monkeypatch.setattr(photographs, "read_image", lambda path, real=read_image: read.append(path) or real(path))
+    (result,) = evaluate(model, load_photographs(folder), **options)
+    assert len(set(read)) == 6 + 3, "the last two batches, and the first on which the model is tried"
+    read.clear()
+    assert evaluate(model, load_photographs(folder), **options)[0].from_cache and not read
+    assert result.images == COUNT
+
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        yield torch.zeros(3, 8, 8), 0
+
+
+ZEROS = torch.zeros(4, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    "data, labels, error, message",
+    [
+        (Endless(), None, TypeError, "data: expected a map-style data set.*Endless"),
+        (ZEROS, None, ValueError, "labels: expected the classes of the images, once, got None"),
+        (Pairs(ZEROS, torch.zeros(4)), torch.zeros(4).long(), ValueError, "labels: .*a data set, which has them"),
+        (Pairs(ZEROS - 255, torch.zeros(4)), None, ValueError, r"data: images: expected floats in \[0, 1\].*Normalize"),
+        ([ZEROS], None, TypeError, "data"),
+        (TensorDataset(ZEROS), None, ValueError, "data: expected pairs of an image and a label"),
+        (Subset(Pairs(ZEROS, ZEROS[:, 0, 0, 0]), []), None, ValueError, "data: expected at least one image"),
+    ],
+)
+def test_data_that_cannot_be_measured(model, data, labels, error, message):
+    with pytest.raises(error, match=message):
+        evaluate(model, data, labels)
+
+
+MEASURE = """
+import resource, sys, torch
+from torch import nn
+from freqrob.data import ImageSet, ImageStream
+from freqrob.evaluation import evaluate
+
+class Reader:
+    size, dtype = (3, 224, 224), torch.uint8
+    def __len__(self): return {count}
+    def keys(self, numbers): return [str(number) for number in numbers]
+    def read(self, chunks):
+        for chunk in chunks:
+            yield torch.full((len(chunk), *self.size), chunk[0] % 256, dtype=torch.uint8)
+
+model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 10))
+labels = torch.arange({count}) % 10
+evaluate(model, ImageSet(ImageStream.of(Reader()), labels, ()), attacks=["clean"], protocols=["natural"], batch_size=50)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_images():
+    few, many = (
+        int(subprocess.run([sys.executable, "-c", MEASURE.format(count=count)], capture_output=True, check=True).stdout)
+        for count in (1_000, 50_000)
+    )
+    assert many - few < 200, (few, many)
