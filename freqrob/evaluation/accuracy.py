@@ -283,7 +283,7 @@ class _Subject:
 
     @cached_property
     def _twin(self) -> nn.Module:
-        few = torch.arange(min(len(self.images), COMPARED))
+        few = torch.arange(min(len(self.images), COMPARED, self.batch_size))  # the first batch is read anyway
         return fast_gradients(self.model, self.batch(self.images[few], few)[0])
 
     @cached_property

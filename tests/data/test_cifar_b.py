@@ -124,7 +124,7 @@ class TestCifarB:
             write_cifar_b(cifar, tmp_path / "b", "svhn")
         with pytest.raises(ValueError, match="weighting"):
             write_cifar_b(cifar, tmp_path / "b", weighting="neither")
-        with pytest.raises(ValueError, match="split: expected one of train, val, test, got 'all'"):
+        with pytest.raises(ValueError, match="split: expected one of train, val, test, robustbench, got 'all'"):
             load_cifar_b(tmp_path, "all")
         with pytest.raises(FileNotFoundError, match="freqrob dataset bass"):
             load_cifar_b(tmp_path, "test")

@@ -125,8 +125,8 @@ def test_fgsm_is_one_full_step_from_the_image(grey, monkeypatch):
     eps = 5 / 255
     (result,) = evaluate(Brightness(), *grey, protocols=["natural"], attacks=[FGSM(eps)])
     assert result.as_dict() == {
-        "protocol": "natural", "attack": "FGSM", "eps": eps, "step_size": eps, "norm": "Linf", "images": 100,
-        "seed": 0, "accuracy": 0.9,
+        "protocol": "natural", "attack": "FGSM", "eps": eps, "step_size": eps, "norm": "Linf",
+        "precision": "float32", "images": 100, "seed": 0, "accuracy": 0.9,
     }  # fmt: skip
     assert given[0].shape[0] == 100
     torch.testing.assert_close(given[0].abs(), torch.full_like(given[0], eps))

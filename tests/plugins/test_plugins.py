@@ -225,7 +225,7 @@ def test_what_is_imported_before_it_is_asked_for_is_the_same(installed):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert DATASETS["two_colours"].load is two_colours
-        assert list_datasets("two*") == ["two_colours"] and len(DATASETS) == 6
+        assert list_datasets("two*") == ["two_colours"] and len(DATASETS) == 7
 
 
 def test_unknown_names_get_the_nearest(installed):

@@ -208,7 +208,7 @@ def test_the_speed_table_has_a_cell_for_all_that_a_run_measures(results, quick_r
     header = "CPU | CPU: best torch | CPU: plain torch | CPU: of the ceiling"
     assert f"|  | {header} |" in readme.speed()
     workloads = {row["workload"]: row["op"] for row in quick_record["rows"]}
-    assert len(workloads) == len(peers.OPS) + 2
+    assert len(workloads) == len(peers.OPS) + 3
     for workload in workloads:
         assert len(rows[workload]) == 5
         assert all(rows[workload])
@@ -261,7 +261,11 @@ def test_the_table_of_models_shows_the_cards(tmp_path, monkeypatch):
         save(folder / f"{name}.safetensors", {}, Card(name, "rn20", results=results))
     shown = cells(readme.models())
     assert [*shown][2:] == ["`mart_rn20`", "`jafr_rn20`"]
-    assert shown["`jafr_rn20`"][1:] == ["50.0 / 50.0 / 50.0", "– / – / –", "50.0 / 50.0 / 50.0"]
+    assert shown["`jafr_rn20`"][1:] == [
+        "50.0\xa0/\xa050.0\xa0/\xa050.0",
+        "–\xa0/\xa0–\xa0/\xa0–",
+        "50.0\xa0/\xa050.0\xa0/\xa050.0",
+    ]
 
 
 def test_claims_are_not_measured_without_records(tmp_path, monkeypatch):

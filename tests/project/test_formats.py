@@ -60,7 +60,7 @@ def network():
 
 
 def arrays(few):
-    return {"model": network(), "images": few.images, "labels": few.labels}
+    return {"model": network(), "data": few.images, "labels": few.labels}
 
 
 def write_card(folder, few):

@@ -101,7 +101,7 @@ RUNS = {
          figure),
     ],
 }  # fmt: skip
-RUN_ELSEWHERE = {"benchmarks/gpu.sh"}  # tests/project/test_benchmarks.py
+RUN_ELSEWHERE = {"benchmarks/gpu.sh", "freqrob/formats.py"}  # test_benchmarks.py, test_formats.py
 NEED_KERNELS = {"benchmarks/gpu.py", "benchmarks/spectral.py"}
 
 

@@ -291,8 +291,8 @@ def test_results_are_shown_and_written_elsewhere_when_a_file_cannot_be_written(h
             raise OSError(28, "No space left on device")
         write(path, *arguments)
 
-    for name in ("write_json", "write_csv"):
-        monkeypatch.setattr(f"freqrob.runtime.files.{name}", partial(fails_for_some, getattr(files, name)))
+    for place, name in (("file_formats", "write_json"), ("files", "write_csv")):
+        monkeypatch.setattr(f"freqrob.runtime.{place}.{name}", partial(fails_for_some, getattr(files, name)))
     write_corruptions(sample_images(), "c", ["contrast"], about={"dataset": "cifar10", "bass": None})
     for command in (
         ["evaluate", *ON_CLEAN, "--samples", "s.csv"],

@@ -82,7 +82,7 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
     PGD(2).__call__: {**GIVEN, "indices": LABELS},
     PGD(2).robust_mask: {**GIVEN, "indices": LABELS},
     attacks.Transfer: {"source": NETWORK, "attack": PGD(2)},
-    evaluation.check_masking: {**GIVEN, "model": MODEL, "white_box": PGD(1), "queries": 1},
+    evaluation.check_masking: {**MEASURED, "model": MODEL, "white_box": PGD(1), "queries": 1},
     evaluate_corruptions: {"model": OF_TEN, "corruptions": ARRAYS, "images": 2},
     ARRAYS.images: {"name": "fog", "severity": 2},
     diagnostics.band_accuracy: {**GIVEN, "steps": 1},
@@ -204,7 +204,8 @@ if find_spec("robustbench"):
 
 RESULTS = {  # what functions return, and abstract classes
     "register_attack", "register_diagnostic", "MinimalAttack", "Attack", "Diagnostic", "Column", "Result",
-    "MaskingCheck", "Measurement", "Quantity", "DatasetInfo", "PerturbationSpectrum", "MinimalPerturbations",
+    "MaskingCheck", "Results", "Diagnosis", "Measurement", "Quantity", "DatasetInfo", "PerturbationSpectrum",
+    "MinimalPerturbations",
     "Start", "Export", "BandAccuracy", "CorruptionSpectrum", "FourierHeatmap", "HybridReliance", "JacobianSpectrum",
     "LossLandscape", "MinimalPerturbationSpectrum", "Sensitivity", "Spectrum", "ImageStream",
 }  # fmt: skip

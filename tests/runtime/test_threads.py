@@ -54,7 +54,7 @@ def test_defaults_spin_briefly_and_leave_the_number_of_threads_without_a_quota(m
 @pytest.mark.parametrize("quota, cpus, threads", [(0.5, 8, "1"), (1.5, 8, "2"), (16.0, 8, "8")])
 def test_a_quota_limits_the_threads(monkeypatch, quota, cpus, threads):
     monkeypatch.setattr("freqrob.runtime.threads.cpu_quota", lambda: quota)
-    monkeypatch.setattr("freqrob.runtime.threads._cpus", lambda: cpus)
+    monkeypatch.setattr("freqrob.runtime.threads.usable_cpus", lambda: cpus)
     environment = {}
     set_defaults(environment)
     assert environment["OMP_NUM_THREADS"] == threads

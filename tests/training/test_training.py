@@ -110,12 +110,13 @@ class TestRun:
         path = train(recipe("fgsm_tiny", epochs=2), model_dir=tmp_path)
         lines, folder = history(path), path.with_suffix("")
         assert [line["epoch"] for line in lines] == [1, 2]
-        assert set(lines[0]) == {"epoch", "loss", "val_clean", "val_pgd10", "selection", "lr", "images_per_s"}
+        assert set(lines[0]) == {"format", "epoch", "loss", "val_clean", "val_pgd10", "selection", "lr", "images_per_s"}
         assert all(line["selection"] == line["val_pgd10"] and line["images_per_s"] > 0 for line in lines)
         assert [line["lr"] for line in lines] == [recipe(epochs=2).lr_at(step, 6) for step in (5, 11)]
         with open(folder / "metrics.csv") as file:
             rows = list(csv.DictReader(file))
-        assert [{key: float(value) for key, value in row.items()} for row in rows] == lines
+        of_lines = [{key: value for key, value in line.items() if key != "format"} for line in lines]
+        assert [{key: float(value) for key, value in row.items()} for row in rows] == of_lines
         with Image.open(folder / "curves.png") as image:
             image.load()
             assert image.width > 500 and len(image.convert("RGB").getcolors(10**6)) > 3
