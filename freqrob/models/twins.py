@@ -219,8 +219,8 @@ def _compare(model: nn.Module, twin: nn.Module, images: Tensor) -> None:
 
 
 def _difference(twins: Tensor, own: Tensor) -> Tensor:
-    """Length of the difference relative to the original's, by image: (N,)."""
-    return (twins - own).flatten(1).norm(dim=1) / own.flatten(1).norm(dim=1)
+    """Length of the difference relative to the original's, by image: (N,); 0 if both are zero."""
+    return (twins - own).flatten(1).norm(dim=1) / own.flatten(1).norm(dim=1).clamp_min(torch.finfo(own.dtype).tiny)
 
 
 def _logits_and_gradient(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:

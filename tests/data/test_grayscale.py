@@ -47,7 +47,7 @@ def test_each_data_set_has_one_in_grey_levels(colour_set, tmp_path):
 
 def test_what_has_no_colours_has_no_grey_levels(monkeypatch):
     monkeypatch.setitem(DATASETS, "one_channel", DatasetInfo(2, 8, (0.5,), (0.2,), load=lambda *_: None))
-    assert "one_channel_grayscale" not in DATASETS and "imagenet_grayscale" not in DATASETS
+    assert "one_channel_grayscale" not in DATASETS and "no_such_grayscale" not in DATASETS
     with pytest.raises(ValueError, match="dataset: .*one_channel_grayscale"):
         load_dataset("one_channel_grayscale", "test")
 
