@@ -43,7 +43,7 @@ for row, measured in theorem.rows.items():
 
 # %%
 # Each claim is judged by the criterion beside it: it *holds*, *does not hold*, is *within noise*, or was *not
-# measured*. The first limit of the theorem is as printed; the second has the wrong sign.
+# measured*. The paper prints two limits of H_k: 0 for k → ∞, which is right, and ∞ for k → 0, which should be −∞.
 
 for claim in theorem.claims:
     print(f"{claim['claim']}\n    {claim['criterion']}\n    -> {claim['verdict']}")

@@ -55,8 +55,8 @@ def _check_classes(given: int, labels: Tensor, classes: int | None) -> None:
 def check_gradient(model: nn.Module, images: Tensor, labels: Tensor, needed_by: str, alternative: str = "") -> Tensor:
     """Compute the gradient of the loss with respect to the images, (N, C, H, W).
 
-    Raises ValueError for a model without gradient; the message includes ``needed_by``, and ``instead`` as the remedy.
-    Raises torch.OutOfMemoryError.
+    Raises ValueError for a model without gradient; the message includes ``needed_by``, and the remedy to measure the
+    ``alternative`` instead. Raises torch.OutOfMemoryError.
     """
     try:
         return input_gradient(model, images, labels)
@@ -119,7 +119,7 @@ def warn_of_model(
         model, images, labels: as for an attack, on the model's device.
         all_labels: of the whole data set.
         classes: the number of the data set's classes, if known.
-        needed_by, instead: the measurement that needs gradients, if any, and one that does not.
+        needed_by, alternative: the measurement that needs gradients, if any, and one that does not.
 
     Raises as ``check_answers`` and ``check_gradient``.
     """

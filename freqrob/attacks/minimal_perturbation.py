@@ -199,7 +199,6 @@ class _Search:
     ) -> None:  # fmt: skip
         self.device = device_of(module, images)
         self.settings, self.attack, self.module = settings, settings.minimal_attack, module
-        self.twin = fast_gradients(module, images[:COMPARED].to(self.device))
         self.images, self.classes, self.track, self.cache = images, classes, track, cache
         self.key = {
             **subject_key(module, cache_key),
@@ -297,6 +296,11 @@ class _Search:
     def _meets(self, predicted: Tensor, classes: Tensor) -> Tensor:
         """Whether predictions meet the criterion: bool."""
         return predicted == classes if self.settings.targeted else predicted != classes
+
+    @cached_property
+    def twin(self) -> nn.Module:
+        """What is attacked; made at the first batch, since all may be in the cache."""
+        return fast_gradients(self.module, self.images[:COMPARED].to(self.device))
 
     @cached_property
     @torch.no_grad()

@@ -10,12 +10,12 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from operator import attrgetter
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.optim.swa_utils import AveragedModel
 
 from freqrob.models.front_ends import FrontEnded, is_front_end
@@ -120,17 +120,15 @@ class Folded(nn.Module):
         graph = _Tracer().trace(root)
         targets = [str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")]
         attributes: dict[str, Any] = {target: attrgetter(target)(root) for target in targets}
-        self._folded: list[tuple[nn.Conv2d, nn.Conv2d, _BatchNorm]] = []
         for number, (conv, norm) in enumerate(_pairs(graph, attributes)):
             modules = attributes[str(conv.target)], attributes[str(norm.target)]
             with torch.no_grad():
                 one = fuse_conv_bn_eval(*modules).requires_grad_(False).to(memory_format=torch.channels_last)
-            self._folded.append((one, *modules))
             conv.target = f"folded{number}"
             attributes[conv.target] = one
             norm.replace_all_uses_with(conv)
             graph.erase_node(norm)
-        if not self._folded:
+        if "folded0" not in attributes:
             raise NoTwinError("it has no batch norm after a convolution")
         self.network = fx.GraphModule(attributes, graph, type(network).__name__).eval()
         self.network.register_forward_pre_hook(ChannelsLast())
@@ -138,17 +136,6 @@ class Folded(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(images)
-
-    @torch.no_grad()
-    def refresh(self) -> None:
-        """Fold the network's present weights and statistics, in place."""
-        for folded, conv, norm in self._folded:
-            new = fuse_conv_bn_weights(
-                conv.weight, conv.bias, cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var), norm.eps,
-                norm.weight, norm.bias,
-            )  # fmt: skip
-            for mine, theirs in zip((folded.weight, folded.bias), new, strict=True):
-                cast(Tensor, mine).copy_(theirs)
 
 
 class _Tracer(fx.Tracer):

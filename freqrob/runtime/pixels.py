@@ -106,7 +106,7 @@ def check_scale(images: Tensor, name: str = "images") -> None:
 
 
 def check_scale_of_input(images: Tensor) -> None:
-    """For modules: raise as ``check_scale`` for grey levels, and warn of other values that are as bright.
+    """Check the input of a module: raise as ``check_scale`` for whole numbers in 0–255, and warn of other large values.
 
     An attack may pass images that are out of range, but not whole numbers.
     """
