@@ -23,7 +23,7 @@ from freqrob.data.datasets import to_pixels
 from freqrob.data.pca import pca_components
 from freqrob.models import create_network
 from freqrob.models.cards import Card
-from freqrob.models.checkpoints import card_path, check_state, checkpoint_state, load_into, save
+from freqrob.models.checkpoints import check_state, checkpoint_state, load_into, save
 from freqrob.models.front_ends import PCA, FrontEnded, with_front_ends
 from freqrob.models.loading import checkpoint_path
 from freqrob.models.state import evaluating
@@ -37,7 +37,7 @@ from freqrob.training.batch_norm import differentiate_twice
 from freqrob.training.launch import graceful_shutdown, launch, share_buffers
 from freqrob.training.presets import without_source
 from freqrob.training.recipe import Recipe
-from freqrob.training.run_folder import RunFolder
+from freqrob.training.run_folder import STORED_DTYPE, RunFolder
 
 VALIDATION_BATCH = 250
 PROGRESS = ("step", "history", "losses", "seconds")  # of a run, in its checkpoints
@@ -61,8 +61,8 @@ def train(
 
     ``model_dir/<dataset>/<threat>/<name>.safetensors`` with its card is the network of the best epoch by validation
     accuracy (under PGD-10 for defences that train against an attack), so that ``load_model(name, model_dir)`` finds
-    it. The folder ``<name>/`` next to it holds ``last.ckpt``, a line for each epoch in ``metrics.jsonl`` and
-    ``metrics.csv``, and ``curves.png``.
+    it when the run is finished. The folder ``<name>/`` next to it holds ``last.ckpt``, ``best.safetensors`` and
+    ``last.safetensors``, a line for each epoch in ``metrics.jsonl`` and ``metrics.csv``, and ``curves.png``.
 
     A step depends only on the recipe and the step's number, so an interrupted or killed run ends with the weights of an
     uninterrupted one: bit for bit on one CPU thread. In an initialised ``torch.distributed`` group, such as that of
@@ -99,7 +99,7 @@ def train(
     fabric = launch(recipe.precision, accelerator)
     with propagate_failure():
         if fabric.is_global_zero:
-            for path in (weights, card_path(weights), *run.files):  # before minutes of work
+            for path in run.files:  # before minutes of work
                 check_file(path, "model_dir")
     seed_everything(recipe.seed)
     train_set, val_set = _load(recipe, data_dir, download, track)
@@ -115,9 +115,9 @@ def train(
                 stack.enter_context(run.locked())
         with propagate_failure():
             state = _State(recipe, train_set, len(batches), fabric, run, run.read(len(batches)))
-            if state.history and not weights.is_file():
+            if state.history and not run.best_weights.is_file():
                 raise FileNotFoundError(
-                    f"{weights}: missing, although this run has trained it; remove {run.folder} to train again"
+                    f"{run.best_weights}: missing, although this run has saved it; remove {run.folder} to train again"
                 )
         state.check_shared()
         if defense.double_backward:
@@ -128,6 +128,9 @@ def train(
             state.model.network.compile()
 
         steps, saved_at = recipe.epochs * len(batches), time.monotonic()
+        with propagate_failure():
+            if state.step == steps and fabric.is_global_zero and not run.weights.is_file():
+                run.publish()
         if state.step < steps and fabric.is_global_zero:
             log(f"trains {state}, {len(train_set):,} images, {steps:,} steps{_note(recipe)}")
         stop = stack.enter_context(graceful_shutdown())
@@ -160,13 +163,13 @@ def train(
             with propagate_failure():
                 if fabric.is_global_zero:
                     card = _card(recipe, run.recipe, train_set, state.history[-1], made_by) if epoch_ends else None
-                    state.save(run, weights, card)
+                    state.save(run, card)
             if epoch_ends and fabric.is_global_zero:
                 log("  ".join(f"{key} {value:.4g}" for key, value in state.history[-1].items()))
             saved_at = time.monotonic()
             if stops and state.step < steps:
                 raise KeyboardInterrupt
-    return weights
+    return run.weights
 
 
 class _State:
@@ -239,12 +242,14 @@ class _State:
         self.losses.append(loss)
         self.seconds += time.monotonic() - began
 
-    def save(self, run: RunFolder, weights: Path, card: Card | None) -> None:
+    def save(self, run: RunFolder, card: Card | None) -> None:
         """Write a checkpoint; at the end of an epoch, with a ``card``, weights and metrics too."""
         if card is not None:
-            for path in (weights, run.last_weights) if self.is_best else (run.last_weights,):
-                save(path, checkpoint_state(self.kept), card, torch.float16)
+            for path in (run.best_weights, run.last_weights) if self.is_best else (run.last_weights,):
+                save(path, checkpoint_state(self.kept), card, STORED_DTYPE)
             run.write_metrics(self.history)
+            if len(self.history) == self.recipe.epochs:
+                run.publish()
         run.write(self.as_dict())
         if card is not None:
             run.draw_metrics(self.history)
