@@ -485,7 +485,9 @@ def test_a_damaged_average_is_named(patch, tmp_path, damage):
         train(chosen, model_dir=tmp_path)
 
 
-@pytest.mark.parametrize("name", ["last.ckpt", "best.safetensors", "last.safetensors", "metrics.csv", "../{}.safetensors", "../{}.json"])
+@pytest.mark.parametrize(
+    "name", ["last.ckpt", "best.safetensors", "last.safetensors", "metrics.csv", "../{}.safetensors", "../{}.json"]
+)
 def test_a_file_that_cannot_be_written_is_named_before_the_first_step(patch, tmp_path, name):
     path = run_of(tmp_path) / name.format(run_of(tmp_path).name)
     path.mkdir(parents=True)
