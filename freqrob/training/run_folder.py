@@ -17,7 +17,7 @@ from freqrob.models.cards import CheckpointError
 from freqrob.models.checkpoints import card_path, load, save
 from freqrob.runtime.figures import drawing
 from freqrob.runtime.file_formats import FileFormat
-from freqrob.runtime.files import locked, remove_abandoned, write_csv, write_text, write_torch
+from freqrob.runtime.files import check_file, locked, remove_abandoned, write_csv, write_text, write_torch
 from freqrob.runtime.reading import REMEDY, Share, fitted, read_torch
 
 STORED_DTYPE = torch.float16  # of kernels and matrices in weights files
@@ -85,7 +85,7 @@ class RunFolder:
         """The last checkpoint, on the CPU, or None.
 
         Raises CheckpointError for a damaged checkpoint, or one that contradicts ``steps_per_epoch``; ValueError for a
-        checkpoint of another recipe.
+        checkpoint of another recipe; FileNotFoundError if the best weights are missing.
         """
         if not self.last_checkpoint.is_file():
             return None
@@ -100,7 +100,17 @@ class RunFolder:
                 f"recipe: {self.folder} holds a run with other settings ({_differences(made_for, self.recipe)}); "
                 "repeat its command, choose another model_dir, or remove it"
             )
+        if state["history"] and not self.best_weights.is_file():
+            raise FileNotFoundError(
+                f"{self.best_weights}: missing, although this run has saved it; remove {self.folder} to train again"
+            )
         return state
+
+    def check_files(self) -> None:
+        """Raise OSError, naming ``model_dir``, for a file of the run that could not be written."""
+        weights = self.weights, self.last_weights, self.best_weights
+        for path in (self.last_checkpoint, *weights, *map(card_path, weights), *self.metrics):
+            check_file(path, "model_dir")
 
     def _check_progress(self, state: Checkpoint, steps_per_epoch: int) -> None:
         """Raise ValueError if the counts of steps, epochs and losses contradict each other."""
@@ -156,12 +166,6 @@ class RunFolder:
     def last_checkpoint(self) -> Path:
         """The file that a run resumes from."""
         return self.folder / "last.ckpt"
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files that a run must be able to write."""
-        weights = self.weights, self.last_weights, self.best_weights
-        return self.last_checkpoint, *weights, *map(card_path, weights), *self.metrics
 
     @property
     def metrics(self) -> tuple[Path, Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from math import isfinite
@@ -27,7 +27,6 @@ from freqrob.models.checkpoints import check_state, checkpoint_state, load_into,
 from freqrob.models.front_ends import PCA, FrontEnded, with_front_ends
 from freqrob.models.loading import checkpoint_path
 from freqrob.models.state import evaluating
-from freqrob.runtime.files import check_file
 from freqrob.runtime.parameters import NotNegative, checked
 from freqrob.runtime.process_state import seed_everything
 from freqrob.runtime.processes import propagate_failure, rank_zero_first
@@ -99,38 +98,20 @@ def train(
     fabric = launch(recipe.precision, accelerator)
     with propagate_failure():
         if fabric.is_global_zero:
-            for path in run.files:  # before minutes of work
-                check_file(path, "model_dir")
+            run.check_files()  # before minutes of work
     seed_everything(recipe.seed)
     train_set, val_set = _load(recipe, data_dir, download, track)
-    batches = Batches(
-        train_set, recipe.batch_size, seed=recipe.seed, crop=recipe.crop,
-        flip=recipe.flip and DATASETS[recipe.dataset].flip,
-        transform=recipe.make_transform(),
-        device=fabric.device, rank=fabric.global_rank, world_size=fabric.world_size,
-    )  # fmt: skip
+    batches = _batches(recipe, train_set, fabric)
     with ExitStack() as stack:
         with propagate_failure():
             if fabric.is_global_zero:
                 stack.enter_context(run.locked())
         with propagate_failure():
             state = _State(recipe, train_set, len(batches), fabric, run, run.read(len(batches)))
-            if state.history and not run.best_weights.is_file():
-                raise FileNotFoundError(
-                    f"{run.best_weights}: missing, although this run has saved it; remove {run.folder} to train again"
-                )
         state.check_shared()
-        if defense.double_backward:
-            differentiate_twice(state.model.network)
-        # Without Fabric's wrapper, because its hooks prevent differentiating gradients
-        model, *parts = map(fabric.strategy.setup_module, [state.model, *state.parts])
-        if compile:
-            state.model.network.compile()
+        model, *parts = state.set_up(compile, defense.double_backward)
 
         steps, saved_at = recipe.epochs * len(batches), time.monotonic()
-        with propagate_failure():
-            if state.step == steps and fabric.is_global_zero and not run.weights.is_file():
-                run.publish()
         if state.step < steps and fabric.is_global_zero:
             log(f"trains {state}, {len(train_set):,} images, {steps:,} steps{_note(recipe)}")
         stop = stack.enter_context(graceful_shutdown())
@@ -149,7 +130,7 @@ def train(
                     run.write_batch(images, labels, step, state.model.network.state_dict())
                 raise FloatingPointError(
                     f"the loss became {mean_loss} in step {step + 1}; the batch and the network are in "
-                    f"{run.bad_batch}. Train in another model_dir with a lower lr (now {recipe.lr}) or more precision"
+                    f"{run.bad_batch}. {_remedy(recipe)}"
                 )
             state.update(mean_loss, began)
 
@@ -169,6 +150,9 @@ def train(
             saved_at = time.monotonic()
             if stops and state.step < steps:
                 raise KeyboardInterrupt
+        with propagate_failure():
+            if fabric.is_global_zero and not run.weights.is_file():  # removed since an earlier call finished the run
+                run.publish()
     return run.weights
 
 
@@ -221,6 +205,15 @@ class _State:
         resumed = f", from step {self.step:,} on" if self.step else ""
         return f"{self.recipe.name} on {where}, {self.recipe.precision}{resumed}"
 
+    def set_up(self, compile: bool, double_backward: bool) -> Iterator[nn.Module]:
+        """The model and the defence's parts, as the processes of a group share them."""
+        if double_backward:
+            differentiate_twice(self.model.network)
+        if compile:
+            self.model.network.compile()
+        # Without Fabric's wrapper, because its hooks prevent differentiating gradients
+        return map(self.fabric.strategy.setup_module, [self.model, *self.parts])
+
     def backward(self, loss_of_batch: Callable[[], Tensor]) -> Tensor:
         """Compute the loss and its gradients, at the learning rate of this step."""
         if self.step > self.scheduler.last_epoch:
@@ -258,10 +251,7 @@ class _State:
         """Raise FloatingPointError if the weights are not finite, before they are saved."""
         if not all(parameter.isfinite().all() for parameter in self.trained):
             kept = "; the last checkpoint is intact" if run.last_checkpoint.is_file() else ""
-            raise FloatingPointError(
-                f"the weights are not finite after step {self.step}{kept}. Train in another model_dir with a lower lr "
-                f"(now {self.recipe.lr}) or more precision"
-            )
+            raise FloatingPointError(f"the weights are not finite after step {self.step}{kept}. {_remedy(self.recipe)}")
 
     @property
     def trained(self) -> list[nn.Parameter]:
@@ -338,6 +328,16 @@ def _load(recipe: Recipe, data_dir: str | Path, download: bool, track: Track) ->
     return train_set, val_set
 
 
+def _batches(recipe: Recipe, train_set: ImageSet, fabric: Fabric) -> Batches:
+    """This process's share of the batches of the run."""
+    return Batches(
+        train_set, recipe.batch_size, seed=recipe.seed, crop=recipe.crop,
+        flip=recipe.flip and DATASETS[recipe.dataset].flip,
+        transform=recipe.make_transform(),
+        device=fabric.device, rank=fabric.global_rank, world_size=fabric.world_size,
+    )  # fmt: skip
+
+
 def _validate(model: nn.Module, val_set: ImageSet, recipe: Recipe, fabric: Fabric, track: Track) -> dict[str, float]:
     """Accuracies on the validation split; ``selection`` chooses the best epoch."""
     defense, count = recipe.make_defense(), min(recipe.selection_images or len(val_set), len(val_set))
@@ -362,6 +362,10 @@ def _validate(model: nn.Module, val_set: ImageSet, recipe: Recipe, fabric: Fabri
     if defense.adversarial:
         scores["val_pgd10"] = robust / count
     return {**scores, "selection": scores["val_pgd10" if defense.adversarial else "val_clean"]}
+
+
+def _remedy(recipe: Recipe) -> str:
+    return f"Train in another model_dir with a lower lr (now {recipe.lr}) or more precision"
 
 
 def _note(recipe: Recipe) -> str:
