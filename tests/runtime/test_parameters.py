@@ -129,6 +129,7 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
     models.load_model: {"model_name": "pgd_at_rn20"},
     loading.load_card: {"model_name": "pgd_at_rn20"},
     loading.checkpoint_path: {"model_name": "pgd_at_rn20"},
+    models.load_weights: {"network": NETWORK, "path": HERE},
     models.fast_gradients: {"model": NETWORK, "images": IMAGES},
     models.list_models: {},
     models.list_architectures: {},
