@@ -336,6 +336,20 @@ def test_a_name_that_is_nearly_right_is_suggested(call, name, value, hint):
         call(**{**CALLS[call], **given})
 
 
+@pytest.mark.parametrize(
+    "given, complaint",
+    [
+        ({"protocols": "natural"}, r"protocols: expected Sequence\[str\], got 'natural'; use \['natural'\]"),
+        ({"attacks": "clean"}, r"attacks: .*got 'clean'; use \['clean'\]"),
+        ({"model": "pgd_at_rn20"}, r"model: .*got 'pgd_at_rn20'; use freqrob.models.open_model\('pgd_at_rn20'\)"),
+        ({"protocol": ["natural"]}, "evaluate: got an unexpected keyword argument 'protocol'. Nearest: protocols"),
+    ],
+)
+def test_what_was_probably_meant_is_said(given, complaint):
+    with pytest.raises((TypeError, ValueError), match=complaint):
+        freqrob.evaluate(**{**CALLS[freqrob.evaluate], **given})
+
+
 # Numbers of NumPy and PyTorch
 
 SCALARS = {
