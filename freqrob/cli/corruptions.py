@@ -51,7 +51,7 @@ def corruptions(
             help="Report the mCE: errors relative to this model's, or alexnet's published ones on ImageNet-C.",
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Images per batch.")] = 500,
+    batch_size: options.BatchSize = None,
     cache: options.CacheDir = None,
     cache_key: options.CacheKey = None,
     no_cache: options.NoCache = False,

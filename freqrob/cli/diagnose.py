@@ -46,9 +46,7 @@ def diagnose(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Output folder, with one folder per model.")] = Path(
         "diagnosis"
     ),
-    batch_size: Annotated[
-        int | None, typer.Option(help="Images per batch; by default 250 at 32×32 pixels, fewer at larger sizes.")
-    ] = None,
+    batch_size: options.BatchSize = None,
     cache: options.CacheDir = None,
     cache_key: options.CacheKey = None,
     no_cache: options.NoCache = False,

@@ -70,7 +70,7 @@ def evaluate(
         ),
     ] = "float32",
     seed: options.Seed = 0,
-    batch_size: Annotated[int, typer.Option(help="Images per batch; each finished batch is cached.")] = 250,
+    batch_size: options.BatchSize = None,
     cache: options.CacheDir = None,
     cache_key: options.CacheKey = None,
     no_cache: options.NoCache = False,

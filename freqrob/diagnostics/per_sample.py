@@ -14,7 +14,7 @@ from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.data.streams import Images
 from freqrob.models.keys import shared_cache, subject_key
 from freqrob.models.sources import as_module
-from freqrob.models.state import bare, channels_last, device_of, measuring
+from freqrob.models.state import bare, channels_last, default_batch_size, device_of, measuring
 from freqrob.runtime.parameters import check_counts
 from freqrob.runtime.process_state import random_state
 from freqrob.runtime.processes import merged, propagate_failure, rank_and_world
@@ -49,7 +49,7 @@ def per_sample(
     *,
     key: Mapping[str, Any],
     quantity: str,
-    batch_size: int = 250,
+    batch_size: int | None = None,
     cache: Path | None = None,
     cache_key: str | None = None,
     track: Track = untracked,
@@ -68,7 +68,7 @@ def per_sample(
         images, labels: (N, C, H, W), uint8 or float in [0, 1], a tensor or a stream, and (N,) int64.
         key: the settings that the values depend on, as values that JSON can hold.
         what: what is measured, for the progress bar and the file's name.
-        batch_size: images per batch.
+        batch_size: images per batch; ``default_batch_size`` by default.
         cache: a folder of ``Samples``; None caches nothing.
         cache_key: as for ``evaluate``.
         track: wraps iterables in a progress bar.
@@ -78,7 +78,7 @@ def per_sample(
             with a model that needs a ``cache_key`` to be cached.
         OSError: the cache cannot be written.
     """
-    measure_batch, model, batches = _prepared(measure, model, images, labels, batch_size)
+    measure_batch, model, _, batches = _prepared(measure, model, images, labels, batch_size)
     common = {"key": key, "quantity": quantity, "cache": cache, "cache_key": cache_key, "track": track}
     return shared_out(measure_batch, model, images, labels, batches, **common)
 
@@ -90,14 +90,14 @@ def per_batch(
     labels: Tensor,
     *,
     key: Mapping[str, Any],
-    batch_size: int = 250,
+    batch_size: int | None = None,
     **common: Any,
 ) -> Samples:
     """As ``per_sample``, but ``measure`` gives values of the batch as a whole: (batches, …) by name.
 
     For values that would take much space per image, such as spectra.
     """
-    measure_batch, model, batches = _prepared(measure, model, images, labels, batch_size)
+    measure_batch, model, batch_size, batches = _prepared(measure, model, images, labels, batch_size)
 
     def of_batch(subject: nn.Module, number: Tensor) -> dict[str, Tensor]:
         return {name: value[None] for name, value in measure_batch(subject, batches[number]).items()}
@@ -107,15 +107,16 @@ def per_batch(
 
 
 def _prepared(
-    measure: Measure, model: nn.Module, images: Images, labels: Tensor, batch_size: int
-) -> tuple[Callable[[nn.Module, Tensor], dict[str, Tensor]], nn.Module, tuple[Tensor, ...]]:
-    """``measure`` on the model's device, whose errors explain the model or the memory; the model; indices by batch.
+    measure: Measure, model: nn.Module, images: Images, labels: Tensor, batch_size: int | None
+) -> tuple[Callable[[nn.Module, Tensor], dict[str, Tensor]], nn.Module, int, tuple[Tensor, ...]]:
+    """``measure`` on the model's device, whose errors explain the model or the memory; the model; batch size; indices.
 
     Raises ValueError for images and labels that do not fit.
     """
-    check_labelled(images, labels)
-    check_counts(batch_size=batch_size)
     model = as_module(model)
+    check_labelled(images, labels)
+    batch_size = default_batch_size(model, images) if batch_size is None else batch_size
+    check_counts(batch_size=batch_size)
     device = device_of(model, images)
 
     def measure_batch(subject: nn.Module, indices: Tensor) -> dict[str, Tensor]:
@@ -125,7 +126,7 @@ def _prepared(
         with explained(batch_size, check):
             return measure(subject, indices, device)
 
-    return measure_batch, model, torch.arange(len(images)).split(int(batch_size))
+    return measure_batch, model, batch_size, torch.arange(len(images)).split(int(batch_size))
 
 
 def shared_out(

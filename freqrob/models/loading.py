@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from freqrob.data.datasets import DATASETS
 from freqrob.data.grayscale import colour_name, grayscale_name
 from freqrob.models.cards import Card, CheckpointError
-from freqrob.models.checkpoints import card_path, check_state, checkpoint_state, load, load_into
+from freqrob.models.checkpoints import SUFFIXES, card_path, check_state, checkpoint_state, load, load_into
 from freqrob.models.downloads import download, download_url
 from freqrob.models.front_ends import (
     FrontEnded,
@@ -293,6 +293,10 @@ def _not_found(model_name: str, target: Target) -> str:
     other = grayscale_name(dataset) if colour_name(dataset) == dataset else colour_name(dataset)
     if other in DATASETS and model_name in list_models("*", other, threat_model, model_dir):
         lines += [f"It is there for {other}: {'add' if other != colour_name(other) else 'omit'} --grayscale."]
+    if model_name.lower().endswith(SUFFIXES):
+        return "\n".join(
+            [*lines, f"To open a weights file, put a name with its architecture before it: standard_rn18={model_name}."]
+        )
     try:
         ModelName.parse(model_name)
     except ValueError:
@@ -320,7 +324,11 @@ def _card_from_name(model_name: str, target: Target, path: Path, state: Mapping[
         components = (*in_front["components"], 0)[0]
         front_ends = variant_front_ends(name.variant, in_front["mean"], components=components)
     assumed = "".join(f" behind {spec['name']}" for spec in front_ends)
-    warnings.warn(f"{path} has no card: loaded as {name.architecture}{assumed} on pixels in [0, 1]", stacklevel=5)
+    warnings.warn(
+        f"{path} has no card: loaded as {name.architecture}{assumed} on pixels in [0, 1]; if it was trained on "
+        "normalised pixels, give it a card that names them, as the manual's page about own checkpoints shows",
+        stacklevel=5,
+    )
     return Card(str(name), name.architecture, target.dataset, target.threat_model, target.num_classes, front_ends)
 
 

@@ -97,9 +97,13 @@ def _open_function(spec: str, target: Target) -> nn.Module:
             module = import_module(module_name)
         except (ImportError, TypeError, ValueError) as error:
             wrong = f"got {spec!r}, expected {grammar()}. Cannot import {path!r}: {error}."
+            if module_name.endswith(".py"):
+                wrong = f"got {spec!r}; write {'.'.join(Path(module_name).with_suffix('').parts)}:{function_name}"
             raise ImportError(f"model: {wrong}{nearest_names(module_name, list_sources())}") from error
         if not hasattr(module, function_name):
             hint = nearest_names(function_name, (name for name in vars(module) if not name.startswith("_")))
+            if "=" in function_name:
+                hint = f" Arguments are written {function_name.partition('=')[0]}?name=value."
             raise ValueError(f"model: {module_name} has no {function_name!r}.{hint}")
         return build(getattr(module, function_name), spec, target.num_classes, arguments)
 
