@@ -20,7 +20,7 @@ from benchmarks.script import load_images, make_parser, parse, run
 from freqrob.attacks import Attack, parse_attack
 from freqrob.data.datasets import to_pixels
 from freqrob.models import load_model
-from freqrob.models.layout import channels_last
+from freqrob.models.state import channels_last
 from freqrob.models.twins import COMPARED, fast_gradients, in_bfloat16
 from freqrob.runtime.files import write_json
 from freqrob.runtime.provenance import provenance

@@ -9,13 +9,11 @@ from freqrob.runtime.lazy import lazy_names
 
 __version__ = "0.2.0.dev0"
 
-_HOMES = {
-    "load_model": "freqrob.models",
-    "list_models": "freqrob.models",
-    "bass": "freqrob.spectral.balance",
-    "radial_power": "freqrob.spectral.longtail",
-    "evaluate": "freqrob.evaluation",
-    "diagnose": "freqrob.diagnostics",
+_NAMES = {
+    "freqrob.models": ("load_model", "list_models"),
+    "freqrob.spectral": ("bass", "radial_power"),
+    "freqrob.evaluation": ("evaluate",),
+    "freqrob.diagnostics": ("diagnose",),
 }
 
 __all__ = ["__version__", "bass", "diagnose", "evaluate", "list_models", "load_model", "radial_power"]
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from freqrob.diagnostics import diagnose
     from freqrob.evaluation import evaluate
     from freqrob.models import list_models, load_model
-    from freqrob.spectral.balance import bass
-    from freqrob.spectral.longtail import radial_power
+    from freqrob.spectral import bass, radial_power
 
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+__getattr__, __dir__ = lazy_names(__name__, _NAMES)

@@ -6,12 +6,9 @@
 # Messages and --help name the attacks in the order in which they are registered here.
 # isort: off
 from freqrob.attacks.clean import Clean
-from freqrob.attacks.fast_gradient import FGSM, fgsm
-from freqrob.attacks.projected_gradient import PGD, pgd
-from freqrob.attacks.autoattack import AutoAttack
-from freqrob.attacks.square import Square
+from freqrob.attacks.projected_gradient import FGSM, PGD, Transfer, fgsm, pgd
+from freqrob.attacks.autoattack import AutoAttack, Square
 from freqrob.attacks.band import Band, BandPGD, band_pgd
-from freqrob.attacks.transfer import Transfer
 from freqrob.attacks.brendel_bethge import BrendelBethge
 from freqrob.attacks.minimal import MinimalAttack
 from freqrob.attacks.smallest_pgd import SmallestPGD

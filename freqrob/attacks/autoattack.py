@@ -1,4 +1,4 @@
-"""AutoAttack, run by one of the two packages that have it.
+"""AutoAttack and its Square attack, run by one of the two packages that have them.
 
 Source: Croce and Hein, ICML 2020.
 """
@@ -19,7 +19,7 @@ from freqrob.attacks.base import Attack
 from freqrob.attacks.checks import check_answers, check_gradient
 from freqrob.attacks.registry import Name, register_attack
 from freqrob.models.state import frozen
-from freqrob.runtime.parameters import check_choices, checked
+from freqrob.runtime.parameters import Count, check_choices, checked
 from freqrob.runtime.process_state import default_dtype
 
 Version = Literal["standard", "plus", "rand", "custom"]
@@ -30,6 +30,7 @@ VERSIONS = {
     "rand": ("apgd-ce", "apgd-dlr"),
 }
 COMPONENTS = VERSIONS["plus"]
+QUERIES = 5000  # of Square
 FEWEST_CLASSES = {"apgd-dlr": 3, "apgd-t": 4}  # the DLR loss is a ratio of differences between the largest logits
 LEAST_HEIGHT = 5  # of images for Square in L2, which starts from squares of a fifth of it
 
@@ -107,6 +108,40 @@ class AutoAttack(Attack):
 
     def run(self, model: nn.Module, images: Tensor, labels: Tensor, *, indices: Tensor, seed: int) -> Tensor:
         return run_components(self, self.components, model, images, labels, seed)
+
+
+@register_attack("square")
+@checked
+@dataclass(frozen=True)
+class Square(Attack):
+    """AutoAttack's Square attack with any number of queries: random search with squares, by the model's outputs alone.
+
+    Source: Andriushchenko et al., ECCV 2020.
+    """
+
+    queries: Count = QUERIES
+    eps: float = RADII["Linf"]
+    norm: Norm = "Linf"
+    batched: ClassVar[bool] = True
+    uses_twins: ClassVar[bool] = True
+    uses_gradients: ClassVar[bool] = False
+
+    @classmethod
+    def parse(cls, name: Name, *, eps: float, norm: Norm, step_size: float | None) -> Square:
+        if len(name.counts) > 1 or name.words or name.options:
+            raise name.error
+        return cls(*(name.counts or (QUERIES,)), eps=eps, norm=norm)
+
+    @property
+    def name(self) -> str:
+        return "Square" if self.queries == QUERIES else f"Square-{self.queries}"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**super().as_dict(), "package": package()}
+
+    def run(self, model: nn.Module, images: Tensor, labels: Tensor, *, indices: Tensor, seed: int) -> Tensor:
+        ensemble = AutoAttack("custom", ("square",), self.eps, self.norm)
+        return run_components(ensemble, ensemble.components, model, images, labels, seed, queries=self.queries)
 
 
 def package() -> str:

@@ -147,7 +147,7 @@ def warn_of_model(
             "all results depend on batch size and order",
             stacklevel=2,
         )
-    elif _probabilities(first):
+    elif (first >= 0).all() and ((first.sum(1) - 1).abs() < 1e-4).all():
         warnings.warn(
             "model: it returns probabilities (no row of its outputs is negative, each sums to 1), not logits; the loss "
             "takes a second softmax, which flattens the gradients, and attacks look weaker than they are. Evaluate it "
@@ -206,7 +206,3 @@ def _warn_of_classes(logits: Tensor, labels: Tensor) -> None:
 
 def _differ(logits: Tensor, others: Tensor, tolerance: float) -> bool:
     return bool(((logits - others).norm(dim=1) > tolerance * logits.norm(dim=1)).any())
-
-
-def _probabilities(outputs: Tensor) -> bool:
-    return bool((outputs >= 0).all() and ((outputs.sum(1) - 1).abs() < 1e-4).all())

@@ -20,9 +20,8 @@ from freqrob.attacks.projected_gradient import pgd
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.data.hybrid import derange
 from freqrob.models.keys import hash_of, shared_cache, subject_key
-from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
-from freqrob.models.state import bare, device_of, frozen, measuring
+from freqrob.models.state import bare, channels_last, device_of, frozen, measuring
 from freqrob.models.twins import COMPARED, fast_gradients
 from freqrob.runtime.parameters import Count, Natural, Pixels, checked, stable_repr
 from freqrob.runtime.process_state import default_dtype, random_state

@@ -1,8 +1,8 @@
-"""Projected gradient ascent: ``pgd`` runs it once, as training does; ``PGD`` is the attack, with restarts."""
+"""Projected gradient ascent: ``pgd`` runs it once, as training does; the attacks PGD, FGSM (one step) and transfer."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, cast
 
 import torch
@@ -25,6 +25,8 @@ from freqrob.attacks.gradient import (
 )
 from freqrob.attacks.losses import LOSSES, Loss, LossName, cross_entropy
 from freqrob.attacks.registry import Name, register_attack
+from freqrob.models.keys import subject_key
+from freqrob.models.state import measuring
 from freqrob.runtime.parameters import Count, Natural, checked
 from freqrob.runtime.process_state import hashed_seed
 from freqrob.runtime.tensors import check_values
@@ -131,6 +133,44 @@ def _checked_start(start: Tensor, images: Tensor) -> Tensor:
     return start.detach()
 
 
+@checked
+def fgsm(model: Model, images: Tensor, labels: Tensor, *, eps: float = 8 / 255) -> Tensor:
+    """One full step of ``pgd`` from the image itself. Raises as ``pgd``. Source: Goodfellow et al., ICLR 2015.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    >>> images, labels = torch.full((2, 3, 2, 2), 0.5), torch.tensor([0, 2])
+    >>> fgsm(network, images, labels, eps=0.1).shape
+    torch.Size([2, 3, 2, 2])
+    """
+    return pgd(model, images, labels, eps=eps, step_size=eps, steps=1, random_start=False)
+
+
+@register_attack("fgsm")
+@checked
+@dataclass(frozen=True)
+class FGSM(Attack):
+    """One full step from the image itself. Source: Goodfellow et al., ICLR 2015.
+
+    >>> FGSM(eps=4 / 255).name
+    'FGSM'
+    """
+
+    eps: float = RADII["Linf"]
+    norm: Norm = "Linf"
+
+    @property
+    def name(self) -> str:
+        return "FGSM"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**super().as_dict(), "step_size": self.eps}
+
+    def run(self, model: nn.Module, images: Tensor, labels: Tensor, *, indices: Tensor, seed: int) -> Tensor:
+        return pgd(model, images, labels, eps=self.eps, step_size=self.eps, steps=1, random_start=False, norm=self.norm)
+
+
 @register_attack("pgd")
 @checked
 @dataclass(frozen=True)
@@ -221,6 +261,41 @@ class PGD(Attack):
             model, images, labels, eps=self.eps, step_size=self.step, steps=self.steps, start=start, norm=self.norm,
             loss=LOSSES[self.loss], **options,
         )  # fmt: skip
+
+
+@checked
+@dataclass(frozen=True)
+class Transfer(Attack):
+    """PGD on another network, ``source``. It runs all steps: what fools the source may not fool the model."""
+
+    source: nn.Module
+    attack: PGD = field(default_factory=PGD)
+
+    def __post_init__(self) -> None:
+        if self.attack.restarts > 1:
+            raise ValueError(f"attack: expected PGD without restarts, got {self.attack.name}")
+
+    @property
+    def eps(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.attack.eps
+
+    @property
+    def norm(self) -> Norm:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.attack.norm
+
+    @property
+    def name(self) -> str:
+        return f"transferred {self.attack.name}"
+
+    def with_eps(self, eps: float) -> Transfer:
+        return replace(self, attack=self.attack.with_eps(eps))
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**self.attack.as_dict(), "attack": self.name, "source": subject_key(self.source)}
+
+    def run(self, model: nn.Module, images: Tensor, labels: Tensor, *, indices: Tensor, seed: int) -> Tensor:
+        with measuring(self.source) as source:
+            return self.attack.ascend(source, images, labels, indices, seed)
 
 
 def _generator(*key: int) -> torch.Generator:

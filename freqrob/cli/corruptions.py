@@ -123,10 +123,7 @@ def corruptions(
 
 
 def _mce(measured: dict[str, CorruptionAccuracy], baseline: str | None) -> tuple[dict[str, float], ValueError | None]:
-    """Each model's mCE, if there is a baseline, and the error of an unusable baseline, to be raised last.
-
-    The baseline ``alexnet`` has AlexNet's published errors on ImageNet-C.
-    """
+    """Each model's mCE, if there is a baseline, and the error of an unusable baseline, to be raised last."""
     if baseline is None:
         return {}, None
     try:

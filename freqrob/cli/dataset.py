@@ -33,8 +33,6 @@ DatasetName = Annotated[str, typer.Option(help="Data set; its test split is used
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Output folder.")]
 
 
-@dataset_group.command()
-@options.with_home
 def corrupt(
     out: Out,
     data: options.DataDir = Path("data"),
@@ -106,8 +104,6 @@ def _possible(types: list[str], frost: Path | None) -> list[str]:
     return types
 
 
-@dataset_group.command()
-@options.with_home
 def bass(
     out: Out,
     data: options.DataDir = Path("data"),
@@ -139,8 +135,6 @@ def bass(
     print_line(f"Wrote {folder}")
 
 
-@dataset_group.command()
-@options.with_home
 def hybrid(
     out: Out,
     data: options.DataDir = Path("data"),
@@ -195,8 +189,6 @@ def hybrid(
     print_line(f"Wrote {path}")
 
 
-@dataset_group.command()
-@options.with_home
 def spectrum(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Output folder.")] = Path("spectra"),
     data: options.DataDir = Path("data"),
@@ -222,7 +214,7 @@ def spectrum(
     check_folder(out)
     dataset = named_dataset(dataset, grayscale)
     from freqrob.data import balance, load_dataset
-    from freqrob.diagnostics.data_spectra import save_corruption_spectra, save_spectra
+    from freqrob.diagnostics.corruption_spectrum import save_corruption_spectra, save_spectra
     from freqrob.runtime.provenance import provenance
 
     given = {"--dataset": dataset, "--corruptions": str(corruptions) if corruptions else None}
@@ -261,3 +253,7 @@ def _figures(measured: Spectrum) -> tuple[str, ...]:
         f"{measured.alpha:.2f}", f"{measured.boundary_radius:.3f}", f"{measured.entropy:.2f}",
         f"{measured.log_b_low:.2f}",
     )  # fmt: skip
+
+
+for command in (corrupt, bass, hybrid, spectrum):
+    dataset_group.command()(options.with_home(command))

@@ -50,7 +50,7 @@ def demo(
     from freqrob.data.cifar_b import balance
     from freqrob.data.hybrid import partners
     from freqrob.data.samples import sample_images
-    from freqrob.diagnostics.data_spectra import save_spectra
+    from freqrob.diagnostics.corruption_spectrum import save_spectra
     from freqrob.evaluation.files import EVALUATION
     from freqrob.models import load_model
     from freqrob.report import write_report

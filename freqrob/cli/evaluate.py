@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,10 +14,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from freqrob.cli import measuring, options
-from freqrob.cli.printing import command_line, pixels, print_line, print_table, print_written, rank
+from freqrob.cli.printing import command_line, print_line, print_table, print_written, rank
 from freqrob.cli.progress import prefixed
 from freqrob.runtime.files import check_file, followed
-from freqrob.runtime.parameters import check_counts, check_integers
+from freqrob.runtime.parameters import check_counts, check_integers, pixels
 
 if TYPE_CHECKING:
     import torch
@@ -151,13 +151,13 @@ def evaluate(
     show = partial(_print_accuracies, evaluations, source.in_words(len(subject.images)))
     with measuring.progress_of(folder, show) as track:
         for name, network in networks.items():
-            common |= {"cache_key": cache_key and f"{name} {cache_key}", "track": prefixed(track, name)}
+            of_model = {**common, "cache_key": cache_key and f"{name} {cache_key}", "track": prefixed(track, name)}
             with measuring.model_on(where, name, network) as model:
                 results = measure(
                     model, subject.images.images, subject.images.labels, protocols=protocol, attacks=attacks,
-                    precision=cast("Precision", attack_precision), **common,
+                    precision=cast("Precision", attack_precision), **of_model,
                 )  # fmt: skip
-                masking = _masking(model, subject.images, masking_images, white_box, masking_queries, common)
+                masking = _masking(model, subject.images, masking_images, white_box, masking_queries, of_model)
                 evaluations.append(Evaluation(name, model_hash(model), results, masking))
     if rank() > 0:
         return
@@ -168,9 +168,7 @@ def evaluate(
         "--seed": seed, "--batch-size": batch_size,
         "--masking-images": masking_images, "--masking-queries": masking_queries,
     }  # fmt: skip
-    measuring.call_all(
-        *files.writers(evaluations, subject.images, str(source), command_line("evaluate", given, *models)), show
-    )
+    files.write(evaluations, subject.images, str(source), command_line("evaluate", given, *models), show)
     for model in evaluations:
         cached = [f"{result.protocol} {result.attack.name}" for result in model.results if result.from_cache]
         measuring.print_cached(model.name, folder, cached, len(model.results))
@@ -195,21 +193,23 @@ class _Outputs:
                 raise FileNotFoundError(f"card: {name} has no card in --model-dir, expected {card_path(path)}")
             check_file(card_path(path), "card")
 
-    def writers(
-        self, evaluations: Sequence[Evaluation], images: ImageSet, source: str, command: str
-    ) -> Iterator[Callable[[], Any]]:
-        """Functions that write a file each."""
+    def write(
+        self, evaluations: Sequence[Evaluation], images: ImageSet, source: str, command: str, show: Callable[[], None]
+    ) -> None:
+        """Write all files, and ``show`` the accuracies, even if some cannot be written."""
         from freqrob.evaluation.files import write_results, write_samples
         from freqrob.models.checkpoints import add_results
         from freqrob.runtime.provenance import provenance
         from freqrob.runtime.tensors import data_hash
 
         about = {**provenance(command), "source": source, "data_hash": data_hash(images.images, images.labels)}
-        yield from (partial(write_results, path, evaluations, about) for path in self.results)
-        if self.samples is not None:
-            yield partial(write_samples, self.samples, evaluations, images.labels)
-        for model in evaluations if self.cards else ():
-            yield partial(add_results, self.cards[model.name], [result.as_dict() for result in model.results])
+        rows = {model.name: [result.as_dict() for result in model.results] for model in evaluations}
+        measuring.call_all(
+            *(partial(write_results, path, evaluations, about) for path in self.results),
+            *(partial(write_samples, path, evaluations, images.labels) for path in [self.samples] if path is not None),
+            *(partial(add_results, path, rows[name]) for name, path in self.cards.items()),
+            show,
+        )
 
     def print(self) -> None:
         from freqrob.models.checkpoints import card_path

@@ -263,9 +263,9 @@ class Models:
         They give logits for the classes of the ``subject``; by default for those of the data set. Raises ValueError for
         ``weights`` if no model is given as ``NAME=FILE``.
         """
-        from freqrob.models.class_subset import with_classes
         from freqrob.models.loading import shipped_folder
         from freqrob.models.sources import open_model
+        from freqrob.models.sources.common import with_classes
         from freqrob.runtime.processes import rank_zero_first
 
         given: dict[str, Any] = {} if self.weights is None else {"weights": self.weights}

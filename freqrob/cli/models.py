@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,7 +29,7 @@ def models(
     - `freqrob models "bass*" --model-dir ./models`
     """
     from freqrob.models.cards import CheckpointError
-    from freqrob.models.loading import THREAT_MODELS, all_datasets, list_models
+    from freqrob.models.loading import THREAT_MODELS, all_datasets, list_models, load_card
 
     with warnings_as_lines():
         known = [
@@ -43,26 +44,19 @@ def models(
         )
     table = Table("model", "protocol", "accuracy on its card (%)", "images")
     for name, dataset, threat in known:
+        card = None
         try:
-            card = _card(name, model_dir, dataset, threat)
+            with suppress(FileNotFoundError):
+                card = load_card(name, model_dir, dataset, threat)
             origin = card.architecture if card else _origin(name, dataset, threat)
         except CheckpointError as error:
             print_warning(str(error))
-            card, origin = None, "card not usable"
+            origin = "card not usable"
         results = _card_results(card) if card else [("", "", "")]
         about = f"{escape(name)}\n[dim]{escape(origin)}, {dataset}, {threat}[/dim]"
         columns = (escape("\n".join(column)) for column in zip(*results, strict=True))
         table.add_row(about, *columns, end_section=True)
     print_table(table)
-
-
-def _card(name: str, model_dir: Path, dataset: str, threat: str) -> Card | None:
-    from freqrob.models.loading import load_card
-
-    try:
-        return load_card(name, model_dir, dataset, threat)
-    except FileNotFoundError:
-        return None
 
 
 def _origin(name: str, dataset: str, threat: str) -> str:

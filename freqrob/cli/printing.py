@@ -85,12 +85,6 @@ def _this_command() -> str:
     return shlex.join([*program, *sys.argv[1:]])
 
 
-def pixels(value: float, norm: str = "Linf") -> str:
-    """Format ε: 8/255 or 0.031 in L∞, 0.5 in L2."""
-    levels = round(255 * value, 6)
-    return f"{levels:g}/255" if norm == "Linf" and levels == int(levels) else f"{value:g}"
-
-
 def command_line(name: str, options: dict[str, Any], *arguments: str) -> str:
     """Command line that reproduces the numbers, without the folders of data and models."""
     given = []

@@ -11,10 +11,10 @@ from rich.table import Table
 
 from freqrob.cli import options
 from freqrob.cli.measuring import INTERRUPTED, in_process_group, named_dataset
-from freqrob.cli.printing import pixels, print_line, print_resume_hint, print_table, rank
+from freqrob.cli.printing import print_line, print_resume_hint, print_table, rank
 from freqrob.cli.progress import progress_bars
 from freqrob.runtime.cache import set_compile_folder
-from freqrob.runtime.parameters import check_choices
+from freqrob.runtime.parameters import check_choices, pixels
 
 if TYPE_CHECKING:
     from freqrob.training import Recipe

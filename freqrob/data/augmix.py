@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 
 import numpy as np
 import torch
@@ -154,16 +155,10 @@ def _step(pixels: Tensor, ops: NDArray, levels: NDArray, signs: NDArray) -> None
             pixels[index] = apply(pixels[index], ops[chosen], levels[chosen], signs[chosen])
 
 
-def _autocontrast(pixels: Tensor, *_draws: NDArray) -> Tensor:
-    from torchvision.transforms.v2.functional import autocontrast
+def _of_torchvision(name: str, pixels: Tensor, *_draws: NDArray) -> Tensor:
+    from torchvision.transforms.v2 import functional
 
-    return autocontrast(pixels)
-
-
-def _equalize(pixels: Tensor, *_draws: NDArray) -> Tensor:
-    from torchvision.transforms.v2.functional import equalize
-
-    return equalize(pixels)
+    return getattr(functional, name)(pixels)
 
 
 def _posterize(pixels: Tensor, _ops: NDArray, levels: NDArray, _signs: NDArray) -> Tensor:
@@ -214,8 +209,8 @@ def _source(ops: NDArray, levels: NDArray, signs: NDArray, height: int, width: i
 
 
 _APPLY = {
-    (Op.AUTOCONTRAST,): _autocontrast,
-    (Op.EQUALIZE,): _equalize,
+    (Op.AUTOCONTRAST,): partial(_of_torchvision, "autocontrast"),
+    (Op.EQUALIZE,): partial(_of_torchvision, "equalize"),
     (Op.POSTERIZE,): _posterize,
     (Op.SOLARIZE,): _solarize,
     GEOMETRIC: _warp,

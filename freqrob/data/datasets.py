@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from http.client import HTTPException
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, overload
 
@@ -207,14 +206,15 @@ def load_dataset(
     Raises:
         ValueError: an unknown name or split, or a damaged image file.
         FileNotFoundError: the data set is not in ``data_dir`` and ``download`` is off.
-        ImportError: svhn without SciPy, which reads its files.
         OSError: a failed download, or a full disk.
     """
     check_choices(DATASETS, dataset=name)
     folder = expanded(data_dir, "data_dir")
     if name not in list(DATASETS):  # in grey levels
         loaded = load_dataset(colour_name(name), split, folder, download=download, track=track)
-        return replace(loaded, images=_in_grey_levels(loaded.images))
+        images = loaded.images
+        grey = images.map(to_grayscale, "grayscale", 1) if isinstance(images, ImageStream) else to_grayscale(images)
+        return replace(loaded, images=grey)
     load = DATASETS[name].load
     assert load is not None  # DATASETS has none without
     if split == "robustbench" and name != "imagenet":
@@ -303,11 +303,6 @@ def _streamed(files: ImageFiles, preprocessing: Preprocessing | None = None) -> 
     return ImageSet(ImageStream.of(Photographs(files, preprocessing)), files.labels, files.classes)
 
 
-def _in_grey_levels(images: Images) -> Images:
-    """``to_grayscale``, of a stream when it is read."""
-    return images.map(to_grayscale, "grayscale", 1) if isinstance(images, ImageStream) else to_grayscale(images)
-
-
 def _check_as_registered(images: ImageSet, name: str) -> None:
     """Raise ValueError for other channels or classes, with which a trained model could not be loaded."""
     channels, names, info = images.images.shape[1], len(images.classes), DATASETS[name]
@@ -373,8 +368,6 @@ def _svhn(folder: Path, part: Part, download: bool) -> ImageSet:
     from torchvision.datasets import SVHN
     from torchvision.datasets.utils import download_url
 
-    if find_spec("scipy") is None:
-        raise ImportError("dataset: svhn comes in MATLAB's format, which SciPy reads: pip install scipy")
     url, file, md5 = SVHN.split_list[part]
     with explained("SVHN", folder, file, url, download):
         if download and not (folder / file).is_file():

@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -40,6 +40,16 @@ class ImageFiles:
     def __getitem__(self, index: Tensor) -> ImageFiles:
         return replace(self, names=tuple(self.names[i] for i in index.tolist()), labels=self.labels[index])
 
+    def keys(self, numbers: Iterable[int]) -> list[str]:
+        """Name, size and time of modification of each of these files. Raises OSError for a missing file."""
+
+        def key(number: int) -> str:
+            info = (self.root / self.names[number]).stat()
+            return f"{self.names[number]} {info.st_size} {info.st_mtime_ns}"
+
+        with ThreadPoolExecutor() as pool:  # for network file systems, where each is a round trip
+            return list(pool.map(key, numbers))
+
 
 def list_images(root: Path, folder: str) -> list[str]:
     """Sorted names, relative to ``root``, of the images in ``folder`` or ``folder/images``."""
@@ -71,7 +81,8 @@ def decode(files: ImageFiles, size: int, cache: Path, track: Track) -> Tensor:
         OSError: a file is missing; the cache cannot be written for another reason than permission, such as a full disk.
     """
     shape = (len(files), 3, size, size)
-    path = cache.with_name(f"{cache.name}_{_digest(files)}.npy")
+    digest = hashlib.sha256("".join(f"{key}\n" for key in files.keys(range(len(files)))).encode()).hexdigest()
+    path = cache.with_name(f"{cache.name}_{digest[:12]}.npy")
     if not holds_npy(path, shape):
         try:
             write_npy(path, shape, _decoded(files, size, track))
@@ -86,17 +97,6 @@ def decode(files: ImageFiles, size: int, cache: Path, track: Track) -> Tensor:
     with warnings.catch_warnings():  # torch has no read-only tensors and says so
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(map_npy(path))
-
-
-def _digest(files: ImageFiles) -> str:
-    """Hash of the files' names, sizes and modification times. Raises OSError for a missing file."""
-
-    def line(name: str) -> str:
-        info = (files.root / name).stat()
-        return f"{name} {info.st_size} {info.st_mtime_ns}\n"
-
-    with ThreadPoolExecutor() as pool:  # for network file systems, where each is a round trip
-        return hashlib.sha256("".join(pool.map(line, files.names)).encode()).hexdigest()[:12]
 
 
 def _in_memory(shape: tuple[int, ...], blocks: Iterator[np.ndarray]) -> Tensor:

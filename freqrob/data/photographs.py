@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib import resources
@@ -50,15 +49,8 @@ class Photographs:
         return len(self.files)
 
     def keys(self, numbers: Sequence[int]) -> list[str]:
-        """Name, size and time of modification of each file. Raises OSError for a missing file."""
-
-        def key(number: int) -> str:
-            name = self.files.names[number]
-            info = (self.files.root / name).stat()
-            return f"{name} {info.st_size} {info.st_mtime_ns} {self.preprocessing}"
-
-        with ThreadPoolExecutor() as pool:  # for network file systems, where each is a round trip
-            return list(pool.map(key, numbers))
+        """As the files', with the preprocessing."""
+        return [f"{key} {self.preprocessing}" for key in self.files.keys(numbers)]
 
     def read(self, chunks: Iterable[Sequence[int]]) -> Iterator[Tensor]:
         return read_by_threads(self._sized, chunks)
@@ -130,7 +122,8 @@ def find_photographs(root: Path, classes: Sequence[str] = (), labels: Path | Non
     if labels and not classes and all(map(re.compile("[0-9]+").fullmatch, names)):
         numbers = torch.tensor([int(name) for _, name in found])  # of how many classes is not known
         return ImageFiles(root, tuple(file for file, _ in found), numbers, ())
-    return labelled(root, found, classes or _ordered(names))
+    ordered = imagenet_wnids() if names <= set(imagenet_wnids()) else sorted(names)
+    return labelled(root, found, classes or ordered)
 
 
 def labelled(root: Path, found: Sequence[tuple[str, str]], classes: Sequence[str]) -> ImageFiles:
@@ -149,11 +142,6 @@ def labelled(root: Path, found: Sequence[tuple[str, str]], classes: Sequence[str
             f"classes.{near}"
         )
     return ImageFiles(root, tuple(file for file, _ in kept), torch.tensor([label for _, label in kept]), tuple(classes))
-
-
-def _ordered(names: set[str]) -> tuple[str, ...]:
-    """ImageNet's classes if all are among them, or else the given ones in alphabetical order."""
-    return imagenet_wnids() if names <= set(imagenet_wnids()) else tuple(sorted(names))
 
 
 def _in_sub_folders(root: Path) -> list[tuple[str, str]]:
@@ -190,11 +178,11 @@ def read_labels(path: Path) -> Mapping[str, str] | list[str]:
         return [wnids.get(name, name) for (name,) in lines]
     if short := next((line for line in lines if len(line) == 1), None):
         raise ValueError(f"labels: {path}: expected an image and its class in each line, got {brief(short[0], 60)!r}")
-    return {Path(name).with_suffix("").as_posix() if _is_image(name) else name: label for name, label, *_ in lines}
+    return {_bare(name) if name.lower().endswith(SUFFIXES) else name: label for name, label, *_ in lines}
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES)
+def _bare(name: str) -> str:
+    return Path(name).with_suffix("").as_posix()
 
 
 def _with_labels(names: Sequence[str], labels: Mapping[str, str] | list[str], source: Path) -> list[tuple[str, str]]:
@@ -206,8 +194,7 @@ def _with_labels(names: Sequence[str], labels: Mapping[str, str] | list[str], so
         if len(labels) != len(names):
             raise ValueError(f"labels: {source} has {len(labels):,} lines, expected {len(names):,}, one for each image")
         return list(zip(names, labels, strict=True))
-    keys = [Path(name).with_suffix("").as_posix() for name in names]
-    found = [(name, labels.get(key, labels.get(key.rpartition("/")[2]))) for name, key in zip(names, keys, strict=True)]
+    found = [(name, labels.get(_bare(name), labels.get(_bare(name).rpartition("/")[2]))) for name in names]
     if missing := [name for name, label in found if label is None]:
         raise ValueError(f"labels: {source} has no line for {missing[0]} ({len(missing):,} of {len(names):,} images)")
     return [(name, label) for name, label in found if label is not None]
@@ -217,9 +204,7 @@ def _official_wnids(meta: Path) -> dict[str, str]:
     """WordNet ids by ILSVRC2012_ID, of the classes without children, as torchvision's ImageNet reads them."""
     if not meta.is_file():
         raise FileNotFoundError(f"labels: the classes in {OFFICIAL} are numbered by meta.mat, expected {meta}")
-    try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise ImportError(f"labels: {meta} is in MATLAB's format, which SciPy reads: pip install scipy") from error
+    from scipy.io import loadmat
+
     synsets = loadmat(str(meta), squeeze_me=True)["synsets"]
     return {str(int(entry["ILSVRC2012_ID"])): str(entry["WNID"]) for entry in synsets if not entry["num_children"]}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,8 @@ from typing import Protocol, overload
 
 import torch
 from torch import Tensor
+
+from freqrob.runtime.threads import usable_cpus
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -142,7 +143,7 @@ def in_memory(images: Images) -> Tensor:
 
 def read_by_threads(read: Callable[[int], Tensor], chunks: Iterable[Sequence[int]]) -> Iterator[Tensor]:
     """The stacked images of each chunk, read by a thread for each CPU; those of the next chunk are read meanwhile."""
-    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    pool = ThreadPoolExecutor(usable_cpus())
     try:
         submitted = ([pool.submit(read, number) for number in chunk] for chunk in chunks)
         current: list[Future[Tensor]] | None = next(submitted, None)

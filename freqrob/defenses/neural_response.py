@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Literal, cast
 
 import numpy as np
 import torch
@@ -15,12 +15,11 @@ from torch import Tensor, nn
 from freqrob.data.datasets import to_pixels
 from freqrob.defenses.stimuli import (
     LayerName,
+    OnStimuli,
     check_arrays,
-    check_given,
     load_stimuli,
     pass_together,
     recorded,
-    targets_hash,
 )
 from freqrob.models.registry import register_defense
 from freqrob.models.state import device_of, evaluating
@@ -80,7 +79,7 @@ class SpatialReadout(nn.Module):
 @register_defense("neural_response")
 @checked
 @dataclass(frozen=True)
-class NeuralResponse:
+class NeuralResponse(OnStimuli):
     """CE(f(x), y) + α [ℓ(r̂, r) + γ · mean over neurons of Σ|m_n| Σ|w_n|]: classify images and predict responses.
 
     r̂ are the responses that a ``SpatialReadout`` predicts from one layer's features of the stimuli, and r those of the
@@ -107,22 +106,11 @@ class NeuralResponse:
     readout of Klindt et al., NeurIPS 2017.
     """
 
-    targets: str = ""
     layer: LayerName = "layer2"
     weight: Weight = 1.0
     sparsity: Weight = 1e-3
     stimuli: Drawn = 32
     loss: ResponseLoss = "poisson"
-
-    adversarial: ClassVar[bool] = False
-    double_backward: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check_given(self.targets)
-
-    def as_dict(self) -> dict[str, Any]:
-        """The parameters, and the SHA-256 of the file of targets if it exists."""
-        return {**asdict(self), "targets_sha256": targets_hash(self.targets)}
 
     def make_parts(self, model: nn.Module) -> SpatialReadout:
         """The readout, for the features that the layer has of the stimuli; it is trained with the network."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from msgspec import Meta
 from torch import Tensor, nn
 
-from freqrob.defenses.stimuli import LayerName, check_arrays, check_given, load_stimuli, pass_together, targets_hash
+from freqrob.defenses.stimuli import LayerName, OnStimuli, check_arrays, load_stimuli, pass_together
 from freqrob.models.registry import register_defense
 from freqrob.runtime.parameters import Weight, checked
 
@@ -23,7 +23,7 @@ Stimuli = Annotated[int, Meta(ge=3, le=2**63 - 1, description="at least 3 (two, 
 @register_defense("neural_similarity")
 @checked
 @dataclass(frozen=True)
-class NeuralSimilarity:
+class NeuralSimilarity(OnStimuli):
     """CE(f(x), y) + α · mean over pairs i < j of stimuli of (arctanh S_ij − arctanh T_ij)².
 
     T_ij is the similarity of a brain's responses to the stimuli i and j. S_ij is the network's similarity: the cosine
@@ -47,20 +47,9 @@ class NeuralSimilarity:
     the mouse-regularised model of Li et al., PLoS Comput. Biol. 2023. Their code is not published.
     """
 
-    targets: str = ""
     layer: LayerName = "layer1"
     weight: Weight = 20.0
     stimuli: Stimuli = 32
-
-    adversarial: ClassVar[bool] = False
-    double_backward: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check_given(self.targets)
-
-    def as_dict(self) -> dict[str, Any]:
-        """The parameters, and the SHA-256 of the file of targets if it exists."""
-        return {**asdict(self), "targets_sha256": targets_hash(self.targets)}
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         stimuli, target = self.draw()

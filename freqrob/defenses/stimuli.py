@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,16 +23,23 @@ LayerName = Annotated[str, Meta(min_length=1, description="the name of a module"
 Check = Callable[[Path, np.ndarray, np.ndarray], None]
 
 
-def check_given(targets: str) -> None:
-    """Raise ValueError for an empty path, the default of ``targets``, which the user must set."""
-    if not targets:
-        raise ValueError("targets: expected the path of an .npz file, got ''")
+@dataclass(frozen=True)
+class OnStimuli:
+    """What the neural defences have in common: ``targets``, the path of an ``.npz``, which the user must set."""
 
+    targets: str = ""
 
-def targets_hash(targets: str) -> str:
-    """The SHA-256 of the file of targets; "" if it does not exist."""
-    path = Path(targets)
-    return sha256_of(path) if path.is_file() else ""
+    adversarial: ClassVar[bool] = False
+    double_backward: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not self.targets:
+            raise ValueError("targets: expected the path of an .npz file, got ''")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The parameters, and the SHA-256 of the file of targets; "" if it does not exist."""
+        path = Path(self.targets)
+        return {**asdict(self), "targets_sha256": sha256_of(path) if path.is_file() else ""}
 
 
 def load_stimuli(path: str | Path, name: str, check: Check) -> tuple[Tensor, Tensor]:
@@ -99,11 +107,13 @@ def pass_together(model: nn.Module, layer: str, images: Tensor, stimuli: Tensor,
 
 @contextmanager
 def recorded(model: nn.Module, layer: str) -> Iterator[list[Tensor]]:
-    """Record the outputs of a layer of the network, also in a wrapped model."""
+    """Record the outputs of a layer of the network, also in a wrapped model. Raises ValueError for other types."""
     outputs: list[Tensor] = []
 
-    def record(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        outputs.append(output)
+    def record(_module: nn.Module, _inputs: object, output: Any) -> None:
+        if not isinstance(output, Tensor):
+            raise ValueError(f"layer: {layer!r} gives a {type(output).__name__}, expected a tensor")
+        outputs.append(output.clone())  # later layers may work in place
 
     handle = find_layer(model, layer).register_forward_hook(record)
     try:

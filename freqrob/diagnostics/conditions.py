@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from freqrob.runtime.parameters import pixels
+
 Conditions = Mapping[str, Any]
 Words = Mapping[str, Callable[[Any], str]]
 
@@ -36,12 +38,6 @@ def images_of(count: int, source: str) -> str:
     return f"{count:,} images" + (f" of {source}" if source else "")
 
 
-def pixels(value: float) -> str:
-    """A distance as 8/255 or 0.031."""
-    levels = round(255.0 * value, 3)
-    return f"{levels:g}/255" if levels.is_integer() else f"{value:g}"
-
-
 def ball(norm: str, eps: float) -> str:
     """A ball in words, such as "L∞, ε = 8/255"."""
     return f"L∞, ε = {pixels(eps)}" if norm == "Linf" else f"{norm}, ε = {eps:g}"
@@ -61,13 +57,9 @@ def _word(name: str, value: Any, words: Words) -> str:
     return write(value) if write else f"{name} {value}"
 
 
-def _norm(value: str | float) -> str:
-    return {"Linf": "L∞"}.get(value, value) if isinstance(value, str) else f"norm {value:g}"
-
-
 _WORDS = {
     "source": "of {}".format,
     "eps": lambda value: f"ε = {pixels(value)}",
-    "norm": _norm,
+    "norm": lambda value: value.replace("Linf", "L∞") if isinstance(value, str) else f"norm {value:g}",
     "seeds": lambda values: f"seeds {', '.join(map(str, values))}",
 }

@@ -1,18 +1,24 @@
-"""The spectrum that a corruption adds to images, and its ln B_low, by severity."""
+"""The spectrum that a corruption adds to images, and its ln B_low, by severity; files of a data set's spectra."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from freqrob.data.datasets import to_pixels
+from freqrob.data.cifar_b import balance
+from freqrob.data.corruption_arrays import CorruptionArrays
+from freqrob.data.corruptions import SEVERITIES
+from freqrob.data.datasets import ImageSet, to_pixels
+from freqrob.data.streams import Images
 from freqrob.diagnostics.measurement import Measurement, Quantity
-from freqrob.diagnostics.spectrum import check_image_set
+from freqrob.diagnostics.spectrum import Spectrum, check_image_set, spectrum
 from freqrob.runtime.parameters import checked
+from freqrob.runtime.progress import Track, untracked
 from freqrob.spectral.jacobian import log_b_low
 from freqrob.spectral.ops import check_images, mean_amplitude
 
@@ -84,3 +90,37 @@ def _mean_change(images: Tensor, corrupted: Tensor) -> Tensor:
     if not total.isfinite().all():
         raise ValueError("images, corrupted: expected finite pixels, got NaN or infinity")
     return (total / len(images)).cpu()
+
+
+def save_spectra(
+    sets: Mapping[str, Images], folder: str | Path, about: Mapping[str, Any], track: Track = untracked
+) -> dict[str, Spectrum]:
+    """Measure the spectrum of each set of images, and save it under the name of the set with ``about``."""
+    spectra = {}
+    for name, images in track(sets.items(), "spectra", len(sets)):
+        spectra[name] = spectrum(images)
+        spectra[name].save(folder, name, {**about, "set": name})
+    return spectra
+
+
+def save_corruption_spectra(
+    images: ImageSet,
+    corruptions: CorruptionArrays,
+    folder: str | Path,
+    about: Mapping[str, Any],
+    track: Track = untracked,
+) -> dict[str, tuple[Spectrum, CorruptionSpectrum]]:
+    """Measure, by type, the spectra of the corrupted images and of their changes, over all severities.
+
+    They are saved as ``<type>`` and ``<type>_change``. ``images`` are the natural images. If the balanced images were
+    corrupted, changes are relative to those.
+    """
+    spectra, clean = {}, images[: len(corruptions.labels)]
+    clean = balance(clean) if (corruptions.generated or {}).get("bass") else clean
+    for name in track(corruptions.types, "corruptions", len(corruptions.types)):
+        severities = [corruptions.images(name, severity) for severity in SEVERITIES]
+        corrupted = save_spectra({name: torch.cat(severities)}, folder, about)[name]
+        change = corruption_spectrum(clean.tensor, severities)
+        change.save(folder, f"{name}_change", {**about, "set": name})
+        spectra[name] = corrupted, change
+    return spectra

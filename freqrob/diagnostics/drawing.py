@@ -155,17 +155,12 @@ def draw_map(axes: Axes, values: Tensor, norm: Normalize, frequencies: Sequence[
     """Draw a spectrum, DC in the middle; ``at`` are the frequencies of rows and columns, by default a DFT's."""
     from matplotlib.ticker import FixedFormatter, FixedLocator
 
-    (top, bottom), (left, right) = map(
-        _edges, frequencies or [torch.fft.fftshift(torch.fft.fftfreq(n)) for n in values.shape]
-    )
-    image = axes.imshow(
-        values.numpy(), norm=norm, cmap="viridis", extent=(left, right, bottom, top), interpolation="none"
-    )
+    places = frequencies or [torch.fft.fftshift(torch.fft.fftfreq(n)) for n in values.shape]
+    image = _draw_spectrum(axes, values, norm, *places)
     for axis, direction in ((axes.xaxis, "horizontal"), (axes.yaxis, "vertical")):
         axis.set_major_locator(FixedLocator([-0.4, 0, 0.4]))
         axis.set_major_formatter(FixedFormatter(["−0.4", "0", "0.4"]))
         axis.set_label_text(f"{direction} {FREQUENCY}")
-    axes.grid(False)
     return image
 
 
@@ -175,16 +170,18 @@ def draw_quadrant(axes: Axes, amplitude: Tensor, norm: Normalize) -> AxesImage:
     Vertical frequencies rise downwards, horizontal ones to the right. Source: Chan et al., IJCAI 2022, Fig. 1.
     """
     quarter = quadrant(amplitude)
-    rows, columns = (torch.linspace(0, 0.5, count) for count in quarter.shape)
-    (top, bottom), (left, right) = _edges(rows), _edges(columns)
-    image = axes.imshow(
-        quarter.numpy(), norm=norm, cmap="viridis", extent=(left, right, bottom, top), interpolation="none"
-    )
+    image = _draw_spectrum(axes, quarter, norm, *(torch.linspace(0, 0.5, count) for count in quarter.shape))
     axes.set(xticks=[], yticks=[])
     axes.set_xlabel("horizontal frequency →", fontsize="small")
     axes.set_ylabel("← vertical frequency", fontsize="small")
-    axes.grid(False)
     return image
+
+
+def _draw_spectrum(axes: Axes, values: Tensor, norm: Normalize, rows: Tensor, columns: Tensor) -> AxesImage:
+    (top, bottom), (left, right) = _edges(rows), _edges(columns)
+    axes.grid(False)
+    extent = left, right, bottom, top
+    return axes.imshow(values.numpy(), norm=norm, cmap="viridis", extent=extent, interpolation="none")
 
 
 def quadrant(amplitude: Tensor) -> Tensor:

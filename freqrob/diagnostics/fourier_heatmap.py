@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,14 +16,13 @@ from torch import Tensor, nn
 from freqrob.attacks.gradient import classified
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.data.streams import Images
-from freqrob.defenses.stimuli import find_layer
+from freqrob.defenses.stimuli import recorded
 from freqrob.diagnostics.drawing import Picture, Scale, Section, draw_map, picture_of_maps
 from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.diagnostics.per_sample import per_sample
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
-from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
-from freqrob.models.state import device_of, measuring
+from freqrob.models.state import channels_last, device_of, measuring
 from freqrob.runtime.parameters import Count, Natural, Positive, checked
 from freqrob.runtime.process_state import random_state
 from freqrob.runtime.progress import Track, untracked
@@ -136,12 +134,12 @@ def fourier_heatmap(
     def changes_of(model: nn.Module, indices: Tensor, device: torch.device) -> dict[str, Tensor]:
         natural, classes = to_pixels(images[indices]).to(device), labels[indices].to(device)
         signs = _signs(seed, indices, len(frequencies), images.shape[1], basis).to(device)
-        with _answering(model, layer) as answer, torch.autocast(device.type, torch.bfloat16, precision == "bfloat16"):
-            unperturbed = answer(natural)
+        with torch.autocast(device.type, torch.bfloat16, precision == "bfloat16"):
+            unperturbed = _answer(model, layer, natural)
 
             def change(images: Tensor) -> Tensor:
                 """The distance of the features, or whether the class is wrong: (N,) float32."""
-                moved = answer(images)
+                moved = _answer(model, layer, images)
                 return (moved - unperturbed).norm(dim=1) if layer else (~classified(moved, classes)).float()
 
             changes = []
@@ -217,37 +215,21 @@ def _signs(seed: int, indices: Tensor, waves: int, channels: int, basis: Basis) 
     return torch.from_numpy(np.stack(drawn)).float() * 2 - 1
 
 
-@contextmanager
-def _answering(model: nn.Module, layer: str) -> Iterator[Callable[[Tensor], Tensor]]:
-    """A function from images to the logits, or to the flattened features of a layer: (N, K) float32."""
+def _answer(model: nn.Module, layer: str, images: Tensor) -> Tensor:
+    """The logits, or the flattened features of a layer: (N, K) float32."""
     if not layer:
-        yield lambda images: model(images).float()
-        return
-    outputs: list[Tensor] = []
-
-    def keep(_module: nn.Module, _inputs: object, output: Any) -> None:
-        if not isinstance(output, Tensor):
-            raise ValueError(f"layer: {layer!r} gives a {type(output).__name__}, expected a tensor")
-        outputs[:] = [output.clone()]  # later layers may work in place
-
-    def features(images: Tensor) -> Tensor:
+        return model(images).float()
+    with recorded(model, layer) as outputs:
         model(images)
-        if not outputs:
-            raise ValueError(f"layer: the network does not call {layer!r}")
-        return outputs[0].flatten(1).float()
-
-    hook = find_layer(model, layer).register_forward_hook(keep)
-    try:
-        yield features
-    finally:
-        hook.remove()
+    if not outputs:
+        raise ValueError(f"layer: the network does not call {layer!r}")
+    return outputs[-1].flatten(1).float()
 
 
 def _try_layer(model: nn.Module, layer: str, images: Tensor) -> None:
     """Raise ValueError for a layer whose features cannot be compared."""
     with random_state(), measuring(model) as subject, channels_last(subject), torch.no_grad():
-        with _answering(subject, layer) as answer:
-            answer(images.to(device_of(model, images)))
+        _answer(subject, layer, images.to(device_of(model, images)))
 
 
 def twice_as_coarse(height: int, width: int) -> int:

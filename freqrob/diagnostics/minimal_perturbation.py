@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from math import isfinite, isinf, isnan, nan
@@ -316,12 +316,6 @@ def name_of_size(spectra: Iterable[MinimalPerturbationSpectrum]) -> str:
     return "L∞ distance (grey levels of 255)" if norms == ["Linf"] else f"{norms[0]} distance"
 
 
-def by_norm(models: Mapping[str, Any], norm_of: Callable[[Any], str]) -> list[dict[str, Any]]:
-    """The models grouped by norm, because sizes in different norms are not comparable."""
-    norms = dict.fromkeys(map(norm_of, models.values()))
-    return [{name: measured for name, measured in models.items() if norm_of(measured) == norm} for norm in norms]
-
-
 def _success_in_words(measured: MinimalPerturbationSpectrum) -> str:
     """The number of images with a perturbation, if some have none."""
     is_partial = measured.success.any() and not measured.success.all()
@@ -388,11 +382,14 @@ class SmallestPerturbations(Diagnostic):
             compared=[["minimal_perturbation"]],
         )  # fmt: skip
         styles = {name: measurements.styles[name] for name in models}
+        by_norm: dict[str, dict[str, Any]] = {}  # sizes in different norms are not comparable
+        for name, measured in models.items():
+            by_norm.setdefault(measured.norm, {})[name] = measured
         of_sizes = [
             Panel(title, partial(draw, models=group, styles=styles))
             for title, draw in (("success rate against budget", plot_success_rates),
                                 ("mean size against half-power frequency", plot_perturbation_sizes))
-            for group in by_norm(models, lambda measured: measured.norm)
+            for group in by_norm.values()
         ]  # fmt: skip
         yield Picture(
             "perturbations", "Cumulative radial profiles of minimal perturbations, success rates, and mean sizes.",

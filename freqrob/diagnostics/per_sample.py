@@ -13,9 +13,8 @@ from freqrob.attacks.checks import check_answers, explained
 from freqrob.data.datasets import check_labelled, to_pixels
 from freqrob.data.streams import Images
 from freqrob.models.keys import shared_cache, subject_key
-from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
-from freqrob.models.state import bare, default_batch_size, device_of, measuring
+from freqrob.models.state import bare, channels_last, default_batch_size, device_of, measuring
 from freqrob.runtime.parameters import check_counts
 from freqrob.runtime.process_state import random_state
 from freqrob.runtime.processes import merged, propagate_failure, rank_and_world
@@ -79,9 +78,7 @@ def per_sample(
             with a model that needs a ``cache_key`` to be cached.
         OSError: the cache cannot be written.
     """
-    model = as_module(model)
-    batch_size, batches = _batches(model, images, labels, batch_size)
-    measure_batch = _explained(measure, model, images, labels, batch_size)
+    measure_batch, model, _, batches = _prepared(measure, model, images, labels, batch_size)
     common = {"key": key, "quantity": quantity, "cache": cache, "cache_key": cache_key, "track": track}
     return shared_out(measure_batch, model, images, labels, batches, **common)
 
@@ -100,9 +97,7 @@ def per_batch(
 
     For values that would take much space per image, such as spectra.
     """
-    model = as_module(model)
-    batch_size, batches = _batches(model, images, labels, batch_size)
-    measure_batch = _explained(measure, model, images, labels, batch_size)
+    measure_batch, model, batch_size, batches = _prepared(measure, model, images, labels, batch_size)
 
     def of_batch(subject: nn.Module, number: Tensor) -> dict[str, Tensor]:
         return {name: value[None] for name, value in measure_batch(subject, batches[number]).items()}
@@ -111,20 +106,17 @@ def per_batch(
     return shared_out(of_batch, model, images, labels, numbers, key={**key, "batch_size": batch_size}, **common)
 
 
-def _batches(
-    model: nn.Module, images: Images, labels: Tensor, batch_size: int | None
-) -> tuple[int, tuple[Tensor, ...]]:
-    """The batch size, and the indices of the images of each batch. Raises ValueError for images that do not fit."""
+def _prepared(
+    measure: Measure, model: nn.Module, images: Images, labels: Tensor, batch_size: int | None
+) -> tuple[Callable[[nn.Module, Tensor], dict[str, Tensor]], nn.Module, int, tuple[Tensor, ...]]:
+    """``measure`` on the model's device, whose errors explain the model or the memory; the model; batch size; indices.
+
+    Raises ValueError for images and labels that do not fit.
+    """
+    model = as_module(model)
     check_labelled(images, labels)
     batch_size = default_batch_size(model, images) if batch_size is None else batch_size
     check_counts(batch_size=batch_size)
-    return batch_size, torch.arange(len(images)).split(int(batch_size))
-
-
-def _explained(
-    measure: Measure, model: nn.Module, images: Images, labels: Tensor, batch_size: int
-) -> Callable[[nn.Module, Tensor], dict[str, Tensor]]:
-    """``measure`` on the model's device; errors explain problems with the model or the memory."""
     device = device_of(model, images)
 
     def measure_batch(subject: nn.Module, indices: Tensor) -> dict[str, Tensor]:
@@ -134,7 +126,7 @@ def _explained(
         with explained(batch_size, check):
             return measure(subject, indices, device)
 
-    return measure_batch
+    return measure_batch, model, batch_size, torch.arange(len(images)).split(int(batch_size))
 
 
 def shared_out(

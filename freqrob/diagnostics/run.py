@@ -19,10 +19,9 @@ from freqrob.diagnostics.measurement import Measurement, check_about
 from freqrob.diagnostics.per_sample import Counted
 from freqrob.diagnostics.registry import Diagnostic, Preset, all_diagnostics, get_diagnostic, list_diagnostics
 from freqrob.models.keys import model_hash, shared_cache
-from freqrob.models.layout import channels_last
 from freqrob.models.preprocessing import Data, inputs_of
 from freqrob.models.sources import as_module
-from freqrob.models.state import bare, default_batch_size, device_of, measuring
+from freqrob.models.state import bare, channels_last, default_batch_size, device_of, measuring
 from freqrob.runtime.files import check_file, expanded
 from freqrob.runtime.html import html_table
 from freqrob.runtime.parameters import Count, checked, fits, nearest_names, shown_hint, to_python
@@ -258,18 +257,18 @@ def _try_settings(
     cache: Path | None = None,
     cache_key: str | None = None,
 ) -> None:
-    """Raise ValueError for settings out of range, by running each diagnostic up to its first ``track``.
-
-    Only several processes need the ``cache`` here.
-    """
+    """Raise ValueError for settings out of range, by running each diagnostic up to its first ``track``."""
 
     def begin(*_: Any) -> Iterable:
         raise _Begins
 
-    common = {"track": begin, "cache": cache if rank_and_world()[1] > 1 else None, "cache_key": cache_key}
+    shared = cache if rank_and_world()[1] > 1 else None  # several processes must have one
+    common = {"track": begin, "cache": shared, "cache_key": cache_key}
     for name, plan in plans.items():
         chosen, diagnostic = slice(plan["images"] or None), get_diagnostic(name)
-        tried = images[chosen] if diagnostic.streams else _unread(images[chosen])
+        tried = images[chosen]
+        if isinstance(tried, ImageStream) and not diagnostic.streams:
+            tried = torch.zeros((), dtype=tried.dtype).expand(tried.shape)  # none is read, and there is memory for one
         given = {key: value for key, value in plan.items() if key != "images"}
         try:
             with warnings.catch_warnings():
@@ -279,13 +278,6 @@ def _try_settings(
             continue
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-
-
-def _unread(images: Images) -> Tensor:
-    """Images, or zeros in the shape of a stream's, without memory for each."""
-    if not isinstance(images, ImageStream):
-        return images
-    return torch.zeros((), dtype=images.dtype).expand(images.shape)
 
 
 def _check_model(

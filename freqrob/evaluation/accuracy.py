@@ -21,10 +21,9 @@ from freqrob.data.photographs import preprocessing_in_words
 from freqrob.data.streams import Images, ImageStream, batches
 from freqrob.models.front_ends import FrontEnded, front_ends_of, without_front_end
 from freqrob.models.keys import hash_of, subject_key, usable_cache
-from freqrob.models.layout import channels_last
 from freqrob.models.preprocessing import Data, inputs_of
 from freqrob.models.sources import as_module
-from freqrob.models.state import default_batch_size, device_of, measuring
+from freqrob.models.state import channels_last, default_batch_size, device_of, measuring
 from freqrob.models.twins import COMPARED, Precision, fast_gradients, in_bfloat16
 from freqrob.runtime.html import html_table
 from freqrob.runtime.parameters import Count, Natural, check_choices, checked
@@ -335,8 +334,12 @@ def _share(
             if not kept[stage].done[chunk].all()
         ]
         if missing and not measured:
+            needed_by = ", ".join(dict.fromkeys(attack.name for attack in attacks if attack.uses_gradients))
             with explained(subject.batch_size):
-                _warn_of_model(subject, chunks[0], attacks)
+                warn_of_model(
+                    subject.model, *subject.batch(subject.images[chunks[0]], chunks[0]), all_labels=subject.labels,
+                    classes=subject.classes, needed_by=needed_by, alternative="clean or square",
+                )  # fmt: skip
         measured |= {attack} if missing else set()
         tracked = track(missing, f"{protocol} {attack.name}", len(chunks) * len(attack.stages))
         read = batches(subject.images, list(dict.fromkeys(chunk for chunk, *_ in missing)))
@@ -345,15 +348,6 @@ def _share(
             for chunk, before, stage in stages:
                 _measure(subject, stage, chunk, images, before, kept[stage])
     return kept, measured
-
-
-def _warn_of_model(subject: _Subject, chunk: Tensor, attacks: Sequence[Attack]) -> None:
-    """``warn_of_model`` on one batch."""
-    needed_by = ", ".join(dict.fromkeys(attack.name for attack in attacks if attack.uses_gradients))
-    warn_of_model(
-        subject.model, *subject.batch(subject.images[chunk], chunk), all_labels=subject.labels,
-        classes=subject.classes, needed_by=needed_by, alternative="clean or square",
-    )  # fmt: skip
 
 
 def _measure(

@@ -8,9 +8,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import Request, url2pathname, urlopen
 
-from rich.console import Console
-from rich.progress import wrap_file
-
 from freqrob.models.cards import Card, CheckpointError
 from freqrob.models.checkpoints import card_path, check_sha256
 from freqrob.runtime.files import check_folder, replacing, write_text
@@ -54,6 +51,9 @@ def download(card: Card, path: Path) -> None:
 
 def _transfer(url: str, path: Path) -> None:
     """Copy what ``url`` serves to ``path``, with a progress bar on a terminal."""
+    from rich.console import Console
+    from rich.progress import wrap_file
+
     parts, console = urlsplit(url), Console(stderr=True)
     if parts.scheme not in ("http", "https", "file"):
         raise ValueError(f"expected an http, https or file URL, got {parts.scheme or 'none'}")

@@ -262,8 +262,8 @@ def front_ends_of(model: nn.Module) -> list[nn.Module]:
         return [*model.front_ends, *front_ends_of(model.network)]
     if isinstance(model, FoolboxModule):
         return front_ends_of(model.network) if isinstance(model.network, nn.Module) else []
-    leading = []
-    for stage in model.children() if _is_sequential(model) else ():
+    leading, is_sequential = [], type(model).forward is nn.Sequential.forward
+    for stage in model.children() if is_sequential else ():
         if not is_front_end(stage):
             return leading + front_ends_of(stage)
         leading.append(stage)
@@ -296,10 +296,6 @@ def network_of(model: nn.Module) -> nn.Module:
     while isinstance(model, (FrontEnded, *TRANSPARENT)):
         model = model.network if isinstance(model, FrontEnded) else model.module
     return model
-
-
-def _is_sequential(model: nn.Module) -> bool:
-    return isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward
 
 
 def is_front_end(stage: nn.Module) -> bool:

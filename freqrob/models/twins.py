@@ -19,8 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.optim.swa_utils import AveragedModel
 
 from freqrob.models.front_ends import FrontEnded, is_front_end
-from freqrob.models.layout import ChannelsLast
-from freqrob.models.state import hooks_of
+from freqrob.models.state import ChannelsLast, hooks_of
 from freqrob.models.wrappers import FoolboxModule, with_children
 from freqrob.runtime.parameters import checked
 from freqrob.runtime.process_state import random_state

@@ -14,7 +14,6 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, to_hex
@@ -24,7 +23,8 @@ from matplotlib.markers import MarkerStyle
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 from torch import Tensor
 
-from freqrob.diagnostics.drawing import COLOURS, GREY, Panel, Picture, Scale, folded
+from freqrob.diagnostics.drawing import COLOURS, GREY, Picture, Scale, folded
+from freqrob.runtime.figures import save_figure
 from freqrob.runtime.files import write_bytes
 
 INK, MUTED, LINES = "#1b1f24", "#5b6470", "#d9dde3"
@@ -61,16 +61,15 @@ LETTERS = 10  # per inch of a name
 
 def inline(picture: Picture) -> list[tuple[str, Markup]]:
     """Each panel's title, and the panel as an SVG element that takes its colours from the page."""
-    with rc_context(STYLE):
-        return [(panel.title, _panel(picture, panel, index)) for index, panel in enumerate(picture.panels)]
-
-
-def _panel(picture: Picture, panel: Panel, index: int) -> Markup:
-    figure = Figure(figsize=picture.size, layout="constrained")
-    axes = figure.add_subplot()
-    panel.draw(axes)
-    _strip(picture, axes)
-    return _element(figure, f"{picture.name}-{index}")
+    elements = []
+    for index, panel in enumerate(picture.panels):
+        with rc_context(STYLE):
+            figure = Figure(figsize=picture.size, layout="constrained")
+            axes = figure.add_subplot()
+            panel.draw(axes)
+            _strip(picture, axes)
+            elements.append((panel.title, _element(figure, f"{picture.name}-{index}")))
+    return elements
 
 
 def inline_scale(picture: Picture) -> Markup:
@@ -87,8 +86,8 @@ def save(picture: Picture, folder: Path) -> None:
     """Write ``<name>.svg`` and ``<name>.png`` with all panels, the legend and the colour bar. Raises OSError."""
     with rc_context(STYLE):
         figure = draw_all(picture)
-        for kind, print_as in (("svg", _svg), ("png", _png)):
-            write_bytes(folder / f"{picture.name}.{kind}", print_as(figure))
+        write_bytes(folder / f"{picture.name}.svg", _svg(figure))
+        save_figure(figure, folder / f"{picture.name}.png")
 
 
 def draw_all(picture: Picture) -> Figure:
@@ -183,13 +182,6 @@ def _svg(figure: Figure) -> bytes:
     buffer = io.StringIO()
     FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
     return buffer.getvalue().encode()
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.set_dpi(150)
-    FigureCanvasAgg(figure).print_png(buffer)
-    return buffer.getvalue()
 
 
 def _element(figure: Figure, prefix: str) -> Markup:

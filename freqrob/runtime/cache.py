@@ -118,7 +118,7 @@ def _temporary_root() -> Path:
 
 
 def _temporary_name() -> str:
-    return f"freqrob-{os.geteuid()}" if hasattr(os, "geteuid") else "freqrob"
+    return f"freqrob-{os.geteuid()}"
 
 
 def _make_folder(root: Path, names: tuple[str, ...], private: bool) -> Path:

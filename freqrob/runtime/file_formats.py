@@ -111,13 +111,9 @@ class FileFormat:
 def _portable(schema: Any) -> Any:
     """A schema without class names and docstrings, and with patterns that every validator knows."""
     if isinstance(schema, Mapping):
-        inner = {key: _portable(value) for key, value in schema.items() if not _is_docstring(key, value)}
+        docstring = "description" if isinstance(schema.get("description"), str) else None  # not a property's name
+        inner = {key: _portable(value) for key, value in schema.items() if key != docstring}
         if isinstance(inner.get("pattern"), str):
             inner["pattern"] = _PYTHON_ANCHORS.sub(r"^\1$", inner["pattern"])
         return inner
     return [_portable(value) for value in schema] if isinstance(schema, list | tuple) else schema
-
-
-def _is_docstring(key: str, value: Any) -> bool:
-    """Whether this is a schema's description, not that of a property of this name."""
-    return key == "description" and isinstance(value, str)

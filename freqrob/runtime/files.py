@@ -176,16 +176,12 @@ def _remove_if_abandoned(file: Path, same_kernel: bool) -> None:
         descriptor = os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if same_kernel or _unchanged_for_a_day(file):
+            parts = (file, *_folder_of(file).rglob("*"))
+            if same_kernel or time.time() - max(part.lstat().st_mtime for part in parts) > _DAY:
                 shutil.rmtree(_folder_of(file), ignore_errors=True)
                 file.unlink(missing_ok=True)
         finally:
             os.close(descriptor)
-
-
-def _unchanged_for_a_day(file: Path) -> bool:
-    parts = (file, *_folder_of(file).rglob("*"))
-    return time.time() - max(part.lstat().st_mtime for part in parts) > _DAY
 
 
 def _folder_of(file: Path) -> Path:

@@ -44,6 +44,12 @@ def read_number(text: str) -> float:
         raise ValueError(f"expected a number such as 8/255 or 0.03, got {shown(text)}") from error
 
 
+def pixels(value: float, norm: str = "Linf") -> str:
+    """Format a distance: 8/255 or 0.031 in L∞, 0.5 in L2."""
+    levels = round(255 * value, 6)
+    return f"{levels:g}/255" if norm == "Linf" and levels == int(levels) else f"{value:g}"
+
+
 def read_setting(text: str) -> tuple[str, Any]:
     """Parse ``"steps=3"`` into ("steps", 3); values are JSON, fractions such as 8/255, or text. Raises ValueError."""
     key, equals, value = text.partition("=")
@@ -170,8 +176,10 @@ def _checked(name: str, value: Any, hint: Any, limited: Any) -> Any:
         return _in_limits(name, value, limited)
     if _mentions(hint, int, float) or fits(value, hint):
         return value
-    if isinstance(value, str) and _mentions(hint, Literal):
-        check_choices(_choices(hint), **{name: value})
+    if isinstance(value, str) and (
+        literals := [each for each in (hint, *get_args(hint)) if get_origin(each) is Literal]
+    ):
+        check_choices([choice for literal in literals for choice in get_args(literal)], **{name: value})
     error = ValueError if _mentions(hint, str, bool, Path, Literal) else TypeError
     remedy = _remedy(name, value, hint)
     got = shown(value) if isinstance(value, str) or not remedy else type(value).__name__
@@ -203,12 +211,6 @@ def _in_limits(name: str, value: Any, limited: Any) -> Any:
         except msgspec.ValidationError as error:
             raise ValueError(f"{name}: expected {limit.description}, got {shown(value)}") from error
     return value
-
-
-def _choices(hint: Any) -> list[str]:
-    """The values of a ``Literal``, optional or not."""
-    literals = [each for each in (hint, *get_args(hint)) if get_origin(each) is Literal]
-    return [value for literal in literals for value in get_args(literal)]
 
 
 def _mentions(hint: Any, *kinds: Any) -> bool:

@@ -96,8 +96,6 @@ def _lstat(folder: Path, mode: int | None) -> os.stat_result:
 
 def _check(path: Path, info: os.stat_result, owners: set[int], writable: int) -> None:
     """Raise NotPrivateError if users other than ``owners`` can write, except by the mode bits ``writable``."""
-    if os.name != "posix":  # Windows keeps a user's folders private, and has no such mode bits
-        return
     if info.st_uid not in owners:
         raise NotPrivateError(f"{path} belongs to another user ({_user_name(info.st_uid)})")
     excess = info.st_mode & 0o022 & ~writable
@@ -110,7 +108,7 @@ def _check(path: Path, info: os.stat_result, owners: set[int], writable: int) ->
 
 def _owners() -> set[int]:
     """Root and this user, unless unmapped in the user namespace and so not distinguishable from others."""
-    return {0, os.geteuid()} - _unmapped() if os.name == "posix" else set()
+    return {0, os.geteuid()} - _unmapped()
 
 
 def _unmapped() -> set[int]:

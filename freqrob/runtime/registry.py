@@ -67,7 +67,8 @@ class Registry(MutableMapping[str, T]):
             raise ValueError(f"name: got {shown(name)}, expected {self._form}")
 
         def add(value: Decorated) -> Decorated:
-            made, home, before = make(value), _home(value), self._homes.get(name)
+            home = getattr(value, "__module__", ""), getattr(value, "__qualname__", "<lambda>")
+            made, before = make(value), self._homes.get(name)
             if self._own.get(name) is not None and (home != before or "<lambda>" in home[1]):
                 by = f" by {before[0]}" if before else ""
                 raise ValueError(f"name: {self.kind} {name!r} is already registered{by}; choose another name")
@@ -181,11 +182,6 @@ def _extra_for(entry_point: EntryPoint, error: Exception) -> str:
 @lru_cache(maxsize=64)
 def _installed(group: str, _path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
     return tuple(entry_points(group=group))
-
-
-def _home(value: Any) -> tuple[str, str]:
-    """Module and qualified name."""
-    return getattr(value, "__module__", ""), getattr(value, "__qualname__", "<lambda>")
 
 
 def _top(module: str) -> str:

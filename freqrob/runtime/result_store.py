@@ -76,7 +76,8 @@ class Samples:
                     self._values[name] = value.new_zeros((len(self.done), *value.shape[1:]), device="cpu")
                 self._values[name][index] = value.detach().cpu()
             self.done[index] = True
-            self._write()
+            if self.path is not None:
+                write_bytes(self.path, safetensors.torch.save({**self._values, DONE: self.done}, {"key": self.key}))
 
     def gather(self) -> None:
         """Read the values that all processes of the initialised ``torch.distributed`` group stored; all must call it.
@@ -133,11 +134,6 @@ class Samples:
         os.replace(self.path, aside)
         warnings.warn(f"{self.path}: not usable ({reason}); renamed to {aside.name}, measured again", stacklevel=4)
         return {}
-
-    def _write(self) -> None:
-        if self.path is None:
-            return
-        write_bytes(self.path, safetensors.torch.save({**self._values, DONE: self.done}, {"key": self.key}))
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

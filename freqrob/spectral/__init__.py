@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 from freqrob.runtime.lazy import lazy_names
 
 _NAMES = {
-    "balance": ("BaSS", "bass"),
-    "jacobian": ("log_b_low",),
-    "longtail": ("mean_power", "power_profile", "radial_power"),
-    "ops": ("mean_amplitude", "ring_dot", "ring_filter", "ring_sum"),
-    "perturbation": ("analyze_spectrum",),
-    "rings": ("RingMap",),
+    "freqrob.spectral.balance": ("BaSS", "bass"),
+    "freqrob.spectral.jacobian": ("log_b_low",),
+    "freqrob.spectral.longtail": ("mean_power", "power_profile", "radial_power"),
+    "freqrob.spectral.ops": ("mean_amplitude", "ring_dot", "ring_filter", "ring_sum"),
+    "freqrob.spectral.perturbation": ("analyze_spectrum",),
+    "freqrob.spectral.rings": ("RingMap",),
 }
-_HOMES = {name: f"freqrob.spectral.{module}" for module, names in _NAMES.items() for name in names}
 
 __all__ = [
     "BaSS",
@@ -40,4 +39,4 @@ if TYPE_CHECKING:
     from freqrob.spectral.perturbation import analyze_spectrum
     from freqrob.spectral.rings import RingMap
 
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+__getattr__, __dir__ = lazy_names(__name__, _NAMES)

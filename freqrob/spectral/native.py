@@ -146,8 +146,6 @@ def _attempt(policy: str, rebuild: bool, before: _Outcome | None) -> _Outcome:
     if before and before.path:
         return _rebuilt_for_later(policy, before, refused)
     try:
-        if os.name != "posix":
-            raise NativeError("they are built on Linux and macOS only")
         library, unusable = (None, None) if rebuild else _ahead_of_time(refused)
         if library:
             return _Outcome(path=library, kind="aot")
@@ -308,10 +306,7 @@ def _entries(plan: Plan, refused: list[str]) -> list[Path]:
 
 @contextlib.contextmanager
 def _locked_entry(plan: Plan, refused: list[str]) -> Iterator[Path]:
-    """The folder for the library of `plan`, created if missing and locked.
-
-    It is in the temporary folder if the cache cannot be used.
-    """
+    """The folder for the library of `plan`, created if missing and locked; a temporary one if the cache is unusable."""
     from filelock import FileLock, Timeout
 
     try:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
+from timeit import repeat
 
 import torch
 from torch import Tensor
@@ -113,7 +113,7 @@ def step_cost(recipe: Recipe, device: str = "cpu", batch_size: Count | None = No
             step = _step(recipe, size, device)
             if on_gpu:
                 torch.cuda.reset_peak_memory_stats(device)
-            seconds = min(_seconds(step) for _ in range(steps))
+            seconds = min(repeat(step, number=1, repeat=steps))
             if size == most or seconds > ENOUGH:
                 break
             size = min(most, 4 * size)
@@ -132,9 +132,3 @@ def _step(recipe: Recipe, batch_size: int, device: str) -> TrainingStep:
         transform=recipe.make_transform(), device=device,
     )  # fmt: skip
     return TrainingStep(recipe, (batches[step] for step in count()), device)
-
-
-def _seconds(step: Callable[[], None]) -> float:
-    began = time.perf_counter()
-    step()
-    return time.perf_counter() - began

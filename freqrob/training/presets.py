@@ -18,14 +18,15 @@ test images; Chan et al. keep the last one, and one chosen on 256 training image
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from itertools import product
 from typing import Any
 
+from freqrob.defenses import DEFENSES
 from freqrob.models.registry import ModelName
-from freqrob.runtime.parameters import checked, shown, to_python
+from freqrob.runtime.parameters import checked, nearest_names, read_setting, shown, to_python
 from freqrob.training.recipe import Recipe
 
 
@@ -97,6 +98,32 @@ def recipe_for(name: str, dataset: str = "cifar10", threat_model: str = "Linf", 
         settings["milestones"] = tuple(epoch for epoch in scaled if 0 < epoch < epochs)
     defense = {**settings.get("defense", {}), **given}
     return Recipe(name, dataset, threat_model, **{**settings, **overrides, "defense": defense})
+
+
+@checked
+def parse_settings(recipe: str, texts: Iterable[str]) -> dict[str, Any]:
+    """Parse ``["lr=0.3", "steps=3"]`` into ``{"lr": 0.3, "defense": {"steps": 3}}``, for ``recipe_for``.
+
+    Raises ValueError for text that is not KEY=VALUE, and for a setting that neither the recipe nor its defence has,
+    with the nearest names.
+
+    >>> parse_settings("pgd_at_rn20", ["lr=0.3", "steps=3"])
+    {'lr': 0.3, 'defense': {'steps': 3}}
+    """
+    values, elsewhere = dict(map(read_setting, texts)), ("name", "dataset", "threat_model")
+    of_defense = [field.name for field in fields(DEFENSES[ModelName.parse(recipe).defense])]
+    of_recipe = [field.name for field in fields(Recipe) if field.name not in (*elsewhere, "defense")]
+    for key, value in values.items():
+        if key in elsewhere:
+            raise ValueError(f"--set: {key} has its own argument or option, got {key}={value}")
+        if key not in of_recipe + of_defense:
+            raise ValueError(
+                f"--set: {recipe} has no setting {key}, expected any of {', '.join(of_recipe + of_defense)}."
+                + nearest_names(key, of_recipe + of_defense)
+            )
+    return {key: values[key] for key in values if key in of_recipe} | {
+        "defense": {key: values[key] for key in values if key in of_defense}
+    }
 
 
 @checked

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from foolbox.attacks.base import MinimizationAttack
     from freqrob_foolbox import MinimalPerturbation, MinimalPerturbations
 
     from freqrob.data import ImageSet
@@ -103,6 +102,7 @@ def _run(options: argparse.Namespace, command: str) -> None:
     from freqrob.cli.progress import prefixed, progress_bars
     from freqrob.models.sources import open_model
     from freqrob.runtime.files import check_file, write_csv, write_json
+    from freqrob.runtime.parameters import check_counts
     from freqrob.runtime.provenance import provenance
 
     if len(set(options.models)) < len(options.models):
@@ -110,7 +110,10 @@ def _run(options: argparse.Namespace, command: str) -> None:
     files = [options.out / f"boundary_spectrum.{kind}" for kind in KINDS]
     for path in files:
         check_file(path)
-    device, attack = usable_device(options.device), make_attack(options.attack, options.steps)
+    device, given = usable_device(options.device), {} if options.steps is None else {"steps": options.steps}
+    check_counts(**given)
+    module, kind, _ = ATTACKS[options.attack]
+    attack = getattr(import_module(module), kind)(**given)
     search = MinimalPerturbation(
         attack, targeted=not options.untargeted, repeats=options.repeats, seed=options.seed,
         batch_size=options.batch_size,
@@ -143,16 +146,6 @@ def _run(options: argparse.Namespace, command: str) -> None:
     write_json(files[1], {"provenance": provenance(command), "settings": settings, "models": details})
     draw(options.out, spectra)
     print("Wrote", *(path for path in files if path.is_file()))
-
-
-def make_attack(name: str, steps: int | None) -> MinimizationAttack:
-    """An attack of ``ATTACKS`` with ``steps``, or its default number."""
-    from freqrob.runtime.parameters import check_counts
-
-    arguments = {} if steps is None else {"steps": steps}
-    check_counts(**arguments)
-    module, kind, _ = ATTACKS[name]
-    return getattr(import_module(module), kind)(**arguments)
 
 
 def _images(options: argparse.Namespace, track: Any) -> ImageSet:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from freqrob.attacks import FGSM, PGD, Clean, fast_gradient, input_gradient, pgd, projected_gradient
+from freqrob.attacks import FGSM, PGD, Clean, input_gradient, pgd, projected_gradient
 from freqrob.attacks.losses import cross_entropy
 from freqrob.evaluation import PROTOCOLS, accuracy, evaluate
 from freqrob.models.front_ends import Blur, FrontEnded
@@ -121,7 +121,7 @@ def test_fgsm_is_one_full_step_from_the_image(grey, monkeypatch):
         given.append(pgd(model, images, labels, **options) - images)
         return images + given[-1]
 
-    monkeypatch.setattr(fast_gradient, "pgd", spy)
+    monkeypatch.setattr(projected_gradient, "pgd", spy)
     eps = 5 / 255
     (result,) = evaluate(Brightness(), *grey, protocols=["natural"], attacks=[FGSM(eps)])
     assert result.as_dict() == {

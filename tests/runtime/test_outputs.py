@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -253,7 +254,8 @@ def test_the_demo_refuses_too_few_images_before_it_measures(here, models, unmeas
 
 
 def test_spectra_of_corruptions_are_looked_for_before_anything_is_measured(here, models, monkeypatch):
-    monkeypatch.setattr("freqrob.diagnostics.data_spectra.spectrum", lambda *_: pytest.fail("a spectrum was measured"))
+    module = import_module("freqrob.diagnostics.corruption_spectrum")  # a function has this name too
+    monkeypatch.setattr(module, "spectrum", lambda *_: pytest.fail("a spectrum was measured"))
     assert "no corruptions of cifar10" in refused(models, "dataset", "spectrum", "--corruptions", "none")
 
 

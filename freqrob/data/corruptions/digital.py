@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from freqrob.data.corruptions.filters import gaussian, pixels, to_bytes
-from freqrob.data.corruptions.hsv import compose, decompose
+from freqrob.data.corruptions.filters import compose, decompose, gaussian, pixels, to_bytes
 from freqrob.data.corruptions.registry import register_corruption
 from freqrob.data.corruptions.streams import Streams
 

@@ -1,4 +1,4 @@
-"""Filters of image batches, with the arithmetic of the libraries that made the benchmark."""
+"""Filters and colours of image batches, with the arithmetic of the libraries that made the benchmark."""
 
 from __future__ import annotations
 
@@ -106,3 +106,20 @@ def _taps(radius: int, sigma: float, degrees: Tensor) -> Iterator[tuple[float, T
     for i, weight in enumerate(weights):
         down, across = ((i * part - 0.5).ceil().long() for part in (sin, cos))
         yield weight / sum(weights), down, across
+
+
+def decompose(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Decompose a colour x into ``lack`` (N, 3, H, W), saturation S and value V (N, 1, H, W), without its hue.
+
+    x = V (1 − S·lack): ``lack`` is 0 in the strongest channel and 1 in the weakest; grey counts as red.
+    """
+    value, weakest = x.amax(1, keepdim=True), x.amin(1, keepdim=True)
+    red = x.new_tensor([0, 1, 1])[:, None, None]
+    lack = torch.where(value > weakest, (value - x) / (value - weakest), red)
+    saturation = torch.where(value > 0, (value - weakest) / value, 0)
+    return lack, saturation, value
+
+
+def compose(lack: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
+    """The colour x (N, 3, H, W): the inverse of ``decompose``."""
+    return value * (1 - saturation * lack)

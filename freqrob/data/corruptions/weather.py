@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from freqrob.data.corruptions.filters import motion_blur, pixels, to_bytes, zoomed
-from freqrob.data.corruptions.hsv import compose, decompose
+from freqrob.data.corruptions.filters import compose, decompose, motion_blur, pixels, to_bytes, zoomed
 from freqrob.data.corruptions.registry import register_corruption
 from freqrob.data.corruptions.streams import Streams
 

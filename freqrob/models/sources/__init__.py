@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from enum import Enum
+from importlib import import_module
 from pathlib import Path
 
 from torch import nn
 
 from freqrob.models.loading import load_model, target_of
-from freqrob.models.plugins import failures_named
+from freqrob.models.plugins import build, failures_named
 from freqrob.models.registry import SOURCES, Target, list_sources, register_source
 from freqrob.models.sources import hub, onnx, timm, torchvision  # noqa: F401 they register their sources
-from freqrob.models.sources.common import grammar, tensors_only
-from freqrob.models.sources.functions import open_function
+from freqrob.models.sources.common import grammar, read_arguments, tensors_only
 from freqrob.models.wrappers import as_module
-from freqrob.runtime.parameters import Count, checked
+from freqrob.runtime.parameters import Count, checked, nearest_names
 
 __all__ = ["Target", "as_module", "list_sources", "open_model", "register_source", "tensors_only"]
 
@@ -51,7 +55,7 @@ def open_model(
     ``freqrob.models.preprocessing.preprocessing_of(model)`` is what photographs go through before a model of timm,
     torchvision or RobustBench. ``weights`` chooses from the state dicts in a weights file, as in ``load_model``.
     ``num_classes`` is the number of the images' classes, if it is not the data set's; a model of ``subset_of`` classes
-    is opened too (see ``freqrob.models.class_subset.with_classes``).
+    is opened too (see ``freqrob.models.sources.common.with_classes``).
 
     The last two take arguments: ``hub:me/zoo:net?trust_repo=True&pretrained=True``, ``mine.nets:wide?width=4``. A
     parameter ``num_classes`` of the function defaults to the data set's. The function must load the weights and
@@ -80,5 +84,34 @@ def open_model(
     if not source or not name:
         raise ValueError(f"model: got {spec!r}, expected {grammar()}")
     with failures_named(f"model: {spec}"):
-        model = SOURCES[source](name, target) if source in SOURCES else open_function(spec, target)
+        model = SOURCES[source](name, target) if source in SOURCES else _open_function(spec, target)
         return model.cpu().eval()
+
+
+def _open_function(spec: str, target: Target) -> nn.Module:
+    """The function's model; the working directory is searched too. Raises ImportError if there is no such module."""
+    path, arguments = read_arguments(spec)
+    module_name, _, function_name = path.partition(":")
+    with _importable_from(os.getcwd()):
+        try:
+            module = import_module(module_name)
+        except (ImportError, TypeError, ValueError) as error:
+            wrong = f"got {spec!r}, expected {grammar()}. Cannot import {path!r}: {error}."
+            if module_name.endswith(".py"):
+                wrong = f"got {spec!r}; write {'.'.join(Path(module_name).with_suffix('').parts)}:{function_name}"
+            raise ImportError(f"model: {wrong}{nearest_names(module_name, list_sources())}") from error
+        if not hasattr(module, function_name):
+            hint = nearest_names(function_name, (name for name in vars(module) if not name.startswith("_")))
+            if "=" in function_name:
+                hint = f" Arguments are written {function_name.partition('=')[0]}?name=value."
+            raise ValueError(f"model: {module_name} has no {function_name!r}.{hint}")
+        return build(getattr(module, function_name), spec, target.num_classes, arguments)
+
+
+@contextmanager
+def _importable_from(folder: str) -> Iterator[None]:
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)

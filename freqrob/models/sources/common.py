@@ -1,19 +1,22 @@
-"""Shared by the sources: arguments of a spec, missing packages, errors of downloads, pickles that run no code."""
+"""Shared by the sources: a spec's arguments, missing packages, a model's classes, errors of downloads, safe pickles."""
 
 from __future__ import annotations
 
 import ast
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from pickle import UnpicklingError
 from types import ModuleType
 from typing import Any
 
+from torch import Tensor, nn
+
 from freqrob.data.datasets import DATASETS
 from freqrob.models.cards import CheckpointError
+from freqrob.models.front_ends import FrontEnded
 from freqrob.models.registry import Target, list_sources
 from freqrob.runtime.reading import without_advice
 
@@ -61,6 +64,34 @@ def check_target(spec: str, target: Target, classes: int | None, channels: int |
             f"model: {spec} takes images with {channels} channel{'s' * (channels != 1)}, {target.dataset} has "
             f"{of_images}; open a function that converts them, package.module:function"
         )
+
+
+class ClassSubset(nn.Module):
+    """The logits of some classes of a network, in their order; other numbers of logits than ``of`` are unchanged.
+
+    Args:
+        network: images to logits (N, of).
+        chosen: the positions of the classes among its logits.
+        of: the number of its classes.
+    """
+
+    def __init__(self, network: nn.Module, chosen: Sequence[int], of: int) -> None:
+        super().__init__()
+        self.network, self.chosen, self.of = network, list(chosen), of
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.network(images)
+        return logits[:, self.chosen] if logits.shape[1] == self.of else logits
+
+    def extra_repr(self) -> str:
+        return f"{len(self.chosen)} of {self.of} classes"
+
+
+def with_classes(model: nn.Module, chosen: Sequence[int], of: int) -> nn.Module:
+    """The model behind its front ends, with the logits of the ``chosen`` classes if it has ``of`` of them."""
+    if isinstance(model, FrontEnded):
+        return FrontEnded(model.front_ends, ClassSubset(model.network, chosen, of), model.preprocessing).eval()
+    return ClassSubset(model, chosen, of).eval()
 
 
 def announce(text: str) -> None:

@@ -8,22 +8,13 @@ from typing import TYPE_CHECKING
 
 from freqrob.runtime.lazy import lazy_names
 
-_HOMES = {
-    "FoolboxAttack": "freqrob_foolbox.adapters",
-    "FreqrobAttack": "freqrob_foolbox.adapters",
-    "LinfAutoAttack": "freqrob_foolbox.adapters",
-    "L2AutoAttack": "freqrob_foolbox.adapters",
-    "LinfBandPGD": "freqrob_foolbox.band_limited",
-    "L2BandPGD": "freqrob_foolbox.band_limited",
-    "LinfBandMinimization": "freqrob_foolbox.band_limited",
-    "L2BandMinimization": "freqrob_foolbox.band_limited",
-    "LinfinityBrendelBethgeAttack": "freqrob_foolbox.brendel_bethge",
-    "L2BrendelBethgeAttack": "freqrob_foolbox.brendel_bethge",
-    "MinimalPerturbation": "freqrob_foolbox.minimal_perturbation",
-    "MinimalPerturbations": "freqrob.attacks.minimal_perturbation",
-    "Start": "freqrob.attacks.minimal_perturbation",
-    "PerturbationSpectrum": "freqrob.spectral.perturbation",
-    "analyze_spectrum": "freqrob.spectral.perturbation",
+_NAMES = {
+    "freqrob.attacks.minimal_perturbation": ("MinimalPerturbations", "Start"),
+    "freqrob.spectral.perturbation": ("PerturbationSpectrum", "analyze_spectrum"),
+    "freqrob_foolbox.adapters": ("FoolboxAttack", "FreqrobAttack", "L2AutoAttack", "LinfAutoAttack"),
+    "freqrob_foolbox.band_limited": ("L2BandMinimization", "L2BandPGD", "LinfBandMinimization", "LinfBandPGD"),
+    "freqrob_foolbox.brendel_bethge": ("L2BrendelBethgeAttack", "LinfinityBrendelBethgeAttack"),
+    "freqrob_foolbox.minimal_perturbation": ("MinimalPerturbation",),
 }
 
 __all__ = [
@@ -52,4 +43,4 @@ if TYPE_CHECKING:
     from freqrob_foolbox.brendel_bethge import L2BrendelBethgeAttack, LinfinityBrendelBethgeAttack
     from freqrob_foolbox.minimal_perturbation import MinimalPerturbation
 
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+__getattr__, __dir__ = lazy_names(__name__, _NAMES)

@@ -24,16 +24,12 @@ from freqrob_robustbench.compatibility import import_robustbench
 def open_from_zoo(name: str, target: Target) -> nn.Module:
     """``robustbench:NAME``, and ``load_model`` with ``source="robustbench"``, with RobustBench's preprocessing."""
     model = load_from_zoo(name, target.model_dir, target.dataset, target.threat_model)
-    return FrontEnded([], model, _preprocessing(name, target))
-
-
-def _preprocessing(name: str, target: Target) -> Preprocessing | None:
     from robustbench.data import get_preprocessing
     from robustbench.model_zoo.enums import BenchmarkDataset, ThreatModel
 
     dataset, threat_model = BenchmarkDataset(target.dataset), ThreatModel(target.threat_model)
     transforms: Any = get_preprocessing(dataset, threat_model, name, None)
-    return Preprocessing.of_transforms(transforms.transforms)
+    return FrontEnded([], model, Preprocessing.of_transforms(transforms.transforms))
 
 
 @checked

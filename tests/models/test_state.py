@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from freqrob.models.front_ends import FrontEnded, Normalize
-from freqrob.models.layout import channels_last
+from freqrob.models.state import channels_last
 
 
 class Seeing(nn.Module):
