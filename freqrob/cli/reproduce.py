@@ -63,8 +63,8 @@ def reproduce(
 
     Models are loaded from --model-dir or the package, or else trained. After each row, its numbers, the paper's beside
     them, and the verdict on each claim are written to DIR/PAPER/TABLE/SCALE/ as result.json, table.csv and table.md;
-    the figure follows at the end as figure.png and .svg. DIR/summary.md has the claims of all experiments. Ctrl-C loses
-    at most a batch or a training step; the same command resumes.
+    the figure follows at the end as figure.svg, .png and .pdf. DIR/summary.md has the claims of all experiments. Ctrl-C
+    loses at most a batch or a training step; the same command resumes.
 
     At **--scale rn20**, a ResNet-20 (0.27 M parameters, 10 to 20 epochs) stands for ResNet-18 and WRN-40-2.
     """

@@ -14,7 +14,6 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, to_hex
@@ -25,7 +24,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLoc
 from torch import Tensor
 
 from freqrob.diagnostics.drawing import COLOURS, GREY, Panel, Picture, Scale, folded
-from freqrob.runtime.files import write_bytes
+from freqrob.runtime.figures import FORMATS, save_figure
 
 INK, MUTED, LINES = "#1b1f24", "#5b6470", "#d9dde3"
 # On the page these colours are CSS variables, set for light and dark mode.
@@ -84,11 +83,11 @@ def inline_scale(picture: Picture) -> Markup:
 
 
 def save(picture: Picture, folder: Path) -> None:
-    """Write ``<name>.svg`` and ``<name>.png`` with all panels, the legend and the colour bar. Raises OSError."""
+    """Write the figure with all panels, the legend and the colour bar, in each of ``FORMATS``. Raises OSError."""
     with rc_context(STYLE):
         figure = draw_all(picture)
-        for kind, print_as in (("svg", _svg), ("png", _png)):
-            write_bytes(folder / f"{picture.name}.{kind}", print_as(figure))
+        for kind in FORMATS:
+            save_figure(figure, folder / f"{picture.name}.{kind}")
 
 
 def draw_all(picture: Picture) -> Figure:
@@ -183,13 +182,6 @@ def _svg(figure: Figure) -> bytes:
     buffer = io.StringIO()
     FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
     return buffer.getvalue().encode()
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.set_dpi(150)
-    FigureCanvasAgg(figure).print_png(buffer)
-    return buffer.getvalue()
 
 
 def _element(figure: Figure, prefix: str) -> Markup:
