@@ -46,6 +46,11 @@ class AutoAttack(Attack):
     ``component``, only that attack of the ensemble is run, with the same parameters.
 
     Raises ValueError for values that the packages do not support; when run, ImportError if none is installed.
+
+    >>> AutoAttack().name, AutoAttack("custom", ("apgd-ce", "square")).name
+    ('AutoAttack', 'AutoAttack apgd-ce+square')
+    >>> AutoAttack("rand").components
+    ('apgd-ce', 'apgd-dlr')
     """
 
     version: Version = "standard"

@@ -23,7 +23,15 @@ QUERIES = 5000
 @checked
 @dataclass(frozen=True)
 class Square(Attack):
-    """AutoAttack's Square attack with any number of queries; it uses only the model's outputs."""
+    """AutoAttack's Square attack with any number of queries; it uses only the model's outputs.
+
+    >>> import freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> samples, model = sample_images(), freqrob.load_model("standard_rn20")
+    >>> images, labels = samples.images[:4] / 255, samples.labels[:4]
+    >>> Square(20).robust_mask(model, images, labels).shape
+    torch.Size([4])
+    """
 
     queries: Count = QUERIES
     eps: float = RADII["Linf"]
