@@ -123,19 +123,27 @@ def _print(experiment: Experiment, result: Reproduction) -> None:
     from freqrob.reproduction.records import cells_of, numbers_of
 
     numbers = numbers_of(result.rows)
-    table = Table("measured / printed", *(escape(column.name) for column in experiment.columns))
+    units = {column: f" ({column.unit})" if column.unit else "" for column in experiment.columns}
+    table = Table("measured / printed", *(escape(column.name + unit) for column, unit in units.items()))
     for row in numbers.of:
         table.add_row(escape(row), *cells_of(experiment, numbers, row))
     print_line(f"{experiment.paper.short}, {experiment.where}: {experiment.title}")
     print_table(table)
-    claims = Table("claim", "verdict", "numbers")
+    if numbers.of:
+        print_line(
+            "measured ± its standard error over images; printed ± the paper's standard deviation, where it has one"
+        )
+    claims = Table("claim", "where", "verdict", "numbers")
     for claim in result.claims:
-        claims.add_row(escape(claim["claim"]), claim["verdict"], escape(claim["evidence"]))
+        claims.add_row(escape(claim["claim"]), escape(claim["where"]), claim["verdict"], escape(claim["evidence"]))
     if result.claims:
         print_table(claims)
+    reasons: dict[str, list[str]] = {}
     for row in result.rows.values():
         if row.missing:
-            print_line(f"not measured: {row.subject}: {row.missing}", "yellow", stderr=True)
+            reasons.setdefault(row.missing, []).append(row.subject)
+    for reason, rows in reasons.items():
+        print_line(f"not measured: {', '.join(rows)}: {reason}", "yellow", stderr=True)
 
 
 def _list(lab: Lab, out: Path, with_hours: bool) -> None:
