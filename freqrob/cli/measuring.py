@@ -59,6 +59,11 @@ def named_dataset(dataset: str, grayscale: bool) -> str:
     return grayscale_name(dataset) if grayscale else dataset
 
 
+def models_dataset(dataset: str) -> str:
+    """The data set under which models by name are kept: ImageNet for a folder of photographs."""
+    return "imagenet" if dataset == FOLDER else dataset
+
+
 def usable_device(name: str) -> torch.device:
     """Device of that name; "auto" is a GPU if there is one. Raises ValueError if it cannot be used."""
     import torch
@@ -137,7 +142,7 @@ def card_paths(models: Iterable[str], model_dir: Path, dataset: str, threat_mode
 
     for spec in models:
         if re.fullmatch(r"\w[\w.+-]*", spec):
-            yield card_path(checkpoint_path(spec, model_dir, dataset, threat_model))
+            yield card_path(checkpoint_path(spec, model_dir, models_dataset(dataset), threat_model))
         elif checkpoint := _FILE.fullmatch(spec):
             yield card_path(Path(checkpoint[1]))
 
@@ -190,7 +195,7 @@ def open_models(
         trained, shipped = (
             checkpoint_path(name, folder, dataset, threat_model) for folder in (model_dir, shipped_folder())
         )
-        if shipped.is_file() and not trained.is_file():
+        if shipped.is_file() and not trained.is_file() and trained.parent.is_dir():  # where one may be expected
             print_warning(f"{name}: not in {model_dir}; using the model shipped with freqrob")
     return networks
 
@@ -276,8 +281,13 @@ def open_models_and_images(
 ) -> tuple[dict[str, nn.Module], Subject]:
     """Open the models, and the images by ``read``: before the models where their classes depend on them."""
     subject = read() if dataset == FOLDER or selection.classes else None
-    of = "imagenet" if dataset == FOLDER else dataset
-    networks = open_models(models, model_dir, of, threat_model, weights, subject)
+    try:
+        networks = open_models(models, model_dir, models_dataset(dataset), threat_model, weights, subject)
+    except FileNotFoundError as error:
+        if dataset != FOLDER:
+            raise
+        remedy = "A model of another data set is opened by a function of yours that returns freqrob.load_model(NAME)"
+        raise FileNotFoundError(f"{error}\n{remedy}: MODULE:FUNCTION.") from error
     return networks, subject or read()
 
 
