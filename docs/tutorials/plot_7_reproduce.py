@@ -53,7 +53,8 @@ for claim in theorem.claims:
 # ---------
 #
 # ``result.json`` has everything, with the commit, the machine and the settings of each row; ``table.md`` and
-# ``table.csv`` have the numbers beside the paper's. An experiment that is a figure also draws ``figure.svg``.
+# ``table.csv`` have the numbers beside the paper's. An experiment that is a figure also draws ``figure.svg``, ``.png``
+# and ``.pdf``.
 
 for path in theorem.files:
     print(path.relative_to(folder))

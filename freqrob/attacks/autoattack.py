@@ -47,6 +47,11 @@ class AutoAttack(Attack):
     ``component``, only that attack of the ensemble is run, with the same parameters.
 
     Raises ValueError for values that the packages do not support; when run, ImportError if none is installed.
+
+    >>> AutoAttack().name, AutoAttack("custom", ("apgd-ce", "square")).name
+    ('AutoAttack', 'AutoAttack apgd-ce+square')
+    >>> AutoAttack("rand").components
+    ('apgd-ce', 'apgd-dlr')
     """
 
     version: Version = "standard"
@@ -117,6 +122,13 @@ class Square(Attack):
     """AutoAttack's Square attack with any number of queries: random search with squares, by the model's outputs alone.
 
     Source: Andriushchenko et al., ECCV 2020.
+
+    >>> import freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> samples, model = sample_images(), freqrob.load_model("standard_rn20")
+    >>> images, labels = samples.images[:4] / 255, samples.labels[:4]
+    >>> Square(20).robust_mask(model, images, labels).shape
+    torch.Size([4])
     """
 
     queries: Count = QUERIES

@@ -45,6 +45,11 @@ class Band:
 
     Raises:
         ValueError: no ring, or a ring that is not an integer ≥ 0.
+
+    >>> import torch
+    >>> Band([0]).project(torch.tensor([[[[0.0, 1.0], [1.0, 0.0]]]]))  # the mean
+    tensor([[[[0.5000, 0.5000],
+              [0.5000, 0.5000]]]])
     """
 
     @checked
@@ -186,6 +191,15 @@ class BandPGD(Attack):
     """``band_pgd`` with perturbations confined to some rings of the spectrum.
 
     ``rel_stepsize`` is 2.5 / steps unless given.
+
+    >>> import freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> samples, model = sample_images(), freqrob.load_model("standard_rn20")
+    >>> images, labels = samples.images[:2] / 255, samples.labels[:2]
+    >>> attack = BandPGD(range(5), steps=3)
+    >>> change = attack(model, images, labels) - images
+    >>> attack.name, bool(change.abs().max() <= 8.001 / 255)
+    ('band PGD-3 in rings 0 to 4', True)
     """
 
     rings: Iterable[int]

@@ -266,7 +266,16 @@ class PGD(Attack):
 @checked
 @dataclass(frozen=True)
 class Transfer(Attack):
-    """PGD on another network, ``source``. It runs all steps: what fools the source may not fool the model."""
+    """PGD on another network, ``source``. It runs all steps: what fools the source may not fool the model.
+
+    >>> import freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> samples = sample_images()
+    >>> model, source = freqrob.load_model("pgd_at_rn20"), freqrob.load_model("standard_rn20")
+    >>> attack = Transfer(source, PGD(5))
+    >>> attack.robust_mask(model, samples.images[:4] / 255, samples.labels[:4]).shape
+    torch.Size([4])
+    """
 
     source: nn.Module
     attack: PGD = field(default_factory=PGD)

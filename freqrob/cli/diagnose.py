@@ -26,7 +26,7 @@ from freqrob.runtime.reading import read_json
 def diagnose(
     models: options.OtherModels,
     data: options.DataDir = Path("data"),
-    dataset: Annotated[str, typer.Option(help="Data set; its test split is used.")] = "cifar10",
+    dataset: Annotated[str, typer.Option(help="Data set, whose test split is used, or folder.")] = "cifar10",
     grayscale: options.Grayscale = False,
     threat_model: options.ThreatModel = "Linf",
     preset: Annotated[

@@ -45,7 +45,7 @@ def evaluate(
         ),
     ],
     data: options.DataDir = Path("data"),
-    dataset: Annotated[str, typer.Option(help="Data set.")] = "cifar10",
+    dataset: Annotated[str, typer.Option(help="Data set, or folder: photographs in --data.")] = "cifar10",
     grayscale: options.Grayscale = False,
     threat_model: options.ThreatModel = "Linf",
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
@@ -123,6 +123,8 @@ def evaluate(
     check_counts(masking_queries=masking_queries)
     if card and split != "test":
         raise ValueError(f"card: cards hold accuracies on the test split, got --split {split}")
+    if card and dataset == measuring.FOLDER:
+        raise ValueError(f"card: cards hold accuracies on a data set, got --dataset {dataset}")
     folder, dataset = measuring.results_folder(cache, no_cache), measuring.named_dataset(dataset, grayscale)
     from freqrob.attacks import parse_attack
     from freqrob.evaluation import evaluate as measure

@@ -39,8 +39,8 @@ def report(
     - `freqrob report mine/diagnosis/ theirs/diagnosis/ --no-cards --title "Ours and theirs"`
 
     Runs are joined by model name. The page is self-contained. Its folder also holds the numbers (results.json,
-    results.csv), every figure (figures/, SVG and PNG) and the input files (data/). The functions named in the captions,
-    such as `freqrob.diagnostics.hybrid.plot_hybrid`, also draw on your own Axes.
+    results.csv), every figure (figures/, as SVG, PNG and PDF) and the input files (data/). The functions named in the
+    captions, such as `freqrob.diagnostics.hybrid.plot_hybrid`, also draw on your own Axes.
     """
     check_folder(out)
     from freqrob.report import write_report

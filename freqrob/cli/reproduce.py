@@ -70,8 +70,8 @@ def reproduce(
 
     Models are loaded from --model-dir or the package, or else trained. After each row, its numbers, the paper's beside
     them, and the verdict on each claim are written to DIR/PAPER/TABLE/SCALE/ as result.json, table.csv and table.md;
-    the figure follows at the end as figure.png and .svg. DIR/summary.md has the claims of all experiments. Ctrl-C loses
-    at most a batch or a training step; the same command resumes.
+    the figure follows at the end as figure.svg, .png and .pdf. DIR/summary.md has the claims of all experiments. Ctrl-C
+    loses at most a batch or a training step; the same command resumes.
 
     At **--scale rn20**, a ResNet-20 (0.27 M parameters, 10 to 20 epochs) stands for ResNet-18 and WRN-40-2.
     """
@@ -146,19 +146,27 @@ def _print(experiment: Experiment, result: Reproduction) -> None:
     from freqrob.reproduction.records import cells_of, numbers_of
 
     numbers = numbers_of(result.rows)
-    table = Table("measured / printed", *(escape(column.name) for column in experiment.columns))
+    units = {column: f" ({column.unit})" if column.unit else "" for column in experiment.columns}
+    table = Table("measured / printed", *(escape(column.name + unit) for column, unit in units.items()))
     for row in numbers.of:
         table.add_row(escape(row), *cells_of(experiment, numbers, row))
     print_line(f"{experiment.paper.short}, {experiment.where}: {experiment.title}")
     print_table(table)
-    claims = Table("claim", "verdict", "numbers")
+    if numbers.of:
+        print_line(
+            "measured ± its standard error over images; printed ± the paper's standard deviation, where it has one"
+        )
+    claims = Table("claim", "where", "verdict", "numbers")
     for claim in result.claims:
-        claims.add_row(escape(claim["claim"]), claim["verdict"], escape(claim["evidence"]))
+        claims.add_row(escape(claim["claim"]), escape(claim["where"]), claim["verdict"], escape(claim["evidence"]))
     if result.claims:
         print_table(claims)
+    reasons: dict[str, list[str]] = {}
     for row in result.rows.values():
         if row.missing:
-            print_line(f"not measured: {row.subject}: {row.missing}", "yellow", stderr=True)
+            reasons.setdefault(row.missing, []).append(row.subject)
+    for reason, rows in reasons.items():
+        print_line(f"not measured: {', '.join(rows)}: {reason}", "yellow", stderr=True)
 
 
 def _list(lab: Lab, out: Path, with_hours: bool) -> None:

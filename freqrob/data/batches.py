@@ -45,6 +45,12 @@ class Batches:
     Raises:
         ValueError: a batch larger than the data or not divisible by ``world_size``, an unknown ``crop``, a negative
             ``seed``, a ``rank`` out of range.
+
+    >>> from freqrob.data.samples import sample_images
+    >>> batches = Batches(sample_images(), 8, seed=0)
+    >>> images, labels = batches[0]
+    >>> len(batches), images.shape, labels.shape
+    (2, torch.Size([8, 3, 32, 32]), torch.Size([8]))
     """
 
     __iter__ = None  # steps continue after an epoch: a loop over them would not end

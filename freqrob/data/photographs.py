@@ -63,10 +63,11 @@ class Photographs:
         image = self._decoded(number)
         if image.shape != self.size:
             got, expected = ("×".join(map(str, shape[1:])) for shape in (image.shape, self.size))
+            after = f" after {self.preprocessing}" if self.preprocessing else ""
             raise ValueError(
-                f"preprocessing: {self.files.names[number]} has {got} pixels after {self.preprocessing or 'none'}, "
-                f"expected {expected}, as the first image; photographs of several sizes need a resize and a crop: "
-                "Preprocessing(256, 224), --resize 256 --crop 224"
+                f"preprocessing: {self.files.names[number]} has {got} pixels{after}, expected {expected}, as the first "
+                "image; photographs of several sizes need a resize and a crop: Preprocessing(256, 224), --resize 256 "
+                "--crop 224"
             )
         return image
 

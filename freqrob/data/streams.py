@@ -54,6 +54,13 @@ class ImageStream:
         index: (N,) int64, the numbers of the stream's images.
         transforms: applied to each batch of images, in this order, with a description of each.
         channels: of the images, if the transforms change it.
+
+    >>> from torch.utils.data import TensorDataset
+    >>> from freqrob.data.torch_datasets import stream_dataset
+    >>> dataset = TensorDataset(torch.zeros(6, 3, 8, 8), torch.arange(6))
+    >>> stream, labels = stream_dataset(dataset)
+    >>> stream.shape, stream[2:4].shape, stream[0].shape
+    (torch.Size([6, 3, 8, 8]), torch.Size([2, 3, 8, 8]), torch.Size([3, 8, 8]))
     """
 
     reader: Reader

@@ -24,6 +24,12 @@ class AugMix:
 
     Source: Hendrycks et al., ICLR 2020, Eq. 1 and Section 3; google-research/augmix, ``cifar.py``. ``bass_view``:
     Lin et al., NeurIPS 2023 (its code is not published).
+
+    >>> import torch
+    >>> from torch import nn
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 3))
+    >>> AugMix(weight=12)(network, torch.rand(2, 3, 32, 32), torch.tensor([0, 2])).shape
+    torch.Size([])
     """
 
     severity: float = 3.0

@@ -21,6 +21,12 @@ class FGSM:
     ``eps`` is in pixels of [0, 1].
 
     Source: Goodfellow et al., ICLR 2015, Eq. 4; step and start as in alvinchangw/JaFR_IJCAI2022.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    >>> FGSM()(network, torch.rand(2, 3, 2, 2), torch.tensor([0, 2])).shape
+    torch.Size([])
     """
 
     eps: Pixels = 8 / 255

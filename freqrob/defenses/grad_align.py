@@ -25,6 +25,12 @@ class GradAlign(FGSM):
     η is uniform in [−ε, ε]; the gradient at x, which the attack follows, is a constant.
 
     Source: Andriushchenko & Flammarion, NeurIPS 2020, Eq. 5; λ as in alvinchangw/JaFR_IJCAI2022.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    >>> GradAlign(weight=0.2)(network, torch.rand(2, 3, 2, 2), torch.tensor([0, 2])).shape
+    torch.Size([])
     """
 
     weight: Weight = 0.2

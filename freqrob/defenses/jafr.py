@@ -27,6 +27,14 @@ class JaFR:
     statistics; here the loss and its gradient share one pass.
 
     Source: Chan et al., IJCAI 2022; alvinchangw/JaFR_IJCAI2022.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Softplus(), nn.Flatten(), nn.Linear(4 * 6 * 6, 3))
+    >>> loss = JaFR(weight=0.01)(network, torch.rand(2, 3, 8, 8), torch.tensor([0, 2]))
+    >>> loss.backward()  # through the gradient with respect to the images
+    >>> network[0].weight.grad.shape
+    torch.Size([4, 3, 3, 3])
     """
 
     weight: Weight = 0.001
@@ -44,7 +52,11 @@ class JaFR:
 @checked
 @dataclass(frozen=True)
 class JaFRMinus(JaFR):
-    """``JaFR`` with λ < 0: towards high frequencies."""
+    """``JaFR`` with λ < 0: towards high frequencies.
+
+    >>> JaFRMinus().weight
+    -0.001
+    """
 
     weight: Weight = -0.001
 
@@ -56,6 +68,12 @@ class FGSMJaFR(FGSM):
     """FGSM adversarial training with ``JaFR``'s regulariser of the clean images: loss − λ · ln B_low.
 
     Source: Chan et al., IJCAI 2022; alvinchangw/JaFR_IJCAI2022. The attack and the regulariser share a gradient.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Softplus(), nn.Flatten(), nn.Linear(4 * 6 * 6, 3))
+    >>> FGSMJaFR(weight=0.01)(network, torch.rand(2, 3, 8, 8), torch.tensor([0, 2])).shape
+    torch.Size([])
     """
 
     weight: Weight = 0.001
@@ -73,7 +91,11 @@ class FGSMJaFR(FGSM):
 @checked
 @dataclass(frozen=True)
 class FGSMJaFRMinus(FGSMJaFR):
-    """``FGSMJaFR`` with λ < 0: towards high frequencies."""
+    """``FGSMJaFR`` with λ < 0: towards high frequencies.
+
+    >>> FGSMJaFRMinus().weight
+    -0.001
+    """
 
     weight: Weight = -0.001
 

@@ -45,6 +45,16 @@ class NeuralSimilarity(OnStimuli):
 
     Source: Li et al., NeurIPS 2019 (arXiv:1911.05072), Eq. 10 for the network's similarity, arctanh, centring and α;
     the mouse-regularised model of Li et al., PLoS Comput. Biol. 2023. Their code is not published.
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from freqrob.models import create_network
+    >>> path = f"{tempfile.mkdtemp()}/responses.npz"
+    >>> stimuli = np.random.default_rng(0).integers(0, 256, (4, 3, 32, 32), dtype=np.uint8)
+    >>> np.savez(path, images=stimuli, similarity=np.eye(4))
+    >>> defense = NeuralSimilarity(path, layer="layer1", stimuli=4)
+    >>> defense(create_network("rn20"), torch.rand(2, 3, 32, 32), torch.tensor([0, 2])).shape
+    torch.Size([])
     """
 
     layer: LayerName = "layer1"

@@ -205,6 +205,12 @@ def plot_robust_bands(axes: Axes, models: Mapping[str, BandAccuracy], styles: St
     return axes
 
 
+def _robust_in_words(measured: BandAccuracy) -> str:
+    """``"0: 40, 0.031: 45"``, the lower edge of each band and its accuracy in per cent."""
+    edges = zip(measured.robust_frequencies.tolist(), measured.robust.tolist(), strict=True)
+    return ", ".join(f"{edge:.2g}: {100 * share:.0f}" for edge, share in edges) or "not attacked"
+
+
 @register_diagnostic("band_accuracy")
 class AccuracyByBand(Diagnostic):
     """``band_accuracy`` as a diagnostic."""
@@ -218,9 +224,8 @@ class AccuracyByBand(Diagnostic):
     order = 50
     columns = (
         Column(
-            "robust accuracy by band, low to high",
-            text=lambda measured: " ".join(f"{100 * share:.0f}" for share in measured.robust) + " %"
-            if len(measured.robust) else "not attacked",
+            "accuracy (%) under PGD in a band, from its lower edge (cycles/pixel) on",
+            text=_robust_in_words,
         ),
     )  # fmt: skip
 

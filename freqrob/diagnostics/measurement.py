@@ -58,6 +58,15 @@ class Quantity:
             lengths, and other names, such as "rings", have the same length in all tensors.
         unit: "" if there is none.
         dtype: of a tensor; None for any floating-point type.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True)
+    ... class Profile(Measurement):
+    ...     kind = "profile"
+    ...     power: Annotated[Tensor, Quantity("rings", unit="pixels²")]
+    ...     images: int
+    >>> Profile(torch.ones(23), 10).units
+    {'power': 'pixels²'}
     """
 
     dimensions: str = ""
@@ -73,6 +82,16 @@ class Measurement:
         settings: names of the fields that must be equal for measurements to be comparable.
         words: functions that write the values of ``settings`` in the report; by default "batch 128".
         images: a field of every subclass, the number of images.
+
+    >>> import tempfile
+    >>> import freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> from freqrob.diagnostics import JacobianSpectrum
+    >>> samples, model = sample_images(), freqrob.load_model("standard_rn20")
+    >>> measured = freqrob.diagnose(model, samples.images, samples.labels, only=["jacobian"])["jacobian"]
+    >>> path = measured.save(tempfile.mkdtemp())
+    >>> JacobianSpectrum.load(path.parent).amplitude.shape
+    torch.Size([32, 17])
     """
 
     # Subclasses assign these without annotations: get_type_hints of Python 3.10 fails on a plain ClassVar.

@@ -67,7 +67,7 @@ def per_sample(
             without gradients unless ``measure`` enables them.
         images, labels: (N, C, H, W), uint8 or float in [0, 1], a tensor or a stream, and (N,) int64.
         key: the settings that the values depend on, as values that JSON can hold.
-        what: what is measured, for the progress bar and the file's name.
+        quantity: what is measured, for the progress bar and the file's name.
         batch_size: images per batch; ``default_batch_size`` by default.
         cache: a folder of ``Samples``; None caches nothing.
         cache_key: as for ``evaluate``.

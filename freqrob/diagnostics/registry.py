@@ -58,6 +58,12 @@ class Column:
         part: function from a measurement to the part of the images that the number covers; "" for all.
         is_compared: whether the findings compare it with robust accuracy.
         order: position among the columns, ascending.
+
+    >>> column = Column("ln B_low", lambda measured: measured.log_b_low, digits=1)
+    >>> from freqrob.diagnostics import JacobianSpectrum
+    >>> import torch
+    >>> column.shown(JacobianSpectrum(torch.ones(32, 17), log_b_low=3.53, batch=128, images=10))
+    '3.5'
     """
 
     label: str = ""

@@ -75,7 +75,15 @@ class Result:
 
 
 class Results(list[Result]):
-    """The results of ``evaluate``: a list that notebooks show as a table, with Wilson's 95 % intervals."""
+    """The results of ``evaluate``: a list that notebooks show as a table, with Wilson's 95 % intervals.
+
+    >>> import freqrob
+    >>> from freqrob.data.samples import sample_images
+    >>> samples, model = sample_images(), freqrob.load_model("pgd_at_rn20")
+    >>> results = freqrob.evaluate(model, samples.images, samples.labels, protocols=["natural"], attacks=["clean"])
+    >>> type(results).__name__, len(results)
+    ('Results', 1)
+    """
 
     def _repr_html_(self) -> str:
         header = ("protocol", "attack", "norm", "ε", "images", "seed", "accuracy (%)", "95 % interval")

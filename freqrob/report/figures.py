@@ -24,8 +24,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLoc
 from torch import Tensor
 
 from freqrob.diagnostics.drawing import COLOURS, GREY, Picture, Scale, folded
-from freqrob.runtime.figures import save_figure
-from freqrob.runtime.files import write_bytes
+from freqrob.runtime.figures import FORMATS, save_figure
 
 INK, MUTED, LINES = "#1b1f24", "#5b6470", "#d9dde3"
 # On the page these colours are CSS variables, set for light and dark mode.
@@ -83,11 +82,11 @@ def inline_scale(picture: Picture) -> Markup:
 
 
 def save(picture: Picture, folder: Path) -> None:
-    """Write ``<name>.svg`` and ``<name>.png`` with all panels, the legend and the colour bar. Raises OSError."""
+    """Write the figure with all panels, the legend and the colour bar, in each of ``FORMATS``. Raises OSError."""
     with rc_context(STYLE):
         figure = draw_all(picture)
-        write_bytes(folder / f"{picture.name}.svg", _svg(figure))
-        save_figure(figure, folder / f"{picture.name}.png")
+        for kind in FORMATS:
+            save_figure(figure, folder / f"{picture.name}.{kind}")
 
 
 def draw_all(picture: Picture) -> Figure:

@@ -23,7 +23,7 @@ from freqrob.report.pictures import CORRUPTIONS, SPECTRA, pictures
 from freqrob.report.records import Accuracy, ModelRecord, Records, origins
 from freqrob.report.runs import read_runs
 from freqrob.report.summary import SummaryColumn, columns, settings, title_of
-from freqrob.runtime.figures import drawing
+from freqrob.runtime.figures import FORMATS, drawing
 from freqrob.runtime.files import check_file, check_folder, expanded, write_csv, write_text
 from freqrob.runtime.parameters import checked
 from freqrob.runtime.progress import Track, untracked
@@ -50,9 +50,9 @@ def write_report(
     """Write a report that compares measurements of models into the folder ``out``.
 
     ``index.html`` needs no other file. The folder also holds the numbers (``results.json``, ``results.csv``), the
-    figures (``figures/``, SVG and PNG) and the input files (``data/``). Each file is complete before it replaces an
-    earlier one; the page is written last. Figures of an earlier report that are not in this one are removed; input
-    files are kept.
+    figures (``figures/``, as SVG, PNG and PDF) and the input files (``data/``). Each file is complete before it
+    replaces an earlier one; the page is written last. Figures of an earlier report that are not in this one are
+    removed; input files are kept.
 
     Args:
         runs: folders that ``freqrob diagnose`` wrote, and JSON files of ``freqrob evaluate`` and ``freqrob
@@ -103,7 +103,7 @@ def write_report(
         REPORT.write(out / "results.json", {**numbers, "figures": [*drawn]})
     write_text(out / "index.html", render(records, drawn, links, about, title=title, gallery=gallery))
     for name in earlier - drawn.keys():
-        for kind in ("svg", "png"):
+        for kind in FORMATS:
             (out / "figures" / f"{name}.{kind}").unlink(missing_ok=True)
     return out / "index.html"
 

@@ -51,6 +51,11 @@ class Lab:
         frost: folder of the photographs for the corruption ``frost``.
         track: wraps iterables in a progress bar.
         log: receives lines of text.
+
+    >>> from freqrob.reproduction import SCALES
+    >>> lab = Lab(SCALES["rn20"], data=Path("data"), model_dir=Path("models"), images=100)
+    >>> lab.scale.name, lab.images
+    ('rn20', 100)
     """
 
     scale: Scale

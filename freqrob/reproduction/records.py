@@ -29,7 +29,7 @@ from freqrob.reproduction.experiment import (
     Subject,
     all_experiments,
 )
-from freqrob.runtime.figures import drawing, import_matplotlib, save_figure
+from freqrob.runtime.figures import FORMATS, drawing, import_matplotlib, save_figure
 from freqrob.runtime.file_formats import FileFormat
 from freqrob.runtime.files import locked, plain, write_csv, write_npz, write_text
 from freqrob.runtime.provenance import Provenance
@@ -186,10 +186,10 @@ class Record:
         write_text(self.folder / "table.md", markdown(self.experiment, rows))
 
     def draw(self, rows: Mapping[str, Row], subjects: Sequence[Subject]) -> list[Path]:
-        """Draw the figure as PNG and SVG; a failure is a warning. Returns the files."""
+        """Draw the figure as SVG, PNG and PDF; a failure is a warning. Returns the files."""
         if not self.experiment.is_drawn or not numbers_of(rows).of:
             return []
-        paths = [self.folder / f"figure.{kind}" for kind in ("png", "svg")]
+        paths = [self.folder / f"figure.{kind}" for kind in FORMATS]
         with drawing(str(paths[0])):
             import_matplotlib()
             from matplotlib.figure import Figure

@@ -16,6 +16,8 @@ from freqrob.runtime.files import write_bytes
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+FORMATS = ("svg", "png", "pdf")  # for pages, for slides, and for LaTeX, which takes no SVG
+
 
 @contextmanager
 def drawing(subject: str) -> Iterator[None]:
@@ -27,9 +29,16 @@ def drawing(subject: str) -> Iterator[None]:
 
 
 def save_figure(figure: Figure, path: Path, dpi: int = 150) -> None:
-    """Write a figure in the format of the suffix; the file is complete before it replaces an earlier one."""
-    content = BytesIO()
-    figure.savefig(content, format=path.suffix[1:], dpi=dpi)
+    """Write a figure in the format of the suffix; the file is complete before it replaces an earlier one.
+
+    The files of equal figures are equal. PDF has TrueType fonts: publishers refuse matplotlib's Type 3 by default.
+    """
+    from matplotlib import rc_context
+
+    content, kind = BytesIO(), path.suffix[1:]
+    date = {"svg": "Date", "pdf": "CreationDate"}.get(kind)
+    with rc_context({"pdf.fonttype": 42}):
+        figure.savefig(content, format=kind, dpi=dpi, metadata={date: None} if date else None)
     write_bytes(path, content.getvalue())
 
 

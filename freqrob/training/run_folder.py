@@ -98,7 +98,7 @@ class RunFolder:
         if not is_same:
             raise ValueError(
                 f"recipe: {self.folder} holds a run with other settings ({_differences(made_for, self.recipe)}); "
-                "repeat its command, choose another model_dir, or remove it"
+                "repeat its command, choose another model_dir (--model-dir), or remove it"
             )
         if state["history"] and not self.best_weights.is_file():
             raise FileNotFoundError(

@@ -1,4 +1,4 @@
-"""The examples in docstrings print what they show, and every public function has one."""
+"""The examples in docstrings print what they show, and every public function and class has one."""
 
 import doctest
 import inspect
@@ -16,6 +16,19 @@ WITHOUT = {  # what needs a data set, and what registers for good: the tutorials
     *("freqrob.defenses.register_defense", "freqrob.diagnostics.register_diagnostic"),
     *("freqrob.reproduction.experiment", "freqrob.training.train"),
 }  # fmt: skip
+# What an example of another name shows: what functions return, and what plug-ins and experiments subclass or fill in.
+CLASSES_WITHOUT = {
+    *(f"freqrob.attacks.{name}" for name in ("Attack", "MinimalAttack", "MinimalPerturbations")),
+    "freqrob.defenses.NeuralResponse",  # as NeuralSimilarity
+    *(f"freqrob.diagnostics.{name}" for name in (
+        "BandAccuracy", "CorruptionSpectrum", "Diagnosis", "Diagnostic", "FourierHeatmap", "HybridReliance",
+        "JacobianSpectrum", "LossLandscape", "MinimalPerturbationSpectrum", "Sensitivity", "Spectrum",
+    )),
+    "freqrob.evaluation.MaskingCheck",
+    *(f"freqrob.reproduction.{name}" for name in (
+        "Claim", "Column", "Experiment", "Measured", "Number", "Paper", "Reproduction", "Scale", "Subject",
+    )),
+}  # fmt: skip
 
 
 def modules():
@@ -27,12 +40,12 @@ def modules():
                 yield ".".join([package, *(part for part in parts if part != "__init__")])
 
 
-def public_functions():
-    """The functions in ``__all__`` of freqrob and of its packages, by name."""
+def public(is_one):
+    """The names in ``__all__`` of freqrob and of its packages for which ``is_one`` holds."""
     folders = (path.parent.name for path in FOLDERS["freqrob"].glob("*/__init__.py"))
     for package in map(import_module, ["freqrob", *(f"freqrob.{folder}" for folder in sorted(folders))]):
         for name in getattr(package, "__all__", ()):
-            if inspect.isroutine(getattr(package, name)):
+            if is_one(getattr(package, name)):
                 yield f"{package.__name__}.{name}", getattr(package, name)
 
 
@@ -46,6 +59,6 @@ def test_the_examples_of_a_module_print_what_they_show(name, tmp_path, monkeypat
     assert outcome.attempted and not outcome.failed
 
 
-def test_every_public_function_has_an_example():
-    without = {name for name, function in public_functions() if ">>>" not in (function.__doc__ or "")}
-    assert without == WITHOUT
+@pytest.mark.parametrize("is_one, excepted", [(inspect.isroutine, WITHOUT), (inspect.isclass, CLASSES_WITHOUT)])
+def test_every_public_name_has_an_example(is_one, excepted):
+    assert {name for name, value in public(is_one) if ">>>" not in (value.__doc__ or "")} == excepted

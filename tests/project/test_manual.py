@@ -9,6 +9,7 @@ import pytest
 import typer
 
 from freqrob import cli
+from freqrob.data import DATASETS
 from freqrob.models import registry
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,10 +36,11 @@ def workplace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("FREQROB_CACHE", str(tmp_path / "cache"))
-    known = set(registry.DEFENSES)
+    known = {id(registered): set(registered) for registered in (registry.DEFENSES, DATASETS)}
     yield tmp_path
-    for name in set(registry.DEFENSES) - known:
-        del registry.DEFENSES[name]
+    for registered in (registry.DEFENSES, DATASETS):
+        for name in set(registered) - known[id(registered)]:
+            del registered[name]
 
 
 @pytest.mark.parametrize("path", [page for page in NAMED if blocks(page.values[0], "python")])

@@ -23,6 +23,8 @@ def test_every_figure_is_a_file_too(page, out):
         assert ElementTree.parse(out / "figures" / f"{name}.svg").getroot().tag.endswith("svg")
         with Image.open(out / "figures" / f"{name}.png") as picture:
             assert min(picture.size) > 300
+        printed = (out / "figures" / f"{name}.pdf").read_bytes()
+        assert printed.startswith(b"%PDF") and b"/Type3" not in printed, "publishers refuse Type 3 fonts"
     drawn = (out / "figures" / "hybrid.svg").read_text()
     assert "pgd_at_tiny" in drawn and r"&lt;script&gt;alert($\frac$)" in drawn, "the legend"
 

@@ -140,7 +140,8 @@ def test_a_smaller_report_leaves_no_figures_of_a_larger_one(runs, tmp_path):
     (tmp_path / "figures" / "mine.png").write_text("")
     before = {path.name for path in (tmp_path / "data").rglob("*.npz")}
     write_report([runs[3]], tmp_path, cards=False)
-    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"mine.png", "spectra.svg", "spectra.png"}
+    drawn = {"mine.png", "spectra.svg", "spectra.png", "spectra.pdf"}
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == drawn
     assert {path.name for path in (tmp_path / "data").rglob("*.npz")} == before
 
 

@@ -31,6 +31,7 @@ def test_every_file_is_written(folder):
     assert record["printed"][ADVERSARIAL]["FGSM"] == {"value": 60, "standard_error": 0.5}
     assert [claim["verdict"] for claim in record["claims"]] == ["holds", "not measured"]
     assert (folder / "figure.png").read_bytes()[:4] == b"\x89PNG" and (folder / "figure.svg").is_file()
+    assert (folder / "figure.pdf").read_bytes()[:4] == b"%PDF"
     with (folder / "table.csv").open() as file:
         first = next(csv.DictReader(file))
     assert (first["row"], first["column"], first["value"], first["printed"]) == (ADVERSARIAL, "clean", "85.0", "83.5")
@@ -117,7 +118,7 @@ def test_rows_with_damaged_or_missing_arrays_are_measured_again(folder, table1, 
 def test_a_failing_figure_loses_nothing(table1, lab, tmp_path, monkeypatch):
     reproduce(table1, lab, tmp_path / "out")  # its figure is not counted as written by the next call
     monkeypatch.setattr(Table1, "plot", lambda *_arguments: 1 / 0)
-    with pytest.warns(UserWarning, match=r"figure\.png was not drawn"):
+    with pytest.warns(UserWarning, match=r"figure\.svg was not drawn"):
         result = reproduce(table1, lab, tmp_path / "out")
     assert {path.name for path in result.files} == {"result.json", "table.csv", "table.md"}
 
