@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from freqrob.cli import options
-from freqrob.cli.measuring import INTERRUPTED, named_dataset, usable_device
+from freqrob.cli.measuring import FOLDER, INTERRUPTED, Selection, named_dataset, open_subject, usable_device
 from freqrob.cli.printing import command_line, print_line, print_resume_hint, print_table
 from freqrob.cli.progress import progress_bars
 from freqrob.runtime.files import check_folder
@@ -28,7 +28,9 @@ dataset_group = typer.Typer(
     help="Write corrupted, balanced and hybrid data sets, and measure spectra.",
 )
 
+PHOTOGRAPHS = ("imagenet", FOLDER)
 Cifar = Annotated[str, typer.Option(help="cifar10 or cifar100.")]
+Corruptible = Annotated[str, typer.Option(help="cifar10, cifar100, imagenet, or folder for photographs.")]
 DatasetName = Annotated[str, typer.Option(help="Data set; its test split is used.")]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Output folder.")]
 
@@ -38,7 +40,7 @@ Out = Annotated[Path, typer.Option(metavar="DIR", help="Output folder.")]
 def corrupt(
     out: Out,
     data: options.DataDir = Path("data"),
-    dataset: Cifar = "cifar10",
+    dataset: Corruptible = "cifar10",
     types: Annotated[
         list[str] | None, typer.Option("--type", metavar="TYPE", help="Only this type; repeatable. All 19 by default.")
     ] = None,
@@ -51,44 +53,63 @@ def corrupt(
     ] = None,
     device: options.Device = "auto",
     download: options.Download = False,
+    classes_file: options.ClassesFile = None,
+    labels_file: options.LabelsFile = None,
+    resize: Annotated[int | None, typer.Option(metavar="N", help="Of photographs, first: the shorter side.")] = 256,
+    crop: Annotated[int | None, typer.Option(metavar="N", help="Then crop a square of this side.")] = 224,
+    interpolation: options.Interpolation = "bilinear",
 ) -> None:
-    """Corrupt the test set as in CIFAR-10-C: 19 types with 5 severities each, in the benchmark's layout.
+    """Corrupt the test set as in CIFAR-10-C or ImageNet-C: 19 types with 5 severities each, in the benchmark's layout.
 
     Examples:
 
     - `freqrob dataset corrupt --data ./data --out ./data/cifar10-c`
     - `freqrob dataset corrupt --data ./data --out ./data/cifar10-b-c --bass --type fog --type contrast`
+    - `freqrob dataset corrupt --dataset folder --data ./photographs --out ./photographs-c`
 
     The published arrays (https://zenodo.org/records/2535967), on which published numbers are measured, have the same
     parameters but other random numbers. `generated.json`, in the same folder, records how the files were made. Each
     type is one file (154 MB) with all severities, in colour; commands with `--grayscale` convert them when they read
-    them. Ctrl-C keeps the finished types; run the same command to resume.
+    them. Photographs become JPEG files in `<type>/<severity>/<class>/`. Ctrl-C keeps the finished types; run the same
+    command to resume.
 
     **frost** needs photographs of ice that freqrob may not ship: run `pip install imagecorruptions-imaug`, or pass
     `--frost DIR`. Without them frost is left out; with `--type frost` that is an error.
     """
     check_folder(out)
-    from freqrob.data import balance, load_dataset
+    from freqrob.data import balance
     from freqrob.data.corruption_arrays import PUBLISHED, write_corruptions
+    from freqrob.data.corruption_folders import write_corruption_folders
     from freqrob.data.corruptions import CORRUPTIONS
 
-    check_choices(PUBLISHED, dataset=dataset)
-    given = {"--dataset": dataset, "--type": types, "--seed": seed}
+    check_choices((*PUBLISHED, *PHOTOGRAPHS), dataset=dataset)
+    is_files = dataset in PHOTOGRAPHS
+    if bass and is_files:
+        raise ValueError(f"bass: only for {', '.join(PUBLISHED)}, got --bass for photographs")
+    selection = Selection(classes_file, labels_file, *((resize, crop) if is_files else (None, None)), interpolation)
+    given = {"--dataset": dataset, "--type": types, "--seed": seed, **selection.as_options()}
     types = types or _possible(list(CORRUPTIONS), frost)
-    chosen = load_dataset(dataset, "test", data, download=download)
-    chosen = replace(chosen, images=chosen.tensor.to(usable_device(device)))
+    chosen = open_subject(dataset, "test", data, download, None, selection).images
+    if not is_files:
+        chosen = replace(chosen, images=chosen.tensor.to(usable_device(device)))
     about = {"dataset": dataset, "bass": "amplitude" if bass else None}
+    write = write_corruption_folders if is_files else write_corruptions
     try:
         with progress_bars() as (track, _log):
-            made = write_corruptions(
+            made = write(
                 balance(chosen) if bass else chosen, out, types, about=about, seed=seed, frost=frost,
                 command=command_line("dataset", given, "corrupt", *(["--bass"] if bass else [])), track=track,
             )  # fmt: skip
     except KeyboardInterrupt:
-        print_resume_hint(f"Finished types are in {out}", any((out / f"{name}.npy").is_file() for name in types))
+        print_resume_hint(f"Finished types are in {out}", _has_types(out, types))
         raise typer.Exit(INTERRUPTED) from None
     before = f", {len(types) - len(made)} already there" if len(made) < len(types) else ""
     print_line(f"Wrote {len(made)} of {len(types)} types{before}: {out}")
+
+
+def _has_types(folder: Path, types: list[str]) -> bool:
+    """Whether a folder has an array or a folder of one of these types."""
+    return any((folder / f"{name}.npy").is_file() or (folder / name).is_dir() for name in types)
 
 
 def _possible(types: list[str], frost: Path | None) -> list[str]:

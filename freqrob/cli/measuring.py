@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from freqrob.data import Preprocessing
+    from freqrob.data.corruption_arrays import CorruptionArrays
+    from freqrob.data.corruption_folders import CorruptionFolders
     from freqrob.data.datasets import ImageSet, Split
     from freqrob.data.preprocessing import Interpolation
 
@@ -240,17 +242,24 @@ class Subject:
     of: int = 0
 
 
+def imagenet_or(classes: tuple[str, ...]) -> tuple[str, ...]:
+    """ImageNet's classes if these are some of them, or else the same."""
+    from freqrob.data.photographs import imagenet_wnids
+
+    return imagenet_wnids() if set(classes) <= set(imagenet_wnids()) else classes
+
+
 def open_subject(
     dataset: str, split: str, data: Path, download: bool, count: int | None, selection: Selection
 ) -> Subject:
     """Load the images of a data set, or list those of ``folder``, and choose the classes and the first ``count``."""
     from freqrob.data import load_photographs, select_classes
-    from freqrob.data.photographs import imagenet_wnids, preprocessed, read_classes
+    from freqrob.data.photographs import preprocessed, read_classes
 
     classes = read_classes(selection.classes) if selection.classes else ()
     if dataset == FOLDER:
         images = load_photographs(data, classes=classes or None, labels=selection.labels)
-        all_classes = imagenet_wnids() if set(images.classes) <= set(imagenet_wnids()) else images.classes
+        all_classes = imagenet_or(images.classes)
     elif selection.labels:
         raise ValueError(f"labels: only --dataset {FOLDER} has none of its own, got --labels for {dataset}")
     else:
@@ -279,6 +288,33 @@ def open_models_and_images(
     of = "imagenet" if dataset == FOLDER else dataset
     networks = open_models(models, model_dir, of, threat_model, weights, subject)
     return networks, subject or read()
+
+
+def open_corruptions(
+    dataset: str, data: Path, types: Sequence[str] | None, download: bool, classes_file: Path | None
+) -> tuple[CorruptionArrays | CorruptionFolders, Subject | None]:
+    """Open corrupted images on disk, and those of files also as the subject of models, with the chosen classes."""
+    from freqrob.data.corruption_arrays import load_corruptions
+    from freqrob.data.corruption_folders import FOLDERS, load_corruption_folders
+    from freqrob.data.datasets import ImageSet
+    from freqrob.data.grayscale import colour_name
+    from freqrob.data.photographs import read_classes
+    from freqrob.runtime.parameters import check_choices
+    from freqrob.runtime.processes import rank_zero_first
+
+    with rank_zero_first():
+        if colour_name(dataset) not in FOLDERS:
+            if classes_file:
+                raise ValueError(f"classes: only for image files, got --classes for the arrays of {dataset}")
+            return load_corruptions(data, dataset, types, download=download), None
+        every = load_corruption_folders(data, dataset, types)
+        some = replace(every, classes=read_classes(classes_file)) if classes_file else every
+    all_classes = imagenet_or(some.classes) if dataset == FOLDER else every.classes
+    for name in some.classes:
+        check_choices(all_classes, classes=name)
+    images = ImageSet(some.images(some.types[0], 1), some.labels, some.classes)
+    positions = tuple(map(all_classes.index, some.classes)) if some.classes != all_classes else ()
+    return some, Subject(images, positions, len(all_classes))
 
 
 def source_of(dataset: str, split: str, data: Path) -> str:
