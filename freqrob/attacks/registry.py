@@ -72,7 +72,11 @@ class Name:
     @property
     def error(self) -> ValueError:
         """The error for a name that the attack cannot parse."""
-        hint = "" if self.kind in ATTACKS else nearest_names(self.kind, ATTACKS)
+        counted = re.fullmatch(r"([a-z_]+?)_?(\d+)", self.kind)
+        if counted and counted[1] in ATTACKS:
+            hint = f" Nearest: {counted[1]}-{counted[2]}."
+        else:
+            hint = "" if self.kind in ATTACKS else nearest_names(self.kind, ATTACKS)
         expected = f"expected one such as {attack_examples(self.kind)}{hint and '.' + hint}"
         return ValueError(f"attack: got {shown(self.text)}, {expected}")
 

@@ -87,19 +87,19 @@ def corruptions(
         raise ValueError(f"baseline: {ALEXNET}'s published errors are those on all classes, got --classes")
     others = [baseline] if baseline is not None and baseline != ALEXNET else []
     names = list(dict.fromkeys([*models, *others]))
-    inputs = [*measuring.card_paths(names, model_dir, dataset, threat_model), data / MANIFEST]
-    measuring.on_first_rank(measuring.check_outputs, out, None, inputs)
-    where = measuring.device_of_rank(device)
-    arrays, subject = measuring.open_corruptions(dataset, data, types, download, classes_file)
     of = "imagenet" if dataset == measuring.FOLDER else dataset
-    networks = measuring.open_models(names, model_dir, of, threat_model, weights, subject)
+    chosen = measuring.Models(names, model_dir, of, threat_model, weights)
+    measuring.on_first_rank(measuring.check_outputs, out, None, [*chosen.cards(), data / MANIFEST])
+    where = measuring.usable_device(device)
+    arrays, subject = measuring.open_corruptions(dataset, data, types, download, classes_file)
+    networks = chosen.open(subject)
     measured: dict[str, CorruptionAccuracy] = {}
     with measuring.progress_of(folder, partial(corruption_table, measured, {})) as track:
         for name, network in networks.items():
             with measuring.model_on(where, name, network) as model:
                 measured[name] = evaluate_corruptions(
                     model, arrays, images=images, protocol=protocol, batch_size=batch_size, cache=folder,
-                    cache_key=measuring.key_of(name, cache_key), track=prefixed(track, name),
+                    cache_key=cache_key and f"{name} {cache_key}", track=prefixed(track, name),
                 )  # fmt: skip
     if rank() > 0:
         return

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from freqrob.cli import options
-from freqrob.cli.measuring import FOLDER, INTERRUPTED, Selection, named_dataset, open_subject, usable_device
+from freqrob.cli.measuring import FOLDER, INTERRUPTED, Images, named_dataset, usable_device
 from freqrob.cli.printing import command_line, print_line, print_resume_hint, print_table
 from freqrob.cli.progress import progress_bars
 from freqrob.runtime.files import check_folder
@@ -86,10 +86,11 @@ def corrupt(
     is_files = dataset in PHOTOGRAPHS
     if bass and is_files:
         raise ValueError(f"bass: only for {', '.join(PUBLISHED)}, got --bass for photographs")
-    selection = Selection(classes_file, labels_file, *((resize, crop) if is_files else (None, None)), interpolation)
-    given = {"--dataset": dataset, "--type": types, "--seed": seed, **selection.as_options()}
+    sides = (resize, crop) if is_files else (None, None)
+    images = Images(dataset, "test", data, download, None, classes_file, labels_file, *sides, interpolation)
+    given = {"--dataset": dataset, "--type": types, "--seed": seed, **images.as_options()}
     types = types or _possible(list(CORRUPTIONS), frost)
-    chosen = open_subject(dataset, "test", data, download, None, selection).images
+    chosen = images.read().images
     if not is_files:
         chosen = replace(chosen, images=chosen.tensor.to(usable_device(device)))
     about = {"dataset": dataset, "bass": "amplitude" if bass else None}

@@ -54,7 +54,7 @@ def stream_dataset(data: Dataset | DataLoader, track: Track = untracked) -> tupl
     A loader's workers and ``collate_fn`` are used; its batches and their order are not.
 
     Raises:
-        TypeError: a data set without length and index.
+        TypeError: a data set without length and index, or of PIL images.
         ValueError: anything else than pairs of an image (C, H, W) of one size, uint8 or float in [0, 1], and a label.
     """
     dataset = data.dataset if isinstance(data, DataLoader) else data
@@ -64,6 +64,8 @@ def stream_dataset(data: Dataset | DataLoader, track: Track = untracked) -> tupl
             "kept by the images' numbers"
         )
     options, numbers = _options(data), _numbers(data)
+    if numbers and options["collate_fn"] is default_collate:
+        _check_item(dataset[numbers[0]])
     chunks = [numbers[start : start + CHUNK] for start in range(0, len(numbers), CHUNK)]
     hashes: list[str] = []
     labels: list[Tensor] = []
@@ -113,6 +115,15 @@ def _read(
             kinds = [type(x).__name__ for x in batch] if isinstance(batch, list | tuple) else type(batch).__name__
             raise ValueError(f"data: expected pairs of an image and a label, as tensors, got {brief(str(kinds))}")
         yield batch[0], batch[1]
+
+
+def _check_item(item: Any) -> None:
+    """Raise TypeError for a PIL image, which cannot be put into a batch."""
+    if isinstance(item, list | tuple) and item and type(item[0]).__module__.startswith("PIL."):
+        raise TypeError(
+            "data: expected images as tensors, got PIL images; give the data set "
+            "transform=torchvision.transforms.v2.PILToTensor()"
+        )
 
 
 def _check(images: Tensor, labels: Tensor, first: Tensor) -> None:

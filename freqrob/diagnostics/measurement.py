@@ -112,12 +112,23 @@ class Measurement:
         """Unit of each field that has one."""
         return {name: quantity.unit for name, quantity in self.quantities().items() if quantity.unit}
 
+    def __init_subclass__(cls) -> None:
+        cls.__repr__ = Measurement.__repr__  # a dataclass leaves it as it is, and would make one of all numbers
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={text}' for name, text in self._texts().items())})"
+
     def _repr_html_(self) -> str:
-        texts = {name: shown(value) for name, value in self.scalars().items()}
-        texts |= {name: f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
-                  for name, tensor in self.tensors().items()}  # fmt: skip
-        rows = [[name, text, self.units.get(name, "")] for name, text in texts.items()]
+        rows = [[name, text, self.units.get(name, "")] for name, text in self._texts().items()]
         return html_table(["field", "value", "unit"], rows, type(self).__name__)
+
+    def _texts(self) -> dict[str, str]:
+        """Each field in a few words: a tensor by its dtype and shape."""
+        texts = {name: shown(value) for name, value in self.scalars().items()}
+        tensors = self.tensors().items()
+        return texts | {
+            name: f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}" for name, tensor in tensors
+        }
 
     def scalars(self) -> dict[str, Any]:
         """The fields that are not tensors."""

@@ -233,7 +233,8 @@ DIAGNOSTICS: Registry[Diagnostic] = Registry(
 def register_diagnostic(name: str) -> Callable[[D], D]:
     """Decorator: register a subclass of ``Diagnostic`` under a name.
 
-    Raises ValueError for an invalid or taken name, TypeError for a class without ``measure`` and ``measurement``.
+    Raises ValueError for an invalid or taken name, TypeError for a class without ``measure`` and ``measurement``, or
+    whose ``measure`` lacks ``batch_size``, ``cache``, ``cache_key`` or ``track``, or the type of a setting.
     """
 
     def make(kind: Any) -> Diagnostic:
@@ -241,9 +242,22 @@ def register_diagnostic(name: str) -> Callable[[D], D]:
             raise TypeError(f"{name}: expected a subclass of Diagnostic with measure and measurement, got {kind!r}")
         diagnostic = kind()
         diagnostic.name = name
+        _check_parameters(diagnostic)
         return diagnostic
 
     return DIAGNOSTICS.register(name, make)
+
+
+def _check_parameters(diagnostic: Diagnostic) -> None:
+    """Raise TypeError unless ``measure`` has the parameters that every diagnostic has, and types for its settings."""
+    parameters = signature(diagnostic.measure).parameters
+    for name in ("batch_size", "cache", "cache_key", "track"):
+        if name not in parameters:
+            raise TypeError(f"{diagnostic.name}: measure has no parameter {name!r}; pass it on to per_sample")
+    for name, parameter in parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.annotation is parameter.empty:
+            remedy = f"--set {diagnostic.name}.{name}=… is checked by it"
+            raise TypeError(f"{diagnostic.name}: measure: the setting {name!r} has no type; annotate it, {remedy}")
 
 
 @checked

@@ -5,7 +5,6 @@ The bare network's state dict keeps its names. Tensors that front ends have lear
 """
 
 import hashlib
-import os
 import warnings
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
@@ -18,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from freqrob.models.cards import Card, CheckpointError
-from freqrob.models.state_dicts import is_averaged, select_state
-from freqrob.runtime.files import locked, sha256_of, temporary_beside, write_synced, write_text
+from freqrob.models.state_dicts import fit_keys, is_averaged, select_state
+from freqrob.runtime.files import locked, replacing, sha256_of, write_synced, write_text
 from freqrob.runtime.parameters import checked
 from freqrob.runtime.reading import brief, mistaken_for_data, read_safetensors, read_torch
 
@@ -52,10 +51,9 @@ def save(path: str | Path, state: Mapping[str, Tensor], card: Card, dtype: torch
     weights = safetensors.torch.save({key: _stored(value, dtype) for key, value in state.items()})
     created = card.created or datetime.now(timezone.utc).isoformat(timespec="seconds")
     card = replace(card, sha256=hashlib.sha256(weights).hexdigest(), created=created)
-    with temporary_beside(path) as new_weights:
-        write_synced(new_weights, weights)
+    with replacing(path) as new:
+        write_synced(new, weights)
         write_text(card_path(path), card.to_json())  # first: weights without a card are loaded as their name says
-        os.replace(new_weights, path)
     return card
 
 
@@ -110,6 +108,30 @@ def load(path: str | Path, weights: str | None = None) -> tuple[dict[str, Tensor
         also = f"; it also has {', '.join(map(brief, others))}, which weights= (--weights) chooses" if others else ""
         warnings.warn(f"{path}: read {brief(key)}{also}", stacklevel=3)
     return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}, card
+
+
+@checked
+def load_weights(network: nn.Module, path: str | Path, weights: str | None = None) -> nn.Module:
+    """Load a weights file into a network of your own; returns the network.
+
+    The file is read as by ``load``: the state dict may be nested, ``weights`` chooses one of several, and a pickle runs
+    no code. A prefix of wrappers, such as ``module.`` of ``DataParallel`` and ``_orig_mod.`` of ``torch.compile``, is
+    removed from its keys.
+
+    Raises FileNotFoundError, ValueError and CheckpointError as ``load``; CheckpointError for keys or shapes that do not
+    fit, with the network unchanged.
+
+    >>> import tempfile
+    >>> path = f"{tempfile.mkdtemp()}/linear.pt"
+    >>> torch.save({"state_dict": {"module.weight": torch.ones(1, 2), "module.bias": torch.zeros(1)}, "epoch": 3}, path)
+    >>> load_weights(nn.Linear(2, 1), path).weight
+    Parameter containing:
+    tensor([[1., 1.]], requires_grad=True)
+    """
+    state, _ = load(path, weights)
+    state, _ = fit_keys(state, checkpoint_state(network).keys())
+    load_into(network, state, path, type(network).__name__)
+    return network
 
 
 def check_sha256(path: Path, expected: str, shown_as: str | Path | None = None) -> None:

@@ -150,7 +150,12 @@ def checked(subject: F) -> F:
 
     @wraps(subject)
     def checking(*args: Any, **kwargs: Any) -> Any:
-        given = arguments.bind(*args, **kwargs)
+        try:
+            given = arguments.bind(*args, **kwargs)
+        except TypeError as error:
+            unknown = [name for name in kwargs if name not in arguments.parameters]
+            hint = nearest_names(unknown[0], arguments.parameters) if unknown and not variadic else ""
+            raise TypeError(f"{subject.__qualname__.removesuffix('.__init__')}: {error}{hint and '.' + hint}") from None
         for name, value in given.arguments.items():
             if name in hints() and name not in variadic:
                 given.arguments[name] = _checked(name, value, hints()[name], limits()[name])
@@ -169,11 +174,17 @@ def _checked(name: str, value: Any, hint: Any, limited: Any) -> Any:
         check_choices(_choices(hint), **{name: value})
     error = ValueError if _mentions(hint, str, bool, Path, Literal) else TypeError
     remedy = _remedy(name, value, hint)
-    raise error(f"{name}: expected {shown_hint(hint)}, got {type(value).__name__ if remedy else shown(value)}{remedy}")
+    got = shown(value) if isinstance(value, str) or not remedy else type(value).__name__
+    raise error(f"{name}: expected {shown_hint(hint)}, got {got}{remedy}")
 
 
 def _remedy(name: str, value: Any, hint: Any) -> str:
-    """The call that makes a tensor, where one is expected."""
+    """The call that makes a tensor, a list or a model of what was given where one is expected; "" for others."""
+    if isinstance(value, str):
+        if fits([value], hint):
+            return f"; use [{shown(value)}]"
+        is_model = getattr(hint, "__module__", "").startswith("torch.nn.")
+        return f"; use freqrob.models.open_model({shown(value)})" if is_model else ""
     if "torch.Tensor" not in shown_hint(hint):
         return ""
     from freqrob.runtime.pixels import tensor_remedy  # imports torch

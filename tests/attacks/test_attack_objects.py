@@ -150,6 +150,12 @@ def test_other_texts_are_refused_with_examples(text):
         parse_attack(text)
 
 
+def test_a_missing_hyphen_is_suggested():
+    for text, nearest in {"pgd20": "pgd-20", "square_500": "square-500", "band_pgd20:0-4": "band_pgd-20"}.items():
+        with pytest.raises(ValueError, match=f"got '{text}', .* Nearest: {nearest}."):
+            parse_attack(text)
+
+
 def test_huge_texts_are_refused_in_a_line():
     with pytest.raises(ValueError, match="attack: got 'pgd-9{71,}'?\\.\\.\\., expected one such as") as error:
         parse_attack("pgd-" + "9" * 10_000)

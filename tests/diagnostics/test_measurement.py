@@ -26,6 +26,13 @@ def test_saved_and_loaded(name, tmp_path):
     assert loaded.scalars() == found.scalars() and equal(loaded, found)
 
 
+@pytest.mark.parametrize("name", EACH)
+def test_a_measurement_is_shown_without_its_numbers(name):
+    found = EACH[name](Linear(wave(3)), of_waves(3))
+    assert repr(found).startswith(f"{type(found).__name__}(") and f"images={found.images}" in repr(found)
+    assert "tensor" not in repr(found) and len(repr(found)) < 1200
+
+
 @pytest.mark.parametrize("damage", [lambda text: text[:30], lambda text: "{}", lambda text: text.replace("width", "w")])
 def test_a_damaged_measurement_is_named(tmp_path, damage):
     path = band_accuracy(Linear(wave(3)), *of_waves(3)).save(tmp_path)

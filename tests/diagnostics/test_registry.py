@@ -1,6 +1,29 @@
 """The registered diagnostics."""
 
-from freqrob.diagnostics.registry import get_diagnostic, list_diagnostics
+import pytest
+
+from freqrob.diagnostics.hybrid import HybridReliance
+from freqrob.diagnostics.registry import Diagnostic, get_diagnostic, list_diagnostics, register_diagnostic
+
+
+def without_track(model, images, labels, *, batch_size: int = 1, cache=None, cache_key=None): ...
+
+
+def without_a_type(model, images, labels, *, factors=(1,), batch_size: int, cache: str, cache_key: str, track: str): ...
+
+
+@pytest.mark.parametrize(
+    "function, complaint",
+    [
+        (without_track, "mine: measure has no parameter 'track'; pass it on to per_sample"),
+        (without_a_type, "mine: measure: the setting 'factors' has no type; annotate it, --set mine.factors=…"),
+    ],
+)
+def test_a_diagnostic_whose_settings_could_not_be_read_is_not_registered(function, complaint):
+    mine = type("Mine", (Diagnostic,), {"measure": staticmethod(function), "measurement": HybridReliance})
+    with pytest.raises(TypeError, match=complaint):
+        register_diagnostic("mine")(mine)
+    assert "mine" not in list_diagnostics()
 
 
 def test_the_presets_measure_the_same():

@@ -152,6 +152,7 @@ ZEROS = torch.zeros(4, 3, 8, 8)
         (Pairs(ZEROS, torch.zeros(4)), torch.zeros(4).long(), ValueError, "labels: .*a data set, which has them"),
         (Pairs(ZEROS - 255, torch.zeros(4)), None, ValueError, r"data: images: expected floats in \[0, 1\].*Normalize"),
         ([ZEROS], None, TypeError, "data"),
+        (Subset([(Image.new("RGB", (8, 8)), 0)], [0]), None, TypeError, "got PIL images; .*v2.PILToTensor"),
         (TensorDataset(ZEROS), None, ValueError, "data: expected pairs of an image and a label"),
         (Subset(Pairs(ZEROS, ZEROS[:, 0, 0, 0]), []), None, ValueError, "data: expected at least one image"),
     ],

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from freqrob.models import create_network, load_model, open_model
+from freqrob.models import create_network, load_model, load_weights, open_model
 from freqrob.models.cards import CheckpointError
 from freqrob.models.checkpoints import load
 from freqrob.models.front_ends import with_front_ends
@@ -199,6 +199,21 @@ def test_weights_are_chosen_from_files_only():
             open_model(spec, weights="ema")
     with pytest.raises(ValueError, match="weights: got 'ema', .*: expected a custom_checkpoint too"):
         load_model("standard_rn20", weights="ema")
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])
+def test_weights_are_loaded_into_a_network_of_ones_own(prefix, tmp_path):
+    class Mine(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = nn.Conv2d(3, 2, 1)  # an attribute that has the name of a wrapper's
+
+    trained, path = Mine(), tmp_path / "mine.pt"
+    torch.save({"state_dict": {prefix + key: value for key, value in trained.state_dict().items()}}, path)
+    mine = load_weights(Mine(), path)
+    assert same(mine.state_dict(), trained.state_dict())
+    with pytest.raises(CheckpointError, match="mine.pt: not the weights of Linear"):
+        load_weights(nn.Linear(2, 1), path)
 
 
 def test_weights_of_another_network_are_refused_with_the_keys_and_the_remedy(tmp_path):

@@ -31,8 +31,9 @@ def blocks(path, *languages):
 
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
-    """An empty folder, and registries that forget what a page registers."""
+    """An empty folder, from which modules are imported, and registries that forget what a page registers."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("FREQROB_CACHE", str(tmp_path / "cache"))
     known = set(registry.DEFENSES)
     yield tmp_path

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Iterator
 from importlib import import_module
@@ -105,6 +106,20 @@ def plain_wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.fixture(scope="module")
 def native_wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_wheel(checkout, tmp_path_factory.mktemp("native"), "--wheel", "--no-isolation", FREQROB_AOT="1")
+
+
+def test_the_source_distribution_has_what_builds_the_package_and_no_more(checkout, tmp_path):
+    command = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", str(tmp_path), str(checkout)]
+    subprocess.run(command, check=True, capture_output=True)
+    (archive,) = tmp_path.iterdir()
+    with tarfile.open(archive) as opened:
+        held = {Path(*Path(file.name).parts[1:]) for file in opened if file.isfile()}
+    packages = ("freqrob", "csrc", "plugins/foolbox/freqrob_foolbox", "plugins/robustbench/freqrob_robustbench")
+    sources = {file for folder in packages for file in tracked(folder) if file.suffix != ".md"}
+    root = {Path(name) for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "CHANGELOG.md")}
+    assert sources | root <= held, sorted((sources | root) - held)
+    folders = {path.parts[0] for path in held if len(path.parts) > 1}
+    assert folders == {"freqrob", "csrc", "plugins", "freqrob.egg-info"}
 
 
 @pytest.mark.slow

@@ -136,6 +136,7 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
     models.load_model: {"model_name": "pgd_at_rn20"},
     loading.load_card: {"model_name": "pgd_at_rn20"},
     loading.checkpoint_path: {"model_name": "pgd_at_rn20"},
+    models.load_weights: {"network": NETWORK, "path": HERE},
     models.fast_gradients: {"model": NETWORK, "images": IMAGES},
     models.list_models: {},
     models.list_architectures: {},
@@ -340,6 +341,20 @@ def test_a_name_that_is_nearly_right_is_suggested(call, name, value, hint):
     given = {"name" if call is data.load_dataset else name: value}
     with pytest.raises(ValueError, match=rf"{name}: .*'{value}'.* Nearest: {hint}"):
         call(**{**CALLS[call], **given})
+
+
+@pytest.mark.parametrize(
+    "given, complaint",
+    [
+        ({"protocols": "natural"}, r"protocols: expected Sequence\[str\], got 'natural'; use \['natural'\]"),
+        ({"attacks": "clean"}, r"attacks: .*got 'clean'; use \['clean'\]"),
+        ({"model": "pgd_at_rn20"}, r"model: .*got 'pgd_at_rn20'; use freqrob.models.open_model\('pgd_at_rn20'\)"),
+        ({"protocol": ["natural"]}, "evaluate: got an unexpected keyword argument 'protocol'. Nearest: protocols"),
+    ],
+)
+def test_what_was_probably_meant_is_said(given, complaint):
+    with pytest.raises((TypeError, ValueError), match=complaint):
+        freqrob.evaluate(**{**CALLS[freqrob.evaluate], **given})
 
 
 # Numbers of NumPy and PyTorch
