@@ -59,6 +59,7 @@ def corruptions(
     device: options.Device = "auto",
     model_dir: options.ModelDir = Path("models"),
     weights: options.Weights = None,
+    trained_on: options.TrainedOn = None,
     classes_file: options.ClassesFile = None,
     out: options.ResultFiles = None,
 ) -> None:
@@ -87,7 +88,7 @@ def corruptions(
         raise ValueError(f"baseline: {ALEXNET}'s published errors are those on all classes, got --classes")
     others = [baseline] if baseline is not None and baseline != ALEXNET else []
     names = list(dict.fromkeys([*models, *others]))
-    of = "imagenet" if dataset == measuring.FOLDER else dataset
+    of = measuring.models_dataset(dataset, trained_on)
     chosen = measuring.Models(names, model_dir, of, threat_model, weights)
     measuring.on_first_rank(measuring.check_outputs, out, None, [*chosen.cards(), data / MANIFEST])
     where = measuring.usable_device(device)
@@ -105,7 +106,8 @@ def corruptions(
         return
     mce, problem = _mce(measured, baseline)
     given = {
-        "--dataset": dataset, "--threat-model": threat_model, "--weights": weights, "--classes": classes_file,
+        "--dataset": dataset, "--threat-model": threat_model, "--weights": weights,
+        "--trained-on": trained_on, "--classes": classes_file,
         "--type": types, "--images": images,
         "--protocol": protocol, "--baseline": baseline,
     }  # fmt: skip

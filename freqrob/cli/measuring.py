@@ -17,6 +17,7 @@ from freqrob.cli.printing import print_line, print_resume_hint, print_warning, r
 from freqrob.cli.progress import Track, progress_bars
 from freqrob.runtime.files import check_file
 from freqrob.runtime.launched import launched
+from freqrob.runtime.parameters import check_choices
 from freqrob.runtime.reading import brief
 
 if TYPE_CHECKING:
@@ -240,7 +241,6 @@ def open_corruptions(
     from freqrob.data.datasets import ImageSet
     from freqrob.data.grayscale import colour_name
     from freqrob.data.photographs import read_classes
-    from freqrob.runtime.parameters import check_choices
     from freqrob.runtime.processes import rank_zero_first
 
     with rank_zero_first():
@@ -258,9 +258,19 @@ def open_corruptions(
     return some, Subject(images, positions, len(all_classes))
 
 
+def models_dataset(dataset: str, trained_on: str | None) -> str:
+    """The data set that the models are named and stored under."""
+    from freqrob.data.datasets import DATASETS
+
+    if trained_on is not None:
+        check_choices(DATASETS, trained_on=trained_on)
+        return trained_on
+    return "imagenet" if dataset == FOLDER else dataset
+
+
 @dataclass(frozen=True)
 class Models:
-    """The models that a command measures, by name or as ``NAME=weights.pt``; ``dataset`` is that of the images.
+    """The models that a command measures, by name or as ``NAME=weights.pt``; ``dataset`` is that of their names.
 
     ``weights`` chooses a state dict in each file.
     """
@@ -290,8 +300,7 @@ class Models:
     def open_with(self, images: Images) -> tuple[dict[str, nn.Module], Subject]:
         """Open the models, and read the images: before the models where their classes depend on them."""
         subject = images.read() if images.dataset == FOLDER or images.classes else None
-        models = replace(self, dataset="imagenet") if images.dataset == FOLDER else self
-        return models.open(subject), subject or images.read()
+        return self.open(subject), subject or images.read()
 
     def open(self, subject: Subject | None = None) -> dict[str, nn.Module]:
         """Load the models. Rank 0 downloads missing weights. Warns if a model is the one shipped with freqrob.
