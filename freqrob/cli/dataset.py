@@ -229,6 +229,11 @@ def spectrum(
         Path | None, typer.Option(metavar="DIR", help="Also measure these corrupted images, and what each type adds.")
     ] = None,
     download: options.Download = False,
+    classes_file: options.ClassesFile = None,
+    labels_file: options.LabelsFile = None,
+    resize: Annotated[int | None, typer.Option(metavar="N", help="Of photographs, first: the shorter side.")] = 256,
+    crop: Annotated[int | None, typer.Option(metavar="N", help="Then crop a square of this side.")] = 224,
+    interpolation: options.Interpolation = "bilinear",
 ) -> None:
     """Measure spectra of a test set: power law, 80/20 boundary, entropy and ln B_low.
 
@@ -236,6 +241,7 @@ def spectrum(
 
     - `freqrob dataset spectrum --data ./data --bass`
     - `freqrob dataset spectrum --data ./data --corruptions ./data/cifar10-c --out ./spectra`
+    - `freqrob dataset spectrum --dataset folder --data ./photographs --bass`
 
     Writes `natural`, `bass` and `<type>` as arrays (`.npz`) and JSON; `<type>_change` is the spectrum of x' − x. Chan
     et al. (2022) list its ln B_low in Table 1. Corruptions are the published arrays or those of
@@ -243,17 +249,24 @@ def spectrum(
     """
     check_folder(out)
     dataset = named_dataset(dataset, grayscale)
-    from freqrob.data import balance, load_dataset
+    from freqrob.data import balance
     from freqrob.diagnostics.data_spectra import save_corruption_spectra, save_spectra
     from freqrob.runtime.provenance import provenance
 
-    given = {"--dataset": dataset, "--corruptions": str(corruptions) if corruptions else None}
+    is_files = dataset in PHOTOGRAPHS
+    if corruptions and is_files:
+        raise ValueError(f"corruptions: only of arrays, such as cifar10's, got --corruptions for {dataset}")
+    sides = (resize, crop) if is_files else (None, None)
+    images = Images(dataset, "test", data, download, None, classes_file, labels_file, *sides, interpolation)
+    given = {
+        "--dataset": dataset, "--corruptions": str(corruptions) if corruptions else None, **images.as_options(),
+    }  # fmt: skip
     command = command_line("dataset", given, "spectrum", *(["--bass"] if bass else []))
+    chosen = images.read().images
     with progress_bars() as (track, _log):
-        chosen = load_dataset(dataset, "test", data, download=download, track=track)
         arrays = _load_corruptions(corruptions, dataset, chosen) if corruptions else None
         sets = {"natural": chosen.images} | ({"bass": balance(chosen).images} if bass else {})
-        about = {**provenance(command), "source": f"{dataset} test"}
+        about = {**provenance(command), "source": str(images)}
         spectra = save_spectra(sets, out, about, track)
         changes = save_corruption_spectra(chosen, arrays, out, about, track) if arrays else {}
     table = Table("images", "α", "80 % within (cycles/pixel)", "entropy (nats)", "ln B_low", "ln B_low of x' − x")

@@ -11,8 +11,10 @@ from freqrob.data import Preprocessing, load_photographs
 from freqrob.data.corruption_folders import load_corruption_folders
 from freqrob.data.corruptions import SEVERITIES, corrupt
 from freqrob.data.photographs import imagenet_wnids
+from freqrob.diagnostics import Spectrum, spectrum
 from freqrob.evaluation.corruptions import ALEXNET, CorruptionAccuracy, evaluate_corruptions
 from freqrob.models.front_ends import FrontEnded
+from freqrob.spectral import bass
 from tests.support.command_line import error_of, run
 
 WNIDS = imagenet_wnids()[3:5]
@@ -175,3 +177,15 @@ class TestOfPhotographs:
         given = ["--data", tmp_path, "--classes", tmp_path / "classes.txt"]
         assert "classes: only for image files" in error_of("corruptions", "standard_rn20", *given)
         assert "bass: only for" in error_of(*CORRUPT, "--data", tmp_path, "--out", tmp_path / "c", "--bass")
+
+
+def test_the_spectra_of_photographs(photographs, tmp_path):
+    given = ["--dataset", "folder", "--data", photographs, "--resize", "36", "--crop", "32", "--out", tmp_path / "s"]
+    result = run("dataset", "spectrum", *given, "--bass")
+    assert result.exit_code == 0, result.output
+    clean = load_photographs(photographs, preprocessing=Preprocessing(36, 32))
+    for name, images in (("natural", clean.tensor), ("bass", bass(clean.tensor))):
+        found = Spectrum.load(tmp_path / "s", name)
+        assert found.images == 3 and found.alpha == pytest.approx(spectrum(images).alpha)
+    assert json.loads((tmp_path / "s" / "bass.json").read_text())["source"] == "folder photographs"
+    assert "corruptions: only of arrays" in error_of("dataset", "spectrum", *given, "--corruptions", tmp_path)
