@@ -50,6 +50,7 @@ from freqrob.spectral.rings import RingMap
 LADDER = {32: (1, 16, 256, 4096, 8192), 64: (1, 16, 64, 1024, 8192), 224: (1, 4, 16, 64, 1024, 8192)}  # images
 MIDDLE = {32: 256, 64: 64, 224: 16}
 LARGE = {32: 4096, 64: 1024, 224: 64}
+OTHER = {256: (1, 16), 299: (1, 16), 384: (1, 8), 512: (1, 4)}  # images of sizes that networks for ImageNet also take
 PATIENCE = 6.0  # seconds to wait for quiet samples of a candidate
 MAX_SETS, MAX_NUMPY_PLANES = 64, 24
 NOT_BASS = ("copy", "FFT alone", "v2.Identity")  # candidates that compute something else
@@ -67,6 +68,11 @@ class Workload:
     @property
     def name(self) -> str:
         return f"{self.op.name} {self.images}×3×{self.size}²"
+
+    @property
+    def is_middle(self) -> bool:
+        """Whether it is BaSS of a middle batch, which is compared with more."""
+        return self == Workload(OPS["bass"], MIDDLE.get(self.size, 0), self.size)
 
     @property
     def flops(self) -> float:
@@ -93,6 +99,9 @@ def few(device: str) -> Iterator[Workload]:
     for size, ladder in LADDER.items():
         for images in ladder if gpu else (1, MIDDLE[size], LARGE[size]):
             yield Workload(OPS["bass"], images, size)
+    for size, ladder in OTHER.items():
+        for images in ladder:
+            yield Workload(OPS["bass"], images, size)
     for size in () if gpu else LADDER:
         yield Workload(OPS["bass uint8"], 1, size)
     for name, op in OPS.items():
@@ -102,7 +111,7 @@ def few(device: str) -> Iterator[Workload]:
 
 def every() -> Iterator[Workload]:
     for op in OPS.values():
-        for size, ladder in LADDER.items():
+        for size, ladder in {**LADDER, **OTHER}.items():
             for images in ladder:
                 yield Workload(op, images, size)
 
@@ -180,7 +189,7 @@ def candidates(workload: Workload, device: str, compile: bool) -> tuple[dict[str
     if device == "cuda":
         for name, call in triton_versions(op.name, size).items():
             add(name, call)
-    if workload == Workload(OPS["bass"], MIDDLE[size], size) and device == "cpu":
+    if workload.is_middle and device == "cpu":
         numbers = (WHITE * given[0][:MAX_NUMPY_PLANES].double()).numpy()
         found["NumPy loop"] = Candidate(bass_numpy, [(numbers,)], len(numbers) / len(given[0]))
     if workload == Workload(OPS["bass uint8"], 1, size) and device == "cpu":
@@ -393,7 +402,7 @@ def main(arguments: list[str] | None = None) -> None:
             if memory == "kept":
                 keep_freed_memory()
             for workload in workloads:
-                again = memory == "fresh" or workload == Workload(OPS["bass"], MIDDLE[workload.size], workload.size)
+                again = memory == "fresh" or workload.is_middle
                 if workload.op.name not in given.only or not again:
                     continue
                 if time.monotonic() > deadline or not fits(workload, given.device):

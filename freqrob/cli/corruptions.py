@@ -33,7 +33,7 @@ def corruptions(
             help="Folder of CIFAR-10-C or ImageNet-C: the published one, or one of `freqrob dataset corrupt`.",
         ),
     ] = Path("data"),
-    dataset: Annotated[str, typer.Option(help="cifar10, cifar100, imagenet or tiny_imagenet.")] = "cifar10",
+    dataset: Annotated[str, typer.Option(help="cifar10, cifar100, imagenet, tiny_imagenet or folder.")] = "cifar10",
     grayscale: options.Grayscale = False,
     threat_model: options.ThreatModel = "Linf",
     types: Annotated[
@@ -59,6 +59,8 @@ def corruptions(
     device: options.Device = "auto",
     model_dir: options.ModelDir = Path("models"),
     weights: options.Weights = None,
+    trained_on: options.TrainedOn = None,
+    classes_file: options.ClassesFile = None,
     out: options.ResultFiles = None,
 ) -> None:
     """Measure the accuracy of models on corrupted images, by type, severity and group, and the mCE.
@@ -67,6 +69,7 @@ def corruptions(
 
     - `freqrob corruptions bass_pgd_at_rn20 --data ./data --download`
     - `freqrob corruptions torchvision:resnet50 --dataset imagenet --data ./imagenet-c --baseline alexnet`
+    - `freqrob corruptions timm:resnet50.a1_in1k --dataset folder --data ./photographs-c --classes hundred.txt`
     - `freqrob corruptions trades_rn20 pgd_at_rn20 --data ./data/cifar10-c --baseline standard_rn20 --out c.json`
 
     **15 types** is RobustBench's mean. **noise, blur, weather, digital** group all 19 types by kind, as Lin et al.'s
@@ -76,24 +79,21 @@ def corruptions(
     """
     folder, out = measuring.results_folder(cache, no_cache), [followed(path) for path in out or []]
     dataset = measuring.named_dataset(dataset, grayscale)
-    from freqrob.data.corruption_arrays import MANIFEST, load_corruptions
-    from freqrob.data.corruption_folders import FOLDERS, load_corruption_folders
-    from freqrob.data.grayscale import colour_name
+    from freqrob.data.corruption_arrays import MANIFEST
     from freqrob.evaluation.corruptions import evaluate_corruptions
     from freqrob.evaluation.files import write_corruption_results
-    from freqrob.runtime.processes import rank_zero_first
     from freqrob.runtime.provenance import provenance
 
+    if classes_file and baseline == ALEXNET:
+        raise ValueError(f"baseline: {ALEXNET}'s published errors are those on all classes, got --classes")
     others = [baseline] if baseline is not None and baseline != ALEXNET else []
     names = list(dict.fromkeys([*models, *others]))
-    chosen = measuring.Models(names, model_dir, dataset, threat_model, weights)
+    of = measuring.models_dataset(dataset, trained_on)
+    chosen = measuring.Models(names, model_dir, of, threat_model, weights)
     measuring.on_first_rank(measuring.check_outputs, out, None, [*chosen.cards(), data / MANIFEST])
-    where, networks = measuring.usable_device(device), chosen.open()
-    with rank_zero_first():
-        if colour_name(dataset) in FOLDERS:
-            arrays = load_corruption_folders(data, dataset, types)
-        else:
-            arrays = load_corruptions(data, dataset, types, download=download)
+    where = measuring.usable_device(device)
+    arrays, subject = measuring.open_corruptions(dataset, data, types, download, classes_file)
+    networks = chosen.open(subject)
     measured: dict[str, CorruptionAccuracy] = {}
     with measuring.progress_of(folder, partial(corruption_table, measured, {})) as track:
         for name, network in networks.items():
@@ -106,7 +106,9 @@ def corruptions(
         return
     mce, problem = _mce(measured, baseline)
     given = {
-        "--dataset": dataset, "--threat-model": threat_model, "--weights": weights, "--type": types, "--images": images,
+        "--dataset": dataset, "--threat-model": threat_model, "--weights": weights,
+        "--trained-on": trained_on, "--classes": classes_file,
+        "--type": types, "--images": images,
         "--protocol": protocol, "--baseline": baseline,
     }  # fmt: skip
     about = provenance(command_line("corruptions", given, *models))

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from freqrob.cli import options
-from freqrob.cli.measuring import INTERRUPTED, named_dataset, usable_device
+from freqrob.cli.measuring import FOLDER, INTERRUPTED, Images, named_dataset, usable_device
 from freqrob.cli.printing import command_line, print_line, print_resume_hint, print_table
 from freqrob.cli.progress import progress_bars
 from freqrob.runtime.files import check_folder
@@ -28,7 +28,9 @@ dataset_group = typer.Typer(
     help="Write corrupted, balanced and hybrid data sets, and measure spectra.",
 )
 
+PHOTOGRAPHS = ("imagenet", FOLDER)
 Cifar = Annotated[str, typer.Option(help="cifar10 or cifar100.")]
+Corruptible = Annotated[str, typer.Option(help="cifar10, cifar100, imagenet, or folder for photographs.")]
 DatasetName = Annotated[str, typer.Option(help="Data set; its test split is used.")]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Output folder.")]
 
@@ -36,7 +38,7 @@ Out = Annotated[Path, typer.Option(metavar="DIR", help="Output folder.")]
 def corrupt(
     out: Out,
     data: options.DataDir = Path("data"),
-    dataset: Cifar = "cifar10",
+    dataset: Corruptible = "cifar10",
     types: Annotated[
         list[str] | None, typer.Option("--type", metavar="TYPE", help="Only this type; repeatable. All 19 by default.")
     ] = None,
@@ -49,44 +51,64 @@ def corrupt(
     ] = None,
     device: options.Device = "auto",
     download: options.Download = False,
+    classes_file: options.ClassesFile = None,
+    labels_file: options.LabelsFile = None,
+    resize: Annotated[int | None, typer.Option(metavar="N", help="Of photographs, first: the shorter side.")] = 256,
+    crop: Annotated[int | None, typer.Option(metavar="N", help="Then crop a square of this side.")] = 224,
+    interpolation: options.Interpolation = "bilinear",
 ) -> None:
-    """Corrupt the test set as in CIFAR-10-C: 19 types with 5 severities each, in the benchmark's layout.
+    """Corrupt the test set as in CIFAR-10-C or ImageNet-C: 19 types with 5 severities each, in the benchmark's layout.
 
     Examples:
 
     - `freqrob dataset corrupt --data ./data --out ./data/cifar10-c`
     - `freqrob dataset corrupt --data ./data --out ./data/cifar10-b-c --bass --type fog --type contrast`
+    - `freqrob dataset corrupt --dataset folder --data ./photographs --out ./photographs-c`
 
     The published arrays (https://zenodo.org/records/2535967), on which published numbers are measured, have the same
     parameters but other random numbers. `generated.json`, in the same folder, records how the files were made. Each
     type is one file (154 MB) with all severities, in colour; commands with `--grayscale` convert them when they read
-    them. Ctrl-C keeps the finished types; run the same command to resume.
+    them. Photographs become JPEG files in `<type>/<severity>/<class>/`. Ctrl-C keeps the finished types; run the same
+    command to resume.
 
     **frost** needs photographs of ice that freqrob may not ship: run `pip install imagecorruptions-imaug`, or pass
     `--frost DIR`. Without them frost is left out; with `--type frost` that is an error.
     """
     check_folder(out)
-    from freqrob.data import balance, load_dataset
+    from freqrob.data import balance
     from freqrob.data.corruption_arrays import PUBLISHED, write_corruptions
+    from freqrob.data.corruption_folders import write_corruption_folders
     from freqrob.data.corruptions import CORRUPTIONS
 
-    check_choices(PUBLISHED, dataset=dataset)
-    given = {"--dataset": dataset, "--type": types, "--seed": seed}
+    check_choices((*PUBLISHED, *PHOTOGRAPHS), dataset=dataset)
+    is_files = dataset in PHOTOGRAPHS
+    if bass and is_files:
+        raise ValueError(f"bass: only for {', '.join(PUBLISHED)}, got --bass for photographs")
+    sides = (resize, crop) if is_files else (None, None)
+    images = Images(dataset, "test", data, download, None, classes_file, labels_file, *sides, interpolation)
+    given = {"--dataset": dataset, "--type": types, "--seed": seed, **images.as_options()}
     types = types or _possible(list(CORRUPTIONS), frost)
-    chosen = load_dataset(dataset, "test", data, download=download)
-    chosen = replace(chosen, images=chosen.tensor.to(usable_device(device)))
+    chosen = images.read().images
+    if not is_files:
+        chosen = replace(chosen, images=chosen.tensor.to(usable_device(device)))
     about = {"dataset": dataset, "bass": "amplitude" if bass else None}
+    write = write_corruption_folders if is_files else write_corruptions
     try:
         with progress_bars() as (track, _log):
-            made = write_corruptions(
+            made = write(
                 balance(chosen) if bass else chosen, out, types, about=about, seed=seed, frost=frost,
                 command=command_line("dataset", given, "corrupt", *(["--bass"] if bass else [])), track=track,
             )  # fmt: skip
     except KeyboardInterrupt:
-        print_resume_hint(f"Finished types are in {out}", any((out / f"{name}.npy").is_file() for name in types))
+        print_resume_hint(f"Finished types are in {out}", _has_types(out, types))
         raise typer.Exit(INTERRUPTED) from None
     before = f", {len(types) - len(made)} already there" if len(made) < len(types) else ""
     print_line(f"Wrote {len(made)} of {len(types)} types{before}: {out}")
+
+
+def _has_types(folder: Path, types: list[str]) -> bool:
+    """Whether a folder has an array or a folder of one of these types."""
+    return any((folder / f"{name}.npy").is_file() or (folder / name).is_dir() for name in types)
 
 
 def _possible(types: list[str], frost: Path | None) -> list[str]:
@@ -199,6 +221,11 @@ def spectrum(
         Path | None, typer.Option(metavar="DIR", help="Also measure these corrupted images, and what each type adds.")
     ] = None,
     download: options.Download = False,
+    classes_file: options.ClassesFile = None,
+    labels_file: options.LabelsFile = None,
+    resize: Annotated[int | None, typer.Option(metavar="N", help="Of photographs, first: the shorter side.")] = 256,
+    crop: Annotated[int | None, typer.Option(metavar="N", help="Then crop a square of this side.")] = 224,
+    interpolation: options.Interpolation = "bilinear",
 ) -> None:
     """Measure spectra of a test set: power law, 80/20 boundary, entropy and ln B_low.
 
@@ -206,6 +233,7 @@ def spectrum(
 
     - `freqrob dataset spectrum --data ./data --bass`
     - `freqrob dataset spectrum --data ./data --corruptions ./data/cifar10-c --out ./spectra`
+    - `freqrob dataset spectrum --dataset folder --data ./photographs --bass`
 
     Writes `natural`, `bass` and `<type>` as arrays (`.npz`) and JSON; `<type>_change` is the spectrum of x' − x. Chan
     et al. (2022) list its ln B_low in Table 1. Corruptions are the published arrays or those of
@@ -213,17 +241,24 @@ def spectrum(
     """
     check_folder(out)
     dataset = named_dataset(dataset, grayscale)
-    from freqrob.data import balance, load_dataset
+    from freqrob.data import balance
     from freqrob.diagnostics.corruption_spectrum import save_corruption_spectra, save_spectra
     from freqrob.runtime.provenance import provenance
 
-    given = {"--dataset": dataset, "--corruptions": str(corruptions) if corruptions else None}
+    is_files = dataset in PHOTOGRAPHS
+    if corruptions and is_files:
+        raise ValueError(f"corruptions: only of arrays, such as cifar10's, got --corruptions for {dataset}")
+    sides = (resize, crop) if is_files else (None, None)
+    images = Images(dataset, "test", data, download, None, classes_file, labels_file, *sides, interpolation)
+    given = {
+        "--dataset": dataset, "--corruptions": str(corruptions) if corruptions else None, **images.as_options(),
+    }  # fmt: skip
     command = command_line("dataset", given, "spectrum", *(["--bass"] if bass else []))
+    chosen = images.read().images
     with progress_bars() as (track, _log):
-        chosen = load_dataset(dataset, "test", data, download=download, track=track)
         arrays = _load_corruptions(corruptions, dataset, chosen) if corruptions else None
         sets = {"natural": chosen.images} | ({"bass": balance(chosen).images} if bass else {})
-        about = {**provenance(command), "source": f"{dataset} test"}
+        about = {**provenance(command), "source": str(images)}
         spectra = save_spectra(sets, out, about, track)
         changes = save_corruption_spectra(chosen, arrays, out, about, track) if arrays else {}
     table = Table("images", "α", "80 % within (cycles/pixel)", "entropy (nats)", "ln B_low", "ln B_low of x' − x")

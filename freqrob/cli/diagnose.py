@@ -54,6 +54,7 @@ def diagnose(
     device: options.Device = "auto",
     model_dir: options.ModelDir = Path("models"),
     weights: options.Weights = None,
+    trained_on: options.TrainedOn = None,
     classes_file: options.ClassesFile = None,
     labels_file: options.LabelsFile = None,
     resize: options.Resize = None,
@@ -92,7 +93,8 @@ def diagnose(
     source = measuring.Images(
         dataset, "test", data, download, None, classes_file, labels_file, resize, crop, interpolation
     )
-    chosen = measuring.Models([*folders], model_dir, dataset, threat_model, weights)
+    of = measuring.models_dataset(dataset, trained_on)
+    chosen = measuring.Models([*folders], model_dir, of, threat_model, weights)
     networks, subject = chosen.open_with(source)
     images = subject.images.images, subject.images.labels
     common = {
@@ -106,7 +108,8 @@ def diagnose(
     if rank() == 0:
         print_line(f"about {max(seconds / 60, 0.1):.1f} minutes, less if results are cached", stderr=True)
     given = {
-        "--dataset": dataset, "--threat-model": threat_model, "--weights": weights, "--preset": preset, "--only": only,
+        "--dataset": dataset, "--threat-model": threat_model, "--weights": weights,
+        "--trained-on": trained_on, "--preset": preset, "--only": only,
         "--set": settings, **source.as_options(),
     }  # fmt: skip
     measured, cached = {}, []

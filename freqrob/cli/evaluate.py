@@ -82,6 +82,7 @@ def evaluate(
     device: options.Device = "auto",
     model_dir: options.ModelDir = Path("models"),
     weights: options.Weights = None,
+    trained_on: options.TrainedOn = None,
     classes_file: options.ClassesFile = None,
     labels_file: options.LabelsFile = None,
     resize: options.Resize = None,
@@ -137,7 +138,8 @@ def evaluate(
     source = measuring.Images(
         dataset, split, data, download, images, classes_file, labels_file, resize, crop, interpolation
     )
-    chosen = measuring.Models(models, model_dir, dataset, threat_model, weights)
+    of = measuring.models_dataset(dataset, trained_on)
+    chosen = measuring.Models(models, model_dir, of, threat_model, weights)
     cards = {name: chosen.path(name) for name in models if card}
     files = _Outputs([followed(path) for path in out or []], samples and followed(samples), cards)
     measuring.on_first_rank(files.check, chosen.cards())
@@ -164,7 +166,8 @@ def evaluate(
     if rank() > 0:
         return
     given = {
-        "--dataset": dataset, "--threat-model": threat_model, "--weights": weights, "--split": split,
+        "--dataset": dataset, "--threat-model": threat_model, "--weights": weights,
+        "--trained-on": trained_on, "--split": split,
         "--images": images, "--protocol": protocol, "--attack": attack, "--eps": pixels(white_box.eps, norm),
         **source.as_options(), "--norm": norm, "--step-size": step_size, "--attack-precision": attack_precision,
         "--seed": seed, "--batch-size": batch_size,

@@ -17,6 +17,7 @@ from freqrob.cli.printing import print_line, print_resume_hint, print_warning, r
 from freqrob.cli.progress import Track, progress_bars
 from freqrob.runtime.files import check_file
 from freqrob.runtime.launched import launched
+from freqrob.runtime.parameters import check_choices
 from freqrob.runtime.reading import brief
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from freqrob.data import Preprocessing
+    from freqrob.data.corruption_arrays import CorruptionArrays
+    from freqrob.data.corruption_folders import CorruptionFolders
     from freqrob.data.datasets import ImageSet, Split
     from freqrob.data.preprocessing import Interpolation
 
@@ -178,12 +181,12 @@ class Images:
     def read(self) -> Subject:
         """Load the images, or list those of ``folder``, and choose the classes and the first ``count``."""
         from freqrob.data import load_photographs, select_classes
-        from freqrob.data.photographs import imagenet_wnids, preprocessed, read_classes
+        from freqrob.data.photographs import preprocessed, read_classes
 
         classes = read_classes(self.classes) if self.classes else ()
         if self.dataset == FOLDER:
             images = load_photographs(self.data, classes=classes or None, labels=self.labels)
-            all_classes = imagenet_wnids() if set(images.classes) <= set(imagenet_wnids()) else images.classes
+            all_classes = imagenet_or(images.classes)
         elif self.labels:
             raise ValueError(f"labels: only --dataset {FOLDER} has none of its own, got --labels for {self.dataset}")
         else:
@@ -222,9 +225,52 @@ class Subject:
     of: int = 0
 
 
+def imagenet_or(classes: tuple[str, ...]) -> tuple[str, ...]:
+    """ImageNet's classes if these are some of them, or else the same."""
+    from freqrob.data.photographs import imagenet_wnids
+
+    return imagenet_wnids() if set(classes) <= set(imagenet_wnids()) else classes
+
+
+def open_corruptions(
+    dataset: str, data: Path, types: Sequence[str] | None, download: bool, classes_file: Path | None
+) -> tuple[CorruptionArrays | CorruptionFolders, Subject | None]:
+    """Open corrupted images on disk, and those of files also as the subject of models, with the chosen classes."""
+    from freqrob.data.corruption_arrays import load_corruptions
+    from freqrob.data.corruption_folders import FOLDERS, load_corruption_folders
+    from freqrob.data.datasets import ImageSet
+    from freqrob.data.grayscale import colour_name
+    from freqrob.data.photographs import read_classes
+    from freqrob.runtime.processes import rank_zero_first
+
+    with rank_zero_first():
+        if colour_name(dataset) not in FOLDERS:
+            if classes_file:
+                raise ValueError(f"classes: only for image files, got --classes for the arrays of {dataset}")
+            return load_corruptions(data, dataset, types, download=download), None
+        every = load_corruption_folders(data, dataset, types)
+        some = replace(every, classes=read_classes(classes_file)) if classes_file else every
+    all_classes = imagenet_or(some.classes) if dataset == FOLDER else every.classes
+    for name in some.classes:
+        check_choices(all_classes, classes=name)
+    images = ImageSet(some.images(some.types[0], 1), some.labels, some.classes)
+    positions = tuple(map(all_classes.index, some.classes)) if some.classes != all_classes else ()
+    return some, Subject(images, positions, len(all_classes))
+
+
+def models_dataset(dataset: str, trained_on: str | None) -> str:
+    """The data set that the models are named and stored under."""
+    from freqrob.data.datasets import DATASETS
+
+    if trained_on is not None:
+        check_choices(DATASETS, trained_on=trained_on)
+        return trained_on
+    return "imagenet" if dataset == FOLDER else dataset
+
+
 @dataclass(frozen=True)
 class Models:
-    """The models that a command measures, by name or as ``NAME=weights.pt``; ``dataset`` is that of the images.
+    """The models that a command measures, by name or as ``NAME=weights.pt``; ``dataset`` is that of their names.
 
     ``weights`` chooses a state dict in each file.
     """
@@ -254,8 +300,7 @@ class Models:
     def open_with(self, images: Images) -> tuple[dict[str, nn.Module], Subject]:
         """Open the models, and read the images: before the models where their classes depend on them."""
         subject = images.read() if images.dataset == FOLDER or images.classes else None
-        models = replace(self, dataset="imagenet") if images.dataset == FOLDER else self
-        return models.open(subject), subject or images.read()
+        return self.open(subject), subject or images.read()
 
     def open(self, subject: Subject | None = None) -> dict[str, nn.Module]:
         """Load the models. Rank 0 downloads missing weights. Warns if a model is the one shipped with freqrob.

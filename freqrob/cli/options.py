@@ -39,6 +39,14 @@ def _with_home(name: str, value: Any) -> Any:
 
 OtherModels = Annotated[list[str], typer.Argument(metavar="MODEL…", help="Models, as for `freqrob evaluate`.")]
 ThreatModel = Annotated[str, typer.Option(help="Threat model that the models were trained for.")]
+TrainedOn = Annotated[
+    str | None,
+    typer.Option(
+        "--trained-on",
+        metavar="DATASET",
+        help="Data set that the models are named and stored under: that of the images by default, imagenet for folder.",
+    ),
+]
 Grayscale = Annotated[
     bool, typer.Option("--grayscale", help="Convert images to grey levels (one channel), after any corruption.")
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import replace
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from freqrob.data.datasets import ImageSet, Split, load_dataset, members
+from freqrob.data.streams import ImageStream
 from freqrob.runtime.file_formats import FileFormat
 from freqrob.runtime.files import (
     check_folder,
@@ -47,6 +49,8 @@ BALANCED = FileFormat("cifar_b", BalancedManifest)
 def balance(dataset: ImageSet, *, weighting: Weighting = "amplitude", chunk: Count = 1024) -> ImageSet:
     """Balance every image of a data set by BaSS; the result is uint8 in memory, also for a memory-mapped data set.
 
+    Photographs stay files, which are balanced each time that they are read.
+
     Source: Lin et al., NeurIPS 2023, section 4; zhiyugege/Frequency-Long-Tailed-Investigation, ``BaSS_cifar.py``, which
     writes its balanced CIFAR-10 to disk once.
 
@@ -55,8 +59,11 @@ def balance(dataset: ImageSet, *, weighting: Weighting = "amplitude", chunk: Cou
     >>> balanced.images.shape, balanced.images.dtype
     (torch.Size([20, 3, 32, 32]), torch.uint8)
     """
-    from freqrob.spectral.balance import bass  # loads the native ops, which a data set's metadata do not need
+    from freqrob.spectral.balance import BaSS, bass  # loads the native ops, which a data set's metadata do not need
 
+    if isinstance(dataset.images, ImageStream):
+        how = f"balanced by {BaSS(weighting=weighting)}"
+        return replace(dataset, images=dataset.images.map(partial(bass, weighting=weighting), how))
     balanced = torch.empty(dataset.images.shape, dtype=torch.uint8, device=dataset.images.device)
     for images, out in zip(dataset.images.split(chunk), balanced.split(chunk), strict=True):
         bass(images, weighting=weighting, out=out)

@@ -14,7 +14,7 @@ from msgspec import Struct
 from torch import Tensor
 
 from freqrob.data.archives import Archive, fetch_archive
-from freqrob.data.corruptions import CHUNK, CORRUPTIONS, SEVERITIES, corrupt, find_frost
+from freqrob.data.corruptions import CHUNK, CORRUPTIONS, SEVERITIES, corrupt, find_frost, severities_for
 from freqrob.data.datasets import DATASETS, ImageSet, explained
 from freqrob.data.grayscale import colour_name, to_grayscale
 from freqrob.runtime.file_formats import FileFormat
@@ -84,20 +84,13 @@ def write_corruptions(
         FileNotFoundError: ``frost`` without photographs.
         OSError: a full disk.
     """
-    _check_types(types)
+    check_types(types)
     photographs = [*map(sha256_of, find_frost(frost))] if "frost" in types else []
     folder, labels = expanded(folder, "folder"), dataset.labels.cpu().numpy()
-    header = {
-        "note": "made by freqrob, not the published arrays", **about, "seed": seed, "images": len(dataset),
-        "data_hash": data_hash(dataset.images, dataset.labels),
-    }  # fmt: skip
+    header = header_of(dataset, about, seed)
     check_folder(folder, "folder")
     as_json(header, "about")
-    with locked(folder / ".lock"):
-        remove_abandoned(folder)  # of other types too, which may never be written again
-        made_before = _manifest(folder, header)
-        if not made_before:
-            GENERATED.write(folder / MANIFEST, {**header, "types": {}, **provenance(command)})
+    made_before = begin_manifest(folder, header, command)
     if photographs and made_before.get("frost", {}).get("sha256_of_photographs", photographs) != photographs:
         raise ValueError(f"frost: {folder} holds frost made of other photographs; choose another folder")
     shape = (len(SEVERITIES) * len(dataset), *dataset.images.shape[2:], 3)
@@ -111,13 +104,41 @@ def write_corruptions(
     for name in missing:
         blocks = _blocks(dataset.tensor, islice(tracked, len(SEVERITIES) * len(starts)), seed, frost)
         write_npy(folder / f"{name}.npy", shape, blocks)
-        made = {name: {"severities": CORRUPTIONS[name].levels, "sha256": sha256_of(folder / f"{name}.npy")}}
+        made = {"severities": levels_for(name, dataset), "sha256": sha256_of(folder / f"{name}.npy")}
         if name == "frost":
-            made[name]["sha256_of_photographs"] = photographs
-        with locked(folder / ".lock"):  # another process may have made other types meanwhile
-            all_made = {**_manifest(folder, header), **made}
-            GENERATED.write(folder / MANIFEST, {**header, "types": all_made, **provenance(command)})
+            made["sha256_of_photographs"] = photographs
+        add_to_manifest(folder, header, {name: made}, command)
     return missing
+
+
+def levels_for(name: str, dataset: ImageSet) -> tuple[dict[str, Any], ...]:
+    """The parameters of a type for the images of a data set."""
+    return CORRUPTIONS[name].levels_of(severities_for(dataset.images.shape[-2], dataset.images.shape[-1]))
+
+
+def begin_manifest(folder: Path, header: Mapping[str, Any], command: str) -> dict[str, Any]:
+    """Write ``generated.json`` unless it exists. Returns the types that it lists; raises as ``generated_types``."""
+    with locked(folder / ".lock"):
+        remove_abandoned(folder)  # of other types too, which may never be written again
+        made = generated_types(folder, header)
+        if not made:
+            GENERATED.write(folder / MANIFEST, {**header, "types": {}, **provenance(command)})
+    return made
+
+
+def add_to_manifest(folder: Path, header: Mapping[str, Any], made: Mapping[str, Any], command: str) -> None:
+    """Add types to ``generated.json``, to which another process may have added others meanwhile."""
+    with locked(folder / ".lock"):
+        types = {**generated_types(folder, header), **made}
+        GENERATED.write(folder / MANIFEST, {**header, "types": types, **provenance(command)})
+
+
+def header_of(dataset: ImageSet, about: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """What ``generated.json`` says of all types."""
+    return {
+        "note": "made by freqrob, not the published arrays", **about, "seed": seed, "images": len(dataset),
+        "data_hash": data_hash(dataset.images, dataset.labels),
+    }  # fmt: skip
 
 
 def _blocks(images: Tensor, steps: Iterable[tuple[str, int, int]], seed: int, frost: Any) -> Iterator[np.ndarray]:
@@ -127,12 +148,15 @@ def _blocks(images: Tensor, steps: Iterable[tuple[str, int, int]], seed: int, fr
         yield corrupted.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
-def _manifest(folder: Path, header: Mapping[str, Any]) -> dict[str, Any]:
-    """The types that ``generated.json`` lists; raises unless the folder holds corruptions with this ``header``."""
-    content = _read_manifest(folder)
+def generated_types(folder: Path, header: Mapping[str, Any]) -> dict[str, Any]:
+    """The types that ``generated.json`` lists.
+
+    Raises ValueError or FileExistsError if the folder holds corruptions with another ``header``, or of other programs.
+    """
+    content = read_manifest(folder)
     if content is None:
-        if arrays := sorted(path.name for path in folder.glob("*.npy") if path.name != LABELS):
-            raise FileExistsError(f"out: {folder} holds {arrays[0]}, which freqrob did not make; choose another folder")
+        if found := sorted(path.name for path in folder.glob("*") if path.suffix == ".npy" or path.name in CORRUPTIONS):
+            raise FileExistsError(f"out: {folder} holds {found[0]}, which freqrob did not make; choose another folder")
         return {}
     for key, value in header.items():
         if content.get(key) != value:
@@ -165,7 +189,8 @@ class GeneratedManifest(Provenance, kw_only=True):
 GENERATED = FileFormat("corruption_arrays", GeneratedManifest)
 
 
-def _read_manifest(folder: Path) -> dict[str, Any] | None:
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The content of ``generated.json``; None without that file, as beside published images."""
     path = folder / MANIFEST
     if not path.exists():  # a folder or a pipe of this name is an error
         return None
@@ -227,9 +252,9 @@ def load_corruptions(
     """
     colours = colour_name(dataset)
     check_choices(PUBLISHED, dataset=colours)
-    _check_types(types or ())
+    check_types(types or ())
     root = _find(expanded(folder, "folder"), colours, download)
-    generated = _read_manifest(root)
+    generated = read_manifest(root)
     if generated is not None and (made_of := generated.get("dataset")) != colours:
         raise ValueError(f"dataset: {root} was made of {made_of}, got {dataset!r}")
     labels = _labels(root, DATASETS[dataset].classes)
@@ -248,7 +273,8 @@ def load_corruptions(
     return CorruptionArrays(root, dataset, arrays, labels, generated)
 
 
-def _check_types(types: Sequence[str]) -> None:
+def check_types(types: Sequence[str]) -> None:
+    """Raise ValueError, with the nearest names, unless these are types of corruptions."""
     for name in types:
         check_choices(CORRUPTIONS, types=name)
 

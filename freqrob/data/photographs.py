@@ -123,8 +123,7 @@ def find_photographs(root: Path, classes: Sequence[str] = (), labels: Path | Non
     if labels and not classes and all(map(re.compile("[0-9]+").fullmatch, names)):
         numbers = torch.tensor([int(name) for _, name in found])  # of how many classes is not known
         return ImageFiles(root, tuple(file for file, _ in found), numbers, ())
-    ordered = imagenet_wnids() if names <= set(imagenet_wnids()) else sorted(names)
-    return labelled(root, found, classes or ordered)
+    return labelled(root, found, classes or ordered_classes(names))
 
 
 def labelled(root: Path, found: Sequence[tuple[str, str]], classes: Sequence[str]) -> ImageFiles:
@@ -143,6 +142,11 @@ def labelled(root: Path, found: Sequence[tuple[str, str]], classes: Sequence[str
             f"classes.{near}"
         )
     return ImageFiles(root, tuple(file for file, _ in kept), torch.tensor([label for _, label in kept]), tuple(classes))
+
+
+def ordered_classes(names: set[str]) -> tuple[str, ...]:
+    """ImageNet's classes if all are among them, or else the given ones in alphabetical order."""
+    return imagenet_wnids() if names <= set(imagenet_wnids()) else tuple(sorted(names))
 
 
 def _in_sub_folders(root: Path) -> list[tuple[str, str]]:

@@ -90,10 +90,12 @@ class CorruptionAccuracy:
     def mce_to_alexnet(self) -> float:
         """The mCE of ImageNet-C as it is published: over its 15 types, relative to AlexNet's errors, ``ALEXNET``.
 
-        Raises ValueError for another data set, or if not all of the 15 types were measured.
+        Raises ValueError for another data set, for images made by freqrob, or if not all of the 15 types were measured.
         """
         if self.dataset != "imagenet":
             raise ValueError(f"dataset: AlexNet's errors are those on imagenet, got {self.dataset}")
+        if self.generated:
+            raise ValueError("baseline: AlexNet's errors are those on the published images, these were made by freqrob")
         if missing := [name for name in ALEXNET if name not in self.accuracies]:
             raise ValueError(f"types: the published mCE is over 15 types, {', '.join(missing)} were not measured")
         return _mean([(1 - self.of_type(name)) / error for name, error in ALEXNET.items()])
@@ -167,6 +169,8 @@ def evaluate_corruptions(
     if images is not None and (not fits(images, int) or not 1 <= images <= count):
         raise ValueError(f"images: expected 1 to {count} (images of each severity), got {images}")
     labels, model = corruptions.labels[:images], as_module(model)
+    classes = len(corruptions.classes) if isinstance(corruptions, CorruptionFolders) else None
+    classes = classes or (DATASETS[corruptions.dataset].classes if corruptions.dataset in DATASETS else None)
     cache = usable_cache(cache, cache_key, bare(model))
     sets = [(name, severity) for name in corruptions.types for severity in SEVERITIES]
     accuracies: dict[str, tuple[float, ...]] = {}
@@ -175,7 +179,7 @@ def evaluate_corruptions(
     for name, severity in track(sets, f"{protocol} corruptions", len(sets)):
         (result,) = evaluate(
             model, corruptions.images(name, severity)[:images], labels, protocols=[protocol], attacks=[Clean()],
-            classes=DATASETS[corruptions.dataset].classes if corruptions.dataset in DATASETS else None,
+            classes=classes,
             batch_size=batch_size, cache=cache, cache_key=cache_key,
         )  # fmt: skip
         accuracies[name] = (*accuracies.get(name, ()), result.accuracy)

@@ -12,7 +12,9 @@ from PIL import Image
 
 from freqrob.data import Preprocessing, load_photographs
 from freqrob.data.photographs import imagenet_wnids
+from freqrob.data.samples import sample_images
 from freqrob.evaluation import evaluate
+from freqrob.models import load_model
 from freqrob.models.sources import open_model
 from tests.support.command_line import error_of, run
 
@@ -146,3 +148,36 @@ class TestFolders:
         assert "got --dataset folder" in error_of("evaluate", model, *folder, imagenet / "val", "--card")
         wrong = error_of("evaluate", model, "--dataset", "imagenet", "--data", imagenet, "--labels", "x.csv")
         assert "labels: only --dataset folder" in wrong
+
+
+@pytest.fixture
+def animals(tmp_path):
+    """Five of the sample images in folders of their classes, and the ten classes of CIFAR-10."""
+    samples = sample_images()
+    for number in range(5):
+        path = tmp_path / "animals" / samples.classes[samples.labels[number]] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(samples.tensor[number].permute(1, 2, 0).numpy()).save(path)
+    (tmp_path / "classes.txt").write_text("\n".join(samples.classes))
+    return ["--dataset", "folder", "--data", tmp_path / "animals", "--classes", tmp_path / "classes.txt", "--no-cache"]
+
+
+def test_models_of_another_data_set_are_measured_by_name(animals, tmp_path):
+    out, samples = tmp_path / "r.json", sample_images()[:5]
+    given = [*animals, "--protocol", "natural", "--attack", "clean", "--out", out]
+    result = run("evaluate", "pgd_at_rn20", *given, "--trained-on", "cifar10")
+    assert result.exit_code == 0, result.output
+    (expected,) = evaluate(
+        load_model("pgd_at_rn20"), samples.images, samples.labels, protocols=["natural"], attacks=["clean"]
+    )
+    (found,) = json.loads(out.read_text())["results"]
+    assert (found["accuracy"], found["images"]) == (expected.accuracy, 5)
+    assert "--trained-on cifar10" in json.loads(out.read_text())["command"]
+    assert "trained_on: expected one of cifar10" in error_of("evaluate", "pgd_at_rn20", *given, "--trained-on", "cifar")
+    assert "imagenet" in error_of("evaluate", "pgd_at_rn20", *given)
+
+
+def test_they_are_diagnosed_by_name(animals, tmp_path):
+    given = [*animals, "--only", "jacobian", "--out", tmp_path / "d"]
+    result = run("diagnose", "pgd_at_rn20", *given, "--trained-on", "cifar10")
+    assert result.exit_code == 0 and (tmp_path / "d" / "pgd_at_rn20" / "jacobian.json").is_file(), result.output

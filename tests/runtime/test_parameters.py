@@ -30,7 +30,7 @@ from freqrob.attacks.band import Band, band_pgd
 from freqrob.attacks.losses import cross_entropy
 from freqrob.attacks.minimal_perturbation import MinimalPerturbations
 from freqrob.data import augmix as augmix_module
-from freqrob.data import corruption_arrays, corruptions, hybrid, transforms
+from freqrob.data import corruption_arrays, corruption_folders, corruptions, hybrid, transforms
 from freqrob.data.datasets import members
 from freqrob.evaluation.corruptions import evaluate_corruptions
 from freqrob.models import checkpoints, front_ends, loading, sources
@@ -125,6 +125,13 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
         "types": ["fog"],
     },
     corruption_arrays.load_corruptions: {"folder": HERE, "types": ["fog"]},
+    corruption_folders.write_corruption_folders: {
+        "dataset": data.ImageSet(LARGE, LABELS[:2], ()),
+        "folder": HERE,
+        "about": {},
+        "types": ["fog"],
+    },
+    corruption_folders.load_corruption_folders: {"folder": HERE, "types": ["fog"]},
     corruptions.corrupt: {"images": LARGE, "name": "contrast", "severity": 1},
     models.load_model: {"model_name": "pgd_at_rn20"},
     loading.load_card: {"model_name": "pgd_at_rn20"},
