@@ -44,9 +44,9 @@ def read_number(text: str) -> float:
         raise ValueError(f"expected a number such as 8/255 or 0.03, got {shown(text)}") from error
 
 
-def pixels(value: float, norm: str = "Linf") -> str:
-    """Format a distance: 8/255 or 0.031 in L∞, 0.5 in L2."""
-    levels = round(255 * value, 6)
+def pixels(value: float, norm: str = "Linf", digits: int = 6) -> str:
+    """Format a distance: 8/255 or 0.031 in L∞, 0.5 in L2; grey levels are rounded to some digits."""
+    levels = round(255 * value, digits)
     return f"{levels:g}/255" if norm == "Linf" and levels == int(levels) else f"{value:g}"
 
 
