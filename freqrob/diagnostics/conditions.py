@@ -37,9 +37,10 @@ def images_of(count: int, source: str) -> str:
 
 
 def pixels(value: float) -> str:
-    """A distance as 8/255 or 0.031."""
+    """A distance as 8/255 or 0.031, also a step of few grey levels as 0.25/255."""
     levels = round(255.0 * value, 3)
-    return f"{levels:g}/255" if levels.is_integer() else f"{value:g}"
+    is_round = levels.is_integer() or (levels < 10 and (4 * levels).is_integer())
+    return f"{levels:g}/255" if is_round else f"{value:g}"
 
 
 def ball(norm: str, eps: float) -> str:
