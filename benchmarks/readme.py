@@ -17,6 +17,7 @@ from typing import get_args
 
 from benchmarks.records import NOT_MEASURED, RESULTS, ROOT, gpus, measured
 from benchmarks.script import generate, run
+from freqrob.diagnostics.hybrid import HybridReliance
 from freqrob.evaluation import PROTOCOLS
 from freqrob.models import list_models
 from freqrob.models.cards import Card
@@ -258,7 +259,32 @@ def _minimal_perturbations(record: dict) -> list[list[str]]:
     return rows
 
 
+def imagenet() -> str:
+    """Accuracies and frequencies of networks with ImageNet's weights, on photographs of 224×224."""
+    pgd = {eps: measured(f"imagenet_sample/pgd_{eps}.json") for eps in (1, 4)}
+    corrupted = {row["model"]: row for row in measured("imagenet_sample/corruptions.json").get("results", [])}
+    rows: dict[str, list[str]] = {}
+    for result in pgd[1].get("results", []) + pgd[4].get("results", [])[1::2]:
+        rows.setdefault(result["model"], []).append(shown(100 * result["accuracy"]))
+    for name, row in rows.items():
+        folder = RESULTS / "imagenet_sample/diagnosis" / name.replace(":", "_")
+        perturbation = measured(folder / "minimal_perturbation.json")["values"]
+        f_rev = HybridReliance.load(folder, "hybrid").reversal_nyquist.nanmean()
+        row += [
+            shown(100 * corrupted[name]["means"]["19 types"]) if name in corrupted else "–",
+            f"{perturbation['half_power_frequency']:.3f}", f"{f_rev:.3f}",
+        ]  # fmt: skip
+    header = [
+        "model", "clean", "PGD-10, ε = 1/255", "PGD-10, ε = 4/255", "19 corruptions", "f_0.5 (cycles/pixel)",
+        "f_rev ÷ Nyquist",
+    ]  # fmt: skip
+    if not rows:
+        return NOT_MEASURED
+    return table(header, [[f"`{name.rpartition(':')[2]}`", *row] for name, row in rows.items()])
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "imagenet": imagenet,
     "models": models,
     "some models": partial(models, ["standard_rn20", "pgd_at_rn20", "bass_pgd_at_rn20", "trades_rn20", "jafr_rn20"]),
     "evaluation": evaluation,

@@ -147,30 +147,6 @@ def fgsm(model: Model, images: Tensor, labels: Tensor, *, eps: float = 8 / 255) 
     return pgd(model, images, labels, eps=eps, step_size=eps, steps=1, random_start=False)
 
 
-@register_attack("fgsm")
-@checked
-@dataclass(frozen=True)
-class FGSM(Attack):
-    """One full step from the image itself. Source: Goodfellow et al., ICLR 2015.
-
-    >>> FGSM(eps=4 / 255).name
-    'FGSM'
-    """
-
-    eps: float = RADII["Linf"]
-    norm: Norm = "Linf"
-
-    @property
-    def name(self) -> str:
-        return "FGSM"
-
-    def as_dict(self) -> dict[str, Any]:
-        return {**super().as_dict(), "step_size": self.eps}
-
-    def run(self, model: nn.Module, images: Tensor, labels: Tensor, *, indices: Tensor, seed: int) -> Tensor:
-        return pgd(model, images, labels, eps=self.eps, step_size=self.eps, steps=1, random_start=False, norm=self.norm)
-
-
 @register_attack("pgd")
 @checked
 @dataclass(frozen=True)
@@ -261,6 +237,30 @@ class PGD(Attack):
             model, images, labels, eps=self.eps, step_size=self.step, steps=self.steps, start=start, norm=self.norm,
             loss=LOSSES[self.loss], **options,
         )  # fmt: skip
+
+
+@register_attack("fgsm")
+@checked
+@dataclass(frozen=True)
+class FGSM(Attack):
+    """One full step from the image itself. Source: Goodfellow et al., ICLR 2015.
+
+    >>> FGSM(eps=4 / 255).name
+    'FGSM'
+    """
+
+    eps: float = RADII["Linf"]
+    norm: Norm = "Linf"
+
+    @property
+    def name(self) -> str:
+        return "FGSM"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**super().as_dict(), "step_size": self.eps}
+
+    def run(self, model: nn.Module, images: Tensor, labels: Tensor, *, indices: Tensor, seed: int) -> Tensor:
+        return pgd(model, images, labels, eps=self.eps, step_size=self.eps, steps=1, random_start=False, norm=self.norm)
 
 
 @checked

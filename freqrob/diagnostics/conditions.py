@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-from freqrob.runtime.parameters import pixels
+from freqrob.runtime import parameters
 
 Conditions = Mapping[str, Any]
 Words = Mapping[str, Callable[[Any], str]]
+pixels = partial(parameters.pixels, digits=3)  # files have distances of six digits
 
 
 def described(conditions: Conditions, words: Words = MappingProxyType({})) -> str:

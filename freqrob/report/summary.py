@@ -7,12 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import isnan
 
-from freqrob.diagnostics.conditions import ball, described, images_of
+from freqrob.diagnostics.conditions import ball, described, images_of, pixels
 from freqrob.diagnostics.registry import Column, all_diagnostics
 from freqrob.evaluation import PROTOCOLS
 from freqrob.report.records import Accuracy, Measured, ModelRecord
 from freqrob.runtime.figures import drawing
-from freqrob.runtime.parameters import pixels
 
 STRENGTH = ("AutoAttack", "APGD", "Square", "PGD", "FGSM")  # prefixes of attacks' names; the strongest first
 GROUPS = ("noise", "blur", "weather", "digital", "15 types", "19 types")

@@ -44,10 +44,11 @@ def read_number(text: str) -> float:
         raise ValueError(f"expected a number such as 8/255 or 0.03, got {shown(text)}") from error
 
 
-def pixels(value: float, norm: str = "Linf") -> str:
-    """Format a distance: 8/255 or 0.031 in L∞, 0.5 in L2."""
-    levels = round(255 * value, 6)
-    return f"{levels:g}/255" if norm == "Linf" and levels == int(levels) else f"{value:g}"
+def pixels(value: float, norm: str = "Linf", digits: int = 6) -> str:
+    """Format a distance: 8/255, 0.25/255 or 0.031 in L∞, 0.5 in L2; grey levels are rounded to some digits."""
+    levels = round(255 * value, digits)
+    is_plain = levels.is_integer() or (levels < 10 and (4 * levels).is_integer())
+    return f"{levels:g}/255" if norm == "Linf" and is_plain else f"{value:g}"
 
 
 def read_setting(text: str) -> tuple[str, Any]:
