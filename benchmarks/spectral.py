@@ -357,7 +357,7 @@ def circumstances(device: str, quick: bool) -> dict[str, object]:
 def require_kernels(device: str) -> None:
     if not native.load():
         sys.exit(f"no native kernels to measure: {native.status().reason}")
-    if device == "cuda" and not torch._C._dispatch_has_kernel_for_dispatch_key("freqrob::bass", "CUDA"):
+    if device == "cuda" and not torch.ops.freqrob.bass.default.has_kernel_for_dispatch_key("CUDA"):
         sys.exit(f"no CUDA kernels to measure: {'; '.join(native.status().notes) or 'the library has none'}")
 
 

@@ -51,7 +51,7 @@ def corruptions(
             help="Report the mCE: errors relative to this model's, or alexnet's published ones on ImageNet-C.",
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Images per batch.")] = 500,
+    batch_size: options.BatchSize = None,
     cache: options.CacheDir = None,
     cache_key: options.CacheKey = None,
     no_cache: options.NoCache = False,
@@ -86,10 +86,9 @@ def corruptions(
 
     others = [baseline] if baseline is not None and baseline != ALEXNET else []
     names = list(dict.fromkeys([*models, *others]))
-    inputs = [*measuring.card_paths(names, model_dir, dataset, threat_model), data / MANIFEST]
-    measuring.on_first_rank(measuring.check_outputs, out, None, inputs)
-    where = measuring.device_of_rank(device)
-    networks = measuring.open_models(names, model_dir, dataset, threat_model, weights)
+    chosen = measuring.Models(names, model_dir, dataset, threat_model, weights)
+    measuring.on_first_rank(measuring.check_outputs, out, None, [*chosen.cards(), data / MANIFEST])
+    where, networks = measuring.usable_device(device), chosen.open()
     with rank_zero_first():
         if colour_name(dataset) in FOLDERS:
             arrays = load_corruption_folders(data, dataset, types)
@@ -101,7 +100,7 @@ def corruptions(
             with measuring.model_on(where, name, network) as model:
                 measured[name] = evaluate_corruptions(
                     model, arrays, images=images, protocol=protocol, batch_size=batch_size, cache=folder,
-                    cache_key=measuring.key_of(name, cache_key), track=prefixed(track, name),
+                    cache_key=cache_key and f"{name} {cache_key}", track=prefixed(track, name),
                 )  # fmt: skip
     if rank() > 0:
         return

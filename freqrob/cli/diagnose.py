@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,9 +46,7 @@ def diagnose(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Output folder, with one folder per model.")] = Path(
         "diagnosis"
     ),
-    batch_size: Annotated[
-        int | None, typer.Option(help="Images per batch; by default 250 at 32×32 pixels, fewer at larger sizes.")
-    ] = None,
+    batch_size: options.BatchSize = None,
     cache: options.CacheDir = None,
     cache_key: options.CacheKey = None,
     no_cache: options.NoCache = False,
@@ -91,40 +88,36 @@ def diagnose(
     check_only(only)
     folders = {name: out / re.sub(r"[^A-Za-z0-9.+=-]+", "_", name) for name in dict.fromkeys(models)}
     measuring.on_first_rank(_check_folders, folders)
-    where = measuring.device_of_rank(device)
-    selection = measuring.Selection(classes_file, labels_file, resize, crop, interpolation)
-    read = partial(measuring.open_subject, dataset, "test", data, download, None, selection)
-    networks, subject = measuring.open_models_and_images(
-        folders, model_dir, dataset, threat_model, weights, read, selection
+    where = measuring.usable_device(device)
+    source = measuring.Images(
+        dataset, "test", data, download, None, classes_file, labels_file, resize, crop, interpolation
     )
-    chosen = subject.images
+    chosen = measuring.Models([*folders], model_dir, dataset, threat_model, weights)
+    networks, subject = chosen.open_with(source)
+    images = subject.images.images, subject.images.labels
     common = {
         "preset": preset, "only": only, "settings": changed,
-        "classes": measuring.class_count(dataset, chosen), "batch_size": batch_size,
+        "classes": measuring.class_count(dataset, subject.images), "batch_size": batch_size,
     }  # fmt: skip
     seconds = 0.0
     for name, network in networks.items():
         with measuring.model_on(where, name, network) as model:
-            seconds += expected_seconds(model, chosen.images, chosen.labels, **common) / rank_and_world()[1]
+            seconds += expected_seconds(model, *images, **common) / rank_and_world()[1]
     if rank() == 0:
         print_line(f"about {max(seconds / 60, 0.1):.1f} minutes, less if results are cached", stderr=True)
     given = {
         "--dataset": dataset, "--threat-model": threat_model, "--weights": weights, "--preset": preset, "--only": only,
-        "--set": settings, **selection.as_options(),
+        "--set": settings, **source.as_options(),
     }  # fmt: skip
     measured, cached = {}, []
     with measuring.progress_of(results) as track:
         for name, network in networks.items():
-            about = {
-                **provenance(command_line("diagnose", given, name)),
-                "model": name,
-                "source": measuring.source_of(dataset, "test", data),
-            }
+            about = {**provenance(command_line("diagnose", given, name)), "model": name, "source": str(source)}
             counted = Counted(prefixed(track, name))
             with measuring.model_on(where, name, network) as model:
                 measured[name] = measure(
-                    model, chosen.images, chosen.labels, out=folders[name] if rank() == 0 else None, about=about,
-                    cache=results, cache_key=measuring.key_of(name, cache_key), track=counted, **common,
+                    model, *images, out=folders[name] if rank() == 0 else None, about=about, cache=results,
+                    cache_key=cache_key and f"{name} {cache_key}", track=counted, **common,
                 )  # fmt: skip
             cached += [] if counted.any else [name]
     if rank() == 0:

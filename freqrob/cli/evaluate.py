@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -69,7 +70,7 @@ def evaluate(
         ),
     ] = "float32",
     seed: options.Seed = 0,
-    batch_size: Annotated[int, typer.Option(help="Images per batch; each finished batch is cached.")] = 250,
+    batch_size: options.BatchSize = None,
     cache: options.CacheDir = None,
     cache_key: options.CacheKey = None,
     no_cache: options.NoCache = False,
@@ -124,83 +125,98 @@ def evaluate(
         raise ValueError(f"card: cards hold accuracies on the test split, got --split {split}")
     if card and dataset == measuring.FOLDER:
         raise ValueError(f"card: cards hold accuracies on a data set, got --dataset {dataset}")
-    folder, out = measuring.results_folder(cache, no_cache), [followed(path) for path in out or []]
-    samples = samples and followed(samples)
-    dataset = measuring.named_dataset(dataset, grayscale)
+    folder, dataset = measuring.results_folder(cache, no_cache), measuring.named_dataset(dataset, grayscale)
     from freqrob.attacks import parse_attack
     from freqrob.evaluation import evaluate as measure
-    from freqrob.evaluation.files import Evaluation, write_results, write_samples
-    from freqrob.models.checkpoints import add_results, card_path
+    from freqrob.evaluation.files import Evaluation
     from freqrob.models.keys import model_hash
-    from freqrob.models.loading import checkpoint_path
-    from freqrob.runtime.provenance import provenance
-    from freqrob.runtime.tensors import data_hash
 
     norm = cast("Norm", norm or ("L2" if threat_model == "L2" else "Linf"))  # which parse_attack checks
     attacks = [parse_attack(text, eps=eps, norm=norm, step_size=step_size) for text in dict.fromkeys(attack)]
     white_box = cast("PGD", parse_attack("pgd-20", eps=eps, norm=norm, step_size=step_size))
-    places = {name: checkpoint_path(name, model_dir, dataset, threat_model) for name in models if card}
-    cards = measuring.card_paths(models, model_dir, dataset, threat_model)
-    measuring.on_first_rank(measuring.check_outputs, out, samples, cards)
-    measuring.on_first_rank(_check_cards, places)
-    where = measuring.device_of_rank(device)
-    selection = measuring.Selection(classes_file, labels_file, resize, crop, interpolation)
-    read = partial(measuring.open_subject, dataset, split, data, download, images, selection)
-    networks, subject = measuring.open_models_and_images(
-        models, model_dir, dataset, threat_model, weights, read, selection
+    source = measuring.Images(
+        dataset, split, data, download, images, classes_file, labels_file, resize, crop, interpolation
     )
-    chosen, protocol = subject.images, list(dict.fromkeys(protocol))
-    classes = measuring.class_count(dataset, chosen)
-    _check_answers(networks, chosen, where, classes)
+    chosen = measuring.Models(models, model_dir, dataset, threat_model, weights)
+    cards = {name: chosen.path(name) for name in models if card}
+    files = _Outputs([followed(path) for path in out or []], samples and followed(samples), cards)
+    measuring.on_first_rank(files.check, chosen.cards())
+    where = measuring.usable_device(device)
+    networks, subject = chosen.open_with(source)
+    common: dict[str, Any] = {
+        "batch_size": batch_size, "seed": seed, "cache": folder,
+        "classes": measuring.class_count(dataset, subject.images),
+    }  # fmt: skip
+    _check_answers(networks, subject.images, where, common["classes"])
+    protocol = list(dict.fromkeys(protocol))
     evaluations: list[Evaluation] = []
-    show = partial(_print_accuracies, evaluations, measuring.images_in_words(len(chosen), dataset, split, data))
+    show = partial(_print_accuracies, evaluations, source.in_words(len(subject.images)))
     with measuring.progress_of(folder, show) as track:
         for name, network in networks.items():
-            common = {
-                "batch_size": batch_size, "seed": seed, "cache": folder, "cache_key": measuring.key_of(name, cache_key),
-                "classes": classes, "track": prefixed(track, name),
-            }  # fmt: skip
+            common |= {"cache_key": cache_key and f"{name} {cache_key}", "track": prefixed(track, name)}
             with measuring.model_on(where, name, network) as model:
                 results = measure(
-                    model, chosen.images, chosen.labels, protocols=protocol, attacks=attacks,
+                    model, subject.images.images, subject.images.labels, protocols=protocol, attacks=attacks,
                     precision=cast("Precision", attack_precision), **common,
                 )  # fmt: skip
-                masking = _masking(model, chosen, masking_images, white_box, masking_queries, common)
+                masking = _masking(model, subject.images, masking_images, white_box, masking_queries, common)
                 evaluations.append(Evaluation(name, model_hash(model), results, masking))
     if rank() > 0:
         return
     given = {
         "--dataset": dataset, "--threat-model": threat_model, "--weights": weights, "--split": split,
         "--images": images, "--protocol": protocol, "--attack": attack, "--eps": pixels(white_box.eps, norm),
-        **selection.as_options(), "--norm": norm, "--step-size": step_size, "--attack-precision": attack_precision,
+        **source.as_options(), "--norm": norm, "--step-size": step_size, "--attack-precision": attack_precision,
         "--seed": seed, "--batch-size": batch_size,
         "--masking-images": masking_images, "--masking-queries": masking_queries,
     }  # fmt: skip
-    about = {
-        **provenance(command_line("evaluate", given, *models)), "source": measuring.source_of(dataset, split, data),
-        "data_hash": data_hash(chosen.images, chosen.labels),
-    }  # fmt: skip
     measuring.call_all(
-        *(partial(write_results, path, evaluations, about) for path in out),
-        *(partial(write_samples, path, evaluations, chosen.labels) for path in [samples] if path is not None),
-        *(partial(add_results, places[model.name], [result.as_dict() for result in model.results])
-          for model in evaluations if card),
-        show,
-    )  # fmt: skip
+        *files.writers(evaluations, subject.images, str(source), command_line("evaluate", given, *models)), show
+    )
     for model in evaluations:
         cached = [f"{result.protocol} {result.attack.name}" for result in model.results if result.from_cache]
         measuring.print_cached(model.name, folder, cached, len(model.results))
-    print_written([*out, *filter(None, [samples]), *map(card_path, places.values())])
+    files.print()
 
 
-def _check_cards(weights: dict[str, Path]) -> None:
-    """Raise OSError unless every model has a writable card."""
-    from freqrob.models.checkpoints import card_path
+@dataclass(frozen=True)
+class _Outputs:
+    """Where the results go: the files of --out, that of --samples, and by model the weights whose cards get them."""
 
-    for name, path in weights.items():
-        if not card_path(path).is_file():
-            raise FileNotFoundError(f"card: {name} has no card in --model-dir, expected {card_path(path)}")
-        check_file(card_path(path), "card")
+    results: list[Path]
+    samples: Path | None
+    cards: dict[str, Path]
+
+    def check(self, inputs: Iterable[Path]) -> None:
+        """Raise ValueError or OSError as ``check_outputs``, and unless every model has a writable card."""
+        from freqrob.models.checkpoints import card_path
+
+        measuring.check_outputs(self.results, self.samples, inputs)
+        for name, path in self.cards.items():
+            if not card_path(path).is_file():
+                raise FileNotFoundError(f"card: {name} has no card in --model-dir, expected {card_path(path)}")
+            check_file(card_path(path), "card")
+
+    def writers(
+        self, evaluations: Sequence[Evaluation], images: ImageSet, source: str, command: str
+    ) -> Iterator[Callable[[], Any]]:
+        """Functions that write a file each."""
+        from freqrob.evaluation.files import write_results, write_samples
+        from freqrob.models.checkpoints import add_results
+        from freqrob.runtime.provenance import provenance
+        from freqrob.runtime.tensors import data_hash
+
+        about = {**provenance(command), "source": source, "data_hash": data_hash(images.images, images.labels)}
+        yield from (partial(write_results, path, evaluations, about) for path in self.results)
+        if self.samples is not None:
+            yield partial(write_samples, self.samples, evaluations, images.labels)
+        for model in evaluations if self.cards else ():
+            yield partial(add_results, self.cards[model.name], [result.as_dict() for result in model.results])
+
+    def print(self) -> None:
+        from freqrob.models.checkpoints import card_path
+
+        print_written([*self.results, *filter(None, [self.samples]), *map(card_path, self.cards.values())])
 
 
 def _check_answers(networks: dict[str, nn.Module], chosen: ImageSet, device: torch.device, classes: int | None) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130  # an exit code
 FOLDER = "folder"  # the --dataset of a folder of photographs
-_FILE = re.compile(r"\w[\w.+-]*=(.+)")  # a model given as NAME=FILE
+_NAME, _FILE = re.compile(r"\w[\w.+-]*"), re.compile(r"\w[\w.+-]*=(.+)")  # a model given as NAME, and as NAME=FILE
 
 
 def in_process_group(*, gpus: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -59,17 +59,18 @@ def named_dataset(dataset: str, grayscale: bool) -> str:
     return grayscale_name(dataset) if grayscale else dataset
 
 
-def models_dataset(dataset: str) -> str:
-    """The data set under which models by name are kept: ImageNet for a folder of photographs."""
-    return "imagenet" if dataset == FOLDER else dataset
-
-
 def usable_device(name: str) -> torch.device:
-    """Device of that name; "auto" is a GPU if there is one. Raises ValueError if it cannot be used."""
+    """Device of that name; "auto" is a GPU if there is one, of each launched process its own.
+
+    Raises ValueError if it cannot be used.
+    """
     import torch
 
+    if name == "auto" and not torch.cuda.is_available():
+        return torch.device("cpu")
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        launch = launched()
+        name = f"cuda:{launch.local_rank % torch.cuda.device_count()}" if launch else "cuda"
     try:
         probe = torch.zeros(1, device=name)
         probe.item()  # the meta device has no values
@@ -106,11 +107,6 @@ def results_folder(cache: Path | None, no_cache: bool) -> Path | None:
     return folder
 
 
-def key_of(name: str, cache_key: str | None) -> str | None:
-    """Cache key of one of several models, whose code differs."""
-    return cache_key and f"{name} {cache_key}"
-
-
 def check_outputs(results: Sequence[Path], samples: Path | None, inputs: Iterable[Path]) -> None:
     """Raise ValueError or OSError for output files that cannot be written or are also inputs."""
     inputs = list(inputs)
@@ -135,80 +131,22 @@ def on_first_rank(check: Callable[..., None], *arguments: Any) -> None:
             check(*arguments)
 
 
-def card_paths(models: Iterable[str], model_dir: Path, dataset: str, threat_model: str) -> Iterator[Path]:
-    """Paths of the cards of models given by name or as ``NAME=weights.pt``; they may not exist."""
-    from freqrob.models.checkpoints import card_path
-    from freqrob.models.loading import checkpoint_path
-
-    for spec in models:
-        if re.fullmatch(r"\w[\w.+-]*", spec):
-            yield card_path(checkpoint_path(spec, model_dir, models_dataset(dataset), threat_model))
-        elif checkpoint := _FILE.fullmatch(spec):
-            yield card_path(Path(checkpoint[1]))
-
-
-def device_of_rank(name: str) -> torch.device:
-    """Device of that name; with "auto", each launched process uses its own GPU."""
-    device, launch = usable_device(name), launched()
-    if name == "auto" and device.type == "cuda" and launch:
-        import torch
-
-        return usable_device(f"cuda:{launch.local_rank % torch.cuda.device_count()}")
-    return device
-
-
-def open_models(
-    models: Iterable[str],
-    model_dir: Path,
-    dataset: str,
-    threat_model: str,
-    weights: str | None = None,
-    subject: Subject | None = None,
-) -> dict[str, nn.Module]:
-    """Load models by name. Rank 0 downloads missing weights. Warns if a model is the one shipped with freqrob.
-
-    The models give logits for the classes of the ``subject``; by default for those of the data set.
-    ``weights`` chooses a state dict in each file; raises ValueError if no model is given as ``NAME=FILE``.
-    """
-    from freqrob.models.class_subset import with_classes
-    from freqrob.models.loading import checkpoint_path, shipped_folder
-    from freqrob.models.sources import open_model
-    from freqrob.runtime.processes import rank_zero_first
-
-    models = list(models)
-    chosen: dict[str, dict[str, Any]] = {
-        name: {"weights": weights} for name in models if weights is not None and _FILE.fullmatch(name)
-    }
-    if weights is not None and not chosen:
-        raise ValueError(f"weights: expected a model NAME=FILE for --weights {weights}, got {', '.join(models)}")
-    with warnings_as_lines(), rank_zero_first():
-        of: dict[str, Any] = (
-            {"num_classes": len(subject.images.classes) or None, "subset_of": subject.of or None} if subject else {}
-        )
-        networks = {
-            name: open_model(name, model_dir, dataset, threat_model, **{**of, **chosen.get(name, {})})
-            for name in models
-        }
-    if subject and subject.chosen:
-        networks = {name: with_classes(model, subject.chosen, subject.of) for name, model in networks.items()}
-    for name in filter(re.compile(r"[\w.+-]+").fullmatch, networks):
-        trained, shipped = (
-            checkpoint_path(name, folder, dataset, threat_model) for folder in (model_dir, shipped_folder())
-        )
-        if shipped.is_file() and not trained.is_file() and trained.parent.is_dir():  # where one may be expected
-            print_warning(f"{name}: not in {model_dir}; using the model shipped with freqrob")
-    return networks
-
-
 @dataclass(frozen=True)
-class Selection:
-    """What to read of photographs, and how: the options of a command.
+class Images:
+    """The images that a command measures on: its options.
 
     Attributes:
+        dataset, split, data, download: as for ``load_dataset``; ``folder`` are photographs in ``data``.
+        count: use the first ones; None for all.
         classes, labels: files, as for ``load_photographs``.
-        resize, crop, interpolation: the preprocessing, instead of the model's.
+        resize, crop, interpolation: the preprocessing of photographs, instead of the model's.
     """
 
+    dataset: str
+    split: str
+    data: Path
+    download: bool
+    count: int | None = None
     classes: Path | None = None
     labels: Path | None = None
     resize: int | None = None
@@ -224,10 +162,49 @@ class Selection:
         return Preprocessing(self.resize, self.crop, cast("Interpolation", self.interpolation))
 
     def as_options(self) -> dict[str, Any]:
-        """The options that were given."""
+        """The options of photographs that were given."""
         given = {f"--{name}": getattr(self, name) for name in ("classes", "labels", "resize", "crop")}
-        chosen = {"--interpolation": self.interpolation} if self.preprocessing else {}
-        return {**given, **chosen}
+        return given | ({"--interpolation": self.interpolation} if self.preprocessing else {})
+
+    def __str__(self) -> str:
+        """For files: "cifar10 test", "folder photographs"."""
+        return f"{self.dataset} {self.data.resolve().name if self.dataset == FOLDER else self.split}"
+
+    def in_words(self, count: int) -> str:
+        """For tables: "1,000 images of cifar10's test split"."""
+        of = self.data if self.dataset == FOLDER else f"{self.dataset}'s {self.split} split"
+        return f"{count:,} images of {of}"
+
+    def read(self) -> Subject:
+        """Load the images, or list those of ``folder``, and choose the classes and the first ``count``."""
+        from freqrob.data import load_photographs, select_classes
+        from freqrob.data.photographs import imagenet_wnids, preprocessed, read_classes
+
+        classes = read_classes(self.classes) if self.classes else ()
+        if self.dataset == FOLDER:
+            images = load_photographs(self.data, classes=classes or None, labels=self.labels)
+            all_classes = imagenet_wnids() if set(images.classes) <= set(imagenet_wnids()) else images.classes
+        elif self.labels:
+            raise ValueError(f"labels: only --dataset {FOLDER} has none of its own, got --labels for {self.dataset}")
+        else:
+            images = self._load()
+            all_classes = images.classes
+            images = select_classes(images, classes) if classes else images
+        if self.count is not None and self.count > len(images):
+            of = "the folder" if self.dataset == FOLDER else f"the {self.split} split"
+            raise ValueError(f"images: expected 1 to {len(images)} (size of {of}), got {self.count}")
+        images = replace(images, images=preprocessed(images.images, self.preprocessing))[: self.count]
+        chosen = tuple(map(all_classes.index, images.classes)) if images.classes != all_classes else ()
+        return Subject(images, chosen, len(all_classes))
+
+    def _load(self) -> ImageSet:
+        """Load the images of a split. Rank 0 downloads and decodes missing files."""
+        from freqrob.data import load_dataset
+        from freqrob.runtime.processes import rank_zero_first
+
+        with progress_bars(quiet=rank() > 0) as (track, _log), rank_zero_first():
+            split = cast("Split", self.split)
+            return load_dataset(self.dataset, split, self.data, download=self.download, track=track)
 
 
 @dataclass(frozen=True)
@@ -245,69 +222,77 @@ class Subject:
     of: int = 0
 
 
-def open_subject(
-    dataset: str, split: str, data: Path, download: bool, count: int | None, selection: Selection
-) -> Subject:
-    """Load the images of a data set, or list those of ``folder``, and choose the classes and the first ``count``."""
-    from freqrob.data import load_photographs, select_classes
-    from freqrob.data.photographs import imagenet_wnids, preprocessed, read_classes
+@dataclass(frozen=True)
+class Models:
+    """The models that a command measures, by name or as ``NAME=weights.pt``; ``dataset`` is that of the images.
 
-    classes = read_classes(selection.classes) if selection.classes else ()
-    if dataset == FOLDER:
-        images = load_photographs(data, classes=classes or None, labels=selection.labels)
-        all_classes = imagenet_wnids() if set(images.classes) <= set(imagenet_wnids()) else images.classes
-    elif selection.labels:
-        raise ValueError(f"labels: only --dataset {FOLDER} has none of its own, got --labels for {dataset}")
-    else:
-        images = load_images(dataset, split, data, download)
-        all_classes = images.classes
-        images = select_classes(images, classes) if classes else images
-    if count is not None and count > len(images):
-        of = "the folder" if dataset == FOLDER else f"the {split} split"
-        raise ValueError(f"images: expected 1 to {len(images)} (size of {of}), got {count}")
-    images = replace(images, images=preprocessed(images.images, selection.preprocessing))[:count]
-    chosen = tuple(map(all_classes.index, images.classes)) if images.classes != all_classes else ()
-    return Subject(images, chosen, len(all_classes))
+    ``weights`` chooses a state dict in each file.
+    """
 
+    names: Sequence[str]
+    folder: Path
+    dataset: str
+    threat_model: str
+    weights: str | None = None
 
-def open_models_and_images(
-    models: Iterable[str],
-    model_dir: Path,
-    dataset: str,
-    threat_model: str,
-    weights: str | None,
-    read: Callable[[], Subject],
-    selection: Selection,
-) -> tuple[dict[str, nn.Module], Subject]:
-    """Open the models, and the images by ``read``: before the models where their classes depend on them."""
-    subject = read() if dataset == FOLDER or selection.classes else None
-    try:
-        networks = open_models(models, model_dir, models_dataset(dataset), threat_model, weights, subject)
-    except FileNotFoundError as error:
-        if dataset != FOLDER:
-            raise
-        remedy = "A model of another data set is opened by a function of yours that returns freqrob.load_model(NAME)"
-        raise FileNotFoundError(f"{error}\n{remedy}: MODULE:FUNCTION.") from error
-    return networks, subject or read()
+    def cards(self) -> Iterator[Path]:
+        """The paths of their cards, which may not exist."""
+        from freqrob.models.checkpoints import card_path
 
+        for spec in self.names:
+            if _NAME.fullmatch(spec):
+                yield card_path(self.path(spec))
+            elif checkpoint := _FILE.fullmatch(spec):
+                yield card_path(Path(checkpoint[1]))
 
-def source_of(dataset: str, split: str, data: Path) -> str:
-    """Description of the images: "cifar10 test", "folder photographs"."""
-    return f"{dataset} {data.resolve().name}" if dataset == FOLDER else f"{dataset} {split}"
+    def path(self, name: str, folder: Path | None = None) -> Path:
+        """Where a model's weights are, by default in the command's folder of models."""
+        from freqrob.models.loading import checkpoint_path
 
+        dataset = "imagenet" if self.dataset == FOLDER else self.dataset
+        return checkpoint_path(name, folder or self.folder, dataset, self.threat_model)
 
-def images_in_words(count: int, dataset: str, split: str, data: Path) -> str:
-    """For tables: "1,000 images of cifar10's test split"."""
-    return f"{count:,} images of {data}" if dataset == FOLDER else f"{count:,} images of {dataset}'s {split} split"
+    def open_with(self, images: Images) -> tuple[dict[str, nn.Module], Subject]:
+        """Open the models, and read the images: before the models where their classes depend on them."""
+        subject = images.read() if images.dataset == FOLDER or images.classes else None
+        models = replace(self, dataset="imagenet") if images.dataset == FOLDER else self
+        try:
+            return models.open(subject), subject or images.read()
+        except FileNotFoundError as error:
+            if images.dataset != FOLDER:
+                raise
+            remedy = "A model of another data set is opened by a function of yours that returns load_model(NAME)"
+            raise FileNotFoundError(f"{error}\n{remedy}: MODULE:FUNCTION.") from error
 
+    def open(self, subject: Subject | None = None) -> dict[str, nn.Module]:
+        """Load the models. Rank 0 downloads missing weights. Warns if a model is the one shipped with freqrob.
 
-def load_images(dataset: str, split: str, data: Path, download: bool) -> ImageSet:
-    """Load the images of a split. Rank 0 downloads and decodes missing files."""
-    from freqrob.data import load_dataset
-    from freqrob.runtime.processes import rank_zero_first
+        They give logits for the classes of the ``subject``; by default for those of the data set. Raises ValueError for
+        ``weights`` if no model is given as ``NAME=FILE``.
+        """
+        from freqrob.models.class_subset import with_classes
+        from freqrob.models.loading import shipped_folder
+        from freqrob.models.sources import open_model
+        from freqrob.runtime.processes import rank_zero_first
 
-    with progress_bars(quiet=rank() > 0) as (track, _log), rank_zero_first():
-        return load_dataset(dataset, cast("Split", split), data, download=download, track=track)
+        given: dict[str, Any] = {} if self.weights is None else {"weights": self.weights}
+        chosen = {name: given for name in self.names if given and _FILE.fullmatch(name)}
+        if self.weights is not None and not chosen:
+            got = ", ".join(self.names)
+            raise ValueError(f"weights: expected a model NAME=FILE for --weights {self.weights}, got {got}")
+        of: dict[str, Any] = (
+            {"num_classes": len(subject.images.classes) or None, "subset_of": subject.of or None} if subject else {}
+        )
+        where = self.folder, self.dataset, self.threat_model
+        with warnings_as_lines(), rank_zero_first():
+            networks = {name: open_model(name, *where, **of, **chosen.get(name, {})) for name in self.names}
+        if subject and subject.chosen:
+            networks = {name: with_classes(model, subject.chosen, subject.of) for name, model in networks.items()}
+        for name in filter(_NAME.fullmatch, networks):
+            shipped, trained = self.path(name, shipped_folder()), self.path(name)
+            if shipped.is_file() and not trained.is_file() and trained.parent.is_dir():  # where one may be expected
+                print_warning(f"{name}: not in {self.folder}; using the model shipped with freqrob")
+        return networks
 
 
 def class_count(dataset: str, images: ImageSet) -> int | None:

@@ -77,6 +77,13 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto uses a G
 ResultFiles = Annotated[
     list[Path] | None, typer.Option(metavar="FILE", help="Results file, .json or .csv; repeatable.")
 ]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Images per batch; each finished batch is cached. By default 250 at 32×32 pixels, fewer at larger sizes.",
+    ),
+]
 CacheDir = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Cache directory for finished batches; freqrob's by default.")
 ]

@@ -16,7 +16,7 @@ from freqrob.cli import measuring, options
 from freqrob.cli.printing import command_line, print_line, print_table, print_written, warnings_as_lines
 from freqrob.runtime.files import write_text
 from freqrob.runtime.launched import launched
-from freqrob.runtime.parameters import check_counts, check_integers
+from freqrob.runtime.parameters import check_integers
 
 if TYPE_CHECKING:
     from freqrob.reproduction import Experiment, Lab, Reproduction, Subject
@@ -35,7 +35,14 @@ def reproduce(
             metavar="MODEL,…", help="Measure these models instead; ROW=MODEL replaces the model of a row. Repeatable."
         ),
     ] = None,
-    images: Annotated[int | None, typer.Option(metavar="N", help="Use at most N images in each measurement.")] = None,
+    images: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="N|KIND=N",
+            help="Use at most N images in each measurement, or N in those of a kind: `--images autoattack=100`. "
+            "--dry-run shows the numbers. Repeatable.",
+        ),
+    ] = None,
     seed: options.Seed = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show recipes, commands, images and estimated hours; run nothing.")
@@ -70,16 +77,16 @@ def reproduce(
     """
     if launched() is not None:
         raise ValueError("reproduce: runs in one process; train its recipes with `torchrun … freqrob train` first")
-    if images is not None:
-        check_counts(images=images)
     check_integers(0, seed=seed)
     from freqrob.reproduction import SCALES, Lab, get_experiment, list_experiments
     from freqrob.runtime.parameters import check_choices
 
     check_choices(SCALES, scale=scale)
+    most, of_kinds = _image_counts(images or [])
     lab = Lab(
-        SCALES[scale], data, model_dir, device=measuring.usable_device(device), accelerator=device.partition(":")[0],
-        images=images, seed=seed, download=download, may_train=not no_train, frost=frost,
+        replace(SCALES[scale], images={**SCALES[scale].images, **of_kinds}), data, model_dir,
+        device=measuring.usable_device(device), accelerator=device.partition(":")[0],
+        images=most, seed=seed, download=download, may_train=not no_train, frost=frost,
     )  # fmt: skip
     if not experiments:
         _list(lab, out, with_hours=dry_run)
@@ -97,6 +104,22 @@ def reproduce(
     for experiment in chosen:
         command = command_line("reproduce", given, experiment.name)
         _run(experiment, replace(lab, cache=folder), out, replacements, again, command)
+
+
+def _image_counts(given: list[str]) -> tuple[int | None, dict[str, int]]:
+    """The largest number of images of all measurements, and the numbers of kinds of measurements."""
+    from freqrob.reproduction.experiment import IMAGE_KINDS
+    from freqrob.runtime.parameters import check_choices
+
+    counts: dict[str, int] = {}
+    for text in given:
+        kind, _, number = text.rpartition("=")
+        if kind:
+            check_choices(IMAGE_KINDS, images=kind)
+        if not number.isdecimal() or int(number) < 1:
+            raise ValueError(f"images: got {text!r}, expected N or KIND=N with a whole number N of at least 1")
+        counts[kind] = int(number)
+    return counts.pop("", None), counts
 
 
 def _run(experiment: Experiment, lab: Lab, out: Path, models: list[str], again: bool, command: str) -> None:

@@ -59,9 +59,9 @@ def train(
     - `freqrob train pgd_at_rn18 --epochs 30 --set schedule=triangle --set steps=7 --set eps=4/255`
     - `torchrun --nproc-per-node 8 -m freqrob train pgd_at_rn18 --data ./data`, and likewise under SLURM's `srun`
 
-    Ctrl-C stops after the current step and writes a checkpoint; run the same command to resume. The weights with the
-    best validation accuracy are in DIR/cifar10/Linf/RECIPE.safetensors, where `load_model` finds them; the folder
-    RECIPE beside that file has the metrics (JSONL, CSV) and curves.png.
+    Ctrl-C stops after the current step and writes a checkpoint; run the same command to resume. When the run is
+    finished, the weights with the best validation accuracy are in DIR/cifar10/Linf/RECIPE.safetensors, where
+    `load_model` finds them; the folder RECIPE beside that file has the metrics (JSONL, CSV) and curves.png.
     """
     if compile:
         set_compile_folder()

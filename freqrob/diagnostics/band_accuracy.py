@@ -77,7 +77,7 @@ def band_accuracy(
     eps: Pixels = 8 / 255,
     steps: Count = 20,
     attacked: Natural | None = None,
-    batch_size: int = 250,
+    batch_size: Count | None = None,
     cache: Path | None = None,
     cache_key: str | None = None,
     track: Track = untracked,

@@ -87,7 +87,7 @@ def fourier_heatmap(
     layer: str = "",
     seed: Natural = 0,
     precision: Precision = "float32",
-    batch_size: int = 250,
+    batch_size: Count | None = None,
     cache: Path | None = None,
     cache_key: str | None = None,
     track: Track = untracked,

@@ -21,7 +21,7 @@ from freqrob.diagnostics.drawing import GREY, Panel, Picture, Section, Styles, s
 from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.diagnostics.per_sample import per_sample
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
-from freqrob.runtime.parameters import check_seeds, checked, fits, shown
+from freqrob.runtime.parameters import Count, check_seeds, checked, fits, shown
 from freqrob.runtime.progress import Track, untracked
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def hybrid_reliance(
     *,
     frequencies: Sequence[float] = MIXING_FREQUENCIES,
     seeds: Sequence[int] = (0, 1, 2, 3),
-    batch_size: int = 250,
+    batch_size: Count | None = None,
     cache: Path | None = None,
     cache_key: str | None = None,
     track: Track = untracked,
@@ -203,6 +203,9 @@ class Hybrid(Diagnostic):
 
     def cost(self, settings: Mapping[str, Any], size: tuple[int, int]) -> float:
         return len(settings["frequencies"]) * len(settings["seeds"])
+
+    def reads(self, settings: Mapping[str, Any]) -> int:
+        return 2 * len(settings["seeds"])
 
     def figures(self, measurements: Measurements) -> Iterator[Picture]:
         models = measurements["hybrid"]

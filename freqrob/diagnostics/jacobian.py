@@ -59,7 +59,7 @@ def jacobian_spectrum(
     labels: Tensor,
     *,
     batch: Count = 128,
-    batch_size: int = 250,
+    batch_size: Count | None = None,
     cache: Path | None = None,
     cache_key: str | None = None,
     track: Track = untracked,

@@ -25,7 +25,7 @@ from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.diagnostics.per_sample import shared_out
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
 from freqrob.models.sources import as_module
-from freqrob.models.state import device_of
+from freqrob.models.state import default_batch_size, device_of
 from freqrob.runtime.parameters import Count, Natural, Positive, check_choices, checked, fits
 from freqrob.runtime.progress import Track, untracked
 from freqrob.spectral.longtail import split
@@ -116,7 +116,7 @@ def loss_landscape(
     span: Positive = 1.0,
     points: int = 21,
     seed: Natural = 0,
-    batch_size: Count = 250,
+    batch_size: Count | None = None,
     cache: Path | None = None,
     cache_key: str | None = None,
     track: Track = untracked,
@@ -157,6 +157,7 @@ def loss_landscape(
         raise ValueError("model: its weights were created under torch.inference_mode and cannot be changed")
     if not any(weight.ndim > 1 for weight in parameters.values()):
         warnings.warn("model: it has no weights to move, so its landscape is flat", stacklevel=2)
+    batch_size = batch_size or default_batch_size(model, images)
     d1, d2 = ({name: _direction(weight, generator) for name, weight in parameters.items()} for _ in range(2))
 
     def loss_at(subject: nn.Module, point: Tensor) -> dict[str, Tensor]:

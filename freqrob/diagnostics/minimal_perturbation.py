@@ -328,6 +328,11 @@ def _success_in_words(measured: MinimalPerturbationSpectrum) -> str:
     return f", found for {measured.success.sum()} of {len(measured.success)}" if is_partial else ""
 
 
+def twenty_of_224(height: int, width: int) -> int:
+    """Images per batch: 20 as Li et al. take, fewer above 224×224, where their gradients need more memory."""
+    return max(1, min(20, 20 * 224 * 224 // (height * width)))
+
+
 @register_diagnostic("minimal_perturbation")
 class SmallestPerturbations(Diagnostic):
     """``minimal_perturbation`` as a diagnostic."""
@@ -336,8 +341,8 @@ class SmallestPerturbations(Diagnostic):
     measurement = MinimalPerturbationSpectrum
     help = "spectrum of the smallest targeted perturbations, and f_0.5 (Li et al.)."
     presets = {
-        "quick": {"images": 20, "steps": 50, "pgd_steps": 10, "repeats": 1, "batch_size": 20},
-        "full": {"images": 1000, "batch_size": 20},
+        "quick": {"images": 20, "steps": 50, "pgd_steps": 10, "repeats": 1, "batch_size": twenty_of_224},
+        "full": {"images": 1000, "batch_size": twenty_of_224},
     }
     needs_gradients = True
     order = 40

@@ -15,7 +15,7 @@ from freqrob.data.streams import Images
 from freqrob.models.keys import shared_cache, subject_key
 from freqrob.models.layout import channels_last
 from freqrob.models.sources import as_module
-from freqrob.models.state import bare, device_of, measuring
+from freqrob.models.state import bare, default_batch_size, device_of, measuring
 from freqrob.runtime.parameters import check_counts
 from freqrob.runtime.process_state import random_state
 from freqrob.runtime.processes import merged, propagate_failure, rank_and_world
@@ -50,7 +50,7 @@ def per_sample(
     *,
     key: Mapping[str, Any],
     quantity: str,
-    batch_size: int = 250,
+    batch_size: int | None = None,
     cache: Path | None = None,
     cache_key: str | None = None,
     track: Track = untracked,
@@ -69,7 +69,7 @@ def per_sample(
         images, labels: (N, C, H, W), uint8 or float in [0, 1], a tensor or a stream, and (N,) int64.
         key: the settings that the values depend on, as values that JSON can hold.
         quantity: what is measured, for the progress bar and the file's name.
-        batch_size: images per batch.
+        batch_size: images per batch; ``default_batch_size`` by default.
         cache: a folder of ``Samples``; None caches nothing.
         cache_key: as for ``evaluate``.
         track: wraps iterables in a progress bar.
@@ -79,7 +79,8 @@ def per_sample(
             with a model that needs a ``cache_key`` to be cached.
         OSError: the cache cannot be written.
     """
-    batches, model = _batches(images, labels, batch_size), as_module(model)
+    model = as_module(model)
+    batch_size, batches = _batches(model, images, labels, batch_size)
     measure_batch = _explained(measure, model, images, labels, batch_size)
     common = {"key": key, "quantity": quantity, "cache": cache, "cache_key": cache_key, "track": track}
     return shared_out(measure_batch, model, images, labels, batches, **common)
@@ -92,14 +93,15 @@ def per_batch(
     labels: Tensor,
     *,
     key: Mapping[str, Any],
-    batch_size: int = 250,
+    batch_size: int | None = None,
     **common: Any,
 ) -> Samples:
     """As ``per_sample``, but ``measure`` gives values of the batch as a whole: (batches, …) by name.
 
     For values that would take much space per image, such as spectra.
     """
-    batches, model = _batches(images, labels, batch_size), as_module(model)
+    model = as_module(model)
+    batch_size, batches = _batches(model, images, labels, batch_size)
     measure_batch = _explained(measure, model, images, labels, batch_size)
 
     def of_batch(subject: nn.Module, number: Tensor) -> dict[str, Tensor]:
@@ -109,11 +111,14 @@ def per_batch(
     return shared_out(of_batch, model, images, labels, numbers, key={**key, "batch_size": batch_size}, **common)
 
 
-def _batches(images: Images, labels: Tensor, batch_size: int) -> tuple[Tensor, ...]:
-    """The indices of the images of each batch. Raises ValueError for images and labels that do not fit."""
+def _batches(
+    model: nn.Module, images: Images, labels: Tensor, batch_size: int | None
+) -> tuple[int, tuple[Tensor, ...]]:
+    """The batch size, and the indices of the images of each batch. Raises ValueError for images that do not fit."""
     check_labelled(images, labels)
+    batch_size = default_batch_size(model, images) if batch_size is None else batch_size
     check_counts(batch_size=batch_size)
-    return torch.arange(len(images)).split(int(batch_size))
+    return batch_size, torch.arange(len(images)).split(int(batch_size))
 
 
 def _explained(

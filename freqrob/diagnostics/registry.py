@@ -187,6 +187,10 @@ class Diagnostic:
         """
         return 1
 
+    def reads(self, settings: Mapping[str, Any]) -> int:
+        """How often each image is read, for the expected time if it must be decoded."""
+        return 1
+
     def sees(self, images: Tensor) -> Tensor:
         """The images to measure on, computed from those of the data set, if it does not stream."""
         return images

@@ -22,7 +22,7 @@ from freqrob.models.keys import model_hash, shared_cache
 from freqrob.models.layout import channels_last
 from freqrob.models.preprocessing import Data, inputs_of
 from freqrob.models.sources import as_module
-from freqrob.models.state import bare, device_of, measuring
+from freqrob.models.state import bare, default_batch_size, device_of, measuring
 from freqrob.runtime.files import check_file, expanded
 from freqrob.runtime.html import html_table
 from freqrob.runtime.parameters import Count, checked, fits, nearest_names, shown_hint, to_python
@@ -60,7 +60,9 @@ def expected_seconds(
     classes: Count | None = None,
     batch_size: Count | None = None,
 ) -> float:
-    """Estimate the seconds that ``diagnose`` takes from the time of one batch. Raises as ``diagnose``.
+    """Estimate the seconds that ``diagnose`` takes, from the times of reading one batch and of the model's pass.
+
+    Only the first images are read. Raises as ``diagnose``.
 
     >>> import freqrob
     >>> from freqrob.data.samples import sample_images
@@ -68,28 +70,37 @@ def expected_seconds(
     >>> expected_seconds(model, samples.images, samples.labels, only=["jacobian"]) < 60
     True
     """
-    images, labels, classes = inputs_of(as_module(model), data, labels, classes)
-    batch_size = default_batch_size(images) if batch_size is None else batch_size
+    model = as_module(model)
+    images, labels, classes = inputs_of(model, data, labels, classes)
+    batch_size = batch_size or default_batch_size(model, images)
     size = images.shape[-2], images.shape[-1]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        plans, model = _planned(preset, only, settings, size), as_module(model)
+        plans = _planned(preset, only, settings, size)
         _check_model(plans, model, images, labels, classes, batch_size)
     if rank_and_world()[1] == 1:
         _try_settings(plans, model, images, labels[_order(labels)])
+    each_pass, each_read = _seconds_per_image(model, images, batch_size)
+    seconds = 0.0
+    for name, plan in plans.items():
+        diagnostic = get_diagnostic(name)
+        given = {**diagnostic.defaults, **plan, "images": min(plan["images"] or len(images), len(images))}
+        seconds += given["images"] * (each_pass * diagnostic.cost(given, size) + each_read * diagnostic.reads(given))
+    return seconds
+
+
+def _seconds_per_image(model: nn.Module, images: Images, batch_size: int) -> tuple[float, float]:
+    """The times of a forward pass and of reading, by a batch of at most 64 images that was read before."""
     probed = torch.arange(min(64, batch_size, len(images)))
+    began = time.perf_counter()
     batch = to_pixels(images[probed]).to(device_of(model, images))
+    reading = time.perf_counter() - began
     with explained(batch_size), random_state(), measuring(model) as subject, channels_last(subject), torch.no_grad():
         subject(batch)
         began = time.perf_counter()
         subject(batch).sum().item()
-        each = (time.perf_counter() - began) / len(batch)
-    passes = 0
-    for name, plan in plans.items():
-        diagnostic = get_diagnostic(name)
-        given = {**diagnostic.defaults, **plan, "images": min(plan["images"] or len(images), len(images))}
-        passes += given["images"] * diagnostic.cost(given, size)
-    return each * passes
+        passing = time.perf_counter() - began
+    return passing / len(batch), reading / len(batch)
 
 
 @checked
@@ -126,7 +137,7 @@ def diagnose(
         out: folder for ``<name>.npz`` and ``<name>.json`` of each, ``<name>_<layer>`` for a layer. The JSON has the
             hash of the network (``model_hash``) and whether all results came ``from_cache``.
         about: more entries of the JSON, such as the model's name and the provenance.
-        batch_size: images per batch; by default 250 at 32×32 pixels, fewer at larger sizes.
+        batch_size: images per batch; ``default_batch_size`` by default.
         cache: cache directory, from which an interrupted run resumes.
         cache_key: as for ``evaluate``.
         track: wraps iterables in a progress bar, as ``freqrob.runtime.progress.progress_bar`` does.
@@ -158,7 +169,6 @@ def diagnose(
     for name, diagnostic in {} if only else all_diagnostics().items():
         if name not in plans:
             warnings.warn(f"{name} is left out: it needs {diagnostic.package}", stacklevel=3)
-    batch_size = default_batch_size(images) if batch_size is None else batch_size
     with propagate_failure():
         if out is not None:
             out = expanded(out, "out")
@@ -166,6 +176,7 @@ def diagnose(
             for path in (out / f"{name}.{kind}" for name in plans for kind in ("npz", "json")):
                 check_file(path)
     model, order = as_module(model), _order(labels)
+    batch_size = batch_size or default_batch_size(model, images)
     cache = shared_cache(cache, cache_key, rank_and_world()[1], bare(model))
     _check_model(plans, model, images, labels, classes, batch_size)
     images, labels = select(images, order), labels[order]
@@ -182,12 +193,6 @@ def diagnose(
             if out is not None:
                 measurements[name].save(out, name, {**about, "from_cache": from_cache})
     return measurements
-
-
-def default_batch_size(images: Images) -> int:
-    """250 images at 32×32 pixels, fewer at larger sizes."""
-    height, width = images.shape[-2:]
-    return max(8, min(250, 250 * 32 * 32 // (height * width)))
 
 
 def _order(labels: Tensor) -> Tensor | slice:

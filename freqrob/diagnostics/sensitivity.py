@@ -20,7 +20,9 @@ from freqrob.diagnostics.drawing import FREQUENCY, GREY, Panel, Picture, Section
 from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.diagnostics.per_sample import per_batch
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, number, register_diagnostic
-from freqrob.runtime.parameters import checked, fits
+from freqrob.models.sources import as_module
+from freqrob.models.state import default_batch_size
+from freqrob.runtime.parameters import Count, checked, fits
 from freqrob.runtime.progress import Track, untracked
 from freqrob.spectral.longtail import split
 from freqrob.spectral.ops import ring_sum
@@ -73,7 +75,7 @@ def sensitivity(
     *,
     boundary_ring: int | None = None,
     ranks: Sequence[int] | None = None,
-    batch_size: int = 250,
+    batch_size: Count | None = None,
     cache: Path | None = None,
     cache_key: str | None = None,
     track: Track = untracked,
@@ -113,6 +115,8 @@ def sensitivity(
         raise ValueError(f"boundary_ring: expected 1 to {rings.rings - 1}, got {boundary_ring!r}")
     if not fits(ranks, Sequence[int]) or not ranks or not all(0 <= rank < len(radius) for rank in ranks):
         raise ValueError(f"ranks: expected some of 0 to {len(radius) - 1}, got {ranks!r}")
+
+    batch_size = batch_size or default_batch_size(as_module(model), images)
 
     def projected(model: nn.Module, indices: Tensor, device: torch.device) -> dict[str, Tensor]:
         gradient = input_gradient(model, to_pixels(images[indices]).to(device), labels[indices].to(device)).mean(1)

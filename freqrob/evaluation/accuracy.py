@@ -24,7 +24,7 @@ from freqrob.models.keys import hash_of, subject_key, usable_cache
 from freqrob.models.layout import channels_last
 from freqrob.models.preprocessing import Data, inputs_of
 from freqrob.models.sources import as_module
-from freqrob.models.state import device_of, measuring
+from freqrob.models.state import default_batch_size, device_of, measuring
 from freqrob.models.twins import COMPARED, Precision, fast_gradients, in_bfloat16
 from freqrob.runtime.html import html_table
 from freqrob.runtime.parameters import Count, Natural, check_choices, checked
@@ -108,7 +108,7 @@ def evaluate(
     protocols: Sequence[str] = PROTOCOLS,
     attacks: Sequence[Attack | str] = (Clean(), PGD()),
     classes: Count | None = None,
-    batch_size: Count = 250,
+    batch_size: Count | None = None,
     seed: Natural = 0,
     precision: Precision = "float32",
     cache: str | Path | None = None,
@@ -153,7 +153,7 @@ def evaluate(
         classes: number of classes of the data set, if known, by default that of an ``ImageSet``; a model with another
             number of logits raises ValueError. Otherwise a model whose classes seem not to match the labels causes a
             warning.
-        batch_size: images per batch.
+        batch_size: images per batch; ``default_batch_size`` by default.
         seed: random seed, ≥ 0; each attack starts from it.
         precision: "bfloat16" attacks a twin in bfloat16 first, by attacks of many gradients, and in float32 those of
             its adversarial examples that do not fool the model; the others count. Faster on processors with bfloat16
@@ -193,7 +193,7 @@ def evaluate(
     for attack in attacks:
         _check_described(attack)
     images, labels, classes = inputs_of(as_module(model), data, labels, classes, track)
-    results = Results()
+    batch_size, results = batch_size or default_batch_size(as_module(model), images), Results()
     with random_state(seed), measuring(as_module(model)) as bare:
         cache = usable_cache(cache, cache_key, bare, *attacks)
         measured: dict[str, list[tuple[Tensor, bool]]] = {}

@@ -140,7 +140,7 @@ def evaluate_corruptions(
     *,
     images: int | None = None,
     protocol: str = "natural",
-    batch_size: int = 500,
+    batch_size: int | None = None,
     cache: str | Path | None = None,
     cache_key: str | None = None,
     track: Track = untracked,

@@ -100,7 +100,7 @@ def check_masking(
     white_box: PGD | None = None,
     queries: int = 500,
     classes: int | None = None,
-    batch_size: int = 250,
+    batch_size: int | None = None,
     seed: int = 0,
     cache: str | Path | None = None,
     cache_key: str | None = None,

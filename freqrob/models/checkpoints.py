@@ -5,7 +5,6 @@ The bare network's state dict keeps its names. Tensors that front ends have lear
 """
 
 import hashlib
-import os
 import warnings
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from freqrob.models.cards import Card, CheckpointError
 from freqrob.models.state_dicts import fit_keys, is_averaged, select_state
-from freqrob.runtime.files import locked, sha256_of, temporary_beside, write_synced, write_text
+from freqrob.runtime.files import locked, replacing, sha256_of, write_synced, write_text
 from freqrob.runtime.parameters import checked
 from freqrob.runtime.reading import brief, mistaken_for_data, read_safetensors, read_torch
 
@@ -52,10 +51,9 @@ def save(path: str | Path, state: Mapping[str, Tensor], card: Card, dtype: torch
     weights = safetensors.torch.save({key: _stored(value, dtype) for key, value in state.items()})
     created = card.created or datetime.now(timezone.utc).isoformat(timespec="seconds")
     card = replace(card, sha256=hashlib.sha256(weights).hexdigest(), created=created)
-    with temporary_beside(path) as new_weights:
-        write_synced(new_weights, weights)
+    with replacing(path) as new:
+        write_synced(new, weights)
         write_text(card_path(path), card.to_json())  # first: weights without a card are loaded as their name says
-        os.replace(new_weights, path)
     return card
 
 

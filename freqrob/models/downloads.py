@@ -1,18 +1,21 @@
 """Downloads: weights from the location on a card, used only if their sha256 matches the card."""
 
 import os
+import shutil
 import sys
 from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import Request, url2pathname, urlopen
 
+from rich.console import Console
+from rich.progress import wrap_file
+
 from freqrob.models.cards import Card, CheckpointError
 from freqrob.models.checkpoints import card_path, check_sha256
-from freqrob.runtime.files import check_folder, temporary_beside, write_text
+from freqrob.runtime.files import check_folder, replacing, write_text
 from freqrob.runtime.reading import open_file
 
-_CHUNK = 1 << 20
 _TIMEOUT_SECONDS = 30
 
 
@@ -38,11 +41,10 @@ def download(card: Card, path: Path) -> None:
         raise CheckpointError(f"{card.name}: its card gives {url} but no sha256 to check the download against")
     print(f"Downloading {card.name} from {url} to {path}", file=sys.stderr)
     try:
-        with temporary_beside(path) as weights:
+        with replacing(path) as weights:
             _transfer(url, weights)
             check_sha256(weights, card.sha256, shown_as=url)
             write_text(card_path(path), card.to_json())  # first: weights without a card are loaded as their name says
-            os.replace(weights, path)
     except CheckpointError:
         raise
     except (OSError, HTTPException, ValueError) as error:
@@ -51,8 +53,8 @@ def download(card: Card, path: Path) -> None:
 
 
 def _transfer(url: str, path: Path) -> None:
-    """Copy what ``url`` serves to ``path``, with progress in megabytes on a terminal."""
-    parts, shows_progress = urlsplit(url), sys.stderr.isatty()
+    """Copy what ``url`` serves to ``path``, with a progress bar on a terminal."""
+    parts, console = urlsplit(url), Console(stderr=True)
     if parts.scheme not in ("http", "https", "file"):
         raise ValueError(f"expected an http, https or file URL, got {parts.scheme or 'none'}")
     if parts.scheme == "file":  # urlopen would wait for a pipe
@@ -60,14 +62,7 @@ def _transfer(url: str, path: Path) -> None:
     request = Request(url, headers={"User-Agent": "freqrob"})
     with urlopen(request, timeout=_TIMEOUT_SECONDS) as source, path.open("wb") as target:
         expected = int(source.headers.get("Content-Length") or 0)
-        size = f" of {expected / 1e6:.1f}" if expected else ""
-        while chunk := source.read(_CHUNK):
-            target.write(chunk)
-            if shows_progress:
-                print(f"\r  {target.tell() / 1e6:.1f}{size} MB", end="", file=sys.stderr, flush=True)
-        if shows_progress:
-            print(file=sys.stderr)
-        target.flush()
-        os.fsync(target.fileno())
+        with wrap_file(source, expected, description="", console=console, disable=not console.is_terminal) as shown:
+            shutil.copyfileobj(shown, target)
         if target.tell() < expected:
             raise OSError(f"the connection ended after {target.tell()} of {expected} bytes")

@@ -36,26 +36,9 @@ from freqrob.runtime.parameters import checked, nearest_names
 from freqrob.runtime.reading import brief
 
 
-class _Classes(Mapping[str, int]):
-    """The number of classes of each registered data set."""
-
-    def __getitem__(self, name: str) -> int:
-        return DATASETS[name].classes
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(DATASETS)
-
-    def __len__(self) -> int:
-        return len(DATASETS)
-
-
-DATASET_CLASSES = _Classes()
-"""The number of classes by name; those in grey levels (``cifar10_grayscale``) are found, but not listed."""
-
-
 def all_datasets() -> list[str]:
     """Names of the data sets for which there may be models, also of those in grey levels."""
-    return [*DATASET_CLASSES, *(name for name in map(grayscale_name, DATASETS) if name in DATASETS)]
+    return [*DATASETS, *(name for name in map(grayscale_name, DATASETS) if name in DATASETS)]
 
 
 THREAT_MODELS = ("Linf", "L2", "corruptions")
@@ -159,7 +142,7 @@ def list_models(
     ['bass_trades_rn20', 'trades_rn20']
     """
     known_dataset, known_threat = check_names(dataset or "cifar10", threat_model or "Linf")
-    datasets = [known_dataset] if dataset else [*DATASET_CLASSES, *map(grayscale_name, DATASETS)]
+    datasets = [known_dataset] if dataset else [*DATASETS, *map(grayscale_name, DATASETS)]
     threats = [known_threat] if threat_model else list(THREAT_MODELS)
     folders = [
         root / dataset / threat
@@ -198,7 +181,7 @@ def check_names(dataset: str | Enum, threat_model: str | Enum) -> tuple[str, str
     """Both names as strings, from strings or RobustBench's enums. Raises ValueError for unknown ones."""
     dataset, threat_model = (str(getattr(name, "value", name)) for name in (dataset, threat_model))
     threat_model = threat_model.removesuffix("_3d")
-    for name, value, known in (("dataset", dataset, DATASET_CLASSES), ("threat_model", threat_model, THREAT_MODELS)):
+    for name, value, known in (("dataset", dataset, DATASETS), ("threat_model", threat_model, THREAT_MODELS)):
         if value not in known:
             hint = nearest_names(value, known)
             raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(known)}.{hint}")
@@ -208,7 +191,7 @@ def check_names(dataset: str | Enum, threat_model: str | Enum) -> tuple[str, str
 def target_of(dataset: str | Enum, threat_model: str | Enum, model_dir: str | Path) -> Target:
     """The ``Target`` of a data set, threat model and folder. Raises ValueError as ``check_names``."""
     dataset, threat_model = check_names(dataset, threat_model)
-    return Target(dataset, threat_model, DATASET_CLASSES[dataset], expanded(model_dir, "model_dir"))
+    return Target(dataset, threat_model, DATASETS[dataset].classes, expanded(model_dir, "model_dir"))
 
 
 def _load_from(source: str, model_name: str, target: Target) -> FrontEnded:
@@ -257,8 +240,8 @@ def _plugins() -> Iterator[PluginModel]:
     """The models of plug-ins; warns about those with an unknown data set or threat model or a shipped name."""
     for model in plugin_models():
         place = shipped_folder() / model.dataset / model.threat_model / f"{model.name}.safetensors"
-        if model.dataset not in DATASET_CLASSES or model.threat_model not in THREAT_MODELS:
-            known = f"{', '.join(DATASET_CLASSES)} and {', '.join(THREAT_MODELS)}"
+        if model.dataset not in DATASETS or model.threat_model not in THREAT_MODELS:
+            known = f"{', '.join(DATASETS)} and {', '.join(THREAT_MODELS)}"
             warnings.warn(f"{model}: left out, expected a data set and a threat model of {known}", stacklevel=3)
         elif place.is_file():
             warnings.warn(f"{model}: left out, freqrob's own model has this name", stacklevel=3)
@@ -308,7 +291,7 @@ def _not_found(model_name: str, target: Target) -> str:
     available = list_models("*", dataset, threat_model, model_dir)
     lines += [f"Loadable here: {', '.join(available) or 'none'}.{nearest_names(model_name, available)}"]
     other = grayscale_name(dataset) if colour_name(dataset) == dataset else colour_name(dataset)
-    if other in DATASET_CLASSES and model_name in list_models("*", other, threat_model, model_dir):
+    if other in DATASETS and model_name in list_models("*", other, threat_model, model_dir):
         lines += [f"It is there for {other}: {'add' if other != colour_name(other) else 'omit'} --grayscale."]
     if model_name.lower().endswith(SUFFIXES):
         return "\n".join(

@@ -91,3 +91,16 @@ def device_of(model: nn.Module, images: Images | None = None) -> torch.device:
     """Device of a model; for a model without tensors that of the images, or else the CPU."""
     tensor = next(chain(model.parameters(), model.buffers()), images)
     return torch.device("cpu") if tensor is None else tensor.device
+
+
+def default_batch_size(model: nn.Module, images: Images) -> int:
+    """As many images as have the pixels of 8 of 224×224, of 64 for a model on a GPU; at most 250, at least one.
+
+    >>> default_batch_size(nn.Identity(), torch.zeros(1, 3, 32, 32))
+    250
+    >>> default_batch_size(nn.Identity(), torch.zeros(1, 3, 224, 224))
+    8
+    """
+    height, width = images.shape[-2:]
+    of_224 = 8 if device_of(model, images).type == "cpu" else 64
+    return max(1, min(250, of_224 * 224 * 224 // (height * width)))

@@ -168,13 +168,14 @@ class Scale:
 
 _SMALL = {"rn18": "rn20", "prn18_jafr": "rn20", "wrn40_2": "rn20"}
 _FEW = {
-    "autoattack": 1000, "corruptions": 1000, "sensitivity": 1000, "hybrid": 1000, "minimal_perturbation": 100,
+    "autoattack": 200, "corruptions": 1000, "sensitivity": 1000, "hybrid": 1000, "minimal_perturbation": 100,
     "loss_landscape": 200, "pgd-50-10": 1000,
 }  # fmt: skip
 SCALES = {
     scale.name: scale for scale in (Scale("rn20", _SMALL, _FEW), Scale("paper", images={"minimal_perturbation": 1000}))
 }
 """The scales by name. At ``rn20``, a ResNet-20 stands for ResNet-18 and WRN-40-2, on 10,000 test images or fewer."""
+IMAGE_KINDS = ("accuracy", "jacobian", "spectrum", *_FEW)  # kinds of measurement with a number of images of their own
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from operator import index
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -307,8 +307,8 @@ def _register() -> list[str]:
     autograd("freqrob::ring_filter", _ring_filter_backward, setup_context=_save)
     autograd("freqrob::ring_dot", _ring_dot_backward, setup_context=_save)
     autograd("freqrob::mean_amplitude", _mean_amplitude_backward, setup_context=_save)
-    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
-    return [device for device in ("CPU", "CUDA") if has_kernel("freqrob::bass", device)]
+    op: Any = torch.ops.freqrob.bass.default
+    return [device for device in ("CPU", "CUDA") if op.has_kernel_for_dispatch_key(device)]
 
 
 def _save(ctx, inputs, output) -> None:

@@ -118,7 +118,12 @@ def _distance(size: int) -> Tensor:
 
 
 def constant_when_compiled(function: Callable) -> Callable:
-    """As ``torch.compiler.assume_constant_result``, which imports all of torch._dynamo: a second at every start."""
+    """As ``torch.compiler.assume_constant_result``, which imports all of torch._dynamo: a second at every start.
+
+    Call that alone when it no longer does; it is called with releases of torch that this has not been tried with.
+    """
+    if torch.__version__ >= "2.15":  # which compares versions, not text
+        return torch.compiler.assume_constant_result(function)
     function._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
     return function
 

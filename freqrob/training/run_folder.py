@@ -9,16 +9,18 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, TypedDict
 
+import torch
 from filelock import Timeout
 from torch import Tensor
 
 from freqrob.models.cards import CheckpointError
-from freqrob.models.checkpoints import card_path
+from freqrob.models.checkpoints import card_path, load, save
 from freqrob.runtime.figures import drawing
 from freqrob.runtime.file_formats import FileFormat
-from freqrob.runtime.files import locked, remove_abandoned, write_csv, write_text, write_torch
+from freqrob.runtime.files import check_file, locked, remove_abandoned, write_csv, write_text, write_torch
 from freqrob.runtime.reading import REMEDY, Share, fitted, read_torch
 
+STORED_DTYPE = torch.float16  # of kernels and matrices in weights files
 History = list[dict[str, float]]
 
 
@@ -52,9 +54,9 @@ CHECKPOINT = FileFormat("checkpoint", Checkpoint)  # not of JSON, but of the sam
 class RunFolder:
     """The folder of one run.
 
-    It holds ``last.ckpt``, from which the run resumes, ``last.safetensors`` with its card, ``metrics.jsonl``,
-    ``metrics.csv``, ``curves.png``, and ``not_finite.pt``, a batch whose loss was not finite. Every file is complete
-    before it replaces an earlier one.
+    It holds ``last.ckpt``, from which the run resumes, ``last.safetensors`` and ``best.safetensors`` with their cards,
+    ``metrics.jsonl``, ``metrics.csv``, ``curves.png``, and ``not_finite.pt``, a batch whose loss was not finite. Every
+    file is complete before it replaces an earlier one.
     """
 
     def __init__(self, folder: Path, recipe: dict[str, Any], tensorboard: bool = False) -> None:
@@ -83,7 +85,7 @@ class RunFolder:
         """The last checkpoint, on the CPU, or None.
 
         Raises CheckpointError for a damaged checkpoint, or one that contradicts ``steps_per_epoch``; ValueError for a
-        checkpoint of another recipe.
+        checkpoint of another recipe; FileNotFoundError if the best weights are missing.
         """
         if not self.last_checkpoint.is_file():
             return None
@@ -98,7 +100,17 @@ class RunFolder:
                 f"recipe: {self.folder} holds a run with other settings ({_differences(made_for, self.recipe)}); "
                 "repeat its command, choose another model_dir (--model-dir), or remove it"
             )
+        if state["history"] and not self.best_weights.is_file():
+            raise FileNotFoundError(
+                f"{self.best_weights}: missing, although this run has saved it; remove {self.folder} to train again"
+            )
         return state
+
+    def check_files(self) -> None:
+        """Raise OSError, naming ``model_dir``, for a file of the run that could not be written."""
+        weights = self.weights, self.last_weights, self.best_weights
+        for path in (self.last_checkpoint, *weights, *map(card_path, weights), *self.metrics):
+            check_file(path, "model_dir")
 
     def _check_progress(self, state: Checkpoint, steps_per_epoch: int) -> None:
         """Raise ValueError if the counts of steps, epochs and losses contradict each other."""
@@ -156,11 +168,6 @@ class RunFolder:
         return self.folder / "last.ckpt"
 
     @property
-    def files(self) -> tuple[Path, ...]:
-        """The files that a run must be able to write."""
-        return self.last_checkpoint, self.last_weights, card_path(self.last_weights), *self.metrics
-
-    @property
     def metrics(self) -> tuple[Path, Path]:
         """A line for each epoch, as JSON and as CSV."""
         return self.folder / "metrics.jsonl", self.folder / "metrics.csv"
@@ -169,6 +176,22 @@ class RunFolder:
     def last_weights(self) -> Path:
         """The network of the last whole epoch, for ``load_model``'s ``custom_checkpoint``."""
         return self.folder / "last.safetensors"
+
+    @property
+    def best_weights(self) -> Path:
+        """The network of the best epoch so far, which gets the model's name when the run is finished."""
+        return self.folder / "best.safetensors"
+
+    @property
+    def weights(self) -> Path:
+        """The finished model, which ``load_model`` finds by its name."""
+        return self.folder.with_name(f"{self.folder.name}.safetensors")
+
+    def publish(self) -> None:
+        """Give the network of the best epoch the model's name. Raises FileNotFoundError, OSError, CheckpointError."""
+        state, card = load(self.best_weights)
+        assert card is not None
+        save(self.weights, state, card, STORED_DTYPE)
 
     @property
     def bad_batch(self) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from math import isfinite
@@ -23,11 +23,10 @@ from freqrob.data.datasets import to_pixels
 from freqrob.data.pca import pca_components
 from freqrob.models import create_network
 from freqrob.models.cards import Card
-from freqrob.models.checkpoints import card_path, check_state, checkpoint_state, load_into, save
+from freqrob.models.checkpoints import check_state, checkpoint_state, load_into, save
 from freqrob.models.front_ends import PCA, FrontEnded, with_front_ends
 from freqrob.models.loading import checkpoint_path
 from freqrob.models.state import evaluating
-from freqrob.runtime.files import check_file
 from freqrob.runtime.parameters import NotNegative, checked
 from freqrob.runtime.process_state import seed_everything
 from freqrob.runtime.processes import propagate_failure, rank_zero_first
@@ -37,7 +36,7 @@ from freqrob.training.batch_norm import differentiate_twice
 from freqrob.training.launch import graceful_shutdown, launch, share_buffers
 from freqrob.training.presets import without_source
 from freqrob.training.recipe import Recipe
-from freqrob.training.run_folder import RunFolder
+from freqrob.training.run_folder import STORED_DTYPE, RunFolder
 
 VALIDATION_BATCH = 250
 PROGRESS = ("step", "history", "losses", "seconds")  # of a run, in its checkpoints
@@ -61,8 +60,8 @@ def train(
 
     ``model_dir/<dataset>/<threat>/<name>.safetensors`` with its card is the network of the best epoch by validation
     accuracy (under PGD-10 for defences that train against an attack), so that ``load_model(name, model_dir)`` finds
-    it. The folder ``<name>/`` next to it holds ``last.ckpt``, a line for each epoch in ``metrics.jsonl`` and
-    ``metrics.csv``, and ``curves.png``.
+    it when the run is finished. The folder ``<name>/`` next to it holds ``last.ckpt``, ``best.safetensors`` and
+    ``last.safetensors``, a line for each epoch in ``metrics.jsonl`` and ``metrics.csv``, and ``curves.png``.
 
     A step depends only on the recipe and the step's number, so an interrupted or killed run ends with the weights of an
     uninterrupted one: bit for bit on one CPU thread. In an initialised ``torch.distributed`` group, such as that of
@@ -99,33 +98,18 @@ def train(
     fabric = launch(recipe.precision, accelerator)
     with propagate_failure():
         if fabric.is_global_zero:
-            for path in (weights, card_path(weights), *run.files):  # before minutes of work
-                check_file(path, "model_dir")
+            run.check_files()  # before minutes of work
     seed_everything(recipe.seed)
     train_set, val_set = _load(recipe, data_dir, download, track)
-    batches = Batches(
-        train_set, recipe.batch_size, seed=recipe.seed, crop=recipe.crop,
-        flip=recipe.flip and DATASETS[recipe.dataset].flip,
-        transform=recipe.make_transform(),
-        device=fabric.device, rank=fabric.global_rank, world_size=fabric.world_size,
-    )  # fmt: skip
+    batches = _batches(recipe, train_set, fabric)
     with ExitStack() as stack:
         with propagate_failure():
             if fabric.is_global_zero:
                 stack.enter_context(run.locked())
         with propagate_failure():
             state = _State(recipe, train_set, len(batches), fabric, run, run.read(len(batches)))
-            if state.history and not weights.is_file():
-                raise FileNotFoundError(
-                    f"{weights}: missing, although this run has trained it; remove {run.folder} to train again"
-                )
         state.check_shared()
-        if defense.double_backward:
-            differentiate_twice(state.model.network)
-        # Without Fabric's wrapper, because its hooks prevent differentiating gradients
-        model, *parts = map(fabric.strategy.setup_module, [state.model, *state.parts])
-        if compile:
-            state.model.network.compile()
+        model, *parts = state.set_up(compile, defense.double_backward)
 
         steps, saved_at = recipe.epochs * len(batches), time.monotonic()
         if state.step < steps and fabric.is_global_zero:
@@ -146,7 +130,7 @@ def train(
                     run.write_batch(images, labels, step, state.model.network.state_dict())
                 raise FloatingPointError(
                     f"the loss became {mean_loss} in step {step + 1}; the batch and the network are in "
-                    f"{run.bad_batch}. Train in another model_dir with a lower lr (now {recipe.lr}) or more precision"
+                    f"{run.bad_batch}. {_remedy(recipe)}"
                 )
             state.update(mean_loss, began)
 
@@ -160,13 +144,16 @@ def train(
             with propagate_failure():
                 if fabric.is_global_zero:
                     card = _card(recipe, run.recipe, train_set, state.history[-1], made_by) if epoch_ends else None
-                    state.save(run, weights, card)
+                    state.save(run, card)
             if epoch_ends and fabric.is_global_zero:
                 log("  ".join(f"{key} {value:.4g}" for key, value in state.history[-1].items()))
             saved_at = time.monotonic()
             if stops and state.step < steps:
                 raise KeyboardInterrupt
-    return weights
+        with propagate_failure():
+            if fabric.is_global_zero and not run.weights.is_file():  # removed since an earlier call finished the run
+                run.publish()
+    return run.weights
 
 
 class _State:
@@ -218,6 +205,15 @@ class _State:
         resumed = f", from step {self.step:,} on" if self.step else ""
         return f"{self.recipe.name} on {where}, {self.recipe.precision}{resumed}"
 
+    def set_up(self, compile: bool, double_backward: bool) -> Iterator[nn.Module]:
+        """The model and the defence's parts, as the processes of a group share them."""
+        if double_backward:
+            differentiate_twice(self.model.network)
+        if compile:
+            self.model.network.compile()
+        # Without Fabric's wrapper, because its hooks prevent differentiating gradients
+        return map(self.fabric.strategy.setup_module, [self.model, *self.parts])
+
     def backward(self, loss_of_batch: Callable[[], Tensor]) -> Tensor:
         """Compute the loss and its gradients, at the learning rate of this step."""
         if self.step > self.scheduler.last_epoch:
@@ -239,12 +235,14 @@ class _State:
         self.losses.append(loss)
         self.seconds += time.monotonic() - began
 
-    def save(self, run: RunFolder, weights: Path, card: Card | None) -> None:
+    def save(self, run: RunFolder, card: Card | None) -> None:
         """Write a checkpoint; at the end of an epoch, with a ``card``, weights and metrics too."""
         if card is not None:
-            for path in (weights, run.last_weights) if self.is_best else (run.last_weights,):
-                save(path, checkpoint_state(self.kept), card, torch.float16)
+            for path in (run.best_weights, run.last_weights) if self.is_best else (run.last_weights,):
+                save(path, checkpoint_state(self.kept), card, STORED_DTYPE)
             run.write_metrics(self.history)
+            if len(self.history) == self.recipe.epochs:
+                run.publish()
         run.write(self.as_dict())
         if card is not None:
             run.draw_metrics(self.history)
@@ -253,10 +251,7 @@ class _State:
         """Raise FloatingPointError if the weights are not finite, before they are saved."""
         if not all(parameter.isfinite().all() for parameter in self.trained):
             kept = "; the last checkpoint is intact" if run.last_checkpoint.is_file() else ""
-            raise FloatingPointError(
-                f"the weights are not finite after step {self.step}{kept}. Train in another model_dir with a lower lr "
-                f"(now {self.recipe.lr}) or more precision"
-            )
+            raise FloatingPointError(f"the weights are not finite after step {self.step}{kept}. {_remedy(self.recipe)}")
 
     @property
     def trained(self) -> list[nn.Parameter]:
@@ -333,6 +328,16 @@ def _load(recipe: Recipe, data_dir: str | Path, download: bool, track: Track) ->
     return train_set, val_set
 
 
+def _batches(recipe: Recipe, train_set: ImageSet, fabric: Fabric) -> Batches:
+    """This process's share of the batches of the run."""
+    return Batches(
+        train_set, recipe.batch_size, seed=recipe.seed, crop=recipe.crop,
+        flip=recipe.flip and DATASETS[recipe.dataset].flip,
+        transform=recipe.make_transform(),
+        device=fabric.device, rank=fabric.global_rank, world_size=fabric.world_size,
+    )  # fmt: skip
+
+
 def _validate(model: nn.Module, val_set: ImageSet, recipe: Recipe, fabric: Fabric, track: Track) -> dict[str, float]:
     """Accuracies on the validation split; ``selection`` chooses the best epoch."""
     defense, count = recipe.make_defense(), min(recipe.selection_images or len(val_set), len(val_set))
@@ -357,6 +362,10 @@ def _validate(model: nn.Module, val_set: ImageSet, recipe: Recipe, fabric: Fabri
     if defense.adversarial:
         scores["val_pgd10"] = robust / count
     return {**scores, "selection": scores["val_pgd10" if defense.adversarial else "val_clean"]}
+
+
+def _remedy(recipe: Recipe) -> str:
+    return f"Train in another model_dir with a lower lr (now {recipe.lr}) or more precision"
 
 
 def _note(recipe: Recipe) -> str:

@@ -1,6 +1,7 @@
 """`freqrob reproduce`, through Typer's runner."""
 
 import json
+import re
 from importlib import import_module
 
 import pytest
@@ -66,6 +67,14 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(table1, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_kind_of_measurement_takes_its_own_number_of_images(tmp_path):
+    options = ["--images", "autoattack=7", "--images", "pgd-50-10=9", "--images", "50"]
+    result = run("reproduce", "chan2022:table7", "--dry-run", "--no-train", *options, "--model-dir", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"images: CW 9, AutoAttack 7\b", result.output), result.output
+    assert "images at most: 50" in result.output
+
+
 def test_rows_whose_data_are_missing_are_named(table1, tmp_path):
     result = run("reproduce", "doe2026:table1", "--out", tmp_path / "out", "--data", tmp_path / "nowhere")
     assert result.exit_code == 0, result.output
@@ -78,6 +87,8 @@ def test_rows_whose_data_are_missing_are_named(table1, tmp_path):
         (["doe2026:table2"], "doe2026:table1"),
         (["doe2026:table1", "--scale", "large"], "paper"),
         (["doe2026:table1", "--images", "0"], "images"),
+        (["doe2026:table1", "--images", "autoatack=9"], "autoattack"),
+        (["doe2026:table1", "--images", "autoattack=x"], "autoattack=x"),
         (["doe2026:table1", "--seed", "-1"], "seed"),
         (["doe2026:table1", "--models", "standard_rn20"], "ROW=MODEL"),
     ],

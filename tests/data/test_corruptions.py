@@ -3,6 +3,7 @@
 from colorsys import hsv_to_rgb, rgb_to_hsv
 from io import BytesIO
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -81,18 +82,18 @@ def speckle_noise(x, draw, sigma):
 
 
 def defocus_blur(x, _draw, radius, sigma):
-    at = np.arange(-8, 9)
+    at = np.arange(-8, 9) if radius <= 8 else np.arange(-radius, radius + 1)
     disc = (at[:, None] ** 2 + at**2 <= radius**2) * 1.0
-    taps = np.exp(-np.array([1, 0, 1]) / (2 * sigma**2))
-    kernel = ndimage.convolve(disc / disc.sum(), np.outer(taps, taps) / taps.sum() ** 2)
+    taps = np.exp(-(np.array([1, 0, 1] if radius <= 8 else [2, 1, 0, 1, 2]) ** 2) / (2 * sigma**2))
+    kernel = ndimage.convolve(disc / disc.sum(), np.outer(taps, taps) / taps.sum() ** 2, mode="mirror")
     return bytes_of(ndimage.convolve(x / 255, np.float64(np.float32(kernel))[..., None], mode="mirror"))
 
 
-def glass_blur(x, draw, sigma, rounds):
+def glass_blur(x, draw, sigma, reach, rounds):
     x = bytes_of(blurred(x / 255, sigma))
     for _ in range(rounds):
-        up, left = draw.integers(0, 2, 2, 32, 32)
-        for h, w in product(range(31, 1, -1), range(31, 1, -1)):
+        up, left = draw.integers(1 - reach, reach + 1, 2, 32, 32)
+        for h, w in product(range(32 - reach, reach, -1), repeat=2):
             other = h - up[h, w], w - left[h, w]
             x[h, w], x[other] = x[other], x[h, w]  # views: what is there twice afterwards is x[other]
     return bytes_of(blurred(x / 255, sigma))
@@ -102,8 +103,8 @@ def motion_blur(x, draw, radius, sigma):
     return smeared(x, radius, sigma, draw.uniform(-45, 45))
 
 
-def zoom_blur(x, _draw, end):
-    x, factors = (x / 255).astype(np.float32), np.arange(1, end, 0.01)
+def zoom_blur(x, _draw, end, step):
+    x, factors = (x / 255).astype(np.float32), np.arange(1, end, step)
     total = sum(clipped_zoom(x, factor) for factor in factors)
     return bytes_of((x + total) / (len(factors) + 1))
 
@@ -266,17 +267,18 @@ class Draw:
 
 
 # What may differ by a grey level: sums that should be whole numbers and fall on either side, by rounding.
-SHARE_OFF = {"saturate": 0.03, "elastic_transform": 0.02}
+SHARE_OFF = {"saturate": 0.04, "elastic_transform": 0.02}
 
 
+@pytest.mark.parametrize("severities", ["cifar", "imagenet"])
 @pytest.mark.parametrize("severity", SEVERITIES)
 @pytest.mark.parametrize("name", sorted(CORRUPTIONS.keys() - {"shot_noise", "impulse_noise"}))
-def test_each_corruption_is_its_transcription(images, ice, name, severity):
-    parameters = dict(CORRUPTIONS[name].levels[severity - 1])
+def test_each_corruption_is_its_transcription(images, ice, name, severity, severities):
+    parameters = dict(CORRUPTIONS[name].levels_of(severities)[severity - 1])
     if name == "frost":
         whole = [np.asarray(Image.open(ice / f"{name}.png")) for name in photographs.NAMES]
-        parameters["photographs"] = [pixels[2::5, 2::5] for pixels in whole]
-    ours = corrupt(images, name, severity, first=FIRST, frost=ice).permute(0, 2, 3, 1).numpy()
+        parameters["photographs"] = [pixels[2::5, 2::5] if severities == "cifar" else pixels for pixels in whole]
+    ours = corrupt(images, name, severity, severities=severities, first=FIRST, frost=ice).permute(0, 2, 3, 1).numpy()
     theirs = np.stack([
         globals()[name](image, Draw(name, severity, FIRST + i), **parameters)
         for i, image in enumerate(images.permute(0, 2, 3, 1).numpy().copy())
@@ -284,6 +286,16 @@ def test_each_corruption_is_its_transcription(images, ice, name, severity):
     off = np.abs(ours.astype(int) - theirs)
     assert off.max() <= 1
     assert (off[:4] > 0).mean() <= SHARE_OFF.get(name, 0.005)
+
+
+def test_images_of_224_are_corrupted_as_by_another_package():
+    found = sample_images().images[1:2].repeat_interleave(7, 2).repeat_interleave(7, 3)
+    with np.load(Path(__file__).parents[1] / "golden/imagenet_c.npz") as golden:
+        assert {*golden} == CORRUPTIONS.keys() - RANDOM
+        for name in golden:
+            ours = torch.cat([corrupt(found, name, severity) for severity in SEVERITIES])
+            off = np.abs(ours.permute(0, 2, 3, 1).numpy()[:, 3::16, 5::16].astype(int) - golden[name])
+            assert off.max() <= 1 and (off > 0).mean() <= 0.01, name
 
 
 @pytest.mark.parametrize("severity", SEVERITIES)
@@ -378,9 +390,9 @@ def test_severities_are_the_published_ones():
         "shot_noise": [(500,), (250,), (100,), (75,), (50,)],
         "impulse_noise": [(0.01,), (0.02,), (0.03,), (0.05,), (0.07,)],
         "defocus_blur": [(0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)],
-        "glass_blur": [(0.05, 1), (0.25, 1), (0.4, 1), (0.25, 2), (0.4, 2)],
+        "glass_blur": [(0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)],
         "motion_blur": [(6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)],
-        "zoom_blur": [(1.06,), (1.11,), (1.16,), (1.21,), (1.26,)],
+        "zoom_blur": [(1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)],
         "snow": [
             (0.1, 0.2, 1, 0.6, 8, 3, 0.95), (0.1, 0.2, 1, 0.5, 10, 4, 0.9), (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
             (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85), (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
@@ -403,6 +415,43 @@ def test_severities_are_the_published_ones():
         "saturate": [(0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2)],
     }  # fmt: skip
     assert {name: [tuple(level.values()) for level in c.levels] for name, c in CORRUPTIONS.items()} == published
+
+
+def test_severities_of_imagenet_are_the_published_ones():
+    of_244 = [(2, 0.7, 0.1), (2, 0.08, 0.2), (0.05, 0.01, 0.02), (0.07, 0.01, 0.02), (0.12, 0.01, 0.02)]
+    published = {
+        "gaussian_noise": [(0.08,), (0.12,), (0.18,), (0.26,), (0.38,)],
+        "shot_noise": [(60,), (25,), (12,), (5,), (3,)],
+        "impulse_noise": [(0.03,), (0.06,), (0.09,), (0.17,), (0.27,)],
+        "defocus_blur": [(3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)],
+        "glass_blur": [(0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)],
+        "motion_blur": [(10, 3), (15, 5), (15, 8), (15, 12), (20, 15)],
+        "zoom_blur": [(1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)],
+        "snow": [
+            (0.1, 0.3, 3, 0.5, 10, 4, 0.8), (0.2, 0.3, 2, 0.5, 12, 4, 0.7), (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
+            (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65), (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
+        ],
+        "frost": [(1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)],
+        "fog": [(1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)],
+        "brightness": [(0.1,), (0.2,), (0.3,), (0.4,), (0.5,)],
+        "contrast": [(0.4,), (0.3,), (0.2,), (0.1,), (0.05,)],
+        "elastic_transform": [pytest.approx(tuple(share * 244 / 224 for share in level)) for level in of_244],
+        "pixelate": [(0.6,), (0.5,), (0.4,), (0.3,), (0.25,)],
+        "jpeg_compression": [(25,), (18,), (15,), (10,), (7,)],
+        "speckle_noise": [(0.15,), (0.2,), (0.35,), (0.45,), (0.6,)],
+        "gaussian_blur": [(1,), (2,), (3,), (4,), (6,)],
+        "spatter": [
+            (0.65, 0.3, 4, 0.69, 0.6, 0), (0.65, 0.3, 3, 0.68, 0.6, 0), (0.65, 0.3, 2, 0.68, 0.5, 0),
+            (0.65, 0.3, 1, 0.65, 1.5, 1), (0.67, 0.4, 1, 0.65, 1.5, 1),
+        ],
+        "saturate": [(0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)],
+    }  # fmt: skip
+    assert {
+        name: [*map(tuple, map(dict.values, c.levels_of("imagenet")))] for name, c in CORRUPTIONS.items()
+    } == published
+    assert all(
+        [*a] == [*b] for c in CORRUPTIONS.values() for a, b in zip(c.levels, c.levels_of("imagenet"), strict=True)
+    )
 
 
 @pytest.mark.parametrize(
@@ -451,14 +500,26 @@ class TestFrost:
         monkeypatch.syspath_prepend(tmp_path)
         assert find_frost() == [site / f"frost{i}.png" for i in range(1, 6)]
 
-    def test_a_damaged_or_small_photograph_is_named(self, ice, tmp_path):
+    def test_a_damaged_photograph_is_named(self, ice, tmp_path):
         for path in ice.iterdir():
             (tmp_path / path.name).write_bytes(path.read_bytes())
         (tmp_path / "frost3.png").write_bytes((ice / "frost3.png").read_bytes()[:5000])
         with pytest.raises(ValueError, match="frost: .*frost3.png: not an intact image .*--frost DIR"):
             corrupt(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "frost", 1, frost=tmp_path)
-        with pytest.raises(ValueError, match="a fifth of .*frost1.png is 66×72, less than images of 80×80"):
-            corrupt(torch.zeros(1, 3, 80, 80, dtype=torch.uint8), "frost", 1, frost=ice)
+
+    @pytest.mark.parametrize("severities, side", [("cifar", 80), ("imagenet", 400)])
+    def test_photographs_cover_images_larger_than_they_are(self, ice, severities, side):
+        black = torch.zeros(2, 3, side, side, dtype=torch.uint8)
+        frozen = corrupt(black, "frost", 5, severities=severities, frost=ice)
+        assert (frozen[..., :8, :8].amax((2, 3)) > 20).all() and (frozen[..., -8:, -8:].amax((2, 3)) > 20).all()
+
+
+@pytest.mark.parametrize("side, benchmark", [(64, "cifar"), (127, "cifar"), (128, "imagenet"), (224, "imagenet")])
+def test_the_default_severities_are_those_of_the_size(side, benchmark):
+    images = torch.full((1, 3, side, side + 10), 99, dtype=torch.uint8)
+    found = corrupt(images, "brightness", 3)
+    assert torch.equal(found, corrupt(images, "brightness", 3, severities=benchmark))
+    assert (found[0, 0, 0, 0] - 99) / 255 == pytest.approx({"cifar": 0.15, "imagenet": 0.3}[benchmark], abs=0.005)
 
 
 @pytest.mark.cuda

@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from freqrob.data import Preprocessing, load_photographs, photographs
-from freqrob.diagnostics import diagnose, list_diagnostics
+from freqrob.data.streams import ImageStream
+from freqrob.diagnostics import diagnose, expected_seconds, list_diagnostics
+from freqrob.diagnostics.hybrid import hybrid_reliance
 from freqrob.evaluation import evaluate
 from freqrob.models.front_ends import FrontEnded, Normalize
 from freqrob.runtime.reading import read_image
@@ -162,6 +166,8 @@ MEASURE = """
 import resource, sys, torch
 from torch import nn
 from freqrob.data import ImageSet, ImageStream
+from freqrob.data.streams import ImageStream
+from freqrob.diagnostics.hybrid import hybrid_reliance
 from freqrob.evaluation import evaluate
 
 class Reader:
@@ -186,3 +192,59 @@ def test_memory_does_not_grow_with_the_number_of_images():
         for count in (1_000, 50_000)
     )
     assert many - few < 200, (few, many)
+
+
+class Seen(nn.Module):
+    """Logits of two classes; ``most`` is the largest batch so far."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.most = nn.Linear(3, 2), 0
+
+    def forward(self, images):
+        self.most = max(self.most, len(images))
+        return self.linear(images.mean((2, 3)))
+
+
+@pytest.mark.parametrize("side, most", [(32, 10), (224, 8), (320, 3)])
+def test_batches_shrink_with_the_size_of_the_images(side, most):
+    images, labels = torch.rand(1, 3, side, side).expand(10, -1, -1, -1), torch.arange(10) % 2
+    for measure in (
+        partial(evaluate, attacks=["pgd-1"], protocols=["natural"]),
+        partial(diagnose, only=["jacobian", "hybrid", "loss_landscape_low"], settings={"hybrid": {"seeds": [0]}}),
+        hybrid_reliance,
+    ):
+        model = Seen()
+        measure(model, images, labels)
+        assert model.most == most
+
+
+class Slow:
+    """A reader that takes 20 ms for an image."""
+
+    size, dtype = (3, 40, 40), torch.uint8
+
+    def __init__(self):
+        self.read_numbers = set()
+
+    def __len__(self):
+        return 1000
+
+    def keys(self, numbers):
+        return [*map(str, numbers)]
+
+    def read(self, chunks):
+        for chunk in chunks:
+            self.read_numbers |= {*chunk}
+            time.sleep(0.02 * len(chunk))
+            yield torch.zeros(len(chunk), *self.size, dtype=torch.uint8)
+
+
+def test_the_expected_time_counts_decoding_and_decodes_only_the_first_images():
+    reader = Slow()
+    settings = {"hybrid": {"images": 0, "seeds": [0, 1], "frequencies": [0.1]}}
+    seconds = expected_seconds(
+        Seen(), ImageStream.of(reader), torch.arange(1000) % 2, only=["hybrid"], settings=settings
+    )
+    assert 80 <= seconds < 120  # 1,000 images and their partners, for two seeds
+    assert max(reader.read_numbers) < 64

@@ -88,7 +88,7 @@ def test_download_shows_progress_on_a_terminal(tmp_path, published, capsys, monk
         ship(replace(card, url=f"{url}/w.safetensors"), tmp_path)
         monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
         load_model(NAME, tmp_path / "models")
-    assert f"{len(weights) / 1e6:.1f} of {len(weights) / 1e6:.1f} MB\n" in capsys.readouterr().err
+    assert f"{len(weights) / 1e6:.1f}/{len(weights) / 1e6:.1f} MB" in capsys.readouterr().err
 
 
 def test_download_from_hugging_face(tmp_path, published, monkeypatch):

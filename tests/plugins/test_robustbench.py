@@ -21,6 +21,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import freqrob
+from freqrob.data import DATASETS
 from freqrob.models import checkpoints, create_network, list_models, loading
 from freqrob.models.cards import Card, CheckpointError
 from freqrob.models.preprocessing import preprocessing_of
@@ -59,7 +60,7 @@ def same(one, other) -> bool:
 
 def write_model(folder: Path, name: str, dataset: str = "cifar10", seed: int = 0) -> Path:
     torch.manual_seed(seed)
-    network = create_network("rn20", loading.DATASET_CLASSES[dataset])
+    network = create_network("rn20", DATASETS[dataset].classes)
     path = loading.checkpoint_path(name, folder, dataset)
     checkpoints.save(path, network.state_dict(), Card(name, "rn20", dataset, num_classes=network.linear.out_features))
     return path

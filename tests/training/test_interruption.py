@@ -180,7 +180,7 @@ def unfinished(folder):
 
 @pytest.mark.parametrize(
     "prepare, left, step",
-    [(killed_in_writing, ["last"], EPOCH + 40), (killed_in_writing_weights, ["standard_small"] * 2, EPOCH)],
+    [(killed_in_writing, ["last"], EPOCH + 40), (killed_in_writing_weights, ["best"] * 2, EPOCH)],
 )
 def test_a_run_killed_while_it_writes(patch, whole, tmp_path, prepare, left, step):
     cut = tmp_path / "cut"
@@ -324,7 +324,7 @@ def test_a_full_disk_in_mid_epoch(patch, whole, tmp_path, size):
 
 
 def test_a_full_disk_at_the_end_of_an_epoch(patch, whole, tmp_path):
-    assert_survives_a_full_disk(tmp_path, whole, 500, 60, "../standard_small.safetensors", EPOCH)
+    assert_survives_a_full_disk(tmp_path, whole, 500, 60, "best.safetensors", EPOCH)
 
 
 def assert_survives_a_full_disk(folder, whole, size, minutes, file, step):
@@ -335,8 +335,10 @@ def assert_survives_a_full_disk(folder, whole, size, minutes, file, step):
     assert raised.startswith(f"NoSpaceError: could not write {expected}: File too large. Free space there")
     assert raised.endswith(f"the earlier {os.path.basename(expected)} is intact")
     assert last(cut)["step"] == step
-    model = load_model("standard_small", cut)
+    model = load_model("standard_small", custom_checkpoint=run_of(cut) / "best.safetensors")
     assert model(torch.rand(1, 3, 32, 32)).isfinite().all()
+    with pytest.raises(FileNotFoundError, match="standard_small"):  # until the run is finished
+        load_model("standard_small", cut)
     assert not [path for path in cut.rglob("*") if path.name.endswith(".tmp")]
     for folder in (cut, whole):
         train(recipe(), model_dir=folder)
@@ -483,7 +485,9 @@ def test_a_damaged_average_is_named(patch, tmp_path, damage):
         train(chosen, model_dir=tmp_path)
 
 
-@pytest.mark.parametrize("name", ["last.ckpt", "last.safetensors", "metrics.csv", "../{}.safetensors", "../{}.json"])
+@pytest.mark.parametrize(
+    "name", ["last.ckpt", "best.safetensors", "last.safetensors", "metrics.csv", "../{}.safetensors", "../{}.json"]
+)
 def test_a_file_that_cannot_be_written_is_named_before_the_first_step(patch, tmp_path, name):
     path = run_of(tmp_path) / name.format(run_of(tmp_path).name)
     path.mkdir(parents=True)

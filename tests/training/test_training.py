@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import sys
 from dataclasses import replace
 
@@ -18,6 +19,7 @@ from freqrob.data.pca import pca_components
 from freqrob.defenses import pgd_at
 from freqrob.models import load_model
 from freqrob.models.cards import Card
+from freqrob.models.checkpoints import add_results, card_path
 from freqrob.models.front_ends import PCA, Blur, Normalize
 from freqrob.spectral.balance import BaSS, bass
 from freqrob.training import Recipe, train, trainer
@@ -122,7 +124,10 @@ class TestRun:
             assert image.width > 500 and len(image.convert("RGB").getcolors(10**6)) > 3
         present = {file.name for file in folder.iterdir()}
         present -= {".lock"}
-        assert present == {"last.ckpt", "last.safetensors", "last.json", "metrics.jsonl", "metrics.csv", "curves.png"}
+        assert present == {
+            "last.ckpt", "last.safetensors", "last.json", "best.safetensors", "best.json", "metrics.jsonl",
+            "metrics.csv", "curves.png",
+        }  # fmt: skip
 
     def test_a_finished_run_is_not_trained_again(self, asked, tmp_path):
         path = train(recipe(), model_dir=tmp_path)
@@ -142,9 +147,25 @@ class TestRun:
             train(recipe(), model_dir=tmp_path, accelerator="cuda")
 
     def test_weights_that_were_removed_are_missed(self, asked, tmp_path):
-        train(recipe(epochs=1), model_dir=tmp_path).unlink()
-        with pytest.raises(FileNotFoundError, match="remove"):
+        path = train(recipe(epochs=1), model_dir=tmp_path)
+        published = path.read_bytes()
+        path.unlink()
+        assert train(recipe(epochs=1), model_dir=tmp_path).read_bytes() == published, "the run still has them"
+        (path.with_suffix("") / "best.safetensors").unlink()
+        with pytest.raises(FileNotFoundError, match="best.safetensors: missing.*remove"):
             train(recipe(epochs=1), model_dir=tmp_path)
+
+    def test_the_name_is_given_when_the_run_is_finished(self, asked, tmp_path):
+        """A model from an earlier run stays until then; measurements on a finished model's card stay for good."""
+        path, seen = train(recipe(epochs=1), model_dir=tmp_path), []
+        add_results(path, [{"protocol": "natural", "attack": "clean", "images": 1, "accuracy": 1.0}])
+        train(recipe(epochs=1), model_dir=tmp_path)
+        assert Card.read(card_path(path)).results
+        earlier = path.read_bytes()
+        shutil.rmtree(path.with_suffix(""))
+        train(recipe(epochs=3, seed=1), model_dir=tmp_path, log=lambda _: seen.append(path.read_bytes()))
+        assert len(seen) == 4 and set(seen[:-1]) == {earlier}
+        assert path.read_bytes() == (path.with_suffix("") / "best.safetensors").read_bytes() != earlier
 
     def test_the_seed_decides_where_it_starts(self, asked, tmp_path):
         first, again, other = (

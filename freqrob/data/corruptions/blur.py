@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import exp
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,61 +12,94 @@ from freqrob.data.corruptions.registry import register_corruption
 from freqrob.data.corruptions.streams import Streams
 
 
-@register_corruption("blur", "medium", radius=(0.3, 0.4, 0.5, 1, 1.5), sigma=(0.4, 0.5, 0.6, 0.2, 0.1))
+@register_corruption(
+    "blur", "medium", radius=(0.3, 0.4, 0.5, 1, 1.5), sigma=(0.4, 0.5, 0.6, 0.2, 0.1),
+    imagenet={"radius": (3, 4, 6, 8, 10), "sigma": (0.1, 0.5, 0.5, 0.5, 0.5)},
+)  # fmt: skip
 def defocus_blur(images: Tensor, _random: Streams, radius: float, sigma: float) -> Tensor:
-    """Blur by a disc with an edge smoothed by 3 × 3 taps of a Gaussian."""
+    """Blur by a disc with an edge smoothed by a Gaussian."""
     return to_bytes(correlate(pixels(images), _disc(radius, sigma)))
 
 
 def _disc(radius: float, sigma: float) -> Tensor:
-    """Disc kernel, float32 as in OpenCV: its sum is slightly below 1, so flat regions lose a grey level."""
-    at = torch.arange(-2, 3)
+    """Disc kernel, float32 as in OpenCV: its sum is slightly below 1, so flat regions lose a grey level.
+
+    It has 17 × 17 taps up to a radius of 8, smoothed by 3 × 3 taps; above, as many as the disc, by 5 × 5.
+    """
+    reach, taps = (8, 1) if radius <= 8 else (int(radius), 2)
+    at = torch.arange(-reach, reach + 1)
     disc = (at[:, None] ** 2 + at**2 <= radius**2).float()
-    edge = exp(-1 / (2 * sigma**2))
-    smooth = torch.tensor([edge, 1, edge], dtype=torch.float64).div(1 + 2 * edge).float()
-    return correlate((disc / disc.sum())[None, None], smooth[:, None] * smooth, border="constant")[0, 0]
+    smooth = torch.exp(-(torch.arange(-taps, taps + 1).double() ** 2) / (2 * sigma**2))
+    smooth = smooth.div(smooth.sum()).float()
+    return correlate((disc / disc.sum())[None, None], smooth[:, None] * smooth)[0, 0]
 
 
-@register_corruption("blur", "medium", sigma=(0.05, 0.25, 0.4, 0.25, 0.4), rounds=(1, 1, 1, 2, 2))
-def glass_blur(images: Tensor, random: Streams, sigma: float, rounds: int) -> Tensor:
+@register_corruption(
+    "blur", "medium", sigma=(0.05, 0.25, 0.4, 0.25, 0.4), reach=(1, 1, 1, 1, 1), rounds=(1, 1, 1, 2, 2),
+    imagenet={"sigma": (0.7, 0.9, 1, 1.1, 1.5), "reach": (1, 2, 2, 3, 4), "rounds": (2, 1, 3, 2, 2)},
+)  # fmt: skip
+def glass_blur(images: Tensor, random: Streams, sigma: float, reach: int, rounds: int) -> Tensor:
     """Blur, shuffle pixels locally, and blur again.
 
-    A round scans from the lower right to the upper left and is meant to swap each pixel with itself or its neighbour
-    above, to the left, or both. The published generator swaps views of one array, which copies the neighbour instead.
-    The scan has not reached that neighbour yet, so a round is one gather from the earlier pixels.
+    A round scans from the lower right to the upper left and is meant to swap each pixel with one at most ``reach`` rows
+    and columns before it, or fewer behind. The published generator swaps views of one array, which copies that pixel
+    instead.
     """
     height, width = images.shape[-2:]
     shuffled = to_bytes(gaussian(pixels(images), sigma))
     for _ in range(rounds):
-        back = random.integers(0, 2, 2, height, width)
-        back[:, :, :2] = back[:, :, :, :2] = 0  # the scan ends there
-        rows = torch.arange(height, device=images.device)[:, None] - back[:, 0]
-        at = rows * width + torch.arange(width, device=images.device) - back[:, 1]
-        shuffled = shuffled.flatten(2).gather(2, at.flatten(1)[:, None].expand(-1, 3, -1)).view(images.shape)
+        at = _copied_from(random.integers(1 - reach, reach + 1, 2, height, width), reach)
+        shuffled = shuffled.flatten(2).gather(2, at[:, None].expand(-1, 3, -1)).view(images.shape)
     return to_bytes(gaussian(pixels(shuffled), sigma))
 
 
-@register_corruption("blur", "medium", radius=(6, 6, 6, 8, 9), sigma=(1, 1.5, 2, 2, 2.5))
+def _copied_from(back: Tensor, reach: int) -> Tensor:
+    """(N, H·W): the pixel whose value each has after a scan that copies from ``back`` (N, 2, H, W) rows and columns.
+
+    A pixel that the scan has passed already has the value of the one from which it was copied, and so on.
+    """
+    height, width = back.shape[-2:]
+    for axis, size in ((-2, height), (-1, width)):  # the scan leaves a border
+        at = torch.arange(size, device=back.device)
+        outside = (at <= reach) | (at > size - reach)
+        back = back.index_fill(axis, outside.nonzero().flatten(), 0)
+    own = torch.arange(height * width, device=back.device)
+    source = own - (back[:, 0] * width + back[:, 1]).flatten(1)
+    is_passed = source > own
+    while is_passed.any():
+        is_passed, source = (
+            is_passed & is_passed.gather(1, source), torch.where(is_passed, source.gather(1, source), source)
+        )  # fmt: skip
+    return source
+
+
+@register_corruption(
+    "blur", "medium", radius=(6, 6, 6, 8, 9), sigma=(1, 1.5, 2, 2, 2.5),
+    imagenet={"radius": (10, 15, 15, 15, 20), "sigma": (3, 5, 8, 12, 15)},
+)  # fmt: skip
 def motion_blur(images: Tensor, random: Streams, radius: int, sigma: float) -> Tensor:
     """Blur along a line at a random angle between −45° and 45°."""
     return filters.motion_blur(images, radius, sigma, random.uniform(-45, 45))
 
 
-@register_corruption("blur", "medium", end=(1.06, 1.11, 1.16, 1.21, 1.26))
-def zoom_blur(images: Tensor, _random: Streams, end: float) -> Tensor:
-    """The mean of the image and its zooms by 1, 1.01, 1.02, …, summed in single precision.
+@register_corruption(
+    "blur", "medium", end=(1.06, 1.11, 1.16, 1.21, 1.26), step=(0.01, 0.01, 0.01, 0.01, 0.01),
+    imagenet={"end": (1.11, 1.16, 1.21, 1.26, 1.31), "step": (0.01, 0.01, 0.02, 0.02, 0.03)},
+)  # fmt: skip
+def zoom_blur(images: Tensor, _random: Streams, end: float, step: float) -> Tensor:
+    """The mean of the image and its zooms by 1, 1 + ``step``, …, summed in single precision.
 
-    The factors end before ``end``, but rounding makes ``arange`` include 1.06 and 1.11, as in the benchmark.
+    The factors end before ``end``, but rounding makes ``arange`` include it for some, as in the benchmark.
     """
     x = pixels(images).float()
-    factors = np.arange(1, end, 0.01).tolist()
+    factors = np.arange(1, end, step).tolist()
     total = torch.zeros_like(x)
     for factor in factors:
         total += zoomed(x.double(), factor).float()
     return to_bytes((x + total) / (len(factors) + 1))
 
 
-@register_corruption("blur", extra=True, sigma=(0.4, 0.6, 0.7, 0.8, 1))
+@register_corruption("blur", extra=True, sigma=(0.4, 0.6, 0.7, 0.8, 1), imagenet={"sigma": (1, 2, 3, 4, 6)})
 def gaussian_blur(images: Tensor, _random: Streams, sigma: float) -> Tensor:
     """Gaussian blur with σ in pixels."""
     return to_bytes(gaussian(pixels(images), sigma))

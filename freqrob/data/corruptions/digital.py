@@ -14,8 +14,10 @@ from freqrob.data.corruptions.hsv import compose, decompose
 from freqrob.data.corruptions.registry import register_corruption
 from freqrob.data.corruptions.streams import Streams
 
+OF_224 = 244 / 224  # the published parameters are shares of 244 for images of 224 pixels
 
-@register_corruption("digital", "low", kept=(0.75, 0.5, 0.4, 0.3, 0.15))
+
+@register_corruption("digital", "low", kept=(0.75, 0.5, 0.4, 0.3, 0.15), imagenet={"kept": (0.4, 0.3, 0.2, 0.1, 0.05)})
 def contrast(images: Tensor, _random: Streams, kept: float) -> Tensor:
     """Move pixels towards the mean of the channel."""
     x = pixels(images)
@@ -26,6 +28,11 @@ def contrast(images: Tensor, _random: Streams, kept: float) -> Tensor:
 @register_corruption(
     "digital", "medium",
     strength=(0, 0.05, 0.08, 0.1, 0.1), sigma=(0, 0.2, 0.06, 0.04, 0.03), jitter=(0.08, 0.07, 0.06, 0.05, 0.03),
+    imagenet={
+        "strength": (2 * OF_224, 2 * OF_224, 0.05 * OF_224, 0.07 * OF_224, 0.12 * OF_224),
+        "sigma": (0.7 * OF_224, 0.08 * OF_224, 0.01 * OF_224, 0.01 * OF_224, 0.01 * OF_224),
+        "jitter": (0.1 * OF_224, 0.2 * OF_224, 0.02 * OF_224, 0.02 * OF_224, 0.02 * OF_224),
+    },
 )  # fmt: skip
 def elastic_transform(images: Tensor, random: Streams, strength: float, sigma: float, jitter: float) -> Tensor:
     """A random affine map, then random displacements smoothed over σ; all three parameters are shares of the size."""
@@ -67,7 +74,9 @@ def _sample(x: Tensor, places: Tensor, align_corners: bool) -> Tensor:
     return F.grid_sample(x, places.to(x), padding_mode="reflection", align_corners=align_corners)
 
 
-@register_corruption("digital", "medium", kept=(0.95, 0.9, 0.85, 0.75, 0.65))
+@register_corruption(
+    "digital", "medium", kept=(0.95, 0.9, 0.85, 0.75, 0.65), imagenet={"kept": (0.6, 0.5, 0.4, 0.3, 0.25)}
+)
 def pixelate(images: Tensor, _random: Streams, kept: float) -> Tensor:
     """Downsample and upsample again, each by the mean of the pixels with their centre in the new one, as Pillow."""
     height, width = images.shape[-2:]
@@ -89,7 +98,7 @@ def _box(old: int, new: int) -> Tensor:
     return inside / inside.sum(1, keepdim=True)
 
 
-@register_corruption("digital", "medium", quality=(80, 65, 58, 50, 40))
+@register_corruption("digital", "medium", quality=(80, 65, 58, 50, 40), imagenet={"quality": (25, 18, 15, 10, 7)})
 def jpeg_compression(images: Tensor, _random: Streams, quality: int) -> Tensor:
     """Compress to JPEG and decode, by Pillow on the CPU."""
     from PIL import Image  # torchvision brings it
@@ -103,7 +112,10 @@ def jpeg_compression(images: Tensor, _random: Streams, quality: int) -> Tensor:
     return torch.from_numpy(made).to(images.device).permute(0, 3, 1, 2).contiguous()
 
 
-@register_corruption("digital", extra=True, factor=(0.3, 0.1, 1.5, 2, 2.5), added=(0, 0, 0, 0.1, 0.2))
+@register_corruption(
+    "digital", extra=True, factor=(0.3, 0.1, 1.5, 2, 2.5), added=(0, 0, 0, 0.1, 0.2),
+    imagenet={"factor": (0.3, 0.1, 2, 5, 20), "added": (0, 0, 0, 0.1, 0.2)},
+)  # fmt: skip
 def saturate(images: Tensor, _random: Streams, factor: float, added: float) -> Tensor:
     """Change the saturation in HSV; where it increases, grey becomes red, as in the benchmark."""
     lack, saturation, value = decompose(pixels(images))

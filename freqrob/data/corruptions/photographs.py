@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from freqrob.data.corruptions.registry import Benchmark
 from freqrob.runtime.files import expanded
 from freqrob.runtime.reading import read_image
 
 NAMES = ("frost1", "frost2", "frost3", "frost4", "frost5")
 PACKAGES = ("imagecorruptions-imaug", "imagecorruptions")
-EVERY = 5  # the benchmark shrinks them to a fifth: OpenCV's bilinear filter then takes exactly every fifth pixel
+EVERY = {"cifar": 5, "imagenet": 1}  # CIFAR-10-C has them at a fifth: OpenCV's bilinear filter takes every fifth pixel
 HOW = "pip install imagecorruptions-imaug, or give a folder with frost1 … frost5 as .png or .jpg (--frost DIR)"
 
 
@@ -49,14 +50,14 @@ def _chosen(paths) -> list[Path]:
 
 
 @lru_cache(maxsize=2)
-def read_frost(paths: tuple[Path, ...]) -> list[Tensor]:
-    """Read each as (3, h, w) uint8 at a fifth of its size. Raises ValueError for a file that is not an image."""
-    return [_read(path) for path in paths]
+def read_frost(paths: tuple[Path, ...], severities: Benchmark = "cifar") -> list[Tensor]:
+    """Read each as (3, h, w) uint8, for CIFAR-10-C at a fifth of its size. Raises ValueError for other files."""
+    return [_read(path, EVERY[severities]) for path in paths]
 
 
-def _read(path: Path) -> Tensor:
+def _read(path: Path, every: int) -> Tensor:
     try:
         pixels = np.array(read_image(path))
     except ValueError as error:
         raise ValueError(f"frost: {error}: {HOW}") from error
-    return torch.from_numpy(pixels[EVERY // 2 :: EVERY, EVERY // 2 :: EVERY]).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(pixels[every // 2 :: every, every // 2 :: every]).permute(2, 0, 1).contiguous()

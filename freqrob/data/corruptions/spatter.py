@@ -21,6 +21,11 @@ EMBOSS = ((-2, -1, 0), (-1, 1, 1), (0, 1, 2))
     "digital", extra=True,
     mean=(0.62, 0.65, 0.65, 0.65, 0.65), std=(0.1, 0.1, 0.3, 0.1, 0.1), sigma=(0.7, 0.8, 1, 0.7, 0.5),
     threshold=(0.7, 0.7, 0.69, 0.69, 0.68), k=(0.5, 0.5, 0.5, 0.6, 0.6), is_mud=(False, False, False, True, True),
+    imagenet={
+        "mean": (0.65, 0.65, 0.65, 0.65, 0.67), "std": (0.3, 0.3, 0.3, 0.3, 0.4), "sigma": (4, 3, 2, 1, 1),
+        "threshold": (0.69, 0.68, 0.68, 0.65, 0.65), "k": (0.6, 0.6, 0.5, 1.5, 1.5),
+        "is_mud": (False, False, False, True, True),
+    },
 )  # fmt: skip
 def spatter(
     images: Tensor, random: Streams, mean: float, std: float, sigma: float, threshold: float, k: float, is_mud: bool

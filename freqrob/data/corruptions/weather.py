@@ -18,6 +18,11 @@ LUMA = (0.299, 0.587, 0.114)
     mean=(0.1, 0.1, 0.15, 0.25, 0.3), std=(0.2, 0.2, 0.3, 0.3, 0.3), zoom=(1, 1, 1.75, 2.25, 1.25),
     threshold=(0.6, 0.5, 0.55, 0.6, 0.65), radius=(8, 10, 10, 12, 14), sigma=(3, 4, 4, 6, 12),
     colour=(0.95, 0.9, 0.9, 0.85, 0.8),
+    imagenet={
+        "mean": (0.1, 0.2, 0.55, 0.55, 0.55), "std": (0.3, 0.3, 0.3, 0.3, 0.3), "zoom": (3, 2, 4, 4.5, 2.5),
+        "threshold": (0.5, 0.5, 0.9, 0.85, 0.85), "radius": (10, 12, 12, 12, 12), "sigma": (4, 4, 8, 8, 12),
+        "colour": (0.8, 0.7, 0.7, 0.65, 0.55),
+    },
 )  # fmt: skip
 def snow(
     images: Tensor, random: Streams, mean: float, std: float, zoom: float, threshold: float, radius: int, sigma: float,
@@ -33,7 +38,10 @@ def snow(
     return to_bytes(x + flakes + flakes.flip(-2, -1))
 
 
-@register_corruption("weather", "low", image=(1, 1, 0.9, 0.85, 0.75), ice=(0.2, 0.3, 0.4, 0.4, 0.45))
+@register_corruption(
+    "weather", "low", image=(1, 1, 0.9, 0.85, 0.75), ice=(0.2, 0.3, 0.4, 0.4, 0.45),
+    imagenet={"image": (1, 0.8, 0.7, 0.65, 0.6), "ice": (0.4, 0.6, 0.7, 0.7, 0.75)},
+)  # fmt: skip
 def frost(images: Tensor, random: Streams, image: float, ice: float, photographs: list[Tensor]) -> Tensor:
     """A weighted sum with a random crop of one of the ``photographs`` (3, h, w), clipped."""
     height, width = images.shape[-2:]
@@ -47,7 +55,10 @@ def frost(images: Tensor, random: Streams, image: float, ice: float, photographs
     return frozen.clamp(0, 255).to(torch.uint8)
 
 
-@register_corruption("weather", "low", amount=(0.2, 0.5, 0.75, 1, 1.5), decay=(3, 3, 2.5, 2, 1.75))
+@register_corruption(
+    "weather", "low", amount=(0.2, 0.5, 0.75, 1, 1.5), decay=(3, 3, 2.5, 2, 1.75),
+    imagenet={"amount": (1.5, 2, 2.5, 2.5, 3), "decay": (2, 2, 1.7, 1.5, 1.4)},
+)  # fmt: skip
 def fog(images: Tensor, random: Streams, amount: float, decay: float) -> Tensor:
     """Add a random height map to the image, and keep its maximum."""
     height, width = images.shape[-2:]
@@ -81,7 +92,7 @@ def plasma(noise: Tensor, decay: float) -> Tensor:
     return heights / heights.amax((1, 2), keepdim=True)
 
 
-@register_corruption("weather", "low", added=(0.05, 0.1, 0.15, 0.2, 0.3))
+@register_corruption("weather", "low", added=(0.05, 0.1, 0.15, 0.2, 0.3), imagenet={"added": (0.1, 0.2, 0.3, 0.4, 0.5)})
 def brightness(images: Tensor, _random: Streams, added: float) -> Tensor:
     """Increase the value in HSV."""
     lack, saturation, value = decompose(pixels(images))

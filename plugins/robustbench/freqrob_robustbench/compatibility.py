@@ -22,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-WRITTEN_FOR = "1.1.1"
+WRITTEN_FOR, TIMM = "1.1.1", "timm 1.0.9"
 NEEDS = ("robustbench", "timm", "huggingface_hub", "setuptools", "pyautoattack", "torch", "torchvision")
 
 
@@ -151,10 +151,14 @@ def _file_hash(path: Path) -> str:
 
 
 def _warn_of_unusable_hub() -> None:
-    hub = _installed("huggingface_hub")
-    if not hub.startswith("no ") and not import_module("timm.models._hub").has_hf_hub():
+    """Warn if timm could not import what it needs of huggingface_hub, which only a private module of it shows.
+
+    Remove this when RobustBench, whose 1.1.1 needs timm 1.0.9, takes a timm that knows huggingface_hub 2.
+    """
+    hub, timm = map(_installed, ("huggingface_hub", "timm"))
+    if timm == TIMM and not hub.startswith("no ") and not import_module("timm.models._hub").has_hf_hub():
         warnings.warn(
-            f"{_installed('timm')} cannot use {hub}, so models whose weights are on Hugging Face do not load "
+            f"{timm} cannot use {hub}, so models whose weights are on Hugging Face do not load "
             "(RobustBench's ImageNet models of timm): pip install 'huggingface_hub<2'",
             stacklevel=4,
         )

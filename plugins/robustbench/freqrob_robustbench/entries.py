@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from freqrob.models.loading import DATASET_CLASSES, THREAT_MODELS, list_models, load_model
+from freqrob.data import DATASETS
+from freqrob.models.loading import THREAT_MODELS, list_models, load_model
 from freqrob.runtime.parameters import checked
 from freqrob_robustbench.compatibility import import_robustbench
 
@@ -40,7 +41,7 @@ def register(model_dir: str | Path = "./models") -> list[str]:
     registered = []
     for dataset, threats in model_dicts.items():
         for threat, entries in threats.items():
-            if dataset.value in DATASET_CLASSES and threat.value in THREAT_MODELS:
+            if dataset.value in DATASETS and threat.value in THREAT_MODELS:
                 names = list_models("*", dataset, threat, model_dir)
                 registered += [_add(name, dataset.value, threat.value, entries, Path(model_dir)) for name in names]
     return sorted(filter(None, registered))
@@ -83,10 +84,10 @@ def _creator(name: str, timm_name: str, dataset: str, threat_model: str) -> Call
         pretrained: bool = True,
         pretrained_cfg: Any = None,
         pretrained_cfg_overlay: Any = None,
-        num_classes: int = DATASET_CLASSES[dataset],
+        num_classes: int = DATASETS[dataset].classes,
     ) -> nn.Module:
-        if num_classes != DATASET_CLASSES[dataset]:
-            raise ValueError(f"num_classes: {timm_name} has {DATASET_CLASSES[dataset]}, got {num_classes}")
+        if num_classes != DATASETS[dataset].classes:
+            raise ValueError(f"num_classes: {timm_name} has {DATASETS[dataset].classes}, got {num_classes}")
         model = load_model(name, _MODEL_DIRS[timm_name], dataset, threat_model)
         model.register_load_state_dict_pre_hook(_take_bare_network)
         model.default_cfg = _PREPROCESSING if dataset == "imagenet" else {}  # pyright: ignore[reportArgumentType]
