@@ -327,7 +327,8 @@ class Models:
         if subject and subject.chosen:
             networks = {name: with_classes(model, subject.chosen, subject.of) for name, model in networks.items()}
         for name in filter(_NAME.fullmatch, networks):
-            if self.path(name, shipped_folder()).is_file() and not self.path(name).is_file():
+            shipped, trained = self.path(name, shipped_folder()), self.path(name)
+            if shipped.is_file() and not trained.is_file() and trained.parent.is_dir():  # where one may be expected
                 print_warning(f"{name}: not in {self.folder}; using the model shipped with freqrob")
         return networks
 
