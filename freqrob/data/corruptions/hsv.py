@@ -1,4 +1,4 @@
-"""Colours as hue, saturation and value, without the six cases of the hue."""
+"""Colours as hue, saturation and value, computed without a distinction of six hue ranges."""
 
 from __future__ import annotations
 
