@@ -14,10 +14,10 @@ from freqrob.models.front_ends import network_of
 
 @contextmanager
 def channels_last(model: nn.Module) -> Iterator[None]:
-    """Within the block a network gets its images in channels_last, if that is faster and the network supports it.
+    """Within the block, a network gets its images in channels_last if that is faster and the network supports it.
 
     It is faster on the CPU and under autocast. Networks that use ``view``, or code for contiguous tensors, may not
-    support it, so it is tested with two of the first images. The network gets copies, in case it works in place.
+    support it, so it is tested with two of the first images. The test uses copies, in case the network works in place.
     Scripted and compiled networks are left unchanged, since they take no hooks.
     """
     model = network_of(model)
@@ -45,7 +45,7 @@ class ChannelsLast:
 
 
 def _takes(model: nn.Module, images: Tensor, *others: object) -> bool:
-    """Whether a network and its gradient support images in channels_last; tested on two, as one fits both layouts."""
+    """Whether a network and its gradient support channels_last; tested on two images, because one fits both layouts."""
     devices = [images.device] if images.is_cuda else []
     try:
         with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices):

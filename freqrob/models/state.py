@@ -15,13 +15,13 @@ from freqrob.data.streams import Images
 
 
 def bare(model: nn.Module) -> nn.Module:
-    """The model without DDP's wrapper, for passes without parameter gradients to synchronise."""
+    """The model without DDP's wrapper, for passes whose parameter gradients are not synchronised."""
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """Yield the bare model in eval mode, without use or change of batch statistics; restore the modes on exit."""
+    """Yield the bare model in eval mode (batch norms use and keep their running statistics); restore the modes."""
     was_training, modes = model.training, [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -94,7 +94,7 @@ def device_of(model: nn.Module, images: Images | None = None) -> torch.device:
 
 
 def default_batch_size(model: nn.Module, images: Images) -> int:
-    """As many images as have the pixels of 8 of 224×224, of 64 for a model on a GPU; at most 250, at least one.
+    """Images per batch: 1 to 250, with at most the pixels of 8 images of 224×224, on a GPU of 64.
 
     >>> default_batch_size(nn.Identity(), torch.zeros(1, 3, 32, 32))
     250

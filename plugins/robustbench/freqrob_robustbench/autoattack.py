@@ -88,7 +88,7 @@ class AutoAttack:
         With ``state_path`` an interrupted run resumes; images that an earlier call broke are returned unchanged, with
         their labels. Raises TypeError and ValueError for images that are not floats in [0, 1] and for invalid labels,
         ValueError for a state of another model, other images or another attack. Warns if a change of the model's code
-        could not be noticed, and about models whose results may mislead.
+        could not be detected, and about models whose results may mislead.
         """
         check_attacked(x_orig, y_orig)
         check_counts(bs=bs)
@@ -114,7 +114,7 @@ class AutoAttack:
         if path is None:
             return EvaluationState(None, {}, torch.ones(len(x_orig), dtype=torch.bool))
         if Path(path).exists() and (reason := unseen(self.model)):
-            about = f"a change of the model's code since then could not be noticed ({reason})"
+            about = f"a change of the model's code since then could not be detected ({reason})"
             warnings.warn(f"state_path: resumes from {path}; {about}", stacklevel=3)
         subject: dict[str, Any] = {
             "model": model_hash(self.model),
