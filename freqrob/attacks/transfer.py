@@ -18,7 +18,7 @@ from freqrob.runtime.parameters import checked
 @checked
 @dataclass(frozen=True)
 class Transfer(Attack):
-    """PGD on another network, ``source``. It runs all steps: what fools the source may not fool the model."""
+    """PGD on another network, ``source``. It runs all steps: an image that fools the source may not fool the model."""
 
     source: nn.Module
     attack: PGD = field(default_factory=PGD)

@@ -335,7 +335,7 @@ def test_targets_make_no_sense_untargeted(network, images, labels):
 @pytest.mark.parametrize(
     "answer, message",
     [
-        (lambda logits: (logits,), "expected it to give logits .* got a tuple"),
+        (lambda logits: (logits,), "expected logits .* got a tuple"),
         (lambda logits: logits[:, :0], "expected 10 classes or more"),
         (lambda logits: logits[:, :2], "expected 10 classes or more"),
         (lambda logits: logits.double() @ logits.T, "it fails on images .*: RuntimeError"),

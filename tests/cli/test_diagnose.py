@@ -185,7 +185,7 @@ def test_models_are_across_where_there_is_room(monkeypatch, capsys):
 @pytest.mark.parametrize(
     "outputs, message",
     [
-        ("5", "diagnosed_nets:net?outputs=5: model: expected 10 classes or more, as the labels have, got 5"),
+        ("5", "diagnosed_nets:net?outputs=5: model: expected at least 10 classes, because labels go up to 9, got 5"),
         ("0", "diagnosed_nets:net?outputs=0: model: its logits have no gradient with respect to the images"),
     ],
 )
@@ -197,7 +197,7 @@ def test_a_model_that_cannot_be_measured_is_named(outputs, message):
 def test_a_model_of_other_classes_is_refused():
     result = run("diagnosed_nets:net?outputs=11", "--only", "hybrid")
     assert result.exit_code == 2
-    said = "diagnosed_nets:net?outputs=11: model: expected 10 classes, as the data set has, got 11; wrap the model"
+    said = "diagnosed_nets:net?outputs=11: model: expected 10 classes like the data set, got 11; wrap the model"
     assert said in result.output
 
 

@@ -104,7 +104,7 @@ def test_a_model_of_other_classes_than_the_data_set_s_is_named(
     write_corruptions(few_images, tmp_path / "corrupted", ["contrast"], about={"dataset": "cifar10", "bass": None})
     asked = {"evaluate": ["--protocol", "natural"], "diagnose": ["--only", "hybrid"]}
     asked["corruptions"] = ["--data", tmp_path / "corrupted"]
-    message = "cached_nets:net?classes=100: model: expected 10 classes, as the data set has, got 100; wrap the model"
+    message = "cached_nets:net?classes=100: model: expected 10 classes like the data set, got 100; wrap the model"
     assert message in error_of(command, f"{own_module}?classes=100", *asked[command])
 
 

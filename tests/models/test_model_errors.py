@@ -142,7 +142,7 @@ FAILING = {
     "float8 logits": (
         lambda: Wrapped(lambda net, x: net(x).to(torch.float8_e4m3fn)), r"logits .N, K., got \(12, 3\) torch.float8"
     ),
-    "classes": (lambda: network(2), "expected 3 classes or more, as the labels have, got 2"),
+    "classes": (lambda: network(2), "expected at least 3 classes, because labels go up to 2, got 2"),
 }  # fmt: skip
 
 
@@ -259,7 +259,7 @@ def test_where_memory_runs_out_the_batch_size_is_named(forward, batch):
         *(partial(DIAGNOSTICS[name].measure) for name in DIAGNOSTICS if DIAGNOSTICS[name].is_possible),
     ]  # fmt: skip
     for call in calls:
-        message = r"^batch_size: 6 images at a time need too much memory; take fewer \(--batch-size\)\. \S"
+        message = r"^batch_size: 6 images at a time need too much memory; use fewer \(--batch-size\)\. \S"
         with pytest.raises(torch.OutOfMemoryError, match=message):
             call(Wrapped(forward), *batch, batch_size=6)
     assert len(evaluate(Wrapped(forward), *batch, batch_size=5)) == 6
@@ -415,7 +415,7 @@ def of_ten():
 
 
 def test_a_model_of_more_classes_than_the_data_set_has_is_refused(of_ten):
-    message = "^model: expected 10 classes, as the data set has, got 100; wrap the model"
+    message = "^model: expected 10 classes like the data set, got 100; wrap the model"
     for call in (evaluate, diagnose, expected_seconds):
         with pytest.raises(ValueError, match=message):
             call(*of_ten, classes=10)
@@ -440,5 +440,5 @@ def test_few_labels_and_right_predictions_are_not_warned_of(of_ten, recwarn):
 def test_corruptions_of_a_known_data_set_refuse_a_model_of_other_classes():
     levels = np.random.default_rng(0).integers(0, 256, (5 * 20, SIZE, SIZE, 3), dtype=np.uint8)
     arrays = CorruptionArrays(None, "cifar10", {"fog": levels}, torch.arange(20) % 10, None)
-    with pytest.raises(ValueError, match="^model: expected 10 classes, as the data set has, got 100"):
+    with pytest.raises(ValueError, match="^model: expected 10 classes like the data set, got 100"):
         evaluate_corruptions(network(100), arrays)

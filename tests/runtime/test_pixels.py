@@ -448,8 +448,8 @@ ATTACKS = {
         ({"labels": LABELS * math.nan}, ValueError, r"labels: expected \(6,\) int64, got \(6,\) torch.float32"),
         ({"labels": LABELS - 1}, ValueError, "labels: expected classes from 0 on, got -1"),
         ({"labels": LABELS + 1}, ValueError, "labels: expected classes below 3, got 3"),
-        ({"model": lambda images: images}, ValueError, r"model: expected it to give logits \(6, K\)"),
-        ({"model": lambda images: [images]}, ValueError, r"model: expected it to give logits \(6, K\), got a list"),
+        ({"model": lambda images: images}, ValueError, r"model: expected logits \(6, K\)"),
+        ({"model": lambda images: [images]}, ValueError, r"model: expected logits \(6, K\), got a list"),
     ],
 )  # fmt: skip
 def test_an_attack_names_what_it_cannot_attack(attack, change, error, message):
@@ -482,7 +482,7 @@ def test_robustbenchs_autoattack_names_what_it_cannot_attack():
         ({"steps": -1}, "steps: expected an integer from 0 on, got -1"),
         ({"norm": "L1"}, "norm: expected one of Linf, L2, got 'L1'"),
         ({"images": IMAGES[:0], "labels": LABELS[:0]}, "images: expected .* with N ≥ 1"),
-        ({"start": IMAGES[:3]}, r"start: expected the images' \(6, 3, 32, 32\) torch.float32 on cpu, got \(3,"),
+        ({"start": IMAGES[:3]}, r"start: expected \(6, 3, 32, 32\) torch.float32 on cpu like the images, got \(3,"),
         ({"start": (IMAGES * 255).byte()}, "start: .* got .* torch.uint8"),
         ({"start": IMAGES.double()}, r"start: expected .* torch.float32 on cpu, got .* torch.float64 on cpu; use"),
         ({"start": IMAGES.double(), "steps": 0}, "start: expected .* got .* torch.float64"),
