@@ -21,7 +21,7 @@ from freqrob.runtime.progress import Track, untracked
 def save_spectra(
     sets: Mapping[str, Images], folder: str | Path, about: Mapping[str, Any], track: Track = untracked
 ) -> dict[str, Spectrum]:
-    """Measure the spectrum of each set of images, and save it under the name of the set with ``about``."""
+    """Measure the spectrum of each set of images, and save it with ``about`` under the set's name."""
     spectra = {}
     for name, images in track(sets.items(), "spectra", len(sets)):
         spectra[name] = spectrum(images)
@@ -38,8 +38,8 @@ def save_corruption_spectra(
 ) -> dict[str, tuple[Spectrum, CorruptionSpectrum]]:
     """Measure, by type, the spectra of the corrupted images and of their changes, over all severities.
 
-    They are saved as ``<type>`` and ``<type>_change``. ``images`` are the natural images. If the balanced images were
-    corrupted, changes are relative to those.
+    They are saved as ``<type>`` and ``<type>_change``. ``images`` are the natural images; changes are relative to the
+    balanced images if these were corrupted.
     """
     spectra, clean = {}, images[: len(corruptions.labels)]
     clean = balance(clean) if (corruptions.generated or {}).get("bass") else clean

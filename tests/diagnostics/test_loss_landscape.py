@@ -148,7 +148,7 @@ def test_a_landscape_that_is_stopped_leaves_the_weights():
 
 
 def test_a_landscape_without_weights_is_told():
-    with pytest.warns(UserWarning, match="it has no weights to move, so its landscape is flat"):
+    with pytest.warns(UserWarning, match="it has no weights that can be changed, so its landscape is flat"):
         assert loss_landscape(nn.Flatten(), torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), points=5).variation == 0
 
 

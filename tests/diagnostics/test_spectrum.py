@@ -125,7 +125,7 @@ def test_a_corruption_saved_and_loaded(tmp_path):
     "corrupted, message",
     [
         ([], "corrupted: expected a tensor for each severity"),
-        ([torch.rand(3, 3, 32, 32)], r"corrupted: expected the images' shape \(2, 3, 32, 32\)"),
+        ([torch.rand(3, 3, 32, 32)], r"corrupted: expected \(2, 3, 32, 32\) like images"),
         ([torch.full((2, 3, 32, 32), torch.nan)], "expected finite pixels"),
     ],
 )
