@@ -148,7 +148,7 @@ def test_a_wrong_file_says_what_is_wrong(targets, change, message):
 
 
 def test_a_layer_that_has_no_map_of_features_is_refused(targets):
-    with pytest.raises(ValueError, match=r"layer: expected '2' to give features \(N, C, H, W\)"):
+    with pytest.raises(ValueError, match=r"layer: expected '2' to return features \(N, C, H, W\)"):
         NeuralResponse(targets, layer="2").make_parts(network())
     with pytest.raises(ValueError, match="targets: expected the path"):
         NeuralResponse()
