@@ -16,8 +16,7 @@ from freqrob.training.recipe import Recipe
 def parse_settings(recipe: str, texts: Iterable[str]) -> dict[str, Any]:
     """Parse ``["lr=0.3", "steps=3"]`` into ``{"lr": 0.3, "defense": {"steps": 3}}``, for ``recipe_for``.
 
-    Raises ValueError for text that is not KEY=VALUE, and for a setting that neither the recipe nor its defence has,
-    with the nearest names.
+    Raises ValueError for text that is not KEY=VALUE, and, with the nearest names, for an unknown setting.
 
     >>> parse_settings("pgd_at_rn20", ["lr=0.3", "steps=3"])
     {'lr': 0.3, 'defense': {'steps': 3}}
