@@ -253,7 +253,7 @@ _TINY_OPEN = "No script; the text's settings."
 _LI_OPEN = (
     "Settings of the authors' train.py. Its learning rate is one of four (0.001 to 0.01), chosen on validation images; "
     "the choice is not published: here 0.01, the default. It is multiplied by 0.3 every 4 epochs and restarts every "
-    "12; here it falls by half a cosine. The code of the PCA model is not published: trained as the blur models."
+    "12; here it falls by half a cosine. The PCA model's code is not published; it is trained like the blur models."
 )
 
 _BY_LIN, _BY_CHAN, _BY_LI, _BY_US = "Lin et al. 2023", "Chan et al. 2022", "Li et al. 2023", "freqrob"
