@@ -53,7 +53,7 @@ class Band:
         with suppress(TypeError):  # not iterable
             chosen = to_python(list(rings), list[int])
         if not chosen or not all(fits(ring, int) and ring >= 0 for ring in chosen):
-            raise ValueError(f"rings: expected integers from 0 on, at least one, got {chosen or shown(rings)}")
+            raise ValueError(f"rings: expected integers ≥ 0, at least one, got {chosen or shown(rings)}")
         self.rings = tuple(sorted(set(chosen)))
 
     def __repr__(self) -> str:

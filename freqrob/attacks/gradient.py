@@ -99,7 +99,7 @@ def check_one_each(labels: Tensor, description: str = "", **values: Tensor) -> N
         check_values(value, name)
         if value.shape != labels.shape or value.dtype != torch.int64 or value.min() < 0:
             got = f"{tuple(value.shape)} {value.dtype}" + (f" with {value.min()}" if value.numel() else "")
-            raise ValueError(f"{name}: expected ({len(labels)},) int64 {description}from 0 on, got {got}")
+            raise ValueError(f"{name}: expected ({len(labels)},) int64 {description}≥ 0, got {got}")
 
 
 def classified(logits: Tensor, labels: Tensor) -> Tensor:

@@ -104,7 +104,7 @@ def check_augmix(severity: float, depth: int) -> None:
     if not is_number(severity) or not 0.1 <= severity <= 10:
         raise ValueError(f"severity: expected a level from 0.1 to 10, got {shown(severity)}")
     if not fits(depth, int) or not (depth == -1 or depth >= 1):
-        raise ValueError(f"depth: expected an integer from 1 on, or -1 for a random depth, got {shown(depth)}")
+        raise ValueError(f"depth: expected an integer ≥ 1, or -1 for a random depth, got {shown(depth)}")
 
 
 def _draw(

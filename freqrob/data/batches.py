@@ -82,7 +82,7 @@ class Batches:
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         if step < 0:
-            raise IndexError(f"step: expected a number from 0 on, got {step}")
+            raise IndexError(f"step: expected a number ≥ 0, got {step}")
         epoch, position = divmod(step, len(self))
         chosen = self._order_of(epoch)[position * self.batch_size :][: self.batch_size]
         generator = _generator(self.seed, _DRAWS, step)

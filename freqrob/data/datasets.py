@@ -253,7 +253,7 @@ def load_photographs(
         classes: the classes in the order of the model's logits, or a file with one in each line; images of other
             classes are left out. By default ImageNet's 1,000 if all classes are WordNet ids of these, or else the
             sub-folders in alphabetical order, as for torchvision's ``ImageFolder``.
-        labels: a file with lines of a file's name and its class (name, WordNet id, or number from 0 on), separated by a
+        labels: a file with lines of a file's name and its class (name, WordNet id, or number ≥ 0), separated by a
             comma or white space; or of a class, in the order of the files' names.
         preprocessing: resize and crop of each photograph; None leaves them to the measurement, which takes the model's
             (``preprocessing_of``), if it has one.
@@ -461,4 +461,4 @@ def _check_labels(labels: Tensor, count: int) -> None:
     if labels.shape != (count,) or labels.dtype != torch.int64 or not count:
         raise ValueError(f"labels: expected ({count},) int64, got {tuple(labels.shape)} {labels.dtype}")
     if labels.min() < 0:
-        raise ValueError(f"labels: expected classes from 0 on, got {labels.min().item()}")
+        raise ValueError(f"labels: expected classes ≥ 0, got {labels.min().item()}")

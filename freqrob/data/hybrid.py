@@ -102,7 +102,7 @@ def derange(labels: Tensor, seed: Natural = 0) -> Tensor:
     """
     check_values(labels, "labels")
     if labels.ndim != 1 or labels.dtype != torch.int64 or (labels < 0).any():
-        raise ValueError(f"labels: expected (N,) int64 from 0 on, got {tuple(labels.shape)} {labels.dtype}")
+        raise ValueError(f"labels: expected (N,) int64 ≥ 0, got {tuple(labels.shape)} {labels.dtype}")
     classes, draws = labels.cpu().numpy(), np.random.default_rng(seed)
     counts = np.bincount(classes, minlength=1)
     if 2 * counts.max() > len(classes):

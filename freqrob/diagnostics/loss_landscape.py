@@ -148,7 +148,7 @@ def loss_landscape(
     """
     check_labelled(images, labels, tolerance=1)  # components of images have negative values
     if not fits(points, int) or points < 5 or points % 2 == 0:  # with 3, only the centre is within half the span
-        raise ValueError(f"points: expected an odd number from 5 on, got {points!r}")
+        raise ValueError(f"points: expected an odd number ≥ 5, got {points!r}")
     model = as_module(model)
     steps = torch.linspace(-span, span, points, dtype=torch.float64)
     generator = torch.Generator().manual_seed(int(seed))

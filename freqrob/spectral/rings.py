@@ -82,7 +82,7 @@ class RingMap:
 
     @property
     def multiplicity(self) -> Tensor:
-        """How many coefficients of ``fft2`` each column of ``rfft2`` stands for: (W//2+1,) int64, 1 or 2."""
+        """Coefficients of ``fft2`` per coefficient of each column of ``rfft2``: (W//2+1,) int64, 1 or 2."""
         return multiplicity(self.width, "cpu")
 
     @property

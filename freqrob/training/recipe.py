@@ -24,7 +24,7 @@ Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 Schedule = Literal["triangle", "steps", "cosine"]
 Decay = Annotated[float, Meta(ge=0, lt=1, description="a decay in [0, 1)")]
 Sigma = Annotated[float, Meta(gt=0, le=1000, description="a positive number of pixels, at most 1000")]
-Epochs = Annotated[tuple[Annotated[int, Meta(ge=1)], ...], Meta(description="integers from 1 on")]
+Epochs = Annotated[tuple[Annotated[int, Meta(ge=1)], ...], Meta(description="integers ≥ 1")]
 
 
 @checked

@@ -302,7 +302,7 @@ def test_attacks_of_every_kind_run(attack, network, images, labels):
             TypeError,
             "attack: expected MinimizationAttack, got LinfProj",
         ),
-        ({"attack": Walk(), "repeats": 0}, ValueError, "repeats: expected an integer from 1 on"),
+        ({"attack": Walk(), "repeats": 0}, ValueError, "repeats: expected an integer ≥ 1"),
         ({"attack": Walk(), "batch_size": 0}, ValueError, "batch_size"),
         ({"attack": Walk(), "start_eps": 8}, ValueError, "start_eps: expected pixels"),
     ],

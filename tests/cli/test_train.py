@@ -116,7 +116,7 @@ def test_interrupted_training_does_not_know_what_launched_it(interrupted, monkey
         (["pgd_at_tiny", "--set", "flip=maybe"], "flip: expected true or false, got 'maybe'"),
         (["pgd_at_tiny", "--set", "lr=high"], "lr: expected a positive number, got 'high'"),
         (["pgd_at_tiny", "--dataset", "mnist"], "dataset: expected one of"),
-        (["pgd_at_tiny", "--epochs", "0"], "epochs: expected an integer from 1 on"),
+        (["pgd_at_tiny", "--epochs", "0"], "epochs: expected an integer ≥ 1"),
         (["pgd_at_tiny", "--checkpoint-minutes", "-1"], "--checkpoint-minutes"),
         (["pgd_at_tiny", "--data", "/nonexistent"], "no intact CIFAR-10"),
     ],

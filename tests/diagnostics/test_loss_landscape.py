@@ -156,8 +156,8 @@ def test_a_landscape_without_weights_is_told():
     "call, message",
     [
         (lambda data: loss_landscape(Linear(wave(3)), *data, batch_size=0), "batch_size: expected an integer from 1"),
-        (lambda data: loss_landscape(Linear(wave(3)), *data, points=4), "points: expected an odd number from 5 on"),
-        (lambda data: loss_landscape(Linear(wave(3)), *data, points=3), "points: expected .* from 5 on, got 3"),
+        (lambda data: loss_landscape(Linear(wave(3)), *data, points=4), "points: expected an odd number ≥ 5"),
+        (lambda data: loss_landscape(Linear(wave(3)), *data, points=3), "points: expected .* ≥ 5, got 3"),
         (lambda data: loss_landscape(Linear(wave(3)), *data, points="5"), "points: expected .*, got '5'"),
         (lambda data: loss_landscape(Linear(wave(3)), *data, span="1"), "span: expected a positive number, got '1'"),
         (lambda data: loss_landscape(Linear(wave(3)), *data, seed=0.5), "seed: expected an integer .*, got 0.5"),
