@@ -22,7 +22,7 @@ def fraction(text: str) -> float:
 
 
 def with_home(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace a leading ``~`` in the paths that a command gets: shells do not in ``--out=~/results.json``."""
+    """Replace a leading ``~`` in a command's paths, because shells do not in ``--out=~/results.json``."""
 
     @wraps(command)
     def called(**options: Any) -> None:
@@ -62,8 +62,8 @@ Resize = Annotated[
     int | None,
     typer.Option(metavar="N", help="Resize photographs to this shorter side; the model's preprocessing by default."),
 ]
-Crop = Annotated[int | None, typer.Option(metavar="N", help="Then crop a square of this side.")]
-Interpolation = Annotated[str, typer.Option(help="Of --resize: nearest, bilinear or bicubic.")]
+Crop = Annotated[int | None, typer.Option(metavar="N", help="Then crop the central square of N×N pixels.")]
+Interpolation = Annotated[str, typer.Option(help="Interpolation of --resize: nearest, bilinear or bicubic.")]
 Weights = Annotated[
     str | None,
     typer.Option(

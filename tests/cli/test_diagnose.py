@@ -76,7 +76,7 @@ def test_measures_saves_and_shows(tmp_path):
 
 def test_no_model_takes_another_models_folder(tmp_path):
     result = run("a/b=w.pt", "a_b=w.pt", "--out", "found")
-    assert result.exit_code == 2 and "found/a_b=w.pt is the folder of both a/b=w.pt and a_b=w.pt" in result.output
+    assert result.exit_code == 2 and "a/b=w.pt and a_b=w.pt would both be written to found/a_b=w.pt" in result.output
     (tmp_path / "found" / "fgsm_rn20").mkdir(parents=True)
     for file, content in (("wandb.json", '{"model": {}}'), ("a.json", "{}"), ("b.json", '{"model": "fgsm/rn20"}')):
         (tmp_path / "found" / "fgsm_rn20" / file).write_text(content)
@@ -84,7 +84,7 @@ def test_no_model_takes_another_models_folder(tmp_path):
     _check_folders({"fgsm_rn20": tmp_path / "found" / "fgsm_rn20"})  # none of them is of a measurement
     (tmp_path / "found" / "fgsm_rn20" / "b.npz").write_text("")
     result = run("fgsm_rn20", "--only", "jacobian", "--out", "found")
-    assert result.exit_code == 2 and "found/fgsm_rn20 is the folder of both fgsm_rn20 and fgsm/rn20" in result.output
+    assert result.exit_code == 2 and "fgsm_rn20 and fgsm/rn20 would both be written to found/fgsm_rn20" in result.output
 
 
 def test_settings_of_one_diagnostic_are_taken_and_recorded():

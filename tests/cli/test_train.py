@@ -111,7 +111,7 @@ def test_interrupted_training_does_not_know_what_launched_it(interrupted, monkey
         (["pgd_at_tiny", "--set", "dataset=svhn"], "--set: dataset has its own argument or option"),
         (
             ["pgd_at_tiny", "--batch-size", "8", "--set", "batch_size=9"],
-            "--set: batch_size is also given by --batch-size",
+            "--set: batch_size is also set by --batch-size",
         ),
         (["pgd_at_tiny", "--set", "flip=maybe"], "flip: expected true or false, got 'maybe'"),
         (["pgd_at_tiny", "--set", "lr=high"], "lr: expected a positive number, got 'high'"),
