@@ -244,7 +244,7 @@ def test_attacks_of_foolbox_are_called_by_name(network, batch):
     assert attack.name == "Foolbox LinfDeepFoolAttack" and attack.as_dict()["package"].startswith("foolbox ")
     with pytest.raises(ValueError, match="'linfdeepfol'.*Nearest: LinfDeepFoolAttack"):
         parse_attack("foolbox:linfdeepfol")
-    with pytest.raises(ValueError, match="norm: expected that of LinfDeepFoolAttack"):
+    with pytest.raises(ValueError, match="norm: expected LinfDeepFoolAttack's"):
         parse_attack("foolbox:LinfDeepFoolAttack", norm="L2")
 
 
