@@ -235,7 +235,9 @@ class Outcome:
     """Everything that an experiment measured, for its figure.
 
     Attributes:
-        numbers: the numbers by row and column. arrays: the arrays by row and name. subjects: the subjects by row.
+        numbers: the numbers by row and column.
+        arrays: the arrays by row and name.
+        subjects: the subjects by row.
     """
 
     numbers: Numbers

@@ -42,8 +42,10 @@ class Lab:
         data: folder of the data sets.
         model_dir: folder of models; new ones are trained into it.
         cache: folder of per-image results and of corrupted images; None caches no results.
-        device: device for measurements. accelerator: accelerator for training, as Lightning Fabric names it. images:
-            largest number of images of each measurement; None for the scale's. seed: random seed of attacks and draws.
+        device: device for measurements.
+        accelerator: accelerator for training, as Lightning Fabric names it.
+        images: largest number of images of each measurement; None for the scale's.
+        seed: random seed of attacks and draws.
         download: whether missing data sets are downloaded.
         may_train: whether missing models are trained.
         frost: folder of the photographs for the corruption ``frost``.
@@ -166,7 +168,7 @@ class Lab:
         protocol: str = "natural",
         types: Sequence[str] = tuple(CORRUPTIONS),
     ) -> CorruptionAccuracy:
-        """Accuracies on ``corruption_arrays``, under ``natural``, or ``natural+bass``, which balances them."""
+        """Accuracies on ``corruption_arrays`` under ``natural``, or ``natural+bass``, which first balances them."""
         arrays = self.corruption_arrays(subject.dataset, bass=bass, types=types)
         count = self.count("corruptions", len(arrays.labels))
         return evaluate_corruptions(model, arrays, images=count, protocol=protocol, cache=self.cache, track=self.track)

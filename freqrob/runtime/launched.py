@@ -11,8 +11,8 @@ class Launch:
     """This process among those that were launched together.
 
     Attributes:
-        rank, world_size: its index among all processes, and their number. local_rank, local_world_size: the same on
-            this machine.
+        rank, world_size: its index among all processes, and their number.
+        local_rank, local_world_size: the same on this machine.
         is_slurm: whether SLURM's ``srun`` launched them.
     """
 

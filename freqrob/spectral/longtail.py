@@ -55,7 +55,8 @@ def mean_power(images: Tensor, *, rule: Rule = "trunc") -> Tensor:
     """Mean |F|² of each ring's coefficients over all planes; memory does not grow with the number of planes.
 
     Args:
-        images: (..., H, W), float in [0, 1] or uint8, at least one, on any device. rule: as for ``radial_power``.
+        images: (..., H, W), float in [0, 1] or uint8, at least one, on any device.
+        rule: as for ``radial_power``.
 
     Returns:
         (rings,) float64; ring 0 is DC; 0 for an empty ring.
@@ -87,7 +88,7 @@ def power_profile(images: Tensor, *, rule: Rule = "trunc") -> Tensor:
 
     Args:
         images: (N, C, H, W), float in [0, 1] or uint8, at least one; the power is averaged over images and channels.
-            rule: as for ``radial_power``.
+        rule: as for ``radial_power``.
 
     Returns:
         (rings,) float64, π_0 = 0; all zero for constant images.

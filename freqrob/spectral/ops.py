@@ -52,7 +52,8 @@ def ring_sum(x: Tensor, ring_map: RingMap | None = None, of: str = "power") -> T
 
     Args:
         x: (..., H, W) floats.
-        ring_map: see the module's docstring. of: ``"power"`` for |F|², ``"amplitude"`` for |F|.
+        ring_map: see the module's docstring.
+        of: ``"power"`` for |F|², ``"amplitude"`` for |F|.
 
     Returns:
         (..., rings), in the units of x squared (``power``: Σ over the rings = H·W·Σ x²) or of x. The gradient of

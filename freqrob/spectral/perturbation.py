@@ -73,7 +73,8 @@ def analyze_spectrum(
         inputs: the original images, of the same shape and type.
         data_format: "channels_last" for (N, H, W, C), as Foolbox names it.
         resamples: number of bootstrap samples, drawn from the images with replacement.
-        confidence: level of the interval, in (0, 1). seed: random seed of the bootstrap.
+        confidence: level of the interval, in (0, 1).
+        seed: random seed of the bootstrap.
 
     Raises:
         TypeError: ``raw`` or ``inputs`` is not an array or dense tensor of floats, has masked values, is not in the

@@ -35,7 +35,8 @@ class FreqrobAttack(FixedEpsilonAttack):
 
     Args:
         attack: an attack or its name, such as "pgd-50-10".
-        seed: random seed. batch_size: images per batch.
+        seed: random seed.
+        batch_size: images per batch.
 
     Raises:
         ValueError: an unknown name; when called, another criterion, or invalid inputs.
@@ -74,8 +75,8 @@ class LinfAutoAttack(FreqrobAttack):
         seed, batch_size: as for ``FreqrobAttack``.
 
     Raises:
-        ValueError: values that AutoAttack does not support; when called, another criterion. ImportError: when called,
-            neither package is installed.
+        ValueError: values that AutoAttack does not support; when called, another criterion.
+        ImportError: when called, neither package is installed.
 
     Source: Croce and Hein, ICML 2020.
     """

@@ -46,7 +46,7 @@ class BandPGD(FixedEpsilonAttack, ABC):
 
     Raises:
         ValueError: parameters out of range; when called, rings that the images do not have, or another criterion.
-            TypeError: when called, inputs that are not PyTorch tensors.
+        TypeError: when called, inputs that are not PyTorch tensors.
     """
 
     norm: ClassVar[Norm]

@@ -36,7 +36,8 @@ class BrendelBethgeAttack(MinimizationAttack, ABC):
 
     Raises:
         ValueError: parameters out of range; when called, inputs out of bounds, starting points of another shape,
-            another criterion. TypeError: when called, inputs or starting points that are not PyTorch tensors of floats.
+            or another criterion.
+        TypeError: when called, inputs or starting points that are not PyTorch tensors of floats.
     """
 
     norm: ClassVar[Norm]
