@@ -339,10 +339,10 @@ def power_law_entropy(bands: Tensor, alpha: float, lowest: float = 1.0, highest:
 
     - tends to 0 for k → ∞, as the theorem says;
     - tends to **−∞** for k → 0, where the theorem says +∞. That is an error in the paper: α A(α) > 0 and ln k → −∞, so
-    the bracket falls without bound while k^(−α) grows. +∞ is impossible for any α, because −p ln p is at most 1/e (for
-      α < 0 the limit is 0, for α = 0 H_k is the constant H(A)).
+      the bracket falls without bound while k^(−α) grows. +∞ is impossible for any α, because −p ln p is at most 1/e
+      (for α < 0 the limit is 0, for α = 0 H_k is the constant H(A)).
     - increases up to k = (e A(α))^(1/α), where it is 1/e, and decreases from there. An image's bands start at k = 1;
-    whether the entropy decreases over all of them depends on A(α).
+      whether the entropy decreases over all of them depends on A(α).
 
     Args:
         bands: k > 0, any shape.

@@ -37,13 +37,13 @@ def open_model(
     =============================== ====================================================================================
     ``bass_pgd_at_rn20``            a model of freqrob or a plug-in, loaded by ``load_model``
     ``NAME=weights.pt``             a weights file for freqrob's network NAME
-    ``robustbench:NAME`` from RobustBench's zoo for ``dataset`` and ``threat_model``, kept in ``model_dir``
+    ``robustbench:NAME``            from RobustBench's zoo for ``dataset`` and ``threat_model``, kept in ``model_dir``
     ``timm:NAME``                   pretrained, with timm's input size and normalisation; also ``timm:hf-hub:USER/NAME``
-    ``torchvision:NAME`` the same from torchvision; default weights unless ``?weights=IMAGENET1K_V1`` ``onnx:FILE`` by
-    ONNX Runtime, without gradients; ``?mean=(…)&std=(…)`` normalises the pixels ``hub:OWNER/REPO[:REF]:MODEL`` from
-    torch.hub, **which runs the repository's code**: only with ``?trust_repo=True`` ``package.module:function``     the
-    function's return value; its module may be in the working directory ===============================
-    ====================================================================================
+    ``torchvision:NAME``            the same from torchvision; default weights unless ``?weights=IMAGENET1K_V1``
+    ``onnx:FILE``                   by ONNX Runtime, without gradients; ``?mean=(…)&std=(…)`` normalises the pixels
+    ``hub:OWNER/REPO[:REF]:MODEL``  from torch.hub, **which runs the repository's code**: only with ``?trust_repo=True``
+    ``package.module:function``     the function's return value; its module may be in the working directory
+    =============================== ====================================================================================
 
     ``SOURCE:REST`` is opened by the source registered as ``SOURCE`` (``register_source``). Other packages add sources
     by the entry-point group ``freqrob.sources``; ``list_sources()`` lists all of them.
