@@ -246,8 +246,8 @@ def component(images: Tensor, part: Component, *, clip: bool = False) -> Tensor:
     Lin et al. do not say how they compute the images of Fig. 1 and 4. Two interpretations:
 
     - ``clip=False`` (default): the inverse transform of exactly the coefficients of Eq. 2. The HFC has mean 0, so half
-      of its pixels are negative; the LFC exceeds [0, 1] a little. Networks accept such inputs, because their first layer
-      and normalisation are linear.
+      of its pixels are negative; the LFC exceeds [0, 1] a little. Networks accept such inputs, because their first
+      layer and normalisation are linear.
     - ``clip=True``: clipped to [0, 1], as the authors' ``BaSS_cifar.py`` clips balanced images. This sets the negative
       half of the HFC to 0; 36 % of its remaining power is then in DC and the low rings (1,000 test images of CIFAR-10),
       which the HFC must not contain. Therefore it is not the default.
