@@ -115,8 +115,8 @@ for ax, (name, one) in zip(axes, spectra.items(), strict=True):
 figure.colorbar(mappable, ax=axes, label="amplitude ÷ mean")
 
 # %%
-# The maps show the architectures: the first layer of a ResNet takes every second pixel, and a vision transformer cuts the image
-# into patches of 16 × 16 pixels. Compare ln B\ :sub:`low` only between images of the same size.
+# The maps show the architectures: the first layer of a ResNet takes every second pixel, and a vision transformer cuts
+# the image into patches of 16 × 16 pixels. Compare ln B\ :sub:`low` only between images of the same size.
 #
 # Everything else
 # ---------------

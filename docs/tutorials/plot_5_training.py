@@ -106,8 +106,8 @@ for recipe in (standard, adversarial):
 # The files of a run
 # ------------------
 #
-# A run writes the weights, with a card that says how they were trained, and a folder with the metrics of each epoch, their curves
-# and the checkpoint from which a run resumes.
+# A run writes the weights, with a card that says how they were trained, and a folder with the metrics of each
+# epoch, their curves and the checkpoint from which a run resumes.
 
 for path in sorted(models.rglob("*")):
     if path.is_file():
