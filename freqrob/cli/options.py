@@ -62,7 +62,7 @@ Resize = Annotated[
     int | None,
     typer.Option(metavar="N", help="Resize photographs to this shorter side; the model's preprocessing by default."),
 ]
-Crop = Annotated[int | None, typer.Option(metavar="N", help="Then crop the central square of N×N pixels.")]
+Crop = Annotated[int | None, typer.Option(metavar="N", help="Then crop the central square with this side.")]
 Interpolation = Annotated[str, typer.Option(help="Interpolation of --resize: nearest, bilinear or bicubic.")]
 Weights = Annotated[
     str | None,

@@ -231,7 +231,7 @@ def put(index, value):
         (changed("images", lambda x: np.uint8(0)), r"images .* uint8 \(\), expected"),
         (changed("similarity", lambda x: x[:, :-1]), r"similarity of .* \(12, 11\), expected \(12, 12\)"),
         (changed("similarity", lambda x: x.astype(int)), "similarity of .* int64 .*, expected floats"),
-        (changed("similarity", put((0, 1), np.nan)), "NaN or an infinity, expected finite"),
+        (changed("similarity", put((0, 1), np.nan)), "NaN or infinity, expected finite"),
         (changed("similarity", put((0, 0), 1.5)), r"reaches ±1.5, expected \[-1, 1\]"),
         (changed("similarity", put((0, 1), 0.987)), "not symmetric"),
         (changed("similarity", lambda x: x.astype(object)), "not an .npz file of plain arrays"),

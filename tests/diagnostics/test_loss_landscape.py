@@ -155,7 +155,7 @@ def test_a_landscape_without_weights_is_told():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda data: loss_landscape(Linear(wave(3)), *data, batch_size=0), "batch_size: expected an integer from 1"),
+        (lambda data: loss_landscape(Linear(wave(3)), *data, batch_size=0), "batch_size: expected an integer ≥ 1"),
         (lambda data: loss_landscape(Linear(wave(3)), *data, points=4), "points: expected an odd number ≥ 5"),
         (lambda data: loss_landscape(Linear(wave(3)), *data, points=3), "points: expected .* ≥ 5, got 3"),
         (lambda data: loss_landscape(Linear(wave(3)), *data, points="5"), "points: expected .*, got '5'"),

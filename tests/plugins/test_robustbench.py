@@ -125,7 +125,7 @@ def test_no_model_of_timm_is_replaced(robustbench, tmp_path, monkeypatch):
 
 def test_a_name_that_timm_cannot_hold_is_left_out(robustbench, tmp_path):
     write_model(tmp_path, "mine.v2")
-    with pytest.warns(UserWarning, match="mine.v2 for cifar10, Linf .* follows a dot"):
+    with pytest.warns(UserWarning, match="mine.v2 for cifar10, Linf .* after a dot"):
         register(tmp_path)
 
 
