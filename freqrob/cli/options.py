@@ -81,7 +81,7 @@ BatchSize = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Images per batch; each finished batch is cached. By default 250 at 32×32 pixels, fewer at larger sizes.",
+        help="Images per batch; each finished batch is cached. By default 250 of 32 by 32 pixels, fewer larger ones.",
     ),
 ]
 CacheDir = Annotated[
