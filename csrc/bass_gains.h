@@ -7,8 +7,8 @@
 
 namespace freqrob {
 
-/// What turns the sum of |F| or |F|² over a ring of `count` coefficients, in pixels of 1 / `unit`, into its a: the mean
-/// of |F|, or the integral of |F|² over the angle, 2π times its mean.
+/// The factor that turns the sum of |F| or |F|² over a ring of `count` coefficients, in pixels of 1 / `unit`, into a:
+/// the mean of |F|, or the integral of |F|² over the angle, which is 2π times the mean of |F|².
 template <class Real>
 FREQROB_INLINE Real bass_norm(Real count, Real unit, bool of_power) {
   constexpr Real kTwoPi = static_cast<Real>(6.283185307179586);
@@ -20,10 +20,10 @@ template <class V>
 struct BassTotals {
   V profile;      ///< Σ a
   V log_profile;  ///< Σ ln a
-  V eligible;     ///< how many rings
+  V eligible;     ///< number of rings
 };
 
-/// What a ring adds to the totals: nothing unless a > 1, so that every share of the logarithm is positive.
+/// A ring's contribution to the totals: nothing unless a > 1, so that every share of the logarithm is positive.
 template <class Math, class V>
 FREQROB_INLINE BassTotals<V> bass_share(V a) {
   const V none = {};

@@ -3,7 +3,7 @@
 
 #ifdef __CUDACC__
 #define FREQROB_INLINE __host__ __device__ __forceinline__
-/// What a GPU's threads run; without nvcc it is ordinary code, which tests run one thread after the other.
+/// Code of GPU threads; without nvcc it is ordinary code, which tests run one thread after the other.
 #define FREQROB_DEVICE __device__ __forceinline__
 #define FREQROB_UNROLL _Pragma("unroll")
 #else

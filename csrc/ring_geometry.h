@@ -17,7 +17,7 @@ struct RingView {
   FREQROB_INLINE int64_t columns() const { return width / 2 + 1; }
 };
 
-/// How many coefficients of fft2 the column `kx` of rfft2 stands for: 1 or 2.
+/// How many coefficients of fft2 a coefficient in column `kx` of rfft2 represents: 1 or 2.
 FREQROB_INLINE int multiplicity(int64_t kx, int64_t width) {
   return kx == 0 || 2 * kx == width ? 1 : 2;
 }
@@ -38,7 +38,7 @@ FREQROB_INLINE bool covers_all(const RingView& map) {
   return true;
 }
 
-/// How many coefficients of fft2 each ring holds: `counts` is (rings).
+/// The number of coefficients of fft2 on each ring: `counts` is (rings).
 FREQROB_INLINE void count_rings(const RingView& map, int64_t* counts) {
   for (int64_t ring = 0; ring < map.rings; ++ring) counts[ring] = 0;
   for (int64_t k = 0; k < map.height * map.columns(); ++k) {

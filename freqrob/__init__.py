@@ -1,6 +1,6 @@
 """Frequency-aware adversarial robustness: spectra, defences, evaluation and diagnostics for image classifiers.
 
-The names below are imported when first used, so that `import freqrob` costs little more than `import torch`.
+The names below are imported when first used, so that `import freqrob` takes little longer than `import torch`.
 """
 
 from typing import TYPE_CHECKING

@@ -1,6 +1,6 @@
 """The kinds of JSON files that freqrob writes, and their JSON schemas, which are in the folder ``schemas``.
 
-``python -m freqrob.formats`` writes the schemas from the definitions by which the files are read.
+``python -m freqrob.formats`` writes the schemas from the same definitions that check files when they are read.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ Complex<double> root_of_unity(int64_t k, int64_t n) {
   return {left ? -root.re : root.re, below ? -root.im : root.im};
 }
 
-/// What a transform of `length` values needs: exp(2πi k / length), and room for one step of it.
+/// Data for a transform of `length` values: exp(2πi k / length), and memory for one step.
 template <class T>
 struct Plan {
   int64_t length;
@@ -47,7 +47,7 @@ FREQROB_INLINE int64_t next_factor(int64_t length) {
   return length;
 }
 
-/// How many steps a transform takes.
+/// The number of steps of a transform.
 FREQROB_INLINE int steps_of(int64_t length) {
   int steps = 0;
   for (; length > 1; length /= next_factor(length)) ++steps;
@@ -127,8 +127,8 @@ __attribute__((noinline)) void step(const Plan<T>& plan, int64_t any_radix, int6
   }
 }
 
-/// Unnormalised transform of the values in `from`, with `other` for room; returns which of the two holds it: `from` if
-/// it takes an even number of steps.
+/// Unnormalised transform of the values in `from`, with `other` as temporary memory; returns the one that holds the
+/// result: `from` if the number of steps is even.
 template <int Sign, class V, class T>
 Complex<V>* any_fft(const Plan<T>& plan, Complex<V>* from, Complex<V>* other) {
   int64_t radix = 0;

@@ -1,7 +1,7 @@
-// The fused kernels for a few planes, which would leave most lanes of plane_per_lane.h empty. They take one plane at a
-// time: first neighbouring rows share a vector, then neighbouring columns of the spectrum. The transforms and the
-// weighing are the functions of plane_per_lane.h, to which the lanes of a vector mean nothing, and the sums are added
-// up in the same order, so that a plane gets the same bits from both.
+// The fused kernels for a few planes, with which most lanes of plane_per_lane.h would be empty. They process one plane
+// at a time: first neighbouring rows share a vector, then neighbouring columns of the spectrum. The transforms and the
+// weighing are the functions of plane_per_lane.h, which do not depend on what the lanes hold, and sums are added in the
+// same order, so that a plane gets the same bits from both.
 #pragma once
 
 #include "plane_per_lane.h"
@@ -12,7 +12,7 @@ namespace {
 /// Looks up kLanes gains at a time.
 class Table {
  public:
-  static constexpr int64_t kLeast = 64;  // what `gains` has room for
+  static constexpr int64_t kLeast = 64;  // `gains` has at least this size
 
   Table(const float* gains, int64_t rings) : gains_(gains), rings_(rings) {
 #if FREQROB_LANES == 16
@@ -72,7 +72,7 @@ struct Coefficients {
 template <int N>
 constexpr Coefficients<N> kCoefficients{};
 
-/// What a ring adds up: the places of its values, in the order of plane_per_lane.h.
+/// The places of each ring's values, in the order in which plane_per_lane.h adds them.
 template <int N>
 struct Places {
   static constexpr int kColumns = N / 2 + 1;

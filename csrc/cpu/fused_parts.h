@@ -10,7 +10,7 @@ namespace {
 
 using Spectrum = Complex<Lanes>;
 
-/// Hands out parts of the scratch memory, or measures how much of it there has to be.
+/// Allocates parts of the scratch memory, or measures how much is needed.
 class Memory {
  public:
   /// A Workspace(memory, map) in `scratch`, and how much that takes.
@@ -69,9 +69,9 @@ struct Amplitude {
   }
 };
 
-/// How a filter weighs a number z of a spectrum: by the gain of its ring.
+/// A filter multiplies a number z of a spectrum by the gain of its ring.
 struct ByGain {
-  static constexpr double unit(double pixels) { return 1 / pixels; }  // what takes the gains to the inverse transform
+  static constexpr double unit(double pixels) { return 1 / pixels; }  // scale of the gains for the inverse transform
 
   template <class V>
   FREQROB_INLINE V operator()(V gain, const Complex<V>&) const {
@@ -79,7 +79,7 @@ struct ByGain {
   }
 };
 
-/// And by the gain over |z|, without dividing by the number of pixels: the gradient of a weighted sum of amplitudes.
+/// Multiplies by gain / |z|, without dividing by the number of pixels: the gradient of a weighted sum of amplitudes.
 struct ByGainOverAmplitude {
   static constexpr double unit(double) { return 1; }
 
@@ -138,7 +138,7 @@ FREQROB_INLINE Normaliser<float> normaliser(const uint8_t*, int64_t) {
   return {1.0f, 1.0f};
 }
 
-/// The normaliser of a plane's weights, `outside` with them.
+/// The normaliser of a plane's weights, including `outside`.
 template <class T>
 FREQROB_INLINE Normaliser<T> weights_normaliser(const T* weights, int64_t rings, T outside) {
   const T magnitude = outside < 0 ? -outside : outside;

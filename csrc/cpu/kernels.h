@@ -1,7 +1,7 @@
 // Fused spectral kernels for planes of any size: plain pointers, one table per instruction set.
 //
-// The result of a plane depends on nothing but the plane: every plane of a size goes through the same instructions,
-// whatever its place, its neighbours, the number of planes and their address.
+// A plane's result depends only on the plane: all planes of a size go through the same instructions, independent of
+// their position, the other planes, the number of planes and their address.
 #pragma once
 
 #include <cstdint>
@@ -16,10 +16,10 @@ struct Groups {
   int64_t begin, end;
 };
 
-/// Memory for kernels, 64-byte aligned and of scratch_bytes(map). They leave in it what they prepare for a ring map.
+/// Memory for kernels, 64-byte aligned, of size scratch_bytes(map). It also keeps what kernels prepare for a ring map.
 struct Scratch {
   void* memory;
-  bool is_prepared;  // by a kernel of the same table for the same map
+  bool is_prepared;  // a kernel of the same table has prepared it for the same map
 };
 
 template <class T>
@@ -64,7 +64,7 @@ struct Bass {
   using Real = std::conditional_t<std::is_same_v<Pixel, double>, double, float>;
 
   RingView map;
-  const Real* norms;      // (rings): what makes a ring's sum its a_i
+  const Real* norms;      // (rings): factor from a ring's sum to its a_i
   const bool* weighable;  // (rings): whether the ring's weight may differ from 1; both are read to the end of a vector
   const Pixel* x;         // (planes, height, width)
   Pixel* out;             // (planes, height, width), may be x
@@ -74,8 +74,8 @@ struct Bass {
   bool of_power;
 };
 
-/// The kernels for planes of one size, of floats or doubles. They work on groups of planes; callers spread the groups
-/// over threads.
+/// The kernels for planes of one size, of floats or doubles. They work on groups of planes; callers distribute the
+/// groups over threads.
 template <class T>
 struct Fused {
   int64_t planes_per_group;
@@ -105,7 +105,7 @@ struct Kernels {
   void (*log_lanes)(const float* in, float* out);                                           // (lanes)
 };
 
-/// What bass_gains takes for one profile.
+/// The arguments of bass_gains for one profile.
 struct ScalarMath {
   static FREQROB_INLINE double log(double v) { return __builtin_log(v); }
   static FREQROB_INLINE double sqrt(double v) { return __builtin_sqrt(v); }
@@ -122,7 +122,7 @@ const Kernels& avx512_kernels();
 /// Exported, so that tests reach the kernels of the library that is in use.
 __attribute__((visibility("default"))) const Kernels& kernels_for(const char* isa);
 
-/// What FREQROB_ISA names, else the widest set this CPU has; decided once.
+/// The instruction set in FREQROB_ISA, else the widest one of this CPU; determined once.
 const Kernels& active_kernels();
 
 }  // namespace freqrob::cpu

@@ -125,8 +125,8 @@ FREQROB_INLINE Lanes clip(Lanes v, float most) {
 #endif
 }
 
-/// Natural logarithm of positive normal numbers, within 2 ulp (the polynomial is Cephes logf's). It is one function,
-/// because inline code gets its fused multiply-adds by its surroundings: kernels would differ in the last bit.
+/// Natural logarithm of positive normal numbers, within 2 ulp (the polynomial is Cephes logf's). It is not inlined,
+/// because fused multiply-adds of inline code depend on the surrounding code: kernels would differ in the last bit.
 __attribute__((noinline)) inline Lanes log(Lanes v) {
   constexpr int32_t kSqrtHalf = 0x3f3504f3;
   const Integers bits = Integers(v) - kSqrtHalf;
@@ -181,7 +181,7 @@ FREQROB_INLINE void split_rows(V* rows) {
   }
 }
 
-/// Transposes within 128 bits first and then in units of 128 bits, so that every round is one instruction a row.
+/// Transposes within 128 bits first and then in units of 128 bits, so that every round is one instruction per row.
 FREQROB_INLINE void transpose(Lanes* rows) {
   split_rows<1, 1, 4>(rows);
   split_rows<2, 1, 4>(rows);

@@ -1,5 +1,5 @@
-// The fused kernels that take one plane at a time. They serve planes so large that only one fits into the second-level
-// cache, and rare sizes. They are templates over the class that transforms a plane: FixedSize or AnySize.
+// The fused kernels that process one plane at a time: planes so large that only one fits into the second-level cache,
+// and rare sizes. They are templates over the class that transforms a plane: FixedSize or AnySize.
 #pragma once
 
 #include "../bass_gains.h"
@@ -10,14 +10,14 @@ namespace {
 
 constexpr int64_t kPlanesPerMap = 4;
 
-/// How much scratch memory a Plane takes.
+/// The scratch memory that a Plane needs.
 template <class Plane>
 int64_t scratch_bytes(const RingView& map) {
   return Memory::bytes_of<Plane>(map);
 }
 
-/// Sums and gains of rings. Entry 0 is of the coefficients on no ring, 1 + i of ring i, rings + 1 of what is no
-/// coefficient; every entry has a place for each lane, so that neighbours do not wait for each other.
+/// Sums and gains of rings. Entry 0 is for coefficients on no ring, 1 + i for ring i, rings + 1 for padding; every
+/// entry has a place for each lane, so that neighbours do not wait for each other.
 template <class T>
 struct RingTable {
   using V = Vector<T>;
@@ -55,7 +55,7 @@ struct RingTable {
     for (int l = 0; l < kLanes; ++l) sums[of[l] + l] += values[l];
   }
 
-  /// Of the full spectrum, if half of it has been added.
+  /// Sums over the full spectrum, after half of it has been added.
   double ring_sum(int64_t ring) const {
     double sum = 0;
     for (int l = 0; l < kLanes; ++l) sum += sums[(1 + ring) * kLanes + l];
@@ -106,7 +106,7 @@ void sum_rings(const Plane& work, bool amplitude) {
   amplitude ? sum_rings(work, Amplitude{}, work.first) : sum_rings(work, Power{}, work.first);
 }
 
-/// Weighs a spectrum by the gains of its rings and transforms its rows back, first forward unless they have been.
+/// Weighs a spectrum by the gains of its rings and transforms its rows back; first forward, unless already done.
 template <class Plane, class Weigh>
 void weigh_rings(const Plane& work, Weigh factor, bool is_transformed) {
   for (int64_t index = 0; index < work.bands; ++index) {
@@ -117,7 +117,7 @@ void weigh_rings(const Plane& work, Weigh factor, bool is_transformed) {
   }
 }
 
-/// Reads a plane and transforms its columns; returns what brought its pixels near 1, and undoes that.
+/// Reads a plane and transforms its columns; returns the scale that brought its pixels near 1, and its inverse.
 template <class Plane, class Pixel, class Spectrum>
 auto load_plane(const Plane& work, const Pixel* plane, Spectrum* spectrum) {
   const auto power = normaliser(plane, work.rings.map.height * work.rings.map.width);

@@ -1,6 +1,6 @@
-// The fused kernels that take one plane to a vector lane: transform, rings and inverse transform of a group of planes
-// with one read and one write of the images. Lanes are never combined, so the result of a plane does not depend on its
-// neighbours, nor on whether it has any. Included once by each instruction set's file after its target pragma.
+// The fused kernels with one plane per vector lane: transform, rings and inverse transform of a group of planes with
+// one read and one write of the images. Lanes are never combined, so a plane's result does not depend on the other
+// planes or on their number. Included once by each instruction set's file after its target pragma.
 //
 // The rows y and y + N/2 of a real plane are transformed as one complex row. After their separation the columns
 // 0 < kx < N/2 of the spectrum stay at kx and N - kx, with twice their value; columns 0 and N/2, which come from real
@@ -71,7 +71,7 @@ template <int N, class Pixel, class Put>
 FREQROB_INLINE void load_row(const Pixel* const* source, int64_t y, Put put) {
   constexpr bool kByPlane = sizeof(Pixel) == 1 && planes_at_a_time<N, Pixel>() < kLanes;
   Lanes parts[N / kLanes][kLanes];
-  if constexpr (kByPlane) {  // parts of a line of the cache, before another plane's line takes its place
+  if constexpr (kByPlane) {  // parts of a cache line, before another plane's line replaces it
     FREQROB_UNROLL
     for (int l = 0; l < kLanes; ++l) {
       FREQROB_UNROLL
@@ -236,12 +236,12 @@ FREQROB_INLINE void visit_spectrum(int64_t columns, Visit visit, Spectrum* spect
   }
 }
 
-/// Rounds, unlike a product that becomes part of a sum.
+/// A rounded product, which is not fused into a sum.
 __attribute__((noinline)) Lanes halved(Lanes v) {
   return v * 0.5f;
 }
 
-/// What a coefficient adds to half of a sum over the full spectrum.
+/// A coefficient's contribution to half of a sum over the full spectrum.
 FREQROB_INLINE Lanes share(bool has_mirror, Lanes value) {
   return has_mirror ? value : halved(value);
 }
@@ -265,7 +265,7 @@ void sum_rings(Spectrum* spectrum, const RingView& map, Lanes* rings, bool ampli
   sum_rings<N>(map, rings, Power{}, spectrum);
 }
 
-/// What gains are multiplied by: they weigh twice a spectrum.
+/// The scale of gains, which weigh twice a spectrum.
 template <int N, class Weigh>
 constexpr float kGainUnit = std::is_same_v<Weigh, ByGain> ? 0.5 * Weigh::unit(N * N) : 1;
 
@@ -295,14 +295,14 @@ __attribute__((noinline)) void weigh_columns(Spectrum* spectrum, const RingView&
   transform_column_back<N, true>(edges, [](int, const Spectrum& z) __attribute__((always_inline)) { return z; });
 }
 
-/// The same for all columns and gains in their own unit, which it spoils.
+/// The same for all columns and unscaled gains, which it overwrites.
 template <int N, class Weigh>
 void weigh_rings(Spectrum* spectrum, const RingView& map, Lanes* gains, Weigh factor) {
   for (int64_t i = 0; i <= map.rings; ++i) gains[i] *= kGainUnit<N, Weigh>;
   weigh_columns<N>(spectrum, map, gains, factor, N / 2);
 }
 
-/// Writes a value per ring and plane, times both scales: one after the other, because their product may overflow.
+/// Writes a value per ring and plane, multiplied by one scale after the other, because their product may overflow.
 FREQROB_INLINE void store_rings(const Lanes* rings, int64_t count, Lanes scale, Lanes other_scale, int64_t planes,
                                 float* out) {
   for (int64_t i = 0; i < count; ++i) {
@@ -346,7 +346,7 @@ void ring_sum(const RingSum<float>& call, Groups groups, void* scratch) {
   }
 }
 
-/// Spreads the weights of the group's planes over the lanes, brings each plane's near 1, and returns what undoes that.
+/// Puts the weights of the group's planes into the lanes, scales each plane's near 1, and returns the inverse scales.
 Lanes load_weights(const RingFilter<float>& call, int64_t index, int64_t planes, Lanes* gains) {
   const int64_t rings = call.map.rings;
   const float* weights = call.weights + index * kLanes * rings;

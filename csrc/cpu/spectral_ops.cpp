@@ -20,9 +20,9 @@ using torch::stable::parallel_for;
 
 constexpr int64_t kKeptScratch = 64 << 20;
 
-/// A ring map and what is known of it.
+/// A ring map with its properties.
 struct KnownMap {
-  int64_t id;  // of no other map in this process
+  int64_t id;  // unique in this process
   int64_t height, width, rings;
   std::vector<int32_t> half;
   std::vector<int64_t> counts;
@@ -49,8 +49,8 @@ struct KnownMap {
   }
 };
 
-/// A map that was checked, as the kernels index by its entries. The last one is kept: to look at every entry of another
-/// takes longer than to transform an image.
+/// A map whose entries were checked, because the kernels index by them. The last one is kept, because checking every
+/// entry takes longer than transforming an image.
 std::shared_ptr<const KnownMap> known_map(const Tensor& x, const Tensor& half, int64_t rings) {
   thread_local std::shared_ptr<const KnownMap> last;
   const RingView map = ring_view(x, half, rings);
@@ -84,7 +84,7 @@ OwnedMemory new_memory(int64_t bytes) {
   return memory;
 }
 
-/// This thread's work space, kept between calls: fresh pages would cost more than the transform of a small batch.
+/// This thread's work space, kept between calls: new pages would take longer than the transform of a small batch.
 Scratch kept_scratch(int64_t bytes, const void* kernels, int64_t map) {
   thread_local OwnedMemory memory;
   thread_local int64_t held = 0, prepared_map = 0;
@@ -102,7 +102,7 @@ Scratch kept_scratch(int64_t bytes, const void* kernels, int64_t map) {
   return {memory.get(), is_prepared};
 }
 
-/// Spreads the groups of a fused kernel over torch's threads. `map` is the id of the ring map, 0 for none.
+/// Distributes the groups of a fused kernel over torch's threads. `map` is the id of the ring map, 0 for none.
 template <class T, class Call>
 void run(const Fused<T>& fused, void (*kernel)(const Call&, Groups, Scratch), const Call& call, int64_t groups,
          int64_t map) {

@@ -18,8 +18,8 @@ using plane::Workspace;
 
 constexpr unsigned kAllLanes = 0xffffffff;
 
-/// Blocks that a multiprocessor should have room for, or what the compiler thinks: of blocks of 256 threads it would
-/// want so many that registers spill on Blackwell.
+/// Blocks that a multiprocessor should have room for; for blocks of 256 threads the compiler's choice is so high that
+/// registers spill on Blackwell.
 template <class Shape>
 constexpr int kLeastBlocks = Shape::kThreads == 256 ? 2 : 0;
 
@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(Shape::kThreads* Teams, kLeastBlocks<Shape>) f
   if (plane < call.planes) plane::run<Shape>(Team<Shape::kThreads>{mask}, call, plane, rings, work[team]);
 }
 
-/// A team adds up many planes, each its own number of them.
+/// Each team adds up several planes.
 template <class Shape, int Teams>
 __global__ void __launch_bounds__(Shape::kThreads* Teams) fused_sums(const plane::AmplitudeSums call) {
   __shared__ Workspace<Shape, plane::AmplitudeSums> work[Teams];
@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(Shape::kThreads* Teams) fused_sums(const plane
   if (number < call.teams) plane::run<Shape>(Team<Shape::kThreads>{mask}, call, number, work[team]);
 }
 
-/// Whether to give a line to many threads: the planes are too few to fill the GPU with a thread a line.
+/// Whether several threads share a line, because one thread per line would not fill the GPU with so few planes.
 inline bool is_few(int64_t planes, int64_t size) {
   return planes <= multiprocessors() * (size == 32 ? 8 : 4);
 }

@@ -17,7 +17,7 @@ void launch(const plane::RingFilter& call, int64_t size, cudaStream_t stream);
 void launch(const plane::RingDot& call, int64_t size, cudaStream_t stream);
 void launch(const plane::Bass& call, int64_t size, cudaStream_t stream);
 
-/// How many teams share that many planes.
+/// The number of teams for this number of planes.
 int64_t amplitude_teams(int64_t planes, int64_t size);
 void launch(const plane::AmplitudeSums& call, int64_t size, cudaStream_t stream);
 /// out (N, N/2 + 1) from the teams' sums.
@@ -25,7 +25,7 @@ void launch_mean(const plane::AmplitudeSums& call, int64_t size, float* out, cud
 
 // Passes: spectra of any size.
 
-/// Into how many parts to cut each plane, so that they fill the GPU.
+/// The number of parts per plane, so that all parts fill the GPU.
 int64_t ring_parts(int64_t planes, int64_t coefficients);
 void launch(const passes::RingSums& call, cudaStream_t stream);
 /// out (planes, rings): scale · the parts together.

@@ -25,7 +25,7 @@ struct RingSums {
   Summand summand;
 };
 
-/// What a team shares, for some of the rings at a time: a column of sums for each thread.
+/// Shared memory of a team, for some of the rings at a time: a column of sums for each thread.
 constexpr int kThreads = 64;
 constexpr int kWindow = 176;
 
@@ -93,7 +93,7 @@ struct BassGains {
   BassTotals<float>* shares;  // (planes, rings + 1), in passing
   float* profile;             // (planes, rings + 1), in passing
   float* gains;               // (planes, rings + 1), out
-  bool* changes;              // (planes), out: whether the plane is not to be left alone
+  bool* changes;              // (planes), out: whether the plane changes
   float unit;
   bool of_power;
 };
@@ -129,7 +129,7 @@ FREQROB_DEVICE void weigh(const RingGains& call, int64_t plane, int64_t k) {
   z = z * (ring < call.map.rings ? call.gains[plane * call.stride + ring] : call.outside);
 }
 
-/// The last step of BaSS: filtered planes as pixels, and as they were where nothing changes.
+/// The last step of BaSS: writes filtered planes as pixels, and unchanged planes as they were.
 struct Pixels {
   const float* filtered;  // (planes, pixels)
   const void* x;          // like it

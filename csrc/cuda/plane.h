@@ -24,11 +24,11 @@ constexpr int max_rings(int64_t size) {
   return static_cast<int>(3 * size / 4);
 }
 
-/// How N/2 lines of N numbers lie on threads: a line to `Split` threads, of which there is one for throughput, and more
-/// so that a few planes take little time. Thread t has a share of line t % kLines, kValues numbers in registers.
+/// How N/2 lines of N numbers are distributed over threads: `Split` threads per line, one for throughput, more so that
+/// few planes take little time. Thread t has a share of line t % kLines, kValues numbers in registers.
 ///
-/// A transform takes two steps, N = kOuter · 8. Pixel 8m + n goes with the n-th first step, frequency k + kOuter·j with
-/// the k-th second one, and a thread has kFirst of the former, kSecond of the latter.
+/// A transform has two steps, N = kOuter · 8. Pixel 8m + n belongs to the n-th first step, frequency k + kOuter·j to
+/// the k-th second step, and a thread has kFirst first steps and kSecond second steps.
 template <int Size, int Split>
 struct Shape {
   static_assert(Size == 32 || Size == 64);
@@ -52,7 +52,7 @@ struct Shape {
   static FREQROB_DEVICE int first(int t, int i) { return kFirst * share(t) + i; }
   static FREQROB_DEVICE int second(int t, int i) { return kSecond * share(t) + i; }
 
-  /// What register i holds before a forward and after an inverse transform, …
+  /// The index of register i before a forward and after an inverse transform, …
   static FREQROB_DEVICE int pixel(int t, int i) { return 8 * (i % kOuter) + first(t, i / kOuter); }
   /// … and after a forward and before an inverse one.
   static FREQROB_DEVICE int frequency(int t, int i) { return second(t, i / 8) + kOuter * (i % 8); }
@@ -298,7 +298,7 @@ FREQROB_DEVICE void sum_rings(Team team, const Rings<Shape::N>& rings, Shared<Sh
   team.each([&](int t) {
     for (int k = t; k < (rings.count + 1) * kPitch; k += Shape::kThreads) shared.sums[k] = 0;
   });
-  // Every column is one thread's at a time: no atomics, and the same sum each time.
+  // At any time one thread owns a column: no atomics, and always the same sum.
   FREQROB_UNROLL
   for (int first = 0; first < Shape::kThreads; first += kColumns) {
     team.each([&](int t) {

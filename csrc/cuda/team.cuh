@@ -11,7 +11,7 @@ struct Team {
   static constexpr int kThreads = Threads;
   unsigned mask;
 
-  /// What a thread has in registers.
+  /// A thread's registers.
   template <class T>
   struct Each {
     T own;

@@ -9,7 +9,7 @@ struct SerialTeam {
   static constexpr int kThreads = Threads;
   bool backwards;
 
-  /// What each thread has in registers.
+  /// Each thread's registers.
   template <class T>
   struct Each {
     T of[Threads];

@@ -11,7 +11,7 @@ the power falls less steeply with frequency. This tutorial draws the images, the
 # ----------------
 #
 # :func:`freqrob.bass` takes uint8 images, or floats in [0, 1], and returns images of the same shape and type. Nothing
-# is random: BaSS re-weights, in spite of "sampling" in its name.
+# is random: despite "sampling" in its name, BaSS re-weights.
 
 import matplotlib.pyplot as plt
 import torch
@@ -31,8 +31,8 @@ for row, (name, shown) in zip(axes, {"natural": images, "amplitude": amplitude, 
     row[0].set_ylabel(name)
 
 # %%
-# Edges and textures come out, smooth regions lose contrast. ``weighting="amplitude"`` is what the authors' code does,
-# and the default; ``"power"`` is what their equations say.
+# Edges and textures become stronger, smooth regions lose contrast. ``weighting="amplitude"`` (default) follows the
+# authors' code, ``"power"`` follows their equations.
 #
 # The profile
 # -----------
@@ -85,8 +85,8 @@ by_hand = ring_filter(channel, weights, rings).clamp(0, 255)
 torch.testing.assert_close(by_hand, 255 * freqrob.bass(channel / 255))
 
 # %%
-# Twice is not once
-# -----------------
+# BaSS applied twice
+# ------------------
 #
 # BaSS is not a projection: balancing a balanced image changes it again. An accuracy therefore always says whether the
 # images were balanced, and where: see :doc:`/explanation/protocols`.

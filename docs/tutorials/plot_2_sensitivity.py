@@ -39,7 +39,7 @@ for ax, (name, measured) in zip(axes, spectra.items(), strict=True):
 figure.colorbar(mappable, ax=axes, label="amplitude ÷ mean")
 # %%
 # The gradient is the *first* step of an attack, taken at the natural image. It does not say what the network uses to
-# recognise an image: for that, images have to change.
+# recognise an image: to see that, images have to be changed.
 #
 # Hybrid images
 # -------------
@@ -60,7 +60,7 @@ ax.legend()
 # ---------------
 #
 # :func:`freqrob.diagnostics.band_accuracy` classifies low-passed, high-passed and band-passed images. Here, only the
-# frequencies below a radius are left.
+# frequencies below a radius are kept.
 
 from freqrob.diagnostics import band_accuracy
 from freqrob.diagnostics.band_accuracy import plot_bands
@@ -70,11 +70,11 @@ figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
 plot_bands(ax, bands, kind="low")
 ax.legend()
 # %%
-# The short lines on the right are the accuracies on whole images. A network that was trained on balanced images is at a
-# loss on natural ones, filtered or not.
+# The short lines on the right are the accuracies on unfiltered images. A network that was trained on balanced images is
+# inaccurate on natural ones, filtered or not.
 #
-# All at once
-# -----------
+# All diagnostics
+# ---------------
 #
 # :func:`freqrob.diagnose` runs every diagnostic, and ``freqrob diagnose`` with ``freqrob report`` make a page of them.
 # What each can and cannot say: :doc:`/explanation/diagnostics`.

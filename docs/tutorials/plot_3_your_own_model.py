@@ -7,11 +7,11 @@ under the three protocols beside a shipped model, and draws the robust accuracy 
 """
 
 # %%
-# A model of one's own
-# --------------------
+# Your own model
+# --------------
 #
-# Normalisation belongs inside the model, so that attacks see pixels. Here the network is a shipped one behind a blur of
-# one's own; in practice it is whatever you have trained.
+# Normalisation belongs inside the model, so that attacks see pixels. Here the network is a shipped one with your own
+# blur before it; in practice it is the network that you have trained.
 
 import matplotlib.pyplot as plt
 import torch
@@ -64,7 +64,7 @@ print(results["mine"][2].as_dict())
 # ------------------------------
 #
 # Attacks are dataclasses; ``parse_attack`` is a shorthand. A robust accuracy that does not fall to zero for a large ε
-# would be a sign of an attack that fails, not of a robust model.
+# would be a sign of a failing attack, not of a robust model.
 
 from freqrob.attacks import PGD
 
@@ -82,8 +82,8 @@ ax.legend()
 # ------------------------------
 #
 # A fixed front end can mislead an attack through its gradient. For models whose front ends freqrob knows,
-# ``freqrob evaluate`` checks this with attacks that do not use that gradient. For your own, a cheap first check is one
-# strong attack against a weaker one, and a black-box attack such as ``square`` against PGD: it must not be stronger.
+# ``freqrob evaluate`` checks this with attacks that do not use that gradient. For your own front ends, first compare a
+# black-box attack such as ``square`` with PGD: it must not be stronger.
 #
 # On the command line
 # -------------------

@@ -92,8 +92,8 @@ models = {name: open_timm(name) for name in ["resnet18", "vit_tiny_patch16_224"]
 # Labels
 # ------
 #
-# The diagnostics differentiate the loss, so they need labels. If your photographs have none, take what the model says.
-# The gradient then asks: which frequencies change the model's own answer?
+# The diagnostics differentiate the loss, so they need labels. If your photographs have none, use the model's
+# predictions. The gradient then shows which frequencies change the model's own prediction.
 
 with torch.no_grad():
     labels = {name: model(images / 255).argmax(1) for name, model in models.items()}
@@ -115,8 +115,8 @@ for ax, (name, one) in zip(axes, spectra.items(), strict=True):
 figure.colorbar(mappable, ax=axes, label="amplitude ÷ mean")
 
 # %%
-# The architectures show: the first layer of a ResNet takes every second pixel, and a vision transformer cuts the image
-# into patches of 16 × 16 pixels. Compare ln B\ :sub:`low` only between images of the same size.
+# The maps show the architectures: the first layer of a ResNet takes every second pixel, and a vision transformer cuts
+# the image into patches of 16 × 16 pixels. Compare ln B\ :sub:`low` only between images of the same size.
 #
 # Everything else
 # ---------------

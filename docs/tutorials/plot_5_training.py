@@ -3,16 +3,16 @@ Train a defence and read its curves
 ===================================
 
 This tutorial trains a small network twice, without a defence and by adversarial training, and explains the files and
-curves that a run leaves. It shows the mechanics: 700 drawn images and ten epochs take seconds and give no result worth
-quoting. For a real run, see the last section.
+curves that a run writes. It only shows how training works: 700 drawn images and ten epochs take seconds and give no
+meaningful result. For a real run, see the last section.
 """
 
 # %%
 # A data set
 # ----------
 #
-# ``freqrob train`` knows CIFAR-10, CIFAR-100, SVHN and others. To need no download, this tutorial registers a data set
-# of its own: discs, squares and crosses that are brighter than a noisy background. A data set is a function that
+# ``freqrob train`` knows CIFAR-10, CIFAR-100, SVHN and others. To avoid a download, this tutorial registers its own
+# data set: discs, squares and crosses that are brighter than a noisy background. A data set is a function that
 # returns uint8 images and labels for the parts ``"train"`` and ``"test"``.
 
 import json
@@ -103,11 +103,11 @@ for recipe in (standard, adversarial):
     train(recipe, model_dir=models, log=print)
 
 # %%
-# What a run leaves
-# -----------------
+# The files of a run
+# ------------------
 #
-# The weights and their card, which says how they were made; and a folder with the metrics of each epoch, their curves
-# and the checkpoint from which a run resumes.
+# A run writes the weights, with a card that says how they were trained, and a folder with the metrics of each
+# epoch, their curves and the checkpoint from which a run resumes.
 
 for path in sorted(models.rglob("*")):
     if path.is_file():

@@ -32,7 +32,7 @@ VERSIONS = {
 COMPONENTS = VERSIONS["plus"]
 QUERIES = 5000  # of Square
 FEWEST_CLASSES = {"apgd-dlr": 3, "apgd-t": 4}  # the DLR loss is a ratio of differences between the largest logits
-LEAST_HEIGHT = 5  # of images for Square in L2, which starts from squares of a fifth of it
+LEAST_HEIGHT = 5  # of images for Square in L2, whose first squares have a fifth of the height
 
 
 @register_attack("autoattack")
@@ -43,8 +43,8 @@ class AutoAttack(Attack):
 
     ``version``: "standard" (RobustBench's), "plus", "rand" (for randomised models: gradients averaged over 20 passes),
     or "custom" with some ``attacks`` of apgd-ce, apgd-dlr, fab, square, apgd-t, fab-t. Parameters are the package's
-    defaults, except that targeted attacks have fewer than 9 targets if there are fewer than 10 classes. With a
-    ``component``, only that attack of the ensemble is run, with the same parameters.
+    defaults, but with K < 10 classes targeted attacks have K − 1 targets instead of 9. With a ``component``, only that
+    attack of the ensemble is run, with the same parameters.
 
     Raises ValueError for values that the packages do not support; when run, ImportError if none is installed.
 
@@ -157,7 +157,7 @@ class Square(Attack):
 
 
 def package() -> str:
-    """Name and version of the package used: the authors' if installed, else pyautoattack."""
+    """Name and version of the package in use: the authors' if installed, else pyautoattack."""
     for name in PACKAGES:
         try:
             return f"{name} {metadata.version(name)}"
@@ -219,8 +219,9 @@ def create_adversary(
 def perturb(adversary: Any, components: Sequence[str], images: Tensor, labels: Tensor) -> Tensor:
     """Adversarial examples for one batch, by some components of ``create_adversary``'s object.
 
-    FAB calls ``backward()``, which would also fill the ``.grad`` of the model's tensors, so these require no gradient
-    while it runs; the other attacks compute only the gradient of the images. Raises ValueError as ``check_components``.
+    FAB calls ``backward()``, which would also fill the ``.grad`` of the model's tensors; these therefore require no
+    gradient while it runs. The other attacks compute only the gradient of the images. Raises ValueError as
+    ``check_components``.
     """
     model = adversary.model
     classes = check_components(model, components, images, labels, adversary.norm)

@@ -58,7 +58,7 @@ class Band:
         with suppress(TypeError):  # not iterable
             chosen = to_python(list(rings), list[int])
         if not chosen or not all(fits(ring, int) and ring >= 0 for ring in chosen):
-            raise ValueError(f"rings: expected integers from 0 on, at least one, got {chosen or shown(rings)}")
+            raise ValueError(f"rings: expected integers ≥ 0, at least one, got {chosen or shown(rings)}")
         self.rings = tuple(sorted(set(chosen)))
 
     def __repr__(self) -> str:
@@ -89,14 +89,14 @@ class BandBall:
     """The images x' with ‖x' − x‖ ≤ ε, x' − x in a band, and x' in [0, 1].
 
     These are three convex sets that contain x. Alternating over-relaxed projections (Agmon 1954; Gubin et al. 1967)
-    find a point of all three. Results are always in the ball and in [0, 1], and approximately in the band, after
-    ``settle`` to ``TOLERANCE``.
+    find a point in all three. Results are always in the ball and in [0, 1], and approximately in the band; after
+    ``settle``, to within ``TOLERANCE``.
 
     Args:
         images: x, (N, C, H, W) in [0, 1].
         eps: the radii, (N, 1, 1, 1).
         norm: "Linf" or "L2".
-        band: of the perturbations.
+        band: contains the perturbations.
     """
 
     def __init__(self, images: Tensor, eps: Tensor, norm: Norm, band: Band) -> None:
@@ -104,14 +104,14 @@ class BandBall:
         self._ball = BALLS[norm](images, eps)
 
     def project(self, points: Tensor) -> Tensor:
-        """Project into the ball and [0, 1], approximately into the band (exactly in L2 if [0, 1] is inactive)."""
+        """Project into the ball and [0, 1], approximately into the band (exactly in L2 if no pixel is clipped)."""
         points = self.images + self.band.project(points - self.images)
         for _ in range(ITERATIONS):
             points = self._towards_band(self._ball.project(points))
         return self._ball.project(points)
 
     def settle(self, points: Tensor) -> Tensor:
-        """Points in the ball and [0, 1], in the band to ``TOLERANCE``; the image itself if none is found."""
+        """Points in the ball and [0, 1], in the band to within ``TOLERANCE``; the image itself if none is found."""
         settled = torch.zeros(len(points), dtype=torch.bool, device=points.device)
         for _ in range(MOST_ITERATIONS // ITERATIONS):
             points = self.project(points)
@@ -140,8 +140,9 @@ def band_pgd(
 ) -> Tensor:
     """Projected gradient ascent on the cross-entropy, from the images, with perturbations confined to rings.
 
-    x ← Π( x + step · g_B / ‖g_B‖ ): g_B is the gradient's part in the band, Π projects into ball, band and [0, 1]. The
-    sign of g_B is not used, even in L∞: it has components outside the band, and without them it may not ascend.
+    x ← Π( x + step · g_B / ‖g_B‖ ): g_B is the gradient's part in the band, Π projects into ball, band and [0, 1]. Even
+    in L∞, steps follow g_B and not its sign: the sign has components outside the band, and its projection may not
+    ascend.
 
     Args:
         model: images (N, C, H, W) in [0, 1] to logits (N, K); used in the mode it is in.
@@ -158,7 +159,7 @@ def band_pgd(
         last misclassified iterate, if there is one.
 
     Raises:
-        TypeError, ValueError: images and labels that do not fit, as for ``freqrob.attacks.pgd``.
+        TypeError, ValueError: invalid images or labels, as for ``freqrob.attacks.pgd``.
         ValueError: parameters out of range, or rings that the images do not have.
 
     >>> import torch

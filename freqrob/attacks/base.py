@@ -23,7 +23,7 @@ from freqrob.runtime.tensors import check_dense
 if TYPE_CHECKING:
     from freqrob.attacks.registry import Name
 
-FEWEST = 16  # images that repay a twin
+FEWEST = 16  # images for which a twin saves time
 ROUNDING = 1e-4  # tolerance of the radius of the ball, relative to ε
 
 
@@ -39,8 +39,8 @@ class Attack(ABC):
         examples: names for ``parse_attack``, shown in messages and ``--help``; the registered name by default.
         batched: whether the result for an image depends on the other images of its batch.
         uses_gradients: whether the attack uses gradients of the model.
-        uses_twins: whether it makes many passes, which repay a model's twin (``freqrob.models.twins``), and uses only
-            the model's logits and their gradients.
+        uses_twins: whether it makes so many passes that a model's twin (``freqrob.models.twins``) saves time, and uses
+            only the model's logits and their gradients.
     """
 
     eps: float
@@ -60,7 +60,7 @@ class Attack(ABC):
 
     @property
     def stages(self) -> tuple[Attack, ...]:
-        """The attacks of an ensemble, in order; each runs on the images that are still correctly classified."""
+        """An ensemble's attacks, in order; each runs on the images that are still correctly classified."""
         return (self,)
 
     @classmethod
@@ -104,7 +104,7 @@ class Attack(ABC):
             generator: if given, the seed is drawn from it.
             indices: (N,) indices of the images in their data set, 0 to N−1 by default. Random numbers depend on them,
                 so an image has the same random start in every batch.
-            seed: ≥ 0, of all random numbers, including those that the model draws.
+            seed: random seed ≥ 0, also of the random numbers that the model draws.
 
         Returns:
             The adversarial examples, same shape, detached; an empty batch is returned unchanged.
@@ -124,7 +124,7 @@ class Attack(ABC):
 
     @abstractmethod
     def run(self, model: nn.Module, images: Tensor, labels: Tensor, *, indices: Tensor, seed: int) -> Tensor:
-        """Compute the adversarial examples. The arguments are checked, the model is in eval mode, the seed is set."""
+        """Compute the adversarial examples; called with checked arguments, the model in eval mode and the seed set."""
 
     @checked
     def robust_mask(
@@ -157,7 +157,7 @@ class Attack(ABC):
         return correct | ~is_valid
 
     def _twins(self, model: nn.Module, images: Tensor) -> tuple[nn.Module, ...]:
-        """The model's twin, if it has one and the images are enough to repay it."""
+        """The model's twin, if it has one and there are enough images for it to save time."""
         if not self.uses_twins or len(images) < FEWEST:
             return ()
         twin = fast_gradients(model, images)
@@ -166,7 +166,7 @@ class Attack(ABC):
     def _adversarial(
         self, model: nn.Module, images: Tensor, labels: Tensor, indices: Tensor, seed: int, twins: Sequence[nn.Module]
     ) -> Tensor:
-        """Attack the twins, then the model itself, each on the images whose examples fooled only the one before."""
+        """Attack the twins, then the model itself, each on the images whose examples fooled the previous one only."""
         adversarial, left = images.detach().clone(), torch.arange(len(images), device=images.device)
         for subject in (*twins, model):
             adversarial[left] = self._run(subject, images[left], labels[left], indices[left.cpu()], seed)
@@ -196,7 +196,7 @@ def _lengths(norm: Norm, adversarial: Tensor, images: Tensor) -> Tensor:
 
 
 def _pixel_rounding(attack: Attack, images: Tensor) -> float:
-    """By how much rounding to the images' dtype may lengthen a perturbation: much in half precision."""
+    """Upper bound of the length that rounding to the images' dtype adds to a perturbation; large in half precision."""
     spacing = torch.finfo(images.dtype).eps / 2  # of numbers from 1/2 to 1
     return max(1e-6, spacing / 2 * (images[0].numel() ** 0.5 if attack.norm == "L2" else 1))
 

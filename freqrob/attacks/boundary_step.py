@@ -1,14 +1,14 @@
 """The constrained sub-problem of the Brendel–Bethge attack, solved for a whole batch at once.
 
-From a point near the decision boundary, the attack takes the step δ along the linearised boundary that comes nearest to
-the original image, at offset d (Brendel et al., NeurIPS 2019, Eq. 3):
+From a point near the decision boundary, the attack takes the step δ to the point of the linearised boundary that is
+nearest to the original image, at offset d (Brendel et al., NeurIPS 2019, Eq. 3):
 
     min ‖d − δ‖_p   such that   bᵀδ = c,   ‖δ‖₂ ≤ r,   low ≤ δ ≤ high
 
-A monotone search finds each of two steps: `nearest`, the shortest onto the boundary, and `ideal`, the best without the
+A monotone search finds two steps: `nearest`, the shortest onto the boundary, and `ideal`, the best one without the
 trust region. If `nearest` is longer than r, the boundary is out of reach, and the step goes as far towards it as
-possible. If `ideal` is no longer than r, it is the solution. Otherwise the solution has the length r and, by the KKT
-conditions, two parameters κ and θ. Newton's method computes them from bᵀδ = c and ‖δ‖₂ = r.
+possible. If `ideal` is not longer than r, it is the solution. Otherwise the solution has length r and, by the KKT
+conditions, depends on two parameters κ and θ. Newton's method computes them from bᵀδ = c and ‖δ‖₂ = r.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class BoundaryStep(ABC):
     """The sub-problems of N samples of D pixels, in floating point.
 
     Args:
-        offset: d (N, D), from the present point to the original.
+        offset: d (N, D), from the current point to the original.
         low, high: (N, D), the box of δ: low ≤ 0 ≤ high and low ≤ d ≤ high.
-        normal: b (N, D), of the boundary; of length 1, or 0 where it is not known.
+        normal: b (N, D), the boundary's normal, of length 1, or 0 where it is not known.
         target: c (N, 1), the signed distance to the boundary.
-        radius: r (N, 1), of the trust region.
+        radius: r (N, 1), the trust region's radius.
     """
 
     offset: Tensor

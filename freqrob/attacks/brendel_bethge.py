@@ -16,7 +16,7 @@ from freqrob.attacks.losses import largest_other, logit_of
 from freqrob.attacks.minimal import MinimalAttack, Problem
 from freqrob.runtime.parameters import Count, Positive, Share, checked
 
-TIE = 1e-5  # logits that differ by less than this share of the largest may change their order in another batch
+TIE = 1e-5  # logits that differ by less than this share of the largest one may be ordered differently in another batch
 STEPS = {"Linf": LinfStep, "L2": L2Step}
 
 
@@ -28,18 +28,18 @@ class BrendelBethge(MinimalAttack):
     Each step is optimal along the linearised boundary within a trust region (``freqrob.attacks.boundary_step``); the
     boundary's normal is a running mean of the gradients of the difference of logits. Unlike in Foolbox's
     implementation, steps are computed for the whole batch on its device, and an image's steps do not depend on the
-    batch: Foolbox scales the trust region by the number of images; its ``lr=1e-3`` with 20 images is ``lr=0.02`` here.
+    batch. Foolbox scales the trust region by the number of images: its ``lr=1e-3`` with 20 images is ``lr=0.02`` here.
 
-    An image that already meets the criterion is returned unchanged. So is an image whose starting point does not meet
-    it, with a warning. If an image's logits or gradient become infinite or NaN, its best point so far is returned.
-    The channels_last format is kept, which makes the gradients of many networks cheaper.
+    An image that already meets the criterion is returned unchanged, and, with a warning, an image whose starting point
+    does not meet it. If an image's logits or gradient become infinite or NaN, its best point so far is returned. The
+    channels_last format is kept, which makes the gradients of many networks cheaper.
 
     Args:
         norm: "Linf" or "L2".
         overshoot: step length relative to the distance to the boundary: above 1, steps end beyond the boundary.
         steps: maximum number of gradient evaluations.
         lr: radius of the trust region, as a share of the number of pixels and channels.
-        lr_decay, lr_num_decay: factor of the radius, and the number of times that it is applied over the steps.
+        lr_decay, lr_num_decay: factor by which the radius shrinks, and how often it does so over the steps.
         patience: number of steps without improvement after which an image's radius is decayed early; the image stops
             after ``lr_num_decay`` decays. The default takes 370 of 1000 steps and changes medians by at most 0.1 %.
             ``patience=steps`` gives Foolbox's schedule.
@@ -120,7 +120,7 @@ class BrendelBethge(MinimalAttack):
         return self._between(problem.images, starts, above)
 
     def _moved(self, points: Tensor, images: Tensor, normals: Tensor, margins: Tensor, radii: Tensor) -> Tensor:
-        """The points after a step, where the linearised margin is slightly negative: −0.1, or 0.1 of the margin."""
+        """The points after a step, at which the linearised margin is slightly negative (as in Foolbox)."""
         slope = L2Ball.length(normals).clamp(min=torch.finfo(normals.dtype).tiny)
         target = -margins * torch.where(margins > 0, self.overshoot, 2 - self.overshoot) / slope
         flat = points.flatten(1)
@@ -142,7 +142,7 @@ class BrendelBethge(MinimalAttack):
 
 
 class _TrustRegions:
-    """The trust-region radius of each image; it shrinks in stages, earlier without improvement."""
+    """The trust-region radius of each image; it shrinks in stages, sooner if an image does not improve."""
 
     def __init__(self, attack: BrendelBethge, images: Tensor) -> None:
         self.attack, self.largest = attack, attack.lr * images[0].numel()

@@ -17,10 +17,10 @@ BESIDE = 0.02  # tolerance between an image alone and in a batch (rounding, also
 
 
 def check_answers(model: nn.Module, images: Tensor, labels: Tensor, classes: int | None = None) -> Tensor:
-    """Compute the logits of images on a model's device, and check them; ``labels`` are those of the whole measurement.
+    """Compute and check the logits of images on the model's device; ``labels`` are those of the whole measurement.
 
-    Raises ValueError unless the logits are (N, K) floats, K is 2 or more, covers the labels and equals ``classes`` (if
-    given), and the model leaves its images unchanged. Raises torch.OutOfMemoryError.
+    Raises ValueError unless the logits are (N, K) floats, K ≥ 2 exceeds all labels and equals ``classes`` (if given),
+    and the model leaves its images unchanged. Raises torch.OutOfMemoryError.
     """
     given = images.clone()
     try:
@@ -31,7 +31,7 @@ def check_answers(model: nn.Module, images: Tensor, labels: Tensor, classes: int
             raise
         raise ValueError(f"model: {describe_failure(model, images, error)}") from error
     if got := unlike_logits(logits, len(images)):
-        raise ValueError(f"model: expected it to give logits (N, K), got {got}")
+        raise ValueError(f"model: expected logits (N, K), got {got}")
     if not torch.equal(given, images):
         raise ValueError("model: it changes its images in place, which breaks attacks; use images.clone() in it")
     _check_classes(logits.shape[1], labels, classes)
@@ -40,14 +40,14 @@ def check_answers(model: nn.Module, images: Tensor, labels: Tensor, classes: int
 
 def _check_classes(given: int, labels: Tensor, classes: int | None) -> None:
     if given <= (last := int(labels.max())):
-        raise ValueError(f"model: expected {last + 1} classes or more, as the labels have, got {given}")
+        raise ValueError(f"model: expected at least {last + 1} classes, because labels go up to {last}, got {given}")
     if given < 2:
         raise ValueError(
-            f"model: expected logits of 2 classes or more, got {given}; let it give torch.cat([-logit, logit], 1) / 2"
+            f"model: expected logits of 2 classes or more, got {given}; let it return torch.cat([-logit, logit], 1) / 2"
         )
     if classes is not None and given != classes:
         raise ValueError(
-            f"model: expected {classes} classes, as the data set has, got {given}; wrap the model so that it gives one "
+            f"model: expected {classes} classes like the data set, got {given}; wrap the model so that it returns one "
             "logit for each class of the data set, in their order"
         )
 
@@ -83,7 +83,7 @@ def explained(batch_size: int, check: Callable[[], object] | None = None) -> Ite
     """Add the remedy to the errors of a measurement.
 
     If memory is exhausted, raises torch.OutOfMemoryError that names the batch size. After any other error, calls
-    ``check``, which may raise a clearer one: that the model fails on the images of the measurement.
+    ``check``, which may raise a clearer one, for example that the model fails on these images.
     """
     try:
         yield
@@ -93,7 +93,7 @@ def explained(batch_size: int, check: Callable[[], object] | None = None) -> Ite
                 raise
             first = str(error).partition("\n")[0]
             raise torch.OutOfMemoryError(
-                f"batch_size: {batch_size} images at a time need too much memory; take fewer (--batch-size). {first}"
+                f"batch_size: {batch_size} images at a time need too much memory; use fewer (--batch-size). {first}"
             ) from error
         if check is not None:
             check()
@@ -112,12 +112,12 @@ def warn_of_model(
 ) -> None:
     """Warn about a model whose results may mislead.
 
-    Such a model is randomised, depends on the other images of a batch, returns probabilities or values that are not
-    finite, repeats grey images in each channel, seems to have other classes than the labels, or has zero gradients.
+    Such a model is randomised, depends on the other images of a batch, returns probabilities or non-finite values,
+    broadcasts grey images to three channels, seems to have other classes than the labels, or has zero gradients.
 
     Args:
         model, images, labels: as for an attack, on the model's device.
-        all_labels: of the whole data set.
+        all_labels: labels of the whole data set.
         classes: the number of the data set's classes, if known.
         needed_by, alternative: the measurement that needs gradients, if any, and one that does not.
 
@@ -191,7 +191,7 @@ def _warn_of_grey(model: nn.Module, images: Tensor, logits: Tensor) -> None:
 
 
 def _warn_of_classes(logits: Tensor, labels: Tensor) -> None:
-    """Warn if the labels hardly cover the model's classes, and the model mostly predicts the others."""
+    """Warn if labels use only the first few of the model's classes, and the model mostly predicts others."""
     classes, known = logits.shape[1], int(labels.max()) + 1
     beyond = int((logits.argmax(1) >= known).sum())
     chance = (known / classes) ** len(labels)  # probability that labels drawn from all classes omit the last ones

@@ -20,7 +20,7 @@ ROUNDING = 1e-5  # tolerance: rounding may move augmented images out of [0, 1]
 
 
 def check_attacked(images: Tensor, labels: Tensor) -> None:
-    """Raise as ``check_labelled``, and for images that are not floats; [0, 1] may be exceeded by ``ROUNDING``."""
+    """Raise as ``check_labelled``, and for images that are not floats; pixels may exceed [0, 1] by ``ROUNDING``."""
     check_values(images, "images")
     check_floats(images)
     check_labelled(images, labels, tolerance=ROUNDING)
@@ -47,7 +47,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def describe_failure(model: Model, images: Tensor, error: BaseException) -> str:
-    """Describe a failed call as "it fails on images …", with the remedy where dtypes or numbers of channels differ."""
+    """Describe a failed call as "it fails on images …", with a remedy if dtypes or numbers of channels differ."""
     reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
     parameters = model.parameters() if isinstance(model, nn.Module) else ()
     others = sorted({str(tensor.dtype) for tensor in parameters} - {str(images.dtype)})
@@ -60,12 +60,12 @@ def describe_failure(model: Model, images: Tensor, error: BaseException) -> str:
 
 
 def check_logits(logits: Tensor, images: int, **classes: int) -> None:
-    """Raise ValueError unless logits are (images, K), with K at least each argument's number of classes.
+    """Raise ValueError unless logits are (images, K) and K is at least each of the numbers ``classes``.
 
-    In ``check_logits(logits, 8, labels=10)`` there are 8 images, and the argument ``labels`` has classes up to 9.
+    ``check_logits(logits, 8, labels=10)`` is for 8 images and an argument ``labels`` with classes up to 9.
     """
     if got := unlike_logits(logits, images):
-        raise ValueError(f"model: expected it to give logits ({images}, K), got {got}")
+        raise ValueError(f"model: expected logits ({images}, K), got {got}")
     for argument, count in classes.items():
         if count > logits.shape[1]:
             raise ValueError(f"{argument}: expected classes below {logits.shape[1]}, got {count - 1}")
@@ -94,12 +94,12 @@ def unlike_images(returned: object, images: Tensor) -> str:
 
 
 def check_one_each(labels: Tensor, description: str = "", **values: Tensor) -> None:
-    """Raise ValueError unless each value is (N,) int64 ≥ 0, as the labels are; TypeError as ``check_values``."""
+    """Raise ValueError unless each value is (N,) int64 ≥ 0 like the labels; TypeError as ``check_values``."""
     for name, value in values.items():
         check_values(value, name)
         if value.shape != labels.shape or value.dtype != torch.int64 or value.min() < 0:
             got = f"{tuple(value.shape)} {value.dtype}" + (f" with {value.min()}" if value.numel() else "")
-            raise ValueError(f"{name}: expected ({len(labels)},) int64 {description}from 0 on, got {got}")
+            raise ValueError(f"{name}: expected ({len(labels)},) int64 {description}≥ 0, got {got}")
 
 
 def classified(logits: Tensor, labels: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ def warn_of_stuck(stuck: Tensor) -> None:
     """Warn if an attack could not move some images in at least one step; ``stuck`` is their mask, (N,) bool."""
     if stuck.any():
         count = f"{int(stuck.sum())} of {len(stuck)} images"
-        warnings.warn(f"model: its logits or gradients are NaN at {count}, which do not move there", stacklevel=4)
+        warnings.warn(f"model: its logits or gradients are NaN at {count}, which stay unchanged there", stacklevel=4)
 
 
 def gradient_of(value: Tensor, images: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ def gradient_of(value: Tensor, images: Tensor) -> Tensor:
 
 @checked
 def input_gradient(model: Model, images: Tensor, labels: Tensor) -> Tensor:
-    """∇ₓ Σ_n CE(model(x_n), y_n): each image's own gradient, (N, C, H, W).
+    """∇ₓ Σ_n CE(model(x_n), y_n): the gradient of each image, (N, C, H, W).
 
     Parameters get no gradient. Images and labels are those of ``pgd``, with the same errors.
 

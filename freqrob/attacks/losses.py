@@ -1,4 +1,4 @@
-"""Losses that attacks maximise, summed over the images, so that gradients of images are independent.
+"""Losses that attacks maximise, summed over the images, so that each image's gradient is independent of the others.
 
 Each takes logits (N, K), labels (N,) and, for a targeted attack, the classes to reach (N,).
 """

@@ -1,4 +1,4 @@
-"""The smallest perturbations of many images, searched for as by Li et al. (PLoS Computational Biology 2023)."""
+"""Search for the smallest perturbations of many images, as in Li et al. (PLoS Computational Biology 2023)."""
 
 import warnings
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ class Start(IntEnum):
     NONE = 0  # no starting point was found
     IMAGE = 1  # the image itself
     PGD = 2  # an image that PGD found in the large ball
-    OTHER = 3  # another of the images, which meets the criterion
+    OTHER = 3  # another of the images that meets the criterion
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ class MinimalPerturbations:
     """Result of ``MinimalPerturbation`` for N images, on the CPU.
 
     Attributes:
-        perturbed: (N, C, H, W) float32 in [0, 1], the closest images that meet the criterion; the image itself without
-            success.
-        distances: (N,) in the attack's distance, on pixels in [0, 1]; infinite without success.
+        perturbed: (N, C, H, W) float32 in [0, 1], the closest images that meet the criterion; the image itself if none
+            was found.
+        distances: (N,) lengths in the attack's norm, on pixels in [0, 1]; infinite without success.
         success: (N,) bool.
         classes: (N,) the classes to reach or, untargeted, to leave.
-        starts: (N,) values of ``Start``, of the repeat that was kept.
+        starts: (N,) values of ``Start`` for the repeat that was kept.
     """
 
     perturbed: Tensor
@@ -69,7 +69,7 @@ def closest(results: Sequence[MinimalPerturbations]) -> MinimalPerturbations:
 
     The first result wins ties. Raises ValueError for results of other images or classes.
 
-    Source: Li et al., PLoS Comput. Biol. 2023, Methods: all candidates of several attacks and seeds.
+    Source: Li et al., PLoS Comput. Biol. 2023, Methods, who take the smallest over several attacks and seeds.
 
     >>> import torch
     >>> yes, kind = torch.tensor([True, True]), torch.tensor([0, 0])
@@ -93,19 +93,19 @@ def closest(results: Sequence[MinimalPerturbations]) -> MinimalPerturbations:
 class MinimalPerturbation:
     """Runs an attack on many images in batches, several times, and keeps the smallest perturbation of each image.
 
-    The targets of a targeted run are the labels in another order, different for each image
-    (``freqrob.data.hybrid.derange``). Attacks that follow the decision boundary start from the result of targeted PGD
-    at ``start_eps``, or else from another image that is classified as the target; other attacks start at the image. An
-    image that already meets the criterion has distance 0. If no start is found or an attack fails on an image, a
-    warning names that image, and the others are still attacked.
+    Targets are the labels, permuted so that each image gets another class (``freqrob.data.hybrid.derange``). Attacks
+    that follow the decision boundary start from the result of targeted PGD at ``start_eps``, or else from another image
+    that is classified as the target; other attacks start at the image. An image that already meets the criterion has
+    distance 0. If no start is found or an attack fails on an image, a warning names that image, and the others are
+    still attacked.
 
     Args:
         attack: the L∞ Brendel–Bethge attack by default; ``freqrob_foolbox.MinimalPerturbation`` takes Foolbox's.
-        targeted: towards other classes, as in Li et al., instead of away from the labels.
+        targeted: search for images of the target class, as in Li et al., instead of any wrong class.
         repeats: runs from different random starts; the smallest distance is kept.
         seed: of targets, starts and the attack's random numbers; the global generators are left unchanged.
-        batch_size: images at a time. Foolbox's Brendel-Bethge attacks scale their steps with it; Li et al. use 20.
-        start_eps: L∞ radius, pixels in [0, 1], of the PGD that finds starts; None: only other images are starts.
+        batch_size: images per batch. Foolbox's Brendel-Bethge attacks scale their steps with it; Li et al. use 20.
+        start_eps: L∞ radius, pixels in [0, 1], of the PGD that finds starts; None: starts are other images only.
 
     Raises:
         TypeError: ``attack`` is not a ``MinimalAttack``.
@@ -154,9 +154,9 @@ class MinimalPerturbation:
             track: wraps iterables in a progress bar.
 
         Raises:
-            TypeError: images, labels or targets that are not dense tensors with values.
-            ValueError: images, labels or targets of a wrong kind, targets for an untargeted run, labels that cannot be
-                deranged; or the attack's error, if it fails on every image.
+            TypeError: images, labels or targets that are not dense tensors, or are on the meta device.
+            ValueError: images, labels or targets of a wrong shape or dtype, targets for an untargeted run, labels that
+                cannot be deranged; or the attack's error, if it fails on every image.
             OSError: the cache cannot be written.
         """
         check_labelled(images, labels)
@@ -227,7 +227,7 @@ class _Search:
         return samples
 
     def _attack(self, samples: Samples, indices: Tensor) -> None:
-        """Attack one batch. Images on which the attack raised are not stored, so that they can be tried again."""
+        """Attack one batch. Images on which the attack fails are not stored, so that they can be tried again."""
         images, classes = self.images[indices].to(self.device), self.classes[indices].to(self.device)
         problem = Problem(self.twin, images, classes, self.settings.targeted)
         success = self._meets(self.predicted[indices], classes)
@@ -298,7 +298,7 @@ class _Search:
 
     @cached_property
     def twin(self) -> nn.Module:
-        """What is attacked; made at the first batch, since all may be in the cache."""
+        """The attacked network; created at the first batch, because all results may be in the cache."""
         return fast_gradients(self.module, self.images[:COMPARED].to(self.device))
 
     @cached_property

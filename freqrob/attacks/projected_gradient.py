@@ -60,10 +60,11 @@ def pgd(
         eps, step_size: in pixels of [0, 1]; for L2, of the whole image.
         steps: gradient steps; 0 gives the (random) start.
         random_start: start from a uniform point of the ball; else from the image.
-        start: images to start from instead, like ``images`` in shape, dtype and device; projected into the ball first.
-        loss: maps (logits, labels) to a scalar, the sum over the images (that are not fooled yet, if these stop).
-        targets: (N,) int64, classes to reach; passed to ``loss`` as a third argument, which those of
-            ``freqrob.attacks.losses`` accept.
+        start: images to start from instead, with the shape, dtype and device of ``images``; first projected into the
+            ball.
+        loss: maps (logits, labels) to a scalar, the sum over the images that are still attacked.
+        targets: (N,) int64, classes to reach; passed to ``loss`` as a third argument, as ``freqrob.attacks.losses``
+            take it.
         norm: "Linf" or "L2".
         stop_when_fooled: return the first misclassified iterate of each image, and compute no gradients after it. The
             accuracy under the attack then counts an image as broken if any iterate is misclassified.
@@ -73,8 +74,8 @@ def pgd(
         The adversarial images, same shape, detached. Pixels whose gradient is NaN do not move.
 
     Raises:
-        TypeError: ``images`` are not a floating-point tensor, ``start`` is not a dense tensor with values, or another
-            argument is of a wrong type.
+        TypeError: ``images`` are not a floating-point tensor, ``start`` is not a dense tensor or on the meta device, or
+            another argument is of a wrong type.
         ValueError: images outside [0, 1] or NaN, or not (N, C, H, W); labels or targets that are not (N,) int64 classes
             of the model; ``eps`` or ``step_size`` outside [0, 1] (in L2: negative or not finite); ``steps`` that is not
             an integer ≥ 0; a ``start`` with NaN or infinite pixels or another shape, dtype or device than the images;
@@ -122,12 +123,12 @@ def pgd(
 
 
 def _checked_start(start: Tensor, images: Tensor) -> Tensor:
-    """The start, detached. Raises ValueError if it is not finite or not like the images; TypeError if not dense."""
+    """The start, detached. Raises ValueError if it is not finite or unlike the images; TypeError if not dense."""
     check_values(start, "start")
     if got := unlike_images(start, images):
         expected = f"{tuple(images.shape)} {images.dtype} on {images.device}"
         remedy = "; use start.to(images)" if start.shape == images.shape else ""
-        raise ValueError(f"start: expected the images' {expected}, got {got}{remedy}")
+        raise ValueError(f"start: expected {expected} like the images, got {got}{remedy}")
     if not start.isfinite().all():
         raise ValueError("start: expected finite pixels, got NaN or an infinity")
     return start.detach()
@@ -158,9 +159,9 @@ class PGD(Attack):
 
     ``loss``: "ce" (cross-entropy), "cw" (margin of the logits) or "dlr" (difference of logits ratio); see
     ``freqrob.attacks.losses``. "pgd-50-10:cw", with steps of eps/4, is what the JaFR and GradAlign repositories call CW
-    (Chan et al., IJCAI 2022, Table 7): PGD on the margin in the L∞ ball, not Carlini and Wagner's L2 optimisation. They
-    ascend −relu(z_y − max_{i≠y} z_i + 50), whose gradient has the same sign while the margin is above −50, and keep the
-    last iterates with the largest cross-entropy; here any misclassified iterate counts.
+    (Chan et al., IJCAI 2022, Table 7): PGD on the margin in the L∞ ball, not Carlini and Wagner's L2 optimisation.
+    Their loss is −relu(z_y − max_{i≠y} z_i + 50), whose gradient has the same sign as long as the difference exceeds
+    −50; they keep the last iterate with the largest cross-entropy, whereas here any misclassified iterate counts.
 
     If ``targeted``, the target of restart r is the r-th most probable wrong class of the clean image, as in AutoAttack;
     there are at most as many restarts as wrong classes.
@@ -266,7 +267,7 @@ class FGSM(Attack):
 @checked
 @dataclass(frozen=True)
 class Transfer(Attack):
-    """PGD on another network, ``source``. It runs all steps: what fools the source may not fool the model.
+    """PGD on another network, ``source``. It runs all steps: an image that fools the source may not fool the model.
 
     >>> import freqrob
     >>> from freqrob.data.samples import sample_images

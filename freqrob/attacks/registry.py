@@ -47,7 +47,7 @@ class Name:
         text: the unparsed name.
         kind: the registered name.
         counts: numbers after dashes.
-        words: other words after dashes, which follow the counts.
+        words: words after dashes; they follow the counts.
         options: words after a colon, separated by "," or ":".
     """
 

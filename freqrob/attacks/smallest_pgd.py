@@ -1,4 +1,4 @@
-"""The smallest ball in which projected gradient ascent reaches its goal, by bisection of each image's radius."""
+"""The smallest ball in which projected gradient ascent succeeds, by bisection of each image's radius."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from freqrob.attacks.losses import cross_entropy
 from freqrob.attacks.minimal import MinimalAttack, Problem
 from freqrob.runtime.parameters import Count, Positive, checked
 
-PATH = 2.5  # length of all steps relative to the radius, as Madry et al. have it
+PATH = 2.5  # total length of all steps relative to the radius, as in Madry et al.
 SMALLEST = {"Linf": 0.01 / 255, "L2": 0.0005}  # radii at which the bisection begins
 LARGEST = {"Linf": 0.5, "L2": 20.0}
 
@@ -29,8 +29,9 @@ class SmallestPGD(MinimalAttack):
 
     Args:
         norm: "Linf" or "L2".
-        steps: gradient steps of each run, each 2.5/``steps`` of the radius long; 40 as in Foolbox.
-        searches: number of runs; after 9, the two radii differ by a factor of 1.04.
+        steps: gradient steps of each run, of 2.5/``steps`` times the radius each; 40 as in Foolbox.
+        searches: number of runs; after 9, the largest failed and the smallest successful radius differ by a factor of
+            1.04.
         largest: radius of the largest ball, in pixels of [0, 1]; 0.5 in L∞ (Li et al.'s), 20 in L2 unless given.
 
     Raises:
@@ -72,7 +73,7 @@ class SmallestPGD(MinimalAttack):
         return best
 
     def _ascend(self, problem: Problem, radius: Tensor, best: Tensor, distance: Tensor) -> Tensor:
-        """Update ``best`` and ``distance`` by the iterates of a run in balls of ``radius``; the mask of successes."""
+        """Update ``best`` and ``distance`` by a run in balls of ``radius``; return the mask of successes."""
         images, eps = problem.images, over_pixels(radius)
         ball, aims = BALLS[self.norm](images, eps), (problem.classes,) * (2 if problem.targeted else 1)
         points, success = ball.random(), torch.zeros_like(problem.classes, dtype=torch.bool)

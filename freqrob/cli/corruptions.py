@@ -30,7 +30,7 @@ def corruptions(
         typer.Option(
             "--data",
             metavar="DIR",
-            help="Folder of CIFAR-10-C or ImageNet-C: the published one, or one of `freqrob dataset corrupt`.",
+            help="Folder of CIFAR-10-C or ImageNet-C: published, or written by `freqrob dataset corrupt`.",
         ),
     ] = Path("data"),
     dataset: Annotated[str, typer.Option(help="cifar10, cifar100, imagenet, tiny_imagenet or folder.")] = "cifar10",
@@ -48,7 +48,7 @@ def corruptions(
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="Report the mCE: errors relative to this model's, or alexnet's published ones on ImageNet-C.",
+            help="Report the mCE relative to this model, or to alexnet's published errors on ImageNet-C.",
         ),
     ] = None,
     batch_size: options.BatchSize = None,
@@ -72,8 +72,8 @@ def corruptions(
     - `freqrob corruptions timm:resnet50.a1_in1k --dataset folder --data ./photographs-c --classes hundred.txt`
     - `freqrob corruptions trades_rn20 pgd_at_rn20 --data ./data/cifar10-c --baseline standard_rn20 --out c.json`
 
-    **15 types** is RobustBench's mean. **noise, blur, weather, digital** group all 19 types by kind, as Lin et al.'s
-    Table 4 does (4, 5, 4 and 6 types); **low, medium, high** group the 15 by the frequencies that they change most (Li
+    **15 types** is RobustBench's mean. **noise, blur, weather, digital** are all 19 types by kind, as in Lin et al.'s
+    Table 4 (4, 5, 4 and 6 types); **low, medium, high** are the 15 types by the frequencies that they change most (Li
     et al.). A group has a mean only if all its types are present. **mCE** averages over all types present; the
     baseline's is 100 %.
     """
@@ -125,7 +125,7 @@ def corruptions(
 
 
 def _mce(measured: dict[str, CorruptionAccuracy], baseline: str | None) -> tuple[dict[str, float], ValueError | None]:
-    """Each model's mCE, if there is a baseline, and the error of an unusable baseline, to be raised last."""
+    """Each model's mCE, if there is a baseline; for an unusable baseline the error, which the caller raises last."""
     if baseline is None:
         return {}, None
     try:

@@ -65,14 +65,14 @@ def corrupt(
     - `freqrob dataset corrupt --data ./data --out ./data/cifar10-b-c --bass --type fog --type contrast`
     - `freqrob dataset corrupt --dataset folder --data ./photographs --out ./photographs-c`
 
-    The published arrays (https://zenodo.org/records/2535967), on which published numbers are measured, have the same
+    Published numbers are measured on the published arrays (https://zenodo.org/records/2535967), which have the same
     parameters but other random numbers. `generated.json`, in the same folder, records how the files were made. Each
-    type is one file (154 MB) with all severities, in colour; commands with `--grayscale` convert them when they read
-    them. Photographs become JPEG files in `<type>/<severity>/<class>/`. Ctrl-C keeps the finished types; run the same
-    command to resume.
+    type is one file (154 MB) with all severities, in colour; with `--grayscale`, other commands convert the images when
+    they read them. Photographs become JPEG files in `<type>/<severity>/<class>/`. Ctrl-C keeps the finished types; run
+    the same command to resume.
 
     **frost** needs photographs of ice that freqrob may not ship: run `pip install imagecorruptions-imaug`, or pass
-    `--frost DIR`. Without them frost is left out; with `--type frost` that is an error.
+    `--frost DIR`. Without photographs, frost is left out, but `--type frost` is an error.
     """
     check_folder(out)
     from freqrob.data import balance
@@ -218,7 +218,7 @@ def spectrum(
     grayscale: options.Grayscale = False,
     bass: Annotated[bool, typer.Option("--bass", help="Also measure the balanced images.")] = False,
     corruptions: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Also measure these corrupted images, and what each type adds.")
+        Path | None, typer.Option(metavar="DIR", help="Also measure these corrupted images and their changes.")
     ] = None,
     download: options.Download = False,
     classes_file: options.ClassesFile = None,
@@ -235,8 +235,8 @@ def spectrum(
     - `freqrob dataset spectrum --data ./data --corruptions ./data/cifar10-c --out ./spectra`
     - `freqrob dataset spectrum --dataset folder --data ./photographs --bass`
 
-    Writes `natural`, `bass` and `<type>` as arrays (`.npz`) and JSON; `<type>_change` is the spectrum of x' − x. Chan
-    et al. (2022) list its ln B_low in Table 1. Corruptions are the published arrays or those of
+    Writes `natural`, `bass` and `<type>` as arrays (`.npz`) and JSON; `<type>_change` is the spectrum of a type's
+    change x' − x, whose ln B_low is in Table 1 of Chan et al. (2022). Corruptions are the published arrays or those of
     `freqrob dataset corrupt`.
     """
     check_folder(out)
@@ -271,7 +271,7 @@ def spectrum(
 
 
 def _load_corruptions(folder: Path, dataset: str, chosen: ImageSet) -> CorruptionArrays:
-    """Load corruptions of the chosen images. Raises ValueError if they are of other images."""
+    """Load corruptions of the chosen images. Raises ValueError for corruptions of other images."""
     import torch
 
     from freqrob.data.corruption_arrays import load_corruptions

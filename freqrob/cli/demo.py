@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from freqrob.data import ImageSet
     from freqrob.evaluation import Result
 
-FREQUENCIES = (0.0, 0.03, 0.055, 0.095, 0.165, 0.285, 0.5)  # of mixing hybrids, every third of the authors'
+FREQUENCIES = (0.0, 0.03, 0.055, 0.095, 0.165, 0.285, 0.5)  # mixing frequencies, every third of the authors'
 
 
 def demo(
@@ -39,7 +39,7 @@ def demo(
 ) -> None:
     """Measure the shipped models on sample images and write a report: report/index.html.
 
-    Needs no network. The page is that of `freqrob report`, on few images; to measure your own models, use
+    Needs no internet connection. The page is that of `freqrob report`, for few images; to measure your own models, use
     `freqrob evaluate` and `freqrob diagnose`. Examples:
 
     - `freqrob demo`

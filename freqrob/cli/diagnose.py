@@ -30,7 +30,7 @@ def diagnose(
     grayscale: options.Grayscale = False,
     threat_model: options.ThreatModel = "Linf",
     preset: Annotated[
-        str, typer.Option(help="quick: about a minute per small model on two cores; full: as in the papers.")
+        str, typer.Option(help="quick: about a minute per small model on two cores; full: the papers' settings.")
     ] = "quick",
     only: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Run only this diagnostic; repeatable.")
@@ -151,12 +151,12 @@ def diagnostics_in_words() -> str:
 
 
 def _check_folders(folders: dict[str, Path]) -> None:
-    """Raise ValueError if models share a folder, also with an earlier run; OSError as ``check_folder``."""
+    """Raise ValueError if models, including those of earlier runs, share a folder; OSError as ``check_folder``."""
     for name, folder in folders.items():
         check_folder(folder)
         sharing = [other for other, path in folders.items() if path == folder] + [_model_in(folder, name)]
         if other := next((other for other in sharing if other != name), ""):
-            raise ValueError(f"out: {folder} is the folder of both {name} and {other}; run each with its own --out")
+            raise ValueError(f"out: {name} and {other} would both be written to {folder}; run each with its own --out")
 
 
 def _model_in(folder: Path, name: str) -> str:
@@ -179,7 +179,7 @@ def _by_diagnostic(texts: list[str]) -> dict[str, dict[str, Any]]:
             raise ValueError(f"--set: expected NAME.KEY=VALUE, such as hybrid.seeds=[0,1], got {text!r}")
         key, value = read_setting(setting)
         if not isinstance(value, str) and name in list_diagnostics() and get_diagnostic(name).hints.get(key) is str:
-            value = setting.partition("=")[2]  # a layer named 0
+            value = setting.partition("=")[2]  # as text, for a layer named 0
         settings.setdefault(name, {})[key] = value
     return settings
 

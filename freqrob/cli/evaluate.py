@@ -66,7 +66,7 @@ def evaluate(
         str,
         typer.Option(
             metavar="TYPE",
-            help="float32, or bfloat16: attack in bfloat16 first, and in float32 where that does not fool the model.",
+            help="float32; or bfloat16: attack in bfloat16 first, then in float32 the images that this does not break.",
         ),
     ] = "float32",
     seed: options.Seed = 0,
@@ -116,16 +116,16 @@ def evaluate(
 
     An interrupted run resumes; finished batches are not measured again. Models with a fixed front end are also attacked
     without its gradient, by Square and by transfer from the bare network. If such an attack is stronger than PGD-20
-    through the front end, gradients are masked, and a red line warns of it.
+    through the front end, gradients are masked, and a red line says so.
     """
     if images is not None:
         check_counts(images=images)
     check_integers(0, masking_images=masking_images)
     check_counts(masking_queries=masking_queries)
     if card and split != "test":
-        raise ValueError(f"card: cards hold accuracies on the test split, got --split {split}")
+        raise ValueError(f"card: cards have accuracies on the test split, got --split {split}")
     if card and dataset == measuring.FOLDER:
-        raise ValueError(f"card: cards hold accuracies on a data set, got --dataset {dataset}")
+        raise ValueError(f"card: cards have accuracies on a data set, got --dataset {dataset}")
     folder, dataset = measuring.results_folder(cache, no_cache), measuring.named_dataset(dataset, grayscale)
     from freqrob.attacks import parse_attack
     from freqrob.evaluation import evaluate as measure
@@ -182,14 +182,14 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Outputs:
-    """Where the results go: the files of --out, that of --samples, and by model the weights whose cards get them."""
+    """Where the results go: the files of --out and --samples, and, by model, the weights whose cards get them."""
 
     results: list[Path]
     samples: Path | None
     cards: dict[str, Path]
 
     def check(self, inputs: Iterable[Path]) -> None:
-        """Raise ValueError or OSError as ``check_outputs``, and unless every model has a writable card."""
+        """Raise ValueError or OSError as ``check_outputs``, or if a model has no writable card."""
         from freqrob.models.checkpoints import card_path
 
         measuring.check_outputs(self.results, self.samples, inputs)
@@ -223,7 +223,7 @@ class _Outputs:
 
 
 def _check_answers(networks: dict[str, nn.Module], chosen: ImageSet, device: torch.device, classes: int | None) -> None:
-    """Raise ValueError if one of several models does not fit the images, before any is measured."""
+    """Raise ValueError if one of several models cannot take the images, before any is measured."""
     from freqrob.attacks.checks import check_answers
     from freqrob.data.datasets import to_pixels
 

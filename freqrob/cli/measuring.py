@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 INTERRUPTED = 130  # an exit code
-FOLDER = "folder"  # the --dataset of a folder of photographs
+FOLDER = "folder"  # value of --dataset for a folder of photographs
 _NAME, _FILE = re.compile(r"\w[\w.+-]*"), re.compile(r"\w[\w.+-]*=(.+)")  # a model given as NAME, and as NAME=FILE
 
 
@@ -63,7 +63,7 @@ def named_dataset(dataset: str, grayscale: bool) -> str:
 
 
 def usable_device(name: str) -> torch.device:
-    """Device of that name; "auto" is a GPU if there is one, of each launched process its own.
+    """Device of that name; "auto" is a GPU if there is one, a different GPU for each launched process.
 
     Raises ValueError if it cannot be used.
     """
@@ -76,7 +76,7 @@ def usable_device(name: str) -> torch.device:
         name = f"cuda:{launch.local_rank % torch.cuda.device_count()}" if launch else "cuda"
     try:
         probe = torch.zeros(1, device=name)
-        probe.item()  # the meta device has no values
+        probe.item()  # fails on the meta device, which has no values
         return probe.device
     except (RuntimeError, AssertionError, ImportError) as error:  # ImportError: of a device's own package
         raise ValueError(f"device: cannot use {name!r} ({brief(str(error), 150)})") from error
@@ -136,11 +136,12 @@ def on_first_rank(check: Callable[..., None], *arguments: Any) -> None:
 
 @dataclass(frozen=True)
 class Images:
-    """The images that a command measures on: its options.
+    """The options of a command that choose the images to measure on.
 
     Attributes:
-        dataset, split, data, download: as for ``load_dataset``; ``folder`` are photographs in ``data``.
-        count: use the first ones; None for all.
+        dataset, split, data, download: as for ``load_dataset``; the data set ``folder`` stands for photographs in
+            ``data``.
+        count: use the first ``count`` images; None for all.
         classes, labels: files, as for ``load_photographs``.
         resize, crop, interpolation: the preprocessing of photographs, instead of the model's.
     """
@@ -179,7 +180,7 @@ class Images:
         return f"{count:,} images of {of}"
 
     def read(self) -> Subject:
-        """Load the images, or list those of ``folder``, and choose the classes and the first ``count``."""
+        """Load the images (photographs are only listed), and choose the classes and the first ``count`` images."""
         from freqrob.data import load_photographs, select_classes
         from freqrob.data.photographs import preprocessed, read_classes
 
@@ -188,7 +189,7 @@ class Images:
             images = load_photographs(self.data, classes=classes or None, labels=self.labels)
             all_classes = imagenet_or(images.classes)
         elif self.labels:
-            raise ValueError(f"labels: only --dataset {FOLDER} has none of its own, got --labels for {self.dataset}")
+            raise ValueError(f"labels: expected --labels only with --dataset {FOLDER}, got it for {self.dataset}")
         else:
             images = self._load()
             all_classes = images.classes
@@ -212,11 +213,11 @@ class Images:
 
 @dataclass(frozen=True)
 class Subject:
-    """The images to measure on, and which of the models' classes they have.
+    """The images to measure on, and their classes among the models' classes.
 
     Attributes:
-        images: of the data set.
-        chosen: the positions of the images' classes among all ``of`` classes, if they are some of them; else empty.
+        images: the images.
+        chosen: indices of the images' classes among the data set's ``of`` classes, if they are a subset; else empty.
         of: the number of classes of the whole data set.
     """
 
@@ -272,7 +273,7 @@ def models_dataset(dataset: str, trained_on: str | None) -> str:
 class Models:
     """The models that a command measures, by name or as ``NAME=weights.pt``; ``dataset`` is that of their names.
 
-    ``weights`` chooses a state dict in each file.
+    ``weights`` chooses a state dict in each weights file.
     """
 
     names: Sequence[str]
@@ -292,20 +293,20 @@ class Models:
                 yield card_path(Path(checkpoint[1]))
 
     def path(self, name: str, folder: Path | None = None) -> Path:
-        """Where a model's weights are, by default in the command's folder of models."""
+        """The path of a model's weights, by default in the command's folder of models."""
         from freqrob.models.loading import checkpoint_path
 
         return checkpoint_path(name, folder or self.folder, self.dataset, self.threat_model)
 
     def open_with(self, images: Images) -> tuple[dict[str, nn.Module], Subject]:
-        """Open the models, and read the images: before the models where their classes depend on them."""
+        """Open the models and read the images; the images first if the models' classes depend on them."""
         subject = images.read() if images.dataset == FOLDER or images.classes else None
         return self.open(subject), subject or images.read()
 
     def open(self, subject: Subject | None = None) -> dict[str, nn.Module]:
         """Load the models. Rank 0 downloads missing weights. Warns if a model is the one shipped with freqrob.
 
-        They give logits for the classes of the ``subject``; by default for those of the data set. Raises ValueError for
+        They return logits for the classes of ``subject``, by default for the data set's. Raises ValueError for
         ``weights`` if no model is given as ``NAME=FILE``.
         """
         from freqrob.models.loading import shipped_folder
@@ -334,7 +335,7 @@ class Models:
 
 
 def class_count(dataset: str, images: ImageSet) -> int | None:
-    """Number of classes of loaded images, which may have no names for them; None if it is unknown."""
+    """Number of classes of loaded images, whose classes may have no names; None if it is unknown."""
     from freqrob.data.datasets import DATASETS
 
     return len(images.classes) or (DATASETS[dataset].classes if dataset in DATASETS else None)
@@ -344,7 +345,7 @@ def class_count(dataset: str, images: ImageSet) -> int | None:
 def progress_of(results: Path | None, show: Callable[[], None] = lambda: None) -> Iterator[Track]:
     """Show a progress bar while models are measured; after Ctrl-C, print how to resume from ``results``.
 
-    After Ctrl-C and after an error, ``show`` prints the numbers of finished models, which may not be saved.
+    After Ctrl-C and after an error, ``show`` prints the numbers of finished models, which may not be saved yet.
     """
     try:
         with progress_bars(quiet=rank() > 0) as (track, _log):

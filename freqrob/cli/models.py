@@ -79,7 +79,7 @@ def _card_results(card: Card) -> list[tuple[str, str, str]]:
 
 
 def doctor(rebuild: Annotated[bool, typer.Option("--rebuild", help="Rebuild the kernels.")] = False) -> None:
-    """Report whether the native kernels work and, if not, how to fix that.
+    """Report whether the native kernels work and, if not, how to fix them.
 
     Examples:
 

@@ -22,7 +22,7 @@ def fraction(text: str) -> float:
 
 
 def with_home(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace a leading ``~`` in the paths that a command gets: shells do not in ``--out=~/results.json``."""
+    """Replace a leading ``~`` in a command's paths, because shells do not in ``--out=~/results.json``."""
 
     @wraps(command)
     def called(**options: Any) -> None:
@@ -70,8 +70,8 @@ Resize = Annotated[
     int | None,
     typer.Option(metavar="N", help="Resize photographs to this shorter side; the model's preprocessing by default."),
 ]
-Crop = Annotated[int | None, typer.Option(metavar="N", help="Then crop a square of this side.")]
-Interpolation = Annotated[str, typer.Option(help="Of --resize: nearest, bilinear or bicubic.")]
+Crop = Annotated[int | None, typer.Option(metavar="N", help="Then crop the central square with this side.")]
+Interpolation = Annotated[str, typer.Option(help="Interpolation of --resize: nearest, bilinear or bicubic.")]
 Weights = Annotated[
     str | None,
     typer.Option(
@@ -89,7 +89,7 @@ BatchSize = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Images per batch; each finished batch is cached. By default 250 at 32×32 pixels, fewer at larger sizes.",
+        help="Images per batch; each finished batch is cached. By default 250 of 32 by 32 pixels, fewer larger ones.",
     ),
 ]
 CacheDir = Annotated[

@@ -18,10 +18,11 @@ LINE_SECONDS = 60  # between lines of progress in a log
 
 @contextmanager
 def progress_bars(quiet: bool = False) -> Iterator[tuple[Track, Callable[[str], None]]]:
-    """Give ``track``, which shows a progress bar for an iterable, and ``log``, which prints above the bar.
+    """Yield ``track``, which shows a progress bar for an iterable, and ``log``, which prints above the bar.
 
     With ``images`` per item, the bar shows images per second. If a sized iterable has fewer items than ``count``, the
-    others count as done. Without a terminal, such as in a batch job's log, a line is printed every ``LINE_SECONDS``.
+    missing ones count as done. Without a terminal, such as in a batch job's log, a line is printed every
+    ``LINE_SECONDS``.
     """
     columns = (
         bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn(), _Throughput(),
@@ -67,5 +68,5 @@ class _Throughput(bars.ProgressColumn):
 
 
 def prefixed(track: Track, name: str) -> Track:
-    """A progress bar whose text begins with a name."""
+    """A ``track`` whose progress bar begins with a name."""
     return lambda items, description, *sizes: track(items, f"{name}: {description}", *sizes)

@@ -26,7 +26,7 @@ def report(
     title: Annotated[str, typer.Option(help="Title of the page; by default the models' names.")] = "",
     cards: Annotated[bool, typer.Option(help="Add the accuracies on the cards of shipped and your own models.")] = True,
     dataset: Annotated[str, typer.Option(help="Data set of the cards.")] = "cifar10",
-    grayscale: Annotated[bool, typer.Option("--grayscale", help="Cards of models of grayscale images.")] = False,
+    grayscale: Annotated[bool, typer.Option("--grayscale", help="Use cards of models for grayscale images.")] = False,
     threat_model: Annotated[str, typer.Option(help="Threat model of the cards.")] = "Linf",
     model_dir: options.ModelDir = Path("models"),
 ) -> None:
@@ -38,7 +38,7 @@ def report(
     - `freqrob report diagnosis/ results.json corruptions.json --out paper/`
     - `freqrob report mine/diagnosis/ theirs/diagnosis/ --no-cards --title "Ours and theirs"`
 
-    Runs are joined by model name. The page is self-contained. Its folder also holds the numbers (results.json,
+    Runs are joined by model name. The page is self-contained. Its folder also contains the numbers (results.json,
     results.csv), every figure (figures/, as SVG, PNG and PDF) and the input files (data/). The functions named in the
     captions, such as `freqrob.diagnostics.hybrid.plot_hybrid`, also draw on your own Axes.
     """

@@ -27,7 +27,7 @@ def reproduce(
         list[str] | None,
         typer.Argument(metavar="[NAME…]", help='Tables and figures, or shell-style patterns in quotes: `"lin2023:*"`.'),
     ] = None,
-    scale: Annotated[str, typer.Option(help="rn20 (hours on a laptop's CPU) or paper.")] = "rn20",
+    scale: Annotated[str, typer.Option(help="rn20 (hours on a laptop's CPU), or paper (its networks).")] = "rn20",
     data: options.DataDir = Path("data"),
     models: Annotated[
         list[str] | None,
@@ -47,8 +47,8 @@ def reproduce(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show recipes, commands, images and estimated hours; run nothing.")
     ] = False,
-    no_train: Annotated[bool, typer.Option("--no-train", help="Measure only models that are trained already.")] = False,
-    again: Annotated[bool, typer.Option("--again", help="Also measure the rows that have numbers already.")] = False,
+    no_train: Annotated[bool, typer.Option("--no-train", help="Measure only models that are already trained.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Measure again the rows that already have numbers.")] = False,
     frost: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of the photographs for the corruption frost.")
     ] = None,
@@ -59,21 +59,21 @@ def reproduce(
     model_dir: options.ModelDir = Path("models"),
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of all results.")] = Path("reproduction"),
 ) -> None:
-    """Reproduce tables and figures of papers by name, with the papers' own numbers and claims beside yours.
+    """Reproduce tables and figures of papers by name; compare your numbers with the papers' numbers and claims.
 
-    Without a name, list all: their data, models and verdicts; with --dry-run the hours of training too. Examples:
+    Without a name, list all with their data, models and verdicts; with --dry-run also the hours of training. Examples:
 
     - `freqrob reproduce`
     - `freqrob reproduce lin2023:table1 --data ./data`
     - `freqrob reproduce chan2022:table1 --scale paper --dry-run`
     - `freqrob reproduce li2023:fig5 --models robustbench:Standard,robustbench:Carmon2019Unlabeled`
 
-    Models are loaded from --model-dir or the package, or else trained. After each row, its numbers, the paper's beside
-    them, and the verdict on each claim are written to DIR/PAPER/TABLE/SCALE/ as result.json, table.csv and table.md;
-    the figure follows at the end as figure.svg, .png and .pdf. DIR/summary.md has the claims of all experiments. Ctrl-C
-    loses at most a batch or a training step; the same command resumes.
+    Models are loaded from --model-dir or the package, or else trained. After each row, its numbers, the paper's numbers
+    and the verdict on each claim are written to DIR/PAPER/TABLE/SCALE/ as result.json, table.csv and table.md; at the
+    end the figure as figure.svg, .png and .pdf. DIR/summary.md has the claims of all experiments. Ctrl-C loses at most
+    one batch or training step; the same command resumes.
 
-    At **--scale rn20**, a ResNet-20 (0.27 M parameters, 10 to 20 epochs) stands for ResNet-18 and WRN-40-2.
+    At **--scale rn20**, a ResNet-20 (0.27 M parameters, 10 to 20 epochs) replaces ResNet-18 and WRN-40-2.
     """
     if launched() is not None:
         raise ValueError("reproduce: runs in one process; train its recipes with `torchrun … freqrob train` first")
@@ -107,7 +107,7 @@ def reproduce(
 
 
 def _image_counts(given: list[str]) -> tuple[int | None, dict[str, int]]:
-    """The largest number of images of all measurements, and the numbers of kinds of measurements."""
+    """The limit for all measurements, and the number of images by kind of measurement."""
     from freqrob.reproduction.experiment import IMAGE_KINDS
     from freqrob.runtime.parameters import check_choices
 
@@ -117,7 +117,7 @@ def _image_counts(given: list[str]) -> tuple[int | None, dict[str, int]]:
         if kind:
             check_choices(IMAGE_KINDS, images=kind)
         if not number.isdecimal() or int(number) < 1:
-            raise ValueError(f"images: got {text!r}, expected N or KIND=N with a whole number N of at least 1")
+            raise ValueError(f"images: got {text!r}, expected N or KIND=N with an integer N ≥ 1")
         counts[kind] = int(number)
     return counts.pop("", None), counts
 
@@ -170,7 +170,7 @@ def _print(experiment: Experiment, result: Reproduction) -> None:
 
 
 def _list(lab: Lab, out: Path, with_hours: bool) -> None:
-    """Print every experiment: its data, how many of its models are trained, what is measured, and its verdicts."""
+    """Print every experiment with its data, numbers of trained models and measured rows, and verdicts."""
     from freqrob.cli.progress import progress_bars
     from freqrob.reproduction.experiment import all_experiments
     from freqrob.reproduction.records import judgements, numbers_of, readable_rows
@@ -195,13 +195,13 @@ def _list(lab: Lab, out: Path, with_hours: bool) -> None:
             )  # fmt: skip
     print_table(table)
     print_line(
-        f"At --scale {lab.scale.name}; measured rows are those in {out}. `freqrob reproduce NAME --dry-run` plans one: "
-        "what it needs, the commands, the time; --dry-run without a name adds hours to this list."
+        f"At --scale {lab.scale.name}; measured rows are those in {out}. `freqrob reproduce NAME --dry-run` shows "
+        "needs, commands and time of one; --dry-run without a name adds hours to this list."
     )
 
 
 def _hours(lab: Lab, missing: list[Subject]) -> str:
-    """Estimated hours of training of models; those that need a missing file are left out, and said."""
+    """Estimated hours of training; models that need a missing file are counted as unknown."""
     hours, left_out = 0.0, 0
     for subject in missing:
         try:
@@ -242,5 +242,5 @@ def _plan(experiment: Experiment, lab: Lab, models: list[str]) -> None:
             print_line(f"not at this scale: {subject.row}")
     if hours:
         print_line(
-            f"About {sum(hours):.3g} hours of training on this {lab.device.type}, from a measured step of each recipe."
+            f"About {sum(hours):.3g} hours of training on this {lab.device.type}, estimated from a step of each recipe."
         )

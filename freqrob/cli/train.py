@@ -57,7 +57,7 @@ def train(
     - `freqrob train standard_rn20 --data ./data --download`
     - `freqrob train bass_trades_wrn34 --dataset cifar10 --data ./data`
     - `freqrob train pgd_at_rn18 --epochs 30 --set schedule=triangle --set steps=7 --set eps=4/255`
-    - `torchrun --nproc-per-node 8 -m freqrob train pgd_at_rn18 --data ./data`, and likewise under SLURM's `srun`
+    - `torchrun --nproc-per-node 8 -m freqrob train pgd_at_rn18 --data ./data`; under SLURM, use `srun` in the same way
 
     Ctrl-C stops after the current step and writes a checkpoint; run the same command to resume. When the run is
     finished, the weights with the best validation accuracy are in DIR/cifar10/Linf/RECIPE.safetensors, where
@@ -76,7 +76,7 @@ def train(
     given = {key: value for key, value in given.items() if value is not None}
     changed = training.parse_settings(recipe, settings or [])
     if twice := sorted(given.keys() & changed.keys()):
-        raise ValueError(f"--set: {twice[0]} is also given by --{twice[0].replace('_', '-')}; give it once")
+        raise ValueError(f"--set: {twice[0]} is also set by --{twice[0].replace('_', '-')}; give it once")
     chosen = training.recipe_for(recipe, named_dataset(dataset, grayscale), threat_model, **given, **changed)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the trainer logs its own setup
     try:

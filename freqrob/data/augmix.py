@@ -21,7 +21,7 @@ MAX_RANDOM_DEPTH = 3
 
 
 class Op(IntEnum):
-    """Operation of a step of a chain; NONE after the end."""
+    """Operation of one step of a chain; NONE for the steps after its end."""
 
     NONE = 0
     AUTOCONTRAST = 1
@@ -40,10 +40,10 @@ GEOMETRIC = (Op.ROTATE, Op.SHEAR_X, Op.SHEAR_Y, Op.TRANSLATE_X, Op.TRANSLATE_Y)
 
 @dataclass(frozen=True)
 class Draws:
-    """The random choices for N images: N independent AugMixes.
+    """The random choices of AugMix for N images, drawn independently.
 
     ``ops`` (depth, width, N) of ``Op``, ``levels`` (depth, width, N) ≥ 0.1, ``signs`` (depth, width, N) of ±1;
-    ``weights`` (width, N), w of the chains; ``mixing`` (N,), m, the share of the mixture.
+    ``weights`` (width, N), the chains' weights w; ``mixing`` (N,), the mixture's share m.
     """
 
     ops: NDArray
@@ -84,8 +84,8 @@ def augmix(
 
     Raises:
         TypeError: ``images`` is not a tensor of floats or uint8.
-        ValueError: ``images`` does not have four dimensions, or not 1 or 3 channels, looks like (N, H, W, C), or has
-            floats in 0–255 (checked in the first plane, on the CPU); a parameter is out of range.
+        ValueError: ``images`` is not (N, C, H, W) with C = 1 or 3, or has floats in 0–255 (only the first plane of CPU
+            tensors is checked); a parameter is out of range.
 
     Source: Hendrycks et al., ICLR 2020, Algorithm 1; google-research/augmix, ``cifar.py`` and ``augmentations.py``.
     """
@@ -105,13 +105,13 @@ def check_augmix(severity: float, depth: int) -> None:
     if not is_number(severity) or not 0.1 <= severity <= 10:
         raise ValueError(f"severity: expected a level from 0.1 to 10, got {shown(severity)}")
     if not fits(depth, int) or not (depth == -1 or depth >= 1):
-        raise ValueError(f"depth: expected an integer from 1 on, or -1 for a random depth, got {shown(depth)}")
+        raise ValueError(f"depth: expected an integer ≥ 1, or -1 for a random depth, got {shown(depth)}")
 
 
 def _draw(
     count: int, severity: float, width: int, depth: int, alpha: float, generator: torch.Generator | None = None
 ) -> Draws:
-    """Draw with NumPy, seeded by PyTorch, which has no public gamma distribution with a generator."""
+    """Draw with NumPy, seeded from ``generator``: PyTorch's gamma distribution takes no generator."""
     device = generator.device if generator else "cpu"
     rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator, device=device)))
     shape = (depth if depth > 0 else MAX_RANDOM_DEPTH, width, count)
@@ -179,7 +179,7 @@ def _of_image(values: NDArray, pixels: Tensor) -> Tensor:
 def _warp(pixels: Tensor, ops: NDArray, levels: NDArray, signs: NDArray) -> Tensor:
     """Bilinear sampling as in Pillow: border pixels extend to their outer edge, everything beyond is black.
 
-    Pillow drops the fraction; the small number corrects float32's 99.9999 for 100.
+    Pillow truncates the sampled value; 1e-3 is added because float32 can give 99.9999 instead of 100.
     """
     height, width = pixels.shape[-2:]
     to_square = np.array([[2 / width, 0, -1], [0, 2 / height, -1]])  # the image is [−1, 1]²

@@ -31,13 +31,13 @@ class Batches:
     Args:
         dataset: the images; kept on ``device``, or on the host if they need more than half of a GPU's free memory.
         batch_size: images per batch, over all processes.
-        seed: of the order and of the augmentation.
-        crop: padding mode of the random crop (4 pixels): ``"reflect"`` (the BaSS code) or ``"zeros"`` (JaFR's); None
-            for no crop.
+        seed: random seed of the order and the augmentation.
+        crop: padding mode of the random crop (4 pixels): ``"reflect"`` (as in the BaSS code) or ``"zeros"`` (as in
+            JaFR's); None for no crop.
         flip: mirror each image left to right with probability ½.
         transform: applied before crop and flip to the (N, C, H, W) float images in [0, 1] of the whole batch, with
             a generator on the CPU; returns the same number of images.
-        device: of the batches.
+        device: the device of the batches.
         rank, world_size: index of this process, and the number of processes.
 
     ``batches[step]`` is (n, C, H, W) float32 images in [0, 1] and (n,) int64 labels, n = batch_size / world_size.
@@ -88,7 +88,7 @@ class Batches:
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         if step < 0:
-            raise IndexError(f"step: expected a number from 0 on, got {step}")
+            raise IndexError(f"step: expected a number ≥ 0, got {step}")
         epoch, position = divmod(step, len(self))
         chosen = self._order_of(epoch)[position * self.batch_size :][: self.batch_size]
         generator = _generator(self.seed, _DRAWS, step)

@@ -83,15 +83,15 @@ def write_cifar_b(
 ) -> Path:
     """Write CIFAR-10 or CIFAR-100 balanced by BaSS, in files that differ from the original ones only in the pixels.
 
-    Other code can read the folder like the original one. torchvision refuses it, because its MD5 sums differ, so that
-    the two are not confused. ``load_cifar_b`` reads it and checks the SHA-256 sums in its ``cifar_b.json``, which also
+    Other code can read the folder like the original one. torchvision refuses it because the MD5 sums differ, which
+    prevents confusion. ``load_cifar_b`` reads it and checks the SHA-256 sums in its ``cifar_b.json``, which also
     records how it was made.
 
     Args:
         data_dir: the folder that holds the original ``cifar-10-batches-py/`` or ``cifar-100-python/``.
         out: the parent folder of a new folder of the same name, which appears only when complete.
         dataset: ``"cifar10"`` or ``"cifar100"``.
-        weighting: of BaSS, ``"amplitude"`` or ``"power"``.
+        weighting: BaSS's weighting, ``"amplitude"`` or ``"power"``.
         download: fetch the original if it is missing.
         command: recorded in ``cifar_b.json``.
         track: wraps the files in a progress bar.
@@ -102,7 +102,7 @@ def write_cifar_b(
     Raises:
         ValueError: an unknown data set or weighting.
         FileNotFoundError: the original is not in ``data_dir`` and ``download`` is off.
-        FileExistsError: ``out`` contains the folder already.
+        FileExistsError: ``out`` already contains the folder.
         OSError: a full disk.
 
     Source: Lin et al., NeurIPS 2023, section 4; zhiyugege/Frequency-Long-Tailed-Investigation, ``BaSS_cifar.py``.
@@ -125,7 +125,7 @@ def write_cifar_b(
         about = {"note": f"{dataset} through BaSS, not the original", "dataset": dataset, "weighting": weighting}
         BALANCED.write(folder / MANIFEST, {**about, "sha256": sums, **provenance(command)})
         if not move_into_place(folder, target):
-            raise FileExistsError(f"out: {target} was made by another process meanwhile")
+            raise FileExistsError(f"out: another process has just written {target}; use it, or choose another folder")
     return target
 
 

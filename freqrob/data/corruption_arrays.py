@@ -142,7 +142,7 @@ def header_of(dataset: ImageSet, about: Mapping[str, Any], seed: int) -> dict[st
 
 
 def _blocks(images: Tensor, steps: Iterable[tuple[str, int, int]], seed: int, frost: Any) -> Iterator[np.ndarray]:
-    """(n, H, W, 3) each, in the order of the file."""
+    """Blocks (n, H, W, 3) in the order of the file."""
     for name, severity, start in steps:
         corrupted = corrupt(images[start : start + CHUNK], name, severity, seed=seed, first=start, frost=frost)
         yield corrupted.permute(0, 2, 3, 1).contiguous().cpu().numpy()
@@ -167,7 +167,7 @@ def generated_types(folder: Path, header: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class GeneratedType(Struct, kw_only=True):
-    """A type of corruption: its parameters by severity, the sum of its array, and of frost's photographs."""
+    """One corruption type: its parameters by severity, and the SHA-256 sums of its array and of frost's photographs."""
 
     severities: list[Any] = []
     sha256: str = ""
@@ -204,7 +204,7 @@ class CorruptionArrays:
     """Corrupted images on disk, opened by ``load_corruptions``.
 
     Attributes:
-        folder: of the arrays.
+        folder: contains the arrays.
         dataset: the data set's name. With the suffix ``_grayscale``, ``images`` are converted to grey levels after the
             corruption; ``arrays`` are in colour.
         arrays: by type, (5·N, H, W, 3) uint8, memory-mapped.
@@ -246,7 +246,7 @@ def load_corruptions(
 
     Raises:
         ValueError: an unknown data set or type, an array that is truncated or of another shape or dtype, or labels that
-            do not fit.
+            are not five equal copies, or classes that the data set does not have.
         FileNotFoundError: no arrays, or missing types; the message says which and how to get them.
         OSError: a failed download.
     """
@@ -269,7 +269,7 @@ def load_corruptions(
     for name, array in arrays.items():
         if array.shape != expected or array.dtype != np.uint8:
             actual = f"{array.shape} {array.dtype}"
-            raise ValueError(f"{root / name}.npy: expected {expected} uint8, as labels.npy has it, got {actual}")
+            raise ValueError(f"{root / name}.npy: expected {expected} uint8 to match labels.npy, got {actual}")
     return CorruptionArrays(root, dataset, arrays, labels, generated)
 
 
@@ -296,7 +296,7 @@ def _find(folder: Path, dataset: str, download: bool) -> Path:
 
 
 def _labels(root: Path, classes: int) -> Tensor:
-    """(N,) of (5·N,)."""
+    """The labels (N,) from the file's five equal copies (5·N,)."""
     labels = map_npy(root / LABELS)
     is_repeated = labels.ndim == 1 and labels.dtype.kind in "iu" and len(labels) and len(labels) % len(SEVERITIES) == 0
     if not is_repeated or (np.tile(labels[: len(labels) // len(SEVERITIES)], len(SEVERITIES)) != labels).any():

@@ -46,7 +46,7 @@ class CorruptionFolders:
     """Corrupted images as files, opened by ``load_corruption_folders``; ``CorruptionArrays`` has the same attributes.
 
     Attributes:
-        folder: of the types.
+        folder: contains the types.
         dataset: the data set's name; with the suffix ``_grayscale``, images are converted when they are read.
         folders: by type, the folder with its severities.
         classes: the names of the folders of classes, in the order of the classes; files of others are left out.
@@ -74,17 +74,18 @@ class CorruptionFolders:
 
     @checked
     def images(self, name: str, severity: int) -> ImageStream:
-        """(N, C, H, W) uint8, decoded when they are read, as they are, without resizing.
+        """The images (N, C, H, W) uint8, decoded each time they are read, and not resized.
 
-        Raises KeyError for a missing type, ValueError for an unknown severity, FileNotFoundError for one that lacks
-        images which the first severity of the first type has.
+        Raises KeyError for a missing type, ValueError for an unknown severity, FileNotFoundError if the images differ
+        from those of the first severity of the first type.
         """
         check_integers(1, len(SEVERITIES), severity=severity)
         files = self._files(name, severity)
         if files.names != self._first.names:
             missing = sorted(set(self._first.names) ^ set(files.names))
             raise FileNotFoundError(
-                f"data: {files.root} and {self._first.root} have different images, first {missing[0]}; unpack both"
+                f"data: {files.root} and {self._first.root} have different images, first {missing[0]}; "
+                "unpack both again"
             )
         stream = ImageStream.of(Photographs(files, Preprocessing()))
         is_grey = colour_name(self.dataset) != self.dataset
@@ -185,7 +186,7 @@ def load_corruption_folders(
 
     Args:
         folder: contains ``<type>/<severity>/<WordNet id>/``, directly or in ``ImageNet-C/`` or ``Tiny-ImageNet-C/``;
-            the types may be in folders of several, such as ``noise/``.
+            types may be grouped in folders such as ``noise/``.
         dataset: ``"imagenet"``, ``"tiny_imagenet"``, or ``"folder"`` for photographs of any classes, numbered as by
             ``load_photographs``; with the suffix ``_grayscale`` for grey levels.
         types: the required types; None for all in the folder.

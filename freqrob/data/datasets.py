@@ -52,7 +52,7 @@ class DatasetInfo:
         load: ``load(data_dir, part, download)`` reads the part ``"train"`` or ``"test"``: a map-style ``Dataset`` of
             uint8 images (C, H, W) and labels, with ``classes`` if these have names. Unless it is an ``ImageSet``, it is
             read into memory once.
-        streamed: whether files of images stay files, which are decoded each time that they are read.
+        streamed: whether image files are decoded each time they are read, instead of once into a memory-mapped copy.
 
     >>> DatasetInfo(10, 32, mean=(0.5,), std=(0.25,)).channels
     1
@@ -93,8 +93,8 @@ class _DatasetRegistry(Registry[DatasetInfo]):
 def _in_grayscale(about: DatasetInfo) -> DatasetInfo:
     """The metadata of a colour data set in grey levels.
 
-    The mean is that of the luma. The standard deviation is the luma's if the channels rise and fall together, which
-    those of photographs nearly do: .2466 for CIFAR-10, whose own is .2392.
+    The mean is the luma's. The standard deviation is the luma's if the channels are fully correlated, as those of
+    photographs nearly are: .2466 for CIFAR-10, instead of .2392.
     """
     mean, std = (sum(w * v for w, v in zip(LUMA, values, strict=True)) for values in (about.mean, about.std))
     return replace(about, mean=(round(mean, 4),), std=(round(std, 4),))
@@ -218,7 +218,7 @@ def load_dataset(
     load = DATASETS[name].load
     assert load is not None  # DATASETS has none without
     if split == "robustbench" and name != "imagenet":
-        raise ValueError(f"split: {name} has train, val and test, got 'robustbench', which are images of imagenet")
+        raise ValueError(f"split: expected train, val or test for {name}, got 'robustbench', which only imagenet has")
     loaded = load(folder, "train" if split in ("train", "val") else "test", download)
     whole = loaded if isinstance(loaded, ImageSet | ImageFiles) else _in_memory(loaded, name)
     if isinstance(whole, ImageSet):
@@ -253,14 +253,14 @@ def load_photographs(
         classes: the classes in the order of the model's logits, or a file with one in each line; images of other
             classes are left out. By default ImageNet's 1,000 if all classes are WordNet ids of these, or else the
             sub-folders in alphabetical order, as for torchvision's ``ImageFolder``.
-        labels: a file with lines of a file's name and its class (name, WordNet id, or number from 0 on), separated by a
+        labels: a file with lines of a file's name and its class (name, WordNet id, or number ≥ 0), separated by a
             comma or white space; or of a class, in the order of the files' names.
-        preprocessing: what each photograph goes through; by default the model's (``preprocessing_of``), which a
-            measurement fills in, or none where the model names none.
+        preprocessing: resize and crop of each photograph; None leaves them to the measurement, which takes the model's
+            (``preprocessing_of``), if it has one.
 
     Raises:
         FileNotFoundError: no folder, no labels, or no images with a class.
-        ValueError: ``classes`` that no image has, or labels that do not fit.
+        ValueError: no image is of one of ``classes``, or labels do not match the files.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -279,7 +279,7 @@ def load_photographs(
 
 @checked
 def select_classes(images: ImageSet, classes: Sequence[str]) -> ImageSet:
-    """The images of some classes, which are renumbered in the order of ``classes``.
+    """Keep the images of some classes, which are renumbered in the order of ``classes``.
 
     Raises ValueError for a class that the set does not have, or that is given twice.
 
@@ -304,7 +304,7 @@ def _streamed(files: ImageFiles, preprocessing: Preprocessing | None = None) -> 
 
 
 def _check_as_registered(images: ImageSet, name: str) -> None:
-    """Raise ValueError for other channels or classes, with which a trained model could not be loaded."""
+    """Raise ValueError unless channels and classes are the registered ones, for which models are created."""
     channels, names, info = images.images.shape[1], len(images.classes), DATASETS[name]
     if channels != info.channels:
         expected = f"{info.channels}, as many as its mean has"
@@ -429,11 +429,11 @@ def to_pixels(images: Tensor) -> Tensor:
 
 
 def check_labelled(images: Images, labels: Tensor, *, tolerance: float = 0) -> None:
-    """Raise unless there is at least one valid image (N, C, H, W), with as many int64 labels (N,) ≥ 0.
+    """Raise unless there are N ≥ 1 valid images (N, C, H, W) with int64 labels (N,) ≥ 0.
 
-    TypeError unless images are a dense tensor of floats or uint8 with values; ValueError for wrong shapes (also those
-    that look like (N, H, W, C)), invalid labels, and floats outside [0, 1] by more than ``tolerance``. The pixels of
-    a stream are checked when they are read.
+    TypeError unless images are a dense tensor of floats or uint8, not on the meta device; ValueError for wrong shapes
+    (also those that look like (N, H, W, C)), invalid labels, and floats outside [0, 1] by more than ``tolerance``. The
+    pixels of a stream are checked when they are read.
     """
     check_values(labels, "labels")
     if isinstance(images, ImageStream):
@@ -454,4 +454,4 @@ def _check_labels(labels: Tensor, count: int) -> None:
     if labels.shape != (count,) or labels.dtype != torch.int64 or not count:
         raise ValueError(f"labels: expected ({count},) int64, got {tuple(labels.shape)} {labels.dtype}")
     if labels.min() < 0:
-        raise ValueError(f"labels: expected classes from 0 on, got {labels.min().item()}")
+        raise ValueError(f"labels: expected classes ≥ 0, got {labels.min().item()}")

@@ -8,14 +8,14 @@ from torch import Tensor
 from freqrob.runtime.parameters import Count, checked
 
 SUFFIX = "_grayscale"
-RED, GREEN, BLUE = 19595, 38470, 7471  # / 65536: .299, .587 and .114 as PIL has them
+RED, GREEN, BLUE = 19595, 38470, 7471  # / 65536: .299, .587 and .114, rounded as in PIL
 CHUNK = 5000  # images at a time
 LUMA = (0.299, 0.587, 0.114)
 
 
 @checked
 def grayscale_name(dataset: str) -> str:
-    """The name of a data set in grey levels, for every place that takes the name of a data set.
+    """The name of a data set in grey levels; accepted wherever a data set is named.
 
     >>> grayscale_name("cifar10")
     'cifar10_grayscale'

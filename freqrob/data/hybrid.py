@@ -64,8 +64,8 @@ def hybrid_images(low: Tensor, high: Tensor, frequency: Frequency) -> Tensor:
 
     Args:
         low, high: (..., H, W) float pixels in [0, 1], of the same shape.
-        frequency: the mixing frequency in cycles/pixel, from 0 to 1; at 0, ``low`` gives only the mean, from √½ on
-            everything.
+        frequency: the mixing frequency in cycles/pixel, from 0 to 1; at 0, ``low`` gives only the mean; at √½ and
+            above, everything.
 
     Returns:
         Images of the shape and dtype of ``low``. At 0.5 (Nyquist along the axes) ``high`` still gives the corners of
@@ -73,8 +73,8 @@ def hybrid_images(low: Tensor, high: Tensor, frequency: Frequency) -> Tensor:
 
     Raises:
         TypeError: images that are not dense tensors of floats.
-        ValueError: images of different shapes, dtypes or devices, that look like (N, H, W, C), or not in [0, 1]
-            (checked in the first plane, on the CPU); a ``frequency`` out of range.
+        ValueError: images of different shapes, dtypes or devices, that look like (N, H, W, C), or not in [0, 1] (only
+            the first plane of CPU tensors is checked); a ``frequency`` out of range.
 
     Source: Li et al., PLoS Comput. Biol. 2023; ``lizhe07/robust-arena``, ``roarena/einmon.py``, where the frequency
     is given as a share of Nyquist.
@@ -98,11 +98,11 @@ def derange(labels: Tensor, seed: Natural = 0) -> Tensor:
     """Permute the labels (N,) at random so that each position gets a different label.
 
     Raises ValueError if more than half of the labels are equal, which makes this impossible, and TypeError for labels
-    that are not a dense tensor with values.
+    that are not a dense tensor, or on the meta device.
     """
     check_values(labels, "labels")
     if labels.ndim != 1 or labels.dtype != torch.int64 or (labels < 0).any():
-        raise ValueError(f"labels: expected (N,) int64 from 0 on, got {tuple(labels.shape)} {labels.dtype}")
+        raise ValueError(f"labels: expected (N,) int64 ≥ 0, got {tuple(labels.shape)} {labels.dtype}")
     classes, draws = labels.cpu().numpy(), np.random.default_rng(seed)
     counts = np.bincount(classes, minlength=1)
     if 2 * counts.max() > len(classes):
@@ -139,7 +139,7 @@ def write_hybrids(
     command: str = "",
     track: Track = untracked,
 ) -> Path:
-    """Write ``hybrid.npz``, the hybrid images of ``hybrid_reliance``, and ``hybrid.json`` with their description.
+    """Write the hybrid images that ``hybrid_reliance`` measures to ``hybrid.npz``, described by ``hybrid.json``.
 
     The arrays: ``images`` (F, N, C, H, W), by mixing frequency; ``frequencies`` (F,) in cycles/pixel; ``low_labels``
     and ``high_labels`` (N,) int64; ``partners`` (N,), the indices of the images that give the high frequencies.
@@ -148,7 +148,7 @@ def write_hybrids(
         dataset: N images, which give the low frequencies of the N hybrids.
         folder: created if absent.
         frequencies: in cycles/pixel.
-        seed: of the partners.
+        seed: random seed of the partners.
         floats: write float32 in [0, 1], as models get them, instead of rounding to uint8.
         sheet: number of rows of the contact sheet ``hybrid.png``: an image, its hybrids from low to high frequencies,
             its partner. 0 for no sheet.

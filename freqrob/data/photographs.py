@@ -27,7 +27,7 @@ OFFICIAL = "ILSVRC2012_validation_ground_truth.txt"
 class Photographs:
     """A ``Reader`` of image files: each is decoded to RGB, resized and cropped, as uint8.
 
-    ``preprocessing`` is None for the model's, which a measurement fills in, or none where the model names none.
+    If ``preprocessing`` is None, a measurement takes the model's, if it has one.
     """
 
     files: ImageFiles
@@ -82,7 +82,7 @@ def preprocessed(images: Images, preprocessing: Preprocessing | None) -> Images:
 
 
 def preprocessing_in_words(images: Images) -> str:
-    """What photographs went through: "resize 256 (bilinear), center crop 224"; "" for other images."""
+    """The preprocessing of photographs, such as "resize 256 (bilinear), center crop 224"; "" for other images."""
     reader = images.reader if isinstance(images, ImageStream) else None
     return str(reader.preprocessing or Preprocessing()) if isinstance(reader, Photographs) else ""
 
@@ -94,7 +94,7 @@ def imagenet_wnids() -> tuple[str, ...]:
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
-    """The class in each line of a file. Raises ValueError for none, or one that is there twice; OSError."""
+    """The class in each line of a file. Raises ValueError for no classes or a repeated one, OSError."""
     classes = tuple(line.strip() for line in read_text(path).splitlines() if line.strip())
     if not classes or len(set(classes)) < len(classes):
         twice = next((name for name in classes if classes.count(name) > 1), None)
@@ -103,13 +103,13 @@ def read_classes(path: Path) -> tuple[str, ...]:
 
 
 def find_photographs(root: Path, classes: Sequence[str] = (), labels: Path | None = None) -> ImageFiles:
-    """The image files of a folder with the number of each one's class, ordered by name.
+    """The image files of a folder, ordered by name, with the index of each one's class.
 
     The class of a file is its line in ``labels``, or its sub-folder, or the WordNet id at the beginning of its name.
-    Classes are numbered by their position in ``classes``, and files of others are left out; by default as ImageNet's if
-    all of them are ImageNet's WordNet ids, or else in alphabetical order.
+    Classes are numbered as in ``classes``, and files of others are left out. Without ``classes`` they are numbered as
+    in ImageNet if all of them are its WordNet ids, else alphabetically.
 
-    Raises FileNotFoundError for a folder without such images; ValueError for labels that do not fit.
+    Raises FileNotFoundError for a folder without such images; ValueError for labels that do not match the files.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"data: no folder {root.absolute()}")
@@ -127,9 +127,9 @@ def find_photographs(root: Path, classes: Sequence[str] = (), labels: Path | Non
 
 
 def labelled(root: Path, found: Sequence[tuple[str, str]], classes: Sequence[str]) -> ImageFiles:
-    """Files by name and class, in the order given, without those of other classes.
+    """Files by name and class, in the given order, without files of other classes.
 
-    Classes that are numbers, from 0 on, are the positions in ``classes``. Raises ValueError if no file is left.
+    A class given as a number ≥ 0 is a position in ``classes``. Raises ValueError if no file is left.
     """
     number = {name: position for position, name in enumerate(classes)}
     if not any(name in number for _, name in found):
@@ -145,7 +145,7 @@ def labelled(root: Path, found: Sequence[tuple[str, str]], classes: Sequence[str
 
 
 def ordered_classes(names: set[str]) -> tuple[str, ...]:
-    """ImageNet's classes if all are among them, or else the given ones in alphabetical order."""
+    """ImageNet's classes if they include all of ``names``; otherwise ``names`` in alphabetical order."""
     return imagenet_wnids() if names <= set(imagenet_wnids()) else tuple(sorted(names))
 
 
@@ -167,7 +167,7 @@ def _listed(root: Path, labels: Path) -> list[tuple[str, str]]:
 
 
 def read_labels(path: Path) -> Mapping[str, str] | list[str]:
-    """Classes by the files' names without suffix; or in the order of their names if the lines have nothing else.
+    """Classes by the files' names without suffix; or a list in the order of the names, if lines have only a class.
 
     Lines have a name and a class, separated by a comma or white space, as Kaggle's LOC_val_solution.csv and Caffe's
     val.txt; or a class each, as the official ILSVRC2012_validation_ground_truth.txt. Its numbers follow ``meta.mat`` in
@@ -191,7 +191,7 @@ def _bare(name: str) -> str:
 
 
 def _with_labels(names: Sequence[str], labels: Mapping[str, str] | list[str], source: Path) -> list[tuple[str, str]]:
-    """Each file with its class. Raises ValueError if the labels are of other files."""
+    """Each file with its class. Raises ValueError if the labels do not match the files."""
     if isinstance(labels, list):
         numbers = [int(found[1]) for found in map(VALIDATION.search, names) if found]
         if len(numbers) == len(names) and max(numbers) <= len(labels):  # some of the 50,000

@@ -1,4 +1,4 @@
-"""What a photograph goes through before a model gets its pixels: resize, crop, interpolation."""
+"""Preprocessing of a photograph before a model gets its pixels: resize, crop, interpolation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Preprocessing:
     Attributes:
         resize: the length of the shorter side, or (H, W); None to keep the size.
         crop: the side of a square, or (H, W); None for the whole image.
-        interpolation: of the resizing, with antialiasing.
+        interpolation: of the resize, with antialiasing.
 
     Raises ValueError for sides below 1 and unknown interpolations.
 
@@ -73,12 +73,12 @@ class Preprocessing:
 
     @classmethod
     def of_preset(cls, preset: Any) -> Preprocessing:
-        """That of torchvision's weights: ``weights.transforms()``."""
+        """The preprocessing of torchvision's weights, ``weights.transforms()``."""
         return cls(_sides(preset.resize_size), _crop(preset.crop_size), preset.interpolation.value)
 
     @classmethod
     def of_transforms(cls, transforms: Sequence[Any]) -> Preprocessing | None:
-        """That of a list of torchvision's transforms, such as RobustBench's; None if none resizes or crops."""
+        """The preprocessing in torchvision transforms, such as RobustBench's; None if none resizes or crops."""
         found: dict[str, Any] = {}
         for transform in transforms:
             if type(transform).__name__ == "Resize":
@@ -89,7 +89,7 @@ class Preprocessing:
 
     @classmethod
     def of_timm(cls, settings: Any) -> Preprocessing | None:
-        """That of timm's evaluation, from a ``PretrainedCfg``; None where timm adds borders or images are not square.
+        """timm's preprocessing for evaluation; None if timm adds borders or images are not square.
 
         Source: ``timm.data.transforms_factory.transforms_imagenet_eval``.
         """

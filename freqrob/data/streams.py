@@ -18,7 +18,7 @@ Transform = Callable[[Tensor], Tensor]
 
 
 class Reader(Protocol):
-    """Where the images of a stream come from.
+    """Source of a stream's images.
 
     Attributes:
         size: (C, H, W) of each image.
@@ -34,7 +34,7 @@ class Reader(Protocol):
     def dtype(self) -> torch.dtype: ...
 
     def keys(self, numbers: Sequence[int]) -> Sequence[str]:
-        """A string for each of these images, which changes if its pixels do."""
+        """A string for each of these images; it changes if the image's pixels change."""
         ...
 
     def read(self, chunks: Iterable[Sequence[int]]) -> Iterator[Tensor]:
@@ -53,7 +53,7 @@ class ImageStream:
         reader: reads images by their number.
         index: (N,) int64, the numbers of the stream's images.
         transforms: applied to each batch of images, in this order, with a description of each.
-        channels: of the images, if the transforms change it.
+        channels: number of channels, if the transforms change it.
 
     >>> from torch.utils.data import TensorDataset
     >>> from freqrob.data.torch_datasets import stream_dataset
@@ -117,7 +117,7 @@ class ImageStream:
         return replace(self, index=self.index[index])
 
     def map(self, transform: Transform, name: str, channels: int | None = None) -> ImageStream:
-        """The stream of transformed images, of the same size and dtype; ``name`` describes the transform."""
+        """The stream of transformed images; size and dtype must stay the same. ``name`` describes the transform."""
         return replace(self, transforms=(*self.transforms, (name, transform)), channels=channels or self.channels)
 
     def batches(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:

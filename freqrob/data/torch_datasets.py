@@ -26,7 +26,7 @@ class DatasetReader:
 
     Attributes:
         dataset: pairs of an image and a label.
-        options: of the ``DataLoader``s that read it.
+        options: arguments of the ``DataLoader`` that reads it.
         size, dtype: of each image.
         hashes: SHA-256 of each image.
     """
@@ -48,14 +48,14 @@ class DatasetReader:
 
 
 def stream_dataset(data: Dataset | DataLoader, track: Track = untracked) -> tuple[ImageStream, Tensor]:
-    """Images of a data set, or of the data set of a loader, by their number, and their labels (N,) int64.
+    """A stream of the images of a data set or loader, ordered by index, and their labels (N,) int64.
 
-    All images are read once, to check and to identify them and for the labels; memory does not grow with their number.
-    A loader's workers and ``collate_fn`` are used; its batches and their order are not.
+    All images are read once to check and hash them and to collect labels; memory does not grow with their number. A
+    loader's workers and ``collate_fn`` are used; its batches and their order are not.
 
     Raises:
-        TypeError: a data set without length and index, or of PIL images.
-        ValueError: anything else than pairs of an image (C, H, W) of one size, uint8 or float in [0, 1], and a label.
+        TypeError: a data set without ``len()`` or indexing, or of PIL images.
+        ValueError: items that are not pairs of an image (C, H, W) of one size, uint8 or float in [0, 1], and a label.
     """
     dataset = data.dataset if isinstance(data, DataLoader) else data
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
@@ -88,7 +88,7 @@ def stream_dataset(data: Dataset | DataLoader, track: Track = untracked) -> tupl
 
 
 def _numbers(data: Any) -> list[int]:
-    """The numbers of the images, in ascending order: those of a loader's sampler."""
+    """The images' indices in ascending order; those that a loader's sampler gives."""
     sampler = getattr(data, "batch_sampler", None)
     if not isinstance(data, DataLoader):
         return list(range(len(data)))
@@ -130,13 +130,13 @@ def _check(images: Tensor, labels: Tensor, first: Tensor) -> None:
     """Raise ValueError for images or labels that cannot be measured."""
     if images.shape[1:] != first.shape[1:] or images.dtype != first.dtype:
         got = f"{tuple(images.shape[1:])} {images.dtype}"
-        raise ValueError(f"data: expected images {tuple(first.shape[1:])} {first.dtype} as the first, got {got}")
+        raise ValueError(f"data: expected images {tuple(first.shape[1:])} {first.dtype} like the first one, got {got}")
     if labels.is_floating_point():
         raise ValueError(f"data: expected integer labels, got {labels.dtype}")
     try:
         check_labelled(images, labels.long().cpu())
     except (TypeError, ValueError) as error:
-        remedy = "; leave out its Normalize, which belongs into the model" if images.is_floating_point() else ""
+        remedy = "; leave out its Normalize, which belongs in the model" if images.is_floating_point() else ""
         raise ValueError(f"data: {error}{remedy}") from error
 
 

@@ -19,7 +19,7 @@ from freqrob.spectral.ops import check_images, check_pixel_scale
 
 
 class RandomBaSS(v2.Transform):
-    """BaSS as an augmentation: each image, also of a batch, is balanced with probability ``p``.
+    """BaSS as an augmentation: each image, alone or in a batch, is balanced with probability ``p``.
 
     Called like transforms of ``torchvision.transforms.v2``, with a tensor, ``tv_tensors.Image`` or PIL image. Labels
     and targets that are passed along are returned unchanged. Tensors are (C, H, W) or (N, C, H, W), float in [0, 1]
@@ -31,7 +31,7 @@ class RandomBaSS(v2.Transform):
         generator: source of the random numbers; torch's default generator if None.
 
     Raises:
-        TypeError: when called, images that are not dense tensors of floats or uint8 with values.
+        TypeError: when called, images that are not dense tensors of floats or uint8, or on the meta device.
         ValueError: arguments out of range; when called, images of another shape, PIL images of another mode than L and
             RGB, or inputs that are batches of different sizes.
 

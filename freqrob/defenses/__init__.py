@@ -1,7 +1,8 @@
 """Training losses, one file per defence.
 
 A defence is called with a model in train mode, images (N, C, H, W) in [0, 1] and labels (N,), and returns the loss. If
-``adversarial``, the most robust epoch is kept; if ``double_backward``, the loss differentiates gradients.
+``adversarial``, the epoch with the highest robust accuracy is kept, else the most accurate one; if ``double_backward``,
+the loss depends on a gradient, which is differentiated again.
 
 A defence is a frozen dataclass with its settings as fields, registered under its name in recipes::
 
@@ -15,9 +16,9 @@ A defence is a frozen dataclass with its settings as fields, registered under it
 
         def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor: ...
 
-A defence whose loss has parameters of its own, such as a readout, has a method ``make_parts(model)``, which returns
-them as a module. They are trained, checkpointed and resumed with the network, but not saved with it; the defence is
-then called with the module as its fourth argument.
+A defence whose loss has parameters of its own, such as a readout, has a method ``make_parts(model)`` that returns them
+as a module, the fourth argument of each call. They are trained, checkpointed and resumed with the network, but not
+saved with it.
 
 Other packages register theirs by the entry-point group ``freqrob.defenses``, and ``freqrob train my_defense_rn20``
 finds them.

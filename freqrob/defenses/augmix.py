@@ -17,10 +17,10 @@ from freqrob.spectral.balance import Weighting, bass
 @checked
 @dataclass(frozen=True)
 class AugMix:
-    """CE(f(x), y) + λ · JS(f(x); f(x₁); f(x₂)), x₁ and x₂ two AugMixes of x, all in one forward pass.
+    """CE(f(x), y) + λ · JS(f(x); f(x₁); f(x₂)), with two AugMixes x₁ and x₂ of x, in one forward pass.
 
-    With ``bass_view``, x₂ is an AugMix of BaSS(x), in that ``weighting``, as Lin et al. combine the two. ``severity``,
-    ``width``, ``depth`` and ``alpha`` are those of ``freqrob.data.augmix.augmix``, ``weight`` is λ.
+    With ``bass_view``, x₂ is an AugMix of BaSS(x) with that ``weighting``, as in Lin et al. ``severity``, ``width``,
+    ``depth`` and ``alpha`` are those of ``freqrob.data.augmix.augmix``, ``weight`` is λ.
 
     Source: Hendrycks et al., ICLR 2020, Eq. 1 and Section 3; google-research/augmix, ``cifar.py``. ``bass_view``:
     Lin et al., NeurIPS 2023 (its code is not published).
@@ -64,7 +64,7 @@ class AugMix:
 
 
 def jensen_shannon(*logits: Tensor) -> Tensor:
-    """The mean over the views of KL(p_i ‖ M) with M the mean of the views' probabilities, the mean over the batch.
+    """The mean over views i and images of KL(p_i ‖ M), where M is the mean of the views' probabilities.
 
     M is at least 1e-7, as in the authors' code. In nats, from logits (N, K).
     """

@@ -1,4 +1,4 @@
-"""FGSM adversarial training: one step of attack."""
+"""FGSM adversarial training: a single attack step."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,7 +16,7 @@ from freqrob.runtime.parameters import Pixels, checked
 @checked
 @dataclass(frozen=True)
 class FGSM:
-    """CE(f(x + δ), y) with δ = 1.25 ε · sign ∇ₓ CE(f(x), y), clamped to ±ε; the network is in train mode throughout.
+    """CE(f(x + δ), y) with δ = 1.25 ε · sign ∇ₓ CE(f(x), y), clamped to ±ε; the network is also attacked in train mode.
 
     ``eps`` is in pixels of [0, 1].
 

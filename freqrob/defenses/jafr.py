@@ -20,11 +20,11 @@ from freqrob.spectral.ops import mean_amplitude
 @checked
 @dataclass(frozen=True)
 class JaFR:
-    """CE(f(x), y) − λ · ln B_low of ∇ₓ CE(f(x), y), one number for the whole batch, the network in train mode.
+    """CE(f(x), y) − λ · ln B_low(∇ₓ CE(f(x), y)), with one B_low for the whole batch; the network is in train mode.
 
-    λ > 0 makes the network rely on low frequencies, λ < 0 (the paper's JaFR(−)) on high ones. The authors' code takes
-    the gradient in a second forward pass on the same batch, which only doubles the updates of batch norm's running
-    statistics; here the loss and its gradient share one pass.
+    λ > 0 makes the network rely on low frequencies, λ < 0 (the paper's JaFR(−)) on high ones. The authors' code
+    computes the gradient in a second forward pass on the same batch, whose only effect is to update batch norm's
+    running statistics twice; here the loss and its gradient share one pass.
 
     Source: Chan et al., IJCAI 2022; alvinchangw/JaFR_IJCAI2022.
 
@@ -111,7 +111,7 @@ def whole_batch_log_b_low(gradient: Tensor) -> Tensor:
     if dist.is_available() and dist.is_initialized():
         total, ranks = amplitude.detach().clone(), dist.get_world_size()
         dist.all_reduce(total)
-        # The other ranks' part is a constant: the mean of the ranks' gradients is then that of the whole batch. Over
-        # the ranks once more because the whole batch's loss is a mean over that many times more images.
+        # The other ranks' part is a constant, so the mean of the ranks' gradients is the whole batch's. It is divided
+        # by ``ranks`` again because the whole batch's loss is a mean over that many times more images.
         amplitude = (amplitude + (total / ranks - amplitude).detach()) / ranks
     return log_b_low(amplitude)

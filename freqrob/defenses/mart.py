@@ -15,14 +15,14 @@ from freqrob.runtime.parameters import Pixels, Weight, checked
 @checked
 @dataclass(frozen=True)
 class MART(PGDAT):
-    """MART: BCE(f(x'), y) + β · KL(f(x) ‖ f(x')) · (1 − p_y(x)), the mean over the batch.
+    """MART: the mean over the batch of BCE(f(x'), y) + β · KL(f(x) ‖ f(x')) · (1 − p_y(x)).
 
     With ::
 
         BCE = −log p_y(x') − log(1 − max over k ≠ y of p_k(x')),
 
-    x' found by PGD on the cross-entropy of the network in eval mode, from x + 0.001 · N(0, 1). The small constants are
-    the authors'. ``eps`` and ``step_size`` are in pixels of [0, 1].
+    where x' is found by PGD on the cross-entropy of the network in eval mode, from x + 0.001 · N(0, 1). The small
+    constants are the authors'. ``eps`` and ``step_size`` are in pixels of [0, 1].
 
     Source: Wang et al., ICLR 2020, Eq. 11; YisenWang/MART, with β = 5, ε = 0.031 and steps of 0.007 as in
     zhiyugege/Frequency-Long-Tailed-Investigation.

@@ -1,4 +1,4 @@
-"""Neural response regularisation: predict neurons' responses from features of the network, while it learns."""
+"""Neural response regularisation: train a network to also predict neurons' responses from its features."""
 
 from __future__ import annotations
 
@@ -27,20 +27,21 @@ from freqrob.runtime.parameters import Weight, checked
 
 ResponseLoss = Literal["poisson", "mse"]
 Drawn = Annotated[int, Meta(ge=1, le=2**63 - 1, description="at least 1")]
-LEAST_RATE = 1e-6  # of the Poisson loss's logarithm
-START_STIMULI, BATCH = 500, 100  # stimuli from which a readout starts, and how many at a time
+LEAST_RATE = 1e-6  # lower limit of r̂ in the Poisson loss's logarithm
+START_STIMULI, BATCH = 500, 100  # number of stimuli that initialise a readout, and how many at a time
 
 
 class SpatialReadout(nn.Module):
     """r_n = ELU(Σ_xy m_n(x, y) Σ_c w_nc φ_c(x, y) + b_n) + 1: a factorised linear readout for each neuron.
 
     Args:
-        neurons: their number.
+        neurons: number of neurons.
         shape: (C, H, W) of the features φ.
 
     Its state dict has ``mask`` (neurons, H, W), ``weight`` (neurons, C) and ``bias`` (neurons,).
 
-    Source: Klindt, Ecker, Euler and Bethge, NeurIPS 2017: where a neuron looks, and what it sees there.
+    Source: Klindt, Ecker, Euler and Bethge, NeurIPS 2017; m_n is the neuron's location, w_n its weights of the features
+    there.
 
     >>> SpatialReadout(7, (4, 5, 6))(torch.zeros(2, 4, 5, 6)).shape
     torch.Size([2, 7])
@@ -55,7 +56,7 @@ class SpatialReadout(nn.Module):
 
     @torch.no_grad()
     def start_from(self, covariance: Tensor, mean: Tensor) -> None:
-        """Start where each neuron's responses covary with the features, and near its mean.
+        """Initialise masks and weights from the covariance of responses and features, and biases from the means.
 
         ``covariance`` is (neurons, C, H, W), ``mean`` (neurons,).
         From a random start, the gradients of both factors are small, and some neurons converge to the wrong place.
@@ -72,7 +73,7 @@ class SpatialReadout(nn.Module):
         return F.elu((pooled * self.weight).sum(2) + self.bias) + 1
 
     def sparsity(self) -> Tensor:
-        """The mean over neurons of Σ |m_n| · Σ |w_n|, the same if m_n is scaled by a number and w_n by its inverse."""
+        """The mean over neurons of Σ |m_n| · Σ |w_n|, which does not change if m_n is scaled by s and w_n by 1/s."""
         return (self.mask.abs().sum((1, 2)) * self.weight.abs().sum(1)).mean()
 
 
@@ -86,9 +87,9 @@ class NeuralResponse(OnStimuli):
     neurons. ℓ is the mean over stimuli and neurons of r̂ − r ln r̂ (Poisson) or of (r̂ − r)². The readout is trained,
     checkpointed and resumed with the run; the saved classifier does not have it. It has no weight decay.
 
-    The main texts of the papers do not name the layer, the loss and the weights. The default is the Poisson loss with
-    ELU + 1, as usual for spike counts; "mse" suits other responses that are not negative, since the readout cannot
-    predict negative ones. Images and stimuli share a forward pass, and so the batch norm statistics.
+    The main texts of the papers do not name the layer, the loss or the weights. The default is the Poisson loss with
+    ELU + 1, as usual for spike counts; "mse" suits other nonnegative responses (the readout cannot predict negative
+    ones). Images and stimuli share a forward pass, and so the batch norm statistics.
 
     Args:
         targets: path of an ``.npz`` with ``images`` (K, C, H, W) uint8, as large as the training images, and
@@ -96,7 +97,7 @@ class NeuralResponse(OnStimuli):
         layer: the dotted name of the last module of the network's core, such as ``"layer2"`` or ``"features.33"``.
         weight: α.
         sparsity: γ.
-        stimuli: number drawn at each step; at most all of them.
+        stimuli: number drawn at each step; all of them if there are fewer.
         loss: "poisson" or "mse".
 
     A call raises FileNotFoundError for missing ``targets``, and ValueError if that file, ``layer`` or the size of the
@@ -113,7 +114,7 @@ class NeuralResponse(OnStimuli):
     loss: ResponseLoss = "poisson"
 
     def make_parts(self, model: nn.Module) -> SpatialReadout:
-        """The readout, for the features that the layer has of the stimuli; it is trained with the network."""
+        """The readout, initialised with the layer's features of the stimuli; it is trained with the network."""
         images, responses = load_responses(self.targets)
         chosen = slice(None, None, max(1, len(images) // START_STIMULI))
         images, responses = images[chosen], responses[chosen].to(device := device_of(model))
@@ -122,7 +123,7 @@ class NeuralResponse(OnStimuli):
                 model(to_pixels(batch).to(device))
         if not recordings or recordings[-1].ndim != 4:
             got = f"features {tuple(recordings[-1].shape)}" if recordings else "none"
-            raise ValueError(f"layer: expected {self.layer!r} to give features (N, C, H, W), got {got}")
+            raise ValueError(f"layer: expected {self.layer!r} to return features (N, C, H, W), got {got}")
         features = torch.cat(recordings).float()
         mean = responses.mean(0)
         covariance = torch.einsum("kchw,kn->nchw", features - features.mean(0), responses - mean) / len(features)
@@ -172,4 +173,4 @@ def load_responses(path: str | Path) -> tuple[Tensor, Tensor]:
 def _check(path: Path, images: np.ndarray, responses: np.ndarray) -> None:
     check_arrays(path, images, responses, "responses", least=1, columns="neurons")
     if not np.isfinite(responses).all() or responses.min(initial=0) < 0:
-        raise ValueError(f"targets: responses of {path} have values below 0 or not finite, expected neither")
+        raise ValueError(f"targets: responses of {path} have negative or non-finite values, expected finite values ≥ 0")

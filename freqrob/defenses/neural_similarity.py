@@ -16,7 +16,7 @@ from freqrob.defenses.stimuli import LayerName, OnStimuli, check_arrays, load_st
 from freqrob.models.registry import register_defense
 from freqrob.runtime.parameters import Weight, checked
 
-LARGEST = 0.9999  # of a similarity, since arctanh 1 = ∞
+LARGEST = 0.9999  # absolute value of a similarity, because arctanh 1 = ∞
 Stimuli = Annotated[int, Meta(ge=3, le=2**63 - 1, description="at least 3 (two, centred, are always opposite)")]
 
 
@@ -29,16 +29,16 @@ class NeuralSimilarity(OnStimuli):
     T_ij is the similarity of a brain's responses to the stimuli i and j. S_ij is the network's similarity: the cosine
     of flattened features of one layer, centred by their mean over the stimuli of the step. Both are clipped to ±0.9999.
 
-    The authors learn a weighted mean of the similarities of several layers, which converges to a single layer, mostly
-    of the first group of blocks; here the layer is chosen. They alternate batches of images and stimuli; here the two
+    The authors learn a weighted mean of several layers' similarities, which converges to a single layer, mostly one of
+    the first group of blocks; here ``layer`` is a setting. They alternate batches of images and stimuli; here both
     share a forward pass, and so the batch norm statistics.
 
     Args:
         targets: path of an ``.npz`` with ``images`` (K, C, H, W) uint8, as large as the training images, and
-            ``similarity`` (K, K) float in [−1, 1], symmetric, of mean-centred responses; K from 3 on.
+            ``similarity`` (K, K) float in [−1, 1], symmetric, of mean-centred responses; K ≥ 3.
         layer: the dotted name of a module of the network, such as ``"layer1"`` or ``"layer2.0.conv1"``.
         weight: α; the authors' 20.
-        stimuli: number drawn at each step; at most all of them.
+        stimuli: number drawn at each step; all of them if there are fewer.
 
     A call raises FileNotFoundError for missing ``targets``, and ValueError if that file, ``layer`` or the size of the
     images is invalid.
@@ -67,7 +67,7 @@ class NeuralSimilarity(OnStimuli):
         return F.cross_entropy(logits, labels) + self.weight * similarity_loss(features, target.to(images.device))
 
     def draw(self) -> tuple[Tensor, Tensor]:
-        """The stimuli (k, C, H, W) uint8 of one step, and their similarity (k, k) to the brain."""
+        """The stimuli (k, C, H, W) uint8 of one step, and the similarity (k, k) of the brain's responses to them."""
         stimuli, similarity = load_targets(self.targets)
         if self.stimuli >= len(stimuli):
             return stimuli, similarity
@@ -84,14 +84,14 @@ def similarity_loss(features: Tensor, target: Tensor) -> Tensor:
 
 def similarity(features: Tensor) -> Tensor:
     """The cosines (k, k) of mean-centred features (k, …), float32."""
-    with torch.autocast(features.device.type, enabled=False):  # which would multiply in bfloat16
+    with torch.autocast(features.device.type, enabled=False):  # autocast would multiply in bfloat16
         flat = features.float().flatten(1)
         unit = F.normalize(flat - flat.mean(0), eps=1e-6)
         return unit @ unit.T
 
 
 def fisher(similarity: Tensor) -> Tensor:
-    """arctanh, of similarities clipped to ±0.9999."""
+    """arctanh of the similarities, clipped to ±0.9999."""
     return similarity.clamp(-LARGEST, LARGEST).atanh()
 
 
@@ -106,8 +106,8 @@ def load_targets(path: str | Path) -> tuple[Tensor, Tensor]:
 def _check(path: Path, images: np.ndarray, similarity: np.ndarray) -> None:
     check_arrays(path, images, similarity, "similarity", least=3, columns=len(images) if images.ndim else 0)
     if not np.isfinite(similarity).all():
-        raise ValueError(f"targets: similarity of {path} has a NaN or an infinity, expected finite numbers")
+        raise ValueError(f"targets: similarity of {path} contains NaN or infinity, expected finite numbers")
     if np.abs(similarity).max() > 1 + 1e-5:
-        raise ValueError(f"targets: similarity of {path} goes to ±{np.abs(similarity).max():.4g}, expected [-1, 1]")
+        raise ValueError(f"targets: similarity of {path} reaches ±{np.abs(similarity).max():.4g}, expected [-1, 1]")
     if np.abs(similarity - similarity.T).max() > 1e-5:
         raise ValueError(f"targets: similarity of {path} is not symmetric")

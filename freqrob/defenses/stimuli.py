@@ -1,4 +1,4 @@
-"""Stimuli with recordings of a brain, for the neural defences: their files, and a network's features of them."""
+"""Stimuli with recordings from a brain, for the neural defences: reading their files, and a network's features."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def check_arrays(
 ) -> None:
     """Raise ValueError unless images are (K, C, H, W) uint8, K ≥ ``least``, and ``measured`` is (K, columns) float.
 
-    ``columns`` is their number, or a name if any number will do.
+    ``columns`` is their number, or a name if any number is allowed.
     """
     count = len(images) if images.ndim else 0
     is_table = measured.ndim == 2 and len(measured) == count
@@ -80,7 +80,7 @@ def check_arrays(
     for array_name, array, is_valid, expected in (
         ("images", images, images.dtype == np.uint8, "uint8"),
         ("images", images, images.ndim == 4 and images.shape[1] in (1, 3) and count >= least,
-         f"(K, C, H, W), K from {least} on"),
+         f"(K, C, H, W), K ≥ {least}"),
         (name, measured, np.issubdtype(measured.dtype, np.floating), "floats"),
         (name, measured, is_table, f"({count}, {columns})"),
     ):  # fmt: skip
@@ -101,7 +101,7 @@ def pass_together(model: nn.Module, layer: str, images: Tensor, stimuli: Tensor,
     with recorded(model, layer) as features:
         logits = model(torch.cat([images, to_pixels(stimuli.to(images.device))]))
     if not features:
-        raise ValueError(f"layer: the network does not call {layer!r}, expected one that it does")
+        raise ValueError(f"layer: the network does not call {layer!r}, expected a layer that it calls")
     return logits[: len(images)].float(), features[-1][len(images) :]
 
 

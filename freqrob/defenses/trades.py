@@ -18,7 +18,7 @@ from freqrob.runtime.parameters import Weight, checked
 class TRADES(PGDAT):
     """CE(f(x), y) + β · max over ‖δ‖∞ ≤ ε of KL(f(x) ‖ f(x + δ)).
 
-    The maximum is approximated as in ``PGDAT``, but of the KL divergence and from x + 0.001 · N(0, 1).
+    The maximum is approximated as in ``PGDAT``, but by PGD on the KL divergence, from x + 0.001 · N(0, 1).
 
     Source: Zhang et al., ICML 2019, Eq. 5; yaodongyu/TRADES.
 

@@ -37,17 +37,17 @@ class BandAccuracy(Measurement):
     """Accuracy on filtered images by ring, and robust accuracy by the band of the perturbation.
 
     Attributes:
-        frequencies: (K,) lower edge of each measured ring i: all rings at 32×32, every seventh and the last at 224×224.
+        frequencies: (K,) lower edges of the measured rings i: all at 32×32, every seventh and the last at 224×224.
         low: (K,) accuracy on the rings 0 to i.
-        high: (K,) accuracy on the rings from i on and the mean (ring 0).
+        high: (K,) accuracy on ring i, all higher rings and the mean (ring 0).
         band: (K,) accuracy on the rings i − width // 2 to i + width // 2 and the mean.
-        robust: (bands,) robust accuracy under band-limited PGD on the attacked images; empty if none were.
+        robust: (bands,) robust accuracy of the attacked images under band-limited PGD; empty if none were attacked.
         robust_frequencies: (bands,) lower edge of each band of the attack; bands are adjacent.
         accuracy: accuracy on the unfiltered images.
         width: width of the bands of ``band``, in rings.
-        eps, steps: radius in L∞ and steps of the attack.
+        eps, steps: L∞ radius and number of steps of the attack.
         images: number of filtered images.
-        attacked: number of attacked images, the first ones.
+        attacked: the first ``attacked`` images were attacked.
     """
 
     kind = "band_accuracy"
@@ -86,18 +86,17 @@ def band_accuracy(
 
     A filter keeps some rings and the mean; the result is clipped to [0, 1].
 
-    The attack is ``freqrob.attacks.band.band_pgd``, started from the image, once in each of the ``octaves``.
+    The attack is ``freqrob.attacks.band.band_pgd``, started from the image; it runs once in each of the ``octaves``.
 
     Args:
-        width: width of the band-pass filters, an odd number of rings at 32 pixels; larger images have the same band in
-            cycles/pixel.
+        width: width of the band-pass filters, an odd number of rings of a 32×32 image; for larger images it is the same
+            in cycles/pixel.
         eps, steps: L∞ radius of the attack in pixels of [0, 1], and its gradient steps in each band.
-        attacked: number of images to attack, the first ones; all by default, 0 for none.
+        attacked: attack only the first ``attacked`` images; all by default, 0 for none.
         model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``.
 
     Raises:
-        ValueError: a width that is not odd and positive, attack settings out of range, or images and labels that do not
-            fit.
+        ValueError: a width that is not odd and positive, attack settings out of range, or invalid images or labels.
 
     >>> import freqrob
     >>> from freqrob.data.samples import sample_images

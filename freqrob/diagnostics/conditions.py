@@ -17,7 +17,7 @@ pixels = partial(parameters.pixels, digits=3)  # files have distances of six dig
 def described(conditions: Conditions, words: Words = MappingProxyType({})) -> str:
     """Describe conditions, such as "500 images of cifar10 test, batch 128"; equal text means equal conditions.
 
-    ``words`` are functions that write a value, by the condition's name; by default "batch 128".
+    ``words`` maps a condition's name to a function that formats its value; by default "batch 128".
     """
     remaining = dict(conditions)
     parts = [images_of(remaining.pop("images"), remaining.pop("source", ""))] if "images" in remaining else []
@@ -25,7 +25,7 @@ def described(conditions: Conditions, words: Words = MappingProxyType({})) -> st
 
 
 def group_by_condition(measured: Mapping[str, Conditions], words: Words) -> dict[str, list[str]]:
-    """Group measurements of a kind, by name, by the conditions that differ between them; empty if none differ."""
+    """Names of measurements of one kind, grouped by the conditions that differ between them; empty if none differ."""
     first = next(iter(measured.values()), {})
     written = {key: {_word(key, conditions[key], words) for conditions in measured.values()} for key in first}
     differing = [key for key, each in written.items() if len(each) > 1]

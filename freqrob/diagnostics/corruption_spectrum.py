@@ -22,18 +22,18 @@ from freqrob.runtime.progress import Track, untracked
 from freqrob.spectral.jacobian import log_b_low
 from freqrob.spectral.ops import check_images, mean_amplitude
 
-AT_ONCE = 1 << 22  # pixels whose spectra are taken together
+AT_ONCE = 1 << 22  # pixels whose spectra are computed together
 
 
 @dataclass(frozen=True)
 class CorruptionSpectrum(Measurement):
-    """The mean spectra of perturbations x' − x at each severity.
+    """The mean spectra of a corruption's changes x' − x at each severity.
 
     Attributes:
         amplitude: (severities, H, W//2+1) mean |rfft2(x' − x)| over images and channels, DC at [0, 0].
         log_b_low: (severities,) ln B_low of each; larger if low frequencies dominate; 3.53 for white noise at 32×32.
         mean_log_b_low: their mean.
-        log_b_low_of_all: ln B_low of the mean of ``amplitude`` over the severities; strong severities weigh more.
+        log_b_low_of_all: ln B_low of the mean of ``amplitude`` over the severities; higher severities have more weight.
         images: number of images at each severity.
     """
 
@@ -53,12 +53,13 @@ def corruption_spectrum(images: Tensor, corrupted: Iterable[Tensor]) -> Corrupti
     Args:
         images: (N, C, H, W), uint8 or float in [0, 1], N ≥ 1.
         corrupted: the same images corrupted, a tensor like ``images`` for each severity. A generator such as
-            ``(arrays.images("fog", severity) for severity in SEVERITIES)`` of ``load_corruptions`` keeps one at a time.
+            ``(arrays.images("fog", severity) for severity in SEVERITIES)``, with ``arrays`` from ``load_corruptions``,
+            keeps only one in memory.
 
     Raises:
         TypeError: images are not dense tensors of floats or uint8, or are on the meta device.
-        ValueError: shapes that do not fit or look like (N, H, W, C), no severity, floats in 0–255 (judged by the first
-            channel), or pixels that are not finite.
+        ValueError: shapes that differ or look like (N, H, W, C), no severity, floats in 0–255 (only the first channel
+            is checked), or pixels that are not finite.
 
     Source: Chan et al., IJCAI 2022, Table 1; its code takes pixels in [0, 1] and ln B_low of each severity's mean.
 
@@ -81,7 +82,7 @@ def _mean_change(images: Tensor, corrupted: Tensor) -> Tensor:
     """Mean |rfft2(x' − x)|, computed in chunks: (H, W//2+1) float64 on the CPU."""
     check_images(corrupted, "corrupted")
     if corrupted.shape != images.shape:
-        raise ValueError(f"corrupted: expected the images' shape {tuple(images.shape)}, got {tuple(corrupted.shape)}")
+        raise ValueError(f"corrupted: expected {tuple(images.shape)} like images, got {tuple(corrupted.shape)}")
     check_image_set(corrupted, "corrupted")
     chunk_size = max(1, AT_ONCE // images[0].numel())
     chunks = zip(images.split(chunk_size), corrupted.to(images.device).split(chunk_size), strict=True)
@@ -95,7 +96,7 @@ def _mean_change(images: Tensor, corrupted: Tensor) -> Tensor:
 def save_spectra(
     sets: Mapping[str, Images], folder: str | Path, about: Mapping[str, Any], track: Track = untracked
 ) -> dict[str, Spectrum]:
-    """Measure the spectrum of each set of images, and save it under the name of the set with ``about``."""
+    """Measure the spectrum of each set of images, and save it with ``about`` under the set's name."""
     spectra = {}
     for name, images in track(sets.items(), "spectra", len(sets)):
         spectra[name] = spectrum(images)
@@ -112,8 +113,8 @@ def save_corruption_spectra(
 ) -> dict[str, tuple[Spectrum, CorruptionSpectrum]]:
     """Measure, by type, the spectra of the corrupted images and of their changes, over all severities.
 
-    They are saved as ``<type>`` and ``<type>_change``. ``images`` are the natural images. If the balanced images were
-    corrupted, changes are relative to those.
+    They are saved as ``<type>`` and ``<type>_change``. ``images`` are the natural images; changes are relative to the
+    balanced images if these were corrupted.
     """
     spectra, clean = {}, images[: len(corruptions.labels)]
     clean = balance(clean) if (corruptions.generated or {}).get("bass") else clean

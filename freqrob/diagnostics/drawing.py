@@ -1,8 +1,8 @@
 """Parts of the diagnostics' figures: panels, colours, maps of a spectrum. matplotlib is only imported to draw.
 
-Functions that draw several models take a mapping from names to measurements. Each model gets a colour of Okabe and
-Ito's palette, which colour-blind readers can tell apart, a marker and a dash; ``styles`` has enough for 21. Pass the
-same ``styles`` to several figures, so that a model looks the same in all of them.
+Functions that draw several models take a mapping from names to measurements. Each model gets a marker, a dash pattern
+and a colour of Okabe and Ito's palette, which is safe for colour-blind readers; ``styles`` has 21 different ones. Pass
+the same ``styles`` to several figures, so that a model looks the same in all of them.
 """
 
 from __future__ import annotations
@@ -79,10 +79,10 @@ class Picture:
         scale: colours that all panels share.
         labels: labels of both axes, if all panels share them.
         downward: whether the vertical axis points down.
-        section: section of the page; by default one for all figures without a section.
+        section: section of the page; by default the section of all figures that have none.
         caption: text below it, which may have markup.
-        compared: names of diagnostics, in groups of one kind, by default that of the figure; the caption names the
-            models that were measured under other conditions.
+        compared: groups of diagnostics' names, by default the figure's; the caption says which models were measured
+            under other conditions than the others of a group.
     """
 
     name: str
@@ -152,7 +152,7 @@ def logarithmic(limits: tuple[float, float], clip: bool = False) -> Normalize:
 
 
 def draw_map(axes: Axes, values: Tensor, norm: Normalize, frequencies: Sequence[Tensor] = ()) -> AxesImage:
-    """Draw a spectrum, DC in the middle; ``at`` are the frequencies of rows and columns, by default a DFT's."""
+    """Draw a spectrum, DC in the middle; ``frequencies`` are those of rows and columns, by default a DFT's."""
     from matplotlib.ticker import FixedFormatter, FixedLocator
 
     places = frequencies or [torch.fft.fftshift(torch.fft.fftfreq(n)) for n in values.shape]

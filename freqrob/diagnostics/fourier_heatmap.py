@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Basis = Literal["cosine_sine", "cosine"]
 Precision = Literal["float32", "bfloat16"]
-NORMS = {32: 4.0, 224: 15.7}  # of a channel, pixels in [0, 1], as published for CIFAR and ImageNet
+NORMS = {32: 4.0, 224: 15.7}  # ℓ₂ norms of a channel, pixels in [0, 1], as published for CIFAR and ImageNet
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class FourierHeatmap(Measurement):
     """Error rate of a model, or change of its features, with a wave of each frequency added.
 
     Attributes:
-        change: (Y, X), DC at (Y//2, X//2): the error rate under that wave; for a layer the mean ‖h(x+v) − h(x)‖₂.
-            ``change[1:, 1:]`` is centred for even sizes, as gatheluck draws it.
+        change: (Y, X), DC at (Y//2, X//2): the error rate with that wave added; for a layer h the mean ‖h(x+v) −
+            h(x)‖₂. For even sizes, ``change[1:, 1:]`` is symmetric about its centre, as in gatheluck's figures.
         vertical, horizontal: (Y,) and (X,) frequencies of its rows and columns, ascending.
         unperturbed: the error rate without a wave; 0 for a layer.
         norm: ‖v‖₂ of a channel before clipping.
         basis: "cosine_sine" or "cosine".
-        every: multiples of this number of cycles per image were measured; 1 for all frequencies.
+        every: frequencies are multiples of this number of cycles per image; 1 for all frequencies.
         layer: the module whose features are compared; "" for errors.
         images, seed: number of images and seed of the signs.
         precision: precision of the network's products, "float32" or "bfloat16".
@@ -92,19 +92,19 @@ def fourier_heatmap(
 ) -> FourierHeatmap:
     """Classify images with norm · (±wave) added and clipped to [0, 1], for each frequency.
 
-    Only one of f and −f is measured (see ``fourier_frequencies``); the map is symmetric about DC.
+    Of f and −f only one is measured (see ``fourier_frequencies``), because the map is symmetric about DC.
 
     Args:
-        norm: ‖v‖₂ of each channel; by default the published value for sides of 32 and 224 pixels, and the value for 32
-            scaled by side / 32 for others.
+        norm: ‖v‖₂ of each channel, pixels in [0, 1]; by default the published values, 4 for 32 and 15.7 for 224 pixels
+            a side, and 4 · side / 32 for other sizes.
         basis: ``"cosine"``: cosines with a random sign for each image, channel and frequency. ``"cosine_sine"``: cos +
             sin, the same in all channels, without random signs.
         every: measure multiples of this number of cycles per image, vertically and horizontally; by default
             ``coarseness``, so that the map has about 32×32 points from DC to Nyquist at any size.
-        layer: dotted name of a module, such as ``"layer1"``, to measure how far its features move instead of errors.
+        layer: dotted name of a module, such as ``"layer1"``, to measure the change of its features instead of errors.
         seed: seed of the signs.
-        precision: ``"bfloat16"`` runs the network under autocast: more than twice as fast if the hardware supports it;
-            the class of a few images may change.
+        precision: ``"bfloat16"`` runs the network under autocast: more than twice as fast if the hardware supports it,
+            but the predicted class of a few images may change.
         model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``.
 
     Raises:
@@ -112,7 +112,7 @@ def fourier_heatmap(
             that is not positive, or an ``every`` beyond half of the larger side.
 
     Source: Yin et al., NeurIPS 2019; ``google-research/frequency_analysis/freq_heatmap.py`` (without its ``rand_flip``,
-    which loses the norm) and ``gatheluck/FourierHeatmap``.
+    which changes the norm) and ``gatheluck/FourierHeatmap``.
 
     >>> import freqrob
     >>> from freqrob.data.samples import sample_images
@@ -183,7 +183,7 @@ def coarseness(height: int, width: int) -> int:
 
 
 def _multiples(size: int, every: int) -> list[int]:
-    """The frequencies from −size // 2 on, cycles per image, that are multiples of ``every``."""
+    """The multiples of ``every`` among a DFT's frequencies, in cycles per image, ascending from −(size // 2)."""
     return [k for k in range(-(size // 2), size - size // 2) if k % every == 0]
 
 

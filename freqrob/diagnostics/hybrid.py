@@ -38,8 +38,9 @@ class HybridReliance(Measurement):
     Attributes:
         frequencies: (F,) mixing frequencies, ascending.
         low, high: (seeds, F) shares of the hybrid images classified as the image of their low or high frequencies.
-        reversal: (seeds,) reversal frequency f_rev: the first zero crossing of low − high from below, interpolated
-            linearly; NaN without one. Li et al. print it in units of Nyquist, as ``reversal_nyquist`` is.
+        reversal: (seeds,) reversal frequency f_rev: the first frequency at which low − high rises through 0,
+            interpolated linearly; NaN if there is none. ``reversal_nyquist`` is in units of Nyquist, as printed by Li
+            et al.
         images: number of hybrid images at each frequency and seed.
         seeds: seeds of the partners.
     """
@@ -80,15 +81,15 @@ def hybrid_reliance(
     """Classify hybrid images: low frequencies of each image, high frequencies of one from another class.
 
     Args:
-        frequencies: mixing frequencies in cycles/pixel; the authors' by default, who give them in units of Nyquist (0.5
-            cycles/pixel).
+        frequencies: mixing frequencies in cycles/pixel; by default the authors' (which they give in units of Nyquist,
+            0.5 cycles/pixel).
         seeds: seeds of the partners; each assigns different partners.
         model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``; no class may have more than
             half of the images.
 
     Raises:
         ValueError: frequencies or seeds that are empty or not ascending, frequencies outside 0 to √½, negative seeds,
-            or images and labels that do not fit.
+            or invalid images or labels.
 
     Source: Li et al., PLoS Comput. Biol. 2023, Fig. 3 and 5; ``lizhe07/robust-arena``, ``roarena/einmon.py``.
 
@@ -133,7 +134,7 @@ def hybrid_reliance(
 
 
 def rises_through_zero(x: Tensor, y: Tensor) -> Tensor:
-    """The first x where y(x), interpolated linearly, rises through 0; NaN without one."""
+    """The first x at which y(x), interpolated linearly, rises through 0; NaN if there is none."""
     rises = ((y[:-1] < 0) & (y[1:] >= 0)).nonzero().flatten()
     if not len(rises):
         return x.new_tensor(torch.nan)
@@ -158,8 +159,8 @@ def reversal_in_words(reversal: Tensor) -> str:
 def plot_hybrid(axes: Axes, models: Mapping[str, HybridReliance], styles: Styles | None = None) -> Axes:
     """Draw p(low) − p(high) of hybrid images by mixing frequency, in units of Nyquist.
 
-    Means over the seeds, with bars from the lowest to the highest; the reversal frequency is a tick on the zero line,
-    with its range. The upper axis has cycles/pixel.
+    Draws means over the seeds, with bars from the smallest to the largest value; the reversal frequency is a tick on
+    the zero line, with its range. The upper axis is in cycles/pixel.
     Source: Li et al., PLoS Comput. Biol. 2023, Fig. 3b and 5a.
     """
     axes.axhline(0, color=GREY, linewidth=1)
@@ -193,8 +194,8 @@ class Hybrid(Diagnostic):
             "reversal frequency ÷ Nyquist (cycles/pixel)", lambda measured: measured.reversal_nyquist.nanmean().item(),
             lambda measured: reversal_in_words(measured.reversal), title=Markup("f<sub>rev</sub>"),
             key="reversal_frequency_nyquist", unit="Nyquist", digits=3,
-            help="Above it, hybrid images are classified by their low frequencies; in units of Nyquist, 0.5 "
-            "cycles/pixel, as Li et al. print it.",
+            help="Above it, hybrid images are mostly classified by their low frequencies; in units of Nyquist, "
+            "0.5 cycles/pixel, as Li et al. print it.",
             hint="lower if the model relies on low frequencies", none="p(low) − p(high) never rises through 0",
             part=lambda m: "" if m.reversal.isfinite().all() else f"of the {m.reversal.isfinite().sum()} with one",
             order=30,

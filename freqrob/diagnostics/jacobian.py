@@ -39,7 +39,7 @@ class JacobianSpectrum(Measurement):
         amplitude: (H, W//2+1) mean |rfft2| over images and channels, DC at [0, 0].
         log_b_low: its ln B_low; larger if low frequencies dominate; 3.53 for white noise at 32×32; NaN if all gradients
             are zero.
-        batch: number of images in the mean of the loss.
+        batch: batch size over which the loss is averaged.
         images: number of images.
     """
 
@@ -64,15 +64,15 @@ def jacobian_spectrum(
     cache_key: str | None = None,
     track: Track = untracked,
 ) -> JacobianSpectrum:
-    """Mean over images and channels of |rfft2(∇ₓ CE)|, CE the mean over a batch.
+    """Measure the mean over images and channels of |rfft2(∇ₓ CE)|, with CE averaged over a batch.
 
     Args:
-        batch: each image's gradient is divided by it, as in JaFR's batches of 128. The scale of the spectrum depends on
-            it, and so does ln B_low if its offset of 1e-5 matters.
+        batch: batch size by which each image's gradient is divided; JaFR's 128. The scale of the spectrum depends on
+            it, and so does ln B_low where its offset of 1e-5 matters.
         model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``.
 
     Raises:
-        ValueError: a batch without images, or images and labels that do not fit.
+        ValueError: a ``batch`` below 1, or invalid images or labels.
 
     Source: Chan et al., IJCAI 2022, the Jacobian's Fourier spectrum and B_low; mean-reduced loss as in its code.
 
@@ -99,10 +99,10 @@ def jacobian_spectrum(
 
 @checked
 def jacobian_pictures(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Pictures of ∇ₓ CE in [0, 1], (N, C, H, W) on the CPU, with a gradient of zero at ½.
+    """∇ₓ CE as pictures in [0, 1], (N, C, H, W) on the CPU; a gradient of zero is ½.
 
-    Each image's gradient is divided by twice its largest absolute value, because gradients of models differ by orders
-    of magnitude. Raises as ``input_gradient``.
+    Each image's gradient is divided by twice its largest absolute value, because gradients differ by orders of
+    magnitude between models. Raises as ``input_gradient``.
 
     Source: Chan et al., IJCAI 2022, Table 2, which does not say how its pictures are scaled.
     """
@@ -157,7 +157,7 @@ class Jacobian(Diagnostic):
         Column(
             "ln B_low", lambda measured: measured.log_b_low, title=Markup("ln B<sub>low</sub>"), key="log_b_low",
             help="ln B_low of the input gradient’s mean spectrum (Chan et al.); 3.53 for white noise at 32×32. It "
-            "depends on the scale of small gradients: compare only equal batches.",
+            "depends on the scale of small gradients: compare only equal batch sizes.",
             hint="higher if low frequencies dominate", none="all gradients are zero, or some are not finite",
             order=10,
         ),

@@ -44,13 +44,13 @@ class LossLandscape(Measurement):
     Attributes:
         steps: (S,) values of a and of b, 0 in the middle; 1 is one filter norm.
         loss, accuracy: (S, S), a down, b across: mean cross-entropy in nats, and share of the images.
-        variation: mean of |L − L(0, 0)| over the points within half the span: 0 for a flat loss. The loss can decrease
-            around the weights, which minimise only the training loss.
-        sharpness: the largest L − L(0, 0) of these points, divided by 1 + L(0, 0).
+        variation: mean of |L − L(0, 0)| over the points within half the span; 0 for a flat loss. L can be below L(0,
+            0), because the weights minimise the training loss only.
+        sharpness: the largest L − L(0, 0) within half the span, divided by 1 + L(0, 0).
         images, seed: number of images and seed of the directions.
 
-    Lin et al. (Sec. 3.1) judge how well a model has converged by how steep the surface is at the model, and by how far
-    the model is from a minimum: ``steepness``, ``distance_to_minimum`` and ``depth``.
+    Lin et al. (Sec. 3.1) judge a model's convergence by the steepness of the surface at the model and by the model's
+    distance from a minimum: ``steepness``, ``distance_to_minimum`` and ``depth``.
     """
 
     kind = "loss_landscape"
@@ -78,7 +78,7 @@ class LossLandscape(Measurement):
     def steepness(self) -> float:
         """|∇L| at the weights, by central differences over one step: nats per filter norm; 0 at a minimum.
 
-        The finer the grid, the closer to the derivative.
+        A finer grid is closer to the derivative.
         """
         middle, step = self.points // 2, 2 * self.span / (self.points - 1)
         down = self.loss[middle + 1, middle] - self.loss[middle - 1, middle]
@@ -89,15 +89,15 @@ class LossLandscape(Measurement):
     def distance_to_minimum(self) -> float:
         """Distance of the weights from the smallest loss of the surface, in filter norms.
 
-        If that loss is at the edge of the surface, at least one of |a| and |b| is ``span``, and the distance is a lower
-        bound. NaN if the loss is not finite anywhere.
+        The distance is a lower bound if that loss is at the edge of the surface (|a| or |b| is ``span``). NaN if the
+        loss is not finite anywhere.
         """
         a, b = divmod(self._lowest, self.points)
         return torch.hypot(self.steps[a], self.steps[b]).item() if self.loss.isfinite().any() else nan
 
     @property
     def depth(self) -> float:
-        """L(0, 0) minus the smallest loss of the surface, in nats: what the model could still gain along it."""
+        """L(0, 0) minus the smallest loss of the surface, in nats: how far the loss can fall within it."""
         middle = self.points // 2
         return (self.loss[middle, middle] - self.loss.flatten()[self._lowest]).item()
 
@@ -124,19 +124,19 @@ def loss_landscape(
     """Measure the loss on a square grid of weights around the model's.
 
     Each direction is normal noise, scaled to the norm of the model's weights filter by filter. Biases, batch norms and
-    other vectors stay fixed, and batch norms keep their statistics. To see how well a model fits the low and the high
-    frequencies, measure on the ``component`` of the images that has them.
+    other vectors stay fixed, and batch norms keep their statistics. To see how well a model fits low or high
+    frequencies, measure on that ``component`` of the images.
 
     Args:
         span: the largest |a| and |b|.
         points: number of points along each direction, odd, 5 or more.
         seed: seed of the directions.
-        model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``, but the images may also be
-            components of images, between −1 and 2; each point is cached when it is done.
+        model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``, but images may also be
+            components with values from −1 to 2; each finished point is cached.
 
     Raises:
-        ValueError: a span that is not positive, an even number of points or fewer than 5, a seed below 0, images and
-            labels that do not fit, or weights created under ``torch.inference_mode``.
+        ValueError: a span that is not positive, an even number of points or fewer than 5, a seed below 0, invalid
+            images or labels, or weights created under ``torch.inference_mode``.
 
     Source: Li et al., NeurIPS 2018, section 4 (filter normalisation); Lin et al., NeurIPS 2023, Fig. 1 and 4.
 
@@ -148,7 +148,7 @@ def loss_landscape(
     """
     check_labelled(images, labels, tolerance=1)  # components of images have negative values
     if not fits(points, int) or points < 5 or points % 2 == 0:  # with 3, only the centre is within half the span
-        raise ValueError(f"points: expected an odd number from 5 on, got {points!r}")
+        raise ValueError(f"points: expected an odd number ≥ 5, got {points!r}")
     model = as_module(model)
     steps = torch.linspace(-span, span, points, dtype=torch.float64)
     generator = torch.Generator().manual_seed(int(seed))
@@ -156,7 +156,7 @@ def loss_landscape(
     if any(weight.is_inference() for weight in parameters.values()):
         raise ValueError("model: its weights were created under torch.inference_mode and cannot be changed")
     if not any(weight.ndim > 1 for weight in parameters.values()):
-        warnings.warn("model: it has no weights to move, so its landscape is flat", stacklevel=2)
+        warnings.warn("model: it has no weights that can be changed, so its landscape is flat", stacklevel=2)
     batch_size = batch_size or default_batch_size(model, images)
     d1, d2 = ({name: _direction(weight, generator) for name, weight in parameters.items()} for _ in range(2))
 
@@ -243,17 +243,17 @@ def landscape_limits(landscapes: Sequence[LossLandscape]) -> tuple[float, float]
 def component(images: Tensor, part: Component, *, clip: bool = False) -> Tensor:
     """The low-frequency (LFC) or high-frequency component (HFC) of images, split at 80 % of their power.
 
-    Lin et al. do not publish how they make the images of Fig. 1 and 4. Two readings:
+    Lin et al. do not say how they compute the images of Fig. 1 and 4. Two interpretations:
 
     - ``clip=False`` (default): the inverse transform of exactly the coefficients of Eq. 2. The HFC has mean 0, so half
-      of its pixels are negative; the LFC exceeds [0, 1] a little. Networks take such inputs, because their first layer
-      and normalisation are linear.
-    - ``clip=True``: clipped to [0, 1], as the authors' ``BaSS_cifar.py`` clips the images that it makes. This zeroes
-      the negative half of the HFC, and of the power that is left 36 % lies in DC and the low rings (1,000 test images
-      of CIFAR-10), which the HFC must not contain: therefore it is not the default.
+      of its pixels are negative; the LFC exceeds [0, 1] a little. Networks accept such inputs, because their first
+      layer and normalisation are linear.
+    - ``clip=True``: clipped to [0, 1], as the authors' ``BaSS_cifar.py`` clips balanced images. This sets the negative
+      half of the HFC to 0; 36 % of its remaining power is then in DC and the low rings (1,000 test images of CIFAR-10),
+      which the HFC must not contain. Therefore it is not the default.
 
     Args:
-        images: (N, C, H, W), uint8 or float in [0, 1]; the boundary is that of these images together.
+        images: (N, C, H, W), uint8 or float in [0, 1], with one boundary for all of them.
         part: ``"low"`` or ``"high"``.
         clip: see above.
 
@@ -351,7 +351,7 @@ class LandscapeOnLowFrequencies(Landscape):
         )  # fmt: skip
 
     def findings(self, measurements: Measurements) -> Iterator[Markup]:
-        """Compare the loss on high and low frequencies: steeper and farther is Lin et al.'s under-fitting of HFC."""
+        """Compare the loss on high and low frequencies; Lin et al. call steeper and farther on HFC under-fitting."""
         names = "loss_landscape_low", "loss_landscape_high"
         low, high = (measurements[name] for name in names)
         alike = [

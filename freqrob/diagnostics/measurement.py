@@ -25,7 +25,7 @@ LARGEST = 1 << 28  # bytes of all arrays; those of real measurements have a few 
 
 
 class About(Provenance, kw_only=True):
-    """What a measurement's file says beside its values, if it is known."""
+    """The entries of a measurement's file besides its values, where known."""
 
     model: Label = ""
     model_hash: Label = ""
@@ -45,7 +45,7 @@ MEASUREMENT = FileFormat("measurement", MeasurementFile)
 
 
 def check_about(about: Mapping[str, Any] | None) -> None:
-    """Raise ValueError, naming the argument, for what a measurement's file cannot hold."""
+    """Raise ValueError, which names the argument, for entries that a measurement's file cannot hold."""
     fitted(json.loads(as_json(dict(about or {}), "about")), About, "about")
 
 
@@ -54,8 +54,8 @@ class Quantity:
     """A note on a field: ``Annotated[Tensor, Quantity("rings", unit="cycles/pixel")]``.
 
     Attributes:
-        dimensions: names of a tensor's dimensions, such as "seeds frequencies". Fields of the same name give their
-            lengths, and other names, such as "rings", have the same length in all tensors.
+        dimensions: names of a tensor's dimensions, such as "seeds frequencies". A dimension named like a field has the
+            field's length; any other, such as "rings", has the same length in all tensors.
         unit: "" if there is none.
         dtype: of a tensor; None for any floating-point type.
 
@@ -80,7 +80,7 @@ class Measurement:
     Attributes:
         kind: name under which it is saved.
         settings: names of the fields that must be equal for measurements to be comparable.
-        words: functions that write the values of ``settings`` in the report; by default "batch 128".
+        words: functions that format the values of ``settings`` in the report; by default "batch 128".
         images: a field of every subclass, the number of images.
 
     >>> import tempfile
@@ -112,7 +112,7 @@ class Measurement:
 
     @property
     def conditions(self) -> dict[str, Any]:
-        """The settings by name, as JSON holds them; 1 and 1.0 are equal."""
+        """The settings by name, as JSON values; 1 and 1.0 are equal."""
         hints, values = get_type_hints(type(self)), {name: getattr(self, name) for name in self.settings}
         plain: dict[str, Any] = {
             name: value.tolist() if isinstance(value, Tensor) else value for name, value in values.items()
@@ -132,7 +132,7 @@ class Measurement:
         return {name: quantity.unit for name, quantity in self.quantities().items() if quantity.unit}
 
     def __init_subclass__(cls) -> None:
-        cls.__repr__ = Measurement.__repr__  # a dataclass leaves it as it is, and would make one of all numbers
+        cls.__repr__ = Measurement.__repr__  # otherwise the dataclass would generate one that prints all numbers
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={text}' for name, text in self._texts().items())})"
@@ -166,8 +166,8 @@ class Measurement:
 
         ``name`` is the kind by default, followed by ``_<suffix>`` if there is one; ``about`` describes the model, the
         data and the provenance. Returns the JSON's path. Both files are complete before they replace earlier ones;
-        a number that is not finite is null in the JSON, and NaN when it is read. Raises OSError, or ValueError for
-        an ``about`` that JSON cannot hold or that is not as ``About``.
+        a number that is not finite is null in the JSON, and NaN when it is read. Raises OSError, or ValueError for an
+        ``about`` that JSON cannot hold or that does not match ``About``.
         """
         name = "_".join(filter(None, (name, self.suffix))) if name else self.file_name
         path = expanded(folder, "folder") / f"{name}.json"
@@ -182,7 +182,7 @@ class Measurement:
     def load(cls: type[Self], folder: str | Path, name: str = "") -> Self:
         """Read what ``save`` wrote under that name.
 
-        Raises FileNotFoundError, or ValueError that names the file if it is damaged or of another diagnostic.
+        Raises FileNotFoundError, or ValueError, which names the file, if it is damaged or from another diagnostic.
         """
         path = expanded(folder, "folder") / f"{name or cls.kind}.json"
         try:

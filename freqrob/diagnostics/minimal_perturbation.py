@@ -1,4 +1,4 @@
-"""Sizes and spectrum of the smallest perturbations that change the predicted class, by boundary attacks and PGD."""
+"""Sizes and spectrum of the smallest perturbations that change the predicted class, from boundary attacks and PGD."""
 
 from __future__ import annotations
 
@@ -58,19 +58,18 @@ class MinimalPerturbationSpectrum(Measurement):
     Attributes:
         distances: (N,) in ``norm``; infinite if no perturbation was found.
         success: (N,) mask of the images with a perturbation.
-        by_pgd: (N,) mask of the images whose smallest perturbation is one of PGD.
+        by_pgd: (N,) mask of the images whose smallest perturbation was found by PGD.
         power: (H, W) mean |DFT|² over the successes and channels, DC at [0, 0] and set to 0.
         frequencies: (rings,) lower edge of each ring.
         profile: (rings,) mean of ``power`` over each ring.
-        radii: (25,) from 0 to √½.
+        radii: (25,) radii from 0 to √½.
         cumulative: (25,) the share of the power within each of ``radii``.
         half_power_frequency: f_0.5, where ``cumulative`` crosses one half; white noise of 32×32 pixels has 0.396.
         half_power_low, half_power_high: its 95 % bootstrap interval over the images.
         exact_half_power_frequency: the smallest coefficient radius that contains half of the power; white noise has
             0.400.
         attack, norm, steps, pgd_steps, repeats, seed: settings of the search.
-        images: N. If no perturbation was found, or none that changes more than the mean, the spectrum and f_0.5 are
-            NaN.
+        images: N. The spectrum and f_0.5 are NaN if no perturbation was found, or only changes of the mean.
     """
 
     kind = "minimal_perturbation"
@@ -104,9 +103,10 @@ class MinimalPerturbationSpectrum(Measurement):
         search: MinimalPerturbation,
         pgd: tuple[SmallestPGD, Tensor] | None = None,
     ) -> MinimalPerturbationSpectrum:
-        """Measurement from the results of a search and the spectrum of its successes.
+        """Create a measurement from the results of a search and the spectrum of its successes.
 
-        ``pgd`` is the attack that also gave candidates, and the mask (N,) of the images at which they are smallest.
+        ``pgd`` is PGD, if it gave candidates too, with the mask (N,) of the images whose smallest perturbation is
+        PGD's.
         """
         of_spectrum = {name: value for name, value in vars(spectrum).items() if name in cls.__annotations__}
         low, high = spectrum.half_power_interval
@@ -127,12 +127,12 @@ class MinimalPerturbationSpectrum(Measurement):
 
     @property
     def mean(self) -> float:
-        """Mean distance of the perturbations found, which Li et al. call the robustness of a model; NaN without any."""
+        """Mean distance of the perturbations found, Li et al.'s robustness of a model; NaN if none was found."""
         return self.distances[self.success].double().mean().item()
 
     @property
     def deviation(self) -> float:
-        """Standard deviation of these distances over the images; NaN for fewer than two."""
+        """Standard deviation of the distances of the perturbations found; NaN for fewer than two."""
         distances = self.distances[self.success].double()
         return distances.std().item() if len(distances) > 1 else nan
 
@@ -164,10 +164,9 @@ def minimal_perturbation(
 ) -> MinimalPerturbationSpectrum:
     """Find the smallest targeted perturbations and measure their spectrum.
 
-    The attacks are Brendel–Bethge's, started from PGD at ε = 0.5, and PGD in balls of several radii (``SmallestPGD``),
-    targeted at a fixed derangement of the labels; of all candidates of both attacks and all repeats, the smallest is
-    kept. For rn20 on CIFAR-10, 50 steps give distances within 3 % and f_0.5 within 0.003
-    of those of 1,000 steps.
+    The attacks are Brendel–Bethge, started from PGD at ε = 0.5, and PGD in balls of several radii (``SmallestPGD``);
+    their targets are a fixed derangement of the labels. The smallest candidate of both attacks and all repeats is kept.
+    For rn20 on CIFAR-10, 50 steps give distances within 3 %, and f_0.5 within 0.003, of those of 1,000 steps.
 
     Args:
         norm: "Linf" or "L2".
@@ -179,7 +178,7 @@ def minimal_perturbation(
             half of the images.
 
     Raises:
-        ValueError: an unknown norm, a count below 1, or images and labels that do not fit.
+        ValueError: an unknown norm, a count below 1, or invalid images or labels.
 
     Source: Li et al., PLoS Comput. Biol. 2023, Fig. 2, 4 and 6: L∞, 1,000 images, 1,000 steps, several repeats.
 
@@ -203,7 +202,7 @@ def minimal_perturbation(
 
 
 def _spectrum(perturbed: Tensor, images: Tensor, seed: int) -> PerturbationSpectrum:
-    """``analyze_spectrum``; NaN if there is no power except at DC."""
+    """``analyze_spectrum``; NaN if there is power only at DC."""
     try:
         return analyze_spectrum(perturbed, images, seed=seed)
     except ValueError:  # no images, or perturbed ones that are images plus a constant
@@ -214,7 +213,7 @@ def _spectrum(perturbed: Tensor, images: Tensor, seed: int) -> PerturbationSpect
 
 
 def in_words(value: float, measured: MinimalPerturbationSpectrum, deviation: float | None = None) -> str:
-    """Format a size as "1.25/255" or, with a deviation, "(1.34 ± 0.70)/255", as Li et al. print it; L2 as it is."""
+    """Format a size like Li et al.: "1.25/255" or, with a deviation, "(1.34 ± 0.70)/255"; in L2 without /255."""
     if not measured.success.any():
         return "none found"
     if isinf(value):
@@ -323,7 +322,7 @@ def _success_in_words(measured: MinimalPerturbationSpectrum) -> str:
 
 
 def twenty_of_224(height: int, width: int) -> int:
-    """Images per batch: 20 as Li et al. take, fewer above 224×224, where their gradients need more memory."""
+    """Images per batch: 20 as in Li et al., fewer above 224×224, where gradients need more memory."""
     return max(1, min(20, 20 * 224 * 224 // (height * width)))
 
 

@@ -57,25 +57,24 @@ def per_sample(
     """Measure values of each image, batch by batch.
 
     With a ``cache``, each finished batch is cached: an interrupted run resumes, and a repeated call measures nothing.
-    In an initialised ``torch.distributed`` group the processes share the batches, and need a cache that all of them
-    see.
+    In an initialised ``torch.distributed`` group the processes share the batches and need a common cache.
 
     Args:
         measure: called as measure(model, indices, device) with the model in eval mode and the indices of some images;
-            gives values (len(indices), …) by name.
+            returns values (len(indices), …) by name.
         model: images (N, C, H, W) in [0, 1] to logits (N, K), an nn.Module or a Foolbox model; measured in eval mode,
             without gradients unless ``measure`` enables them.
         images, labels: (N, C, H, W), uint8 or float in [0, 1], a tensor or a stream, and (N,) int64.
         key: the settings that the values depend on, as values that JSON can hold.
-        quantity: what is measured, for the progress bar and the file's name.
+        quantity: name of what is measured, for the progress bar and the file's name.
         batch_size: images per batch; ``default_batch_size`` by default.
-        cache: a folder of ``Samples``; None caches nothing.
+        cache: the cache directory; None caches nothing.
         cache_key: as for ``evaluate``.
         track: wraps iterables in a progress bar.
 
     Raises:
-        TypeError, ValueError: not a model; images and labels that do not fit; several processes without a cache, or
-            with a model that needs a ``cache_key`` to be cached.
+        TypeError, ValueError: not a model; invalid images or labels; several processes without a cache, or with a model
+            that cannot be cached without a ``cache_key``.
         OSError: the cache cannot be written.
     """
     measure_batch, model, _, batches = _prepared(measure, model, images, labels, batch_size)
@@ -93,9 +92,9 @@ def per_batch(
     batch_size: int | None = None,
     **common: Any,
 ) -> Samples:
-    """As ``per_sample``, but ``measure`` gives values of the batch as a whole: (batches, …) by name.
+    """As ``per_sample``, but ``measure`` returns values of the whole batch: (batches, …) by name.
 
-    For values that would take much space per image, such as spectra.
+    For values that are large per image, such as spectra.
     """
     measure_batch, model, batch_size, batches = _prepared(measure, model, images, labels, batch_size)
 
@@ -142,7 +141,7 @@ def shared_out(
     cache_key: str | None,
     track: Track,
 ) -> Samples:
-    """As ``per_sample``, for items given by indices from 0 on; processes share the ``chunks`` of indices."""
+    """As ``per_sample``, for any items with indices 0, 1, …; processes share the ``chunks`` of indices."""
     rank, world = rank_and_world()
     cache = shared_cache(cache, cache_key, world, bare(model))
     if cache is not None:

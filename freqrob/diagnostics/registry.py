@@ -1,8 +1,8 @@
-"""The registry of diagnostics: how each measures a model, its cost, and how it is shown.
+"""The registry of diagnostics: how each measures a model, what it costs, and how it is shown.
 
 A diagnostic is one file that registers a subclass of ``Diagnostic``. ``freqrob diagnose``, its help and table, and the
-report iterate over the registry. The modules of ``freqrob.diagnostics`` are found in their folder; other packages have
-an entry point in the group ``freqrob.diagnostics`` for each diagnostic, which names the module that registers it::
+report iterate over the registry. The modules of ``freqrob.diagnostics`` are found in their folder; another package
+needs one entry point per diagnostic, in the group ``freqrob.diagnostics``, which names the module that registers it::
 
     [project.entry-points."freqrob.diagnostics"]
     brightness = "my_package.brightness"
@@ -42,7 +42,7 @@ class Column:
     """A number of a measurement, shown in tables.
 
     Attributes:
-        label: its row in the table of ``freqrob diagnose``; "" if it is not shown there.
+        label: name of its row in the table of ``freqrob diagnose``; "" if it is not shown there.
         value: function from a measurement to the number, NaN if there is none; None for a column that has only
             ``text``.
         text: function from a measurement to the text in the table of ``freqrob diagnose``; by default ``value`` with
@@ -51,10 +51,10 @@ class Column:
         key: its name in the report.
         group: heading above its group of columns.
         unit: "%" for shares, which are shown times 100.
-        digits: after the decimal point.
+        digits: number of digits after the decimal point.
         help: its meaning, in a sentence.
         hint: how to read it, in a few words.
-        none: why a measurement may have no number.
+        none: the reason why a measurement may have no number.
         part: function from a measurement to the part of the images that the number covers; "" for all.
         is_compared: whether the findings compare it with robust accuracy.
         order: position among the columns, ascending.
@@ -96,11 +96,11 @@ def number(value: float, spec: str) -> str:
 
 @dataclass(frozen=True)
 class Measurements:
-    """The measurements of several models; ``measurements["jacobian"]`` maps models to theirs.
+    """The measurements of several models; ``measurements["jacobian"]`` maps models to their measurement.
 
     Attributes:
         of: measurements by diagnostic and model. Heat maps of a layer are called ``"fourier_heatmap_<layer>"``.
-        sources: the images measured, by diagnostic and model: "cifar10 test".
+        sources: name of the measured images, by diagnostic and model, such as "cifar10 test".
         styles: style of each model in figures.
     """
 
@@ -120,7 +120,7 @@ class Measurements:
         return {model: self.styles[model] for model in self[name]}
 
     def in_words(self, name: str, field: str) -> str:
-        """The values of a field: "500", "50 or 500"; ``source`` gives the images measured."""
+        """The values of a field: "500", "50 or 500"; the field ``source`` is the name of the measured images."""
         if field == "source":
             values = [*self.sources.get(name, {}).values()]
         else:
@@ -132,7 +132,7 @@ class Measurements:
         return {"source": self.sources[name][model], **self[name][model].conditions}
 
     def group_by_condition(self, *names: str) -> dict[str, list[str]]:
-        """Models by the conditions that differ between their measurements ``names``, which are of one kind."""
+        """Models, grouped by the conditions that differ between their measurements ``names`` of one kind."""
         models = [(name, model) for name in names for model in self[name]]
         labels = [model if len(names) == 1 else f"{model} ({name.rpartition('_')[2]})" for name, model in models]
         conditions = [self.conditions(name, model) for name, model in models]
@@ -146,7 +146,7 @@ class Measurements:
 
 
 class Diagnostic:
-    """Base class of diagnostics: the measurement, its cost, and how it is shown.
+    """Base class of diagnostics: how to measure, what it costs, and how it is shown.
 
     Attributes:
         name: its registered name.
@@ -182,17 +182,17 @@ class Diagnostic:
     def cost(self, settings: Mapping[str, Any], size: tuple[int, int]) -> float:
         """Forward passes for each image of ``size`` (height, width).
 
-        A backward pass counts as two; other work counts as the passes of an rn20 that take as long. ``settings`` are
-        complete and include ``images``.
+        A backward pass counts as two, other work as the number of passes of an rn20 that take as long. ``settings`` has
+        all settings and ``images``.
         """
         return 1
 
     def reads(self, settings: Mapping[str, Any]) -> int:
-        """How often each image is read, for the expected time if it must be decoded."""
+        """How often each image is read, for estimates of the time to decode images."""
         return 1
 
     def sees(self, images: Tensor) -> Tensor:
-        """The images to measure on, computed from those of the data set, if it does not stream."""
+        """The images to measure on, computed from the data set's; not called for a diagnostic that ``streams``."""
         return images
 
     def figures(self, measurements: Measurements) -> Iterator[Picture]:
@@ -217,7 +217,7 @@ class Diagnostic:
 
     @property
     def hints(self) -> dict[str, Any]:
-        """The types of its settings by name, the number of images among them."""
+        """The types of its settings, including ``images``, by name."""
         hints = {"images": int, **keyword_hints(self.measure)}
         return {name: hint for name, hint in hints.items() if name not in ("cache", "cache_key", "track")}
 
@@ -239,8 +239,8 @@ DIAGNOSTICS: Registry[Diagnostic] = Registry(
 def register_diagnostic(name: str) -> Callable[[D], D]:
     """Decorator: register a subclass of ``Diagnostic`` under a name.
 
-    Raises ValueError for an invalid or taken name, TypeError for a class without ``measure`` and ``measurement``, or
-    whose ``measure`` lacks ``batch_size``, ``cache``, ``cache_key`` or ``track``, or the type of a setting.
+    Raises ValueError for an invalid or taken name; TypeError for a class without ``measure`` or ``measurement``, or if
+    ``measure`` lacks ``batch_size``, ``cache``, ``cache_key``, ``track`` or the type of a setting.
     """
 
     def make(kind: Any) -> Diagnostic:
@@ -255,14 +255,14 @@ def register_diagnostic(name: str) -> Callable[[D], D]:
 
 
 def _check_parameters(diagnostic: Diagnostic) -> None:
-    """Raise TypeError unless ``measure`` has the parameters that every diagnostic has, and types for its settings."""
+    """Raise TypeError unless ``measure`` has the parameters of every diagnostic, and types for its settings."""
     parameters = signature(diagnostic.measure).parameters
     for name in ("batch_size", "cache", "cache_key", "track"):
         if name not in parameters:
             raise TypeError(f"{diagnostic.name}: measure has no parameter {name!r}; pass it on to per_sample")
     for name, parameter in parameters.items():
         if parameter.kind is parameter.KEYWORD_ONLY and parameter.annotation is parameter.empty:
-            remedy = f"--set {diagnostic.name}.{name}=… is checked by it"
+            remedy = f"because --set {diagnostic.name}.{name}=… is checked against it"
             raise TypeError(f"{diagnostic.name}: measure: the setting {name!r} has no type; annotate it, {remedy}")
 
 
@@ -283,7 +283,7 @@ def list_diagnostics(pattern: str = "*") -> list[str]:
 
 @checked
 def get_diagnostic(name: str) -> Diagnostic:
-    """Get the diagnostic of this name; one of another package is imported.
+    """Get the diagnostic of this name, and import it if it is another package's.
 
     Raises ValueError for an unknown name, with the nearest ones; ImportError or TypeError for a diagnostic of another
     package that cannot be imported or is not a ``Diagnostic``.
@@ -302,7 +302,7 @@ def all_diagnostics() -> dict[str, Diagnostic]:
         try:
             diagnostics[name] = get_diagnostic(name)
         except (ImportError, TypeError) as error:
-            warnings.warn(str(error), stacklevel=1)  # one place, so that it is shown once
+            warnings.warn(str(error), stacklevel=1)  # always from this line, so that it is shown once
     return diagnostics
 
 

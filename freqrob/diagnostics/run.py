@@ -59,7 +59,7 @@ def expected_seconds(
     classes: Count | None = None,
     batch_size: Count | None = None,
 ) -> float:
-    """Estimate the seconds that ``diagnose`` takes, from the times of reading one batch and of the model's pass.
+    """Estimate the seconds that ``diagnose`` takes, from the time to read one batch and the time of a forward pass.
 
     Only the first images are read. Raises as ``diagnose``.
 
@@ -89,7 +89,7 @@ def expected_seconds(
 
 
 def _seconds_per_image(model: nn.Module, images: Images, batch_size: int) -> tuple[float, float]:
-    """The times of a forward pass and of reading, by a batch of at most 64 images that was read before."""
+    """The times per image of a forward pass and of reading, measured on a batch of at most 64 images."""
     probed = torch.arange(min(64, batch_size, len(images)))
     began = time.perf_counter()
     batch = to_pixels(images[probed]).to(device_of(model, images))
@@ -123,18 +123,18 @@ def diagnose(
 
     Args:
         model: images (N, C, H, W) in [0, 1] to logits (N, K), or a Foolbox model; measured in eval mode.
-        data, labels: as for ``evaluate``. Costly diagnostics measure only the first images; images sorted by class, as
-            ImageNet's, are first shuffled in a fixed order.
-        preset: ``"quick"``, under a minute for a small model on two cores, with every other frequency of the heat map;
-            ``"full"``, as in a paper.
+        data, labels: as for ``evaluate``. Costly diagnostics measure only the first images; images sorted by class,
+            such as ImageNet's, are therefore shuffled in a fixed order.
+        preset: ``"quick"`` takes under a minute for a small model on two cores, and measures every other frequency of
+            the heat map; ``"full"`` has the papers' settings.
         only: the diagnostics to run, from ``list_diagnostics()``; by default all with installed packages, with a
             warning about the others.
         settings: settings that override the preset's, by diagnostic: ``{"fourier_heatmap": {"norm": 2.0, "images":
             200}}``; the names are the parameters of the diagnostic's function, and ``"images"`` is the number of images
             (0 for all).
         classes: as for ``evaluate``.
-        out: folder for ``<name>.npz`` and ``<name>.json`` of each, ``<name>_<layer>`` for a layer. The JSON has the
-            hash of the network (``model_hash``) and whether all results came ``from_cache``.
+        out: folder for ``<name>.npz`` and ``<name>.json`` of each diagnostic, ``<name>_<layer>`` for a layer. The JSON
+            has the model's hash (``model_hash``) and says whether all results came ``from_cache``.
         about: more entries of the JSON, such as the model's name and the provenance.
         batch_size: images per batch; ``default_batch_size`` by default.
         cache: cache directory, from which an interrupted run resumes.
@@ -147,14 +147,14 @@ def diagnose(
     Raises:
         TypeError: ``model`` is not a model.
         ValueError: before anything is measured, for an unknown preset, diagnostic or setting, or one out of range;
-            images and labels that do not fit, or are too small or too few for a diagnostic; a model that does not give
-            logits of the images for each class, or no gradient if a diagnostic needs it; an ``about`` that JSON cannot
+            invalid images or labels, or images too small or too few for a diagnostic; a model that does not return one
+            logit for each image and class, or without a gradient that a diagnostic needs; an ``about`` that JSON cannot
             hold.
-        OSError: ``out`` cannot be written; raised before anything is measured, except for a full disk.
+        OSError: ``out`` cannot be written; checked before anything is measured, except for a full disk.
         torch.OutOfMemoryError: a batch is too large for the memory.
         ImportError: one of ``only`` needs a package that is not installed.
 
-    Warns as ``checks.warn_of_model`` about models with misleading numbers, and if nothing can be cached.
+    Warns about models whose numbers would mislead (``checks.warn_of_model``), and if nothing can be cached.
 
     >>> import freqrob
     >>> from freqrob.data.samples import sample_images
@@ -246,7 +246,7 @@ def _as_settings(diagnostic: Diagnostic, given: Mapping[str, Any]) -> dict[str, 
 
 
 class _Begins(Exception):
-    """Raised when a diagnostic has checked its settings and begins to measure."""
+    """Raised when a diagnostic has checked its settings and starts to measure."""
 
 
 def _try_settings(

@@ -41,18 +41,18 @@ class Sensitivity(Measurement):
     """Spectrum of the loss gradient with respect to an image.
 
     Attributes:
-        magnitude: (K,) mean magnitude of an image's coefficients by rank, the largest first; K = H·(W//2+1).
-        ranks: ranks whose frequencies are in ``radii``, from 0.
+        magnitude: (K,) mean over images of the coefficients' magnitudes by rank, largest first; K = H·(W//2+1).
+        ranks: ranks whose frequencies are in ``radii``; 0 is the largest coefficient.
         radii: (N, ranks) frequency of each image's coefficient of that rank.
         boundary: lower edge of the high frequencies.
-        high_share: (N,) share of the power of each gradient (mean over channels) at or above ``boundary``, over the
-            whole spectrum; NaN if the gradient is zero.
+        high_share: (N,) share of the power of each gradient (averaged over channels) at or above ``boundary``; NaN if
+            the gradient is zero.
         images: N.
     """
 
     kind = "sensitivity"
     settings = ("images", "boundary")
-    words = {"boundary": "HFC from {:.4g} cycles/pixel on".format}
+    words = {"boundary": "HFC ≥ {:.4g} cycles/pixel".format}
 
     magnitude: Annotated[Tensor, Quantity("coefficients", unit="loss per pixel of [0, 1]")]
     ranks: list[int]
@@ -63,7 +63,7 @@ class Sensitivity(Measurement):
 
     @property
     def mean_high_share(self) -> float:
-        """Mean of ``high_share`` over the images with a gradient; NaN without any."""
+        """Mean of ``high_share`` over the images with a nonzero gradient; NaN if there is none."""
         return self.high_share.nanmean().item()
 
 
@@ -83,17 +83,17 @@ def sensitivity(
     """Project each image's input gradient, averaged over channels, on the Fourier basis; sort by magnitude.
 
     Args:
-        boundary_ring: the first ring of the high frequencies. By default 5 at 32×32, where the paper draws r = 4.98
-            for CIFAR-10; at other sizes one more than ``split(images).boundary``, or the last ring; of a stream, the
-            first 100 images count.
-        ranks: ranks whose frequencies are kept for density plots, from 0; by default 0, 9 and 99 if they exist.
+        boundary_ring: the first ring of the high frequencies. By default 5 at 32×32, where the paper draws r = 4.98 for
+            CIFAR-10; at other sizes one more than ``split(images).boundary``, or the last ring; for a stream, of its
+            first 100 images.
+        ranks: ranks ≥ 0 whose frequencies are kept for density plots; by default 0, 9 and 99 if they exist.
         model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``.
 
     Raises:
-        ValueError: a ring or rank out of range, or images and labels that do not fit.
+        ValueError: a ring or rank out of range, or invalid images or labels.
 
-    Source: Lin et al., NeurIPS 2023, Eq. 3 and Fig. 2; zhiyugege/Frequency-Long-Tailed-Investigation, which takes the
-    mean over the channels first and the half plane of ``rfft2``.
+    Source: Lin et al., NeurIPS 2023, Eq. 3 and Fig. 2; zhiyugege/Frequency-Long-Tailed-Investigation, which first
+    averages over the channels and uses the half plane of ``rfft2``.
 
     >>> import freqrob
     >>> from freqrob.data.samples import sample_images
@@ -160,7 +160,7 @@ def plot_sensitivity(axes: Axes, models: Mapping[str, Sensitivity], styles: Styl
 
 
 def radius_density(radii: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Density of frequencies (N,), N ≥ 1, at the points ``at`` (M,): a Gaussian kernel of Scott's width, ≥ 0.005.
+    """Density of frequencies ``radii`` (N,), N ≥ 1, at ``points`` (M,): Gaussian kernel of Scott's width, ≥ 0.005.
 
     Source: Lin et al., NeurIPS 2023, Sec. 3.2.2, whose notebook draws seaborn's ``kdeplot``, with Scott's width too.
     """
@@ -173,7 +173,7 @@ def radius_density(radii: np.ndarray, points: np.ndarray) -> np.ndarray:
 def plot_sensitive_radii(
     axes: Axes, models: Mapping[str, Sensitivity], rank: int = 0, styles: Styles | None = None
 ) -> Axes:
-    """Draw the density, over images, of the frequency of the coefficient of a rank (0 is the largest).
+    """Draw the density over images of the frequency of each image's coefficient of one rank (0 is the largest).
 
     A Gaussian kernel of Scott's width. The grey line marks where the high frequencies begin. Raises ValueError for a
     rank that was not kept. Source: Lin et al., NeurIPS 2023, Fig. 2.

@@ -29,10 +29,10 @@ class SimilarityComponents:
 
     Attributes:
         eigenvalues: (K,) of the similarity matrix, descending.
-        scores: (n, K) of each image: √λ_i times the i-th eigenvector.
+        scores: (n, K) scores of the images: √λ_i times the i-th eigenvector.
         fields: (n, C, H, W) the linear receptive fields: scores ≈ fields · (image − mean image).
-        fit: (n,) share of the scores' variance that the fields predict for images that they were not fitted to
-            (leave one out); at most 1, negative where the mean predicts better.
+        fit: (n,) leave-one-out R²: share of the scores' variance that the fields predict for images left out of the
+            fit; at most 1, negative if the mean predicts better.
     """
 
     eigenvalues: Tensor
@@ -41,7 +41,7 @@ class SimilarityComponents:
     fit: Tensor
 
     def explained(self, count: int) -> float:
-        """Share of the positive eigenvalues' sum in the ``count`` largest."""
+        """Share of the ``count`` largest eigenvalues in the sum of the positive ones."""
         positive = self.eigenvalues.clamp(min=0)
         return (positive[:count].sum() / positive.sum()).item()
 
@@ -64,8 +64,8 @@ def similarity_components(
     """Decompose a similarity matrix and approximate its largest components linearly in the image.
 
     S = Σ_i λ_i u_i u_iᵀ; the score √λ_i u_i of an image x is approximated by w_i · (x − x̄) with
-    min_w ‖√λ_i u_i − (X − x̄) w‖² + ρ ‖w‖², as ridge regression, because images have more pixels than there are images.
-    The sign of a component and of its field is arbitrary.
+    min_w ‖√λ_i u_i − (X − x̄) w‖² + ρ ‖w‖², which is ridge regression, because there are fewer images than pixels. The
+    sign of a component and of its field is arbitrary.
 
     Args:
         images: (K, C, H, W) uint8 or floats in [0, 1].
@@ -127,7 +127,7 @@ def plot_eigenvalues(axes: Axes, matrices: Mapping[str, SimilarityComponents], s
 
 
 def plot_receptive_field(axes: Axes, components: SimilarityComponents, index: int) -> AxesImage:
-    """Draw the mean over channels of the linear receptive field of a component, zero in the middle of the colours.
+    """Draw a component's linear receptive field, averaged over channels; zero is in the middle of the colour scale.
 
     Source: Li et al. 2023, Fig. D.
     """

@@ -29,16 +29,16 @@ class Spectrum(Measurement):
 
     Attributes:
         frequencies: (rings,) lower edge of each ring; ring 0 is DC.
-        power: (rings,) mean |F|² of a coefficient, over the ring, images and channels.
+        power: (rings,) mean |F|² over the ring's coefficients, images and channels.
         share: (rings,) π_i, the share of each ring in the power without DC.
         cumulative: (rings,) the share of the power within each ring's outer radius.
         amplitude: (H, W//2+1) mean |rfft2| over images and channels, DC at [0, 0].
         images: number of images.
         boundary: the last ring of the low frequencies (LFC), the smallest disc with at least 80 % of the power;
-            ``boundary_share`` is its share.
+            ``boundary_share`` is the disc's share.
         boundary_radius: upper edge of that ring.
         boundary_fraction: ``boundary_radius`` as a share of the largest radius.
-        alpha, scale, r_squared: of the power law, power ≈ scale · f^(−alpha), fitted in logarithms.
+        alpha, scale, r_squared: the power law power ≈ scale · f^(−alpha), fitted to logarithms, and its R².
         entropy, largest_entropy: entropy of ``share``, and its value for equal shares.
         log_b_low: ln B_low of ``amplitude``; larger if low frequencies dominate; 3.53 for white noise at 32×32.
     """
@@ -68,13 +68,13 @@ def spectrum(images: Images) -> Spectrum:
     """Measure the mean spectrum of images; each channel counts as an image.
 
     Args:
-        images: (N, C, H, W), uint8 or float in [0, 1], or differences of such; a tensor on any device, or a stream;
-            N ≥ 1.
+        images: (N, C, H, W), N ≥ 1, uint8 or float in [0, 1], or their differences; a tensor on any device, or a
+            stream.
 
     Raises:
         TypeError: ``images`` is not a dense tensor of floats or uint8, or is on the meta device.
-        ValueError: another shape, such as (N, H, W, C), no images, floats in 0–255 (judged by the first channel), or
-            images that are constant or not finite.
+        ValueError: another shape, such as (N, H, W, C), no images, floats in 0–255 (only the first channel is checked),
+            or images that are constant or not finite.
 
     Source: Lin et al., NeurIPS 2023, Eq. 1 and 2 and Theorem 1; Chan et al., IJCAI 2022, B_low.
 
@@ -112,7 +112,7 @@ def spectrum(images: Images) -> Spectrum:
 
 
 def _of_stream(images: ImageStream) -> tuple[Tensor, Tensor]:
-    """Mean power of each ring, and mean amplitude (H, W//2+1), of one pass over the images."""
+    """Mean power of each ring, and mean amplitude (H, W//2+1), in one pass over the images."""
     powers, amplitudes = [], []
     for chunk in images.split(CHUNK):
         check_image_set(chunk)
@@ -122,7 +122,7 @@ def _of_stream(images: ImageStream) -> tuple[Tensor, Tensor]:
 
 
 def check_image_set(images: Tensor, name: str = "images") -> None:
-    """Raise ValueError unless images are (N, C, H, W), N ≥ 1, and not in 0–255, by the first channel; TypeError."""
+    """Raise ValueError unless images are (N, C, H, W), N ≥ 1, and the first channel is not in 0–255; TypeError."""
     check_values(images, name)
     check_images(images, name)
     if images.ndim != 4 or 0 in images.shape:
@@ -131,6 +131,6 @@ def check_image_set(images: Tensor, name: str = "images") -> None:
 
 
 def total_amplitude(images: Tensor) -> Tensor:
-    """Σ over images (N, C, H, W) of the channels' mean |rfft2|, in chunks: (H, W//2+1) float64 on the CPU."""
+    """Sum over images (N, C, H, W) of |rfft2| averaged over channels: (H, W//2+1) float64 on the CPU."""
     chunks = images.split(max(1, AT_ONCE // images[0].numel()))
     return torch.stack([len(chunk) * mean_amplitude(to_pixels(chunk)).double().cpu() for chunk in chunks]).sum(0)

@@ -42,9 +42,9 @@ PROTOCOLS = ("natural", "natural+bass", "bass")
 class Result:
     """One measured accuracy, with everything that it depends on.
 
-    ``accuracy`` is a share of ``images``; ``preprocessing`` is what photographs went through ("resize 256 (bilinear),
-    center crop 224"), "" for other images; ``correct`` is the (N,) mask of the images that stay correctly classified;
-    ``from_cache`` says whether all of it came from the cache; ``precision`` is that of the attack's gradients.
+    ``accuracy`` is a share of ``images``; ``preprocessing`` is that of photographs ("resize 256 (bilinear), center crop
+    224"), "" for other images; ``correct`` is the (N,) mask of the images that stay correctly classified;
+    ``from_cache`` says whether the whole result came from the cache; ``precision`` is that of the attack's gradients.
 
     >>> import freqrob
     >>> from freqrob.data.samples import sample_images
@@ -133,8 +133,8 @@ def evaluate(
     packages draw random numbers batch by batch.
 
     With a ``cache``, each finished batch is cached: an interrupted run resumes, and a repeated call measures nothing.
-    Hooks and code outside installed releases, such as your own classes, could change unnoticed: a model or an attack
-    with such code is only cached with a ``cache_key`` (see ``freqrob.models.keys``).
+    Changes of hooks and of code outside installed releases, such as your own classes, are not detected: results of a
+    model or attack with such code are only cached with a ``cache_key`` (see ``freqrob.models.keys``).
 
     In an initialised ``torch.distributed`` group, such as that of ``freqrob evaluate`` under torchrun, the processes
     share the batches. Each process must call this function, and each gets all results.
@@ -143,21 +143,21 @@ def evaluate(
         model: images (N, C, H, W) in [0, 1] to logits (N, K), or a Foolbox model; measured in eval mode, then restored.
         data: images (N, C, H, W), uint8 or float in [0, 1], on any device; or an ``ImageSet`` (``load_dataset``,
             ``load_photographs``), or PyTorch's ``Dataset`` or ``DataLoader`` of pairs of an image and a label. All but
-            tensors are read batch by batch, so that memory does not grow with their number. Photographs go through the
-            model's preprocessing (``preprocessing_of``), unless they have their own.
-        labels: (N,) int64, of images that are a tensor or a stream.
+            tensors are read batch by batch, so that memory does not grow with their number. Photographs without a
+            preprocessing of their own get the model's (``preprocessing_of``).
+        labels: (N,) int64; only if ``data`` is a tensor or a stream, which have no labels.
         protocols: some of ``PROTOCOLS``.
         attacks: attacks in the order of the results; strings, such as "clean", "pgd-50-10" or "autoattack", are parsed
             by ``freqrob.attacks.parse_attack``.
-        classes: number of classes of the data set, if known, by default that of an ``ImageSet``; a model with another
-            number of logits raises ValueError. Otherwise a model whose classes seem not to match the labels causes a
+        classes: number of classes of the data set, by default that of an ``ImageSet``; a model with another number of
+            logits raises ValueError. If it is unknown, a model whose classes seem not to match the labels causes a
             warning.
         batch_size: images per batch; ``default_batch_size`` by default.
         seed: random seed, ≥ 0; each attack starts from it.
-        precision: "bfloat16" attacks a twin in bfloat16 first, by attacks of many gradients, and in float32 those of
-            its adversarial examples that do not fool the model; the others count. Faster on processors with bfloat16
+        precision: "bfloat16" runs attacks of many gradients on a twin in bfloat16 first. Its adversarial examples count
+            if they fool the model; the other images are attacked again in float32. Faster on processors with bfloat16
             arithmetic; the accuracy stays an upper bound.
-        cache: a folder of ``Samples``; None caches nothing.
+        cache: the cache directory; None caches nothing.
         cache_key: identifies code that the cache cannot see; change it along with that code. Changes of tensors,
             attributes and class names are always noticed.
         track: wraps iterables in a progress bar, as ``freqrob.runtime.progress.progress_bar`` does.
@@ -168,15 +168,15 @@ def evaluate(
     Raises:
         TypeError: ``model`` is neither an nn.Module nor a Foolbox model.
         ValueError: an unknown protocol, attack or precision, bfloat16 for a model that is not in float32, no images,
-            labels that do not fit, or a model that does not give logits of the images for each class, or no gradient if
-            an attack needs it.
+            labels that do not match the images, a model that does not return one logit for each image and class, or a
+            model without a gradient that an attack needs.
         torch.OutOfMemoryError: a batch is too large for the memory.
         ImportError: the package for AutoAttack or Square is not installed.
         OSError: the cache cannot be written.
         ProcessFailure: (an OSError) another process of the group failed.
 
-    Warns as ``checks.warn_of_model`` about models with misleading numbers, if anything is measured; if nothing can be
-    cached; and about damaged files in the cache, which are set aside.
+    Warns about models whose numbers would mislead (``checks.warn_of_model``), if anything is measured; if nothing can
+    be cached; and about damaged files in the cache, which are set aside.
 
     >>> import freqrob
     >>> from freqrob.data.samples import sample_images
@@ -222,12 +222,12 @@ def evaluate(
 
 
 def precision_of(attack: Attack, precision: Precision) -> Precision:
-    """The precision in which an attack is first run, if a measurement has that ``precision``."""
+    """The precision in which an attack first runs in a measurement with ``precision``."""
     return precision if attack.uses_twins and attack.uses_gradients else "float32"
 
 
 def _check_described(attack: Attack) -> None:
-    """Raise TypeError for an attack that cannot be written in a result."""
+    """Raise TypeError for an attack that cannot be recorded in a result."""
     try:
         hash(attack)
         json.dumps(attack.as_dict(), default=operator.index)
@@ -361,7 +361,7 @@ def _share(
 def _measure(
     subject: _Subject, attack: Attack, chunk: Tensor, images: Tensor, before: Samples | None, kept: Samples
 ) -> None:
-    """Attack the ``images`` of a chunk that are not measured and stay correctly classified under ``before``."""
+    """Attack the ``images`` of a chunk that are not yet measured and stay correctly classified under ``before``."""
     is_missing = ~kept.done[chunk]
     index = chunk[is_missing]
     is_robust = torch.ones(len(index), dtype=torch.bool) if before is None else before["correct"][index]

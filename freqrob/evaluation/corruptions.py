@@ -36,9 +36,9 @@ def _groups() -> dict[str, tuple[str, ...]]:
 
 
 GROUPS = _groups()
-"""Types by kind, of all 19: noise 4, blur 5, weather 4 and digital 6 (Lin et al. 2023, Table 4, whose means they
-reproduce; the benchmark's own groups have 3, 4, 4 and 4), Li et al.'s bands (2023; low, medium, high), RobustBench's 15
-types, and all 19 (Chan et al. 2022)."""
+"""Groups of types: noise 4, blur 5, weather 4 and digital 6, which reproduce the means of Lin et al. 2023, Table 4 (the
+benchmark's groups have 3, 4, 4 and 4); Li et al.'s bands (2023; low, medium, high); RobustBench's 15 types; and all 19
+(Chan et al. 2022)."""
 
 
 ALEXNET = {
@@ -47,7 +47,7 @@ ALEXNET = {
     "fog": 0.819324, "brightness": 0.564592, "contrast": 0.853204, "elastic_transform": 0.646056, "pixelate": 0.717840,
     "jpeg_compression": 0.606500,
 }  # fmt: skip
-"""AlexNet's published error on each type of ImageNet-C, the mean over severities: hendrycks/robustness."""
+"""AlexNet's published error on each type of ImageNet-C, averaged over severities: hendrycks/robustness."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class CorruptionAccuracy:
         bass: weighting of BaSS, if the images were balanced before they were corrupted, or None.
         generated: whether freqrob made the corruptions; otherwise they are the published ones.
         accuracies: by type, the accuracies at severity 1 to 5.
-        standard_errors: of each of ``means()``, and of each type's mean over severities; an image counts once for all
-            its corruptions.
+        standard_errors: those of ``means()`` and of each type's mean over severities; the corrupted versions of one
+            image count as one sample.
         from_cache: by type, whether the accuracies at severity 1 to 5 came from the cache.
     """
 
@@ -82,22 +82,22 @@ class CorruptionAccuracy:
     def means(self) -> dict[str, float]:
         """The mean over types and severities of ``all`` and of each fully measured group of ``GROUPS``.
 
-        ``"15 types"`` is the mean that RobustBench reports; ``"all"`` is over the types that were measured.
+        ``"15 types"`` is the mean that RobustBench reports; ``"all"`` includes all measured types.
         """
         groups = _whole_groups(self.accuracies)
         return {group: _mean([self.of_type(name) for name in types]) for group, types in groups.items()}
 
     def mce_to_alexnet(self) -> float:
-        """The mCE of ImageNet-C as it is published: over its 15 types, relative to AlexNet's errors, ``ALEXNET``.
+        """The mCE as defined for ImageNet-C: over its 15 types, relative to AlexNet's errors, ``ALEXNET``.
 
         Raises ValueError for another data set, for images made by freqrob, or if not all of the 15 types were measured.
         """
         if self.dataset != "imagenet":
-            raise ValueError(f"dataset: AlexNet's errors are those on imagenet, got {self.dataset}")
+            raise ValueError(f"dataset: expected imagenet, on which AlexNet's errors were measured, got {self.dataset}")
         if self.generated:
-            raise ValueError("baseline: AlexNet's errors are those on the published images, these were made by freqrob")
+            raise ValueError("baseline: AlexNet's errors were measured on the published images, not on generated ones")
         if missing := [name for name in ALEXNET if name not in self.accuracies]:
-            raise ValueError(f"types: the published mCE is over 15 types, {', '.join(missing)} were not measured")
+            raise ValueError(f"types: the published mCE is over 15 types; not measured: {', '.join(missing)}")
         return _mean([(1 - self.of_type(name)) / error for name, error in ALEXNET.items()])
 
     def mce(self, baseline: CorruptionAccuracy) -> float:
@@ -107,7 +107,7 @@ class CorruptionAccuracy:
         percent).
 
         Raises:
-            ValueError: the baseline was measured under other conditions, or makes no error on a type.
+            ValueError: the baseline was measured under other conditions, or makes no error on one type.
 
         Source: Hendrycks & Dietterich, ICLR 2019, section 4.
         """
@@ -118,7 +118,7 @@ class CorruptionAccuracy:
         if self.accuracies.keys() != baseline.accuracies.keys():
             raise ValueError(f"baseline: was measured on {', '.join(baseline.accuracies)}, not on the same types")
         if flawless := [name for name in baseline.accuracies if baseline.of_type(name) == 1]:
-            raise ValueError(f"baseline: makes no error on {flawless[0]}, so that no error can be divided by it")
+            raise ValueError(f"baseline: makes no error on {flawless[0]}, so mCE is undefined; choose another baseline")
         return _mean([(1 - self.of_type(name)) / (1 - baseline.of_type(name)) for name in self.accuracies])
 
     def _repr_html_(self) -> str:

@@ -22,7 +22,7 @@ Size = Annotated[float, Meta(ge=0, le=1e9)]
 
 
 class EvaluationRow(Struct, kw_only=True):
-    """An accuracy, in a file of ``freqrob evaluate`` or on a card; an attack has more parameters."""
+    """An accuracy, in a file of ``freqrob evaluate`` or on a card; the attack's other parameters are further keys."""
 
     model: Label
     protocol: Label

@@ -1,4 +1,4 @@
-"""Check front ends for gradient masking: attacks without their gradient must not be stronger than one with it.
+"""Check front ends for gradient masking: attacks that do not use the gradient must not be stronger than one that does.
 
 Source of the checks: Athalye et al., ICML 2018; Carlini et al., "On evaluating adversarial robustness", 2019.
 """
@@ -30,7 +30,7 @@ class Comparison:
     Attributes:
         attack: its name.
         accuracy: robust accuracy under it.
-        only_it_breaks, only_white_box_breaks: number of images that only one of the two attacks breaks.
+        only_it_breaks, only_white_box_breaks: number of images that only this or only the white-box attack breaks.
         p_value: one-sided exact McNemar test of whether this attack is stronger.
     """
 
@@ -43,9 +43,9 @@ class Comparison:
 
 @dataclass(frozen=True)
 class MaskingCheck:
-    """The result of ``check_masking``; ``comparisons`` with Square and transfer from the bare network.
+    """The result of ``check_masking``; ``comparisons`` are with Square and with transfer from the bare network.
 
-    ``from_cache`` says whether all of it came from the cache.
+    ``from_cache`` says whether all results came from the cache.
     """
 
     white_box: Result
@@ -106,11 +106,11 @@ def check_masking(
     cache_key: str | None = None,
     track: Track = untracked,
 ) -> MaskingCheck:
-    """Attack a model with and without its front end's gradient; if the latter is stronger, gradients are masked.
+    """Attack a model with and without its front end's gradient, and test whether attacks without it are stronger.
 
     The attacks without it are Square, which uses only logits, and transfer of PGD's adversarial examples from the bare
-    network. Each is compared with the white-box attack on the same images: 8 images that only it breaks are significant
-    if the white-box attack alone breaks none.
+    network. Each is compared with the white-box attack on the same images. For example, breaking 8 images that the
+    white-box attack does not is significant if every image that the white-box attack breaks is also broken.
 
     Args:
         model: with a front end, as ``load_model`` gives it: (N, C, H, W) in [0, 1] to logits.
@@ -119,7 +119,7 @@ def check_masking(
         data, labels, classes, batch_size, seed, cache, cache_key, track: as for ``evaluate``.
 
     Raises:
-        ValueError: the model has no front end except a normalisation; or as ``evaluate``.
+        ValueError: the model has no front end other than normalisation and resizing; or as ``evaluate``.
         ImportError: Square's package is not installed.
 
     >>> import freqrob
@@ -130,7 +130,7 @@ def check_masking(
     True
     """
     if not has_front_end(model):
-        raise ValueError("model: expected a FrontEnded with a front end other than a normalisation")
+        raise ValueError("model: expected a FrontEnded with a front end other than normalisation and resizing")
     white_box = white_box or PGD()
     others = (Square(queries, white_box.eps, white_box.norm), Transfer(bare_network(model), white_box))
     white, *blind = evaluate(

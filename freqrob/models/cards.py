@@ -39,10 +39,10 @@ class CardFrontEnd(Struct):
 class Card:
     """The description of a checkpoint.
 
-    ``front_ends`` lists the modules before the network from the input on, each ``{"name": ..., **parameters}``;
+    ``front_ends`` lists the modules before the network, the first one first, each ``{"name": ..., **parameters}``;
     ``results`` lists measurements (protocol, attack, images, seed, accuracy, ...); ``recipe`` is everything that
-    determines the training run; ``sha256`` is the hash of the weights file. ``url``, or ``hf_repo`` with
-    ``hf_file`` and ``hf_revision``, is the download location of the weights.
+    determines the training run; ``sha256`` is the hash of the weights file. ``url``, or ``hf_repo`` with ``hf_file``
+    and ``hf_revision``, is the download location of the weights.
     """
 
     name: Label

@@ -40,10 +40,10 @@ def save(path: str | Path, state: Mapping[str, Tensor], card: Card, dtype: torch
     """Write ``state`` (of ``checkpoint_state``) to ``path`` (.safetensors), and the card with its sha256.
 
     ``dtype`` (``torch.float16``) is the storage type of floating-point kernels and matrices, including principal
-    components (which changes CIFAR-10's images by 1/50 grey level, at most 1/6). Vectors (batch norm,
-    biases), integers, and tensors that would overflow keep their dtype. Both files are complete on disk before either
-    replaces an earlier one. Returns the card as written. Raises ValueError for another suffix, OSError when writing
-    fails (a full disk), with the earlier files intact.
+    components (which changes pixels of CIFAR-10 by 1/50 of a grey level, at most 1/6). Vectors (batch norm, biases),
+    integers, and tensors that would overflow keep their dtype. Both files are complete on disk before either replaces
+    an earlier one. Returns the card as written. Raises ValueError for another suffix, OSError when writing fails (a
+    full disk), with the earlier files intact.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -91,8 +91,8 @@ def load(path: str | Path, weights: str | None = None) -> tuple[dict[str, Tensor
     """Read the state dict at ``path`` (``SUFFIXES``, in any case) and its card, if there is one.
 
     Floating-point tensors are returned as float32, on the CPU. Pickles are read with ``weights_only=True``. State dicts
-    in files of other programs may be nested: ``weights`` chooses one of several, as for ``select_state``; without it,
-    a choice is named in a warning.
+    in files of other programs may be nested: ``weights`` chooses one of several, as for ``select_state``; without it, a
+    warning says which was read if there are several.
 
     Raises FileNotFoundError; ValueError for ``weights`` that the file does not have; CheckpointError for a file that is
     truncated, corrupt, a web page or a Git LFS pointer, holds more than tensors, or does not have the card's sha256.
@@ -118,8 +118,8 @@ def load_weights(network: nn.Module, path: str | Path, weights: str | None = Non
     no code. A prefix of wrappers, such as ``module.`` of ``DataParallel`` and ``_orig_mod.`` of ``torch.compile``, is
     removed from its keys.
 
-    Raises FileNotFoundError, ValueError and CheckpointError as ``load``; CheckpointError for keys or shapes that do not
-    fit, with the network unchanged.
+    Raises FileNotFoundError, ValueError and CheckpointError as ``load``; CheckpointError for keys or shapes other than
+    the network's, which is then unchanged.
 
     >>> import tempfile
     >>> path = f"{tempfile.mkdtemp()}/linear.pt"

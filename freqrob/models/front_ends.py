@@ -24,7 +24,7 @@ class Normalize(nn.Module):
 
     Mean and std are on the card, not in the state dict. Raises ValueError when they are not finite, differ in length,
     or a std is not positive; when called, TypeError for images that are not floats, and ValueError for another number
-    of channels, unless there is a single mean for all.
+    of channels than means, unless there is only one mean.
     """
 
     mean: Tensor
@@ -35,7 +35,7 @@ class Normalize(nn.Module):
         super().__init__()
         are_pairs = fits(mean, Sequence[float]) and fits(std, Sequence[float]) and len(mean) == len(std)
         if not are_pairs or not all(map(math.isfinite, mean)) or not all(0 < s < math.inf for s in std):
-            raise ValueError(f"mean, std: got {mean} and {std}, expected one mean and one positive std a channel")
+            raise ValueError(f"mean, std: got {mean} and {std}, expected a mean and a positive std per channel")
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
@@ -178,7 +178,7 @@ def variant_front_ends(
     weighting: str = "amplitude",
     blur_sigma: float = 1.5,
 ) -> list[dict[str, Any]]:
-    """Specs of the front ends of a model name's variant, in training and when loaded; most variants have none.
+    """Specs of the front ends that a model name's variant stands for; most variants have none.
 
     ``"pca"`` uses the ``shape`` (C, H, W) of the images and the number of ``components``, ``"bassfront"`` the
     ``weighting``, ``"blur"`` the ``blur_sigma`` (pixels).
@@ -216,11 +216,11 @@ class FrontEnded(nn.Module):
     """``network(front_ends(images))``; ``model.network`` is the bare network.
 
     Under autocast the front ends keep the images' precision. Raises TypeError for images that are not a tensor of
-    floats, and ValueError for other shapes than (N, C, H, W), also those that look like (N, H, W, C), and for grey
-    levels in 0–255. Warns about other floats far above 1. To keep each pass fast, this checks the values of the first
-    plane only, and only on the CPU; ``evaluate`` and ``diagnose`` check all images.
+    floats, and ValueError for other shapes than (N, C, H, W), also those that look like (N, H, W, C), and for pixels in
+    0–255. Warns about other values far above 1. To keep each pass fast, only the first plane of CPU tensors is checked;
+    ``evaluate`` and ``diagnose`` check all images.
 
-    ``preprocessing`` is what photographs go through before the model, if it is known; the model does not apply it.
+    ``preprocessing`` is that of photographs for this model, if it is known; the model does not apply it.
     """
 
     def __init__(
@@ -252,10 +252,10 @@ def with_front_ends(network: nn.Module, specs: Iterable[FrontEndSpec]) -> FrontE
 def front_ends_of(model: nn.Module) -> list[nn.Module]:
     """The front ends of a model, in the order in which they are applied.
 
-    Includes those of a ``FrontEnded``, of a ``FrontEnded`` that is its network, and the front ends of this module at
-    the beginning of an ``nn.Sequential``. Looks inside DataParallel, DistributedDataParallel, AveragedModel,
-    ``torch.compile``, the first other stage of an ``nn.Sequential``, and Foolbox models. Raises TypeError unless
-    ``model`` is a module or a Foolbox model.
+    Includes those of a ``FrontEnded``, those of a ``FrontEnded`` that is its network, and front ends at the beginning
+    of an ``nn.Sequential``. Looks inside DataParallel, DistributedDataParallel, AveragedModel, ``torch.compile``, the
+    first other stage of an ``nn.Sequential``, and Foolbox models. Raises TypeError unless ``model`` is a module or a
+    Foolbox model.
     """
     model = unwrapped(as_module(model))
     if isinstance(model, FrontEnded):

@@ -1,10 +1,10 @@
 """Keys of models and data in the result store.
 
 A model's key is the SHA-256 of its tensors, its other attributes, its ``repr``, and the names of its classes and
-functions. It determines the model if all classes and functions belong to installed releases (freqrob, Python or
-``PACKAGES``, whose versions are part of the key) and nothing is hooked, replaced, compiled or scripted. Any other model
-is cached only with a ``cache_key`` that identifies its code. A function that a process replaces in the namespace of an
-installed module, such as ``torch.nn.functional.relu``, is not detected.
+functions. This determines the model if all classes and functions belong to installed releases (freqrob, Python or
+``PACKAGES``, whose versions are part of the key) and nothing is hooked, replaced, compiled or scripted. Results of any
+other model are cached only with a ``cache_key`` that identifies its code. Not detected: a function replaced in an
+installed module at run time, such as ``torch.nn.functional.relu``.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ DEEPEST = 60  # nested values
 def model_hash(model: nn.Module) -> str:
     """SHA-256 of a model's tensors, ``repr``, classes and attributes; the same on any device and in any process.
 
-    Models that differ otherwise, such as in the code of a user's class, may share it: see ``usable_cache``. It includes
-    the caller's autocast, which changes the model's logits.
+    Models that differ only in something else, such as the code of a user's class, may have the same hash: see
+    ``usable_cache``. The caller's autocast is included because it changes the logits.
     """
     return hash_of(model)
 
@@ -62,12 +62,12 @@ def hash_of(subject: object) -> str:
 
 
 def unseen(*subjects: object) -> str:
-    """The first part of models and attacks that a hash does not determine, such as a user's class; "" if none."""
+    """The first part of models and attacks that the hash cannot identify, such as a user's class; "" if none."""
     return _Description(*subjects, tensors=False).unseen
 
 
 def usable_cache(cache: str | Path | None, cache_key: str | None, *subjects: object) -> Path | None:
-    """The folder ``cache`` if a key determines the ``subjects`` (models and attacks); else None, with a warning.
+    """The folder ``cache`` if the key identifies the ``subjects`` (models and attacks); else None, with a warning.
 
     Raises ValueError for a ``cache_key`` that is empty or not a string.
     """
@@ -77,7 +77,7 @@ def usable_cache(cache: str | Path | None, cache_key: str | None, *subjects: obj
         return None
     if cache_key is None and (reason := unseen(*subjects)):
         warnings.warn(
-            f"cache: nothing is cached, because a change of the code could not be noticed ({reason}). To cache, pass "
+            f"cache: nothing is cached, because a change of the code could not be detected ({reason}). To cache, pass "
             "a string that you change along with the code: cache_key=, or --cache-key",
             stacklevel=3,
         )
@@ -86,7 +86,7 @@ def usable_cache(cache: str | Path | None, cache_key: str | None, *subjects: obj
 
 
 def shared_cache(cache: str | Path | None, cache_key: str | None, processes: int, *subjects: object) -> Path | None:
-    """``usable_cache``; raises ValueError if several processes would have no cache for sharing results."""
+    """``usable_cache``; raises ValueError if several processes have no cache through which to share results."""
     folder = usable_cache(cache, cache_key, *subjects)
     if folder is None and processes > 1:
         name, expected = ("cache", "a folder that all processes share") if cache is None else ("cache_key", "a string")
@@ -103,7 +103,7 @@ def subject_key(model: nn.Module, cache_key: str | None = None) -> dict[str, Any
 
 @functools.cache
 def code_version() -> str:
-    """freqrob's version and a digest of its sources (with plug-ins and kernels) when this process imported them."""
+    """freqrob's version and a digest of its sources (with plug-ins and kernels) at the time of their import."""
     digest = hashlib.sha256()
     for folder in filter(None, map(_folder, OWN)):
         for path in sorted(folder.rglob("*.py")):
@@ -117,8 +117,8 @@ class _Description:
     """A digest of models and attacks and of all values in them.
 
     Attributes:
-        digest: SHA-256 of everything; meaningless without ``tensors``, whose values are not read then.
-        unseen: a short description of the first part that the digest does not determine; "" if there is none.
+        digest: SHA-256 of everything; meaningless with ``tensors=False``, which skips the tensors' values.
+        unseen: a short description of the first part that the digest cannot identify; "" if there is none.
         releases: the packages, with versions, that classes and functions belong to.
     """
 
@@ -222,7 +222,7 @@ class _Description:
             self._note(f"{place} has hooks")
 
     def _is_installed(self, place: str, value: Any) -> bool:
-        """Whether a class, function or module belongs to an installed release, a class under its name there."""
+        """Whether a class, function or module belongs to an installed release, a class by its name there."""
         release = _release(_module_of(value))
         if not release or (isinstance(value, type) and _attribute(value.__module__, value.__qualname__) is not value):
             self._note(f"{place} is {_article(value)}")
@@ -294,7 +294,7 @@ def _folder(package: str) -> Path | None:
 
 
 def _module_of(value: Any) -> str | None:
-    """The name of a module, or of the module of a class or function, also if that is wrapped."""
+    """The name of a module, or of the module of a class or (possibly wrapped) function."""
     if isinstance(value, ModuleType):
         return value.__name__
     return value.__globals__.get("__name__") if isinstance(value, FunctionType) else value.__module__
@@ -313,7 +313,7 @@ def _name(value: Any) -> str:
 
 
 def _article(value: Any) -> str:
-    """Name a class "a nets.Net", a function "nets.prepare"."""
+    """Name a value for messages: "a nets.Net" for a class (of an object), "nets.prepare" for a function."""
     name = _name(value).removeprefix("builtins.")
     return f"a {name}" if isinstance(value, type) else name
 

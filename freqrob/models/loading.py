@@ -37,7 +37,7 @@ from freqrob.runtime.reading import brief
 
 
 def all_datasets() -> list[str]:
-    """Names of the data sets for which there may be models, also of those in grey levels."""
+    """Names of the data sets for which models may exist, including those in grey levels."""
     return [*DATASETS, *(name for name in map(grayscale_name, DATASETS) if name in DATASETS)]
 
 
@@ -71,19 +71,19 @@ def load_model(
         dataset: cifar10, cifar100, svhn, tiny_imagenet, restricted_imagenet or imagenet, or RobustBench's enum; the
             suffix ``_grayscale`` means a model of images in grey levels.
         threat_model: Linf, L2 or corruptions (corruptions_3d means corruptions), or RobustBench's enum.
-        custom_checkpoint: the file to load (.safetensors, .pt, .pth, .ckpt, .bin, .th, .pth.tar). If it has no card
-            (.json), its architecture and front ends are those of ``model_name``, on pixels that are not normalised, and
-            a warning names the prefix of wrappers, such as ``module.``, that is removed from its keys.
+        custom_checkpoint: the file to load (.safetensors, .pt, .pth, .ckpt, .bin, .th, .pth.tar). Without a card
+            (.json), architecture and front ends are those of ``model_name``, pixels are not normalised, and a prefix of
+            wrappers, such as ``module.``, is removed from the keys, with a warning.
         front_end: a front end before all others: ``"bass"`` (protocol ``natural+bass``) or
             ``{"name": "bass", "weighting": "power"}``. Not ``"pca"``, whose components come with a trained model.
         source: ``"robustbench"`` loads RobustBench's model of this name, through RobustBench, which downloads it into
             ``model_dir`` if it is missing; or a source that another package registered
             (``freqrob.models.sources.register_source``).
         weights: which of several state dicts in ``custom_checkpoint``: ``"ema"`` for averaged weights, or a key of the
-            file, such as ``"model_ema"``. By default those that are not averaged; a warning names the others.
+            file, such as ``"model_ema"``. By default the weights that are not averaged; a warning names the others.
 
     Raises:
-        ValueError: an unknown data set, threat model, front end or source, a BaSS before a model that has one, or
+        ValueError: an unknown data set, threat model, front end or source, BaSS for a model that already has it, or
             ``weights`` that the file does not have.
         ImportError: the package that ``source`` or a plug-in needs is missing.
         FileNotFoundError: no such model; the message lists the paths that were searched and how to train it.
@@ -97,7 +97,7 @@ def load_model(
     target = target_of(dataset, threat_model, model_dir)
     if weights is not None and not custom_checkpoint:
         raise ValueError(
-            f"weights: got {weights!r}, which chooses from the weights in a file: expected a custom_checkpoint too"
+            f"weights: got {weights!r}, which chooses from a file's state dicts: expected a custom_checkpoint too"
         )
     if source == "freqrob":
         model = _load_from_freqrob(model_name, target, custom_checkpoint, weights)
@@ -264,7 +264,7 @@ def _is_model(path: Path) -> bool:
 
 
 def _places(model_name: str, target: Target) -> list[Path]:
-    """The files that may hold the weights; they are downloaded to the first."""
+    """The files that may hold the weights; downloads go to the first."""
     folders = (target.model_dir, shipped_folder())
     return [checkpoint_path(model_name, folder, target.dataset, target.threat_model) for folder in folders]
 

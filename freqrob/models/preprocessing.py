@@ -1,4 +1,4 @@
-"""What a model gets: its preprocessing of photographs, and the images of a data set."""
+"""A model's inputs: the images of a data set, with the model's preprocessing of photographs."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def inputs_of(
 
     Args:
         model: as ``open_model`` gives it.
-        data: images, with ``labels``; or a data set, a loader or an ``ImageSet``, which have the labels.
+        data: images, with ``labels``; or a data set, loader or ``ImageSet``, which contains the labels.
         labels: (N,) int64, or None.
         classes: the number of classes, if the caller knows it.
         track: wraps the reading of a data set in a progress bar.
 
-    Raises ValueError for images without labels, labels given twice, and those that do not fit the images.
+    Raises ValueError for images without labels, ``labels`` for a data set that has them, and labels that do not match.
     """
     has_labels = not isinstance(data, Tensor | ImageStream)
     if has_labels == (labels is not None):
-        got = "a data set, which has them, and others" if has_labels else "None"
-        raise ValueError(f"labels: expected the classes of the images, once, got {got}")
+        expected, got = ("None, since data has labels", "others") if has_labels else ("(N,) int64 classes", "None")
+        raise ValueError(f"labels: expected {expected}, got {got}")
     if isinstance(data, ImageSet):
         data, labels, classes = data.images, data.labels, classes or len(data.classes) or None
     elif isinstance(data, TensorDataset) and len(data.tensors) == 2:
@@ -47,7 +47,7 @@ def inputs_of(
 
 
 def preprocessing_of(model: nn.Module) -> Preprocessing | None:
-    """What photographs go through before a model that ``open_model`` gave; None if it is not known."""
+    """The preprocessing of photographs for a model from ``open_model``; None if it is not known."""
     model = unwrapped(model)
     while isinstance(model, FrontEnded):
         if model.preprocessing is not None:

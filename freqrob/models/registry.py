@@ -38,7 +38,7 @@ class Target:
         dataset, threat_model: as ``load_model`` takes them.
         num_classes: of the data set.
         model_dir: folder of downloaded models.
-        subset_of: the number of classes of a model that may be measured too, if those of the data set are some of them.
+        subset_of: number of classes of models that are opened too, because the data set has a subset of these classes.
     """
 
     dataset: str
@@ -120,8 +120,8 @@ def register_exporter(name: str) -> Callable[[Exporter], Exporter]:
     """Decorator: ``freqrob export --to name`` calls the decorated function to write a model's card in another format.
 
     ``exporter(model_name, out, model_dir, dataset, threat_model, title=…, link=…, authors=…, venue=…)`` returns the
-    written files, and the missing entries with a remedy for each. Raises ValueError when the name is taken. Other
-    packages: entry-point group ``freqrob.exporters``.
+    written files, and the entries that are still missing with a remedy for each. Raises ValueError when the name is
+    taken. Other packages: entry-point group ``freqrob.exporters``.
     """
     return EXPORTERS.register(name)
 
@@ -150,8 +150,8 @@ def create_network(architecture: str, num_classes: Count = 10, in_channels: Coun
 class ModelName:
     """The parts of a model name; ``str()`` joins them.
 
-    ``variant``: None, ``"bass"`` (trained on CIFAR-B), ``"bassmix"`` (BaSS as an augmentation), or a fixed front end
-    in training and when loaded: ``"bassfront"`` (BaSS), ``"blur"``, ``"pca"``. ``jafr_minus`` is JaFR(−): the
+    ``variant``: None, ``"bass"`` (trained on CIFAR-B), ``"bassmix"`` (BaSS as an augmentation), or a fixed front end,
+    in training and afterwards: ``"bassfront"`` (BaSS), ``"blur"``, ``"pca"``. ``jafr_minus`` is JaFR(−): the
     regulariser with the opposite sign.
     """
 

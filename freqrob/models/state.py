@@ -16,13 +16,13 @@ from freqrob.models.front_ends import network_of
 
 
 def bare(model: nn.Module) -> nn.Module:
-    """The model without DDP's wrapper, for passes without parameter gradients to synchronise."""
+    """The model without DDP's wrapper, for passes whose parameter gradients are not synchronised."""
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """Yield the bare model in eval mode, without use or change of batch statistics; restore the modes on exit."""
+    """Yield the bare model in eval mode (batch norms use and keep their running statistics); restore the modes."""
     was_training, modes = model.training, [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -84,10 +84,10 @@ def _leaves(model: nn.Module) -> list[Tensor]:
 
 @contextmanager
 def channels_last(model: nn.Module) -> Iterator[None]:
-    """Within the block a network gets its images in channels_last, if that is faster and the network supports it.
+    """Within the block, a network gets its images in channels_last if that is faster and the network supports it.
 
     It is faster on the CPU and under autocast. Networks that use ``view``, or code for contiguous tensors, may not
-    support it, so it is tested with two of the first images. The network gets copies, in case it works in place.
+    support it, so it is tested with two of the first images. The test uses copies, in case the network works in place.
     Scripted and compiled networks are left unchanged, since they take no hooks.
     """
     model = network_of(model)
@@ -115,7 +115,7 @@ class ChannelsLast:
 
 
 def _takes(model: nn.Module, images: Tensor, *others: object) -> bool:
-    """Whether a network and its gradient support images in channels_last; tested on two, as one fits both layouts."""
+    """Whether a network and its gradient support channels_last; tested on two images, because one fits both layouts."""
     devices = [images.device] if images.is_cuda else []
     try:
         with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices):
@@ -141,7 +141,7 @@ def device_of(model: nn.Module, images: Images | None = None) -> torch.device:
 
 
 def default_batch_size(model: nn.Module, images: Images) -> int:
-    """As many images as have the pixels of 8 of 224×224, of 64 for a model on a GPU; at most 250, at least one.
+    """Images per batch: 1 to 250, with at most the pixels of 8 images of 224×224, on a GPU of 64.
 
     >>> default_batch_size(nn.Identity(), torch.zeros(1, 3, 32, 32))
     250

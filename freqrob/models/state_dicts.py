@@ -24,7 +24,7 @@ def select_state(
     """The state dict in the ``content`` of a file.
 
     Args:
-        content: a state dict, or a mapping that has some among other entries, such as an optimizer's.
+        content: a state dict, or a mapping that contains state dicts beside other entries.
         source: the file, for messages.
         weights: which of several state dicts: ``"ema"`` for averaged weights, or the key, such as ``"model_ema"``. By
             default the first of ``NESTS``, then of ``EMA_NESTS``, then the only one.
@@ -63,7 +63,7 @@ def is_averaged(key: str) -> bool:
 def fit_keys(state: Mapping[str, Tensor], expected: Collection[str]) -> tuple[dict[str, Tensor], str]:
     """Rename the keys of ``state`` to the ``expected`` ones as far as wrappers explain the difference.
 
-    Of all prefixes (one or more of ``PREFIXES`` in a row), that whose removal gives the most expected keys is removed.
+    Removes the prefix (one or more of ``PREFIXES`` in a row) whose removal yields the most expected keys.
     ``n_averaged`` of ``torch.optim.swa_utils.AveragedModel`` is left out. ``num_batches_tracked``, which a network in
     eval mode does not use, is added as 0 if it is missing.
 
@@ -85,7 +85,7 @@ def fit_keys(state: Mapping[str, Tensor], expected: Collection[str]) -> tuple[di
 
 
 def _state_dicts(content: object, key: str = "") -> Iterator[tuple[str, Mapping[str, Tensor]]]:
-    """The state dicts in a file, by their keys, joined by dots; those of whole models that the user let be read too."""
+    """The state dicts in a file with their keys, joined by dots; also those of whole models that were unpickled."""
     if isinstance(content, nn.Module):
         content = content.state_dict()
     if not isinstance(content, Mapping):

@@ -1,4 +1,4 @@
-"""Twins of models for attacks: the same function of the images, whose gradient with respect to them costs less.
+"""Twins of models for attacks: networks that compute the same logits, with a cheaper gradient of the images.
 
 Attacks differentiate a network in eval mode with respect to its input only. Its batch norms are then fixed affine maps,
 which a twin folds into the convolutions before them.
@@ -41,15 +41,16 @@ def fast_gradients(model: nn.Module, images: Tensor) -> nn.Module:
     """A twin of a model that computes the same logits and gradients in less time; the model itself if there is none.
 
     The twin folds batch norms into the convolutions before them and runs in channels_last where the network supports
-    it. Front ends stay as they are. Logits of some of the ``images`` agree within 1e-5 of their norm, or the twin is
-    refused. So is the twin of a model that is in training mode, hooked, compiled, scripted or not in float32, that
-    ``torch.fx`` cannot trace, or that has nothing to fold. The reason is logged at the level INFO.
+    it. Front ends stay as they are. There is no twin if logits of some of the ``images`` differ by more than 1e-5 of
+    their norm, or if the model is in training mode, hooked, compiled, scripted or not in float32, cannot be traced by
+    ``torch.fx``, or has nothing to fold. The reason is logged at level INFO.
 
-    The model is left unchanged. The twin has the weights of the time of the call; make another one after a change.
+    The model is left unchanged. The twin has the model's weights at the time of the call; make a new one after a
+    change.
 
     Args:
         model: images (N, C, H, W) in [0, 1] to logits (N, K), in eval mode.
-        images: some of those that it will get, on its device; few are used.
+        images: examples of its inputs, on its device; only a few are used.
 
     >>> import torch
     >>> from torch import nn
@@ -84,7 +85,7 @@ def folded_twin(model: nn.Module, images: Tensor) -> nn.Module:
 
 
 def in_bfloat16(model: nn.Module) -> nn.Module:
-    """A model that computes as ``model``, but its network under autocast to bfloat16; the logits are float32.
+    """A copy of ``model`` with its network under autocast to bfloat16; the logits are float32.
 
     Front ends keep float32. Raises ValueError for a model that is not in float32, or on a device without autocast.
     """
@@ -146,7 +147,7 @@ class _Tracer(fx.Tracer):
 
 
 def _pairs(graph: fx.Graph, attributes: dict[str, Any]) -> Iterator[tuple[fx.Node, fx.Node]]:
-    """The convolutions whose output goes only into a batch norm with fixed statistics, with that batch norm."""
+    """Pairs of a convolution and the batch norm with fixed statistics that alone takes its output."""
     for norm in list(graph.nodes):
         conv = norm.args[0] if norm.op == "call_module" and norm.args else None
         if not isinstance(conv, fx.Node) or conv.op != "call_module" or len(conv.users) > 1:
@@ -191,7 +192,7 @@ def _check(model: nn.Module, images: Tensor) -> None:
 
 
 def _compare(model: nn.Module, twin: nn.Module, images: Tensor) -> None:
-    """Raise NoTwinError unless the twin's logits and gradients are the model's. Takes no random numbers."""
+    """Raise NoTwinError unless the twin's logits and gradients equal the model's. Draws no random numbers."""
     try:
         with random_state(), torch.enable_grad():
             logits, gradient = _logits_and_gradient(model, images)
@@ -205,12 +206,12 @@ def _compare(model: nn.Module, twin: nn.Module, images: Tensor) -> None:
 
 
 def _difference(twins: Tensor, own: Tensor) -> Tensor:
-    """Length of the difference relative to the original's, by image: (N,); 0 if both are zero."""
+    """Norm of each image's difference relative to the norm of ``own``: (N,); 0 if both are zero."""
     return (twins - own).flatten(1).norm(dim=1) / own.flatten(1).norm(dim=1).clamp_min(torch.finfo(own.dtype).tiny)
 
 
 def _logits_and_gradient(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits, and the gradient of a weighted sum of them that no batch norm or softmax makes zero."""
+    """Logits, and the gradient of a weighted sum of them; equal weights could give a gradient of zero."""
     images = images.detach().clone().requires_grad_()
     logits = model(images)
     weights = torch.linspace(-1, 1, logits.shape[1], device=logits.device)

@@ -19,7 +19,7 @@ TRANSPARENT = (nn.DataParallel, DistributedDataParallel, AveragedModel)  # each 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model inside DataParallel, DistributedDataParallel, AveragedModel and ``torch.compile``.
 
-    It computes the same, on one device and uncompiled. A model without a wrapper is returned unchanged.
+    The result computes the same, on one device and uncompiled. A model without a wrapper is returned unchanged.
     """
     while True:
         if isinstance(model, TRANSPARENT):
@@ -42,10 +42,10 @@ def with_children(model: nn.Module, children: Mapping[str, nn.Module | None]) ->
 
 
 def as_module(model: Any) -> nn.Module:
-    """A model as a module: pixels (N, C, H, W) in [0, 1] → logits (N, K).
+    """Convert a model to a module: pixels (N, C, H, W) in [0, 1] → logits (N, K).
 
-    An ``nn.Module`` is returned unchanged. A Foolbox model is wrapped: its bounds become [0, 1], the module includes
-    its preprocessing, and is differentiable with respect to the images. It stays on its device.
+    An ``nn.Module`` is returned unchanged. A Foolbox model is wrapped in a differentiable module that takes pixels in
+    [0, 1] and includes its preprocessing; it stays on its device.
 
     Raises TypeError for anything else.
     """
@@ -85,7 +85,7 @@ class FoolboxModule(nn.Module):
 
 
 def _network_in(model: Any) -> Any:
-    """The network in a Foolbox model; None where it cannot be found, so that nothing is cached.
+    """The network in a Foolbox model; None if it cannot be found; nothing is cached then.
 
     Foolbox 3.3 keeps it only in a closure. Remove this when ``PyTorchModel`` has it as an attribute.
     """

@@ -25,7 +25,7 @@ COLUMNS = (
 )  # fmt: skip
 Links = Mapping[Path, list[str]]
 Sources = str | list[str]
-"""``"card"``, or the addresses of the files, relative to the report."""
+"""``"card"``, or the files' paths, relative to the report."""
 
 
 class ReportAccuracy(Struct, kw_only=True):
@@ -44,7 +44,7 @@ class ReportAccuracy(Struct, kw_only=True):
 
 
 class ReportMeasurement(Struct, kw_only=True):
-    """A diagnostic's measurement: the other keys are its head, its numbers and its curves."""
+    """A diagnostic's measurement; further keys are its provenance, numbers and curves."""
 
     files: Sources = msgspec.field(name="from")
     kind: Label
@@ -63,7 +63,7 @@ class ReportCorruptions(Struct, kw_only=True):
 
 
 class ReportModel(Struct, kw_only=True):
-    """The measurements of a model, by name; ``card`` has what identifies it."""
+    """The measurements of a model, by name; ``card`` has the model's identifying entries."""
 
     name: Label
     card: dict[str, Any] | None = None
@@ -87,9 +87,9 @@ REPORT = FileFormat("report", ReportFile)
 
 
 def copy_data(records: Records, out: Path) -> dict[Path, list[str]]:
-    """Copy the input files to ``out/data``, unless they are there; both files of a measurement.
+    """Copy the input files, both files of a measurement, to ``out/data`` unless they are there.
 
-    Returns their addresses relative to ``out``. Raises OSError.
+    Returns their paths relative to ``out``. Raises OSError.
     """
     links: dict[Path, list[str]] = {}
     out = out.resolve()
@@ -114,13 +114,13 @@ def _folder(path: Path, records: Records) -> str:
 
 
 def _free(path: Path, taken: set[Path]) -> Path:
-    """The path, numbered if another file of this report has it."""
+    """The path, with a number appended if another file of this report has it."""
     candidates = (path.with_name(f"{path.stem}-{n}{path.suffix}") for n in range(2, len(taken) + 3))
     return next(candidate for candidate in (path, *candidates) if candidate not in taken)
 
 
 def as_dict(records: Records, links: Links) -> dict[str, Any]:
-    """All numbers except maps, which are in the NPZ files, for JSON."""
+    """All numbers for JSON, except maps, which are in the NPZ files."""
     return {
         "models": [_model(model, links) for model in records.models],
         "spectra": {name: _measured(measured, links) for name, measured in records.spectra.items()},
@@ -191,7 +191,7 @@ def _corruption_rows(subject: str, accuracy: CorruptionAccuracy) -> Iterator[dic
 
 
 def _measurement_rows(subject: str, name: str, measured: Measured) -> Iterator[dict[str, Any]]:
-    """Rows of numbers, then of curves over ``frequencies``; several curves, such as seeds', have an ``index``."""
+    """Rows of numbers, then of curves over ``frequencies``; ``index`` numbers several curves, such as seeds'."""
     measurement = measured.of
     row = {"subject": subject, "from": "measured", "measurement": name, "images": measurement.images,
            "source": measured.origin.source}  # fmt: skip
@@ -209,7 +209,7 @@ def _measurement_rows(subject: str, name: str, measured: Measured) -> Iterator[d
 
 
 def _curves(measurement: Measurement) -> Iterator[tuple[str, Tensor, Tensor | None]]:
-    """A measurement's tensors and their frequencies, except maps and tensors with a number for each image."""
+    """A measurement's tensors with their frequencies, except maps and tensors with one number per image."""
     tensors = measurement.tensors()
     for name, tensor in tensors.items():
         places = [

@@ -1,4 +1,4 @@
-"""Figures for a page and as files: their panels drawn one by one, or all in one."""
+"""Figures for the page, panel by panel, and as files with all panels."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ STYLE: dict[Any, Any] = {
     "ytick.labelcolor": INK,
     "legend.frameon": False,
 }
-COLUMNS = 4  # of panels, at most, in a file
+COLUMNS = 4  # most panels in a row of a file
 LEGEND = 3  # inches per column of names; the line takes 0.7
 LETTERS = 10  # per inch of a name
 
@@ -90,7 +90,7 @@ def save(picture: Picture, folder: Path) -> None:
 
 
 def draw_all(picture: Picture) -> Figure:
-    """All panels, the legend and the colour bar, to be called with the parameters of ``STYLE``."""
+    """Draw all panels, the legend and the colour bar; call it with ``STYLE``'s parameters in effect."""
     columns = min(len(picture.panels), COLUMNS if picture.size[0] < 4 else 2)
     rows = math.ceil(len(picture.panels) / columns)
     titles = [folded(panel.title, int(picture.size[0] * LETTERS)) for panel in picture.panels]
@@ -168,7 +168,7 @@ def _colour_bar(figure: Figure, scale: Scale, **where: Any) -> None:
 
 
 def _logarithmic_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten; also 2 and 5 times these below three decades; even steps if those are too few."""
+    """Powers of ten; for less than three decades also 2 and 5 times these; equal steps if these are too few."""
     steps = (1, 2, 5) if high / low < 1e3 else (1,)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high]
@@ -184,7 +184,7 @@ def _svg(figure: Figure) -> bytes:
 
 
 def _element(figure: Figure, prefix: str) -> Markup:
-    """The figure as an SVG element for a page: page colours, unique ids, no metadata, no fixed size."""
+    """The figure as an SVG element with the page's colours and unique ids, without metadata and fixed size."""
     figure.patch.set_alpha(0)
     for axes in figure.axes:
         axes.patch.set_alpha(0)

@@ -23,7 +23,7 @@ FEW_IMAGES = 1000
 
 
 def findings(records: Records, columns: Sequence[SummaryColumn]) -> list[Markup]:
-    """The sentences that the measurements support, the most important first; each has its numbers."""
+    """Sentences that the measurements support, with their numbers, the most important first."""
     sentences = [
         _most_robust(records),
         _protocols(records),
@@ -83,7 +83,7 @@ def _robust(records: Records) -> dict[str, Accuracy]:
 
 
 def _most_robust(records: Records) -> Markup | None:
-    """The model most robust to the headline attack, and those with an overlapping confidence interval."""
+    """The most robust model under the headline attack, and models with an overlapping confidence interval."""
     robust = _robust(records)
     if not robust:
         return None

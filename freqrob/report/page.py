@@ -58,7 +58,7 @@ def write_report(
         runs: folders that ``freqrob diagnose`` wrote, and JSON files of ``freqrob evaluate`` and ``freqrob
             corruptions``; the same name in several runs is the same model.
         title: title of the page.
-        gallery: images; the first ones are shown beside their balanced versions.
+        gallery: images, the first of which are shown beside their balanced versions.
         command: the command line, recorded on the page.
         cards: whether to add the accuracies on models' cards.
         model_dir, dataset, threat_model: where the cards are, as for ``load_card``.
@@ -68,11 +68,11 @@ def write_report(
         The path of the page.
 
     Raises:
-        FileNotFoundError, ValueError: a run that does not exist, is not a run, is damaged, or would be overwritten by
-            the report; nothing to report.
+        FileNotFoundError, ValueError: one of ``runs`` does not exist, is not a run, is damaged, or would be overwritten
+            by the report; there is nothing to report.
         OSError: the folder cannot be written, or its ``results.json`` was not written by a report.
 
-    Warns, as does the page, about omitted input, and about figures that cannot be drawn.
+    Warns about omitted input and about figures that cannot be drawn; the page lists them too.
 
     >>> import tempfile, freqrob
     >>> from freqrob.data.samples import sample_images
@@ -109,7 +109,7 @@ def write_report(
 
 
 def _saved(pictures: Mapping[str, Picture], folder: Path, track: Track) -> dict[str, Picture]:
-    """Save the pictures as files. Returns those that could be drawn; warns about the others."""
+    """Save the pictures as files. Returns the pictures that could be drawn, and warns about the others."""
     saved = {}
     for name, picture in track(pictures.items(), "figures", len(pictures)):
         with drawing(name):
@@ -180,7 +180,7 @@ def _title(models: Sequence[ModelRecord]) -> str:
 
 
 def _contents(records: Records, drawn: Mapping[str, Picture]) -> Iterator[tuple[str, str]]:
-    """The ids of the sections that have measurements, in the order of the page, and their contents in words."""
+    """The ids of the sections that have measurements, in the order of the page, with their entries in its contents."""
     if any(model.accuracies for model in records.models):
         yield "accuracy", "accuracy under attack, by protocol"
     for section in _sections(drawn):
@@ -196,19 +196,19 @@ def _sections(drawn: Mapping[str, Picture]) -> dict[Section, list[Picture]]:
 
 
 def _spans(labels: Iterable[str]) -> list[tuple[str, int]]:
-    """Runs of equal labels and their lengths, for the head of a table."""
+    """Consecutive equal labels and their number, for a table's header."""
     return [(label, len(list(same))) for label, same in groupby(labels)]
 
 
 def _footnotes(summary: Sequence[SummaryColumn]) -> dict[str, str]:
-    """A letter for each condition that differs from that in the head of a column."""
+    """A letter for each condition that differs from the one in its column's header."""
     others = {e.conditions: "" for column in summary for e in column.entries if e and e.conditions != column.conditions}
     return {conditions: chr(ord("a") + index % 26) * (1 + index // 26) for index, conditions in enumerate(others)}
 
 
 @dataclass(frozen=True)
 class Line:
-    """A row of the table of accuracies: the images measured, and a cell for each setting."""
+    """A row of the table of accuracies: the measured images, and a cell for each setting."""
 
     origin: str
     cells: dict[tuple, Accuracy]
@@ -233,7 +233,7 @@ def _pairs(natural: ImageSet) -> list[dict[str, str]]:
 
 
 def _made(records: Records, links: Links) -> list[dict[str, Any]]:
-    """Provenance of the numbers: the heads of the files, and the files of each head by model."""
+    """Provenance of the numbers: each different provenance, with its files by model."""
     groups: dict[str, dict[str, Any]] = {}
     for subject, kind, origin in origins(records):
         if origin.path is not None:

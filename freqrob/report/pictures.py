@@ -20,7 +20,7 @@ SPECTRA = Section("spectra", "The images’ long tail", "the images’ spectra",
 
 
 def pictures(records: Records) -> dict[str, Picture]:
-    """The figures by name, in the order of the page; models have the same style in all. Warns if drawing fails."""
+    """The figures by name, in the order of the page; a model has the same style in all. Warns if drawing fails."""
     measurements = records.measurements()
     drawers: dict[str, Callable[[], Iterable[Picture]]] = {
         "corruptions": partial(_corruptions, records), "spectra": partial(_spectra, records),

@@ -1,6 +1,6 @@
 """Figures of the images' spectra and of accuracies on corrupted images, on given Axes.
 
-Each diagnostic's module has the functions that draw its figures, such as
+The functions that draw a diagnostic's figures are in its module, such as
 ``freqrob.diagnostics.hybrid.plot_hybrid(axes, models)``.
 """
 
@@ -29,7 +29,7 @@ LABEL = 28  # characters of a name in a line beside a table
 def plot_power(axes: Axes, spectra: Mapping[str, Spectrum], styles: Styles | None = None) -> Axes:
     """Draw the mean power of a coefficient against frequency, both logarithmic, with the fitted power law.
 
-    A vertical line marks where the high frequencies of that set begin. Source: Lin et al., NeurIPS 2023, Eq. 1 and 2.
+    A vertical line marks the lowest of each set's high frequencies. Source: Lin et al., NeurIPS 2023, Eq. 1 and 2.
     """
     for name, measured, style in styled(spectra, styles):
         frequency, power = measured.frequencies[1:].numpy(), measured.power[1:].numpy()
@@ -44,7 +44,7 @@ def plot_power(axes: Axes, spectra: Mapping[str, Spectrum], styles: Styles | Non
 
 
 def plot_cumulative(axes: Axes, spectra: Mapping[str, Spectrum], styles: Styles | None = None) -> Axes:
-    """Draw the share of the power within a radius; a vertical line marks the smallest disc with 80 % of it.
+    """Draw the share of the power within a radius; a vertical line marks the smallest disc with 80 % of the power.
 
     Source: Lin et al., NeurIPS 2023, Eq. 2.
     """
@@ -81,16 +81,16 @@ def plot_corruptions(axes: Axes, models: Mapping[str, CorruptionAccuracy]) -> Ax
 def plot_reliance(
     axes: Axes, models: Mapping[str, tuple[HybridReliance, CorruptionAccuracy]], styles: Styles | None = None
 ) -> Axes:
-    """Draw the accuracy on corrupted images against the reversal frequency on hybrid images, with its range over seeds.
+    """Draw the accuracy on corrupted images against the reversal frequency f_rev, with f_rev's range over seeds.
 
-    The accuracy is the mean over all severities and the benchmark's 15 types, or the types measured if some are
-    missing. f_rev is in units of Nyquist. Raises ValueError for a model without f_rev at any seed. Source: Li et al.,
-    PLoS Comput. Biol. 2023, Fig. 5b.
+    The accuracy is the mean over all severities and the benchmark's 15 types, or over all measured types if some of
+    these are missing. f_rev is in units of Nyquist. Raises ValueError for a model that has no f_rev for any seed.
+    Source: Li et al., PLoS Comput. Biol. 2023, Fig. 5b.
     """
     for name, (hybrid, corruptions), style in styled(models, styles):
         known = hybrid.reversal_nyquist[~hybrid.reversal.isnan()].numpy()
         if not len(known):
-            raise ValueError(f"models: {name} has no reversal frequency at any seed")
+            raise ValueError(f"models: {name} has no reversal frequency for any seed; leave it out")
         across = [[known.mean() - known.min()], [known.max() - known.mean()]]
         means = corruptions.means()
         axes.errorbar(

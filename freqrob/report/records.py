@@ -20,7 +20,7 @@ from freqrob.runtime.statistics import wilson_interval
 
 @dataclass(frozen=True)
 class Origin:
-    """File that numbers come from, with its head: command, commit, versions, date.
+    """File that numbers come from, with its provenance: command, commit, versions, date.
 
     ``path`` is None for a model's card.
     """
@@ -50,7 +50,7 @@ class Accuracy:
 
     @property
     def setting(self) -> tuple[str, str, str, float]:
-        """Setting within which accuracies are comparable: protocol, attack, norm and ε; clean ones have no ball."""
+        """Protocol, attack, norm and ε, for which accuracies are comparable; clean accuracies have no norm and ε."""
         clean = self.attack == "clean"
         return self.protocol, self.attack, "" if clean else self.norm, 0.0 if clean else round(self.eps, 6)
 
@@ -92,7 +92,7 @@ class Measured:
 
     def same_values(self, other: Measured) -> bool:
         """Whether another measurement of this kind has the same numbers."""
-        if repr(self.of.scalars()) != repr(other.of.scalars()):  # NaN is NaN
+        if repr(self.of.scalars()) != repr(other.of.scalars()):  # in a repr NaN equals NaN
             return False
         tensors = other.of.tensors()
         return all(np.array_equal(tensor, tensors[name], equal_nan=True) for name, tensor in self.of.tensors().items())
@@ -112,14 +112,14 @@ class ModelRecord:
 
     @property
     def corrupted(self) -> Corrupted | None:
-        """The accuracies on corruptions to show: preferably natural, then on more images, then the last."""
+        """The accuracies on corruptions to show: ``natural`` before others, then on most images, then the last."""
         return max(
             reversed(self.corruptions),
             key=lambda each: (each.accuracy.protocol == "natural", each.accuracy.images), default=None,
         )  # fmt: skip
 
     def best(self, setting: tuple[str, str, str, float]) -> Accuracy | None:
-        """The accuracy in a setting on the most images; the last on ties."""
+        """The accuracy in this setting on the most images, the last on ties."""
         fitting = [accuracy for accuracy in self.accuracies if accuracy.setting == setting]
         return max(reversed(fitting), key=lambda accuracy: accuracy.images, default=None)
 

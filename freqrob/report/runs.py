@@ -1,4 +1,4 @@
-"""Read runs into one record per model."""
+"""Read the files of runs into one record per model."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def read_runs(
 ) -> Records:
     """Read runs and match models between them by name.
 
-    Of several measurements of a kind, the one on the most images is kept, the last on ties. Accuracies on corruptions
-    are preferably those under the protocol ``natural``. Omitted measurements and damaged files in folders are noted.
+    Of several measurements of one kind, the one on the most images is kept, the last on ties; for corruptions, first
+    those under the protocol ``natural``. Omitted measurements and damaged files in folders are noted.
 
     Args:
         runs: folders that ``freqrob diagnose`` wrote, for all models or for one; JSON files of ``freqrob evaluate`` and
@@ -77,7 +77,7 @@ def _read_run(run: Path, records: Records) -> None:
 
 
 def _read_file(path: Path, records: Records, strict: bool) -> bool:
-    """Add a file's content. Returns whether it is of a run. Damaged files raise if ``strict``, otherwise are noted."""
+    """Add a file's content. Returns whether it is a run's. Damaged files raise if ``strict``, else are noted."""
     try:
         content = _content(path)
         read = _reader(content)
@@ -102,7 +102,7 @@ def _content(path: Path) -> Any:
 
 
 def _reader(content: Any) -> Callable[[Path, dict[str, Any], Records], None] | None:
-    """The function that reads a file with these keys; None if it is not of a run."""
+    """The function that reads a file with these keys; None if it is not a run's file."""
     match content:
         case {"kind": _, "values": _}:
             return _read_measurement
@@ -121,12 +121,12 @@ def _read_measurement(path: Path, content: dict[str, Any], records: Records) -> 
     if kind.kind in OF_IMAGES:
         kept, subject = records.spectra, path.parent.name
         name = path.stem if path.stem != kind.kind else path.parent.name
-        if name in kept and kept[name].origin.source != measured.origin.source:  # fog of one data set and of another
+        if name in kept and kept[name].origin.source != measured.origin.source:  # such as fog on two data sets
             name = f"{name} ({measured.origin.source})"
     else:
         model = _model(records, read.model or path.parent.name, read.model_hash)
         kept, subject = model.measurements, model.name
-        has_suffix = kind.suffix is not Measurement.suffix  # it distinguishes them, whatever the file's name
+        has_suffix = kind.suffix is not Measurement.suffix  # the suffix distinguishes them, not the file's name
         name = measured.of.file_name if has_suffix else path.stem
     before = kept.setdefault(name, measured)
     if measured.of.images >= before.of.images:
@@ -136,7 +136,7 @@ def _read_measurement(path: Path, content: dict[str, Any], records: Records) -> 
         conditions = {"shown": shown.conditions, "left out": other.conditions}
         differing = " and not ".join(group_by_condition(conditions, kind.words)) or "same conditions"
         records.notes.append(
-            f"{subject}: of several measurements of {name} one is shown: {differing}, from {shown.origin.path}"
+            f"{subject}: one of several measurements of {name} is shown: {differing}, from {shown.origin.path}"
         )
 
 
@@ -195,13 +195,13 @@ def _notes_on(model: ModelRecord) -> Iterator[str]:
 
 
 def _add_card(model: ModelRecord, records: Records, model_dir: str | Path, dataset: str, threat_model: str) -> None:
-    """Put the accuracies on a model's card before those of the runs, which win on ties in number of images."""
+    """Put the accuracies on a model's card before those of the runs, which are preferred on equally many images."""
     try:
         model.card = load_card(model.name, model_dir, dataset, threat_model)
     except (CheckpointError, PermissionError) as error:
         records.notes.append(f"a card was left out: {error}")
         return
-    except (FileNotFoundError, ValueError):  # no card, or the model is of another package
+    except (FileNotFoundError, ValueError):  # no card, or another package's model
         return
     try:
         model.accuracies[:0] = _of_card(model.card, threat_model)
@@ -210,7 +210,7 @@ def _add_card(model: ModelRecord, records: Records, model_dir: str | Path, datas
 
 
 def _of_card(card: Card, threat_model: str) -> list[Accuracy]:
-    """The accuracies on a card. Raises ValueError for one without its setting."""
+    """The accuracies on a card. Raises ValueError for an accuracy without its setting."""
     origin = Origin(None, {"source": f"{card.dataset} test", "commit": card.commit})
     about = {"model": card.name, "norm": "L2" if threat_model == "L2" else "Linf"}
     rows = fitted([{**about, **row} for row in card.results], list[EvaluationRow], f"{card.name}'s card")
@@ -218,7 +218,7 @@ def _of_card(card: Card, threat_model: str) -> list[Accuracy]:
 
 
 def _family(name: str) -> tuple[int, str, int, str]:
-    """Sort key that puts models that differ only in BaSS side by side, undefended ones first."""
+    """Sort key: undefended models first, and models that differ only in BaSS side by side."""
     try:
         parts = ModelName.parse(name)
     except ValueError:

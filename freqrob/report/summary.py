@@ -1,4 +1,4 @@
-"""The summary: for each model one number of each measurement, with its conditions."""
+"""The summary: one number per model and measurement, with its conditions."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class SummaryColumn(Column):
         return Counter(entry.conditions for entry in self.entries if entry).most_common(1)[0][0]
 
     def comparable(self, models: Sequence[ModelRecord]) -> dict[str, float]:
-        """The numbers of the models measured under ``conditions``, in the order of ``entries``."""
+        """The numbers that were measured under ``conditions``, by model, in the order of ``entries``."""
         return {
             model.name: entry.value
             for model, entry in zip(models, self.entries, strict=True)
@@ -53,7 +53,7 @@ class SummaryColumn(Column):
 
     @property
     def has_none(self) -> bool:
-        """Whether any measurement has no number."""
+        """Whether any measurement lacks a number."""
         return any(entry and entry.value is None for entry in self.entries)
 
     def written(self, value: float) -> str:
@@ -79,7 +79,7 @@ def settings(models: Sequence[ModelRecord]) -> list[Setting]:
 
 
 def headline(models: Sequence[ModelRecord], protocol: str = "natural") -> Setting | None:
-    """The attack under which most models were evaluated, for a protocol; the strongest on ties."""
+    """The attack of a protocol under which most models were evaluated; the strongest on ties."""
     attacked = [setting for setting in settings(models) if setting[0] == protocol and setting[1] != "clean"]
     return max(attacked, key=lambda setting: (_count(models, setting), -_strength(setting[1])), default=None)
 

@@ -1,8 +1,8 @@
 """Chan et al., IJCAI 2022: Figure 1 and Tables 1 to 8.
 
-Figure 2 is a diagram and has no numbers. Tables 7 and 8 are in the paper's appendix, which is not at hand: their claims
-are quoted from the main text, and their numbers are missing. What the paper prints as B_low is ln B_low, as its code
-has it.
+Figure 2 is a diagram and has no numbers. Tables 7 and 8 are in the paper's appendix, which was not available: their
+claims are quoted from the main text, and their numbers are missing. What the paper prints as B_low is ln B_low, as in
+its code.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ CHAN = Paper(
 )
 Judge = Callable[[Numbers], Judgement]
 B_LOW = "B_low"
-BATCH = 128  # of the mean loss whose gradient is J
+BATCH = 128  # batch size of the mean loss whose gradient is J
 
 STANDARD, JAFR, FGSM, BOTH = "Standard", "JaFR", "FGSM AT", "FGSM AT + JaFR"
 MINUS, ALIGN, PGD = "FGSM AT + JaFR(-)", "FGSM AT + GradAlign", "PGD AT"
@@ -70,7 +70,7 @@ def _models(rows: Sequence[str], dataset: str = "cifar10", settings: tuple[str, 
 
 
 def _table(text: str, columns: Sequence[str]) -> dict[str, dict[str, Number]]:
-    """Printed numbers: a line for each row with its name and then its cells, separated by ``|``; "–" for none."""
+    """Parse printed numbers: each line has a row's name and its cells, separated by ``|``; "–" for none."""
     printed = {}
     for line in text.strip().splitlines():
         row, *cells = (part.strip() for part in line.split("|"))
@@ -81,7 +81,7 @@ def _table(text: str, columns: Sequence[str]) -> dict[str, dict[str, Number]]:
 
 
 def _columns_of(text: str, rows: Sequence[str]) -> dict[str, dict[str, Number]]:
-    """``_table`` of a table that prints its rows as columns."""
+    """``_table`` for a table that prints its rows as columns."""
     printed: dict[str, dict[str, Number]] = {row: {} for row in rows}
     for column, cells in _table(text, rows).items():
         for row, number in cells.items():
@@ -118,7 +118,7 @@ TYPES = list(COLUMNS_OF_TYPES)
 
 
 def _gain_falls_with_b_low(row: str, base: str) -> Judge:
-    """Over the corruptions, the gain of one row over another falls as B_low rises (Spearman's ρ, p < 0.05)."""
+    """The gain of one row over another falls with rising B_low of the corruption (Spearman's ρ, p < 0.05)."""
 
     def judge(numbers: Numbers) -> Judgement:
         gains = {name: (numbers[row, name] - numbers[base, name]).value for name in TYPES}
@@ -134,7 +134,7 @@ def _gain_falls_with_b_low(row: str, base: str) -> Judge:
 
 
 def _descending(numbers: Numbers) -> Judgement:
-    """B_low falls, or stays within 0.05, from each corruption of the printed order to the next."""
+    """In the printed order of corruptions, B_low never rises by more than 0.05."""
     values = [numbers[B_LOW, name].value for name in TYPES]
     if any(map(isnan, values)):
         return Judgement("not measured")
@@ -172,7 +172,7 @@ def _trade(row: str, base: str) -> Judge:
 
 
 def _wins(row: str, other: str, least: int) -> Judge:
-    """The row is more accurate on at least so many types; within noise if only differences within noise decide."""
+    """The row is more accurate on at least ``least`` types; within noise if differences within noise decide this."""
 
     def judge(numbers: Numbers) -> Judgement:
         gains = [numbers[row, name] - numbers[other, name] for name in TYPES]
@@ -238,13 +238,13 @@ def _corruption_claims(wins: int, pgd_wins: int, *, standard_too: bool) -> list[
 
 
 def _parts(count: int) -> list[slice]:
-    """Four parts of the images, for the errors of numbers of their mean spectrum; all in one of fewer than 40."""
+    """Four parts of the images, for errors of their mean spectrum's numbers; one part of fewer than 40 images."""
     number = 4 if count >= 40 else 1
     return [slice(part * count // number, (part + 1) * count // number) for part in range(number)]
 
 
 class _Corruptions(Experiment):
-    """Accuracy by type of corruption, mCE, and B_low of what each type changes."""
+    """Accuracy by type of corruption, mCE, and B_low of each type's change of the images."""
 
     paper = CHAN
     dataset: str
@@ -282,7 +282,7 @@ class _Corruptions(Experiment):
         return Measured({"Clean": numbers["clean"], "mCE": Number(100 * corrupted.mce(base), 100 * error), **by_type})
 
     def _b_low(self, lab: Lab) -> dict[str, Number]:
-        """ln B_low of what each type changes, the mean of the severities; its error is over parts of the images."""
+        """ln B_low of each type's change, the mean over severities, with its error over parts of the images."""
         clean, numbers = lab.test_set(self.dataset, "spectrum").tensor, {}
         for name, kind in lab.track(COLUMNS_OF_TYPES.items(), B_LOW, len(COLUMNS_OF_TYPES)):
             corrupted = [corrupt(clean, kind, severity, frost=lab.frost) for severity in SEVERITIES]
@@ -344,7 +344,7 @@ class Table1(_Corruptions):
 
 @experiment("chan2022:table8")
 class Table8(_Corruptions):
-    """CIFAR-100-C, in the appendix: its numbers are not at hand."""
+    """CIFAR-100-C, in the appendix, whose numbers were not available."""
 
     where = "Table 8 (appendix)"
     title = "accuracy and mCE on the corruptions of CIFAR-100-C"
@@ -368,7 +368,7 @@ SHARES = (
 
 
 def shares(amplitude: Tensor) -> dict[str, float]:
-    """ln B_low and the shares of ``SHARES`` of a mean |rfft2| (H, W//2+1)."""
+    """ln B_low and the shares ``SHARES`` of a mean |rfft2| (H, W//2+1)."""
     quarter = quadrant(amplitude).double()
     vertical, horizontal = (torch.linspace(0, 0.5, count) for count in quarter.shape)
     vertical, horizontal = vertical[:, None], horizontal[None]
@@ -390,7 +390,7 @@ def distance(amplitude: Tensor, other: Tensor) -> float:
 
 
 def _with_errors(of: Callable[[Tensor], Mapping[str, float]], amplitudes: Tensor) -> dict[str, Number]:
-    """Numbers of the mean of spectra of parts of the images, (parts, H, W//2+1), with errors over the parts."""
+    """Numbers of the mean of the spectra (parts, H, W//2+1) of parts of the images, with errors over the parts."""
     of_mean, parts = of(amplitudes.mean(0)), [of(amplitude) for amplitude in amplitudes]
     return {name: Number(value, _error([part[name] for part in parts])) for name, value in of_mean.items()}
 
@@ -408,7 +408,7 @@ def _shift(row: str, base: str) -> Judge:
 class _Spectra(Experiment):
     """Mean spectra, of images or of a model's Jacobians.
 
-    The paper shows them as pictures; the shares of their regions are what its statements are judged by.
+    The paper shows them as pictures; its statements are judged by shares of their regions.
     """
 
     paper = CHAN
@@ -557,7 +557,7 @@ class Table2(_Spectra):
 
 
 def _draw_spectrum(axes: Axes, amplitude: Tensor | None, title: str) -> None:
-    """A mean |F| divided by its mean, on a logarithmic scale of its own, as in the paper's figures."""
+    """Draw a mean |F| divided by its mean, each on its own logarithmic scale as in the paper's figures."""
     axes.set_title(title, fontsize="small")
     if amplitude is None:
         axes.set_axis_off()
@@ -602,7 +602,7 @@ class _Robustness(Experiment):
 
 
 def _boosts(contradicted: Sequence[str]) -> Iterator[Claim]:
-    """The claim that JaFR helps FGSM AT, attack by attack; some the paper's own tables contradict."""
+    """The claim that JaFR helps FGSM AT, by attack; the paper's own tables contradict it for ``contradicted``."""
     for column in _EVALUATED:
         but = "; the paper's own table says the opposite" if column.name in contradicted else ""
         yield Claim(
@@ -725,7 +725,7 @@ class Table6(_Robustness):
 
 @experiment("chan2022:table7")
 class Table7(_Robustness):
-    """In the appendix: its numbers are not at hand."""
+    """In the appendix, whose numbers were not available."""
 
     where = "Table 7 (appendix)"
     title = "accuracy under CW and AutoAttack on CIFAR-10"
@@ -753,7 +753,7 @@ _SECONDS = {STANDARD: 0.1575, JAFR: 0.6015, FGSM: 0.4245, BOTH: 0.6027, ALIGN: 0
 
 @experiment("chan2022:table6_complexity")
 class Complexity(Experiment):
-    """Training steps on random images of Tiny-ImageNet's size: neither data nor trained models are needed."""
+    """Training steps on random images of Tiny-ImageNet's size; needs no data and no trained models."""
 
     paper = CHAN
     where = "Table 6, last column"
@@ -793,7 +793,7 @@ class Complexity(Experiment):
         return step_cost(recipe.full_recipe(), str(lab.device), steps=5)
 
 
-# A question of our own
+# An additional question
 
 
 LARGE = ("eps=16/255",)
@@ -801,11 +801,11 @@ LARGE = ("eps=16/255",)
 
 @experiment("chan2022:overfitting")
 class Overfitting(_Robustness):
-    """FGSM AT that overfits for certain, because "JaFR rescues FGSM AT" presupposes it.
+    """FGSM AT under conditions in which it overfits, because "JaFR rescues FGSM AT" presupposes overfitting.
 
-    The paper's FGSM AT overfits at ε = 8/255 within 30 epochs of a ResNet-18; a ResNet-20 of 10 epochs does not. Larger
-    ε provokes it (Andriushchenko and Flammarion, NeurIPS 2020, Fig. 1), so that training and attack have ε = 16/255.
-    GradAlign's λ there is 2, as in their scripts; JaFR's stays 0.001.
+    The paper's FGSM AT, of a ResNet-18 for 30 epochs, overfits at ε = 8/255; a ResNet-20 for 10 epochs does not. A
+    larger ε causes overfitting (Andriushchenko and Flammarion, NeurIPS 2020, Fig. 1), so training and attack use ε =
+    16/255. GradAlign's λ is then 2, as in their scripts; JaFR's stays 0.001.
     """
 
     where = "Section 4.2, at ε = 16/255"

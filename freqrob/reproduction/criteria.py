@@ -1,7 +1,7 @@
 """Criteria of claims: functions that return the ``judge`` of a ``Claim``.
 
-A cell is (row, column). A difference counts if it exceeds two standard errors; a smaller one is "within noise".
-Unknown errors count as none.
+A cell is (row, column). A difference counts if it exceeds two standard errors; a smaller one is "within noise". Unknown
+errors count as 0.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def below(cell: Cell, value: float) -> Judge:
 
 
 def mean_gain(pairs: Sequence[tuple[str, str]], column: str, *, least: float = 0, most: float = inf) -> Judge:
-    """The second rows of those pairs that are measured exceed the first by ``least`` to ``most`` on average.
+    """On average over the measured pairs, the second row exceeds the first by ``least`` to ``most``.
 
     >>> numbers = Numbers({"a": {"x": Number(1, 0.1)}, "b": {"x": Number(5, 0.1)}})
     >>> mean_gain([("a", "b"), ("c", "d")], "x", least=3)(numbers)
@@ -146,7 +146,7 @@ def every(*judges: Judge) -> Judge:
 
 
 def at_least(count: int, *judges: Judge) -> Judge:
-    """At least ``count`` hold. It does not hold if too many do not hold for that; otherwise it is within noise."""
+    """At least ``count`` of the criteria hold. Does not hold if too many do not hold; otherwise it is within noise."""
 
     def judge(numbers: Numbers) -> Judgement:
         verdicts = Counter(judge(numbers).verdict for judge in judges)

@@ -2,7 +2,7 @@
 
 An experiment is a subclass of ``Experiment``, registered with ``@experiment("lin2023:table1")``. ``freqrob reproduce``,
 its list and the summary of all results iterate over the registry. The modules of ``freqrob.reproduction`` are found in
-their folder; another package has an entry point in the group ``freqrob.experiments`` for each experiment, which names
+their folder; another package needs one entry point per experiment, in the group ``freqrob.experiments``, which names
 the module that registers it::
 
     [project.entry-points."freqrob.experiments"]
@@ -48,9 +48,9 @@ class Paper:
 
 @dataclass(frozen=True)
 class Number:
-    """A value and its standard error (of printed numbers, the standard deviation that the paper gives); NaN: unknown.
+    """A value and its standard error (for printed numbers the paper's standard deviation); NaN if unknown.
 
-    The error is over images. Each model is trained once, so the error does not include the variation between trainings.
+    The error is over images. Each model is trained once, so it does not include the variation between training runs.
     """
 
     value: float = nan
@@ -60,8 +60,8 @@ class Number:
     def percentage(cls, share: float, count: int) -> Number:
         """A share of ``count`` images in percent, with the binomial standard error.
 
-        The error is that of the share with two successes and two failures more (Agresti & Coull 1998), so that 0 % of
-        a few images has one.
+        The error is computed with two more successes and two more failures (Agresti & Coull 1998), so that it is not 0
+        for 0 % of a few images.
 
         >>> Number.percentage(0.5, 96)
         Number(value=50.0, error=5.0)
@@ -75,7 +75,7 @@ class Number:
         return 0.0 if isnan(self.error) else self.error
 
     def __str__(self) -> str:
-        """Two digits of the error, or four of the value; whole numbers are whole.
+        """Two digits of the error, or four digits of a value without error; integers without decimals.
 
         >>> print(Number(35.912, 0.48), Number(0.22574))
         35.91±0.48 0.2257
@@ -89,7 +89,7 @@ class Number:
         return f"{self.value:.{digits}f}±{self.error:.{digits}f}"
 
     def __sub__(self, other: Number) -> Number:
-        """The difference. Unknown errors count as none."""
+        """The difference. Unknown errors count as 0."""
         return Number(self.value - other.value, hypot(self.known_error, other.known_error))
 
 
@@ -110,7 +110,7 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Judgement:
-    """A verdict and the numbers that it rests on, in words."""
+    """A verdict, and as text the numbers that it is based on."""
 
     verdict: Verdict
     evidence: str = ""
@@ -123,7 +123,7 @@ class Claim:
     Attributes:
         text: the statement, in the paper's words.
         where: its place, such as "Section 4.1".
-        criterion: when it holds, in words: the paper's own criterion where it gives one.
+        criterion: when the statement holds, in words; the paper's own criterion if it gives one.
         judge: function from the measured numbers to a ``Judgement``; see ``freqrob.reproduction.criteria``.
     """
 
@@ -147,9 +147,9 @@ class Scale:
     """The size of networks, schedules and measurements.
 
     Attributes:
-        name: "paper" for the paper's own, "rn20" for what two CPU cores can do.
-        small: the architecture that stands for each of the paper's; empty for the paper's own scale. Rows with an
-            architecture that none stands for are left out.
+        name: "paper" for the paper's scale, "rn20" for one that two CPU cores can do.
+        small: replacements of the paper's architectures; empty at the paper's scale. Rows with an architecture without
+            replacement are left out.
         images: the number of images of each kind of measurement; 0 for the whole test set.
     """
 
@@ -158,7 +158,7 @@ class Scale:
     images: Mapping[str, int] = field(default_factory=dict)
 
     def architecture(self, name: str) -> str | None:
-        """The architecture that stands for the paper's; None if none does."""
+        """The replacement of the paper's architecture; None if there is none."""
         return self.small.get(name) if self.small else name
 
     def count(self, kind: str) -> int | None:
@@ -174,8 +174,8 @@ _FEW = {
 SCALES = {
     scale.name: scale for scale in (Scale("rn20", _SMALL, _FEW), Scale("paper", images={"minimal_perturbation": 1000}))
 }
-"""The scales by name. At ``rn20``, a ResNet-20 stands for ResNet-18 and WRN-40-2, on 10,000 test images or fewer."""
-IMAGE_KINDS = ("accuracy", "jacobian", "spectrum", *_FEW)  # kinds of measurement with a number of images of their own
+"""The scales by name. At ``rn20``, a ResNet-20 replaces ResNet-18 and WRN-40-2; at most 10,000 test images are used."""
+IMAGE_KINDS = ("accuracy", "jacobian", "spectrum", *_FEW)  # kinds of measurement with their own number of images
 
 
 @dataclass(frozen=True)
@@ -184,11 +184,11 @@ class Subject:
 
     Attributes:
         row: its name, the same at every scale.
-        recipe: name of the recipe that trains its model; "" if no model of ours belongs to the row.
-        dataset: of training and measurement.
+        recipe: name of the recipe that trains its model; "" if no recipe does.
+        dataset: data set of training and measurement.
         settings: changes of the recipe, as for ``freqrob train --set``: ``("gamma=0.25",)``.
         model: the model's name as for ``freqrob evaluate``, if it is not trained by a recipe: "robustbench:NAME".
-        threat_model: of ``model``.
+        threat_model: the threat model of ``model``.
         options: further settings for the experiment's ``measure``, such as the protocol.
     """
 
@@ -202,7 +202,7 @@ class Subject:
 
     @property
     def model_name(self) -> str:
-        """The name under which its model is saved and loaded: the recipe's, with its changed settings."""
+        """The name under which its model is saved and loaded: the recipe's name with the changed settings."""
         changed = (re.sub(r"[^\w.+-]+", "_", text.replace("=", "-")) for text in self.settings)
         return self.model or "-".join([self.recipe, *changed])
 
@@ -211,7 +211,7 @@ class Subject:
         return recipe_for(self.recipe, self.dataset, **parse_settings(self.recipe, self.settings))
 
     def at(self, scale: Scale) -> Subject | None:
-        """The subject with the scale's architecture; None if none stands for the recipe's."""
+        """The subject with the scale's architecture; None if the recipe's has no replacement."""
         if not self.recipe:
             return self
         parsed = ModelName.parse(self.recipe)
@@ -224,7 +224,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Measured:
-    """What an experiment measured of a subject: numbers by column, and arrays for the figure."""
+    """What an experiment measured for a subject: numbers by column, and arrays for the figure."""
 
     numbers: Mapping[str, Number]
     arrays: Mapping[str, Tensor] = field(default_factory=dict)
@@ -232,12 +232,12 @@ class Measured:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Everything measured of an experiment: for its figure.
+    """Everything that an experiment measured, for its figure.
 
     Attributes:
-        numbers: by row and column.
-        arrays: by row and name.
-        subjects: by row.
+        numbers: the numbers by row and column.
+        arrays: the arrays by row and name.
+        subjects: the subjects by row.
     """
 
     numbers: Numbers
@@ -252,14 +252,14 @@ class Experiment:
         name: its registered name, ``"<paper>:<table or figure>"``.
         paper: the paper.
         where: the table, figure or section.
-        title: what it shows: the paper's caption, shortened.
+        title: what it shows; the paper's caption, shortened.
         needs: what the user must provide besides the data sets of its recipes, in words; "" for nothing.
-        question: False for the paper's own claims, True for a question of ours about the same models.
+        question: False for the paper's claims, True for an additional question about the same models.
         subjects: its rows, with the paper's recipes.
         columns: its measured quantities.
         printed: the paper's numbers by row and column.
         claims: the paper's statements about it.
-        takes_models: whether any models may be measured instead of its own, each a new row.
+        takes_models: whether other models may be measured instead, each as a new row.
         transposed: whether the paper prints its rows as columns.
     """
 
@@ -281,14 +281,14 @@ class Experiment:
         return [small for subject in self.subjects if (small := subject.at(scale)) is not None]
 
     def conditions(self, scale: Scale) -> Mapping[str, Any]:
-        """The settings of the measurement, for the record: numbers of images, attacks, protocols. JSON values."""
+        """The settings of the measurement to record, as JSON values: numbers of images, attacks, protocols."""
         raise NotImplementedError
 
     def measure(self, subject: Subject, model: nn.Module | None, lab: Lab) -> Measured:
         """Measure a subject, with its model on the lab's device, under ``conditions(lab.scale)``.
 
-        Subjects without a recipe or model have None. Raises FileNotFoundError or ImportError if data or a package is
-        missing: the row then says so.
+        ``model`` is None for subjects without a recipe or model. Raises FileNotFoundError or ImportError if data or a
+        package is missing, which the row then records.
         """
         raise NotImplementedError
 

@@ -1,4 +1,4 @@
-"""What experiments measure with: models that are loaded or trained, images, corruptions, accuracies."""
+"""Resources of experiments: models that are loaded or trained, images, corruptions, accuracies."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class Lab:
     """Folders, device and settings of a reproduction.
 
     Attributes:
-        scale: of networks and measurements.
+        scale: size of networks and measurements.
         data: folder of the data sets.
         model_dir: folder of models; new ones are trained into it.
         cache: folder of per-image results and of corrupted images; None caches no results.
-        device: of models that are measured.
-        accelerator: of trainings, as Lightning Fabric names it.
-        images: largest number of images of each measurement; None: that of the scale.
-        seed: of attacks and draws.
+        device: device for measurements.
+        accelerator: accelerator for training, as Lightning Fabric names it.
+        images: largest number of images of each measurement; None for the scale's.
+        seed: random seed of attacks and draws.
         download: whether missing data sets are downloaded.
         may_train: whether missing models are trained.
         frost: folder of the photographs for the corruption ``frost``.
@@ -73,15 +73,15 @@ class Lab:
     log: Callable[[str], None] = lambda _line: None
 
     def count(self, kind: str, available: int) -> int:
-        """The number of images of a kind of measurement, of those available."""
+        """The number of images for a kind of measurement, at most ``available``."""
         wanted = (self.scale.count(kind), self.images, available)
         return min(number for number in wanted if number is not None)
 
     def test_set(self, dataset: str, kind: str = "accuracy", model: nn.Module | None = None) -> ImageSet:
-        """The first images of the test split, as many as this kind of measurement takes.
+        """The first images of the test split, as many as this kind of measurement uses.
 
         Photographs go through the preprocessing of the ``model``.
-        Raises FileNotFoundError if the data set is missing, with how to get it.
+        Raises FileNotFoundError, which says how to get it, if the data set is missing.
         """
         images = load_dataset(dataset, "test", self.data, download=self.download, track=self.track)
         if model is not None:
@@ -102,8 +102,8 @@ class Lab:
         """The model of a subject on the device; it is trained first if it is missing.
 
         Warns if it was trained with other settings than the recipe's. Raises FileNotFoundError if it is missing and may
-        not be trained, if its data set is not registered, or if another package's model cannot be downloaded; else as
-        ``open_model`` and ``train``.
+        not be trained, if its data set is not registered, or if another package's model cannot be downloaded; otherwise
+        the errors of ``open_model`` and ``train``.
         """
         if subject.dataset not in DATASETS:
             raise FileNotFoundError(f"dataset: no data set {subject.dataset!r} is registered")
@@ -132,7 +132,7 @@ class Lab:
         return steps * step_cost(recipe, str(self.device)).seconds / 3600
 
     def _train(self, subject: Subject) -> None:
-        """Train into ``model_dir``; a recipe with changed settings in a folder of its own, then under its name."""
+        """Train into ``model_dir``; with changed settings in a separate folder, from which the model is copied."""
         recipe, name = subject.full_recipe(), subject.model_name
         if not self.may_train:
             command = shlex.join(training_command(subject, self.model_dir, self.data))
@@ -156,7 +156,7 @@ class Lab:
         protocol: str = "natural",
         kind: str = "accuracy",
     ) -> dict[str, Number]:
-        """Accuracies in percent by the attacks' names, on the test set of the subject's data set."""
+        """Accuracies in percent by attack name, on the test set of the subject's data set."""
         images = self.test_set(subject.dataset, kind)
         results = evaluate(
             model, images.images, images.labels, protocols=[protocol], attacks=attacks, seed=self.seed,
@@ -173,7 +173,7 @@ class Lab:
         protocol: str = "natural",
         types: Sequence[str] = tuple(CORRUPTIONS),
     ) -> CorruptionAccuracy:
-        """Accuracies on ``corruption_arrays``, under ``natural``, or ``natural+bass``, which balances them."""
+        """Accuracies on ``corruption_arrays`` under ``natural``, or ``natural+bass``, which first balances them."""
         arrays = self.corruption_arrays(subject.dataset, bass=bass, types=types)
         count = self.count("corruptions", len(arrays.labels))
         return evaluate_corruptions(model, arrays, images=count, protocol=protocol, cache=self.cache, track=self.track)
@@ -181,9 +181,9 @@ class Lab:
     def corruption_arrays(
         self, dataset: str, *, bass: bool = False, types: Sequence[str] = tuple(CORRUPTIONS)
     ) -> CorruptionArrays | CorruptionFolders:
-        """Corrupted test images: the published arrays in ``data``, or else made once, in the cache.
+        """Corrupted test images: the published arrays in ``data``, or else arrays that are made once, in the cache.
 
-        With ``bass``, the images are balanced before they are corrupted, as in Lin et al.'s CIFAR10-B-C. Of a data set
+        With ``bass``, the images are balanced before they are corrupted, as in Lin et al.'s CIFAR10-B-C. For a data set
         in grey levels, the colour images are corrupted and then converted.
         """
         try:
@@ -219,7 +219,7 @@ def training_folder(subject: Subject, model_dir: Path) -> Path:
 
 
 def training_command(subject: Subject, model_dir: Path, data: Path = Path("data")) -> list[str]:
-    """The command that trains a subject's recipe; ``Lab.model`` then takes the finished run."""
+    """The command that trains a subject's recipe; ``Lab.model`` then uses the finished run."""
     dataset = [] if subject.dataset == "cifar10" else ["--dataset", subject.dataset]
     changed = [part for text in subject.settings for part in ("--set", text)]
     folder = training_folder(subject, model_dir)
@@ -238,5 +238,5 @@ def changed_settings(subject: Subject, model_dir: Path) -> str:
         {**recipe, **recipe.get("defense", {}), "defense": None}
         for recipe in (trained, subject.full_recipe().as_dict())
     )
-    shared = [key for key in wanted if key in trained and key not in skipped]  # older cards lack younger settings
+    shared = [key for key in wanted if key in trained and key not in skipped]  # older cards lack newer settings
     return ", ".join(f"{key} {trained[key]}, not {wanted[key]}" for key in shared if trained[key] != wanted[key])

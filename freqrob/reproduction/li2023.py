@@ -1,10 +1,11 @@
-"""Li et al., PLoS Comput. Biol. 2023: Figures 2 to 6, and of the appendix B, D and Table A as far as the text has them.
+"""Li et al., PLoS Comput. Biol. 2023: Figures 2 to 6, and Figures B, D and Table A of the appendix as far as quoted.
 
-Figure 1 is a diagram of the method. The appendix (Figures A to D, Tables A to C) is not at hand: its claims are quoted
-from the main text, and its lists of models are not known but for RobustBench's families. Frequencies of perturbations
-are in cycles/pixel, those of hybrid images in units of Nyquist (0.5 cycles/pixel), each as the paper prints it.
+Figure 1 is a diagram of the method. The appendix (Figures A to D, Tables A to C) was not available: its claims are
+quoted from the main text, and of its lists of models only RobustBench's families are known. Frequencies of
+perturbations are in cycles/pixel, those of hybrid images in units of Nyquist (0.5 cycles/pixel), each as the paper
+prints it.
 
-The neural data are not published with the paper. A user who has some puts them into the working folder:
+The neural data are not published with the paper. If you have such data, put them into the working folder:
 ``mouse_v1.npz`` with ``images`` (K, 1, 32, 32) and ``similarity`` (K, K) for ``NeuralSimilarity``, and
 ``monkey_v1.npz`` with ``images`` (K, 1, 64, 64) and ``responses`` (K, neurons) for ``NeuralResponse``.
 """
@@ -59,13 +60,13 @@ LI = Paper(
 )
 
 MOUSE, MONKEY = "mouse_v1.npz", "monkey_v1.npz"
-WHITE_NOISE = 0.396  # f_0.5 of 32×32 pixels on the authors' grid
+WHITE_NOISE = 0.396  # f_0.5 in cycles/pixel of 32×32 images on the authors' grid
 BANDS = ("low", "medium", "high")
 CLEAN, ACCURACY = "clean", "corruptions"
 HALF_SUCCESS, SIZE, DEVIATION, HALF_POWER = "ε at 50 %", "mean size", "s.d. of sizes", "f_0.5"
 REVERSAL, REVERSAL_CYCLES = "f_rev", "f_rev in cycles/pixel"
-STEPS = {"paper": 1000, "rn20": 100}  # of each boundary attack
-PGD_STEPS = {"paper": 40, "rn20": 10}  # in each ball
+STEPS = {"paper": 1000, "rn20": 100}  # steps of each boundary attack
+PGD_STEPS = {"paper": 40, "rn20": 10}  # steps in each ball
 REPEATS = {"paper": 3, "rn20": 1}
 
 BASE_MOUSE, MOUSE_MODEL = "base (ResNet18)", "mouse regularized (ResNet18)"
@@ -149,7 +150,7 @@ def _perturbation_conditions(scale: Scale) -> dict[str, Any]:
 
 
 def _difference_of_gains(more: str, less: str, base: str, model: str) -> Judge:
-    """The model gains more over the base in one column than in another."""
+    """The model's gain over the base is larger in one column than in another."""
 
     def judge(numbers: Numbers) -> Judgement:
         gains = {column: numbers[model, column] - numbers[base, column] for column in (more, less)}
@@ -189,7 +190,7 @@ def _groups_ordered(column: str, less: Sequence[str], more: Sequence[str]) -> Ju
 
 
 def _mean_of(numbers: Numbers, column: str, groups: Sequence[str]) -> Number:
-    """The mean over the measured rows of some groups; its error is that of the mean of their errors."""
+    """The mean over the measured rows of some groups, with its error from the rows' errors."""
     rows = [number for row, number in numbers.column(column).items() if _group(row) in groups]
     if not rows:
         return Number()
@@ -206,7 +207,7 @@ def _group_beyond(column: str, group: str, limit: float) -> Judge:
 
 
 def _goldilocks(numbers: Numbers) -> Judgement:
-    """The best blur is neither the least nor the most."""
+    """The best σ of the blur models is not the smallest and not the largest."""
     blurs = {row: numbers[row, ACCURACY] for row in SERIES}
     if any(isnan(number.value) for number in blurs.values()):
         return Judgement("not measured")
@@ -480,7 +481,7 @@ _PREPROCESSED = [
 
 
 def _group(row: str) -> str:
-    """The group of a row; "" for models that the user brings."""
+    """The group of a row; "" for the user's own models."""
     group = row.partition(":")[0]
     return group if group in GROUP_NAMES else ""
 
@@ -823,7 +824,7 @@ def _bands_ordered(numbers: Numbers) -> Judgement:
 
 @experiment("li2023:tableA")
 class TableA(Experiment):
-    """Spectra of what the corruptions change."""
+    """Spectra of the corruptions' changes of the images."""
 
     paper, where = LI, "Table A and Fig. A of the appendix"
     title = "Frequency bands of the 15 common corruptions"

@@ -1,12 +1,12 @@
 """Lin et al., NeurIPS 2023 (BaSS): Figures 1 to 4, Tables 1 to 4, and the statements of Sections 2 to 4.
 
-Misprints of the text that matter here: Sec. 2.2 prints the decreasing trend of π_i as π_k1 < π_k2; the min over n of
-Eq. 2's HFC is always 0, a max is meant; Theorem 1's limit for k → 0 is −∞, not ∞; Sec. 4.3 refers to Table 3 where
-Table 2 is meant; Sec. 3.3.1 calls a smaller α a stronger long tail, see ``freqrob.spectral.longtail.PowerLaw``.
+Errors in the text that matter here: Sec. 2.2 prints the decreasing trend of π_i as π_k1 < π_k2; the min over n of Eq.
+2's HFC is always 0 and should be a max; Theorem 1's limit for k → 0 is −∞, not ∞; Sec. 4.3 refers to Table 3 and means
+Table 2; Sec. 3.3.1 calls a smaller α a stronger long tail, see ``freqrob.spectral.longtail.PowerLaw``.
 
 Protocols. Lin et al. train *and test* adversarially trained BaSS models on balanced images: the attack comes after BaSS
-and its ball is around the balanced image (their scripts process the test set). This is the protocol ``bass``, and the
-"+BaSS" rows of Tables 1 to 3 have it. The models with γ and those of AugMix are tested on natural images.
+and its ball is around the balanced image (their scripts process the test set). This is the protocol ``bass``, used by
+the "+BaSS" rows of Tables 1 to 3. Models with γ and AugMix models are tested on natural images.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def long_tail_row(images: str, after: str = "") -> str:
 
 
 def _images_of(name: str, lab: Lab) -> Tensor:
-    """(N, 3, H, W) uint8. Raises FileNotFoundError with how to get them."""
+    """Images (N, 3, H, W) uint8. Raises FileNotFoundError, which says how to get them."""
     try:
         if name != "ImageNet":
             return lab.test_set(IMAGE_SETS[name], "spectrum").tensor
@@ -292,7 +292,7 @@ class _Landscapes(Experiment):
         return Measured(numbers, arrays)
 
     def plot(self, outcome: Outcome, figure: Figure) -> None:
-        """One row of panels a half, the weights in the middle."""
+        """Draw one row of panels per half of the spectrum, with the weights in the middle."""
         rows = list(outcome.arrays)
         figure.set_size_inches(3 * len(rows) + 1, 6)
         grid = figure.subplots(2, len(rows), squeeze=False)
@@ -362,8 +362,8 @@ GAMMAS = {"γ = 0": 0.0, "γ = ¼": 0.25, "γ = ½": 0.5, "γ = ¾": 0.75, "γ =
 def _with_gamma(row: str) -> Subject:
     """The model whose training images are balanced with probability γ.
 
-    ``standard`` and ``bass_standard`` are γ = 0 and 1; γ = ½ is the default of ``bassmix_``. The epoch of γ = 1 is
-    chosen on balanced validation images, those of the others on natural ones.
+    ``standard`` and ``bass_standard`` are γ = 0 and 1; γ = ½ is the default of ``bassmix_``. For γ = 1 the best epoch
+    is chosen on balanced validation images, for the others on natural images.
     """
     gamma = GAMMAS[row]
     variant = {0.0: "", 1.0: "bass_"}.get(gamma, "bassmix_")
@@ -405,9 +405,9 @@ BEYOND = "top one beyond the boundary"
 
 @experiment("lin2023:fig2")
 class Figure2(Experiment):
-    """The gradient's coefficients by rank, and where the largest ones lie.
+    """The gradient's coefficients by rank, and the frequencies of the largest ones.
 
-    The text names no network for Tiny-ImageNet and ImageNet; here they have a ResNet-18 as CIFAR10 does.
+    The text names no network for Tiny-ImageNet and ImageNet; here it is a ResNet-18, as for CIFAR10.
     """
 
     paper, where = LIN, "Figure 2"
@@ -491,7 +491,7 @@ class Figure2(Experiment):
         grid[1, -1].legend(title="rank", fontsize="x-small")
 
 
-# Figure 3: γ, and CIFAR10-B as a data set of its own
+# Figure 3: γ, and CIFAR10-B as a separate data set
 
 RADII = (1, 2, 4, 8)
 KINDS = ("noise", "blur", "weather", "digital")
@@ -516,7 +516,7 @@ def _accuracy(model: nn.Module, subject: Subject, lab: Lab, attack: Attack, **se
 
 @experiment("lin2023:fig3")
 class Figure3(Experiment):
-    """Accuracies by γ on natural images, and those of CIFAR10-B."""
+    """Accuracies by γ on natural images, and accuracies of the model of CIFAR10-B."""
 
     paper, where = LIN, "Figure 3"
     title = "Clean accuracy, 19 corruptions and PGD-20 by γ; CIFAR10 against CIFAR10-B"
@@ -639,7 +639,7 @@ class _GradientShares(Experiment):
 
 @experiment("lin2023:gradients")
 class Gradients(_GradientShares):
-    """Gradients of a model of CIFAR10 and one of CIFAR10-B, each on its own images."""
+    """Gradients of a model trained on CIFAR10 and one trained on CIFAR10-B, each on its own images."""
 
     where, title = "Section 4.2 (Appendix F.2.1)", "Gradients on CIFAR10 and CIFAR10-B"
     subjects = (Subject("CIFAR10", "standard_rn18"), Subject(NEW_DATASET, "bass_standard_rn18", options={"bass": True}))
@@ -689,7 +689,7 @@ def _trained(row: str, variant: str, defense: str, network: str, dataset: str) -
 
 
 class _AdversarialTraining(Experiment):
-    """Clean, PGD-20 and AutoAttack accuracy, of the +BaSS rows on balanced images."""
+    """Clean, PGD-20 and AutoAttack accuracy; +BaSS rows on balanced images."""
 
     paper = LIN
     eps = 8
@@ -1036,7 +1036,7 @@ class NaturalImages(Experiment):
 
 @experiment("lin2023:corruptions_through_bass")
 class CorruptionsThroughBass(Experiment):
-    """Models trained on balanced images on corrupted ones, with and without BaSS before them."""
+    """Accuracy on corrupted images of models trained on balanced images, with and without BaSS before the model."""
 
     paper, where, question = LIN, "Table 4's corruptions", True
     title = "BaSS between corruption and model"
@@ -1077,7 +1077,7 @@ class CorruptionsThroughBass(Experiment):
 
 @experiment("lin2023:gradients_of_defences")
 class GradientsOfDefences(_GradientShares):
-    """Whether training moves the gradient out of the high frequencies, on natural images."""
+    """Whether training moves the gradient out of the high frequencies; on natural images."""
 
     where, question, title = "Figure 2's measure", True, "Gradients of defended models on natural images"
     subjects = tuple(

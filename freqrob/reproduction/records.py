@@ -1,6 +1,6 @@
 """The files of an experiment: ``result.json``, ``table.csv``, ``table.md``, the figure, and arrays by row.
 
-They lie in ``<out>/<paper>/<table or figure>/<scale>/``. ``summary`` writes one page about all experiments of ``out``.
+They are in ``<out>/<paper>/<table or figure>/<scale>/``. ``summary`` writes one page about all experiments in ``out``.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class Row:
     Attributes:
         subject: the row's name.
         model: name of the model; "" for none.
-        model_hash: of its weights and code; "" for none.
+        model_hash: hash of the model's weights and code; "" for none.
         conditions: ``Experiment.conditions`` and the lab's settings.
-        numbers: by column.
+        numbers: the numbers by column.
         arrays: names of the arrays in its file.
-        missing: why the row has no numbers; "" if it has.
+        missing: why the row has no numbers; "" if it has numbers.
         about: commit, versions, machine, date and seconds of the measurement, without training.
     """
 
@@ -145,7 +145,7 @@ class Record:
         return {name: getattr(record, name) for name in ("scale", *Provenance.__struct_fields__)}
 
     def arrays(self, row: str) -> dict[str, Tensor]:
-        """The arrays of a row for the figure; empty without any."""
+        """The arrays of a row for the figure; empty if there are none."""
         path = self._arrays_path(row)
         return {name: torch.from_numpy(array) for name, array in read_npz(path).items()} if path.is_file() else {}
 
@@ -161,7 +161,7 @@ class Record:
         write_npz(self._arrays_path(row), arrays)
 
     def add(self, row: Row, about: Mapping[str, Any]) -> dict[str, Row]:
-        """Add a row to those in the files, also if another process adds rows meanwhile. Returns all."""
+        """Add a row to the files, safely with other processes that add rows. Returns all rows."""
         with locked(self.json.with_suffix(".lock")):
             rows = {**self.rows(), row.subject: row}
             self.write(rows, about)
@@ -259,7 +259,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def summary(out: Path) -> str:
-    """The page about all claims: paper by paper, then the questions of our own; those not measured are listed too."""
+    """The page about all claims, also those not measured: paper by paper, then the additional questions."""
     experiments = list(all_experiments())
     parts = ["# Claims of the papers, and what was measured\n", _SUMMARY_HEAD]
     for paper in dict.fromkeys(experiment.paper for experiment in experiments):
@@ -279,7 +279,7 @@ def verdicts(out: Path, experiment: Experiment) -> dict[str, Counter[str]]:
 
 
 def refresh(out: Path) -> None:
-    """Judge the claims again from the recorded numbers, and rewrite every text; nothing is measured or drawn."""
+    """Judge the claims again from the recorded numbers, and rewrite all text files; measure and draw nothing."""
     for experiment, scale in product(all_experiments(), SCALES):
         record = Record(out, experiment, scale)
         if record.json.is_file():
@@ -312,14 +312,14 @@ def _claims_table(out: Path, experiments: Sequence[Experiment]) -> str:
 
 
 def other_models(experiment: Experiment, rows: Iterable[Row]) -> str:
-    """The rows that were measured on another model than the experiment's at any scale; "" if none was."""
+    """The rows that were measured on models that the experiment has at no scale; "" if there are none."""
     known = {(subject.row, subject.model_name) for scale in SCALES.values() for subject in experiment.at(scale)}
     rows = [row for row in rows if row.numbers and row.model and row.subject != row.model]
     return ", ".join(f"{row.subject} is {row.model}" for row in rows if (row.subject, row.model) not in known)
 
 
 def _limit(rows: Iterable[Row]) -> str:
-    """What a reader of a verdict has to know of the conditions: fewer images than the scale's, or different ones."""
+    """Conditions that affect a verdict: fewer images than the scale's, or rows under different conditions."""
     conditions = [row.conditions for row in rows if row.numbers]
     if any(other != conditions[0] for other in conditions):
         return ", rows under different conditions"
@@ -328,7 +328,7 @@ def _limit(rows: Iterable[Row]) -> str:
 
 
 def readable_rows(out: Path, experiment: Experiment, scale: str) -> dict[str, Row]:
-    """The rows of an experiment measured so far by name; a damaged file is a warning and has none."""
+    """The measured rows of an experiment by name; none, with a warning, if the file is damaged."""
     try:
         return Record(out, experiment, scale).rows()
     except ValueError as error:
@@ -337,13 +337,13 @@ def readable_rows(out: Path, experiment: Experiment, scale: str) -> dict[str, Ro
 
 
 def _measured(out: Path, experiment: Experiment) -> dict[str, dict[str, Row]]:
-    """The rows at each scale that was measured; none at the scale "–" if none was."""
+    """The rows at each measured scale; if there is none, no rows at the scale "–"."""
     rows = {scale: readable_rows(out, experiment, scale) for scale in SCALES}
     return {scale: at for scale, at in rows.items() if at} or {"–": {}}
 
 
 def _conditions(rows: Sequence[Row]) -> list[str]:
-    """Lines of Markdown with the conditions of the measured rows; a list for each group of rows that share them."""
+    """Markdown with the conditions of the measured rows: one list per group of rows with equal conditions."""
     groups: dict[str, list[str]] = {}
     for row in rows:
         if row.numbers:
@@ -375,7 +375,7 @@ def _wide(experiment: Experiment, numbers: Numbers) -> tuple[list[str], list[lis
 
 
 def cells_of(experiment: Experiment, numbers: Numbers, row: str) -> list[str]:
-    """The cells "measured / printed" of a row by column; the measured number alone where the paper prints none."""
+    """A row's cells "measured / printed" by column; only the measured number if the paper prints none."""
     printed = experiment.printed.get(row, {})
     return [
         f"{numbers[row, column.name]}" + (f" / {printed[column.name]}" if column.name in printed else "")
@@ -384,7 +384,7 @@ def cells_of(experiment: Experiment, numbers: Numbers, row: str) -> list[str]:
 
 
 def _long_rows(experiment: Experiment, numbers: Numbers) -> Iterator[dict[str, Any]]:
-    """A line for each number, with the paper's."""
+    """One row per number, with the paper's number."""
     for row in numbers.of:
         for column in experiment.columns:
             number, printed = numbers[row, column.name], experiment.printed.get(row, {}).get(column.name, Number())

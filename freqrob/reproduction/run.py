@@ -42,7 +42,7 @@ def reproduce(
     """Measure an experiment and write its files to ``out``.
 
     A row that was measured with the same model and conditions is not measured again, unless its arrays are missing or
-    damaged. A row whose data or packages are missing says so, and the others are measured.
+    damaged. A row whose data or packages are missing records that, and the others are measured.
 
     Args:
         experiment: from ``get_experiment``.
@@ -50,12 +50,12 @@ def reproduce(
         out: folder of all results.
         models: models to measure instead of the experiment's: ``ROW=MODEL``, or ``MODEL`` or ``MODEL,MODEL`` for new
             rows.
-        again: also measure the rows that have numbers already.
+        again: also measure rows that already have numbers.
         command: recorded in the files.
 
     Raises:
-        ValueError: a row that the experiment does not have or that has no model, an empty name, or models that it does
-            not take.
+        ValueError: a row that the experiment does not have or that has no model, an empty name, or models for an
+            experiment with fixed models.
         OSError: files cannot be written.
 
     >>> import tempfile

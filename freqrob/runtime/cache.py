@@ -10,24 +10,23 @@ from pathlib import Path
 from freqrob.runtime.files import check_folder
 from freqrob.runtime.private import NotPrivateError, private_folder
 
-NO_CODE = getattr(os, "ST_NOEXEC", 0)  # Linux only
+NO_CODE = getattr(os, "ST_NOEXEC", 0)  # exists on Linux only
 REMEDY = "set FREQROB_CACHE to a folder that belongs to you and that only you can write to"
 
 
 def cache_folder() -> Path:
     """FREQROB_CACHE, else XDG_CACHE_HOME/freqrob, else ~/.cache/freqrob; the folder may not exist yet.
 
-    It is the temporary folder that ``usable_folder`` falls back to if there is no home folder (HOME is not set and the
-    user is not in the user database, as in some containers), or if FREQROB_CACHE begins with an unknown ``~user``.
+    Without a home folder (HOME is not set and the user is not in the user database, as in some containers), or if
+    FREQROB_CACHE begins with an unknown ``~user``, it is the temporary folder of ``usable_folder``.
     """
     return _named_folder() or Path(_temporary_root(), _temporary_name())
 
 
 def usable_folder(*names: str, for_code: bool = False) -> tuple[Path, list[str]]:
-    """A writable folder of the cache, created if missing, and the reasons why it is not in ``cache_folder()``.
+    """A writable cache folder, created if missing, and the reasons why it is not in ``cache_folder()``, if it is not.
 
-    The second choice is a folder of this user in the system's temporary folder (TMPDIR, /tmp), with mode 0700. The
-    reasons are empty for the first choice.
+    The second choice is a folder of this user, with mode 0700, in the system's temporary folder (TMPDIR, /tmp).
 
     Args:
         names: the folder below the cache, such as ``"native", key``.
@@ -56,7 +55,7 @@ def usable_folder(*names: str, for_code: bool = False) -> tuple[Path, list[str]]
             reasons.append(str(error))
         except OSError as error:
             reasons.append(f"no files can be written in {root / parts[0]} ({error.strerror or error})")
-    raise OSError(f"no folder can be used: {'; '.join(reasons)}")
+    raise OSError(f"no cache folder can be used: {'; '.join(reasons)}")
 
 
 def check_cache(folder: Path) -> None:
@@ -71,7 +70,7 @@ def check_cache(folder: Path) -> None:
 
 
 def set_matplotlib_folder() -> None:
-    """Point matplotlib's cache to freqrob's if the home folder is not writable.
+    """Set matplotlib's cache to a folder in freqrob's if the home folder is not writable.
 
     Otherwise each process creates a temporary folder, warns, and rebuilds the font list.
     """
@@ -88,9 +87,9 @@ def set_matplotlib_folder() -> None:
 
 
 def set_compile_folder() -> None:
-    """Point torch.compile's code cache to freqrob's, unless TORCHINDUCTOR_CACHE_DIR is set.
+    """Set torch.compile's code cache to a folder in freqrob's, unless TORCHINDUCTOR_CACHE_DIR is set.
 
-    Code in the default, /tmp/torchinductor_USER, may be another user's. Call this before ``torch._dynamo`` is
+    Code in the default folder, /tmp/torchinductor_USER, may be another user's. Call this before ``torch._dynamo`` is
     imported. Raises OSError if no folder can be used.
     """
     if "TORCHINDUCTOR_CACHE_DIR" in os.environ:

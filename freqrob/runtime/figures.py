@@ -1,4 +1,4 @@
-"""Drawing into files, without a matplotlib back end and without ending a run on a failure."""
+"""Draw into files, without a matplotlib back end; failures are warnings."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def save_figure(figure: Figure, path: Path, dpi: int = 150) -> None:
 
 
 def import_matplotlib() -> None:
-    """Import matplotlib even where ``MPLBACKEND`` names a back end that is not installed, as in a notebook's shell.
+    """Import matplotlib even if ``MPLBACKEND`` names a back end that is not installed, as in a notebook's shell.
 
     matplotlib would raise ValueError, but saving a figure needs no back end.
     """

@@ -1,4 +1,4 @@
-"""Versioned JSON files: one definition by which a kind of file is written, checked when it is read, and described."""
+"""Versioned JSON files: one definition per kind of file, for writing, for checks when reading, and for its schema."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from freqrob.runtime.files import write_json
 from freqrob.runtime.reading import REMEDY, brief, decode_json, fitted, read_bytes
 
 VERSION = "format"  # the key of a file's version number
-_PYTHON_ANCHORS = re.compile(r"\\A(.*)\\Z", re.DOTALL)  # ECMAScript, which JSON Schema has, knows ^ and $ only
+_PYTHON_ANCHORS = re.compile(r"\\A(.*)\\Z", re.DOTALL)  # JSON Schema's ECMAScript patterns have only ^ and $
 
 
 class _Head(Struct):
@@ -26,15 +26,14 @@ class _Head(Struct):
 class FileFormat:
     """A kind of JSON file.
 
-    New keys do not change the ``version``, since readers ignore keys that they do not know; a key that is removed or
-    changes its meaning does.
+    A new key does not change ``version``, because readers ignore unknown keys; removing a key or changing its meaning
+    does.
 
     Attributes:
-        name: of the schema.
+        name: name of the schema.
         content: the type that the content is read as.
-        version: the number in ``"format"``; a file without it is of version 1.
-        parts: types that entries of the content must have too where ``content`` keeps any value, such as
-            ``{"results": list[Result]}``.
+        version: the number in ``"format"``; a file without it has version 1.
+        parts: stricter types of entries for which ``content`` allows any value, such as ``{"results": list[Result]}``.
 
     Example:
         >>> from msgspec import Struct
@@ -63,19 +62,19 @@ class FileFormat:
         write_json(path, self.versioned(content))
 
     def read(self, path: str | Path) -> Any:
-        """The content of a file. Raises ValueError, naming the file, as ``decode``; OSError."""
+        """The content of a file. Raises ValueError, which names the file, as ``decode``; OSError."""
         return self.decode(read_bytes(path), path)
 
     def decode(self, content: bytes, source: str | Path) -> Any:
         """Read JSON as ``content``.
 
-        Raises ValueError, naming ``source``, for invalid JSON, a newer version, and values of wrong types.
+        Raises ValueError, which names ``source``, for invalid JSON, a newer version, and values of wrong types.
         """
         self._check_version(decode_json(content, source, _Head).format, source)
         return self._check_parts(decode_json(content, source, self.content), source)
 
     def fit(self, content: Mapping[str, Any], source: str | Path) -> Any:
-        """``decode`` of a JSON object that was read already."""
+        """``decode`` for a JSON object that was already parsed."""
         self._check_version(content.get(VERSION, 1), source)
         return self._check_parts(fitted(content, self.content, source), source)
 

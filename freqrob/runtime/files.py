@@ -31,20 +31,20 @@ LONGEST_NAME = 220  # bytes, so that the name of ``temporary_beside`` has less t
 
 
 def expanded(path: str | Path, argument: str) -> Path:
-    """Replace a leading ``~`` or ``~user`` by the home folder; ValueError, naming the argument, if that is unknown."""
+    """Replace a leading ``~`` or ``~user`` by the home folder. Raises ValueError if that is unknown."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise ValueError(f"{argument}: {path} begins with a home folder that is not known; write it in full") from error
+        raise ValueError(f"{argument}: {path} begins with an unknown home folder; write the path in full") from error
 
 
 def followed(path: Path) -> Path:
-    """The file that a symbolic link leads to, so that it is written and the link kept; other paths unchanged."""
+    """The target of a symbolic link, so that writing keeps the link; other paths are unchanged."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def check_folder(folder: Path, argument: str = "out") -> None:
-    """Raise OSError, naming the argument, unless files can be written in a folder; create nothing.
+    """Raise OSError, which names the argument, unless files can be written in a folder; create nothing.
 
     Call this before minutes of work. The folder may not exist yet.
     """
@@ -60,9 +60,9 @@ def check_folder(folder: Path, argument: str = "out") -> None:
 
 
 def check_file(path: Path, argument: str = "out", inputs: Iterable[Path] = ()) -> None:
-    """Raise OSError, naming the argument, unless a file can be written or replaced; create nothing.
+    """Raise OSError, which names the argument, unless a file can be written or replaced; create nothing.
 
-    Raises ValueError if it is one of the ``inputs``, which are read.
+    Raises ValueError if it is one of the input files ``inputs``.
     """
     if path.is_dir():
         raise IsADirectoryError(f"{argument}: {path} is a folder, expected a file")
@@ -92,10 +92,9 @@ class NoSpaceError(OSError):
 def temporary_beside(path: Path) -> Iterator[Path]:
     """Yield an empty temporary file in the folder of ``path``; the caller writes it and renames it to ``path``.
 
-    Creates a missing folder, and removes the file at the end unless it was renamed. The writer holds a lock (``flock``)
-    on the file, by which ``remove_abandoned``, which runs first, distinguishes files in use from those of killed
-    writers. Raises NoSpaceError when the block fails for lack of space, also if that is the cause of a RuntimeError, as
-    in ``torch.save``.
+    Creates a missing folder, and removes the file at the end unless it was renamed. First runs ``remove_abandoned``,
+    which recognises files in use by the lock (``flock``) that their writers hold. Raises NoSpaceError if the block
+    fails for lack of space, also if that is the cause of a RuntimeError, as in ``torch.save``.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,12 +139,12 @@ def temporary_folder_beside(path: Path) -> Iterator[Path]:
 
 
 def remove_abandoned(folder: Path, name: str | None = None) -> None:
-    """Remove temporary files and folders of killed writers of ``folder/name``, or of any file.
+    """Remove temporary files and folders that killed writers left for ``folder/name``, or for any file in ``folder``.
 
     A file is abandoned if no process holds its lock. Locks are reliable between processes of one kernel, including
-    containers, but may be invisible to other machines on a shared file system. Files of another kernel (also of an
-    earlier boot of this machine) are therefore removed only if unchanged for a day. Nothing is removed if the file
-    system has no locks.
+    containers, but may be invisible to other machines on a shared file system. Files of another kernel (or an earlier
+    boot of this machine) are therefore removed only if unchanged for a day. Nothing is removed on a file system without
+    locks.
     """
     target = ".+" if name is None else re.escape(name)
     temporary = re.compile(rf"\.{target}\.([0-9a-f]+)\.[0-9a-f]{{8}}\.tmp", re.DOTALL)
@@ -199,7 +198,7 @@ def _kernel() -> str:
 
 
 def move_into_place(new: Path, target: Path) -> bool:
-    """Rename a new folder to ``target``; return False if that exists, for instance from a faster process."""
+    """Rename a new folder to ``target``; return False if that already exists, for example from a faster process."""
     try:
         os.replace(new, target)
     except OSError as error:
@@ -218,7 +217,7 @@ def locked(path: Path, timeout: float = -1) -> Iterator[bool]:
     system cannot lock, the block runs without it.
 
     Args:
-        path: of a file without other content.
+        path: the lock file, which has no content.
         timeout: seconds to wait; without limit by default.
 
     Raises:
@@ -266,7 +265,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_torch(path: Path, content: Any) -> None:
-    """Save tensors in containers, like ``torch.save``. Raises OSError."""
+    """Save tensors, alone or in containers, like ``torch.save``. Raises OSError."""
     import torch
 
     with replacing(path) as new, new.open("wb") as file:
@@ -283,7 +282,7 @@ def write_npz(path: Path, tensors: Mapping[str, Any]) -> None:
 
 
 def write_npy(path: Path, shape: tuple[int, ...], blocks: Iterable["np.ndarray"]) -> None:
-    """Write a .npy file of uint8 by blocks: a full disk raises OSError (with a memory map it kills the process).
+    """Write a .npy file of uint8 by blocks. A full disk raises OSError (with a memory map it would kill the process).
 
     The blocks are contiguous and together have as many values as ``shape``. Raises NoSpaceError before the first block
     if the disk has too little space.
@@ -299,18 +298,18 @@ def write_npy(path: Path, shape: tuple[int, ...], blocks: Iterable["np.ndarray"]
 
 
 def plain(value: Any) -> Any:
-    """A number, or numbers in lists, for JSON: None in place of NaN and infinities."""
+    """A number, or numbers in lists, for JSON: NaN and infinities become None."""
     if isinstance(value, list):
         return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def as_json(content: Any, argument: str = "content") -> str:
-    """Indented JSON, also of NumPy integers. Raises ValueError, naming the argument, for other objects and NaN."""
+    """Indented JSON; accepts NumPy integers. Raises ValueError, which names the argument, for other objects and NaN."""
     try:
         return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False, default=operator.index)
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{argument}: expected what JSON can hold, without NaN or infinity ({error})") from error
+        raise ValueError(f"{argument}: expected values for JSON, without NaN or infinity ({error})") from error
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -1,4 +1,4 @@
-"""How this process was launched: alone, or with others by torchrun, srun or by hand. Does not import torch."""
+"""How this process was launched: alone, or with others by torchrun, by srun or manually. Does not import torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Launch:
     """This process among those that were launched together.
 
     Attributes:
-        rank, world_size: its index among all of them, and their number.
+        rank, world_size: its index among all processes, and their number.
         local_rank, local_world_size: the same on this machine.
         is_slurm: whether SLURM's ``srun`` launched them.
     """
@@ -26,9 +26,9 @@ class Launch:
 def launched() -> Launch | None:
     """How this process was launched with others; None for a process that was launched alone.
 
-    ``RANK`` and ``WORLD_SIZE`` are set by torchrun or, with ``MASTER_ADDR`` and ``MASTER_PORT``, by a person who starts
+    ``RANK`` and ``WORLD_SIZE`` are set by torchrun or, with ``MASTER_ADDR`` and ``MASTER_PORT``, by a user who starts
     each process; ``LOCAL_RANK`` and ``LOCAL_WORLD_SIZE`` default to the values for one machine. SLURM's variables are
-    used only in a step of ``srun``, because a batch script of one process has them too.
+    used only in a step of ``srun``, because they are also set in a batch script, which is one process.
 
     Raises:
         ValueError: a variable is not an integer, or ``RANK`` is not below ``WORLD_SIZE``.

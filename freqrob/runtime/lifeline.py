@@ -1,4 +1,4 @@
-"""Detect that another process of a group ended, in any way, whatever this process is doing."""
+"""Detect that another process of a group has ended for any reason, also while this process computes or waits."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 class Lifeline(threading.Thread):
     """Connections between the first process and each of the others, which the system closes when either ends.
 
-    torchrun ends its processes together. Processes started by srun or a person would detect a missing one only when
+    torchrun ends its processes together. Processes started by srun or by a user would detect a missing one only when
     they next wait for it, perhaps after hours, and with NCCL not even then. Only a token is sent, at the beginning. A
-    closed connection sets ``is_cut``; the first process then closes its other connections, and processes that have not
-    closed their end after ``GRACE`` seconds are ended.
+    closed connection sets ``is_cut``; the first process then closes its other connections. Processes that have not
+    closed their end after ``GRACE`` seconds end themselves.
 
     All processes of the initialised group must create one. It is started if the first process can be reached on another
     port than ``MASTER_PORT``.
@@ -61,7 +61,7 @@ class Lifeline(threading.Thread):
                 self._admit()
 
     def is_cut(self) -> bool:
-        """Whether another process ended before this one closed its end; waits a few seconds for the notification."""
+        """Whether another process ended before this one called ``close``; waits a few seconds for the notification."""
         return self._cut.wait(GRACE / 2)
 
     def close(self) -> None:

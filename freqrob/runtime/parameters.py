@@ -25,19 +25,19 @@ from msgspec import Meta
 F = TypeVar("F", bound=Callable[..., Any])
 LARGEST = sys.float_info.max
 
-# Number types whose range ``checked`` checks too; each ``Meta`` describes its limit for the message
+# Number types whose range ``checked`` also checks; each ``Meta`` describes its limit for messages
 _INT64 = Meta(le=2**63 - 1, description="an integer below 2^63")  # PyTorch's limit
-Count = Annotated[int, Meta(ge=1, description="an integer from 1 on"), _INT64]
-Natural = Annotated[int, Meta(ge=0, description="an integer from 0 on"), _INT64]
+Count = Annotated[int, Meta(ge=1, description="an integer ≥ 1"), _INT64]
+Natural = Annotated[int, Meta(ge=0, description="an integer ≥ 0"), _INT64]
 Pixels = Annotated[float, Meta(gt=0, le=1, description="pixels in (0, 1], such as 8/255")]
 Positive = Annotated[float, Meta(gt=0, le=LARGEST, description="a positive number")]
-NotNegative = Annotated[float, Meta(ge=0, le=LARGEST, description="a number from 0 on")]
+NotNegative = Annotated[float, Meta(ge=0, le=LARGEST, description="a number ≥ 0")]
 Share = Annotated[float, Meta(ge=0, le=1, description="a number in [0, 1]")]
 Weight = Annotated[float, Meta(ge=-LARGEST, le=LARGEST, description="a finite number")]
 
 
 def read_number(text: str) -> float:
-    """A number such as 8/255 or 0.03. Raises ValueError."""
+    """Parse a number such as 8/255 or 0.03. Raises ValueError."""
     try:
         return float(text) if "/" not in text else float(Fraction(text))
     except (ZeroDivisionError, OverflowError) as error:
@@ -84,8 +84,8 @@ def shown_hint(hint: Any) -> str:
 def fits(value: Any, hint: Any) -> bool:  # noqa: PLR0911 - a kind of type each
     """Whether a value is of a type such as ``float``, ``int | None``, ``Sequence[int]`` or ``Callable[..., Tensor]``.
 
-    A bool is not a number, a string not a sequence, and a string is a path. An ``nn.Module`` may be any callable, such
-    as a Foolbox model: ``freqrob.models.sources.as_module`` is stricter.
+    A bool is not a number, a string is a path but not a sequence. For ``nn.Module`` any callable is accepted, such as a
+    Foolbox model; ``freqrob.models.sources.as_module`` is stricter.
     """
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
@@ -113,7 +113,7 @@ def fits(value: Any, hint: Any) -> bool:  # noqa: PLR0911 - a kind of type each
 
 
 def to_python(value: Any, hint: Any) -> Any:
-    """Convert a value to Python's numbers and strings if ``hint`` has them; return other values unchanged.
+    """Convert a value to Python's numbers and strings if ``hint`` contains them; return other values unchanged.
 
     For ``float``, ``np.float32(0.5)``, ``torch.tensor(0.5)``, ``Fraction(1, 2)`` and 0-dimensional arrays become 0.5,
     and the integer 1 becomes 1.0. One-dimensional arrays and tensors become lists for ``Sequence[float]``, lists become
@@ -131,7 +131,7 @@ def to_python(value: Any, hint: Any) -> Any:
         kind = tuple if origin is tuple else type(value)
         return kind(to_python(item, arguments[0]) for item in value) if type(value) in (list, tuple) else value
     if hint in (int, float, bool, str) and getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
-        with suppress(RuntimeError, ValueError):  # a tensor without values, such as on the meta device
+        with suppress(RuntimeError, ValueError):  # a tensor on the meta device, which has no values
             value = value.item()
     if hint in (int, float) and fits(value, hint):
         with suppress(OverflowError):
@@ -142,10 +142,9 @@ def to_python(value: Any, hint: Any) -> Any:
 def checked(subject: F) -> F:
     """Decorator: check the arguments of a function, or of a class's ``__init__``, by their annotations.
 
-    Each argument goes through ``to_python``. A call raises, naming the argument, ValueError for a value that is not a
-    string, path, bool or choice where one is expected, and TypeError for another type of object. Types such as
-    ``Count`` and ``Pixels`` also limit the range of a number; other numbers, and sequences of numbers, are checked by
-    the function itself.
+    Each argument goes through ``to_python``. A call raises errors that name the argument: ValueError if a string, path,
+    bool or choice is expected, TypeError if another type is. Types such as ``Count`` and ``Pixels`` also limit a
+    number's range; the function itself checks other numbers and sequences of numbers.
     """
     if isinstance(subject, type):
         subject.__init__ = checked(subject.__init__)  # pyright: ignore[reportAttributeAccessIssue]
@@ -188,7 +187,7 @@ def _checked(name: str, value: Any, hint: Any, limited: Any) -> Any:
 
 
 def _remedy(name: str, value: Any, hint: Any) -> str:
-    """The call that makes a tensor, a list or a model of what was given where one is expected; "" for others."""
+    """The call that converts the value to the expected tensor, list or model; "" if there is none."""
     if isinstance(value, str):
         if fits([value], hint):
             return f"; use [{shown(value)}]"
@@ -202,13 +201,13 @@ def _remedy(name: str, value: Any, hint: Any) -> str:
 
 
 def _in_limits(name: str, value: Any, limited: Any) -> Any:
-    """The value of ``Count`` or ``Pixels | None``; raises ValueError, with the limit's description, for another."""
+    """Return a value within limits such as those of ``Pixels | None``. Raises ValueError, which describes the limit."""
     if value is None and type(None) in get_args(limited):
         return None
     annotated = next(hint for hint in (limited, *get_args(limited)) if get_origin(hint) is Annotated)
     for limit in annotated.__metadata__:
         try:
-            value = msgspec.convert(value, Annotated[annotated.__origin__, limit])  # of Decimals too
+            value = msgspec.convert(value, Annotated[annotated.__origin__, limit])  # also converts Decimals
         except msgspec.ValidationError as error:
             raise ValueError(f"{name}: expected {limit.description}, got {shown(value)}") from error
     return value
@@ -222,7 +221,7 @@ def _mentions(hint: Any, *kinds: Any) -> bool:
 
 
 def shown(value: object) -> str:
-    """Shortened ``repr`` of numbers, strings, lists and classes; the type of other objects."""
+    """Shortened ``repr`` of numbers, strings, lists and classes; for other objects, their type."""
     text = type(value).__name__
     if isinstance(value, str | Real | list | tuple | None | type):
         with suppress(ValueError):  # an integer of more digits than Python prints
@@ -236,7 +235,7 @@ def stable_repr(value: object) -> str:
 
 
 def nearest_names(name: str, known: Iterable[str]) -> str:
-    """``" Nearest: a, b."`` from ``known``, ignoring case, or "" when nothing is near."""
+    """``" Nearest: a, b."`` from ``known``, ignoring case, or "" if none is similar."""
     by_lower_case = {candidate.lower(): candidate for candidate in sorted(known)}
     nearest = difflib.get_close_matches(name[:100].lower(), by_lower_case, n=3, cutoff=0.5)
     return f" Nearest: {', '.join(by_lower_case[key] for key in nearest)}." if nearest else ""
@@ -254,7 +253,7 @@ def check_integers(least: int, most: int | None = None, **values: int) -> None:
     """Raise ValueError unless each is an integer from ``least`` to ``most`` that fits into PyTorch's int64."""
     for name, value in values.items():
         if not fits(value, int) or value < least or (most is not None and value > most):
-            limits = f"from {least} on" if most is None else f"from {least} to {most}"
+            limits = f"≥ {least}" if most is None else f"from {least} to {most}"
             raise ValueError(f"{name}: expected an integer {limits}, got {shown(value)}")
         if value >= 2**63:
             raise ValueError(f"{name}: expected an integer below 2^63, got {value}")
@@ -265,5 +264,5 @@ check_seeds = partial(check_integers, 0)
 
 
 def is_number(value: object) -> bool:
-    """Whether a value is a real number, also of NumPy, and not a bool."""
+    """Whether a value is a real number, including NumPy's, and not a bool."""
     return isinstance(value, Real) and not isinstance(value, bool)

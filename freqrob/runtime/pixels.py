@@ -19,10 +19,10 @@ MOST_CHANNELS, SMALLEST_SIDE = 4, 8
 
 
 def has_channels_last(shape: tuple[int, ...]) -> bool:
-    """Whether a shape looks like (..., H, W, C): up to 4 channels behind sides of 8 pixels or more.
+    """Whether a shape looks like (..., H, W, C): up to 4 channels after two sides of 8 pixels or more.
 
-    Kernels and feature maps, such as (64, 64, 3, 3) and (N, 512, 4, 4), do not. Planes with at most 4 columns, at least
-    8 rows and at least 8 channels do; ``freqrob.spectral.ops`` takes them.
+    False for kernels and feature maps, such as (64, 64, 3, 3) and (N, 512, 4, 4). Also true for planes with at most 4
+    columns, at least 8 rows and at least 8 channels, which ``freqrob.spectral.ops`` accepts.
     """
     return len(shape) > 2 and 0 < shape[-1] <= MOST_CHANNELS and min(shape[-3], shape[-2]) >= SMALLEST_SIDE
 
@@ -39,7 +39,7 @@ def check_channels_first(images: Tensor, name: str = "images") -> None:
 
 
 def tensor_remedy(value: object, name: str) -> str:
-    """``"; use …"``: the call that makes a tensor of an array, a PIL image or a list of tensors; "" for others."""
+    """``"; use …"``: the call that converts an array, a PIL image or a list of tensors to a tensor; "" for others."""
     if hasattr(value, "__array_interface__") and hasattr(value, "shape"):  # of NumPy
         last = ".movedim(-1, -3)" if has_channels_last(value.shape) else ""  # pyright: ignore[reportAttributeAccessIssue]
         return f"; use torch.from_numpy({name}){last}"
@@ -71,7 +71,7 @@ def check_channels(images: Tensor, channels: int) -> None:
         if images.ndim == 4 and images.shape[1] == 1:
             got += "; use colour images (without --grayscale); if grey images are meant, "
             got += f"use images.expand(-1, {channels}, -1, -1)"
-        raise ValueError(f"images: expected (N, {channels}, H, W), as the model's mean and std have, got {got}")
+        raise ValueError(f"images: expected (N, {channels}, H, W) to match the model's mean and std, got {got}")
 
 
 def check_floats(images: Tensor) -> None:
@@ -100,7 +100,7 @@ def check_range(images: Tensor, tolerance: float = 0) -> None:
 
 
 def check_scale(images: Tensor, name: str = "images") -> None:
-    """Raise ValueError for images on the CPU whose first plane shows that they are not in [0, 1] but in 0–255."""
+    """Raise ValueError for images on the CPU whose first plane has values of 0–255 instead of [0, 1]."""
     if (brightest := _brightest(images)) > TOO_BRIGHT or (brightest > OVER_WHITE and _are_grey_levels(images)):
         raise ValueError(_too_bright(brightest, name))
 
@@ -122,7 +122,7 @@ def _too_bright(brightest: float, name: str) -> str:
 
 
 def _brightest(images: Tensor) -> float:
-    """The largest value of the first plane, if it is finite; 0 where looking would be expensive."""
+    """The largest value of the first plane if it is finite; 0 for tensors not on the CPU or without values."""
     if not images.is_floating_point() or images.numel() == 0:
         return 0
     if images.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():

@@ -1,4 +1,4 @@
-"""Folders and files that no other user of the machine can change, for code that is loaded into this process."""
+"""Folders and files that no other user can change, for code that is loaded into this process."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ class NotPrivateError(OSError):
 
 
 def private_folder(root: Path, *names: str, create: bool = False) -> Path:
-    """The real path of ``root/name/…``, after checking that no other user can change the folder.
+    """The real path of ``root/name/…``, after a check that no other user can change the folder.
 
     Every folder from ``/`` to ``root`` must belong to this user or to root, and nobody else may write to it unless
     its sticky bit is set, as for ``/tmp``. A folder in a sticky folder must not be a mount point, because a file system
     of another user (FUSE) could show any owner. The folders ``names`` must not be symbolic links or sticky. Each folder
-    is checked before the next is looked up in it, and no other user can replace a checked folder, so the path stays
-    safe to use. With ``create``, missing folders are created in the same order, ``names`` with mode 0700: nothing is
-    created in a refused folder.
+    is checked before the next one is looked up in it, and no other user can replace a checked folder, so the path
+    remains safe to use. With ``create``, missing folders are created in this order, ``names`` with mode 0700; nothing
+    is created in a refused folder.
 
     A group-writable folder is refused, unless the group is the user's own: Debian, Ubuntu and Red Hat give each user a
     group without other members, and a umask of 002. Debian's OpenSSH has the same rule.
@@ -54,9 +54,9 @@ def private_folder(root: Path, *names: str, create: bool = False) -> Path:
 def open_private(path: Path, like: Path | None = None) -> BinaryIO:
     """Open for reading a regular file that belongs to this user or to root and that nobody else can write to.
 
-    Use only the open file: ``path`` may name another file by then. With ``like``, symbolic links are followed, and the
-    owner of that file and users who can write to it are accepted too: they could change that file, such as a Python
-    module, with the same effect.
+    Use only the open file: ``path`` may have been replaced. With ``like``, symbolic links are followed, and the owner
+    of the file ``like`` and users who can write to it are accepted too, because they could change that file, such as a
+    Python module, with the same effect.
 
     Raises:
         NotPrivateError: another user can change it, or it is a symbolic link, a pipe, a device or a folder.
@@ -89,7 +89,7 @@ def _lstat(folder: Path, mode: int | None) -> os.stat_result:
     except FileNotFoundError:
         if mode is None:
             raise
-    with suppress(FileExistsError):  # another process made it meanwhile
+    with suppress(FileExistsError):  # another process has just created it
         folder.mkdir(mode)
     return folder.lstat()
 
@@ -107,14 +107,14 @@ def _check(path: Path, info: os.stat_result, owners: set[int], writable: int) ->
 
 
 def _owners() -> set[int]:
-    """Root and this user, unless unmapped in the user namespace and so not distinguishable from others."""
+    """Root and this user, except those unmapped in the user namespace, who cannot be distinguished from others."""
     return {0, os.geteuid()} - _unmapped()
 
 
 def _unmapped() -> set[int]:
     """In a user namespace (Apptainer, bubblewrap, rootless containers), the uid of all users outside it.
 
-    Often these include root, and ``/`` and ``/tmp`` belong to this uid. Only folders above the user's own may.
+    These often include root, and ``/`` and ``/tmp`` belong to this uid. It is accepted only above the user's folders.
     """
     with suppress(OSError, ValueError):
         if Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"]:
@@ -129,7 +129,7 @@ def _is_own_group(group: int) -> bool:
 
     try:
         user, record = pwd.getpwuid(os.geteuid()), grp.getgrgid(group)
-    except KeyError:  # a number without a name, as in containers
+    except KeyError:  # a group id without a name, as in containers
         return False
     return 0 != group == user.pw_gid and record.gr_name == user.pw_name and set(record.gr_mem) <= {user.pw_name}
 

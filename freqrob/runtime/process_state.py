@@ -12,7 +12,7 @@ import torch
 
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Within the block tensors are created with this dtype, whatever the caller's default is."""
+    """Within the block, this is the default dtype of new tensors."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -22,15 +22,15 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def hashed_seed(*key: int) -> int:
-    """A seed of 32 bits from several numbers, or from one of any size."""
+    """A seed of 32 bits from one or more integers of any size."""
     return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
 def seed_everything(seed: int) -> None:
     """Seed the global random generators of PyTorch (all devices), NumPy and Python.
 
-    Takes any integer from 0 on. NumPy refuses seeds of more than 32 bits, and PyTorch's CPU generator ignores their
-    upper bits, so such seeds are hashed to 32 bits.
+    Accepts any integer ≥ 0. NumPy refuses seeds of more than 32 bits, and PyTorch's CPU generator ignores their upper
+    bits, so such seeds are hashed to 32 bits.
     """
     number = seed if seed < 2**32 else hashed_seed(seed)
     torch.manual_seed(number)
@@ -42,7 +42,7 @@ def seed_everything(seed: int) -> None:
 def random_state(*seed: int) -> Iterator[None]:
     """Restore the global random generators of PyTorch, NumPy and Python on exit; seed them first if ``seed`` is given.
 
-    Models that draw random numbers then get the same ones in every run, and take none from the caller's.
+    Models that draw random numbers then draw the same ones in every run, and the caller's generators do not advance.
     """
     numpy_state, python_state = np.random.get_state(), random.getstate()
     gpus = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)

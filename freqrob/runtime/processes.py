@@ -19,7 +19,7 @@ from torch import Tensor
 from freqrob.runtime.launched import Launch, launched
 from freqrob.runtime.lifeline import Lifeline
 
-TIMEOUT = timedelta(minutes=10)  # to join, and for the collectives of a training step; NCCL's default
+TIMEOUT = timedelta(minutes=10)  # for joining and for the collectives of a training step; NCCL's default
 # Other processes may work for hours. One that ends is detected at once, by its closed connections.
 UNLIMITED = timedelta(days=365)
 TELLING = timedelta(seconds=20)
@@ -34,11 +34,11 @@ class ProcessFailure(OSError):
 def process_group(*, gpus: bool = False) -> Iterator[None]:
     """Join the processes that were launched with this one, and end together with them.
 
-    A process that fails or is killed ends the others within half a minute, whatever they are doing. No effect in a
-    process that was launched alone or is in a group already.
+    If a process fails or is killed, the others end within half a minute, even while they compute. Does nothing in a
+    process that was launched alone or is already in a group.
 
     Args:
-        gpus: use NCCL for tensors on GPUs, one GPU per process, besides gloo for tensors on the CPU.
+        gpus: use NCCL for tensors on GPUs, with one GPU per process, and gloo for tensors on the CPU.
 
     Raises:
         ValueError: the environment variables contradict each other.
@@ -57,14 +57,14 @@ def process_group(*, gpus: bool = False) -> Iterator[None]:
         _control_group()
         yield
         with propagate_failure():
-            pass  # barrier: no process leaves while another can still fail
-    except RuntimeError as error:  # of a collective, when another process is gone
+            pass  # a barrier: no process leaves while another can still fail
+    except RuntimeError as error:  # from a collective, when another process has ended
         if (type(error) is RuntimeError or isinstance(error, dist.DistError)) and lifeline.is_cut():
             raise ProcessFailure(ENDED) from error
         raise
     finally:
         lifeline.close()
-    # After a failure, the end of the process destroys it: NCCL may wait for processes that are gone
+        # After a failure, the end of the process destroys the group, because NCCL may wait for ended processes
     dist.destroy_process_group()
 
 
@@ -88,10 +88,10 @@ def rank_and_world() -> tuple[int, int]:
 
 @contextmanager
 def propagate_failure() -> Iterator[None]:
-    """Wait at the end of the block for all processes; if one of them raised, all raise.
+    """Wait for all processes at the end of the block; if one of them raised, all raise.
 
-    The block must not call collectives. A process that raises waits up to 20 seconds for the others and then raises
-    without them; they learn of it at the end of the block.
+    The block must not call collectives. A process that raises waits up to 20 seconds for the others, then raises its
+    error; the others raise at the end of the block.
 
     Raises:
         ProcessFailure: another process raised an exception in the block, or ended.
@@ -102,7 +102,7 @@ def propagate_failure() -> Iterator[None]:
     try:
         yield
     except Exception:
-        with suppress(RuntimeError):  # busy for longer, or gone
+        with suppress(RuntimeError):  # the others are busy for longer, or have ended
             dist.all_reduce(torch.ones(1), group=_control_group(), async_op=True).wait(TELLING)
         raise
     if _all_reduce(torch.zeros(1), dist.ReduceOp.MAX).item():
@@ -111,9 +111,9 @@ def propagate_failure() -> Iterator[None]:
 
 @contextmanager
 def rank_zero_first() -> Iterator[None]:
-    """Run the block in the first process, then in the others, which can use the files that the first one made.
+    """Run the block in the first process, then in the others, which can use the files that the first one wrote.
 
-    They wait without a limit. If the first process fails, the others do not run the block.
+    The others wait without a time limit. If the first process fails, they do not run the block.
 
     Raises:
         ProcessFailure: as ``propagate_failure``.
@@ -128,7 +128,7 @@ def rank_zero_first() -> Iterator[None]:
 
 
 def merged(masks: Sequence[Tensor]) -> list[Tensor]:
-    """Logical or of the processes' masks, all of one shape; all processes must call it.
+    """Logical or of the processes' masks, which must have the same shapes; all processes must call it.
 
     Raises:
         ProcessFailure: another process ended.
@@ -151,13 +151,13 @@ def _all_reduce(tensor: Tensor, operation: Any) -> Tensor:
     return tensor
 
 
-_control: tuple[Any, Any] | None = None  # the initialised group, and freqrob's of the same processes
+_control: tuple[Any, Any] | None = None  # the initialised group, and freqrob's group of the same processes
 
 
 def _control_group() -> Any:
-    """A gloo group of all processes, in which they wait for each other without a limit."""
+    """A gloo group of all processes, in which they wait for each other without a time limit."""
     global _control  # noqa: PLW0603 - one group a process
     if _control is None or _control[0] is not dist.group.WORLD:
-        dist.barrier()  # raises if a process is gone; new_group would wait for it
+        dist.barrier()  # raises if a process has ended; new_group would wait for it
         _control = dist.group.WORLD, dist.new_group(backend="gloo", timeout=UNLIMITED)
     return _control[1]

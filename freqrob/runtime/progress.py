@@ -9,7 +9,7 @@ from html import escape
 from typing import Any
 
 Track = Callable[..., Iterable]
-"""Wraps items in a progress bar, given a description, the number of items, and optionally that of images per item."""
+"""Wraps items in a progress bar; takes a description, the number of items, and optionally of images per item."""
 REFRESH = 0.2  # seconds between updates in a notebook
 
 
@@ -21,7 +21,7 @@ def untracked(items: Iterable, _description: str, _count: int, _images: int = 0)
 def progress_bar(items: Iterable, what: str, count: int, _images: int = 0) -> Iterator:
     """A ``track`` that shows a bar: in a notebook (without ipywidgets), or else on the terminal, by Rich.
 
-    If a sized iterable has fewer items than ``count``, the others count as done.
+    If a sized iterable has fewer items than ``count``, the missing ones count as done.
 
     Example:
         >>> import freqrob

@@ -16,7 +16,7 @@ from freqrob.runtime.threads import usable_cpus
 
 
 class Provenance(Struct, kw_only=True):
-    """The entries that ``provenance`` writes; a file of another program may lack them."""
+    """The entries that ``provenance`` writes; another program's file may lack them."""
 
     command: str = ""
     commit: str = ""
@@ -49,7 +49,7 @@ def versions() -> dict[str, str]:
 
 
 def provenance(command: str = "") -> dict[str, Any]:
-    """Command, commit, versions, machine and date, for the head of a JSON file of numbers."""
+    """Command, commit, versions, machine and date, recorded in JSON files of numbers."""
     return {
         "command": command,
         "commit": commit(),

@@ -1,8 +1,8 @@
 """Readers of untrusted or damaged files, one function for each kind.
 
 A reader checks the sizes and shapes in a file's header before it allocates memory, executes nothing in the file, and
-does not wait for a pipe. An unusable file raises ValueError, with one line that names it. A missing file raises
-FileNotFoundError, an unreadable one another OSError; both name it.
+does not wait for a pipe. An unusable file raises ValueError, whose one line names the file. A missing file raises
+FileNotFoundError, an unreadable one another OSError; both name the file.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ REMEDY = "replace or remove it"
 LARGEST_TEXT = 1 << 24  # bytes, 16 MiB
 LARGEST_ARRAYS = 1 << 31  # bytes, 2 GiB
 LARGEST_IMAGE = 1 << 26  # pixels; the largest image of ImageNet has 61 million
-SHARED = 8  # tensors that may share their values on average, as tied weights do
-_REBUILD = ("numpy.", "torch.", "_codecs.encode")  # functions that arrays and tensors are rebuilt with
+SHARED = 8  # most tensors per storage on average; tied weights share a storage
+_REBUILD = ("numpy.", "torch.", "_codecs.encode")  # functions that rebuild arrays and tensors
 _RUN = ("commands.", "ctypes.", "importlib.", "multiprocessing.", "runpy.", "subprocess.")  # their types run code too
 
 # The name of a model, an attack or a data set; it is printed and may be part of a file name.
@@ -84,15 +84,15 @@ def read_text(path: str | Path) -> str:
 
 
 def read_json(path: str | Path, kind: Any = Any) -> Any:
-    """A JSON file as ``kind``; see ``decode_json``. Raises ValueError, OSError."""
+    """Read a JSON file as ``kind``; see ``decode_json``. Raises ValueError, OSError."""
     return decode_json(read_bytes(path), path, kind)
 
 
 def decode_json(content: bytes, source: str | Path, kind: Any = Any) -> Any:
     """Decode JSON to ``kind``: a dataclass, a TypedDict (other keys are dropped), ``dict[str, int]``, or anything.
 
-    Raises ValueError, which names ``source``, for invalid JSON (also NaN and Infinity), too deep nesting, and values
-    that do not fit ``kind``, with their path.
+    Raises ValueError, which names ``source``, for invalid JSON (also NaN and Infinity), too deep nesting, and values of
+    wrong types, with their path.
     """
     try:
         return msgspec.json.decode(content.removeprefix(codecs.BOM_UTF8), type=kind)
@@ -133,20 +133,20 @@ def read_npz(
 
 
 def _declared_bytes(archive: ZipFile, member: ZipInfo) -> int:
-    """Size of the array by the header of a .npy file, in bytes."""
+    """Size of an array in bytes, according to the header of its .npy file."""
     from numpy.lib import format
 
     with archive.open(member) as content:
         version = format.read_magic(content)
         read = format.read_array_header_1_0 if version == (1, 0) else format.read_array_header_2_0
         shape, _, dtype = read(content)
-    if min(shape, default=0) < 0:  # would reduce the sum of the arrays' sizes
+    if min(shape, default=0) < 0:  # a negative size would reduce the sum of the arrays' sizes
         raise ValueError(f"an array of shape {shape}")
     return math.prod(shape) * dtype.itemsize
 
 
 def map_npy(path: str | Path) -> np.ndarray:
-    """A .npy file, memory-mapped and read-only; nothing is unpickled. Raises ValueError for a damaged file; OSError."""
+    """Map a .npy file into memory, read-only; nothing is unpickled. Raises ValueError for a damaged file; OSError."""
     from numpy.lib import format
 
     open_file(path).close()
@@ -164,7 +164,7 @@ def holds_npy(path: str | Path, shape: tuple[int, ...]) -> bool:
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """A PNG or JPEG as RGB.
+    """Read a PNG or JPEG as RGB.
 
     Raises ValueError for a damaged file, for more than 67 million pixels, and for grey levels of 16 bits, which Pillow
     would clip to 255; OSError.
@@ -184,9 +184,9 @@ def read_image(path: str | Path) -> Image.Image:
 def read_torch(path: str | Path) -> Any:
     """Load a file of ``torch.save`` on the CPU: plain tensors, numbers, strings and containers; no code is executed.
 
-    Raises ValueError for a damaged file, for a web page or a Git LFS pointer in its place, for other objects, with
-    their types, for tensors that are sparse, nested, quantized or on the meta device, and for content that would need
-    many times the file's size in memory; OSError.
+    Raises ValueError for a damaged file, for a web page or Git LFS pointer instead of the file, for other objects
+    (names their types), for tensors that are sparse, nested, quantized or on the meta device, and for content that
+    would need many times the file's size in memory; OSError.
     """
     import torch
 
@@ -196,7 +196,7 @@ def read_torch(path: str | Path) -> Any:
         if is_zipfile(file):  # torch.save does not compress
             with ZipFile(file) as archive:
                 if sum(member.file_size for member in archive.infolist()) > size:
-                    raise ValueError("its header declares more data than it has")
+                    raise ValueError("its header declares more data than the file has")
         file.seek(0)
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
@@ -215,14 +215,14 @@ def read_torch(path: str | Path) -> Any:
 
 
 def why_refused(error: BaseException, types: Sequence[str] = ()) -> str:
-    """Describe the content that ``torch.load`` did not unpickle, with the remedy; "" for another error.
+    """Describe the content that ``torch.load`` refused to unpickle, with the remedy; "" for another error.
 
-    PyTorch's own message explains how to execute the file, and is not part of the description. ``types`` are the names
-    of all such types in the file, if they are known.
+    PyTorch's message is left out, because it explains how to execute the file. ``types`` are the names of all refused
+    types in the file, if they are known.
     """
     if "TorchScript archive" in str(error):
         return (
-            "it is a TorchScript archive, which holds code, expected a state dict: save model.state_dict() with "
+            "it is a TorchScript archive, which contains code; expected a state dict: save model.state_dict() with "
             "torch.save, or open the archive as package.module:function, a function that returns torch.jit.load(…)"
         )
     refused = re.search(r"GLOBAL (\S+) (?:was not an allowed global|whose module)", str(error))
@@ -231,7 +231,7 @@ def why_refused(error: BaseException, types: Sequence[str] = ()) -> str:
     names = list(dict.fromkeys([refused[1], *types]))
     if calls := [name for name in names if _is_call(name)]:
         return (
-            f"it calls {brief(calls[0])}, which could run any code, and was not executed: expected tensors only. Get "
+            f"it calls {brief(calls[0])}, which could run any code and was not executed; expected tensors only. Get "
             "the weights from another source"
         )
     shown = ", ".join(map(brief, names[:3])) + ("" if len(names) <= 3 else f" and {len(names) - 3} more types")
@@ -251,9 +251,9 @@ def without_advice(error: BaseException) -> str:
 
 
 def _is_call(name: str) -> bool:
-    """Whether a global of a pickle is a function, by its name; builtins come without a module.
+    """Whether a pickle's global is a function, judged by its name; names of builtins have no module.
 
-    Nothing is imported: the names of functions in modules that are not imported are those in lower case.
+    Nothing is imported; in modules that are not imported, lower-case names count as functions.
     """
     if name.startswith((*_REBUILD, *_RUN)):
         return name.startswith(_RUN)
@@ -268,7 +268,7 @@ def _types_in(file: BinaryIO) -> list[str]:
     """The names of types in a file of ``torch.save`` that ``torch.load`` would refuse; [] if they are not known."""
     from torch.serialization import get_unsafe_globals_in_checkpoint
 
-    with suppress(Exception):  # damaged pickles, and files of before PyTorch 1.6
+    with suppress(Exception):  # damaged pickles, and files from before PyTorch 1.6
         file.seek(0)
         names = get_unsafe_globals_in_checkpoint(cast("IO[bytes]", file))
         return sorted(name.removeprefix("builtins.") for name in names)
@@ -304,7 +304,7 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
 
 @contextmanager
 def damage_named(path: str | Path, expected: str) -> Iterator[None]:
-    """Turn any exception that a library raises on a damaged file into a ValueError that names the file."""
+    """Turn any exception from reading a damaged file into a ValueError that names the file."""
     try:
         yield
     except MemoryError:

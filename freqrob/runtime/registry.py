@@ -1,12 +1,12 @@
 """Registries: objects of one kind by name, from freqrob and from packages that extend it.
 
-A package registers an object by an entry point with the object's name::
+Another package registers an object by an entry point with the object's name::
 
     [project.entry-points."freqrob.defenses"]
     my_defense = "my_package.my_defense:MyDefense"
 
 The name is known without importing the package; looking up the object imports it. The entry point may name only the
-module, if that uses the decorator.
+module if the module uses the decorator.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class Registry(MutableMapping[str, T]):
     Args:
         kind: name of the kind in messages and arguments, such as ``"defense"``.
         group: the entry-point group of other packages.
-        accepts: whether an object is of the kind.
+        accepts: function that tells whether an object is of this kind.
         expected: description of the objects that ``accepts`` accepts.
-        names: freqrob's names, if they must be known before the modules that register them are imported.
-        pattern, form: the form of names, as a regular expression and in words.
+        names: freqrob's names, if they must be known before their modules are imported.
+        pattern, form: allowed names, as a regular expression and in words.
     """
 
     def __init__(
@@ -58,9 +58,9 @@ class Registry(MutableMapping[str, T]):
         self._homes: dict[str, tuple[str, str]] = {}  # module and qualified name of the decorated object
 
     def register(self, name: str, make: Callable[[Any], T] = lambda value: value) -> Callable[[Decorated], Decorated]:
-        """Decorator: add the decorated object, or ``make`` of it, under a name.
+        """Decorator: add the decorated object, converted by ``make``, under a name.
 
-        A repeated definition, as when a notebook's cell runs again, replaces the earlier one. Raises ValueError when
+        A repeated definition, as when a notebook cell is run again, replaces the earlier one. Raises ValueError when
         the name is taken or invalid, TypeError for an object of another kind.
         """
         if not isinstance(name, str) or not self._pattern.fullmatch(name):
@@ -83,7 +83,7 @@ class Registry(MutableMapping[str, T]):
         return sorted(name for name in self if fnmatchcase(name, pattern))
 
     def find(self, name: str) -> T:
-        """The object of that name. Raises ValueError, with the nearest names, if unknown; else as ``self[name]``."""
+        """The object of that name, as ``[name]``. Raises ValueError, with the nearest names, for an unknown one."""
         self.check(name)
         return self[name]
 
@@ -112,7 +112,7 @@ class Registry(MutableMapping[str, T]):
                 offered[entry_point.name] = entry_point
                 continue
             left_out = f"{self.kind} {entry_point.name!r} of package {package_of(entry_point)}: left out, {reason}"
-            warnings.warn(left_out, stacklevel=1)  # one place, so that it is shown once
+            warnings.warn(left_out, stacklevel=1)  # always from this line, so that it is shown once
         return offered
 
     def __getitem__(self, name: str) -> T:
@@ -157,7 +157,7 @@ class Registry(MutableMapping[str, T]):
         return len(list(iter(self)))
 
     def _package(self, name: str) -> str:
-        """The import name of the package that used the decorator; "" if none did."""
+        """The import name of the package that registered the name by the decorator; "" if none did."""
         return _top(self._homes.get(name, ("", ""))[0])
 
 

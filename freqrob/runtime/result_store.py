@@ -1,4 +1,4 @@
-"""Per-sample results on disk: an interrupted run continues, and nothing is measured twice."""
+"""Per-sample results on disk, so that an interrupted run continues and nothing is measured twice."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from freqrob.runtime.processes import merged, propagate_failure
 from freqrob.runtime.reading import open_file
 
 DONE = "done"
-SECONDS_TO_APPEAR = 60  # for a file that another machine replaced on NFS; acdirmax's default
+SECONDS_TO_APPEAR = 60  # until NFS shows a file that another machine has replaced; acdirmax's default
 
 
 class Samples:
@@ -36,7 +36,7 @@ class Samples:
     renamed with the suffix ``.damaged``, with a warning, and its samples are measured again.
 
     Args:
-        folder: of the file, created if absent; None keeps values in memory only.
+        folder: contains the file, created if absent; None keeps values in memory only.
         key: everything that the values depend on, such as ``subject_key``, ``data_hash`` and an attack's parameters.
         count: number of samples.
         prefix: readable beginning of the file name.
@@ -80,9 +80,9 @@ class Samples:
                 write_bytes(self.path, safetensors.torch.save({**self._values, DONE: self.done}, {"key": self.key}))
 
     def gather(self) -> None:
-        """Read the values that all processes of the initialised ``torch.distributed`` group stored; all must call it.
+        """Read the values that all processes of the initialised ``torch.distributed`` group stored; each must call it.
 
-        Raises OSError if the file lacks some: the processes do not share the folder, or it cannot be locked.
+        Raises OSError if values are missing: the processes do not share the folder, or it cannot be locked.
         """
         (done,) = merged([self.done])
         with propagate_failure():
@@ -137,7 +137,7 @@ class Samples:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Exclude the other processes that share the folder, and remove unfinished files of killed ones."""
+        """Lock out other processes that share the folder, and remove unfinished files of killed ones."""
         if self.path is None:
             yield
             return

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float], draws: int = 20_000) -> tuple[float, float]:
-    """Spearman's ρ and its two-sided p-value by a test of all permutations, or ``draws`` if there are more.
+    """Spearman's ρ and its two-sided p-value from all permutations, or from ``draws`` random ones if there are more.
 
     (0, 1) if ``x`` or ``y`` is constant or empty.
     """
@@ -21,9 +21,9 @@ def rank_correlation(x: Sequence[float], y: Sequence[float], draws: int = 20_000
 
 
 def wilson_interval(share: float, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share of ``count`` images, regarded as a random sample.
+    """Wilson's 95 % interval of a share of ``count`` images, taken as a random sample.
 
-    SciPy's version takes an integer number of successes, which a rounded share on a card does not give.
+    SciPy's version needs an integer number of successes, which a rounded share on a card does not have.
     """
     z = 1.96
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from freqrob.runtime.pixels import tensor_remedy
 
-FLOATS = {torch.float32, torch.float64, torch.float16, torch.bfloat16}  # not float8, which is for storage only
+FLOATS = {torch.float32, torch.float64, torch.float16, torch.bfloat16}  # without float8, which has no arithmetic
 
 
 def check_dense(x: object, name: str) -> None:
@@ -23,15 +23,15 @@ def check_dense(x: object, name: str) -> None:
 
 
 def check_values(x: object, name: str) -> None:
-    """Raise TypeError unless ``x`` is a dense tensor with values: not on the meta device."""
+    """Raise TypeError unless ``x`` is a dense tensor that is not on the meta device."""
     check_dense(x, name)
     assert isinstance(x, Tensor)
     if x.is_meta:
-        raise TypeError(f"{name}: expected a tensor with values, got one on the meta device")
+        raise TypeError(f"{name}: expected a tensor with values, got one on the meta device, which has none")
 
 
 class Digested(Protocol):
-    """Images that are not a tensor, with the digest that identifies them."""
+    """Images that are not a tensor, identified by a digest."""
 
     @property
     def digest(self) -> str: ...

@@ -1,4 +1,4 @@
-"""Standard output and standard error that never end a run."""
+"""Standard output and standard error whose failures do not end a run."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _alive: list[TextIO] = []  # an _Output that is deleted would close the stream t
 
 @contextmanager
 def lenient_output() -> Iterator[None]:
-    """Prevent printing from raising: on unencodable characters, a closed pipe or a full disk.
+    """Keep printing from raising, on unencodable characters, a closed pipe or a full disk.
 
     At the end, raises SystemExit(1) if standard output was incomplete, and prints the reason unless its reader closed
     it, as ``| head`` does. Lost standard error, such as progress, is ignored.
@@ -68,7 +68,7 @@ def lenient_output() -> Iterator[None]:
 
 
 def _lenient(stream: TextIO | None) -> TextIO | None:
-    """The stream as an ``_Output``; None, a closed stream, is returned unchanged."""
+    """The stream as an ``_Output``; None (a closed stream) is returned unchanged."""
     if not isinstance(stream, io.TextIOWrapper):
         return stream
     stream.flush()

@@ -1,4 +1,4 @@
-"""Threads of a command: as many as usable CPUs, with little spinning while they wait.
+"""Threads of a command: as many as usable CPUs, with little busy waiting.
 
 libgomp and MKL read the environment when torch is imported, so call ``set_defaults`` before.
 """
@@ -17,9 +17,9 @@ WAIT_SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 def set_defaults(environment: MutableMapping[str, str] = os.environ) -> None:
     """Set ``GOMP_SPINCOUNT`` and, under a CPU quota, ``OMP_NUM_THREADS``, unless the user has set them.
 
-    By default, OpenMP's threads spin for milliseconds while they wait for each other. On a busy machine they may spin
-    for a thread that is not running, and a command can take several times as long as its share of the CPUs requires.
-    Threads that never spin (``OMP_WAIT_POLICY=PASSIVE``) take 1.7 times as long on a quiet machine:
+    By default, OpenMP's threads spin for milliseconds while they wait for each other. On a busy machine they may wait
+    for a thread that is not running, and a command can take several times longer than its share of the CPUs requires.
+    Threads that never spin (``OMP_WAIT_POLICY=PASSIVE``) take 1.7 times as long on an idle machine:
     ``results/load_cpu.json``.
     """
     if not any(name in environment for name in WAIT_SETTINGS):
@@ -29,9 +29,9 @@ def set_defaults(environment: MutableMapping[str, str] = os.environ) -> None:
 
 
 def cpu_quota(root: Path = Path("/")) -> float | None:
-    """CPU quota of this process by its cgroups (Docker's ``--cpus``), or None without a quota.
+    """CPU quota of this process from its cgroups (Docker's ``--cpus``); None if there is none.
 
-    The smallest quota of its cgroup and the cgroup's ancestors, in cgroups v2 and v1.
+    It is the smallest quota of the process's cgroup and the cgroup's ancestors, in cgroups v2 and v1.
     """
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()

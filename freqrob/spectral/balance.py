@@ -28,23 +28,23 @@ def bass(
 ) -> Tensor:
     """Balance the spectrum of each channel of each image.
 
-    With F the spectrum of a channel, a_i the mean of |F| over ring i (``amplitude``) or the integral of |F|² over the
-    angle (``power``: AI(r_i) of Eq. 1, 2π times the mean of |F|² over ring i), rings by the rule ``trunc``, and i
-    running over those between DC and the outermost one,
+    Let F be the spectrum of a channel, and a_i the mean of |F| over ring i (``amplitude``) or the integral of |F|² over
+    the angle (``power``: AI(r_i) of Eq. 1, 2π times the mean of |F|² over ring i). Rings follow the rule ``trunc``, and
+    i runs over the rings between DC and the outermost one. With
 
         w_i = [ln a_i / Σ_j ln a_j] / [a_i / Σ_j a_j],
 
-    F is multiplied on ring i by w_i (``amplitude``), or by √w_i (``power``: w_i is then a ratio of powers, so the a_i
-    of the result is proportional to the logarithm of that of the image, and Σ a_i is conserved). DC and the outermost
+    F is multiplied on ring i by w_i (``amplitude``), or by √w_i (``power``, where w_i is a ratio of powers: the
+    result's a_i are then proportional to the logarithms of the image's, and Σ a_i is conserved). DC and the outermost
     ring are unchanged. The result is clipped to the pixels' range.
 
-    The shares of power in ``freqrob.spectral.longtail`` are of ring sums instead, because they are shares of a total.
+    ``freqrob.spectral.longtail`` uses ring sums instead of means, because its shares of power are shares of a total.
 
     Args:
         images: (..., H, W) pixels, float in [0, 1] or uint8 in 0–255, usually (N, C, H, W). Gradients do not flow
             through this function; use ``BaSS`` for that.
-        weighting: ``"amplitude"`` follows the authors' code, which uses amplitudes; on uint8 the results differ by at
-            most one grey level (by none in float64). ``"power"`` follows Eq. 1 and 4 as printed.
+        weighting: ``"amplitude"`` follows the authors' code, which uses amplitudes; on uint8 the results differ from it
+            by at most one grey level (by none in float64). ``"power"`` follows Eq. 1 and 4 as printed.
         pixel_scale: the value of white for the logarithms; 255 by default, as in the authors' code.
         empty_rings: treatment of rings with a_i ≤ 1, whose logarithm is not positive (constant channels, synthetic
             images). ``"keep"`` leaves them unchanged. ``"as_published"`` follows the published formula, with
@@ -53,12 +53,12 @@ def bass(
 
     Returns:
         The balanced images, same shape and dtype. A channel without a ring to balance is returned unchanged, a float
-        channel with a NaN or an infinity as NaN.
+        channel with NaN or infinity as NaN.
 
     Raises:
         TypeError: ``images`` is not a tensor of floats or uint8, or ``out`` is of another dtype.
         ValueError: fewer than two dimensions, an image without pixels, images that look like (N, H, W, C), floats that
-            look like grey levels in 0–255 (on the CPU, by the first channel), an unknown ``weighting`` or
+            look like pixels in 0–255 (only the first channel of CPU tensors is checked), an unknown ``weighting`` or
             ``empty_rings``, a ``pixel_scale`` that is not positive, an ``out`` of another shape.
 
     Source: Lin et al., NeurIPS 2023, Eq. 1 and 4; zhiyugege/Frequency-Long-Tailed-Investigation, ``BaSS_cifar.py``.
@@ -90,8 +90,9 @@ def bass(
 class BaSS(nn.Module):
     """BaSS as a differentiable front end, for (N, C, H, W) floats in [0, 1].
 
-    The gradient flows through the weights and the filter, to any order. Without a gradient the fused op is used.
-    Arguments, errors and source are those of ``bass``, except that floats that look like grey levels give a warning.
+    It is differentiable to any order; gradients flow through the weights and the filter. Where no gradient is needed,
+    the fused op is used. Arguments, errors and source are those of ``bass``, but floats that look like pixels in 0–255
+    cause an error only if they are whole numbers, else a warning.
 
     >>> import torch
     >>> BaSS()(torch.rand(2, 3, 8, 8)).shape
@@ -124,7 +125,7 @@ class BaSS(nn.Module):
 def balance_some(
     images: Tensor, chosen: Tensor, *, weighting: Weighting = "amplitude", pixel_scale: float = 255.0
 ) -> Tensor:
-    """Balance those of the images (C, H, W) or (N, C, H, W) that are ``chosen``, (N,) bool, and keep the others."""
+    """Balance the images (C, H, W) or (N, C, H, W) of the mask ``chosen`` (N,), and keep the others."""
     if images.ndim not in (3, 4):
         raise ValueError(f"images: expected (C, H, W) or (N, C, H, W), got {tuple(images.shape)}")
     if len(chosen) == 1:

@@ -1,4 +1,4 @@
-"""What a build of `csrc/` needs, and the build itself; `setup.py` and the build on first use share it."""
+"""Build parameters of `csrc/`, and the build itself; used by `setup.py` and by the build on first use."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ import torch
 PACKAGE = Path(__file__).resolve().parents[1]
 LIBRARY = "freqrob.so"
 OLDEST_COMPILER = {"g++": 11, "clang": 14}
-# Ampere and Hopper run as compiled, anything newer from the PTX: what to build where no GPU is visible.
+# Built where no GPU is visible: code for Ampere and Hopper, and PTX for anything newer.
 DEFAULT_ARCHS = "8.0;9.0+PTX"
 COMPILER_ADVICE = (
     "install g++ 11 or newer (Debian, Ubuntu: apt install g++; conda: conda install -c conda-forge gxx) "
@@ -33,7 +33,7 @@ COMPILER_ADVICE = (
 
 
 class NativeError(RuntimeError):
-    """Why there is no native library. `lasting`: another attempt with the same key would fail too."""
+    """There is no native library, and why. `lasting`: another attempt with the same key would fail too."""
 
     def __init__(self, cause: str, advice: str = "", log: Path | None = None, lasting: bool = False):
         super().__init__(cause)
@@ -84,9 +84,9 @@ def source_folder() -> Path:
 
 
 def build_parameters(toolkit: Tool | None = None) -> BuildParameters:
-    """Sources and flags of the native library; without a `toolkit` `csrc/cuda/*.cu` is left out.
+    """Sources and flags of the native library; without a `toolkit`, `csrc/cuda/*.cu` is left out.
 
-    There is no -march=native: the library picks AVX-512, AVX2 or baseline when it runs, so machines may share a cache.
+    There is no -march=native: the library selects AVX-512, AVX2 or baseline at run time, so machines may share a cache.
     """
     folder = source_folder()
     common = ("-O3", "-std=c++20", "-DTORCH_TARGET_VERSION=0x020a000000000000")  # the stable ABI of torch 2.10
@@ -121,7 +121,7 @@ def _architectures_are_given() -> bool:
 
 
 def _host_compiler() -> list[str]:
-    """nvcc's flag to use the compiler of the C++ sources, such as conda's: there may be no gcc on PATH."""
+    """nvcc's flag to use the compiler of the C++ sources, such as conda's, because there may be no gcc on PATH."""
     compiler = os.environ.get("CXX", "")
     return [f"-ccbin={compiler}"] if compiler and " " not in compiler else []
 
@@ -139,7 +139,7 @@ def source_digest() -> str:
 def plan_build(policy: str, cuda: bool = True) -> Plan:
     """Plan a build of the native library: its sources, compilers and flags."""
     compiler = find_compiler()
-    # Compiling CUDA kernels takes minutes, for nothing if there is no GPU, unless architectures are asked for.
+    # Compiling CUDA kernels takes minutes, which is wasted without a GPU, unless architectures are given.
     is_gpu_wanted = bool(_capabilities()) or _architectures_are_given()
     toolkit, notes = usable_toolkit(policy) if cuda and is_gpu_wanted else (None, ())
     parameters = build_parameters(toolkit)
@@ -225,7 +225,7 @@ def usable_toolkit(policy: str) -> tuple[Tool | None, tuple[str, ...]]:
 
 
 def _capabilities() -> list[tuple[int, int]]:
-    """Compute capabilities of this machine's GPUs, from NVML: after a call of CUDA this process could not fork."""
+    """Compute capabilities of this machine's GPUs, from NVML, because after a CUDA call this process could not fork."""
     try:
         nvml = ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:
@@ -250,7 +250,7 @@ def compile_library(plan: Plan, folder: Path) -> Path:
     """Compile the library of `plan` in `folder`; returns its path."""
     parameters = plan.parameters
     with _build_environment(plan, folder) as cpp_extension:
-        # "Standalone" is torch's way to build without loading: only a library that is in its place is loaded.
+        # "Standalone" makes torch build without loading; a library is loaded only from its final place.
         library = cpp_extension.load(
             LIBRARY,
             sources=list(parameters.sources),
@@ -268,9 +268,9 @@ def compile_library(plan: Plan, folder: Path) -> Path:
 
 @contextlib.contextmanager
 def _build_environment(plan: Plan, folder: Path) -> Iterator[ModuleType]:
-    """torch's builder with CUDA_HOME from `plan`, and ninja on PATH (without activation a venv's folder is not).
+    """torch's builder with CUDA_HOME from `plan`, and ninja on PATH (a venv that is not activated is not on PATH).
 
-    A CXX of several words, such as `ccache g++`, becomes a script in `folder`, because torch takes one word.
+    If CXX has several words, such as `ccache g++`, a script in `folder` runs them, because torch accepts one word.
     """
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)  # the import warns if there is no GPU

@@ -20,7 +20,7 @@ def log_b_low(amplitude: Tensor) -> Tensor:
         B_low = Σ_i Π_j M_ij^α_j + Σ_j Π_i M_ij^α_i,
 
     where 1e-5 is added to M and α, as in the authors' code; the paper's Eq. 10 has no offset. It is computed from
-    logarithms; the code multiplies powers in float32.
+    logarithms here; the authors' code multiplies powers in float32.
 
     Args:
         amplitude: (H, W//2+1), the mean of |rfft2| over images and channels, from ``ops.mean_amplitude``.
@@ -29,7 +29,7 @@ def log_b_low(amplitude: Tensor) -> Tensor:
         A scalar: ln 34 ≈ 3.53 for white noise at 32×32, larger if low frequencies dominate. Differentiable.
 
     Raises:
-        TypeError: ``amplitude`` is not a dense tensor of floats with values.
+        TypeError: ``amplitude`` is not a dense tensor of floats, or is on the meta device.
         ValueError: ``amplitude`` is not a matrix of at least 2×2.
 
     Source: Chan et al., IJCAI 2022, Eq. 8 to 11; alvinchangw/JaFR_IJCAI2022, which reports ln B_low as B_low.
@@ -40,7 +40,7 @@ def log_b_low(amplitude: Tensor) -> Tensor:
     """
     check_values(amplitude, "amplitude")
     if not amplitude.is_floating_point():
-        raise TypeError(f"amplitude: expected floats, got {amplitude.dtype}; see mean_amplitude")
+        raise TypeError(f"amplitude: expected floats, got {amplitude.dtype}; compute it by mean_amplitude")
     if amplitude.ndim != 2 or min(amplitude.shape) < 2:
         raise ValueError(f"amplitude: expected (H, W//2+1) of at least 2×2, got shape {tuple(amplitude.shape)}")
     log_m = (amplitude[: amplitude.shape[0] // 2 + 1] + OFFSET).log()

@@ -23,7 +23,7 @@ def radial_power(images: Tensor, *, rule: Rule = "trunc", pixel_scale: float = 1
 
     Args:
         images: (..., H, W), float in [0, 1] or uint8; usually (N, C, H, W).
-        rule: of the rings, see ``RingMap``.
+        rule: rounding rule of the rings, see ``RingMap``.
         pixel_scale: the value of white; pixels are multiplied by it.
         mean: return the mean over each ring instead of the sum; 0 for an empty ring.
 
@@ -52,11 +52,11 @@ def radial_power(images: Tensor, *, rule: Rule = "trunc", pixel_scale: float = 1
 
 @checked
 def mean_power(images: Tensor, *, rule: Rule = "trunc") -> Tensor:
-    """Mean |F|² of a coefficient of each ring, over the ring and all planes; memory does not grow with their number.
+    """Mean |F|² of each ring's coefficients over all planes; memory does not grow with the number of planes.
 
     Args:
         images: (..., H, W), float in [0, 1] or uint8, at least one, on any device.
-        rule: of the rings.
+        rule: as for ``radial_power``.
 
     Returns:
         (rings,) float64; ring 0 is DC; 0 for an empty ring.
@@ -82,13 +82,13 @@ def mean_power(images: Tensor, *, rule: Rule = "trunc") -> Tensor:
 def power_profile(images: Tensor, *, rule: Rule = "trunc") -> Tensor:
     """π_i: the share of ring i in the power of the images without DC, so that Σ π_i = 1.
 
-    The power of a ring is the sum over its coefficients, not the integral over the angle of Eq. 1 (2π times their
-    mean): Sec. 2.2 and Eq. 2 speak of the proportion of the total power of the spectrum, and only sums add up to it.
-    DC is left out because it holds most of the power of natural images, so that the 80/20 boundary would be at DC.
+    The power of a ring is the sum over its coefficients, not Eq. 1's integral over the angle (2π times their mean),
+    because Sec. 2.2 and Eq. 2 use proportions of the spectrum's total power, and only sums add up to the total. DC is
+    left out because it holds most of the power of natural images; with it, the 80/20 boundary would be at DC.
 
     Args:
         images: (N, C, H, W), float in [0, 1] or uint8, at least one; the power is averaged over images and channels.
-        rule: of the rings.
+        rule: as for ``radial_power``.
 
     Returns:
         (rings,) float64, π_0 = 0; all zero for constant images.
@@ -132,13 +132,13 @@ class Split:
 
     @property
     def radius(self) -> float:
-        """The outer radius of the boundary ring in cycles/pixel."""
+        """The boundary ring's outer radius in cycles/pixel."""
         end = self.boundary + (1 if self.rings.rule == "trunc" else 0.5)
         return end / max(self.rings.height, self.rings.width)
 
     @property
     def radius_fraction(self) -> float:
-        """``radius`` relative to the largest one, the corner's."""
+        """``radius`` as a share of the largest radius, the corner's."""
         height, width = self.rings.height, self.rings.width
         corner = hypot((height // 2) / height, (width // 2) / width)
         return min(self.radius / corner, 1.0)
@@ -173,9 +173,9 @@ class Split:
 def split(images: Tensor, *, share: float = 0.8, rule: Rule = "trunc") -> Split:
     """The smallest disc of rings that holds ``share`` of the images' power without DC: the 80/20 split.
 
-    Eq. 2 as printed puts the ring at which the sum crosses 80 % into the high frequencies (if its min over n, which is
-    0, is read as the max). Here it belongs to the low ones, as in the authors' figures: their boundary for CIFAR-10 is
-    radius 4.98, and the sum crosses on ring 4. The shares are those of ``power_profile``.
+    By Eq. 2 as printed, the ring at which the sum crosses 80 % belongs to the high frequencies (if its min over n,
+    which is 0, is read as max). Here it belongs to the low frequencies, as in the authors' figures: their boundary for
+    CIFAR-10 is radius 4.98, and the sum crosses 80 % at ring 4. The shares are those of ``power_profile``.
 
     Raises:
         TypeError, ValueError: as ``power_profile``.
@@ -192,21 +192,21 @@ def split_of(profile: Tensor, rings: RingMap, share: float = 0.8) -> Split:
     """``split`` from the ``power_profile`` of images."""
     cumulative = profile.cumsum(0)
     if not cumulative[-1] > 0:
-        raise ValueError("images: constant or not finite, there is no power to split")
+        raise ValueError("images: expected power besides DC, got constant or non-finite images")
     boundary = int((cumulative >= share * cumulative[-1]).nonzero()[0])
     return Split(rings, boundary, float(cumulative[boundary]))
 
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """power(f) ≈ ``scale`` · f^(−``alpha``), f in cycles/pixel; ``r_squared`` of the fit in logarithms.
+    """power(f) ≈ ``scale`` · f^(−``alpha``), f in cycles/pixel; ``r_squared`` is R² of the fit to logarithms.
 
     A larger ``alpha`` means that the power falls faster, so that the tail holds a smaller share of it. Lin et al. (Sec.
-    3.3.1) say of the same parameter that "its smaller value indicates a more significant long-tailed effect". Their
-    density p(ξ = k) ∝ k^(−α) says the opposite if the effect is the imbalance of head and tail that their Sec. 2.2
-    describes: for α = 0 all bands are equal. Their sentence is true of a density's tail in the sense of probability
-    theory, where a small α is a heavy tail. Because of the two readings, whether a spectrum is more balanced is judged
-    here by its entropy, ``total_spectral_entropy``: in both, a flat spectrum has the largest.
+    3.3.1) say of the same parameter that "its smaller value indicates a more significant long-tailed effect". By their
+    density p(ξ = k) ∝ k^(−α) the opposite holds, if the effect is the imbalance of head and tail in their Sec. 2.2: for
+    α = 0 all bands are equal. Their sentence holds for a heavy tail in the sense of probability theory, which a small α
+    means. Therefore the balance of a spectrum is judged here by its entropy, ``total_spectral_entropy``, which is
+    largest for a flat spectrum in both interpretations.
     """
 
     alpha: float
@@ -216,11 +216,10 @@ class PowerLaw:
 
 @checked
 def fit_power_law(images: Tensor, *, rule: Rule = "trunc") -> PowerLaw:
-    """Fit the mean power of a coefficient against its frequency, by least squares in logarithms.
+    """Fit a power law to the mean power of a coefficient by its frequency: least squares on logarithms.
 
-    The fit uses the rings between DC and Nyquist (0.5 cycles/pixel) that are not empty, with equal weights and at the
-    frequency where each begins. Because rings have a width, α is up to 5 % too low at 32×32 for power that is exactly
-    f^(−α).
+    The fit uses the nonempty rings between DC and Nyquist (0.5 cycles/pixel), with equal weights, each at its lower
+    edge. Because rings have a width, α is up to 5 % too low at 32×32 for power that is exactly f^(−α).
 
     Raises:
         TypeError, ValueError: as ``power_profile``; ValueError for fewer than two rings with power.
@@ -250,17 +249,17 @@ def power_law_of(power: Tensor, rings: RingMap) -> PowerLaw:
 def spectral_entropy(profile: Tensor) -> Tensor:
     """H_k = −π_k ln π_k of every band k in nats, with π_k its share of the power without DC (0 ln 0 = 0).
 
-    A band's entropy is at most 1/e, which it has where π_k = 1/e.
+    A band's entropy is at most 1/e, at π_k = 1/e.
 
     Args:
-        profile: (..., rings) non-negative, DC first, as ``power_profile`` or ``radial_power`` give it; it need not be
-            normalised. The sum over a ring is meant, not its mean.
+        profile: (..., rings) ≥ 0, DC first, the sum (not the mean) over each ring, as returned by ``power_profile`` or
+            ``radial_power``; it need not be normalised.
 
     Returns:
         (..., rings) in [0, 1/e]; 0 for ring 0 (DC), for a band without power, and for one that has all of it.
 
     Raises:
-        TypeError: ``profile`` is not a dense tensor with values.
+        TypeError: ``profile`` is not a dense tensor, or is on the meta device.
         ValueError: fewer than two rings, or negative power.
 
     Source: Lin et al., NeurIPS 2023, Sec. 3.3.1.
@@ -306,7 +305,7 @@ def total_spectral_entropy(profile: Tensor) -> Tensor:
 
 
 def power_law_normalizer(alpha: float, lowest: float, highest: float) -> float:
-    """A(α) = (1 − α) / (ξ_h^(1−α) − ξ_l^(1−α)), with which p(k) = A(α) k^(−α) is a density on [ξ_l, ξ_h].
+    """A(α) = (1 − α) / (ξ_h^(1−α) − ξ_l^(1−α)), which makes p(k) = A(α) k^(−α) a density on [ξ_l, ξ_h].
 
     A(α) is positive for every α. For α = 1 it is the limit, 1 / ln(ξ_h / ξ_l).
 
@@ -339,11 +338,11 @@ def power_law_entropy(bands: Tensor, alpha: float, lowest: float = 1.0, highest:
     It is −p(k) ln p(k) for the density p(k) = A(α) k^(−α). For α > 0 it
 
     - tends to 0 for k → ∞, as the theorem says;
-    - tends to **−∞** for k → 0, where the theorem says +∞. That is an erratum: α A(α) > 0 and ln k → −∞, so the
-      bracket falls without bound while k^(−α) grows. +∞ is impossible for any α, because −p ln p is at most 1/e (for
-      α < 0 the limit is 0, for α = 0 H_k is the constant H(A)).
-    - increases up to k = (e A(α))^(1/α), where it is 1/e, and decreases from there. The bands of an image start at
-      k = 1; whether the entropy decreases over all of them depends on A(α).
+    - tends to **−∞** for k → 0, where the theorem says +∞. That is an error in the paper: α A(α) > 0 and ln k → −∞, so
+      the bracket falls without bound while k^(−α) grows. +∞ is impossible for any α, because −p ln p is at most 1/e
+      (for α < 0 the limit is 0, for α = 0 H_k is the constant H(A)).
+    - increases up to k = (e A(α))^(1/α), where it is 1/e, and decreases from there. An image's bands start at k = 1;
+      whether the entropy decreases over all of them depends on A(α).
 
     Args:
         bands: k > 0, any shape.
@@ -354,7 +353,7 @@ def power_law_entropy(bands: Tensor, alpha: float, lowest: float = 1.0, highest:
         H_k in nats, in the shape of ``bands``, float64.
 
     Raises:
-        TypeError: ``bands`` is not a dense tensor with values.
+        TypeError: ``bands`` is not a dense tensor, or is on the meta device.
         ValueError: a band that is not positive, or as ``power_law_normalizer``.
 
     Source: Lin et al., NeurIPS 2023, Theorem 1.

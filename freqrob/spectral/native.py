@@ -1,8 +1,8 @@
 """Find, build and load the native kernels of `csrc/`.
 
-A library was either built ahead of time into the package (`FREQROB_AOT=1 pip install …`), or it is built on first use
-into a cache that the user alone can write to. If that fails, the cause is kept in one line, and plain PyTorch takes
-over unless `FREQROB_NATIVE=require`.
+The library was either built into the package (`FREQROB_AOT=1 pip install …`), or it is built on first use, into a cache
+that only the user can write to. If that fails, the cause is kept as one line, and plain PyTorch is used unless
+`FREQROB_NATIVE=require`.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ _warned = False
 def load(rebuild: bool = False) -> bool:
     """Load the native kernels and return whether they are available; the first call in a process builds them if needed.
 
-    The environment variable FREQROB_NATIVE says what a failure means: `auto` (default) warns once and leaves the work
-    to plain PyTorch, `require` raises RuntimeError with the cause and the log's path, `off` never loads. A failure is
+    The environment variable FREQROB_NATIVE determines what a failure does: `auto` (default) warns once and uses plain
+    PyTorch, `require` raises NativeError with the cause and the log's path; `off` never loads the kernels. A failure is
     remembered in the process, and on disk for the same sources, flags and tools.
 
     Args:
@@ -141,7 +141,7 @@ def _policy() -> str:
 
 
 def _attempt(policy: str, rebuild: bool, before: _Outcome | None) -> _Outcome:
-    """The outcome of one attempt. The functions below append to `refused` which files are not used, and why."""
+    """The outcome of one attempt. The functions below append to `refused` the files that are not used, and why."""
     refused: list[str] = []
     if before and before.path:
         return _rebuilt_for_later(policy, before, refused)
@@ -150,7 +150,7 @@ def _attempt(policy: str, rebuild: bool, before: _Outcome | None) -> _Outcome:
         if library:
             return _Outcome(path=library, kind="aot")
         outcome = _just_in_time(policy, rebuild, refused)
-        note = (f"the library in the package is passed over: {unusable}",) if unusable else ()
+        note = (f"the library in the package is not used: {unusable}",) if unusable else ()
         return replace(outcome, notes=(*outcome.notes, *note))
     except NativeError as error:
         cause = error
@@ -160,7 +160,7 @@ def _attempt(policy: str, rebuild: bool, before: _Outcome | None) -> _Outcome:
 
 
 def _rebuilt_for_later(policy: str, before: _Outcome, refused: list[str]) -> _Outcome:
-    """Build again for the next process: the ops of `before` are registered here, and cannot be a second time."""
+    """Build again for the next process; in this one the ops of `before` cannot be registered a second time."""
     try:
         plan = build.plan_build(policy)
         with _locked_entry(plan, refused) as entry:
@@ -174,7 +174,7 @@ def _rebuilt_for_later(policy: str, before: _Outcome, refused: list[str]) -> _Ou
 def _ahead_of_time(refused: list[str]) -> tuple[Path | None, str | None]:
     """Load the library built into the package: its path, or None and the reason why it cannot be used here.
 
-    Whoever can change this module is trusted with the library beside it.
+    Users who can change this module may also change the library beside it.
     """
     module, no_cuda = Path(__file__), type(None)
     record = _record(PACKAGE / "_native.json", refused, module, sources=str, sha256=str, cuda=(str, no_cuda))
@@ -194,7 +194,7 @@ def _ahead_of_time(refused: list[str]) -> tuple[Path | None, str | None]:
 
 
 def _just_in_time(policy: str, rebuild: bool, refused: list[str]) -> _Outcome:
-    """The library of all sources; under the policy `auto` that of the CPU sources alone if the CUDA build fails."""
+    """The library of all sources, or, under the policy `auto`, of the CPU sources alone if the CUDA build fails."""
     plan = build.plan_build(policy)
     try:
         outcome = _cached_or_built(plan, rebuild, refused)
@@ -226,7 +226,7 @@ def _cached_or_built(plan: Plan, rebuild: bool, refused: list[str]) -> _Outcome:
 
 
 def _loaded(entry: Path, plan: Plan, refused: list[str]) -> _Outcome | None:
-    """Load the library in `entry`; None if it is missing, not what was built, refused, or cannot be linked here.
+    """Load the library in `entry`; None if it is missing, changed, refused, or cannot be linked here.
 
     Raises NativeError if the build of `plan` is known to fail.
     """
@@ -244,10 +244,10 @@ def _loaded(entry: Path, plan: Plan, refused: list[str]) -> _Outcome | None:
 
 
 def _load_intact(library: Path, sha256: str, like: Path | None = None) -> bool:
-    """Load a library if it is what was built; a truncated one would kill the process.
+    """Load a library if its hash is that of the build; a truncated one would kill the process.
 
-    What is hashed is what is loaded, even if the path leads to another file by then: both go through one descriptor.
-    So it is not `torch.ops.load_library`, which resolves a descriptor's name to a path.
+    Hashing and loading use one file descriptor, so the hashed file is loaded even if the path is changed in between.
+    `torch.ops.load_library` is not used, because it resolves a descriptor's name to a path.
 
     Raises NotPrivateError, or OSError if it is missing or cannot be linked here.
     """
@@ -267,7 +267,7 @@ def _load_intact(library: Path, sha256: str, like: Path | None = None) -> bool:
 
 
 def _load_descriptor(file: BinaryIO) -> None:
-    """The descriptor stays open: glibc would take another library under the same name for the one it has loaded."""
+    """Load from a descriptor, which stays open: glibc would mistake another library of the same name for this one."""
     descriptor = os.dup(file.fileno())
     name = str(DESCRIPTORS / str(descriptor))
     try:
@@ -278,7 +278,7 @@ def _load_descriptor(file: BinaryIO) -> None:
 
 
 def _load_copy(content: bytes) -> None:
-    """Load from a new temporary folder, removed afterwards: where descriptors have no names, as on macOS."""
+    """Load from a temporary folder, which is then removed: for systems without names of descriptors, such as macOS."""
     with tempfile.TemporaryDirectory() as folder:
         copy = private_folder(Path(folder).parent, Path(folder).name) / LIBRARY
         copy.write_bytes(content)
@@ -291,8 +291,8 @@ def _load_copy(content: bytes) -> None:
 def _entries(plan: Plan, refused: list[str]) -> list[Path]:
     """Folders of the cache that may hold the library of `plan`.
 
-    Without a compiler any library built from the same sources will do: the compute nodes of a cluster often have no
-    compiler, and share a home with a node that has one.
+    Without a compiler, any library built from the same sources is accepted: compute nodes of a cluster often have no
+    compiler, but share a home folder with a node that has one.
     """
     pattern, entries = plan.key if plan.compiler else f"{plan.base}-*", []
     with contextlib.suppress(OSError):  # a cache that is refused: `_locked_entry` reports it
@@ -315,7 +315,7 @@ def _locked_entry(plan: Plan, refused: list[str]) -> Iterator[Path]:
         raise NativeError(str(error), REMEDY) from error
     if reasons:
         refused.append(f"the kernels are kept in {entry.parent}, because {'; '.join(reasons)}; {REMEDY}")
-    # The kernel drops this lock when its holder dies, so a lock file left behind is harmless.
+        # The operating system releases this lock when its process ends, so a remaining lock file is harmless.
     try:
         lock = FileLock(entry / "lock").acquire(timeout=LOCK_SECONDS)
     except Timeout:
@@ -327,7 +327,7 @@ def _locked_entry(plan: Plan, refused: list[str]) -> Iterator[Path]:
 
 
 def _record(file: Path, refused: list[str], like: Path | None = None, **fields: Any) -> dict[str, Any] | None:
-    """A JSON object that has the `fields`, by type; None if it is missing, refused or anything else."""
+    """A JSON object with `fields` of these types; None if the file is missing, refused or has other content."""
     try:
         with open_private(file, like) as opened:
             record = json.loads(opened.read(LARGEST_RECORD))
@@ -351,7 +351,7 @@ def _write(file: Path, text: str) -> None:
 def _build(plan: Plan, entry: Path) -> dict[str, Any]:
     """Build the library of `plan` into `entry`, whose lock is held; returns its record. Lasting failures are kept."""
     build.check_compiler(plan.compiler)
-    for leftover in entry.glob("build-*"):  # of a builder that was killed, torch's own lock file among it
+    for leftover in entry.glob("build-*"):  # left by a killed build, including torch's lock file
         shutil.rmtree(leftover, ignore_errors=True)
     start = time.monotonic()
     try:
@@ -368,7 +368,7 @@ def _build(plan: Plan, entry: Path) -> dict[str, Any]:
 
 
 def _explained(error: BaseException, entry: Path) -> NativeError:
-    """`error` as one line of cause. Its whole text goes to `entry`'s log; a lasting failure is remembered there."""
+    """`error` with its cause in one line. The whole text is written to the log in `entry`, with a lasting failure."""
     text, log = str(error), entry / "build.log"
     is_full = getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in text
     is_killed = "Killed" in text
@@ -398,7 +398,7 @@ def _first_error(log: str) -> str:
 
 
 def status() -> Status:
-    """The state of the kernels in this process; neither builds nor loads anything."""
+    """The state of the kernels in this process; builds and loads nothing."""
     outcome = _outcome or _Outcome()
     compiler, toolkit = build.find_compiler(), build.cuda_toolkit() if torch.version.cuda else None
     return Status(
@@ -419,7 +419,7 @@ def _isa() -> str | None:
 
 
 def doctor(rebuild: bool = False) -> str:
-    """Try to load the kernels, and report in plain text the result and, without kernels, the remedy."""
+    """Try to load the kernels, and report the result in plain text, with the remedy if there are no kernels."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         with contextlib.suppress(RuntimeError):

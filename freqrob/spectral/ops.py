@@ -8,11 +8,11 @@ another device than that of ``x``, and a ``ring_map`` of another size.
 
 float32 tensors, on the CPU also float64, go through the native kernels of ``csrc/``; other tensors, and all with
 ``FREQROB_NATIVE=off``, go through ``freqrob.spectral.reference``. Half precision is computed in float32: sums come back
-in float32, images in their own dtype. All ops but ``balance`` are differentiable to any order. A plane with a NaN or an
-infinity gives results that are not finite, and does not affect other planes.
+in float32, images in their own dtype. All ops but ``balance`` are differentiable to any order. A plane with NaN or
+infinity gives non-finite results and does not affect other planes.
 
-On the CPU the native kernels give a plane the same bits alone and in any batch, independent of its position, its
-neighbours, the number of threads, and the layout and address of the tensor. The bits depend on the instruction set
+On the CPU, the native kernels compute the same bits for a plane alone and in any batch, independent of its position,
+the other planes, the number of threads, and the tensor's layout and address. The bits depend on the instruction set
 (AVX-512, AVX2, baseline). ``freqrob.spectral.reference`` describes what plain PyTorch guarantees.
 """
 
@@ -52,7 +52,7 @@ def ring_sum(x: Tensor, ring_map: RingMap | None = None, of: str = "power") -> T
 
     Args:
         x: (..., H, W) floats.
-        ring_map: see the module.
+        ring_map: see the module's docstring.
         of: ``"power"`` for |F|², ``"amplitude"`` for |F|.
 
     Returns:
@@ -83,7 +83,7 @@ def ring_filter(x: Tensor, weights: Tensor, ring_map: RingMap | None = None) -> 
     Args:
         x: (..., H, W) floats.
         weights: (..., rings), of the dtype of ``x``; its leading dimensions and those of ``x`` are broadcast.
-        ring_map: see the module.
+        ring_map: see the module's docstring.
 
     Returns:
         (..., H, W) in the dtype of ``x``.
@@ -114,11 +114,11 @@ def ring_filter(x: Tensor, weights: Tensor, ring_map: RingMap | None = None) -> 
 
 
 def ring_dot(x: Tensor, y: Tensor, ring_map: RingMap | None = None) -> Tensor:
-    """(1/HW) Σ over each ring of Re(Fx · conj Fy): the part of Σ x·y that each ring holds.
+    """(1/HW) Σ over each ring of Re(Fx · conj Fy): the part of Σ x·y on each ring.
 
     Args:
         x, y: (..., H, W) floats of one shape and dtype.
-        ring_map: see the module.
+        ring_map: see the module's docstring.
 
     Returns:
         (..., rings); its sum over the rings is Σ x·y over the plane.
@@ -171,15 +171,15 @@ def balance(
     pixel_scale: float = 255.0,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Balance Spectrum Sampling of every plane, without a gradient; ``freqrob.bass`` defines and checks it.
+    """Balance Spectrum Sampling of every plane, without a gradient; see ``freqrob.bass``, which checks its arguments.
 
     Args:
         x: (..., H, W) pixels, float in [0, 1] or uint8.
-        ring_map: see the module.
+        ring_map: see the module's docstring.
         weighting: ``"amplitude"`` or ``"power"``.
         pixel_scale: the value of white for the logarithms.
-        out: tensor for the result, with the shape and dtype of ``x``; may be ``x`` itself, but not overlap it
-            otherwise.
+        out: tensor for the result, with the shape and dtype of ``x``; may be ``x`` itself, but must not partly overlap
+            it.
 
     Returns:
         The balanced planes in the shape and dtype of ``x``; ``out`` if given.
@@ -194,7 +194,7 @@ def balance(
 def balance_checked(
     x: Tensor, ring_map: RingMap, weighting: str, pixel_scale: float, out: Tensor | None = None
 ) -> Tensor:
-    """``balance`` of arguments that have been checked, except ``out``: checks take longer than an image of 32×32."""
+    """``balance`` without checks, except of ``out``, because checks take longer than balancing a 32×32 image."""
     if out is not None:
         check_out(out, x)
     if x.requires_grad:
@@ -240,22 +240,22 @@ def _check_like(other: Tensor, x: Tensor, name: str) -> None:
 
 
 def check_pixel_scale(pixel_scale: float) -> None:
-    """Raise unless ``pixel_scale``, the value of white, is a positive number that float32 holds."""
+    """Raise unless ``pixel_scale``, the value of white, is positive and representable in float32."""
     if not is_number(pixel_scale):
         raise TypeError(f"pixel_scale: expected a number, got {type(pixel_scale).__name__}")
     if not LEAST <= pixel_scale <= MOST:
-        raise ValueError(f"pixel_scale: expected a positive number within float32, got {pixel_scale!r}")
+        raise ValueError(f"pixel_scale: expected a positive number in float32's range, got {pixel_scale!r}")
 
 
 def check_out(out: Tensor, x: Tensor) -> None:
-    """Raise unless ``out`` can take a result like ``x``."""
+    """Raise unless ``out`` can hold a result with the shape and dtype of ``x``."""
     _check_like(out, x, "out")
     if out.shape != x.shape:
         raise ValueError(f"out: expected the shape of x, {tuple(x.shape)}, got {tuple(out.shape)}")
     if out.numel() and any(step == 0 and size > 1 for size, step in zip(out.shape, out.stride(), strict=True)):
-        raise ValueError(f"out: expected memory of its own for every pixel, got strides {out.stride()}")
+        raise ValueError(f"out: expected separate memory for every pixel, got strides {out.stride()}")
     if torch.is_grad_enabled() and out.requires_grad:
-        raise ValueError("out: expected a tensor that requires no gradient")
+        raise ValueError("out: expected a tensor that does not require a gradient")
 
 
 def _rings_for(x: Tensor, ring_map: RingMap | None) -> RingMap:
@@ -279,7 +279,7 @@ def _is_native(x: Tensor) -> bool:
 
 @constant_when_compiled
 def _registered(device: str) -> bool:
-    """Whether the native ops are available for a type of device, with their shapes and derivatives."""
+    """Whether the native ops, with shapes and derivatives, are registered for a device type."""
     return native.load() and device.upper() in _register()
 
 
@@ -290,10 +290,11 @@ def _geometry(ring_map: RingMap, x: Tensor) -> tuple[Tensor, int]:
 
 @lru_cache(maxsize=1)
 def _register() -> list[str]:
-    """Register shapes and derivatives of the native ops, once their library is loaded; return what it has kernels for.
+    """Register shapes and derivatives of the native ops after loading their library; return its device types.
 
     ``ring_filter`` and ``ring_dot`` are closed under differentiation: ∂filter/∂x = filter(g, w),
-    ∂filter/∂w = dot(g, x), ∂dot/∂x = filter(y, g). In the gradient of a sum the filter drops coefficients on no ring.
+    ∂filter/∂w = dot(g, x), ∂dot/∂x = filter(y, g). In the gradient of a sum, the filter's weight is 0 for coefficients
+    on no ring.
     """
     fake, autograd = torch.library.register_fake, torch.library.register_autograd
     fake("freqrob::ring_sum", lambda x, half, rings, amplitude: x.new_empty(*x.shape[:-2], rings))

@@ -19,7 +19,7 @@ DataFormat = Literal["channels_first", "channels_last"]
 GRID = 25  # radii at which Li et al. compute the cumulative power
 CORNER = 0.5**0.5  # cycles/pixel, the highest frequency
 NUMPY_FLOATS = tuple(map(np.dtype, (np.float16, np.float32, np.float64)))
-ROUNDING = 1e-9  # radii that differ by less are equal
+ROUNDING = 1e-9  # radii that differ by less count as equal
 CHUNK = 64  # images at a time
 
 
@@ -31,14 +31,14 @@ class PerturbationSpectrum:
         power: (H, W) mean |DFT|² over images and channels, DC at [0, 0] and set to 0.
         frequencies: (rings,) radius of each ring of ``RingMap(H, W)``.
         profile: (rings,) mean of ``power`` over each ring; 0 for DC and for a ring without coefficients.
-        radii: (25,) from 0 to √½.
+        radii: (25,) radii from 0 to √½.
         cumulative: (25,) the share of the power within each of ``radii``.
         half_power_frequency: f_0.5, where ``cumulative`` crosses one half, interpolated linearly as in Li et al. White
             noise of 32 × 32 pixels has 0.396.
-        half_power_interval: bootstrap confidence interval of it over the images.
-        exact_half_power_frequency: the smallest radius of a coefficient within which there is half of the power; white
-            noise has 0.400.
-        images: their number.
+        half_power_interval: bootstrap confidence interval of f_0.5 over the images.
+        exact_half_power_frequency: the smallest coefficient radius that contains half of the power; white noise has
+            0.400.
+        images: number of images.
     """
 
     power: Tensor
@@ -73,12 +73,12 @@ def analyze_spectrum(
         inputs: the original images, of the same shape and type.
         data_format: "channels_last" for (N, H, W, C), as Foolbox names it.
         resamples: number of bootstrap samples, drawn from the images with replacement.
-        confidence: of the interval, in (0, 1).
-        seed: of the bootstrap.
+        confidence: level of the interval, in (0, 1).
+        seed: random seed of the bootstrap.
 
     Raises:
-        TypeError: ``raw`` or ``inputs`` is not an array or dense tensor of floats, has masked values or another byte
-            order than the machine's, or is on the meta device.
+        TypeError: ``raw`` or ``inputs`` is not an array or dense tensor of floats, has masked values, is not in the
+            machine's byte order, or is on the meta device.
         ValueError: different shapes, a shape that looks like the other ``data_format``, no images, values that are not
             finite, perturbations that are constant or zero in every image, or options out of range.
 
@@ -186,7 +186,7 @@ def _half_way(radii: Tensor, cumulative: Tensor) -> Tensor:
 
 
 def _exact(radius: Tensor, share: Tensor) -> float:
-    """The smallest radius within which there is half of the power; coefficients of one radius count together."""
+    """The smallest radius that contains half of the power; coefficients of equal radius count together."""
     order = radius.argsort(stable=True)
     reached = share[order].cumsum(0) >= 0.5 - ROUNDING
     return radius[order][reached.double().argmax()].item()

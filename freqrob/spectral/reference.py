@@ -4,11 +4,11 @@ Names, shapes and definitions are those of ``freqrob.spectral.ops``. The functio
 ``torch.fft`` and are differentiable to any order. Half precision is computed in float32: sums come back in float32,
 images in their own dtype.
 
-Unlike the native kernels, these functions do not guarantee that the result of a plane is independent of its batch: that
+Unlike the native kernels, these functions do not guarantee that a plane's result is independent of its batch: that
 depends on ``torch.fft``. Measured with MKL 2024.2 (AVX-512, AVX2 and SSE4.2), batches of 1 to 3000 planes, 20 sizes,
-float32 and float64: at a given number of threads, all batches of two or more planes give a plane the same bits, while
-MKL rounds a single plane differently. Here a single plane is therefore transformed together with a copy. ``irfft2``
-also rounds differently on one thread and on several. Gradients may differ in the last bit for sizes such as 12×9, where
+float32 and float64: with the same number of threads, a plane gets the same bits in all batches of two or more planes,
+but MKL rounds a single plane differently. Therefore a single plane is transformed together with a copy. ``irfft2`` also
+rounds differently with one thread and with several. Gradients may differ in the last bit for sizes such as 12×9, where
 PyTorch computes the last elements of a tensor with scalar instead of vector instructions. cuFFT has not been measured.
 """
 
@@ -43,18 +43,18 @@ def _sum_rings(values: Tensor, ring_map: RingMap) -> Tensor:
 
 
 def widen(x: Tensor) -> Tensor:
-    """Half precision as float32: torch.fft has none on the CPU, and ring sums would overflow it."""
+    """Convert half precision to float32: torch.fft does not support it on the CPU, and ring sums would overflow."""
     return x.float() if x.dtype in HALF_PRECISION else x
 
 
 def rfft2(x: Tensor) -> Tensor:
-    """``torch.fft.rfft2``, also of half precision and of an empty batch, for which MKL raises before torch 2.15."""
+    """``torch.fft.rfft2``, also for half precision and for an empty batch, which MKL refuses before torch 2.15."""
     x = widen(x)
     return _of_two(torch.fft.rfft2, x) if x.numel() else x[..., : x.shape[-1] // 2 + 1] + 0j
 
 
 def irfft2(spectrum: Tensor, s: Sequence[int]) -> Tensor:
-    """``torch.fft.irfft2``, also of an empty batch."""
+    """``torch.fft.irfft2``, also for an empty batch."""
     if spectrum.numel():
         return _of_two(lambda planes: torch.fft.irfft2(planes, s=s), spectrum)
     return spectrum.real.new_zeros(*spectrum.shape[:-2], *s) + spectrum.real.sum()
@@ -96,9 +96,9 @@ def mean_amplitude(x: Tensor) -> Tensor:
 
 
 def bass_profile(v: Tensor, ring_map: RingMap, weighting: str, ring_sum: Callable[..., Tensor] = ring_sum) -> Tensor:
-    """a_i (..., rings): the mean of |F| over ring i (``amplitude``), or 2π times that of |F|² (``power``).
+    """a_i (..., rings): the mean of |F| over ring i (``amplitude``), or 2π times the mean of |F|² (``power``).
 
-    The latter is the azimuthal integral AI(r_i) of Lin et al., NeurIPS 2023, Eq. 1: ∫ |F|² dφ over [0, 2π].
+    With ``power`` it is the azimuthal integral AI(r_i) of Lin et al., NeurIPS 2023, Eq. 1: ∫ |F|² dφ over [0, 2π].
     """
     mean = ring_sum(v, ring_map, weighting) / ring_map.counts.to(v.device).clamp(min=1)
     return 2 * pi * mean if weighting == "power" else mean
@@ -107,8 +107,8 @@ def bass_profile(v: Tensor, ring_map: RingMap, weighting: str, ring_sum: Callabl
 def bass_weights(profile: Tensor, *, empty_rings: str = "keep") -> Tensor:
     """w_i = [ln a_i / Σ_j ln a_j] / [a_i / Σ_j a_j] from a profile a (..., rings); 1 for a ring that is not weighed.
 
-    Ring 0 (DC) and the outermost ring (the corner) are not weighed; neither is a ring with a_i ≤ 1, which has no
-    positive share of the logarithms, unless ``empty_rings="as_published"``.
+    Not weighed are ring 0 (DC), the outermost ring (the corner) and, unless ``empty_rings="as_published"``, rings with
+    a_i ≤ 1, whose share of the logarithms is not positive.
     """
     is_weighed = torch.zeros_like(profile, dtype=torch.bool)
     is_weighed[..., 1:-1] = True

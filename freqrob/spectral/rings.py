@@ -82,22 +82,22 @@ class RingMap:
 
     @property
     def multiplicity(self) -> Tensor:
-        """How many coefficients of ``fft2`` each column of ``rfft2`` stands for: (W//2+1,) int64, 1 or 2."""
+        """Coefficients of ``fft2`` per coefficient of each column of ``rfft2``: (W//2+1,) int64, 1 or 2."""
         return multiplicity(self.width, "cpu")
 
     @property
     def rings(self) -> int:
-        """The number of rings, the empty ones included; the outermost one is never empty."""
+        """The number of rings, including empty ones; the outermost ring is never empty."""
         return _constants(self.height, self.width, self.rule, "cpu")[1]
 
     @property
     def counts(self) -> Tensor:
-        """How many coefficients of ``fft2`` each ring holds: (rings,) int64, summing to H·W."""
+        """Number of coefficients of ``fft2`` on each ring: (rings,) int64, summing to H·W."""
         return _constants(self.height, self.width, self.rule, "cpu")[2].clone()
 
     @property
     def radii(self) -> Tensor:
-        """Radius of each ring in cycles/pixel: (rings,) float64. Nyquist along an axis is 0.5."""
+        """Lower edge of each ring in cycles/pixel: (rings,) float64. Nyquist along an axis is 0.5."""
         return torch.arange(self.rings, dtype=torch.float64, device="cpu") / max(self.height, self.width)
 
     def half_on(self, device: torch.device) -> Tensor:
@@ -118,9 +118,9 @@ def _distance(size: int) -> Tensor:
 
 
 def constant_when_compiled(function: Callable) -> Callable:
-    """As ``torch.compiler.assume_constant_result``, which imports all of torch._dynamo: a second at every start.
+    """As ``torch.compiler.assume_constant_result``, but without importing torch._dynamo, which takes a second.
 
-    Call that alone when it no longer does; it is called with releases of torch that this has not been tried with.
+    Untested releases of torch get that function. Use it alone when it no longer imports torch._dynamo.
     """
     if torch.__version__ >= "2.15":  # which compares versions, not text
         return torch.compiler.assume_constant_result(function)
@@ -135,7 +135,7 @@ def _constants(height: int, width: int, rule: Rule, device: str) -> tuple[Tensor
 
 
 @lru_cache(maxsize=64)
-@torch.inference_mode(False)  # autograd must be able to keep them, whoever asked first
+@torch.inference_mode(False)  # autograd must be able to save them, even if the first caller is in inference mode
 def _cached_constants(height: int, width: int, rule: Rule, device: str) -> tuple[Tensor, int, Tensor]:
     half = _half(height, width, rule)
     counts = torch.bincount(half[:, _distance(width)].flatten())

@@ -1,4 +1,4 @@
-"""Batch norm whose gradient is differentiated in a few passes over the data, for JaFR and GradAlign.
+"""Batch norm with a fast second derivative (few passes over the data), for JaFR and GradAlign.
 
 With x̂ = (x − μ)/σ over the N values of a channel and m the mean over them, the gradient of y = γ x̂ + β is
 
@@ -21,10 +21,10 @@ backward_of_batch_norm = torch.ops.aten.native_batch_norm_backward
 
 
 def differentiate_twice(network: nn.Module) -> nn.Module:
-    """Replace the network's ``BatchNorm2d`` modules by ones that differentiate their gradients fast in train mode.
+    """Replace the network's ``BatchNorm2d`` modules by ones with a fast second derivative in train mode.
 
-    Works in place; the new modules share parameters and buffers and compute the same. They have no second derivatives
-    with respect to γ and β.
+    Works in place; the new modules share parameters and buffers and compute the same. Second derivatives with respect
+    to γ and β are not available.
     """
     for parent in list(network.modules()):
         for name, child in parent.named_children():

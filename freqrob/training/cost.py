@@ -18,8 +18,8 @@ from freqrob.runtime.process_state import random_state
 from freqrob.training.batch_norm import differentiate_twice
 from freqrob.training.recipe import Recipe
 
-LEAST_IMAGES = 2  # of a batch whose statistics batch norm can use, whatever the size of the last maps
-ENOUGH = 2.0  # seconds of a step on the CPU, whose batch is then large enough
+LEAST_IMAGES = 2  # per batch: batch norm needs two values per channel even if the last feature maps are 1×1
+ENOUGH = 2.0  # seconds of a step on the CPU; its batch is then large enough
 _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -28,7 +28,7 @@ class StepCost:
     """Cost of a training step.
 
     Attributes:
-        seconds: of a step of the recipe's batch size.
+        seconds: time of a step at the recipe's batch size.
         peak_bytes: the largest memory that PyTorch allocated on the GPU during the measured steps; None on the CPU.
     """
 
@@ -39,13 +39,12 @@ class StepCost:
 class TrainingStep:
     """The training step of a recipe, as in the trainer, on one device; each call runs one step and waits for its end.
 
-    The network is newly initialised. Front ends of principal components project onto the first pixels, because there is
-    no training set.
+    The network is newly initialised. A PCA front end projects onto the first pixels, because there is no training set.
 
     Args:
         recipe: the recipe; its batch size and schedule are not used.
         batches: images (N, C, H, W) in [0, 1] and labels (N,), on the device.
-        device: of the network.
+        device: device of the network.
     """
 
     def __init__(
@@ -81,16 +80,16 @@ class TrainingStep:
 def step_cost(recipe: Recipe, device: str = "cpu", batch_size: Count | None = None, steps: Count = 2) -> StepCost:
     """Measure the cost of a training step of a recipe on random images of its data set's shape.
 
-    The step makes its batch, attacks it if the defence does, and updates the weights. The time is the shortest of
-    ``steps`` steps, the first of which also loads code. Other processes on the machine make it longer. Images that are
-    balanced once, before training, cost nothing here.
+    A step creates its batch, attacks it if the defence does, and updates the weights. The time is the shortest of
+    ``steps`` steps, because the first one also loads code. Other processes on the machine make it longer. The time to
+    balance images once before training is not included.
 
     Args:
         recipe: the recipe.
         device: ``"cpu"``, ``"cuda"`` or another one of PyTorch's.
-        batch_size: images of a measured step, by default the recipe's. On the CPU this is the upper limit: batches grow
-            from 2 images until a step takes two seconds, and its time is scaled in proportion, so that measuring any
-            preset takes seconds.
+        batch_size: images of a measured step, by default the recipe's. On the CPU it is an upper limit: batches grow
+            from 2 images until a step takes two seconds, and that time is scaled to the recipe's batch size, so that
+            measuring any preset takes seconds.
         steps: number of measured steps, at least 2.
 
     Returns:

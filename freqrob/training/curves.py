@@ -11,7 +11,7 @@ LABELS = {"val_clean": "clean", "val_pgd10": "PGD-10"}
 
 
 def draw_curves(history: Sequence[Mapping[str, float]], path: Path, title: str = "") -> None:
-    """Loss and validation accuracies by epoch, as a PNG that replaces an earlier one when it is complete."""
+    """Draw loss and validation accuracies by epoch into a PNG, which replaces an earlier one when it is complete."""
     import_matplotlib()
     from matplotlib.figure import Figure  # half a second that `import freqrob` must not cost
 

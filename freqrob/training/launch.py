@@ -26,7 +26,7 @@ from freqrob.runtime.processes import rank_and_world
 
 
 def launch(precision: str, accelerator: str = "auto") -> Fabric:
-    """Fabric on one device, or on one device for each process of the initialised ``torch.distributed`` group (DDP).
+    """Create Fabric for one device, or for one device per process of the initialised ``torch.distributed`` group (DDP).
 
     Raises:
         ValueError: an accelerator that is not available, or several processes without a group.
@@ -43,7 +43,7 @@ def launch(precision: str, accelerator: str = "auto") -> Fabric:
     try:
         fabric = Fabric(
             accelerator=accelerator,
-            # The trainer keeps the ranks' batch statistics equal, also for the attacks before DDP's forward pass
+            # The trainer synchronises batch statistics itself, because attacks run before DDP's forward pass
             strategy=DDPStrategy(cluster_environment=_Group(), **_no_buffers()) if world_size > 1 else "auto",
             devices=local_world_size,
             num_nodes=nodes,
@@ -59,7 +59,7 @@ def launch(precision: str, accelerator: str = "auto") -> Fabric:
 
 
 def _no_buffers() -> dict[str, Any]:
-    """The argument by which DDP's forward passes leave buffers alone; torch 2.13 has another name for it."""
+    """The argument that keeps DDP's forward passes from changing buffers; torch 2.13 has another name for it."""
     known = signature(DistributedDataParallel).parameters
     return {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
 
@@ -110,7 +110,7 @@ def share_buffers(model: nn.Module) -> None:
 def graceful_shutdown() -> Iterator[threading.Event]:
     """Yield an event that the first Ctrl-C (SIGINT) or SIGTERM sets; a second one interrupts at once.
 
-    Outside the main thread, where Python handles no signals, it is never set.
+    Outside the main thread it is never set, because Python handles signals in the main thread only.
     """
     requested = threading.Event()
 

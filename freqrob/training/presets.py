@@ -1,19 +1,19 @@
 """Recipes with the papers' settings.
 
-Where a paper's text and its authors' scripts differ, the settings are the scripts' unless this list says otherwise; the
-difference is in ``Preset.assumed``, and ``recipe_for`` and ``freqrob train --set`` take the other value.
+Where a paper's text and its authors' scripts differ, presets follow the scripts unless this list says otherwise.
+``Preset.assumed`` describes the difference; ``recipe_for`` and ``freqrob train --set`` accept the other value.
 
 - Lin et al., NeurIPS 2023 (BaSS), Tables 1, 3 and 4 and Figures 1, 3 and 4; scripts for PGD-AT and MART on CIFAR-10 in
   zhiyugege/Frequency-Long-Tailed-Investigation. The attacks are those of the text, ε = 8/255 in steps of 2/255 for all
   defences (Section 4.3), because Table 1 compares them at one ε; the MART script has 0.031 and 0.007.
 - Chan et al., IJCAI 2022 (JaFR), Section 4, Tables 1 to 6; scripts for CIFAR-10 and CIFAR-100 in
-  alvinchangw/JaFR_IJCAI2022. SVHN and Tiny ImageNet have none: the settings are the text's.
+  alvinchangw/JaFR_IJCAI2022. SVHN and Tiny ImageNet have no scripts: their settings are the text's.
 - Li et al., PLoS Comput. Biol. 2023, Section "Model training"; lizhe07/blur-net, ``train.py``.
 - Hendrycks et al., ICLR 2020 (AugMix): google-research/augmix, ``README.md`` and ``cifar.py``.
 
-Unlike the authors', training sets here exclude the validation split, on which the best epoch is chosen (all its images,
-or 1,000 for freqrob's own presets), because a model must not be chosen on test images. Lin et al. choose the epoch on
-test images; Chan et al. keep the last one, and one chosen on 256 training images.
+Unlike the authors', training sets here exclude the validation split. The best epoch is chosen on it (all its images, or
+1,000 for freqrob's own presets), because a model must not be chosen on test images. Lin et al. choose the epoch on test
+images; Chan et al. keep the last epoch and one chosen on 256 training images.
 """
 
 from __future__ import annotations
@@ -36,10 +36,11 @@ class Preset:
 
     Attributes:
         recipe: the settings of the training run.
-        paper: ``"Lin et al. 2023"``, ``"Chan et al. 2022"``, ``"Li et al. 2023"``, or ``"freqrob"`` for runs that a
-            laptop's CPU can do.
+        paper: ``"Lin et al. 2023"``, ``"Chan et al. 2022"``, ``"Li et al. 2023"``, or ``"freqrob"`` for recipes that a
+            laptop's CPU can train.
         tables: the paper's tables and figures with such a model; empty if there are none.
-        assumed: settings that the paper and its code leave open, disagree on, or choose differently, with the choice.
+        assumed: settings that the paper and its code do not state or disagree on, or that differ here, with the value
+            here.
     """
 
     recipe: Recipe
@@ -67,18 +68,18 @@ def list_presets(pattern: str = "*") -> list[Preset]:
 
 @checked
 def recipe_for(name: str, dataset: str = "cifar10", threat_model: str = "Linf", **overrides: Any) -> Recipe:
-    """The recipe of the preset, or else of the defence's family, with some fields overridden.
+    """The recipe of the preset, or else the defaults of the defence's family, with some fields overridden.
 
-    The families: Lin et al.'s settings for ``pgd_at``, ``trades`` and ``mart`` and for standard training of ``rn18``,
-    Hendrycks et al.'s for ``augmix``, Li et al.'s for standard training behind ``blur_`` and ``pca_``, and Chan et
-    al.'s for the other defences and for ``pgd_at`` with JaFR's network (those of CIFAR-10 for other data sets than
-    theirs). ``neural_similarity`` and ``neural_response`` are trained as ``standard``. For ``rn20``, which no paper
-    uses: freqrob's. ``without_source`` says which recipes are such a guess.
+    The families are: Lin et al.'s settings for ``pgd_at``, ``trades`` and ``mart`` and for standard training of
+    ``rn18``; Hendrycks et al.'s for ``augmix``; Li et al.'s for standard training with ``blur_`` and ``pca_``; Chan et
+    al.'s for the other defences and for ``pgd_at`` with JaFR's network (their CIFAR-10 settings for data sets that they
+    do not use); ``standard``'s for ``neural_similarity`` and ``neural_response``; and freqrob's for ``rn20``, which no
+    paper uses. ``without_source`` says whether a recipe is such a guess.
 
     Args:
         name, dataset, threat_model: as in ``Recipe``.
-        **overrides: other fields of ``Recipe``; ``defense`` is merged. If only ``epochs`` is given, ``milestones`` are
-            scaled in proportion; those that fall on the first or last epoch's end are left out.
+        **overrides: other fields of ``Recipe``; ``defense`` is merged. If ``epochs`` is given without ``milestones``,
+            these are scaled in proportion; those at epoch 0 or at the last epoch's end are left out.
 
     Raises:
         ValueError: a field that ``Recipe`` does not have, or a value that it does not take.
@@ -104,8 +105,7 @@ def recipe_for(name: str, dataset: str = "cifar10", threat_model: str = "Linf", 
 def parse_settings(recipe: str, texts: Iterable[str]) -> dict[str, Any]:
     """Parse ``["lr=0.3", "steps=3"]`` into ``{"lr": 0.3, "defense": {"steps": 3}}``, for ``recipe_for``.
 
-    Raises ValueError for text that is not KEY=VALUE, and for a setting that neither the recipe nor its defence has,
-    with the nearest names.
+    Raises ValueError for text that is not KEY=VALUE, and, with the nearest names, for an unknown setting.
 
     >>> parse_settings("pgd_at_rn20", ["lr=0.3", "steps=3"])
     {'lr': 0.3, 'defense': {'steps': 3}}
@@ -128,7 +128,7 @@ def parse_settings(recipe: str, texts: Iterable[str]) -> dict[str, Any]:
 
 @checked
 def without_source(recipe: Recipe) -> str:
-    """A sentence that says whose settings a recipe's defaults are if no preset has its name and data set; else "".
+    """A sentence that says where a recipe's defaults come from if no preset has its name and data set; else "".
 
     >>> without_source(recipe_for("jafr_prn18_jafr", "svhn"))
     ''
@@ -213,7 +213,7 @@ def _settings(model: ModelName, dataset: str) -> dict[str, Any]:
     """The fields of ``Recipe`` after the first three."""
     defense, architecture = model.defense, model.architecture
     if architecture == "rn20":
-        epochs = 20 if defense == "standard" else 10  # the others' steps cost two to four times as much
+        epochs = 20 if defense == "standard" else 10  # the others' steps take two to four times as long
         return _QUICK | {"epochs": epochs} | _QUICK_WITH.get(defense, {})
     if defense == "standard" and model.variant in ("blur", "pca"):
         return _LI
@@ -244,7 +244,7 @@ def _of_chan(defense: str, dataset: str) -> dict[str, Any]:
 
 
 _RN18_OPEN = (
-    "The authors' standard training is not published: the settings of their PGD-AT, without the attack. γ is a setting."
+    "The authors' standard training is not published; here it has their PGD-AT's settings. γ is the setting gamma."
 )
 _TRADES_OPEN = (
     "The authors' training is not published. Attack: the paper's (Section 4.3). β = 6, weight decay, crop, no "
@@ -252,7 +252,7 @@ _TRADES_OPEN = (
     "learning rate: those of PGD-AT."
 )
 _MART_OPEN = "Attack: the paper's (Section 4.3); the script has eps=0.031 and step_size=0.007."
-_CIFAR100_OPEN = "The settings of CIFAR-10; the paper has no others."
+_CIFAR100_OPEN = "The settings are those of CIFAR-10; the paper gives no others."
 _RESTRICTED_OPEN = (
     "Attack: the paper's (Section 4.3). The rest is not published: the settings of CIFAR-10, on images of 128×128 "
     "pixels, to which the authors' code resizes."
@@ -261,13 +261,13 @@ _AUGMIX_OPEN = (
     "The authors' training is not published. Hendrycks et al.'s, but normalised by the mean and standard deviation of "
     "the data set, not by ½ and ½."
 )
-_RN50_OPEN = f"{_AUGMIX_OPEN} ResNet-50, which they do not train on CIFAR: as ResNeXt-29."
+_RN50_OPEN = f"{_AUGMIX_OPEN} They do not train ResNet-50 on CIFAR; it has ResNeXt-29's settings."
 _BASS_AUGMIX_OPEN = "One of the two mixtures is of the balanced image (Section 4.4)."
-_PGD_OPEN = "PGD starts at random and sees the network in eval mode; the script's starts at the image, in train mode."
-_MINUS_OPEN = "Neither text nor script gives λ of JaFR(−): JaFR's settings, with the opposite sign of λ."
+_PGD_OPEN = "PGD starts at random, on the network in eval mode; the script's starts at the image, in train mode."
+_MINUS_OPEN = "λ of JaFR(−) is not published; here it is JaFR's with the opposite sign."
 _LAMBDA_OPEN = (
     "λ = 0.002 is the script's. The paper's sentence (“similar to that in CIFAR-10, except for the learning rates and "
-    "λ_freq = 0.001 values”) reads as 0.001, which is CIFAR-10's too: set weight=0.001."
+    "λ_freq = 0.001 values”) seems to say 0.001, which is also CIFAR-10's; for that, set weight=0.001."
 )
 _FGSM100_OPEN = "Learning rate: the paper's; no script trains FGSM alone."
 _SVHN_OPEN = (
@@ -279,7 +279,7 @@ _TINY_OPEN = "No script; the text's settings."
 _LI_OPEN = (
     "Settings of the authors' train.py. Its learning rate is one of four (0.001 to 0.01), chosen on validation images; "
     "the choice is not published: here 0.01, the default. It is multiplied by 0.3 every 4 epochs and restarts every "
-    "12; here it falls by half a cosine. The code of the PCA model is not published: trained as the blur models."
+    "12; here it falls by half a cosine. The PCA model's code is not published; it is trained like the blur models."
 )
 
 _BY_LIN, _BY_CHAN, _BY_LI, _BY_US = "Lin et al. 2023", "Chan et al. 2022", "Li et al. 2023", "freqrob"

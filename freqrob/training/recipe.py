@@ -24,7 +24,7 @@ Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 Schedule = Literal["triangle", "steps", "cosine"]
 Decay = Annotated[float, Meta(ge=0, lt=1, description="a decay in [0, 1)")]
 Sigma = Annotated[float, Meta(gt=0, le=1000, description="a positive number of pixels, at most 1000")]
-Epochs = Annotated[tuple[Annotated[int, Meta(ge=1)], ...], Meta(description="integers from 1 on")]
+Epochs = Annotated[tuple[Annotated[int, Meta(ge=1)], ...], Meta(description="integers ≥ 1")]
 
 
 @checked
@@ -33,27 +33,27 @@ class Recipe:
     """All settings of a training run.
 
     Attributes:
-        name: of the model, ``[bass_|bassmix_|bassfront_|blur_|pca_]<defence>_<architecture>``.
+        name: name of the model, ``[bass_|bassmix_|bassfront_|blur_|pca_]<defence>_<architecture>``.
         dataset, threat_model: as ``load_model`` takes them.
-        epochs, batch_size: of the training split; a batch is shared by all devices.
-        lr, schedule, milestones: the learning rate of a step. ``triangle`` rises linearly from 0 to ``lr`` over the
-            first two fifths of the steps and falls linearly to 0 over the rest (Chan et al., IJCAI 2022, reference
-            code); ``steps`` is divided by 10 at the beginning of each epoch of ``milestones``; ``cosine`` falls from
-            ``lr`` to 0 by half a cosine.
+        epochs, batch_size: passes over the training split, and images per step, over all devices.
+        lr, schedule, milestones: the learning rate by step. ``triangle`` rises linearly from 0 to ``lr`` over the first
+            two fifths of the steps and falls linearly to 0 over the rest (Chan et al., IJCAI 2022, reference code);
+            ``steps`` divides it by 10 at the beginning of each epoch in ``milestones``; ``cosine`` falls from ``lr`` to
+            0 along half a cosine.
         warmup_epochs: epochs over which ``steps`` and ``cosine`` first rise linearly from 0.
-        momentum, nesterov, weight_decay: of SGD, on every parameter.
+        momentum, nesterov, weight_decay: of SGD, applied to every parameter.
         ema: the decay of an exponential moving average of the weights, which is validated and kept; 0 for none.
         crop: padding mode of the random crop (4 pixels), ``"reflect"`` or ``"zeros"``; None: no crop.
         flip: mirror images at random, if the data set allows it.
         normalize: subtract the data set's mean and divide by its standard deviation, as the network's front end.
         gamma: the probability that ``bassmix_`` balances an image.
-        weighting: of BaSS, ``"amplitude"`` or ``"power"``.
-        components: of ``pca_``, the number of principal components (Li et al.: 512 on CIFAR-10).
-        blur_sigma: of ``blur_``, the standard deviation in pixels (Li et al.: 1.5; from 1 to 3 in Fig. 5b).
+        weighting: BaSS's weighting, ``"amplitude"`` or ``"power"``.
+        components: number of principal components of ``pca_`` (Li et al.: 512 on CIFAR-10).
+        blur_sigma: standard deviation of ``blur_`` in pixels (Li et al.: 1.5; from 1 to 3 in Fig. 5b).
         precision: as Lightning Fabric names it.
-        seed: of initialisation, order, augmentation and random starts.
+        seed: random seed of initialisation, order, augmentation and random starts.
         selection_images: number of validation images on which PGD-10 chooses the best epoch; 0 for all of them.
-        defense: the defence's parameters that differ from its defaults.
+        defense: those of the defence's parameters that differ from its defaults.
 
     >>> Recipe("trades_rn20", epochs=2).parsed.defense
     'trades'
@@ -88,7 +88,7 @@ class Recipe:
         ModelName.parse(self.name)
         check_choices(DATASETS, dataset=self.dataset)
         if DATASETS[self.dataset].streamed:
-            raise ValueError(f"dataset: trainings hold their images in memory, where {self.dataset} does not fit")
+            raise ValueError(f"dataset: training holds all images in memory, which {self.dataset} exceeds")
         if self.threat_model != "Linf":
             raise ValueError(f"threat_model: training attacks are L∞ only, expected 'Linf', got {self.threat_model!r}")
         known = [field.name for field in fields(DEFENSES[self.parsed.defense])]
@@ -98,7 +98,7 @@ class Recipe:
                 f"it has {', '.join(known) or 'none'}"
             )
         if self.defense.get("weighting", self.weighting) != self.weighting:
-            raise ValueError(f"weighting: {self.weighting!r}, but the defence's is {self.defense['weighting']!r}")
+            raise ValueError(f"weighting: got {self.weighting!r}, but the defence's is {self.defense['weighting']!r}")
         made = self.make_defense()
         object.__setattr__(self, "defense", {name: getattr(made, name) for name in self.defense})  # Python's numbers
         if self.schedule == "steps" and any(epoch >= self.epochs for epoch in self.milestones):
@@ -108,7 +108,7 @@ class Recipe:
         if self.schedule != "triangle" and self.warmup_epochs > self.epochs:
             raise ValueError(f"warmup_epochs: expected at most {self.epochs} epochs, got {self.warmup_epochs}")
         if made.double_backward and self.precision == "16-mixed":
-            raise ValueError(f"precision: the gradients that {self.parsed.defense} differentiates underflow in float16")
+            raise ValueError(f"precision: {self.parsed.defense}'s second derivatives underflow in float16")
 
     @property
     def parsed(self) -> ModelName:
@@ -134,7 +134,7 @@ class Recipe:
         return [*first, normalize] if self.normalize else first
 
     def make_transform(self) -> Callable[[Tensor, Generator], Tensor] | None:
-        """The augmentation of whole batches before crop and flip: BaSS for ``bassmix_``, else None."""
+        """The augmentation before crop and flip: BaSS for ``bassmix_``, else None."""
         if self.parsed.variant != "bassmix":
             return None
         from freqrob.data.transforms import RandomBaSS  # torchvision's transforms take a while to import
@@ -160,7 +160,7 @@ class Recipe:
         return parts
 
     def lr_scheduler(self, optimizer: Optimizer, epoch_steps: int, step: int = 0) -> LambdaLR:
-        """PyTorch's scheduler of a run, from ``step`` on. The optimizer's groups need an ``initial_lr``: ``lr``."""
+        """PyTorch's scheduler of a run, starting at ``step``. The optimizer's groups need ``initial_lr`` = ``lr``."""
         return LambdaLR(optimizer, lambda step: self._share_of_lr(step, epoch_steps), last_epoch=step - 1)
 
     def _share_of_lr(self, step: int, epoch_steps: int) -> float:
@@ -181,7 +181,7 @@ class Recipe:
         return DEFENSES[self.parsed.defense](**given)
 
     def as_dict(self) -> dict[str, Any]:
-        """For the card: every field, and the defence's parameters with its defaults filled in."""
+        """All fields, and all parameters of the defence, including defaults, for the card."""
         defense = self.make_defense()
         parameters = defense.as_dict() if hasattr(defense, "as_dict") else asdict(defense)
         return {**asdict(self), "milestones": list(self.milestones), "defense": parameters}

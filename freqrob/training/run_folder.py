@@ -20,7 +20,7 @@ from freqrob.runtime.file_formats import FileFormat
 from freqrob.runtime.files import check_file, locked, remove_abandoned, write_csv, write_text, write_torch
 from freqrob.runtime.reading import REMEDY, Share, fitted, read_torch
 
-STORED_DTYPE = torch.float16  # of kernels and matrices in weights files
+STORED_DTYPE = torch.float16  # dtype of kernels and matrices in weights files
 History = list[dict[str, float]]
 
 
@@ -48,7 +48,7 @@ class Checkpoint(TypedDict):
 
 
 METRICS = FileFormat("metrics", Epoch)
-CHECKPOINT = FileFormat("checkpoint", Checkpoint)  # not of JSON, but of the same containers
+CHECKPOINT = FileFormat("checkpoint", Checkpoint)  # not a JSON file, but with the same containers
 
 
 class RunFolder:
@@ -76,7 +76,7 @@ class RunFolder:
             yield
 
     def _remove_unfinished(self) -> None:
-        """Remove temporary files of killed writers in the run's folder and of the weights and the card."""
+        """Remove temporary files that killed processes left in the run's folder or beside the weights and the card."""
         remove_abandoned(self.folder)
         for suffix in (".safetensors", ".json"):
             remove_abandoned(self.folder.parent, self.folder.name + suffix)
@@ -85,7 +85,7 @@ class RunFolder:
         """The last checkpoint, on the CPU, or None.
 
         Raises CheckpointError for a damaged checkpoint, or one that contradicts ``steps_per_epoch``; ValueError for a
-        checkpoint of another recipe; FileNotFoundError if the best weights are missing.
+        checkpoint from another recipe; FileNotFoundError if the best weights are missing.
         """
         if not self.last_checkpoint.is_file():
             return None
@@ -143,7 +143,7 @@ class RunFolder:
         write_torch(self.last_checkpoint, CHECKPOINT.versioned({"recipe": self.recipe, **state}))
 
     def write_metrics(self, history: History) -> None:
-        """Write a line for each epoch, and pass the last one to TensorBoard; its failures are only warnings."""
+        """Write a line for each epoch, and pass the last one to TensorBoard, whose failures are only warnings."""
         lines, table = self.metrics
         write_text(lines, "".join(json.dumps(METRICS.versioned(line)) + "\n" for line in history))
         write_csv(table, history, list(history[0]))
@@ -179,7 +179,7 @@ class RunFolder:
 
     @property
     def best_weights(self) -> Path:
-        """The network of the best epoch so far, which gets the model's name when the run is finished."""
+        """The network of the best epoch so far; it is renamed to ``weights`` when the run is finished."""
         return self.folder / "best.safetensors"
 
     @property
@@ -188,7 +188,7 @@ class RunFolder:
         return self.folder.with_name(f"{self.folder.name}.safetensors")
 
     def publish(self) -> None:
-        """Give the network of the best epoch the model's name. Raises FileNotFoundError, OSError, CheckpointError."""
+        """Rename the network of the best epoch to ``weights``. Raises FileNotFoundError, OSError, CheckpointError."""
         state, card = load(self.best_weights)
         assert card is not None
         save(self.weights, state, card, STORED_DTYPE)
@@ -198,7 +198,7 @@ class RunFolder:
         return self.folder / "not_finite.pt"
 
     def write_batch(self, images: Tensor, labels: Tensor, step: int, network: dict[str, Tensor]) -> None:
-        """Save a batch with a loss that is not finite, and the network, for ``torch.load(path, weights_only=True)``."""
+        """Save a batch with a non-finite loss, and the network, readable by ``torch.load(path, weights_only=True)``."""
         write_torch(self.bad_batch, {"images": images.cpu(), "labels": labels.cpu(), "step": step, "network": network})
 
 

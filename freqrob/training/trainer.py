@@ -39,7 +39,7 @@ from freqrob.training.recipe import Recipe
 from freqrob.training.run_folder import STORED_DTYPE, RunFolder
 
 VALIDATION_BATCH = 250
-PROGRESS = ("step", "history", "losses", "seconds")  # of a run, in its checkpoints
+PROGRESS = ("step", "history", "losses", "seconds")  # keys of a run's progress in its checkpoints
 
 
 @checked
@@ -56,15 +56,15 @@ def train(
     track: Track = untracked,
     log: Callable[[str], None] = lambda _line: None,
 ) -> Path:
-    """Train a recipe; resume where an earlier run of the same recipe stopped.
+    """Train a recipe; continue where an earlier run of the same recipe stopped.
 
     ``model_dir/<dataset>/<threat>/<name>.safetensors`` with its card is the network of the best epoch by validation
     accuracy (under PGD-10 for defences that train against an attack), so that ``load_model(name, model_dir)`` finds
     it when the run is finished. The folder ``<name>/`` next to it holds ``last.ckpt``, ``best.safetensors`` and
     ``last.safetensors``, a line for each epoch in ``metrics.jsonl`` and ``metrics.csv``, and ``curves.png``.
 
-    A step depends only on the recipe and the step's number, so an interrupted or killed run ends with the weights of an
-    uninterrupted one: bit for bit on one CPU thread. In an initialised ``torch.distributed`` group, such as that of
+    A step depends only on the recipe and the step's number, so a resumed run ends with the same weights as an
+    uninterrupted one, bit for bit on one CPU thread. In an initialised ``torch.distributed`` group, such as that of
     ``freqrob train`` under torchrun, the processes share each batch (DDP); batch norm normalises each share separately.
 
     Args:
@@ -72,7 +72,7 @@ def train(
         data_dir, download: as for ``load_dataset``.
         model_dir: folder of models and runs.
         accelerator: as Lightning Fabric names it.
-        compile: compile the network; not for defences that differentiate gradients (JaFR, GradAlign).
+        compile: compile the network; not possible for defences that differentiate gradients (JaFR, GradAlign).
         checkpoint_minutes: the time between checkpoints within an epoch; each epoch ends with one.
         tensorboard: also write the metrics for TensorBoard, into the run's folder.
         track: wraps iterables in a progress bar.
@@ -86,7 +86,7 @@ def train(
             damaged checkpoint of it.
         FloatingPointError: the loss became NaN or infinite; the batch is saved, and an earlier checkpoint is intact.
         FileNotFoundError: no data, or the weights of a finished run are missing.
-        KeyboardInterrupt: after Ctrl-C or SIGTERM, when the step is done and a checkpoint is written.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, once the step is finished and a checkpoint written.
         OSError: files cannot be written, such as on a full disk; earlier files are intact.
         ProcessFailure: (an OSError) another process of the group failed.
     """
@@ -94,11 +94,11 @@ def train(
     run = RunFolder(weights.with_suffix(""), recipe.as_dict(), tensorboard)
     made_by, defense = commit(), recipe.make_defense()
     if compile and defense.double_backward:
-        raise ValueError(f"compile: {recipe.parsed.defense} differentiates gradients, which compiled code does not")
+        raise ValueError(f"compile: {recipe.parsed.defense} differentiates gradients, which compiled code cannot")
     fabric = launch(recipe.precision, accelerator)
     with propagate_failure():
         if fabric.is_global_zero:
-            run.check_files()  # before minutes of work
+            run.check_files()  # fail before, not after, minutes of work
     seed_everything(recipe.seed)
     train_set, val_set = _load(recipe, data_dir, download, track)
     batches = _batches(recipe, train_set, fabric)
@@ -151,7 +151,7 @@ def train(
             if stops and state.step < steps:
                 raise KeyboardInterrupt
         with propagate_failure():
-            if fabric.is_global_zero and not run.weights.is_file():  # removed since an earlier call finished the run
+            if fabric.is_global_zero and not run.weights.is_file():  # removed after an earlier call finished the run
                 run.publish()
     return run.weights
 
@@ -197,7 +197,7 @@ class _State:
         """Raise ValueError if the processes have read different checkpoints."""
         all_steps = self.fabric.all_reduce(torch.tensor(self.step, device=self.fabric.device), reduce_op="sum")
         if all_steps != self.step * self.fabric.world_size:
-            raise ValueError("model_dir: the processes find different checkpoints, expected a folder that all share")
+            raise ValueError("model_dir: the processes read different checkpoints; expected a folder that all share")
 
     def __str__(self) -> str:
         fabric = self.fabric
@@ -206,7 +206,7 @@ class _State:
         return f"{self.recipe.name} on {where}, {self.recipe.precision}{resumed}"
 
     def set_up(self, compile: bool, double_backward: bool) -> Iterator[nn.Module]:
-        """The model and the defence's parts, as the processes of a group share them."""
+        """The model and the defence's parts, wrapped in DDP if there are several processes."""
         if double_backward:
             differentiate_twice(self.model.network)
         if compile:
@@ -225,7 +225,7 @@ class _State:
         return loss
 
     def update(self, loss: float, began: float) -> None:
-        """Update the weights after a finite ``loss``, the mean over all processes, of a step that ``began``."""
+        """Update the weights; ``loss`` is finite, the mean over all processes, ``began`` the step's starting time."""
         self.optimizer.step()
         if self.fabric.world_size > 1:
             share_buffers(self.model.network)
@@ -289,7 +289,7 @@ class _State:
         for state in saved["optimizer"]["state"].values():
             momentum = state["momentum_buffer"]
             if momentum is not None and (not momentum.is_floating_point() or 0 in momentum.stride()):  # expanded
-                raise ValueError("optimizer: its momentum is not of floats that can be updated")
+                raise ValueError("optimizer: expected floating-point momentum that can be updated")
         settings = self.optimizer.state_dict()["param_groups"]  # the recipe's
         self.optimizer.load_state_dict({"state": saved["optimizer"]["state"], "param_groups": settings})
         momenta = {
@@ -300,7 +300,7 @@ class _State:
         if not momenta and self.recipe.momentum and saved["step"]:
             raise ValueError("optimizer: its momentum is missing after earlier steps")
         if any(momentum.shape != parameter.shape for parameter, momentum in momenta.items()):
-            raise ValueError("optimizer: its momentum does not fit this network")
+            raise ValueError("optimizer: its momentum has other shapes than this network")
         if self.average:
             weights = {key.removeprefix("module."): value for key, value in saved["average"].items()}
             weights = {key.removeprefix("network."): value for key, value in weights.items() if key != "n_averaged"}
@@ -312,7 +312,7 @@ class _State:
             "network": self.model.state_dict(), "parts": parts, "optimizer": momenta, "average": average
         }.items():  # fmt: skip
             if not all(value.isfinite().all() for value in values.values()):
-                raise ValueError(f"{name}: holds values that are not finite")
+                raise ValueError(f"{name}: expected finite values")
         if saved["precision"]:
             self.fabric.strategy.precision.load_state_dict(saved["precision"])
         self.step, self.history, self.losses, self.seconds = (saved[name] for name in PROGRESS)
@@ -365,7 +365,7 @@ def _validate(model: nn.Module, val_set: ImageSet, recipe: Recipe, fabric: Fabri
 
 
 def _remedy(recipe: Recipe) -> str:
-    return f"Train in another model_dir with a lower lr (now {recipe.lr}) or more precision"
+    return f"Train in another model_dir with a lower lr (now {recipe.lr}) or a higher precision"
 
 
 def _note(recipe: Recipe) -> str:

@@ -6,8 +6,8 @@ f_0.5. Robust models that rely on low frequencies have large perturbations with 
 cycles/pixel.
 
 OUT gets boundary_spectrum.png and .svg (the figure), .csv (a row for each model) and .json (everything, with its
-provenance). Every batch is cached in OUT/cache: the same command resumes an interrupted run, and further models or
---repeats reuse earlier results.
+provenance). Every batch is cached in OUT/cache: the same command resumes an interrupted run, and runs with more models
+or --repeats reuse earlier results.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """examples:
   python plugins/foolbox/boundary_spectrum.py standard_rn20 pgd_at_rn20 --attack fmn
-      two models that come with freqrob on the first 20 images of the test set, in a minute
+      two models that freqrob includes, on the first 20 test images; takes a minute
   python plugins/foolbox/boundary_spectrum.py standard_rn20 pgd_at_rn20 robustbench:Carmon2019Unlabeled \\
       --data ./data --images 1000 --repeats 3
       the settings of Li et al.
@@ -43,8 +43,8 @@ ATTACKS = {  # module, class and description
     "fmn_l2": ("foolbox.attacks", "L2FMNAttack", "L2 fast minimum norm"),
     "ddn": ("foolbox.attacks", "DDNAttack", "L2 decoupled direction and norm"),
     "cw": ("foolbox.attacks", "L2CarliniWagnerAttack", "L2 Carlini-Wagner"),
-    "hsj": ("foolbox.attacks", "HopSkipJumpAttack", "HopSkipJump, L2, from the model's decisions alone"),
-    "boundary": ("foolbox.attacks", "BoundaryAttack", "Boundary, L2, from the model's decisions alone"),
+    "hsj": ("foolbox.attacks", "HopSkipJumpAttack", "HopSkipJump, L2, uses only the predicted class"),
+    "boundary": ("foolbox.attacks", "BoundaryAttack", "Boundary, L2, uses only the predicted class"),
 }
 HALF_POWER = ("half_power_frequency", "half_power_low", "half_power_high", "exact_half_power_frequency")
 CURVES = ("frequencies", "profile", "radii", "cumulative", "power")
@@ -76,22 +76,22 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("models", nargs="+", metavar="MODEL", help="a name (`freqrob models` lists them), NAME=weights.pt, "
         "robustbench:NAME, timm:NAME, torchvision:NAME, or package.module:function")  # fmt: skip
-    add("--data", type=Path, metavar="DIR", help="where the data set is; without it, 20 sample images of CIFAR-10")
-    add("--dataset", default="cifar10", help="default: %(default)s")
-    add("--threat-model", default="Linf", help="of the models; default: %(default)s")
+    add("--data", type=Path, metavar="DIR", help="folder of the data set; by default 20 sample images of CIFAR-10")
+    add("--dataset", default="cifar10", help="data set; default: %(default)s")
+    add("--threat-model", default="Linf", help="threat model of the models; default: %(default)s")
     add("--model-dir", type=Path, default=Path("models"), metavar="DIR", help="of trained models; default: %(default)s")
-    add("--images", type=int, default=20, metavar="N", help="the first N test images; default: %(default)s, the paper "
-        "has 1000")  # fmt: skip
+    add("--images", type=int, default=20, metavar="N", help="use the first N test images; default: %(default)s; the "
+        "paper: 1000")  # fmt: skip
     attacks = "; ".join(f"{name}: {description}" for name, (*_, description) in ATTACKS.items())
     add("--attack", choices=ATTACKS, default="bb", metavar="NAME", help=f"default: %(default)s. {attacks}")
-    add("--steps", type=int, metavar="N", help="of the attack; its own default unless given (bb: 1000)")
-    add("--repeats", type=int, default=1, metavar="N", help="runs from other starts, the smallest perturbation of each "
-        "image kept; default: %(default)s")  # fmt: skip
-    add("--untargeted", action="store_true", help="away from the label instead of towards another image's")
+    add("--steps", type=int, metavar="N", help="steps of the attack; by default the attack's (bb: 1000)")
+    add("--repeats", type=int, default=1, metavar="N", help="runs from different starts; each image's smallest "
+        "perturbation is kept; default: %(default)s")  # fmt: skip
+    add("--untargeted", action="store_true", help="attack towards any wrong class, not another image's label")
     add("--batch-size", type=int, default=20, metavar="N", help="images at a time; default: %(default)s")
-    add("--seed", type=int, default=0, help="of targets, starts and bootstrap; default: %(default)s")
-    add("--device", default="auto", help="cpu, cuda, cuda:1, …; default: a GPU where there is one")
-    add("--out", type=Path, default=Path("boundary_spectrum"), metavar="OUT", help="a folder; default: %(default)s")
+    add("--seed", type=int, default=0, help="random seed of targets, starts and bootstrap; default: %(default)s")
+    add("--device", default="auto", help="cpu, cuda, cuda:1, …; default: a GPU if there is one")
+    add("--out", type=Path, default=Path("boundary_spectrum"), metavar="OUT", help="folder; default: %(default)s")
     return parser
 
 
@@ -153,7 +153,7 @@ def _images(options: argparse.Namespace, track: Any) -> ImageSet:
     from freqrob.data.samples import sample_images
 
     if options.data is None and options.dataset != "cifar10":
-        raise ValueError(f"data: the sample images are CIFAR-10's; pass the folder of {options.dataset}")
+        raise ValueError(f"data: expected the folder of {options.dataset}, because the sample images are CIFAR-10's")
     images = load_dataset(options.dataset, "test", options.data, track=track) if options.data else sample_images()
     if not 1 <= options.images <= len(images):
         hint = "" if options.data else " without --data"
@@ -196,7 +196,7 @@ def describe(model: str, perturbations: MinimalPerturbations, measured: MinimalP
 
 
 def draw(folder: Path, models: Mapping[str, MinimalPerturbationSpectrum]) -> None:
-    """Draw mean spectra, radial profiles and size against f_0.5, as Fig. 4 of Li et al.; a failure is a warning.
+    """Draw mean spectra, radial profiles and size against f_0.5 as in Li et al., Fig. 4; a failure is a warning.
 
     Writes boundary_spectrum.png and .svg; those of an earlier run are removed first.
     """

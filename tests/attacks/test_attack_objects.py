@@ -178,7 +178,7 @@ def test_what_an_attack_does_not_use_is_checked_too(text, given):
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: PGD(0), "steps: expected an integer from 1 on, got 0"),
+        (lambda: PGD(0), "steps: expected an integer ≥ 1, got 0"),
         (lambda: PGD(restarts=0), "restarts"),
         (lambda: PGD(restarts=2, random_start=False), "restarts: expected 1 without a random start, got 2"),
         (lambda: PGD(eps=8), r"eps: expected pixels in \[0, 1\], such as 8/255, got 8"),

@@ -302,7 +302,7 @@ def test_attacks_of_every_kind_run(attack, network, images, labels):
             TypeError,
             "attack: expected MinimizationAttack, got LinfProj",
         ),
-        ({"attack": Walk(), "repeats": 0}, ValueError, "repeats: expected an integer from 1 on"),
+        ({"attack": Walk(), "repeats": 0}, ValueError, "repeats: expected an integer ≥ 1"),
         ({"attack": Walk(), "batch_size": 0}, ValueError, "batch_size"),
         ({"attack": Walk(), "start_eps": 8}, ValueError, "start_eps: expected pixels"),
     ],
@@ -335,9 +335,9 @@ def test_targets_make_no_sense_untargeted(network, images, labels):
 @pytest.mark.parametrize(
     "answer, message",
     [
-        (lambda logits: (logits,), "expected it to give logits .* got a tuple"),
-        (lambda logits: logits[:, :0], "expected 10 classes or more"),
-        (lambda logits: logits[:, :2], "expected 10 classes or more"),
+        (lambda logits: (logits,), "expected logits .* got a tuple"),
+        (lambda logits: logits[:, :0], "expected at least 10 classes"),
+        (lambda logits: logits[:, :2], "expected at least 10 classes"),
         (lambda logits: logits.double() @ logits.T, "it fails on images .*: RuntimeError"),
     ],
 )

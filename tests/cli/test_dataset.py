@@ -87,7 +87,7 @@ class TestCorruptCommand:
         [
             (["--type", "rain"], "types: expected one of gaussian_noise"),
             (["--dataset", "svhn"], "dataset: expected one of cifar10, cifar100, imagenet, folder, got 'svhn'"),
-            (["--seed", "-1"], "seed: expected an integer from 0 on"),
+            (["--seed", "-1"], "seed: expected an integer ≥ 0"),
             (["--type", "fog", "--device", "abacus"], "device: cannot use 'abacus'"),
             (["--type", "fog", "--data", "/nonexistent"], "no intact CIFAR-10"),
         ],

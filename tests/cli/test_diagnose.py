@@ -76,7 +76,7 @@ def test_measures_saves_and_shows(tmp_path):
 
 def test_no_model_takes_another_models_folder(tmp_path):
     result = run("a/b=w.pt", "a_b=w.pt", "--out", "found")
-    assert result.exit_code == 2 and "found/a_b=w.pt is the folder of both a/b=w.pt and a_b=w.pt" in result.output
+    assert result.exit_code == 2 and "a/b=w.pt and a_b=w.pt would both be written to found/a_b=w.pt" in result.output
     (tmp_path / "found" / "fgsm_rn20").mkdir(parents=True)
     for file, content in (("wandb.json", '{"model": {}}'), ("a.json", "{}"), ("b.json", '{"model": "fgsm/rn20"}')):
         (tmp_path / "found" / "fgsm_rn20" / file).write_text(content)
@@ -84,7 +84,7 @@ def test_no_model_takes_another_models_folder(tmp_path):
     _check_folders({"fgsm_rn20": tmp_path / "found" / "fgsm_rn20"})  # none of them is of a measurement
     (tmp_path / "found" / "fgsm_rn20" / "b.npz").write_text("")
     result = run("fgsm_rn20", "--only", "jacobian", "--out", "found")
-    assert result.exit_code == 2 and "found/fgsm_rn20 is the folder of both fgsm_rn20 and fgsm/rn20" in result.output
+    assert result.exit_code == 2 and "fgsm_rn20 and fgsm/rn20 would both be written to found/fgsm_rn20" in result.output
 
 
 def test_settings_of_one_diagnostic_are_taken_and_recorded():
@@ -185,7 +185,7 @@ def test_models_are_across_where_there_is_room(monkeypatch, capsys):
 @pytest.mark.parametrize(
     "outputs, message",
     [
-        ("5", "diagnosed_nets:net?outputs=5: model: expected 10 classes or more, as the labels have, got 5"),
+        ("5", "diagnosed_nets:net?outputs=5: model: expected at least 10 classes, because labels go up to 9, got 5"),
         ("0", "diagnosed_nets:net?outputs=0: model: its logits have no gradient with respect to the images"),
     ],
 )
@@ -197,7 +197,7 @@ def test_a_model_that_cannot_be_measured_is_named(outputs, message):
 def test_a_model_of_other_classes_is_refused():
     result = run("diagnosed_nets:net?outputs=11", "--only", "hybrid")
     assert result.exit_code == 2
-    said = "diagnosed_nets:net?outputs=11: model: expected 10 classes, as the data set has, got 11; wrap the model"
+    said = "diagnosed_nets:net?outputs=11: model: expected 10 classes like the data set, got 11; wrap the model"
     assert said in result.output
 
 

@@ -63,7 +63,7 @@ def test_a_home_folder_that_the_shell_left_in_an_option_is_found(few_images, mod
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c", "s.csv"]
     error = error_of("evaluate", "standard_tiny", *options, "--out=~nobody-has-this-name/r.json")
-    assert "out: ~nobody-has-this-name/r.json begins with a home folder that is not known" in " ".join(error.split())
+    assert "out: ~nobody-has-this-name/r.json begins with an unknown home folder" in " ".join(error.split())
 
 
 def test_evaluate_measures_nothing_twice(few_images, model_dir, monkeypatch, own_cache):
@@ -209,8 +209,8 @@ def test_evaluate_keeps_results_in_the_card(few_images, model_dir, tmp_path):
         (["standard_tiny", "--eps", "-8/255"], "eps: expected pixels in [0, 1]"),
         (["standard_tiny", "--norm", "L1"], "norm: expected one of Linf, L2"),
         (["standard_tiny", "--attack", "cw"], "attack: got 'cw', expected one such as clean, pgd-20"),
-        (["standard_tiny", "--seed", "-1"], "seed: expected an integer from 0 on"),
-        (["standard_tiny", "--batch-size", "0"], "batch_size: expected an integer from 1 on"),
+        (["standard_tiny", "--seed", "-1"], "seed: expected an integer ≥ 0"),
+        (["standard_tiny", "--batch-size", "0"], "batch_size: expected an integer ≥ 1"),
         (["standard_tiny", "--cache", "here", "--no-cache"], "cache: expected --cache or --no-cache"),
         (["standard_tiny", "--samples", "samples.json"], "samples: expected a name ending in .csv"),
         (["timm:no_such_model"], "no_such_model"),
@@ -220,8 +220,8 @@ def test_evaluate_keeps_results_in_the_card(few_images, model_dir, tmp_path):
         (["standard_tiny", "--eps", "8/0"], "expected a number such as 8/255"),
         (["standard_tiny", "--eps", "nan"], "expected a number such as 8/255"),
         ([":five:"], ":five:"),
-        (["standard_tiny", "--attack", "pgd-0"], "steps: expected an integer from 1 on"),
-        (["standard_tiny", "--images", "0"], "images: expected an integer from 1 on, got 0"),
+        (["standard_tiny", "--attack", "pgd-0"], "steps: expected an integer ≥ 1"),
+        (["standard_tiny", "--images", "0"], "images: expected an integer ≥ 1, got 0"),
         (["standard_tiny", "--device", "abacus"], "device: cannot use 'abacus'"),
         (["standard_tiny", "--protocol", "autoattack"], "protocols: expected one of"),
         (["standard_tiny", "--out", "results.txt"], "ending in .json or .csv"),

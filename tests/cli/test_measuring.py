@@ -48,7 +48,7 @@ def test_of_a_users_own_code_nothing_is_cached_without_a_key(few_images, own_mod
         write_helpers(favourite)
         result = run(command, own_module, *asked)
         assert result.exit_code == 0, result.output
-        reason = "because a change of the code could not be noticed (Net is a cached_nets.Net)"
+        reason = "because a change of the code could not be detected (Net is a cached_nets.Net)"
         assert result.stderr.count(f"cached_nets:net: cache: nothing is cached, {reason}") == 1
         assert "--cache-key" in result.stderr and not list(own_cache.rglob("*.safetensors"))
         assert command == "diagnose" or ("25.0" if favourite == 0 else "0.0") in result.stdout
@@ -104,7 +104,7 @@ def test_a_model_of_other_classes_than_the_data_set_s_is_named(
     write_corruptions(few_images, tmp_path / "corrupted", ["contrast"], about={"dataset": "cifar10", "bass": None})
     asked = {"evaluate": ["--protocol", "natural"], "diagnose": ["--only", "hybrid"]}
     asked["corruptions"] = ["--data", tmp_path / "corrupted"]
-    message = "cached_nets:net?classes=100: model: expected 10 classes, as the data set has, got 100; wrap the model"
+    message = "cached_nets:net?classes=100: model: expected 10 classes like the data set, got 100; wrap the model"
     assert message in error_of(command, f"{own_module}?classes=100", *asked[command])
 
 

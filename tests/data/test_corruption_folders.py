@@ -76,11 +76,11 @@ def test_mce_relative_to_alexnet():
     assert of.mce_to_alexnet() == pytest.approx(sum(0.5 / error for error in ALEXNET.values()) / 15)
     alexnet = {name: (1 - error,) * 5 for name, error in ALEXNET.items()}
     assert CorruptionAccuracy("imagenet", "natural", 10, None, False, alexnet).mce_to_alexnet() == pytest.approx(1)
-    with pytest.raises(ValueError, match="gaussian_noise, .* were not measured"):
+    with pytest.raises(ValueError, match="not measured: gaussian_noise, "):
         CorruptionAccuracy("imagenet", "natural", 10, None, False, {"fog": (0.5,) * 5}).mce_to_alexnet()
-    with pytest.raises(ValueError, match="made by freqrob"):
+    with pytest.raises(ValueError, match="not on generated"):
         CorruptionAccuracy("imagenet", "natural", 10, None, True, alexnet).mce_to_alexnet()
-    with pytest.raises(ValueError, match="imagenet, got cifar10"):
+    with pytest.raises(ValueError, match=".*imagenet.*, got cifar10"):
         CorruptionAccuracy("cifar10", "natural", 10, None, False, alexnet).mce_to_alexnet()
 
 

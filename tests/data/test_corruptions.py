@@ -466,7 +466,7 @@ def test_severities_of_imagenet_are_the_published_ones():
         ({"severity": 0}, ValueError, "severity: expected an integer from 1 to 5, got 0"),
         ({"severity": 2.5}, ValueError, "severity"),
         ({"severity": True}, ValueError, "severity"),
-        ({"seed": -1}, ValueError, "seed: expected an integer from 0 on, got -1"),
+        ({"seed": -1}, ValueError, "seed: expected an integer ≥ 0, got -1"),
         ({"first": 1.5}, ValueError, "first"),
     ],
 )

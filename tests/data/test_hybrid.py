@@ -71,7 +71,7 @@ def test_hybrid_images_of_bytes_are_rounded_and_whole_or_absent(few, tmp_path, m
         ({"frequencies": (5,)}, "frequencies: expected numbers from 0 to 0.707 cycles.pixel, .* got 5"),
         ({"frequencies": (float("nan"),)}, "frequencies: expected numbers .*, got nan"),
         ({"frequencies": ("0.1",)}, "frequencies: expected numbers .*, got '0.1'"),
-        ({"seed": -1}, "seed: expected an integer from 0 on, got -1"),
+        ({"seed": -1}, "seed: expected an integer ≥ 0, got -1"),
     ],
 )
 def test_hybrid_images_that_cannot_be_mixed_are_refused_before_anything_is_written(few, tmp_path, settings, message):

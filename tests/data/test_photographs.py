@@ -228,5 +228,5 @@ class TestImageNet:
             write(tmp_path / name, (0, 0, 0))
         with pytest.raises((FileNotFoundError, ValueError), match=message):
             load_dataset("imagenet", "test", tmp_path)
-        with pytest.raises(ValueError, match="cifar10 has train, val and test"):
+        with pytest.raises(ValueError, match="expected train, val or test for cifar10"):
             load_dataset("cifar10", "robustbench", tmp_path)

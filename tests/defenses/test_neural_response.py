@@ -135,7 +135,7 @@ def test_a_run_trains_saves_and_resumes_the_readout_but_keeps_it_out_of_the_clas
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"responses": np.full((2000, 5), -1.0)}, "values below 0"),
+        ({"responses": np.full((2000, 5), -1.0)}, "negative or non-finite values"),
         ({"responses": np.zeros((3, 5))}, r"responses of .* expected \(2000, neurons\)"),
         ({"images": np.zeros((2000, SIZE, SIZE, 1), np.uint8)}, r"images of .*, expected \(K, C, H, W\)"),
     ],
@@ -148,7 +148,7 @@ def test_a_wrong_file_says_what_is_wrong(targets, change, message):
 
 
 def test_a_layer_that_has_no_map_of_features_is_refused(targets):
-    with pytest.raises(ValueError, match=r"layer: expected '2' to give features \(N, C, H, W\)"):
+    with pytest.raises(ValueError, match=r"layer: expected '2' to return features \(N, C, H, W\)"):
         NeuralResponse(targets, layer="2").make_parts(network())
     with pytest.raises(ValueError, match="targets: expected the path"):
         NeuralResponse()

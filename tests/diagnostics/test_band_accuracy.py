@@ -79,7 +79,7 @@ def test_only_as_many_images_are_attacked_as_asked_for():
         (lambda data: band_accuracy(Linear(wave(3)), *data, width=4), "width: expected an odd number"),
         (lambda data: band_accuracy(Linear(wave(3)), *data, width=5.0), "width: expected an odd number .*, got 5.0"),
         (lambda data: band_accuracy(Linear(wave(3)), *data, attacked="3"), "attacked: expected an integer .*, got '3'"),
-        (lambda data: band_accuracy(Linear(wave(3)), *data, attacked=-1), "attacked: expected an integer from 0 on"),
+        (lambda data: band_accuracy(Linear(wave(3)), *data, attacked=-1), "attacked: expected an integer ≥ 0"),
     ],
 )
 def test_bad_settings_are_named(call, message):

@@ -72,7 +72,7 @@ def test_low_frequencies_raise_log_b_low():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda data: jacobian_spectrum(Linear(wave(3)), *data, batch=0), "batch: expected an integer from 1 on"),
+        (lambda data: jacobian_spectrum(Linear(wave(3)), *data, batch=0), "batch: expected an integer ≥ 1"),
     ],
 )
 def test_bad_settings_are_named(call, message):

@@ -148,16 +148,16 @@ def test_a_landscape_that_is_stopped_leaves_the_weights():
 
 
 def test_a_landscape_without_weights_is_told():
-    with pytest.warns(UserWarning, match="it has no weights to move, so its landscape is flat"):
+    with pytest.warns(UserWarning, match="it has no weights that can be changed, so its landscape is flat"):
         assert loss_landscape(nn.Flatten(), torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), points=5).variation == 0
 
 
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda data: loss_landscape(Linear(wave(3)), *data, batch_size=0), "batch_size: expected an integer from 1"),
-        (lambda data: loss_landscape(Linear(wave(3)), *data, points=4), "points: expected an odd number from 5 on"),
-        (lambda data: loss_landscape(Linear(wave(3)), *data, points=3), "points: expected .* from 5 on, got 3"),
+        (lambda data: loss_landscape(Linear(wave(3)), *data, batch_size=0), "batch_size: expected an integer ≥ 1"),
+        (lambda data: loss_landscape(Linear(wave(3)), *data, points=4), "points: expected an odd number ≥ 5"),
+        (lambda data: loss_landscape(Linear(wave(3)), *data, points=3), "points: expected .* ≥ 5, got 3"),
         (lambda data: loss_landscape(Linear(wave(3)), *data, points="5"), "points: expected .*, got '5'"),
         (lambda data: loss_landscape(Linear(wave(3)), *data, span="1"), "span: expected a positive number, got '1'"),
         (lambda data: loss_landscape(Linear(wave(3)), *data, seed=0.5), "seed: expected an integer .*, got 0.5"),

@@ -68,9 +68,9 @@ def test_images_that_come_class_by_class_are_mixed():
 @pytest.mark.parametrize(
     "forward, message",
     [
-        (lambda logits: (logits, logits), "model: expected it to give logits .N, K., got a tuple"),
-        (lambda logits: logits.argmax(1), r"model: expected it to give logits .N, K., got \(12,\) torch.int64 of 12"),
-        (lambda logits: logits[:, :1], "model: expected 2 classes or more, as the labels have, got 1"),
+        (lambda logits: (logits, logits), "model: expected logits .N, K., got a tuple"),
+        (lambda logits: logits.argmax(1), r"model: expected logits .N, K., got \(12,\) torch.int64 of 12"),
+        (lambda logits: logits[:, :1], "model: expected at least 2 classes, because labels go up to 1, got 1"),
         (lambda logits: logits.half() @ logits, r"model: it fails on images \(12, 3, 32, 32\) torch.float32: Runtime"),
         (lambda logits: logits.detach(), "no gradient with respect to the images .* needed by jacobian, sensitivity"),
         (lambda logits: torch.zeros_like(logits, requires_grad=True), "no gradient with respect to the images"),

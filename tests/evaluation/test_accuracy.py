@@ -443,7 +443,7 @@ class TestWarnings:
         ({"data": torch.full((100, 3, 8, 8), 200.0)}, "images.*200"),
         ({"labels": torch.full((100,), -1)}, "labels.*-1"),
         ({"batch_size": 0}, "batch_size"),
-        ({"seed": -1}, "seed: expected an integer from 0 on, got -1"),
+        ({"seed": -1}, "seed: expected an integer ≥ 0, got -1"),
         ({"protocols": ["robustbench"]}, "protocols.*robustbench"),
         ({"data": torch.zeros(0, 3, 8, 8)}, "images"),
         ({"labels": torch.zeros(3, dtype=torch.int64)}, "labels"),

@@ -21,7 +21,7 @@ NAMES = registry.all_model_names()
 def test_an_architecture_for_colour_images_only(tiny):
     with pytest.raises(ValueError, match="in_channels: tiny takes images of 3 channels only, got 1"):
         create_network("tiny", in_channels=1)
-    with pytest.raises(ValueError, match="in_channels: expected an integer from 1 on, got 0"):
+    with pytest.raises(ValueError, match="in_channels: expected an integer ≥ 1, got 0"):
         create_network("rn20", in_channels=0)
 
 
@@ -78,7 +78,7 @@ def test_name_errors_name_the_argument_and_what_is_near():
 def test_registry_errors():
     with pytest.raises(ValueError, match=r"architecture: got 'rn2'.*Nearest: rn20"):
         create_network("rn2")
-    with pytest.raises(ValueError, match="num_classes: expected an integer from 1 on, got 0"):
+    with pytest.raises(ValueError, match="num_classes: expected an integer ≥ 1, got 0"):
         create_network("rn20", num_classes=0)
     with pytest.raises(ValueError, match="'rn20' is already registered"):
         registry.register_architecture("rn20")(lambda num_classes: None)

@@ -231,7 +231,7 @@ def test_a_band_is_a_projection():
 
 @pytest.mark.parametrize("rings", [[], [-1], [1.5], ["1"]])
 def test_a_band_of_no_rings_is_refused(rings):
-    with pytest.raises(ValueError, match="rings: expected integers from 0 on"):
+    with pytest.raises(ValueError, match="rings: expected integers ≥ 0"):
         LinfBandPGD(rings)
 
 

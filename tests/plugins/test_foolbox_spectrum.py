@@ -160,7 +160,7 @@ def test_images_without_a_perturbation_count_as_none():
         (lambda x: {"raw": x + 0.1}, ValueError, "plus a constant in every image"),
         (lambda x: {"raw": x.index_fill(0, torch.tensor(2), math.nan)}, ValueError, r"others in images \[2\]"),
         (lambda x: {"data_format": "NHWC"}, ValueError, "data_format: expected"),
-        (lambda x: {"resamples": 0}, ValueError, "resamples: expected an integer from 1"),
+        (lambda x: {"resamples": 0}, ValueError, "resamples: expected an integer ≥ 1"),
         (lambda x: {"confidence": 95}, ValueError, "confidence: expected"),
     ],
 )

@@ -178,7 +178,7 @@ def elsewhere(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     if shutil.disk_usage(folder).free < 12e9:
         pytest.skip("needs 12 GB of disk")
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    # A constraint of every later command too, lest pip take the torch of a newer torchvision.
+    # A constraint of every later command too, so that pip does not take a newer torchvision's torch.
     (folder / "constraints.txt").write_text(request.param)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PIP_CONSTRAINT", str(folder / "constraints.txt"))

@@ -47,5 +47,5 @@ def test_corruptions_against_the_reversal_frequency(axes):
     assert np.allclose(one.lines[0].get_xydata(), [[0.4, 60]]) and np.allclose(far.lines[0].get_xydata(), [[0.5, 60]])
     assert np.allclose(far.lines[2][0].get_segments(), [[[0.4, 60], [0.6, 60]]])
     never = replace(HYBRID, reversal=HYBRID.reversal * torch.nan)
-    with pytest.raises(ValueError, match="models: one has no reversal frequency at any seed"):
+    with pytest.raises(ValueError, match="models: one has no reversal frequency for any seed"):
         plots.plot_reliance(axes, {"one": (never, corrupted)})

@@ -140,11 +140,11 @@ def test_of_measurements_under_other_settings_the_note_says_which_is_shown(tmp_p
     first, second = tmp_path / "a", tmp_path / "b"
     (note,) = read_runs([first, second], cards=False).notes
     shown = f"seeds 2, 3 and not seeds 0, 1, from {second / 'hybrid.json'}"
-    assert note == f"one: of several measurements of hybrid one is shown: {shown}"
+    assert note == f"one: one of several measurements of hybrid is shown: {shown}"
     assert read_runs([first, first], cards=False).notes == []
     replace(measurements(0)["hybrid"], low=random(2, 18, seed=1)).save(second, about={**ABOUT, "model": "one"})
     (note,) = read_runs([first, second], cards=False).notes
-    assert note.endswith(f"one is shown: same conditions, from {second / 'hybrid.json'}")
+    assert note.endswith(f"is shown: same conditions, from {second / 'hybrid.json'}")
 
 
 def test_a_damaged_file_of_corruptions_is_named(tmp_path):

@@ -20,7 +20,7 @@ def test_summary_shows_what_was_measured_and_only_that(page):
           for group in ("weather", "15 types")),
         "ln Blow 300 images of cifar10 test, batch 128",
         "frev 300 images of cifar10 test, seeds 0, 1, Li et al.’s frequencies",
-        "HFC share 300 images of cifar10 test, HFC from 0.1562 cycles/pixel on",
+        "HFC share 300 images of cifar10 test, HFC ≥ 0.1562 cycles/pixel",
         *(f"variation, {half} 300 images of cifar10 test, span 1.0, points 5, seed 0" for half in ("LFC", "HFC")),
     ]  # fmt: skip
     share = f"{100 * random(300, seed=0).mean():.1f}"

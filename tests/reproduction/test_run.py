@@ -255,7 +255,7 @@ def test_a_model_that_takes_the_place_of_a_row_is_named_in_the_texts(table1, lab
 
 
 def test_a_model_that_cannot_be_measured_is_a_missing_row(table1, lab, tmp_path, monkeypatch):
-    error = ValueError("model: expected 10 classes, as the data set has, got 100")
+    error = ValueError("model: expected 10 classes like the data set, got 100")
     monkeypatch.setattr(Table1, "measure", failing(ADVERSARIAL, error))
     rows = reproduce(table1, lab, tmp_path / "out").rows
     assert "got 100" in rows[ADVERSARIAL].missing and rows[STANDARD].numbers

@@ -409,7 +409,7 @@ class TestHome:
     )
     def test_one_that_is_not_known_is_an_error_that_names_the_argument(self, monkeypatch, tmp_path, argument, call):
         monkeypatch.chdir(tmp_path)
-        with pytest.raises(ValueError, match=f"^{argument}: {self.UNKNOWN}.* home folder that is not known"):
+        with pytest.raises(ValueError, match=f"^{argument}: {self.UNKNOWN}.* unknown home folder"):
             call(self.UNKNOWN)
         assert not list(tmp_path.iterdir())
 

@@ -116,7 +116,7 @@ def test_a_file_that_cannot_be_replaced_is_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("content", [{"a": {1, 2}}, {"a": float("nan")}, {(1, 2): 3}, {"a": object()}])
 def test_what_json_cannot_hold_is_refused_by_name(content):
-    with pytest.raises(ValueError, match="about: expected what JSON can hold, without NaN or infinity"):
+    with pytest.raises(ValueError, match="about: expected values for JSON, without NaN or infinity"):
         as_json(content, "about")
 
 
@@ -163,8 +163,8 @@ def test_every_csv_of_the_commands_quotes_the_names_of_models(here, models, monk
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--masking-images", "-1"], "masking_images: expected an integer from 0 on"),
-        (["--masking-queries", "0"], "masking_queries: expected an integer from 1 on"),
+        (["--masking-images", "-1"], "masking_images: expected an integer ≥ 0"),
+        (["--masking-queries", "0"], "masking_queries: expected an integer ≥ 1"),
         (["--out", "folder.json"], "out: folder.json is a folder, expected a file"),
         (["--out", "/proc/new/r.json"], "out: /proc/new cannot be used"),
         (["--samples", "/proc/s.csv"], "samples: /proc cannot be used"),
@@ -218,8 +218,8 @@ def test_a_report_does_not_overwrite_what_it_reads(here, models):
     [
         ({"out": "/etc/hostname"}, NotADirectoryError, "out: /etc/hostname is a file or in a file"),
         ({"out": "taken"}, IsADirectoryError, "out: taken/jacobian.npz is a folder"),
-        ({"out": "new", "about": {"tensor": torch.zeros(2)}}, ValueError, "about: expected what JSON can hold"),
-        ({"out": "new", "about": {"share": float("nan")}}, ValueError, "about: expected what JSON can hold"),
+        ({"out": "new", "about": {"tensor": torch.zeros(2)}}, ValueError, "about: expected values for JSON"),
+        ({"out": "new", "about": {"share": float("nan")}}, ValueError, "about: expected values for JSON"),
     ],
 )
 def test_diagnose_checks_what_it_would_write_before_it_measures(here, options, error, message):
@@ -232,7 +232,7 @@ def test_diagnose_checks_what_it_would_write_before_it_measures(here, options, e
 
 
 def test_a_measurement_is_saved_whole_or_not_at_all(here):
-    with pytest.raises(ValueError, match="about: expected what JSON can hold"):
+    with pytest.raises(ValueError, match="about: expected values for JSON"):
         spectrum(sample_images().images).save("spectra", about={"model": object()})
     assert os.listdir() == []
 
@@ -243,7 +243,7 @@ def test_hybrids_and_corruptions_are_checked_before_they_are_made(here, monkeypa
     for write in (write_hybrids, partial(write_corruptions, types=["fog"])):
         with pytest.raises(OSError, match="folder: /proc/new cannot be used"):
             write(sample_images(), "/proc/new", about={})
-        with pytest.raises(ValueError, match="about: expected what JSON can hold"):
+        with pytest.raises(ValueError, match="about: expected values for JSON"):
             write(sample_images(), "new", about={"set": {1}})
     assert os.listdir() == []
 

@@ -512,10 +512,10 @@ def limited(
 @pytest.mark.parametrize(
     "given, message",
     [
-        ({"steps": 0}, "steps: expected an integer from 1 on, got 0"),
-        ({"steps": True}, "steps: expected an integer from 1 on, got True"),
-        ({"steps": 2.5}, "steps: expected an integer from 1 on, got 2.5"),
-        ({"steps": None}, "steps: expected an integer from 1 on, got None"),
+        ({"steps": 0}, "steps: expected an integer ≥ 1, got 0"),
+        ({"steps": True}, "steps: expected an integer ≥ 1, got True"),
+        ({"steps": 2.5}, "steps: expected an integer ≥ 1, got 2.5"),
+        ({"steps": None}, "steps: expected an integer ≥ 1, got None"),
         ({"steps": 2**63}, r"steps: expected an integer below 2\^63, got 9223372036854775808"),
         ({"steps": 10**400}, r"steps: expected an integer below 2\^63, got 1000"),
         ({"eps": 8}, r"eps: expected pixels in \(0, 1\], such as 8/255, got 8"),

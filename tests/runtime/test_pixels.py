@@ -120,7 +120,7 @@ def test_a_model_refuses_images_that_are_not_a_batch():
 @pytest.mark.parametrize("channels", [1, 2, 4])
 def test_images_of_other_channels_are_not_broadcast(channels):
     images = torch.rand(6, channels, 32, 32)
-    message = rf"images: expected \(N, 3, H, W\), as the model's mean and std have, got shape \(6, {channels}, 32, 32\)"
+    message = rf"images: expected \(N, 3, H, W\) to match the model's mean and std, got shape \(6, {channels}, 32, 32\)"
     grey = "; use colour images .without --grayscale.; if grey images are meant, use images.expand.-1, 3, -1, -1.$"
     message += grey if channels == 1 else "$"
     for name in ("Normalize", "a front end", "a shipped model"):
@@ -446,10 +446,10 @@ ATTACKS = {
         ({"labels": LABELS[:, None]}, ValueError, "labels: expected"),
         ({"labels": LABELS.int()}, ValueError, r"labels: expected \(6,\) int64, got \(6,\) torch.int32"),
         ({"labels": LABELS * math.nan}, ValueError, r"labels: expected \(6,\) int64, got \(6,\) torch.float32"),
-        ({"labels": LABELS - 1}, ValueError, "labels: expected classes from 0 on, got -1"),
+        ({"labels": LABELS - 1}, ValueError, "labels: expected classes ≥ 0, got -1"),
         ({"labels": LABELS + 1}, ValueError, "labels: expected classes below 3, got 3"),
-        ({"model": lambda images: images}, ValueError, r"model: expected it to give logits \(6, K\)"),
-        ({"model": lambda images: [images]}, ValueError, r"model: expected it to give logits \(6, K\), got a list"),
+        ({"model": lambda images: images}, ValueError, r"model: expected logits \(6, K\)"),
+        ({"model": lambda images: [images]}, ValueError, r"model: expected logits \(6, K\), got a list"),
     ],
 )  # fmt: skip
 def test_an_attack_names_what_it_cannot_attack(attack, change, error, message):
@@ -465,7 +465,7 @@ def test_robustbenchs_autoattack_names_what_it_cannot_attack():
     for images, labels, message in ((IMAGES * 255, LABELS, "images: .* / 255"), (IMAGES, LABELS.float(), "labels")):
         with pytest.raises(ValueError, match=message):
             attack.run_standard_evaluation(images, labels)
-    with pytest.raises(ValueError, match="eps: expected a number from 0 on, got nan"):
+    with pytest.raises(ValueError, match="eps: expected a number ≥ 0, got nan"):
         AutoAttack(NETWORK, eps=math.nan)
 
 
@@ -478,13 +478,13 @@ def test_robustbenchs_autoattack_names_what_it_cannot_attack():
         ({"eps": math.inf, "norm": "L2"}, "eps: expected a length"),
         ({"step_size": math.nan}, "step_size: .* got nan"),
         ({"step_size": -0.1}, "step_size: .* got -0.1"),
-        ({"steps": 1.5}, "steps: expected an integer from 0 on, got 1.5"),
-        ({"steps": -1}, "steps: expected an integer from 0 on, got -1"),
+        ({"steps": 1.5}, "steps: expected an integer ≥ 0, got 1.5"),
+        ({"steps": -1}, "steps: expected an integer ≥ 0, got -1"),
         ({"norm": "L1"}, "norm: expected one of Linf, L2, got 'L1'"),
         ({"images": IMAGES[:0], "labels": LABELS[:0]}, "images: expected .* with N ≥ 1"),
-        ({"start": IMAGES[:3]}, r"start: expected the images' \(6, 3, 32, 32\) torch.float32 on cpu, got \(3,"),
+        ({"start": IMAGES[:3]}, r"start: expected \(6, 3, 32, 32\) torch.float32 on cpu like the images, got \(3,"),
         ({"start": (IMAGES * 255).byte()}, "start: .* got .* torch.uint8"),
-        ({"start": IMAGES.double()}, r"start: expected .* torch.float32 on cpu, got .* torch.float64 on cpu; use"),
+        ({"start": IMAGES.double()}, "start: .* on cpu like the images, got .* torch.float64 on cpu; use"),
         ({"start": IMAGES.double(), "steps": 0}, "start: expected .* got .* torch.float64"),
         ({"start": IMAGES.to(torch.float8_e4m3fn)}, "start: .* got .* torch.float8_e4m3fn"),
         ({"start": IMAGES * math.nan}, "start: expected finite pixels"),

@@ -87,5 +87,5 @@ def test_bad_input(shape):
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.int64])
 def test_only_amplitudes_are_taken(dtype):
     """A spectrum without ``abs`` would give a complex number."""
-    with pytest.raises(TypeError, match=f"^amplitude: expected floats, got {dtype}; see mean_amplitude"):
+    with pytest.raises(TypeError, match=f"^amplitude: expected floats, got {dtype}; compute it by mean_amplitude"):
         log_b_low(torch.ones(8, 5, dtype=dtype))

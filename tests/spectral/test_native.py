@@ -760,7 +760,7 @@ def test_a_library_in_the_package_comes_first(copy):
 def test_a_library_in_the_package_of_other_sources_or_cuda_is_passed_over(copy, record, why):
     outcome = copy.load(ahead_of_time(copy, **record))
     assert outcome.loaded and outcome.status.kind == "jit"
-    assert "passed over" in outcome.status.notes[-1] and why in outcome.status.notes[-1]
+    assert "is not used" in outcome.status.notes[-1] and why in outcome.status.notes[-1]
 
 
 @pytest.mark.parametrize("left", [0, 0.3, 0.6, 0.9])

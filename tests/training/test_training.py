@@ -326,7 +326,7 @@ class TestVariants:
         assert recipe("bass_augmix_tiny", defense={"bass_view": False}).on_balanced_images
         assert not recipe("augmix_tiny", defense={"bass_view": True}).on_balanced_images
         assert recipe("augmix_tiny", weighting="power", defense={"bass_view": True}).make_defense().weighting == "power"
-        with pytest.raises(ValueError, match="weighting: 'amplitude', but the defence's is 'power'"):
+        with pytest.raises(ValueError, match="weighting: got 'amplitude', but the defence's is 'power'"):
             recipe("bass_augmix_tiny", defense={"weighting": "power"})
 
 

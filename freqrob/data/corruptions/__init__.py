@@ -48,9 +48,8 @@ def corrupt(
 ) -> Tensor:
     """Corrupt images by one corruption at one severity, with the parameters of CIFAR-10-C or of ImageNet-C.
 
-    Parameters in pixels are the same for images of other sizes than 32×32 or 224×224, except that those of
-    ``elastic_transform`` scale with the size and those of ``pixelate`` are shares. Grey levels are truncated, as in the
-    benchmarks' images.
+    Parameters in pixels do not change with the image size, but those of ``elastic_transform`` and ``pixelate`` are
+    shares of it. Pixels are truncated to integers, as in the benchmarks.
 
     The random numbers of an image depend on ``seed``, ``name``, ``severity`` and the image's index in its data set,
     not on its batch: ``corrupt(images[100:200], …, first=100)`` equals ``corrupt(images, …)[100:200]``.
@@ -101,7 +100,7 @@ def corrupt(
 
 
 def severities_for(height: int, width: int) -> Benchmark:
-    """The severities that are the default for images of a size: ImageNet-C's for sides of 128 pixels and more.
+    """The default severities for an image size: ImageNet-C's if both sides have at least 128 pixels, else CIFAR-10-C's.
 
     >>> severities_for(64, 64), severities_for(224, 224)
     ('cifar', 'imagenet')
@@ -110,7 +109,7 @@ def severities_for(height: int, width: int) -> Benchmark:
 
 
 def _enlarged(photograph: Tensor, height: int, width: int) -> Tensor:
-    """A photograph (3, h, w) that covers images of this size; the benchmarks' images are smaller than theirs."""
+    """Enlarge a photograph (3, h, w) that does not cover the image; the benchmarks' photographs cover theirs."""
     scale = max(height / photograph.shape[-2], width / photograph.shape[-1])
     if scale <= 1:
         return photograph

@@ -24,7 +24,7 @@ def defocus_blur(images: Tensor, _random: Streams, radius: float, sigma: float) 
 def _disc(radius: float, sigma: float) -> Tensor:
     """Disc kernel, float32 as in OpenCV: its sum is slightly below 1, so flat regions lose a grey level.
 
-    It has 17 × 17 taps up to a radius of 8, smoothed by 3 × 3 taps; above, as many as the disc, by 5 × 5.
+    Up to a radius of 8 it has 17×17 taps and is smoothed by 3×3; above, it is as large as the disc, smoothed by 5×5.
     """
     reach, taps = (8, 1) if radius <= 8 else (int(radius), 2)
     at = torch.arange(-reach, reach + 1)
@@ -41,9 +41,8 @@ def _disc(radius: float, sigma: float) -> Tensor:
 def glass_blur(images: Tensor, random: Streams, sigma: float, reach: int, rounds: int) -> Tensor:
     """Blur, shuffle pixels locally, and blur again.
 
-    A round scans from the lower right to the upper left and is meant to swap each pixel with one at most ``reach`` rows
-    and columns before it, or fewer behind. The published generator swaps views of one array, which copies that pixel
-    instead.
+    Each round scans from the lower right to the upper left. It is meant to swap each pixel with one at most ``reach``
+    rows and columns before it, or fewer after it; the published generator swaps views of one array and so only copies.
     """
     height, width = images.shape[-2:]
     shuffled = to_bytes(gaussian(pixels(images), sigma))
@@ -54,9 +53,9 @@ def glass_blur(images: Tensor, random: Streams, sigma: float, reach: int, rounds
 
 
 def _copied_from(back: Tensor, reach: int) -> Tensor:
-    """(N, H·W): the pixel whose value each has after a scan that copies from ``back`` (N, 2, H, W) rows and columns.
+    """(N, H·W): source index of each pixel, after a scan that copies from ``back`` (N, 2, H, W) rows and columns away.
 
-    A pixel that the scan has passed already has the value of the one from which it was copied, and so on.
+    A source that the scan has already passed holds a copied value itself, so sources are followed to the original.
     """
     height, width = back.shape[-2:]
     for axis, size in ((-2, height), (-1, width)):  # the scan leaves a border
@@ -89,7 +88,7 @@ def motion_blur(images: Tensor, random: Streams, radius: int, sigma: float) -> T
 def zoom_blur(images: Tensor, _random: Streams, end: float, step: float) -> Tensor:
     """The mean of the image and its zooms by 1, 1 + ``step``, …, summed in single precision.
 
-    The factors end before ``end``, but rounding makes ``arange`` include it for some, as in the benchmark.
+    Factors are below ``end``; at some severities rounding makes ``arange`` include it, as in the benchmark.
     """
     x = pixels(images).float()
     factors = np.arange(1, end, step).tolist()

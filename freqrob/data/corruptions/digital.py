@@ -77,7 +77,7 @@ def _sample(x: Tensor, places: Tensor, align_corners: bool) -> Tensor:
     "digital", "medium", kept=(0.95, 0.9, 0.85, 0.75, 0.65), imagenet={"kept": (0.6, 0.5, 0.4, 0.3, 0.25)}
 )
 def pixelate(images: Tensor, _random: Streams, kept: float) -> Tensor:
-    """Downsample and upsample again, each by the mean of the pixels with their centre in the new one, as Pillow."""
+    """Downsample and upsample with Pillow's box filter: a new pixel is the mean of the pixels with centres in it."""
     height, width = images.shape[-2:]
     fewer = (int(height * kept), int(width * kept))
     return _resized(_resized(images.double(), fewer), (height, width)).to(torch.uint8)

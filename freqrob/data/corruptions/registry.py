@@ -24,8 +24,9 @@ class Corruption:
 
     Attributes:
         name: the name of the benchmark's file.
-        group: the kind of corruption; the four extra types belong to one as well, as in Lin et al.'s Table 4.
-        band: the frequencies it mostly changes, by Li et al. (PLoS Comput. Biol. 2023); None for the extra types.
+        group: noise, blur, weather or digital; the four extra types are grouped as in Lin et al.'s Table 4.
+        band: the frequencies it mostly changes, according to Li et al. (PLoS Comput. Biol. 2023); None for the extra
+            types.
         extra: whether the type is not among the benchmark's 15, which RobustBench uses.
         levels: the parameters of CIFAR-10-C at severity 1 to 5, by name.
         imagenet_levels: those of ImageNet-C, where they differ.
@@ -64,7 +65,7 @@ def register_corruption(
 ) -> Callable:
     """Decorator: register a function under its name; ``levels`` are each parameter's values at severity 1 to 5.
 
-    ``imagenet`` has the values for images of ImageNet's size, of all parameters or of none.
+    ``imagenet`` has the values for images of ImageNet's size: those of all parameters, or nothing.
 
     Raises ValueError when the name is taken. Other packages: entry-point group ``freqrob.corruptions``.
     """

@@ -42,7 +42,7 @@ def snow(
     imagenet={"image": (1, 0.8, 0.7, 0.65, 0.6), "ice": (0.4, 0.6, 0.7, 0.7, 0.75)},
 )  # fmt: skip
 def frost(images: Tensor, random: Streams, image: float, ice: float, photographs: list[Tensor]) -> Tensor:
-    """A weighted sum with a random crop of one of the ``photographs`` (3, h, w), clipped."""
+    """Weighted sum of the image and a random crop of one of the ``photographs`` (3, h, w), clipped."""
     height, width = images.shape[-2:]
     windows = []
     for index, place in zip(random.integers(0, len(photographs)), random.uniform(0, 1, 2), strict=True):
@@ -59,7 +59,7 @@ def frost(images: Tensor, random: Streams, image: float, ice: float, photographs
     imagenet={"amount": (1.5, 2, 2.5, 2.5, 3), "decay": (2, 2, 1.7, 1.5, 1.4)},
 )  # fmt: skip
 def fog(images: Tensor, random: Streams, amount: float, decay: float) -> Tensor:
-    """Add a random height map to the image, and keep its maximum."""
+    """Add a random height map to the image, and rescale by max x / (max x + ``amount``)."""
     height, width = images.shape[-2:]
     size = 1 << (max(height, width) - 1).bit_length()
     mist = plasma(random.uniform(-1, 1, size, size), decay)[:, None, :height, :width]
@@ -71,7 +71,7 @@ def fog(images: Tensor, random: Streams, amount: float, decay: float) -> Tensor:
 def plasma(noise: Tensor, decay: float) -> Tensor:
     """Fractal height maps (N, S, S) in [0, 1] by the diamond-square algorithm, S a power of two, periodic.
 
-    Each point is the mean of its four neighbours at the present distance, plus its ``noise`` in [−1, 1], which is
+    Each point is the mean of its four neighbours at the current distance, plus its ``noise`` in [−1, 1], which is
     divided by ``decay``² when the distance halves.
     """
     heights, step, wibble = torch.zeros_like(noise), noise.shape[-1], 100.0

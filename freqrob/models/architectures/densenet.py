@@ -13,7 +13,7 @@ from freqrob.models.registry import register_architecture
 def densenet(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
     """DenseNet-BC, L = 100, k = 12: 0.77 M parameters. (N, in_channels, H, W) → logits (N, num_classes).
 
-    The paper's CIFAR network: torchvision's class with a 3×3 convolution alone for a stem.
+    The paper's CIFAR network: torchvision's class with a single 3×3 convolution as the stem.
     """
     from torchvision.models import DenseNet  # half a second that `import freqrob` must not cost
 

@@ -1,7 +1,7 @@
 """PreActResNet-18: He et al., Identity Mappings in Deep Residual Networks, ECCV 2016; and JaFR's variant of it.
 
 State dicts are those of ``robustbench.model_zoo.architectures.resnet.PreActResNet``: ``prn18`` with
-``bn_before_fc=True, out_shortcut=True``, ``prn18_jafr`` with neither.
+``bn_before_fc=True, out_shortcut=True``, ``prn18_jafr`` with both False.
 """
 
 import math

@@ -12,10 +12,10 @@ _STAGES = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))  # channels and conv
 
 
 class VGG(nn.Module):
-    """Five stages of 3×3 convolutions with batch norm and ReLU, each halved by max pooling; then one linear layer.
+    """Five stages of 3×3 convolutions with batch norm and ReLU, each with 2×2 max pooling; then one linear layer.
 
-    Takes (N, in_channels, H, W), H and W from 32 on, returns logits (N, num_classes). At 32×32 the last features are
-    one pixel; larger images have their mean over space.
+    Takes (N, in_channels, H, W) with H, W ≥ 32, returns logits (N, num_classes). At 32×32 the last features have 1×1
+    pixel; for larger images they are averaged over their pixels.
     """
 
     def __init__(self, num_classes: int, in_channels: int) -> None:
@@ -43,8 +43,8 @@ class VGG(nn.Module):
 def vgg19(num_classes: int = 10, in_channels: int = 3) -> VGG:
     """VGG-19 for 32×32 and 64×64 images, 20.04 M parameters.
 
-    Li et al. (2023) train a VGG19 on grayscale Tiny ImageNet, as Safarani et al. (2021); neither paper's text here
-    says how its head and normalisation are. Batch norm and the single linear layer are the usual choice for small
-    images. Weights are drawn as torchvision draws them.
+    Li et al. (2023) train a VGG19 on grayscale Tiny ImageNet, as Safarani et al. (2021); neither paper describes the
+    head or the normalisation. Batch norm and the single linear layer are the usual choice for small images. Weights are
+    drawn as torchvision draws them.
     """
     return VGG(num_classes, in_channels)

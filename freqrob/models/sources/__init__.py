@@ -41,29 +41,29 @@ def open_model(
     =============================== ====================================================================================
     ``bass_pgd_at_rn20``            a model of freqrob or a plug-in, loaded by ``load_model``
     ``NAME=weights.pt``             a weights file for freqrob's network NAME
-    ``robustbench:NAME``            of RobustBench's zoo for ``dataset`` and ``threat_model``, kept in ``model_dir``
+    ``robustbench:NAME``            from RobustBench's zoo for ``dataset`` and ``threat_model``, kept in ``model_dir``
     ``timm:NAME``                   pretrained, with timm's input size and normalisation; also ``timm:hf-hub:USER/NAME``
-    ``torchvision:NAME``            the same of torchvision; default weights unless ``?weights=IMAGENET1K_V1``
+    ``torchvision:NAME``            the same from torchvision; default weights unless ``?weights=IMAGENET1K_V1``
     ``onnx:FILE``                   by ONNX Runtime, without gradients; ``?mean=(…)&std=(…)`` normalises the pixels
-    ``hub:OWNER/REPO[:REF]:MODEL``  of torch.hub, **which runs the repository's code**: only with ``?trust_repo=True``
+    ``hub:OWNER/REPO[:REF]:MODEL``  from torch.hub, **which runs the repository's code**: only with ``?trust_repo=True``
     ``package.module:function``     the function's return value; its module may be in the working directory
     =============================== ====================================================================================
 
     ``SOURCE:REST`` is opened by the source registered as ``SOURCE`` (``register_source``). Other packages add sources
     by the entry-point group ``freqrob.sources``; ``list_sources()`` lists all of them.
 
-    ``freqrob.models.preprocessing.preprocessing_of(model)`` is what photographs go through before a model of timm,
+    ``freqrob.models.preprocessing.preprocessing_of(model)`` is the preprocessing of photographs for a model of timm,
     torchvision or RobustBench. ``weights`` chooses from the state dicts in a weights file, as in ``load_model``.
-    ``num_classes`` is the number of the images' classes, if it is not the data set's; a model of ``subset_of`` classes
-    is opened too (see ``freqrob.models.sources.common.with_classes``).
+    ``num_classes`` is the number of the images' classes, if it is not the data set's; a model with ``subset_of``
+    classes is accepted too (see ``freqrob.models.sources.common.with_classes``).
 
-    The last two take arguments: ``hub:me/zoo:net?trust_repo=True&pretrained=True``, ``mine.nets:wide?width=4``. A
-    parameter ``num_classes`` of the function defaults to the data set's. The function must load the weights and
-    normalise the pixels.
+    The last two take arguments: ``hub:me/zoo:net?trust_repo=True&pretrained=True``, ``mine.nets:wide?width=4``. If the
+    function has a parameter ``num_classes``, it gets the data set's number unless given. The function must load the
+    weights, and its model must normalise the pixels.
 
     Raises:
-        ValueError: an unknown spec, name or argument, a model with another number of classes, ``weights`` that the
-            file does not have or for another spec, or code that fails, with its error as the cause.
+        ValueError: an unknown spec, name or argument, a model with another number of classes, ``weights`` that the file
+            does not have or without a file, or code that fails, with its error as the cause.
         ImportError: the package that the spec needs is not installed, or the function's module cannot be imported.
         FileNotFoundError, CheckpointError, OSError: as ``load_model``.
 
@@ -77,7 +77,7 @@ def open_model(
         name, path = checkpoint.groups()
         return load_model(name, model_dir, dataset, threat_model, custom_checkpoint=path, weights=weights)
     if weights is not None:
-        raise ValueError(f"weights: got {weights!r} for {spec}, expected a model NAME=FILE, with weights in a file")
+        raise ValueError(f"weights: got {weights!r} for {spec}; it needs a weights file, NAME=FILE")
     source, colon, name = spec.partition(":")
     if not colon:
         return load_model(spec, model_dir, dataset, threat_model)

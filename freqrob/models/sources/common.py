@@ -67,12 +67,12 @@ def check_target(spec: str, target: Target, classes: int | None, channels: int |
 
 
 class ClassSubset(nn.Module):
-    """The logits of some classes of a network, in their order; other numbers of logits than ``of`` are unchanged.
+    """The logits of some classes of a network, in their order; logits are unchanged if there are not ``of`` of them.
 
     Args:
         network: images to logits (N, of).
-        chosen: the positions of the classes among its logits.
-        of: the number of its classes.
+        chosen: the indices of the classes.
+        of: the network's number of classes.
     """
 
     def __init__(self, network: nn.Module, chosen: Sequence[int], of: int) -> None:
@@ -88,7 +88,7 @@ class ClassSubset(nn.Module):
 
 
 def with_classes(model: nn.Module, chosen: Sequence[int], of: int) -> nn.Module:
-    """The model behind its front ends, with the logits of the ``chosen`` classes if it has ``of`` of them."""
+    """A copy of the model that returns the logits of the ``chosen`` classes if the network has ``of`` classes."""
     if isinstance(model, FrontEnded):
         return FrontEnded(model.front_ends, ClassSubset(model.network, chosen, of), model.preprocessing).eval()
     return ClassSubset(model, chosen, of).eval()

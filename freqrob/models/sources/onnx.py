@@ -1,6 +1,6 @@
 """``onnx:FILE``: classifiers in ONNX files, run by ONNX Runtime on the CPU.
 
-They have no gradients: measure clean accuracy, Square, hybrid images and the Fourier heat map with them.
+They have no gradients: only clean accuracy, Square, hybrid images and the Fourier heat map can be measured.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Session:
 
     Attributes:
         path: the file.
-        sha256: of the file, and of those that hold its weights.
-        version: of ONNX Runtime.
+        sha256: hash of the file and of the files with its weights.
+        version: ONNX Runtime's.
 
     Raises ValueError for a file that ONNX Runtime does not open.
     """
@@ -94,7 +94,7 @@ def _files(path: Path) -> list[Path]:
 class OnnxNetwork(nn.Module):
     """Images (N, C, H, W) to logits (N, K), on any device, computed on the CPU without a gradient.
 
-    Raises ValueError for a network of other inputs or outputs, and when called for images that require a gradient.
+    Raises ValueError for a network with other inputs or outputs; when called, for images that require a gradient.
 
     Attributes:
         size: (C, H, W) of the images, None for a dimension of any size.
@@ -128,7 +128,7 @@ class OnnxNetwork(nn.Module):
         return torch.from_numpy(np.concatenate(logits)).to(images)
 
     def _run(self, pixels: np.ndarray) -> np.ndarray:
-        """Logits of a batch, filled up to the size that the file fixes."""
+        """Logits of a batch, which is padded to the batch size that the file fixes, if any."""
         missing = max(0, (self._batch or 0) - len(pixels))
         filled = np.pad(pixels, [(0, missing), (0, 0), (0, 0), (0, 0)])
         try:

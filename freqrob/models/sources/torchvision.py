@@ -16,8 +16,8 @@ from freqrob.runtime.parameters import nearest_names
 def open_torchvision(path: str, target: Target) -> nn.Module:
     """The model with the input size and normalisation of its weights.
 
-    The weights are torchvision's default ones, or those of ``?weights=``, by the name in their enum with or without the
-    enum's own; they must have as many classes as the data set.
+    The weights are torchvision's default, or those that ``?weights=`` names (``IMAGENET1K_V1``, with or without the
+    enum's name); they must have as many classes as the data set.
     """
     spec = f"torchvision:{path}"
     models = required("torchvision.models", spec)

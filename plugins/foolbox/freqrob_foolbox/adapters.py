@@ -30,16 +30,16 @@ DISTANCES = {"Linf": linf, "L2": l2}
 class FreqrobAttack(FixedEpsilonAttack):
     """An attack of freqrob under Foolbox's contract: ``attack(model, inputs, criterion, epsilons=…)``.
 
-    ``epsilons`` replaces the attack's ``eps``. Criteria: labels or Misclassification. An image on which the attack
-    fails is returned unchanged, or as the attack's last iterate.
+    ``epsilons`` replaces the attack's ``eps``. Criteria: labels or Misclassification. For an image that stays correctly
+    classified, the result is the image or the attack's last iterate.
 
     Args:
         attack: an attack or its name, such as "pgd-50-10".
-        seed: of its random numbers.
-        batch_size: images at a time.
+        seed: random seed.
+        batch_size: images per batch.
 
     Raises:
-        ValueError: an unknown name; on use, another criterion, or inputs that do not fit.
+        ValueError: an unknown name; when called, another criterion, or invalid inputs.
     """
 
     @checked
@@ -75,8 +75,8 @@ class LinfAutoAttack(FreqrobAttack):
         seed, batch_size: as for ``FreqrobAttack``.
 
     Raises:
-        ValueError: values that AutoAttack does not support; on use, another criterion.
-        ImportError: on use, neither package is installed.
+        ValueError: values that AutoAttack does not support; when called, another criterion.
+        ImportError: when called, neither package is installed.
 
     Source: Croce and Hein, ICML 2020.
     """
@@ -101,11 +101,11 @@ class L2AutoAttack(LinfAutoAttack):
 class FoolboxAttack(Attack):
     """An attack of Foolbox under freqrob's contract; ``freqrob evaluate --attack foolbox:LinfDeepFoolAttack``.
 
-    Perturbations of attacks that minimise them are clipped to the ball, as in Foolbox.
+    The perturbations of minimising attacks are clipped to the ball, as in Foolbox.
 
     Args:
-        attack: of ``foolbox.attacks``, untargeted and without starting points.
-        eps, norm: the ball; the norm must be that of the attack's distance.
+        attack: an attack of ``foolbox.attacks``, untargeted and without starting points.
+        eps, norm: the ball; the norm must be the attack's.
 
     Raises:
         TypeError: ``attack`` is not an attack of Foolbox with a distance.
@@ -128,7 +128,7 @@ class FoolboxAttack(Attack):
         if norm is None:
             raise ValueError(f"attack: expected one that measures distances in Linf or L2, got {kind} with {distance}")
         if norm != self.norm:
-            raise ValueError(f"norm: expected that of {kind}, {norm!r}, got {self.norm!r}")
+            raise ValueError(f"norm: expected {kind}'s, {norm!r}, got {self.norm!r}")
 
     @classmethod
     def parse(cls, name: Name, *, eps: float, norm: Norm, step_size: float | None) -> FoolboxAttack:
@@ -161,7 +161,7 @@ class FoolboxAttack(Attack):
                 reason = ": ".join(filter(None, [type(error).__name__, str(error)]))
                 raise ValueError(
                     f"attack: {self.name} fails ({reason}); expected an attack that needs no starting points, no "
-                    "targets and no data, on a model that it takes"
+                    "targets and no data, and a model that it supports"
                 ) from error
         return clipped.detach()
 

@@ -1,7 +1,7 @@
 """Attacks whose perturbations are confined to a band of frequencies."""
 
 # pyright: reportIncompatibleMethodOverride=false, reportAssignmentType=false
-# Foolbox declares distance as an abstract property, and sets it as a class variable itself.
+# Foolbox declares distance as an abstract property, but itself sets it as a class variable.
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from freqrob.runtime.parameters import Count, Positive, checked
 from freqrob.runtime.process_state import default_dtype
 from freqrob_foolbox.problem import FoolboxProblem
 
-HALVINGS = 10  # of the line from an image to a perturbed one
+HALVINGS = 10  # bisection steps on the line from an image to a perturbed one
 
 
 class BandPGD(FixedEpsilonAttack, ABC):
     """Projected gradient ascent on the cross-entropy with perturbations confined to rings of the spectrum.
 
-    x ← Π( x + step · g_B / ‖g_B‖ ): g_B is the gradient's part in the band, Π projects into ball, band and bounds. The
-    sign of g_B is not used, even in L∞: it has components outside the band, and without them it may not ascend. The
-    result is in the ball and in bounds, with at most 10⁻⁴ of the perturbation's power outside the band
+    x ← Π( x + step · g_B / ‖g_B‖ ): g_B is the gradient's part in the band, Π projects into ball, band and bounds. Even
+    in L∞, steps follow g_B and not its sign: the sign has components outside the band, and its projection may not
+    ascend. The result is in the ball and in bounds, with at most 10⁻⁴ of the perturbation's power outside the band
     (``freqrob.attacks.band.TOLERANCE``). If no such perturbation is found, the image is returned unchanged.
 
     Use ``LinfBandPGD`` or ``L2BandPGD``. Criteria: labels, Misclassification, TargetedMisclassification. The random
@@ -45,8 +45,8 @@ class BandPGD(FixedEpsilonAttack, ABC):
         random_start: start from white noise in the band instead of the image.
 
     Raises:
-        ValueError: parameters out of range; on use, rings that the images do not have, another criterion.
-        TypeError: on use, inputs that are not PyTorch tensors.
+        ValueError: parameters out of range; when called, rings that the images do not have, or another criterion.
+        TypeError: when called, inputs that are not PyTorch tensors.
     """
 
     norm: ClassVar[Norm]
@@ -86,17 +86,17 @@ class L2BandPGD(BandPGD):
 class BandMinimization(MinimizationAttack, ABC):
     """The smallest perturbation confined to rings of the spectrum, by bisection of each image's ε.
 
-    Each search runs ``BandPGD``'s ascent of the difference of logits in the ball of radius ε. After a success, the
-    perturbation is shrunk along its ray to the decision boundary (it stays in the band) and bounds ε from above;
-    otherwise ε is a lower bound. ε grows until the first success. Bounds and tolerance are those of ``BandPGD``.
+    Each search runs ``BandPGD``'s ascent, on the difference of logits, in the ball of radius ε. A successful
+    perturbation is scaled down to the decision boundary, which keeps it in the band, and is the new upper bound of ε;
+    otherwise ε is the new lower bound. ε grows until the first success. Bounds and tolerance are those of ``BandPGD``.
 
-    Use ``LinfBandMinimization`` or ``L2BandMinimization``. Criteria as for ``BandPGD``. An image that meets the
-    criterion already, or for which no perturbation is found, is returned unchanged.
+    Use ``LinfBandMinimization`` or ``L2BandMinimization``. Criteria as for ``BandPGD``. An image that already meets the
+    criterion, or for which no perturbation is found, is returned unchanged.
 
     Args:
-        rings: ring numbers, ``range(5)`` for low frequencies, ``range(10, 23)`` for high ones of 32 × 32 images.
-        binary_search_steps: number of searches; after the first success each at least halves the interval of ε.
-        steps, rel_stepsize: of each search, as for ``BandPGD``.
+        rings: ring numbers, ``range(5)`` for low and ``range(10, 23)`` for high frequencies of 32×32 images.
+        binary_search_steps: number of searches; after the first success, each one at least halves the interval of ε.
+        steps, rel_stepsize: as for ``BandPGD``, in each search.
 
     Raises as ``BandPGD``.
     """
@@ -160,7 +160,7 @@ def _ascend(
 
 
 def _shrink(problem: FoolboxProblem, perturbed: Tensor, fooled: Tensor) -> Tensor:
-    """The point nearest to the image, on the line to it, that meets the criterion; found by bisection."""
+    """The point nearest to the image that meets the criterion on the line to it, found by bisection."""
     low, high = torch.zeros_like(perturbed[:, :1, :1, :1]), torch.ones_like(perturbed[:, :1, :1, :1])
     for _ in range(HALVINGS if fooled.any() else 0):
         middle = (low + high) / 2

@@ -1,7 +1,7 @@
-"""The Brendel–Bethge attack of freqrob, in place of Foolbox's classes of the same names."""
+"""freqrob's Brendel–Bethge attack, a replacement for Foolbox's classes of the same names."""
 
 # pyright: reportIncompatibleMethodOverride=false, reportAssignmentType=false
-# Foolbox declares distance as an abstract property, and sets it as a class variable itself.
+# Foolbox declares distance as an abstract property, but itself sets it as a class variable.
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ class BrendelBethgeAttack(MinimizationAttack, ABC):
     """``freqrob.attacks.brendel_bethge.BrendelBethge`` under Foolbox's contract.
 
     Use ``LinfinityBrendelBethgeAttack`` or ``L2BrendelBethgeAttack``. Criteria: labels, Misclassification,
-    TargetedMisclassification. With ``epsilons`` that are all numbers, an image stops at a distance below the smallest.
+    TargetedMisclassification. If all ``epsilons`` are numbers, an image stops at a distance below the smallest of them.
 
     Args:
         init_attack: finds starting points if ``starting_points`` is not given; blended uniform noise by default.
         overshoot, steps, lr, lr_decay, lr_num_decay, patience, momentum, binary_search_steps: as for ``BrendelBethge``.
 
     Raises:
-        ValueError: parameters out of range; on use, inputs out of bounds, starting points of another shape, another
-            criterion.
-        TypeError: on use, inputs or starting points that are not PyTorch tensors of floats.
+        ValueError: parameters out of range; when called, inputs out of bounds, starting points of another shape,
+            or another criterion.
+        TypeError: when called, inputs or starting points that are not PyTorch tensors of floats.
     """
 
     norm: ClassVar[Norm]
@@ -103,7 +103,7 @@ def _read_starts(problem: FoolboxProblem, starting_points: Any) -> Tensor:
     if not isinstance(starts, Tensor) or starts.dtype != problem.images.dtype:
         got = f"{getattr(starts, 'dtype', '')} {type(starts).__name__}".strip()
         raise TypeError(
-            f"starting_points: expected a PyTorch tensor of {problem.images.dtype}, as the inputs, got {got}"
+            f"starting_points: expected a PyTorch tensor of {problem.images.dtype} like the inputs, got {got}"
         )
     if starts.shape != problem.images.shape:
         expected = f"the inputs' shape {tuple(problem.images.shape)}"

@@ -23,9 +23,9 @@ from freqrob_foolbox.brendel_bethge import LinfinityBrendelBethgeAttack
 @checked
 @dataclass(frozen=True)
 class MinimalPerturbation(minimal_perturbation.MinimalPerturbation):
-    """``freqrob.attacks.MinimalPerturbation`` with an ``attack`` of Foolbox, or one of this package, that minimises.
+    """``freqrob.attacks.MinimalPerturbation`` with a minimising ``attack`` of Foolbox or of this package.
 
-    FMN, DDN, C&W and the like start at the image. Foolbox's Brendel–Bethge attacks scale their steps with
+    Attacks such as FMN, DDN and C&W start at the image. Foolbox's Brendel–Bethge attacks scale their steps with
     ``batch_size``; Li et al. use 20.
 
     Raises:
@@ -44,7 +44,7 @@ class MinimalPerturbation(minimal_perturbation.MinimalPerturbation):
 
 @dataclass(frozen=True)
 class FoolboxMinimalAttack(MinimalAttack):
-    """An attack of Foolbox that minimises, under freqrob's contract."""
+    """A minimising attack of Foolbox under freqrob's contract."""
 
     attack: MinimizationAttack
 

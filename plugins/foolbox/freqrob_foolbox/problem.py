@@ -38,8 +38,7 @@ class FoolboxProblem(Problem):
         """Read the arguments of ``run``; ``unknown`` are keyword arguments that the attack does not have.
 
         Raises TypeError for unknown arguments and inputs that are not PyTorch tensors; ValueError for inputs out of
-        bounds, shapes that do not fit, and criteria other than Misclassification or, with ``targets``,
-        TargetedMisclassification.
+        bounds, other shapes, and criteria other than Misclassification or, with ``targets``, TargetedMisclassification.
         """
         raise_if_kwargs(unknown)
         x, restore = ep.astensor_(inputs)

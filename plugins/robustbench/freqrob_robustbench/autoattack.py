@@ -31,7 +31,7 @@ from freqrob.runtime.reading import read_json
 from freqrob.runtime.tensors import data_hash
 
 Log = Callable[[str], None]
-# Attributes of the package's attacks that users change, in a state file
+# Attributes of the package's attacks that users change and that a state file records
 PARAMETERS = {
     "apgd": ("n_iter", "n_restarts", "eot_iter"),
     "apgd_targeted": ("n_iter", "n_restarts"),
@@ -70,8 +70,8 @@ class AutoAttack:
         self.attacks_to_run: list[str] = list(self._adversary.attacks_to_run)
 
     def __getattr__(self, name: str) -> Any:
-        """Other attributes of the package's object."""
-        if name == "_adversary":  # while a copy is made
+        """Look up other attributes on the package's object."""
+        if name == "_adversary":  # not set yet while an instance is copied
             raise AttributeError(name)
         return getattr(self._adversary, name)
 
@@ -83,12 +83,12 @@ class AutoAttack:
         return_labels: bool = False,
         state_path: str | Path | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Adversarial examples (N, C, H, W) of images and labels (N,); with ``return_labels`` also their classes.
+        """Adversarial examples (N, C, H, W) for images and labels (N,); with ``return_labels`` also predicted classes.
 
         With ``state_path`` an interrupted run resumes; images that an earlier call broke are returned unchanged, with
-        their labels. Raises TypeError and ValueError for images that are not floats in [0, 1] and for invalid labels,
-        ValueError for a state of another model, other images or another attack. Warns if a change of the model's code
-        could not be noticed, and about models whose results may mislead.
+        their labels as classes. Raises TypeError and ValueError for images that are not floats in [0, 1] and for
+        invalid labels, ValueError for a state of another model, other images or another attack. Warns if a change of
+        the model's code could not be detected, and about models whose results may mislead.
         """
         check_attacked(x_orig, y_orig)
         check_counts(bs=bs)
@@ -114,7 +114,7 @@ class AutoAttack:
         if path is None:
             return EvaluationState(None, {}, torch.ones(len(x_orig), dtype=torch.bool))
         if Path(path).exists() and (reason := unseen(self.model)):
-            about = f"a change of the model's code since then could not be noticed ({reason})"
+            about = f"a change of the model's code since then could not be detected ({reason})"
             warnings.warn(f"state_path: resumes from {path}; {about}", stacklevel=3)
         subject: dict[str, Any] = {
             "model": model_hash(self.model),
@@ -195,7 +195,7 @@ class _Saved(Struct):
 
 @dataclass
 class EvaluationState:
-    """Mask of the robust images, in a JSON file if any; ``subject`` identifies the evaluation."""
+    """Mask of the robust images, saved in a JSON file if there is one; ``subject`` identifies the evaluation."""
 
     path: Path | None
     subject: dict[str, Any]
@@ -204,7 +204,7 @@ class EvaluationState:
 
     @classmethod
     def open(cls, path: Path, subject: dict[str, Any], count: int) -> EvaluationState:
-        """The state in the file, or the initial state without one. Raises ValueError for another ``subject``."""
+        """The state in the file, or the initial state if there is none. Raises ValueError for another ``subject``."""
         check_file(path, "state_path")
         if not path.exists():
             return cls(path, subject, torch.ones(count, dtype=torch.bool))
@@ -213,7 +213,7 @@ class EvaluationState:
         if not differ and len(state.flags) != count:
             differ = ["number of images"]
         if differ:
-            raise ValueError(f"state_path: {path} is of another {', '.join(differ)}; remove it or give another path")
+            raise ValueError(f"state_path: {path} has another {', '.join(differ)}; remove it or give another path")
         return state
 
     @classmethod
@@ -222,7 +222,7 @@ class EvaluationState:
         try:
             content = read_json(path, _Saved)
         except ValueError as error:
-            raise ValueError(f"state_path: {error}, it does not hold the state of an evaluation") from error
+            raise ValueError(f"state_path: {error}, expected the state of an evaluation") from error
         flags = torch.tensor(content.robust_flags, dtype=torch.bool)
         return cls(Path(path), content.subject, flags, content.run_attacks)
 

@@ -1,4 +1,4 @@
-"""Import RobustBench where it would fail, and warn about installations with changed files.
+"""Import RobustBench also where ``import robustbench`` fails, and warn about installations with changed files.
 
 RobustBench 1.1.1 needs ``pkg_resources``, which setuptools 82 removed, and imports ``autoattack``, which is not on
 PyPI, although its requirements install ``pyautoattack``.
@@ -29,9 +29,9 @@ NEEDS = ("robustbench", "timm", "huggingface_hub", "setuptools", "pyautoattack",
 def import_robustbench() -> ModuleType:
     """Import the package ``robustbench``, with stand-ins for missing modules that it needs.
 
-    Stand-ins are removed from ``sys.modules`` afterwards. ``benchmark`` then works for CIFAR's corruptions, which have
-    no results of AlexNet: the mCE, which is relative to them, is NaN. Warns about files that are not RobustBench's, and
-    about a huggingface_hub that timm cannot use.
+    Stand-ins are removed from ``sys.modules`` afterwards. ``benchmark`` then works for CIFAR's corruptions: the mCE is
+    NaN, because AlexNet has no published results on them. Warns about files that are not RobustBench's, and about a
+    huggingface_hub that timm cannot use.
 
     Raises ImportError, which says what to install, if it cannot be imported.
     """
@@ -82,7 +82,7 @@ def _missing(name: str) -> bool:
 
 
 def _pkg_resources() -> ModuleType:
-    """The part of pkg_resources that ``robustbench.loaders`` uses: the path of a file in a module's folder."""
+    """A stand-in with the function that ``robustbench.loaders`` uses: the path of a file in a module's folder."""
     module = ModuleType("pkg_resources")
 
     def resource_filename(name: str, path: str) -> str:
@@ -94,9 +94,9 @@ def _pkg_resources() -> ModuleType:
 
 def _advice(problem: str) -> str:
     if "torchvision::nms" in problem:
-        remedy = "torch and torchvision are of different builds (CPU, CUDA): install both from the same index"
+        remedy = "torch and torchvision are different builds (CPU, CUDA): install both from the same index"
     else:
-        remedy = "pip install 'freqrob[robustbench]' brings versions that fit"
+        remedy = "pip install 'freqrob[robustbench]' installs compatible versions"
     return f"{remedy}. Here: {', '.join(filter(None, map(_installed, NEEDS)))}"
 
 
@@ -108,7 +108,7 @@ def _installed(package: str) -> str:
 
 
 def changed_files() -> str:
-    """A message about files of ``robustbench/`` that differ from its wheel: which, from what package, and the remedy.
+    """Describe files in ``robustbench/`` that differ from its wheel, with the package that wrote them and the remedy.
 
     "" if there are none. torchattacks, for example, overwrites 25 of them with older copies.
     """
@@ -133,7 +133,7 @@ def changed_files() -> str:
 
 def _changed_files(package: Distribution) -> list[str]:
     """Modules that are missing, or whose hash is not that of the wheel's RECORD."""
-    # Not Distribution.files: since Python 3.12 it leaves out the files that are missing.
+    # Not by Distribution.files, which leaves out missing files since Python 3.12.
     rows = csv.reader((package.read_text("RECORD") or "").splitlines())
     expected = {path: digest for path, digest, _ in rows if path.startswith("robustbench/") and path.endswith(".py")}
     return [
@@ -151,9 +151,9 @@ def _file_hash(path: Path) -> str:
 
 
 def _warn_of_unusable_hub() -> None:
-    """Warn if timm could not import what it needs of huggingface_hub, which only a private module of it shows.
+    """Warn if timm could not import what it needs from huggingface_hub; only a private module of timm shows this.
 
-    Remove this when RobustBench, whose 1.1.1 needs timm 1.0.9, takes a timm that knows huggingface_hub 2.
+    Remove this when RobustBench (1.1.1 needs timm 1.0.9) accepts a timm that supports huggingface_hub 2.
     """
     hub, timm = map(_installed, ("huggingface_hub", "timm"))
     if timm == TIMM and not hub.startswith("no ") and not import_module("timm.models._hub").has_hf_hub():
@@ -167,8 +167,8 @@ def _warn_of_unusable_hub() -> None:
 def _without_alexnet(evaluate: Callable[..., Any]) -> Callable[..., Any]:
     """``robustbench.eval.corruptions_evaluation`` with NaN for the mCE, its last step, which fails on CIFAR.
 
-    Everything else is computed and written before that step; the accuracy is a local variable by then, available only
-    from the traceback. Remove this when RobustBench returns an accuracy without AlexNet's results.
+    Everything else is computed and written before that step; the accuracy is then a local variable, which only the
+    traceback gives access to. Remove this when RobustBench returns an accuracy without AlexNet's results.
     """
 
     @functools.wraps(evaluate)

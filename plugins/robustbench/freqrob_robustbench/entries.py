@@ -15,7 +15,7 @@ from freqrob.models.loading import THREAT_MODELS, list_models, load_model
 from freqrob.runtime.parameters import checked
 from freqrob_robustbench.compatibility import import_robustbench
 
-_MODEL_DIRS: dict[str, Path] = {}  # of the registered models, by timm's name
+_MODEL_DIRS: dict[str, Path] = {}  # folders of the registered models, by timm's name
 _PREPROCESSING = {"input_size": (3, 224, 224), "crop_pct": 0.875, "interpolation": "bilinear"}
 
 
@@ -26,8 +26,8 @@ def register(model_dir: str | Path = "./models") -> list[str]:
     Afterwards ``robustbench.load_model(name, dataset=…, threat_model=…)`` returns the model of ``freqrob.load_model``,
     and ``robustbench.benchmark`` accepts it. The models are registered with timm, which RobustBench searches first, as
     ``<name>_<dataset>_<threat model>`` in lower case, and listed in ``model_dicts``. Entries of RobustBench and models
-    of timm are not replaced: such a name is left out with a warning. A later call with another ``model_dir`` adds
-    models, and replaces earlier ones of the same name.
+    of timm are not replaced; models with such names are left out with a warning. A later call with another
+    ``model_dir`` adds models, and replaces earlier ones of the same name.
 
     Returns:
         Sorted names of freqrob's models in timm.
@@ -65,7 +65,7 @@ def _add(name: str, dataset: str, threat_model: str, entries: dict[str, dict], m
     elif not is_ours and timm.is_model(timm_name):
         reason = f"timm has {timm_name!r}"
     elif "." in name:
-        reason = "timm takes what follows a dot for a tag"
+        reason = "timm reads the part after a dot as a tag"
     if reason:
         warnings.warn(f"{name} for {dataset}, {threat_model} is not registered: {reason}", stacklevel=3)
         return None
@@ -98,7 +98,7 @@ def _creator(name: str, timm_name: str, dataset: str, threat_model: str) -> Call
 
 
 def _take_bare_network(model: nn.Module, state: dict[str, Tensor], *_: Any) -> None:
-    """Let a custom checkpoint have the bare network's keys."""
+    """Accept a custom checkpoint with the bare network's keys."""
     expected: Mapping[str, Tensor] = model.state_dict()
     for key in list(state):
         if key not in expected and f"network.{key}" in expected:

@@ -19,8 +19,8 @@ from freqrob.models.registry import register_exporter
 from freqrob.runtime.files import check_file, expanded, write_json, write_text
 from freqrob.runtime.parameters import checked
 
-TEST_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "imagenet": 5_000}  # that RobustBench evaluates on
-_EPS = {"Linf": "8/255", "L2": "0.5"}  # of its leaderboards
+TEST_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "imagenet": 5_000}  # number of RobustBench's images
+_EPS = {"Linf": "8/255", "L2": "0.5"}  # ε of RobustBench's leaderboards
 _IMAGENET_EPS = {"Linf": "4/255", "L2": "3"}
 _ARCHITECTURES = {
     "densenet": "DenseNet-BC-100-12", "prn18": "PreActResNet-18", "resnext29": "ResNeXt-29_32x4d", "rn18": "ResNet-18",
@@ -61,7 +61,7 @@ def export(
 ) -> Export:
     """Write ``<name>.json``, RobustBench's model_info, and ``<name>.md``, a claim for its leaderboard, into ``out``.
 
-    Every number is the card's, measured under the protocol ``natural``, with RobustBench's ε and number of images
+    All numbers are from the card, measured under the protocol ``natural`` with RobustBench's ε and number of images
     (10,000 of CIFAR, 5,000 of ImageNet); other numbers are left out. RobustBench need not be installed.
 
     Raises:
@@ -94,7 +94,7 @@ def export_card(
 
 
 def model_info(card: Card, paper: Paper = Paper()) -> dict[str, Any]:
-    """RobustBench's keys, with accuracies as text in percent; None if neither card nor paper has the value."""
+    """RobustBench's keys, with accuracies as text in percent; None for values that card and ``paper`` lack."""
     behind = [str(front_end_name(spec)) for spec in card.front_ends if front_end_name(spec) != "normalize"]
     robust = "corruptions_acc" if card.threat_model == "corruptions" else "autoattack_acc"
     return {
@@ -124,7 +124,7 @@ def _remedies(card: Card) -> dict[str, str]:
         "clean_acc": f"not measured on {images}: {measure} clean",
         "reported": "the robust accuracy that your paper reports",
         "autoattack_acc": f"not measured on {images} at ε {_eps(card)}: {measure} autoattack",
-        "corruptions_acc": "the mean over RobustBench's 15 corruptions, which no card holds",
+        "corruptions_acc": "the mean over RobustBench's 15 corruptions, which cards do not have",
     }
 
 
@@ -159,7 +159,7 @@ def _percent(result: Mapping[str, Any] | None) -> str | None:
 
 
 def _claim(card: Card, info: Mapping[str, Any], paper: Paper) -> str:
-    """RobustBench's issue template, filled in as far as the card goes."""
+    """RobustBench's issue template, filled in with the card's entries."""
     attacked = _measured(card, "AutoAttack")
     robust = info.get("autoattack_acc") or info.get("corruptions_acc")
     threat = "Common Corruptions" if card.threat_model == "corruptions" else card.threat_model

@@ -45,7 +45,7 @@ def load_from_zoo(
         ValueError: RobustBench has no such data set, threat model or name; the nearest names are given.
         ImportError: RobustBench is missing or broken.
         OSError: a download failed; the message says where to put the file by hand.
-        CheckpointError: (a ValueError) the file is damaged, or more than tensors.
+        CheckpointError: (a ValueError) the file is damaged, or contains more than tensors.
     """
     utils = import_robustbench().utils
     dataset, threat_model = (str(getattr(given, "value", given)) for given in (dataset, threat_model))
@@ -61,11 +61,11 @@ def load_from_zoo(
         if not path.is_file():
             print(f"Downloading {name} from Google Drive (id {drive}) to {path}, with RobustBench", file=sys.stderr)
     try:
-        for path in files:  # RobustBench does so too, but fails if another process is faster
+        for path in files:  # RobustBench does so too, but fails if another process has just done it
             path.parent.mkdir(parents=True, exist_ok=True)
         with tensors_only(), redirect_stdout(sys.stderr):
             return utils.load_model(name, root, dataset, threat_model).eval()
-    except Exception as error:  # gdown, requests, torch and RobustBench have each their own
+    except Exception as error:  # gdown, requests, torch and RobustBench raise different ones
         missing = [f"{path} (Google Drive id {drive})" for path, drive in files.items() if not path.is_file()]
         if missing:
             check_folder(root / dataset / threat_model, "model_dir")
