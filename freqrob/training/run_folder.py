@@ -179,7 +179,7 @@ class RunFolder:
 
     @property
     def best_weights(self) -> Path:
-        """The network of the best epoch so far; it is renamed to ``weights`` when the run is finished."""
+        """The network of the best epoch so far; ``publish`` copies it to ``weights`` when the run is finished."""
         return self.folder / "best.safetensors"
 
     @property
@@ -188,7 +188,7 @@ class RunFolder:
         return self.folder.with_name(f"{self.folder.name}.safetensors")
 
     def publish(self) -> None:
-        """Rename the network of the best epoch to ``weights``. Raises FileNotFoundError, OSError, CheckpointError."""
+        """Save the network of the best epoch as ``weights``. Raises FileNotFoundError, OSError, CheckpointError."""
         state, card = load(self.best_weights)
         assert card is not None
         save(self.weights, state, card, STORED_DTYPE)

@@ -237,11 +237,6 @@ class TestCIFARAndSVHN:
         assert torch.equal(test.images, torch.from_numpy(pixels).permute(3, 2, 0, 1)) and test.images.is_contiguous()
         assert [len(load_dataset("svhn", split, svhn)) for split in ("train", "val")] == [36, 4]
 
-    def test_svhn_says_that_it_needs_scipy(self, svhn, monkeypatch):
-        monkeypatch.setattr(datasets, "find_spec", lambda _name: None)
-        with pytest.raises(ImportError, match="svhn.*pip install scipy"):
-            load_dataset("svhn", "test", svhn)
-
 
 class TestTinyImageNet:
     def test_every_image_has_its_label(self, tiny):

@@ -160,6 +160,7 @@ def test_a_runs_metrics_and_checkpoint(tmp_path):
         check(METRICS, json.loads(line))
     state = {"step": 4, "history": history, "losses": [], "seconds": 1.0, "network": {}, "optimizer": {},
              "average": None, "precision": {}}  # fmt: skip
+    run.best_weights.touch()
     run.write(state)
     assert run.read(steps_per_epoch=4)[VERSION] == 1
     run.write({**state, VERSION: 2})

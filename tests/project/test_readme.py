@@ -41,7 +41,7 @@ def test_every_table_is_on_one_page():
 
 
 def test_a_table_that_is_not_known_or_does_not_end_is_refused():
-    with pytest.raises(ValueError, match="no table 'modles', expected one of models, "):
+    with pytest.raises(ValueError, match="no table 'modles', expected one of imagenet, models, "):
         readme.filled("<!-- modles -->\n<!-- /modles -->\n")
     with pytest.raises(ValueError, match="the table 'models' has no end"):
         readme.filled("<!-- models -->\n")
