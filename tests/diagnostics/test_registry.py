@@ -16,7 +16,7 @@ def without_a_type(model, images, labels, *, factors=(1,), batch_size: int, cach
     "function, complaint",
     [
         (without_track, "mine: measure has no parameter 'track'; pass it on to per_sample"),
-        (without_a_type, "mine: measure: the setting 'factors' has no type; annotate it, --set mine.factors=…"),
+        (without_a_type, "mine: measure: the setting 'factors' has no type; annotate it"),
     ],
 )
 def test_a_diagnostic_whose_settings_could_not_be_read_is_not_registered(function, complaint):
