@@ -23,7 +23,6 @@ from freqrob.data.photographs import preprocessed
 from freqrob.evaluation import Result, evaluate
 from freqrob.evaluation.corruptions import CorruptionAccuracy, evaluate_corruptions
 from freqrob.models import load_model
-from freqrob.models.checkpoints import load, save
 from freqrob.models.loading import checkpoint_path, load_card
 from freqrob.models.preprocessing import preprocessing_of
 from freqrob.models.sources import open_model
@@ -92,8 +91,11 @@ class Lab:
         """Whether the model of a subject is trained, or another package's."""
         if subject.model or not subject.recipe:
             return True
+        folder = training_folder(subject, self.model_dir)
+        if subject.settings:  # load_card would also find the shipped model of the unchanged recipe
+            return checkpoint_path(subject.recipe, folder, subject.dataset).is_file()
         try:
-            load_card(subject.model_name, self.model_dir, subject.dataset)
+            load_card(subject.recipe, folder, subject.dataset)
         except FileNotFoundError:
             return False
         return True
@@ -117,7 +119,7 @@ class Lab:
             self._train(subject)
         if changed := changed_settings(subject, self.model_dir):
             warnings.warn(f"{subject.model_name}: trained with {changed}", stacklevel=2)
-        return load_model(subject.model_name, self.model_dir, subject.dataset).to(self.device)
+        return load_model(subject.recipe, training_folder(subject, self.model_dir), subject.dataset).to(self.device)
 
     def training_hours(self, subject: Subject) -> float:
         """Estimated hours of a subject's training on the device, from a few measured steps; NaN if unknown.
@@ -132,20 +134,16 @@ class Lab:
         return steps * step_cost(recipe, str(self.device)).seconds / 3600
 
     def _train(self, subject: Subject) -> None:
-        """Train into ``model_dir``; with changed settings in a separate folder, from which the model is copied."""
-        recipe, name = subject.full_recipe(), subject.model_name
         if not self.may_train:
             command = shlex.join(training_command(subject, self.model_dir, self.data))
-            raise FileNotFoundError(f"{name} is not trained: `{command}`, or `freqrob reproduce` without --no-train")
+            raise FileNotFoundError(
+                f"{subject.model_name} is not trained: `{command}`, or `freqrob reproduce` without --no-train"
+            )
         folder = training_folder(subject, self.model_dir)
-        weights = train(
-            recipe, self.data, folder, download=self.download, accelerator=self.accelerator, track=self.track,
-            log=self.log,
+        train(
+            subject.full_recipe(), self.data, folder, download=self.download, accelerator=self.accelerator,
+            track=self.track, log=self.log,
         )  # fmt: skip
-        if subject.settings:
-            state, card = load(weights)
-            assert card is not None
-            save(checkpoint_path(name, self.model_dir, subject.dataset), state, replace(card, name=name))
 
     def accuracies(
         self,
@@ -211,7 +209,7 @@ def percentage(result: Result) -> Number:
 
 
 def training_folder(subject: Subject, model_dir: Path) -> Path:
-    """The folder in which a subject's recipe is trained; a recipe with changed settings has a folder of its own.
+    """The folder of a subject's model; a recipe with changed settings has a folder of its own.
 
     ``freqrob train`` saves a model under its recipe's name, which recipes with other settings share.
     """
@@ -230,7 +228,7 @@ def training_command(subject: Subject, model_dir: Path, data: Path = Path("data"
 
 def changed_settings(subject: Subject, model_dir: Path) -> str:
     """How the recipe on the card of a subject's model differs from the subject's recipe; "" if it does not."""
-    trained = load_card(subject.model_name, model_dir, subject.dataset).recipe
+    trained = load_card(subject.recipe, training_folder(subject, model_dir), subject.dataset).recipe
     if not trained:
         return "unknown settings"
     skipped = ("precision", "seed", "selection_images")
