@@ -6,7 +6,7 @@ import shlex
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from math import nan
+from math import isnan, nan
 from pathlib import Path
 
 import torch
@@ -29,7 +29,7 @@ from freqrob.models.sources import open_model
 from freqrob.reproduction.experiment import Number, Scale, Subject
 from freqrob.runtime.progress import Track, untracked
 from freqrob.training import train
-from freqrob.training.cost import step_cost
+from freqrob.training.cost import step_cost, training_steps
 
 
 @dataclass(frozen=True)
@@ -127,11 +127,8 @@ class Lab:
         Raises FileNotFoundError if its defence needs a file that is missing.
         """
         recipe = subject.full_recipe()
-        images = DATASETS[recipe.dataset].train_images
-        if not images:
-            return nan
-        steps = recipe.epochs * (images // recipe.batch_size)
-        return steps * step_cost(recipe, str(self.device)).seconds / 3600
+        steps = training_steps(recipe)
+        return nan if isnan(steps) else steps * step_cost(recipe, str(self.device)).seconds / 3600
 
     def _train(self, subject: Subject) -> None:
         if not self.may_train:
