@@ -95,12 +95,12 @@ def corruptions(
     arrays, subject = measuring.open_corruptions(dataset, data, types, download, classes_file)
     networks = chosen.open(subject)
     measured: dict[str, CorruptionAccuracy] = {}
-    with measuring.progress_of(folder, partial(corruption_table, measured, {})) as track:
+    with measuring.progress_of(folder, partial(corruption_table, measured, {})) as progress:
         for name, network in networks.items():
             with measuring.model_on(where, name, network) as model:
                 measured[name] = evaluate_corruptions(
                     model, arrays, images=images, protocol=protocol, batch_size=batch_size, cache=folder,
-                    cache_key=cache_key and f"{name} {cache_key}", track=prefixed(track, name),
+                    cache_key=cache_key and f"{name} {cache_key}", progress=prefixed(progress, name),
                 )  # fmt: skip
     if rank() > 0:
         return

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import typer
 
 from freqrob.cli.printing import print_line, print_resume_hint, print_warning, rank, warnings_as_lines
-from freqrob.cli.progress import Track, progress_bars
+from freqrob.cli.progress import Progress, progress_bars
 from freqrob.runtime.files import check_file
 from freqrob.runtime.launched import launched
 from freqrob.runtime.parameters import check_choices
@@ -206,9 +206,9 @@ class Images:
         from freqrob.data import load_dataset
         from freqrob.runtime.processes import rank_zero_first
 
-        with progress_bars(quiet=rank() > 0) as (track, _log), rank_zero_first():
+        with progress_bars(quiet=rank() > 0) as (progress, _log), rank_zero_first():
             split = cast("Split", self.split)
-            return load_dataset(self.dataset, split, self.data, download=self.download, track=track)
+            return load_dataset(self.dataset, split, self.data, download=self.download, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -342,14 +342,14 @@ def class_count(dataset: str, images: ImageSet) -> int | None:
 
 
 @contextmanager
-def progress_of(results: Path | None, show: Callable[[], None] = lambda: None) -> Iterator[Track]:
+def progress_of(results: Path | None, show: Callable[[], None] = lambda: None) -> Iterator[Progress]:
     """Show a progress bar while models are measured; after Ctrl-C, print how to resume from ``results``.
 
     After Ctrl-C and after an error, ``show`` prints the numbers of finished models, which may not be saved yet.
     """
     try:
-        with progress_bars(quiet=rank() > 0) as (track, _log):
-            yield track
+        with progress_bars(quiet=rank() > 0) as (progress, _log):
+            yield progress
     except KeyboardInterrupt:
         show()
         kept = results is not None and any(results.glob("*.safetensors"))

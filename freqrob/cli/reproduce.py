@@ -129,8 +129,8 @@ def _run(experiment: Experiment, lab: Lab, out: Path, models: list[str], again: 
     from freqrob.reproduction.records import SUMMARY, summary
 
     try:
-        with progress_bars() as (track, log), warnings_as_lines():
-            lab = replace(lab, track=track, log=log)
+        with progress_bars() as (progress, log), warnings_as_lines():
+            lab = replace(lab, progress=progress, log=log)
             result = run(experiment, lab, out, models=models, again=again, command=command)
     except KeyboardInterrupt:
         measuring.print_resume_hint(f"Finished rows are in {out}")
@@ -178,8 +178,8 @@ def _list(lab: Lab, out: Path, with_hours: bool) -> None:
     hours_column = ["hours to train the others"] if with_hours else []
     table = Table("name", "shows", "data", "models trained", *hours_column, "rows measured", "verdicts")
     experiments = list(all_experiments())
-    with progress_bars() as (track, _), warnings_as_lines():
-        for experiment in track(experiments, "training times", len(experiments)) if with_hours else experiments:
+    with progress_bars() as (progress, _), warnings_as_lines():
+        for experiment in progress(experiments, "training times", len(experiments)) if with_hours else experiments:
             trained = [subject for subject in experiment.at(lab.scale) if subject.recipe]
             missing = [subject for subject in trained if not lab.has_model(subject)]
             models = f"{len(trained) - len(missing)} of {len(trained)}" if trained else ""

@@ -24,7 +24,7 @@ from freqrob.runtime.files import (
     write_synced,
 )
 from freqrob.runtime.parameters import Count, check_choices, checked
-from freqrob.runtime.progress import Track, untracked
+from freqrob.runtime.progress import Progress, no_progress
 from freqrob.runtime.provenance import Provenance, provenance
 from freqrob.runtime.reading import Label, damage_named
 from freqrob.spectral.reference import Weighting
@@ -79,7 +79,7 @@ def write_cifar_b(
     weighting: Weighting = "amplitude",
     download: bool = False,
     command: str = "",
-    track: Track = untracked,
+    progress: Progress = no_progress,
 ) -> Path:
     """Write CIFAR-10 or CIFAR-100 balanced by BaSS, in files that differ from the original ones only in the pixels.
 
@@ -94,7 +94,7 @@ def write_cifar_b(
         weighting: BaSS's weighting, ``"amplitude"`` or ``"power"``.
         download: fetch the original if it is missing.
         command: recorded in ``cifar_b.json``.
-        track: wraps the files in a progress bar.
+        progress: wraps the files in a progress bar.
 
     Returns:
         The new folder.
@@ -118,7 +118,7 @@ def write_cifar_b(
         folder = new / kind.base_folder
         folder.mkdir()
         names = [name for name, _md5 in kind.train_list + kind.test_list]
-        for name in track(names, f"balancing {dataset}", len(names)):
+        for name in progress(names, f"balancing {dataset}", len(names)):
             write_synced(folder / name, _balanced((source / name).read_bytes(), weighting))
         write_synced(folder / kind.meta["filename"], (source / kind.meta["filename"]).read_bytes())
         sums = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}

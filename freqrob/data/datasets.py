@@ -27,7 +27,7 @@ from freqrob.data.streams import Images, ImageStream, in_memory, select
 from freqrob.runtime.files import check_folder, expanded, temporary_folder_beside
 from freqrob.runtime.parameters import Natural, check_choices, checked
 from freqrob.runtime.pixels import check_channels_first, check_range
-from freqrob.runtime.progress import Track, untracked
+from freqrob.runtime.progress import Progress, no_progress
 from freqrob.runtime.reading import brief
 from freqrob.runtime.registry import Registry
 from freqrob.runtime.tensors import FLOATS, check_values
@@ -180,7 +180,7 @@ def load_dataset(
     data_dir: str | Path = "./data",
     *,
     download: bool = False,
-    track: Track = untracked,
+    progress: Progress = no_progress,
 ) -> ImageSet:
     """Load a split of a data set.
 
@@ -201,7 +201,7 @@ def load_dataset(
         download: fetch the data set into ``data_dir`` if it is missing, with torchvision's progress bar and the
             published checksum (CIFAR 170 MB each, svhn 180 and 60 MB, tiny_imagenet 240 MB); not available for
             restricted_imagenet.
-        track: wraps the decoding of image files in a progress bar.
+        progress: wraps the decoding of image files in a progress bar.
 
     Raises:
         ValueError: an unknown name or split, or a damaged image file.
@@ -211,7 +211,7 @@ def load_dataset(
     check_choices(DATASETS, dataset=name)
     folder = expanded(data_dir, "data_dir")
     if name not in list(DATASETS):  # in grey levels
-        loaded = load_dataset(colour_name(name), split, folder, download=download, track=track)
+        loaded = load_dataset(colour_name(name), split, folder, download=download, progress=progress)
         images = loaded.images
         grey = images.map(to_grayscale, "grayscale", 1) if isinstance(images, ImageStream) else to_grayscale(images)
         return replace(loaded, images=grey)
@@ -232,7 +232,7 @@ def load_dataset(
     if DATASETS[name].streamed:
         return _streamed(chosen)
     size = DATASETS[name].size
-    images = decode(chosen, size, folder / f"{name}_{split}_{size}px", track)
+    images = decode(chosen, size, folder / f"{name}_{split}_{size}px", progress)
     return ImageSet(images, chosen.labels, chosen.classes)
 
 

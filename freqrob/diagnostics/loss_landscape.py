@@ -27,7 +27,7 @@ from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, regis
 from freqrob.models.sources import as_module
 from freqrob.models.state import default_batch_size, device_of
 from freqrob.runtime.parameters import Count, Natural, Positive, check_choices, checked, fits
-from freqrob.runtime.progress import Track, untracked
+from freqrob.runtime.progress import Progress, no_progress
 from freqrob.spectral.longtail import split
 
 Component = Literal["low", "high"]
@@ -119,7 +119,7 @@ def loss_landscape(
     batch_size: Count | None = None,
     cache: Path | None = None,
     cache_key: str | None = None,
-    track: Track = untracked,
+    progress: Progress = no_progress,
 ) -> LossLandscape:
     """Measure the loss on a square grid of weights around the model's.
 
@@ -131,7 +131,7 @@ def loss_landscape(
         span: the largest |a| and |b|.
         points: number of points along each direction, odd, 5 or more.
         seed: seed of the directions.
-        model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``, but images may also be
+        model, images, labels, batch_size, cache, cache_key, progress: as for ``per_sample``, but images may also be
             components with values from −1 to 2; each finished point is cached.
 
     Raises:
@@ -171,7 +171,7 @@ def loss_landscape(
     chunks = torch.arange(points * points).split(1)
     samples = shared_out(
         loss_at, model, images, labels, chunks, key=key, quantity="loss landscape", cache=cache, cache_key=cache_key,
-        track=track,
+        progress=progress,
     )  # fmt: skip
     loss, accuracy = (samples[name].view(points, points) for name in ("loss", "accuracy"))
     centre = loss[points // 2, points // 2]

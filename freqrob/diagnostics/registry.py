@@ -151,7 +151,7 @@ class Diagnostic:
     Attributes:
         name: its registered name.
         measure: function of (model, images, labels, **settings) that returns a ``measurement``. Its settings are its
-            keyword-only parameters. It also takes ``batch_size``, ``cache``, ``cache_key`` and ``track``, with the
+            keyword-only parameters. It also takes ``batch_size``, ``cache``, ``cache_key`` and ``progress``, with the
             meaning that they have in ``per_sample``.
         measurement: the class of the result.
         help: description, in one line.
@@ -219,7 +219,7 @@ class Diagnostic:
     def hints(self) -> dict[str, Any]:
         """The types of its settings, including ``images``, by name."""
         hints = {"images": int, **keyword_hints(self.measure)}
-        return {name: hint for name, hint in hints.items() if name not in ("cache", "cache_key", "track")}
+        return {name: hint for name, hint in hints.items() if name not in ("cache", "cache_key", "progress")}
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -240,7 +240,7 @@ def register_diagnostic(name: str) -> Callable[[D], D]:
     """Decorator: register a subclass of ``Diagnostic`` under a name.
 
     Raises ValueError for an invalid or taken name; TypeError for a class without ``measure`` or ``measurement``, or if
-    ``measure`` lacks ``batch_size``, ``cache``, ``cache_key``, ``track`` or the type of a setting.
+    ``measure`` lacks ``batch_size``, ``cache``, ``cache_key``, ``progress`` or the type of a setting.
     """
 
     def make(kind: Any) -> Diagnostic:
@@ -257,7 +257,7 @@ def register_diagnostic(name: str) -> Callable[[D], D]:
 def _check_parameters(diagnostic: Diagnostic) -> None:
     """Raise TypeError unless ``measure`` has the parameters of every diagnostic, and types for its settings."""
     parameters = signature(diagnostic.measure).parameters
-    for name in ("batch_size", "cache", "cache_key", "track"):
+    for name in ("batch_size", "cache", "cache_key", "progress"):
         if name not in parameters:
             raise TypeError(f"{diagnostic.name}: measure has no parameter {name!r}; pass it on to per_sample")
     for name, parameter in parameters.items():

@@ -21,7 +21,7 @@ from freqrob.models.sources import as_module
 from freqrob.models.state import bare
 from freqrob.runtime.html import html_table
 from freqrob.runtime.parameters import checked, fits
-from freqrob.runtime.progress import Track, untracked
+from freqrob.runtime.progress import Progress, no_progress
 
 
 def _groups() -> dict[str, tuple[str, ...]]:
@@ -145,7 +145,7 @@ def evaluate_corruptions(
     batch_size: int | None = None,
     cache: str | Path | None = None,
     cache_key: str | None = None,
-    track: Track = untracked,
+    progress: Progress = no_progress,
 ) -> CorruptionAccuracy:
     """Measure a model on every severity of every type in ``corruptions``.
 
@@ -157,7 +157,7 @@ def evaluate_corruptions(
         corruptions: from ``load_corruptions`` or ``load_corruption_folders``.
         images: use the first ``images`` of each severity; None for all.
         protocol, batch_size, cache, cache_key: as for ``evaluate``.
-        track: wraps the types and severities in a progress bar.
+        progress: wraps the types and severities in a progress bar.
 
     Raises:
         ValueError: more images than available, an unknown protocol, or a model with another number of classes.
@@ -176,7 +176,7 @@ def evaluate_corruptions(
     accuracies: dict[str, tuple[float, ...]] = {}
     from_cache: dict[str, tuple[bool, ...]] = {}
     correct: dict[str, Tensor] = {}  # for each image, the share of severities at which it is correct
-    for name, severity in track(sets, f"{protocol} corruptions", len(sets)):
+    for name, severity in progress(sets, f"{protocol} corruptions", len(sets)):
         (result,) = evaluate(
             model, corruptions.images(name, severity)[:images], labels, protocols=[protocol], attacks=[Clean()],
             classes=classes,

@@ -284,7 +284,7 @@ class _Corruptions(Experiment):
     def _b_low(self, lab: Lab) -> dict[str, Number]:
         """ln B_low of each type's change, the mean over severities, with its error over parts of the images."""
         clean, numbers = lab.test_set(self.dataset, "spectrum").tensor, {}
-        for name, kind in lab.track(COLUMNS_OF_TYPES.items(), B_LOW, len(COLUMNS_OF_TYPES)):
+        for name, kind in lab.progress(COLUMNS_OF_TYPES.items(), B_LOW, len(COLUMNS_OF_TYPES)):
             corrupted = [corrupt(clean, kind, severity, frost=lab.frost) for severity in SEVERITIES]
             of_all, *parts = (
                 corruption_spectrum(clean[part], (images[part] for images in corrupted)).mean_log_b_low
@@ -431,7 +431,7 @@ class _Spectra(Experiment):
         if model is None:
             return spectrum(test.images).amplitude
         return jacobian_spectrum(
-            model, test.images, test.labels, batch=BATCH, cache=lab.cache, track=lab.track
+            model, test.images, test.labels, batch=BATCH, cache=lab.cache, progress=lab.progress
         ).amplitude
 
     def more(self, model: nn.Module | None, images: Tensor, labels: Tensor, lab: Lab) -> Mapping[str, Tensor]:

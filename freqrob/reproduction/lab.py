@@ -28,7 +28,7 @@ from freqrob.models.loading import checkpoint_path, load_card
 from freqrob.models.preprocessing import preprocessing_of
 from freqrob.models.sources import open_model
 from freqrob.reproduction.experiment import Number, Scale, Subject
-from freqrob.runtime.progress import Track, untracked
+from freqrob.runtime.progress import Progress, no_progress
 from freqrob.training import train
 from freqrob.training.cost import step_cost
 
@@ -49,7 +49,7 @@ class Lab:
         download: whether missing data sets are downloaded.
         may_train: whether missing models are trained.
         frost: folder of the photographs for the corruption ``frost``.
-        track: wraps iterables in a progress bar.
+        progress: wraps iterables in a progress bar.
         log: receives lines of text.
 
     >>> from freqrob.reproduction import SCALES
@@ -69,7 +69,7 @@ class Lab:
     download: bool = False
     may_train: bool = True
     frost: Path | None = None
-    track: Track = untracked
+    progress: Progress = no_progress
     log: Callable[[str], None] = lambda _line: None
 
     def count(self, kind: str, available: int) -> int:
@@ -83,7 +83,7 @@ class Lab:
         Photographs go through the preprocessing of the ``model``.
         Raises FileNotFoundError, which says how to get it, if the data set is missing.
         """
-        images = load_dataset(dataset, "test", self.data, download=self.download, track=self.track)
+        images = load_dataset(dataset, "test", self.data, download=self.download, progress=self.progress)
         if model is not None:
             images = replace(images, images=preprocessed(images.images, preprocessing_of(model)))
         return images[: self.count(kind, len(images))]
@@ -139,7 +139,7 @@ class Lab:
             raise FileNotFoundError(f"{name} is not trained: `{command}`, or `freqrob reproduce` without --no-train")
         folder = training_folder(subject, self.model_dir)
         weights = train(
-            recipe, self.data, folder, download=self.download, accelerator=self.accelerator, track=self.track,
+            recipe, self.data, folder, download=self.download, accelerator=self.accelerator, progress=self.progress,
             log=self.log,
         )  # fmt: skip
         if subject.settings:
@@ -160,7 +160,7 @@ class Lab:
         images = self.test_set(subject.dataset, kind)
         results = evaluate(
             model, images.images, images.labels, protocols=[protocol], attacks=attacks, seed=self.seed,
-            classes=DATASETS[subject.dataset].classes, cache=self.cache, track=self.track,
+            classes=DATASETS[subject.dataset].classes, cache=self.cache, progress=self.progress,
         )  # fmt: skip
         return {result.attack.name: percentage(result) for result in results}
 
@@ -176,7 +176,8 @@ class Lab:
         """Accuracies on ``corruption_arrays`` under ``natural``, or ``natural+bass``, which first balances them."""
         arrays = self.corruption_arrays(subject.dataset, bass=bass, types=types)
         count = self.count("corruptions", len(arrays.labels))
-        return evaluate_corruptions(model, arrays, images=count, protocol=protocol, cache=self.cache, track=self.track)
+        options = {"cache": self.cache, "progress": self.progress}
+        return evaluate_corruptions(model, arrays, images=count, protocol=protocol, **options)
 
     def corruption_arrays(
         self, dataset: str, *, bass: bool = False, types: Sequence[str] = tuple(CORRUPTIONS)
@@ -201,7 +202,7 @@ class Lab:
             folder = (self.cache or self.model_dir) / "corruptions" / f"{colours}{'-b' if bass else ''}-{len(images)}"
             chosen = balance(images) if bass else images
             about = {"dataset": colours, "bass": weighting}
-            write_corruptions(chosen, folder, types, about=about, frost=self.frost, track=self.track)
+            write_corruptions(chosen, folder, types, about=about, frost=self.frost, progress=self.progress)
             return load_corruptions(folder, dataset, types)
 
 

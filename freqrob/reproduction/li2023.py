@@ -93,7 +93,7 @@ def _perturbations(model: nn.Module, subject: Subject, lab: Lab) -> Measured:
     images = lab.test_set(subject.dataset, "minimal_perturbation", model=model)
     smallest = minimal_perturbation(
         model, images.tensor, images.labels, steps=STEPS[lab.scale.name], pgd_steps=PGD_STEPS[lab.scale.name],
-        repeats=REPEATS[lab.scale.name], seed=lab.seed, cache=lab.cache, track=lab.track,
+        repeats=REPEATS[lab.scale.name], seed=lab.seed, cache=lab.cache, progress=lab.progress,
     )  # fmt: skip
     count, spread = max(1, int(smallest.success.sum())), smallest.half_power_high - smallest.half_power_low
     numbers = {
@@ -108,7 +108,7 @@ def _perturbations(model: nn.Module, subject: Subject, lab: Lab) -> Measured:
 def _reversal(model: nn.Module, subject: Subject, lab: Lab) -> Measured:
     """f_rev with its standard deviation over four sets of partners, and the curves."""
     images = lab.test_set(subject.dataset, "hybrid", model=model)
-    hybrid = hybrid_reliance(model, images.images, images.labels, cache=lab.cache, track=lab.track)
+    hybrid = hybrid_reliance(model, images.images, images.labels, cache=lab.cache, progress=lab.progress)
     known = hybrid.reversal[~hybrid.reversal.isnan()]
     cycles = Number(known.mean().item(), known.std().item() if len(known) > 1 else nan) if len(known) else Number()
     numbers = {REVERSAL: Number(cycles.value / NYQUIST, cycles.error / NYQUIST), REVERSAL_CYCLES: cycles}

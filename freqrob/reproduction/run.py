@@ -71,7 +71,7 @@ def reproduce(
     record = Record(out, experiment, lab.scale.name)
     rows: dict[str, Row] = record.rows()
     about = {"scale": lab.scale.name, **provenance(command)}
-    for subject in lab.track(subjects, experiment.name, len(subjects)):
+    for subject in lab.progress(subjects, experiment.name, len(subjects)):
         lab.log(f"{experiment.name}: {subject.row}" + (f" ({subject.model_name})" if subject.model_name else ""))
         rows = record.add(_measure(experiment, subject, lab, record, rows.get(subject.row), again, about), about)
     texts = (record.folder / name for name in ("result.json", "table.csv", "table.md"))

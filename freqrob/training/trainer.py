@@ -30,7 +30,7 @@ from freqrob.models.state import evaluating
 from freqrob.runtime.parameters import NotNegative, checked
 from freqrob.runtime.process_state import seed_everything
 from freqrob.runtime.processes import propagate_failure, rank_zero_first
-from freqrob.runtime.progress import Track, untracked
+from freqrob.runtime.progress import Progress, no_progress
 from freqrob.runtime.provenance import commit, versions
 from freqrob.training.batch_norm import differentiate_twice
 from freqrob.training.launch import graceful_shutdown, launch, share_buffers
@@ -53,7 +53,7 @@ def train(
     compile: bool = False,
     checkpoint_minutes: NotNegative = 10,
     tensorboard: bool = False,
-    track: Track = untracked,
+    progress: Progress = no_progress,
     log: Callable[[str], None] = lambda _line: None,
 ) -> Path:
     """Train a recipe; continue where an earlier run of the same recipe stopped.
@@ -75,7 +75,7 @@ def train(
         compile: compile the network; not possible for defences that differentiate gradients (JaFR, GradAlign).
         checkpoint_minutes: the time between checkpoints within an epoch; each epoch ends with one.
         tensorboard: also write the metrics for TensorBoard, into the run's folder.
-        track: wraps iterables in a progress bar.
+        progress: wraps iterables in a progress bar.
         log: receives a line of text for each epoch.
 
     Returns:
@@ -100,7 +100,7 @@ def train(
         if fabric.is_global_zero:
             run.check_files()  # fail before, not after, minutes of work
     seed_everything(recipe.seed)
-    train_set, val_set = _load(recipe, data_dir, download, track)
+    train_set, val_set = _load(recipe, data_dir, download, progress)
     batches = _batches(recipe, train_set, fabric)
     with ExitStack() as stack:
         with propagate_failure():
@@ -115,7 +115,7 @@ def train(
         if state.step < steps and fabric.is_global_zero:
             log(f"trains {state}, {len(train_set):,} images, {steps:,} steps{_note(recipe)}")
         stop = stack.enter_context(graceful_shutdown())
-        for step in track(range(state.step, steps), recipe.name, steps, recipe.batch_size):
+        for step in progress(range(state.step, steps), recipe.name, steps, recipe.batch_size):
             began = time.monotonic()
             images, labels = batches[step]
             images = images.contiguous(memory_format=torch.channels_last)
@@ -140,7 +140,7 @@ def train(
             state.check_finite(run)
             if epoch_ends:
                 with fabric.autocast():
-                    state.end_epoch(_validate(state.kept, val_set, recipe, fabric, track))
+                    state.end_epoch(_validate(state.kept, val_set, recipe, fabric, progress))
             with propagate_failure():
                 if fabric.is_global_zero:
                     card = _card(recipe, run.recipe, train_set, state.history[-1], made_by) if epoch_ends else None
@@ -318,12 +318,11 @@ class _State:
         self.step, self.history, self.losses, self.seconds = (saved[name] for name in PROGRESS)
 
 
-def _load(recipe: Recipe, data_dir: str | Path, download: bool, track: Track) -> tuple[ImageSet, ImageSet]:
+def _load(recipe: Recipe, data_dir: str | Path, download: bool, progress: Progress) -> tuple[ImageSet, ImageSet]:
     """The training and the validation images."""
     with rank_zero_first():  # it downloads and decodes for the others
-        sets = [
-            load_dataset(recipe.dataset, split, data_dir, download=download, track=track) for split in ("train", "val")
-        ]
+        options: Any = {"download": download, "progress": progress}
+        sets = [load_dataset(recipe.dataset, split, data_dir, **options) for split in ("train", "val")]
     train_set, val_set = (balance(s, weighting=recipe.weighting) for s in sets) if recipe.on_balanced_images else sets
     return train_set, val_set
 
@@ -338,13 +337,15 @@ def _batches(recipe: Recipe, train_set: ImageSet, fabric: Fabric) -> Batches:
     )  # fmt: skip
 
 
-def _validate(model: nn.Module, val_set: ImageSet, recipe: Recipe, fabric: Fabric, track: Track) -> dict[str, float]:
+def _validate(
+    model: nn.Module, val_set: ImageSet, recipe: Recipe, fabric: Fabric, progress: Progress
+) -> dict[str, float]:
     """Accuracies on the validation split; ``selection`` chooses the best epoch."""
     defense, count = recipe.make_defense(), min(recipe.selection_images or len(val_set), len(val_set))
     starts = range(fabric.global_rank * VALIDATION_BATCH, len(val_set), fabric.world_size * VALIDATION_BATCH)
     clean = robust = 0
     with evaluating(model):
-        for start in track(starts, "validation", len(starts), VALIDATION_BATCH):
+        for start in progress(starts, "validation", len(starts), VALIDATION_BATCH):
             images = to_pixels(val_set.tensor[start : start + VALIDATION_BATCH].to(fabric.device))
             images = images.contiguous(memory_format=torch.channels_last)
             labels = val_set.labels[start : start + VALIDATION_BATCH].to(fabric.device)

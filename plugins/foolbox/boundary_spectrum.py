@@ -121,11 +121,11 @@ def _run(options: argparse.Namespace, command: str) -> None:
     places = options.model_dir, options.dataset, options.threat_model
     networks = {spec: open_model(spec, *places).to(device) for spec in options.models}
     spectra, details, left_out = {}, [], {}
-    with progress_bars() as (track, log):
-        images = _images(options, track)
+    with progress_bars() as (progress, log):
+        images = _images(options, progress)
         for spec, network in networks.items():
             perturbations = search(
-                network, images.tensor, images.labels, cache=options.out / "cache", track=prefixed(track, spec)
+                network, images.tensor, images.labels, cache=options.out / "cache", progress=prefixed(progress, spec)
             )  # fmt: skip
             try:
                 spectra[spec] = analyze(perturbations, images, search)
@@ -148,13 +148,13 @@ def _run(options: argparse.Namespace, command: str) -> None:
     print("Wrote", *(path for path in files if path.is_file()))
 
 
-def _images(options: argparse.Namespace, track: Any) -> ImageSet:
+def _images(options: argparse.Namespace, progress: Any) -> ImageSet:
     from freqrob.data import load_dataset
     from freqrob.data.samples import sample_images
 
     if options.data is None and options.dataset != "cifar10":
         raise ValueError(f"data: expected the folder of {options.dataset}, because the sample images are CIFAR-10's")
-    images = load_dataset(options.dataset, "test", options.data, track=track) if options.data else sample_images()
+    images = load_dataset(options.dataset, "test", options.data, progress=progress) if options.data else sample_images()
     if not 1 <= options.images <= len(images):
         hint = "" if options.data else " without --data"
         raise ValueError(f"images: expected 1 to {len(images)}{hint}, got {options.images}")

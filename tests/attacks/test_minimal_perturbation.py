@@ -191,7 +191,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_result(network, images, labe
 
     whole = search()(network, images, labels)
     with pytest.raises(KeyboardInterrupt):
-        search()(network, images, labels, cache=tmp_path, cache_key=KEY, track=stopping)
+        search()(network, images, labels, cache=tmp_path, cache_key=KEY, progress=stopping)
     Walk.batches.clear()
     resumed = search()(network, images, labels, cache=tmp_path, cache_key=KEY)
     assert len(Walk.batches) == 1

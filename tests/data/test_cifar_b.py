@@ -74,7 +74,7 @@ class TestCifarB:
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            write_cifar_b(cifar, tmp_path / "b", track=stopping)
+            write_cifar_b(cifar, tmp_path / "b", progress=stopping)
         assert not list((tmp_path / "b").iterdir())
 
     def test_a_killed_writer_leaves_nothing_to_the_next(self, cifar, tmp_path):
@@ -83,7 +83,7 @@ class TestCifarB:
             yield
 
         child = multiprocessing.get_context("fork").Process(
-            target=write_cifar_b, args=(cifar, tmp_path / "b"), kwargs={"track": killing}
+            target=write_cifar_b, args=(cifar, tmp_path / "b"), kwargs={"progress": killing}
         )
         child.start()
         child.join()

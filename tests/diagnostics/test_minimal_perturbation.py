@@ -84,7 +84,7 @@ def test_a_search_that_was_stopped_goes_on_and_a_second_one_attacks_nothing(tmp_
     whole = minimal_perturbation(model, *data, **how)
     calls, model.calls = model.calls, 0
     with pytest.raises(KeyboardInterrupt):
-        minimal_perturbation(model, *data, cache=tmp_path, cache_key="1", track=stops, **how)
+        minimal_perturbation(model, *data, cache=tmp_path, cache_key="1", progress=stops, **how)
     assert 0 < model.calls < calls
     model.calls = 0
     first = minimal_perturbation(model, *data, cache=tmp_path, cache_key="1", **how)

@@ -98,7 +98,7 @@ def test_a_run_that_was_stopped_goes_on(arrays, tmp_path):
 
     model = Brightest()
     with pytest.raises(KeyboardInterrupt):
-        evaluate_corruptions(model, arrays, cache=tmp_path, cache_key="1", track=stopping)
+        evaluate_corruptions(model, arrays, cache=tmp_path, cache_key="1", progress=stopping)
     before = model.seen
     whole = evaluate_corruptions(model, arrays, cache=tmp_path, cache_key="1")
     again = Brightest()

@@ -88,4 +88,4 @@ def test_it_is_kept_too(network, tmp_path):
     model = FrontEnded([Blur(0.6)], network).eval()
     first = checked(model, cache=tmp_path)
     left = []
-    assert checked(model, cache=tmp_path, track=lambda items, *_: left.extend(items) or items) == first and not left
+    assert checked(model, cache=tmp_path, progress=lambda items, *_: left.extend(items) or items) == first and not left
