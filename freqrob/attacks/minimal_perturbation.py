@@ -45,7 +45,7 @@ class Start(IntEnum):
 
 @dataclass(frozen=True)
 class MinimalPerturbations:
-    """Result of ``MinimalPerturbation`` for N images, on the CPU.
+    """Result of ``MinimalPerturbationSearch`` for N images, on the CPU.
 
     Attributes:
         perturbed: (N, C, H, W) float32 in [0, 1], the closest images that meet the criterion; the image itself if none
@@ -90,7 +90,7 @@ def closest(results: Sequence[MinimalPerturbations]) -> MinimalPerturbations:
 
 @checked
 @dataclass(frozen=True)
-class MinimalPerturbation:
+class MinimalPerturbationSearch:
     """Runs an attack on many images in batches, several times, and keeps the smallest perturbation of each image.
 
     Targets are the labels, permuted so that each image gets another class (``freqrob.data.hybrid.derange``). Attacks
@@ -100,7 +100,7 @@ class MinimalPerturbation:
     still attacked.
 
     Args:
-        attack: the L∞ Brendel–Bethge attack by default; ``freqrob_foolbox.MinimalPerturbation`` takes Foolbox's.
+        attack: the L∞ Brendel–Bethge attack by default; ``freqrob_foolbox.MinimalPerturbationSearch`` takes Foolbox's.
         targeted: search for images of the target class, as in Li et al., instead of any wrong class.
         repeats: runs from different random starts; the smallest distance is kept.
         seed: of targets, starts and the attack's random numbers; the global generators are left unchanged.
@@ -117,7 +117,7 @@ class MinimalPerturbation:
     >>> _ = torch.manual_seed(0)
     >>> network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
     >>> images = torch.rand(6, 3, 2, 2)
-    >>> search = MinimalPerturbation(BrendelBethge(steps=5), targeted=False)
+    >>> search = MinimalPerturbationSearch(BrendelBethge(steps=5), targeted=False)
     >>> search(network, images, network(images).argmax(1)).perturbed.shape
     torch.Size([6, 3, 2, 2])
     """
@@ -193,8 +193,8 @@ class _Search:
     """The repeats of an attack on some images of one model."""
 
     def __init__(
-        self, settings: MinimalPerturbation, module: nn.Module, images: Tensor, classes: Tensor, cache: Path | None,
-        cache_key: str | None, progress: Progress,
+        self, settings: MinimalPerturbationSearch, module: nn.Module, images: Tensor, classes: Tensor,
+        cache: Path | None, cache_key: str | None, progress: Progress,
     ) -> None:  # fmt: skip
         self.device = device_of(module, images)
         self.settings, self.attack, self.module = settings, settings.minimal_attack, module

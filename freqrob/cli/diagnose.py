@@ -93,8 +93,8 @@ def diagnose(
     source = measuring.Images(
         dataset, "test", data, download, None, classes_file, labels_file, resize, crop, interpolation
     )
-    of = measuring.models_dataset(dataset, trained_on)
-    chosen = measuring.Models([*folders], model_dir, of, threat_model, weights)
+    models_dataset = measuring.models_dataset(dataset, trained_on)
+    chosen = measuring.Models([*folders], model_dir, models_dataset, threat_model, weights)
     networks, subject = chosen.open_with(source)
     images = subject.images.images, subject.images.labels
     common = {

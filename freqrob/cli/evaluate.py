@@ -138,8 +138,8 @@ def evaluate(
     source = measuring.Images(
         dataset, split, data, download, images, classes_file, labels_file, resize, crop, interpolation
     )
-    of = measuring.models_dataset(dataset, trained_on)
-    chosen = measuring.Models(models, model_dir, of, threat_model, weights)
+    models_dataset = measuring.models_dataset(dataset, trained_on)
+    chosen = measuring.Models(models, model_dir, models_dataset, threat_model, weights)
     cards = {name: chosen.path(name) for name in models if card}
     files = _Outputs([followed(path) for path in out or []], samples and followed(samples), cards)
     measuring.on_first_rank(files.check, chosen.cards())

@@ -46,7 +46,7 @@ BALANCED = FileFormat("cifar_b", BalancedManifest)
 
 
 @checked
-def balance(dataset: ImageSet, *, weighting: Weighting = "amplitude", chunk: Count = 1024) -> ImageSet:
+def balance(dataset: ImageSet, *, weighting: Weighting = "amplitude", batch_size: Count = 1024) -> ImageSet:
     """Balance every image of a data set by BaSS; the result is uint8 in memory, also for a memory-mapped data set.
 
     Photographs stay files, which are balanced each time that they are read.
@@ -65,7 +65,7 @@ def balance(dataset: ImageSet, *, weighting: Weighting = "amplitude", chunk: Cou
         how = f"balanced by {BaSS(weighting=weighting)}"
         return replace(dataset, images=dataset.images.map(partial(bass, weighting=weighting), how))
     balanced = torch.empty(dataset.images.shape, dtype=torch.uint8, device=dataset.images.device)
-    for images, out in zip(dataset.images.split(chunk), balanced.split(chunk), strict=True):
+    for images, out in zip(dataset.images.split(batch_size), balanced.split(batch_size), strict=True):
         bass(images, weighting=weighting, out=out)
     return replace(dataset, images=balanced)
 

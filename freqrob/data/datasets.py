@@ -86,35 +86,35 @@ class _DatasetRegistry(Registry[DatasetInfo]):
         """The colour data set that ``name`` has in grey levels."""
         if not isinstance(name, str) or not name.endswith(SUFFIX) or not super().__contains__(colour_name(name)):
             return None
-        about = super().__getitem__(colour_name(name))
-        return about if about.channels == len(LUMA) else None
+        info = super().__getitem__(colour_name(name))
+        return info if info.channels == len(LUMA) else None
 
 
-def _in_grayscale(about: DatasetInfo) -> DatasetInfo:
+def _in_grayscale(info: DatasetInfo) -> DatasetInfo:
     """The metadata of a colour data set in grey levels.
 
     The mean is the luma's. The standard deviation is the luma's if the channels are fully correlated, as those of
     photographs nearly are: .2466 for CIFAR-10, instead of .2392.
     """
-    mean, std = (sum(w * v for w, v in zip(LUMA, values, strict=True)) for values in (about.mean, about.std))
-    return replace(about, mean=(round(mean, 4),), std=(round(std, 4),))
+    mean, std = (sum(w * v for w, v in zip(LUMA, values, strict=True)) for values in (info.mean, info.std))
+    return replace(info, mean=(round(mean, 4),), std=(round(std, 4),))
 
 
 DATASETS: Registry[DatasetInfo] = _DatasetRegistry(
     "dataset",
     "freqrob.datasets",
-    lambda about: isinstance(about, DatasetInfo) and about.load is not None,
+    lambda info: isinstance(info, DatasetInfo) and info.load is not None,
     "a DatasetInfo with load",
 )
 
 
 @checked
-def register_dataset(name: str, about: DatasetInfo) -> Callable[[Loader], Loader]:
-    """Decorator: ``load_dataset(name)`` calls the decorated function, which becomes ``about.load`` (``DatasetInfo``).
+def register_dataset(name: str, info: DatasetInfo) -> Callable[[Loader], Loader]:
+    """Decorator: ``load_dataset(name)`` calls the decorated function, which becomes ``info.load`` (``DatasetInfo``).
 
     Raises ValueError when the name is taken. Other packages: entry-point group ``freqrob.datasets``.
     """
-    return DATASETS.register(name, lambda load: replace(about, load=load))
+    return DATASETS.register(name, lambda load: replace(info, load=load))
 
 
 @checked

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from freqrob.attacks.balls import Norm
 from freqrob.attacks.brendel_bethge import BrendelBethge
-from freqrob.attacks.minimal_perturbation import MinimalPerturbation, MinimalPerturbations, closest
+from freqrob.attacks.minimal_perturbation import MinimalPerturbations, MinimalPerturbationSearch, closest
 from freqrob.attacks.smallest_pgd import SmallestPGD
 from freqrob.data.datasets import to_pixels
 from freqrob.diagnostics.drawing import (
@@ -53,7 +53,7 @@ WHITE_NOISE = 0.396  # f_0.5 in cycles/pixel on the grid of Li et al., for image
 class MinimalPerturbationSpectrum(Measurement):
     """Sizes and spectrum of the smallest perturbations towards another image's label.
 
-    ``of`` takes results of ``MinimalPerturbation`` with any attack, including Foolbox's.
+    ``of`` takes results of ``MinimalPerturbationSearch`` with any attack, including Foolbox's.
 
     Attributes:
         distances: (N,) in ``norm``; infinite if no perturbation was found.
@@ -100,7 +100,7 @@ class MinimalPerturbationSpectrum(Measurement):
         cls,
         result: MinimalPerturbations,
         spectrum: PerturbationSpectrum,
-        search: MinimalPerturbation,
+        search: MinimalPerturbationSearch,
         pgd: tuple[SmallestPGD, Tensor] | None = None,
     ) -> MinimalPerturbationSpectrum:
         """Create a measurement from the results of a search and the spectrum of its successes.
@@ -190,7 +190,8 @@ def minimal_perturbation(
     >>> found.distances.shape
     torch.Size([4])
     """
-    search = MinimalPerturbation(BrendelBethge(norm, steps=steps), repeats=repeats, seed=seed, batch_size=batch_size)
+    attack = BrendelBethge(norm, steps=steps)
+    search = MinimalPerturbationSearch(attack, repeats=repeats, seed=seed, batch_size=batch_size)
     common = {"cache": cache, "cache_key": cache_key, "progress": progress}
     smallest, by_pgd = search(model, images, labels, **common), None
     if pgd_steps:

@@ -99,21 +99,22 @@ class Measurements:
     """The measurements of several models; ``measurements["jacobian"]`` maps models to their measurement.
 
     Attributes:
-        of: measurements by diagnostic and model. Heat maps of a layer are called ``"fourier_heatmap_<layer>"``.
+        by_diagnostic: the measurements by diagnostic, then by model. Heat maps of a layer are called
+            ``"fourier_heatmap_<layer>"``.
         sources: name of the measured images, by diagnostic and model, such as "cifar10 test".
         styles: style of each model in figures.
     """
 
-    of: Mapping[str, Mapping[str, Any]]
+    by_diagnostic: Mapping[str, Mapping[str, Any]]
     sources: Mapping[str, Mapping[str, str]]
     styles: Styles
 
     def __getitem__(self, name: str) -> Mapping[str, Any]:
-        return self.of.get(name, {})
+        return self.by_diagnostic.get(name, {})
 
     def names(self, start: str = "") -> list[str]:
         """The names of diagnostics that start with ``start``, in alphabetical order."""
-        return sorted(name for name in self.of if name.startswith(start))
+        return sorted(name for name in self.by_diagnostic if name.startswith(start))
 
     def styles_of(self, name: str) -> Styles:
         """The styles of the models that have a measurement of that name."""

@@ -140,7 +140,7 @@ def evaluate_corruptions(
     model: nn.Module,
     corruptions: CorruptionArrays | CorruptionFolders,
     *,
-    images: int | None = None,
+    n_images: int | None = None,
     protocol: str = "natural",
     batch_size: int | None = None,
     cache: str | Path | None = None,
@@ -155,7 +155,7 @@ def evaluate_corruptions(
     Args:
         model: images (N, C, H, W) in [0, 1] to logits (N, K).
         corruptions: from ``load_corruptions`` or ``load_corruption_folders``.
-        images: use the first ``images`` of each severity; None for all.
+        n_images: use the first images of each severity, as many as this; None for all.
         protocol, batch_size, cache, cache_key: as for ``evaluate``.
         progress: wraps the types and severities in a progress bar.
 
@@ -166,9 +166,9 @@ def evaluate_corruptions(
     Source: Hendrycks & Dietterich, ICLR 2019; RobustBench, ``clean_accuracy`` on the severities' slices.
     """
     count = len(corruptions.labels)
-    if images is not None and (not fits(images, int) or not 1 <= images <= count):
-        raise ValueError(f"images: expected 1 to {count} (images of each severity), got {images}")
-    labels, model = corruptions.labels[:images], as_module(model)
+    if n_images is not None and (not fits(n_images, int) or not 1 <= n_images <= count):
+        raise ValueError(f"n_images: expected 1 to {count} (images of each severity), got {n_images}")
+    labels, model = corruptions.labels[:n_images], as_module(model)
     classes = len(corruptions.classes) if isinstance(corruptions, CorruptionFolders) else None
     classes = classes or (DATASETS[corruptions.dataset].classes if corruptions.dataset in DATASETS else None)
     cache = usable_cache(cache, cache_key, bare(model))
@@ -178,7 +178,7 @@ def evaluate_corruptions(
     correct: dict[str, Tensor] = {}  # for each image, the share of severities at which it is correct
     for name, severity in progress(sets, f"{protocol} corruptions", len(sets)):
         (result,) = evaluate(
-            model, corruptions.images(name, severity)[:images], labels, protocols=[protocol], attacks=[Clean()],
+            model, corruptions.images(name, severity)[:n_images], labels, protocols=[protocol], attacks=[Clean()],
             classes=classes,
             batch_size=batch_size, cache=cache, cache_key=cache_key,
         )  # fmt: skip

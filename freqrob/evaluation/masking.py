@@ -24,7 +24,7 @@ HARMLESS = (Normalize, InputSize)  # affine maps do not mask gradients
 
 
 @dataclass(frozen=True)
-class Comparison:
+class AttackComparison:
     """An attack without the front end's gradient, compared with the white-box attack on the same images.
 
     Attributes:
@@ -49,12 +49,12 @@ class MaskingCheck:
     """
 
     white_box: Result
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[AttackComparison, ...]
     level: float = LEVEL
     from_cache: bool = field(default=False, compare=False)
 
     @property
-    def suspects(self) -> list[Comparison]:
+    def suspects(self) -> list[AttackComparison]:
         """The attacks that are significantly stronger: p < level / number of attacks (Bonferroni)."""
         level = self.level / len(self.comparisons)
         return [comparison for comparison in self.comparisons if comparison.p_value < level]
@@ -141,7 +141,6 @@ def check_masking(
     return MaskingCheck(white, tuple(_compare(white, other) for other in blind), from_cache=from_cache)
 
 
-def _compare(white: Result, other: Result) -> Comparison:
-    only_other = int((white.correct & ~other.correct).sum())
-    only_white = int((~white.correct & other.correct).sum())
-    return Comparison(other.attack.name, other.accuracy, only_other, only_white, sign_test(only_other, only_white))
+def _compare(white: Result, other: Result) -> AttackComparison:
+    counts = int((white.correct & ~other.correct).sum()), int((~white.correct & other.correct).sum())
+    return AttackComparison(other.attack.name, other.accuracy, *counts, sign_test(*counts))

@@ -44,7 +44,7 @@ class Lab:
         cache: folder of per-image results and of corrupted images; None caches no results.
         device: device for measurements.
         accelerator: accelerator for training, as Lightning Fabric names it.
-        images: largest number of images of each measurement; None for the scale's.
+        n_images: largest number of images of each measurement; None for the scale's.
         seed: random seed of attacks and draws.
         download: whether missing data sets are downloaded.
         may_train: whether missing models are trained.
@@ -53,8 +53,8 @@ class Lab:
         log: receives lines of text.
 
     >>> from freqrob.reproduction import SCALES
-    >>> lab = Lab(SCALES["rn20"], data=Path("data"), model_dir=Path("models"), images=100)
-    >>> lab.scale.name, lab.images
+    >>> lab = Lab(SCALES["rn20"], data=Path("data"), model_dir=Path("models"), n_images=100)
+    >>> lab.scale.name, lab.n_images
     ('rn20', 100)
     """
 
@@ -64,7 +64,7 @@ class Lab:
     cache: Path | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     accelerator: str = "auto"
-    images: int | None = None
+    n_images: int | None = None
     seed: int = 0
     download: bool = False
     may_train: bool = True
@@ -74,7 +74,7 @@ class Lab:
 
     def count(self, kind: str, available: int) -> int:
         """The number of images for a kind of measurement, at most ``available``."""
-        wanted = (self.scale.count(kind), self.images, available)
+        wanted = (self.scale.count(kind), self.n_images, available)
         return min(number for number in wanted if number is not None)
 
     def test_set(self, dataset: str, kind: str = "accuracy", model: nn.Module | None = None) -> ImageSet:
@@ -177,7 +177,7 @@ class Lab:
         arrays = self.corruption_arrays(subject.dataset, bass=bass, types=types)
         count = self.count("corruptions", len(arrays.labels))
         options = {"cache": self.cache, "progress": self.progress}
-        return evaluate_corruptions(model, arrays, images=count, protocol=protocol, **options)
+        return evaluate_corruptions(model, arrays, n_images=count, protocol=protocol, **options)
 
     def corruption_arrays(
         self, dataset: str, *, bass: bool = False, types: Sequence[str] = tuple(CORRUPTIONS)

@@ -288,7 +288,7 @@ class _Landscapes(Experiment):
                 for pair in range(LANDSCAPE_SEEDS)
             ]  # fmt: skip
             numbers |= {f"{name}, {half}": number for name, number in _quantities(landscapes).items()}
-            arrays |= {half: landscapes[0].loss, "steps": landscapes[0].steps}
+            arrays |= {half: landscapes[0].loss, "steps": landscapes[0].offsets}
         return Measured(numbers, arrays)
 
     def plot(self, outcome: Outcome, figure: Figure) -> None:

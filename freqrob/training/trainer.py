@@ -94,7 +94,7 @@ def train(
     run = RunFolder(weights.with_suffix(""), recipe.as_dict(), tensorboard)
     made_by, defense = commit(), recipe.make_defense()
     if compile and defense.double_backward:
-        raise ValueError(f"compile: {recipe.parsed.defense} differentiates gradients, which compiled code cannot")
+        raise ValueError(f"compile: {recipe.name_parts.defense} differentiates gradients, which compiled code cannot")
     fabric = launch(recipe.precision, accelerator)
     with propagate_failure():
         if fabric.is_global_zero:
@@ -168,7 +168,7 @@ class _State:
         run: RunFolder,
         earlier: dict[str, Any] | None,
     ) -> None:
-        network = create_network(recipe.parsed.architecture, len(train_set.classes), train_set.images.shape[1])
+        network = create_network(recipe.name_parts.architecture, len(train_set.classes), train_set.images.shape[1])
         model = with_front_ends(network, recipe.front_ends)
         for front_end in model.front_ends if earlier is None else ():
             if isinstance(front_end, PCA):
@@ -283,7 +283,7 @@ class _State:
         }
 
     def _load(self, saved: dict[str, Any]) -> None:
-        load_into(self.model, saved["network"], "network", self.recipe.parsed.architecture)
+        load_into(self.model, saved["network"], "network", self.recipe.name_parts.architecture)
         for parts, state in zip(self.parts, saved.get("parts", []), strict=True):
             parts.load_state_dict(state)
         for state in saved["optimizer"]["state"].values():
@@ -304,7 +304,7 @@ class _State:
         if self.average:
             weights = {key.removeprefix("module."): value for key, value in saved["average"].items()}
             weights = {key.removeprefix("network."): value for key, value in weights.items() if key != "n_averaged"}
-            check_state(self.average.module, weights, "average", self.recipe.parsed.architecture)
+            check_state(self.average.module, weights, "average", self.recipe.name_parts.architecture)
             self.average.load_state_dict(saved["average"])
         average = self.average.state_dict() if self.average else {}
         parts = dict(enumerate(value for module in self.parts for value in module.state_dict().values()))
@@ -389,7 +389,7 @@ def _card(
 ) -> Card:
     return Card(
         name=recipe.name,
-        architecture=recipe.parsed.architecture,
+        architecture=recipe.name_parts.architecture,
         dataset=recipe.dataset,
         threat_model=recipe.threat_model,
         num_classes=len(train_set.classes),

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from freqrob_foolbox import MinimalPerturbation, MinimalPerturbations
+    from freqrob_foolbox import MinimalPerturbations, MinimalPerturbationSearch
 
     from freqrob.data import ImageSet
     from freqrob.diagnostics import MinimalPerturbationSpectrum
@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace, command: str) -> None:
-    from freqrob_foolbox import MinimalPerturbation
+    from freqrob_foolbox import MinimalPerturbationSearch
 
     from freqrob.cli.measuring import usable_device
     from freqrob.cli.progress import prefixed, progress_bars
@@ -114,7 +114,7 @@ def _run(options: argparse.Namespace, command: str) -> None:
     check_counts(**given)
     module, kind, _ = ATTACKS[options.attack]
     attack = getattr(import_module(module), kind)(**given)
-    search = MinimalPerturbation(
+    search = MinimalPerturbationSearch(
         attack, targeted=not options.untargeted, repeats=options.repeats, seed=options.seed,
         batch_size=options.batch_size,
     )  # fmt: skip
@@ -162,7 +162,7 @@ def _images(options: argparse.Namespace, progress: Any) -> ImageSet:
 
 
 def analyze(
-    perturbations: MinimalPerturbations, images: ImageSet, search: MinimalPerturbation
+    perturbations: MinimalPerturbations, images: ImageSet, search: MinimalPerturbationSearch
 ) -> MinimalPerturbationSpectrum:
     """The spectrum of the perturbations. Raises ValueError if there are none."""
     from freqrob_foolbox import analyze_spectrum

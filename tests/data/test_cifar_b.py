@@ -21,7 +21,7 @@ from tests.support.image_sets import CIFAR10_COUNT, images
 class TestBalance:
     def test_is_bass_of_every_image(self):
         dataset = images(70)
-        balanced = balance(dataset, chunk=32)
+        balanced = balance(dataset, batch_size=32)
         assert torch.equal(balanced.images, bass(dataset.images))
         assert torch.equal(balanced.labels, dataset.labels)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from freqrob.attacks import BrendelBethge, MinimalPerturbation
+from freqrob.attacks import BrendelBethge, MinimalPerturbationSearch
 from freqrob.diagnostics.drawing import shared_limits
 from freqrob.diagnostics.minimal_perturbation import (
     minimal_perturbation,
@@ -49,7 +49,7 @@ def test_the_smallest_perturbations_of_real_images_transcribed(real):
     model, images, labels = real
     images, labels = images[:4], labels[:4]
     found = minimal_perturbation(model, images, labels, steps=10, repeats=1, seed=2)
-    how = MinimalPerturbation(BrendelBethge(steps=10), seed=2)
+    how = MinimalPerturbationSearch(BrendelBethge(steps=10), seed=2)
     perturbed = how(model, images, labels).perturbed.double().numpy()
     delta = (perturbed - images.double().numpy() / 255)[found.success.numpy()]
     power = (np.abs(np.fft.fft2(delta - delta.mean((2, 3), keepdims=True))) ** 2).mean((0, 1))
