@@ -81,10 +81,10 @@ def train(
     chosen = training.recipe_for(recipe, named_dataset(dataset, grayscale), threat_model, **given, **changed)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the trainer logs its own setup
     try:
-        with explained(chosen.batch_size), progress_bars(quiet=rank() > 0) as (track, log):
+        with explained(chosen.batch_size), progress_bars(quiet=rank() > 0) as (progress, log):
             weights = training.train(
                 chosen, data, model_dir, download=download, accelerator=accelerator, compile=compile,
-                checkpoint_minutes=checkpoint_minutes, tensorboard=tensorboard, track=track, log=log,
+                checkpoint_minutes=checkpoint_minutes, tensorboard=tensorboard, progress=progress, log=log,
             )  # fmt: skip
     except KeyboardInterrupt:
         folder = checkpoint_path(chosen.name, model_dir, chosen.dataset, chosen.threat_model).with_suffix("")

@@ -27,7 +27,7 @@ from freqrob.models.loading import checkpoint_path, load_card
 from freqrob.models.preprocessing import preprocessing_of
 from freqrob.models.sources import open_model
 from freqrob.reproduction.experiment import Number, Scale, Subject
-from freqrob.runtime.progress import Track, untracked
+from freqrob.runtime.progress import Progress, no_progress
 from freqrob.training import train
 from freqrob.training.cost import step_cost, training_steps
 
@@ -43,17 +43,17 @@ class Lab:
         cache: folder of per-image results and of corrupted images; None caches no results.
         device: device for measurements.
         accelerator: accelerator for training, as Lightning Fabric names it.
-        images: largest number of images of each measurement; None for the scale's.
+        n_images: largest number of images of each measurement; None for the scale's.
         seed: random seed of attacks and draws.
         download: whether missing data sets are downloaded.
         may_train: whether missing models are trained.
         frost: folder of the photographs for the corruption ``frost``.
-        track: wraps iterables in a progress bar.
+        progress: wraps iterables in a progress bar.
         log: receives lines of text.
 
     >>> from freqrob.reproduction import SCALES
-    >>> lab = Lab(SCALES["rn20"], data=Path("data"), model_dir=Path("models"), images=100)
-    >>> lab.scale.name, lab.images
+    >>> lab = Lab(SCALES["rn20"], data=Path("data"), model_dir=Path("models"), n_images=100)
+    >>> lab.scale.name, lab.n_images
     ('rn20', 100)
     """
 
@@ -63,17 +63,17 @@ class Lab:
     cache: Path | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     accelerator: str = "auto"
-    images: int | None = None
+    n_images: int | None = None
     seed: int = 0
     download: bool = False
     may_train: bool = True
     frost: Path | None = None
-    track: Track = untracked
+    progress: Progress = no_progress
     log: Callable[[str], None] = lambda _line: None
 
     def count(self, kind: str, available: int) -> int:
         """The number of images for a kind of measurement, at most ``available``."""
-        wanted = (self.scale.count(kind), self.images, available)
+        wanted = (self.scale.count(kind), self.n_images, available)
         return min(number for number in wanted if number is not None)
 
     def test_set(self, dataset: str, kind: str = "accuracy", model: nn.Module | None = None) -> ImageSet:
@@ -82,7 +82,7 @@ class Lab:
         Photographs go through the preprocessing of the ``model``.
         Raises FileNotFoundError, which says how to get it, if the data set is missing.
         """
-        images = load_dataset(dataset, "test", self.data, download=self.download, track=self.track)
+        images = load_dataset(dataset, "test", self.data, download=self.download, progress=self.progress)
         if model is not None:
             images = replace(images, images=preprocessed(images.images, preprocessing_of(model)))
         return images[: self.count(kind, len(images))]
@@ -139,7 +139,7 @@ class Lab:
         folder = training_folder(subject, self.model_dir)
         train(
             subject.full_recipe(), self.data, folder, download=self.download, accelerator=self.accelerator,
-            track=self.track, log=self.log,
+            progress=self.progress, log=self.log,
         )  # fmt: skip
 
     def accuracies(
@@ -155,7 +155,7 @@ class Lab:
         images = self.test_set(subject.dataset, kind)
         results = evaluate(
             model, images.images, images.labels, protocols=[protocol], attacks=attacks, seed=self.seed,
-            classes=DATASETS[subject.dataset].classes, cache=self.cache, track=self.track,
+            classes=DATASETS[subject.dataset].classes, cache=self.cache, progress=self.progress,
         )  # fmt: skip
         return {result.attack.name: percentage(result) for result in results}
 
@@ -171,7 +171,8 @@ class Lab:
         """Accuracies on ``corruption_arrays`` under ``natural``, or ``natural+bass``, which first balances them."""
         arrays = self.corruption_arrays(subject.dataset, bass=bass, types=types)
         count = self.count("corruptions", len(arrays.labels))
-        return evaluate_corruptions(model, arrays, images=count, protocol=protocol, cache=self.cache, track=self.track)
+        options = {"cache": self.cache, "progress": self.progress}
+        return evaluate_corruptions(model, arrays, n_images=count, protocol=protocol, **options)
 
     def corruption_arrays(
         self, dataset: str, *, bass: bool = False, types: Sequence[str] = tuple(CORRUPTIONS)
@@ -196,7 +197,7 @@ class Lab:
             folder = (self.cache or self.model_dir) / "corruptions" / f"{colours}{'-b' if bass else ''}-{len(images)}"
             chosen = balance(images) if bass else images
             about = {"dataset": colours, "bass": weighting}
-            write_corruptions(chosen, folder, types, about=about, frost=self.frost, track=self.track)
+            write_corruptions(chosen, folder, types, about=about, frost=self.frost, progress=self.progress)
             return load_corruptions(folder, dataset, types)
 
 

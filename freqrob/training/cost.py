@@ -69,7 +69,7 @@ class TrainingStep:
         self, recipe: Recipe, batches: Iterator[tuple[Tensor, Tensor]], device: torch.device | str = "cpu"
     ) -> None:
         about, self.batches, self.defense = DATASETS[recipe.dataset], batches, recipe.make_defense()
-        network = create_network(recipe.parsed.architecture, about.classes, about.channels)
+        network = create_network(recipe.name_parts.architecture, about.classes, about.channels)
         model = with_front_ends(network, recipe.front_ends)
         for front_end in model.front_ends:
             if isinstance(front_end, PCA):

@@ -30,7 +30,7 @@ from freqrob.models.state import evaluating
 from freqrob.runtime.parameters import NotNegative, checked
 from freqrob.runtime.process_state import seed_everything
 from freqrob.runtime.processes import propagate_failure, rank_zero_first
-from freqrob.runtime.progress import Track, untracked
+from freqrob.runtime.progress import Progress, no_progress
 from freqrob.runtime.provenance import commit, versions
 from freqrob.training.batch_norm import differentiate_twice
 from freqrob.training.launch import graceful_shutdown, launch, share_buffers
@@ -53,7 +53,7 @@ def train(
     compile: bool = False,
     checkpoint_minutes: NotNegative = 10,
     tensorboard: bool = False,
-    track: Track = untracked,
+    progress: Progress = no_progress,
     log: Callable[[str], None] = lambda _line: None,
 ) -> Path:
     """Train a recipe; continue where an earlier run of the same recipe stopped.
@@ -75,7 +75,7 @@ def train(
         compile: compile the network; not possible for defences that differentiate gradients (JaFR, GradAlign).
         checkpoint_minutes: the time between checkpoints within an epoch; each epoch ends with one.
         tensorboard: also write the metrics for TensorBoard, into the run's folder.
-        track: wraps iterables in a progress bar.
+        progress: wraps iterables in a progress bar.
         log: receives a line of text for each epoch.
 
     Returns:
@@ -94,13 +94,13 @@ def train(
     run = RunFolder(weights.with_suffix(""), recipe.as_dict(), tensorboard)
     made_by, defense = commit(), recipe.make_defense()
     if compile and defense.double_backward:
-        raise ValueError(f"compile: {recipe.parsed.defense} differentiates gradients, which compiled code cannot")
+        raise ValueError(f"compile: {recipe.name_parts.defense} differentiates gradients, which compiled code cannot")
     fabric = launch(recipe.precision, accelerator)
     with propagate_failure():
         if fabric.is_global_zero:
             run.check_files()  # fail before, not after, minutes of work
     seed_everything(recipe.seed)
-    train_set, val_set = _load(recipe, data_dir, download, track)
+    train_set, val_set = _load(recipe, data_dir, download, progress)
     batches = _batches(recipe, train_set, fabric)
     with ExitStack() as stack:
         with propagate_failure():
@@ -115,7 +115,7 @@ def train(
         if state.step < steps and fabric.is_global_zero:
             log(f"trains {state}, {len(train_set):,} images, {steps:,} steps{_note(recipe)}")
         stop = stack.enter_context(graceful_shutdown())
-        for step in track(range(state.step, steps), recipe.name, steps, recipe.batch_size):
+        for step in progress(range(state.step, steps), recipe.name, steps, recipe.batch_size):
             began = time.monotonic()
             images, labels = batches[step]
             images = images.contiguous(memory_format=torch.channels_last)
@@ -140,7 +140,7 @@ def train(
             state.check_finite(run)
             if epoch_ends:
                 with fabric.autocast():
-                    state.end_epoch(_validate(state.kept, val_set, recipe, fabric, track))
+                    state.end_epoch(_validate(state.kept, val_set, recipe, fabric, progress))
             with propagate_failure():
                 if fabric.is_global_zero:
                     card = _card(recipe, run.recipe, train_set, state.history[-1], made_by) if epoch_ends else None
@@ -168,7 +168,7 @@ class _State:
         run: RunFolder,
         earlier: dict[str, Any] | None,
     ) -> None:
-        network = create_network(recipe.parsed.architecture, len(train_set.classes), train_set.images.shape[1])
+        network = create_network(recipe.name_parts.architecture, len(train_set.classes), train_set.images.shape[1])
         model = with_front_ends(network, recipe.front_ends)
         for front_end in model.front_ends if earlier is None else ():
             if isinstance(front_end, PCA):
@@ -283,7 +283,7 @@ class _State:
         }
 
     def _load(self, saved: dict[str, Any]) -> None:
-        load_into(self.model, saved["network"], "network", self.recipe.parsed.architecture)
+        load_into(self.model, saved["network"], "network", self.recipe.name_parts.architecture)
         for parts, state in zip(self.parts, saved.get("parts", []), strict=True):
             parts.load_state_dict(state)
         for state in saved["optimizer"]["state"].values():
@@ -304,7 +304,7 @@ class _State:
         if self.average:
             weights = {key.removeprefix("module."): value for key, value in saved["average"].items()}
             weights = {key.removeprefix("network."): value for key, value in weights.items() if key != "n_averaged"}
-            check_state(self.average.module, weights, "average", self.recipe.parsed.architecture)
+            check_state(self.average.module, weights, "average", self.recipe.name_parts.architecture)
             self.average.load_state_dict(saved["average"])
         average = self.average.state_dict() if self.average else {}
         parts = dict(enumerate(value for module in self.parts for value in module.state_dict().values()))
@@ -318,12 +318,11 @@ class _State:
         self.step, self.history, self.losses, self.seconds = (saved[name] for name in PROGRESS)
 
 
-def _load(recipe: Recipe, data_dir: str | Path, download: bool, track: Track) -> tuple[ImageSet, ImageSet]:
+def _load(recipe: Recipe, data_dir: str | Path, download: bool, progress: Progress) -> tuple[ImageSet, ImageSet]:
     """The training and the validation images."""
     with rank_zero_first():  # it downloads and decodes for the others
-        sets = [
-            load_dataset(recipe.dataset, split, data_dir, download=download, track=track) for split in ("train", "val")
-        ]
+        options: Any = {"download": download, "progress": progress}
+        sets = [load_dataset(recipe.dataset, split, data_dir, **options) for split in ("train", "val")]
     train_set, val_set = (balance(s, weighting=recipe.weighting) for s in sets) if recipe.on_balanced_images else sets
     return train_set, val_set
 
@@ -338,13 +337,15 @@ def _batches(recipe: Recipe, train_set: ImageSet, fabric: Fabric) -> Batches:
     )  # fmt: skip
 
 
-def _validate(model: nn.Module, val_set: ImageSet, recipe: Recipe, fabric: Fabric, track: Track) -> dict[str, float]:
+def _validate(
+    model: nn.Module, val_set: ImageSet, recipe: Recipe, fabric: Fabric, progress: Progress
+) -> dict[str, float]:
     """Accuracies on the validation split; ``selection`` chooses the best epoch."""
     defense, count = recipe.make_defense(), min(recipe.selection_images or len(val_set), len(val_set))
     starts = range(fabric.global_rank * VALIDATION_BATCH, len(val_set), fabric.world_size * VALIDATION_BATCH)
     clean = robust = 0
     with evaluating(model):
-        for start in track(starts, "validation", len(starts), VALIDATION_BATCH):
+        for start in progress(starts, "validation", len(starts), VALIDATION_BATCH):
             images = to_pixels(val_set.tensor[start : start + VALIDATION_BATCH].to(fabric.device))
             images = images.contiguous(memory_format=torch.channels_last)
             labels = val_set.labels[start : start + VALIDATION_BATCH].to(fabric.device)
@@ -388,7 +389,7 @@ def _card(
 ) -> Card:
     return Card(
         name=recipe.name,
-        architecture=recipe.parsed.architecture,
+        architecture=recipe.name_parts.architecture,
         dataset=recipe.dataset,
         threat_model=recipe.threat_model,
         num_classes=len(train_set.classes),

@@ -16,8 +16,8 @@ pytestmark = pytest.mark.usefixtures("tiny", "wide_terminal", "own_cache")
 def test_train_hands_over_its_options_and_shows_its_log(monkeypatch, tmp_path):
     seen = {}
 
-    def fake(recipe, data, model_dir, *, track, log, **options):
-        seen.update(options, recipe=recipe, data=data, steps=list(track(range(5, 8), "pgd_at_tiny", 8, 128)))
+    def fake(recipe, data, model_dir, *, progress, log, **options):
+        seen.update(options, recipe=recipe, data=data, steps=list(progress(range(5, 8), "pgd_at_tiny", 8, 128)))
         log("epoch 1  loss 2.3")
         return tmp_path / "weights"
 
@@ -38,9 +38,9 @@ def test_train_hands_over_its_options_and_shows_its_log(monkeypatch, tmp_path):
 
 
 def test_a_second_rank_is_silent(monkeypatch, tmp_path):
-    def fake(*_, track, log, **__):
+    def fake(*_, progress, log, **__):
         log("epoch 1")
-        return list(track(range(3), "what", 3))
+        return list(progress(range(3), "what", 3))
 
     monkeypatch.setattr("freqrob.training.train", fake)
     monkeypatch.setattr("freqrob.cli.printing.launched", lambda: Launch(1, 2, 1, 2))

@@ -110,6 +110,6 @@ def test_wrong_counts(wrong):
         step_cost(STANDARD, **wrong)
 
 
-@pytest.mark.parametrize("defense", sorted({found.recipe.parsed.defense for found in list_presets("*_rn20")}))
+@pytest.mark.parametrize("defense", sorted({found.recipe.name_parts.defense for found in list_presets("*_rn20")}))
 def test_every_defence_has_a_cost(defense):
     assert step_cost(Recipe(f"{defense}_rn20"), batch_size=2).seconds > 0
