@@ -40,6 +40,14 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
     gamma: Annotated[float | None, typer.Option(help="Probability with which bassmix_ balances an image.")] = None,
     precision: Annotated[str | None, typer.Option(help="bf16-mixed, 16-mixed or 32-true.")] = None,
+    initial_weights: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="MODEL|FILE",
+            help="Start from these weights: a model as for `freqrob evaluate`, or a weights file for this network.",
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any setting that `freqrob recipes RECIPE` lists; repeatable."),
@@ -58,6 +66,7 @@ def train(
     - `freqrob train standard_rn20 --data ./data --download`
     - `freqrob train bass_trades_wrn34 --dataset cifar10 --data ./data`
     - `freqrob train pgd_at_rn18 --epochs 30 --set schedule=triangle --set steps=7 --set eps=4/255`
+    - `freqrob train blur_standard_resnet50 --dataset imagenet --data ./imagenet --from torchvision:resnet50`
     - `torchrun --nproc-per-node 8 -m freqrob train pgd_at_rn18 --data ./data`; under SLURM, use `srun` in the same way
 
     Ctrl-C stops after the current step and writes a checkpoint; run the same command to resume. When the run is
@@ -72,12 +81,14 @@ def train(
     from freqrob.training.run_folder import RunFolder
 
     given = {
-        "epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed, "gamma": gamma, "precision": precision
+        "epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed, "gamma": gamma, "precision": precision,
+        "initial_weights": initial_weights,
     }  # fmt: skip
     given = {key: value for key, value in given.items() if value is not None}
     changed = training.parse_settings(recipe, settings or [])
     if twice := sorted(given.keys() & changed.keys()):
-        raise ValueError(f"--set: {twice[0]} is also set by --{twice[0].replace('_', '-')}; give it once")
+        option = {"initial_weights": "from"}.get(twice[0], twice[0].replace("_", "-"))
+        raise ValueError(f"--set: {twice[0]} is also set by --{option}; give it once")
     chosen = training.recipe_for(recipe, named_dataset(dataset, grayscale), threat_model, **given, **changed)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the trainer logs its own setup
     try:

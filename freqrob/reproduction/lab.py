@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shlex
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isnan, nan
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,6 +24,7 @@ from freqrob.data.photographs import preprocessed
 from freqrob.evaluation import Result, evaluate
 from freqrob.evaluation.corruptions import CorruptionAccuracy, evaluate_corruptions
 from freqrob.models import load_model
+from freqrob.models.front_ends import FrontEnded, create_front_end
 from freqrob.models.loading import checkpoint_path, load_card
 from freqrob.models.preprocessing import preprocessing_of
 from freqrob.models.sources import open_model
@@ -114,7 +116,7 @@ class Lab:
                 model = open_model(subject.model, self.model_dir, subject.dataset, subject.threat_model)
             except OSError as error:  # such as a download that failed
                 raise FileNotFoundError(str(error)) from error
-            return model.to(self.device)
+            return _behind(subject.front_end, model).to(self.device)
         if not self.has_model(subject):
             self._train(subject)
         if changed := changed_settings(subject, self.model_dir):
@@ -199,6 +201,13 @@ class Lab:
             about = {"dataset": colours, "bass": weighting}
             write_corruptions(chosen, folder, types, about=about, frost=self.frost, progress=self.progress)
             return load_corruptions(folder, dataset, types)
+
+
+def _behind(front_end: Mapping[str, Any] | None, model: nn.Module) -> nn.Module:
+    """The model with a front end before it, if one is given, for the same photographs."""
+    if front_end is None:
+        return model
+    return FrontEnded([create_front_end(front_end)], model, preprocessing_of(model)).eval()
 
 
 def percentage(result: Result) -> Number:
