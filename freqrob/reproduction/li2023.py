@@ -695,9 +695,8 @@ class Figure6(Experiment):
     paper, where = LI, "Fig. 6"
     title = "Frequency analysis of models trained on ImageNet"
     needs = (
-        "ImageNet and ImageNet-C as a registered data set `imagenet`, which freqrob does not have yet; the package "
-        "robustbench. The text names neither the models nor the sixth of crp (Table C, in the appendix), nor the blur "
-        "models' σ"
+        "ImageNet's val/ and ImageNet-C's folders in the folder of the data; the package robustbench. The text names "
+        "neither the models nor the sixth of crp (Table C, in the appendix), nor the blur models' σ"
     )
     takes_models = True
     subjects = tuple(_IMAGENET)
