@@ -157,6 +157,10 @@ class Images:
     crop: int | None = None
     interpolation: str = "bilinear"
 
+    def __post_init__(self) -> None:
+        if self.labels and self.dataset != FOLDER:
+            raise ValueError(f"labels: expected --labels only with --dataset {FOLDER}, got it for {self.dataset}")
+
     @property
     def preprocessing(self) -> Preprocessing | None:
         from freqrob.data import Preprocessing
@@ -188,8 +192,6 @@ class Images:
         if self.dataset == FOLDER:
             images = load_photographs(self.data, classes=classes or None, labels=self.labels)
             all_classes = imagenet_or(images.classes)
-        elif self.labels:
-            raise ValueError(f"labels: expected --labels only with --dataset {FOLDER}, got it for {self.dataset}")
         else:
             images = self._load()
             all_classes = images.classes

@@ -189,6 +189,7 @@ class Subject:
         settings: changes of the recipe, as for ``freqrob train --set``: ``("gamma=0.25",)``.
         model: the model's name as for ``freqrob evaluate``, if it is not trained by a recipe: "robustbench:NAME".
         threat_model: the threat model of ``model``.
+        front_end: a front end that is put before ``model`` without training, as on a card; None for none.
         options: further settings for the experiment's ``measure``, such as the protocol.
     """
 
@@ -198,6 +199,7 @@ class Subject:
     settings: tuple[str, ...] = ()
     model: str = ""
     threat_model: str = "Linf"
+    front_end: Mapping[str, Any] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property

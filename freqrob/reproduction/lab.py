@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shlex
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import nan
+from math import isnan, nan
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,14 +24,14 @@ from freqrob.data.photographs import preprocessed
 from freqrob.evaluation import Result, evaluate
 from freqrob.evaluation.corruptions import CorruptionAccuracy, evaluate_corruptions
 from freqrob.models import load_model
-from freqrob.models.checkpoints import load, save
+from freqrob.models.front_ends import FrontEnded, create_front_end
 from freqrob.models.loading import checkpoint_path, load_card
 from freqrob.models.preprocessing import preprocessing_of
 from freqrob.models.sources import open_model
 from freqrob.reproduction.experiment import Number, Scale, Subject
 from freqrob.runtime.progress import Progress, no_progress
 from freqrob.training import train
-from freqrob.training.cost import step_cost
+from freqrob.training.cost import step_cost, training_steps
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,11 @@ class Lab:
         """Whether the model of a subject is trained, or another package's."""
         if subject.model or not subject.recipe:
             return True
+        folder = training_folder(subject, self.model_dir)
+        if subject.settings:  # load_card would also find the shipped model of the unchanged recipe
+            return checkpoint_path(subject.recipe, folder, subject.dataset).is_file()
         try:
-            load_card(subject.model_name, self.model_dir, subject.dataset)
+            load_card(subject.recipe, folder, subject.dataset)
         except FileNotFoundError:
             return False
         return True
@@ -112,12 +116,12 @@ class Lab:
                 model = open_model(subject.model, self.model_dir, subject.dataset, subject.threat_model)
             except OSError as error:  # such as a download that failed
                 raise FileNotFoundError(str(error)) from error
-            return model.to(self.device)
+            return _behind(subject.front_end, model).to(self.device)
         if not self.has_model(subject):
             self._train(subject)
         if changed := changed_settings(subject, self.model_dir):
             warnings.warn(f"{subject.model_name}: trained with {changed}", stacklevel=2)
-        return load_model(subject.model_name, self.model_dir, subject.dataset).to(self.device)
+        return load_model(subject.recipe, training_folder(subject, self.model_dir), subject.dataset).to(self.device)
 
     def training_hours(self, subject: Subject) -> float:
         """Estimated hours of a subject's training on the device, from a few measured steps; NaN if unknown.
@@ -125,27 +129,20 @@ class Lab:
         Raises FileNotFoundError if its defence needs a file that is missing.
         """
         recipe = subject.full_recipe()
-        images = DATASETS[recipe.dataset].train_images
-        if not images:
-            return nan
-        steps = recipe.epochs * (images // recipe.batch_size)
-        return steps * step_cost(recipe, str(self.device)).seconds / 3600
+        steps = training_steps(recipe)
+        return nan if isnan(steps) else steps * step_cost(recipe, str(self.device)).seconds / 3600
 
     def _train(self, subject: Subject) -> None:
-        """Train into ``model_dir``; with changed settings in a separate folder, from which the model is copied."""
-        recipe, name = subject.full_recipe(), subject.model_name
         if not self.may_train:
             command = shlex.join(training_command(subject, self.model_dir, self.data))
-            raise FileNotFoundError(f"{name} is not trained: `{command}`, or `freqrob reproduce` without --no-train")
+            raise FileNotFoundError(
+                f"{subject.model_name} is not trained: `{command}`, or `freqrob reproduce` without --no-train"
+            )
         folder = training_folder(subject, self.model_dir)
-        weights = train(
-            recipe, self.data, folder, download=self.download, accelerator=self.accelerator, progress=self.progress,
-            log=self.log,
+        train(
+            subject.full_recipe(), self.data, folder, download=self.download, accelerator=self.accelerator,
+            progress=self.progress, log=self.log,
         )  # fmt: skip
-        if subject.settings:
-            state, card = load(weights)
-            assert card is not None
-            save(checkpoint_path(name, self.model_dir, subject.dataset), state, replace(card, name=name))
 
     def accuracies(
         self,
@@ -206,13 +203,20 @@ class Lab:
             return load_corruptions(folder, dataset, types)
 
 
+def _behind(front_end: Mapping[str, Any] | None, model: nn.Module) -> nn.Module:
+    """The model with a front end before it, if one is given, for the same photographs."""
+    if front_end is None:
+        return model
+    return FrontEnded([create_front_end(front_end)], model, preprocessing_of(model)).eval()
+
+
 def percentage(result: Result) -> Number:
     """An accuracy in percent with its standard error over images."""
     return Number.percentage(result.accuracy, result.images)
 
 
 def training_folder(subject: Subject, model_dir: Path) -> Path:
-    """The folder in which a subject's recipe is trained; a recipe with changed settings has a folder of its own.
+    """The folder of a subject's model; a recipe with changed settings has a folder of its own.
 
     ``freqrob train`` saves a model under its recipe's name, which recipes with other settings share.
     """
@@ -231,7 +235,7 @@ def training_command(subject: Subject, model_dir: Path, data: Path = Path("data"
 
 def changed_settings(subject: Subject, model_dir: Path) -> str:
     """How the recipe on the card of a subject's model differs from the subject's recipe; "" if it does not."""
-    trained = load_card(subject.model_name, model_dir, subject.dataset).recipe
+    trained = load_card(subject.recipe, training_folder(subject, model_dir), subject.dataset).recipe
     if not trained:
         return "unknown settings"
     skipped = ("precision", "seed", "selection_images")

@@ -92,9 +92,10 @@ def chosen_subjects(experiment: Experiment, lab: Lab, models: Sequence[str]) -> 
         if like is not None and not like.model_name:
             raise ValueError(f"models: got {text!r}, but the row {like.row!r} is not measured on a model")
         if like is not None:
-            chosen.append(replace(like, recipe="", settings=(), model=names[0]))
+            chosen.append(replace(like, recipe="", settings=(), model=names[0], front_end=None))
         elif experiment.takes_models:
-            chosen += [Subject(name.strip(), model=name.strip()) for name in names]
+            dataset = experiment.subjects[0].dataset
+            chosen += [Subject(name.strip(), dataset=dataset, model=name.strip()) for name in names]
         else:
             rows = ", ".join(f"{subject.row!r}" for subject in experiment.subjects)
             raise ValueError(f"models: got {text!r}, expected ROW=MODEL with a row of {rows}")

@@ -53,6 +53,9 @@ class Recipe:
         precision: as Lightning Fabric names it.
         seed: random seed of initialisation, order, augmentation and random starts.
         selection_images: number of validation images on which PGD-10 chooses the best epoch; 0 for all of them.
+        initial_weights: the network whose weights the run starts from, with the recipe's front ends before it: a model
+            as ``open_model`` takes it, or a weights file. It must tell the same number of classes apart; ``""`` for
+            random weights.
         defense: those of the defence's parameters that differ from its defaults.
 
     >>> Recipe("trades_rn20", epochs=2).name_parts.defense
@@ -82,6 +85,7 @@ class Recipe:
     precision: Precision = "bf16-mixed"
     seed: Natural = 0
     selection_images: Natural = 2000
+    initial_weights: str = ""
     defense: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

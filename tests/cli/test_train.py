@@ -7,6 +7,7 @@ import pytest
 
 from freqrob.runtime.launched import Launch
 from freqrob.training import recipe_for
+from freqrob.training.cost import StepCost
 from tests.support.command_line import error_of, run
 
 pytestmark = pytest.mark.usefixtures("tiny", "wide_terminal", "own_cache")
@@ -60,6 +61,15 @@ def test_recipes_without_a_preset_are_shown_too():
     assert "pgd_at_rn50 on svhn" in shown and "milestones │ [100, 105]" in shown and "defence steps │ 10" in shown
     assert "no paper or preset gives settings for pgd_at_rn50 on svhn; its defaults are those of pgd_at_rn18" in shown
     assert "Nearest: pgd_at_rn50" in error_of("recipes", "pgd_at_rn51")
+
+
+def test_the_cost_of_a_recipe_is_estimated(monkeypatch):
+    monkeypatch.setattr("freqrob.training.cost.step_cost", lambda *_: StepCost(2.0, None))
+    shown = " ".join(run("recipes", "standard_rn20", "--cost").output.split())
+    assert "has 3.1e+10 flops and takes 2 s on this" in shown and ": 4.33 h for 20 epochs" in shown
+    a100 = float(shown.partition(" h on one A100")[0].split()[-1])
+    assert a100 == pytest.approx(3.1e10 * 7800 / (0.3 * 312e12) / 3600, rel=0.01)
+    assert "pattern: expected the name of one recipe for --cost, got 'bass*'" in error_of("recipes", "bass*", "--cost")
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ def without_a_type(
     "function, complaint",
     [
         (without_progress, "mine: measure has no parameter 'progress'; pass it on to per_sample"),
-        (without_a_type, "mine: measure: the setting 'factors' has no type; annotate it, because"),
+        (without_a_type, "mine: measure: the setting 'factors' has no type; annotate it"),
     ],
 )
 def test_a_diagnostic_whose_settings_could_not_be_read_is_not_registered(function, complaint):

@@ -15,8 +15,10 @@ from freqrob.data.corruption_folders import load_corruption_folders
 from freqrob.data.corruptions import SEVERITIES
 from freqrob.data.photographs import imagenet_wnids
 from freqrob.evaluation.corruptions import GROUPS, evaluate_corruptions
-from freqrob.models.front_ends import FrontEnded
+from freqrob.models.front_ends import Blur, FrontEnded
+from freqrob.models.preprocessing import preprocessing_of
 from freqrob.reproduction import SCALES, Lab, Number, get_experiment, li2023, list_experiments, reproduce
+from freqrob.reproduction import lab as lab_module
 from freqrob.reproduction.experiment import Numbers
 from freqrob.reproduction.li2023 import (
     ACCURACY,
@@ -29,6 +31,7 @@ from freqrob.reproduction.li2023 import (
     SERIES,
     SIZE,
 )
+from freqrob.reproduction.run import chosen_subjects
 
 NAMES = ["fig2", "fig3", "fig4", "fig5", "fig6", "figB", "figD", "tableA"]
 
@@ -205,6 +208,34 @@ def test_corruptions_are_measured_and_drawn(quick, tmp_path):
     assert low < 0.2 < 0.35 < high
     outcome = li2023.Outcome(Numbers({}), {row: measured.arrays for row, measured in rows.items()}, {})
     table.plot(outcome, Figure())
+
+
+def test_figure_6_at_a_small_scale_has_blurs_without_fine_tuning(tmp_path, monkeypatch):
+    """The blur is before the whole model of ``base``, and takes its photographs."""
+    figure = get_experiment("li2023:fig6")
+    small, whole = figure.subjects_at(SCALES["rn20"]), figure.subjects_at(SCALES["paper"])
+    assert not {one.row for one in small} & {one.row for one in whole} - {*SERIES}
+    assert [one.row for one in small if one.front_end] == [*SERIES]
+    assert "not fine-tuned" in figure.conditions(SCALES["rn20"])["blur"]
+    bare = FrontEnded([], torch.nn.AvgPool2d(8), Preprocessing(40, 32)).eval()
+    monkeypatch.setattr(lab_module, "open_model", lambda *_: bare)
+    lab, images = Lab(SCALES["rn20"], data=tmp_path), torch.rand(1, 3, 32, 32)
+    model = lab.model(next(one for one in small if one.row == OUR_BLUR))
+    assert torch.equal(model(images), bare(Blur(1.5)(images))) and not torch.equal(model(images), bare(images))
+    assert preprocessing_of(model) == Preprocessing(40, 32)
+    assert lab.model(small[0]) is bare
+
+
+def test_other_models_of_figure_6_are_measured_on_imagenet(tmp_path):
+    lab = Lab(SCALES["rn20"], data=tmp_path)
+    assert [one.dataset for one in chosen_subjects(get_experiment("li2023:fig6"), lab, ["timm:one"])] == ["imagenet"]
+    replaced = chosen_subjects(get_experiment("li2023:fig6"), lab, [f"{OUR_BLUR}=timm:blurred"])
+    assert replaced[0].front_end is None, "a replacement has its own"
+
+
+def test_figure_6_is_judged_by_its_blurs():
+    assert verdicts("fig6", models())[3] == "holds"
+    assert verdicts("fig6", models(**{SERIES[0]: {ACCURACY: 90}}))[3] == "does not hold"
 
 
 def test_figure_6_is_measured_on_photographs(tmp_path, monkeypatch):
