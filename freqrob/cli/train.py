@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -114,11 +115,11 @@ def train(
     photographs = _photographs(dataset, data, classes_file)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the trainer logs its own setup
     try:
-        with explained(chosen.batch_size), progress_bars(quiet=rank() > 0) as (track, log):
+        with explained(chosen.batch_size), progress_bars(quiet=rank() > 0) as (progress, log):
             weights = training.train(
                 chosen, data, model_dir, data=photographs, workers=workers, download=download,
                 accelerator=accelerator, compile=compile, checkpoint_minutes=checkpoint_minutes,
-                tensorboard=tensorboard, track=track, log=log,
+                tensorboard=tensorboard, progress=progress, log=log,
             )  # fmt: skip
     except KeyboardInterrupt:
         folder = checkpoint_path(chosen.name, model_dir, chosen.dataset, chosen.threat_model).with_suffix("")
@@ -142,6 +143,9 @@ def _photographs(dataset: str, folder: Path, classes: Path | None) -> ImageSet |
 def recipes(
     pattern: Annotated[str, typer.Argument(help='A shell-style pattern, in quotes: `"*trades*"`.')] = "*",
     dataset: Annotated[str | None, typer.Option(help="Only recipes for this data set.")] = None,
+    cost: Annotated[
+        bool, typer.Option("--cost", help="For one recipe: measure a step, and estimate the hours.")
+    ] = False,
 ) -> None:
     """List the presets and their sources; if only one matches, show all its settings.
 
@@ -149,7 +153,7 @@ def recipes(
 
     - `freqrob recipes`
     - `freqrob recipes "bass*" --dataset cifar10`
-    - `freqrob recipes bass_pgd_at_rn18`
+    - `freqrob recipes bass_pgd_at_rn18 --cost`
     """
     from freqrob.data import DATASETS
     from freqrob.training import recipe_for
@@ -157,17 +161,20 @@ def recipes(
 
     if dataset is not None:
         check_choices(DATASETS, dataset=dataset)
+    show = partial(_show_recipe, cost=cost)
     presets = [preset for preset in list_presets(pattern) if dataset in (None, preset.recipe.dataset)]
     if not presets and set(pattern) & set("*?["):
         raise ValueError(f"no recipe matches {pattern!r}; `freqrob recipes` lists them all")
     if not presets:
         guess = recipe_for(pattern, dataset or "cifar10")
-        _show_recipe(guess, f"Note: {without_source(guess)}.")
+        show(guess, f"Note: {without_source(guess)}.")
         return
     if len({preset.recipe.name for preset in presets}) == 1:
         for preset in presets:
-            _show_recipe(preset.recipe, f"From {_source(preset)}. {preset.assumed}".strip())
+            show(preset.recipe, f"From {_source(preset)}. {preset.assumed}".strip())
         return
+    if cost:
+        raise ValueError(f"pattern: expected the name of one recipe for --cost, got {pattern!r}")
     table = Table("recipe", "data set", "epochs", "lr", "from")
     for preset in presets:
         chosen = preset.recipe
@@ -175,7 +182,7 @@ def recipes(
     print_table(table)
 
 
-def _show_recipe(recipe: Recipe, source: str) -> None:
+def _show_recipe(recipe: Recipe, source: str, cost: bool) -> None:
     settings = recipe.as_dict()
     defense = settings.pop("defense")
     title = f"{settings.pop('name')} on {settings.pop('dataset')}"
@@ -186,6 +193,25 @@ def _show_recipe(recipe: Recipe, source: str) -> None:
         table.add_row(f"[dim]defence[/dim] {key}", pixels(value) if key in ("eps", "step_size") else str(value))
     print_table(table)
     print_line(source)
+    if cost:
+        print_line(_cost(recipe))
+
+
+def _cost(recipe: Recipe) -> str:
+    """Hours of a recipe's training: measured here, and computed for GPUs."""
+    import torch
+
+    from freqrob.training.cost import GPU_SHARE, GPUS, step_cost, step_flops, training_steps
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    flops, seconds, steps = step_flops(recipe), step_cost(recipe, device).seconds, training_steps(recipe)
+    here = f"{seconds:.3g} s on this {device} ({torch.get_num_threads()} threads)"
+    computed = [f"{steps * flops / (GPU_SHARE * peak) / 3600:.3g} h on one {name}" for name, peak in GPUS.items()]
+    return (
+        f"A step of {recipe.batch_size} images has {flops:.3g} flops and takes {here}: {steps * seconds / 3600:.3g} h "
+        f"for {recipe.epochs} epochs. Computed for {GPU_SHARE:.0%} of the peak with --set precision=bf16-mixed: "
+        f"{', '.join(computed)}."
+    )
 
 
 def _source(preset: Preset) -> str:

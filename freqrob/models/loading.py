@@ -294,6 +294,9 @@ def _not_found(model_name: str, target: Target) -> str:
     other = grayscale_name(dataset) if colour_name(dataset) == dataset else colour_name(dataset)
     if other in DATASETS and model_name in list_models("*", other, threat_model, model_dir):
         lines += [f"It is there for {other}: {'add' if other != colour_name(other) else 'omit'} --grayscale."]
+    trained_on = [name for name in DATASETS if model_name in list_models("*", name, threat_model, model_dir)]
+    if set(trained_on) - {other}:
+        lines += [f"It was trained on {', '.join(trained_on)}: for these images, add --trained-on {trained_on[0]}."]
     if model_name.lower().endswith(SUFFIXES):
         return "\n".join(
             [*lines, f"To open a weights file, put a name with its architecture before it: standard_rn18={model_name}."]
@@ -308,7 +311,15 @@ def _not_found(model_name: str, target: Target) -> str:
         "--model-dir": (model_dir, "models"),
     }
     chosen = [f" {option} {shlex.quote(value)}" for option, (value, default) in options.items() if value != default]
-    return "\n".join([*lines, f"To train it: freqrob train {model_name}{''.join(chosen)}"])
+    command = f"freqrob train {model_name}{''.join(chosen)}"
+    return "\n".join(
+        [
+            *lines,
+            f"To train it: {command}",
+            f"  on 8 GPUs: torchrun --nproc-per-node 8 -m {command}",
+            f"  how long that takes: freqrob recipes {model_name} --cost",
+        ]
+    )
 
 
 def _card_from_name(model_name: str, target: Target, path: Path, state: Mapping[str, Tensor]) -> Card:

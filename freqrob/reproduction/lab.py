@@ -6,7 +6,7 @@ import shlex
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import nan
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,14 @@ from freqrob.data.photographs import preprocessed
 from freqrob.evaluation import Result, evaluate
 from freqrob.evaluation.corruptions import CorruptionAccuracy, evaluate_corruptions
 from freqrob.models import load_model
-from freqrob.models.checkpoints import load, save
 from freqrob.models.front_ends import FrontEnded, create_front_end
 from freqrob.models.loading import checkpoint_path, load_card
 from freqrob.models.preprocessing import preprocessing_of
 from freqrob.models.sources import open_model
 from freqrob.reproduction.experiment import Number, Scale, Subject
-from freqrob.runtime.progress import Track, untracked
+from freqrob.runtime.progress import Progress, no_progress
 from freqrob.training import train
-from freqrob.training.cost import step_cost
+from freqrob.training.cost import step_cost, training_steps
 
 
 @dataclass(frozen=True)
@@ -46,17 +45,17 @@ class Lab:
         cache: folder of per-image results and of corrupted images; None caches no results.
         device: device for measurements.
         accelerator: accelerator for training, as Lightning Fabric names it.
-        images: largest number of images of each measurement; None for the scale's.
+        n_images: largest number of images of each measurement; None for the scale's.
         seed: random seed of attacks and draws.
         download: whether missing data sets are downloaded.
         may_train: whether missing models are trained.
         frost: folder of the photographs for the corruption ``frost``.
-        track: wraps iterables in a progress bar.
+        progress: wraps iterables in a progress bar.
         log: receives lines of text.
 
     >>> from freqrob.reproduction import SCALES
-    >>> lab = Lab(SCALES["rn20"], data=Path("data"), model_dir=Path("models"), images=100)
-    >>> lab.scale.name, lab.images
+    >>> lab = Lab(SCALES["rn20"], data=Path("data"), model_dir=Path("models"), n_images=100)
+    >>> lab.scale.name, lab.n_images
     ('rn20', 100)
     """
 
@@ -66,17 +65,17 @@ class Lab:
     cache: Path | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     accelerator: str = "auto"
-    images: int | None = None
+    n_images: int | None = None
     seed: int = 0
     download: bool = False
     may_train: bool = True
     frost: Path | None = None
-    track: Track = untracked
+    progress: Progress = no_progress
     log: Callable[[str], None] = lambda _line: None
 
     def count(self, kind: str, available: int) -> int:
         """The number of images for a kind of measurement, at most ``available``."""
-        wanted = (self.scale.count(kind), self.images, available)
+        wanted = (self.scale.count(kind), self.n_images, available)
         return min(number for number in wanted if number is not None)
 
     def test_set(self, dataset: str, kind: str = "accuracy", model: nn.Module | None = None) -> ImageSet:
@@ -85,7 +84,7 @@ class Lab:
         Photographs go through the preprocessing of the ``model``.
         Raises FileNotFoundError, which says how to get it, if the data set is missing.
         """
-        images = load_dataset(dataset, "test", self.data, download=self.download, track=self.track)
+        images = load_dataset(dataset, "test", self.data, download=self.download, progress=self.progress)
         if model is not None:
             images = replace(images, images=preprocessed(images.images, preprocessing_of(model)))
         return images[: self.count(kind, len(images))]
@@ -94,8 +93,11 @@ class Lab:
         """Whether the model of a subject is trained, or another package's."""
         if subject.model or not subject.recipe:
             return True
+        folder = training_folder(subject, self.model_dir)
+        if subject.settings:  # load_card would also find the shipped model of the unchanged recipe
+            return checkpoint_path(subject.recipe, folder, subject.dataset).is_file()
         try:
-            load_card(subject.model_name, self.model_dir, subject.dataset)
+            load_card(subject.recipe, folder, subject.dataset)
         except FileNotFoundError:
             return False
         return True
@@ -119,7 +121,7 @@ class Lab:
             self._train(subject)
         if changed := changed_settings(subject, self.model_dir):
             warnings.warn(f"{subject.model_name}: trained with {changed}", stacklevel=2)
-        return load_model(subject.model_name, self.model_dir, subject.dataset).to(self.device)
+        return load_model(subject.recipe, training_folder(subject, self.model_dir), subject.dataset).to(self.device)
 
     def training_hours(self, subject: Subject) -> float:
         """Estimated hours of a subject's training on the device, from a few measured steps; NaN if unknown.
@@ -127,27 +129,20 @@ class Lab:
         Raises FileNotFoundError if its defence needs a file that is missing.
         """
         recipe = subject.full_recipe()
-        images = DATASETS[recipe.dataset].train_images
-        if not images:
-            return nan
-        steps = recipe.epochs * (images // recipe.batch_size)
-        return steps * step_cost(recipe, str(self.device)).seconds / 3600
+        steps = training_steps(recipe)
+        return nan if isnan(steps) else steps * step_cost(recipe, str(self.device)).seconds / 3600
 
     def _train(self, subject: Subject) -> None:
-        """Train into ``model_dir``; with changed settings in a separate folder, from which the model is copied."""
-        recipe, name = subject.full_recipe(), subject.model_name
         if not self.may_train:
             command = shlex.join(training_command(subject, self.model_dir, self.data))
-            raise FileNotFoundError(f"{name} is not trained: `{command}`, or `freqrob reproduce` without --no-train")
+            raise FileNotFoundError(
+                f"{subject.model_name} is not trained: `{command}`, or `freqrob reproduce` without --no-train"
+            )
         folder = training_folder(subject, self.model_dir)
-        weights = train(
-            recipe, self.data, folder, download=self.download, accelerator=self.accelerator, track=self.track,
-            log=self.log,
+        train(
+            subject.full_recipe(), self.data, folder, download=self.download, accelerator=self.accelerator,
+            progress=self.progress, log=self.log,
         )  # fmt: skip
-        if subject.settings:
-            state, card = load(weights)
-            assert card is not None
-            save(checkpoint_path(name, self.model_dir, subject.dataset), state, replace(card, name=name))
 
     def accuracies(
         self,
@@ -162,7 +157,7 @@ class Lab:
         images = self.test_set(subject.dataset, kind)
         results = evaluate(
             model, images.images, images.labels, protocols=[protocol], attacks=attacks, seed=self.seed,
-            classes=DATASETS[subject.dataset].classes, cache=self.cache, track=self.track,
+            classes=DATASETS[subject.dataset].classes, cache=self.cache, progress=self.progress,
         )  # fmt: skip
         return {result.attack.name: percentage(result) for result in results}
 
@@ -178,7 +173,8 @@ class Lab:
         """Accuracies on ``corruption_arrays`` under ``natural``, or ``natural+bass``, which first balances them."""
         arrays = self.corruption_arrays(subject.dataset, bass=bass, types=types)
         count = self.count("corruptions", len(arrays.labels))
-        return evaluate_corruptions(model, arrays, images=count, protocol=protocol, cache=self.cache, track=self.track)
+        options = {"cache": self.cache, "progress": self.progress}
+        return evaluate_corruptions(model, arrays, n_images=count, protocol=protocol, **options)
 
     def corruption_arrays(
         self, dataset: str, *, bass: bool = False, types: Sequence[str] = tuple(CORRUPTIONS)
@@ -203,7 +199,7 @@ class Lab:
             folder = (self.cache or self.model_dir) / "corruptions" / f"{colours}{'-b' if bass else ''}-{len(images)}"
             chosen = balance(images) if bass else images
             about = {"dataset": colours, "bass": weighting}
-            write_corruptions(chosen, folder, types, about=about, frost=self.frost, track=self.track)
+            write_corruptions(chosen, folder, types, about=about, frost=self.frost, progress=self.progress)
             return load_corruptions(folder, dataset, types)
 
 
@@ -220,7 +216,7 @@ def percentage(result: Result) -> Number:
 
 
 def training_folder(subject: Subject, model_dir: Path) -> Path:
-    """The folder in which a subject's recipe is trained; a recipe with changed settings has a folder of its own.
+    """The folder of a subject's model; a recipe with changed settings has a folder of its own.
 
     ``freqrob train`` saves a model under its recipe's name, which recipes with other settings share.
     """
@@ -239,7 +235,7 @@ def training_command(subject: Subject, model_dir: Path, data: Path = Path("data"
 
 def changed_settings(subject: Subject, model_dir: Path) -> str:
     """How the recipe on the card of a subject's model differs from the subject's recipe; "" if it does not."""
-    trained = load_card(subject.model_name, model_dir, subject.dataset).recipe
+    trained = load_card(subject.recipe, training_folder(subject, model_dir), subject.dataset).recipe
     if not trained:
         return "unknown settings"
     skipped = ("precision", "seed", "selection_images")

@@ -85,7 +85,7 @@ def load_initial_weights(model: FrontEnded, weights: InitialWeights, recipe: Rec
     given, needed = state.get(classifier, expected[classifier]).shape, expected[classifier].shape
     if given[0] != needed[0] and given[1:] == needed[1:]:
         raise CheckpointError(f"{source} has {given[0]:,} classes, the images have {needed[0]:,}; {_REMEDY}")
-    load_into(model.network, state, source, recipe.parsed.architecture)
+    load_into(model.network, state, source, recipe.name_parts.architecture)
 
 
 def _normalization(front_ends: Iterable[nn.Module]) -> Normalization:

@@ -21,7 +21,7 @@ from freqrob.data.streamed_batches import (
 )
 from freqrob.runtime.launched import launched
 from freqrob.runtime.processes import rank_zero_first
-from freqrob.runtime.progress import Track
+from freqrob.runtime.progress import Progress
 from freqrob.runtime.threads import usable_cpus
 from freqrob.training.recipe import Recipe
 
@@ -56,7 +56,7 @@ def load_images(
     workers: int | None,
     data_dir: str | Path,
     download: bool,
-    track: Track,
+    progress: Progress,
 ) -> RunImages:
     """The images of ``train``'s arguments; those in memory are balanced here if the recipe says so."""
     if data is not None:
@@ -64,7 +64,7 @@ def load_images(
     else:
         with rank_zero_first():  # it downloads and decodes for the others
             train_set, val_set = (
-                load_dataset(recipe.dataset, split, data_dir, download=download, track=track)
+                load_dataset(recipe.dataset, split, data_dir, download=download, progress=progress)
                 for split in ("train", "val")
             )
     named = train_set.dataset if isinstance(train_set, Subset) else train_set

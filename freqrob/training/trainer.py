@@ -30,7 +30,7 @@ from freqrob.models.state import evaluating
 from freqrob.runtime.parameters import Natural, NotNegative, checked
 from freqrob.runtime.process_state import seed_everything
 from freqrob.runtime.processes import propagate_failure, rank_zero_first
-from freqrob.runtime.progress import Track, untracked
+from freqrob.runtime.progress import Progress, no_progress
 from freqrob.runtime.provenance import commit, versions
 from freqrob.training.batch_norm import differentiate_twice
 from freqrob.training.initial import InitialWeights, load_initial_weights, read_initial_weights
@@ -62,7 +62,7 @@ def train(
     compile: bool = False,
     checkpoint_minutes: NotNegative = 10,
     tensorboard: bool = False,
-    track: Track = untracked,
+    progress: Progress = no_progress,
     log: Callable[[str], None] = lambda _line: None,
 ) -> Path:
     """Train a recipe; continue where an earlier run of the same recipe stopped.
@@ -93,7 +93,7 @@ def train(
         compile: compile the network; not possible for defences that differentiate gradients (JaFR, GradAlign).
         checkpoint_minutes: the time between checkpoints within an epoch; each epoch ends with one.
         tensorboard: also write the metrics for TensorBoard, into the run's folder.
-        track: wraps iterables in a progress bar.
+        progress: wraps iterables in a progress bar.
         log: receives a line of text for each epoch.
 
     Returns:
@@ -112,13 +112,13 @@ def train(
     run = RunFolder(weights.with_suffix(""), recipe.as_dict(), tensorboard)
     made_by, defense = commit(), recipe.make_defense()
     if compile and defense.double_backward:
-        raise ValueError(f"compile: {recipe.parsed.defense} differentiates gradients, which compiled code cannot")
+        raise ValueError(f"compile: {recipe.name_parts.defense} differentiates gradients, which compiled code cannot")
     fabric = launch(recipe.precision, accelerator)
     with propagate_failure():
         if fabric.is_global_zero:
             run.check_files()  # fail before, not after, minutes of work
     seed_everything(recipe.seed)
-    images_of = load_images(recipe, data, workers, data_dir, download, track)
+    images_of = load_images(recipe, data, workers, data_dir, download, progress)
     place = {"rank": fabric.global_rank, "world_size": fabric.world_size}
     batches = training_batches(recipe, images_of, device=fabric.device, **place)
     with ExitStack() as stack:
@@ -136,7 +136,7 @@ def train(
             log(f"trains {state}, {len(images_of):,} images, {steps:,} steps{_note(recipe)}")
         stop = stack.enter_context(graceful_shutdown())
         stream = batches.from_step(state.step)
-        for step in track(range(state.step, steps), recipe.name, steps, recipe.batch_size):
+        for step in progress(range(state.step, steps), recipe.name, steps, recipe.batch_size):
             began = time.monotonic()
             images, labels = next(stream)
             images = images.contiguous(memory_format=torch.channels_last)
@@ -161,7 +161,7 @@ def train(
             state.check_finite(run)
             if epoch_ends:
                 with fabric.autocast():
-                    state.end_epoch(_validate(state.kept, images_of.val, recipe, fabric, track, images_of.workers))
+                    state.end_epoch(_validate(state.kept, images_of.val, recipe, fabric, progress, images_of.workers))
             with propagate_failure():
                 if fabric.is_global_zero:
                     card = _card(recipe, state, run.recipe, images_of.classes, made_by) if epoch_ends else None
@@ -191,7 +191,7 @@ class _State:
         initial: InitialWeights | None,
     ) -> None:
         channels = DATASETS[recipe.dataset].channels
-        network = create_network(recipe.parsed.architecture, data.classes, channels)
+        network = create_network(recipe.name_parts.architecture, data.classes, channels)
         model = with_front_ends(network, recipe.front_ends)
         for front_end in model.front_ends if earlier is None else ():
             if isinstance(front_end, PCA):
@@ -308,7 +308,7 @@ class _State:
         }
 
     def _load(self, saved: dict[str, Any]) -> None:
-        load_into(self.model, saved["network"], "network", self.recipe.parsed.architecture)
+        load_into(self.model, saved["network"], "network", self.recipe.name_parts.architecture)
         for parts, state in zip(self.parts, saved.get("parts", []), strict=True):
             parts.load_state_dict(state)
         for state in saved["optimizer"]["state"].values():
@@ -329,7 +329,7 @@ class _State:
         if self.average:
             weights = {key.removeprefix("module."): value for key, value in saved["average"].items()}
             weights = {key.removeprefix("network."): value for key, value in weights.items() if key != "n_averaged"}
-            check_state(self.average.module, weights, "average", self.recipe.parsed.architecture)
+            check_state(self.average.module, weights, "average", self.recipe.name_parts.architecture)
             self.average.load_state_dict(saved["average"])
         average = self.average.state_dict() if self.average else {}
         parts = dict(enumerate(value for module in self.parts for value in module.state_dict().values()))
@@ -363,7 +363,7 @@ def _initial_weights(recipe: Recipe, classes: int, model_dir: str | Path) -> Ini
 
 
 def _validate(
-    model: nn.Module, val_set: Dataset, recipe: Recipe, fabric: Fabric, track: Track, workers: int = 0
+    model: nn.Module, val_set: Dataset, recipe: Recipe, fabric: Fabric, progress: Progress, workers: int = 0
 ) -> dict[str, float]:
     """Accuracies on the validation split; ``selection`` chooses the best epoch."""
     defense, images = recipe.make_defense(), len(val_set)  # pyright: ignore[reportArgumentType]
@@ -373,7 +373,7 @@ def _validate(
     batches = validation_batches(recipe, val_set, chunks, workers=workers, device=fabric.device)
     clean = robust = 0
     with evaluating(model):
-        for start in track(starts, "validation", len(starts), size):
+        for start in progress(starts, "validation", len(starts), size):
             pixels, labels = next(batches)
             pixels = pixels.contiguous(memory_format=torch.channels_last)
             clean += _correct(model, pixels, labels)
@@ -415,7 +415,7 @@ def _card(recipe: Recipe, state: _State, settings: dict[str, Any], classes: int,
     origin = {"initial_sha256": state.initial_sha256} if state.initial_sha256 else {}
     return Card(
         name=recipe.name,
-        architecture=recipe.parsed.architecture,
+        architecture=recipe.name_parts.architecture,
         dataset=recipe.dataset,
         threat_model=recipe.threat_model,
         num_classes=classes,

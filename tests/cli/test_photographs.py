@@ -144,10 +144,10 @@ class TestFolders:
         )
         assert "expected 1 to 12" in error_of("evaluate", model, *folder, imagenet / "val", "--images", "13")
         wrong = error_of("evaluate", "standard_rn20", *folder, imagenet / "val", "--resize", "32", "--crop", "32")
-        assert "for imagenet, Linf" in wrong and "a function of yours that returns load_model(NAME)" in wrong
+        assert "for imagenet, Linf" in wrong and "add --trained-on cifar10" in wrong
         assert "got --dataset folder" in error_of("evaluate", model, *folder, imagenet / "val", "--card")
         wrong = error_of("evaluate", model, "--dataset", "imagenet", "--data", imagenet, "--labels", "x.csv")
-        assert "labels: only --dataset folder" in wrong
+        assert "labels: expected --labels only with --dataset folder" in wrong
 
 
 @pytest.fixture

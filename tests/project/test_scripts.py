@@ -65,7 +65,7 @@ def trained():
 
 def figure():
     files = {path.name for path in Path("spectrum").iterdir()}
-    assert files == {"cache", *(f"boundary_spectrum.{kind}" for kind in ("csv", "json", "png", "svg"))}
+    assert files == {"cache", *(f"boundary_spectrum.{kind}" for kind in ("csv", "json", "pdf", "png", "svg"))}
     found = json.loads(Path("spectrum/boundary_spectrum.json").read_text())
     assert [model["model"] for model in found["models"]] == ["standard_rn20", "pgd_at_rn20"]
     assert len(Path("spectrum/boundary_spectrum.csv").read_text().splitlines()) == 3

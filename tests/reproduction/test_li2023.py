@@ -67,12 +67,12 @@ def test_printed_numbers_are_the_papers(paper):
         (li2023.MONKEY_MODEL, "2.46/255 for the monkey regularized one"),
     ):  # fmt: skip
         assert letters(text) in paper and text.startswith(f"{fig2[row][HALF_SUCCESS]}")
-    for row, of in (
+    for row, model in (
         (BASE_MOUSE, "baseline ResNet"), (MOUSE_MODEL, "mouse regularized one"),
         (li2023.BASE_MONKEY, "baseline VGG"), (li2023.MONKEY_MODEL, "monkey regularized one"),
     ):  # fmt: skip
         mean, deviation = (fig2[row][column].value for column in (SIZE, li2023.DEVIATION))
-        assert letters(f"({mean:.2f} ± {deviation:.2f})/255 for the {of}") in paper
+        assert letters(f"({mean:.2f} ± {deviation:.2f})/255 for the {model}") in paper
         half = fig2[row][HALF_POWER]
         assert letters(f"{half.value:.3f} ± {half.error:.3f}") in paper
     hybrids = {**get_experiment("li2023:fig3").printed, **get_experiment("li2023:figB").printed}
@@ -85,12 +85,12 @@ def test_printed_numbers_are_the_papers(paper):
 
 def test_at_rn20_recipes_stand_for_robustbenchs_models():
     fig4 = get_experiment("li2023:fig4")
-    small, whole = fig4.at(SCALES["rn20"]), fig4.at(SCALES["paper"])
+    small, whole = fig4.subjects_at(SCALES["rn20"]), fig4.subjects_at(SCALES["paper"])
     assert {one.recipe for one in small if one.row.startswith("adv")} == {"pgd_at_rn20", "trades_rn20", "mart_rn20"}
     assert sum(one.row.startswith("adv") for one in whole) == 7 and sum(one.row.startswith("crp") for one in whole) == 2
     for models in (small, whole):
         assert OUR_BLUR in [one.row for one in models] and "pca: K = 512" in [one.row for one in models]
-    series = [one for one in get_experiment("li2023:fig5").at(SCALES["rn20"]) if one.row in SERIES]
+    series = [one for one in get_experiment("li2023:fig5").subjects_at(SCALES["rn20"]) if one.row in SERIES]
     assert [one.full_recipe().blur_sigma for one in series] == [1, 1.5, 2, 2.5, 3]
     pca = next(one for one in small if one.row.startswith("pca"))
     assert pca.full_recipe().components == 512
@@ -252,7 +252,7 @@ def test_figure_6_is_measured_on_photographs(tmp_path, monkeypatch):
             (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(photograph).resize(size).save(tmp_path / path)
     figure = get_experiment("li2023:fig6")
-    lab = Lab(SCALES["rn20"], data=tmp_path, images=4)
+    lab = Lab(SCALES["rn20"], data=tmp_path, n_images=4)
     for name, few in (("STEPS", 2), ("PGD_STEPS", 2), ("REPEATS", 1)):
         monkeypatch.setattr(li2023, name, {"rn20": few})
     found = figure.measure(figure.subjects[0], model, lab)

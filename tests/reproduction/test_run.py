@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from freqrob.models import load_model
 from freqrob.models.cards import Card
@@ -211,6 +212,23 @@ def test_recipes_with_changed_settings_are_trained_in_folders_of_their_own(tmp_p
     plain = Subject("a", "bassmix_standard_rn20")
     assert training_command(plain, Path("models")) == ["freqrob", "train", "bassmix_standard_rn20"]
     assert training_command(plain, tmp_path)[-2:] == ["--model-dir", str(tmp_path)]
+
+
+def test_a_model_with_changed_settings_is_the_one_that_its_command_trained(lab):
+    """Not the shipped one of the unchanged recipe."""
+    from freqrob.reproduction.lab import training_folder
+
+    quarter = Subject("γ = 0.25", "bassmix_standard_rn20", settings=("gamma=0.25",))
+    no_training = replace(lab, may_train=False)
+    assert not no_training.has_model(quarter)
+    with pytest.raises(FileNotFoundError, match="bassmix_standard_rn20-gamma-0.25 is not trained: `freqrob train"):
+        no_training.model(quarter)
+    recipe = recipe_for("bassmix_standard_rn20", gamma=0.25)
+    card = Card("bassmix_standard_rn20", "rn20", recipe=recipe.as_dict(), front_ends=[])
+    network = checkpoint_state(load_model("standard_rn20"))
+    save(checkpoint_path(quarter.recipe, training_folder(quarter, lab.model_dir)), network, card)
+    assert no_training.has_model(quarter)
+    assert all(torch.equal(value, network[key]) for key, value in checkpoint_state(no_training.model(quarter)).items())
 
 
 def test_settings_that_older_cards_lack_do_not_differ(lab):

@@ -96,7 +96,7 @@ class TestResuming:
     def stopped(self, trained, tmp_path):
         """A run from given weights, stopped after two steps."""
 
-        def track(items, what, *_):
+        def stop(items, what, *_):
             for done, item in enumerate(items):
                 if done == 2 and what != "validation":
                     raise KeyboardInterrupt
@@ -104,7 +104,7 @@ class TestResuming:
 
         start = recipe("blur_standard_tiny", epochs=2, lr=0.02, initial_weights=str(trained))
         with pytest.raises(KeyboardInterrupt):
-            train(start, model_dir=tmp_path / "stopped", checkpoint_minutes=0, track=track)
+            train(start, model_dir=tmp_path / "stopped", checkpoint_minutes=0, progress=stop)
         return start, tmp_path / "stopped"
 
     def test_does_not_read_the_weights_again(self, stopped, trained, tmp_path):

@@ -61,22 +61,22 @@ def assert_same_end(one, other, rtol=0.0):
 
 
 def at_step(number, action):
-    """A ``track`` that acts when so many steps are done."""
+    """A ``progress`` that acts when so many steps are done."""
 
-    def track(items, what, *_):
+    def progress(items, what, *_):
         for done, item in enumerate(items):
             if done == number and what != "validation":
                 action()
             yield item
 
-    return track
+    return progress
 
 
 def killed(folder, model_dir):
     """In a process of its own."""
     small_photographs(pytest.MonkeyPatch())
     kill = at_step(EPOCH + 4, lambda: os.kill(os.getpid(), signal.SIGKILL))
-    trained(folder, model_dir, workers=2, checkpoint_minutes=0, track=kill)
+    trained(folder, model_dir, workers=2, checkpoint_minutes=0, progress=kill)
 
 
 def two_processes(folder):
@@ -125,7 +125,7 @@ class TestRun:
             raise Stopped
 
         with pytest.raises(Stopped):
-            trained(folder, tmp_path / "one_then_two", checkpoint_minutes=0, track=at_step(5, stop))
+            trained(folder, tmp_path / "one_then_two", checkpoint_minutes=0, progress=at_step(5, stop))
         assert last(tmp_path / "one_then_two")["step"] == 5
         torchrun = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "TORCHELASTIC_RUN_ID": "none"}
         run_pair(tmp_path, [__file__, tmp_path], **torchrun, MASTER_ADDR="localhost", MASTER_PORT=0)
