@@ -221,15 +221,15 @@ def in_bfloat16(call: Call) -> Call:
     return lambda x, rings: call(x.float(), rings).bfloat16()
 
 
-def bass(name: str, of: Callable[[Call], Call] = lambda call: call, **more: object) -> Op:
+def bass(name: str, adapt: Callable[[Call], Call] = lambda call: call, **more: object) -> Op:
     """BaSS of float32, or of another dtype that the others' versions convert from and to."""
     return Op(
         name,
         lambda x, rings: ops.balance(x, rings.ring_map),
-        {"torch: rfft2, one-hot matmul": of(bass_matmul), "torch: fft2, scatter": of(bass_plain)},
+        {"torch: rfft2, one-hot matmul": adapt(bass_matmul), "torch: fft2, scatter": adapt(bass_plain)},
         {
-            "torch.compile: rfft2, scatter": of(bass_scatter),
-            "torch.compile: rfft2, one-hot matmul": of(bass_real_matmul),
+            "torch.compile: rfft2, scatter": adapt(bass_scatter),
+            "torch.compile: rfft2, one-hot matmul": adapt(bass_real_matmul),
         },
         transforms=2,
         **{"tolerance": 1e-5, **more},

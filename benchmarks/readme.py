@@ -91,12 +91,12 @@ def longtail() -> str:
     """The power law, the 80/20 boundary and the entropy, before and after BaSS."""
     experiment = get_experiment("lin2023:longtail")
     numbers = numbers_of(Record(REPRODUCTION, experiment, "rn20").rows())
-    if not numbers.of:
+    if not numbers.by_row:
         return NOT_MEASURED
     columns = ("images", "pixels", "α", "boundary radius", "entropy")
     units = {column.name: column.unit for column in experiment.columns}
     header = ["", *(f"{name} ({units[name]})" if units[name] else name for name in columns)]
-    rows = [[row, *(f"{numbers[row, name]}" for name in columns)] for row in numbers.of]
+    rows = [[row, *(f"{numbers[row, name]}" for name in columns)] for row in numbers.by_row]
     note = (
         "α: the power falls as f^−α. The boundary is the radius of the smallest disc that holds 80 % of the power "
         "without DC; the paper gives about 20 % for natural images. Entropy: Σ −π_k ln π_k over the rings."
@@ -218,25 +218,26 @@ def evaluation() -> str:
     rows = []
     if record := measured("autoattack.json"):
         found = ", ".join(f"{100 * one['robust']:.1f} % ({name})" for name, one in record["packages"].items())
-        of = f"AutoAttack on {record['images']} images of `{record['model']}`, L∞, ε = {255 * record['eps']:.0f}/255"
-        rows.append([of, f"robust: {found}", "python -m benchmarks.autoattack"])
+        what = f"AutoAttack on {record['images']} images of `{record['model']}`, L∞, ε = {255 * record['eps']:.0f}/255"
+        rows.append([what, f"robust: {found}", "python -m benchmarks.autoattack"])
     if record := measured("pyautoattack_rn18.json"):
         found = ", ".join(
             f"{one['attack']} {100 * one['accuracy']:.2f} %"
             + (f" (ε = {255 * one['eps']:.0f}/255)" if one["eps"] else "")
             for one in record["results"]
         )
-        of = f"pyautoattack's own ResNet-18 on {record['results'][0]['images']:,} images"
-        rows.append([of, found, "freqrob evaluate standard_rn18=model_test.pt"])
+        what = f"pyautoattack's own ResNet-18 on {record['results'][0]['images']:,} images"
+        rows.append([what, found, "freqrob evaluate standard_rn18=model_test.pt"])
     if record := measured("corruptions_cpu.json"):
         sets = sum(len(row["seconds"]) for row in record["rows"])
-        of = f"CIFAR-10-C made with freqrob, {sets} sets of {record['extrapolated_to']:,} images"
-        rows.append([of, f"{record['total_seconds']:.0f} s", "python -m benchmarks.corruptions"])
+        what = f"CIFAR-10-C made with freqrob, {sets} sets of {record['extrapolated_to']:,} images"
+        rows.append([what, f"{record['total_seconds']:.0f} s", "python -m benchmarks.corruptions"])
     if record := measured("fourier_heatmap_cpu.json"):
-        of = f"Fourier heat map of `{record['model']}`, {record['waves']} waves on {record['extrapolated_to']:,} images"
+        scope = f"{record['waves']} waves on {record['extrapolated_to']:,} images"
+        what = f"Fourier heat map of `{record['model']}`, {scope}"
         each = ", ".join(f"{precision} {seconds:.0f} s" for precision, seconds in record["seconds"].items())
         most = f"{100 * record['largest_difference']:.1f} %"
-        rows.append([of, f"{each}; error rates differ by at most {most}", "python -m benchmarks.fourier_heatmap"])
+        rows.append([what, f"{each}; error rates differ by at most {most}", "python -m benchmarks.fourier_heatmap"])
     if record := measured("minimal_perturbation_cpu.json"):
         rows += _minimal_perturbations(record)
     note = "CIFAR-10's test set, seed 0 (RobustBench takes its seed from the clock); times on two CPU cores."
@@ -254,8 +255,8 @@ def _minimal_perturbations(record: dict) -> list[list[str]]:
             f"{names[name]}: {row['times_as_fast']:.1f} ×, median {row['median_distance']:.4f}"
             for name, row in by.items()
         )
-        of = f"Brendel–Bethge, {norm}, {record['images']} images of `{record['model']}`, {record['steps']} steps"
-        rows.append([of, f"images/s and distance: {found}", "python -m benchmarks.minimal_perturbation"])
+        what = f"Brendel–Bethge, {norm}, {record['images']} images of `{record['model']}`, {record['steps']} steps"
+        rows.append([what, f"images/s and distance: {found}", "python -m benchmarks.minimal_perturbation"])
     return rows
 
 

@@ -264,11 +264,12 @@ def rows(
         "pgd_at": ("BaSS on the fly", waited(lambda: bass(images))),
         "jafr": ("ln B_low and its derivative", log_b_low),
     }
-    for of, (what, call) in spectral.items():
-        if of in took:
+    for defense, (what, call) in spectral.items():
+        if defense in took:
             ms, quiet = median_ms({what: call}, 5 * repeats, patience)[what]
-            share = ms / took[of]
-            found.append({"what": what, "ms": round(ms, 3), "of": of, "share": round(share, 5), "undisturbed": quiet})
+            share = ms / took[defense]
+            row = {"what": what, "ms": round(ms, 3), "of": defense, "share": round(share, 5), "undisturbed": quiet}
+            found.append(row)
             print(found[-1], flush=True)
     return found
 

@@ -11,9 +11,9 @@ for the smallest perturbations with an attack of Foolbox, and measures their spe
 # The search
 # ----------
 #
-# ``freqrob_foolbox.MinimalPerturbation`` takes any attack of Foolbox that minimises. It attacks each image towards the
-# class of another image, repeats that from different starts if asked to, and keeps the smallest perturbation. FMN with
-# 100 steps is quick; Li et al. use Brendel–Bethge attacks with 1,000 steps on 1,000 images.
+# ``freqrob_foolbox.MinimalPerturbationSearch`` takes any attack of Foolbox that minimises. It attacks each image
+# towards the class of another image, ``repeats`` times from different starts, and keeps the smallest perturbation. FMN
+# with 100 steps is quick; Li et al. use Brendel–Bethge attacks with 1,000 steps on 1,000 images.
 
 import os
 
@@ -21,14 +21,14 @@ os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # Foolbox otherwise asks f
 
 import foolbox
 import matplotlib.pyplot as plt
-from freqrob_foolbox import MinimalPerturbation, analyze_spectrum
+from freqrob_foolbox import MinimalPerturbationSearch, analyze_spectrum
 
 import freqrob
 from freqrob.data.samples import sample_images
 
 samples = sample_images()
 names = ["standard_rn20", "pgd_at_rn20"]
-search = MinimalPerturbation(foolbox.attacks.LInfFMNAttack(steps=100), repeats=1)
+search = MinimalPerturbationSearch(foolbox.attacks.LInfFMNAttack(steps=100), repeats=1)
 found = {name: search(freqrob.load_model(name), samples.images, samples.labels) for name in names}
 
 # %%
@@ -86,6 +86,6 @@ ax.legend()
 # Without Foolbox
 # ---------------
 #
-# :class:`freqrob.attacks.MinimalPerturbation` makes the same search with freqrob's own Brendel–Bethge attack, and the
+# :class:`freqrob.attacks.MinimalPerturbationSearch` does the same with freqrob's own Brendel–Bethge attack, and the
 # diagnostic ``minimal_perturbation`` uses it: ``freqrob diagnose pgd_at_rn20 --only minimal_perturbation``. What the
 # numbers can and cannot say: :doc:`/explanation/diagnostics`.

@@ -12,7 +12,7 @@ from freqrob.attacks.band import Band, BandPGD, band_pgd
 from freqrob.attacks.brendel_bethge import BrendelBethge
 from freqrob.attacks.minimal import MinimalAttack
 from freqrob.attacks.smallest_pgd import SmallestPGD
-from freqrob.attacks.minimal_perturbation import MinimalPerturbation, MinimalPerturbations, closest
+from freqrob.attacks.minimal_perturbation import MinimalPerturbationSearch, MinimalPerturbations, closest
 from freqrob.attacks.base import Attack
 from freqrob.attacks.gradient import input_gradient
 from freqrob.attacks.registry import list_attacks, parse_attack, register_attack
@@ -28,7 +28,7 @@ __all__ = [
     "BrendelBethge",
     "Clean",
     "MinimalAttack",
-    "MinimalPerturbation",
+    "MinimalPerturbationSearch",
     "MinimalPerturbations",
     "SmallestPGD",
     "Square",

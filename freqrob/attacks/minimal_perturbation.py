@@ -25,7 +25,7 @@ from freqrob.models.twins import COMPARED, fast_gradients
 from freqrob.runtime.parameters import Count, Natural, Pixels, checked, stable_repr
 from freqrob.runtime.process_state import default_dtype, random_state
 from freqrob.runtime.processes import propagate_failure, rank_and_world
-from freqrob.runtime.progress import Track, untracked
+from freqrob.runtime.progress import Progress, no_progress
 from freqrob.runtime.result_store import Samples
 from freqrob.runtime.tensors import check_values, data_hash
 from freqrob.runtime.warning import warn
@@ -45,7 +45,7 @@ class Start(IntEnum):
 
 @dataclass(frozen=True)
 class MinimalPerturbations:
-    """Result of ``MinimalPerturbation`` for N images, on the CPU.
+    """Result of ``MinimalPerturbationSearch`` for N images, on the CPU.
 
     Attributes:
         perturbed: (N, C, H, W) float32 in [0, 1], the closest images that meet the criterion; the image itself if none
@@ -90,7 +90,7 @@ def closest(results: Sequence[MinimalPerturbations]) -> MinimalPerturbations:
 
 @checked
 @dataclass(frozen=True)
-class MinimalPerturbation:
+class MinimalPerturbationSearch:
     """Runs an attack on many images in batches, several times, and keeps the smallest perturbation of each image.
 
     Targets are the labels, permuted so that each image gets another class (``freqrob.data.hybrid.derange``). Attacks
@@ -100,7 +100,7 @@ class MinimalPerturbation:
     still attacked.
 
     Args:
-        attack: the L∞ Brendel–Bethge attack by default; ``freqrob_foolbox.MinimalPerturbation`` takes Foolbox's.
+        attack: the L∞ Brendel–Bethge attack by default; ``freqrob_foolbox.MinimalPerturbationSearch`` takes Foolbox's.
         targeted: search for images of the target class, as in Li et al., instead of any wrong class.
         repeats: runs from different random starts; the smallest distance is kept.
         seed: of targets, starts and the attack's random numbers; the global generators are left unchanged.
@@ -117,7 +117,7 @@ class MinimalPerturbation:
     >>> _ = torch.manual_seed(0)
     >>> network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
     >>> images = torch.rand(6, 3, 2, 2)
-    >>> search = MinimalPerturbation(BrendelBethge(steps=5), targeted=False)
+    >>> search = MinimalPerturbationSearch(BrendelBethge(steps=5), targeted=False)
     >>> search(network, images, network(images).argmax(1)).perturbed.shape
     torch.Size([6, 3, 2, 2])
     """
@@ -139,7 +139,7 @@ class MinimalPerturbation:
         targets: Tensor | None = None,
         cache: str | Path | None = None,
         cache_key: str | None = None,
-        track: Track = untracked,
+        progress: Progress = no_progress,
     ) -> MinimalPerturbations:
         """The smallest perturbations of ``images``.
 
@@ -151,7 +151,7 @@ class MinimalPerturbation:
                 instant; None for no cache. In an initialised ``torch.distributed`` group the batches are distributed
                 over the processes, which need a cache that all of them share.
             cache_key: as for ``freqrob.evaluation.evaluate``, if the model or the attack is your own code.
-            track: wraps iterables in a progress bar.
+            progress: wraps iterables in a progress bar.
 
         Raises:
             TypeError: images, labels or targets that are not dense tensors, or are on the meta device.
@@ -167,7 +167,7 @@ class MinimalPerturbation:
             measuring(subject) as module, frozen(module), channels_last(module), torch.inference_mode(False),
             torch.enable_grad(),
         ):  # fmt: skip
-            search = _Search(self, module, to_pixels(images), classes.cpu(), cache, cache_key, track)
+            search = _Search(self, module, to_pixels(images), classes.cpu(), cache, cache_key, progress)
             runs = [search.run(repeat) for repeat in range(self.repeats)]
         with propagate_failure():
             if search.error is not None and not any(run.done.any() for run in runs):
@@ -193,12 +193,12 @@ class _Search:
     """The repeats of an attack on some images of one model."""
 
     def __init__(
-        self, settings: MinimalPerturbation, module: nn.Module, images: Tensor, classes: Tensor, cache: Path | None,
-        cache_key: str | None, track: Track,
+        self, settings: MinimalPerturbationSearch, module: nn.Module, images: Tensor, classes: Tensor,
+        cache: Path | None, cache_key: str | None, progress: Progress,
     ) -> None:  # fmt: skip
         self.device = device_of(module, images)
         self.settings, self.attack, self.module = settings, settings.minimal_attack, module
-        self.images, self.classes, self.track, self.cache = images, classes, track, cache
+        self.images, self.classes, self.progress, self.cache = images, classes, progress, cache
         self.key = {
             **subject_key(module, cache_key),
             "data": data_hash(images, classes),
@@ -219,7 +219,7 @@ class _Search:
             samples = Samples(self.cache, {**self.key, "repeat": repeat}, len(self.images), prefix=name)
             chunks = torch.arange(len(self.images)).split(self.settings.batch_size)[rank::world]
             batches = [remaining for chunk in chunks if len(remaining := chunk[~samples.done[chunk]])]
-            for indices in self.track(batches, f"{name} {repeat + 1}/{self.settings.repeats}", len(batches)):
+            for indices in self.progress(batches, f"{name} {repeat + 1}/{self.settings.repeats}", len(batches)):
                 seed = self.settings.seed, repeat, int(indices[0])
                 with explained(self.settings.batch_size), random_state(*seed), default_dtype(torch.float32):
                     self._attack(samples, indices)

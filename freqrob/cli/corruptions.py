@@ -88,19 +88,19 @@ def corruptions(
         raise ValueError(f"baseline: {ALEXNET}'s published errors are those on all classes, got --classes")
     others = [baseline] if baseline is not None and baseline != ALEXNET else []
     names = list(dict.fromkeys([*models, *others]))
-    of = measuring.models_dataset(dataset, trained_on)
-    chosen = measuring.Models(names, model_dir, of, threat_model, weights)
+    models_dataset = measuring.models_dataset(dataset, trained_on)
+    chosen = measuring.Models(names, model_dir, models_dataset, threat_model, weights)
     measuring.on_first_rank(measuring.check_outputs, out, None, [*chosen.cards(), data / MANIFEST])
     where = measuring.usable_device(device)
     arrays, subject = measuring.open_corruptions(dataset, data, types, download, classes_file)
     networks = chosen.open(subject)
     measured: dict[str, CorruptionAccuracy] = {}
-    with measuring.progress_of(folder, partial(corruption_table, measured, {})) as track:
+    with measuring.progress_of(folder, partial(corruption_table, measured, {})) as progress:
         for name, network in networks.items():
             with measuring.model_on(where, name, network) as model:
                 measured[name] = evaluate_corruptions(
-                    model, arrays, images=images, protocol=protocol, batch_size=batch_size, cache=folder,
-                    cache_key=cache_key and f"{name} {cache_key}", track=prefixed(track, name),
+                    model, arrays, n_images=images, protocol=protocol, batch_size=batch_size, cache=folder,
+                    cache_key=cache_key and f"{name} {cache_key}", progress=prefixed(progress, name),
                 )  # fmt: skip
     if rank() > 0:
         return
@@ -142,8 +142,10 @@ def corruption_table(measured: dict[str, CorruptionAccuracy], mce: dict[str, flo
         return
     first = next(iter(measured.values()))
     made = "made by freqrob, not the published ones" if first.generated else "as published"
-    of = f"{first.dataset}, balanced before ({first.bass})" if first.bass else first.dataset
-    print_line(f"Accuracy (%) on corruptions of {of}, {made}: {first.images:,} images each, protocol {first.protocol}")
+    source = f"{first.dataset}, balanced before ({first.bass})" if first.bass else first.dataset
+    print_line(
+        f"Accuracy (%) on corruptions of {source}, {made}: {first.images:,} images each, protocol {first.protocol}"
+    )
     for name, accuracy in measured.items():
         table = Table("severity", *map(str, range(1, 6)), "mean", title=escape(name), title_justify="left")
         for kind, severities in accuracy.accuracies.items():

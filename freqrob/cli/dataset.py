@@ -94,10 +94,10 @@ def corrupt(
     about = {"dataset": dataset, "bass": "amplitude" if bass else None}
     write = write_corruption_folders if is_files else write_corruptions
     try:
-        with progress_bars() as (track, _log):
+        with progress_bars() as (progress, _log):
             made = write(
                 balance(chosen) if bass else chosen, out, types, about=about, seed=seed, frost=frost,
-                command=command_line("dataset", given, "corrupt", *(["--bass"] if bass else [])), track=track,
+                command=command_line("dataset", given, "corrupt", *(["--bass"] if bass else [])), progress=progress,
             )  # fmt: skip
     except KeyboardInterrupt:
         print_resume_hint(f"Finished types are in {out}", _has_types(out, types))
@@ -149,10 +149,10 @@ def bass(
     from freqrob.data.cifar_b import write_cifar_b
 
     given = {"--dataset": dataset, "--weighting": weighting}
-    with progress_bars() as (track, _log):
+    with progress_bars() as (progress, _log):
         folder = write_cifar_b(
             data, out, dataset, weighting=cast("Weighting", weighting), download=download,
-            command=command_line("dataset", given, "bass"), track=track,
+            command=command_line("dataset", given, "bass"), progress=progress,
         )  # fmt: skip
     print_line(f"Wrote {folder}")
 
@@ -199,14 +199,14 @@ def hybrid(
 
     check_integers(0, png=png, images=images or 0)
     given = {"--dataset": dataset, "--images": images, "--frequency": frequencies, "--seed": seed, "--png": png}
-    with progress_bars() as (track, _log):
-        chosen = load_dataset(dataset, "test", data, download=download, track=track)
+    with progress_bars() as (progress, _log):
+        chosen = load_dataset(dataset, "test", data, download=download, progress=progress)
         if images and images > len(chosen):
             raise ValueError(f"images: expected at most {len(chosen)} (size of the test set), got {images}")
         path = write_hybrids(
             chosen[: 1000 if images is None else images or None], out, seed=seed, floats=floats, sheet=png,
             frequencies=frequencies or MIXING_FREQUENCIES, about={"dataset": dataset, "split": "test"},
-            command=command_line("dataset", given, "hybrid", *(["--float"] if floats else [])), track=track,
+            command=command_line("dataset", given, "hybrid", *(["--float"] if floats else [])), progress=progress,
         )  # fmt: skip
     print_line(f"Wrote {path}")
 
@@ -255,12 +255,12 @@ def spectrum(
     }  # fmt: skip
     command = command_line("dataset", given, "spectrum", *(["--bass"] if bass else []))
     chosen = images.read().images
-    with progress_bars() as (track, _log):
+    with progress_bars() as (progress, _log):
         arrays = _load_corruptions(corruptions, dataset, chosen) if corruptions else None
         sets = {"natural": chosen.images} | ({"bass": balance(chosen).images} if bass else {})
         about = {**provenance(command), "source": str(images)}
-        spectra = save_spectra(sets, out, about, track)
-        changes = save_corruption_spectra(chosen, arrays, out, about, track) if arrays else {}
+        spectra = save_spectra(sets, out, about, progress)
+        changes = save_corruption_spectra(chosen, arrays, out, about, progress) if arrays else {}
     table = Table("images", "α", "80 % within (cycles/pixel)", "entropy (nats)", "ln B_low", "ln B_low of x' − x")
     for name, measured in spectra.items():
         table.add_row(name, *_figures(measured))

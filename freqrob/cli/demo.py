@@ -10,7 +10,7 @@ import typer
 from freqrob.cli import options
 from freqrob.cli.evaluate import accuracy_table
 from freqrob.cli.printing import command_line, print_line, warnings_as_lines
-from freqrob.cli.progress import Track, prefixed, progress_bars
+from freqrob.cli.progress import Progress, prefixed, progress_bars
 from freqrob.runtime.files import check_folder
 
 if TYPE_CHECKING:
@@ -71,23 +71,23 @@ def demo(
     given = {"--data": data, "--images": images, "--seed": seed, "--model-dir": model_dir}
     command, measured = command_line("demo", given), out / "data"
     about = {**provenance(command), "source": source}
-    with progress_bars() as (track, _log):
-        save_spectra({"natural": dataset.images, "BaSS": balance(dataset).images}, measured / "images", about, track)
+    with progress_bars() as (progress, _log):
+        save_spectra({"natural": dataset.images, "BaSS": balance(dataset).images}, measured / "images", about, progress)
         models = {name: load_model(name, folder) for name in names}  # before anything is measured
         results: dict[str, list[Result]] = {}
         rows: list[dict[str, Any]] = []
         for name, model in models.items():
             results[name] = _measure_model(
-                name, model, dataset[:count], seed, measured / name, about, prefixed(track, name)
+                name, model, dataset[:count], seed, measured / name, about, prefixed(progress, name)
             )
             rows += [{"model": name, **result.as_dict()} for result in results[name]]
             EVALUATION.write(measured / "accuracy.json", {**about, "results": rows})
     accuracy = [measured / "accuracy.json"] if rows else []
-    with progress_bars() as (track, _log), warnings_as_lines():
+    with progress_bars() as (progress, _log), warnings_as_lines():
         page = write_report(
             [measured / "images", *(measured / name for name in names), *accuracy], out, gallery=dataset,
             title=f"freqrob demo: spectra and robustness on {count:,} CIFAR-10 images",
-            command=command, model_dir=folder, track=track,
+            command=command, model_dir=folder, progress=progress,
         )  # fmt: skip
     accuracy_table(results, f"Accuracy (%) on {count:,} images")
     print_line(f"Wrote {page} with results.json, results.csv, figures/ and data/ beside it.")
@@ -107,7 +107,7 @@ def _demo_models(model_dir: Path | None) -> tuple[list[str], Path]:
 
 
 def _measure_model(
-    name: str, model: nn.Module, chosen: ImageSet, seed: int, folder: Path, about: dict[str, Any], track: Track
+    name: str, model: nn.Module, chosen: ImageSet, seed: int, folder: Path, about: dict[str, Any], progress: Progress
 ) -> list[Result]:
     """Measure a model's accuracies under all protocols, and save quick diagnostics in a folder."""
     from freqrob.attacks import PGD, Clean
@@ -116,11 +116,11 @@ def _measure_model(
 
     subject = model, chosen.images, chosen.labels
     for measurement in (
-        jacobian_spectrum(*subject, track=track),
-        sensitivity(*subject, track=track),
-        hybrid_reliance(*subject, frequencies=FREQUENCIES, seeds=(seed,), track=track),
-        band_accuracy(*subject, attacked=0, track=track),
-        fourier_heatmap(*subject, every=4, seed=seed, track=track),
+        jacobian_spectrum(*subject, progress=progress),
+        sensitivity(*subject, progress=progress),
+        hybrid_reliance(*subject, frequencies=FREQUENCIES, seeds=(seed,), progress=progress),
+        band_accuracy(*subject, attacked=0, progress=progress),
+        fourier_heatmap(*subject, every=4, seed=seed, progress=progress),
     ):
         measurement.save(folder, about={**about, "model": name})
-    return evaluate(*subject, attacks=(Clean(), PGD(steps=20, eps=8 / 255)), seed=seed, track=track)
+    return evaluate(*subject, attacks=(Clean(), PGD(steps=20, eps=8 / 255)), seed=seed, progress=progress)

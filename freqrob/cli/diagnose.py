@@ -93,8 +93,8 @@ def diagnose(
     source = measuring.Images(
         dataset, "test", data, download, None, classes_file, labels_file, resize, crop, interpolation
     )
-    of = measuring.models_dataset(dataset, trained_on)
-    chosen = measuring.Models([*folders], model_dir, of, threat_model, weights)
+    models_dataset = measuring.models_dataset(dataset, trained_on)
+    chosen = measuring.Models([*folders], model_dir, models_dataset, threat_model, weights)
     networks, subject = chosen.open_with(source)
     images = subject.images.images, subject.images.labels
     common = {
@@ -113,14 +113,14 @@ def diagnose(
         "--set": settings, **source.as_options(),
     }  # fmt: skip
     measured, cached = {}, []
-    with measuring.progress_of(results) as track:
+    with measuring.progress_of(results) as progress:
         for name, network in networks.items():
             about = {**provenance(command_line("diagnose", given, name)), "model": name, "source": str(source)}
-            counted = Counted(prefixed(track, name))
+            counted = Counted(prefixed(progress, name))
             with measuring.model_on(where, name, network) as model:
                 measured[name] = measure(
                     model, *images, out=folders[name] if rank() == 0 else None, about=about, cache=results,
-                    cache_key=cache_key and f"{name} {cache_key}", track=counted, **common,
+                    cache_key=cache_key and f"{name} {cache_key}", progress=counted, **common,
                 )  # fmt: skip
             cached += [] if counted.any else [name]
     if rank() == 0:

@@ -138,8 +138,8 @@ def evaluate(
     source = measuring.Images(
         dataset, split, data, download, images, classes_file, labels_file, resize, crop, interpolation
     )
-    of = measuring.models_dataset(dataset, trained_on)
-    chosen = measuring.Models(models, model_dir, of, threat_model, weights)
+    models_dataset = measuring.models_dataset(dataset, trained_on)
+    chosen = measuring.Models(models, model_dir, models_dataset, threat_model, weights)
     cards = {name: chosen.path(name) for name in models if card}
     files = _Outputs([followed(path) for path in out or []], samples and followed(samples), cards)
     measuring.on_first_rank(files.check, chosen.cards())
@@ -153,9 +153,9 @@ def evaluate(
     protocol = list(dict.fromkeys(protocol))
     evaluations: list[Evaluation] = []
     show = partial(_print_accuracies, evaluations, source.in_words(len(subject.images)))
-    with measuring.progress_of(folder, show) as track:
+    with measuring.progress_of(folder, show) as progress:
         for name, network in networks.items():
-            of_model = {**common, "cache_key": cache_key and f"{name} {cache_key}", "track": prefixed(track, name)}
+            of_model = common | {"cache_key": cache_key and f"{name} {cache_key}", "progress": prefixed(progress, name)}
             with measuring.model_on(where, name, network) as model:
                 results = measure(
                     model, subject.images.images, subject.images.labels, protocols=protocol, attacks=attacks,

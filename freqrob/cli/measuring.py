@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import typer
 
 from freqrob.cli.printing import print_line, print_resume_hint, print_warning, rank, warnings_as_lines
-from freqrob.cli.progress import Track, progress_bars
+from freqrob.cli.progress import Progress, progress_bars
 from freqrob.runtime.files import check_file
 from freqrob.runtime.launched import launched
 from freqrob.runtime.parameters import check_choices
@@ -180,8 +180,8 @@ class Images:
 
     def in_words(self, count: int) -> str:
         """For tables: "1,000 images of cifar10's test split"."""
-        of = self.data if self.dataset == FOLDER else f"{self.dataset}'s {self.split} split"
-        return f"{count:,} images of {of}"
+        source = self.data if self.dataset == FOLDER else f"{self.dataset}'s {self.split} split"
+        return f"{count:,} images of {source}"
 
     def read(self) -> Subject:
         """Load the images (photographs are only listed), and choose the classes and the first ``count`` images."""
@@ -197,8 +197,8 @@ class Images:
             all_classes = images.classes
             images = select_classes(images, classes) if classes else images
         if self.count is not None and self.count > len(images):
-            of = "the folder" if self.dataset == FOLDER else f"the {self.split} split"
-            raise ValueError(f"images: expected 1 to {len(images)} (size of {of}), got {self.count}")
+            source = "the folder" if self.dataset == FOLDER else f"the {self.split} split"
+            raise ValueError(f"images: expected 1 to {len(images)} (size of {source}), got {self.count}")
         images = replace(images, images=preprocessed(images.images, self.preprocessing))[: self.count]
         chosen = tuple(map(all_classes.index, images.classes)) if images.classes != all_classes else ()
         return Subject(images, chosen, len(all_classes))
@@ -208,9 +208,9 @@ class Images:
         from freqrob.data import load_dataset
         from freqrob.runtime.processes import rank_zero_first
 
-        with progress_bars(quiet=rank() > 0) as (track, _log), rank_zero_first():
+        with progress_bars(quiet=rank() > 0) as (progress, _log), rank_zero_first():
             split = cast("Split", self.split)
-            return load_dataset(self.dataset, split, self.data, download=self.download, track=track)
+            return load_dataset(self.dataset, split, self.data, download=self.download, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -219,13 +219,13 @@ class Subject:
 
     Attributes:
         images: the images.
-        chosen: indices of the images' classes among the data set's ``of`` classes, if they are a subset; else empty.
-        of: the number of classes of the whole data set.
+        chosen: indices of the images' classes among the data set's ``num_classes``, if they are a subset; else empty.
+        num_classes: number of classes of the whole data set.
     """
 
     images: ImageSet
     chosen: tuple[int, ...] = ()
-    of: int = 0
+    num_classes: int = 0
 
 
 def imagenet_or(classes: tuple[str, ...]) -> tuple[str, ...]:
@@ -321,14 +321,15 @@ class Models:
         if self.weights is not None and not chosen:
             got = ", ".join(self.names)
             raise ValueError(f"weights: expected a model NAME=FILE for --weights {self.weights}, got {got}")
-        of: dict[str, Any] = (
-            {"num_classes": len(subject.images.classes) or None, "subset_of": subject.of or None} if subject else {}
-        )
+        classes: dict[str, Any] = {}
+        if subject:
+            classes = {"num_classes": len(subject.images.classes) or None, "subset_of": subject.num_classes or None}
         where = self.folder, self.dataset, self.threat_model
         with warnings_as_lines(), rank_zero_first():
-            networks = {name: open_model(name, *where, **of, **chosen.get(name, {})) for name in self.names}
+            networks = {name: open_model(name, *where, **classes, **chosen.get(name, {})) for name in self.names}
         if subject and subject.chosen:
-            networks = {name: with_classes(model, subject.chosen, subject.of) for name, model in networks.items()}
+            selected = subject.chosen, subject.num_classes
+            networks = {name: with_classes(model, *selected) for name, model in networks.items()}
         for name in filter(_NAME.fullmatch, networks):
             shipped, trained = self.path(name, shipped_folder()), self.path(name)
             if shipped.is_file() and not trained.is_file() and trained.parent.is_dir():  # where one may be expected
@@ -344,14 +345,14 @@ def class_count(dataset: str, images: ImageSet) -> int | None:
 
 
 @contextmanager
-def progress_of(results: Path | None, show: Callable[[], None] = lambda: None) -> Iterator[Track]:
+def progress_of(results: Path | None, show: Callable[[], None] = lambda: None) -> Iterator[Progress]:
     """Show a progress bar while models are measured; after Ctrl-C, print how to resume from ``results``.
 
     After Ctrl-C and after an error, ``show`` prints the numbers of finished models, which may not be saved yet.
     """
     try:
-        with progress_bars(quiet=rank() > 0) as (track, _log):
-            yield track
+        with progress_bars(quiet=rank() > 0) as (progress, _log):
+            yield progress
     except KeyboardInterrupt:
         show()
         kept = results is not None and any(results.glob("*.safetensors"))

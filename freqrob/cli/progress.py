@@ -11,14 +11,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from freqrob.runtime.progress import Track
+from freqrob.runtime.progress import Progress
 
 LINE_SECONDS = 60  # between lines of progress in a log
 
 
 @contextmanager
-def progress_bars(quiet: bool = False) -> Iterator[tuple[Track, Callable[[str], None]]]:
-    """Yield ``track``, which shows a progress bar for an iterable, and ``log``, which prints above the bar.
+def progress_bars(quiet: bool = False) -> Iterator[tuple[Progress, Callable[[str], None]]]:
+    """Yield ``progress``, which shows a progress bar for an iterable, and ``log``, which prints above the bar.
 
     With ``images`` per item, the bar shows images per second. If a sized iterable has fewer items than ``count``, the
     missing ones count as done. Without a terminal, such as in a batch job's log, a line is printed every
@@ -29,34 +29,34 @@ def progress_bars(quiet: bool = False) -> Iterator[tuple[Track, Callable[[str], 
         bars.TimeElapsedColumn(), bars.TextColumn("left"), bars.TimeRemainingColumn(),
     )  # fmt: skip
     console, printed_at = Console(emoji=False, stderr=True), time.monotonic()
-    progress = bars.Progress(
+    bar = bars.Progress(
         *columns, console=console, transient=True, disable=quiet or not console.is_terminal, speed_estimate_period=300
     )
 
-    def track(items: Iterable, description: str, count: int, images: int = 0) -> Iterator:
+    def progress(items: Iterable, description: str, count: int, images: int = 0) -> Iterator:
         nonlocal printed_at
         done = count - len(items) if isinstance(items, Sized) else 0
-        task = progress.add_task(escape(description), total=count, completed=done, images=images)
+        task = bar.add_task(escape(description), total=count, completed=done, images=images)
         try:
             for item in items:
                 yield item
-                progress.advance(task)
+                bar.advance(task)
                 if not console.is_terminal and time.monotonic() - printed_at > LINE_SECONDS:
                     printed_at = time.monotonic()
-                    (current,) = (each for each in progress.tasks if each.id == task)
+                    (current,) = (each for each in bar.tasks if each.id == task)
                     cells = (
                         str(column.render(current)) for column in columns if not isinstance(column, bars.BarColumn)
                     )
                     log(" ".join(cells))
         finally:
-            progress.remove_task(task)
+            bar.remove_task(task)
 
     def log(line: str) -> None:
         if not quiet:
             console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
-    with progress:
-        yield track, log
+    with bar:
+        yield progress, log
 
 
 class _Throughput(bars.ProgressColumn):
@@ -67,6 +67,6 @@ class _Throughput(bars.ProgressColumn):
         return Text(f"{images * task.speed:,.0f} images/s" if images and task.speed else "")
 
 
-def prefixed(track: Track, name: str) -> Track:
-    """A ``track`` whose progress bar begins with a name."""
-    return lambda items, description, *sizes: track(items, f"{name}: {description}", *sizes)
+def prefixed(progress: Progress, name: str) -> Progress:
+    """A ``progress`` whose bar begins with a name."""
+    return lambda items, description, *sizes: progress(items, f"{name}: {description}", *sizes)

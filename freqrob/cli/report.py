@@ -47,9 +47,10 @@ def report(
 
     dataset = named_dataset(dataset, grayscale)
     given = {"--title": title or None, "--dataset": dataset, "--threat-model": threat_model}
-    with progress_bars() as (track, _log), warnings_as_lines():
+    with progress_bars() as (progress, _log), warnings_as_lines():
+        command = command_line("report", given, *map(str, runs)) + ("" if cards else " --no-cards")
         page = write_report(
             runs, out, title=title, cards=cards, model_dir=model_dir, dataset=dataset, threat_model=threat_model,
-            command=command_line("report", given, *map(str, runs)) + ("" if cards else " --no-cards"), track=track,
+            command=command, progress=progress,
         )  # fmt: skip
     print_line(f"Wrote {page} with results.json, results.csv, figures/ and data/ beside it.")

@@ -86,7 +86,7 @@ def reproduce(
     lab = Lab(
         replace(SCALES[scale], images={**SCALES[scale].images, **of_kinds}), data, model_dir,
         device=measuring.usable_device(device), accelerator=device.partition(":")[0],
-        images=most, seed=seed, download=download, may_train=not no_train, frost=frost,
+        n_images=most, seed=seed, download=download, may_train=not no_train, frost=frost,
     )  # fmt: skip
     if not experiments:
         _list(lab, out, with_hours=dry_run)
@@ -129,8 +129,8 @@ def _run(experiment: Experiment, lab: Lab, out: Path, models: list[str], again: 
     from freqrob.reproduction.records import SUMMARY, summary
 
     try:
-        with progress_bars() as (track, log), warnings_as_lines():
-            lab = replace(lab, track=track, log=log)
+        with progress_bars() as (progress, log), warnings_as_lines():
+            lab = replace(lab, progress=progress, log=log)
             result = run(experiment, lab, out, models=models, again=again, command=command)
     except KeyboardInterrupt:
         measuring.print_resume_hint(f"Finished rows are in {out}")
@@ -148,11 +148,11 @@ def _print(experiment: Experiment, result: Reproduction) -> None:
     numbers = numbers_of(result.rows)
     units = {column: f" ({column.unit})" if column.unit else "" for column in experiment.columns}
     table = Table("measured / printed", *(escape(column.name + unit) for column, unit in units.items()))
-    for row in numbers.of:
+    for row in numbers.by_row:
         table.add_row(escape(row), *cells_of(experiment, numbers, row))
     print_line(f"{experiment.paper.short}, {experiment.where}: {experiment.title}")
     print_table(table)
-    if numbers.of:
+    if numbers.by_row:
         print_line(
             "measured ± its standard error over images; printed ± the paper's standard deviation, where it has one"
         )
@@ -178,9 +178,9 @@ def _list(lab: Lab, out: Path, with_hours: bool) -> None:
     hours_column = ["hours to train the others"] if with_hours else []
     table = Table("name", "shows", "data", "models trained", *hours_column, "rows measured", "verdicts")
     experiments = list(all_experiments())
-    with progress_bars() as (track, _), warnings_as_lines():
-        for experiment in track(experiments, "training times", len(experiments)) if with_hours else experiments:
-            trained = [subject for subject in experiment.at(lab.scale) if subject.recipe]
+    with progress_bars() as (progress, _), warnings_as_lines():
+        for experiment in progress(experiments, "training times", len(experiments)) if with_hours else experiments:
+            trained = [subject for subject in experiment.subjects_at(lab.scale) if subject.recipe]
             missing = [subject for subject in trained if not lab.has_model(subject)]
             models = f"{len(trained) - len(missing)} of {len(trained)}" if trained else ""
             hours = [_hours(lab, missing)] if with_hours else []
@@ -220,7 +220,7 @@ def _plan(experiment: Experiment, lab: Lab, models: list[str]) -> None:
     print_line(f"{experiment.name}, {experiment.where}: {experiment.title}")
     if experiment.needs:
         print_line(f"  needs: {experiment.needs}")
-    limit = {} if lab.images is None else {"images at most": lab.images}
+    limit = {} if lab.n_images is None else {"images at most": lab.n_images}
     for key, value in {**experiment.conditions(lab.scale), **limit}.items():
         print_line(f"  {key}: {in_words(value)}")
     table = Table("row", "model", "training")
@@ -238,7 +238,7 @@ def _plan(experiment: Experiment, lab: Lab, models: list[str]) -> None:
         table.add_row(escape(subject.row), escape(subject.model_name), escape(f"{command}: {hours[-1]:.3g} h"))
     print_table(table)
     for subject in experiment.subjects:
-        if subject.at(lab.scale) is None:
+        if subject.at_scale(lab.scale) is None:
             print_line(f"not at this scale: {subject.row}")
     if hours:
         print_line(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,6 +40,14 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
     gamma: Annotated[float | None, typer.Option(help="Probability with which bassmix_ balances an image.")] = None,
     precision: Annotated[str | None, typer.Option(help="bf16-mixed, 16-mixed or 32-true.")] = None,
+    initial_weights: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="MODEL|FILE",
+            help="Start from these weights: a model as for `freqrob evaluate`, or a weights file for this network.",
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any setting that `freqrob recipes RECIPE` lists; repeatable."),
@@ -57,6 +66,7 @@ def train(
     - `freqrob train standard_rn20 --data ./data --download`
     - `freqrob train bass_trades_wrn34 --dataset cifar10 --data ./data`
     - `freqrob train pgd_at_rn18 --epochs 30 --set schedule=triangle --set steps=7 --set eps=4/255`
+    - `freqrob train blur_standard_resnet50 --dataset imagenet --data ./imagenet --from torchvision:resnet50`
     - `torchrun --nproc-per-node 8 -m freqrob train pgd_at_rn18 --data ./data`; under SLURM, use `srun` in the same way
 
     Ctrl-C stops after the current step and writes a checkpoint; run the same command to resume. When the run is
@@ -71,19 +81,21 @@ def train(
     from freqrob.training.run_folder import RunFolder
 
     given = {
-        "epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed, "gamma": gamma, "precision": precision
+        "epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed, "gamma": gamma, "precision": precision,
+        "initial_weights": initial_weights,
     }  # fmt: skip
     given = {key: value for key, value in given.items() if value is not None}
     changed = training.parse_settings(recipe, settings or [])
     if twice := sorted(given.keys() & changed.keys()):
-        raise ValueError(f"--set: {twice[0]} is also set by --{twice[0].replace('_', '-')}; give it once")
+        option = {"initial_weights": "from"}.get(twice[0], twice[0].replace("_", "-"))
+        raise ValueError(f"--set: {twice[0]} is also set by --{option}; give it once")
     chosen = training.recipe_for(recipe, named_dataset(dataset, grayscale), threat_model, **given, **changed)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the trainer logs its own setup
     try:
-        with explained(chosen.batch_size), progress_bars(quiet=rank() > 0) as (track, log):
+        with explained(chosen.batch_size), progress_bars(quiet=rank() > 0) as (progress, log):
             weights = training.train(
                 chosen, data, model_dir, download=download, accelerator=accelerator, compile=compile,
-                checkpoint_minutes=checkpoint_minutes, tensorboard=tensorboard, track=track, log=log,
+                checkpoint_minutes=checkpoint_minutes, tensorboard=tensorboard, progress=progress, log=log,
             )  # fmt: skip
     except KeyboardInterrupt:
         folder = checkpoint_path(chosen.name, model_dir, chosen.dataset, chosen.threat_model).with_suffix("")
@@ -96,6 +108,9 @@ def train(
 def recipes(
     pattern: Annotated[str, typer.Argument(help='A shell-style pattern, in quotes: `"*trades*"`.')] = "*",
     dataset: Annotated[str | None, typer.Option(help="Only recipes for this data set.")] = None,
+    cost: Annotated[
+        bool, typer.Option("--cost", help="For one recipe: measure a step, and estimate the hours.")
+    ] = False,
 ) -> None:
     """List the presets and their sources; if only one matches, show all its settings.
 
@@ -103,7 +118,7 @@ def recipes(
 
     - `freqrob recipes`
     - `freqrob recipes "bass*" --dataset cifar10`
-    - `freqrob recipes bass_pgd_at_rn18`
+    - `freqrob recipes bass_pgd_at_rn18 --cost`
     """
     from freqrob.data import DATASETS
     from freqrob.training import recipe_for
@@ -111,17 +126,20 @@ def recipes(
 
     if dataset is not None:
         check_choices(DATASETS, dataset=dataset)
+    show = partial(_show_recipe, cost=cost)
     presets = [preset for preset in list_presets(pattern) if dataset in (None, preset.recipe.dataset)]
     if not presets and set(pattern) & set("*?["):
         raise ValueError(f"no recipe matches {pattern!r}; `freqrob recipes` lists them all")
     if not presets:
         guess = recipe_for(pattern, dataset or "cifar10")
-        _show_recipe(guess, f"Note: {without_source(guess)}.")
+        show(guess, f"Note: {without_source(guess)}.")
         return
     if len({preset.recipe.name for preset in presets}) == 1:
         for preset in presets:
-            _show_recipe(preset.recipe, f"From {_source(preset)}. {preset.assumed}".strip())
+            show(preset.recipe, f"From {_source(preset)}. {preset.assumed}".strip())
         return
+    if cost:
+        raise ValueError(f"pattern: expected the name of one recipe for --cost, got {pattern!r}")
     table = Table("recipe", "data set", "epochs", "lr", "from")
     for preset in presets:
         chosen = preset.recipe
@@ -129,7 +147,7 @@ def recipes(
     print_table(table)
 
 
-def _show_recipe(recipe: Recipe, source: str) -> None:
+def _show_recipe(recipe: Recipe, source: str, cost: bool) -> None:
     settings = recipe.as_dict()
     defense = settings.pop("defense")
     title = f"{settings.pop('name')} on {settings.pop('dataset')}"
@@ -140,6 +158,25 @@ def _show_recipe(recipe: Recipe, source: str) -> None:
         table.add_row(f"[dim]defence[/dim] {key}", pixels(value) if key in ("eps", "step_size") else str(value))
     print_table(table)
     print_line(source)
+    if cost:
+        print_line(_cost(recipe))
+
+
+def _cost(recipe: Recipe) -> str:
+    """Hours of a recipe's training: measured here, and computed for GPUs."""
+    import torch
+
+    from freqrob.training.cost import GPU_SHARE, GPUS, step_cost, step_flops, training_steps
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    flops, seconds, steps = step_flops(recipe), step_cost(recipe, device).seconds, training_steps(recipe)
+    here = f"{seconds:.3g} s on this {device} ({torch.get_num_threads()} threads)"
+    computed = [f"{steps * flops / (GPU_SHARE * peak) / 3600:.3g} h on one {name}" for name, peak in GPUS.items()]
+    return (
+        f"A step of {recipe.batch_size} images has {flops:.3g} flops and takes {here}: {steps * seconds / 3600:.3g} h "
+        f"for {recipe.epochs} epochs. Computed for {GPU_SHARE:.0%} of the peak with --set precision=bf16-mixed: "
+        f"{', '.join(computed)}."
+    )
 
 
 def _source(preset: Preset) -> str:

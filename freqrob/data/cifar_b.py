@@ -24,7 +24,7 @@ from freqrob.runtime.files import (
     write_synced,
 )
 from freqrob.runtime.parameters import Count, check_choices, checked
-from freqrob.runtime.progress import Track, untracked
+from freqrob.runtime.progress import Progress, no_progress
 from freqrob.runtime.provenance import Provenance, provenance
 from freqrob.runtime.reading import Label, damage_named
 from freqrob.spectral.reference import Weighting
@@ -46,7 +46,7 @@ BALANCED = FileFormat("cifar_b", BalancedManifest)
 
 
 @checked
-def balance(dataset: ImageSet, *, weighting: Weighting = "amplitude", chunk: Count = 1024) -> ImageSet:
+def balance(dataset: ImageSet, *, weighting: Weighting = "amplitude", batch_size: Count = 1024) -> ImageSet:
     """Balance every image of a data set by BaSS; the result is uint8 in memory, also for a memory-mapped data set.
 
     Photographs stay files, which are balanced each time that they are read.
@@ -65,7 +65,7 @@ def balance(dataset: ImageSet, *, weighting: Weighting = "amplitude", chunk: Cou
         how = f"balanced by {BaSS(weighting=weighting)}"
         return replace(dataset, images=dataset.images.map(partial(bass, weighting=weighting), how))
     balanced = torch.empty(dataset.images.shape, dtype=torch.uint8, device=dataset.images.device)
-    for images, out in zip(dataset.images.split(chunk), balanced.split(chunk), strict=True):
+    for images, out in zip(dataset.images.split(batch_size), balanced.split(batch_size), strict=True):
         bass(images, weighting=weighting, out=out)
     return replace(dataset, images=balanced)
 
@@ -79,7 +79,7 @@ def write_cifar_b(
     weighting: Weighting = "amplitude",
     download: bool = False,
     command: str = "",
-    track: Track = untracked,
+    progress: Progress = no_progress,
 ) -> Path:
     """Write CIFAR-10 or CIFAR-100 balanced by BaSS, in files that differ from the original ones only in the pixels.
 
@@ -94,7 +94,7 @@ def write_cifar_b(
         weighting: BaSS's weighting, ``"amplitude"`` or ``"power"``.
         download: fetch the original if it is missing.
         command: recorded in ``cifar_b.json``.
-        track: wraps the files in a progress bar.
+        progress: wraps the files in a progress bar.
 
     Returns:
         The new folder.
@@ -118,7 +118,7 @@ def write_cifar_b(
         folder = new / kind.base_folder
         folder.mkdir()
         names = [name for name, _md5 in kind.train_list + kind.test_list]
-        for name in track(names, f"balancing {dataset}", len(names)):
+        for name in progress(names, f"balancing {dataset}", len(names)):
             write_synced(folder / name, _balanced((source / name).read_bytes(), weighting))
         write_synced(folder / kind.meta["filename"], (source / kind.meta["filename"]).read_bytes())
         sums = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}

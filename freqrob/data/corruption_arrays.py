@@ -28,7 +28,7 @@ from freqrob.runtime.files import (
     write_npy,
 )
 from freqrob.runtime.parameters import Natural, check_choices, check_integers, checked
-from freqrob.runtime.progress import Track, untracked
+from freqrob.runtime.progress import Progress, no_progress
 from freqrob.runtime.provenance import Provenance, provenance
 from freqrob.runtime.reading import Label, brief, holds_npy, map_npy, read_json
 from freqrob.runtime.tensors import data_hash
@@ -57,7 +57,7 @@ def write_corruptions(
     seed: Natural = 0,
     frost: str | Path | None = None,
     command: str = "",
-    track: Track = untracked,
+    progress: Progress = no_progress,
 ) -> list[str]:
     """Write corrupted images in the benchmark's format: ``<type>.npy`` (5·N, H, W, 3) uint8, by ascending severity.
 
@@ -73,7 +73,7 @@ def write_corruptions(
         seed: random seed.
         frost: the folder of photographs for the type ``frost``.
         command: recorded in ``generated.json``.
-        track: wraps the work in a progress bar.
+        progress: wraps the work in a progress bar.
 
     Returns:
         The types that this call made.
@@ -100,7 +100,7 @@ def write_corruptions(
         write_npy(folder / LABELS, shape[:1], [np.tile(labels.astype(np.uint8), len(SEVERITIES))])
     starts = range(0, len(dataset), CHUNK)
     steps = [(name, severity, start) for name in missing for severity in SEVERITIES for start in starts]
-    tracked = iter(track(steps, "corrupting", len(steps)))
+    tracked = iter(progress(steps, "corrupting", len(steps)))
     for name in missing:
         blocks = _blocks(dataset.tensor, islice(tracked, len(SEVERITIES) * len(starts)), seed, frost)
         write_npy(folder / f"{name}.npy", shape, blocks)

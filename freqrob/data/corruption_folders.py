@@ -30,7 +30,7 @@ from freqrob.data.preprocessing import Preprocessing
 from freqrob.data.streams import ImageStream
 from freqrob.runtime.files import check_folder, expanded, replacing, sha256_of
 from freqrob.runtime.parameters import Natural, check_choices, check_integers, checked
-from freqrob.runtime.progress import Track, untracked
+from freqrob.runtime.progress import Progress, no_progress
 
 FOLDERS = {"imagenet": "ImageNet-C", "tiny_imagenet": "Tiny-ImageNet-C", "folder": "corrupted"}
 URLS = {
@@ -115,7 +115,7 @@ def write_corruption_folders(
     seed: Natural = 0,
     frost: str | Path | None = None,
     command: str = "",
-    track: Track = untracked,
+    progress: Progress = no_progress,
 ) -> list[str]:
     """Write corrupted images in ImageNet-C's layout: ``<type>/<severity>/<class>/<name>.JPEG``, as published.
 
@@ -126,7 +126,7 @@ def write_corruption_folders(
         dataset: N images (N, 3, H, W), usually photographs with their preprocessing, with names of the classes.
         folder: created if absent.
         types: names from ``CORRUPTIONS``.
-        about, seed, frost, command, track: as for ``write_corruptions``.
+        about, seed, frost, command, progress: as for ``write_corruptions``.
 
     Returns:
         The types that this call made or completed. Raises as ``write_corruptions``.
@@ -139,7 +139,7 @@ def write_corruption_folders(
     missing = [name for name in dict.fromkeys(types) if name not in made_before]
     names, at_once = _file_names(dataset), torch.arange(len(dataset)).split(AT_ONCE)
     steps = [(name, severity, chunk) for name in missing for severity in SEVERITIES for chunk in at_once]
-    tracked = iter(track(steps, "corrupting", len(steps)))
+    tracked = iter(progress(steps, "corrupting", len(steps)))
     for name in missing:
         for _, severity, chunk in islice(tracked, len(SEVERITIES) * len(at_once)):
             paths = [folder / name / str(severity) / names[number] for number in chunk.tolist()]

@@ -27,7 +27,7 @@ from freqrob.data.streams import Images, ImageStream, in_memory, select
 from freqrob.runtime.files import check_folder, expanded, temporary_folder_beside
 from freqrob.runtime.parameters import Natural, check_choices, checked
 from freqrob.runtime.pixels import check_channels_first, check_range
-from freqrob.runtime.progress import Track, untracked
+from freqrob.runtime.progress import Progress, no_progress
 from freqrob.runtime.reading import brief
 from freqrob.runtime.registry import Registry
 from freqrob.runtime.tensors import FLOATS, check_values
@@ -86,35 +86,35 @@ class _DatasetRegistry(Registry[DatasetInfo]):
         """The colour data set that ``name`` has in grey levels."""
         if not isinstance(name, str) or not name.endswith(SUFFIX) or not super().__contains__(colour_name(name)):
             return None
-        about = super().__getitem__(colour_name(name))
-        return about if about.channels == len(LUMA) else None
+        info = super().__getitem__(colour_name(name))
+        return info if info.channels == len(LUMA) else None
 
 
-def _in_grayscale(about: DatasetInfo) -> DatasetInfo:
+def _in_grayscale(info: DatasetInfo) -> DatasetInfo:
     """The metadata of a colour data set in grey levels.
 
     The mean is the luma's. The standard deviation is the luma's if the channels are fully correlated, as those of
     photographs nearly are: .2466 for CIFAR-10, instead of .2392.
     """
-    mean, std = (sum(w * v for w, v in zip(LUMA, values, strict=True)) for values in (about.mean, about.std))
-    return replace(about, mean=(round(mean, 4),), std=(round(std, 4),))
+    mean, std = (sum(w * v for w, v in zip(LUMA, values, strict=True)) for values in (info.mean, info.std))
+    return replace(info, mean=(round(mean, 4),), std=(round(std, 4),))
 
 
 DATASETS: Registry[DatasetInfo] = _DatasetRegistry(
     "dataset",
     "freqrob.datasets",
-    lambda about: isinstance(about, DatasetInfo) and about.load is not None,
+    lambda info: isinstance(info, DatasetInfo) and info.load is not None,
     "a DatasetInfo with load",
 )
 
 
 @checked
-def register_dataset(name: str, about: DatasetInfo) -> Callable[[Loader], Loader]:
-    """Decorator: ``load_dataset(name)`` calls the decorated function, which becomes ``about.load`` (``DatasetInfo``).
+def register_dataset(name: str, info: DatasetInfo) -> Callable[[Loader], Loader]:
+    """Decorator: ``load_dataset(name)`` calls the decorated function, which becomes ``info.load`` (``DatasetInfo``).
 
     Raises ValueError when the name is taken. Other packages: entry-point group ``freqrob.datasets``.
     """
-    return DATASETS.register(name, lambda load: replace(about, load=load))
+    return DATASETS.register(name, lambda load: replace(info, load=load))
 
 
 @checked
@@ -180,7 +180,7 @@ def load_dataset(
     data_dir: str | Path = "./data",
     *,
     download: bool = False,
-    track: Track = untracked,
+    progress: Progress = no_progress,
 ) -> ImageSet:
     """Load a split of a data set.
 
@@ -201,7 +201,7 @@ def load_dataset(
         download: fetch the data set into ``data_dir`` if it is missing, with torchvision's progress bar and the
             published checksum (CIFAR 170 MB each, svhn 180 and 60 MB, tiny_imagenet 240 MB); not available for
             restricted_imagenet.
-        track: wraps the decoding of image files in a progress bar.
+        progress: wraps the decoding of image files in a progress bar.
 
     Raises:
         ValueError: an unknown name or split, or a damaged image file.
@@ -211,7 +211,7 @@ def load_dataset(
     check_choices(DATASETS, dataset=name)
     folder = expanded(data_dir, "data_dir")
     if name not in list(DATASETS):  # in grey levels
-        loaded = load_dataset(colour_name(name), split, folder, download=download, track=track)
+        loaded = load_dataset(colour_name(name), split, folder, download=download, progress=progress)
         images = loaded.images
         grey = images.map(to_grayscale, "grayscale", 1) if isinstance(images, ImageStream) else to_grayscale(images)
         return replace(loaded, images=grey)
@@ -232,7 +232,7 @@ def load_dataset(
     if DATASETS[name].streamed:
         return _streamed(chosen)
     size = DATASETS[name].size
-    images = decode(chosen, size, folder / f"{name}_{split}_{size}px", track)
+    images = decode(chosen, size, folder / f"{name}_{split}_{size}px", progress)
     return ImageSet(images, chosen.labels, chosen.classes)
 
 

@@ -33,14 +33,14 @@ def colour_name(dataset: str) -> str:
 
 
 @checked
-def to_grayscale(images: Tensor, *, chunk: Count = CHUNK) -> Tensor:
+def to_grayscale(images: Tensor, *, batch_size: Count = CHUNK) -> Tensor:
     """The luma of ITU-R BT.601, .299 R + .587 G + .114 B, rounded as PIL's ``convert("L")`` rounds it.
 
     It is what torchvision's ``Grayscale`` gives for PIL images. Images that are already gray are returned unchanged.
 
     Args:
         images: (N, 3, H, W) or (N, 1, H, W) uint8.
-        chunk: images at a time.
+        batch_size: images at a time.
 
     Returns:
         (N, 1, H, W) uint8, in memory, also for memory-mapped images.
@@ -57,7 +57,7 @@ def to_grayscale(images: Tensor, *, chunk: Count = CHUNK) -> Tensor:
     if images.shape[1] == 1:
         return images
     gray = images.new_empty((len(images), 1, *images.shape[2:]))
-    for colours, out in zip(images.split(chunk), gray.split(chunk), strict=True):
+    for colours, out in zip(images.split(batch_size), gray.split(batch_size), strict=True):
         red, green, blue = colours.int().unbind(1)
         out.copy_(((RED * red + GREEN * green + BLUE * blue + 0x8000) >> 16)[:, None])
     return gray

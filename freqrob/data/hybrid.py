@@ -17,7 +17,7 @@ from freqrob.runtime.file_formats import FileFormat
 from freqrob.runtime.files import as_json, check_folder, expanded, replacing
 from freqrob.runtime.parameters import Natural, checked, fits, is_number, shown
 from freqrob.runtime.pixels import check_channels_first, check_scale
-from freqrob.runtime.progress import Track, untracked
+from freqrob.runtime.progress import Progress, no_progress
 from freqrob.runtime.provenance import Provenance, provenance
 from freqrob.runtime.reading import Count, Label
 from freqrob.runtime.tensors import check_dense, check_values
@@ -137,7 +137,7 @@ def write_hybrids(
     sheet: Natural = 0,
     about: Mapping[str, Any] | None = None,
     command: str = "",
-    track: Track = untracked,
+    progress: Progress = no_progress,
 ) -> Path:
     """Write the hybrid images that ``hybrid_reliance`` measures to ``hybrid.npz``, described by ``hybrid.json``.
 
@@ -154,7 +154,7 @@ def write_hybrids(
             its partner. 0 for no sheet.
         about: description of the images, for the JSON.
         command: recorded in the JSON.
-        track: wraps the work in a progress bar.
+        progress: wraps the work in a progress bar.
 
     Returns:
         The path of ``hybrid.npz``. Each file is complete before it replaces an earlier one.
@@ -169,7 +169,7 @@ def write_hybrids(
     as_json(dict(about or {}), "about")
     partner, pixels = partners(dataset.labels, seed), to_pixels(dataset.tensor)
     mixed = []
-    for frequency in track(frequencies, "hybrid images", len(frequencies)):
+    for frequency in progress(frequencies, "hybrid images", len(frequencies)):
         hybrids = hybrid_images(pixels, pixels[partner], frequency)
         mixed.append(hybrids if floats else (255 * hybrids).round().byte())
     arrays = {

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from freqrob.runtime.files import write_npy
-from freqrob.runtime.progress import Track
+from freqrob.runtime.progress import Progress
 from freqrob.runtime.reading import holds_npy, map_npy, read_image
 from freqrob.runtime.warning import warn
 
@@ -69,7 +69,7 @@ def _names_in(folder: Path) -> list[str]:
     return sorted(os.listdir(folder)) if folder.is_dir() else []
 
 
-def decode(files: ImageFiles, size: int, cache: Path, track: Track) -> Tensor:
+def decode(files: ImageFiles, size: int, cache: Path, progress: Progress) -> Tensor:
     """Decode ``files`` to (N, 3, size, size) uint8, memory-mapped: do not write to them.
 
     Images are decoded to RGB and resized as by torchvision's ``Resize((size, size))`` (bilinear with antialiasing),
@@ -86,13 +86,13 @@ def decode(files: ImageFiles, size: int, cache: Path, track: Track) -> Tensor:
     path = cache.with_name(f"{cache.name}_{digest[:12]}.npy")
     if not holds_npy(path, shape):
         try:
-            write_npy(path, shape, _decoded(files, size, track))
+            write_npy(path, shape, _decoded(files, size, progress))
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 message = f"could not keep {np.prod(shape) / 1e9:.3g} GB of decoded images: {error}"
                 raise OSError(error.errno, message) from error
             warn(f"{path.parent} is read-only: images are decoded into memory at each start")
-            return _in_memory(shape, _decoded(files, size, track))
+            return _in_memory(shape, _decoded(files, size, progress))
         for older in set(cache.parent.glob(f"{cache.name}_{'[0-9a-f]' * 12}.npy")) - {path}:
             older.unlink(missing_ok=True)
     with warnings.catch_warnings():  # torch has no read-only tensors and says so
@@ -108,11 +108,11 @@ def _in_memory(shape: tuple[int, ...], blocks: Iterator[np.ndarray]) -> Tensor:
     return images
 
 
-def _decoded(files: ImageFiles, size: int, track: Track) -> Iterator[np.ndarray]:
+def _decoded(files: ImageFiles, size: int, progress: Progress) -> Iterator[np.ndarray]:
     """Blocks (n, 3, size, size) of the images, in order."""
     starts = range(0, len(files), _CHUNK)
     with ThreadPoolExecutor() as pool:
-        for start in track(starts, f"decoding {len(files):,} images", len(starts)):
+        for start in progress(starts, f"decoding {len(files):,} images", len(starts)):
             paths = (files.root / name for name in files.names[start : start + _CHUNK])
             yield np.stack(list(pool.map(partial(_read, size=size), paths)))
 

@@ -72,12 +72,12 @@ class Preprocessing:
         return ", ".join(steps) or "none"
 
     @classmethod
-    def of_preset(cls, preset: Any) -> Preprocessing:
+    def from_preset(cls, preset: Any) -> Preprocessing:
         """The preprocessing of torchvision's weights, ``weights.transforms()``."""
         return cls(_sides(preset.resize_size), _crop(preset.crop_size), preset.interpolation.value)
 
     @classmethod
-    def of_transforms(cls, transforms: Sequence[Any]) -> Preprocessing | None:
+    def from_transforms(cls, transforms: Sequence[Any]) -> Preprocessing | None:
         """The preprocessing in torchvision transforms, such as RobustBench's; None if none resizes or crops."""
         found: dict[str, Any] = {}
         for transform in transforms:
@@ -88,7 +88,7 @@ class Preprocessing:
         return cls(**found) if found else None
 
     @classmethod
-    def of_timm(cls, settings: Any) -> Preprocessing | None:
+    def from_timm(cls, settings: Any) -> Preprocessing | None:
         """timm's preprocessing for evaluation; None if timm adds borders or images are not square.
 
         Source: ``timm.data.transforms_factory.transforms_imagenet_eval``.

@@ -13,7 +13,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 
 from freqrob.data.datasets import check_labelled
 from freqrob.data.streams import ImageStream
-from freqrob.runtime.progress import Track, untracked
+from freqrob.runtime.progress import Progress, no_progress
 from freqrob.runtime.reading import brief
 from freqrob.runtime.tensors import update_digest
 
@@ -47,7 +47,7 @@ class DatasetReader:
         return (images for images, _ in _read(self.dataset, chunks, self.options))
 
 
-def stream_dataset(data: Dataset | DataLoader, track: Track = untracked) -> tuple[ImageStream, Tensor]:
+def stream_dataset(data: Dataset | DataLoader, progress: Progress = no_progress) -> tuple[ImageStream, Tensor]:
     """A stream of the images of a data set or loader, ordered by index, and their labels (N,) int64.
 
     All images are read once to check and hash them and to collect labels; memory does not grow with their number. A
@@ -71,7 +71,7 @@ def stream_dataset(data: Dataset | DataLoader, track: Track = untracked) -> tupl
     labels: list[Tensor] = []
     first: Tensor | None = None
     batches = _read(dataset, chunks, options)
-    for _ in track(chunks, f"reading {len(numbers):,} images once", len(chunks)):
+    for _ in progress(chunks, f"reading {len(numbers):,} images once", len(chunks)):
         images, classes = next(batches)
         first = images[:1] if first is None else first
         _check(images, classes, first)

@@ -24,7 +24,7 @@ from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.diagnostics.per_sample import per_sample
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
 from freqrob.runtime.parameters import Count, Natural, Pixels, checked, fits
-from freqrob.runtime.progress import Track, untracked
+from freqrob.runtime.progress import Progress, no_progress
 from freqrob.spectral.ops import ring_filter
 from freqrob.spectral.rings import RingMap
 
@@ -80,7 +80,7 @@ def band_accuracy(
     batch_size: Count | None = None,
     cache: Path | None = None,
     cache_key: str | None = None,
-    track: Track = untracked,
+    progress: Progress = no_progress,
 ) -> BandAccuracy:
     """Classify filtered images, and attack the images in bands of the spectrum.
 
@@ -93,7 +93,7 @@ def band_accuracy(
             in cycles/pixel.
         eps, steps: L∞ radius of the attack in pixels of [0, 1], and its gradient steps in each band.
         attacked: attack only the first ``attacked`` images; all by default, 0 for none.
-        model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``.
+        model, images, labels, batch_size, cache, cache_key, progress: as for ``per_sample``.
 
     Raises:
         ValueError: a width that is not odd and positive, attack settings out of range, or invalid images or labels.
@@ -127,7 +127,7 @@ def band_accuracy(
         clean = classified(model(natural), classes)
         return {"own": clean} | {name: torch.stack([correct(kept) for kept in filters[name]], 1) for name in filters}
 
-    common = {"batch_size": batch_size, "cache": cache, "cache_key": cache_key, "track": track}
+    common = {"batch_size": batch_size, "cache": cache, "cache_key": cache_key, "progress": progress}
     key = {"diagnostic": "band_accuracy", "width": width, "every": every}
     samples = per_sample(classify_filtered, model, images, labels, key=key, quantity="band accuracy", **common)
     low, high, band, clean = (samples[name].double().mean(0) for name in ("low", "high", "band", "own"))

@@ -18,7 +18,7 @@ from freqrob.data.streams import Images
 from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.diagnostics.spectrum import Spectrum, check_image_set, spectrum
 from freqrob.runtime.parameters import checked
-from freqrob.runtime.progress import Track, untracked
+from freqrob.runtime.progress import Progress, no_progress
 from freqrob.spectral.jacobian import log_b_low
 from freqrob.spectral.ops import check_images, mean_amplitude
 
@@ -94,11 +94,11 @@ def _mean_change(images: Tensor, corrupted: Tensor) -> Tensor:
 
 
 def save_spectra(
-    sets: Mapping[str, Images], folder: str | Path, about: Mapping[str, Any], track: Track = untracked
+    sets: Mapping[str, Images], folder: str | Path, about: Mapping[str, Any], progress: Progress = no_progress
 ) -> dict[str, Spectrum]:
     """Measure the spectrum of each set of images, and save it with ``about`` under the set's name."""
     spectra = {}
-    for name, images in track(sets.items(), "spectra", len(sets)):
+    for name, images in progress(sets.items(), "spectra", len(sets)):
         spectra[name] = spectrum(images)
         spectra[name].save(folder, name, {**about, "set": name})
     return spectra
@@ -109,7 +109,7 @@ def save_corruption_spectra(
     corruptions: CorruptionArrays,
     folder: str | Path,
     about: Mapping[str, Any],
-    track: Track = untracked,
+    progress: Progress = no_progress,
 ) -> dict[str, tuple[Spectrum, CorruptionSpectrum]]:
     """Measure, by type, the spectra of the corrupted images and of their changes, over all severities.
 
@@ -118,7 +118,7 @@ def save_corruption_spectra(
     """
     spectra, clean = {}, images[: len(corruptions.labels)]
     clean = balance(clean) if (corruptions.generated or {}).get("bass") else clean
-    for name in track(corruptions.types, "corruptions", len(corruptions.types)):
+    for name in progress(corruptions.types, "corruptions", len(corruptions.types)):
         severities = [corruptions.images(name, severity) for severity in SEVERITIES]
         corrupted = save_spectra({name: torch.cat(severities)}, folder, about)[name]
         change = corruption_spectrum(clean.tensor, severities)

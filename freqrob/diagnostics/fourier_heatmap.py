@@ -25,7 +25,7 @@ from freqrob.models.sources import as_module
 from freqrob.models.state import channels_last, device_of, measuring
 from freqrob.runtime.parameters import Count, Natural, Positive, checked
 from freqrob.runtime.process_state import random_state
-from freqrob.runtime.progress import Track, untracked
+from freqrob.runtime.progress import Progress, no_progress
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,7 +88,7 @@ def fourier_heatmap(
     batch_size: Count | None = None,
     cache: Path | None = None,
     cache_key: str | None = None,
-    track: Track = untracked,
+    progress: Progress = no_progress,
 ) -> FourierHeatmap:
     """Classify images with norm · (±wave) added and clipped to [0, 1], for each frequency.
 
@@ -105,7 +105,7 @@ def fourier_heatmap(
         seed: seed of the signs.
         precision: ``"bfloat16"`` runs the network under autocast: more than twice as fast if the hardware supports it,
             but the predicted class of a few images may change.
-        model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``.
+        model, images, labels, batch_size, cache, cache_key, progress: as for ``per_sample``.
 
     Raises:
         ValueError: an unknown basis or precision, a layer that does not exist or returns no tensor, a norm or ``every``
@@ -154,7 +154,7 @@ def fourier_heatmap(
     }  # fmt: skip
     samples = per_sample(
         changes_of, model, images, labels, key=key, quantity="Fourier heat map", batch_size=batch_size,
-        cache=cache, cache_key=cache_key, track=track,
+        cache=cache, cache_key=cache_key, progress=progress,
     )  # fmt: skip
     rows, columns = (_multiples(size, every) for size in (height, width))
     change = torch.empty(len(rows), len(columns), dtype=torch.float64)

@@ -22,7 +22,7 @@ from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.diagnostics.per_sample import per_sample
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
 from freqrob.runtime.parameters import Count, check_seeds, checked, fits, shown
-from freqrob.runtime.progress import Track, untracked
+from freqrob.runtime.progress import Progress, no_progress
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,7 +76,7 @@ def hybrid_reliance(
     batch_size: Count | None = None,
     cache: Path | None = None,
     cache_key: str | None = None,
-    track: Track = untracked,
+    progress: Progress = no_progress,
 ) -> HybridReliance:
     """Classify hybrid images: low frequencies of each image, high frequencies of one from another class.
 
@@ -84,8 +84,8 @@ def hybrid_reliance(
         frequencies: mixing frequencies in cycles/pixel; by default the authors' (which they give in units of Nyquist,
             0.5 cycles/pixel).
         seeds: seeds of the partners; each assigns different partners.
-        model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``; no class may have more than
-            half of the images.
+        model, images, labels, batch_size, cache, cache_key, progress: as for ``per_sample``; no class may have
+            more than half of the images.
 
     Raises:
         ValueError: frequencies or seeds that are empty or not ascending, frequencies outside 0 to √½, negative seeds,
@@ -123,7 +123,7 @@ def hybrid_reliance(
         key = {"diagnostic": "hybrid", "frequencies": list(frequencies), "seed": seed}
         samples = per_sample(
             classify, model, images, labels, key=key, quantity=f"hybrid {seed}", batch_size=batch_size, cache=cache,
-            cache_key=cache_key, track=track,
+            cache_key=cache_key, progress=progress,
         )  # fmt: skip
         low.append(samples["low"].double().mean(0))
         high.append(samples["high"].double().mean(0))

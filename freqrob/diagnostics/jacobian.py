@@ -22,7 +22,7 @@ from freqrob.diagnostics.per_sample import per_batch
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
 from freqrob.models.state import measuring
 from freqrob.runtime.parameters import Count, checked
-from freqrob.runtime.progress import Track, untracked
+from freqrob.runtime.progress import Progress, no_progress
 from freqrob.spectral.jacobian import log_b_low
 from freqrob.spectral.reference import rfft2
 
@@ -62,14 +62,14 @@ def jacobian_spectrum(
     batch_size: Count | None = None,
     cache: Path | None = None,
     cache_key: str | None = None,
-    track: Track = untracked,
+    progress: Progress = no_progress,
 ) -> JacobianSpectrum:
     """Measure the mean over images and channels of |rfft2(∇ₓ CE)|, with CE averaged over a batch.
 
     Args:
         batch: batch size by which each image's gradient is divided; JaFR's 128. The scale of the spectrum depends on
             it, and so does ln B_low where its offset of 1e-5 matters.
-        model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``.
+        model, images, labels, batch_size, cache, cache_key, progress: as for ``per_sample``.
 
     Raises:
         ValueError: a ``batch`` below 1, or invalid images or labels.
@@ -91,7 +91,7 @@ def jacobian_spectrum(
     key = {"diagnostic": "jacobian", "batch": batch}
     sums = per_batch(
         amplitudes, model, images, labels, key=key, quantity="Jacobian", batch_size=batch_size,
-        cache=cache, cache_key=cache_key, track=track,
+        cache=cache, cache_key=cache_key, progress=progress,
     )  # fmt: skip
     amplitude = (sums["amplitude"].sum(0) / len(images)).float()
     return JacobianSpectrum(amplitude, log_b_low(amplitude).item() if amplitude.any() else nan, batch, len(images))

@@ -26,7 +26,7 @@ from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, regis
 from freqrob.models.sources import as_module
 from freqrob.models.state import default_batch_size, device_of
 from freqrob.runtime.parameters import Count, Natural, Positive, check_choices, checked, fits
-from freqrob.runtime.progress import Track, untracked
+from freqrob.runtime.progress import Progress, no_progress
 from freqrob.runtime.warning import warn
 from freqrob.spectral.longtail import split
 
@@ -42,7 +42,7 @@ class LossLandscape(Measurement):
     """The loss L(a, b) of weights w + a·d₁ + b·d₂.
 
     Attributes:
-        steps: (S,) values of a and of b, 0 in the middle; 1 is one filter norm.
+        offsets: (S,) values of a and of b, 0 in the middle; 1 is one filter norm.
         loss, accuracy: (S, S), a down, b across: mean cross-entropy in nats, and share of the images.
         variation: mean of |L − L(0, 0)| over the points within half the span; 0 for a flat loss. L can be below L(0,
             0), because the weights minimise the training loss only.
@@ -56,7 +56,7 @@ class LossLandscape(Measurement):
     kind = "loss_landscape"
     settings = ("images", "span", "points", "seed")
 
-    steps: Annotated[Tensor, Quantity("points", unit="norms of the filters")]
+    offsets: Annotated[Tensor, Quantity("points", unit="norms of the filters")]
     loss: Annotated[Tensor, Quantity("points points", unit="nats")]
     accuracy: Annotated[Tensor, Quantity("points points")]
     variation: Annotated[float, Quantity(unit="nats")]
@@ -66,13 +66,13 @@ class LossLandscape(Measurement):
 
     @property
     def span(self) -> float:
-        """The largest |a| and |b|; NaN without steps."""
-        return self.steps[-1].item() if len(self.steps) else nan
+        """The largest |a| and |b|; NaN without offsets."""
+        return self.offsets[-1].item() if len(self.offsets) else nan
 
     @property
     def points(self) -> int:
         """Number of points along each direction."""
-        return len(self.steps)
+        return len(self.offsets)
 
     @property
     def steepness(self) -> float:
@@ -93,7 +93,7 @@ class LossLandscape(Measurement):
         loss is not finite anywhere.
         """
         a, b = divmod(self._lowest, self.points)
-        return torch.hypot(self.steps[a], self.steps[b]).item() if self.loss.isfinite().any() else nan
+        return torch.hypot(self.offsets[a], self.offsets[b]).item() if self.loss.isfinite().any() else nan
 
     @property
     def depth(self) -> float:
@@ -119,7 +119,7 @@ def loss_landscape(
     batch_size: Count | None = None,
     cache: Path | None = None,
     cache_key: str | None = None,
-    track: Track = untracked,
+    progress: Progress = no_progress,
 ) -> LossLandscape:
     """Measure the loss on a square grid of weights around the model's.
 
@@ -131,7 +131,7 @@ def loss_landscape(
         span: the largest |a| and |b|.
         points: number of points along each direction, odd, 5 or more.
         seed: seed of the directions.
-        model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``, but images may also be
+        model, images, labels, batch_size, cache, cache_key, progress: as for ``per_sample``, but images may also be
             components with values from −1 to 2; each finished point is cached.
 
     Raises:
@@ -150,7 +150,7 @@ def loss_landscape(
     if not fits(points, int) or points < 5 or points % 2 == 0:  # with 3, only the centre is within half the span
         raise ValueError(f"points: expected an odd number ≥ 5, got {points!r}")
     model = as_module(model)
-    steps = torch.linspace(-span, span, points, dtype=torch.float64)
+    offsets = torch.linspace(-span, span, points, dtype=torch.float64)
     generator = torch.Generator().manual_seed(int(seed))
     parameters = dict(model.named_parameters())
     if any(weight.is_inference() for weight in parameters.values()):
@@ -161,7 +161,7 @@ def loss_landscape(
     d1, d2 = ({name: _direction(weight, generator) for name, weight in parameters.items()} for _ in range(2))
 
     def loss_at(subject: nn.Module, point: Tensor) -> dict[str, Tensor]:
-        a, b = (steps[index].item() for index in divmod(int(point), points))
+        a, b = (offsets[index].item() for index in divmod(int(point), points))
         weights = {name: parameters[name] + a * d1[name] + b * d2[name] for name in parameters}
         with explained(batch_size), _moved(parameters, weights):
             loss, correct = _loss(subject, images, labels, batch_size)
@@ -171,13 +171,13 @@ def loss_landscape(
     chunks = torch.arange(points * points).split(1)
     samples = shared_out(
         loss_at, model, images, labels, chunks, key=key, quantity="loss landscape", cache=cache, cache_key=cache_key,
-        track=track,
+        progress=progress,
     )  # fmt: skip
     loss, accuracy = (samples[name].view(points, points) for name in ("loss", "accuracy"))
     centre = loss[points // 2, points // 2]
-    changes = (loss - centre)[steps[:, None].hypot(steps) <= span / 2]
+    changes = (loss - centre)[offsets[:, None].hypot(offsets) <= span / 2]
     sharpness = (changes.max() / (1 + centre)).item()
-    return LossLandscape(steps, loss, accuracy, changes.abs().mean().item(), sharpness, len(images), seed)
+    return LossLandscape(offsets, loss, accuracy, changes.abs().mean().item(), sharpness, len(images), seed)
 
 
 def _direction(weight: Tensor, generator: torch.Generator) -> Tensor:
@@ -222,11 +222,11 @@ def plot_landscape(
     ``landscape_limits`` makes models comparable. Source: Lin et al., NeurIPS 2023, Fig. 1 and 4; Li et al., NeurIPS
     2018.
     """
-    steps, loss = measured.steps.numpy(), measured.loss.nan_to_num(nan=1e3).clamp(max=1e3).numpy()
+    offsets, loss = measured.offsets.numpy(), measured.loss.nan_to_num(nan=1e3).clamp(max=1e3).numpy()
     low, high = limits or landscape_limits([measured])
     contour_levels = np.geomspace(low, high, levels)
     norm = logarithmic((low, high))
-    contours = axes.contourf(steps, steps, loss, levels=contour_levels, norm=norm, cmap="viridis", extend="both")
+    contours = axes.contourf(offsets, offsets, loss, levels=contour_levels, norm=norm, cmap="viridis", extend="both")
     axes.plot(0, 0, "x", color="#d55e00", markersize=9, markeredgewidth=2)
     axes.set(xlabel="b (filter norms)", ylabel="a (filter norms)", aspect="equal")
     axes.locator_params(nbins=4)  # panels are small

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from freqrob.attacks.balls import Norm
 from freqrob.attacks.brendel_bethge import BrendelBethge
-from freqrob.attacks.minimal_perturbation import MinimalPerturbation, MinimalPerturbations, closest
+from freqrob.attacks.minimal_perturbation import MinimalPerturbations, MinimalPerturbationSearch, closest
 from freqrob.attacks.smallest_pgd import SmallestPGD
 from freqrob.data.datasets import to_pixels
 from freqrob.diagnostics.drawing import (
@@ -37,7 +37,7 @@ from freqrob.diagnostics.drawing import (
 from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, register_diagnostic
 from freqrob.runtime.parameters import Natural, checked, stable_repr
-from freqrob.runtime.progress import Track, untracked
+from freqrob.runtime.progress import Progress, no_progress
 from freqrob.spectral.perturbation import CORNER, GRID, PerturbationSpectrum, analyze_spectrum
 from freqrob.spectral.rings import RingMap
 
@@ -53,7 +53,7 @@ WHITE_NOISE = 0.396  # f_0.5 in cycles/pixel on the grid of Li et al., for image
 class MinimalPerturbationSpectrum(Measurement):
     """Sizes and spectrum of the smallest perturbations towards another image's label.
 
-    ``of`` takes results of ``MinimalPerturbation`` with any attack, including Foolbox's.
+    ``of`` takes results of ``MinimalPerturbationSearch`` with any attack, including Foolbox's.
 
     Attributes:
         distances: (N,) in ``norm``; infinite if no perturbation was found.
@@ -100,7 +100,7 @@ class MinimalPerturbationSpectrum(Measurement):
         cls,
         result: MinimalPerturbations,
         spectrum: PerturbationSpectrum,
-        search: MinimalPerturbation,
+        search: MinimalPerturbationSearch,
         pgd: tuple[SmallestPGD, Tensor] | None = None,
     ) -> MinimalPerturbationSpectrum:
         """Create a measurement from the results of a search and the spectrum of its successes.
@@ -160,7 +160,7 @@ def minimal_perturbation(
     batch_size: int = 20,
     cache: Path | None = None,
     cache_key: str | None = None,
-    track: Track = untracked,
+    progress: Progress = no_progress,
 ) -> MinimalPerturbationSpectrum:
     """Find the smallest targeted perturbations and measure their spectrum.
 
@@ -174,8 +174,8 @@ def minimal_perturbation(
         pgd_steps: steps of PGD in each ball; 0 for boundary attacks alone.
         repeats: runs of each attack, from different starts.
         seed: seed of targets, starts and the bootstrap.
-        model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``; no class may have more than
-            half of the images.
+        model, images, labels, batch_size, cache, cache_key, progress: as for ``per_sample``; no class may have
+            more than half of the images.
 
     Raises:
         ValueError: an unknown norm, a count below 1, or invalid images or labels.
@@ -190,8 +190,9 @@ def minimal_perturbation(
     >>> found.distances.shape
     torch.Size([4])
     """
-    search = MinimalPerturbation(BrendelBethge(norm, steps=steps), repeats=repeats, seed=seed, batch_size=batch_size)
-    common = {"cache": cache, "cache_key": cache_key, "track": track}
+    attack = BrendelBethge(norm, steps=steps)
+    search = MinimalPerturbationSearch(attack, repeats=repeats, seed=seed, batch_size=batch_size)
+    common = {"cache": cache, "cache_key": cache_key, "progress": progress}
     smallest, by_pgd = search(model, images, labels, **common), None
     if pgd_steps:
         attack, by_boundary = SmallestPGD(norm, steps=pgd_steps), smallest

@@ -18,7 +18,7 @@ from freqrob.models.state import bare, channels_last, default_batch_size, device
 from freqrob.runtime.parameters import check_counts
 from freqrob.runtime.process_state import random_state
 from freqrob.runtime.processes import merged, propagate_failure, rank_and_world
-from freqrob.runtime.progress import Track, untracked
+from freqrob.runtime.progress import Progress, no_progress
 from freqrob.runtime.result_store import Samples
 from freqrob.runtime.tensors import data_hash
 
@@ -26,14 +26,14 @@ Measure = Callable[[nn.Module, Tensor, torch.device], dict[str, Tensor]]
 
 
 class Counted:
-    """A ``track`` that counts its items."""
+    """A ``progress`` that counts its items."""
 
-    def __init__(self, track: Track) -> None:
-        self.track, self.items = track, 0
+    def __init__(self, progress: Progress) -> None:
+        self.progress, self.items = progress, 0
 
     def __call__(self, items: Iterable, quantity: str, count: int) -> Iterable:
         self.items += count
-        return self.track(items, quantity, count)
+        return self.progress(items, quantity, count)
 
     @property
     def any(self) -> bool:
@@ -52,7 +52,7 @@ def per_sample(
     batch_size: int | None = None,
     cache: Path | None = None,
     cache_key: str | None = None,
-    track: Track = untracked,
+    progress: Progress = no_progress,
 ) -> Samples:
     """Measure values of each image, batch by batch.
 
@@ -70,7 +70,7 @@ def per_sample(
         batch_size: images per batch; ``default_batch_size`` by default.
         cache: the cache directory; None caches nothing.
         cache_key: as for ``evaluate``.
-        track: wraps iterables in a progress bar.
+        progress: wraps iterables in a progress bar.
 
     Raises:
         TypeError, ValueError: not a model; invalid images or labels; several processes without a cache, or with a model
@@ -78,7 +78,7 @@ def per_sample(
         OSError: the cache cannot be written.
     """
     measure_batch, model, _, batches = _prepared(measure, model, images, labels, batch_size)
-    common = {"key": key, "quantity": quantity, "cache": cache, "cache_key": cache_key, "track": track}
+    common = {"key": key, "quantity": quantity, "cache": cache, "cache_key": cache_key, "progress": progress}
     return shared_out(measure_batch, model, images, labels, batches, **common)
 
 
@@ -139,7 +139,7 @@ def shared_out(
     quantity: str,
     cache: Path | None,
     cache_key: str | None,
-    track: Track,
+    progress: Progress,
 ) -> Samples:
     """As ``per_sample``, for any items with indices 0, 1, …; processes share the ``chunks`` of indices."""
     rank, world = rank_and_world()
@@ -151,7 +151,7 @@ def shared_out(
         samples = Samples(cache, key, count, quantity)
         remaining = [chunk[~samples.done[chunk]] for chunk in chunks[rank::world] if not samples.done[chunk].all()]
         with measuring(model) as subject, channels_last(subject), torch.no_grad():
-            for numbers in track(remaining, quantity, len(remaining)):
+            for numbers in progress(remaining, quantity, len(remaining)):
                 with random_state(int(numbers[0])):
                     values = measure(subject, numbers)
                 samples.put(numbers, **values)

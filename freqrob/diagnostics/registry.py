@@ -99,21 +99,22 @@ class Measurements:
     """The measurements of several models; ``measurements["jacobian"]`` maps models to their measurement.
 
     Attributes:
-        of: measurements by diagnostic and model. Heat maps of a layer are called ``"fourier_heatmap_<layer>"``.
+        by_diagnostic: the measurements by diagnostic, then by model. Heat maps of a layer are called
+            ``"fourier_heatmap_<layer>"``.
         sources: name of the measured images, by diagnostic and model, such as "cifar10 test".
         styles: style of each model in figures.
     """
 
-    of: Mapping[str, Mapping[str, Any]]
+    by_diagnostic: Mapping[str, Mapping[str, Any]]
     sources: Mapping[str, Mapping[str, str]]
     styles: Styles
 
     def __getitem__(self, name: str) -> Mapping[str, Any]:
-        return self.of.get(name, {})
+        return self.by_diagnostic.get(name, {})
 
     def names(self, start: str = "") -> list[str]:
         """The names of diagnostics that start with ``start``, in alphabetical order."""
-        return sorted(name for name in self.of if name.startswith(start))
+        return sorted(name for name in self.by_diagnostic if name.startswith(start))
 
     def styles_of(self, name: str) -> Styles:
         """The styles of the models that have a measurement of that name."""
@@ -151,7 +152,7 @@ class Diagnostic:
     Attributes:
         name: its registered name.
         measure: function of (model, images, labels, **settings) that returns a ``measurement``. Its settings are its
-            keyword-only parameters. It also takes ``batch_size``, ``cache``, ``cache_key`` and ``track``, with the
+            keyword-only parameters. It also takes ``batch_size``, ``cache``, ``cache_key`` and ``progress``, with the
             meaning that they have in ``per_sample``.
         measurement: the class of the result.
         help: description, in one line.
@@ -219,7 +220,7 @@ class Diagnostic:
     def hints(self) -> dict[str, Any]:
         """The types of its settings, including ``images``, by name."""
         hints = {"images": int, **keyword_hints(self.measure)}
-        return {name: hint for name, hint in hints.items() if name not in ("cache", "cache_key", "track")}
+        return {name: hint for name, hint in hints.items() if name not in ("cache", "cache_key", "progress")}
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -240,7 +241,7 @@ def register_diagnostic(name: str) -> Callable[[D], D]:
     """Decorator: register a subclass of ``Diagnostic`` under a name.
 
     Raises ValueError for an invalid or taken name; TypeError for a class without ``measure`` or ``measurement``, or if
-    ``measure`` lacks ``batch_size``, ``cache``, ``cache_key``, ``track`` or the type of a setting.
+    ``measure`` lacks ``batch_size``, ``cache``, ``cache_key``, ``progress`` or the type of a setting.
     """
 
     def make(kind: Any) -> Diagnostic:
@@ -257,7 +258,7 @@ def register_diagnostic(name: str) -> Callable[[D], D]:
 def _check_parameters(diagnostic: Diagnostic) -> None:
     """Raise TypeError unless ``measure`` has the parameters of every diagnostic, and types for its settings."""
     parameters = signature(diagnostic.measure).parameters
-    for name in ("batch_size", "cache", "cache_key", "track"):
+    for name in ("batch_size", "cache", "cache_key", "progress"):
         if name not in parameters:
             raise TypeError(f"{diagnostic.name}: measure has no parameter {name!r}; pass it on to per_sample")
     for name, parameter in parameters.items():

@@ -27,7 +27,7 @@ from freqrob.runtime.html import html_table
 from freqrob.runtime.parameters import Count, checked, fits, nearest_names, shown_hint, to_python
 from freqrob.runtime.process_state import random_state
 from freqrob.runtime.processes import propagate_failure, rank_and_world
-from freqrob.runtime.progress import Track, untracked
+from freqrob.runtime.progress import Progress, no_progress
 from freqrob.runtime.warning import warn
 
 Settings = Mapping[str, Mapping[str, Any]]
@@ -118,7 +118,7 @@ def diagnose(
     batch_size: Count | None = None,
     cache: str | Path | None = None,
     cache_key: str | None = None,
-    track: Track = untracked,
+    progress: Progress = no_progress,
 ) -> Diagnosis:
     """Run the frequency diagnostics on a model.
 
@@ -140,7 +140,7 @@ def diagnose(
         batch_size: images per batch; ``default_batch_size`` by default.
         cache: cache directory, from which an interrupted run resumes.
         cache_key: as for ``evaluate``.
-        track: wraps iterables in a progress bar, as ``freqrob.runtime.progress.progress_bar`` does.
+        progress: wraps iterables in a progress bar, as ``freqrob.runtime.progress.progress_bar`` does.
 
     Returns:
         The measurements by the diagnostic's name.
@@ -164,7 +164,7 @@ def diagnose(
     >>> list(diagnose(model, samples.images, samples.labels, only=["jacobian"]))
     ['jacobian']
     """
-    images, labels, classes = inputs_of(as_module(model), data, labels, classes, track)
+    images, labels, classes = inputs_of(as_module(model), data, labels, classes, progress)
     plans, measurements = _planned(preset, only, settings, (images.shape[-2], images.shape[-1])), Diagnosis()
     for name, diagnostic in {} if only else all_diagnostics().items():
         if name not in plans:
@@ -183,8 +183,8 @@ def diagnose(
     _try_settings(plans, model, images, labels, cache, cache_key)
     about = {**(about or {}), "model_hash": model_hash(model)} if out is not None else {}
     for name, plan in plans.items():
-        chosen, measured = slice(plan.pop("images") or None), Counted(track)
-        common = {"batch_size": batch_size, "cache": cache, "cache_key": cache_key, "track": measured, **plan}
+        chosen, measured = slice(plan.pop("images") or None), Counted(progress)
+        common = {"batch_size": batch_size, "cache": cache, "cache_key": cache_key, "progress": measured, **plan}
         diagnostic = get_diagnostic(name)
         shown = images[chosen] if diagnostic.streams else diagnostic.sees(in_memory(images[chosen]))
         measurements[name] = diagnostic.measure(model, shown, labels[chosen], **common)
@@ -258,13 +258,13 @@ def _try_settings(
     cache: Path | None = None,
     cache_key: str | None = None,
 ) -> None:
-    """Raise ValueError for settings out of range, by running each diagnostic up to its first ``track``."""
+    """Raise ValueError for settings out of range, by running each diagnostic up to its first ``progress``."""
 
     def begin(*_: Any) -> Iterable:
         raise _Begins
 
     shared = cache if rank_and_world()[1] > 1 else None  # several processes must have one
-    common = {"track": begin, "cache": shared, "cache_key": cache_key}
+    common = {"progress": begin, "cache": shared, "cache_key": cache_key}
     for name, plan in plans.items():
         chosen, diagnostic = slice(plan["images"] or None), get_diagnostic(name)
         tried = images[chosen]

@@ -23,7 +23,7 @@ from freqrob.diagnostics.registry import Column, Diagnostic, Measurements, numbe
 from freqrob.models.sources import as_module
 from freqrob.models.state import default_batch_size
 from freqrob.runtime.parameters import Count, checked, fits
-from freqrob.runtime.progress import Track, untracked
+from freqrob.runtime.progress import Progress, no_progress
 from freqrob.spectral.longtail import split
 from freqrob.spectral.ops import ring_sum
 from freqrob.spectral.reference import rfft2
@@ -78,7 +78,7 @@ def sensitivity(
     batch_size: Count | None = None,
     cache: Path | None = None,
     cache_key: str | None = None,
-    track: Track = untracked,
+    progress: Progress = no_progress,
 ) -> Sensitivity:
     """Project each image's input gradient, averaged over channels, on the Fourier basis; sort by magnitude.
 
@@ -87,7 +87,7 @@ def sensitivity(
             CIFAR-10; at other sizes one more than ``split(images).boundary``, or the last ring; for a stream, of its
             first 100 images.
         ranks: ranks ≥ 0 whose frequencies are kept for density plots; by default 0, 9 and 99 if they exist.
-        model, images, labels, batch_size, cache, cache_key, track: as for ``per_sample``.
+        model, images, labels, batch_size, cache, cache_key, progress: as for ``per_sample``.
 
     Raises:
         ValueError: a ring or rank out of range, or invalid images or labels.
@@ -132,7 +132,7 @@ def sensitivity(
     key = {"diagnostic": "sensitivity", "no gradient": "nan", "boundary_ring": boundary_ring, "ranks": list(ranks)}
     batches = per_batch(
         projected, model, images, labels, key=key, quantity="sensitivity", batch_size=batch_size,
-        cache=cache, cache_key=cache_key, track=track,
+        cache=cache, cache_key=cache_key, progress=progress,
     )  # fmt: skip
     return Sensitivity(
         magnitude=batches["magnitude"].sum(0) / len(images),

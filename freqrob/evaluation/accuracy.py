@@ -29,7 +29,7 @@ from freqrob.runtime.html import html_table
 from freqrob.runtime.parameters import Count, Natural, check_choices, checked
 from freqrob.runtime.process_state import random_state
 from freqrob.runtime.processes import merged, propagate_failure, rank_and_world
-from freqrob.runtime.progress import Track, untracked
+from freqrob.runtime.progress import Progress, no_progress
 from freqrob.runtime.result_store import Samples
 from freqrob.runtime.statistics import wilson_interval
 from freqrob.runtime.tensors import data_hash
@@ -112,7 +112,7 @@ def evaluate(
     precision: Precision = "float32",
     cache: str | Path | None = None,
     cache_key: str | None = None,
-    track: Track = untracked,
+    progress: Progress = no_progress,
 ) -> Results:
     """Measure a model's accuracy for each protocol and attack.
 
@@ -160,7 +160,7 @@ def evaluate(
         cache: the cache directory; None caches nothing.
         cache_key: identifies code that the cache cannot see; change it along with that code. Changes of tensors,
             attributes and class names are always noticed.
-        track: wraps iterables in a progress bar, as ``freqrob.runtime.progress.progress_bar`` does.
+        progress: wraps iterables in a progress bar, as ``freqrob.runtime.progress.progress_bar`` does.
 
     Returns:
         A result for each protocol and attack, in that order.
@@ -191,7 +191,7 @@ def evaluate(
     attacks = [parse_attack(attack) if isinstance(attack, str) else attack for attack in attacks]
     for attack in attacks:
         _check_described(attack)
-    images, labels, classes = inputs_of(as_module(model), data, labels, classes, track)
+    images, labels, classes = inputs_of(as_module(model), data, labels, classes, progress)
     batch_size, results = batch_size or default_batch_size(as_module(model), images), Results()
     with random_state(seed), measuring(as_module(model)) as bare:
         cache = usable_cache(cache, cache_key, bare, *attacks)
@@ -203,7 +203,7 @@ def evaluate(
                     *_under(same_as, bare, images), labels, classes, seed, precision, batch_size, cache, cache_key
                 )
                 with channels_last(subject.model):
-                    measured[same_as] = _correct(subject, attacks, protocol, track)
+                    measured[same_as] = _correct(subject, attacks, protocol, progress)
             results += [
                 Result(
                     protocol,
@@ -313,10 +313,12 @@ class _Subject:
         return {**subject_key(self.model, self.cache_key), "data": data_hash(self.images, self.labels)}
 
 
-def _correct(subject: _Subject, attacks: Sequence[Attack], protocol: str, track: Track) -> list[tuple[Tensor, bool]]:
+def _correct(
+    subject: _Subject, attacks: Sequence[Attack], protocol: str, progress: Progress
+) -> list[tuple[Tensor, bool]]:
     """Mask (N,) of the images that stay correctly classified, by attack, and whether all were cached."""
     with propagate_failure():
-        kept, measured = _share(subject, attacks, protocol, track)
+        kept, measured = _share(subject, attacks, protocol, progress)
     nothing = torch.zeros(len(subject.images), dtype=torch.bool)
     last = [kept[attack.stages[-1]] for attack in attacks]
     correct = merged([samples["correct"] if samples.done.any() else nothing for samples in last])
@@ -325,7 +327,7 @@ def _correct(subject: _Subject, attacks: Sequence[Attack], protocol: str, track:
 
 
 def _share(
-    subject: _Subject, attacks: Sequence[Attack], protocol: str, track: Track
+    subject: _Subject, attacks: Sequence[Attack], protocol: str, progress: Progress
 ) -> tuple[dict[Attack, Samples], set[Attack]]:
     """Measure this process's batches. Returns all results by attack, and the attacks not fully cached."""
     rank, world = rank_and_world()
@@ -349,7 +351,7 @@ def _share(
                     classes=subject.classes, needed_by=needed_by, alternative="clean or square",
                 )  # fmt: skip
         measured |= {attack} if missing else set()
-        tracked = track(missing, f"{protocol} {attack.name}", len(chunks) * len(attack.stages))
+        tracked = progress(missing, f"{protocol} {attack.name}", len(chunks) * len(attack.stages))
         read = batches(subject.images, list(dict.fromkeys(chunk for chunk, *_ in missing)))
         for _, stages in groupby(tracked, lambda work: id(work[0])):
             images = next(read)

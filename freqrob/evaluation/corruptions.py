@@ -21,7 +21,7 @@ from freqrob.models.sources import as_module
 from freqrob.models.state import bare
 from freqrob.runtime.html import html_table
 from freqrob.runtime.parameters import checked, fits
-from freqrob.runtime.progress import Track, untracked
+from freqrob.runtime.progress import Progress, no_progress
 
 
 def _groups() -> dict[str, tuple[str, ...]]:
@@ -140,12 +140,12 @@ def evaluate_corruptions(
     model: nn.Module,
     corruptions: CorruptionArrays | CorruptionFolders,
     *,
-    images: int | None = None,
+    n_images: int | None = None,
     protocol: str = "natural",
     batch_size: int | None = None,
     cache: str | Path | None = None,
     cache_key: str | None = None,
-    track: Track = untracked,
+    progress: Progress = no_progress,
 ) -> CorruptionAccuracy:
     """Measure a model on every severity of every type in ``corruptions``.
 
@@ -155,9 +155,9 @@ def evaluate_corruptions(
     Args:
         model: images (N, C, H, W) in [0, 1] to logits (N, K).
         corruptions: from ``load_corruptions`` or ``load_corruption_folders``.
-        images: use the first ``images`` of each severity; None for all.
+        n_images: use the first images of each severity, as many as this; None for all.
         protocol, batch_size, cache, cache_key: as for ``evaluate``.
-        track: wraps the types and severities in a progress bar.
+        progress: wraps the types and severities in a progress bar.
 
     Raises:
         ValueError: more images than available, an unknown protocol, or a model with another number of classes.
@@ -166,9 +166,9 @@ def evaluate_corruptions(
     Source: Hendrycks & Dietterich, ICLR 2019; RobustBench, ``clean_accuracy`` on the severities' slices.
     """
     count = len(corruptions.labels)
-    if images is not None and (not fits(images, int) or not 1 <= images <= count):
-        raise ValueError(f"images: expected 1 to {count} (images of each severity), got {images}")
-    labels, model = corruptions.labels[:images], as_module(model)
+    if n_images is not None and (not fits(n_images, int) or not 1 <= n_images <= count):
+        raise ValueError(f"n_images: expected 1 to {count} (images of each severity), got {n_images}")
+    labels, model = corruptions.labels[:n_images], as_module(model)
     classes = len(corruptions.classes) if isinstance(corruptions, CorruptionFolders) else None
     classes = classes or (DATASETS[corruptions.dataset].classes if corruptions.dataset in DATASETS else None)
     cache = usable_cache(cache, cache_key, bare(model))
@@ -176,9 +176,9 @@ def evaluate_corruptions(
     accuracies: dict[str, tuple[float, ...]] = {}
     from_cache: dict[str, tuple[bool, ...]] = {}
     correct: dict[str, Tensor] = {}  # for each image, the share of severities at which it is correct
-    for name, severity in track(sets, f"{protocol} corruptions", len(sets)):
+    for name, severity in progress(sets, f"{protocol} corruptions", len(sets)):
         (result,) = evaluate(
-            model, corruptions.images(name, severity)[:images], labels, protocols=[protocol], attacks=[Clean()],
+            model, corruptions.images(name, severity)[:n_images], labels, protocols=[protocol], attacks=[Clean()],
             classes=classes,
             batch_size=batch_size, cache=cache, cache_key=cache_key,
         )  # fmt: skip

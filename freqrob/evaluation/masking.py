@@ -16,7 +16,7 @@ from freqrob.evaluation.accuracy import Result, evaluate
 from freqrob.models.front_ends import InputSize, Normalize, front_ends_of, without_front_end
 from freqrob.models.preprocessing import Data
 from freqrob.runtime.parameters import checked
-from freqrob.runtime.progress import Track, untracked
+from freqrob.runtime.progress import Progress, no_progress
 from freqrob.runtime.statistics import sign_test
 
 LEVEL = 0.01
@@ -24,7 +24,7 @@ HARMLESS = (Normalize, InputSize)  # affine maps do not mask gradients
 
 
 @dataclass(frozen=True)
-class Comparison:
+class AttackComparison:
     """An attack without the front end's gradient, compared with the white-box attack on the same images.
 
     Attributes:
@@ -49,12 +49,12 @@ class MaskingCheck:
     """
 
     white_box: Result
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[AttackComparison, ...]
     level: float = LEVEL
     from_cache: bool = field(default=False, compare=False)
 
     @property
-    def suspects(self) -> list[Comparison]:
+    def suspects(self) -> list[AttackComparison]:
         """The attacks that are significantly stronger: p < level / number of attacks (Bonferroni)."""
         level = self.level / len(self.comparisons)
         return [comparison for comparison in self.comparisons if comparison.p_value < level]
@@ -104,7 +104,7 @@ def check_masking(
     seed: int = 0,
     cache: str | Path | None = None,
     cache_key: str | None = None,
-    track: Track = untracked,
+    progress: Progress = no_progress,
 ) -> MaskingCheck:
     """Attack a model with and without its front end's gradient, and test whether attacks without it are stronger.
 
@@ -116,7 +116,7 @@ def check_masking(
         model: with a front end, as ``load_model`` gives it: (N, C, H, W) in [0, 1] to logits.
         white_box: attack through the front end; PGD-20 at 8/255 by default.
         queries: number of queries per image of Square.
-        data, labels, classes, batch_size, seed, cache, cache_key, track: as for ``evaluate``.
+        data, labels, classes, batch_size, seed, cache, cache_key, progress: as for ``evaluate``.
 
     Raises:
         ValueError: the model has no front end other than normalisation and resizing; or as ``evaluate``.
@@ -135,13 +135,12 @@ def check_masking(
     others = (Square(queries, white_box.eps, white_box.norm), Transfer(bare_network(model), white_box))
     white, *blind = evaluate(
         model, data, labels, protocols=["natural"], attacks=[white_box, *others], classes=classes,
-        batch_size=batch_size, seed=seed, cache=cache, cache_key=cache_key, track=track,
+        batch_size=batch_size, seed=seed, cache=cache, cache_key=cache_key, progress=progress,
     )  # fmt: skip
     from_cache = all(result.from_cache for result in (white, *blind))
     return MaskingCheck(white, tuple(_compare(white, other) for other in blind), from_cache=from_cache)
 
 
-def _compare(white: Result, other: Result) -> Comparison:
-    only_other = int((white.correct & ~other.correct).sum())
-    only_white = int((~white.correct & other.correct).sum())
-    return Comparison(other.attack.name, other.accuracy, only_other, only_white, sign_test(only_other, only_white))
+def _compare(white: Result, other: Result) -> AttackComparison:
+    counts = int((white.correct & ~other.correct).sum()), int((~white.correct & other.correct).sum())
+    return AttackComparison(other.attack.name, other.accuracy, *counts, sign_test(*counts))

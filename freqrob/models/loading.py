@@ -310,7 +310,15 @@ def _not_found(model_name: str, target: Target) -> str:
         "--model-dir": (model_dir, "models"),
     }
     chosen = [f" {option} {shlex.quote(value)}" for option, (value, default) in options.items() if value != default]
-    return "\n".join([*lines, f"To train it: freqrob train {model_name}{''.join(chosen)}"])
+    command = f"freqrob train {model_name}{''.join(chosen)}"
+    return "\n".join(
+        [
+            *lines,
+            f"To train it: {command}",
+            f"  on 8 GPUs: torchrun --nproc-per-node 8 -m {command}",
+            f"  how long that takes: freqrob recipes {model_name} --cost",
+        ]
+    )
 
 
 def _card_from_name(model_name: str, target: Target, path: Path, state: Mapping[str, Tensor]) -> Card:

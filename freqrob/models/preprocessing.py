@@ -12,13 +12,13 @@ from freqrob.data.streams import Images, ImageStream
 from freqrob.data.torch_datasets import stream_dataset
 from freqrob.models.front_ends import FrontEnded
 from freqrob.models.wrappers import unwrapped
-from freqrob.runtime.progress import Track, untracked
+from freqrob.runtime.progress import Progress, no_progress
 
 Data = Tensor | ImageStream | Dataset | DataLoader
 
 
 def inputs_of(
-    model: nn.Module, data: Data, labels: Tensor | None, classes: int | None = None, track: Track = untracked
+    model: nn.Module, data: Data, labels: Tensor | None, classes: int | None = None, progress: Progress = no_progress
 ) -> tuple[Images, Tensor, int | None]:
     """Images with the model's preprocessing, their labels, and the number of classes, if it is known.
 
@@ -27,7 +27,7 @@ def inputs_of(
         data: images, with ``labels``; or a data set, loader or ``ImageSet``, which contains the labels.
         labels: (N,) int64, or None.
         classes: the number of classes, if the caller knows it.
-        track: wraps the reading of a data set in a progress bar.
+        progress: wraps the reading of a data set in a progress bar.
 
     Raises ValueError for images without labels, ``labels`` for a data set that has them, and labels that do not match.
     """
@@ -40,7 +40,7 @@ def inputs_of(
     elif isinstance(data, TensorDataset) and len(data.tensors) == 2:
         data, labels = data.tensors
     elif isinstance(data, Dataset | DataLoader):
-        data, labels = stream_dataset(data, track)
+        data, labels = stream_dataset(data, progress)
     assert labels is not None
     check_labelled(data, labels)
     return preprocessed(data, preprocessing_of(model)), labels, classes

@@ -64,8 +64,9 @@ def fit_keys(state: Mapping[str, Tensor], expected: Collection[str]) -> tuple[di
     """Rename the keys of ``state`` to the ``expected`` ones as far as wrappers explain the difference.
 
     Removes the prefix (one or more of ``PREFIXES`` in a row) whose removal yields the most expected keys.
-    ``n_averaged`` of ``torch.optim.swa_utils.AveragedModel`` is left out. ``num_batches_tracked``, which a network in
-    eval mode does not use, is added as 0 if it is missing.
+    What no forward pass uses is left out: ``n_averaged`` of ``torch.optim.swa_utils.AveragedModel``, and
+    ``sub_block1`` of the wide ResNets of TRADES (Zhang et al. 2019) and the code that builds on it.
+    ``num_batches_tracked``, which a network in eval mode does not use, is added as 0 if it is missing.
 
     Returns:
         The state dict, whose other keys are unchanged, and the prefix, ``""`` for none.
@@ -76,7 +77,7 @@ def fit_keys(state: Mapping[str, Tensor], expected: Collection[str]) -> tuple[di
     fitted: dict[str, Tensor] = {}
     for key, tensor in state.items():
         bare = key.removeprefix(prefix)
-        if bare in expected or key.rpartition(".")[2] != "n_averaged":
+        if bare in expected or not (bare.startswith("sub_block1.") or key.rpartition(".")[2] == "n_averaged"):
             fitted[key if bare != key and bare in state else bare] = tensor
     for key in expected:
         if key.rpartition(".")[2] == "num_batches_tracked":

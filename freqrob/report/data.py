@@ -13,7 +13,7 @@ from torch import Tensor
 
 from freqrob.diagnostics.measurement import Measurement, Quantity
 from freqrob.evaluation.corruptions import CorruptionAccuracy
-from freqrob.report.records import Accuracy, Measured, ModelRecord, Origin, Records, origins
+from freqrob.report.records import Accuracy, MeasurementRecord, ModelRecord, Origin, Records, origins
 from freqrob.runtime.file_formats import FileFormat
 from freqrob.runtime.files import plain, write_bytes
 from freqrob.runtime.provenance import Provenance
@@ -147,11 +147,12 @@ def _model(model: ModelRecord, links: Links) -> dict[str, Any]:
     return entry
 
 
-def _measured(measured: Measured, links: Links) -> dict[str, Any]:
-    curves = {name: plain(tensor.tolist()) for name, tensor, _ in _curves(measured.of)}
+def _measured(measured: MeasurementRecord, links: Links) -> dict[str, Any]:
+    measurement = measured.measurement
+    curves = {name: plain(tensor.tolist()) for name, tensor, _ in _curves(measurement)}
     return {
-        "from": _from(measured.origin, links), "kind": measured.of.kind, **dict(measured.origin.about),
-        "units": measured.of.units, **{name: plain(value) for name, value in measured.of.scalars().items()}, **curves,
+        "from": _from(measured.origin, links), "kind": measurement.kind, **dict(measured.origin.about),
+        "units": measurement.units, **{name: plain(value) for name, value in measurement.scalars().items()}, **curves,
     }  # fmt: skip
 
 
@@ -190,9 +191,9 @@ def _corruption_rows(subject: str, accuracy: CorruptionAccuracy) -> Iterator[dic
         yield {**row, "quantity": f"mean {group}", "value": share}
 
 
-def _measurement_rows(subject: str, name: str, measured: Measured) -> Iterator[dict[str, Any]]:
+def _measurement_rows(subject: str, name: str, measured: MeasurementRecord) -> Iterator[dict[str, Any]]:
     """Rows of numbers, then of curves over ``frequencies``; ``index`` numbers several curves, such as seeds'."""
-    measurement = measured.of
+    measurement = measured.measurement
     row = {"subject": subject, "from": "measured", "measurement": name, "images": measurement.images,
            "source": measured.origin.source}  # fmt: skip
     for quantity, value in measurement.scalars().items():

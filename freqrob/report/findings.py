@@ -53,7 +53,7 @@ def caveats(records: Records) -> Iterator[Markup]:
             "up to ±{} points.",
             fewest, f"{100 / fewest:.2g}", f"{50 * (high - low):.2g}",
         )  # fmt: skip
-    counts = [measured.of.images for model in records.models for measured in model.measurements.values()]
+    counts = [measured.measurement.images for model in records.models for measured in model.measurements.values()]
     if (fewest := min(counts, default=FEW_IMAGES)) < FEW_IMAGES / 10:
         yield _say("Some diagnostics use only {} images; their curves and maps are noisy.", fewest)
     attacks = {accuracy.attack for accuracy in accuracies} - {"clean"}
@@ -179,7 +179,7 @@ def _corruptions(records: Records, columns: Sequence[SummaryColumn]) -> Markup |
 
 def _long_tail(records: Records) -> Markup | None:
     """The radius within which 80 % of each set's power lies."""
-    sets = {name: measured.of for name, measured in records.spectra.items() if isinstance(measured.of, Spectrum)}
+    sets = {name: found for name, one in records.spectra.items() if isinstance(found := one.measurement, Spectrum)}
     each = [
         _say("{} % of the largest radius ({}, α = {})", f"{100 * s.boundary_fraction:.0f}", name, f"{s.alpha:.2f}")
         for name, s in list(sets.items())[:3]

@@ -25,7 +25,7 @@ from freqrob.report.summary import SummaryColumn, columns, settings, title_of
 from freqrob.runtime.figures import FORMATS, drawing
 from freqrob.runtime.files import check_file, check_folder, expanded, write_csv, write_text
 from freqrob.runtime.parameters import checked
-from freqrob.runtime.progress import Track, untracked
+from freqrob.runtime.progress import Progress, no_progress
 from freqrob.runtime.provenance import provenance
 from freqrob.runtime.reading import read_json
 from freqrob.runtime.warning import warn
@@ -45,7 +45,7 @@ def write_report(
     model_dir: str | Path = "./models",
     dataset: str = "cifar10",
     threat_model: str = "Linf",
-    track: Track = untracked,
+    progress: Progress = no_progress,
 ) -> Path:
     """Write a report that compares measurements of models into the folder ``out``.
 
@@ -62,7 +62,7 @@ def write_report(
         command: the command line, recorded on the page.
         cards: whether to add the accuracies on models' cards.
         model_dir, dataset, threat_model: where the cards are, as for ``load_card``.
-        track: wraps iterables in a progress bar.
+        progress: wraps iterables in a progress bar.
 
     Returns:
         The path of the page.
@@ -98,7 +98,7 @@ def write_report(
     numbers = {**about, "findings": sentences, "figures": [*drawn], **as_dict(records, links)}
     REPORT.write(out / "results.json", numbers)
     write_csv(out / "results.csv", list(tidy_rows(records)), COLUMNS)
-    drawn = _saved(drawn, out / "figures", track)
+    drawn = _saved(drawn, out / "figures", progress)
     if [*drawn] != numbers["figures"]:
         REPORT.write(out / "results.json", {**numbers, "figures": [*drawn]})
     write_text(out / "index.html", render(records, drawn, links, about, title=title, gallery=gallery))
@@ -108,10 +108,10 @@ def write_report(
     return out / "index.html"
 
 
-def _saved(pictures: Mapping[str, Picture], folder: Path, track: Track) -> dict[str, Picture]:
+def _saved(pictures: Mapping[str, Picture], folder: Path, progress: Progress) -> dict[str, Picture]:
     """Save the pictures as files. Returns the pictures that could be drawn, and warns about the others."""
     saved = {}
-    for name, picture in track(pictures.items(), "figures", len(pictures)):
+    for name, picture in progress(pictures.items(), "figures", len(pictures)):
         with drawing(name):
             save(picture, folder)
             saved[name] = picture

@@ -35,7 +35,7 @@ def pictures(records: Records) -> dict[str, Picture]:
 
 
 def _spectra(records: Records) -> Iterator[Picture]:
-    sets = {name: measured.of for name, measured in records.spectra.items() if isinstance(measured.of, Spectrum)}
+    sets = {name: found for name, one in records.spectra.items() if isinstance(found := one.measurement, Spectrum)}
     if sets:
         drawn_as = styles(sets)
         yield Picture(

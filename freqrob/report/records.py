@@ -79,23 +79,23 @@ class Corrupted:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasurementRecord:
     """A diagnostic's measurement."""
 
-    of: Measurement
+    measurement: Measurement
     origin: Origin
 
     @property
     def conditions(self) -> Conditions:
         """Its settings and the source of its images."""
-        return {"source": self.origin.source, **self.of.conditions}
+        return {"source": self.origin.source, **self.measurement.conditions}
 
-    def same_values(self, other: Measured) -> bool:
+    def same_values(self, other: MeasurementRecord) -> bool:
         """Whether another measurement of this kind has the same numbers."""
-        if repr(self.of.scalars()) != repr(other.of.scalars()):  # in a repr NaN equals NaN
+        if repr(self.measurement.scalars()) != repr(other.measurement.scalars()):  # in a repr NaN equals NaN
             return False
-        tensors = other.of.tensors()
-        return all(np.array_equal(tensor, tensors[name], equal_nan=True) for name, tensor in self.of.tensors().items())
+        ours, theirs = self.measurement.tensors(), other.measurement.tensors()
+        return all(np.array_equal(tensor, theirs[name], equal_nan=True) for name, tensor in ours.items())
 
 
 @dataclass(eq=False)
@@ -104,7 +104,7 @@ class ModelRecord:
 
     name: str
     card: Card | None = None
-    measurements: dict[str, Measured] = field(default_factory=dict)
+    measurements: dict[str, MeasurementRecord] = field(default_factory=dict)
     accuracies: list[Accuracy] = field(default_factory=list)
     corruptions: list[Corrupted] = field(default_factory=list)
     masking: str = ""
@@ -135,17 +135,17 @@ class Records:
     """
 
     models: list[ModelRecord]
-    spectra: dict[str, Measured]
+    spectra: dict[str, MeasurementRecord]
     notes: list[str]
 
     def measurements(self) -> Measurements:
         """The diagnostics' measurements, for their figures and findings."""
-        measured: dict[str, dict[str, Measured]] = {}
+        measured: dict[str, dict[str, MeasurementRecord]] = {}
         for model in self.models:
             for name, item in model.measurements.items():
                 measured.setdefault(name, {})[model.name] = item
         return Measurements(
-            {name: {model: item.of for model, item in items.items()} for name, items in measured.items()},
+            {name: {model: item.measurement for model, item in items.items()} for name, items in measured.items()},
             {name: {model: item.origin.source for model, item in items.items()} for name, items in measured.items()},
             styles(model.name for model in self.models),
         )

@@ -17,7 +17,7 @@ from freqrob.evaluation.files import CORRUPTION_RESULTS, EVALUATION, EvaluationR
 from freqrob.models.cards import Card, CheckpointError
 from freqrob.models.loading import check_names, load_card
 from freqrob.models.registry import DEFENSES, VARIANTS, ModelName
-from freqrob.report.records import Accuracy, Corrupted, Measured, ModelRecord, Origin, Records
+from freqrob.report.records import Accuracy, Corrupted, MeasurementRecord, ModelRecord, Origin, Records
 from freqrob.runtime.file_formats import VERSION
 from freqrob.runtime.reading import Label, brief, fitted, printable, read_json
 
@@ -117,7 +117,7 @@ def _read_measurement(path: Path, content: dict[str, Any], records: Records) -> 
     kind = _kind(path, content["kind"])
     read = MEASUREMENT.fit(content, path)
     about = {key: value for key, value in content.items() if key not in (VERSION, "kind", "units", "values")}
-    measured = Measured(kind.load(path.parent, path.stem), Origin(path, about))
+    measured = MeasurementRecord(kind.load(path.parent, path.stem), Origin(path, about))
     if kind.kind in OF_IMAGES:
         kept, subject = records.spectra, path.parent.name
         name = path.stem if path.stem != kind.kind else path.parent.name
@@ -127,9 +127,9 @@ def _read_measurement(path: Path, content: dict[str, Any], records: Records) -> 
         model = _model(records, read.model or path.parent.name, read.model_hash)
         kept, subject = model.measurements, model.name
         has_suffix = kind.suffix is not Measurement.suffix  # the suffix distinguishes them, not the file's name
-        name = measured.of.file_name if has_suffix else path.stem
+        name = measured.measurement.file_name if has_suffix else path.stem
     before = kept.setdefault(name, measured)
-    if measured.of.images >= before.of.images:
+    if measured.measurement.images >= before.measurement.images:
         kept[name] = measured
     if not measured.same_values(before):
         shown, other = (measured, before) if kept[name] is measured else (before, measured)

@@ -10,7 +10,7 @@ from math import isnan
 from freqrob.diagnostics.conditions import ball, described, images_of, pixels
 from freqrob.diagnostics.registry import Column, all_diagnostics
 from freqrob.evaluation import PROTOCOLS
-from freqrob.report.records import Accuracy, Measured, ModelRecord
+from freqrob.report.records import Accuracy, MeasurementRecord, ModelRecord
 from freqrob.runtime.figures import drawing
 
 STRENGTH = ("AutoAttack", "APGD", "Square", "PGD", "FGSM")  # prefixes of attacks' names; the strongest first
@@ -145,15 +145,15 @@ def _diagnostics(models: Sequence[ModelRecord]) -> Iterator[SummaryColumn]:
             yield SummaryColumn(**vars(column), entries=entries)
 
 
-def _diagnostic_entry(column: Column, measured: Measured | None) -> Entry | None:
+def _diagnostic_entry(column: Column, measured: MeasurementRecord | None) -> Entry | None:
     if measured is None:
         return None
     if column.value is None:
         raise TypeError("a column with a title needs a value")
-    value = column.value(measured.of)
+    value = column.value(measured.measurement)
     known = not isnan(value)
-    part = column.part(measured.of) if known else ""
-    conditions = ", ".join(filter(None, (described(measured.conditions, measured.of.words), part)))
+    part = column.part(measured.measurement) if known else ""
+    conditions = ", ".join(filter(None, (described(measured.conditions, measured.measurement.words), part)))
     return Entry(value if known else None, conditions)
 
 

@@ -101,7 +101,7 @@ def _no_gain(cell: tuple[str, str], other: tuple[str, str]) -> Judge:
 
 
 def _by_eye(numbers: Numbers) -> Judgement:
-    return Judgement("not measured", "to be seen in the figure" if numbers.of else "")
+    return Judgement("not measured", "to be seen in the figure" if numbers.by_row else "")
 
 
 # Table 1 and Table 8
@@ -272,7 +272,7 @@ class _Corruptions(Experiment):
             return Measured(self._b_low(lab))
         corrupted = lab.corruptions(model, subject)
         numbers = lab.accuracies(model, subject, ["clean"], kind="corruptions")
-        standard = self.at(lab.scale)[0]
+        standard = self.subjects_at(lab.scale)[0]
         base = corrupted if subject == standard else lab.corruptions(lab.model(standard), standard)
         error = corrupted.standard_errors["all"] / (1 - base.means()["all"])
         by_type = {
@@ -284,7 +284,7 @@ class _Corruptions(Experiment):
     def _b_low(self, lab: Lab) -> dict[str, Number]:
         """ln B_low of each type's change, the mean over severities, with its error over parts of the images."""
         clean, numbers = lab.test_set(self.dataset, "spectrum").tensor, {}
-        for name, kind in lab.track(COLUMNS_OF_TYPES.items(), B_LOW, len(COLUMNS_OF_TYPES)):
+        for name, kind in lab.progress(COLUMNS_OF_TYPES.items(), B_LOW, len(COLUMNS_OF_TYPES)):
             corrupted = [corrupt(clean, kind, severity, frost=lab.frost) for severity in SEVERITIES]
             of_all, *parts = (
                 corruption_spectrum(clean[part], (images[part] for images in corrupted)).mean_log_b_low
@@ -431,7 +431,7 @@ class _Spectra(Experiment):
         if model is None:
             return spectrum(test.images).amplitude
         return jacobian_spectrum(
-            model, test.images, test.labels, batch=BATCH, cache=lab.cache, track=lab.track
+            model, test.images, test.labels, batch=BATCH, cache=lab.cache, progress=lab.progress
         ).amplitude
 
     def more(self, model: nn.Module | None, images: Tensor, labels: Tensor, lab: Lab) -> Mapping[str, Tensor]:
@@ -788,7 +788,7 @@ class Complexity(Experiment):
 
     def _cost(self, name: str, lab: Lab) -> StepCost:
         settings = ("steps=10", "step_size=2/255") if name.startswith("pgd_at") else ()  # the paper's, at all scales
-        recipe = Subject("", name, "tiny_imagenet", settings).at(lab.scale)
+        recipe = Subject("", name, "tiny_imagenet", settings).at_scale(lab.scale)
         assert recipe is not None
         return step_cost(recipe.full_recipe(), str(lab.device), steps=5)
 

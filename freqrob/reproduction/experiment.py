@@ -97,15 +97,15 @@ class Number:
 class Numbers:
     """Numbers by row and column; ``numbers["row", "column"]`` is ``Number()``, NaN, if it is missing."""
 
-    of: Mapping[str, Mapping[str, Number]]
+    by_row: Mapping[str, Mapping[str, Number]]
 
     def __getitem__(self, cell: tuple[str, str]) -> Number:
         row, column = cell
-        return self.of.get(row, {}).get(column, Number())
+        return self.by_row.get(row, {}).get(column, Number())
 
     def column(self, column: str) -> dict[str, Number]:
         """The rows that have a number in this column."""
-        return {row: self[row, column] for row in self.of if not isnan(self[row, column].value)}
+        return {row: self[row, column] for row in self.by_row if not isnan(self[row, column].value)}
 
 
 @dataclass(frozen=True)
@@ -189,6 +189,7 @@ class Subject:
         settings: changes of the recipe, as for ``freqrob train --set``: ``("gamma=0.25",)``.
         model: the model's name as for ``freqrob evaluate``, if it is not trained by a recipe: "robustbench:NAME".
         threat_model: the threat model of ``model``.
+        front_end: a front end that is put before ``model`` without training, as on a card; None for none.
         options: further settings for the experiment's ``measure``, such as the protocol.
     """
 
@@ -198,6 +199,7 @@ class Subject:
     settings: tuple[str, ...] = ()
     model: str = ""
     threat_model: str = "Linf"
+    front_end: Mapping[str, Any] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -210,7 +212,7 @@ class Subject:
         """The recipe with all its settings. Raises ValueError for settings that it does not have."""
         return recipe_for(self.recipe, self.dataset, **parse_settings(self.recipe, self.settings))
 
-    def at(self, scale: Scale) -> Subject | None:
+    def at_scale(self, scale: Scale) -> Subject | None:
         """The subject with the scale's architecture; None if the recipe's has no replacement."""
         if not self.recipe:
             return self
@@ -276,9 +278,9 @@ class Experiment:
     takes_models: bool = False
     transposed: bool = False
 
-    def at(self, scale: Scale) -> list[Subject]:
+    def subjects_at(self, scale: Scale) -> list[Subject]:
         """The subjects that can be measured at a scale."""
-        return [small for subject in self.subjects if (small := subject.at(scale)) is not None]
+        return [small for subject in self.subjects if (small := subject.at_scale(scale)) is not None]
 
     def conditions(self, scale: Scale) -> Mapping[str, Any]:
         """The settings of the measurement to record, as JSON values: numbers of images, attacks, protocols."""

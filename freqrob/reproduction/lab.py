@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import nan
+from math import isnan, nan
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,14 +23,15 @@ from freqrob.data.photographs import preprocessed
 from freqrob.evaluation import Result, evaluate
 from freqrob.evaluation.corruptions import CorruptionAccuracy, evaluate_corruptions
 from freqrob.models import load_model
+from freqrob.models.front_ends import FrontEnded, create_front_end
 from freqrob.models.loading import checkpoint_path, load_card
 from freqrob.models.preprocessing import preprocessing_of
 from freqrob.models.sources import open_model
 from freqrob.reproduction.experiment import Number, Scale, Subject
-from freqrob.runtime.progress import Track, untracked
+from freqrob.runtime.progress import Progress, no_progress
 from freqrob.runtime.warning import warn
 from freqrob.training import train
-from freqrob.training.cost import step_cost
+from freqrob.training.cost import step_cost, training_steps
 
 
 @dataclass(frozen=True)
@@ -43,17 +45,17 @@ class Lab:
         cache: folder of per-image results and of corrupted images; None caches no results.
         device: device for measurements.
         accelerator: accelerator for training, as Lightning Fabric names it.
-        images: largest number of images of each measurement; None for the scale's.
+        n_images: largest number of images of each measurement; None for the scale's.
         seed: random seed of attacks and draws.
         download: whether missing data sets are downloaded.
         may_train: whether missing models are trained.
         frost: folder of the photographs for the corruption ``frost``.
-        track: wraps iterables in a progress bar.
+        progress: wraps iterables in a progress bar.
         log: receives lines of text.
 
     >>> from freqrob.reproduction import SCALES
-    >>> lab = Lab(SCALES["rn20"], data=Path("data"), model_dir=Path("models"), images=100)
-    >>> lab.scale.name, lab.images
+    >>> lab = Lab(SCALES["rn20"], data=Path("data"), model_dir=Path("models"), n_images=100)
+    >>> lab.scale.name, lab.n_images
     ('rn20', 100)
     """
 
@@ -63,17 +65,17 @@ class Lab:
     cache: Path | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     accelerator: str = "auto"
-    images: int | None = None
+    n_images: int | None = None
     seed: int = 0
     download: bool = False
     may_train: bool = True
     frost: Path | None = None
-    track: Track = untracked
+    progress: Progress = no_progress
     log: Callable[[str], None] = lambda _line: None
 
     def count(self, kind: str, available: int) -> int:
         """The number of images for a kind of measurement, at most ``available``."""
-        wanted = (self.scale.count(kind), self.images, available)
+        wanted = (self.scale.count(kind), self.n_images, available)
         return min(number for number in wanted if number is not None)
 
     def test_set(self, dataset: str, kind: str = "accuracy", model: nn.Module | None = None) -> ImageSet:
@@ -82,7 +84,7 @@ class Lab:
         Photographs go through the preprocessing of the ``model``.
         Raises FileNotFoundError, which says how to get it, if the data set is missing.
         """
-        images = load_dataset(dataset, "test", self.data, download=self.download, track=self.track)
+        images = load_dataset(dataset, "test", self.data, download=self.download, progress=self.progress)
         if model is not None:
             images = replace(images, images=preprocessed(images.images, preprocessing_of(model)))
         return images[: self.count(kind, len(images))]
@@ -114,7 +116,7 @@ class Lab:
                 model = open_model(subject.model, self.model_dir, subject.dataset, subject.threat_model)
             except OSError as error:  # such as a download that failed
                 raise FileNotFoundError(str(error)) from error
-            return model.to(self.device)
+            return _behind(subject.front_end, model).to(self.device)
         if not self.has_model(subject):
             self._train(subject)
         if changed := changed_settings(subject, self.model_dir):
@@ -127,11 +129,8 @@ class Lab:
         Raises FileNotFoundError if its defence needs a file that is missing.
         """
         recipe = subject.full_recipe()
-        images = DATASETS[recipe.dataset].train_images
-        if not images:
-            return nan
-        steps = recipe.epochs * (images // recipe.batch_size)
-        return steps * step_cost(recipe, str(self.device)).seconds / 3600
+        steps = training_steps(recipe)
+        return nan if isnan(steps) else steps * step_cost(recipe, str(self.device)).seconds / 3600
 
     def _train(self, subject: Subject) -> None:
         if not self.may_train:
@@ -142,7 +141,7 @@ class Lab:
         folder = training_folder(subject, self.model_dir)
         train(
             subject.full_recipe(), self.data, folder, download=self.download, accelerator=self.accelerator,
-            track=self.track, log=self.log,
+            progress=self.progress, log=self.log,
         )  # fmt: skip
 
     def accuracies(
@@ -158,7 +157,7 @@ class Lab:
         images = self.test_set(subject.dataset, kind)
         results = evaluate(
             model, images.images, images.labels, protocols=[protocol], attacks=attacks, seed=self.seed,
-            classes=DATASETS[subject.dataset].classes, cache=self.cache, track=self.track,
+            classes=DATASETS[subject.dataset].classes, cache=self.cache, progress=self.progress,
         )  # fmt: skip
         return {result.attack.name: percentage(result) for result in results}
 
@@ -174,7 +173,8 @@ class Lab:
         """Accuracies on ``corruption_arrays`` under ``natural``, or ``natural+bass``, which first balances them."""
         arrays = self.corruption_arrays(subject.dataset, bass=bass, types=types)
         count = self.count("corruptions", len(arrays.labels))
-        return evaluate_corruptions(model, arrays, images=count, protocol=protocol, cache=self.cache, track=self.track)
+        options = {"cache": self.cache, "progress": self.progress}
+        return evaluate_corruptions(model, arrays, n_images=count, protocol=protocol, **options)
 
     def corruption_arrays(
         self, dataset: str, *, bass: bool = False, types: Sequence[str] = tuple(CORRUPTIONS)
@@ -199,8 +199,15 @@ class Lab:
             folder = (self.cache or self.model_dir) / "corruptions" / f"{colours}{'-b' if bass else ''}-{len(images)}"
             chosen = balance(images) if bass else images
             about = {"dataset": colours, "bass": weighting}
-            write_corruptions(chosen, folder, types, about=about, frost=self.frost, track=self.track)
+            write_corruptions(chosen, folder, types, about=about, frost=self.frost, progress=self.progress)
             return load_corruptions(folder, dataset, types)
+
+
+def _behind(front_end: Mapping[str, Any] | None, model: nn.Module) -> nn.Module:
+    """The model with a front end before it, if one is given, for the same photographs."""
+    if front_end is None:
+        return model
+    return FrontEnded([create_front_end(front_end)], model, preprocessing_of(model)).eval()
 
 
 def percentage(result: Result) -> Number:

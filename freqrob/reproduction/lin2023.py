@@ -283,12 +283,12 @@ class _Landscapes(Experiment):
             landscapes = [
                 loss_landscape(
                     model, shown, test.labels, span=SPAN, points=_points(lab.scale), seed=lab.seed + pair,
-                    cache=lab.cache, track=lab.track,
+                    cache=lab.cache, progress=lab.progress,
                 )
                 for pair in range(LANDSCAPE_SEEDS)
             ]  # fmt: skip
             numbers |= {f"{name}, {half}": number for name, number in _quantities(landscapes).items()}
-            arrays |= {half: landscapes[0].loss, "steps": landscapes[0].steps}
+            arrays |= {half: landscapes[0].loss, "steps": landscapes[0].offsets}
         return Measured(numbers, arrays)
 
     def plot(self, outcome: Outcome, figure: Figure) -> None:
@@ -462,7 +462,7 @@ class Figure2(Experiment):
         test = lab.test_set(subject.dataset, "sensitivity", model=model)
         coefficients = test.images.shape[-2] * (test.images.shape[-1] // 2 + 1)
         ranks = [min(round(share * coefficients), coefficients - 1) for share in RANKS.values()]
-        measured = sensitivity(model, test.images, test.labels, ranks=ranks, cache=lab.cache, track=lab.track)
+        measured = sensitivity(model, test.images, test.labels, ranks=ranks, cache=lab.cache, progress=lab.progress)
         radii = measured.radii[~measured.high_share.isnan()].double()
         if not len(radii):
             return Measured({"boundary": Number(measured.boundary)})
@@ -631,7 +631,7 @@ class _GradientShares(Experiment):
         assert model is not None
         test = lab.test_set(subject.dataset, "sensitivity", model=model)
         chosen = balance(test) if subject.options.get("bass", False) else test
-        measured: Sensitivity = sensitivity(model, chosen.images, chosen.labels, cache=lab.cache, track=lab.track)
+        measured: Sensitivity = sensitivity(model, chosen.images, chosen.labels, cache=lab.cache, progress=lab.progress)
         shares = measured.high_share[~measured.high_share.isnan()]
         error = shares.std(correction=0).item() / max(len(shares), 1) ** 0.5
         return Measured({HIGH_SHARE: Number(100 * measured.mean_high_share, 100 * error)})

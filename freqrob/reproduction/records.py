@@ -187,7 +187,7 @@ class Record:
 
     def draw(self, rows: Mapping[str, Row], subjects: Sequence[Subject]) -> list[Path]:
         """Draw the figure as SVG, PNG and PDF; a failure is a warning. Returns the files."""
-        if not self.experiment.is_drawn or not numbers_of(rows).of:
+        if not self.experiment.is_drawn or not numbers_of(rows).by_row:
             return []
         paths = [self.folder / f"figure.{kind}" for kind in FORMATS]
         with drawing(str(paths[0])):
@@ -313,7 +313,7 @@ def _claims_table(out: Path, experiments: Sequence[Experiment]) -> str:
 
 def other_models(experiment: Experiment, rows: Iterable[Row]) -> str:
     """The rows that were measured on models that the experiment has at no scale; "" if there are none."""
-    known = {(subject.row, subject.model_name) for scale in SCALES.values() for subject in experiment.at(scale)}
+    known = {(one.row, one.model_name) for scale in SCALES.values() for one in experiment.subjects_at(scale)}
     rows = [row for row in rows if row.numbers and row.model and row.subject != row.model]
     return ", ".join(f"{row.subject} is {row.model}" for row in rows if (row.subject, row.model) not in known)
 
@@ -366,7 +366,7 @@ def in_words(value: Any) -> str:
 
 def _wide(experiment: Experiment, numbers: Numbers) -> tuple[list[str], list[list[str]]]:
     """The header and cells of the table, as the paper prints it: "measured / printed"."""
-    names = list(dict.fromkeys([*(s.row for s in experiment.subjects), *experiment.printed, *numbers.of]))
+    names = list(dict.fromkeys([*(s.row for s in experiment.subjects), *experiment.printed, *numbers.by_row]))
     columns = [column.name for column in experiment.columns]
     cells = {row: cells_of(experiment, numbers, row) for row in names}
     if experiment.transposed:
@@ -385,7 +385,7 @@ def cells_of(experiment: Experiment, numbers: Numbers, row: str) -> list[str]:
 
 def _long_rows(experiment: Experiment, numbers: Numbers) -> Iterator[dict[str, Any]]:
     """One row per number, with the paper's number."""
-    for row in numbers.of:
+    for row in numbers.by_row:
         for column in experiment.columns:
             number, printed = numbers[row, column.name], experiment.printed.get(row, {}).get(column.name, Number())
             yield {

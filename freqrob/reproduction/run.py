@@ -71,7 +71,7 @@ def reproduce(
     record = Record(out, experiment, lab.scale.name)
     rows: dict[str, Row] = record.rows()
     about = {"scale": lab.scale.name, **provenance(command)}
-    for subject in lab.track(subjects, experiment.name, len(subjects)):
+    for subject in lab.progress(subjects, experiment.name, len(subjects)):
         lab.log(f"{experiment.name}: {subject.row}" + (f" ({subject.model_name})" if subject.model_name else ""))
         rows = record.add(_measure(experiment, subject, lab, record, rows.get(subject.row), again, about), about)
     texts = (record.folder / name for name in ("result.json", "table.csv", "table.md"))
@@ -82,7 +82,7 @@ def reproduce(
 def chosen_subjects(experiment: Experiment, lab: Lab, models: Sequence[str]) -> list[Subject]:
     """The experiment's subjects at the lab's scale, with other models if given. Raises as ``reproduce``."""
     if not models:
-        return experiment.at(lab.scale)
+        return experiment.subjects_at(lab.scale)
     chosen = []
     for text in models:
         like = next((subject for subject in experiment.subjects if text.startswith(f"{subject.row}=")), None)
@@ -92,9 +92,10 @@ def chosen_subjects(experiment: Experiment, lab: Lab, models: Sequence[str]) -> 
         if like is not None and not like.model_name:
             raise ValueError(f"models: got {text!r}, but the row {like.row!r} is not measured on a model")
         if like is not None:
-            chosen.append(replace(like, recipe="", settings=(), model=names[0]))
+            chosen.append(replace(like, recipe="", settings=(), model=names[0], front_end=None))
         elif experiment.takes_models:
-            chosen += [Subject(name.strip(), model=name.strip()) for name in names]
+            dataset = experiment.subjects[0].dataset
+            chosen += [Subject(name.strip(), dataset=dataset, model=name.strip()) for name in names]
         else:
             rows = ", ".join(f"{subject.row!r}" for subject in experiment.subjects)
             raise ValueError(f"models: got {text!r}, expected ROW=MODEL with a row of {rows}")
@@ -110,7 +111,7 @@ def _measure(
     again: bool,
     about: Mapping[str, Any],
 ) -> Row:
-    settings = {**experiment.conditions(lab.scale), "seed": lab.seed, "images_at_most": lab.images}
+    settings = {**experiment.conditions(lab.scale), "seed": lab.seed, "images_at_most": lab.n_images}
     conditions = json.loads(as_json(settings, "conditions"))
     try:
         model = lab.model(subject) if subject.model_name else None

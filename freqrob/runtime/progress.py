@@ -8,18 +8,18 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from html import escape
 from typing import Any
 
-Track = Callable[..., Iterable]
-"""Wraps items in a progress bar; takes a description, the number of items, and optionally of images per item."""
+Progress = Callable[..., Iterable]
+"""Wraps items in a progress bar; takes them, a description, their number, and optionally the images per item."""
 REFRESH = 0.2  # seconds between updates in a notebook
 
 
-def untracked(items: Iterable, _description: str, _count: int, _images: int = 0) -> Iterable:
-    """A ``track`` that shows nothing."""
+def no_progress(items: Iterable, _description: str, _count: int, _images: int = 0) -> Iterable:
+    """The default ``progress``: shows nothing."""
     return items
 
 
 def progress_bar(items: Iterable, what: str, count: int, _images: int = 0) -> Iterator:
-    """A ``track`` that shows a bar: in a notebook (without ipywidgets), or else on the terminal, by Rich.
+    """Show a progress bar: in a notebook (without ipywidgets), or else on the terminal, by Rich.
 
     If a sized iterable has fewer items than ``count``, the missing ones count as done.
 
@@ -29,7 +29,7 @@ def progress_bar(items: Iterable, what: str, count: int, _images: int = 0) -> It
         >>> from freqrob.runtime.progress import progress_bar
         >>> samples, model = sample_images(), freqrob.load_model("standard_rn20")
         >>> results = freqrob.evaluate(
-        ...     model, samples.images, samples.labels, protocols=["natural"], attacks=["clean"], track=progress_bar
+        ...     model, samples.images, samples.labels, protocols=["natural"], attacks=["clean"], progress=progress_bar
         ... )
         >>> [result.attack.name for result in results]
         ['clean']

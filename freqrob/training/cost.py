@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
+from math import nan
 from timeit import repeat
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from freqrob.data import DATASETS, Batches, ImageSet
 from freqrob.models import create_network
@@ -20,6 +24,8 @@ from freqrob.training.recipe import Recipe
 
 LEAST_IMAGES = 2  # per batch: batch norm needs two values per channel even if the last feature maps are 1×1
 ENOUGH = 2.0  # seconds of a step on the CPU; its batch is then large enough
+GPUS = {"A100": 312e12, "H100 or H200": 989e12}  # peak bfloat16 flops per second of dense matrix products (NVIDIA)
+GPU_SHARE = 0.3  # of the peak, assumed for training
 _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -34,6 +40,18 @@ class StepCost:
 
     seconds: float
     peak_bytes: int | None
+
+
+class _FlopCounter(TorchDispatchMode):
+    """Counts as PyTorch's FlopCounterMode, which fails in ``torch.autograd.grad``."""
+
+    total = 0
+
+    def __torch_dispatch__(self, function: Any, _types: Any, arguments: Any = (), options: Any = None) -> Any:
+        result = function(*arguments, **(options or {}))
+        if formula := flop_registry.get(function.overloadpacket):
+            self.total += formula(*arguments, **(options or {}), out_val=result)
+        return result
 
 
 class TrainingStep:
@@ -51,7 +69,7 @@ class TrainingStep:
         self, recipe: Recipe, batches: Iterator[tuple[Tensor, Tensor]], device: torch.device | str = "cpu"
     ) -> None:
         about, self.batches, self.defense = DATASETS[recipe.dataset], batches, recipe.make_defense()
-        network = create_network(recipe.parsed.architecture, about.classes, about.channels)
+        network = create_network(recipe.name_parts.architecture, about.classes, about.channels)
         model = with_front_ends(network, recipe.front_ends)
         for front_end in model.front_ends:
             if isinstance(front_end, PCA):
@@ -118,6 +136,18 @@ def step_cost(recipe: Recipe, device: str = "cpu", batch_size: Count | None = No
             size = min(most, 4 * size)
     peak = torch.cuda.max_memory_allocated(device) if on_gpu else None
     return StepCost(seconds * recipe.batch_size / size, peak)
+
+
+def step_flops(recipe: Recipe) -> float:
+    """Floating-point operations of the convolutions and matrix products of a training step, counted on two images."""
+    with random_state(0), _FlopCounter() as counter:
+        _step(recipe, LEAST_IMAGES, "cpu")()
+    return counter.total * recipe.batch_size / LEAST_IMAGES
+
+
+def training_steps(recipe: Recipe) -> float:
+    """Steps of a whole training; NaN if the number of its data set's images is unknown."""
+    return recipe.epochs * (DATASETS[recipe.dataset].train_images // recipe.batch_size) or nan
 
 
 def _step(recipe: Recipe, batch_size: int, device: str) -> TrainingStep:

@@ -137,15 +137,15 @@ def without_source(recipe: Recipe) -> str:
     """
     if preset(recipe.name, recipe.dataset, recipe.threat_model):
         return ""
-    defaults, defense = _settings(recipe.parsed, recipe.dataset), recipe.parsed.defense
+    defaults, defense = _settings(recipe.name_parts, recipe.dataset), recipe.name_parts.defense
 
     def differing(other: Recipe) -> list[str]:
-        others = _settings(other.parsed, other.dataset)
+        others = _settings(other.name_parts, other.dataset)
         first, second = ({**s, **s.get("defense", {}), "defense": None} for s in (defaults, others))
         return [key for key in first | second if first.get(key) != second.get(key)]
 
     recipes = [p.recipe for p in _PRESETS]
-    like = min(recipes, key=lambda r: (len(differing(r)), r.parsed.defense != defense, r.dataset != recipe.dataset))
+    like = min(recipes, key=lambda r: (len(differing(r)), r.name_parts.defense != defense, r.dataset != recipe.dataset))
     but = f", but for {', '.join(differing(like))}" if differing(like) else ""
     return (
         f"no paper or preset gives settings for {recipe.name} on {recipe.dataset}; its defaults are those of "
@@ -232,13 +232,13 @@ def _of_lin(defense: str, architecture: str, dataset: str) -> dict[str, Any]:
 
 
 def _of_chan(defense: str, dataset: str) -> dict[str, Any]:
-    of = dataset if dataset in _CHAN_LR else "cifar10"
+    like = dataset if dataset in _CHAN_LR else "cifar10"
     positive = defense.removesuffix("_minus")
-    settings = _CHAN | _CHAN_ON.get(of, {}) | {"lr": _CHAN_LR[of].get(positive, _CHAN_LR[of]["standard"])}
+    settings = _CHAN | _CHAN_ON.get(like, {}) | {"lr": _CHAN_LR[like].get(positive, _CHAN_LR[like]["standard"])}
     if defense == "pgd_at":
         return settings | {"defense": _PGD}
     parameters = {"eps": 8 / 255} if positive in ("fgsm", "grad_align", "fgsm_jafr") else {}
-    if weight := _CHAN_WEIGHT[of].get(positive):
+    if weight := _CHAN_WEIGHT[like].get(positive):
         parameters["weight"] = weight if positive == defense else -weight
     return settings | ({"defense": parameters} if parameters else {})
 

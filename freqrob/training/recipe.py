@@ -53,9 +53,12 @@ class Recipe:
         precision: as Lightning Fabric names it.
         seed: random seed of initialisation, order, augmentation and random starts.
         selection_images: number of validation images on which PGD-10 chooses the best epoch; 0 for all of them.
+        initial_weights: the network whose weights the run starts from, with the recipe's front ends before it: a model
+            as ``open_model`` takes it, or a weights file. It must tell the same number of classes apart; ``""`` for
+            random weights.
         defense: those of the defence's parameters that differ from its defaults.
 
-    >>> Recipe("trades_rn20", epochs=2).parsed.defense
+    >>> Recipe("trades_rn20", epochs=2).name_parts.defense
     'trades'
     """
 
@@ -82,6 +85,7 @@ class Recipe:
     precision: Precision = "bf16-mixed"
     seed: Natural = 0
     selection_images: Natural = 2000
+    initial_weights: str = ""
     defense: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -91,10 +95,10 @@ class Recipe:
             raise ValueError(f"dataset: training holds all images in memory, which {self.dataset} exceeds")
         if self.threat_model != "Linf":
             raise ValueError(f"threat_model: training attacks are L∞ only, expected 'Linf', got {self.threat_model!r}")
-        known = [field.name for field in fields(DEFENSES[self.parsed.defense])]
+        known = [field.name for field in fields(DEFENSES[self.name_parts.defense])]
         if unknown := set(self.defense) - set(known):
             raise ValueError(
-                f"defense: {self.parsed.defense} has no parameter {', '.join(sorted(unknown))}; "
+                f"defense: {self.name_parts.defense} has no parameter {', '.join(sorted(unknown))}; "
                 f"it has {', '.join(known) or 'none'}"
             )
         if self.defense.get("weighting", self.weighting) != self.weighting:
@@ -108,23 +112,23 @@ class Recipe:
         if self.schedule != "triangle" and self.warmup_epochs > self.epochs:
             raise ValueError(f"warmup_epochs: expected at most {self.epochs} epochs, got {self.warmup_epochs}")
         if made.double_backward and self.precision == "16-mixed":
-            raise ValueError(f"precision: {self.parsed.defense}'s second derivatives underflow in float16")
+            raise ValueError(f"precision: {self.name_parts.defense}'s second derivatives underflow in float16")
 
     @property
-    def parsed(self) -> ModelName:
+    def name_parts(self) -> ModelName:
         return ModelName.parse(self.name)
 
     @property
     def on_balanced_images(self) -> bool:
         """Whether training and validation images are balanced once, before training, as in the authors' code."""
-        return self.parsed.variant == "bass" and not getattr(self.make_defense(), "bass_view", False)
+        return self.name_parts.variant == "bass" and not getattr(self.make_defense(), "bass_view", False)
 
     @property
     def front_ends(self) -> list[dict[str, Any]]:
         """The fixed modules before the network, in order of application, as on a card."""
         about = DATASETS[self.dataset]
         first = variant_front_ends(
-            self.parsed.variant,
+            self.name_parts.variant,
             (about.channels, about.size, about.size),
             components=self.components,
             weighting=self.weighting,
@@ -135,7 +139,7 @@ class Recipe:
 
     def make_transform(self) -> Callable[[Tensor, Generator], Tensor] | None:
         """The augmentation before crop and flip: BaSS for ``bassmix_``, else None."""
-        if self.parsed.variant != "bassmix":
+        if self.name_parts.variant != "bassmix":
             return None
         from freqrob.data.transforms import RandomBaSS  # torchvision's transforms take a while to import
 
@@ -176,9 +180,9 @@ class Recipe:
 
     def make_defense(self):
         given = self.defense
-        if self.parsed.defense == "augmix":  # Lin et al. balance one of its views
-            given = {"bass_view": self.parsed.variant == "bass", "weighting": self.weighting, **given}
-        return DEFENSES[self.parsed.defense](**given)
+        if self.name_parts.defense == "augmix":  # Lin et al. balance one of its views
+            given = {"bass_view": self.name_parts.variant == "bass", "weighting": self.weighting, **given}
+        return DEFENSES[self.name_parts.defense](**given)
 
     def as_dict(self) -> dict[str, Any]:
         """All fields, and all parameters of the defence, including defaults, for the card."""

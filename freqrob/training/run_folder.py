@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import MISSING, fields
 from math import isfinite
 from pathlib import Path
 from typing import Any, TypedDict
@@ -19,6 +20,7 @@ from freqrob.runtime.figures import drawing
 from freqrob.runtime.file_formats import FileFormat
 from freqrob.runtime.files import check_file, locked, remove_abandoned, write_csv, write_text, write_torch
 from freqrob.runtime.reading import REMEDY, Share, fitted, read_torch
+from freqrob.training.recipe import Recipe
 
 STORED_DTYPE = torch.float16  # dtype of kernels and matrices in weights files
 History = list[dict[str, float]]
@@ -47,6 +49,8 @@ class Checkpoint(TypedDict):
     precision: dict[str, Any]
 
 
+# Of settings that an older checkpoint does not have
+_DEFAULTS = {field.name: field.default for field in fields(Recipe) if field.default is not MISSING}
 METRICS = FileFormat("metrics", Epoch)
 CHECKPOINT = FileFormat("checkpoint", Checkpoint)  # not a JSON file, but with the same containers
 
@@ -94,7 +98,9 @@ class RunFolder:
             CHECKPOINT.fit(state, self.last_checkpoint)
             fitted(state["history"], list[Epoch], "history")
             self._check_progress(state, steps_per_epoch)
-            is_same = bool((made_for := state["recipe"]) == self.recipe)
+            newer = {key: value for key, value in _DEFAULTS.items() if key in self.recipe}
+            made_for = {**newer, **state["recipe"]}
+            is_same = bool(made_for == self.recipe)
         if not is_same:
             raise ValueError(
                 f"recipe: {self.folder} holds a run with other settings ({_differences(made_for, self.recipe)}); "

@@ -30,9 +30,10 @@ from freqrob.models.state import evaluating
 from freqrob.runtime.parameters import NotNegative, checked
 from freqrob.runtime.process_state import seed_everything
 from freqrob.runtime.processes import propagate_failure, rank_zero_first
-from freqrob.runtime.progress import Track, untracked
+from freqrob.runtime.progress import Progress, no_progress
 from freqrob.runtime.provenance import commit, versions
 from freqrob.training.batch_norm import differentiate_twice
+from freqrob.training.initial import InitialWeights, load_initial_weights, read_initial_weights
 from freqrob.training.launch import graceful_shutdown, launch, share_buffers
 from freqrob.training.presets import without_source
 from freqrob.training.recipe import Recipe
@@ -53,7 +54,7 @@ def train(
     compile: bool = False,
     checkpoint_minutes: NotNegative = 10,
     tensorboard: bool = False,
-    track: Track = untracked,
+    progress: Progress = no_progress,
     log: Callable[[str], None] = lambda _line: None,
 ) -> Path:
     """Train a recipe; continue where an earlier run of the same recipe stopped.
@@ -75,7 +76,7 @@ def train(
         compile: compile the network; not possible for defences that differentiate gradients (JaFR, GradAlign).
         checkpoint_minutes: the time between checkpoints within an epoch; each epoch ends with one.
         tensorboard: also write the metrics for TensorBoard, into the run's folder.
-        track: wraps iterables in a progress bar.
+        progress: wraps iterables in a progress bar.
         log: receives a line of text for each epoch.
 
     Returns:
@@ -94,28 +95,31 @@ def train(
     run = RunFolder(weights.with_suffix(""), recipe.as_dict(), tensorboard)
     made_by, defense = commit(), recipe.make_defense()
     if compile and defense.double_backward:
-        raise ValueError(f"compile: {recipe.parsed.defense} differentiates gradients, which compiled code cannot")
+        raise ValueError(f"compile: {recipe.name_parts.defense} differentiates gradients, which compiled code cannot")
     fabric = launch(recipe.precision, accelerator)
     with propagate_failure():
         if fabric.is_global_zero:
             run.check_files()  # fail before, not after, minutes of work
     seed_everything(recipe.seed)
-    train_set, val_set = _load(recipe, data_dir, download, track)
+    train_set, val_set = _load(recipe, data_dir, download, progress)
     batches = _batches(recipe, train_set, fabric)
     with ExitStack() as stack:
         with propagate_failure():
             if fabric.is_global_zero:
                 stack.enter_context(run.locked())
         with propagate_failure():
-            state = _State(recipe, train_set, len(batches), fabric, run, run.read(len(batches)))
-        state.check_shared()
+            earlier = run.read(len(batches))
+        _check_shared(earlier, fabric)
+        initial = _initial_weights(recipe, train_set, model_dir) if earlier is None else None
+        with propagate_failure():
+            state = _State(recipe, train_set, len(batches), fabric, run, earlier, initial)
         model, *parts = state.set_up(compile, defense.double_backward)
 
         steps, saved_at = recipe.epochs * len(batches), time.monotonic()
         if state.step < steps and fabric.is_global_zero:
             log(f"trains {state}, {len(train_set):,} images, {steps:,} steps{_note(recipe)}")
         stop = stack.enter_context(graceful_shutdown())
-        for step in track(range(state.step, steps), recipe.name, steps, recipe.batch_size):
+        for step in progress(range(state.step, steps), recipe.name, steps, recipe.batch_size):
             began = time.monotonic()
             images, labels = batches[step]
             images = images.contiguous(memory_format=torch.channels_last)
@@ -140,10 +144,10 @@ def train(
             state.check_finite(run)
             if epoch_ends:
                 with fabric.autocast():
-                    state.end_epoch(_validate(state.kept, val_set, recipe, fabric, track))
+                    state.end_epoch(_validate(state.kept, val_set, recipe, fabric, progress))
             with propagate_failure():
                 if fabric.is_global_zero:
-                    card = _card(recipe, run.recipe, train_set, state.history[-1], made_by) if epoch_ends else None
+                    card = _card(recipe, state, run.recipe, train_set, made_by) if epoch_ends else None
                     state.save(run, card)
             if epoch_ends and fabric.is_global_zero:
                 log("  ".join(f"{key} {value:.4g}" for key, value in state.history[-1].items()))
@@ -157,7 +161,7 @@ def train(
 
 
 class _State:
-    """The state of a run, saved in checkpoints: new, or restored from ``earlier``."""
+    """The state of a run, saved in checkpoints: new, perhaps with ``initial`` weights, or restored from ``earlier``."""
 
     def __init__(
         self,
@@ -167,12 +171,17 @@ class _State:
         fabric: Fabric,
         run: RunFolder,
         earlier: dict[str, Any] | None,
+        initial: InitialWeights | None,
     ) -> None:
-        network = create_network(recipe.parsed.architecture, len(train_set.classes), train_set.images.shape[1])
+        network = create_network(recipe.name_parts.architecture, len(train_set.classes), train_set.images.shape[1])
         model = with_front_ends(network, recipe.front_ends)
         for front_end in model.front_ends if earlier is None else ():
             if isinstance(front_end, PCA):
                 front_end.set_components(*pca_components(train_set, recipe.components))
+        self.initial_sha256 = ""
+        if initial is not None:
+            load_initial_weights(model, initial, recipe)
+            self.initial_sha256 = initial.sha256
         self.recipe, self.fabric = recipe, fabric
         self.model = cast(FrontEnded, fabric.to_device(model.to(memory_format=torch.channels_last)))
         optimizer = recipe.make_optimizer(network)
@@ -193,17 +202,12 @@ class _State:
         """The model that is validated and saved: the average, if there is one."""
         return cast(FrontEnded, self.average.module) if self.average else self.model
 
-    def check_shared(self) -> None:
-        """Raise ValueError if the processes have read different checkpoints."""
-        all_steps = self.fabric.all_reduce(torch.tensor(self.step, device=self.fabric.device), reduce_op="sum")
-        if all_steps != self.step * self.fabric.world_size:
-            raise ValueError("model_dir: the processes read different checkpoints; expected a folder that all share")
-
     def __str__(self) -> str:
         fabric = self.fabric
         where = f"{fabric.world_size} × {fabric.device.type}" if fabric.world_size > 1 else str(fabric.device)
         resumed = f", from step {self.step:,} on" if self.step else ""
-        return f"{self.recipe.name} on {where}, {self.recipe.precision}{resumed}"
+        initial = f", from {self.recipe.initial_weights}" if self.recipe.initial_weights and not self.step else ""
+        return f"{self.recipe.name} on {where}, {self.recipe.precision}{initial}{resumed}"
 
     def set_up(self, compile: bool, double_backward: bool) -> Iterator[nn.Module]:
         """The model and the defence's parts, wrapped in DDP if there are several processes."""
@@ -279,11 +283,12 @@ class _State:
             "parts": [parts.state_dict() for parts in self.parts],
             "average": self.average.state_dict() if self.average else None,
             "precision": self.fabric.strategy.precision.state_dict(),
+            "initial_sha256": self.initial_sha256,
             **{name: getattr(self, name) for name in PROGRESS},
         }
 
     def _load(self, saved: dict[str, Any]) -> None:
-        load_into(self.model, saved["network"], "network", self.recipe.parsed.architecture)
+        load_into(self.model, saved["network"], "network", self.recipe.name_parts.architecture)
         for parts, state in zip(self.parts, saved.get("parts", []), strict=True):
             parts.load_state_dict(state)
         for state in saved["optimizer"]["state"].values():
@@ -304,7 +309,7 @@ class _State:
         if self.average:
             weights = {key.removeprefix("module."): value for key, value in saved["average"].items()}
             weights = {key.removeprefix("network."): value for key, value in weights.items() if key != "n_averaged"}
-            check_state(self.average.module, weights, "average", self.recipe.parsed.architecture)
+            check_state(self.average.module, weights, "average", self.recipe.name_parts.architecture)
             self.average.load_state_dict(saved["average"])
         average = self.average.state_dict() if self.average else {}
         parts = dict(enumerate(value for module in self.parts for value in module.state_dict().values()))
@@ -316,16 +321,31 @@ class _State:
         if saved["precision"]:
             self.fabric.strategy.precision.load_state_dict(saved["precision"])
         self.step, self.history, self.losses, self.seconds = (saved[name] for name in PROGRESS)
+        self.initial_sha256 = saved.get("initial_sha256", "")
 
 
-def _load(recipe: Recipe, data_dir: str | Path, download: bool, track: Track) -> tuple[ImageSet, ImageSet]:
+def _load(recipe: Recipe, data_dir: str | Path, download: bool, progress: Progress) -> tuple[ImageSet, ImageSet]:
     """The training and the validation images."""
     with rank_zero_first():  # it downloads and decodes for the others
-        sets = [
-            load_dataset(recipe.dataset, split, data_dir, download=download, track=track) for split in ("train", "val")
-        ]
+        options: Any = {"download": download, "progress": progress}
+        sets = [load_dataset(recipe.dataset, split, data_dir, **options) for split in ("train", "val")]
     train_set, val_set = (balance(s, weighting=recipe.weighting) for s in sets) if recipe.on_balanced_images else sets
     return train_set, val_set
+
+
+def _check_shared(checkpoint: dict[str, Any] | None, fabric: Fabric) -> None:
+    """Raise ValueError if the processes have read different checkpoints."""
+    step = -1 if checkpoint is None else checkpoint["step"]
+    if fabric.all_reduce(torch.tensor(step, device=fabric.device), reduce_op="sum") != step * fabric.world_size:
+        raise ValueError("model_dir: the processes read different checkpoints; expected a folder that all share")
+
+
+def _initial_weights(recipe: Recipe, train_set: ImageSet, model_dir: str | Path) -> InitialWeights | None:
+    """The weights that a new run starts from; None for random ones."""
+    if not recipe.initial_weights:
+        return None
+    with rank_zero_first():  # it downloads for the others
+        return read_initial_weights(recipe, len(train_set.classes), model_dir)
 
 
 def _batches(recipe: Recipe, train_set: ImageSet, fabric: Fabric) -> Batches:
@@ -338,13 +358,15 @@ def _batches(recipe: Recipe, train_set: ImageSet, fabric: Fabric) -> Batches:
     )  # fmt: skip
 
 
-def _validate(model: nn.Module, val_set: ImageSet, recipe: Recipe, fabric: Fabric, track: Track) -> dict[str, float]:
+def _validate(
+    model: nn.Module, val_set: ImageSet, recipe: Recipe, fabric: Fabric, progress: Progress
+) -> dict[str, float]:
     """Accuracies on the validation split; ``selection`` chooses the best epoch."""
     defense, count = recipe.make_defense(), min(recipe.selection_images or len(val_set), len(val_set))
     starts = range(fabric.global_rank * VALIDATION_BATCH, len(val_set), fabric.world_size * VALIDATION_BATCH)
     clean = robust = 0
     with evaluating(model):
-        for start in track(starts, "validation", len(starts), VALIDATION_BATCH):
+        for start in progress(starts, "validation", len(starts), VALIDATION_BATCH):
             images = to_pixels(val_set.tensor[start : start + VALIDATION_BATCH].to(fabric.device))
             images = images.contiguous(memory_format=torch.channels_last)
             labels = val_set.labels[start : start + VALIDATION_BATCH].to(fabric.device)
@@ -383,17 +405,16 @@ def _seed(*key: int) -> int:
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
 
 
-def _card(
-    recipe: Recipe, settings: dict[str, Any], train_set: ImageSet, validation: dict[str, float], made_by: str
-) -> Card:
+def _card(recipe: Recipe, state: _State, settings: dict[str, Any], train_set: ImageSet, made_by: str) -> Card:
+    origin = {"initial_sha256": state.initial_sha256} if state.initial_sha256 else {}
     return Card(
         name=recipe.name,
-        architecture=recipe.parsed.architecture,
+        architecture=recipe.name_parts.architecture,
         dataset=recipe.dataset,
         threat_model=recipe.threat_model,
         num_classes=len(train_set.classes),
         front_ends=recipe.front_ends,
-        recipe={**settings, "selected": validation},
+        recipe={**settings, **origin, "selected": state.history[-1]},
         commit=made_by,
         versions=versions(),
     )

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from freqrob_foolbox import MinimalPerturbation, MinimalPerturbations
+    from freqrob_foolbox import MinimalPerturbations, MinimalPerturbationSearch
 
     from freqrob.data import ImageSet
     from freqrob.diagnostics import MinimalPerturbationSpectrum
@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace, command: str) -> None:
-    from freqrob_foolbox import MinimalPerturbation
+    from freqrob_foolbox import MinimalPerturbationSearch
 
     from freqrob.cli.measuring import usable_device
     from freqrob.cli.progress import prefixed, progress_bars
@@ -114,18 +114,18 @@ def _run(options: argparse.Namespace, command: str) -> None:
     check_counts(**given)
     module, kind, _ = ATTACKS[options.attack]
     attack = getattr(import_module(module), kind)(**given)
-    search = MinimalPerturbation(
+    search = MinimalPerturbationSearch(
         attack, targeted=not options.untargeted, repeats=options.repeats, seed=options.seed,
         batch_size=options.batch_size,
     )  # fmt: skip
     places = options.model_dir, options.dataset, options.threat_model
     networks = {spec: open_model(spec, *places).to(device) for spec in options.models}
     spectra, details, left_out = {}, [], {}
-    with progress_bars() as (track, log):
-        images = _images(options, track)
+    with progress_bars() as (progress, log):
+        images = _images(options, progress)
         for spec, network in networks.items():
             perturbations = search(
-                network, images.tensor, images.labels, cache=options.out / "cache", track=prefixed(track, spec)
+                network, images.tensor, images.labels, cache=options.out / "cache", progress=prefixed(progress, spec)
             )  # fmt: skip
             try:
                 spectra[spec] = analyze(perturbations, images, search)
@@ -148,13 +148,13 @@ def _run(options: argparse.Namespace, command: str) -> None:
     print("Wrote", *(path for path in files if path.is_file()))
 
 
-def _images(options: argparse.Namespace, track: Any) -> ImageSet:
+def _images(options: argparse.Namespace, progress: Any) -> ImageSet:
     from freqrob.data import load_dataset
     from freqrob.data.samples import sample_images
 
     if options.data is None and options.dataset != "cifar10":
         raise ValueError(f"data: expected the folder of {options.dataset}, because the sample images are CIFAR-10's")
-    images = load_dataset(options.dataset, "test", options.data, track=track) if options.data else sample_images()
+    images = load_dataset(options.dataset, "test", options.data, progress=progress) if options.data else sample_images()
     if not 1 <= options.images <= len(images):
         hint = "" if options.data else " without --data"
         raise ValueError(f"images: expected 1 to {len(images)}{hint}, got {options.images}")
@@ -162,7 +162,7 @@ def _images(options: argparse.Namespace, track: Any) -> ImageSet:
 
 
 def analyze(
-    perturbations: MinimalPerturbations, images: ImageSet, search: MinimalPerturbation
+    perturbations: MinimalPerturbations, images: ImageSet, search: MinimalPerturbationSearch
 ) -> MinimalPerturbationSpectrum:
     """The spectrum of the perturbations. Raises ValueError if there are none."""
     from freqrob_foolbox import analyze_spectrum

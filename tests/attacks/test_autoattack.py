@@ -115,12 +115,12 @@ def test_a_run_that_was_stopped_between_two_attacks_goes_on(network, batch, shor
             did.append(item)
 
     with pytest.raises(InterruptedError):
-        evaluate(network, *batch, **asked, cache=tmp_path, track=stop)
+        evaluate(network, *batch, **asked, cache=tmp_path, progress=stop)
     left = []
-    resumed = evaluate(network, *batch, **asked, cache=tmp_path, track=lambda items, *_: left.extend(items) or items)
+    resumed = evaluate(network, *batch, **asked, cache=tmp_path, progress=lambda items, *_: left.extend(items) or items)
     assert torch.equal(resumed[0].correct, whole[0].correct) and len(left) == 3 * 4 - 5
     left.clear()
-    again = evaluate(network, *batch, **asked, cache=tmp_path, track=lambda items, *_: left.extend(items) or items)
+    again = evaluate(network, *batch, **asked, cache=tmp_path, progress=lambda items, *_: left.extend(items) or items)
     assert again == whole and not left
     assert len(list(tmp_path.glob("AutoAttack-*.safetensors"))) == 4, "one for each attack of the ensemble"
 

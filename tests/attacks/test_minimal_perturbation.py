@@ -1,4 +1,4 @@
-"""MinimalPerturbation: targets, starts, failures of single images, repeats, and runs that go on where they were."""
+"""MinimalPerturbationSearch: targets, starts, failures of single images, repeats, and runs that resume."""
 
 from copy import deepcopy
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ ep = pytest.importorskip("eagerpy")
 
 from foolbox.attacks.base import MinimizationAttack, get_criterion  # noqa: E402
 from foolbox.distances import linf  # noqa: E402
-from freqrob_foolbox import LinfBandMinimization, MinimalPerturbation, Start  # noqa: E402
+from freqrob_foolbox import LinfBandMinimization, MinimalPerturbationSearch, Start  # noqa: E402
 
 import freqrob.attacks  # noqa: E402
 from freqrob.attacks import MinimalAttack  # noqa: E402
@@ -79,7 +79,7 @@ def labels(network, images):
 
 
 def search(*fragile, **options):
-    return MinimalPerturbation(Walk(fragile), **{"batch_size": 4, **options})
+    return MinimalPerturbationSearch(Walk(fragile), **{"batch_size": 4, **options})
 
 
 def test_every_image_reaches_the_label_of_another_one(network, images, labels):
@@ -191,7 +191,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_result(network, images, labe
 
     whole = search()(network, images, labels)
     with pytest.raises(KeyboardInterrupt):
-        search()(network, images, labels, cache=tmp_path, cache_key=KEY, track=stopping)
+        search()(network, images, labels, cache=tmp_path, cache_key=KEY, progress=stopping)
     Walk.batches.clear()
     resumed = search()(network, images, labels, cache=tmp_path, cache_key=KEY)
     assert len(Walk.batches) == 1
@@ -226,7 +226,7 @@ def test_what_was_found_under_other_conditions_is_not_reused(network, images, la
         options["attack"] = Walk(steps=20)
     else:
         options[change] = {"seed": 1, "start_eps": 0.4, "batch_size": 3}[change]
-    MinimalPerturbation(**{"attack": Walk(), "batch_size": 4, **options})(
+    MinimalPerturbationSearch(**{"attack": Walk(), "batch_size": 4, **options})(
         network, images, labels, targets=targets, cache=tmp_path, cache_key=KEY
     )
     assert Walk.batches
@@ -268,7 +268,7 @@ def test_what_is_not_finite_is_no_success(network, images, labels):
             return inputs * float("nan")
 
     always = nn.Sequential(network, nn.Hardtanh())  # argmax of a NaN is some class
-    found = MinimalPerturbation(Nan(), targeted=False)(always.eval(), images, labels)
+    found = MinimalPerturbationSearch(Nan(), targeted=False)(always.eval(), images, labels)
     assert not found.success.any() and torch.equal(found.perturbed, images)
     assert found.distances.isinf().all()
 
@@ -287,7 +287,7 @@ def test_what_is_not_finite_is_no_success(network, images, labels):
     ids=lambda attack: type(attack).__name__,
 )
 def test_attacks_of_every_kind_run(attack, network, images, labels):
-    found = MinimalPerturbation(attack)(network, images, labels)
+    found = MinimalPerturbationSearch(attack)(network, images, labels)
     assert found.success.all()
     assert torch.equal(network(found.perturbed).argmax(1), found.classes)
     starts = Start.PGD if type(attack).__name__ in ("HopSkipJumpAttack", "BoundaryAttack") else Start.IMAGE
@@ -309,7 +309,7 @@ def test_attacks_of_every_kind_run(attack, network, images, labels):
 )
 def test_options_out_of_range_are_refused_by_name(options, error, message):
     with pytest.raises(error, match=message):
-        MinimalPerturbation(**options)
+        MinimalPerturbationSearch(**options)
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ def test_a_model_that_does_not_fit_is_refused_by_name(images, labels, answer, me
             return answer(images.flatten(1)[:, :10])
 
     with pytest.raises(ValueError, match=f"model: {message}"):
-        MinimalPerturbation(targeted=False)(Network(), images, torch.full_like(labels, 9))
+        MinimalPerturbationSearch(targeted=False)(Network(), images, torch.full_like(labels, 9))
 
 
 @dataclass(frozen=True)
@@ -368,12 +368,12 @@ def test_what_an_attack_gives_is_checked(network, images, labels):
         (lambda images: images.double(), "torch.float64"),
     ):
         with pytest.raises(TypeError, match=f"attack: expected Gives to give a tensor .* got .*{got}"):
-            freqrob.attacks.MinimalPerturbation(Gives(give), targeted=False)(network, images, labels)
+            freqrob.attacks.MinimalPerturbationSearch(Gives(give), targeted=False)(network, images, labels)
 
 
 def test_images_beyond_pixels_are_no_success(network, images, labels):
     predicted = network.eval()(images).argmax(1)
-    search = freqrob.attacks.MinimalPerturbation(Gives(lambda images: 50 - 100 * images), targeted=False)
+    search = freqrob.attacks.MinimalPerturbationSearch(Gives(lambda images: 50 - 100 * images), targeted=False)
     with pytest.warns(UserWarning, match=r"Gives: \d+ of its images left \[0, 1\]; they count as failed"):
         found = search(network, images, predicted)
     assert not found.success.any() and torch.equal(found.perturbed, images)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from freqrob.attacks import BrendelBethge, MinimalPerturbation, SmallestPGD, closest
+from freqrob.attacks import BrendelBethge, MinimalPerturbationSearch, SmallestPGD, closest
 from freqrob.attacks.minimal import Problem
 from tests.support.waves import Linear, of_waves, wave
 
@@ -40,7 +40,7 @@ def test_more_searches_come_closer_and_an_unreachable_goal_leaves_the_image():
 
 def test_the_closest_of_all_candidates_is_kept():
     images, labels = of_waves(3)
-    boundary = MinimalPerturbation(BrendelBethge(steps=2), batch_size=4)
+    boundary = MinimalPerturbationSearch(BrendelBethge(steps=2), batch_size=4)
     searches = boundary, replace(boundary, attack=SmallestPGD())
     results = [search(Linear(wave(3)), images, labels) for search in searches]
     kept = closest(results)

@@ -12,8 +12,8 @@ pytestmark = pytest.mark.usefixtures("wide_terminal")
 def test_without_a_terminal_progress_is_a_line_now_and_then(monkeypatch, capsys):
     def lines(seconds, quiet=False):
         monkeypatch.setattr(progress, "LINE_SECONDS", seconds)
-        with progress.progress_bars(quiet) as (track, log):
-            for _ in track(range(5, 8), "pgd_at_tiny", 8, 128):
+        with progress.progress_bars(quiet) as (show, log):
+            for _ in show(range(5, 8), "pgd_at_tiny", 8, 128):
                 pass
             log("epoch 1")
         return capsys.readouterr().err.splitlines()

@@ -31,7 +31,7 @@ def test_a_dry_run_without_a_name_adds_hours_of_training(table1, tmp_path, monke
     table4, lab = get_experiment("chan2022:table4"), Lab(SCALES["rn20"], model_dir=tmp_path)
     monkeypatch.setattr(module, "all_experiments", lambda: iter([table4]))
     monkeypatch.setattr("freqrob.reproduction.lab.Lab.training_hours", lambda _lab, _subject: 1.25)
-    missing = sum(not lab.has_model(subject) for subject in table4.at(lab.scale))
+    missing = sum(not lab.has_model(subject) for subject in table4.subjects_at(lab.scale))
     result = run("reproduce", "--dry-run", "--out", tmp_path, "--model-dir", tmp_path)
     assert result.exit_code == 0, result.output
     assert "hours to train" in result.output and f" {1.25 * missing:.2g} " in result.output

@@ -7,6 +7,7 @@ import pytest
 
 from freqrob.runtime.launched import Launch
 from freqrob.training import recipe_for
+from freqrob.training.cost import StepCost
 from tests.support.command_line import error_of, run
 
 pytestmark = pytest.mark.usefixtures("tiny", "wide_terminal", "own_cache")
@@ -15,8 +16,8 @@ pytestmark = pytest.mark.usefixtures("tiny", "wide_terminal", "own_cache")
 def test_train_hands_over_its_options_and_shows_its_log(monkeypatch, tmp_path):
     seen = {}
 
-    def fake(recipe, data, model_dir, *, track, log, **options):
-        seen.update(options, recipe=recipe, data=data, steps=list(track(range(5, 8), "pgd_at_tiny", 8, 128)))
+    def fake(recipe, data, model_dir, *, progress, log, **options):
+        seen.update(options, recipe=recipe, data=data, steps=list(progress(range(5, 8), "pgd_at_tiny", 8, 128)))
         log("epoch 1  loss 2.3")
         return tmp_path / "weights"
 
@@ -37,9 +38,9 @@ def test_train_hands_over_its_options_and_shows_its_log(monkeypatch, tmp_path):
 
 
 def test_a_second_rank_is_silent(monkeypatch, tmp_path):
-    def fake(*_, track, log, **__):
+    def fake(*_, progress, log, **__):
         log("epoch 1")
-        return list(track(range(3), "what", 3))
+        return list(progress(range(3), "what", 3))
 
     monkeypatch.setattr("freqrob.training.train", fake)
     monkeypatch.setattr("freqrob.cli.printing.launched", lambda: Launch(1, 2, 1, 2))
@@ -60,6 +61,15 @@ def test_recipes_without_a_preset_are_shown_too():
     assert "pgd_at_rn50 on svhn" in shown and "milestones │ [100, 105]" in shown and "defence steps │ 10" in shown
     assert "no paper or preset gives settings for pgd_at_rn50 on svhn; its defaults are those of pgd_at_rn18" in shown
     assert "Nearest: pgd_at_rn50" in error_of("recipes", "pgd_at_rn51")
+
+
+def test_the_cost_of_a_recipe_is_estimated(monkeypatch):
+    monkeypatch.setattr("freqrob.training.cost.step_cost", lambda *_: StepCost(2.0, None))
+    shown = " ".join(run("recipes", "standard_rn20", "--cost").output.split())
+    assert "has 3.1e+10 flops and takes 2 s on this" in shown and ": 4.33 h for 20 epochs" in shown
+    a100 = float(shown.partition(" h on one A100")[0].split()[-1])
+    assert a100 == pytest.approx(3.1e10 * 7800 / (0.3 * 312e12) / 3600, rel=0.01)
+    assert "pattern: expected the name of one recipe for --cost, got 'bass*'" in error_of("recipes", "bass*", "--cost")
 
 
 @pytest.fixture

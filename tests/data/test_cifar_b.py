@@ -21,7 +21,7 @@ from tests.support.image_sets import CIFAR10_COUNT, images
 class TestBalance:
     def test_is_bass_of_every_image(self):
         dataset = images(70)
-        balanced = balance(dataset, chunk=32)
+        balanced = balance(dataset, batch_size=32)
         assert torch.equal(balanced.images, bass(dataset.images))
         assert torch.equal(balanced.labels, dataset.labels)
 
@@ -74,7 +74,7 @@ class TestCifarB:
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            write_cifar_b(cifar, tmp_path / "b", track=stopping)
+            write_cifar_b(cifar, tmp_path / "b", progress=stopping)
         assert not list((tmp_path / "b").iterdir())
 
     def test_a_killed_writer_leaves_nothing_to_the_next(self, cifar, tmp_path):
@@ -83,7 +83,7 @@ class TestCifarB:
             yield
 
         child = multiprocessing.get_context("fork").Process(
-            target=write_cifar_b, args=(cifar, tmp_path / "b"), kwargs={"track": killing}
+            target=write_cifar_b, args=(cifar, tmp_path / "b"), kwargs={"progress": killing}
         )
         child.start()
         child.join()

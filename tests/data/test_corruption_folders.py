@@ -53,7 +53,7 @@ def test_are_read_as_they_are(imagenet_c):
     accuracy = evaluate_corruptions(MODEL, found)
     assert accuracy.accuracies["gaussian_noise"] == (1,) * 5
     assert accuracy.accuracies["fog"] == pytest.approx((1, 2 / 3, 1 / 3, 1 / 3, 1 / 3))
-    assert evaluate_corruptions(MODEL, found, images=2).accuracies["fog"] == (1, 1, 0.5, 0.5, 0.5)
+    assert evaluate_corruptions(MODEL, found, n_images=2).accuracies["fog"] == (1, 1, 0.5, 0.5, 0.5)
     assert load_corruption_folders(imagenet_c, "imagenet_grayscale").images("fog", 1)[0].shape == (1, 24, 24)
 
 

@@ -386,8 +386,8 @@ class TestDecoding:
     def test_shows_its_progress(self, tiny, monkeypatch):
         monkeypatch.setattr(image_files, "_CHUNK", 150)
         shown = []
-        track = lambda items, what, count: shown.append((what, count, len(list(items)))) or items  # noqa: E731
-        load_dataset("tiny_imagenet", "test", tiny, track=track)
+        progress = lambda items, what, count: shown.append((what, count, len(list(items)))) or items  # noqa: E731
+        load_dataset("tiny_imagenet", "test", tiny, progress=progress)
         assert shown == [("decoding 200 images", 2, 2)]
 
 

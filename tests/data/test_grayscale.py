@@ -15,7 +15,7 @@ from tests.support.image_sets import images
 
 def test_grey_levels_are_pils():
     colours = torch.randint(256, (7, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    gray = to_grayscale(colours, chunk=3)
+    gray = to_grayscale(colours, batch_size=3)
     expected = [np.asarray(Image.fromarray(np.array(one.permute(1, 2, 0))).convert("L")) for one in colours]
     assert gray.shape == (7, 1, 32, 32) and torch.equal(gray[:, 0], torch.from_numpy(np.stack(expected)))
     assert to_grayscale(gray) is gray

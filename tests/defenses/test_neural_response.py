@@ -117,7 +117,7 @@ def test_a_run_trains_saves_and_resumes_the_readout_but_keeps_it_out_of_the_clas
             yield item
 
     with pytest.raises(KeyboardInterrupt):
-        train(recipe, model_dir=tmp_path / "parts", accelerator="cpu", track=stops, checkpoint_minutes=0)
+        train(recipe, model_dir=tmp_path / "parts", accelerator="cpu", progress=stops, checkpoint_minutes=0)
     resumed = train(recipe, model_dir=tmp_path / "parts", accelerator="cpu")
     one, other = (load(weights)[0] for weights in (whole, resumed))
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)

@@ -43,7 +43,7 @@ def test_the_landscape_of_a_linear_model_by_hand():
     expected = F.cross_entropy(images.flatten(1) @ moved.T + model[1].bias, labels)
     assert found.loss[1, 4].item() == pytest.approx(expected.item(), rel=1e-5)
     assert found.loss[2, 2].item() == pytest.approx(F.cross_entropy(model(images), labels).item(), rel=1e-5)
-    assert found.steps.tolist() == [-0.5, -0.25, 0, 0.25, 0.5]
+    assert found.offsets.tolist() == [-0.5, -0.25, 0, 0.25, 0.5]
     near = torch.stack([found.loss[i, j] - found.loss[2, 2] for i, j in ((2, 2), (1, 2), (3, 2), (2, 1), (2, 3))])
     assert found.variation == pytest.approx(near.abs().mean().item())
     assert found.sharpness == pytest.approx(near.max().item() / (1 + found.loss[2, 2].item()))
@@ -69,9 +69,9 @@ def test_the_landscape_on_real_images_transcribed(real):
 
 def surface(loss_of, span=1.0, points=21):
     """The landscape of a function of (a, b)."""
-    steps = torch.linspace(-span, span, points, dtype=torch.float64)
-    loss = loss_of(steps[:, None], steps)
-    return LossLandscape(steps, loss, torch.zeros_like(loss), 0.0, 0.0, 1, 0)
+    offsets = torch.linspace(-span, span, points, dtype=torch.float64)
+    loss = loss_of(offsets[:, None], offsets)
+    return LossLandscape(offsets, loss, torch.zeros_like(loss), 0.0, 0.0, 1, 0)
 
 
 def test_steepness_and_distance_of_a_bowl():

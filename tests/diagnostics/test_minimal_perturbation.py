@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from freqrob.attacks import BrendelBethge, MinimalPerturbation
+from freqrob.attacks import BrendelBethge, MinimalPerturbationSearch
 from freqrob.diagnostics.drawing import shared_limits
 from freqrob.diagnostics.minimal_perturbation import (
     minimal_perturbation,
@@ -49,7 +49,7 @@ def test_the_smallest_perturbations_of_real_images_transcribed(real):
     model, images, labels = real
     images, labels = images[:4], labels[:4]
     found = minimal_perturbation(model, images, labels, steps=10, repeats=1, seed=2)
-    how = MinimalPerturbation(BrendelBethge(steps=10), seed=2)
+    how = MinimalPerturbationSearch(BrendelBethge(steps=10), seed=2)
     perturbed = how(model, images, labels).perturbed.double().numpy()
     delta = (perturbed - images.double().numpy() / 255)[found.success.numpy()]
     power = (np.abs(np.fft.fft2(delta - delta.mean((2, 3), keepdims=True))) ** 2).mean((0, 1))
@@ -84,7 +84,7 @@ def test_a_search_that_was_stopped_goes_on_and_a_second_one_attacks_nothing(tmp_
     whole = minimal_perturbation(model, *data, **how)
     calls, model.calls = model.calls, 0
     with pytest.raises(KeyboardInterrupt):
-        minimal_perturbation(model, *data, cache=tmp_path, cache_key="1", track=stops, **how)
+        minimal_perturbation(model, *data, cache=tmp_path, cache_key="1", progress=stops, **how)
     assert 0 < model.calls < calls
     model.calls = 0
     first = minimal_perturbation(model, *data, cache=tmp_path, cache_key="1", **how)

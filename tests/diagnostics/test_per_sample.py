@@ -23,7 +23,7 @@ def test_a_second_call_measures_nothing_and_a_stopped_one_goes_on(name, tmp_path
             yield item
 
     with pytest.raises(KeyboardInterrupt):
-        EACH[name](model, data, batch_size=4, cache=tmp_path, cache_key="1", track=stops)
+        EACH[name](model, data, batch_size=4, cache=tmp_path, cache_key="1", progress=stops)
     part, model.calls = model.calls, 0
     first = EACH[name](model, data, batch_size=4, cache=tmp_path, cache_key="1")
     rest, model.calls = model.calls, 0

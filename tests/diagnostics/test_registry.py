@@ -6,16 +6,18 @@ from freqrob.diagnostics.hybrid import HybridReliance
 from freqrob.diagnostics.registry import Diagnostic, get_diagnostic, list_diagnostics, register_diagnostic
 
 
-def without_track(model, images, labels, *, batch_size: int = 1, cache=None, cache_key=None): ...
+def without_progress(model, images, labels, *, batch_size: int = 1, cache=None, cache_key=None): ...
 
 
-def without_a_type(model, images, labels, *, factors=(1,), batch_size: int, cache: str, cache_key: str, track: str): ...
+def without_a_type(
+    model, images, labels, *, factors=(1,), batch_size: int, cache: str, cache_key: str, progress: str
+): ...
 
 
 @pytest.mark.parametrize(
     "function, complaint",
     [
-        (without_track, "mine: measure has no parameter 'track'; pass it on to per_sample"),
+        (without_progress, "mine: measure has no parameter 'progress'; pass it on to per_sample"),
         (without_a_type, "mine: measure: the setting 'factors' has no type; annotate it"),
     ],
 )

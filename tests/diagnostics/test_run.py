@@ -240,7 +240,7 @@ def test_settings_of_another_type_are_named(name, value):
     data, takes = of_waves(3, 4), {"norm": [1.5, None], "span": [1.5], "every": [None], "boundary_ring": [None]}
     takes |= {"ranks": [None], "batch_size": [] if name == "minimal_perturbation" else [None]}
     takes |= {"attacked": [None], "seed": [-1] if "landscape" in name else []}
-    for key in ["images", *keyword_hints(get_diagnostic(name).measure).keys() - {"cache", "cache_key", "track"}]:
+    for key in ["images", *keyword_hints(get_diagnostic(name).measure).keys() - {"cache", "cache_key", "progress"}]:
         if value not in takes.get(key, []):
             with pytest.raises(ValueError, match=key):
                 diagnose(Linear(wave(3)), *data, only=[name], settings={name: {key: value}})

@@ -280,17 +280,17 @@ class Stopped(Exception):
 
 
 def stopping_after(count):
-    """A ``track`` that ends the run when so many items are done."""
+    """A ``progress`` that ends the run when so many items are done."""
     done = []
 
-    def track(items, *_):
+    def progress(items, *_):
         for item in items:
             if len(done) == count:
                 raise Stopped
             yield item
             done.append(item)
 
-    return track
+    return progress
 
 
 KEY = "these tests"  # for models of their own
@@ -346,14 +346,14 @@ class TestCache:
     def test_a_run_that_was_stopped_goes_on(self, grey, tmp_path, stop_after):
         asked = {"protocols": ["natural"], "attacks": self.attacks, "batch_size": 30}
         with pytest.raises(Stopped):
-            evaluate(Brightness(), *grey, **asked, cache=tmp_path, cache_key=KEY, track=stopping_after(stop_after))
+            evaluate(Brightness(), *grey, **asked, cache=tmp_path, cache_key=KEY, progress=stopping_after(stop_after))
         left = []
 
         def note(items, what, count):
             left.extend(items)
             return items
 
-        resumed = evaluate(Brightness(), *grey, **asked, cache=tmp_path, cache_key=KEY, track=note)
+        resumed = evaluate(Brightness(), *grey, **asked, cache=tmp_path, cache_key=KEY, progress=note)
         assert len(left) == 3 * 4 - stop_after
         assert [result.from_cache for result in resumed] == [stop_after == 8, False]
         whole = evaluate(Brightness(), *grey, **asked)
@@ -363,7 +363,7 @@ class TestCache:
         asked = {"protocols": ["natural"], "attacks": self.attacks}
         kept = {"cache": tmp_path, "cache_key": KEY}
         with pytest.raises(Stopped):
-            evaluate(Brightness(), *grey, **asked, **kept, batch_size=30, track=stopping_after(6))
+            evaluate(Brightness(), *grey, **asked, **kept, batch_size=30, progress=stopping_after(6))
         resumed = evaluate(Brightness(), *grey, **asked, **kept, batch_size=45)
         assert resumed == evaluate(Brightness(), *grey, **asked) and resumed[0].accuracy == 0.96
 

@@ -60,7 +60,7 @@ def test_accuracy_is_that_of_each_severity(arrays):
     assert found.accuracies == {"fog": tuple((COUNT - s) / COUNT for s in SEVERITIES)}
     assert found.of_type("fog") == pytest.approx((COUNT - 3) / COUNT)
     assert (found.images, found.protocol, found.bass, found.generated) == (COUNT, "natural", None, False)
-    assert evaluate_corruptions(Brightest(), arrays, images=4).accuracies["fog"] == (0.75, 0.5, 0.25, 0, 0)
+    assert evaluate_corruptions(Brightest(), arrays, n_images=4).accuracies["fog"] == (0.75, 0.5, 0.25, 0, 0)
 
 
 def test_the_standard_error_counts_an_image_once(arrays):
@@ -98,7 +98,7 @@ def test_a_run_that_was_stopped_goes_on(arrays, tmp_path):
 
     model = Brightest()
     with pytest.raises(KeyboardInterrupt):
-        evaluate_corruptions(model, arrays, cache=tmp_path, cache_key="1", track=stopping)
+        evaluate_corruptions(model, arrays, cache=tmp_path, cache_key="1", progress=stopping)
     before = model.seen
     whole = evaluate_corruptions(model, arrays, cache=tmp_path, cache_key="1")
     again = Brightest()
@@ -194,10 +194,10 @@ def test_mce_needs_a_baseline_on_the_same(baseline, message):
         of(fog=0.5).mce(baseline)
 
 
-@pytest.mark.parametrize("images", [0, COUNT + 1])
-def test_a_number_of_images_that_are_not_there(arrays, images):
-    with pytest.raises(ValueError, match=f"images: expected 1 to {COUNT} .* got {images}"):
-        evaluate_corruptions(Brightest(), arrays, images=images)
+@pytest.mark.parametrize("n_images", [0, COUNT + 1])
+def test_a_number_of_images_that_are_not_there(arrays, n_images):
+    with pytest.raises(ValueError, match=f"n_images: expected 1 to {COUNT} .* got {n_images}"):
+        evaluate_corruptions(Brightest(), arrays, n_images=n_images)
 
 
 @pytest.fixture(scope="module")

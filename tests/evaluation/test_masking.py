@@ -6,7 +6,7 @@ from torch import nn
 
 from freqrob.attacks import PGD
 from freqrob.evaluation import MaskingCheck, check_masking
-from freqrob.evaluation.masking import Comparison, bare_network, has_front_end, sign_test
+from freqrob.evaluation.masking import AttackComparison, bare_network, has_front_end, sign_test
 from freqrob.models.front_ends import Blur, FrontEnded, InputSize, Normalize
 
 pytest.importorskip("pyautoattack", reason="pyautoattack, which has Square, is not installed")
@@ -77,7 +77,7 @@ def test_the_sign_test_is_exact(more, fewer, p_value):
 
 def test_eight_images_against_none_are_more_than_noise_and_seven_are_not():
     def suspects(*counts):
-        comparisons = tuple(Comparison("Square", 0.5, *pair, sign_test(*pair)) for pair in counts)
+        comparisons = tuple(AttackComparison("Square", 0.5, *pair, sign_test(*pair)) for pair in counts)
         return MaskingCheck(None, comparisons).suspects
 
     assert suspects((8, 0), (0, 9)) and suspects((0, 9), (8, 0)) and not suspects((7, 0), (0, 9))
@@ -88,4 +88,4 @@ def test_it_is_kept_too(network, tmp_path):
     model = FrontEnded([Blur(0.6)], network).eval()
     first = checked(model, cache=tmp_path)
     left = []
-    assert checked(model, cache=tmp_path, track=lambda items, *_: left.extend(items) or items) == first and not left
+    assert checked(model, cache=tmp_path, progress=lambda items, *_: left.extend(items) or items) == first and not left

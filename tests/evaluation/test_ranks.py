@@ -39,9 +39,9 @@ def pictures():
     return images, Counting()(images / 255).argmax(1)
 
 
-def measured(cache, track=lambda items, *_: items):
+def measured(cache, progress=lambda items, *_: items):
     model = Counting()
-    results = evaluate(model, *pictures(), attacks=ATTACKS, batch_size=8, cache=cache, cache_key="1", track=track)
+    results = evaluate(model, *pictures(), attacks=ATTACKS, batch_size=8, cache=cache, cache_key="1", progress=progress)
     return {"correct": torch.stack([result.correct for result in results]), "images": model.images}
 
 

@@ -126,7 +126,7 @@ def test_a_run_that_was_stopped_reads_only_what_is_left(model, folder, tmp_path,
 
     options = {"attacks": ["clean"], "protocols": ["natural"], "batch_size": 3, "cache": tmp_path}
     with pytest.raises(Stopped):
-        evaluate(model, load_photographs(folder), track=stop, **options)
+        evaluate(model, load_photographs(folder), progress=stop, **options)
     read = []
     monkeypatch.setattr(photographs, "read_image", lambda path, real=read_image: read.append(path) or real(path))
     (result,) = evaluate(model, load_photographs(folder), **options)

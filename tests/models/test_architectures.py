@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from freqrob.models import create_network, list_architectures
+from freqrob.models.sources import open_model
 from tests.support.networks import PARAMETERS, randomise
 
 
@@ -100,6 +101,23 @@ def test_big_wide_resnets_have_robustbenchs_keys(architecture):
         theirs = wide_resnet.WideResNet(depth=34 if architecture == "wrn34" else 28, widen_factor=10)
         ours = create_network(architecture)
     assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
+
+
+@pytest.mark.parametrize("architecture", ["rn18", "wrn40_2"])
+def test_weights_in_the_layout_of_trades_and_mart_give_the_same_logits(architecture, tmp_path):
+    """State dicts of DataParallel, with the unused ``sub_block1`` of TRADES' wide ResNets."""
+    theirs = (
+        robustbench_architecture("resnet").ResNet18()
+        if architecture == "rn18"
+        else robustbench_architecture("wide_resnet").WideResNet(depth=40, widen_factor=2, sub_block1=True)
+    )
+    torch.save({"state_dict": torch.nn.DataParallel(randomise(theirs)).state_dict()}, tmp_path / "trades.pt")
+    with pytest.warns(UserWarning, match="without the prefix 'module.'"):
+        model = open_model(f"bass_trades_{architecture}={tmp_path / 'trades.pt'}", "models", "cifar10", "Linf")
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        logits = model.network(images)
+        torch.testing.assert_close(logits, theirs.eval()(images), rtol=1e-4, atol=1e-4 * logits.abs().max().item())
 
 
 def test_jafr_initialisation():

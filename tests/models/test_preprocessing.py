@@ -25,7 +25,7 @@ def test_torchvisions_is_that_of_its_weights(photograph, model, weights):
     from torchvision import models
 
     preset = models.get_model_weights(model)[weights].transforms()
-    found = Preprocessing.of_preset(preset)
+    found = Preprocessing.from_preset(preset)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preset.mean, preset.std))
     assert torch.equal(found(photograph), in_grey_levels(preset(photograph) * std + mean))
 
@@ -42,7 +42,7 @@ def test_timms_is_that_of_its_transform(photograph, changes, shown):
     timm = pytest.importorskip("timm")
 
     settings = timm.models.PretrainedCfg(input_size=(3, 224, 224), **changes)
-    found = Preprocessing.of_timm(settings)
+    found = Preprocessing.from_timm(settings)
     options = {"input_size": (3, 224, 224), "interpolation": settings.interpolation, "crop_pct": settings.crop_pct}
     transform = timm.data.create_transform(**options, crop_mode=settings.crop_mode, mean=(0, 0, 0), std=(1, 1, 1))
     assert torch.equal(found(photograph), in_grey_levels(transform(photograph)))
@@ -52,14 +52,14 @@ def test_timms_is_that_of_its_transform(photograph, changes, shown):
 def test_timms_borders_and_other_shapes_are_not_guessed():
     timm = pytest.importorskip("timm")
 
-    assert Preprocessing.of_timm(timm.models.PretrainedCfg(crop_mode="border")) is None
-    assert Preprocessing.of_timm(timm.models.PretrainedCfg(input_size=(3, 224, 112))) is None
+    assert Preprocessing.from_timm(timm.models.PretrainedCfg(crop_mode="border")) is None
+    assert Preprocessing.from_timm(timm.models.PretrainedCfg(input_size=(3, 224, 112))) is None
 
 
 def test_transforms_that_change_no_pixel_are_none():
     from torchvision import transforms
 
-    assert Preprocessing.of_transforms([transforms.ToTensor()]) is None
+    assert Preprocessing.from_transforms([transforms.ToTensor()]) is None
 
 
 def test_a_grey_photograph_has_three_channels(photograph):

@@ -13,10 +13,10 @@ from freqrob.models import list_models, load_model
 from freqrob.models.loading import load_card
 
 SHIPPED = [
-    "augmix_rn20", "bass_augmix_rn20", "bass_mart_rn20", "bass_pgd_at_rn20", "bass_standard_rn20", "bass_trades_rn20",
-    "bassfront_pgd_at_rn20", "bassmix_pgd_at_rn20", "bassmix_standard_rn20", "blur_standard_rn20", "fgsm_jafr_rn20",
-    "fgsm_rn20", "grad_align_rn20", "jafr_rn20", "mart_rn20", "pca_standard_rn20", "pgd_at_rn20", "standard_rn20",
-    "trades_rn20",
+    "augmix_rn20", "bass_augmix_rn20", "bass_mart_rn20", "bass_pgd_at_rn20", "bass_standard_rn20",
+    "bass_trades_rn20", "bassfront_pgd_at_rn20", "bassmix_pgd_at_rn20", "bassmix_standard_rn20",
+    "blur_standard_rn20", "fgsm_jafr_minus_rn20", "fgsm_jafr_rn20", "fgsm_rn20", "grad_align_rn20",
+    "jafr_minus_rn20", "jafr_rn20", "mart_rn20", "pca_standard_rn20", "pgd_at_rn20", "standard_rn20", "trades_rn20",
 ]  # fmt: skip
 WEIGHTS = Path(str(resources.files("freqrob.models") / "weights"))
 

@@ -391,7 +391,7 @@ def test_a_diagnostic_is_registered_once_and_has_what_it_needs(monkeypatch):
     for attribute in ("_own", "_homes"):
         monkeypatch.setattr(DIAGNOSTICS, attribute, dict(getattr(DIAGNOSTICS, attribute)))
 
-    def measuring(model, data, labels, *, batch_size: int, cache: Path, cache_key: str, track: object):
+    def measuring(model, data, labels, *, batch_size: int, cache: Path, cache_key: str, progress: object):
         raise NotImplementedError
 
     class Mine(Diagnostic):

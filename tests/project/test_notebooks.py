@@ -190,8 +190,8 @@ def test_a_notebook_runs(tmp_path):
         "import freqrob\nfrom freqrob.data.samples import sample_images\n"
         "from freqrob.runtime.progress import progress_bar\n"
         "samples, model = sample_images(), freqrob.load_model('standard_rn20')",
-        "freqrob.evaluate(model, samples.images, samples.labels, protocols=['natural'], track=progress_bar)",
-        "freqrob.diagnose(model, samples.images, samples.labels, only=['jacobian'], track=progress_bar)",
+        "freqrob.evaluate(model, samples.images, samples.labels, protocols=['natural'], progress=progress_bar)",
+        "freqrob.diagnose(model, samples.images, samples.labels, only=['jacobian'], progress=progress_bar)",
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()

@@ -272,9 +272,9 @@ def test_by_an_initial_attack_that_calls_backward(network, batch):
 @pytest.mark.filterwarnings("ignore:The PyTorch model is in training mode")
 def test_by_a_search_for_minimal_perturbations(network, batch):
     import foolbox
-    from freqrob_foolbox import LinfinityBrendelBethgeAttack, MinimalPerturbation
+    from freqrob_foolbox import LinfinityBrendelBethgeAttack, MinimalPerturbationSearch
 
-    search = MinimalPerturbation(LinfinityBrendelBethgeAttack(steps=3))
+    search = MinimalPerturbationSearch(LinfinityBrendelBethgeAttack(steps=3))
     for model in (network, foolbox.PyTorchModel(network, bounds=(0, 1), device="cpu")):
         assert_unchanged(partial(search, model, *batch), [network], batch)
 

@@ -4,7 +4,7 @@ import torch
 
 from freqrob.diagnostics import JacobianSpectrum
 from freqrob.report.findings import caveats, findings
-from freqrob.report.records import Measured, ModelRecord, Origin, Records
+from freqrob.report.records import MeasurementRecord, ModelRecord, Origin, Records
 from freqrob.report.runs import read_runs
 from freqrob.report.summary import columns
 from tests.support.measurements import ABOUT, corrupted, evaluation, row
@@ -79,7 +79,7 @@ def test_a_relation_with_robustness_needs_five_models_and_a_small_p():
         models = [ModelRecord(f"m{n}", accuracies=[accuracy(share)]) for n, share in enumerate(shares)]
         for model, level in zip(models, levels, strict=True):
             jacobian = JacobianSpectrum(torch.ones(32, 17), float(level), 128, 500)
-            model.measurements["jacobian"] = Measured(jacobian, Origin(None, ABOUT))
+            model.measurements["jacobian"] = MeasurementRecord(jacobian, Origin(None, ABOUT))
         return next(text_of(s) for s in findings(Records(models, {}, []), columns(models)) if "B<sub>" in s)
 
     shares = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]

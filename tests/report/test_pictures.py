@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from freqrob.report.pictures import pictures
-from freqrob.report.records import Measured, ModelRecord, Origin, Records
+from freqrob.report.records import MeasurementRecord, ModelRecord, Origin, Records
 from freqrob.report.runs import read_runs
 from tests.support.measurements import HYBRID, corrupted
 from tests.support.reports import LONG, as_in_a_file
@@ -22,7 +22,7 @@ def test_corruptions_are_drawn_against_the_reversal_frequency_where_there_is_one
     corruptions = read_runs([corrupted(tmp_path / "c.json", one=0.5)], cards=False).models[0].corruptions
 
     def drawn(reversal, corruptions):
-        hybrid = Measured(replace(HYBRID, reversal=torch.tensor(reversal)), Origin(None, {}))
+        hybrid = MeasurementRecord(replace(HYBRID, reversal=torch.tensor(reversal)), Origin(None, {}))
         model = ModelRecord("one", measurements={"hybrid": hybrid}, corruptions=corruptions)
         return "reliance" in pictures(Records([model], {}, []))
 

@@ -38,7 +38,7 @@ def test_more_images_win_then_the_last(tmp_path):
         evaluation(tmp_path / f"{order}.json", [row("one", order / 10, images=images)])
     found = read_runs([tmp_path / str(n) for n in range(4)] + [tmp_path / f"{n}.json" for n in range(4)], cards=False)
     (model,) = found.models
-    assert model.measurements["jacobian"].of.log_b_low == 6.125
+    assert model.measurements["jacobian"].measurement.log_b_low == 6.125
     assert model.best(model.accuracies[0].setting).accuracy == 0.2
 
 
@@ -161,7 +161,7 @@ def test_spectra_of_two_data_sets_stand_side_by_side(tmp_path):
         folder, images = tmp_path / str(number), random(3 + number, 3, 32, 32)
         spectrum(images).save(folder, "natural", {**ABOUT, "source": source})
     found = read_runs([tmp_path / name for name in "012"], cards=False).spectra
-    assert {name: one.of.images for name, one in found.items()} == {"natural": 3, "natural (svhn test)": 5}
+    assert {name: one.measurement.images for name, one in found.items()} == {"natural": 3, "natural (svhn test)": 5}
 
 
 def test_corruptions_under_another_protocol_are_named(tmp_path):

@@ -141,13 +141,13 @@ def test_attacks_are_those_of_section_4_2(name, lab):
 
 
 def test_overfitting_models_are_named_after_their_changed_setting(lab):
-    subjects = get_experiment("chan2022:overfitting").at(lab.scale)
+    subjects = get_experiment("chan2022:overfitting").subjects_at(lab.scale)
     assert subjects[0].model_name == "fgsm_rn20-eps-16_255"
     assert all(subject.full_recipe().make_defense().eps == 16 / 255 for subject in subjects)
 
 
 def subject_of(experiment, row, lab):
-    return next(subject for subject in experiment.at(lab.scale) if subject.row == row)
+    return next(subject for subject in experiment.subjects_at(lab.scale) if subject.row == row)
 
 
 def test_table_4_measures_under_its_attacks(lab, monkeypatch):

@@ -38,18 +38,19 @@ def test_missing_cells_are_nan():
 
 
 def test_at_rn20_a_small_network_stands_for_resnet_18_and_none_for_wide_ones(table1):
-    assert [(one.row, one.recipe) for one in table1.at(SCALES["rn20"])] == [
+    assert [(one.row, one.recipe) for one in table1.subjects_at(SCALES["rn20"])] == [
         (ADVERSARIAL, "pgd_at_rn20"),
         (STANDARD, "standard_rn20"),
     ]
-    assert [one.recipe for one in table1.at(SCALES["paper"])] == ["pgd_at_rn18", "standard_rn18", "pgd_at_wrn34"]
+    paper = [one.recipe for one in table1.subjects_at(SCALES["paper"])]
+    assert paper == ["pgd_at_rn18", "standard_rn18", "pgd_at_wrn34"]
 
 
 def test_models_with_changed_settings_have_names_of_their_own_that_files_can_have():
     quarter = Subject("γ = ¼", "bassmix_standard_rn18", settings=("gamma=0.25",))
     assert quarter.model_name == "bassmix_standard_rn18-gamma-0.25"
     assert quarter.full_recipe().gamma == 0.25
-    small = quarter.at(SCALES["rn20"])
+    small = quarter.at_scale(SCALES["rn20"])
     assert small is not None and small.model_name == "bassmix_standard_rn20-gamma-0.25"
     assert Subject("ε", "fgsm_rn18", settings=("eps=16/255",)).model_name == "fgsm_rn18-eps-16_255"
 

@@ -15,8 +15,10 @@ from freqrob.data.corruption_folders import load_corruption_folders
 from freqrob.data.corruptions import SEVERITIES
 from freqrob.data.photographs import imagenet_wnids
 from freqrob.evaluation.corruptions import GROUPS, evaluate_corruptions
-from freqrob.models.front_ends import FrontEnded
+from freqrob.models.front_ends import Blur, FrontEnded
+from freqrob.models.preprocessing import preprocessing_of
 from freqrob.reproduction import SCALES, Lab, Number, get_experiment, li2023, list_experiments, reproduce
+from freqrob.reproduction import lab as lab_module
 from freqrob.reproduction.experiment import Numbers
 from freqrob.reproduction.li2023 import (
     ACCURACY,
@@ -29,6 +31,7 @@ from freqrob.reproduction.li2023 import (
     SERIES,
     SIZE,
 )
+from freqrob.reproduction.run import chosen_subjects
 
 NAMES = ["fig2", "fig3", "fig4", "fig5", "fig6", "figB", "figD", "tableA"]
 
@@ -64,12 +67,12 @@ def test_printed_numbers_are_the_papers(paper):
         (li2023.MONKEY_MODEL, "2.46/255 for the monkey regularized one"),
     ):  # fmt: skip
         assert letters(text) in paper and text.startswith(f"{fig2[row][HALF_SUCCESS]}")
-    for row, of in (
+    for row, model in (
         (BASE_MOUSE, "baseline ResNet"), (MOUSE_MODEL, "mouse regularized one"),
         (li2023.BASE_MONKEY, "baseline VGG"), (li2023.MONKEY_MODEL, "monkey regularized one"),
     ):  # fmt: skip
         mean, deviation = (fig2[row][column].value for column in (SIZE, li2023.DEVIATION))
-        assert letters(f"({mean:.2f} ± {deviation:.2f})/255 for the {of}") in paper
+        assert letters(f"({mean:.2f} ± {deviation:.2f})/255 for the {model}") in paper
         half = fig2[row][HALF_POWER]
         assert letters(f"{half.value:.3f} ± {half.error:.3f}") in paper
     hybrids = {**get_experiment("li2023:fig3").printed, **get_experiment("li2023:figB").printed}
@@ -82,12 +85,12 @@ def test_printed_numbers_are_the_papers(paper):
 
 def test_at_rn20_recipes_stand_for_robustbenchs_models():
     fig4 = get_experiment("li2023:fig4")
-    small, whole = fig4.at(SCALES["rn20"]), fig4.at(SCALES["paper"])
+    small, whole = fig4.subjects_at(SCALES["rn20"]), fig4.subjects_at(SCALES["paper"])
     assert {one.recipe for one in small if one.row.startswith("adv")} == {"pgd_at_rn20", "trades_rn20", "mart_rn20"}
     assert sum(one.row.startswith("adv") for one in whole) == 7 and sum(one.row.startswith("crp") for one in whole) == 2
     for models in (small, whole):
         assert OUR_BLUR in [one.row for one in models] and "pca: K = 512" in [one.row for one in models]
-    series = [one for one in get_experiment("li2023:fig5").at(SCALES["rn20"]) if one.row in SERIES]
+    series = [one for one in get_experiment("li2023:fig5").subjects_at(SCALES["rn20"]) if one.row in SERIES]
     assert [one.full_recipe().blur_sigma for one in series] == [1, 1.5, 2, 2.5, 3]
     pca = next(one for one in small if one.row.startswith("pca"))
     assert pca.full_recipe().components == 512
@@ -207,6 +210,34 @@ def test_corruptions_are_measured_and_drawn(quick, tmp_path):
     table.plot(outcome, Figure())
 
 
+def test_figure_6_at_a_small_scale_has_blurs_without_fine_tuning(tmp_path, monkeypatch):
+    """The blur is before the whole model of ``base``, and takes its photographs."""
+    figure = get_experiment("li2023:fig6")
+    small, whole = figure.at(SCALES["rn20"]), figure.at(SCALES["paper"])
+    assert not {one.row for one in small} & {one.row for one in whole} - {*SERIES}
+    assert [one.row for one in small if one.front_end] == [*SERIES]
+    assert "not fine-tuned" in figure.conditions(SCALES["rn20"])["blur"]
+    bare = FrontEnded([], torch.nn.AvgPool2d(8), Preprocessing(40, 32)).eval()
+    monkeypatch.setattr(lab_module, "open_model", lambda *_: bare)
+    lab, images = Lab(SCALES["rn20"], data=tmp_path), torch.rand(1, 3, 32, 32)
+    model = lab.model(next(one for one in small if one.row == OUR_BLUR))
+    assert torch.equal(model(images), bare(Blur(1.5)(images))) and not torch.equal(model(images), bare(images))
+    assert preprocessing_of(model) == Preprocessing(40, 32)
+    assert lab.model(small[0]) is bare
+
+
+def test_other_models_of_figure_6_are_measured_on_imagenet(tmp_path):
+    lab = Lab(SCALES["rn20"], data=tmp_path)
+    assert [one.dataset for one in chosen_subjects(get_experiment("li2023:fig6"), lab, ["timm:one"])] == ["imagenet"]
+    replaced = chosen_subjects(get_experiment("li2023:fig6"), lab, [f"{OUR_BLUR}=timm:blurred"])
+    assert replaced[0].front_end is None, "a replacement has its own"
+
+
+def test_figure_6_is_judged_by_its_blurs():
+    assert verdicts("fig6", models())[3] == "holds"
+    assert verdicts("fig6", models(**{SERIES[0]: {ACCURACY: 90}}))[3] == "does not hold"
+
+
 def test_figure_6_is_measured_on_photographs(tmp_path, monkeypatch):
     """Of ImageNet and ImageNet-C as they are unpacked, with the network's own preprocessing."""
     torch.manual_seed(0)
@@ -221,7 +252,7 @@ def test_figure_6_is_measured_on_photographs(tmp_path, monkeypatch):
             (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(photograph).resize(size).save(tmp_path / path)
     figure = get_experiment("li2023:fig6")
-    lab = Lab(SCALES["rn20"], data=tmp_path, images=4)
+    lab = Lab(SCALES["rn20"], data=tmp_path, n_images=4)
     for name, few in (("STEPS", 2), ("PGD_STEPS", 2), ("REPEATS", 1)):
         monkeypatch.setattr(li2023, name, {"rn20": few})
     found = figure.measure(figure.subjects[0], model, lab)

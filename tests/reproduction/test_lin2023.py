@@ -66,10 +66,10 @@ def test_training_attacks_are_those_of_the_text(name, factor):
 
 
 def test_gammas_are_recipes_of_their_own():
-    rows = {s.row: s.full_recipe() for s in get_experiment("lin2023:fig3").at(RN20)}
+    rows = {s.row: s.full_recipe() for s in get_experiment("lin2023:fig3").subjects_at(RN20)}
     assert [rows[row].gamma for row in ("γ = ¼", "γ = ½", "γ = ¾")] == [0.25, 0.5, 0.75]
     assert rows["γ = 0"].name == "standard_rn20" and rows["γ = 1"].on_balanced_images
-    names = [s.model_name for s in get_experiment("lin2023:fig3").at(RN20)]
+    names = [s.model_name for s in get_experiment("lin2023:fig3").subjects_at(RN20)]
     assert len(set(names)) == 5, "CIFAR10-B is the model of γ = 1"
 
 
@@ -200,7 +200,7 @@ def test_theorem_1_has_an_erratum(lab):
 def test_landscapes_are_of_both_components(lab, monkeypatch):
     monkeypatch.setattr(lin, "_points", lambda _scale: 5)
     one, model = get_experiment("lin2023:fig1"), load_model("standard_rn20")
-    plain, clipped = (one.measure(s, model, lab) for s in one.at(RN20))
+    plain, clipped = (one.measure(s, model, lab) for s in one.subjects_at(RN20))
     assert plain.numbers.keys() == {column.name for column in one.columns}
     assert plain.arrays["HFC"].shape == (5, 5)
     assert plain.numbers["loss, HFC"] != clipped.numbers["loss, HFC"]
@@ -211,7 +211,7 @@ def test_landscapes_are_of_both_components(lab, monkeypatch):
 
 def test_sensitivity_has_a_peak_for_each_rank(lab):
     one = get_experiment("lin2023:fig2")
-    found = one.measure(one.at(RN20)[0], load_model("standard_rn20"), lab)
+    found = one.measure(one.subjects_at(RN20)[0], load_model("standard_rn20"), lab)
     assert found.numbers.keys() == {column.name for column in one.columns}
     assert found.arrays["densities"].shape == (6, 300)
     assert found.numbers["boundary"].value == 5 / 32
@@ -234,7 +234,7 @@ def test_cifar10_b_is_attacked_after_bass(lab, monkeypatch):
         Lab, "corruptions", lambda _lab, _model, subject, bass: seen.update({subject.row: bass}) or Corrupted()
     )
     one = get_experiment("lin2023:fig3")
-    rows = {s.row: s for s in one.at(RN20)}
+    rows = {s.row: s for s in one.subjects_at(RN20)}
     model, test = load_model("bass_standard_rn20"), sample_images()
     found = one.measure(rows[lin.NEW_DATASET], model, lab).numbers
     on_natural = one.measure(rows["γ = 1"], model, lab).numbers

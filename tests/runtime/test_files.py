@@ -105,8 +105,8 @@ class TestKilledWriters:
             os.kill(os.getpid(), signal.SIGKILL)
             yield
 
-        def write(track):
-            write_corruptions(images(), tmp_path, ["fog"], about={}, track=track)
+        def write(progress):
+            write_corruptions(images(), tmp_path, ["fog"], about={}, progress=progress)
 
         killed(write, kill_before_the_first_block)
         (left,) = temporaries(tmp_path)

@@ -70,8 +70,8 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
     attacks.BrendelBethge: {},
     attacks.SmallestPGD: {},
     attacks.closest: {"results": [PERTURBATIONS]},
-    attacks.MinimalPerturbation: {"attack": attacks.BrendelBethge()},
-    attacks.MinimalPerturbation(attacks.BrendelBethge(steps=1)): {**GIVEN, "targets": LABELS.roll(1)},
+    attacks.MinimalPerturbationSearch: {"attack": attacks.BrendelBethge()},
+    attacks.MinimalPerturbationSearch(attacks.BrendelBethge(steps=1)): {**GIVEN, "targets": LABELS.roll(1)},
     perturbation.analyze_spectrum: {"raw": IMAGES.flip(-1), "inputs": IMAGES},
     evaluation.evaluate: {**MEASURED, "attacks": [Clean()], "protocols": ["natural"]},
     attacks.parse_attack: {"text": "pgd-2"},
@@ -105,7 +105,7 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
     data.list_datasets: {},
     data.grayscale_name: {"dataset": "cifar10"},
     data.to_grayscale: {"images": BYTES},
-    data.register_dataset: {"name": "mine", "about": data.DATASETS["cifar10"]},
+    data.register_dataset: {"name": "mine", "info": data.DATASETS["cifar10"]},
     data.Batches: {"dataset": SET, "batch_size": 2, "transform": lambda images, generator: images},
     data.ImageSet: {"images": BYTES, "labels": LABELS, "classes": ("a", "b", "c")},
     data.balance: {"dataset": SET},
@@ -197,8 +197,8 @@ if find_spec("foolbox"):
         foolbox.L2BandMinimization: {"rings": (1, 2)},
         foolbox.LinfinityBrendelBethgeAttack: {},
         foolbox.L2BrendelBethgeAttack: {},
-        foolbox.MinimalPerturbation: {"attack": foolbox.L2BrendelBethgeAttack()},
-        foolbox.MinimalPerturbation(): {**GIVEN, "targets": LABELS.roll(1)},
+        foolbox.MinimalPerturbationSearch: {"attack": foolbox.L2BrendelBethgeAttack()},
+        foolbox.MinimalPerturbationSearch(): {**GIVEN, "targets": LABELS.roll(1)},
     }
 if find_spec("robustbench"):
     import freqrob_robustbench as robustbench

@@ -20,7 +20,7 @@ import freqrob
 from freqrob import bass, diagnose, evaluate, load_model, radial_power
 from freqrob.attacks import FGSM, PGD, Clean, fgsm, input_gradient, pgd
 from freqrob.attacks.band import Band, band_pgd
-from freqrob.attacks.minimal_perturbation import MinimalPerturbation
+from freqrob.attacks.minimal_perturbation import MinimalPerturbationSearch
 from freqrob.data import ImageSet, balance
 from freqrob.data.augmix import augmix
 from freqrob.data.corruptions import corrupt
@@ -386,7 +386,7 @@ VALUES = {
     "partners": ("labels", partners),
     "pgd, targets": ("targets", lambda x: pgd(NETWORK, IMAGES, LABELS, targets=x)),
     "FGSM, indices": ("indices", lambda x: FGSM()(NETWORK, IMAGES, LABELS, indices=x)),
-    "MinimalPerturbation": ("targets", lambda x: MinimalPerturbation()(NETWORK, IMAGES, LABELS, targets=x)),
+    "MinimalPerturbationSearch": ("targets", lambda x: MinimalPerturbationSearch()(NETWORK, IMAGES, LABELS, targets=x)),
 }
 del VALUES["balance"], VALUES["ImageSet"]  # which OF_IMAGES gives bytes
 OF_LABELS = ("labels", "targets", "indices")

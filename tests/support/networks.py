@@ -15,6 +15,8 @@ PARAMETERS = {
     "wrn40_2": 2_243_546,  # Zagoruyko and Komodakis 2016, Table 4: 2.2 M
     "resnext29": 6_807_882,  # 4×32d: 6.81 M
     "vgg19": 20_040_522,  # kuangliu/pytorch-cifar's VGG19: 16 convolutions with bias, batch norms, one linear layer
+    "resnet18": 11_181_642,  # torchvision's: 11,689,512 with 1,000 classes
+    "resnet50": 23_528_522,  # torchvision's: 25,557,032 with 1,000 classes
     "densenet": 769_162,  # Huang et al. 2017, Table 2: DenseNet-BC, L = 100, k = 12, 0.8 M
 }
 CARD = Card("pgd_at_rn20", "rn20", recipe={"epochs": 2}, results=[{"protocol": "natural", "accuracy": 0.5}])

@@ -7,7 +7,7 @@ import torch
 
 from freqrob.models.front_ends import PCA
 from freqrob.training import Recipe, cost
-from freqrob.training.cost import StepCost, TrainingStep, step_cost
+from freqrob.training.cost import StepCost, TrainingStep, step_cost, step_flops
 from freqrob.training.presets import list_presets
 
 STANDARD = Recipe("standard_rn20", precision="32-true", lr=0.5, momentum=0.0, weight_decay=0.1, batch_size=64)
@@ -66,6 +66,18 @@ def test_slow_networks_are_measured_on_two_images(timed):
     assert step_cost(STANDARD) == StepCost(2.5 * 64 / 2, None) and sizes == [2, 2]
 
 
+def test_flops_are_those_of_all_passes():
+    """A forward pass of ResNet-20 has 40.55 million multiply-adds; a backward pass twice as many, half for the weights.
+
+    The backward pass needs no gradient of the images (0.44 million), but that of each PGD step does, and not the
+    weights'.
+    """
+    forward, first = 2 * 40_551_040, 2 * 442_368
+    assert step_flops(STANDARD) == pytest.approx(64 * (3 * forward - first), rel=1e-3)
+    attacked = step_flops(Recipe("pgd_at_rn20", batch_size=64, defense={"steps": 3}))
+    assert attacked == pytest.approx(64 * ((3 + 3 * 2) * forward - first), rel=1e-3)
+
+
 def test_images_have_the_data_sets_shape_and_the_recipes_augmentation():
     for recipe, size in ((STANDARD, 32), (replace(STANDARD, dataset="restricted_imagenet"), 128)):
         images, labels = next(cost._step(recipe, 3, "cpu").batches)
@@ -98,6 +110,6 @@ def test_wrong_counts(wrong):
         step_cost(STANDARD, **wrong)
 
 
-@pytest.mark.parametrize("defense", sorted({found.recipe.parsed.defense for found in list_presets("*_rn20")}))
+@pytest.mark.parametrize("defense", sorted({found.recipe.name_parts.defense for found in list_presets("*_rn20")}))
 def test_every_defence_has_a_cost(defense):
     assert step_cost(Recipe(f"{defense}_rn20"), batch_size=2).seconds > 0

@@ -64,15 +64,15 @@ def recipe(name="bassmix_jafr_small", **changes):
 
 
 def at_step(count, action):
-    """A ``track`` that acts when so many steps of the run at hand are done."""
+    """A ``progress`` that acts when so many steps of the run at hand are done."""
 
-    def track(items, what, *_):
+    def progress(items, what, *_):
         for done, item in enumerate(items):
             if done == count and what != "validation":
                 action()
             yield item
 
-    return track
+    return progress
 
 
 def stop():
@@ -148,8 +148,8 @@ def whole_run(folder, rank):
 def continued_runs(folder, rank):
     train(recipe(), model_dir=folder / "one_then_two", accelerator="cpu")
     with suppress(Stopped):
-        track = at_step(8, stop)
-        train(recipe(), model_dir=folder / "two_then_one", accelerator="cpu", checkpoint_minutes=0, track=track)
+        progress = at_step(8, stop)
+        train(recipe(), model_dir=folder / "two_then_one", accelerator="cpu", checkpoint_minutes=0, progress=progress)
 
 
 def statistics(folder, rank):
@@ -175,9 +175,9 @@ def statistics(folder, rank):
 
 def interrupted(folder, rank):
     """One process is asked to stop."""
-    track = at_step(4, lambda: rank == 1 and os.kill(os.getpid(), signal.SIGINT))
+    progress = at_step(4, lambda: rank == 1 and os.kill(os.getpid(), signal.SIGINT))
     try:
-        train(recipe(), model_dir=folder / "interrupted", accelerator="cpu", track=track)
+        train(recipe(), model_dir=folder / "interrupted", accelerator="cpu", progress=progress)
     except KeyboardInterrupt:
         return "stopped"
 
@@ -195,9 +195,13 @@ def not_finite(folder, rank):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(DEFENSES, "standard", Broken)
         try:
-            track = at_step(9, stop)
+            progress = at_step(9, stop)
             train(
-                recipe("standard_small"), model_dir=folder / "nan", accelerator="cpu", checkpoint_minutes=0, track=track
+                recipe("standard_small"),
+                model_dir=folder / "nan",
+                accelerator="cpu",
+                checkpoint_minutes=0,
+                progress=progress,
             )
         except FloatingPointError as error:
             return str(error)
@@ -230,8 +234,14 @@ def attempt(folder):
         with small_training():
             train(recipe(), model_dir=folder / "one", accelerator="cpu")
             with suppress(Stopped):
-                track = at_step(8, stop)
-                train(recipe(), model_dir=folder / "one_then_two", accelerator="cpu", checkpoint_minutes=0, track=track)
+                progress = at_step(8, stop)
+                train(
+                    recipe(),
+                    model_dir=folder / "one_then_two",
+                    accelerator="cpu",
+                    checkpoint_minutes=0,
+                    progress=progress,
+                )
         assert last(folder / "one_then_two")["step"] == 8, "one process stopped in mid-epoch"
         torchrun = {"WORLD_SIZE": WORLD, "LOCAL_WORLD_SIZE": WORLD, "TORCHELASTIC_RUN_ID": "none"}
         torchrun |= {"MASTER_ADDR": "localhost", "MASTER_PORT": 0, "PYTHONWARNINGS": "error::FutureWarning"}

@@ -97,15 +97,15 @@ def assert_same_end(one, other, name="standard_small"):
 
 
 def at_step(number, action):
-    """A ``track`` that acts when so many steps are done."""
+    """A ``progress`` that acts when so many steps are done."""
 
-    def track(items, what, *_):
+    def progress(items, what, *_):
         for step, item in zip(items if what == "validation" else count(items.start), items, strict=False):
             if step == number and what != "validation":
                 action()
             yield item
 
-    return track
+    return progress
 
 
 def kill():
@@ -152,8 +152,8 @@ def killed_in_a_step(patch, _folder):
 
 def killed_in_writing(patch, _folder):
     """When the checkpoint of step 101 is written but has not got its name."""
-    track = at_step(EPOCH + 40, lambda: patch.setattr(os, "replace", lambda *_: kill()))
-    return {"checkpoint_minutes": 0, "track": track}
+    progress = at_step(EPOCH + 40, lambda: patch.setattr(os, "replace", lambda *_: kill()))
+    return {"checkpoint_minutes": 0, "progress": progress}
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -171,7 +171,7 @@ def test_a_killed_run_ends_as_one_that_was_not(patch, whole, tmp_path, name):
 
 def killed_in_writing_weights(patch, _folder):
     """When the weights of the second epoch are written but have not got their name."""
-    return {"track": at_step(EPOCH + 40, lambda: patch.setattr(os, "replace", lambda *_: kill()))}
+    return {"progress": at_step(EPOCH + 40, lambda: patch.setattr(os, "replace", lambda *_: kill()))}
 
 
 def unfinished(folder):
@@ -200,7 +200,7 @@ def waits_at_step_10(_patch, folder):
         while not (folder / "signalled").exists():
             signal.sigtimedwait([], 0.01)
 
-    return {"track": at_step(10, wait)}
+    return {"progress": at_step(10, wait)}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -308,14 +308,14 @@ def test_one_process_at_a_time(patch, tmp_path):
                 messages.append(str(error.value))
             yield item
 
-    train(recipe(epochs=1), model_dir=tmp_path, track=again)
+    train(recipe(epochs=1), model_dir=tmp_path, progress=again)
     assert "standard_small" in messages[1]
 
 
 def with_a_full_disk(_patch, _folder, size, minutes):
     """From step ``EPOCH + 10`` on, no file can grow beyond ``size`` bytes; Python ignores SIGXFSZ."""
-    track = at_step(EPOCH + 10, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))
-    return {"checkpoint_minutes": minutes, "track": track}
+    progress = at_step(EPOCH + 10, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))
+    return {"checkpoint_minutes": minutes, "progress": progress}
 
 
 @pytest.mark.parametrize("size", [4_000, 40_000])  # PyTorch raises another error for each
@@ -499,7 +499,7 @@ def test_a_file_that_cannot_be_written_is_named_before_the_first_step(patch, tmp
 def test_the_optimizer_keeps_the_settings_of_the_recipe(patch, whole, tmp_path):
     """Those in a damaged checkpoint do not change how a run goes on."""
     with pytest.raises(KeyboardInterrupt):
-        train(recipe(), model_dir=tmp_path, track=at_step(EPOCH + 10, lambda: signal.raise_signal(signal.SIGINT)))
+        train(recipe(), model_dir=tmp_path, progress=at_step(EPOCH + 10, lambda: signal.raise_signal(signal.SIGINT)))
     state = last(tmp_path)
     state["optimizer"]["param_groups"][0].update(lr="x", momentum=0.0, weight_decay=9.0, nesterov=True)
     torch.save(state, run_of(tmp_path) / "last.ckpt")

@@ -31,7 +31,7 @@ def test_every_preset_is_found_and_whole(found):
     assert recipe_for(recipe.name, recipe.dataset, recipe.threat_model) == recipe
     assert json.loads(json.dumps(recipe.as_dict()))["defense"].items() >= recipe.defense.items()
     assert all(epoch < recipe.epochs for epoch in recipe.milestones)
-    assert (found.paper == "freqrob") == (recipe.parsed.architecture == "rn20")
+    assert (found.paper == "freqrob") == (recipe.name_parts.architecture == "rn20")
 
 
 def test_names_are_unique():
@@ -73,8 +73,8 @@ def test_table_1_of_lin(name, dataset):
     assert found.paper == "Lin et al. 2023" and found.tables == ("Table 1",)
     attack = recipe.as_dict()["defense"]
     assert (attack["eps"], attack["step_size"], attack["steps"]) == (8 / 255, 2 / 255, 10)
-    assert attack.get("beta") == {"pgd_at": None, "trades": 6, "mart": 5}[recipe.parsed.defense]
-    expected = ALL_OF_LIN | SCRIPTS[recipe.parsed.defense]
+    assert attack.get("beta") == {"pgd_at": None, "trades": 6, "mart": 5}[recipe.name_parts.defense]
+    expected = ALL_OF_LIN | SCRIPTS[recipe.name_parts.defense]
     assert fields_of(recipe, expected) == expected
     assert recipe.on_balanced_images == name.startswith("bass_")
 
@@ -196,7 +196,7 @@ def test_which_rows_there_are():
 def test_says_what_is_assumed():
     sourced = {"pgd_at", "standard", "jafr", "fgsm", "fgsm_jafr", "grad_align"}
     for found in PRESETS:
-        model, dataset = found.recipe.parsed, found.recipe.dataset
+        model, dataset = found.recipe.name_parts, found.recipe.dataset
         complete = model.defense in sourced and dataset == "cifar10" and model.architecture != "rn18"
         complete &= (model.defense, model.architecture) != ("pgd_at", "prn18_jafr")
         complete |= (model.defense, dataset) == ("pgd_at", "cifar10") and model.architecture in ("rn18", "wrn34")
@@ -306,7 +306,7 @@ def distinct():
     """One preset of those that differ in data set and numbers alone; BaSS counts with the architectures below only."""
     found = {}
     for one in PRESETS:
-        model = one.recipe.parsed
+        model = one.recipe.name_parts
         variant = model.variant if model.architecture in ("rn20", "wrn40_2") else None
         found.setdefault((model.defense.removesuffix("_minus"), model.architecture, variant), one)
     return list(found.values())
@@ -320,7 +320,7 @@ def images():
 
 @pytest.mark.parametrize("found", distinct(), ids=spell)
 def test_steps_on_real_images(found, images):
-    recipe, model = found.recipe, found.recipe.parsed
+    recipe, model = found.recipe, found.recipe.name_parts
     batch, steps = (16, range(3)) if model.architecture == "rn20" else (2, [1])
     if model.architecture != "rn20" and "steps" in recipe.defense:  # ten steps of attack would take minutes
         recipe = replace(recipe, defense={**recipe.defense, "steps": 1})

@@ -67,31 +67,31 @@ def check_target(spec: str, target: Target, classes: int | None, channels: int |
 
 
 class ClassSubset(nn.Module):
-    """The logits of some classes of a network, in their order; logits are unchanged if there are not ``of`` of them.
+    """The logits of some classes of a network, in their order; all logits if their number is not ``num_classes``.
 
     Args:
-        network: images to logits (N, of).
+        network: images to logits (N, num_classes).
         chosen: the indices of the classes.
-        of: the network's number of classes.
+        num_classes: the network's number of classes.
     """
 
-    def __init__(self, network: nn.Module, chosen: Sequence[int], of: int) -> None:
+    def __init__(self, network: nn.Module, chosen: Sequence[int], num_classes: int) -> None:
         super().__init__()
-        self.network, self.chosen, self.of = network, list(chosen), of
+        self.network, self.chosen, self.num_classes = network, list(chosen), num_classes
 
     def forward(self, images: Tensor) -> Tensor:
         logits = self.network(images)
-        return logits[:, self.chosen] if logits.shape[1] == self.of else logits
+        return logits[:, self.chosen] if logits.shape[1] == self.num_classes else logits
 
     def extra_repr(self) -> str:
-        return f"{len(self.chosen)} of {self.of} classes"
+        return f"{len(self.chosen)} of {self.num_classes} classes"
 
 
-def with_classes(model: nn.Module, chosen: Sequence[int], of: int) -> nn.Module:
-    """A copy of the model that returns the logits of the ``chosen`` classes if the network has ``of`` classes."""
+def with_classes(model: nn.Module, chosen: Sequence[int], num_classes: int) -> nn.Module:
+    """A copy of the model that returns the logits of the ``chosen`` classes if the network has ``num_classes``."""
     if isinstance(model, FrontEnded):
-        return FrontEnded(model.front_ends, ClassSubset(model.network, chosen, of), model.preprocessing).eval()
-    return ClassSubset(model, chosen, of).eval()
+        return FrontEnded(model.front_ends, ClassSubset(model.network, chosen, num_classes), model.preprocessing).eval()
+    return ClassSubset(model, chosen, num_classes).eval()
 
 
 def announce(text: str) -> None:

@@ -27,7 +27,7 @@ def open_timm(name: str, target: Target) -> nn.Module:
     if settings is None:  # a plug-in's, which needs nothing added
         return network
     front_ends = [InputSize(settings.input_size[1:]), Normalize(settings.mean, settings.std)]
-    return FrontEnded(front_ends, network, Preprocessing.of_timm(settings))
+    return FrontEnded(front_ends, network, Preprocessing.from_timm(settings))
 
 
 def _settings(timm: ModuleType, name: str) -> Any:

@@ -39,4 +39,4 @@ def open_torchvision(path: str, target: Target) -> nn.Module:
         network = models.get_model(name, weights=weights)
     preset = weights.transforms()
     front_ends = [InputSize(2 * preset.crop_size), Normalize(preset.mean, preset.std)]
-    return FrontEnded(front_ends, network, Preprocessing.of_preset(preset))
+    return FrontEnded(front_ends, network, Preprocessing.from_preset(preset))

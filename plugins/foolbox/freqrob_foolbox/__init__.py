@@ -14,7 +14,7 @@ _NAMES = {
     "freqrob_foolbox.adapters": ("FoolboxAttack", "FreqrobAttack", "L2AutoAttack", "LinfAutoAttack"),
     "freqrob_foolbox.band_limited": ("L2BandMinimization", "L2BandPGD", "LinfBandMinimization", "LinfBandPGD"),
     "freqrob_foolbox.brendel_bethge": ("L2BrendelBethgeAttack", "LinfinityBrendelBethgeAttack"),
-    "freqrob_foolbox.minimal_perturbation": ("MinimalPerturbation",),
+    "freqrob_foolbox.minimal_perturbation": ("MinimalPerturbationSearch",),
 }
 
 __all__ = [
@@ -28,7 +28,7 @@ __all__ = [
     "LinfBandMinimization",
     "LinfBandPGD",
     "LinfinityBrendelBethgeAttack",
-    "MinimalPerturbation",
+    "MinimalPerturbationSearch",
     "MinimalPerturbations",
     "PerturbationSpectrum",
     "Start",
@@ -41,6 +41,6 @@ if TYPE_CHECKING:
     from freqrob_foolbox.adapters import FoolboxAttack, FreqrobAttack, L2AutoAttack, LinfAutoAttack
     from freqrob_foolbox.band_limited import L2BandMinimization, L2BandPGD, LinfBandMinimization, LinfBandPGD
     from freqrob_foolbox.brendel_bethge import L2BrendelBethgeAttack, LinfinityBrendelBethgeAttack
-    from freqrob_foolbox.minimal_perturbation import MinimalPerturbation
+    from freqrob_foolbox.minimal_perturbation import MinimalPerturbationSearch
 
 __getattr__, __dir__ = lazy_names(__name__, _NAMES)

@@ -22,8 +22,8 @@ from freqrob_foolbox.brendel_bethge import LinfinityBrendelBethgeAttack
 
 @checked
 @dataclass(frozen=True)
-class MinimalPerturbation(minimal_perturbation.MinimalPerturbation):
-    """``freqrob.attacks.MinimalPerturbation`` with a minimising ``attack`` of Foolbox or of this package.
+class MinimalPerturbationSearch(minimal_perturbation.MinimalPerturbationSearch):
+    """``freqrob.attacks.MinimalPerturbationSearch`` with a minimising ``attack`` of Foolbox or of this package.
 
     Attacks such as FMN, DDN and C&W start at the image. Foolbox's Brendel–Bethge attacks scale their steps with
     ``batch_size``; Li et al. use 20.

@@ -29,7 +29,7 @@ def open_from_zoo(name: str, target: Target) -> nn.Module:
 
     dataset, threat_model = BenchmarkDataset(target.dataset), ThreatModel(target.threat_model)
     transforms: Any = get_preprocessing(dataset, threat_model, name, None)
-    return FrontEnded([], model, Preprocessing.of_transforms(transforms.transforms))
+    return FrontEnded([], model, Preprocessing.from_transforms(transforms.transforms))
 
 
 @checked

@@ -15,7 +15,7 @@ from freqrob.data.datasets import to_pixels
 from freqrob.diagnostics import Column, Diagnostic, Measurement, Quantity, register_diagnostic
 from freqrob.diagnostics.drawing import Section, shares_upward, styled
 from freqrob.diagnostics.per_sample import per_sample
-from freqrob.runtime.progress import Track, untracked
+from freqrob.runtime.progress import Progress, no_progress
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def brightness_accuracy(
     batch_size: int = 250,
     cache: Path | None = None,
     cache_key: str | None = None,
-    track: Track = untracked,
+    progress: Progress = no_progress,
 ) -> BrightnessAccuracy:
     """Classify images that are darker or brighter."""
 
@@ -56,7 +56,7 @@ def brightness_accuracy(
 
     found = per_sample(
         correct, model, images, labels, key={"diagnostic": "brightness", "offsets": list(offsets)},
-        quantity="brightness", batch_size=batch_size, cache=cache, cache_key=cache_key, track=track,
+        quantity="brightness", batch_size=batch_size, cache=cache, cache_key=cache_key, progress=progress,
     )  # fmt: skip
     return BrightnessAccuracy(torch.tensor(offsets).double(), found["correct"].double().mean(0), len(images))
 
