@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,6 +14,7 @@ from freqrob.attacks.gradient import gradient_of
 from freqrob.attacks.losses import largest_other, logit_of
 from freqrob.attacks.minimal import MinimalAttack, Problem
 from freqrob.runtime.parameters import Count, Positive, Share, checked
+from freqrob.runtime.warning import warn
 
 TIE = 1e-5  # logits that differ by less than this share of the largest one may be ordered differently in another batch
 STEPS = {"Linf": LinfStep, "L2": L2Step}
@@ -74,10 +74,9 @@ class BrendelBethge(MinimalAttack):
         best, already = problem.images.clone(), problem.fooled(problem.model(problem.images))
         useful = problem.fooled(problem.model(starts)) & starts.isfinite().flatten(1).all(1)
         if failed := (~useful & ~already).nonzero().flatten().tolist():
-            warnings.warn(
+            warn(
                 f"starting points: {len(failed)} of {len(starts)} do not meet the criterion; images "
-                f"{', '.join(map(str, failed))} are returned unchanged, the others are attacked",
-                stacklevel=2,
+                f"{', '.join(map(str, failed))} are returned unchanged, the others are attacked"
             )
         if len(remaining := (useful & ~already).nonzero().flatten()):
             best[remaining] = self._follow_boundary(problem.part(remaining), starts[remaining], early_stop)

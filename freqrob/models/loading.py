@@ -3,7 +3,6 @@
 import os
 import re
 import shlex
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from enum import Enum
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from freqrob.data.datasets import DATASETS
 from freqrob.data.grayscale import colour_name, grayscale_name
+from freqrob.data.preprocessing import Preprocessing
 from freqrob.models.cards import Card, CheckpointError
 from freqrob.models.checkpoints import SUFFIXES, card_path, check_state, checkpoint_state, load, load_into
 from freqrob.models.downloads import download, download_url
@@ -34,6 +34,7 @@ from freqrob.models.state_dicts import fit_keys
 from freqrob.runtime.files import expanded
 from freqrob.runtime.parameters import checked, nearest_names
 from freqrob.runtime.reading import brief
+from freqrob.runtime.warning import warn
 
 
 def all_datasets() -> list[str]:
@@ -225,7 +226,7 @@ def _load_checkpoint(path: Path, model_name: str, target: Target, weights: str |
         state, prefix = fit_keys(state, checkpoint_state(empty).keys())
         check_state(empty, state, path, card.architecture)
     if prefix and prefix != "network.":  # of FrontEnded itself
-        warnings.warn(f"{path}: loaded without the prefix {prefix!r} of its keys", stacklevel=5)
+        warn(f"{path}: loaded without the prefix {prefix!r} of its keys")
     model = _create_model(card, path)
     load_into(model, state, path, card.architecture)
     return model
@@ -242,9 +243,9 @@ def _plugins() -> Iterator[PluginModel]:
         place = shipped_folder() / model.dataset / model.threat_model / f"{model.name}.safetensors"
         if model.dataset not in DATASETS or model.threat_model not in THREAT_MODELS:
             known = f"{', '.join(DATASETS)} and {', '.join(THREAT_MODELS)}"
-            warnings.warn(f"{model}: left out, expected a data set and a threat model of {known}", stacklevel=3)
+            warn(f"{model}: left out, expected a data set and a threat model of {known}")
         elif place.is_file():
-            warnings.warn(f"{model}: left out, freqrob's own model has this name", stacklevel=3)
+            warn(f"{model}: left out, freqrob's own model has this name")
         else:
             yield model
 
@@ -259,7 +260,7 @@ def _is_model(path: Path) -> bool:
     try:
         return bool(download_url(Card.read(path)))
     except (CheckpointError, OSError) as error:
-        warnings.warn(f"left out: {error}", stacklevel=4)
+        warn(f"left out: {error}")
         return False
 
 
@@ -335,10 +336,9 @@ def _card_from_name(model_name: str, target: Target, path: Path, state: Mapping[
         components = (*in_front["components"], 0)[0]
         front_ends = variant_front_ends(name.variant, in_front["mean"], components=components)
     assumed = "".join(f" behind {spec['name']}" for spec in front_ends)
-    warnings.warn(
+    warn(
         f"{path} has no card: loaded as {name.architecture}{assumed} on pixels in [0, 1]; if it was trained on "
-        "normalised pixels, give it a card that names them, as the manual's page about own checkpoints shows",
-        stacklevel=5,
+        "normalised pixels, give it a card that names them, as the manual's page about own checkpoints shows"
     )
     return Card(str(name), name.architecture, target.dataset, target.threat_model, target.num_classes, front_ends)
 
@@ -356,10 +356,13 @@ def _check_card(card: Card, model_name: str, target: Target, path: Path) -> None
 def _create_model(card: Card, path: Path) -> FrontEnded:
     try:
         channels = DATASETS[card.dataset].channels if card.dataset in DATASETS else 3
-        return with_front_ends(create_network(card.architecture, card.num_classes, channels), card.front_ends)
+        model = with_front_ends(create_network(card.architecture, card.num_classes, channels), card.front_ends)
     except ValueError as error:
         reason = brief(str(error))
         raise CheckpointError(f"{path}: its card names a model that cannot be created: {reason}") from error
+    if card.recipe.get("crop") == "resized" and card.dataset in DATASETS:  # it was trained and validated on photographs
+        model.preprocessing = Preprocessing.central(DATASETS[card.dataset].size)
+    return model
 
 
 def _added(front_end: FrontEndSpec | None, model_name: str, model: FrontEnded) -> list[nn.Module]:

@@ -23,7 +23,7 @@ from freqrob.data import Batches
 from freqrob.models import load_model, registry
 from freqrob.models.cards import CheckpointError
 from freqrob.runtime import files
-from freqrob.training import Recipe, train, trainer
+from freqrob.training import Recipe, run_images, train, trainer
 from tests.support.two_colours import two_colours
 
 TRAIN_IMAGES, BATCH, EPOCHS = 480, 8, 3
@@ -63,7 +63,7 @@ def whole(tmp_path_factory):
 
 def set_up(patch):
     patch.setitem(registry._ARCHITECTURES, "small", small)
-    patch.setattr(trainer, "load_dataset", lambda name, split, *_, **__: data(split))
+    patch.setattr(run_images, "load_dataset", lambda name, split, *_, **__: data(split))
     return patch
 
 
