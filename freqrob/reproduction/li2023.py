@@ -743,7 +743,7 @@ class Figure6(Experiment):
         ),
     )  # fmt: skip
 
-    def at(self, scale: Scale) -> list[Subject]:
+    def subjects_at(self, scale: Scale) -> list[Subject]:
         """RobustBench's models at the paper's scale, EfficientNet-Lite with and without a blur at a smaller one."""
         return _LITE if scale.small else _IMAGENET
 
