@@ -100,7 +100,7 @@ def write_corruptions(
         write_npy(folder / LABELS, shape[:1], [np.tile(labels.astype(np.uint8), len(SEVERITIES))])
     starts = range(0, len(dataset), CHUNK)
     steps = [(name, severity, start) for name in missing for severity in SEVERITIES for start in starts]
-    tracked = iter(progress(steps, "corrupting", len(steps)))
+    tracked = iter(progress(steps, "corrupting", len(steps), len(missing) * len(SEVERITIES) * len(dataset)))
     for name in missing:
         blocks = _blocks(dataset.tensor, islice(tracked, len(SEVERITIES) * len(starts)), seed, frost)
         write_npy(folder / f"{name}.npy", shape, blocks)

@@ -176,7 +176,7 @@ def evaluate_corruptions(
     accuracies: dict[str, tuple[float, ...]] = {}
     from_cache: dict[str, tuple[bool, ...]] = {}
     correct: dict[str, Tensor] = {}  # for each image, the share of severities at which it is correct
-    for name, severity in progress(sets, f"{protocol} corruptions", len(sets)):
+    for name, severity in progress(sets, f"{protocol} corruptions", len(sets), len(sets) * len(labels)):
         (result,) = evaluate(
             model, corruptions.images(name, severity)[:n_images], labels, protocols=[protocol], attacks=[Clean()],
             classes=classes,
