@@ -20,9 +20,7 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(monkeypatch, capsys)
 
     *steps, epoch = lines(0)
     counts = [re.match(r"pgd_at_tiny ([\d,]+)/1,000 images ", line)[1] for line in steps]
-    assert counts == ["750", "875", "1,000"], (
-        "of eight items, five were done before"
-    )
+    assert counts == ["750", "875", "1,000"], "of eight items, five were done before"
     assert re.fullmatch(r"pgd_at_tiny 1,000/1,000 images [\d,.]+ images/s 0:00:\d\d left 0:00:00", steps[-1])
     assert lines(3600) == [epoch] == ["epoch 1"] and lines(0, quiet=True) == []
 
