@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -19,6 +18,7 @@ from freqrob.models.twins import fast_gradients
 from freqrob.runtime.parameters import Natural, checked
 from freqrob.runtime.process_state import random_state
 from freqrob.runtime.tensors import check_dense
+from freqrob.runtime.warning import warn
 
 if TYPE_CHECKING:
     from freqrob.attacks.registry import Name
@@ -153,7 +153,7 @@ class Attack(ABC):
         is_valid = in_ball & ((adversarial >= 0) & (adversarial <= 1)).flatten(1).all(1)
         if not is_valid.all():
             outside = f"{int((~is_valid).sum())} of its images left the ball or [0, 1]"
-            warnings.warn(f"{self.name}: {outside}; they count as failed attacks", stacklevel=3)
+            warn(f"{self.name}: {outside}; they count as failed attacks")
         return correct | ~is_valid
 
     def _twins(self, model: nn.Module, images: Tensor) -> tuple[nn.Module, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,6 +14,7 @@ from freqrob.attacks.gradient import gradient_of
 from freqrob.attacks.losses import largest_other, logit_of
 from freqrob.attacks.minimal import MinimalAttack, Problem
 from freqrob.runtime.parameters import Count, Positive, Share, checked
+from freqrob.runtime.warning import warn
 
 TIE = 1e-5  # logits that differ by less than this share of the largest one may be ordered differently in another batch
 STEPS = {"Linf": LinfStep, "L2": L2Step}
@@ -30,7 +30,7 @@ class BrendelBethge(MinimalAttack):
     implementation, steps are computed for the whole batch on its device, and an image's steps do not depend on the
     batch. Foolbox scales the trust region by the number of images: its ``lr=1e-3`` with 20 images is ``lr=0.02`` here.
 
-    An image that already meets the criterion is returned unchanged, and, with a warning, an image whose starting point
+    An image that already meets the criterion is returned unchanged; so is, with a warning, one whose starting point
     does not meet it. If an image's logits or gradient become infinite or NaN, its best point so far is returned. The
     channels_last format is kept, which makes the gradients of many networks cheaper.
 
@@ -74,10 +74,9 @@ class BrendelBethge(MinimalAttack):
         best, already = problem.images.clone(), problem.fooled(problem.model(problem.images))
         useful = problem.fooled(problem.model(starts)) & starts.isfinite().flatten(1).all(1)
         if failed := (~useful & ~already).nonzero().flatten().tolist():
-            warnings.warn(
+            warn(
                 f"starting points: {len(failed)} of {len(starts)} do not meet the criterion; images "
-                f"{', '.join(map(str, failed))} are returned unchanged, the others are attacked",
-                stacklevel=2,
+                f"{', '.join(map(str, failed))} are returned unchanged, the others are attacked"
             )
         if len(remaining := (useful & ~already).nonzero().flatten()):
             best[remaining] = self._follow_boundary(problem.part(remaining), starts[remaining], early_stop)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from freqrob.attacks.gradient import describe_failure, input_gradient, is_out_of_memory, unlike_logits
+from freqrob.runtime.warning import warn
 
 SAME = 1e-4  # tolerance between two passes, relative to the logits' norm, as in AutoAttack's packages
 UNLIKELY = 1e-3  # probability below which the labels are assumed to have fewer classes than the model
@@ -130,29 +130,25 @@ def warn_of_model(
         second, beside_others = model(images), model(others)
     broken = int((~first.isfinite().all(1)).sum())
     if broken:
-        warnings.warn(
+        warn(
             f"model: its logits are NaN or infinite at {broken} of {len(images)} images, which count as misclassified; "
-            "their gradients are NaN",
-            stacklevel=2,
+            "their gradients are NaN"
         )
     if _differ(first, second, SAME):
-        warnings.warn(
+        warn(
             "model: it is randomised (two passes over the same images differ), so that gradients and accuracies are "
-            "noisy and PGD looks weaker than it is; attack it with autoattack-rand, which averages gradients",
-            stacklevel=2,
+            "noisy and PGD looks weaker than it is; attack it with autoattack-rand, which averages gradients"
         )
     elif _differ(first[:half], beside_others[:half], BESIDE):
-        warnings.warn(
+        warn(
             "model: its output for an image depends on the others in the batch (is a batch norm in training mode?), so "
-            "all results depend on batch size and order",
-            stacklevel=2,
+            "all results depend on batch size and order"
         )
     elif (first >= 0).all() and ((first.sum(1) - 1).abs() < 1e-4).all():
-        warnings.warn(
+        warn(
             "model: it returns probabilities (no row of its outputs is negative, each sums to 1), not logits; the loss "
             "takes a second softmax, which flattens the gradients, and attacks look weaker than they are. Evaluate it "
-            "without its softmax",
-            stacklevel=2,
+            "without its softmax"
         )
     _warn_of_grey(model, images, first)
     if classes is None:
@@ -160,11 +156,10 @@ def warn_of_model(
     if needed_by:
         zero = int((check_gradient(model, images, labels, needed_by, alternative).flatten(1) == 0).all(1).sum())
         if zero:
-            warnings.warn(
+            warn(
                 f"model: the gradient of the loss is zero at {zero} of {len(images)} images, where gradient-based "
                 "attacks fail and look weaker than they are, and spectra of gradients are meaningless; measure square "
-                "or autoattack as well",
-                stacklevel=2,
+                "or autoattack as well"
             )
 
 
@@ -182,11 +177,10 @@ def _warn_of_grey(model: nn.Module, images: Tensor, logits: Tensor) -> None:
         and of_three.shape == logits.shape
         and not _differ(logits, of_three, SAME)
     ):
-        warnings.warn(
+        warn(
             "model: the images have one channel, and the model takes three, so that each of them gets the same values "
             "(its normalisation broadcasts); if it is meant for colour images, measure those, or "
-            "images.expand(-1, 3, -1, -1) to attack each channel on its own",
-            stacklevel=3,
+            "images.expand(-1, 3, -1, -1) to attack each channel on its own"
         )
 
 
@@ -196,11 +190,10 @@ def _warn_of_classes(logits: Tensor, labels: Tensor) -> None:
     beyond = int((logits.argmax(1) >= known).sum())
     chance = (known / classes) ** len(labels)  # probability that labels drawn from all classes omit the last ones
     if chance < UNLIKELY and beyond > len(logits) / 2:
-        warnings.warn(
+        warn(
             f"model: it has {classes} classes, the labels go from 0 to {known - 1}, and {beyond} of {len(logits)} "
             "predictions are above them and count as misclassified; if the labels belong to other classes than the "
-            "model's, wrap the model so that it returns one logit for each class of the labels",
-            stacklevel=3,
+            "model's, wrap the model so that it returns one logit for each class of the labels"
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable
 
 import torch
@@ -14,6 +13,7 @@ from freqrob.data.datasets import check_labelled
 from freqrob.runtime.parameters import checked
 from freqrob.runtime.pixels import check_floats
 from freqrob.runtime.tensors import FLOATS, check_values
+from freqrob.runtime.warning import warn
 
 Model = Callable[[Tensor], Tensor]
 ROUNDING = 1e-5  # tolerance: rounding may move augmented images out of [0, 1]
@@ -128,7 +128,7 @@ def warn_of_stuck(stuck: Tensor) -> None:
     """Warn if an attack could not move some images in at least one step; ``stuck`` is their mask, (N,) bool."""
     if stuck.any():
         count = f"{int(stuck.sum())} of {len(stuck)} images"
-        warnings.warn(f"model: its logits or gradients are NaN at {count}, which stay unchanged there", stacklevel=4)
+        warn(f"model: its logits or gradients are NaN at {count}, which stay unchanged there")
 
 
 def gradient_of(value: Tensor, images: Tensor) -> Tensor:

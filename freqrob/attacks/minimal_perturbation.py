@@ -1,6 +1,5 @@
 """Search for the smallest perturbations of many images, as in Li et al. (PLoS Computational Biology 2023)."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
@@ -29,6 +28,7 @@ from freqrob.runtime.processes import propagate_failure, rank_and_world
 from freqrob.runtime.progress import Progress, no_progress
 from freqrob.runtime.result_store import Samples
 from freqrob.runtime.tensors import check_values, data_hash
+from freqrob.runtime.warning import warn
 
 PREDICTED = 250  # images at a time
 PGD_STEPS, PGD_SHARE = 40, 0.01 / 0.3  # of the PGD that finds starts: steps, and step size relative to the radius
@@ -241,7 +241,7 @@ class _Search:
         perturbed = torch.where(over_pixels(success), perturbed, images)
         distance = torch.where(success, self.attack.distance(images, perturbed), torch.inf)
         for index in indices[(starts == Start.NONE).cpu()].tolist():
-            warnings.warn(f"image {index}: no starting point was found; the others are attacked", stacklevel=4)
+            warn(f"image {index}: no starting point was found; the others are attacked")
         content = {"perturbed": perturbed, "distance": distance, "success": success, "start": starts}
         samples.put(indices[done.cpu()], **{name: value[done] for name, value in content.items()})
 
@@ -272,7 +272,7 @@ class _Search:
             outside = ((perturbed < 0) | (perturbed > 1)).flatten(1).any(1)
             if outside.any():
                 message = f"{type(self.attack).__name__}: {int(outside.sum())} of its images left [0, 1]"
-                warnings.warn(f"{message}; they count as failed attacks", stacklevel=5)
+                warn(f"{message}; they count as failed attacks")
             success, done = problem.fooled(self.module(perturbed)).detach() & ~outside, torch.ones_like(outside)
             if problem.model is not self.module:
                 only_twin = (problem.fooled(problem.model(perturbed)) & ~success & ~outside).nonzero().flatten()
@@ -285,7 +285,7 @@ class _Search:
             if len(indices) == 1:
                 self.error = error
                 reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
-                warnings.warn(f"image {indices[0]}: {reason}; the others are attacked", stacklevel=5)
+                warn(f"image {indices[0]}: {reason}; the others are attacked")
                 failed = torch.zeros_like(problem.classes, dtype=torch.bool)
                 return problem.images, failed, failed
         halves = torch.arange(len(indices), device=self.device).split(ceil(len(indices) / 2))

@@ -20,6 +20,7 @@ from torch import Tensor
 from freqrob.runtime.files import write_npy
 from freqrob.runtime.progress import Progress
 from freqrob.runtime.reading import holds_npy, map_npy, read_image
+from freqrob.runtime.warning import warn
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
 _CHUNK = 256  # images per update of the progress bar
@@ -90,7 +91,7 @@ def decode(files: ImageFiles, size: int, cache: Path, progress: Progress) -> Ten
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 message = f"could not keep {np.prod(shape) / 1e9:.3g} GB of decoded images: {error}"
                 raise OSError(error.errno, message) from error
-            warnings.warn(f"{path.parent} is read-only: images are decoded into memory at each start", stacklevel=3)
+            warn(f"{path.parent} is read-only: images are decoded into memory at each start")
             return _in_memory(shape, _decoded(files, size, progress))
         for older in set(cache.parent.glob(f"{cache.name}_{'[0-9a-f]' * 12}.npy")) - {path}:
             older.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from freqrob.models.sources import as_module
 from freqrob.models.state import default_batch_size, device_of
 from freqrob.runtime.parameters import Count, Natural, Positive, check_choices, checked, fits
 from freqrob.runtime.progress import Progress, no_progress
+from freqrob.runtime.warning import warn
 from freqrob.spectral.longtail import split
 
 Component = Literal["low", "high"]
@@ -156,7 +156,7 @@ def loss_landscape(
     if any(weight.is_inference() for weight in parameters.values()):
         raise ValueError("model: its weights were created under torch.inference_mode and cannot be changed")
     if not any(weight.ndim > 1 for weight in parameters.values()):
-        warnings.warn("model: it has no weights that can be changed, so its landscape is flat", stacklevel=2)
+        warn("model: it has no weights that can be changed, so its landscape is flat")
     batch_size = batch_size or default_batch_size(model, images)
     d1, d2 = ({name: _direction(weight, generator) for name, weight in parameters.items()} for _ in range(2))
 

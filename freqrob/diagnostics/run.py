@@ -28,6 +28,7 @@ from freqrob.runtime.parameters import Count, checked, fits, nearest_names, show
 from freqrob.runtime.process_state import random_state
 from freqrob.runtime.processes import propagate_failure, rank_and_world
 from freqrob.runtime.progress import Progress, no_progress
+from freqrob.runtime.warning import warn
 
 Settings = Mapping[str, Mapping[str, Any]]
 NONE: Settings = MappingProxyType({})
@@ -167,7 +168,7 @@ def diagnose(
     plans, measurements = _planned(preset, only, settings, (images.shape[-2], images.shape[-1])), Diagnosis()
     for name, diagnostic in {} if only else all_diagnostics().items():
         if name not in plans:
-            warnings.warn(f"{name} is left out: it needs {diagnostic.package}", stacklevel=3)
+            warn(f"{name} is left out: it needs {diagnostic.package}")
     with propagate_failure():
         if out is not None:
             out = expanded(out, "out")
@@ -268,7 +269,7 @@ def _try_settings(
         chosen, diagnostic = slice(plan["images"] or None), get_diagnostic(name)
         tried = images[chosen]
         if isinstance(tried, ImageStream) and not diagnostic.streams:
-            tried = torch.zeros((), dtype=tried.dtype).expand(tried.shape)  # none is read, and there is memory for one
+            tried = torch.zeros((), dtype=tried.dtype).expand(tried.shape)  # reads no image, takes no memory
         given = {key: value for key, value in plan.items() if key != "images"}
         try:
             with warnings.catch_warnings():

@@ -5,7 +5,6 @@ The bare network's state dict keeps its names. Tensors that front ends have lear
 """
 
 import hashlib
-import warnings
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -21,6 +20,7 @@ from freqrob.models.state_dicts import fit_keys, is_averaged, select_state
 from freqrob.runtime.files import locked, replacing, sha256_of, write_synced, write_text
 from freqrob.runtime.parameters import checked
 from freqrob.runtime.reading import brief, mistaken_for_data, read_safetensors, read_torch
+from freqrob.runtime.warning import warn
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".th", ".pth.tar")
 
@@ -106,7 +106,7 @@ def load(path: str | Path, weights: str | None = None) -> tuple[dict[str, Tensor
     state, key, others = select_state(_read(path), path, weights)
     if weights is None and (others or is_averaged(key)):
         also = f"; it also has {', '.join(map(brief, others))}, which weights= (--weights) chooses" if others else ""
-        warnings.warn(f"{path}: read {brief(key)}{also}", stacklevel=3)
+        warn(f"{path}: read {brief(key)}{also}")
     return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}, card
 
 

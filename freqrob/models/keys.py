@@ -16,7 +16,6 @@ import random
 import re
 import sys
 import sysconfig
-import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, distribution
@@ -37,6 +36,7 @@ from freqrob.models.state import hooks_of
 from freqrob.runtime.files import expanded
 from freqrob.runtime.parameters import stable_repr
 from freqrob.runtime.tensors import update_digest
+from freqrob.runtime.warning import warn
 from freqrob.spectral import native
 
 OWN = ("freqrob", "freqrob_foolbox", "freqrob_robustbench")
@@ -76,10 +76,9 @@ def usable_cache(cache: str | Path | None, cache_key: str | None, *subjects: obj
     if cache is None:
         return None
     if cache_key is None and (reason := unseen(*subjects)):
-        warnings.warn(
+        warn(
             f"cache: nothing is cached, because a change of the code could not be detected ({reason}). To cache, pass "
-            "a string that you change along with the code: cache_key=, or --cache-key",
-            stacklevel=3,
+            "a string that you change along with the code: cache_key=, or --cache-key"
         )
         return None
     return expanded(cache, "cache")

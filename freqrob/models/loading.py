@@ -3,7 +3,6 @@
 import os
 import re
 import shlex
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from enum import Enum
@@ -35,6 +34,7 @@ from freqrob.models.state_dicts import fit_keys
 from freqrob.runtime.files import expanded
 from freqrob.runtime.parameters import checked, nearest_names
 from freqrob.runtime.reading import brief
+from freqrob.runtime.warning import warn
 
 
 def all_datasets() -> list[str]:
@@ -226,7 +226,7 @@ def _load_checkpoint(path: Path, model_name: str, target: Target, weights: str |
         state, prefix = fit_keys(state, checkpoint_state(empty).keys())
         check_state(empty, state, path, card.architecture)
     if prefix and prefix != "network.":  # of FrontEnded itself
-        warnings.warn(f"{path}: loaded without the prefix {prefix!r} of its keys", stacklevel=5)
+        warn(f"{path}: loaded without the prefix {prefix!r} of its keys")
     model = _create_model(card, path)
     load_into(model, state, path, card.architecture)
     return model
@@ -243,9 +243,9 @@ def _plugins() -> Iterator[PluginModel]:
         place = shipped_folder() / model.dataset / model.threat_model / f"{model.name}.safetensors"
         if model.dataset not in DATASETS or model.threat_model not in THREAT_MODELS:
             known = f"{', '.join(DATASETS)} and {', '.join(THREAT_MODELS)}"
-            warnings.warn(f"{model}: left out, expected a data set and a threat model of {known}", stacklevel=3)
+            warn(f"{model}: left out, expected a data set and a threat model of {known}")
         elif place.is_file():
-            warnings.warn(f"{model}: left out, freqrob's own model has this name", stacklevel=3)
+            warn(f"{model}: left out, freqrob's own model has this name")
         else:
             yield model
 
@@ -260,7 +260,7 @@ def _is_model(path: Path) -> bool:
     try:
         return bool(download_url(Card.read(path)))
     except (CheckpointError, OSError) as error:
-        warnings.warn(f"left out: {error}", stacklevel=4)
+        warn(f"left out: {error}")
         return False
 
 
@@ -336,10 +336,9 @@ def _card_from_name(model_name: str, target: Target, path: Path, state: Mapping[
         components = (*in_front["components"], 0)[0]
         front_ends = variant_front_ends(name.variant, in_front["mean"], components=components)
     assumed = "".join(f" behind {spec['name']}" for spec in front_ends)
-    warnings.warn(
+    warn(
         f"{path} has no card: loaded as {name.architecture}{assumed} on pixels in [0, 1]; if it was trained on "
-        "normalised pixels, give it a card that names them, as the manual's page about own checkpoints shows",
-        stacklevel=5,
+        "normalised pixels, give it a card that names them, as the manual's page about own checkpoints shows"
     )
     return Card(str(name), name.architecture, target.dataset, target.threat_model, target.num_classes, front_ends)
 

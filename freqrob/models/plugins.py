@@ -10,7 +10,6 @@ These models are listed without importing the package, and loaded if freqrob has
 """
 
 import inspect
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from torch import nn
 
 from freqrob.runtime.reading import without_advice
 from freqrob.runtime.registry import installed, package_of
+from freqrob.runtime.warning import warn
 
 GROUP = "freqrob.models"
 
@@ -62,7 +62,7 @@ def plugin_models() -> list[PluginModel]:
             models.append(PluginModel(name, dataset, threat_model, package, entry_point))
         else:
             expected = f"package {package}: entry point {entry_point.name!r} of {GROUP} is left out, expected a name"
-            warnings.warn(f"{expected} <dataset>.<threat model>.<model name>", stacklevel=2)
+            warn(f"{expected} <dataset>.<threat model>.<model name>")
     return models
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -29,6 +28,7 @@ from freqrob.runtime.parameters import checked
 from freqrob.runtime.progress import Progress, no_progress
 from freqrob.runtime.provenance import provenance
 from freqrob.runtime.reading import read_json
+from freqrob.runtime.warning import warn
 
 GALLERY = 20
 
@@ -58,7 +58,7 @@ def write_report(
         runs: folders that ``freqrob diagnose`` wrote, and JSON files of ``freqrob evaluate`` and ``freqrob
             corruptions``; the same name in several runs is the same model.
         title: title of the page.
-        gallery: images, the first of which are shown beside their balanced versions.
+        gallery: images; the first ones are shown beside their balanced versions.
         command: the command line, recorded on the page.
         cards: whether to add the accuracies on models' cards.
         model_dir, dataset, threat_model: where the cards are, as for ``load_card``.
@@ -86,7 +86,7 @@ def write_report(
     check_folder(out)
     records = read_runs(runs, cards=cards, model_dir=model_dir, dataset=dataset, threat_model=threat_model)
     for note in records.notes:
-        warnings.warn(note, stacklevel=2)
+        warn(note)
     inputs = [origin.path for *_, origin in origins(records) if origin.path]
     for name in ("index.html", "results.json", "results.csv"):
         check_file(out / name, "out", inputs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isnan, nan
@@ -30,6 +29,7 @@ from freqrob.models.preprocessing import preprocessing_of
 from freqrob.models.sources import open_model
 from freqrob.reproduction.experiment import Number, Scale, Subject
 from freqrob.runtime.progress import Progress, no_progress
+from freqrob.runtime.warning import warn
 from freqrob.training import train
 from freqrob.training.cost import step_cost, training_steps
 
@@ -120,7 +120,7 @@ class Lab:
         if not self.has_model(subject):
             self._train(subject)
         if changed := changed_settings(subject, self.model_dir):
-            warnings.warn(f"{subject.model_name}: trained with {changed}", stacklevel=2)
+            warn(f"{subject.model_name}: trained with {changed}")
         return load_model(subject.recipe, training_folder(subject, self.model_dir), subject.dataset).to(self.device)
 
     def training_hours(self, subject: Subject) -> float:

@@ -711,8 +711,8 @@ class Figure6(Experiment):
         "the data; at the scale `paper`, the package robustbench, and the training images to fine-tune the blur models "
         "from ResNet-50: the text names neither the models nor the sixth of crp (Table C, in the appendix), nor the "
         "blur models' σ and settings, which here are those of CIFAR-10; at the scale `rn20`, EfficientNet-Lites "
-        "(benchmarks/efficientnet_lite.py, in the working folder), with a blur before them to which they are not "
-        "fine-tuned, unlike the paper's"
+        "(benchmarks/efficientnet_lite.py, in the working folder), and one behind a blur; unlike the paper's, it "
+        "is not fine-tuned with the blur"
     )
     takes_models = True
     subjects = (*_IMAGENET, *_LITE)
@@ -745,7 +745,7 @@ class Figure6(Experiment):
         ),
     )  # fmt: skip
 
-    def at(self, scale: Scale) -> list[Subject]:
+    def subjects_at(self, scale: Scale) -> list[Subject]:
         """RobustBench's models at the paper's scale, EfficientNet-Lite with and without a blur at a smaller one."""
         return _LITE if scale.small else _IMAGENET
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -34,6 +33,7 @@ from freqrob.runtime.file_formats import FileFormat
 from freqrob.runtime.files import locked, plain, write_csv, write_npz, write_text
 from freqrob.runtime.provenance import Provenance
 from freqrob.runtime.reading import read_npz
+from freqrob.runtime.warning import warn
 
 SUMMARY = "summary.md"
 
@@ -332,7 +332,7 @@ def readable_rows(out: Path, experiment: Experiment, scale: str) -> dict[str, Ro
     try:
         return Record(out, experiment, scale).rows()
     except ValueError as error:
-        warnings.warn(f"{error}; {experiment.name} counts as not measured", stacklevel=2)
+        warn(f"{error}; {experiment.name} counts as not measured")
         return {}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from freqrob.runtime.files import write_bytes
+from freqrob.runtime.warning import warn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +25,7 @@ def drawing(subject: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # matplotlib, TensorBoard and torchvision raise anything
-        warnings.warn(f"{subject} was not drawn ({type(error).__name__}: {error})", stacklevel=3)
+        warn(f"{subject} was not drawn ({type(error).__name__}: {error})")
 
 
 def save_figure(figure: Figure, path: Path, dpi: int = 150) -> None:

@@ -8,7 +8,6 @@ import operator
 import os
 import re
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from freqrob.runtime.cache import check_cache
 from freqrob.runtime.files import locked, remove_abandoned, write_bytes
 from freqrob.runtime.processes import merged, propagate_failure
 from freqrob.runtime.reading import open_file
+from freqrob.runtime.warning import warn
 
 DONE = "done"
 SECONDS_TO_APPEAR = 60  # until NFS shows a file that another machine has replaced; acdirmax's default
@@ -132,7 +132,7 @@ class Samples:
             reason = str(error)
         aside = self.path.with_suffix(".damaged")
         os.replace(self.path, aside)
-        warnings.warn(f"{self.path}: not usable ({reason}); renamed to {aside.name}, measured again", stacklevel=4)
+        warn(f"{self.path}: not usable ({reason}); renamed to {aside.name}, measured again")
         return {}
 
     @contextmanager

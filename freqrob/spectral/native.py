@@ -30,6 +30,7 @@ import torch
 from freqrob.runtime.cache import REMEDY, cache_folder, usable_folder
 from freqrob.runtime.files import sha256_of, write_text
 from freqrob.runtime.private import NotPrivateError, open_private, private_folder
+from freqrob.runtime.warning import warn
 from freqrob.spectral import build
 from freqrob.spectral.build import LIBRARY, PACKAGE, NativeError, Plan, source_digest
 
@@ -124,11 +125,10 @@ def load(rebuild: bool = False) -> bool:
         raise NativeError(message) from error
     if not _warned:
         _warned = True
-        warnings.warn(
+        warn(
             f"{message}. Plain PyTorch is used instead, which is slower (`freqrob doctor` gives details, "
             "FREQROB_NATIVE=off turns this warning off).",
             RuntimeWarning,
-            stacklevel=2,
         )
     return False
 
@@ -206,7 +206,7 @@ def _just_in_time(policy: str, rebuild: bool, refused: list[str]) -> _Outcome:
         outcome = _cached_or_built(cpu_plan, rebuild, refused)
     outcome = replace(outcome, notes=(*outcome.notes, *dict.fromkeys(refused)))
     for note in outcome.notes:
-        warnings.warn(f"freqrob: {note}", RuntimeWarning, stacklevel=5)
+        warn(f"freqrob: {note}", RuntimeWarning)
     return outcome
 
 

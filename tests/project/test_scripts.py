@@ -1,4 +1,4 @@
-"""Every script runs, on an ASCII terminal: a small run of each, of which what it wrote is looked at."""
+"""Every script runs, on an ASCII terminal: a small run of each, whose output is checked."""
 
 import io
 import json

@@ -346,7 +346,7 @@ def assert_survives_a_full_disk(folder, whole, size, minutes, file, step):
 
 
 def one_of_two(folder, rank):
-    """One of two processes that train together, the first of which cannot write."""
+    """One of two processes that train together; the first one cannot write."""
     common = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
     os.environ.update({key: str(value) for key, value in {**common, "RANK": rank, "LOCAL_RANK": rank}.items()})
     patience = timedelta(seconds=SECONDS)

@@ -7,7 +7,6 @@ https://github.com/fra31/auto-attack.
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from freqrob.runtime.parameters import Natural, NotNegative, check_counts, check
 from freqrob.runtime.process_state import random_state
 from freqrob.runtime.reading import read_json
 from freqrob.runtime.tensors import data_hash
+from freqrob.runtime.warning import warn
 
 Log = Callable[[str], None]
 # Attributes of the package's attacks that users change and that a state file records
@@ -115,7 +115,7 @@ class AutoAttack:
             return EvaluationState(None, {}, torch.ones(len(x_orig), dtype=torch.bool))
         if Path(path).exists() and (reason := unseen(self.model)):
             about = f"a change of the model's code since then could not be detected ({reason})"
-            warnings.warn(f"state_path: resumes from {path}; {about}", stacklevel=3)
+            warn(f"state_path: resumes from {path}; {about}")
         subject: dict[str, Any] = {
             "model": model_hash(self.model),
             "data": data_hash(x_orig, y_orig),

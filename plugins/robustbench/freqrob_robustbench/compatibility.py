@@ -11,7 +11,6 @@ import csv
 import functools
 import hashlib
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -21,6 +20,8 @@ from math import nan
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from freqrob.runtime.warning import warn
 
 WRITTEN_FOR, TIMM = "1.1.1", "timm 1.0.9"
 NEEDS = ("robustbench", "timm", "huggingface_hub", "setuptools", "pyautoattack", "torch", "torchvision")
@@ -43,7 +44,7 @@ def import_robustbench() -> ModuleType:
     except PackageNotFoundError as error:
         raise ImportError("RobustBench is not installed: pip install 'freqrob[robustbench]'") from error
     if changes := changed_files():
-        warnings.warn(changes, stacklevel=3)
+        warn(changes)
     try:
         with _stand_ins():
             robustbench, evaluation = import_module("robustbench"), import_module("robustbench.eval")
@@ -157,10 +158,9 @@ def _warn_of_unusable_hub() -> None:
     """
     hub, timm = map(_installed, ("huggingface_hub", "timm"))
     if timm == TIMM and not hub.startswith("no ") and not import_module("timm.models._hub").has_hf_hub():
-        warnings.warn(
+        warn(
             f"{timm} cannot use {hub}, so models whose weights are on Hugging Face do not load "
-            "(RobustBench's ImageNet models of timm): pip install 'huggingface_hub<2'",
-            stacklevel=4,
+            "(RobustBench's ImageNet models of timm): pip install 'huggingface_hub<2'"
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from freqrob.data import DATASETS
 from freqrob.models.loading import THREAT_MODELS, list_models, load_model
 from freqrob.runtime.parameters import checked
+from freqrob.runtime.warning import warn
 from freqrob_robustbench.compatibility import import_robustbench
 
 _MODEL_DIRS: dict[str, Path] = {}  # folders of the registered models, by timm's name
@@ -67,7 +67,7 @@ def _add(name: str, dataset: str, threat_model: str, entries: dict[str, dict], m
     elif "." in name:
         reason = "timm reads the part after a dot as a tag"
     if reason:
-        warnings.warn(f"{name} for {dataset}, {threat_model} is not registered: {reason}", stacklevel=3)
+        warn(f"{name} for {dataset}, {threat_model} is not registered: {reason}")
         return None
     _MODEL_DIRS[timm_name] = model_dir
     if not is_ours:
