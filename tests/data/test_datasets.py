@@ -27,7 +27,7 @@ from tests.support.image_sets import images
 WNIDS = [f"n{10_000_000 + 7 * i}" for i in range(1000)]
 
 
-def no_bar(items, _what, _count):
+def no_bar(items, *_):
     return items
 
 

@@ -360,7 +360,7 @@ class TestCache:
             evaluate(Brightness(), *grey, **asked, cache=tmp_path, cache_key=KEY, progress=stopping_after(stop_after))
         left = []
 
-        def note(items, what, count):
+        def note(items, what, count, _images):
             left.extend(items)
             return items
 
