@@ -71,7 +71,7 @@ def stream_dataset(data: Dataset | DataLoader, progress: Progress = no_progress)
     labels: list[Tensor] = []
     first: Tensor | None = None
     batches = _read(dataset, chunks, options)
-    for _ in progress(chunks, f"reading {len(numbers):,} images once", len(chunks)):
+    for _ in progress(chunks, "reading once", len(chunks), len(numbers)):
         images, classes = next(batches)
         first = images[:1] if first is None else first
         _check(images, classes, first)

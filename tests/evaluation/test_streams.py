@@ -118,7 +118,7 @@ def test_a_run_that_was_stopped_reads_only_what_is_left(model, folder, tmp_path,
     class Stopped(Exception):
         pass
 
-    def stop(items, what, count):
+    def stop(items, what, count, _images):
         for number, item in enumerate(items):
             if number == 2:
                 raise Stopped
