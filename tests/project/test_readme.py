@@ -145,8 +145,11 @@ def workplace(tiny, tmp_path, monkeypatch):
 def run(program, *arguments):
     """A command as it is written there, but for REPLACED and ADDED."""
     arguments = [REPLACED.get(argument, argument) for argument in arguments]
-    if program == "freqrob" and arguments[0] == "demo":  # as tests/cli/test_demo.py runs it
-        typer.main.get_command(cli.app).commands["demo"].make_context("demo", arguments[1:])
+    if program == "freqrob" and (
+        arguments[0] == "demo" or arguments[0] == "train" and {"imagenet", "folder"} & set(arguments)
+    ):
+        # as tests/cli/test_demo.py and tests/training/test_photographs.py run them
+        typer.main.get_command(cli.app).commands[arguments[0]].make_context(arguments[0], arguments[1:])
     elif program == "freqrob":
         result = CliRunner().invoke(cli.app, [*arguments, *ADDED.get(arguments[0], [])])
         assert result.exit_code == 0, result.output
@@ -187,7 +190,7 @@ def test_the_commands_of_its_tables_are_of_scripts_and_run(workplace):
     modules = {span.split()[2] for span in spans if span.startswith("python -m")}
     scripts = [readme.ROOT / f"{name.replace('.', '/')}.py" for name in modules]
     assert len(scripts) > 5 and all('__name__ == "__main__"' in script.read_text() for script in scripts)
-    (evaluation,) = (span for span in spans if span.startswith("freqrob evaluate "))
+    (evaluation,) = (span for span in spans if span.startswith("freqrob evaluate ") and "model_test.pt" in span)
     weights = next(Path(folder) for folder in find_spec("pyautoattack").submodule_search_locations)
     shutil.copy(weights / "examples/model_test.pt", workplace)
     run(*shlex.split(evaluation), "--protocol", "natural", "--attack", "clean")
