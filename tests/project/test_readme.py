@@ -145,8 +145,9 @@ def workplace(tiny, tmp_path, monkeypatch):
 def run(program, *arguments):
     """A command as it is written there, but for REPLACED and ADDED."""
     arguments = [REPLACED.get(argument, argument) for argument in arguments]
-    if program == "freqrob" and arguments[0] == "demo":  # as tests/cli/test_demo.py runs it
-        typer.main.get_command(cli.app).commands["demo"].make_context("demo", arguments[1:])
+    is_run_elsewhere = arguments[0] == "demo" or {"imagenet", "folder", "--from"} & {*arguments}
+    if program == "freqrob" and is_run_elsewhere:  # tests/cli/test_demo.py, tests/training/test_photographs.py, …
+        typer.main.get_command(cli.app).commands[arguments[0]].make_context(arguments[0], arguments[1:])
     elif program == "freqrob":
         result = CliRunner().invoke(cli.app, [*arguments, *ADDED.get(arguments[0], [])])
         assert result.exit_code == 0, result.output
