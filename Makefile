@@ -23,7 +23,7 @@ test-all-pythons:
 
 # The tests with the oldest versions of all dependencies; PYTHON is 3.10 or 3.11, which they have wheels for.
 test-oldest:
-	PIP_CONSTRAINT=$(CURDIR)/tests/oldest.txt $(MAKE) test VENV=.venv-oldest EXTRAS=test
+	PIP_CONSTRAINT=$(CURDIR)/tests/oldest.txt $(MAKE) test VENV=.venv-oldest EXTRAS=foolbox,autoattack,test
 
 # The native code under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: $(READY)

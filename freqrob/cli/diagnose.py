@@ -18,7 +18,7 @@ from freqrob.cli import measuring, options
 from freqrob.cli.printing import command_line, print_line, rank, warnings_as_lines
 from freqrob.cli.progress import prefixed
 from freqrob.runtime.files import check_folder
-from freqrob.runtime.parameters import read_setting
+from freqrob.runtime.parameters import check_counts, read_setting
 from freqrob.runtime.reading import read_json
 
 if TYPE_CHECKING:
@@ -33,6 +33,10 @@ def diagnose(
     dataset: Annotated[str, typer.Option(help="Data set, whose test split is used, or folder.")] = "cifar10",
     grayscale: options.Grayscale = False,
     threat_model: options.ThreatModel = "Linf",
+    image_limit: Annotated[
+        int | None,
+        typer.Option("--images", metavar="N", help="Use the first N images; by default each diagnostic's number."),
+    ] = None,
     preset: Annotated[
         str, typer.Option(help="quick: about a minute per small model on two cores; full: the papers' settings.")
     ] = "quick",
@@ -72,6 +76,7 @@ def diagnose(
     - `freqrob diagnose standard_rn20 pgd_at_rn20 --data ./data`
     - `freqrob diagnose robustbench:Carmon2019Unlabeled --preset full --only hybrid --only fourier_heatmap`
     - `freqrob diagnose pgd_at_rn20 --set fourier_heatmap.images=1000 --set 'hybrid.seeds=[0,1]'`
+    - `freqrob diagnose pgd_at_rn20 --images 20 --only band_accuracy`
     - `torchrun --nproc-per-node 4 -m freqrob diagnose pgd_at_rn20 --preset full`
 
     The diagnostics and their settings; all also have `images` (number of images, 0 for all) and `batch_size`:
@@ -81,6 +86,8 @@ def diagnose(
     The documentation of `freqrob.diagnostics` explains them. An interrupted run resumes; finished batches are not
     measured again.
     """
+    if image_limit is not None:
+        check_counts(images=image_limit)
     results, dataset = measuring.results_folder(cache, no_cache), measuring.named_dataset(dataset, grayscale)
     from freqrob.diagnostics import diagnose as measure
     from freqrob.diagnostics.per_sample import Counted
@@ -93,7 +100,7 @@ def diagnose(
     measuring.on_first_rank(_check_folders, folders)
     where = measuring.usable_device(device)
     source = measuring.Images(
-        dataset, "test", data, download, None, classes_file, labels_file, resize, crop, interpolation
+        dataset, "test", data, download, image_limit, classes_file, labels_file, resize, crop, interpolation
     )
     models_dataset = measuring.models_dataset(dataset, trained_on)
     chosen = measuring.Models([*folders], model_dir, models_dataset, threat_model, weights)
@@ -106,7 +113,7 @@ def diagnose(
     _print_estimate(networks, where, *images, **common)
     given = {
         "--dataset": dataset, "--threat-model": threat_model, "--weights": weights,
-        "--trained-on": trained_on, "--preset": preset, "--only": only,
+        "--trained-on": trained_on, "--images": image_limit, "--preset": preset, "--only": only,
         "--set": settings, **source.as_options(),
     }  # fmt: skip
     measured, cached = {}, []
@@ -195,8 +202,9 @@ def _by_diagnostic(texts: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def _table(models: dict[str, dict]) -> None:
-    """Print the diagnostics' numbers with a column per model, or a row per model on narrow terminals."""
+    """Print numbers and conditions, with a column per model, or a row per model on narrow terminals."""
     from freqrob.diagnostics import get_diagnostic
+    from freqrob.diagnostics.conditions import described
 
     figures = {
         column.label: [column.shown(measurements[name]) for measurements in models.values()]
@@ -204,10 +212,13 @@ def _table(models: dict[str, dict]) -> None:
         for column in get_diagnostic(name).columns
         if column.label
     }
+    console = Console(emoji=False)
     if figures:
-        console, wide = Console(emoji=False), _across(list(models), figures)
+        wide = _across(list(models), figures)
         needed = console.measure(wide, options=console.options.update(max_width=10_000)).maximum
         console.print(wide if needed <= console.width else _down(list(models), figures))
+    for name, measured in next(iter(models.values()), {}).items():
+        console.print(Text(f"{name}: {described(measured.conditions, measured.words)}"))
 
 
 def _across(names: list[str], figures: dict[str, list[str]]) -> Table:

@@ -274,7 +274,11 @@ def models_dataset(dataset: str, trained_on: str | None) -> str:
     from freqrob.data.datasets import DATASETS
 
     if trained_on is not None:
-        check_choices(DATASETS, trained_on=trained_on)
+        if trained_on not in DATASETS:
+            raise ValueError(
+                f"trained_on: expected one of {', '.join(DATASETS)}, got {trained_on!r}; a data set of yours needs "
+                "an entry point of the group freqrob.datasets"
+            )
         return trained_on
     return "imagenet" if dataset == FOLDER else dataset
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from freqrob.cli import options
 from freqrob.cli.printing import print_table, print_warning, warnings_as_lines
+from freqrob.runtime.parameters import pixels
 
 if TYPE_CHECKING:
     from freqrob.models.cards import Card
@@ -42,7 +43,7 @@ def models(
         raise FileNotFoundError(
             f"no model matches {pattern!r} in the package or in {model_dir}. Train one: freqrob train pgd_at_rn20"
         )
-    table = Table("model", "protocol", "accuracy on its card (%)", "images")
+    table = Table("model", "protocol", "ε", "accuracy on its card (%)", "images")
     for name, dataset, threat in known:
         card = None
         try:
@@ -52,7 +53,7 @@ def models(
         except CheckpointError as error:
             print_warning(str(error))
             origin = "card not usable"
-        results = _card_results(card) if card else [("", "", "")]
+        results = _card_results(card) if card else [("", "", "", "")]
         about = f"{escape(name)}\n[dim]{escape(origin)}, {dataset}, {threat}[/dim]"
         columns = (escape("\n".join(column)) for column in zip(*results, strict=True))
         table.add_row(about, *columns, end_section=True)
@@ -67,15 +68,19 @@ def _origin(name: str, dataset: str, threat: str) -> str:
     return f"of package {plugin.package}" if plugin else "no card"
 
 
-def _card_results(card: Card) -> list[tuple[str, str, str]]:
-    """One line per protocol: ``("natural", "clean 76.0, PGD-20 31.0", "10,000")``."""
-    by_protocol: dict[tuple[str, int], list[str]] = {}
+def _card_results(card: Card) -> list[tuple[str, str, str, str]]:
+    """One line per protocol and ball: ``("natural", "8/255", "clean 76.0, PGD-20 31.0", "10,000")``."""
+    lines: dict[tuple[str, float, int], list[str]] = {}
     for result in card.results:
-        key = (result.get("protocol", "?"), result.get("images", 0))
+        same = [other for other in card.results if other.get("protocol") == result.get("protocol")]
+        eps = result.get("eps") or next((other["eps"] for other in same if other.get("eps")), 0.0)  # clean: any ball
+        key = (result.get("protocol", "?"), eps, result.get("images", 0))
         accuracy = f"{100 * result['accuracy']:.1f}" if "accuracy" in result else "?"
-        by_protocol.setdefault(key, []).append(f"{result.get('attack', '?')} {accuracy}")
-    lines = [(protocol, ", ".join(shown), f"{count:,}") for (protocol, count), shown in by_protocol.items()]
-    return lines or [("", "none", "")]
+        lines.setdefault(key, []).append(f"{result.get('attack', '?')} {accuracy}")
+    return [
+        (protocol, pixels(eps, card.threat_model) if eps else "", ", ".join(shown), f"{count:,}")
+        for (protocol, eps, count), shown in lines.items()
+    ] or [("", "", "none", "")]
 
 
 def doctor(rebuild: Annotated[bool, typer.Option("--rebuild", help="Rebuild the kernels.")] = False) -> None:

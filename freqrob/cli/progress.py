@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from rich import progress as bars
 from rich.console import Console
@@ -57,7 +57,7 @@ def progress_bars(quiet: bool = False) -> Iterator[tuple[Progress, Callable[[str
         if not quiet:
             console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
-    with bar:
+    with nullcontext() if bar.disable else bar:  # a disabled bar of Rich 14.1 prints an empty line at its end
         yield progress, log
 
 

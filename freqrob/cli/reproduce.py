@@ -143,7 +143,7 @@ def _run(experiment: Experiment, lab: Lab, out: Path, models: list[str], again: 
 
 def _print(experiment: Experiment, result: Reproduction) -> None:
     """Print the numbers, the claims and what is missing."""
-    from freqrob.reproduction.records import cells_of, numbers_of
+    from freqrob.reproduction.records import cells_of, conditions_in_words, numbers_of
 
     numbers = numbers_of(result.rows)
     units = {column: f" ({column.unit})" if column.unit else "" for column in experiment.columns}
@@ -156,6 +156,7 @@ def _print(experiment: Experiment, result: Reproduction) -> None:
         print_line(
             "measured ± its standard error over images; printed ± the paper's standard deviation, where it has one"
         )
+        print_line("\n".join(conditions_in_words(list(result.rows.values()))))
     claims = Table("claim", "where", "verdict", "numbers")
     for claim in result.claims:
         claims.add_row(escape(claim["claim"]), escape(claim["where"]), claim["verdict"], escape(claim["evidence"]))

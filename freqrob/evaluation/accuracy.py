@@ -26,7 +26,7 @@ from freqrob.models.sources import as_module
 from freqrob.models.state import channels_last, default_batch_size, device_of, measuring
 from freqrob.models.twins import COMPARED, Precision, fast_gradients, in_bfloat16
 from freqrob.runtime.html import html_table
-from freqrob.runtime.parameters import Count, Natural, check_choices, checked
+from freqrob.runtime.parameters import Count, Natural, check_choices, checked, pixels
 from freqrob.runtime.process_state import random_state
 from freqrob.runtime.processes import merged, propagate_failure, rank_and_world
 from freqrob.runtime.progress import Progress, no_progress
@@ -92,7 +92,7 @@ class Results(list[Result]):
     @staticmethod
     def _cells(result: Result) -> tuple[str, ...]:
         attack = result.attack
-        ball = (attack.norm, f"{attack.eps:.4g}") if attack.eps else ("", "")
+        ball = (attack.norm, pixels(attack.eps, attack.norm)) if attack.eps else ("", "")
         low, high = (f"{100 * bound:.1f}" for bound in wilson_interval(result.accuracy, result.images))
         accuracy = f"{100 * result.accuracy:.1f}", f"{low} to {high}"
         return result.protocol, attack.name, *ball, f"{result.images:,}", f"{result.seed}", *accuracy

@@ -235,7 +235,8 @@ class FrontEnded(nn.Module):
         check_batch(images)
         check_scale_of_input(images)
         kind = images.device.type
-        with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
+        is_mixed = kind != "meta" and torch.is_autocast_enabled(kind)  # meta has no autocast, and does not say so
+        with torch.autocast(kind, enabled=False) if is_mixed else nullcontext():
             images = self.front_ends(images)
         return self.network(images)
 

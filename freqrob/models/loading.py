@@ -45,6 +45,7 @@ def all_datasets() -> list[str]:
 THREAT_MODELS = ("Linf", "L2", "corruptions")
 LONGEST_NAME = 200  # bytes; temporary files have longer names
 _NAME = re.compile(r"\w[\w.+-]*")
+_OWN_NETWORK = "A network of your own code is opened as package.module:function, which reads the file."
 
 
 @checked
@@ -298,9 +299,8 @@ def _not_found(model_name: str, target: Target) -> str:
     if set(trained_on) - {other}:
         lines += [f"It was trained on {', '.join(trained_on)}: for these images, add --trained-on {trained_on[0]}."]
     if model_name.lower().endswith(SUFFIXES):
-        return "\n".join(
-            [*lines, f"To open a weights file, put a name with its architecture before it: standard_rn18={model_name}."]
-        )
+        named = f"To open a weights file, put a name with its architecture before it: standard_rn18={model_name}."
+        return "\n".join([*lines, f"{named} {_OWN_NETWORK}"])
     try:
         ModelName.parse(model_name)
     except ValueError:
@@ -324,7 +324,10 @@ def _not_found(model_name: str, target: Target) -> str:
 
 def _card_from_name(model_name: str, target: Target, path: Path, state: Mapping[str, Tensor]) -> Card:
     """Infer a card from the model's name, for weights without a card; ``state`` gives the size of a PCA."""
-    name = ModelName.parse(model_name)
+    try:
+        name = ModelName.parse(model_name)
+    except ValueError as error:
+        raise ValueError(f"{error} {_OWN_NETWORK}") from None
     front_ends = variant_front_ends(name.variant, (3, 32, 32))
     in_front = {
         name: tensor.shape
@@ -349,7 +352,9 @@ def _check_card(card: Card, model_name: str, target: Target, path: Path) -> None
         expected["architecture"] = ModelName.parse(model_name).architecture
     for key, value in expected.items():
         if (got := getattr(card, key)) != value:
-            remedy = f"; use dataset={got!r}" if key == "dataset" and colour_name(got) == colour_name(value) else ""
+            remedy = "" if key == "architecture" else f"; use {key}={got!r}"
+            if key == "dataset" and colour_name(got) != colour_name(value):
+                remedy += f" (--trained-on {got})"
             raise CheckpointError(f"{path}: expected {key} {value!r}, its card has {got!r}{remedy}")
 
 

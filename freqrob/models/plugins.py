@@ -102,14 +102,15 @@ def build(
     """
     if isinstance(builder, nn.Module):
         return builder
-    arguments = dict(arguments or {})
+    arguments, taken = dict(arguments or {}), ""
     try:
         signature = inspect.signature(builder)
+        taken = f"; it takes {', '.join(signature.parameters) or 'no arguments'}"
         if "num_classes" in signature.parameters:
             arguments.setdefault("num_classes", num_classes)
         signature.bind(**arguments)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{source} cannot be called with {arguments or 'no arguments'}: {error}") from error
+        raise ValueError(f"{source} cannot be called with {arguments or 'no arguments'}: {error}{taken}") from error
     model = builder(**arguments)
     if not isinstance(model, nn.Module):
         raise ValueError(f"{source} returns a {type(model).__name__}, expected an nn.Module")

@@ -31,6 +31,7 @@ from freqrob.reproduction.experiment import (
 from freqrob.runtime.figures import FORMATS, drawing, import_matplotlib, save_figure
 from freqrob.runtime.file_formats import FileFormat
 from freqrob.runtime.files import locked, plain, write_csv, write_npz, write_text
+from freqrob.runtime.parameters import pixels
 from freqrob.runtime.provenance import Provenance
 from freqrob.runtime.reading import read_npz
 from freqrob.runtime.warning import warn
@@ -243,7 +244,7 @@ def markdown(experiment: Experiment, rows: Mapping[str, Row]) -> str:
         for claim in judgements(experiment, numbers)
     ]
     parts = [title, "measured / printed in the paper\n", table(*_wide(experiment, numbers))]
-    parts += ["", *notes, *_conditions(list(rows.values()))]
+    parts += ["", *notes, *conditions_in_words(list(rows.values()))]
     if replaced := other_models(experiment, rows.values()):
         parts += ["", f"Other models than the experiment's: {replaced}."]
     parts += ["", "Not measured:", "", *missing] if missing else []
@@ -342,8 +343,8 @@ def _measured(out: Path, experiment: Experiment) -> dict[str, dict[str, Row]]:
     return {scale: at for scale, at in rows.items() if at} or {"–": {}}
 
 
-def _conditions(rows: Sequence[Row]) -> list[str]:
-    """Markdown with the conditions of the measured rows: one list per group of rows with equal conditions."""
+def conditions_in_words(rows: Sequence[Row]) -> list[str]:
+    """Lines of Markdown with the conditions of the measured rows: one list per group of rows with equal conditions."""
     groups: dict[str, list[str]] = {}
     for row in rows:
         if row.numbers:
@@ -355,9 +356,11 @@ def _conditions(rows: Sequence[Row]) -> list[str]:
 
 
 def in_words(value: Any) -> str:
-    """A JSON value in a line of text: ``steps 50, eps 0.03137``."""
+    """A JSON value in a line of text: ``steps 50, eps 8/255``."""
     if isinstance(value, Mapping):
-        parts = (f"{key} {in_words(part)}" for key, part in value.items())
+        norm = value.get("norm", "Linf")
+        distances = {key: pixels(value[key], norm, 3) for key in ("eps", "step_size") if value.get(key)}
+        parts = (f"{key.replace('_', ' ')} {distances.get(key) or in_words(part)}" for key, part in value.items())
         return ("; " if any(isinstance(part, Mapping) for part in value.values()) else ", ").join(parts)
     if isinstance(value, list):
         return ", ".join(map(in_words, value))

@@ -235,11 +235,11 @@ def why_refused(error: BaseException, types: Sequence[str] = ()) -> str:
             "the weights from another source"
         )
     shown = ", ".join(map(brief, names[:3])) + ("" if len(names) <= 3 else f" and {len(names) - 3} more types")
+    allowed = ", ".join(map(brief, names[:3])) + (", …" if len(names) > 3 else "")
     return (
         f"it contains {shown}, and only tensors, numbers, strings and containers are read, so that nothing in the file "
         "is executed. Save the state dict alone: torch.save(model.state_dict(), …). Or, if you trust the file and "
-        f"these types, call torch.serialization.add_safe_globals([{', '.join(map(brief, names[:3]))}]) in Python, "
-        "then load it"
+        f"these types, call torch.serialization.add_safe_globals([{allowed}]) in Python, then load it"
     )
 
 

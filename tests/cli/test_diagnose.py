@@ -72,6 +72,16 @@ def test_measures_saves_and_shows(tmp_path):
     about = json.loads((folder / "jacobian.json").read_text())
     assert about["model"] == "fgsm_rn20" and about["source"] == "cifar10 test"
     assert about["command"].startswith("freqrob diagnose fgsm_rn20") and about["commit"] is not None
+    assert f"jacobian: {jacobian.images} images, batch {jacobian.batch}\n" in result.output
+
+
+def test_fewer_images():
+    result = run("fgsm_rn20", "--only", "band_accuracy", "--images", 3, "--set", "band_accuracy.steps=1")
+    assert result.exit_code == 0, result.output
+    assert "band_accuracy: 3 images, width 5, ε = 8/255, steps 1, attacked 3\n" in result.output
+    about = json.loads(Path("diagnosis/fgsm_rn20/band_accuracy.json").read_text())
+    assert "--images 3" in about["command"]
+    assert "images: expected an integer ≥ 1, got 0" in run("fgsm_rn20", "--images", 0).stderr
 
 
 def test_no_model_takes_another_models_folder(tmp_path):

@@ -2,6 +2,8 @@
 
 import pytest
 
+from freqrob.cli.models import _card_results
+from freqrob.models.cards import Card
 from tests.support.command_line import error_of, run
 
 pytestmark = pytest.mark.usefixtures("tiny", "wide_terminal", "own_cache")
@@ -13,6 +15,18 @@ def test_models_lists_cards(model_dir):
     assert "clean 91.2" in result.output and "10,000" in result.output and "tiny, cifar10, Linf" in result.output
     found = run("models", "bassmix*", "--model-dir", model_dir).output
     assert "bassmix_standard_tiny" in found and "│ standard_tiny" not in found
+
+
+def test_accuracies_under_attack_have_their_radius():
+    line = next(line for line in run("models", "pgd_at_rn20").output.splitlines() if "FGSM" in line)
+    assert [cell.strip() for cell in line.split("│")[2:4]] == ["natural", "8/255"]
+    results = [
+        {"protocol": "natural", "attack": name, "eps": eps, "accuracy": 0.5, "images": 10}
+        for name, eps in (("clean", 0), ("FGSM", 4 / 255), ("FGSM", 8 / 255))
+    ]
+    assert _card_results(Card("few", "tiny", results=results)) == [
+        ("natural", "4/255", "clean 50.0, FGSM 50.0", "10"), ("natural", "8/255", "FGSM 50.0", "10"),
+    ]  # fmt: skip
 
 
 def test_models_without_a_match_says_how_to_get_one(model_dir):

@@ -51,6 +51,7 @@ def test_an_experiment_prints_numbers_beside_the_papers_and_writes_them(table1, 
     result = run("reproduce", "doe2026:table1", "--out", tmp_path / "out", "--model-dir", tmp_path, "--images", 10)
     assert result.exit_code == 0, result.output
     assert "/ 83.5" in result.output and "PGD-AT is more robust" in result.output
+    assert "- images_at_most: 10\n" in result.output, "the conditions of the numbers"
     record = json.loads((tmp_path / "out/doe2026/table1/rn20/result.json").read_text())
     assert record["command"] == "freqrob reproduce doe2026:table1 --scale rn20 --images 10 --seed 0"
     assert {row["conditions"]["images_at_most"] for row in record["rows"]} == {10}

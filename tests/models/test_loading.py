@@ -62,6 +62,14 @@ def test_custom_checkpoint_without_card(tmp_path):
         load_model("pgd_at_rn18", custom_checkpoint=tmp_path / "mine.pt")
 
 
+@pytest.mark.parametrize("name, checkpoint", [("mine.pt", ""), ("mine", "mine.pt")])
+def test_a_file_of_no_known_architecture_is_opened_by_a_function(name, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"weight": torch.ones(2)}, "mine.pt")
+    with pytest.raises((FileNotFoundError, ValueError), match=r"your own code is opened as package.module:function"):
+        load_model(name, custom_checkpoint=checkpoint)
+
+
 def test_a_name_of_ones_own(tmp_path):
     write_model(tmp_path, replace(CARD, name="my-model.v2"), seed=5)
     assert same(load_model("my-model.v2", tmp_path), logits(5))
@@ -77,9 +85,12 @@ def test_names_stay_in_the_folder(tmp_path, name):
 def test_a_card_of_something_else_is_refused(tmp_path):
     path, card = write_model(tmp_path)
     for change, complaint in {
-        ("dataset", "cifar100"): "expected dataset 'cifar10', its card has 'cifar100'",
-        ("threat_model", "L2"): "expected threat_model 'Linf', its card has 'L2'",
-        ("architecture", "rn18"): "expected architecture 'rn20', its card has 'rn18'",
+        (
+            "dataset",
+            "cifar100",
+        ): "expected dataset 'cifar10', its card has 'cifar100'; use dataset='cifar100' \\(--",
+        ("threat_model", "L2"): "expected threat_model 'Linf', its card has 'L2'; use threat_model='L2'$",
+        ("architecture", "rn18"): "expected architecture 'rn20', its card has 'rn18'$",
         ("num_classes", 100): r"not the weights of rn20: linear.weight is \(10, 64\), expected \(100, 64\)",
         ("num_classes", 10**12): r"not the weights of rn20: linear.weight is \(10, 64\), expected \(10{12}, 64\)",
         ("num_classes", 0): r"Expected `int` >= 1 - at `\$.num_classes`",

@@ -4,11 +4,12 @@ import math
 import subprocess
 import sys
 
-import eagerpy as ep
 import numpy as np
 import pytest
 import torch
 from freqrob_foolbox import analyze_spectrum
+
+ep = pytest.importorskip("eagerpy")
 
 
 def white_noise(count=400, size=32, seed=0):

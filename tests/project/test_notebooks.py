@@ -121,7 +121,7 @@ def test_results_are_a_table(few):
     _, clean, fgsm = Cells(results._repr_html_()).rows
     share = f"{100 * results[0].accuracy:.1f}"
     assert clean[:7] == ["natural", "clean", "", "", "6", "0", share]
-    assert fgsm[:6] == ["natural", "FGSM", "Linf", "0.03137", "6", "0"]
+    assert fgsm[:6] == ["natural", "FGSM", "Linf", "8/255", "6", "0"]
     assert " to " in clean[7]
 
 

@@ -45,12 +45,12 @@ def test_known_rows_are_not_measured_again_unless_model_conditions_or_user_say_s
     assert Table1.measured == 2
     reproduce(table1, lab, tmp_path / "out")
     assert Table1.measured == 2
-    reproduce(table1, replace(lab, images=10), tmp_path / "out")
+    reproduce(table1, replace(lab, n_images=10), tmp_path / "out")
     assert Table1.measured == 4
-    reproduce(table1, replace(lab, images=10), tmp_path / "out", again=True)
+    reproduce(table1, replace(lab, n_images=10), tmp_path / "out", again=True)
     assert Table1.measured == 6
     _save_another_network(lab)
-    reproduce(table1, replace(lab, images=10), tmp_path / "out")
+    reproduce(table1, replace(lab, n_images=10), tmp_path / "out")
     assert Table1.measured == 7
 
 
@@ -167,7 +167,7 @@ def test_the_summary_lists_every_claim_with_its_verdict(folder, tmp_path, table1
 def test_table_and_summary_tell_the_conditions(table1, lab, tmp_path):
     out = tmp_path / "out"
     table = out / "doe2026" / "table1" / "rn20" / "table.md"
-    reproduce(table1, replace(lab, images=10), out)
+    reproduce(table1, replace(lab, n_images=10), out)
     assert "Conditions:\n\n- attacks: clean, fgsm\n- seed: 0\n- images_at_most: 10\n" in table.read_text()
     assert "| rn20, at most 10 images |" in summary(out)
     reproduce(table1, lab, out, models=[f"{STANDARD}=jafr_rn20"])

@@ -307,7 +307,10 @@ class TestNothingIsExecuted:
         "content, types",
         [
             ({"args": argparse.Namespace(lr=0.1)}, "argparse.Namespace"),
-            (torch.nn.Linear(2, 2), "torch.nn.modules.linear.Linear"),
+            (
+                torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Tanh()),
+                "torch.nn.modules.container.Sequential",
+            ),
             ({"accuracy": np.float64(0.5)}, r"numpy\._?core.multiarray.scalar"),
             ({"day": datetime.date(2020, 1, 1)}, "datetime.date"),
         ],
@@ -317,6 +320,7 @@ class TestNothingIsExecuted:
         message = refusal(read_torch, tmp_path / "a.pt")
         assert re.search(f"a.pt: it contains {types}[, ].*torch.save.model.state_dict", message)
         assert re.search(rf"torch.serialization.add_safe_globals\(\[{types}", message)
+        assert (", …])" in message) == ("more types" in message) == (zipped and isinstance(content, torch.nn.Module))
         assert "weights_only" not in message
 
     def test_what_the_user_allows_is_read(self, tmp_path):
