@@ -151,9 +151,8 @@ def workplace(tiny, tmp_path, monkeypatch):
 def run(program, *arguments):
     """A command as it is written there, but for REPLACED and ADDED."""
     arguments = [REPLACED.get(argument, argument) for argument in arguments]
-    if program == "freqrob" and (
-        arguments[0] == "demo" or arguments[0] == "train" and {"imagenet", "folder"} & set(arguments)
-    ):
+    photographs = arguments[0] == "train" and {"imagenet", "folder"} & {*arguments}
+    if program == "freqrob" and (arguments[0] == "demo" or photographs):
         # as tests/cli/test_demo.py and tests/training/test_photographs.py run them
         typer.main.get_command(cli.app).commands[arguments[0]].make_context(arguments[0], arguments[1:])
     elif program == "freqrob":
