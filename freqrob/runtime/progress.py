@@ -42,9 +42,9 @@ def progress_bar(items: Iterable, what: str, count: int, _images: int = 0) -> It
     from rich.progress import track
 
     console = Console(stderr=True)
-    yield from track(
-        items, what, count, completed=done, console=console, transient=True, disable=not console.is_terminal
-    )
+    if console.is_terminal:
+        items = track(items, what, count, completed=done, console=console, transient=True)
+    yield from items
 
 
 def _in_notebook() -> bool:
