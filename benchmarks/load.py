@@ -25,7 +25,7 @@ from freqrob.runtime.threads import WAIT_SETTINGS
 
 SETTINGS = {
     "short spin": {},
-    "libgomp's": {"GOMP_SPINCOUNT": "300000"},  # its own, where nothing is set
+    "libgomp's": {"GOMP_SPINCOUNT": "300000"},  # its default
     "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
 }
 BUSY = """
@@ -40,7 +40,7 @@ while True:
 
 @contextmanager
 def busy_processes(count: int) -> Iterator[None]:
-    """So many processes that multiply matrices meanwhile."""
+    """Keep ``count`` processes multiplying matrices during the block."""
     environment = {name: value for name, value in os.environ.items() if name not in (*WAIT_SETTINGS, "OMP_NUM_THREADS")}
     others = [
         subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, env=environment) for _ in range(count)

@@ -184,7 +184,7 @@ def candidates(workload: Workload, device: str, compile: bool) -> tuple[dict[str
         add(name, call)
     for name, call in op.compiled.items() if compile else ():
         for some in inputs:
-            torch._dynamo.maybe_mark_dynamic(some[0], 0)  # one compilation a size, where it can be had
+            torch._dynamo.maybe_mark_dynamic(some[0], 0)  # one compilation for all batch sizes, where possible
         add(name, torch.compile(call))
     if device == "cuda":
         for name, call in triton_versions(op.name, size).items():

@@ -289,7 +289,7 @@ def main(arguments: list[str] | None = None) -> None:
     circumstances = {"architecture": given.architecture, "batch_size": given.batch_size, "threads": given.threads}
     circumstances["device"], product = given.device, None
     if given.device == "cuda":
-        torch.backends.cudnn.benchmark = True  # as the trainer has it
+        torch.backends.cudnn.benchmark = True  # as in the trainer
         product = product_rate("cuda", torch.bfloat16, 8192)
         circumstances |= {"gpu": torch.cuda.get_device_name(), "product_tflops": round(product / 1e12, 1)}
     found = rows(

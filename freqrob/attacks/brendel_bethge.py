@@ -30,7 +30,7 @@ class BrendelBethge(MinimalAttack):
     implementation, steps are computed for the whole batch on its device, and an image's steps do not depend on the
     batch. Foolbox scales the trust region by the number of images: its ``lr=1e-3`` with 20 images is ``lr=0.02`` here.
 
-    An image that already meets the criterion is returned unchanged, and, with a warning, an image whose starting point
+    An image that already meets the criterion is returned unchanged; so is, with a warning, one whose starting point
     does not meet it. If an image's logits or gradient become infinite or NaN, its best point so far is returned. The
     channels_last format is kept, which makes the gradients of many networks cheaper.
 

@@ -81,8 +81,6 @@ def corruptions(
     dataset = measuring.named_dataset(dataset, grayscale)
     from freqrob.data.corruption_arrays import MANIFEST
     from freqrob.evaluation.corruptions import evaluate_corruptions
-    from freqrob.evaluation.files import write_corruption_results
-    from freqrob.runtime.provenance import provenance
 
     if classes_file and baseline == ALEXNET:
         raise ValueError(f"baseline: {ALEXNET}'s published errors are those on all classes, got --classes")
@@ -104,21 +102,31 @@ def corruptions(
                 )  # fmt: skip
     if rank() > 0:
         return
-    mce, problem = _mce(measured, baseline)
     given = {
         "--dataset": dataset, "--threat-model": threat_model, "--weights": weights,
         "--trained-on": trained_on, "--classes": classes_file,
         "--type": types, "--images": images,
         "--protocol": protocol, "--baseline": baseline,
     }  # fmt: skip
-    about = provenance(command_line("corruptions", given, *models))
+    _write(measured, baseline, out, folder, command_line("corruptions", given, *models))
+
+
+def _write(
+    measured: dict[str, CorruptionAccuracy], baseline: str | None, out: list[Path], cache: Path | None, command: str
+) -> None:
+    """Write all files, and print the accuracies and what came from the cache; then raise for an unusable baseline."""
+    from freqrob.evaluation.files import write_corruption_results
+    from freqrob.runtime.provenance import provenance
+
+    mce, problem = _mce(measured, baseline)
+    about = provenance(command)
     measuring.call_all(
         *(partial(write_corruption_results, path, measured, about, baseline, mce) for path in out),
         partial(corruption_table, measured, mce),
     )
     for name, accuracy in measured.items():
         cached = [kind for kind, severities in accuracy.from_cache.items() if all(severities)]
-        measuring.print_cached(name, folder, cached, len(accuracy.accuracies))
+        measuring.print_cached(name, cache, cached, len(accuracy.accuracies))
     print_written(out)
     if problem is not None:
         raise problem

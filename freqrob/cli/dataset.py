@@ -53,8 +53,8 @@ def corrupt(
     download: options.Download = False,
     classes_file: options.ClassesFile = None,
     labels_file: options.LabelsFile = None,
-    resize: Annotated[int | None, typer.Option(metavar="N", help="Of photographs, first: the shorter side.")] = 256,
-    crop: Annotated[int | None, typer.Option(metavar="N", help="Then crop a square of this side.")] = 224,
+    resize: Annotated[int | None, typer.Option(metavar="N", help="Resize photographs to this shorter side.")] = 256,
+    crop: Annotated[int | None, typer.Option(metavar="N", help="Then crop the central square with this side.")] = 224,
     interpolation: options.Interpolation = "bilinear",
 ) -> None:
     """Corrupt the test set as in CIFAR-10-C or ImageNet-C: 19 types with 5 severities each, in the benchmark's layout.
@@ -223,8 +223,8 @@ def spectrum(
     download: options.Download = False,
     classes_file: options.ClassesFile = None,
     labels_file: options.LabelsFile = None,
-    resize: Annotated[int | None, typer.Option(metavar="N", help="Of photographs, first: the shorter side.")] = 256,
-    crop: Annotated[int | None, typer.Option(metavar="N", help="Then crop a square of this side.")] = 224,
+    resize: Annotated[int | None, typer.Option(metavar="N", help="Resize photographs to this shorter side.")] = 256,
+    crop: Annotated[int | None, typer.Option(metavar="N", help="Then crop the central square with this side.")] = 224,
     interpolation: options.Interpolation = "bilinear",
 ) -> None:
     """Measure spectra of a test set: power law, 80/20 boundary, entropy and ln B_low.

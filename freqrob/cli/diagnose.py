@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import typer.core
@@ -20,6 +20,10 @@ from freqrob.cli.progress import prefixed
 from freqrob.runtime.files import check_folder
 from freqrob.runtime.parameters import check_counts, read_setting
 from freqrob.runtime.reading import read_json
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 
 @measuring.in_process_group()
@@ -86,10 +90,8 @@ def diagnose(
         check_counts(images=image_limit)
     results, dataset = measuring.results_folder(cache, no_cache), measuring.named_dataset(dataset, grayscale)
     from freqrob.diagnostics import diagnose as measure
-    from freqrob.diagnostics import expected_seconds
     from freqrob.diagnostics.per_sample import Counted
     from freqrob.diagnostics.run import check_only
-    from freqrob.runtime.processes import rank_and_world
     from freqrob.runtime.provenance import provenance
 
     only, changed = list(dict.fromkeys(only or [])), _by_diagnostic(settings or [])
@@ -108,12 +110,7 @@ def diagnose(
         "preset": preset, "only": only, "settings": changed,
         "classes": measuring.class_count(dataset, subject.images), "batch_size": batch_size,
     }  # fmt: skip
-    seconds = 0.0
-    for name, network in networks.items():
-        with measuring.model_on(where, name, network) as model:
-            seconds += expected_seconds(model, *images, **common) / rank_and_world()[1]
-    if rank() == 0:
-        print_line(f"about {max(seconds / 60, 0.1):.1f} minutes, less if results are cached", stderr=True)
+    _print_estimate(networks, where, *images, **common)
     given = {
         "--dataset": dataset, "--threat-model": threat_model, "--weights": weights,
         "--trained-on": trained_on, "--images": image_limit, "--preset": preset, "--only": only,
@@ -134,6 +131,19 @@ def diagnose(
         _table(measured)
         measuring.print_cached(", ".join(cached), results, cached, len(cached))
         print_line(f"Wrote {', '.join(map(str, folders.values()))}")
+
+
+def _print_estimate(networks: dict[str, nn.Module], device: torch.device, *images: Any, **options: Any) -> None:
+    """Print the expected time of the diagnostics of all models; each process measures its share."""
+    from freqrob.diagnostics import expected_seconds
+    from freqrob.runtime.processes import rank_and_world
+
+    seconds = 0.0
+    for name, network in networks.items():
+        with measuring.model_on(device, name, network) as model:
+            seconds += expected_seconds(model, *images, **options) / rank_and_world()[1]
+    if rank() == 0:
+        print_line(f"about {max(seconds / 60, 0.1):.1f} minutes, less if results are cached", stderr=True)
 
 
 class DiagnoseCommand(typer.core.TyperCommand):

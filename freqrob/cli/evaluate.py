@@ -122,10 +122,6 @@ def evaluate(
         check_counts(images=images)
     check_integers(0, masking_images=masking_images)
     check_counts(masking_queries=masking_queries)
-    if card and split != "test":
-        raise ValueError(f"card: cards have accuracies on the test split, got --split {split}")
-    if card and dataset == measuring.FOLDER:
-        raise ValueError(f"card: cards have accuracies on a data set, got --dataset {dataset}")
     folder, dataset = measuring.results_folder(cache, no_cache), measuring.named_dataset(dataset, grayscale)
     from freqrob.attacks import parse_attack
     from freqrob.evaluation import evaluate as measure
@@ -142,7 +138,7 @@ def evaluate(
     chosen = measuring.Models(models, model_dir, models_dataset, threat_model, weights)
     cards = {name: chosen.path(name) for name in models if card}
     files = _Outputs([followed(path) for path in out or []], samples and followed(samples), cards)
-    measuring.on_first_rank(files.check, chosen.cards())
+    measuring.on_first_rank(files.check, chosen.cards(), source)
     where = measuring.usable_device(device)
     networks, subject = chosen.open_with(source)
     common: dict[str, Any] = {
@@ -152,7 +148,7 @@ def evaluate(
     _check_answers(networks, subject.images, where, common["classes"])
     protocol = list(dict.fromkeys(protocol))
     evaluations: list[Evaluation] = []
-    show = partial(_print_accuracies, evaluations, source.in_words(len(subject.images)))
+    show = partial(_print_accuracies, evaluations, source.in_words(len(subject.images)), folder)
     with measuring.progress_of(folder, show) as progress:
         for name, network in networks.items():
             of_model = common | {"cache_key": cache_key and f"{name} {cache_key}", "progress": prefixed(progress, name)}
@@ -174,9 +170,6 @@ def evaluate(
         "--masking-images": masking_images, "--masking-queries": masking_queries,
     }  # fmt: skip
     files.write(evaluations, subject.images, str(source), command_line("evaluate", given, *models), show)
-    for model in evaluations:
-        cached = [f"{result.protocol} {result.attack.name}" for result in model.results if result.from_cache]
-        measuring.print_cached(model.name, folder, cached, len(model.results))
     files.print()
 
 
@@ -188,10 +181,14 @@ class _Outputs:
     samples: Path | None
     cards: dict[str, Path]
 
-    def check(self, inputs: Iterable[Path]) -> None:
-        """Raise ValueError or OSError as ``check_outputs``, or if a model has no writable card."""
+    def check(self, inputs: Iterable[Path], source: measuring.Images) -> None:
+        """Raise ValueError or OSError as ``check_outputs``, or if a model has no writable card for such images."""
         from freqrob.models.checkpoints import card_path
 
+        if self.cards and source.dataset == measuring.FOLDER:
+            raise ValueError(f"card: cards have accuracies on a data set, got --dataset {source.dataset}")
+        if self.cards and source.split != "test":
+            raise ValueError(f"card: cards have accuracies on the test split, got --split {source.split}")
         measuring.check_outputs(self.results, self.samples, inputs)
         for name, path in self.cards.items():
             if not card_path(path).is_file():
@@ -248,14 +245,17 @@ def _masking(
         return None
 
 
-def _print_accuracies(evaluations: list[Evaluation], images: str) -> None:
-    """Print the accuracies and the checks for gradient masking, on rank 0 only."""
+def _print_accuracies(evaluations: list[Evaluation], images: str, cache: Path | None) -> None:
+    """Print the accuracies, the checks for gradient masking and what came from the cache, on rank 0 only."""
     if rank() > 0:
         return
     accuracy_table({model.name: model.results for model in evaluations}, f"Accuracy (%) on {images}")
     for model in evaluations:
         if model.masking is not None:
             print_line(f"{model.name}: {model.masking}", "red" if model.masking.suspects else "green")
+    for model in evaluations:
+        cached = [f"{result.protocol} {result.attack.name}" for result in model.results if result.from_cache]
+        measuring.print_cached(model.name, cache, cached, len(model.results))
 
 
 def accuracy_table(results: Mapping[str, Sequence[Result]], title: str) -> None:

@@ -229,7 +229,7 @@ class Subject:
 
 
 def imagenet_or(classes: tuple[str, ...]) -> tuple[str, ...]:
-    """ImageNet's classes if these are some of them, or else the same."""
+    """ImageNet's classes if ``classes`` are some of them, otherwise ``classes``."""
     from freqrob.data.photographs import imagenet_wnids
 
     return imagenet_wnids() if set(classes) <= set(imagenet_wnids()) else classes
@@ -238,7 +238,7 @@ def imagenet_or(classes: tuple[str, ...]) -> tuple[str, ...]:
 def open_corruptions(
     dataset: str, data: Path, types: Sequence[str] | None, download: bool, classes_file: Path | None
 ) -> tuple[CorruptionArrays | CorruptionFolders, Subject | None]:
-    """Open corrupted images on disk, and those of files also as the subject of models, with the chosen classes."""
+    """Open corrupted images on disk; image files also as a ``Subject`` with the chosen classes, arrays with None."""
     from freqrob.data.corruption_arrays import load_corruptions
     from freqrob.data.corruption_folders import FOLDERS, load_corruption_folders
     from freqrob.data.datasets import ImageSet
@@ -277,9 +277,9 @@ def models_dataset(dataset: str, trained_on: str | None) -> str:
 
 @dataclass(frozen=True)
 class Models:
-    """The models that a command measures, by name or as ``NAME=weights.pt``; ``dataset`` is that of their names.
+    """The models that a command measures, by name or as ``NAME=weights.pt``.
 
-    ``weights`` chooses a state dict in each weights file.
+    ``dataset`` is the one that they are stored under; ``weights`` chooses a state dict in each weights file.
     """
 
     names: Sequence[str]

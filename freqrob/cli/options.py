@@ -57,13 +57,13 @@ ClassesFile = Annotated[
     typer.Option(
         "--classes",
         metavar="FILE",
-        help="Only these classes, one per line in the order of the model's logits: sub-folders or WordNet ids.",
+        help="File of the classes to measure: a sub-folder or WordNet id per line, in the order of the model's logits.",
     ),
 ]
 LabelsFile = Annotated[
     Path | None,
     typer.Option(
-        "--labels", metavar="FILE", help="With --dataset folder: lines of an image's file name and its class."
+        "--labels", metavar="FILE", help="With --dataset folder: file with a line per image, its file name and class."
     ),
 ]
 Resize = Annotated[

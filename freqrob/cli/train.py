@@ -11,13 +11,14 @@ import typer
 from rich.table import Table
 
 from freqrob.cli import options
-from freqrob.cli.measuring import INTERRUPTED, in_process_group, named_dataset
+from freqrob.cli.measuring import FOLDER, INTERRUPTED, in_process_group, models_dataset, named_dataset
 from freqrob.cli.printing import print_line, print_resume_hint, print_table, rank
 from freqrob.cli.progress import progress_bars
 from freqrob.runtime.cache import set_compile_folder
 from freqrob.runtime.parameters import check_choices, pixels
 
 if TYPE_CHECKING:
+    from freqrob.data import ImageSet
     from freqrob.training import Recipe
     from freqrob.training.presets import Preset
 
@@ -28,7 +29,10 @@ def train(
         str, typer.Argument(metavar="RECIPE", help="`[bass_|bassmix_|bassfront_|blur_|pca_]<defence>_<architecture>`.")
     ],
     dataset: Annotated[
-        str, typer.Option(help="cifar10, cifar100, svhn, tiny_imagenet or restricted_imagenet.")
+        str,
+        typer.Option(
+            help="cifar10, cifar100, svhn, tiny_imagenet, restricted_imagenet, imagenet, or folder for photographs."
+        ),
     ] = "cifar10",
     grayscale: options.Grayscale = False,
     threat_model: Annotated[str, typer.Option(help="Threat model; Linf.")] = "Linf",
@@ -53,6 +57,18 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="Any setting that `freqrob recipes RECIPE` lists; repeatable."),
     ] = None,
     download: options.Download = False,
+    classes_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--classes",
+            metavar="FILE",
+            help="With --dataset folder: only these sub-folders, one in each line, in order.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Processes that decode photographs, for each GPU; by default one for each CPU."),
+    ] = None,
     checkpoint_minutes: Annotated[float, typer.Option(min=0, help="Minutes between checkpoints within an epoch.")] = 10,
     accelerator: Annotated[str, typer.Option(help="Accelerator of Lightning Fabric: auto, cpu, cuda, …")] = "auto",
     compile: Annotated[bool, typer.Option("--compile", help="Compile the network (torch.compile).")] = False,
@@ -67,7 +83,12 @@ def train(
     - `freqrob train bass_trades_wrn34 --dataset cifar10 --data ./data`
     - `freqrob train pgd_at_rn18 --epochs 30 --set schedule=triangle --set steps=7 --set eps=4/255`
     - `freqrob train blur_standard_resnet50 --dataset imagenet --data ./imagenet --from torchvision:resnet50`
+    - `freqrob train standard_resnet18 --dataset folder --data ./photographs --set lr=0.01`
     - `torchrun --nproc-per-node 8 -m freqrob train pgd_at_rn18 --data ./data`; under SLURM, use `srun` in the same way
+
+    Photographs of imagenet and folder are decoded and cropped by worker processes at each step. A folder has a
+    sub-folder for each class, in DIR/train/ if there is one; a tenth of the photographs is held out for validation. Its
+    models are named and stored under imagenet, whose size and normalisation they have.
 
     Ctrl-C stops after the current step and writes a checkpoint; run the same command to resume. When the run is
     finished, the weights with the best validation accuracy are in DIR/cifar10/Linf/RECIPE.safetensors, where
@@ -89,13 +110,16 @@ def train(
     if twice := sorted(given.keys() & changed.keys()):
         option = {"initial_weights": "from"}.get(twice[0], twice[0].replace("_", "-"))
         raise ValueError(f"--set: {twice[0]} is also set by --{option}; give it once")
-    chosen = training.recipe_for(recipe, named_dataset(dataset, grayscale), threat_model, **given, **changed)
+    named = named_dataset(models_dataset(dataset, None), grayscale)
+    chosen = training.recipe_for(recipe, named, threat_model, **given, **changed)
+    photographs = _photographs(dataset, data, classes_file)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the trainer logs its own setup
     try:
         with explained(chosen.batch_size), progress_bars(quiet=rank() > 0) as (progress, log):
             weights = training.train(
-                chosen, data, model_dir, download=download, accelerator=accelerator, compile=compile,
-                checkpoint_minutes=checkpoint_minutes, tensorboard=tensorboard, progress=progress, log=log,
+                chosen, data, model_dir, data=photographs, workers=workers, download=download,
+                accelerator=accelerator, compile=compile, checkpoint_minutes=checkpoint_minutes,
+                tensorboard=tensorboard, progress=progress, log=log,
             )  # fmt: skip
     except KeyboardInterrupt:
         folder = checkpoint_path(chosen.name, model_dir, chosen.dataset, chosen.threat_model).with_suffix("")
@@ -103,6 +127,17 @@ def train(
         raise typer.Exit(INTERRUPTED) from None
     if rank() == 0:
         print_line(f"Wrote the weights of the best epoch: {weights}")
+
+
+def _photographs(dataset: str, folder: Path, classes: Path | None) -> ImageSet | None:
+    """The photographs to train on, in the folder or its ``train/``; None for other data sets."""
+    from freqrob.data import load_photographs
+
+    if dataset == FOLDER:
+        return load_photographs(folder / "train" if (folder / "train").is_dir() else folder, classes=classes)
+    if classes is not None:
+        raise ValueError(f"classes: expected --classes only with --dataset {FOLDER}, got it for {dataset}")
+    return None
 
 
 def recipes(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
 from typing import Literal
 
 import numpy as np
@@ -69,18 +70,12 @@ class Batches:
         rank: int = 0,
         world_size: Natural = 1,
     ) -> None:
-        check_integers(0, world_size - 1, rank=rank)
-        if batch_size > len(dataset):
-            raise ValueError(f"batch_size: expected at most {len(dataset)}, the number of images, got {batch_size}")
-        if batch_size % world_size:
-            raise ValueError(f"batch_size: expected a multiple of world_size ({world_size}), got {batch_size}")
+        self.share = share_of_batch(batch_size, len(dataset), rank, world_size)
         self.device = torch.device(device)
         home = self.device if _fits(dataset.tensor, self.device) else torch.device("cpu")
         self.images, self.labels = dataset.tensor.to(home), dataset.labels.to(home)
         self.crop: Crop | None = crop
         self.batch_size, self.seed, self.flip, self.transform = batch_size, seed, flip, transform
-        share = batch_size // world_size
-        self.share = slice(rank * share, (rank + 1) * share)
         self._epoch, self._order = -1, torch.empty(0)
 
     def __len__(self) -> int:
@@ -104,9 +99,13 @@ class Batches:
             images = flip(images, mirrored.to(self.device))
         return images, self._moved(self.labels[chosen[self.share]])
 
+    def from_step(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of ``step`` and all later steps, without end."""
+        return (self[number] for number in count(step))
+
     def _order_of(self, epoch: int) -> Tensor:
         if epoch != self._epoch:
-            order = torch.randperm(len(self.images), generator=_generator(self.seed, _ORDER, epoch))
+            order = order_of_epoch(len(self.images), self.seed, epoch)
             self._epoch, self._order = epoch, order.to(self.images.device)
         return self._order
 
@@ -115,6 +114,22 @@ class Batches:
         if batch.device.type == "cpu" and self.device.type == "cuda":
             batch = batch.pin_memory()
         return batch.to(self.device, non_blocking=True)
+
+
+def share_of_batch(batch_size: int, images: int, rank: int, world_size: int) -> slice:
+    """The part of each batch that belongs to a process. Raises ValueError as ``Batches``."""
+    check_integers(0, world_size - 1, rank=rank)
+    if batch_size > images:
+        raise ValueError(f"batch_size: expected at most {images}, the number of images, got {batch_size}")
+    if batch_size % world_size:
+        raise ValueError(f"batch_size: expected a multiple of world_size ({world_size}), got {batch_size}")
+    share = batch_size // world_size
+    return slice(rank * share, (rank + 1) * share)
+
+
+def order_of_epoch(images: int, seed: int, epoch: int) -> Tensor:
+    """The numbers of all images in the order of an epoch."""
+    return torch.randperm(images, generator=_generator(seed, _ORDER, epoch))
 
 
 def crop(images: Tensor, places: Tensor, kind: Crop) -> Tensor:

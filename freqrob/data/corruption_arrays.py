@@ -119,7 +119,7 @@ def levels_for(name: str, dataset: ImageSet) -> tuple[dict[str, Any], ...]:
 def begin_manifest(folder: Path, header: Mapping[str, Any], command: str) -> dict[str, Any]:
     """Write ``generated.json`` unless it exists. Returns the types that it lists; raises as ``generated_types``."""
     with locked(folder / ".lock"):
-        remove_abandoned(folder)  # of other types too, which may never be written again
+        remove_abandoned(folder)  # including those of types that no later run may write
         made = generated_types(folder, header)
         if not made:
             GENERATED.write(folder / MANIFEST, {**header, "types": {}, **provenance(command)})

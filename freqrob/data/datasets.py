@@ -222,7 +222,7 @@ def load_dataset(
         grey = images.map(to_grayscale, "grayscale", 1) if isinstance(images, ImageStream) else to_grayscale(images)
         return replace(loaded, images=grey)
     load = DATASETS[name].load
-    assert load is not None  # DATASETS has none without
+    assert load is not None  # every registered data set has one
     if split == "robustbench" and name != "imagenet":
         raise ValueError(f"split: expected train, val or test for {name}, got 'robustbench', which only imagenet has")
     loaded = load(folder, "train" if split in ("train", "val") else "test", download)

@@ -49,7 +49,7 @@ class Photographs:
         return len(self.files)
 
     def keys(self, numbers: Sequence[int]) -> list[str]:
-        """As the files', with the preprocessing."""
+        """The keys of the files, each with the preprocessing."""
         return [f"{key} {self.preprocessing}" for key in self.files.keys(numbers)]
 
     def read(self, chunks: Iterable[Sequence[int]]) -> Iterator[Tensor]:

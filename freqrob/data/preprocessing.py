@@ -66,6 +66,15 @@ class Preprocessing:
         sides = self.resize if self.crop is None and isinstance(self.resize, tuple) else self.crop
         return (sides, sides) if isinstance(sides, int) else sides
 
+    @classmethod
+    def central(cls, size: int) -> Preprocessing:
+        """The usual preprocessing for networks that take (size, size): resize to 8/7 of it, then crop the centre.
+
+        >>> print(Preprocessing.central(224))
+        resize 256 (bilinear), center crop 224
+        """
+        return cls(round(size * 256 / 224), size)
+
     def __str__(self) -> str:
         steps = [f"resize {_shown(self.resize)} ({self.interpolation})"] if self.resize is not None else []
         steps += [f"center crop {_shown(self.crop)}"] if self.crop is not None else []

@@ -22,7 +22,7 @@ from freqrob.runtime.parameters import Weight, checked
 class GradAlign(FGSM):
     """FGSM's loss + λ · (1 − cos(∇ₓℓ(x, y), ∇ₓℓ(x + η, y))), the cosine averaged over the images.
 
-    η is uniform in [−ε, ε]; the gradient at x, which the attack follows, is a constant.
+    η is uniform in [−ε, ε]; the gradient at x, which the attack follows, is treated as a constant.
 
     Source: Andriushchenko & Flammarion, NeurIPS 2020, Eq. 5; λ as in alvinchangw/JaFR_IJCAI2022.
 

@@ -40,7 +40,7 @@ class TRADES(PGDAT):
         """The images of the ball whose predictions differ most, in KL divergence, from those of the clean images."""
         with evaluating(model) as network, torch.no_grad():
             clean = network(images).float()
-        torch.clear_autocast_cache()  # torch 2.10 would use the weights that were cast without a gradient
+        torch.clear_autocast_cache()  # torch 2.10 would reuse casts of the weights that have no gradient
         return self.attacked(
             model, images, labels, start=images + 0.001 * torch.randn_like(images),
             loss=lambda adversarial, _labels: divergence(clean, adversarial.float()),

@@ -197,7 +197,7 @@ class Hybrid(Diagnostic):
             help="Above it, hybrid images are mostly classified by their low frequencies; in units of Nyquist, "
             "0.5 cycles/pixel, as Li et al. print it.",
             hint="lower if the model relies on low frequencies", none="p(low) − p(high) never rises through 0",
-            part=lambda m: "" if m.reversal.isfinite().all() else f"of the {m.reversal.isfinite().sum()} with one",
+            part=lambda m: "" if m.reversal.isfinite().all() else f"over {m.reversal.isfinite().sum()} seeds with one",
             order=30,
         ),
     )  # fmt: skip

@@ -37,7 +37,7 @@ class Counted:
 
     @property
     def any(self) -> bool:
-        """Whether any process tracked an item. Every process must call it."""
+        """Whether any process counted an item. Every process must call it."""
         return bool(merged([torch.tensor(self.items > 0)])[0])
 
 
@@ -108,9 +108,10 @@ def per_batch(
 def _prepared(
     measure: Measure, model: nn.Module, images: Images, labels: Tensor, batch_size: int | None
 ) -> tuple[Callable[[nn.Module, Tensor], dict[str, Tensor]], nn.Module, int, tuple[Tensor, ...]]:
-    """``measure`` on the model's device, whose errors explain the model or the memory; the model; batch size; indices.
+    """Check the arguments of ``per_sample``, and fill in what is not given.
 
-    Raises ValueError for images and labels that do not fit.
+    Returns ``measure`` on the model's device, with errors that explain a failing model or exhausted memory; the model
+    as a module; the batch size; and the indices of each batch. Raises ValueError for images and labels that do not fit.
     """
     model = as_module(model)
     check_labelled(images, labels)

@@ -269,7 +269,7 @@ def _try_settings(
         chosen, diagnostic = slice(plan["images"] or None), get_diagnostic(name)
         tried = images[chosen]
         if isinstance(tried, ImageStream) and not diagnostic.streams:
-            tried = torch.zeros((), dtype=tried.dtype).expand(tried.shape)  # none is read, and there is memory for one
+            tried = torch.zeros((), dtype=tried.dtype).expand(tried.shape)  # reads no image, takes no memory
         given = {key: value for key, value in plan.items() if key != "images"}
         try:
             with warnings.catch_warnings():

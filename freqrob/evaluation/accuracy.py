@@ -259,7 +259,7 @@ def _under(protocol: str, model: nn.Module, images: Images) -> tuple[nn.Module, 
 
 
 def _balanced(images: Tensor, front_end: BaSS) -> Tensor:
-    """BaSS on grey levels, as in the authors' test set."""
+    """BaSS on pixels rounded to uint8, as in the authors' test set."""
     grey = images if images.dtype == torch.uint8 else (images * 255).round().to(torch.uint8)
     return bass(grey, weighting=front_end.weighting, pixel_scale=front_end.pixel_scale)
 

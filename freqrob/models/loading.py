@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from freqrob.data.datasets import DATASETS
 from freqrob.data.grayscale import colour_name, grayscale_name
+from freqrob.data.preprocessing import Preprocessing
 from freqrob.models.cards import Card, CheckpointError
 from freqrob.models.checkpoints import SUFFIXES, card_path, check_state, checkpoint_state, load, load_into
 from freqrob.models.downloads import download, download_url
@@ -360,10 +361,13 @@ def _check_card(card: Card, model_name: str, target: Target, path: Path) -> None
 def _create_model(card: Card, path: Path) -> FrontEnded:
     try:
         channels = DATASETS[card.dataset].channels if card.dataset in DATASETS else 3
-        return with_front_ends(create_network(card.architecture, card.num_classes, channels), card.front_ends)
+        model = with_front_ends(create_network(card.architecture, card.num_classes, channels), card.front_ends)
     except ValueError as error:
         reason = brief(str(error))
         raise CheckpointError(f"{path}: its card names a model that cannot be created: {reason}") from error
+    if card.recipe.get("crop") == "resized" and card.dataset in DATASETS:  # it was trained and validated on photographs
+        model.preprocessing = Preprocessing.central(DATASETS[card.dataset].size)
+    return model
 
 
 def _added(front_end: FrontEndSpec | None, model_name: str, model: FrontEnded) -> list[nn.Module]:

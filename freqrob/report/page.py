@@ -58,7 +58,7 @@ def write_report(
         runs: folders that ``freqrob diagnose`` wrote, and JSON files of ``freqrob evaluate`` and ``freqrob
             corruptions``; the same name in several runs is the same model.
         title: title of the page.
-        gallery: images, the first of which are shown beside their balanced versions.
+        gallery: images; the first ones are shown beside their balanced versions.
         command: the command line, recorded on the page.
         cards: whether to add the accuracies on models' cards.
         model_dir, dataset, threat_model: where the cards are, as for ``load_card``.

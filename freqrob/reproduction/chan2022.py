@@ -231,14 +231,15 @@ def _corruption_claims(wins: int, pgd_wins: int, *, standard_too: bool) -> list[
     if standard_too:
         claims.insert(4, Claim(
             "We also see such behavior when JaFR is added to the standard trained model in CIFAR-10-C.",
-            "Section 4.1", "as in the claim before, for JaFR and Standard; the paper's own table does not meet it: its "
-            "accuracy on Fog rises by 0.37", _trade(JAFR, STANDARD),
+            "Section 4.1", "JaFR is below Standard on Fog and Contrast, and above it on Impulse and Gaussian noise; "
+            "the paper's own table does not meet this, because JaFR is 0.37 above Standard on Fog",
+            _trade(JAFR, STANDARD),
         ))  # fmt: skip
     return claims
 
 
 def _parts(count: int) -> list[slice]:
-    """Four parts of the images, for errors of their mean spectrum's numbers; one part of fewer than 40 images."""
+    """Split the images into four parts, from which standard errors are estimated; fewer than 40 stay one part."""
     number = 4 if count >= 40 else 1
     return [slice(part * count // number, (part + 1) * count // number) for part in range(number)]
 
@@ -254,11 +255,11 @@ class _Corruptions(Experiment):
         Column("Clean", "%", "accuracy on the test images, as many as of each corruption"),
         Column(
             "mCE", "%",
-            "mean over the types of the error divided by the Standard row's recipe's; its error is that of the mean "
-            "error over images, taken as independent of Standard's",
+            "mean over the types of the error rate divided by that of Standard at the same scale; ± is the standard "
+            "error of the model's own mean error rate, divided by Standard's",
         ),
-        Column(TYPES[0], "", "this and the following columns: mean over five severities of the accuracy (%) on the "
-               "corruption; for B_low, of ln B_low of its change x' − x"),
+        Column(TYPES[0], "", "this and the following columns: accuracy (%) on the corruption, or in the row B_low, ln "
+               "B_low of its change x' − x; mean over five severities"),
         *map(Column, TYPES[1:]),
     )  # fmt: skip
 
@@ -282,7 +283,7 @@ class _Corruptions(Experiment):
         return Measured({"Clean": numbers["clean"], "mCE": Number(100 * corrupted.mce(base), 100 * error), **by_type})
 
     def _b_low(self, lab: Lab) -> dict[str, Number]:
-        """ln B_low of each type's change, the mean over severities, with its error over parts of the images."""
+        """ln B_low of each type's change, mean over severities, with a standard error from parts of the images."""
         clean, numbers = lab.test_set(self.dataset, "spectrum").tensor, {}
         for name, kind in lab.progress(COLUMNS_OF_TYPES.items(), B_LOW, len(COLUMNS_OF_TYPES)):
             corrupted = [corrupt(clean, kind, severity, frost=lab.frost) for severity in SEVERITIES]
@@ -363,7 +364,7 @@ SHARES = (
     Column("left", "%", "share at horizontal frequencies up to 1/4 cycles/pixel"),
     Column("top", "%", "share at vertical frequencies up to 1/4 cycles/pixel"),
     Column("bottom right", "%", "share at horizontal and vertical frequencies above 1/4 cycles/pixel"),
-    Column("distance", "%", "from the test images' own mean |F|: total variation distance, each divided by its sum"),
+    Column("distance", "%", "total variation distance from the mean |F| of the test images, each divided by its sum"),
 )
 
 
@@ -389,9 +390,9 @@ def distance(amplitude: Tensor, other: Tensor) -> float:
     return 50 * (first - second).abs().sum().item()
 
 
-def _with_errors(of: Callable[[Tensor], Mapping[str, float]], amplitudes: Tensor) -> dict[str, Number]:
-    """Numbers of the mean of the spectra (parts, H, W//2+1) of parts of the images, with errors over the parts."""
-    of_mean, parts = of(amplitudes.mean(0)), [of(amplitude) for amplitude in amplitudes]
+def _with_errors(measure: Callable[[Tensor], Mapping[str, float]], amplitudes: Tensor) -> dict[str, Number]:
+    """Numbers of the mean of ``amplitudes`` (parts, H, W//2+1), with standard errors estimated from the parts."""
+    of_mean, parts = measure(amplitudes.mean(0)), [measure(amplitude) for amplitude in amplitudes]
     return {name: Number(value, _error([part[name] for part in parts])) for name, value in of_mean.items()}
 
 
@@ -760,8 +761,8 @@ class Complexity(Experiment):
     title = "seconds per training iteration"
     subjects = tuple(Subject(row, options={"recipe": f"{_DEFENSES[row]}_prn18_jafr"}) for row in ROWS)
     columns = (
-        Column("s/iter", "s", "of a training step of 128 images; the paper's are of a V100"),
-        Column("ratio", "", "to the Standard row's, measured just before; the paper's from its seconds"),
+        Column("s/iter", "s", "of a training step of 128 images; the paper's on a V100 GPU"),
+        Column("ratio", "", "to the time of Standard, measured just before; the paper's computed from its seconds"),
         Column("peak memory", "GiB", "allocated by PyTorch on the GPU; not known on the CPU"),
     )
     printed: Mapping[str, Mapping[str, Number]] = {
@@ -787,7 +788,7 @@ class Complexity(Experiment):
         })  # fmt: skip
 
     def _cost(self, name: str, lab: Lab) -> StepCost:
-        settings = ("steps=10", "step_size=2/255") if name.startswith("pgd_at") else ()  # the paper's, at all scales
+        settings = ("steps=10", "step_size=2/255") if name.startswith("pgd_at") else ()  # the paper's, at both scales
         recipe = Subject("", name, "tiny_imagenet", settings).at_scale(lab.scale)
         assert recipe is not None
         return step_cost(recipe.full_recipe(), str(lab.device), steps=5)

@@ -134,7 +134,7 @@ def of_correlation(rho: float, p: float, negatively: bool) -> Verdict:
 
 
 def every(*judges: Judge) -> Judge:
-    """All hold. Otherwise the first of these that any has: does not hold, not measured, within noise."""
+    """All criteria hold. Otherwise the worst of their verdicts: does not hold, not measured, within noise."""
 
     def judge(numbers: Numbers) -> Judgement:
         judgements = [judge(numbers) for judge in judges]
@@ -146,7 +146,7 @@ def every(*judges: Judge) -> Judge:
 
 
 def at_least(count: int, *judges: Judge) -> Judge:
-    """At least ``count`` of the criteria hold. Does not hold if too many do not hold; otherwise it is within noise."""
+    """At least ``count`` of the criteria hold. "Does not hold" if too many fail, otherwise "within noise"."""
 
     def judge(numbers: Numbers) -> Judgement:
         verdicts = Counter(judge(numbers).verdict for judge in judges)

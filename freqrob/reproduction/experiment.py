@@ -75,7 +75,7 @@ class Number:
         return 0.0 if isnan(self.error) else self.error
 
     def __str__(self) -> str:
-        """Two digits of the error, or four digits of a value without error; integers without decimals.
+        """The value to two digits of its error, or four digits of a value without one; integers without decimals.
 
         >>> print(Number(35.912, 0.48), Number(0.22574))
         35.91±0.48 0.2257

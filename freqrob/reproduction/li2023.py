@@ -709,8 +709,8 @@ class Figure6(Experiment):
         "ImageNet's validation images and ImageNet-C (or what `freqrob dataset corrupt` made of them) in the folder of "
         "the data; at the scale `paper`, the package robustbench: the text names neither the models nor the sixth of "
         "crp (Table C, in the appendix), nor the blur models' σ; at the scale `rn20`, trained EfficientNet-Lites "
-        "(benchmarks/efficientnet_lite.py, in the working folder), with a blur before them to which they are not "
-        "fine-tuned, unlike the paper's"
+        "(benchmarks/efficientnet_lite.py, in the working folder), and the same with a blur in front; unlike the "
+        "paper's, they are not fine-tuned with the blur"
     )
     takes_models = True
     subjects = (*_IMAGENET, *_LITE)

@@ -412,7 +412,7 @@ class Figure2(Experiment):
 
     paper, where = LIN, "Figure 2"
     title = "Model sensitivity to frequency components, natural training at 32, 64 and 224 pixels"
-    needs = "tiny-imagenet-200/, and for ImageNet a registered data set `imagenet` of 224 pixels"
+    needs = "tiny-imagenet-200/, and ImageNet's val/"
     subjects = (
         Subject("CIFAR10", "standard_rn18"),
         Subject("Tiny-ImageNet", "standard_rn18", "tiny_imagenet"),
@@ -522,9 +522,9 @@ class Figure3(Experiment):
     title = "Clean accuracy, 19 corruptions and PGD-20 by γ; CIFAR10 against CIFAR10-B"
     subjects = (*map(_with_gamma, GAMMAS), Subject(NEW_DATASET, "bass_standard_rn18", options={"bass": True}))
     columns = (
-        Column("clean", "%", f"test images; of {NEW_DATASET} balanced ones"),
+        Column("clean", "%", f"test images; balanced ones for {NEW_DATASET}"),
         *(Column(kind, "%", "mean over its types of corruption and 5 severities") for kind in KINDS),
-        Column("19 types", "%", f"of CIFAR10-C; of {NEW_DATASET} the corruptions of balanced images (CIFAR10-B-C)"),
+        Column("19 types", "%", f"CIFAR10-C; for {NEW_DATASET} the corruptions of balanced images (CIFAR10-B-C)"),
         *(Column(_at_eps(eps), "%", "20 steps of ε/4, one random start") for eps in RADII),
     )
     claims = (
@@ -694,14 +694,14 @@ class _AdversarialTraining(Experiment):
     paper = LIN
     eps = 8
     columns = (
-        Column("clean", "%", "test images; of +BaSS the balanced ones"),
-        Column("PGD-20", "%", "L∞, 20 steps of ε/4, one random start; of +BaSS around the balanced image"),
+        Column("clean", "%", "test images; balanced ones for +BaSS"),
+        Column("PGD-20", "%", "L∞, 20 steps of ε/4, one random start; for +BaSS around the balanced image"),
         Column("AutoAttack", "%", "the standard version"),
     )
 
     def conditions(self, scale: Scale) -> Mapping[str, Any]:
         return {
-            "ε": f"{self.eps}/255", "step": f"{self.eps // 4}/255", "protocol": "natural; +BaSS: bass",
+            "ε": f"{self.eps}/255", "step": f"{self.eps // 4}/255", "protocol": "natural; bass for +BaSS",
             "images": scale.count("accuracy") or "all test images",
             "images of AutoAttack": scale.count("autoattack") or "all test images",
         }  # fmt: skip
@@ -783,7 +783,7 @@ class Table2(_AdversarialTraining):
             "our approach trained with WRN-34-10 achieves state-of-the-art performance compared with existing defenses "
             f"on CIFAR10 and CIFAR100 [{data}]",
             "Section 4.3, which refers to Table 3 by mistake",
-            "clean and AutoAttack accuracy exceed DAJAT's and PORT's (on balanced images, and theirs on natural ones)",
+            "clean and AutoAttack accuracy, on balanced images, exceed DAJAT's and PORT's, on natural ones",
             every(
                 _all_higher([(f"{data}, DAJAT", f"{data}, {OURS}")], ("clean", "AutoAttack")),
                 _all_higher([(f"{data}, PORT", f"{data}, {OURS}")], ("clean", "AutoAttack")),
@@ -825,10 +825,10 @@ class Table3(_AdversarialTraining):
 
 
 COST_COLUMNS = {
-    "BaSS": ("s", "of all training images, once before training"),
+    "BaSS": ("s", "balancing all training images once, before training"),
     "training": ("h", "epochs × steps × the measured step"),
-    "share of training": ("%", "of BaSS, once"),
-    "share of a step": ("%", "if the images of each step were balanced, as with γ; the time of BaSS over the step's"),
+    "share of training": ("%", "BaSS divided by training"),
+    "share of a step": ("%", "balancing the images of one step, as with γ, divided by the time of the step"),
 }
 
 
@@ -845,7 +845,7 @@ class Cost(Experiment):
         Claim(
             "BaSS strategy barely increase the training cost (including the training time and the data size …)",
             "Section 4.3",
-            "balancing all images once takes under 1 % of the training's time, for each method; their number stays",
+            "for each method, balancing all images once takes under 1 % of the training time; no images are added",
             every(*(below((method, "share of training"), 1) for method in METHODS)),
         ),
     )
@@ -1009,8 +1009,8 @@ class NaturalImages(Experiment):
         ),
         *(
             Claim(
-                f"Is it behind BaSS, if the attack goes through BaSS? [{before}]",
-                "Table 1", "PGD-20 accuracy, natural+bass, beside that of its counterpart, natural",
+                f"Is it more robust with BaSS in front of it, attacked through BaSS? [{before}]",
+                "Table 1", "PGD-20 accuracy under natural+bass, compared with its counterpart's under natural",
                 higher((after, "PGD-20, natural+bass"), (before, "PGD-20, natural")),
             )
             for before, after in PAIRS
@@ -1056,7 +1056,7 @@ class CorruptionsThroughBass(Experiment):
     claims = tuple(
         Claim(
             f"Is accuracy on the 19 corruptions higher with BaSS {where_balanced} than without any? [{method}]",
-            "Table 4", f"19 types, {protocol}, beside natural of its counterpart",
+            "Table 4", f"mean over 19 types under {protocol}, compared with its counterpart's under natural",
             higher((f"{method}{BASS}", f"19 types, {protocol}"), (method, "19 types, natural")),
         )
         for method in ("standard", "AugMix")
@@ -1092,7 +1092,11 @@ class GradientsOfDefences(_GradientShares):
         Claim(text, "Figure 2", "HFC share of the gradient's power", higher((more, HIGH_SHARE), (less, HIGH_SHARE)))
         for text, more, less in (
             ("Does adversarial training move the gradient out of the high frequencies?", "standard", "PGD-AT"),
-            ("Does training on balanced images?", "standard", f"standard{BASS}"),
-            ("Does it with adversarial training?", "PGD-AT", f"PGD-AT{BASS}"),
+            ("Does training on balanced images do so?", "standard", f"standard{BASS}"),
+            (
+                "Does training on balanced images do so in adversarial training?",
+                "PGD-AT",
+                f"PGD-AT{BASS}",
+            ),
         )
     )

@@ -83,7 +83,7 @@ class Registry(MutableMapping[str, T]):
         return sorted(name for name in self if fnmatchcase(name, pattern))
 
     def find(self, name: str) -> T:
-        """The object of that name, as ``[name]``. Raises ValueError, with the nearest names, for an unknown one."""
+        """``registry[name]``, but an unknown name raises ValueError with the nearest names."""
         self.check(name)
         return self[name]
 

@@ -156,8 +156,9 @@ def _step(recipe: Recipe, batch_size: int, device: str) -> TrainingStep:
     shape = (batch_size, about.channels, about.size, about.size)
     images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
     labels = torch.randint(about.classes, (batch_size,), generator=generator)
+    crop = None if recipe.crop == "resized" else recipe.crop  # the images have the size of the crop
     batches = Batches(
-        ImageSet(images, labels, ()), batch_size, crop=recipe.crop, flip=recipe.flip and about.flip,
+        ImageSet(images, labels, ()), batch_size, crop=crop, flip=recipe.flip and about.flip,
         transform=recipe.make_transform(), device=device,
     )  # fmt: skip
     return TrainingStep(recipe, (batches[step] for step in count()), device)

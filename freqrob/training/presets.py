@@ -24,6 +24,7 @@ from fnmatch import fnmatchcase
 from itertools import product
 from typing import Any
 
+from freqrob.data import DATASETS
 from freqrob.defenses import DEFENSES
 from freqrob.models.registry import ModelName
 from freqrob.runtime.parameters import checked, nearest_names, read_setting, shown, to_python
@@ -74,7 +75,7 @@ def recipe_for(name: str, dataset: str = "cifar10", threat_model: str = "Linf", 
     ``rn18``; Hendrycks et al.'s for ``augmix``; Li et al.'s for standard training with ``blur_`` and ``pca_``; Chan et
     al.'s for the other defences and for ``pgd_at`` with JaFR's network (their CIFAR-10 settings for data sets that they
     do not use); ``standard``'s for ``neural_similarity`` and ``neural_response``; and freqrob's for ``rn20``, which no
-    paper uses. ``without_source`` says whether a recipe is such a guess.
+    paper uses. Photographs are cropped by ``crop="resized"``. ``without_source`` says whether a recipe is such a guess.
 
     Args:
         name, dataset, threat_model: as in ``Recipe``.
@@ -90,7 +91,9 @@ def recipe_for(name: str, dataset: str = "cifar10", threat_model: str = "Linf", 
     known = [field.name for field in fields(Recipe)]
     if unknown := [field for field in overrides if field not in known]:
         raise ValueError(f"recipe: no field {', '.join(unknown)}, expected any of {', '.join(known)}")
-    settings = _settings(ModelName.parse(name), dataset)
+    settings = dict(_settings(ModelName.parse(name), dataset))
+    if dataset in DATASETS and DATASETS[dataset].streamed:
+        settings["crop"] = "resized"
     epochs, given = to_python(overrides.get("epochs"), int), overrides.get("defense", {})
     if not isinstance(given, Mapping):
         raise ValueError(f"defense: expected the defence's parameters by name, got {shown(given)}")
@@ -175,7 +178,7 @@ _WITH_ARCHITECTURE = {
     ("augmix", "rn50"): {"epochs": 200},
     ("augmix", "densenet"): {"epochs": 200, "weight_decay": 1e-4},
 }
-_ON_RESTRICTED_IMAGENET = {"eps": 4 / 255, "step_size": 1 / 255}
+_ON_IMAGENET = {"eps": 4 / 255, "step_size": 1 / 255}
 
 _LI = _PAPERS | {
     "batch_size": 32, "epochs": 48, "lr": 0.01, "schedule": "cosine", "weight_decay": 1e-4, "crop": "zeros",
@@ -226,8 +229,8 @@ def _settings(model: ModelName, dataset: str) -> dict[str, Any]:
 
 def _of_lin(defense: str, architecture: str, dataset: str) -> dict[str, Any]:
     settings = _FAMILIES[defense] | _WITH_ARCHITECTURE.get((defense, architecture), {})
-    if dataset == "restricted_imagenet" and "eps" in settings["defense"]:
-        settings |= {"defense": settings["defense"] | _ON_RESTRICTED_IMAGENET}
+    if dataset in ("imagenet", "restricted_imagenet") and "eps" in settings["defense"]:
+        settings |= {"defense": settings["defense"] | _ON_IMAGENET}
     return settings
 
 

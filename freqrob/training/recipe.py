@@ -13,7 +13,7 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from freqrob.data import DATASETS
-from freqrob.data.batches import Crop
+from freqrob.data.streamed_batches import AnyCrop
 from freqrob.defenses import DEFENSES
 from freqrob.models.front_ends import variant_front_ends
 from freqrob.models.registry import ModelName
@@ -43,7 +43,8 @@ class Recipe:
         warmup_epochs: epochs over which ``steps`` and ``cosine`` first rise linearly from 0.
         momentum, nesterov, weight_decay: of SGD, applied to every parameter.
         ema: the decay of an exponential moving average of the weights, which is validated and kept; 0 for none.
-        crop: padding mode of the random crop (4 pixels), ``"reflect"`` or ``"zeros"``; None: no crop.
+        crop: padding mode of the random crop (4 pixels), ``"reflect"`` or ``"zeros"``; ``"resized"`` for torchvision's
+            ``RandomResizedCrop`` to the data set's size, of images that are not in memory; None: no crop.
         flip: mirror images at random, if the data set allows it.
         normalize: subtract the data set's mean and divide by its standard deviation, as the network's front end.
         gamma: the probability that ``bassmix_`` balances an image.
@@ -75,7 +76,7 @@ class Recipe:
     nesterov: bool = False
     weight_decay: NotNegative = 5e-4
     ema: Decay = 0.0
-    crop: Crop | None = "reflect"
+    crop: AnyCrop | None = "reflect"
     flip: bool = True
     normalize: bool = True
     gamma: Share = 0.5
@@ -91,8 +92,9 @@ class Recipe:
     def __post_init__(self) -> None:
         ModelName.parse(self.name)
         check_choices(DATASETS, dataset=self.dataset)
-        if DATASETS[self.dataset].streamed:
-            raise ValueError(f"dataset: training holds all images in memory, which {self.dataset} exceeds")
+        if DATASETS[self.dataset].streamed and self.name_parts.variant == "pca":
+            pixels = DATASETS[self.dataset].channels * DATASETS[self.dataset].size ** 2
+            raise ValueError(f"name: pca_ needs the covariance of all {pixels:,} values of {self.dataset}'s images")
         if self.threat_model != "Linf":
             raise ValueError(f"threat_model: training attacks are L∞ only, expected 'Linf', got {self.threat_model!r}")
         known = [field.name for field in fields(DEFENSES[self.name_parts.defense])]
@@ -144,6 +146,15 @@ class Recipe:
         from freqrob.data.transforms import RandomBaSS  # torchvision's transforms take a while to import
 
         return lambda images, generator: RandomBaSS(self.gamma, self.weighting, generator=generator)(images)
+
+    def make_image_transform(self) -> Callable[[Any], Any] | None:
+        """The same for single images of this size, and BaSS itself for ``bass_``; for images that are not in memory."""
+        rate = self.gamma if self.name_parts.variant == "bassmix" else float(self.on_balanced_images)
+        if not rate:
+            return None
+        from freqrob.data.transforms import RandomBaSS
+
+        return RandomBaSS(rate, self.weighting)
 
     def make_optimizer(self, network: nn.Module) -> SGD:
         """SGD on all parameters of the network, for ``lr_scheduler``."""

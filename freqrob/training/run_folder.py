@@ -124,8 +124,8 @@ class RunFolder:
         numbered = [line["epoch"] for line in state["history"]]
         if len(numbered) != epochs or numbered != [*range(1, len(numbered) + 1)] or len(state["losses"]) != steps:
             raise ValueError(
-                f"after {state['step']:,} steps of {steps_per_epoch:,} an epoch it holds the metrics of "
-                f"{len(numbered):,} epochs and the losses of {len(state['losses']):,} steps since"
+                f"at step {state['step']:,}, with {steps_per_epoch:,} steps an epoch, it has the metrics of "
+                f"{len(numbered):,} epochs and the losses of {len(state['losses']):,} later steps"
             )
         if not all(map(isfinite, [*state["losses"], state["seconds"]])):
             raise ValueError("losses, seconds: expected finite numbers")

@@ -15,11 +15,11 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Dataset
 
 from freqrob.attacks import pgd
 from freqrob.attacks.gradient import classified
-from freqrob.data import DATASETS, Batches, ImageSet, balance, load_dataset
-from freqrob.data.datasets import to_pixels
+from freqrob.data import DATASETS, ImageSet
 from freqrob.data.pca import pca_components
 from freqrob.models import create_network
 from freqrob.models.cards import Card
@@ -27,7 +27,7 @@ from freqrob.models.checkpoints import check_state, checkpoint_state, load_into,
 from freqrob.models.front_ends import PCA, FrontEnded, with_front_ends
 from freqrob.models.loading import checkpoint_path
 from freqrob.models.state import evaluating
-from freqrob.runtime.parameters import NotNegative, checked
+from freqrob.runtime.parameters import Natural, NotNegative, checked
 from freqrob.runtime.process_state import seed_everything
 from freqrob.runtime.processes import propagate_failure, rank_zero_first
 from freqrob.runtime.progress import Progress, no_progress
@@ -38,8 +38,14 @@ from freqrob.training.launch import graceful_shutdown, launch, share_buffers
 from freqrob.training.presets import without_source
 from freqrob.training.recipe import Recipe
 from freqrob.training.run_folder import STORED_DTYPE, RunFolder
+from freqrob.training.run_images import (
+    RunImages,
+    load_images,
+    training_batches,
+    validation_batch_size,
+    validation_batches,
+)
 
-VALIDATION_BATCH = 250
 PROGRESS = ("step", "history", "losses", "seconds")  # keys of a run's progress in its checkpoints
 
 
@@ -49,6 +55,8 @@ def train(
     data_dir: str | Path = "./data",
     model_dir: str | Path = "./models",
     *,
+    data: Dataset | DataLoader | None = None,
+    workers: Natural | None = None,
     download: bool = False,
     accelerator: str = "auto",
     compile: bool = False,
@@ -68,9 +76,18 @@ def train(
     uninterrupted one, bit for bit on one CPU thread. In an initialised ``torch.distributed`` group, such as that of
     ``freqrob train`` under torchrun, the processes share each batch (DDP); batch norm normalises each share separately.
 
+    Data sets in memory are batched on the device. Photographs, and a ``Dataset`` of your own, are read by ``workers``
+    through torchvision's transforms (``freqrob.data.streamed_batches``), so that memory does not grow with their
+    number.
+
     Args:
         recipe: the settings of the run.
         data_dir, download: as for ``load_dataset``.
+        data: images to train on instead of the data set's: an ``ImageSet``, such as that of ``load_photographs``, or a
+            map-style ``Dataset`` of pairs of an image (PIL, or a tensor) and a label, or its loader. A tenth, but at
+            most 5,000, is held out for validation. They have the classes of their attribute ``classes``, or else the
+            number of the recipe's data set, which also gives size, normalisation, and the folder of the model.
+        workers: processes that read images which are not in memory; by default the loader's, or one for each CPU.
         model_dir: folder of models and runs.
         accelerator: as Lightning Fabric names it.
         compile: compile the network; not possible for defences that differentiate gradients (JaFR, GradAlign).
@@ -101,27 +118,27 @@ def train(
         if fabric.is_global_zero:
             run.check_files()  # fail before, not after, minutes of work
     seed_everything(recipe.seed)
-    train_set, val_set = _load(recipe, data_dir, download, progress)
-    batches = _batches(recipe, train_set, fabric)
+    images_of = load_images(recipe, data, workers, data_dir, download, progress)
+    place = {"rank": fabric.global_rank, "world_size": fabric.world_size}
+    batches = training_batches(recipe, images_of, device=fabric.device, **place)
     with ExitStack() as stack:
         with propagate_failure():
             if fabric.is_global_zero:
                 stack.enter_context(run.locked())
+        earlier = _read_checkpoint(run, len(batches), fabric)
+        initial = _initial_weights(recipe, images_of.classes, model_dir) if earlier is None else None
         with propagate_failure():
-            earlier = run.read(len(batches))
-        _check_shared(earlier, fabric)
-        initial = _initial_weights(recipe, train_set, model_dir) if earlier is None else None
-        with propagate_failure():
-            state = _State(recipe, train_set, len(batches), fabric, run, earlier, initial)
+            state = _State(recipe, images_of, len(batches), fabric, run, earlier, initial)
         model, *parts = state.set_up(compile, defense.double_backward)
 
         steps, saved_at = recipe.epochs * len(batches), time.monotonic()
         if state.step < steps and fabric.is_global_zero:
-            log(f"trains {state}, {len(train_set):,} images, {steps:,} steps{_note(recipe)}")
+            log(f"trains {state}, {len(images_of):,} images, {steps:,} steps{_note(recipe)}")
         stop = stack.enter_context(graceful_shutdown())
+        stream = batches.from_step(state.step)
         for step in progress(range(state.step, steps), recipe.name, steps, recipe.batch_size):
             began = time.monotonic()
-            images, labels = batches[step]
+            images, labels = next(stream)
             images = images.contiguous(memory_format=torch.channels_last)
             torch.manual_seed(_seed(recipe.seed, step, fabric.global_rank))
             loss = state.backward(partial(defense, model, images, labels, *parts))
@@ -144,10 +161,10 @@ def train(
             state.check_finite(run)
             if epoch_ends:
                 with fabric.autocast():
-                    state.end_epoch(_validate(state.kept, val_set, recipe, fabric, progress))
+                    state.end_epoch(_validate(state.kept, images_of.val, recipe, fabric, progress, images_of.workers))
             with propagate_failure():
                 if fabric.is_global_zero:
-                    card = _card(recipe, state, run.recipe, train_set, made_by) if epoch_ends else None
+                    card = _card(recipe, state, run.recipe, images_of.classes, made_by) if epoch_ends else None
                     state.save(run, card)
             if epoch_ends and fabric.is_global_zero:
                 log("  ".join(f"{key} {value:.4g}" for key, value in state.history[-1].items()))
@@ -166,18 +183,21 @@ class _State:
     def __init__(
         self,
         recipe: Recipe,
-        train_set: ImageSet,
+        data: RunImages,
         epoch_steps: int,
         fabric: Fabric,
         run: RunFolder,
         earlier: dict[str, Any] | None,
         initial: InitialWeights | None,
     ) -> None:
-        network = create_network(recipe.name_parts.architecture, len(train_set.classes), train_set.images.shape[1])
+        channels = DATASETS[recipe.dataset].channels
+        network = create_network(recipe.name_parts.architecture, data.classes, channels)
         model = with_front_ends(network, recipe.front_ends)
         for front_end in model.front_ends if earlier is None else ():
             if isinstance(front_end, PCA):
-                front_end.set_components(*pca_components(train_set, recipe.components))
+                if not isinstance(data.train, ImageSet):
+                    raise TypeError(f"data: pca_ needs an ImageSet, got {type(data.train).__name__}")
+                front_end.set_components(*pca_components(data.train, recipe.components))
         self.initial_sha256 = ""
         if initial is not None:
             load_initial_weights(model, initial, recipe)
@@ -324,63 +344,49 @@ class _State:
         self.initial_sha256 = saved.get("initial_sha256", "")
 
 
-def _load(recipe: Recipe, data_dir: str | Path, download: bool, progress: Progress) -> tuple[ImageSet, ImageSet]:
-    """The training and the validation images."""
-    with rank_zero_first():  # it downloads and decodes for the others
-        options: Any = {"download": download, "progress": progress}
-        sets = [load_dataset(recipe.dataset, split, data_dir, **options) for split in ("train", "val")]
-    train_set, val_set = (balance(s, weighting=recipe.weighting) for s in sets) if recipe.on_balanced_images else sets
-    return train_set, val_set
-
-
-def _check_shared(checkpoint: dict[str, Any] | None, fabric: Fabric) -> None:
-    """Raise ValueError if the processes have read different checkpoints."""
+def _read_checkpoint(run: RunFolder, epoch_steps: int, fabric: Fabric) -> dict[str, Any] | None:
+    """The last checkpoint. Raises ValueError if the processes have read different ones."""
+    with propagate_failure():
+        checkpoint = run.read(epoch_steps)
     step = -1 if checkpoint is None else checkpoint["step"]
     if fabric.all_reduce(torch.tensor(step, device=fabric.device), reduce_op="sum") != step * fabric.world_size:
         raise ValueError("model_dir: the processes read different checkpoints; expected a folder that all share")
+    return checkpoint
 
 
-def _initial_weights(recipe: Recipe, train_set: ImageSet, model_dir: str | Path) -> InitialWeights | None:
+def _initial_weights(recipe: Recipe, classes: int, model_dir: str | Path) -> InitialWeights | None:
     """The weights that a new run starts from; None for random ones."""
     if not recipe.initial_weights:
         return None
     with rank_zero_first():  # it downloads for the others
-        return read_initial_weights(recipe, len(train_set.classes), model_dir)
-
-
-def _batches(recipe: Recipe, train_set: ImageSet, fabric: Fabric) -> Batches:
-    """This process's share of the batches of the run."""
-    return Batches(
-        train_set, recipe.batch_size, seed=recipe.seed, crop=recipe.crop,
-        flip=recipe.flip and DATASETS[recipe.dataset].flip,
-        transform=recipe.make_transform(),
-        device=fabric.device, rank=fabric.global_rank, world_size=fabric.world_size,
-    )  # fmt: skip
+        return read_initial_weights(recipe, classes, model_dir)
 
 
 def _validate(
-    model: nn.Module, val_set: ImageSet, recipe: Recipe, fabric: Fabric, progress: Progress
+    model: nn.Module, val_set: Dataset, recipe: Recipe, fabric: Fabric, progress: Progress, workers: int = 0
 ) -> dict[str, float]:
     """Accuracies on the validation split; ``selection`` chooses the best epoch."""
-    defense, count = recipe.make_defense(), min(recipe.selection_images or len(val_set), len(val_set))
-    starts = range(fabric.global_rank * VALIDATION_BATCH, len(val_set), fabric.world_size * VALIDATION_BATCH)
+    defense, images = recipe.make_defense(), len(val_set)  # pyright: ignore[reportArgumentType]
+    count, size = min(recipe.selection_images or images, images), validation_batch_size(recipe, val_set)
+    starts = range(fabric.global_rank * size, images, fabric.world_size * size)
+    chunks = [range(start, min(start + size, images)) for start in starts]
+    batches = validation_batches(recipe, val_set, chunks, workers=workers, device=fabric.device)
     clean = robust = 0
     with evaluating(model):
-        for start in progress(starts, "validation", len(starts), VALIDATION_BATCH):
-            images = to_pixels(val_set.tensor[start : start + VALIDATION_BATCH].to(fabric.device))
-            images = images.contiguous(memory_format=torch.channels_last)
-            labels = val_set.labels[start : start + VALIDATION_BATCH].to(fabric.device)
-            clean += _correct(model, images, labels)
+        for start in progress(starts, "validation", len(starts), size):
+            pixels, labels = next(batches)
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+            clean += _correct(model, pixels, labels)
             if defense.adversarial and start < count:
-                images, labels = images[: count - start], labels[: count - start]
+                pixels, labels = pixels[: count - start], labels[: count - start]
                 generator = torch.Generator().manual_seed(_seed(recipe.seed, start))
                 attacked = pgd(
-                    model, images, labels, eps=defense.eps, step_size=defense.eps / 4, steps=10, generator=generator
+                    model, pixels, labels, eps=defense.eps, step_size=defense.eps / 4, steps=10, generator=generator
                 )
                 robust += _correct(model, attacked, labels)
     counts = fabric.all_reduce(torch.tensor([clean, robust], device=fabric.device), reduce_op="sum")
     clean, robust = cast(Tensor, counts).tolist()
-    scores = {"val_clean": clean / len(val_set)}
+    scores = {"val_clean": clean / images}
     if defense.adversarial:
         scores["val_pgd10"] = robust / count
     return {**scores, "selection": scores["val_pgd10" if defense.adversarial else "val_clean"]}
@@ -405,14 +411,14 @@ def _seed(*key: int) -> int:
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
 
 
-def _card(recipe: Recipe, state: _State, settings: dict[str, Any], train_set: ImageSet, made_by: str) -> Card:
+def _card(recipe: Recipe, state: _State, settings: dict[str, Any], classes: int, made_by: str) -> Card:
     origin = {"initial_sha256": state.initial_sha256} if state.initial_sha256 else {}
     return Card(
         name=recipe.name,
         architecture=recipe.name_parts.architecture,
         dataset=recipe.dataset,
         threat_model=recipe.threat_model,
-        num_classes=len(train_set.classes),
+        num_classes=classes,
         front_ends=recipe.front_ends,
         recipe={**settings, **origin, "selected": state.history[-1]},
         commit=made_by,

@@ -28,7 +28,7 @@ both = pytest.mark.parametrize("norm", ["Linf", "L2"])
 
 
 def subproblems(norm, count=24, dimensions=8, radius=None, target=None, dtype=torch.float64, seed=0):
-    """Points in the unit box, of which some pixels are at its faces, as those of real images are."""
+    """Points in the unit box with some pixels at its faces, as in real images."""
     draw = torch.Generator().manual_seed(seed)
     random = lambda *shape: torch.rand(*shape, generator=draw, dtype=torch.float64)  # noqa: E731
     original, point = ((1.4 * random(count, dimensions) - 0.2).clamp(0, 1) for _ in range(2))
@@ -160,7 +160,7 @@ def test_steps_of_a_batch_are_those_of_its_samples(norm):
 
 
 class Linear(nn.Module):
-    """Two classes of which the margin is w·x + bias: every distance to the boundary is known."""
+    """Two classes with the margin w·x + bias: every distance to the boundary is known."""
 
     def __init__(self, weight, bias):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Neural similarity: the loss against NumPy, what it does to a network, and what its file has to be."""
+"""Neural similarity: the loss against NumPy, its effect on a network, and the checks of its file."""
 
 import json
 import os

@@ -42,7 +42,7 @@ ROOT = Path(__file__).parents[2]
 COMMITTED = {
     CARD: sorted((ROOT / "freqrob/models/weights").rglob("*.json")),
     REPRODUCTION: sorted((ROOT / "results/reproduction").rglob("result.json")),
-    CORRUPTION_RESULTS: sorted((ROOT / "results").glob("corruptions_rn20*.json")),
+    CORRUPTION_RESULTS: sorted((ROOT / "results").glob("*/corruptions.json")),
     EVALUATION: [ROOT / "results/pyautoattack_rn18.json"],
 }
 ABOUT = {**provenance("freqrob measure"), "source": "cifar10 test"}

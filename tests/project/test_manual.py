@@ -3,6 +3,7 @@
 import doctest
 import re
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,12 @@ def test_the_commands_of_a_page_are_understood(path):
 def test_a_page_has_no_block_that_nobody_checks(path):
     languages = set(re.findall(r"^```([\w-]+)$", path.read_text(), re.MULTILINE))
     assert languages <= LANGUAGES
+
+
+@pytest.mark.parametrize("path", [page for page in NAMED if "/reference/" in str(page.values[0])])
+def test_the_modules_of_the_reference_exist(path):
+    for name in re.findall(r"^\.\. (?:automodule|py:module):: (freqrob[\w.]*)$", path.read_text(), re.MULTILINE):
+        assert find_spec(name), name
 
 
 def test_the_extras_are_those_of_the_package():

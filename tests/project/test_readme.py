@@ -21,7 +21,7 @@ from freqrob.models import create_network, registry
 from freqrob.models.cards import Card
 from freqrob.models.checkpoints import save
 from freqrob.spectral import native
-from freqrob.training import trainer
+from freqrob.training import run_images
 from tests.support.two_colours import two_colours_split
 
 READMES = {path.parent.name: path for path in (readme.README, *readme.ROOT.glob("plugins/*/README.md"))}
@@ -135,7 +135,7 @@ def workplace(tiny, tmp_path, monkeypatch):
     Path("mine").mkdir()
     Path("mine/nets.py").write_text(NETS)
     monkeypatch.setattr("freqrob.data.load_dataset", lambda *_, **__: sample_images())
-    monkeypatch.setattr(trainer, "load_dataset", lambda name, split, *_, **__: two_colours_split(split))
+    monkeypatch.setattr(run_images, "load_dataset", lambda name, split, *_, **__: two_colours_split(split))
     write_corruptions(sample_images(), "data/cifar10-c", ["contrast"], about={"dataset": "cifar10", "bass": None})
     yield tmp_path
     for name in [name for name in sys.modules if name.split(".")[0] == "mine"]:

@@ -1,4 +1,4 @@
-"""Every script runs, on an ASCII terminal: a small run of each, of which what it wrote is looked at."""
+"""Every script runs, on an ASCII terminal: a small run of each, whose output is checked."""
 
 import io
 import json
@@ -20,7 +20,7 @@ from benchmarks import readme, records
 from freqrob.data.samples import sample_images
 from freqrob.models import load_model
 from freqrob.spectral import native
-from freqrob.training import trainer
+from freqrob.training import run_images
 from tests.support.two_colours import two_colours_split
 
 pytestmark = pytest.mark.usefixtures("tiny")
@@ -121,7 +121,7 @@ def test_every_script_has_a_run():
 def folder(tmp_path, monkeypatch):
     """A working directory with photographs of ice and what a run on a GPU leaves."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(trainer, "load_dataset", lambda name, split, *_, **__: two_colours_split(split))
+    monkeypatch.setattr(run_images, "load_dataset", lambda name, split, *_, **__: two_colours_split(split))
     Path("frost").mkdir()
     for number in range(1, 6):
         ice = np.random.default_rng(number).integers(256, size=(200, 200, 3), dtype=np.uint8)

@@ -41,7 +41,7 @@ def test_a_number_of_a_part_says_of_which(tmp_path):
         whole = replace(found, success=success | True) if kind != "hybrid" else found
         whole.save(tmp_path / "runs" / "whole", kind, about={**ABOUT, "model": "whole"})
     page = text_of(write_report([tmp_path / "runs"], tmp_path / "out").read_text())
-    assert "seeds 0, 1, Li et al.’s frequencies, of the 1 with one" in page
+    assert "seeds 0, 1, Li et al.’s frequencies, over 1 seeds with one" in page
     assert "of the 3 with a perturbation" in page
 
 

@@ -73,7 +73,7 @@ def changed(printed, row, column, value):
     "claim, row, column, value, verdict",
     [
         (0, PGD, "mCE", 90, "does not hold"),
-        (1, STANDARD, "Snow", 90, "within noise"),  # 13 of 19, of which only Snow is beyond noise
+        (1, STANDARD, "Snow", 90, "within noise"),  # 13 of 19; only Snow is beyond noise
         (3, BOTH, "Fog", 90, "does not hold"),
         (5, MINUS, "Gauss. N", 90, "does not hold"),
         (7, B_LOW, "Fog", 12.2, "does not hold"),

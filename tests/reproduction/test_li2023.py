@@ -213,7 +213,7 @@ def test_corruptions_are_measured_and_drawn(quick, tmp_path):
 def test_figure_6_at_a_small_scale_has_blurs_without_fine_tuning(tmp_path, monkeypatch):
     """The blur is before the whole model of ``base``, and takes its photographs."""
     figure = get_experiment("li2023:fig6")
-    small, whole = figure.at(SCALES["rn20"]), figure.at(SCALES["paper"])
+    small, whole = figure.subjects_at(SCALES["rn20"]), figure.subjects_at(SCALES["paper"])
     assert not {one.row for one in small} & {one.row for one in whole} - {*SERIES}
     assert [one.row for one in small if one.front_end] == [*SERIES]
     assert "not fine-tuned" in figure.conditions(SCALES["rn20"])["blur"]

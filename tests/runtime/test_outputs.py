@@ -31,7 +31,7 @@ from freqrob.runtime import files
 from freqrob.runtime.files import as_json, check_file, check_folder, write_csv, write_json
 from freqrob.runtime.terminal import lenient_output
 from freqrob.spectral import native
-from freqrob.training import Recipe, train, trainer
+from freqrob.training import Recipe, run_images, train
 from tests.support.two_colours import two_colours_split
 
 pytestmark = pytest.mark.usefixtures("tiny")
@@ -367,7 +367,7 @@ def test_a_report_goes_on_without_a_figure_that_cannot_be_drawn(here, monkeypatc
 
 @pytest.fixture
 def split(monkeypatch):
-    monkeypatch.setattr(trainer, "load_dataset", lambda name, split, *_, **__: two_colours_split(split))
+    monkeypatch.setattr(run_images, "load_dataset", lambda name, split, *_, **__: two_colours_split(split))
 
 
 def test_a_figure_that_cannot_be_drawn_ends_no_training(split, tmp_path):

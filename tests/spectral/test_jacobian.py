@@ -37,7 +37,7 @@ def printed_b_low(gradient):
 
 @pytest.mark.parametrize("height, width", [(8, 8), (32, 32), (8, 12)])
 def test_is_the_logarithm_of_the_printed_b_low(height, width):
-    """Up to the authors' offset of 1e-5, of which the paper does not speak."""
+    """Up to the authors' offset of 1e-5, which the paper does not mention."""
     gradient = np.random.default_rng(0).normal(size=(3, height, width)) * 100
     found = log_b_low(mean_amplitude(torch.from_numpy(gradient))).item()
     assert found == pytest.approx(np.log(printed_b_low(gradient)), abs=3e-3)

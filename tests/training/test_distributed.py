@@ -24,7 +24,7 @@ from freqrob.data import Batches, augmix
 from freqrob.defenses import DEFENSES, Standard
 from freqrob.models import registry
 from freqrob.runtime.processes import process_group
-from freqrob.training import Recipe, train, trainer
+from freqrob.training import Recipe, run_images, train, trainer
 from freqrob.training.launch import launch
 from tests.support.pair import SECONDS, WORLD, Attempt, join_pair, leave_with, run_pair
 from tests.support.two_colours import two_colours
@@ -54,7 +54,7 @@ def small_training():
         patch.setitem(
             registry._ARCHITECTURES, "small_bn", lambda num_classes: small(num_classes, lambda: nn.BatchNorm2d(4))
         )
-        patch.setattr(trainer, "load_dataset", load)
+        patch.setattr(run_images, "load_dataset", load)
         yield patch
 
 

@@ -11,7 +11,7 @@ from freqrob.models.cards import Card, CheckpointError
 from freqrob.models.checkpoints import save
 from freqrob.models.front_ends import Blur, FrontEnded, Normalize
 from freqrob.spectral.balance import BaSS
-from freqrob.training import Recipe, initial, train, trainer
+from freqrob.training import Recipe, initial, run_images, train
 from tests.support.two_colours import two_colours_split
 
 pytestmark = pytest.mark.usefixtures("tiny", "data")
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("tiny", "data")
 
 @pytest.fixture
 def data(monkeypatch):
-    monkeypatch.setattr(trainer, "load_dataset", lambda name, split, *_, **__: two_colours_split(split))
+    monkeypatch.setattr(run_images, "load_dataset", lambda name, split, *_, **__: two_colours_split(split))
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from freqrob.data import Batches
 from freqrob.models import load_model, registry
 from freqrob.models.cards import CheckpointError
 from freqrob.runtime import files
-from freqrob.training import Recipe, train, trainer
+from freqrob.training import Recipe, run_images, train, trainer
 from tests.support.two_colours import two_colours
 
 TRAIN_IMAGES, BATCH, EPOCHS = 480, 8, 3
@@ -63,7 +63,7 @@ def whole(tmp_path_factory):
 
 def set_up(patch):
     patch.setitem(registry._ARCHITECTURES, "small", small)
-    patch.setattr(trainer, "load_dataset", lambda name, split, *_, **__: data(split))
+    patch.setattr(run_images, "load_dataset", lambda name, split, *_, **__: data(split))
     return patch
 
 
@@ -346,7 +346,7 @@ def assert_survives_a_full_disk(folder, whole, size, minutes, file, step):
 
 
 def one_of_two(folder, rank):
-    """One of two processes that train together, the first of which cannot write."""
+    """One of two processes that train together; the first one cannot write."""
     common = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
     os.environ.update({key: str(value) for key, value in {**common, "RANK": rank, "LOCAL_RANK": rank}.items()})
     patience = timedelta(seconds=SECONDS)

@@ -22,7 +22,7 @@ from freqrob.models.cards import Card
 from freqrob.models.checkpoints import add_results, card_path
 from freqrob.models.front_ends import PCA, Blur, Normalize
 from freqrob.spectral.balance import BaSS, bass
-from freqrob.training import Recipe, train, trainer
+from freqrob.training import Recipe, run_images, train, trainer
 from freqrob.training.launch import launch
 from freqrob.training.run_folder import RunFolder
 from tests.support.two_colours import two_colours, two_colours_split
@@ -41,16 +41,16 @@ def asked(monkeypatch):
         splits.append(split)
         return two_colours_split(split, DATASETS[name].size)
 
-    monkeypatch.setattr(trainer, "load_dataset", load)
+    monkeypatch.setattr(run_images, "load_dataset", load)
     return splits
 
 
 @pytest.fixture
 def batches_of(asked, monkeypatch):
     """The arguments that ``Batches`` was made with, as one dict a run."""
-    given, make = [], trainer.Batches
+    given, make = [], run_images.Batches
     monkeypatch.setattr(
-        trainer, "Batches", lambda data, *a, **k: given.append({"data": data, **k}) or make(data, *a, **k)
+        run_images, "Batches", lambda data, *a, **k: given.append({"data": data, **k}) or make(data, *a, **k)
     )
     return given
 
@@ -245,7 +245,7 @@ class TestSelection:
     @pytest.mark.parametrize("images, attacked", [(7, [7]), (0, [16, 16, 8]), (99, [16, 16, 8]), (20, [16, 4])])
     def test_only_so_many_images_are_attacked(self, images, attacked, monkeypatch):
         sizes, attack = [], trainer.pgd
-        monkeypatch.setattr(trainer, "VALIDATION_BATCH", 16)
+        monkeypatch.setattr(run_images, "VALIDATION_BATCH", 16)
         monkeypatch.setattr(trainer, "pgd", lambda model, x, y, **k: sizes.append(len(x)) or attack(model, x, y, **k))
         model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
         scores = trainer._validate(
@@ -436,7 +436,7 @@ class TestRecipe:
         [
             ({"name": "standard_rn99"}, "rn99"),
             ({"name": "bassback_standard_rn20"}, "bassback"),
-            ({"dataset": "imagenet"}, "dataset.*imagenet"),
+            ({"name": "pca_standard_rn20", "dataset": "imagenet"}, "name: pca_ .* all 150,528 values of imagenet"),
             ({"threat_model": "L2"}, "threat_model.*Linf"),
             ({"epochs": 0}, "epochs"),
             ({"epochs": 1.5}, "epochs"),
