@@ -73,8 +73,9 @@ def test_the_guide_s_commands_report_on_what_they_write():
     for _, name, *arguments in lines:
         given = typer.main.get_command(cli.app).commands[name].make_context(name, arguments).params
         assert not any(model.startswith("timm:") for model in given.get("models", [])), "of ImageNet's 1000 classes"
-        assert set(given.get("runs", [])) <= set(written), name
-        written += given["out"] if isinstance(given.get("out"), list) else [given.get("out")]
+        assert set(map(Path, given.get("runs", []))) <= set(written), name
+        out = given.get("out") or []
+        written += map(Path, out if isinstance(out, list | tuple) else [out])
     assert len(lines) == 5
 
 
