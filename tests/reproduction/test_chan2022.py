@@ -185,7 +185,7 @@ def test_figure_1_measures_images_and_draws_what_is_known(lab, monkeypatch):
     assert images.numbers["ln B_low"].value > 10 and images.numbers["top left"].value > 60
     assert "distance" not in images.numbers and isnan(images.numbers["left"].error), "too few images for errors"
     monkeypatch.setattr(chan2022, "_parts", lambda count: [slice(0, 2), slice(2, 4)])
-    parts = experiment.measure(subject_of(experiment, "CIFAR-10", lab), None, replace(lab, images=4))
+    parts = experiment.measure(subject_of(experiment, "CIFAR-10", lab), None, replace(lab, n_images=4))
     whole = spectrum(lab.test_set("cifar10").images[:4])
     assert parts.numbers["ln B_low"].value == pytest.approx(whole.log_b_low, abs=1e-4)
     assert 0 < parts.numbers["left"].error < 10
@@ -195,7 +195,7 @@ def test_figure_1_measures_images_and_draws_what_is_known(lab, monkeypatch):
 
 
 def test_table_1_measures_b_low_accuracies_and_mce(lab, monkeypatch):
-    experiment, lab = get_experiment("chan2022:table1"), replace(lab, images=4)
+    experiment, lab = get_experiment("chan2022:table1"), replace(lab, n_images=4)
     kinds = {"Fog": "fog", "Gauss. N": "gaussian_noise"}
     monkeypatch.setattr(chan2022, "COLUMNS_OF_TYPES", kinds)
     only = lab.corruption_arrays("cifar10", types=tuple(kinds.values()))

@@ -185,7 +185,7 @@ def test_images_of_other_sizes_come_from_folders(lab, monkeypatch):
     for i in range(3):
         pixels = np.full((64, 64, 3), i, np.uint8)
         Image.fromarray(pixels).save(lab.data / "tiny_imagenet_val" / "a" / f"{i}.png")
-    assert lin._images_of("Tiny-ImageNet", replace(lab, images=2))[:, 0, 0, 0].tolist() == [0, 1]
+    assert lin._images_of("Tiny-ImageNet", replace(lab, n_images=2))[:, 0, 0, 0].tolist() == [0, 1]
     with pytest.raises(FileNotFoundError, match="no tiny-imagenet-200"):
         lin._images_of("CIFAR10", lab)
 
