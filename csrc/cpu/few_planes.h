@@ -42,9 +42,9 @@ class Table {
 #endif
 };
 
-// To plane_per_lane.h a plane is a group with the columns kx ≤ kBlocks. Column 1 + c has the columns kLanes · c + l of
-// the plane in its lanes l. The columns 0 and N/2 are lane 0 of column 0, and what takes their lane of column 1 is
-// computed for nothing.
+// The functions of plane_per_lane.h see a plane as a group with the columns kx ≤ kBlocks: lane l of the group's column
+// 1 + c is the plane's column kLanes · c + l. The plane's columns 0 and N/2 are together lane 0 of the group's column
+// 0; lane 0 of its column 1, where column 0 would be, is computed but not used.
 
 template <int N>
 constexpr int kBlocks = N / 2 / kLanes;

@@ -88,7 +88,7 @@ FREQROB_INLINE void transform(Spectrum* line, Read read) {
   for (int k = 0; k < kRadix; ++k) fft_line<32, -1>(line + 32 * k);
 }
 
-/// Transforms such a line back, unnormalised and spoiling it, and calls write(n, value) on every value.
+/// Transforms such a line back, unnormalised, and calls write(n, value) on every value; overwrites the line.
 template <int N, class Write>
 FREQROB_INLINE void transform_back(Spectrum* line, Write write) {
   constexpr int kRadix = N / 32;

@@ -28,7 +28,7 @@ void launch_mean(const plane::AmplitudeSums& call, int64_t size, float* out, cud
 /// The number of parts per plane, so that all parts fill the GPU.
 int64_t ring_parts(int64_t planes, int64_t coefficients);
 void launch(const passes::RingSums& call, cudaStream_t stream);
-/// out (planes, rings): scale · the parts together.
+/// out (planes, rings): scale · the sum of the parts.
 void launch_sum(const passes::RingSums& call, float scale, float* out, cudaStream_t stream);
 /// counts (rings + 1), how many coefficients of fft2 each ring has; they have been set to 0.
 void launch_count(const RingView& map, int* counts, cudaStream_t stream);

@@ -77,7 +77,7 @@ FREQROB_DEVICE void run(Team team, const RingSums& call, int64_t plane, int64_t 
   }
 }
 
-/// The parts of a plane together, for one ring.
+/// The sum of a plane's parts, for one ring.
 FREQROB_DEVICE float sum_parts(const RingSums& call, int64_t plane, int64_t ring) {
   float sum = 0;
   for (int64_t part = 0; part < call.parts; ++part) {
@@ -90,8 +90,8 @@ FREQROB_DEVICE float sum_parts(const RingSums& call, int64_t plane, int64_t ring
 struct BassGains {
   RingSums sums;
   const int* multiplicity;    // (rings + 1)
-  BassTotals<float>* shares;  // (planes, rings + 1), in passing
-  float* profile;             // (planes, rings + 1), in passing
+  BassTotals<float>* shares;  // (planes, rings + 1), temporary
+  float* profile;             // (planes, rings + 1), temporary
   float* gains;               // (planes, rings + 1), out
   bool* changes;              // (planes), out: whether the plane changes
   float unit;

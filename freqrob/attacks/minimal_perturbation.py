@@ -219,7 +219,8 @@ class _Search:
             samples = Samples(self.cache, {**self.key, "repeat": repeat}, len(self.images), prefix=name)
             chunks = torch.arange(len(self.images)).split(self.settings.batch_size)[rank::world]
             batches = [remaining for chunk in chunks if len(remaining := chunk[~samples.done[chunk]])]
-            for indices in self.progress(batches, f"{name} {repeat + 1}/{self.settings.repeats}", len(batches)):
+            what = f"{name} {repeat + 1}/{self.settings.repeats}"
+            for indices in self.progress(batches, what, len(batches), sum(map(len, batches))):
                 seed = self.settings.seed, repeat, int(indices[0])
                 with explained(self.settings.batch_size), random_state(*seed), default_dtype(torch.float32):
                     self._attack(samples, indices)

@@ -238,7 +238,7 @@ def imagenet_or(classes: tuple[str, ...]) -> tuple[str, ...]:
 def open_corruptions(
     dataset: str, data: Path, types: Sequence[str] | None, download: bool, classes_file: Path | None
 ) -> tuple[CorruptionArrays | CorruptionFolders, Subject | None]:
-    """Open corrupted images on disk; image files also as a ``Subject`` with the chosen classes, arrays with None."""
+    """Open corrupted images on disk; image files and arrays with chosen classes also as a ``Subject``, others None."""
     from freqrob.data.corruption_arrays import load_corruptions
     from freqrob.data.corruption_folders import FOLDERS, load_corruption_folders
     from freqrob.data.datasets import ImageSet
@@ -248,9 +248,8 @@ def open_corruptions(
 
     with rank_zero_first():
         if colour_name(dataset) not in FOLDERS:
-            if classes_file:
-                raise ValueError(f"classes: only for image files, got --classes for the arrays of {dataset}")
-            return load_corruptions(data, dataset, types, download=download), None
+            arrays = load_corruptions(data, dataset, types, download=download)
+            return _with_classes(arrays, read_classes(classes_file)) if classes_file else (arrays, None)
         every = load_corruption_folders(data, dataset, types)
         some = replace(every, classes=read_classes(classes_file)) if classes_file else every
     all_classes = imagenet_or(some.classes) if dataset == FOLDER else every.classes
@@ -259,6 +258,15 @@ def open_corruptions(
     images = ImageSet(some.images(some.types[0], 1), some.labels, some.classes)
     positions = tuple(map(all_classes.index, some.classes)) if some.classes != all_classes else ()
     return some, Subject(images, positions, len(all_classes))
+
+
+def _with_classes(arrays: CorruptionArrays, classes: Sequence[str]) -> tuple[CorruptionArrays, Subject]:
+    """The images of some classes, and the subject of models with all classes."""
+    from freqrob.data.datasets import ImageSet
+
+    some = arrays.select_classes(classes)
+    images = ImageSet(some.images(some.types[0], 1), some.labels, some.classes)
+    return some, Subject(images, tuple(map(arrays.classes.index, some.classes)), len(arrays.classes))
 
 
 def models_dataset(dataset: str, trained_on: str | None) -> str:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from freqrob.runtime.progress import Progress
+from freqrob.runtime.progress import Progress, images_done
 
 LINE_SECONDS = 60  # between lines of progress in a log
 
@@ -20,12 +20,12 @@ LINE_SECONDS = 60  # between lines of progress in a log
 def progress_bars(quiet: bool = False) -> Iterator[tuple[Progress, Callable[[str], None]]]:
     """Yield ``progress``, which shows a progress bar for an iterable, and ``log``, which prints above the bar.
 
-    With ``images`` per item, the bar shows images per second. If a sized iterable has fewer items than ``count``, the
-    missing ones count as done. Without a terminal, such as in a batch job's log, a line is printed every
-    ``LINE_SECONDS``.
+    With ``images``, the number of images in all items, the bar counts these, and shows images per second. If a sized
+    iterable has fewer items than ``count``, the missing ones count as done. Without a terminal, such as in a batch
+    job's log, a line is printed every ``LINE_SECONDS``.
     """
     columns = (
-        bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn(), _Throughput(),
+        bars.TextColumn("{task.description}"), bars.BarColumn(), _Count(), _Throughput(),
         bars.TimeElapsedColumn(), bars.TextColumn("left"), bars.TimeRemainingColumn(),
     )  # fmt: skip
     console, printed_at = Console(emoji=False, stderr=True), time.monotonic()
@@ -36,11 +36,13 @@ def progress_bars(quiet: bool = False) -> Iterator[tuple[Progress, Callable[[str
     def progress(items: Iterable, description: str, count: int, images: int = 0) -> Iterator:
         nonlocal printed_at
         done = count - len(items) if isinstance(items, Sized) else 0
-        task = bar.add_task(escape(description), total=count, completed=done, images=images)
+        first = images_done(done, count, images)
+        task = bar.add_task(escape(description), total=images or count, completed=first, images=images)
         try:
             for item in items:
                 yield item
-                bar.advance(task)
+                done += 1
+                bar.update(task, completed=images_done(done, count, images))
                 if not console.is_terminal and time.monotonic() - printed_at > LINE_SECONDS:
                     printed_at = time.monotonic()
                     (current,) = (each for each in bar.tasks if each.id == task)
@@ -59,12 +61,21 @@ def progress_bars(quiet: bool = False) -> Iterator[tuple[Progress, Callable[[str
         yield progress, log
 
 
+class _Count(bars.ProgressColumn):
+    """The images that are done, of all; the items, if they are not images."""
+
+    def render(self, task: bars.Task) -> Text:
+        unit = " images" if task.fields["images"] else ""
+        return Text(f"{task.completed:,.0f}/{task.total or 0:,.0f}{unit}")
+
+
 class _Throughput(bars.ProgressColumn):
     """Images per second."""
 
     def render(self, task: bars.Task) -> Text:
-        images = task.fields["images"]
-        return Text(f"{images * task.speed:,.0f} images/s" if images and task.speed else "")
+        if not task.fields["images"] or not task.speed:
+            return Text("")
+        return Text(f"{task.speed:,.{0 if task.speed >= 10 else 1}f} images/s")
 
 
 def prefixed(progress: Progress, name: str) -> Progress:

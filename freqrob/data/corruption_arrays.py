@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib import resources
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from torch import Tensor
 
 from freqrob.data.archives import Archive, fetch_archive
 from freqrob.data.corruptions import CHUNK, CORRUPTIONS, SEVERITIES, corrupt, find_frost, severities_for
-from freqrob.data.datasets import DATASETS, ImageSet, explained
+from freqrob.data.datasets import DATASETS, ImageSet, chosen_labels, explained
 from freqrob.data.grayscale import colour_name, to_grayscale
+from freqrob.data.samples import CIFAR10_CLASSES
 from freqrob.runtime.file_formats import FileFormat
 from freqrob.runtime.files import (
     as_json,
@@ -100,7 +102,7 @@ def write_corruptions(
         write_npy(folder / LABELS, shape[:1], [np.tile(labels.astype(np.uint8), len(SEVERITIES))])
     starts = range(0, len(dataset), CHUNK)
     steps = [(name, severity, start) for name in missing for severity in SEVERITIES for start in starts]
-    tracked = iter(progress(steps, "corrupting", len(steps)))
+    tracked = iter(progress(steps, "corrupting", len(steps), len(missing) * len(SEVERITIES) * len(dataset)))
     for name in missing:
         blocks = _blocks(dataset.tensor, islice(tracked, len(SEVERITIES) * len(starts)), seed, frost)
         write_npy(folder / f"{name}.npy", shape, blocks)
@@ -210,6 +212,8 @@ class CorruptionArrays:
         arrays: by type, (5·N, H, W, 3) uint8, memory-mapped.
         labels: (N,) int64, the same at each severity.
         generated: the content of ``generated.json``; None without that file, as for the published arrays.
+        classes: the names of the classes, which the arrays do not hold; () if they are not known.
+        index: numbers (N,) of the images of some classes in each severity; None for all images.
     """
 
     folder: Path
@@ -217,17 +221,29 @@ class CorruptionArrays:
     arrays: Mapping[str, np.ndarray]
     labels: Tensor
     generated: Mapping[str, Any] | None
+    classes: tuple[str, ...] = ()
+    index: Tensor | None = None
 
     @property
     def types(self) -> tuple[str, ...]:
         return tuple(self.arrays)
 
     @checked
+    def select_classes(self, classes: Sequence[str]) -> CorruptionArrays:
+        """The images of some classes, which are renumbered in the order of ``classes``.
+
+        Raises ValueError as ``freqrob.data.select_classes``.
+        """
+        labels, index = chosen_labels(self.labels, self.classes, classes)
+        return replace(self, labels=labels, classes=tuple(classes), index=index)
+
+    @checked
     def images(self, name: str, severity: int) -> Tensor:
         """(N, C, H, W) uint8, in memory. Raises KeyError for a missing type, ValueError for an unknown severity."""
         check_integers(1, len(SEVERITIES), severity=severity)
-        count = len(self.labels)
+        count = len(self.arrays[name]) // len(SEVERITIES)
         chosen = np.array(self.arrays[name][(severity - 1) * count : severity * count])
+        chosen = chosen if self.index is None else chosen[self.index.numpy()]
         images = torch.from_numpy(chosen).permute(0, 3, 1, 2).contiguous()
         return images if colour_name(self.dataset) == self.dataset else to_grayscale(images)
 
@@ -270,7 +286,14 @@ def load_corruptions(
         if array.shape != expected or array.dtype != np.uint8:
             actual = f"{array.shape} {array.dtype}"
             raise ValueError(f"{root / name}.npy: expected {expected} uint8 to match labels.npy, got {actual}")
-    return CorruptionArrays(root, dataset, arrays, labels, generated)
+    return CorruptionArrays(root, dataset, arrays, labels, generated, _class_names(colours))
+
+
+def _class_names(dataset: str) -> tuple[str, ...]:
+    """The names of CIFAR's classes in their order, as torchvision reads them from the data sets."""
+    if dataset == "cifar10":
+        return CIFAR10_CLASSES
+    return tuple((resources.files("freqrob.data") / "cifar100_classes.txt").read_text().split())
 
 
 def check_types(types: Sequence[str]) -> None:

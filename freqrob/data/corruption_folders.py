@@ -139,7 +139,7 @@ def write_corruption_folders(
     missing = [name for name in dict.fromkeys(types) if name not in made_before]
     names, at_once = _file_names(dataset), torch.arange(len(dataset)).split(AT_ONCE)
     steps = [(name, severity, chunk) for name in missing for severity in SEVERITIES for chunk in at_once]
-    tracked = iter(progress(steps, "corrupting", len(steps)))
+    tracked = iter(progress(steps, "corrupting", len(steps), len(missing) * len(SEVERITIES) * len(dataset)))
     for name in missing:
         for _, severity, chunk in islice(tracked, len(SEVERITIES) * len(at_once)):
             paths = [folder / name / str(severity) / names[number] for number in chunk.tolist()]

@@ -293,16 +293,25 @@ def select_classes(images: ImageSet, classes: Sequence[str]) -> ImageSet:
     >>> select_classes(sample_images(), ["ship", "frog"]).labels
     tensor([0, 0, 1, 1, 1, 0, 0, 1])
     """
-    check_choices(images.classes, **{f"classes[{number}]": name for number, name in enumerate(classes)})
+    labels, index = chosen_labels(images.labels, images.classes, classes)
+    return ImageSet(select(images.images, index), labels, tuple(classes))
+
+
+def chosen_labels(labels: Tensor, names: Sequence[str], classes: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """The labels of the images of some ``classes``, renumbered in their order, and the indices of these images.
+
+    Raises ValueError as ``select_classes``.
+    """
+    check_choices(names, **{f"classes[{number}]": name for number, name in enumerate(classes)})
     if not classes or len(set(classes)) < len(classes):
         raise ValueError(f"classes: expected each once, got {', '.join(classes) or 'none'}")
-    number = torch.full((len(images.classes),), -1)
-    number[[images.classes.index(name) for name in classes]] = torch.arange(len(classes))
-    labels = number[images.labels]
-    kept = (labels >= 0).nonzero().flatten()
+    number = torch.full((len(names),), -1)
+    number[[names.index(name) for name in classes]] = torch.arange(len(classes))
+    renumbered = number[labels]
+    kept = (renumbered >= 0).nonzero().flatten()
     if not len(kept):
         raise ValueError(f"classes: no image is of one of these {len(classes)} classes")
-    return ImageSet(select(images.images, kept), labels[kept], tuple(classes))
+    return renumbered[kept], kept
 
 
 def _streamed(files: ImageFiles, preprocessing: Preprocessing | None = None) -> ImageSet:

@@ -112,7 +112,7 @@ def _decoded(files: ImageFiles, size: int, progress: Progress) -> Iterator[np.nd
     """Blocks (n, 3, size, size) of the images, in order."""
     starts = range(0, len(files), _CHUNK)
     with ThreadPoolExecutor() as pool:
-        for start in progress(starts, f"decoding {len(files):,} images", len(starts)):
+        for start in progress(starts, "decoding", len(starts), len(files)):
             paths = (files.root / name for name in files.names[start : start + _CHUNK])
             yield np.stack(list(pool.map(partial(_read, size=size), paths)))
 

@@ -68,15 +68,15 @@ def stream_dataset(data: Dataset | DataLoader, progress: Progress = no_progress)
         _check_item(dataset[numbers[0]])
     chunks = [numbers[start : start + CHUNK] for start in range(0, len(numbers), CHUNK)]
     hashes: list[str] = []
-    labels: list[Tensor] = []
+    labels: list[int] = []
     first: Tensor | None = None
     batches = _read(dataset, chunks, options)
-    for _ in progress(chunks, f"reading {len(numbers):,} images once", len(chunks)):
+    for _ in progress(chunks, "reading once", len(chunks), len(numbers)):
         images, classes = next(batches)
         first = images[:1] if first is None else first
         _check(images, classes, first)
         hashes += map(_hash, images)
-        labels.append(classes.long().cpu())
+        labels += classes.tolist()  # small tensors between large ones would keep the freed memory of these
     if first is None:
         raise ValueError("data: expected at least one image, got none")
     position = dict(zip(numbers, hashes, strict=True))
@@ -84,7 +84,7 @@ def stream_dataset(data: Dataset | DataLoader, progress: Progress = no_progress)
         dataset, options, (first.shape[1], first.shape[2], first.shape[3]), first.dtype,
         tuple(position.get(number, "") for number in range(max(numbers) + 1)),
     )  # fmt: skip
-    return ImageStream(reader, torch.tensor(numbers)), torch.cat(labels)
+    return ImageStream(reader, torch.tensor(numbers)), torch.tensor(labels)
 
 
 def _numbers(data: Any) -> list[int]:

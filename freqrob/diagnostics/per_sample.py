@@ -31,9 +31,9 @@ class Counted:
     def __init__(self, progress: Progress) -> None:
         self.progress, self.items = progress, 0
 
-    def __call__(self, items: Iterable, quantity: str, count: int) -> Iterable:
+    def __call__(self, items: Iterable, quantity: str, count: int, images: int = 0) -> Iterable:
         self.items += count
-        return self.progress(items, quantity, count)
+        return self.progress(items, quantity, count, images)
 
     @property
     def any(self) -> bool:
@@ -79,7 +79,7 @@ def per_sample(
     """
     measure_batch, model, _, batches = _prepared(measure, model, images, labels, batch_size)
     common = {"key": key, "quantity": quantity, "cache": cache, "cache_key": cache_key, "progress": progress}
-    return shared_out(measure_batch, model, images, labels, batches, **common)
+    return shared_out(measure_batch, model, images, labels, batches, images_each=1, **common)
 
 
 def per_batch(
@@ -102,7 +102,8 @@ def per_batch(
         return {name: value[None] for name, value in measure_batch(subject, batches[number]).items()}
 
     numbers = torch.arange(len(batches)).split(1)
-    return shared_out(of_batch, model, images, labels, numbers, key={**key, "batch_size": batch_size}, **common)
+    each = {"images_each": batch_size, "key": {**key, "batch_size": batch_size}}
+    return shared_out(of_batch, model, images, labels, numbers, **each, **common)
 
 
 def _prepared(
@@ -141,8 +142,12 @@ def shared_out(
     cache: Path | None,
     cache_key: str | None,
     progress: Progress,
+    images_each: int = 0,
 ) -> Samples:
-    """As ``per_sample``, for any items with indices 0, 1, …; processes share the ``chunks`` of indices."""
+    """As ``per_sample``, for any items with indices 0, 1, …; processes share the ``chunks`` of indices.
+
+    The progress bar counts images if an item is ``images_each`` images, and otherwise chunks.
+    """
     rank, world = rank_and_world()
     cache = shared_cache(cache, cache_key, world, bare(model))
     if cache is not None:
@@ -152,7 +157,8 @@ def shared_out(
         samples = Samples(cache, key, count, quantity)
         remaining = [chunk[~samples.done[chunk]] for chunk in chunks[rank::world] if not samples.done[chunk].all()]
         with measuring(model) as subject, channels_last(subject), torch.no_grad():
-            for numbers in progress(remaining, quantity, len(remaining)):
+            n_images = images_each * sum(map(len, remaining))
+            for numbers in progress(remaining, quantity, len(remaining), n_images):
                 with random_state(int(numbers[0])):
                     values = measure(subject, numbers)
                 samples.put(numbers, **values)

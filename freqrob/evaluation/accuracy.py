@@ -351,7 +351,8 @@ def _share(
                     classes=subject.classes, needed_by=needed_by, alternative="clean or square",
                 )  # fmt: skip
         measured |= {attack} if missing else set()
-        tracked = progress(missing, f"{protocol} {attack.name}", len(chunks) * len(attack.stages))
+        of_share = len(chunks) * len(attack.stages), sum(map(len, chunks))
+        tracked = progress(missing, f"{protocol} {attack.name}", *of_share)
         read = batches(subject.images, list(dict.fromkeys(chunk for chunk, *_ in missing)))
         for _, stages in groupby(tracked, lambda work: id(work[0])):
             images = next(read)

@@ -169,14 +169,14 @@ def evaluate_corruptions(
     if n_images is not None and (not fits(n_images, int) or not 1 <= n_images <= count):
         raise ValueError(f"n_images: expected 1 to {count} (images of each severity), got {n_images}")
     labels, model = corruptions.labels[:n_images], as_module(model)
-    classes = len(corruptions.classes) if isinstance(corruptions, CorruptionFolders) else None
-    classes = classes or (DATASETS[corruptions.dataset].classes if corruptions.dataset in DATASETS else None)
+    known = DATASETS[corruptions.dataset].classes if corruptions.dataset in DATASETS else None
+    classes = len(corruptions.classes) or known
     cache = usable_cache(cache, cache_key, bare(model))
     sets = [(name, severity) for name in corruptions.types for severity in SEVERITIES]
     accuracies: dict[str, tuple[float, ...]] = {}
     from_cache: dict[str, tuple[bool, ...]] = {}
     correct: dict[str, Tensor] = {}  # for each image, the share of severities at which it is correct
-    for name, severity in progress(sets, f"{protocol} corruptions", len(sets)):
+    for name, severity in progress(sets, f"{protocol} corruptions", len(sets), len(sets) * len(labels)):
         (result,) = evaluate(
             model, corruptions.images(name, severity)[:n_images], labels, protocols=[protocol], attacks=[Clean()],
             classes=classes,

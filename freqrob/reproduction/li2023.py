@@ -676,18 +676,19 @@ def draw_reliance(axes: Axes, numbers: Numbers) -> None:
 
 # Figure 6: ImageNet
 
+RESNET50 = "torchvision:resnet50?weights=IMAGENET1K_V1"  # RobustBench's Standard_R50 has these weights
 _IMAGENET = [
-    Subject(f"{group}: {name}", dataset="imagenet", model=f"robustbench:{name}", threat_model=threat)
-    for group, threat, names in (
-        ("base", "Linf", ("Standard_R50",)),
-        ("adv", "Linf", ("Salman2020Do_R50", "Engstrom2019Robustness")),
-        ("crp", "corruptions", ("Geirhos2018_SIN", "Geirhos2018_SIN_IN", "Geirhos2018_SIN_IN_IN", "Hendrycks2020AugMix",
-                                "Hendrycks2020Many")),
-    )
-    for name in names
+    *(Subject(f"{group}: {name}", dataset="imagenet", model=f"robustbench:{name}", threat_model=threat)
+      for group, threat, names in (
+          ("base", "Linf", ("Standard_R50",)),
+          ("adv", "Linf", ("Salman2020Do_R50", "Engstrom2019Robustness")),
+          ("crp", "corruptions", ("Geirhos2018_SIN", "Geirhos2018_SIN_IN", "Geirhos2018_SIN_IN_IN",
+                                  "Hendrycks2020AugMix", "Hendrycks2020Many")),
+      )
+      for name in names),
+    *(Subject(row, "blur_standard_resnet50", "imagenet", (f"blur_sigma={sigma:g}", f"initial_weights={RESNET50}"))
+      for row, sigma in zip(SERIES, SIGMAS, strict=True)),
 ]  # fmt: skip
-
-
 _LITE = [
     *(Subject(f"base: EfficientNet-Lite {number}", dataset="imagenet",
               model=f"benchmarks.efficientnet_lite:lite{number}") for number in range(3)),
@@ -707,10 +708,11 @@ class Figure6(Experiment):
     title = "Frequency analysis of models trained on ImageNet"
     needs = (
         "ImageNet's validation images and ImageNet-C (or what `freqrob dataset corrupt` made of them) in the folder of "
-        "the data; at the scale `paper`, the package robustbench: the text names neither the models nor the sixth of "
-        "crp (Table C, in the appendix), nor the blur models' σ; at the scale `rn20`, trained EfficientNet-Lites "
-        "(benchmarks/efficientnet_lite.py, in the working folder), and the same with a blur in front; unlike the "
-        "paper's, they are not fine-tuned with the blur"
+        "the data; at the scale `paper`, the package robustbench, and the training images to fine-tune the blur models "
+        "from ResNet-50: the text names neither the models nor the sixth of crp (Table C, in the appendix), nor the "
+        "blur models' σ and settings, which here are those of CIFAR-10; at the scale `rn20`, EfficientNet-Lites "
+        "(benchmarks/efficientnet_lite.py, in the working folder), and one behind a blur; unlike the paper's, it "
+        "is not fine-tuned with the blur"
     )
     takes_models = True
     subjects = (*_IMAGENET, *_LITE)
@@ -743,7 +745,7 @@ class Figure6(Experiment):
         ),
     )  # fmt: skip
 
-    def at(self, scale: Scale) -> list[Subject]:
+    def subjects_at(self, scale: Scale) -> list[Subject]:
         """RobustBench's models at the paper's scale, EfficientNet-Lite with and without a blur at a smaller one."""
         return _LITE if scale.small else _IMAGENET
 

@@ -9,7 +9,7 @@ from html import escape
 from typing import Any
 
 Progress = Callable[..., Iterable]
-"""Wraps items in a progress bar; takes them, a description, their number, and optionally the images per item."""
+"""Wraps items in a progress bar; takes them, a description, their number, and optionally that of their images."""
 REFRESH = 0.2  # seconds between updates in a notebook
 
 
@@ -18,10 +18,11 @@ def no_progress(items: Iterable, _description: str, _count: int, _images: int = 
     return items
 
 
-def progress_bar(items: Iterable, what: str, count: int, _images: int = 0) -> Iterator:
+def progress_bar(items: Iterable, what: str, count: int, images: int = 0) -> Iterator:
     """Show a progress bar: in a notebook (without ipywidgets), or else on the terminal, by Rich.
 
-    If a sized iterable has fewer items than ``count``, the missing ones count as done.
+    The bar counts images if their number in all items is given, or else items. If a sized iterable has fewer items than
+    ``count``, the missing ones count as done.
 
     Example:
         >>> import freqrob
@@ -36,15 +37,27 @@ def progress_bar(items: Iterable, what: str, count: int, _images: int = 0) -> It
     """
     done = max(count - len(items), 0) if isinstance(items, Sized) else 0
     if _in_notebook():
-        yield from _in_cell(items, what, count, done)
+        yield from _in_cell(items, what, count, done, images or count)
         return
     from rich.console import Console
-    from rich.progress import track
+    from rich.progress import Progress as Bars
 
     console = Console(stderr=True)
-    if console.is_terminal:
-        items = track(items, what, count, completed=done, console=console, transient=True)
-    yield from items
+    with Bars(console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task(what, total=images or count, completed=images_done(done, count, images))
+        for item in items:
+            yield item
+            done += 1
+            bars.update(task, completed=images_done(done, count, images))
+
+
+def images_done(done: int, count: int, images: int) -> int:
+    """The images of ``done`` items of ``count``, which have about as many each; the items, without ``images``.
+
+    >>> images_done(1, 3, 100), images_done(3, 3, 100), images_done(2, 3, 0)
+    (33, 100, 2)
+    """
+    return round(done * (images or count) / count) if count else 0
 
 
 def _in_notebook() -> bool:
@@ -53,11 +66,12 @@ def _in_notebook() -> bool:
     return ipython is not None and getattr(ipython.get_ipython(), "kernel", None) is not None
 
 
-def _in_cell(items: Iterable, what: str, count: int, done: int) -> Iterator:
+def _in_cell(items: Iterable, what: str, count: int, done: int, total: int) -> Iterator:
     from IPython.display import HTML, display  # pyright: ignore[reportMissingImports]  # in notebooks only
 
     def bar() -> Any:
-        return HTML(f'<progress value="{done}" max="{count}"></progress> {escape(what)} {done:,}/{count:,}')
+        shown = images_done(done, count, total)
+        return HTML(f'<progress value="{shown}" max="{total}"></progress> {escape(what)} {shown:,}/{total:,}')
 
     shown: Any = display(bar(), display_id=True)
     shown_at = time.monotonic()

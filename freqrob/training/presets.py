@@ -75,7 +75,7 @@ def recipe_for(name: str, dataset: str = "cifar10", threat_model: str = "Linf", 
     ``rn18``; Hendrycks et al.'s for ``augmix``; Li et al.'s for standard training with ``blur_`` and ``pca_``; Chan et
     al.'s for the other defences and for ``pgd_at`` with JaFR's network (their CIFAR-10 settings for data sets that they
     do not use); ``standard``'s for ``neural_similarity`` and ``neural_response``; and freqrob's for ``rn20``, which no
-    paper uses. Photographs are cropped by ``crop="resized"``. ``without_source`` says whether a recipe is such a guess.
+    paper uses. Photographs have ``crop="resized"`` and are normalised. ``without_source`` tells such guesses.
 
     Args:
         name, dataset, threat_model: as in ``Recipe``.
@@ -93,7 +93,7 @@ def recipe_for(name: str, dataset: str = "cifar10", threat_model: str = "Linf", 
         raise ValueError(f"recipe: no field {', '.join(unknown)}, expected any of {', '.join(known)}")
     settings = dict(_settings(ModelName.parse(name), dataset))
     if dataset in DATASETS and DATASETS[dataset].streamed:
-        settings["crop"] = "resized"
+        settings |= {"crop": "resized", "normalize": True}
     epochs, given = to_python(overrides.get("epochs"), int), overrides.get("defense", {})
     if not isinstance(given, Mapping):
         raise ValueError(f"defense: expected the defence's parameters by name, got {shown(given)}")

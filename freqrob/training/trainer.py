@@ -136,7 +136,7 @@ def train(
             log(f"trains {state}, {len(images_of):,} images, {steps:,} steps{_note(recipe)}")
         stop = stack.enter_context(graceful_shutdown())
         stream = batches.from_step(state.step)
-        for step in progress(range(state.step, steps), recipe.name, steps, recipe.batch_size):
+        for step in progress(range(state.step, steps), recipe.name, steps, steps * recipe.batch_size):
             began = time.monotonic()
             images, labels = next(stream)
             images = images.contiguous(memory_format=torch.channels_last)
@@ -373,7 +373,7 @@ def _validate(
     batches = validation_batches(recipe, val_set, chunks, workers=workers, device=fabric.device)
     clean = robust = 0
     with evaluating(model):
-        for start in progress(starts, "validation", len(starts), size):
+        for start in progress(starts, "validation", len(starts), sum(map(len, chunks))):
             pixels, labels = next(batches)
             pixels = pixels.contiguous(memory_format=torch.channels_last)
             clean += _correct(model, pixels, labels)

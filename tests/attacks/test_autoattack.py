@@ -107,7 +107,7 @@ def test_a_run_that_was_stopped_between_two_attacks_goes_on(network, batch, shor
     whole = evaluate(network, *batch, **asked)
     did = []
 
-    def stop(items, what, count):
+    def stop(items, what, count, _images):
         for item in items:
             if len(did) == 3 + 5:
                 raise InterruptedError

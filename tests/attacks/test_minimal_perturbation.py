@@ -182,7 +182,7 @@ def test_more_repeats_reuse_those_that_are_there(network, images, labels, tmp_pa
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_result(network, images, labels, tmp_path):
-    def stopping(items, _what, count):
+    def stopping(items, _what, count, _images):
         assert count == 3
         for number, item in enumerate(items):
             if number == 2:

@@ -16,23 +16,24 @@ pytestmark = pytest.mark.usefixtures("tiny", "wide_terminal", "own_cache")
 def test_train_hands_over_its_options_and_shows_its_log(monkeypatch, tmp_path):
     seen = {}
 
-    def fake(recipe, data, model_dir, *, progress, log, **options):
-        seen.update(options, recipe=recipe, data=data, steps=list(progress(range(5, 8), "pgd_at_tiny", 8, 128)))
+    def fake(recipe, data_dir, model_dir, *, progress, log, **options):
+        seen.update(options, recipe=recipe, data_dir=data_dir, steps=list(progress(range(5, 8), "run", 8, 1024)))
         log("epoch 1  loss 2.3")
         return tmp_path / "weights"
 
     monkeypatch.setattr("freqrob.training.train", fake)
     options = ["--epochs", 2, "--lr", 0.05, "--seed", 7, "--gamma", 0.25, "--precision", "32-true", "--download"]
-    options += ["--checkpoint-minutes", 3, "--tensorboard"]
+    options += ["--checkpoint-minutes", 3, "--tensorboard", "--workers", 3, "--from", "standard_tiny"]
     settings = ["--set", "steps=3", "--set", "eps=4/255", "--set", "schedule=cosine", "--set", "crop=null"]
     result = run("train", "bassmix_pgd_at_tiny", "--data", tmp_path, "--model-dir", tmp_path, *options, *settings)
     assert result.exit_code == 0, result.output
     assert seen["recipe"] == recipe_for(
         "bassmix_pgd_at_tiny", epochs=2, lr=0.05, seed=7, gamma=0.25, precision="32-true", schedule="cosine",
-        crop=None, defense={"steps": 3, "eps": 4 / 255},
+        crop=None, initial_weights="standard_tiny", defense={"steps": 3, "eps": 4 / 255},
     )  # fmt: skip
     assert (seen["recipe"].schedule, seen["recipe"].crop) == ("cosine", None)
-    assert (seen["data"], seen["download"], seen["steps"]) == (tmp_path, True, [5, 6, 7])
+    assert (seen["data_dir"], seen["download"], seen["steps"]) == (tmp_path, True, [5, 6, 7])
+    assert (seen["data"], seen["workers"]) == (None, 3)
     assert (seen["checkpoint_minutes"], seen["tensorboard"], seen["compile"]) == (3, True, False)
     assert "epoch 1  loss 2.3" in result.output and str(tmp_path / "weights") in result.output
 

@@ -17,6 +17,7 @@ from freqrob.data import corruption_arrays
 from freqrob.data.archives import Archive
 from freqrob.data.corruption_arrays import load_corruptions, write_corruptions
 from freqrob.data.corruptions import SEVERITIES, corrupt, photographs
+from tests.support.command_line import run
 
 ABOUT = {"dataset": "cifar10", "bass": None}
 
@@ -138,6 +139,40 @@ class TestReading:
         folder.rename(tmp_path / "CIFAR-10-C")
         found = load_corruptions(tmp_path)
         assert found.generated is None and found.folder == tmp_path / "CIFAR-10-C"
+
+    def test_gives_the_images_of_some_classes(self, few, folder):
+        """Renumbered in the given order: 3, 1, 4, 1, 5, 9 are cat, automobile, deer, automobile, dog, truck."""
+        every = load_corruptions(folder)
+        some = every.select_classes(["dog", "automobile"])
+        assert some.labels.tolist() == [1, 1, 0] and some.classes == ("dog", "automobile")
+        for severity in (1, 5):
+            assert torch.equal(some.images("contrast", severity), every.images("contrast", severity)[[1, 3, 4]])
+        with pytest.raises(ValueError, match="classes.*dogs.* Nearest: dog"):
+            every.select_classes(["dogs"])
+        with pytest.raises(ValueError, match="no image is of one of these 1 classes"):
+            every.select_classes(["ship"])
+
+    def test_of_some_classes_are_measured_by_the_logits_of_these(self, folder, tmp_path, monkeypatch):
+        class Dogs(torch.nn.Module):
+            """Dogs are the most likely, then automobiles, of ten classes."""
+
+            def forward(self, images):
+                logits = torch.zeros(len(images), 10)
+                logits[:, 5], logits[:, 1] = 2, 1
+                return logits
+
+        monkeypatch.setattr("freqrob.models.sources.open_model", lambda *_, **__: Dogs())
+        given = ["corruptions", "timm:any", "--data", folder, "--type", "contrast", "--no-cache"]
+        for classes, shares in (("automobile\ncat\n", 2 / 3), ("automobile\ndog\n", 1 / 3)):
+            (tmp_path / "classes.txt").write_text(classes)
+            result = run(*given, "--classes", tmp_path / "classes.txt", "--out", tmp_path / "c.json")
+            assert result.exit_code == 0, result.output
+            (measured,) = json.loads((tmp_path / "c.json").read_text())["results"]
+            assert measured["accuracies"]["contrast"] == pytest.approx([shares] * 5) and measured["images"] == 3
+
+    def test_the_names_of_cifar100_are_in_order(self):
+        names = corruption_arrays._class_names("cifar100")
+        assert len(names) == 100 and names[:2] == ("apple", "aquarium_fish") and list(names) == sorted(names)
 
     def test_does_not_hold_the_files_in_memory(self, folder):
         assert all(isinstance(array, np.memmap) for array in load_corruptions(folder).arrays.values())

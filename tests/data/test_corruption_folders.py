@@ -172,10 +172,7 @@ class TestOfPhotographs:
         alexnet = error_of(*given, "--classes", classes, "--baseline", "alexnet")
         assert "published errors are those on all classes" in alexnet.replace("\n", " ")
 
-    def test_what_is_only_for_files_or_only_for_arrays(self, tmp_path):
-        (tmp_path / "classes.txt").write_text("cat\n")
-        given = ["--data", tmp_path, "--classes", tmp_path / "classes.txt"]
-        assert "classes: only for image files" in error_of("corruptions", "standard_rn20", *given)
+    def test_what_is_only_for_arrays(self, tmp_path):
         assert "bass: only for" in error_of(*CORRUPT, "--data", tmp_path, "--out", tmp_path / "c", "--bass")
 
 

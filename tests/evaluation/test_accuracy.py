@@ -296,6 +296,17 @@ def stopping_after(count):
 KEY = "these tests"  # for models of their own
 
 
+def test_progress_counts_images(grey):
+    seen = []
+
+    def progress(items, what, *sizes):
+        seen.append((what, *sizes))
+        return items
+
+    evaluate(Brightness(), *grey, protocols=["natural"], attacks=[PGD(steps=1)], batch_size=30, progress=progress)
+    assert seen == [(f"natural {name}", 4, 100) for name in ("clean", "PGD-1")]
+
+
 class TestCache:
     """What was measured once is not measured again."""
 
@@ -349,7 +360,7 @@ class TestCache:
             evaluate(Brightness(), *grey, **asked, cache=tmp_path, cache_key=KEY, progress=stopping_after(stop_after))
         left = []
 
-        def note(items, what, count):
+        def note(items, what, count, _images):
             left.extend(items)
             return items
 

@@ -92,7 +92,7 @@ def test_of_a_model_of_ones_own_nothing_is_cached_and_one_warning_says_so(arrays
 
 
 def test_a_run_that_was_stopped_goes_on(arrays, tmp_path):
-    def stopping(items, _what, _count):
+    def stopping(items, _what, *_):
         yield from list(items)[:3]
         raise KeyboardInterrupt
 

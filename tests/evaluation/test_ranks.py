@@ -61,7 +61,7 @@ def folder(tmp_path_factory):
     """With what one process measured before it was stopped."""
     folder = tmp_path_factory.mktemp("ranks")
 
-    def stop(items, what, count):
+    def stop(items, what, count, _images):
         yield from items[:3] if "PGD" in what else items
         if "PGD" in what:
             raise InterruptedError

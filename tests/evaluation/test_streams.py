@@ -118,7 +118,7 @@ def test_a_run_that_was_stopped_reads_only_what_is_left(model, folder, tmp_path,
     class Stopped(Exception):
         pass
 
-    def stop(items, what, count):
+    def stop(items, what, count, _images):
         for number, item in enumerate(items):
             if number == 2:
                 raise Stopped
@@ -180,18 +180,33 @@ class Reader:
 
 model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 10))
 labels = torch.arange({count}) % 10
-evaluate(model, ImageSet(ImageStream.of(Reader()), labels, ()), attacks=["clean"], protocols=["natural"], batch_size=50)
+data = ImageSet(ImageStream.of(Reader()), labels, ())
+
+class Images(torch.utils.data.Dataset):
+    def __len__(self): return {count}
+    def __getitem__(self, number): return torch.full(Reader.size, number % 256, dtype=torch.uint8), number % 10
+
+data = Images() if sys.argv[1:] == ["dataset"] else data
+evaluate(model, data, attacks=["clean"], protocols=["natural"], batch_size=50, classes=10)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 
 
+def peak_memory(*arguments, count):
+    """In MB, of a process that evaluates so many images."""
+    command = [sys.executable, "-c", MEASURE.format(count=count), *arguments]
+    return int(subprocess.run(command, capture_output=True, check=True).stdout)
+
+
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images():
-    few, many = (
-        int(subprocess.run([sys.executable, "-c", MEASURE.format(count=count)], capture_output=True, check=True).stdout)
-        for count in (1_000, 50_000)
-    )
+    few, many = (peak_memory(count=count) for count in (1_000, 50_000))
     assert many - few < 200, (few, many)
+
+
+def test_memory_does_not_grow_with_the_length_of_a_data_set():
+    few, many = (peak_memory("dataset", count=count) for count in (500, 5_000))
+    assert many - few < 100, (few, many)
 
 
 class Seen(nn.Module):

@@ -215,7 +215,10 @@ def test_figure_6_at_a_small_scale_has_blurs_without_fine_tuning(tmp_path, monke
     """The blur is before the whole model of ``base``, and takes its photographs."""
     figure = get_experiment("li2023:fig6")
     small, whole = figure.subjects_at(SCALES["rn20"]), figure.subjects_at(SCALES["paper"])
-    assert not {one.row for one in small} & {one.row for one in whole} - {*SERIES}
+    assert {one.row for one in small} & {one.row for one in whole} == {*SERIES}
+    tuned = [one.full_recipe() for one in whole if one.row in SERIES]
+    assert [recipe.blur_sigma for recipe in tuned] == [1, 1.5, 2, 2.5, 3]
+    assert {recipe.initial_weights for recipe in tuned} == {"torchvision:resnet50?weights=IMAGENET1K_V1"}
     assert [one.row for one in small if one.front_end] == [*SERIES]
     assert "not fine-tuned" in figure.conditions(SCALES["rn20"])["blur"]
     bare = FrontEnded([], torch.nn.AvgPool2d(8), Preprocessing(40, 32)).eval()

@@ -83,7 +83,7 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
     PGD(2).robust_mask: {**GIVEN, "indices": LABELS},
     attacks.Transfer: {"source": NETWORK, "attack": PGD(2)},
     evaluation.check_masking: {**MEASURED, "model": MODEL, "white_box": PGD(1), "queries": 1},
-    evaluate_corruptions: {"model": OF_TEN, "corruptions": ARRAYS, "images": 2},
+    evaluate_corruptions: {"model": OF_TEN, "corruptions": ARRAYS, "n_images": 2},
     ARRAYS.images: {"name": "fog", "severity": 2},
     diagnostics.band_accuracy: {**GIVEN, "steps": 1},
     diagnostics.corruption_spectrum: {"images": IMAGES, "corrupted": [IMAGES.flip(-1)]},

@@ -491,7 +491,7 @@ def test_a_damaged_average_is_named(patch, tmp_path, damage):
 def test_a_file_that_cannot_be_written_is_named_before_the_first_step(patch, tmp_path, name):
     path = run_of(tmp_path) / name.format(run_of(tmp_path).name)
     path.mkdir(parents=True)
-    patch.setattr(trainer, "_load", lambda *_: pytest.fail("it looked for the data"))
+    patch.setattr(trainer, "load_images", lambda *_: pytest.fail("it looked for the data"))
     with pytest.raises(IsADirectoryError, match=f"model_dir: .*{path.name} is a folder, expected a file"):
         train(recipe(epochs=1), model_dir=tmp_path)
 

@@ -179,8 +179,11 @@ class TestData:
         assert not list(tmp_path.rglob("last.ckpt"))
 
 
-def test_recipes_for_photographs_crop_and_resize_them():
-    assert recipe_for("standard_resnet50", "imagenet").crop == "resized"
+def test_recipes_for_photographs_crop_and_normalize_them():
+    for name in ("standard_resnet50", "bassfront_standard_resnet50", "trades_resnet50"):
+        recipe = recipe_for(name, "imagenet")
+        assert recipe.crop == "resized" and recipe.normalize, "as the trained networks that runs start from"
+    assert not recipe_for("trades_resnet50", "tiny_imagenet").normalize
     assert recipe_for("pgd_at_resnet50", "imagenet").defense["eps"] == 4 / 255
     assert recipe_for("standard_resnet50", "tiny_imagenet").crop != "resized"
 
