@@ -285,7 +285,7 @@ class _Subject:
 
     def twins(self, attack: Attack) -> tuple[nn.Module, ...]:
         """Faster models to attack first, the fastest first."""
-        folded = () if self._twin is self.model or not attack.uses_twins else (self._twin,)
+        folded = () if not attack.uses_twins or self._twin is self.model else (self._twin,)
         return (self._low, *folded) if precision_of(attack, self.precision) == "bfloat16" else folded
 
     @cached_property

@@ -59,11 +59,12 @@ def test_an_experiment_prints_numbers_beside_the_papers_and_writes_them(table1, 
     assert f"Wrote {tmp_path / 'out/summary.md'}" in result.output.replace("\n", "")
 
 
-def test_a_dry_run_shows_the_plan_and_writes_nothing(table1, tmp_path):
+def test_a_dry_run_shows_the_plan_and_writes_nothing(table1, tmp_path, monkeypatch):
+    monkeypatch.setattr("freqrob.reproduction.lab.Lab.training_hours", lambda _lab, _subject: 1.25)
     options = ["--scale", "paper", "--dry-run", "--out", tmp_path / "out", "--model-dir", tmp_path]
     result = run("reproduce", "doe2026:table1", *options, "--data", "my data", "--images", 20)
     assert result.exit_code == 0, result.output
-    assert "freqrob train pgd_at_wrn34" in result.output and "hours of training" in result.output
+    assert "freqrob train pgd_at_wrn34" in result.output and "About 3.75 hours of training" in result.output
     assert "--data 'my data'" in result.output and "images at most: 20" in result.output
     assert not (tmp_path / "out").exists()
 

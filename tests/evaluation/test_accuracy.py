@@ -464,3 +464,13 @@ def test_bad_input(grey, change, message):
     arguments = {"data": grey[0], "labels": grey[1], **change}
     with pytest.raises(ValueError, match=message):
         evaluate(Brightness(), **arguments)
+
+
+def test_a_twin_is_made_only_for_attacks_that_use_it(few, monkeypatch):
+    made = []
+    monkeypatch.setattr("freqrob.evaluation.accuracy.fast_gradients", lambda model, _: made.append(model) or model)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)).eval()
+    evaluate(model, few.images, few.labels, protocols=["natural"], attacks=["clean"])
+    assert not made
+    evaluate(model, few.images, few.labels, protocols=["natural"], attacks=[PGD(2, eps=0.001)])
+    assert made == [model]

@@ -103,7 +103,7 @@ def test_a_model_has_one_hash_in_all_processes():
         "print(model_hash(net))"
     )
     found = set()
-    for seed in "123":
+    for seed in "12":  # these order all three sets differently
         environment = {**os.environ, "PYTHONHASHSEED": seed}
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, env=environment)
         found.add(run.stdout)

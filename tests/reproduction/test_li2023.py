@@ -160,6 +160,7 @@ def test_models_of_ones_own_count_in_correlations_only():
 def quick(lab, monkeypatch):
     monkeypatch.setitem(li2023.STEPS, "rn20", 5)
     monkeypatch.setattr(li2023, "COUNTED", 4)
+    monkeypatch.setattr(li2023, "GROUPS", {**li2023.GROUPS, "15 types": ("brightness", "frost", "gaussian_noise")})
     return replace(lab, may_train=False, n_images=12)
 
 

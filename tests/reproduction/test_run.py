@@ -14,6 +14,7 @@ from freqrob.models.loading import checkpoint_path
 from freqrob.reproduction import Measured, Number, Subject, reproduce
 from freqrob.reproduction.records import Record, Row, summary
 from freqrob.training import recipe_for
+from freqrob.training.cost import StepCost, training_steps
 from tests.support.doe2026 import ADVERSARIAL, STANDARD, WIDE, Table1
 
 
@@ -280,3 +281,14 @@ def test_a_model_that_cannot_be_measured_is_a_missing_row(table1, lab, tmp_path,
     monkeypatch.setattr(Table1, "measure", lambda *_: int("a"))
     with pytest.raises(ValueError, match="invalid literal"):
         reproduce(table1, lab, tmp_path / "out", again=True)
+
+
+def test_hours_of_training_are_those_of_its_steps(table1, lab, monkeypatch):
+    measured = []
+    monkeypatch.setattr(
+        "freqrob.reproduction.lab.step_cost", lambda *given: measured.append(given) or StepCost(2, None)
+    )
+    subject = next(subject for subject in table1.subjects_at(lab.scale) if subject.row == STANDARD)
+    recipe = subject.full_recipe()
+    assert lab.training_hours(subject) == pytest.approx(training_steps(recipe) * 2 / 3600)
+    assert measured == [(recipe, "cpu")]
