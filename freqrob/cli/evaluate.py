@@ -136,6 +136,8 @@ def evaluate(
     )
     models_dataset = measuring.models_dataset(dataset, trained_on)
     chosen = measuring.Models(models, model_dir, models_dataset, threat_model, weights)
+    if card and dataset == measuring.FOLDER:
+        raise ValueError(f"card: cards have accuracies on a data set, got --dataset {dataset}")
     cards = {name: chosen.path(name) for name in models if card}
     files = _Outputs([followed(path) for path in out or []], samples and followed(samples), cards)
     measuring.on_first_rank(files.check, chosen.cards(), source)
@@ -185,8 +187,6 @@ class _Outputs:
         """Raise ValueError or OSError as ``check_outputs``, or if a model has no writable card for such images."""
         from freqrob.models.checkpoints import card_path
 
-        if self.cards and source.dataset == measuring.FOLDER:
-            raise ValueError(f"card: cards have accuracies on a data set, got --dataset {source.dataset}")
         if self.cards and source.split != "test":
             raise ValueError(f"card: cards have accuracies on the test split, got --split {source.split}")
         measuring.check_outputs(self.results, self.samples, inputs)

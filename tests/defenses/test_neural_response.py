@@ -9,8 +9,7 @@ from freqrob.defenses import NeuralResponse
 from freqrob.defenses.neural_response import SpatialReadout, load_responses, response_loss
 from freqrob.models import create_network
 from freqrob.models.checkpoints import load
-from freqrob.training import recipe_for, train
-from freqrob.training import trainer as trainer_module
+from freqrob.training import recipe_for, run_images, train
 from tests.training.test_training import two_colours_split
 
 SIZE, NEURONS = 16, 5
@@ -100,7 +99,7 @@ def test_the_poisson_loss_is_smallest_at_the_responses():
 
 
 def test_a_run_trains_saves_and_resumes_the_readout_but_keeps_it_out_of_the_classifier(tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer_module, "load_dataset", lambda name, split, *_, **__: two_colours_split(split, 32))
+    monkeypatch.setattr(run_images, "load_dataset", lambda name, split, *_, **__: two_colours_split(split, 32))
     rng, path = np.random.default_rng(0), tmp_path / "brain.npz"
     images = rng.integers(256, size=(12, 3, 32, 32), dtype=np.uint8)
     np.savez(path, images=images, responses=rng.random((12, 4)))

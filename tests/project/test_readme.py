@@ -119,6 +119,11 @@ def commands(path):
     return [shlex.split(line, comments=True) for line in lines if line.strip()]
 
 
+def forget_mine():
+    for name in [name for name in sys.modules if name.split(".")[0] == "mine"]:
+        del sys.modules[name]
+
+
 @pytest.fixture
 def workplace(tiny, tmp_path, monkeypatch):
     """A folder with models of the names that the READMEs have, a module of one's own, and few images."""
@@ -144,9 +149,9 @@ def workplace(tiny, tmp_path, monkeypatch):
         run_images, "load_dataset", lambda _name, split, *_, **__: replace(two_colours_split(split), classes=())
     )
     write_corruptions(sample_images(), "data/cifar10-c", ["contrast"], about={"dataset": "cifar10", "bass": None})
+    forget_mine()  # another test's, in another folder
     yield tmp_path
-    for name in [name for name in sys.modules if name.split(".")[0] == "mine"]:
-        del sys.modules[name]
+    forget_mine()
 
 
 def run(program, *arguments):
