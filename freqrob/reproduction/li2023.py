@@ -599,7 +599,10 @@ class Figure5(_RobustModels):
 
     where = "Fig. 5"
     title = "Hybrid CIFAR10 image classification performance of robust models"
-    columns = (*_Hybrids.columns, Column(ACCURACY, "%", "mean accuracy over 15 corruptions and their severities"))
+    columns = (
+        *_Hybrids.columns,
+        Column(ACCURACY, "%", "mean accuracy over 15 corruptions (14 without photographs for frost) and severities"),
+    )
     claims = (
         Claim(
             "The result shows that all models are more robust to common corruptions than the baseline, even those "
