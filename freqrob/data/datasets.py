@@ -139,6 +139,8 @@ class ImageSet(Dataset):
     >>> samples = sample_images()
     >>> len(samples), samples.images.shape, samples.classes[samples[0][1]]
     (20, torch.Size([20, 3, 32, 32]), 'cat')
+    >>> samples
+    ImageSet(20 images of 3 × 32 × 32, 10 classes)
     """
 
     images: Tensor | ImageStream
@@ -152,6 +154,10 @@ class ImageSet(Dataset):
         if self.classes and self.labels.max() >= len(self.classes):
             known = f"classes below {len(self.classes)}, the number of names"
             raise ValueError(f"labels: expected {known}, got {self.labels.max().item()}")
+
+    def __repr__(self) -> str:
+        size = " × ".join(map(str, self.images.shape[1:]))
+        return f"{type(self).__name__}({len(self):,} images of {size}, {len(self.classes)} classes)"
 
     def __len__(self) -> int:
         return len(self.images)

@@ -138,7 +138,8 @@ class Measurement:
         return f"{type(self).__name__}({', '.join(f'{name}={text}' for name, text in self._texts().items())})"
 
     def _repr_html_(self) -> str:
-        rows = [[name, text, self.units.get(name, "")] for name, text in self._texts().items()]
+        rounded = {name: f"{value:.6g}" for name, value in self.scalars().items() if isinstance(value, float)}
+        rows = [[name, text, self.units.get(name, "")] for name, text in {**self._texts(), **rounded}.items()]
         return html_table(["field", "value", "unit"], rows, type(self).__name__)
 
     def _texts(self) -> dict[str, str]:

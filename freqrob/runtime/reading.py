@@ -106,7 +106,7 @@ def fitted(value: object, kind: type[T], source: str | Path) -> T:
     """Convert decoded JSON to ``kind``. Raises ValueError as ``decode_json``."""
     try:
         return msgspec.convert(value, kind)
-    except (msgspec.ValidationError, ValueError, RecursionError) as error:
+    except (msgspec.ValidationError, ValueError, RecursionError, OverflowError) as error:  # 10**999 for a float
         raise ValueError(f"{source}: {error}; {REMEDY}") from error
 
 

@@ -134,7 +134,7 @@ def test_a_diagnosis_is_a_table(few):
     measured = diagnosis["jacobian"]
     fields = {row[0]: row[1:] for row in Cells(measured._repr_html_()).rows[1:]}
     assert fields["amplitude"][0] == "float32 (32, 17)" or fields["amplitude"][0].endswith("(32, 17)")
-    assert fields["images"] == ["6", ""]
+    assert fields["images"] == ["6", ""] and fields["log_b_low"] == [f"{measured.log_b_low:.6g}", ""]
 
 
 def test_accuracies_on_corruptions_are_a_table():

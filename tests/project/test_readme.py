@@ -5,6 +5,7 @@ import runpy
 import shlex
 import shutil
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from freqrob.models import create_network, registry
 from freqrob.models.cards import Card
 from freqrob.models.checkpoints import save
 from freqrob.spectral import native
-from freqrob.training import run_images
+from freqrob.training import recipe_for, run_images
 from tests.support.two_colours import two_colours_split
 
 READMES = {path.parent.name: path for path in (readme.README, *readme.ROOT.glob("plugins/*/README.md"))}
@@ -72,8 +73,9 @@ def test_the_guide_s_commands_report_on_what_they_write():
     for _, name, *arguments in lines:
         given = typer.main.get_command(cli.app).commands[name].make_context(name, arguments).params
         assert not any(model.startswith("timm:") for model in given.get("models", [])), "of ImageNet's 1000 classes"
-        assert set(given.get("runs", [])) <= set(written), name
-        written += given["out"] if isinstance(given.get("out"), list) else [given.get("out")]
+        assert set(map(Path, given.get("runs", []))) <= set(written), name
+        out = given.get("out") or []
+        written += map(Path, out if isinstance(out, list | tuple) else [out])
     assert len(lines) == 5
 
 
@@ -131,11 +133,16 @@ def workplace(tiny, tmp_path, monkeypatch):
     for name in ("standard_rn20", "pgd_at_rn20", "bass_pgd_at_rn20"):
         torch.manual_seed(0)
         weights = tmp_path / f"models/cifar10/Linf/{name}.safetensors"
-        save(weights, create_network("rn20").state_dict(), Card(name, "rn20"))
+        front_ends = recipe_for(name).front_ends
+        save(weights, create_network("rn20").state_dict(), Card(name, "rn20", front_ends=front_ends))
+    Path("own").mkdir()
+    torch.save({"state_dict": create_network("rn20").state_dict()}, "own/checkpoint.pth.tar")
     Path("mine").mkdir()
     Path("mine/nets.py").write_text(NETS)
     monkeypatch.setattr("freqrob.data.load_dataset", lambda *_, **__: sample_images())
-    monkeypatch.setattr(run_images, "load_dataset", lambda name, split, *_, **__: two_colours_split(split))
+    monkeypatch.setattr(
+        run_images, "load_dataset", lambda _name, split, *_, **__: replace(two_colours_split(split), classes=())
+    )
     write_corruptions(sample_images(), "data/cifar10-c", ["contrast"], about={"dataset": "cifar10", "bass": None})
     yield tmp_path
     for name in [name for name in sys.modules if name.split(".")[0] == "mine"]:
@@ -145,8 +152,9 @@ def workplace(tiny, tmp_path, monkeypatch):
 def run(program, *arguments):
     """A command as it is written there, but for REPLACED and ADDED."""
     arguments = [REPLACED.get(argument, argument) for argument in arguments]
-    is_run_elsewhere = arguments[0] == "demo" or {"imagenet", "folder", "--from"} & {*arguments}
-    if program == "freqrob" and is_run_elsewhere:  # tests/cli/test_demo.py, tests/training/test_photographs.py, …
+    photographs = arguments[0] == "train" and {"imagenet", "folder"} & {*arguments}
+    if program == "freqrob" and (arguments[0] == "demo" or photographs):
+        # as tests/cli/test_demo.py and tests/training/test_photographs.py run them
         typer.main.get_command(cli.app).commands[arguments[0]].make_context(arguments[0], arguments[1:])
     elif program == "freqrob":
         result = CliRunner().invoke(cli.app, [*arguments, *ADDED.get(arguments[0], [])])
@@ -188,7 +196,7 @@ def test_the_commands_of_its_tables_are_of_scripts_and_run(workplace):
     modules = {span.split()[2] for span in spans if span.startswith("python -m")}
     scripts = [readme.ROOT / f"{name.replace('.', '/')}.py" for name in modules]
     assert len(scripts) > 5 and all('__name__ == "__main__"' in script.read_text() for script in scripts)
-    (evaluation,) = (span for span in spans if span.startswith("freqrob evaluate "))
+    (evaluation,) = (span for span in spans if span.startswith("freqrob evaluate ") and "model_test.pt" in span)
     weights = next(Path(folder) for folder in find_spec("pyautoattack").submodule_search_locations)
     shutil.copy(weights / "examples/model_test.pt", workplace)
     run(*shlex.split(evaluation), "--protocol", "natural", "--attack", "clean")
