@@ -52,7 +52,8 @@ def take_up(pieces: Path, model_dir: Path) -> None:
     if not model_dir.exists():
         content = io.BytesIO(b"".join(piece.read_bytes() for piece in found))
         with tarfile.open(fileobj=content) as tar:
-            tar.extractall(model_dir, filter="data")
+            tar.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.3 and 3.10.11 have none
+            tar.extractall(model_dir)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -22,8 +22,6 @@ from itertools import count
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from benchmarks.script import make_parser, parse, run
 from benchmarks.timing import product_rate, quiet_sample
@@ -35,7 +33,7 @@ from freqrob.models.front_ends import with_front_ends
 from freqrob.runtime.files import write_json
 from freqrob.runtime.provenance import provenance
 from freqrob.training import Recipe
-from freqrob.training.cost import TrainingStep
+from freqrob.training.cost import TrainingStep, flops_of
 
 EPS, STEP, STEPS = 8 / 255, 2 / 255, 10
 PATIENCE = 30.0  # seconds to wait for quiet samples on the CPU
@@ -194,25 +192,6 @@ def waited(call: Callable[[], object]) -> Callable[[], None]:
             torch.cuda.synchronize()
 
     return until_done
-
-
-class Flops(TorchDispatchMode):
-    """Counts flops of convolutions and matrix products; torch's own counter cannot differentiate gradients."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        if flops := flop_registry.get(func.overloadpacket):
-            self.count += flops(*args, **(kwargs or {}), out_val=result)
-        return result
-
-
-def flops_of(step: Callable[[], object]) -> int:
-    """Flops of the convolutions and matrix products of one step, forward and backward."""
-    with Flops() as counter:
-        step()
-    return counter.count
 
 
 def median_ms(candidates: dict[str, Callable[[], None]], repeats: int, patience: float) -> dict[str, tuple[float, str]]:

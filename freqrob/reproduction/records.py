@@ -170,7 +170,9 @@ class Record:
 
     def write(self, rows: Mapping[str, Row], about: Mapping[str, Any]) -> None:
         """Write the JSON, CSV and Markdown files of the rows, in the experiment's order."""
-        ordered, numbers = ordered_rows(self.experiment, rows), numbers_of(rows)
+        ordered = ordered_rows(self.experiment, rows)
+        rows = {row.subject: row for row in ordered}
+        numbers = numbers_of(rows)
         content = {
             "experiment": self.experiment.name, "where": self.experiment.where, "title": self.experiment.title,
             "paper": self.experiment.paper.citation, **about,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from math import nan
@@ -139,10 +139,17 @@ def step_cost(recipe: Recipe, device: str = "cpu", batch_size: Count | None = No
 
 
 def step_flops(recipe: Recipe) -> float:
-    """Floating-point operations of the convolutions and matrix products of a training step, counted on two images."""
-    with random_state(0), _FlopCounter() as counter:
-        _step(recipe, LEAST_IMAGES, "cpu")()
-    return counter.total * recipe.batch_size / LEAST_IMAGES
+    """Flops of a training step of ``recipe.batch_size`` images as in ``flops_of``, counted on two images."""
+    with random_state(0):
+        step = _step(recipe, LEAST_IMAGES, "cpu")
+        return flops_of(step) * recipe.batch_size / LEAST_IMAGES
+
+
+def flops_of(step: Callable[[], object]) -> int:
+    """Floating-point operations of the convolutions and matrix products of one step, forward and backward."""
+    with _FlopCounter() as counter:
+        step()
+    return counter.total
 
 
 def training_steps(recipe: Recipe) -> float:
