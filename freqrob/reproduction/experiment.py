@@ -338,8 +338,9 @@ def list_experiments(pattern: str = "*") -> list[str]:
     >>> list_experiments("chan2022:table[12]")
     ['chan2022:table1', 'chan2022:table2']
     """
-    _import_builtin()
-    return [name for name in EXPERIMENTS if fnmatchcase(name, pattern)]
+    place = {module: number for number, module in enumerate(_import_builtin())}
+    names = sorted(EXPERIMENTS, key=lambda name: place.get(name.partition(":")[0], len(place)))
+    return [name for name in names if fnmatchcase(name, pattern)]
 
 
 @checked
@@ -359,6 +360,9 @@ def all_experiments() -> Iterator[Experiment]:
 
 
 @cache
-def _import_builtin() -> None:
-    for module in iter_modules([str(Path(__file__).parent)]):
-        import_module(f"freqrob.reproduction.{module.name}")
+def _import_builtin() -> list[str]:
+    """Import the modules of the papers, and the others here; their names in a fixed order."""
+    names = [module.name for module in iter_modules([str(Path(__file__).parent)])]
+    for name in names:
+        import_module(f"freqrob.reproduction.{name}")
+    return names

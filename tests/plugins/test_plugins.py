@@ -60,6 +60,7 @@ def site(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def installed(site, monkeypatch, tmp_path):
+    list_experiments()  # imports freqrob's own, once for the whole process
     monkeypatch.syspath_prepend(site)
     monkeypatch.chdir(tmp_path)
     for each in (

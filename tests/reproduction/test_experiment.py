@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 from math import isnan, nan
 
 import pytest
@@ -53,6 +55,12 @@ def test_models_with_changed_settings_have_names_of_their_own_that_files_can_hav
     small = quarter.at_scale(SCALES["rn20"])
     assert small is not None and small.model_name == "bassmix_standard_rn20-gamma-0.25"
     assert Subject("ε", "fgsm_rn18", settings=("eps=16/255",)).model_name == "fgsm_rn18-eps-16_255"
+
+
+def test_experiments_have_the_same_order_whatever_was_imported_first():
+    code = "from freqrob.reproduction import li2023, list_experiments; print(*list_experiments())"
+    names = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert list(dict.fromkeys(name.partition(":")[0] for name in names))[:3] == ["chan2022", "li2023", "lin2023"]
 
 
 def test_experiments_are_found_by_pattern(table1):
