@@ -17,7 +17,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from itertools import count
 
 import torch
 import torch.nn.functional as F
@@ -137,7 +136,7 @@ def plain_augmix(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 def our_batches(dataset: ImageSet, batch_size: int, device: str) -> Iterator[tuple[Tensor, Tensor]]:
     batches = Batches(dataset, batch_size, device=device)
-    return (batches[step] for step in count())
+    return batches.from_step(0)
 
 
 def plain_batches(dataset: ImageSet, batch_size: int, device: str) -> Iterator[tuple[Tensor, Tensor]]:

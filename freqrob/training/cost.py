@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import count
 from math import nan
 from timeit import repeat
 from typing import Any
@@ -168,4 +167,4 @@ def _step(recipe: Recipe, batch_size: int, device: str) -> TrainingStep:
         ImageSet(images, labels, ()), batch_size, crop=crop, flip=recipe.flip and about.flip,
         transform=recipe.make_transform(), device=device,
     )  # fmt: skip
-    return TrainingStep(recipe, (batches[step] for step in count()), device)
+    return TrainingStep(recipe, batches.from_step(0), device)

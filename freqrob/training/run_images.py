@@ -27,7 +27,7 @@ from freqrob.training.recipe import Recipe
 
 VALIDATION_BATCH = 250
 VALIDATION_PIXELS = 64 * 224 * 224  # per batch of images that are not in memory
-FEWEST_IMAGES = 10  # of which one is held out
+FEWEST_IMAGES = 10  # one of them is held out for validation
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def _divided(data: Dataset) -> tuple[Dataset, Dataset]:
         raise TypeError(f"data: expected a map-style data set, with len() and an index, got {type(data).__name__}")
     count = len(data)  # pyright: ignore[reportArgumentType]
     if count < FEWEST_IMAGES:
-        raise ValueError(f"data: expected at least {FEWEST_IMAGES} images, of which a tenth is held out, got {count}")
+        raise ValueError(f"data: expected at least {FEWEST_IMAGES} images, because a tenth is held out, got {count}")
     parts = [members(count, split) for split in ("train", "val")]
     train_set, val_set = (data[part] if isinstance(data, ImageSet) else Subset(data, part.tolist()) for part in parts)
     return train_set, val_set
